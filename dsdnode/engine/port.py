@@ -1,0 +1,105 @@
+"""The seam between the node and whatever computes: llama.cpp in a worker process, or a fake in a test.
+
+An engine hosts layers [start, end) of one model and the key/value cache of many sequences. Positions are absolute and
+contiguous: a chunk may only begin where its sequence ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsdnode.speculation.sampling import Sampling
+
+Tokens = NDArray[np.int32]
+States = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """What an engine hosts. `model_id` is the SHA-256 of the source GGUF, in hex; so is `tokenizer_hash` of its tokenizer."""
+
+    model_id: str
+    model_name: str
+    architecture: str
+    start: int
+    end: int
+    num_layers: int
+    width: int
+    vocab_size: int
+    tokenizer_hash: str
+    context_tokens: int
+    """Cells of the cache, shared by all sequences."""
+    train_context_tokens: int
+    """The longest sequence that the model was made for."""
+    max_sequences: int
+    can_truncate: bool
+
+    @property
+    def first(self) -> bool:
+        return self.start == 0
+
+    @property
+    def last(self) -> bool:
+        return self.end == self.num_layers
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Positions [position, position + n) of one sequence.
+
+    `inputs` are token ids, int32 [n], for an engine that hosts layer 0, hidden states, float32 [n, width], for the others.
+    An engine that hosts the last layer draws a token after each of the last `num_draws` positions with `sampling` (its
+    noise is keyed by the absolute position of the token drawn: position + offset + 1). With `extend` > 0 (draft models)
+    the token drawn after the last position is fed back and the next drawn, `extend` times in all.
+    """
+
+    sequence: int
+    position: int
+    inputs: Tokens | States
+    num_draws: int = 0
+    sampling: Sampling | None = None
+    extend: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one chunk gave: hidden states, float32 [n, width], unless the engine hosts the last layer; else the draws.
+
+    `tokens` int32 [num_draws + extend]; `probabilities` float32, of each drawn token under the distribution it was
+    drawn from at temperature 1 without filters (the draft's confidence). `compute_s` is the engine's own time for the
+    whole decode that the chunk was part of.
+    """
+
+    states: States | None
+    tokens: Tokens | None
+    probabilities: NDArray[np.float32] | None
+    compute_s: float
+
+
+class Engine(Protocol):
+    """Everything raises EngineLost when the worker died on the way; its sequences are then all gone."""
+
+    @property
+    def shard(self) -> ShardInfo: ...
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called on the loop whenever every sequence has been lost (the worker died)."""
+
+    async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        """Decode all chunks (of different sequences) in one batch. Raises Overloaded when the cache is full."""
+
+    async def copy(self, source: int, target: int, position: int) -> None:
+        """Make `target` a new sequence that shares positions [0, position) of `source`."""
+
+    async def truncate(self, sequence: int, position: int) -> None:
+        """Forget positions >= position."""
+
+    async def release(self, sequence: int) -> None:
+        """Forget the whole sequence."""
+
+    async def close(self) -> None: ...

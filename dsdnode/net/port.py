@@ -1,0 +1,41 @@
+"""The seam between the node and the network: what may carry messages, real (net/zmq.py) or simulated.
+
+A transport delivers whole messages between verified peer ids, at most once, in order within one priority class, or not
+at all. It never blocks the sender for long: a full queue drops the message and raises Overloaded.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Protocol
+
+from dsdnode.wire.messages import Contact
+
+PeerId = bytes
+"""SHA-256 of the peer's Ed25519 public key (identity.py)."""
+
+
+class Priority(IntEnum):
+    """Order in which a link sends; lower goes first. Verdicts, cancels and DHT traffic never wait behind hidden states."""
+
+    CONTROL = 0
+    VERIFY = 1
+    DRAFT = 2
+    BULK = 3
+
+
+class Transport(Protocol):
+    @property
+    def contact(self) -> Contact:
+        """Our own key and the addresses where we can be dialled (none: we cannot)."""
+
+    def introduce(self, contact: Contact) -> None:
+        """Remember where a peer can be dialled; nothing is sent."""
+
+    async def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        """Queue one message. Raises PeerUnavailable (unknown address, refused) or Overloaded (queue full)."""
+
+    async def receive(self) -> tuple[bytes, list[bytes]]:
+        """The next message of any peer, with the sender's verified id."""
+
+    async def close(self) -> None: ...

@@ -1,0 +1,258 @@
+"""Every noun that travels between peers: one frozen, numbered struct each, its limits in its types.
+
+A message is one msgpack header (<= 4 KiB) and at most 8 raw buffers; which buffers a message has stands in its docstring.
+Tags are never reused. Session messages: speculation.md section 4 (README, "How it works").
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+PROTOCOL_VERSION = 1
+MAX_CONTACTS = 40
+"""At most 2k peers a reply (Kademlia's k = 20)."""
+MAX_RECORD_BYTES = 8 * 1024
+MAX_STAGES = 64
+MAX_BLOCK_POSITIONS = 1024
+MAX_POSITIONS = 1 << 20
+
+Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
+SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Position = Annotated[int, Meta(ge=0, le=MAX_POSITIONS)]
+TokenId = Annotated[int, Meta(ge=0, le=(1 << 24))]
+Epoch = Annotated[int, Meta(ge=0, le=1 << 40)]
+Address = Annotated[str, Meta(max_length=128)]
+Reason = Annotated[str, Meta(max_length=512)]
+Name = Annotated[str, Meta(max_length=96)]
+Hex64 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """Base of every message."""
+
+
+class Contact(msgspec.Struct, frozen=True, array_like=True):
+    """How to reach a peer: its Ed25519 public key (its id is the SHA-256 of it) and where it listens (none: cannot be dialled)."""
+
+    public_key: Bytes32
+    addresses: Annotated[tuple[Address, ...], Meta(max_length=4)] = ()
+
+
+# --- links (net/) -------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, tag=1):
+    """First frame on every connection, caller to callee; `proof` is the HMAC of (caller, callee, nonce) under the swarm key."""
+
+    version: Annotated[int, Meta(ge=0, le=65535)]
+    contact: Contact
+    capabilities: Annotated[tuple[Name, ...], Meta(max_length=32)]
+    nonce: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    proof: Annotated[bytes, Meta(max_length=32)]
+    bulk: bool
+
+
+class Welcome(Message, frozen=True, tag=2):
+    """The callee accepts and proves that it, too, knows the swarm key: HMAC of (callee, caller, the caller's nonce)."""
+
+    version: Annotated[int, Meta(ge=0, le=65535)]
+    capabilities: Annotated[tuple[Name, ...], Meta(max_length=32)]
+    proof: Annotated[bytes, Meta(max_length=32)]
+
+
+class Refused(Message, frozen=True, tag=3):
+    """No, and why, in words for the user. Also the answer to a request that cannot be served; `retry`: a limit, not a rule."""
+
+    reason: Reason
+    retry: bool = False
+
+
+class Ping(Message, frozen=True, tag=4):
+    """Is the application alive (not only the socket)?"""
+
+
+class Pong(Message, frozen=True, tag=5):
+    pass
+
+
+# --- DHT ----------------------------------------------------------------------------------------------------------
+
+
+class FindNode(Message, frozen=True, tag=10):
+    """Answered by Nodes: the closest known to `target`."""
+
+    target: Bytes32
+
+
+class Nodes(Message, frozen=True, tag=11):
+    """Buffer 0: msgpack list of Contact, at most 2k."""
+
+
+class FindProviders(Message, frozen=True, tag=12):
+    """Answered by Providers."""
+
+    key: Bytes32
+
+
+class Providers(Message, frozen=True, tag=13):
+    """Buffer 0: msgpack list of Contact, the closest known to the key. Buffer 1: msgpack list of signed records (bytes)."""
+
+
+class Announce(Message, frozen=True, tag=14):
+    """Buffer 0: one signed provider record. Answered by Stored or Refused."""
+
+    key: Bytes32
+
+
+class Stored(Message, frozen=True, tag=15):
+    pass
+
+
+# --- a reply in the pipeline --------------------------------------------------------------------------------------
+
+
+class WireSampling(msgspec.Struct, frozen=True, array_like=True):
+    """How the judge draws (speculation/sampling.py); greedy is temperature 0."""
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    top_k: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Meta(ge=0, lt=1 << 63)] = 0
+
+
+class StagePlace(msgspec.Struct, frozen=True, array_like=True):
+    contact: Contact
+    start: Annotated[int, Meta(ge=0, le=4096)]
+    end: Annotated[int, Meta(ge=1, le=4096)]
+
+
+class Open(Message, frozen=True, tag=20):
+    """Owner to every stage: reserve cache, warm the next link, know the way back. Answered by Opened or Refused.
+
+    `route` 0 is the first pipeline of a session; each re-route counts up, and a stage forgets lower ones.
+    """
+
+    session: SessionId
+    route: Annotated[int, Meta(ge=0, le=1 << 20)]
+    index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
+    model_id: Hex64
+    owner: Contact
+    sampling: WireSampling
+    max_positions: Position
+    lease_s: Annotated[float, Meta(gt=0, le=3600)]
+    wire: Annotated[str, Meta(max_length=8)]
+
+
+class OpenStages(msgspec.Struct, frozen=True, array_like=True):
+    """Buffer 0 of Open (up to 64 contacts do not fit a header)."""
+
+    stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]
+
+
+class Opened(Message, frozen=True, tag=21):
+    pass
+
+
+class Block(Message, frozen=True, tag=22):
+    """Owner to first stage to ... to the judge: positions [position, position + num_given + num_draft) of `epoch`.
+
+    An epoch is its `parent`'s tokens up to `base`, then its own. Buffers: 0 digests, 8 bytes each, of the sequence before
+    the block and after each position (n + 1); 1 token ids int32: given and draft to the first stage, draft alone after it;
+    2 hidden states [n, width] in `wire`'s type (after the first stage).
+    """
+
+    session: SessionId
+    route: Annotated[int, Meta(ge=0, le=1 << 20)]
+    epoch: Epoch
+    parent: Epoch
+    base: Position
+    position: Position
+    num_given: Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
+    num_draft: Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
+    floor: Epoch
+    deadline_ms: Milliseconds
+    stage_ms: Annotated[tuple[Milliseconds, ...], Meta(max_length=MAX_STAGES)] = ()
+
+
+class Verdict(Message, frozen=True, tag=23):
+    """Judge to owner, cumulative: in `epoch` everything before `decided` stands, and the token at `decided` is `token`.
+
+    `stage_ms` are the stages' own times for the block, first stage first.
+    """
+
+    session: SessionId
+    route: Annotated[int, Meta(ge=0, le=1 << 20)]
+    epoch: Epoch
+    decided: Position
+    token: TokenId
+    stage_ms: Annotated[tuple[Milliseconds, ...], Meta(max_length=MAX_STAGES)] = ()
+
+
+class Closed(Message, frozen=True, tag=24):
+    """Judge to every stage: in `epoch` nothing at or after `position` stands, nor any descendant with base beyond it."""
+
+    session: SessionId
+    route: Annotated[int, Meta(ge=0, le=1 << 20)]
+    epoch: Epoch
+    position: Position
+
+
+class Nack(Message, frozen=True, tag=25):
+    """Stage to owner: I cannot append to `epoch`; the first `length` positions of it are what I have (0: nothing usable)."""
+
+    session: SessionId
+    route: Annotated[int, Meta(ge=0, le=1 << 20)]
+    epoch: Epoch
+    index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
+    length: Position
+
+
+class SessionLost(Message, frozen=True, tag=26):
+    """Stage to owner: I do not know this session (any more): my worker died, the lease ran out, or I was restarted."""
+
+    session: SessionId
+    index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
+    reason: Reason
+
+
+class Close(Message, frozen=True, tag=27):
+    """Owner to every stage: the reply is over, free everything."""
+
+    session: SessionId
+
+
+# --- a client and its drafter -------------------------------------------------------------------------------------
+
+
+class Generate(Message, frozen=True, tag=30):
+    """Client to drafter. Buffer 0: msgpack GenerateBody. Answered by a stream of Piece with the request's id, then Finished."""
+
+    request: SessionId
+
+
+class Piece(Message, frozen=True, tag=31):
+    """Drafter to client. Buffer 0: token ids int32; buffer 1: their text, UTF-8 (whole characters). `accepted` of them were drafted."""
+
+    request: SessionId
+    index: Position
+    accepted: Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
+
+
+class Finished(Message, frozen=True, tag=32):
+    """Drafter to client. Buffer 0: msgpack map of statistics. `error` names the kind of failure, empty when all went well."""
+
+    request: SessionId
+    reason: Name
+    error: Name = ""
+    message: Reason = ""
+
+
+class Cancel(Message, frozen=True, tag=33):
+    """Client to drafter: stop this reply."""
+
+    request: SessionId
