@@ -1,0 +1,159 @@
+"""What a node is told at its start: frozen, every limit with its unit. Where each value came from: cli/settings.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from dsdnode.errors import BadInput
+
+ROLES = ("drafter", "shard", "bootstrap")
+DEFAULT_ROLES = ("drafter", "shard")
+"""With both, one machine alone already answers, and each further one adds a replica or a drafter."""
+DEFAULT_LISTEN = "tcp://0.0.0.0:29170"
+MAX_JOINS = 64
+MAX_LAYERS = 4096
+MAX_SWARM_FILE_BYTES = 64 * 1024
+Wire = Literal["f32", "f16"]
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
+_LISTEN = re.compile(r"(?:tcp://)?(\[[0-9a-fA-F:]+\]|[^:/\[\]\s]+):(\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long the node waits before it takes another way; tests shorten them."""
+
+    join_s: float = 10.0
+    """Until one of the peers named by `join` has answered."""
+    request_s: float = 5.0
+    """One request of a DHT or session peer."""
+    hop_s: float = 10.0
+    """One block through the whole pipeline, on top of what it usually takes."""
+    lease_s: float = 60.0
+    """A stage frees the cache of a session that it has not heard of for so long."""
+    load_s: float = 300.0
+    """A worker process may take so long to load its model and decode the first block."""
+    drain_s: float = 30.0
+    """Replies in flight may take so long to end when the node is asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Everything that `Node.start` needs. Paths left None: the bundled demo model, and files in the data dir."""
+
+    roles: tuple[str, ...] = DEFAULT_ROLES
+    listen: str = DEFAULT_LISTEN
+    """Where the node is bound; port 0: any free one, another one after a restart."""
+    advertise: tuple[str, ...] = ()
+    """Addresses told to others (at most 4), when `listen` is not what they can dial."""
+    joins: tuple[str, ...] = ()
+    """Join strings of any members; none: the swarm last known, or a new one."""
+    swarm_key: str | None = field(default=None, repr=False)
+    """Secret of a private swarm; proven to peers, never sent."""
+    model: Path | None = None
+    """Target of the role `shard`: a whole GGUF or a shard file."""
+    draft_model: Path | None = None
+    """Draft model and tokenizer of the role `drafter`."""
+    layers: tuple[int, int] | None = None
+    """Layers [start, end) of the target that are hosted here; None: those that the swarm needs most."""
+    context_tokens: int = 8192
+    """Cells of each engine's cache, shared by its sessions."""
+    threads: int | None = None
+    """Of each engine; None: one a physical core."""
+    gpu_layers: int = 0
+    max_sessions: int = 8
+    """Replies served at once; one more is refused with a word."""
+    max_memory_bytes: int | None = None
+    """Weights and caches together; a model that does not fit is refused, or fewer layers are taken."""
+    draft_max: int = 8
+    """Window: draft tokens not yet judged; 0 is plain decoding. A request may ask for less or more."""
+    wire: Wire = "f32"
+    """Type in which hidden states travel; f16 halves the bytes and may flip a near-tie."""
+    strict: bool = False
+    """The engine setting in which rounding does not depend on the block: one thread, one reply at a time (engine.md)."""
+    name: str = ""
+    """A nickname for tables and logs; never trusted."""
+    data_dir: Path = field(default_factory=lambda: default_data_dir())
+    identity_path: Path | None = None
+    timeouts: Timeouts = Timeouts()
+
+    @property
+    def identity_file(self) -> Path:
+        return self.identity_path or self.data_dir / "identity.key"
+
+    @property
+    def swarm_file(self) -> Path:
+        """Where `write_joins` keeps the members last known."""
+        return swarm_file(self.data_dir)
+
+
+def default_data_dir() -> Path:
+    return Path(platformdirs.user_data_dir("dsdnode", appauthor=False))
+
+
+def swarm_file(data_dir: Path) -> Path:
+    return data_dir / "swarm.json"
+
+
+def read_joins(data_dir: Path) -> tuple[str, ...]:
+    """Join strings of the swarm last known, newest first; none when there is no such file, or not one of ours."""
+    try:
+        joins = json.loads(swarm_file(data_dir).read_bytes()[:MAX_SWARM_FILE_BYTES])
+    except (OSError, ValueError):
+        return ()
+    return tuple(join for join in joins if isinstance(join, str))[:MAX_JOINS] if isinstance(joins, list) else ()
+
+
+def write_joins(data_dir: Path, joins: tuple[str, ...]) -> None:
+    """Remember members of the swarm for the next start. Raises OSError."""
+    path = swarm_file(data_dir)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(joins[:MAX_JOINS]))
+    temporary.replace(path)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "6GB", "512 MiB" or "1000". Raises BadInput."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise BadInput(f"{text!r} is not a size: write it like 6GB, 512MiB or 1000000 (bytes)")
+    number, prefix, binary = match.groups()
+    base = 1024 if binary else 1000
+    size_bytes = int(float(number) * base ** " KMGT".index(prefix.upper() or " "))
+    if not 0 < size_bytes < 1 << 60:
+        raise BadInput(f"{text!r} is not a size that can be used")
+    return size_bytes
+
+
+def parse_layers(text: str) -> tuple[int, int]:
+    """Layers [start, end) of "0:16" (half-open) or "0-15" (inclusive). Raises BadInput."""
+    match = re.fullmatch(r"\s*(\d{1,5})\s*([:-])\s*(\d{1,5})\s*", text)
+    if match is None:
+        raise BadInput(f"{text!r} is not a layer range: write 0:16 (half-open) or 0-15 (inclusive)")
+    start, end = int(match[1]), int(match[3]) + (match[2] == "-")
+    if not start < end <= MAX_LAYERS:
+        raise BadInput(f"layers {text!r} are empty or out of range: 0:16 are the first sixteen")
+    return start, end
+
+
+def parse_listen(text: str) -> str:
+    """`tcp://HOST:PORT` of "tcp://HOST:PORT" or "HOST:PORT"; an IPv6 host stands in brackets. Raises BadInput."""
+    match = _LISTEN.fullmatch(text.strip())
+    if match is None or int(match[2]) > 65535:
+        raise BadInput(f"{text!r} is not an address: write it like tcp://0.0.0.0:29170")
+    return f"tcp://{match[1]}:{int(match[2])}"
+
+
+def parse_roles(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The roles, each once, in the order of `ROLES`. Raises BadInput."""
+    unknown = [name for name in names if name not in ROLES]
+    if unknown or not names:
+        raise BadInput(f"unknown role {', '.join(unknown) or '(none)'}: choose from {', '.join(ROLES)}")
+    return tuple(role for role in ROLES if role in names)
