@@ -32,6 +32,9 @@ class Transport(Protocol):
     def introduce(self, contact: Contact) -> None:
         """Remember where a peer can be dialled; nothing is sent."""
 
+    def contact_of(self, peer: bytes) -> Contact | None:
+        """What a peer said of itself in its HELLO (its key is verified), else what was introduced, else None."""
+
     async def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         """Queue one message. Raises PeerUnavailable (unknown address, refused) or Overloaded (queue full)."""
 
