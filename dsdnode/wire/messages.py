@@ -149,19 +149,25 @@ class Open(Message, frozen=True, tag=20):
 
 
 class OpenStages(msgspec.Struct, frozen=True, array_like=True):
-    """Buffer 0 of Open (up to 64 contacts do not fit a header)."""
+    """Buffer 0 of Open (up to 64 contacts do not fit a header).
+
+    Buffer 1 of Open: 8-byte digests of the owner's line after 0, 1, 2 ... tokens, for a stage to find what it still has of it.
+    """
 
     stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]
 
 
 class Opened(Message, frozen=True, tag=21):
-    pass
+    """Stage to owner: ready; of the line whose digests came with Open, positions [0, length) are in its cache."""
+
+    length: Position = 0
 
 
 class Block(Message, frozen=True, tag=22):
     """Owner to first stage to ... to the judge: positions [position, position + num_given + num_draft) of `epoch`.
 
-    An epoch is its `parent`'s tokens up to `base`, then its own. Buffers: 0 digests, 8 bytes each, of the sequence before
+    An epoch is its `parent`'s tokens up to `base`, then its own; parent 0 is nobody's number: any cached sequence whose
+    digest at `base` fits may serve (recovery). Buffers: 0 digests, 8 bytes each, of the sequence before
     the block and after each position (n + 1); 1 token ids int32: given and draft to the first stage, draft alone after it;
     2 hidden states [n, width] in `wire`'s type (after the first stage).
     """
@@ -194,12 +200,16 @@ class Verdict(Message, frozen=True, tag=23):
 
 
 class Closed(Message, frozen=True, tag=24):
-    """Judge to every stage: in `epoch` nothing at or after `position` stands, nor any descendant with base beyond it."""
+    """Judge to every stage: in `epoch` nothing at or after `position` stands, nor any descendant with base beyond it.
+
+    `token` is the one that stands at `position`: any stage can answer a late block with the closing verdict.
+    """
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
     epoch: Epoch
     position: Position
+    token: TokenId
 
 
 class Nack(Message, frozen=True, tag=25):

@@ -1,0 +1,142 @@
+"""What the two machines of a reply ask their drivers to do: the only way in which they reach the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
+
+Tokens: TypeAlias = tuple[int, ...]
+States: TypeAlias = NDArray[np.float32]
+
+# --- of the owner's machine (session.py) --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NeedRoute:
+    """Choose a pipeline, send Open with this `route` number and `digests` (its buffer 1) to all, then call `on_route`.
+
+    `reason`: "start"; "session_lost": a stage's cache is gone, the peer lives and may serve again; "peer_lost": avoid the
+    suspects; "nack": a stage refuses again and again; "timeout": ping all, avoid who does not answer. `suspects` are
+    indices into the route that is left. If opening fails half-way call `on_route_failed`, which asks again under a higher number.
+    """
+
+    route: int
+    reason: str
+    suspects: tuple[int, ...]
+    digests: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendBlock:
+    """Send to the first stage: `digests` is buffer 0, `tokens` (given, then draft) buffer 1."""
+
+    block: Block
+    digests: bytes
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Own draft engine: forget positions >= `position`, feed `tokens` there, draw `count` more; answer `on_draft`.
+
+    `tokens` may be a whole prompt (split it as the engine needs). The token drawn last is not fed, the ones before are
+    (Chunk.extend = count - 1). One at a time is outstanding.
+    """
+
+    position: int
+    tokens: Tokens
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Committed for good: `tokens` go to the client; `num_accepted` of them, the first ones, were drafted."""
+
+    tokens: Tokens
+    num_accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The reply is over; send Close to every stage. `reason`: "stop" (end of generation), "length", "context", or cancel's."""
+
+    reason: str
+
+
+SessionAction: TypeAlias = NeedRoute | SendBlock | Draft | Emit | Finish
+
+# --- of a stage's machine (stage.py) ------------------------------------------------------------------------------
+# Engine actions must be carried out one after another in the order given (one queue and one task a session). A RunChunk
+# is answered by exactly one of on_output, on_run_failed, on_engine_lost; until then the machine asks for no other
+# engine action.
+
+
+@dataclass(frozen=True, slots=True)
+class CopySequence:
+    """Make `target` (empty) share positions [0, position) of `source`."""
+
+    source: int
+    target: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateSequence:
+    sequence: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSequence:
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunChunk:
+    """Decode n positions from `position`: `tokens` at the first stage, `states` [n, width] at the others; the other is None.
+
+    At the last stage a token is drawn after each of the last `num_draws` positions.
+    """
+
+    sequence: int
+    position: int
+    tokens: Tokens | None
+    states: States | None
+    num_draws: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBlock:
+    """Send to stage index + 1: `digests` buffer 0, `tokens` (draft alone) buffer 1, `states` [n, width] buffer 2."""
+
+    block: Block
+    digests: bytes
+    tokens: Tokens
+    states: States
+
+
+@dataclass(frozen=True, slots=True)
+class SendToOwner:
+    message: Verdict | Nack | SessionLost
+
+
+@dataclass(frozen=True, slots=True)
+class BroadcastClosed:
+    """Send to every other stage of the route."""
+
+    message: Closed
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The session is over here: once the engine actions before this one are carried out, its sequences are free; forget the machine."""
+
+
+StageAction: TypeAlias = (
+    CopySequence | TruncateSequence | ReleaseSequence | RunChunk | ForwardBlock | SendToOwner | BroadcastClosed | Gone
+)
