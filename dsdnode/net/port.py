@@ -1,11 +1,12 @@
 """The seam between the node and the network: what may carry messages, real (net/zmq.py) or simulated.
 
 A transport delivers whole messages between verified peer ids, at most once, in order within one priority class, or not
-at all. It never blocks the sender for long: a full queue drops the message and raises Overloaded.
+at all. It never blocks the sender: a full queue drops the message and raises Overloaded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
@@ -35,8 +36,14 @@ class Transport(Protocol):
     def contact_of(self, peer: bytes) -> Contact | None:
         """What a peer said of itself in its HELLO (its key is verified), else what was introduced, else None."""
 
-    async def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
-        """Queue one message. Raises PeerUnavailable (unknown address, refused) or Overloaded (queue full)."""
+    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
+        """Have `callback(peer, why)` called when the last connection to a peer is gone, or none could be made.
+
+        Messages still queued for it are dropped. It is a hint to look, not a proof of death; the next send dials again.
+        """
+
+    def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        """Queue one message, dialling if need be. Raises PeerUnavailable (no address, just failed) or Overloaded (queue full)."""
 
     async def receive(self) -> tuple[bytes, list[bytes]]:
         """The next message of any peer, with the sender's verified id."""
