@@ -1,0 +1,144 @@
+"""Alice judges and Bob drafts, each on their own machine: the dice they throw must be the same, and fair."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsdnode.speculation.sampling import Sampling, draw, draw_block, noise, probability
+
+NOISE_VECTORS = [  # (seed, position, token) -> word; any other implementation must give these
+    ((0, 0, 0), 0xF8BF0824),
+    ((0, 0, 1), 0x2381B9B6),
+    ((0, 1, 0), 0xEAE4EA85),
+    ((1, 0, 0), 0x3B458214),
+    ((42, 1000, 151_935), 0xA412D4D4),
+    ((2**63 - 1, 2**20, 2**24), 0xCEE3D1DA),
+]
+
+
+def reference_noise(seed: int, position: int, token: int) -> int:
+    """The hash as the module's docstring states it, on plain integers."""
+
+    def splitmix64(value: int) -> int:
+        z = (value + 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
+
+    def mix(x: int, k: int) -> int:
+        x ^= x >> 16
+        x = (x * 0x7FEB352D + k) % 2**32
+        x ^= x >> 15
+        x = x * 0x846CA68B % 2**32
+        return x ^ x >> 16
+
+    key = splitmix64((splitmix64(seed) + position) % 2**64)
+    return mix(mix(token, 0) ^ key % 2**32, key >> 32)
+
+
+def reference_draw(logits: np.ndarray, position: int, sampling: Sampling) -> int:
+    """Gumbel-max over every token that the filters leave, without any short cut."""
+    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    weights = [math.exp(float(logits[i]) - float(logits[order[0]])) for i in order]
+    total, reached, kept = sum(weights), 0.0, []
+    for token, weight in zip(order, weights, strict=True):
+        if reached >= sampling.top_p * total and kept:
+            break
+        reached += weight
+        kept.append(token)
+    kept = [i for i in kept if logits[i] >= logits[order[0]] + np.float32(np.log(sampling.min_p or 1e-45))]
+    best = np.float32(logits[order[0]])
+
+    def score(token: int) -> float:
+        u = (reference_noise(sampling.seed, position, token) + 0.5) / 2**32
+        return float((logits[token] - best) * np.float32(1 / sampling.temperature)) - math.log(-math.log(u))
+
+    return max(sorted(kept), key=score)
+
+
+def test_noise_is_the_same_for_every_implementation() -> None:
+    for (seed, position, token), word in NOISE_VECTORS:
+        assert reference_noise(seed, position, token) == word
+        assert noise(seed, position, np.array([token])).tolist() == [word]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0.8, seed=7),
+        Sampling(temperature=1.7, seed=8),
+        Sampling(temperature=0.8, top_k=40, seed=9),
+        Sampling(temperature=1.0, top_p=0.9, seed=10),
+        Sampling(temperature=1.0, min_p=0.05, seed=11),
+        Sampling(temperature=1.2, top_k=300, top_p=0.95, min_p=0.001, seed=12),
+    ],
+)
+def test_short_cuts_never_change_a_draw(sampling: Sampling) -> None:
+    rng = np.random.default_rng(3)
+    for position in range(4):
+        logits = (rng.standard_normal(17_000) * rng.uniform(0.1, 4)).astype(np.float32)
+        logits[::97] = logits[5]  # ties, also at the filters' edges
+        assert draw(logits, position, sampling) == reference_draw(logits, position, sampling)
+
+
+@given(st.lists(st.sampled_from([-3.0, 0.0, 0.5, 2.0, 9.0]), min_size=1, max_size=20), st.integers(0, 2**63 - 1))
+def test_short_cuts_never_change_a_draw_among_few(values: list[float], seed: int) -> None:
+    logits = np.array(values, np.float32)
+    for sampling in (Sampling(1.0, seed=seed), Sampling(0.7, top_k=3, top_p=0.8, min_p=0.1, seed=seed)):
+        assert draw(logits, 17, sampling) == reference_draw(logits, 17, sampling)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_softmax(temperature: float) -> None:
+    """Chi-square, 11 degrees of freedom: 31.3 is passed by chance once in 1,000; the seeds are fixed."""
+    logits = np.random.default_rng(1).standard_normal(12).astype(np.float32) * 1.5
+    expected = np.exp(logits / temperature)
+    expected = 20_000 * expected / expected.sum()
+    for over_positions in (True, False):
+        tokens = [
+            draw(logits, i if over_positions else 5, Sampling(temperature, seed=99 if over_positions else i))
+            for i in range(20_000)
+        ]
+        counts = np.bincount(tokens, minlength=12)
+        assert float(((counts - expected) ** 2 / expected).sum()) < 31.3
+
+
+def test_neighbouring_positions_are_independent() -> None:
+    logits = np.zeros(8, np.float32)
+    tokens = draw_block(np.tile(logits, (20_001, 1)), 0, Sampling(1.0, seed=4))
+    pairs = np.bincount(tokens[:-1] * 8 + tokens[1:], minlength=64)
+    expected = 20_000 / 64
+    assert float(((pairs - expected) ** 2 / expected).sum()) < 103.4  # 63 degrees of freedom, once in 1,000
+
+
+def test_greedy_takes_the_lowest_of_equals() -> None:
+    assert draw(np.array([1, 5, 5, 5, 2], np.float32), 3, Sampling()) == 1
+
+
+def test_block_draws_each_position_by_its_own_noise() -> None:
+    logits = np.zeros((6, 1000), np.float32)
+    sampling = Sampling(1.0, seed=5)
+    tokens = draw_block(logits, 40, sampling)
+    assert tokens.dtype == np.int32
+    assert tokens.tolist() == [draw(logits[0], 40 + i, sampling) for i in range(6)]
+    assert len(set(tokens.tolist())) > 1
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, seed=3), Sampling(1.0, top_k=2, top_p=0.5, min_p=0.1)])
+def test_garbage_logits_neither_raise_nor_win(sampling: Sampling) -> None:
+    assert draw(np.array([np.nan, 1, np.nan, -np.inf], np.float32), 0, sampling) == 1
+    assert draw(np.array([0, np.inf, 3], np.float32), 0, sampling) == 1
+    for hopeless in (np.nan, -np.inf):
+        assert draw(np.full(5, hopeless, np.float32), 0, sampling) in range(5)
+
+
+def test_probability_is_the_softmax() -> None:
+    logits = np.array([0, 1, 2], np.float32)
+    assert probability(logits, 2) == pytest.approx(math.exp(2) / (1 + math.e + math.exp(2)), rel=1e-6)
