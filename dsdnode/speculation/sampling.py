@@ -1,7 +1,7 @@
 """Sampling with keyed noise: the token drawn is a pure function of (seed, position, logits). Speculation section 5.
 
-Gumbel-max: `argmax(logit / temperature + gumbel(u))` follows the softmax when the u are uniform. Ours come from an integer
-hash of (seed, position, token id), so judge and drafter throw the same dice and a replay cannot throw others. The hash:
+Gumbel-max: `argmax(logit / temperature + gumbel(u))` follows the softmax when the u are uniform. Ours come from an
+integer hash of (seed, position, token id), so judge and drafter throw the same dice and a replay cannot throw others. The hash:
 
     key   = splitmix64(splitmix64(seed) + position)            64 bits; k0 its low, k1 its high half
     word  = mix(lowbias32(token) ^ k0, k1)                     32 bits, one a token
@@ -37,7 +37,7 @@ _ROUNDING: Final = np.float32(2**-22)
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Greedy is the case temperature == 0. `top_k` 0, `top_p` 1, `min_p` 0 switch a filter off."""
+    """How tokens are drawn. Greedy is the case temperature == 0. `top_k` 0, `top_p` 1, `min_p` 0: no filter."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -66,7 +66,7 @@ def draw(logits: Logits, position: int, sampling: Sampling) -> int:
 
 
 def draw_block(logits: Logits, position: int, sampling: Sampling) -> NDArray[np.int32]:
-    """The tokens at [position, position + n), given logits [n, vocab_size] of the positions just before each of them."""
+    """The tokens at [position, position + n), given logits [n, vocab_size] of the positions just before each."""
     return np.array([draw(row, position + i, sampling) for i, row in enumerate(logits)], np.int32)
 
 
@@ -145,7 +145,7 @@ def _clean(logits: Logits) -> tuple[Logits, int]:
     """The same logits without anything infinite above or undefined, and the lowest id of the largest."""
     best = int(np.argmax(logits))
     if not np.isfinite(logits[best]):  # argmax stops at a nan or at +inf
-        logits = np.nan_to_num(logits, nan=-np.inf, posinf=np.finfo(np.float32).max, neginf=-np.inf)
+        logits = np.nan_to_num(logits, nan=-np.inf, posinf=3.4e38, neginf=-np.inf)
         best = int(np.argmax(logits))
         if logits[best] == -np.inf:
             logits = np.zeros_like(logits)
@@ -179,7 +179,7 @@ def _largest(logits: Logits, count: int) -> Ids:
 
 
 def _nucleus(logits: Logits, best: int, ids: Ids | None, top_p: float) -> Ids:
-    """The fewest most likely of `ids` whose probabilities reach `top_p`; ascending. Only a band at the top is sorted."""
+    """The fewest most likely of `ids` whose probabilities reach `top_p`; ascending. Only a top band is sorted."""
     values = logits if ids is None else logits[ids]
     weights = np.exp(values - logits[best]).astype(np.float64)
     goal = top_p * float(weights.sum())
