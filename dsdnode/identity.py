@@ -1,0 +1,196 @@
+"""Who a peer is: one Ed25519 key. Its id is the SHA-256 of the public key, and its CURVE (X25519) key derives from it.
+
+So a verified CURVE key proves a peer id, and one file on disk is the whole identity. Join strings and addresses, the
+other things that a user hands around, are read here too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nacl.encoding import RawEncoder
+from nacl.exceptions import CryptoError
+from nacl.signing import SigningKey, VerifyKey
+
+from dsdnode.errors import BadInput
+from dsdnode.wire.messages import Contact
+
+LABEL = b"dsdnode "
+"""Whatever is signed begins with this, what it is, a version and a newline: no signature serves two purposes."""
+MAX_ADDRESSES = 4
+_FILE_HEADER = "dsdnode identity 1\n"
+_JOIN = re.compile(r"dsd://([^/\s]{1,600})/([0-9a-fA-F]{64})/?")
+_HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,98}[A-Za-z0-9])?):([0-9]{1,5})")
+
+
+@dataclass(frozen=True, repr=False)
+class Identity:
+    """An Ed25519 seed (32 bytes, secret) and everything that follows from it."""
+
+    seed: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.seed) != 32:
+            raise ValueError("an Ed25519 seed has 32 bytes")
+
+    @cached_property
+    def _key(self) -> SigningKey:
+        return SigningKey(self.seed)
+
+    @cached_property
+    def public_key(self) -> bytes:
+        return bytes(self._key.verify_key)
+
+    @cached_property
+    def peer_id(self) -> bytes:
+        return peer_id(self.public_key)
+
+    @cached_property
+    def curve_public_key(self) -> bytes:
+        """X25519, 32 bytes raw (net/ writes it as Z85)."""
+        return curve_public_key(self.public_key)
+
+    @cached_property
+    def curve_secret_key(self) -> bytes:
+        return bytes(self._key.to_curve25519_private_key())
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes. `message` begins with a label of its own (see LABEL), or ValueError."""
+        _check_label(message)
+        return self._key.sign(message, encoder=RawEncoder).signature
+
+    def __repr__(self) -> str:
+        return f"Identity({short_id(self.peer_id)})"
+
+
+def peer_id(public_key: bytes) -> bytes:
+    """SHA-256 of an Ed25519 public key."""
+    return hashlib.sha256(public_key).digest()
+
+
+def short_id(peer: bytes) -> str:
+    """The first 12 hex digits of a peer id, for people."""
+    return peer.hex()[:12]
+
+
+def curve_public_key(public_key: bytes) -> bytes:
+    """The X25519 key (32 bytes) of an Ed25519 public key. Raises ValueError if it is no point that a key can have."""
+    try:
+        return bytes(VerifyKey(public_key).to_curve25519_public_key())
+    except (CryptoError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError("not an Ed25519 public key") from error
+
+
+def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Did the owner of the key sign this labelled message?"""
+    _check_label(message)
+    try:
+        VerifyKey(public_key).verify(message, signature)
+    except (CryptoError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _check_label(message: bytes) -> None:
+    if not message.startswith(LABEL) or b"\n" not in message[:64]:
+        raise ValueError("what is signed must begin with a label")
+
+
+# --- on disk ------------------------------------------------------------------------------------------------------
+
+
+def load_or_create(path: Path) -> Identity:
+    """The identity in `path`, made (mode 0600, all or nothing) if there is none. Raises BadInput."""
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _create(path)
+        return load(path)
+    except OSError as error:
+        raise BadInput(f"cannot use the identity file {path}: {error.strerror or error}") from error
+
+
+def load(path: Path) -> Identity:
+    """The identity in `path`. Raises BadInput when it is not one, or when others may read it, and OSError."""
+    with path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        raw = file.read(1024)
+    if os.name == "posix" and mode & 0o077:
+        raise BadInput(f"the identity file {path} can be read by others: chmod 600 {path}")
+    match = re.fullmatch(re.escape(_FILE_HEADER.encode()) + rb"([0-9a-f]{64})\n?", raw)
+    if match is None:
+        X
+    return Identity(bytes.fromhex(match[1].decode()))
+
+
+def _create(path: Path) -> None:
+    """Written aside, then linked: nobody ever sees half a key, and of two at once the first wins."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write((_FILE_HEADER + secrets.token_hex(32) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    finally:
+        aside.unlink()
+
+
+# --- join strings and addresses -----------------------------------------------------------------------------------
+
+
+def parse_join(text: str) -> Contact:
+    """The peer of `dsd://HOST:PORT[,HOST:PORT...]/PEERKEY` (the key in hex, IPv6 in brackets). Raises BadInput."""
+    match = _JOIN.fullmatch(text.strip())
+    if match is None:
+        raise BadInput(f"{text!r} is not a join address: those look like dsd://HOST:PORT/KEY, KEY 64 hex digits")
+    public_key = bytes.fromhex(match[2])
+    try:
+        curve_public_key(public_key)
+        addresses = tuple(f"tcp://{part}" for part in match[1].split(","))
+        for address in addresses:
+            parse_address(address)
+    except ValueError as error:
+        raise BadInput(f"{text!r} is not a join address: {error}") from error
+    if len(addresses) > MAX_ADDRESSES:
+        raise BadInput(f"{text!r} names {len(addresses)} hosts; at most {MAX_ADDRESSES}")
+    return Contact(public_key, addresses)
+
+
+def format_join(contact: Contact) -> str:
+    """The inverse of `parse_join`. Raises ValueError for a contact that nobody can dial."""
+    if not contact.addresses:
+        raise ValueError("a peer without an address cannot be joined")
+    hosts = ",".join(address.removeprefix("tcp://") for address in contact.addresses)
+    return f"dsd://{hosts}/{contact.public_key.hex()}"
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Host (IPv6 without brackets) and port of `tcp://HOST:PORT`; nothing else is ever dialled. Raises ValueError."""
+    match = _HOST_PORT.fullmatch(address.removeprefix("tcp://"))
+    if match is None or not address.startswith("tcp://"):
+        raise ValueError(f"{address!r} is not tcp://HOST:PORT (IPv6 in brackets)")
+    host, port = match[1], int(match[2])
+    if not 0 < port < 65536:
+        raise ValueError(f"port {port} is not within 1 to 65535")
+    if host.startswith("["):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    return host, port
+
+
+def is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
