@@ -1,0 +1,103 @@
+"""Ids and keys of the DHT: 256 bits, the XOR distance, and the groups of addresses that one stranger can easily own.
+
+An id is the SHA-256 of a peer's public key, so nobody chooses a place near a key without mining for it; the caps per
+`ip_groups` make mined ids useless (Sybils of few networks fill few places). Salted keys belong into `_key`, later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import random
+
+from dsdnode.identity import parse_address, peer_id
+from dsdnode.wire.messages import Contact
+
+ID_BITS = 256
+ID_BYTES = ID_BITS // 8
+K = 20
+"""Kademlia's k: nodes a bucket, holders a key, contacts a reply."""
+MAX_PER_GROUP = 2
+"""Nodes of one /24 (IPv4) or /56 (IPv6) in one bucket, and in the closest set of one lookup."""
+
+
+def _key(kind: str, name: str) -> bytes:
+    return hashlib.sha256(f"dsdnode/1/{kind}/{name}".encode()).digest()
+
+
+MODELS_KEY = _key("models", "")
+"""Where every provider of any model announces itself: the list of models."""
+
+
+def model_key(model_id: str) -> bytes:
+    """Where the providers of one model announce themselves; `model_id` is the hex SHA-256 of its file."""
+    return _key("model", model_id)
+
+
+def tokenizer_key(tokenizer_hash: str) -> bytes:
+    """Where drafters and shards that share a tokenizer meet: a drafter knows only its tokenizer."""
+    return _key("tokenizer", tokenizer_hash)
+
+
+def node_id(contact: Contact) -> bytes:
+    return peer_id(contact.public_key)
+
+
+def as_int(identifier: bytes) -> int:
+    return int.from_bytes(identifier, "big")
+
+
+def distance(a: bytes, b: bytes) -> int:
+    """XOR metric (Maymounkov and Mazieres 2002, section 2.1)."""
+    return as_int(a) ^ as_int(b)
+
+
+def bucket_index(own: bytes, other: bytes) -> int:
+    """Bucket i holds the ids at distance [2^i, 2^(i+1)); -1 is the own id."""
+    return distance(own, other).bit_length() - 1
+
+
+def random_id_in_bucket(own: bytes, index: int, rng: random.Random) -> bytes:
+    """A target for refreshing bucket `index`, 0 <= index < 256."""
+    return (as_int(own) ^ (1 << index) ^ rng.getrandbits(index)).to_bytes(ID_BYTES, "big")
+
+
+def ip_groups(addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """The networks that a peer's addresses lie in, each once, in order; caps count a peer in every one of them.
+
+    Loopback, private, link-local and shared (100.64/10) addresses belong to no group: a laboratory of ten daemons on
+    127.0.0.1 or forty in one LAN must work, and nobody outside can be reached there anyway: a lookup counts only peers
+    that answered at their address. Names group by their last two labels; single labels and `.local` count as private.
+    Raises ValueError for what `is_dialable` refuses.
+    """
+    groups = (_group(address) for address in addresses)
+    return tuple(dict.fromkeys(group for group in groups if group is not None))
+
+
+def is_dialable(contact: Contact) -> bool:
+    """Does it say where it can be dialled, in addresses that are ones?"""
+    try:
+        return all(parse_address(address) for address in contact.addresses) and bool(contact.addresses)
+    except ValueError:
+        return False
+
+
+def _group(address: str) -> str | None:
+    """Raises ValueError for what is no address."""
+    host, _ = parse_address(address)
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return _name_group(host.lower())
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if not ip.is_global:
+        return None
+    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 56), strict=False))
+
+
+def _name_group(host: str) -> str | None:
+    labels = host.rstrip(".").split(".")
+    if len(labels) < 2 or labels[-1] in ("local", "internal", "lan", "localhost"):
+        return None
+    return ".".join(labels[-2:])

@@ -1,0 +1,227 @@
+"""Who we know: Kademlia's buckets, with caps per network and no eviction of the living.
+
+A node is absent, spare, live, suspect or dead. `seen` is called when a peer answered us, never on hearsay.
+
+| state   | seen                                          | failed                              | its place is wanted |
+|---------|-----------------------------------------------|-------------------------------------|---------------------|
+| absent  | live, if bucket and caps allow, else spare    | -                                   | -                   |
+| spare   | live, if bucket and caps allow, else spare    | absent                              | the oldest goes     |
+| live    | live                                          | suspect                             | stays               |
+| suspect | live                                          | suspect; dead at the third failure  | stays               |
+| dead    | live                                          | dead                                | gone                |
+
+Rules: only live nodes are told to others or asked. Failures within a second of each other count once (requests in
+flight together fail together). A spare that comes in is suspect until it answers. New addresses face the caps anew.
+A dead node whose place nobody wants is tried again, ever more rarely, and forgotten after an hour, unless nobody is
+live: then it is we who are cut off. A bucket holds K nodes and 10 spares, so the table is bounded by 256 buckets.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from dsdnode.dht.ids import (
+    ID_BITS,
+    MAX_PER_GROUP,
+    K,
+    as_int,
+    bucket_index,
+    ip_groups,
+    is_dialable,
+    node_id,
+    random_id_in_bucket,
+)
+from dsdnode.wire.messages import Contact
+
+MAX_SPARES = 10
+MAX_TABLE_PER_GROUP = 10
+NUM_FAILURES_DEAD = 3
+FAILURE_SPACING_S = 1.0
+CHECK_AFTER_S = 60.0
+RECHECK_S = 2.0
+MAX_RECHECK_S = 300.0
+FORGET_AFTER_S = 3600.0
+REFRESH_AFTER_S = 900.0
+MAX_DUE = 10
+"""Nodes handed out for checking at once."""
+
+
+@dataclass(slots=True)
+class _Node:
+    id: bytes
+    number: int
+    contact: Contact
+    groups: tuple[str, ...]
+    seen_at: float
+    check_at: float
+    failures: int = 0
+    failed_at: float = float("-inf")
+
+    @property
+    def live(self) -> bool:
+        return self.failures == 0
+
+    @property
+    def dead(self) -> bool:
+        return self.failures >= NUM_FAILURES_DEAD
+
+
+@dataclass(slots=True)
+class _Bucket:
+    nodes: dict[bytes, _Node] = field(default_factory=dict)
+    spares: dict[bytes, _Node] = field(default_factory=dict)
+    refreshed_at: float = float("-inf")
+
+
+class Table:
+    """The routing table of `own_id` (32 bytes). Time comes in as `now`, seconds of any monotonic clock."""
+
+    def __init__(self, own_id: bytes) -> None:
+        self._own_id = own_id
+        self._buckets: dict[int, _Bucket] = {}
+        self._groups: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Nodes that are live."""
+        return sum(node.live for node in self._nodes())
+
+    def get(self, peer: bytes) -> Contact | None:
+        """How to reach a node of the table, whatever its state."""
+        bucket = self._buckets.get(bucket_index(self._own_id, peer))
+        node = bucket.nodes.get(peer) if bucket else None
+        return node.contact if node else None
+
+    def is_live(self, peer: bytes) -> bool:
+        bucket = self._buckets.get(bucket_index(self._own_id, peer))
+        return bucket is not None and peer in bucket.nodes and bucket.nodes[peer].live
+
+    def closest(self, target: bytes, num: int = K, exclude: Collection[bytes] = ()) -> list[Contact]:
+        """The live nodes closest to `target`, closest first."""
+        number = as_int(target)
+        live = (node for node in self._nodes() if node.live and node.id not in exclude)
+        return [node.contact for node in heapq.nsmallest(num, live, key=lambda node: node.number ^ number)]
+
+    def contacts(self) -> list[Contact]:
+        """Every live node, the one heard from last first."""
+        live = [node for node in self._nodes() if node.live]
+        return [node.contact for node in sorted(live, key=lambda node: (-node.seen_at, node.id))]
+
+    def known(self) -> list[Contact]:
+        """Every node, live ones first: what is worth remembering for the next start."""
+        nodes = sorted(self._nodes(), key=lambda node: (node.failures, -node.seen_at, node.id))
+        return [node.contact for node in nodes]
+
+    def seen(self, contact: Contact, now: float) -> bool:
+        """A peer answered us. True when it is live now and was not before (absent, suspect or dead)."""
+        peer = node_id(contact)
+        index = bucket_index(self._own_id, peer)
+        if index < 0 or not is_dialable(contact):
+            return False
+        bucket = self._buckets.setdefault(index, _Bucket())
+        node = bucket.nodes.pop(peer, None)
+        if node is not None and node.contact == contact:
+            fresh = not node.live
+            node.seen_at, node.check_at, node.failures = now, now + CHECK_AFTER_S, 0
+            bucket.nodes[peer] = node
+            return fresh
+        if node is not None:
+            self._groups.subtract(node.groups)
+        newcomer = _Node(peer, as_int(peer), contact, ip_groups(contact.addresses), now, now + CHECK_AFTER_S)
+        bucket.spares.pop(peer, None)
+        if self._has_room(bucket, newcomer) or self._makes_room(index, newcomer):
+            self._insert(bucket, newcomer)
+            return node is None or not node.live
+        self._keep_spare(bucket, newcomer)
+        return False
+
+    def failed(self, peer: bytes, now: float) -> None:
+        """A peer did not answer in time, or is known to be gone."""
+        bucket = self._buckets.get(bucket_index(self._own_id, peer))
+        if bucket is None:
+            return
+        bucket.spares.pop(peer, None)
+        node = bucket.nodes.get(peer)
+        if node is None or now < node.failed_at + FAILURE_SPACING_S:
+            return
+        node.failures += 1
+        node.failed_at = now
+        node.check_at = now + min(RECHECK_S * 2.0 ** min(node.failures - 1, 10), MAX_RECHECK_S)
+        if node.dead:
+            self._replace(bucket, node, now)
+
+    def due(self, now: float) -> list[Contact]:
+        """Nodes to be pinged now, at most 10; each comes again only later. Forgets the long dead."""
+        anybody_live = any(node.live for node in self._nodes())
+        due: list[Contact] = []
+        for node in sorted(self._nodes(), key=lambda node: (node.check_at, node.id)):
+            if node.dead and anybody_live and now >= node.seen_at + FORGET_AFTER_S:
+                self._remove(self._bucket_of(node), node)
+            elif now >= node.check_at and len(due) < MAX_DUE:
+                node.check_at = now + max(RECHECK_S, min(RECHECK_S * 2.0 ** min(node.failures, 10), MAX_RECHECK_S))
+                due.append(node.contact)
+        return due
+
+    def refresh_targets(self, now: float, rng: random.Random) -> list[bytes]:
+        """One random id of each bucket that saw no lookup for 15 minutes, from our closest neighbour's bucket up."""
+        occupied = [index for index, bucket in self._buckets.items() if bucket.nodes]
+        targets = []
+        for index in range(min(occupied, default=ID_BITS), ID_BITS):
+            bucket = self._buckets.setdefault(index, _Bucket())
+            if now >= bucket.refreshed_at + REFRESH_AFTER_S:
+                bucket.refreshed_at = now
+                targets.append(random_id_in_bucket(self._own_id, index, rng))
+        return targets
+
+    def _nodes(self) -> Iterator[_Node]:
+        for index in sorted(self._buckets):
+            yield from self._buckets[index].nodes.values()
+
+    def _bucket_of(self, node: _Node) -> _Bucket:
+        return self._buckets[bucket_index(self._own_id, node.id)]
+
+    def _insert(self, bucket: _Bucket, node: _Node) -> None:
+        bucket.nodes[node.id] = node
+        self._groups.update(node.groups)
+
+    def _remove(self, bucket: _Bucket, node: _Node) -> None:
+        del bucket.nodes[node.id]
+        self._groups.subtract(node.groups)
+        self._groups += Counter()
+
+    def _has_room(self, bucket: _Bucket, node: _Node) -> bool:
+        in_bucket = Counter(group for other in bucket.nodes.values() for group in other.groups)
+        return len(bucket.nodes) < K and all(
+            in_bucket[group] < MAX_PER_GROUP and self._groups[group] < MAX_TABLE_PER_GROUP for group in node.groups
+        )
+
+    def _makes_room(self, index: int, newcomer: _Node) -> bool:
+        """Let the dead that stand in the newcomer's way go."""
+        bucket = self._buckets[index]
+        for node in [node for node in self._nodes() if node.dead]:
+            if node.id in bucket.nodes or not set(node.groups).isdisjoint(newcomer.groups):
+                self._remove(self._bucket_of(node), node)
+        return self._has_room(bucket, newcomer)
+
+    def _keep_spare(self, bucket: _Bucket, node: _Node) -> None:
+        """The newest spares are kept, but one network cannot flush the others out."""
+        in_spares = Counter(group for other in bucket.spares.values() for group in other.groups)
+        if any(in_spares[group] >= MAX_PER_GROUP for group in node.groups):
+            return
+        if len(bucket.spares) >= MAX_SPARES:
+            del bucket.spares[next(iter(bucket.spares))]
+        bucket.spares[node.id] = node
+
+    def _replace(self, bucket: _Bucket, dead: _Node, now: float) -> None:
+        """The newest spare that the caps allow takes the place of `dead`; it must answer before it counts as live."""
+        self._remove(bucket, dead)
+        for spare in reversed(bucket.spares.values()):
+            if self._has_room(bucket, spare):
+                del bucket.spares[spare.id]
+                spare.failures, spare.check_at = 1, now
+                self._insert(bucket, spare)
+                return
+        self._insert(bucket, dead)

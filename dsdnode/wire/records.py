@@ -1,0 +1,138 @@
+"""Provider records: what a peer offers, signed with its key, so that whoever passes it on cannot change a letter.
+
+On the wire: msgpack `[version, payload, signature]`, at most 8 KiB; the signature covers a label, so that no other
+signed thing can be passed off as a record, and the payload. Life is relative (`ttl_s` from receipt; no wall clocks);
+of two records for the same place the higher `sequence` counts, and a `ttl_s` of 0 takes the offer back.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.identity import LABEL, Identity, parse_address, peer_id, verify
+from dsdnode.wire.codec import MAX_BODY_BYTES, decode_body, encode_body
+from dsdnode.wire.messages import MAX_CONTACTS, MAX_RECORD_BYTES, Address, Bytes32, Contact, Hex64
+
+RECORD_VERSION = 1
+MAX_TTL_S = 600.0
+MAX_RECORDS = 512
+"""Records in one reply."""
+MAX_RECORDS_BYTES = MAX_BODY_BYTES - 8 * MAX_RECORDS
+MAX_LAYERS = 4096
+_LABEL = LABEL + b"provider record 1\n"
+
+Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
+Printable = Annotated[
+    str, Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]*$")
+]
+Cost = Annotated[float, Meta(ge=0, le=1e6)]
+Count = Annotated[int, Meta(ge=0, le=1 << 30)]
+T = TypeVar("T")
+
+
+class ProviderRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One offer of one peer: layers [start, end) of a model, or drafting for every model with its tokenizer.
+
+    A drafter's model is its draft model. Expected time of a block of n positions: `fixed_ms + slope_ms * n` (0, 0: not
+    measured yet). Free text is printable: it ends on somebody's terminal.
+    """
+
+    public_key: Bytes32
+    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=4)]
+    role: Literal["shard", "drafter"]
+    model_id: Hex64
+    model_name: Printable
+    start: Layer
+    end: Layer
+    num_layers: Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
+    tokenizer_hash: Hex64
+    vocab_size: Count
+    width: Count
+    context_tokens: Count
+    free_sessions: Count
+    fixed_ms: Cost = 0.0
+    slope_ms: Cost = 0.0
+    sequence: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
+    ttl_s: Annotated[float, Meta(ge=0, le=MAX_TTL_S)] = MAX_TTL_S
+
+    def __post_init__(self) -> None:
+        if not self.start < self.end <= self.num_layers:
+            raise ValueError(f"layers {self.start}:{self.end} of {self.num_layers} are no range")
+        for address in self.addresses:
+            parse_address(address)
+
+    @property
+    def contact(self) -> Contact:
+        return Contact(self.public_key, self.addresses)
+
+    @property
+    def peer_id(self) -> bytes:
+        return peer_id(self.public_key)
+
+    @property
+    def place(self) -> tuple[bytes, str, str, int, int]:
+        """What a newer record must share to replace this one."""
+        return self.public_key, self.role, self.model_id, self.start, self.end
+
+    @property
+    def withdrawn(self) -> bool:
+        return self.ttl_s == 0
+
+
+class _Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    version: Annotated[int, Meta(ge=RECORD_VERSION, le=RECORD_VERSION)]
+    payload: bytes
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
+def sign_record(identity: Identity, record: ProviderRecord) -> bytes:
+    """The record as it travels. Raises ValueError for somebody else's or one that no peer would accept."""
+    if record.public_key != identity.public_key:
+        raise ValueError("a provider speaks only for its own key")
+    payload = encode_body(record)
+    signed = encode_body(_Signed(RECORD_VERSION, payload, identity.sign(_LABEL + payload)))
+    try:
+        open_record(signed)
+    except PeerMisbehaved as error:
+        raise ValueError(str(error)) from error
+    return signed
+
+
+def open_record(data: bytes) -> ProviderRecord:
+    """The verified record. Raises PeerMisbehaved for anything that `sign_record` would not have made."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise PeerMisbehaved(f"a provider record of {len(data)} bytes; at most {MAX_RECORD_BYTES}")
+    signed = decode_body(data, _Signed)
+    record = decode_body(signed.payload, ProviderRecord)
+    if not verify(record.public_key, _LABEL + signed.payload, signed.signature):
+        raise PeerMisbehaved("a provider record with a wrong signature")
+    return record
+
+
+def pack_contacts(contacts: list[Contact]) -> bytes:
+    return encode_body(contacts)
+
+
+def unpack_contacts(data: bytes) -> list[Contact]:
+    """Buffer 0 of Nodes and Providers. Raises PeerMisbehaved."""
+    return _unpack_list(data, Contact, MAX_CONTACTS)
+
+
+def pack_records(records: list[bytes]) -> bytes:
+    return encode_body(records)
+
+
+def unpack_records(data: bytes) -> list[bytes]:
+    """Buffer 1 of Providers: signed records, not opened yet. Raises PeerMisbehaved."""
+    return _unpack_list(data, bytes, MAX_RECORDS)
+
+
+def _unpack_list(data: bytes, kind: type[T], max_items: int) -> list[T]:
+    items = decode_body(data, list[kind])  # type: ignore[valid-type]
+    if len(items) > max_items:
+        raise PeerMisbehaved(f"{len(items)} items where at most {max_items} are allowed")
+    return items
