@@ -1,0 +1,195 @@
+"""What a model file is (its manifest), and cutting a layer range out of one.
+
+A shard is an ordinary GGUF file that llama.cpp believes is a small complete model (gguf_cut.py says how); keys under
+`dsdnode.` remember what it was cut from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dsdnode.engine.gguf_arch import check_count, supported
+from dsdnode.engine.gguf_cut import layers_of, plan_metadata, plan_tensors, vocab_of
+from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value, read_header
+from dsdnode.engine.gguf_writer import Progress, write_gguf
+from dsdnode.errors import BadInput, ModelRefused
+
+MAX_NAME_CHARACTERS = 96
+MAX_LAYERS = 512
+"""LLAMA_MAX_LAYERS: llama.cpp aborts beyond it."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a GGUF file holds: layers [start, end) of the model whose own file has the SHA-256 `model_id`."""
+
+    model_id: str
+    model_name: str
+    architecture: str
+    start: int
+    end: int
+    num_layers: int
+    width: int
+    vocab_size: int
+    """Of the whole model, also for a middle shard."""
+    tokenizer_hash: str
+    train_context_tokens: int
+    rope_switch_tokens: int
+    """llama.cpp rotates otherwise in contexts of more cells than this (phi3's long factors), so all stages of a
+    pipeline must stay on one side of it. 0: it does not."""
+
+    @property
+    def first(self) -> bool:
+        return self.start == 0
+
+    @property
+    def last(self) -> bool:
+        return self.end == self.num_layers
+
+
+def read_manifest(path: Path, cache_folder: Path | None = None) -> Manifest:
+    """Say what the whole model or shard at `path` is. A whole model is hashed; the hash is kept in `cache_folder`.
+
+    Raises ModelRefused for whatever is not the weights of a language model, or not a shard as `cut` writes it.
+    """
+    header = read_header(path)
+    architecture = header.text("general.architecture")
+    held, is_shard = layers_of(header), "dsdnode.model_id" in header.metadata
+    num_layers = header.count("dsdnode.num_layers") if is_shard else held
+    start = header.count("dsdnode.layer_start") if is_shard else 0
+    end = header.count("dsdnode.layer_end") if is_shard else held
+    manifest = Manifest(
+        model_id=header.text("dsdnode.model_id") if is_shard else file_sha256(path, cache_folder),
+        model_name=_printable(header.text("dsdnode.model_name") if is_shard else _name(header, path)),
+        architecture=_printable(architecture),
+        start=start,
+        end=end,
+        num_layers=num_layers,
+        width=header.count(f"{architecture}.embedding_length"),
+        vocab_size=header.count("dsdnode.vocab_size") if is_shard else vocab_of(header),
+        tokenizer_hash=header.text("dsdnode.tokenizer_hash") if is_shard else tokenizer_hash(header),
+        train_context_tokens=header.count(f"{architecture}.context_length"),
+        rope_switch_tokens=_rope_switch(header, architecture),
+    )
+    if end - start != held or not 0 <= start < end <= num_layers <= MAX_LAYERS:
+        raise ModelRefused(f"{path}: says it holds layers {start}:{end} of {num_layers} in {held} blocks")
+    if not _SHA256.fullmatch(manifest.model_id) or not _SHA256.fullmatch(manifest.tokenizer_hash):
+        raise ModelRefused(f"{path}: its model or tokenizer id is not a SHA-256")
+    return manifest
+
+
+def cut(
+    source: Path,
+    start: int,
+    end: int,
+    out_path: Path,
+    progress: Progress | None = None,
+    cache_folder: Path | None = None,
+) -> Manifest:
+    """Write layers [start, end) of the whole model at `source` to `out_path`, and say what was written.
+
+    Raises BadInput for layers that the model does not have or an output that cannot be written, ModelRefused for a
+    source that is a shard itself or whose shards would not give the whole model's logits bit for bit.
+    """
+    header = read_header(source)
+    if "dsdnode.model_id" in header.metadata:
+        raise ModelRefused(f"{source}: is a shard already; cut from the whole model")
+    if header.count("split.count", 1) > 1:
+        raise ModelRefused(f"{source}: is one of several files of a model; merge them first (llama-gguf-split --merge)")
+    architecture = supported(header)
+    whole = read_manifest(source, cache_folder)
+    if not 0 <= start < end <= whole.num_layers:
+        raise BadInput(f"layers {start}:{end} are not in {source}: it has layers 0:{whole.num_layers}")
+    if out_path.exists() and out_path.samefile(source):
+        raise BadInput(f"{out_path}: is the model itself; choose another output")
+    check_count(header, architecture, whole.num_layers, end - start)
+    metadata = plan_metadata(header, architecture, start, end) | _remembered(whole, start, end)
+    tensors = plan_tensors(header, architecture, start, end)
+    try:
+        with source.open("rb") as file:
+            write_gguf(out_path, metadata, tensors, file, progress)
+    except OSError as error:
+        raise BadInput(f"{out_path}: cannot be written ({error.strerror or error})") from None
+    return read_manifest(out_path)
+
+
+def _remembered(whole: Manifest, start: int, end: int) -> dict[str, Value]:
+    return {
+        "dsdnode.model_id": Value(STRING, whole.model_id),
+        "dsdnode.model_name": Value(STRING, whole.model_name),
+        "dsdnode.layer_start": Value(UINT32, start),
+        "dsdnode.layer_end": Value(UINT32, end),
+        "dsdnode.num_layers": Value(UINT32, whole.num_layers),
+        "dsdnode.vocab_size": Value(UINT32, whole.vocab_size),
+        "dsdnode.tokenizer_hash": Value(STRING, whole.tokenizer_hash),
+    }
+
+
+def tokenizer_hash(header: Header) -> str:
+    """SHA-256 over everything that decides which ids a text becomes: all of `tokenizer.ggml.*`, and the number of ids.
+
+    Values are spelled out with their lengths, integers alike whatever their width, so that two files with one tokenizer
+    agree although one writes int32 and the other uint32.
+    """
+    digest = hashlib.sha256(f"vocabulary {vocab_of(header)}\n".encode())
+    for key in sorted(key for key in header.metadata if key.startswith("tokenizer.ggml.")):
+        data = _canonical(header.metadata[key])
+        digest.update(f"{key} {len(data)}\n".encode("utf-8", "surrogateescape") + data)
+    return digest.hexdigest()
+
+
+def _canonical(value: Value) -> bytes:
+    data = value.data
+    if isinstance(data, tuple):
+        return b"".join(struct.pack("<Q", len(string)) + string for string in data)
+    if isinstance(data, np.ndarray):
+        wide = "<f8" if np.issubdtype(data.dtype, np.floating) else "<i8"
+        return data.astype(wide).tobytes()
+    if isinstance(data, str):
+        return data.encode("utf-8", "surrogateescape")
+    return struct.pack("<d", data) if isinstance(data, float) else b"%d" % data
+
+
+def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
+    """SHA-256 of a file, in hex; with a folder given it is computed once for each (path, size, time of change)."""
+    try:
+        status = path.stat()
+        identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        entry = cache_folder / hashlib.sha256(os.fsencode(identity)).hexdigest() if cache_folder is not None else None
+        if entry is not None and entry.is_file() and _SHA256.fullmatch(known := entry.read_text("ascii", "replace")):
+            return known
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
+    if entry is not None:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary = entry.with_suffix(f".{os.getpid()}")
+        temporary.write_text(digest, "ascii")
+        temporary.replace(entry)
+    return digest
+
+
+def _name(header: Header, path: Path) -> str:
+    return header.text("general.name", "").strip() or path.stem
+
+
+def _printable(text: str) -> str:
+    """A stranger chose it, and it will stand on terminals and in records."""
+    return "".join(char if char.isprintable() else "?" for char in text[:MAX_NAME_CHARACTERS])
+
+
+def _rope_switch(header: Header, architecture: str) -> int:
+    if "rope_factors_long.weight" not in header.tensors:
+        return 0
+    return header.count(
+        f"{architecture}.rope.scaling.original_context_length", header.count(f"{architecture}.context_length")
+    )

@@ -1,0 +1,175 @@
+"""Plans a shard: the metadata and tensors that make layers [start, end) a small model llama.cpp loads by itself.
+
+    part                  first shard          middle shard     last shard
+    token_embd.weight     the real one         tiny dummy       the head (output.weight or the tied embeddings)
+    output.weight         left out: tied       left out         left out
+    output_norm           ones                 ones             the real one
+    blk.<i>.*             renumbered from 0, bytes copied whatever the quantisation
+    rope factors          in every shard
+
+Where the loader insists on `output.weight` (`Architecture.needs_output`), the one of the pair that a shard lacks is a
+dummy of the declared vocabulary. Text never enters a shard: it has no tokenizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+
+from dsdnode.engine.gguf_arch import Architecture
+from dsdnode.engine.gguf_header import ARRAY, BOOL, STRING, UINT32, Header, Tensor, Value
+from dsdnode.engine.gguf_writer import NewTensor
+from dsdnode.errors import ModelRefused
+
+DUMMY_VOCAB = 8
+LAYER_ARRAYS = (
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.sliding_window_pattern",
+    "expert_feed_forward_length",
+    "expert_used_count",
+    "feed_forward_length",
+)
+"""Metadata that may hold one value for each layer."""
+WHOLE_ARRAYS = ("rope.dimension_sections",)
+SHARED_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+END_TENSORS = ("token_embd.weight", "output.weight", "output.bias", "output_norm.weight", "output_norm.bias")
+
+
+def layers_of(header: Header) -> int:
+    return header.count(f"{header.text('general.architecture')}.block_count")
+
+
+def vocab_of(header: Header) -> int:
+    """Rows of the embeddings. Raises ModelRefused when the file has none (a bare tokenizer)."""
+    return _embeddings(header).shape[1]
+
+
+def _embeddings(header: Header) -> Tensor:
+    embeddings = header.tensors.get("token_embd.weight")
+    if embeddings is None or len(embeddings.shape) != 2:
+        raise ModelRefused(f"{header.name}: holds no token embeddings, so it is not a language model's weights")
+    return embeddings
+
+
+def plan_metadata(header: Header, architecture: Architecture, start: int, end: int) -> dict[str, Value]:
+    """Everything llama.cpp needs of the source's metadata, that of layers cut to [start, end)."""
+    name = header.text("general.architecture")
+    num_layers = layers_of(header)
+    metadata = {"general.architecture": Value(STRING, name)}
+    for key, value in header.metadata.items():
+        if key.startswith("general.") and value.type != ARRAY and key != "general.alignment":
+            metadata[key] = value
+        elif key.startswith(f"{name}."):
+            suffix = key.removeprefix(f"{name}.")
+            if start == 0 or suffix not in architecture.first_only_keys:
+                metadata[key] = _cut_value(header, key, suffix, num_layers, start, end)
+    metadata[f"{name}.block_count"] = Value(UINT32, end - start)
+    vocab = vocab_of(header) if start == 0 or end == num_layers else DUMMY_VOCAB
+    metadata[f"{name}.vocab_size"] = Value(UINT32, vocab)
+    metadata["tokenizer.ggml.model"] = Value(STRING, "none")
+    window = f"{name}.attention.sliding_window"
+    if architecture.window_period and header.count(window, 0):
+        pattern = np.array(windowed_layers(header, architecture), bool)[start:end]
+        metadata[f"{window}_pattern"] = Value(ARRAY, pattern, BOOL)
+        if not pattern.any():  # llama.cpp aborts on a window that no layer has
+            del metadata[window], metadata[f"{window}_pattern"]
+    return metadata
+
+
+def windowed_layers(header: Header, architecture: Architecture) -> list[bool]:
+    """Which layers have a sliding window, by llama.cpp's rules (load_swa_pattern)."""
+    num_layers = layers_of(header)
+    key = f"{header.text('general.architecture')}.attention.sliding_window_pattern"
+    given = header.metadata.get(key)
+    if given is not None and isinstance(given.data, np.ndarray):
+        return [bool(one) for one in given.data]
+    period = header.count(key, architecture.window_period)
+    return [period == 0 or layer % period < period - 1 for layer in range(num_layers)]
+
+
+def _cut_value(header: Header, key: str, suffix: str, num_layers: int, start: int, end: int) -> Value:
+    value = header.metadata[key]
+    if suffix == "leading_dense_block_count":
+        return Value(value.type, min(max(header.count(key) - start, 0), end - start))
+    if value.type != ARRAY or suffix in WHOLE_ARRAYS:
+        return value
+    if suffix not in LAYER_ARRAYS or not isinstance(value.data, np.ndarray) or len(value.data) != num_layers:
+        raise ModelRefused(f"{header.name}: {key} is a list that we do not know how to cut")
+    if suffix == "attention.head_count" and len(set(value.data.tolist())) > 1:
+        raise ModelRefused(
+            f"{header.name}: its layers have different numbers of heads, which llama.cpp takes from the first"
+        )
+    return replace(value, data=value.data[start:end])
+
+
+def plan_tensors(header: Header, architecture: Architecture, start: int, end: int) -> list[NewTensor]:
+    """The tensors of the shard of layers [start, end), copies and dummies."""
+    last = end == layers_of(header)
+    tensors = _end_tensors(header, architecture, start == 0, last)
+    for name, tensor in header.tensors.items():
+        if name in SHARED_TENSORS:
+            tensors.append(_copy(tensor))
+        elif name in END_TENSORS:
+            if name.startswith("output_norm"):
+                tensors.append(_copy(tensor) if last else _neutral(tensor))
+            elif name == "output.bias" and last:
+                tensors.append(_copy(tensor))
+        else:
+            layer, rest = _layer(header, name)
+            if start <= layer < end:
+                tensors.append(_copy(tensor, f"blk.{layer - start}.{rest}"))
+    return tensors
+
+
+def _end_tensors(header: Header, architecture: Architecture, first: bool, last: bool) -> list[NewTensor]:
+    """The embeddings and the head, or what stands in for them."""
+    embeddings = _embeddings(header)
+    head = header.tensors.get("output.weight", embeddings)
+    if head.shape != embeddings.shape:
+        raise ModelRefused(f"{header.name}: its embeddings and its output differ in shape")
+    width, vocab = embeddings.shape
+    if not architecture.needs_output:
+        if first:
+            both = last and "output.weight" in header.tensors
+            return [_copy(embeddings), *([_copy(head)] if both else [])]
+        return [_copy(head, "token_embd.weight") if last else _dummy("token_embd.weight", width, DUMMY_VOCAB)]
+    rows = vocab if first or last else DUMMY_VOCAB
+    return [
+        _copy(embeddings) if first else _dummy("token_embd.weight", width, rows),
+        _copy(head, "output.weight") if last else _dummy("output.weight", width, rows),
+    ]
+
+
+def _layer(header: Header, name: str) -> tuple[int, str]:
+    """blk.12.attn_q.weight -> (12, "attn_q.weight")"""
+    prefix, _, rest = name.partition(".")
+    number, _, rest = rest.partition(".")
+    if prefix != "blk" or not number.isdecimal() or not rest:
+        raise ModelRefused(f"{header.name}: has a tensor {name!r} that we do not know how to cut")
+    if int(number) >= layers_of(header):
+        raise ModelRefused(f"{header.name}: the tensor {name!r} is of a layer beyond the {layers_of(header)} it claims")
+    return int(number), rest
+
+
+def _copy(tensor: Tensor, name: str | None = None) -> NewTensor:
+    return NewTensor(name or tensor.name, tensor.shape, tensor.type, source=tensor)
+
+
+def _neutral(tensor: Tensor) -> NewTensor:
+    """A norm that a shard never applies, but its loader asks for."""
+    ones = tensor.name.endswith(".weight")
+    data = np.full(tensor.shape, 1.0 if ones else 0.0, "<f4").tobytes()
+    return NewTensor(tensor.name, tensor.shape, GGMLQuantizationType.F32, data=data)
+
+
+def _dummy(name: str, width: int, rows: int) -> NewTensor:
+    """Zeros that are never read, of the fewest bits whose blocks fit the width."""
+    kind = GGMLQuantizationType.F16
+    if width % 32 == 0:
+        kind = GGMLQuantizationType.Q4_0
+    if width % 128 == 0:
+        kind = GGMLQuantizationType.Q1_0
+    return NewTensor(name, (width, rows), kind)

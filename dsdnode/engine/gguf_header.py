@@ -1,0 +1,283 @@
+"""Reads the header of a GGUF file that a stranger may have made: metadata and tensor table, never the tensors.
+
+Every count, length and offset meets a limit before anything is allocated for it, so whatever the bytes are, the end is
+a `Header` or `ModelRefused`. Layout: ggml/docs/gguf.md; the checks are those of llama.cpp's own reader (gguf.cpp), made
+before llama.cpp, which answers many malformed files by aborting its process, opens the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
+
+from dsdnode.errors import ModelRefused
+
+MAX_HEADER_BYTES = 64 << 20
+"""Ten times the largest tokenizer we know (262,144 tokens, 515,000 merges)."""
+MAX_KEYS = 4096
+MAX_KEY_BYTES = 256
+MAX_STRING_BYTES = 1 << 20
+MAX_ARRAY_ELEMENTS = 1 << 21
+MAX_TENSORS = 1 << 16
+MAX_TENSOR_NAME_BYTES = 63
+MAX_DIMENSION = 1 << 40
+MAX_ALIGNMENT_BYTES = 1 << 16
+DEFAULT_ALIGNMENT_BYTES = 32
+_CHUNK_BYTES = 1 << 20
+
+BOOL, STRING, ARRAY, UINT32, FLOAT32 = 7, 8, 9, 4, 6
+NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""GGUF's value types that are numbers, and how `struct` and numpy spell them."""
+
+Scalar = bool | int | float | str
+Elements = NDArray[np.generic] | tuple[bytes, ...]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A scalar of GGUF type `type`, or (`type` ARRAY) elements of `element_type`; strings in arrays stay bytes."""
+
+    type: int
+    data: Scalar | Elements
+    element_type: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A row of the tensor table: `shape` in GGUF's order, fastest dimension first; `offset` from the file's start."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    offset: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a GGUF file says of itself. The readers of single keys raise ModelRefused for a missing or mistyped one."""
+
+    name: str
+    metadata: dict[str, Value]
+    tensors: dict[str, Tensor] = field(repr=False)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        return self._get(key, str, default)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        return self._get(key, (int, float), default)
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number from 0 to 2^31 - 1."""
+        value = self._get(key, int, default)
+        if isinstance(value, bool) or not 0 <= value < 1 << 31:
+            raise ModelRefused(f"{self.name}: {key} is {value}, not a count")
+        return value
+
+    def _get(self, key: str, kind: type[_T] | tuple[type[_T], ...], default: _T | None) -> _T:
+        if key not in self.metadata:
+            if default is None:
+                raise ModelRefused(f"{self.name}: the key {key} is missing")
+            return default
+        data = self.metadata[key].data
+        if not isinstance(data, kind):
+            raise ModelRefused(f"{self.name}: {key} has the wrong type")
+        return data
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of the GGUF file at `path`; of the tensors only their place in the file is checked.
+
+    Raises ModelRefused, saying what is wrong, for a file that is missing, is not GGUF, is cut short, or breaks a limit.
+    """
+    try:
+        with path.open("rb") as file:
+            size_bytes = path.stat().st_size
+            return _Parser(file, path.name, size_bytes).header()
+    except _Malformed as error:
+        raise ModelRefused(f"{path}: {error}") from None
+    except OSError as error:
+        raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+class _Malformed(Exception):
+    """What is wrong, without the file's name."""
+
+
+class _Parser:
+    """A cursor over the first bytes of a file, which are read in pieces as far as the header turns out to go."""
+
+    def __init__(self, file: BinaryIO, name: str, size_bytes: int) -> None:
+        self._file = file
+        self._name = name
+        self._size_bytes = size_bytes
+        self._limit = min(size_bytes, MAX_HEADER_BYTES)
+        self._buffer = bytearray()
+        self._position = 0
+
+    def header(self) -> Header:
+        num_tensors, num_keys = self._preamble()
+        metadata: dict[str, Value] = {}
+        for _ in range(num_keys):
+            key = self._text("a key", MAX_KEY_BYTES)
+            if not key or key in metadata:
+                raise _Malformed(f"the key {key!r} is {'there twice' if key else 'empty'}")
+            metadata[key] = self._value(key)
+        table = [self._tensor() for _ in range(num_tensors)]
+        return Header(self._name, metadata, self._place(table, _alignment(metadata)))
+
+    def _preamble(self) -> tuple[int, int]:
+        magic = self._take(4) if self._size_bytes >= 4 else bytes(self._size_bytes)
+        if magic != b"GGUF":
+            raise _Malformed("not a GGUF file")
+        version = self._number("I")
+        if version not in (2, 3):
+            raise _Malformed(f"GGUF version {version & 0xFFFFFFFF} is not supported (2 and 3, little-endian, are)")
+        num_tensors, num_keys = self._number("Q"), self._number("Q")
+        if num_tensors > MAX_TENSORS or num_keys > MAX_KEYS:
+            raise _Malformed(
+                f"claims {num_tensors} tensors and {num_keys} keys; at most {MAX_TENSORS} and {MAX_KEYS} are read"
+            )
+        return num_tensors, num_keys
+
+    def _value(self, key: str) -> Value:
+        kind = self._number("I")
+        if kind == STRING:
+            return Value(kind, self._text(key, MAX_STRING_BYTES))
+        if kind == ARRAY:
+            return self._array(key)
+        if kind not in NUMBER_FORMATS:
+            raise _Malformed(f"{key} has the unknown value type {kind}")
+        return Value(kind, self._scalar(NUMBER_FORMATS[kind]))
+
+    def _array(self, key: str) -> Value:
+        kind, num_elements = self._number("I"), self._number("Q")
+        if num_elements > MAX_ARRAY_ELEMENTS:
+            raise _Malformed(f"{key} claims {num_elements} elements; at most {MAX_ARRAY_ELEMENTS} are read")
+        if kind == STRING:
+            strings = tuple(self._string(key, MAX_STRING_BYTES) for _ in range(num_elements))
+            return Value(ARRAY, strings, kind)
+        if kind not in NUMBER_FORMATS:
+            raise _Malformed(f"{key} is an array of the unknown or unsupported value type {kind}")
+        element = np.dtype(NUMBER_FORMATS[kind]).newbyteorder("<")
+        raw = self._take(num_elements * element.itemsize)
+        return Value(ARRAY, np.frombuffer(raw, element), kind)
+
+    def _tensor(self) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int, int]:
+        """(name, shape, type, offset in the data section, size in bytes)"""
+        name = self._text("a tensor's name", MAX_TENSOR_NAME_BYTES)
+        num_dimensions = self._number("I")
+        if not 1 <= num_dimensions <= 4:
+            raise _Malformed(f"the tensor {name!r} has {num_dimensions} dimensions; 1 to 4 are possible")
+        shape = tuple(self._number("Q") for _ in range(num_dimensions))
+        if not all(1 <= dimension <= MAX_DIMENSION for dimension in shape):
+            raise _Malformed(f"the tensor {name!r} has the impossible shape {shape}")
+        number = self._number("I")
+        try:
+            kind = GGMLQuantizationType(number)
+        except ValueError:
+            raise _Malformed(f"the tensor {name!r} has the unknown type {number}") from None
+        if shape[0] % GGML_QUANT_SIZES[kind][0]:
+            raise _Malformed(f"the tensor {name!r} has rows of {shape[0]}, which {kind.name} blocks do not divide")
+        return name, shape, kind, self._number("Q"), tensor_size_bytes(shape, kind)
+
+    def _place(
+        self, table: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int, int]], alignment: int
+    ) -> dict[str, Tensor]:
+        """Check that the tensors lie one behind the other, as llama.cpp demands, and inside the file."""
+        start = padded(self._position, alignment)
+        expected = 0
+        tensors: dict[str, Tensor] = {}
+        for name, shape, kind, offset, size_bytes in table:
+            if name in tensors:
+                raise _Malformed(f"the tensor {name!r} is there twice")
+            if offset != expected:
+                raise _Malformed(f"the tensor {name!r} begins at {offset} of the data; {expected} was due")
+            if start + offset + size_bytes > self._size_bytes:
+                raise _Malformed(
+                    f"truncated: the tensor {name!r} ends at byte {start + offset + size_bytes}, "
+                    f"the file at {self._size_bytes}"
+                )
+            tensors[name] = Tensor(name, shape, kind, start + offset, size_bytes)
+            expected += padded(size_bytes, alignment)
+        return tensors
+
+    def _text(self, what: str, max_bytes: int) -> str:
+        """surrogateescape, so that a string which is not UTF-8 is neither an error nor lost."""
+        return self._string(what, max_bytes).decode("utf-8", "surrogateescape")
+
+    def _string(self, what: str, max_bytes: int) -> bytes:
+        length = self._number("Q")
+        if length > max_bytes:
+            raise _Malformed(f"{what} claims a string of {length} bytes; at most {max_bytes} are read")
+        return self._take(length)
+
+    def _number(self, code: str) -> int:
+        layout = _LAYOUTS[code]
+        position = self._advance(layout.size)
+        number: int = layout.unpack_from(self._buffer, position)[0]
+        return number
+
+    def _scalar(self, code: str) -> Scalar:
+        layout = _LAYOUTS[code]
+        value: Scalar = layout.unpack_from(self._buffer, self._advance(layout.size))[0]
+        return value
+
+    def _take(self, num_bytes: int) -> bytes:
+        position = self._advance(num_bytes)
+        return bytes(self._buffer[position : position + num_bytes])
+
+    def _advance(self, num_bytes: int) -> int:
+        """Move the cursor, fetching what is missing; the old position is returned."""
+        position = self._position
+        self._position = end = position + num_bytes
+        if end > len(self._buffer):
+            self._fetch(end)
+        return position
+
+    def _fetch(self, end: int) -> None:
+        if end > self._size_bytes:
+            raise _Malformed(f"truncated: the header goes on after the file's {self._size_bytes} bytes")
+        if end > self._limit:
+            raise _Malformed(f"the header is longer than {MAX_HEADER_BYTES} bytes")
+        wanted = min(max(end, 2 * len(self._buffer), _CHUNK_BYTES), self._limit)
+        self._buffer += self._file.read(wanted - len(self._buffer))
+        if end > len(self._buffer):
+            raise _Malformed("truncated while it was read")
+
+
+_LAYOUTS = {code: struct.Struct("<" + code) for code in NUMBER_FORMATS.values()}
+
+
+def _alignment(metadata: dict[str, Value]) -> int:
+    value = metadata.get("general.alignment")
+    if value is None:
+        return DEFAULT_ALIGNMENT_BYTES
+    alignment = value.data
+    if value.type != UINT32 or not isinstance(alignment, int) or not _is_alignment(alignment):
+        raise _Malformed(f"general.alignment must be a power of two of at most {MAX_ALIGNMENT_BYTES}")
+    return alignment
+
+
+def _is_alignment(number: int) -> bool:
+    return 0 < number <= MAX_ALIGNMENT_BYTES and number & (number - 1) == 0
+
+
+def padded(size_bytes: int, alignment: int) -> int:
+    return -(-size_bytes // alignment) * alignment
+
+
+def tensor_size_bytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
+    """Bytes of a tensor of whole blocks, `shape` fastest dimension first."""
+    block_elements, block_bytes = GGML_QUANT_SIZES[kind]
+    size_bytes: int = block_bytes
+    for dimension in (shape[0] // block_elements, *shape[1:]):
+        size_bytes *= dimension
+    return size_bytes
