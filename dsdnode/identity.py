@@ -127,7 +127,7 @@ def load(path: Path) -> Identity:
         raise BadInput(f"the identity file {path} can be read by others: chmod 600 {path}")
     match = re.fullmatch(re.escape(_FILE_HEADER.encode()) + rb"([0-9a-f]{64})\n?", raw)
     if match is None:
-        X
+        raise BadInput(f"{path} is not an identity file of dsdnode: use another (--identity), or move it away")
     return Identity(bytes.fromhex(match[1].decode()))
 
 

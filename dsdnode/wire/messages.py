@@ -122,7 +122,7 @@ class WireSampling(msgspec.Struct, frozen=True, array_like=True):
     top_k: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
 
 
 class StagePlace(msgspec.Struct, frozen=True, array_like=True):
@@ -223,10 +223,13 @@ class Nack(Message, frozen=True, tag=25):
 
 
 class SessionLost(Message, frozen=True, tag=26):
-    """Stage to owner: I do not know this session (any more): my worker died, the lease ran out, or I was restarted."""
+    """Stage to owner: I do not know this session (any more): my worker died, the lease ran out, or I was restarted.
+
+    `route` is that of the block or Open that asked.
+    """
 
     session: SessionId
-    index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
+    route: Annotated[int, Meta(ge=0, le=1 << 20)]
     reason: Reason
 
 

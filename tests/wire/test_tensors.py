@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states, unpack_tokens
+
+FINITE = arrays.arrays(
+    np.float32,
+    arrays.array_shapes(min_dims=2, max_dims=2, max_side=6),
+    elements=st.floats(width=32, min_value=-(2.0**126), max_value=2.0**126),
+)
+
+
+def test_golden_bytes() -> None:
+    states = np.array([[1.0, -0.5], [0.0, 131072.0]], np.float32)
+    assert pack_states(states, "f32").hex() == "0000803f000000bf" + "0000000000000048"
+    # Scales 2^-14 and 2^3, then 2^14, -2^13, 0, 2^14 as halves.
+    assert pack_states(states, "f16").hex() == "00008038" + "00000041" + "007400f0" + "00000074"
+    assert pack_tokens([1, 258]).hex() == "0100000002010000"
+
+
+@given(FINITE)
+def test_f32_is_exact(states: np.ndarray) -> None:
+    assert np.array_equal(unpack_states(pack_states(states, "f32"), *states.shape, "f32"), states)
+
+
+@given(FINITE)
+def test_f16_keeps_eleven_bits_whatever_the_range(states: np.ndarray) -> None:
+    back = unpack_states(pack_states(states, "f16"), *states.shape, "f16")
+    # Half an ulp of the value, or of the least float16 where a value is tiny against the largest of its row.
+    largest = np.abs(states).max(axis=1, keepdims=True).astype(np.float64)
+    allowed = np.maximum(np.abs(states.astype(np.float64)) * 2.0**-11, largest * 2.0**-38)
+    assert (np.abs(back.astype(np.float64) - states) <= np.maximum(allowed, 2.0**-149)).all()
+
+
+def test_no_rows_at_all() -> None:
+    for wire in ("f32", "f16"):
+        assert unpack_states(pack_states(np.zeros((0, 8), np.float32), wire), 0, 8, wire).shape == (0, 8)
+
+
+def test_states_that_are_not_what_the_header_claims() -> None:
+    states = np.ones((3, 4), np.float32)
+    for wire in ("f32", "f16"):
+        packed = pack_states(states, wire)
+        for num_positions, width in ((2, 4), (3, 5), (4, 3), (6, 2)):
+            if wire == "f16" or num_positions * width != 12:
+                with pytest.raises(PeerMisbehaved):
+                    unpack_states(packed, num_positions, width, wire)
+        with pytest.raises(PeerMisbehaved):
+            unpack_states(packed[:-1], 3, 4, wire)
+    with pytest.raises(PeerMisbehaved, match="q8"):
+        unpack_states(packed, 3, 4, "q8")
+
+
+def test_states_that_are_not_finite() -> None:
+    half = np.array([0x7C00, 0x7E00, 0x7BFF], "<u2").tobytes()
+    for scale in (1.0, np.inf, np.nan, 3e38):
+        with pytest.raises(PeerMisbehaved, match="finite"):
+            unpack_states(np.array([scale], "<f4").tobytes() + half, 1, 3, "f16")
+    for bad in (np.nan, np.inf, -np.inf):
+        raw = np.array([[0, bad]], np.float32)
+        with pytest.raises(PeerMisbehaved, match="finite"):
+            unpack_states(raw.tobytes(), 1, 2, "f32")
+        for wire in ("f32", "f16"):
+            with pytest.raises(ValueError, match="finite"):
+                pack_states(raw, wire)
+    with pytest.raises(ValueError, match="proportion"):
+        pack_states(np.full((1, 1), 3.4e38, np.float32), "f16")
+
+
+def test_states_that_we_would_not_send() -> None:
+    with pytest.raises(ValueError):
+        pack_states(np.zeros(4, np.float32), "f32")
+    with pytest.raises(ValueError):
+        pack_states(np.zeros((1, 4), np.float64), "f32")  # type: ignore[arg-type]
+    with pytest.raises(ValueError):
+        pack_states(np.zeros((1, 4), np.float32), "q8")
+
+
+def test_tokens() -> None:
+    tokens = np.array([0, 5, 9], np.int32)
+    assert np.array_equal(unpack_tokens(pack_tokens(tokens), 3, 10), tokens)
+    assert unpack_tokens(b"", 0, 10).shape == (0,)
+    for buffer, num_tokens, vocab_size in (
+        (pack_tokens(tokens), 3, 9),
+        (pack_tokens([-1]), 1, 9),
+        (b"123", 1, 9),
+        (b"", 1, 9),
+    ):
+        with pytest.raises(PeerMisbehaved):
+            unpack_tokens(buffer, num_tokens, vocab_size)
