@@ -1,7 +1,7 @@
 """Sampling with keyed noise: the token drawn is a pure function of (seed, position, logits). Speculation section 5.
 
 Gumbel-max: `argmax(logit / temperature + gumbel(u))` follows the softmax when the u are uniform. Ours come from an
-integer hash of (seed, position, token id), so judge and drafter throw the same dice and a replay cannot throw others. The hash:
+integer hash of (seed, position, token id): judge and drafter throw the same dice, and so does a replay. The hash:
 
     key   = splitmix64(splitmix64(seed) + position)            64 bits; k0 its low, k1 its high half
     word  = mix(lowbias32(token) ^ k0, k1)                     32 bits, one a token
