@@ -76,7 +76,7 @@ class NodeConfig:
     wire: Wire = "f32"
     """Type in which hidden states travel; f16 halves the bytes and may flip a near-tie."""
     strict: bool = False
-    """The engine setting in which rounding does not depend on the block: one thread, one reply at a time (engine.md)."""
+    """The engine setting in which rounding does not depend on the block: one thread, one reply at a time."""
     name: str = ""
     """A nickname for tables and logs; never trusted."""
     data_dir: Path = field(default_factory=lambda: default_data_dir())

@@ -1,0 +1,156 @@
+"""`dsdnode chat`: a conversation in the terminal. Ctrl-C stops a reply, Ctrl-D leaves; stdin may be a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dsdnode.cli import connect, render, replying
+from dsdnode.cli.lines import Lines, PipeLines, TerminalLines
+from dsdnode.cli.options import common_options, join_options, load
+from dsdnode.cli.replying import Replying
+from dsdnode.cli.settings import Resolved
+from dsdnode.errors import DsdError
+
+if TYPE_CHECKING:
+    from dsdnode.node.client import Client
+
+GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
+
+
+@click.command(epilog="\b\nExample:\n  dsdnode chat --join dsd://192.0.2.7:29170/KEY --temperature 0.7")
+@click.option("--system", metavar="TEXT", default="", help="What the model is told before the conversation.")
+@replying.replying_options
+@join_options
+@common_options
+def chat(system: str, **flags: Any) -> None:
+    """Talk with a model of the swarm. /help lists what else can be typed."""
+    wanted = replying.take(flags)
+    asyncio.run(converse(load(flags), wanted, system))
+
+
+@dataclass(slots=True)
+class Chat:
+    """The state of one conversation."""
+
+    client: Client
+    wanted: Replying
+    system: str = ""
+    messages: list[dict[str, str]] = field(default_factory=list)
+    colors: bool = False
+    stats: dict[str, Any] = field(default_factory=dict)
+    """Of the last reply."""
+    num_replies: int = 0
+    num_tokens: int = 0
+    plain_tokens_per_second: float | None = None
+    """Of the last reply that was decoded without drafts: the only honest measure of a speed-up."""
+
+
+async def converse(settings: Resolved, wanted: Replying, system: str = "") -> None:
+    """Read, answer, until the input ends or /bye. On a terminal a failed reply is told and the chat goes on."""
+    terminal = sys.stdin.isatty()
+    lines: Lines = TerminalLines(settings["data_dir"] / "history") if terminal else PipeLines(sys.stdin)
+    async with connect.client(settings) as client:
+        state = Chat(client, wanted, system)
+        if terminal:
+            click.echo(await _greeting(client))
+        while (text := await lines.read()) is not None:
+            if not text.strip():
+                continue
+            try:
+                if not await _turn(state, text, terminal):
+                    return
+            except DsdError as error:
+                if not terminal:
+                    raise
+                click.echo(f"error: {error}", err=True)
+
+
+async def _greeting(client: Client) -> str:
+    complete = [model["name"] for model in await client.models() if model["complete"]]
+    names = render.clean(", ".join(complete)) or "no model is complete yet"
+    return f"{names} · /help lists the commands, Ctrl-C stops a reply, Ctrl-D leaves"
+
+
+async def _turn(state: Chat, text: str, terminal: bool) -> bool:
+    """One line of input; False to leave."""
+    from dsdnode.cli import slash
+
+    if not text.startswith("/"):
+        if state.messages and state.messages[-1]["role"] == "user":
+            state.messages.pop()  # it was never answered: two questions in a row confuse a model
+        state.messages.append({"role": "user", "content": text})
+    elif (again := await slash.obey(state, text)) is not slash.Then.REPLY:
+        return again is slash.Then.GO_ON
+    answering = answer(state)
+    await (_interruptible(answering) if terminal else answering)
+    return True
+
+
+async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
+    """Run it to its end or to the first Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        stopped.set()
+        task.cancel()
+
+    before = signal.getsignal(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopped.is_set():
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
+
+
+async def answer(state: Chat) -> None:
+    """Stream the reply to the messages so far; what was said stays in the conversation, however the reply ended."""
+    from dsdnode.node.client import Piece
+
+    system = [{"role": "system", "content": state.system}] if state.system else []
+    text = ""
+    try:
+        async for event in state.client.generate(state.wanted.request(messages=system + state.messages)):
+            if isinstance(event, Piece):
+                text += event.text
+                show(event, state.colors)
+            else:
+                state.stats = dict(event.stats)
+    finally:
+        if text:
+            state.messages.append({"role": "assistant", "content": text})
+            click.echo("" if text.endswith("\n") else "\n", nl=False)
+    _count(state)
+    _footer(render.stats_line(state.stats, state.plain_tokens_per_second))
+
+
+def show(piece: Any, colors: bool) -> None:
+    """A piece of text; with colors, green when draft tokens gave it."""
+    text = render.clean(piece.text) if sys.stdout.isatty() else piece.text
+    drafted = colors and render.colors() and piece.num_accepted > 0
+    click.echo(f"{GREEN}{text}{RESET}" if drafted else text, nl=False, color=True if drafted else None)
+
+
+def _count(state: Chat) -> None:
+    state.num_replies += 1
+    state.num_tokens += state.stats.get("completion_tokens", 0)
+    if not state.stats.get("drafted"):
+        state.plain_tokens_per_second = state.stats.get("tokens_per_second")
+
+
+def _footer(line: str) -> None:
+    """On a terminal below the reply; otherwise where it does not mix with the text."""
+    terminal = sys.stdout.isatty()
+    click.echo(f"{DIM}{line}{RESET}" if terminal and render.colors() else line, err=not terminal)

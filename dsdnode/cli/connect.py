@@ -1,0 +1,50 @@
+"""How `chat` and `run` reach a swarm: --join, else the node that runs here, else the swarm last known."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from dsdnode.cli import control
+from dsdnode.cli.settings import Resolved
+from dsdnode.config import read_joins
+from dsdnode.errors import NotRunning, PeerUnavailable
+
+if TYPE_CHECKING:
+    from dsdnode.node.client import Client
+
+
+@contextlib.asynccontextmanager
+async def client(settings: Resolved) -> AsyncIterator[Client]:
+    """A peer of our own for as long as the context lasts. Raises NotRunning when no swarm is known or answers."""
+    from dsdnode.node.client import Client
+
+    joins, swarm_key, remembered = await _find(settings)
+    try:
+        made = await Client.connect(joins, swarm_key)
+    except PeerUnavailable as error:
+        if remembered:
+            raise NotRunning(f"no node is running here, and the swarm last known does not answer ({error})") from None
+        raise
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def _find(settings: Resolved) -> tuple[tuple[str, ...], str | None, bool]:
+    """Join strings, swarm key, and whether they are only remembered."""
+    given: tuple[str, ...] = settings["join"]
+    if given:
+        return given, settings["swarm_key"], False
+    try:
+        here = await control.ask(settings["data_dir"], "connection")
+    except NotRunning:
+        remembered = read_joins(settings["data_dir"])
+        if not remembered:
+            raise NotRunning(
+                "no node is running here and no swarm is known: run `dsdnode start`, or pass --join dsd://HOST:PORT/KEY"
+            ) from None
+        return remembered, settings["swarm_key"], True
+    return (here["join"],), settings["swarm_key"] or here["swarm_key"], False

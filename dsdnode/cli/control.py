@@ -1,0 +1,118 @@
+"""How commands talk to the running daemon: JSON lines over a Unix socket in its data dir, mode 0600, one request a
+connection. A lock beside it says whether a daemon lives, whatever became of the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from dsdnode.errors import BadInput, DsdError, NotRunning
+
+MAX_REQUEST_BYTES = 4096
+MAX_ANSWER_BYTES = 16 << 20
+MAX_SOCKET_PATH_BYTES = 100
+"""sockaddr_un holds 108 bytes on Linux, 104 elsewhere."""
+REQUEST_TIMEOUT_S = 10.0
+
+Handler = Callable[[], Awaitable[Any]]
+log = structlog.get_logger()
+
+
+@contextlib.contextmanager
+def hold(data_dir: Path) -> Iterator[None]:
+    """Be the only daemon on this data dir (made if missing, 0700). Raises DsdError when another one is, BadInput."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise BadInput(f"cannot use {data_dir} as data dir: {error.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise DsdError(
+            f"a node is already running on {data_dir} (`dsdnode status`); `dsdnode stop` ends it, "
+            "another --data-dir gives a second one its own place"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+def wait_until_gone(data_dir: Path) -> None:
+    """Block until no daemon holds the data dir."""
+    with open(data_dir / "lock") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
+@contextlib.asynccontextmanager
+async def serve(data_dir: Path, handlers: Mapping[str, Handler]) -> AsyncIterator[None]:
+    """Answer requests while the context lasts; the caller holds the data dir, so a socket found there is a dead one."""
+    path = _socket_path(data_dir)
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(
+            lambda reader, writer: _answer(reader, writer, handlers), path, limit=MAX_REQUEST_BYTES
+        )
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        server.close()
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handlers: Mapping[str, Handler]) -> None:
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            command = json.loads(await reader.readuntil(b"\n"))["command"]
+            answer = {"ok": True, "result": await handlers[command]()}
+    except DsdError as error:
+        answer = {"ok": False, "error": str(error)}
+    except (ValueError, KeyError, TypeError, TimeoutError, EOFError, asyncio.LimitOverrunError):
+        answer = {"ok": False, "error": "not a request that this node understands, or no answer in time"}
+    except ConnectionError:
+        writer.close()
+        return
+    with contextlib.suppress(ConnectionError):
+        writer.write(json.dumps(answer).encode() + b"\n")
+        await writer.drain()
+    writer.close()
+
+
+async def ask(data_dir: Path, command: str) -> Any:
+    """One request to the daemon of this data dir. Raises NotRunning, or DsdError with the daemon's own words."""
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(_socket_path(data_dir), limit=MAX_ANSWER_BYTES)
+            writer.write(json.dumps({"command": command}).encode() + b"\n")
+            line = await reader.readline()
+            writer.close()
+    except TimeoutError:
+        raise DsdError(f"the node on {data_dir} does not answer; its log may say why") from None
+    except OSError:
+        raise NotRunning(f"no node is running on {data_dir}: start one with `dsdnode start`") from None
+    if not line:
+        raise NotRunning(f"the node on {data_dir} has just ended")
+    answer = json.loads(line)
+    if not answer["ok"]:
+        raise DsdError(answer["error"])
+    return answer["result"]
+
+
+def _socket_path(data_dir: Path) -> Path:
+    path = data_dir.absolute() / "control.sock"
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise BadInput(f"the data dir's path is too long for a socket ({path}): take a shorter --data-dir")
+    return path

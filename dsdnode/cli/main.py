@@ -1,0 +1,81 @@
+"""The `dsdnode` command: its subcommands, and the one place where errors become words and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from dsdnode.cli import about, chat, demo, report, run, shards, start
+from dsdnode.cli.options import Invocation
+from dsdnode.errors import DsdError
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+@click.group(
+    epilog="\b\nExample (one machine, then another):\n  dsdnode start\n  dsdnode start --join dsd://HOST:PORT/KEY",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+def cli() -> None:
+    """Run large language models nobody could run alone, together: shards, drafters, speculation.
+
+    `start` a node on each machine, then `chat` from any of them.
+    """
+
+
+for command in (
+    *(start.start, report.stop, report.status, report.peers, report.models, chat.chat, run.run),
+    *(shards.split, about.identity, about.config, about.version, demo.demo),
+):
+    cli.add_command(command)
+
+
+def call(argv: Sequence[str]) -> int:
+    """Run one command line; its exit code. Expected errors are one line on stderr, never a traceback."""
+    invocation = Invocation(argv=list(argv))
+    try:
+        result = cli.main(args=list(argv), prog_name="dsdnode", standalone_mode=False, obj=invocation)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except DsdError as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush into at exit
+        return EXIT_FAILURE
+    except Exception as error:
+        return _unexpected(error, invocation)
+
+
+def _unexpected(error: Exception, invocation: Invocation) -> int:
+    """A bug: say so in a line, keep the traceback where it can be found."""
+    trace = traceback.format_exc()
+    if invocation.verbose:
+        click.echo(trace, err=True)
+    path = invocation.data_dir / "crash.log"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(trace)
+        where = f"the traceback is in {path}"
+    except OSError:
+        where = "-v shows the traceback"
+    click.echo(f"error: unexpected {type(error).__name__}: {error} (this is a bug; {where})", err=True)
+    return EXIT_FAILURE
+
+
+def main() -> NoReturn:
+    sys.exit(call(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""The flags that several commands share; their values go to settings.py as they were typed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dsdnode.cli import logs
+from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Resolved, resolve
+from dsdnode.config import ROLES, default_data_dir
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What `main` must know when a command has failed; `argv` starts the same command again, detached."""
+
+    argv: list[str] = field(default_factory=list)
+    verbose: bool = False
+    data_dir: Path = field(default_factory=default_data_dir)
+
+
+def chain(*decorators: Decorator) -> Decorator:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+common_options = chain(
+    click.option("--config", type=click.Path(path_type=Path), help="Read settings from this TOML file."),
+    click.option("--data-dir", metavar="DIR", help="Identity, control socket, history and log; one daemon each."),
+    click.option("--log-level", metavar="|".join(LOG_LEVELS), help="What is logged to stderr (info)."),
+    click.option("--log-format", metavar="|".join(LOG_FORMATS), help="How it is logged (auto: pretty on a terminal)."),
+    click.option("-v", "--verbose", is_flag=True, help="Log everything, and show tracebacks."),
+    click.option("-q", "--quiet", is_flag=True, help="Log errors only."),
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+join_options = chain(
+    click.option(
+        "--join",
+        "--bootstrap",
+        "--initial-peers",
+        "join",
+        multiple=True,
+        metavar="dsd://HOST:PORT/KEY",
+        help="Any member of the swarm; repeatable.",
+    ),
+    click.option("--swarm-key", metavar="KEY|@FILE", help="Secret of a private swarm; proven, never sent."),
+)
+node_options = chain(
+    click.option("--role", multiple=True, metavar="|".join(ROLES), help="Repeatable (drafter and shard)."),
+    join_options,
+    click.option("--listen", metavar="tcp://HOST:PORT", help="Where to be reached (tcp://0.0.0.0:29170; port 0: any)."),
+    click.option("--advertise", multiple=True, metavar="tcp://HOST:PORT", help="What others should dial instead."),
+    click.option("-m", "--model", metavar="PATH", help="Target of a shard: whole GGUF or shard file (bundled demo)."),
+    click.option("-md", "--model-draft", metavar="PATH", help="Draft model of a drafter (bundled demo)."),
+    click.option("--layers", metavar="0:16|0-15", help="Layers to host (those the swarm needs most)."),
+    click.option("-c", "--ctx-size", metavar="TOKENS", help="Cache of each engine, shared by its sessions (8192)."),
+    click.option("-t", "--threads", metavar="N", help="Threads of each engine (one a physical core)."),
+    click.option("-ngl", "--gpu-layers", metavar="N", help="Layers to put on the GPU (0)."),
+    click.option("--max-sessions", metavar="N", help="Replies served at once (8)."),
+    click.option("--max-memory", metavar="6GB", help="Refuse models, or take fewer layers, beyond this."),
+    click.option(
+        "--draft-max",
+        "--spec-draft-n-max",
+        "draft_max",
+        metavar="N",
+        help="Draft tokens in flight, when a request says nothing (8; 0: plain decoding).",
+    ),
+    click.option("--wire", metavar="f32|f16", help="Type in which hidden states travel (f32)."),
+    click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),
+    click.option("--name", metavar="NAME", help="A nickname for tables."),
+    click.option("--identity", metavar="PATH", help="Key file (identity.key in the data dir)."),
+)
+
+
+def load(flags: Mapping[str, Any], log_level: str = "warning") -> Resolved:
+    """Settings of this call, and the log as they say (`log_level` when they do not). Raises BadInput.
+
+    `flags` are a command's own arguments: those of `common_options` and of any other group above.
+    """
+    rest = dict(flags)
+    config, verbose, quiet = rest.pop("config"), rest.pop("verbose"), rest.pop("quiet")
+    if rest.get("log_level") is None and (verbose or quiet):
+        rest["log_level"] = "debug" if verbose else "error"
+    settings = resolve(rest, os.environ, config)
+    invocation = click.get_current_context().find_object(Invocation)
+    if invocation is not None:
+        invocation.verbose = verbose
+        invocation.data_dir = settings["data_dir"]
+    said = settings.values["log_level"]
+    logs.set_up(log_level if said.source == BUILT_IN else said.value, settings["log_format"], sys.stderr)
+    return settings

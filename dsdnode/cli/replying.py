@@ -1,0 +1,135 @@
+"""How a reply is asked for: the same knobs as flags of `run` and `chat` and as `/set` in a chat."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dsdnode.cli.options import chain
+from dsdnode.errors import BadInput
+
+if TYPE_CHECKING:
+    from dsdnode.node.client import GenerateRequest
+
+MAX_TOKENS = 1 << 20
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_SEED = (1 << 63) - 1
+NEW_SEED_BELOW = 1 << 32
+"""Seeds that we draw ourselves stay short enough to be typed again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replying:
+    """Greedy unless told otherwise. `seed` None: a new one each reply; `draft_max` None: the drafter's own window."""
+
+    model: str | None = None
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    draft_max: int | None = None
+
+    def request(
+        self,
+        messages: Sequence[dict[str, str]] = (),
+        prompt: str | None = None,
+        prompt_tokens: Sequence[int] = (),
+    ) -> GenerateRequest:
+        """One of the three is given. The seed is settled here, so that it can be told."""
+        from dsdnode.node.client import GenerateRequest
+
+        return GenerateRequest(
+            messages=messages,
+            prompt=prompt,
+            prompt_tokens=prompt_tokens or None,
+            model=self.model,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=secrets.randbelow(NEW_SEED_BELOW) if self.seed is None else self.seed,
+            stop=self.stop,
+            draft_max=self.draft_max,
+        )
+
+    def with_text(self, name: str, text: str) -> Replying:
+        """One knob turned as a user types it; an empty text puts it back. Raises BadInput."""
+        if name not in KNOBS:
+            raise BadInput(f"there is no {name!r} to set; there are {', '.join(KNOBS)}")
+        if not text:
+            return replace(self, **{name: getattr(Replying(), name)})
+        if name == "stop":
+            return replace(self, stop=stops([text]))
+        if name == "model":
+            return replace(self, model=text)
+        kind, low, high = _RANGES[name]
+        value: Any = _number(name, text, kind, low, high)
+        return replace(self, **{name: value})
+
+
+KNOBS = tuple(one.name for one in fields(Replying))
+_RANGES: dict[str, tuple[Callable[[str], float], float, float]] = {
+    "max_tokens": (int, 1, MAX_TOKENS),
+    "temperature": (float, 0, 100),
+    "top_k": (int, 0, 1 << 24),
+    "top_p": (float, 1e-6, 1),
+    "min_p": (float, 0, 1),
+    "seed": (int, 0, MAX_SEED),
+    "draft_max": (int, 0, 256),
+}
+
+
+def _number(name: str, text: str, kind: Callable[[str], float], low: float, high: float) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        whole = "a whole number" if kind is int else "a number"
+        raise BadInput(f"{name} is {whole} from {low:g} to {high:g}, not {text!r}")
+    return value
+
+
+def stops(texts: Sequence[str]) -> tuple[str, ...]:
+    """At most 16 texts, each of 1 to 256 characters. Raises BadInput."""
+    if len(texts) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_CHARACTERS for text in texts):
+        raise BadInput(f"at most {MAX_STOPS} --stop texts of 1 to {MAX_STOP_CHARACTERS} characters each")
+    return tuple(texts)
+
+
+replying_options = chain(
+    click.option("-m", "--model", metavar="NAME", help="Which model, when the swarm serves several."),
+    click.option("--max-tokens", metavar="N", help="End the reply after so many tokens (512)."),
+    click.option("--temperature", metavar="T", help="0 is greedy (0)."),
+    click.option("--top-k", metavar="K", help="Draw among the K likeliest (0: all)."),
+    click.option("--top-p", metavar="P", help="Draw among the likeliest that make up P (1: all)."),
+    click.option("--min-p", metavar="P", help="Draw among those with P times the top probability (0: all)."),
+    click.option("--seed", metavar="N", help="Same seed, same text, whatever the window, route or failures."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the reply before this text; repeatable."),
+    click.option(
+        "--draft-max",
+        "--spec-draft-n-max",
+        "draft_max",
+        metavar="N",
+        help="Draft tokens in flight (the drafter's own setting; 0: plain decoding).",
+    ),
+)
+
+
+def take(flags: dict[str, Any]) -> Replying:
+    """Take the flags of `replying_options` out of a command's arguments. Raises BadInput."""
+    replying = Replying(stop=stops(flags.pop("stop")))
+    for name in KNOBS:
+        text = flags.pop(name, None)
+        if text is not None:
+            replying = replying.with_text(name, text)
+    return replying

@@ -1,0 +1,122 @@
+"""`dsdnode run`: one prompt, one reply."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dsdnode.cli import connect, render, replying
+from dsdnode.cli.options import common_options, join_options, json_option, load
+from dsdnode.cli.settings import Resolved
+from dsdnode.errors import BadInput, DsdError
+
+if TYPE_CHECKING:
+    from dsdnode.node.client import GenerateRequest
+
+MAX_PROMPT_BYTES = 1 << 20
+MAX_PROMPT_TOKENS = 1 << 20
+
+
+@click.command(epilog='\b\nExample:\n  dsdnode run "Ben has 34 stickers. Mia gives Ben 25 more. How many now?"')
+@click.argument("prompt", required=False)
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without the model's chat template.")
+@click.option("--prompt-tokens", metavar="1,2,3", help="Token ids in place of a text.")
+@replying.replying_options
+@join_options
+@json_option
+@common_options
+def run(prompt: str | None, raw: bool, prompt_tokens: str | None, as_json: bool, **flags: Any) -> None:
+    """Answer PROMPT once (- reads it from stdin) and print the reply, as it comes or as one JSON object."""
+    wanted = replying.take(flags)
+    settings = load(flags)
+    if (prompt is None) == (prompt_tokens is None):
+        raise BadInput('give a prompt ("-" reads it from stdin) or --prompt-tokens, and not both')
+    if prompt_tokens is not None:
+        request = wanted.request(prompt_tokens=_ids(prompt_tokens))
+    elif prompt == "-":
+        request = text_request(wanted, _read_stdin(), raw)
+    else:
+        request = text_request(wanted, prompt or "", raw)
+    asyncio.run(reply_once(settings, request, as_json))
+
+
+def text_request(wanted: replying.Replying, text: str, raw: bool) -> GenerateRequest:
+    """A request for a text, as a chat message or raw. Raises BadInput."""
+    if not text.strip():
+        raise BadInput("the prompt is empty")
+    if len(text.encode()) > MAX_PROMPT_BYTES:
+        raise BadInput(f"the prompt is longer than {MAX_PROMPT_BYTES} bytes")
+    return wanted.request(prompt=text) if raw else wanted.request(messages=[{"role": "user", "content": text}])
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode()
+    except UnicodeDecodeError:
+        raise BadInput("what comes on stdin is not UTF-8 text") from None
+
+
+def _ids(text: str) -> list[int]:
+    parts = text.replace(",", " ").split()
+    if not parts or len(parts) > MAX_PROMPT_TOKENS or not all(part.isascii() and part.isdigit() for part in parts):
+        raise BadInput(f"--prompt-tokens is a list of token ids like 1,2,3, not {text[:40]!r}")
+    return [int(part) for part in parts]
+
+
+@dataclass(slots=True)
+class Reply:
+    """What has come of a reply so far; it is kept whatever ends it."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+async def reply_once(settings: Resolved, request: GenerateRequest, as_json: bool) -> None:
+    """Ask the swarm and print. Raises DsdError, after what was generated has been printed."""
+    reply = Reply()
+    try:
+        async with connect.client(settings) as client:
+            async for event in client.generate(request):
+                _take(reply, event, as_json)
+    except DsdError as error:
+        if reply.tokens:
+            reply.finish_reason = "error"
+            _finish(reply, request.seed, as_json, str(error))
+        raise
+    except asyncio.CancelledError:
+        if reply.tokens:
+            reply.finish_reason = "cancelled"
+            _finish(reply, request.seed, as_json, None)
+        raise
+    _finish(reply, request.seed, as_json, None)
+
+
+def _take(reply: Reply, event: Any, as_json: bool) -> None:
+    from dsdnode.node.client import Piece
+
+    if not isinstance(event, Piece):
+        reply.finish_reason, reply.stats = event.reason, dict(event.stats)
+        return
+    reply.tokens.extend(event.tokens)
+    reply.text += event.text
+    if not as_json:
+        click.echo(render.clean(event.text) if sys.stdout.isatty() else event.text, nl=False)
+
+
+def _finish(reply: Reply, seed: int, as_json: bool, error: str | None) -> None:
+    """The end of what goes to stdout, also of a reply that was cut short."""
+    if as_json:
+        whole: dict[str, Any] = {"text": reply.text, "tokens": reply.tokens, "finish_reason": reply.finish_reason}
+        whole |= {"stats": reply.stats | {"seed": seed}} | ({"error": error} if error else {})
+        render.print_json(whole)
+        return
+    if not reply.text.endswith("\n"):
+        click.echo()
+    if reply.stats and sys.stderr.isatty():
+        click.echo(render.stats_line(reply.stats), err=True)

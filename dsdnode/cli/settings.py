@@ -1,0 +1,229 @@
+"""Where each setting comes from: flag > DSDNODE_* > --config FILE > user file > built-in. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from dsdnode.config import MAX_JOINS, NodeConfig, parse_layers, parse_listen, parse_roles, parse_size
+from dsdnode.errors import BadInput
+from dsdnode.identity import MAX_ADDRESSES, parse_join
+
+ENV_PREFIX = "DSDNODE_"
+BUILT_IN = "built-in"
+MAX_FILE_BYTES = 1 << 20
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("auto", "pretty", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A key of a file, its variable `DSDNODE_<KEY>`, its flag, and its field of NodeConfig (None: the log's)."""
+
+    key: str
+    field: str | None
+    parse: Callable[[Any], Any]
+    flag: str
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Valued:
+    """`source` is the flag, the variable or the file that gave the value, or "built-in"."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Every setting with its value and origin, by key."""
+
+    values: Mapping[str, Valued]
+
+    def node_config(self) -> NodeConfig:
+        pairs = {s.field: self.values[s.key].value for s in SETTINGS if s.field is not None}
+        return NodeConfig(**pairs)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key].value
+
+
+def user_file() -> Path:
+    return Path(platformdirs.user_config_dir("dsdnode", appauthor=False)) / "config.toml"
+
+
+def resolve(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Resolved:
+    """Merge all layers. Raises BadInput naming where the fault is: the flag, the variable, or the file and key."""
+    layers = [_from_flags(flags), _from_env(env)]
+    if config is not None:
+        layers.append(_from_file(config))
+    if user_file().is_file():
+        layers.append(_from_file(user_file()))
+    built_in = _built_in()
+    return Resolved({s.key: next((one[s.key] for one in layers if s.key in one), built_in[s.key]) for s in SETTINGS})
+
+
+def _from_flags(flags: Mapping[str, Any]) -> dict[str, Valued]:
+    given = [(_BY_KEY[key], value) for key, value in flags.items() if value is not None and value != ()]
+    return {s.key: Valued(_parse(s, value, s.flag), s.flag) for s, value in given}
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, Valued]:
+    result = {}
+    for variable, text in sorted(env.items()):
+        if variable.startswith(ENV_PREFIX):
+            setting = _known(variable.removeprefix(ENV_PREFIX).lower(), f"{variable}: ")
+            result[setting.key] = Valued(_parse(setting, text, variable), variable)
+    return result
+
+
+def _from_file(path: Path) -> dict[str, Valued]:
+    try:
+        with path.open("rb") as file:
+            table = tomllib.loads(file.read(MAX_FILE_BYTES).decode())
+    except OSError as error:
+        raise BadInput(f"cannot read the configuration {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInput(f"{path} is not TOML: {error}") from None
+    result = {}
+    for key, value in table.items():
+        setting = _known(key, f"{path}: ")
+        result[key] = Valued(_parse(setting, value, f"{path}: {key}"), str(path))
+    return result
+
+
+def _built_in() -> dict[str, Valued]:
+    """NodeConfig's own defaults; of the log's settings, the first of the choices that reads well."""
+    defaults: dict[str, Any] = {"log_level": "info", "log_format": "auto"}
+    for one in fields(NodeConfig):
+        made = one.default if one.default_factory is MISSING else one.default_factory()
+        defaults |= {s.key: made for s in SETTINGS if s.field == one.name}
+    return {key: Valued(value, BUILT_IN) for key, value in defaults.items()}
+
+
+def _known(key: str, where: str) -> Setting:
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    close = difflib.get_close_matches(key, _BY_KEY, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(_BY_KEY)}"
+    raise BadInput(f"{where}unknown setting {key!r}; {hint}")
+
+
+def _parse(setting: Setting, raw: object, where: str) -> Any:
+    try:
+        return setting.parse(raw)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str) or not raw.strip():
+        raise BadInput("a text is expected")
+    return raw.strip()
+
+
+def _list(raw: object) -> tuple[str, ...]:
+    """A list of a file or of repeated flags; in a variable, commas part the items (not the hosts of a join string)."""
+    if isinstance(raw, str):
+        raw = raw.split() if "dsd://" in raw else raw.replace(",", " ").split()
+    if not isinstance(raw, list | tuple) or not all(isinstance(one, str) and one.strip() for one in raw):
+        raise BadInput("a list of texts is expected")
+    return tuple(one.strip() for one in raw)
+
+
+def _joins(raw: object) -> tuple[str, ...]:
+    joins = _list(raw)
+    if len(joins) > MAX_JOINS:
+        raise BadInput(f"{len(joins)} join addresses are too many; {MAX_JOINS} at most")
+    for join in joins:
+        parse_join(join)
+    return joins
+
+
+def _advertise(raw: object) -> tuple[str, ...]:
+    addresses = tuple(parse_listen(one) for one in _list(raw))
+    if len(addresses) > MAX_ADDRESSES:
+        raise BadInput(f"at most {MAX_ADDRESSES} addresses can be advertised")
+    return addresses
+
+
+def _path(raw: object) -> Path:
+    return raw if isinstance(raw, Path) else Path(_text(raw)).expanduser()
+
+
+def _swarm_key(raw: object) -> str:
+    """The key itself, or `@FILE`, whose first line it is; never shown."""
+    text = _text(raw)
+    if not text.startswith("@"):
+        return text
+    try:
+        return _text(Path(text[1:]).expanduser().read_text()[:4096].partition("\n")[0])
+    except (OSError, ValueError):
+        raise BadInput(f"cannot read the swarm key from {text[1:]}") from None
+
+
+def _integer(low: int, high: int) -> Callable[[object], int]:
+    def parse(raw: object) -> int:
+        try:
+            value = int(raw) if isinstance(raw, str) else raw
+        except ValueError:
+            value = None
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise BadInput(f"{raw!r} is not a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _size(raw: object) -> int:
+    return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0 else parse_size(_text(raw))
+
+
+def _flag(raw: object) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    value = words.get(raw.lower()) if isinstance(raw, str) else raw
+    if not isinstance(value, bool):
+        raise BadInput(f"{raw!r} is neither true nor false")
+    return value
+
+
+def _choice(*choices: str) -> Callable[[object], str]:
+    def parse(raw: object) -> str:
+        if raw not in choices:
+            raise BadInput(f"{raw!r} is not one of {', '.join(choices)}")
+        return str(raw)
+
+    return parse
+
+
+SETTINGS = (
+    Setting("role", "roles", lambda raw: parse_roles(_list(raw)), "--role"),
+    Setting("join", "joins", _joins, "--join"),
+    Setting("swarm_key", "swarm_key", _swarm_key, "--swarm-key", secret=True),
+    Setting("listen", "listen", lambda raw: parse_listen(_text(raw)), "--listen"),
+    Setting("advertise", "advertise", _advertise, "--advertise"),
+    Setting("model", "model", _path, "--model"),
+    Setting("model_draft", "draft_model", _path, "--model-draft"),
+    Setting("layers", "layers", lambda raw: parse_layers(_text(raw)), "--layers"),
+    Setting("ctx_size", "context_tokens", _integer(16, 1 << 20), "--ctx-size"),
+    Setting("threads", "threads", _integer(1, 1024), "--threads"),
+    Setting("gpu_layers", "gpu_layers", _integer(0, 4096), "--gpu-layers"),
+    Setting("max_sessions", "max_sessions", _integer(1, 64), "--max-sessions"),
+    Setting("max_memory", "max_memory_bytes", _size, "--max-memory"),
+    Setting("draft_max", "draft_max", _integer(0, 64), "--draft-max"),
+    Setting("wire", "wire", _choice("f32", "f16"), "--wire"),
+    Setting("strict", "strict", _flag, "--strict"),
+    Setting("name", "name", _text, "--name"),
+    Setting("data_dir", "data_dir", _path, "--data-dir"),
+    Setting("identity", "identity_path", _path, "--identity"),
+    Setting("log_level", None, _choice(*LOG_LEVELS), "--log-level"),
+    Setting("log_format", None, _choice(*LOG_FORMATS), "--log-format"),
+)
+_BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -1,0 +1,49 @@
+"""`dsdnode split`: cut a layer range out of a model file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dsdnode.cli.options import common_options, json_option, load
+from dsdnode.config import parse_layers
+from dsdnode.errors import BadInput
+
+
+@click.command(epilog="\b\nExample:\n  dsdnode split model.gguf --layers 0:16 -o model-0-16.gguf")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--layers", required=True, metavar="0:16|0-15", help="Half-open with a colon, inclusive with a dash.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The shard file to write.")
+@json_option
+@common_options
+def split(model: Path, layers: str, output: Path, as_json: bool, **flags: Any) -> None:
+    """Cut layers out of a GGUF model: a shard that `dsdnode start --model` serves, exact to the bit."""
+    from dsdnode.engine.gguf import cut
+
+    cache_folder = load(flags)["data_dir"]
+    start, end = parse_layers(layers)
+    if not output.absolute().parent.is_dir():
+        raise BadInput(f"there is no folder {output.parent} to write {output.name} into")
+    made = cut(model, start, end, output, _show_progress if sys.stderr.isatty() else None, cache_folder)
+    size_bytes = output.stat().st_size
+    if as_json:
+        shown = {
+            "path": str(output),
+            "model": made.model_name,
+            "model_id": made.model_id,
+            "layers": [made.start, made.end],
+        }
+        click.echo(json.dumps({**shown, "num_layers": made.num_layers, "size_bytes": size_bytes}))
+        return
+    click.echo(
+        f"{output}: layers {made.start}:{made.end} of {made.num_layers} of {made.model_name}, {size_bytes / 1e6:.1f} MB"
+    )
+
+
+def _show_progress(num_done_bytes: int, num_all_bytes: int) -> None:
+    end = "\n" if num_done_bytes >= num_all_bytes else ""
+    print(f"\r{num_done_bytes / 1e6:.0f} of {num_all_bytes / 1e6:.0f} MB", end=end, file=sys.stderr, flush=True)

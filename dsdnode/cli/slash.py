@@ -1,0 +1,139 @@
+"""What begins with a slash in a chat."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+import click
+
+from dsdnode.cli import render
+from dsdnode.cli.replying import KNOBS
+from dsdnode.cli.report import peers_table
+from dsdnode.errors import BadInput, DsdError
+
+if TYPE_CHECKING:
+    from dsdnode.cli.chat import Chat
+
+
+class Then(Enum):
+    """What the chat does after a command."""
+
+    GO_ON = auto()
+    REPLY = auto()
+    LEAVE = auto()
+
+
+HELP = (
+    ("/set KEY VALUE", f"{', '.join(KNOBS)}, colors on|off; no value: back to the default"),
+    ("/show", "the settings and how long the conversation is"),
+    ("/peers", "who is in the swarm"),
+    ("/stats", "figures of the last reply, and the peers that gave it"),
+    ("/system TEXT", "what the model is told first; no text: nothing"),
+    ("/clear", "forget the conversation"),
+    ("/retry", "answer the last question again (with another seed, unless one is set)"),
+    ("/bye", "leave, as Ctrl-D does"),
+    ('"""', "begins and ends an input of several lines"),
+)
+
+
+async def obey(state: Chat, line: str) -> Then:
+    """Carry out one command; a mistake is told, and the chat goes on."""
+    name, _, rest = line[1:].strip().partition(" ")
+    command = COMMANDS.get(name)
+    if command is None:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        click.echo(f"there is no /{name}; " + (f"did you mean /{close[0]}?" if close else "/help lists what there is"))
+        return Then.GO_ON
+    try:
+        return await command(state, rest.strip())
+    except DsdError as error:
+        click.echo(f"error: {error}", err=True)
+        return Then.GO_ON
+
+
+async def _help(state: Chat, rest: str) -> Then:
+    for name, purpose in HELP:
+        click.echo(f"{name:<16} {purpose}")
+    return Then.GO_ON
+
+
+async def _set(state: Chat, rest: str) -> Then:
+    key, _, value = rest.partition(" ")
+    key, value = key.replace("-", "_"), value.strip()
+    if key == "colors":
+        if value not in ("on", "off"):
+            raise BadInput("colors are on or off")
+        state.colors = value == "on"
+    elif key in KNOBS:
+        state.wanted = state.wanted.with_text(key, value)
+    else:
+        close = difflib.get_close_matches(key, (*KNOBS, "colors"), n=1)
+        raise BadInput(f"there is no {key!r} to set; " + (f"did you mean {close[0]!r}?" if close else "see /help"))
+    return Then.GO_ON
+
+
+async def _show(state: Chat, rest: str) -> Then:
+    for knob in KNOBS:
+        value = getattr(state.wanted, knob)
+        click.echo(f"{knob:<12} {'-' if value is None or value == () else value}")
+    click.echo(f"{'colors':<12} {'on' if state.colors else 'off'}")
+    click.echo(f"{'system':<12} {render.clean(state.system) or '-'}")
+    click.echo(f"{'messages':<12} {len(state.messages)}")
+    return Then.GO_ON
+
+
+async def _peers(state: Chat, rest: str) -> Then:
+    click.echo(peers_table(await state.client.peers()))
+    return Then.GO_ON
+
+
+async def _stats(state: Chat, rest: str) -> Then:
+    if not state.stats:
+        click.echo("no reply yet")
+        return Then.GO_ON
+    for key, value in state.stats.items():
+        if key == "pipeline":
+            stages = ("{}[{}]".format(stage["peer_id"][:12], render.span(stage["layers"])) for stage in value)
+            value = " -> ".join(stages)
+        shown = f"{value:.3f}" if isinstance(value, float) else render.clean(str(value))
+        click.echo(f"{key.replace('_', ' '):<24} {shown}")
+    click.echo(f"{'in this chat':<24} {state.num_tokens} tokens in {state.num_replies} replies")
+    return Then.GO_ON
+
+
+async def _system(state: Chat, rest: str) -> Then:
+    state.system = rest
+    return Then.GO_ON
+
+
+async def _clear(state: Chat, rest: str) -> Then:
+    state.messages.clear()
+    return Then.GO_ON
+
+
+async def _retry(state: Chat, rest: str) -> Then:
+    if state.messages and state.messages[-1]["role"] == "assistant":
+        state.messages.pop()
+    if not state.messages:
+        raise BadInput("there is nothing to answer again")
+    return Then.REPLY
+
+
+async def _bye(state: Chat, rest: str) -> Then:
+    return Then.LEAVE
+
+
+COMMANDS: dict[str, Callable[[Chat, str], Awaitable[Then]]] = {
+    "help": _help,
+    "set": _set,
+    "show": _show,
+    "peers": _peers,
+    "stats": _stats,
+    "system": _system,
+    "clear": _clear,
+    "retry": _retry,
+    "bye": _bye,
+}

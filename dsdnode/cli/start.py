@@ -1,0 +1,185 @@
+"""`dsdnode start`: one daemon, in the foreground or detached, from its readiness to its drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+import structlog
+
+from dsdnode.cli import control
+from dsdnode.cli.options import Invocation, common_options, json_option, load, node_options
+from dsdnode.config import NodeConfig
+from dsdnode.errors import DsdError
+
+if TYPE_CHECKING:
+    from dsdnode.node.node import Node
+
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+MAX_READY_BYTES = 64 * 1024
+log = structlog.get_logger()
+
+
+@click.command(epilog="\b\nExample:\n  dsdnode start --role shard --layers 0:4 --join dsd://192.0.2.7:29170/KEY")
+@node_options
+@click.option("--detach", is_flag=True, help="Return when the node is ready and leave it running (`dsdnode stop`).")
+@json_option
+@common_options
+@click.pass_obj
+def start(invocation: Invocation, /, detach: bool, as_json: bool, **flags: Any) -> int:
+    """Start a node. With nothing said it serves the bundled demo models in the swarm it last knew, or begins one."""
+    settings = load(flags, log_level="info")
+    config = settings.node_config()
+    if detach:
+        return _detach(invocation.argv, config, as_json)
+    return asyncio.run(serve(config, as_json))
+
+
+class Ending:
+    """What the signals have said: the first drains, the second kills, workers included."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.exit_code = 0
+        self.starting: asyncio.Task[Node] | None = None
+
+    def on_signal(self, number: signal.Signals) -> None:
+        if self.asked.is_set():
+            _kill(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_FAILURE)
+        self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else 0
+        self.asked.set()
+        if self.starting is not None:
+            self.starting.cancel()
+        log.info("draining; a second signal kills", signal=number.name)
+
+
+async def serve(config: NodeConfig, as_json: bool) -> int:
+    """Start a node, say that it is ready, and serve until told to end; the exit code. Raises what Node.start raises."""
+    from dsdnode.node.node import Node
+
+    loop = asyncio.get_running_loop()
+    ending = Ending()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ending.on_signal, number)
+    with control.hold(config.data_dir):
+        ending.starting = asyncio.create_task(Node.start(config))
+        try:
+            node = await ending.starting
+        except asyncio.CancelledError:
+            if ending.asked.is_set():
+                return ending.exit_code
+            raise
+        finally:
+            ending.starting = None
+        try:
+            async with control.serve(config.data_dir, _handlers(node, config, ending)):
+                _announce(node, config, as_json)
+                await ending.asked.wait()
+                await _drain(node, config.timeouts.drain_s)
+        finally:
+            await node.close()
+    return ending.exit_code
+
+
+def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, control.Handler]:
+    async def status() -> Any:
+        return node.status()
+
+    async def connection() -> Any:
+        """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
+        return {"join": node.join, "swarm_key": config.swarm_key}
+
+    async def stop() -> Any:
+        ending.on_signal(signal.SIGTERM)
+        return {"draining": True}
+
+    return {"status": status, "peers": node.peers, "models": node.models, "connection": connection, "stop": stop}
+
+
+async def _drain(node: Node, drain_s: float) -> None:
+    try:
+        async with asyncio.timeout(drain_s):
+            await node.drain()
+    except TimeoutError:
+        log.warning("replies were still running when the time to drain was over", drain_s=drain_s)
+
+
+def _kill(exit_code: int) -> NoReturn:
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    os._exit(exit_code)
+
+
+def _announce(node: Node, config: NodeConfig, as_json: bool) -> None:
+    ready = {
+        "event": "ready",
+        "peer_id": node.peer_id.hex(),
+        "address": node.address,
+        "join": node.join,
+        "roles": list(node.roles),
+        "layers": list(node.layers) if node.layers else None,
+    }
+    _print_ready(ready, as_json, private=config.swarm_key is not None)
+
+
+def _print_ready(ready: dict[str, Any], as_json: bool, private: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(ready))
+        return
+    hosted = ", layers {}:{}".format(*ready["layers"]) if ready["layers"] else ""
+    key = " --swarm-key THE_SAME_KEY" if private else ""
+    click.echo(f"ready: {', '.join(ready['roles'])}{hosted}")
+    click.echo(f"  peer id  {ready['peer_id']}")
+    click.echo(f"  address  {ready['address']}")
+    click.echo(f"On the next machine:\n  dsdnode start --join {ready['join']}{key}")
+    if "bootstrap" not in ready["roles"]:
+        click.echo("To talk to it:\n  dsdnode chat")
+
+
+def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
+    """Start the same command in a session of its own, its log in the data dir; wait for its readiness line."""
+    with control.hold(config.data_dir):
+        pass  # fail here, in words, when one is running
+    path = config.data_dir / "node.log"
+    command = [sys.executable, "-m", "dsdnode.cli", *(word for word in argv if word not in ("--detach", "--json"))]
+    with path.open("ab") as log_file:
+        begin = log_file.tell()
+        child = subprocess.Popen(
+            [*command, "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            start_new_session=True,
+        )
+    assert child.stdout is not None
+    try:
+        line = child.stdout.readline(MAX_READY_BYTES)
+    except KeyboardInterrupt:
+        child.terminate()
+        raise
+    if not line:
+        return _explain(child.wait(), path.read_bytes()[begin:].decode(errors="replace"))
+    _print_ready(json.loads(line), as_json, private=config.swarm_key is not None)
+    if not as_json:
+        click.echo(f"It runs on as process {child.pid}, its log in {path}; `dsdnode stop` ends it.")
+    return 0
+
+
+def _explain(code: int, said: str) -> int:
+    """The node ended before it was ready: pass on its own last word and exit code."""
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    if code <= 0 or not errors:
+        raise DsdError("the node ended before it was ready:\n" + "\n".join(said.splitlines()[-20:]))
+    click.echo(errors[-1], err=True)
+    return code
