@@ -21,6 +21,8 @@ class Architecture:
     """The loader insists on `output.weight` and does not tie it to the embeddings."""
     window_period: int = 0
     """Of so many layers all but the last have the sliding window, unless the file says otherwise (0: it has none)."""
+    needs_window: bool = False
+    """The loader insists on a sliding window, also where no layer of the shard has one."""
     first_only_keys: tuple[str, ...] = ()
     """Keys that the graph applies to whatever is fed in, embeddings or not: left out of every shard after the first."""
     wide_head_layers: int = 0
@@ -30,27 +32,62 @@ class Architecture:
 PLAIN = Architecture()
 
 SUPPORTED = {
+    "arcee": PLAIN,
+    "deepseek": PLAIN,
+    "ernie4_5": PLAIN,
+    "exaone": PLAIN,
+    "gemma3": Architecture(window_period=6, wide_head_layers=62),
+    "gpt-oss": Architecture(needs_output=True, window_period=2, needs_window=True),
+    "granite": Architecture(first_only_keys=("embedding_scale",)),
+    "granitemoe": Architecture(first_only_keys=("embedding_scale",)),
+    "internlm2": Architecture(needs_output=True),
     "llama": PLAIN,
+    "mistral3": PLAIN,
+    "olmo2": Architecture(needs_output=True, window_period=4),
+    "olmoe": Architecture(needs_output=True),
+    "phi3": PLAIN,
     "qwen2": PLAIN,
+    "qwen2moe": Architecture(needs_output=True),
     "qwen3": PLAIN,
     "qwen3moe": PLAIN,
-    "phi3": PLAIN,
-    "gemma3": Architecture(window_period=6, wide_head_layers=62),
-    "granite": Architecture(first_only_keys=("embedding_scale",)),
-    "olmo2": Architecture(needs_output=True, window_period=4),
+    "seed_oss": PLAIN,
+    "starcoder2": PLAIN,
 }
 
-_SCALED = "llama.cpp scales what it is fed as if it were embeddings, hidden states too"
-_COUNTED = "llama.cpp derives constants from the number of layers"
-_RECURRENT = "its layers carry a state that cannot be rolled back"
+_SCALED = "llama.cpp scales what a model is fed as if it were embeddings, also when it is hidden states"
+_COUNTED = "llama.cpp derives constants of each layer from the number of layers, which a shard has not"
+_NUMBERED = "llama.cpp decides by a layer's number which layers rotate positions, and a shard's layers are renumbered"
+_TOKENS = "llama.cpp aborts when it is fed hidden states in place of tokens"
+_MORE = "its layers pass on more than one hidden state for each position"
+_RECURRENT = "its layers keep a running state that cannot be rolled back"
 
 REFUSED = {
     "afmoe": _SCALED,
-    "gemma": _SCALED,
-    "gemma2": _SCALED,
     "baichuan": _COUNTED,
     "deepseek2": _COUNTED,
     "exaone4": _COUNTED,
+    "falcon-h1": _RECURRENT,
+    "gemma": _SCALED,
+    "gemma2": _SCALED,
+    "gemma3n": _MORE,
+    "gemma4": _MORE,
+    "glm4": _TOKENS,
+    "glm4moe": _TOKENS,
+    "granitehybrid": _RECURRENT,
+    "jamba": _RECURRENT,
+    "lfm2": _RECURRENT,
+    "lfm2moe": _RECURRENT,
+    "llama4": _NUMBERED,
+    "mamba": _RECURRENT,
+    "mamba2": _RECURRENT,
+    "minicpm": _COUNTED,
+    "nemotron_h": _RECURRENT,
+    "qwen35": _RECURRENT,
+    "qwen35moe": _RECURRENT,
+    "qwen3next": _RECURRENT,
+    "rwkv6": _RECURRENT,
+    "rwkv7": _RECURRENT,
+    "smollm3": _NUMBERED,
 }
 
 

@@ -24,6 +24,7 @@ from dsdnode.engine.gguf_writer import NewTensor
 from dsdnode.errors import ModelRefused
 
 DUMMY_VOCAB = 8
+NO_WINDOW_TOKENS = 1 << 21
 LAYER_ARRAYS = (
     "attention.head_count",
     "attention.head_count_kv",
@@ -70,13 +71,27 @@ def plan_metadata(header: Header, architecture: Architecture, start: int, end: i
     vocab = vocab_of(header) if start == 0 or end == num_layers else DUMMY_VOCAB
     metadata[f"{name}.vocab_size"] = Value(UINT32, vocab)
     metadata["tokenizer.ggml.model"] = Value(STRING, "none")
-    window = f"{name}.attention.sliding_window"
-    if architecture.window_period and header.count(window, 0):
-        pattern = np.array(windowed_layers(header, architecture), bool)[start:end]
-        metadata[f"{window}_pattern"] = Value(ARRAY, pattern, BOOL)
-        if not pattern.any():  # llama.cpp aborts on a window that no layer has
-            del metadata[window], metadata[f"{window}_pattern"]
+    if architecture.window_period and header.count(f"{name}.attention.sliding_window", 0):
+        _set_windows(metadata, name, architecture, windowed_layers(header, architecture)[start:end])
     return metadata
+
+
+def _set_windows(metadata: dict[str, Value], name: str, architecture: Architecture, windowed: list[bool]) -> None:
+    """Say of each layer whether it has the window: cuts need not fall on the period.
+
+    llama.cpp aborts on a window that no layer has. Then the key goes, or, if the loader insists on it, all layers get
+    a window wider than any context, and the rope of those that have none.
+    """
+    window, pattern = f"{name}.attention.sliding_window", f"{name}.attention.sliding_window_pattern"
+    if not any(windowed):
+        metadata.pop(pattern, None)
+        if not architecture.needs_window:
+            del metadata[window]
+            return
+        metadata[window] = Value(UINT32, NO_WINDOW_TOKENS)
+        metadata.pop(f"{name}.rope.freq_base_swa", None)
+        windowed = [True] * len(windowed)
+    metadata[pattern] = Value(ARRAY, np.array(windowed, bool), BOOL)
 
 
 def windowed_layers(header: Header, architecture: Architecture) -> list[bool]:

@@ -1,0 +1,105 @@
+"""Are shards the whole model? Both are fed the same steps; the answer is the largest difference of any logit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsdnode.engine.gguf import cut
+from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.llama import LlamaEngine
+from dsdnode.engine.port import Chunk
+from dsdnode.speculation.sampling import Sampling
+from tests.engine.random_models import VOCAB
+
+Rows = NDArray[np.float32]
+OPTIONS = EngineOptions(threads=1, context_tokens=256, max_sequences=4, batch_tokens=64)
+
+
+def ranges(num_layers: int, num_shards: int) -> list[tuple[int, int]]:
+    """Neighbouring layer ranges of uneven sizes (cuts should not fall on a period of anything)."""
+    edges = [round(index * num_layers / num_shards) for index in range(num_shards + 1)]
+    if 1 < num_shards < num_layers and edges[1] > 1:
+        edges[1] -= 1
+    return list(itertools.pairwise(edges))
+
+
+class Pair:
+    """Alice has the whole model, Bob's pipeline its shards; every step goes to both."""
+
+    def __init__(self, whole: LlamaEngine, stages: Sequence[LlamaEngine], seed: int = 0) -> None:
+        self.whole, self.stages = whole, stages
+        self.max_difference = 0.0
+        self._rng = np.random.default_rng(seed)
+
+    def decode(self, *blocks: tuple[int, int], num_draws: int | None = None) -> None:
+        """(sequence, number of random tokens) each, in one batch; logits of all positions, or the last `num_draws`."""
+        chunks = []
+        for sequence, count in blocks:
+            tokens = self._rng.integers(0, VOCAB, count).astype(np.int32)
+            draws = count if num_draws is None else num_draws
+            chunks.append(Chunk(sequence, self.whole.length(sequence), tokens, draws, Sampling()))
+        wanted = self.whole.decode(chunks)
+        rows: list[Rows] = []
+        for stage in self.stages:
+            given = [chunk.inputs for chunk in chunks] if stage.shard.first else rows
+            rows = stage.decode(
+                [
+                    Chunk(chunk.sequence, chunk.position, inputs, *(chunk.num_draws, Sampling()) * stage.shard.last)
+                    for chunk, inputs in zip(chunks, given, strict=True)
+                ]
+            )
+        for want, row in zip(wanted, rows, strict=True):
+            assert want.shape == row.shape and np.isfinite(want).all()
+            assert want.std() > 0.01  # zeros would agree too
+            self.max_difference = max(self.max_difference, float(np.abs(want - row).max()))
+
+    def truncate(self, sequence: int, position: int) -> None:
+        for engine in (self.whole, *self.stages):
+            engine.truncate(sequence, position)
+
+    def copy(self, source: int, target: int, position: int) -> None:
+        for engine in (self.whole, *self.stages):
+            engine.copy(source, target, position)
+
+    def release(self, sequence: int) -> None:
+        for engine in (self.whole, *self.stages):
+            engine.release(sequence)
+
+
+def story(pair: Pair) -> None:
+    """A prefill, blocks, rollbacks; then three replies in one batch, a branch, an adopted branch."""
+    pair.decode((0, 40))
+    pair.decode((0, 6))
+    pair.truncate(0, 43)
+    pair.decode((0, 4))
+    pair.decode((0, 1))
+    pair.decode((1, 20), (0, 2))
+    pair.copy(0, 2, 45)
+    pair.decode((2, 4), (0, 1), (1, 3))
+    pair.truncate(0, 30)
+    pair.release(1)
+    pair.decode((0, 5), (2, 3), num_draws=2)
+    pair.decode((1, 70), num_draws=1)
+
+
+def max_difference(model: Path, num_layers: int, num_shards: int, folder: Path) -> float:
+    """Cut the model, run the story on the whole and on the shards."""
+    paths = []
+    for start, end in ranges(num_layers, num_shards):
+        paths.append(folder / f"{start}-{end}.gguf")
+        cut(model, start, end, paths[-1], cache_folder=folder / "cache")
+    engines = [LlamaEngine(path, OPTIONS, folder / "cache") for path in (model, *paths)]
+    try:
+        pair = Pair(engines[0], engines[1:])
+        story(pair)
+        return pair.max_difference
+    finally:
+        for engine in engines:
+            engine.close()
+        for path in paths:
+            path.unlink()
