@@ -1,0 +1,80 @@
+"""What the provider records of a swarm add up to: which models, how well covered, with how many drafters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dsdnode.errors import NoPipeline
+from dsdnode.placement import choose_pipeline
+from dsdnode.wire.records import ProviderRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A target that somebody hosts layers of. `complete`: some of them make a pipeline; if not, `missing` says why."""
+
+    model_id: str
+    name: str
+    num_layers: int
+    width: int
+    vocab_size: int
+    tokenizer_hash: str
+    context_tokens: int
+    coverage: tuple[tuple[int, int, int], ...]
+    """(start, end, replicas), by start."""
+    drafters: int
+    missing: str
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "model_id": self.model_id,
+            "num_layers": self.num_layers,
+            "coverage": [{"layers": [start, end], "replicas": count} for start, end, count in self.coverage],
+            "drafters": self.drafters,
+            "complete": self.complete,
+            "missing": self.missing,
+        }
+
+
+def models_of(records: Iterable[ProviderRecord]) -> list[Model]:
+    """Every model with a shard among `records`, by name then id."""
+    shards: dict[str, list[ProviderRecord]] = {}
+    drafters: dict[str, int] = {}
+    for record in records:
+        if record.role == "shard":
+            shards.setdefault(record.model_id, []).append(record)
+        else:
+            drafters[record.tokenizer_hash] = drafters.get(record.tokenizer_hash, 0) + 1
+    models = [_model(offers, drafters) for offers in shards.values()]
+    return sorted(models, key=lambda model: (model.name, model.model_id))
+
+
+def _model(offers: list[ProviderRecord], drafters: dict[str, int]) -> Model:
+    first = min(offers, key=lambda record: record.public_key)
+    replicas: dict[tuple[int, int], int] = {}
+    for record in offers:
+        replicas[record.start, record.end] = replicas.get((record.start, record.end), 0) + 1
+    try:
+        choose_pipeline(offers, first.num_layers, {})
+        missing = ""
+    except NoPipeline as error:
+        missing = str(error)
+    return Model(
+        model_id=first.model_id,
+        name=first.model_name,
+        num_layers=first.num_layers,
+        width=first.width,
+        vocab_size=first.vocab_size,
+        tokenizer_hash=first.tokenizer_hash,
+        context_tokens=min(record.context_tokens for record in offers),
+        coverage=tuple((start, end, count) for (start, end), count in sorted(replicas.items())),
+        drafters=drafters.get(first.tokenizer_hash, 0),
+        missing=missing,
+    )

@@ -1,0 +1,159 @@
+"""From a model file to a running engine: which layers, cut them, start the worker, see how fast it is."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from dsdnode.config import NodeConfig
+from dsdnode.dht.ids import model_key
+from dsdnode.engine.client import WorkerEngine
+from dsdnode.engine.gguf import Manifest, cut, read_manifest
+from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.port import Chunk, Engine
+from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.node.discovery import Discovery
+from dsdnode.node.stage import SEQUENCES_PER_SESSION
+from dsdnode.placement import choose_layers
+from dsdnode.speculation.sampling import Sampling
+from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import ProviderRecord
+
+log = structlog.get_logger(__name__)
+
+PROBE_POSITIONS = (1, 9)
+PROBE_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Expected time of a block of n positions: fixed_ms + slope_ms * n."""
+
+    fixed_ms: float
+    slope_ms: float
+
+
+def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int) -> EngineOptions:
+    context_tokens = config.context_tokens
+    if manifest.rope_switch_tokens:  # all stages must rotate alike, whatever each one's cache holds
+        context_tokens = min(context_tokens, manifest.rope_switch_tokens)
+    if config.strict:
+        return EngineOptions.strict(context_tokens=context_tokens, max_sequences=num_sequences)
+    return EngineOptions(
+        threads=config.threads or 0,
+        context_tokens=context_tokens,
+        max_sequences=num_sequences,
+        gpu_layers=config.gpu_layers,
+        max_memory_bytes=config.max_memory_bytes or 0,
+    )
+
+
+async def start_draft(config: NodeConfig, path: Path) -> WorkerEngine:
+    """The draft model, whole. Raises ModelRefused."""
+    manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
+    if not (manifest.first and manifest.last):
+        raise ModelRefused(f"{path}: a draft model is needed whole; this file holds layers {manifest.start}:{manifest.end}")
+    return await WorkerEngine.start(path, options_of(config, manifest, config.max_sessions), config.data_dir / "cache")
+
+
+async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> WorkerEngine:
+    """Layers `config.layers` of the target, or those that the swarm needs most. Raises ModelRefused, BadInput."""
+    manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
+    start, end = await _layers(config, manifest, path, discovery)
+    if (start, end) != (manifest.start, manifest.end):
+        path = await asyncio.to_thread(_shard_file, config, manifest, path, start, end)
+    num_sequences = config.max_sessions * SEQUENCES_PER_SESSION
+    return await WorkerEngine.start(path, options_of(config, manifest, num_sequences), config.data_dir / "cache")
+
+
+async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery: Discovery) -> tuple[int, int]:
+    whole = manifest.first and manifest.last
+    if config.layers is not None:
+        start, end = config.layers
+        if end > manifest.num_layers:
+            raise BadInput(f"layers {start}:{end} do not exist: {manifest.model_name} has 0:{manifest.num_layers}")
+        if not whole and (start, end) != (manifest.start, manifest.end):
+            raise BadInput(f"{path} holds layers {manifest.start}:{manifest.end} alone, not {start}:{end}")
+        return start, end
+    if not whole:
+        return manifest.start, manifest.end
+    records = await discovery.find_providers(model_key(manifest.model_id))
+    shards = [record for record in records if record.role == "shard" and record.model_id == manifest.model_id]
+    capacity = _capacity_layers(config, manifest, path)
+    start, end = choose_layers(shards, manifest.num_layers, capacity)
+    log.info("layers chosen", layers=f"{start}:{end}", of=manifest.num_layers, providers=len(shards))
+    return start, end
+
+
+def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
+    """How many layers fit `max_memory`: weights taken as spread evenly, caches as float16 keys and values of full width."""
+    if config.max_memory_bytes is None:
+        return manifest.num_layers
+    weights = path.stat().st_size / manifest.num_layers
+    cache = config.context_tokens * manifest.width * 2 * 2
+    layers = int(config.max_memory_bytes / (weights + cache))
+    if layers < 1:
+        raise ModelRefused(
+            f"not one layer of {manifest.model_name} fits --max-memory: about {(weights + cache) / 1e6:.0f} MB a layer"
+        )
+    return min(layers, manifest.num_layers)
+
+
+def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int, end: int) -> Path:
+    """Cut once, kept in the data dir under the model's id."""
+    path = config.data_dir / "shards" / f"{manifest.model_id[:16]}-{start}-{end}.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.info("cutting", layers=f"{start}:{end}", model=manifest.model_name)
+        cut(source, start, end, path)
+    return path
+
+
+async def measure(engine: Engine) -> Speed:
+    """The cost line, from a few decodes of one position and of nine; the first, cold one of each does not count."""
+    best: list[float] = []
+    for num_positions in PROBE_POSITIONS:
+        times = [await _probe(engine, num_positions) for _ in range(1 + PROBE_ROUNDS)]
+        best.append(min(times[1:]))
+    few, many = PROBE_POSITIONS
+    slope_s = max(0.0, (best[1] - best[0]) / (many - few))
+    return Speed(fixed_ms=max(0.0, best[0] - slope_s * few) * 1e3, slope_ms=slope_s * 1e3)
+
+
+async def _probe(engine: Engine, num_positions: int) -> float:
+    shard = engine.shard
+    inputs = (
+        np.zeros(num_positions, np.int32)
+        if shard.first
+        else np.zeros((num_positions, shard.width), np.float32)
+    )  # fmt: skip
+    num_draws = num_positions if shard.last else 0
+    outputs = await engine.forward([Chunk(0, 0, inputs, num_draws, Sampling() if num_draws else None)])
+    await engine.release(0)
+    return outputs[0].compute_s
+
+
+def record_of(engine: Engine, role: str, speed: Speed, free_sessions: int, contact: Contact) -> ProviderRecord:
+    """What the node offers with this engine."""
+    shard = engine.shard
+    return ProviderRecord(
+        public_key=contact.public_key,
+        addresses=contact.addresses,
+        role="shard" if role == "shard" else "drafter",
+        model_id=shard.model_id,
+        model_name=shard.model_name,
+        start=shard.start,
+        end=shard.end,
+        num_layers=shard.num_layers,
+        tokenizer_hash=shard.tokenizer_hash,
+        vocab_size=shard.vocab_size,
+        width=shard.width,
+        context_tokens=min(shard.context_tokens, shard.train_context_tokens),
+        free_sessions=free_sessions,
+        fixed_ms=speed.fixed_ms,
+        slope_ms=speed.slope_ms,
+    )

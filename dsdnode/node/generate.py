@@ -1,0 +1,269 @@
+"""One reply, driven: carries the owner's machine's actions out and feeds it what happens. Decides nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import structlog
+
+from dsdnode.engine.port import Chunk, Output
+from dsdnode.errors import DsdError, EngineLost
+from dsdnode.identity import short_id
+from dsdnode.net.port import Priority
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.batcher import Batcher
+from dsdnode.node.routes import Route, Router, Terms
+from dsdnode.speculation import actions as do
+from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.session import SessionConfig, SessionMachine
+from dsdnode.speculation.window import WindowController
+from dsdnode.wire.messages import Block, Close, Nack, SessionLost, Verdict
+from dsdnode.wire.tensors import pack_tokens
+
+log = structlog.get_logger(__name__)
+
+WATCH_S = 1.0
+"""Stages of a reply in progress are pinged so often."""
+
+
+class DraftLine:
+    """This reply's sequence in the draft engine; None in place of it: no draft model, window 0."""
+
+    def __init__(self, batcher: Batcher, sequence: int, sampling: Sampling) -> None:
+        self._batcher = batcher
+        self._sequence = sequence
+        self._sampling = sampling
+        self._length = 0
+
+    def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
+        if action.position < self._length:
+            self._batcher.truncate(self._sequence, action.position)
+        self._length = action.position + len(action.tokens) + action.count - 1
+        inputs = np.asarray(action.tokens, np.int32)
+        self._batcher.run(
+            Chunk(self._sequence, action.position, inputs, 1, self._sampling, extend=action.count - 1), done
+        )
+
+    def lost(self) -> None:
+        self._length = 0
+
+    def release(self) -> None:
+        self._batcher.release(self._sequence)
+
+
+class Reply:
+    """`async for emit in reply.run()`; afterwards `reason` and `statistics()`.
+
+    Raises NoPipeline or Overloaded out of run() when no pipeline can be had (what was emitted stands).
+    """
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        router: Router,
+        terms: Terms,
+        config: SessionConfig,
+        prompt: Sequence[int],
+        window: WindowController,
+        line: DraftLine | None,
+    ) -> None:
+        self._rpc = rpc
+        self._router = router
+        self._terms = terms
+        self._machine = SessionMachine(config, tuple(prompt), window, drafter=line is not None)
+        self._line = line
+        self._route: Route | None = None
+        self._avoid: dict[bytes, None] = {}
+        self._touched: dict[bytes, None] = {}
+        self._out: asyncio.Queue[do.Emit | do.Finish | DsdError] = asyncio.Queue()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self._draft_life = 0
+
+    # --- for the drafter
+
+    async def run(self) -> AsyncIterator[do.Emit]:
+        self._carry_out(self._machine.start(self._now()))
+        watch = asyncio.create_task(self._watch())
+        try:
+            while True:
+                event = await self._out.get()
+                if isinstance(event, DsdError):
+                    raise event
+                if isinstance(event, do.Finish):
+                    return
+                yield event
+        finally:
+            watch.cancel()
+            self._end()
+
+    @property
+    def session(self) -> bytes:
+        return self._terms.session
+
+    def cancel(self, reason: str) -> None:
+        self._carry_out(self._machine.cancel(self._now(), reason))
+
+    @property
+    def reason(self) -> str:
+        return self._machine.finished or "error"
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self._machine.tokens
+
+    def statistics(self) -> dict[str, Any]:
+        """As `run --json` prints them."""
+        result = asdict(self._machine.log.statistics())
+        places = self._route.places if self._route else ()
+        peers = self._route.peers if self._route else ()
+        result["pipeline"] = [
+            {"peer_id": peer.hex(), "layers": [place.start, place.end]}
+            for place, peer in zip(places, peers, strict=True)
+        ]
+        return result
+
+    # --- events (sync: decide, then act)
+
+    def on_verdict(self, peer: bytes, verdict: Verdict) -> None:
+        if self._route and peer == self._route.peers[-1]:
+            self._carry_out(self._machine.on_verdict(self._now(), verdict))
+
+    def on_nack(self, peer: bytes, nack: Nack) -> None:
+        if self._route and nack.index < len(self._route.peers) and peer == self._route.peers[nack.index]:
+            self._carry_out(self._machine.on_nack(self._now(), nack))
+
+    def on_session_lost(self, peer: bytes, lost: SessionLost) -> None:
+        """Of the stage itself, or told by the one before it."""
+        if self._route and peer in self._route.peers:
+            index = self._route.peers.index(peer)
+            if lost.index in (index, index + 1) and lost.index < len(self._route.peers):
+                index = lost.index
+            log.info("stage lost the session", stage=index, reason=lost.reason)
+            self._carry_out(self._machine.on_session_lost(self._now(), index))
+
+    def on_peer_lost(self, peer: bytes) -> None:
+        if self._route and peer in self._route.peers:
+            log.info("stage lost", peer=short_id(peer))
+            self._avoid[peer] = None
+            self._carry_out(self._machine.on_peer_lost(self._now(), [self._route.peers.index(peer)]))
+
+    def on_drafter_lost(self) -> None:
+        if self._line is not None:
+            self._draft_life += 1
+            self._line.lost()
+            self._carry_out(self._machine.on_drafter_lost(self._now()))
+
+    def on_drafter_back(self) -> None:
+        if self._line is not None:
+            self._carry_out(self._machine.on_drafter_back(self._now()))
+
+    # --- actions
+
+    def _carry_out(self, actions: list[do.SessionAction]) -> None:
+        for action in actions:
+            match action:
+                case do.SendBlock(block, digests, tokens):
+                    self._send(block, [digests, pack_tokens(list(tokens))])
+                case do.Draft():
+                    self._draft(action)
+                case do.NeedRoute():
+                    self._need_route(action)
+                case do.Emit() | do.Finish():
+                    self._out.put_nowait(action)
+        self._schedule()
+
+    def _send(self, block: Block, buffers: list[bytes]) -> None:
+        if self._route is None:
+            return
+        try:
+            self._rpc.notify(self._route.peers[0], block, buffers, priority=Priority.VERIFY)
+        except DsdError as error:
+            log.info("block not sent", reason=str(error))  # the pass times out, and another route is asked for
+
+    def _draft(self, action: do.Draft) -> None:
+        assert self._line is not None
+        life = self._draft_life
+
+        def done(result: Output | DsdError | None) -> None:
+            if life != self._draft_life:
+                return
+            if isinstance(result, Output) and result.tokens is not None:
+                self._carry_out(self._machine.on_draft(self._now(), tuple(result.tokens.tolist())))
+            elif not isinstance(result, EngineLost):  # its cache is full: go on without
+                self.on_drafter_lost()
+
+        self._line.draft(action, done)
+
+    def _need_route(self, action: do.NeedRoute) -> None:
+        log.info("route", number=action.route, reason=action.reason)
+        if self._route is not None:
+            if action.reason != "session_lost":
+                self._avoid.update((self._route.peers[index], None) for index in action.suspects)
+        if self._opening is not None:
+            self._opening.cancel()
+        self._opening = asyncio.create_task(self._open_route(action))
+
+    async def _open_route(self, action: do.NeedRoute) -> None:
+        try:
+            route = await self._router.open(
+                self._terms, action.route, action.digests, tuple(self._avoid), self._touched
+            )
+        except DsdError as error:
+            self._out.put_nowait(error)
+            return
+        self._route = route
+        self._close_stages([peer for peer in self._touched if peer not in route.peers])
+        self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths))
+
+    async def _watch(self) -> None:
+        """A stage that hangs keeps its connection: ask the application."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            route = self._route
+            if route is None or (self._opening is not None and not self._opening.done()):
+                continue
+            answers = await asyncio.gather(*(self._router.ping(peer) for peer in route.peers))
+            for peer, rtt in zip(route.peers, answers, strict=True):
+                if rtt is None and self._route is route:
+                    self.on_peer_lost(peer)
+                    break
+
+    def _close_stages(self, peers: Sequence[bytes]) -> None:
+        for peer in peers:
+            del self._touched[peer]
+            try:
+                self._rpc.notify(peer, Close(self._terms.session), [], priority=Priority.CONTROL)
+            except DsdError as error:
+                log.debug("close not sent", reason=str(error))  # its lease runs out
+
+    def _end(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._machine.finished is None:
+            self._machine.cancel(self._now(), "error")
+        self._close_stages(list(self._touched))
+        if self._line is not None:
+            self._line.release()
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wakeup = self._machine.next_wakeup()
+        if wakeup is not None:
+            self._timer = asyncio.get_running_loop().call_at(wakeup, self._tick)
+
+    def _tick(self) -> None:
+        self._carry_out(self._machine.tick(self._now()))
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

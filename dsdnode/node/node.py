@@ -1,0 +1,254 @@
+"""The daemon: one identity, one transport, one place in the DHT, and the roles that its configuration asks for.
+
+`Node.start` is the production composition; a simulator makes a `Node` from another transport and other engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import structlog
+
+from dsdnode.config import NodeConfig, read_joins, write_joins
+from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.engine.port import Engine
+from dsdnode.engine.tokenizer import Tokenizer
+from dsdnode.errors import BadInput, DsdError, PeerUnavailable
+from dsdnode.identity import Identity, format_join, load_or_create, parse_join, short_id
+from dsdnode.models import demo_draft, demo_target
+from dsdnode.net.port import Transport
+from dsdnode.net.rpc import Rpc
+from dsdnode.net.zmq import ZmqTransport
+from dsdnode.node.catalogue import models_of
+from dsdnode.node.discovery import Discovery
+from dsdnode.node.drafter import DrafterHost
+from dsdnode.node.engines import Speed, measure, record_of, start_draft, start_shard
+from dsdnode.node.stage import StageHost
+from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import ProviderRecord
+
+log = structlog.get_logger(__name__)
+
+SAVE_PEERS_S = 30.0
+DRAIN_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Organs:
+    """How the node gets its engines; the draft's comes with the tokenizer that goes with it."""
+
+    shard: Callable[[Discovery], Awaitable[Engine]]
+    draft: Callable[[], Awaitable[tuple[Engine, Tokenizer]]]
+
+
+class Node:
+    """`await Node.start(config)`: ready when it returns."""
+
+    def __init__(self, config: NodeConfig, identity: Identity, transport: Transport, organs: Organs, rng: Random) -> None:
+        self._config = config
+        self._identity = identity
+        self._transport = transport
+        self._organs = organs
+        self._rpc = Rpc(transport)
+        self.discovery = Discovery(self._rpc, identity, rng)
+        self._stage: StageHost | None = None
+        self._drafter: DrafterHost | None = None
+        self._engines: dict[str, tuple[Engine, Speed]] = {}
+        self._saving: asyncio.Task[None] | None = None
+        self._started_s = asyncio.get_running_loop().time()
+
+    @classmethod
+    async def start(cls, config: NodeConfig) -> Node:
+        """Raises BadInput, PeerUnavailable (no peer of `joins` answers, or all refuse us), ModelRefused."""
+        identity = load_or_create(config.identity_file)
+        contacts = [parse_join(join) for join in config.joins]
+        transport = await ZmqTransport.open(
+            identity, listen=config.listen, advertise=config.advertise, swarm_key=config.swarm_key
+        )
+
+        async def draft() -> tuple[Engine, Tokenizer]:
+            engine = await start_draft(config, config.draft_model or demo_draft())
+            return engine, await Tokenizer.load(engine)
+
+        organs = Organs(lambda discovery: start_shard(config, config.model or demo_target(), discovery), draft)
+        node = cls(config, identity, transport, organs, secrets.SystemRandom())
+        try:
+            await node.run(contacts)
+        except BaseException:
+            await node.close()
+            raise
+        return node
+
+    async def run(self, contacts: Sequence[Contact]) -> None:
+        """Join, then take up the roles."""
+        self._rpc.start()
+        self.discovery.start()
+        await self._join(contacts)
+        if "shard" in self._config.roles:
+            await self._start_shard()
+        if "drafter" in self._config.roles:
+            await self._start_drafter()
+        self.discovery.provide(self._records)
+        self._saving = asyncio.create_task(self._save_peers(), name="save peers")
+
+    async def _join(self, contacts: Sequence[Contact]) -> None:
+        if contacts:
+            await self.discovery.join(contacts, timeout_s=self._config.timeouts.join_s)
+            return
+        known = []
+        for join in read_joins(self._config.data_dir):
+            with contextlib.suppress(BadInput):
+                known.append(parse_join(join))
+        known = [contact for contact in known if contact.public_key != self._identity.public_key]
+        if not known:
+            return
+        try:
+            await self.discovery.join(known, timeout_s=self._config.timeouts.join_s)
+        except PeerUnavailable as error:
+            log.warning("the swarm last known does not answer; beginning one, and looking for it", reason=str(error))
+
+    async def _start_shard(self) -> None:
+        engine = await self._organs.shard(self.discovery)
+        self._engines["shard"] = engine, await measure(engine)
+        self._stage = StageHost(
+            self._rpc,
+            engine,
+            max_sessions=1 if self._config.strict else self._config.max_sessions,
+            max_lease_s=self._config.timeouts.lease_s,
+        )
+        self._stage.on_change = self.discovery.offer_changed
+        self._stage.start()
+
+    async def _start_drafter(self) -> None:
+        engine, tokenizer = await self._organs.draft()
+        self._engines["drafter"] = engine, await measure(engine)
+        self._drafter = DrafterHost(
+            self._rpc,
+            self.discovery,
+            engine,
+            tokenizer,
+            max_sessions=self._config.max_sessions,
+            draft_max=self._config.draft_max,
+            wire_type=self._config.wire,
+            lease_s=self._config.timeouts.lease_s,
+        )
+        self._drafter.on_change = self.discovery.offer_changed
+        self._drafter.start()
+
+    def _records(self) -> list[ProviderRecord]:
+        hosts = {"shard": self._stage, "drafter": self._drafter}
+        contact = self._transport.contact
+        records = []
+        for role, (engine, speed) in self._engines.items():
+            host = hosts[role]
+            free_sessions = host.num_free_sessions if host else 0
+            records.append(record_of(engine, role, speed, free_sessions, contact))
+        return records
+
+    # --- what it is
+
+    @property
+    def peer_id(self) -> bytes:
+        return self._identity.peer_id
+
+    @property
+    def address(self) -> str:
+        return self._transport.contact.addresses[0]
+
+    @property
+    def join(self) -> str:
+        return format_join(self._transport.contact)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return self._config.roles
+
+    @property
+    def layers(self) -> tuple[int, int] | None:
+        if "shard" not in self._engines:
+            return None
+        shard = self._engines["shard"][0].shard
+        return shard.start, shard.end
+
+    def status(self) -> dict[str, Any]:
+        """JSON-able; units in the names."""
+        return {
+            "uptime_s": asyncio.get_running_loop().time() - self._started_s,
+            "peer_id": self.peer_id.hex(),
+            "name": self._config.name,
+            "address": self.address,
+            "join": self.join,
+            "roles": list(self.roles),
+            "layers": list(self.layers) if self.layers else None,
+            "known_peers": len(self.discovery.known_peers()),
+            "sessions": {"shard": self._stage.num_sessions if self._stage else 0,
+                         "drafter": self._drafter.num_sessions if self._drafter else 0},
+            "engines": [self._engine_status(role) for role in self._engines],
+        }  # fmt: skip
+
+    def _engine_status(self, role: str) -> dict[str, Any]:
+        engine, speed = self._engines[role]
+        return {
+            "role": role,
+            "model": engine.shard.model_name,
+            "model_id": engine.shard.model_id,
+            "tokenizer_hash": engine.shard.tokenizer_hash,
+            "worker_pid": getattr(engine, "pid", None),
+            "context_tokens": engine.shard.context_tokens,
+            "fixed_ms": round(speed.fixed_ms, 3),
+            "slope_ms": round(speed.slope_ms, 3),
+        }
+
+    async def peers(self) -> list[dict[str, Any]]:
+        return await self.discovery.peers()
+
+    async def models(self) -> list[dict[str, Any]]:
+        return [model.as_json() for model in models_of(await self.discovery.find_providers(MODELS_KEY))]
+
+    # --- its end
+
+    async def drain(self) -> None:
+        """Take no new replies, wait for those in progress."""
+        hosts = [host for host in (self._stage, self._drafter) if host is not None]
+        for host in hosts:
+            host.draining = True
+        self.discovery.offer_changed()
+        while any(host.num_sessions for host in hosts):
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    async def close(self) -> None:
+        """Say goodbye and free everything; replies in progress break off."""
+        if self._saving is not None:
+            self._saving.cancel()
+            await asyncio.gather(self._saving, return_exceptions=True)
+            self._write_peers()
+        with contextlib.suppress(DsdError):
+            await self.discovery.withdraw()
+        for host in (self._drafter, self._stage):
+            if host is not None:
+                await host.close()
+        await asyncio.gather(*(engine.close() for engine, _ in self._engines.values()))
+        await self.discovery.close()
+        await self._rpc.close()
+        log.info("stopped", peer=short_id(self.peer_id))
+
+    async def _save_peers(self) -> None:
+        """So that a restart finds the swarm though every peer it was told of is gone."""
+        while True:
+            self._write_peers()
+            await asyncio.sleep(SAVE_PEERS_S)
+
+    def _write_peers(self) -> None:
+        joins = tuple(format_join(contact) for contact in self.discovery.known_peers() if contact.addresses)
+        if not joins:
+            return
+        try:
+            write_joins(self._config.data_dir, joins)
+        except OSError as error:
+            log.warning("known peers not saved", reason=str(error))
