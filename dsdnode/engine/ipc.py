@@ -1,0 +1,230 @@
+"""What a daemon and its worker process say to each other over a socket pair.
+
+Frame: `<u32 request id, u32 header bytes, u64 body bytes>`, the header (one msgpack struct below), the body (raw
+arrays, little-endian, one after the other). Every request gets one reply with its id, in order.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from dsdnode.engine.port import Chunk, Output, ShardInfo
+from dsdnode.speculation.sampling import Sampling
+
+PREFIX = struct.Struct("<IIQ")
+MAX_HEADER_BYTES = 8 << 20
+MAX_BODY_BYTES = 1 << 30
+"""A prefill of 8,192 positions at width 16,384 is half of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine runs. `strict()` is the setting whose rounding does not depend on the block (engine.md)."""
+
+    threads: int = 0
+    """0: one a physical core."""
+    context_tokens: int = 4096
+    """Cells of the cache, shared by all sequences; rounded up to a multiple of 256."""
+    max_sequences: int = 64
+    batch_tokens: int = 256
+    """Positions of one decode; longer batches are split."""
+    gpu_layers: int = 0
+    flash_attention: bool = True
+    max_memory_bytes: int = 0
+    """Of private memory (the mapped file is not counted); beyond it the worker dies. 0: no limit."""
+
+    @staticmethod
+    def strict(context_tokens: int = 4096, max_sequences: int = 64) -> EngineOptions:
+        return EngineOptions(threads=1, context_tokens=context_tokens, max_sequences=max_sequences)
+
+
+class Packet(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """Base of every header."""
+
+
+class Load(Packet, frozen=True, tag=1):
+    """First request. Answered by Loaded or Failed."""
+
+    path: str
+    options: EngineOptions
+    cache_folder: str = ""
+
+
+class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
+    sequence: int
+    position: int
+    count: Annotated[int, Meta(ge=1, le=1 << 24)]
+    num_draws: int
+    sampling: Sampling | None
+    extend: int
+
+
+class Forward(Packet, frozen=True, tag=2):
+    """Body: the chunks' inputs. Answered by Outputs or Failed."""
+
+    chunks: list[ChunkHeader]
+    states: bool
+
+
+class Copy(Packet, frozen=True, tag=3):
+    source: int
+    target: int
+    position: int
+
+
+class Truncate(Packet, frozen=True, tag=4):
+    sequence: int
+    position: int
+
+
+class Release(Packet, frozen=True, tag=5):
+    sequence: int
+
+
+class Ping(Packet, frozen=True, tag=6):
+    pass
+
+
+class Tokenize(Packet, frozen=True, tag=7):
+    """Answered by Ids."""
+
+    text: str
+    parse_special: bool
+
+
+class Render(Packet, frozen=True, tag=8):
+    """(role, content) of each message through the model's chat template. Answered by Ids."""
+
+    messages: list[tuple[str, str]]
+
+
+class Describe(Packet, frozen=True, tag=9):
+    """Answered by Vocabulary."""
+
+
+class Loaded(Packet, frozen=True, tag=20):
+    shard: ShardInfo
+    has_tokenizer: bool
+
+
+class Outputs(Packet, frozen=True, tag=21):
+    """Body: of each chunk states float32 [count, width]; or tokens int32 and probabilities float32, each [count]."""
+
+    counts: list[int]
+    states: bool
+    compute_s: float
+
+
+class Done(Packet, frozen=True, tag=22):
+    pass
+
+
+class Ids(Packet, frozen=True, tag=23):
+    """Body: token ids, int32."""
+
+
+class Vocabulary(Packet, frozen=True, tag=24):
+    """Body: lengths uint32 [vocab_size] of the tokens' texts, then the texts, UTF-8 or parts of it."""
+
+    vocab_size: int
+    end_tokens: list[int]
+    has_template: bool
+
+
+class Failed(Packet, frozen=True, tag=25):
+    """`kind` is the name of an error class, one of client.ERRORS."""
+
+    kind: str
+    reason: str
+
+
+Request = Load | Forward | Copy | Truncate | Release | Ping | Tokenize | Render | Describe
+Reply = Loaded | Outputs | Done | Ids | Vocabulary | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+Buffer = bytes | bytearray | memoryview
+
+
+def pack(request_id: int, packet: Packet, *bodies: Buffer) -> list[Buffer]:
+    """The buffers of one frame, in order."""
+    header = _encoder.encode(packet)
+    size_bytes = sum(memoryview(body).nbytes for body in bodies)
+    if len(header) > MAX_HEADER_BYTES or size_bytes > MAX_BODY_BYTES:
+        raise ValueError(f"a frame of {len(header)} + {size_bytes} bytes is too large")
+    return [PREFIX.pack(request_id, len(header), size_bytes) + header, *bodies]
+
+
+def sizes(prefix: Buffer) -> tuple[int, int, int]:
+    """(request id, header bytes, body bytes). Raises ValueError beyond the limits."""
+    request_id, header_bytes, body_bytes = PREFIX.unpack(prefix)
+    if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
+        raise ValueError(f"a frame of {header_bytes} + {body_bytes} bytes is too large")
+    return request_id, header_bytes, body_bytes
+
+
+def read_request(header: Buffer) -> Request:
+    """Raises msgspec.ValidationError or msgspec.DecodeError."""
+    return _requests.decode(header)
+
+
+def read_reply(header: Buffer) -> Reply:
+    """Raises msgspec.ValidationError or msgspec.DecodeError."""
+    return _replies.decode(header)
+
+
+def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:
+    """All chunks of a batch are fed alike: token ids, or hidden states."""
+    states = any(chunk.inputs.ndim == 2 for chunk in chunks)
+    kind = "<f4" if states else "<i4"
+    headers = [ChunkHeader(c.sequence, c.position, len(c.inputs), c.num_draws, c.sampling, c.extend) for c in chunks]
+    return Forward(headers, states), [np.ascontiguousarray(c.inputs, kind).data.cast("B") for c in chunks]
+
+
+def unpack_chunks(forward: Forward, body: Buffer, width: int) -> list[Chunk]:
+    """Raises ValueError when the body is not what the header says."""
+    flat = np.frombuffer(body, "<f4" if forward.states else "<i4")
+    inputs = flat.reshape(-1, width) if forward.states else flat
+    if len(inputs) != sum(header.count for header in forward.chunks):
+        raise ValueError("the chunks' inputs are not as many as they say")
+    chunks, start = [], 0
+    for header in forward.chunks:
+        rows = inputs[start : start + header.count]
+        chunks.append(Chunk(header.sequence, header.position, rows, header.num_draws, header.sampling, header.extend))
+        start += header.count
+    return chunks
+
+
+def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
+    counts: list[int] = []
+    bodies: list[Buffer] = []
+    for output in outputs:
+        arrays = [output.states] if output.states is not None else [output.tokens, output.probabilities]
+        present = [array for array in arrays if array is not None]
+        counts.append(len(present[0]))
+        bodies += [np.ascontiguousarray(array).data.cast("B") for array in present if array.size]
+    states = bool(outputs) and outputs[0].states is not None
+    return Outputs(counts, states, outputs[0].compute_s if outputs else 0.0), bodies
+
+
+def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
+    """Raises ValueError when the body is not what the header says."""
+    outputs, start = [], 0
+    for count in header.counts:
+        if header.states:
+            states = np.frombuffer(body, "<f4", count * width, start).reshape(count, width)
+            outputs.append(Output(states, None, None, header.compute_s))
+            start += 4 * count * width
+        else:
+            tokens = np.frombuffer(body, "<i4", count, start)
+            probabilities = np.frombuffer(body, "<f4", count, start + 4 * count)
+            outputs.append(Output(None, tokens, probabilities, header.compute_s))
+            start += 8 * count
+    return outputs

@@ -1,0 +1,112 @@
+"""The few calls of llama.cpp's C API that llama_cpp does not bind, and its log. Import only in a worker process."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort would otherwise fork a debugger
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+_FOLDER = Path(llama_cpp.__file__).parent / "lib"
+_ggml = ctypes.CDLL(str(next(_FOLDER.glob(f"*ggml-base{_SUFFIX}"))))
+_ggml.ggml_get_name.restype = ctypes.c_char_p
+_ggml.ggml_get_name.argtypes = [ctypes.c_void_p]
+_ggml.ggml_nbytes.restype = ctypes.c_size_t
+_ggml.ggml_nbytes.argtypes = [ctypes.c_void_p]
+_ggml.ggml_backend_tensor_get.restype = None
+_ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+_EVAL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
+_LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_LEVEL_ERROR = 4
+
+recent_errors: deque[str] = deque(maxlen=4)
+"""What llama.cpp complained about last: it says why a file does not load, its return value does not."""
+
+
+def _on_log(level: int, text: bytes, _: object) -> None:
+    line = text.decode("utf-8", "replace").strip()
+    if level == _LEVEL_ERROR and line:
+        recent_errors.append(line)
+    if line:
+        log.log(logging.WARNING if level == _LEVEL_ERROR else logging.DEBUG, "%s", line)
+
+
+_log_callback = _LOG_CALLBACK(_on_log)  # kept alive: llama.cpp holds the pointer
+llama_cpp.llama_log_set(_log_callback, None)
+llama_cpp.llama_backend_init()
+
+
+class Tap:
+    """Takes the rows of one graph node and stops the graph there: what follows is a head that the shard lacks.
+
+    The callback is asked about every node, and called with data of the wanted one, once each ubatch (engine.md).
+    """
+
+    def __init__(self, node_name: str, width: int) -> None:
+        self._name, self._width = node_name.encode(), width
+        self._rows: list[NDArray[np.float32]] = []
+        self.callback = _EVAL_CALLBACK(self._observe)
+
+    def take(self) -> NDArray[np.float32]:
+        """Rows [n, width] seen since the last call."""
+        rows, self._rows = self._rows, []
+        return np.concatenate(rows) if rows else np.empty((0, self._width), np.float32)
+
+    def _observe(self, node: int, ask: bool, _: object) -> bool:
+        if ask:
+            return bool(_ggml.ggml_get_name(node) == self._name)
+        rows = np.empty((_ggml.ggml_nbytes(node) // 4 // self._width, self._width), np.float32)
+        _ggml.ggml_backend_tensor_get(node, rows.ctypes.data, 0, rows.nbytes)
+        self._rows.append(rows)
+        return False
+
+
+class Batch:
+    """A llama_batch over arrays of our own, so that filling one is a few numpy copies."""
+
+    def __init__(self, capacity: int, width: int) -> None:
+        """`width` 0: a batch of tokens."""
+        self.tokens = np.zeros(0 if width else capacity, np.int32)
+        self.states = np.zeros((capacity if width else 0, width or 1), np.float32)
+        self.positions = np.zeros(capacity, np.int32)
+        self.sequences = np.zeros(capacity, np.int32)
+        self.wanted = np.zeros(capacity, np.int8)
+        self._ones = np.ones(capacity, np.int32)
+        self._rows = (self.sequences.ctypes.data + 4 * np.arange(capacity)).astype(np.uintp)
+        self._struct = llama_cpp.llama_batch()
+        self._point("token", self.tokens if not width else None)
+        self._point("embd", self.states if width else None)
+        for name, array in (
+            ("pos", self.positions),
+            ("n_seq_id", self._ones),
+            ("seq_id", self._rows),
+            ("logits", self.wanted),
+        ):
+            self._point(name, array)
+
+    def _point(self, name: str, array: NDArray[Any] | None) -> None:
+        kind = type(getattr(self._struct, name))
+        setattr(self._struct, name, ctypes.cast(0 if array is None else int(array.ctypes.data), kind))
+
+    def fill(
+        self, rows: slice, sequences: NDArray[np.int32], positions: NDArray[np.int32], wanted: NDArray[np.int8]
+    ) -> Any:
+        """The struct for llama_decode with `rows` of the whole arrays; the inputs are the caller's to copy."""
+        count = rows.stop - rows.start
+        self.sequences[:count] = sequences[rows]
+        self.positions[:count] = positions[rows]
+        self.wanted[:count] = wanted[rows]
+        self._struct.n_tokens = count
+        return self._struct
