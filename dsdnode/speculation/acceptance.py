@@ -10,11 +10,11 @@ class Acceptance(Protocol):
     """The seam for relaxed rules: they will need more of the judge's distribution than its draws."""
 
     def count(self, draft: Sequence[int], draws: Sequence[int]) -> int:
-        """Leading draft tokens that stand; `draws[i]` is the judge's own token at the position of `draft[i]`, same length."""
+        """Leading draft tokens that stand; `draws[i]` is the judge's own token where `draft[i]` is, same length."""
 
 
 class Exact:
-    """A draft token stands while it equals the judge's own draw: lossless at every temperature, as the noise is keyed."""
+    """A draft token stands while it equals the judge's own draw: lossless at every temperature (keyed noise)."""
 
     def count(self, draft: Sequence[int], draws: Sequence[int]) -> int:
         num_accepted = 0

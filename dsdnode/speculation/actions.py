@@ -20,9 +20,10 @@ States: TypeAlias = NDArray[np.float32]
 class NeedRoute:
     """Choose a pipeline, send Open with this `route` number and `digests` (its buffer 1) to all, then call `on_route`.
 
-    `reason`: "start"; "session_lost": a stage's cache is gone, the peer lives and may serve again; "peer_lost": avoid the
-    suspects; "nack": a stage refuses again and again; "timeout": ping all, avoid who does not answer. `suspects` are
-    indices into the route that is left. If opening fails half-way call `on_route_failed`, which asks again under a higher number.
+    `reason`: "start"; "session_lost": a stage's cache is gone, the peer lives and may serve again; "peer_lost": avoid
+    the suspects; "nack": a stage refuses again and again; "timeout": ping all, avoid who does not answer. `suspects`
+    are indices into the route that is left. If opening fails half-way call `on_route_failed`, which asks again under a
+    higher number.
     """
 
     route: int
@@ -63,7 +64,7 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The reply is over; send Close to every stage. `reason`: "stop" (end of generation), "length", "context", or cancel's."""
+    """The reply is over; send Close to every stage. `reason`: "stop" (end token), "length", "context", or cancel's."""
 
     reason: str
 
@@ -98,7 +99,7 @@ class ReleaseSequence:
 
 @dataclass(frozen=True, slots=True)
 class RunChunk:
-    """Decode n positions from `position`: `tokens` at the first stage, `states` [n, width] at the others; the other is None.
+    """Decode n positions from `position`: `tokens` at the first stage, `states` [n, width] at the others (else None).
 
     At the last stage a token is drawn after each of the last `num_draws` positions.
     """
@@ -134,7 +135,7 @@ class BroadcastClosed:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The session is over here: once the engine actions before this one are carried out, its sequences are free; forget the machine."""
+    """The session is over here: forget the machine; after the engine actions before this one its sequences are free."""
 
 
 StageAction: TypeAlias = (

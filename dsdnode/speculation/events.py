@@ -11,9 +11,9 @@ MAX_OFFSETS = 64
 
 @dataclass(frozen=True, slots=True)
 class PassEvent:
-    """One judged pass: of `num_drafted` tokens from `position` on in `epoch` `num_accepted` stood, `num_committed` in all.
+    """One judged pass: of `num_drafted` tokens from `position` in `epoch` `num_accepted` stood; `num_committed` in all.
 
-    `sent_s` and `judged_s` on the owner's clock; `stage_s` the stages' own times; `window`, `mode`: the plan it came from.
+    `sent_s` and `judged_s` on the owner's clock; `stage_s`: the stages' own times; `window`, `mode`: its plan.
     """
 
     epoch: int
@@ -30,7 +30,7 @@ class PassEvent:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What `run --json` shows. `acceptance_length_mean` counts the judge's own token; `by_position[i]`: (reached, accepted)."""
+    """For `run --json`. `acceptance_length_mean` counts the own token; `by_position[i]`: (reached, accepted)."""
 
     prompt_tokens: int
     completion_tokens: int

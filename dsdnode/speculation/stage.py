@@ -1,12 +1,39 @@
-"""One stage of a pipeline, for one session: what to do with each block that arrives. Speculation section 4."""
+"""One stage of a pipeline, for one session: what to do with each block that arrives. Speculation section 4.
+
+A block is looked at only while no run is in flight; then, in order of arrival:
+
+    its epoch is under the floor                      drop: the owner has moved on
+    its epoch is closed (or fell with its parent)     drop unrun; the closing verdict again, to the owner
+    position < length                                 a duplicate: kept output (judge: verdict) again, else NACK(length)
+    position > length, or no source for a new epoch   wait for what is missing; after the hop timeout NACK(length)
+    the digest differs                                NACK(0): the cache is not what the owner thinks
+    judge, drafts alone, no own draw at position      NACK(position - 1)
+    else                                              append: make the branch if new, free what is under the floor, run
+
+Digests are of contents, so a cache survives re-routing, and what was cached for a dropped line may serve again. Blocks
+and closings of another route are dropped: they are of a pipeline that is no more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsdnode.speculation.actions import StageAction, States, Tokens
-from dsdnode.wire.messages import Block, Closed
+from dsdnode.speculation import digest as digest_
+from dsdnode.speculation.actions import (
+    BroadcastClosed,
+    ForwardBlock,
+    Gone,
+    RunChunk,
+    SendToOwner,
+    StageAction,
+    States,
+    Tokens,
+)
+from dsdnode.speculation.arrivals import Arrival, Inbox, KeptOutputs, arrive
+from dsdnode.speculation.cache import Branch, BranchCache, Closing, Fate
+from dsdnode.speculation.judge import Decision, Judge
+from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +48,7 @@ class StageLimits:
 
 
 class StageMachine:
-    """One session at one stage. Every event returns the actions to carry out, in order; after Gone every event returns [].
+    """One session at one stage. Every event returns the actions to carry out, in order; after Gone none.
 
     While a RunChunk is unanswered any other event may arrive; none of them then gives an engine action.
     """
@@ -29,48 +56,222 @@ class StageMachine:
     def __init__(
         self, session: bytes, sequences: Sequence[int], *, max_positions: int, limits: StageLimits | None = None
     ) -> None:
-        """`sequences`: ids of engine sequences, all empty, that are this session's until Gone (2 at least, 4 is good)."""
-        raise NotImplementedError
+        """`sequences`: ids of empty engine sequences that are this session's until Gone (2 at least, 4 is good)."""
+        assert len(sequences) >= 2
+        self._session = session
+        self._limits = limits or StageLimits()
+        self._max_positions = max_positions
+        self._cache = BranchCache(sequences, self._limits.max_closings)
+        self._judge = Judge()
+        self._kept = KeptOutputs(self._limits.max_kept_blocks, self._limits.max_kept_positions)
+        self._inbox = Inbox(self._limits.max_waiting_blocks, self._limits.max_waiting_positions)
+        self._running: tuple[Arrival, Branch] | None = None
+        self._route, self._index, self._num_stages = -1, 0, 0
+        self._lease_s, self._lease_end_s = 0.0, float("inf")
+        self._lost = False
+        self._closing = False
+        self._gone = False
+
+    # --- events ---------------------------------------------------------------------------------------------------
 
     def next_wakeup(self) -> float | None:
         """When `tick` must be called at the latest; ask again after every event."""
-        raise NotImplementedError
+        if self._gone or self._closing:
+            return None
+        waiting = [] if self._running else self._inbox.items
+        return min([self._lease_end_s, *(item.arrived_s + self._limits.hop_timeout_s for item in waiting)])
 
     def on_open(
         self, now: float, route: int, index: int, num_stages: int, lease_s: float, digests: bytes
     ) -> int | None:
-        """Open, first or again. Returns `length` for Opened; None: an old route, answer Refused.
+        """Open, first or again. Returns `length` for Opened; None: an old route, or over: answer Refused.
 
         Index 0 takes tokens, index num_stages - 1 judges. Forgets what belongs to lower routes, but not the cache.
         """
-        raise NotImplementedError
+        if route < self._route or self._closing or self._gone:
+            return None
+        if route > self._route:
+            self._inbox.items.clear()
+            self._kept.clear()
+        self._route, self._index, self._num_stages = route, index, num_stages
+        self._lease_s, self._lease_end_s = lease_s, now + lease_s
+        self._lost = False
+        return self._cache.matching(digest_.split(digests))
 
     def on_block(
         self, now: float, block: Block, digests: bytes, tokens: Tokens, states: States | None
     ) -> list[StageAction]:
-        """Buffers as in Block's docstring, decoded; `states` None at the first stage. Raises PeerMisbehaved when they do not fit."""
-        raise NotImplementedError
+        """Buffers as in Block's docstring, decoded; `states` None at the first stage. Raises PeerMisbehaved: no fit."""
+        if self._gone or self._closing or block.route != self._route:
+            return []
+        first = self._index == 0
+        arrival = arrive(now, block, digests, tokens, states, first=first, max_positions=self._max_positions)
+        self._lease_end_s = now + self._lease_s
+        if self._lost:
+            return [self._session_lost("its cache is gone")]
+        if self._running is None or self._running[0].key != arrival.key:
+            self._inbox.put(arrival)
+        return self._go_on(now)
 
     def on_output(self, now: float, states: States | None, draws: Tokens, compute_s: float) -> list[StageAction]:
         """The RunChunk is done: `states` [n, width] of it, or at the last stage its `draws` (num_draws tokens)."""
-        raise NotImplementedError
+        assert self._running is not None
+        arrival, branch = self._running
+        self._running = None
+        if self._closing:
+            return self._leave()
+        if draws:
+            self._judge.keep_draws(branch, arrival.block, draws)
+        if arrival.block.route != self._route or self._closing_of(arrival.block) is not None:
+            return self._go_on(now)
+        block = arrival.passed(now, compute_s)
+        actions = self._decide(arrival, block, branch) if self._is_last else self._forward(arrival, block, states)
+        return actions + self._go_on(now)
 
     def on_run_failed(self, now: float) -> list[StageAction]:
         """The engine refused the RunChunk (Overloaded): nothing of it is in the cache."""
-        raise NotImplementedError
+        assert self._running is not None
+        arrival, branch = self._running
+        self._running = None
+        del branch.digests[arrival.block.position + 1 :]
+        return self._leave() if self._closing else self._go_on(now)
 
     def on_engine_lost(self, now: float) -> list[StageAction]:
-        """The worker died, running or not: all sequences are gone. SessionLost to the owner; the machine stays, empty, for a re-Open."""
-        raise NotImplementedError
+        """The worker died, running or not: all sequences are gone. The machine stays, empty, for a re-Open."""
+        if self._gone:
+            return []
+        self._running = None
+        self._cache.forget()
+        self._kept.clear()
+        self._inbox.items.clear()
+        if self._closing:
+            return self._leave()
+        self._lost = True
+        return [self._session_lost("its worker died")]
 
     def on_closed(self, now: float, closed: Closed) -> list[StageAction]:
         """The judge's Closed (the driver checks that the sender is the route's last stage)."""
-        raise NotImplementedError
+        if self._gone or self._closing or closed.route != self._route:
+            return []
+        self._cache.close(closed.epoch, Closing(closed.position, closed.token))
+        return self._go_on(now)
 
     def on_close(self, now: float) -> list[StageAction]:
         """The owner's Close: releases, Gone (after the run in flight, if any)."""
-        raise NotImplementedError
+        if self._gone:
+            return []
+        self._closing = True
+        return [] if self._running else self._leave()
 
     def tick(self, now: float) -> list[StageAction]:
-        """Timers: hop deadlines (Nack), the lease (SessionLost, releases, Gone)."""
-        raise NotImplementedError
+        """Timers: hop timeouts (Nack), the lease (SessionLost, releases, Gone)."""
+        if self._gone or self._closing:
+            return []
+        if now >= self._lease_end_s:
+            return [self._session_lost("its lease ran out"), *self.on_close(now)]
+        if self._running:
+            return []
+        overdue = self._inbox.take_older(now - self._limits.hop_timeout_s)
+        return [self._nack(item.block, self._cache.length_for(item.block)) for item in overdue]
+
+    # --- decisions ------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_last(self) -> bool:
+        return self._index == self._num_stages - 1
+
+    def _go_on(self, now: float) -> list[StageAction]:
+        """Deal with the waiting blocks, first come first, until a run starts or only blocks that must wait are left."""
+        actions: list[StageAction] = []
+        while self._running is None:
+            decided = ((item, self._fate(item)) for item in self._inbox.items)
+            arrival, fate = next((pair for pair in decided if pair[1] is not Fate.WAIT), (None, Fate.WAIT))
+            if arrival is None:
+                break
+            self._inbox.items.remove(arrival)
+            actions += self._deal(arrival, fate)
+        return actions
+
+    def _fate(self, arrival: Arrival) -> Fate:
+        """The table at the top of this file."""
+        block = arrival.block
+        fate, branch = self._cache.fate(block, arrival.digests[0])
+        if fate is Fate.APPEND and self._is_last and not self._judge.can_judge(branch, block):
+            return Fate.NO_DRAW
+        return fate
+
+    def _closing_of(self, block: Block) -> Closing | None:
+        return self._cache.closing_of(block.epoch, block.parent, block.base)
+
+    # --- deeds ----------------------------------------------------------------------------------------------------
+
+    def _deal(self, arrival: Arrival, fate: Fate) -> list[StageAction]:
+        block = arrival.block
+        if fate is Fate.APPEND:
+            return self._append(arrival)
+        if fate is Fate.DUPLICATE:
+            return self._again(arrival)
+        if fate is Fate.CLOSED:
+            return self._closing_again(block)
+        if fate is Fate.MISMATCH:
+            return [self._nack(block, 0)]
+        if fate is Fate.NO_DRAW:
+            return [self._nack(block, max(0, block.position - 1))]
+        return []
+
+    def _append(self, arrival: Arrival) -> list[StageAction]:
+        block = arrival.block
+        branch, actions = self._cache.ready(block, arrival.digests[0])
+        branch.digests.extend(arrival.digests[1:])
+        self._running = (arrival, branch)
+        num_draws = self._judge.num_draws(block) if self._is_last else 0
+        tokens = arrival.tokens if self._index == 0 else None
+        return [*actions, RunChunk(branch.sequence, block.position, tokens, arrival.states, num_draws)]
+
+    def _again(self, arrival: Arrival) -> list[StageAction]:
+        """A duplicate: what followed from it may have been lost."""
+        branch = self._cache.get(arrival.block.epoch)
+        assert branch is not None
+        if self._is_last:
+            decision = self._judge.again(branch)
+            return [] if decision is None else [self._say(arrival.block, decision)]
+        kept = self._kept.get(arrival.key)
+        return [self._nack(arrival.block, branch.length) if kept is None else kept]
+
+    def _closing_again(self, block: Block) -> list[StageAction]:
+        closing = self._closing_of(block)
+        assert closing is not None
+        self._cache.close(block.epoch, closing)
+        return [self._say(block, Decision(closing.position, closing.token, True))]
+
+    def _forward(self, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
+        assert states is not None
+        output = ForwardBlock(block, b"".join(arrival.digests), arrival.draft, states)
+        self._kept.put(output)
+        return [output]
+
+    def _decide(self, arrival: Arrival, block: Block, branch: Branch) -> list[StageAction]:
+        decision = self._judge.judge(branch, block, arrival.draft)
+        actions: list[StageAction] = [self._say(block, decision)]
+        if decision.closed:
+            self._cache.close(block.epoch, Closing(decision.decided, decision.token))
+            closed = Closed(self._session, self._route, block.epoch, decision.decided, decision.token)
+            actions.append(BroadcastClosed(closed))
+        return actions
+
+    def _say(self, block: Block, decision: Decision) -> SendToOwner:
+        return SendToOwner(
+            Verdict(self._session, self._route, block.epoch, decision.decided, decision.token, block.stage_ms)
+        )
+
+    def _nack(self, block: Block, length: int) -> SendToOwner:
+        return SendToOwner(Nack(self._session, self._route, block.epoch, self._index, length))
+
+    def _session_lost(self, reason: str) -> SendToOwner:
+        return SendToOwner(SessionLost(self._session, self._route, reason))
+
+    def _leave(self) -> list[StageAction]:
+        self._gone = True
+        self._inbox.items.clear()
+        self._kept.clear()
+        return [*self._cache.release(), Gone()]

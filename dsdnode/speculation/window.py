@@ -12,7 +12,7 @@ Mode = Literal["plain", "rounds"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`mode`; draft tokens in one `block`; draft tokens not yet judged at most, `window` (= block in rounds, 0 in plain)."""
+    """`mode`; draft tokens in one `block`; at most `window` not yet judged (= block in rounds, 0 in plain)."""
 
     mode: Mode
     block: int

@@ -109,7 +109,7 @@ class Announce(Message, frozen=True, tag=14):
 
 
 class Stored(Message, frozen=True, tag=15):
-    pass
+    """Buffer 0, only where a newer record of that provider is held: that one (a provider that restarted counts on from it)."""
 
 
 # --- a reply in the pipeline --------------------------------------------------------------------------------------

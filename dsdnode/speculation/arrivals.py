@@ -1,0 +1,108 @@
+"""Blocks as they come to a stage: checked, waiting (bounded), and the outputs kept for duplicates (bounded)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.speculation.actions import ForwardBlock, States, Tokens
+from dsdnode.speculation.digest import DIGEST_BYTES, split
+from dsdnode.wire.messages import Block
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """A block with its buffers; `digests` are n + 1."""
+
+    block: Block
+    digests: tuple[bytes, ...]
+    tokens: Tokens
+    states: States | None
+    arrived_s: float
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """An epoch is never rewritten, so this names the content."""
+        return self.block.epoch, self.block.position
+
+    @property
+    def num_positions(self) -> int:
+        return len(self.digests) - 1
+
+    @property
+    def draft(self) -> Tokens:
+        return self.tokens[len(self.tokens) - self.block.num_draft :]
+
+    def passed(self, now: float, compute_s: float) -> Block:
+        """The block as it goes on from here: the stage's own time added, the time spent here off its deadline."""
+        return msgspec.structs.replace(
+            self.block,
+            stage_ms=(*self.block.stage_ms, compute_s * 1000),
+            deadline_ms=max(0.0, self.block.deadline_ms - (now - self.arrived_s) * 1000),
+        )
+
+
+def arrive(
+    now: float, block: Block, digests: bytes, tokens: Tokens, states: States | None, *, first: bool, max_positions: int
+) -> Arrival:
+    """Raises PeerMisbehaved unless numbers and buffers fit together."""
+    num_positions = block.num_given + block.num_draft
+    fits = (
+        num_positions > 0
+        and block.base <= block.position <= max_positions - num_positions
+        and block.parent < block.epoch
+        and block.floor <= block.epoch
+        and len(digests) == DIGEST_BYTES * (num_positions + 1)
+        and len(tokens) == (num_positions if first else block.num_draft)
+        and (states is None if first else states is not None and len(states) == num_positions)
+    )
+    if not fits:
+        raise PeerMisbehaved("a block whose numbers and buffers do not fit together")
+    return Arrival(block, tuple(split(digests)), tokens, states, now)
+
+
+class Inbox:
+    """Blocks that wait, in order of arrival."""
+
+    def __init__(self, max_blocks: int, max_positions: int) -> None:
+        self.items: list[Arrival] = []
+        self._max_blocks = max_blocks
+        self._max_positions = max_positions
+
+    def put(self, arrival: Arrival) -> None:
+        """Drops what is waiting already and what there is no room for: the owner will send it again."""
+        positions = sum(item.num_positions for item in self.items) + arrival.num_positions
+        full = len(self.items) >= self._max_blocks or positions > self._max_positions
+        if not full and all(item.key != arrival.key for item in self.items):
+            self.items.append(arrival)
+
+    def take_older(self, arrived_s: float) -> list[Arrival]:
+        """Remove and return what arrived at that time or before."""
+        older = [item for item in self.items if item.arrived_s <= arrived_s]
+        self.items = [item for item in self.items if item.arrived_s > arrived_s]
+        return older
+
+
+class KeptOutputs:
+    """What went to the next stage, to be sent again when a duplicate asks for it; the oldest goes first."""
+
+    def __init__(self, max_blocks: int, max_positions: int) -> None:
+        self._outputs: dict[tuple[int, int], ForwardBlock] = {}
+        self._max_blocks = max_blocks
+        self._max_positions = max_positions
+
+    def put(self, output: ForwardBlock) -> None:
+        self._outputs[output.block.epoch, output.block.position] = output
+        while len(self._outputs) > self._max_blocks or self._num_positions() > self._max_positions:
+            del self._outputs[next(iter(self._outputs))]
+
+    def get(self, key: tuple[int, int]) -> ForwardBlock | None:
+        return self._outputs.get(key)
+
+    def clear(self) -> None:
+        self._outputs.clear()
+
+    def _num_positions(self) -> int:
+        return sum(len(output.states) for output in self._outputs.values())

@@ -1,0 +1,220 @@
+"""What one stage has cached of one session: its branches (epochs), their digests, the engine sequences they live in.
+
+Rules. A branch is never rewritten: it grows at its end or is freed. Digests, not numbers, say what a cache holds, so
+any branch whose digest at `base` fits may be the source of a new one. The new branch takes the source's sequence over
+in place only when nobody can want more of the source than it keeps: the source is below the owner's floor, or was
+closed at exactly `base`; else it is a sequence copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from dsdnode.speculation import digest as digest_
+from dsdnode.speculation.actions import CopySequence, ReleaseSequence, StageAction, TruncateSequence
+from dsdnode.wire.messages import Block
+
+
+@dataclass(slots=True)
+class Branch:
+    """`digests[i]` is of its first i tokens; `draws[p]` the judge's own token at position p (empty at other stages)."""
+
+    epoch: int
+    parent: int
+    base: int
+    sequence: int
+    digests: list[bytes]
+    draws: dict[int, int] = field(default_factory=dict)
+    decided: int = 0
+    """Judge: everything before stands."""
+
+    @property
+    def length(self) -> int:
+        return len(self.digests) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """Nothing of the epoch stands from `position` on, where `token` is right."""
+
+    position: int
+    token: int
+
+
+class Fate(Enum):
+    """What becomes of a block: the table at the top of stage.py."""
+
+    DROP = auto()
+    CLOSED = auto()
+    DUPLICATE = auto()
+    WAIT = auto()
+    MISMATCH = auto()
+    NO_DRAW = auto()
+    APPEND = auto()
+
+
+class BranchCache:
+    def __init__(self, sequences: Sequence[int], max_closings: int) -> None:
+        self.floor = 0
+        self._branches: dict[int, Branch] = {}
+        self._closings: dict[int, Closing] = {}
+        self._sequences = tuple(sequences)
+        self._free = list(reversed(sequences))
+        self._max_closings = max_closings
+
+    def get(self, epoch: int) -> Branch | None:
+        return self._branches.get(epoch)
+
+    def _fitting(self, block: Block, digest: bytes) -> Branch | None:
+        """A branch that holds `base` tokens with that digest: the parent if it does, else the newest that does."""
+        if block.base == 0:
+            return None
+        for epoch in sorted(self._branches, key=lambda number: (number == block.parent, number), reverse=True):
+            branch = self._branches[epoch]
+            if branch.length >= block.base and digest_.same(branch.digests[block.base], digest):
+                return branch
+        return None
+
+    def matching(self, line: Sequence[bytes]) -> int:
+        """How many leading tokens of the line (its digests after 0, 1, 2 ... tokens) are in some branch."""
+        return max((_common(branch.digests, line) for branch in self._branches.values()), default=0)
+
+    def fate(self, block: Block, digest: bytes) -> tuple[Fate, Branch | None]:
+        """What may be done with a block, and the branch (its own, or the source of it) that it would continue."""
+        if block.epoch < self.floor:
+            return Fate.DROP, None
+        if self.closing_of(block.epoch, block.parent, block.base) is not None:
+            return Fate.CLOSED, None
+        branch = self._branches.get(block.epoch)
+        if branch is not None:
+            if block.position != branch.length:
+                return (Fate.DUPLICATE if block.position < branch.length else Fate.WAIT), branch
+            return (Fate.APPEND if digest_.same(branch.digests[-1], digest) else Fate.MISMATCH), branch
+        if block.position > block.base:
+            return Fate.WAIT, None
+        source = self._fitting(block, digest)
+        if source is None and block.base > 0:
+            return self._fate_without_source(block), None
+        return Fate.APPEND, source
+
+    def _fate_without_source(self, block: Block) -> Fate:
+        """A parent may still come, or grow; whoever names none (0) was told that the base is here, and it is not."""
+        parent = self._branches.get(block.parent)
+        if block.parent == 0 or (parent is not None and parent.length >= block.base):
+            return Fate.MISMATCH
+        return Fate.WAIT
+
+    def length_for(self, block: Block) -> int:
+        """How much of the block's epoch is here: its own branch, or what its parent would give to it."""
+        branch = self._branches.get(block.epoch)
+        if branch is not None:
+            return branch.length
+        parent = self._branches.get(block.parent)
+        return 0 if parent is None else min(parent.length, block.base)
+
+    def ready(self, block: Block, digest: bytes) -> tuple[Branch, list[StageAction]]:
+        """The branch that a block with fate APPEND continues, made if it is new; what is under its floor is freed."""
+        branch = self._branches.get(block.epoch)
+        if branch is not None:
+            return branch, self._raise_floor(block.floor, None)
+        return self._create(block, self._fitting(block, digest), digest)
+
+    def _create(self, block: Block, source: Branch | None, digest: bytes) -> tuple[Branch, list[StageAction]]:
+        """Make the block's epoch from the first `base` positions of `source` (None: base 0); free all under the floor."""
+        actions = self._raise_floor(block.floor, source)
+        if source is None:
+            sequence, made = self._take_sequence(None)
+            branch = Branch(block.epoch, block.parent, 0, sequence, [digest])
+        elif self._may_take_over(source, block.base):
+            branch, made = self._take_over(block, source)
+        else:
+            branch, made = self._copy(block, source)
+        self._branches[block.epoch] = branch
+        return branch, actions + made
+
+    def _may_take_over(self, source: Branch, base: int) -> bool:
+        closing = self._closings.get(source.epoch)
+        return source.epoch < self.floor or (closing is not None and closing.position == base)
+
+    def _take_over(self, block: Block, source: Branch) -> tuple[Branch, list[StageAction]]:
+        actions: list[StageAction] = []
+        if source.length > block.base:
+            actions.append(TruncateSequence(source.sequence, block.base))
+        del self._branches[source.epoch]
+        return _child(block, source, source.sequence), actions
+
+    def _copy(self, block: Block, source: Branch) -> tuple[Branch, list[StageAction]]:
+        sequence, actions = self._take_sequence(source)
+        return _child(block, source, sequence), [*actions, CopySequence(source.sequence, sequence, block.base)]
+
+    def _take_sequence(self, keep: Branch | None) -> tuple[int, list[StageAction]]:
+        """An empty sequence; at need a closed or else the oldest branch makes room (NACKs tell who missed it)."""
+        if self._free:
+            return self._free.pop(), []
+        victims = [branch for branch in self._branches.values() if branch is not keep]
+        victim = min(victims, key=lambda branch: (branch.epoch not in self._closings, branch.epoch))
+        del self._branches[victim.epoch]
+        return victim.sequence, [ReleaseSequence(victim.sequence)]
+
+    def _raise_floor(self, floor: int, keep: Branch | None) -> list[StageAction]:
+        """Free everything under the floor; `keep`, the source of the branch to be made, is left to be taken over."""
+        self.floor = max(self.floor, floor)
+        actions: list[StageAction] = []
+        for epoch in [epoch for epoch in self._branches if epoch < self.floor]:
+            if keep is not None and epoch == keep.epoch:
+                continue
+            sequence = self._branches.pop(epoch).sequence
+            self._free.append(sequence)
+            actions.append(ReleaseSequence(sequence))
+        for epoch in [epoch for epoch in self._closings if epoch < self.floor]:
+            del self._closings[epoch]
+        return actions
+
+    def closing_of(self, epoch: int, parent: int, base: int) -> Closing | None:
+        """The closing that kills this epoch: its own, or its parent's at a position before `base`."""
+        if epoch in self._closings:
+            return self._closings[epoch]
+        inherited = self._closings.get(parent)
+        return inherited if inherited is not None and inherited.position < base else None
+
+    def close(self, epoch: int, closing: Closing) -> None:
+        """Close an epoch and its descendants that began beyond the closing; siblings and earlier children live."""
+        if epoch < self.floor:
+            return
+        known = self._closings.get(epoch)
+        if known is None or closing.position < known.position:
+            self._closings[epoch] = closing
+        for number in sorted(self._branches):
+            child = self._branches[number]
+            inherited = self.closing_of(number, child.parent, child.base)
+            if inherited is not None:
+                self._closings[number] = inherited
+        while len(self._closings) > self._max_closings:
+            del self._closings[min(self._closings)]
+
+    def release(self) -> list[StageAction]:
+        """Free every sequence in use."""
+        used = [ReleaseSequence(branch.sequence) for branch in self._branches.values()]
+        self.forget()
+        return list(used)
+
+    def forget(self) -> None:
+        """Every sequence is gone already."""
+        self._branches.clear()
+        self._free = list(reversed(self._sequences))
+
+
+def _common(mine: Sequence[bytes], line: Sequence[bytes]) -> int:
+    """Length of the longest common prefix of two sequences, given their digests: the last position where they agree."""
+    for length in range(min(len(mine), len(line)) - 1, 0, -1):
+        if digest_.same(mine[length], line[length]):
+            return length
+    return 0
+
+
+def _child(block: Block, source: Branch, sequence: int) -> Branch:
+    draws = {position: token for position, token in source.draws.items() if position <= block.base}
+    digests = source.digests[: block.base + 1]
+    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, min(source.decided, block.base))
