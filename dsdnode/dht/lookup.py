@@ -16,7 +16,7 @@ The closest set: the K candidates nearest to the target that did not fail, at mo
 only its members are asked. Slots: 3 requests in flight, 10 as soon as one was slow or failed; slow ones hold none, and
 they leave the closest set to those behind them until they reply.
 Done: all of a full closest set replied; or there is nobody left to ask and nobody we wait for; or time is up, or
-`MAX_ASKED` peers were asked and none is in flight. Order is by distance alone: the same replies, the same lookup.
+`MAX_ASKED` peers were asked and none of them is pending. Order is by distance alone: the same replies, the same lookup.
 
 Place for disjoint paths: several lookups with seeds split among them and one shared dict of who was asked.
 """
@@ -24,7 +24,7 @@ Place for disjoint paths: several lookups with seeds split among them and one sh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -60,11 +60,14 @@ class _Candidate:
 
 
 class Lookup:
-    """Towards `target` (32 bytes), from `seeds`; `own_id` is never asked. `deadline` is a `now`."""
+    """Towards `target` (32 bytes), from `seeds`, never asking those in `exclude` (ourselves, the unresponsive).
 
-    def __init__(self, target: bytes, seeds: Iterable[Contact], own_id: bytes, deadline: float) -> None:
+    `deadline` is on the clock of the `now` of the calls.
+    """
+
+    def __init__(self, target: bytes, seeds: Iterable[Contact], exclude: Collection[bytes], deadline: float) -> None:
         self._target = as_int(target)
-        self._own_id = own_id
+        self._exclude = frozenset(exclude)
         self._deadline = deadline
         self._parallelism = PARALLELISM
         self._num_asked = 0
@@ -109,15 +112,18 @@ class Lookup:
             self._parallelism = MAX_PARALLELISM
 
     def done(self, now: float) -> bool:
+        if not self.settled(now):
+            return False
+        return now >= self._deadline or not self._slow or sum(1 for _ in self._closest_set()) == K
+
+    def settled(self, now: float) -> bool:
+        """Nobody is left to ask, and we wait for slow ones at most: good enough for who already has an answer."""
         self._notice_slow(now)
         if now >= self._deadline:
             return True
         if self._num_asked >= MAX_ASKED:
-            return not self._asked and not self._slow
-        closest = list(self._closest_set())
-        if any(candidate.state is not _State.REPLIED for candidate in closest):
-            return False
-        return len(closest) == K or not self._slow
+            return not self._asked
+        return all(candidate.state is _State.REPLIED for candidate in self._closest_set())
 
     def wakes_at(self) -> float:
         """When `next` and `done` may change their mind although nothing happened."""
@@ -170,7 +176,7 @@ class Lookup:
 
     def _hear_one(self, contact: Contact) -> None:
         peer = node_id(contact)
-        if peer == self._own_id or not is_dialable(contact):
+        if peer in self._exclude or not is_dialable(contact):
             return
         known = self._by_id.get(peer)
         if known is None:

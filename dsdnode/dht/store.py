@@ -50,8 +50,8 @@ class Store:
     def __len__(self) -> int:
         return self._num
 
-    def put(self, key: bytes, record: ProviderRecord, data: bytes, now: float) -> bool:
-        """Hold `data`, the signed form of the verified `record`; False when we have it, or a newer one.
+    def put(self, key: bytes, record: ProviderRecord, data: bytes, now: float) -> bytes:
+        """Hold `data`, the signed form of the verified `record`, unless one as new is held. Returns what is held now.
 
         Raises PeerMisbehaved for a key that is none of the record's, Overloaded at a cap.
         """
@@ -60,11 +60,11 @@ class Store:
         self.expire(now)
         old = self._keys.get(key, {}).get(record.place)
         if old is not None and old.record.sequence >= record.sequence:
-            return False
+            return old.data
         if old is not None:
             self._drop(key, record.place)
         elif record.withdrawn:
-            return False
+            return data
         try:
             self._check_caps(key, record, len(data))
         except Overloaded:
@@ -72,7 +72,7 @@ class Store:
                 self._hold(key, old)
             raise
         self._hold(key, _Held(record, data, now + (record.ttl_s or MAX_TTL_S)))
-        return True
+        return data
 
     def get(self, key: bytes, now: float) -> list[tuple[ProviderRecord, bytes]]:
         """What is held under `key`, tombstones included, in a fixed order."""

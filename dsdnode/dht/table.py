@@ -43,7 +43,8 @@ NUM_FAILURES_DEAD = 3
 FAILURE_SPACING_S = 1.0
 CHECK_AFTER_S = 60.0
 RECHECK_S = 2.0
-MAX_RECHECK_S = 300.0
+MAX_RECHECK_S = 60.0
+SHUN_S = 30.0
 FORGET_AFTER_S = 3600.0
 REFRESH_AFTER_S = 900.0
 MAX_DUE = 10
@@ -98,6 +99,10 @@ class Table:
     def is_live(self, peer: bytes) -> bool:
         bucket = self._buckets.get(bucket_index(self._own_id, peer))
         return bucket is not None and peer in bucket.nodes and bucket.nodes[peer].live
+
+    def shunned(self, now: float) -> list[bytes]:
+        """Nodes that failed just now: not worth asking, whoever names them."""
+        return [node.id for node in self._nodes() if not node.live and now < node.failed_at + SHUN_S]
 
     def closest(self, target: bytes, num: int = K, exclude: Collection[bytes] = ()) -> list[Contact]:
         """The live nodes closest to `target`, closest first."""

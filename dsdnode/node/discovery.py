@@ -1,0 +1,260 @@
+"""The driver of the DHT: joins, answers, looks up, announces and keeps the table fresh. Decisions are dht/'s.
+
+One loop ticks four times a second and at once when there is news; whatever it starts is bounded and ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from dsdnode.dht.ids import K, is_dialable, node_id
+from dsdnode.dht.store import Store
+from dsdnode.dht.table import Table
+from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.identity import Identity, short_id
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.providing import Providing, RecordFactory
+from dsdnode.node.queries import LOOKUP_TIMEOUT_S, Queries, Reply, Tasks
+from dsdnode.wire.codec import buffer_at
+from dsdnode.wire.messages import (
+    Announce,
+    Contact,
+    FindNode,
+    FindProviders,
+    Message,
+    Nodes,
+    Providers,
+    Refused,
+    Stored,
+)
+from dsdnode.wire.records import (
+    MAX_RECORDS_BYTES,
+    ProviderRecord,
+    open_record,
+    pack_contacts,
+    pack_records,
+)
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.25
+FIND_TIMEOUT_S = 5.0
+SELF_LOOKUP_GAP_S = 2.0
+MIN_RETRY_S = 0.25
+MAX_RETRY_S = 30.0
+RETRY_SHARE = 1 / 60
+"""Back-off of a join: this share of the time spent trying so far."""
+MAX_VERIFYING = 32
+MAX_KNOWN = 64
+
+
+@dataclass(slots=True)
+class _Join:
+    contact: Contact
+    since: float
+    next_at: float
+    busy: bool = False
+    error: DsdError | None = None
+
+
+class Discovery:
+    """Finds providers and makes this node found. Call `start`, then `join`; `close` (after `withdraw`) at the end."""
+
+    def __init__(self, rpc: Rpc, identity: Identity, rng: random.Random) -> None:
+        self._rpc = rpc
+        self._own_id = identity.peer_id
+        self._rng = rng
+        self.table = Table(self._own_id)
+        self.store = Store()
+        self._tasks = Tasks()
+        self._queries = Queries(rpc, self._own_id, self.table, self._tasks, self.seen)
+        self._providing = Providing(identity, self.table, self.store, rng, self._queries)
+        self._joins: dict[bytes, _Join] = {}
+        self._joined = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._look_around_at = float("inf")
+        self._looked_around_at = float("-inf")
+        self._verifying: set[bytes] = set()
+        self._refreshing = False
+
+    # --- what the node calls --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Answer others, and keep house until `close`."""
+        self._rpc.on_request(FindNode, self._on_find_node)
+        self._rpc.on_request(FindProviders, self._on_find_providers)
+        self._rpc.on_request(Announce, self._on_announce)
+        self._rpc.transport.on_peer_lost(lambda peer, _: self.forget(peer))
+        self._tasks.spawn(self._keep_house())
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    async def join(self, contacts: Sequence[Contact], timeout_s: float) -> None:
+        """Return when one of `contacts` has answered. The others, and those that are not up yet, are tried on and on.
+
+        Raises PeerUnavailable when nobody answered in time: the node goes on trying all the same.
+        """
+        now = self._now()
+        for contact in contacts:
+            if node_id(contact) != self._own_id:
+                self._joins.setdefault(node_id(contact), _Join(contact, now, now))
+        self._wake.set()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._joined.wait()
+        except TimeoutError:
+            errors = [f"{short_id(peer)}: {join.error or 'no answer'}" for peer, join in self._joins.items()]
+            raise PeerUnavailable("no peer to join answered: " + "; ".join(errors[:4])) from None
+
+    async def find_providers(self, key: bytes, timeout_s: float = FIND_TIMEOUT_S) -> list[ProviderRecord]:
+        """Whoever is known under `key` here or at the peers closest to it; newest offer of each place, verified.
+
+        When time is up: what has been found so far.
+        """
+        lookup = await self._queries.lookup(key, FindProviders(key), timeout_s, settle=True)
+        newest: dict[tuple[Any, ...], ProviderRecord] = {}
+        for record in [*lookup.records, *(record for record, _ in self.store.get(key, self._now()))]:
+            if record.place not in newest or newest[record.place].sequence < record.sequence:
+                newest[record.place] = record
+        return [newest[place] for place in sorted(newest) if not newest[place].withdrawn]
+
+    def provide(self, make: RecordFactory) -> None:
+        """Announce the records that `make` returns, on schedule, after `changed`, and to new peers."""
+        self._providing.provide(make)
+        self._wake.set()
+
+    def changed(self) -> None:
+        self._providing.changed(self._now())
+
+    async def withdraw(self) -> None:
+        """Take the offer back at a clean stop: takes a second at most."""
+        await self._providing.withdraw()
+
+    def seen(self, contact: Contact) -> None:
+        """A peer, verified, answered us at the address that it gives."""
+        if self.table.seen(contact, self._now()):
+            peer = node_id(contact)
+            self._providing.met(peer)
+            if contact in self.table.closest(self._own_id, K):
+                self._look_around_at = min(self._look_around_at, self._looked_around_at + SELF_LOOKUP_GAP_S)
+            self._joined.set()
+            self._wake.set()
+
+    def forget(self, peer: bytes) -> None:
+        """A peer is gone, or seems to be: tell nobody about it until it answers again."""
+        self.table.failed(peer, self._now())
+
+    def known_peers(self) -> list[Contact]:
+        """For the next start, the best first."""
+        return self.table.known()[:MAX_KNOWN]
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    async def _on_find_node(self, peer: bytes, message: Message, buffers: Sequence[bytes]) -> Reply:
+        assert isinstance(message, FindNode)
+        self._heard_from(peer)
+        return Nodes(), (pack_contacts(self.table.closest(message.target, K, exclude=(peer,))),)
+
+    async def _on_find_providers(self, peer: bytes, message: Message, buffers: Sequence[bytes]) -> Reply:
+        assert isinstance(message, FindProviders)
+        self._heard_from(peer)
+        contacts = self.table.closest(message.key, K, exclude=(peer,))
+        records = [data for _, data in self.store.get(message.key, self._now())]
+        if sum(map(len, records)) > MAX_RECORDS_BYTES:
+            self._rng.shuffle(records)
+            while sum(map(len, records)) > MAX_RECORDS_BYTES:
+                records.pop()
+        return Providers(), (pack_contacts(contacts), pack_records(records))
+
+    async def _on_announce(self, peer: bytes, message: Message, buffers: Sequence[bytes]) -> Reply:
+        assert isinstance(message, Announce)
+        self._heard_from(peer)
+        data = buffer_at(buffers, 0)
+        record = open_record(data)
+        if record.peer_id != peer:
+            raise PeerMisbehaved("a provider speaks only for its own key")
+        if not self._rpc.transport.contact.addresses:
+            return Refused("this peer is a client: it holds no records"), ()
+        try:
+            held = self.store.put(message.key, record, data, self._now())
+        except Overloaded as error:
+            return Refused(str(error), retry=True), ()
+        return Stored(), () if held == data else (held,)
+
+    def _heard_from(self, peer: bytes) -> None:
+        """A request proves that its sender lives, but not that it can be dialled: ask back before relaying it."""
+        contact = self._rpc.transport.contact_of(peer)
+        if contact is None or not is_dialable(contact):
+            return
+        if self.table.is_live(peer) and self.table.get(peer) == contact:
+            self.seen(contact)
+        elif peer not in self._verifying and len(self._verifying) < MAX_VERIFYING:
+            self._verifying.add(peer)
+            self._tasks.spawn(self._verify(contact))
+
+    async def _verify(self, contact: Contact) -> None:
+        try:
+            await self._queries.ping(contact)
+        finally:
+            self._verifying.discard(node_id(contact))
+
+    # --- keeping house --------------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        while True:
+            now = self._now()
+            self.store.expire(now)
+            self._try_joins(now)
+            for contact in self.table.due(now):
+                self._tasks.spawn(self._queries.ping(contact))
+            if not self._refreshing:
+                self._refreshing = True
+                self._tasks.spawn(self._refresh(now))
+            self._tasks.spawn(self._providing.tick(now))
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
+
+    def _try_joins(self, now: float) -> None:
+        for peer, join in self._joins.items():
+            if self.table.is_live(peer):
+                join.since = now
+            elif now >= join.next_at and not join.busy:
+                join.busy = True
+                self._tasks.spawn(self._dial(join))
+
+    async def _dial(self, join: _Join) -> None:
+        try:
+            await self._queries.request(join.contact, FindNode(self._own_id))
+            self._look_around_at = self._now()
+        except DsdError as error:
+            join.error = error
+            log.debug("join_failed", peer=short_id(node_id(join.contact)), reason=str(error))
+        finally:
+            now = self._now()
+            delay_s = min(max((now - join.since) * RETRY_SHARE, MIN_RETRY_S), MAX_RETRY_S)
+            join.next_at = now + delay_s * self._rng.uniform(0.75, 1.25)
+            join.busy = False
+
+    async def _refresh(self, now: float) -> None:
+        """Look around our own place after news, and into buckets that saw no lookup for long."""
+        try:
+            if now >= self._look_around_at:
+                self._look_around_at, self._looked_around_at = float("inf"), now
+                await self._queries.lookup(self._own_id, FindNode(self._own_id), LOOKUP_TIMEOUT_S)
+            for target in self.table.refresh_targets(now, self._rng):
+                await self._queries.lookup(target, FindNode(target), LOOKUP_TIMEOUT_S)
+        finally:
+            self._refreshing = False
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,148 @@
+"""Asking peers: one request, one lookup. The table learns from how each went."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import structlog
+
+from dsdnode.dht.ids import node_id
+from dsdnode.dht.lookup import Lookup
+from dsdnode.dht.store import record_keys
+from dsdnode.dht.table import Table
+from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
+from dsdnode.net.port import Priority
+from dsdnode.net.rpc import Rpc
+from dsdnode.wire.codec import buffer_at
+from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers
+from dsdnode.wire.records import ProviderRecord, open_record, unpack_contacts, unpack_records
+
+log = structlog.get_logger(__name__)
+
+REQUEST_TIMEOUT_S = 3.0
+"""A first call needs 5.6 round trips (swarm.md, "Transport")."""
+LOOKUP_TIMEOUT_S = 10.0
+MAX_LOOKUPS = 8
+MAX_OPENED = 2048
+
+Reply = tuple[Message, Sequence[bytes]]
+
+
+class Tasks:
+    """Work that ends by itself, or with its owner."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("discovery_task_failed", exc_info=task.exception())
+
+
+class Queries:
+    """`seen` is told of every answer. Nothing is asked before the loop runs."""
+
+    def __init__(self, rpc: Rpc, own_id: bytes, table: Table, tasks: Tasks, seen: Callable[[Contact], None]) -> None:
+        self._rpc = rpc
+        self._own_id = own_id
+        self._table = table
+        self._tasks = tasks
+        self._seen = seen
+        self._slots = asyncio.Semaphore(MAX_LOOKUPS)
+        self._opened: OrderedDict[bytes, ProviderRecord] = OrderedDict()
+
+    async def request(self, contact: Contact, message: Message, buffers: Sequence[bytes] = ()) -> Reply:
+        """Ask one peer; the table learns from how it went. Raises DsdError."""
+        peer = node_id(contact)
+        if self._table.is_live(peer):
+            # Hearsay must not replace the address at which it has answered.
+            contact = self._table.get(peer) or contact
+        self._rpc.transport.introduce(contact)
+        try:
+            reply = await self._rpc.request(
+                peer, message, buffers, timeout_s=REQUEST_TIMEOUT_S, priority=Priority.CONTROL
+            )
+        except PeerUnavailable:
+            self._table.failed(peer, _now())
+            raise
+        self._seen(contact)
+        return reply
+
+    async def ping(self, contact: Contact) -> None:
+        with contextlib.suppress(DsdError):
+            await self.request(contact, Ping())
+
+    async def lookup(self, target: bytes, request: Message, timeout_s: float, settle: bool = False) -> Lookup:
+        """Run one lookup to its end, or until it is settled and has found a record. Never raises DsdError."""
+        async with self._slots:
+            now = _now()
+            exclude = [self._own_id, *self._table.shunned(now)]
+            lookup = Lookup(target, self._table.closest(target), exclude, now + timeout_s)
+            changed = asyncio.Event()
+            while not (lookup.done(now) or (settle and lookup.settled(now) and lookup.records)):
+                changed.clear()
+                while (contact := lookup.next(now)) is not None:
+                    self._tasks.spawn(self._ask(contact, request, lookup, changed))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(lookup.wakes_at()):
+                        await changed.wait()
+                now = _now()
+            return lookup
+
+    async def _ask(self, contact: Contact, request: Message, lookup: Lookup, changed: asyncio.Event) -> None:
+        """One step of a lookup. It outlives the lookup: the table wants to know, too, who is slow and who is gone."""
+        peer = node_id(contact)
+        try:
+            reply, buffers = await self.request(contact, request)
+            contacts, records = self._read(request, reply, buffers)
+        except DsdError as error:
+            if isinstance(error, PeerMisbehaved):
+                self._table.failed(peer, _now())
+            lookup.on_failure(peer)
+        else:
+            lookup.on_reply(peer, contacts, records)
+        changed.set()
+
+    def _read(
+        self, request: Message, reply: Message, buffers: Sequence[bytes]
+    ) -> tuple[list[Contact], list[ProviderRecord]]:
+        """Contacts and verified records of a reply. Raises PeerMisbehaved."""
+        if isinstance(request, FindNode) and isinstance(reply, Nodes):
+            return unpack_contacts(buffer_at(buffers, 0)), []
+        if not (isinstance(request, FindProviders) and isinstance(reply, Providers)):
+            raise PeerMisbehaved(f"{type(reply).__name__} is no answer to {type(request).__name__}")
+        records = [self._open(data) for data in unpack_records(buffer_at(buffers, 1))]
+        if any(request.key not in record_keys(record) for record in records):
+            raise PeerMisbehaved("records of another key")
+        return unpack_contacts(buffer_at(buffers, 0)), records
+
+    def _open(self, data: bytes) -> ProviderRecord:
+        """`open_record`, once for each: every holder of a key shows the same records."""
+        digest = hashlib.sha256(data).digest()
+        record = self._opened.get(digest) or open_record(data)
+        self._opened[digest] = record
+        self._opened.move_to_end(digest)
+        if len(self._opened) > MAX_OPENED:
+            self._opened.popitem(last=False)
+        return record
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
