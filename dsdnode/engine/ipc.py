@@ -110,7 +110,6 @@ class Describe(Packet, frozen=True, tag=9):
 
 class Loaded(Packet, frozen=True, tag=20):
     shard: ShardInfo
-    has_tokenizer: bool
 
 
 class Outputs(Packet, frozen=True, tag=21):

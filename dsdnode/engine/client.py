@@ -1,0 +1,288 @@
+"""The engine port on a worker process: load, requests, death, respawn with back-off, quarantine.
+
+    loading -> ready                 the model decoded its first block
+    loading -> refused               the file's fault, in words: `start` raises ModelRefused
+    ready -> down                    the process died: every sequence is lost, callbacks told, pending requests fail
+    down -> ready                    after a pause that doubles with each recent death
+    down -> quarantined              MAX_DEATHS within DEATH_WINDOW_S, or it no longer loads: EngineLost from now on
+
+While it is down, requests for new sequences wait for it; those for lost sequences raise EngineLost at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from dsdnode.engine.ipc import (
+    Buffer,
+    Copy,
+    Describe,
+    Done,
+    EngineOptions,
+    Failed,
+    Ids,
+    Load,
+    Loaded,
+    Outputs,
+    Packet,
+    Ping,
+    Release,
+    Render,
+    Reply,
+    Tokenize,
+    Truncate,
+    Vocabulary,
+    pack_chunks,
+    unpack_outputs,
+)
+from dsdnode.engine.link import WorkerLink
+from dsdnode.engine.port import Chunk, Output, ShardInfo
+from dsdnode.engine.tokenizer import Message, Vocab
+from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, PeerMisbehaved
+
+log = structlog.get_logger(__name__)
+
+MAX_DEATHS = 3
+DEATH_WINDOW_S = 60.0
+FIRST_PAUSE_S = 0.05
+LOAD_TIMEOUT_S = 300.0
+REQUEST_TIMEOUT_S = 120.0
+TEXT_TIMEOUT_S = 10.0
+"""A chat template is a stranger's program: it may loop."""
+ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error for error in (BadInput, ModelRefused, Overloaded, PeerMisbehaved, ValueError)
+}
+
+
+class WorkerEngine:
+    """An `Engine` (port.py) in a process of its own."""
+
+    def __init__(self, load: Load, load_timeout_s: float, request_timeout_s: float) -> None:
+        """Use `start`."""
+        self._load = load
+        self._load_timeout_s = load_timeout_s
+        self._request_timeout_s = request_timeout_s
+        self._link: WorkerLink | None = None
+        self._shard: ShardInfo | None = None
+        self._settled = asyncio.Event()
+        self._over = ""
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        self._callbacks: list[Callable[[], None]] = []
+        self._live: set[int] = set()
+        self._gone: set[int] = set()
+        self._respawner: asyncio.Task[None] | None = None
+        self.num_deaths = 0
+
+    @staticmethod
+    async def start(
+        path: Path,
+        options: EngineOptions,
+        *,
+        cache_folder: Path | None = None,
+        load_timeout_s: float = LOAD_TIMEOUT_S,
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> WorkerEngine:
+        """Start a worker and load the whole model or shard at `path`; its hash is kept in `cache_folder`.
+
+        Raises ModelRefused when the file is refused, or llama.cpp crashes on it.
+        """
+        load = Load(str(path), options, str(cache_folder or ""))
+        engine = WorkerEngine(load, load_timeout_s, request_timeout_s)
+        try:
+            await engine._spawn()
+        except EngineLost as error:
+            raise ModelRefused(f"{path}: llama.cpp crashed while loading it ({error})") from None
+        return engine
+
+    @property
+    def shard(self) -> ShardInfo:
+        assert self._shard is not None, "`start` returns loaded engines only"
+        return self._shard
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker process; None while it is down."""
+        return self._link.pid if self._link is not None else None
+
+    @property
+    def quarantined(self) -> str:
+        """Why the engine will not come back; empty while it works or restarts."""
+        return self._over
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        """As `Engine.forward`. Raises also PeerMisbehaved (values), ValueError (our bug)."""
+        for chunk in chunks:
+            if chunk.position == 0:
+                self._gone.discard(chunk.sequence)
+            self._check_known(chunk.sequence)
+        link = await self._up()
+        self._live.update(chunk.sequence for chunk in chunks)
+        packet, bodies = pack_chunks(list(chunks))
+        reply, body = await self._ask(link, packet, *bodies)
+        assert isinstance(reply, Outputs), reply
+        return unpack_outputs(reply, body, self.shard.width)
+
+    async def copy(self, source: int, target: int, position: int) -> None:
+        self._check_known(source)
+        self._gone.discard(target)
+        link = await self._up()
+        self._live.add(target)
+        await self._done(link, Copy(source, target, position))
+
+    async def truncate(self, sequence: int, position: int) -> None:
+        self._check_known(sequence)
+        await self._done(await self._up(), Truncate(sequence, position))
+
+    async def release(self, sequence: int) -> None:
+        """Forget the whole sequence. What died with its process is forgotten already: never raises EngineLost."""
+        self._live.discard(sequence)
+        if sequence in self._gone or self._link is None:
+            self._gone.discard(sequence)
+            return
+        try:
+            await self._done(self._link, Release(sequence))
+        except EngineLost:
+            self._gone.discard(sequence)
+
+    async def ping(self, timeout_s: float) -> None:
+        """Return when the worker has answered, behind what it had to do already. Raises EngineLost (and kills it)."""
+        await self._ask(await self._up(), Ping(), timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        """End the process within link.EXIT_S, whatever it is doing."""
+        self._stop("the engine is closed")
+        if self._respawner is not None:
+            self._respawner.cancel()
+            await asyncio.gather(self._respawner, return_exceptions=True)
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    # --- text -----------------------------------------------------------------------------------------------------
+
+    async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
+        """Ids of `text`, with BOS where the model wants one. Raises BadInput, ModelRefused (no tokenizer)."""
+        return await self._ids(Tokenize(_encodable(text), parse_special))
+
+    async def render(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation, ready for the reply. Raises BadInput, ModelRefused (no template, or a broken one)."""
+        return await self._ids(Render([(role, _encodable(content)) for role, content in messages]))
+
+    async def vocabulary(self) -> Vocab:
+        """Everything that turns ids into text. Raises ModelRefused (no tokenizer)."""
+        reply, body = await self._ask(await self._up(), Describe())
+        assert isinstance(reply, Vocabulary), reply
+        lengths = np.frombuffer(body, "<u4", reply.vocab_size)
+        ends = (4 * reply.vocab_size + np.cumsum(lengths, dtype=np.int64)).tolist()
+        starts = [4 * reply.vocab_size, *ends]
+        return Vocab(
+            [body[start:end] for start, end in zip(starts, ends, strict=False)],
+            frozenset(reply.end_tokens),
+            reply.has_template,
+        )
+
+    async def _ids(self, packet: Packet) -> list[int]:
+        reply, body = await self._ask(await self._up(), packet, timeout_s=TEXT_TIMEOUT_S)
+        assert isinstance(reply, Ids), reply
+        ids: list[int] = np.frombuffer(body, "<i4").tolist()
+        return ids
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def _check_known(self, sequence: int) -> None:
+        if sequence in self._gone:
+            raise EngineLost("the sequence died with its process")
+
+    async def _up(self) -> WorkerLink:
+        """The link, once it is ready. Raises EngineLost when that will not be."""
+        if self._link is None:
+            try:
+                async with asyncio.timeout(self._load_timeout_s):
+                    await self._settled.wait()
+            except TimeoutError:
+                raise EngineLost("the engine is still restarting") from None
+        if self._link is None:
+            raise EngineLost(self._over or "the engine's process died again")
+        return self._link
+
+    async def _ask(
+        self, link: WorkerLink, packet: Packet, *bodies: Buffer, timeout_s: float | None = None
+    ) -> tuple[Reply, bytes]:
+        reply, body = await link.request(packet, *bodies, timeout_s=timeout_s or self._request_timeout_s)
+        if isinstance(reply, Failed):
+            raise ERRORS.get(reply.kind, ValueError)(reply.reason)
+        return reply, body
+
+    async def _done(self, link: WorkerLink, packet: Packet) -> None:
+        reply, _ = await self._ask(link, packet)
+        assert isinstance(reply, Done), reply
+
+    # --- life and death -------------------------------------------------------------------------------------------
+
+    async def _spawn(self) -> None:
+        """One try. Raises ModelRefused (the file's fault, said in words) or EngineLost (it died loading)."""
+        link = await WorkerLink.spawn(lambda reason: self._died(link, reason))
+        try:
+            reply, _ = await self._ask(link, self._load, timeout_s=self._load_timeout_s)
+        except BaseException:
+            await link.close()
+            raise
+        assert isinstance(reply, Loaded), reply
+        if self._shard is not None and reply.shard != self._shard:
+            await link.close()
+            raise ModelRefused(f"{self._load.path}: is another model than it was")
+        self._shard, self._link = reply.shard, link
+        self._settled.set()
+
+    def _died(self, link: WorkerLink, reason: str) -> None:
+        if link is not self._link:  # while loading: `_spawn` tells
+            return
+        self._link = None
+        self._settled.clear()
+        self._gone |= self._live
+        self._live.clear()
+        self._count_death(reason)
+        if not self._over:
+            self._respawner = asyncio.create_task(self._respawn(), name="engine respawner")
+        for callback in self._callbacks:
+            callback()
+
+    async def _respawn(self) -> None:
+        while not self._over:
+            await asyncio.sleep(FIRST_PAUSE_S * 4 ** (len(self._deaths) - 1))
+            try:
+                return await self._spawn()
+            except EngineLost as error:
+                self._count_death(str(error))
+            except DsdError as error:
+                self._stop(f"the engine did not come back: {error}")
+
+    def _count_death(self, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._deaths and now - self._deaths[0] >= DEATH_WINDOW_S:
+            self._deaths.popleft()
+        self._deaths.append(now)
+        self.num_deaths += 1
+        log.warning("engine lost", path=self._load.path, reason=reason, num_deaths=self.num_deaths)
+        if len(self._deaths) >= MAX_DEATHS:
+            self._stop(f"{self._load.path}: quarantined, its process died {len(self._deaths)} times; last, {reason}")
+
+    def _stop(self, reason: str) -> None:
+        if not self._over:
+            self._over = reason
+            log.info("engine stopped", reason=reason)
+        self._settled.set()
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which JSON may bring, cannot travel."""
+    return text.encode("utf-8", "replace").decode()

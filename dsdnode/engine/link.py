@@ -1,0 +1,169 @@
+"""One worker process, seen from the daemon's event loop: requests in order, replies by id, death told at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from dsdnode.engine.ipc import PREFIX, Buffer, Packet, Reply, pack, read_reply, sizes
+from dsdnode.errors import EngineLost, Overloaded
+
+log = structlog.get_logger(__name__)
+
+MAX_PENDING = 256
+MAX_STDERR_TAIL_BYTES = 4096
+EXIT_S = 2.0
+"""A worker may take so long to end after its stream ended; then it is killed."""
+_SOCKET_BUFFER_BYTES = 1 << 20
+
+
+class WorkerLink(asyncio.Protocol):
+    """From spawn to death. `on_death` is called once, with the reason in words, unless `close` came first."""
+
+    def __init__(self, process: asyncio.subprocess.Process, on_death: Callable[[str], None]) -> None:
+        """Use `spawn`."""
+        self._process = process
+        self.pid = process.pid
+        self._on_death = on_death
+        self._pending: dict[int, asyncio.Future[tuple[Reply, bytes]]] = {}
+        self._next_id = 0
+        self._received = bytearray()
+        self._stderr_tail = b""
+        self._stderr_task = asyncio.create_task(self._read_stderr(), name="worker stderr")
+        self._closing = False
+
+    @staticmethod
+    async def spawn(on_death: Callable[[str], None]) -> WorkerLink:
+        """Start a worker; it has loaded nothing yet."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-Pm",
+                "dsdnode.engine.worker",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env={
+                    **os.environ,
+                    "GGML_NO_BACKTRACE": "1",
+                    "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+                },
+            )
+        link = WorkerLink(process, on_death)
+        await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+        return link
+
+    async def request(self, packet: Packet, *bodies: Buffer, timeout_s: float) -> tuple[Reply, bytes]:
+        """One reply and its body. Raises EngineLost (death, silence), Overloaded (too many requests wait)."""
+        if self._transport.is_closing():
+            raise EngineLost("the engine's process has ended")
+        if len(self._pending) >= MAX_PENDING:
+            raise Overloaded("too many requests wait for the engine")
+        self._next_id = (self._next_id + 1) % (1 << 32)
+        future: asyncio.Future[tuple[Reply, bytes]] = asyncio.get_running_loop().create_future()
+        self._pending[self._next_id] = future
+        self._transport.writelines(pack(self._next_id, packet, *bodies))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:  # nobody knows what state it is in
+            self.kill()
+            raise EngineLost(f"the engine's process did not answer within {timeout_s:g} s") from None
+
+    def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def close(self) -> None:
+        """End the worker, by force after EXIT_S."""
+        self._closing = True
+        self._transport.close()
+        await self._end()
+
+    # --- asyncio.Protocol -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        try:
+            while self._take_frame():
+                pass
+        except (ValueError, msgspec.DecodeError) as error:
+            log.error("worker sent garbage", pid=self.pid, error=str(error))
+            self.kill()
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._reaper = asyncio.create_task(self._reap(), name="worker reaper")
+
+    # --- the rest -------------------------------------------------------------------------------------------------
+
+    def _take_frame(self) -> bool:
+        if len(self._received) < PREFIX.size:
+            return False
+        request_id, header_bytes, body_bytes = sizes(self._received[: PREFIX.size])
+        body_start = PREFIX.size + header_bytes
+        end = body_start + body_bytes
+        if len(self._received) < end:
+            return False
+        reply = read_reply(self._received[PREFIX.size : body_start])
+        body = bytes(memoryview(self._received)[body_start:end])
+        del self._received[:end]
+        future = self._pending.pop(request_id, None)
+        if future is not None and not future.done():
+            future.set_result((reply, body))
+        return True
+
+    async def _reap(self) -> None:
+        await self._end()
+        reason = self._reason()
+        pending, self._pending = self._pending, {}
+        if not self._closing:
+            self._on_death(reason)
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(EngineLost(reason))
+
+    async def _end(self) -> None:
+        try:
+            async with asyncio.timeout(EXIT_S):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        await self._stderr_task
+
+    def _reason(self) -> str:
+        code = self._process.returncode or 0
+        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
+        lines = self._stderr_tail.decode("utf-8", "replace").strip().splitlines()
+        return f"the engine's process {how}" + (f": {lines[-1][:300]}" if lines else "")
+
+    async def _read_stderr(self) -> None:
+        """llama.cpp says there why it aborts. It never prints text or tokens."""
+        assert self._process.stderr is not None
+        while data := await self._process.stderr.read(MAX_STDERR_TAIL_BYTES):
+            self._stderr_tail = (self._stderr_tail + data)[-MAX_STDERR_TAIL_BYTES:]
+            log.debug("worker", pid=self.pid, stderr=data.decode("utf-8", "replace").rstrip())
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

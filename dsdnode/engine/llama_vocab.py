@@ -1,0 +1,105 @@
+"""The tokenizer inside a GGUF file, through llama.cpp. Import only in a worker process or a test of it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from dsdnode.engine.tokenizer import MAX_TEXT_BYTES, ChatTemplate, Control, Message
+from dsdnode.errors import BadInput, ModelRefused
+
+_TYPE_NONE = 0
+_CONTROL, _LSTRIP, _RSTRIP = 1 << 3, 1 << 7, 1 << 8
+"""llama_token_attr"""
+_PIECE_BYTES = 1024
+
+
+class LlamaVocab:
+    """Text to token ids and back, for a model file that has a tokenizer."""
+
+    def __init__(self, vocab: Any, template_source: str | None) -> None:
+        """`vocab`: llama.cpp's pointer. Raises ModelRefused when there is no tokenizer: in a shard."""
+        if int(llama_cpp.llama_vocab_type(vocab)) == _TYPE_NONE:
+            raise ModelRefused("the file has no tokenizer: a shard works on ids and states alone")
+        self._vocab = vocab
+        self.size = int(llama_cpp.llama_vocab_n_tokens(vocab))
+        self._bos = int(llama_cpp.llama_vocab_bos(vocab))
+        self._add_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab)) and self._bos >= 0
+        self._template_source = template_source
+        self._template: ChatTemplate | None = None
+
+    @property
+    def has_template(self) -> bool:
+        return self._template_source is not None
+
+    def end_tokens(self) -> list[int]:
+        """Ids after which a reply is over, ascending."""
+        return [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
+
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token; control tokens have none."""
+        buffer = ctypes.create_string_buffer(_PIECE_BYTES)
+        return [self._piece(token, buffer) for token in range(self.size)]
+
+    def tokenize(self, text: str, parse_special: bool) -> NDArray[np.int32]:
+        """Ids of `text`, beginning with the model's BOS if it wants one; `parse_special`: control tokens in it count.
+
+        Raises BadInput for a text that is too long.
+        """
+        return self._with_bos(self._tokenize(text, parse_special))
+
+    def render(self, messages: Sequence[Message]) -> NDArray[np.int32]:
+        """Ids of a conversation. Raises BadInput, or ModelRefused without a (working) template."""
+        if self._template is None:
+            if self._template_source is None:
+                raise ModelRefused("the model has no chat template: use it with --raw")
+            eos = self._text(int(llama_cpp.llama_vocab_eos(self._vocab)))
+            self._template = ChatTemplate(self._template_source, self._controls(), self._text(self._bos), eos)
+        pieces = self._template.render(messages)
+        ids = [
+            np.array([piece], np.int32) if isinstance(piece, int) else self._tokenize(piece, False) for piece in pieces
+        ]
+        return self._with_bos(np.concatenate(ids) if ids else np.empty(0, np.int32))
+
+    def _with_bos(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        if self._add_bos and (len(ids) == 0 or ids[0] != self._bos):
+            return np.concatenate([np.array([self._bos], np.int32), ids])
+        return ids
+
+    def _tokenize(self, text: str, parse_special: bool) -> NDArray[np.int32]:
+        data = text.encode("utf-8", "replace")
+        if len(data) > MAX_TEXT_BYTES:
+            raise BadInput(f"the text is longer than {MAX_TEXT_BYTES} bytes")
+        capacity = len(data) + 16
+        for _ in range(2):
+            ids = (llama_cpp.llama_token * capacity)()
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), ids, capacity, False, parse_special)
+            if count >= 0:
+                return np.frombuffer(ids, np.int32, count).copy() if count else np.empty(0, np.int32)
+            capacity = -int(count)
+        raise BadInput("the text cannot be tokenized")
+
+    def _controls(self) -> dict[str, Control]:
+        controls = {}
+        for token in range(self.size):
+            attributes = int(llama_cpp.llama_vocab_get_attr(self._vocab, token))
+            if attributes & _CONTROL:
+                controls[self._text(token)] = Control(token, bool(attributes & _LSTRIP), bool(attributes & _RSTRIP))
+        return controls
+
+    def _text(self, token: int) -> str:
+        if not 0 <= token < self.size:
+            return ""
+        return bytes(llama_cpp.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
+
+    def _piece(self, token: int, buffer: Any) -> bytes:
+        count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False))
+        if count < 0:
+            buffer = ctypes.create_string_buffer(-count)
+            count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False))
+        return bytes(buffer[:count])

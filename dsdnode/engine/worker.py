@@ -1,0 +1,181 @@
+"""The process that an engine lives in: `python -m dsdnode.engine.worker FD`. A blocking loop over one socket.
+
+When llama.cpp aborts, this process ends and the daemon reads the end of the stream; when the daemon ends, so does this.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from dsdnode.engine.ipc import (
+    PREFIX,
+    Buffer,
+    Copy,
+    Describe,
+    Done,
+    Failed,
+    Forward,
+    Ids,
+    Load,
+    Loaded,
+    Packet,
+    Ping,
+    Release,
+    Render,
+    Request,
+    Tokenize,
+    Truncate,
+    Vocabulary,
+    pack,
+    pack_outputs,
+    read_request,
+    sizes,
+    unpack_chunks,
+)
+from dsdnode.engine.llama import LlamaEngine
+from dsdnode.engine.llama_vocab import LlamaVocab
+from dsdnode.errors import DsdError
+
+OUT_OF_MEMORY_SCORE = 500
+"""If the machine runs out of memory, the kernel shall take the worker rather than the daemon."""
+_SOCKET_BUFFER_BYTES = 1 << 20
+
+
+class _Worker:
+    def __init__(self, load: Load) -> None:
+        if load.options.max_memory_bytes:
+            _limit_memory(load.options.max_memory_bytes)
+        folder = Path(load.cache_folder) if load.cache_folder else None
+        self._engine = LlamaEngine(Path(load.path), load.options, folder)
+        self._vocab: LlamaVocab | None = None
+
+    def loaded(self) -> Loaded:
+        return Loaded(self._engine.shard)
+
+    def answer(self, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
+        """Raises DsdError or ValueError; anything else is a bug and ends the process."""
+        engine = self._engine
+        match request:
+            case Forward():
+                return pack_outputs(engine.forward(unpack_chunks(request, body, engine.shard.width)))
+            case Copy():
+                engine.copy(request.source, request.target, request.position)
+            case Truncate():
+                engine.truncate(request.sequence, request.position)
+            case Release():
+                engine.release(request.sequence)
+            case Ping():
+                pass
+            case Tokenize():
+                return _ids(self._tokenizer().tokenize(request.text, request.parse_special))
+            case Render():
+                return _ids(self._tokenizer().render(request.messages))
+            case Describe():
+                return self._describe()
+            case Load():
+                raise ValueError("a worker loads one model in its life")
+        return Done(), []
+
+    def _tokenizer(self) -> LlamaVocab:
+        if self._vocab is None:
+            self._vocab = LlamaVocab(self._engine.vocab, self._engine.template_source)
+        return self._vocab
+
+    def _describe(self) -> tuple[Packet, list[Buffer]]:
+        vocab = self._tokenizer()
+        pieces = vocab.pieces()
+        lengths = np.array([len(piece) for piece in pieces], "<u4")
+        return Vocabulary(vocab.size, vocab.end_tokens(), vocab.has_template), [lengths.tobytes(), b"".join(pieces)]
+
+
+def _ids(tokens: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> tuple[Packet, list[Buffer]]:
+    return Ids(), [tokens.astype("<i4").tobytes()]
+
+
+def serve(connection: socket.socket) -> None:
+    """Answer requests until the stream ends. Raises whatever is a bug, and ConnectionError."""
+    worker: _Worker | None = None
+    while (received := _receive(connection)) is not None:
+        request_id, request, body = received
+        try:
+            reply: Packet
+            bodies: list[Buffer] = []
+            if worker is not None:
+                reply, bodies = worker.answer(request, body)
+            elif isinstance(request, Load):
+                worker = _Worker(request)
+                reply = worker.loaded()
+            else:
+                raise ValueError("no model is loaded yet")
+        except (DsdError, ValueError) as error:
+            reply, bodies = Failed(type(error).__name__, str(error)[:4096]), []
+        for buffer in pack(request_id, reply, *bodies):
+            connection.sendall(buffer)
+
+
+def _receive(connection: socket.socket) -> tuple[int, Request, Buffer] | None:
+    prefix = _read(connection, PREFIX.size)
+    if prefix is None:
+        return None
+    request_id, header_bytes, body_bytes = sizes(prefix)
+    header, body = _read(connection, header_bytes), _read(connection, body_bytes)
+    if header is None or body is None:
+        return None
+    return request_id, read_request(header), body
+
+
+def _read(connection: socket.socket, count: int) -> bytearray | None:
+    data = bytearray(count)
+    view = memoryview(data)
+    while view:
+        received = connection.recv_into(view)
+        if received == 0:
+            return None
+        view = view[received:]
+    return data
+
+
+def _limit_memory(max_bytes: int) -> None:
+    try:
+        import resource
+    except ImportError:  # no such limits on this system
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+
+
+def _settle_in() -> None:
+    """Signals are the daemon's business, which drains first; a core dump would hold prompts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        try:
+            Path("/proc/self/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))
+        except OSError as error:
+            logging.info("no oom score: %s", error)
+
+
+def main() -> None:
+    _settle_in()
+    with socket.socket(fileno=int(sys.argv[1])) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+        try:
+            serve(connection)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the daemon is gone
+        except msgspec.DecodeError as error:
+            raise SystemExit(f"the daemon speaks another protocol: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
