@@ -23,6 +23,7 @@ from dsdnode.engine.gguf_header import ARRAY, BOOL, STRING, UINT32, Header, Tens
 from dsdnode.engine.gguf_writer import NewTensor
 from dsdnode.errors import ModelRefused
 
+MAX_WIDTH = 1 << 18
 DUMMY_VOCAB = 8
 NO_WINDOW_TOKENS = 1 << 21
 LAYER_ARRAYS = (
@@ -52,6 +53,9 @@ def _embeddings(header: Header) -> Tensor:
     embeddings = header.tensors.get("token_embd.weight")
     if embeddings is None or len(embeddings.shape) != 2:
         raise ModelRefused(f"{header.name}: holds no token embeddings, so it is not a language model's weights")
+    width = header.count(f"{header.text('general.architecture')}.embedding_length")
+    if embeddings.shape[0] != width or width > MAX_WIDTH:
+        raise ModelRefused(f"{header.name}: its embeddings are {embeddings.shape[0]} wide, it says {width}")
     return embeddings
 
 
@@ -122,14 +126,14 @@ def _cut_value(header: Header, key: str, suffix: str, num_layers: int, start: in
 
 def plan_tensors(header: Header, architecture: Architecture, start: int, end: int) -> list[NewTensor]:
     """The tensors of the shard of layers [start, end), copies and dummies."""
-    last = end == layers_of(header)
+    last, width = end == layers_of(header), _embeddings(header).shape[0]
     tensors = _end_tensors(header, architecture, start == 0, last)
     for name, tensor in header.tensors.items():
         if name in SHARED_TENSORS:
             tensors.append(_copy(tensor))
         elif name in END_TENSORS:
             if name.startswith("output_norm"):
-                tensors.append(_copy(tensor) if last else _neutral(tensor))
+                tensors.append(_copy(tensor) if last else _neutral(tensor, width))
             elif name == "output.bias" and last:
                 tensors.append(_copy(tensor))
         else:
@@ -173,8 +177,10 @@ def _copy(tensor: Tensor, name: str | None = None) -> NewTensor:
     return NewTensor(name or tensor.name, tensor.shape, tensor.type, source=tensor)
 
 
-def _neutral(tensor: Tensor) -> NewTensor:
+def _neutral(tensor: Tensor, width: int) -> NewTensor:
     """A norm that a shard never applies, but its loader asks for."""
+    if tensor.shape != (width,):
+        raise ModelRefused(f"{tensor.name} has the shape {tensor.shape}; ({width},) was due")
     ones = tensor.name.endswith(".weight")
     data = np.full(tensor.shape, 1.0 if ones else 0.0, "<f4").tobytes()
     return NewTensor(tensor.name, tensor.shape, GGMLQuantizationType.F32, data=data)

@@ -126,7 +126,7 @@ class _Parser:
         num_tensors, num_keys = self._preamble()
         metadata: dict[str, Value] = {}
         for _ in range(num_keys):
-            key = self._text("a key", MAX_KEY_BYTES)
+            key = self._identifier("a key", MAX_KEY_BYTES)
             if not key or key in metadata:
                 raise _Malformed(f"the key {key!r} is {'there twice' if key else 'empty'}")
             metadata[key] = self._value(key)
@@ -172,7 +172,7 @@ class _Parser:
 
     def _tensor(self) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int, int]:
         """(name, shape, type, offset in the data section, size in bytes)"""
-        name = self._text("a tensor's name", MAX_TENSOR_NAME_BYTES)
+        name = self._identifier("a tensor's name", MAX_TENSOR_NAME_BYTES)
         num_dimensions = self._number("I")
         if not 1 <= num_dimensions <= 4:
             raise _Malformed(f"the tensor {name!r} has {num_dimensions} dimensions; 1 to 4 are possible")
@@ -208,6 +208,12 @@ class _Parser:
             tensors[name] = Tensor(name, shape, kind, start + offset, size_bytes)
             expected += padded(size_bytes, alignment)
         return tensors
+
+    def _identifier(self, what: str, max_bytes: int) -> str:
+        name = self._text(what, max_bytes)
+        if not (name.isascii() and name.isprintable()):
+            raise _Malformed(f"{what}, {name!r}, is not plain ASCII")
+        return name
 
     def _text(self, what: str, max_bytes: int) -> str:
         """surrogateescape, so that a string which is not UTF-8 is neither an error nor lost."""

@@ -269,3 +269,10 @@ def write_random_model(
     builder.out.write_kv_data_to_file()
     builder.out.write_tensors_to_file()
     builder.out.close()
+
+
+def make(folder: Path, name: str = "llama", num_layers: int = 6, kind: Type = Type.F32, **keys: Any) -> Path:
+    """A random model in `folder`; `keys` go over the variant's."""
+    path = folder / f"{name}.gguf"
+    write_random_model(path, VARIANTS[name], num_layers, kind, keys=keys)
+    return path

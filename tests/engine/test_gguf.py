@@ -1,0 +1,115 @@
+"""Manifests say what a file is, also when a stranger made it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from dsdnode.engine.gguf import cut, read_manifest
+from dsdnode.errors import ModelRefused
+from tests.engine.random_models import CONTEXT_TOKENS, VOCAB, make
+
+
+def test_a_whole_model(tmp_path: Path) -> None:
+    model = make(tmp_path)
+    manifest = read_manifest(model)
+    assert manifest.model_id == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert (manifest.start, manifest.end, manifest.num_layers) == (0, 6, 6) and manifest.first and manifest.last
+    assert (manifest.width, manifest.vocab_size) == (64, VOCAB)
+    assert (manifest.model_name, manifest.architecture) == ("Random llama", "llama")
+    assert (manifest.train_context_tokens, manifest.rope_switch_tokens) == (CONTEXT_TOKENS, 0)
+
+
+def test_a_shard_remembers_the_model(tmp_path: Path) -> None:
+    model = make(tmp_path)
+    whole = read_manifest(model)
+    for start, end in ((0, 2), (2, 5), (5, 6), (0, 6)):
+        out = tmp_path / "bob.gguf"
+        manifest = cut(model, start, end, out)
+        assert manifest == read_manifest(out)
+        assert (manifest.start, manifest.end, manifest.num_layers) == (start, end, 6)
+        assert (manifest.first, manifest.last) == (start == 0, end == 6)
+        for name in ("model_id", "model_name", "tokenizer_hash", "vocab_size", "width", "train_context_tokens"):
+            assert getattr(manifest, name) == getattr(whole, name)
+
+
+def test_long_rope_names_its_switch(tmp_path: Path) -> None:
+    model = make(tmp_path, "phi3")
+    assert read_manifest(model).rope_switch_tokens == CONTEXT_TOKENS // 2
+    assert cut(model, 1, 3, tmp_path / "shard.gguf").rope_switch_tokens == CONTEXT_TOKENS // 2
+
+
+def test_a_model_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, cache = make(tmp_path), tmp_path / "cache"
+    known = read_manifest(model, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", None)
+        assert read_manifest(model, cache) == known
+    with model.open("ab") as file:
+        file.write(b"changed")
+    assert read_manifest(model, cache).model_id != known.model_id
+    for entry in cache.iterdir():
+        entry.write_text("not a hash")
+    assert read_manifest(model, cache).model_id == hashlib.sha256(model.read_bytes()).hexdigest()
+
+
+def test_a_name_cannot_play_with_the_terminal(tmp_path: Path) -> None:
+    model = make(tmp_path)
+    data = model.read_bytes()
+    model.write_bytes(data.replace(b"Random llama", b"\x1b[2J\xff\xffllama!"))
+    assert read_manifest(model).model_name == "?[2J??llama!"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"layer_start\x04\x00\x00\x00\x02", b"layer_start\x04\x00\x00\x00\x03"), (b"layer_end", b"layer_emd")],
+)
+def test_a_forged_shard_is_refused(old: bytes, new: bytes, tmp_path: Path) -> None:
+    shard = tmp_path / "mallory.gguf"
+    cut(make(tmp_path), 2, 4, shard)
+    data = shard.read_bytes()
+    assert data.count(old) == 1
+    shard.write_bytes(data.replace(old, new))
+    with pytest.raises(ModelRefused):
+        read_manifest(shard)
+
+
+def with_tokenizer(path: Path, tokens: list[str], **changes: Any) -> str:
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(changes.get("pre", "qwen2"))
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * len(tokens))
+    writer.add_token_merges(changes.get("merges", ["a b"]))
+    add_id = writer.add_uint64 if changes.get("wide") else writer.add_uint32
+    add_id("tokenizer.ggml.eos_token_id", changes.get("eos", 1))
+    writer.add_chat_template(changes.get("template", "hello"))
+    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return read_manifest(path).tokenizer_hash
+
+
+def test_the_tokenizer_hash_covers_what_makes_ids(tmp_path: Path) -> None:
+    path, tokens = tmp_path / "model.gguf", ["a", "b", "ab"]
+    same = with_tokenizer(path, tokens)
+    assert with_tokenizer(path, tokens, template="another") == same
+    assert with_tokenizer(path, tokens, wide=True) == same
+    others = [
+        with_tokenizer(path, ["a", "ba", "b"]),
+        with_tokenizer(path, ["ab", "", "ab"]),
+        with_tokenizer(path, tokens, pre="smollm"),
+        with_tokenizer(path, tokens, merges=["b a"]),
+        with_tokenizer(path, tokens, eos=2),
+    ]
+    assert len({same, *others}) == 6
