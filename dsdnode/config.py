@@ -31,14 +31,8 @@ class Timeouts:
 
     join_s: float = 10.0
     """Until one of the peers named by `join` has answered."""
-    request_s: float = 5.0
-    """One request of a DHT or session peer."""
-    hop_s: float = 10.0
-    """One block through the whole pipeline, on top of what it usually takes."""
     lease_s: float = 60.0
     """A stage frees the cache of a session that it has not heard of for so long."""
-    load_s: float = 300.0
-    """A worker process may take so long to load its model and decode the first block."""
     drain_s: float = 30.0
     """Replies in flight may take so long to end when the node is asked to stop."""
 
@@ -78,7 +72,7 @@ class NodeConfig:
     strict: bool = False
     """The engine setting in which rounding does not depend on the block: one thread, one reply at a time."""
     name: str = ""
-    """A nickname for tables and logs; never trusted."""
+    """A nickname, shown by `status` alone."""
     data_dir: Path = field(default_factory=lambda: default_data_dir())
     identity_path: Path | None = None
     timeouts: Timeouts = Timeouts()
@@ -105,7 +99,7 @@ def read_joins(data_dir: Path) -> tuple[str, ...]:
     """Join strings of the swarm last known, newest first; none when there is no such file, or not one of ours."""
     try:
         joins = json.loads(swarm_file(data_dir).read_bytes()[:MAX_SWARM_FILE_BYTES])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return ()
     return tuple(join for join in joins if isinstance(join, str))[:MAX_JOINS] if isinstance(joins, list) else ()
 

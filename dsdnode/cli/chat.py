@@ -137,9 +137,9 @@ async def answer(state: Chat) -> None:
 
 
 def show(piece: Any, colors: bool) -> None:
-    """A piece of text; with colors, green when draft tokens gave it."""
+    """A piece of text; with colors, green when all of its tokens were drafted (a verdict's own token is not)."""
     text = render.clean(piece.text) if sys.stdout.isatty() else piece.text
-    drafted = colors and render.colors() and piece.num_accepted > 0
+    drafted = colors and render.colors() and 0 < piece.num_accepted == len(piece.tokens)
     click.echo(f"{GREEN}{text}{RESET}" if drafted else text, nl=False, color=True if drafted else None)
 
 

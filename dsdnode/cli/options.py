@@ -79,7 +79,7 @@ node_options = chain(
     ),
     click.option("--wire", metavar="f32|f16", help="Type in which hidden states travel (f32)."),
     click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),
-    click.option("--name", metavar="NAME", help="A nickname for tables."),
+    click.option("--name", metavar="NAME", help="A nickname, shown by `status`."),
     click.option("--identity", metavar="PATH", help="Key file (identity.key in the data dir)."),
 )
 

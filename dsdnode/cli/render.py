@@ -38,7 +38,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _cell(value: object) -> str:
-    text = "-" if value is None or value == "" else f"{value:.1f}" if isinstance(value, float) else str(value)
+    if value is None or value == "":
+        return "-"
+    text = (f"{value:.2f}" if value < 10 else f"{value:.0f}") if isinstance(value, float) else str(value)
     return clean(text).replace("\n", " ")
 
 

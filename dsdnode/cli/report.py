@@ -34,8 +34,13 @@ def status(as_json: bool, **flags: Any) -> None:
     if as_json:
         render.print_json(answer)
         return
+    engines = answer.pop("engines")
     for key, value in answer.items():
         click.echo(f"{key.replace('_', ' '):<12} {_said(key, value)}")
+    columns = ("ENGINE OF", "MODEL", "WORKER", "CONTEXT", "MS A BLOCK", "MS A TOKEN")
+    keys = ("role", "model", "worker_pid", "context_tokens", "fixed_ms", "slope_ms")
+    if engines:
+        click.echo(render.table(columns, ([engine[key] for key in keys] for engine in engines)))
 
 
 def _said(key: str, value: Any) -> str:

@@ -1,0 +1,183 @@
+"""The command line as alice types it: `call("run", "hello")`, in this process. Her swarm is scripted, or real."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsdnode.cli import main
+from dsdnode.errors import DsdError
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"
+JOIN = f"dsd://127.0.0.1:29170/{KEY}"
+STATS = {
+    "prompt_tokens": 12,
+    "completion_tokens": 3,
+    "time_to_first_token_s": 0.25,
+    "tokens_per_second": 8.1,
+    "drafted": 10,
+    "accepted": 7,
+    "acceptance_rate": 0.71,
+    "acceptance_length_mean": 3.6,
+    "passes": 2,
+    "pipeline": [{"peer_id": "ab" * 32, "layers": [0, 8]}],
+    "recoveries": 0,
+}
+PEERS = [
+    {
+        "peer_id": "cd" * 32,
+        "addresses": ["tcp://192.0.2.9:29170"],
+        "roles": ["shard"],
+        "layers": [0, 8],
+        "model": "demo\x1b[31m",
+        "rtt_ms": 1.5,
+        "last_seen_s": 0.2,
+    }
+]
+MODELS = [
+    {
+        "name": "demo-target",
+        "model_id": "ef" * 32,
+        "num_layers": 8,
+        "coverage": [{"layers": [0, 8], "replicas": 2}],
+        "drafters": 1,
+        "complete": True,
+        "missing": "",
+    }
+]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user without settings and without a daemon."""
+    for name in [name for name in os.environ if name.startswith("DSDNODE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return tmp_path
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    def run(*argv: object, stdin: str = "") -> Result:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capfd.readouterr()
+        code = main.call([str(word) for word in argv])
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@dataclass
+class Swarm:
+    """What alice's client finds: one script of events (or the error that ends it) for each reply."""
+
+    replies: list[list[Any]] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    joins: Sequence[str] = ()
+    swarm_key: str | None = None
+    refuses: DsdError | None = None
+    closed: int = 0
+
+
+@pytest.fixture
+def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
+    script = Swarm()
+
+    class ScriptedClient:
+        @classmethod
+        async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> ScriptedClient:
+            if script.refuses is not None:
+                raise script.refuses
+            script.joins, script.swarm_key = joins, swarm_key
+            return cls()
+
+        async def generate(self, request: Any) -> AsyncIterator[Any]:
+            script.requests.append(request)
+            for event in script.replies.pop(0):
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+
+        async def peers(self) -> list[dict[str, Any]]:
+            return PEERS
+
+        async def models(self) -> list[dict[str, Any]]:
+            return MODELS
+
+        async def close(self) -> None:
+            script.closed += 1
+
+    monkeypatch.setattr("dsdnode.node.client.Client", ScriptedClient)
+    return script
+
+
+class Daemon:
+    """A real `dsdnode start` in a process of its own; with `fake`, around a node that does nothing (fake_node.py)."""
+
+    def __init__(self, data_dir: Path, *words: str, fake: bool = False) -> None:
+        module = "tests.cli.fake_node" if fake else "dsdnode.cli"
+        command = [sys.executable, "-m", module, "start", "--json", "--listen", "tcp://127.0.0.1:0"]
+        self.data_dir = data_dir
+        self.process = subprocess.Popen(
+            [*command, "--role", "bootstrap", "--data-dir", str(data_dir), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def ready(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()[1]
+        result: dict[str, Any] = json.loads(line)
+        return result
+
+    def log_until(self, pattern: str) -> str:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if re.search(pattern, line):
+                return line
+        raise AssertionError(f"the daemon ended without {pattern}")
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        self.process.communicate(timeout=30)
+        return self.process.returncode
+
+
+@pytest.fixture
+def daemon(home: Path) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons; none outlives the test."""
+    started: list[Daemon] = []
+
+    def start(*words: str, name: str = "alice", fake: bool = False) -> Daemon:
+        started.append(Daemon(home / name, *words, fake=fake))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.communicate()

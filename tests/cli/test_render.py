@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from dsdnode.cli.render import clean, span, stats_line, table
+from tests.cli.conftest import STATS
+
+
+def test_a_strangers_text_cannot_steer_the_terminal() -> None:
+    assert clean("a\x1b]0;title\x07b\r\x9bc\u202ed\n\te") == "a�]0;title�b��c�d\n\te"
+
+
+def test_tables_align_and_show_gaps() -> None:
+    text = table(("A", "LONG"), [("wide cell", None), ("x", 1.25), ("two\nlines", 1234.5)])
+    assert text.splitlines() == ["A          LONG", "wide cell  -", "x          1.25", "two lines  1234"]
+
+
+def test_spans() -> None:
+    assert span([0, 4]) == "0:4"
+    assert span(None) is None
+
+
+def test_the_line_after_a_reply() -> None:
+    line = "3 tok · 8.1 tok/s · first token 0.2 s · accepted 71 % (mean 3.6 a window)"
+    assert stats_line(STATS) == line
+    assert stats_line(STATS, plain_tokens_per_second=4.05) == line + " · 2.0x plain"
+    assert stats_line(STATS | {"recoveries": 1}) == line + " · 1 recoveries"
+
+
+def test_nothing_is_claimed_that_was_not_measured() -> None:
+    plain = STATS | {"drafted": 0, "acceptance_rate": None, "acceptance_length_mean": None}
+    assert stats_line(plain, plain_tokens_per_second=4.0) == "3 tok · 8.1 tok/s · first token 0.2 s"

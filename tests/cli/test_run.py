@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from dsdnode.errors import NoPipeline, PeerUnavailable
+from dsdnode.node.client import Finished, Piece
+from tests.cli.conftest import JOIN, ROOT, STATS, Result, Swarm
+
+Call = Callable[..., Result]
+REPLY = [Piece((5, 6), "It is ", 2), Piece((7,), "59.", 0), Finished("stop", STATS)]
+
+
+def test_the_reply_is_all_of_stdout(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [REPLY]
+    result = call("run", "34 plus 25?", "--join", JOIN, "--swarm-key", "secret")
+    assert (result.code, result.out, result.err) == (0, "It is 59.\n", "")
+    assert (swarm.joins, swarm.swarm_key, swarm.closed) == ((JOIN,), "secret", 1)
+    assert swarm.requests[0].messages == [{"role": "user", "content": "34 plus 25?"}]
+
+
+def test_json_is_one_object_with_the_seed(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [REPLY]
+    shown = json.loads(call("run", "34 plus 25?", "--join", JOIN, "--json", "--seed", "7").out)
+    assert shown == {"text": "It is 59.", "tokens": [5, 6, 7], "finish_reason": "stop", "stats": STATS | {"seed": 7}}
+
+
+def test_every_flag_reaches_the_request(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [REPLY]
+    words = "--max-tokens 9 --temperature 0.8 --top-k 40 --top-p 0.9 --min-p 0.1 --seed 3 --draft-max 0 -m demo"
+    call("run", "hi", "--join", JOIN, *words.split(), "--stop", "\n\n", "--stop", "###")
+    asked = swarm.requests[0]
+    assert (asked.max_tokens, asked.temperature, asked.top_k, asked.top_p, asked.min_p) == (9, 0.8, 40, 0.9, 0.1)
+    assert (asked.seed, asked.draft_max, asked.model, asked.stop) == (3, 0, "demo", ("\n\n", "###"))
+
+
+def test_the_defaults_are_greedy_and_leave_the_window_to_the_drafter(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [REPLY, REPLY]
+    call("run", "hi", "--join", JOIN)
+    call("run", "hi", "--join", JOIN)
+    one, other = swarm.requests
+    assert (one.temperature, one.draft_max, one.model) == (0.0, None, None)
+    assert one.seed != other.seed
+
+
+def test_prompts_come_as_text_raw_text_stdin_or_ids(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [REPLY] * 3
+    call("run", "Once upon", "--raw", "--join", JOIN)
+    call("run", "-", "--join", JOIN, stdin="from a pipe\n")
+    call("run", "--prompt-tokens", "1, 2,3", "--join", JOIN)
+    raw, piped, ids = swarm.requests
+    assert (raw.prompt, raw.messages, raw.prompt_tokens) == ("Once upon", (), None)
+    assert piped.messages == [{"role": "user", "content": "from a pipe\n"}]
+    assert (list(ids.prompt_tokens), ids.prompt, ids.messages) == ([1, 2, 3], None, ())
+
+
+def test_what_was_generated_is_kept_when_layers_are_lost(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [[REPLY[0], NoPipeline("layers 3:5 are hosted by nobody")]] * 2
+    result = call("run", "34 plus 25?", "--join", JOIN)
+    assert (result.code, result.out) == (4, "It is \n")
+    assert result.err == "error: layers 3:5 are hosted by nobody\n"
+    result = call("run", "34 plus 25?", "--join", JOIN, "--json")
+    assert result.code == 4
+    shown = json.loads(result.out)
+    assert (shown["text"], shown["tokens"], shown["finish_reason"]) == ("It is ", [5, 6], "error")
+    assert shown["error"] == "layers 3:5 are hosted by nobody"
+    assert swarm.closed == 2
+
+
+def test_nothing_generated_nothing_printed(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [[NoPipeline("nobody")]]
+    result = call("run", "hi", "--join", JOIN, "--json")
+    assert (result.code, result.out) == (4, "")
+
+
+def test_ctrl_c_keeps_what_was_generated(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [[REPLY[0], asyncio.CancelledError()]]
+    result = call("run", "34 plus 25?", "--join", JOIN, "--json")
+    assert json.loads(result.out)["finish_reason"] == "cancelled"
+    assert swarm.closed == 1
+
+
+def test_an_unreachable_swarm_is_told(call: Call, swarm: Swarm) -> None:
+    swarm.refuses = PeerUnavailable("none of the peers answers")
+    result = call("run", "hi", "--join", JOIN)
+    assert (result.code, result.err) == (1, "error: none of the peers answers\n")
+
+
+def test_what_comes_on_stdin_must_be_text(call: Call, swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = call("run", "-", "--join", JOIN, stdin="")
+    assert (result.code, result.err) == (2, "error: the prompt is empty\n")
+
+
+def test_a_reader_who_leaves_is_no_bug() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "dsdnode.cli", "config", "show"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, timeout=30, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsdnode.cli.settings import SETTINGS, resolve, user_file
+from dsdnode.config import NodeConfig
+from dsdnode.errors import BadInput
+from tests.cli.conftest import JOIN
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_each_layer_gives_way_to_the_one_above_it(tmp_path: Path) -> None:
+    write(user_file(), "threads = 1\ndraft_max = 1\nmax_sessions = 1\nname = 'user'\n")
+    file = write(tmp_path / "node.toml", "threads = 2\ndraft_max = 2\nmax_sessions = 2\n")
+    env = {"DSDNODE_THREADS": "3", "DSDNODE_DRAFT_MAX": "3", "HOME": "/"}
+    settings = resolve({"threads": "4"}, env, file)
+    assert [(settings[key], settings.values[key].source) for key in ("threads", "draft_max")] == [
+        (4, "--threads"),
+        (3, "DSDNODE_DRAFT_MAX"),
+    ]
+    assert (settings["max_sessions"], settings.values["max_sessions"].source) == (2, str(file))
+    assert (settings["name"], settings.values["name"].source) == ("user", str(user_file()))
+    assert (settings["wire"], settings.values["wire"].source) == ("f32", "built-in")
+
+
+def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path) -> None:
+    key_file = write(tmp_path / "swarm.key", "open sesame\nnot this line\n")
+    file = write(
+        tmp_path / "node.toml",
+        f"""
+        role = ["shard"]
+        join = ["{JOIN}"]
+        swarm_key = "@{key_file}"
+        listen = "127.0.0.1:0"
+        advertise = ["tcp://192.0.2.1:29170"]
+        model = "~/model.gguf"
+        model_draft = "draft.gguf"
+        layers = "0-3"
+        ctx_size = 4096
+        threads = 2
+        gpu_layers = 1
+        max_sessions = 3
+        max_memory = "6GB"
+        draft_max = 0
+        wire = "f16"
+        strict = true
+        name = "attic"
+        data_dir = "{tmp_path}"
+        identity = "id.key"
+        log_level = "debug"
+        log_format = "json"
+        """,
+    )
+    settings = resolve({}, {}, file)
+    assert all(settings.values[one.key].source == str(file) for one in SETTINGS)
+    assert settings.node_config() == NodeConfig(
+        roles=("shard",),
+        listen="tcp://127.0.0.1:0",
+        advertise=("tcp://192.0.2.1:29170",),
+        joins=(JOIN,),
+        swarm_key="open sesame",
+        model=Path.home() / "model.gguf",
+        draft_model=Path("draft.gguf"),
+        layers=(0, 4),
+        context_tokens=4096,
+        threads=2,
+        gpu_layers=1,
+        max_sessions=3,
+        max_memory_bytes=6_000_000_000,
+        draft_max=0,
+        wire="f16",
+        strict=True,
+        name="attic",
+        data_dir=tmp_path,
+        identity_path=Path("id.key"),
+    )
+
+
+def test_nothing_said_is_the_built_in_configuration() -> None:
+    assert resolve({}, {}).node_config() == NodeConfig()
+
+
+def test_the_example_files_are_right() -> None:
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    for path in sorted(configs.glob("*.toml")):
+        resolve({}, {}, path)
+    uncommented = [line.removeprefix("# ") for line in (configs / "node.toml").read_text().splitlines()]
+    keys = {line.split(" = ")[0] for line in uncommented if " = " in line}
+    assert keys == {one.key for one in SETTINGS}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("thread = 2", "did you mean 'threads'"),
+        ("zzzzz = 1", "known keys: role, join"),
+        ("threads = 'many'", "threads: 'many' is not a whole number"),
+        ("threads = true", "threads"),
+        ("threads = 0", "from 1 to 1024"),
+        ("strict = 'perhaps'", "neither true nor false"),
+        ("wire = 'q8'", "f32, f16"),
+        ("role = 'relay'", "unknown role relay: choose from drafter, shard, bootstrap"),
+        ("join = ['192.0.2.1:29170']", "is not a join address"),
+        ("swarm_key = '@/no/such/file'", "cannot read the swarm key"),
+        ("max_memory = 'lots'", "is not a size"),
+        ("threads = ", "is not TOML"),
+        ("\x80", "is not TOML"),
+    ],
+)
+def test_faults_of_a_file_are_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadInput) as caught:
+        resolve({}, {}, path)
+    assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_faults_of_a_variable_or_a_flag_are_named() -> None:
+    with pytest.raises(BadInput, match=r"DSDNODE_THREDS: unknown setting 'threds'; did you mean 'threads'\?"):
+        resolve({}, {"DSDNODE_THREDS": "1"})
+    with pytest.raises(BadInput, match="DSDNODE_LAYERS: '3' is not a layer range"):
+        resolve({}, {"DSDNODE_LAYERS": "3"})
+    with pytest.raises(BadInput, match="--listen: 'here' is not an address"):
+        resolve({"listen": "here"}, {})
+    with pytest.raises(BadInput, match="cannot read the configuration"):
+        resolve({}, {}, Path("/no/such/node.toml"))
+
+
+def test_lists_in_a_variable() -> None:
+    other = JOIN.replace("127.0.0.1:29170", "192.0.2.1:1,192.0.2.2:2")
+    settings = resolve({}, {"DSDNODE_ROLE": "shard,drafter", "DSDNODE_JOIN": f"{JOIN} {other}"})
+    assert settings["role"] == ("drafter", "shard")
+    assert settings["join"] == (JOIN, other)
+
+
+def test_a_false_in_a_nearer_layer_wins(tmp_path: Path) -> None:
+    file = write(tmp_path / "node.toml", "strict = true")
+    assert resolve({}, {"DSDNODE_STRICT": "off"}, file)["strict"] is False

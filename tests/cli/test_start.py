@@ -1,0 +1,162 @@
+"""Real daemons in processes of their own, asked through their control sockets and ended by signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dsdnode.cli import control
+from dsdnode.errors import DsdError
+from tests.cli.conftest import JOIN, ROOT, Daemon, Result
+
+Call = Callable[..., Result]
+Start = Callable[..., Daemon]
+
+
+def test_ready_status_stop(call: Call, daemon: Start) -> None:
+    alice = daemon()
+    ready = alice.ready()
+    assert list(ready) == ["event", "peer_id", "address", "join", "roles", "layers"]
+    assert (ready["event"], ready["roles"], ready["layers"]) == ("ready", ["bootstrap"], None)
+    assert ready["join"].startswith("dsd://127.0.0.1:")
+    status = json.loads(call("status", "--json", "--data-dir", alice.data_dir).out)
+    assert (status["peer_id"], status["join"]) == (ready["peer_id"], ready["join"])
+    assert ready["peer_id"] in call("status", "--data-dir", alice.data_dir).out
+    assert call("peers", "--data-dir", alice.data_dir).out == "no other peers\n"
+    assert json.loads(call("models", "--json", "--data-dir", alice.data_dir).out) == []
+    for name, mode in (("control.sock", 0o600), ("lock", 0o600), ("identity.key", 0o600), ("", 0o700)):
+        assert stat.S_IMODE((alice.data_dir / name).stat().st_mode) == mode
+    stopped = call("stop", "--data-dir", alice.data_dir)
+    assert (stopped.code, stopped.out) == (0, "stopped\n")
+    alice.process.wait(timeout=1)
+    assert alice.process.returncode == 0
+    assert call("status", "--data-dir", alice.data_dir).code == 3
+
+
+def test_alice_keeps_her_identity_and_bob_finds_her(call: Call, daemon: Start) -> None:
+    alice = daemon()
+    ready = alice.ready()
+    bob = daemon("--join", ready["join"], name="bob")
+    assert bob.ready()["peer_id"] != ready["peer_id"]
+    peers = json.loads(call("peers", "--json", "--data-dir", bob.data_dir).out)
+    assert [peer["peer_id"] for peer in peers] == [ready["peer_id"]]
+    assert alice.end() == 0
+    assert daemon().ready()["peer_id"] == ready["peer_id"]
+
+
+def test_signals_drain(daemon: Start) -> None:
+    alice, bob = daemon(), daemon(name="bob")
+    alice.ready(), bob.ready()
+    assert alice.end(signal.SIGTERM) == 0
+    assert bob.end(signal.SIGINT) == 130
+
+
+def test_a_second_signal_kills(daemon: Start) -> None:
+    alice, bob = daemon(fake=True), daemon(name="bob", fake=True)
+    for one, number, code in ((alice, signal.SIGINT, 130), (bob, signal.SIGTERM, 1)):
+        one.ready()
+        one.process.send_signal(number)
+        one.log_until("draining")
+        assert one.end(number) == code
+
+
+def test_a_second_stop_kills(call: Call, daemon: Start) -> None:
+    alice = daemon(fake=True)
+    alice.ready()
+    asyncio.run(control.ask(alice.data_dir, "stop"))
+    stopped = call("stop", "--data-dir", alice.data_dir)
+    assert (stopped.code, stopped.out) == (0, "stopped\n")
+
+
+def test_one_daemon_a_data_dir(call: Call, daemon: Start) -> None:
+    alice = daemon()
+    alice.ready()
+    again = call("start", "--role", "bootstrap", "--data-dir", alice.data_dir)
+    assert again.code == 1
+    assert "already running" in again.err
+
+
+def test_a_daemon_killed_hard_leaves_nothing_in_the_way(call: Call, daemon: Start) -> None:
+    alice = daemon()
+    alice.ready()
+    alice.end(signal.SIGKILL)
+    assert call("status", "--data-dir", alice.data_dir).code == 3
+    assert daemon().ready()["event"] == "ready"
+
+
+def test_port_in_use(call: Call, home: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = call("start", "--role", "bootstrap", "--listen", f"tcp://127.0.0.1:{port}")
+    assert result.code in (1, 2)
+    assert str(port) in result.err
+    assert "in use" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_detach_returns_when_ready_and_stop_ends_it(call: Call, home: Path) -> None:
+    words = ("--role", "bootstrap", "--listen", "tcp://127.0.0.1:0", "--data-dir", str(home / "d"))
+    command = [sys.executable, "-m", "dsdnode.cli", "start", "--detach", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "dsdnode start --join dsd://127.0.0.1:" in done.stdout
+        assert str(home / "d" / "node.log") in done.stdout
+    finally:
+        assert call("stop", "--data-dir", home / "d").code == 0
+
+
+def test_a_detached_start_that_fails_says_why(home: Path) -> None:
+    words = ("--role", "bootstrap", "--data-dir", str(home / "d"), "--model", "x", "--join", JOIN)
+    listen = ("--listen", "tcp://127.0.0.1:0")
+    command = [sys.executable, "-m", "dsdnode.cli", "start", "--detach", *words, *listen]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_bug_in_the_daemon_is_not_the_askers(call: Call, daemon: Start) -> None:
+    alice = daemon(fake=True)
+    alice.ready()
+    result = call("models", "--data-dir", alice.data_dir)
+    assert result.code == 1
+    assert "Traceback" not in result.err
+
+
+async def test_rubbish_on_the_control_socket_is_answered_in_words(home: Path) -> None:
+    async def hello() -> str:
+        return "hello"
+
+    async with control.serve(home, {"hello": hello}):
+        assert await control.ask(home, "hello") == "hello"
+        with pytest.raises(DsdError, match="not a request"):
+            await control.ask(home, "goodbye")
+        for rubbish in (b"\xff\n", b"[]\n", b'{"command": {}}\n', b"x" * 100_000 + b"\n", b""):
+            reader, writer = await asyncio.open_unix_connection(home / "control.sock")
+            writer.write(rubbish)
+            writer.write_eof()
+            answer = await reader.read()
+            assert not answer or json.loads(answer)["ok"] is False
+            writer.close()
+        assert await control.ask(home, "hello") == "hello"
+    assert not (home / "control.sock").exists()
+
+
+def test_a_path_too_long_for_a_socket_is_refused(call: Call, home: Path) -> None:
+    result = call("status", "--data-dir", home / ("long" * 30))
+    assert result.code == 2
+    assert "shorter --data-dir" in result.err
+    assert os.path.isabs(home)

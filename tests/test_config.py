@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from dsdnode.config import (
+    MAX_JOINS,
+    NodeConfig,
+    parse_layers,
+    parse_listen,
+    parse_roles,
+    parse_size,
+    read_joins,
+    swarm_file,
+    write_joins,
+)
+from dsdnode.errors import BadInput
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("6GB", 6_000_000_000), ("512 MiB", 512 << 20), ("1.5G", 1_500_000_000), ("1000", 1000), ("2kb", 2000)],
+)
+def test_sizes(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "6 apples", "-1GB", "0", "GB", "9" * 30])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(BadInput):
+        parse_size(text)
+
+
+def test_layers_are_half_open_with_a_colon_and_inclusive_with_a_dash() -> None:
+    assert parse_layers("0:16") == (0, 16)
+    assert parse_layers("0-15") == (0, 16)
+    assert parse_layers("3-3") == (3, 4)
+
+
+@pytest.mark.parametrize("text", ["4:4", "5:4", "0:", "all", "-1:3", "0:9999", "0:1:2"])
+def test_no_layers(text: str) -> None:
+    with pytest.raises(BadInput):
+        parse_layers(text)
+
+
+def test_listen_addresses() -> None:
+    assert parse_listen("127.0.0.1:0") == "tcp://127.0.0.1:0"
+    assert parse_listen("tcp://[::1]:29170") == "tcp://[::1]:29170"
+    for text in ("127.0.0.1", "tcp://x:99999", "udp://127.0.0.1:1", "tcp://:5", "a b:1"):
+        with pytest.raises(BadInput):
+            parse_listen(text)
+
+
+def test_roles_come_once_and_in_one_order() -> None:
+    assert parse_roles(("shard", "drafter", "shard")) == ("drafter", "shard")
+    for names in (("relay",), ()):
+        with pytest.raises(BadInput):
+            parse_roles(names)
+
+
+def test_a_swarm_key_is_never_shown() -> None:
+    assert "opensesame" not in repr(NodeConfig(swarm_key="opensesame"))
+
+
+def test_a_swarm_is_remembered_for_its_user_alone(tmp_path: Path) -> None:
+    data_dir = tmp_path / "new" / "place"
+    write_joins(data_dir, ("dsd://a", "dsd://b"))
+    assert read_joins(data_dir) == ("dsd://a", "dsd://b")
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+
+
+def test_memories_are_bounded_and_rubbish_is_none(tmp_path: Path) -> None:
+    write_joins(tmp_path, ("dsd://a",) * 1000)
+    assert len(read_joins(tmp_path)) == MAX_JOINS
+    for rubbish in (b"", b"{}", b"\xff\xfe", b"[" * 100_000, b'[1, null, "dsd://a"]'):
+        swarm_file(tmp_path).write_bytes(rubbish)
+        assert set(read_joins(tmp_path)) <= {"dsd://a"}
+    assert read_joins(tmp_path / "nowhere") == ()
