@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.speculation.sampling import Sampling
+
+if TYPE_CHECKING:
+    from dsdnode.engine.tokenizer import Vocab
 
 Tokens = NDArray[np.int32]
 States = NDArray[np.float32]
@@ -103,3 +106,19 @@ class Engine(Protocol):
         """Forget the whole sequence."""
 
     async def close(self) -> None: ...
+
+
+class TextEngine(Engine, Protocol):
+    """A draft model's engine also has the tokenizer and the chat template: text never enters a shard."""
+
+    async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
+        """Raises BadInput, ModelRefused (no tokenizer)."""
+
+    async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        """Ids of a conversation of (role, content), ready for the reply. Raises BadInput, ModelRefused (no template)."""
+
+    async def vocabulary(self) -> Vocab:
+        """Everything that turns ids into text. Raises ModelRefused (no tokenizer)."""
+
+    async def ping(self, timeout_s: float) -> None:
+        """Return when the engine, restarting or not, has answered. Raises EngineLost."""

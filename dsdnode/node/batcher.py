@@ -90,7 +90,7 @@ class Batcher:
                 await self._decode(batch)
 
     async def _next_batch(self) -> list[_Run]:
-        """The longest run of waiting chunks of distinct sequences; cache operations that none of them touches go first."""
+        """The longest run of waiting chunks of distinct sequences; cache operations of others go first."""
         batch: list[_Run] = []
         used: set[int] = set()
         num_positions = 0

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dsdnode.errors import NoPipeline
+from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.errors import NoPipeline, PeerUnavailable
+from dsdnode.identity import peer_id
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.discovery import Discovery
 from dsdnode.placement import choose_pipeline
 from dsdnode.wire.records import ProviderRecord
+
+PING_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +85,34 @@ def _model(offers: list[ProviderRecord], drafters: dict[str, int]) -> Model:
         drafters=drafters.get(first.tokenizer_hash, 0),
         missing=missing,
     )
+
+
+async def describe_peers(rpc: Rpc, discovery: Discovery) -> list[dict[str, Any]]:
+    """Every peer we know of, pinged now: who it is, what it offers, its round trip (None: no answer)."""
+    contacts = {peer_id(contact.public_key): contact for contact in discovery.known_peers()}
+    offers: dict[bytes, list[ProviderRecord]] = {}
+    for record in await discovery.find_providers(MODELS_KEY):
+        offers.setdefault(record.peer_id, []).append(record)
+        contacts.setdefault(record.peer_id, record.contact)
+        rpc.transport.introduce(record.contact)
+
+    async def rtt_ms(peer: bytes) -> float | None:
+        try:
+            return round(1e3 * await rpc.ping(peer, timeout_s=PING_TIMEOUT_S), 2)
+        except PeerUnavailable:
+            return None
+
+    order = sorted(contacts)
+    round_trips = await asyncio.gather(*(rtt_ms(peer) for peer in order))
+    return [
+        {
+            "peer_id": peer.hex(),
+            "addresses": list(contacts[peer].addresses),
+            "roles": [record.role for record in offers.get(peer, [])],
+            "layers": next(([r.start, r.end] for r in offers.get(peer, []) if r.role == "shard"), None),
+            "models": [record.model_name for record in offers.get(peer, [])],
+            "free_sessions": sum(record.free_sessions for record in offers.get(peer, [])),
+            "rtt_ms": rtt,
+        }
+        for peer, rtt in zip(order, round_trips, strict=True)
+    ]

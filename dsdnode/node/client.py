@@ -1,4 +1,4 @@
-"""Whoever asks: an ephemeral peer without an address that finds a drafter and holds what a reply needs to survive it."""
+"""Whoever asks: a peer for the moment, without an address, that finds a drafter and can go on at another one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import structlog
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, parse_join, peer_id, short_id
+from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.node.catalogue import Model, models_of
+from dsdnode.node.catalogue import Model, describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.wire import messages as wire
 from dsdnode.wire.codec import buffer_at, decode_body, encode_body
@@ -24,6 +25,7 @@ from dsdnode.wire.tensors import unpack_tokens
 
 log = structlog.get_logger(__name__)
 
+JOIN_TIMEOUT_S = 10.0
 ASK_TIMEOUT_S = 10.0
 """A drafter tokenizes the prompt and looks for a model in this time."""
 SILENCE_S = 2.0
@@ -38,7 +40,7 @@ _ERRORS = {kind.__name__: kind for kind in (BadInput, ModelRefused, NoPipeline, 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One of `messages` (role, content), `prompt` (raw text) and `prompt_tokens`. `draft_max` None: the drafter's window."""
+    """One of `messages` (role, content), `prompt` (raw text), `prompt_tokens`. `draft_max` None: the drafter's window."""
 
     messages: Sequence[dict[str, str]] = ()
     prompt: str | None = None
@@ -81,13 +83,12 @@ class _Asked:
     prompt_tokens: tuple[int, ...] = ()
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
-    totals: list[dict[str, Any]] = field(default_factory=list)
 
     def body(self) -> wire.GenerateBody:
-        asked = self.request
+        asked, fresh = self.request, not self.prompt_tokens
         return wire.GenerateBody(
-            messages=() if self.prompt_tokens else tuple(wire.ChatMessage(m["role"], m["content"]) for m in asked.messages),
-            text="" if self.prompt_tokens else asked.prompt or "",
+            messages=tuple(wire.ChatMessage(m["role"], m["content"]) for m in asked.messages) if fresh else (),
+            text=asked.prompt or "" if fresh else "",
             prompt_tokens=self.prompt_tokens or tuple(asked.prompt_tokens or ()),
             tokens=tuple(self.tokens),
             model=self.model.model_id,
@@ -101,9 +102,9 @@ class _Asked:
 class Client:
     """`async for event in client.generate(request)`: Pieces, then one Finished. One reply at a time is plenty."""
 
-    def __init__(self, transport: ZmqTransport, joins: Sequence[wire.Contact]) -> None:
+    def __init__(self, transport: Transport, identity: Identity, joins: Sequence[wire.Contact]) -> None:
         self._rpc = Rpc(transport)
-        self._discovery = Discovery(self._rpc, rng=secrets.SystemRandom())
+        self._discovery = Discovery(self._rpc, identity, secrets.SystemRandom())
         self._joined = [peer_id(contact.public_key) for contact in joins]
         self._inboxes: dict[bytes, asyncio.Queue[tuple[bytes, wire.Message, Sequence[bytes]]]] = {}
 
@@ -111,15 +112,19 @@ class Client:
     async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> Client:
         """Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us)."""
         contacts = [parse_join(join) for join in joins]
-        transport = await ZmqTransport.open(Identity.generate(), swarm_key=swarm_key)
-        client = cls(transport, contacts)
+        identity = Identity.generate()
+        client = cls(await ZmqTransport.open(identity, swarm_key=swarm_key), identity, contacts)
         try:
-            client._start()
-            await client._discovery.join(contacts)
+            await client.join(contacts)
         except BaseException:
             await client.close()
             raise
         return client
+
+    async def join(self, contacts: Sequence[wire.Contact]) -> None:
+        """Raises PeerUnavailable."""
+        self._start()
+        await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
 
     def _start(self) -> None:
         for kind in (wire.Piece, wire.Finished):
@@ -138,7 +143,7 @@ class Client:
         return [model.as_json() for model in models_of(await self._records())]
 
     async def peers(self) -> list[dict[str, Any]]:
-        return await self._discovery.peers()
+        return await describe_peers(self._rpc, self._discovery)
 
     async def _records(self) -> list[ProviderRecord]:
         return await self._discovery.find_providers(MODELS_KEY)
@@ -185,7 +190,7 @@ class Client:
                 asked.num_resumed += bool(asked.prompt_tokens)
 
     async def _choose_drafter(self, asked: _Asked, failed: dict[bytes, DsdError]) -> bytes:
-        """The peer that we joined when it drafts, else the freest; full ones are asked again when nobody else is left."""
+        """The peer that we joined when it drafts, else the freest; full ones again when nobody else is left."""
         records = await self._records()
         drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == asked.model.tokenizer_hash]
         for record in drafters:

@@ -11,9 +11,9 @@ from typing import Any
 import structlog
 
 from dsdnode.dht.ids import tokenizer_key
-from dsdnode.engine.client import WorkerEngine
-from dsdnode.engine.tokenizer import Tokenizer
-from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline
+from dsdnode.engine.tokenizer import Vocab
+from dsdnode.engine.port import TextEngine
+from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -33,6 +33,7 @@ from dsdnode.wire.tensors import pack_tokens
 log = structlog.get_logger(__name__)
 
 PREFILL_POSITIONS = 256
+DRAFT_RESTART_S = 300.0
 
 
 @dataclass(slots=True)
@@ -51,8 +52,8 @@ class DrafterHost:
         self,
         rpc: Rpc,
         discovery: Discovery,
-        engine: WorkerEngine,
-        tokenizer: Tokenizer,
+        engine: TextEngine,
+        vocabulary: Vocab,
         *,
         max_sessions: int,
         draft_max: int,
@@ -62,7 +63,7 @@ class DrafterHost:
         self._rpc = rpc
         self._discovery = discovery
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
         self._batcher = Batcher(engine)
         self._router = Router(rpc, discovery)
         self._max_sessions = max_sessions
@@ -72,22 +73,26 @@ class DrafterHost:
         self._free = list(range(min(max_sessions, engine.shard.max_sequences)))
         self._serving: dict[bytes, _Serving] = {}
         self._by_session: dict[bytes, Reply] = {}
+        self._waiting: asyncio.Task[None] | None = None
         self.draining = False
         self.on_change: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         self._batcher.start()
-        self._engine.on_lost(lambda: self._each_reply(Reply.on_drafter_lost))
-        self._engine.on_back(lambda: self._each_reply(Reply.on_drafter_back))
+        self._engine.on_lost(self._draft_lost)
         self._rpc.on_request(wire.Generate, self._generate)
         self._rpc.on_notice(wire.Cancel, self._cancel)
         self._rpc.on_notice(wire.Verdict, lambda peer, m, _: self._to_reply(m.session, Reply.on_verdict, peer, m))
         self._rpc.on_notice(wire.Nack, lambda peer, m, _: self._to_reply(m.session, Reply.on_nack, peer, m))
-        self._rpc.on_notice(wire.SessionLost, lambda peer, m, _: self._to_reply(m.session, Reply.on_session_lost, peer, m))
+        self._rpc.on_notice(
+            wire.SessionLost, lambda peer, m, _: self._to_reply(m.session, Reply.on_session_lost, peer, m)
+        )
         self._rpc.transport.on_peer_lost(self._peer_lost)
 
     async def close(self) -> None:
         tasks = [serving.task for serving in self._serving.values()]
+        if self._waiting is not None:
+            tasks.append(self._waiting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -141,9 +146,21 @@ class DrafterHost:
         if reply is not None:
             event(reply, *arguments)
 
-    def _each_reply(self, event: Callable[[Reply], None]) -> None:
+    def _draft_lost(self) -> None:
+        """Replies go on, undrafted, until the worker is back."""
         for reply in list(self._by_session.values()):
-            event(reply)
+            reply.on_drafter_lost()
+        if self._waiting is None or self._waiting.done():
+            self._waiting = asyncio.create_task(self._wait_for_draft(), name="wait for the draft engine")
+
+    async def _wait_for_draft(self) -> None:
+        try:
+            await self._engine.ping(DRAFT_RESTART_S)
+        except EngineLost as error:
+            log.warning("drafting is over", reason=str(error))
+            return
+        for reply in list(self._by_session.values()):
+            reply.on_drafter_back()
 
     # --- one reply
 
@@ -151,32 +168,34 @@ class DrafterHost:
         if body.prompt_tokens:
             prompt = list(body.prompt_tokens)
         elif body.messages:
-            prompt = await self._tokenizer.render([{"role": m.role, "content": m.content} for m in body.messages])
+            prompt = await self._engine.render([(message.role, message.content) for message in body.messages])
         else:
-            prompt = await self._tokenizer.tokenize(body.text, parse_special=True)
+            prompt = await self._engine.tokenize(body.text, parse_special=True)
         if not prompt:
             raise BadInput("the prompt is empty")
-        if max(prompt + list(body.tokens)) >= self._tokenizer.vocab_size:
-            raise BadInput(f"a token id is outside of the vocabulary of {self._tokenizer.vocab_size}")
+        vocab_size = self._engine.shard.vocab_size
+        if max(prompt + list(body.tokens)) >= vocab_size:
+            raise BadInput(f"a token id is outside of the vocabulary of {vocab_size}")
         return prompt
 
     async def _model(self, model_id: str) -> Model:
-        """The model as the swarm has it now. Raises ModelRefused when its tokenizer is not ours, NoPipeline when gone."""
-        records = await self._discovery.find_providers(tokenizer_key(self._tokenizer.hash))
+        """The model as the swarm has it now. Raises NoPipeline when nobody offers it with our tokenizer."""
+        tokenizer_hash = self._engine.shard.tokenizer_hash
+        records = await self._discovery.find_providers(tokenizer_key(tokenizer_hash))
         models = models_of(records)
         for model in models:
             if model.model_id == model_id:
                 return model
         known = ", ".join(model.name for model in models)
         raise NoPipeline(
-            f"no shard of that model with this drafter's tokenizer ({self._tokenizer.hash[:12]}) is in the swarm"
+            f"no shard of that model with this drafter's tokenizer ({tokenizer_hash[:12]}) is in the swarm"
             + (f" (there is: {known})" if known else "")
         )
 
     def _reply(self, body: wire.GenerateBody, model: Model, prompt: list[int], sequence: int | None) -> Reply:
-        if model.vocab_size != self._tokenizer.vocab_size:
-            raise ModelRefused(f"{model.name} has another vocabulary size than this drafter")
-        limit = min(model.context_tokens, self._tokenizer.train_context_tokens)
+        if model.vocab_size < self._engine.shard.vocab_size:
+            raise ModelRefused(f"{model.name} has a smaller vocabulary than this drafter")
+        limit = model.context_tokens
         if len(prompt) >= limit:
             raise BadInput(f"the prompt is {len(prompt)} tokens long; the context of {model.name} here is {limit}")
         asked = body.sampling
@@ -189,7 +208,7 @@ class DrafterHost:
             max_tokens=body.max_tokens - len(body.tokens),
             max_positions=max_positions,
             vocab_size=model.vocab_size,
-            end_tokens=self._tokenizer.end_tokens,
+            end_tokens=self._vocabulary.end_tokens,
             chunk_positions=max(1, min(PREFILL_POSITIONS, MAX_FRAME_BYTES // (4 * model.width))),
         )
         window = self._draft_max if body.draft_max < 0 else body.draft_max
@@ -202,7 +221,7 @@ class DrafterHost:
     async def _serve(
         self, client: bytes, request: bytes, body: wire.GenerateBody, reply: Reply, sequence: int | None
     ) -> None:
-        text = self._tokenizer.stream()
+        text = self._vocabulary.detokenizer()
         stops = StopFilter(body.stop)
         for token in body.tokens:  # what the client has shown already
             stops.feed(text.feed([token]))
@@ -211,12 +230,16 @@ class DrafterHost:
         try:
             async for emit in reply.run():
                 shown = stops.feed(text.feed(emit.tokens))
-                self._tell(client, wire.Piece(request, index, emit.num_accepted), [pack_tokens(list(emit.tokens)), shown.encode()])
+                self._tell(
+                    client,
+                    wire.Piece(request, index, emit.num_accepted),
+                    [pack_tokens(list(emit.tokens)), shown.encode()],
+                )
                 index += len(emit.tokens)
                 if stops.stopped:
                     reply.cancel("stop")
             reason = reply.reason
-            rest = "" if stops.stopped else stops.feed(text.flush()) + stops.flush()
+            rest = "" if stops.stopped else stops.feed(text.finish()) + stops.flush()
             if rest:
                 self._tell(client, wire.Piece(request, index, 0), [b"", rest.encode()])
         except DsdError as failure:

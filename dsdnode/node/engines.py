@@ -56,8 +56,12 @@ async def start_draft(config: NodeConfig, path: Path) -> WorkerEngine:
     """The draft model, whole. Raises ModelRefused."""
     manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
     if not (manifest.first and manifest.last):
-        raise ModelRefused(f"{path}: a draft model is needed whole; this file holds layers {manifest.start}:{manifest.end}")
-    return await WorkerEngine.start(path, options_of(config, manifest, config.max_sessions), config.data_dir / "cache")
+        raise ModelRefused(
+            f"{path}: a draft model is needed whole; this file holds layers {manifest.start}:{manifest.end}"
+        )
+    return await WorkerEngine.start(
+        path, options_of(config, manifest, config.max_sessions), cache_folder=config.data_dir / "cache"
+    )
 
 
 async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> WorkerEngine:
@@ -67,7 +71,9 @@ async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> W
     if (start, end) != (manifest.start, manifest.end):
         path = await asyncio.to_thread(_shard_file, config, manifest, path, start, end)
     num_sequences = config.max_sessions * SEQUENCES_PER_SESSION
-    return await WorkerEngine.start(path, options_of(config, manifest, num_sequences), config.data_dir / "cache")
+    return await WorkerEngine.start(
+        path, options_of(config, manifest, num_sequences), cache_folder=config.data_dir / "cache"
+    )
 
 
 async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery: Discovery) -> tuple[int, int]:
@@ -90,7 +96,7 @@ async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery:
 
 
 def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
-    """How many layers fit `max_memory`: weights taken as spread evenly, caches as float16 keys and values of full width."""
+    """How many layers fit `max_memory`: weights as if spread evenly, caches as float16 keys and values of full width."""
     if config.max_memory_bytes is None:
         return manifest.num_layers
     weights = path.stat().st_size / manifest.num_layers

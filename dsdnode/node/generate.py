@@ -131,7 +131,7 @@ class Reply:
     # --- events (sync: decide, then act)
 
     def on_verdict(self, peer: bytes, verdict: Verdict) -> None:
-        if self._route and peer == self._route.peers[-1]:
+        if self._route and peer in self._route.peers:  # not the judge alone: a closing is repeated by whoever knows it
             self._carry_out(self._machine.on_verdict(self._now(), verdict))
 
     def on_nack(self, peer: bytes, nack: Nack) -> None:
@@ -141,17 +141,16 @@ class Reply:
     def on_session_lost(self, peer: bytes, lost: SessionLost) -> None:
         """Of the stage itself, or told by the one before it."""
         if self._route and peer in self._route.peers:
+            log.info("session lost", peer=short_id(peer), reason=lost.reason)
             index = self._route.peers.index(peer)
-            if lost.index in (index, index + 1) and lost.index < len(self._route.peers):
-                index = lost.index
-            log.info("stage lost the session", stage=index, reason=lost.reason)
-            self._carry_out(self._machine.on_session_lost(self._now(), index))
+            self._carry_out(self._machine.on_session_lost(self._now(), lost.route, index))
 
     def on_peer_lost(self, peer: bytes) -> None:
         if self._route and peer in self._route.peers:
             log.info("stage lost", peer=short_id(peer))
             self._avoid[peer] = None
-            self._carry_out(self._machine.on_peer_lost(self._now(), [self._route.peers.index(peer)]))
+            index = self._route.peers.index(peer)
+            self._carry_out(self._machine.on_peer_lost(self._now(), self._machine.route, [index]))
 
     def on_drafter_lost(self) -> None:
         if self._line is not None:
@@ -202,9 +201,8 @@ class Reply:
 
     def _need_route(self, action: do.NeedRoute) -> None:
         log.info("route", number=action.route, reason=action.reason)
-        if self._route is not None:
-            if action.reason != "session_lost":
-                self._avoid.update((self._route.peers[index], None) for index in action.suspects)
+        if self._route is not None and action.reason != "session_lost":
+            self._avoid.update((self._route.peers[index], None) for index in action.suspects)
         if self._opening is not None:
             self._opening.cancel()
         self._opening = asyncio.create_task(self._open_route(action))

@@ -17,15 +17,14 @@ import structlog
 
 from dsdnode.config import NodeConfig, read_joins, write_joins
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.engine.port import Engine
-from dsdnode.engine.tokenizer import Tokenizer
+from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.errors import BadInput, DsdError, PeerUnavailable
 from dsdnode.identity import Identity, format_join, load_or_create, parse_join, short_id
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.node.catalogue import models_of
+from dsdnode.node.catalogue import describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.drafter import DrafterHost
 from dsdnode.node.engines import Speed, measure, record_of, start_draft, start_shard
@@ -36,21 +35,22 @@ from dsdnode.wire.records import ProviderRecord
 log = structlog.get_logger(__name__)
 
 SAVE_PEERS_S = 30.0
-DRAIN_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Organs:
-    """How the node gets its engines; the draft's comes with the tokenizer that goes with it."""
+    """How the node gets its engines."""
 
     shard: Callable[[Discovery], Awaitable[Engine]]
-    draft: Callable[[], Awaitable[tuple[Engine, Tokenizer]]]
+    draft: Callable[[], Awaitable[TextEngine]]
 
 
 class Node:
     """`await Node.start(config)`: ready when it returns."""
 
-    def __init__(self, config: NodeConfig, identity: Identity, transport: Transport, organs: Organs, rng: Random) -> None:
+    def __init__(
+        self, config: NodeConfig, identity: Identity, transport: Transport, organs: Organs, rng: Random
+    ) -> None:
         self._config = config
         self._identity = identity
         self._transport = transport
@@ -61,6 +61,7 @@ class Node:
         self._drafter: DrafterHost | None = None
         self._engines: dict[str, tuple[Engine, Speed]] = {}
         self._saving: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
 
     @classmethod
@@ -72,11 +73,10 @@ class Node:
             identity, listen=config.listen, advertise=config.advertise, swarm_key=config.swarm_key
         )
 
-        async def draft() -> tuple[Engine, Tokenizer]:
-            engine = await start_draft(config, config.draft_model or demo_draft())
-            return engine, await Tokenizer.load(engine)
-
-        organs = Organs(lambda discovery: start_shard(config, config.model or demo_target(), discovery), draft)
+        organs = Organs(
+            shard=lambda discovery: start_shard(config, config.model or demo_target(), discovery),
+            draft=lambda: start_draft(config, config.draft_model or demo_draft()),
+        )
         node = cls(config, identity, transport, organs, secrets.SystemRandom())
         try:
             await node.run(contacts)
@@ -122,24 +122,29 @@ class Node:
             max_sessions=1 if self._config.strict else self._config.max_sessions,
             max_lease_s=self._config.timeouts.lease_s,
         )
-        self._stage.on_change = self.discovery.offer_changed
+        self._stage.on_change = self._on_change
         self._stage.start()
 
     async def _start_drafter(self) -> None:
-        engine, tokenizer = await self._organs.draft()
+        engine = await self._organs.draft()
         self._engines["drafter"] = engine, await measure(engine)
         self._drafter = DrafterHost(
             self._rpc,
             self.discovery,
             engine,
-            tokenizer,
+            await engine.vocabulary(),
             max_sessions=self._config.max_sessions,
             draft_max=self._config.draft_max,
             wire_type=self._config.wire,
             lease_s=self._config.timeouts.lease_s,
         )
-        self._drafter.on_change = self.discovery.offer_changed
+        self._drafter.on_change = self._on_change
         self._drafter.start()
+
+    def _on_change(self) -> None:
+        """A session came or went: the offer says how many more are welcome, and a drain may be over."""
+        self._changed.set()
+        self.discovery.changed()
 
     def _records(self) -> list[ProviderRecord]:
         hosts = {"shard": self._stage, "drafter": self._drafter}
@@ -206,7 +211,7 @@ class Node:
         }
 
     async def peers(self) -> list[dict[str, Any]]:
-        return await self.discovery.peers()
+        return await describe_peers(self._rpc, self.discovery)
 
     async def models(self) -> list[dict[str, Any]]:
         return [model.as_json() for model in models_of(await self.discovery.find_providers(MODELS_KEY))]
@@ -218,9 +223,10 @@ class Node:
         hosts = [host for host in (self._stage, self._drafter) if host is not None]
         for host in hosts:
             host.draining = True
-        self.discovery.offer_changed()
+        self._on_change()
         while any(host.num_sessions for host in hosts):
-            await asyncio.sleep(DRAIN_POLL_S)
+            self._changed.clear()
+            await self._changed.wait()
 
     async def close(self) -> None:
         """Say goodbye and free everything; replies in progress break off."""

@@ -56,26 +56,33 @@ class Router:
     def __init__(self, rpc: Rpc, discovery: Discovery) -> None:
         self._rpc = rpc
         self._discovery = discovery
+        self._remembered: dict[str, list[ProviderRecord]] = {}
+        """Last found, by model: a reply that lost a stage need not wait for a lookup."""
 
     async def open(
         self, terms: Terms, number: int, digests: bytes, avoid: Collection[bytes], touched: dict[bytes, None]
     ) -> Route:
         """The best pipeline of peers that answer now, opened. `avoid`: peers to do without where there is another way.
 
-        Every peer that may have opened is added to `touched`: the reply closes them. Raises NoPipeline (layers named), Overloaded (all full for PATIENCE_S).
+        Every peer that may have opened is added to `touched`: the reply closes them.
+
+        Raises NoPipeline (layers named), Overloaded (all full for PATIENCE_S).
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_S
         unfit: set[bytes] = set()
+        fresh = number == 0
         while True:
-            records, rtt_s = await self._live_providers(terms.target)
+            records, rtt_s = await self._live_providers(terms.target, fresh)
             try:
                 places = _choose(terms.target, records, rtt_s, unfit, avoid)
             except NoPipeline:
-                if not unfit or loop.time() > deadline:
+                if fresh and (not unfit or loop.time() > deadline):
                     raise
+                if fresh:
+                    await asyncio.sleep(RETRY_S)
                 unfit.clear()
-                await asyncio.sleep(RETRY_S)
+                fresh = True
                 continue
             touched.update((peer_id(place.contact.public_key), None) for place in places)
             answers = await self._open_all(terms, number, digests, places)
@@ -88,10 +95,13 @@ class Router:
                 raise Overloaded("; ".join(sorted(str(getattr(reason, "reason", reason)) for reason in reasons)))
             unfit.update(failed)
 
-    async def _live_providers(self, target: Model) -> tuple[list[ProviderRecord], dict[bytes, float]]:
+    async def _live_providers(self, target: Model, fresh: bool) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """Shards of the model whose peers answer a ping, and their round trips in seconds."""
-        records = await self._discovery.find_providers(model_key(target.model_id))
-        records = [record for record in records if record.role == "shard" and record.model_id == target.model_id]
+        if fresh or target.model_id not in self._remembered:
+            found = await self._discovery.find_providers(model_key(target.model_id))
+            shards = [record for record in found if record.role == "shard" and record.model_id == target.model_id]
+            self._remembered[target.model_id] = shards
+        records = self._remembered[target.model_id]
         peers = {peer_id(record.public_key): record for record in records}
         for record in records:
             self._rpc.transport.introduce(Contact(record.public_key, record.addresses))

@@ -1,0 +1,162 @@
+"""Exactness through a real swarm: `python -m tests.node.exactness [--strict]` prints a table.
+
+Nodes with CURVE on loopback, each engine in a worker process, f32 states; shards 1 to 4, windows 0, 1, 4, 8, greedy and
+temperature 0.8, against the whole model decoded alone. In the strict setting every text must be equal; in the default
+setting near-ties are listed with their margins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsdnode.config import NodeConfig
+from dsdnode.engine.client import WorkerEngine
+from dsdnode.engine.ipc import EngineOptions
+from dsdnode.models import demo_draft, demo_target
+from dsdnode.models.problems import problems
+from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
+from dsdnode.node.node import Node
+from dsdnode.speculation.sampling import Sampling
+from tests.node.reference import Alone, WholeModel
+
+WINDOWS = (0, 1, 4, 8)
+TEMPERATURES = (0.0, 0.8)
+NUM_LAYERS = 8
+
+
+@dataclass
+class Count:
+    """Of one cell of the table."""
+
+    replies: int = 0
+    tokens: int = 0
+    ties: list[tuple[int, float]] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.ties = []
+
+
+def split(num_layers: int, num_shards: int) -> list[tuple[int, int]]:
+    edges = [round(i * num_layers / num_shards) for i in range(num_shards + 1)]
+    return list(zip(edges, edges[1:], strict=False))
+
+
+@contextlib.asynccontextmanager
+async def swarm(folder: Path, num_shards: int, *, strict: bool, **more: object) -> AsyncIterator[Client]:
+    """A bootstrap that drafts, one peer a shard, and a client of theirs."""
+
+    def config(name: str, **options: object) -> NodeConfig:
+        return NodeConfig(
+            listen="tcp://127.0.0.1:0", data_dir=folder / name, strict=strict, name=name, **(options | more)
+        )  # type: ignore[arg-type]
+
+    async with contextlib.AsyncExitStack() as stack:
+        drafter = await Node.start(config("drafter", roles=("drafter",)))
+        stack.push_async_callback(drafter.close)
+        for i, layers in enumerate(split(NUM_LAYERS, num_shards)):
+            shard = await Node.start(config(f"shard{i}", roles=("shard",), layers=layers, joins=(drafter.join,)))
+            stack.push_async_callback(shard.close)
+        client = await Client.connect([drafter.join])
+        stack.push_async_callback(client.close)
+        yield client
+
+
+async def reply(client: Client, request: GenerateRequest) -> tuple[tuple[int, ...], str, dict[str, object]]:
+    """Tokens, text and statistics of a whole reply."""
+    tokens: list[int] = []
+    text, stats = "", {}
+    async for event in client.generate(request):
+        if isinstance(event, Piece):
+            tokens.extend(event.tokens)
+            text += event.text
+        elif isinstance(event, Finished):
+            stats = event.stats
+    return tuple(tokens), text, stats
+
+
+def compare(expected: Alone, tokens: Sequence[int]) -> tuple[int, float] | None:
+    """None: equal; else the first place where they part, and how near the tie was there."""
+    if tuple(tokens) == expected.tokens:
+        return None
+    parted = next(
+        (i for i, (a, b) in enumerate(zip(expected.tokens, tokens, strict=False)) if a != b),
+        min(len(tokens), len(expected.tokens)),
+    )
+    return parted, expected.margins[parted] if parted < len(expected.margins) else float("nan")
+
+
+async def rendered(questions: Sequence[str]) -> tuple[list[tuple[int, ...]], frozenset[int]]:
+    """The prompts' ids by the demo pair's chat template, and the tokens that end a reply."""
+    engine = await WorkerEngine.start(demo_draft(), EngineOptions())
+    try:
+        prompts = [tuple(await engine.render([("user", question)])) for question in questions]
+        return prompts, (await engine.vocabulary()).end_tokens
+    finally:
+        await engine.close()
+
+
+async def measure(strict: bool, num_prompts: int, max_tokens: int, shards: Sequence[int]) -> bool:
+    whole = WholeModel(demo_target(), strict=strict)
+    prompts, ends = await rendered([problem.question for problem in problems(seed=4711, count=num_prompts)])
+    good = True
+    alone: dict[tuple[int, float], Alone] = {}
+    print(
+        "| shards | window | temperature | replies | tokens | not equal (position: margin) |\n|---|---|---|---|---|---|"
+    )
+    for num_shards in shards:
+        with tempfile.TemporaryDirectory() as folder:
+            async with swarm(Path(folder), num_shards, strict=strict) as client:
+                for window in WINDOWS:
+                    for temperature in TEMPERATURES:
+                        count = Count()
+                        for i, prompt in enumerate(prompts):
+                            request = GenerateRequest(
+                                prompt_tokens=prompt,
+                                max_tokens=max_tokens,
+                                temperature=temperature,
+                                seed=i,
+                                draft_max=window,
+                            )
+                            tokens, _, _ = await reply(client, request)
+                            if (i, temperature) not in alone:
+                                sampling = Sampling(temperature=temperature, seed=i)
+                                alone[i, temperature] = whole.decode(prompt, sampling, max_tokens, ends)
+                            tie = compare(alone[i, temperature], tokens)
+                            count.replies += 1
+                            count.tokens += len(tokens)
+                            if tie is not None:
+                                count.ties.append(tie)
+                                good = False
+                        ties = ", ".join(f"{position}: {margin:.4f}" for position, margin in count.ties) or "0"
+                        row = (
+                            num_shards,
+                            window,
+                            temperature,
+                            count.replies,
+                            count.tokens,
+                            f"{len(count.ties)} ({ties})",
+                        )
+                        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+    return good
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--strict", action="store_true")
+    parser.add_argument("--prompts", type=int, default=50)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--shards", type=int, nargs="+", default=[1, 2, 3, 4])
+    args = parser.parse_args()
+    good = asyncio.run(measure(args.strict, args.prompts, args.max_tokens, args.shards))
+    sys.exit(0 if good or not args.strict else 1)
+
+
+if __name__ == "__main__":
+    main()

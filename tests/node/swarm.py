@@ -1,0 +1,116 @@
+"""Swarms in one process: production nodes over an in-memory network, with fake engines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from dsdnode.config import NodeConfig
+from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
+from dsdnode.identity import Identity
+from dsdnode.net.memory import MemoryHub
+from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
+from dsdnode.node.node import Node, Organs
+from dsdnode.wire.messages import Contact
+
+TARGET = FakeModel()
+DRAFT = FakeModel(agreement=0.7)
+
+
+@dataclass
+class Member:
+    """One node and its organs, for tests that hurt it."""
+
+    node: Node
+    contact: Contact
+    shard: FakeEngine | None = None
+    draft: FakeTextEngine | None = None
+
+    @property
+    def join(self) -> str:
+        return self.node.join
+
+
+@dataclass
+class FakeSwarm:
+    """`await swarm.add("alice", layers=(0, 2))`; addresses are made up, one host each."""
+
+    folder: Path
+    hub: MemoryHub = field(default_factory=MemoryHub)
+    members: dict[str, Member] = field(default_factory=dict)
+    clients: list[Client] = field(default_factory=list)
+
+    async def add(
+        self,
+        name: str,
+        *,
+        layers: tuple[int, int] | None = None,
+        drafts: bool = False,
+        target: FakeModel = TARGET,
+        draft: FakeModel = DRAFT,
+        **options: object,
+    ) -> Member:
+        identity, contact = self._identity(name)
+        member = Member(None, contact)  # type: ignore[arg-type]
+
+        async def start_shard(_: object) -> FakeEngine:
+            member.shard = FakeEngine(target, *(layers or (0, target.num_layers)))
+            return member.shard
+
+        async def start_draft() -> FakeTextEngine:
+            member.draft = FakeTextEngine(draft)
+            return member.draft
+
+        roles = (("drafter",) if drafts else ()) + (("shard",) if layers else ())
+        config = NodeConfig(roles=roles or ("bootstrap",), data_dir=self.folder / name, name=name, **options)  # type: ignore[arg-type]
+        transport = self.hub.transport(contact)
+        member.node = Node(config, identity, transport, Organs(start_shard, start_draft), Random(name))
+        others = [other.contact for other in self.members.values()]
+        await member.node.run(others)
+        self.members[name] = member
+        return member
+
+    async def client(self) -> Client:
+        identity, contact = self._identity(f"client {len(self.clients)}")
+        hidden = Contact(contact.public_key, ())
+        contacts = [member.contact for member in self.members.values()]
+        client = Client(self.hub.transport(hidden), identity, contacts)
+        await client.join(contacts)
+        self.clients.append(client)
+        return client
+
+    async def kill(self, name: str) -> None:
+        """Its process is gone: no goodbye."""
+        member = self.members.pop(name)
+        await self.hub.transports[member.node.peer_id].close()
+
+    def _identity(self, name: str) -> tuple[Identity, Contact]:
+        identity = Identity(Random(name).randbytes(32))
+        number = len(self.hub.transports) + 1
+        return identity, Contact(identity.public_key, (f"tcp://127.0.0.1:{20000 + number}",))
+
+
+@contextlib.asynccontextmanager
+async def fake_swarm(folder: Path) -> AsyncIterator[FakeSwarm]:
+    swarm = FakeSwarm(folder)
+    try:
+        yield swarm
+    finally:
+        for client in swarm.clients:
+            await client.close()
+        for member in swarm.members.values():
+            await member.node.close()
+
+
+async def tokens_of(client: Client, request: GenerateRequest) -> tuple[list[int], Finished]:
+    """A whole reply."""
+    tokens: list[int] = []
+    async for event in client.generate(request):
+        if isinstance(event, Piece):
+            tokens.extend(event.tokens)
+        else:
+            return tokens, event
+    raise AssertionError("a reply ends with Finished")
