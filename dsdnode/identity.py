@@ -41,6 +41,11 @@ class Identity:
         if len(self.seed) != 32:
             raise ValueError("an Ed25519 seed has 32 bytes")
 
+    @classmethod
+    def generate(cls) -> Identity:
+        """A new one, for as long as the process lives."""
+        return cls(secrets.token_bytes(32))
+
     @cached_property
     def _key(self) -> SigningKey:
         return SigningKey(self.seed)
@@ -137,7 +142,7 @@ def _create(path: Path) -> None:
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write((_FILE_HEADER + secrets.token_hex(32) + "\n").encode())
+            file.write(f"{_FILE_HEADER}{Identity.generate().seed.hex()}\n".encode())
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
@@ -175,14 +180,14 @@ def format_join(contact: Contact) -> str:
     return f"dsd://{hosts}/{contact.public_key.hex()}"
 
 
-def parse_address(address: str) -> tuple[str, int]:
+def parse_address(address: str, lowest_port: int = 1) -> tuple[str, int]:
     """Host (IPv6 without brackets) and port of `tcp://HOST:PORT`; nothing else is ever dialled. Raises ValueError."""
     match = _HOST_PORT.fullmatch(address.removeprefix("tcp://"))
     if match is None or not address.startswith("tcp://"):
         raise ValueError(f"{address!r} is not tcp://HOST:PORT (IPv6 in brackets)")
     host, port = match[1], int(match[2])
-    if not 0 < port < 65536:
-        raise ValueError(f"port {port} is not within 1 to 65535")
+    if not lowest_port <= port < 65536:
+        raise ValueError(f"port {port} is not within {lowest_port} to 65535")
     if host.startswith("["):
         host = str(ipaddress.IPv6Address(host[1:-1]))
     return host, port

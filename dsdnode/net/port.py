@@ -17,7 +17,7 @@ PeerId = bytes
 
 
 class Priority(IntEnum):
-    """Order in which a link sends; lower goes first. Verdicts, cancels and DHT traffic never wait behind hidden states."""
+    """Order in which a link sends; lower goes first. Verdicts, cancels and the DHT never wait behind hidden states."""
 
     CONTROL = 0
     VERIFY = 1
@@ -43,9 +43,12 @@ class Transport(Protocol):
         """
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
-        """Queue one message, dialling if need be. Raises PeerUnavailable (no address, just failed) or Overloaded (queue full)."""
+        """Queue one message, dialling if need be. Raises PeerUnavailable (no address, just failed) or Overloaded."""
 
     async def receive(self) -> tuple[bytes, list[bytes]]:
         """The next message of any peer, with the sender's verified id."""
+
+    def ban(self, peer: bytes, duration_s: float) -> None:
+        """Close the peer's links, and let it in no more for a while."""
 
     async def close(self) -> None: ...

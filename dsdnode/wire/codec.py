@@ -111,6 +111,11 @@ def buffer_at(buffers: Sequence[bytes], index: int) -> bytes:
     return buffers[index]
 
 
+def printable(text: str) -> str:
+    """What a stranger wrote, fit for a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def _oversize(frames: Sequence[bytes]) -> str:
     if not 1 <= len(frames) <= 1 + MAX_BUFFERS:
         return f"{len(frames)} frames; 1 to {1 + MAX_BUFFERS} are allowed"

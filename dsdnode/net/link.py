@@ -1,0 +1,256 @@
+"""Links to peers: Dealer (we dialled) and Inbound (we were dialled). Either carries messages both ways.
+
+A link is `ready` once HELLO was answered by WELCOME. Until then, and while libzmq's own queue is full, messages wait in
+the link's queue, by priority. A link that is `closed` never comes back: its owner makes another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Sequence
+from typing import Protocol
+
+import zmq
+
+from dsdnode.errors import PeerMisbehaved, PeerUnavailable
+from dsdnode.identity import Identity, curve_public_key, is_ip, parse_address
+from dsdnode.net.handshake import Handshake
+from dsdnode.net.port import Priority
+from dsdnode.net.queues import SendQueue
+from dsdnode.net.sockets import Frames, Names, Pump, events, open_dealer, open_monitor, receive_event
+from dsdnode.wire.codec import MAX_BUFFERS, decode, encode, printable
+from dsdnode.wire.messages import Hello, Refused, Welcome
+
+ATTEMPT_TIMEOUT_S = 5.0
+"""From dialling an address to its WELCOME."""
+RESOLVE_TIMEOUT_S = 3.0
+_ENDINGS = (
+    zmq.EVENT_CLOSED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+
+
+class Link:
+    """What both kinds share: a queue before a socket."""
+
+    def __init__(self, peer: bytes, bulk: bool) -> None:
+        self.peer = peer
+        self.bulk = bulk
+        self.ready = False
+        self.closed = False
+        self.queue = SendQueue()
+
+    def send(self, frames: list[bytes], priority: Priority) -> None:
+        """Now if that is possible, else when it is. Raises Overloaded."""
+        if not (self.ready and not self.queue and self._transmit(frames)):
+            self.queue.push(frames, priority)
+
+    def flush(self) -> None:
+        while self.ready and (first := self.queue.first()) is not None:
+            frames, priority = first
+            if not self._transmit(frames):
+                return
+            self.queue.pop(priority)
+
+    def _transmit(self, frames: list[bytes]) -> bool:
+        """False: libzmq's queue is full."""
+        raise NotImplementedError
+
+
+class Inbound(Link):
+    """A connection that a peer made to our router. Its routing id stays between us and libzmq."""
+
+    def __init__(
+        self,
+        router: zmq.Socket[bytes],
+        pump: Pump,
+        routing_id: bytes,
+        peer: bytes,
+        bulk: bool,
+        user: str,
+        descriptor: int,
+    ) -> None:
+        super().__init__(peer, bulk)
+        self._router = router
+        self._pump = pump
+        self.routing_id = routing_id
+        self.user = user
+        self.descriptor = descriptor
+        self.ready = True
+
+    def _transmit(self, frames: list[bytes]) -> bool:
+        try:
+            self._router.send_multipart([self.routing_id, *frames], zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            return True  # just gone: the monitor tells in a moment, and the message is lost with it
+        self._pump.sent()
+        return True
+
+
+class DealerOwner(Protocol):
+    """What a dealer asks of, and tells, whoever made it."""
+
+    context: zmq.Context[zmq.Socket[bytes]]
+    names: Names
+    identity: Identity
+    handshake: Handshake
+    resolving: asyncio.Semaphore
+
+    def received(self, link: Link, frames: list[bytes]) -> None: ...
+
+    def dealer_ready(self, dealer: Dealer) -> None: ...
+
+    def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
+        """The dealer is closed; its queue is for the owner to move or drop."""
+
+
+class Dealer(Link):
+    """A connection that we make: one address after the other until one answers, then HELLO, then messages."""
+
+    def __init__(
+        self, owner: DealerOwner, peer: bytes, public_key: bytes, bulk: bool, addresses: Sequence[str]
+    ) -> None:
+        super().__init__(peer, bulk)
+        self._owner = owner
+        self._public_key = public_key
+        self._addresses = list(addresses)
+        self._hello: Hello | None = None
+        self._why = "no address"
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._resolution: asyncio.Task[None] | None = None
+        self._pumps: list[Pump] = []
+        self.address = ""
+        self._next()
+
+    def close(self) -> None:
+        self.closed, self.ready = True, False
+        self._drop_socket()
+        if self._resolution is not None:
+            self._resolution.cancel()
+
+    def _drop_socket(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pumps:
+            self._socket.disable_monitor()
+        for pump in self._pumps:
+            pump.close()
+        self._pumps.clear()
+        self._hello = None
+
+    # --- finding an address that answers
+
+    def _next(self) -> None:
+        self._drop_socket()
+        if not self._addresses:
+            self._end()
+            return
+        self.address = self._addresses.pop(0)
+        host, port = parse_address(self.address)
+        if is_ip(host):
+            self._connect()
+        else:
+            self._resolution = self._loop.create_task(self._resolve(host, port))
+
+    async def _resolve(self, host: str, port: int) -> None:
+        """Ask for a name's addresses here: libzmq would, in the thread that serves every connection."""
+        self._why = f"{host} cannot be found"
+        with contextlib.suppress(OSError, TimeoutError, UnicodeError):
+            async with self._owner.resolving, asyncio.timeout(RESOLVE_TIMEOUT_S):
+                found = await self._loop.getaddrinfo(host, port, type=1)
+            hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
+            self._addresses[:0] = [f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}" for ip in hosts][:4]
+        self._next()
+
+    def _connect(self) -> None:
+        owner = self._owner
+        self._why = f"no answer from {self.address}"
+        self._timer = self._loop.call_later(ATTEMPT_TIMEOUT_S, self._next)
+        try:
+            self._socket = open_dealer(owner.context, owner.identity, curve_public_key(self._public_key), self.address)
+            self._monitor = open_monitor(owner.context, self._socket, owner.names, _ENDINGS)
+            self._frames = Frames(self._socket, most=1 + MAX_BUFFERS)
+            self._pumps = [Pump(self._monitor, self._take_event), Pump(self._socket, self._take, self._idle)]
+            self._socket.connect(self.address)
+        except zmq.ZMQError as error:  # no descriptors left, say
+            self._why = f"{self.address}: {error.strerror}"
+            self._loop.call_soon(self._next)
+
+    def _end(self) -> None:
+        was_ready = self.ready
+        self.close()
+        self._owner.dealer_ended(self, was_ready, self._why)
+
+    # --- the connection
+
+    def _take_event(self) -> None:
+        event, value = receive_event(self._monitor)
+        if self.ready:
+            self._why = "the connection was closed"
+            self._end()
+            return
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._why = f"{self.address} refused the connection (banned, or it has too many)"
+        elif event == zmq.EVENT_CLOSED:
+            self._why = f"nobody listens at {self.address}"
+        elif event != zmq.EVENT_DISCONNECTED:
+            self._why = f"{self.address} does not have the key {self._public_key.hex()[:12]}…, or is no dsdnode"
+        elif value and self._hello is not None:
+            self._why = f"{self.address} closed the connection"
+        if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # more follows: DISCONNECTED
+            self._next()
+
+    def _idle(self) -> None:
+        """Nothing more to read; perhaps something can be written."""
+        if self.ready:
+            self.flush()
+        elif self._hello is None and events(self._socket) & zmq.POLLOUT:
+            self._hello = self._owner.handshake.hello(self._public_key, self.bulk)
+            self._transmit(encode(self._hello))
+
+    def _take(self) -> None:
+        frames = self._frames.receive()
+        if frames is None:
+            return
+        raw = [frame.bytes for frame in frames]
+        if self.ready:
+            self._owner.received(self, raw)
+        elif self._hello is not None:
+            self._answered(raw, self._hello)
+
+    def _answered(self, raw: list[bytes], hello: Hello) -> None:
+        """The peer's first message: WELCOME or REFUSED."""
+        try:
+            answer = decode(raw).message
+            if isinstance(answer, Refused):
+                raise PeerUnavailable(printable(answer.reason))
+            if not isinstance(answer, Welcome):
+                raise PeerMisbehaved("it did not answer the greeting")
+            self._owner.handshake.check(answer, hello, self._public_key)
+        except (PeerUnavailable, PeerMisbehaved) as error:
+            self._why = f"{self.address} refused: {error}"
+            self._end()  # whoever has this key says no: other addresses would lead to the same
+            return
+        assert self._timer is not None
+        self._timer.cancel()
+        self.ready = True
+        self._owner.dealer_ready(self)
+        self.flush()
+
+    def _transmit(self, frames: list[bytes]) -> bool:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._pumps[1].sent()
+        return True

@@ -1,0 +1,173 @@
+"""Which link a message takes: made on demand, bounded in number, the least recently used closed.
+
+A lane (control, or bulk: everything else) keeps to one link while that lives, so that messages stay in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+import zmq
+
+from dsdnode.errors import PeerUnavailable
+from dsdnode.identity import Identity, short_id
+from dsdnode.net.handshake import Handshake
+from dsdnode.net.link import Dealer, Inbound, Link
+from dsdnode.net.peers import Peer, PeerBook
+from dsdnode.net.port import Priority
+from dsdnode.net.queues import Inbox
+from dsdnode.net.sockets import Names
+from dsdnode.wire.messages import Contact
+
+MAX_DEALERS = 128
+RETRY_S = 0.5
+"""A peer that could not be reached is not dialled again sooner."""
+BLOCKED_RETRY_S = 0.005
+"""libzmq does not tell which of a router's connections has room again."""
+
+
+class Links:
+    """All links of one transport. `on_lost(peer, why)` is called when a peer's last one is gone."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        names: Names,
+        identity: Identity,
+        handshake: Handshake,
+        inbox: Inbox,
+        on_lost: Callable[[bytes, str], None],
+    ) -> None:
+        self.context = context
+        self.names = names
+        self.identity = identity
+        self.handshake = handshake
+        self.resolving = asyncio.Semaphore(2)
+        self.book = PeerBook()
+        self._inbox = inbox
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._dealers: OrderedDict[Dealer, Peer] = OrderedDict()
+        self._blocked: dict[Link, None] = {}
+        self._blocked_timer: asyncio.TimerHandle | None = None
+
+    def send(self, peer: Peer, frames: list[bytes], priority: Priority) -> None:
+        """Raises PeerUnavailable or Overloaded."""
+        bulk = priority is not Priority.CONTROL
+        link = peer.used.get(bulk)
+        if link is None or link.closed:
+            link = self._choose(peer, bulk)
+        if isinstance(link, Dealer):
+            self._dealers.move_to_end(link)
+        link.send(frames, priority)
+        if link.ready and link.queue:
+            self._retry_soon(link)
+
+    def received(self, link: Link, frames: list[bytes]) -> None:
+        if isinstance(link, Dealer):
+            self._dealers.move_to_end(link)
+        self._inbox.put(link.peer, frames)
+
+    def drop_dealers(self, peer: Peer) -> None:
+        for dealer in list(peer.dealers.values()):
+            self._drop(dealer)
+
+    def close(self) -> None:
+        if self._blocked_timer is not None:
+            self._blocked_timer.cancel()
+        for dealer in list(self._dealers):
+            self._drop(dealer)
+
+    def interrupt(self, why: str) -> None:
+        """Close everything that we dialled; peers without another link are lost."""
+        for dealer, peer in list(self._dealers.items()):
+            self._drop(dealer)
+            self._check_lost(peer, why)
+
+    # --- choosing
+
+    def _choose(self, peer: Peer, bulk: bool) -> Link:
+        link = peer.ready_link(bulk) or peer.dealers.get(bulk)
+        if link is None and self._loop.time() >= peer.retry_at:
+            link = self._dial(peer, bulk)
+        if link is None:
+            other = peer.ready_link(not bulk)  # who cannot be dialled gets everything over the one that it made
+            if other is None:
+                raise PeerUnavailable(f"peer {short_id(peer.id)}: {peer.why_lost or 'it cannot be dialled'}")
+            return other
+        peer.used[bulk] = link
+        return link
+
+    def _dial(self, peer: Peer, bulk: bool) -> Dealer | None:
+        addresses = peer.addresses()
+        if not addresses:
+            return None
+        while len(self._dealers) >= MAX_DEALERS:
+            self._drop(next(iter(self._dealers)))
+        dealer = Dealer(self, peer.id, peer.public_key, bulk, addresses)
+        peer.dealers[bulk] = dealer
+        self._dealers[dealer] = peer
+        return dealer
+
+    def _drop(self, dealer: Dealer) -> None:
+        dealer.close()
+        del self._dealers.pop(dealer).dealers[dealer.bulk]
+
+    # --- what becomes of them
+
+    def dealer_ready(self, dealer: Dealer) -> None:
+        peer = self._dealers[dealer]
+        peer.answered, peer.why_lost, peer.retry_at = dealer.address, "", 0.0
+
+    def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
+        peer = self._dealers[dealer]
+        self._drop(dealer)
+        if not was_ready:
+            peer.retry_at = self._loop.time() + RETRY_S
+        peer.why_lost = why
+        other = peer.ready_link(dealer.bulk)
+        if other is not None:
+            dealer.queue.move_to(other.queue)
+            other.flush()
+        self._check_lost(peer, why)
+
+    def inbound_ready(self, inbound: Inbound, contact: Contact) -> None:
+        """The newest connection of a lane is the one surely alive; what waited for another goes over it."""
+        peer = self.book.meet(contact.public_key)
+        peer.said, peer.why_lost, peer.retry_at = contact, "", 0.0
+        peer.inbounds[inbound.bulk] = inbound
+        used = peer.used.get(inbound.bulk)
+        if used is None or not used.ready or isinstance(used, Inbound):
+            peer.used[inbound.bulk] = inbound
+            if used is not None:
+                used.queue.move_to(inbound.queue)
+                inbound.flush()
+
+    def inbound_ended(self, inbound: Inbound) -> None:
+        peer = self.book.get(inbound.peer)
+        if peer is not None and peer.inbounds.get(inbound.bulk) is inbound:
+            del peer.inbounds[inbound.bulk]
+            peer.why_lost = "the connection was closed"
+            self._check_lost(peer, peer.why_lost)
+
+    def _check_lost(self, peer: Peer, why: str) -> None:
+        if not any(peer.links()):
+            peer.used.clear()
+            self._loop.call_soon(self._on_lost, peer.id, f"peer {short_id(peer.id)}: {why}")
+
+    # --- blocked links
+
+    def _retry_soon(self, link: Link) -> None:
+        self._blocked[link] = None
+        if self._blocked_timer is None:
+            self._blocked_timer = self._loop.call_later(BLOCKED_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._blocked_timer = None
+        links, self._blocked = list(self._blocked), {}
+        for link in links:
+            link.flush()
+            if link.ready and link.queue:
+                self._retry_soon(link)

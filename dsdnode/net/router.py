@@ -1,0 +1,155 @@
+"""The listening end: one bound ROUTER, who stands behind each of its connections, and what they send."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import structlog
+import zmq
+
+from dsdnode.errors import BadInput, PeerMisbehaved
+from dsdnode.identity import Identity, peer_id
+from dsdnode.net.link import Inbound, Link
+from dsdnode.net.port import Priority
+from dsdnode.net.sockets import Frames, Names, Pump, bind_router, open_monitor, receive_event
+from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
+from dsdnode.wire.messages import Hello, Refused, Welcome
+
+REBIND_S = 0.05
+
+log = structlog.get_logger(__name__)
+
+
+class RouterOwner(Protocol):
+    """What a router asks of, and tells, its transport."""
+
+    def greeted(self, hello: Hello, curve_key: bytes) -> Welcome | Refused:
+        """The answer to a caller that proved to own this X25519 key."""
+
+    def inbound_ready(self, inbound: Inbound, hello: Hello, curve_key: bytes) -> None: ...
+
+    def inbound_ended(self, inbound: Inbound) -> None: ...
+
+    def received(self, link: Link, frames: list[bytes]) -> None: ...
+
+
+class Router:
+    """Raises BadInput when it cannot listen there."""
+
+    def __init__(
+        self,
+        owner: RouterOwner,
+        context: zmq.Context[zmq.Socket[bytes]],
+        names: Names,
+        identity: Identity,
+        listen: str,
+    ) -> None:
+        self._owner = owner
+        self._context = context
+        self._names = names
+        self._identity = identity
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._bind(listen)
+
+    def _bind(self, listen: str) -> None:
+        self._socket, self.port = bind_router(self._context, self._identity, listen)
+        self._listen = f"{listen.rpartition(':')[0]}:{self.port}"
+        self._accepted: set[int] = set()
+        self._by_routing_id: dict[bytes, Inbound] = {}
+        self._by_descriptor: dict[int, Inbound] = {}
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        self._monitor = open_monitor(self._context, self._socket, self._names, events)
+        self._frames = Frames(self._socket, most=2 + MAX_BUFFERS)
+        self._events = Pump(self._monitor, self._take_event)
+        self._pump = Pump(self._socket, self._take)
+
+    @property
+    def num_connections(self) -> int:
+        return len(self._accepted)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+        self._events.close()
+        self._pump.close()
+
+    def rebind(self) -> None:
+        """Drop every connection, and whatever they have half sent, and listen again."""
+        self.close()
+        for inbound in list(self._by_routing_id.values()):
+            self._end(inbound)
+        self._timer = self._loop.call_later(REBIND_S, self._bind_again)
+
+    def _bind_again(self) -> None:
+        try:
+            self._bind(self._listen)
+        except BadInput as error:  # libzmq still closes the old one in its own thread
+            log.debug("cannot listen again yet", reason=str(error))
+            self._timer = self._loop.call_later(REBIND_S, self._bind_again)
+
+    def forget(self, peer: bytes) -> None:
+        """What comes over this peer's connections is a stranger's from now on."""
+        for inbound in [inbound for inbound in self._by_routing_id.values() if inbound.peer == peer]:
+            self._end(inbound)
+
+    # --- what comes in
+
+    def _take(self) -> None:
+        frames = self._frames.receive()
+        if frames is None or len(frames) < 2:
+            return
+        routing_id, user = frames[0].bytes, str(frames[1].get("User-Id"))
+        raw = [frame.bytes for frame in frames[1:]]
+        inbound = self._by_routing_id.get(routing_id)
+        # A routing id alone proves nothing: a caller may choose it. The User-Id is the key that CURVE has verified.
+        if inbound is not None and inbound.user == user:
+            self._owner.received(inbound, raw)
+        else:
+            self._greet(routing_id, user, int(str(frames[1].get("__fd"))), raw)
+
+    def _greet(self, routing_id: bytes, user: str, descriptor: int, raw: list[bytes]) -> None:
+        """The first message of a connection: HELLO, or it is dropped."""
+        try:
+            hello = decode(raw).message
+        except PeerMisbehaved as error:
+            log.debug("no greeting", reason=str(error))
+            return
+        if not isinstance(hello, Hello):
+            return
+        self._take_events()  # what ended before this began must not be taken for its end
+        curve_key = bytes.fromhex(user)
+        answer = self._owner.greeted(hello, curve_key)
+        peer = peer_id(hello.contact.public_key)
+        inbound = Inbound(self._socket, self._pump, routing_id, peer, hello.bulk, user, descriptor)
+        inbound.send(encode(answer), Priority.CONTROL)
+        if isinstance(answer, Welcome):
+            self._by_routing_id[routing_id] = self._by_descriptor[descriptor] = inbound
+            self._owner.inbound_ready(inbound, hello, curve_key)
+
+    def _take_event(self) -> None:
+        event, descriptor = receive_event(self._monitor)
+        if event == zmq.EVENT_ACCEPTED:
+            self._accepted.add(descriptor)
+            return
+        self._accepted.discard(descriptor)
+        inbound = self._by_descriptor.get(descriptor)
+        if inbound is not None:
+            self._end(inbound)
+
+    def _take_events(self) -> None:
+        try:
+            while True:
+                self._take_event()
+        except zmq.Again:
+            return
+
+    def _end(self, inbound: Inbound) -> None:
+        inbound.closed, inbound.ready = True, False
+        self._by_routing_id.pop(inbound.routing_id, None)
+        if self._by_descriptor.get(inbound.descriptor) is inbound:
+            del self._by_descriptor[inbound.descriptor]
+        self._owner.inbound_ended(inbound)

@@ -1,0 +1,268 @@
+"""Requests, replies and notices over any transport; who is served how often, and who is sent away.
+
+A request gets one reply: whatever its handler returns, or Refused in words. A notice gets none, and its handler runs
+synchronously in the order of arrival: decide there, act later. All time is the loop's; no threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from secrets import SystemRandom
+from typing import Any, TypeVar
+
+import structlog
+
+from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.identity import short_id
+from dsdnode.net.port import Priority, Transport
+from dsdnode.wire.codec import Envelope, decode, encode, printable
+from dsdnode.wire.messages import Message, Ping, Pong, Refused
+
+MAX_PENDING = 4096
+"""Requests of ours without an answer yet."""
+MAX_SERVED = 1024
+MAX_SERVED_PER_PEER = 32
+"""Requests being handled at once; one more is refused."""
+MAX_SERVE_S = 120.0
+"""When the caller did not say how long it waits."""
+BULKY_BYTES = 64 * 1024
+"""A larger reply must not hold up control messages."""
+STRIKES = 10
+STRIKES_WINDOW_S = 60.0
+MAX_WATCHED = 4096
+BAN_S = 600.0
+_TURN = 64
+"""Messages handled before the loop turns to others."""
+
+M = TypeVar("M", bound=Message)
+Reply = tuple[Message, Sequence[bytes]]
+RequestHandler = Callable[[bytes, M, list[bytes]], Awaitable[Reply]]
+NoticeHandler = Callable[[bytes, M, list[bytes]], None]
+
+log = structlog.get_logger(__name__)
+
+
+class Rpc:
+    """`rng` only makes the first request's number unlikely to meet a late reply to a process that was here before."""
+
+    def __init__(self, transport: Transport, rng: Random | None = None) -> None:
+        self.transport = transport
+        self._next_id = (rng or SystemRandom()).getrandbits(48) + 1
+        self._pending: dict[bytes, dict[int, asyncio.Future[tuple[Message, list[bytes]]]]] = {}
+        self._num_pending = 0
+        self._on_request: dict[type[Message], RequestHandler[Any]] = {}
+        self._on_notice: dict[type[Message], list[NoticeHandler[Any]]] = {}
+        self._serving: dict[asyncio.Task[None], bytes] = {}
+        self._num_served: dict[bytes, int] = {}
+        self._strikes = Strikes()
+        self._reader: asyncio.Task[None] | None = None
+        transport.on_peer_lost(self._peer_lost)
+
+    def start(self) -> None:
+        """Begin to receive, within a running loop."""
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    async def close(self) -> None:
+        """End everything that is under way, and close the transport."""
+        tasks = [task for task in (self._reader, *self._serving) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for peer in list(self._pending):
+            self._peer_lost(peer, "this node is closing")
+        await self.transport.close()
+
+    # --- asking
+
+    async def request(
+        self,
+        peer: bytes,
+        message: Message,
+        buffers: Sequence[bytes] = (),
+        *,
+        timeout_s: float,
+        priority: Priority = Priority.CONTROL,
+    ) -> tuple[Message, list[bytes]]:
+        """The reply, which may be Refused. Raises PeerUnavailable (no answer in time, unreachable) or Overloaded."""
+        if self._num_pending >= MAX_PENDING:
+            raise Overloaded(f"{MAX_PENDING} requests wait for an answer already")
+        self._next_id += 1
+        request_id = self._next_id
+        frames = encode(message, buffers, request_id, deadline_ms=max(1, round(timeout_s * 1000)))
+        future: asyncio.Future[tuple[Message, list[bytes]]] = asyncio.get_running_loop().create_future()
+        self._pending.setdefault(peer, {})[request_id] = future
+        self._num_pending += 1
+        try:
+            self.transport.send(peer, frames, priority)
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError as error:
+            name = type(message).__name__
+            raise PeerUnavailable(f"peer {short_id(peer)}: no answer to {name} within {timeout_s:g} s") from error
+        finally:
+            self._num_pending -= 1
+            waiting = self._pending[peer]
+            del waiting[request_id]
+            if not waiting:
+                del self._pending[peer]
+
+    def notify(
+        self,
+        peer: bytes,
+        message: Message,
+        buffers: Sequence[bytes] = (),
+        priority: Priority = Priority.CONTROL,
+    ) -> None:
+        """Queue a notice. Raises PeerUnavailable or Overloaded, now; nobody tells if it is lost later."""
+        self.transport.send(peer, encode(message, buffers), priority)
+
+    async def ping(self, peer: bytes, *, timeout_s: float, priority: Priority = Priority.CONTROL) -> float:
+        """Round trip in seconds, through the peer's event loop. Raises PeerUnavailable or Overloaded."""
+        start = asyncio.get_running_loop().time()
+        await self.request(peer, Ping(), timeout_s=timeout_s, priority=priority)
+        return asyncio.get_running_loop().time() - start
+
+    def warm(self, peer: bytes) -> None:
+        """Open both lanes to a peer before they are needed, without waiting."""
+        for priority in (Priority.CONTROL, Priority.VERIFY):
+            with contextlib.suppress(DsdError):
+                self.notify(peer, Ping(), priority=priority)
+
+    # --- being asked
+
+    def on_request(self, kind: type[M], handler: RequestHandler[M]) -> None:
+        self._on_request[kind] = handler
+
+    def on_notice(self, kind: type[M], handler: NoticeHandler[M]) -> None:
+        """Several roles of one node may hear the same notice: all handlers are called."""
+        self._on_notice.setdefault(kind, []).append(handler)
+
+    def misbehaved(self, peer: bytes, why: object) -> None:
+        """Count it; too many within a minute, and the peer is banned for a while."""
+        log.info("peer misbehaved", peer=short_id(peer), reason=str(why))
+        if self._strikes.add(peer, asyncio.get_running_loop().time()):
+            self.transport.ban(peer, BAN_S)
+
+    async def _read(self) -> None:
+        while True:
+            for _ in range(_TURN):
+                peer, frames = await self.transport.receive()
+                self._dispatch(peer, frames)
+            await asyncio.sleep(0)
+
+    def _dispatch(self, peer: bytes, frames: list[bytes]) -> None:
+        try:
+            envelope = decode(frames)
+        except PeerMisbehaved as error:
+            self.misbehaved(peer, error)
+            return
+        if envelope.reply:
+            self._replied(peer, envelope)
+        elif envelope.request_id:
+            self._requested(peer, envelope)
+        else:
+            self._noticed(peer, envelope)
+
+    def _replied(self, peer: bytes, envelope: Envelope) -> None:
+        future = self._pending.get(peer, {}).get(envelope.request_id)
+        if future is None or future.done():
+            return  # too late
+        message = envelope.message
+        if isinstance(message, Refused):
+            message = Refused(printable(message.reason), message.retry)
+        future.set_result((message, list(envelope.buffers)))
+
+    def _noticed(self, peer: bytes, envelope: Envelope) -> None:
+        for handler in self._on_notice.get(type(envelope.message), ()):
+            self._hear(handler, peer, envelope)
+
+    def _hear(self, handler: NoticeHandler[Any], peer: bytes, envelope: Envelope) -> None:
+        try:
+            handler(peer, envelope.message, list(envelope.buffers))
+        except PeerMisbehaved as error:
+            self.misbehaved(peer, error)
+        except DsdError as error:
+            log.info("notice not served", message=type(envelope.message).__name__, reason=str(error))
+        except Exception:  # a bug in one handler must not end all others
+            log.exception("bug in a handler", message=type(envelope.message).__name__)
+
+    def _requested(self, peer: bytes, envelope: Envelope) -> None:
+        kind = type(envelope.message)
+        handler = self._on_request.get(kind)
+        if kind is Ping:
+            self._reply(peer, envelope, Pong(), ())
+        elif handler is None:
+            self._reply(peer, envelope, Refused(f"{kind.__name__} is not served here"), ())
+        elif self._num_served.get(peer, 0) >= MAX_SERVED_PER_PEER or len(self._serving) >= MAX_SERVED:
+            self._reply(peer, envelope, Refused("too many requests at once", retry=True), ())
+        else:
+            task = asyncio.get_running_loop().create_task(self._serve(peer, envelope, handler))
+            self._serving[task] = peer
+            self._num_served[peer] = self._num_served.get(peer, 0) + 1
+            task.add_done_callback(self._served)
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        peer = self._serving.pop(task)
+        self._num_served[peer] -= 1
+        if not self._num_served[peer]:
+            del self._num_served[peer]
+
+    async def _serve(self, peer: bytes, envelope: Envelope, handler: RequestHandler[Any]) -> None:
+        reply: Message
+        buffers: Sequence[bytes] = ()
+        try:
+            async with asyncio.timeout(envelope.deadline_ms / 1000 or MAX_SERVE_S):
+                reply, buffers = await handler(peer, envelope.message, list(envelope.buffers))
+        except TimeoutError:
+            return  # nobody waits for the answer any more
+        except DsdError as error:
+            if isinstance(error, PeerMisbehaved):
+                self.misbehaved(peer, error)
+            reply = Refused(str(error)[:512], retry=isinstance(error, Overloaded))
+        except Exception:
+            log.exception("bug in a handler", message=type(envelope.message).__name__)
+            reply = Refused("internal error")
+        self._reply(peer, envelope, reply, buffers)
+
+    def _reply(self, peer: bytes, envelope: Envelope, message: Message, buffers: Sequence[bytes]) -> None:
+        bulky = sum(map(len, buffers)) > BULKY_BYTES
+        try:
+            frames = encode(message, buffers, envelope.request_id, reply=True)
+            self.transport.send(peer, frames, Priority.BULK if bulky else Priority.CONTROL)
+        except (PeerUnavailable, Overloaded) as error:
+            log.debug("reply not sent", reason=str(error))
+
+    def _peer_lost(self, peer: bytes, why: str) -> None:
+        for future in self._pending.get(peer, {}).values():
+            if not future.done():
+                future.set_exception(PeerUnavailable(why))
+
+
+@dataclass(slots=True)
+class _Count:
+    num: int
+    since: float
+
+
+class Strikes:
+    """How often each peer misbehaved of late."""
+
+    def __init__(self) -> None:
+        self._counts: dict[bytes, _Count] = {}
+
+    def add(self, peer: bytes, now: float) -> bool:
+        """Is this one too many? Then its count begins anew."""
+        count = self._counts.pop(peer, None)
+        if count is None or now - count.since > STRIKES_WINDOW_S:
+            count = _Count(0, now)
+        count.num += 1
+        if count.num >= STRIKES:
+            return True
+        self._counts[peer] = count
+        if len(self._counts) > MAX_WATCHED:
+            del self._counts[next(iter(self._counts))]
+        return False

@@ -1,0 +1,209 @@
+"""libzmq's sockets, set as measured (the reasons stand beside the settings), and how asyncio hears of them.
+
+Nothing here knows of peers. The event loop must have `add_reader` (on Windows: the selector loop).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+
+import zmq
+from zmq.utils import z85
+
+from dsdnode.errors import BadInput
+from dsdnode.identity import Identity, is_ip, parse_address
+from dsdnode.wire.codec import MAX_FRAME_BYTES
+
+ZAP_DOMAIN = b"dsdnode"
+_TURN = 64
+"""Messages taken from one socket before the loop turns to others."""
+
+
+@cache
+def seed_libzmq() -> None:
+    """libzmq draws routing ids from the C library's generator and never seeds it: every process would use the same."""
+    library = ctypes.CDLL("ucrtbase" if sys.platform == "win32" else None)
+    library.srand(int.from_bytes(os.urandom(4), "little"))
+
+
+def open_context() -> zmq.Context[zmq.Socket[bytes]]:
+    seed_libzmq()
+    return zmq.Context()
+
+
+def bind_router(
+    context: zmq.Context[zmq.Socket[bytes]], identity: Identity, listen: str
+) -> tuple[zmq.Socket[bytes], int]:
+    """The one socket that others dial (bound only), and its port. Raises BadInput, in words."""
+    try:
+        host, port = parse_address(listen, lowest_port=0)
+    except ValueError as error:
+        raise BadInput(f"cannot listen: {error}") from error
+    if not is_ip(host):
+        raise BadInput(f"cannot listen on {host!r}: give an IP address, 0.0.0.0 for all")
+    router = context.socket(zmq.ROUTER)
+    _set_common(router, identity, ipv6=":" in host)
+    router.setsockopt(zmq.CURVE_SERVER, 1)
+    router.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, a dead ZAP handler would let everybody in
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error, not silence
+    router.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes over another's routing id
+    router.setsockopt(zmq.BACKLOG, 256)
+    try:
+        router.bind(listen)
+    except zmq.ZMQError as error:
+        router.close()
+        raise BadInput(_why_not_bound(listen, port, error)) from error
+    endpoint = router.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    return router, parse_address(endpoint.rstrip(b"\0").decode())[1]
+
+
+def _why_not_bound(listen: str, port: int, error: zmq.ZMQError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use: stop what uses it, or choose another with --listen tcp://HOST:PORT"
+    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+        return f"cannot listen on {listen}: this machine has no such address"
+    return f"cannot listen on {listen}: {error.strerror}"
+
+
+def open_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], identity: Identity, server_key: bytes, address: str
+) -> zmq.Socket[bytes]:
+    """A socket, to be connected to this one endpoint, whose owner must prove `server_key` (X25519, raw)."""
+    dealer = context.socket(zmq.DEALER)
+    _set_common(dealer, identity, ipv6="[" in address)
+    dealer.setsockopt(zmq.CURVE_PUBLICKEY, z85.encode(identity.curve_public_key))
+    dealer.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(server_key))
+    dealer.setsockopt(zmq.IMMEDIATE, 1)  # writable means connected and proven
+    dealer.setsockopt(zmq.CONNECT_TIMEOUT, 2000)
+    # A second connection would begin without HELLO: the link closes this socket and dials anew instead.
+    dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+    return dealer
+
+
+def _set_common(socket: zmq.Socket[bytes], identity: Identity, ipv6: bool) -> None:
+    socket.setsockopt(zmq.CURVE_SECRETKEY, z85.encode(identity.curve_secret_key))
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 64)
+    socket.setsockopt(zmq.RCVHWM, 64)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)  # counts each frame alone
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
+    socket.setsockopt(zmq.IPV6, int(ipv6))
+
+
+class Names:
+    """Monitors' names, unique within a context. (pyzmq makes them of descriptors, which are used again too soon.)"""
+
+    def __init__(self) -> None:
+        self._num = 0
+
+    def next(self) -> str:
+        self._num += 1
+        return f"inproc://monitor-{self._num}"
+
+
+def open_monitor(
+    context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes], names: Names, events: int
+) -> zmq.Socket[bytes]:
+    """A socket that tells of the other's connections."""
+    address = names.next()
+    socket.monitor(address, events)
+    monitor = context.socket(zmq.PAIR)
+    monitor.setsockopt(zmq.LINGER, 0)
+    monitor.connect(address)
+    return monitor
+
+
+def receive_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
+    """Event and its value. Raises zmq.Again when there is none."""
+    body, _ = monitor.recv_multipart(zmq.NOBLOCK)
+    return int.from_bytes(body[:2], sys.byteorder), int.from_bytes(body[2:6], sys.byteorder)
+
+
+def events(socket: zmq.Socket[bytes]) -> int:
+    """POLLIN, POLLOUT; asking also makes libzmq look at what happened."""
+    return int(socket.getsockopt(zmq.EVENTS))
+
+
+class Pump:
+    """Calls `take` until it raises zmq.Again, then `idle`, whenever something may have happened to a socket.
+
+    A libzmq descriptor tells of changes only once, so whoever hears of one must take everything, and whoever sends must
+    call `sent`: sending swallows the notice too. All of it is synchronous, so that nothing can be cancelled half-way.
+    """
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], take: Callable[[], None], idle: Callable[[], None] | None = None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket = socket
+        self._take = take
+        self._idle = idle
+        self._poked = False
+        self._closed = False
+        self._descriptor = int(socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._descriptor, self._run)
+        self.poke()
+
+    def poke(self) -> None:
+        if not self._poked:
+            self._poked = True
+            self._loop.call_soon(self._run)
+
+    def sent(self) -> None:
+        if events(self._socket) & zmq.POLLIN:
+            self.poke()
+
+    def close(self) -> None:
+        """Also closes the socket."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._descriptor)
+            self._socket.close(0)
+
+    def _run(self) -> None:
+        self._poked = False
+        try:
+            for _ in range(_TURN):
+                if self._closed:
+                    return
+                self._take()
+            self.poke()
+        except zmq.Again:
+            if self._idle is not None:
+                self._idle()
+        except Exception:
+            if not self._closed:
+                self.poke()
+            raise
+
+
+class Frames:
+    """Receives whole messages of at most `most` frames; longer ones are dropped as they come, a few frames a turn."""
+
+    def __init__(self, socket: zmq.Socket[bytes], most: int) -> None:
+        self._socket = socket
+        self._most = most
+        self._dropping = False
+
+    def receive(self) -> list[zmq.Frame] | None:
+        """One message, or None when it was, or is being, dropped. Raises zmq.Again when there is none."""
+        if self._dropping:
+            self._dropping = self._socket.recv(zmq.NOBLOCK, copy=False).more
+            return None
+        frames = [self._socket.recv(zmq.NOBLOCK, copy=False)]
+        while frames[-1].more:
+            if len(frames) == self._most:
+                self._dropping = True
+                return None
+            frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
+        return frames

@@ -1,0 +1,43 @@
+"""The process's memory, watched: the one thing that strangers can fill without a message ever arriving.
+
+libzmq's limits count frames one by one and messages when they are whole. A message of endless frames is neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import psutil
+
+INTERVAL_S = 0.2
+SETTLE_S = 2.0
+"""After an excess: until what was freed has been given back, and the rest is the new normal."""
+
+
+class MemoryWatch:
+    """Calls `on_excess` when the process has grown by `limit_bytes` since the watch began, or since the last excess."""
+
+    def __init__(self, limit_bytes: int, on_excess: Callable[[], None]) -> None:
+        self._limit_bytes = limit_bytes
+        self._on_excess = on_excess
+        self._process = psutil.Process()
+        self._loop = asyncio.get_running_loop()
+        self._begin()
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _size_bytes(self) -> int:
+        return int(self._process.memory_info().rss)
+
+    def _begin(self) -> None:
+        self._start_bytes = self._size_bytes()
+        self._timer = self._loop.call_later(INTERVAL_S, self._look)
+
+    def _look(self) -> None:
+        if self._size_bytes() - self._start_bytes <= self._limit_bytes:
+            self._timer = self._loop.call_later(INTERVAL_S, self._look)
+            return
+        self._timer = self._loop.call_later(SETTLE_S, self._begin)
+        self._on_excess()

@@ -1,0 +1,112 @@
+"""Who may connect at all: bans by key, a rate by address, and nobody new while the process is being filled with bytes.
+
+ZAP is libzmq's question "this address proved this key: shall it come in?", asked after CURVE and before any message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import zmq
+
+from dsdnode.net.sockets import Pump
+
+MAX_CONNECTIONS = 400
+"""With dealers and files, below the usual 1,024 descriptors of a process."""
+CONNECTIONS_BURST = 256
+CONNECTIONS_PER_S = 32.0
+"""From one address (IPv6: /64)."""
+LOCKDOWN_S = 30.0
+MAX_REMEMBERED = 4096
+
+log = structlog.get_logger(__name__)
+
+
+class Gate:
+    """Pure: who is admitted at a time."""
+
+    def __init__(self) -> None:
+        self._banned: dict[bytes, float] = {}
+        self._credit: dict[str, tuple[float, float]] = {}
+        self._known: dict[bytes, None] = {}
+        self._locked_until = 0.0
+
+    def admit(self, now: float, address: str, key: bytes, num_connections: int) -> str:
+        """Why a connection is refused; empty: it is admitted."""
+        if self.is_banned(now, key):
+            return "banned"
+        if key not in self._known and (now < self._locked_until or num_connections > MAX_CONNECTIONS):
+            return "full"
+        return "" if self._spend(now, _group(address)) else "too many connections from this address"
+
+    def know(self, key: bytes) -> None:
+        """This key completed a HELLO: it comes in also when strangers may not."""
+        self._known[key] = None
+        _trim(self._known)
+
+    def ban(self, now: float, key: bytes, duration_s: float) -> None:
+        self._banned[key] = now + duration_s
+        _trim(self._banned)
+
+    def is_banned(self, now: float, key: bytes) -> bool:
+        return self._banned.get(key, 0.0) > now
+
+    def lock(self, now: float) -> None:
+        """Strangers filled our memory: admit only those who are known, for a while."""
+        self._locked_until = now + LOCKDOWN_S
+
+    def _spend(self, now: float, group: str) -> bool:
+        credit, then = self._credit.pop(group, (float(CONNECTIONS_BURST), now))
+        credit = min(CONNECTIONS_BURST, credit + (now - then) * CONNECTIONS_PER_S)
+        allowed = credit >= 1
+        self._credit[group] = (credit - allowed, now)
+        _trim(self._credit)
+        return allowed
+
+
+def _group(address: str) -> str:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return address
+    return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
+
+
+def _trim(remembered: dict[Any, Any]) -> None:
+    while len(remembered) > MAX_REMEMBERED:
+        del remembered[next(iter(remembered))]
+
+
+class ZapServer:
+    """Answers libzmq's questions from a gate; the key in hex becomes the User-Id of every frame of the connection."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], gate: Gate, num_connections: Callable[[], int]) -> None:
+        self._gate = gate
+        self._num_connections = num_connections
+        self._socket = context.socket(zmq.REP)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind("inproc://zeromq.zap.01")
+        self._pump = Pump(self._socket, self._take)
+
+    def close(self) -> None:
+        self._pump.close()
+
+    def _take(self) -> None:
+        question = self._socket.recv_multipart(zmq.NOBLOCK)
+        version, request_id = question[:2]
+        refusal, user = "malformed", b""
+        if version == b"1.0" and len(question) == 7 and question[5] == b"CURVE":
+            now = asyncio.get_running_loop().time()
+            refusal = self._gate.admit(now, question[3].decode(), question[6], self._num_connections())
+            user = question[6].hex().encode()
+        if refusal:
+            log.debug("connection refused", address=question[3:4], reason=refusal)
+        status = b"400" if refusal else b"200"
+        self._socket.send_multipart([version, request_id, status, refusal.encode(), b"" if refusal else user, b""])
+        self._pump.sent()
