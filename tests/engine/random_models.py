@@ -30,6 +30,8 @@ class Variant:
     tied: bool = False
     norms: tuple[str, ...] = ("attn_norm", "ffn_norm")
     norm_biases: bool = False
+    wide_heads: bool = False
+    """Heads that together are wider than the model, as many real ones have."""
     qk_norm: str = ""
     """"head": one for all heads; "full": over the whole width."""
     biases: tuple[str, ...] = ()
@@ -58,16 +60,17 @@ VARIANTS = {
     "llama (mistral)": Variant("llama", (32, 40), keys=WINDOW, tied=True),
     "llama (mixture of experts)": Variant("llama", (32, 56), experts=True),
     "qwen2": Variant("qwen2", (24, 28, 64), biases=QKV, tied=True),
-    "qwen3": Variant("qwen3", (28, 36), qk_norm="head"),
-    "qwen3moe": Variant("qwen3moe", (48, 94), qk_norm="head", experts=True),
+    "qwen3": Variant("qwen3", (28, 36), qk_norm="head", wide_heads=True),
+    "qwen3moe": Variant("qwen3moe", (48, 94), qk_norm="head", wide_heads=True, experts=True),
     "phi3": Variant("phi3", (32, 40), fused=True, end_tensors=LONG_ROPE),
     "gemma3": Variant(
         "gemma3",
-        (18, 26, 34, 48, 62),
+        (18, 26, 34, 48),
         keys=WINDOW | {"rope.freq_base": 1e6},
         tied=True,
         norms=SANDWICH,
         qk_norm="head",
+        wide_heads=True,
     ),
     "granite": Variant("granite", (32, 40), keys=GRANITE, tied=True),
     "olmo2": Variant("olmo2", (16, 32, 40), norms=("post_attention_norm", "post_ffw_norm"), qk_norm="full"),
@@ -95,6 +98,7 @@ VARIANTS = {
         keys=WINDOW,
         norms=("attn_norm", "post_attention_norm"),
         biases=(*QKV, "attn_output", "ffn_gate_inp", *EXPERTS_3),
+        wide_heads=True,
         experts=True,
         sinks=True,
     ),
@@ -125,7 +129,7 @@ class _Builder:
         self.variant, self.num_layers, self.kind = variant, num_layers, kind
         self.width = 256 if gguf.GGML_QUANT_SIZES[kind][0] > 32 else 64
         self.feed_forward = max(self.width, 128)
-        self.head_width = self.width // HEADS
+        self.head_width = self.width // HEADS * (2 if variant.wide_heads else 1)
         self.rng = np.random.default_rng(seed)
         self.out = gguf.GGUFWriter(path, variant.architecture)
 
@@ -150,6 +154,8 @@ class _Builder:
             plain |= {"expert_shared_feed_forward_length": self.feed_forward}
         if "rope_factors_long" in self.variant.end_tensors:
             plain |= {"rope.scaling.original_context_length": CONTEXT_TOKENS // 2}
+        if self.variant.wide_heads:
+            plain |= {"attention.key_length": self.head_width, "attention.value_length": self.head_width}
         self.out.add_tokenizer_model("none")
         self.out.add_name(f"Random {name}")
         for key, value in (plain | self.variant.keys | keys).items():
@@ -210,21 +216,22 @@ class _Builder:
 
     def block(self, layer: int) -> None:
         variant, prefix, width = self.variant, f"blk.{layer}", self.width
+        q_width = self.head_width * HEADS
         kv_width = self.head_width * variant.keys.get("attention.head_count_kv", KV_HEADS)
         for name in variant.norms:
             self.norm(f"{prefix}.{name}", width)
         if variant.qk_norm:
             full = variant.qk_norm == "full"
-            self.norm(f"{prefix}.attn_q_norm", width if full else self.head_width)
+            self.norm(f"{prefix}.attn_q_norm", q_width if full else self.head_width)
             self.norm(f"{prefix}.attn_k_norm", kv_width if full else self.head_width)
         if variant.sinks:
             self.vector(f"{prefix}.attn_sinks.weight", HEADS, 0)
         if variant.fused:
-            self.linear(prefix, "attn_qkv", width + 2 * kv_width, width)
+            self.linear(prefix, "attn_qkv", q_width + 2 * kv_width, width)
         else:
-            for name, rows in zip(QKV, (width, kv_width, kv_width), strict=True):
+            for name, rows in zip(QKV, (q_width, kv_width, kv_width), strict=True):
                 self.linear(prefix, name, rows, width)
-        self.linear(prefix, "attn_output", width, width)
+        self.linear(prefix, "attn_output", width, q_width)
         if variant.experts and layer >= variant.dense_lead:
             self.experts(prefix)
         else:
