@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -22,6 +23,8 @@ from dsdnode.errors import DsdError
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"
 JOIN = f"dsd://127.0.0.1:29170/{KEY}"
+CTRL_C = object()
+"""In a script: alice loses patience."""
 STATS = {
     "prompt_tokens": 12,
     "completion_tokens": 3,
@@ -90,7 +93,7 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @dataclass
 class Swarm:
-    """What alice's client finds: one script of events (or the error that ends it) for each reply."""
+    """What alice's client finds: for each reply one script of events, an error or CTRL_C to end it."""
 
     replies: list[list[Any]] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
@@ -117,6 +120,9 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
             for event in script.replies.pop(0):
                 if isinstance(event, BaseException):
                     raise event
+                if event is CTRL_C:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    await asyncio.Event().wait()
                 yield event
 
         async def peers(self) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 
 from dsdnode.errors import NoPipeline, PeerUnavailable
 from dsdnode.node.client import Finished, Piece
-from tests.cli.conftest import JOIN, ROOT, STATS, Result, Swarm
+from tests.cli.conftest import CTRL_C, JOIN, ROOT, STATS, Result, Swarm
 
 Call = Callable[..., Result]
 REPLY = [Piece((5, 6), "It is ", 2), Piece((7,), "59.", 0), Finished("stop", STATS)]
@@ -80,8 +79,9 @@ def test_nothing_generated_nothing_printed(call: Call, swarm: Swarm) -> None:
 
 
 def test_ctrl_c_keeps_what_was_generated(call: Call, swarm: Swarm) -> None:
-    swarm.replies = [[REPLY[0], asyncio.CancelledError()]]
+    swarm.replies = [[REPLY[0], CTRL_C]]
     result = call("run", "34 plus 25?", "--join", JOIN, "--json")
+    assert result.code == 130
     assert json.loads(result.out)["finish_reason"] == "cancelled"
     assert swarm.closed == 1
 

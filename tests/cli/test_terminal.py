@@ -67,9 +67,9 @@ def terminal(home: Path) -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
 
     def start(**env: str) -> Terminal:
-        opened.append(Terminal(home / "d", {"TERM": "xterm", "NO_COLOR": "", **env}))
+        opened.append(Terminal(home / "d", {"TERM": "xterm", "NO_COLOR": "", "PROMPT_TOOLKIT_NO_CPR": "1", **env}))
         opened[-1].see("demo-target")
-        opened[-1].see("> ")
+        opened[-1].see("\x1b[?25h")
         return opened[-1]
 
     yield start
@@ -82,14 +82,14 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_leaves(terminal: Callable[..., Terminal
     alice.type(b"babble\r")
     alice.see("You said babble!")
     alice.type(CTRL_C)
-    alice.see("> ")
+    alice.see("\x1b[?25h")
     alice.type(b"hello\r")
     alice.see("You said hello!")
     alice.see("tok/s")
-    alice.see("> ")
+    alice.see("\x1b[?25h")
     alice.type(CTRL_C)
     alice.see("leaves")
-    alice.see("> ")
+    alice.see("\x1b[?25h")
     alice.type(CTRL_D)
     assert alice.left() == 0
 
@@ -97,10 +97,10 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_leaves(terminal: Callable[..., Terminal
 def test_accepted_drafts_can_be_coloured(terminal: Callable[..., Terminal]) -> None:
     alice = terminal()
     alice.type(b"/set colors on\r")
-    alice.see("> ")
+    alice.see("\x1b[?25h")
     alice.type(b"hello\r")
     assert "\x1b[32mYou said hello\x1b[0m!" in alice.see("!\r\n")
-    alice.see("> ")
+    alice.see("\x1b[?25h")
     alice.type(b"/bye\r")
     assert alice.left() == 0
 
@@ -108,7 +108,7 @@ def test_accepted_drafts_can_be_coloured(terminal: Callable[..., Terminal]) -> N
 def test_no_color_is_heeded(terminal: Callable[..., Terminal]) -> None:
     alice = terminal(NO_COLOR="1")
     alice.type(b"/set colors on\r")
-    alice.see("> ")
+    alice.see("\x1b[?25h")
     alice.type(b"hello\r")
     alice.see("You said hello!")
     assert "\x1b[2m" not in alice.see("tok/s")
@@ -118,7 +118,7 @@ def test_history_is_kept_for_its_user_alone(terminal: Callable[..., Terminal], h
     alice = terminal()
     alice.type(b"remember me\r")
     alice.see("You said remember me!")
-    alice.see("> ")
+    alice.see("\x1b[?25h")
     alice.type(CTRL_D)
     assert alice.left() == 0
     history = home / "d" / "history"
