@@ -17,18 +17,17 @@ import structlog
 from dsdnode.dht.ids import K, is_dialable, node_id
 from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
-from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, short_id
-from dsdnode.net.rpc import Rpc
+from dsdnode.net.rpc import Reply, Rpc
 from dsdnode.node.providing import Providing, RecordFactory
-from dsdnode.node.queries import LOOKUP_TIMEOUT_S, Queries, Reply, Tasks
+from dsdnode.node.queries import LOOKUP_TIMEOUT_S, Queries, Tasks
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import (
     Announce,
     Contact,
     FindNode,
     FindProviders,
-    Message,
     Nodes,
     Providers,
     Refused,
@@ -158,13 +157,11 @@ class Discovery:
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
-    async def _on_find_node(self, peer: bytes, message: Message, buffers: Sequence[bytes]) -> Reply:
-        assert isinstance(message, FindNode)
+    async def _on_find_node(self, peer: bytes, message: FindNode, buffers: Sequence[bytes]) -> Reply:
         self._heard_from(peer)
         return Nodes(), (pack_contacts(self.table.closest(message.target, K, exclude=(peer,))),)
 
-    async def _on_find_providers(self, peer: bytes, message: Message, buffers: Sequence[bytes]) -> Reply:
-        assert isinstance(message, FindProviders)
+    async def _on_find_providers(self, peer: bytes, message: FindProviders, buffers: Sequence[bytes]) -> Reply:
         self._heard_from(peer)
         contacts = self.table.closest(message.key, K, exclude=(peer,))
         records = [data for _, data in self.store.get(message.key, self._now())]
@@ -174,8 +171,7 @@ class Discovery:
                 records.pop()
         return Providers(), (pack_contacts(contacts), pack_records(records))
 
-    async def _on_announce(self, peer: bytes, message: Message, buffers: Sequence[bytes]) -> Reply:
-        assert isinstance(message, Announce)
+    async def _on_announce(self, peer: bytes, message: Announce, buffers: Sequence[bytes]) -> Reply:
         self._heard_from(peer)
         data = buffer_at(buffers, 0)
         record = open_record(data)
@@ -183,10 +179,7 @@ class Discovery:
             raise PeerMisbehaved("a provider speaks only for its own key")
         if not self._rpc.transport.contact.addresses:
             return Refused("this peer is a client: it holds no records"), ()
-        try:
-            held = self.store.put(message.key, record, data, self._now())
-        except Overloaded as error:
-            return Refused(str(error), retry=True), ()
+        held = self.store.put(message.key, record, data, self._now())
         return Stored(), () if held == data else (held,)
 
     def _heard_from(self, peer: bytes) -> None:

@@ -15,11 +15,11 @@ from dsdnode.dht.ids import node_id
 from dsdnode.dht.lookup import Lookup
 from dsdnode.dht.store import record_keys
 from dsdnode.dht.table import Table
-from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.net.port import Priority
-from dsdnode.net.rpc import Rpc
+from dsdnode.net.rpc import Reply, Rpc
 from dsdnode.wire.codec import buffer_at
-from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers
+from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers, Refused
 from dsdnode.wire.records import ProviderRecord, open_record, unpack_contacts, unpack_records
 
 log = structlog.get_logger(__name__)
@@ -29,8 +29,6 @@ REQUEST_TIMEOUT_S = 3.0
 LOOKUP_TIMEOUT_S = 10.0
 MAX_LOOKUPS = 8
 MAX_OPENED = 2048
-
-Reply = tuple[Message, Sequence[bytes]]
 
 
 class Tasks:
@@ -82,7 +80,7 @@ class Queries:
         except PeerUnavailable:
             self._table.failed(peer, _now())
             raise
-        self._seen(contact)
+        self._seen(self._rpc.transport.contact_of(peer) or contact)
         return reply
 
     async def ping(self, contact: Contact) -> None:
@@ -114,6 +112,7 @@ class Queries:
             contacts, records = self._read(request, reply, buffers)
         except DsdError as error:
             if isinstance(error, PeerMisbehaved):
+                self._rpc.misbehaved(peer, error)
                 self._table.failed(peer, _now())
             lookup.on_failure(peer)
         else:
@@ -123,7 +122,9 @@ class Queries:
     def _read(
         self, request: Message, reply: Message, buffers: Sequence[bytes]
     ) -> tuple[list[Contact], list[ProviderRecord]]:
-        """Contacts and verified records of a reply. Raises PeerMisbehaved."""
+        """Contacts and verified records of a reply. Raises PeerMisbehaved, or Overloaded when it is a refusal."""
+        if isinstance(reply, Refused):
+            raise Overloaded(reply.reason)
         if isinstance(request, FindNode) and isinstance(reply, Nodes):
             return unpack_contacts(buffer_at(buffers, 0)), []
         if not (isinstance(request, FindProviders) and isinstance(reply, Providers)):
