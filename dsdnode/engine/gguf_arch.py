@@ -55,15 +55,16 @@ SUPPORTED = {
 }
 
 _SCALED = "llama.cpp scales what a model is fed as if it were embeddings, also when it is hidden states"
-_COUNTED = "llama.cpp derives constants of each layer from the number of layers, which a shard has not"
+_COUNTED = "llama.cpp derives parts of each layer from the number of layers, and a shard has fewer"
 _NUMBERED = "llama.cpp decides by a layer's number which layers rotate positions, and a shard's layers are renumbered"
 _TOKENS = "llama.cpp aborts when it is fed hidden states in place of tokens"
-_MORE = "its layers pass on more than one hidden state for each position"
+_MORE = "its layers take more from outside than one hidden state for each position"
 _RECURRENT = "its layers keep a running state that cannot be rolled back"
 
 REFUSED = {
     "afmoe": _SCALED,
     "baichuan": _COUNTED,
+    "command-r": _COUNTED,
     "deepseek2": _COUNTED,
     "exaone4": _COUNTED,
     "falcon-h1": _RECURRENT,
