@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, TypeVar
 
 import msgpack
 import msgspec
@@ -45,12 +45,14 @@ class Envelope:
     deadline_ms: int = 0
 
 
-def _kinds() -> list[type[messages.Message]]:
+def _kinds() -> dict[int, type[messages.Message]]:
     kinds = [kind for kind in vars(messages).values() if isinstance(kind, type)]
-    return [kind for kind in kinds if issubclass(kind, messages.Message) and kind is not messages.Message]
+    concrete = [kind for kind in kinds if issubclass(kind, messages.Message) and kind is not messages.Message]
+    return {int(str(kind.__struct_config__.tag)): kind for kind in concrete}
 
 
-_ANY_MESSAGE: Any = Union[tuple(_kinds())]  # noqa: UP007 (made at run time)
+_KINDS = _kinds()
+"""By tag. (As one Union, msgspec would work out the types anew for every message: 30 us.)"""
 
 
 class _Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -85,7 +87,11 @@ def decode(frames: Sequence[bytes]) -> Envelope:
     if problem:
         raise PeerMisbehaved(problem)
     header = _strict(frames[0], _Header, max_items=1024)
-    message: messages.Message = _convert(header.message, _ANY_MESSAGE)
+    tag = header.message[0] if isinstance(header.message, list) and header.message else None
+    kind = _KINDS.get(tag) if type(tag) is int else None
+    if kind is None:
+        raise PeerMisbehaved("a message of no kind that is known")
+    message = _convert(header.message, kind)
     return Envelope(message, tuple(frames[1:]), header.request_id, header.reply, header.deadline_ms)
 
 

@@ -50,7 +50,8 @@ def unpack_states(buffer: bytes, num_positions: int, width: int, wire: str) -> N
         scales = np.frombuffer(buffer, "<f4", num_positions)[:, None]
         halves = np.frombuffer(buffer, "<f2", offset=4 * num_positions).reshape(num_positions, width)
         with np.errstate(over="ignore", invalid="ignore"):
-            states = np.multiply(halves, scales, dtype=np.float32)
+            states = halves.astype(np.float32)
+            states *= scales
     if not np.isfinite(states).all():
         raise PeerMisbehaved("states that are not finite")
     return states
