@@ -140,17 +140,15 @@ class Reply:
 
     def on_session_lost(self, peer: bytes, lost: SessionLost) -> None:
         """Of the stage itself, or told by the one before it."""
-        if self._route and peer in self._route.peers:
+        if self._route and peer in self._route.peers and lost.route == self._machine.route:
             log.info("session lost", peer=short_id(peer), reason=lost.reason)
-            index = self._route.peers.index(peer)
-            self._carry_out(self._machine.on_session_lost(self._now(), lost.route, index))
+            self._carry_out(self._machine.on_session_lost(self._now(), self._route.peers.index(peer)))
 
     def on_peer_lost(self, peer: bytes) -> None:
         if self._route and peer in self._route.peers:
             log.info("stage lost", peer=short_id(peer))
             self._avoid[peer] = None
-            index = self._route.peers.index(peer)
-            self._carry_out(self._machine.on_peer_lost(self._now(), self._machine.route, [index]))
+            self._carry_out(self._machine.on_peer_lost(self._now(), [self._route.peers.index(peer)]))
 
     def on_drafter_lost(self) -> None:
         if self._line is not None:

@@ -91,7 +91,7 @@ class StageHost:
         for session in self._sessions.values():
             if session.timer is not None:
                 session.timer.cancel()
-            self._tell(session.owner, SessionLost(session.opened.session, session.opened.route, "the stage is leaving"))
+            self._tell(session.owner, SessionLost(session.opened.session, session.opened.index, "the stage is leaving", session.opened.route))
         self._sessions.clear()
         await self._batcher.close()
 
@@ -165,7 +165,7 @@ class StageHost:
     def _block(self, peer: bytes, message: Block, buffers: list[bytes]) -> None:
         session = self._sessions.get(message.session)
         if session is None:  # the sender is the owner, or a stage that passes it on to the owner
-            self._tell(peer, SessionLost(message.session, message.route, "unknown session"))
+            self._tell(peer, SessionLost(message.session, 0, "unknown session", message.route))
             return
         index = session.opened.index
         sender = session.owner if index == 0 else session.peers[index - 1]
