@@ -66,10 +66,11 @@ def arrive(
 class Inbox:
     """Blocks that wait, in order of arrival."""
 
-    def __init__(self, max_blocks: int, max_positions: int) -> None:
+    def __init__(self, max_blocks: int, max_positions: int, patience_s: float) -> None:
         self.items: list[Arrival] = []
         self._max_blocks = max_blocks
         self._max_positions = max_positions
+        self._patience_s = patience_s
 
     def put(self, arrival: Arrival) -> None:
         """Drops what is waiting already and what there is no room for: the owner will send it again."""
@@ -78,11 +79,14 @@ class Inbox:
         if not full and all(item.key != arrival.key for item in self.items):
             self.items.append(arrival)
 
-    def take_older(self, arrived_s: float) -> list[Arrival]:
-        """Remove and return what arrived at that time or before."""
-        older = [item for item in self.items if item.arrived_s <= arrived_s]
-        self.items = [item for item in self.items if item.arrived_s > arrived_s]
-        return older
+    def next_overdue_s(self) -> float | None:
+        return min((item.arrived_s + self._patience_s for item in self.items), default=None)
+
+    def take_overdue(self, now: float) -> list[Arrival]:
+        """Remove and return what has waited for too long. (The very sum of next_overdue_s: a timer must not spin.)"""
+        overdue = [item for item in self.items if item.arrived_s + self._patience_s <= now]
+        self.items = [item for item in self.items if item.arrived_s + self._patience_s > now]
+        return overdue
 
 
 class KeptOutputs:

@@ -122,7 +122,7 @@ class BranchCache:
         return self._create(block, self._fitting(block, digest), digest)
 
     def _create(self, block: Block, source: Branch | None, digest: bytes) -> tuple[Branch, list[StageAction]]:
-        """Make the block's epoch from the first `base` positions of `source` (None: base 0); free all under the floor."""
+        """Make the block's epoch from the first `base` positions of `source` (None: base 0); free what is under floor."""
         actions = self._raise_floor(block.floor, source)
         if source is None:
             sequence, made = self._take_sequence(None)
@@ -136,7 +136,8 @@ class BranchCache:
 
     def _may_take_over(self, source: Branch, base: int) -> bool:
         closing = self._closings.get(source.epoch)
-        return source.epoch < self.floor or (closing is not None and closing.position == base)
+        alone = len(self._sequences) == 1
+        return alone or source.epoch < self.floor or (closing is not None and closing.position == base)
 
     def _take_over(self, block: Block, source: Branch) -> tuple[Branch, list[StageAction]]:
         actions: list[StageAction] = []

@@ -154,13 +154,13 @@ class SessionMachine:
             return self._ask_route("nack", (nack.index,))
         return self._recover(now, min(nack.length, self._flights[0].action.block.position))
 
-    def on_session_lost(self, now: float, route: int, index: int) -> list[SessionAction]:
-        """Stage `index` of `route` says that it does not know the session."""
-        return self._leave_route(route, "session_lost", (index,))
+    def on_session_lost(self, now: float, index: int) -> list[SessionAction]:
+        """Stage `index` of the current route does not know the session (the driver checks who says so, of which route)."""
+        return self._leave_route("session_lost", (index,))
 
-    def on_peer_lost(self, now: float, route: int, suspects: Sequence[int]) -> list[SessionAction]:
-        """These stages of `route` do not answer pings, or cannot be reached."""
-        return self._leave_route(route, "peer_lost", suspects)
+    def on_peer_lost(self, now: float, suspects: Sequence[int]) -> list[SessionAction]:
+        """These stages of the current route do not answer pings, or cannot be reached."""
+        return self._leave_route("peer_lost", suspects)
 
     def tick(self, now: float) -> list[SessionAction]:
         """Timers: resend, then a new epoch, then another route."""
@@ -279,10 +279,8 @@ class SessionMachine:
         self._begin_epoch(self._epoch, base)
         return self._go_on(now)
 
-    def _leave_route(self, route: int, reason: str, suspects: Sequence[int]) -> list[SessionAction]:
-        if self.finished or self._routing or route != self.route:
-            return []
-        return self._ask_route(reason, suspects)
+    def _leave_route(self, reason: str, suspects: Sequence[int]) -> list[SessionAction]:
+        return [] if self.finished or self._routing else self._ask_route(reason, suspects)
 
     def _ask_route(self, reason: str, suspects: Sequence[int]) -> list[SessionAction]:
         self.log.recovered()

@@ -56,15 +56,17 @@ class StageMachine:
     def __init__(
         self, session: bytes, sequences: Sequence[int], *, max_positions: int, limits: StageLimits | None = None
     ) -> None:
-        """`sequences`: ids of empty engine sequences that are this session's until Gone (2 at least, 4 is good)."""
-        assert len(sequences) >= 2
+        """`sequences`: ids of empty engine sequences that are this session's until Gone (4 is good)."""
+        assert sequences
         self._session = session
         self._limits = limits or StageLimits()
         self._max_positions = max_positions
         self._cache = BranchCache(sequences, self._limits.max_closings)
         self._judge = Judge()
         self._kept = KeptOutputs(self._limits.max_kept_blocks, self._limits.max_kept_positions)
-        self._inbox = Inbox(self._limits.max_waiting_blocks, self._limits.max_waiting_positions)
+        self._inbox = Inbox(
+            self._limits.max_waiting_blocks, self._limits.max_waiting_positions, self._limits.hop_timeout_s
+        )
         self._running: tuple[Arrival, Branch] | None = None
         self._route, self._index, self._num_stages = -1, 0, 0
         self._lease_s, self._lease_end_s = 0.0, float("inf")
@@ -78,8 +80,8 @@ class StageMachine:
         """When `tick` must be called at the latest; ask again after every event."""
         if self._gone or self._closing:
             return None
-        waiting = [] if self._running else self._inbox.items
-        return min([self._lease_end_s, *(item.arrived_s + self._limits.hop_timeout_s for item in waiting)])
+        overdue_s = None if self._running else self._inbox.next_overdue_s()
+        return self._lease_end_s if overdue_s is None else min(self._lease_end_s, overdue_s)
 
     def on_open(
         self, now: float, route: int, index: int, num_stages: int, lease_s: float, digests: bytes
@@ -171,7 +173,7 @@ class StageMachine:
             return [self._session_lost("its lease ran out"), *self.on_close(now)]
         if self._running:
             return []
-        overdue = self._inbox.take_older(now - self._limits.hop_timeout_s)
+        overdue = self._inbox.take_overdue(now)
         return [self._nack(item.block, self._cache.length_for(item.block)) for item in overdue]
 
     # --- decisions ------------------------------------------------------------------------------------------------
@@ -268,7 +270,7 @@ class StageMachine:
         return SendToOwner(Nack(self._session, self._route, block.epoch, self._index, length))
 
     def _session_lost(self, reason: str) -> SendToOwner:
-        return SendToOwner(SessionLost(self._session, self._route, reason))
+        return SendToOwner(SessionLost(self._session, self._index, reason, self._route))
 
     def _leave(self) -> list[StageAction]:
         self._gone = True

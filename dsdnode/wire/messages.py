@@ -225,12 +225,13 @@ class Nack(Message, frozen=True, tag=25):
 class SessionLost(Message, frozen=True, tag=26):
     """Stage to owner: I do not know this session (any more): my worker died, the lease ran out, or I was restarted.
 
-    `route` is that of the block or Open that asked.
+    `route` is that of the block that asked, or the stage's current one: of another than the owner's it is old news.
     """
 
     session: SessionId
-    route: Annotated[int, Meta(ge=0, le=1 << 20)]
+    index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
     reason: Reason
+    route: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
 
 
 class Close(Message, frozen=True, tag=27):

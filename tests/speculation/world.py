@@ -1,0 +1,275 @@
+"""One run: an owner, replicas of every stage, a bad network and bad luck, all from one seed, in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol
+
+from dsdnode.speculation.actions import Draft, Emit, Finish, NeedRoute, SendBlock, SessionAction
+from dsdnode.speculation.session import SessionConfig, SessionMachine
+from dsdnode.speculation.window import Fixed
+from dsdnode.wire.messages import SessionLost
+
+from .peers import Peer
+from .stream import StreamOwner
+from .toy import END_TOKEN, VOCABULARY, Network, Queue, reference
+
+TIME_LIMIT_S = 3600.0
+LEASE_S = (20.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How bad: probabilities a message or run, and events a (virtual) second."""
+
+    loss: float
+    duplicates: float
+    overload: float
+    reroutes: float
+    worker_deaths: float
+    crashes: float
+    cuts: float
+    drafter_deaths: float
+
+
+class Owner(Protocol):
+    """What the world asks of a machine: the production SessionMachine, or the tests' streaming owner."""
+
+    finished: str | None
+    route: int
+
+    def next_wakeup(self) -> float | None: ...
+    def start(self, now: float) -> list[SessionAction]: ...
+    def on_route(self, now: float, route: int, lengths: list[int]) -> list[SessionAction]: ...
+    def on_route_failed(self, now: float, route: int) -> list[SessionAction]: ...
+    def on_draft(self, now: float, tokens: tuple[int, ...]) -> list[SessionAction]: ...
+    def on_verdict(self, now: float, verdict: Any) -> list[SessionAction]: ...
+    def on_nack(self, now: float, nack: Any) -> list[SessionAction]: ...
+    def on_session_lost(self, now: float, index: int) -> list[SessionAction]: ...
+    def on_peer_lost(self, now: float, suspects: list[int]) -> list[SessionAction]: ...
+    def tick(self, now: float) -> list[SessionAction]: ...
+    def cancel(self, now: float, reason: str) -> list[SessionAction]: ...
+
+
+def pick_faults(rng: Random) -> Faults:
+    """Some runs are calm, some see one kind of trouble, some everything at once."""
+
+    def rate(*choices: float) -> float:
+        return rng.choice((0.0, *choices))
+
+    return Faults(
+        loss=rate(0.01, 0.05, 0.15),
+        duplicates=rate(0.02, 0.1, 0.3),
+        overload=rate(0.0, 0.02),
+        reroutes=rate(0.1, 0.5, 2.0),
+        worker_deaths=rate(0.05, 0.3),
+        crashes=rate(0.05, 0.3),
+        cuts=rate(0.1, 0.5),
+        drafter_deaths=rate(0.0, 0.2),
+    )
+
+
+class World:
+    def __init__(self, seed: int, *, stream: bool) -> None:
+        self.rng = rng = Random(seed)
+        self.seed = seed
+        self.queue = Queue()
+        self.session = b"%16d" % seed
+        self.faults = pick_faults(rng)
+        self.lease_s = rng.uniform(*LEASE_S)
+        self.num_stages = rng.randint(1, 4)
+        latency_s = rng.choice([0.001, 0.02, 0.1])
+        self.network = Network(self.queue, rng, self.faults.loss, self.faults.duplicates, latency_s)
+        self.replicas = [[Peer(self, stage, n) for n in range(rng.randint(1, 3))] for stage in range(self.num_stages)]
+        self.prompt = tuple(rng.randrange(VOCABULARY - 1) for _ in range(rng.choice([1, 2, 5, 17, 40])))
+        self.num_tokens = rng.randint(1, 40)
+        self.guess_rate = rng.choice([0.0, 0.3, 0.7, 0.9, 1.0])
+        self.window = rng.choice([0, 1, 4, 8])
+        self.right = reference(self.prompt, self.num_tokens, self.num_stages, seed)
+        self.emitted: list[int] = []
+        self.violations: list[str] = []
+        self.num_routes = 0
+        self._route: tuple[Peer, ...] = ()
+        self._opened: dict[int, int] = {}
+        self._touched: dict[Peer, None] = {}
+        self._drafted: list[int] = []
+        self._draft_life = 0
+        self._cancel_after_s = rng.uniform(0, 2) if rng.random() < 0.15 else None
+        self.owner = self._make_owner(stream)
+
+    def _make_owner(self, stream: bool) -> Owner:
+        chunk, timeout_s = self.rng.choice([3, 8, 16]), self.rng.choice([0.3, 1.0, 3.0])
+        if stream:
+            return StreamOwner(
+                self.session, self.prompt, self.num_tokens, self.guess, self.rng, window=self.window, timeout_s=timeout_s
+            )
+        config = SessionConfig(
+            session=self.session,
+            secret=b"a secret of this session",
+            max_tokens=self.num_tokens,
+            max_positions=512,
+            vocab_size=VOCABULARY,
+            end_tokens=frozenset([END_TOKEN]),
+            chunk_positions=chunk,
+            pass_timeout_s=timeout_s,
+        )
+        return SessionMachine(config, self.prompt, Fixed(self.window), drafter=self.rng.random() < 0.95)
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until the reply is over, and then until every stage has let go of it."""
+        self._schedule_faults()
+        self._carry_out(self.owner.start(0.0))
+        if self._cancel_after_s is not None:
+            self.queue.after(self._cancel_after_s, self._cancel)
+        if not self.queue.run(lambda: self.owner.finished is not None, TIME_LIMIT_S):
+            self.violations.append("stuck")
+        self._check_text()
+        self.queue.run(lambda: False, self.queue.now + 4 * LEASE_S[1])
+        for peers in self.replicas:
+            for peer in peers:
+                if peer.machine is not None or any(peer.engine.cells):
+                    self.violations.append(f"leak at stage {peer.stage}")
+
+    def _check_text(self) -> None:
+        text = (*self.prompt, *self.emitted)
+        if text != self.right[: len(text)]:
+            self.violations.append("wrong text")
+        elif self.owner.finished == "length" and text != self.right:
+            self.violations.append("text too short")
+
+    def _cancel(self) -> None:
+        self._carry_out(self.owner.cancel(self.queue.now, "cancelled"))
+
+    # --- owner's driver -------------------------------------------------------------------------------------------
+
+    def to_owner(self, name: str, *arguments: Any) -> None:
+        self.network.send(getattr(self, name), *arguments)
+
+    def on_verdict(self, verdict: Any, peer: Peer) -> None:
+        if peer in self._route:
+            self._carry_out(self.owner.on_verdict(self.queue.now, verdict))
+
+    def on_nack(self, nack: Any, peer: Peer) -> None:
+        if peer in self._route:
+            self._carry_out(self.owner.on_nack(self.queue.now, nack))
+
+    def on_lost_session(self, lost: SessionLost, peer: Peer) -> None:
+        if peer in self._route and lost.route == self.owner.route:
+            self._carry_out(self.owner.on_session_lost(self.queue.now, self._route.index(peer)))
+
+    def on_opened(self, route: int, index: int, length: int) -> None:
+        if route != self.owner.route:
+            return
+        self._opened[index] = length
+        if len(self._opened) == len(self._route):
+            lengths = [self._opened[index] for index in range(len(self._route))]
+            self._carry_out(self.owner.on_route(self.queue.now, route, lengths))
+
+    def _carry_out(self, actions: list[SessionAction]) -> None:
+        for action in actions:
+            if isinstance(action, NeedRoute):
+                self._open(action)
+            elif isinstance(action, SendBlock):
+                self.network.send(self._route[0].on_block, action.block, action.digests, action.tokens, None)
+            elif isinstance(action, Draft):
+                self._draft(action)
+            elif isinstance(action, Emit):
+                self.emitted.extend(action.tokens)
+            elif isinstance(action, Finish):
+                for peer in self._touched:
+                    self.network.send(peer.on_close)
+        wakeup = self.owner.next_wakeup()
+        if wakeup is not None:
+            self.queue.after(max(0.0, wakeup - self.queue.now), self._tick)
+
+    def _tick(self) -> None:
+        wakeup = self.owner.next_wakeup()
+        if wakeup is not None and self.queue.now >= wakeup:
+            self._carry_out(self.owner.tick(self.queue.now))
+
+    def _open(self, action: NeedRoute) -> None:
+        """Any reachable replica may serve next, so some come back with what they cached long ago."""
+        self.num_routes += 1
+        self._opened = {}
+        candidates = [[peer for peer in peers if peer.reachable] or peers for peers in self.replicas]
+        self._route = tuple(self.rng.choice(peers) for peers in candidates)
+        for index, peer in enumerate(self._route):
+            self._touched[peer] = None
+            self.network.send(peer.on_open, action.route, index, self._route, action.digests)
+        self.queue.after(1.0 + 10 * self.network.latency_s, self._give_up_opening, action.route)
+
+    def _give_up_opening(self, route: int) -> None:
+        if len(self._opened) < len(self._route):
+            self._carry_out(self.owner.on_route_failed(self.queue.now, route))
+
+    # --- own draft engine -----------------------------------------------------------------------------------------
+
+    def guess(self, position: int) -> int:
+        """The right token with probability guess_rate (of a line that is right so far; else it does not matter)."""
+        if position < len(self.right) and self.rng.random() < self.guess_rate:
+            return self.right[position]
+        return self.rng.randrange(VOCABULARY - 1)
+
+    def _draft(self, action: Draft) -> None:
+        """Checks that the engine's cache follows the line, then answers after a while."""
+        if action.position > len(self._drafted):
+            self.violations.append("draft beyond its cache")
+        line = [*self._drafted[: action.position], *action.tokens]
+        if tuple(line) != self.right[: len(line)] and not self.violations:
+            self.violations.append("draft on another line")
+        guesses = tuple(self.guess(len(line) + i) for i in range(action.count))
+        self._drafted = [*line, *guesses[:-1]]
+        delay_s = 0.002 * (action.count + len(action.tokens))
+        self.queue.after(delay_s, self._drafted_now, self._draft_life, guesses)
+
+    def _drafted_now(self, life: int, guesses: tuple[int, ...]) -> None:
+        if life == self._draft_life:
+            self._carry_out(self.owner.on_draft(self.queue.now, guesses))
+
+    # --- faults ---------------------------------------------------------------------------------------------------
+
+    def _schedule_faults(self) -> None:
+        faults = (
+            (self.faults.reroutes, self._reroute),
+            (self.faults.worker_deaths, lambda: self._any_peer().lose_worker()),
+            (self.faults.crashes, lambda: self._any_peer().crash()),
+            (self.faults.cuts, self._cut),
+            (self.faults.drafter_deaths, self._lose_drafter),
+        )
+        for rate, strike in faults:
+            if rate:
+                self._schedule_fault(rate, strike)
+
+    def _schedule_fault(self, rate: float, strike: Any) -> None:
+        def struck() -> None:
+            if self.owner.finished is None and self.queue.now < TIME_LIMIT_S / 10:
+                strike()
+                self._schedule_fault(rate, strike)
+
+        self.queue.after(self.rng.expovariate(rate), struck)
+
+    def _any_peer(self) -> Peer:
+        return self.rng.choice(self.rng.choice(self.replicas))
+
+    def _reroute(self) -> None:
+        self._carry_out(self.owner.on_peer_lost(self.queue.now, [self.rng.randrange(self.num_stages)]))
+
+    def _cut(self) -> None:
+        """A peer hears nothing for a while, then is back with what it had."""
+        self._any_peer().cut_until_s = self.queue.now + self.rng.expovariate(0.5)
+
+    def _lose_drafter(self) -> None:
+        if isinstance(self.owner, SessionMachine):
+            self._draft_life += 1
+            self._drafted = []
+            self._carry_out(self.owner.on_drafter_lost(self.queue.now))
+            self.queue.after(self.rng.expovariate(1.0), self._drafter_back)
+
+    def _drafter_back(self) -> None:
+        if isinstance(self.owner, SessionMachine) and self.owner.finished is None:
+            self._draft_life += 1
+            self._drafted = []
+            self._carry_out(self.owner.on_drafter_back(self.queue.now))
