@@ -38,6 +38,7 @@ class WorkerLink(asyncio.Protocol):
         self._stderr_tail = b""
         self._stderr_task = asyncio.create_task(self._read_stderr(), name="worker stderr")
         self._closing = False
+        self._dead = asyncio.Event()
 
     @staticmethod
     async def spawn(on_death: Callable[[str], None]) -> WorkerLink:
@@ -80,6 +81,7 @@ class WorkerLink(asyncio.Protocol):
                 return await future
         except TimeoutError:  # nobody knows what state it is in
             self.kill()
+            await self._dead.wait()
             raise EngineLost(f"the engine's process did not answer within {timeout_s:g} s") from None
 
     def kill(self) -> None:
@@ -138,6 +140,7 @@ class WorkerLink(asyncio.Protocol):
         for future in pending.values():
             if not future.done():
                 future.set_exception(EngineLost(reason))
+        self._dead.set()
 
     async def _end(self) -> None:
         try:

@@ -12,9 +12,12 @@ import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dsdnode.errors import BadInput, ModelRefused
@@ -47,8 +50,10 @@ class ChatTemplate:
         """`controls` by their text. Raises ModelRefused for a template that is broken or too long."""
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise ModelRefused(f"the model's chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.globals["raise_exception"] = _refuse
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+        )
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
         try:
             self._template = environment.from_string(source)
         except (jinja2.TemplateError, RecursionError) as error:
@@ -60,7 +65,7 @@ class ChatTemplate:
         starts = "|".join(sorted(re.escape(start) for start in {text[:2] for text in self._controls}))
         firsts = "".join(sorted(re.escape(first) for first in {text[0] for text in self._controls}))
         self._risky = re.compile(rf"(?={starts})." if starts else r"(?!)", re.DOTALL)
-        self._risky_end = re.compile(rf"([{firsts}])(\s*)\Z" if firsts else r"(?!)")
+        self._risky_end = re.compile(rf"([{firsts}])(\s*)\Z" if firsts else r"(?!)()()")
 
     def render(self, messages: Sequence[Message]) -> list[int | str]:
         """The conversation, open for the assistant's reply: control tokens, and plain text between them.
@@ -100,6 +105,20 @@ class ChatTemplate:
             start, strip = match.end(), control.strip_right
         _append(pieces, text[start:], strip, False)
         return pieces
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the assistant's words for trainers; here it is only its body."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now(UTC).strftime(layout)
 
 
 def _append(pieces: list[int | str], text: str, strip_left: bool, strip_right: bool) -> None:

@@ -1,0 +1,202 @@
+"""Real worker processes on the demo draft, through the port: what a daemon sees while they live, and when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from dsdnode.engine import client
+from dsdnode.engine.client import WorkerEngine
+from dsdnode.engine.gguf import cut, read_manifest
+from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.llama import LlamaEngine
+from dsdnode.engine.port import Chunk
+from dsdnode.errors import EngineLost, ModelRefused, Overloaded, PeerMisbehaved
+from dsdnode.speculation.sampling import Sampling
+
+DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
+OPTIONS = EngineOptions(threads=1, context_tokens=1024, max_sequences=4)
+PROMPT = np.arange(10, 30, dtype=np.int32)
+SAMPLING = Sampling(0.7, seed=3)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[WorkerEngine]:
+    engine = await WorkerEngine.start(DEMO, OPTIONS)
+    yield engine
+    await engine.close()
+
+
+def start_of(sequence: int, extend: int = 8) -> Chunk:
+    return Chunk(sequence, 0, PROMPT, 1, SAMPLING, extend)
+
+
+async def test_a_worker_is_the_adapter_from_afar(engine: WorkerEngine) -> None:
+    local = LlamaEngine(DEMO, OPTIONS)
+    assert engine.shard == local.shard
+    for near, far in zip(
+        local.forward([start_of(0), start_of(2, 3)]), await engine.forward([start_of(0), start_of(2, 3)]), strict=True
+    ):
+        assert far.tokens.tolist() == near.tokens.tolist()
+        assert far.probabilities.tolist() == near.probabilities.tolist()
+        assert far.compute_s > 0
+    await engine.copy(0, 1, 20)
+    await engine.truncate(2, 20)
+    block = np.array([7, 8, 9], np.int32)
+    [one, two] = await engine.forward([Chunk(1, 20, block, 3, SAMPLING), Chunk(2, 20, block, 3, SAMPLING)])
+    assert one.tokens.tolist() == two.tokens.tolist()
+
+
+async def test_a_middle_shard_takes_and_gives_states(tmp_path: Path) -> None:
+    cut(DEMO, 1, read_manifest(DEMO).num_layers, tmp_path / "last.gguf")
+    cut(DEMO, 0, 1, tmp_path / "first.gguf")
+    first = await WorkerEngine.start(tmp_path / "first.gguf", OPTIONS)
+    last = await WorkerEngine.start(tmp_path / "last.gguf", OPTIONS)
+    [states] = await first.forward([Chunk(0, 0, PROMPT)])
+    assert states.states.shape == (20, first.shard.width)
+    [drawn] = await last.forward([Chunk(0, 0, states.states, 2, SAMPLING)])
+    assert (
+        drawn.tokens.tolist()
+        == LlamaEngine(DEMO, OPTIONS).forward([Chunk(0, 0, PROMPT, 2, SAMPLING)])[0].tokens.tolist()
+    )
+    with pytest.raises(ModelRefused, match="no tokenizer"):
+        await first.tokenize("hi")
+    await asyncio.gather(first.close(), last.close())
+
+
+async def test_requests_are_pipelined_in_order(engine: WorkerEngine) -> None:
+    """A chunk may follow its predecessor before that has been answered."""
+    steps = [engine.forward([Chunk(0, i, PROMPT[i : i + 1], 1, SAMPLING)]) for i in range(20)]
+    outputs = await asyncio.gather(*steps, engine.ping(10))
+    [again] = await engine.forward([Chunk(1, 0, PROMPT, 20, SAMPLING)])
+    assert [int(output[0].tokens[0]) for output in outputs[:-1]] == again.tokens.tolist()
+
+
+async def test_errors_keep_their_names(engine: WorkerEngine) -> None:
+    with pytest.raises(ValueError, match="no chunk begins at 5"):
+        await engine.forward([Chunk(0, 5, PROMPT)])
+    with pytest.raises(Overloaded):
+        await engine.forward([Chunk(0, 0, np.zeros(1025, np.int32))])
+    with pytest.raises(PeerMisbehaved):
+        await engine.forward([Chunk(0, 0, np.array([1 << 20], np.int32))])
+    assert engine.num_deaths == 0
+
+
+async def test_text_goes_through_the_worker(engine: WorkerEngine) -> None:
+    vocab = await engine.vocabulary()
+    ids = await engine.tokenize("naïve <|end|> \U0001f389\ud800")
+    detokenizer = vocab.detokenizer()
+    assert detokenizer.feed(ids) + detokenizer.finish() == "naïve <|end|> \U0001f389?"
+    conversation = await engine.render([("user", "Hi <|end|>")])
+    assert len([token for token in conversation if token in vocab.end_tokens]) == 1
+    assert vocab.has_template
+
+
+async def test_kill_in_mid_forward_is_told_at_once_and_it_comes_back(engine: WorkerEngine) -> None:
+    losses: list[int] = []
+    engine.on_lost(lambda: losses.append(1))
+    [before] = await engine.forward([start_of(0)])
+    await engine.forward([start_of(1)])
+    waiting = [asyncio.create_task(engine.forward([start_of(2, 900)])), asyncio.create_task(engine.ping(60))]
+    await asyncio.sleep(0)
+    first_pid = engine.pid
+    os.kill(first_pid, signal.SIGKILL)
+    for task in waiting:
+        with pytest.raises(EngineLost, match="SIGKILL"):
+            await task
+    assert losses == [1]
+    assert engine.pid is None
+    with pytest.raises(EngineLost):  # a sequence of the dead process
+        await engine.forward([Chunk(1, 28, PROMPT)])
+    with pytest.raises(EngineLost):
+        await engine.truncate(1, 3)
+    await engine.release(1)
+    [after] = await engine.forward([start_of(0)])  # waits for the new one
+    assert after.tokens.tolist() == before.tokens.tolist()
+    assert engine.pid not in (None, first_pid)
+
+
+async def test_three_deaths_are_a_quarantine(engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
+    for _ in range(client.MAX_DEATHS):
+        await engine.forward([Chunk(0, 0, PROMPT)])
+        lost = asyncio.Event()
+        engine.on_lost(lost.set)
+        os.kill(engine.pid, signal.SIGKILL)
+        await lost.wait()
+    assert "quarantined" in engine.quarantined
+    with pytest.raises(EngineLost, match="died 3 times"):
+        await engine.forward([Chunk(0, 0, PROMPT)])
+
+
+async def test_a_silent_worker_is_ended(engine: WorkerEngine) -> None:
+    await engine.forward([Chunk(0, 0, PROMPT)])
+    os.kill(engine.pid, signal.SIGSTOP)
+    with pytest.raises(EngineLost, match="did not answer"):
+        await engine.ping(0.05)
+    await engine.forward([Chunk(1, 0, PROMPT)])
+
+
+async def test_closing_ends_even_a_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsdnode.engine.link.EXIT_S", 0.1)
+    engine = await WorkerEngine.start(DEMO, OPTIONS)
+    process = psutil.Process(engine.pid)
+    os.kill(engine.pid, signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        await engine.close()
+    assert not process.is_running()
+    with pytest.raises(EngineLost, match="closed"):
+        await engine.forward([Chunk(0, 0, PROMPT)])
+
+
+async def test_a_refused_file_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "text.gguf").write_text("hello")
+    for name in ("none.gguf", "text.gguf"):
+        with pytest.raises(ModelRefused, match=name):
+            await WorkerEngine.start(tmp_path / name, OPTIONS)
+
+
+async def test_a_crash_while_loading_is_a_refusal_not_a_loop() -> None:
+    """Too little memory: the process dies wherever it asks for more."""
+    options = EngineOptions(threads=1, context_tokens=1 << 20, max_memory_bytes=300 << 20)
+    with pytest.raises(ModelRefused, match=r"crashed while loading|cannot run"):
+        await WorkerEngine.start(DEMO, options)
+
+
+async def test_the_loop_is_never_blocked(engine: WorkerEngine) -> None:
+    task = asyncio.create_task(engine.forward([start_of(0, 900)]))
+    loop, gaps = asyncio.get_running_loop(), []
+    while not task.done():
+        before = loop.time()
+        await asyncio.sleep(0.001)
+        gaps.append(loop.time() - before)
+    [output] = await task
+    assert len(gaps) > 10
+    assert float(np.median(gaps)) < output.compute_s / 5
+
+
+def test_a_worker_dies_with_its_daemon() -> None:
+    """kill -9 of the daemon: no handler of its own runs."""
+    program = (
+        "import asyncio, sys; from pathlib import Path; from dsdnode.engine.client import WorkerEngine\n"
+        "from dsdnode.engine.ipc import EngineOptions\n"
+        "async def main():\n"
+        "    engine = await WorkerEngine.start(Path(sys.argv[1]), EngineOptions(threads=1))\n"
+        "    print(engine.pid, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(DEMO)], stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout is not None
+        worker = psutil.Process(int(daemon.stdout.readline()))
+        daemon.kill()
+        worker.wait(timeout=10)
