@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -45,7 +46,7 @@ class Count:
 
 def split(num_layers: int, num_shards: int) -> list[tuple[int, int]]:
     edges = [round(i * num_layers / num_shards) for i in range(num_shards + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,99 @@
+"""Separate daemons, llama.cpp in their workers, CURVE between them: kill -9 in the middle of replies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsdnode.cli import control
+from dsdnode.errors import NoPipeline
+from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
+from tests.node.processes import Daemon, Swarm, run, swarm
+
+REQUEST = GenerateRequest(prompt="Once there was a number", max_tokens=250, temperature=3.0, seed=11, draft_max=2)
+"""So hot that no reply ends by itself."""
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[Swarm]:
+    with swarm(tmp_path) as made:
+        yield made
+
+
+async def reply(join: str, hurt: Callable[[], Awaitable[None]] | None = None) -> tuple[str, Finished]:
+    """A whole reply, with `hurt` awaited once in its middle."""
+    client = await Client.connect([join])
+    text = ""
+    try:
+        async for event in client.generate(REQUEST):
+            if isinstance(event, Finished):
+                return text, event
+            text += event.text
+            if hurt is not None and len(text) > 40:
+                await hurt()
+                hurt = None
+    finally:
+        await client.close()
+    raise AssertionError("a reply ends with Finished")
+
+
+async def serving(daemons: Sequence[Daemon]) -> Daemon:
+    """Which of these replicas has the session?"""
+    for daemon in daemons:
+        status: Any = await control.ask(daemon.data_dir, "status")
+        if status["sessions"]["shard"]:
+            return daemon
+    raise AssertionError("none of them serves")
+
+
+async def test_a_shard_peer_is_killed_and_a_replica_goes_on(real: Swarm) -> None:
+    join = real.start_ring(["0:4", "4:8", "4:8"])
+    expected, finished = await reply(join)
+    assert finished.stats["recoveries"] == 0
+
+    async def kill() -> None:
+        (await serving([real.daemons["shard1"], real.daemons["shard2"]])).kill()
+
+    text, finished = await reply(join, kill)
+    assert text == expected
+    assert finished.stats["recoveries"] >= 1
+
+
+async def test_the_worker_of_a_shard_is_killed(real: Swarm) -> None:
+    join = real.start_ring(["0:4", "4:8"])
+    expected, _ = await reply(join)
+    victim = real.daemons["shard0"]
+    pid = victim.worker_pid
+
+    async def kill() -> None:
+        os.kill(pid, signal.SIGKILL)
+
+    text, finished = await reply(join, kill)
+    assert text == expected
+    assert finished.stats["recoveries"] >= 1
+    assert victim.process.poll() is None
+    assert victim.worker_pid != pid
+
+
+async def test_a_shard_peer_is_killed_and_nobody_has_its_layers(real: Swarm) -> None:
+    join = real.start_ring(["0:4", "4:8"])
+    client = await Client.connect([join])
+    text = ""
+    try:
+        with pytest.raises(NoPipeline, match="4:8"):
+            async for event in client.generate(REQUEST):
+                if isinstance(event, Piece):
+                    text += event.text
+                if len(text) > 20 and real.daemons["shard1"].process.poll() is None:
+                    real.daemons["shard1"].kill()
+    finally:
+        await client.close()
+    assert len(text) > 20
+    failed = run("run", "--join", join, "hello", check=False)
+    assert failed.returncode == 4
+    assert "4:8" in failed.stderr
