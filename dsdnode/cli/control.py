@@ -16,6 +16,7 @@ import structlog
 
 from dsdnode.errors import BadInput, DsdError, NotRunning
 
+SOCKET = "control.sock"
 MAX_REQUEST_BYTES = 4096
 MAX_ANSWER_BYTES = 16 << 20
 MAX_SOCKET_PATH_BYTES = 100
@@ -57,19 +58,19 @@ def wait_until_gone(data_dir: Path) -> None:
 @contextlib.asynccontextmanager
 async def serve(data_dir: Path, handlers: Mapping[str, Handler]) -> AsyncIterator[None]:
     """Answer requests while the context lasts; the caller holds the data dir, so a socket found there is a dead one."""
-    path = _socket_path(data_dir)
-    path.unlink(missing_ok=True)
+    (data_dir / SOCKET).unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
-        server = await asyncio.start_unix_server(
-            lambda reader, writer: _answer(reader, writer, handlers), path, limit=MAX_REQUEST_BYTES
-        )
+        with _socket_path(data_dir) as path:
+            server = await asyncio.start_unix_server(
+                lambda reader, writer: _answer(reader, writer, handlers), path, limit=MAX_REQUEST_BYTES
+            )
     finally:
         os.umask(before)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        (data_dir / SOCKET).unlink(missing_ok=True)
         server.close()
 
 
@@ -95,7 +96,8 @@ async def ask(data_dir: Path, command: str) -> Any:
     """One request to the daemon of this data dir. Raises NotRunning, or DsdError with the daemon's own words."""
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            reader, writer = await asyncio.open_unix_connection(_socket_path(data_dir), limit=MAX_ANSWER_BYTES)
+            with _socket_path(data_dir) as path:
+                reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER_BYTES)
             writer.write(json.dumps({"command": command}).encode() + b"\n")
             line = await reader.readline()
             writer.close()
@@ -111,8 +113,17 @@ async def ask(data_dir: Path, command: str) -> Any:
     return answer["result"]
 
 
-def _socket_path(data_dir: Path) -> Path:
-    path = data_dir.absolute() / "control.sock"
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+@contextlib.contextmanager
+def _socket_path(data_dir: Path) -> Iterator[str]:
+    """A path of the socket that is short enough to be bound and dialled while the context lasts."""
+    path = str(data_dir.absolute() / SOCKET)
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        yield path
+        return
+    if not Path("/proc/self/fd").is_dir():
         raise BadInput(f"the data dir's path is too long for a socket ({path}): take a shorter --data-dir")
-    return path
+    folder = os.open(data_dir, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{folder}/{SOCKET}"
+    finally:
+        os.close(folder)

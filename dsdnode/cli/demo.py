@@ -109,9 +109,10 @@ class Daemon:
         data_dir.mkdir(mode=0o700)
         self._log = data_dir / "node.log"
         command = [sys.executable, "-m", "dsdnode.cli", "start", "--listen", "tcp://127.0.0.1:0", "--json"]
+        # Stages of one reply take turns, and models this small gain nothing from more threads.
         with self._log.open("wb") as log_file:
             self.process = subprocess.Popen(
-                [*command, "--data-dir", str(data_dir), *words],
+                [*command, "--threads", "1", "--data-dir", str(data_dir), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log_file,

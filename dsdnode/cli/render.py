@@ -52,7 +52,8 @@ def stats_line(stats: Mapping[str, Any], plain_tokens_per_second: float | None =
     """The last line of a reply; the last figure only when plain decoding was measured, the one before when drafted."""
     parts = [f"{stats['completion_tokens']} tok", f"{stats['tokens_per_second']:.1f} tok/s"]
     if stats.get("time_to_first_token_s") is not None:
-        parts.append(f"first token {stats['time_to_first_token_s']:.1f} s")
+        first_s = stats["time_to_first_token_s"]
+        parts.append(f"first token {first_s:.{1 if first_s >= 0.1 else 2}f} s")
     if stats.get("drafted"):
         mean = stats["acceptance_length_mean"]
         parts.append(f"accepted {100 * stats['acceptance_rate']:.0f} % (mean {mean:.1f} a window)")

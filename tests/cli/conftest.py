@@ -144,9 +144,10 @@ class Daemon:
     def __init__(self, data_dir: Path, *words: str, fake: bool = False) -> None:
         module = "tests.cli.fake_node" if fake else "dsdnode.cli"
         command = [sys.executable, "-m", module, "start", "--json", "--listen", "tcp://127.0.0.1:0"]
+        roles = () if "--role" in words else ("--role", "bootstrap")
         self.data_dir = data_dir
         self.process = subprocess.Popen(
-            [*command, "--role", "bootstrap", "--data-dir", str(data_dir), *words],
+            [*command, *roles, "--data-dir", str(data_dir), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,0 +1,92 @@
+"""The whole thing, as a newcomer meets it: real daemons, real models, one command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.cli.conftest import ROOT, Daemon, Result
+
+COMMAND = [sys.executable, "-m", "dsdnode.cli"]
+PROMPT = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Ben have now?"
+
+
+def alive(folder: Path) -> list[list[str]]:
+    """Command lines of the processes that were given something in `folder`."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        if any(str(folder) in word for word in words):
+            found.append(words)
+    return found
+
+
+def test_one_prompt_and_nothing_is_left(home: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "demo", "--shards", "2", "--prompt", PROMPT, "--json", "--max-tokens", "40", "--seed", "3"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(home), "DSDNODE_ROLE": "bootstrap"},
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["text"] and shown["stats"]["seed"] == 3
+    assert [stage["layers"] for stage in shown["stats"]["pipeline"]] == [[0, 4], [4, 8]]
+    assert "a bootstrap, 2 shards (layers 0:4, 4:8) and a drafter, up in " in done.stderr
+    assert alive(home) == []
+    assert not list(home.glob("dsdnode-demo-*"))
+
+
+def test_ctrl_c_takes_everything_down(home: Path) -> None:
+    demo = subprocess.Popen(
+        [*COMMAND, "demo", "--shards", "1"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(home)},
+    )
+    try:
+        assert demo.stderr is not None
+        assert b"up in" in demo.stderr.readline()
+        assert len(alive(home)) >= 3
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=60)
+        assert demo.returncode == 130
+        assert alive(home) == []
+    finally:
+        demo.kill()
+        demo.communicate()
+
+
+def test_chat_and_run_find_the_node_that_runs_here(call: Callable[..., Result], daemon: Callable[..., Daemon]) -> None:
+    alice = daemon("--role", "drafter", "--role", "shard", "--swarm-key", "opensesame", "--ctx-size", "1024")
+    assert alice.ready()["layers"] == [0, 8]
+    there = ("--data-dir", alice.data_dir)
+    answered = call("run", PROMPT, "--max-tokens", "8", "--json", *there)
+    assert answered.code == 0, answered.err
+    assert len(json.loads(answered.out)["tokens"]) == 8
+    assert call("chat", "--max-tokens", "8", *there, stdin=f"{PROMPT}\n").out.strip()
+    (model,) = json.loads(call("models", "--json", *there).out)
+    assert (model["complete"], model["drafters"]) == (True, 1)
+    assert "0:8 x1" in call("models", *there).out
+    status = call("status", *there).out
+    assert "opensesame" not in status
+    stranger = call("run", PROMPT, "--join", json.loads(call("status", "--json", *there).out)["join"])
+    assert stranger.code == 1
+    assert "swarm key" in stranger.err
+    assert alice.end() == 0
+    forgotten = call("run", PROMPT, *there)
+    assert forgotten.code == 3
