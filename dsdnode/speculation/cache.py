@@ -122,7 +122,7 @@ class BranchCache:
         return self._create(block, self._fitting(block, digest), digest)
 
     def _create(self, block: Block, source: Branch | None, digest: bytes) -> tuple[Branch, list[StageAction]]:
-        """Make the block's epoch from the first `base` positions of `source` (None: base 0); free what is under floor."""
+        """Make the block's epoch from the first `base` positions of `source` (None: base 0); free all under floor."""
         actions = self._raise_floor(block.floor, source)
         if source is None:
             sequence, made = self._take_sequence(None)

@@ -96,6 +96,9 @@ class Flight:
     sent_s: float
 
     @property
+    def start(self) -> int:
+        return self.action.block.position
+
+    @property
     def end(self) -> int:
-        block = self.action.block
-        return block.position + block.num_given + block.num_draft
+        return self.start + self.action.block.num_given + self.action.block.num_draft

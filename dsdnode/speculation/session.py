@@ -28,6 +28,7 @@ from dsdnode.wire.messages import Block, Nack, Verdict
 
 MAX_NACKS = 8
 """In a row, without a verdict: then the stage that refuses is suspected."""
+MAX_DOUBLINGS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +66,29 @@ class SessionMachine:
         self._line = Line(config.secret, prompt)
         self._drafting = Drafting(drafter)
         self._max_length = min(len(prompt) + config.max_tokens, config.max_positions)
+        self._full = "context" if self._max_length == config.max_positions else "length"
         self._routing = True
         self._epoch, self._parent, self._base, self._sent = 0, 0, 0, 0
         self._flights: list[Flight] = []
         self._waiting_since_s = 0.0
         self._num_timeouts = 0
+        """In a row on this route: what to do next."""
+        self._num_setbacks = 0
+        """Timeouts less verdicts, over all routes: each doubles the patience, or a slow pipeline is never heard."""
         self._num_nacks = 0
 
     @property
     def tokens(self) -> Tokens:
-        """Prompt and committed tokens."""
+        """Prompt and reply so far."""
         return tuple(self._line.tokens)
 
     def next_wakeup(self) -> float | None:
         """When `tick` must be called at the latest; ask again after every event."""
         if not self._flights:
             return None
-        num_positions = sum(flight.end - flight.action.block.position for flight in self._flights)
+        num_positions = self._flights[-1].end - self._flights[0].start
         patience_s = self._config.pass_timeout_s + self._config.position_timeout_s * num_positions
-        return self._waiting_since_s + patience_s
+        return self._waiting_since_s + patience_s * 2.0 ** min(self._num_setbacks, MAX_DOUBLINGS)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -91,14 +96,14 @@ class SessionMachine:
         """First event. Asks for route 0."""
         self.log.start(now)
         if len(self._line) >= self._max_length:
-            return self._finish(self._full())
+            return self._finish(self._full)
         return [NeedRoute(0, "start", (), self._line.open_digests())]
 
     def on_route(self, now: float, route: int, lengths: Sequence[int]) -> list[SessionAction]:
         """All stages of `route` answered Opened, with these lengths. Not the route asked for last: ignored."""
         if self.finished or not self._routing or route != self.route:
             return []
-        self._routing = False
+        self._routing, self._num_timeouts = False, 0
         self._begin_epoch(0, min(lengths))
         return self._go_on(now)
 
@@ -116,7 +121,7 @@ class SessionMachine:
         return self._go_on(now)
 
     def on_drafter_lost(self, now: float) -> list[SessionAction]:
-        """The draft engine died, its cache with it; an outstanding Draft will not be answered. Window 0 from here."""
+        """The draft engine died with its cache; an outstanding Draft will not be answered. Window 0 from here."""
         self._drafting.died()
         return self._go_on(now)
 
@@ -136,6 +141,7 @@ class SessionMachine:
             return []
         self._flights = [item for item in self._flights if item not in answered]
         self._waiting_since_s, self._num_timeouts, self._num_nacks = now, 0, 0
+        self._num_setbacks = max(0, self._num_setbacks - 1)
         if decided < length:
             return self._go_on(now)
         actions = self._commit(now, verdict, answered[-1], decided - length)
@@ -152,10 +158,10 @@ class SessionMachine:
         self._num_nacks += 1
         if self._num_nacks > MAX_NACKS:
             return self._ask_route("nack", (nack.index,))
-        return self._recover(now, min(nack.length, self._flights[0].action.block.position))
+        return self._recover(now, min(nack.length, self._flights[0].start))
 
     def on_session_lost(self, now: float, index: int) -> list[SessionAction]:
-        """Stage `index` of the current route does not know the session (the driver checks who says so, of which route)."""
+        """Stage `index` of the current route does not know the session (the driver checks sender and route)."""
         return self._leave_route("session_lost", (index,))
 
     def on_peer_lost(self, now: float, suspects: Sequence[int]) -> list[SessionAction]:
@@ -169,11 +175,12 @@ class SessionMachine:
             return []
         self._window.on_failure()
         self._num_timeouts += 1
+        self._num_setbacks += 1
         self._waiting_since_s = now
         if self._num_timeouts == 1:
             return [flight.action for flight in self._flights]
         if self._num_timeouts == 2:
-            return self._recover(now, self._flights[0].action.block.position)
+            return self._recover(now, self._flights[0].start)
         return self._ask_route("timeout", ())
 
     def cancel(self, now: float, reason: str) -> list[SessionAction]:
@@ -235,8 +242,8 @@ class SessionMachine:
             floor=self._epoch,
             deadline_ms=self._config.pass_timeout_s * 1000,
         )
-        tokens = (*self._line.tokens[start:end], *draft)
-        action = SendBlock(block, self._line.block_digests(start, end, draft), tokens)
+        digests = self._line.block_digests(start, end, draft)
+        action = SendBlock(block, digests, (*self._line.tokens[start:end], *draft))
         if not self._flights:
             self._waiting_since_s = now
         self._flights.append(Flight(action, draft, plan, now))
@@ -269,10 +276,7 @@ class SessionMachine:
         actions: list[SessionAction] = [Emit(tokens[:stop], num_accepted)] if stop else []
         if stop < len(tokens):
             return actions + self._finish("stop")
-        return actions + self._finish(self._full()) if len(self._line) == self._max_length else actions
-
-    def _full(self) -> str:
-        return "context" if self._max_length == self._config.max_positions else "length"
+        return actions + self._finish(self._full) if len(self._line) == self._max_length else actions
 
     def _recover(self, now: float, base: int) -> list[SessionAction]:
         self.log.recovered()

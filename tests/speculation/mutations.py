@@ -2,27 +2,242 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from dsdnode.speculation import digest
+import msgspec
+
+from dsdnode.speculation import cache, digest, judge, line, session
+from dsdnode.speculation.actions import ReleaseSequence, TruncateSequence
+from dsdnode.speculation.cache import BranchCache, Fate
+from dsdnode.speculation.judge import Judge
+from dsdnode.speculation.session import SessionMachine
+from dsdnode.speculation.stage import StageMachine
 
 
 @dataclass(frozen=True)
 class Mutation:
-    target: Any
-    name: str
-    replacement: Any
+    """`patches`: (target, name, function of the original that gives the replacement)."""
+
+    says: str
+    patches: tuple[tuple[Any, str, Callable[[Any], Any]], ...]
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        with patch.object(self.target, self.name, self.replacement):
+        with ExitStack() as stack:
+            for target, name, change in self.patches:
+                stack.enter_context(patch.object(target, name, change(getattr(target, name))))
             yield
 
 
+def _fate(change: Callable[[BranchCache, Any, Fate], Fate]) -> tuple[Any, str, Callable[[Any], Any]]:
+    def replace(original: Any) -> Any:
+        def fate(self: BranchCache, block: Any, before: bytes) -> Any:
+            fate, branch = original(self, block, before)
+            return change(self, block, fate), branch
+
+        return fate
+
+    return BranchCache, "fate", replace
+
+
+def _rewrite(original: Any) -> Any:
+    """Truncate to the position of the block, then append."""
+
+    def ready(self: BranchCache, block: Any, before: bytes) -> Any:
+        branch, actions = original(self, block, before)
+        if branch.length > block.position:
+            del branch.digests[block.position + 1 :]
+            actions = [*actions, TruncateSequence(branch.sequence, block.position)]
+        return branch, actions
+
+    return ready
+
+
+def _accept_without_draw(self: Judge, branch: Any, block: Any, draft: Any) -> Any:
+    start = block.position + block.num_given
+    own = tuple(branch.draws.get(start + i, token) for i, token in enumerate(draft))
+    num_accepted = self._acceptance.count(draft, own)
+    branch.decided = start + num_accepted
+    return judge.Decision(branch.decided, branch.draws[branch.decided], num_accepted < len(draft))
+
+
+def _own_closing_only(original: Any) -> Any:
+    return lambda self, epoch, parent, base: self._closings.get(epoch)
+
+
+def _close_all_children(original: Any) -> Any:
+    """Children die with the parent wherever they began."""
+
+    def closing_of(self: BranchCache, epoch: int, parent: int, base: int) -> Any:
+        return self._closings.get(epoch) or self._closings.get(parent)
+
+    return closing_of
+
+
+def _keep_all_draws(original: Any) -> Any:
+    def child(block: Any, source: Any, sequence: int) -> Any:
+        branch = original(block, source, sequence)
+        branch.draws = dict(source.draws)
+        return branch
+
+    return child
+
+
+def _free_on_arrival(original: Any) -> Any:
+    """The floor counts at once, not when the block that carries it is appended."""
+
+    def on_block(self: StageMachine, now: float, block: Any, *buffers: Any) -> Any:
+        if block.route == self._route and self._running is None and not self._gone:
+            return self._cache._raise_floor(block.floor, None) + original(self, now, block, *buffers)
+        return original(self, now, block, *buffers)
+
+    return on_block
+
+
+def _without(kind: type) -> Callable[[Any], Any]:
+    """The cache asks for everything but actions of this kind."""
+
+    def change(original: Any) -> Any:
+        def ready(self: BranchCache, block: Any, before: bytes) -> Any:
+            branch, actions = original(self, block, before)
+            return branch, [action for action in actions if not isinstance(action, kind)]
+
+        return ready
+
+    return change
+
+
+def _failed_run_stays(original: Any) -> Any:
+    def on_run_failed(self: StageMachine, now: float) -> Any:
+        self._running = None
+        return self._leave() if self._closing else self._go_on(now)
+
+    return on_run_failed
+
+
+def _any_epoch(original: Any) -> Any:
+    return lambda self, route, epoch: not self.finished and not self._routing and route == self.route
+
+
+def _any_route(original: Any) -> Any:
+    return lambda self, route, epoch: not self.finished and not self._routing and epoch == self._epoch
+
+
+def _same_epoch_again(original: Any) -> Any:
+    """Recovery rewrites the epoch in place of beginning another."""
+
+    def begin(self: SessionMachine, parent: int, base: int) -> None:
+        number = self._epoch
+        original(self, parent, base)
+        if number and parent == number:
+            self._epoch = number
+
+    return begin
+
+
+def _timeouts(step: Callable[[int], int | None]) -> Callable[[Any], Any]:
+    """`step` says after how many timeouts in a row the owner believes itself to be; None: it never wakes."""
+
+    def change(original: Any) -> Any:
+        def tick(self: SessionMachine, now: float) -> Any:
+            believed = step(self._num_timeouts)
+            if believed is None:
+                self._waiting_since_s = now
+                return []
+            self._num_timeouts = believed
+            return original(self, now)
+
+        return tick
+
+    return change
+
+
+def _trust_guesses(original: Any) -> Any:
+    def ask(self: line.Drafting, *arguments: Any) -> Any:
+        self._num_right = len(self._guesses)
+        return original(self, *arguments)
+
+    return ask
+
+
+def _hear_other_routes(original: Any) -> Any:
+    def on_block(self: StageMachine, now: float, block: Any, *buffers: Any) -> Any:
+        return original(self, now, msgspec.structs.replace(block, route=self._route), *buffers)
+
+    return on_block
+
+
+def _no_lease(original: Any) -> Any:
+    def on_open(self: StageMachine, now: float, *rest: Any) -> Any:
+        length = original(self, now, *rest)
+        self._lease_s = self._lease_end_s = 1e9
+        return length
+
+    return on_open
+
+
+def _always(value: Any) -> Callable[[Any], Any]:
+    return lambda original: lambda *_, **__: value
+
+
+def _constant(value: Any) -> Callable[[Any], Any]:
+    return lambda original: value
+
+
+_NO_CLOSING = (BranchCache, "close", _always(None))
+_DUPLICATE_TWICE = (
+    _fate(lambda self, block, fate: Fate.APPEND if fate is Fate.DUPLICATE else fate),
+    (BranchCache, "ready", _rewrite),
+)
+
 MUTATIONS = {
-    "digest": Mutation(digest, "same", lambda mine, theirs: True),
+    "digest": Mutation("any digest will do", ((digest, "same", _always(True)),)),
+    "gap": Mutation(
+        "append beyond the length", (_fate(lambda self, block, fate: Fate.APPEND if fate is Fate.WAIT else fate),)
+    ),
+    "rewrite": Mutation("truncate to the position of the block", _DUPLICATE_TWICE),
+    "rewrite+digest": Mutation("and do not look at digests", (*_DUPLICATE_TWICE, (digest, "same", _always(True)))),
+    "wait": Mutation(
+        "drop what must wait", (_fate(lambda self, block, fate: Fate.DROP if fate is Fate.WAIT else fate),)
+    ),
+    "closed": Mutation("closed epochs go on", (_NO_CLOSING,)),
+    "closing-again": Mutation(
+        "late blocks of closed epochs get no answer", ((StageMachine, "_closing_again", _always([])),)
+    ),
+    "descendants": Mutation("children beyond a closing live", ((BranchCache, "closing_of", _own_closing_only),)),
+    "siblings": Mutation("children before a closing die", ((BranchCache, "closing_of", _close_all_children),)),
+    "floor": Mutation(
+        "blocks under the floor are not dropped",
+        (_fate(lambda self, block, fate: Fate.APPEND if fate is Fate.DROP else fate),),
+    ),
+    "floor-frees": Mutation("nothing under the floor is freed", ((BranchCache, "_raise_floor", _always([])),)),
+    "floor-early": Mutation("the floor frees on arrival", ((StageMachine, "on_block", _free_on_arrival),)),
+    "in-place": Mutation("never copy", ((BranchCache, "_may_take_over", _always(True)),)),
+    "truncate": Mutation("take over without truncating", ((BranchCache, "ready", _without(TruncateSequence)),)),
+    "release": Mutation("reuse a sequence unreleased", ((BranchCache, "ready", _without(ReleaseSequence)),)),
+    "no-draw": Mutation(
+        "judge without an own draw",
+        ((Judge, "can_judge", _always(True)), (Judge, "judge", _constant(_accept_without_draw))),
+    ),
+    "draws": Mutation("a branch inherits draws beyond its base", ((cache, "_child", _keep_all_draws),)),
+    "stage-route": Mutation("a stage hears other routes", ((StageMachine, "on_block", _hear_other_routes),)),
+    "run-failed": Mutation("a refused run counts as done", ((StageMachine, "on_run_failed", _failed_run_stays),)),
+    "engine-lost": Mutation("the cache is believed after a death", ((BranchCache, "forget", _always(None)),)),
+    "kept": Mutation("duplicates are not answered", ((StageMachine, "_again", _always([])),)),
+    "lease": Mutation("no lease", ((StageMachine, "on_open", _no_lease),)),
+    "owner-epoch": Mutation("verdicts of any epoch commit", ((SessionMachine, "_is_current", _any_epoch),)),
+    "owner-route": Mutation("verdicts of any route commit", ((SessionMachine, "_is_current", _any_route),)),
+    "new-epoch": Mutation("an epoch is rewritten", ((SessionMachine, "_begin_epoch", _same_epoch_again),)),
+    "nack": Mutation("the owner ignores NACKs", ((SessionMachine, "on_nack", _always([])),)),
+    "timeouts": Mutation("the owner waits for ever", ((SessionMachine, "tick", _timeouts(lambda count: None)),)),
+    "resend": Mutation("nothing is sent again", ((SessionMachine, "tick", _timeouts(lambda count: max(count, 1))),)),
+    "bump": Mutation("no new epoch", ((SessionMachine, "tick", _timeouts(lambda count: count + (count == 1))),)),
+    "route": Mutation("no new route", ((SessionMachine, "tick", _timeouts(lambda count: min(count, 1))),)),
+    "bump+route": Mutation("only resend", ((SessionMachine, "tick", _timeouts(lambda count: 0)),)),
+    "patience": Mutation("the patience never grows", ((session, "MAX_DOUBLINGS", _constant(0)),)),
+    "draft-cache": Mutation("the draft cache is believed right", ((line.Drafting, "ask", _trust_guesses),)),
 }

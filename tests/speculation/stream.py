@@ -54,8 +54,13 @@ class StreamOwner:
         self._routing = True
         self._alarm_s: float | None = None
         self._num_timeouts = 0
+        self._setbacks = 0
         self._block = rng.randint(1, 3)
         self._hedge_rate = rng.choice([0.0, 0.2, 0.5])
+
+    @property
+    def _patience_s(self) -> float:
+        return self._timeout_s * 2 ** min(self._setbacks, 5)
 
     def next_wakeup(self) -> float | None:
         return self._alarm_s
@@ -68,7 +73,7 @@ class StreamOwner:
     def on_route(self, now: float, route: int, lengths: Sequence[int]) -> list[SessionAction]:
         if self.finished or not self._routing or route != self.route:
             return []
-        self._routing = False
+        self._routing, self._num_timeouts = False, 0
         return self._again_from(now, min(lengths), 0)
 
     def on_route_failed(self, now: float, route: int) -> list[SessionAction]:
@@ -81,7 +86,8 @@ class StreamOwner:
         sent = self._epochs.get(verdict.epoch)
         if self.finished or self._routing or sent is None or verdict.route != self.route:
             return []
-        self._alarm_s, self._num_timeouts = now + self._timeout_s, 0
+        self._num_timeouts, self._setbacks = 0, max(0, self._setbacks - 1)
+        self._alarm_s = now + self._patience_s
         ends = [(item, item.block.position + item.block.num_given + item.block.num_draft) for item in sent.blocks]
         sent.blocks = [item for item, end in ends if end > verdict.decided]
         length = len(self._line)
@@ -116,8 +122,9 @@ class StreamOwner:
     def tick(self, now: float) -> list[SessionAction]:
         if self._alarm_s is None or now < self._alarm_s or self._routing or self.finished:
             return []
-        self._alarm_s = now + self._timeout_s
         self._num_timeouts += 1
+        self._setbacks += 1
+        self._alarm_s = now + self._patience_s
         if self._num_timeouts == 1:
             return [item for sent in self._epochs.values() for item in sent.blocks]
         if self._num_timeouts <= 3:
@@ -142,7 +149,7 @@ class StreamOwner:
         base = min(base, len(self._line) - 1)
         self._epochs = {}
         self._begin(parent if base else 0, base)
-        self._alarm_s = now + self._timeout_s
+        self._alarm_s = now + self._patience_s
         return self._stream(now)
 
     def _begin(self, parent: int, base: int) -> Sent:

@@ -26,7 +26,7 @@ def mix(*values: int) -> int:
 
 
 def draw(state: int, position: int, seed: int) -> int:
-    """The token at `position` from the last stage's state before it. END_TOKEN is never drawn: replies have a length."""
+    """The token at `position` from the last stage's state before it. END_TOKEN is never drawn."""
     return mix(state, position, seed) % (VOCABULARY - 1)
 
 

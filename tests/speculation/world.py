@@ -102,7 +102,13 @@ class World:
         chunk, timeout_s = self.rng.choice([3, 8, 16]), self.rng.choice([0.3, 1.0, 3.0])
         if stream:
             return StreamOwner(
-                self.session, self.prompt, self.num_tokens, self.guess, self.rng, window=self.window, timeout_s=timeout_s
+                self.session,
+                self.prompt,
+                self.num_tokens,
+                self.guess,
+                self.rng,
+                window=self.window,
+                timeout_s=timeout_s,
             )
         config = SessionConfig(
             session=self.session,
