@@ -15,7 +15,7 @@ from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine, Rows
 from dsdnode.engine.port import Chunk
 from dsdnode.errors import ModelRefused, Overloaded, PeerMisbehaved
-from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.sampling import Sampling, draw_block, probability
 
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-target.gguf"
 OPTIONS = EngineOptions(threads=1, context_tokens=1024, max_sequences=8, batch_tokens=64)
@@ -117,6 +117,16 @@ def test_extension_is_decoding_one_by_one(whole: LlamaEngine) -> None:
         tokens += list(step.tokens)
     assert tokens == drafted.tokens.tolist()
     assert ((drafted.probabilities > 0) & (drafted.probabilities <= 1)).all()
+
+
+def test_draws_are_keyed_by_the_position_of_the_token_drawn(whole: LlamaEngine) -> None:
+    [rows] = whole.decode([chunk(0, 0, 9, 4)])
+    whole.release(0)
+    [output] = whole.forward([chunk(0, 0, 9, 4)])
+    assert output.tokens.tolist() == draw_block(rows, 6, SAMPLING).tolist()
+    assert output.tokens.tolist() != draw_block(rows, 5, SAMPLING).tolist()
+    chances = [probability(row, token) for row, token in zip(rows, output.tokens, strict=True)]
+    assert output.probabilities.tolist() == pytest.approx(chances)
 
 
 def test_full_cache_is_an_overload_and_changes_nothing(whole: LlamaEngine) -> None:

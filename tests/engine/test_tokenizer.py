@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dsdnode.engine.gguf import cut
@@ -24,25 +24,9 @@ CONTROLS = {
     "[INST]": Control(5, strip_left=True, strip_right=True),
 }
 COMPOSED = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | trim + '<|end|>' }}{% endfor %}<|assistant|>"
-JOINING = "{% for m in messages %}{{ m.content | replace('x', '') }}{% endfor %}<|end|>"
-FRAGMENTS = [
-    "<",
-    "|",
-    "<|",
-    "end",
-    "|>",
-    "<|end|>",
-    "<|en",
-    "d|>",
-    "</s>",
-    "</",
-    "s>",
-    "[INST]",
-    "[",
-    " ",
-    "é",
-    "\ufdd0",
-]
+JOINING = "{% for m in messages %}{{ m.content }}{% endfor %}<|end|>"
+FRAGMENTS = ["<", "|", "<|", "end", "|>", "|end|>", "<|end|>", "<|en", "d|>", " ", "é", "\ufdd0"]
+FRAGMENTS += ["</s>", "</", "s>", "/s>", "[INST]", "[", "INST]"]
 SHATTERED = st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join)
 
 
@@ -56,6 +40,7 @@ def test_template_may_compose_its_control_tokens() -> None:
 
 
 @given(st.lists(SHATTERED, min_size=1, max_size=4))
+@example(["a <", "|end|>", "[", "INST]"])
 def test_no_user_text_becomes_a_control_token(contents: list[str]) -> None:
     for source, wanted in ((COMPOSED, [1, 3] * len(contents) + [2]), (JOINING, [3])):
         pieces = ChatTemplate(source, CONTROLS).render([("user", content) for content in contents])
