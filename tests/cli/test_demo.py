@@ -90,3 +90,16 @@ def test_chat_and_run_find_the_node_that_runs_here(call: Callable[..., Result], 
     assert alice.end() == 0
     forgotten = call("run", PROMPT, *there)
     assert forgotten.code == 3
+
+
+def test_uncovered_layers_are_named(call: Callable[..., Result], daemon: Callable[..., Daemon]) -> None:
+    alice = daemon("--role", "drafter", "--role", "shard", "--layers", "2-5", "--threads", "1", "--ctx-size", "1024")
+    join = alice.ready()["join"]
+    answered = call("run", PROMPT, "--join", join)
+    assert answered.code == 4
+    assert answered.out == ""
+    assert "0:2" in answered.err and "6:8" in answered.err
+    assert "0:2" in call("models", "--data-dir", alice.data_dir).out
+    wrong = call("run", PROMPT, "--join", join, "-m", "gpt")
+    assert wrong.code == 5
+    assert "no model named 'gpt' in this swarm" in wrong.err

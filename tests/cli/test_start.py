@@ -105,6 +105,35 @@ def test_port_in_use(call: Call, home: Path) -> None:
     assert "Traceback" not in result.err
 
 
+NODE = ("start", "--listen", "tcp://127.0.0.1:0", "--role")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("shard", "--layers", "0:99"), 2, "0:8"),
+        (("shard", "--model", "nowhere.gguf"), 5, "nowhere.gguf"),
+        (("shard", "--model", __file__), 5, "GGUF"),
+        (("drafter", "--model-draft", "nowhere.gguf"), 5, "nowhere.gguf"),
+        (("shard", "--max-memory", "1kB"), 5, "--max-memory"),
+        (("bootstrap", "--identity", __file__), 2, "identity file"),
+    ],
+)
+def test_what_a_node_cannot_start_with(call: Call, words: tuple[str, ...], code: int, says: str) -> None:
+    result = call(*NODE, *words)
+    assert result.code == code
+    assert says in result.err
+    assert result.err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.err
+
+
+def test_a_wrong_swarm_key_gets_nothing(call: Call, daemon: Start) -> None:
+    join = daemon("--swarm-key", "opensesame").ready()["join"]
+    result = call(*NODE, "bootstrap", "--join", join, "--swarm-key", "wrong")
+    assert (result.code, result.out) == (1, "")
+    assert "swarm key" in result.err
+
+
 def test_detach_returns_when_ready_and_stop_ends_it(call: Call, home: Path) -> None:
     words = ("--role", "bootstrap", "--listen", "tcp://127.0.0.1:0", "--data-dir", str(home / "d"))
     command = [sys.executable, "-m", "dsdnode.cli", "start", "--detach", *words]
