@@ -111,6 +111,10 @@ class WorkerEngine:
         return self._link.pid if self._link is not None else None
 
     @property
+    def available(self) -> bool:
+        return self._link is not None
+
+    @property
     def quarantined(self) -> str:
         """Why the engine will not come back; empty while it works or restarts."""
         return self._over

@@ -100,6 +100,14 @@ class FakeEngine:
     def shard(self) -> ShardInfo:
         return self._shard
 
+    @property
+    def available(self) -> bool:
+        return not self._closed
+
+    @property
+    def quarantined(self) -> str:
+        return "closed" if self._closed else ""
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         self._callbacks.append(callback)
 

@@ -90,6 +90,14 @@ class Engine(Protocol):
     @property
     def shard(self) -> ShardInfo: ...
 
+    @property
+    def available(self) -> bool:
+        """False while the worker restarts, and for ever when it will not come back."""
+
+    @property
+    def quarantined(self) -> str:
+        """Why the engine will not come back; empty while it works or restarts."""
+
     def on_lost(self, callback: Callable[[], None]) -> None:
         """Have `callback` called on the loop whenever every sequence has been lost (the worker died)."""
 

@@ -40,7 +40,7 @@ _ERRORS = {kind.__name__: kind for kind in (BadInput, ModelRefused, NoPipeline, 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One of `messages` (role, content), `prompt` (raw text), `prompt_tokens`. `draft_max` None: the drafter's window."""
+    """One of `messages` (role, content), `prompt` (raw) and `prompt_tokens`. `draft_max` None: the drafter's window."""
 
     messages: Sequence[dict[str, str]] = ()
     prompt: str | None = None

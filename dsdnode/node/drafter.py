@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 
 from dsdnode.dht.ids import tokenizer_key
-from dsdnode.engine.tokenizer import Vocab
 from dsdnode.engine.port import TextEngine
+from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
@@ -23,6 +23,7 @@ from dsdnode.node.discovery import Discovery
 from dsdnode.node.generate import DraftLine, Reply
 from dsdnode.node.routes import Router, Terms
 from dsdnode.node.stops import StopFilter
+from dsdnode.speculation.actions import Emit, Tokens
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig
 from dsdnode.speculation.window import Fixed
@@ -229,13 +230,11 @@ class DrafterHost:
         reason = ""
         try:
             async for emit in reply.run():
-                shown = stops.feed(text.feed(emit.tokens))
-                self._tell(
-                    client,
-                    wire.Piece(request, index, emit.num_accepted),
-                    [pack_tokens(list(emit.tokens)), shown.encode()],
-                )
-                index += len(emit.tokens)
+                for tokens, num_accepted in _by_origin(emit):
+                    shown = stops.feed(text.feed(tokens))
+                    piece = wire.Piece(request, index, num_accepted)
+                    self._tell(client, piece, [pack_tokens(list(tokens)), shown.encode()])
+                    index += len(tokens)
                 if stops.stopped:
                     reply.cancel("stop")
             reason = reply.reason
@@ -268,3 +267,9 @@ class DrafterHost:
             self._rpc.notify(client, message, buffers, priority=Priority.CONTROL)
         except DsdError as error:
             log.info("client gone", client=short_id(client), reason=str(error))
+
+
+def _by_origin(emit: Emit) -> list[tuple[Tokens, int]]:
+    """The drafted tokens and the verdict's own apart, so that a client can colour the text of each."""
+    drafted, own = emit.tokens[: emit.num_accepted], emit.tokens[emit.num_accepted :]
+    return [(tokens, num) for tokens, num in ((drafted, len(drafted)), (own, 0)) if tokens]

@@ -96,7 +96,7 @@ async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery:
 
 
 def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
-    """How many layers fit `max_memory`: weights as if spread evenly, caches as float16 keys and values of full width."""
+    """How many layers fit `max_memory`: weights as if spread evenly, a cache of float16 keys and values, full width."""
     if config.max_memory_bytes is None:
         return manifest.num_layers
     weights = path.stat().st_size / manifest.num_layers

@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 
 from dsdnode.engine.port import Chunk, Output
-from dsdnode.errors import DsdError, EngineLost
+from dsdnode.errors import DsdError, EngineLost, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 WATCH_S = 1.0
 """Stages of a reply in progress are pinged so often."""
+MAX_FRUITLESS_ROUTES = 16
+"""In a row, without a token: something is wrong that another pipeline does not mend."""
 
 
 class DraftLine:
@@ -84,6 +86,7 @@ class Reply:
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._draft_life = 0
+        self._num_fruitless = 0
 
     # --- for the drafter
 
@@ -172,6 +175,7 @@ class Reply:
                 case do.NeedRoute():
                     self._need_route(action)
                 case do.Emit() | do.Finish():
+                    self._num_fruitless = 0
                     self._out.put_nowait(action)
         self._schedule()
 
@@ -199,6 +203,10 @@ class Reply:
 
     def _need_route(self, action: do.NeedRoute) -> None:
         log.info("route", number=action.route, reason=action.reason)
+        self._num_fruitless += 1
+        if self._num_fruitless > MAX_FRUITLESS_ROUTES:
+            self._out.put_nowait(PeerUnavailable(f"{MAX_FRUITLESS_ROUTES} pipelines failed one after another"))
+            return
         if self._route is not None and action.reason != "session_lost":
             self._avoid.update((self._route.peers[index], None) for index in action.suspects)
         if self._opening is not None:

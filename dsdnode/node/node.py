@@ -18,7 +18,7 @@ import structlog
 from dsdnode.config import NodeConfig, read_joins, write_joins
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.engine.port import Engine, TextEngine
-from dsdnode.errors import BadInput, DsdError, PeerUnavailable
+from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import Identity, format_join, load_or_create, parse_join, short_id
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.port import Transport
@@ -127,6 +127,7 @@ class Node:
 
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
+        await self._check_tokenizer(engine)
         self._engines["drafter"] = engine, await measure(engine)
         self._drafter = DrafterHost(
             self._rpc,
@@ -141,6 +142,22 @@ class Node:
         self._drafter.on_change = self._on_change
         self._drafter.start()
 
+    async def _check_tokenizer(self, draft: Engine) -> None:
+        """A draft model that nothing here can use is a mistake, and never silent. Raises ModelRefused."""
+        if "shard" in self._engines:
+            target = self._engines["shard"][0].shard
+            known = {target.model_name: target.tokenizer_hash}
+        else:
+            models = models_of(await self.discovery.find_providers(MODELS_KEY))
+            known = {model.name: model.tokenizer_hash for model in models}
+        if known and draft.shard.tokenizer_hash not in known.values():
+            await draft.close()
+            targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known.items()))
+            raise ModelRefused(
+                f"the draft model {draft.shard.model_name} has another tokenizer ({draft.shard.tokenizer_hash[:12]}) "
+                f"than {targets}: a draft model must share its target's"
+            )
+
     def _on_change(self) -> None:
         """A session came or went: the offer says how many more are welcome, and a drain may be over."""
         self._changed.set()
@@ -151,6 +168,8 @@ class Node:
         contact = self._transport.contact
         records = []
         for role, (engine, speed) in self._engines.items():
+            if engine.quarantined:
+                continue
             host = hosts[role]
             free_sessions = host.num_free_sessions if host else 0
             records.append(record_of(engine, role, speed, free_sessions, contact))

@@ -91,7 +91,10 @@ class StageHost:
         for session in self._sessions.values():
             if session.timer is not None:
                 session.timer.cancel()
-            self._tell(session.owner, SessionLost(session.opened.session, session.opened.index, "the stage is leaving", session.opened.route))
+            self._tell(
+                session.owner,
+                SessionLost(session.opened.session, session.opened.index, "the stage is leaving", session.opened.route),
+            )
         self._sessions.clear()
         await self._batcher.close()
 
@@ -101,7 +104,7 @@ class StageHost:
 
     @property
     def num_free_sessions(self) -> int:
-        return 0 if self.draining else self._max_sessions - len(self._sessions)
+        return 0 if self.draining or self._engine.quarantined else self._max_sessions - len(self._sessions)
 
     # --- messages
 
@@ -149,6 +152,8 @@ class StageHost:
             return Refused(f"this peer hosts layers {shard.start}:{shard.end}, not {place.start}:{place.end}")
         if peer_id(message.owner.public_key) != peer or (known is not None and known.owner != peer):
             return Refused("this session is another peer's")
+        if not self._engine.available:
+            return Refused(self._engine.quarantined or "the engine is restarting", retry=not self._engine.quarantined)
         if known is not None:
             return None
         if self.draining:
@@ -202,6 +207,7 @@ class StageHost:
         now = asyncio.get_running_loop().time()
         for session in list(self._sessions.values()):
             self._carry_out(session, session.machine.on_engine_lost(now))
+        self.on_change()
 
     # --- actions
 
