@@ -127,7 +127,7 @@ class Links:
         if not was_ready:
             peer.retry_at = self._loop.time() + RETRY_S
         peer.why_lost = why
-        other = peer.ready_link(dealer.bulk)
+        other = peer.ready_link(dealer.bulk) or peer.ready_link(not dealer.bulk)
         if other is not None:
             dealer.queue.move_to(other.queue)
             other.flush()

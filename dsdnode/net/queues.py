@@ -11,7 +11,7 @@ from dsdnode.net.port import Priority
 
 MAX_QUEUED_MESSAGES = 1024
 MAX_QUEUED_BYTES = {
-    Priority.CONTROL: 4 * 1024 * 1024,
+    Priority.CONTROL: 16 * 1024 * 1024,
     Priority.VERIFY: 32 * 1024 * 1024,
     Priority.DRAFT: 16 * 1024 * 1024,
     Priority.BULK: 32 * 1024 * 1024,

@@ -21,6 +21,8 @@ from dsdnode.identity import Identity, is_ip, parse_address
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 
 ZAP_DOMAIN = b"dsdnode"
+_CURVE_BYTES = 33
+"""Added to each frame: command name, flags, nonce, authenticator."""
 _TURN = 64
 """Messages taken from one socket before the loop turns to others."""
 
@@ -93,7 +95,7 @@ def _set_common(socket: zmq.Socket[bytes], identity: Identity, ipv6: bool) -> No
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 64)
     socket.setsockopt(zmq.RCVHWM, 64)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)  # counts each frame alone
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + _CURVE_BYTES)  # counts each frame alone
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from dsdnode.errors import BadInput, PeerUnavailable
-from dsdnode.identity import Identity, is_ip, parse_address, peer_id, short_id
+from dsdnode.identity import MAX_ADDRESSES, Identity, is_ip, parse_address, peer_id, short_id
 from dsdnode.net.handshake import Handshake, derive_swarm_key
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
@@ -39,7 +39,7 @@ class ZmqTransport:
         self,
         identity: Identity,
         listen: str | None,
-        advertise: str | None,
+        advertise: Sequence[str],
         swarm_key: str | None,
         version: int,
         memory_limit_bytes: int,
@@ -52,13 +52,14 @@ class ZmqTransport:
         self._router: Router | None = None
         self._zap: ZapServer | None = None
         self._closed = False
+        self._own_id = identity.peer_id
         names = Names()
         addresses: tuple[str, ...] = ()
         if listen is not None:
             try:
                 self._zap = ZapServer(self._context, self._gate, self._num_connections)
                 self._router = Router(self, self._context, names, identity, listen)
-                addresses = (_advertised(listen, advertise, self._router.port),)
+                addresses = _advertised(listen, advertise, self._router.port)
             except BadInput:
                 self._stop_listening()
                 self._context.term()
@@ -74,7 +75,7 @@ class ZmqTransport:
         identity: Identity,
         *,
         listen: str | None = None,
-        advertise: str | None = None,
+        advertise: Sequence[str] = (),
         swarm_key: str | None = None,
         version: int = PROTOCOL_VERSION,
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
@@ -132,6 +133,9 @@ class ZmqTransport:
         self._callbacks.append(callback)
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        if peer == self._own_id and not self._closed:  # one node with several roles
+            self._loop.call_soon(self._inbox.put, peer, frames)
+            return
         known = self._links.book.get(peer)
         if known is None or self._closed:
             raise PeerUnavailable(f"peer {short_id(peer)}: no address known")
@@ -187,18 +191,21 @@ class ZmqTransport:
             self._router.rebind()
 
 
-def _advertised(listen: str, advertise: str | None, port: int) -> str:
-    """The address to tell others: `advertise`, else the one listened on, with the real port. Raises BadInput."""
-    if advertise is not None:
+def _advertised(listen: str, advertise: Sequence[str], port: int) -> tuple[str, ...]:
+    """The addresses to tell others: `advertise`, else the one listened on, with the real port. Raises BadInput."""
+    for address in advertise:
         try:
-            parse_address(advertise)
+            parse_address(address)
         except ValueError as error:
             raise BadInput(f"cannot advertise: {error}") from error
-        return advertise
+    if len(advertise) > MAX_ADDRESSES:
+        raise BadInput(f"cannot advertise {len(advertise)} addresses; at most {MAX_ADDRESSES}")
+    if advertise:
+        return tuple(advertise)
     host, _ = parse_address(listen, lowest_port=0)
     if host in ("0.0.0.0", "::"):
         host = _own_ip(socket.AF_INET6 if host == "::" else socket.AF_INET)
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    return (f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}",)
 
 
 def _own_ip(family: socket.AddressFamily) -> str:

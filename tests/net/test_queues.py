@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsdnode.errors import Overloaded
+from dsdnode.net import queues
+from dsdnode.net.port import Priority
+from dsdnode.net.queues import Inbox, SendQueue
+
+
+def drain(queue: SendQueue) -> list[tuple[Priority, bytes]]:
+    sent = []
+    while (first := queue.first()) is not None:
+        frames, priority = first
+        queue.pop(priority)
+        sent.append((priority, frames[0]))
+    return sent
+
+
+@given(st.lists(st.sampled_from(Priority)))
+def test_control_before_verify_before_draft_before_bulk_else_in_order(priorities: list[Priority]) -> None:
+    queue = SendQueue()
+    pushed = [(priority, b"%d" % index) for index, priority in enumerate(priorities)]
+    for priority, frame in pushed:
+        queue.push([frame], priority)
+    assert len(queue) == len(pushed)
+    assert drain(queue) == sorted(pushed, key=lambda entry: entry[0])  # sorting is stable
+    assert len(queue) == 0
+
+
+def test_a_full_class_refuses_and_leaves_room_for_the_others() -> None:
+    queue = SendQueue()
+    big = [bytes(queues.MAX_QUEUED_BYTES[Priority.DRAFT] // 2)]
+    queue.push(big, Priority.DRAFT)
+    queue.push(big, Priority.DRAFT)
+    with pytest.raises(Overloaded):
+        queue.push([b"x"], Priority.DRAFT)
+    for _ in range(queues.MAX_QUEUED_MESSAGES):
+        queue.push([b"x"], Priority.CONTROL)
+    with pytest.raises(Overloaded):
+        queue.push([b"x"], Priority.CONTROL)
+    queue.push([b"x"], Priority.VERIFY)
+    queue.pop(Priority.DRAFT)
+    queue.push([b"x"], Priority.DRAFT)
+
+
+def test_moving_keeps_the_order() -> None:
+    old, new = SendQueue(), SendQueue()
+    old.push([b"bulk"], Priority.BULK)
+    old.push([b"first"], Priority.VERIFY)
+    old.push([b"second"], Priority.VERIFY)
+    old.move_to(new)
+    assert not old
+    assert [frame for _, frame in drain(new)] == [b"first", b"second", b"bulk"]
+
+
+async def test_the_inbox_keeps_order_and_waits() -> None:
+    inbox = Inbox()
+    waiting = asyncio.ensure_future(inbox.get())
+    await asyncio.sleep(0)
+    for index in range(3):
+        inbox.put(b"alice", [b"%d" % index])
+    assert (await waiting) == (b"alice", [b"0"])
+    assert [(await inbox.get())[1] for _ in range(2)] == [[b"1"], [b"2"]]
+
+
+async def test_a_cancelled_reader_loses_nothing() -> None:
+    inbox = Inbox()
+    waiting = asyncio.ensure_future(inbox.get())
+    await asyncio.sleep(0)
+    inbox.put(b"alice", [b"hello"])
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert await inbox.get() == (b"alice", [b"hello"])
+
+
+async def test_alice_cannot_fill_bobs_inbox_for_carol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "MAX_PEER_BYTES", 100)
+    monkeypatch.setattr(queues, "MAX_PEER_MESSAGES", 5)
+    inbox = Inbox()
+    for _ in range(3):
+        inbox.put(b"alice", [bytes(30), bytes(10)])
+    for _ in range(6):
+        inbox.put(b"carol", [b""])
+    assert inbox.num_dropped == 2
+    assert [(await inbox.get())[0] for _ in range(7)] == [b"alice"] * 2 + [b"carol"] * 5
+    inbox.put(b"alice", [bytes(100)])  # what was taken counts no more
+    assert await inbox.get() == (b"alice", [bytes(100)])
+
+
+async def test_everybody_together_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "MAX_INBOX_BYTES", 100)
+    inbox = Inbox()
+    for index in range(20):
+        inbox.put(b"%d" % index, [bytes(10)])
+    assert inbox.num_dropped == 10

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from dsdnode.net import zap
+from dsdnode.net.zap import CONNECTIONS_BURST, CONNECTIONS_PER_S, LOCKDOWN_S, MAX_CONNECTIONS, Gate
+
+ALICE, MALLORY = b"a" * 32, b"m" * 32
+
+
+def test_a_ban_ends() -> None:
+    gate = Gate()
+    gate.ban(0.0, MALLORY, 10.0)
+    assert gate.admit(9.9, "10.0.0.1", MALLORY, 0) == "banned"
+    assert gate.admit(9.9, "10.0.0.1", ALICE, 0) == ""
+    assert gate.admit(10.1, "10.0.0.1", MALLORY, 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "same", "other"),
+    [("10.0.0.1", "10.0.0.1", "10.0.0.2"), ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1")],
+)
+def test_a_rate_for_each_address(address: str, same: str, other: str) -> None:
+    gate = Gate()
+    assert all(gate.admit(0.0, address, MALLORY, 0) == "" for _ in range(CONNECTIONS_BURST))
+    assert "too many" in gate.admit(0.0, same, MALLORY, 0)
+    assert gate.admit(0.0, other, ALICE, 0) == ""
+    assert gate.admit(1.1 / CONNECTIONS_PER_S, same, MALLORY, 0) == ""
+    assert "too many" in gate.admit(1.1 / CONNECTIONS_PER_S, same, MALLORY, 0)
+
+
+def test_when_memory_was_filled_only_the_known_come_in() -> None:
+    gate = Gate()
+    gate.know(ALICE)
+    gate.lock(5.0)
+    assert gate.admit(6.0, "10.0.0.1", ALICE, 0) == ""
+    assert gate.admit(6.0, "10.0.0.1", MALLORY, 0) == "full"
+    assert gate.admit(5.1 + LOCKDOWN_S, "10.0.0.1", MALLORY, 0) == ""
+
+
+def test_strangers_cannot_take_the_last_descriptors() -> None:
+    gate = Gate()
+    gate.know(ALICE)
+    assert gate.admit(0.0, "10.0.0.1", MALLORY, MAX_CONNECTIONS + 1) == "full"
+    assert gate.admit(0.0, "10.0.0.1", ALICE, MAX_CONNECTIONS + 1) == ""
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zap, "MAX_REMEMBERED", 3)
+    gate = Gate()
+    for index in range(10):
+        gate.know(b"%d" % index)
+        gate.ban(0.0, b"%d" % index, 1.0)
+        gate.admit(0.0, f"10.0.0.{index}", ALICE, 0)
+    assert len(gate._known) == len(gate._banned) == len(gate._credit) == 3
+    assert gate.admit(0.5, "10.0.1.1", b"9", 0) == "banned"

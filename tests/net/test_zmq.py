@@ -1,0 +1,336 @@
+"""Alice, bob and carol over real sockets on loopback. Strangers come in test_strangers.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from dsdnode.errors import BadInput, Overloaded, PeerUnavailable
+from dsdnode.identity import Identity, parse_address
+from dsdnode.net import links, sockets
+from dsdnode.net.port import Priority
+from dsdnode.net.rpc import Rpc
+from dsdnode.net.zmq import ZmqTransport, _advertised
+from dsdnode.wire.codec import MAX_FRAME_BYTES
+from dsdnode.wire.messages import Announce, Cancel, Contact, Message, Stored
+
+Start = Callable[..., Awaitable[Rpc]]
+ALICE, BOB, CAROL = (Identity(name * 32) for name in (b"a", b"b", b"c"))
+
+
+async def echo(peer: bytes, message: Announce, buffers: list[bytes]) -> tuple[Message, Sequence[bytes]]:
+    return Stored(), [*buffers, peer]
+
+
+async def lost(rpc: Rpc) -> asyncio.Future[tuple[bytes, str]]:
+    future = asyncio.get_running_loop().create_future()
+    rpc.transport.on_peer_lost(lambda peer, why: None if future.done() else future.set_result((peer, why)))
+    return future
+
+
+async def refused(rpc: Rpc, contact: Contact, peer: Identity = BOB) -> str:
+    """What alice is told when she cannot talk to bob; it must not take her whole patience."""
+    rpc.transport.introduce(contact)
+    async with asyncio.timeout(4):
+        with pytest.raises(PeerUnavailable) as error:
+            await rpc.ping(peer.peer_id, timeout_s=60)
+    return str(error.value)
+
+
+async def test_alice_asks_bob_and_bob_asks_back(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    for rpc in (alice, bob):
+        rpc.on_request(Announce, echo)
+    alice.transport.introduce(bob.transport.contact)
+    big = os.urandom(MAX_FRAME_BYTES)
+    for priority in (Priority.CONTROL, Priority.BULK):
+        request = alice.request(BOB.peer_id, Announce(bytes(32)), [big, b""], timeout_s=20, priority=priority)
+        assert await request == (Stored(), [big, b"", ALICE.peer_id])
+    assert bob.transport.contact_of(ALICE.peer_id) == alice.transport.contact
+    reply, buffers = await bob.request(ALICE.peer_id, Announce(bytes(32)), timeout_s=5)
+    assert (reply, buffers) == (Stored(), [BOB.peer_id])
+
+
+async def test_alice_who_cannot_be_dialled_is_called_over_her_own_connection(start: Start) -> None:
+    alice, bob = await start(b"a", listen=None), await start(b"b")
+    assert alice.transport.contact.addresses == ()
+    alice.on_request(Announce, echo)
+    alice.transport.introduce(bob.transport.contact)
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    for priority in Priority:
+        await bob.request(ALICE.peer_id, Announce(bytes(32)), [bytes(100)], timeout_s=5, priority=priority)
+
+
+async def test_both_dial_at_once(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    alice.transport.introduce(bob.transport.contact)
+    bob.transport.introduce(alice.transport.contact)
+    pings = [alice.ping(BOB.peer_id, timeout_s=5, priority=priority) for priority in Priority]
+    await asyncio.gather(*pings, *(bob.ping(ALICE.peer_id, timeout_s=5, priority=priority) for priority in Priority))
+
+
+async def test_what_waits_for_a_connection_leaves_by_priority(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    heard: list[bytes] = []
+    bob.on_notice(Cancel, lambda peer, message, buffers: heard.append(message.request[:2]))
+    alice.transport.introduce(bob.transport.contact)
+    for index in range(3):
+        for priority in (Priority.BULK, Priority.DRAFT, Priority.VERIFY):
+            alice.notify(BOB.peer_id, Cancel(b"%d%d" % (priority, index) + bytes(14)), priority=priority)
+    await alice.ping(BOB.peer_id, timeout_s=5, priority=Priority.BULK)
+    assert heard == [b"10", b"11", b"12", b"20", b"21", b"22", b"30", b"31", b"32"]
+
+
+async def test_a_flood_is_not_lost_and_stays_in_order(start: Start) -> None:
+    """More than libzmq's queues hold, both ways over alice's one connection; control overtakes it."""
+    alice, bob = await start(b"a"), await start(b"b")
+    for rpc in (alice, bob):
+        rpc.heard = []  # type: ignore[attr-defined]
+        rpc.on_notice(Cancel, lambda peer, message, buffers, rpc=rpc: rpc.heard.append(message.request[:2]))
+    alice.transport.introduce(bob.transport.contact)
+    await alice.ping(BOB.peer_id, timeout_s=5, priority=Priority.VERIFY)
+    expected = [index.to_bytes(2, "big") for index in range(900)]
+    for name in expected:
+        alice.notify(BOB.peer_id, Cancel(name + bytes(14)), [bytes(16384)], Priority.VERIFY)
+        bob.notify(ALICE.peer_id, Cancel(name + bytes(14)), [bytes(16384)], Priority.VERIFY)
+    await asyncio.gather(
+        alice.ping(BOB.peer_id, timeout_s=20, priority=Priority.VERIFY),
+        bob.ping(ALICE.peer_id, timeout_s=20, priority=Priority.VERIFY),
+    )
+    await bob.ping(ALICE.peer_id, timeout_s=20, priority=Priority.VERIFY)
+    assert alice.heard == bob.heard == expected  # type: ignore[attr-defined]
+
+
+async def test_a_full_queue_refuses_at_once(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        alice = await start(b"a")
+        alice.transport.introduce(Contact(BOB.public_key, (f"tcp://127.0.0.1:{silent.getsockname()[1]}",)))
+        with pytest.raises(Overloaded):
+            for _ in range(10_000):
+                alice.notify(BOB.peer_id, Cancel(bytes(16)))
+
+
+async def test_bob_restarts_at_the_same_address(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    contact = bob.transport.contact
+    alice.transport.introduce(contact)
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    gone = await lost(alice)
+    await bob.close()
+    async with asyncio.timeout(5):
+        assert (await gone)[0] == BOB.peer_id
+    bob = await start(b"b", listen=contact.addresses[0])
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    await bob.ping(ALICE.peer_id, timeout_s=5)
+
+
+async def test_alice_restarts_and_bob_calls_the_new_one(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    alice.transport.introduce(bob.transport.contact)
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    await bob.ping(ALICE.peer_id, timeout_s=5)
+    await alice.close()
+    alice = await start(b"a")
+    alice.transport.introduce(bob.transport.contact)
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    await bob.ping(ALICE.peer_id, timeout_s=5)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+async def test_a_killed_peer_is_missed_at_once(start: Start) -> None:
+    script = (
+        "import asyncio\n"
+        "from dsdnode.identity import Identity\n"
+        "from dsdnode.net.rpc import Rpc\n"
+        "from dsdnode.net.zmq import ZmqTransport\n"
+        "async def main():\n"
+        "    rpc = Rpc(await ZmqTransport.open(Identity(b'b' * 32), listen='tcp://127.0.0.1:0'))\n"
+        "    rpc.start()\n"
+        "    print(rpc.transport.contact.addresses[0], flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    alice = await start(b"a")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    try:
+        assert process.stdout is not None
+        address = (await process.stdout.readline()).decode().strip()
+        alice.transport.introduce(Contact(BOB.public_key, (address,)))
+        await alice.ping(BOB.peer_id, timeout_s=10)
+        gone = await lost(alice)
+        process.send_signal(signal.SIGSTOP)  # so that the next ping is surely still waiting
+        asked = asyncio.ensure_future(alice.ping(BOB.peer_id, timeout_s=60))
+        await asyncio.sleep(0)
+    finally:
+        process.kill()
+    async with asyncio.timeout(2):
+        assert (await gone)[0] == BOB.peer_id
+        with pytest.raises(PeerUnavailable, match="closed"):
+            await asked
+    await process.wait()
+
+
+async def test_nobody_at_the_address(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    contact = bob.transport.contact
+    await bob.close()
+    assert f"nobody listens at {contact.addresses[0]}" in await refused(alice, contact)
+    assert "nobody listens" in await refused(alice, contact)  # and is not dialled again at once
+
+
+async def test_the_second_address_serves_when_the_first_is_dead(start: Start) -> None:
+    alice, bob, carol = await start(b"a"), await start(b"b"), await start(b"c")
+    (dead,) = carol.transport.contact.addresses
+    await carol.close()
+    addresses = (dead, *bob.transport.contact.addresses)
+    alice.transport.introduce(Contact(BOB.public_key, addresses))
+    await alice.ping(BOB.peer_id, timeout_s=5)
+
+
+async def test_names_are_found(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    _, port = parse_address(bob.transport.contact.addresses[0])
+    alice.transport.introduce(Contact(BOB.public_key, (f"tcp://localhost:{port}",)))
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    words = await refused(alice, Contact(CAROL.public_key, (f"tcp://no-such-host.invalid:{port}",)), CAROL)
+    assert "no-such-host.invalid cannot be found" in words
+
+
+async def test_unknown_peers_and_bad_contacts(start: Start) -> None:
+    alice = await start(b"a")
+    with pytest.raises(PeerUnavailable, match="no address"):
+        await alice.ping(BOB.peer_id, timeout_s=5)
+    for contact in (
+        Contact(bytes(32), ("tcp://127.0.0.1:1",)),
+        Contact(BOB.public_key),
+        Contact(BOB.public_key, ("ipc:///tmp/x", "inproc://zeromq.zap.01", "tcp://*:1")),
+        alice.transport.contact,
+    ):
+        alice.transport.introduce(contact)
+    with pytest.raises(PeerUnavailable):
+        await alice.ping(BOB.peer_id, timeout_s=5)
+
+
+async def test_a_node_with_several_roles_talks_to_itself(start: Start) -> None:
+    alice = await start(b"a")
+    alice.on_request(Announce, echo)
+    reply, buffers = await alice.request(ALICE.peer_id, Announce(bytes(32)), [b"x"], timeout_s=5)
+    assert (reply, buffers) == (Stored(), [b"x", ALICE.peer_id])
+
+
+async def test_of_too_many_links_the_least_used_are_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "MAX_DEALERS", 2)
+    alice = await start(b"a")
+    names = [b"b", b"c", b"d", b"e"]
+    others = [await start(name) for name in names]
+    for _ in range(2):
+        for name, other in zip(names, others, strict=True):
+            alice.transport.introduce(other.transport.contact)
+            await alice.ping(Identity(name * 32).peer_id, timeout_s=5)
+            transport: Any = alice.transport
+            assert len(transport._links._dealers) <= 2
+
+
+async def test_a_banned_peer_is_out(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    alice.transport.introduce(bob.transport.contact)
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    bob.transport.ban(ALICE.peer_id, 60.0)
+    with pytest.raises(PeerUnavailable, match="banned"):
+        await bob.ping(ALICE.peer_id, timeout_s=5)
+    with pytest.raises(PeerUnavailable, match="no answer"):  # over the standing connection
+        await alice.ping(BOB.peer_id, timeout_s=0.1)
+    await alice.close()
+    alice = await start(b"a")
+    assert "refused the connection (banned" in await refused(alice, bob.transport.contact)
+
+
+async def test_listening_where_one_cannot(start: Start) -> None:
+    bob = await start(b"b")
+    (address,) = bob.transport.contact.addresses
+    before = num_descriptors()
+    for listen, words in (
+        (address, f"port {parse_address(address)[1]} is in use"),
+        ("tcp://192.0.2.7:0", "no such address"),
+        ("tcp://localhost:0", "IP address"),
+        ("127.0.0.1:7000", "tcp://HOST:PORT"),
+        ("ipc:///tmp/x", "tcp://HOST:PORT"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            await ZmqTransport.open(ALICE, listen=listen)
+    with pytest.raises(BadInput, match="advertise"):
+        await ZmqTransport.open(ALICE, listen="tcp://127.0.0.1:0", advertise=["10.0.0.1"])
+    assert num_descriptors() <= before
+
+
+def test_what_is_advertised() -> None:
+    assert _advertised("tcp://127.0.0.1:0", (), 7000) == ("tcp://127.0.0.1:7000",)
+    assert _advertised("tcp://[::1]:0", (), 7000) == ("tcp://[::1]:7000",)
+    assert _advertised("tcp://0.0.0.0:0", ["tcp://example.org:1"], 7000) == ("tcp://example.org:1",)
+    with pytest.raises(BadInput, match="at most 4"):
+        _advertised("tcp://0.0.0.0:0", [f"tcp://10.0.0.{index}:1" for index in range(5)], 7000)
+    host, port = parse_address(_advertised("tcp://0.0.0.0:7000", (), 7000)[0])
+    assert host != "0.0.0.0" and port == 7000
+
+
+async def test_ipv6(start: Start) -> None:
+    try:
+        bob = await start(b"b", listen="tcp://[::1]:0")
+    except BadInput:
+        pytest.skip("no IPv6 on this machine")
+    alice = await start(b"a")
+    alice.transport.introduce(bob.transport.contact)
+    await alice.ping(BOB.peer_id, timeout_s=5)
+
+
+def num_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+
+
+async def test_opening_and_closing_leaks_nothing() -> None:
+    counts = []
+    for _ in range(12):
+        alice = Rpc(await ZmqTransport.open(ALICE, listen="tcp://127.0.0.1:0"))
+        bob = Rpc(await ZmqTransport.open(BOB, listen="tcp://127.0.0.1:0"))
+        for rpc in (alice, bob):
+            rpc.start()
+        alice.transport.introduce(bob.transport.contact)
+        await alice.ping(BOB.peer_id, timeout_s=5)
+        async with asyncio.timeout(5):
+            await alice.close()
+            await bob.close()
+        with pytest.raises(PeerUnavailable):
+            alice.notify(BOB.peer_id, Cancel(bytes(16)))
+        counts.append((num_descriptors(), threading.active_count()))
+    assert counts[-1] == counts[len(counts) // 2]
+
+
+def test_routing_ids_are_not_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_routing_id(seed: bytes) -> bytes:
+        monkeypatch.setattr(os, "urandom", lambda size: seed)
+        sockets.seed_libzmq.cache_clear()
+        context = sockets.open_context()
+        router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+        router.bind("inproc://here")
+        dealer.connect("inproc://here")
+        dealer.send(b"")
+        routing_id = router.recv_multipart()[0]
+        context.destroy(0)
+        return routing_id
+
+    try:
+        assert first_routing_id(b"1234") == first_routing_id(b"1234") != first_routing_id(b"4321")
+    finally:
+        sockets.seed_libzmq.cache_clear()
