@@ -74,7 +74,7 @@ def models(as_json: bool, **flags: Any) -> None:
 
 
 def peers_table(found: list[dict[str, Any]]) -> str:
-    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "SEEN S AGO", "ADDRESSES")
+    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "ADDRESSES")
     rows = (
         (
             peer["peer_id"][:12],
@@ -82,7 +82,6 @@ def peers_table(found: list[dict[str, Any]]) -> str:
             render.span(peer.get("layers")),
             peer.get("model"),
             peer.get("rtt_ms"),
-            peer.get("last_seen_s"),
             " ".join(peer.get("addresses") or ()),
         )
         for peer in found

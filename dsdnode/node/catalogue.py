@@ -110,7 +110,7 @@ async def describe_peers(rpc: Rpc, discovery: Discovery) -> list[dict[str, Any]]
             "addresses": list(contacts[peer].addresses),
             "roles": [record.role for record in offers.get(peer, [])],
             "layers": next(([r.start, r.end] for r in offers.get(peer, []) if r.role == "shard"), None),
-            "models": [record.model_name for record in offers.get(peer, [])],
+            "model": ", ".join(dict.fromkeys(record.model_name for record in offers.get(peer, []))),
             "free_sessions": sum(record.free_sessions for record in offers.get(peer, [])),
             "rtt_ms": rtt,
         }

@@ -46,7 +46,6 @@ PEERS = [
         "layers": [0, 8],
         "model": "demo\x1b[31m",
         "rtt_ms": 1.5,
-        "last_seen_s": 0.2,
     }
 ]
 MODELS = [
