@@ -271,6 +271,8 @@ async def test_a_message_of_endless_frames_does_not_fill_the_memory(start: Start
                     break
                 except PeerUnavailable:
                     await asyncio.sleep(0.05)
+        carol = await start(b"c")  # whom he did not
+        assert "too many" in await refused(carol, bob.transport.contact)
     finally:
         flood.kill()
         await flood.wait()

@@ -79,6 +79,17 @@ async def test_both_dial_at_once(start: Start) -> None:
     await asyncio.gather(*pings, *(bob.ping(ALICE.peer_id, timeout_s=5, priority=priority) for priority in Priority))
 
 
+async def test_what_waits_for_one_connection_takes_another_that_comes_first(start: Start) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        alice.transport.introduce(Contact(BOB.public_key, (f"tcp://127.0.0.1:{silent.getsockname()[1]}",)))
+        asked = asyncio.ensure_future(alice.ping(BOB.peer_id, timeout_s=4))
+        await asyncio.sleep(0)
+        bob.transport.introduce(alice.transport.contact)
+        await bob.ping(ALICE.peer_id, timeout_s=5)
+        await asked
+
+
 async def test_what_waits_for_a_connection_leaves_by_priority(start: Start) -> None:
     alice, bob = await start(b"a"), await start(b"b")
     heard: list[bytes] = []
