@@ -14,9 +14,10 @@ import itertools
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from dsdnode.cli.logs import set_up
 from dsdnode.config import NodeConfig
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.ipc import EngineOptions
@@ -38,10 +39,7 @@ class Count:
 
     replies: int = 0
     tokens: int = 0
-    ties: list[tuple[int, float]] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        self.ties = []
+    ties: list[tuple[int, float]] = field(default_factory=list)
 
 
 def split(num_layers: int, num_shards: int) -> list[tuple[int, int]]:
@@ -103,48 +101,59 @@ async def rendered(questions: Sequence[str]) -> tuple[list[tuple[int, ...]], fro
         await engine.close()
 
 
+class Comparison:
+    """Replies of a swarm against the whole model, which decodes each prompt once."""
+
+    def __init__(
+        self, whole: WholeModel, prompts: Sequence[tuple[int, ...]], ends: frozenset[int], max_tokens: int
+    ) -> None:
+        self._whole = whole
+        self._prompts = prompts
+        self._ends = ends
+        self._max_tokens = max_tokens
+        self._alone: dict[tuple[int, float], Alone] = {}
+
+    def expected(self, number: int, temperature: float) -> Alone:
+        if (number, temperature) not in self._alone:
+            sampling = Sampling(temperature=temperature, seed=number)
+            alone = self._whole.decode(self._prompts[number], sampling, self._max_tokens, self._ends)
+            self._alone[number, temperature] = alone
+        return self._alone[number, temperature]
+
+    async def cell(self, client: Client, window: int, temperature: float) -> Count:
+        count = Count()
+        for number, prompt in enumerate(self._prompts):
+            request = GenerateRequest(
+                prompt_tokens=prompt,
+                max_tokens=self._max_tokens,
+                temperature=temperature,
+                seed=number,
+                draft_max=window,
+            )
+            tokens, _, _ = await reply(client, request)
+            tie = compare(self.expected(number, temperature), tokens)
+            count.replies += 1
+            count.tokens += len(tokens)
+            count.ties += [tie] if tie is not None else []
+        return count
+
+
 async def measure(strict: bool, num_prompts: int, max_tokens: int, shards: Sequence[int]) -> bool:
-    whole = WholeModel(demo_target(), strict=strict)
     prompts, ends = await rendered([problem.question for problem in problems(seed=4711, count=num_prompts)])
+    comparison = Comparison(WholeModel(demo_target(), strict=strict), prompts, ends, max_tokens)
     good = True
-    alone: dict[tuple[int, float], Alone] = {}
-    print(
-        "| shards | window | temperature | replies | tokens | not equal (position: margin) |\n|---|---|---|---|---|---|"
-    )
+    print("| shards | window | temperature | replies | tokens | not equal (position: margin) |")
+    print("|---|---|---|---|---|---|")
     for num_shards in shards:
         with tempfile.TemporaryDirectory() as folder:
             async with swarm(Path(folder), num_shards, strict=strict) as client:
-                for window in WINDOWS:
-                    for temperature in TEMPERATURES:
-                        count = Count()
-                        for i, prompt in enumerate(prompts):
-                            request = GenerateRequest(
-                                prompt_tokens=prompt,
-                                max_tokens=max_tokens,
-                                temperature=temperature,
-                                seed=i,
-                                draft_max=window,
-                            )
-                            tokens, _, _ = await reply(client, request)
-                            if (i, temperature) not in alone:
-                                sampling = Sampling(temperature=temperature, seed=i)
-                                alone[i, temperature] = whole.decode(prompt, sampling, max_tokens, ends)
-                            tie = compare(alone[i, temperature], tokens)
-                            count.replies += 1
-                            count.tokens += len(tokens)
-                            if tie is not None:
-                                count.ties.append(tie)
-                                good = False
-                        ties = ", ".join(f"{position}: {margin:.4f}" for position, margin in count.ties) or "0"
-                        row = (
-                            num_shards,
-                            window,
-                            temperature,
-                            count.replies,
-                            count.tokens,
-                            f"{len(count.ties)} ({ties})",
-                        )
-                        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+                for window, temperature in itertools.product(WINDOWS, TEMPERATURES):
+                    count = await comparison.cell(client, window, temperature)
+                    good = good and not count.ties
+                    ties = ", ".join(f"{position}: {margin:.4f}" for position, margin in count.ties)
+                    unequal = f"{len(count.ties)} ({ties})" if ties else "0"
+                    row = (num_shards, window, temperature, count.replies, count.tokens, unequal)
+                    print("| " + " | ".join(map(str, row)) + " |", flush=True)
     return good
 
 
@@ -155,6 +164,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--shards", type=int, nargs="+", default=[1, 2, 3, 4])
     args = parser.parse_args()
+    set_up("warning", "auto")
     good = asyncio.run(measure(args.strict, args.prompts, args.max_tokens, args.shards))
     sys.exit(0 if good or not args.strict else 1)
 

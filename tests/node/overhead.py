@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
 
+from dsdnode.cli.logs import set_up
 from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf_header import FLOAT32, STRING, UINT32, Value, read_header
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=500)
     parser.add_argument("--warm-up", type=int, default=20)
     args = parser.parse_args()
+    set_up("warning", "auto")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_wide_model(folder / "wide.gguf")

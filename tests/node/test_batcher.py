@@ -1,0 +1,129 @@
+"""One engine for alice and bob: their chunks share decodes, each one's own order is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+
+from dsdnode.engine.fake import FakeEngine, FakeModel
+from dsdnode.engine.port import Chunk, Output
+from dsdnode.errors import DsdError, EngineLost, Overloaded
+from dsdnode.node.batcher import Batcher
+from dsdnode.speculation.sampling import Sampling
+
+ALICE, BOB = 0, 1
+
+
+class Watched(FakeEngine):
+    """Remembers how large its decodes were."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(FakeModel(), **options)  # type: ignore[arg-type]
+        self.decodes: list[list[int]] = []
+
+    async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        self.decodes.append([chunk.sequence for chunk in chunks])
+        return await super().forward(chunks)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Watched]:
+    yield Watched()
+
+
+@pytest.fixture
+async def batcher(engine: Watched) -> AsyncIterator[Batcher]:
+    made = Batcher(engine, max_batch_positions=8)
+    yield made
+    await made.close()
+
+
+def chunk(sequence: int, position: int, count: int = 2) -> Chunk:
+    return Chunk(sequence, position, np.arange(1, count + 1, dtype=np.int32), 1, Sampling())
+
+
+class Results:
+    """Collects what `done` is called with."""
+
+    def __init__(self) -> None:
+        self.got: list[Output | DsdError | None] = []
+        self.expected = 0
+        self.all_in = asyncio.Event()
+
+    def __call__(self, result: Output | DsdError | None) -> None:
+        self.got.append(result)
+        if len(self.got) == self.expected:
+            self.all_in.set()
+
+    async def wait(self, count: int) -> list[Output | DsdError | None]:
+        self.expected = count
+        if len(self.got) < count:
+            async with asyncio.timeout(5):
+                await self.all_in.wait()
+        return self.got
+
+
+async def test_two_replies_share_a_decode(engine: Watched, batcher: Batcher) -> None:
+    results = Results()
+    batcher.run(chunk(ALICE, 0), results)
+    batcher.run(chunk(BOB, 0), results)
+    batcher.run(chunk(ALICE, 2), results)
+    batcher.start()
+    assert all(isinstance(result, Output) for result in await results.wait(3))
+    assert engine.decodes == [[ALICE, BOB], [ALICE]]
+
+
+async def test_a_large_chunk_waits_for_the_next_decode(engine: Watched, batcher: Batcher) -> None:
+    results = Results()
+    batcher.run(chunk(ALICE, 0, 6), results)
+    batcher.run(chunk(BOB, 0, 6), results)
+    batcher.start()
+    await results.wait(2)
+    assert engine.decodes == [[ALICE], [BOB]]
+
+
+async def test_a_truncation_stays_between_the_chunks_around_it(engine: Watched, batcher: Batcher) -> None:
+    results = Results()
+    batcher.run(chunk(ALICE, 0, 4), results)
+    batcher.truncate(ALICE, 1)
+    batcher.run(chunk(ALICE, 1, 4), results)
+    batcher.start()
+    assert all(isinstance(result, Output) for result in await results.wait(2))
+    assert engine.length(ALICE) == 5
+
+
+async def test_what_died_while_it_waited_is_not_run(engine: Watched, batcher: Batcher) -> None:
+    results = Results()
+    batcher.run(chunk(ALICE, 0), results, alive=lambda: False)
+    batcher.run(chunk(BOB, 0), results)
+    batcher.start()
+    got = await results.wait(2)
+    assert got[0] is None and isinstance(got[1], Output)
+    assert engine.decodes == [[BOB]]
+
+
+async def test_one_that_does_not_fit_does_not_take_the_others_down() -> None:
+    engine = Watched(context_tokens=6)
+    batcher = Batcher(engine)
+    results = Results()
+    batcher.run(chunk(ALICE, 0, 8), results)
+    batcher.run(chunk(BOB, 0, 2), results)
+    batcher.start()
+    got = await results.wait(2)
+    assert isinstance(got[0], Overloaded) and isinstance(got[1], Output)
+    await batcher.close()
+
+
+async def test_everything_that_waits_is_told_when_the_engine_dies(engine: Watched, batcher: Batcher) -> None:
+    results = Results()
+    batcher.start()
+    batcher.run(chunk(ALICE, 0), results)
+    batcher.run(chunk(BOB, 0), results)
+    engine.die()
+    got = await results.wait(2)
+    assert all(isinstance(result, EngineLost) for result in got)
+    batcher.run(chunk(BOB, 0), results)
+    assert isinstance((await results.wait(3))[2], Output)
