@@ -1,9 +1,10 @@
 """What one stage has cached of one session: its branches (epochs), their digests, the engine sequences they live in.
 
 Rules. A branch is never rewritten: it grows at its end or is freed. Digests, not numbers, say what a cache holds, so
-any branch whose digest at `base` fits may be the source of a new one. The new branch takes the source's sequence over
-in place only when nobody can want more of the source than it keeps: the source is below the owner's floor, or was
-closed at exactly `base`; else it is a sequence copy.
+any branch whose digest at `base` fits may be the source of a new one; but at the judge it must be decided up to `base`,
+or a rejected guess would come back in a child's name (parent 0: the owner itself vouches for everything before `base`).
+The new branch takes the source's sequence over in place only when nobody can want more of the source than it keeps: the
+source is below the owner's floor, or was closed at exactly `base`; else it is a sequence copy.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Fate(Enum):
 class BranchCache:
     def __init__(self, sequences: Sequence[int], max_closings: int) -> None:
         self.floor = 0
+        self.judging = False
+        """Is this the last stage, where `decided` means something?"""
         self._branches: dict[int, Branch] = {}
         self._closings: dict[int, Closing] = {}
         self._sequences = tuple(sequences)
@@ -73,9 +76,16 @@ class BranchCache:
             return None
         for epoch in sorted(self._branches, key=lambda number: (number == block.parent, number), reverse=True):
             branch = self._branches[epoch]
-            if branch.length >= block.base and digest_.same(branch.digests[block.base], digest):
+            if (
+                self._is_decided(branch, block)
+                and branch.length >= block.base
+                and digest_.same(branch.digests[block.base], digest)
+            ):
                 return branch
         return None
+
+    def _is_decided(self, source: Branch, block: Block) -> bool:
+        return block.parent == 0 or not self.judging or source.decided >= block.base
 
     def matching(self, line: Sequence[bytes]) -> int:
         """How many leading tokens of the line (its digests after 0, 1, 2 ... tokens) are in some branch."""
@@ -218,4 +228,4 @@ def _common(mine: Sequence[bytes], line: Sequence[bytes]) -> int:
 def _child(block: Block, source: Branch, sequence: int) -> Branch:
     draws = {position: token for position, token in source.draws.items() if position <= block.base}
     digests = source.digests[: block.base + 1]
-    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, min(source.decided, block.base))
+    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, block.base)

@@ -7,7 +7,7 @@ tokens, in chunks; the last token goes with a draft behind it (a round) and wait
 accepted draft and the judge's own token after it. A new epoch begins
 
     after a rejection      at the first wrong token; its parent is the epoch that was rejected
-    after a NACK           at the length that the stage has
+    after a NACK           at the length that the stage has (if a block in flight begins there it is sent again instead)
     after the 2nd timeout  at the first block unanswered (after the 1st these are sent again, the 3rd asks for a route)
     on a new route         at the shortest length that all its stages still have, whichever epoch they have it from
 
@@ -76,6 +76,7 @@ class SessionMachine:
         self._num_setbacks = 0
         """Timeouts less verdicts, over all routes: each doubles the patience, or a slow pipeline is never heard."""
         self._num_nacks = 0
+        self._last_nack: Nack | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -86,9 +87,9 @@ class SessionMachine:
         """When `tick` must be called at the latest; ask again after every event."""
         if not self._flights:
             return None
-        num_positions = self._flights[-1].end - self._flights[0].start
-        patience_s = self._config.pass_timeout_s + self._config.position_timeout_s * num_positions
-        return self._waiting_since_s + patience_s * 2.0 ** min(self._num_setbacks, MAX_DOUBLINGS)
+        work_s = self._config.position_timeout_s * (self._flights[-1].end - self._flights[0].start)
+        patience_s = (self._config.pass_timeout_s + work_s) * 2.0 ** min(self._num_setbacks, MAX_DOUBLINGS)
+        return self._waiting_since_s + patience_s
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class SessionMachine:
             return []
         self._flights = [item for item in self._flights if item not in answered]
         self._waiting_since_s, self._num_timeouts, self._num_nacks = now, 0, 0
-        self._num_setbacks = max(0, self._num_setbacks - 1)
+        self._num_setbacks, self._last_nack = max(0, self._num_setbacks - 1), None
         if decided < length:
             return self._go_on(now)
         actions = self._commit(now, verdict, answered[-1], decided - length)
@@ -155,9 +156,15 @@ class SessionMachine:
             return []
         if nack.length >= self._flights[-1].end and self._num_timeouts == 0:
             return []  # a network's duplicate, whose output the stage no longer keeps: nothing is missing
+        if nack == self._last_nack:
+            return []  # each block that waited in vain says so: once is enough, the timeout is behind it
+        self._last_nack = nack
         self._num_nacks += 1
         if self._num_nacks > MAX_NACKS:
             return self._ask_route("nack", (nack.index,))
+        missing = [flight for flight in self._flights if flight.start >= nack.length]
+        if missing and missing[0].start == nack.length:
+            return [flight.action for flight in missing]
         return self._recover(now, min(nack.length, self._flights[0].start))
 
     def on_session_lost(self, now: float, index: int) -> list[SessionAction]:
@@ -230,18 +237,9 @@ class SessionMachine:
 
     def _send(self, now: float, num_given: int, draft: Tokens, plan: Plan) -> SendBlock:
         start, end = self._sent, self._sent + num_given
-        block = Block(
-            session=self._config.session,
-            route=self.route,
-            epoch=self._epoch,
-            parent=self._parent,
-            base=self._base,
-            position=start,
-            num_given=num_given,
-            num_draft=len(draft),
-            floor=self._epoch,
-            deadline_ms=self._config.pass_timeout_s * 1000,
-        )
+        place = (self._config.session, self.route, self._epoch, self._parent, self._base, start)
+        deadline_ms = self._config.pass_timeout_s * 1000
+        block = Block(*place, num_given, len(draft), floor=self._epoch, deadline_ms=deadline_ms)
         digests = self._line.block_digests(start, end, draft)
         action = SendBlock(block, digests, (*self._line.tokens[start:end], *draft))
         if not self._flights:

@@ -96,6 +96,7 @@ class StageMachine:
             self._inbox.items.clear()
             self._kept.clear()
         self._route, self._index, self._num_stages = route, index, num_stages
+        self._cache.judging = self._is_last
         self._lease_s, self._lease_end_s = lease_s, now + lease_s
         self._lost = False
         return self._cache.matching(digest_.split(digests))

@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import msgspec
 
-from dsdnode.speculation import cache, digest, judge, line, session
-from dsdnode.speculation.actions import ReleaseSequence, TruncateSequence
+from dsdnode.speculation import digest, judge, line, session
+from dsdnode.speculation.actions import Draft, ReleaseSequence, TruncateSequence
 from dsdnode.speculation.cache import BranchCache, Fate
 from dsdnode.speculation.judge import Judge
 from dsdnode.speculation.session import SessionMachine
@@ -78,15 +78,6 @@ def _close_all_children(original: Any) -> Any:
     return closing_of
 
 
-def _keep_all_draws(original: Any) -> Any:
-    def child(block: Any, source: Any, sequence: int) -> Any:
-        branch = original(block, source, sequence)
-        branch.draws = dict(source.draws)
-        return branch
-
-    return child
-
-
 def _free_on_arrival(original: Any) -> Any:
     """The floor counts at once, not when the block that carries it is appended."""
 
@@ -127,14 +118,18 @@ def _any_route(original: Any) -> Any:
     return lambda self, route, epoch: not self.finished and not self._routing and epoch == self._epoch
 
 
+def _running(self: SessionMachine, route: int, epoch: int) -> bool:
+    return not self.finished and not self._routing
+
+
 def _same_epoch_again(original: Any) -> Any:
     """Recovery rewrites the epoch in place of beginning another."""
 
     def begin(self: SessionMachine, parent: int, base: int) -> None:
-        number = self._epoch
+        old = self._epoch, self._parent, self._base
         original(self, parent, base)
-        if number and parent == number:
-            self._epoch = number
+        if old[0] and parent == old[0] and self._sent >= old[2]:
+            self._epoch, self._parent, self._base = old
 
     return begin
 
@@ -156,10 +151,10 @@ def _timeouts(step: Callable[[int], int | None]) -> Callable[[Any], Any]:
     return change
 
 
-def _trust_guesses(original: Any) -> Any:
-    def ask(self: line.Drafting, *arguments: Any) -> Any:
-        self._num_right = len(self._guesses)
-        return original(self, *arguments)
+def _believe_all_cached(original: Any) -> Any:
+    def ask(self: line.Drafting, line: Any, count: int) -> Any:
+        asked = original(self, line, count)
+        return Draft(len(line) - 1, asked.tokens[-1:], count)
 
     return ask
 
@@ -210,6 +205,7 @@ MUTATIONS = {
     ),
     "descendants": Mutation("children beyond a closing live", ((BranchCache, "closing_of", _own_closing_only),)),
     "siblings": Mutation("children before a closing die", ((BranchCache, "closing_of", _close_all_children),)),
+    "undecided": Mutation("a source need not be decided", ((BranchCache, "_is_decided", _always(True)),)),
     "floor": Mutation(
         "blocks under the floor are not dropped",
         (_fate(lambda self, block, fate: Fate.APPEND if fate is Fate.DROP else fate),),
@@ -223,13 +219,15 @@ MUTATIONS = {
         "judge without an own draw",
         ((Judge, "can_judge", _always(True)), (Judge, "judge", _constant(_accept_without_draw))),
     ),
-    "draws": Mutation("a branch inherits draws beyond its base", ((cache, "_child", _keep_all_draws),)),
     "stage-route": Mutation("a stage hears other routes", ((StageMachine, "on_block", _hear_other_routes),)),
     "run-failed": Mutation("a refused run counts as done", ((StageMachine, "on_run_failed", _failed_run_stays),)),
     "engine-lost": Mutation("the cache is believed after a death", ((BranchCache, "forget", _always(None)),)),
     "kept": Mutation("duplicates are not answered", ((StageMachine, "_again", _always([])),)),
     "lease": Mutation("no lease", ((StageMachine, "on_open", _no_lease),)),
     "owner-epoch": Mutation("verdicts of any epoch commit", ((SessionMachine, "_is_current", _any_epoch),)),
+    "owner-epoch+route": Mutation(
+        "verdicts of any epoch and route", ((SessionMachine, "_is_current", lambda original: _running),)
+    ),
     "owner-route": Mutation("verdicts of any route commit", ((SessionMachine, "_is_current", _any_route),)),
     "new-epoch": Mutation("an epoch is rewritten", ((SessionMachine, "_begin_epoch", _same_epoch_again),)),
     "nack": Mutation("the owner ignores NACKs", ((SessionMachine, "on_nack", _always([])),)),
@@ -239,5 +237,5 @@ MUTATIONS = {
     "route": Mutation("no new route", ((SessionMachine, "tick", _timeouts(lambda count: min(count, 1))),)),
     "bump+route": Mutation("only resend", ((SessionMachine, "tick", _timeouts(lambda count: 0)),)),
     "patience": Mutation("the patience never grows", ((session, "MAX_DOUBLINGS", _constant(0)),)),
-    "draft-cache": Mutation("the draft cache is believed right", ((line.Drafting, "ask", _trust_guesses),)),
+    "draft-cache": Mutation("the draft cache is believed right", ((line.Drafting, "ask", _believe_all_cached),)),
 }

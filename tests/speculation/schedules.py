@@ -51,6 +51,8 @@ def _plain(first: int, num_seeds: int) -> int:
             world, violations = violations_of(seed, stream=stream)
             totals["tokens"] += len(world.emitted)
             totals["routes"] += world.num_routes
+            totals["nacks"] += world.num_nacks
+            totals["resumed"] += world.num_resumed
             totals[f"ended {world.owner.finished}"] += 1
             if violations:
                 red[seed] = violations

@@ -55,6 +55,7 @@ class StreamOwner:
         self._alarm_s: float | None = None
         self._num_timeouts = 0
         self._setbacks = 0
+        self._last_nack: Nack | None = None
         self._block = rng.randint(1, 3)
         self._hedge_rate = rng.choice([0.0, 0.2, 0.5])
 
@@ -86,7 +87,7 @@ class StreamOwner:
         sent = self._epochs.get(verdict.epoch)
         if self.finished or self._routing or sent is None or verdict.route != self.route:
             return []
-        self._num_timeouts, self._setbacks = 0, max(0, self._setbacks - 1)
+        self._num_timeouts, self._setbacks, self._last_nack = 0, max(0, self._setbacks - 1), None
         self._alarm_s = now + self._patience_s
         ends = [(item, item.block.position + item.block.num_given + item.block.num_draft) for item in sent.blocks]
         sent.blocks = [item for item, end in ends if end > verdict.decided]
@@ -106,7 +107,13 @@ class StreamOwner:
     def on_nack(self, now: float, nack: Nack) -> list[SessionAction]:
         if self.finished or self._routing or nack.route != self.route or nack.epoch not in self._epochs:
             return []
+        if nack == self._last_nack:
+            return []
+        self._last_nack = nack
         blocks = self._epochs[nack.epoch].blocks
+        missing = [item for item in blocks if item.block.position >= nack.length]
+        if missing and missing[0].block.position == nack.length:
+            return list(missing)
         if nack.epoch != self._main and nack.length > 0:
             del self._epochs[nack.epoch]
             return self._stream(now)

@@ -90,6 +90,9 @@ class World:
         self.emitted: list[int] = []
         self.violations: list[str] = []
         self.num_routes = 0
+        self.num_nacks = 0
+        self.num_resumed = 0
+        """Positions that a new route had in its caches already."""
         self._route: tuple[Peer, ...] = ()
         self._opened: dict[int, int] = {}
         self._touched: dict[Peer, None] = {}
@@ -99,7 +102,7 @@ class World:
         self.owner = self._make_owner(stream)
 
     def _make_owner(self, stream: bool) -> Owner:
-        chunk, timeout_s = self.rng.choice([3, 8, 16]), self.rng.choice([0.3, 1.0, 3.0])
+        chunk, timeout_s = self.rng.choice([3, 8, 16]), self.rng.choice([0.1, 0.3, 1.0, 3.0])
         if stream:
             return StreamOwner(
                 self.session,
@@ -160,6 +163,7 @@ class World:
 
     def on_nack(self, nack: Any, peer: Peer) -> None:
         if peer in self._route:
+            self.num_nacks += 1
             self._carry_out(self.owner.on_nack(self.queue.now, nack))
 
     def on_lost_session(self, lost: SessionLost, peer: Peer) -> None:
@@ -172,6 +176,7 @@ class World:
         self._opened[index] = length
         if len(self._opened) == len(self._route):
             lengths = [self._opened[index] for index in range(len(self._route))]
+            self.num_resumed += min(lengths)
             self._carry_out(self.owner.on_route(self.queue.now, route, lengths))
 
     def _carry_out(self, actions: list[SessionAction]) -> None:
