@@ -80,7 +80,8 @@ def _daemons(folder: Path, num_shards: int) -> Iterator[str]:
         for daemon in running[1:]:
             daemon.ready()
         took_s = time.monotonic() - began_s
-        _tell(f"a bootstrap, {num_shards} shards (layers {', '.join(ranges)}) and a drafter, up in {took_s:.1f} s")
+        shards = f"{num_shards} shard{'s' * (num_shards > 1)} (layers {', '.join(ranges)})"
+        _tell(f"a bootstrap, {shards} and a drafter, up in {took_s:.1f} s")
         yield join
     finally:
         _take_down(running)

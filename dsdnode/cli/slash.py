@@ -27,7 +27,8 @@ class Then(Enum):
 
 
 HELP = (
-    ("/set KEY VALUE", f"{', '.join(KNOBS)}, colors on|off; no value: back to the default"),
+    ("/set KEY VALUE", "how to reply; no value: back to the default"),
+    ("", ", ".join((*KNOBS, "colors on|off"))),
     ("/show", "the settings and how long the conversation is"),
     ("/peers", "who is in the swarm"),
     ("/stats", "figures of the last reply, and the peers that gave it"),
