@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nacl.bindings
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.errors import BadInput
@@ -130,6 +130,7 @@ def test_malformed_join_strings_are_refused_in_words(text: str) -> None:
         parse_join(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_no_text_breaks_the_parsers(text: str) -> None:
     for parse, error in ((parse_join, BadInput), (parse_address, ValueError)):

@@ -25,7 +25,7 @@ class Peer:
     said: Contact | None = None
     """From its HELLO: the key is verified, the addresses are what it claims."""
     answered: str = ""
-    """The address that answered last; tried first."""
+    """The address that answered last; tried first, whatever others say now."""
     dealers: dict[bool, Dealer] = field(default_factory=dict)
     inbounds: dict[bool, Inbound] = field(default_factory=dict)
     used: dict[bool, Link] = field(default_factory=dict)
@@ -39,8 +39,8 @@ class Peer:
     def addresses(self) -> list[str]:
         """Where it may be dialled, best first."""
         contacts = [contact for contact in (self.said, self.introduced) if contact is not None]
-        known = dict.fromkeys(address for contact in contacts for address in contact.addresses if _usable(address))
-        return sorted(known, key=lambda address: address != self.answered)[:MAX_ADDRESSES]
+        claimed = [address for contact in contacts for address in contact.addresses if _usable(address)]
+        return list(dict.fromkeys([self.answered, *claimed] if self.answered else claimed))[:MAX_ADDRESSES]
 
     def ready_link(self, bulk: bool) -> Link | None:
         """An open link of a lane, ours before theirs."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.errors import Overloaded
@@ -21,6 +21,7 @@ def drain(queue: SendQueue) -> list[tuple[Priority, bytes]]:
     return sent
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(Priority)))
 def test_control_before_verify_before_draft_before_bulk_else_in_order(priorities: list[Priority]) -> None:
     queue = SendQueue()

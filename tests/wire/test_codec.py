@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.wire import codec
+from dsdnode.wire import codec, messages
 from dsdnode.wire.codec import Envelope
-from dsdnode.wire.messages import Announce, Close, Contact, FindNode, Hello, Ping, Pong, Refused
+from dsdnode.wire.messages import Announce, Close, Contact, FindNode, Hello, Message, Ping, Pong, Refused
 
 HELLO = Hello(1, Contact(b"k" * 32, ("tcp://10.0.0.1:7000",)), ("f16", "f32"), b"n" * 16, b"", True)
 GOLDEN: list[tuple[str, Envelope]] = [
@@ -89,13 +89,14 @@ def test_what_no_peer_would_send_is_misbehaviour(frames: list[bytes]) -> None:
         codec.decode(frames)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=11))
 def test_random_frames_only_ever_misbehave(frames: list[bytes]) -> None:
     with contextlib.suppress(PeerMisbehaved):
         codec.decode(frames)
 
 
-@settings(max_examples=500)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_mutated_frames_only_ever_misbehave(data: st.DataObject) -> None:
     header = bytearray(encode(data.draw(st.sampled_from(GOLDEN))[1])[0])
@@ -110,6 +111,7 @@ def test_mutated_frames_only_ever_misbehave(data: st.DataObject) -> None:
     assert codec.decode(encode(envelope)) == envelope  # what is let through is something that we could have sent
 
 
+@settings(deadline=None)
 @given(
     st.recursive(st.none() | st.booleans() | st.integers(-1, 1 << 64) | st.floats() | st.text() | st.binary(), st.lists)
 )
@@ -145,3 +147,8 @@ def test_bodies() -> None:
 
 def test_pong_is_not_ping() -> None:
     assert codec.decode(codec.encode(Pong())).message == Pong() != Ping()
+
+
+def test_no_two_kinds_share_a_tag() -> None:
+    kinds = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)]
+    assert len(codec._KINDS) == len(kinds) - 1 >= 20

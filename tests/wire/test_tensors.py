@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -24,11 +24,13 @@ def test_golden_bytes() -> None:
     assert pack_tokens([1, 258]).hex() == "0100000002010000"
 
 
+@settings(deadline=None)
 @given(FINITE)
 def test_f32_is_exact(states: np.ndarray) -> None:
     assert np.array_equal(unpack_states(pack_states(states, "f32"), *states.shape, "f32"), states)
 
 
+@settings(deadline=None)
 @given(FINITE)
 def test_f16_keeps_eleven_bits_whatever_the_range(states: np.ndarray) -> None:
     back = unpack_states(pack_states(states, "f16"), *states.shape, "f16")
