@@ -6,6 +6,7 @@ An id is the SHA-256 of a peer's public key, so nobody chooses a place near a ke
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 import random
@@ -62,6 +63,7 @@ def random_id_in_bucket(own: bytes, index: int, rng: random.Random) -> bytes:
     return (as_int(own) ^ (1 << index) ^ rng.getrandbits(index)).to_bytes(ID_BYTES, "big")
 
 
+@functools.lru_cache(maxsize=4096)
 def ip_groups(addresses: tuple[str, ...]) -> tuple[str, ...]:
     """The networks that a peer's addresses lie in, each once, in order; caps count a peer in every one of them.
 
@@ -76,8 +78,13 @@ def ip_groups(addresses: tuple[str, ...]) -> tuple[str, ...]:
 
 def is_dialable(contact: Contact) -> bool:
     """Does it say where it can be dialled, in addresses that are ones?"""
+    return _are_addresses(contact.addresses)
+
+
+@functools.lru_cache(maxsize=4096)
+def _are_addresses(addresses: tuple[str, ...]) -> bool:
     try:
-        return all(parse_address(address) for address in contact.addresses) and bool(contact.addresses)
+        return all(parse_address(address) for address in addresses) and bool(addresses)
     except ValueError:
         return False
 

@@ -35,6 +35,7 @@ from dsdnode.wire.records import ProviderRecord
 PARALLELISM = 3
 MAX_PARALLELISM = 10
 PATIENCE_S = 0.7
+QUORUM = 5
 MAX_ASKED = 100
 MAX_CANDIDATES = 400
 MAX_RECORDS = 2048
@@ -71,6 +72,7 @@ class Lookup:
         self._deadline = deadline
         self._parallelism = PARALLELISM
         self._num_asked = 0
+        self._num_with_records = 0
         self._candidates: list[_Candidate] = []
         self._by_id: dict[bytes, _Candidate] = {}
         self._asked: dict[bytes, _Candidate] = {}
@@ -99,6 +101,8 @@ class Lookup:
             return
         candidate.state = _State.REPLIED
         self._hear(contacts)
+        records = tuple(records)
+        self._num_with_records += bool(records)
         for record in records:
             known = self._records.get(record.place)
             if len(self._records) < MAX_RECORDS if known is None else known.sequence < record.sequence:
@@ -112,18 +116,19 @@ class Lookup:
             self._parallelism = MAX_PARALLELISM
 
     def done(self, now: float) -> bool:
-        if not self.settled(now):
+        if not self._only_slow_left(now):
             return False
         return now >= self._deadline or not self._slow or sum(1 for _ in self._closest_set()) == K
 
     def settled(self, now: float) -> bool:
-        """Nobody is left to ask, and we wait for slow ones at most: good enough for who already has an answer."""
-        self._notice_slow(now)
-        if now >= self._deadline:
-            return True
-        if self._num_asked >= MAX_ASKED:
-            return not self._asked
-        return all(candidate.state is _State.REPLIED for candidate in self._closest_set())
+        """Good enough for somebody in a hurry: records were found, and only slow peers are left to wait for.
+
+        Where some are slow or gone, records from `QUORUM` peers are enough: each holder should have them all.
+        """
+        if not self._records:
+            return False
+        in_trouble = self._parallelism > PARALLELISM
+        return self._only_slow_left(now) or (in_trouble and self._num_with_records >= QUORUM)
 
     def wakes_at(self) -> float:
         """When `next` and `done` may change their mind although nothing happened."""
@@ -139,6 +144,14 @@ class Lookup:
     def records(self) -> list[ProviderRecord]:
         """The newest record of each place, withdrawn ones included, in a fixed order."""
         return [self._records[place] for place in sorted(self._records)]
+
+    def _only_slow_left(self, now: float) -> bool:
+        self._notice_slow(now)
+        if now >= self._deadline:
+            return True
+        if self._num_asked >= MAX_ASKED:
+            return not self._asked
+        return all(candidate.state is _State.REPLIED for candidate in self._closest_set())
 
     def _settle(self, peer: bytes) -> _Candidate | None:
         """The candidate that we wait for no longer."""

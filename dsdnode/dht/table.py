@@ -18,7 +18,6 @@ live: then it is we who are cut off. A bucket holds K nodes and 10 spares, so th
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -85,6 +84,7 @@ class Table:
         self._own_id = own_id
         self._buckets: dict[int, _Bucket] = {}
         self._groups: Counter[str] = Counter()
+        self._due_at = float("inf")
 
     def __len__(self) -> int:
         """Nodes that are live."""
@@ -107,8 +107,8 @@ class Table:
     def closest(self, target: bytes, num: int = K, exclude: Collection[bytes] = ()) -> list[Contact]:
         """The live nodes closest to `target`, closest first."""
         number = as_int(target)
-        live = (node for node in self._nodes() if node.live and node.id not in exclude)
-        return [node.contact for node in heapq.nsmallest(num, live, key=lambda node: node.number ^ number)]
+        live = [node for node in self._nodes() if not node.failures and node.id not in exclude]
+        return [node.contact for node in sorted(live, key=lambda node: node.number ^ number)[:num]]
 
     def contacts(self) -> list[Contact]:
         """Every live node, the one heard from last first."""
@@ -130,7 +130,8 @@ class Table:
         node = bucket.nodes.pop(peer, None)
         if node is not None and node.contact == contact:
             fresh = not node.live
-            node.seen_at, node.check_at, node.failures = now, now + CHECK_AFTER_S, 0
+            node.seen_at, node.failures = now, 0
+            self._check_at(node, now + CHECK_AFTER_S)
             bucket.nodes[peer] = node
             return fresh
         if node is not None:
@@ -154,20 +155,25 @@ class Table:
             return
         node.failures += 1
         node.failed_at = now
-        node.check_at = now + min(RECHECK_S * 2.0 ** min(node.failures - 1, 10), MAX_RECHECK_S)
+        self._check_at(node, now + min(RECHECK_S * 2.0 ** min(node.failures - 1, 10), MAX_RECHECK_S))
         if node.dead:
             self._replace(bucket, node, now)
 
     def due(self, now: float) -> list[Contact]:
         """Nodes to be pinged now, at most 10; each comes again only later. Forgets the long dead."""
+        if now < self._due_at:
+            return []
+        self._due_at = float("inf")
         anybody_live = any(node.live for node in self._nodes())
         due: list[Contact] = []
         for node in sorted(self._nodes(), key=lambda node: (node.check_at, node.id)):
             if node.dead and anybody_live and now >= node.seen_at + FORGET_AFTER_S:
                 self._remove(self._bucket_of(node), node)
             elif now >= node.check_at and len(due) < MAX_DUE:
-                node.check_at = now + max(RECHECK_S, min(RECHECK_S * 2.0 ** min(node.failures, 10), MAX_RECHECK_S))
+                self._check_at(node, now + min(RECHECK_S * 2.0 ** min(node.failures, 10), MAX_RECHECK_S))
                 due.append(node.contact)
+            else:
+                self._check_at(node, node.check_at)
         return due
 
     def refresh_targets(self, now: float, rng: random.Random) -> list[bytes]:
@@ -188,7 +194,12 @@ class Table:
     def _bucket_of(self, node: _Node) -> _Bucket:
         return self._buckets[bucket_index(self._own_id, node.id)]
 
+    def _check_at(self, node: _Node, check_at: float) -> None:
+        node.check_at = check_at
+        self._due_at = min(self._due_at, check_at)
+
     def _insert(self, bucket: _Bucket, node: _Node) -> None:
+        self._check_at(node, node.check_at)
         bucket.nodes[node.id] = node
         self._groups.update(node.groups)
 

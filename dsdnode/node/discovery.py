@@ -208,10 +208,9 @@ class Discovery:
             self._try_joins(now)
             for contact in self.table.due(now):
                 self._tasks.spawn(self._queries.ping(contact))
-            if not self._refreshing:
-                self._refreshing = True
-                self._tasks.spawn(self._refresh(now))
-            self._tasks.spawn(self._providing.tick(now))
+            self._look_around(now)
+            if self._providing.due(now):
+                self._tasks.spawn(self._providing.tick(now))
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
@@ -238,13 +237,21 @@ class Discovery:
             join.next_at = now + delay_s * self._rng.uniform(0.75, 1.25)
             join.busy = False
 
-    async def _refresh(self, now: float) -> None:
-        """Look around our own place after news, and into buckets that saw no lookup for long."""
+    def _look_around(self, now: float) -> None:
+        """Around our own place after news, and into buckets that saw no lookup for long; one after the other."""
+        if self._refreshing:
+            return
+        targets = self.table.refresh_targets(now, self._rng)
+        if now >= self._look_around_at:
+            self._look_around_at, self._looked_around_at = float("inf"), now
+            targets.insert(0, self._own_id)
+        if targets:
+            self._refreshing = True
+            self._tasks.spawn(self._refresh(targets))
+
+    async def _refresh(self, targets: Sequence[bytes]) -> None:
         try:
-            if now >= self._look_around_at:
-                self._look_around_at, self._looked_around_at = float("inf"), now
-                await self._queries.lookup(self._own_id, FindNode(self._own_id), LOOKUP_TIMEOUT_S)
-            for target in self.table.refresh_targets(now, self._rng):
+            for target in targets:
                 await self._queries.lookup(target, FindNode(target), LOOKUP_TIMEOUT_S)
         finally:
             self._refreshing = False

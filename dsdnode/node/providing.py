@@ -74,15 +74,19 @@ class Providing:
         for holders in self._holders.values():
             holders.pop(peer, None)
 
+    def due(self, now: float) -> bool:
+        """Is there anything for `tick` to do?"""
+        return not self._busy and not self._over and (now >= self._announce_at or (self._news and bool(self._signed)))
+
     async def tick(self, now: float) -> None:
-        """What is due: an announcement, or the peers that we met since."""
-        if self._busy or self._over:
+        """An announcement, or a word to the peers that we met since the last one. One at a time."""
+        if not self.due(now):
             return
         self._busy = True
         try:
             if now >= self._announce_at:
                 await self._announce(now)
-            elif self._news and self._signed:
+            else:
                 self._news = False
                 await self._spread({key: self._lacking(key) for key in self._keys()})
         finally:

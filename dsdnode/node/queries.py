@@ -88,13 +88,13 @@ class Queries:
             await self.request(contact, Ping())
 
     async def lookup(self, target: bytes, request: Message, timeout_s: float, settle: bool = False) -> Lookup:
-        """Run one lookup to its end, or until it is settled and has found a record. Never raises DsdError."""
+        """Run one lookup to its end, or with `settle` only until it is settled. Never raises DsdError."""
         async with self._slots:
             now = _now()
             exclude = [self._own_id, *self._table.shunned(now)]
             lookup = Lookup(target, self._table.closest(target), exclude, now + timeout_s)
             changed = asyncio.Event()
-            while not (lookup.done(now) or (settle and lookup.settled(now) and lookup.records)):
+            while not (lookup.done(now) or (settle and lookup.settled(now))):
                 changed.clear()
                 while (contact := lookup.next(now)) is not None:
                     self._tasks.spawn(self._ask(contact, request, lookup, changed))

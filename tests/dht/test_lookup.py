@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.dht.ids import MAX_PER_GROUP, K, distance, ip_groups, node_id
-from dsdnode.dht.lookup import MAX_ASKED, MAX_PARALLELISM, PARALLELISM, PATIENCE_S, Lookup
+from dsdnode.dht.lookup import MAX_ASKED, MAX_PARALLELISM, PARALLELISM, PATIENCE_S, QUORUM, Lookup
 from dsdnode.dht.table import Table
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
@@ -86,12 +86,24 @@ def test_a_small_swarm_waits_for_its_slow_ones_unless_somebody_cannot_wait() -> 
     bob, carol = peers(2)
     lookup = start([bob, carol])
     ask(lookup)
-    lookup.on_reply(node_id(bob), [])
+    lookup.on_reply(node_id(bob), [], [record(bob, 1)])
     assert not lookup.settled(PATIENCE_S / 2)
     assert lookup.settled(PATIENCE_S)
     assert not lookup.done(PATIENCE_S)
     lookup.on_failure(node_id(carol))
     assert lookup.done(PATIENCE_S)
+
+
+def test_records_of_five_are_enough_where_some_are_gone() -> None:
+    known = peers(30)
+    lookup = start(known)
+    for _ in range(QUORUM):
+        contact = ask(lookup)[0]
+        lookup.on_reply(node_id(contact), [], [record(contact, 1)])
+    assert not lookup.settled(0.0), "everybody answers: hear them all"
+    lookup.on_failure(node_id(known[1]))
+    assert lookup.settled(0.0)
+    assert not lookup.done(0.0)
 
 
 def test_over_at_once_with_nobody_to_ask_and_over_when_time_is_up() -> None:

@@ -145,7 +145,7 @@ def test_the_long_dead_are_forgotten_unless_it_is_we_who_are_cut_off() -> None:
     assert table.due(FORGET_AFTER_S + 1) != []
     assert set(table.known()) == {BOB, CAROL}
     table.seen(CAROL, FORGET_AFTER_S + 2)
-    table.due(FORGET_AFTER_S + 3)
+    table.due(FORGET_AFTER_S + CHECK_AFTER_S + 2)
     assert table.known() == [CAROL]
 
 
