@@ -78,11 +78,11 @@ def peers_table(found: list[dict[str, Any]]) -> str:
     rows = (
         (
             peer["peer_id"][:12],
-            ",".join(peer.get("roles") or ()),
-            render.span(peer.get("layers")),
-            peer.get("model"),
+            ",".join(peer["roles"]),
+            render.span(peer["layers"]),
+            peer["model"],
             peer.get("rtt_ms"),
-            " ".join(peer.get("addresses") or ()),
+            " ".join(peer["addresses"]),
         )
         for peer in found
     )
