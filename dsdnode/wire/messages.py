@@ -132,10 +132,7 @@ class StagePlace(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Open(Message, frozen=True, tag=20):
-    """Owner to every stage: reserve cache, warm the next link, know the way back. Answered by Opened or Refused.
-
-    `route` 0 is the first pipeline of a session; each re-route counts up, and a stage forgets lower ones.
-    """
+    """Owner to every stage: reserve cache, know the way back; each `route` counts up. Answered by Opened or Refused."""
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
@@ -149,10 +146,7 @@ class Open(Message, frozen=True, tag=20):
 
 
 class OpenStages(msgspec.Struct, frozen=True, array_like=True):
-    """Buffer 0 of Open (up to 64 contacts do not fit a header).
-
-    Buffer 1 of Open: 8-byte digests of the owner's line after 0, 1, 2 ... tokens, for a stage to find what it still has of it.
-    """
+    """Buffer 0 of Open (too big for a header). Buffer 1: digests, 8 bytes, of the owner's line after 0, 1, 2 ... tokens."""
 
     stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]
 
@@ -167,9 +161,9 @@ class Block(Message, frozen=True, tag=22):
     """Owner to first stage to ... to the judge: positions [position, position + num_given + num_draft) of `epoch`.
 
     An epoch is its `parent`'s tokens up to `base`, then its own; parent 0 is nobody's number: any cached sequence whose
-    digest at `base` fits may serve (recovery). Buffers: 0 digests, 8 bytes each, of the sequence before
-    the block and after each position (n + 1); 1 token ids int32: given and draft to the first stage, draft alone after it;
-    2 hidden states [n, width] in `wire`'s type (after the first stage).
+    digest at `base` fits may serve (recovery). `stage_ms`: own times of the stages passed. Buffers: 0 digests, 8 bytes
+    each, of the sequence before the block and after each position (n + 1); 1 token ids int32: given and draft to the
+    first stage, draft alone after it; 2 hidden states [n, width] in `wire`'s type (after the first stage).
     """
 
     session: SessionId
@@ -186,10 +180,7 @@ class Block(Message, frozen=True, tag=22):
 
 
 class Verdict(Message, frozen=True, tag=23):
-    """Judge to owner, cumulative: in `epoch` everything before `decided` stands, and the token at `decided` is `token`.
-
-    `stage_ms` are the stages' own times for the block, first stage first.
-    """
+    """Judge to owner, cumulative: in `epoch` everything before `decided` stands, there `token`. Times as in Block."""
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
@@ -223,10 +214,7 @@ class Nack(Message, frozen=True, tag=25):
 
 
 class SessionLost(Message, frozen=True, tag=26):
-    """Stage to owner: I do not know this session (any more): my worker died, the lease ran out, or I was restarted.
-
-    `route` is that of the block that asked, or the stage's current one: of another than the owner's it is old news.
-    """
+    """Stage to owner: I do not know this session any more (worker died, lease over, restarted); old `route`: old news."""
 
     session: SessionId
     index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
