@@ -1,6 +1,6 @@
 """Every noun that travels between peers: one frozen, numbered struct each, its limits in its types.
 
-A message is one msgpack header (<= 4 KiB) and at most 8 raw buffers; which buffers a message has stands in its docstring.
+A message is one msgpack header (<= 4 KiB) and at most 8 raw buffers; which buffers a message has its docstring says.
 Tags are never reused. Session messages: speculation.md section 4 (README, "How it works").
 """
 
@@ -36,7 +36,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
 
 
 class Contact(msgspec.Struct, frozen=True, array_like=True):
-    """How to reach a peer: its Ed25519 public key (its id is the SHA-256 of it) and where it listens (none: cannot be dialled)."""
+    """How to reach a peer: its Ed25519 public key (its SHA-256 is the id), where it listens (none: not dialled)."""
 
     public_key: Bytes32
     addresses: Annotated[tuple[Address, ...], Meta(max_length=4)] = ()
@@ -46,7 +46,7 @@ class Contact(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Message, frozen=True, tag=1):
-    """First frame on every connection, caller to callee; `proof` is the HMAC of (caller, callee, nonce) under the swarm key."""
+    """First on every connection, caller to callee; `proof`: HMAC of (caller, callee, nonce) under the swarm key."""
 
     version: Annotated[int, Meta(ge=0, le=65535)]
     contact: Contact
@@ -65,7 +65,7 @@ class Welcome(Message, frozen=True, tag=2):
 
 
 class Refused(Message, frozen=True, tag=3):
-    """No, and why, in words for the user. Also the answer to a request that cannot be served; `retry`: a limit, not a rule."""
+    """No, and why, in words for the user. Answers what cannot be served, too; `retry`: a limit, not a rule."""
 
     reason: Reason
     retry: bool = False
@@ -99,7 +99,7 @@ class FindProviders(Message, frozen=True, tag=12):
 
 
 class Providers(Message, frozen=True, tag=13):
-    """Buffer 0: msgpack list of Contact, the closest known to the key. Buffer 1: msgpack list of signed records (bytes)."""
+    """Buffer 0: msgpack list of Contact, the closest known to the key. Buffer 1: list of signed records (bytes)."""
 
 
 class Announce(Message, frozen=True, tag=14):
@@ -109,7 +109,7 @@ class Announce(Message, frozen=True, tag=14):
 
 
 class Stored(Message, frozen=True, tag=15):
-    """Buffer 0, only where a newer record of that provider is held: that one (a provider that restarted counts on from it)."""
+    """Buffer 0, only where a newer record of it is held: that one (a restarted provider counts on from it)."""
 
 
 # --- a reply in the pipeline --------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Open(Message, frozen=True, tag=20):
 
 
 class OpenStages(msgspec.Struct, frozen=True, array_like=True):
-    """Buffer 0 of Open (too big for a header). Buffer 1: digests, 8 bytes, of the owner's line after 0, 1, 2 ... tokens."""
+    """Buffer 0 of Open (big for a header). Buffer 1: digests, 8 bytes, of the owner's line after 0, 1, 2 ... tokens."""
 
     stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]
 
@@ -204,7 +204,7 @@ class Closed(Message, frozen=True, tag=24):
 
 
 class Nack(Message, frozen=True, tag=25):
-    """Stage to owner: I cannot append to `epoch`; the first `length` positions of it are what I have (0: nothing usable)."""
+    """Stage to owner: I cannot append to `epoch`; its first `length` positions are what I have (0: nothing usable)."""
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
@@ -214,7 +214,7 @@ class Nack(Message, frozen=True, tag=25):
 
 
 class SessionLost(Message, frozen=True, tag=26):
-    """Stage to owner: I do not know this session any more (worker died, lease over, restarted); old `route`: old news."""
+    """Stage to owner: I do not know this session any more (worker died, lease over, restart); old `route`: old news."""
 
     session: SessionId
     index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
@@ -233,7 +233,7 @@ class Close(Message, frozen=True, tag=27):
 
 class Generate(Message, frozen=True, tag=30):
     """Client to drafter: own this reply. Buffer 0: msgpack of GenerateBody. Answered by Accepted or Refused, then by
-    notices: Piece ..., Finished. A client that resumes names the same request id, the prompt's ids and the tokens so far.
+    notices: Piece ..., Finished. Who resumes names the same request id, the prompt's ids and the tokens so far.
     """
 
     request: SessionId
