@@ -129,7 +129,8 @@ class LlamaEngine:
         params.kv_unified = True  # the default permutes rows of several sequences and aborts on partial copies
         params.swa_full = True  # a sliding-window cache could not be rolled back
         enabled, disabled = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.flash_attn_type = enabled if options.flash_attention else disabled
+        flash = options.flash_attention if options.flash_attention is not None else options.gpu_layers != 0
+        params.flash_attn_type = enabled if flash else disabled
         params.no_perf = True
         if self._tap is not None:
             params.cb_eval = ctypes.cast(self._tap.callback, type(params.cb_eval))
