@@ -24,7 +24,7 @@ States = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """What an engine hosts. `model_id` is the SHA-256 of the source GGUF, in hex; so is `tokenizer_hash` of its tokenizer."""
+    """What an engine hosts. `model_id`: SHA-256 of the source GGUF, in hex; `tokenizer_hash`: likewise of its tokenizer."""
 
     model_id: str
     model_name: str
@@ -55,7 +55,7 @@ class ShardInfo:
 class Chunk:
     """Positions [position, position + n) of one sequence.
 
-    `inputs` are token ids, int32 [n], for an engine that hosts layer 0, hidden states, float32 [n, width], for the others.
+    `inputs`: token ids, int32 [n], for an engine that hosts layer 0; hidden states, float32 [n, width], for the others.
     An engine that hosts the last layer draws a token after each of the last `num_draws` positions with `sampling` (its
     noise is keyed by the absolute position of the token drawn: position + offset + 1). With `extend` > 0 (draft models)
     the token drawn after the last position is fed back and the next drawn, `extend` times in all.
@@ -123,7 +123,7 @@ class TextEngine(Engine, Protocol):
         """Raises BadInput, ModelRefused (no tokenizer)."""
 
     async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Ids of a conversation of (role, content), ready for the reply. Raises BadInput, ModelRefused (no template)."""
+        """Ids of a conversation of (role, content), open for the reply. Raises BadInput, ModelRefused (no template)."""
 
     async def vocabulary(self) -> Vocab:
         """Everything that turns ids into text. Raises ModelRefused (no tokenizer)."""

@@ -19,7 +19,7 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.catalogue import Model, describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.wire import messages as wire
-from dsdnode.wire.codec import buffer_at, decode_body, encode_body
+from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable
 from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.tensors import unpack_tokens
 
@@ -243,7 +243,7 @@ class Client:
             return Piece(tokens, buffer_at(buffers, 1).decode("utf-8", "replace"), notice.accepted)
         assert isinstance(notice, wire.Finished)
         if notice.error:
-            raise _ERRORS.get(notice.error, DsdError)(notice.message)
+            raise _ERRORS.get(notice.error, DsdError)(printable(notice.message))
         stats = decode_body(buffer_at(buffers, 0), dict[str, Any])
         stats["recoveries"] = stats.get("recoveries", 0) + asked.num_resumed
         return Finished(notice.reason, stats)

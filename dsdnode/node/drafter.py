@@ -140,7 +140,7 @@ class DrafterHost:
             if serving.client == peer:
                 serving.reply.cancel("cancelled")
             else:
-                serving.reply.on_peer_lost(peer)
+                serving.reply.on_link_lost(peer)
 
     def _to_reply(self, session: bytes, event: Callable[..., None], *arguments: Any) -> None:
         reply = self._by_session.get(session)

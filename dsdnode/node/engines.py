@@ -59,9 +59,7 @@ async def start_draft(config: NodeConfig, path: Path) -> WorkerEngine:
         raise ModelRefused(
             f"{path}: a draft model is needed whole; this file holds layers {manifest.start}:{manifest.end}"
         )
-    return await WorkerEngine.start(
-        path, options_of(config, manifest, config.max_sessions), cache_folder=config.data_dir / "cache"
-    )
+    return await _start(config, path, options_of(config, manifest, config.max_sessions))
 
 
 async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> WorkerEngine:
@@ -71,9 +69,18 @@ async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> W
     if (start, end) != (manifest.start, manifest.end):
         path = await asyncio.to_thread(_shard_file, config, manifest, path, start, end)
     num_sequences = config.max_sessions * SEQUENCES_PER_SESSION
-    return await WorkerEngine.start(
-        path, options_of(config, manifest, num_sequences), cache_folder=config.data_dir / "cache"
-    )
+    return await _start(config, path, options_of(config, manifest, num_sequences))
+
+
+async def _start(config: NodeConfig, path: Path, options: EngineOptions) -> WorkerEngine:
+    engine = await WorkerEngine.start(path, options, cache_folder=config.data_dir / "cache")
+    if not engine.shard.can_truncate:
+        await engine.close()
+        raise ModelRefused(
+            f"{engine.shard.model_name}: the cache of {engine.shard.architecture} cannot be rolled back, "
+            "which speculation and recovery need"
+        )
+    return engine
 
 
 async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery: Discovery) -> tuple[int, int]:

@@ -147,6 +147,17 @@ class Reply:
             log.info("session lost", peer=short_id(peer), reason=lost.reason)
             self._carry_out(self._machine.on_session_lost(self._now(), self._route.peers.index(peer)))
 
+    def on_link_lost(self, peer: bytes) -> None:
+        """A hint, no proof: a peer may close a link that it seldom uses."""
+        if self._route and peer in self._route.peers:
+            task = asyncio.create_task(self._check(peer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _check(self, peer: bytes) -> None:
+        if await self._router.ping(peer) is None:
+            self.on_peer_lost(peer)
+
     def on_peer_lost(self, peer: bytes) -> None:
         if self._route and peer in self._route.peers:
             log.info("stage lost", peer=short_id(peer))
@@ -247,8 +258,9 @@ class Reply:
                 log.debug("close not sent", reason=str(error))  # its lease runs out
 
     def _end(self) -> None:
-        if self._opening is not None:
-            self._opening.cancel()
+        for task in (self._opening, *self._tasks):
+            if task is not None:
+                task.cancel()
         if self._timer is not None:
             self._timer.cancel()
         if self._machine.finished is None:
