@@ -395,6 +395,7 @@ def test_a_liar_among_the_holders_spoils_nothing() -> None:
             assert mallory.id in {node_id(contact) for contact in bob.discovery.known_peers()}
             [record] = await bob.discovery.find_providers(MODELS_KEY)
             assert record.sequence > 0
+            assert await bob.found(model_key("ef" * 32)) == set(), "a record of another model"
             shown[:] = [bytes(forged)]
             [record] = await bob.discovery.find_providers(MODELS_KEY)
             assert record.sequence > 0
