@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort would otherwise fork a debugger
+# Threads that spin at every barrier, on cores that others use too, took 28 s for a block of 4 that takes 5 ms asleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import llama_cpp
 import numpy as np
