@@ -54,7 +54,8 @@ def config_show(as_json: bool, **flags: Any) -> None:
     if as_json:
         render.print_json({key: {"value": value, "source": source} for key, value, source in rows})
         return
-    click.echo(render.table(("KEY", "VALUE", "FROM"), ((key, _plain(value), source) for key, value, source in rows)))
+    plain = ((key, _plain(key, value), source) for key, value, source in rows)
+    click.echo(render.table(("KEY", "VALUE", "FROM"), plain))
 
 
 @config.command("path", epilog="\b\nExample:\n  mkdir -p $(dirname $(dsdnode config path)) && dsdnode config path")
@@ -69,7 +70,12 @@ def _shown(value: Any, secret: bool) -> Any:
     return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
-def _plain(value: Any) -> Any:
+def _plain(key: str, value: Any) -> Any:
+    """As it would be typed."""
+    if key == "layers":
+        return render.span(value)
+    if isinstance(value, bool):
+        return str(value).lower()
     return " ".join(str(one) for one in value) if isinstance(value, list) else value
 
 

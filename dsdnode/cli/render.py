@@ -50,7 +50,9 @@ def span(layers: Sequence[int] | None) -> str | None:
 
 def stats_line(stats: Mapping[str, Any], plain_tokens_per_second: float | None = None) -> str:
     """The last line of a reply; the last figure only when plain decoding was measured, the one before when drafted."""
-    parts = [f"{stats['completion_tokens']} tok", f"{stats['tokens_per_second']:.1f} tok/s"]
+    parts = [f"{stats['completion_tokens']} tok"]
+    if stats.get("tokens_per_second") is not None:  # one token takes no time after the first
+        parts.append(f"{stats['tokens_per_second']:.1f} tok/s")
     if stats.get("time_to_first_token_s") is not None:
         first_s = stats["time_to_first_token_s"]
         parts.append(f"first token {first_s:.{1 if first_s >= 0.1 else 2}f} s")
@@ -59,6 +61,6 @@ def stats_line(stats: Mapping[str, Any], plain_tokens_per_second: float | None =
         parts.append(f"accepted {100 * stats['acceptance_rate']:.0f} % (mean {mean:.1f} a window)")
     if stats.get("recoveries"):
         parts.append(f"{stats['recoveries']} recoveries")
-    if plain_tokens_per_second and stats.get("drafted"):
+    if plain_tokens_per_second and stats.get("drafted") and stats.get("tokens_per_second") is not None:
         parts.append(f"{stats['tokens_per_second'] / plain_tokens_per_second:.1f}x plain")
     return " · ".join(parts)

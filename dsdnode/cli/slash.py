@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ async def obey(state: Chat, line: str) -> Then:
     name, _, rest = line[1:].strip().partition(" ")
     command = COMMANDS.get(name)
     if command is None:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        close = _close(name, COMMANDS)
         click.echo(f"there is no /{name}; " + (f"did you mean /{close[0]}?" if close else "/help lists what there is"))
         return Then.GO_ON
     try:
@@ -55,6 +55,13 @@ async def obey(state: Chat, line: str) -> Then:
         return Then.GO_ON
 
 
+def _close(typed: str, known: Iterable[str]) -> list[str]:
+    """What was meant, perhaps: what begins like it, else what is spelled nearly so."""
+    names = list(known)
+    begins = [name for name in names if typed and name.startswith(typed)]
+    return begins or difflib.get_close_matches(typed, names, n=1)
+
+
 async def _help(state: Chat, rest: str) -> Then:
     for name, purpose in HELP:
         click.echo(f"{name:<16} {purpose}")
@@ -62,6 +69,8 @@ async def _help(state: Chat, rest: str) -> Then:
 
 
 async def _set(state: Chat, rest: str) -> Then:
+    if not rest:
+        return await _show(state, rest)
     key, _, value = rest.partition(" ")
     key, value = key.replace("-", "_"), value.strip()
     if key == "colors":
@@ -71,7 +80,7 @@ async def _set(state: Chat, rest: str) -> Then:
     elif key in KNOBS:
         state.wanted = state.wanted.with_text(key, value)
     else:
-        close = difflib.get_close_matches(key, (*KNOBS, "colors"), n=1)
+        close = _close(key, (*KNOBS, "colors"))
         raise BadInput(f"there is no {key!r} to set; " + (f"did you mean {close[0]!r}?" if close else "see /help"))
     return Then.GO_ON
 

@@ -207,7 +207,7 @@ class DrafterHost:
             session=session,
             secret=secrets.token_bytes(32),
             max_tokens=body.max_tokens - len(body.tokens),
-            max_positions=max_positions,
+            max_positions=limit,
             vocab_size=model.vocab_size,
             end_tokens=self._vocabulary.end_tokens,
             chunk_positions=max(1, min(PREFILL_POSITIONS, MAX_FRAME_BYTES // (4 * model.width))),

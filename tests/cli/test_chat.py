@@ -47,10 +47,12 @@ def test_settings_of_a_chat(call: Call, swarm: Swarm) -> None:
 
 def test_mistakes_are_told_and_the_chat_goes_on(call: Call, swarm: Swarm) -> None:
     swarm.replies = [reply("still here")]
-    script = "/set temprature 1\n/set temperature hot\n/hlep\n/set colors maybe\n/retry\n/stats\nhi\n"
+    script = "/set temprature 1\n/set max 1\n/set\n/set temperature hot\n/hlep\n/set colors maybe\n/retry\n/stats\nhi\n"
     result = call("chat", "--join", JOIN, stdin=script)
     assert result.code == 0
     assert "did you mean 'temperature'?" in result.err
+    assert "did you mean 'max_tokens'?" in result.err
+    assert "top_k        0" in result.out
     assert "temperature is a number from 0 to 100, not 'hot'" in result.err
     assert "there is no /hlep; did you mean /help?" in result.out
     assert "colors are on or off" in result.err

@@ -176,6 +176,8 @@ def test_config_show_tells_values_and_origins_but_no_key(
     assert [line.split() for line in text.splitlines() if line.startswith("threads")] == [
         ["threads", "4", "DSDNODE_THREADS"]
     ]
+    monkeypatch.setenv("DSDNODE_LAYERS", "0-15")
+    assert "layers        0:16 " in call("config", "show").out
     shown = json.loads(call("config", "show", "--json", "--join", JOIN).out)
     assert shown["join"] == {"value": [JOIN], "source": "--join"}
     assert shown["swarm_key"] == {"value": "(hidden)", "source": "DSDNODE_SWARM_KEY"}

@@ -28,3 +28,5 @@ def test_the_line_after_a_reply() -> None:
 def test_nothing_is_claimed_that_was_not_measured() -> None:
     plain = STATS | {"drafted": 0, "acceptance_rate": None, "acceptance_length_mean": None}
     assert stats_line(plain, plain_tokens_per_second=4.0) == "3 tok · 8.1 tok/s · first token 0.2 s"
+    one_token = plain | {"completion_tokens": 1, "tokens_per_second": None}
+    assert stats_line(one_token, plain_tokens_per_second=4.0) == "1 tok · first token 0.2 s"
