@@ -28,7 +28,7 @@ class EngineOptions:
     """How an engine runs. `strict()` is the setting whose rounding does not depend on the block (engine.md)."""
 
     threads: int = 0
-    """0: one a physical core. They spin while they wait: where cores are shared, one is fastest by far."""
+    """0: one a physical core."""
     context_tokens: int = 4096
     """Cells of the cache, shared by all sequences; rounded up to a multiple of 256."""
     max_sequences: int = 64

@@ -58,7 +58,6 @@ class WorkerLink(asyncio.Protocol):
                 stderr=asyncio.subprocess.PIPE,
                 env={
                     **os.environ,
-                    "GGML_NO_BACKTRACE": "1",
                     "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
                 },
             )
