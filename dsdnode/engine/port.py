@@ -24,7 +24,7 @@ States = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """What an engine hosts. `model_id`: SHA-256 of the source GGUF, in hex; `tokenizer_hash`: likewise of its tokenizer."""
+    """What an engine hosts. `model_id`: SHA-256 of the source GGUF, in hex; `tokenizer_hash`: so of its tokenizer."""
 
     model_id: str
     model_name: str
