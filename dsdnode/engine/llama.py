@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import llama_cpp
 import numpy as np
 import psutil
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from dsdnode.engine.checks import check_chunks, check_sequence
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.ipc import EngineOptions
-from dsdnode.engine.llama_api import Batch, Tap, recent_errors
+from dsdnode.engine.llama_api import Batch, Tap, llama_cpp, recent_errors
 from dsdnode.engine.port import Chunk, Output, ShardInfo
 from dsdnode.errors import ModelRefused, Overloaded
 from dsdnode.speculation.sampling import Sampling, draw, probability

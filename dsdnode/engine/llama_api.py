@@ -1,4 +1,7 @@
-"""The few calls of llama.cpp's C API that llama_cpp does not bind, and its log. Import only in a worker process."""
+"""llama.cpp's C API: llama_cpp itself, loaded in the right environment, and the few calls that it does not bind.
+
+Nothing else imports llama_cpp. Import only in a worker process or a test of it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = ["Batch", "Tap", "llama_cpp", "recent_errors"]
 
 log = logging.getLogger(__name__)
 

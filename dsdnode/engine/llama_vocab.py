@@ -6,10 +6,10 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.engine.llama_api import llama_cpp
 from dsdnode.engine.tokenizer import MAX_TEXT_BYTES, ChatTemplate, Control, Message
 from dsdnode.errors import BadInput, ModelRefused
 
