@@ -27,6 +27,7 @@ class _Run:
     alive: Callable[[], bool]
     done: Callable[[Output | DsdError | None], None]
     """Called once: the output; an error; or None when the chunk was dropped unrun."""
+    life: int
 
 
 @dataclass(slots=True)
@@ -44,6 +45,8 @@ class Batcher:
         self._waiting: deque[_Run | _Cache] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._life = 0
+        """Of the engine. What was queued in an earlier one speaks of caches that are gone: it must not run in this."""
 
     def start(self) -> None:
         self.engine.on_lost(lambda: self._fail_all(EngineLost("the worker process died")))
@@ -62,21 +65,27 @@ class Batcher:
     def run(
         self, chunk: Chunk, done: Callable[[Output | DsdError | None], None], alive: Callable[[], bool] = lambda: True
     ) -> None:
-        """Queue one chunk; `done` is called on the loop. Raises Overloaded when far too much waits."""
-        self._push(_Run(chunk, alive, done))
+        """Queue one chunk; `done` is called on the loop, later (with Overloaded when far too much waits)."""
+        item = _Run(chunk, alive, done, self._life)
+        if len(self._waiting) >= MAX_WAITING:
+            asyncio.get_running_loop().call_soon(_finish, item, Overloaded("the engine's queue is full"))
+        else:
+            self._push(item)
 
     def copy(self, source: int, target: int, position: int) -> None:
-        self._push(_Cache((source, target), lambda: self.engine.copy(source, target, position)))
+        self._operation((source, target), lambda: self.engine.copy(source, target, position))
 
     def truncate(self, sequence: int, position: int) -> None:
-        self._push(_Cache((sequence,), lambda: self.engine.truncate(sequence, position)))
+        self._operation((sequence,), lambda: self.engine.truncate(sequence, position))
 
     def release(self, sequence: int) -> None:
-        self._push(_Cache((sequence,), lambda: self.engine.release(sequence)))
+        self._operation((sequence,), lambda: self.engine.release(sequence))
+
+    def _operation(self, sequences: tuple[int, ...], call: Callable[[], Awaitable[None]]) -> None:
+        """Never refused: there are a few for each chunk, and whoever asks counts on them."""
+        self._push(_Cache(sequences, call))
 
     def _push(self, item: _Run | _Cache) -> None:
-        if len(self._waiting) >= MAX_WAITING:
-            raise Overloaded("the engine's queue is full")
         self._waiting.append(item)
         self._wake.set()
 
@@ -104,7 +113,7 @@ class Batcher:
                 continue
             if not item.alive():
                 self._waiting.popleft()
-                item.done(None)
+                _finish(item, None)
                 continue
             size = len(item.chunk.inputs)
             if item.chunk.sequence in used or (batch and num_positions + size > self._max_positions):
@@ -120,24 +129,48 @@ class Batcher:
             await item.call()
         except DsdError as error:  # the chunk that needed it will be refused by the engine, and its owner told
             log.warning("cache operation failed", error=str(error))
+        except Exception:
+            log.exception("bug in a cache operation")
 
     async def _decode(self, batch: list[_Run]) -> None:
-        try:
-            outputs = await self.engine.forward([item.chunk for item in batch])
-        except DsdError as error:
-            if len(batch) == 1 or isinstance(error, EngineLost):
-                for item in batch:
-                    item.done(error)
-                return
+        life = self._life
+        for item in batch:
+            if item.life != life:
+                _finish(item, EngineLost("the worker process died"))
+        batch = [item for item in batch if item.life == life]
+        result = await self._forward(batch) if batch else []
+        if life != self._life and not isinstance(result, DsdError):
+            result = EngineLost("the worker process died")
+        if not isinstance(result, DsdError):
+            for item, output in zip(batch, result, strict=True):
+                _finish(item, output)
+        elif len(batch) == 1 or isinstance(result, EngineLost):
+            for item in batch:
+                _finish(item, result)
+        else:
             for item in batch:  # one of them does not fit: find out which
                 await self._decode([item])
-            return
-        for item, output in zip(batch, outputs, strict=True):
-            item.done(output)
+
+    async def _forward(self, batch: list[_Run]) -> list[Output] | DsdError:
+        try:
+            return await self.engine.forward([item.chunk for item in batch])
+        except DsdError as error:
+            return error
+        except Exception as bug:  # of one reply's numbers, perhaps: the others must not end with it
+            log.exception("bug in a decode")
+            return DsdError(f"the engine failed: {bug}")
 
     def _fail_all(self, error: EngineLost) -> None:
         """What waits speaks of caches that are gone."""
+        self._life += 1
         waiting, self._waiting = self._waiting, deque()
         for item in waiting:
             if isinstance(item, _Run):
-                item.done(error)
+                _finish(item, error)
+
+
+def _finish(item: _Run, result: Output | DsdError | None) -> None:
+    try:
+        item.done(result)
+    except Exception:  # a bug in one reply must not end the others
+        log.exception("bug in what follows a decode")

@@ -17,7 +17,7 @@ from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.port import Chunk, Engine
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.node.discovery import Discovery
-from dsdnode.node.stage import SEQUENCES_PER_SESSION
+from dsdnode.node.sessions import SEQUENCES_PER_SESSION
 from dsdnode.placement import choose_layers
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.wire.messages import Contact

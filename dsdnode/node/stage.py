@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
 from dsdnode.engine.port import Chunk, Engine, Output
-from dsdnode.errors import DsdError, EngineLost, PeerMisbehaved
-from dsdnode.identity import peer_id
+from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
+from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batcher import Batcher
+from dsdnode.node.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
-from dsdnode.speculation.sampling import Sampling
-from dsdnode.speculation.stage import StageMachine
-from dsdnode.wire.codec import decode_body
+from dsdnode.wire.codec import buffer_at, decode_body
 from dsdnode.wire.messages import (
     Block,
     Close,
@@ -29,52 +27,27 @@ from dsdnode.wire.messages import (
     OpenStages,
     Refused,
     SessionLost,
-    StagePlace,
 )
 from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states, unpack_tokens
 
 log = structlog.get_logger(__name__)
 
-SEQUENCES_PER_SESSION = 4
 MAX_LEASE_S = 60.0
-
-
-@dataclass(slots=True)
-class _Session:
-    machine: StageMachine
-    owner: bytes
-    sequences: tuple[int, ...]
-    reserved_positions: int
-    opened: Open
-    stages: tuple[StagePlace, ...]
-    sampling: Sampling
-    timer: asyncio.TimerHandle | None = None
-    peers: tuple[bytes, ...] = field(default=())
-
-    def reopen(self, message: Open, stages: tuple[StagePlace, ...]) -> None:
-        self.opened, self.stages = message, stages
-        self.peers = tuple(peer_id(stage.contact.public_key) for stage in stages)
-
-    @property
-    def last(self) -> bool:
-        return self.opened.index == len(self.stages) - 1
+PING_TIMEOUT_S = 2.0
 
 
 class StageHost:
-    """Serves Open, Block, Closed and Close for one engine. Limits: sessions, cache positions, sequences."""
+    """Serves Open, Block, Closed and Close for one engine."""
 
     def __init__(self, rpc: Rpc, engine: Engine, *, max_sessions: int, max_lease_s: float = MAX_LEASE_S) -> None:
         self._rpc = rpc
         self._engine = engine
         self._batcher = Batcher(engine)
-        self._max_sessions = max_sessions
+        self._sessions = Sessions(engine, max_sessions)
         self._max_lease_s = max_lease_s
-        self._sessions: dict[bytes, _Session] = {}
-        num_sequences = min(engine.shard.max_sequences, max_sessions * SEQUENCES_PER_SESSION)
-        self._free = list(range(num_sequences))
-        self._per_session = num_sequences // max_sessions
         self._num_losses = 0
-        self.draining = False
+        self._checks: dict[bytes, asyncio.Task[None]] = {}
+        """Owners whose link was lost, being asked whether they live."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when a session comes or goes: the node's record says how many are free."""
 
@@ -86,17 +59,27 @@ class StageHost:
         self._rpc.on_notice(Closed, self._closed)
         self._rpc.on_notice(Close, self._close)
         self._rpc.on_notice(SessionLost, self._next_lost)
+        self._rpc.transport.on_peer_lost(self._peer_lost)
 
     async def close(self) -> None:
-        for session in self._sessions.values():
+        for session in self._sessions:
             if session.timer is not None:
                 session.timer.cancel()
-            self._tell(
-                session.owner,
-                SessionLost(session.opened.session, session.opened.index, "the stage is leaving", session.opened.route),
-            )
-        self._sessions.clear()
+            lost = SessionLost(session.id, session.opened.index, "the stage is leaving", session.opened.route)
+            self._tell(session.owner, lost)
+            self._sessions.remove(session)
+        for check in self._checks.values():
+            check.cancel()
+        await asyncio.gather(*self._checks.values(), return_exceptions=True)
         await self._batcher.close()
+
+    @property
+    def draining(self) -> bool:
+        return self._sessions.draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self._sessions.draining = value
 
     @property
     def num_sessions(self) -> int:
@@ -104,68 +87,31 @@ class StageHost:
 
     @property
     def num_free_sessions(self) -> int:
-        return 0 if self.draining or self._engine.quarantined else self._max_sessions - len(self._sessions)
+        return self._sessions.num_free
 
     # --- messages
 
     async def _open(self, peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
-        try:
-            return self._admit(peer, message, buffers), []
-        except DsdError as error:
-            return Refused(str(error)[:512]), []
-
-    def _admit(self, peer: bytes, message: Open, buffers: list[bytes]) -> Message:
-        if len(buffers) != 2:
-            raise PeerMisbehaved("Open has two buffers")
-        stages = decode_body(buffers[0], OpenStages).stages
-        refusal = self._refusal(peer, message, stages)
+        stages = decode_body(buffer_at(buffers, 0), OpenStages).stages
+        digests = buffer_at(buffers, 1)
+        refusal = self._sessions.refusal(peer, message, stages)
         if refusal is not None:
-            return refusal
+            return refusal, []
         session = self._sessions.get(message.session)
         if session is None:
-            sequences, self._free = tuple(self._free[: self._per_session]), self._free[self._per_session :]
-            machine = StageMachine(message.session, sequences, max_positions=message.max_positions)
-            wire = message.sampling
-            sampling = Sampling(wire.temperature, wire.top_k, wire.top_p, wire.min_p, wire.seed)
-            session = _Session(machine, peer, sequences, message.max_positions, message, stages, sampling)
-            self._sessions[message.session] = session
+            session = self._sessions.add(peer, message, stages)
             self.on_change()
-        now = asyncio.get_running_loop().time()
-        lease_s = min(message.lease_s, self._max_lease_s)
-        length = session.machine.on_open(now, message.route, message.index, len(stages), lease_s, buffers[1])
+        now, lease_s = asyncio.get_running_loop().time(), min(message.lease_s, self._max_lease_s)
+        length = session.machine.on_open(now, message.route, message.index, len(stages), lease_s, digests)
         if length is None:
-            return Refused("an older route of this session")
+            return Refused("an older route of this session, or its end", retry=True), []
         session.reopen(message, stages)
         for stage in stages:
             self._rpc.transport.introduce(stage.contact)
         if not session.last:  # warm the link before the first block needs it
             self._rpc.warm(session.peers[message.index + 1])
         self._schedule(session)
-        return Opened(length)
-
-    def _refusal(self, peer: bytes, message: Open, stages: tuple[StagePlace, ...]) -> Refused | None:
-        shard, known = self._engine.shard, self._sessions.get(message.session)
-        if message.index >= len(stages) or message.model_id != shard.model_id:
-            return Refused(f"this peer hosts {shard.model_name}, not the model asked for")
-        place = stages[message.index]
-        if (place.start, place.end) != (shard.start, shard.end):
-            return Refused(f"this peer hosts layers {shard.start}:{shard.end}, not {place.start}:{place.end}")
-        if peer_id(message.owner.public_key) != peer or (known is not None and known.owner != peer):
-            return Refused("this session is another peer's")
-        if not self._engine.available:
-            return Refused(self._engine.quarantined or "the engine is restarting", retry=not self._engine.quarantined)
-        if known is not None:
-            return None
-        if self.draining:
-            return Refused("this peer is leaving", retry=True)
-        if len(self._sessions) >= self._max_sessions or len(self._free) < self._per_session:
-            return Refused(f"all {self._max_sessions} sessions are taken", retry=True)
-        if message.max_positions > shard.context_tokens:
-            return Refused(f"{message.max_positions} positions do not fit the cache of {shard.context_tokens}")
-        reserved = sum(session.reserved_positions for session in self._sessions.values())
-        if reserved + message.max_positions > shard.context_tokens:
-            return Refused("the cache is reserved by other sessions", retry=True)
-        return None
+        return Opened(length), []
 
     def _block(self, peer: bytes, message: Block, buffers: list[bytes]) -> None:
         session = self._sessions.get(message.session)
@@ -192,9 +138,28 @@ class StageHost:
             self._carry_out(session, session.machine.on_closed(now, message))
 
     def _close(self, peer: bytes, message: Close, buffers: list[bytes]) -> None:
-        session = self._sessions.get(message.session)
-        if session is not None and peer == session.owner:
+        """In the loop's next turn: the task that serves an Open which came just before it is to run first."""
+        asyncio.get_running_loop().call_soon(self._end, peer, message.session)
+
+    def _end(self, owner: bytes, session_id: bytes) -> None:
+        session = self._sessions.get(session_id)
+        if session is not None and owner == session.owner:
             self._carry_out(session, session.machine.on_close(asyncio.get_running_loop().time()))
+
+    def _peer_lost(self, peer: bytes, reason: str) -> None:
+        """An owner may be dead: the lease would hold its places for a minute."""
+        if peer not in self._checks and any(session.owner == peer for session in self._sessions):
+            self._checks[peer] = asyncio.create_task(self._check(peer), name="check an owner")
+
+    async def _check(self, owner: bytes) -> None:
+        try:
+            await self._rpc.ping(owner, timeout_s=PING_TIMEOUT_S)
+        except DsdError as error:
+            log.info("owner lost", peer=short_id(owner), reason=str(error))
+            for session in self._sessions:
+                self._end(owner, session.id)
+        finally:
+            del self._checks[owner]
 
     def _next_lost(self, peer: bytes, message: SessionLost, buffers: list[bytes]) -> None:
         """The stage after us was restarted and knows no owner to tell: we do."""
@@ -205,13 +170,13 @@ class StageHost:
     def _engine_lost(self) -> None:
         self._num_losses += 1
         now = asyncio.get_running_loop().time()
-        for session in list(self._sessions.values()):
+        for session in self._sessions:
             self._carry_out(session, session.machine.on_engine_lost(now))
         self.on_change()
 
     # --- actions
 
-    def _carry_out(self, session: _Session, actions: list[do.StageAction]) -> None:
+    def _carry_out(self, session: StageSession, actions: list[do.StageAction]) -> None:
         for action in actions:
             match action:
                 case do.CopySequence(source, target, position):
@@ -223,7 +188,10 @@ class StageHost:
                 case do.RunChunk():
                     self._run(session, action)
                 case do.ForwardBlock(block, digests, tokens, states):
-                    buffers = [digests, pack_tokens(list(tokens)), pack_states(states, session.opened.wire)]
+                    try:
+                        buffers = [digests, pack_tokens(list(tokens)), pack_states(states, session.opened.wire)]
+                    except ValueError as error:
+                        return self._break(session, str(error))
                     self._tell(session.peers[session.opened.index + 1], block, buffers, Priority.VERIFY)
                 case do.SendToOwner(message):
                     self._tell(session.owner, message)
@@ -234,7 +202,14 @@ class StageHost:
                     self._forget(session)
         self._schedule(session)
 
-    def _run(self, session: _Session, run: do.RunChunk) -> None:
+    def _break(self, session: StageSession, reason: str) -> None:
+        """What this session has cached cannot be used, or cannot be known: forget it all, the owner sends it again."""
+        log.warning("a session is emptied", reason=reason)
+        for sequence in session.sequences:
+            self._batcher.release(sequence)
+        self._carry_out(session, session.machine.on_engine_lost(asyncio.get_running_loop().time()))
+
+    def _run(self, session: StageSession, run: do.RunChunk) -> None:
         inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
         sampling = session.sampling if run.num_draws else None
         chunk = Chunk(run.sequence, run.position, inputs, run.num_draws, sampling)
@@ -242,17 +217,17 @@ class StageHost:
         num_losses = self._num_losses
 
         def done(result: Output | DsdError | None) -> None:
-            if isinstance(result, EngineLost) and num_losses != self._num_losses:
+            if num_losses != self._num_losses:
                 return  # the machine has been told, and may have a new life already
             now = asyncio.get_running_loop().time()
             if isinstance(result, Output):
                 draws = () if result.tokens is None else tuple(result.tokens.tolist())
                 self._carry_out(session, session.machine.on_output(now, result.states, draws, result.compute_s))
-            elif isinstance(result, EngineLost):
-                self._carry_out(session, session.machine.on_engine_lost(now))
-            else:
+            elif isinstance(result, Overloaded | PeerMisbehaved):
                 log.warning("a block was not decoded", reason=str(result))
                 self._carry_out(session, session.machine.on_run_failed(now))
+            else:
+                self._break(session, str(result))
 
         self._batcher.run(chunk, done)
 
@@ -262,22 +237,21 @@ class StageHost:
         """Best effort: what is lost is seen by the owner's deadlines."""
         try:
             self._rpc.notify(peer, message, buffers or [], priority=priority)
-        except DsdError as error:
+        except (DsdError, ValueError) as error:  # ValueError: larger than a message may be
             log.debug("not sent", message=type(message).__name__, reason=str(error))
 
-    def _forget(self, session: _Session) -> None:
-        if self._sessions.pop(session.opened.session, None) is not None:
-            self._free.extend(session.sequences)
+    def _forget(self, session: StageSession) -> None:
+        if self._sessions.remove(session):
             self.on_change()
 
-    def _schedule(self, session: _Session) -> None:
+    def _schedule(self, session: StageSession) -> None:
         """Have the machine's `tick` called when it next wants it."""
         if session.timer is not None:
             session.timer.cancel()
             session.timer = None
         wakeup = session.machine.next_wakeup()
-        if wakeup is not None and session.opened.session in self._sessions:
+        if wakeup is not None and self._sessions.get(session.id) is session:
             session.timer = asyncio.get_running_loop().call_at(wakeup, self._tick, session)
 
-    def _tick(self, session: _Session) -> None:
+    def _tick(self, session: StageSession) -> None:
         self._carry_out(session, session.machine.tick(asyncio.get_running_loop().time()))

@@ -1,0 +1,119 @@
+"""Who is served by a stage: sessions with their sequences and reserved cache, and why one more is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from dsdnode.engine.port import Engine
+from dsdnode.identity import peer_id
+from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.stage import StageMachine
+from dsdnode.wire.messages import Open, Refused, StagePlace
+from dsdnode.wire.tensors import WIRE_TYPES
+
+SEQUENCES_PER_SESSION = 4
+MAX_REASON = 512
+
+
+@dataclass(slots=True)
+class StageSession:
+    """One owner's session. `opened` and `stages` are of its current route."""
+
+    machine: StageMachine
+    owner: bytes
+    sequences: tuple[int, ...]
+    reserved_positions: int
+    opened: Open
+    stages: tuple[StagePlace, ...]
+    sampling: Sampling
+    timer: asyncio.TimerHandle | None = None
+    peers: tuple[bytes, ...] = field(default=())
+
+    def reopen(self, message: Open, stages: tuple[StagePlace, ...]) -> None:
+        self.opened, self.stages = message, stages
+        self.peers = tuple(peer_id(stage.contact.public_key) for stage in stages)
+
+    @property
+    def id(self) -> bytes:
+        return self.opened.session
+
+    @property
+    def last(self) -> bool:
+        return self.opened.index == len(self.stages) - 1
+
+
+class Sessions:
+    """Limits: sessions, cache positions, sequences."""
+
+    def __init__(self, engine: Engine, max_sessions: int) -> None:
+        self._engine = engine
+        self._max_sessions = max_sessions
+        self._sessions: dict[bytes, StageSession] = {}
+        num_sequences = min(engine.shard.max_sequences, max_sessions * SEQUENCES_PER_SESSION)
+        self._free = list(range(num_sequences))
+        self._per_session = max(1, num_sequences // max_sessions)
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[StageSession]:
+        return iter(list(self._sessions.values()))
+
+    def get(self, session: bytes) -> StageSession | None:
+        return self._sessions.get(session)
+
+    @property
+    def num_free(self) -> int:
+        return 0 if self.draining or self._engine.quarantined else self._max_sessions - len(self._sessions)
+
+    def add(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...]) -> StageSession:
+        """After `refusal` gave None."""
+        sequences, self._free = tuple(self._free[: self._per_session]), self._free[self._per_session :]
+        machine = StageMachine(message.session, sequences, max_positions=message.max_positions)
+        sampling = Sampling(**msgspec.structs.asdict(message.sampling))
+        session = StageSession(machine, owner, sequences, message.max_positions, message, stages, sampling)
+        self._sessions[message.session] = session
+        return session
+
+    def remove(self, session: StageSession) -> bool:
+        """False: it was gone already."""
+        if self._sessions.get(session.id) is not session:
+            return False
+        del self._sessions[session.id]
+        self._free.extend(session.sequences)
+        return True
+
+    def refusal(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...]) -> Refused | None:
+        """Why not, in words; None: it may be opened, or opened again."""
+        shard, known = self._engine.shard, self._sessions.get(message.session)
+        if message.index >= len(stages) or message.model_id != shard.model_id:
+            return Refused(f"this peer hosts {shard.model_name}, not the model asked for")
+        place = stages[message.index]
+        if (place.start, place.end) != (shard.start, shard.end):
+            return Refused(f"this peer hosts layers {shard.start}:{shard.end}, not {place.start}:{place.end}")
+        if peer_id(message.owner.public_key) != owner or (known is not None and known.owner != owner):
+            return Refused("this session is another peer's")
+        if message.wire not in WIRE_TYPES:
+            return Refused(f"states travel as {' or '.join(WIRE_TYPES)} here, not as {message.wire!r}")
+        if not self._engine.available:
+            over = self._engine.quarantined
+            return Refused(over[:MAX_REASON] or "the engine is restarting", retry=not over)
+        return None if known is not None else self._no_room(message.max_positions)
+
+    def _no_room(self, max_positions: int) -> Refused | None:
+        shard = self._engine.shard
+        if self.draining:
+            return Refused("this peer is leaving", retry=True)
+        if len(self._sessions) >= self._max_sessions or len(self._free) < self._per_session:
+            return Refused(f"all {self._max_sessions} sessions are taken", retry=True)
+        if max_positions > shard.context_tokens:
+            return Refused(f"{max_positions} positions do not fit the cache of {shard.context_tokens}")
+        reserved = sum(session.reserved_positions for session in self._sessions.values())
+        if reserved + max_positions > shard.context_tokens:
+            return Refused("the cache is reserved by other sessions", retry=True)
+        return None
