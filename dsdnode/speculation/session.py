@@ -26,9 +26,9 @@ from dsdnode.speculation.line import Drafting, Flight, Line
 from dsdnode.speculation.window import Plan, WindowController
 from dsdnode.wire.messages import Block, Nack, Verdict
 
+MAX_DOUBLINGS = 5
 MAX_NACKS = 8
 """In a row, without a verdict: then the stage that refuses is suspected."""
-MAX_DOUBLINGS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,8 @@ class SessionMachine:
         """In a row on this route: what to do next."""
         self._num_setbacks = 0
         """Timeouts less verdicts, over all routes: each doubles the patience, or a slow pipeline is never heard."""
+        self._slow_pass_s = 0.0
+        """The slowest pass of late: a pipeline that is slower than the configured timeout is not a dead one."""
         self._num_nacks = 0
         self._last_nack: Nack | None = None
 
@@ -88,8 +90,9 @@ class SessionMachine:
         if not self._flights:
             return None
         work_s = self._config.position_timeout_s * (self._flights[-1].end - self._flights[0].start)
-        patience_s = (self._config.pass_timeout_s + work_s) * 2.0 ** min(self._num_setbacks, MAX_DOUBLINGS)
-        return self._waiting_since_s + patience_s
+        usual_s = min(2 * self._slow_pass_s, 8 * self._config.pass_timeout_s)
+        patience_s = max(self._config.pass_timeout_s, usual_s) + work_s
+        return self._waiting_since_s + patience_s * 2.0 ** min(self._num_setbacks, MAX_DOUBLINGS)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -143,6 +146,7 @@ class SessionMachine:
         self._flights = [item for item in self._flights if item not in answered]
         self._waiting_since_s, self._num_timeouts, self._num_nacks = now, 0, 0
         self._num_setbacks, self._last_nack = max(0, self._num_setbacks - 1), None
+        self._slow_pass_s = max(now - answered[0].sent_s, 0.9 * self._slow_pass_s)
         if decided < length:
             return self._go_on(now)
         actions = self._commit(now, verdict, answered[-1], decided - length)
@@ -162,9 +166,8 @@ class SessionMachine:
         self._num_nacks += 1
         if self._num_nacks > MAX_NACKS:
             return self._ask_route("nack", (nack.index,))
-        missing = [flight for flight in self._flights if flight.start >= nack.length]
-        if missing and missing[0].start == nack.length:
-            return [flight.action for flight in missing]
+        if any(flight.start == nack.length for flight in self._flights):
+            return [flight.action for flight in self._flights if flight.start >= nack.length]
         return self._recover(now, min(nack.length, self._flights[0].start))
 
     def on_session_lost(self, now: float, index: int) -> list[SessionAction]:
@@ -258,8 +261,8 @@ class SessionMachine:
         self._drafting.follow(self._line)
         num_accepted = min(num_accepted, stop)
         event = PassEvent(
-            epoch=verdict.epoch,
-            position=position,
+            verdict.epoch,
+            position,
             num_drafted=len(flight.draft),
             num_accepted=num_accepted,
             num_committed=stop,

@@ -107,12 +107,13 @@ class Network:
     def __init__(self, queue: Queue, rng: Random, loss: float, duplicates: float, latency_s: float) -> None:
         self._queue, self._rng = queue, rng
         self.loss, self.duplicates, self.latency_s = loss, duplicates, latency_s
+        self.stragglers = rng.choice([0.01, 0.05, 0.3])
 
     def send(self, call: Callable[..., None], *arguments: Any) -> None:
         copies = 0 if self._rng.random() < self.loss else 2 if self._rng.random() < self.duplicates else 1
         for _ in range(copies):
             delay_s = self.latency_s * (0.5 + self._rng.random())
-            if self._rng.random() < 0.05:
+            if self._rng.random() < self.stragglers:
                 delay_s += self._rng.random() * 20 * self.latency_s
             if self._rng.random() < 0.003:
                 delay_s += self._rng.random() * 60

@@ -66,7 +66,7 @@ def pick_faults(rng: Random) -> Faults:
         worker_deaths=rate(0.05, 0.3),
         crashes=rate(0.05, 0.3),
         cuts=rate(0.1, 0.5),
-        drafter_deaths=rate(0.0, 0.2),
+        drafter_deaths=rate(0.2, 3.0, 10.0),
     )
 
 
@@ -266,6 +266,9 @@ class World:
         return self.rng.choice(self.rng.choice(self.replicas))
 
     def _reroute(self) -> None:
+        """Now and then with a drafter that guesses anew: a verdict on old guesses must not count for new ones."""
+        if self.rng.random() < 0.3:
+            self._lose_drafter()
         self._carry_out(self.owner.on_peer_lost(self.queue.now, [self.rng.randrange(self.num_stages)]))
 
     def _cut(self) -> None:
@@ -277,7 +280,7 @@ class World:
             self._draft_life += 1
             self._drafted = []
             self._carry_out(self.owner.on_drafter_lost(self.queue.now))
-            self.queue.after(self.rng.expovariate(1.0), self._drafter_back)
+            self.queue.after(self.rng.expovariate(self.rng.choice([1.0, 100.0])), self._drafter_back)
 
     def _drafter_back(self) -> None:
         if isinstance(self.owner, SessionMachine) and self.owner.finished is None:

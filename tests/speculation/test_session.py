@@ -1,0 +1,314 @@
+"""The owner's machine: alice owns a reply; bob and carol are the stages she hears of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dsdnode.speculation.actions import Draft, Emit, Finish, NeedRoute, SendBlock
+from dsdnode.speculation.digest import DIGEST_BYTES
+from dsdnode.speculation.session import MAX_NACKS, SessionConfig, SessionMachine
+from dsdnode.speculation.window import Fixed
+from dsdnode.wire.messages import Nack, Verdict
+
+SESSION = b"0123456789abcdef"
+PROMPT = (11, 12, 13)
+END = 99
+
+
+class Alice:
+    """The machine with a driver's memory of what it asked for."""
+
+    def __init__(
+        self, prompt: tuple[int, ...] = PROMPT, window: int = 3, *, drafter: bool = True, **config: Any
+    ) -> None:
+        settings: dict[str, Any] = {
+            "session": SESSION,
+            "secret": b"alice's",
+            "max_tokens": 20,
+            "max_positions": 100,
+            "vocab_size": 100,
+            "end_tokens": frozenset([END]),
+            "chunk_positions": 4,
+            "pass_timeout_s": 1.0,
+            "position_timeout_s": 0.0,
+        }
+        self.machine = SessionMachine(SessionConfig(**settings | config), prompt, Fixed(window), drafter=drafter)
+        self.now = 0.0
+        self.text: list[int] = []
+        self.actions: list[Any] = []
+
+    def did(self, actions: list[Any]) -> list[Any]:
+        self.actions = actions
+        for action in actions:
+            if isinstance(action, Emit):
+                self.text += action.tokens
+        return actions
+
+    def open(self, *lengths: int) -> list[Any]:
+        return self.did(self.machine.on_route(self.now, self.machine.route, lengths))
+
+    def start(self) -> list[Any]:
+        self.did(self.machine.start(self.now))
+        return self.open(0, 0)
+
+    def draft(self, *tokens: int) -> list[Any]:
+        return self.did(self.machine.on_draft(self.now, tokens))
+
+    def verdict(self, decided: int, token: int, epoch: int | None = None, route: int | None = None) -> list[Any]:
+        epoch = self.machine._epoch if epoch is None else epoch
+        route = self.machine.route if route is None else route
+        return self.did(self.machine.on_verdict(self.now, Verdict(SESSION, route, epoch, decided, token, (2.0, 3.0))))
+
+    def nack(self, length: int) -> list[Any]:
+        nack = Nack(SESSION, self.machine.route, self.machine._epoch, 1, length)
+        return self.did(self.machine.on_nack(self.now, nack))
+
+    def wake(self) -> list[Any]:
+        wakeup = self.machine.next_wakeup()
+        assert wakeup is not None
+        self.now = wakeup
+        return self.did(self.machine.tick(wakeup))
+
+    def in_a_round(self) -> SendBlock:
+        """The prompt decided, 20 committed, 31 32 33 drafted behind it and sent."""
+        self.start()
+        self.draft(31, 32, 33, 34)
+        self.verdict(3, 20)
+        (sent,) = self.draft(31, 32, 33)
+        assert isinstance(sent, SendBlock)
+        return sent
+
+
+def numbers(sent: SendBlock) -> tuple[int, ...]:
+    block = sent.block
+    return block.epoch, block.parent, block.base, block.position, block.num_given, block.num_draft
+
+
+@pytest.fixture
+def alice() -> Alice:
+    return Alice()
+
+
+def test_the_prompt_goes_out_in_chunks_while_the_draft_engine_reads_it() -> None:
+    alice = Alice(tuple(range(1, 12)), prefill_blocks=2)
+    assert alice.did(alice.machine.start(0.0)) == [NeedRoute(0, "start", (), alice.actions[0].digests)]
+    assert len(alice.actions[0].digests) == DIGEST_BYTES * 12
+    assert [numbers(sent)[3:] for sent in alice.open(0, 0)] == [(0, 4, 0), (4, 4, 0)]
+    sent, draft = alice.verdict(4, 50)  # answers the first chunk; its token is the prompt's business
+    assert numbers(sent)[3:] == (8, 3, 0)
+    assert draft == Draft(0, tuple(range(1, 12)), 4)
+    assert alice.text == []
+
+
+def test_guesses_made_during_the_prompt_are_used_if_the_first_was_right(alice: Alice) -> None:
+    alice.start()
+    assert alice.draft(20, 31, 32, 33) == []
+    emit, sent = alice.verdict(3, 20)
+    assert emit == Emit((20,), 0)
+    assert sent.tokens == (20, 31, 32, 33)
+    assert numbers(sent) == (1, 0, 0, 3, 1, 3)
+
+
+def test_all_accepted_the_epoch_goes_on(alice: Alice) -> None:
+    alice.in_a_round()
+    emit, draft = alice.verdict(7, 40)
+    assert emit == Emit((31, 32, 33, 40), 3)
+    assert draft == Draft(6, (33, 40), 3)  # its engine never was fed its own last guess
+    (sent,) = alice.draft(41, 42, 43)
+    assert numbers(sent) == (1, 0, 0, 7, 1, 3)
+
+
+def test_a_rejection_begins_an_epoch_at_the_wrong_token(alice: Alice) -> None:
+    alice.in_a_round()
+    emit, draft = alice.verdict(5, 77)
+    assert emit == Emit((31, 77), 1)
+    assert draft == Draft(5, (77,), 3)
+    (sent,) = alice.draft(1, 2, 3)
+    assert numbers(sent) == (2, 1, 5, 5, 1, 3)
+    assert sent.block.floor == 2
+    assert len(sent.digests) == DIGEST_BYTES * 5
+
+
+def test_window_0_is_plain_decoding_by_the_same_loop() -> None:
+    alice = Alice(window=0)
+    (sent,) = alice.start()
+    for position in range(3, 6):
+        emit, sent = alice.verdict(position, position)
+        assert emit == Emit((position,), 0)
+        assert numbers(sent) == (1, 0, 0, position, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"decided": 6, "token": 5, "epoch": 0},
+        {"decided": 6, "token": 5, "epoch": 2},
+        {"decided": 6, "token": 5, "route": 1},
+        {"decided": 8, "token": 5},
+        {"decided": 6, "token": 100},
+        {"decided": 3, "token": 20},
+    ],
+    ids=["older epoch", "newer epoch", "other route", "beyond what was sent", "no such token", "once more"],
+)
+def test_a_verdict_that_is_not_of_this_pass_commits_nothing(alice: Alice, wrong: dict[str, int]) -> None:
+    alice.in_a_round()
+    assert alice.verdict(**wrong) == []
+    assert alice.text == [20]
+
+
+def test_the_end_token_ends_the_reply_also_among_accepted_ones(alice: Alice) -> None:
+    alice.start()
+    alice.draft(20, 31, END, 33)
+    alice.verdict(3, 20)
+    assert alice.verdict(7, 40) == [Emit((31,), 1), Finish("stop")]
+    assert alice.machine.finished == "stop"
+    assert alice.verdict(8, 41) == alice.did(alice.machine.cancel(0.0, "late")) == []
+
+
+def test_max_tokens_cut_and_nothing_is_drafted_beyond() -> None:
+    alice = Alice(max_tokens=3)
+    alice.start()
+    alice.draft(20, 31, 32)
+    _, sent = alice.verdict(3, 20)
+    assert sent.tokens == (20, 31)
+    assert alice.verdict(5, 32) == [Emit((31, 32), 1), Finish("length")]
+
+
+def test_a_full_context_ends_the_reply() -> None:
+    alice = Alice(max_positions=4)
+    alice.start()
+    assert alice.verdict(3, 20) == [Emit((20,), 0), Finish("context")]
+    assert Alice(max_positions=3).machine.start(0.0) == [Finish("context")]
+    assert Alice(max_tokens=0).machine.start(0.0) == [Finish("length")]
+
+
+def test_silence_is_met_by_a_resend_then_an_epoch_then_a_route_with_growing_patience(alice: Alice) -> None:
+    sent = alice.in_a_round()
+    assert alice.machine.tick(0.99) == []
+    assert alice.wake() == [sent]
+    assert alice.now == 1.0
+    (again,) = alice.wake()
+    assert alice.now == 3.0
+    assert (numbers(again), again.tokens) == ((2, 1, 3, 3, 1, 3), sent.tokens)
+    (need,) = alice.wake()
+    assert alice.now == 7.0
+    assert (need.route, need.reason, need.suspects) == (1, "timeout", ())
+    assert alice.machine.next_wakeup() is None
+
+
+def test_a_pipeline_slower_than_the_timeout_is_given_twice_the_time_it_takes(alice: Alice) -> None:
+    alice.in_a_round()
+    alice.wake()
+    alice.now = 1.5
+    alice.verdict(7, 40)
+    (sent,) = alice.draft(1, 2, 3)
+    assert alice.wake() == [sent]
+    assert alice.now == 1.5 + 2 * 1.5
+
+
+def test_a_nack_where_a_block_in_flight_begins_has_it_sent_again_once() -> None:
+    alice = Alice(tuple(range(1, 13)))
+    sent = [action for action in alice.start() if isinstance(action, SendBlock)]
+    assert alice.nack(4) == sent[1:]
+    assert alice.nack(4) == []
+
+
+def test_a_nack_elsewhere_begins_an_epoch_there(alice: Alice) -> None:
+    alice.in_a_round()
+    (sent,) = alice.nack(1)
+    assert numbers(sent) == (2, 1, 1, 1, 3, 3)
+    (sent,) = alice.nack(0)
+    assert numbers(sent) == (3, 0, 0, 0, 4, 3)
+    assert alice.machine.log.statistics().recoveries == 2
+
+
+def test_a_nack_of_somebody_who_has_it_all_is_noise_until_it_was_sent_again(alice: Alice) -> None:
+    alice.in_a_round()
+    assert alice.nack(7) == []
+    alice.wake()
+    (sent,) = alice.nack(7)
+    assert numbers(sent)[:4] == (2, 1, 3, 3)
+
+
+def test_who_refuses_again_and_again_is_suspected(alice: Alice) -> None:
+    alice.in_a_round()
+    for i in range(MAX_NACKS):
+        assert isinstance(alice.nack(1 + i % 2)[0], SendBlock)
+    (need,) = alice.nack(1)
+    assert (need.reason, need.suspects) == ("nack", (1,))
+
+
+def test_a_new_route_goes_on_where_all_its_stages_can(alice: Alice) -> None:
+    alice.in_a_round()
+    (need,) = alice.did(alice.machine.on_peer_lost(0.0, [1]))
+    assert (need.route, need.reason, need.suspects) == (1, "peer_lost", (1,))
+    assert len(need.digests) == DIGEST_BYTES * 5
+    assert alice.verdict(7, 40) == []  # the old route's
+    assert alice.did(alice.machine.on_route(0.0, 0, (4, 4))) == []
+    (sent,) = alice.open(4, 2)
+    assert numbers(sent) == (2, 0, 2, 2, 2, 3)
+    assert sent.block.route == 1
+    assert alice.machine.log.statistics().recoveries == 1
+
+
+def test_a_new_route_that_has_it_all_is_given_the_last_token(alice: Alice) -> None:
+    alice.in_a_round()
+    alice.did(alice.machine.on_session_lost(0.0, 0))
+    (sent,) = alice.open(9, 4)
+    assert numbers(sent) == (2, 0, 3, 3, 1, 3)
+
+
+def test_a_route_that_does_not_open_gives_way_to_the_next(alice: Alice) -> None:
+    alice.did(alice.machine.start(0.0))
+    (need,) = alice.did(alice.machine.on_route_failed(0.0, 0, [1]))
+    assert (need.route, need.suspects) == (1, (1,))
+    assert alice.did(alice.machine.on_route_failed(0.0, 0)) == []
+    assert alice.did(alice.machine.on_peer_lost(0.0, [0])) == []  # it is being replaced already
+
+
+def test_without_the_draft_engine_the_reply_goes_on_plainly_until_it_is_back(alice: Alice) -> None:
+    alice.in_a_round()
+    alice.verdict(7, 40)
+    (sent,) = alice.did(alice.machine.on_drafter_lost(0.0))
+    assert sent.tokens == (40,)
+    assert alice.draft(1, 2, 3) == []  # an answer from beyond the grave
+    assert [type(action) for action in alice.verdict(8, 41)] == [Emit, SendBlock]
+    alice.did(alice.machine.on_drafter_back(0.0))
+    *_, draft = alice.verdict(9, 42)
+    assert draft == Draft(0, (*PROMPT, 20, 31, 32, 33, 40, 41, 42), 3)
+
+
+def test_an_engine_without_a_guess_is_not_asked_twice(alice: Alice) -> None:
+    alice.in_a_round()
+    alice.verdict(7, 40)
+    (sent,) = alice.draft()
+    assert sent.tokens == (40,)
+    _, draft = alice.verdict(8, 41)
+    assert isinstance(draft, Draft)
+
+
+def test_cancel_finishes_at_once(alice: Alice) -> None:
+    alice.in_a_round()
+    assert alice.did(alice.machine.cancel(0.0, "cancelled")) == [Finish("cancelled")]
+    assert alice.machine.next_wakeup() is None
+    assert alice.draft(1) == alice.open(0, 0) == alice.nack(0) == []
+
+
+def test_the_log_counts_what_run_shows(alice: Alice) -> None:
+    alice.in_a_round()
+    alice.now = 2.0
+    alice.verdict(5, 77)
+    alice.draft(1, 2, 3)
+    alice.now = 4.0
+    alice.verdict(9, 50)
+    figures = alice.machine.log.statistics()
+    assert (figures.prompt_tokens, figures.completion_tokens, figures.passes) == (3, 7, 3)
+    assert (figures.drafted, figures.accepted, figures.acceptance_rate) == (6, 4, 4 / 6)
+    assert figures.acceptance_length_mean == 3.0
+    assert figures.by_position == ((2, 2), (2, 1), (1, 1))
+    assert (figures.time_to_first_token_s, figures.tokens_per_second) == (0.0, 1.5)
+    event = alice.machine.log.passes[-1]
+    assert (event.position, event.num_drafted, event.num_accepted, event.num_committed) == (6, 3, 3, 4)
+    assert (event.stage_s, event.window, event.mode) == ((0.002, 0.003), 3, "rounds")
