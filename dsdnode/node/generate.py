@@ -11,7 +11,7 @@ import numpy as np
 import structlog
 
 from dsdnode.engine.port import Chunk, Output
-from dsdnode.errors import DsdError, EngineLost, PeerUnavailable
+from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -21,7 +21,7 @@ from dsdnode.speculation import actions as do
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig, SessionMachine
 from dsdnode.speculation.window import WindowController
-from dsdnode.wire.messages import Block, Close, Nack, SessionLost, Verdict
+from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
@@ -50,10 +50,9 @@ class DraftLine:
             Chunk(self._sequence, action.position, inputs, 1, self._sampling, extend=action.count - 1), done
         )
 
-    def lost(self) -> None:
-        self._length = 0
-
     def release(self) -> None:
+        """Empty it, whatever it holds; of a sequence that died with its worker nothing is left."""
+        self._length = 0
         self._batcher.release(self._sequence)
 
 
@@ -72,16 +71,19 @@ class Reply:
         prompt: Sequence[int],
         window: WindowController,
         line: DraftLine | None,
+        *,
+        drafting: bool = True,
     ) -> None:
+        """`drafting` False: the draft engine is restarting; `on_drafter_back` will tell."""
         self._rpc = rpc
         self._router = router
         self._terms = terms
-        self._machine = SessionMachine(config, tuple(prompt), window, drafter=line is not None)
+        self._machine = SessionMachine(config, tuple(prompt), window, drafter=line is not None and drafting)
         self._line = line
         self._route: Route | None = None
         self._avoid: dict[bytes, None] = {}
         self._touched: dict[bytes, None] = {}
-        self._out: asyncio.Queue[do.Emit | do.Finish | DsdError] = asyncio.Queue()
+        self._out: asyncio.Queue[do.Emit | do.Finish | Exception] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
@@ -96,7 +98,7 @@ class Reply:
         try:
             while True:
                 event = await self._out.get()
-                if isinstance(event, DsdError):
+                if isinstance(event, Exception):
                     raise event
                 if isinstance(event, do.Finish):
                     return
@@ -165,30 +167,38 @@ class Reply:
             self._carry_out(self._machine.on_peer_lost(self._now(), [self._route.peers.index(peer)]))
 
     def on_drafter_lost(self) -> None:
-        if self._line is not None:
+        if self._line is not None and self._machine.finished is None:
             self._draft_life += 1
-            self._line.lost()
+            self._line.release()
             self._carry_out(self._machine.on_drafter_lost(self._now()))
 
     def on_drafter_back(self) -> None:
-        if self._line is not None:
+        if self._line is not None and self._machine.finished is None:
+            self._draft_life += 1
+            self._line.release()
             self._carry_out(self._machine.on_drafter_back(self._now()))
 
     # --- actions
 
     def _carry_out(self, actions: list[do.SessionAction]) -> None:
-        for action in actions:
-            match action:
-                case do.SendBlock(block, digests, tokens):
-                    self._send(block, [digests, pack_tokens(list(tokens))])
-                case do.Draft():
-                    self._draft(action)
-                case do.NeedRoute():
-                    self._need_route(action)
-                case do.Emit() | do.Finish():
-                    self._num_fruitless = 0
-                    self._out.put_nowait(action)
+        try:
+            for action in actions:
+                self._act(action)
+        except Exception as bug:  # or nobody would ever hear of it, and the reply never end
+            self._out.put_nowait(bug)
         self._schedule()
+
+    def _act(self, action: do.SessionAction) -> None:
+        match action:
+            case do.SendBlock(block, digests, tokens):
+                self._send(block, [digests, pack_tokens(list(tokens))])
+            case do.Draft():
+                self._draft(action)
+            case do.NeedRoute():
+                self._need_route(action)
+            case do.Emit() | do.Finish():
+                self._num_fruitless = 0
+                self._out.put_nowait(action)
 
     def _send(self, block: Block, buffers: list[bytes]) -> None:
         if self._route is None:
@@ -207,7 +217,8 @@ class Reply:
                 return
             if isinstance(result, Output) and result.tokens is not None:
                 self._carry_out(self._machine.on_draft(self._now(), tuple(result.tokens.tolist())))
-            elif not isinstance(result, EngineLost):  # its cache is full: go on without
+            else:  # dead or full: go on without
+                log.info("not drafted", reason=str(result))
                 self.on_drafter_lost()
 
         self._line.draft(action, done)
@@ -229,11 +240,11 @@ class Reply:
             route = await self._router.open(
                 self._terms, action.route, action.digests, tuple(self._avoid), self._touched
             )
-        except DsdError as error:
+        except Exception as error:  # whatever it is, the reply must not wait for this route
             self._out.put_nowait(error)
             return
         self._route = route
-        self._close_stages([peer for peer in self._touched if peer not in route.peers])
+        self._router.close(self._terms.session, [p for p in self._touched if p not in route.peers], self._touched)
         self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths))
 
     async def _watch(self) -> None:
@@ -249,14 +260,6 @@ class Reply:
                     self.on_peer_lost(peer)
                     break
 
-    def _close_stages(self, peers: Sequence[bytes]) -> None:
-        for peer in peers:
-            del self._touched[peer]
-            try:
-                self._rpc.notify(peer, Close(self._terms.session), [], priority=Priority.CONTROL)
-            except DsdError as error:
-                log.debug("close not sent", reason=str(error))  # its lease runs out
-
     def _end(self) -> None:
         for task in (self._opening, *self._tasks):
             if task is not None:
@@ -265,7 +268,7 @@ class Reply:
             self._timer.cancel()
         if self._machine.finished is None:
             self._machine.cancel(self._now(), "error")
-        self._close_stages(list(self._touched))
+        self._router.close(self._terms.session, list(self._touched), self._touched)
         if self._line is not None:
             self._line.release()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from dsdnode.dht.ids import model_key
-from dsdnode.errors import DsdError, NoPipeline, Overloaded, PeerUnavailable
+from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -17,7 +17,7 @@ from dsdnode.node.catalogue import Model
 from dsdnode.node.discovery import Discovery
 from dsdnode.placement import Place, choose_pipeline
 from dsdnode.wire.codec import encode_body
-from dsdnode.wire.messages import Contact, Open, Opened, OpenStages, Refused, StagePlace, WireSampling
+from dsdnode.wire.messages import Close, Contact, Open, Opened, OpenStages, Refused, StagePlace, WireSampling
 from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)
@@ -27,6 +27,8 @@ OPEN_TIMEOUT_S = 4.0
 PATIENCE_S = 30.0
 """Peers that are full, or whose worker restarts, are asked again for so long."""
 RETRY_S = 0.25
+MAX_REMEMBERED = 64
+"""Models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,41 +68,51 @@ class Router:
 
         Every peer that may have opened is added to `touched`: the reply closes them.
 
-        Raises NoPipeline (layers named), Overloaded (all full for PATIENCE_S).
+        Raises NoPipeline (layers named), Overloaded (all full, or restarting, for PATIENCE_S).
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_S
-        unfit: set[bytes] = set()
+        attempt = _Attempt(set(avoid))
         fresh = number == 0
         while True:
             records, rtt_s = await self._live_providers(terms.target, fresh)
             try:
-                places = _choose(terms.target, records, rtt_s, unfit, avoid)
-            except NoPipeline:
-                if fresh and (not unfit or loop.time() > deadline):
-                    raise
+                places = attempt.choose(terms.target, records, rtt_s)
+            except NoPipeline as error:
                 if fresh:
-                    await asyncio.sleep(RETRY_S)
-                unfit.clear()
+                    attempt.check(error, terms.target, records, late=loop.time() > deadline)
+                    await asyncio.sleep(_pause_s(terms.session, attempt.num))
+                attempt.begin_again()
                 fresh = True
                 continue
             touched.update((peer_id(place.contact.public_key), None) for place in places)
             answers = await self._open_all(terms, number, digests, places)
-            failed = [peer for peer, answer in answers.items() if not isinstance(answer, Opened)]
+            failed = {peer: answer for peer, answer in answers.items() if not isinstance(answer, Opened)}
             if not failed:
                 lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
                 return Route(places, tuple(answers), lengths)
-            reasons = {answers[peer] for peer in failed}
-            if loop.time() > deadline:
-                raise Overloaded("; ".join(sorted(str(getattr(reason, "reason", reason)) for reason in reasons)))
-            unfit.update(failed)
+            attempt.refused(failed)
+            empty = [peer for peer, answer in answers.items() if isinstance(answer, Opened) and not answer.length]
+            self.close(terms.session, empty, touched)
+
+    def close(self, session: bytes, peers: Sequence[bytes], touched: dict[bytes, None]) -> None:
+        """Free these stages. (Held while others are awaited, they would be what another owner waits for.)"""
+        for peer in peers:
+            touched.pop(peer, None)
+            try:
+                self._rpc.notify(peer, Close(session), priority=Priority.CONTROL)
+            except DsdError as error:
+                log.debug("close not sent", reason=str(error))  # its lease runs out
 
     async def _live_providers(self, target: Model, fresh: bool) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """Shards of the model whose peers answer a ping, and their round trips in seconds."""
         if fresh or target.model_id not in self._remembered:
             found = await self._discovery.find_providers(model_key(target.model_id))
             shards = [record for record in found if record.role == "shard" and record.model_id == target.model_id]
+            self._remembered.pop(target.model_id, None)
             self._remembered[target.model_id] = shards
+            if len(self._remembered) > MAX_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
         records = self._remembered[target.model_id]
         peers = {peer_id(record.public_key): record for record in records}
         for record in records:
@@ -113,7 +125,7 @@ class Router:
         """Round trip in seconds; None: no answer."""
         try:
             return await self._rpc.ping(peer, timeout_s=PING_TIMEOUT_S)
-        except PeerUnavailable:
+        except DsdError:
             return None
 
     async def _open_all(
@@ -140,15 +152,45 @@ class Router:
         return dict(zip(peers, answers, strict=True))
 
 
-def _choose(
-    target: Model,
-    records: list[ProviderRecord],
-    rtt_s: dict[bytes, float],
-    unfit: set[bytes],
-    avoid: Collection[bytes],
-) -> tuple[Place, ...]:
-    """Without the peers to avoid if that can be, else with them (they answered a ping)."""
-    try:
-        return choose_pipeline(records, target.num_layers, rtt_s, exclude=unfit | set(avoid))
-    except NoPipeline:
-        return choose_pipeline(records, target.num_layers, rtt_s, exclude=unfit)
+class _Attempt:
+    """What one opening has learnt about the peers that it asked."""
+
+    def __init__(self, avoid: set[bytes]) -> None:
+        self._avoid = avoid
+        self._unfit: dict[bytes, str] = {}
+        """Not now: full, restarting, silent."""
+        self._never: dict[bytes, str] = {}
+        self.num = 0
+
+    def choose(self, target: Model, records: list[ProviderRecord], rtt_s: dict[bytes, float]) -> tuple[Place, ...]:
+        """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline."""
+        unfit = self._unfit.keys() | self._never.keys()
+        try:
+            return choose_pipeline(records, target.num_layers, rtt_s, unfit | self._avoid, target.name)
+        except NoPipeline:
+            return choose_pipeline(records, target.num_layers, rtt_s, unfit, target.name)
+
+    def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
+        for peer, answer in failed.items():
+            final = isinstance(answer, Refused) and not answer.retry
+            why = answer.reason if isinstance(answer, Refused) else str(answer)
+            (self._never if final else self._unfit)[peer] = why
+
+    def check(self, error: NoPipeline, target: Model, records: list[ProviderRecord], *, late: bool) -> None:
+        """Nobody is left to ask, all that are known being counted. Raises what ends the opening, if that should."""
+        try:
+            choose_pipeline(records, target.num_layers, {}, self._never, target.name)
+        except NoPipeline:
+            reasons = "; ".join(sorted(set(self._never.values())))
+            raise NoPipeline(f"{error} ({reasons})" if reasons else str(error)) from None
+        if late:
+            raise Overloaded("; ".join(sorted(set(self._unfit.values()))))
+
+    def begin_again(self) -> None:
+        self._unfit.clear()
+        self.num += 1
+
+
+def _pause_s(session: bytes, attempt: int) -> float:
+    """Owners that wait for the same places must not come back in step for ever: each has its own rhythm."""
+    return RETRY_S * (0.5 + session[attempt % len(session)] / 255)
