@@ -29,6 +29,7 @@ from dsdnode.speculation.actions import (
     StageAction,
     States,
     Tokens,
+    TruncateSequence,
 )
 from dsdnode.speculation.arrivals import Arrival, Inbox, KeptOutputs, arrive
 from dsdnode.speculation.cache import Branch, BranchCache, Closing, Fate
@@ -41,9 +42,9 @@ class StageLimits:
     hop_timeout_s: float = 1.0
     """How long a block may wait for the one before it."""
     max_waiting_blocks: int = 16
-    max_waiting_positions: int = 4096
+    max_waiting_positions: int = 2048
     max_kept_blocks: int = 8
-    max_kept_positions: int = 2048
+    max_kept_positions: int = 1024
     max_closings: int = 64
 
 
@@ -132,12 +133,14 @@ class StageMachine:
         return actions + self._go_on(now)
 
     def on_run_failed(self, now: float) -> list[StageAction]:
-        """The engine refused the RunChunk (Overloaded): nothing of it is in the cache."""
+        """The engine refused the RunChunk (Overloaded), perhaps with a part of it cached. The owner sends it again."""
         assert self._running is not None
         arrival, branch = self._running
         self._running = None
+        if self._closing:
+            return self._leave()
         del branch.digests[arrival.block.position + 1 :]
-        return self._leave() if self._closing else self._go_on(now)
+        return [TruncateSequence(branch.sequence, branch.length), *self._go_on(now)]
 
     def on_engine_lost(self, now: float) -> list[StageAction]:
         """The worker died, running or not: all sequences are gone. The machine stays, empty, for a re-Open."""

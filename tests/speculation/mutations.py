@@ -110,6 +110,13 @@ def _failed_run_stays(original: Any) -> Any:
     return on_run_failed
 
 
+def _part_stays(original: Any) -> Any:
+    def on_run_failed(self: StageMachine, now: float) -> Any:
+        return [action for action in original(self, now) if not isinstance(action, TruncateSequence)]
+
+    return on_run_failed
+
+
 def _any_epoch(original: Any) -> Any:
     return lambda self, route, epoch: not self.finished and not self._routing and route == self.route
 
@@ -221,6 +228,7 @@ MUTATIONS = {
     ),
     "stage-route": Mutation("a stage hears other routes", ((StageMachine, "on_block", _hear_other_routes),)),
     "run-failed": Mutation("a refused run counts as done", ((StageMachine, "on_run_failed", _failed_run_stays),)),
+    "run-failed-part": Mutation("what a refused run cached stays", ((StageMachine, "on_run_failed", _part_stays),)),
     "engine-lost": Mutation("the cache is believed after a death", ((BranchCache, "forget", _always(None)),)),
     "kept": Mutation("duplicates are not answered", ((StageMachine, "_again", _always([])),)),
     "lease": Mutation("no lease", ((StageMachine, "on_open", _no_lease),)),

@@ -153,10 +153,11 @@ class Peer:
             return
         self._running = False
         now, world = self.world.queue.now, self.world
+        inputs: Any = action.tokens if action.tokens is not None else action.states
         if world.rng.random() < world.faults.overload:
+            self.engine.run(action.sequence, action.position, inputs[: world.rng.randint(0, len(inputs))])
             self._carry_out(self.machine.on_run_failed(now))
             return
-        inputs: Any = action.tokens if action.tokens is not None else action.states
         states = self.engine.run(action.sequence, action.position, inputs)
         end = action.position + len(states)
         if self.stage < world.num_stages - 1:

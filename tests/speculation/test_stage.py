@@ -316,8 +316,9 @@ def test_a_refused_run_leaves_nothing_behind(bob: Stage) -> None:
     bob.receive(LINE[:4], 0)
     bob.finish()
     bob.receive(LINE[:6], 4)
-    bob.held.clear()
-    assert bob.machine.on_run_failed(0.0) == []
+    run = bob.held.pop()
+    bob.engine.run(run.sequence, 4, (1,))  # a part of it was decoded
+    assert bob.carry_out(bob.machine.on_run_failed(0.0)) == []
     bob.hold = False
     (forward,) = bob.receive(LINE[:6], 4)
     assert isinstance(forward, ForwardBlock)
