@@ -112,7 +112,8 @@ def _why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_
     failed = f" ({num_failed} that did just failed)" if num_failed else ""
     gaps = _runs([layer for layer in range(num_layers) if layer not in covered])
     if gaps:
-        return f"layers {_spell(gaps)} of {name} are hosted by nobody{failed}"
+        remedy = "`dsdnode start --role shard --join ...` takes what is missing"
+        return f"layers {_spell(gaps)} of {name} are hosted by nobody{failed}: {remedy}"
     parts = sorted({(record.start, record.end) for record in usable})
     lacking = _missing(parts, (0, num_layers))
     return (

@@ -90,13 +90,20 @@ def test_equals_are_told_apart_by_their_ids_whatever_the_order() -> None:
     assert chosen == {(min(bytes_of(1), bytes_of(2)), min(bytes_of(3), bytes_of(4)))}
 
 
+REMEDY = ": `dsdnode start --role shard --join ...` takes what is missing"
+
+
 @pytest.mark.parametrize(
     ("offers", "exclude", "words"),
     [
-        (swarm((0, 3), (6, 8)), (), "layers 3:6 of demo-target are hosted by nobody"),
-        (swarm((2, 3), (5, 6)), (), "layers 0:2, 3:5, 6:8 of demo-target are hosted by nobody"),
-        ([], (), "layers 0:8 of the model are hosted by nobody"),
-        (swarm((0, 4), (4, 8)), (2,), "layers 4:8 of demo-target are hosted by nobody (1 that did just failed)"),
+        (swarm((0, 3), (6, 8)), (), "layers 3:6 of demo-target are hosted by nobody" + REMEDY),
+        (swarm((2, 3), (5, 6)), (), "layers 0:2, 3:5, 6:8 of demo-target are hosted by nobody" + REMEDY),
+        ([], (), "layers 0:8 of the model are hosted by nobody" + REMEDY),
+        (
+            swarm((0, 4), (4, 8)),
+            (2,),
+            "layers 4:8 of demo-target are hosted by nobody (1 that did just failed)" + REMEDY,
+        ),
         (
             swarm((0, 5), (3, 8)),
             (),

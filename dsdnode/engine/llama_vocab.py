@@ -25,7 +25,7 @@ class LlamaVocab:
     def __init__(self, vocab: Any, template_source: str | None) -> None:
         """`vocab`: llama.cpp's pointer. Raises ModelRefused when there is no tokenizer: in a shard."""
         if int(llama_cpp.llama_vocab_type(vocab)) == _TYPE_NONE:
-            raise ModelRefused("the file has no tokenizer: a shard works on ids and states alone")
+            raise ModelRefused("the model file has no tokenizer: a shard needs none, but a draft model does")
         self._vocab = vocab
         self.size = int(llama_cpp.llama_vocab_n_tokens(vocab))
         self._bos = int(llama_cpp.llama_vocab_bos(vocab))

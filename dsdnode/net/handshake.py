@@ -86,6 +86,6 @@ class Handshake:
 def _wrong_key(here: bool, there: bool) -> str:
     if here and there:
         return "wrong swarm key"
-    return (
-        "this swarm is private: its swarm key is needed" if here else "this swarm has no swarm key, and one was given"
-    )
+    if here:
+        return "this swarm is private: its key is needed (--swarm-key)"
+    return "this swarm has no swarm key, and one was given"

@@ -106,7 +106,11 @@ class ZapServer:
             refusal = self._gate.admit(now, question[3].decode(), question[6], self._num_connections())
             user = question[6].hex().encode()
         if refusal:
-            log.debug("connection refused", address=question[3:4], reason=refusal)
+            log.debug(
+                "connection refused",
+                address=question[3][:64].decode(errors="replace") if len(question) > 3 else "",
+                reason=refusal,
+            )
         status = b"400" if refusal else b"200"
         self._socket.send_multipart([version, request_id, status, refusal.encode(), b"" if refusal else user, b""])
         self._pump.sent()

@@ -110,7 +110,7 @@ class Discovery:
             async with asyncio.timeout(timeout_s):
                 await self._joined.wait()
         except TimeoutError:
-            errors = [f"{short_id(peer)}: {join.error or 'no answer'}" for peer, join in self._joins.items()]
+            errors = [str(join.error or f"peer {short_id(peer)}: no answer") for peer, join in self._joins.items()]
             raise PeerUnavailable("no peer to join answered: " + "; ".join(errors[:4])) from None
 
     async def find_providers(self, key: bytes, timeout_s: float = FIND_TIMEOUT_S) -> list[ProviderRecord]:
