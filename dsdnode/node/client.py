@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -13,15 +14,16 @@ import structlog
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, parse_join, peer_id, short_id
-from dsdnode.net.port import Transport
+from dsdnode.net.port import Priority, Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
+from dsdnode.node.asking import Asking, Finished, GenerateRequest, Piece
 from dsdnode.node.catalogue import Model, describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.wire import messages as wire
-from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable
 from dsdnode.wire.records import ProviderRecord
-from dsdnode.wire.tensors import unpack_tokens
+
+__all__ = ["Client", "Finished", "GenerateRequest", "Piece"]
 
 log = structlog.get_logger(__name__)
 
@@ -33,70 +35,25 @@ SILENCE_S = 2.0
 PING_TIMEOUT_S = 2.0
 """... and given up when it does not answer within this."""
 FULL_PATIENCE_S = 30.0
-MAX_VOCAB = 1 << 24
+FULL_PAUSE_S = 0.5
+MAX_TRIES = 2
+"""Of one drafter, without a token: a link may break under a drafter that lives."""
 MAX_QUEUED_NOTICES = 4096
-_ERRORS = {kind.__name__: kind for kind in (BadInput, ModelRefused, NoPipeline, Overloaded, PeerUnavailable)}
-
-
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
-    """One of `messages` (role, content), `prompt` (raw) and `prompt_tokens`. `draft_max` None: the drafter's window."""
-
-    messages: Sequence[dict[str, str]] = ()
-    prompt: str | None = None
-    prompt_tokens: Sequence[int] | None = None
-    model: str | None = None
-    max_tokens: int = 512
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
-    stop: Sequence[str] = ()
-    draft_max: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The first `num_accepted` of `tokens` were drafted; `text` is what can be shown now (whole characters)."""
-
-    tokens: tuple[int, ...]
-    text: str
-    num_accepted: int
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """`reason`: stop, length, context, cancelled. `stats` as `run --json` prints them."""
-
-    reason: str
-    stats: dict[str, Any]
 
 
 @dataclass(slots=True)
-class _Asked:
-    """A reply in progress: everything that another drafter would need."""
+class _Failure:
+    """What came of asking a drafter last; `num`: in a row, without a token in between."""
 
-    request: GenerateRequest
-    model: Model
-    id: bytes = field(default_factory=lambda: secrets.token_bytes(16))
-    prompt_tokens: tuple[int, ...] = ()
-    tokens: list[int] = field(default_factory=list)
-    num_resumed: int = 0
+    error: DsdError
+    num: int
 
-    def body(self) -> wire.GenerateBody:
-        asked, fresh = self.request, not self.prompt_tokens
-        return wire.GenerateBody(
-            messages=tuple(wire.ChatMessage(m["role"], m["content"]) for m in asked.messages) if fresh else (),
-            text=asked.prompt or "" if fresh else "",
-            prompt_tokens=self.prompt_tokens or tuple(asked.prompt_tokens or ()),
-            tokens=tuple(self.tokens),
-            model=self.model.model_id,
-            sampling=wire.WireSampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed),
-            max_tokens=asked.max_tokens,
-            stop=tuple(asked.stop),
-            draft_max=-1 if asked.draft_max is None else asked.draft_max,
-        )  # fmt: skip
+    @property
+    def final(self) -> bool:
+        return not isinstance(self.error, Overloaded) and self.num >= MAX_TRIES
+
+
+_Notice = tuple[bytes, wire.Message, Sequence[bytes]]
 
 
 class Client:
@@ -106,7 +63,7 @@ class Client:
         self._rpc = Rpc(transport)
         self._discovery = Discovery(self._rpc, identity, secrets.SystemRandom())
         self._joined = [peer_id(contact.public_key) for contact in joins]
-        self._inboxes: dict[bytes, asyncio.Queue[tuple[bytes, wire.Message, Sequence[bytes]]]] = {}
+        self._inboxes: dict[bytes, asyncio.Queue[_Notice]] = {}
 
     @classmethod
     async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> Client:
@@ -165,102 +122,98 @@ class Client:
 
     # --- replies
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece | Finished]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece | Finished, None]:
         """Goes on at another drafter with the same tokenizer when one is lost: same text.
 
         Raises NoPipeline (no drafter left, or layers that nobody hosts), BadInput, ModelRefused, Overloaded; what was
         yielded before stands.
         """
-        asked = _Asked(request, await self._choose_model(request.model))
-        failed: dict[bytes, DsdError] = {}
-        deadline = asyncio.get_running_loop().time() + FULL_PATIENCE_S
+        asking = Asking(request, await self._choose_model(request.model))
+        failures: dict[bytes, _Failure] = {}
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + FULL_PATIENCE_S
         while True:
-            drafter = await self._choose_drafter(asked, failed)
+            drafter = await self._choose_drafter(asking, failures)
             try:
-                async for event in self._ask(asked, drafter):
-                    yield event
+                async with contextlib.aclosing(self._ask(asking, drafter)) as events:
+                    async for event in events:
+                        yield event
                 return
-            except Overloaded as error:
-                failed[drafter] = error
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-            except (PeerUnavailable, PeerMisbehaved) as error:
+            except (Overloaded, PeerUnavailable, PeerMisbehaved) as error:
                 log.info("drafter lost", peer=short_id(drafter), reason=str(error))
-                failed[drafter] = error
-                asked.num_resumed += bool(asked.prompt_tokens)
+                known = failures.pop(drafter, None)
+                failures[drafter] = _Failure(error, 1 if known is None or asking.progressed else known.num + 1)
+                if asking.progressed:
+                    deadline = loop.time() + FULL_PATIENCE_S
+                elif isinstance(error, Overloaded) and loop.time() > deadline:
+                    raise
+                asking.num_resumed += bool(asking.prompt_tokens)
 
-    async def _choose_drafter(self, asked: _Asked, failed: dict[bytes, DsdError]) -> bytes:
-        """The peer that we joined when it drafts, else the freest; full ones again when nobody else is left."""
-        records = await self._records()
-        drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == asked.model.tokenizer_hash]
-        for record in drafters:
-            self._rpc.transport.introduce(record.contact)
-        order = sorted(drafters, key=lambda r: (r.peer_id not in self._joined, -r.free_sessions, r.peer_id))
-        for record in order:
-            if record.peer_id not in failed:
-                return record.peer_id
-        full = [peer for peer, error in failed.items() if isinstance(error, Overloaded)]
-        if full:
-            await asyncio.sleep(0.5)
-            return full[0]
-        if failed:
-            raise NoPipeline(f"no drafter is left for {asked.model.name} ({'; '.join(map(str, failed.values()))})")
-        raise NoPipeline(
-            f"no drafter with the tokenizer of {asked.model.name} in this swarm: `dsdnode start --role drafter "
-            "--model-draft FILE --join ...` adds one"
-        )
+    async def _choose_drafter(self, asking: Asking, failures: dict[bytes, _Failure]) -> bytes:
+        """The peer that we joined when it drafts, else the freest; then those that were full, then those that failed.
 
-    async def _ask(self, asked: _Asked, drafter: bytes) -> AsyncIterator[Piece | Finished]:
-        inbox: asyncio.Queue[tuple[bytes, wire.Message, Sequence[bytes]]] = asyncio.Queue(MAX_QUEUED_NOTICES)
-        self._inboxes[asked.id] = inbox
+        Raises NoPipeline.
+        """
+        while True:
+            records = await self._records()
+            drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == asking.model.tokenizer_hash]
+            for record in drafters:
+                self._rpc.transport.introduce(record.contact)
+            order = sorted(drafters, key=lambda r: (r.peer_id not in self._joined, -r.free_sessions, r.peer_id))
+            fresh = [record.peer_id for record in order if record.peer_id not in failures]
+            if fresh:
+                return fresh[0]
+            offered = {record.peer_id for record in order}
+            again = [peer for peer, failure in failures.items() if peer in offered and not failure.final]
+            if not again:
+                raise _no_drafter(asking, failures)
+            peer = min(again, key=lambda peer: not isinstance(failures[peer].error, Overloaded))
+            if isinstance(failures[peer].error, Overloaded):
+                await asyncio.sleep(FULL_PAUSE_S)
+                return peer
+            try:
+                await self._rpc.ping(peer, timeout_s=PING_TIMEOUT_S)
+            except DsdError as error:
+                failures[peer] = _Failure(error, MAX_TRIES)
+                continue
+            return peer
+
+    async def _ask(self, asking: Asking, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
+        body = asking.begin()
+        request = asking.id
+        inbox: asyncio.Queue[_Notice] = asyncio.Queue(MAX_QUEUED_NOTICES)
+        self._inboxes[request] = inbox
         finished = False
         try:
-            message = wire.Generate(asked.id)
             answer, buffers = await self._rpc.request(
-                drafter, message, [encode_body(asked.body())], timeout_s=ASK_TIMEOUT_S
+                drafter, wire.Generate(request), [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL
             )
-            if isinstance(answer, wire.Refused):
-                raise Overloaded(answer.reason) if answer.retry else ModelRefused(answer.reason)
-            ids = buffer_at(buffers, 0)
-            asked.prompt_tokens = tuple(unpack_tokens(ids, len(ids) // 4, MAX_VOCAB).tolist())
+            asking.accepted(answer, buffers)
             while not finished:
-                notice, payload = await self._next(inbox, drafter)
-                event = self._event(asked, notice, payload)
+                notice, payload = await self._next(inbox, request, drafter)
+                event = asking.event(notice, payload)
                 finished = isinstance(event, Finished)
                 yield event
         finally:
-            del self._inboxes[asked.id]
+            del self._inboxes[request]
             if not finished:
-                self._cancel(drafter, asked.id)
-
-    def _event(self, asked: _Asked, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Finished:
-        if isinstance(notice, wire.Piece):
-            ids = buffer_at(buffers, 0)
-            tokens = tuple(unpack_tokens(ids, len(ids) // 4, MAX_VOCAB).tolist())
-            if notice.index != len(asked.tokens):
-                raise PeerMisbehaved(f"the drafter's stream has a gap at token {len(asked.tokens)}")
-            asked.tokens.extend(tokens)
-            return Piece(tokens, buffer_at(buffers, 1).decode("utf-8", "replace"), notice.accepted)
-        assert isinstance(notice, wire.Finished)
-        if notice.error:
-            raise _ERRORS.get(notice.error, DsdError)(printable(notice.message))
-        stats = decode_body(buffer_at(buffers, 0), dict[str, Any])
-        stats["recoveries"] = stats.get("recoveries", 0) + asked.num_resumed
-        return Finished(notice.reason, stats)
+                self._cancel(drafter, request)
 
     async def _next(
-        self, inbox: asyncio.Queue[tuple[bytes, wire.Message, Sequence[bytes]]], drafter: bytes
+        self, inbox: asyncio.Queue[_Notice], request: bytes, drafter: bytes
     ) -> tuple[wire.Message, Sequence[bytes]]:
-        """The drafter's next notice. Raises PeerUnavailable when it is gone."""
+        """The drafter's next notice. Raises PeerUnavailable when it is gone, or knows nothing of the reply."""
         while True:
             try:
                 async with asyncio.timeout(SILENCE_S):
                     peer, message, buffers = await inbox.get()
             except TimeoutError:
-                await self._rpc.ping(drafter, timeout_s=PING_TIMEOUT_S)
+                answer, _ = await self._rpc.request(drafter, wire.Generate(request), timeout_s=PING_TIMEOUT_S)
+                if not isinstance(answer, wire.Pong) and inbox.empty():
+                    raise PeerUnavailable("the drafter has dropped the reply") from None
                 continue
             if peer != drafter:
-                continue  # a drafter that we gave up
+                continue
             if isinstance(message, wire.Cancel):
                 raise PeerUnavailable("the connection to the drafter is gone")
             return message, buffers
@@ -280,3 +233,13 @@ class Client:
             self._rpc.notify(drafter, wire.Cancel(request))
         except DsdError as error:
             log.debug("cancel not sent", reason=str(error))
+
+
+def _no_drafter(asking: Asking, failures: dict[bytes, _Failure]) -> NoPipeline:
+    if failures:
+        reasons = "; ".join(dict.fromkeys(str(failure.error) for failure in failures.values()))
+        return NoPipeline(f"no drafter is left for {asking.model.name} ({reasons})")
+    return NoPipeline(
+        f"no drafter with the tokenizer of {asking.model.name} in this swarm: `dsdnode start --role drafter "
+        "--model-draft FILE --join ...` adds one"
+    )

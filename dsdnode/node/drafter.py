@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -13,37 +12,27 @@ import structlog
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline
-from dsdnode.identity import short_id
-from dsdnode.net.port import Priority
+from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batcher import Batcher
 from dsdnode.node.catalogue import Model, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.generate import DraftLine, Reply
 from dsdnode.node.routes import Router, Terms
-from dsdnode.node.stops import StopFilter
-from dsdnode.speculation.actions import Emit, Tokens
+from dsdnode.node.serving import Serving, finished
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig
 from dsdnode.speculation.window import Fixed
 from dsdnode.wire import messages as wire
-from dsdnode.wire.codec import MAX_FRAME_BYTES, buffer_at, decode_body, encode_body
+from dsdnode.wire.codec import MAX_FRAME_BYTES, decode_body
+from dsdnode.wire.messages import MAX_BLOCK_POSITIONS
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
 
 PREFILL_POSITIONS = 256
 DRAFT_RESTART_S = 300.0
-
-
-@dataclass(slots=True)
-class _Serving:
-    client: bytes
-    request: bytes
-    reply: Reply
-    task: asyncio.Task[None]
-    cancelled: bool = False
+DRAFT_RETRY_S = 0.5
 
 
 class DrafterHost:
@@ -72,7 +61,7 @@ class DrafterHost:
         self._wire = wire_type
         self._lease_s = lease_s
         self._free = list(range(min(max_sessions, engine.shard.max_sequences)))
-        self._serving: dict[bytes, _Serving] = {}
+        self._serving: dict[bytes, Serving] = {}
         self._by_session: dict[bytes, Reply] = {}
         self._waiting: asyncio.Task[None] | None = None
         self.draining = False
@@ -91,7 +80,7 @@ class DrafterHost:
         self._rpc.transport.on_peer_lost(self._peer_lost)
 
     async def close(self) -> None:
-        tasks = [serving.task for serving in self._serving.values()]
+        tasks = [serving.task for serving in self._serving.values() if serving.task is not None]
         if self._waiting is not None:
             tasks.append(self._waiting)
         for task in tasks:
@@ -112,34 +101,62 @@ class DrafterHost:
     async def _generate(
         self, peer: bytes, message: wire.Generate, buffers: list[bytes]
     ) -> tuple[wire.Message, list[bytes]]:
+        known = self._serving.get(message.request)
+        if known is not None and known.client == peer:
+            return wire.Pong(), []
+        if known is not None or not buffers:
+            return wire.Refused("no such reply is in progress for you"), []
         if self.num_free_sessions <= 0:
-            return wire.Refused(f"all {self._max_sessions} replies of this drafter are taken", retry=True), []
-        if message.request in self._serving:
-            return wire.Refused("this request is being served"), []
-        body = decode_body(buffer_at(buffers, 0), wire.GenerateBody)
-        sequence = self._free.pop() if self._free else None
+            why = "this drafter is leaving" if self.draining else f"all {self._max_sessions} replies here are taken"
+            return wire.Refused(why, retry=True), []
+        body = decode_body(buffers[0], wire.GenerateBody)
+        serving = self._serving[message.request] = Serving(self._rpc, peer, message.request)
         try:
             prompt = await self._prompt(body)
             model = await self._model(body.model)
-            reply = self._reply(body, model, prompt, sequence)
+            if serving.cancelled:
+                raise PeerUnavailable("cancelled before it began")
+            self._begin(message.request, serving, body, model, prompt)
         except DsdError as error:
-            self._give_back(sequence)
-            return wire.Refused(str(error)[:512]), []
-        task = asyncio.create_task(self._serve(peer, message.request, body, reply, sequence))
-        self._serving[message.request] = _Serving(peer, message.request, reply, task)
-        self.on_change()
+            self._forget(message.request, serving)
+            return finished(message.request, "", error), []
+        except BaseException:
+            self._forget(message.request, serving)
+            raise
         return wire.Accepted(message.request, model.model_id), [pack_tokens(prompt)]
 
+    def _begin(
+        self, request: bytes, serving: Serving, body: wire.GenerateBody, model: Model, prompt: list[int]
+    ) -> None:
+        serving.sequence = self._free.pop() if self._free else None
+        reply = self._reply(body, model, prompt, serving.sequence)
+        self._by_session[reply.session] = reply
+        serving.start(reply, body, self._vocabulary, lambda: self._forget(request, serving))
+        self.on_change()
+
+    def _forget(self, request: bytes, serving: Serving) -> None:
+        self._serving.pop(request, None)
+        if serving.reply is not None:
+            self._by_session.pop(serving.reply.session, None)
+        if serving.sequence is not None:
+            self._free.append(serving.sequence)
+            serving.sequence = None
+        self.on_change()
+
     def _cancel(self, peer: bytes, message: wire.Cancel, buffers: list[bytes]) -> None:
-        serving = self._serving.get(message.request)
-        if serving is not None and serving.client == peer:
-            serving.reply.cancel("cancelled")
+        """In the loop's next turn: the task that serves a Generate which came just before it is to run first."""
+        asyncio.get_running_loop().call_soon(self._cancel_now, peer, message.request)
+
+    def _cancel_now(self, client: bytes, request: bytes) -> None:
+        serving = self._serving.get(request)
+        if serving is not None and serving.client == client:
+            serving.cancel("cancelled")
 
     def _peer_lost(self, peer: bytes, reason: str) -> None:
         for serving in list(self._serving.values()):
             if serving.client == peer:
-                serving.reply.cancel("cancelled")
-            else:
+                serving.cancel("cancelled")
+            elif serving.reply is not None:
                 serving.reply.on_link_lost(peer)
 
     def _to_reply(self, session: bytes, event: Callable[..., None], *arguments: Any) -> None:
@@ -155,19 +172,27 @@ class DrafterHost:
             self._waiting = asyncio.create_task(self._wait_for_draft(), name="wait for the draft engine")
 
     async def _wait_for_draft(self) -> None:
-        try:
-            await self._engine.ping(DRAFT_RESTART_S)
-        except EngineLost as error:
-            log.warning("drafting is over", reason=str(error))
+        while not self._engine.quarantined:
+            try:
+                await self._engine.ping(DRAFT_RESTART_S)
+            except EngineLost:  # it died again
+                await asyncio.sleep(DRAFT_RETRY_S)
+                continue
+            for reply in list(self._by_session.values()):
+                reply.on_drafter_back()
             return
-        for reply in list(self._by_session.values()):
-            reply.on_drafter_back()
+        log.warning("drafting is over", reason=self._engine.quarantined)
+        self.on_change()
 
     # --- one reply
 
     async def _prompt(self, body: wire.GenerateBody) -> list[int]:
         if body.prompt_tokens:
             prompt = list(body.prompt_tokens)
+        elif self._engine.quarantined:
+            raise PeerUnavailable(self._engine.quarantined)
+        elif not self._engine.available:
+            raise Overloaded("the draft engine, which has the tokenizer, is restarting")
         elif body.messages:
             prompt = await self._engine.render([(message.role, message.content) for message in body.messages])
         else:
@@ -201,7 +226,7 @@ class DrafterHost:
             raise BadInput(f"the prompt is {len(prompt)} tokens long; the context of {model.name} here is {limit}")
         asked = body.sampling
         sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
-        max_positions = min(limit, len(prompt) + body.max_tokens)
+        window, chunk_positions = _block_sizes(self._draft_max if body.draft_max < 0 else body.draft_max, model.width)
         session = secrets.token_bytes(16)
         config = SessionConfig(
             session=session,
@@ -210,66 +235,19 @@ class DrafterHost:
             max_positions=limit,
             vocab_size=model.vocab_size,
             end_tokens=self._vocabulary.end_tokens,
-            chunk_positions=max(1, min(PREFILL_POSITIONS, MAX_FRAME_BYTES // (4 * model.width))),
+            chunk_positions=chunk_positions,
         )
-        window = self._draft_max if body.draft_max < 0 else body.draft_max
         line = None if sequence is None or window == 0 else DraftLine(self._batcher, sequence, sampling)
+        max_positions = min(limit, len(prompt) + body.max_tokens)
         terms = Terms(session, model, asked, max_positions, self._lease_s, self._wire)
-        reply = Reply(self._rpc, self._router, terms, config, prompt + list(body.tokens), Fixed(window), line)
-        self._by_session[session] = reply
-        return reply
-
-    async def _serve(
-        self, client: bytes, request: bytes, body: wire.GenerateBody, reply: Reply, sequence: int | None
-    ) -> None:
-        text = self._vocabulary.detokenizer()
-        stops = StopFilter(body.stop)
-        for token in body.tokens:  # what the client has shown already
-            stops.feed(text.feed([token]))
-        index, error = len(body.tokens), None
-        reason = ""
-        try:
-            async for emit in reply.run():
-                for tokens, num_accepted in _by_origin(emit):
-                    shown = stops.feed(text.feed(tokens))
-                    piece = wire.Piece(request, index, num_accepted)
-                    self._tell(client, piece, [pack_tokens(list(tokens)), shown.encode()])
-                    index += len(tokens)
-                if stops.stopped:
-                    reply.cancel("stop")
-            reason = reply.reason
-            rest = "" if stops.stopped else stops.feed(text.finish()) + stops.flush()
-            if rest:
-                self._tell(client, wire.Piece(request, index, 0), [b"", rest.encode()])
-        except DsdError as failure:
-            log.warning("reply failed", client=short_id(client), reason=str(failure))
-            error = failure
-        finally:
-            self._forget(request, reply, sequence)
-        self._tell(
-            client,
-            wire.Finished(request, reason, type(error).__name__ if error else "", str(error or "")[:512]),
-            [encode_body(reply.statistics())],
-        )
-
-    def _forget(self, request: bytes, reply: Reply, sequence: int | None) -> None:
-        self._serving.pop(request, None)
-        self._by_session.pop(reply.session, None)
-        self._give_back(sequence)
-        self.on_change()
-
-    def _give_back(self, sequence: int | None) -> None:
-        if sequence is not None:
-            self._free.append(sequence)
-
-    def _tell(self, client: bytes, message: wire.Message, buffers: list[bytes]) -> None:
-        try:
-            self._rpc.notify(client, message, buffers, priority=Priority.CONTROL)
-        except DsdError as error:
-            log.info("client gone", client=short_id(client), reason=str(error))
+        return Reply(
+            self._rpc, self._router, terms, config, prompt + list(body.tokens), Fixed(window), line,
+            drafting=self._engine.available,
+        )  # fmt: skip
 
 
-def _by_origin(emit: Emit) -> list[tuple[Tokens, int]]:
-    """The drafted tokens and the verdict's own apart, so that a client can colour the text of each."""
-    drafted, own = emit.tokens[: emit.num_accepted], emit.tokens[emit.num_accepted :]
-    return [(tokens, num) for tokens, num in ((drafted, len(drafted)), (own, 0)) if tokens]
+def _block_sizes(window: int, width: int) -> tuple[int, int]:
+    """Draft tokens and given tokens of a block at most: their hidden states must fit one frame, in either wire type."""
+    room = min(MAX_BLOCK_POSITIONS, MAX_FRAME_BYTES // (4 * width + 4))
+    window = min(window, room // 2)
+    return window, max(1, min(PREFILL_POSITIONS, room - window))

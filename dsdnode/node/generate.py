@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -92,7 +92,7 @@ class Reply:
 
     # --- for the drafter
 
-    async def run(self) -> AsyncIterator[do.Emit]:
+    async def run(self) -> AsyncGenerator[do.Emit, None]:
         self._carry_out(self._machine.start(self._now()))
         watch = asyncio.create_task(self._watch())
         try:

@@ -232,8 +232,9 @@ class Close(Message, frozen=True, tag=27):
 
 
 class Generate(Message, frozen=True, tag=30):
-    """Client to drafter: own this reply. Buffer 0: msgpack of GenerateBody. Answered by Accepted or Refused, then by
-    notices: Piece ..., Finished. Who resumes names the same request id, the prompt's ids and the tokens so far.
+    """Client to drafter: own this reply. Buffer 0: msgpack of GenerateBody. Answered by Accepted, then by notices:
+    Piece ..., Finished; or by Refused, or Finished with an error. Who resumes takes a new request id and names the
+    prompt's ids and the tokens so far. Without a buffer: is this reply still in progress? Pong, or Refused.
     """
 
     request: SessionId

@@ -1,0 +1,159 @@
+"""What a client asks for and has got so far: everything that another drafter would need to go on."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.node.catalogue import Model
+from dsdnode.wire import messages as wire
+from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable
+from dsdnode.wire.tensors import unpack_tokens
+
+MAX_VOCAB = 1 << 24
+_KINDS: tuple[type[DsdError], ...] = (BadInput, ModelRefused, NoPipeline, Overloaded, PeerUnavailable)
+ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailable}
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One of `messages` (role, content), `prompt` (raw) and `prompt_tokens`. `draft_max` None: the drafter's window."""
+
+    messages: Sequence[dict[str, str]] = ()
+    prompt: str | None = None
+    prompt_tokens: Sequence[int] | None = None
+    model: str | None = None
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: Sequence[str] = ()
+    draft_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The first `num_accepted` of `tokens` were drafted; `text` is what can be shown now (whole characters)."""
+
+    tokens: tuple[int, ...]
+    text: str
+    num_accepted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`reason`: stop, length, context, cancelled. `stats` as `run --json` prints them."""
+
+    reason: str
+    stats: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Asking:
+    """A reply in progress. `begin` before each drafter that is asked."""
+
+    request: GenerateRequest
+    model: Model
+    id: bytes = b""
+    prompt_tokens: tuple[int, ...] = ()
+    tokens: list[int] = field(default_factory=list)
+    num_resumed: int = 0
+    _num_before: int = 0
+    _started_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
+    """When the first tokens came and when the last, with how many there were then."""
+
+    def begin(self) -> bytes:
+        """A new request id, so that nothing that an earlier drafter still says is heard; the body to send with it.
+
+        Raises BadInput for what no drafter would accept.
+        """
+        self.id, self._num_before = secrets.token_bytes(16), len(self.tokens)
+        try:
+            data = encode_body(self._body())
+            body = decode_body(data, wire.GenerateBody)
+        except ValueError as error:
+            raise BadInput(f"the prompt is too long: {error}") from None
+        except PeerMisbehaved as error:
+            raise BadInput(f"this cannot be asked: {error}") from None
+        if max(body.prompt_tokens, default=0) >= self.model.vocab_size:
+            raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")
+        return data
+
+    def _body(self) -> wire.GenerateBody:
+        asked, fresh = self.request, not self.prompt_tokens
+        return wire.GenerateBody(
+            messages=tuple(wire.ChatMessage(m["role"], m["content"]) for m in asked.messages) if fresh else (),
+            text=asked.prompt or "" if fresh else "",
+            prompt_tokens=self.prompt_tokens or tuple(asked.prompt_tokens or ()),
+            tokens=tuple(self.tokens),
+            model=self.model.model_id,
+            sampling=wire.WireSampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed),
+            max_tokens=asked.max_tokens,
+            stop=tuple(asked.stop),
+            draft_max=-1 if asked.draft_max is None else asked.draft_max,
+        )
+
+    @property
+    def progressed(self) -> bool:
+        """Did the drafter that was asked last give anything?"""
+        return len(self.tokens) > self._num_before
+
+    def accepted(self, answer: wire.Message, buffers: Sequence[bytes]) -> None:
+        """The drafter's answer. Raises what it says instead, or PeerMisbehaved."""
+        if isinstance(answer, wire.Refused):
+            raise Overloaded(answer.reason) if answer.retry else PeerUnavailable(answer.reason)
+        if isinstance(answer, wire.Finished):
+            raise _error(answer)
+        if not isinstance(answer, wire.Accepted):
+            raise PeerMisbehaved(f"{type(answer).__name__} is no answer to Generate")
+        self.prompt_tokens = _ids(buffers)
+
+    def event(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Finished:
+        """Raises PeerMisbehaved when something before it was lost, or the error that ended the reply."""
+        if isinstance(notice, wire.Piece):
+            return self._piece(notice, buffers)
+        assert isinstance(notice, wire.Finished)
+        if notice.error:
+            raise _error(notice)
+        stats = decode_body(buffer_at(buffers, 0), dict[str, Any])
+        if stats.get("completion_tokens") != len(self.tokens) - self._num_before:
+            raise PeerMisbehaved("the end of the drafter's stream is lost")
+        return Finished(printable(notice.reason), self._whole(stats) if self.num_resumed else stats)
+
+    def _piece(self, piece: wire.Piece, buffers: Sequence[bytes]) -> Piece:
+        if piece.index != len(self.tokens):
+            raise PeerMisbehaved(f"the drafter's stream has a gap at token {len(self.tokens)}")
+        tokens = _ids(buffers)
+        self.tokens.extend(tokens)
+        if tokens:
+            arrival = (asyncio.get_running_loop().time(), len(self.tokens))
+            self._arrivals_s = [*self._arrivals_s[:1], arrival]
+        return Piece(tokens, buffer_at(buffers, 1).decode("utf-8", "replace"), piece.accepted)
+
+    def _whole(self, stats: dict[str, Any]) -> dict[str, Any]:
+        """Of a reply of several drafters: tokens and times are the client's own; the rest is the last drafter's."""
+        stats |= {"prompt_tokens": len(self.prompt_tokens), "completion_tokens": len(self.tokens)}
+        recoveries = stats.get("recoveries")
+        stats["recoveries"] = self.num_resumed + (recoveries if isinstance(recoveries, int) else 0)
+        if self._arrivals_s:
+            (first_s, num_first), (last_s, num_last) = self._arrivals_s[0], self._arrivals_s[-1]
+            took_s = last_s - first_s
+            stats["time_to_first_token_s"] = first_s - self._started_s
+            stats["tokens_per_second"] = (num_last - num_first) / took_s if took_s > 0 else None
+        return stats
+
+
+def _ids(buffers: Sequence[bytes]) -> tuple[int, ...]:
+    ids = buffer_at(buffers, 0)
+    return tuple(unpack_tokens(ids, len(ids) // 4, MAX_VOCAB).tolist())
+
+
+def _error(notice: wire.Finished) -> DsdError:
+    return ERRORS.get(notice.error, DsdError)(printable(notice.message))

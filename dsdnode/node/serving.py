@@ -1,0 +1,126 @@
+"""One reply on its way from a drafter to a client: text, stop strings, and whether anybody still listens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import structlog
+
+from dsdnode.engine.tokenizer import Vocab
+from dsdnode.errors import DsdError, PeerUnavailable
+from dsdnode.identity import short_id
+from dsdnode.net.port import Priority
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.generate import Reply
+from dsdnode.node.stops import StopFilter
+from dsdnode.speculation.actions import Emit
+from dsdnode.wire import messages as wire
+from dsdnode.wire.codec import encode_body
+from dsdnode.wire.tensors import pack_tokens
+
+log = structlog.get_logger(__name__)
+
+WATCH_S = 5.0
+"""So often a client is asked whether it is there: a process that hangs, or a cut cable, says no goodbye."""
+ANSWER_TIMEOUT_S = 5.0
+MAX_REASON = 512
+
+
+class Serving:
+    """Made when a client asks, before anything is known of the reply: from then on it can be cancelled."""
+
+    def __init__(self, rpc: Rpc, client: bytes, request: bytes) -> None:
+        self.client = client
+        self.cancelled = False
+        self.reply: Reply | None = None
+        self.sequence: int | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._rpc = rpc
+        self._request = request
+        self._failure: PeerUnavailable | None = None
+        """The client does not take what it is sent; should it wake up, it resumes."""
+
+    def cancel(self, reason: str) -> None:
+        self.cancelled = True
+        if self.reply is not None:
+            self.reply.cancel(reason)
+
+    def start(self, reply: Reply, body: wire.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
+        """`over` is called before the client is told the end: what it held is free then."""
+        self.reply = reply
+        self.task = asyncio.create_task(self._run(reply, body, vocabulary, over), name="serve a reply")
+
+    async def _run(self, reply: Reply, body: wire.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
+        watch = asyncio.create_task(self._watch(), name="watch a client")
+        reason = ""
+        error: DsdError | None = None
+        try:
+            reason = await self._stream(reply, body, vocabulary)
+            error = self._failure
+        except DsdError as failure:
+            log.warning("reply failed", client=short_id(self.client), reason=str(failure))
+            error = failure
+        except asyncio.CancelledError:
+            error = PeerUnavailable("this drafter is leaving")
+            raise
+        except Exception:
+            log.exception("bug in a reply")
+            error = DsdError("the drafter failed; its log says how")
+        finally:
+            watch.cancel()
+            over()
+            self._tell(finished(self._request, reason, error), [encode_body(reply.statistics())])
+
+    async def _stream(self, reply: Reply, body: wire.GenerateBody, vocabulary: Vocab) -> str:
+        """The reply's reason to end, all of it sent. Raises DsdError."""
+        text, stops, index = vocabulary.detokenizer(), StopFilter(body.stop), len(body.tokens)
+        stops.feed(text.feed(body.tokens))  # what the client has seen of it already
+        over = stops.stopped
+        if over:
+            return "stop"
+        async with contextlib.aclosing(reply.run()) as emits:
+            async for emit in emits:
+                for tokens, num_accepted in _by_origin(emit):
+                    shown = stops.feed(text.feed(tokens))
+                    self._tell(wire.Piece(self._request, index, num_accepted), [pack_tokens(tokens), shown.encode()])
+                    index += len(tokens)
+                if stops.stopped:
+                    reply.cancel("stop")
+        rest = "" if stops.stopped else stops.feed(text.finish()) + stops.flush()
+        if rest:
+            self._tell(wire.Piece(self._request, index, 0), [b"", rest.encode()])
+        return reply.reason
+
+    async def _watch(self) -> None:
+        while self._failure is None:
+            await asyncio.sleep(WATCH_S)
+            try:
+                await self._rpc.ping(self.client, timeout_s=ANSWER_TIMEOUT_S)
+            except DsdError as error:
+                self._lost(error)
+
+    def _tell(self, message: wire.Message, buffers: list[bytes]) -> None:
+        try:
+            self._rpc.notify(self.client, message, buffers, priority=Priority.CONTROL)
+        except DsdError as error:
+            self._lost(error)
+
+    def _lost(self, error: DsdError) -> None:
+        log.info("client gone", client=short_id(self.client), reason=str(error))
+        self._failure = PeerUnavailable("the client did not answer, or take what it was sent")
+        self.cancel("cancelled")
+
+
+def finished(request: bytes, reason: str, error: Exception | None) -> wire.Finished:
+    """How a reply ended: for a `reason`, or with an `error` that the client raises."""
+    if error is None:
+        return wire.Finished(request, reason)
+    return wire.Finished(request, "", type(error).__name__, str(error)[:MAX_REASON])
+
+
+def _by_origin(emit: Emit) -> list[tuple[list[int], int]]:
+    """The drafted tokens and the verdict's own apart, so that a client can colour the text of each."""
+    drafted, own = emit.tokens[: emit.num_accepted], emit.tokens[emit.num_accepted :]
+    return [(list(tokens), num) for tokens, num in ((drafted, len(drafted)), (own, 0)) if tokens]
