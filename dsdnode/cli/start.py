@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import structlog
 
 from dsdnode.cli import control
 from dsdnode.cli.options import Invocation, common_options, json_option, load, node_options
-from dsdnode.config import NodeConfig
+from dsdnode.config import NodeConfig, default_data_dir
 from dsdnode.errors import DsdError
 
 if TYPE_CHECKING:
@@ -130,21 +131,26 @@ def _announce(node: Node, config: NodeConfig, as_json: bool) -> None:
         "roles": list(node.roles),
         "layers": list(node.layers) if node.layers else None,
     }
-    _print_ready(ready, as_json, private=config.swarm_key is not None)
+    _print_ready(ready, as_json, config)
 
 
-def _print_ready(ready: dict[str, Any], as_json: bool, private: bool) -> None:
+def _here(config: NodeConfig) -> str:
+    """What other commands need to find this node."""
+    return "" if config.data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(config.data_dir))}"
+
+
+def _print_ready(ready: dict[str, Any], as_json: bool, config: NodeConfig) -> None:
     if as_json:
         click.echo(json.dumps(ready))
         return
     hosted = ", layers {}:{}".format(*ready["layers"]) if ready["layers"] else ""
-    key = " --swarm-key THE_SAME_KEY" if private else ""
+    key = " --swarm-key THE_SAME_KEY" if config.swarm_key is not None else ""
     click.echo(f"ready: {', '.join(ready['roles'])}{hosted}")
     click.echo(f"  peer id  {ready['peer_id']}")
     click.echo(f"  address  {ready['address']}")
     click.echo(f"On the next machine:\n  dsdnode start --join {ready['join']}{key}")
     if "bootstrap" not in ready["roles"]:
-        click.echo("To talk to it:\n  dsdnode chat")
+        click.echo(f"To talk to it:\n  dsdnode chat{_here(config)}")
 
 
 def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
@@ -170,9 +176,9 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
         raise
     if not line:
         return _explain(child.wait(), path.read_bytes()[begin:].decode(errors="replace"))
-    _print_ready(json.loads(line), as_json, private=config.swarm_key is not None)
+    _print_ready(json.loads(line), as_json, config)
     if not as_json:
-        click.echo(f"It runs on as process {child.pid}, its log in {path}; `dsdnode stop` ends it.")
+        click.echo(f"It runs on as process {child.pid}, its log in {path}; `dsdnode stop{_here(config)}` ends it.")
     return 0
 
 

@@ -142,6 +142,7 @@ def test_detach_returns_when_ready_and_stop_ends_it(call: Call, home: Path) -> N
         assert done.returncode == 0, done.stderr
         assert "dsdnode start --join dsd://127.0.0.1:" in done.stdout
         assert str(home / "d" / "node.log") in done.stdout
+        assert f"`dsdnode stop --data-dir {home / 'd'}` ends it" in done.stdout
     finally:
         assert call("stop", "--data-dir", home / "d").code == 0
 
