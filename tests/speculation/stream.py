@@ -150,7 +150,7 @@ class StreamOwner:
         self.route += 1
         self._routing, self._alarm_s = True, None
         self._epochs = {}
-        return [NeedRoute(self.route, "test", (), self._digests(self._line))]
+        return [NeedRoute(self.route, "timeout", (), self._digests(self._line))]
 
     def _again_from(self, now: float, base: int, parent: int) -> list[SessionAction]:
         base = min(base, len(self._line) - 1)

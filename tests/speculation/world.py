@@ -15,7 +15,7 @@ from .peers import Peer
 from .stream import StreamOwner
 from .toy import END_TOKEN, VOCABULARY, Network, Queue, reference
 
-TIME_LIMIT_S = 3600.0
+TIME_LIMIT_S = 7200.0
 LEASE_S = (20.0, 60.0)
 
 
@@ -206,15 +206,24 @@ class World:
         self.num_routes += 1
         self._opened = {}
         candidates = [[peer for peer in peers if peer.reachable] or peers for peers in self.replicas]
-        self._route = tuple(self.rng.choice(peers) for peers in candidates)
+        self._route = tuple(
+            old if action.reason == "timeout" and old.reachable and self.rng.random() < 0.7 else self.rng.choice(peers)
+            for old, peers in zip(self._route or (None,) * self.num_stages, candidates, strict=True)
+        )
+        self._ask_to_open(action, 3)
+
+    def _ask_to_open(self, action: NeedRoute, num_tries: int) -> None:
+        """Requests are repeated; who never answers costs the route."""
+        if action.route != self.owner.route or len(self._opened) == len(self._route):
+            return
+        if num_tries == 0:
+            self._carry_out(self.owner.on_route_failed(self.queue.now, action.route))
+            return
         for index, peer in enumerate(self._route):
             self._touched[peer] = None
-            self.network.send(peer.on_open, action.route, index, self._route, action.digests)
-        self.queue.after(1.0 + 10 * self.network.latency_s, self._give_up_opening, action.route)
-
-    def _give_up_opening(self, route: int) -> None:
-        if len(self._opened) < len(self._route):
-            self._carry_out(self.owner.on_route_failed(self.queue.now, route))
+            if index not in self._opened:
+                self.network.send(peer.on_open, action.route, index, self._route, action.digests)
+        self.queue.after(0.3 + 10 * self.network.latency_s, self._ask_to_open, action, num_tries - 1)
 
     # --- own draft engine -----------------------------------------------------------------------------------------
 
@@ -256,7 +265,7 @@ class World:
 
     def _schedule_fault(self, rate: float, strike: Any) -> None:
         def struck() -> None:
-            if self.owner.finished is None and self.queue.now < TIME_LIMIT_S / 10:
+            if self.owner.finished is None and self.queue.now < TIME_LIMIT_S / 20:
                 strike()
                 self._schedule_fault(rate, strike)
 
