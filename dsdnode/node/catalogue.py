@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import NoPipeline, PeerUnavailable
+from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.discovery import Discovery
@@ -99,7 +99,7 @@ async def describe_peers(rpc: Rpc, discovery: Discovery) -> list[dict[str, Any]]
     async def rtt_ms(peer: bytes) -> float | None:
         try:
             return round(1e3 * await rpc.ping(peer, timeout_s=PING_TIMEOUT_S), 2)
-        except PeerUnavailable:
+        except DsdError:
             return None
 
     order = sorted(contacts)

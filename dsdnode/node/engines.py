@@ -15,7 +15,7 @@ from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, read_manifest
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.port import Chunk, Engine
-from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.sessions import SEQUENCES_PER_SESSION
 from dsdnode.placement import choose_layers
@@ -35,6 +35,9 @@ class Speed:
 
     fixed_ms: float
     slope_ms: float
+
+
+UNKNOWN_SPEED = Speed(0.0, 0.0)
 
 
 def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int) -> EngineOptions:
@@ -120,9 +123,12 @@ def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int
     """Cut once, kept in the data dir under the model's id."""
     path = config.data_dir / "shards" / f"{manifest.model_id[:16]}-{start}-{end}.gguf"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         log.info("cutting", layers=f"{start}:{end}", model=manifest.model_name)
-        cut(source, start, end, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cut(source, start, end, path)
+        except OSError as error:
+            raise DsdError(f"{path}: the layers cannot be written there ({error.strerror or error})") from None
     return path
 
 

@@ -27,7 +27,7 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.catalogue import describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.drafter import DrafterHost
-from dsdnode.node.engines import Speed, measure, record_of, start_draft, start_shard
+from dsdnode.node.engines import UNKNOWN_SPEED, Speed, measure, record_of, start_draft, start_shard
 from dsdnode.node.stage import StageHost
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
@@ -115,6 +115,7 @@ class Node:
 
     async def _start_shard(self) -> None:
         engine = await self._organs.shard(self.discovery)
+        self._engines["shard"] = engine, UNKNOWN_SPEED  # from here on `close` ends it
         self._engines["shard"] = engine, await measure(engine)
         self._stage = StageHost(
             self._rpc,
@@ -127,6 +128,7 @@ class Node:
 
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
+        self._engines["drafter"] = engine, UNKNOWN_SPEED
         await self._check_tokenizer(engine)
         self._engines["drafter"] = engine, await measure(engine)
         self._drafter = DrafterHost(
@@ -151,7 +153,6 @@ class Node:
             models = models_of(await self.discovery.find_providers(MODELS_KEY))
             known = {model.name: model.tokenizer_hash for model in models}
         if known and draft.shard.tokenizer_hash not in known.values():
-            await draft.close()
             targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known.items()))
             raise ModelRefused(
                 f"the draft model {draft.shard.model_name} has another tokenizer ({draft.shard.tokenizer_hash[:12]}) "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from dsdnode.config import NodeConfig
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
@@ -42,6 +43,9 @@ class FakeSwarm:
     hub: MemoryHub = field(default_factory=MemoryHub)
     members: dict[str, Member] = field(default_factory=dict)
     clients: list[Client] = field(default_factory=list)
+    dead: list[Member] = field(default_factory=list)
+    cost: Callable[[int], float] | None = None
+    """Of the engines, as FakeEngine takes it."""
 
     async def add(
         self,
@@ -57,11 +61,11 @@ class FakeSwarm:
         member = Member(None, contact)  # type: ignore[arg-type]
 
         async def start_shard(_: object) -> FakeEngine:
-            member.shard = FakeEngine(target, *(layers or (0, target.num_layers)))
+            member.shard = FakeEngine(target, *(layers or (0, target.num_layers)), cost=self.cost)
             return member.shard
 
         async def start_draft() -> FakeTextEngine:
-            member.draft = FakeTextEngine(draft)
+            member.draft = FakeTextEngine(draft, cost=self.cost)
             return member.draft
 
         roles = (("drafter",) if drafts else ()) + (("shard",) if layers else ())
@@ -85,6 +89,7 @@ class FakeSwarm:
     async def kill(self, name: str) -> None:
         """Its process is gone: no goodbye."""
         member = self.members.pop(name)
+        self.dead.append(member)
         await self.hub.transports[member.node.peer_id].close()
 
     def _identity(self, name: str) -> tuple[Identity, Contact]:
@@ -94,14 +99,14 @@ class FakeSwarm:
 
 
 @contextlib.asynccontextmanager
-async def fake_swarm(folder: Path) -> AsyncIterator[FakeSwarm]:
-    swarm = FakeSwarm(folder)
+async def fake_swarm(folder: Path, **options: Any) -> AsyncIterator[FakeSwarm]:
+    swarm = FakeSwarm(folder, **options)
     try:
         yield swarm
     finally:
         for client in swarm.clients:
             await client.close()
-        for member in swarm.members.values():
+        for member in [*swarm.members.values(), *swarm.dead]:
             await member.node.close()
 
 
