@@ -19,15 +19,19 @@ class Lines(Protocol):
 
 
 class TerminalLines:
-    """prompt_toolkit's line with a history file (0600: it holds what was asked)."""
+    """prompt_toolkit's line with a history file (0600: it holds what was asked); none where it cannot be written."""
 
     def __init__(self, history: Path) -> None:
         from prompt_toolkit import PromptSession
-        from prompt_toolkit.history import FileHistory
+        from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-        history.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        history.touch(mode=0o600)
-        self._session: Any = PromptSession(history=FileHistory(str(history)))
+        try:
+            history.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            history.touch(mode=0o600)
+            kept: Any = FileHistory(str(history))
+        except OSError:
+            kept = InMemoryHistory()
+        self._session: Any = PromptSession(history=kept)
 
     async def read(self) -> str | None:
         while True:

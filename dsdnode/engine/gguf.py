@@ -6,6 +6,7 @@ A shard is an ordinary GGUF file that llama.cpp believes is a small complete mod
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -171,10 +172,11 @@ def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
     except OSError as error:
         raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
     if entry is not None:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary = entry.with_suffix(f".{os.getpid()}")
-        temporary.write_text(digest, "ascii")
-        temporary.replace(entry)
+        with contextlib.suppress(OSError):  # next time it is computed again
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            temporary = entry.with_suffix(f".{os.getpid()}")
+            temporary.write_text(digest, "ascii")
+            temporary.replace(entry)
     return digest
 
 

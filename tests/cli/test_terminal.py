@@ -124,3 +124,13 @@ def test_history_is_kept_for_its_user_alone(terminal: Callable[..., Terminal], h
     history = home / "d" / "history"
     assert "remember me" in history.read_text()
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
+
+
+def test_a_history_that_cannot_be_kept_is_done_without(terminal: Callable[..., Terminal], home: Path) -> None:
+    (home / "d").touch()
+    alice = terminal()
+    alice.type(b"hello\r")
+    alice.see("You said hello!")
+    alice.see("\x1b[?25h")
+    alice.type(CTRL_D)
+    assert alice.left() == 0

@@ -58,6 +58,12 @@ def test_a_model_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert read_manifest(model, cache).model_id == hashlib.sha256(model.read_bytes()).hexdigest()
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    model = make(tmp_path)
+    (tmp_path / "taken").touch()
+    assert read_manifest(model, tmp_path / "taken" / "cache") == read_manifest(model)
+
+
 def test_a_name_cannot_play_with_the_terminal(tmp_path: Path) -> None:
     model = make(tmp_path)
     data = model.read_bytes()
