@@ -1,0 +1,80 @@
+"""Who is let in at a stage, and who holds a place afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from random import Random
+
+import pytest
+
+from dsdnode.engine.fake import FakeEngine, FakeModel
+from dsdnode.identity import Identity
+from dsdnode.net.memory import MemoryHub
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.stage import StageHost
+from dsdnode.wire.codec import encode_body
+from dsdnode.wire.messages import Close, Contact, Open, Opened, OpenStages, Refused, StagePlace, WireSampling
+
+SESSION = bytes(16)
+
+
+@dataclass
+class Pair:
+    """Alice, an owner, and the stage that she asks."""
+
+    alice: Rpc
+    rpc: Rpc
+    host: StageHost
+    engine: FakeEngine
+
+    @property
+    def peer(self) -> bytes:
+        return self.rpc.transport._id  # type: ignore[attr-defined,no-any-return]
+
+    async def open(self, wire: str = "f32", max_positions: int = 100) -> Opened | Refused:
+        stages = OpenStages((StagePlace(self.rpc.transport.contact, 0, 4),))
+        owner, model_id = self.alice.transport.contact, self.engine.shard.model_id
+        message = Open(SESSION, 0, 0, model_id, owner, WireSampling(), max_positions, 60.0, wire)
+        answer, _ = await self.alice.request(self.peer, message, [encode_body(stages), b""], timeout_s=1)
+        assert isinstance(answer, Opened | Refused)
+        return answer
+
+
+@pytest.fixture
+async def pair() -> Pair:
+    hub, engine = MemoryHub(), FakeEngine(FakeModel())
+    ends = []
+    for name in ("alice", "sam"):
+        key = Identity(Random(name).randbytes(32)).public_key
+        rpc = Rpc(hub.transport(Contact(key, ())))
+        rpc.start()
+        ends.append(rpc)
+    host = StageHost(ends[1], engine, max_sessions=2)
+    host.start()
+    return Pair(ends[0], ends[1], host, engine)
+
+
+async def test_a_close_right_behind_its_open_is_not_overlooked(pair: Pair) -> None:
+    opening = asyncio.create_task(pair.open())
+    await asyncio.sleep(0)
+    pair.alice.notify(pair.peer, Close(SESSION))
+    assert isinstance(await opening, Opened)
+    await asyncio.sleep(0)
+    assert pair.host.num_sessions == 0
+
+
+async def test_what_cannot_be_served_is_refused_before_it_holds_a_place(pair: Pair) -> None:
+    for answer in (await pair.open(wire="q3"), await pair.open(max_positions=5000)):
+        assert isinstance(answer, Refused)
+        assert not answer.retry
+    assert pair.host.num_sessions == 0
+
+
+async def test_an_owner_that_is_gone_holds_no_place(pair: Pair) -> None:
+    assert isinstance(await pair.open(), Opened)
+    assert pair.host.num_sessions == 1
+    await pair.alice.close()
+    async with asyncio.timeout(1):
+        while pair.host.num_sessions:  # noqa: ASYNC110
+            await asyncio.sleep(0)
