@@ -156,7 +156,7 @@ _FAMILIES = (
         "{a} had {x} {items} and then found {y} more. How many {items} does {a} have now?",
         "{a} has {x} {items} and buys {y} more at the shop. How many {items} does {a} have in all?",
         "On Monday {a} collected {x} {items}. On Tuesday {a} collected {y} {items}. How many is that in total?",
-    ), ("{a} has {x} + {y} = {p} {items}.",), "p"),
+    ), ("Now there are {x} + {y} = {p} {items}.",), "p"),
     _Family("together", _add, (
         "{a} has {x} {items} and {b} has {y} {items}. How many {items} do they have together?",
         "{a} found {x} {items}. {b} found {y} {items}. How many {items} did they find in total?",
@@ -193,19 +193,19 @@ _FAMILIES = (
     _Family("packing", _divide, (
         "{a} has {x} {items} and puts {y} in each {box}. How many {boxes} does {a} need?",
         "A {box} holds {y} {items}. How many {boxes} does {a} need for {x} {items}?",
-    ), ("{a} needs {x} / {y} = {p} {boxes}.",), "p"),
+    ), ("That takes {x} / {y} = {p} {boxes}.",), "p"),
     _Family("times", _times, (
         "{a} has {x} {items}. {b} has {k} times as many. How many {items} does {b} have?",
         "{a} made {x} {items} and {b} made {k} times as many as {a}. How many {items} did {b} make?",
-    ), ("{b} has {k} * {x} = {p} {items}.",), "p"),
+    ), ("That is {k} * {x} = {p} {items}.",), "p"),
     _Family("times total", _times, (
         "{a} has {x} {items}. {b} has {k} times as many. How many {items} do they have together?",
         "{a} found {x} {items} and {b} found {k} times as many as {a}. How many did they find in total?",
-    ), ("{b} has {k} * {x} = {p} {items}.", "Together they have {x} + {p} = {q} {items}."), "q"),
+    ), ("The other has {k} * {x} = {p} {items}.", "Together they have {x} + {p} = {q} {items}."), "q"),
     _Family("half", _half, (
         "{a} has {x} {items}. {b} has half as many. How many {items} does {b} have?",
         "{a} had {x} {items} and gave half of them to {b}. How many {items} did {b} get?",
-    ), ("{b} has {x} / 2 = {p} {items}.",), "p"),
+    ), ("Half of that is {x} / 2 = {p} {items}.",), "p"),
     _Family("half total", _half, (
         "{a} has {x} {items}. {b} has half as many. How many {items} do they have together?",
         "{a} sold {x} {items} in April and half as many in May. How many {items} did {a} sell in total?",
@@ -222,11 +222,11 @@ _FAMILIES = (
     _Family("more than", _more_than, (
         "{a} has {x} {items}. {b} has {y} more {items} than {a}. How many {items} do they have together?",
         "{a} picked {x} {items}. {b} picked {y} more than {a}. How many {items} did they pick in total?",
-    ), ("{b} has {x} + {y} = {p} {items}.", "Together they have {x} + {p} = {q} {items}."), "q"),
+    ), ("The other has {x} + {y} = {p} {items}.", "Together they have {x} + {p} = {q} {items}."), "q"),
     _Family("fewer than", _fewer_than, (
         "{a} has {x} {items}. {b} has {y} fewer {items} than {a}. How many {items} do they have together?",
         "{a} sold {x} {items}. {b} sold {y} fewer than {a}. How many {items} did they sell in total?",
-    ), ("{b} has {x} - {y} = {p} {items}.", "Together they have {x} + {p} = {q} {items}."), "q"),
+    ), ("The other has {x} - {y} = {p} {items}.", "Together they have {x} + {p} = {q} {items}."), "q"),
     _Family("groups and more", _multiply_add, (
         "{a} has {x} {boxes} with {y} {items} in each, and {z} more {items}. How many {items} does {a} have?",
         "{a} buys {x} {boxes} of {y} {items}. {b} gives {a} {z} more. How many {items} does {a} have now?",
@@ -238,15 +238,15 @@ _FAMILIES = (
     _Family("change", _change, (
         "{a} has ${z}. {a} buys {x} {ware}s for ${y} each. How many dollars does {a} have left?",
         "A {ware} costs ${y}. {a} buys {x} of them and pays with ${z}. How many dollars does {a} get back?",
-    ), ("The {ware}s cost {x} * {y} = {p} dollars.", "{a} has {z} - {p} = {q} dollars left."), "q"),
+    ), ("The {ware}s cost {x} * {y} = {p} dollars.", "There are {z} - {p} = {q} dollars left."), "q"),
     _Family("wages", _multiply_add, (
         "{a} earns ${y} an hour and works {x} hours. {b} gives {a} ${z} more. How many dollars does {a} have?",
         "{a} saves ${y} a week for {x} weeks and already had ${z}. How many dollars does {a} have now?",
-    ), ("{a} earns {x} * {y} = {p} dollars.", "In all {a} has {p} + {z} = {q} dollars."), "q"),
+    ), ("First there are {x} * {y} = {p} dollars.", "In all there are {p} + {z} = {q} dollars."), "q"),
     _Family("pages", _change, (
         "A book has {z} pages. {a} reads {y} pages a day for {x} days. How many pages are left?",
         "{a} reads {y} pages each day. After {x} days, how many of the {z} pages are left to read?",
-    ), ("{a} reads {x} * {y} = {p} pages.", "There are {z} - {p} = {q} pages left."), "q"),
+    ), ("So far that is {x} * {y} = {p} pages.", "There are {z} - {p} = {q} pages left."), "q"),
     _Family("pool and share", _share_sum, (
         "{a} has {x} {items} and {b} has {y}. They share all of them among {k} friends. How many does each get?",
         "{a} picks {x} {items} and {b} picks {y}. They put them in {k} {boxes}. How many are in each {box}?",
@@ -264,7 +264,7 @@ _FAMILIES = (
     _Family("three friends", _three_friends, (
         "{a} has {x} {items}. {b} has {k} times as many as {a}. {e} has {z} more than {b}. How many does {e} have?",
         "{b} has {k} times as many {items} as {a}, who has {x}. {e} has {z} more than {b}. How many does {e} have?",
-    ), ("{b} has {k} * {x} = {p} {items}.", "{e} has {p} + {z} = {q} {items}."), "q"),
+    ), ("The second has {k} * {x} = {p} {items}.", "The third has {p} + {z} = {q} {items}."), "q"),
 )  # fmt: skip
 
 

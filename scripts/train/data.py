@@ -7,7 +7,6 @@ assistant says counts fully, what the user says counts little (enough to learn t
 import json
 import random
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ Document = list[Turn]
 
 DEV_ROWS = 400  # the last rows of GSM8K's training split: never trained on, to watch the draft on unseen prompts
 USER_WEIGHT = 0.2
+PROBLEM_SHARE = 0.62
+CHAT_SHARE = 0.05
 _OPERATORS = ("+", "-", "*", "/")
 
 
@@ -86,25 +87,28 @@ def problem_document(rng: random.Random) -> Document:
 
 
 class Mixture:
-    """Draws whole conversations; `gsm8k_share` and the others are shares of exchanges, not of tokens."""
+    """Draws whole conversations; the shares are of exchanges, not of tokens; what is left over is drills."""
 
-    def __init__(self, gsm8k: list[Document], seed: int, long: bool = False) -> None:
+    def __init__(self, gsm8k: list[Document], seed: int, long: bool = False, gsm8k_share: float = 0.13) -> None:
         self._gsm8k = gsm8k
+        self._gsm8k_share = gsm8k_share
         self._rng = random.Random(seed)
         self._long = long
 
     def _exchange(self) -> Document:
         kind = self._rng.random()
-        if kind < 0.60:
+        if kind < PROBLEM_SHARE:
             return problem_document(self._rng)
-        if kind < 0.80:
+        if kind < PROBLEM_SHARE + self._gsm8k_share:
             return self._rng.choice(self._gsm8k)
-        return drill(self._rng) if kind < 0.93 else chat_documents(self._rng)
+        if kind > 1 - CHAT_SHARE:
+            return chat_documents(self._rng)
+        return drill(self._rng)
 
     def conversation(self) -> Document:
         """Mostly one exchange, sometimes several, sometimes under a system message."""
         turns = list(self._exchange())
-        more = self._rng.choice((0, 2, 4, 6)) if self._long else self._rng.choice((0, 0, 0, 0, 0, 1, 2))
+        more = self._rng.choice((0, 2, 4, 8, 12)) if self._long else self._rng.choice((0, 0, 0, 0, 0, 1, 2))
         for _ in range(more):
             turns += self._exchange()
         if self._rng.random() < 0.06:
@@ -130,22 +134,24 @@ def encode(tokenizer: Tokenizer, turns: Document) -> tuple[list[int], list[float
     return ids, weights
 
 
-def batches(mixture: Mixture, tokenizer: Tokenizer, rows: int, width: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield (inputs, targets, weights, document number) of rows x width tokens, documents packed side by side.
+def batch(mixture: Mixture, tokenizer: Tokenizer, rows: int, width: int) -> tuple[np.ndarray, ...]:
+    """Return (inputs, targets, weights, document number) of rows x width tokens, documents packed side by side.
 
-    A row begins with the head of a document; the last one in it is cut, and what was cut is dropped.
+    A row is filled with conversations that fit; only its first one may be longer than the row, and is cut.
     """
-    while True:
-        ids = np.zeros((rows, width + 1), np.int64)
-        weights = np.zeros((rows, width + 1), np.float32)
-        numbers = np.zeros((rows, width + 1), np.int64)
-        for row in range(rows):
-            filled = number = 0
-            while filled < width + 1:
-                part, weight = encode(tokenizer, mixture.conversation())
-                room = min(len(part), width + 1 - filled)
-                ids[row, filled : filled + room] = part[:room]
-                weights[row, filled : filled + room] = weight[:room]
-                numbers[row, filled : filled + room] = number
-                filled, number = filled + room, number + 1
-        yield ids[:, :-1], ids[:, 1:], weights[:, 1:], numbers[:, :-1]
+    ids = np.zeros((rows, width + 1), np.int64)
+    weights = np.zeros((rows, width + 1), np.float32)
+    numbers = np.zeros((rows, width + 1), np.int64)
+    for row in range(rows):
+        filled = misses = 0
+        while filled < width - 20 and misses < 8:
+            part, weight = encode(tokenizer, mixture.conversation())
+            if filled and filled + len(part) > width + 1:
+                misses += 1
+                continue
+            room = min(len(part), width + 1 - filled)
+            ids[row, filled : filled + room] = part[:room]
+            weights[row, filled : filled + room] = weight[:room]
+            numbers[row, filled : filled + room] = filled + 1
+            filled += room
+    return ids[:, :-1], ids[:, 1:], weights[:, 1:], numbers[:, :-1]

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from completions import TOP, Completion, load_completions
+from crew import Crew, PartLoss
 from model import Model, load, save
 from optimizer import Optimizers, schedule
 from torch import Tensor
@@ -44,16 +45,12 @@ def pack(items: Iterator[Completion], rows: int, width: int) -> Packed:
     return ids, documents, best, scores
 
 
-def shuffled(sources: list[tuple[list[Completion], float]], seed: int) -> Iterator[Completion]:
-    """Draw for ever: a source by its share, then the next of its shuffled completions."""
-    rng = random.Random(seed)
-    queues: list[list[Completion]] = [[] for _ in sources]
+def drawn(sources: list[tuple[list[Completion], float]], rng: random.Random) -> Iterator[Completion]:
+    """Draw for ever: a source by its share, then any of its completions."""
     shares = [share for _, share in sources]
     while True:
-        number = rng.choices(range(len(sources)), shares)[0]
-        if not queues[number]:
-            queues[number] = rng.sample(sources[number][0], len(sources[number][0]))
-        yield queues[number].pop()
+        items, _ = rng.choices(sources, shares)[0]
+        yield rng.choice(items)
 
 
 def loss_of(model: Model, ids: Tensor, documents: Tensor, best: Tensor, scores: Tensor, hard: float) -> Tensor:
@@ -87,37 +84,45 @@ def watch(model: Model, items: list[Completion], window: int = 8) -> tuple[float
     return right / total, tokens / passes
 
 
+def build(args: argparse.Namespace) -> PartLoss:
+    """Return the loss of one part of a batch, as a worker computes it."""
+    pairs = (text.rpartition(":") for text in args.data)
+    sources = [(load_completions(Path(path)), float(share)) for path, _, share in pairs]
+    lossy = torch.compile(loss_of) if args.compile else loss_of
+
+    def part_loss(model: Model, step: int, part: int) -> tuple[Tensor, list[float]]:
+        items = drawn(sources, random.Random((args.seed * 1_000_000 + step) * 64 + part))
+        loss = lossy(model, *map(torch.from_numpy, pack(items, args.rows, args.length)), args.hard)
+        return loss, [loss.item()]
+
+    return part_loss
+
+
 def run(args: argparse.Namespace) -> None:
-    """Distil from `--draft` for `--steps`."""
+    """Distil from `--draft` to `--steps`."""
     torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
     model, saved = load(args.draft)
     optimizers = Optimizers(model, args.muon_rate, args.adam_rate)
     start = 0
-    if args.resume and "optimizers" in saved:
+    if "optimizers" in saved:  # a distillation cut short goes on where it was
         optimizers.load_state_dict(saved["optimizers"])
         start = int(saved["step"])
-    pairs = (text.rpartition(":") for text in args.data)
-    sources = [(load_completions(Path(path)), float(share)) for path, _, share in pairs]
-    stream = shuffled(sources, args.seed + start)
     watched = [load_completions(path)[:: args.watch_every] for path in args.watch]
-    lossy = torch.compile(loss_of) if args.compile else loss_of
+    crew = Crew(model, build, args, args.workers, args.parts)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from step {start}", flush=True)
-    began = time.monotonic()
+    began, mean = time.monotonic(), 0.0
     for step in range(start, args.steps):
         if step % args.report == 0:
-            figures = "  ".join("{:.3f} {:.2f}".format(*watch(model, items)) for items in watched)
-            print(f"{step} watched (agreement, tokens per pass): {figures}", flush=True)
-        loss = lossy(model, *map(torch.from_numpy, pack(stream, args.rows, args.length)), args.hard)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            figures = "  ".join("{:.4f} {:.3f}".format(*watch(model, items)) for items in watched)
+            rate = args.report * args.parts * args.rows * args.length / (time.monotonic() - began)
+            print(f"{step} loss {mean:.3f} {rate:.0f} tok/s  watched: {figures}", flush=True)
+            save(model, args.out, step=step, optimizers=optimizers.state_dict())
+            began, mean = time.monotonic(), 0.0
+        mean += crew.gradients(step)[0] / args.report
         optimizers.step(schedule(step, args.steps, args.decay_steps, warmup=50))
-        if (step + 1) % 50 == 0:
-            rate = (step + 1 - start) * args.rows * args.length / (time.monotonic() - began)
-            print(f"{step + 1} loss {loss.item():.3f} {rate:.0f} tok/s", flush=True)
-        if (step + 1) % args.report == 0 or step + 1 == args.steps:
-            save(model, args.out, step=step + 1, optimizers=optimizers.state_dict())
-    print("end watched:", *(watch(model, items) for items in watched), flush=True)
+    save(model, args.out, step=args.steps, optimizers=optimizers.state_dict())
+    print("end", *(watch(model, items) for items in watched), flush=True)
+    crew.close()
 
 
 def main() -> None:
@@ -128,15 +133,14 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", required=True, help="completions.npz:share ...")
     parser.add_argument("--watch", nargs="*", type=Path, default=[], help="completions of held-out prompts")
     for name, value in {
-        "watch-every": 1, "steps": 1000, "decay-steps": 400, "rows": 12, "length": 384, "seed": 1, "threads": 2,
-        "report": 250,
+        "watch-every": 1, "steps": 1000, "decay-steps": 400, "parts": 4, "rows": 3, "length": 384, "seed": 1,
+        "workers": 2, "report": 200,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--muon-rate", type=float, default=0.01)
-    parser.add_argument("--adam-rate", type=float, default=0.0015)
+    parser.add_argument("--muon-rate", type=float, default=0.006)
+    parser.add_argument("--adam-rate", type=float, default=0.001)
     parser.add_argument("--hard", type=float, default=0.5, help="weight of the first choice alone")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--resume", action="store_true", help="go on with the optimizer state beside the draft")
     run(parser.parse_args())
 
 

@@ -11,9 +11,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("target", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--layers", type=int, help="default: up to the exit; more are copied from the target too")
     args = parser.parse_args()
     target, _ = load(args.target)
-    save(draft_of(target), args.out)
+    save(draft_of(target, args.layers or target.config.exit_layer), args.out)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=256, help="tokens of a reply at most")
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="better several runs than several threads")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)

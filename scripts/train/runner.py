@@ -1,7 +1,7 @@
 """A minimal greedy runner on llama.cpp's C interface, for measuring only (the product's engine is dsdnode/engine).
 
-One sequence, one thread, Q8_0 with `use_extra_bufts = False`: the setting in which block shape does not change
-the result, so that the figures do not depend on rounding.
+One sequence, one thread, Q8_0, flash attention, `use_extra_bufts = False`: there, block shape hardly changes the
+result. (A first block shares the prompt's pass, so another draft may still flip a near-tie: 1 reply in some hundred.)
 """
 
 import ctypes
