@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from runner import Runner
 
 from dsdnode.models.problems import final_answer, is_right, problems
@@ -61,7 +62,11 @@ def speculate(target: Runner, draft: Runner, prompt: list[int], window: int, lim
     while len(text) - len(prompt) < limit and text[-1] != target.eos:
         block = draft_block(draft, text, window)
         given = text[len(target.tokens) :]
-        choices = target.forward(given + block, wanted=len(block) + 1).argmax(axis=1)
+        if len(given) > 1:  # the prompt, in a call of its own: so its states do not depend on the block beside it
+            first = target.forward(given)
+            choices = np.concatenate((first, target.forward(block, wanted=len(block)))).argmax(axis=1)
+        else:
+            choices = target.forward(given + block, wanted=len(block) + 1).argmax(axis=1)
         accepted = 0
         for position, (guess, choice) in enumerate(zip(block, choices, strict=False)):
             tally.judged[position] += 1

@@ -1,7 +1,8 @@
 """A minimal greedy runner on llama.cpp's C interface, for measuring only (the product's engine is dsdnode/engine).
 
-One sequence, one thread, Q8_0, flash attention, `use_extra_bufts = False`: there, block shape hardly changes the
-result. (A first block shares the prompt's pass, so another draft may still flip a near-tie: 1 reply in some hundred.)
+One sequence, one thread, Q8_0, flash attention, `use_extra_bufts = False`, the prompt in a call of its own: the
+setting in which the blocks do not change the result. (With the first block beside the prompt in one call, 34 of 200
+GSM8K replies differed from plain decoding, by near-ties.)
 """
 
 import ctypes
