@@ -213,6 +213,10 @@ MUTATIONS = {
     "descendants": Mutation("children beyond a closing live", ((BranchCache, "closing_of", _own_closing_only),)),
     "siblings": Mutation("children before a closing die", ((BranchCache, "closing_of", _close_all_children),)),
     "undecided": Mutation("a source need not be decided", ((BranchCache, "_is_decided", _always(True)),)),
+    "descendants+undecided": Mutation(
+        "neither",
+        ((BranchCache, "closing_of", _own_closing_only), (BranchCache, "_is_decided", _always(True))),
+    ),
     "floor": Mutation(
         "blocks under the floor are not dropped",
         (_fate(lambda self, block, fate: Fate.APPEND if fate is Fate.DROP else fate),),

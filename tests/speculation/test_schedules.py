@@ -15,8 +15,7 @@ RARE = (
     "undecided",
     "floor-early",
     "new-epoch",
-    "owner-epoch+route",
-    "descendants",
+    "descendants+undecided",
     "patience",
     "route",
     "bump+route",
@@ -25,6 +24,7 @@ RARE = (
 )
 """Red in a few of a thousand seeds: left to the command."""
 COVERED_TWICE = (
+    "descendants",
     "rewrite",
     "closing-again",
     "floor-frees",
@@ -34,6 +34,7 @@ COVERED_TWICE = (
     "kept",
     "owner-epoch",
     "owner-route",
+    "owner-epoch+route",
     "resend",
     "bump",
 )
