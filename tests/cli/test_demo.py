@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.cli.conftest import ROOT, Daemon, Result
 
+pytestmark = pytest.mark.timeout(300)
+"""Five processes that load models: seconds, but not on a machine that has much else to do."""
 COMMAND = [sys.executable, "-m", "dsdnode.cli"]
 PROMPT = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Ben have now?"
 
@@ -38,7 +41,7 @@ def test_one_prompt_and_nothing_is_left(home: Path) -> None:
         text=True,
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(home), "DSDNODE_ROLE": "bootstrap"},
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -86,7 +89,7 @@ def test_chat_and_run_find_the_node_that_runs_here(call: Callable[..., Result], 
     assert "opensesame" not in status
     stranger = call("run", PROMPT, "--join", json.loads(call("status", "--json", *there).out)["join"])
     assert stranger.code == 1
-    assert "swarm key" in stranger.err
+    assert "--swarm-key" in stranger.err
     assert alice.end() == 0
     forgotten = call("run", PROMPT, *there)
     assert forgotten.code == 3
