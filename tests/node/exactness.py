@@ -92,11 +92,20 @@ def compare(expected: Alone, tokens: Sequence[int]) -> tuple[int, float] | None:
 
 
 async def rendered(questions: Sequence[str]) -> tuple[list[tuple[int, ...]], frozenset[int]]:
-    """The prompts' ids by the demo pair's chat template, and the tokens that end a reply."""
+    """The prompts' ids, and the tokens that end a reply.
+
+    Half are questions in the demo pair's chat template (it is sure of its answers: temperature changes little), half are
+    beginnings that it goes on with as it likes (here temperature tells).
+    """
     engine = await WorkerEngine.start(demo_draft(), EngineOptions())
     try:
-        prompts = [tuple(await engine.render([("user", question)])) for question in questions]
-        return prompts, (await engine.vocabulary()).end_tokens
+        prompts = [
+            await engine.render([("user", question)])
+            if i % 2 == 0
+            else await engine.tokenize(question[: len(question) // 2])
+            for i, question in enumerate(questions)
+        ]
+        return [tuple(prompt) for prompt in prompts], (await engine.vocabulary()).end_tokens
     finally:
         await engine.close()
 
