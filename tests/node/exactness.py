@@ -94,7 +94,7 @@ def compare(expected: Alone, tokens: Sequence[int]) -> tuple[int, float] | None:
 async def rendered(questions: Sequence[str]) -> tuple[list[tuple[int, ...]], frozenset[int]]:
     """The prompts' ids, and the tokens that end a reply.
 
-    Half are questions in the demo pair's chat template (it is sure of its answers: temperature changes little), half are
+    Half are questions in the chat template (the demo pair is sure of its answers: temperature changes little), half are
     beginnings that it goes on with as it likes (here temperature tells).
     """
     engine = await WorkerEngine.start(demo_draft(), EngineOptions())
