@@ -2,7 +2,7 @@
 
 Nodes with CURVE on loopback, each engine in a worker process, f32 states; shards 1 to 4, windows 0, 1, 4, 8, greedy and
 temperature 0.8, against the whole model decoded alone. In the strict setting every text must be equal; in the default
-setting near-ties are listed with their margins.
+setting (but one thread an engine, as they share this machine) near-ties are listed with their margins.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ async def swarm(folder: Path, num_shards: int, *, strict: bool, **more: object) 
 
     def config(name: str, **options: object) -> NodeConfig:
         return NodeConfig(
-            listen="tcp://127.0.0.1:0", data_dir=folder / name, strict=strict, name=name, **(options | more)
+            listen="tcp://127.0.0.1:0",
+            data_dir=folder / name,
+            strict=strict,
+            name=name,
+            threads=1,
+            **(options | more),
         )  # type: ignore[arg-type]
 
     async with contextlib.AsyncExitStack() as stack:

@@ -28,7 +28,7 @@ class Alone:
 
 class WholeModel:
     def __init__(self, path: Path, *, strict: bool, context_tokens: int = 4096) -> None:
-        options = EngineOptions.strict(context_tokens) if strict else EngineOptions(context_tokens=context_tokens)
+        options = EngineOptions.strict(context_tokens) if strict else EngineOptions(threads=1, context_tokens=context_tokens)
         self.engine = LlamaEngine(path, options)
 
     def decode(
