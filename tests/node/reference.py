@@ -28,8 +28,8 @@ class Alone:
 
 class WholeModel:
     def __init__(self, path: Path, *, strict: bool, context_tokens: int = 4096) -> None:
-        options = EngineOptions.strict(context_tokens) if strict else EngineOptions(threads=1, context_tokens=context_tokens)
-        self.engine = LlamaEngine(path, options)
+        usual = EngineOptions(threads=1, context_tokens=context_tokens)
+        self.engine = LlamaEngine(path, EngineOptions.strict(context_tokens) if strict else usual)
 
     def decode(
         self, prompt: Sequence[int], sampling: Sampling, max_tokens: int, end_tokens: frozenset[int] = frozenset()
