@@ -41,6 +41,7 @@ def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
     wanted = replying.take(flags)
     if as_json and prompt is None:
         raise BadInput("--json goes with --prompt")
+    signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
     with tempfile.TemporaryDirectory(prefix="dsdnode-demo-", ignore_cleanup_errors=True) as folder:
@@ -52,6 +53,11 @@ def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
                 asyncio.run(converse(settings, wanted))
             else:
                 asyncio.run(reply_once(settings, text_request(wanted, prompt, raw=False), as_json))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """In place of asyncio's handler, which cancels a task: a cancellation that meets a timeout can be lost."""
+    raise KeyboardInterrupt
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
