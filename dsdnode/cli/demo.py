@@ -41,10 +41,8 @@ def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
     wanted = replying.take(flags)
     if as_json and prompt is None:
         raise BadInput("--json goes with --prompt")
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, _leave)
-    with tempfile.TemporaryDirectory(prefix="dsdnode-demo-", ignore_cleanup_errors=True) as folder:
+    temporary = tempfile.TemporaryDirectory(prefix="dsdnode-demo-", ignore_cleanup_errors=True)
+    with _signals(), temporary as folder:
         _isolate(Path(folder))
         with _daemons(Path(folder), shards) as join:
             settings = load({**flags, "join": (join,), "swarm_key": None})
@@ -53,6 +51,18 @@ def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
                 asyncio.run(converse(settings, wanted))
             else:
                 asyncio.run(reply_once(settings, text_request(wanted, prompt, raw=False), as_json))
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Every way of being told to leave is an exception, which takes the daemons down."""
+    handlers = {signal.SIGINT: _interrupt, signal.SIGTERM: _leave, signal.SIGHUP: _leave}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
