@@ -6,7 +6,6 @@ One loop ticks four times a second and at once when there is news; whatever it s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dsdnode.identity import Identity, short_id
 from dsdnode.net.rpc import Reply, Rpc
 from dsdnode.node.providing import Providing, RecordFactory
 from dsdnode.node.queries import LOOKUP_TIMEOUT_S, Queries, Tasks
+from dsdnode.node.waiting import wait_until
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import (
     Announce,
@@ -212,9 +212,7 @@ class Discovery:
             if self._providing.due(now):
                 self._tasks.spawn(self._providing.tick(now))
             self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_S):
-                    await self._wake.wait()
+            await wait_until(self._wake, now + TICK_S)
 
     def _try_joins(self, now: float) -> None:
         for peer, join in self._joins.items():

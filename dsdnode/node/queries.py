@@ -18,6 +18,7 @@ from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Reply, Rpc
+from dsdnode.node.waiting import wait_until
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers, Refused
 from dsdnode.wire.records import ProviderRecord, open_record, unpack_contacts, unpack_records
@@ -98,9 +99,7 @@ class Queries:
                 changed.clear()
                 while (contact := lookup.next(now)) is not None:
                     self._tasks.spawn(self._ask(contact, request, lookup, changed))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(lookup.wakes_at()):
-                        await changed.wait()
+                await wait_until(changed, lookup.wakes_at())
                 now = _now()
             return lookup
 
