@@ -6,11 +6,11 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import platformdirs
 
 from dsdnode.errors import BadInput
+from dsdnode.wire.messages import WIRE_TYPES
 
 ROLES = ("drafter", "shard", "bootstrap")
 DEFAULT_ROLES = ("drafter", "shard")
@@ -19,9 +19,16 @@ DEFAULT_LISTEN = "tcp://0.0.0.0:29170"
 MAX_JOINS = 64
 MAX_LAYERS = 4096
 MAX_SWARM_FILE_BYTES = 64 * 1024
-Wire = Literal["f32", "f16"]
+WINDOWS = ("fixed", "awc", "throughput", "throughput:rounds", "throughput:stream", "throughput:hedged")
+"""Window policies (speculation/policies.py); also stream:BLOCK:WINDOW, a stream that never changes."""
+ACCEPTANCES = ("exact", "relaxed", "deferred")
+"""Rules by which the judge accepts (speculation/acceptance.py)."""
+DEFAULT_THRESHOLD = 0.3
+"""Of relaxed acceptance, when nothing is said."""
+MAX_WINDOW = 256
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
+_STREAM = re.compile(r"stream:(\d{1,3}):(\d{1,3})")
 _LISTEN = re.compile(r"(?:tcp://)?(\[[0-9a-fA-F:]+\]|[^:/\[\]\s]+):(\d{1,5})")
 
 
@@ -67,7 +74,13 @@ class NodeConfig:
     """Weights and caches together; a model that does not fit is refused, or fewer layers are taken."""
     draft_max: int = 8
     """Window: draft tokens not yet judged; 0 is plain decoding. A request may ask for less or more."""
-    wire: Wire = "f32"
+    window: str = "fixed"
+    """Policy that chooses how much is drafted, and when; `draft_max` is its bound."""
+    acceptance: str = "exact"
+    """Anything else may change the text, and says so."""
+    threshold: float = DEFAULT_THRESHOLD
+    """Of relaxed acceptance: the more the laxer, below 1."""
+    wire: str = "f32"
     """Type in which hidden states travel; f16 halves the bytes and may flip a near-tie."""
     strict: bool = False
     """The engine setting in which rounding does not depend on the block: one thread, one reply at a time."""
@@ -143,6 +156,21 @@ def parse_listen(text: str) -> str:
     if match is None or int(match[2]) > 65535:
         raise BadInput(f"{text!r} is not an address: write it like tcp://0.0.0.0:29170")
     return f"tcp://{match[1]}:{int(match[2])}"
+
+
+def parse_window(text: str) -> str:
+    """A window policy's name: one of `WINDOWS`, or stream:BLOCK:WINDOW. Raises BadInput naming what there is."""
+    stream = _STREAM.fullmatch(text)
+    if text in WINDOWS or (stream and 1 <= int(stream[1]) <= int(stream[2]) <= MAX_WINDOW):
+        return text
+    raise BadInput(f"{text!r} is no window policy: choose from {', '.join(WINDOWS)}, or stream:BLOCK:WINDOW")
+
+
+def parse_wire(text: str) -> str:
+    """A type of hidden states, one of WIRE_TYPES. Raises BadInput naming them."""
+    if text not in WIRE_TYPES:
+        raise BadInput(f"{text!r} is no type for hidden states: choose from {', '.join(WIRE_TYPES)}")
+    return text
 
 
 def parse_roles(names: tuple[str, ...]) -> tuple[str, ...]:

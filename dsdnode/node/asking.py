@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dsdnode.config import parse_window, parse_wire
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.node.catalogue import Model
 from dsdnode.wire import messages as wire
+from dsdnode.wire import replies
 from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable
 from dsdnode.wire.tensors import unpack_tokens
 
@@ -21,7 +23,11 @@ ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailab
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One of `messages` (role, content), `prompt` (raw) and `prompt_tokens`. `draft_max` None: the drafter's window."""
+    """One of `messages` (role, content), `prompt` (raw) and `prompt_tokens`.
+
+    `draft_max`, `threshold` None, `window`, `wire` empty: the drafter's own (names: config.py). `threshold` 0 is exact
+    acceptance, above it relaxed, with `deferred` also where the next tokens match (speculation/acceptance.py).
+    """
 
     messages: Sequence[dict[str, str]] = ()
     prompt: str | None = None
@@ -35,6 +41,10 @@ class GenerateRequest:
     seed: int = 0
     stop: Sequence[str] = ()
     draft_max: int | None = None
+    window: str = ""
+    wire: str = ""
+    threshold: float | None = None
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +85,13 @@ class Asking:
         Raises BadInput for what no drafter would accept.
         """
         self.id, self._num_before = secrets.token_bytes(16), len(self.tokens)
+        if self.request.window:
+            parse_window(self.request.window)
+        if self.request.wire:
+            parse_wire(self.request.wire)
         try:
             data = encode_body(self._body())
-            body = decode_body(data, wire.GenerateBody)
+            body = decode_body(data, replies.GenerateBody)
         except ValueError as error:
             raise BadInput(f"the prompt is too long: {error}") from None
         except PeerMisbehaved as error:
@@ -86,10 +100,10 @@ class Asking:
             raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")
         return data
 
-    def _body(self) -> wire.GenerateBody:
+    def _body(self) -> replies.GenerateBody:
         asked, fresh = self.request, not self.prompt_tokens
-        return wire.GenerateBody(
-            messages=tuple(wire.ChatMessage(m["role"], m["content"]) for m in asked.messages) if fresh else (),
+        return replies.GenerateBody(
+            messages=tuple(replies.ChatMessage(m["role"], m["content"]) for m in asked.messages) if fresh else (),
             text=asked.prompt or "" if fresh else "",
             prompt_tokens=self.prompt_tokens or tuple(asked.prompt_tokens or ()),
             tokens=tuple(self.tokens),
@@ -98,6 +112,9 @@ class Asking:
             max_tokens=asked.max_tokens,
             stop=tuple(asked.stop),
             draft_max=-1 if asked.draft_max is None else asked.draft_max,
+            window=asked.window,
+            wire=asked.wire,
+            acceptance=None if asked.threshold is None else wire.WireAcceptance(asked.threshold, asked.deferred),
         )
 
     @property
@@ -109,17 +126,17 @@ class Asking:
         """The drafter's answer. Raises what it says instead, or PeerMisbehaved."""
         if isinstance(answer, wire.Refused):
             raise Overloaded(answer.reason) if answer.retry else PeerUnavailable(answer.reason)
-        if isinstance(answer, wire.Finished):
+        if isinstance(answer, replies.Finished):
             raise _error(answer)
-        if not isinstance(answer, wire.Accepted):
+        if not isinstance(answer, replies.Accepted):
             raise PeerMisbehaved(f"{type(answer).__name__} is no answer to Generate")
         self.prompt_tokens = _ids(buffers)
 
     def event(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Finished:
         """Raises PeerMisbehaved when something before it was lost, or the error that ended the reply."""
-        if isinstance(notice, wire.Piece):
+        if isinstance(notice, replies.Piece):
             return self._piece(notice, buffers)
-        assert isinstance(notice, wire.Finished)
+        assert isinstance(notice, replies.Finished)
         if notice.error:
             raise _error(notice)
         stats = decode_body(buffer_at(buffers, 0), dict[str, Any])
@@ -127,7 +144,7 @@ class Asking:
             raise PeerMisbehaved("the end of the drafter's stream is lost")
         return Finished(printable(notice.reason), self._whole(stats) if self.num_resumed else stats)
 
-    def _piece(self, piece: wire.Piece, buffers: Sequence[bytes]) -> Piece:
+    def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
         if piece.index != len(self.tokens):
             raise PeerMisbehaved(f"the drafter's stream has a gap at token {len(self.tokens)}")
         tokens = _ids(buffers)
@@ -155,5 +172,5 @@ def _ids(buffers: Sequence[bytes]) -> tuple[int, ...]:
     return tuple(unpack_tokens(ids, len(ids) // 4, MAX_VOCAB).tolist())
 
 
-def _error(notice: wire.Finished) -> DsdError:
+def _error(notice: replies.Finished) -> DsdError:
     return ERRORS.get(notice.error, DsdError)(printable(notice.message))

@@ -21,6 +21,7 @@ from dsdnode.node.asking import Asking, Finished, GenerateRequest, Piece
 from dsdnode.node.catalogue import Model, describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.wire import messages as wire
+from dsdnode.wire import replies
 from dsdnode.wire.records import ProviderRecord
 
 __all__ = ["Client", "Finished", "GenerateRequest", "Piece"]
@@ -84,7 +85,7 @@ class Client:
         await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
 
     def _start(self) -> None:
-        for kind in (wire.Piece, wire.Finished):
+        for kind in (replies.Piece, replies.Finished):
             self._rpc.on_notice(kind, self._notice)
         self._rpc.transport.on_peer_lost(self._peer_lost)
         self._rpc.start()
@@ -186,7 +187,7 @@ class Client:
         finished = False
         try:
             answer, buffers = await self._rpc.request(
-                drafter, wire.Generate(request), [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL
+                drafter, replies.Generate(request), [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL
             )
             asking.accepted(answer, buffers)
             while not finished:
@@ -208,13 +209,13 @@ class Client:
                 async with asyncio.timeout(SILENCE_S):
                     peer, message, buffers = await inbox.get()
             except TimeoutError:
-                answer, _ = await self._rpc.request(drafter, wire.Generate(request), timeout_s=PING_TIMEOUT_S)
+                answer, _ = await self._rpc.request(drafter, replies.Generate(request), timeout_s=PING_TIMEOUT_S)
                 if not isinstance(answer, wire.Pong) and inbox.empty():
                     raise PeerUnavailable("the drafter has dropped the reply") from None
                 continue
             if peer != drafter:
                 continue
-            if isinstance(message, wire.Cancel):
+            if isinstance(message, replies.Cancel):
                 raise PeerUnavailable("the connection to the drafter is gone")
             return message, buffers
 
@@ -226,11 +227,11 @@ class Client:
     def _peer_lost(self, peer: bytes, reason: str) -> None:
         for request, inbox in self._inboxes.items():
             if not inbox.full():
-                inbox.put_nowait((peer, wire.Cancel(request), ()))
+                inbox.put_nowait((peer, replies.Cancel(request), ()))
 
     def _cancel(self, drafter: bytes, request: bytes) -> None:
         try:
-            self._rpc.notify(drafter, wire.Cancel(request))
+            self._rpc.notify(drafter, replies.Cancel(request))
         except DsdError as error:
             log.debug("cancel not sent", reason=str(error))
 

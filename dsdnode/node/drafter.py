@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from dsdnode.config import NodeConfig, parse_window, parse_wire
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
@@ -24,8 +25,9 @@ from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig
 from dsdnode.speculation.window import Fixed
 from dsdnode.wire import messages as wire
+from dsdnode.wire import replies
 from dsdnode.wire.codec import MAX_FRAME_BYTES, decode_body
-from dsdnode.wire.messages import MAX_BLOCK_POSITIONS
+from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
@@ -47,9 +49,12 @@ class DrafterHost:
         *,
         max_sessions: int,
         draft_max: int,
-        wire_type: str,
         lease_s: float,
+        window: str,
+        wire_type: str,
+        acceptance: WireAcceptance,
     ) -> None:
+        """`draft_max`, `window`, `wire_type`, `acceptance`: of replies that do not ask for their own."""
         self._rpc = rpc
         self._discovery = discovery
         self._engine = engine
@@ -58,7 +63,9 @@ class DrafterHost:
         self._router = Router(rpc, discovery)
         self._max_sessions = max_sessions
         self._draft_max = draft_max
+        self._window = window
         self._wire = wire_type
+        self._acceptance = acceptance
         self._lease_s = lease_s
         self._free = list(range(min(max_sessions, engine.shard.max_sequences)))
         self._serving: dict[bytes, Serving] = {}
@@ -70,8 +77,8 @@ class DrafterHost:
     def start(self) -> None:
         self._batcher.start()
         self._engine.on_lost(self._draft_lost)
-        self._rpc.on_request(wire.Generate, self._generate)
-        self._rpc.on_notice(wire.Cancel, self._cancel)
+        self._rpc.on_request(replies.Generate, self._generate)
+        self._rpc.on_notice(replies.Cancel, self._cancel)
         self._rpc.on_notice(wire.Verdict, lambda peer, m, _: self._to_reply(m.session, Reply.on_verdict, peer, m))
         self._rpc.on_notice(wire.Nack, lambda peer, m, _: self._to_reply(m.session, Reply.on_nack, peer, m))
         self._rpc.on_notice(
@@ -99,7 +106,7 @@ class DrafterHost:
     # --- messages
 
     async def _generate(
-        self, peer: bytes, message: wire.Generate, buffers: list[bytes]
+        self, peer: bytes, message: replies.Generate, buffers: list[bytes]
     ) -> tuple[wire.Message, list[bytes]]:
         known = self._serving.get(message.request)
         if known is not None and known.client == peer:
@@ -109,7 +116,7 @@ class DrafterHost:
         if self.num_free_sessions <= 0:
             why = "this drafter is leaving" if self.draining else f"all {self._max_sessions} replies here are taken"
             return wire.Refused(why, retry=True), []
-        body = decode_body(buffers[0], wire.GenerateBody)
+        body = decode_body(buffers[0], replies.GenerateBody)
         serving = self._serving[message.request] = Serving(self._rpc, peer, message.request)
         try:
             prompt = await self._prompt(body)
@@ -123,10 +130,10 @@ class DrafterHost:
         except BaseException:
             self._forget(message.request, serving)
             raise
-        return wire.Accepted(message.request, model.model_id), [pack_tokens(prompt)]
+        return replies.Accepted(message.request, model.model_id), [pack_tokens(prompt)]
 
     def _begin(
-        self, request: bytes, serving: Serving, body: wire.GenerateBody, model: Model, prompt: list[int]
+        self, request: bytes, serving: Serving, body: replies.GenerateBody, model: Model, prompt: list[int]
     ) -> None:
         serving.sequence = self._free.pop() if self._free else None
         reply = self._reply(body, model, prompt, serving.sequence)
@@ -143,7 +150,7 @@ class DrafterHost:
             serving.sequence = None
         self.on_change()
 
-    def _cancel(self, peer: bytes, message: wire.Cancel, buffers: list[bytes]) -> None:
+    def _cancel(self, peer: bytes, message: replies.Cancel, buffers: list[bytes]) -> None:
         """In the loop's next turn: the task that serves a Generate which came just before it is to run first."""
         asyncio.get_running_loop().call_soon(self._cancel_now, peer, message.request)
 
@@ -186,7 +193,7 @@ class DrafterHost:
 
     # --- one reply
 
-    async def _prompt(self, body: wire.GenerateBody) -> list[int]:
+    async def _prompt(self, body: replies.GenerateBody) -> list[int]:
         if body.prompt_tokens:
             prompt = list(body.prompt_tokens)
         elif self._engine.quarantined:
@@ -218,7 +225,7 @@ class DrafterHost:
             + (f" (there is: {known})" if known else "")
         )
 
-    def _reply(self, body: wire.GenerateBody, model: Model, prompt: list[int], sequence: int | None) -> Reply:
+    def _reply(self, body: replies.GenerateBody, model: Model, prompt: list[int], sequence: int | None) -> Reply:
         if model.vocab_size < self._engine.shard.vocab_size:
             raise ModelRefused(f"{model.name} has a smaller vocabulary than this drafter")
         limit = model.context_tokens
@@ -226,7 +233,9 @@ class DrafterHost:
             raise BadInput(f"the prompt is {len(prompt)} tokens long; the context of {model.name} here is {limit}")
         asked = body.sampling
         sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
-        window, chunk_positions = _block_sizes(self._draft_max if body.draft_max < 0 else body.draft_max, model.width)
+        draft_max = self._draft_max if body.draft_max < 0 else body.draft_max
+        parse_window(body.window or self._window)
+        window, chunk_positions = _block_sizes(draft_max, model.width)
         session = secrets.token_bytes(16)
         config = SessionConfig(
             session=session,
@@ -239,11 +248,21 @@ class DrafterHost:
         )
         line = None if sequence is None or window == 0 else DraftLine(self._batcher, sequence, sampling)
         max_positions = min(limit, len(prompt) + body.max_tokens)
-        terms = Terms(session, model, asked, max_positions, self._lease_s, self._wire)
+        terms = Terms(
+            session, model, asked, max_positions, self._lease_s, parse_wire(body.wire or self._wire),
+            self._acceptance if body.acceptance is None else body.acceptance,
+        )  # fmt: skip
         return Reply(
             self._rpc, self._router, terms, config, prompt + list(body.tokens), Fixed(window), line,
             drafting=self._engine.available,
         )  # fmt: skip
+
+
+def acceptance_of(config: NodeConfig) -> WireAcceptance:
+    """How replies are accepted when their client does not say."""
+    if config.acceptance == "exact":
+        return WireAcceptance()
+    return WireAcceptance(config.threshold, deferred=config.acceptance == "deferred")
 
 
 def _block_sizes(window: int, width: int) -> tuple[int, int]:

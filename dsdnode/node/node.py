@@ -26,7 +26,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.catalogue import describe_peers, models_of
 from dsdnode.node.discovery import Discovery
-from dsdnode.node.drafter import DrafterHost
+from dsdnode.node.drafter import DrafterHost, acceptance_of
 from dsdnode.node.engines import UNKNOWN_SPEED, Speed, measure, record_of, start_draft, start_shard
 from dsdnode.node.stage import StageHost
 from dsdnode.wire.messages import Contact
@@ -138,8 +138,10 @@ class Node:
             await engine.vocabulary(),
             max_sessions=self._config.max_sessions,
             draft_max=self._config.draft_max,
-            wire_type=self._config.wire,
             lease_s=self._config.timeouts.lease_s,
+            window=self._config.window,
+            wire_type=self._config.wire,
+            acceptance=acceptance_of(self._config),
         )
         self._drafter.on_change = self._on_change
         self._drafter.start()

@@ -17,7 +17,17 @@ from dsdnode.node.catalogue import Model
 from dsdnode.node.discovery import Discovery
 from dsdnode.placement import Place, choose_pipeline
 from dsdnode.wire.codec import encode_body
-from dsdnode.wire.messages import Close, Contact, Open, Opened, OpenStages, Refused, StagePlace, WireSampling
+from dsdnode.wire.messages import (
+    Close,
+    Contact,
+    Open,
+    Opened,
+    OpenStages,
+    Refused,
+    StagePlace,
+    WireAcceptance,
+    WireSampling,
+)
 from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)
@@ -50,6 +60,7 @@ class Terms:
     max_positions: int
     lease_s: float
     wire: str
+    acceptance: WireAcceptance
 
 
 class Router:
@@ -137,7 +148,7 @@ class Router:
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
             message = Open(
                 terms.session, number, index, terms.target.model_id, self._rpc.transport.contact, terms.sampling,
-                terms.max_positions, terms.lease_s, terms.wire,
+                terms.max_positions, terms.lease_s, terms.wire, terms.acceptance,
             )  # fmt: skip
             try:
                 answer, _ = await self._rpc.request(

@@ -17,6 +17,7 @@ from dsdnode.node.generate import Reply
 from dsdnode.node.stops import StopFilter
 from dsdnode.speculation.actions import Emit
 from dsdnode.wire import messages as wire
+from dsdnode.wire import replies
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.tensors import pack_tokens
 
@@ -47,12 +48,12 @@ class Serving:
         if self.reply is not None:
             self.reply.cancel(reason)
 
-    def start(self, reply: Reply, body: wire.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
+    def start(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
         """`over` is called before the client is told the end: what it held is free then."""
         self.reply = reply
         self.task = asyncio.create_task(self._run(reply, body, vocabulary, over), name="serve a reply")
 
-    async def _run(self, reply: Reply, body: wire.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
+    async def _run(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
         watch = asyncio.create_task(self._watch(), name="watch a client")
         reason = ""
         error: DsdError | None = None
@@ -73,7 +74,7 @@ class Serving:
             over()
             self._tell(finished(self._request, reason, error), [encode_body(reply.statistics())])
 
-    async def _stream(self, reply: Reply, body: wire.GenerateBody, vocabulary: Vocab) -> str:
+    async def _stream(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab) -> str:
         """The reply's reason to end, all of it sent. Raises DsdError."""
         text, stops, index = vocabulary.detokenizer(), StopFilter(body.stop), len(body.tokens)
         stops.feed(text.feed(body.tokens))  # what the client has seen of it already
@@ -84,13 +85,13 @@ class Serving:
             async for emit in emits:
                 for tokens, num_accepted in _by_origin(emit):
                     shown = stops.feed(text.feed(tokens))
-                    self._tell(wire.Piece(self._request, index, num_accepted), [pack_tokens(tokens), shown.encode()])
+                    self._tell(replies.Piece(self._request, index, num_accepted), [pack_tokens(tokens), shown.encode()])
                     index += len(tokens)
                 if stops.stopped:
                     reply.cancel("stop")
         rest = "" if stops.stopped else stops.feed(text.finish()) + stops.flush()
         if rest:
-            self._tell(wire.Piece(self._request, index, 0), [b"", rest.encode()])
+            self._tell(replies.Piece(self._request, index, 0), [b"", rest.encode()])
         return reply.reason
 
     async def _watch(self) -> None:
@@ -113,11 +114,11 @@ class Serving:
         self.cancel("cancelled")
 
 
-def finished(request: bytes, reason: str, error: Exception | None) -> wire.Finished:
+def finished(request: bytes, reason: str, error: Exception | None) -> replies.Finished:
     """How a reply ended: for a `reason`, or with an `error` that the client raises."""
     if error is None:
-        return wire.Finished(request, reason)
-    return wire.Finished(request, "", type(error).__name__, str(error)[:MAX_REASON])
+        return replies.Finished(request, reason)
+    return replies.Finished(request, "", type(error).__name__, str(error)[:MAX_REASON])
 
 
 def _by_origin(emit: Emit) -> list[tuple[list[int], int]]:

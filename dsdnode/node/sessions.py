@@ -12,8 +12,7 @@ from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage import StageMachine
-from dsdnode.wire.messages import Open, Refused, StagePlace
-from dsdnode.wire.tensors import WIRE_TYPES
+from dsdnode.wire.messages import WIRE_TYPES, Open, Refused, StagePlace
 
 SEQUENCES_PER_SESSION = 4
 MAX_REASON = 512

@@ -16,6 +16,8 @@ MAX_CONTACTS = 40
 """At most 2k peers a reply (Kademlia's k = 20)."""
 MAX_RECORD_BYTES = 8 * 1024
 MAX_STAGES = 64
+WIRE_TYPES = ("f32", "f16")
+"""In which hidden states travel (wire/tensors.py)."""
 MAX_BLOCK_POSITIONS = 1024
 MAX_POSITIONS = 1 << 20
 
@@ -29,6 +31,8 @@ Reason = Annotated[str, Meta(max_length=512)]
 Name = Annotated[str, Meta(max_length=96)]
 Hex64 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]
+StageTimes = Annotated[tuple[Milliseconds, ...], Meta(max_length=MAX_STAGES)]
+Queues = Annotated[tuple[Annotated[int, Meta(ge=0, le=1 << 16)], ...], Meta(max_length=MAX_STAGES)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -125,6 +129,13 @@ class WireSampling(msgspec.Struct, frozen=True, array_like=True):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
 
 
+class WireAcceptance(msgspec.Struct, frozen=True, array_like=True):
+    """How the judge accepts (speculation/acceptance.py); threshold 0 is exact, the more the laxer."""
+
+    threshold: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    deferred: bool = False
+
+
 class StagePlace(msgspec.Struct, frozen=True, array_like=True):
     contact: Contact
     start: Annotated[int, Meta(ge=0, le=4096)]
@@ -143,6 +154,7 @@ class Open(Message, frozen=True, tag=20):
     max_positions: Position
     lease_s: Annotated[float, Meta(gt=0, le=3600)]
     wire: Annotated[str, Meta(max_length=8)]
+    acceptance: WireAcceptance = WireAcceptance()
 
 
 class OpenStages(msgspec.Struct, frozen=True, array_like=True):
@@ -161,9 +173,10 @@ class Block(Message, frozen=True, tag=22):
     """Owner to first stage to ... to the judge: positions [position, position + num_given + num_draft) of `epoch`.
 
     An epoch is its `parent`'s tokens up to `base`, then its own; parent 0 is nobody's number: any cached sequence whose
-    digest at `base` fits may serve (recovery). `stage_ms`: own times of the stages passed. Buffers: 0 digests, 8 bytes
-    each, of the sequence before the block and after each position (n + 1); 1 token ids int32: given and draft to the
-    first stage, draft alone after it; 2 hidden states [n, width] in `wire`'s type (after the first stage).
+    digest at `base` fits may serve (recovery). `stage_ms`: own times of the stages passed; `waited_ms`: how long it lay
+    there before; `queue`: how many other sessions had work waiting there. Buffers: 0 digests, 8 bytes each, of the
+    sequence before the block and after each position (n + 1); 1 token ids int32: given and draft to the first stage,
+    draft alone after it; 2 hidden states [n, width] in `wire`'s type (after the first stage).
     """
 
     session: SessionId
@@ -176,18 +189,26 @@ class Block(Message, frozen=True, tag=22):
     num_draft: Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
     floor: Epoch
     deadline_ms: Milliseconds
-    stage_ms: Annotated[tuple[Milliseconds, ...], Meta(max_length=MAX_STAGES)] = ()
+    stage_ms: StageTimes = ()
+    waited_ms: StageTimes = ()
+    queue: Queues = ()
 
 
 class Verdict(Message, frozen=True, tag=23):
-    """Judge to owner, cumulative: in `epoch` everything before `decided` stands, there `token`. Times as in Block."""
+    """Judge to owner, cumulative: in `epoch` everything before `decided` stands, there `token`. Times as in Block.
+
+    `relaxed`: the positions of this block whose draft stands though it is not what the judge drew.
+    """
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
     epoch: Epoch
     decided: Position
     token: TokenId
-    stage_ms: Annotated[tuple[Milliseconds, ...], Meta(max_length=MAX_STAGES)] = ()
+    stage_ms: StageTimes = ()
+    waited_ms: StageTimes = ()
+    queue: Queues = ()
+    relaxed: Annotated[tuple[Position, ...], Meta(max_length=256)] = ()
 
 
 class Closed(Message, frozen=True, tag=24):
@@ -226,72 +247,3 @@ class Close(Message, frozen=True, tag=27):
     """Owner to every stage: the reply is over, free everything."""
 
     session: SessionId
-
-
-# --- a client and its drafter -------------------------------------------------------------------------------------
-
-
-class Generate(Message, frozen=True, tag=30):
-    """Client to drafter: own this reply. Buffer 0: msgpack of GenerateBody. Answered by Accepted, then by notices:
-    Piece ..., Finished; or by Refused, or Finished with an error. Who resumes takes a new request id and names the
-    prompt's ids and the tokens so far. Without a buffer: is this reply still in progress? Pong, or Refused.
-    """
-
-    request: SessionId
-
-
-class ChatMessage(msgspec.Struct, frozen=True, array_like=True):
-    role: Annotated[str, Meta(max_length=32)]
-    content: Annotated[str, Meta(max_length=1 << 20)]
-
-
-class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
-    """What to answer: `messages` (rendered by the drafter's chat template), or `text` (raw), or `prompt_tokens`.
-
-    `tokens` are the reply's tokens that the client already has: the reply goes on after them, with the same text that
-    it would have had (noise is keyed by position). `draft_max` -1 leaves the window to the drafter.
-    """
-
-    messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=1024)]
-    text: Annotated[str, Meta(max_length=1 << 20)]
-    prompt_tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_POSITIONS)]
-    tokens: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_POSITIONS)]
-    model: Name
-    sampling: WireSampling
-    max_tokens: Annotated[int, Meta(ge=1, le=MAX_POSITIONS)]
-    stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)]
-    draft_max: Annotated[int, Meta(ge=-1, le=256)]
-
-
-class Accepted(Message, frozen=True, tag=31):
-    """Drafter to client. Buffer 0: the prompt's token ids, int32: with them any drafter of this tokenizer can go on."""
-
-    request: SessionId
-    model_id: Hex64
-
-
-class Piece(Message, frozen=True, tag=32):
-    """Drafter to client. Buffer 0: token ids int32, the first of them the reply's token `index`; buffer 1: their text,
-    UTF-8, whole characters only. The first `accepted` of the tokens were drafted. `index` shows a gap: resume then.
-    """
-
-    request: SessionId
-    index: Position
-    accepted: Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
-
-
-class Finished(Message, frozen=True, tag=33):
-    """Drafter to client. Buffer 0: msgpack map of statistics, as `run --json` prints them. `error`: the name of the
-    exception that ended the reply, empty when all went well.
-    """
-
-    request: SessionId
-    reason: Name
-    error: Name = ""
-    message: Reason = ""
-
-
-class Cancel(Message, frozen=True, tag=34):
-    """Client to drafter: stop this reply."""
-
-    request: SessionId

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.errors import PeerMisbehaved
+from dsdnode.wire.messages import WIRE_TYPES
 
-WIRE_TYPES = ("f32", "f16")
 _TOP_EXPONENT = 15
 """The largest value of a row lands in [2^14, 2^15): within range, with the most room below."""
 _MAX_STATE = 1e38

@@ -14,7 +14,8 @@ from zmq.utils import z85
 
 from dsdnode.identity import Identity, curve_public_key, parse_address, parse_join
 from dsdnode.wire.codec import MAX_FRAME_BYTES, MAX_HEADER_BYTES, encode
-from dsdnode.wire.messages import Cancel, Ping
+from dsdnode.wire.messages import Ping
+from dsdnode.wire.replies import Cancel
 
 THROW_S = 4.0
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(15 + 32)

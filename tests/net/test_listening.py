@@ -16,7 +16,7 @@ from dsdnode.identity import Identity, parse_address
 from dsdnode.net import sockets
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport, _advertised
-from dsdnode.wire.messages import Cancel
+from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
 ALICE, BOB = (Identity(name * 32) for name in (b"a", b"b"))

@@ -16,7 +16,8 @@ from dsdnode.net.memory import MemoryHub
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import MAX_SERVED_PER_PEER, STRIKES, STRIKES_WINDOW_S, Rpc, Strikes
 from dsdnode.wire.codec import encode
-from dsdnode.wire.messages import Announce, Cancel, Contact, FindNode, Message, Nodes, Ping, Pong, Refused, Stored
+from dsdnode.wire.messages import Announce, Contact, FindNode, Message, Nodes, Ping, Pong, Refused, Stored
+from dsdnode.wire.replies import Cancel
 
 ALICE, BOB = Identity(b"a" * 32), Identity(b"b" * 32)
 

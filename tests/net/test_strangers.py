@@ -22,7 +22,8 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import STRIKES, Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import MAX_FRAME_BYTES, encode
-from dsdnode.wire.messages import Cancel, Contact, Hello, Ping
+from dsdnode.wire.messages import Contact, Hello, Ping
+from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
 ALICE, BOB, MALLORY = (Identity(name * 32) for name in (b"a", b"b", b"m"))

@@ -19,7 +19,8 @@ from dsdnode.net import links
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.codec import MAX_FRAME_BYTES
-from dsdnode.wire.messages import Announce, Cancel, Contact, Message, Stored
+from dsdnode.wire.messages import Announce, Contact, Message, Stored
+from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
 ALICE, BOB, CAROL = (Identity(name * 32) for name in (b"a", b"b", b"c"))

@@ -1,0 +1,109 @@
+"""What a client asks for is what the stages are told; what it leaves open is the drafter's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsdnode.errors import BadInput
+from dsdnode.net.memory import MemoryHub, MemoryTransport
+from dsdnode.net.port import Priority
+from dsdnode.node.client import GenerateRequest
+from dsdnode.wire.codec import decode
+from dsdnode.wire.messages import Contact, Open, WireAcceptance
+from tests.node import jumping
+from tests.node.swarm import FakeSwarm, fake_swarm, tokens_of
+
+REQUEST = GenerateRequest(prompt_tokens=(5, 17, 42, 8), max_tokens=4, draft_max=4)
+RELAXED = {"acceptance": "relaxed", "threshold": 0.2}
+
+
+class Tapped(MemoryTransport):
+    """Keeps every Open that it sends."""
+
+    opens: list[Open]
+
+    def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        message = decode(frames).message
+        if isinstance(message, Open):
+            self.opens.append(message)
+        super().send(peer, frames, priority)
+
+
+class TappedHub(MemoryHub):
+    def __init__(self) -> None:
+        super().__init__()
+        self.opens: list[Open] = []
+
+    def transport(self, contact: Contact) -> MemoryTransport:
+        transport = Tapped(self, contact)
+        transport.opens = self.opens
+        self.transports[transport._id] = transport
+        return transport
+
+
+def opens_of(folder: Path, request: GenerateRequest, **config: object) -> list[Open]:
+    """What bob, who drafts and is configured so, tells his stages of alice's reply."""
+    hub = TappedHub()
+
+    async def tell() -> None:
+        async with fake_swarm(folder, hub=hub) as swarm:
+            await ask(swarm)
+
+    async def ask(swarm: FakeSwarm) -> None:
+        await swarm.add("bob", drafts=True, layers=(0, 4), **config)
+        await tokens_of(await swarm.client(), request)
+
+    jumping.run(tell())
+    return hub.opens
+
+
+def asked(**changes: object) -> GenerateRequest:
+    return GenerateRequest(**{one: getattr(REQUEST, one) for one in REQUEST.__slots__} | changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wire", ["f32", "f16"])
+def test_stages_are_told_the_client_s_type_of_hidden_states(tmp_path: Path, wire: str) -> None:
+    assert {one.wire for one in opens_of(tmp_path, asked(wire=wire), wire="f32")} == {wire}
+
+
+def test_what_the_client_leaves_open_is_the_drafter_s_own(tmp_path: Path) -> None:
+    (told,) = opens_of(tmp_path, REQUEST, wire="f32", **RELAXED)
+    assert (told.wire, told.acceptance) == ("f32", WireAcceptance(0.2))
+
+
+def test_a_client_that_asks_for_exact_acceptance_gets_it_of_a_drafter_that_relaxes(tmp_path: Path) -> None:
+    (told,) = opens_of(tmp_path, asked(threshold=0.0), **RELAXED)
+    assert told.acceptance == WireAcceptance()
+
+
+def test_exact_is_what_nobody_has_to_ask_for(tmp_path: Path) -> None:
+    (told,) = opens_of(tmp_path, REQUEST)
+    assert told.acceptance == WireAcceptance()
+
+
+def test_relaxed_acceptance_reaches_the_stages(tmp_path: Path) -> None:
+    (told,) = opens_of(tmp_path, asked(threshold=0.4, deferred=True))
+    assert told.acceptance == WireAcceptance(0.4, deferred=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"window": "big"}, "choose from fixed, awc, throughput"),
+        ({"window": "stream:4"}, "stream:BLOCK:WINDOW"),
+        ({"window": "stream:9:8"}, "stream:BLOCK:WINDOW"),
+        ({"wire": "f8"}, "choose from f32, f16"),
+        ({"threshold": 1.0}, "cannot be asked"),
+        ({"threshold": float("nan")}, "cannot be asked"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_is(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        opens_of(tmp_path, asked(**changes))
+
+
+@pytest.mark.parametrize("window", ["fixed", "awc", "throughput", "throughput:hedged", "stream:2:16"])
+def test_every_window_policy_can_be_asked_for(tmp_path: Path, window: str) -> None:
+    assert opens_of(tmp_path, asked(window=window))
