@@ -42,6 +42,8 @@ def _check_draws(chunk: Chunk, shard: ShardInfo) -> None:
         raise ValueError("only the last layers' engine draws")
     if chunk.num_draws and chunk.sampling is None:
         raise ValueError("draws need a sampling")
+    if not 0 <= chunk.num_top <= shard.vocab_size:
+        raise ValueError(f"the {chunk.num_top} most likely of {shard.vocab_size} tokens")
     if chunk.extend and not (chunk.num_draws and shard.first):
         raise ValueError("only a whole model that draws can go on by itself")
 

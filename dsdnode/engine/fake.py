@@ -17,10 +17,11 @@ from typing import Final
 import numpy as np
 
 from dsdnode.engine.checks import check_chunks, check_sequence
+from dsdnode.engine.draws import Draws
 from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, EngineLost, Overloaded
-from dsdnode.speculation.sampling import Sampling, draw, noise, probability
+from dsdnode.speculation.sampling import Sampling, draw, noise
 
 WIDTH: Final = 16
 _SALT: Final = 0x0D5D
@@ -203,24 +204,18 @@ class FakeEngine:
             self._append(cached, value)
         if not self._shard.last:
             return Output(_states([hashes[-1] for hashes in cached[chunk.position :]]), None, None, compute_s)
-        drawn: list[tuple[int, float]] = []
+        drawn = Draws(chunk)
         for length in range(len(cached) - chunk.num_draws + 1, len(cached) + 1):
-            drawn.append(self._draw(cached[length - 1], length, chunk.sampling))
+            drawn.take(self.model.logits(cached[length - 1][-1]), length)
         for _ in range(chunk.extend):
-            self._append(cached, drawn[-1][0])
-            drawn.append(self._draw(cached[-1], len(cached), chunk.sampling))
-        tokens = np.array([token for token, _ in drawn], np.int32)
-        return Output(None, tokens, np.array([chance for _, chance in drawn], np.float32), compute_s)
+            self._append(cached, drawn.last)
+            drawn.take(self.model.logits(cached[-1][-1]), len(cached))
+        return drawn.output(compute_s)
 
     def _append(self, cached: list[Hashes], entering: int) -> None:
         before = cached[-1] if cached else ()
         cached.append(self.model.step(before, self._shard.start, self._shard.end, entering))
         self.num_positions_run += 1
-
-    def _draw(self, hashes: Hashes, position: int, sampling: Sampling | None) -> tuple[int, float]:
-        logits = self.model.logits(hashes[-1])
-        token = draw(logits, position, sampling or Sampling())
-        return token, probability(logits, token)
 
 
 class FakeTextEngine(FakeEngine):

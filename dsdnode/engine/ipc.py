@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
-from dsdnode.engine.port import Chunk, Output, ShardInfo
+from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top
 from dsdnode.speculation.sampling import Sampling
 
 PREFIX = struct.Struct("<IIQ")
@@ -64,6 +65,8 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     num_draws: int
     sampling: Sampling | None
     extend: int
+    runners_up: bool
+    num_top: int
 
 
 class Forward(Packet, frozen=True, tag=2):
@@ -114,11 +117,17 @@ class Loaded(Packet, frozen=True, tag=20):
 
 
 class Outputs(Packet, frozen=True, tag=21):
-    """Body: of each chunk states float32 [count, width]; or tokens int32 and probabilities float32, each [count]."""
+    """Body: of each chunk states float32 [count, width]; or tokens int32 and probabilities float32, each [count].
+
+    After these, where asked for: runners-up int32 and their probabilities float32, each [count]; and the most likely
+    tokens int32 and their probabilities float32, each [count, num_top], with the entropies float32 [count].
+    """
 
     counts: list[int]
     states: bool
     compute_s: float
+    runners_up: list[bool]
+    num_tops: list[int]
 
 
 class Done(Packet, frozen=True, tag=22):
@@ -184,7 +193,10 @@ def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:
     """All chunks of a batch are fed alike: token ids, or hidden states."""
     states = any(chunk.inputs.ndim == 2 for chunk in chunks)
     kind = "<f4" if states else "<i4"
-    headers = [ChunkHeader(c.sequence, c.position, len(c.inputs), c.num_draws, c.sampling, c.extend) for c in chunks]
+    headers = [
+        ChunkHeader(c.sequence, c.position, len(c.inputs), c.num_draws, c.sampling, c.extend, c.runners_up, c.num_top)
+        for c in chunks
+    ]
     return Forward(headers, states), [np.ascontiguousarray(c.inputs, kind).data.cast("B") for c in chunks]
 
 
@@ -195,36 +207,74 @@ def unpack_chunks(forward: Forward, body: Buffer, width: int) -> list[Chunk]:
     if len(inputs) != sum(header.count for header in forward.chunks):
         raise ValueError("the chunks' inputs are not as many as they say")
     chunks, start = [], 0
-    for header in forward.chunks:
-        rows = inputs[start : start + header.count]
-        chunks.append(Chunk(header.sequence, header.position, rows, header.num_draws, header.sampling, header.extend))
-        start += header.count
+    for h in forward.chunks:
+        rows = inputs[start : start + h.count]
+        chunks.append(Chunk(h.sequence, h.position, rows, h.num_draws, h.sampling, h.extend, h.runners_up, h.num_top))
+        start += h.count
     return chunks
 
 
 def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
-    counts: list[int] = []
     bodies: list[Buffer] = []
     for output in outputs:
-        arrays = [output.states] if output.states is not None else [output.tokens, output.probabilities]
+        arrays = [output.states, output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities]
+        if output.top is not None:
+            arrays += [output.top.tokens, output.top.probabilities, output.top.entropies]
         present = [array for array in arrays if array is not None]
-        counts.append(len(present[0]))
         bodies += [np.ascontiguousarray(array).data.cast("B") for array in present if array.size]
-    states = bool(outputs) and outputs[0].states is not None
-    return Outputs(counts, states, outputs[0].compute_s if outputs else 0.0), bodies
+    header = Outputs(
+        [_count(output) for output in outputs],
+        bool(outputs) and outputs[0].states is not None,
+        outputs[0].compute_s if outputs else 0.0,
+        [output.runners_up is not None for output in outputs],
+        [0 if output.top is None else output.top.tokens.shape[1] for output in outputs],
+    )
+    return header, bodies
+
+
+def _count(output: Output) -> int:
+    rows = output.tokens if output.states is None else output.states
+    return 0 if rows is None else len(rows)
 
 
 def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
     """Raises ValueError when the body is not what the header says."""
-    outputs, start = [], 0
-    for count in header.counts:
+    reader = _Reader(body)
+    outputs = []
+    for count, runners_up, num_top in zip(header.counts, header.runners_up, header.num_tops, strict=True):
         if header.states:
-            states = np.frombuffer(body, "<f4", count * width, start).reshape(count, width)
-            outputs.append(Output(states, None, None, header.compute_s))
-            start += 4 * count * width
+            outputs.append(Output(reader.floats(count, width), None, None, header.compute_s))
         else:
-            tokens = np.frombuffer(body, "<i4", count, start)
-            probabilities = np.frombuffer(body, "<f4", count, start + 4 * count)
-            outputs.append(Output(None, tokens, probabilities, header.compute_s))
-            start += 8 * count
+            outputs.append(
+                Output(
+                    None,
+                    reader.ints(count),
+                    reader.floats(count),
+                    header.compute_s,
+                    reader.ints(count) if runners_up else None,
+                    reader.floats(count) if runners_up else None,
+                    _read_top(reader, count, num_top) if num_top else None,
+                )
+            )
     return outputs
+
+
+def _read_top(reader: _Reader, count: int, num_top: int) -> Top:
+    return Top(reader.ints(count, num_top), reader.floats(count, num_top), reader.floats(count))
+
+
+class _Reader:
+    """The arrays of one body, one after the other; every number in it has 4 bytes."""
+
+    def __init__(self, body: Buffer) -> None:
+        self._body = memoryview(body)
+
+    def ints(self, *shape: int) -> Tokens:
+        return np.frombuffer(self._next(shape), "<i4").reshape(shape)
+
+    def floats(self, *shape: int) -> States:
+        return np.frombuffer(self._next(shape), "<f4").reshape(shape)
+
+    def _next(self, shape: tuple[int, ...]) -> memoryview:
+        part, self._body = self._body[: 4 * prod(shape)], self._body[4 * prod(shape) :]
+        return part

@@ -20,12 +20,13 @@ import psutil
 from numpy.typing import NDArray
 
 from dsdnode.engine.checks import check_chunks, check_sequence
+from dsdnode.engine.draws import Draws
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama_api import Batch, Tap, llama_cpp, recent_errors
 from dsdnode.engine.port import Chunk, Output, ShardInfo
 from dsdnode.errors import ModelRefused, Overloaded
-from dsdnode.speculation.sampling import Sampling, draw, probability
+from dsdnode.speculation.sampling import Sampling
 
 Rows = NDArray[np.float32]
 MAX_SEQUENCES: Final = 256
@@ -81,7 +82,7 @@ class LlamaEngine:
         with self._all_or_nothing(chunks):
             outputs = self._draws(chunks) if self._manifest.last else self._states(chunks)
         compute_s = time.perf_counter() - begun
-        return [Output(states, tokens, certainty, compute_s) for states, tokens, certainty in outputs]
+        return [replace(output, compute_s=compute_s) for output in outputs]
 
     def decode(self, chunks: Sequence[Chunk]) -> list[Rows]:
         """Raw rows of each chunk: hidden states [n, width], or logits [num_draws, vocab_size] from the last layer.
@@ -200,45 +201,40 @@ class LlamaEngine:
     def _num_rows(self, chunk: Chunk) -> int:
         return chunk.num_draws if self._manifest.last else len(chunk.inputs)
 
-    def _states(self, chunks: Sequence[Chunk]) -> list[tuple[Rows | None, None, None]]:
+    def _states(self, chunks: Sequence[Chunk]) -> list[Output]:
         rows: list[Rows] = []
         self._run(chunks, rows.append)
         ends = np.cumsum([len(chunk.inputs) for chunk in chunks])
-        return [(part, None, None) for part in np.split(np.concatenate(rows), ends[:-1])]
+        return [Output(part, None, None, 0.0) for part in np.split(np.concatenate(rows), ends[:-1])]
 
-    def _draws(self, chunks: Sequence[Chunk]) -> list[tuple[None, NDArray[np.int32], Rows]]:
-        drawn: list[list[tuple[int, float]]] = [[] for _ in chunks]
+    def _draws(self, chunks: Sequence[Chunk]) -> list[Output]:
+        drawn = [Draws(chunk) for chunk in chunks]
         self._draw(chunks, drawn)
-        left = [(chunk, taken) for chunk, taken in zip(chunks, drawn, strict=True) if chunk.extend]
-        for step in range(max((chunk.extend for chunk, _ in left), default=0)):
-            left = [(chunk, taken) for chunk, taken in left if chunk.extend > step]
-            nexts = [
-                Chunk(
-                    chunk.sequence, self.length(chunk.sequence), np.array([taken[-1][0]], np.int32), 1, chunk.sampling
-                )
-                for chunk, taken in left
-            ]
-            self._draw(nexts, [taken for _, taken in left])
-        return [
-            (None, np.array([t for t, _ in taken], np.int32), np.array([p for _, p in taken], np.float32))
-            for taken in drawn
-        ]
+        left = drawn
+        for step in range(max(chunk.extend for chunk in chunks)):
+            left = [draws for draws in left if draws.chunk.extend > step]
+            self._draw([self._next(draws) for draws in left], left)
+        return [draws.output(0.0) for draws in drawn]
 
-    def _draw(self, chunks: Sequence[Chunk], drawn: Sequence[list[tuple[int, float]]]) -> None:
-        """Decode, and append each chunk's tokens with probabilities to its list, straight from llama.cpp's rows."""
+    def _next(self, draws: Draws) -> Chunk:
+        """What comes next of a chunk that extends itself: the token it drew last."""
+        sequence = draws.chunk.sequence
+        return Chunk(sequence, self.length(sequence), np.array([draws.last], np.int32), 1)
+
+    def _draw(self, chunks: Sequence[Chunk], drawn: Sequence[Draws]) -> None:
+        """Decode, and have each chunk's tokens drawn, straight from llama.cpp's rows."""
         wanted = iter(
             [
-                (taken, chunk.position + len(chunk.inputs) - chunk.num_draws + 1 + offset, chunk.sampling or Sampling())
-                for chunk, taken in zip(chunks, drawn, strict=True)
+                (draws, chunk.position + len(chunk.inputs) - chunk.num_draws + 1 + offset)
+                for chunk, draws in zip(chunks, drawn, strict=True)
                 for offset in range(chunk.num_draws)
             ]
         )
 
         def consume(rows: Rows) -> None:
             for row in rows:
-                taken, position, sampling = next(wanted)
-                token = draw(row, position, sampling)
-                taken.append((token, probability(row, token)))
+                draws, position = next(wanted)
+                draws.take(row, position)
 
         self._run(chunks, consume)
 

@@ -59,6 +59,8 @@ class Chunk:
     An engine that hosts the last layer draws a token after each of the last `num_draws` positions with `sampling` (its
     noise is keyed by the absolute position of the token drawn: position + offset + 1). With `extend` > 0 (draft models)
     the token drawn after the last position is fed back and the next drawn, `extend` times in all.
+
+    `runners_up`: also tell each draw's second choice. `num_top`: also tell the most likely tokens at each draw.
     """
 
     sequence: int
@@ -67,6 +69,21 @@ class Chunk:
     num_draws: int = 0
     sampling: Sampling | None = None
     extend: int = 0
+    runners_up: bool = False
+    num_top: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The distributions behind n draws, at temperature 1 without filters: what relaxed acceptance looks at.
+
+    `tokens` int32 and `probabilities` float32, both [n, num_top], most likely first; `entropies` float32 [n], in nats
+    over the logarithm of the vocabulary's size (0: certain, 1: uniform).
+    """
+
+    tokens: Tokens
+    probabilities: NDArray[np.float32]
+    entropies: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +99,10 @@ class Output:
     tokens: Tokens | None
     probabilities: NDArray[np.float32] | None
     compute_s: float
+    runners_up: Tokens | None = None
+    """int32, as many as `tokens`: what would have been drawn had that token been impossible."""
+    runner_up_probabilities: NDArray[np.float32] | None = None
+    top: Top | None = None
 
 
 class Engine(Protocol):

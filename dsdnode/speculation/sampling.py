@@ -15,6 +15,7 @@ temperature. Ties go to the lowest id everywhere. A logit that is not a number c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -31,6 +32,7 @@ _M1: Final = np.uint32(0x7FEB352D)
 _M2: Final = np.uint32(0x846CA68B)
 _STRIP: Final = 1 << 14
 _SLACK: Final = np.float32(1.001)
+_NEVER: Final = np.float32(-80)
 _ROUNDING: Final = np.float32(2**-22)
 """The cheap test in float32 may let too many candidates through, never too few."""
 
@@ -51,18 +53,22 @@ def draw(logits: Logits, position: int, sampling: Sampling) -> int:
     logits, best = _clean(logits)
     if sampling.temperature <= 0:
         return best
-    ids, values = _filter(logits, best, sampling)
-    scale = np.float32(1 / sampling.temperature)
-    key = _noise_key(sampling.seed, position)
-    bound = np.float32(_gumbel(_noise_words(key, np.array([best])))[0])
-    winner, record = best, -np.inf
-    for start in range(0, len(values), _STRIP):  # temporaries of one strip stay in the cache and off the page tables
-        scores = (values[start : start + _STRIP] - logits[best]) * scale
-        chosen = slice(start, start + len(scores)) if ids is None else ids[start : start + _STRIP]
-        index, total = _best_of(scores, _noise_words(key, chosen), bound)
-        if total > record:
-            winner, record = (start + index if ids is None else int(ids[start + index])), total
-    return winner
+    return _contest(logits, position, sampling, best, (best,))[0]
+
+
+def draw_two(logits: Logits, position: int, sampling: Sampling) -> tuple[int, int]:
+    """`draw` and its runner-up: what the same noise would choose of the other tokens that the filters leave.
+
+    Where they leave no other it is the most likely of all others. (A vocabulary of one has no other: its only token.)
+    """
+    logits, best = _clean(logits)
+    second = _second_best(logits, best)
+    if sampling.temperature <= 0 or logits[second] == -np.inf:
+        return best, second
+    ranking = _contest(logits, position, sampling, best, (best, second))
+    if len(ranking) == 1:
+        return ranking[0], second if ranking[0] == best else best
+    return ranking[0], ranking[1]
 
 
 def draw_block(logits: Logits, position: int, sampling: Sampling) -> NDArray[np.int32]:
@@ -72,8 +78,30 @@ def draw_block(logits: Logits, position: int, sampling: Sampling) -> NDArray[np.
 
 def probability(logits: Logits, token: int) -> float:
     """The probability of `token` under logits [vocab_size] at temperature 1, without filters."""
+    return probabilities(logits, (token,))[0]
+
+
+def probabilities(logits: Logits, tokens: Sequence[int]) -> tuple[float, ...]:
+    """`probability` of each of `tokens`, for the price of one."""
     logits, best = _clean(logits)
-    return float(np.exp(logits[token] - logits[best]) / _mass(logits, best))
+    mass = _mass(logits, best)
+    return tuple(float(np.exp(logits[token] - logits[best]) / mass) for token in tokens)
+
+
+def most_likely(logits: Logits, count: int) -> tuple[Ids, NDArray[np.float64], float]:
+    """The `count` most likely tokens, falling, with probabilities at temperature 1 without filters, and the entropy.
+
+    The entropy is in nats over the logarithm of the vocabulary's size: 0 is certain, 1 uniform.
+    """
+    logits, best = _clean(logits)
+    below = logits - logits[best]
+    weights = np.exp(below)
+    mass = float(weights.sum(dtype=np.float64))
+    np.maximum(below, _NEVER, out=below)  # 0 * -inf
+    entropy = np.log(mass) - float(np.dot(weights, below)) / mass
+    ids = _largest(logits, count) if count < len(logits) else np.arange(len(logits))
+    ids = ids[np.argsort(-logits[ids], kind="stable")]
+    return ids, weights[ids].astype(np.float64) / mass, float(entropy / np.log(max(2, len(logits))))
 
 
 def noise(seed: int, position: int, tokens: Ids) -> Words:
@@ -81,16 +109,45 @@ def noise(seed: int, position: int, tokens: Ids) -> Words:
     return _noise_words(_noise_key(seed, position), tokens)
 
 
-def _best_of(scores: Logits, words: Words, bound: np.float32) -> tuple[int, float]:
-    """Index and total (score + noise) of the largest total, if it can reach `bound`: the total of the best score."""
+def _contest(logits: Logits, position: int, sampling: Sampling, best: int, known: tuple[int, ...]) -> list[int]:
+    """The tokens with the largest totals (score + noise), falling: as many as `known`, or all that the filters leave.
+
+    `known`: tokens as likely as any, that the others have to beat.
+    """
+    ids, values = _filter(logits, best, sampling)
+    scale = np.float32(1 / sampling.temperature)
+    key = _noise_key(sampling.seed, position)
+    marks = np.array(known)
+    reached = _gumbel(_noise_words(key, marks)) + (logits[marks] - logits[best]) * scale
+    bound = np.nextafter(np.float32(reached.min()), np.float32(-np.inf))
+    found: list[tuple[float, int]] = []
+    for start in range(0, len(values), _STRIP):  # temporaries of one strip stay in the cache and off the page tables
+        scores = (values[start : start + _STRIP] - logits[best]) * scale
+        chosen = slice(start, start + len(scores)) if ids is None else ids[start : start + _STRIP]
+        alive, totals = _alive(scores, _noise_words(key, chosen), bound)
+        if len(alive) == 0:
+            continue
+        for index in np.argsort(-totals, kind="stable")[: len(known)].tolist():
+            place = start + int(alive[index])
+            found.append((-float(totals[index]), place if ids is None else int(ids[place])))
+    found.sort()
+    return [token for _, token in found[: len(known)]]
+
+
+def _alive(scores: Logits, words: Words, bound: np.float32) -> tuple[Ids, NDArray[np.float64]]:
+    """Indices and totals (score + noise) of all whose total can reach `bound`, and perhaps of a few that cannot."""
     # It can only if -log(u) <= exp(score - bound); as 1 - u < -log(u), few candidates are left for logarithms.
     rest = np.float32(1) - words.astype(np.float32) * np.float32(2**-32)
-    alive = np.flatnonzero(rest <= np.exp(scores - bound) * _SLACK + _ROUNDING)
-    if len(alive) == 0:
-        return 0, -np.inf
-    totals = scores[alive].astype(np.float64) + _gumbel(words[alive])
-    first = int(np.argmax(totals))
-    return int(alive[first]), float(totals[first])
+    with np.errstate(over="ignore"):
+        alive = np.flatnonzero(rest <= np.exp(scores - bound) * _SLACK + _ROUNDING)
+    return alive, scores[alive].astype(np.float64) + _gumbel(words[alive])
+
+
+def _second_best(logits: Logits, best: int) -> int:
+    """The lowest id of the largest but `best`; `best` itself where there is no other."""
+    parts = ((0, logits[:best]), (best + 1, logits[best + 1 :]))
+    others = [start + int(np.argmax(part)) for start, part in parts if len(part)]
+    return max(others, key=lambda token: (logits[token], -token), default=best)
 
 
 def _noise_key(seed: int, position: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 from dsdnode.engine.fake import FakeEngine, FakeModel, fake_text
 from dsdnode.engine.port import Chunk
 from dsdnode.errors import EngineLost, Overloaded
-from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.sampling import Sampling, draw
 
 PROMPT = [3, 14, 15, 9, 2, 6]
 SAMPLING = Sampling(0.8, seed=7)
@@ -53,6 +53,33 @@ async def test_block_rollback_copy_and_extension_agree_with_one_by_one() -> None
     await engine.release(0)
     [right] = await engine.forward([Chunk(9, len(PROMPT), tokens(*want[:8]), 8, SAMPLING)])
     assert list(right.tokens) == want[1:9]
+
+
+async def test_second_choices_and_distributions_are_of_the_very_draws() -> None:
+    """Plain numpy on the model's own logits; of an extended chunk all draws have them."""
+    model, engine = FakeModel(), FakeEngine(FakeModel())
+    [plain] = await engine.forward([Chunk(0, 0, tokens(*PROMPT), 2, SAMPLING, extend=3)])
+    [full] = await engine.forward([Chunk(1, 0, tokens(*PROMPT), 2, SAMPLING, extend=3, runners_up=True, num_top=5)])
+    assert plain.runners_up is None
+    assert plain.top is None
+    assert full.tokens.tolist() == plain.tokens.tolist()
+    assert full.probabilities.tolist() == plain.probabilities.tolist()
+    hashes, line = (), [*PROMPT, *full.tokens[1:].tolist()]
+    for position, token in enumerate(line[:-1], 1):
+        hashes = model.step(hashes, 0, model.num_layers, token)
+        index = position - len(PROMPT) + 1
+        if index < 0:
+            continue
+        logits = model.logits(hashes[-1]).copy()
+        chances = np.exp(logits) / np.exp(logits).sum()
+        assert full.top.tokens[index].tolist() == np.argsort(-logits, kind="stable")[:5].tolist()
+        assert full.top.probabilities[index] == pytest.approx(np.sort(chances)[:-6:-1], rel=1e-5)
+        assert full.top.entropies[index] == pytest.approx(-(chances * np.log(chances)).sum() / np.log(97), rel=1e-5)
+        second = int(full.runners_up[index])
+        assert full.runner_up_probabilities[index] == pytest.approx(chances[second], rel=1e-5)
+        logits[full.tokens[index]] = -np.inf
+        assert second == draw(logits, position, SAMPLING)
+    assert index == 4
 
 
 async def test_everything_cached_before_decides() -> None:

@@ -129,6 +129,31 @@ def test_draws_are_keyed_by_the_position_of_the_token_drawn(whole: LlamaEngine) 
     assert output.probabilities.tolist() == pytest.approx(chances)
 
 
+def test_second_choices_and_distributions_come_with_every_draw(whole: LlamaEngine) -> None:
+    """Two branches in one batch, one of them extended: against plain numpy on the model's own rows."""
+    asked = [replace(chunk(0, 0, 9, 2, extend=3), runners_up=True, num_top=8), replace(chunk(1, 0, 7, 1), num_top=3)]
+    outputs = whole.forward(asked)
+    for sequence in (0, 1):
+        whole.truncate(sequence, 0)
+    fed = np.concatenate([asked[0].inputs, outputs[0].tokens[1:-1]])
+    rows = whole.decode([Chunk(0, 0, fed, 5, SAMPLING), replace(asked[1], num_top=0)])
+    for output, logits, first in zip(outputs, rows, (8, 7), strict=True):
+        chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        num_top = output.top.tokens.shape[1]
+        assert output.top.tokens.tolist() == np.argsort(-logits, axis=1, kind="stable")[:, :num_top].tolist()
+        assert output.top.probabilities == pytest.approx(np.sort(chances, axis=1)[:, : -num_top - 1 : -1], rel=1e-3)
+        entropies = -(chances * np.log(chances)).sum(axis=1) / np.log(logits.shape[1])
+        assert output.top.entropies == pytest.approx(entropies, rel=1e-3)
+        assert output.tokens.tolist() == draw_block(logits, first, SAMPLING).tolist()
+    picks = outputs[0].tokens
+    without = rows[0].copy()
+    without[np.arange(5), picks] = -np.inf
+    assert outputs[0].runners_up.tolist() == draw_block(without, 8, SAMPLING).tolist()
+    seconds = [probability(row, token) for row, token in zip(rows[0], outputs[0].runners_up, strict=True)]
+    assert outputs[0].runner_up_probabilities.tolist() == pytest.approx(seconds, rel=1e-3)
+    assert outputs[1].runners_up is None
+
+
 def test_full_cache_is_an_overload_and_changes_nothing(whole: LlamaEngine) -> None:
     """Also when the first of several batches went in already."""
     whole.forward([chunk(0, 0, 700, 0)])

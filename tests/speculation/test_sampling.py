@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsdnode.speculation.sampling import Sampling, draw, draw_block, noise, probability
+from dsdnode.speculation.sampling import (
+    Sampling,
+    draw,
+    draw_block,
+    draw_two,
+    most_likely,
+    noise,
+    probabilities,
+    probability,
+)
 
 NOISE_VECTORS = [  # (seed, position, token) -> word; any other implementation must give these
     ((0, 0, 0), 0xF8BF0824),
@@ -42,25 +51,36 @@ def reference_noise(seed: int, position: int, token: int) -> int:
 
 
 def reference_draw(logits: np.ndarray, position: int, sampling: Sampling) -> int:
-    """Gumbel-max over every token that the filters leave, without any short cut."""
+    return reference_ranking(logits, position, sampling)[0]
+
+
+def reference_ranking(logits: np.ndarray, position: int, sampling: Sampling) -> list[int]:
+    """Gumbel-max over every token that the filters leave, without any short cut: the two best."""
     order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
     if sampling.top_k:
         order = order[: sampling.top_k]
     weights = [math.exp(float(logits[i]) - float(logits[order[0]])) for i in order]
     total, reached, kept = sum(weights), 0.0, []
     for token, weight in zip(order, weights, strict=True):
-        if reached >= sampling.top_p * total and kept:
+        if sampling.top_p < 1 and reached >= sampling.top_p * total and kept:
             break
         reached += weight
         kept.append(token)
-    kept = [i for i in kept if logits[i] >= logits[order[0]] + np.float32(np.log(sampling.min_p or 1e-45))]
+    if sampling.min_p > 0:
+        kept = [i for i in kept if logits[i] >= logits[order[0]] + np.float32(np.log(sampling.min_p))]
     best = np.float32(logits[order[0]])
 
     def score(token: int) -> float:
         u = (reference_noise(sampling.seed, position, token) + 0.5) / 2**32
         return float((logits[token] - best) * np.float32(1 / sampling.temperature)) - math.log(-math.log(u))
 
-    return max(sorted(kept), key=score)
+    return sorted(kept, key=lambda token: (-score(token), token))[:2]
+
+
+def reference_two(logits: np.ndarray, position: int, sampling: Sampling) -> tuple[int, int]:
+    ranking = reference_ranking(logits, position, sampling)
+    others = sorted((i for i in range(len(logits)) if i != ranking[0]), key=lambda i: (-logits[i], i))
+    return ranking[0], (ranking + others)[1]
 
 
 def test_noise_is_the_same_for_every_implementation() -> None:
@@ -86,13 +106,24 @@ def test_short_cuts_never_change_a_draw(sampling: Sampling) -> None:
         logits = (rng.standard_normal(17_000) * rng.uniform(0.1, 4)).astype(np.float32)
         logits[::97] = logits[5]  # ties, also at the filters' edges
         assert draw(logits, position, sampling) == reference_draw(logits, position, sampling)
+        assert draw_two(logits, position, sampling) == reference_two(logits, position, sampling)
 
 
-@given(st.lists(st.sampled_from([-3.0, 0.0, 0.5, 2.0, 9.0]), min_size=1, max_size=20), st.integers(0, 2**63 - 1))
+FEW = st.lists(st.sampled_from([-np.inf, -3e4, -3.0, 0.0, 0.5, 2.0, 9.0]), min_size=2, max_size=20)
+
+
+@given(FEW, st.integers(0, 2**63 - 1))
 def test_short_cuts_never_change_a_draw_among_few(values: list[float], seed: int) -> None:
-    logits = np.array(values, np.float32)
-    for sampling in (Sampling(1.0, seed=seed), Sampling(0.7, top_k=3, top_p=0.8, min_p=0.1, seed=seed)):
+    logits = np.array([0.25, *values], np.float32)
+    for sampling in (
+        Sampling(1.0, seed=seed),
+        Sampling(0.01, seed=seed),
+        Sampling(0.7, top_k=3, top_p=0.8, min_p=0.1, seed=seed),
+        Sampling(1.0, top_k=1, seed=seed),
+    ):
         assert draw(logits, 17, sampling) == reference_draw(logits, 17, sampling)
+        if np.isfinite(logits).sum() > 1:
+            assert draw_two(logits, 17, sampling) == reference_two(logits, 17, sampling)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -137,8 +168,40 @@ def test_garbage_logits_neither_raise_nor_win(sampling: Sampling) -> None:
     assert draw(np.array([0, np.inf, 3], np.float32), 0, sampling) == 1
     for hopeless in (np.nan, -np.inf):
         assert draw(np.full(5, hopeless, np.float32), 0, sampling) in range(5)
+        assert len(set(draw_two(np.full(5, hopeless, np.float32), 0, sampling))) == 2
+    assert draw_two(np.array([np.nan, 1, -np.inf, 0], np.float32), 0, sampling) in ((1, 3), (3, 1))
+    assert draw_two(np.array([-np.inf, 1, -np.inf], np.float32), 0, sampling) == (1, 0)
 
 
 def test_probability_is_the_softmax() -> None:
     logits = np.array([0, 1, 2], np.float32)
     assert probability(logits, 2) == pytest.approx(math.exp(2) / (1 + math.e + math.exp(2)), rel=1e-6)
+    assert probabilities(logits, (2, 0)) == (probability(logits, 2), probability(logits, 0))
+
+
+def test_greedy_runner_up_is_the_second_most_likely() -> None:
+    """Of equals the lowest id, on either side of the first."""
+    for values, want in (([1, 5, 5, 4], (1, 2)), ([4, 1, 5, 4], (2, 0)), ([7, 8], (1, 0)), ([3], (0, 0))):
+        assert draw_two(np.array(values, np.float32), 3, Sampling()) == want
+
+
+def test_runners_up_follow_what_is_left_of_the_softmax() -> None:
+    """Given the first, the second of two is as likely as if the first did not exist (Plackett-Luce)."""
+    logits = np.array([2.0, 1.0, 0.0, -1.0], np.float32)
+    pairs = [draw_two(logits, position, Sampling(1.0, seed=5)) for position in range(20_000)]
+    seconds = np.bincount([second for first, second in pairs if first == 0], minlength=4)
+    expected = np.exp([-np.inf, 1.0, 0.0, -1.0])
+    expected = seconds.sum() * expected / expected.sum()
+    assert seconds[0] == 0
+    assert float(((seconds[1:] - expected[1:]) ** 2 / expected[1:]).sum()) < 13.8  # 2 degrees, once in 1,000
+
+
+def test_most_likely_are_the_softmax_and_its_entropy() -> None:
+    logits = np.array([0, -np.inf, 3, 1, 3], np.float32)
+    ids, chances, entropy = most_likely(logits, 3)
+    exact = np.exp(logits) / np.exp(logits).sum()
+    assert ids.tolist() == [2, 4, 3]
+    assert chances.tolist() == pytest.approx(exact[[2, 4, 3]].tolist())
+    assert entropy == pytest.approx(-sum(p * math.log(p) for p in exact if p) / math.log(5))
+    assert most_likely(np.zeros(9, np.float32), 2)[2] == pytest.approx(1.0)
+    assert most_likely(np.array([0, 200], np.float32), 2)[2] == pytest.approx(0.0)
