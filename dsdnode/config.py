@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ MAX_SWARM_FILE_BYTES = 64 * 1024
 WINDOWS = ("fixed", "awc", "throughput", "throughput:rounds", "throughput:stream", "throughput:hedged")
 """Window policies (speculation/policies.py); also stream:BLOCK:WINDOW, a stream that never changes."""
 ACCEPTANCES = ("exact", "relaxed", "deferred")
-"""Rules by which the judge accepts (speculation/acceptance.py)."""
+"""Rules by which the judge accepts (speculation/acceptance.py); all but the first may change the text, and say so."""
 DEFAULT_THRESHOLD = 0.3
 """Of relaxed acceptance, when nothing is said."""
 MAX_WINDOW = 256
@@ -77,9 +78,8 @@ class NodeConfig:
     window: str = "fixed"
     """Policy that chooses how much is drafted, and when; `draft_max` is its bound."""
     acceptance: str = "exact"
-    """Anything else may change the text, and says so."""
+    """Of a drafter's replies, as `window`, `threshold` and `wire`, when a request does not say."""
     threshold: float = DEFAULT_THRESHOLD
-    """Of relaxed acceptance: the more the laxer, below 1."""
     wire: str = "f32"
     """Type in which hidden states travel; f16 halves the bytes and may flip a near-tie."""
     strict: bool = False
@@ -171,6 +171,17 @@ def parse_wire(text: str) -> str:
     if text not in WIRE_TYPES:
         raise BadInput(f"{text!r} is no type for hidden states: choose from {', '.join(WIRE_TYPES)}")
     return text
+
+
+def parse_threshold(text: str) -> float:
+    """How lax relaxed acceptance is: between 0 and 1, neither included. Raises BadInput."""
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = math.nan
+    if not 0 < threshold < 1:
+        raise BadInput(f"a threshold lies between 0 (exact) and 1, as 0.3 does; not {text!r}")
+    return threshold
 
 
 def parse_roles(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,11 +7,14 @@ import pytest
 
 from dsdnode.config import (
     MAX_JOINS,
+    WINDOWS,
     NodeConfig,
     parse_layers,
     parse_listen,
     parse_roles,
     parse_size,
+    parse_threshold,
+    parse_window,
     read_joins,
     swarm_file,
     write_joins,
@@ -51,6 +54,24 @@ def test_listen_addresses() -> None:
     for text in ("127.0.0.1", "tcp://x:99999", "udp://127.0.0.1:1", "tcp://:5", "a b:1"):
         with pytest.raises(BadInput):
             parse_listen(text)
+
+
+@pytest.mark.parametrize("text", [*WINDOWS, "stream:1:1", "stream:2:16", "stream:256:256"])
+def test_window_policies(text: str) -> None:
+    assert parse_window(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "Fixed", "stream", "stream:0:4", "stream:5:4", "stream:1:257", "stream:1:2:3"])
+def test_no_window_policies(text: str) -> None:
+    with pytest.raises(BadInput, match="choose from fixed, awc, throughput"):
+        parse_window(text)
+
+
+def test_thresholds_lie_between_exact_and_anything_goes() -> None:
+    assert parse_threshold("0.3") == 0.3
+    for text in ("0", "1", "-0.1", "nan", "inf", "much"):
+        with pytest.raises(BadInput):
+            parse_threshold(text)
 
 
 def test_roles_come_once_and_in_one_order() -> None:

@@ -120,18 +120,20 @@ async def answer(state: Chat) -> None:
     from dsdnode.node.client import Piece
 
     system = [{"role": "system", "content": state.system}] if state.system else []
-    text = ""
+    text, threshold = "", 0.0
     try:
         async for event in state.client.generate(state.wanted.request(messages=system + state.messages)):
             if isinstance(event, Piece):
-                text += event.text
+                text, threshold = text + event.text, event.threshold
                 show(event, state.colors)
             else:
-                state.stats = dict(event.stats)
+                state.stats, threshold = dict(event.stats), 0.0
     finally:
         if text:
             state.messages.append({"role": "assistant", "content": text})
             click.echo("" if text.endswith("\n") else "\n", nl=False)
+        if threshold:  # cut short; relaxed is never silent
+            _footer(render.relaxed_label({"threshold": threshold}))
     _count(state)
     _footer(render.stats_line(state.stats, state.plain_tokens_per_second))
 

@@ -13,7 +13,8 @@ import click
 
 from dsdnode.cli import logs
 from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Resolved, resolve
-from dsdnode.config import ROLES, default_data_dir
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, WINDOWS, default_data_dir
+from dsdnode.wire.messages import WIRE_TYPES
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -57,6 +58,17 @@ join_options = chain(
     ),
     click.option("--swarm-key", metavar="KEY|@FILE", help="Secret of a private swarm; proven, never sent."),
 )
+policy_options = chain(
+    click.option(
+        "--window",
+        metavar="|".join(WINDOWS[:3]),
+        help="What decides how much is drafted, and when; also throughput:rounds|stream|hedged, stream:BLOCK:WINDOW.",
+    ),
+    click.option("--acceptance", metavar="|".join(ACCEPTANCES), help="All but exact may change the text, and say so."),
+    click.option("--threshold", metavar="T", help=f"How lax relaxed acceptance is, below 1 ({DEFAULT_THRESHOLD})."),
+    click.option("--wire", metavar="|".join(WIRE_TYPES), help="Type in which hidden states travel."),
+)
+"""Of `start`: what its drafter does with replies that do not say; of `run` and `chat`: what they say."""
 node_options = chain(
     click.option("--role", multiple=True, metavar="|".join(ROLES), help="Repeatable (drafter and shard)."),
     join_options,
@@ -77,7 +89,7 @@ node_options = chain(
         metavar="N",
         help="Draft tokens in flight, when a request says nothing (8; 0: plain decoding).",
     ),
-    click.option("--wire", metavar="f32|f16", help="Type in which hidden states travel (f32)."),
+    policy_options,
     click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),
     click.option("--name", metavar="NAME", help="A nickname, shown by `status`."),
     click.option("--identity", metavar="PATH", help="Key file (identity.key in the data dir)."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -49,18 +50,38 @@ def span(layers: Sequence[int] | None) -> str | None:
 
 
 def stats_line(stats: Mapping[str, Any], plain_tokens_per_second: float | None = None) -> str:
-    """The last line of a reply; the last figure only when plain decoding was measured, the one before when drafted."""
-    parts = [f"{stats['completion_tokens']} tok"]
-    if stats.get("tokens_per_second") is not None:  # one token takes no time after the first
-        parts.append(f"{stats['tokens_per_second']:.1f} tok/s")
-    if stats.get("time_to_first_token_s") is not None:
-        first_s = stats["time_to_first_token_s"]
+    """The last line of a reply, from a drafter's figures: what is missing, or no number, is left out.
+
+    `plain_tokens_per_second`: plain decoding as measured; without it the drafter's estimate serves.
+    """
+    speed, first_s = number(stats, "tokens_per_second"), number(stats, "time_to_first_token_s")
+    rate, mean = number(stats, "acceptance_rate"), number(stats, "acceptance_length_mean")
+    plain = plain_tokens_per_second or number(stats, "plain_tokens_per_second")
+    parts = [f"{number(stats, 'completion_tokens') or 0:.0f} tok"]
+    if speed is not None:  # one token takes no time after the first
+        parts.append(f"{speed:.1f} tok/s")
+    if first_s is not None:
         parts.append(f"first token {first_s:.{1 if first_s >= 0.1 else 2}f} s")
-    if stats.get("drafted"):
-        mean = stats["acceptance_length_mean"]
-        parts.append(f"accepted {100 * stats['acceptance_rate']:.0f} % (mean {mean:.1f} a window)")
-    if stats.get("recoveries"):
+    if rate is not None and mean is not None:
+        parts.append(f"accepted {100 * rate:.0f} % (mean {mean:.1f} a window)")
+    if number(stats, "threshold"):
+        parts.append(relaxed_label(stats))
+    if number(stats, "recoveries"):
         parts.append(f"{stats['recoveries']} recoveries")
-    if plain_tokens_per_second and stats.get("drafted") and stats.get("tokens_per_second") is not None:
-        parts.append(f"{stats['tokens_per_second'] / plain_tokens_per_second:.1f}x plain")
+    if plain and number(stats, "drafted") and speed is not None:
+        parts.append(f"{speed / plain:.1f}x plain")
     return " · ".join(parts)
+
+
+def relaxed_label(stats: Mapping[str, Any]) -> str:
+    """Of a reply whose text need not be the model's own: how many tokens, by which threshold."""
+    num_relaxed = number(stats, "relaxed")
+    count = "" if num_relaxed is None else f"{num_relaxed:.0f} "
+    return f"{count}relaxed ({stats['threshold']:g})"
+
+
+def number(stats: Mapping[str, Any], key: str) -> float | None:
+    """Statistics come from a stranger: what is no number counts as not said."""
+    value = stats.get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if known else None

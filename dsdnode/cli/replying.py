@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsdnode.cli.options import chain
+from dsdnode.cli.options import chain, policy_options
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, parse_threshold, parse_window, parse_wire
 from dsdnode.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ NEW_SEED_BELOW = 1 << 32
 
 @dataclass(frozen=True, slots=True)
 class Replying:
-    """Greedy unless told otherwise. `seed` None: a new one each reply; `draft_max` None: the drafter's own window."""
+    """Greedy unless told otherwise. `seed` None: a new one each reply; None from `draft_max` on: the drafter's own."""
 
     model: str | None = None
     max_tokens: int = 512
@@ -36,6 +37,10 @@ class Replying:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     draft_max: int | None = None
+    window: str | None = None
+    acceptance: str | None = None
+    threshold: float | None = None
+    wire: str | None = None
 
     def request(
         self,
@@ -59,7 +64,17 @@ class Replying:
             seed=secrets.randbelow(NEW_SEED_BELOW) if self.seed is None else self.seed,
             stop=self.stop,
             draft_max=self.draft_max,
+            window=self.window or "",
+            threshold=self._laxity(),
+            deferred=self.acceptance == "deferred",
+            wire=self.wire or "",
         )
+
+    def _laxity(self) -> float | None:
+        """0: exact; None: as the drafter does."""
+        if self.acceptance is None:
+            return None
+        return 0.0 if self.acceptance == "exact" else self.threshold or DEFAULT_THRESHOLD
 
     def with_text(self, name: str, text: str) -> Replying:
         """One knob turned as a user types it; an empty text puts it back. Raises BadInput."""
@@ -67,13 +82,16 @@ class Replying:
             raise BadInput(f"there is no {name!r} to set; there are {', '.join(KNOBS)}")
         if not text:
             return replace(self, **{name: getattr(Replying(), name)})
-        if name == "stop":
-            return replace(self, stop=stops([text]))
-        if name == "model":
-            return replace(self, model=text)
-        kind, low, high = _RANGES[name]
-        value: Any = _number(name, text, kind, low, high)
+        if name == "threshold" and self.acceptance in (None, "exact"):
+            raise BadInput("a threshold goes with acceptance relaxed or deferred: exact acceptance has none")
+        value: Any = _PARSED[name](text) if name in _PARSED else _number(name, text, *_RANGES[name])
         return replace(self, **{name: value})
+
+
+def _acceptance(text: str) -> str:
+    if text not in ACCEPTANCES:
+        raise BadInput(f"acceptance is one of {', '.join(ACCEPTANCES)}, not {text!r}")
+    return text
 
 
 KNOBS = tuple(one.name for one in fields(Replying))
@@ -122,7 +140,18 @@ replying_options = chain(
         metavar="N",
         help="Draft tokens in flight (the drafter's own setting; 0: plain decoding).",
     ),
+    policy_options,
 )
+
+
+_PARSED: dict[str, Callable[[str], Any]] = {
+    "model": str,
+    "stop": lambda text: stops([text]),
+    "window": parse_window,
+    "acceptance": _acceptance,
+    "threshold": parse_threshold,
+    "wire": parse_wire,
+}
 
 
 def take(flags: dict[str, Any]) -> Replying:

@@ -103,6 +103,8 @@ def _take(reply: Reply, event: Any, as_json: bool) -> None:
     if not isinstance(event, Piece):
         reply.finish_reason, reply.stats = event.reason, dict(event.stats)
         return
+    if event.threshold:
+        reply.stats["threshold"] = event.threshold
     reply.tokens.extend(event.tokens)
     reply.text += event.text
     if not as_json:
@@ -118,5 +120,5 @@ def _finish(reply: Reply, seed: int, as_json: bool, error: str | None) -> None:
         return
     if not reply.text.endswith("\n"):
         click.echo()
-    if reply.stats and sys.stderr.isatty():
-        click.echo(render.stats_line(reply.stats), err=True)
+    if reply.stats.get("threshold") or (reply.stats and sys.stderr.isatty()):  # relaxed is never silent
+        click.echo(render.stats_line(reply.stats | {"completion_tokens": len(reply.tokens)}), err=True)

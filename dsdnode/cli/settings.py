@@ -11,9 +11,20 @@ from typing import Any
 
 import platformdirs
 
-from dsdnode.config import MAX_JOINS, NodeConfig, parse_layers, parse_listen, parse_roles, parse_size
+from dsdnode.config import (
+    ACCEPTANCES,
+    MAX_JOINS,
+    NodeConfig,
+    parse_layers,
+    parse_listen,
+    parse_roles,
+    parse_size,
+    parse_threshold,
+    parse_window,
+)
 from dsdnode.errors import BadInput
 from dsdnode.identity import MAX_ADDRESSES, parse_join
+from dsdnode.wire.messages import WIRE_TYPES
 
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"
@@ -182,6 +193,10 @@ def _integer(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
+def _threshold(raw: object) -> float:
+    return parse_threshold(str(raw) if isinstance(raw, float) else _text(raw))
+
+
 def _size(raw: object) -> int:
     return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0 else parse_size(_text(raw))
 
@@ -218,7 +233,10 @@ SETTINGS = (
     Setting("max_sessions", "max_sessions", _integer(1, 64), "--max-sessions"),
     Setting("max_memory", "max_memory_bytes", _size, "--max-memory"),
     Setting("draft_max", "draft_max", _integer(0, 64), "--draft-max"),
-    Setting("wire", "wire", _choice("f32", "f16"), "--wire"),
+    Setting("window", "window", lambda raw: parse_window(_text(raw)), "--window"),
+    Setting("acceptance", "acceptance", _choice(*ACCEPTANCES), "--acceptance"),
+    Setting("threshold", "threshold", _threshold, "--threshold"),
+    Setting("wire", "wire", _choice(*WIRE_TYPES), "--wire"),
     Setting("strict", "strict", _flag, "--strict"),
     Setting("name", "name", _text, "--name"),
     Setting("data_dir", "data_dir", _path, "--data-dir"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -105,13 +105,35 @@ async def _stats(state: Chat, rest: str) -> Then:
         click.echo("no reply yet")
         return Then.GO_ON
     for key, value in state.stats.items():
-        if key == "pipeline":
-            stages = ("{}[{}]".format(stage["peer_id"][:12], render.span(stage["layers"])) for stage in value)
-            value = " -> ".join(stages)
-        shown = f"{value:.3f}" if isinstance(value, float) else render.clean(str(value))
-        click.echo(f"{key.replace('_', ' '):<24} {shown}")
+        click.echo(f"{render.clean(key).replace('_', ' '):<24} {render.clean(_figure(key, value))}")
     click.echo(f"{'in this chat':<24} {state.num_tokens} tokens in {state.num_replies} replies")
     return Then.GO_ON
+
+
+def _figure(key: str, value: Any) -> str:
+    """A statistic in words; one that is not of the shape it should be (a stranger's), as it is."""
+    try:
+        return _SHAPES[key](value) if key in _SHAPES else f"{value:.3f}" if isinstance(value, float) else str(value)
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
+        return str(value)
+
+
+def _pipeline(stages: Any) -> str:
+    return " -> ".join("{}[{}]".format(stage["peer_id"][:12], render.span(stage["layers"])) for stage in stages)
+
+
+def _by_position(counts: Any) -> str:
+    """How often the first, second ... guess after a rejection stood."""
+    return " ".join(f"{100 * accepted / judged:.0f}%" for judged, accepted in counts)
+
+
+def _plans(changes: Any) -> str:
+    """From which token on there was which plan, and why: a line each."""
+    line = "token {index} ({at_s:.2f} s): {mode}, block {block}, window {window}, hedges {hedges}; {reason}"
+    return f"\n{'':<25}".join(line.format(**change).removesuffix("; ") for change in changes) or "-"
+
+
+_SHAPES: dict[str, Callable[[Any], str]] = {"pipeline": _pipeline, "by_position": _by_position, "plans": _plans}
 
 
 async def _system(state: Chat, rest: str) -> Then:

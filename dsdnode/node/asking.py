@@ -49,11 +49,15 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The first `num_accepted` of `tokens` were drafted; `text` is what can be shown now (whole characters)."""
+    """The first `num_accepted` of `tokens` were drafted; `text` is what can be shown now (whole characters).
+
+    `threshold` 0: they are exactly the model's own; else some may have been accepted by a laxer rule.
+    """
 
     tokens: tuple[int, ...]
     text: str
     num_accepted: int
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,18 @@ class Asking:
     model: Model
     id: bytes = b""
     prompt_tokens: tuple[int, ...] = ()
+    acceptance: wire.WireAcceptance | None = None
+    """What is asked for; once a drafter has accepted, its rule: a reply has one."""
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
     _num_before: int = 0
     _started_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
     _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
     """When the first tokens came and when the last, with how many there were then."""
+
+    def __post_init__(self) -> None:
+        if self.request.threshold is not None:
+            self.acceptance = wire.WireAcceptance(self.request.threshold, self.request.deferred)
 
     def begin(self) -> bytes:
         """A new request id, so that nothing that an earlier drafter still says is heard; the body to send with it.
@@ -114,7 +124,7 @@ class Asking:
             draft_max=-1 if asked.draft_max is None else asked.draft_max,
             window=asked.window,
             wire=asked.wire,
-            acceptance=None if asked.threshold is None else wire.WireAcceptance(asked.threshold, asked.deferred),
+            acceptance=self.acceptance,
         )
 
     @property
@@ -130,7 +140,9 @@ class Asking:
             raise _error(answer)
         if not isinstance(answer, replies.Accepted):
             raise PeerMisbehaved(f"{type(answer).__name__} is no answer to Generate")
-        self.prompt_tokens = _ids(buffers)
+        if self.acceptance not in (None, answer.acceptance):
+            raise PeerMisbehaved("the drafter accepts by another rule than was asked for")
+        self.prompt_tokens, self.acceptance = _ids(buffers), answer.acceptance
 
     def event(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Finished:
         """Raises PeerMisbehaved when something before it was lost, or the error that ended the reply."""
@@ -142,7 +154,14 @@ class Asking:
         stats = decode_body(buffer_at(buffers, 0), dict[str, Any])
         if stats.get("completion_tokens") != len(self.tokens) - self._num_before:
             raise PeerMisbehaved("the end of the drafter's stream is lost")
+        stats |= self._rule()
         return Finished(printable(notice.reason), self._whole(stats) if self.num_resumed else stats)
+
+    def _rule(self) -> dict[str, Any]:
+        """How the reply was accepted, for its statistics."""
+        rule = self.acceptance or wire.WireAcceptance()
+        name = "exact" if not rule.threshold else "deferred" if rule.deferred else "relaxed"
+        return {"acceptance": name, "threshold": rule.threshold}
 
     def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
         if piece.index != len(self.tokens):
@@ -152,7 +171,8 @@ class Asking:
         if tokens:
             arrival = (asyncio.get_running_loop().time(), len(self.tokens))
             self._arrivals_s = [*self._arrivals_s[:1], arrival]
-        return Piece(tokens, buffer_at(buffers, 1).decode("utf-8", "replace"), piece.accepted)
+        text = buffer_at(buffers, 1).decode("utf-8", "replace")
+        return Piece(tokens, text, piece.accepted, self.acceptance.threshold if self.acceptance else 0.0)
 
     def _whole(self, stats: dict[str, Any]) -> dict[str, Any]:
         """Of a reply of several drafters: tokens and times are the client's own; the rest is the last drafter's."""

@@ -130,7 +130,7 @@ class DrafterHost:
         except BaseException:
             self._forget(message.request, serving)
             raise
-        return replies.Accepted(message.request, model.model_id), [pack_tokens(prompt)]
+        return replies.Accepted(message.request, model.model_id, self._rule(body)), [pack_tokens(prompt)]
 
     def _begin(
         self, request: bytes, serving: Serving, body: replies.GenerateBody, model: Model, prompt: list[int]
@@ -248,14 +248,15 @@ class DrafterHost:
         )
         line = None if sequence is None or window == 0 else DraftLine(self._batcher, sequence, sampling)
         max_positions = min(limit, len(prompt) + body.max_tokens)
-        terms = Terms(
-            session, model, asked, max_positions, self._lease_s, parse_wire(body.wire or self._wire),
-            self._acceptance if body.acceptance is None else body.acceptance,
-        )  # fmt: skip
+        wire_type = parse_wire(body.wire or self._wire)
+        terms = Terms(session, model, asked, max_positions, self._lease_s, wire_type, self._rule(body))
         return Reply(
             self._rpc, self._router, terms, config, prompt + list(body.tokens), Fixed(window), line,
             drafting=self._engine.available,
         )  # fmt: skip
+
+    def _rule(self, body: replies.GenerateBody) -> WireAcceptance:
+        return self._acceptance if body.acceptance is None else body.acceptance
 
 
 def acceptance_of(config: NodeConfig) -> WireAcceptance:

@@ -59,10 +59,14 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Accepted(Message, frozen=True, tag=31):
-    """Drafter to client. Buffer 0: the prompt's token ids, int32: with them any drafter of this tokenizer can go on."""
+    """Drafter to client. Buffer 0: the prompt's token ids, int32: with them any drafter of this tokenizer can go on.
+
+    `acceptance` is the rule of this reply, asked for or the drafter's own: whoever goes on keeps it.
+    """
 
     request: SessionId
     model_id: Hex64
+    acceptance: WireAcceptance = WireAcceptance()
 
 
 class Piece(Message, frozen=True, tag=32):

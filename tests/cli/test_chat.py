@@ -45,6 +45,30 @@ def test_settings_of_a_chat(call: Call, swarm: Swarm) -> None:
     assert "system       Be short." in result.out
 
 
+def test_policies_are_set_in_a_chat(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [reply("a"), reply("b"), reply("c")]
+    script = (
+        "/set threshold 0.2\n/set window awc\n/set acceptance relaxed\n/set threshold 0.2\n/set wire f16\nhi\n"
+        "/set acceptance exact\nhi\n/set acceptance\n/set window\n/set wire\nhi\n/set window big\n"
+    )
+    result = call("chat", "--join", JOIN, stdin=script)
+    asked = [(one.window, one.threshold, one.wire) for one in swarm.requests]
+    assert asked == [("awc", 0.2, "f16"), ("awc", 0.0, "f16"), ("", None, "")]
+    assert "a threshold goes with acceptance relaxed" in result.err
+    assert "'big' is no window policy: choose from fixed" in result.err
+
+
+def test_a_relaxed_reply_is_labelled_however_it_ends(call: Call, swarm: Swarm) -> None:
+    relaxed = {"relaxed": 3, "acceptance": "relaxed", "threshold": 0.3}
+    swarm.replies = [
+        [Piece((1,), "ok", 1, 0.3), Finished("stop", STATS | relaxed)],
+        [Piece((1,), "It is ", 1, 0.3), NoPipeline("nobody")],
+    ]
+    result = call("chat", "--join", JOIN, "--acceptance", "relaxed", stdin="hi\nhi\n")
+    assert "a window) · 3 relaxed (0.3)\n" in result.err
+    assert "\nrelaxed (0.3)\n" in result.err
+
+
 def test_mistakes_are_told_and_the_chat_goes_on(call: Call, swarm: Swarm) -> None:
     swarm.replies = [reply("still here")]
     script = "/set temprature 1\n/set max 1\n/set\n/set temperature hot\n/hlep\n/set colors maybe\n/retry\n/stats\nhi\n"
@@ -79,6 +103,22 @@ def test_help_peers_and_stats(call: Call, swarm: Swarm) -> None:
     assert "\x1b" not in result.out
     assert "abababababab[0:8]" in result.out
     assert "3 tokens in 1 replies" in result.out
+
+
+def test_stats_show_the_trace_of_windows_and_modes(call: Call, swarm: Swarm) -> None:
+    plan = {"index": 0, "at_s": 0.0, "mode": "rounds", "block": 8, "window": 8, "hedges": 0, "reason": ""}
+    later = plan | {"index": 12, "at_s": 0.8, "mode": "stream", "block": 2, "window": 12, "reason": "long\x1b links"}
+    swarm.replies = [reply("hello", plans=[plan, later], by_position=[[4, 3], [3, 1]])]
+    shown = call("chat", "--join", JOIN, stdin="hi\n/stats\n").out
+    assert "by position              75% 33%\n" in shown
+    assert "plans                    token 0 (0.00 s): rounds, block 8, window 8, hedges 0\n" in shown
+    assert "token 12 (0.80 s): stream, block 2, window 12, hedges 0; long\N{REPLACEMENT CHARACTER} links\n" in shown
+
+
+def test_stats_of_a_stranger_that_are_none_are_shown_as_they_are(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [reply("hello", plans=[{}], by_position=[[0, 0]], pipeline=7)]
+    result = call("chat", "--join", JOIN, stdin="hi\n/stats\n")
+    assert (result.code, "[{}]" in result.out, "[[0, 0]]" in result.out) == (0, True, True)
 
 
 def test_bye_leaves_at_once(call: Call, swarm: Swarm) -> None:

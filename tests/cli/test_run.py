@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
+from dsdnode.config import DEFAULT_THRESHOLD
 from dsdnode.errors import NoPipeline, PeerUnavailable
 from dsdnode.node.client import Finished, Piece
 from tests.cli.conftest import CTRL_C, JOIN, ROOT, STATS, Result, Swarm
 
 Call = Callable[..., Result]
+RELAXED = {"relaxed": 2, "acceptance": "relaxed", "threshold": 0.3}
 REPLY = [Piece((5, 6), "It is ", 2), Piece((7,), "59.", 0), Finished("stop", STATS)]
 
 
@@ -37,6 +39,56 @@ def test_every_flag_reaches_the_request(call: Call, swarm: Swarm) -> None:
     asked = swarm.requests[0]
     assert (asked.max_tokens, asked.temperature, asked.top_k, asked.top_p, asked.min_p) == (9, 0.8, 40, 0.9, 0.1)
     assert (asked.seed, asked.draft_max, asked.model, asked.stop) == (3, 0, "demo", ("\n\n", "###"))
+
+
+def test_the_policies_reach_the_request(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [REPLY]
+    words = "--window stream:2:16 --acceptance deferred --threshold 0.2 --wire f16"
+    call("run", "hi", "--join", JOIN, *words.split())
+    asked = swarm.requests[0]
+    assert (asked.window, asked.threshold, asked.deferred, asked.wire) == ("stream:2:16", 0.2, True, "f16")
+
+
+@pytest.mark.parametrize(
+    ("flags", "threshold"), [("", None), ("--acceptance exact", 0.0), ("--acceptance relaxed", DEFAULT_THRESHOLD)]
+)
+def test_exact_is_not_the_same_as_not_said(call: Call, swarm: Swarm, flags: str, threshold: float | None) -> None:
+    swarm.replies = [REPLY]
+    call("run", "hi", "--join", JOIN, *flags.split())
+    assert swarm.requests[0].threshold == threshold
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--window wide", "choose from fixed, awc, throughput"),
+        ("--acceptance lax", "exact, relaxed, deferred"),
+        ("--acceptance relaxed --threshold 1", "between 0 (exact) and 1"),
+        ("--threshold 0.3", "goes with acceptance relaxed or deferred"),
+        ("--acceptance exact --threshold 0.3", "goes with acceptance relaxed or deferred"),
+        ("--wire f8", "choose from f32, f16"),
+    ],
+)
+def test_a_policy_that_is_not_there_is_told_with_those_that_are(
+    call: Call, swarm: Swarm, flags: str, says: str
+) -> None:
+    result = call("run", "hi", "--join", JOIN, *flags.split())
+    assert (result.code, swarm.requests) == (2, [])
+    assert says in result.err
+
+
+def test_relaxed_tokens_are_told_also_where_nobody_watches(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [[Piece((5, 6, 7), "It is 59.", 2, 0.3), Finished("stop", STATS | RELAXED)]] * 2
+    result = call("run", "34 plus 25?", "--join", JOIN)
+    assert result.out == "It is 59.\n"
+    assert result.err.endswith("· 2 relaxed (0.3)\n")
+    assert json.loads(call("run", "34 plus 25?", "--join", JOIN, "--json").out)["stats"].items() >= RELAXED.items()
+
+
+def test_a_relaxed_reply_that_was_cut_short_is_labelled_too(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [[Piece((5, 6), "It is ", 2, 0.3), NoPipeline("nobody")]] * 2
+    assert "2 tok · relaxed (0.3)\n" in call("run", "34 plus 25?", "--join", JOIN).err
+    assert json.loads(call("run", "34 plus 25?", "--join", JOIN, "--json").out)["stats"]["threshold"] == 0.3
 
 
 def test_the_defaults_are_greedy_and_leave_the_window_to_the_drafter(call: Call, swarm: Swarm) -> None:

@@ -49,6 +49,9 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         max_sessions = 3
         max_memory = "6GB"
         draft_max = 0
+        window = "stream:2:16"
+        acceptance = "relaxed"
+        threshold = 0.2
         wire = "f16"
         strict = true
         name = "attic"
@@ -75,6 +78,9 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         max_sessions=3,
         max_memory_bytes=6_000_000_000,
         draft_max=0,
+        window="stream:2:16",
+        acceptance="relaxed",
+        threshold=0.2,
         wire="f16",
         strict=True,
         name="attic",
@@ -105,7 +111,13 @@ def test_the_example_files_are_right() -> None:
         ("threads = true", "threads"),
         ("threads = 0", "from 1 to 1024"),
         ("strict = 'perhaps'", "neither true nor false"),
-        ("wire = 'q8'", "f32, f16"),
+        ("wire = 'f8'", "f32, f16"),
+        ("window = 'wide'", "choose from fixed, awc, throughput"),
+        ("window = 'stream:0:4'", "stream:BLOCK:WINDOW"),
+        ("acceptance = 'lax'", "exact, relaxed, deferred"),
+        ("threshold = 1.0", "between 0 (exact) and 1"),
+        ("threshold = 'nan'", "between 0 (exact) and 1"),
+        ("threshold = true", "a text is expected"),
         ("role = 'relay'", "unknown role relay: choose from drafter, shard, bootstrap"),
         ("join = ['192.0.2.1:29170']", "is not a join address"),
         ("swarm_key = '@/no/such/file'", "cannot read the swarm key"),

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from dsdnode.errors import BadInput
+from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.net.memory import MemoryHub, MemoryTransport
 from dsdnode.net.port import Priority
-from dsdnode.node.client import GenerateRequest
-from dsdnode.wire.codec import decode
+from dsdnode.node.asking import Asking
+from dsdnode.node.catalogue import Model
+from dsdnode.node.client import Finished, GenerateRequest, Piece
+from dsdnode.wire import replies
+from dsdnode.wire.codec import decode, decode_body
 from dsdnode.wire.messages import Contact, Open, WireAcceptance
+from dsdnode.wire.tensors import pack_tokens
 from tests.node import jumping
 from tests.node.swarm import FakeSwarm, fake_swarm, tokens_of
 
@@ -107,3 +111,25 @@ def test_what_is_not_there_is_refused_with_what_is(tmp_path: Path, changes: dict
 @pytest.mark.parametrize("window", ["fixed", "awc", "throughput", "throughput:hedged", "stream:2:16"])
 def test_every_window_policy_can_be_asked_for(tmp_path: Path, window: str) -> None:
     assert opens_of(tmp_path, asked(window=window))
+
+
+def test_a_relaxed_reply_says_so_in_every_piece_and_at_its_end(tmp_path: Path) -> None:
+    async def tell() -> None:
+        async with fake_swarm(tmp_path) as swarm:
+            await swarm.add("bob", drafts=True, layers=(0, 4), **RELAXED)
+            events = [event async for event in (await swarm.client()).generate(REQUEST)]
+            assert {event.threshold for event in events if isinstance(event, Piece)} == {0.2}
+            assert isinstance(events[-1], Finished)
+            assert (events[-1].stats["acceptance"], events[-1].stats["threshold"]) == ("relaxed", 0.2)
+
+    jumping.run(tell())
+
+
+async def test_a_reply_that_another_drafter_goes_on_with_keeps_its_rule() -> None:
+    asking = Asking(REQUEST, Model("ab" * 32, "fake", 4, 16, 97, "cd" * 32, 4096, (), 1, ""))
+    asking.begin()
+    asking.accepted(replies.Accepted(asking.id, "ab" * 32, WireAcceptance(0.2)), [pack_tokens([5, 17])])
+    body = decode_body(asking.begin(), replies.GenerateBody)
+    assert body.acceptance == WireAcceptance(0.2)
+    with pytest.raises(PeerMisbehaved, match="another rule"):
+        asking.accepted(replies.Accepted(asking.id, "ab" * 32), [pack_tokens([5, 17])])
