@@ -21,6 +21,7 @@ from dsdnode.node.discovery import Discovery
 from dsdnode.node.generate import DraftLine, Reply
 from dsdnode.node.routes import Router, Terms
 from dsdnode.node.serving import Serving, finished
+from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig
 from dsdnode.speculation.window import Fixed
@@ -67,7 +68,8 @@ class DrafterHost:
         self._wire = wire_type
         self._acceptance = acceptance
         self._lease_s = lease_s
-        self._free = list(range(min(max_sessions, engine.shard.max_sequences)))
+        self._free = list(range(min(max_sessions, engine.shard.max_sequences // MAX_BRANCHES)))
+        """Places in the draft engine: MAX_BRANCHES sequences each."""
         self._serving: dict[bytes, Serving] = {}
         self._by_session: dict[bytes, Reply] = {}
         self._waiting: asyncio.Task[None] | None = None
@@ -135,8 +137,8 @@ class DrafterHost:
     def _begin(
         self, request: bytes, serving: Serving, body: replies.GenerateBody, model: Model, prompt: list[int]
     ) -> None:
-        serving.sequence = self._free.pop() if self._free else None
-        reply = self._reply(body, model, prompt, serving.sequence)
+        serving.place = self._free.pop() if self._free else None
+        reply = self._reply(body, model, prompt, serving.place)
         self._by_session[reply.session] = reply
         serving.start(reply, body, self._vocabulary, lambda: self._forget(request, serving))
         self.on_change()
@@ -145,9 +147,9 @@ class DrafterHost:
         self._serving.pop(request, None)
         if serving.reply is not None:
             self._by_session.pop(serving.reply.session, None)
-        if serving.sequence is not None:
-            self._free.append(serving.sequence)
-            serving.sequence = None
+        if serving.place is not None:
+            self._free.append(serving.place)
+            serving.place = None
         self.on_change()
 
     def _cancel(self, peer: bytes, message: replies.Cancel, buffers: list[bytes]) -> None:
@@ -225,7 +227,7 @@ class DrafterHost:
             + (f" (there is: {known})" if known else "")
         )
 
-    def _reply(self, body: replies.GenerateBody, model: Model, prompt: list[int], sequence: int | None) -> Reply:
+    def _reply(self, body: replies.GenerateBody, model: Model, prompt: list[int], place: int | None) -> Reply:
         if model.vocab_size < self._engine.shard.vocab_size:
             raise ModelRefused(f"{model.name} has a smaller vocabulary than this drafter")
         limit = model.context_tokens
@@ -244,9 +246,13 @@ class DrafterHost:
             max_positions=limit,
             vocab_size=model.vocab_size,
             end_tokens=self._vocabulary.end_tokens,
+            relaxed=self._rule(body).threshold > 0,
             chunk_positions=chunk_positions,
         )
-        line = None if sequence is None or window == 0 else DraftLine(self._batcher, sequence, sampling)
+        line = None
+        if place is not None and window > 0:
+            sequences = range(place * MAX_BRANCHES, (place + 1) * MAX_BRANCHES)
+            line = DraftLine(self._batcher, sequences, sampling)
         max_positions = min(limit, len(prompt) + body.max_tokens)
         wire_type = parse_wire(body.wire or self._wire)
         terms = Terms(session, model, asked, max_positions, self._lease_s, wire_type, self._rule(body))

@@ -19,6 +19,7 @@ from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.sessions import SEQUENCES_PER_SESSION
 from dsdnode.placement import choose_layers
+from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
@@ -62,7 +63,7 @@ async def start_draft(config: NodeConfig, path: Path) -> WorkerEngine:
         raise ModelRefused(
             f"{path}: a draft model is needed whole; this file holds layers {manifest.start}:{manifest.end}"
         )
-    return await _start(config, path, options_of(config, manifest, config.max_sessions))
+    return await _start(config, path, options_of(config, manifest, config.max_sessions * MAX_BRANCHES))
 
 
 async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> WorkerEngine:

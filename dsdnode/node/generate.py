@@ -33,27 +33,42 @@ MAX_FRUITLESS_ROUTES = 16
 
 
 class DraftLine:
-    """This reply's sequence in the draft engine; None in place of it: no draft model, window 0."""
+    """This reply's sequences in the draft engine; None in place of it: no draft model, window 0."""
 
-    def __init__(self, batcher: Batcher, sequence: int, sampling: Sampling) -> None:
+    def __init__(self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling) -> None:
+        """`sequences`: MAX_BRANCHES empty ones."""
         self._batcher = batcher
-        self._sequence = sequence
+        self._sequences = tuple(sequences)
         self._sampling = sampling
-        self._length = 0
+        self._lengths = [0] * len(self._sequences)
 
     def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
-        if action.position < self._length:
-            self._batcher.truncate(self._sequence, action.position)
-        self._length = action.position + len(action.tokens) + action.count - 1
+        sequence = self._sequences[action.sequence]
+        if action.source is not None:
+            self._batcher.release(sequence)
+            self._batcher.copy(self._sequences[action.source], sequence, action.position)
+        elif action.position < self._lengths[action.sequence]:
+            self._batcher.truncate(sequence, action.position)
+        self._lengths[action.sequence] = action.position + len(action.tokens) + action.count - 1
         inputs = np.asarray(action.tokens, np.int32)
-        self._batcher.run(
-            Chunk(self._sequence, action.position, inputs, 1, self._sampling, extend=action.count - 1), done
-        )
+        chunk = Chunk(
+            sequence, action.position, inputs, 1, self._sampling, extend=action.count - 1, runners_up=True
+        )  # fmt: skip
+        self._batcher.run(chunk, done)
 
     def release(self) -> None:
-        """Empty it, whatever it holds; of a sequence that died with its worker nothing is left."""
-        self._length = 0
-        self._batcher.release(self._sequence)
+        """Empty them, whatever they hold; of a sequence that died with its worker nothing is left."""
+        for index, length in enumerate(self._lengths):
+            if length:
+                self._batcher.release(self._sequences[index])
+        self._lengths = [0] * len(self._sequences)
+
+
+def guesses_of(output: Output) -> tuple[do.Guess, ...]:
+    assert output.tokens is not None and output.probabilities is not None
+    assert output.runners_up is not None and output.runner_up_probabilities is not None
+    columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
+    return tuple(do.Guess(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
 
 
 class Reply:
@@ -216,7 +231,7 @@ class Reply:
             if life != self._draft_life:
                 return
             if isinstance(result, Output) and result.tokens is not None:
-                self._carry_out(self._machine.on_draft(self._now(), tuple(result.tokens.tolist())))
+                self._carry_out(self._machine.on_draft(self._now(), guesses_of(result)))
             else:  # dead or full: go on without
                 log.info("not drafted", reason=str(result))
                 self.on_drafter_lost()

@@ -36,7 +36,7 @@ class Serving:
         self.client = client
         self.cancelled = False
         self.reply: Reply | None = None
-        self.sequence: int | None = None
+        self.place: int | None = None
         self.task: asyncio.Task[None] | None = None
         self._rpc = rpc
         self._request = request

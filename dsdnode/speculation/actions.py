@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
+MAX_BRANCHES = 4
+"""Epochs of a reply that live at once: the main line and its hedges; a sequence of the draft engine each."""
 Tokens: TypeAlias = tuple[int, ...]
 States: TypeAlias = NDArray[np.float32]
 
@@ -42,13 +44,28 @@ class SendBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """Own draft engine: forget positions >= `position`, feed `tokens` there, draw `count` more; answer `on_draft`.
+class Guess:
+    """A draft token with the draft model's confidence in it, and what it would have said instead."""
 
-    `tokens` may be a whole prompt (split it as the engine needs). The token drawn last is not fed, the ones before are
-    (Chunk.extend = count - 1). One at a time is outstanding.
+    token: int
+    probability: float = 1.0
+    second: int = -1
+    """-1: not told."""
+    second_probability: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Own draft engine: draw `count` tokens after `tokens`; answer `on_draft` with as many Guesses.
+
+    In sequence `sequence` (0 to MAX_BRANCHES - 1) of this reply: with a `source`, first make it anew as a copy of the
+    first `position` tokens of that one; then forget positions >= `position` and feed `tokens` there (perhaps a whole
+    prompt: split it as the engine needs). The token drawn last is not fed, the ones before are (Chunk.extend = count -
+    1). One at a time is outstanding.
     """
 
+    sequence: int
+    source: int | None
     position: int
     tokens: Tokens
     count: int

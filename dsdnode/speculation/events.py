@@ -4,107 +4,181 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsdnode.speculation.window import Plan
 
 MAX_EVENTS = 4096
-MAX_OFFSETS = 64
+MAX_PLANS = 256
+MAX_DEPTHS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class PassEvent:
-    """One judged pass: of `num_drafted` tokens from `position` in `epoch` `num_accepted` stood; `num_committed` in all.
+    """One judged pass. The block at `position` of `epoch` had `num_positions` (given and draft) positions.
 
-    `sent_s` and `judged_s` on the owner's clock; `stage_s`: the stages' own times; `window`, `mode`: its plan.
+    `num_committed` tokens were added to the line by its verdict. For `num_judged` of them there was a guess on the main
+    line, and `num_accepted` of those, the first ones, were right (so a rejection is num_judged - num_accepted, 0 or 1;
+    `covered`: a live branch had the right token already). `depth`: how many guesses in a row were right before these.
+    `confidences`: the draft's probability of each judged guess.
+    `sent_s` and `judged_s` on the owner's clock; `stage_s`, `waited_s`, `queue`: as the stages measured (Verdict);
+    `alone`: nothing else of this reply was in flight when it was sent; `window`, `mode`: the plan it was sent under.
     """
 
     epoch: int
     position: int
-    num_drafted: int
+    num_positions: int
+    num_judged: int
     num_accepted: int
     num_committed: int
     sent_s: float
     judged_s: float
-    stage_s: tuple[float, ...]
-    window: int
+    stage_s: tuple[float, ...] = ()
+    waited_s: tuple[float, ...] = ()
+    queue: tuple[int, ...] = ()
+    num_draft: int = 0
+    """Of the block's positions."""
+    depth: int = 0
+    confidences: tuple[float, ...] = ()
+    covered: bool = False
+    num_relaxed: int = 0
+    alone: bool = True
+    window: int = 0
+    mode: str = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """From reply token `index` on, `at_s` after the start: another plan, and why."""
+
+    index: int
+    at_s: float
     mode: str
+    block: int
+    window: int
+    hedges: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """For `run --json`. `acceptance_length_mean` counts the own token; `by_position[i]`: (reached, accepted)."""
+    """For `run --json`. `by_position[i]`: (judged, accepted) of the guesses i after the last rejection.
+
+    `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / guesses judged);
+    `acceptance_length_mean` counts the judge's own token; `drafted` are all guesses sent, the wasted among them.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     time_to_first_token_s: float | None
     tokens_per_second: float | None
     drafted: int
+    judged: int
     accepted: int
+    covered: int
+    relaxed: int
     acceptance_rate: float | None
     acceptance_length_mean: float | None
+    wasted_share: float | None
     passes: int
     recoveries: int
     by_position: tuple[tuple[int, int], ...]
+    plans: tuple[PlanChange, ...]
 
 
 class EventLog:
-    """Keeps the last MAX_EVENTS passes and exact totals of all of them."""
+    """Keeps the last MAX_EVENTS passes and exact totals of all of them, the last MAX_PLANS changes of plan."""
 
     def __init__(self, prompt_tokens: int) -> None:
         self.passes: deque[PassEvent] = deque(maxlen=MAX_EVENTS)
+        self.plans: deque[PlanChange] = deque(maxlen=MAX_PLANS)
+        self._plan: Plan | None = None
         self._prompt_tokens = prompt_tokens
         self._started_s: float | None = None
         self._first_s: float | None = None
         self._last_s: float | None = None
-        self._num_completed = 0
+        self._total = Totals()
         self._num_first = 0
-        self._num_drafted = 0
-        self._num_accepted = 0
-        self._num_passes = 0
-        self._num_drafted_passes = 0
-        self._num_recoveries = 0
-        self._reached = [0] * MAX_OFFSETS
-        self._stood = [0] * MAX_OFFSETS
+        self._by_depth = [[0, 0] for _ in range(MAX_DEPTHS)]
 
     def start(self, now: float) -> None:
         self._started_s = now
 
+    def planned(self, now: float, plan: Plan) -> None:
+        """Called often; only a change is kept."""
+        if plan == self._plan:
+            return
+        self._plan = plan
+        at_s = now - (self._started_s or now)
+        numbers = (plan.mode, plan.block, plan.window, plan.hedges)
+        self.plans.append(PlanChange(self._total.completed, round(at_s, 4), *numbers, plan.reason))
+
     def recovered(self) -> None:
         """A new epoch for another reason than a rejection."""
-        self._num_recoveries += 1
+        self._total.recoveries += 1
+
+    def sent(self, num_draft: int) -> None:
+        """A block left with so many guesses."""
+        self._total.drafted += num_draft
 
     def judged(self, event: PassEvent) -> None:
         self.passes.append(event)
-        self._num_passes += 1
-        self._num_drafted += event.num_drafted
-        self._num_accepted += event.num_accepted
-        self._num_drafted_passes += event.num_drafted > 0
-        for offset in range(min(event.num_drafted, event.num_accepted + 1, MAX_OFFSETS)):
-            self._reached[offset] += 1
-            self._stood[offset] += offset < event.num_accepted
-        self._emitted(event.judged_s, event.num_committed)
-
-    def _emitted(self, now: float, num_tokens: int) -> None:
-        self._num_completed += num_tokens
-        self._last_s = now
+        total = self._total
+        total.passes += 1
+        total.judged += event.num_judged
+        total.accepted += event.num_accepted
+        total.covered += event.covered
+        total.relaxed += event.num_relaxed
+        total.completed += event.num_committed
+        if event.num_draft:
+            total.drafted_passes += 1
+            total.drafted_completed += event.num_committed
+        for offset in range(event.num_judged):
+            counts = self._by_depth[min(event.depth + offset, MAX_DEPTHS - 1)]
+            counts[0] += 1
+            counts[1] += offset < event.num_accepted
+        self._last_s = event.judged_s
         if self._first_s is None:
-            self._first_s = now
-            self._num_first = num_tokens
+            self._first_s, self._num_first = event.judged_s, event.num_committed
 
     def statistics(self) -> Statistics:
         """Totals so far. `tokens_per_second` is of the tokens after the first pass, over the time they took."""
-        reached = [count for count in self._reached if count]
+        total = self._total
         return Statistics(
             prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._num_completed,
+            completion_tokens=total.completed,
             time_to_first_token_s=_minus(self._first_s, self._started_s),
-            tokens_per_second=_ratio(self._num_completed - self._num_first, _minus(self._last_s, self._first_s)),
-            drafted=self._num_drafted,
-            accepted=self._num_accepted,
-            acceptance_rate=_ratio(self._num_accepted, self._num_drafted),
-            acceptance_length_mean=_ratio(self._num_accepted + self._num_drafted_passes, self._num_drafted_passes),
-            passes=self._num_passes,
-            recoveries=self._num_recoveries,
-            by_position=tuple(zip(reached, self._stood, strict=False)),
+            tokens_per_second=_ratio(total.completed - self._num_first, _minus(self._last_s, self._first_s)),
+            drafted=total.drafted,
+            judged=total.judged,
+            accepted=total.accepted,
+            covered=total.covered,
+            relaxed=total.relaxed,
+            acceptance_rate=_ratio(total.accepted, total.judged),
+            acceptance_length_mean=_ratio(total.drafted_completed, total.drafted_passes),
+            wasted_share=_ratio(max(0, total.drafted - total.accepted), total.drafted),
+            passes=total.passes,
+            recoveries=total.recoveries,
+            by_position=tuple((judged, accepted) for judged, accepted in self._by_depth if judged),
+            plans=tuple(self.plans),
         )
+
+
+@dataclass(slots=True)
+class Totals:
+    """Of a reply so far."""
+
+    completed: int = 0
+    drafted: int = 0
+    judged: int = 0
+    accepted: int = 0
+    covered: int = 0
+    relaxed: int = 0
+    passes: int = 0
+    drafted_passes: int = 0
+    drafted_completed: int = 0
+    recoveries: int = 0
 
 
 def _minus(later: float | None, earlier: float | None) -> float | None:

@@ -2,17 +2,18 @@
 
     routing  --on_route-->  running  --NeedRoute-->  routing ...      any  --Finish-->  finished
 
-While running, the line is sent up to `sent` in the current epoch; what the pipeline lacks of it goes out as given
-tokens, in chunks; the last token goes with a draft behind it (a round) and waits for its verdict. A verdict commits the
-accepted draft and the judge's own token after it. A new epoch begins
+While running, what the pipeline lacks of the line goes out in the main epoch as given tokens, in chunks, and behind it
+guesses, as the window controller's plan says: a round's with the last given token, then none until the verdict; a
+stream's in blocks, ahead of the verdicts; hedges beside the main epoch (epochs.py), where drafting.py sees a use. A
+verdict is cumulative: it commits the accepted guesses and the judge's own token after them. A new main epoch begins
 
-    after a rejection      at the first wrong token; its parent is the epoch that was rejected
+    after a rejection      with the correction; its parent is the epoch judged (or a hedge had it: that one goes on)
     after a NACK           at the length that the stage has (if a block in flight begins there it is sent again instead)
     after the 2nd timeout  at the first block unanswered (after the 1st these are sent again, the 3rd asks for a route)
     on a new route         at the shortest length that all its stages still have, whichever epoch they have it from
 
-and every block carries its own epoch as floor: this owner has one line of guesses. Verdicts and NACKs of another epoch
-or route are ignored, so an old epoch never commits.
+and every block carries the lowest live epoch as floor. Verdicts and NACKs of other epochs or routes are ignored, so
+an old epoch never commits.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsdnode.speculation.actions import Emit, Finish, NeedRoute, SendBlock, SessionAction, Tokens
+from dsdnode.speculation.actions import MAX_BRANCHES, Emit, Finish, Guess, NeedRoute, SessionAction, Tokens
+from dsdnode.speculation.drafting import Drafting
+from dsdnode.speculation.epochs import Epochs, Flight, OwnEpoch
 from dsdnode.speculation.events import EventLog, PassEvent
-from dsdnode.speculation.line import Drafting, Flight, Line
-from dsdnode.speculation.window import Plan, WindowController
-from dsdnode.wire.messages import Block, Nack, Verdict
+from dsdnode.speculation.flow import Flow
+from dsdnode.speculation.line import Line
+from dsdnode.speculation.patience import Patience
+from dsdnode.speculation.window import Plan, RouteCosts, WindowController
+from dsdnode.wire.messages import Nack, Verdict
 
-MAX_DOUBLINGS = 5
 MAX_NACKS = 8
 """In a row, without a verdict: then the stage that refuses is suspected."""
 
@@ -41,6 +45,8 @@ class SessionConfig:
     max_positions: int
     vocab_size: int
     end_tokens: frozenset[int] = frozenset()
+    relaxed: bool = False
+    """The judge may accept what it did not draw: its own token waits while a guess for its place is in flight."""
     chunk_positions: int = 256
     prefill_blocks: int = 4
     """Chunks of the prompt in flight at once: they need no verdict, so they may fill the pipeline."""
@@ -64,21 +70,19 @@ class SessionMachine:
         self._config = config
         self._window = window
         self._line = Line(config.secret, prompt)
-        self._drafting = Drafting(drafter)
+        self._epochs = Epochs(self._line, config.session, MAX_BRANCHES, config.pass_timeout_s * 1000)
+        self._drafting = Drafting(self._epochs, MAX_BRANCHES, alive=drafter)
         self._max_length = min(len(prompt) + config.max_tokens, config.max_positions)
+        self._flow = Flow(
+            self._epochs, self._drafting, config.chunk_positions, config.prefill_blocks, self._max_length
+        )  # fmt: skip
         self._full = "context" if self._max_length == config.max_positions else "length"
         self._routing = True
-        self._epoch, self._parent, self._base, self._sent = 0, 0, 0, 0
-        self._flights: list[Flight] = []
-        self._waiting_since_s = 0.0
-        self._num_timeouts = 0
-        """In a row on this route: what to do next."""
-        self._num_setbacks = 0
-        """Timeouts less verdicts, over all routes: each doubles the patience, or a slow pipeline is never heard."""
-        self._slow_pass_s = 0.0
-        """The slowest pass of late: a pipeline that is slower than the configured timeout is not a dead one."""
+        self._patience = Patience(config.pass_timeout_s, config.position_timeout_s)
         self._num_nacks = 0
         self._last_nack: Nack | None = None
+        self._depth = 0
+        """Guesses in a row that were right."""
 
     @property
     def tokens(self) -> Tokens:
@@ -87,12 +91,10 @@ class SessionMachine:
 
     def next_wakeup(self) -> float | None:
         """When `tick` must be called at the latest; ask again after every event."""
-        if not self._flights:
+        main = self._epochs.main
+        if self.finished or self._routing or main is None or not main.flights:
             return None
-        work_s = self._config.position_timeout_s * (self._flights[-1].end - self._flights[0].start)
-        usual_s = min(2 * self._slow_pass_s, 8 * self._config.pass_timeout_s)
-        patience_s = max(self._config.pass_timeout_s, usual_s) + work_s
-        return self._waiting_since_s + patience_s * 2.0 ** min(self._num_setbacks, MAX_DOUBLINGS)
+        return self._patience.ends_s(main.flights[-1].end - main.flights[0].start)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -103,12 +105,17 @@ class SessionMachine:
             return self._finish(self._full)
         return [NeedRoute(0, "start", (), self._line.open_digests())]
 
-    def on_route(self, now: float, route: int, lengths: Sequence[int]) -> list[SessionAction]:
+    def on_route(
+        self, now: float, route: int, lengths: Sequence[int], costs: RouteCosts | None = None
+    ) -> list[SessionAction]:
         """All stages of `route` answered Opened, with these lengths. Not the route asked for last: ignored."""
         if self.finished or not self._routing or route != self.route:
             return []
-        self._routing, self._num_timeouts = False, 0
-        self._begin_epoch(0, min(lengths))
+        self._routing = False
+        self._patience.begin_route()
+        if costs is not None:
+            self._window.on_route(costs)
+        self._epochs.begin(0, min(lengths))
         return self._go_on(now)
 
     def on_route_failed(self, now: float, route: int, suspects: Sequence[int] = ()) -> list[SessionAction]:
@@ -117,11 +124,16 @@ class SessionMachine:
             return []
         return self._ask_route("peer_lost", suspects)
 
-    def on_draft(self, now: float, tokens: Tokens) -> list[SessionAction]:
+    def on_draft(self, now: float, guesses: tuple[Guess, ...]) -> list[SessionAction]:
         """Answer to the outstanding Draft."""
-        if self.finished or not self._drafting.outstanding:
+        asked = self._drafting.asked
+        if self.finished or asked is None:
             return []
-        self._drafting.answered(self._line, tokens)
+        if len(asked.draft.tokens) == 1 and guesses:
+            seconds = now - asked.asked_s
+            self._flow.draft_s = seconds / len(guesses)
+            self._window.on_draft(len(guesses), seconds)
+        self._drafting.answered(guesses)
         return self._go_on(now)
 
     def on_drafter_lost(self, now: float) -> list[SessionAction]:
@@ -137,60 +149,60 @@ class SessionMachine:
 
     def on_verdict(self, now: float, verdict: Verdict) -> list[SessionAction]:
         """Cumulative: it answers every block up to `decided`, and commits when it decides past the line."""
-        if not self._is_current(verdict.route, verdict.epoch) or verdict.token >= self._config.vocab_size:
+        epoch = self._current(verdict.route, verdict.epoch)
+        if epoch is None or verdict.token >= self._config.vocab_size or verdict.decided > epoch.sent:
             return []
-        length, decided = len(self._line), verdict.decided
-        answered = self._flights if decided >= length else [item for item in self._flights if item.end <= decided]
-        if not answered or decided > self._flights[-1].end:
+        judged = next((flight for flight in epoch.flights if flight.end >= verdict.decided), None)
+        if judged is None:
             return []
-        self._flights = [item for item in self._flights if item not in answered]
-        self._waiting_since_s, self._num_timeouts, self._num_nacks = now, 0, 0
-        self._num_setbacks, self._last_nack = max(0, self._num_setbacks - 1), None
-        self._slow_pass_s = max(now - answered[0].sent_s, 0.9 * self._slow_pass_s)
-        if decided < length:
+        epoch.flights = [flight for flight in epoch.flights if flight.end > verdict.decided]
+        self._patience.answered(now, judged.sent_s)
+        self._num_nacks, self._last_nack = 0, None
+        if verdict.decided < len(self._line):
             return self._go_on(now)
-        actions = self._commit(now, verdict, answered[-1], decided - length)
-        if decided < answered[-1].end:
-            self._begin_epoch(self._epoch, decided)
-        self._sent = decided
+        actions = self._commit(now, verdict, epoch, judged)
+        if self.finished is None and self._epochs.main is None:
+            self._epochs.begin(verdict.epoch, verdict.decided)
         return actions + self._go_on(now)
 
     def on_nack(self, now: float, nack: Nack) -> list[SessionAction]:
-        if not self._is_current(nack.route, nack.epoch) or not self._flights:
-            return []
-        if nack.length >= self._flights[-1].end and self._num_timeouts == 0:
+        epoch = self._current(nack.route, nack.epoch)
+        if epoch is None or not epoch.flights or nack == self._last_nack:
+            return []  # each block that waited in vain says the same: once is enough, the timeout is behind it
+        if nack.length >= epoch.flights[-1].end and self._patience.num_timeouts == 0:
             return []  # a network's duplicate, whose output the stage no longer keeps: nothing is missing
-        if nack == self._last_nack:
-            return []  # each block that waited in vain says so: once is enough, the timeout is behind it
         self._last_nack = nack
         self._num_nacks += 1
         if self._num_nacks > MAX_NACKS:
             return self._ask_route("nack", (nack.index,))
-        if any(flight.start == nack.length for flight in self._flights):
-            return [flight.action for flight in self._flights if flight.start >= nack.length]
-        return self._recover(now, min(nack.length, self._flights[0].start))
+        if any(flight.start == nack.length for flight in epoch.flights):
+            return [flight.action for flight in epoch.flights if flight.start >= nack.length]
+        if epoch is not self._epochs.main:
+            self._epochs.drop(epoch)
+            return self._go_on(now)
+        return self._recover(now, min(nack.length, epoch.flights[0].start))
 
     def on_session_lost(self, now: float, index: int) -> list[SessionAction]:
         """Stage `index` of the current route does not know the session (the driver checks sender and route)."""
         return self._leave_route("session_lost", (index,))
 
-    def on_peer_lost(self, now: float, suspects: Sequence[int]) -> list[SessionAction]:
-        """These stages of the current route do not answer pings, or cannot be reached."""
-        return self._leave_route("peer_lost", suspects)
+    def on_peer_lost(self, now: float, suspects: Sequence[int], reason: str = "peer_lost") -> list[SessionAction]:
+        """These stages of the current route do not answer pings, cannot be reached, or ("straggler") are too slow."""
+        return self._leave_route(reason, suspects)
 
     def tick(self, now: float) -> list[SessionAction]:
         """Timers: resend, then a new epoch, then another route."""
         wakeup = self.next_wakeup()
-        if self.finished or wakeup is None or now < wakeup:
+        if wakeup is None or now < wakeup:
             return []
+        main = self._epochs.main
+        assert main is not None
         self._window.on_failure()
-        self._num_timeouts += 1
-        self._num_setbacks += 1
-        self._waiting_since_s = now
-        if self._num_timeouts == 1:
-            return [flight.action for flight in self._flights]
-        if self._num_timeouts == 2:
-            return self._recover(now, self._flights[0].start)
+        num_timeouts = self._patience.ran_out(now)
+        if num_timeouts == 1:
+            return [flight.action for flight in main.flights]
+        if num_timeouts == 2:
+            return self._recover(now, main.flights[0].start)
         return self._ask_route("timeout", ())
 
     def cancel(self, now: float, reason: str) -> list[SessionAction]:
@@ -199,89 +211,78 @@ class SessionMachine:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _is_current(self, route: int, epoch: int) -> bool:
-        return not self.finished and not self._routing and route == self.route and epoch == self._epoch
-
-    def _begin_epoch(self, parent: int, base: int) -> None:
-        """The next number; the line is sent in it from `base` on, its last token at least."""
-        self._base = min(base, len(self._line) - 1)
-        self._parent = parent if self._base else 0
-        self._epoch += 1
-        self._sent = self._base
-        self._flights = []
+    def _current(self, route: int, epoch: int) -> OwnEpoch | None:
+        if self.finished or self._routing or route != self.route:
+            return None
+        return self._epochs.get(epoch)
 
     def _go_on(self, now: float) -> list[SessionAction]:
-        """Send what may be sent: the given tokens that the pipeline lacks, the last of them with a draft."""
+        """Send what may be sent, draft what may be drafted."""
+        if self.finished or self._routing:
+            return []
+        plan = self._window.plan()
+        self.log.planned(now, plan)
+        if self._epochs.num_flights == 0:
+            self._patience.waiting_since_s = now
+        actions = self._blocks(now, plan)
+        draft = self._flow.draft(now, plan)
+        if draft is None:
+            return actions
+        return [*actions, draft, *self._blocks(now, plan)]  # a new hedge may leave before the drafter goes on with it
+
+    def _blocks(self, now: float, plan: Plan) -> list[SessionAction]:
         actions: list[SessionAction] = []
-        while not self._must_wait():
-            plan = self._plan()
-            num_left = len(self._line) - self._sent
-            wants_draft = plan.block > 0 and self._drafting.can_ask(self._line)
-            draft = self._drafting.guesses(self._line)[: plan.block] if num_left <= self._config.chunk_positions else ()
-            if num_left == 1 and not self._flights and not draft and (wants_draft or self._drafting.outstanding):
-                return [*actions, self._drafting.ask(self._line, plan.block)] if wants_draft else actions
-            actions.append(self._send(now, min(num_left, self._config.chunk_positions), draft, plan))
-            if wants_draft and not draft and self._sent == len(self._line):
-                # The engine reads the prompt while the pipeline does; one guess more, for the judge's own token.
-                actions.append(self._drafting.ask(self._line, plan.block + 1))
+        for action in self._flow.blocks(now, self.route, plan):
+            self.log.sent(action.block.num_draft)
+            actions.append(action)
         return actions
 
-    def _must_wait(self) -> bool:
-        """One draft in flight, everything sent, or as many chunks in flight as may be."""
-        if self.finished or self._routing or self._sent == len(self._line):
-            return True
-        return len(self._flights) >= self._config.prefill_blocks or any(item.draft for item in self._flights)
-
-    def _plan(self) -> Plan:
-        """The controller's plan, without guesses that there is no room for."""
-        plan = self._window.plan()
-        room = self._max_length - len(self._line) - 1
-        return plan if plan.block <= room else Plan(plan.mode, room, room)
-
-    def _send(self, now: float, num_given: int, draft: Tokens, plan: Plan) -> SendBlock:
-        start, end = self._sent, self._sent + num_given
-        place = (self._config.session, self.route, self._epoch, self._parent, self._base, start)
-        deadline_ms = self._config.pass_timeout_s * 1000
-        block = Block(*place, num_given, len(draft), floor=self._epoch, deadline_ms=deadline_ms)
-        digests = self._line.block_digests(start, end, draft)
-        action = SendBlock(block, digests, (*self._line.tokens[start:end], *draft))
-        if not self._flights:
-            self._waiting_since_s = now
-        self._flights.append(Flight(action, draft, plan, now))
-        self._sent = end
-        return action
-
-    def _commit(self, now: float, verdict: Verdict, flight: Flight, num_accepted: int) -> list[SessionAction]:
-        """The accepted draft and the judge's own token behind it, up to the end of the reply if it is among them."""
+    def _commit(self, now: float, verdict: Verdict, epoch: OwnEpoch, judged: Flight) -> list[SessionAction]:
+        """The accepted guesses and the judge's own token behind them, up to the end of the reply if that is there."""
         position = len(self._line)
-        tokens = (*flight.draft[:num_accepted], verdict.token)[: self._max_length - position]
+        tokens: Tokens = self._epochs.tokens(epoch, position, verdict.decided)
+        if not (self._config.relaxed and judged.end == verdict.decided < epoch.sent):
+            tokens = (*tokens, verdict.token)
+        tokens = tokens[: self._max_length - position]
         stop = next((i for i, token in enumerate(tokens) if token in self._config.end_tokens), len(tokens))
+        outcome = self._drafting.judge(tokens[:stop])
         for token in tokens[:stop]:
-            self._line.commit(token)
-        self._drafting.follow(self._line)
-        num_accepted = min(num_accepted, stop)
+            self._epochs.commit(token)
+        rejected = outcome.num_judged > outcome.num_accepted
         event = PassEvent(
             verdict.epoch,
             position,
-            num_drafted=len(flight.draft),
-            num_accepted=num_accepted,
+            num_positions=judged.num_positions,
+            num_judged=outcome.num_judged,
+            num_accepted=outcome.num_accepted,
             num_committed=stop,
-            sent_s=flight.sent_s,
+            sent_s=judged.sent_s,
             judged_s=now,
             stage_s=tuple(value / 1000 for value in verdict.stage_ms),
-            window=flight.plan.window,
-            mode=flight.plan.mode,
+            waited_s=tuple(value / 1000 for value in verdict.waited_ms),
+            queue=verdict.queue,
+            num_draft=judged.action.block.num_draft,
+            depth=self._depth,
+            confidences=outcome.confidences,
+            covered=rejected and self._epochs.main is not None,
+            num_relaxed=len(verdict.relaxed),
+            alone=judged.alone,
+            window=judged.plan.window,
+            mode=judged.plan.mode,
         )
+        self._depth = 0 if rejected else self._depth + outcome.num_accepted
         self.log.judged(event)
         self._window.on_verdict(event)
-        actions: list[SessionAction] = [Emit(tokens[:stop], num_accepted)] if stop else []
+        actions: list[SessionAction] = [Emit(tokens[:stop], outcome.num_accepted)] if stop else []
         if stop < len(tokens):
             return actions + self._finish("stop")
         return actions + self._finish(self._full) if len(self._line) == self._max_length else actions
 
     def _recover(self, now: float, base: int) -> list[SessionAction]:
+        main = self._epochs.main
+        assert main is not None
         self.log.recovered()
-        self._begin_epoch(self._epoch, base)
+        self._epochs.begin(main.number, base)
         return self._go_on(now)
 
     def _leave_route(self, reason: str, suspects: Sequence[int]) -> list[SessionAction]:
@@ -291,10 +292,8 @@ class SessionMachine:
         self.log.recovered()
         self.route += 1
         self._routing = True
-        self._flights = []
         return [NeedRoute(self.route, reason, tuple(suspects), self._line.open_digests())]
 
     def _finish(self, reason: str) -> list[SessionAction]:
         self.finished = reason
-        self._flights = []
         return [Finish(reason)]

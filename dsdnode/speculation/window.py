@@ -7,21 +7,46 @@ from typing import Literal, Protocol
 
 from dsdnode.speculation.events import PassEvent
 
-Mode = Literal["plain", "rounds"]
+Mode = Literal["plain", "rounds", "stream", "hedged"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`mode`; draft tokens in one `block`; at most `window` not yet judged (= block in rounds, 0 in plain)."""
+    """What to do next.
+
+    plain    nothing is drafted (block 0, window 0)
+    rounds   `block` = `window` tokens, then wait for the verdict
+    stream   blocks of `block` tokens, drafted ahead, while at most `window` guesses are not yet judged
+    hedged   the same, with up to `hedges` branches of second choices beside the main line
+    """
 
     mode: Mode
     block: int
     window: int
+    hedges: int = 0
+    reason: str = ""
+    """For people: why, when the mode has just been changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCosts:
+    """What records and pings say of a pipeline before the first verdict; a tuple has one entry a stage."""
+
+    fixed_s: tuple[float, ...]
+    slope_s: tuple[float, ...]
+    network_s: float
+    """All link crossings of one pass together, one way each."""
 
 
 class WindowController(Protocol):
     def plan(self) -> Plan:
-        """What to do in the next round."""
+        """What to do from now on; asked often, changes only with events."""
+
+    def on_route(self, costs: RouteCosts) -> None:
+        """The reply goes by another pipeline from here."""
+
+    def on_draft(self, num_tokens: int, seconds: float) -> None:
+        """The draft engine took so long for so many tokens (of one call, nothing but they fed)."""
 
     def on_verdict(self, event: PassEvent) -> None:
         """A pass was judged."""
@@ -31,13 +56,19 @@ class WindowController(Protocol):
 
 
 class Fixed:
-    """The same window for ever; 0 is plain decoding."""
+    """The same plan for ever; window 0 is plain decoding."""
 
     def __init__(self, window: int) -> None:
         self._plan = Plan("rounds", window, window) if window > 0 else Plan("plain", 0, 0)
 
     def plan(self) -> Plan:
         return self._plan
+
+    def on_route(self, costs: RouteCosts) -> None:
+        pass
+
+    def on_draft(self, num_tokens: int, seconds: float) -> None:
+        pass
 
     def on_verdict(self, event: PassEvent) -> None:
         pass

@@ -10,9 +10,11 @@ from unittest.mock import patch
 
 import msgspec
 
-from dsdnode.speculation import digest, judge, line, session
-from dsdnode.speculation.actions import Draft, ReleaseSequence, TruncateSequence
+from dsdnode.speculation import digest, judge, patience
+from dsdnode.speculation.actions import ReleaseSequence, TruncateSequence
 from dsdnode.speculation.cache import BranchCache, Fate
+from dsdnode.speculation.drafting import Drafting
+from dsdnode.speculation.epochs import Epochs
 from dsdnode.speculation.judge import Judge
 from dsdnode.speculation.session import SessionMachine
 from dsdnode.speculation.stage import StageMachine
@@ -118,25 +120,31 @@ def _part_stays(original: Any) -> Any:
 
 
 def _any_epoch(original: Any) -> Any:
-    return lambda self, route, epoch: not self.finished and not self._routing and route == self.route
+    """A verdict of another epoch is taken for one of the main."""
+
+    def current(self: SessionMachine, route: int, epoch: int) -> Any:
+        return original(self, route, epoch) or (route == self.route and _running(self, route, epoch)) or None
+
+    return current
 
 
 def _any_route(original: Any) -> Any:
-    return lambda self, route, epoch: not self.finished and not self._routing and epoch == self._epoch
+    return lambda self, route, epoch: original(self, self.route, epoch)
 
 
-def _running(self: SessionMachine, route: int, epoch: int) -> bool:
-    return not self.finished and not self._routing
+def _running(self: SessionMachine, route: int, epoch: int) -> Any:
+    return None if self.finished or self._routing else self._epochs.main
 
 
 def _same_epoch_again(original: Any) -> Any:
     """Recovery rewrites the epoch in place of beginning another."""
 
-    def begin(self: SessionMachine, parent: int, base: int) -> None:
-        old = self._epoch, self._parent, self._base
-        original(self, parent, base)
-        if old[0] and parent == old[0] and self._sent >= old[2]:
-            self._epoch, self._parent, self._base = old
+    def begin(self: Epochs, parent: int, base: int) -> Any:
+        old = self.main
+        epoch = original(self, parent, base)
+        if old is not None and parent == old.number and epoch.sent >= old.base:
+            epoch.number, epoch.parent, epoch.base = old.number, old.parent, old.base
+        return epoch
 
     return begin
 
@@ -146,11 +154,11 @@ def _timeouts(step: Callable[[int], int | None]) -> Callable[[Any], Any]:
 
     def change(original: Any) -> Any:
         def tick(self: SessionMachine, now: float) -> Any:
-            believed = step(self._num_timeouts)
+            believed = step(self._patience.num_timeouts)
             if believed is None:
-                self._waiting_since_s = now
+                self._patience.waiting_since_s = now
                 return []
-            self._num_timeouts = believed
+            self._patience.num_timeouts = believed
             return original(self, now)
 
         return tick
@@ -159,11 +167,7 @@ def _timeouts(step: Callable[[int], int | None]) -> Callable[[Any], Any]:
 
 
 def _believe_all_cached(original: Any) -> Any:
-    def ask(self: line.Drafting, line: Any, count: int) -> Any:
-        asked = original(self, line, count)
-        return Draft(len(line) - 1, asked.tokens[-1:], count)
-
-    return ask
+    return lambda self, cached, epoch: min(len(cached), self._epochs.end(epoch))
 
 
 def _hear_other_routes(original: Any) -> Any:
@@ -236,18 +240,18 @@ MUTATIONS = {
     "engine-lost": Mutation("the cache is believed after a death", ((BranchCache, "forget", _always(None)),)),
     "kept": Mutation("duplicates are not answered", ((StageMachine, "_again", _always([])),)),
     "lease": Mutation("no lease", ((StageMachine, "on_open", _no_lease),)),
-    "owner-epoch": Mutation("verdicts of any epoch commit", ((SessionMachine, "_is_current", _any_epoch),)),
+    "owner-epoch": Mutation("verdicts of any epoch commit", ((SessionMachine, "_current", _any_epoch),)),
     "owner-epoch+route": Mutation(
-        "verdicts of any epoch and route", ((SessionMachine, "_is_current", lambda original: _running),)
+        "verdicts of any epoch and route", ((SessionMachine, "_current", lambda original: _running),)
     ),
-    "owner-route": Mutation("verdicts of any route commit", ((SessionMachine, "_is_current", _any_route),)),
-    "new-epoch": Mutation("an epoch is rewritten", ((SessionMachine, "_begin_epoch", _same_epoch_again),)),
+    "owner-route": Mutation("verdicts of any route commit", ((SessionMachine, "_current", _any_route),)),
+    "new-epoch": Mutation("an epoch is rewritten", ((Epochs, "begin", _same_epoch_again),)),
     "nack": Mutation("the owner ignores NACKs", ((SessionMachine, "on_nack", _always([])),)),
     "timeouts": Mutation("the owner waits for ever", ((SessionMachine, "tick", _timeouts(lambda count: None)),)),
     "resend": Mutation("nothing is sent again", ((SessionMachine, "tick", _timeouts(lambda count: max(count, 1))),)),
     "bump": Mutation("no new epoch", ((SessionMachine, "tick", _timeouts(lambda count: count + (count == 1))),)),
     "route": Mutation("no new route", ((SessionMachine, "tick", _timeouts(lambda count: min(count, 1))),)),
     "bump+route": Mutation("only resend", ((SessionMachine, "tick", _timeouts(lambda count: 0)),)),
-    "patience": Mutation("the patience never grows", ((session, "MAX_DOUBLINGS", _constant(0)),)),
-    "draft-cache": Mutation("the draft cache is believed right", ((line.Drafting, "ask", _believe_all_cached),)),
+    "patience": Mutation("the patience never grows", ((patience, "MAX_DOUBLINGS", _constant(0)),)),
+    "draft-cache": Mutation("the draft cache is believed right", ((Drafting, "_num_common", _believe_all_cached),)),
 }

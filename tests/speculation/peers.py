@@ -25,7 +25,7 @@ from .toy import ToyEngine, draw
 if TYPE_CHECKING:
     from .world import World
 
-NUM_SEQUENCES = 4
+NUM_SEQUENCES = 8
 
 
 class Peer:

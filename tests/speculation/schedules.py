@@ -56,7 +56,7 @@ def _plain(first: int, num_seeds: int) -> int:
             totals[f"ended {world.owner.finished}"] += 1
             if violations:
                 red[seed] = violations
-        owner = "streaming test owner" if stream else "production owner"
+        owner = "streaming" if stream else "rounds"
         print(f"{owner}: {num_seeds} schedules, {len(red)} red ({_kinds(red)}); {dict(totals)}")
         for seed in list(red)[:5]:
             print(f"  seed {seed}: {red[seed]}; again: --first {seed} --seeds 1")

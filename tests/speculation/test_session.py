@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dsdnode.speculation.actions import Draft, Emit, Finish, NeedRoute, SendBlock
+from dsdnode.speculation.actions import Draft, Emit, Guess, Finish, NeedRoute, SendBlock
 from dsdnode.speculation.digest import DIGEST_BYTES
 from dsdnode.speculation.session import MAX_NACKS, SessionConfig, SessionMachine
 from dsdnode.speculation.window import Fixed
@@ -39,6 +39,12 @@ class Alice:
         self.text: list[int] = []
         self.actions: list[Any] = []
 
+    @property
+    def main(self) -> int:
+        """Number of the main epoch."""
+        epoch = self.machine._epochs.main
+        return 0 if epoch is None else epoch.number
+
     def did(self, actions: list[Any]) -> list[Any]:
         self.actions = actions
         for action in actions:
@@ -54,15 +60,15 @@ class Alice:
         return self.open(0, 0)
 
     def draft(self, *tokens: int) -> list[Any]:
-        return self.did(self.machine.on_draft(self.now, tokens))
+        return self.did(self.machine.on_draft(self.now, tuple(map(Guess, tokens))))
 
     def verdict(self, decided: int, token: int, epoch: int | None = None, route: int | None = None) -> list[Any]:
-        epoch = self.machine._epoch if epoch is None else epoch
+        epoch = self.main if epoch is None else epoch
         route = self.machine.route if route is None else route
         return self.did(self.machine.on_verdict(self.now, Verdict(SESSION, route, epoch, decided, token, (2.0, 3.0))))
 
     def nack(self, length: int) -> list[Any]:
-        nack = Nack(SESSION, self.machine.route, self.machine._epoch, 1, length)
+        nack = Nack(SESSION, self.machine.route, self.main, 1, length)
         return self.did(self.machine.on_nack(self.now, nack))
 
     def wake(self) -> list[Any]:
@@ -81,6 +87,11 @@ class Alice:
         return sent
 
 
+def drafting(position: int, tokens: tuple[int, ...], count: int) -> Draft:
+    """In the main epoch's sequence."""
+    return Draft(0, None, position, tokens, count)
+
+
 def numbers(sent: SendBlock) -> tuple[int, ...]:
     block = sent.block
     return block.epoch, block.parent, block.base, block.position, block.num_given, block.num_draft
@@ -95,10 +106,11 @@ def test_the_prompt_goes_out_in_chunks_while_the_draft_engine_reads_it() -> None
     alice = Alice(tuple(range(1, 12)), prefill_blocks=2)
     assert alice.did(alice.machine.start(0.0)) == [NeedRoute(0, "start", (), alice.actions[0].digests)]
     assert len(alice.actions[0].digests) == DIGEST_BYTES * 12
-    assert [numbers(sent)[3:] for sent in alice.open(0, 0)] == [(0, 4, 0), (4, 4, 0)]
-    sent, draft = alice.verdict(4, 50)  # answers the first chunk; its token is the prompt's business
+    *blocks, draft = alice.open(0, 0)
+    assert [numbers(sent)[3:] for sent in blocks] == [(0, 4, 0), (4, 4, 0)]
+    assert draft == drafting(0, tuple(range(1, 12)), 4)
+    (sent,) = alice.verdict(4, 50)  # answers the first chunk; its token is the prompt's business
     assert numbers(sent)[3:] == (8, 3, 0)
-    assert draft == Draft(0, tuple(range(1, 12)), 4)
     assert alice.text == []
 
 
@@ -106,7 +118,7 @@ def test_guesses_made_during_the_prompt_are_used_if_the_first_was_right(alice: A
     alice.start()
     assert alice.draft(20, 31, 32, 33) == []
     emit, sent = alice.verdict(3, 20)
-    assert emit == Emit((20,), 0)
+    assert emit == Emit((20,), 1)
     assert sent.tokens == (20, 31, 32, 33)
     assert numbers(sent) == (1, 0, 0, 3, 1, 3)
 
@@ -115,7 +127,7 @@ def test_all_accepted_the_epoch_goes_on(alice: Alice) -> None:
     alice.in_a_round()
     emit, draft = alice.verdict(7, 40)
     assert emit == Emit((31, 32, 33, 40), 3)
-    assert draft == Draft(6, (33, 40), 3)  # its engine never was fed its own last guess
+    assert draft == drafting(6, (33, 40), 3)  # its engine never was fed its own last guess
     (sent,) = alice.draft(41, 42, 43)
     assert numbers(sent) == (1, 0, 0, 7, 1, 3)
 
@@ -124,7 +136,7 @@ def test_a_rejection_begins_an_epoch_at_the_wrong_token(alice: Alice) -> None:
     alice.in_a_round()
     emit, draft = alice.verdict(5, 77)
     assert emit == Emit((31, 77), 1)
-    assert draft == Draft(5, (77,), 3)
+    assert draft == drafting(5, (77,), 3)
     (sent,) = alice.draft(1, 2, 3)
     assert numbers(sent) == (2, 1, 5, 5, 1, 3)
     assert sent.block.floor == 2
@@ -173,7 +185,7 @@ def test_max_tokens_cut_and_nothing_is_drafted_beyond() -> None:
     alice.draft(20, 31, 32)
     _, sent = alice.verdict(3, 20)
     assert sent.tokens == (20, 31)
-    assert alice.verdict(5, 32) == [Emit((31, 32), 1), Finish("length")]
+    assert alice.verdict(5, 32) == [Emit((31, 32), 2), Finish("length")]
 
 
 def test_a_full_context_ends_the_reply() -> None:
@@ -275,9 +287,8 @@ def test_without_the_draft_engine_the_reply_goes_on_plainly_until_it_is_back(ali
     assert sent.tokens == (40,)
     assert alice.draft(1, 2, 3) == []  # an answer from beyond the grave
     assert [type(action) for action in alice.verdict(8, 41)] == [Emit, SendBlock]
-    alice.did(alice.machine.on_drafter_back(0.0))
-    *_, draft = alice.verdict(9, 42)
-    assert draft == Draft(0, (*PROMPT, 20, 31, 32, 33, 40, 41, 42), 3)
+    (draft,) = alice.did(alice.machine.on_drafter_back(0.0))
+    assert draft == drafting(0, (*PROMPT, 20, 31, 32, 33, 40, 41), 4)  # and one more, for the token on its way
 
 
 def test_an_engine_without_a_guess_is_not_asked_twice(alice: Alice) -> None:
@@ -307,8 +318,8 @@ def test_the_log_counts_what_run_shows(alice: Alice) -> None:
     assert (figures.prompt_tokens, figures.completion_tokens, figures.passes) == (3, 7, 3)
     assert (figures.drafted, figures.accepted, figures.acceptance_rate) == (6, 4, 4 / 6)
     assert figures.acceptance_length_mean == 3.0
-    assert figures.by_position == ((2, 2), (2, 1), (1, 1))
+    assert figures.by_position == ((3, 2), (2, 1), (1, 1))
     assert (figures.time_to_first_token_s, figures.tokens_per_second) == (0.0, 1.5)
     event = alice.machine.log.passes[-1]
-    assert (event.position, event.num_drafted, event.num_accepted, event.num_committed) == (6, 3, 3, 4)
+    assert (event.position, event.num_draft, event.num_accepted, event.num_committed) == (6, 3, 3, 4)
     assert (event.stage_s, event.window, event.mode) == ((0.002, 0.003), 3, "rounds")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
-from dsdnode.speculation.actions import Draft, Emit, Finish, NeedRoute, SendBlock, SessionAction
+from dsdnode.speculation.actions import MAX_BRANCHES, Draft, Emit, Finish, Guess, NeedRoute, SendBlock, SessionAction
+from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.session import SessionConfig, SessionMachine
-from dsdnode.speculation.window import Fixed
+from dsdnode.speculation.window import Fixed, Plan, RouteCosts
 from dsdnode.wire.messages import SessionLost
 
 from .peers import Peer
-from .stream import StreamOwner
 from .toy import END_TOKEN, VOCABULARY, Network, Queue, reference
 
 TIME_LIMIT_S = 7200.0
@@ -33,23 +33,43 @@ class Faults:
     drafter_deaths: float
 
 
-class Owner(Protocol):
-    """What the world asks of a machine: the production SessionMachine, or the tests' streaming owner."""
+class Restless:
+    """A window controller that changes its mind at random: whatever it plans, the text must be right."""
 
-    finished: str | None
-    route: int
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._restlessness = rng.choice([0.0, 0.1, 0.5])
+        self._plan = self._any()
 
-    def next_wakeup(self) -> float | None: ...
-    def start(self, now: float) -> list[SessionAction]: ...
-    def on_route(self, now: float, route: int, lengths: list[int]) -> list[SessionAction]: ...
-    def on_route_failed(self, now: float, route: int) -> list[SessionAction]: ...
-    def on_draft(self, now: float, tokens: tuple[int, ...]) -> list[SessionAction]: ...
-    def on_verdict(self, now: float, verdict: Any) -> list[SessionAction]: ...
-    def on_nack(self, now: float, nack: Any) -> list[SessionAction]: ...
-    def on_session_lost(self, now: float, index: int) -> list[SessionAction]: ...
-    def on_peer_lost(self, now: float, suspects: list[int]) -> list[SessionAction]: ...
-    def tick(self, now: float) -> list[SessionAction]: ...
-    def cancel(self, now: float, reason: str) -> list[SessionAction]: ...
+    def _any(self) -> Plan:
+        rng = self._rng
+        mode = rng.choice(["plain", "rounds", "stream", "stream", "hedged", "hedged", "hedged"])
+        if mode == "plain":
+            return Plan("plain", 0, 0)
+        block = rng.randint(1, 4)
+        if mode == "rounds":
+            return Plan("rounds", block, block)
+        hedges = rng.randint(1, 3) if mode == "hedged" else 0
+        return Plan(mode, block, rng.choice([block, 8, 16]), hedges)  # type: ignore[arg-type]
+
+    def plan(self) -> Plan:
+        return self._plan
+
+    def _change(self) -> None:
+        if self._rng.random() < self._restlessness:
+            self._plan = self._any()
+
+    def on_route(self, costs: RouteCosts) -> None:
+        self._change()
+
+    def on_draft(self, num_tokens: int, seconds: float) -> None:
+        pass
+
+    def on_verdict(self, event: PassEvent) -> None:
+        self._change()
+
+    def on_failure(self) -> None:
+        self._change()
 
 
 def pick_faults(rng: Random) -> Faults:
@@ -96,23 +116,13 @@ class World:
         self._route: tuple[Peer, ...] = ()
         self._opened: dict[int, int] = {}
         self._touched: dict[Peer, None] = {}
-        self._drafted: list[int] = []
+        self._drafted: list[list[int]] = [[] for _ in range(MAX_BRANCHES)]
         self._draft_life = 0
         self._cancel_after_s = rng.uniform(0, 2) if rng.random() < 0.15 else None
         self.owner = self._make_owner(stream)
 
-    def _make_owner(self, stream: bool) -> Owner:
+    def _make_owner(self, stream: bool) -> SessionMachine:
         chunk, timeout_s = self.rng.choice([3, 8, 16]), self.rng.choice([0.1, 0.3, 1.0, 3.0])
-        if stream:
-            return StreamOwner(
-                self.session,
-                self.prompt,
-                self.num_tokens,
-                self.guess,
-                self.rng,
-                window=self.window,
-                timeout_s=timeout_s,
-            )
         config = SessionConfig(
             session=self.session,
             secret=b"a secret of this session",
@@ -123,7 +133,8 @@ class World:
             chunk_positions=chunk,
             pass_timeout_s=timeout_s,
         )
-        return SessionMachine(config, self.prompt, Fixed(self.window), drafter=self.rng.random() < 0.95)
+        window = Restless(self.rng) if stream else Fixed(self.window)
+        return SessionMachine(config, self.prompt, window, drafter=self.rng.random() < 0.95)
 
     # --- the run --------------------------------------------------------------------------------------------------
 
@@ -227,25 +238,33 @@ class World:
 
     # --- own draft engine -----------------------------------------------------------------------------------------
 
-    def guess(self, position: int) -> int:
-        """The right token with probability guess_rate (of a line that is right so far; else it does not matter)."""
-        if position < len(self.right) and self.rng.random() < self.guess_rate:
-            return self.right[position]
-        return self.rng.randrange(VOCABULARY - 1)
+    def _guess(self, position: int) -> Guess:
+        """The right token with probability guess_rate, else perhaps the second choice (of a line that is right)."""
+        right = self.right[position] if position < len(self.right) else 0
+        wrong = (right + 1 + self.rng.randrange(VOCABULARY - 2)) % (VOCABULARY - 1)
+        chance = self.rng.random()
+        if self.rng.random() < self.guess_rate:
+            return Guess(right, chance, wrong, (1 - chance) * self.rng.random())
+        second = right if self.rng.random() < 0.5 else (wrong + 1) % (VOCABULARY - 1)
+        return Guess(wrong, chance, second, (1 - chance) * self.rng.random())
 
     def _draft(self, action: Draft) -> None:
-        """Checks that the engine's cache follows the line, then answers after a while."""
-        if action.position > len(self._drafted):
+        """Checks that the engine's cache follows the epoch that is asked for, then answers after a while."""
+        if action.source is not None:
+            self._drafted[action.sequence] = self._drafted[action.source][: action.position]
+        cached = self._drafted[action.sequence]
+        if action.position > len(cached):
             self.violations.append("draft beyond its cache")
-        line = [*self._drafted[: action.position], *action.tokens]
-        if tuple(line) != self.right[: len(line)] and not self.violations:
+        line = [*cached[: action.position], *action.tokens]
+        asked = self.owner._drafting.asked
+        if asked is None or tuple(line) != self.owner._epochs.tokens(asked.epoch, 0, asked.start):
             self.violations.append("draft on another line")
-        guesses = tuple(self.guess(len(line) + i) for i in range(action.count))
-        self._drafted = [*line, *guesses[:-1]]
+        guesses = tuple(self._guess(len(line) + i) for i in range(action.count))
+        self._drafted[action.sequence] = [*line, *(guess.token for guess in guesses[:-1])]
         delay_s = 0.002 * (action.count + len(action.tokens))
         self.queue.after(delay_s, self._drafted_now, self._draft_life, guesses)
 
-    def _drafted_now(self, life: int, guesses: tuple[int, ...]) -> None:
+    def _drafted_now(self, life: int, guesses: tuple[Guess, ...]) -> None:
         if life == self._draft_life:
             self._carry_out(self.owner.on_draft(self.queue.now, guesses))
 
@@ -285,14 +304,15 @@ class World:
         self._any_peer().cut_until_s = self.queue.now + self.rng.expovariate(0.5)
 
     def _lose_drafter(self) -> None:
-        if isinstance(self.owner, SessionMachine):
-            self._draft_life += 1
-            self._drafted = []
-            self._carry_out(self.owner.on_drafter_lost(self.queue.now))
-            self.queue.after(self.rng.expovariate(self.rng.choice([1.0, 100.0])), self._drafter_back)
+        self._forget_drafts()
+        self._carry_out(self.owner.on_drafter_lost(self.queue.now))
+        self.queue.after(self.rng.expovariate(self.rng.choice([1.0, 100.0])), self._drafter_back)
 
     def _drafter_back(self) -> None:
-        if isinstance(self.owner, SessionMachine) and self.owner.finished is None:
-            self._draft_life += 1
-            self._drafted = []
+        if self.owner.finished is None:
+            self._forget_drafts()
             self._carry_out(self.owner.on_drafter_back(self.queue.now))
+
+    def _forget_drafts(self) -> None:
+        self._draft_life += 1
+        self._drafted = [[] for _ in range(MAX_BRANCHES)]

@@ -1,0 +1,179 @@
+"""What the owner's draft engine has cached, and what to ask of it next. Speculation sections 4 and 6.
+
+It drafts where the next guess is likeliest to be needed: on the main line, or in a branch of second choices beside it
+(a hedge). The chance of a guess is the product of the draft's confidences before it, each calibrated by what became of
+such guesses so far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsdnode.speculation.actions import Draft, Guess, Tokens
+from dsdnode.speculation.epochs import Epochs, OwnEpoch
+
+_NUM_BINS = 10
+_PRIOR_WEIGHT = 3.0
+_MEMORY = 200.0
+"""Guesses; older ones fade."""
+
+
+class Calibration:
+    """How often guesses of a stated probability come true; at first as often as they say."""
+
+    def __init__(self) -> None:
+        self._right = [_PRIOR_WEIGHT * (index + 0.5) / _NUM_BINS for index in range(_NUM_BINS)]
+        self._all = [_PRIOR_WEIGHT] * _NUM_BINS
+
+    def __call__(self, probability: float) -> float:
+        index = _bin(probability)
+        return self._right[index] / self._all[index]
+
+    def learn(self, probability: float, right: bool) -> None:
+        index = _bin(probability)
+        fade = 1 - 1 / _MEMORY
+        self._right[index] = self._right[index] * fade + right
+        self._all[index] = self._all[index] * fade + 1
+
+
+def _bin(probability: float) -> int:
+    return min(_NUM_BINS - 1, max(0, int(probability * _NUM_BINS)))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An unanswered Draft: for which epoch, from which place on (its content's length and digest then)."""
+
+    epoch: OwnEpoch
+    start: int
+    digest: bytes
+    draft: Draft
+    asked_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of guesses for tokens that stand now (PassEvent's fields)."""
+
+    num_judged: int
+    num_accepted: int
+    confidences: tuple[float, ...]
+
+
+class Drafting:
+    """The draft engine of one reply: `num_sequences` sequences, one Draft outstanding at a time."""
+
+    def __init__(self, epochs: Epochs, num_sequences: int, *, alive: bool) -> None:
+        self.alive = alive
+        self.asked: Asked | None = None
+        self.first = Calibration()
+        """Of a guess."""
+        self.second = Calibration()
+        """Of a second choice, as a share of what the first one leaves, when the first is wrong."""
+        self._epochs = epochs
+        self._cached: list[list[bytes]] = [[] for _ in range(num_sequences)]
+        """By sequence: digests after each token that it holds."""
+        self._empty: bytes | None = None
+        """For this content the engine had no guess: not asked twice."""
+
+    def died(self) -> None:
+        """With its cache; an outstanding Draft will not be answered."""
+        self.alive, self.asked, self._empty = False, None, None
+        for cached in self._cached:
+            cached.clear()
+
+    def can_ask(self, epoch: OwnEpoch) -> bool:
+        if not self.alive or self.asked is not None:
+            return False
+        return self._empty is None or self._empty != self._digest(epoch, self._epochs.end(epoch))
+
+    def ask(self, now: float, epoch: OwnEpoch, count: int) -> Draft:
+        """Forget what was guessed wrong, feed what the engine lacks (the last token at least), draw `count`."""
+        end = self._epochs.end(epoch)
+        source = self._source_of(epoch)
+        cached = self._cached[epoch.sequence if source is None else source]
+        position = min(self._num_common(cached, epoch), end - 1)
+        own = self._cached[epoch.sequence] = cached[:position]
+        own += [self._digest(epoch, length) for length in range(position + 1, end + 1)]
+        draft = Draft(epoch.sequence, source, position, self._epochs.tokens(epoch, position, end), count)
+        self.asked = Asked(epoch, end, self._digest(epoch, end), draft, now)
+        return draft
+
+    def answered(self, guesses: tuple[Guess, ...]) -> None:
+        """Guesses that fit a live epoch's end are its own now; the engine holds all of them but the last."""
+        asked = self.asked
+        assert asked is not None
+        self.asked = None
+        cached, digest = self._cached[asked.draft.sequence], asked.digest
+        for guess in guesses[:-1]:
+            digest = self._epochs.digest_after(digest, guess.token)
+            cached.append(digest)
+        self._empty = None if guesses else asked.digest
+        epoch = asked.epoch if asked.epoch in self._epochs.live else self._epochs.main
+        if epoch is None or self._epochs.end(epoch) < asked.start or self._digest(epoch, asked.start) != asked.digest:
+            return
+        known = self._epochs.tokens(epoch, asked.start, self._epochs.end(epoch))  # decided while it drafted
+        if tuple(guess.token for guess in guesses[: len(known)]) == known:
+            for guess in guesses[len(known) :]:
+                self._epochs.extend(epoch, guess, self.first(guess.probability))
+
+    def judge(self, tokens: Tokens) -> Outcome:
+        """Compare the main epoch's guesses with the `tokens` that are about to be committed, and learn from it."""
+        guesses = [item.guess for item in self._epochs.main.guesses[: len(tokens)]] if self._epochs.main else []
+        num_accepted, confidences = 0, []
+        for guess, token in zip(guesses, tokens, strict=False):
+            confidences.append(guess.probability)
+            right = guess.token == token
+            self.first.learn(guess.probability, right)
+            if not right:
+                self.second.learn(share(guess), guess.second == token)
+                break
+            num_accepted += 1
+        return Outcome(len(confidences), num_accepted, tuple(confidences))
+
+    def best_hedge(self, at_least: float) -> tuple[int, float] | None:
+        """Which of the main epoch's sent guesses to hedge, if its second choice is needed with that chance at least.
+
+        (Index of the guess, the second choice's own chance given what is before it.)
+        """
+        main = self._epochs.main
+        assert main is not None
+        length = self._epochs.length
+        taken = [epoch.base for epoch in self._epochs.hedges]
+        best: tuple[int, float] | None = None
+        before = 1.0
+        for index, guessed in enumerate(main.guesses[: max(0, main.sent - length)]):
+            guess = guessed.guess
+            if guess.second >= 0 and length + index not in taken:
+                chance = (1 - self.first(guess.probability)) * self.second(share(guess))
+                if before * chance > at_least:
+                    best, at_least = (index, chance), before * chance
+            before = guessed.chance
+        return best
+
+    def _source_of(self, epoch: OwnEpoch) -> int | None:
+        """A new hedge's sequence begins as a copy of its parent's."""
+        main = self._epochs.main
+        own = self._num_common(self._cached[epoch.sequence], epoch)
+        if main is None or epoch is main or self._num_common(self._cached[main.sequence], epoch) <= own:
+            return None
+        return main.sequence
+
+    def _num_common(self, cached: list[bytes], epoch: OwnEpoch) -> int:
+        """How many tokens a sequence shares with an epoch: digests cover all before them, so they can be bisected."""
+        low, high = 0, min(len(cached), self._epochs.end(epoch))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if cached[middle - 1] == self._digest(epoch, middle):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _digest(self, epoch: OwnEpoch, length: int) -> bytes:
+        return self._epochs.digest_at(epoch, length)
+
+
+def share(guess: Guess) -> float:
+    """The second choice's part of what the first leaves."""
+    return min(1.0, guess.second_probability / max(1e-6, 1 - guess.probability))

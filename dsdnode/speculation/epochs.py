@@ -1,0 +1,202 @@
+"""The owner's epochs: main line of guesses, hedges beside it, what of them is on its way. Speculation section 4.
+
+An epoch's content is the committed line and then its guesses; it has gone out up to `sent`, and what has gone out is
+never rewritten. When the line grows by a token, an epoch whose next guess is that token lives on, one that has sent
+another token there is dead, and one that has sent nothing there forgets its guesses and lives on. So every live epoch
+agrees with the line, always.
+
+The main epoch is the one that goes on. A hedge is a child of it that begins with the second choice for a position that
+the main epoch has sent already; it lives until the line passes that position, and if it was right it becomes the main.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dsdnode.speculation.actions import Guess, SendBlock, Tokens
+from dsdnode.speculation.line import Line
+from dsdnode.speculation.window import Plan
+from dsdnode.wire.messages import Block
+
+
+@dataclass(frozen=True, slots=True)
+class Guessed:
+    """A guess in its place; `digest` is of everything up to and with it, `chance` that it and all before it stand."""
+
+    guess: Guess
+    digest: bytes
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A block sent and not answered. `alone`: nothing else of the reply was in flight."""
+
+    action: SendBlock
+    plan: Plan
+    sent_s: float
+    alone: bool
+
+    @property
+    def start(self) -> int:
+        return self.action.block.position
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_positions
+
+    @property
+    def num_positions(self) -> int:
+        return self.action.block.num_given + self.action.block.num_draft
+
+
+@dataclass(slots=True, eq=False)
+class OwnEpoch:
+    number: int
+    parent: int
+    base: int
+    sent: int
+    """Positions before it have gone out (in this epoch or, before `base`, in the parent)."""
+    sequence: int
+    """Of the draft engine."""
+    guesses: list[Guessed] = field(default_factory=list)
+    """For the positions from the end of the line on."""
+    flights: list[Flight] = field(default_factory=list)
+
+
+class Epochs:
+    """`main` is None before `begin`."""
+
+    def __init__(self, line: Line, session: bytes, num_sequences: int, deadline_ms: float) -> None:
+        self.main: OwnEpoch | None = None
+        self.hedges: list[OwnEpoch] = []
+        self._line = line
+        self._session = session
+        self._num_sequences = num_sequences
+        self._deadline_ms = deadline_ms
+        self._number = 0
+
+    @property
+    def live(self) -> list[OwnEpoch]:
+        return [] if self.main is None else [self.main, *self.hedges]
+
+    def get(self, number: int) -> OwnEpoch | None:
+        return next((epoch for epoch in self.live if epoch.number == number), None)
+
+    # --- content --------------------------------------------------------------------------------------------------
+
+    @property
+    def length(self) -> int:
+        """Of the line."""
+        return len(self._line)
+
+    def digest_after(self, digest: bytes, token: int) -> bytes:
+        return self._line.after(digest, token)
+
+    def end(self, epoch: OwnEpoch) -> int:
+        """Length of its content."""
+        return len(self._line) + len(epoch.guesses)
+
+    def digest_at(self, epoch: OwnEpoch, length: int) -> bytes:
+        """Of the first `length` tokens of its content."""
+        num_guesses = length - len(self._line)
+        return self._line.digests[length] if num_guesses <= 0 else epoch.guesses[num_guesses - 1].digest
+
+    def tokens(self, epoch: OwnEpoch, start: int, end: int) -> Tokens:
+        length = len(self._line)
+        guesses = epoch.guesses[max(0, start - length) : max(0, end - length)]
+        return (*self._line.tokens[start:end], *(item.guess.token for item in guesses))
+
+    def extend(self, epoch: OwnEpoch, guess: Guess, chance: float) -> None:
+        """`chance`: of this guess alone, given that what is before it stands."""
+        digest = self._line.after(self.digest_at(epoch, self.end(epoch)), guess.token)
+        epoch.guesses.append(Guessed(guess, digest, chance * self.chance(epoch)))
+
+    def chance(self, epoch: OwnEpoch) -> float:
+        """That everything guessed in it stands."""
+        return epoch.guesses[-1].chance if epoch.guesses else 1.0
+
+    def num_unsent(self, epoch: OwnEpoch) -> int:
+        """Guesses not sent."""
+        return self.end(epoch) - max(epoch.sent, len(self._line))
+
+    def num_unjudged(self) -> int:
+        """Guesses sent, in all epochs."""
+        length = len(self._line)
+        return sum(max(0, epoch.sent - max(length, epoch.base)) for epoch in self.live)
+
+    @property
+    def num_flights(self) -> int:
+        return sum(len(epoch.flights) for epoch in self.live)
+
+    # --- coming and going -----------------------------------------------------------------------------------------
+
+    def begin(self, parent: int, base: int) -> OwnEpoch:
+        """A new main epoch in the place of all; its last token at least goes out again. The main's guesses stay."""
+        base = min(base, len(self._line) - 1)
+        self._number += 1
+        old = self.main
+        sequence, guesses = (0, []) if old is None else (old.sequence, old.guesses)
+        self.main = OwnEpoch(self._number, parent if base else 0, base, base, sequence, guesses)
+        self.hedges = []
+        return self.main
+
+    def hedge(self, index: int, chance: float) -> OwnEpoch:
+        """A child of the main epoch: the second choice in the place of its guess `index`, which was sent."""
+        main = self.main
+        assert main is not None
+        base = len(self._line) + index
+        self._number += 1
+        used = [epoch.sequence for epoch in self.live]
+        sequence = next(number for number in range(self._num_sequences) if number not in used)
+        epoch = OwnEpoch(self._number, main.number, base, base, sequence, main.guesses[:index])
+        guess = main.guesses[index].guess
+        self.extend(epoch, Guess(guess.second, guess.second_probability), chance)
+        self.hedges.append(epoch)
+        return epoch
+
+    @property
+    def can_hedge(self) -> bool:
+        return len(self.live) < self._num_sequences
+
+    def drop(self, epoch: OwnEpoch) -> None:
+        """A hedge that came to nothing."""
+        self.hedges.remove(epoch)
+
+    def commit(self, token: int) -> None:
+        """The line grows by `token`. Afterwards `main` may be None: nobody had it, and `replace` must follow."""
+        position = len(self._line)
+        self._line.commit(token)
+        self.hedges = [epoch for epoch in self.hedges if _follow(epoch, token)]
+        main = self.main
+        if main is None or _follow(main, token):
+            return
+        if main.sent <= position:
+            main.guesses = []
+            return
+        self.main = max(self.hedges, key=lambda epoch: len(epoch.guesses), default=None)
+        if self.main is not None:
+            self.hedges.remove(self.main)
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def send(self, now: float, epoch: OwnEpoch, route: int, num_given: int, num_draft: int, plan: Plan) -> SendBlock:
+        """The next positions of the epoch; given tokens are of the line, and come first."""
+        start = epoch.sent
+        end = start + num_given + num_draft
+        floor = min(other.number for other in self.live)
+        place = (self._session, route, epoch.number, epoch.parent, epoch.base, start)
+        block = Block(*place, num_given, num_draft, floor, self._deadline_ms)
+        digests = b"".join(self.digest_at(epoch, length) for length in range(start, end + 1))
+        action = SendBlock(block, digests, self.tokens(epoch, start, end))
+        epoch.flights.append(Flight(action, plan, now, alone=self.num_flights == 0))
+        epoch.sent = end
+        return action
+
+
+def _follow(epoch: OwnEpoch, token: int) -> bool:
+    """Was the next guess right? (No guess: nothing was wrong.)"""
+    if epoch.guesses and epoch.guesses[0].guess.token != token:
+        return False
+    del epoch.guesses[:1]
+    return True

@@ -1,0 +1,137 @@
+"""What goes out next, and what is drafted next: the owner's epochs under the window controller's plan.
+
+plain    given tokens alone
+rounds   the last given token waits for its draft and goes out with it; nothing more until its verdict
+stream   given tokens leave at once, with the guesses that are there; further guesses follow in blocks while the window
+         allows, a smaller block only when the pipeline is idle or no more will come
+hedged   the same for the main epoch and its hedges; the drafter works where the next guess is likeliest to be needed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dsdnode.speculation.actions import Draft, SendBlock
+from dsdnode.speculation.drafting import Drafting
+from dsdnode.speculation.epochs import Epochs, OwnEpoch
+from dsdnode.speculation.window import Plan
+
+MAX_FLIGHTS = 32
+"""Blocks in flight; a stage lets twice as many wait."""
+MAX_MIXED_POSITIONS = 16
+"""Given tokens that guesses may share a block with: larger batches are rounded otherwise (engine.md)."""
+MIN_CHANCE = 0.03
+"""A guess less likely to be needed is not worth anybody's energy."""
+MIN_HEDGE_CHANCE = 0.05
+CALL_S = 0.006
+"""A call of the draft engine lasts so long at most (or one token): a correction must not wait for it."""
+
+
+@dataclass(slots=True)
+class Flow:
+    epochs: Epochs
+    drafting: Drafting
+    chunk_positions: int
+    prefill_blocks: int
+    max_length: int
+    draft_s: float = 0.0
+    """The draft engine's time for a token, as seen of late."""
+
+    def blocks(self, now: float, route: int, plan: Plan) -> Iterator[SendBlock]:
+        """Everything that may leave now."""
+        for epoch in self.epochs.live:
+            while self.epochs.num_flights < MAX_FLIGHTS:
+                sizes = self._next_sizes(epoch, plan)
+                if sizes is None:
+                    break
+                yield self.epochs.send(now, epoch, route, *sizes, plan)
+
+    def draft(self, now: float, plan: Plan) -> Draft | None:
+        """What to ask of the draft engine now, if anything."""
+        main = self.epochs.main
+        if plan.block == 0 or main is None:
+            return None
+        if plan.mode == "rounds":
+            count = self._num_lacking(main, plan)
+            return self.drafting.ask(now, main, count) if count > 0 and self.drafting.can_ask(main) else None
+        if self.drafting.asked is not None or not self.drafting.alive:
+            return None
+        epoch = self._most_promising(main, plan)
+        return None if epoch is None else self.drafting.ask(now, epoch, self._stride(epoch, plan))
+
+    # --- blocks ---------------------------------------------------------------------------------------------------
+
+    def _next_sizes(self, epoch: OwnEpoch, plan: Plan) -> tuple[int, int] | None:
+        """(given, draft) positions of the epoch's next block."""
+        num_left = self.epochs.length - epoch.sent
+        if num_left > 0:
+            return self._given(epoch, num_left, plan)
+        size = self._num_ready(epoch, plan)
+        return (0, size) if size > 0 else None
+
+    def _given(self, epoch: OwnEpoch, num_left: int, plan: Plan) -> tuple[int, int] | None:
+        if sum(flight.action.block.num_draft == 0 for flight in epoch.flights) >= self.prefill_blocks:
+            return None
+        num_given = min(num_left, self.chunk_positions)
+        if num_given < num_left or num_given > MAX_MIXED_POSITIONS or plan.block == 0:
+            return num_given, 0
+        num_draft = min(self.epochs.num_unsent(epoch), plan.block, self._room)
+        if plan.mode == "rounds" and self._is_round_filling(epoch, num_given, num_draft, plan):
+            return None
+        return num_given, num_draft
+
+    def _is_round_filling(self, epoch: OwnEpoch, num_given: int, num_draft: int, plan: Plan) -> bool:
+        if num_given > 1 or epoch.flights or num_draft >= min(plan.block, self._room):
+            return False
+        return self.drafting.asked is not None or self.drafting.can_ask(epoch)
+
+    def _num_ready(self, epoch: OwnEpoch, plan: Plan) -> int:
+        """Guesses that may leave behind what has left."""
+        if plan.mode not in ("stream", "hedged"):
+            return 0
+        num_unsent = self.epochs.num_unsent(epoch)
+        size = min(num_unsent, plan.block, plan.window - self.epochs.num_unjudged())
+        if size >= plan.block or self.epochs.num_flights == 0:
+            return size
+        is_last = size == num_unsent and not self._is_wanted(epoch, plan) and self.drafting.asked is None
+        return size if is_last else 0
+
+    # --- drafts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _room(self) -> int:
+        """Guesses that the reply has room for: one token more is the judge's."""
+        return self.max_length - self.epochs.length - 1
+
+    def _num_lacking(self, main: OwnEpoch, plan: Plan) -> int:
+        """Of a round. While the pipeline reads the prompt one guess more is made, for the judge's own token."""
+        if any(flight.action.block.num_draft for flight in main.flights):
+            return 0
+        return min(plan.block + bool(main.flights), self._room) - len(main.guesses)
+
+    def _is_wanted(self, epoch: OwnEpoch, plan: Plan) -> bool:
+        """May another guess be drafted at its end?"""
+        num_unsent = sum(self.epochs.num_unsent(other) for other in self.epochs.live)
+        return (
+            len(epoch.guesses) < self._room
+            and num_unsent + self.epochs.num_unjudged() < plan.window + plan.block
+            and self.epochs.chance(epoch) >= MIN_CHANCE
+        )
+
+    def _most_promising(self, main: OwnEpoch, plan: Plan) -> OwnEpoch | None:
+        """The epoch whose next guess is likeliest to be needed; perhaps a new hedge."""
+        wanted = [epoch for epoch in self.epochs.live if self._is_wanted(epoch, plan) and self.drafting.can_ask(epoch)]
+        best = max(wanted, key=self.epochs.chance, default=None)
+        if plan.mode != "hedged" or len(self.epochs.hedges) >= plan.hedges or not self.epochs.can_hedge:
+            return best
+        if best is None and not self._is_wanted(main, plan) and self.epochs.chance(main) >= MIN_CHANCE:
+            return None  # the window is full
+        hedge = self.drafting.best_hedge(max(MIN_HEDGE_CHANCE, self.epochs.chance(best) if best else 0.0))
+        return best if hedge is None else self.epochs.hedge(*hedge)
+
+    def _stride(self, epoch: OwnEpoch, plan: Plan) -> int:
+        """Up to a full block, but no longer than CALL_S."""
+        lacking = plan.block - self.epochs.num_unsent(epoch) % plan.block
+        patience = max(1, int(CALL_S / self.draft_s)) if self.draft_s > 0 else plan.block
+        return max(1, min(lacking, patience, self._room - len(epoch.guesses)))
