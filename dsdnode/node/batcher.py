@@ -1,19 +1,20 @@
-"""One engine, many replies: chunks that wait are decoded together, first come first served.
+"""One engine, many replies: runs that wait are decoded together, fairly (turns.py).
 
-Work of one sequence keeps its order; a chunk that died while it waited (its epoch was closed) is dropped unrun.
+Whatever concerns one sequence keeps its order. A run that died while it waited (its epoch was closed) is dropped unrun.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
+from dsdnode.node.costs import Mean
+from dsdnode.node.turns import Batch, Done, Owner, Run, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -21,16 +22,7 @@ MAX_WAITING = 4096
 """Items. Every session bounds what it has in flight, so only a leak gets here."""
 
 
-@dataclass(slots=True)
-class _Run:
-    chunk: Chunk
-    alive: Callable[[], bool]
-    done: Callable[[Output | DsdError | None], None]
-    """Called once: the output; an error; or None when the chunk was dropped unrun."""
-    life: int
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Cache:
     sequences: tuple[int, ...]
     call: Callable[[], Awaitable[None]]
@@ -41,8 +33,12 @@ class Batcher:
 
     def __init__(self, engine: Engine, max_batch_positions: int = 512) -> None:
         self.engine = engine
-        self._max_positions = max_batch_positions
-        self._waiting: deque[_Run | _Cache] = deque()
+        self.on_decode: Callable[[int, float], None] = lambda num_positions, seconds: None
+        """Called after every decode without `extend`."""
+        self._waiting: list[Run | _Cache] = []
+        self._current: Batch = []
+        self._turns = Turns(max_batch_positions)
+        self._busy = Mean()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._life = 0
@@ -58,19 +54,22 @@ class Batcher:
             await asyncio.gather(self._task, return_exceptions=True)
         self._fail_all(EngineLost("the engine is closing"))
 
-    @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
+    # --- what replies ask for
 
     def run(
-        self, chunk: Chunk, done: Callable[[Output | DsdError | None], None], alive: Callable[[], bool] = lambda: True
+        self, chunk: Chunk, done: Done, alive: Callable[[], bool] = lambda: True, owner: Owner | None = None
     ) -> None:
-        """Queue one chunk; `done` is called on the loop, later (with Overloaded when far too much waits)."""
-        item = _Run(chunk, alive, done, self._life)
+        """Queue one chunk; `done` is called on the loop, later (with Overloaded when far too much waits).
+
+        `owner`: whose turn it takes; a sequence without one is its own owner.
+        """
+        item = Run(chunk, chunk.sequence if owner is None else owner, alive, done, self._life)
         if len(self._waiting) >= MAX_WAITING:
-            asyncio.get_running_loop().call_soon(_finish, item, Overloaded("the engine's queue is full"))
-        else:
-            self._push(item)
+            asyncio.get_running_loop().call_soon(item.finish, Overloaded("the engine's queue is full"))
+            return
+        self._push(item)
+        self._turns.active(item.owner, _now())
+        self._busy.set(_now(), len(self._working()))
 
     def copy(self, source: int, target: int, position: int) -> None:
         self._operation((source, target), lambda: self.engine.copy(source, target, position))
@@ -85,43 +84,75 @@ class Batcher:
         """Never refused: there are a few for each chunk, and whoever asks counts on them."""
         self._push(_Cache(sequences, call))
 
-    def _push(self, item: _Run | _Cache) -> None:
+    def _push(self, item: Run | _Cache) -> None:
         self._waiting.append(item)
         self._wake.set()
+
+    # --- how busy it is
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def num_others_waiting(self, owner: Owner) -> int:
+        """Other owners with work here, waiting or being decoded (within `done`: in the same decode)."""
+        return len(self._working().keys() - {owner})
+
+    def mean_busy(self) -> float:
+        """How many owners had work here, on the average of the last seconds."""
+        return self._busy.value(_now())
+
+    def _working(self) -> dict[Owner, None]:
+        waiting = (item.owner for item in self._waiting if isinstance(item, Run))
+        return dict.fromkeys([*waiting, *(item.owner for item, _ in self._current)])
+
+    # --- decoding
 
     async def _serve(self) -> None:
         while True:
             if not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
-            batch = await self._next_batch()
-            if batch:
-                await self._decode(batch)
+            ready = await self._ready()
+            if ready:
+                self._current = self._next_batch(ready)
+                await self._decode(self._current)
+                self._current = []
+                self._busy.set(_now(), len(self._working()))
 
-    async def _next_batch(self) -> list[_Run]:
-        """The longest run of waiting chunks of distinct sequences; cache operations of others go first."""
-        batch: list[_Run] = []
-        used: set[int] = set()
-        num_positions = 0
-        while self._waiting:
-            item = self._waiting[0]
-            if isinstance(item, _Cache):
-                if used.intersection(item.sequences):
-                    break
-                self._waiting.popleft()
+    async def _ready(self) -> list[Run]:
+        """Runs that nothing of their sequences is before; cache operations in that position are carried out."""
+        ready: list[Run] = []
+        blocked: set[int] = set()
+        index, life = 0, self._life
+        while index < len(self._waiting):
+            item = self._waiting[index]
+            if not blocked.isdisjoint(item.sequences):
+                blocked.update(item.sequences)
+                index += 1
+            elif isinstance(item, _Cache):
+                del self._waiting[index]
                 await self._operate(item)
-                continue
-            if not item.alive():
-                self._waiting.popleft()
-                _finish(item, None)
-                continue
-            size = len(item.chunk.inputs)
-            if item.chunk.sequence in used or (batch and num_positions + size > self._max_positions):
-                break
-            self._waiting.popleft()
-            batch.append(item)
-            used.add(item.chunk.sequence)
-            num_positions += size
+                if life != self._life:  # nothing that was waiting waits any more
+                    ready, index, life = [], 0, self._life
+                    blocked.clear()
+            elif item.num_done == 0 and not item.alive():
+                del self._waiting[index]
+                item.finish(None)
+            else:
+                blocked.update(item.sequences)
+                ready.append(item)
+                index += 1
+        return ready
+
+    def _next_batch(self, ready: Sequence[Run]) -> Batch:
+        """A run leaves the queue with its last piece."""
+        for owner in self._working():
+            self._turns.active(owner, _now())
+        batch = self._turns.choose(ready, _now())
+        for item, chunk in batch:
+            if item.num_done + len(chunk.inputs) == len(item.chunk.inputs):
+                self._waiting.remove(item)
         return batch
 
     async def _operate(self, item: _Cache) -> None:
@@ -132,28 +163,40 @@ class Batcher:
         except Exception:
             log.exception("bug in a cache operation")
 
-    async def _decode(self, batch: list[_Run]) -> None:
+    async def _decode(self, batch: Batch) -> None:
         life = self._life
-        for item in batch:
-            if item.life != life:
-                _finish(item, EngineLost("the worker process died"))
-        batch = [item for item in batch if item.life == life]
-        result = await self._forward(batch) if batch else []
+        result = await self._forward([chunk for _, chunk in batch])
         if life != self._life and not isinstance(result, DsdError):
             result = EngineLost("the worker process died")
         if not isinstance(result, DsdError):
-            for item, output in zip(batch, result, strict=True):
-                _finish(item, output)
+            self._decoded(batch, result)
         elif len(batch) == 1 or isinstance(result, EngineLost):
-            for item in batch:
-                _finish(item, result)
+            for item, _ in batch:
+                self._failed(item, result)
         else:
-            for item in batch:  # one of them does not fit: find out which
-                await self._decode([item])
+            for pair in batch:  # one of them does not fit: find out which
+                if pair[0].life == self._life:
+                    await self._decode([pair])
+                else:
+                    pair[0].finish(EngineLost("the worker process died"))
 
-    async def _forward(self, batch: list[_Run]) -> list[Output] | DsdError:
+    def _decoded(self, batch: Batch, outputs: Sequence[Output]) -> None:
+        for (item, chunk), output in zip(batch, outputs, strict=True):
+            item.add(output, len(chunk.inputs))
+        if not any(chunk.extend for _, chunk in batch):
+            self.on_decode(sum(len(chunk.inputs) for _, chunk in batch), outputs[0].compute_s)
+        for item, _ in batch:
+            if item.num_done == len(item.chunk.inputs):
+                item.finish(item.whole())
+
+    def _failed(self, item: Run, error: DsdError) -> None:
+        if item in self._waiting:
+            self._waiting.remove(item)
+        item.finish(error)
+
+    async def _forward(self, chunks: Sequence[Chunk]) -> list[Output] | DsdError:
         try:
-            return await self.engine.forward([item.chunk for item in batch])
+            return await self.engine.forward(chunks)
         except DsdError as error:
             return error
         except Exception as bug:  # of one reply's numbers, perhaps: the others must not end with it
@@ -163,14 +206,11 @@ class Batcher:
     def _fail_all(self, error: EngineLost) -> None:
         """What waits speaks of caches that are gone."""
         self._life += 1
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting = self._waiting, []
         for item in waiting:
-            if isinstance(item, _Run):
-                _finish(item, error)
+            if isinstance(item, Run):
+                item.finish(error)
 
 
-def _finish(item: _Run, result: Output | DsdError | None) -> None:
-    try:
-        item.done(result)
-    except Exception:  # a bug in one reply must not end the others
-        log.exception("bug in what follows a decode")
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -229,7 +229,7 @@ class StageHost:
             else:
                 self._break(session, str(result))
 
-        self._batcher.run(chunk, done)
+        self._batcher.run(chunk, done, owner=session.id)
 
     def _tell(
         self, peer: bytes, message: Message, buffers: list[bytes] | None = None, priority: Priority = Priority.CONTROL

@@ -1,0 +1,135 @@
+"""Whose turn it is at an engine: which waiting runs share the next decode, and with how much of each. Pure.
+
+Whoever was served longest ago comes first. While several owners are at work, one decode has at most SHARED_POSITIONS:
+short runs (a block of guesses, a token) first, then a piece of the long ones (prompts), which always get
+PIECE_POSITIONS of it: so nobody waits for longer than for one such decode, and no prompt waits for ever. An owner that
+is alone is decoded in one piece.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+
+from dsdnode.engine.port import Chunk, Output
+from dsdnode.errors import DsdError
+
+log = structlog.get_logger(__name__)
+
+SHARED_POSITIONS = 64
+PIECE_POSITIONS = 32
+ACTIVE_S = 1.0
+"""An owner that had work here so short a time ago will be back: a whole prompt at once would be in its way."""
+
+Owner = bytes | int
+Done = Callable[[Output | DsdError | None], None]
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    chunk: Chunk
+    owner: Owner
+    alive: Callable[[], bool]
+    done: Done
+    """Called once: the output; an error; or None when the chunk was dropped unrun."""
+    life: int
+    parts: list[Output] = field(default_factory=list)
+    num_done: int = 0
+    over: bool = False
+
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        return (self.chunk.sequence,)
+
+    @property
+    def num_left(self) -> int:
+        return len(self.chunk.inputs) - self.num_done + self.chunk.extend
+
+    def piece(self, room: int) -> Chunk:
+        """The next positions, about `room` of them; the draws are all made in the last piece."""
+        left = len(self.chunk.inputs) - self.num_done
+        count = min(room, left - max(1, self.chunk.num_draws))
+        start, position = self.num_done, self.chunk.position + self.num_done
+        if self.num_left <= room or count <= 0:
+            return dataclasses.replace(self.chunk, position=position, inputs=self.chunk.inputs[start:])
+        return Chunk(self.chunk.sequence, position, self.chunk.inputs[start : start + count])
+
+    def add(self, output: Output, num_positions: int) -> None:
+        self.parts.append(output)
+        self.num_done += num_positions
+
+    def whole(self) -> Output:
+        """What the engine would have given for the whole chunk."""
+        last = self.parts[-1]
+        states = [part.states for part in self.parts if part.states is not None]
+        return dataclasses.replace(
+            last,
+            states=None if last.states is None else np.concatenate(states),
+            compute_s=sum(part.compute_s for part in self.parts),
+        )
+
+    def finish(self, result: Output | DsdError | None) -> None:
+        if self.over:
+            return
+        self.over = True
+        try:
+            self.done(result)
+        except Exception:  # a bug in one reply must not end the others
+            log.exception("bug in what follows a decode")
+
+
+Batch = list[tuple[Run, Chunk]]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Of one owner: the number of the decode that it was last part of, and when it last had work."""
+
+    served: int
+    active_s: float
+
+
+class Turns:
+    """`max_positions` bounds one decode; a run that is larger, and cannot be cut, goes alone."""
+
+    def __init__(self, max_positions: int) -> None:
+        self._max_positions = max_positions
+        self._turns: dict[Owner, _Turn] = {}
+        self._num_decodes = 0
+
+    def active(self, owner: Owner, now: float) -> None:
+        """It has work."""
+        self._turns.setdefault(owner, _Turn(self._num_decodes, now)).active_s = now
+
+    def choose(self, ready: Sequence[Run], now: float) -> Batch:
+        """The next decode, out of runs (in order of arrival) of distinct sequences; their owners are active."""
+        self._turns = {owner: turn for owner, turn in self._turns.items() if now - turn.active_s < ACTIVE_S}
+        order = sorted(ready, key=lambda run: self._turns[run.owner].served)
+        batch = self._fill(order, shared=len(self._turns) > 1)
+        self._num_decodes += 1
+        for run, _ in batch:
+            self._turns[run.owner].served = self._num_decodes
+        return batch
+
+    def _fill(self, order: Sequence[Run], *, shared: bool) -> Batch:
+        room = min(self._max_positions, SHARED_POSITIONS) if shared else self._max_positions
+        piece = min(room, PIECE_POSITIONS)
+        long = [run for run in order if run.num_left > piece] if shared else []
+        batch: Batch = []
+        room -= piece if long else 0
+        for run in order:
+            if run not in long and (run.num_left <= room or not (batch or long)):
+                batch.append((run, run.piece(run.num_left)))
+                room -= run.num_left
+        room += piece
+        for run in long:
+            chunk = run.piece(room)
+            batch.append((run, chunk))
+            room -= len(chunk.inputs) + chunk.extend
+            if room <= 0:
+                break
+        return batch
