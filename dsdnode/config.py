@@ -88,11 +88,18 @@ class NodeConfig:
     """A nickname, shown by `status` alone."""
     data_dir: Path = field(default_factory=lambda: default_data_dir())
     identity_path: Path | None = None
+    emulate_ms: tuple[float, float] | None = None
+    """For `dsdnode bench`: engines take at least so long a decode, and so much more a position (engine/slow.py)."""
     timeouts: Timeouts = Timeouts()
 
     @property
     def identity_file(self) -> Path:
         return self.identity_path or self.data_dir / "identity.key"
+
+    @property
+    def slowdown_file(self) -> Path:
+        """With `emulate_ms`: holds a factor to be slower by, read at every decode."""
+        return self.data_dir / "slowdown"
 
     @property
     def swarm_file(self) -> Path:

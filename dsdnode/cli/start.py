@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -32,16 +33,26 @@ log = structlog.get_logger()
 @click.command(epilog="\b\nExample:\n  dsdnode start --role shard --layers 0:4 --join dsd://192.0.2.7:29170/KEY")
 @node_options
 @click.option("--detach", is_flag=True, help="Return when the node is ready and leave it running (`dsdnode stop`).")
+@click.option("--emulate-ms", type=(click.FloatRange(0, 1e5), click.FloatRange(0, 1e4)), hidden=True)
 @json_option
 @common_options
 @click.pass_obj
-def start(invocation: Invocation, /, detach: bool, as_json: bool, **flags: Any) -> int:
+def start(
+    invocation: Invocation, /, detach: bool, as_json: bool, emulate_ms: tuple[float, float] | None, **flags: Any
+) -> int:
     """Start a node. With nothing said it serves the bundled demo models in the swarm it last knew, or begins one."""
     settings = load(flags, log_level="info")
-    config = settings.node_config()
+    config = replace(settings.node_config(), emulate_ms=emulate_ms)
     if detach:
         return _detach(invocation.argv, config, as_json)
-    return asyncio.run(serve(config, as_json))
+    with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
+        return runner.run(serve(config, as_json))
+
+
+def _fine_loop() -> asyncio.AbstractEventLoop:
+    from dsdnode.engine.slow import fine_loop
+
+    return fine_loop()
 
 
 class Ending:

@@ -54,6 +54,8 @@ class Rpc:
         self._next_id = (rng or SystemRandom()).getrandbits(48) + 1
         self._pending: dict[bytes, dict[int, asyncio.Future[tuple[Message, list[bytes]]]]] = {}
         self._num_pending = 0
+        self.num_sent = 0
+        """Messages, of every kind, that were given to the transport."""
         self._on_request: dict[type[Message], RequestHandler[Any]] = {}
         self._on_notice: dict[type[Message], list[NoticeHandler[Any]]] = {}
         self._serving: dict[asyncio.Task[None], bytes] = {}
@@ -61,6 +63,10 @@ class Rpc:
         self._strikes = Strikes()
         self._reader: asyncio.Task[None] | None = None
         transport.on_peer_lost(self._peer_lost)
+
+    def _send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        self.transport.send(peer, frames, priority)
+        self.num_sent += 1
 
     def start(self) -> None:
         """Begin to receive, within a running loop."""
@@ -97,7 +103,7 @@ class Rpc:
         self._pending.setdefault(peer, {})[request_id] = future
         self._num_pending += 1
         try:
-            self.transport.send(peer, frames, priority)
+            self._send(peer, frames, priority)
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
@@ -118,7 +124,7 @@ class Rpc:
         priority: Priority = Priority.CONTROL,
     ) -> None:
         """Queue a notice. Raises PeerUnavailable or Overloaded, now; nobody tells if it is lost later."""
-        self.transport.send(peer, encode(message, buffers), priority)
+        self._send(peer, encode(message, buffers), priority)
 
     async def ping(self, peer: bytes, *, timeout_s: float, priority: Priority = Priority.CONTROL) -> float:
         """Round trip in seconds, through the peer's event loop. Raises PeerUnavailable or Overloaded."""
@@ -232,7 +238,7 @@ class Rpc:
         bulky = sum(map(len, buffers)) > BULKY_BYTES
         try:
             frames = encode(message, buffers, envelope.request_id, reply=True)
-            self.transport.send(peer, frames, Priority.BULK if bulky else Priority.CONTROL)
+            self._send(peer, frames, Priority.BULK if bulky else Priority.CONTROL)
         except (PeerUnavailable, Overloaded) as error:
             log.debug("reply not sent", reason=str(error))
 

@@ -14,7 +14,8 @@ from dsdnode.dht.ids import model_key
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, read_manifest
 from dsdnode.engine.ipc import EngineOptions
-from dsdnode.engine.port import Chunk, Engine
+from dsdnode.engine.port import Chunk, Engine, TextEngine
+from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.sessions import SEQUENCES_PER_SESSION
@@ -56,24 +57,32 @@ def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int) -> En
     )
 
 
-async def start_draft(config: NodeConfig, path: Path) -> WorkerEngine:
+async def start_draft(config: NodeConfig, path: Path) -> TextEngine:
     """The draft model, whole. Raises ModelRefused."""
     manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
     if not (manifest.first and manifest.last):
         raise ModelRefused(
             f"{path}: a draft model is needed whole; this file holds layers {manifest.start}:{manifest.end}"
         )
-    return await _start(config, path, options_of(config, manifest, config.max_sessions * MAX_BRANCHES))
+    options = options_of(config, manifest, config.max_sessions * MAX_BRANCHES)
+    return _emulated(config, await _start(config, path, options), drafts=True)
 
 
-async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> WorkerEngine:
+async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> Engine:
     """Layers `config.layers` of the target, or those that the swarm needs most. Raises ModelRefused, BadInput."""
     manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
     start, end = await _layers(config, manifest, path, discovery)
     if (start, end) != (manifest.start, manifest.end):
         path = await asyncio.to_thread(_shard_file, config, manifest, path, start, end)
     num_sequences = config.max_sessions * SEQUENCES_PER_SESSION
-    return await _start(config, path, options_of(config, manifest, num_sequences))
+    return _emulated(config, await _start(config, path, options_of(config, manifest, num_sequences)), drafts=False)
+
+
+def _emulated(config: NodeConfig, engine: WorkerEngine, *, drafts: bool) -> TextEngine:
+    if config.emulate_ms is None:
+        return engine
+    fixed_ms, slope_ms = config.emulate_ms
+    return SlowEngine(engine, Pace(fixed_ms / 1e3, slope_ms / 1e3, drafts), config.slowdown_file)
 
 
 async def _start(config: NodeConfig, path: Path, options: EngineOptions) -> WorkerEngine:

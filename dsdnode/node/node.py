@@ -214,6 +214,7 @@ class Node:
             "roles": list(self.roles),
             "layers": list(self.layers) if self.layers else None,
             "known_peers": len(self.discovery.known_peers()),
+            "messages_sent": self._rpc.num_sent,
             "sessions": {"shard": self._stage.num_sessions if self._stage else 0,
                          "drafter": self._drafter.num_sessions if self._drafter else 0},
             "engines": [self._engine_status(role) for role in self._engines],
