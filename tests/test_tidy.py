@@ -16,7 +16,8 @@ FLOORS = {
     **dict.fromkeys(("dht", "speculation", "placement"), 1),
     **dict.fromkeys(("net", "engine"), 2),
     "node": 3,
-    **dict.fromkeys(("cli", "gateway", "sim"), 4),
+    **dict.fromkeys(("gateway", "sim", "bench"), 4),
+    "cli": 5,
 }
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60

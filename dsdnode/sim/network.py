@@ -1,0 +1,343 @@
+"""Links that are simulated: the production node's Transport over latency, jitter, bandwidth, loss and cuts.
+
+A pair of peers has one connection a lane (control, bulk), made when the first message needs it and kept until one of
+them dies or it is evicted; within a lane messages keep their order. A message leaves when the sender's uplink is free
+(control never waits for bulk), takes the link's latency, and is received when the receiver's downlink is free. A
+segment lost is sent again, as TCP does, and holds up what is behind it; what is on its way into a cut is gone. All
+times are true ones: the network goes by nobody's clock.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from dsdnode.errors import PeerUnavailable
+from dsdnode.identity import peer_id
+from dsdnode.net.port import Priority
+from dsdnode.net.queues import Inbox
+from dsdnode.sim.loop import JumpingLoop
+from dsdnode.wire.messages import Contact
+
+HANDSHAKE_ROUND_TRIPS = 4.6
+"""TCP, CURVE and HELLO, before the first message leaves (docs: a first reply takes 5.6, its own included)."""
+ATTEMPT_TIMEOUT_S = 5.0
+HEARTBEAT_TIMEOUT_S = 15.0
+RETRY_S = 0.5
+MAX_DIALLED = 128
+SEGMENT_BYTES = 1448
+MIN_RETRANSMIT_S = 0.2
+OVERHEAD_BYTES = 90
+"""Of a message: ZMTP's and CURVE's frames, TCP and IP headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """One direction. Jitter: the latency is uniform within +- of it; loss: of a segment."""
+
+    latency_s: float = 0.0
+    jitter_s: float = 0.0
+    loss: float = 0.0
+
+
+@dataclass(slots=True)
+class Chaos:
+    """What no TCP connection does: shares of messages dropped, doubled, and let others pass, up to `delay_s` late."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    delay_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """`arrived_s`: when the last message arrives, by receiver."""
+
+    caller: bytes
+    callee: bytes
+    bulk: bool
+    ready_s: float
+    arrived_s: dict[bytes, float] = field(default_factory=dict)
+    broken: bool = False
+
+    def other(self, peer: bytes) -> bytes:
+        return self.callee if peer == self.caller else self.caller
+
+
+@dataclass(slots=True)
+class Traffic:
+    num_messages: int = 0
+    size_bytes: int = 0
+    flight_s: float = 0.0
+    """Sum over messages, from send to receipt."""
+
+
+class Network:
+    """`link(region, region)` gives one direction's LinkSpec."""
+
+    def __init__(self, loop: JumpingLoop, rng: Random, link: Callable[[str, str], LinkSpec]) -> None:
+        self.loop = loop
+        self.rng = rng
+        self.chaos: Chaos | None = None
+        self.state_bytes = 0
+        """Of one position's hidden states, where the engines carry smaller ones than they stand for; 0: as carried."""
+        self.traffic = {priority: Traffic() for priority in Priority}
+        self.hosts: dict[bytes, SimTransport] = {}
+        self._link = link
+        self._specs: dict[tuple[str, str], LinkSpec] = {}
+        self._regions: dict[bytes, str] = {}
+        self._cuts: dict[frozenset[bytes], int] = {}
+
+    def transport(
+        self, contact: Contact, region: str = "", *, up_bytes_s: float = 0.0, down_bytes_s: float = 0.0
+    ) -> SimTransport:
+        """A new host; 0 bytes a second: without limit."""
+        transport = SimTransport(self, contact, region, up_bytes_s, down_bytes_s)
+        self.hosts[transport.id] = transport
+        self._regions[transport.id] = region
+        return transport
+
+    def spec(self, sender: bytes, receiver: bytes) -> LinkSpec:
+        key = self._regions.get(sender, ""), self._regions.get(receiver, "")
+        known = self._specs.get(key)
+        if known is None:
+            known = self._specs[key] = self._link(*key)
+        return known
+
+    def round_trip_s(self, one: bytes, other: bytes) -> float:
+        return self.spec(one, other).latency_s + self.spec(other, one).latency_s
+
+    def retransmits_s(self, size_bytes: int, spec: LinkSpec) -> float:
+        """How much later a message is whole because segments of it were lost."""
+        num_segments = 1 + size_bytes // SEGMENT_BYTES
+        late_s, timeout_s = 0.0, max(MIN_RETRANSMIT_S, 2 * spec.latency_s)
+        while self.rng.random() > (1 - spec.loss) ** num_segments:
+            late_s += timeout_s
+            timeout_s, num_segments = 2 * timeout_s, 1
+        return late_s
+
+    # --- what goes wrong
+
+    def cut(self, one: bytes, other: bytes) -> None:
+        """Nothing passes between two peers, and nobody is told; cuts count up."""
+        pair = frozenset((one, other))
+        self._cuts[pair] = self._cuts.get(pair, 0) + 1
+        self.loop.at(self.loop.now + HEARTBEAT_TIMEOUT_S, self._miss_heartbeats, one, other)
+
+    def heal(self, one: bytes, other: bytes) -> None:
+        pair = frozenset((one, other))
+        self._cuts[pair] -= 1
+        if not self._cuts[pair]:
+            del self._cuts[pair]
+
+    def is_cut(self, one: bytes, other: bytes) -> bool:
+        return bool(self._cuts) and frozenset((one, other)) in self._cuts
+
+    def _miss_heartbeats(self, one: bytes, other: bytes) -> None:
+        host = self.hosts.get(one)
+        if host is not None and self.is_cut(one, other):
+            for link in host.links_to(other):
+                self.break_link(link, "no heartbeat", 0.0, 0.0)
+
+    def break_link(self, link: _Link, why: str, caller_s: float, callee_s: float) -> None:
+        """Its ends forget it; what is on its way is lost; each end hears so much later that the peer may be gone."""
+        link.broken = True
+        for peer, delay_s in ((link.caller, caller_s), (link.callee, callee_s)):
+            host = self.hosts.get(peer)
+            if host is not None:
+                host.unlink(link)
+                self.loop.at(self.loop.now + delay_s, host.lose, link.other(peer), why)
+
+
+class SimTransport:
+    """Implements net/port.py's Transport. `close` is what the end of its process is to the others."""
+
+    def __init__(self, network: Network, contact: Contact, region: str, up_bytes_s: float, down_bytes_s: float) -> None:
+        self.contact = contact
+        self.id = peer_id(contact.public_key)
+        self.region = region
+        self.traffic = Traffic()
+        self._network = network
+        self._up_bytes_s = up_bytes_s
+        self._down_bytes_s = down_bytes_s
+        self._up_free_s = [0.0, 0.0]
+        self._down_free_s = [0.0, 0.0]
+        self._inbox = Inbox()
+        self._contacts: dict[bytes, Contact] = {}
+        self._links: OrderedDict[tuple[bytes, bool], _Link] = OrderedDict()
+        self._num_dialled = 0
+        self._retry_s: dict[bytes, float] = {}
+        self._banned: dict[bytes, float] = {}
+        self._lost: list[tuple[contextvars.Context, Callable[[bytes, str], None]]] = []
+        self.closed = False
+
+    # --- the port
+
+    def introduce(self, contact: Contact) -> None:
+        peer = peer_id(contact.public_key)
+        if contact.addresses and peer != self.id and not self.links_to(peer):
+            self._contacts[peer] = contact
+
+    def contact_of(self, peer: bytes) -> Contact | None:
+        return self._contacts.get(peer)
+
+    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
+        self._lost.append((contextvars.copy_context(), callback))
+
+    def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        if self.closed:
+            raise PeerUnavailable("this node is closed")
+        network, now = self._network, self._network.loop.now
+        if peer == self.id:  # one node with several roles
+            network.loop.at(now, self._inbox.put, peer, frames)
+            return
+        bulk = priority is not Priority.CONTROL
+        link = self._links.get((peer, bulk)) or self._dial(peer, bulk)
+        size_bytes = self._size_bytes(frames)
+        leaves_s = max(now, self._up_free_s[0], self._up_free_s[bulk])
+        if self._up_bytes_s:
+            leaves_s += size_bytes / self._up_bytes_s
+        self._up_free_s[bulk] = leaves_s
+        arrives_s = max(leaves_s, link.ready_s) + self._travel_s(peer, size_bytes)
+        chaos = network.chaos
+        if chaos is None or network.rng.random() >= chaos.reorder:
+            arrives_s = link.arrived_s[peer] = max(arrives_s, link.arrived_s.get(peer, 0.0))
+        else:
+            arrives_s += network.rng.random() * chaos.delay_s
+        self._count(priority, size_bytes)
+        if chaos is None or network.rng.random() >= chaos.drop:
+            network.loop.at(arrives_s, self._arrive, link, peer, frames, size_bytes, priority, now)
+        if chaos is not None and network.rng.random() < chaos.duplicate:
+            late_s = network.rng.random() * chaos.delay_s
+            network.loop.at(arrives_s + late_s, self._arrive, link, peer, frames, size_bytes, priority, now)
+
+    async def receive(self) -> tuple[bytes, list[bytes]]:
+        return await self._inbox.get()
+
+    def ban(self, peer: bytes, duration_s: float) -> None:
+        self._banned[peer] = self._network.loop.now + duration_s
+        for link in self.links_to(peer):
+            self._network.break_link(link, "banned", 0.0, 0.0)
+
+    async def close(self) -> None:
+        self.end()
+
+    # --- the world
+
+    def end(self, silent: bool = False) -> None:
+        """The process ends, and its connections with it; `silent`: so does the machine, which tells nobody."""
+        if self.closed:
+            return
+        self.closed = True
+        del self._network.hosts[self.id]
+        for link in list(self._links.values()):
+            later_s = HEARTBEAT_TIMEOUT_S if silent else self._network.spec(self.id, link.other(self.id)).latency_s
+            self._network.break_link(link, "the connection is closed", later_s, later_s)
+
+    def links_to(self, peer: bytes) -> list[_Link]:
+        return [self._links[key] for key in ((peer, False), (peer, True)) if key in self._links]
+
+    def unlink(self, link: _Link) -> None:
+        peer = link.other(self.id)
+        if self._links.get((peer, link.bulk)) is link:
+            del self._links[peer, link.bulk]
+            self._num_dialled -= link.caller == self.id
+
+    def lose(self, peer: bytes, why: str) -> None:
+        """Tell the node that the last connection to a peer is gone, if it is."""
+        if not self.closed and not self.links_to(peer):
+            for context, callback in self._lost:
+                context.copy().run(callback, peer, why)
+
+    def meet(self, link: _Link, contact: Contact) -> None:
+        """Somebody has dialled us."""
+        self._links[link.caller, link.bulk] = link
+        self._contacts[link.caller] = contact
+
+    # --- inside
+
+    def _size_bytes(self, frames: list[bytes]) -> int:
+        size_bytes = sum(map(len, frames)) + OVERHEAD_BYTES
+        if self._network.state_bytes and len(frames) == 4:  # a block that carries hidden states: header, digests, ...
+            size_bytes += (len(frames[1]) // 8 - 1) * self._network.state_bytes - len(frames[3])
+        return size_bytes
+
+    def _travel_s(self, peer: bytes, size_bytes: int) -> float:
+        spec = self._network.spec(self.id, peer)
+        travel_s = spec.latency_s
+        if spec.jitter_s:
+            travel_s = max(0.0, travel_s + self._network.rng.uniform(-spec.jitter_s, spec.jitter_s))
+        return travel_s + self._network.retransmits_s(size_bytes, spec) if spec.loss else travel_s
+
+    def _count(self, priority: Priority, size_bytes: int) -> None:
+        for traffic in (self.traffic, self._network.traffic[priority]):
+            traffic.num_messages += 1
+            traffic.size_bytes += size_bytes
+
+    def _arrive(
+        self, link: _Link, peer: bytes, frames: list[bytes], size_bytes: int, priority: Priority, sent_s: float
+    ) -> None:
+        network = self._network
+        target = network.hosts.get(peer)
+        if target is None or link.broken or network.is_cut(self.id, peer):
+            return
+        now = network.loop.now
+        if target._down_bytes_s:
+            bulk = link.bulk
+            free_s = max(now, target._down_free_s[0], target._down_free_s[bulk]) + size_bytes / target._down_bytes_s
+            target._down_free_s[bulk] = free_s
+            network.loop.at(free_s, target._receive, self.id, frames, priority, sent_s)
+        else:
+            target._receive(self.id, frames, priority, sent_s)
+
+    def _receive(self, sender: bytes, frames: list[bytes], priority: Priority, sent_s: float) -> None:
+        self._network.traffic[priority].flight_s += self._network.loop.now - sent_s
+        self._inbox.put(sender, frames)
+
+    def _dial(self, peer: bytes, bulk: bool) -> _Link:
+        """A new connection, whose first message waits for the handshake. Raises PeerUnavailable."""
+        other = self._links.get((peer, not bulk))
+        contact = self._contacts.get(peer)
+        network, now = self._network, self._network.loop.now
+        if contact is None or not contact.addresses:
+            if other is None:
+                raise PeerUnavailable("it cannot be dialled")
+            return other
+        if now < self._retry_s.get(peer, 0.0):
+            raise PeerUnavailable("it could not be reached just now")
+        link = _Link(self.id, peer, bulk, now + HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer))
+        self._links[peer, bulk] = link
+        self._num_dialled += 1
+        if self._num_dialled > MAX_DIALLED:
+            self._evict()
+        target = network.hosts.get(peer)
+        if target is None or network.is_cut(self.id, peer) or target._banned.get(self.id, 0.0) > now:
+            refused = target is None and not network.is_cut(self.id, peer)
+            later_s = network.round_trip_s(self.id, peer) if refused else ATTEMPT_TIMEOUT_S
+            network.loop.at(now + later_s, self._give_up, link)
+        else:
+            target.meet(link, self.contact)
+            self._contacts[peer] = target.contact
+        return link
+
+    def _give_up(self, link: _Link) -> None:
+        peer = link.other(self.id)
+        self._retry_s[peer] = self._network.loop.now + RETRY_S
+        if self._links.get((peer, link.bulk)) is link:
+            self._network.break_link(link, "nobody answers there", 0.0, 0.0)
+
+    def _evict(self) -> None:
+        """Close the connection of ours that was dialled longest ago."""
+        for link in list(self._links.values()):
+            if link.caller == self.id:
+                self.unlink(link)
+                peer = self._network.hosts.get(link.callee)
+                if peer is not None:
+                    peer.unlink(link)
+                    late_s = self._network.loop.now + self._network.spec(self.id, link.callee).latency_s
+                    self._network.loop.at(late_s, peer.lose, self.id, "closed")
+                return

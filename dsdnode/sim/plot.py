@@ -1,0 +1,71 @@
+"""A report as a picture (matplotlib, an extra: `pip install dsdnode[plot]`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dsdnode.errors import BadInput
+
+FORMATS = (".svg", ".png")
+SPREADS = {
+    "time_to_first_token_s": "first token, s",
+    "time_per_output_token_s": "a token, s",
+    "latency_s": "whole reply, s",
+}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Times, windows and utilisation of one report, as SVG or PNG by the file's name. Raises BadInput."""
+    figure, axes = canvas(path, 3)
+    _times(axes[0], result)
+    _windows(axes[1], result["windows"]["replies"])
+    _utilisation(axes[2], result["members"])
+    figure.suptitle(f"{result['scenario']}, seed {result['seed']}: {result['tokens_per_second'] or 0:.1f} tok/s")
+    save(figure, path)
+
+
+def canvas(path: Path, num_panels: int) -> tuple[Any, Any]:
+    """A figure and its panels, side by side. Raises BadInput before any work is done for nothing."""
+    if path.suffix not in FORMATS:
+        raise BadInput(f"{path}: a chart is written as {' or '.join(FORMATS)}")
+    try:
+        import matplotlib
+    except ImportError:
+        raise BadInput("charts need matplotlib: pip install 'dsdnode[plot]'") from None
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "dsdnode"  # the same report, the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, num_panels, figsize=(5 * num_panels, 4), constrained_layout=True)
+    return figure, axes
+
+
+def save(figure: Any, path: Path) -> None:
+    """Raises BadInput."""
+    try:
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _times(axis: Any, result: dict[str, Any]) -> None:
+    shown = {title: result[key] for key, title in SPREADS.items() if result[key]}
+    for place, name in enumerate(("p50", "p95", "p99")):
+        axis.bar([i + 0.27 * place for i in range(len(shown))], [one[name] for one in shown.values()], 0.25, label=name)
+    axis.set_xticks([i + 0.27 for i in range(len(shown))], list(shown))
+    axis.set_yscale("log")
+    axis.legend()
+
+
+def _windows(axis: Any, replies: list[list[dict[str, Any]]]) -> None:
+    for plans in replies:
+        axis.step([plan["index"] for plan in plans], [plan["window"] for plan in plans], where="post", alpha=0.6)
+    axis.set_xlabel("token of the reply")
+    axis.set_ylabel("window")
+
+
+def _utilisation(axis: Any, members: list[dict[str, Any]]) -> None:
+    axis.barh([one["name"] for one in members], [100 * one["utilisation"] for one in members])
+    axis.set_xlabel("busy, % of its time")
+    axis.tick_params(axis="y", labelsize=6)

@@ -1,0 +1,212 @@
+"""What is simulated, as a TOML file says it (configs/sim/): peers, links, load, the pair of models, policies.
+
+Times are in milliseconds where machines and links are meant, in seconds where people are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dsdnode.errors import BadInput
+from dsdnode.sim.network import LinkSpec
+from dsdnode.sim.parse import build, read_toml
+
+MAX_PEERS = 100_000
+Count = int | tuple[int, int]
+"""A number, or [low, high]: uniform between both."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTerms:
+    """Between two peers, one way; `jitter_ms`: uniform within +-; `loss`: share of TCP segments."""
+
+    latency_ms: float = 0.5
+    jitter_ms: float = 0.0
+    loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.latency_ms, self.jitter_ms) < 0 or not 0 <= self.loss < 0.9:
+            raise ValueError("latency and jitter are not negative, loss is a share below 0.9")
+
+    @property
+    def spec(self) -> LinkSpec:
+        return LinkSpec(self.latency_ms / 1e3, self.jitter_ms / 1e3, self.loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Links(LinkTerms):
+    """`between`: other terms for a pair of regions, written "eu-us", "eu-eu" for inside one; it holds both ways."""
+
+    bandwidth_mbit: float = 0.0
+    """Of a peer, each way, when its group does not say; 0: without limit."""
+    between: dict[str, LinkTerms] = field(default_factory=dict)
+
+    def of(self, sender: str, receiver: str) -> LinkSpec:
+        terms = self.between.get(f"{sender}-{receiver}") or self.between.get(f"{receiver}-{sender}") or self
+        return terms.spec
+
+
+@dataclass(frozen=True, slots=True)
+class Churn:
+    """How long members stay. At its end a life is over by a crash (share `crashes`) or a clean goodbye; `away_s` later
+    another peer takes the place (0: nobody does)."""
+
+    mean_s: float
+    lives: Literal["exponential", "weibull", "fixed"] = "exponential"
+    """weibull: shape 0.6, as measured in file sharing: many short stays, a few long ones."""
+    crashes: float = 0.5
+    away_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.mean_s <= 0 or self.away_s < 0 or not 0 <= self.crashes <= 1:
+            raise ValueError("mean_s is positive, away_s not negative, crashes a share")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Peers alike. Shards host `layers` "0:4", or else one of the equal pieces of `stages`, in turn.
+
+    A decode takes fixed_ms + position_ms a position + sequence_ms a sequence; for a drafter, so does every token.
+    """
+
+    role: Literal["shard", "drafter", "bootstrap"]
+    count: int = 1
+    name: str = ""
+    stages: int = 1
+    layers: str = ""
+    fixed_ms: float = 0.0
+    position_ms: float = 0.0
+    sequence_ms: float = 0.0
+    max_sessions: int = 8
+    context_tokens: int = 0
+    """0: enough for its sessions."""
+    regions: tuple[str, ...] = ("",)
+    """Members are spread over them in turn."""
+    bandwidth_mbit: float = 0.0
+    churn: Churn | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MAX_PEERS or not 1 <= self.stages <= 64 or not 1 <= self.max_sessions <= 64:
+            raise ValueError(f"count is 1 to {MAX_PEERS}, stages and max_sessions are 1 to 64")
+        if min(self.fixed_ms, self.position_ms, self.sequence_ms, self.bandwidth_mbit, self.context_tokens) < 0:
+            raise ValueError("costs, bandwidth and context are not negative")
+        if not self.regions:
+            raise ValueError("regions must not be empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Target and draft model. `trace`: a file of recorded replies; without it acceptance is made up (traces.py)."""
+
+    layers: int = 64
+    state_bytes: int = 0
+    """Of one position's hidden states on a link; 0: they weigh nothing."""
+    acceptance: float = 0.8
+    spread: float = 0.5
+    second: float = 0.4
+    trace: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.layers <= 4096 or self.state_bytes < 0:
+            raise ValueError("layers are 1 to 4096, state_bytes not negative")
+        if not all(0 <= share <= 1 for share in (self.acceptance, self.spread, self.second)):
+            raise ValueError("acceptance, spread and second lie between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Who asks for what. poisson: `rate_per_s`; burst: `burst` at once, at that rate of replies; closed: `users`, each
+    asking again `think_s` (mean, exponential) after its reply."""
+
+    arrivals: Literal["poisson", "burst", "closed"] = "closed"
+    requests: int = 20
+    rate_per_s: float = 1.0
+    burst: int = 8
+    users: int = 1
+    think_s: float = 0.0
+    prompt_tokens: Count = 64
+    reply_tokens: Count = 128
+    temperature: float = 0.0
+    clients: int = 1
+    """Peers that ask; 0: one beside each drafter, asking it."""
+    regions: tuple[str, ...] = ("",)
+
+    def __post_init__(self) -> None:
+        if min(self.requests, self.users, self.burst) < 1 or self.clients < 0 or not self.regions:
+            raise ValueError("requests, users, burst and regions are at least one, clients not negative")
+        if self.rate_per_s <= 0 or self.think_s < 0:
+            raise ValueError("rate_per_s is positive, think_s not negative")
+        for low, high in (_span(self.prompt_tokens), _span(self.reply_tokens)):
+            if not 1 <= low <= high <= 1 << 17:
+                raise ValueError("prompts and replies have 1 to 131072 tokens, [low, high]")
+
+    @property
+    def prompt_span(self) -> tuple[int, int]:
+        return _span(self.prompt_tokens)
+
+    @property
+    def reply_span(self) -> tuple[int, int]:
+        return _span(self.reply_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """By name, as the node's own settings have them."""
+
+    window: str = "fixed"
+    draft_max: int = 8
+    wire: str = "f32"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.draft_max <= 256:
+            raise ValueError("draft_max is 0 to 256")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    peers: tuple[Group, ...]
+    name: str = ""
+    links: Links = field(default_factory=Links)
+    pair: Pair = field(default_factory=Pair)
+    load: Load = field(default_factory=Load)
+    policies: Policies = field(default_factory=Policies)
+    settle_s: float = 5.0
+    """Between the last join and the first request."""
+    limit_s: float = 86_400.0
+    """Simulated time after which what is still in progress counts as stuck."""
+
+    def __post_init__(self) -> None:
+        roles = {group.role for group in self.peers}
+        if not {"shard", "drafter"} <= roles:
+            raise ValueError("peers: a group of shards and one of drafters are needed")
+
+    @property
+    def num_peers(self) -> int:
+        return sum(group.count for group in self.peers)
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Raises BadInput; a trace is looked for beside the file."""
+    return scenario_of(read_toml(path), str(path), path.stem)
+
+
+def scenario_of(table: dict[str, object], where: str, name: str = "") -> Scenario:
+    """Raises BadInput."""
+    return build(Scenario, {"name": name, **table}, where)
+
+
+def layers_of(group: Group, index: int, num_layers: int) -> tuple[int, int]:
+    """Layers [start, end) of the group's member `index`. Raises BadInput."""
+    if group.layers:
+        start, _, end = group.layers.partition(":")
+        if start.isdigit() and end.isdigit() and int(start) < int(end) <= num_layers:
+            return int(start), int(end)
+        raise BadInput(f"layers {group.layers!r} are no range of {num_layers}: write 0:16")
+    piece = index % group.stages
+    return num_layers * piece // group.stages, num_layers * (piece + 1) // group.stages
+
+
+def _span(count: Count) -> tuple[int, int]:
+    return (count, count) if isinstance(count, int) else count

@@ -1,0 +1,112 @@
+"""What a draft model gets right of a target's text, position by position: recorded from a real pair, or made up.
+
+A trace file is JSON Lines, one reply a line: `{"accepted": [1, 0, ...], "confidence": [...], "entropy": [...],
+"second": [...]}`, all of one length. `accepted[i]`: given the right text before it, the draft model's own choice of
+token i is the target's; `confidence`: its probability under the draft model; `entropy`: the target's there (0 to 1);
+`second`: where it is wrong, its second choice would have been right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from dsdnode.errors import BadInput
+
+MAX_FILE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Of one reply: `accepted[i]`, `confidence[i]`, `entropy[i]`, `second[i]` of its token i; of one length."""
+
+    accepted: tuple[bool, ...]
+    confidence: tuple[float, ...]
+    entropy: tuple[float, ...]
+    second: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.accepted)
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticPair:
+    """`acceptance`: share of positions where the draft is right. `spread`: 0, every position alike, to 1, nearly sure
+    or nearly lost from one to the next; the draft's confidence knows it. `second`: share of wrong ones whose second
+    choice is right."""
+
+    acceptance: float = 0.8
+    spread: float = 0.5
+    second: float = 0.4
+
+    def trace(self, num_tokens: int, rng: Random) -> Trace:
+        """A Beta distribution of mean `acceptance` gives each position's chance, which is the draft's confidence."""
+        chances = [self._chance(rng) for _ in range(num_tokens)]
+        return Trace(
+            accepted=tuple(rng.random() < chance for chance in chances),
+            confidence=tuple(chances),
+            entropy=tuple(1 - chance for chance in chances),
+            second=tuple(rng.random() < self.second for _ in chances),
+        )
+
+    def _chance(self, rng: Random) -> float:
+        if not 0 < self.acceptance < 1 or self.spread <= 0:
+            return self.acceptance
+        weight = max(0.05, 4 * (1 / self.spread - 1))
+        return rng.betavariate(self.acceptance * weight, (1 - self.acceptance) * weight)
+
+
+class Recorded:
+    """Traces of a real pair; replies draw one each, and longer ones go on with another."""
+
+    def __init__(self, traces: Sequence[Trace]) -> None:
+        self._traces = traces
+
+    def trace(self, num_tokens: int, rng: Random) -> Trace:
+        first = rng.choice(self._traces)
+        while len(first) < num_tokens:
+            first = _join(first, rng.choice(self._traces))
+        return first
+
+
+Pair = SyntheticPair | Recorded
+
+
+def read_traces(path: Path) -> Recorded:
+    """Raises BadInput."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(MAX_FILE_BYTES).splitlines()
+    except OSError as error:
+        raise BadInput(f"cannot read the trace {path}: {error.strerror or error}") from None
+    traces = [_parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not any(len(trace) for trace in traces):
+        raise BadInput(f"{path}: no recorded reply in it")
+    return Recorded([trace for trace in traces if len(trace)])
+
+
+def _parse(line: bytes, where: str) -> Trace:
+    try:
+        raw = json.loads(line)
+        accepted = tuple(bool(value) for value in raw["accepted"])
+        num = len(accepted)
+        confidence = tuple(float(value) for value in raw.get("confidence") or [0.5] * num)
+        entropy = tuple(float(value) for value in raw.get("entropy") or [0.5] * num)
+        second = tuple(bool(value) for value in raw.get("second") or [False] * num)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise BadInput(f"{where} is no trace of a reply ({type(error).__name__}: {error})") from None
+    if not num == len(confidence) == len(entropy) == len(second):
+        raise BadInput(f"{where}: accepted, confidence, entropy and second are not of one length")
+    return Trace(accepted, confidence, entropy, second)
+
+
+def _join(one: Trace, other: Trace) -> Trace:
+    return Trace(
+        one.accepted + other.accepted,
+        one.confidence + other.confidence,
+        one.entropy + other.entropy,
+        one.second + other.second,
+    )

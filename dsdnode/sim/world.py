@@ -1,0 +1,236 @@
+"""A swarm in one process: production nodes on simulated links and engines, built as a scenario says, and its churn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+
+from dsdnode.config import NodeConfig
+from dsdnode.engine.port import Engine, ShardInfo, TextEngine
+from dsdnode.errors import DsdError, NoPipeline
+from dsdnode.identity import Identity
+from dsdnode.node.client import Client
+from dsdnode.node.node import Node, Organs
+from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, Cost, ScriptedEngine, Scripts
+from dsdnode.sim.loop import JumpingLoop, clock
+from dsdnode.sim.network import Network, SimTransport
+from dsdnode.sim.scenario import Group, Scenario, layers_of
+from dsdnode.sim.traces import Pair, SyntheticPair, read_traces
+from dsdnode.wire.messages import Contact
+
+NO_DISK = Path(os.devnull) / "simulated"
+"""Nothing can be written there: a simulated node remembers its peers in memory alone."""
+JOINERS = 3
+"""A newcomer is told of so many members."""
+JOINING = 16
+"""So many join at once."""
+MAX_CONTEXT = 1 << 20
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One node with its organs. `lived_s`: of lives that are over."""
+
+    name: str
+    group: Group
+    index: int
+    transport: SimTransport
+    engine: ScriptedEngine | None = None
+    node: Node = field(init=False)
+    born_s: float = 0.0
+    ended_s: float | None = None
+
+    @property
+    def up(self) -> bool:
+        return self.ended_s is None
+
+
+class World:
+    """Make it inside a running JumpingLoop; `await build()`, and `await close()` at the end."""
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        self.loop = loop
+        self.scenario = scenario
+        self.seed = seed
+        self.network = Network(loop, self.rng("network"), scenario.links.of)
+        self.network.state_bytes = scenario.pair.state_bytes
+        self.scripts = Scripts()
+        self.pair = _pair(scenario)
+        self.peers: list[Peer] = []
+        """In order of birth, the dead among them."""
+        self.clients: list[Client] = []
+        self.complaints: list[str] = []
+        """Unhandled exceptions: there are to be none."""
+        self.clock_offset_s: Callable[[str], float] = lambda name: 0.0
+        self._churning: list[asyncio.Task[None]] = []
+        self._num_hosts = 0
+        loop.set_exception_handler(self._complain)
+
+    def rng(self, purpose: str) -> Random:
+        """A stream of random numbers of its own for each purpose, so that one's use does not shift another's."""
+        return Random(f"{self.seed}/{purpose}")
+
+    async def build(self) -> None:
+        """All members joined; shards before drafters, for these look for a model to draft for."""
+        order = {"bootstrap": 0, "shard": 1, "drafter": 2}
+        groups = sorted(enumerate(self.scenario.peers), key=lambda item: (order[item[1].role], item[0]))
+        members = [(group, number, index) for number, group in groups for index in range(group.count)]
+        for start in [0, *range(1, len(members), JOINING)]:
+            batch = members[start : start + (JOINING if start else 1)]
+            await asyncio.gather(
+                *(self.add(group, index, _name(*item)) for item in batch for group, _, index in [item])
+            )
+        await asyncio.sleep(self.scenario.settle_s)
+        for peer in [peer for peer in self.peers if peer.group.churn]:
+            self._churning.append(asyncio.create_task(self._churn(peer), name=f"churn of {peer.name}"))
+
+    async def add(self, group: Group, index: int, name: str) -> Peer:
+        """A member of `group`, joined. Raises DsdError when it cannot."""
+        identity, transport = self.host(name, group.regions[index % len(group.regions)], group.bandwidth_mbit)
+        peer = Peer(name, group, index, transport, born_s=self.loop.now)
+        with clock(self.clock_offset_s(name)):
+            peer.node = Node(
+                NodeConfig(
+                    roles=(group.role,),
+                    data_dir=NO_DISK,
+                    name=name,
+                    max_sessions=group.max_sessions,
+                    draft_max=self.scenario.policies.draft_max,
+                ),
+                identity,
+                transport,
+                self.organs(peer),
+                self.rng(f"node {name}"),
+            )
+            contacts = self.contacts(self.rng(f"joins {name}"))
+            self.peers.append(peer)
+            await asyncio.create_task(peer.node.run(contacts))
+        return peer
+
+    def host(self, name: str, region: str, bandwidth_mbit: float = 0.0) -> tuple[Identity, SimTransport]:
+        """An identity and a machine of its own, each in another network (DHT caps count those)."""
+        identity = Identity(self.rng(f"identity {name}").randbytes(32))
+        self._num_hosts += 1
+        number = self._num_hosts
+        address = f"tcp://{11 + (number >> 16 & 63)}.{number >> 8 & 255}.{number & 255}.1:29170"
+        bytes_s = (bandwidth_mbit or self.scenario.links.bandwidth_mbit) * 125_000
+        contact = Contact(identity.public_key, (address,))
+        return identity, self.network.transport(contact, region, up_bytes_s=bytes_s, down_bytes_s=bytes_s)
+
+    def contacts(self, rng: Random) -> list[Contact]:
+        """A few members that are up, for a newcomer."""
+        up = [peer.transport.contact for peer in self.peers if peer.up]
+        return rng.sample(up, min(JOINERS, len(up)))
+
+    def organs(self, peer: Peer) -> Organs:
+        async def shard(_: object) -> Engine:
+            start, end = layers_of(peer.group, peer.index, self.scenario.pair.layers)
+            peer.engine = ScriptedEngine(self._shard(peer.group, start, end), _cost(peer.group), self.scripts)
+            return peer.engine
+
+        async def draft() -> TextEngine:
+            shard = self._shard(peer.group, 0, 1)
+            peer.engine = ScriptedEngine(shard, _cost(peer.group), self.scripts, drafts=True)
+            return peer.engine
+
+        return Organs(shard, draft)
+
+    async def client(self, name: str, region: str, beside: Sequence[Contact] = ()) -> Client:
+        """Somebody who asks; `beside`: members that it is told of, and prefers when they draft."""
+        identity, transport = self.host(name, region)
+        transport.contact = Contact(identity.public_key, ())
+        contacts = list(beside) or self.contacts(self.rng(f"joins {name}"))
+        client = Client(transport, identity, contacts)
+        await client.join(contacts)
+        self.clients.append(client)
+        return client
+
+    async def end(self, peer: Peer, *, crash: bool, silent: bool = False) -> None:
+        """A crash leaves its connections to break; `silent`: the whole machine is gone, and nobody is told."""
+        if not peer.up:
+            return
+        peer.ended_s = self.loop.now
+        if crash:
+            peer.transport.end(silent)
+        with contextlib.suppress(DsdError):
+            await peer.node.close()
+
+    async def close(self) -> None:
+        for task in self._churning:
+            task.cancel()
+        await asyncio.gather(*self._churning, return_exceptions=True)
+        for client in self.clients:
+            await client.close()
+        await asyncio.gather(*(self.end(peer, crash=True) for peer in self.peers))
+
+    async def _churn(self, peer: Peer) -> None:
+        """Lives of one place in the swarm, one after another."""
+        churn, rng = peer.group.churn, self.rng(f"churn {peer.name}")
+        assert churn is not None
+        life = 0
+        while True:
+            if churn.lives == "fixed":
+                stay_s = churn.mean_s
+            else:  # the mean of a Weibull distribution of shape 0.6 and scale 1 is 1.505
+                weibull = churn.lives == "weibull"
+                stay_s = rng.weibullvariate(churn.mean_s / 1.505, 0.6) if weibull else rng.expovariate(1 / churn.mean_s)
+            await asyncio.sleep(stay_s)
+            await self.end(peer, crash=rng.random() < churn.crashes)
+            if not churn.away_s:
+                return
+            await asyncio.sleep(rng.expovariate(1 / churn.away_s))
+            life += 1
+            with contextlib.suppress(DsdError):
+                peer = await self.add(peer.group, peer.index, f"{peer.name.partition('+')[0]}+{life}")
+
+    def _shard(self, group: Group, start: int, end: int) -> ShardInfo:
+        drafts, layers = group.role == "drafter", self.scenario.pair.layers
+        load = self.scenario.load
+        usual = group.max_sessions * (load.prompt_span[1] + load.reply_span[1] + 64) * (1 if drafts else 2)
+        context_tokens = min(group.context_tokens or usual, MAX_CONTEXT)
+        model = "draft" if drafts else "target"
+        return ShardInfo(
+            model_id=_hex(model),
+            model_name=model,
+            architecture="simulated",
+            start=start,
+            end=end,
+            num_layers=1 if drafts else layers,
+            width=WIDTH,
+            vocab_size=VOCAB_SIZE,
+            tokenizer_hash=_hex("tokenizer"),
+            context_tokens=context_tokens,
+            train_context_tokens=MAX_CONTEXT,
+            max_sequences=4 * group.max_sessions,
+            can_truncate=True,
+        )
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, NoPipeline):
+            self.complaints.append(f"{context.get('message')}: {error!r}")
+
+
+def _pair(scenario: Scenario) -> Pair:
+    pair = scenario.pair
+    return read_traces(Path(pair.trace)) if pair.trace else SyntheticPair(pair.acceptance, pair.spread, pair.second)
+
+
+def _cost(group: Group) -> Cost:
+    return Cost(group.fixed_ms / 1e3, group.position_ms / 1e3, group.sequence_ms / 1e3)
+
+
+def _name(group: Group, number: int, index: int) -> str:
+    return f"{group.name or group.role}-{number}-{index}"
+
+
+def _hex(text: str) -> str:
+    return blake2b(text.encode(), digest_size=32).hexdigest()
