@@ -245,7 +245,7 @@ class SessionMachine:
             tokens = (*tokens, verdict.token)
         tokens = tokens[: self._max_length - position]
         stop = next((i for i, token in enumerate(tokens) if token in self._config.end_tokens), len(tokens))
-        outcome = self._drafting.judge(tokens[:stop])
+        outcome, main = self._drafting.judge(tokens[:stop]), self._epochs.main
         for token in tokens[:stop]:
             self._epochs.commit(token)
         rejected = outcome.num_judged > outcome.num_accepted
@@ -264,7 +264,7 @@ class SessionMachine:
             num_draft=judged.action.block.num_draft,
             depth=self._depth,
             confidences=outcome.confidences,
-            covered=rejected and self._epochs.main is not None,
+            covered=rejected and self._epochs.main not in (None, main),
             num_relaxed=len(verdict.relaxed),
             alone=judged.alone,
             window=judged.plan.window,
