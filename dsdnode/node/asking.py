@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random, SystemRandom
 from typing import Any
 
 from dsdnode.config import parse_window, parse_wire
@@ -74,6 +74,7 @@ class Asking:
 
     request: GenerateRequest
     model: Model
+    rng: Random = field(default_factory=SystemRandom)
     id: bytes = b""
     prompt_tokens: tuple[int, ...] = ()
     acceptance: wire.WireAcceptance | None = None
@@ -94,7 +95,7 @@ class Asking:
 
         Raises BadInput for what no drafter would accept.
         """
-        self.id, self._num_before = secrets.token_bytes(16), len(self.tokens)
+        self.id, self._num_before = self.rng.randbytes(16), len(self.tokens)
         if self.request.window:
             parse_window(self.request.window)
         if self.request.wire:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from random import Random, SystemRandom
 from typing import Any
 
 import structlog
@@ -60,9 +60,12 @@ _Notice = tuple[bytes, wire.Message, Sequence[bytes]]
 class Client:
     """`async for event in client.generate(request)`: Pieces, then one Finished. One reply at a time is plenty."""
 
-    def __init__(self, transport: Transport, identity: Identity, joins: Sequence[wire.Contact]) -> None:
-        self._rpc = Rpc(transport)
-        self._discovery = Discovery(self._rpc, identity, secrets.SystemRandom())
+    def __init__(
+        self, transport: Transport, identity: Identity, joins: Sequence[wire.Contact], rng: Random | None = None
+    ) -> None:
+        self._rng = rng or SystemRandom()
+        self._rpc = Rpc(transport, self._rng)
+        self._discovery = Discovery(self._rpc, identity, self._rng)
         self._joined = [peer_id(contact.public_key) for contact in joins]
         self._inboxes: dict[bytes, asyncio.Queue[_Notice]] = {}
 
@@ -129,7 +132,7 @@ class Client:
         Raises NoPipeline (no drafter left, or layers that nobody hosts), BadInput, ModelRefused, Overloaded; what was
         yielded before stands.
         """
-        asking = Asking(request, await self._choose_model(request.model))
+        asking = Asking(request, await self._choose_model(request.model), self._rng)
         failures: dict[bytes, _Failure] = {}
         loop = asyncio.get_running_loop()
         deadline = loop.time() + FULL_PATIENCE_S

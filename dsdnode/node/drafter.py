@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import structlog
@@ -54,8 +54,9 @@ class DrafterHost:
         window: str,
         wire_type: str,
         acceptance: WireAcceptance,
+        rng: Random,
     ) -> None:
-        """`draft_max`, `window`, `wire_type`, `acceptance`: of replies that do not ask for their own."""
+        """`draft_max`, `window`, `wire_type`, `acceptance`: of replies that do not say. `rng`: of secrets."""
         self._rpc = rpc
         self._discovery = discovery
         self._engine = engine
@@ -68,6 +69,7 @@ class DrafterHost:
         self._wire = wire_type
         self._acceptance = acceptance
         self._lease_s = lease_s
+        self._rng = rng
         self._free = list(range(min(max_sessions, engine.shard.max_sequences // MAX_BRANCHES)))
         """Places in the draft engine: MAX_BRANCHES sequences each."""
         self._serving: dict[bytes, Serving] = {}
@@ -238,10 +240,10 @@ class DrafterHost:
         draft_max = self._draft_max if body.draft_max < 0 else body.draft_max
         parse_window(body.window or self._window)
         window, chunk_positions = _block_sizes(draft_max, model.width)
-        session = secrets.token_bytes(16)
+        session = self._rng.randbytes(16)
         config = SessionConfig(
             session=session,
-            secret=secrets.token_bytes(32),
+            secret=self._rng.randbytes(32),
             max_tokens=body.max_tokens - len(body.tokens),
             max_positions=limit,
             vocab_size=model.vocab_size,

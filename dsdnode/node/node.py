@@ -39,10 +39,11 @@ SAVE_PEERS_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Organs:
-    """How the node gets its engines."""
+    """How the node gets its engines; whether it has a disk, to remember the peers that it knows."""
 
     shard: Callable[[Discovery], Awaitable[Engine]]
     draft: Callable[[], Awaitable[TextEngine]]
+    disk: bool = True
 
 
 class Node:
@@ -51,11 +52,13 @@ class Node:
     def __init__(
         self, config: NodeConfig, identity: Identity, transport: Transport, organs: Organs, rng: Random
     ) -> None:
+        """All secrets of its replies come from `rng`."""
         self._config = config
+        self._rng = rng
         self._identity = identity
         self._transport = transport
         self._organs = organs
-        self._rpc = Rpc(transport)
+        self._rpc = Rpc(transport, rng)
         self.discovery = Discovery(self._rpc, identity, rng)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
@@ -95,14 +98,15 @@ class Node:
         if "drafter" in self._config.roles:
             await self._start_drafter()
         self.discovery.provide(self._records)
-        self._saving = asyncio.create_task(self._save_peers(), name="save peers")
+        if self._organs.disk:
+            self._saving = asyncio.create_task(self._save_peers(), name="save peers")
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
         if contacts:
             await self.discovery.join(contacts, timeout_s=self._config.timeouts.join_s)
             return
         known = []
-        for join in read_joins(self._config.data_dir):
+        for join in read_joins(self._config.data_dir) if self._organs.disk else ():
             with contextlib.suppress(BadInput):
                 known.append(parse_join(join))
         known = [contact for contact in known if contact.public_key != self._identity.public_key]
@@ -142,6 +146,7 @@ class Node:
             window=self._config.window,
             wire_type=self._config.wire,
             acceptance=acceptance_of(self._config),
+            rng=self._rng,
         )
         self._drafter.on_change = self._on_change
         self._drafter.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -24,8 +23,6 @@ from dsdnode.sim.scenario import Group, Scenario, layers_of
 from dsdnode.sim.traces import Pair, SyntheticPair, read_traces
 from dsdnode.wire.messages import Contact
 
-NO_DISK = Path(os.devnull) / "simulated"
-"""Nothing can be written there: a simulated node remembers its peers in memory alone."""
 JOINERS = 3
 """A newcomer is told of so many members."""
 JOINING = 16
@@ -100,7 +97,6 @@ class World:
             peer.node = Node(
                 NodeConfig(
                     roles=(group.role,),
-                    data_dir=NO_DISK,
                     name=name,
                     max_sessions=group.max_sessions,
                     draft_max=self.scenario.policies.draft_max,
@@ -141,14 +137,14 @@ class World:
             peer.engine = ScriptedEngine(shard, _cost(peer.group), self.scripts, drafts=True)
             return peer.engine
 
-        return Organs(shard, draft)
+        return Organs(shard, draft, disk=False)
 
     async def client(self, name: str, region: str, beside: Sequence[Contact] = ()) -> Client:
         """Somebody who asks; `beside`: members that it is told of, and prefers when they draft."""
         identity, transport = self.host(name, region)
         transport.contact = Contact(identity.public_key, ())
         contacts = list(beside) or self.contacts(self.rng(f"joins {name}"))
-        client = Client(transport, identity, contacts)
+        client = Client(transport, identity, contacts, self.rng(f"secrets of {name}"))
         await client.join(contacts)
         self.clients.append(client)
         return client

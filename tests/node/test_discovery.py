@@ -111,7 +111,7 @@ class Town:
             member.discovery.provide(lambda: [member.offer()])
         if joins:
             task = asyncio.ensure_future(member.discovery.join([self.contact(join) for join in joins], timeout_s=1e6))
-            member.discovery._tasks._tasks.add(task)
+            member.discovery._tasks._tasks[task] = None
         return member
 
     async def kill(self, name: str) -> None:
