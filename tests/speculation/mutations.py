@@ -11,6 +11,7 @@ from unittest.mock import patch
 import msgspec
 
 from dsdnode.speculation import digest, judge, patience
+from dsdnode.speculation.acceptance import Own
 from dsdnode.speculation.actions import ReleaseSequence, TruncateSequence
 from dsdnode.speculation.cache import BranchCache, Fate
 from dsdnode.speculation.drafting import Drafting
@@ -61,8 +62,8 @@ def _rewrite(original: Any) -> Any:
 
 def _accept_without_draw(self: Judge, branch: Any, block: Any, draft: Any) -> Any:
     start = block.position + block.num_given
-    own = tuple(branch.draws.get(start + i, token) for i, token in enumerate(draft))
-    num_accepted = self._acceptance.count(draft, own)
+    own = [Own(branch.draws.get(start + i, token)) for i, token in enumerate(draft)]
+    num_accepted = self._acceptance.accept(start, draft, own).count
     branch.decided = start + num_accepted
     return judge.Decision(branch.decided, branch.draws[branch.decided], num_accepted < len(draft))
 

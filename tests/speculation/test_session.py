@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dsdnode.speculation.actions import Draft, Emit, Guess, Finish, NeedRoute, SendBlock
+from dsdnode.speculation.actions import Draft, Emit, Finish, Guess, NeedRoute, SendBlock
 from dsdnode.speculation.digest import DIGEST_BYTES
 from dsdnode.speculation.session import MAX_NACKS, SessionConfig, SessionMachine
 from dsdnode.speculation.window import Fixed

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsdnode.speculation import digest
-from dsdnode.speculation.acceptance import Exact
+from dsdnode.speculation.acceptance import Exact, Own
 from dsdnode.speculation.events import MAX_EVENTS, EventLog, PassEvent
 from dsdnode.speculation.window import Fixed, Plan
 
@@ -16,7 +16,7 @@ TOKENS = st.lists(st.integers(0, 2**24), max_size=20)
 @given(TOKENS, TOKENS)
 def test_exact_accepts_the_common_prefix_and_no_more(draft: list[int], draws: list[int]) -> None:
     num = min(len(draft), len(draws))
-    count = Exact().count(draft[:num], draws[:num])
+    count = Exact().accept(7, draft[:num], [Own(token) for token in draws[:num]]).count
     assert draft[:count] == draws[:count]
     assert count == num or draft[count] != draws[count]
 

@@ -209,7 +209,7 @@ def test_a_rejection_closes_the_epoch_everywhere(carol: Stage, bob: Stage) -> No
     right = own_token(LINE[:4])
     wrong = (*LINE[:4], (right + 1) % 16, 7)
     actions = carol.receive(wrong, 0, num_draft=2)
-    assert told(actions) == [Verdict(SESSION, 0, 1, 4, right, (2.0,))]
+    assert told(actions) == [Verdict(SESSION, 0, 1, 4, right, (2.0,), (0.0,), (0,))]
     (closed,) = [action.message for action in actions if isinstance(action, BroadcastClosed)]
     assert closed == Closed(SESSION, 0, 1, 4, right)
     bob.receive(wrong, 0, num_draft=2)
@@ -338,6 +338,46 @@ def test_a_run_of_the_old_route_stays_cached_but_is_not_passed_on(bob: Stage) ->
     bob.receive(LINE[:8], 0)
     assert bob.machine.on_open(0.0, 1, 1, 3, 60.0, b"".join(digests_of(LINE))) == 8
     assert bob.finish() == []
+
+
+def test_a_guess_that_is_known_to_be_wrong_is_not_run(carol: Stage, bob: Stage) -> None:
+    """Her own draw behind the block before says so. Its sibling, which guesses that draw, goes on from there."""
+    right = own_token(LINE[:4])
+    carol.receive(LINE[:4], 0)
+    actions = carol.receive((*LINE[:4], (right + 1) % 16, 7), 4, num_draft=2)
+    assert told(actions) == [Verdict(SESSION, 0, 1, 4, right)]
+    assert actions[1:] == [BroadcastClosed(Closed(SESSION, 0, 1, 4, right))]
+    other = carol.receive((*LINE[:4], (right + 2) % 16), 4, num_draft=1, epoch=2, parent=1, base=4)
+    assert told(other) == [Verdict(SESSION, 0, 2, 4, right)]
+    assert [call.position for call in carol.calls if isinstance(call, RunChunk)] == [0]
+    (verdict,) = told(carol.receive((*LINE[:4], right), 4, num_draft=1, epoch=3, parent=1, base=4))
+    assert (verdict.epoch, verdict.decided) == (3, 5)
+    bob.receive(LINE[:4], 0)
+    assert len(bob.receive((*LINE[:4], (right + 1) % 16, 7), 4, num_draft=2)) == 1  # only the judge knows
+
+
+def test_what_waits_under_a_floor_is_dropped_unrun_but_for_what_the_new_branch_needs(bob: Stage) -> None:
+    bob.hold = True
+    bob.receive(LINE[:4], 0)
+    bob.receive(LINE[:6], 4)
+    bob.receive(LINE[:8], 6)
+    bob.receive((*LINE[:6], 12, 13), 6, epoch=2, parent=1, base=6, floor=2)
+    bob.hold = False
+    passed_on = [(action.block.epoch, action.block.position) for action in bob.finish()]
+    assert passed_on == [(1, 0), (1, 4), (2, 6)]
+
+
+def test_a_block_says_how_long_it_lay_and_who_else_waited(bob: Stage) -> None:
+    bob.hold = True
+    bob.receive(LINE[:4], 0, now=1.0)
+    assert bob.machine.busy
+    states: Any = (1, 2, 3, 4)
+    (forward,) = bob.machine.on_output(1.5, states, (), 0.1, queue=3)
+    assert not bob.machine.busy
+    assert forward.block.stage_ms == pytest.approx((100.0,))
+    assert forward.block.waited_ms == pytest.approx((400.0,))
+    assert forward.block.queue == (3,)
+    assert forward.block.deadline_ms == pytest.approx(500.0)
 
 
 def test_the_lease_runs_out(bob: Stage) -> None:
