@@ -1,25 +1,155 @@
-"""Which draft tokens stand. Speculation section 5."""
+"""Which draft tokens stand. Speculation section 5.
+
+`Exact` is lossless. `Relaxed` lets a draft token stand that is not what the judge drew, if the model finds it nearly as
+likely as its own favourite; it decides, block by block, with what it knows by then:
+
+    the draft is the judge's own draw                                     stands, in either rule
+    a key position: key tokens at stake, or the model is nearly sure      falls
+    not among the model's NUM_TOP most likely                             falls
+    p(draft) >= (1 - tau) * p(most likely)                                stands, relaxed
+    deferred, the model is uncertain, and the block matches again behind  stands, relaxed
+    else                                                                  falls
+
+Every relaxed token has a price, log p(most likely) - log p(draft), and what 100 tokens in a row cost stays under
+BUDGET: tau shrinks with what is left of it, and is 0 when nothing is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import math
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+NUM_TOP: Final = 8
+KEY_ENTROPY: Final = 0.05
+"""Normalised: below it the model is nearly sure, and means what it says."""
+KEY_GAP: Final = 0.4
+"""Between the probabilities of its two most likely tokens; above it so too."""
+UNCERTAIN_ENTROPY: Final = 0.3
+DEFERRED_MATCHES: Final = 6
+"""So many positions behind a mismatch must match again, as far as the block reaches; its end may not be nearer than
+MIN_DEFERRED_MATCHES. (To wait for later blocks would hold back the verdict that closes the line, and most mismatches
+end in one.)"""
+MIN_DEFERRED_MATCHES: Final = 3
+BUDGET: Final = 4.0
+"""Nats in any BUDGET_TOKENS positions in a row."""
+BUDGET_TOKENS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What the judge would say at one position, and as much of the distribution behind it as the rule asks for.
+
+    `top`: the most likely tokens, falling, with `probabilities` at temperature 1; `entropy` over its largest value.
+    """
+
+    token: int
+    top: tuple[int, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    entropy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The first `count` draft tokens stand; at the positions `relaxed` though the judge drew another."""
+
+    count: int
+    relaxed: tuple[int, ...] = ()
 
 
 class Acceptance(Protocol):
-    """The seam for relaxed rules: they will need more of the judge's distribution than its draws."""
+    @property
+    def num_top(self) -> int:
+        """How much of the distribution behind each draw the rule wants to see; 0: none."""
 
-    def count(self, draft: Sequence[int], draws: Sequence[int]) -> int:
-        """Leading draft tokens that stand; `draws[i]` is the judge's own token where `draft[i]` is, same length."""
+    def accept(self, start: int, draft: Sequence[int], own: Sequence[Own]) -> Accepted:
+        """Judge `draft`, the tokens at [start, start + n); `own[i]` is of the same position. To be asked once."""
+
+    def is_hopeless(self, start: int, draft: Sequence[int], own: Own) -> bool:
+        """Does the first of `draft` fall, whatever the judge will say of those behind it? `own` is of its position."""
 
 
 class Exact:
     """A draft token stands while it equals the judge's own draw: lossless at every temperature (keyed noise)."""
 
-    def count(self, draft: Sequence[int], draws: Sequence[int]) -> int:
-        num_accepted = 0
-        for guess, draw in zip(draft, draws, strict=True):
-            if guess != draw:
+    num_top = 0
+
+    def accept(self, start: int, draft: Sequence[int], own: Sequence[Own]) -> Accepted:
+        count = 0
+        for guess, mine in zip(draft, own, strict=True):
+            if guess != mine.token:
                 break
-            num_accepted += 1
-        return num_accepted
+            count += 1
+        return Accepted(count)
+
+    def is_hopeless(self, start: int, draft: Sequence[int], own: Own) -> bool:
+        return draft[0] != own.token
+
+
+class Relaxed:
+    """The top-set rule and, if asked for, the deferred one, for one reply. Threshold 0 is `Exact`."""
+
+    num_top = NUM_TOP
+
+    def __init__(self, threshold: float, *, deferred: bool, key_tokens: Container[int]) -> None:
+        assert 0 <= threshold < 1
+        self._threshold = threshold
+        self._deferred = deferred and threshold > 0
+        self._key_tokens = key_tokens
+        self._prices: dict[int, float] = {}
+        """By position. A branch that was left counts on: the bound holds for every line."""
+
+    def accept(self, start: int, draft: Sequence[int], own: Sequence[Own]) -> Accepted:
+        relaxed: list[int] = []
+        matches = [guess == mine.token for guess, mine in zip(draft, own, strict=True)]
+        for index, matched in enumerate(matches):
+            if matched:
+                continue
+            position = start + index
+            price = self._price(draft[index], own[index])
+            if price is None or not (
+                self._is_near(position, price) or self._is_excused(position, price, own[index], matches[index + 1 :])
+            ):
+                return Accepted(index, tuple(relaxed))
+            self._pay(position, price)
+            relaxed.append(position)
+        return Accepted(len(matches), tuple(relaxed))
+
+    def is_hopeless(self, start: int, draft: Sequence[int], own: Own) -> bool:
+        if draft[0] == own.token:
+            return False
+        price = self._price(draft[0], own)
+        behind = [True] * (len(draft) - 1)
+        return price is None or not (self._is_near(start, price) or self._is_excused(start, price, own, behind))
+
+    def _price(self, guess: int, own: Own) -> float | None:
+        """The log-probability given up with `guess`, in nats; None: it must not stand."""
+        if guess not in own.top or len(own.top) < 2 or own.entropy < KEY_ENTROPY:
+            return None
+        best, second = own.probabilities[:2]
+        chance = own.probabilities[own.top.index(guess)]
+        at_stake = (guess, own.token, own.top[0])
+        if chance <= 0 or best - second > KEY_GAP or any(token in self._key_tokens for token in at_stake):
+            return None
+        return math.log(best / chance)
+
+    def _is_near(self, position: int, price: float) -> bool:
+        left = self._left(position)
+        tau = self._threshold * left / BUDGET
+        return tau > 0 and price <= min(left, -math.log(1 - tau))
+
+    def _is_excused(self, position: int, price: float, own: Own, behind: Sequence[bool]) -> bool:
+        examined = behind[:DEFERRED_MATCHES]
+        uncertain = self._deferred and own.entropy >= UNCERTAIN_ENTROPY
+        return uncertain and price <= self._left(position) and len(examined) >= MIN_DEFERRED_MATCHES and all(examined)
+
+    def _left(self, position: int) -> float:
+        """What may still be given up at `position`, in nats."""
+        spent = sum(price for place, price in self._prices.items() if place > position - BUDGET_TOKENS)
+        return max(0.0, BUDGET - spent)
+
+    def _pay(self, position: int, price: float) -> None:
+        for place in [place for place in self._prices if place <= position - 2 * BUDGET_TOKENS]:
+            del self._prices[place]
+        self._prices[position] = self._prices.get(position, 0.0) + price

@@ -118,7 +118,7 @@ class ReleaseSequence:
 class RunChunk:
     """Decode n positions from `position`: `tokens` at the first stage, `states` [n, width] at the others (else None).
 
-    At the last stage a token is drawn after each of the last `num_draws` positions.
+    At the last stage a token is drawn after each of the last `num_draws` positions; `num_top` as in Chunk.
     """
 
     sequence: int
@@ -126,6 +126,7 @@ class RunChunk:
     tokens: Tokens | None
     states: States | None
     num_draws: int
+    num_top: int = 0
 
 
 @dataclass(frozen=True, slots=True)

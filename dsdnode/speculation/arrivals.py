@@ -12,6 +12,20 @@ from dsdnode.speculation.digest import DIGEST_BYTES, split
 from dsdnode.wire.messages import Block
 
 
+@dataclass(frozen=True, slots=True)
+class StageLimits:
+    hop_timeout_s: float = 1.0
+    """How long a block may wait for the one before it."""
+    max_waiting_blocks: int = 16
+    max_waiting_positions: int = 2048
+    max_kept_blocks: int = 8
+    max_kept_positions: int = 1024
+    max_closings: int = 64
+
+
+DEFAULT_LIMITS = StageLimits()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrival:
     """A block with its buffers; `digests` are n + 1."""
@@ -35,12 +49,15 @@ class Arrival:
     def draft(self) -> Tokens:
         return self.tokens[len(self.tokens) - self.block.num_draft :]
 
-    def passed(self, now: float, compute_s: float) -> Block:
-        """The block as it goes on from here: the stage's own time added, the time spent here off its deadline."""
+    def passed(self, now: float, compute_s: float, queue: int) -> Block:
+        """The block as it goes on from here: the stage's times added, the time spent here off its deadline."""
+        spent_s = max(0.0, now - self.arrived_s)
         return msgspec.structs.replace(
             self.block,
             stage_ms=(*self.block.stage_ms, compute_s * 1000),
-            deadline_ms=max(0.0, self.block.deadline_ms - (now - self.arrived_s) * 1000),
+            waited_ms=(*self.block.waited_ms, max(0.0, spent_s - compute_s) * 1000),
+            queue=(*self.block.queue, queue),
+            deadline_ms=max(0.0, self.block.deadline_ms - spent_s * 1000),
         )
 
 
@@ -66,11 +83,11 @@ def arrive(
 class Inbox:
     """Blocks that wait, in order of arrival."""
 
-    def __init__(self, max_blocks: int, max_positions: int, patience_s: float) -> None:
+    def __init__(self, limits: StageLimits) -> None:
         self.items: list[Arrival] = []
-        self._max_blocks = max_blocks
-        self._max_positions = max_positions
-        self._patience_s = patience_s
+        self._max_blocks = limits.max_waiting_blocks
+        self._max_positions = limits.max_waiting_positions
+        self._patience_s = limits.hop_timeout_s
 
     def put(self, arrival: Arrival) -> None:
         """Drops what is waiting already and what there is no room for: the owner will send it again."""
@@ -78,6 +95,18 @@ class Inbox:
         full = len(self.items) >= self._max_blocks or positions > self._max_positions
         if not full and all(item.key != arrival.key for item in self.items):
             self.items.append(arrival)
+
+    def drop_dead(self, block: Block) -> None:
+        """Forget what waits under the floor of `block`, but for that which its branch has yet to grow from."""
+        if block.parent == 0 and block.base > 0:
+            return  # of anything that fits
+        wanted = {block.parent: block.base}
+        for item in sorted(self.items, key=lambda item: item.block.epoch, reverse=True):  # a parent's number is lower
+            older = item.block
+            if older.epoch < block.floor and older.position >= wanted.get(older.epoch, 0):
+                self.items.remove(item)
+            else:
+                wanted[older.parent] = max(wanted.get(older.parent, 0), older.base)
 
     def next_overdue_s(self) -> float | None:
         return min((item.arrived_s + self._patience_s for item in self.items), default=None)
@@ -92,10 +121,10 @@ class Inbox:
 class KeptOutputs:
     """What went to the next stage, to be sent again when a duplicate asks for it; the oldest goes first."""
 
-    def __init__(self, max_blocks: int, max_positions: int) -> None:
+    def __init__(self, limits: StageLimits) -> None:
         self._outputs: dict[tuple[int, int], ForwardBlock] = {}
-        self._max_blocks = max_blocks
-        self._max_positions = max_positions
+        self._max_blocks = limits.max_kept_blocks
+        self._max_positions = limits.max_kept_positions
 
     def put(self, output: ForwardBlock) -> None:
         self._outputs[output.block.epoch, output.block.position] = output

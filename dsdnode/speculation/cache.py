@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from dsdnode.speculation import digest as digest_
+from dsdnode.speculation.acceptance import Own
 from dsdnode.speculation.actions import CopySequence, ReleaseSequence, StageAction, TruncateSequence
 from dsdnode.wire.messages import Block
 
@@ -30,6 +31,10 @@ class Branch:
     draws: dict[int, int] = field(default_factory=dict)
     decided: int = 0
     """Judge: everything before stands."""
+    seen: dict[int, Own] = field(default_factory=dict)
+    """Judge, relaxed: the draws of the last positions with the distributions behind them."""
+    relaxed: tuple[int, ...] = ()
+    """Judge: positions where the branch is not what the judge drew."""
 
     @property
     def length(self) -> int:
@@ -53,6 +58,7 @@ class Fate(Enum):
     WAIT = auto()
     MISMATCH = auto()
     NO_DRAW = auto()
+    REJECTED = auto()
     APPEND = auto()
 
 
@@ -228,4 +234,6 @@ def _common(mine: Sequence[bytes], line: Sequence[bytes]) -> int:
 def _child(block: Block, source: Branch, sequence: int) -> Branch:
     draws = {position: token for position, token in source.draws.items() if position <= block.base}
     digests = source.digests[: block.base + 1]
-    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, block.base)
+    seen = {position: own for position, own in source.seen.items() if position <= block.base}
+    relaxed = tuple(position for position in source.relaxed if position < block.base)
+    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, block.base, seen, relaxed)

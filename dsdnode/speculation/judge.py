@@ -6,26 +6,41 @@ answers NACK(position - 1) and the owner sends that position again as given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsdnode.speculation.acceptance import Acceptance, Exact
+from dsdnode.speculation.acceptance import Acceptance, Exact, Own
 from dsdnode.speculation.actions import Tokens
 from dsdnode.speculation.cache import Branch
 from dsdnode.wire.messages import Block
 
+MAX_SEEN = 64
+"""Positions of a branch whose distributions are kept, the last ones: hedges begin a little before its end."""
+MAX_TOLD = 256
+"""A verdict names the relaxed positions of so many before `decided`: an earlier one may have been lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Before `decided` everything stands, there `token` is right; `closed`: the rest of the branch falls."""
+    """Before `decided` everything stands, there `token` is right; `closed`: the rest of the branch falls.
+
+    `relaxed`: the positions shortly before `decided` where what stands is not what the judge drew.
+    """
 
     decided: int
     token: int
     closed: bool
+    relaxed: tuple[int, ...] = ()
 
 
 class Judge:
     def __init__(self, acceptance: Acceptance | None = None) -> None:
         self._acceptance = acceptance or Exact()
+
+    @property
+    def num_top(self) -> int:
+        """As Chunk.num_top: what `keep_draws` wants to be shown."""
+        return self._acceptance.num_top
 
     def num_draws(self, block: Block) -> int:
         """After the last given and after each draft token; the draw before a block of drafts alone is kept already."""
@@ -35,20 +50,45 @@ class Judge:
         """Is there an own draw for the first draft token, or will this block's run make it?"""
         return block.num_given > 0 or (branch is not None and block.position in branch.draws)
 
-    def keep_draws(self, branch: Branch, block: Block, draws: Tokens) -> None:
+    def rejects(self, branch: Branch | None, block: Block, draft: Tokens) -> bool:
+        """Is the first guess of a block known to be wrong before it is run? `branch`: what it would continue."""
+        if branch is None or block.num_given > 0 or block.position not in branch.draws:
+            return False
+        if branch.decided < block.position:
+            return False
+        return self._acceptance.is_hopeless(block.position, draft, _own(branch, block.position))
+
+    def reject(self, branch: Branch, block: Block) -> Decision:
+        """The decision on a block that `rejects`, unrun."""
+        return self._decision(branch, block.position, closed=True)
+
+    def keep_draws(self, branch: Branch, block: Block, draws: Tokens, seen: Sequence[Own] = ()) -> None:
+        """`draws` are of the block's run, the last of them behind its end; `seen`: with what `num_top` asked for."""
         end = block.position + block.num_given + block.num_draft
         branch.draws.update(zip(range(end + 1 - len(draws), end + 1), draws, strict=True))
+        branch.seen.update(zip(range(end + 1 - len(seen), end + 1), seen, strict=True))
+        for position in [position for position in branch.seen if position <= end - MAX_SEEN]:
+            del branch.seen[position]
 
     def judge(self, branch: Branch, block: Block, draft: Tokens) -> Decision:
         """Decide a block whose run is done and whose draws are kept."""
         start = block.position + block.num_given
-        own = tuple(branch.draws[position] for position in range(start, start + len(draft)))
-        num_accepted = self._acceptance.count(draft, own)
-        branch.decided = start + num_accepted
-        return Decision(branch.decided, branch.draws[branch.decided], num_accepted < len(draft))
+        own = [_own(branch, position) for position in range(start, start + len(draft))]
+        accepted = self._acceptance.accept(start, draft, own)
+        branch.decided = start + accepted.count
+        branch.relaxed += accepted.relaxed
+        return self._decision(branch, branch.decided, closed=accepted.count < len(draft))
 
     def again(self, branch: Branch) -> Decision | None:
         """What was decided last, for an owner that missed it; None: nothing was yet."""
         if branch.decided not in branch.draws:
             return None
-        return Decision(branch.decided, branch.draws[branch.decided], False)
+        return self._decision(branch, branch.decided, closed=False)
+
+    def _decision(self, branch: Branch, decided: int, *, closed: bool) -> Decision:
+        relaxed = tuple(position for position in branch.relaxed if decided - MAX_TOLD <= position < decided)
+        return Decision(decided, branch.draws[decided], closed, relaxed)
+
+
+def _own(branch: Branch, position: int) -> Own:
+    return branch.seen.get(position) or Own(branch.draws[position])

@@ -8,6 +8,7 @@ A block is looked at only while no run is in flight; then, in order of arrival:
     position > length, or no source for a new epoch   wait for what is missing; after the hop timeout NACK(length)
     the digest differs                                NACK(0): the cache is not what the owner thinks
     judge, drafts alone, no own draw at position      NACK(position - 1)
+    judge, drafts alone, the first known to be wrong  close the epoch unrun
     else                                              append: make the branch if new, free what is under the floor, run
 
 Digests are of contents, so a cache survives re-routing, and what was cached for a dropped line may serve again. Blocks
@@ -17,35 +18,23 @@ and closings of another route are dropped: they are of a pipeline that is no mor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dsdnode.speculation import digest as digest_
+from dsdnode.speculation.acceptance import Acceptance, Own
 from dsdnode.speculation.actions import (
-    BroadcastClosed,
     ForwardBlock,
     Gone,
     RunChunk,
-    SendToOwner,
     StageAction,
     States,
     Tokens,
     TruncateSequence,
 )
-from dsdnode.speculation.arrivals import Arrival, Inbox, KeptOutputs, arrive
+from dsdnode.speculation.answers import Answers
+from dsdnode.speculation.arrivals import DEFAULT_LIMITS, Arrival, Inbox, KeptOutputs, StageLimits, arrive
 from dsdnode.speculation.cache import Branch, BranchCache, Closing, Fate
 from dsdnode.speculation.judge import Decision, Judge
-from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class StageLimits:
-    hop_timeout_s: float = 1.0
-    """How long a block may wait for the one before it."""
-    max_waiting_blocks: int = 16
-    max_waiting_positions: int = 2048
-    max_kept_blocks: int = 8
-    max_kept_positions: int = 1024
-    max_closings: int = 64
+from dsdnode.wire.messages import Block, Closed
 
 
 class StageMachine:
@@ -55,21 +44,27 @@ class StageMachine:
     """
 
     def __init__(
-        self, session: bytes, sequences: Sequence[int], *, max_positions: int, limits: StageLimits | None = None
+        self,
+        session: bytes,
+        sequences: Sequence[int],
+        *,
+        max_positions: int,
+        limits: StageLimits = DEFAULT_LIMITS,
+        acceptance: Acceptance | None = None,
     ) -> None:
-        """`sequences`: ids of empty engine sequences that are this session's until Gone (4 is good)."""
+        """`sequences`: ids of empty engine sequences that are this session's until Gone; 8 hold all that one hedges.
+
+        `acceptance`: the judge's rule; exact if none is given.
+        """
         assert sequences
-        self._session = session
-        self._limits = limits or StageLimits()
+        self._answers = Answers(session)
         self._max_positions = max_positions
-        self._cache = BranchCache(sequences, self._limits.max_closings)
-        self._judge = Judge()
-        self._kept = KeptOutputs(self._limits.max_kept_blocks, self._limits.max_kept_positions)
-        self._inbox = Inbox(
-            self._limits.max_waiting_blocks, self._limits.max_waiting_positions, self._limits.hop_timeout_s
-        )
+        self._cache = BranchCache(sequences, limits.max_closings)
+        self._judge = Judge(acceptance)
+        self._kept = KeptOutputs(limits)
+        self._inbox = Inbox(limits)
         self._running: tuple[Arrival, Branch] | None = None
-        self._route, self._index, self._num_stages = -1, 0, 0
+        self._num_stages = 0
         self._lease_s, self._lease_end_s = 0.0, float("inf")
         self._lost = False
         self._closing = False
@@ -96,7 +91,7 @@ class StageMachine:
         if route > self._route:
             self._inbox.items.clear()
             self._kept.clear()
-        self._route, self._index, self._num_stages = route, index, num_stages
+        self._answers.route, self._answers.index, self._num_stages = route, index, num_stages
         self._cache.judging = self._is_last
         self._lease_s, self._lease_end_s = lease_s, now + lease_s
         self._lost = False
@@ -108,27 +103,41 @@ class StageMachine:
         """Buffers as in Block's docstring, decoded; `states` None at the first stage. Raises PeerMisbehaved: no fit."""
         if self._gone or self._closing or block.route != self._route:
             return []
-        first = self._index == 0
+        first = self._answers.index == 0
         arrival = arrive(now, block, digests, tokens, states, first=first, max_positions=self._max_positions)
         self._lease_end_s = now + self._lease_s
         if self._lost:
-            return [self._session_lost("its cache is gone")]
+            return [self._answers.lost("its cache is gone")]
+        self._inbox.drop_dead(block)
         if self._running is None or self._running[0].key != arrival.key:
             self._inbox.put(arrival)
         return self._go_on(now)
 
-    def on_output(self, now: float, states: States | None, draws: Tokens, compute_s: float) -> list[StageAction]:
-        """The RunChunk is done: `states` [n, width] of it, or at the last stage its `draws` (num_draws tokens)."""
+    def on_output(
+        self,
+        now: float,
+        states: States | None,
+        draws: Tokens,
+        compute_s: float,
+        *,
+        seen: Sequence[Own] = (),
+        queue: int = 0,
+    ) -> list[StageAction]:
+        """The RunChunk is done: `states` [n, width] of it, or at the last stage its `draws` (num_draws tokens).
+
+        `seen`: the draws with the distributions behind them, where num_top asked for these; `queue`: how many other
+        sessions had work waiting when the run was asked for.
+        """
         assert self._running is not None
         arrival, branch = self._running
         self._running = None
         if self._closing:
             return self._leave()
         if draws:
-            self._judge.keep_draws(branch, arrival.block, draws)
+            self._judge.keep_draws(branch, arrival.block, draws, seen)
         if arrival.block.route != self._route or self._closing_of(arrival.block) is not None:
             return self._go_on(now)
-        block = arrival.passed(now, compute_s)
+        block = arrival.passed(now, compute_s, queue)
         actions = self._decide(arrival, block, branch) if self._is_last else self._forward(arrival, block, states)
         return actions + self._go_on(now)
 
@@ -153,7 +162,7 @@ class StageMachine:
         if self._closing:
             return self._leave()
         self._lost = True
-        return [self._session_lost("its worker died")]
+        return [self._answers.lost("its worker died")]
 
     def on_closed(self, now: float, closed: Closed) -> list[StageAction]:
         """The judge's Closed (the driver checks that the sender is the route's last stage)."""
@@ -174,17 +183,26 @@ class StageMachine:
         if self._gone or self._closing:
             return []
         if now >= self._lease_end_s:
-            return [self._session_lost("its lease ran out"), *self.on_close(now)]
+            return [self._answers.lost("its lease ran out"), *self.on_close(now)]
         if self._running:
             return []
         overdue = self._inbox.take_overdue(now)
-        return [self._nack(item.block, self._cache.length_for(item.block)) for item in overdue]
+        return [self._answers.nack(item.block, self._cache.length_for(item.block)) for item in overdue]
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
     @property
+    def busy(self) -> bool:
+        """Has it work that is not done?"""
+        return self._running is not None or bool(self._inbox.items)
+
+    @property
+    def _route(self) -> int:
+        return self._answers.route
+
+    @property
     def _is_last(self) -> bool:
-        return self._index == self._num_stages - 1
+        return self._answers.index == self._num_stages - 1
 
     def _go_on(self, now: float) -> list[StageAction]:
         """Deal with the waiting blocks, first come first, until a run starts or only blocks that must wait are left."""
@@ -204,6 +222,8 @@ class StageMachine:
         fate, branch = self._cache.fate(block, arrival.digests[0])
         if fate is Fate.APPEND and self._is_last and not self._judge.can_judge(branch, block):
             return Fate.NO_DRAW
+        if fate is Fate.APPEND and self._is_last and self._judge.rejects(branch, block, arrival.draft):
+            return Fate.REJECTED
         return fate
 
     def _closing_of(self, block: Block) -> Closing | None:
@@ -220,9 +240,13 @@ class StageMachine:
         if fate is Fate.CLOSED:
             return self._closing_again(block)
         if fate is Fate.MISMATCH:
-            return [self._nack(block, 0)]
+            return [self._answers.nack(block, 0)]
         if fate is Fate.NO_DRAW:
-            return [self._nack(block, max(0, block.position - 1))]
+            return [self._answers.nack(block, max(0, block.position - 1))]
+        if fate is Fate.REJECTED:
+            _, branch = self._cache.fate(block, arrival.digests[0])
+            assert branch is not None
+            return self._announce(block, self._judge.reject(branch, block))
         return []
 
     def _append(self, arrival: Arrival) -> list[StageAction]:
@@ -231,8 +255,9 @@ class StageMachine:
         branch.digests.extend(arrival.digests[1:])
         self._running = (arrival, branch)
         num_draws = self._judge.num_draws(block) if self._is_last else 0
-        tokens = arrival.tokens if self._index == 0 else None
-        return [*actions, RunChunk(branch.sequence, block.position, tokens, arrival.states, num_draws)]
+        tokens = arrival.tokens if self._answers.index == 0 else None
+        num_top = self._judge.num_top if num_draws else 0
+        return [*actions, RunChunk(branch.sequence, block.position, tokens, arrival.states, num_draws, num_top)]
 
     def _again(self, arrival: Arrival) -> list[StageAction]:
         """A duplicate: what followed from it may have been lost."""
@@ -240,15 +265,15 @@ class StageMachine:
         assert branch is not None
         if self._is_last:
             decision = self._judge.again(branch)
-            return [] if decision is None else [self._say(arrival.block, decision)]
+            return [] if decision is None else [self._answers.verdict(arrival.block, decision)]
         kept = self._kept.get(arrival.key)
-        return [self._nack(arrival.block, branch.length) if kept is None else kept]
+        return [self._answers.nack(arrival.block, branch.length) if kept is None else kept]
 
     def _closing_again(self, block: Block) -> list[StageAction]:
         closing = self._closing_of(block)
         assert closing is not None
         self._cache.close(block.epoch, closing)
-        return [self._say(block, Decision(closing.position, closing.token, True))]
+        return [self._answers.verdict(block, Decision(closing.position, closing.token, True))]
 
     def _forward(self, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
         assert states is not None
@@ -257,24 +282,14 @@ class StageMachine:
         return [output]
 
     def _decide(self, arrival: Arrival, block: Block, branch: Branch) -> list[StageAction]:
-        decision = self._judge.judge(branch, block, arrival.draft)
-        actions: list[StageAction] = [self._say(block, decision)]
+        return self._announce(block, self._judge.judge(branch, block, arrival.draft))
+
+    def _announce(self, block: Block, decision: Decision) -> list[StageAction]:
+        actions: list[StageAction] = [self._answers.verdict(block, decision)]
         if decision.closed:
             self._cache.close(block.epoch, Closing(decision.decided, decision.token))
-            closed = Closed(self._session, self._route, block.epoch, decision.decided, decision.token)
-            actions.append(BroadcastClosed(closed))
+            actions.append(self._answers.closed(block, decision))
         return actions
-
-    def _say(self, block: Block, decision: Decision) -> SendToOwner:
-        return SendToOwner(
-            Verdict(self._session, self._route, block.epoch, decision.decided, decision.token, block.stage_ms)
-        )
-
-    def _nack(self, block: Block, length: int) -> SendToOwner:
-        return SendToOwner(Nack(self._session, self._route, block.epoch, self._index, length))
-
-    def _session_lost(self, reason: str) -> SendToOwner:
-        return SendToOwner(SessionLost(self._session, self._index, reason, self._route))
 
     def _leave(self) -> list[StageAction]:
         self._gone = True

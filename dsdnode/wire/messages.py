@@ -16,7 +16,7 @@ MAX_CONTACTS = 40
 """At most 2k peers a reply (Kademlia's k = 20)."""
 MAX_RECORD_BYTES = 8 * 1024
 MAX_STAGES = 64
-WIRE_TYPES = ("f32", "f16")
+WIRE_TYPES = ("f32", "f16", "q8")
 """In which hidden states travel (wire/tensors.py)."""
 MAX_BLOCK_POSITIONS = 1024
 MAX_POSITIONS = 1 << 20
@@ -197,7 +197,8 @@ class Block(Message, frozen=True, tag=22):
 class Verdict(Message, frozen=True, tag=23):
     """Judge to owner, cumulative: in `epoch` everything before `decided` stands, there `token`. Times as in Block.
 
-    `relaxed`: the positions of this block whose draft stands though it is not what the judge drew.
+    `relaxed`: positions before `decided` where the draft stands though it is not what the judge drew; also some that
+    earlier verdicts told of: these may have been lost. Of a block that was closed unrun the judge's times are missing.
     """
 
     session: SessionId
