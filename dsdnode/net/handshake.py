@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import curve_public_key
-from dsdnode.wire.messages import PROTOCOL_VERSION, Contact, Hello, Refused, Welcome
+from dsdnode.wire.messages import PROTOCOL_VERSION, WIRE_TYPES, Contact, Hello, Refused, Welcome
 
-CAPABILITIES = ("f16", "f32")
+CAPABILITIES = WIRE_TYPES
 """What this version can do beyond the bare protocol: the wire types of hidden states."""
 REQUIRED = ("f32",)
 """What every peer must be able to do."""

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states, unpack_tokens
+from dsdnode.wire.messages import WIRE_TYPES
+from dsdnode.wire.tensors import pack_states, pack_tokens, row_bytes, unpack_states, unpack_tokens
 
 FINITE = arrays.arrays(
     np.float32,
@@ -21,6 +22,8 @@ def test_golden_bytes() -> None:
     assert pack_states(states, "f32").hex() == "0000803f000000bf" + "0000000000000048"
     # Scales 2^-14 and 2^3, then 2^14, -2^13, 0, 2^14 as halves.
     assert pack_states(states, "f16").hex() == "00008038" + "00000041" + "007400f0" + "00000074"
+    # A step a row, 1/127 and 131072/127, packed as f16 (here with the scales 2^-21, 2^-4); then the multiples.
+    assert pack_states(states, "q8").hex() == "00000035" + "0000803d" + "0874" + "0874" + "7fc0" + "007f"
     assert pack_tokens([1, 258]).hex() == "0100000002010000"
 
 
@@ -40,23 +43,55 @@ def test_f16_keeps_eleven_bits_whatever_the_range(states: np.ndarray) -> None:
     assert (np.abs(back.astype(np.float64) - states) <= np.maximum(allowed, 2.0**-149)).all()
 
 
+@settings(deadline=None)
+@given(FINITE, st.sampled_from([1, 7, 40]))
+def test_q8_errs_by_half_a_step_of_the_group(states: np.ndarray, times: int) -> None:
+    states = np.repeat(states, times, axis=1)  # rows of less than a group, and of several
+    num, width = states.shape
+    back = unpack_states(pack_states(states, "q8"), num, width, "q8").astype(np.float64)
+    largest = np.abs(states).max(axis=1).astype(np.float64)
+    for start in range(0, width, 32):
+        group = states[:, start : start + 32].astype(np.float64)
+        allowed = np.maximum(np.abs(group).max(axis=1) / 127 * 0.57, np.maximum(largest * 2.0**-30, 2.0**-120))
+        assert (np.abs(back[:, start : start + 32] - group).max(axis=1) <= allowed).all()
+
+
+def test_an_outlier_costs_only_its_own_group_the_precision() -> None:
+    states = np.full((1, 64), 0.01, np.float32)
+    states[0, 3] = 1000.0
+    back = unpack_states(pack_states(states, "q8"), 1, 64, "q8")
+    assert np.allclose(back[0, 32:], 0.01, rtol=1e-3)
+    assert np.allclose(back[0, 3], 1000.0, rtol=1e-3)
+
+
+def test_digits_survive_every_type() -> None:
+    digits = np.array([[digit] * 3 + [0, 15] for digit in range(16)] + [[digit] * 5 for digit in range(16)], np.float32)
+    for wire in WIRE_TYPES:
+        assert np.array_equal(np.rint(unpack_states(pack_states(digits, wire), *digits.shape, wire)), digits)
+
+
+def test_sizes_of_a_position() -> None:
+    for wire, size_bytes in (("f32", 16384), ("f16", 8196), ("q8", 4356)):
+        assert len(pack_states(np.ones((3, 4096), np.float32), wire)) == 3 * size_bytes == 3 * row_bytes(4096, wire)
+
+
 def test_no_rows_at_all() -> None:
-    for wire in ("f32", "f16"):
+    for wire in WIRE_TYPES:
         assert unpack_states(pack_states(np.zeros((0, 8), np.float32), wire), 0, 8, wire).shape == (0, 8)
 
 
 def test_states_that_are_not_what_the_header_claims() -> None:
     states = np.ones((3, 4), np.float32)
-    for wire in ("f32", "f16"):
+    for wire in WIRE_TYPES:
         packed = pack_states(states, wire)
         for num_positions, width in ((2, 4), (3, 5), (4, 3), (6, 2)):
-            if wire == "f16" or num_positions * width != 12:
+            if wire != "f32" or num_positions * width != 12:
                 with pytest.raises(PeerMisbehaved):
                     unpack_states(packed, num_positions, width, wire)
         with pytest.raises(PeerMisbehaved):
             unpack_states(packed[:-1], 3, 4, wire)
-    with pytest.raises(PeerMisbehaved, match="q8"):
-        unpack_states(packed, 3, 4, "q8")
+    with pytest.raises(PeerMisbehaved, match="q4"):
+        unpack_states(packed, 3, 4, "q4")
 
 
 def test_states_that_are_not_finite() -> None:
@@ -64,15 +99,18 @@ def test_states_that_are_not_finite() -> None:
     for scale in (1.0, np.inf, np.nan, 3e38):
         with pytest.raises(PeerMisbehaved, match="finite"):
             unpack_states(np.array([scale], "<f4").tobytes() + half, 1, 3, "f16")
+        with pytest.raises(PeerMisbehaved, match="finite"):
+            unpack_states(np.array([scale], "<f4").tobytes() + half[:2] + b"\x7f", 1, 1, "q8")
     for bad in (np.nan, np.inf, -np.inf):
         raw = np.array([[0, bad]], np.float32)
         with pytest.raises(PeerMisbehaved, match="finite"):
             unpack_states(raw.tobytes(), 1, 2, "f32")
-        for wire in ("f32", "f16"):
+        for wire in WIRE_TYPES:
             with pytest.raises(ValueError, match="finite"):
                 pack_states(raw, wire)
-    with pytest.raises(ValueError, match="proportion"):
-        pack_states(np.full((1, 1), 3.4e38, np.float32), "f16")
+    for wire in WIRE_TYPES:
+        with pytest.raises(ValueError, match="proportion"):
+            pack_states(np.full((1, 1), 3.4e38, np.float32), wire)
 
 
 def test_states_that_we_would_not_send() -> None:
@@ -81,7 +119,7 @@ def test_states_that_we_would_not_send() -> None:
     with pytest.raises(ValueError):
         pack_states(np.zeros((1, 4), np.float64), "f32")  # type: ignore[arg-type]
     with pytest.raises(ValueError):
-        pack_states(np.zeros((1, 4), np.float32), "q8")
+        pack_states(np.zeros((1, 4), np.float32), "q4")
 
 
 def test_tokens() -> None:
