@@ -92,6 +92,13 @@ def say_all(speaker: Rpc, listener: Identity) -> None:
         speaker.notify(listener.peer_id, message)
 
 
+async def connect(alice: Rpc, address: str) -> None:
+    """Before that, messages would wait in alice's own queue, which is ordered by priority."""
+    alice.transport.introduce(Contact(BOB.public_key, (address,)))
+    for priority in (Priority.CONTROL, Priority.VERIFY):
+        await alice.ping(BOB.peer_id, timeout_s=5, priority=priority)
+
+
 async def check(speaker: Rpc, listener: Rpc, name: Identity, relay: SlowRelay) -> None:
     ear = Ear(listener)
     say_all(speaker, name)
@@ -105,14 +112,12 @@ async def check(speaker: Rpc, listener: Rpc, name: Identity, relay: SlowRelay) -
 async def test_what_alice_sends_over_connections_that_she_made(start: Start) -> None:
     alice, bob, relay = await start(b"a"), await start(b"b"), SlowRelay()
     async with relay.before(bob.transport.contact.addresses[0]) as address:
-        alice.transport.introduce(Contact(BOB.public_key, (address,)))
+        await connect(alice, address)
         await check(alice, bob, BOB, relay)
 
 
 async def test_what_bob_sends_over_connections_that_alice_made(start: Start) -> None:
     alice, bob, relay = await start(b"a", listen=None), await start(b"b"), SlowRelay()
     async with relay.before(bob.transport.contact.addresses[0]) as address:
-        alice.transport.introduce(Contact(BOB.public_key, (address,)))
-        for priority in (Priority.CONTROL, Priority.VERIFY):
-            await alice.ping(BOB.peer_id, timeout_s=5, priority=priority)
+        await connect(alice, address)
         await check(bob, alice, ALICE, relay)
