@@ -20,6 +20,8 @@ from dsdnode.speculation.sampling import Sampling
 
 PREFIX = struct.Struct("<IIQ")
 MAX_HEADER_BYTES = 8 << 20
+MAX_SEQUENCES = 256
+"""Of one engine: LLAMA_MAX_SEQ. More of them did not make a decode slower (8 to 128, demo pair)."""
 MAX_BODY_BYTES = 1 << 30
 """A prefill of 8,192 positions at width 16,384 is half of it."""
 

@@ -22,15 +22,13 @@ from numpy.typing import NDArray
 from dsdnode.engine.checks import check_chunks, check_sequence
 from dsdnode.engine.draws import Draws
 from dsdnode.engine.gguf import read_manifest
-from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.llama_api import Batch, Tap, llama_cpp, recent_errors
 from dsdnode.engine.port import Chunk, Output, ShardInfo
 from dsdnode.errors import ModelRefused, Overloaded
 from dsdnode.speculation.sampling import Sampling
 
 Rows = NDArray[np.float32]
-MAX_SEQUENCES: Final = 256
-"""LLAMA_MAX_SEQ."""
 _CELLS: Final = 256
 """llama.cpp rounds the cache up to multiples of this."""
 

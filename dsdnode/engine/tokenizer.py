@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 import jinja2
 from jinja2 import nodes
@@ -21,6 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.speculation.key_tokens import key_tokens
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_MESSAGES = 1024
@@ -172,3 +174,8 @@ class Vocab:
 
     def detokenizer(self) -> Detokenizer:
         return Detokenizer(self.pieces)
+
+    @cached_property
+    def key_tokens(self) -> bytes:
+        """For Open (speculation/key_tokens.py)."""
+        return key_tokens(self.pieces, self.end_tokens)

@@ -240,6 +240,7 @@ class DrafterHost:
         draft_max = self._draft_max if body.draft_max < 0 else body.draft_max
         parse_window(body.window or self._window)
         window, chunk_positions = _block_sizes(draft_max, model.width)
+        rule = self._rule(body)
         session = self._rng.randbytes(16)
         config = SessionConfig(
             session=session,
@@ -248,7 +249,7 @@ class DrafterHost:
             max_positions=limit,
             vocab_size=model.vocab_size,
             end_tokens=self._vocabulary.end_tokens,
-            relaxed=self._rule(body).threshold > 0,
+            relaxed=rule.threshold > 0,
             chunk_positions=chunk_positions,
         )
         line = None
@@ -257,7 +258,8 @@ class DrafterHost:
             line = DraftLine(self._batcher, sequences, sampling)
         max_positions = min(limit, len(prompt) + body.max_tokens)
         wire_type = parse_wire(body.wire or self._wire)
-        terms = Terms(session, model, asked, max_positions, self._lease_s, wire_type, self._rule(body))
+        keys = self._vocabulary.key_tokens if rule.threshold > 0 else b""
+        terms = Terms(session, model, asked, max_positions, self._lease_s, wire_type, rule, keys)
         return Reply(
             self._rpc, self._router, terms, config, prompt + list(body.tokens), Fixed(window), line,
             drafting=self._engine.available,

@@ -13,7 +13,7 @@ from dsdnode.config import NodeConfig
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, read_manifest
-from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.port import Chunk, Engine, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused
@@ -74,7 +74,7 @@ async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> E
     start, end = await _layers(config, manifest, path, discovery)
     if (start, end) != (manifest.start, manifest.end):
         path = await asyncio.to_thread(_shard_file, config, manifest, path, start, end)
-    num_sequences = config.max_sessions * SEQUENCES_PER_SESSION
+    num_sequences = min(config.max_sessions * SEQUENCES_PER_SESSION, MAX_SEQUENCES)
     return _emulated(config, await _start(config, path, options_of(config, manifest, num_sequences)), drafts=False)
 
 

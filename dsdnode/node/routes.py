@@ -61,6 +61,8 @@ class Terms:
     lease_s: float
     wire: str
     acceptance: WireAcceptance
+    key_tokens: bytes = b""
+    """For the judge, where acceptance is relaxed: speculation/key_tokens.py."""
 
 
 class Router:
@@ -150,9 +152,10 @@ class Router:
                 terms.session, number, index, terms.target.model_id, self._rpc.transport.contact, terms.sampling,
                 terms.max_positions, terms.lease_s, terms.wire, terms.acceptance,
             )  # fmt: skip
+            buffers = [body, digests, *([terms.key_tokens] if terms.key_tokens and index == len(places) - 1 else [])]
             try:
                 answer, _ = await self._rpc.request(
-                    peer, message, [body, digests], timeout_s=OPEN_TIMEOUT_S, priority=Priority.CONTROL
+                    peer, message, buffers, timeout_s=OPEN_TIMEOUT_S, priority=Priority.CONTROL
                 )
             except DsdError as error:
                 return error

@@ -10,11 +10,14 @@ import msgspec
 
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
+from dsdnode.speculation.acceptance import Acceptance, Exact, Relaxed
+from dsdnode.speculation.key_tokens import KeyTokens
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage import StageMachine
-from dsdnode.wire.messages import WIRE_TYPES, Open, Refused, StagePlace
+from dsdnode.wire.messages import WIRE_TYPES, Open, Refused, StagePlace, WireAcceptance
 
-SEQUENCES_PER_SESSION = 4
+SEQUENCES_PER_SESSION = 8
+"""A main line and three hedges, and as many that were just left."""
 MAX_REASON = 512
 
 
@@ -63,6 +66,10 @@ class Sessions:
     def __iter__(self) -> Iterator[StageSession]:
         return iter(list(self._sessions.values()))
 
+    def num_busy(self, but: StageSession) -> int:
+        """How many others have work that is not done."""
+        return sum(session.machine.busy for session in self._sessions.values() if session is not but)
+
     def get(self, session: bytes) -> StageSession | None:
         return self._sessions.get(session)
 
@@ -70,10 +77,15 @@ class Sessions:
     def num_free(self) -> int:
         return 0 if self.draining or self._engine.quarantined else self._max_sessions - len(self._sessions)
 
-    def add(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...]) -> StageSession:
+    def add(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes) -> StageSession:
         """After `refusal` gave None."""
         sequences, self._free = tuple(self._free[: self._per_session]), self._free[self._per_session :]
-        machine = StageMachine(message.session, sequences, max_positions=message.max_positions)
+        machine = StageMachine(
+            message.session,
+            sequences,
+            max_positions=message.max_positions,
+            acceptance=_acceptance(message.acceptance, key_tokens),
+        )
         sampling = Sampling(**msgspec.structs.asdict(message.sampling))
         session = StageSession(machine, owner, sequences, message.max_positions, message, stages, sampling)
         self._sessions[message.session] = session
@@ -116,3 +128,9 @@ class Sessions:
         if reserved + max_positions > shard.context_tokens:
             return Refused("the cache is reserved by other sessions", retry=True)
         return None
+
+
+def _acceptance(asked: WireAcceptance, key_tokens: bytes) -> Acceptance:
+    if asked.threshold == 0:
+        return Exact()
+    return Relaxed(asked.threshold, deferred=asked.deferred, key_tokens=KeyTokens(key_tokens))

@@ -16,6 +16,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.batcher import Batcher
 from dsdnode.node.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
+from dsdnode.speculation.acceptance import Own
 from dsdnode.wire.codec import buffer_at, decode_body
 from dsdnode.wire.messages import (
     Block,
@@ -99,7 +100,7 @@ class StageHost:
             return refusal, []
         session = self._sessions.get(message.session)
         if session is None:
-            session = self._sessions.add(peer, message, stages)
+            session = self._sessions.add(peer, message, stages, self._key_tokens(buffers))
             self.on_change()
         now, lease_s = asyncio.get_running_loop().time(), min(message.lease_s, self._max_lease_s)
         length = session.machine.on_open(now, message.route, message.index, len(stages), lease_s, digests)
@@ -112,6 +113,12 @@ class StageHost:
             self._rpc.warm(session.peers[message.index + 1])
         self._schedule(session)
         return Opened(length), []
+
+    def _key_tokens(self, buffers: list[bytes]) -> bytes:
+        keys = buffers[2] if len(buffers) > 2 else b""
+        if len(keys) > -(-self._engine.shard.vocab_size // 8):
+            raise PeerMisbehaved("more key tokens than there are tokens")
+        return keys
 
     def _block(self, peer: bytes, message: Block, buffers: list[bytes]) -> None:
         session = self._sessions.get(message.session)
@@ -212,9 +219,9 @@ class StageHost:
     def _run(self, session: StageSession, run: do.RunChunk) -> None:
         inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
         sampling = session.sampling if run.num_draws else None
-        chunk = Chunk(run.sequence, run.position, inputs, run.num_draws, sampling)
-
-        num_losses = self._num_losses
+        num_top = min(run.num_top, self._engine.shard.vocab_size)
+        chunk = Chunk(run.sequence, run.position, inputs, run.num_draws, sampling, num_top=num_top)
+        queue, num_losses = self._sessions.num_busy(but=session), self._num_losses
 
         def done(result: Output | DsdError | None) -> None:
             if num_losses != self._num_losses:
@@ -222,7 +229,10 @@ class StageHost:
             now = asyncio.get_running_loop().time()
             if isinstance(result, Output):
                 draws = () if result.tokens is None else tuple(result.tokens.tolist())
-                self._carry_out(session, session.machine.on_output(now, result.states, draws, result.compute_s))
+                actions = session.machine.on_output(
+                    now, result.states, draws, result.compute_s, seen=_seen(result), queue=queue
+                )
+                self._carry_out(session, actions)
             elif isinstance(result, Overloaded | PeerMisbehaved):
                 log.warning("a block was not decoded", reason=str(result))
                 self._carry_out(session, session.machine.on_run_failed(now))
@@ -255,3 +265,12 @@ class StageHost:
 
     def _tick(self, session: StageSession) -> None:
         self._carry_out(session, session.machine.tick(asyncio.get_running_loop().time()))
+
+
+def _seen(output: Output) -> tuple[Own, ...]:
+    """The draws with the distributions behind them, where these were asked for."""
+    if output.top is None or output.tokens is None:
+        return ()
+    columns = (output.tokens, output.top.tokens, output.top.probabilities, output.top.entropies)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return tuple(Own(token, tuple(top), tuple(chances), entropy) for token, top, chances, entropy in rows)

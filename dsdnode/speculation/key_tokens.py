@@ -6,7 +6,7 @@ A judge has no tokenizer, so the owner of a reply sends the set with Open: one b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 _KEY: Final = re.compile(r"[\d+\-*/=<>()\[\]{}^%$#@&|~\\_;`\u0000-\u001f\u007f\ufffd]|  |[\u2200-\u22ff×÷±−√²³¹€£¥]")
@@ -25,11 +25,14 @@ class KeyTokens:
         return bool(self._bitmap[token >> 3] >> (token & 7) & 1)
 
 
-def key_tokens(pieces: Sequence[bytes]) -> bytes:
-    """The bitmap of a vocabulary, given the bytes of each token; control tokens have none, and are in the set."""
+def key_tokens(pieces: Sequence[bytes], others: Collection[int] = ()) -> bytes:
+    """The bitmap of a vocabulary, given the bytes of each token; control tokens have none, and are in the set.
+
+    `others`: ids that are in it whatever they say (the ends of a reply).
+    """
     bitmap = bytearray(-(-len(pieces) // 8))
     for token, piece in enumerate(pieces):
-        if not piece or _KEY.search(piece.decode("utf-8", "replace")):
+        if not piece or token in others or _KEY.search(piece.decode("utf-8", "replace")):
             bitmap[token >> 3] |= 1 << (token & 7)
     for token in range(len(pieces), 8 * len(bitmap)):
         bitmap[token >> 3] |= 1 << (token & 7)
