@@ -12,7 +12,7 @@ from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.discovery import Discovery
-from dsdnode.placement import choose_pipeline
+from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.wire.records import ProviderRecord
 
 PING_TIMEOUT_S = 2.0
@@ -69,7 +69,7 @@ def _model(offers: list[ProviderRecord], drafters: dict[str, int]) -> Model:
     for record in offers:
         replicas[record.start, record.end] = replicas.get((record.start, record.end), 0) + 1
     try:
-        choose_pipeline(offers, first.num_layers, {})
+        choose_pipeline(offers, first.num_layers, View.of({}))
         missing = ""
     except NoPipeline as error:
         missing = str(error)

@@ -19,7 +19,7 @@ from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.sessions import SEQUENCES_PER_SESSION
-from dsdnode.placement import choose_layers
+from dsdnode.placement.layers import choose_layers
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.wire.messages import Contact

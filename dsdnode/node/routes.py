@@ -15,7 +15,9 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.catalogue import Model
 from dsdnode.node.discovery import Discovery
-from dsdnode.placement import Place, choose_pipeline
+from dsdnode.placement.pipelines import Place, View, choose_pipeline, predict
+from dsdnode.placement.slowness import Slowness
+from dsdnode.speculation.window import RouteCosts
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import (
     Close,
@@ -39,6 +41,8 @@ PATIENCE_S = 30.0
 RETRY_S = 0.25
 MAX_REMEMBERED = 64
 """Models."""
+BETTER = 1.3
+"""A reply in progress changes its pipeline for one that is so many times faster: the caches must be filled again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Route:
     places: tuple[Place, ...]
     peers: tuple[bytes, ...]
     lengths: tuple[int, ...]
+    costs: RouteCosts
+    """As predicted from the peers' records and the links; what was seen of them, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,9 @@ class Router:
         self._discovery = discovery
         self._remembered: dict[str, list[ProviderRecord]] = {}
         """Last found, by model: a reply that lost a stage need not wait for a lookup."""
+        self._slowness = Slowness()
+        self._sessions: dict[bytes, dict[bytes, None]] = {}
+        """Own replies, by the peers that they go through."""
 
     async def open(
         self, terms: Terms, number: int, digests: bytes, avoid: Collection[bytes], touched: dict[bytes, None]
@@ -90,7 +99,7 @@ class Router:
         while True:
             records, rtt_s = await self._live_providers(terms.target, fresh)
             try:
-                places = attempt.choose(terms.target, records, rtt_s)
+                places = attempt.choose(terms.target, records, self._view(terms.session, records, rtt_s))
             except NoPipeline as error:
                 if fresh:
                     attempt.check(error, terms.target, records, late=loop.time() > deadline)
@@ -103,7 +112,9 @@ class Router:
             failed = {peer: answer for peer, answer in answers.items() if not isinstance(answer, Opened)}
             if not failed:
                 lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
-                return Route(places, tuple(answers), lengths)
+                for peer in answers:
+                    self._sessions.setdefault(peer, {})[terms.session] = None
+                return Route(places, tuple(answers), lengths, self._costs(terms.session, places, rtt_s))
             attempt.refused(failed)
             empty = [peer for peer, answer in answers.items() if isinstance(answer, Opened) and not answer.length]
             self.close(terms.session, empty, touched)
@@ -112,10 +123,34 @@ class Router:
         """Free these stages. (Held while others are awaited, they would be what another owner waits for.)"""
         for peer in peers:
             touched.pop(peer, None)
+            self._sessions.get(peer, {}).pop(session, None)
+            if not self._sessions.get(peer):
+                self._sessions.pop(peer, None)
             try:
                 self._rpc.notify(peer, Close(session), priority=Priority.CONTROL)
             except DsdError as error:
                 log.debug("close not sent", reason=str(error))  # its lease runs out
+
+    async def better_than(self, terms: Terms, route: Route, index: int, factor: float) -> bool:
+        """Stage `index` takes `factor` times what was expected: is there a pipeline that is BETTER, all considered?"""
+        slow, costs = route.peers[index], route.costs
+        self._slowness.note(slow, factor * costs.fixed_s[index] * 1e3, factor * costs.slope_s[index] * 1e3, _now())
+        records, rtt_s = await self._live_providers(terms.target, fresh=False)
+        view = self._view(terms.session, records, rtt_s)
+        try:
+            places = choose_pipeline(records, terms.target.num_layers, view, (slow,), terms.target.name)
+        except NoPipeline:
+            return False
+        return predict(places, view).tokens_per_second >= BETTER * predict(route.places, view).tokens_per_second
+
+    def _view(self, session: bytes, records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float]) -> View:
+        """What is known of the peers, this reply itself not counted."""
+        others = {peer: len(known.keys() - {session}) for peer, known in self._sessions.items()}
+        return View(rtt_s, self._slowness.factors(records, _now()), others, session)
+
+    def _costs(self, session: bytes, places: Sequence[Place], rtt_s: Mapping[bytes, float]) -> RouteCosts:
+        expected = predict(places, self._view(session, [place.record for place in places], rtt_s))
+        return RouteCosts(expected.fixed_s, expected.slope_s, expected.network_s)
 
     async def _live_providers(self, target: Model, fresh: bool) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """Shards of the model whose peers answer a ping, and their round trips in seconds."""
@@ -176,13 +211,13 @@ class _Attempt:
         self._never: dict[bytes, str] = {}
         self.num = 0
 
-    def choose(self, target: Model, records: list[ProviderRecord], rtt_s: dict[bytes, float]) -> tuple[Place, ...]:
+    def choose(self, target: Model, records: list[ProviderRecord], view: View) -> tuple[Place, ...]:
         """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline."""
         unfit = self._unfit.keys() | self._never.keys()
         try:
-            return choose_pipeline(records, target.num_layers, rtt_s, unfit | self._avoid, target.name)
+            return choose_pipeline(records, target.num_layers, view, unfit | self._avoid, target.name)
         except NoPipeline:
-            return choose_pipeline(records, target.num_layers, rtt_s, unfit, target.name)
+            return choose_pipeline(records, target.num_layers, view, unfit, target.name)
 
     def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
         for peer, answer in failed.items():
@@ -193,7 +228,7 @@ class _Attempt:
     def check(self, error: NoPipeline, target: Model, records: list[ProviderRecord], *, late: bool) -> None:
         """Nobody is left to ask, all that are known being counted. Raises what ends the opening, if that should."""
         try:
-            choose_pipeline(records, target.num_layers, {}, self._never, target.name)
+            choose_pipeline(records, target.num_layers, View.of({}), self._never, target.name)
         except NoPipeline:
             reasons = "; ".join(sorted(set(self._never.values())))
             raise NoPipeline(f"{error} ({reasons})" if reasons else str(error)) from None
@@ -203,6 +238,10 @@ class _Attempt:
     def begin_again(self) -> None:
         self._unfit.clear()
         self.num += 1
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _pause_s(session: bytes, attempt: int) -> float:

@@ -23,6 +23,8 @@ MAX_RECORDS = 512
 """Records in one reply."""
 MAX_RECORDS_BYTES = MAX_BODY_BYTES - 8 * MAX_RECORDS
 MAX_LAYERS = 4096
+MAX_ROUND_TRIPS = 16
+ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
 Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
@@ -34,11 +36,20 @@ Count = Annotated[int, Meta(ge=0, le=1 << 30)]
 T = TypeVar("T")
 
 
+class RoundTrip(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """To the peer whose id begins with `peer`, as measured by the provider."""
+
+    peer: Annotated[bytes, Meta(min_length=ID_PREFIX_BYTES, max_length=ID_PREFIX_BYTES)]
+    rtt_ms: Cost
+
+
 class ProviderRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One offer of one peer: layers [start, end) of a model, or drafting for every model with its tokenizer.
 
     A drafter's model is its draft model. Expected time of a block of n positions: `fixed_ms + slope_ms * n` (0, 0: not
-    measured yet). Free text is printable: it ends on somebody's terminal.
+    measured yet); `queue`: how many sessions had work there, on the average of the last seconds; `round_trips`: to
+    peers that may come before or after it in a pipeline. While not `settled` it may yet take other layers, and serves
+    nobody. Free text is printable: it ends on somebody's terminal.
     """
 
     public_key: Bytes32
@@ -56,6 +67,9 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     free_sessions: Count
     fixed_ms: Cost = 0.0
     slope_ms: Cost = 0.0
+    queue: Annotated[float, Meta(ge=0, le=65536)] = 0.0
+    round_trips: Annotated[tuple[RoundTrip, ...], Meta(max_length=MAX_ROUND_TRIPS)] = ()
+    settled: bool = True
     sequence: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
     ttl_s: Annotated[float, Meta(ge=0, le=MAX_TTL_S)] = MAX_TTL_S
 

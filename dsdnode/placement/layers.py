@@ -1,4 +1,4 @@
-"""Who runs which layers: the fastest pipeline out of what is offered, and the range that a newcomer should host.
+"""Which layers a newcomer should host, and what a swarm lacks.
 
 A stage runs exactly its own range, so ranges must tile: 0:5 and 3:8 cover eight layers and make no pipeline.
 """
@@ -7,73 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
-from dsdnode.errors import NoPipeline
-from dsdnode.wire.messages import Contact
+import msgspec
+
 from dsdnode.wire.records import ProviderRecord
 
-BLOCK_POSITIONS = 8
-"""A usual block, for predicting times."""
-HOP_S = 0.001
-UNKNOWN_RTT_S = 0.05
-FULL_S = 10.0
-"""Added for a stage that said it has no free session: it is asked only where there is no other."""
-
 Range = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A stage: the peer and the layers [start, end) that it runs."""
-
-    record: ProviderRecord
-
-    @property
-    def peer(self) -> bytes:
-        return self.record.peer_id
-
-    @property
-    def contact(self) -> Contact:
-        return self.record.contact
-
-    @property
-    def start(self) -> int:
-        return self.record.start
-
-    @property
-    def end(self) -> int:
-        return self.record.end
-
-
-def choose_pipeline(
-    records: Sequence[ProviderRecord],
-    num_layers: int,
-    rtt_s: Mapping[bytes, float],
-    exclude: Collection[bytes] = (),
-    model_name: str = "",
-) -> tuple[Place, ...]:
-    """The pipeline over [0, num_layers) with the lowest predicted latency; among equals the shortest, then by peer id.
-
-    `records` are of one model; those of drafters and of the peers in `exclude` (they just failed) do not count. `rtt_s`
-    gives round trips by peer id, from the owner: a hop between two stages takes at most half of both their round trips,
-    so a ring takes at most the sum. Raises NoPipeline, naming the layers that are missing.
-    """
-    hosted = [record for record in records if record.role == "shard" and record.num_layers == num_layers]
-    usable = [record for record in hosted if record.peer_id not in exclude]
-    best: dict[int, tuple[float, int, tuple[bytes, ...], tuple[Place, ...]]] = {0: (0.0, 0, (), ())}
-    for record in sorted(usable, key=lambda record: (record.start, record.end, record.peer_id)):
-        if record.start not in best:
-            continue
-        cost_s, num_hops, peers, places = best[record.start]
-        cost_s += _stage_s(record, rtt_s)
-        option = (cost_s, num_hops + 1, (*peers, record.peer_id), (*places, Place(record)))
-        if record.end not in best or option[:3] < best[record.end][:3]:
-            best[record.end] = option
-    if num_layers not in best:
-        name = model_name or (records[0].model_name if records else "") or "the model"
-        raise NoPipeline(_why_none(usable, num_layers, name, num_failed=len(hosted) - len(usable)))
-    return best[num_layers][3]
 
 
 def choose_layers(records: Sequence[ProviderRecord], num_layers: int, capacity_layers: int) -> Range:
@@ -101,13 +40,32 @@ def choose_layers(records: Sequence[ProviderRecord], num_layers: int, capacity_l
     return next(part for part in ordered if part in fitting)
 
 
-def _stage_s(record: ProviderRecord, rtt_s: Mapping[bytes, float]) -> float:
-    compute_s = (record.fixed_ms + record.slope_ms * BLOCK_POSITIONS) / 1000
-    full_s = 0.0 if record.free_sessions else FULL_S
-    return HOP_S + rtt_s.get(record.peer_id, UNKNOWN_RTT_S) + compute_s + full_s
+def choose_in_turn(others: Sequence[ProviderRecord], own: ProviderRecord, capacity_layers: int) -> Range:
+    """The layers for `own`, which is not settled, among others that are not: they may all have come at once.
+
+    As if they had come one after the other, by peer id: whoever claims layers that are taken by then moves to what is
+    missing, if anything is. Claims that touch no other stay. All who know of each other come to the same end.
+    """
+    taken = [record for record in others if record.settled]
+    claims = sorted([own, *(record for record in others if not record.settled)], key=lambda record: record.peer_id)
+    for index, claim in enumerate(claims):
+        span = (claim.start, claim.end)
+        known = [*taken, *(later for later in claims[index + 1 :] if not any(_overlap(later, one) for one in taken))]
+        clash = any(_overlap(claim, record) for record in taken)
+        if clash and _missing([(record.start, record.end) for record in known], (0, own.num_layers)):
+            span = choose_layers(known, own.num_layers, capacity_layers if claim is own else _size(span))
+        if claim is own:
+            return span
+        taken.append(msgspec.structs.replace(claim, start=span[0], end=span[1]))
+    raise AssertionError("own is among the claims")
 
 
-def _why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_failed: int) -> str:
+def _overlap(one: ProviderRecord, other: ProviderRecord) -> bool:
+    return one.start < other.end and other.start < one.end
+
+
+def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_failed: int) -> str:
+    """What is missing of a model of `num_layers` layers, and what to do, in words for the user."""
     covered = {layer for record in usable for layer in range(record.start, record.end)}
     failed = f" ({num_failed} that did just failed)" if num_failed else ""
     gaps = _runs([layer for layer in range(num_layers) if layer not in covered])

@@ -1,0 +1,225 @@
+"""Who runs which layers of one reply: the pipeline with the most tokens per second, predicted from what peers publish.
+
+Every peer's record says how long it takes for a block (cost line), how busy it is, and how far some others are; the
+owner measures its own round trips. Out of these, speculation section 3 gives the speed of a stream of blocks of b:
+
+    tokens per second = 1 / (1 - alpha) / (tau / (1 - alpha^b) + P)
+
+with P the time of one pass (all stages and links) and tau the time of its slowest stage. alpha and b are assumed: the
+order of pipelines hardly depends on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsdnode.errors import NoPipeline
+from dsdnode.placement.layers import why_none
+from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
+
+ASSUMED_ACCEPTANCE = 0.8
+BLOCK_POSITIONS = 3
+HOP_S = 0.001
+"""Of handling a message: fewer stages are better when all else is equal."""
+UNKNOWN_RTT_S = 0.05
+FULL_S = 10.0
+"""Added for a stage that said it has no free session: it is asked only where there is no other."""
+SPREAD = 0.1
+"""Peers that are better by less than this share are as good as others: each session has a taste of its own."""
+MAX_BOTTLENECKS = 16
+_PACE = 1 / (1 - ASSUMED_ACCEPTANCE**BLOCK_POSITIONS)
+_CHUNK = 1 << 20
+"""Pairs of stages looked at together."""
+
+Seconds = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stage: the peer and the layers [start, end) that it runs."""
+
+    record: ProviderRecord
+
+    @property
+    def peer(self) -> bytes:
+        return self.record.peer_id
+
+    @property
+    def contact(self) -> Contact:
+        return self.record.contact
+
+    @property
+    def start(self) -> int:
+        return self.record.start
+
+    @property
+    def end(self) -> int:
+        return self.record.end
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What an owner knows beyond the records, by peer id.
+
+    `rtt_s`: round trips from itself; `slowness`: how many times slower than its record a peer was seen to be;
+    `sessions`: how many replies of its own go through a peer. `taste` differs from session to session.
+    """
+
+    rtt_s: Mapping[bytes, float]
+    slowness: Mapping[bytes, float]
+    sessions: Mapping[bytes, int]
+    taste: bytes = b""
+
+    @classmethod
+    def of(cls, rtt_s: Mapping[bytes, float]) -> View:
+        return cls(rtt_s, {}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Of one pipeline: the stages' cost lines as the owner believes them, all links of a pass together, the speed."""
+
+    fixed_s: tuple[float, ...]
+    slope_s: tuple[float, ...]
+    network_s: float
+    tokens_per_second: float
+
+
+def choose_pipeline(
+    records: Sequence[ProviderRecord],
+    num_layers: int,
+    view: View,
+    exclude: Collection[bytes] = (),
+    model_name: str = "",
+) -> tuple[Place, ...]:
+    """The pipeline over [0, num_layers) with the highest predicted speed; among equals by the view's taste, then by id.
+
+    `records` are of one model; those of drafters and of the peers in `exclude` (they just failed) do not count. A link
+    between two stages is as long as either of them measured it; one that neither did, as the longer of their round
+    trips from the owner: the middle of what the triangle allows. Raises NoPipeline, naming the layers that are missing.
+    """
+    hosted = [record for record in records if record.role == "shard" and record.num_layers == num_layers]
+    usable = [record for record in hosted if record.peer_id not in exclude]
+    field = _Field(sorted(usable, key=lambda record: (record.peer_id, record.start, record.end)), num_layers, view)
+    best = field.best()
+    if best is None:
+        name = model_name or (records[0].model_name if records else "") or "the model"
+        raise NoPipeline(why_none(usable, num_layers, name, num_failed=len(hosted) - len(usable)))
+    return tuple(Place(field.records[index]) for index in best)
+
+
+def predict(places: Sequence[Place], view: View) -> Prediction:
+    """What to expect of a pipeline."""
+    records = [place.record for place in places]
+    field = _Field(records, records[-1].num_layers, View(view.rtt_s, view.slowness, view.sessions))
+    line = list(range(len(records)))
+    factors = [view.slowness.get(record.peer_id, 1.0) for record in records]
+    return Prediction(
+        fixed_s=tuple(record.fixed_ms / 1e3 * factor for record, factor in zip(records, factors, strict=True)),
+        slope_s=tuple(record.slope_ms / 1e3 * factor for record, factor in zip(records, factors, strict=True)),
+        network_s=field.network_s(line),
+        tokens_per_second=1 / (1 - ASSUMED_ACCEPTANCE) / max(field.cost_s(line), 1e-9),
+    )
+
+
+class _Field:
+    """All stages that could be taken; a line is a list of indices into `records`."""
+
+    def __init__(self, records: list[ProviderRecord], num_layers: int, view: View) -> None:
+        self.records = records
+        self._num_layers = num_layers
+        self._rtt_s = np.array([view.rtt_s.get(record.peer_id, UNKNOWN_RTT_S) for record in records])
+        self._pace_s = np.array([_pace_s(record, view) for record in records])
+        full_s = np.array([FULL_S if record.free_sessions == 0 else 0.0 for record in records])
+        taste = np.array([_taste(view.taste, record.peer_id) for record in records])
+        self._own_s = self._pace_s + HOP_S + full_s
+        self._own_s += SPREAD * taste * (self._own_s + self._rtt_s)
+        self._starts = np.array([record.start for record in records], int)
+        self._ends = np.array([record.end for record in records], int)
+        self._known = [{trip.peer: trip.rtt_ms / 1e3 for trip in record.round_trips} for record in records]
+        self._by_prefix: dict[bytes, list[int]] = {}
+        for index, record in enumerate(records):
+            self._by_prefix.setdefault(record.peer_id[:ID_PREFIX_BYTES], []).append(index)
+
+    def best(self) -> list[int] | None:
+        """The shortest pass, then the shortest without that one's slowest stage, and so on, while that can pay."""
+        best: tuple[float, list[int]] | None = None
+        limit_s = float("inf")
+        for _ in range(MAX_BOTTLENECKS):
+            line = self._shortest(limit_s)
+            if line is None or (best is not None and self._pass_s(line) >= best[0]):
+                break
+            cost_s = self.cost_s(line)
+            if best is None or cost_s < best[0]:
+                best = cost_s, line
+            limit_s = float(self._pace_s[line].max())
+        return None if best is None else best[1]
+
+    def cost_s(self, line: list[int]) -> float:
+        """What the speed is the inverse of: tau / (1 - alpha^b) + P."""
+        return self._pass_s(line) + _PACE * float(self._pace_s[line].max())
+
+    def network_s(self, line: list[int]) -> float:
+        """All links of the ring, one way each."""
+        between = (self._links_s([one], [other])[0, 0] for one, other in pairwise(line))
+        return float(self._rtt_s[line[0]] + self._rtt_s[line[-1]]) / 2 + float(sum(between))
+
+    def _pass_s(self, line: list[int]) -> float:
+        return self.network_s(line) + float(self._own_s[line].sum())
+
+    def _links_s(self, before: Sequence[int], after: Sequence[int]) -> Seconds:
+        """One way, of each of `before` to each of `after`."""
+        table: Seconds = np.maximum.outer(self._rtt_s[before], self._rtt_s[after])
+        rows, columns = ({index: at for at, index in enumerate(side)} for side in (before, after))
+        for here, there, turned in ((rows, columns, False), (columns, rows, True)):
+            for index, at in here.items():
+                for prefix, rtt_s in self._known[index].items():
+                    for other in self._by_prefix.get(prefix, ()):
+                        if other in there:
+                            table[(there[other], at) if turned else (at, there[other])] = rtt_s
+        return table / 2
+
+    def _shortest(self, limit_s: float) -> list[int] | None:
+        """The line with the shortest pass, of stages that take less than `limit_s`."""
+        allowed = self._pace_s < limit_s
+        reached_s = np.where((self._starts == 0) & allowed, self._own_s + self._rtt_s / 2, np.inf)
+        came_from = np.full(len(self.records), -1)
+        for layer in sorted(set(self._starts.tolist()) - {0}):
+            before = np.flatnonzero((self._ends == layer) & np.isfinite(reached_s)).tolist()
+            after = np.flatnonzero((self._starts == layer) & allowed).tolist()
+            if not before:
+                continue
+            width = max(1, _CHUNK // len(before))
+            for part in (after[at : at + width] for at in range(0, len(after), width)):
+                total_s = reached_s[before][:, None] + self._links_s(before, part)
+                nearest = total_s.argmin(axis=0)
+                reached_s[part] = total_s[nearest, np.arange(len(part))] + self._own_s[part]
+                came_from[part] = np.array(before)[nearest]
+        lasts = np.flatnonzero((self._ends == self._num_layers) & np.isfinite(reached_s))
+        if not len(lasts):
+            return None
+        line = [int(lasts[(reached_s[lasts] + self._rtt_s[lasts] / 2).argmin()])]
+        while came_from[line[0]] >= 0:
+            line.insert(0, int(came_from[line[0]]))
+        return line
+
+
+def _pace_s(record: ProviderRecord, view: View) -> float:
+    """Of one block, others at work there being decoded with it; it comes in the middle of a decode of theirs."""
+    others = max(record.queue, view.sessions.get(record.peer_id, 0) / 2)
+    block_ms = record.fixed_ms + record.slope_ms * BLOCK_POSITIONS * (1 + others)
+    return block_ms * (1 + min(1.0, others) / 2) / 1e3 * view.slowness.get(record.peer_id, 1.0)
+
+
+def _taste(session: bytes, peer: bytes) -> float:
+    """From 0 to 1."""
+    if not session:
+        return 0.0
+    return int.from_bytes(hashlib.sha256(session + peer).digest()[:4], "big") / 2**32

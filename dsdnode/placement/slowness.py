@@ -1,0 +1,38 @@
+"""Peers that were seen to be slower than their records say: remembered for a while, so that others are asked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dsdnode.wire.records import ProviderRecord
+
+HALF_LIFE_S = 60.0
+MAX_PEERS = 256
+TYPICAL_POSITIONS = 3
+MIN_FACTOR = 1.05
+
+
+class Slowness:
+    """By peer id: what a block was seen to take, and when."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, tuple[float, float]] = {}
+
+    def note(self, peer: bytes, fixed_ms: float, slope_ms: float, now: float) -> None:
+        """Its cost line seems to be this one."""
+        self._seen.pop(peer, None)
+        self._seen[peer] = fixed_ms + slope_ms * TYPICAL_POSITIONS, now
+        if len(self._seen) > MAX_PEERS:
+            del self._seen[next(iter(self._seen))]
+
+    def factors(self, records: Iterable[ProviderRecord], now: float) -> dict[bytes, float]:
+        """How many times slower than its record each is likely to be still; a record that owns up adds nothing."""
+        factors = {}
+        for record in records:
+            seen_ms, noted_s = self._seen.get(record.peer_id, (0.0, now))
+            recorded_ms = record.fixed_ms + record.slope_ms * TYPICAL_POSITIONS
+            if recorded_ms > 0 and seen_ms > recorded_ms:
+                factor = 1 + (seen_ms / recorded_ms - 1) * 0.5 ** ((now - noted_s) / HALF_LIFE_S)
+                if factor > MIN_FACTOR:
+                    factors[record.peer_id] = factor
+        return factors
