@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import DsdError, PeerUnavailable
+from dsdnode.engine.tokenizer import Detokenizer, Vocab
+from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -81,18 +81,25 @@ class Serving:
         over = stops.stopped
         if over:
             return "stop"
-        async with contextlib.aclosing(reply.run()) as emits:
-            async for emit in emits:
-                for tokens, num_accepted in _by_origin(emit):
-                    shown = stops.feed(text.feed(tokens))
-                    self._tell(replies.Piece(self._request, index, num_accepted), [pack_tokens(tokens), shown.encode()])
-                    index += len(tokens)
-                if stops.stopped:
-                    reply.cancel("stop")
+        try:
+            async with contextlib.aclosing(reply.run()) as emits:
+                async for emit in emits:
+                    for tokens, num_accepted in _by_origin(emit):
+                        shown = stops.feed(text.feed(tokens)).encode()
+                        self._tell(replies.Piece(self._request, index, num_accepted), [pack_tokens(tokens), shown])
+                        index += len(tokens)
+                    if stops.stopped:
+                        reply.cancel("stop")
+        except NoPipeline:  # nobody goes on with it (after other errors, whoever does shows what was held back)
+            self._tell_rest(index, text, stops)
+            raise
+        self._tell_rest(index, text, stops)
+        return reply.reason
+
+    def _tell_rest(self, index: int, text: Detokenizer, stops: StopFilter) -> None:
         rest = "" if stops.stopped else stops.feed(text.finish()) + stops.flush()
         if rest:
             self._tell(replies.Piece(self._request, index, 0), [b"", rest.encode()])
-        return reply.reason
 
     async def _watch(self) -> None:
         while self._failure is None:
