@@ -50,14 +50,13 @@ class Arrival:
         return self.tokens[len(self.tokens) - self.block.num_draft :]
 
     def passed(self, now: float, compute_s: float, queue: int) -> Block:
-        """The block as it goes on from here: the stage's times added, the time spent here off its deadline."""
+        """The block as it goes on from here: the stage's times added."""
         spent_s = max(0.0, now - self.arrived_s)
         return msgspec.structs.replace(
             self.block,
             stage_ms=(*self.block.stage_ms, compute_s * 1000),
             waited_ms=(*self.block.waited_ms, max(0.0, spent_s - compute_s) * 1000),
             queue=(*self.block.queue, queue),
-            deadline_ms=max(0.0, self.block.deadline_ms - spent_s * 1000),
         )
 
 

@@ -67,13 +67,12 @@ class OwnEpoch:
 class Epochs:
     """`main` is None before `begin`."""
 
-    def __init__(self, line: Line, session: bytes, num_sequences: int, deadline_ms: float) -> None:
+    def __init__(self, line: Line, session: bytes, num_sequences: int) -> None:
         self.main: OwnEpoch | None = None
         self.hedges: list[OwnEpoch] = []
         self._line = line
         self._session = session
         self._num_sequences = num_sequences
-        self._deadline_ms = deadline_ms
         self._number = 0
 
     @property
@@ -186,7 +185,7 @@ class Epochs:
         end = start + num_given + num_draft
         floor = min(other.number for other in self.live)
         place = (self._session, route, epoch.number, epoch.parent, epoch.base, start)
-        block = Block(*place, num_given, num_draft, floor, self._deadline_ms)
+        block = Block(*place, num_given, num_draft, floor)
         digests = b"".join(self.digest_at(epoch, length) for length in range(start, end + 1))
         action = SendBlock(block, digests, self.tokens(epoch, start, end))
         epoch.flights.append(Flight(action, plan, now, alone=self.num_flights == 0))

@@ -70,7 +70,7 @@ class SessionMachine:
         self._config = config
         self._window = window
         self._line = Line(config.secret, prompt)
-        self._epochs = Epochs(self._line, config.session, MAX_BRANCHES, config.pass_timeout_s * 1000)
+        self._epochs = Epochs(self._line, config.session, MAX_BRANCHES)
         self._drafting = Drafting(self._epochs, MAX_BRANCHES, alive=drafter)
         self._max_length = min(len(prompt) + config.max_tokens, config.max_positions)
         self._flow = Flow(

@@ -191,7 +191,6 @@ class Block(Message, frozen=True, tag=22):
     num_given: Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
     num_draft: Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
     floor: Epoch
-    deadline_ms: Milliseconds
     stage_ms: StageTimes = ()
     waited_ms: StageTimes = ()
     queue: Queues = ()

@@ -15,7 +15,7 @@ from dsdnode.wire.messages import Block, Closed, Contact, Message, Nack, Verdict
 Start = Callable[..., Awaitable[Rpc]]
 ALICE, BOB = (Identity(name * 32) for name in (b"a", b"b"))
 SESSION = bytes(16)
-BLOCK = Block(SESSION, 0, 1, 0, 0, 0, 4, 0, 0, 0)
+BLOCK = Block(SESSION, 0, 1, 0, 0, 0, 4, 0, 0)
 URGENT: tuple[Message, ...] = (Verdict(SESSION, 0, 1, 4, 7), Closed(SESSION, 0, 1, 4, 7), Nack(SESSION, 0, 1, 0, 4))
 STATES = bytes(1 << 20)
 NUM_BLOCKS = 8

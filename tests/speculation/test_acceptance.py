@@ -136,7 +136,7 @@ def test_hopeless_is_never_said_of_what_stands(
 
 
 def block(position: int, num_given: int, num_draft: int) -> Block:
-    return Block(b"0123456789abcdef", 0, 1, 0, 0, position, num_given, num_draft, 0, 1000.0)
+    return Block(b"0123456789abcdef", 0, 1, 0, 0, position, num_given, num_draft, 0)
 
 
 def test_the_judge_keeps_what_the_next_block_is_judged_by() -> None:

@@ -40,9 +40,7 @@ def block(
     """The line's tokens from `position` on as one block of epoch 1, the last `num_draft` of them drafts."""
     fields = {"route": 0, "epoch": 1, "parent": 0, "base": 0, "floor": 0} | numbers
     num_given = len(line) - position - num_draft
-    message = Block(
-        session=SESSION, position=position, num_given=num_given, num_draft=num_draft, deadline_ms=1000.0, **fields
-    )
+    message = Block(session=SESSION, position=position, num_given=num_given, num_draft=num_draft, **fields)
     return message, b"".join(digests_of(line)[position:]), tuple(line[position:])
 
 
@@ -377,7 +375,6 @@ def test_a_block_says_how_long_it_lay_and_who_else_waited(bob: Stage) -> None:
     assert forward.block.stage_ms == pytest.approx((100.0,))
     assert forward.block.waited_ms == pytest.approx((400.0,))
     assert forward.block.queue == (3,)
-    assert forward.block.deadline_ms == pytest.approx(500.0)
 
 
 def test_the_lease_runs_out(bob: Stage) -> None:
