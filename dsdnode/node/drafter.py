@@ -18,7 +18,8 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.batcher import Batcher
 from dsdnode.node.catalogue import Model, models_of
 from dsdnode.node.discovery import Discovery
-from dsdnode.node.generate import DraftLine, Reply
+from dsdnode.node.draft_line import DraftLine
+from dsdnode.node.generate import Reply
 from dsdnode.node.routes import Router, Terms
 from dsdnode.node.serving import Serving, finished
 from dsdnode.speculation.actions import MAX_BRANCHES

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import structlog
 
-from dsdnode.engine.port import Chunk, Output
+from dsdnode.engine.port import Output
 from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.batcher import Batcher
+from dsdnode.node.draft_line import DraftLine, guesses_of
 from dsdnode.node.routes import Route, Router, Terms
 from dsdnode.speculation import actions as do
-from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig, SessionMachine
+from dsdnode.speculation.straggler import Straggler, StragglerWatch
 from dsdnode.speculation.window import WindowController
 from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
 from dsdnode.wire.tensors import pack_tokens
@@ -30,45 +29,6 @@ WATCH_S = 1.0
 """Stages of a reply in progress are pinged so often."""
 MAX_FRUITLESS_ROUTES = 16
 """In a row, without a token: something is wrong that another pipeline does not mend."""
-
-
-class DraftLine:
-    """This reply's sequences in the draft engine; None in place of it: no draft model, window 0."""
-
-    def __init__(self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling) -> None:
-        """`sequences`: MAX_BRANCHES empty ones."""
-        self._batcher = batcher
-        self._sequences = tuple(sequences)
-        self._sampling = sampling
-        self._lengths = [0] * len(self._sequences)
-
-    def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
-        sequence = self._sequences[action.sequence]
-        if action.source is not None:
-            self._batcher.release(sequence)
-            self._batcher.copy(self._sequences[action.source], sequence, action.position)
-        elif action.position < self._lengths[action.sequence]:
-            self._batcher.truncate(sequence, action.position)
-        self._lengths[action.sequence] = action.position + len(action.tokens) + action.count - 1
-        inputs = np.asarray(action.tokens, np.int32)
-        chunk = Chunk(
-            sequence, action.position, inputs, 1, self._sampling, extend=action.count - 1, runners_up=True
-        )  # fmt: skip
-        self._batcher.run(chunk, done)
-
-    def release(self) -> None:
-        """Empty them, whatever they hold; of a sequence that died with its worker nothing is left."""
-        for index, length in enumerate(self._lengths):
-            if length:
-                self._batcher.release(self._sequences[index])
-        self._lengths = [0] * len(self._sequences)
-
-
-def guesses_of(output: Output) -> tuple[do.Guess, ...]:
-    assert output.tokens is not None and output.probabilities is not None
-    assert output.runners_up is not None and output.runner_up_probabilities is not None
-    columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
-    return tuple(do.Guess(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
 
 
 class Reply:
@@ -104,6 +64,7 @@ class Reply:
         self._opening: asyncio.Task[None] | None = None
         self._draft_life = 0
         self._num_fruitless = 0
+        self._stragglers = StragglerWatch()
 
     # --- for the drafter
 
@@ -153,6 +114,7 @@ class Reply:
     def on_verdict(self, peer: bytes, verdict: Verdict) -> None:
         if self._route and peer in self._route.peers:  # not the judge alone: a closing is repeated by whoever knows it
             self._carry_out(self._machine.on_verdict(self._now(), verdict))
+            self._look_for_stragglers(self._route)
 
     def on_nack(self, peer: bytes, nack: Nack) -> None:
         if self._route and nack.index < len(self._route.peers) and peer == self._route.peers[nack.index]:
@@ -167,9 +129,12 @@ class Reply:
     def on_link_lost(self, peer: bytes) -> None:
         """A hint, no proof: a peer may close a link that it seldom uses."""
         if self._route and peer in self._route.peers:
-            task = asyncio.create_task(self._check(peer))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._check(peer))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _check(self, peer: bytes) -> None:
         if await self._router.ping(peer) is None:
@@ -180,6 +145,19 @@ class Reply:
             log.info("stage lost", peer=short_id(peer))
             self._avoid[peer] = None
             self._carry_out(self._machine.on_peer_lost(self._now(), [self._route.peers.index(peer)]))
+
+    def _look_for_stragglers(self, route: Route) -> None:
+        passes = self._machine.log.passes
+        slow = self._stragglers.on_verdict(passes[-1]) if passes else None
+        if slow is not None:
+            self._spawn(self._go_round(route, slow))
+
+    async def _go_round(self, route: Route, slow: Straggler) -> None:
+        """Take another pipeline, if there is one that is worth it."""
+        better = await self._router.better_than(self._terms, route, slow.index, slow.factor)
+        log.info("straggler", peer=short_id(route.peers[slow.index]), factor=round(slow.factor, 1), better=better)
+        if better and self._route is route:
+            self._carry_out(self._machine.on_peer_lost(self._now(), [slow.index], "straggler"))
 
     def on_drafter_lost(self) -> None:
         if self._line is not None and self._machine.finished is None:
@@ -260,7 +238,8 @@ class Reply:
             return
         self._route = route
         self._router.close(self._terms.session, [p for p in self._touched if p not in route.peers], self._touched)
-        self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths))
+        self._stragglers.on_route(route.costs)
+        self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths, route.costs))
 
     async def _watch(self) -> None:
         """A stage that hangs keeps its connection: ask the application."""

@@ -39,6 +39,7 @@ class StragglerWatch:
         self._costs = RouteCosts((), (), 0.0)
         self._factors: list[list[float]] = []
         self._quiet_until_s = float("-inf")
+        self._last: PassEvent | None = None
 
     def on_route(self, costs: RouteCosts) -> None:
         """The reply goes by another pipeline."""
@@ -46,6 +47,10 @@ class StragglerWatch:
         self._factors = [[] for _ in costs.fixed_s]
 
     def on_verdict(self, event: PassEvent) -> Straggler | None:
+        """The newest pass; not every verdict brings one, and each counts once."""
+        if event is self._last:
+            return None
+        self._last = event
         if len(event.stage_s) != len(self._factors) or event.num_positions > MAX_POSITIONS:
             return None
         pass_s = sum(event.stage_s) + self._costs.network_s

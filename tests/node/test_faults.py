@@ -17,6 +17,7 @@ import structlog
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.node.client import Client, Finished, GenerateRequest
+from dsdnode.node.sessions import SEQUENCES_PER_SESSION
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
 from tests.node.rough import RoughHub
@@ -142,7 +143,7 @@ async def settle(members: list[Member], limit_s: float) -> None:
 def assert_nothing_is_held(member: Member) -> None:
     stage, drafter = member.node._stage, member.node._drafter
     if stage is not None:
-        assert sorted(stage._sessions._free) == list(range(8)), "sequences"
+        assert sorted(stage._sessions._free) == list(range(2 * SEQUENCES_PER_SESSION)), "sequences"
         assert not stage._batcher.num_waiting and not stage._checks
     if drafter is not None:
         assert sorted(drafter._free) == [0, 1]

@@ -35,6 +35,11 @@ def test_a_stage_five_times_slower_is_told_after_four_verdicts_and_once() -> Non
     assert words(begun(), USUAL, *[SLOW] * (NUM_VERDICTS + int(QUIET_S)))[-1] == Straggler(1, 5.0)
 
 
+def test_a_pass_counts_once() -> None:
+    watch = begun()
+    assert not any(watch.on_verdict(SLOW) for _ in range(10))
+
+
 def test_a_hiccup_is_not_told() -> None:
     assert not any(words(begun(), *[SLOW, SLOW, SLOW, USUAL] * 5))
 
