@@ -27,7 +27,9 @@ class Answers:
         )  # fmt: skip
 
     def closed(self, block: Block, decision: Decision) -> BroadcastClosed:
-        return BroadcastClosed(Closed(self.session, self.route, block.epoch, decision.decided, decision.token))
+        return BroadcastClosed(
+            Closed(self.session, self.route, block.epoch, decision.decided, decision.token, decision.relaxed)
+        )
 
     def nack(self, block: Block, length: int) -> SendToOwner:
         return SendToOwner(Nack(self.session, self.route, block.epoch, self.index, length))

@@ -43,10 +43,11 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """Nothing of the epoch stands from `position` on, where `token` is right."""
+    """Nothing of the epoch stands from `position` on, where `token` is right; `relaxed` as in Verdict."""
 
     position: int
     token: int
+    relaxed: tuple[int, ...] = ()
 
 
 class Fate(Enum):

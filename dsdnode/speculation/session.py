@@ -265,7 +265,7 @@ class SessionMachine:
             depth=self._depth,
             confidences=outcome.confidences,
             covered=rejected and self._epochs.main not in (None, main),
-            num_relaxed=sum(place >= position for place in verdict.relaxed),
+            num_relaxed=sum(position <= place < len(self._line) for place in verdict.relaxed),
             alone=judged.alone,
             window=judged.plan.window,
             mode=judged.plan.mode,

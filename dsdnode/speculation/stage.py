@@ -168,7 +168,7 @@ class StageMachine:
         """The judge's Closed (the driver checks that the sender is the route's last stage)."""
         if self._gone or self._closing or closed.route != self._route:
             return []
-        self._cache.close(closed.epoch, Closing(closed.position, closed.token))
+        self._cache.close(closed.epoch, Closing(closed.position, closed.token, closed.relaxed))
         return self._go_on(now)
 
     def on_close(self, now: float) -> list[StageAction]:
@@ -273,7 +273,7 @@ class StageMachine:
         closing = self._closing_of(block)
         assert closing is not None
         self._cache.close(block.epoch, closing)
-        return [self._answers.verdict(block, Decision(closing.position, closing.token, True))]
+        return [self._answers.verdict(block, Decision(closing.position, closing.token, True, closing.relaxed))]
 
     def _forward(self, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
         assert states is not None
@@ -287,7 +287,7 @@ class StageMachine:
     def _announce(self, block: Block, decision: Decision) -> list[StageAction]:
         actions: list[StageAction] = [self._answers.verdict(block, decision)]
         if decision.closed:
-            self._cache.close(block.epoch, Closing(decision.decided, decision.token))
+            self._cache.close(block.epoch, Closing(decision.decided, decision.token, decision.relaxed))
             actions.append(self._answers.closed(block, decision))
         return actions
 

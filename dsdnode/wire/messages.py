@@ -33,6 +33,7 @@ Hex64 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]
 StageTimes = Annotated[tuple[Milliseconds, ...], Meta(max_length=MAX_STAGES)]
 Queues = Annotated[tuple[Annotated[int, Meta(ge=0, le=1 << 16)], ...], Meta(max_length=MAX_STAGES)]
+RelaxedPositions = Annotated[tuple[Position, ...], Meta(max_length=256)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -211,13 +212,14 @@ class Verdict(Message, frozen=True, tag=23):
     stage_ms: StageTimes = ()
     waited_ms: StageTimes = ()
     queue: Queues = ()
-    relaxed: Annotated[tuple[Position, ...], Meta(max_length=256)] = ()
+    relaxed: RelaxedPositions = ()
 
 
 class Closed(Message, frozen=True, tag=24):
     """Judge to every stage: in `epoch` nothing at or after `position` stands, nor any descendant with base beyond it.
 
-    `token` is the one that stands at `position`: any stage can answer a late block with the closing verdict.
+    `token` is the one that stands at `position`, `relaxed` as in Verdict: any stage can answer a late block with the
+    closing verdict.
     """
 
     session: SessionId
@@ -225,6 +227,7 @@ class Closed(Message, frozen=True, tag=24):
     epoch: Epoch
     position: Position
     token: TokenId
+    relaxed: RelaxedPositions = ()
 
 
 class Nack(Message, frozen=True, tag=25):
