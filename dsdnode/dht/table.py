@@ -18,6 +18,7 @@ live: then it is we who are cut off. A bucket holds K nodes and 10 spares, so th
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -60,6 +61,8 @@ class _Node:
     check_at: float
     failures: int = 0
     failed_at: float = float("-inf")
+    queued_at: float = float("inf")
+    """Of its valid entry in the table's queue of checks, which is never later than `check_at`."""
 
     @property
     def live(self) -> bool:
@@ -84,7 +87,8 @@ class Table:
         self._own_id = own_id
         self._buckets: dict[int, _Bucket] = {}
         self._groups: Counter[str] = Counter()
-        self._due_at = float("inf")
+        self._checks: list[tuple[float, bytes]] = []
+        self._refresh_at = float("-inf")
 
     def __len__(self) -> int:
         """Nodes that are live."""
@@ -161,30 +165,36 @@ class Table:
 
     def due(self, now: float) -> list[Contact]:
         """Nodes to be pinged now, at most 10; each comes again only later. Forgets the long dead."""
-        if now < self._due_at:
-            return []
-        self._due_at = float("inf")
-        anybody_live = any(node.live for node in self._nodes())
         due: list[Contact] = []
-        for node in sorted(self._nodes(), key=lambda node: (node.check_at, node.id)):
-            if node.dead and anybody_live and now >= node.seen_at + FORGET_AFTER_S:
-                self._remove(self._bucket_of(node), node)
-            elif now >= node.check_at and len(due) < MAX_DUE:
+        while self._checks and self._checks[0][0] <= now and len(due) < MAX_DUE:
+            queued_at, peer = heapq.heappop(self._checks)
+            bucket = self._buckets.get(bucket_index(self._own_id, peer))
+            node = bucket.nodes.get(peer) if bucket else None
+            if bucket is None or node is None or node.queued_at != queued_at:
+                continue
+            node.queued_at = float("inf")
+            if now < node.check_at:
+                self._check_at(node, node.check_at)
+            elif node.dead and now >= node.seen_at + FORGET_AFTER_S and any(one.live for one in self._nodes()):
+                self._remove(bucket, node)
+            else:
                 self._check_at(node, now + min(RECHECK_S * 2.0 ** min(node.failures, 10), MAX_RECHECK_S))
                 due.append(node.contact)
-            else:
-                self._check_at(node, node.check_at)
         return due
 
     def refresh_targets(self, now: float, rng: random.Random) -> list[bytes]:
         """One random id of each bucket that saw no lookup for 15 minutes, from our closest neighbour's bucket up."""
+        if now < self._refresh_at:
+            return []
         occupied = [index for index, bucket in self._buckets.items() if bucket.nodes]
+        self._refresh_at = float("inf")
         targets = []
         for index in range(min(occupied, default=ID_BITS), ID_BITS):
             bucket = self._buckets.setdefault(index, _Bucket())
             if now >= bucket.refreshed_at + REFRESH_AFTER_S:
                 bucket.refreshed_at = now
                 targets.append(random_id_in_bucket(self._own_id, index, rng))
+            self._refresh_at = min(self._refresh_at, bucket.refreshed_at + REFRESH_AFTER_S)
         return targets
 
     def _nodes(self) -> Iterator[_Node]:
@@ -196,9 +206,13 @@ class Table:
 
     def _check_at(self, node: _Node, check_at: float) -> None:
         node.check_at = check_at
-        self._due_at = min(self._due_at, check_at)
+        if check_at < node.queued_at:
+            node.queued_at = check_at
+            heapq.heappush(self._checks, (check_at, node.id))
 
     def _insert(self, bucket: _Bucket, node: _Node) -> None:
+        if not bucket.nodes:
+            self._refresh_at = float("-inf")
         self._check_at(node, node.check_at)
         bucket.nodes[node.id] = node
         self._groups.update(node.groups)
@@ -209,8 +223,10 @@ class Table:
         self._groups += Counter()
 
     def _has_room(self, bucket: _Bucket, node: _Node) -> bool:
+        if len(bucket.nodes) >= K or not node.groups:
+            return len(bucket.nodes) < K
         in_bucket = Counter(group for other in bucket.nodes.values() for group in other.groups)
-        return len(bucket.nodes) < K and all(
+        return all(
             in_bucket[group] < MAX_PER_GROUP and self._groups[group] < MAX_TABLE_PER_GROUP for group in node.groups
         )
 

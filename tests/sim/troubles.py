@@ -1,0 +1,128 @@
+"""What goes wrong in a village: who, when and how, drawn from a seed, and counted by type."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from dsdnode.errors import DsdError
+
+from .village import RoughEngine, Roughness, Village
+
+KINDS = ("calm", "messages", "engines", "cuts", "kills", "all")
+
+
+class Troubles:
+    """`await rage()`, then `await calm()`: everybody is back and connected, and nothing more goes wrong."""
+
+    def __init__(self, village: Village, rng: Random) -> None:
+        self.village, self.rng = village, rng
+        self.kind = rng.choice((*KINDS, "all", "all"))
+        self.counts: Counter[str] = Counter()
+        self._returning: set[asyncio.Task[None]] = set()
+        self._cuts: list[tuple[bytes, bytes]] = []
+        self._overload = 0.0
+        self._rough = self._roughness() if self.kind in ("messages", "all") else Roughness()
+        RoughEngine.overload = self._is_overloaded
+
+    def _roughness(self) -> Roughness:
+        rng = self.rng
+        return Roughness(
+            drop=rng.choice((0.0, 0.01, 0.05)),
+            duplicate=rng.choice((0.0, 0.05, 0.3)),
+            reorder=rng.choice((0.0, 0.05, 0.3)),
+            delay_s=rng.choice((0.05, 0.5, 5.0)),
+        )
+
+    def _is_overloaded(self) -> bool:
+        struck = self._overload > 0 and self.rng.random() < self._overload
+        self.counts["overload"] += struck
+        return struck
+
+    async def rage(self) -> None:
+        self.village.network.rough = self._rough
+        self._overload = self.rng.choice((0.0, 0.05)) if self.kind in ("engines", "all") else 0.0
+        deeds: dict[str, list[Callable[[], Awaitable[None]]]] = {
+            "engines": [self.worker_death],
+            "cuts": [self.cut, self.cut, self.partition],
+            "kills": [self.kill],
+        }
+        possible = sum(deeds.values(), []) if self.kind == "all" else deeds.get(self.kind, [])
+        for _ in range(self.rng.randint(1, 5) if possible else 0):
+            await asyncio.sleep(self.rng.expovariate(self.rng.choice((2.0, 8.0))))
+            await self.rng.choice(possible)()
+        if self._rough.drop + self._rough.duplicate + self._rough.reorder:
+            await asyncio.sleep(self.rng.choice((0.0, 5.0, 30.0)))
+
+    async def calm(self) -> None:
+        network = self.village.network
+        network.rough, self._overload = Roughness(), 0.0
+        for one, other in self._cuts:
+            network.heal(one, other)
+        self._cuts.clear()
+        await asyncio.gather(*self._returning)
+
+    # --- deeds
+
+    def _anybody(self) -> str | None:
+        names = sorted(self.village.villagers)
+        return self.rng.choice(names) if names else None
+
+    async def worker_death(self) -> None:
+        name = self._anybody()
+        if name is not None:
+            villager = self.village.villagers[name]
+            self.counts["draft worker death" if villager.draft else "worker death"] += 1
+            villager.engine.die()
+
+    async def kill(self) -> None:
+        """And a restart after a while, with nothing cached."""
+        name = self._anybody()
+        if name is None:
+            return
+        villager, silent = self.village.villagers[name], self.rng.random() < 0.3
+        self.counts["drafter killed" if villager.draft else "stage killed"] += 1
+        await self.village.kill(name, silent=silent)
+        task = asyncio.create_task(self._return(name, self.rng.expovariate(self.rng.choice((0.2, 2.0)))))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+    async def _return(self, name: str, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        [place] = [place for place in self.village.places if place.name == name]
+        while True:
+            with contextlib.suppress(DsdError):
+                await self.village.add(place)
+                self.counts["restart"] += 1
+                return
+            await asyncio.sleep(1.0)
+
+    async def cut(self) -> None:
+        hosts = list(self.village.network.hosts)
+        if len(hosts) > 1:
+            self.counts["link cut"] += 1
+            self._cut([tuple(self.rng.sample(hosts, 2))])  # type: ignore[list-item]
+
+    async def partition(self) -> None:
+        hosts = list(self.village.network.hosts)
+        self.rng.shuffle(hosts)
+        edge = self.rng.randint(1, max(1, len(hosts) - 1))
+        self.counts["partition"] += 1
+        self._cut([(one, other) for one in hosts[:edge] for other in hosts[edge:]])
+
+    def _cut(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        network, loop = self.village.network, self.village.loop
+        for one, other in pairs:
+            network.cut(one, other)
+        self._cuts += pairs
+
+        def heal() -> None:
+            for pair in pairs:
+                if pair in self._cuts:
+                    self._cuts.remove(pair)
+                    network.heal(*pair)
+
+        loop.at(loop.now + self.rng.choice((0.3, 3.0, 20.0)) * self.rng.random(), heal)

@@ -1,0 +1,271 @@
+"""A small swarm drawn from a seed: production nodes with fake engines, on simulated links, each by a clock of its own.
+
+The engines notice a stale cache (engine/fake.py), so a fault of the protocol shows as wrong text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from dsdnode.config import NodeConfig, Timeouts
+from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
+from dsdnode.engine.port import Chunk, Output
+from dsdnode.errors import DsdError, Overloaded
+from dsdnode.identity import Identity
+from dsdnode.net.port import Priority
+from dsdnode.node.client import Client
+from dsdnode.node.node import Node, Organs
+from dsdnode.sim.loop import JumpingLoop, clock
+from dsdnode.sim.network import LinkSpec, Network, SimTransport
+from dsdnode.wire.messages import Contact
+
+CLOCKS_S = (0.0, 0.0, -3600.0, 3600.0, 86_400.0 * 365)
+"""Offsets. A daemon's clock is monotonic: what it says is anybody's guess, but it never jumps."""
+_NOTICE = b"\x94\x00\xc2\x00"
+_PROTOCOL_TAGS = frozenset(range(22, 28))
+"""Block, Verdict, Closed, Nack, SessionLost, Close: the messages that may be lost, doubled and mixed up one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roughness:
+    """Shares of the protocol's notices that are lost, doubled, and sent up to `delay_s` late, past later ones."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    delay_s: float = 0.0
+
+
+class RoughNetwork(Network):
+    """Rough to the protocol's notices alone: a request or a piece of text is lost only with its connection."""
+
+    rough = Roughness()
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.counts: Counter[str] = Counter()
+
+    def transport(
+        self, contact: Contact, region: str = "", *, up_bytes_s: float = 0.0, down_bytes_s: float = 0.0
+    ) -> SimTransport:
+        transport = RoughTransport(self, contact, region, up_bytes_s, down_bytes_s)
+        self.hosts[transport.id] = transport
+        return transport
+
+
+class RoughTransport(SimTransport):
+    def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        network, header = self._network, frames[0]
+        assert isinstance(network, RoughNetwork)
+        rough, rng, counts = network.rough, network.rng, network.counts
+        if header[:4] != _NOTICE or header[5] not in _PROTOCOL_TAGS:
+            return super().send(peer, frames, priority)
+        if rng.random() < rough.drop:
+            counts["message lost"] += 1
+        elif rng.random() < rough.reorder:
+            counts["message late"] += 1
+            self._send_late(peer, frames, priority)
+        else:
+            super().send(peer, frames, priority)
+        if rng.random() < rough.duplicate:
+            counts["message twice"] += 1
+            self._send_late(peer, frames, priority)
+
+    def _send_late(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        def send() -> None:
+            with contextlib.suppress(DsdError):
+                SimTransport.send(self, peer, frames, priority)
+
+        network = self._network
+        assert isinstance(network, RoughNetwork)
+        network.loop.at(network.loop.now + network.rng.random() * network.rough.delay_s, send)
+
+
+class RoughEngine(FakeEngine):
+    """Refuses a decode now and then, with a part of it cached already, as an engine whose cache is full may."""
+
+    overload: Callable[[], bool] = lambda: False
+
+    async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        if len(chunks) == 1 and not chunks[0].extend and type(self).overload():
+            await super().forward([Chunk(chunks[0].sequence, chunks[0].position, chunks[0].inputs[:1])])
+            raise Overloaded("no room for the rest of it")
+        return await super().forward(chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a peer is, whichever life it lives; `layers` None: a drafter."""
+
+    name: str
+    layers: tuple[int, int] | None
+    max_sessions: int
+    cost_s: tuple[float, float]
+    clock_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Villager:
+    place: Place
+    node: Node
+    transport: SimTransport
+    shard: FakeEngine | None = None
+    draft: FakeTextEngine | None = None
+
+    @property
+    def engine(self) -> FakeEngine:
+        engine = self.shard or self.draft
+        assert engine is not None
+        return engine
+
+
+@dataclass
+class Village:
+    """`await build()` in a running JumpingLoop, `await close()` at the end."""
+
+    rng: Random
+    model: FakeModel = field(init=False)
+    places: list[Place] = field(init=False)
+    villagers: dict[str, Villager] = field(default_factory=dict)
+    """Alive, by name."""
+    clients: list[Client] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rng, loop = self.rng, asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        self.loop = loop
+        latency_s = rng.choice((0.0005, 0.01, 0.05))
+        link = LinkSpec(latency_s, rng.choice((0.0, 0.5)) * latency_s, rng.choice((0.0, 0.0, 0.02)))
+        self.network = RoughNetwork(loop, Random(rng.random()), lambda one, other: link)
+        self.model = FakeModel(num_layers=rng.randint(2, 4))
+        self.agreement = rng.choice((0.3, 0.7, 0.9, 1.0))
+        self.lease_s = rng.choice((6.0, 20.0))
+        self.places = self._draw_places()
+
+    def _draw_places(self) -> list[Place]:
+        rng, num_layers = self.rng, self.model.num_layers
+        edges = sorted(rng.sample(range(1, num_layers), rng.randint(0, min(2, num_layers - 1))))
+        ranges = list(zip([0, *edges], [*edges, num_layers], strict=True))
+        places = [self._place(f"dora {i}", None) for i in range(rng.randint(1, 2))]
+        for number, layers in enumerate(ranges):
+            places += [self._place(f"sam {number}.{i}", layers) for i in range(rng.choice((1, 1, 2, 2, 3)))]
+        return places
+
+    def _place(self, name: str, layers: tuple[int, int] | None) -> Place:
+        rng = self.rng
+        cost_s = rng.choice((0.0005, 0.003, 0.015)), rng.choice((0.0, 0.0002, 0.002))
+        return Place(name, layers, rng.randint(2, 4), cost_s, rng.choice(CLOCKS_S))
+
+    async def build(self, num_clients: int) -> None:
+        for place in self.places:
+            await self.add(place)
+        for number in range(num_clients):
+            identity, contact = self._identity(f"client {number}")
+            hidden = Contact(identity.public_key, ())
+            client = Client(
+                self.network.transport(hidden), identity, self._contacts(), Random(f"{self.rng.random()} {number}")
+            )
+            await client.join(self._contacts())
+            self.clients.append(client)
+
+    async def add(self, place: Place) -> Villager:
+        """A member, new or back from the dead with nothing cached. Raises DsdError when it cannot join."""
+        identity, contact = self._identity(place.name)
+        transport = self.network.transport(contact)
+        fixed_s, slope_s = place.cost_s
+
+        def cost(num_positions: int) -> float:
+            return fixed_s + slope_s * num_positions
+
+        async def shard(_: object) -> FakeEngine:
+            assert place.layers is not None
+            villager.shard = RoughEngine(self.model, *place.layers, cost=cost)
+            return villager.shard
+
+        async def draft() -> FakeTextEngine:
+            model = FakeModel(self.model.num_layers, agreement=self.agreement)
+            villager.draft = FakeTextEngine(model, cost=cost)
+            return villager.draft
+
+        with clock(place.clock_s):
+            node = Node(self._config(place), identity, transport, Organs(shard, draft, disk=False), Random(place.name))
+            villager = Villager(place, node, transport)
+            try:
+                await asyncio.create_task(node.run(self._contacts()))
+            except BaseException:
+                transport.end()
+                await node.close()
+                raise
+        self.villagers[place.name] = villager
+        return villager
+
+    def _config(self, place: Place) -> NodeConfig:
+        return NodeConfig(
+            roles=("shard",) if place.layers else ("drafter",),
+            name=place.name,
+            max_sessions=place.max_sessions,
+            timeouts=Timeouts(lease_s=self.lease_s),
+        )
+
+    async def kill(self, name: str, *, silent: bool) -> None:
+        """Its process is gone: no goodbye. `silent`: its machine too."""
+        villager = self.villagers.pop(name)
+        villager.transport.end(silent)
+        with contextlib.suppress(DsdError):
+            await villager.node.close()
+
+    async def close(self) -> None:
+        for client in self.clients:
+            await client.close()
+        for name in list(self.villagers):
+            await self.kill(name, silent=False)
+
+    def _contacts(self) -> list[Contact]:
+        return [villager.transport.contact for villager in self.villagers.values()]
+
+    def _identity(self, name: str) -> tuple[Identity, Contact]:
+        identity = Identity(Random(name).randbytes(32))
+        number = 1 + Random(name).randrange(1 << 14)
+        return identity, Contact(identity.public_key, (f"tcp://11.{number >> 8}.{number & 255}.1:29170",))
+
+
+def held_by(villager: Villager) -> list[str]:
+    """What a node that serves nobody still holds: nothing, or a leak."""
+    stage, drafter = villager.node._stage, villager.node._drafter
+    held: list[str] = []
+    if stage is not None and (stage.num_sessions or stage._batcher.num_waiting or stage._checks):
+        held.append("sessions")
+    if drafter is not None and (drafter.num_sessions or drafter._by_session or drafter._batcher.num_waiting):
+        held.append("replies")
+    if villager.engine.num_cells:
+        held.append("sequences")
+    free: Any = stage._sessions._free if stage is not None else drafter._free if drafter is not None else []
+    if len(free) != len(set(free)) or len(free) < villager.place.max_sessions:
+        held.append("places")
+    return [f"leak: {what} at {villager.place.name}" for what in held]
+
+
+def overfull(villager: Villager) -> list[str]:
+    """Queues that are longer than their bounds."""
+    found: list[str] = []
+    stage = villager.node._stage
+    for session in stage._sessions if stage is not None else ():
+        machine = session.machine
+        cache, inbox = machine._cache, machine._inbox
+        sequences = [branch.sequence for branch in cache._branches.values()] + cache._free
+        if sorted(sequences) != sorted(session.sequences):
+            found.append("sequences")
+        if len(inbox.items) > inbox._max_blocks or len(cache._closings) > cache._max_closings:
+            found.append("inbox")
+        if len(machine._kept._outputs) > machine._kept._max_blocks:
+            found.append("kept outputs")
+    host = stage or villager.node._drafter
+    if host is not None and host._batcher.num_waiting > 100 * villager.place.max_sessions:
+        found.append("batcher")
+    return [f"overfull: {what} at {villager.place.name}" for what in found]
