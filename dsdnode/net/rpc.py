@@ -46,6 +46,14 @@ NoticeHandler = Callable[[bytes, M, list[bytes]], None]
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class Sent:
+    """Messages of one kind, and their bytes before encryption."""
+
+    num: int = 0
+    num_bytes: int = 0
+
+
 class Rpc:
     """`rng` only makes the first request's number unlikely to meet a late reply to a process that was here before."""
 
@@ -54,8 +62,8 @@ class Rpc:
         self._next_id = (rng or SystemRandom()).getrandbits(48) + 1
         self._pending: dict[bytes, dict[int, asyncio.Future[tuple[Message, list[bytes]]]]] = {}
         self._num_pending = 0
-        self.num_sent = 0
-        """Messages, of every kind, that were given to the transport."""
+        self.sent: dict[str, Sent] = {}
+        """By the kind of message: what was given to the transport."""
         self._on_request: dict[type[Message], RequestHandler[Any]] = {}
         self._on_notice: dict[type[Message], list[NoticeHandler[Any]]] = {}
         self._serving: dict[asyncio.Task[None], bytes] = {}
@@ -63,10 +71,6 @@ class Rpc:
         self._strikes = Strikes()
         self._reader: asyncio.Task[None] | None = None
         transport.on_peer_lost(self._peer_lost)
-
-    def _send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
-        self.transport.send(peer, frames, priority)
-        self.num_sent += 1
 
     def start(self) -> None:
         """Begin to receive, within a running loop."""
@@ -103,7 +107,7 @@ class Rpc:
         self._pending.setdefault(peer, {})[request_id] = future
         self._num_pending += 1
         try:
-            self._send(peer, frames, priority)
+            self._send(peer, message, frames, priority)
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
@@ -124,7 +128,7 @@ class Rpc:
         priority: Priority = Priority.CONTROL,
     ) -> None:
         """Queue a notice. Raises PeerUnavailable or Overloaded, now; nobody tells if it is lost later."""
-        self._send(peer, encode(message, buffers), priority)
+        self._send(peer, message, encode(message, buffers), priority)
 
     async def ping(self, peer: bytes, *, timeout_s: float, priority: Priority = Priority.CONTROL) -> float:
         """Round trip in seconds, through the peer's event loop. Raises PeerUnavailable or Overloaded."""
@@ -238,9 +242,15 @@ class Rpc:
         bulky = sum(map(len, buffers)) > BULKY_BYTES
         try:
             frames = encode(message, buffers, envelope.request_id, reply=True)
-            self._send(peer, frames, Priority.BULK if bulky else Priority.CONTROL)
+            self._send(peer, message, frames, Priority.BULK if bulky else Priority.CONTROL)
         except (PeerUnavailable, Overloaded) as error:
             log.debug("reply not sent", reason=str(error))
+
+    def _send(self, peer: bytes, message: Message, frames: list[bytes], priority: Priority) -> None:
+        self.transport.send(peer, frames, priority)
+        sent = self.sent.setdefault(type(message).__name__, Sent())
+        sent.num += 1
+        sent.num_bytes += sum(map(len, frames))
 
     def _peer_lost(self, peer: bytes, why: str) -> None:
         for future in self._pending.get(peer, {}).values():

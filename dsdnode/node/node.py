@@ -27,7 +27,8 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.catalogue import describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.drafter import DrafterHost, acceptance_of
-from dsdnode.node.engines import UNKNOWN_SPEED, Speed, measure, record_of, start_draft, start_shard
+from dsdnode.node.engines import measure, start_draft, start_shard
+from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.stage import StageHost
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
@@ -62,8 +63,8 @@ class Node:
         self.discovery = Discovery(self._rpc, identity, rng)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
-        self._engines: dict[str, tuple[Engine, Speed]] = {}
-        self._saving: asyncio.Task[None] | None = None
+        self._offers: dict[str, Offer] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
 
@@ -99,7 +100,10 @@ class Node:
             await self._start_drafter()
         self.discovery.provide(self._records)
         if self._organs.disk:
-            self._saving = asyncio.create_task(self._save_peers(), name="save peers")
+            self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
+        if "shard" in self._offers:
+            current = keep_current(self._offers["shard"], self._rpc, self.discovery)
+            self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
         if contacts:
@@ -119,8 +123,8 @@ class Node:
 
     async def _start_shard(self) -> None:
         engine = await self._organs.shard(self.discovery)
-        self._engines["shard"] = engine, UNKNOWN_SPEED  # from here on `close` ends it
-        self._engines["shard"] = engine, await measure(engine)
+        offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
+        offer.measured(await measure(engine))
         self._stage = StageHost(
             self._rpc,
             engine,
@@ -128,13 +132,14 @@ class Node:
             max_lease_s=self._config.timeouts.lease_s,
         )
         self._stage.on_change = self._on_change
+        self._stage.batcher.on_decode, offer.busy = offer.decoded, self._stage.batcher.mean_busy
         self._stage.start()
 
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
-        self._engines["drafter"] = engine, UNKNOWN_SPEED
+        offer = self._offers["drafter"] = Offer(engine, "drafter")
         await self._check_tokenizer(engine)
-        self._engines["drafter"] = engine, await measure(engine)
+        offer.measured(await measure(engine))
         self._drafter = DrafterHost(
             self._rpc,
             self.discovery,
@@ -153,8 +158,8 @@ class Node:
 
     async def _check_tokenizer(self, draft: Engine) -> None:
         """A draft model that nothing here can use is a mistake, and never silent. Raises ModelRefused."""
-        if "shard" in self._engines:
-            target = self._engines["shard"][0].shard
+        if "shard" in self._offers:
+            target = self._offers["shard"].engine.shard
             known = {target.model_name: target.tokenizer_hash}
         else:
             models = models_of(await self.discovery.find_providers(MODELS_KEY))
@@ -174,13 +179,12 @@ class Node:
     def _records(self) -> list[ProviderRecord]:
         hosts = {"shard": self._stage, "drafter": self._drafter}
         contact = self._transport.contact
-        records = []
-        for role, (engine, speed) in self._engines.items():
-            if engine.quarantined:
+        records, now = [], asyncio.get_running_loop().time()
+        for role, offer in self._offers.items():
+            if offer.engine.quarantined:
                 continue
             host = hosts[role]
-            free_sessions = host.num_free_sessions if host else 0
-            records.append(record_of(engine, role, speed, free_sessions, contact))
+            records.append(offer.record(contact, host.num_free_sessions if host else 0, now))
         return records
 
     # --- what it is
@@ -203,9 +207,9 @@ class Node:
 
     @property
     def layers(self) -> tuple[int, int] | None:
-        if "shard" not in self._engines:
+        if "shard" not in self._offers:
             return None
-        shard = self._engines["shard"][0].shard
+        shard = self._offers["shard"].engine.shard
         return shard.start, shard.end
 
     def status(self) -> dict[str, Any]:
@@ -219,24 +223,11 @@ class Node:
             "roles": list(self.roles),
             "layers": list(self.layers) if self.layers else None,
             "known_peers": len(self.discovery.known_peers()),
-            "messages_sent": self._rpc.num_sent,
+            "sent": {kind: [sent.num, sent.num_bytes] for kind, sent in self._rpc.sent.items()},
             "sessions": {"shard": self._stage.num_sessions if self._stage else 0,
                          "drafter": self._drafter.num_sessions if self._drafter else 0},
-            "engines": [self._engine_status(role) for role in self._engines],
+            "engines": [offer.status() for offer in self._offers.values()],
         }  # fmt: skip
-
-    def _engine_status(self, role: str) -> dict[str, Any]:
-        engine, speed = self._engines[role]
-        return {
-            "role": role,
-            "model": engine.shard.model_name,
-            "model_id": engine.shard.model_id,
-            "tokenizer_hash": engine.shard.tokenizer_hash,
-            "worker_pid": getattr(engine, "pid", None),
-            "context_tokens": engine.shard.context_tokens,
-            "fixed_ms": round(speed.fixed_ms, 3),
-            "slope_ms": round(speed.slope_ms, 3),
-        }
 
     async def peers(self) -> list[dict[str, Any]]:
         return await describe_peers(self._rpc, self.discovery)
@@ -258,16 +249,17 @@ class Node:
 
     async def close(self) -> None:
         """Say goodbye and free everything; replies in progress break off."""
-        if self._saving is not None:
-            self._saving.cancel()
-            await asyncio.gather(self._saving, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
             self._write_peers()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()
         for host in (self._drafter, self._stage):
             if host is not None:
                 await host.close()
-        await asyncio.gather(*(engine.close() for engine, _ in self._engines.values()))
+        await asyncio.gather(*(offer.engine.close() for offer in self._offers.values()))
         await self.discovery.close()
         await self._rpc.close()
         log.info("stopped", peer=short_id(self.peer_id))
