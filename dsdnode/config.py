@@ -80,8 +80,8 @@ class NodeConfig:
     acceptance: str = "exact"
     """Of a drafter's replies, as `window`, `threshold` and `wire`, when a request does not say."""
     threshold: float = DEFAULT_THRESHOLD
-    wire: str = "f32"
-    """Type in which hidden states travel; f16 halves the bytes and may flip a near-tie."""
+    wire: str = "f16"
+    """Type in which hidden states travel: f32 alone is exact, f16 and q8 may tip near-ties."""
     strict: bool = False
     """The engine setting in which rounding does not depend on the block: one thread, one reply at a time."""
     name: str = ""

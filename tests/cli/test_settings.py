@@ -27,7 +27,7 @@ def test_each_layer_gives_way_to_the_one_above_it(tmp_path: Path) -> None:
     ]
     assert (settings["max_sessions"], settings.values["max_sessions"].source) == (2, str(file))
     assert (settings["name"], settings.values["name"].source) == ("user", str(user_file()))
-    assert (settings["wire"], settings.values["wire"].source) == ("f32", "built-in")
+    assert (settings["wire"], settings.values["wire"].source) == ("f16", "built-in")
 
 
 def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         window = "stream:2:16"
         acceptance = "relaxed"
         threshold = 0.2
-        wire = "f16"
+        wire = "q8"
         strict = true
         name = "attic"
         data_dir = "{tmp_path}"
@@ -81,7 +81,7 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         window="stream:2:16",
         acceptance="relaxed",
         threshold=0.2,
-        wire="f16",
+        wire="q8",
         strict=True,
         name="attic",
         data_dir=tmp_path,

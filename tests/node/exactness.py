@@ -58,6 +58,7 @@ async def swarm(folder: Path, num_shards: int, *, strict: bool, **more: object) 
             strict=strict,
             name=name,
             threads=1,
+            wire="f32",
             **(options | more),
         )  # type: ignore[arg-type]
 

@@ -15,7 +15,9 @@ from dsdnode.errors import NoPipeline
 from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
 from tests.node.processes import Daemon, Swarm, run, swarm
 
-REQUEST = GenerateRequest(prompt="Once there was a number", max_tokens=250, temperature=3.0, seed=11, draft_max=2)
+REQUEST = GenerateRequest(
+    prompt="Once there was a number", max_tokens=250, temperature=3.0, seed=11, draft_max=2, wire="f32"
+)
 """So hot that no reply ends by itself."""
 
 
