@@ -94,10 +94,6 @@ class Batcher:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
-    def num_others_waiting(self, owner: Owner) -> int:
-        """Other owners with work here, waiting or being decoded (within `done`: in the same decode)."""
-        return len(self._working().keys() - {owner})
-
     def mean_busy(self) -> float:
         """How many owners had work here, on the average of the last seconds."""
         return self._busy.value(_now())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +16,20 @@ from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.port import Chunk, Engine, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused
+from dsdnode.node.costs import Speed
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.sessions import SEQUENCES_PER_SESSION
 from dsdnode.placement.layers import choose_layers
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import ProviderRecord, RoundTrip
 
 log = structlog.get_logger(__name__)
 
-PROBE_POSITIONS = (1, 9)
+PROBE_POSITIONS = (2, 10)
+"""Not 1: llama.cpp took three times as long for one position as for two (the demo pair, half precision)."""
 PROBE_ROUNDS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Expected time of a block of n positions: fixed_ms + slope_ms * n."""
-
-    fixed_ms: float
-    slope_ms: float
-
-
-UNKNOWN_SPEED = Speed(0.0, 0.0)
 
 
 def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int) -> EngineOptions:
@@ -143,7 +133,7 @@ def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int
 
 
 async def measure(engine: Engine) -> Speed:
-    """The cost line, from a few decodes of one position and of nine; the first, cold one of each does not count."""
+    """The cost line, from a few decodes of two positions and of ten; the first, cold one of each does not count."""
     best: list[float] = []
     for num_positions in PROBE_POSITIONS:
         times = [await _probe(engine, num_positions) for _ in range(1 + PROBE_ROUNDS)]
@@ -166,7 +156,15 @@ async def _probe(engine: Engine, num_positions: int) -> float:
     return outputs[0].compute_s
 
 
-def record_of(engine: Engine, role: str, speed: Speed, free_sessions: int, contact: Contact) -> ProviderRecord:
+def record_of(
+    engine: Engine,
+    role: str,
+    speed: Speed,
+    free_sessions: int,
+    contact: Contact,
+    queue: float = 0.0,
+    round_trips: tuple[RoundTrip, ...] = (),
+) -> ProviderRecord:
     """What the node offers with this engine."""
     shard = engine.shard
     return ProviderRecord(
@@ -185,4 +183,6 @@ def record_of(engine: Engine, role: str, speed: Speed, free_sessions: int, conta
         free_sessions=free_sessions,
         fixed_ms=speed.fixed_ms,
         slope_ms=speed.slope_ms,
+        queue=queue,
+        round_trips=round_trips,
     )

@@ -83,6 +83,11 @@ class StageHost:
         self._sessions.draining = value
 
     @property
+    def batcher(self) -> Batcher:
+        """How busy it is, and what its decodes cost, is for the node to publish."""
+        return self._batcher
+
+    @property
     def num_sessions(self) -> int:
         return len(self._sessions)
 

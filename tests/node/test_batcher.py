@@ -160,7 +160,6 @@ class Talker:
         self._batcher, self._sequence, self._sizes, self._pause_s = batcher, sequence, sizes, pause_s
         self.waits: list[float] = []
         self.outputs: list[Output] = []
-        self.queue: list[int] = []
 
     async def talk(self) -> None:
         loop = asyncio.get_running_loop()
@@ -169,7 +168,6 @@ class Talker:
             done: asyncio.Future[Output | DsdError | None] = loop.create_future()
 
             def finish(result: Output | DsdError | None, done: asyncio.Future[Any] = done) -> None:
-                self.queue.append(self._batcher.num_others_waiting(self._sequence))
                 done.set_result(result)
 
             begun = loop.time()
@@ -253,13 +251,6 @@ def test_sixteen_are_served_alike_however_much_each_asks_for() -> None:
     jumping.run(story())
     assert sum(counts) ** 2 / (len(counts) * sum(count**2 for count in counts)) > 0.95  # Jain's index
     assert min(counts) > 50
-
-
-def test_each_is_told_how_many_others_it_shares_the_engine_with() -> None:
-    alone, *_ = talk(lambda b: Talker(b, 0, [1] * 5))
-    assert alone.queue == [0] * 5
-    shared = talk(*(lambda b, i=i: Talker(b, i, [1] * 5) for i in range(3)))
-    assert all(set(talker.queue) == {2} for talker in shared)
 
 
 def test_how_busy_it_is_on_the_average() -> None:

@@ -1,0 +1,142 @@
+"""What this node offers, as it is today: its engines' cost lines, load and links follow what they are seen to be.
+
+Records are announced again when one of these has changed by more than a little, but not more often than REPEAT_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dsdnode.dht.ids import model_key
+from dsdnode.engine.port import Engine
+from dsdnode.errors import DsdError
+from dsdnode.identity import peer_id
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.costs import UNKNOWN_SPEED, CostFit, Speed
+from dsdnode.node.discovery import Discovery
+from dsdnode.node.engines import record_of
+from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import ID_PREFIX_BYTES, MAX_ROUND_TRIPS, ProviderRecord, RoundTrip
+
+LOOK_S = 5.0
+REPEAT_S = 15.0
+CHANGE = 0.3
+"""A cost line or a link that is slower or faster by more than this share is news."""
+MIN_CHANGE_MS = 2.0
+QUEUE_CHANGE = 0.5
+FIRST_LINKS_S = 2.0
+LINKS_EVERY_S = 120.0
+PING_TIMEOUT_S = 2.0
+NUM_PINGS = 2
+
+
+class Offer:
+    """One engine. `busy` tells how many sessions have work at it, on the average."""
+
+    def __init__(self, engine: Engine, role: str) -> None:
+        self.engine = engine
+        self.busy: Callable[[], float] = lambda: 0.0
+        self.round_trips: tuple[RoundTrip, ...] = ()
+        self._role = role
+        self._fit = CostFit(UNKNOWN_SPEED)
+        self._said: ProviderRecord | None = None
+        self._said_s = 0.0
+
+    @property
+    def speed(self) -> Speed:
+        return self._fit.speed
+
+    def measured(self, speed: Speed) -> None:
+        """At the start, before anybody was served."""
+        self._fit = CostFit(speed)
+
+    def decoded(self, num_positions: int, seconds: float) -> None:
+        self._fit.add(num_positions, seconds)
+
+    def record(self, contact: Contact, free_sessions: int, now: float) -> ProviderRecord:
+        """What is to be announced now."""
+        self._said_s = now
+        self._said = record_of(
+            self.engine, self._role, self.speed, free_sessions, contact, self._queue(), self.round_trips
+        )
+        return self._said
+
+    def outdated(self, now: float) -> bool:
+        """Does the record that was made last say something that is not so any more?"""
+        if self._said is None or now < self._said_s + REPEAT_S:
+            return False
+        said = self._said
+        return (
+            self.speed.differs(Speed(said.fixed_ms, said.slope_ms), CHANGE)
+            or abs(self._queue() - said.queue) > QUEUE_CHANGE * max(1.0, said.queue)
+            or _links_differ(self.round_trips, said.round_trips)
+        )
+
+    def _queue(self) -> float:
+        return round(self.busy(), 2)
+
+    def status(self) -> dict[str, Any]:
+        shard = self.engine.shard
+        return {
+            "role": self._role,
+            "model": shard.model_name,
+            "model_id": shard.model_id,
+            "tokenizer_hash": shard.tokenizer_hash,
+            "worker_pid": getattr(self.engine, "pid", None),
+            "context_tokens": shard.context_tokens,
+            "fixed_ms": round(self.speed.fixed_ms, 3),
+            "slope_ms": round(self.speed.slope_ms, 3),
+            "queue": self._queue(),
+        }
+
+
+async def keep_current(offer: Offer, rpc: Rpc, discovery: Discovery) -> None:
+    """For ever: look at a shard's neighbours now and then, and announce what has changed."""
+    loop = asyncio.get_running_loop()
+    pause_s = FIRST_LINKS_S
+    links_at = loop.time() + pause_s
+    while True:
+        await asyncio.sleep(min(LOOK_S, pause_s))
+        if loop.time() >= links_at:
+            offer.round_trips = await measure_links(rpc, discovery, offer.engine)
+            pause_s = min(2 * pause_s, LINKS_EVERY_S)
+            links_at = loop.time() + pause_s
+        if offer.outdated(loop.time()):
+            discovery.changed()
+
+
+async def measure_links(rpc: Rpc, discovery: Discovery, engine: Engine) -> tuple[RoundTrip, ...]:
+    """Round trips to peers whose layers end where ours begin, or begin where ours end; of many, a few.
+
+    Each peer picks others, and both ends publish: so most links of a swarm of some dozens are known to owners.
+    """
+    shard, own = engine.shard, peer_id(rpc.transport.contact.public_key)
+    found = await discovery.find_providers(model_key(shard.model_id))
+    near = {record.peer_id: record for record in found if shard.start == record.end or shard.end == record.start}
+    near.pop(own, None)
+    picked = sorted(near, key=lambda peer: hashlib.sha256(own + peer).digest())[:MAX_ROUND_TRIPS]
+    for peer in picked:
+        rpc.transport.introduce(near[peer].contact)
+    pinged = await asyncio.gather(*(_rtt_ms(rpc, peer) for peer in picked))
+    trips = zip(picked, pinged, strict=True)
+    return tuple(RoundTrip(peer[:ID_PREFIX_BYTES], rtt_ms) for peer, rtt_ms in trips if rtt_ms is not None)
+
+
+async def _rtt_ms(rpc: Rpc, peer: bytes) -> float | None:
+    """The best of a few: the first may have to dial."""
+    try:
+        seconds = [await rpc.ping(peer, timeout_s=PING_TIMEOUT_S) for _ in range(NUM_PINGS)]
+    except DsdError:
+        return None
+    return round(1e3 * min(seconds), 2)
+
+
+def _links_differ(now: Sequence[RoundTrip], said: Sequence[RoundTrip]) -> bool:
+    before = {trip.peer: trip.rtt_ms for trip in said}
+    if {trip.peer for trip in now} != before.keys():
+        return True
+    changes = ((trip.rtt_ms, before[trip.peer]) for trip in now)
+    return any(abs(one - other) > max(MIN_CHANGE_MS, CHANGE * other) for one, other in changes)
