@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from dsdnode.cli import about, chat, demo, report, run, shards, sim, start
+from dsdnode.cli import about, bench, chat, demo, report, run, shards, sim, start
 from dsdnode.cli.options import Invocation
 from dsdnode.errors import DsdError
 
@@ -32,7 +32,7 @@ def cli() -> None:
 
 for command in (
     *(start.start, report.stop, report.status, report.peers, report.models, chat.chat, run.run),
-    *(shards.split, about.identity, about.config, about.version, demo.demo, sim.sim),
+    *(shards.split, about.identity, about.config, about.version, demo.demo, sim.sim, bench.bench),
 ):
     cli.add_command(command)
 

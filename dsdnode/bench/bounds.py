@@ -1,0 +1,65 @@
+"""What each scheme could reach at best: the formulas of speculation section 3 with the costs of this very swarm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dsdnode.bench.config import BenchConfig, PerShard
+from dsdnode.bench.schemes import Scheme
+from dsdnode.bench.swarm import engine_of
+from dsdnode.speculation.speeds import Costs, hedged_speed, plain_speed, rounds_speed, stream_speed
+
+MAX_BLOCK = 8
+MAX_WINDOW = 32
+_BYTES_PER_VALUE = {"f32": 4.0, "f16": 2.0, "q8": 1.0625}
+
+
+def costs_of(
+    config: BenchConfig,
+    num_shards: int,
+    latency_ms: PerShard,
+    wire: str,
+    statuses: Sequence[dict[str, Any]],
+    width: int,
+) -> Costs:
+    """Emulated times as they were asked for, the others as the daemons measured them. Hops: one into each shard, one
+    back to the owner."""
+    shapes = config.links(latency_ms).shapes(num_shards)
+    measured = [(engine["fixed_ms"], engine["slope_ms"]) for engine in map(engine_of, statuses)]
+    stages = config.emulate_ms(num_shards) or measured[:num_shards]
+    draft_ms = sum(measured[-1]) if config.draft_ms is None else config.draft_ms
+    slowest_mbit = min((shape.bandwidth_mbit for shape in shapes if shape.bandwidth_mbit > 0), default=0.0)
+    position_bits = 8 * width * _BYTES_PER_VALUE[wire or "f32"]
+    return Costs(
+        stages=tuple((fixed / 1e3, slope / 1e3) for fixed, slope in stages),
+        network_s=sum(shape.latency_s for shape in shapes),
+        draft_s=draft_ms / 1e3,
+        payload_s=position_bits / (slowest_mbit * 1e6) if slowest_mbit else 0.0,
+    )
+
+
+def bound(scheme: Scheme, costs: Costs, stats: Sequence[dict[str, Any]]) -> float | None:
+    """Tokens per second at the acceptance that these replies had, with the best block where the policy may choose."""
+    tokens, judged, accepted, covered = (
+        sum(one.get(key) or 0 for one in stats) for key in ("completion_tokens", "judged", "accepted", "covered")
+    )
+    if scheme.plain:
+        return plain_speed(costs)
+    if not judged or not tokens:
+        return None
+    rejections = judged - accepted
+    alpha = accepted / judged
+    if scheme.window == "fixed":
+        return rounds_speed(costs, alpha, scheme.draft_max or 1)
+    rounds = [rounds_speed(costs, alpha, window) for window in range(1, MAX_WINDOW + 1)]
+    if scheme.window == "throughput:rounds":
+        return max(rounds)
+    alpha = 1 - rejections / tokens
+    blocks = range(1, MAX_BLOCK + 1)
+    stream = [stream_speed(costs, alpha, block) for block in blocks]
+    if scheme.window == "throughput:stream" or scheme.window.startswith("stream:"):
+        return max(stream)
+    share = covered / rejections if rejections else 0.0
+    hedged = [hedged_speed(costs, alpha, block, share) for block in blocks]
+    return max(plain_speed(costs), *rounds, *stream, *hedged)

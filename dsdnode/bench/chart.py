@@ -1,0 +1,66 @@
+"""The figures as a picture (SVG, PNG, PDF): bars for one cell, a panel a number of shards for a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dsdnode.bench.run import Cell, cell_name
+from dsdnode.errors import BadInput
+
+SUFFIXES = (".svg", ".png", ".pdf")
+WIDTH_INCHES, HEIGHT_INCHES = 4.2, 3.6
+
+
+def check(path: Path) -> None:
+    """Before anything is measured. Raises BadInput: another suffix, or no matplotlib."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise BadInput(f"--plot {path}: name it {' or '.join(SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise BadInput("--plot draws with matplotlib: pip install 'dsdnode[plot]'") from None
+
+
+def draw(cells: Sequence[Cell], path: Path) -> None:
+    """Raises BadInput when it cannot be written."""
+    from matplotlib.figure import Figure
+
+    shards = list(dict.fromkeys(cell.num_shards for cell in cells))
+    panels = len(shards) if len(cells) > 1 else 1
+    figure = Figure(figsize=(WIDTH_INCHES * panels + 0.6, HEIGHT_INCHES), layout="constrained")
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    if len(cells) == 1:
+        _bars(axes[0], cells[0])
+    else:
+        for one, num_shards in zip(axes, shards, strict=True):
+            _lines(one, [cell for cell in cells if cell.num_shards == num_shards])
+        axes[-1].legend(fontsize="small")
+    axes[0].set_ylabel("tokens per second")
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _bars(axes: Any, cell: Cell) -> None:
+    """Measured, with the bound of each as a line above it."""
+    names = [result.scheme for result in cell.results]
+    axes.bar(names, [result.tokens_per_second or 0.0 for result in cell.results])
+    for i, result in enumerate(cell.results):
+        if result.bound_tokens_per_second:
+            axes.hlines(result.bound_tokens_per_second, i - 0.4, i + 0.4, colors="black", linestyles="dotted")
+    axes.tick_params(axis="x", rotation=30)
+    axes.set_title(f"{cell_name(cell.num_shards, cell.latency_ms)} (dotted: bound)", fontsize="medium")
+
+
+def _lines(axes: Any, cells: Sequence[Cell]) -> None:
+    """Against latency: both axes logarithmic but for the beginning, where 0 ms is."""
+    for i, result in enumerate(cells[0].results):
+        latencies = [sum(cell.latency_ms) / len(cell.latency_ms) for cell in cells]
+        axes.plot(latencies, [cell.results[i].tokens_per_second for cell in cells], marker="o", label=result.scheme)
+    axes.set_xscale("symlog", linthresh=1)
+    axes.set_yscale("log")
+    axes.set_xlabel("latency of a link, ms")
+    axes.set_title(f"{cells[0].num_shards} shards", fontsize="medium")

@@ -1,0 +1,123 @@
+"""Real daemons on this machine, as a user starts them: for `dsdnode bench` and the demo. None survives who began it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from dsdnode.errors import BadInput, DsdError
+
+START_WITHIN_S = 60.0
+STOP_WITHIN_S = 10.0
+POLL_S = 0.02
+
+
+class Daemon:
+    """One `dsdnode start` on loopback in a process group of its own: the terminal's Ctrl-C is ours alone to obey."""
+
+    def __init__(self, data_dir: Path, *words: str, threads: int = 1) -> None:
+        data_dir.mkdir(mode=0o700)
+        self.data_dir = data_dir
+        self._log = data_dir / "node.log"
+        command = [sys.executable, "-m", "dsdnode.cli", "start", "--listen", "tcp://127.0.0.1:0", "--json"]
+        # Stages of one reply take turns, and small models gain nothing from more threads.
+        with self._log.open("wb") as log_file:
+            self.process = subprocess.Popen(
+                [*command, "--threads", str(threads), "--data-dir", str(data_dir), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                process_group=0,
+            )
+
+    def ready(self) -> dict[str, Any]:
+        """Its readiness line. Raises DsdError with its own last words when it ends before."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise self._ended()
+        ready: dict[str, Any] = json.loads(line)
+        return ready
+
+    def port(self) -> int:
+        """Where it really listens, whatever it advertises; as soon as it does, which is long before it is ready."""
+        import psutil
+
+        deadline_s = time.monotonic() + START_WITHIN_S
+        while time.monotonic() < deadline_s and self.process.poll() is None:
+            try:
+                connections = psutil.Process(self.process.pid).net_connections(kind="tcp")
+            except psutil.Error:
+                break
+            listening = [one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN]
+            if listening:
+                return int(listening[0])
+            time.sleep(POLL_S)
+        raise self._ended()
+
+    def _ended(self) -> DsdError:
+        said = self._log.read_text(errors="replace").splitlines()
+        return DsdError("a daemon did not start:\n" + "\n".join(said[-10:]))
+
+
+def take_down(running: Sequence[Daemon]) -> None:
+    """All of them, also when Ctrl-C is pressed again meanwhile."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for daemon in running:
+        daemon.process.terminate()
+    deadline_s = time.monotonic() + STOP_WITHIN_S
+    for daemon in running:
+        try:
+            daemon.process.wait(max(0.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(daemon.process.pid, signal.SIGKILL)
+            daemon.process.wait()
+        if daemon.process.stdout is not None:
+            daemon.process.stdout.close()
+    signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def leaving_by_exception() -> Iterator[None]:
+    """Every way of being told to leave is an exception, which takes the daemons down."""
+    handlers = {signal.SIGINT: _interrupt, signal.SIGTERM: _leave, signal.SIGHUP: _leave}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """In place of asyncio's handler, which cancels a task: a cancellation that meets a timeout can be lost."""
+    raise KeyboardInterrupt
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def isolate(folder: Path, env_prefix: str) -> None:
+    """The daemons have the built-in settings, whatever this user's own ones are."""
+    for name in [name for name in os.environ if name.startswith(env_prefix)]:
+        del os.environ[name]
+    os.environ["XDG_CONFIG_HOME"] = str(folder / "config")
+
+
+def even_ranges(num_layers: int, num_shards: int) -> list[str]:
+    """Layers 0 to `num_layers` in `num_shards` ranges as even as can be, as `--layers` has them. Raises BadInput."""
+    if not 1 <= num_shards <= num_layers:
+        raise BadInput(f"the target has {num_layers} layers: --shards 1 to {num_layers}, not {num_shards}")
+    cuts = [num_layers * i // num_shards for i in range(num_shards + 1)]
+    return [f"{start}:{end}" for start, end in itertools.pairwise(cuts)]

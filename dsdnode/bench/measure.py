@@ -1,0 +1,177 @@
+"""One cell of the grid: every prompt under every scheme, in turn, at the same daemons; then several replies at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dsdnode.bench.config import BenchConfig
+from dsdnode.bench.schemes import Scheme
+from dsdnode.bench.swarm import Swarm
+from dsdnode.errors import DsdError
+from dsdnode.node.client import Client, Finished, GenerateRequest
+
+Ask = Callable[[Path, str], Awaitable[Any]]
+"""One question to the daemon of a data dir: `status`."""
+Tell = Callable[[str], None]
+"""One more step is done: this was it."""
+WARM_TOKENS = 8
+PROVIDED_WITHIN_S = 30.0
+REPLY_KINDS = ("Open", "Opened", "Block", "Verdict", "Nack", "Closed", "SessionLost", "Close")
+"""Messages of a reply between its peers: not the upkeep of the swarm, nor what the drafter tells the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`prompt`: its number. `arrivals`: (seconds after it was asked for, tokens there). `num_messages` and `num_bytes`
+    are of REPLY_KINDS, `num_link_bytes` of everything on the links, encrypted and framed; 0 when it was not alone.
+    `stats` as `run --json` prints them."""
+
+    scheme: Scheme
+    prompt: int
+    tokens: tuple[int, ...]
+    text: str
+    took_s: float
+    arrivals: tuple[tuple[float, int], ...]
+    stats: dict[str, Any]
+    num_messages: int = 0
+    num_bytes: int = 0
+    num_link_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """All prompts under one scheme, `num_sessions` at once, a new one as soon as one is over."""
+
+    scheme: Scheme
+    num_sessions: int
+    took_s: float
+    replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`statuses`: of the shards in order, then of the drafter, at the end."""
+
+    replies: tuple[Reply, ...]
+    crowds: tuple[Crowd, ...]
+    statuses: tuple[dict[str, Any], ...]
+
+
+class Laboratory:
+    """Asks a swarm; `prompts` are token ids."""
+
+    def __init__(
+        self, config: BenchConfig, swarm: Swarm, client: Client, prompts: Sequence[Sequence[int]], ask: Ask
+    ) -> None:
+        self._config = config
+        self._swarm = swarm
+        self._client = client
+        self._prompts = prompts
+        self._ask = ask
+
+    async def measure(self, tell: Tell) -> Measured:
+        """Raises DsdError of a reply that failed."""
+        await self._warm_up()
+        replies = []
+        schemes = self._config.schemes
+        for number in range(len(self._prompts)):
+            for i in range(len(schemes)):
+                scheme = schemes[(number + i) % len(schemes)]  # none always comes first, or behind the same one
+                replies.append(await self._counted(scheme, number))
+                tell(scheme.name)
+        crowds = []
+        for num_sessions in self._config.sessions:
+            for scheme in schemes if num_sessions > 1 else ():
+                crowds.append(await self._crowd(scheme, num_sessions))
+                tell(f"{scheme.name} x{num_sessions}")
+        return Measured(tuple(replies), tuple(crowds), tuple(await self._statuses()))
+
+    async def _warm_up(self) -> None:
+        """Until the swarm is complete for the client; then links are made and every scheme has been used once."""
+        try:
+            async with asyncio.timeout(PROVIDED_WITHIN_S):
+                while not any(m["complete"] and m["drafters"] for m in await self._client.models()):  # noqa: ASYNC110 (no event tells it)
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise DsdError(f"the daemons did not find one another within {PROVIDED_WITHIN_S:.0f} s") from None
+        for scheme in self._config.schemes:
+            await self._reply(scheme, 0, min(WARM_TOKENS, self._config.max_tokens))
+
+    async def _statuses(self) -> list[dict[str, Any]]:
+        drafter, *shards = self._swarm.daemons
+        return list(await asyncio.gather(*(self._ask(daemon.data_dir, "status") for daemon in (*shards, drafter))))
+
+    async def _traffic(self) -> tuple[int, int, int]:
+        """Messages and bytes of all replies so far, bytes on the links."""
+        sent = [status["sent"].get(kind, (0, 0)) for status in await self._statuses() for kind in REPLY_KINDS]
+        return sum(num for num, _ in sent), sum(size for _, size in sent), self._swarm.num_link_bytes()
+
+    async def _counted(self, scheme: Scheme, prompt: int) -> Reply:
+        """One reply, alone."""
+        before = await self._traffic()
+        reply = await self._reply(scheme, prompt, self._config.max_tokens, self._slow_down)
+        num_messages, num_bytes, num_link_bytes = (
+            after - earlier for after, earlier in zip(await self._traffic(), before, strict=True)
+        )
+        return replace(reply, num_messages=num_messages, num_bytes=num_bytes, num_link_bytes=num_link_bytes)
+
+    async def _reply(
+        self, scheme: Scheme, prompt: int, max_tokens: int, watch: Callable[[int], None] = lambda num_tokens: None
+    ) -> Reply:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        tokens: list[int] = []
+        arrivals = []
+        text, stats = "", {}  # type: tuple[str, dict[str, Any]]
+        try:
+            async for event in self._client.generate(self._request(scheme, prompt, max_tokens)):
+                if isinstance(event, Finished):
+                    stats = event.stats
+                    continue
+                tokens += event.tokens
+                text += event.text
+                arrivals.append((loop.time() - began_s, len(tokens)))
+                watch(len(tokens))
+        finally:
+            watch(-1)
+        return Reply(scheme, prompt, tuple(tokens), text, loop.time() - began_s, tuple(arrivals), stats)
+
+    def _request(self, scheme: Scheme, prompt: int, max_tokens: int) -> GenerateRequest:
+        return GenerateRequest(
+            prompt_tokens=self._prompts[prompt],
+            max_tokens=max_tokens,
+            temperature=self._config.temperature,
+            seed=self._config.seed,
+            draft_max=scheme.draft_max,
+            window=scheme.window,
+            wire=scheme.wire,
+            threshold=scheme.threshold,
+            deferred=scheme.deferred,
+        )
+
+    def _slow_down(self, num_tokens: int) -> None:
+        """A shard becomes slower in mid-reply; -1: the reply is over."""
+        planned = self._config.slow_down
+        if planned is not None and num_tokens == -1:
+            self._swarm.slow_down(planned.shard, 1.0)
+        elif planned is not None and num_tokens >= planned.token:
+            self._swarm.slow_down(planned.shard, planned.factor)
+
+    async def _crowd(self, scheme: Scheme, num_sessions: int) -> Crowd:
+        loop = asyncio.get_running_loop()
+        waiting = list(range(len(self._prompts)))
+        replies: list[Reply] = []
+
+        async def one() -> None:
+            while waiting:
+                replies.append(await self._reply(scheme, waiting.pop(0), self._config.max_tokens))
+
+        began_s = loop.time()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(num_sessions):
+                group.create_task(one())
+        return Crowd(scheme, num_sessions, loop.time() - began_s, tuple(replies))

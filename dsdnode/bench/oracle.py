@@ -1,0 +1,89 @@
+"""Both models whole, on this machine: what a prompt's ids are, how near a tie was, what the draft model would say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from dsdnode.engine.client import WorkerEngine
+from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.port import Chunk, Output
+from dsdnode.models import demo_draft, demo_target
+from dsdnode.speculation.sampling import Sampling
+
+CHUNK_POSITIONS = 256
+
+
+class Oracle:
+    """An async context. Its workers start when they are first needed and rest while replies are measured."""
+
+    def __init__(self, model: Path | None, draft_model: Path | None, sampling: Sampling, context_tokens: int) -> None:
+        self._paths = {"target": model or demo_target(), "draft": draft_model or demo_draft()}
+        self._options = EngineOptions(threads=1, context_tokens=context_tokens, max_sequences=1)
+        self._sampling = sampling
+        self._engines: dict[str, WorkerEngine] = {}
+
+    async def __aenter__(self) -> Oracle:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        for engine in self._engines.values():
+            await engine.close()
+
+    async def _engine(self, role: str) -> WorkerEngine:
+        if role not in self._engines:
+            self._engines[role] = await WorkerEngine.start(self._paths[role], self._options)
+        return self._engines[role]
+
+    async def render(self, text: str) -> list[int]:
+        """Ids of a user's message, as the drafter would make them. Raises BadInput, ModelRefused."""
+        return await (await self._engine("draft")).render([("user", text)])
+
+    async def gap(self, tokens: Sequence[int]) -> float:
+        """How far ahead the target's first choice after `tokens` is of its second one: the difference of logits."""
+        (output,) = await self._run("target", tokens, 1, num_top=2)
+        assert output.top is not None
+        first, second = output.top.probabilities[0].tolist()
+        return math.log(first / second) if second > 0 else math.inf
+
+    async def trace(self, prompt: Sequence[int], tokens: Sequence[int]) -> dict[str, Any]:
+        """What the draft model makes of each token of a reply, given the right ones before it (sim/traces.py)."""
+        context = [*prompt, *tokens[:-1]]
+        drafted = await self._run("draft", context, len(tokens), runners_up=True)
+        judged = await self._run("target", context, len(tokens), num_top=1)
+        guesses = np.concatenate([one.tokens for one in drafted if one.tokens is not None])
+        seconds = np.concatenate([one.runners_up for one in drafted if one.runners_up is not None])
+        sure = np.concatenate([one.probabilities for one in drafted if one.probabilities is not None])
+        entropies = np.concatenate([one.top.entropies for one in judged if one.top is not None])
+        right = guesses == np.asarray(tokens)
+        return {
+            "prompt_tokens": len(prompt),
+            "tokens": len(tokens),
+            "accepted": right.astype(int).tolist(),
+            "confidence": [round(value, 4) for value in sure.tolist()],
+            "entropy": [round(value, 4) for value in entropies.tolist()],
+            "second": (~right & (seconds == np.asarray(tokens))).astype(int).tolist(),
+        }
+
+    async def _run(
+        self, role: str, tokens: Sequence[int], num_draws: int, *, runners_up: bool = False, num_top: int = 0
+    ) -> list[Output]:
+        """The outputs of the decodes that had draws: of the last `num_draws` positions of `tokens`."""
+        engine, outputs = await self._engine(role), []
+        first_draw = len(tokens) - num_draws
+        for start in range(0, len(tokens), CHUNK_POSITIONS):
+            inputs = np.asarray(tokens[start : start + CHUNK_POSITIONS], np.int32)
+            draws = max(0, start + len(inputs) - max(start, first_draw))
+            chunk = Chunk(0, start, inputs, draws, self._sampling, runners_up=runners_up, num_top=num_top)
+            (output,) = await engine.forward([chunk])
+            if draws:
+                outputs.append(output)
+        await engine.release(0)
+        return outputs
