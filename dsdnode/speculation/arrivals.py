@@ -16,9 +16,9 @@ from dsdnode.wire.messages import Block
 class StageLimits:
     hop_timeout_s: float = 1.0
     """How long a block may wait for the one before it."""
-    max_waiting_blocks: int = 16
+    max_waiting_blocks: int = 64
     max_waiting_positions: int = 2048
-    max_kept_blocks: int = 8
+    max_kept_blocks: int = 32
     max_kept_positions: int = 1024
     max_closings: int = 64
 

@@ -7,6 +7,7 @@ such guesses so far.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsdnode.speculation.actions import Draft, Guess, Tokens
@@ -63,7 +64,10 @@ class Outcome:
 class Drafting:
     """The draft engine of one reply: `num_sequences` sequences, one Draft outstanding at a time."""
 
-    def __init__(self, epochs: Epochs, num_sequences: int, *, alive: bool) -> None:
+    def __init__(
+        self, epochs: Epochs, num_sequences: int, *, alive: bool, cached: Sequence[Sequence[bytes]] = ()
+    ) -> None:
+        """`cached`: by sequence, what the reply before left in it (digests after each token)."""
         self.alive = alive
         self.asked: Asked | None = None
         self.first = Calibration()
@@ -71,7 +75,7 @@ class Drafting:
         self.second = Calibration()
         """Of a second choice, as a share of what the first one leaves, when the first is wrong."""
         self._epochs = epochs
-        self._cached: list[list[bytes]] = [[] for _ in range(num_sequences)]
+        self._cached = [list(digests) for digests in cached] or [[] for _ in range(num_sequences)]
         """By sequence: digests after each token that it holds."""
         self._empty: bytes | None = None
         """For this content the engine had no guess: not asked twice."""
@@ -81,6 +85,14 @@ class Drafting:
         self.alive, self.asked, self._empty = False, None, None
         for cached in self._cached:
             cached.clear()
+
+    def held(self) -> tuple[tuple[bytes, ...], ...]:
+        """By sequence: digests of what it surely holds, now and when an outstanding Draft has come to its end."""
+        asked = None if self.asked is None else self.asked.draft
+        return tuple(
+            tuple(cached[: asked.position] if asked is not None and asked.sequence == sequence else cached)
+            for sequence, cached in enumerate(self._cached)
+        )
 
     def can_ask(self, epoch: OwnEpoch) -> bool:
         if not self.alive or self.asked is not None:

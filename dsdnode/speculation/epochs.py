@@ -67,13 +67,15 @@ class OwnEpoch:
 class Epochs:
     """`main` is None before `begin`."""
 
-    def __init__(self, line: Line, session: bytes, num_sequences: int) -> None:
+    def __init__(self, line: Line, session: bytes, num_sequences: int, number: int = 0) -> None:
+        """`number`: the highest that is in use already."""
         self.main: OwnEpoch | None = None
         self.hedges: list[OwnEpoch] = []
         self._line = line
         self._session = session
         self._num_sequences = num_sequences
-        self._number = 0
+        self.number = number
+        """The highest in use."""
 
     @property
     def live(self) -> list[OwnEpoch]:
@@ -133,10 +135,10 @@ class Epochs:
     def begin(self, parent: int, base: int) -> OwnEpoch:
         """A new main epoch in the place of all; its last token at least goes out again. The main's guesses stay."""
         base = min(base, len(self._line) - 1)
-        self._number += 1
+        self.number += 1
         old = self.main
         sequence, guesses = (0, []) if old is None else (old.sequence, old.guesses)
-        self.main = OwnEpoch(self._number, parent if base else 0, base, base, sequence, guesses)
+        self.main = OwnEpoch(self.number, parent if base else 0, base, base, sequence, guesses)
         self.hedges = []
         return self.main
 
@@ -145,10 +147,10 @@ class Epochs:
         main = self.main
         assert main is not None
         base = len(self._line) + index
-        self._number += 1
+        self.number += 1
         used = [epoch.sequence for epoch in self.live]
         sequence = next(number for number in range(self._num_sequences) if number not in used)
-        epoch = OwnEpoch(self._number, main.number, base, base, sequence, main.guesses[:index])
+        epoch = OwnEpoch(self.number, main.number, base, base, sequence, main.guesses[:index])
         guess = main.guesses[index].guess
         self.extend(epoch, Guess(guess.second, guess.second_probability), chance)
         self.hedges.append(epoch)

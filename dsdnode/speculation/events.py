@@ -65,11 +65,13 @@ class PlanChange:
 class Statistics:
     """For `run --json`. `by_position[i]`: (judged, accepted) of the guesses i after the last rejection.
 
+    `prompt_tokens_reused`: how many of the prompt's all stages had cached, from the turn before.
     `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / guesses judged);
     `acceptance_length_mean` counts the judge's own token; `drafted` are all guesses sent, the wasted among them.
     """
 
     prompt_tokens: int
+    prompt_tokens_reused: int
     completion_tokens: int
     time_to_first_token_s: float | None
     tokens_per_second: float | None
@@ -95,6 +97,7 @@ class EventLog:
         self.plans: deque[PlanChange] = deque(maxlen=MAX_PLANS)
         self._plan: Plan | None = None
         self._prompt_tokens = prompt_tokens
+        self._num_reused: int | None = None
         self._started_s: float | None = None
         self._first_s: float | None = None
         self._last_s: float | None = None
@@ -104,6 +107,11 @@ class EventLog:
 
     def start(self, now: float) -> None:
         self._started_s = now
+
+    def opened(self, num_cached: int) -> None:
+        """All stages of a route have so many positions; of the first one that counts as reused."""
+        if self._num_reused is None:
+            self._num_reused = num_cached
 
     def planned(self, now: float, plan: Plan) -> None:
         """Called often; only a change is kept."""
@@ -147,6 +155,7 @@ class EventLog:
         total = self._total
         return Statistics(
             prompt_tokens=self._prompt_tokens,
+            prompt_tokens_reused=self._num_reused or 0,
             completion_tokens=total.completed,
             time_to_first_token_s=_minus(self._first_s, self._started_s),
             tokens_per_second=_ratio(total.completed - self._num_first, _minus(self._last_s, self._first_s)),

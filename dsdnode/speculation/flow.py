@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from dsdnode.speculation.actions import Draft, SendBlock
 from dsdnode.speculation.drafting import Drafting
 from dsdnode.speculation.epochs import Epochs, OwnEpoch
+from dsdnode.speculation.prefill import MAX_POSITIONS_IN_FLIGHT, MAX_SINGLES_POSITIONS, Prefill
 from dsdnode.speculation.window import Plan
 
 MAX_FLIGHTS = 32
 """Blocks in flight; a stage lets twice as many wait."""
-MAX_MIXED_POSITIONS = 16
-"""Given tokens that guesses may share a block with: larger batches are rounded otherwise (engine.md)."""
 MIN_CHANCE = 0.03
 """A guess less likely to be needed is not worth anybody's energy."""
 MIN_HEDGE_CHANCE = 0.05
@@ -32,8 +31,7 @@ CALL_S = 0.006
 class Flow:
     epochs: Epochs
     drafting: Drafting
-    chunk_positions: int
-    prefill_blocks: int
+    prefill: Prefill
     max_length: int
     draft_s: float = 0.0
     """The draft engine's time for a token, as seen of late."""
@@ -71,10 +69,11 @@ class Flow:
         return (0, size) if size > 0 else None
 
     def _given(self, epoch: OwnEpoch, num_left: int, plan: Plan) -> tuple[int, int] | None:
-        if sum(flight.action.block.num_draft == 0 for flight in epoch.flights) >= self.prefill_blocks:
+        given = [flight.num_positions for flight in epoch.flights if flight.action.block.num_draft == 0]
+        num_given = self.prefill.next_size(epoch.sent, self.epochs.length)
+        if len(given) >= self.prefill.max_blocks or sum(given) + num_given > MAX_POSITIONS_IN_FLIGHT:
             return None
-        num_given = min(num_left, self.chunk_positions)
-        if num_given < num_left or num_given > MAX_MIXED_POSITIONS or plan.block == 0:
+        if num_given < num_left or num_given > MAX_SINGLES_POSITIONS or plan.block == 0:
             return num_given, 0
         num_draft = min(self.epochs.num_unsent(epoch), plan.block, self._room)
         if plan.mode == "rounds" and self._is_round_filling(epoch, num_given, num_draft, plan):

@@ -19,7 +19,6 @@ an old epoch never commits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dsdnode.speculation.actions import MAX_BRANCHES, Emit, Finish, Guess, NeedRoute, SessionAction, Tokens
 from dsdnode.speculation.drafting import Drafting
@@ -28,31 +27,15 @@ from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.flow import Flow
 from dsdnode.speculation.line import Line
 from dsdnode.speculation.patience import Patience
+from dsdnode.speculation.prefill import Prefill
+from dsdnode.speculation.settings import Carried, SessionConfig
 from dsdnode.speculation.window import Plan, RouteCosts, WindowController
 from dsdnode.wire.messages import Nack, Verdict
 
+__all__ = ["MAX_NACKS", "SessionConfig", "SessionMachine"]
+
 MAX_NACKS = 8
 """In a row, without a verdict: then the stage that refuses is suspected."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    """`secret` (16+ random bytes) keys the digests; `session` is the random id. `max_positions` caps prompt + reply."""
-
-    session: bytes
-    secret: bytes
-    max_tokens: int
-    max_positions: int
-    vocab_size: int
-    end_tokens: frozenset[int] = frozenset()
-    relaxed: bool = False
-    """The judge may accept what it did not draw: its own token waits while a guess for its place is in flight."""
-    chunk_positions: int = 256
-    prefill_blocks: int = 4
-    """Chunks of the prompt in flight at once: they need no verdict, so they may fill the pipeline."""
-    pass_timeout_s: float = 4.0
-    position_timeout_s: float = 0.05
-    """A pass may take pass_timeout_s + position_timeout_s * positions in flight before it counts as lost."""
 
 
 class SessionMachine:
@@ -60,22 +43,23 @@ class SessionMachine:
 
     def __init__(self, config: SessionConfig, prompt: Tokens, window: WindowController, *, drafter: bool) -> None:
         """`prompt`: at least one token (resumed: with the tokens so far). `drafter`: a draft engine is there."""
+        carried = config.carried
         assert prompt and config.chunk_positions <= 1024
         self.log = EventLog(len(prompt))
         """log.statistics() is what `run --json` shows."""
-        self.route = 0
+        self.route = carried.route
         """Of the current route, or of the one asked for last."""
         self.finished: str | None = None
         """Reason of Finish, once it was given."""
         self._config = config
         self._window = window
         self._line = Line(config.secret, prompt)
-        self._epochs = Epochs(self._line, config.session, MAX_BRANCHES)
-        self._drafting = Drafting(self._epochs, MAX_BRANCHES, alive=drafter)
+        self._epochs = Epochs(self._line, config.session, MAX_BRANCHES, carried.epoch)
+        self._drafting = Drafting(self._epochs, MAX_BRANCHES, alive=drafter, cached=carried.cached)
         self._max_length = min(len(prompt) + config.max_tokens, config.max_positions)
-        self._flow = Flow(
-            self._epochs, self._drafting, config.chunk_positions, config.prefill_blocks, self._max_length
-        )  # fmt: skip
+        num_prompt = len(prompt) - config.num_resumed
+        self._prefill = Prefill(num_prompt, config.chunk_positions, fixed=config.fixed_chunks)
+        self._flow = Flow(self._epochs, self._drafting, self._prefill, self._max_length)
         self._full = "context" if self._max_length == config.max_positions else "length"
         self._routing = True
         self._patience = Patience(config.pass_timeout_s, config.position_timeout_s)
@@ -89,6 +73,10 @@ class SessionMachine:
         """Prompt and reply so far."""
         return tuple(self._line.tokens)
 
+    def carry(self) -> Carried:
+        """For the next reply of the session, once this one is finished."""
+        return Carried(self.route + 1, self._epochs.number, self._drafting.held())
+
     def next_wakeup(self) -> float | None:
         """When `tick` must be called at the latest; ask again after every event."""
         main = self._epochs.main
@@ -99,11 +87,11 @@ class SessionMachine:
     # --- events ---------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[SessionAction]:
-        """First event. Asks for route 0."""
+        """First event. Asks for a route."""
         self.log.start(now)
         if len(self._line) >= self._max_length:
             return self._finish(self._full)
-        return [NeedRoute(0, "start", (), self._line.open_digests())]
+        return [NeedRoute(self.route, "start", (), self._line.open_digests())]
 
     def on_route(
         self, now: float, route: int, lengths: Sequence[int], costs: RouteCosts | None = None
@@ -115,7 +103,9 @@ class SessionMachine:
         self._patience.begin_route()
         if costs is not None:
             self._window.on_route(costs)
-        self._epochs.begin(0, min(lengths))
+        base = self._epochs.begin(0, min(lengths)).base
+        self.log.opened(base)
+        self._prefill.begin_route(base, len(lengths), costs)
         return self._go_on(now)
 
     def on_route_failed(self, now: float, route: int, suspects: Sequence[int] = ()) -> list[SessionAction]:

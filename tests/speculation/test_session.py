@@ -103,14 +103,15 @@ def alice() -> Alice:
 
 
 def test_the_prompt_goes_out_in_chunks_while_the_draft_engine_reads_it() -> None:
-    alice = Alice(tuple(range(1, 12)), prefill_blocks=2)
+    prompt = tuple(range(1, 19))
+    alice = Alice(prompt)
     assert alice.did(alice.machine.start(0.0)) == [NeedRoute(0, "start", (), alice.actions[0].digests)]
-    assert len(alice.actions[0].digests) == DIGEST_BYTES * 12
+    assert len(alice.actions[0].digests) == DIGEST_BYTES * 19
     *blocks, draft = alice.open(0, 0)
-    assert [numbers(sent)[3:] for sent in blocks] == [(0, 4, 0), (4, 4, 0)]
-    assert draft == drafting(0, tuple(range(1, 12)), 4)
+    assert [numbers(sent)[3:] for sent in blocks] == [(start, 4, 0) for start in (0, 4, 8, 12)]
+    assert draft == drafting(0, prompt, 4)
     (sent,) = alice.verdict(4, 50)  # answers the first chunk; its token is the prompt's business
-    assert numbers(sent)[3:] == (8, 3, 0)
+    assert numbers(sent)[3:] == (16, 2, 0)
     assert alice.text == []
 
 

@@ -48,7 +48,7 @@ class Stage:
     """A stage machine with a toy engine; `hold` leaves the runs in flight until `finish`."""
 
     def __init__(self, index: int, num_stages: int = 3, num_sequences: int = 4) -> None:
-        limits = StageLimits(hop_timeout_s=1.0, max_waiting_blocks=4)
+        limits = StageLimits(hop_timeout_s=1.0, max_waiting_blocks=4, max_kept_blocks=8)
         self.machine = StageMachine(SESSION, range(num_sequences), max_positions=64, limits=limits)
         self.engine = ToyEngine(index, num_sequences)
         self.index, self.last = index, index == num_stages - 1
