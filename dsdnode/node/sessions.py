@@ -11,6 +11,7 @@ import msgspec
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.speculation.acceptance import Acceptance, Exact, Relaxed
+from dsdnode.speculation.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.key_tokens import KeyTokens
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage import StageMachine
@@ -19,6 +20,10 @@ from dsdnode.wire.messages import WIRE_TYPES, Open, Refused, StagePlace, WireAcc
 SEQUENCES_PER_SESSION = 8
 """A main line and three hedges, and as many that were just left."""
 MAX_REASON = 512
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Hidden states of blocks that wait, of all sessions."""
+MAX_KEPT_BYTES = 64 * 1024 * 1024
+"""So of outputs kept for duplicates; each session has its share."""
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class Sessions:
         num_sequences = min(engine.shard.max_sequences, max_sessions * SEQUENCES_PER_SESSION)
         self._free = list(range(num_sequences))
         self._per_session = max(1, num_sequences // max_sessions)
+        self._limits = _limits(engine.shard.width, max_sessions)
         self.draining = False
 
     def __len__(self) -> int:
@@ -84,6 +90,7 @@ class Sessions:
             message.session,
             sequences,
             max_positions=message.max_positions,
+            limits=self._limits,
             acceptance=_acceptance(message.acceptance, key_tokens),
         )
         sampling = Sampling(**msgspec.structs.asdict(message.sampling))
@@ -134,3 +141,8 @@ def _acceptance(asked: WireAcceptance, key_tokens: bytes) -> Acceptance:
     if asked.threshold == 0:
         return Exact()
     return Relaxed(asked.threshold, deferred=asked.deferred, key_tokens=KeyTokens(key_tokens))
+
+
+def _limits(width: int, max_sessions: int) -> StageLimits:
+    kept = MAX_KEPT_BYTES // (4 * width * max_sessions)
+    return StageLimits(max_kept_positions=min(kept, DEFAULT_LIMITS.max_kept_positions), pool=Pool(MAX_WAITING_BYTES))

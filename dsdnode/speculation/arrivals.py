@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import msgspec
 
@@ -10,6 +11,20 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation.actions import ForwardBlock, States, Tokens
 from dsdnode.speculation.digest import DIGEST_BYTES, split
 from dsdnode.wire.messages import Block
+
+
+class Pool:
+    """Bounds the bytes that wait in many inboxes together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._inboxes: WeakSet[Inbox] = WeakSet()
+
+    def join(self, inbox: Inbox) -> None:
+        self._inboxes.add(inbox)
+
+    def has_room(self, size_bytes: int) -> bool:
+        return size_bytes + sum(inbox.size_bytes for inbox in self._inboxes) <= self._max_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +36,8 @@ class StageLimits:
     max_kept_blocks: int = 32
     max_kept_positions: int = 1024
     max_closings: int = 64
+    pool: Pool | None = None
+    """Of what waits in all sessions of a peer; None: this session counts alone."""
 
 
 DEFAULT_LIMITS = StageLimits()
@@ -44,6 +61,11 @@ class Arrival:
     @property
     def num_positions(self) -> int:
         return len(self.digests) - 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the hidden states: the rest is small."""
+        return 0 if self.states is None else self.states.nbytes
 
     @property
     def draft(self) -> Tokens:
@@ -87,11 +109,23 @@ class Inbox:
         self._max_blocks = limits.max_waiting_blocks
         self._max_positions = limits.max_waiting_positions
         self._patience_s = limits.hop_timeout_s
+        self._pool = limits.pool
+        if self._pool is not None:
+            self._pool.join(self)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(item.size_bytes for item in self.items)
 
     def put(self, arrival: Arrival) -> None:
-        """Drops what is waiting already and what there is no room for: the owner will send it again."""
+        """Drops what is waiting already and what there is no room for: the owner will send it again.
+
+        One block is taken even of a pool that is full: with that the session goes on.
+        """
         positions = sum(item.num_positions for item in self.items) + arrival.num_positions
         full = len(self.items) >= self._max_blocks or positions > self._max_positions
+        if self.items and self._pool is not None:
+            full = full or not self._pool.has_room(arrival.size_bytes)
         if not full and all(item.key != arrival.key for item in self.items):
             self.items.append(arrival)
 
