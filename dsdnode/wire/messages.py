@@ -161,7 +161,8 @@ class Open(Message, frozen=True, tag=20):
 class OpenStages(msgspec.Struct, frozen=True, array_like=True):
     """Buffer 0 of Open (big for a header). Buffer 1: digests, 8 bytes, of the owner's line after 0, 1, 2 ... tokens.
 
-    Buffer 2, to a judge that is to be lax: a bit for each token id, lowest first, where it must not be. None: everywhere.
+    Buffer 2, to a judge that is to be lax: a bit for each token id, lowest first, where it must not be lax (beyond it:
+    nowhere).
     """
 
     stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]
@@ -253,3 +254,14 @@ class Close(Message, frozen=True, tag=27):
     """Owner to every stage: the reply is over, free everything."""
 
     session: SessionId
+
+
+class Park(Message, frozen=True, tag=28):
+    """Owner to every stage: the reply is over, a next one may follow in this session, with an Open of a higher route.
+
+    What is cached may be kept for `keep_s`; a stage that needs the place before then says nothing.
+    """
+
+    session: SessionId
+    route: Annotated[int, Meta(ge=0, le=1 << 20)]
+    keep_s: Annotated[float, Meta(gt=0, le=3600)]

@@ -32,11 +32,11 @@ class Pair:
     def peer(self) -> bytes:
         return self.rpc.transport._id  # type: ignore[attr-defined,no-any-return]
 
-    async def open(self, wire: str = "f32", max_positions: int = 100) -> Opened | Refused:
+    async def open(self, wire: str = "f32", max_positions: int = 100, *keys: bytes) -> Opened | Refused:
         stages = OpenStages((StagePlace(self.rpc.transport.contact, 0, 4),))
         owner, model_id = self.alice.transport.contact, self.engine.shard.model_id
         message = Open(SESSION, 0, 0, model_id, owner, WireSampling(), max_positions, 60.0, wire)
-        answer, _ = await self.alice.request(self.peer, message, [encode_body(stages), b""], timeout_s=1)
+        answer, _ = await self.alice.request(self.peer, message, [encode_body(stages), b"", *keys], timeout_s=1)
         assert isinstance(answer, Opened | Refused)
         return answer
 
@@ -69,6 +69,12 @@ async def test_what_cannot_be_served_is_refused_before_it_holds_a_place(pair: Pa
         assert isinstance(answer, Refused)
         assert not answer.retry
     assert pair.host.num_sessions == 0
+
+
+async def test_more_key_tokens_than_there_are_tokens_are_no_owners(pair: Pair) -> None:
+    assert isinstance(await pair.open("f32", 100, bytes(14)), Refused)  # of 97 tokens
+    assert pair.host.num_sessions == 0
+    assert isinstance(await pair.open("f32", 100, bytes(13)), Opened)
 
 
 async def test_an_owner_that_is_gone_holds_no_place(pair: Pair) -> None:
