@@ -21,15 +21,17 @@ MAX_JOINS = 64
 MAX_LAYERS = 4096
 MAX_SWARM_FILE_BYTES = 64 * 1024
 WINDOWS = ("fixed", "awc", "throughput", "throughput:rounds", "throughput:stream", "throughput:hedged")
-"""Window policies (speculation/policies.py); also stream:BLOCK:WINDOW, a stream that never changes."""
+"""Window policies (speculation/policies.py); also plans that never change, stream:BLOCK:WINDOW and
+hedged:BLOCK:WINDOW:HEDGES."""
 ACCEPTANCES = ("exact", "relaxed", "deferred")
 """Rules by which the judge accepts (speculation/acceptance.py); all but the first may change the text, and say so."""
 DEFAULT_THRESHOLD = 0.3
 """Of relaxed acceptance, when nothing is said."""
-MAX_WINDOW = 256
+MAX_DRAFT = 64
+"""Of a window, or a block: draft tokens."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
-_STREAM = re.compile(r"stream:(\d{1,3}):(\d{1,3})")
+_PLAN = re.compile(r"(?:stream:(\d{1,2}):(\d{1,2})|hedged:(\d{1,2}):(\d{1,2}):[12])")
 _LISTEN = re.compile(r"(?:tcp://)?(\[[0-9a-fA-F:]+\]|[^:/\[\]\s]+):(\d{1,5})")
 
 
@@ -74,11 +76,11 @@ class NodeConfig:
     max_memory_bytes: int | None = None
     """Weights and caches together; a model that does not fit is refused, or fewer layers are taken."""
     draft_max: int = 8
-    """Window: draft tokens not yet judged; 0 is plain decoding. A request may ask for less or more."""
+    """Draft tokens in a round, or in a block of a stream, at most; 0 is plain decoding."""
     window: str = "fixed"
-    """Policy that chooses how much is drafted, and when; `draft_max` is its bound."""
+    """The policy that chooses how much is drafted, and when."""
     acceptance: str = "exact"
-    """Of a drafter's replies, as `window`, `threshold` and `wire`, when a request does not say."""
+    """As `draft_max`, `window`, `threshold` and `wire`: of replies that do not ask for their own."""
     threshold: float = DEFAULT_THRESHOLD
     wire: str = "f16"
     """Type in which hidden states travel: f32 alone is exact, f16 and q8 may tip near-ties."""
@@ -166,11 +168,14 @@ def parse_listen(text: str) -> str:
 
 
 def parse_window(text: str) -> str:
-    """A window policy's name: one of `WINDOWS`, or stream:BLOCK:WINDOW. Raises BadInput naming what there is."""
-    stream = _STREAM.fullmatch(text)
-    if text in WINDOWS or (stream and 1 <= int(stream[1]) <= int(stream[2]) <= MAX_WINDOW):
+    """A window policy's name: one of `WINDOWS`, or a plan that never changes. Raises BadInput naming what there is."""
+    plan = _PLAN.fullmatch(text)
+    if text in WINDOWS or (plan and 1 <= int(plan[1] or plan[3]) <= int(plan[2] or plan[4]) <= MAX_DRAFT):
         return text
-    raise BadInput(f"{text!r} is no window policy: choose from {', '.join(WINDOWS)}, or stream:BLOCK:WINDOW")
+    raise BadInput(
+        f"{text!r} is no window policy: choose from {', '.join(WINDOWS)}, stream:BLOCK:WINDOW, "
+        f"hedged:BLOCK:WINDOW:HEDGES (block <= window <= {MAX_DRAFT}, 1 or 2 hedges)"
+    )
 
 
 def parse_wire(text: str) -> str:

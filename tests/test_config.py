@@ -56,12 +56,14 @@ def test_listen_addresses() -> None:
             parse_listen(text)
 
 
-@pytest.mark.parametrize("text", [*WINDOWS, "stream:1:1", "stream:2:16", "stream:256:256"])
+@pytest.mark.parametrize("text", [*WINDOWS, "stream:1:1", "stream:2:16", "stream:64:64", "hedged:2:8:1"])
 def test_window_policies(text: str) -> None:
     assert parse_window(text) == text
 
 
-@pytest.mark.parametrize("text", ["", "Fixed", "stream", "stream:0:4", "stream:5:4", "stream:1:257", "stream:1:2:3"])
+@pytest.mark.parametrize(
+    "text", ["", "Fixed", "stream", "stream:0:4", "stream:5:4", "stream:1:65", "stream:1:2:3", "hedged:1:2:3"]
+)
 def test_no_window_policies(text: str) -> None:
     with pytest.raises(BadInput, match="choose from fixed, awc, throughput"):
         parse_window(text)

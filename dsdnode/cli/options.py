@@ -62,7 +62,7 @@ policy_options = chain(
     click.option(
         "--window",
         metavar="|".join(WINDOWS[:3]),
-        help="What decides how much is drafted, and when; also throughput:rounds|stream|hedged, stream:BLOCK:WINDOW.",
+        help="What decides how much is drafted, and when; also throughput:rounds|stream|hedged.",
     ),
     click.option("--acceptance", metavar="|".join(ACCEPTANCES), help="All but exact may change the text, and say so."),
     click.option("--threshold", metavar="T", help=f"How lax relaxed acceptance is, below 1 ({DEFAULT_THRESHOLD})."),
@@ -87,7 +87,7 @@ node_options = chain(
         "--spec-draft-n-max",
         "draft_max",
         metavar="N",
-        help="Draft tokens in flight, when a request says nothing (8; 0: plain decoding).",
+        help="Draft tokens in a round or block at most, when a request does not say (8; 0: plain decoding).",
     ),
     policy_options,
     click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsdnode.cli.options import chain, policy_options
-from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, parse_threshold, parse_window, parse_wire
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, MAX_DRAFT, parse_threshold, parse_window, parse_wire
 from dsdnode.errors import BadInput
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ _RANGES: dict[str, tuple[Callable[[str], float], float, float]] = {
     "top_p": (float, 1e-6, 1),
     "min_p": (float, 0, 1),
     "seed": (int, 0, MAX_SEED),
-    "draft_max": (int, 0, 256),
+    "draft_max": (int, 0, MAX_DRAFT),
 }
 
 
@@ -138,7 +138,7 @@ replying_options = chain(
         "--spec-draft-n-max",
         "draft_max",
         metavar="N",
-        help="Draft tokens in flight (the drafter's own setting; 0: plain decoding).",
+        help="Draft tokens in a round or block at most (the drafter's own; 0: plain decoding).",
     ),
     policy_options,
 )

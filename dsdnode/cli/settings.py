@@ -13,6 +13,7 @@ import platformdirs
 
 from dsdnode.config import (
     ACCEPTANCES,
+    MAX_DRAFT,
     MAX_JOINS,
     NodeConfig,
     parse_layers,
@@ -232,7 +233,7 @@ SETTINGS = (
     Setting("gpu_layers", "gpu_layers", _integer(0, 4096), "--gpu-layers"),
     Setting("max_sessions", "max_sessions", _integer(1, 64), "--max-sessions"),
     Setting("max_memory", "max_memory_bytes", _size, "--max-memory"),
-    Setting("draft_max", "draft_max", _integer(0, 64), "--draft-max"),
+    Setting("draft_max", "draft_max", _integer(0, MAX_DRAFT), "--draft-max"),
     Setting("window", "window", lambda raw: parse_window(_text(raw)), "--window"),
     Setting("acceptance", "acceptance", _choice(*ACCEPTANCES), "--acceptance"),
     Setting("threshold", "threshold", _threshold, "--threshold"),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from dsdnode.cli.chat import Chat
 
 
+SHOWN_POSITIONS = 16
+
+
 class Then(Enum):
     """What the chat does after a command."""
 
@@ -124,7 +127,8 @@ def _pipeline(stages: Any) -> str:
 
 def _by_position(counts: Any) -> str:
     """How often the first, second ... guess after a rejection stood."""
-    return " ".join(f"{100 * accepted / judged:.0f}%" for judged, accepted in counts)
+    shares = [f"{100 * accepted / judged:.0f}%" for judged, accepted in counts]
+    return " ".join(shares[:SHOWN_POSITIONS] + ["..."] * (len(shares) > SHOWN_POSITIONS))
 
 
 def _plans(changes: Any) -> str:

@@ -52,7 +52,7 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
     sampling: WireSampling
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_POSITIONS)]
     stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)]
-    draft_max: Annotated[int, Meta(ge=-1, le=256)]
+    draft_max: Annotated[int, Meta(ge=-1, le=64)]
     window: Name = ""
     wire: Annotated[str, Meta(max_length=8)] = ""
     acceptance: WireAcceptance | None = None

@@ -96,7 +96,7 @@ def test_a_prompt_of_one_token_and_one_that_leaves_room_for_three(tmp_path: Path
         tokens, _ = await tokens_of(client, replace(REQUEST, prompt_tokens=(9,), max_tokens=10))
         assert tokens == fake_text(TARGET, (9,), 10)
         long = tuple(1 + i % 90 for i in range(4093))
-        tokens, finished = await tokens_of(client, replace(REQUEST, prompt_tokens=long, draft_max=200))
+        tokens, finished = await tokens_of(client, replace(REQUEST, prompt_tokens=long, draft_max=64))
         assert tokens == fake_text(TARGET, long, 3)
         assert finished.reason == "context"
 
