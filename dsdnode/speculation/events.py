@@ -22,7 +22,8 @@ class PassEvent:
     line, and `num_accepted` of those, the first ones, were right (so a rejection is num_judged - num_accepted, 0 or 1;
     `covered`: a live branch had the right token already). `depth`: how many guesses in a row were right before these.
     `confidences`: the draft's probability of each judged guess.
-    `sent_s` and `judged_s` on the owner's clock; `stage_s`, `waited_s`, `queue`: as the stages measured (Verdict);
+    `sent_s` and `judged_s` on the owner's clock; `stage_s`, `waited_s`, `queue`: as the stages measured (Verdict;
+    of a block that was closed unrun only those that ran it);
     `alone`: nothing else of this reply was in flight when it was sent; `window`, `mode`: the plan it was sent under.
     """
 
