@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 
 TICK_S = 0.25
 FIND_TIMEOUT_S = 5.0
+PUBLISH_TIMEOUT_S = 10.0
 SELF_LOOKUP_GAP_S = 2.0
 MIN_RETRY_S = 0.25
 MAX_RETRY_S = 30.0
@@ -69,7 +70,7 @@ class Discovery:
     def __init__(self, rpc: Rpc, identity: Identity, rng: random.Random) -> None:
         self._rpc = rpc
         self._own_id = identity.peer_id
-        self._rng = rng
+        self.rng = rng
         self.table = Table(self._own_id)
         self.store = Store()
         self._tasks = Tasks()
@@ -82,6 +83,11 @@ class Discovery:
         self._looked_around_at = float("-inf")
         self._verifying: set[bytes] = set()
         self._refreshing = False
+
+    @property
+    def contact(self) -> Contact:
+        """Where this node is reached."""
+        return self._rpc.transport.contact
 
     # --- what the node calls --------------------------------------------------------------------------------------
 
@@ -130,6 +136,11 @@ class Discovery:
         self._providing.provide(make)
         self._wake.set()
 
+    async def publish(self, record: ProviderRecord) -> None:
+        """Provide this record alone, and return when it has been announced, or could not be in PUBLISH_TIMEOUT_S."""
+        self.provide(lambda: [record])
+        await wait_until(self._providing.done, self._now() + PUBLISH_TIMEOUT_S)
+
     def changed(self) -> None:
         self._providing.changed(self._now())
 
@@ -166,7 +177,7 @@ class Discovery:
         contacts = self.table.closest(message.key, K, exclude=(peer,))
         records = [data for _, data in self.store.get(message.key, self._now())]
         if sum(map(len, records)) > MAX_RECORDS_BYTES:
-            self._rng.shuffle(records)
+            self.rng.shuffle(records)
             while sum(map(len, records)) > MAX_RECORDS_BYTES:
                 records.pop()
         return Providers(), (pack_contacts(contacts), pack_records(records))
@@ -232,14 +243,14 @@ class Discovery:
         finally:
             now = self._now()
             delay_s = min(max((now - join.since) * RETRY_SHARE, MIN_RETRY_S), MAX_RETRY_S)
-            join.next_at = now + delay_s * self._rng.uniform(0.75, 1.25)
+            join.next_at = now + delay_s * self.rng.uniform(0.75, 1.25)
             join.busy = False
 
     def _look_around(self, now: float) -> None:
         """Around our own place after news, and into buckets that saw no lookup for long; one after the other."""
         if self._refreshing:
             return
-        targets = self.table.refresh_targets(now, self._rng)
+        targets = self.table.refresh_targets(now, self.rng)
         if now >= self._look_around_at:
             self._look_around_at, self._looked_around_at = float("inf"), now
             targets.insert(0, self._own_id)

@@ -9,17 +9,16 @@ import numpy as np
 import structlog
 
 from dsdnode.config import NodeConfig
-from dsdnode.dht.ids import model_key
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, read_manifest
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.port import Chunk, Engine, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused
+from dsdnode.node.claiming import claim_layers
 from dsdnode.node.costs import Speed
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.sessions import SEQUENCES_PER_SESSION
-from dsdnode.placement.layers import choose_layers
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.wire.messages import Contact
@@ -97,12 +96,30 @@ async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery:
         return start, end
     if not whole:
         return manifest.start, manifest.end
-    records = await discovery.find_providers(model_key(manifest.model_id))
-    shards = [record for record in records if record.role == "shard" and record.model_id == manifest.model_id]
-    capacity = _capacity_layers(config, manifest, path)
-    start, end = choose_layers(shards, manifest.num_layers, capacity)
-    log.info("layers chosen", layers=f"{start}:{end}", of=manifest.num_layers, providers=len(shards))
+    start, end = await claim_layers(
+        discovery, _claim(config, manifest, discovery.contact), _capacity_layers(config, manifest, path)
+    )
+    log.info("layers chosen", layers=f"{start}:{end}", of=manifest.num_layers)
     return start, end
+
+
+def _claim(config: NodeConfig, manifest: Manifest, contact: Contact) -> ProviderRecord:
+    """As `record_of` will say it when there is an engine, of the whole model."""
+    return ProviderRecord(
+        public_key=contact.public_key,
+        addresses=contact.addresses,
+        role="shard",
+        model_id=manifest.model_id,
+        model_name=manifest.model_name,
+        start=0,
+        end=manifest.num_layers,
+        num_layers=manifest.num_layers,
+        tokenizer_hash=manifest.tokenizer_hash,
+        vocab_size=manifest.vocab_size,
+        width=manifest.width,
+        context_tokens=min(config.context_tokens, manifest.train_context_tokens),
+        free_sessions=0,
+    )
 
 
 def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:

@@ -30,7 +30,7 @@ from dsdnode.node.drafter import DrafterHost, acceptance_of
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.stage import StageHost
-from dsdnode.wire.messages import Contact
+from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)
@@ -122,6 +122,7 @@ class Node:
             log.warning("the swarm last known does not answer; beginning one, and looking for it", reason=str(error))
 
     async def _start_shard(self) -> None:
+        self._rpc.on_request(Open, _starting)
         engine = await self._organs.shard(self.discovery)
         offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
         offer.measured(await measure(engine))
@@ -278,3 +279,8 @@ class Node:
             write_joins(self._config.data_dir, joins)
         except OSError as error:
             log.warning("known peers not saved", reason=str(error))
+
+
+async def _starting(peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
+    """The layers are claimed, the engine is not there yet: owners wait for it."""
+    return Refused("this peer is starting", retry=True), []

@@ -48,6 +48,8 @@ class Providing:
         self._rng = rng
         self._queries = queries
         self._make: RecordFactory = tuple
+        self.done = asyncio.Event()
+        """What was last to be provided has been announced once. (Another event for each thing to provide.)"""
         self._sequence = 0
         self._announce_at = float("inf")
         self._look_up_at = float("-inf")
@@ -61,7 +63,7 @@ class Providing:
 
     def provide(self, make: RecordFactory) -> None:
         """Announce what `make` returns, now and again; sequence and life of the records are filled in here."""
-        self._make = make
+        self._make, self.done = make, asyncio.Event()
         self._announce_at = self._announced_at + MIN_GAP_S
 
     def changed(self, now: float) -> None:
@@ -104,7 +106,7 @@ class Providing:
         self._announced_at = now
         self._announce_at = now + ANNOUNCE_EVERY_S * self._rng.uniform(0.9, 1.0)
         self._news = False
-        records = list(self._make())[:MAX_OFFERS]
+        done, records = self.done, list(self._make())[:MAX_OFFERS]
         keys = list(dict.fromkeys([*(key for record in records for key in record_keys(record)), *self._keys()]))
         if now >= self._look_up_at or any(key not in self._holders for key in keys):
             await self._find_holders(keys, now)
@@ -115,6 +117,7 @@ class Providing:
         self._signed = {place: pair for place, pair in self._signed.items() if not pair[0].withdrawn}
         # Whoever came while we were looking up got nothing yet.
         self._news = True
+        done.set()
 
     async def _find_holders(self, keys: Sequence[bytes], now: float) -> None:
         lookups = await asyncio.gather(
