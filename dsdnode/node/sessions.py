@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,7 +15,7 @@ from dsdnode.speculation.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.key_tokens import KeyTokens
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage import StageMachine
-from dsdnode.wire.messages import WIRE_TYPES, Open, Refused, StagePlace, WireAcceptance
+from dsdnode.wire.messages import WIRE_TYPES, Open, Refused, StagePlace, WireAcceptance, WireSampling
 
 SEQUENCES_PER_SESSION = 8
 """A main line and three hedges, and as many that were just left."""
@@ -39,9 +39,13 @@ class StageSession:
     sampling: Sampling
     timer: asyncio.TimerHandle | None = None
     peers: tuple[bytes, ...] = field(default=())
+    parked: bool = False
+    """Between two replies: it is kept while nobody else needs the place."""
 
     def reopen(self, message: Open, stages: tuple[StagePlace, ...]) -> None:
-        self.opened, self.stages = message, stages
+        self.opened, self.stages, self.parked = message, stages, False
+        self.reserved_positions = message.max_positions
+        self.sampling = _sampling(message)
         self.peers = tuple(peer_id(stage.contact.public_key) for stage in stages)
 
     @property
@@ -52,22 +56,32 @@ class StageSession:
     def last(self) -> bool:
         return self.opened.index == len(self.stages) - 1
 
+    @property
+    def evictable(self) -> bool:
+        """A run in flight must end first."""
+        return self.parked and not self.machine.busy
+
+    def is_another_reply(self, message: Open) -> bool:
+        """(Its Park may be lost.)"""
+        return self.parked or _terms(self.opened) != _terms(message)
+
 
 class Sessions:
     """Limits: sessions, cache positions, sequences."""
 
     def __init__(self, engine: Engine, max_sessions: int) -> None:
         self._engine = engine
-        self._max_sessions = max_sessions
         self._sessions: dict[bytes, StageSession] = {}
         num_sequences = min(engine.shard.max_sequences, max_sessions * SEQUENCES_PER_SESSION)
         self._free = list(range(num_sequences))
         self._per_session = max(1, num_sequences // max_sessions)
+        self._max_sessions = min(max_sessions, num_sequences // self._per_session)
         self._limits = _limits(engine.shard.width, max_sessions)
         self.draining = False
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        """Replies in progress: who is parked does not count."""
+        return sum(not session.parked for session in self._sessions.values())
 
     def __iter__(self) -> Iterator[StageSession]:
         return iter(list(self._sessions.values()))
@@ -81,22 +95,33 @@ class Sessions:
 
     @property
     def num_free(self) -> int:
-        return 0 if self.draining or self._engine.quarantined else self._max_sessions - len(self._sessions)
+        return 0 if self.draining or self._engine.quarantined else self._max_sessions - len(self)
 
-    def add(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes) -> StageSession:
-        """After `refusal` gave None."""
+    def admit(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes) -> StageSession:
+        """After `refusal` gave None, and `in_the_way` nothing. A session that is here already hears of a new reply."""
+        known = self._sessions.get(message.session)
+        if known is None:
+            return self._add(owner, message, stages, key_tokens)
+        if message.route > known.opened.route and known.is_another_reply(message):
+            known.machine.on_turn(message.max_positions, _acceptance(message, key_tokens))
+        return known
+
+    def _add(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes) -> StageSession:
         sequences, self._free = tuple(self._free[: self._per_session]), self._free[self._per_session :]
         machine = StageMachine(
             message.session,
             sequences,
             max_positions=message.max_positions,
             limits=self._limits,
-            acceptance=_acceptance(message.acceptance, key_tokens),
+            acceptance=_acceptance(message, key_tokens),
         )
-        sampling = Sampling(**msgspec.structs.asdict(message.sampling))
-        session = StageSession(machine, owner, sequences, message.max_positions, message, stages, sampling)
+        session = StageSession(machine, owner, sequences, message.max_positions, message, stages, _sampling(message))
         self._sessions[message.session] = session
         return session
+
+    def park(self, session: StageSession) -> None:
+        session.parked = True
+        self._sessions[session.id] = self._sessions.pop(session.id)
 
     def remove(self, session: StageSession) -> bool:
         """False: it was gone already."""
@@ -121,26 +146,47 @@ class Sessions:
         if not self._engine.available:
             over = self._engine.quarantined
             return Refused(over[:MAX_REASON] or "the engine is restarting", retry=not over)
-        return None if known is not None else self._no_room(message.max_positions)
+        if known is not None and not known.is_another_reply(message):
+            return None
+        others = [session for session in self._sessions.values() if session is not known]
+        return self._no_room(message.max_positions, [session for session in others if not session.evictable])
 
-    def _no_room(self, max_positions: int) -> Refused | None:
+    def in_the_way(self, message: Open) -> StageSession | None:
+        """A parked session that must make room for this one, the one that was parked first."""
+        others = [session for session in self._sessions.values() if session.id != message.session]
+        if self._no_room(message.max_positions, others) is None:
+            return None
+        return next((session for session in others if session.evictable), None)
+
+    def _no_room(self, max_positions: int, others: Sequence[StageSession]) -> Refused | None:
+        """What is in the way of a session beside these others."""
         shard = self._engine.shard
         if self.draining:
             return Refused("this peer is leaving", retry=True)
-        if len(self._sessions) >= self._max_sessions or len(self._free) < self._per_session:
+        if len(others) >= self._max_sessions:
             return Refused(f"all {self._max_sessions} sessions are taken", retry=True)
         if max_positions > shard.context_tokens:
             return Refused(f"{max_positions} positions do not fit the cache of {shard.context_tokens}")
-        reserved = sum(session.reserved_positions for session in self._sessions.values())
+        reserved = sum(session.reserved_positions for session in others)
         if reserved + max_positions > shard.context_tokens:
             return Refused("the cache is reserved by other sessions", retry=True)
         return None
 
 
-def _acceptance(asked: WireAcceptance, key_tokens: bytes) -> Acceptance:
+def _acceptance(message: Open, key_tokens: bytes) -> Acceptance:
+    asked = message.acceptance
     if asked.threshold == 0:
         return Exact()
     return Relaxed(asked.threshold, deferred=asked.deferred, key_tokens=KeyTokens(key_tokens))
+
+
+def _sampling(message: Open) -> Sampling:
+    return Sampling(**msgspec.structs.asdict(message.sampling))
+
+
+def _terms(message: Open) -> tuple[WireSampling, WireAcceptance, int]:
+    """What is one reply's: draws, and their fate, are made by these."""
+    return message.sampling, message.acceptance, message.max_positions
 
 
 def _limits(width: int, max_sessions: int) -> StageLimits:

@@ -18,22 +18,13 @@ from dsdnode.node.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import Own
 from dsdnode.wire.codec import buffer_at, decode_body
-from dsdnode.wire.messages import (
-    Block,
-    Close,
-    Closed,
-    Message,
-    Open,
-    Opened,
-    OpenStages,
-    Refused,
-    SessionLost,
-)
+from dsdnode.wire.messages import Block, Close, Closed, Message, Open, Opened, OpenStages, Park, Refused, SessionLost
 from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states, unpack_tokens
 
 log = structlog.get_logger(__name__)
 
 MAX_LEASE_S = 60.0
+MAX_PARKED_S = 600.0
 PING_TIMEOUT_S = 2.0
 
 
@@ -59,6 +50,7 @@ class StageHost:
         self._rpc.on_notice(Block, self._block)
         self._rpc.on_notice(Closed, self._closed)
         self._rpc.on_notice(Close, self._close)
+        self._rpc.on_notice(Park, self._park)
         self._rpc.on_notice(SessionLost, self._next_lost)
         self._rpc.transport.on_peer_lost(self._peer_lost)
 
@@ -81,6 +73,9 @@ class StageHost:
     @draining.setter
     def draining(self, value: bool) -> None:
         self._sessions.draining = value
+        for session in self._sessions:
+            if session.parked:
+                self._end(session.owner, session.id)
 
     @property
     def batcher(self) -> Batcher:
@@ -103,15 +98,15 @@ class StageHost:
         refusal = self._sessions.refusal(peer, message, stages)
         if refusal is not None:
             return refusal, []
-        session = self._sessions.get(message.session)
-        if session is None:
-            session = self._sessions.add(peer, message, stages, self._key_tokens(buffers))
-            self.on_change()
+        while (parked := self._sessions.in_the_way(message)) is not None:
+            self._end(parked.owner, parked.id)
+        session = self._sessions.admit(peer, message, stages, self._key_tokens(buffers))
         now, lease_s = asyncio.get_running_loop().time(), min(message.lease_s, self._max_lease_s)
         length = session.machine.on_open(now, message.route, message.index, len(stages), lease_s, digests)
         if length is None:
             return Refused("an older route of this session, or its end", retry=True), []
         session.reopen(message, stages)
+        self.on_change()
         for stage in stages:
             self._rpc.transport.introduce(stage.contact)
         if not session.last:  # warm the link before the first block needs it
@@ -152,6 +147,20 @@ class StageHost:
     def _close(self, peer: bytes, message: Close, buffers: list[bytes]) -> None:
         """In the loop's next turn: the task that serves an Open which came just before it is to run first."""
         asyncio.get_running_loop().call_soon(self._end, peer, message.session)
+
+    def _park(self, peer: bytes, message: Park, buffers: list[bytes]) -> None:
+        asyncio.get_running_loop().call_soon(self._keep, peer, message)
+
+    def _keep(self, owner: bytes, message: Park) -> None:
+        session = self._sessions.get(message.session)
+        if session is None or owner != session.owner or message.route != session.opened.route:
+            return
+        if self.draining:
+            return self._end(owner, session.id)
+        session.machine.on_park(asyncio.get_running_loop().time(), min(message.keep_s, MAX_PARKED_S))
+        self._sessions.park(session)
+        self._schedule(session)
+        self.on_change()
 
     def _end(self, owner: bytes, session_id: bytes) -> None:
         session = self._sessions.get(session_id)

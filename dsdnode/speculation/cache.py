@@ -212,6 +212,13 @@ class BranchCache:
         while len(self._closings) > self._max_closings:
             del self._closings[min(self._closings)]
 
+    def forget_draws(self) -> None:
+        """Everything in the cache stands for the next reply; its judge draws anew."""
+        for branch in self._branches.values():
+            branch.draws.clear()
+            branch.seen.clear()
+            branch.relaxed = ()
+
     def release(self) -> list[StageAction]:
         """Free every sequence in use."""
         used = [ReleaseSequence(branch.sequence) for branch in self._branches.values()]

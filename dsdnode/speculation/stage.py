@@ -21,15 +21,7 @@ from collections.abc import Sequence
 
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import Acceptance, Own
-from dsdnode.speculation.actions import (
-    ForwardBlock,
-    Gone,
-    RunChunk,
-    StageAction,
-    States,
-    Tokens,
-    TruncateSequence,
-)
+from dsdnode.speculation.actions import ForwardBlock, Gone, RunChunk, StageAction, States, Tokens, TruncateSequence
 from dsdnode.speculation.answers import Answers
 from dsdnode.speculation.arrivals import DEFAULT_LIMITS, Arrival, Inbox, KeptOutputs, StageLimits, arrive
 from dsdnode.speculation.cache import Branch, BranchCache, Closing, Fate
@@ -52,10 +44,7 @@ class StageMachine:
         limits: StageLimits = DEFAULT_LIMITS,
         acceptance: Acceptance | None = None,
     ) -> None:
-        """`sequences`: ids of empty engine sequences that are this session's until Gone; 8 hold all that one hedges.
-
-        `acceptance`: the judge's rule; exact if none is given.
-        """
+        """`sequences`: empty ones, this session's until Gone; 8 hold all that one hedges. No `acceptance`: exact."""
         assert sequences
         self._answers = Answers(session)
         self._max_positions = max_positions
@@ -63,7 +52,7 @@ class StageMachine:
         self._judge = Judge(acceptance)
         self._kept = KeptOutputs(limits)
         self._inbox = Inbox(limits)
-        self._running: tuple[Arrival, Branch] | None = None
+        self._running: tuple[Arrival, Branch, Judge] | None = None
         self._num_stages = 0
         self._lease_s, self._lease_end_s = 0.0, float("inf")
         self._lost = False
@@ -97,6 +86,18 @@ class StageMachine:
         self._lost = False
         return self._cache.matching(digest_.split(digests))
 
+    def on_park(self, now: float, keep_s: float) -> None:
+        """The reply is over; what is cached of it is kept for so long. Blocks of its route come too late now."""
+        self._answers.route += 1
+        self._inbox.items.clear()
+        self._kept.clear()
+        self._lease_end_s = now + keep_s
+
+    def on_turn(self, max_positions: int, acceptance: Acceptance) -> None:
+        """Another reply comes, with the next on_open: nothing that was drawn for the last one may serve it."""
+        self._max_positions, self._judge = max_positions, Judge(acceptance)
+        self._cache.forget_draws()
+
     def on_block(
         self, now: float, block: Block, digests: bytes, tokens: Tokens, states: States | None
     ) -> list[StageAction]:
@@ -129,12 +130,12 @@ class StageMachine:
         sessions had work waiting when the run was asked for.
         """
         assert self._running is not None
-        arrival, branch = self._running
+        arrival, branch, judge = self._running
         self._running = None
         if self._closing:
             return self._leave()
-        if draws:
-            self._judge.keep_draws(branch, arrival.block, draws, seen)
+        if draws and judge is self._judge:
+            judge.keep_draws(branch, arrival.block, draws, seen)
         if arrival.block.route != self._route or self._closing_of(arrival.block) is not None:
             return self._go_on(now)
         block = arrival.passed(now, compute_s, queue)
@@ -144,7 +145,7 @@ class StageMachine:
     def on_run_failed(self, now: float) -> list[StageAction]:
         """The engine refused the RunChunk (Overloaded), perhaps with a part of it cached. The owner sends it again."""
         assert self._running is not None
-        arrival, branch = self._running
+        arrival, branch, _ = self._running
         self._running = None
         if self._closing:
             return self._leave()
@@ -253,7 +254,7 @@ class StageMachine:
         block = arrival.block
         branch, actions = self._cache.ready(block, arrival.digests[0])
         branch.digests.extend(arrival.digests[1:])
-        self._running = (arrival, branch)
+        self._running = (arrival, branch, self._judge)
         num_draws = self._judge.num_draws(block) if self._is_last else 0
         tokens = arrival.tokens if self._answers.index == 0 else None
         num_top = self._judge.num_top if num_draws else 0
