@@ -1,39 +1,46 @@
-"""A reply over a ring in a few lines: an owner that obeys a WindowController, and tells it what the real one would.
+"""A reply over a ring in virtual time: the real owner's machine under a WindowController, stages that only take time.
 
-Stages are first come, first served; a block that is dead by the time a stage takes it is dropped unrun; acceptance is
-drawn when a guess is drafted. No bytes, no engine, no failures: only time (speculation section 4, without its safety).
+Each position's guess is right or wrong from the beginning, as with real models; stages serve first come, first served
+and drop what is dead before they take it; nothing is lost. So a test can ask how fast a controller makes a reply.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.actions import Draft, Finish, Guess, NeedRoute, SendBlock, SessionAction
+from dsdnode.speculation.events import PassEvent, PlanChange
+from dsdnode.speculation.session import SessionMachine
+from dsdnode.speculation.settings import SessionConfig
 from dsdnode.speculation.window import Plan, RouteCosts, WindowController
+from dsdnode.wire.messages import Block, Verdict
 
-Accept = Callable[[int, int], float]
-"""(position in the reply, guesses right in a row before) -> probability that the guess is right."""
-MAX_EVENTS = 200_000
+RIGHT, WRONG, OTHER = 1, 2, 3
+PROMPT = 4
+EASY, HARD = 0.98, 0.5
+MAX_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Ring:
-    """`stages`: (fixed_s, slope_s) each; `others`: replies of others, each with one block waiting at every stage."""
+    """`stages`: (fixed_s, slope_s) each. `covered_share`: of the wrong guesses whose second choice is right."""
 
     stages: tuple[tuple[float, float], ...]
     latency_s: float
     draft_s: float
-    accept: Accept = lambda position, depth: 0.8
+    accept: Callable[[int], float] = lambda position: 0.8
+    """Position in the reply -> probability that the guess there is right."""
     jitter_s: float = 0.0
     covered_share: float = 0.0
     others: int = 0
-    overhead: Callable[[str], float] = lambda mode: 1.0
-    """Factor on every stage's time in a mode: what no formula knows."""
+    """Replies of others: each has a block of one position waiting at every stage, whenever ours comes."""
     slow: Callable[[int, float], float] = lambda stage, now: 1.0
     """(stage, time) -> factor on its time."""
+    crowding: float = 1.0
+    """Factor on the stages' time while the draft engine works: one machine for all."""
 
     @property
     def costs(self) -> RouteCosts:
@@ -41,214 +48,230 @@ class Ring:
         return RouteCosts(fixed, slope, (len(self.stages) + 1) * self.latency_s)
 
 
-@dataclass(eq=False)
-class _Block:
-    start: int
-    end: int
-    num_draft: int
-    epoch: int
-    sent_s: float
-    plan: Plan
-    alone: bool
-    hedge: bool = False
-    stage_s: tuple[float, ...] = ()
-    waited_s: tuple[float, ...] = ()
-    judged_s: float = 0.0
+def ring(
+    num_stages: int, latency_ms: float, kind: tuple[float, float, float], rate: float, covered_share: float = 0.0
+) -> Ring:
+    """`kind`: fixed and slope of a stage, draft of a token, in ms."""
+    fixed_ms, slope_ms, draft_ms = kind
+    stages = ((fixed_ms / 1000, slope_ms / 1000),) * num_stages
+    return Ring(stages, latency_ms / 1000, draft_ms / 1000, lambda position: rate, covered_share=covered_share)
 
 
-@dataclass
+class Same:
+    """A plan for ever."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def plan(self) -> Plan:
+        return self._plan
+
+    def on_route(self, costs: RouteCosts) -> None:
+        pass
+
+    def on_draft(self, num_tokens: int, seconds: float) -> None:
+        pass
+
+    def on_verdict(self, event: PassEvent) -> None:
+        pass
+
+    def on_failure(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
 class Result:
-    seconds: float
-    num_tokens: int
-    events: list[PassEvent] = field(default_factory=list)
-    plans: list[tuple[int, float, Plan]] = field(default_factory=list)
-    """(tokens so far, time, plan) at each change."""
-    done_s: list[float] = field(default_factory=list)
-    """When each token was committed."""
+    done_s: tuple[float, ...]
+    """When each token of the reply was committed."""
+    events: tuple[PassEvent, ...]
+    plans: tuple[PlanChange, ...]
 
     @property
     def speed(self) -> float:
-        return self.num_tokens / self.seconds
+        """Tokens per second after the first one."""
+        return self.speed_of(0, len(self.done_s))
 
-    def speed_after(self, first: int, last: int | None = None) -> float:
-        """Of the tokens [first, last)."""
-        times = self.done_s[first - 1 : last]
+    def speed_of(self, first: int, last: int) -> float:
+        """Of the tokens [first, last) of the reply."""
+        times = self.done_s[first:last]
         return (len(times) - 1) / (times[-1] - times[0])
 
 
-class Owner:
-    """One reply, from the moment the prompt is prefilled and its first token known."""
+@dataclass
+class _Travel:
+    block: Block
+    tokens: Sequence[int]
+    arrived_s: float = 0.0
+    stage_ms: tuple[float, ...] = ()
+    waited_ms: tuple[float, ...] = ()
 
-    def __init__(self, ring: Ring, controller: WindowController, num_tokens: int, seed: int = 0) -> None:
-        self.ring, self.controller, self.num_tokens = ring, controller, num_tokens
-        self.rng = random.Random(seed)
-        self.result = Result(0.0, 0)
-        self.now = 0.0
+
+@dataclass
+class _Stage:
+    waiting: list[_Travel] = field(default_factory=list)
+    busy: bool = False
+    floor: int = 0
+    closed: dict[int, int] = field(default_factory=dict)
+
+    def is_dead(self, block: Block) -> bool:
+        own = self.closed.get(block.epoch)
+        parents = self.closed.get(block.parent)
+        dead = own is not None and block.position >= own
+        return dead or block.epoch < self.floor or (parents is not None and block.base > parents)
+
+
+class World:
+    def __init__(self, ring: Ring, controller: WindowController, num_tokens: int, seed: int, *, told: bool) -> None:
+        self.ring, self.told, self.now = ring, told, 0.0
+        self.rng, draws = random.Random(seed), random.Random(seed)
+        self.sure = [_confidence(ring.accept(position), draws) for position in range(num_tokens + 200)]
+        self.right = [draws.random() < probability for probability in self.sure]
+        self.second = [draws.random() < ring.covered_share for _ in self.right]
+        config = SessionConfig(
+            b"0" * 16, b"1" * 16, num_tokens, num_tokens + PROMPT, 10, pass_timeout_s=1e5, position_timeout_s=0.0
+        )
+        self.machine = SessionMachine(config, (RIGHT,) * PROMPT, controller, drafter=True)
+        self.done_s: list[float] = []
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.num_scheduled = 0
-        self.free_s = [0.0] * len(ring.stages)
+        self.stages = [_Stage() for _ in ring.stages]
         self.arrived_s = [0.0] * (len(ring.stages) + 1)
-        self.length, self.sent, self.epoch, self.depth = 1, 0, 0, 0
-        self.right: dict[int, bool] = {}
-        """Of the guesses at positions >= length, one line of them."""
-        self.drafting: int | None = None
-        self.stale = False
-        self.flights: list[_Block] = []
+        self.contents: dict[int, list[int]] = {0: []}
+        self.wrong_at: dict[int, int] = {}
+        self.drafted: dict[int, list[int]] = {}
+        self.drafting = False
 
     def run(self) -> Result:
-        self._go_on()
-        for _ in range(MAX_EVENTS):
-            if self.length > self.num_tokens:
-                break
-            self.now, _, act = heapq.heappop(self.heap)
-            act()
-        else:
-            raise AssertionError("the reply never ends")
-        self.result.seconds, self.result.num_tokens = self.now, self.length - 1
-        return self.result
+        self.act(self.machine.start(self.now))
+        for _ in range(MAX_STEPS):
+            if self.machine.finished:
+                log = self.machine.log
+                return Result(tuple(self.done_s), tuple(log.passes), log.statistics().plans)
+            self.now, _, step = heapq.heappop(self.heap)
+            step()
+        raise AssertionError("the reply never ends")
 
-    def _at(self, time_s: float, act: Callable[[], None]) -> None:
+    def at(self, time_s: float, step: Callable[[], None]) -> None:
         self.num_scheduled += 1
-        heapq.heappush(self.heap, (time_s, self.num_scheduled, act))
+        heapq.heappush(self.heap, (time_s, self.num_scheduled, step))
 
-    def _plan(self) -> Plan:
-        plan = self.controller.plan()
-        plans = self.result.plans
-        if not plans or replace(plans[-1][2], reason="") != replace(plan, reason=""):
-            plans.append((self.length, self.now, plan))
-        return plan
+    def act(self, actions: Sequence[SessionAction]) -> None:
+        for action in actions:
+            if isinstance(action, NeedRoute):
+                lengths = (0,) * len(self.stages)
+                self.act(self.machine.on_route(self.now, 0, lengths, self.ring.costs if self.told else None))
+            elif isinstance(action, SendBlock):
+                self.send(action)
+            elif isinstance(action, Draft):
+                self.draft(action)
+            elif not isinstance(action, Finish):
+                self.done_s += [self.now] * len(action.tokens)
 
-    def _go_on(self) -> None:
-        """Send what may be sent, and keep the draft engine busy."""
-        plan = self._plan()
-        while self._send_next(plan):
-            pass
-        ahead = sum(position >= self.sent for position in self.right)
-        wants = plan.block > 0 and ahead < plan.block and (plan.mode != "rounds" or self.sent < self.length)
-        if wants and self.drafting is None:
-            self.drafting = max([self.length, *(position + 1 for position in self.right)])
-            count, started_s, self.stale = plan.block, self.now, False
-            self._at(self.now + count * self.ring.draft_s, lambda: self._drafted(count, started_s))
+    # --- the draft engine -----------------------------------------------------------------------------------------
 
-    def _send_next(self, plan: Plan) -> bool:
-        first = max(self.sent, self.length)
-        ready = sum(position >= first for position in self.right)
-        unjudged = sum(flight.num_draft for flight in self.flights if not flight.hedge)
-        if self.sent < self.length:
-            if plan.mode == "rounds" and plan.block and ready < plan.block:
-                return False
-            self._send(self.sent, first + min(ready, plan.block), min(ready, plan.block), plan)
-            return True
-        if plan.mode in ("stream", "hedged") and ready >= plan.block and unjudged + plan.block <= plan.window:
-            self._send(first, first + plan.block, plan.block, plan)
-            for _ in range(plan.hedges):
-                self._send(first, first + 1, 1, plan, hedge=True)
-            return True
-        return False
+    def draft(self, draft: Draft) -> None:
+        own = self.drafted.setdefault(draft.sequence, [])
+        if draft.source is not None:
+            own[:] = self.drafted[draft.source]
+        own[draft.position :] = draft.tokens
+        guesses = []
+        for _ in range(draft.count):
+            guess = self.guess(len(own) - PROMPT, all(token == RIGHT for token in own))
+            guesses.append(guess)
+            own.append(guess.token)
+        own.pop()
+        self.drafting = True
+        self.at(self.now + draft.count * self.ring.draft_s, lambda: self.answer(tuple(guesses)))
 
-    def _send(self, start: int, end: int, num_draft: int, plan: Plan, hedge: bool = False) -> None:
-        block = _Block(start, end, num_draft, self.epoch, self.now, plan, alone=not self.flights, hedge=hedge)
-        if not hedge:
-            self.flights.append(block)
-            self.sent = end
-        self._travel(block)
+    def guess(self, position: int, is_right: bool) -> Guess:
+        rate = self.sure[position]
+        if is_right and self.right[position]:
+            return Guess(RIGHT, rate, OTHER, (1 - rate) / 2)
+        return Guess(WRONG, rate, RIGHT if is_right and self.second[position] else OTHER, (1 - rate) / 2)
 
-    def _travel(self, block: _Block) -> None:
-        """Through all stages at once: what happens to it depends on blocks sent before it alone."""
-        ring, size = self.ring, block.end - block.start
-        time_s = self.now
-        for index, (fixed_s, slope_s) in enumerate(ring.stages):
-            time_s = self._hop(index, time_s)
-            start_s = max(time_s, self.free_s[index])
-            if self._closed_s() + ring.latency_s <= start_s:
-                return
-            cost_s = (fixed_s + slope_s * size) * ring.slow(index, start_s) * ring.overhead(block.plan.mode)
-            start_s += ring.others * (fixed_s + slope_s)
-            self.free_s[index] = start_s + cost_s
-            block.stage_s += (cost_s,)
-            block.waited_s += (start_s - time_s,)
-            time_s = start_s + cost_s
-        if block.hedge:
-            return
-        block.judged_s = time_s
-        self._at(self._hop(len(ring.stages), time_s), lambda: self._judged(block))
+    def answer(self, guesses: tuple[Guess, ...]) -> None:
+        self.drafting = False
+        self.act(self.machine.on_draft(self.now, guesses))
 
-    def _closed_s(self) -> float:
-        """When the present epoch is closed: a block's last position decides the guess after it, the owner tells."""
-        wrong = next((position for position, right in self.right.items() if not right), None)
-        for flight in self.flights:
-            if wrong is not None and flight.start < wrong <= flight.end and flight.judged_s:
-                return flight.judged_s + (self.ring.latency_s if wrong == flight.end else 0.0)
-        return float("inf")
+    # --- the ring -------------------------------------------------------------------------------------------------
 
-    def _hop(self, index: int, time_s: float) -> float:
+    def send(self, action: SendBlock) -> None:
+        block = action.block
+        if block.epoch not in self.contents:
+            self.contents[block.epoch] = self.contents.get(block.parent, [])[: block.base]
+        content = self.contents[block.epoch]
+        content[block.position :] = action.tokens
+        wrong = next((position for position, token in enumerate(content) if token != RIGHT), len(content))
+        if wrong < len(content):
+            self.wrong_at[block.epoch] = wrong
+        travel = _Travel(block, action.tokens)
+        self.at(self.hop(0), lambda: self.arrive(0, travel))
+
+    def hop(self, link: int) -> float:
         delay_s = self.ring.latency_s + self.ring.jitter_s * self.rng.random()
-        self.arrived_s[index] = max(self.arrived_s[index], time_s + delay_s)
-        return self.arrived_s[index]
+        self.arrived_s[link] = max(self.arrived_s[link], self.now + delay_s)
+        return self.arrived_s[link]
 
-    def _drafted(self, count: int, started_s: float) -> None:
-        assert self.drafting is not None
-        start, self.drafting = self.drafting, None
-        self.controller.on_draft(count, self.now - started_s)
-        if not self.stale:
-            self._draw(start, count)
-        self._go_on()
+    def arrive(self, index: int, travel: _Travel) -> None:
+        stage = self.stages[index]
+        stage.floor = max(stage.floor, travel.block.floor)
+        travel.arrived_s = self.now
+        stage.waiting.append(travel)
+        if not stage.busy:
+            self.work(index)
 
-    def _draw(self, start: int, count: int) -> None:
-        for position in range(start, start + count):
-            if not all(self.right.values()):
-                self.right[position] = False
-                continue
-            depth = self.depth + position - self.length
-            self.right[position] = self.rng.random() < self.ring.accept(position, depth)
-        decided = [position for position in self.right if position < self.length]
-        if any(not self.right[position] for position in decided):
-            self.right = {}
-        self.right = {position: right for position, right in self.right.items() if position >= self.length}
+    def work(self, index: int) -> None:
+        stage = self.stages[index]
+        stage.busy = False
+        while stage.waiting:
+            travel = stage.waiting.pop(0)
+            if not stage.is_dead(travel.block):
+                stage.busy = True
+                return self.compute(index, travel)
 
-    def _judged(self, block: _Block) -> None:
-        if block.epoch != self.epoch:
+    def compute(self, index: int, travel: _Travel) -> None:
+        fixed_s, slope_s = self.ring.stages[index]
+        cost_s = (fixed_s + slope_s * len(travel.tokens)) * self.ring.slow(index, self.now)
+        cost_s *= self.ring.crowding if self.drafting else 1.0
+        others_s = self.ring.others * (fixed_s + slope_s)
+        travel.stage_ms += (cost_s * 1000,)
+        travel.waited_ms += ((self.now - travel.arrived_s + others_s) * 1000,)
+        self.at(self.now + others_s + cost_s, lambda: self.leave(index, travel))
+
+    def leave(self, index: int, travel: _Travel) -> None:
+        if index + 1 < len(self.stages):
+            self.at(self.hop(index + 1), lambda: self.arrive(index + 1, travel))
+        else:
+            self.judge(travel)
+        self.work(index)
+
+    def judge(self, travel: _Travel) -> None:
+        block = travel.block
+        end = block.position + block.num_given + block.num_draft
+        wrong = self.wrong_at.get(block.epoch, end)
+        if wrong < block.position or self.stages[-1].is_dead(block):
             return
-        self.flights = [flight for flight in self.flights if flight.end > block.end]
-        new = range(self.length, block.end + 1)
-        judged = [position for position in new if position in self.right]
-        wrong = [position for position in judged if not self.right[position]]
-        end = wrong[0] + 1 if wrong else block.end + 1
-        num_judged = len([position for position in judged if position < end])
-        covered = bool(wrong and block.plan.hedges and self.rng.random() < self.ring.covered_share)
-        event = PassEvent(
-            self.epoch, block.start, block.end - block.start, num_judged, num_judged - len(wrong[:1]),
-            max(0, end - self.length), block.sent_s, self.now, block.stage_s, block.waited_s,
-            (self.ring.others,) * len(self.ring.stages), self.depth, (), covered, 0, block.alone,
-            block.plan.window, block.plan.mode,
+        if wrong < end:
+            self.close(block.epoch, wrong)
+        queue = (self.ring.others,) * len(self.stages)
+        verdict = Verdict(
+            block.session, 0, block.epoch, min(wrong, end), RIGHT, travel.stage_ms, travel.waited_ms, queue
         )  # fmt: skip
-        self.result.done_s += [self.now] * event.num_committed
-        self.depth = 0 if wrong else self.depth + event.num_committed
-        self.length = max(self.length, end)
-        if wrong:
-            self._reject(covered)
-        self.right = {position: right for position, right in self.right.items() if position >= self.length}
-        self.result.events.append(event)
-        self.controller.on_verdict(event)
-        self._go_on()
+        self.at(self.hop(len(self.stages)), lambda: self.act(self.machine.on_verdict(self.now, verdict)))
 
-    def _reject(self, covered: bool) -> None:
-        self.right, self.flights = {}, []
-        self.epoch += 1
-        self.stale = True
-        self.sent = self.length - 1
-        if covered:
-            branch = _Block(self.sent, self.length, 1, self.epoch, self.now, self.controller.plan(), alone=False)
-            branch.stage_s, branch.waited_s = self._zeros(), self._zeros()
-            self.flights, self.sent = [branch], self.length
-            self._at(self.now + self.ring.stages[-1][0], lambda: self._judged(branch))
+    def close(self, epoch: int, position: int) -> None:
+        self.stages[-1].closed[epoch] = position
+        for stage in self.stages[:-1]:
+            closed = stage.closed
+            self.at(self.now + self.ring.latency_s, lambda closed=closed: closed.update({epoch: position}))
 
-    def _zeros(self) -> tuple[float, ...]:
-        return (0.0,) * len(self.ring.stages)
+
+def _confidence(rate: float, draws: random.Random) -> float:
+    """The draft's probability of a guess: most are easy, some hard, on average right with `rate`; it knows which."""
+    hard = min(1.0, (EASY - rate) / (EASY - HARD))
+    return min(rate, HARD) if draws.random() < hard else EASY
 
 
 def run(ring: Ring, controller: WindowController, num_tokens: int, seed: int = 0, *, told: bool = True) -> Result:
     """`told`: records and pings have said what the pipeline costs (on_route), as they do in the daemon."""
-    if told:
-        controller.on_route(ring.costs)
-    return Owner(ring, controller, num_tokens, seed).run()
+    return World(ring, controller, num_tokens, seed, told=told).run()

@@ -1,0 +1,234 @@
+"""What a controller learns while it watches: everything decays, so that the last few dozen tokens decide.
+
+Acceptance by depth with a Beta prior, cost lines by decayed least squares, the network as what is left of a pass, the
+draft engine's time, the load of others, and how far predictions were off. Speculation section 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.speeds import MAX_RUN, Costs, Hedging
+from dsdnode.speculation.window import RouteCosts
+
+PRIOR_RATE = 0.75
+PRIOR_WEIGHT = 4.0
+"""Guesses that the prior counts as: ten wrong ones in a row and the estimate is under a quarter."""
+MEMORY = 48.0
+"""Judged guesses; older ones fade."""
+DEPTHS = (0, 1, 2, 4, 8)
+"""Where the classes of depth begin."""
+DEPTH_WEIGHT = 8.0
+"""Guesses that the overall rate counts as in each class of depth."""
+MAX_FITTED_POSITIONS = 32
+"""Longer passes are prefill: another regime of every engine."""
+DRAFT_S = 0.003
+"""A token of the draft engine, before anything is known."""
+
+
+@dataclass(slots=True)
+class Mean:
+    """Exponentially decayed; `keep` is the weight that the past retains at each sample, `spread` the mean deviation."""
+
+    keep: float = 0.9
+    value: float = 0.0
+    spread: float = 0.0
+    weight: float = 0.0
+
+    def add(self, value: float) -> None:
+        if self.weight:
+            self.spread += (abs(value - self.value) - self.spread) / (self.weight * self.keep + 1)
+        self.weight = self.weight * self.keep + 1
+        self.value += (value - self.value) / self.weight
+
+
+@dataclass(slots=True)
+class Ratio:
+    """Decayed sums of a part and a whole, begun with a prior."""
+
+    part: float
+    whole: float
+    keep: float
+
+    @property
+    def value(self) -> float:
+        return self.part / self.whole
+
+    def add(self, part: float, whole: float = 1.0) -> None:
+        self.part = self.part * self.keep + part
+        self.whole = self.whole * self.keep + whole
+
+
+@dataclass(slots=True)
+class Line:
+    """y = fixed + slope x, by decayed least squares; where x hardly varies the slope stays as it was.
+
+    `slope_weight`: what the slope so far counts for, in squared x. Three samples in a row far off the line (a machine
+    that has become another one) and the past all but goes.
+    """
+
+    keep: float = 0.94
+    slope_weight: float = 2.0
+    fixed: float = 0.0
+    slope: float = 0.0
+    _sums: list[float] = field(default_factory=lambda: [0.0] * 5)
+    _num_far: int = 0
+
+    @property
+    def is_known(self) -> bool:
+        return self._sums[0] > 0
+
+    def at(self, x: float) -> float:
+        return self.fixed + self.slope * x
+
+    def expect(self, fixed: float, slope: float, weight: float = 1.0) -> None:
+        """A prior: as if x = 1 and x = 5 had been seen on that line."""
+        self.slope = slope
+        for x in (1.0, 5.0):
+            self._put(x, fixed + slope * x, weight)
+        self._fit()
+
+    def add(self, x: float, y: float) -> None:
+        if not self.is_known:
+            self.slope = 0.2 * y / x
+        expected = self.at(x)
+        is_far = self.is_known and abs(y - expected) > 0.6 * expected
+        self._num_far = self._num_far + 1 if is_far else 0
+        keep = 0.1 if self._num_far == 3 else self.keep
+        self._sums = [keep * value for value in self._sums]
+        self._put(x, y, 1.0)
+        self._fit()
+
+    def _put(self, x: float, y: float, weight: float) -> None:
+        self._sums = [a + weight * b for a, b in zip(self._sums, (1.0, x, y, x * x, x * y), strict=True)]
+
+    def _fit(self) -> None:
+        count, x, y, xx, xy = self._sums
+        mean_x, mean_y = x / count, y / count
+        slope = (xy - x * mean_y + self.slope_weight * self.slope) / (xx - x * mean_x + self.slope_weight)
+        self.slope = min(max(0.0, slope), max(0.0, mean_y) / mean_x)
+        self.fixed = max(0.0, mean_y - self.slope * mean_x)
+
+
+class Acceptance:
+    """How likely the next guess is right, by the number of right ones before it."""
+
+    def __init__(self) -> None:
+        self._all = Ratio(PRIOR_RATE * PRIOR_WEIGHT, PRIOR_WEIGHT, 1 - 1 / MEMORY)
+        self._by_depth = [Ratio(0.0, 0.0, 1 - 1 / MEMORY) for _ in DEPTHS]
+
+    @property
+    def rate(self) -> float:
+        return self._all.value
+
+    def judged(self, depth: int, num_judged: int, num_accepted: int) -> None:
+        for index in range(num_judged):
+            right = float(index < num_accepted)
+            self._all.add(right)
+            self._by_depth[_class_of(depth + index)].add(right)
+
+    def begin_reply(self) -> None:
+        """Another text: what was learned counts half, the prior the rest."""
+        for ratio, prior in [(self._all, PRIOR_WEIGHT), *((ratio, 0.0) for ratio in self._by_depth)]:
+            ratio.part = (ratio.part + PRIOR_RATE * prior) / 2
+            ratio.whole = (ratio.whole + prior) / 2
+
+    def survival(self) -> list[float]:
+        """[m]: probability of a run of at least m right guesses; MAX_RUN + 1 values."""
+        rates = [(ratio.part + DEPTH_WEIGHT * self.rate) / (ratio.whole + DEPTH_WEIGHT) for ratio in self._by_depth]
+        chances = [1.0]
+        for depth in range(MAX_RUN):
+            chances.append(chances[-1] * rates[_class_of(depth)])
+        return chances
+
+
+def _class_of(depth: int) -> int:
+    return next(index for index in reversed(range(len(DEPTHS))) if depth >= DEPTHS[index])
+
+
+class PipelineCosts:
+    """Stages, network and draft engine of one pipeline. The prior is what records say, else the first pass."""
+
+    def __init__(self) -> None:
+        self.stages: list[Line] = []
+        self.network = Line(slope_weight=30.0)
+        """What is left of a pass; its slope is bandwidth. Jitter is told apart from that by a slope hard to move."""
+        self.waits = Mean()
+        """Of a pass that nothing of the reply was in the way of: others'."""
+        self.others = Mean(keep=0.8)
+        self.draft = Ratio(DRAFT_S * 2, 2.0, 0.9)
+        self.jitter = Mean()
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.stages) and self.network.is_known
+
+    def expect(self, costs: RouteCosts) -> None:
+        self.stages = [Line() for _ in costs.fixed_s]
+        for line, fixed_s, slope_s in zip(self.stages, costs.fixed_s, costs.slope_s, strict=True):
+            line.expect(fixed_s, slope_s)
+        self.network.expect(costs.network_s, 0.0)
+
+    def drafted(self, num_tokens: int, seconds: float) -> None:
+        self.draft.add(seconds, num_tokens)
+
+    def passed(self, event: PassEvent) -> None:
+        """A pass came back. Prefill, and passes whose stages did not say how long they took, tell nothing."""
+        if event.queue:
+            self.others.add(max(event.queue))
+        if not event.stage_s or event.num_positions > MAX_FITTED_POSITIONS:
+            return
+        if len(event.stage_s) < len(self.stages):
+            return  # closed unrun: the judge knew without
+        if len(event.stage_s) > len(self.stages):
+            self.stages = [Line() for _ in event.stage_s]
+        for line, seconds in zip(self.stages, event.stage_s, strict=True):
+            line.add(event.num_positions, seconds)
+        waited_s = sum(event.waited_s)
+        rest_s = max(0.0, event.judged_s - event.sent_s - sum(event.stage_s) - waited_s)
+        self.jitter.add(rest_s)
+        self.network.add(event.num_positions, rest_s)
+        if event.alone and (event.mode in ("plain", "rounds") or any(event.queue)):
+            self.waits.add(waited_s)  # a stream's own dead blocks are no news: speeds.stream_cycle counts them
+
+    def costs(self) -> Costs:
+        stages = tuple((line.fixed, line.slope) for line in self.stages)
+        payload_s = self.network.slope / (len(stages) + 1)
+        return Costs(stages, self.network.fixed + self.waits.value, self.draft.value, payload_s)
+
+
+@dataclass(slots=True)
+class Coverage:
+    """What hedging brings: the share of rejections covered, and the tokens that come soon after, without a pass."""
+
+    share: Ratio = field(default_factory=lambda: Ratio(0.3 * 4, 4.0, 0.95))
+    free: Ratio = field(default_factory=lambda: Ratio(1.3 * 4, 4.0, 0.9))
+
+    @property
+    def hedging(self) -> Hedging:
+        return Hedging(min(1.0, self.share.value), self.free.value)
+
+
+class Experience:
+    """All that is known of a draft model and a pipeline. A drafter keeps one for each target and pipeline, and hands it
+    from reply to reply; it does not grow. What it says changes speed alone, never text.
+    """
+
+    def __init__(self) -> None:
+        self.acceptance = Acceptance()
+        self.costs = PipelineCosts()
+        self.coverage = Coverage()
+        self.errors = {mode: Ratio(4.0, 4.0, 0.9) for mode in ("plain", "rounds", "stream", "hedged")}
+        """Realised over predicted time in each mode, for what was accepted: how far the formulas are off here."""
+        self.num_tokens = 0
+        self.plain_ago = 1 << 30
+        """Tokens since plain decoding was measured with nothing drafted beside it."""
+
+    def passed(self, event: PassEvent) -> None:
+        self.acceptance.judged(event.depth, event.num_judged, event.num_accepted)
+        self.costs.passed(event)
+        self.num_tokens += event.num_committed
+        self.plain_ago += event.num_committed
+        if event.mode == "hedged" and event.num_judged > event.num_accepted:
+            self.coverage.share.add(event.covered)

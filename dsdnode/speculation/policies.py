@@ -1,0 +1,72 @@
+"""Window controllers by name, as `--window` spells them."""
+
+from __future__ import annotations
+
+import re
+
+from dsdnode.errors import BadInput
+from dsdnode.speculation.awc import AdaptiveWindow
+from dsdnode.speculation.estimates import Experience
+from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.throughput import MODES, Throughput
+from dsdnode.speculation.window import Fixed, Mode, Plan, RouteCosts, WindowController
+
+MAX_DRAFT = 64
+ALLOWED: dict[str, tuple[Mode, ...]] = {
+    "throughput": MODES,
+    "throughput:rounds": ("plain", "rounds"),
+    "throughput:stream": ("plain", "stream"),
+    "throughput:hedged": ("plain", "stream", "hedged"),
+}
+SPELLINGS = ("fixed", "awc", *ALLOWED, "stream:BLOCK:WINDOW", "hedged:BLOCK:WINDOW:HEDGES")
+_FIXED_PLAN = re.compile(r"(?:stream:(\d{1,2}):(\d{1,2})|hedged:(\d{1,2}):(\d{1,2}):(\d))")
+
+
+class FixedPlan:
+    """A stream's or a hedged stream's plan for ever: for experiments."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def plan(self) -> Plan:
+        return self._plan
+
+    def on_route(self, costs: RouteCosts) -> None:
+        pass
+
+    def on_draft(self, num_tokens: int, seconds: float) -> None:
+        pass
+
+    def on_verdict(self, event: PassEvent) -> None:
+        pass
+
+    def on_failure(self) -> None:
+        pass
+
+
+def policy_of(name: str, draft_max: int, experience: Experience | None = None) -> WindowController:
+    """`draft_max`: the largest round, or block of a stream; 0 is plain decoding, whatever the name.
+
+    Raises BadInput, naming what is allowed.
+    """
+    fixed = _fixed_plan(name)
+    if fixed is None and name not in ("fixed", "awc", *ALLOWED):
+        raise BadInput(f"no window policy is called {name!r}: choose from {', '.join(SPELLINGS)}")
+    if not 0 <= draft_max <= MAX_DRAFT:
+        raise BadInput(f"a window of {draft_max} draft tokens: choose 0 (plain decoding) to {MAX_DRAFT}")
+    if name == "fixed" or draft_max == 0:
+        return Fixed(draft_max)
+    if fixed is not None:
+        return FixedPlan(fixed)
+    return AdaptiveWindow(draft_max) if name == "awc" else Throughput(draft_max, ALLOWED[name], experience)
+
+
+def _fixed_plan(name: str) -> Plan | None:
+    """Of "stream:2:16" or "hedged:2:16:1". Raises BadInput for one that could not send a block."""
+    match = _FIXED_PLAN.fullmatch(name)
+    if match is None:
+        return None
+    block, window, hedges = int(match[1] or match[3]), int(match[2] or match[4]), int(match[5] or 0)
+    if not 1 <= block <= window <= MAX_DRAFT or (match[3] and not 1 <= hedges <= 2):
+        raise BadInput(f"{name!r}: blocks of 1 or more, windows of a block to {MAX_DRAFT}, 1 or 2 hedges")
+    return Plan("hedged" if match[3] else "stream", block, window, hedges)

@@ -1,0 +1,102 @@
+"""How long things really took, against what the formulas say for the guesses that came out right.
+
+So luck with guesses cancels out, and what is left is what no formula knows: a machine that drafts and serves at once,
+links that share a wire. Speculation section 6: "never slower than plain" is judged on what happened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsdnode.speculation.estimates import Experience
+from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.speeds import pass_s, run_s
+from dsdnode.speculation.window import Plan
+
+CHECK_TOKENS = 16
+"""A run is looked at when it ends, and so often while it goes on."""
+MAX_ERROR = 4.0
+SOON = 0.6
+"""Of a pass: tokens that come sooner after a covered rejection came without one."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Since a rejection at `start_s`: seconds and tokens up to the last check."""
+
+    mode: str
+    start_s: float
+    num_tokens: int = 0
+    checked_s: float = 0.0
+    checked: int = 0
+
+
+class Stopwatch:
+    """Tells an experience of every run and round (Experience.errors), and of tokens that hedges brought."""
+
+    def __init__(self, experience: Experience) -> None:
+        self._known = experience
+        self._run: _Run | None = None
+        self._last: PassEvent | None = None
+        self._covered_s: float | None = None
+        self._num_free = 0
+
+    def forget(self) -> None:
+        """Something happened that no formula is about."""
+        self._run = self._last = self._covered_s = None
+
+    def on_verdict(self, event: PassEvent, plan: Plan) -> None:
+        if not self._known.costs.is_known:
+            return
+        if event.mode in ("plain", "rounds"):
+            self._run = None
+            self._pass(event)
+        else:
+            self._streamed(event, plan)
+        self._last = event
+
+    def _pass(self, event: PassEvent) -> None:
+        """Of plain decoding or rounds: one comes after the other."""
+        last, costs = self._last, self._known.costs.costs()
+        if last is None or last.mode != event.mode or not event.alone or event.num_positions != event.num_draft + 1:
+            return
+        expected_s = pass_s(costs, event.num_positions) + event.num_draft * costs.draft_s
+        self._told(event.mode, event.judged_s - last.judged_s, expected_s)
+
+    def _streamed(self, event: PassEvent, plan: Plan) -> None:
+        run, is_rejected = self._run, event.num_judged > event.num_accepted
+        self._count_free(event)
+        if run is not None and run.mode != event.mode:
+            run = None
+        if run is not None:
+            run.num_tokens += event.num_committed
+            if is_rejected or run.num_tokens - run.checked >= CHECK_TOKENS:
+                self._check(run, event, plan)
+        if is_rejected:
+            run = None if event.covered else _Run(event.mode, event.judged_s, checked_s=event.judged_s)
+        self._run = run
+
+    def _check(self, run: _Run, event: PassEvent, plan: Plan) -> None:
+        costs, block = self._known.costs.costs(), max(1, plan.block)
+        expected_s = run_s(costs, run.num_tokens - 1, block, plan.window)
+        if run.checked:
+            expected_s -= run_s(costs, run.checked - 1, block, plan.window)
+        self._told(run.mode, event.judged_s - run.checked_s, expected_s)
+        run.checked, run.checked_s = run.num_tokens, event.judged_s
+
+    def _count_free(self, event: PassEvent) -> None:
+        """Tokens that were committed soon after a covered rejection."""
+        if self._covered_s is not None:
+            is_soon = event.judged_s - self._covered_s < SOON * pass_s(self._known.costs.costs(), 1)
+            self._num_free += event.num_committed if is_soon else 0
+            if not is_soon or event.num_judged > event.num_accepted:
+                self._known.coverage.free.add(self._num_free)
+                self._covered_s = None
+        if event.covered:
+            self._covered_s, self._num_free = event.judged_s, 0
+
+    def _told(self, mode: str, real_s: float, expected_s: float) -> None:
+        unit_s = pass_s(self._known.costs.costs(), 1)
+        if expected_s > 0 and unit_s > 0:
+            real_s = min(real_s, MAX_ERROR * expected_s)
+            self._known.errors[mode].add(real_s / unit_s, expected_s / unit_s)

@@ -1,0 +1,243 @@
+"""The default policy: the plan with the most tokens per second, by what was just measured. Speculation section 6.
+
+Every few verdicts the fastest of speeds.options is looked for, each mode's time corrected by how far predictions in it
+were off of late. Block and window move by at most two (blocks) a step, the mode changes for a gain worth the change.
+Never slower than plain decoding, so:
+
+    plain     wherever nothing gains 2 %; now and then a few cheap guesses tell whether that is still so (a probe)
+    trial     where the gain is small, a few plain passes with nothing drafted beside them tell what plain really costs
+    others    that wait at the stages: what a plan takes of the slowest stage's time counts as often as they are
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dsdnode.speculation.estimates import Experience
+from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.realised import Stopwatch
+from dsdnode.speculation.speeds import WORTH_A_DRAFT, Cycle, options
+from dsdnode.speculation.window import Mode, Plan, RouteCosts
+
+MODES: tuple[Mode, ...] = ("plain", "rounds", "stream", "hedged")
+FIRST_BLOCK, FIRST_WINDOW = 2, 8
+MAX_FIRST_BLOCK = 4
+"""Whatever the records promise: the draft model has not yet shown what it can do."""
+MAX_STEP = 2
+WORTH_A_CHANGE = 0.97
+WORTH_A_BLOCK = 0.99
+TOKENS_A_STEP = 4
+DRAFTS_FROM = 8
+"""Tokens: a draft model that nothing is known of gets so many."""
+HEDGED_FROM = 32
+"""Tokens: until then it is not known whether guesses fail where a second choice would have been right."""
+PROBE_TOKENS = 32
+"""Until the first probe of plain decoding; doubled each time that it brings nothing."""
+PROBE_GUESSES, PROBE_PASSES = 3, 8
+TRIAL_TOKENS, TRIAL_PASSES = 24, 5
+TRIAL_GAP_TOKENS = 256
+TRIAL_GAIN = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """`token_s`: seconds a token, corrected, others' among them."""
+
+    plan: Plan
+    token_s: float
+
+
+@dataclass(slots=True)
+class _Excursion:
+    """Passes left, and wrong guesses; `back`: the plan before."""
+
+    back: Plan
+    num_passes: int
+    num_guesses: int
+
+
+class Throughput:
+    """`modes` that are allowed. `experience`: of earlier replies with this draft model and pipeline."""
+
+    def __init__(self, draft_max: int, modes: Sequence[Mode] = MODES, experience: Experience | None = None) -> None:
+        self._draft_max = draft_max
+        self._modes: tuple[Mode, ...] = tuple(modes) if draft_max > 0 else ("plain",)
+        self._known = Experience() if experience is None else experience
+        self._known.acceptance.begin_reply()
+        self._watch = Stopwatch(self._known)
+        self._is_routed = False
+        self._num_tokens = 0
+        self._step_at = 0
+        self._plain_at = 0
+        """Since when (tokens) the plan is plain, or the last probe of it."""
+        self._probe_gap = PROBE_TOKENS // 4
+        """The first one early: an experience that says plain is of other texts."""
+        self._excursion: _Excursion | None = None
+        """A probe or a trial."""
+        self._plan = self._first_plan()
+        if experience is not None:
+            self._start()
+
+    def plan(self) -> Plan:
+        return self._plan
+
+    def on_route(self, costs: RouteCosts) -> None:
+        """The first route of a reply is the experience's own; after another one the costs are learned anew."""
+        known = self._known.costs
+        if self._is_routed or len(known.stages) != len(costs.fixed_s):
+            known.expect(costs)
+        self._is_routed = True
+        self._watch.forget()
+        if self._num_tokens == 0:
+            self._start()
+
+    def on_draft(self, num_tokens: int, seconds: float) -> None:
+        self._known.costs.drafted(num_tokens, seconds)
+
+    def on_failure(self) -> None:
+        self._watch.forget()
+
+    def on_verdict(self, event: PassEvent) -> None:
+        self._known.passed(event)
+        self._watch.on_verdict(event, self._plan)
+        self._num_tokens += event.num_committed
+        if self._excursion is not None:
+            self._go_on_excursion(self._excursion, event)
+        elif self._known.costs.is_known and self._is_time(event):
+            self._decide()
+
+    # --- deciding -------------------------------------------------------------------------------------------------
+
+    def _is_time(self, event: PassEvent) -> bool:
+        is_rejected = event.num_judged > event.num_accepted
+        return is_rejected or self._num_tokens - self._step_at >= TOKENS_A_STEP
+
+    def _first_plan(self) -> Plan:
+        """Before anything is known of the pipeline."""
+        if self._modes == ("plain",):
+            return Plan("plain", 0, 0)
+        block = min(FIRST_BLOCK, self._draft_max)
+        if "stream" in self._modes:
+            return Plan("stream", block, FIRST_WINDOW)
+        return Plan("rounds", block, block) if "rounds" in self._modes else Plan("hedged", block, FIRST_WINDOW, 1)
+
+    def _start(self) -> None:
+        """From what earlier replies, or else records, say; those know nothing of the draft model, so it gets a try."""
+        if not self._known.costs.is_known or self._modes == ("plain",):
+            return
+        best = self._best_by_mode()
+        mode = self._best_mode(best, self._plan.mode) if self._known.num_tokens else self._plan.mode
+        if mode == "plain":
+            return self._change(best, mode)
+        block = min(best[mode].plan.block, MAX_FIRST_BLOCK)
+        self._plan = replace(best[mode].plan, block=block, window=block if mode == "rounds" else best[mode].plan.window)
+
+    def _decide(self, *, is_back: bool = False) -> None:
+        """`is_back`: from an excursion, of which people are told how it ended."""
+        if self._modes == ("plain",):
+            return
+        self._step_at = self._num_tokens
+        best = self._best_by_mode()
+        mode = self._best_mode(best, self._plan.mode)
+        if self._plan.mode == "plain" and not is_back:
+            soon = PROBE_TOKENS if mode != "plain" else self._probe_gap
+            if self._num_tokens >= self._plain_at + min(soon, self._probe_gap):
+                self._probe()
+        elif mode != self._plan.mode or is_back:
+            self._change(best, mode)
+        elif self._wants_trial(best):
+            self._try_plain()
+        else:
+            self._plan = self._step(best[mode].plan)
+
+    def _best_by_mode(self) -> dict[Mode, _Option]:
+        """Of each mode the fastest plan; of the present mode the present block, unless another gains 1 %."""
+        known, best, same = self._known, dict[Mode, _Option](), None
+        costs, survival = known.costs.costs(), known.acceptance.survival()
+        hedging, jitter_s = known.coverage.hedging, known.costs.jitter.spread
+        modes = self._modes
+        if known.num_tokens < HEDGED_FROM and len(modes) > 1:
+            modes = tuple(mode for mode in modes if mode != "hedged")
+        for plan, cycle in options(costs, survival, modes, self._draft_max, hedging, jitter_s):
+            option = _Option(plan, self._token_s(plan.mode, cycle))
+            if plan.mode not in best or option.token_s < best[plan.mode].token_s:
+                best[plan.mode] = option
+            if (plan.mode, plan.block) == (self._plan.mode, self._plan.block):
+                same = option
+        if same is not None and WORTH_A_BLOCK * same.token_s <= best[same.plan.mode].token_s:
+            best[same.plan.mode] = same
+        return best
+
+    def _token_s(self, mode: Mode, cycle: Cycle) -> float:
+        error = self._known.errors[mode].value
+        if mode == "hedged":
+            error = max(error, self._known.errors["stream"].value)
+        seconds = cycle.seconds * error
+        return replace(cycle, seconds=seconds).token_s(self._known.costs.others.value)
+
+    def _best_mode(self, best: dict[Mode, _Option], now: Mode) -> Mode:
+        mode = min(best, key=lambda mode: best[mode].token_s)
+        if now in best and best[mode].token_s > WORTH_A_CHANGE * best[now].token_s:
+            mode = now
+        is_new = self._known.num_tokens < DRAFTS_FROM and now != "plain"
+        if "plain" in best and not is_new and best[mode].token_s > WORTH_A_DRAFT * best["plain"].token_s:
+            return "plain"
+        return now if mode == "plain" and is_new else mode
+
+    def _change(self, best: dict[Mode, _Option], mode: Mode) -> None:
+        others = [option.token_s for other, option in best.items() if other != "plain"]
+        rate = self._known.acceptance.rate
+        if mode == "plain":
+            cost = 1 - best["plain"].token_s / min(others)
+            effect = f"cost {cost:.0%}" if cost >= 0.01 else "gain nothing"
+            self._plan = Plan("plain", 0, 0, reason=f"drafts are accepted {rate:.0%} of the time: they would {effect}")
+            self._plain_at = self._num_tokens
+            self._probe_gap = max(PROBE_TOKENS, 2 * self._probe_gap)
+            return
+        self._probe_gap = PROBE_TOKENS // 2
+        plan = best[mode].plan
+        gain = f", {best['plain'].token_s / best[mode].token_s:.1f}x plain decoding" if "plain" in best else ""
+        reason = f"drafts are accepted {rate:.0%} of the time: {1 / best[mode].token_s:.3g} tokens/s{gain}"
+        self._plan = replace(self._step(plan), reason=reason)
+
+    def _step(self, aim: Plan) -> Plan:
+        """Towards `aim`, by at most MAX_STEP, windows by as many blocks."""
+        now = self._plan.block or FIRST_BLOCK
+        block = min(max(aim.block, now - MAX_STEP), now + MAX_STEP)
+        if aim.mode == "rounds":
+            return Plan("rounds", block, block)
+        reach = MAX_STEP * block
+        window = self._plan.window or FIRST_WINDOW
+        window = min(max(aim.window, window - reach), window + reach)
+        return Plan(aim.mode, block, max(block, window), aim.hedges)
+
+    # --- excursions -----------------------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        """A few guesses that cost next to nothing: in a stream the given token does not wait for them."""
+        mode = next(mode for mode in ("stream", "hedged", "rounds") if mode in self._modes)
+        plan = Plan(mode, 1, 1 if mode == "rounds" else 2, int(mode == "hedged"), "trying drafts again")
+        self._excursion = _Excursion(self._plan, PROBE_PASSES, PROBE_GUESSES)
+        self._plan = plan
+
+    def _wants_trial(self, best: dict[Mode, _Option]) -> bool:
+        if "plain" not in best or self._num_tokens < TRIAL_TOKENS or self._known.plain_ago < TRIAL_GAP_TOKENS:
+            return False
+        return best["plain"].token_s < TRIAL_GAIN * best[self._plan.mode].token_s
+
+    def _try_plain(self) -> None:
+        self._excursion = _Excursion(self._plan, TRIAL_PASSES, TRIAL_PASSES)
+        self._plan = Plan("plain", 0, 0, reason="measuring what plain decoding costs")
+
+    def _go_on_excursion(self, excursion: _Excursion, event: PassEvent) -> None:
+        if event.mode != self._plan.mode:
+            return
+        excursion.num_passes -= 1
+        excursion.num_guesses -= event.num_judged - event.num_accepted
+        if excursion.num_passes > 0 and excursion.num_guesses > 0:
+            return
+        if self._plan.mode == "plain":
+            self._known.plain_ago = 0
+        self._plan, self._excursion = excursion.back, None
+        self._decide(is_back=True)
