@@ -125,6 +125,8 @@ class Dealer(Link):
         self._addresses = list(addresses)
         self._hello: Hello | None = None
         self._why = "no address"
+        self.refused = False
+        """The peer itself said no, and will say so again."""
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._resolution: asyncio.Task[None] | None = None
@@ -233,6 +235,7 @@ class Dealer(Link):
         try:
             answer = decode(raw).message
             if isinstance(answer, Refused):
+                self.refused = not answer.retry
                 raise PeerUnavailable(printable(answer.reason))
             if not isinstance(answer, Welcome):
                 raise PeerMisbehaved("it did not answer the greeting")

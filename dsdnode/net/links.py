@@ -119,14 +119,14 @@ class Links:
 
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
-        peer.answered, peer.why_lost, peer.retry_at = dealer.address, "", 0.0
+        peer.answered, peer.why_lost, peer.refused, peer.retry_at = dealer.address, "", False, 0.0
 
     def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
         peer = self._dealers[dealer]
         self._drop(dealer)
         if not was_ready:
             peer.retry_at = self._loop.time() + RETRY_S
-        peer.why_lost = why
+        peer.why_lost, peer.refused = why, dealer.refused
         other = peer.ready_link(dealer.bulk) or peer.ready_link(not dealer.bulk)
         if other is not None:
             dealer.queue.move_to(other.queue)

@@ -41,6 +41,9 @@ class MemoryTransport:
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
 
+    def refused_by(self, peer: bytes) -> bool:
+        return False
+
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append(callback)
 

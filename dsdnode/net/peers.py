@@ -30,6 +30,8 @@ class Peer:
     inbounds: dict[bool, Inbound] = field(default_factory=dict)
     used: dict[bool, Link] = field(default_factory=dict)
     why_lost: str = ""
+    refused: bool = False
+    """It answered our last greeting with a no that is meant for good."""
     retry_at: float = 0.0
 
     def links(self) -> Iterator[Link]:

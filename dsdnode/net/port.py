@@ -36,6 +36,9 @@ class Transport(Protocol):
     def contact_of(self, peer: bytes) -> Contact | None:
         """What a peer said of itself in its HELLO (its key is verified), else what was introduced, else None."""
 
+    def refused_by(self, peer: bytes) -> bool:
+        """Did the peer answer our last greeting with a no that is meant for good (another swarm key, say)?"""
+
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         """Have `callback(peer, why)` called when the last connection to a peer is gone, or none could be made.
 

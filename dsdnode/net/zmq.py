@@ -129,6 +129,10 @@ class ZmqTransport:
         known = self._links.book.get(peer)
         return (known.said or known.introduced) if known is not None else None
 
+    def refused_by(self, peer: bytes) -> bool:
+        known = self._links.book.get(peer)
+        return known is not None and known.refused
+
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._callbacks.append(callback)
 

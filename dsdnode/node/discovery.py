@@ -77,7 +77,8 @@ class Discovery:
         self._queries = Queries(rpc, self._own_id, self.table, self._tasks, self.seen)
         self._providing = Providing(identity, self.table, self.store, rng, self._queries)
         self._joins: dict[bytes, _Join] = {}
-        self._joined = asyncio.Event()
+        self._joined = False
+        self._join_news = asyncio.Event()
         self._wake = asyncio.Event()
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
@@ -105,19 +106,25 @@ class Discovery:
     async def join(self, contacts: Sequence[Contact], timeout_s: float) -> None:
         """Return when one of `contacts` has answered. The others, and those that are not up yet, are tried on and on.
 
-        Raises PeerUnavailable when nobody answered in time: the node goes on trying all the same.
+        Raises PeerUnavailable when nobody answered in time, or all said no for good: the node goes on trying all the
+        same.
         """
         now = self._now()
+        deadline = now + timeout_s
         for contact in contacts:
             if node_id(contact) != self._own_id:
                 self._joins.setdefault(node_id(contact), _Join(contact, now, now))
         self._wake.set()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._joined.wait()
-        except TimeoutError:
-            errors = [str(join.error or f"peer {short_id(peer)}: no answer") for peer, join in self._joins.items()]
-            raise PeerUnavailable("no peer to join answered: " + "; ".join(errors[:4])) from None
+        while not self._joined:
+            if self._now() >= deadline or self._all_refuse():
+                errors = [str(join.error or f"peer {short_id(peer)}: no answer") for peer, join in self._joins.items()]
+                raise PeerUnavailable("no peer to join answered: " + "; ".join(errors[:4]))
+            self._join_news.clear()
+            await wait_until(self._join_news, deadline)
+
+    def _all_refuse(self) -> bool:
+        refused_by = self._rpc.transport.refused_by
+        return bool(self._joins) and all(join.error and refused_by(peer) for peer, join in self._joins.items())
 
     async def find_providers(self, key: bytes, timeout_s: float = FIND_TIMEOUT_S) -> list[ProviderRecord]:
         """Whoever is known under `key` here or at the peers closest to it; newest offer of each place, verified.
@@ -155,7 +162,8 @@ class Discovery:
             self._providing.met(peer)
             if contact in self.table.closest(self._own_id, K):
                 self._look_around_at = min(self._look_around_at, self._looked_around_at + SELF_LOOKUP_GAP_S)
-            self._joined.set()
+            self._joined = True
+            self._join_news.set()
             self._wake.set()
 
     def forget(self, peer: bytes) -> None:
@@ -239,6 +247,7 @@ class Discovery:
             self._look_around_at = self._now()
         except DsdError as error:
             join.error = error
+            self._join_news.set()
             log.debug("join_failed", peer=short_id(node_id(join.contact)), reason=str(error))
         finally:
             now = self._now()

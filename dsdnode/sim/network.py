@@ -185,6 +185,9 @@ class SimTransport:
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
 
+    def refused_by(self, peer: bytes) -> bool:
+        return False
+
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append((contextvars.copy_context(), callback))
 

@@ -86,7 +86,10 @@ async def test_a_wrong_swarm_key_gets_nothing_and_is_told(start: Start) -> None:
     friend.transport.introduce(bob.transport.contact)
     await friend.ping(BOB.peer_id, timeout_s=5)
     for key, words in (("theirs", "refused: wrong swarm key"), (None, "refused: this swarm is private")):
-        assert words in await refused(await start(b"m", swarm_key=key), bob.transport.contact)
+        mallory = await start(b"m", swarm_key=key)
+        assert words in await refused(mallory, bob.transport.contact)
+        assert mallory.transport.refused_by(BOB.peer_id)
+    assert not friend.transport.refused_by(BOB.peer_id)
     assert bob.transport.contact_of(MALLORY.peer_id) is None
     with pytest.raises(PeerUnavailable):
         await bob.ping(MALLORY.peer_id, timeout_s=5)

@@ -11,7 +11,7 @@ import structlog
 
 from dsdnode.dht.ids import MODELS_KEY, K, distance, model_key, node_id
 from dsdnode.errors import DsdError, PeerUnavailable
-from dsdnode.identity import Identity
+from dsdnode.identity import Identity, peer_id
 from dsdnode.net.memory import MemoryHub, MemoryTransport
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -57,6 +57,18 @@ class Refusing(Wire):
         if peer not in self._hub.transports:
             raise PeerUnavailable("connection refused")
         super().send(peer, frames, priority)
+
+
+class Private(Wire):
+    """Of another swarm: bob says no for good, whoever asks."""
+
+    def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        if self.refused_by(peer):
+            raise PeerUnavailable("refused: wrong swarm key")
+        super().send(peer, frames, priority)
+
+    def refused_by(self, peer: bytes) -> bool:
+        return peer == peer_id(Identity((1).to_bytes(32, "big")).public_key)
 
 
 class Member:
@@ -300,6 +312,26 @@ def test_a_restarted_provider_counts_on_from_its_earlier_life() -> None:
             [new] = await bob.discovery.find_providers(MODELS_KEY)
             assert new.free_sessions == 77
             assert new.sequence > old.sequence
+
+    jumping.run(story())
+
+
+def test_whoever_is_refused_by_all_need_not_wait() -> None:
+    async def story() -> None:
+        async with Town(kind=Private) as town:
+            loop = asyncio.get_running_loop()
+            bob, carol = town.begin("bob", offers=False), town.begin("carol", offers=False)
+            alice = town.begin("alice", offers=False)
+            with pytest.raises(PeerUnavailable, match="wrong swarm key"):
+                await alice.discovery.join([bob.contact], timeout_s=10)
+            assert loop.time() < 1
+            town.silent.add(carol.id)
+            begun = loop.time()
+            with pytest.raises(PeerUnavailable, match="wrong swarm key"):
+                await alice.discovery.join([bob.contact, carol.contact], timeout_s=10)
+            assert loop.time() - begun == pytest.approx(10)
+            town.silent.clear()
+            await alice.discovery.join([bob.contact, carol.contact], timeout_s=40)
 
     jumping.run(story())
 
