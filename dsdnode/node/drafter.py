@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 
-from dsdnode.config import NodeConfig, parse_window, parse_wire
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
@@ -17,6 +16,7 @@ from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipel
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batcher import Batcher
 from dsdnode.node.catalogue import Model, models_of
+from dsdnode.node.choices import Choices
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.draft_line import DraftLine
 from dsdnode.node.generate import Reply
@@ -25,16 +25,13 @@ from dsdnode.node.serving import Serving, finished
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig
-from dsdnode.speculation.window import Fixed
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
-from dsdnode.wire.codec import MAX_FRAME_BYTES, decode_body
-from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance
+from dsdnode.wire.codec import decode_body
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
 
-PREFILL_POSITIONS = 256
 DRAFT_RESTART_S = 300.0
 DRAFT_RETRY_S = 0.5
 
@@ -50,14 +47,11 @@ class DrafterHost:
         vocabulary: Vocab,
         *,
         max_sessions: int,
-        draft_max: int,
         lease_s: float,
-        window: str,
-        wire_type: str,
-        acceptance: WireAcceptance,
+        choices: Choices,
         rng: Random,
     ) -> None:
-        """`draft_max`, `window`, `wire_type`, `acceptance`: of replies that do not say. `rng`: of secrets."""
+        """`rng`: of secrets."""
         self._rpc = rpc
         self._discovery = discovery
         self._engine = engine
@@ -65,10 +59,7 @@ class DrafterHost:
         self._batcher = Batcher(engine)
         self._router = Router(rpc, discovery)
         self._max_sessions = max_sessions
-        self._draft_max = draft_max
-        self._window = window
-        self._wire = wire_type
-        self._acceptance = acceptance
+        self._choices = choices
         self._lease_s = lease_s
         self._rng = rng
         self._free = list(range(min(max_sessions, engine.shard.max_sequences // MAX_BRANCHES)))
@@ -135,7 +126,7 @@ class DrafterHost:
         except BaseException:
             self._forget(message.request, serving)
             raise
-        return replies.Accepted(message.request, model.model_id, self._rule(body)), [pack_tokens(prompt)]
+        return replies.Accepted(message.request, model.model_id, self._choices.rule(body)), [pack_tokens(prompt)]
 
     def _begin(
         self, request: bytes, serving: Serving, body: replies.GenerateBody, model: Model, prompt: list[int]
@@ -238,10 +229,7 @@ class DrafterHost:
             raise BadInput(f"the prompt is {len(prompt)} tokens long; the context of {model.name} here is {limit}")
         asked = body.sampling
         sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
-        draft_max = self._draft_max if body.draft_max < 0 else body.draft_max
-        parse_window(body.window or self._window)
-        window, chunk_positions = _block_sizes(draft_max, model.width)
-        rule = self._rule(body)
+        rule, blocks = self._choices.rule(body), self._choices.blocks(body, model)
         session = self._rng.randbytes(16)
         config = SessionConfig(
             session=session,
@@ -251,34 +239,17 @@ class DrafterHost:
             vocab_size=model.vocab_size,
             end_tokens=self._vocabulary.end_tokens,
             relaxed=rule.threshold > 0,
-            chunk_positions=chunk_positions,
+            chunk_positions=blocks.chunk_positions,
         )
         line = None
-        if place is not None and window > 0:
+        if place is not None and blocks.drafted:
             sequences = range(place * MAX_BRANCHES, (place + 1) * MAX_BRANCHES)
             line = DraftLine(self._batcher, sequences, sampling)
         max_positions = min(limit, len(prompt) + body.max_tokens)
-        wire_type = parse_wire(body.wire or self._wire)
+        wire_type = self._choices.wire_type(body)
         keys = self._vocabulary.key_tokens if rule.threshold > 0 else b""
         terms = Terms(session, model, asked, max_positions, self._lease_s, wire_type, rule, keys)
         return Reply(
-            self._rpc, self._router, terms, config, prompt + list(body.tokens), Fixed(window), line,
+            self._rpc, self._router, terms, config, prompt + list(body.tokens), blocks.window, line,
             drafting=self._engine.available,
         )  # fmt: skip
-
-    def _rule(self, body: replies.GenerateBody) -> WireAcceptance:
-        return self._acceptance if body.acceptance is None else body.acceptance
-
-
-def acceptance_of(config: NodeConfig) -> WireAcceptance:
-    """How replies are accepted when their client does not say."""
-    if config.acceptance == "exact":
-        return WireAcceptance()
-    return WireAcceptance(config.threshold, deferred=config.acceptance == "deferred")
-
-
-def _block_sizes(window: int, width: int) -> tuple[int, int]:
-    """Draft tokens and given tokens of a block at most: their hidden states must fit one frame, in either wire type."""
-    room = min(MAX_BLOCK_POSITIONS, MAX_FRAME_BYTES // (4 * width + 4))
-    window = min(window, room // 2)
-    return window, max(1, min(PREFILL_POSITIONS, room - window))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -15,6 +14,7 @@ from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.draft_line import DraftLine, guesses_of
+from dsdnode.node.figures import figures_of
 from dsdnode.node.routes import Route, Router, Terms
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.session import SessionConfig, SessionMachine
@@ -100,14 +100,7 @@ class Reply:
 
     def statistics(self) -> dict[str, Any]:
         """As `run --json` prints them."""
-        result = asdict(self._machine.log.statistics())
-        places = self._route.places if self._route else ()
-        peers = self._route.peers if self._route else ()
-        result["pipeline"] = [
-            {"peer_id": peer.hex(), "layers": [place.start, place.end]}
-            for place, peer in zip(places, peers, strict=True)
-        ]
-        return result
+        return figures_of(self._machine.log, self._route)
 
     # --- events (sync: decide, then act)
 

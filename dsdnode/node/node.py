@@ -25,8 +25,9 @@ from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.catalogue import describe_peers, models_of
+from dsdnode.node.choices import Choices
 from dsdnode.node.discovery import Discovery
-from dsdnode.node.drafter import DrafterHost, acceptance_of
+from dsdnode.node.drafter import DrafterHost
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.stage import StageHost
@@ -147,11 +148,8 @@ class Node:
             engine,
             await engine.vocabulary(),
             max_sessions=self._config.max_sessions,
-            draft_max=self._config.draft_max,
             lease_s=self._config.timeouts.lease_s,
-            window=self._config.window,
-            wire_type=self._config.wire,
-            acceptance=acceptance_of(self._config),
+            choices=Choices.of(self._config),
             rng=self._rng,
         )
         self._drafter.on_change = self._on_change

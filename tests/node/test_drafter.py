@@ -13,8 +13,6 @@ import pytest
 from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded
 from dsdnode.node.client import Finished, GenerateRequest, Piece
-from dsdnode.node.drafter import _block_sizes
-from dsdnode.wire.codec import MAX_FRAME_BYTES
 from tests.node import jumping
 from tests.node.rough import RoughHub
 from tests.node.swarm import DRAFT, TARGET, FakeSwarm, fake_swarm, tokens_of
@@ -265,12 +263,3 @@ def test_two_models_in_one_swarm(tmp_path: Path) -> None:
             await tokens_of(client, replace(REQUEST, model=by_size[2]))
 
     story(tmp_path, tell)
-
-
-@pytest.mark.parametrize("width", [16, 4096, 16384, 65536])
-@pytest.mark.parametrize("window", [0, 8, 256])
-def test_a_block_fits_a_frame_whatever_the_window(width: int, window: int) -> None:
-    drafted, given = _block_sizes(window, width)
-    assert given >= 1
-    assert 0 <= drafted <= window
-    assert (drafted + given) * (4 * width + 4) <= MAX_FRAME_BYTES

@@ -1,0 +1,31 @@
+"""What a reply tells of itself at its end: `run --json`, `/stats`, the last line of a chat's reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from dsdnode.node.routes import Route
+from dsdnode.speculation.estimates import PipelineCosts
+from dsdnode.speculation.events import EventLog, PassEvent
+from dsdnode.speculation.speeds import plain_speed
+
+
+def figures_of(log: EventLog, route: Route | None) -> dict[str, Any]:
+    """JSON-able; units in the names."""
+    result = asdict(log.statistics())
+    result["plain_tokens_per_second"] = plain_estimate(log.passes)
+    places, peers = (route.places, route.peers) if route is not None else ((), ())
+    result["pipeline"] = [
+        {"peer_id": peer.hex(), "layers": [place.start, place.end]} for place, peer in zip(places, peers, strict=True)
+    ]
+    return result
+
+
+def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
+    """Tokens a second that plain decoding would have had of this pipeline, by what these passes cost (section 3)."""
+    costs = PipelineCosts()
+    for event in passes:
+        costs.passed(event)
+    return plain_speed(costs.costs()) if costs.is_known else None
