@@ -45,6 +45,8 @@ class GenerateRequest:
     wire: str = ""
     threshold: float | None = None
     deferred: bool = False
+    keep: bool = False
+    """The conversation may go on: its caches are kept for a while, and the next turn costs what is new in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Asking:
             window=asked.window,
             wire=asked.wire,
             acceptance=self.acceptance,
+            keep=asked.keep,
         )
 
     @property

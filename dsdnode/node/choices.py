@@ -37,6 +37,8 @@ class Choices:
     window: str
     wire: str
     acceptance: WireAcceptance
+    strict: bool = False
+    """Every reply is computed in the same way, whatever was asked before."""
     _experiences: OrderedDict[str, Experience] = field(default_factory=OrderedDict)
     """By model: what replies have learned of its pipelines serves the next ones."""
 
@@ -44,7 +46,7 @@ class Choices:
     def of(cls, config: NodeConfig) -> Choices:
         exact = config.acceptance == "exact"
         rule = WireAcceptance(config.threshold, config.acceptance == "deferred") if not exact else WireAcceptance()
-        return cls(config.draft_max, config.window, config.wire, rule)
+        return cls(config.draft_max, config.window, config.wire, rule, config.strict)
 
     def rule(self, body: GenerateBody) -> WireAcceptance:
         return self.acceptance if body.acceptance is None else body.acceptance

@@ -23,6 +23,12 @@ class DraftLine:
         self._sampling = sampling
         self._lengths = [0] * len(self._sequences)
 
+    def follow(self, sampling: Sampling) -> DraftLine:
+        """For the next reply of the same session, with what is cached."""
+        line = DraftLine(self._batcher, self._sequences, sampling)
+        line._lengths = self._lengths
+        return line
+
     def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
         sequence = self._sequences[action.sequence]
         if action.source is not None:

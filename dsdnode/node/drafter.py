@@ -18,11 +18,10 @@ from dsdnode.node.batcher import Batcher
 from dsdnode.node.catalogue import Model, models_of
 from dsdnode.node.choices import Choices
 from dsdnode.node.discovery import Discovery
-from dsdnode.node.draft_line import DraftLine
 from dsdnode.node.generate import Reply
 from dsdnode.node.routes import Router, Terms
+from dsdnode.node.seats import Seat, Seats
 from dsdnode.node.serving import Serving, finished
-from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig
 from dsdnode.wire import messages as wire
@@ -61,13 +60,11 @@ class DrafterHost:
         self._max_sessions = max_sessions
         self._choices = choices
         self._lease_s = lease_s
-        self._rng = rng
-        self._free = list(range(min(max_sessions, engine.shard.max_sequences // MAX_BRANCHES)))
-        """Places in the draft engine: MAX_BRANCHES sequences each."""
+        self._seats = Seats(engine, self._batcher, self._router, max_sessions, rng)
         self._serving: dict[bytes, Serving] = {}
         self._by_session: dict[bytes, Reply] = {}
         self._waiting: asyncio.Task[None] | None = None
-        self.draining = False
+        self._draining = False
         self.on_change: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -89,7 +86,17 @@ class DrafterHost:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._seats.forget()
         await self._batcher.close()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self._draining = value
+        self._seats.forget()
 
     @property
     def num_sessions(self) -> int:
@@ -131,8 +138,11 @@ class DrafterHost:
     def _begin(
         self, request: bytes, serving: Serving, body: replies.GenerateBody, model: Model, prompt: list[int]
     ) -> None:
-        serving.place = self._free.pop() if self._free else None
-        reply = self._reply(body, model, prompt, serving.place)
+        self._check(model, prompt)
+        keep = body.keep and not self._choices.strict
+        line, num_positions = prompt + list(body.tokens), min(model.context_tokens, len(prompt) + body.max_tokens)
+        serving.seat = self._seats.take(serving.client, model.model_id, line, num_positions, again=keep)
+        reply = self._reply(body, model, line, serving.seat, keep=keep)
         self._by_session[reply.session] = reply
         serving.start(reply, body, self._vocabulary, lambda: self._forget(request, serving))
         self.on_change()
@@ -141,9 +151,9 @@ class DrafterHost:
         self._serving.pop(request, None)
         if serving.reply is not None:
             self._by_session.pop(serving.reply.session, None)
-        if serving.place is not None:
-            self._free.append(serving.place)
-            serving.place = None
+        if serving.seat is not None:
+            self._seats.leave(serving.seat, serving.reply, keep=not self.draining)
+            serving.seat = None
         self.on_change()
 
     def _cancel(self, peer: bytes, message: replies.Cancel, buffers: list[bytes]) -> None:
@@ -156,9 +166,10 @@ class DrafterHost:
             serving.cancel("cancelled")
 
     def _peer_lost(self, peer: bytes, reason: str) -> None:
+        self._seats.forget(peer)
         for serving in list(self._serving.values()):
             if serving.client == peer:
-                serving.cancel("cancelled")
+                serving.client_lost()
             elif serving.reply is not None:
                 serving.reply.on_link_lost(peer)
 
@@ -169,6 +180,7 @@ class DrafterHost:
 
     def _draft_lost(self) -> None:
         """Replies go on, undrafted, until the worker is back."""
+        self._seats.draft_lost()
         for reply in list(self._by_session.values()):
             reply.on_drafter_lost()
         if self._waiting is None or self._waiting.done():
@@ -221,35 +233,37 @@ class DrafterHost:
             + (f" (there is: {known})" if known else "")
         )
 
-    def _reply(self, body: replies.GenerateBody, model: Model, prompt: list[int], place: int | None) -> Reply:
+    def _check(self, model: Model, prompt: list[int]) -> None:
+        """Raises ModelRefused, BadInput."""
         if model.vocab_size < self._engine.shard.vocab_size:
             raise ModelRefused(f"{model.name} has a smaller vocabulary than this drafter")
-        limit = model.context_tokens
-        if len(prompt) >= limit:
-            raise BadInput(f"the prompt is {len(prompt)} tokens long; the context of {model.name} here is {limit}")
+        if len(prompt) >= model.context_tokens:
+            known = f"the context of {model.name} here is {model.context_tokens}"
+            raise BadInput(f"the prompt is {len(prompt)} tokens long; {known}")
+
+    def _reply(self, body: replies.GenerateBody, model: Model, line: list[int], seat: Seat, *, keep: bool) -> Reply:
+        """`line`: the prompt, and the tokens that the client has already."""
         asked = body.sampling
         sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
         rule, blocks = self._choices.rule(body), self._choices.blocks(body, model)
-        session = self._rng.randbytes(16)
+        drafts = self._seats.draft_line(seat, sampling, drafted=blocks.drafted)
         config = SessionConfig(
-            session=session,
-            secret=self._rng.randbytes(32),
+            session=seat.session,
+            secret=seat.secret,
             max_tokens=body.max_tokens - len(body.tokens),
-            max_positions=limit,
+            max_positions=model.context_tokens,
             vocab_size=model.vocab_size,
             end_tokens=self._vocabulary.end_tokens,
             relaxed=rule.threshold > 0,
+            num_resumed=len(body.tokens),
             chunk_positions=blocks.chunk_positions,
+            fixed_chunks=self._choices.strict,
+            carried=seat.carried,
         )
-        line = None
-        if place is not None and blocks.drafted:
-            sequences = range(place * MAX_BRANCHES, (place + 1) * MAX_BRANCHES)
-            line = DraftLine(self._batcher, sequences, sampling)
-        max_positions = min(limit, len(prompt) + body.max_tokens)
         wire_type = self._choices.wire_type(body)
         keys = self._vocabulary.key_tokens if rule.threshold > 0 else b""
-        terms = Terms(session, model, asked, max_positions, self._lease_s, wire_type, rule, keys)
+        terms = Terms(seat.session, model, asked, seat.num_positions, self._lease_s, wire_type, rule, keys)
         return Reply(
-            self._rpc, self._router, terms, config, prompt + list(body.tokens), blocks.window, line,
-            drafting=self._engine.available,
+            self._rpc, self._router, terms, config, line, blocks.window, drafts, seat.peers,
+            drafting=self._engine.available, keep=keep,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from dsdnode.node.figures import figures_of
 from dsdnode.node.routes import Route, Router, Terms
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.session import SessionConfig, SessionMachine
+from dsdnode.speculation.settings import Carried
 from dsdnode.speculation.straggler import Straggler, StragglerWatch
 from dsdnode.speculation.window import WindowController
 from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
@@ -46,10 +47,18 @@ class Reply:
         prompt: Sequence[int],
         window: WindowController,
         line: DraftLine | None,
+        peers: dict[bytes, None],
         *,
         drafting: bool = True,
+        keep: bool = False,
     ) -> None:
-        """`drafting` False: the draft engine is restarting; `on_drafter_back` will tell."""
+        """`peers`: who has the session, now and (changed in place) later.
+
+        `drafting` False: the draft engine is restarting; `on_drafter_back` will tell. `keep`: another reply may follow.
+        """
+        self.keep = keep
+        self.carried: Carried | None = None
+        """What the next reply of the session begins with, if there may be one: the caches are kept for it."""
         self._rpc = rpc
         self._router = router
         self._terms = terms
@@ -57,7 +66,7 @@ class Reply:
         self._line = line
         self._route: Route | None = None
         self._avoid: dict[bytes, None] = {}
-        self._touched: dict[bytes, None] = {}
+        self._touched = peers
         self._out: asyncio.Queue[do.Emit | do.Finish | Exception] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -232,7 +241,8 @@ class Reply:
         self._route = route
         self._router.close(self._terms.session, [p for p in self._touched if p not in route.peers], self._touched)
         self._stragglers.on_route(route.costs)
-        self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths, route.costs))
+        costs = route.costs, route.first_costs
+        self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths, *costs))
 
     async def _watch(self) -> None:
         """A stage that hangs keeps its connection: ask the application."""
@@ -248,6 +258,7 @@ class Reply:
                     break
 
     def _end(self) -> None:
+        opened = self._route is not None and (self._opening is None or self._opening.done())
         for task in (self._opening, *self._tasks):
             if task is not None:
                 task.cancel()
@@ -255,6 +266,9 @@ class Reply:
             self._timer.cancel()
         if self._machine.finished is None:
             self._machine.cancel(self._now(), "error")
+        elif self.keep and opened:
+            self.carried = self._machine.carry()
+            return self._router.park(self._terms.session, self._machine.route, list(self._touched))
         self._router.close(self._terms.session, list(self._touched), self._touched)
         if self._line is not None:
             self._line.release()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 
 from dsdnode.dht.ids import model_key
@@ -22,9 +23,11 @@ from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import (
     Close,
     Contact,
+    Message,
     Open,
     Opened,
     OpenStages,
+    Park,
     Refused,
     StagePlace,
     WireAcceptance,
@@ -40,9 +43,11 @@ PATIENCE_S = 30.0
 """Peers that are full, or whose worker restarts, are asked again for so long."""
 RETRY_S = 0.25
 MAX_REMEMBERED = 64
-"""Models."""
+"""Models; pipelines."""
 BETTER = 1.3
 """A reply in progress changes its pipeline for one that is so many times faster: the caches must be filled again."""
+PARKED_S = 300.0
+"""So long a finished reply's caches are kept for the next turn of its conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class Route:
     lengths: tuple[int, ...]
     costs: RouteCosts
     """As predicted from the peers' records and the links; what was seen of them, too."""
+    first_costs: RouteCosts
+    """As they were when this drafter first took this pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,7 @@ class Router:
         self._slowness = Slowness()
         self._sessions: dict[bytes, dict[bytes, None]] = {}
         """Own replies, by the peers that they go through."""
+        self._first_costs: dict[tuple[bytes, ...], RouteCosts] = {}
 
     async def open(
         self, terms: Terms, number: int, digests: bytes, avoid: Collection[bytes], touched: dict[bytes, None]
@@ -99,7 +107,7 @@ class Router:
         while True:
             records, rtt_s = await self._live_providers(terms.target, fresh)
             try:
-                places = attempt.choose(terms.target, records, self._view(terms.session, records, rtt_s))
+                places = attempt.choose(terms.target, records, self._view(terms.session, records, rtt_s), touched)
             except NoPipeline as error:
                 if fresh:
                     attempt.check(error, terms.target, records, late=loop.time() > deadline)
@@ -114,7 +122,8 @@ class Router:
                 lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
                 for peer in answers:
                     self._sessions.setdefault(peer, {})[terms.session] = None
-                return Route(places, tuple(answers), lengths, self._costs(terms.session, places, rtt_s))
+                costs = self._costs(terms.session, places, rtt_s)
+                return Route(places, tuple(answers), lengths, costs, self._first_seen(tuple(answers), costs))
             attempt.refused(failed)
             empty = [peer for peer, answer in answers.items() if isinstance(answer, Opened) and not answer.length]
             self.close(terms.session, empty, touched)
@@ -123,13 +132,25 @@ class Router:
         """Free these stages. (Held while others are awaited, they would be what another owner waits for.)"""
         for peer in peers:
             touched.pop(peer, None)
-            self._sessions.get(peer, {}).pop(session, None)
-            if not self._sessions.get(peer):
-                self._sessions.pop(peer, None)
-            try:
-                self._rpc.notify(peer, Close(session), priority=Priority.CONTROL)
-            except DsdError as error:
-                log.debug("close not sent", reason=str(error))  # its lease runs out
+            self._leave(peer, session)
+            self._notify(peer, Close(session))
+
+    def _leave(self, peer: bytes, session: bytes) -> None:
+        self._sessions.get(peer, {}).pop(session, None)
+        if not self._sessions.get(peer):
+            self._sessions.pop(peer, None)
+
+    def _notify(self, peer: bytes, message: Message) -> None:
+        try:
+            self._rpc.notify(peer, message, priority=Priority.CONTROL)
+        except DsdError as error:
+            log.debug("end not told", reason=str(error))  # its lease runs out
+
+    def park(self, session: bytes, number: int, peers: Sequence[bytes]) -> None:
+        """The reply is over; these stages may be opened again for the next one, under a number above `number`."""
+        for peer in peers:
+            self._leave(peer, session)
+            self._notify(peer, Park(session, number, PARKED_S))
 
     async def better_than(self, terms: Terms, route: Route, index: int, factor: float) -> bool:
         """Stage `index` takes `factor` times what was expected: is there a pipeline that is BETTER, all considered?"""
@@ -151,6 +172,14 @@ class Router:
     def _costs(self, session: bytes, places: Sequence[Place], rtt_s: Mapping[bytes, float]) -> RouteCosts:
         expected = predict(places, self._view(session, [place.record for place in places], rtt_s))
         return RouteCosts(expected.fixed_s, expected.slope_s, expected.network_s)
+
+    def _first_seen(self, peers: tuple[bytes, ...], costs: RouteCosts) -> RouteCosts:
+        """What decides how prompts are cut: the same prompt always in the same places, or rounding tells."""
+        if max(costs.slope_s) > 0:
+            self._first_costs.setdefault(peers, costs)
+        if len(self._first_costs) > MAX_REMEMBERED:
+            del self._first_costs[next(iter(self._first_costs))]
+        return self._first_costs.get(peers, costs)
 
     async def _live_providers(self, target: Model, fresh: bool) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """Shards of the model whose peers answer a ping, and their round trips in seconds."""
@@ -211,13 +240,25 @@ class _Attempt:
         self._never: dict[bytes, str] = {}
         self.num = 0
 
-    def choose(self, target: Model, records: list[ProviderRecord], view: View) -> tuple[Place, ...]:
-        """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline."""
+    def choose(
+        self, target: Model, records: list[ProviderRecord], view: View, held: Collection[bytes]
+    ) -> tuple[Place, ...]:
+        """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline.
+
+        Those that are `held` already, perhaps with all in their caches, unless others are much faster.
+        """
         unfit = self._unfit.keys() | self._never.keys()
         try:
-            return choose_pipeline(records, target.num_layers, view, unfit | self._avoid, target.name)
+            best = choose_pipeline(records, target.num_layers, view, unfit | self._avoid, target.name)
         except NoPipeline:
             return choose_pipeline(records, target.num_layers, view, unfit, target.name)
+        mine = [msgspec.structs.replace(record, free_sessions=1) for record in records if record.peer_id in held]
+        try:
+            same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
+        except NoPipeline:
+            return best
+        faster = predict(best, view).tokens_per_second / predict(same, view).tokens_per_second
+        return best if faster >= BETTER else same
 
     def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
         for peer, answer in failed.items():

@@ -14,6 +14,7 @@ from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.generate import Reply
+from dsdnode.node.seats import Seat
 from dsdnode.node.stops import StopFilter
 from dsdnode.speculation.actions import Emit
 from dsdnode.wire import messages as wire
@@ -36,12 +37,18 @@ class Serving:
         self.client = client
         self.cancelled = False
         self.reply: Reply | None = None
-        self.place: int | None = None
+        self.seat: Seat | None = None
         self.task: asyncio.Task[None] | None = None
         self._rpc = rpc
         self._request = request
         self._failure: PeerUnavailable | None = None
         """The client does not take what it is sent; should it wake up, it resumes."""
+
+    def client_lost(self) -> None:
+        """Nobody comes back for another turn."""
+        if self.reply is not None:
+            self.reply.keep = False
+        self.cancel("cancelled")
 
     def cancel(self, reason: str) -> None:
         self.cancelled = True
@@ -118,7 +125,7 @@ class Serving:
     def _lost(self, error: DsdError) -> None:
         log.info("client gone", client=short_id(self.client), reason=str(error))
         self._failure = PeerUnavailable("the client did not answer, or take what it was sent")
-        self.cancel("cancelled")
+        self.client_lost()
 
 
 def finished(request: bytes, reason: str, error: Exception | None) -> replies.Finished:

@@ -94,9 +94,17 @@ class SessionMachine:
         return [NeedRoute(self.route, "start", (), self._line.open_digests())]
 
     def on_route(
-        self, now: float, route: int, lengths: Sequence[int], costs: RouteCosts | None = None
+        self,
+        now: float,
+        route: int,
+        lengths: Sequence[int],
+        costs: RouteCosts | None = None,
+        first_costs: RouteCosts | None = None,
     ) -> list[SessionAction]:
-        """All stages of `route` answered Opened, with these lengths. Not the route asked for last: ignored."""
+        """All stages of `route` answered Opened, with these lengths. Not the route asked for last: ignored.
+
+        `first_costs`, else `costs`, decide how the prompt is cut.
+        """
         if self.finished or not self._routing or route != self.route:
             return []
         self._routing = False
@@ -105,7 +113,7 @@ class SessionMachine:
             self._window.on_route(costs)
         base = self._epochs.begin(0, min(lengths)).base
         self.log.opened(base)
-        self._prefill.begin_route(base, len(lengths), costs)
+        self._prefill.begin_route(base, len(lengths), first_costs or costs)
         return self._go_on(now)
 
     def on_route_failed(self, now: float, route: int, suspects: Sequence[int] = ()) -> list[SessionAction]:

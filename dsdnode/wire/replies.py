@@ -41,6 +41,7 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
 
     `tokens` are the reply's tokens that the client already has: the reply goes on after them, with the same text that
     it would have had (noise is keyed by position). `draft_max` -1 leaves the window to the drafter.
+    `keep`: the conversation may go on; what is cached of it may be kept for a while, and used again for this client.
     `window` names a policy (config.py), `wire` a type of hidden states; empty, and no `acceptance`: the drafter's own.
     """
 
@@ -56,6 +57,7 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
     window: Name = ""
     wire: Annotated[str, Meta(max_length=8)] = ""
     acceptance: WireAcceptance | None = None
+    keep: bool = False
 
 
 class Accepted(Message, frozen=True, tag=31):
