@@ -9,7 +9,7 @@ from typing import Any
 from dsdnode.node.routes import Route
 from dsdnode.speculation.estimates import PipelineCosts
 from dsdnode.speculation.events import EventLog, PassEvent
-from dsdnode.speculation.speeds import plain_speed
+from dsdnode.speculation.speeds import pass_s, plain_speed
 
 
 def figures_of(log: EventLog, route: Route | None) -> dict[str, Any]:
@@ -28,4 +28,5 @@ def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
     costs = PipelineCosts()
     for event in passes:
         costs.passed(event)
-    return plain_speed(costs.costs()) if costs.is_known else None
+    known = costs.costs()
+    return plain_speed(known) if costs.is_known and pass_s(known, 1) > 0 else None
