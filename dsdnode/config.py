@@ -77,7 +77,7 @@ class NodeConfig:
     """Weights and caches together; a model that does not fit is refused, or fewer layers are taken."""
     draft_max: int = 8
     """Draft tokens in a round, or in a block of a stream, at most; 0 is plain decoding."""
-    window: str = "fixed"
+    window: str = "throughput"
     """The policy that chooses how much is drafted, and when."""
     acceptance: str = "exact"
     """As `draft_max`, `window`, `threshold` and `wire`: of replies that do not ask for their own."""
