@@ -94,6 +94,10 @@ class Batcher:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
+    def num_others(self, owner: Owner) -> int:
+        """Owners with work here but this one: waiting or, within `done`, in the same decode."""
+        return len(self._working().keys() - {owner})
+
     def mean_busy(self) -> float:
         """How many owners had work here, on the average of the last seconds."""
         return self._busy.value(_now())

@@ -86,10 +86,6 @@ class Sessions:
     def __iter__(self) -> Iterator[StageSession]:
         return iter(list(self._sessions.values()))
 
-    def num_busy(self, but: StageSession) -> int:
-        """How many others have work that is not done."""
-        return sum(session.machine.busy for session in self._sessions.values() if session is not but)
-
     def get(self, session: bytes) -> StageSession | None:
         return self._sessions.get(session)
 

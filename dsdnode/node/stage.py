@@ -235,13 +235,14 @@ class StageHost:
         sampling = session.sampling if run.num_draws else None
         num_top = min(run.num_top, self._engine.shard.vocab_size)
         chunk = Chunk(run.sequence, run.position, inputs, run.num_draws, sampling, num_top=num_top)
-        queue, num_losses = self._sessions.num_busy(but=session), self._num_losses
+        num_losses = self._num_losses
 
         def done(result: Output | DsdError | None) -> None:
             if num_losses != self._num_losses:
                 return  # the machine has been told, and may have a new life already
             now = asyncio.get_running_loop().time()
             if isinstance(result, Output):
+                queue = self._batcher.num_others(session.id)
                 draws = () if result.tokens is None else tuple(result.tokens.tolist())
                 actions = session.machine.on_output(
                     now, result.states, draws, result.compute_s, seen=_seen(result), queue=queue

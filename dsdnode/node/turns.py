@@ -1,9 +1,8 @@
 """Whose turn it is at an engine: which waiting runs share the next decode, and with how much of each. Pure.
 
 Whoever was served longest ago comes first. While several owners are at work, one decode has at most SHARED_POSITIONS:
-short runs (a block of guesses, a token) first, then a piece of the long ones (prompts), which always get
-PIECE_POSITIONS of it: so nobody waits for longer than for one such decode, and no prompt waits for ever. An owner that
-is alone is decoded in one piece.
+short runs (a block of guesses, a token) first, with them PIECE_POSITIONS of the long ones (prompts). So nobody waits
+for longer than for one such decode, and no prompt waits for ever. An owner that is alone is decoded in one piece.
 """
 
 from __future__ import annotations
@@ -116,16 +115,16 @@ class Turns:
         return batch
 
     def _fill(self, order: Sequence[Run], *, shared: bool) -> Batch:
-        room = min(self._max_positions, SHARED_POSITIONS) if shared else self._max_positions
-        piece = min(room, PIECE_POSITIONS)
+        limit = min(self._max_positions, SHARED_POSITIONS) if shared else self._max_positions
+        piece = min(limit, PIECE_POSITIONS)
         long = [run for run in order if run.num_left > piece] if shared else []
         batch: Batch = []
-        room -= piece if long else 0
+        room = limit - piece if long else limit
         for run in order:
             if run not in long and (run.num_left <= room or not (batch or long)):
                 batch.append((run, run.piece(run.num_left)))
                 room -= run.num_left
-        room += piece
+        room = piece if batch else limit
         for run in long:
             chunk = run.piece(room)
             batch.append((run, chunk))

@@ -17,6 +17,8 @@ MIN_EXCESS_S = 0.005
 """On a quick pair, a few milliseconds are the noise of a busy machine."""
 MAX_POSITIONS = 32
 """Cost lines speak of blocks, not of prompts."""
+SHARED_POSITIONS = 64
+"""What a decode that several sessions share has at most (node/turns.py)."""
 QUIET_S = 30.0
 
 
@@ -63,9 +65,10 @@ class StragglerWatch:
         return max(found, key=lambda straggler: event.stage_s[straggler.index])
 
     def _expected_s(self, index: int, event: PassEvent) -> float:
-        """The others that it shares its decodes with are no fault of the stage."""
-        others = event.queue[index] if index < len(event.queue) else 0
-        return self._costs.fixed_s[index] + self._costs.slope_s[index] * event.num_positions * (1 + others)
+        """The others that it shares its decodes with are no fault of the stage: one may be a prompt."""
+        shared = index < len(event.queue) and event.queue[index] > 0
+        num_positions = max(event.num_positions, SHARED_POSITIONS) if shared else event.num_positions
+        return self._costs.fixed_s[index] + self._costs.slope_s[index] * num_positions
 
     def _look(self, index: int, stage_s: float, expected_s: float, pass_s: float) -> None:
         slow = expected_s > 0 and stage_s > FACTOR * expected_s and stage_s - expected_s > MIN_EXCESS_S

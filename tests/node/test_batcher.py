@@ -160,6 +160,7 @@ class Talker:
         self._batcher, self._sequence, self._sizes, self._pause_s = batcher, sequence, sizes, pause_s
         self.waits: list[float] = []
         self.outputs: list[Output] = []
+        self.others: list[int] = []
 
     async def talk(self) -> None:
         loop = asyncio.get_running_loop()
@@ -168,7 +169,9 @@ class Talker:
             done: asyncio.Future[Output | DsdError | None] = loop.create_future()
 
             def finish(result: Output | DsdError | None, done: asyncio.Future[Any] = done) -> None:
-                done.set_result(result)
+                self.others.append(self._batcher.num_others(self._sequence))
+                if not done.done():
+                    done.set_result(result)
 
             begun = loop.time()
             asked = chunk(self._sequence, position, size)
@@ -251,6 +254,13 @@ def test_sixteen_are_served_alike_however_much_each_asks_for() -> None:
     jumping.run(story())
     assert sum(counts) ** 2 / (len(counts) * sum(count**2 for count in counts)) > 0.95  # Jain's index
     assert min(counts) > 50
+
+
+def test_each_is_told_how_many_others_it_shares_the_engine_with() -> None:
+    [alone] = talk(lambda b: Talker(b, 0, [1] * 5))
+    assert alone.others == [0] * 5
+    shared = talk(*(lambda b, i=i: Talker(b, i, [1] * 5) for i in range(3)))
+    assert all(set(talker.others) == {2} for talker in shared)
 
 
 def test_how_busy_it_is_on_the_average() -> None:

@@ -51,8 +51,9 @@ def test_who_is_slower_but_not_what_the_passes_wait_for() -> None:
 
 
 def test_a_stage_shared_with_others_is_not_to_blame() -> None:
-    shared = passed(0.032, 0.14, 0.032, queue=(0, 6, 0))
+    shared = passed(0.032, 0.4, 0.032, queue=(0, 1, 0))
     assert not any(words(begun(), *[shared] * 10))
+    assert any(words(begun(), *[passed(0.032, 1.3, 0.032, queue=(0, 1, 0))] * 10))
 
 
 def test_noise_of_a_quick_pair_is_no_straggler() -> None:
