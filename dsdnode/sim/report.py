@@ -111,7 +111,7 @@ def _windows(done: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _network(world: World, tokens: int) -> dict[str, Any]:
-    by_class = {
+    by_class: dict[str, Any] = {
         priority.name.lower(): {
             "messages": traffic.num_messages,
             "bytes": traffic.size_bytes,
@@ -119,13 +119,14 @@ def _network(world: World, tokens: int) -> dict[str, Any]:
         }
         for priority, traffic in world.network.traffic.items()
     }
+    if not tokens:
+        return by_class
     verify = world.network.traffic[Priority.VERIFY]
-    per_token = {
+    return by_class | {
         "verify_wait_s_per_token": verify.flight_s / tokens,
         "verify_bytes_per_token": verify.size_bytes / tokens,
         "verify_messages_per_token": verify.num_messages / tokens,
     }
-    return by_class | (per_token if tokens else {})
 
 
 def _groups(world: World) -> list[dict[str, Any]]:

@@ -1,0 +1,185 @@
+"""Alice's messages to Bob over links that take their time, lose, and are cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import pytest
+
+from dsdnode.errors import PeerUnavailable
+from dsdnode.identity import Identity
+from dsdnode.net.port import Priority
+from dsdnode.sim.loop import JumpingLoop, run
+from dsdnode.sim.network import (
+    ATTEMPT_TIMEOUT_S,
+    HANDSHAKE_ROUND_TRIPS,
+    HEARTBEAT_TIMEOUT_S,
+    OVERHEAD_BYTES,
+    Chaos,
+    LinkSpec,
+    Network,
+    SimTransport,
+)
+from dsdnode.wire.messages import Contact
+
+LATENCY_S = 0.01
+
+
+@dataclass
+class Pair:
+    network: Network
+    alice: SimTransport
+    bob: SimTransport
+
+    def __post_init__(self) -> None:
+        self.lost: list[tuple[str, float]] = []
+        for name, transport in (("alice", self.alice), ("bob", self.bob)):
+            transport.on_peer_lost(lambda peer, why, name=name: self.lost.append((name, self.network.loop.now)))
+
+    def say(self, text: str, priority: Priority = Priority.CONTROL) -> None:
+        self.alice.send(self.bob.id, [text.encode()], priority)
+
+    async def hear(self) -> tuple[str, float]:
+        _, [frame] = await self.bob.receive()
+        return frame.decode(), self.network.loop.now
+
+
+def tell(story: Callable[[Pair], Awaitable[Any]], spec: LinkSpec | None = None, bytes_s: float = 0.0) -> Any:
+    async def told() -> Any:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, JumpingLoop)
+        network = Network(loop, Random(1), lambda one, other: spec or LinkSpec(LATENCY_S))
+        ends = [network.transport(_contact(name), up_bytes_s=bytes_s, down_bytes_s=bytes_s) for name in "ab"]
+        ends[0].introduce(ends[1].contact)
+        return await story(Pair(network, *ends))
+
+    return run(told())
+
+
+def _contact(name: str) -> Contact:
+    return Contact(Identity(name.encode() * 32).public_key, (f"tcp://192.0.2.{ord(name)}:1",))
+
+
+def test_the_first_message_waits_for_the_handshake_and_the_next_takes_the_latency() -> None:
+    async def story(pair: Pair) -> None:
+        pair.say("hello")
+        heard, at_s = await pair.hear()
+        assert heard == "hello"
+        assert at_s == pytest.approx(LATENCY_S * (1 + 2 * HANDSHAKE_ROUND_TRIPS))
+        pair.say("again")
+        assert (await pair.hear())[1] == pytest.approx(at_s + LATENCY_S)
+        assert pair.bob.contact_of(pair.alice.id) == pair.alice.contact
+        pair.bob.send(pair.alice.id, [b"back"], Priority.CONTROL)  # over the link that alice made
+        await pair.alice.receive()
+        assert pair.network.loop.now == pytest.approx(at_s + 2 * LATENCY_S)
+
+    tell(story)
+
+
+def test_bytes_take_their_time_and_control_does_not_wait_for_bulk() -> None:
+    async def story(pair: Pair) -> None:
+        for priority in (Priority.CONTROL, Priority.VERIFY):
+            pair.say("", priority)
+            await pair.hear()
+        start_s = pair.network.loop.now
+        pair.say("x" * (10_000 - OVERHEAD_BYTES), Priority.VERIFY)
+        pair.say("y" * (10_000 - OVERHEAD_BYTES), Priority.VERIFY)
+        pair.say("now!", Priority.CONTROL)
+        order = [await pair.hear() for _ in range(3)]
+        assert [text[0] for text, _ in order] == ["n", "x", "y"]
+        took_s = [at_s - start_s for _, at_s in order]
+        assert took_s[0] < LATENCY_S + 0.001
+        # up and down one after the other; the second is on its way up while the first comes down
+        assert took_s[1:] == [pytest.approx(LATENCY_S + 0.02, abs=1e-3), pytest.approx(LATENCY_S + 0.03, abs=1e-3)]
+
+    tell(story, bytes_s=1e6)
+
+
+def test_jitter_and_loss_keep_the_order_within_a_lane() -> None:
+    async def story(pair: Pair) -> float:
+        for number in range(200):
+            pair.say(str(number))
+        heard = [await pair.hear() for _ in range(200)]
+        assert [text for text, _ in heard] == [str(number) for number in range(200)]
+        return heard[-1][1]
+
+    assert tell(story, LinkSpec(LATENCY_S, 0.005, 0.1)) > tell(story, LinkSpec(LATENCY_S, 0.005)) + 0.2
+
+
+def test_into_a_cut_everything_is_lost_and_the_heartbeat_tells() -> None:
+    async def story(pair: Pair) -> None:
+        pair.say("before")
+        await pair.hear()
+        start_s = pair.network.loop.now
+        pair.network.cut(pair.alice.id, pair.bob.id)
+        pair.say("lost")
+        await asyncio.sleep(HEARTBEAT_TIMEOUT_S + 1)
+        assert pair.lost == [("alice", start_s + HEARTBEAT_TIMEOUT_S), ("bob", start_s + HEARTBEAT_TIMEOUT_S)]
+        pair.network.heal(pair.alice.id, pair.bob.id)
+        pair.say("after")
+        assert (await pair.hear())[0] == "after"
+
+    tell(story)
+
+
+def test_a_killed_process_is_noticed_at_once_and_refuses() -> None:
+    async def story(pair: Pair) -> None:
+        pair.say("hello")
+        await pair.hear()
+        pair.bob.end()
+        await asyncio.sleep(1)
+        assert [name for name, _ in pair.lost] == ["alice"]
+        pair.say("is anybody there?")
+        await asyncio.sleep(2 * LATENCY_S + 0.01)
+        assert len(pair.lost) == 2
+        with pytest.raises(PeerUnavailable):
+            pair.say("just refused")
+
+    tell(story)
+
+
+def test_a_machine_that_is_gone_answers_nothing() -> None:
+    async def story(pair: Pair) -> None:
+        pair.network.cut(pair.alice.id, pair.bob.id)
+        pair.say("hello?")
+        await asyncio.sleep(ATTEMPT_TIMEOUT_S + 0.1)
+        assert pair.lost[0] == ("alice", ATTEMPT_TIMEOUT_S)
+
+    tell(story)
+
+
+def test_a_stranger_without_an_address_cannot_be_dialled() -> None:
+    async def story(pair: Pair) -> None:
+        with pytest.raises(PeerUnavailable):
+            pair.bob.send(pair.alice.id, [b"who?"], Priority.CONTROL)
+
+    tell(story)
+
+
+def test_chaos_drops_doubles_and_mixes() -> None:
+    async def story(pair: Pair) -> list[str]:
+        pair.network.chaos = Chaos(drop=0.2, duplicate=0.2, reorder=0.2, delay_s=0.1)
+        for number in range(300):
+            pair.say(str(number))
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(1)
+        return [(await pair.hear())[0] for _ in range(len(pair.bob._inbox._messages))]
+
+    heard = [int(text) for text in tell(story)]
+    assert 200 < len(set(heard)) < 280, "dropped"
+    assert len(heard) > len(set(heard)) + 30, "doubled"
+    assert heard != sorted(heard), "mixed"
+
+
+def test_states_weigh_what_they_stand_for() -> None:
+    async def story(pair: Pair) -> None:
+        pair.network.state_bytes = 8192
+        digests, tokens, states = bytes(8 * 6), b"", bytes(5 * 4)
+        pair.alice.send(pair.bob.id, [b"block", digests, tokens, states], Priority.VERIFY)
+        assert pair.alice.traffic.size_bytes == 5 * 8192 + len(b"block") + len(digests) + OVERHEAD_BYTES
+
+    tell(story)

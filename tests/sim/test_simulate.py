@@ -1,0 +1,98 @@
+"""Whole scenarios: the same seed gives the same bytes, what is predicted is what the formulas say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from dsdnode.sim.report import as_json
+from dsdnode.sim.scenario import Churn, Group, Links, Load, Pair, Policies, Scenario
+from dsdnode.sim.simulate import simulate
+from tests.sim.theory import cpu, measure, schemes
+
+ROOT = Path(__file__).parents[2]
+SMALL = Scenario(
+    peers=(Group("shard", 4, stages=2, fixed_ms=10, position_ms=2), Group("drafter", 2, fixed_ms=3)),
+    name="small",
+    links=Links(latency_ms=10, jitter_ms=3, loss=0.01, bandwidth_mbit=50),
+    pair=Pair(layers=8, state_bytes=4096),
+    load=Load(requests=12, users=4, prompt_tokens=(5, 300), reply_tokens=(1, 60), temperature=0.7),
+    policies=Policies(draft_max=4),
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    with structlog.testing.capture_logs() as logs:
+        yield
+    assert not [entry for entry in logs if entry["log_level"] in ("error", "critical")]
+
+
+def test_every_reply_is_answered_right() -> None:
+    result = simulate(SMALL, 1)
+    assert (result["completed"], result["lost"], result["stuck"], result["wrong_tokens"]) == (12, 0, 0, 0)
+    assert not result["complaints"]
+    assert result["acceptance_rate"] == pytest.approx(0.8, abs=0.08)
+    assert 0 < result["groups"][0]["utilisation"] < 1
+    assert result["network"]["verify"]["bytes"] > result["tokens"] * 4096
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed() -> None:
+    outputs = [_run_in_a_process(seed, hash_seed) for seed, hash_seed in ((1, "0"), (1, "1"), (1, "2"), (2, "0"))]
+    assert outputs[0] == outputs[1] == outputs[2] != outputs[3]
+    assert json.loads(outputs[0])["lost"] == 0
+
+
+def _run_in_a_process(seed: int, hash_seed: str) -> str:
+    code = (
+        "import structlog; structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))\n"
+        "from tests.sim.test_simulate import SMALL, with_churn; from dsdnode.sim import report, simulate\n"
+        f"print(report.as_json(simulate.simulate(with_churn(SMALL), {seed})))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def with_churn(scenario: Scenario) -> Scenario:
+    shards, drafters = scenario.peers
+    stays = replace(shards, count=6, churn=Churn(mean_s=20, away_s=5))
+    return replace(scenario, peers=(stays, drafters))
+
+
+def test_members_come_and_go_and_the_text_is_right() -> None:
+    result = simulate(with_churn(SMALL), 3)
+    assert not result["stuck"] and not result["wrong_tokens"] and not result["complaints"]
+    assert result["completed"] >= 10
+    assert any(not member["up"] for member in result["members"]), "somebody left"
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "burst"])
+def test_open_loops_ask_on_their_own_schedule(arrivals: str) -> None:
+    load = Load(arrivals=arrivals, requests=20, rate_per_s=4, burst=5, prompt_tokens=8, reply_tokens=8)  # type: ignore[arg-type]
+    result = simulate(replace(SMALL, load=load), 1)
+    assert result["completed"] == 20
+    assert 0.5 < 20 / (result["simulated_s"] - 5) < 5
+
+
+def test_plain_and_rounds_take_what_the_formulas_say() -> None:
+    """Speculation section 3; longer and with the stream: `python -m tests.sim.theory`."""
+    for name, policy, draft_max, formula in list(schemes(cpu(4, 10, 0.8, ring=True)))[:2]:
+        assert measure(cpu(4, 10, 0.8, ring=True), policy, draft_max, 1000, 2) == pytest.approx(formula, rel=0.05), name
+
+
+def test_nothing_that_is_not_json_is_reported() -> None:
+    nobody = replace(SMALL, peers=(Group("shard", layers="0:4"), Group("drafter")))
+    result = simulate(nobody, 1)
+    assert result["lost"] == 12 and "layers 4:8" in next(iter(result["errors"]))
+    assert json.loads(as_json(result)) == json.loads(as_json(simulate(nobody, 1)))
