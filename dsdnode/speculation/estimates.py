@@ -23,6 +23,8 @@ DEPTH_WEIGHT = 8.0
 """Guesses that the overall rate counts as in each class of depth."""
 MAX_FITTED_POSITIONS = 32
 """Longer passes are prefill: another regime of every engine."""
+SAME_SHARE, SAME_S = 0.3, 0.002
+"""By so much may what records and pings say of a pipeline change from reply to reply."""
 DRAFT_S = 0.003
 """A token of the draft engine, before anything is known."""
 
@@ -150,7 +152,7 @@ def _class_of(depth: int) -> int:
 class PipelineCosts:
     """Stages, network and draft engine of one pipeline. The prior is what records say, else the first pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: RouteCosts | None = None) -> None:
         self.stages: list[Line] = []
         self.network = Line(slope_weight=30.0)
         """What is left of a pass; its slope is bandwidth. Jitter is told apart from that by a slope hard to move."""
@@ -159,12 +161,23 @@ class PipelineCosts:
         self.others = Mean(keep=0.8)
         self.draft = Ratio(DRAFT_S * 2, 2.0, 0.9)
         self.jitter = Mean()
+        self._expected = expected
+        if expected is not None:
+            self._expect(expected)
 
     @property
     def is_known(self) -> bool:
         return bool(self.stages) and self.network.is_known
 
-    def expect(self, costs: RouteCosts) -> None:
+    def is_of(self, costs: RouteCosts) -> bool:
+        """Do records say of this pipeline what they said of ours? Then it is ours, or as good."""
+        known = self._expected
+        if known is None or len(known.fixed_s) != len(costs.fixed_s):
+            return False
+        pairs = zip((*known.fixed_s, known.network_s), (*costs.fixed_s, costs.network_s), strict=True)
+        return all(abs(new - old) <= SAME_SHARE * old + SAME_S for old, new in pairs)
+
+    def _expect(self, costs: RouteCosts) -> None:
         self.stages = [Line() for _ in costs.fixed_s]
         for line, fixed_s, slope_s in zip(self.stages, costs.fixed_s, costs.slope_s, strict=True):
             line.expect(fixed_s, slope_s)
@@ -218,6 +231,7 @@ class Experience:
     def __init__(self) -> None:
         self.acceptance = Acceptance()
         self.costs = PipelineCosts()
+        """Of the pipeline used last."""
         self.coverage = Coverage()
         self.errors = {mode: Ratio(4.0, 4.0, 0.9) for mode in ("plain", "rounds", "stream", "hedged")}
         """Realised over predicted time in each mode, for what was accepted: how far the formulas are off here."""
@@ -225,9 +239,9 @@ class Experience:
         self.plain_ago = 1 << 30
         """Tokens since plain decoding was measured with nothing drafted beside it."""
 
-    def passed(self, event: PassEvent) -> None:
+    def judged(self, event: PassEvent) -> None:
+        """All but the pipeline's part: a reply tells that of its own."""
         self.acceptance.judged(event.depth, event.num_judged, event.num_accepted)
-        self.costs.passed(event)
         self.num_tokens += event.num_committed
         self.plain_ago += event.num_committed
         if event.mode == "hedged" and event.num_judged > event.num_accepted:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dsdnode.speculation.estimates import Experience
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.speeds import pass_s, run_s
+from dsdnode.speculation.speeds import Costs, drafted, pass_s, run_s
 from dsdnode.speculation.window import Plan
 
 CHECK_TOKENS = 16
@@ -45,49 +45,47 @@ class Stopwatch:
         """Something happened that no formula is about."""
         self._run = self._last = self._covered_s = None
 
-    def on_verdict(self, event: PassEvent, plan: Plan) -> None:
-        if not self._known.costs.is_known:
-            return
+    def on_verdict(self, event: PassEvent, plan: Plan, costs: Costs) -> None:
         if event.mode in ("plain", "rounds"):
             self._run = None
-            self._pass(event)
+            self._pass(event, costs)
         else:
-            self._streamed(event, plan)
+            self._streamed(event, plan, costs)
         self._last = event
 
-    def _pass(self, event: PassEvent) -> None:
+    def _pass(self, event: PassEvent, costs: Costs) -> None:
         """Of plain decoding or rounds: one comes after the other."""
-        last, costs = self._last, self._known.costs.costs()
+        last = self._last
         if last is None or last.mode != event.mode or not event.alone or event.num_positions != event.num_draft + 1:
             return
         expected_s = pass_s(costs, event.num_positions) + event.num_draft * costs.draft_s
-        self._told(event.mode, event.judged_s - last.judged_s, expected_s)
+        self._told(event.mode, event.judged_s - last.judged_s, expected_s, costs)
 
-    def _streamed(self, event: PassEvent, plan: Plan) -> None:
+    def _streamed(self, event: PassEvent, plan: Plan, costs: Costs) -> None:
         run, is_rejected = self._run, event.num_judged > event.num_accepted
-        self._count_free(event)
+        self._count_free(event, costs)
         if run is not None and run.mode != event.mode:
             run = None
         if run is not None:
             run.num_tokens += event.num_committed
             if is_rejected or run.num_tokens - run.checked >= CHECK_TOKENS:
-                self._check(run, event, plan)
+                self._check(run, event, plan, costs)
         if is_rejected:
             run = None if event.covered else _Run(event.mode, event.judged_s, checked_s=event.judged_s)
         self._run = run
 
-    def _check(self, run: _Run, event: PassEvent, plan: Plan) -> None:
-        costs, block = self._known.costs.costs(), max(1, plan.block)
-        expected_s = run_s(costs, run.num_tokens - 1, block, plan.window)
+    def _check(self, run: _Run, event: PassEvent, plan: Plan, costs: Costs) -> None:
+        sizes = drafted(self._known.acceptance.survival(), max(1, plan.block), plan.window)
+        expected_s = run_s(costs, run.num_tokens - 1, *sizes)
         if run.checked:
-            expected_s -= run_s(costs, run.checked - 1, block, plan.window)
-        self._told(run.mode, event.judged_s - run.checked_s, expected_s)
+            expected_s -= run_s(costs, run.checked - 1, *sizes)
+        self._told(run.mode, event.judged_s - run.checked_s, expected_s, costs)
         run.checked, run.checked_s = run.num_tokens, event.judged_s
 
-    def _count_free(self, event: PassEvent) -> None:
+    def _count_free(self, event: PassEvent, costs: Costs) -> None:
         """Tokens that were committed soon after a covered rejection."""
         if self._covered_s is not None:
-            is_soon = event.judged_s - self._covered_s < SOON * pass_s(self._known.costs.costs(), 1)
+            is_soon = event.judged_s - self._covered_s < SOON * pass_s(costs, 1)
             self._num_free += event.num_committed if is_soon else 0
             if not is_soon or event.num_judged > event.num_accepted:
                 self._known.coverage.free.add(self._num_free)
@@ -95,8 +93,8 @@ class Stopwatch:
         if event.covered:
             self._covered_s, self._num_free = event.judged_s, 0
 
-    def _told(self, mode: str, real_s: float, expected_s: float) -> None:
-        unit_s = pass_s(self._known.costs.costs(), 1)
+    def _told(self, mode: str, real_s: float, expected_s: float, costs: Costs) -> None:
+        unit_s = pass_s(costs, 1)
         if expected_s > 0 and unit_s > 0:
             real_s = min(real_s, MAX_ERROR * expected_s)
             self._known.errors[mode].add(real_s / unit_s, expected_s / unit_s)

@@ -172,54 +172,67 @@ def run_s(costs: Costs, num_accepted: int, block: int, window: int, extra_share:
 
     The correction's own pass decides the first guess; block j decides up to guess j b + 1.
     """
+    pace = _Pace(costs, block, window, extra_share)
     if num_accepted <= 0:
-        return pass_s(costs, 1)
+        return pace.restart_s + pass_s(costs, 1)
     num_more = (num_accepted - 1) // block
-    interval_s = _hedged_interval_s(costs, block, extra_share)
-    per_window = max(1, window // block)
-    gap_s = max(0.0, pass_s(costs, block) - per_window * interval_s)
-    return _first_s(costs, block, interval_s) + num_more * interval_s + (num_more // per_window) * gap_s
+    return pace.restart_s + pace.first_s + num_more * pace.interval_s + num_more // pace.per_window * pace.gap_s
+
+
+def drafted(survival: Survival, block: int, window: int) -> tuple[int, int]:
+    """Block and window as they will be: guesses that are hardly ever needed are not drafted."""
+    reach = next((depth for depth, chance in enumerate(survival) if chance < MIN_CHANCE), MAX_RUN)
+    return min(block, reach), min(window, reach)
 
 
 def stream_cycle(
     costs: Costs, survival: Survival, block: int, window: int, hedging: Hedging | None = None, hedges: int = 0
 ) -> Cycle:
-    """The expectation of `run_s`, and what restarting costs: blocks and a draft call in work are not interrupted."""
+    """The expectation of `run_s`."""
     extra_share = HEDGED_SHARE * hedges
-    reach = next((depth for depth, chance in enumerate(survival) if chance < MIN_CHANCE), MAX_RUN)
-    block, window = min(block, reach), min(window, reach)
-    interval_s = _hedged_interval_s(costs, block, extra_share)
-    per_window = max(1, window // block)
-    gap_s = max(0.0, pass_s(costs, block) - per_window * interval_s)
-    num_more = sum(survival[block + 1 :: block])
-    num_gaps = sum(survival[block * per_window + 1 :: block * per_window])
-    reached = survival[1]
-    seconds = (1 - reached) * pass_s(costs, 1) + reached * _first_s(costs, block, interval_s)
-    seconds += interval_s * num_more + gap_s * num_gaps
-    stage_s, latency_s = slowest_s(costs, block), costs.network_s / costs.num_hops
-    paced_s = interval_s + gap_s / per_window
-    busy = max(0.0, min(1.0, stage_s / paced_s) - gap_s / pass_s(costs, block)) if stage_s else 0.0
-    seconds += busy * max(0.0, stage_s - latency_s) ** 2 / (2 * stage_s) if stage_s else 0.0
-    num_dead = min(per_window, pass_s(costs, block) / interval_s) / 2 if interval_s else 0.0
-    used_s = slowest_s(costs, 1) + (reached + num_more + num_dead) * (stage_s + extra_share * slowest_s(costs, 1))
-    free = hedging.tokens(hedges) if hedging and hedges else 0.0
-    return Cycle(sum(survival) + free, seconds, used_s)
+    block, window = drafted(survival, block, window)
+    pace = _Pace(costs, block, window, extra_share)
+    reached, num_more = survival[1], sum(survival[block + 1 :: block])
+    num_gaps = sum(survival[block * pace.per_window + 1 :: block * pace.per_window])
+    seconds = pace.restart_s + (1 - reached) * pass_s(costs, 1) + reached * pace.first_s
+    seconds += num_more * pace.interval_s + num_gaps * pace.gap_s
+    num_dead = min(pace.per_window, pass_s(costs, block) / max(pace.interval_s, 1e-9)) / 2
+    used_s = (1 + extra_share) * slowest_s(costs, 1)
+    used_s += (reached + num_more + num_dead) * (slowest_s(costs, block) + extra_share * slowest_s(costs, 1))
+    return Cycle(sum(survival) + (hedging.tokens(hedges) if hedging and hedges else 0.0), seconds, used_s)
 
 
-def _first_s(costs: Costs, block: int, interval_s: float) -> float:
-    """Until the verdict of the first block: behind a draft call for nothing, its own draft, the correction's block."""
-    draft_s = block * costs.draft_s
-    call_s = min(draft_s, max(costs.draft_s, CALL_S))
-    residual_s = min(1.0, draft_s / interval_s) * call_s / 2 if interval_s else 0.0
-    return max(draft_s + residual_s, slowest_s(costs, 1)) + pass_s(costs, block)
+class _Pace:
+    """Of a stream that starts with a correction. `first_s`: until the first block's verdict. `interval_s`: between two;
+    after each `per_window` of them, where the window does not cover a pass, `gap_s` more. `restart_s`: how long the
+    correction waits for a dead block in work at the slowest stage, which is not interrupted.
+    """
+
+    __slots__ = ("first_s", "gap_s", "interval_s", "per_window", "restart_s")
+
+    def __init__(self, costs: Costs, block: int, window: int, extra_share: float) -> None:
+        block_s, stage_s, draft_s = pass_s(costs, block), slowest_s(costs, block), block * costs.draft_s
+        self.interval_s = _hedged_interval_s(costs, block, extra_share)
+        self.per_window = max(1, window // block)
+        self.gap_s = max(0.0, block_s - self.per_window * self.interval_s)
+        call_s = min(draft_s, max(costs.draft_s, CALL_S))
+        behind_s = min(1.0, draft_s / max(self.interval_s, 1e-9)) * call_s / 2
+        self.first_s = max(draft_s + behind_s, slowest_s(costs, 1)) + block_s
+        paced_s = max(self.interval_s + self.gap_s / self.per_window, 1e-9)
+        busy = max(0.0, min(1.0, stage_s / paced_s) - self.gap_s / max(block_s, 1e-9))
+        latency_s = costs.network_s / costs.num_hops
+        self.restart_s = busy * max(0.0, stage_s - latency_s) ** 2 / (2 * max(stage_s, 1e-9))
 
 
 def stream_window(costs: Costs, survival: Survival, block: int, jitter_s: float = 0.0) -> int:
-    """Guesses in flight: enough to cover a pass, not more than are likely to be right. A multiple of the block."""
+    """Guesses in flight: enough to cover a pass, not more than are likely to be right. A multiple of the block.
+
+    More than that is not free even where nobody else waits: a correction has to pass the block in work at each stage.
+    """
     interval_s = max(bottleneck_s(costs, block), 1e-6)
-    cover = block * (ceil((pass_s(costs, block) + jitter_s) / interval_s) + 1)
+    cover = block * (pass_s(costs, block) + jitter_s) / interval_s
     useful = RUNS_IN_FLIGHT * sum(survival)
-    return min(MAX_WINDOW, block * max(2, ceil(min(cover, useful) / block)))
+    return min(MAX_WINDOW, block * max(2, ceil(min(cover, useful) / block - 0.2)))
 
 
 def options(

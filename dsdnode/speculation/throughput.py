@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dsdnode.speculation.estimates import Experience
+from dsdnode.speculation.estimates import Experience, PipelineCosts
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.realised import Stopwatch
 from dsdnode.speculation.speeds import WORTH_A_DRAFT, Cycle, options
@@ -65,8 +65,9 @@ class Throughput:
         self._modes: tuple[Mode, ...] = tuple(modes) if draft_max > 0 else ("plain",)
         self._known = Experience() if experience is None else experience
         self._known.acceptance.begin_reply()
+        self._costs = self._known.costs
+        """Of this reply's pipeline: another reply may have another."""
         self._watch = Stopwatch(self._known)
-        self._is_routed = False
         self._num_tokens = 0
         self._step_at = 0
         self._plain_at = 0
@@ -83,28 +84,28 @@ class Throughput:
         return self._plan
 
     def on_route(self, costs: RouteCosts) -> None:
-        """The first route of a reply is the experience's own; after another one the costs are learned anew."""
-        known = self._known.costs
-        if self._is_routed or len(known.stages) != len(costs.fixed_s):
-            known.expect(costs)
-        self._is_routed = True
+        if not self._costs.is_of(costs):
+            self._costs = self._known.costs = PipelineCosts(costs)
         self._watch.forget()
         if self._num_tokens == 0:
             self._start()
 
     def on_draft(self, num_tokens: int, seconds: float) -> None:
-        self._known.costs.drafted(num_tokens, seconds)
+        self._costs.drafted(num_tokens, seconds)
 
     def on_failure(self) -> None:
         self._watch.forget()
 
     def on_verdict(self, event: PassEvent) -> None:
-        self._known.passed(event)
-        self._watch.on_verdict(event, self._plan)
+        self._known.judged(event)
+        self._costs.passed(event)
         self._num_tokens += event.num_committed
+        if not self._costs.is_known:
+            return
+        self._watch.on_verdict(event, self._plan, self._costs.costs())
         if self._excursion is not None:
             self._go_on_excursion(self._excursion, event)
-        elif self._known.costs.is_known and self._is_time(event):
+        elif self._is_time(event):
             self._decide()
 
     # --- deciding -------------------------------------------------------------------------------------------------
@@ -124,7 +125,7 @@ class Throughput:
 
     def _start(self) -> None:
         """From what earlier replies, or else records, say; those know nothing of the draft model, so it gets a try."""
-        if not self._known.costs.is_known or self._modes == ("plain",):
+        if not self._costs.is_known or self._modes == ("plain",):
             return
         best = self._best_by_mode()
         mode = self._best_mode(best, self._plan.mode) if self._known.num_tokens else self._plan.mode
@@ -154,8 +155,8 @@ class Throughput:
     def _best_by_mode(self) -> dict[Mode, _Option]:
         """Of each mode the fastest plan; of the present mode the present block, unless another gains 1 %."""
         known, best, same = self._known, dict[Mode, _Option](), None
-        costs, survival = known.costs.costs(), known.acceptance.survival()
-        hedging, jitter_s = known.coverage.hedging, known.costs.jitter.spread
+        costs, survival = self._costs.costs(), known.acceptance.survival()
+        hedging, jitter_s = known.coverage.hedging, self._costs.jitter.spread
         modes = self._modes
         if known.num_tokens < HEDGED_FROM and len(modes) > 1:
             modes = tuple(mode for mode in modes if mode != "hedged")
@@ -174,7 +175,7 @@ class Throughput:
         if mode == "hedged":
             error = max(error, self._known.errors["stream"].value)
         seconds = cycle.seconds * error
-        return replace(cycle, seconds=seconds).token_s(self._known.costs.others.value)
+        return replace(cycle, seconds=seconds).token_s(self._costs.others.value)
 
     def _best_mode(self, best: dict[Mode, _Option], now: Mode) -> Mode:
         mode = min(best, key=lambda mode: best[mode].token_s)

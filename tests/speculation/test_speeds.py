@@ -103,7 +103,7 @@ def test_what_a_plan_will_do_is_what_it_does(
 
 def test_a_run_takes_what_its_blocks_take() -> None:
     costs = costs_of(CPU, 4, 10, num_hops=5)
-    assert speeds.run_s(costs, 0, 2, 16) == pytest.approx(speeds.pass_s(costs, 1))
+    assert speeds.pass_s(costs, 1) <= speeds.run_s(costs, 0, 2, 16) <= speeds.pass_s(costs, 1) + 0.026
     assert speeds.run_s(costs, 3, 2, 16) - speeds.run_s(costs, 2, 2, 16) == pytest.approx(0.026)
     times = [speeds.run_s(costs, length, 2, 4) for length in range(40)]
     assert times == sorted(times)
