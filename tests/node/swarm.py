@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -14,6 +14,7 @@ from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
 from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
+from dsdnode.node.discovery import Discovery
 from dsdnode.node.node import Node, Organs
 from dsdnode.wire.messages import Contact
 
@@ -55,12 +56,16 @@ class FakeSwarm:
         drafts: bool = False,
         target: FakeModel = TARGET,
         draft: FakeModel = DRAFT,
+        before: Callable[[Discovery], Awaitable[None]] | None = None,
         **options: object,
     ) -> Member:
+        """`before`: what happens until its shard's engine is there."""
         identity, contact = self._identity(name)
         member = Member(None, contact)  # type: ignore[arg-type]
 
-        async def start_shard(_: object) -> FakeEngine:
+        async def start_shard(discovery: Discovery) -> FakeEngine:
+            if before is not None:
+                await before(discovery)
             member.shard = FakeEngine(target, *(layers or (0, target.num_layers)), cost=self.cost)
             return member.shard
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from dsdnode.dht.ids import model_key
+from dsdnode.engine.fake import fake_text
 from dsdnode.node.claiming import claim_layers
+from dsdnode.node.client import GenerateRequest
+from dsdnode.node.discovery import Discovery
 from dsdnode.placement.layers import Range
+from dsdnode.wire.records import ProviderRecord
 from tests.node import jumping
+from tests.node.swarm import TARGET, fake_swarm, tokens_of
 from tests.node.test_discovery import Member, Town
 
 MODEL = "ab" * 32
@@ -83,5 +89,31 @@ def test_what_an_earlier_life_offered_is_not_another_peer() -> None:
             await asyncio.sleep(5)
             assert len(await one.discovery.find_providers(model_key(MODEL))) == 1
             assert await claim_layers(two.discovery, two.offer(0, 8, MODEL), 4) == (0, 4)
+
+    jumping.run(story())
+
+
+def test_a_reply_waits_for_a_shard_that_has_claimed_its_layers_and_is_starting(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with fake_swarm(tmp_path) as swarm:
+            await swarm.add("dora", drafts=True)
+            await swarm.add("sam", layers=(0, 2))
+            shard, loop = TARGET.shard(2, 4), asyncio.get_running_loop()
+
+            async def load(discovery: Discovery) -> None:
+                key, addresses = discovery.contact.public_key, discovery.contact.addresses
+                names = shard.model_id, shard.model_name, shard.start, shard.end, shard.num_layers, shard.tokenizer_hash
+                sizes = shard.vocab_size, shard.width, shard.context_tokens, 0
+                await discovery.publish(ProviderRecord(key, addresses, "shard", *names, *sizes))
+                await asyncio.sleep(5)
+
+            starting = asyncio.create_task(swarm.add("sue", layers=(2, 4), before=load))
+            alice = await swarm.client()
+            await asyncio.sleep(1)
+            begun = loop.time()
+            tokens, _ = await tokens_of(alice, GenerateRequest(prompt_tokens=(5, 17, 42), max_tokens=8, draft_max=2))
+            assert tokens == fake_text(TARGET, (5, 17, 42), 8)
+            assert 3 < loop.time() - begun < 10
+            await starting
 
     jumping.run(story())

@@ -91,3 +91,21 @@ def test_three_who_chat_hardly_notice_a_long_prompt(num_prompt: int, tmp_path: P
             print(f"first token of the long prompt {heavy[0]:.2f} s")
 
     jumping.run(story())
+
+
+def test_replies_spread_over_replicas(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with fake_swarm(tmp_path, cost=cost) as swarm:
+            await grow(swarm)
+            await swarm.add("sid", layers=(0, 2), max_sessions=NUM)
+            await swarm.add("sol", layers=(2, 4), max_sessions=NUM)
+            clients = [await swarm.client() for _ in range(8)]
+            replies = asyncio.gather(*(reply(client, 1) for client in clients))
+            await asyncio.sleep(0.5)
+            for one, other in (("sam", "sid"), ("sue", "sol")):
+                counts = [swarm.members[name].node.status()["sessions"]["shard"] for name in (one, other)]
+                assert sum(counts) == 8
+                assert min(counts) >= 2
+            await replies
+
+    jumping.run(story())
