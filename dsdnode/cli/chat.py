@@ -122,7 +122,7 @@ async def answer(state: Chat) -> None:
     system = [{"role": "system", "content": state.system}] if state.system else []
     text, threshold = "", 0.0
     try:
-        async for event in state.client.generate(state.wanted.request(messages=system + state.messages)):
+        async for event in state.client.generate(state.wanted.request(messages=system + state.messages, keep=True)):
             if isinstance(event, Piece):
                 text, threshold = text + event.text, event.threshold
                 show(event, state.colors)

@@ -47,6 +47,8 @@ class Replying:
         messages: Sequence[dict[str, str]] = (),
         prompt: str | None = None,
         prompt_tokens: Sequence[int] = (),
+        *,
+        keep: bool = False,
     ) -> GenerateRequest:
         """One of the three is given. The seed is settled here, so that it can be told."""
         from dsdnode.node.client import GenerateRequest
@@ -68,6 +70,7 @@ class Replying:
             threshold=self._laxity(),
             deferred=self.acceptance == "deferred",
             wire=self.wire or "",
+            keep=keep,
         )
 
     def _laxity(self) -> float | None:

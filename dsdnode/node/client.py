@@ -67,6 +67,8 @@ class Client:
         self._rpc = Rpc(transport, self._rng)
         self._discovery = Discovery(self._rpc, identity, self._rng)
         self._joined = [peer_id(contact.public_key) for contact in joins]
+        self._last_drafter = b""
+        """It may have kept what it computed."""
         self._inboxes: dict[bytes, asyncio.Queue[_Notice]] = {}
 
     @classmethod
@@ -154,7 +156,7 @@ class Client:
                 asking.num_resumed += bool(asking.prompt_tokens)
 
     async def _choose_drafter(self, asking: Asking, failures: dict[bytes, _Failure]) -> bytes:
-        """The peer that we joined when it drafts, else the freest; then those that were full, then those that failed.
+        """In a conversation the last one, or the peer that we joined, or the freest; then who was full, or failed.
 
         Raises NoPipeline.
         """
@@ -163,7 +165,10 @@ class Client:
             drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == asking.model.tokenizer_hash]
             for record in drafters:
                 self._rpc.transport.introduce(record.contact)
-            order = sorted(drafters, key=lambda r: (r.peer_id not in self._joined, -r.free_sessions, r.peer_id))
+            last = self._last_drafter if asking.request.keep else b""
+            order = sorted(
+                drafters, key=lambda r: (r.peer_id != last, r.peer_id not in self._joined, -r.free_sessions, r.peer_id)
+            )
             fresh = [record.peer_id for record in order if record.peer_id not in failures]
             if fresh:
                 return fresh[0]
@@ -193,6 +198,7 @@ class Client:
                 drafter, replies.Generate(request), [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL
             )
             asking.accepted(answer, buffers)
+            self._last_drafter = drafter
             while not finished:
                 notice, payload = await self._next(inbox, request, drafter)
                 event = asking.event(notice, payload)
