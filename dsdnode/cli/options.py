@@ -62,7 +62,7 @@ policy_options = chain(
     click.option(
         "--window",
         metavar="|".join(WINDOWS[:3]),
-        help="What decides how much is drafted, and when; also throughput:rounds|stream|hedged.",
+        help="What decides how much is drafted, and when; also throughput:rounds|stream|hedged (throughput).",
     ),
     click.option("--acceptance", metavar="|".join(ACCEPTANCES), help="All but exact may change the text, and say so."),
     click.option("--threshold", metavar="T", help=f"How lax relaxed acceptance is, below 1 ({DEFAULT_THRESHOLD})."),

@@ -144,6 +144,7 @@ class Comparison:
                 temperature=temperature,
                 seed=number,
                 draft_max=window,
+                window="fixed",
             )
             tokens, _, _ = await reply(client, request)
             tie = compare(self.expected(number, temperature), tokens)
