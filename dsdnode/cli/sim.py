@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,68 @@ def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags
 
         draw(result, plot)
     click.echo(report.as_json(result) if as_json else summary(result))
+
+
+@sim.command(
+    "sweep",
+    epilog="\b\nExample:\n  dsdnode sim sweep configs/sim/lan.toml --set links.latency_ms=1,10,50"
+    " --set policies.window=fixed,throughput --out results.jsonl",
+)
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "axes", multiple=True, metavar="KEY=V[,V...]", help="A parameter and its values; repeatable: a grid."
+)
+@click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Runs of each cell.")
+@click.option("--out", type=click.Path(path_type=Path), help="Results, a line each; what is there is not run again.")
+@click.option("--jobs", type=click.IntRange(1, 1024), help="Processes (one a core).")
+@json_option
+@common_options
+def sim_sweep(
+    scenario: Path, axes: tuple[str, ...], seeds: int, out: Path | None, jobs: int | None, as_json: bool, **flags: Any
+) -> None:
+    """Run a scenario over a grid of parameters, on all cores; a sweep that was broken off goes on where it was."""
+    load(flags, log_level="error")
+    from dsdnode.cli.progress import BarProgress, LineProgress
+    from dsdnode.sim import sweep
+
+    todo = sweep.cells(scenario, [sweep.parse_axis(axis) for axis in axes], seeds)
+    out = out or scenario.with_suffix(".results.jsonl")
+    num_known = len({cell.key for cell in todo} & sweep.read_results(out).keys())
+    with BarProgress() if sys.stderr.isatty() else LineProgress() as progress:
+        progress.begin(len(todo) - num_known)
+        results = list(sweep.run(todo, out, jobs or sweep.default_jobs(), progress.step))
+    if as_json:
+        render.print_json([{key: value for key, value in one.items() if key != "key"} for one in results])
+    else:
+        click.echo(sweep_table(results))
+
+
+def sweep_table(results: list[dict[str, Any]]) -> str:
+    """A row for each combination, means over its seeds."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for one in results:
+        rows.setdefault(json.dumps(one["set"], sort_keys=True), []).append(one)
+    names = list(results[0]["set"]) if results else []
+    lines = []
+    for ones in sorted(rows.values(), key=lambda ones: json.dumps(ones[0]["set"])):
+        good = [one for one in ones if "error" not in one]
+        figures = (
+            _mean(one["tokens_per_second"] for one in good),
+            _mean((one["reply_tokens_per_second"] or {}).get("p50") for one in good),
+            _mean((one["time_to_first_token_s"] or {}).get("p50") for one in good),
+            _mean((one["latency_s"] or {}).get("p99") for one in good),
+            _mean(one["acceptance_rate"] for one in good),
+            sum(one["lost"] + one["stuck"] for one in good),
+            ones[-1].get("error"),
+        )
+        lines.append((*(ones[0]["set"][name] for name in names), len(ones), *figures))
+    columns = (*names, "RUNS", "TOK/S", "OF A REPLY", "FIRST S", "P99 S", "ACCEPTED", "LOST", "ERROR")
+    return render.table(columns, lines)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def summary(result: dict[str, Any]) -> str:

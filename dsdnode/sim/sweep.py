@@ -1,0 +1,170 @@
+"""A grid of scenarios on all cores: each cell's report becomes a line of a file, and what is there is not run again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from dsdnode.errors import BadInput, DsdError
+from dsdnode.sim.parse import read_toml
+from dsdnode.sim.scenario import scenario_of
+from dsdnode.sim.simulate import simulate
+
+MAX_CELLS = 100_000
+MAX_ERROR = 300
+KEPT = (
+    *("completed", "lost", "stuck", "wrong_tokens", "tokens", "tokens_per_second", "time_to_first_token_s"),
+    *("time_per_output_token_s", "latency_s", "reply_tokens_per_second", "acceptance_rate", "tokens_per_pass"),
+    *("drafted", "wasted_drafts", "recoveries", "simulated_s"),
+)
+"""Of a report, in a result line."""
+_LOG_ERRORS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One parameter and its values: `links.latency_ms=1,10,50`, `peers.drafter.count=1,2` (group by name or role)."""
+
+    path: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """`table` is the whole scenario, as it would stand in a file."""
+
+    set: dict[str, Any]
+    seed: int
+    table: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What a result line must share to be this cell's."""
+        return json.dumps([self.table, self.seed], sort_keys=True)
+
+
+def parse_axis(text: str) -> Axis:
+    """Values are TOML, or bare words. Raises BadInput."""
+    path, equals, values = text.partition("=")
+    if not equals or not path.strip() or not values.strip():
+        raise BadInput(f"{text!r} is no parameter with values: write links.latency_ms=1,10,50")
+    try:
+        parsed = tomllib.loads(f"values = [{values}]")["values"]
+    except ValueError:
+        parsed = [word.strip() for word in values.split(",")]
+    return Axis(path.strip(), tuple(parsed))
+
+
+def cells(scenario: Path, axes: Sequence[Axis], seeds: int) -> list[Cell]:
+    """Every combination, each with every seed, all checked. Raises BadInput."""
+    table = {"name": scenario.stem, **read_toml(scenario)}
+    result = []
+    for combination in itertools.product(*(axis.values for axis in axes)):
+        changed, chosen = deepcopy(table), dict(zip((axis.path for axis in axes), combination, strict=True))
+        for path, value in chosen.items():
+            put(changed, path, value)
+        scenario_of(changed, f"{scenario} with {_said(chosen)}")
+        result += [Cell(chosen, seed, changed) for seed in range(1, seeds + 1)]
+        if len(result) > MAX_CELLS:
+            raise BadInput(f"a grid of more than {MAX_CELLS} cells")
+    return result
+
+
+def put(table: dict[str, Any], path: str, value: Any) -> None:
+    """Set one value deep in a scenario's table. Raises BadInput for a group that is not there."""
+    *parents, last = path.split(".")
+    place: Any = table
+    for name in parents:
+        place = _group(place, name) if isinstance(place, list) else place.setdefault(name, {})
+        if not isinstance(place, dict | list):
+            raise BadInput(f"{path}: {name} is no table")
+    if not isinstance(place, dict):
+        raise BadInput(f"{path}: which group? peers.NAME.{last}")
+    place[last] = value
+
+
+def _group(groups: list[Any], name: str) -> Any:
+    for group in groups:
+        if isinstance(group, dict) and name in (group.get("name"), group.get("role")):
+            return group
+    raise BadInput(f"no group of peers is called {name!r}")
+
+
+def run(todo: Sequence[Cell], out: Path, jobs: int, told: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """The result of each cell, those that `out` has at once, the others as they come; `told` hears of each of these.
+
+    Raises BadInput when the file cannot be used.
+    """
+    known = read_results(out)
+    missing = [cell for cell in todo if cell.key not in known]
+    yield from (known[cell.key] for cell in todo if cell.key in known)
+    try:
+        _drop_half_a_line(out)
+        file = out.open("a")
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written: {error.strerror or error}") from None
+    with file, ProcessPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run_cell, cell): cell for cell in missing}
+        try:
+            for future in as_completed(futures):
+                result = future.result()
+                file.write(json.dumps(result, sort_keys=True) + "\n")
+                file.flush()
+                told(_said(result["set"]))
+                yield result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """In a process of its own. A cell that fails says why in `error`, and the others go on."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LOG_ERRORS))
+    result: dict[str, Any] = {"set": cell.set, "seed": cell.seed, "key": cell.key}
+    try:
+        report = simulate(scenario_of(cell.table, "cell"), cell.seed)
+    except (DsdError, RuntimeError) as error:
+        return result | {"error": f"{type(error).__name__}: {error}"[:MAX_ERROR]}
+    return result | {name: report[name] for name in KEPT}
+
+
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier sweep wrote, by cell; a last line that was cut off does not count. Raises BadInput."""
+    if not path.exists():
+        return {}
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read the results {path}: {error}") from None
+    results = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            result = json.loads(line)
+            results[result["key"]] = result
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise BadInput(f"{path}: line {number} is no result of a sweep: name another file") from None
+    return results
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """What a sweep was writing when it was killed."""
+    if path.exists() and not (text := path.read_text()).endswith("\n"):
+        path.write_text(text[: text.rfind("\n") + 1])
+
+
+def default_jobs() -> int:
+    return max(1, os.cpu_count() or 1)
+
+
+def _said(chosen: dict[str, Any]) -> str:
+    return ", ".join(f"{path}={value}" for path, value in chosen.items()) or "as it is"

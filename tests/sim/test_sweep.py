@@ -1,0 +1,84 @@
+"""Grids: what is varied, what is kept when a sweep is broken off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dsdnode.errors import BadInput
+from dsdnode.sim import sweep
+from dsdnode.sim.sweep import Axis
+
+SCENARIO = """
+[load]
+requests = 2
+prompt_tokens = 4
+reply_tokens = 12
+[links]
+latency_ms = 5
+[[peers]]
+role = "shard"
+fixed_ms = 10
+[[peers]]
+role = "drafter"
+name = "laptop"
+fixed_ms = 1
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def test_a_parameter_and_its_values() -> None:
+    assert sweep.parse_axis("links.latency_ms=1, 2.5") == Axis("links.latency_ms", (1, 2.5))
+    assert sweep.parse_axis("policies.window=fixed,stream:2:8") == Axis("policies.window", ("fixed", "stream:2:8"))
+    assert sweep.parse_axis("load.prompt_tokens=[1,2],7") == Axis("load.prompt_tokens", ([1, 2], 7))
+    with pytest.raises(BadInput, match="no parameter"):
+        sweep.parse_axis("latency")
+
+
+def test_every_combination_with_every_seed(scenario: Path) -> None:
+    axes = [Axis("links.latency_ms", (1, 50)), Axis("peers.laptop.fixed_ms", (1, 2, 3))]
+    cells = sweep.cells(scenario, axes, seeds=2)
+    assert len({cell.key for cell in cells}) == 12
+    assert cells[-1].table["peers"][1]["fixed_ms"] == 3 and cells[-1].table["links"]["latency_ms"] == 50
+
+
+@pytest.mark.parametrize(
+    ("axis", "complaint"),
+    [
+        (Axis("links.latncy_ms", (1,)), "did you mean 'latency_ms'"),
+        (Axis("peers.boss.count", (1,)), "no group of peers"),
+        (Axis("peers.count", (1,)), "which group"),
+        (Axis("links.latency_ms", (-1,)), "not negative"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_it_runs(scenario: Path, axis: Axis, complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        sweep.cells(scenario, [axis], 1)
+
+
+def test_a_sweep_goes_on_where_it_was_broken_off(scenario: Path, tmp_path: Path) -> None:
+    out, told = tmp_path / "out.jsonl", []
+    cells = sweep.cells(scenario, [Axis("policies.draft_max", (0, 4))], seeds=2)
+    first = list(sweep.run(cells[:2], out, 2, told.append))
+    assert len(told) == 2 and all(one["completed"] == 2 for one in first)
+    out.write_text(out.read_text() + '{"key": "half a li')
+    both = list(sweep.run(cells, out, 2, told.append))
+    assert len(told) == len(both) == 4
+    assert [json.loads(line)["key"] for line in out.read_text().splitlines()] == [one["key"] for one in both]
+    plain, drafted = ([one for one in both if one["set"] == {"policies.draft_max": num}] for num in (0, 4))
+    assert not plain[0]["drafted"] and drafted[0]["drafted"]
+
+
+def test_another_file_is_not_taken_for_results(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("milk\nbread\n")
+    with pytest.raises(BadInput, match="line 1 is no result"):
+        sweep.read_results(path)
