@@ -14,7 +14,7 @@ from dsdnode.node.catalogue import Model
 from dsdnode.node.client import Finished, GenerateRequest, Piece
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode, decode_body
-from dsdnode.wire.messages import Contact, Open, WireAcceptance
+from dsdnode.wire.messages import WIRE_TYPES, Contact, Open, WireAcceptance
 from dsdnode.wire.tensors import pack_tokens
 from tests.node import jumping
 from tests.node.swarm import FakeSwarm, fake_swarm, tokens_of
@@ -67,7 +67,7 @@ def asked(**changes: object) -> GenerateRequest:
     return GenerateRequest(**{one: getattr(REQUEST, one) for one in REQUEST.__slots__} | changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("wire", ["f32", "f16"])
+@pytest.mark.parametrize("wire", WIRE_TYPES)
 def test_stages_are_told_the_client_s_type_of_hidden_states(tmp_path: Path, wire: str) -> None:
     assert {one.wire for one in opens_of(tmp_path, asked(wire=wire), wire="f32")} == {wire}
 
