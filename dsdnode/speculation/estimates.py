@@ -17,6 +17,8 @@ PRIOR_WEIGHT = 4.0
 """Guesses that the prior counts as: ten wrong ones in a row and the estimate is under a quarter."""
 MEMORY = 48.0
 """Judged guesses; older ones fade."""
+RECENT, TURN = 10.0, 0.35
+"""Where the last few guesses are so far from the estimate, the text has changed: the past counts half."""
 DEPTHS = (0, 1, 2, 4, 8)
 """Where the classes of depth begin."""
 DEPTH_WEIGHT = 8.0
@@ -25,6 +27,8 @@ MAX_FITTED_POSITIONS = 32
 """Longer passes are prefill: another regime of every engine."""
 SAME_SHARE, SAME_S = 0.3, 0.002
 """By so much may what records and pings say of a pipeline change from reply to reply."""
+MAX_BARE = 4
+"""Passes in a row for which there was no guess in time: perhaps the prompt was still being read."""
 DRAFT_S = 0.003
 """A token of the draft engine, before anything is known."""
 
@@ -118,6 +122,7 @@ class Acceptance:
 
     def __init__(self) -> None:
         self._all = Ratio(PRIOR_RATE * PRIOR_WEIGHT, PRIOR_WEIGHT, 1 - 1 / MEMORY)
+        self._recent = Ratio(PRIOR_RATE * RECENT, RECENT, 1 - 1 / RECENT)
         self._by_depth = [Ratio(0.0, 0.0, 1 - 1 / MEMORY) for _ in DEPTHS]
 
     @property
@@ -128,25 +133,36 @@ class Acceptance:
         for index in range(num_judged):
             right = float(index < num_accepted)
             self._all.add(right)
+            self._recent.add(right)
             self._by_depth[_class_of(depth + index)].add(right)
+            if abs(self._recent.value - self.rate) > TURN:
+                self._weigh(0.5)
+
+    def _weigh(self, share: float) -> None:
+        for ratio in (self._all, *self._by_depth):
+            ratio.part *= share
+            ratio.whole *= share
 
     def begin_reply(self) -> None:
-        """Another text: what was learned counts half, the prior the rest."""
-        for ratio, prior in [(self._all, PRIOR_WEIGHT), *((ratio, 0.0) for ratio in self._by_depth)]:
-            ratio.part = (ratio.part + PRIOR_RATE * prior) / 2
-            ratio.whole = (ratio.whole + prior) / 2
+        """Another text: what was learned counts half, the prior half."""
+        self._weigh(0.5)
+        self._all.part += PRIOR_RATE * PRIOR_WEIGHT / 2
+        self._all.whole += PRIOR_WEIGHT / 2
 
     def survival(self) -> list[float]:
         """[m]: probability of a run of at least m right guesses; MAX_RUN + 1 values."""
         rates = [(ratio.part + DEPTH_WEIGHT * self.rate) / (ratio.whole + DEPTH_WEIGHT) for ratio in self._by_depth]
         chances = [1.0]
         for depth in range(MAX_RUN):
-            chances.append(chances[-1] * rates[_class_of(depth)])
+            chances.append(chances[-1] * rates[_CLASSES[depth]])
         return chances
 
 
+_CLASSES = [sum(depth >= start for start in DEPTHS) - 1 for depth in range(MAX_RUN)]
+
+
 def _class_of(depth: int) -> int:
-    return next(index for index in reversed(range(len(DEPTHS))) if depth >= DEPTHS[index])
+    return _CLASSES[min(depth, MAX_RUN - 1)]
 
 
 class PipelineCosts:
@@ -161,6 +177,7 @@ class PipelineCosts:
         self.others = Mean(keep=0.8)
         self.draft = Ratio(DRAFT_S * 2, 2.0, 0.9)
         self.jitter = Mean()
+        self._num_bare = 0
         self._expected = expected
         if expected is not None:
             self._expect(expected)
@@ -184,12 +201,21 @@ class PipelineCosts:
         self.network.expect(costs.network_s, 0.0)
 
     def drafted(self, num_tokens: int, seconds: float) -> None:
+        self._num_bare = 0
         self.draft.add(seconds, num_tokens)
+
+    def _came_bare(self, event: PassEvent) -> None:
+        """A verdict that came before a single guess was there: a draft engine that slow never tells its time."""
+        is_bare = event.mode in ("stream", "hedged") and event.num_positions == 1 and event.num_judged == 0
+        self._num_bare = self._num_bare + 1 if is_bare else 0
+        if self._num_bare > MAX_BARE:
+            self.draft.add(event.judged_s - event.sent_s, 1)
 
     def passed(self, event: PassEvent) -> None:
         """A pass came back. Prefill, and passes whose stages did not say how long they took, tell nothing."""
         if event.queue:
             self.others.add(max(event.queue))
+        self._came_bare(event)
         if not event.stage_s or event.num_positions > MAX_FITTED_POSITIONS:
             return
         if len(event.stage_s) < len(self.stages):
@@ -233,7 +259,7 @@ class Experience:
         self.costs = PipelineCosts()
         """Of the pipeline used last."""
         self.coverage = Coverage()
-        self.errors = {mode: Ratio(4.0, 4.0, 0.9) for mode in ("plain", "rounds", "stream", "hedged")}
+        self.errors = {mode: Ratio(2.0, 2.0, 0.9) for mode in ("plain", "rounds", "stream", "hedged")}
         """Realised over predicted time in each mode, for what was accepted: how far the formulas are off here."""
         self.num_tokens = 0
         self.plain_ago = 1 << 30

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dsdnode.speculation.estimates import Experience
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.speeds import Costs, drafted, pass_s, run_s
+from dsdnode.speculation.speeds import Costs, pass_s, reach_of, run_s
 from dsdnode.speculation.window import Plan
 
 CHECK_TOKENS = 16
@@ -75,7 +75,8 @@ class Stopwatch:
         self._run = run
 
     def _check(self, run: _Run, event: PassEvent, plan: Plan, costs: Costs) -> None:
-        sizes = drafted(self._known.acceptance.survival(), max(1, plan.block), plan.window)
+        reach = reach_of(self._known.acceptance.survival())
+        sizes = max(1, min(plan.block, reach)), min(plan.window, reach)
         expected_s = run_s(costs, run.num_tokens - 1, *sizes)
         if run.checked:
             expected_s -= run_s(costs, run.checked - 1, *sizes)

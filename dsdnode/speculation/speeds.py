@@ -10,7 +10,7 @@ any latency, 18 % off.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -42,7 +42,7 @@ Survival = Sequence[float]
 class Costs:
     """`stages`: (fixed_s, slope_s) each. `network_s`: one-way latencies of all hops of one pass together.
 
-    `draft_s` a token; `payload_s` a position on one link. (Not slotted: sums are kept.)
+    `draft_s` a token; `payload_s` a position on one link.
     """
 
     stages: tuple[tuple[float, float], ...]
@@ -51,6 +51,8 @@ class Costs:
     payload_s: float = 0.0
     _fixed_s: float = field(init=False, repr=False, compare=False)
     _slope_s: float = field(init=False, repr=False, compare=False)
+    _slowest_s: dict[float, float] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """Kept, since a controller asks a hundred times for a few sizes."""
 
     def __post_init__(self) -> None:
         slope_s = sum(slope for _, slope in self.stages) + self.num_hops * self.payload_s
@@ -70,7 +72,10 @@ def pass_s(costs: Costs, positions: float) -> float:
 
 def slowest_s(costs: Costs, positions: float) -> float:
     """max c_s(b)."""
-    return max(fixed + slope * positions for fixed, slope in costs.stages)
+    known = costs._slowest_s.get(positions)
+    if known is None:
+        known = costs._slowest_s[positions] = max(fixed + slope * positions for fixed, slope in costs.stages)
+    return known
 
 
 def bottleneck_s(costs: Costs, block: int) -> float:
@@ -179,18 +184,18 @@ def run_s(costs: Costs, num_accepted: int, block: int, window: int, extra_share:
     return pace.restart_s + pace.first_s + num_more * pace.interval_s + num_more // pace.per_window * pace.gap_s
 
 
-def drafted(survival: Survival, block: int, window: int) -> tuple[int, int]:
-    """Block and window as they will be: guesses that are hardly ever needed are not drafted."""
-    reach = next((depth for depth, chance in enumerate(survival) if chance < MIN_CHANCE), MAX_RUN)
-    return min(block, reach), min(window, reach)
+def reach_of(survival: Survival) -> int:
+    """How deep is drafted: guesses that are hardly ever needed are not."""
+    return next((depth for depth, chance in enumerate(survival) if chance < MIN_CHANCE), MAX_RUN)
 
 
 def stream_cycle(
     costs: Costs, survival: Survival, block: int, window: int, hedging: Hedging | None = None, hedges: int = 0
 ) -> Cycle:
     """The expectation of `run_s`."""
+    reach = reach_of(survival)
     extra_share = HEDGED_SHARE * hedges
-    block, window = drafted(survival, block, window)
+    block, window = min(block, reach), min(window, reach)
     pace = _Pace(costs, block, window, extra_share)
     reached, num_more = survival[1], sum(survival[block + 1 :: block])
     num_gaps = sum(survival[block * pace.per_window + 1 :: block * pace.per_window])
@@ -239,14 +244,14 @@ def options(
     costs: Costs,
     survival: Survival,
     modes: Sequence[Mode],
-    draft_max: int,
+    blocks: Iterable[int],
     hedging: Hedging | None = None,
     jitter_s: float = 0.0,
 ) -> Iterator[tuple[Plan, Cycle]]:
-    """Every plan worth a thought, with what it will do."""
-    if "plain" in modes or draft_max < 1:
+    """Every plan worth a thought, with what it will do; plain decoding first."""
+    if "plain" in modes:
         yield Plan("plain", 0, 0), plain_cycle(costs)
-    for block in range(1, draft_max + 1):
+    for block in blocks:
         if "rounds" in modes:
             yield Plan("rounds", block, block), rounds_cycle(costs, survival, block)
         window = stream_window(costs, survival, block, jitter_s)
@@ -266,7 +271,7 @@ def best_plan(
     num_others: float = 0.0,
 ) -> tuple[Plan, float]:
     """The fastest of `options` and its tokens per second, for a constant acceptance rate; drafts must be worth it."""
-    found = list(options(costs, constant_survival(acceptance_rate), modes, draft_max))
+    found = list(options(costs, constant_survival(acceptance_rate), modes, range(1, draft_max + 1)))
     plan, cycle = min(found, key=lambda option: option[1].token_s(num_others))
     plain, plain_cycle = found[0]
     if plain.mode == "plain" and cycle.token_s(num_others) > WORTH_A_DRAFT * plain_cycle.token_s(num_others):

@@ -28,6 +28,9 @@ MAX_STEP = 2
 WORTH_A_CHANGE = 0.97
 WORTH_A_BLOCK = 0.99
 TOKENS_A_STEP = 4
+MAX_BLOCK = 16
+FULL_LOOK = 4
+"""Decisions: one in so many weighs every block."""
 DRAFTS_FROM = 8
 """Tokens: a draft model that nothing is known of gets so many."""
 HEDGED_FROM = 32
@@ -61,7 +64,7 @@ class Throughput:
     """`modes` that are allowed. `experience`: of earlier replies with this draft model and pipeline."""
 
     def __init__(self, draft_max: int, modes: Sequence[Mode] = MODES, experience: Experience | None = None) -> None:
-        self._draft_max = draft_max
+        self._draft_max = min(draft_max, MAX_BLOCK)
         self._modes: tuple[Mode, ...] = tuple(modes) if draft_max > 0 else ("plain",)
         self._known = Experience() if experience is None else experience
         self._known.acceptance.begin_reply()
@@ -70,6 +73,7 @@ class Throughput:
         self._watch = Stopwatch(self._known)
         self._num_tokens = 0
         self._step_at = 0
+        self._num_looks = 0
         self._plain_at = 0
         """Since when (tokens) the plan is plain, or the last probe of it."""
         self._probe_gap = PROBE_TOKENS // 4
@@ -160,7 +164,7 @@ class Throughput:
         modes = self._modes
         if known.num_tokens < HEDGED_FROM and len(modes) > 1:
             modes = tuple(mode for mode in modes if mode != "hedged")
-        for plan, cycle in options(costs, survival, modes, self._draft_max, hedging, jitter_s):
+        for plan, cycle in options(costs, survival, modes, self._blocks(), hedging, jitter_s):
             option = _Option(plan, self._token_s(plan.mode, cycle))
             if plan.mode not in best or option.token_s < best[plan.mode].token_s:
                 best[plan.mode] = option
@@ -169,6 +173,14 @@ class Throughput:
         if same is not None and WORTH_A_BLOCK * same.token_s <= best[same.plan.mode].token_s:
             best[same.plan.mode] = same
         return best
+
+    def _blocks(self) -> range:
+        """Those within a step's reach; now and then all, for another mode's best may be far away."""
+        self._num_looks += 1
+        now = self._plan.block
+        if now == 0 or self._num_looks % FULL_LOOK == 1:
+            return range(1, self._draft_max + 1)
+        return range(max(1, now - MAX_STEP), min(self._draft_max, now + MAX_STEP) + 1)
 
     def _token_s(self, mode: Mode, cycle: Cycle) -> float:
         error = self._known.errors[mode].value

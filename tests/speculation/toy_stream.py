@@ -10,6 +10,7 @@ import heapq
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from dsdnode.speculation.actions import Draft, Finish, Guess, NeedRoute, SendBlock, SessionAction
 from dsdnode.speculation.events import PassEvent, PlanChange
@@ -262,8 +263,7 @@ class World:
     def close(self, epoch: int, position: int) -> None:
         self.stages[-1].closed[epoch] = position
         for stage in self.stages[:-1]:
-            closed = stage.closed
-            self.at(self.now + self.ring.latency_s, lambda closed=closed: closed.update({epoch: position}))
+            self.at(self.now + self.ring.latency_s, partial(stage.closed.__setitem__, epoch, position))
 
 
 def _confidence(rate: float, draws: random.Random) -> float:

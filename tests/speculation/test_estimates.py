@@ -1,0 +1,189 @@
+"""What a controller learns, and how fast it forgets."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from dsdnode.speculation.estimates import Acceptance, Line, PipelineCosts, Ratio
+from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.window import RouteCosts
+
+RECORDS = RouteCosts((0.014, 0.020), (0.006, 0.001), 0.030)
+
+
+def passed(positions: int, stage_s: tuple[float, ...], network_s: float, **more: object) -> PassEvent:
+    event = PassEvent(1, 0, positions, 0, 0, 1, 5.0, 5.0 + sum(stage_s) + network_s, stage_s, (0.0,) * len(stage_s))
+    return replace(event, **more)  # type: ignore[arg-type]
+
+
+def stages_s(positions: int) -> tuple[float, float]:
+    return 0.014 + 0.006 * positions, 0.020 + 0.001 * positions
+
+
+# --- acceptance ---------------------------------------------------------------------------------------------------
+
+
+def test_a_draft_model_is_trusted_at_first_and_not_for_long() -> None:
+    alice = Acceptance()
+    assert alice.rate == pytest.approx(0.75)
+    for _ in range(10):
+        alice.judged(0, 1, 0)
+    assert alice.rate < 0.25
+    assert alice.survival()[1] < 0.25
+
+
+def test_a_rate_is_found_and_followed_when_the_draft_turns_bad() -> None:
+    rng, alice = random.Random(1), Acceptance()
+    for _ in range(200):
+        alice.judged(0, 1, int(rng.random() < 0.8))
+    assert alice.rate == pytest.approx(0.8, abs=0.12)
+    for _ in range(30):
+        alice.judged(0, 1, 0)
+    assert alice.rate < 0.3, "thirty wrong guesses outweigh two hundred"
+
+
+def test_a_draft_that_turns_good_is_believed_as_soon() -> None:
+    alice = Acceptance()
+    for _ in range(100):
+        alice.judged(0, 1, 0)
+    for depth in range(20):
+        alice.judged(depth, 1, 1)
+    assert alice.rate > 0.6
+
+
+def test_acceptance_has_a_shape_by_depth() -> None:
+    alice = Acceptance()
+    for _ in range(60):  # the first two guesses hold, the third never
+        alice.judged(0, 3, 2)
+    chances = alice.survival()
+    assert chances[2] > 0.8 * chances[1] > 0.6
+    assert chances[3] < 0.5 * chances[2]
+    assert chances == sorted(chances, reverse=True) and chances[0] == 1.0
+
+
+def test_another_reply_begins_half_way_back_to_the_prior() -> None:
+    alice = Acceptance()
+    for _ in range(200):
+        alice.judged(0, 1, 0)
+    before = alice.rate
+    alice.begin_reply()
+    assert before < alice.rate < 0.4
+
+
+# --- lines --------------------------------------------------------------------------------------------------------
+
+
+def test_a_cost_line_is_fitted_from_blocks_of_different_sizes() -> None:
+    line = Line()
+    for positions in (1, 3, 1, 5, 3, 9, 1, 3):
+        line.add(positions, 0.014 + 0.006 * positions)
+    assert line.fixed == pytest.approx(0.014, abs=0.001)
+    assert line.slope == pytest.approx(0.006, abs=0.0003)
+
+
+def test_a_slope_outlives_blocks_of_one_size_and_the_level_follows() -> None:
+    line = Line()
+    line.expect(0.010, 0.004)
+    for _ in range(100):
+        line.add(3, 0.044)
+    assert line.at(3) == pytest.approx(0.044, abs=0.001)
+    assert line.slope == pytest.approx(0.004, rel=0.6)
+    assert line.slope > 0 and line.fixed > 0
+
+
+def test_a_stage_five_times_slower_is_believed_within_five_passes() -> None:
+    line = Line()
+    line.expect(0.010, 0.002)
+    for positions in (1, 3, 3, 1, 3, 1, 3, 3):
+        line.add(positions, 0.010 + 0.002 * positions)
+    for positions in (3, 1, 3, 3, 1):
+        line.add(positions, 5 * (0.010 + 0.002 * positions))
+    assert line.at(3) == pytest.approx(0.080, rel=0.15)
+
+
+def test_one_hiccup_changes_little() -> None:
+    line = Line()
+    for _ in range(30):
+        line.add(2, 0.020)
+    line.add(2, 0.200)
+    assert line.at(2) < 0.035
+
+
+def test_a_prior_of_records_gives_way_to_what_is_measured() -> None:
+    costs = PipelineCosts(RECORDS)
+    assert costs.costs().stages[0] == pytest.approx((0.014, 0.006))
+    for positions in (1, 3, 1, 3, 5, 1, 3, 1, 3, 1):
+        costs.passed(passed(positions, (0.030 + 0.010 * positions, 0.021), 0.030))
+    assert costs.costs().stages[0][0] == pytest.approx(0.030, rel=0.2)
+
+
+# --- pipelines ----------------------------------------------------------------------------------------------------
+
+
+def test_the_network_is_what_is_left_of_a_pass_and_its_slope_is_bandwidth() -> None:
+    costs = PipelineCosts()
+    for positions in (1, 4, 1, 8, 4, 1, 8, 4, 8, 1, 4, 8):
+        costs.passed(passed(positions, stages_s(positions), 0.060 + 0.009 * positions))
+    found = costs.costs()
+    assert found.network_s == pytest.approx(0.060, abs=0.012)
+    assert found.payload_s == pytest.approx(0.003, abs=0.001), "three links"
+
+
+def test_jitter_is_not_taken_for_bandwidth() -> None:
+    rng, costs = random.Random(2), PipelineCosts(RouteCosts((0.01,) * 4, (0.001,) * 4, 0.05))
+    for _ in range(80):
+        positions = rng.choice((1, 2, 2, 3))
+        network_s = 0.05 + sum(rng.random() * 0.03 for _ in range(5))
+        costs.passed(passed(positions, (0.01 + 0.001 * positions,) * 4, network_s))
+    found = costs.costs()
+    assert found.network_s + 10 * found.payload_s == pytest.approx(0.125, rel=0.2)
+    assert found.payload_s < 0.003
+    assert 0.005 < costs.jitter.spread < 0.04
+
+
+def test_prefill_and_silent_stages_tell_nothing() -> None:
+    costs = PipelineCosts(RECORDS)
+    before = costs.costs()
+    costs.passed(passed(256, (3.0, 2.0), 1.0))
+    costs.passed(passed(1, (), 9.0))
+    assert costs.costs() == before
+
+
+def test_waits_count_as_others_only_where_the_own_stream_is_not_in_the_way() -> None:
+    own, others = PipelineCosts(RECORDS), PipelineCosts(RECORDS)
+    for _ in range(20):
+        event = passed(1, stages_s(1), 0.050, waited_s=(0.010, 0.010), mode="stream", queue=(0, 0))
+        own.passed(event)
+        others.passed(replace(event, queue=(2, 1)))
+    assert own.costs().network_s == pytest.approx(0.030, abs=0.003)
+    assert others.costs().network_s == pytest.approx(0.050, abs=0.003)
+    assert others.others.value == pytest.approx(2.0) and own.others.value == 0.0
+
+
+def test_a_draft_engine_that_never_answers_in_time_is_known_to_be_slow() -> None:
+    costs = PipelineCosts(RECORDS)
+    for _ in range(12):
+        costs.passed(passed(1, stages_s(1), 0.030, mode="stream"))
+    assert costs.costs().draft_s > 0.03
+    for _ in range(30):
+        costs.drafted(2, 0.004)
+    assert costs.costs().draft_s < 0.006
+
+
+def test_a_pipeline_is_known_again_by_what_records_say_of_it() -> None:
+    costs = PipelineCosts(RECORDS)
+    assert costs.is_of(RECORDS)
+    assert costs.is_of(replace(RECORDS, network_s=0.034)), "pings vary"
+    assert not costs.is_of(replace(RECORDS, network_s=0.130))
+    assert not costs.is_of(RouteCosts((0.014,), (0.006,), 0.030))
+    assert not PipelineCosts().is_of(RECORDS)
+
+
+def test_a_ratio_decays() -> None:
+    ratio = Ratio(4.0, 4.0, 0.9)
+    for _ in range(60):
+        ratio.add(1.0, 2.0)
+    assert ratio.value == pytest.approx(0.5, abs=0.01)
