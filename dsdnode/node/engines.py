@@ -29,6 +29,10 @@ log = structlog.get_logger(__name__)
 PROBE_POSITIONS = (2, 10)
 """Not 1: llama.cpp took three times as long for one position as for two (the demo pair, half precision)."""
 PROBE_ROUNDS = 3
+PROCESS_BYTES = 160_000_000
+"""Of a worker without a model (104 MB on Linux), and what is rounded up."""
+HEAD_WIDTH = 32
+"""The narrowest usual: with wider heads there are fewer of them, and less is needed."""
 
 
 def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int) -> EngineOptions:
@@ -123,15 +127,21 @@ def _claim(config: NodeConfig, manifest: Manifest, contact: Contact) -> Provider
 
 
 def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
-    """How many layers fit `max_memory`: weights as if spread evenly, a cache of float16 keys and values, full width."""
+    """How many layers fit `max_memory`: weights as if spread evenly, a cache of float16 keys and values, full width.
+
+    Beside them lie the process and, for each cell of the cache, the scores of a batch under every head.
+    """
     if config.max_memory_bytes is None:
         return manifest.num_layers
     weights = path.stat().st_size / manifest.num_layers
     cache = config.context_tokens * manifest.width * 2 * 2
-    layers = int(config.max_memory_bytes / (weights + cache))
+    scores = config.context_tokens * EngineOptions().batch_tokens * 4 * (manifest.width // HEAD_WIDTH + 1)
+    layers = int((config.max_memory_bytes - PROCESS_BYTES - scores) / (weights + cache))
     if layers < 1:
+        least = PROCESS_BYTES + scores + weights + cache
         raise ModelRefused(
-            f"not one layer of {manifest.model_name} fits --max-memory: about {(weights + cache) / 1e6:.0f} MB a layer"
+            f"not one layer of {manifest.model_name} fits --max-memory: it takes about {least / 1e6:.0f} MB, "
+            f"each further one {(weights + cache) / 1e6:.0f} MB (less with a smaller --ctx-size)"
         )
     return min(layers, manifest.num_layers)
 

@@ -43,16 +43,15 @@ def choose_layers(records: Sequence[ProviderRecord], num_layers: int, capacity_l
 def choose_in_turn(others: Sequence[ProviderRecord], own: ProviderRecord, capacity_layers: int) -> Range:
     """The layers for `own`, which is not settled, among others that are not: they may all have come at once.
 
-    As if they had come one after the other, by peer id: whoever claims layers that are taken by then moves to what is
-    missing, if anything is. Claims that touch no other stay. All who know of each other come to the same end.
+    As if they had come one after the other, by peer id: whoever claims layers that are taken by then chooses anew.
+    Claims that touch no other stay. All who know of each other come to the same end.
     """
     taken = [record for record in others if record.settled]
     claims = sorted([own, *(record for record in others if not record.settled)], key=lambda record: record.peer_id)
     for index, claim in enumerate(claims):
         span = (claim.start, claim.end)
         known = [*taken, *(later for later in claims[index + 1 :] if not any(_overlap(later, one) for one in taken))]
-        clash = any(_overlap(claim, record) for record in taken)
-        if clash and _missing([(record.start, record.end) for record in known], (0, own.num_layers)):
+        if any(_overlap(claim, record) for record in taken):
             span = choose_layers(known, own.num_layers, capacity_layers if claim is own else _size(span))
         if claim is own:
             return span

@@ -92,8 +92,10 @@ def test_a_claim_that_touches_no_other_stays() -> None:
     assert sorted(moved) == [(0, 2), (2, 4), (4, 6)]
 
 
-def test_replicas_may_stay_when_nothing_is_missing() -> None:
-    assert in_turn([shard(1, 0, 4), shard(2, 4, 8), claim(3, 0, 4), claim(4, 0, 4)], 4) == [(0, 4), (0, 4)]
+def test_replicas_are_shared_out_when_nothing_is_missing() -> None:
+    assert in_turn([shard(1, 0, 4), shard(2, 4, 8), claim(3, 0, 4), claim(4, 0, 4)], 4) == [(0, 4), (4, 8)]
+    assert sorted(in_turn([claim(who, 0, 4) for who in range(1, 5)], 4)) == [(0, 4), (0, 4), (4, 8), (4, 8)]
+    assert sorted(in_turn([claim(1, 0, 4), claim(2, 4, 8), claim(3, 0, 4), claim(4, 4, 8)], 4))[1:3] == [(0, 4), (4, 8)]
 
 
 @settings(deadline=None, max_examples=200)
