@@ -9,6 +9,7 @@ import pytest
 
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation import digest
+from dsdnode.speculation.acceptance import Exact
 from dsdnode.speculation.actions import (
     BroadcastClosed,
     CopySequence,
@@ -404,3 +405,33 @@ def test_buffers_that_do_not_fit_are_refused(bob: Stage) -> None:
             bob.machine.on_block(0.0, message, *wrong)
     with pytest.raises(PeerMisbehaved):  # more positions than were reserved
         bob.receive(tuple(range(16)) * 5, 0)
+
+
+def test_a_parked_session_keeps_its_cache_but_takes_no_more_blocks_of_its_route(bob: Stage) -> None:
+    bob.receive(LINE[:6], 0)
+    bob.machine.on_park(1.0, 300.0)
+    assert bob.machine.next_wakeup() == 301.0
+    assert bob.receive(LINE[:8], 6) == []
+    assert bob.machine.on_open(2.0, 1, 1, 3, 60.0, b"".join(digests_of(LINE))) == 6
+    (forward,) = bob.receive(LINE[:8], 6, route=1, epoch=2, base=6, floor=2)
+    assert forward.block.position == 6
+
+
+@pytest.mark.parametrize("still_running", [False, True])
+def test_what_was_drawn_for_the_last_reply_does_not_judge_the_next(carol: Stage, still_running: bool) -> None:
+    carol.hold = still_running
+    carol.receive(LINE[:6], 0)
+    carol.machine.on_park(1.0, 300.0)
+    carol.machine.on_turn(64, Exact())
+    assert carol.machine.on_open(2.0, 1, 2, 3, 60.0, b"".join(digests_of(LINE))) == 6
+    if still_running:
+        assert carol.finish() == []
+    carol.hold = False
+    guess = carol.receive(LINE[:8], 6, num_draft=2, route=1, epoch=2, base=6, floor=2)
+    assert told(guess) == [Nack(SESSION, 1, 2, 2, 5)]
+
+
+def test_a_parked_session_whose_time_is_over_frees_everything(bob: Stage) -> None:
+    bob.receive(LINE[:6], 0)
+    bob.machine.on_park(1.0, 300.0)
+    assert any(isinstance(action, Gone) for action in bob.machine.tick(301.0))
