@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -9,16 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from dsdnode.errors import BadInput, DsdError
 
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 10.0
+AGAIN_S = 5
+
+T = TypeVar("T")
 POLL_S = 0.02
 
 
@@ -72,6 +76,7 @@ class Daemon:
 
 def take_down(running: Sequence[Daemon]) -> None:
     """All of them, also when Ctrl-C is pressed again meanwhile."""
+    signal.alarm(0)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for daemon in running:
         daemon.process.terminate()
@@ -89,23 +94,48 @@ def take_down(running: Sequence[Daemon]) -> None:
 
 @contextmanager
 def leaving_by_exception() -> Iterator[None]:
-    """Every way of being told to leave is an exception, which takes the daemons down."""
-    handlers = {signal.SIGINT: _interrupt, signal.SIGTERM: _leave, signal.SIGHUP: _leave}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    """Every way of being told to leave is an exception, which takes the daemons down.
+
+    Where it is raised is chance: a callback from C swallows it, say. So it is raised again until `take_down` begins.
+    """
+    before = {number: signal.signal(number, handler) for number, handler in _HANDLERS.items()}
     try:
         yield
     finally:
+        signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
+def run_leaving(main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` within `leaving_by_exception`: the exception comes between two steps of the loop, not amid one.
+
+    Amid one it would leave a socket that nobody knows of, and libzmq, which waits for all of them, would never end.
+    """
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        for number, handler in _HANDLERS.items():
+            loop.add_signal_handler(number, handler, number, None)
+        try:
+            return runner.run(main)
+        finally:
+            for number, handler in _HANDLERS.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """In place of asyncio's handler, which cancels a task: a cancellation that meets a timeout can be lost."""
+    signal.alarm(AGAIN_S)
     raise KeyboardInterrupt
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    signal.alarm(AGAIN_S)
     raise SystemExit(128 + number)
+
+
+_HANDLERS = {signal.SIGINT: _interrupt, signal.SIGALRM: _interrupt, signal.SIGTERM: _leave, signal.SIGHUP: _leave}
 
 
 def isolate(folder: Path, env_prefix: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 from dsdnode.bench import summary
 from dsdnode.bench.bounds import bound, costs_of
 from dsdnode.bench.config import BenchConfig, PerShard
-from dsdnode.bench.daemons import isolate, leaving_by_exception
+from dsdnode.bench.daemons import isolate, leaving_by_exception, run_leaving
 from dsdnode.bench.emulator import Emulator
 from dsdnode.bench.measure import Ask, Laboratory, Measured, Reply
 from dsdnode.bench.oracle import Oracle
@@ -66,7 +65,7 @@ def bench(config: BenchConfig, env_prefix: str, ask: Ask, progress: Progress) ->
                 progress.cell(f"{num_shards} shards: starting {num_shards + 1} daemons")
                 with swarm(config, num_shards, emulator, folder) as made:
                     run = _Run(config, made, prompts, ask, progress)
-                    cells += asyncio.run(run.cells(None if cells else record))
+                    cells += run_leaving(run.cells(None if cells else record))
     return cells
 
 

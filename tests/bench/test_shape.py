@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from dsdnode.bench.shape import MAX_RESENDS, MIN_RESEND_S, SEGMENT_BYTES, LinkShape, Line
+from dsdnode.bench.shape import MAX_RESENDS, MIN_RESEND_S, SEGMENT_BYTES, Line, LinkShape
 
 
 def test_latency_is_added_once_each_way() -> None:

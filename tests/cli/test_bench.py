@@ -1,0 +1,116 @@
+"""`dsdnode bench` as it is typed: what is refused, and one small run of real daemons with everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dsdnode.sim.traces import read_traces
+from tests.bench.test_report import KEYS
+from tests.cli.conftest import ROOT, Result
+from tests.cli.test_demo import alive
+
+COMMAND = [sys.executable, "-m", "dsdnode.cli", "bench"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--shards", "two"), "--shards: 'two' is not a whole number from 1 to 64"),
+        (("--shards", "9"), "the target has 8 layers: --shards 1 to 8, not 9"),
+        (("--latency-ms", "-1"), "--latency-ms: '-1' is not a number from 0 to 60000"),
+        (("--latency-ms", "1/2"), "--latency-ms has 2 values, one a shard, and --shards is 3"),
+        (("--loss", "1"), "--loss: '1' is not a number from 0 to 0.9"),
+        (("--stage-ms", "nan"), "--stage-ms: 'nan' is not a number"),
+        (("--schemes", "fastest"), "'fastest' is no scheme"),
+        (("--wire", "f64"), "no type for hidden states"),
+        (("--sessions", "1,0"), "--sessions: '0' is not a whole number"),
+        (("--slow-down", "1:5"), "--slow-down is SHARD:FACTOR:TOKEN"),
+        (("--prompts", "/nowhere/at/all"), "cannot read the prompts /nowhere/at/all"),
+        (("--record", "/nowhere/at/all"), "cannot write the record /nowhere/at/all"),
+        (("--plot", "chart.gif"), "--plot chart.gif: name it .svg"),
+        (("--num-prompts", "0"), "Invalid value for '--num-prompts'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_words(
+    call: Callable[..., Result], words: tuple[str, ...], says: str
+) -> None:
+    refused = call("bench", *words)
+    assert (refused.code, refused.out) == (2, "")
+    assert says in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_a_model_that_is_none_is_refused(call: Callable[..., Result], home: Path) -> None:
+    (home / "no.gguf").write_bytes(b"no")
+    assert call("bench", "-m", home / "no.gguf").code == 5
+
+
+@pytest.mark.timeout(300)
+def test_two_shards_two_prompts_and_nothing_is_left(home: Path) -> None:
+    words = ["--shards", "2", "--latency-ms", "0,5", "--num-prompts", "2", "--max-tokens", "8", "--sessions", "1,2"]
+    files = ["--plot", str(home / "speeds.svg"), "--record", str(home / "trace.jsonl")]
+    done = subprocess.run(
+        [*COMMAND, *words, *files, "--schemes", "plain,rounds-4", "--stage-ms", "2", "--draft-ms", "1", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(home), "DSDNODE_ROLE": "bootstrap"},
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["config"]["latency_ms"] == [0.0, 5.0]
+    for cell in shown["cells"]:
+        plain, rounds = cell["schemes"]
+        assert list(plain) == list(rounds) == KEYS
+        assert rounds["speedup"] > 0 and rounds["text_equal"]
+        assert plain["messages_per_token"] >= 3 - 1e-9  # two blocks and a verdict
+        assert rounds["messages_per_token"] < plain["messages_per_token"]
+        assert plain["tokens_per_second"] < plain["bound_tokens_per_second"] <= 250.0  # two stages of 2 ms
+        assert [one["num_sessions"] for one in cell["details"][1]["sessions"]] == [2]
+    slow, fast = shown["cells"][1]["schemes"][0], shown["cells"][0]["schemes"][0]
+    assert slow["tokens_per_second"] < fast["tokens_per_second"]  # 3 x 5 ms a token more
+    assert "8/8" in done.stderr.splitlines()[-1] or "2 shards, 5 ms" in done.stderr
+    assert (home / "speeds.svg").read_text().startswith("<?xml")
+    assert len(read_traces(home / "trace.jsonl")._traces) == 2
+    assert alive(home) == []
+    assert not list(home.glob("dsdnode-bench-*"))
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_takes_everything_down(home: Path, number: signal.Signals) -> None:
+    bench = subprocess.Popen(
+        [*COMMAND, "--shards", "1", "--num-prompts", "1000", "--latency-ms", "50"],
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(home)},
+    )
+    try:
+        assert bench.stderr is not None
+        for line in bench.stderr:
+            if b"1 shard, 50 ms" in line:
+                break
+        assert len(alive(home)) >= 2
+        bench.send_signal(number)
+        assert bench.wait(timeout=60) == (130 if number == signal.SIGINT else 128 + signal.SIGTERM)
+        assert alive(home) == []
+        assert not list(home.glob("dsdnode-bench-*"))
+    finally:
+        bench.kill()
+        bench.communicate()
+
+
+def test_its_help_ends_with_an_example(call: Callable[..., Result]) -> None:
+    shown = call("bench", "--help")
+    assert shown.code == 0
+    assert "Example:\n    dsdnode bench --shards 4" in shown.out
