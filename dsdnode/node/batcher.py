@@ -80,6 +80,10 @@ class Batcher:
     def release(self, sequence: int) -> None:
         self._operation((sequence,), lambda: self.engine.release(sequence))
 
+    def forget(self, owner: Owner) -> None:
+        """It is gone: no prompt is cut for its sake. (In the strict setting the cuts are part of the arithmetic.)"""
+        self._turns.forget(owner)
+
     def _operation(self, sequences: tuple[int, ...], call: Callable[[], Awaitable[None]]) -> None:
         """Never refused: there are a few for each chunk, and whoever asks counts on them."""
         self._push(_Cache(sequences, call))

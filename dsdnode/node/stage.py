@@ -267,6 +267,7 @@ class StageHost:
 
     def _forget(self, session: StageSession) -> None:
         if self._sessions.remove(session):
+            self._batcher.forget(session.id)
             self.on_change()
 
     def _schedule(self, session: StageSession) -> None:

@@ -104,6 +104,9 @@ class Turns:
         """It has work."""
         self._turns.setdefault(owner, _Turn(self._num_decodes, now)).active_s = now
 
+    def forget(self, owner: Owner) -> None:
+        self._turns.pop(owner, None)
+
     def choose(self, ready: Sequence[Run], now: float) -> Batch:
         """The next decode, out of runs (in order of arrival) of distinct sequences; their owners are active."""
         self._turns = {owner: turn for owner, turn in self._turns.items() if now - turn.active_s < ACTIVE_S}

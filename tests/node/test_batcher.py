@@ -217,6 +217,20 @@ def test_who_is_alone_is_not_cut() -> None:
     assert alone.waits == pytest.approx([cost(250)] * 2)
 
 
+def test_who_comes_after_another_is_not_cut_either() -> None:
+    async def story() -> None:
+        batcher = Batcher(FakeEngine(FakeModel(), cost=cost))
+        batcher.start()
+        await Talker(batcher, 0, [3]).talk()
+        batcher.forget(0)
+        after = Talker(batcher, 1, [250])
+        await after.talk()
+        assert after.waits == pytest.approx([cost(250)])
+        await batcher.close()
+
+    jumping.run(story())
+
+
 def test_a_run_in_pieces_gives_what_it_gives_whole() -> None:
     for end in (2, 4):  # a stage in the middle, the judge
         engine = FakeEngine(FakeModel(), 0, end, cost=cost)

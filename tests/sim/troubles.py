@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from random import Random
 
 from dsdnode.errors import DsdError
+from dsdnode.sim.loop import clock
 
 from .village import RoughEngine, Roughness, Village
 
-KINDS = ("calm", "messages", "engines", "cuts", "kills", "all")
+KINDS = ("calm", "messages", "messages", "messages", "engines", "cuts", "kills", "all", "all")
 
 
 class Troubles:
@@ -20,7 +22,7 @@ class Troubles:
 
     def __init__(self, village: Village, rng: Random) -> None:
         self.village, self.rng = village, rng
-        self.kind = rng.choice((*KINDS, "all", "all"))
+        self.kind = rng.choice(KINDS)
         self.counts: Counter[str] = Counter()
         self._returning: set[asyncio.Task[None]] = set()
         self._cuts: list[tuple[bytes, bytes]] = []
@@ -31,9 +33,9 @@ class Troubles:
     def _roughness(self) -> Roughness:
         rng = self.rng
         return Roughness(
-            drop=rng.choice((0.0, 0.01, 0.05)),
-            duplicate=rng.choice((0.0, 0.05, 0.3)),
-            reorder=rng.choice((0.0, 0.05, 0.3)),
+            drop=rng.choice((0.0, 0.05, 0.2, 0.4)),
+            duplicate=rng.choice((0.0, 0.1, 0.4)),
+            reorder=rng.choice((0.0, 0.1, 0.4)),
             delay_s=rng.choice((0.05, 0.5, 5.0)),
         )
 
@@ -42,20 +44,25 @@ class Troubles:
         self.counts["overload"] += struck
         return struck
 
-    async def rage(self) -> None:
+    async def rage(self, over: Callable[[], bool]) -> None:
+        """Until all replies are `over`, or enough has happened."""
+        rng = self.rng
         self.village.network.rough = self._rough
-        self._overload = self.rng.choice((0.0, 0.05)) if self.kind in ("engines", "all") else 0.0
+        self._overload = rng.choice((0.0, 0.05)) if self.kind in ("engines", "all") else 0.0
         deeds: dict[str, list[Callable[[], Awaitable[None]]]] = {
-            "engines": [self.worker_death],
-            "cuts": [self.cut, self.cut, self.partition],
+            "messages": [self.suspicion],
+            "engines": [self.worker_death, self.suspicion],
+            "cuts": [self.cut, self.cut, self.partition, self.suspicion],
             "kills": [self.kill],
         }
-        possible = sum(deeds.values(), []) if self.kind == "all" else deeds.get(self.kind, [])
-        for _ in range(self.rng.randint(1, 5) if possible else 0):
-            await asyncio.sleep(self.rng.expovariate(self.rng.choice((2.0, 8.0))))
-            await self.rng.choice(possible)()
-        if self._rough.drop + self._rough.duplicate + self._rough.reorder:
-            await asyncio.sleep(self.rng.choice((0.0, 5.0, 30.0)))
+        possible = list(chain(*deeds.values())) if self.kind == "all" else deeds.get(self.kind, [])
+        rate, num_deeds = rng.choice((0.3, 3.0, 10.0, 30.0)), rng.choice((2, 6, 20)) if possible else 0
+        while num_deeds and not over():
+            await asyncio.sleep(rng.expovariate(rate))
+            await rng.choice(possible)()
+            num_deeds -= 1
+        if self._rough != Roughness() and not over():
+            await asyncio.sleep(rng.choice((0.0, 5.0, 30.0)))
 
     async def calm(self) -> None:
         network = self.village.network
@@ -76,7 +83,19 @@ class Troubles:
         if name is not None:
             villager = self.village.villagers[name]
             self.counts["draft worker death" if villager.draft else "worker death"] += 1
-            villager.engine.die()
+            with clock(villager.place.clock_s):
+                villager.engine.die()
+
+    async def suspicion(self) -> None:
+        """A stage answers a ping too late: its reply goes on elsewhere, and perhaps comes back to an old cache."""
+        for villager in self.village.villagers.values():
+            drafter = villager.node._drafter
+            for reply in list(drafter._by_session.values()) if drafter is not None else ():
+                if reply._route is not None and self.rng.random() < 0.5:
+                    self.counts["stage suspected"] += 1
+                    reply._avoid.clear()  # or it would soon know of nobody whom it has not left
+                    with clock(villager.place.clock_s):
+                        reply.on_peer_lost(self.rng.choice(reply._route.peers))
 
     async def kill(self) -> None:
         """And a restart after a while, with nothing cached."""

@@ -17,7 +17,7 @@ from dsdnode.config import NodeConfig, Timeouts
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError, Overloaded
-from dsdnode.identity import Identity
+from dsdnode.identity import Identity, peer_id
 from dsdnode.net.port import Priority
 from dsdnode.node.client import Client
 from dsdnode.node.node import Node, Organs
@@ -28,8 +28,8 @@ from dsdnode.wire.messages import Contact
 CLOCKS_S = (0.0, 0.0, -3600.0, 3600.0, 86_400.0 * 365)
 """Offsets. A daemon's clock is monotonic: what it says is anybody's guess, but it never jumps."""
 _NOTICE = b"\x94\x00\xc2\x00"
-_PROTOCOL_TAGS = frozenset(range(22, 28))
-"""Block, Verdict, Closed, Nack, SessionLost, Close: the messages that may be lost, doubled and mixed up one by one."""
+_PROTOCOL_TAGS = frozenset(range(22, 29))
+"""Block, Verdict, Closed, Nack, SessionLost, Close, Park: they may be lost, doubled and mixed up one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,22 @@ class RoughTransport(SimTransport):
         network.loop.at(network.loop.now + network.rng.random() * network.rough.delay_s, send)
 
 
-class RoughEngine(FakeEngine):
+CELLS = 1 << 16
+
+
+class QuickEngine(FakeEngine):
+    """Has room enough not to count its cells before each decode."""
+
+    @property
+    def num_cells(self) -> int:
+        return sum(map(len, self._cache.values()))
+
+
+class DraftEngine(QuickEngine, FakeTextEngine):
+    pass
+
+
+class RoughEngine(QuickEngine):
     """Refuses a decode now and then, with a part of it cached already, as an engine whose cache is full may."""
 
     overload: Callable[[], bool] = lambda: False
@@ -166,7 +181,7 @@ class Village:
         for place in self.places:
             await self.add(place)
         for number in range(num_clients):
-            identity, contact = self._identity(f"client {number}")
+            identity, _ = self._identity(f"client {number}")
             hidden = Contact(identity.public_key, ())
             client = Client(
                 self.network.transport(hidden), identity, self._contacts(), Random(f"{self.rng.random()} {number}")
@@ -185,19 +200,19 @@ class Village:
 
         async def shard(_: object) -> FakeEngine:
             assert place.layers is not None
-            villager.shard = RoughEngine(self.model, *place.layers, cost=cost)
+            villager.shard = RoughEngine(self.model, *place.layers, cost=cost, context_tokens=CELLS)
             return villager.shard
 
         async def draft() -> FakeTextEngine:
             model = FakeModel(self.model.num_layers, agreement=self.agreement)
-            villager.draft = FakeTextEngine(model, cost=cost)
+            villager.draft = DraftEngine(model, cost=cost, context_tokens=CELLS)
             return villager.draft
 
         with clock(place.clock_s):
             node = Node(self._config(place), identity, transport, Organs(shard, draft, disk=False), Random(place.name))
             villager = Villager(place, node, transport)
             try:
-                await asyncio.create_task(node.run(self._contacts()))
+                await asyncio.create_task(node.run(self._contacts(place.name)))
             except BaseException:
                 transport.end()
                 await node.close()
@@ -220,14 +235,22 @@ class Village:
         with contextlib.suppress(DsdError):
             await villager.node.close()
 
-    async def close(self) -> None:
+    async def dismiss(self) -> None:
+        """The clients leave: nothing is kept for them any more."""
         for client in self.clients:
             await client.close()
+        self.clients.clear()
+
+    async def close(self) -> None:
+        await self.dismiss()
         for name in list(self.villagers):
             await self.kill(name, silent=False)
 
-    def _contacts(self) -> list[Contact]:
-        return [villager.transport.contact for villager in self.villagers.values()]
+    def _contacts(self, newcomer: str = "") -> list[Contact]:
+        """Everybody's, alive or not, as a daemon remembers them; none for the first of all."""
+        others = [place.name for place in self.places if place.name != newcomer]
+        contacts = [self._identity(name)[1] for name in others]
+        return contacts if any(peer_id(contact.public_key) in self.network.hosts for contact in contacts) else []
 
     def _identity(self, name: str) -> tuple[Identity, Contact]:
         identity = Identity(Random(name).randbytes(32))
@@ -235,18 +258,18 @@ class Village:
         return identity, Contact(identity.public_key, (f"tcp://11.{number >> 8}.{number & 255}.1:29170",))
 
 
-def held_by(villager: Villager) -> list[str]:
-    """What a node that serves nobody still holds: nothing, or a leak."""
+def held_by(villager: Villager, *, parked: bool) -> list[str]:
+    """What a node that serves nobody still holds: nothing, or a leak. `parked`: nor what is kept for a next turn."""
     stage, drafter = villager.node._stage, villager.node._drafter
     held: list[str] = []
     if stage is not None and (stage.num_sessions or stage._batcher.num_waiting or stage._checks):
         held.append("sessions")
-    if drafter is not None and (drafter.num_sessions or drafter._by_session or drafter._batcher.num_waiting):
+    if drafter is not None and (drafter.num_sessions or drafter._by_session or drafter._seats._taken):
         held.append("replies")
-    if villager.engine.num_cells:
+    if parked and (villager.engine.num_cells or (stage is not None and list(stage._sessions))):
         held.append("sequences")
-    free: Any = stage._sessions._free if stage is not None else drafter._free if drafter is not None else []
-    if len(free) != len(set(free)) or len(free) < villager.place.max_sessions:
+    free: Any = stage._sessions._free if stage is not None else drafter._seats._free if drafter is not None else []
+    if len(free) != len(set(free)) or (parked and len(free) < villager.place.max_sessions):
         held.append("places")
     return [f"leak: {what} at {villager.place.name}" for what in held]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import structlog
@@ -18,6 +19,7 @@ from dsdnode.engine.fake import fake_text
 from dsdnode.errors import DsdError
 from dsdnode.node import generate
 from dsdnode.node.client import Client, Finished, GenerateRequest
+from dsdnode.node.routes import PARKED_S
 from dsdnode.sim.loop import JumpingLoop, Unreal, run
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig, SessionMachine
@@ -45,7 +47,7 @@ class Result:
     faults: Counter[str] = field(default_factory=Counter)
     num_replies: int = 0
     num_tokens: int = 0
-    num_resumed: int = 0
+    num_recoveries: int = 0
     given_up: int = 0
     simulated_s: float = 0.0
     messages: int = 0
@@ -73,10 +75,10 @@ async def _live(result: Result) -> None:
     village = Village(rng)
     troubles = Troubles(village, Random(rng.random()))
     await village.build(num_clients=rng.randint(1, 3))
-    asks = [_Ask(village, client, _request(rng, village), result) for client in village.clients]
-    tasks = [asyncio.create_task(ask.once()) for ask in asks]
+    asks = [_Ask(village, client, Random(rng.random()), result) for client in village.clients]
+    tasks = [asyncio.create_task(ask.all()) for ask in asks]
     watch = asyncio.create_task(_watch(village, result))
-    await troubles.rage()
+    await troubles.rage(lambda: all(task.done() for task in tasks))
     await troubles.calm()
     await _end(asks, tasks, result)
     await _settle(village, result)
@@ -92,49 +94,68 @@ async def _live(result: Result) -> None:
 def _request(rng: Random, village: Village) -> GenerateRequest:
     return GenerateRequest(
         prompt_tokens=tuple(rng.randrange(1, village.model.vocab_size) for _ in range(rng.choice((1, 3, 12, 40, 300)))),
-        max_tokens=rng.choice((1, 10, 20, 30)),
+        max_tokens=rng.choice((1, 20, 60, 100)),
         temperature=rng.choice((0.0, 0.8)),
         seed=rng.getrandbits(32),
-        draft_max=rng.choice((0, 1, 4, 8, 16, 16)),
+        draft_max=rng.choice((0, 1, 2, 4, 8, 16)),
         window=rng.choice(WINDOWS),
+        keep=rng.random() < 0.4,
     )
 
 
+def _next_turn(rng: Random, request: GenerateRequest, reply: list[int]) -> GenerateRequest:
+    """The conversation goes on, by other dice."""
+    line = (*(request.prompt_tokens or ()), *reply, *(rng.randrange(1, 17) for _ in range(rng.randint(1, 5))))
+    return dataclasses.replace(request, prompt_tokens=line, seed=request.seed + 1, keep=rng.random() < 0.5)
+
+
 class _Ask:
-    """One client's request, compared with the sequential text as its pieces come."""
+    """One client's conversation, compared with the sequential text as its pieces come."""
 
-    def __init__(self, village: Village, client: Client, request: GenerateRequest, result: Result) -> None:
-        self.village, self.client, self.request, self.result = village, client, request, result
-        sampling = Sampling(request.temperature, seed=request.seed)
-        expected = fake_text(village.model, request.prompt_tokens or (), request.max_tokens, sampling)
-        self.expected = expected[: expected.index(END_TOKEN)] if END_TOKEN in expected else expected
+    def __init__(self, village: Village, client: Client, rng: Random, result: Result) -> None:
+        self.village, self.client, self.rng, self.result = village, client, rng, result
         self.over = False
-        result.num_replies += 1
+        self._turn(_request(rng, village))
 
-    async def once(self) -> None:
-        """Until Finished, or until somebody gives up in words; `over` tells which."""
+    def _turn(self, request: GenerateRequest) -> None:
+        self.request = request
+        sampling = Sampling(request.temperature, seed=request.seed)
+        expected = fake_text(self.village.model, request.prompt_tokens or (), request.max_tokens, sampling)
+        self.expected = expected[: expected.index(END_TOKEN)] if END_TOKEN in expected else expected
+        self.result.num_replies += 1
+
+    async def all(self) -> None:
+        """Until the last turn is Finished, or until somebody gives up in words; `over` tells which."""
+        while not self.over and await self.once():
+            pass
+
+    async def once(self) -> bool:
+        """A turn: is it Finished?"""
         tokens: list[int] = []
         try:
             async with contextlib.aclosing(self.client.generate(self.request)) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         self._finish(event, tokens)
-                        return
+                        return True
                     tokens += event.tokens
                     if tokens != self.expected[: len(tokens)]:
                         self.result.violations.append(f"wrong text: {tokens}, not {self.expected}")
                         self.over = True
-                        return
+                        return False
         except DsdError:
             self.result.given_up += 1
+        return False
 
     def _finish(self, event: Finished, tokens: list[int]) -> None:
-        self.over = True
+        self.over = not self.request.keep
         self.result.num_tokens += len(tokens)
-        self.result.num_resumed += event.stats.get("resumed", 0)
+        self.result.num_recoveries += event.stats["recoveries"]
         self.result.texts.append(tuple(tokens))
         if tokens != self.expected:
             self.result.violations.append(f"lost: {len(tokens)} of {len(self.expected)} tokens ({event.reason})")
+        if self.request.keep:
+            self._turn(_next_turn(self.rng, self.request, tokens))
 
 
 async def _end(asks: list[_Ask], tasks: list[asyncio.Task[None]], result: Result) -> None:
@@ -144,7 +165,7 @@ async def _end(asks: list[_Ask], tasks: list[asyncio.Task[None]], result: Result
             await asyncio.gather(*tasks)
             if not all(ask.over for ask in asks):
                 await asyncio.sleep(20.0)  # what the troubles left in back-offs and records is over
-                await asyncio.gather(*(ask.once() for ask in asks if not ask.over))
+                await asyncio.gather(*(ask.all() for ask in asks if not ask.over))
     except TimeoutError:
         result.violations += ["stuck: a reply is not over" for ask in asks if not ask.over]
     else:
@@ -152,14 +173,15 @@ async def _end(asks: list[_Ask], tasks: list[asyncio.Task[None]], result: Result
 
 
 async def _settle(village: Village, result: Result) -> None:
-    """Within a lease every stage has let go of everything."""
-    deadline_s = village.loop.now + village.lease_s + 15.0
-    while True:
-        await asyncio.sleep(1.0)
-        held = [leak for villager in village.villagers.values() for leak in held_by(villager)]
-        if not held or village.loop.now > deadline_s:
-            result.violations += held
-            return
+    """When the clients have left, everybody lets go of everything: of replies within a lease, of kept ones in time."""
+    await village.dismiss()
+    started_s = village.loop.now
+    for limit_s, parked in ((village.lease_s + 15.0, False), (PARKED_S + 15.0, True)):
+        while held := [leak for one in village.villagers.values() for leak in held_by(one, parked=parked)]:
+            if village.loop.now > started_s + limit_s:
+                result.violations += held
+                return
+            await asyncio.sleep(1.0)
 
 
 async def _watch(village: Village, result: Result) -> None:
@@ -175,7 +197,7 @@ def _restless(seed: int) -> Iterator[None]:
     rng = Random(f"plans {seed}")
 
     def machine(config: SessionConfig, prompt: Any, window: WindowController, *, drafter: bool) -> SessionMachine:
-        chosen = Restless(rng) if rng.random() < 0.6 else window
+        chosen = Restless(rng) if rng.random() < 0.8 else window
         return SessionMachine(config, prompt, chosen, drafter=drafter)
 
     with patch.object(generate, "SessionMachine", machine):
@@ -186,7 +208,7 @@ def _restless(seed: int) -> Iterator[None]:
 def _complaints(violations: list[str]) -> Iterator[None]:
     """An error in a log is a bug; nothing else is said."""
 
-    def collect(logger: Any, method: str, event: dict[str, Any]) -> Any:
+    def collect(logger: Any, method: str, event: MutableMapping[str, Any]) -> NoReturn:
         error = event.get("exc_info")
         violations.append(f"log: {event['event']} {error!r}")
         raise structlog.DropEvent

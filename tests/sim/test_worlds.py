@@ -1,0 +1,36 @@
+"""Show: whole nodes in random worlds: the right text or a clean word, nothing stuck, nothing left behind.
+
+Thousands by `python -m tests.sim.worlds`; a red seed by `python -m tests.sim.worlds --first SEED --seeds 1`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.speculation.mutations import MUTATIONS
+
+from .world import run_world
+
+NUM_SEEDS = 30
+MUTANTS = ("digest", "closed", "engine-lost", "run-failed", "timeouts")
+
+
+@pytest.mark.parametrize("seed", range(NUM_SEEDS))
+def test_nothing_is_wrong_lost_stuck_or_left(seed: int) -> None:
+    assert run_world(seed).violations == []
+
+
+def test_same_seed_same_world() -> None:
+    assert run_world(7) == run_world(7)
+
+
+def test_the_seeds_bring_every_kind_of_trouble() -> None:
+    faults = sum((run_world(seed).faults for seed in range(NUM_SEEDS)), start=type(run_world(0).faults)())
+    kinds = {"message lost", "message twice", "message late", "link cut", "partition", "stage killed", "drafter killed"}
+    assert kinds | {"restart", "worker death", "draft worker death", "overload"} <= faults.keys()
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_guard_taken_out_is_noticed(name: str) -> None:
+    with MUTATIONS[name].applied():
+        assert any(run_world(seed).violations for seed in range(100))
