@@ -124,7 +124,9 @@ class AdaptiveWindow:
         self._num_strikes = self._num_strikes + 1 if predicted <= 1 else 0
         if self._num_strikes >= STRIKES:
             self._is_off, self._retry_in = True, self._retry_gap
-            self._plan = self._planned(f"drafts are accepted {self._rate.value:.0%} of the time: not worth a window")
+            self._plan = self._planned(
+                f"drafts are accepted {100 * self._rate.value:.0f} % of the time: no window is worth it"
+            )
             return
         if predicted > 1:
             self._retry_gap = RETRY_TOKENS

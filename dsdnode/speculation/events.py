@@ -119,7 +119,7 @@ class EventLog:
         if plan == self._plan:
             return
         self._plan = plan
-        at_s = now - (self._started_s or now)
+        at_s = 0.0 if self._started_s is None else now - self._started_s
         numbers = (plan.mode, plan.block, plan.window, plan.hedges)
         self.plans.append(PlanChange(self._total.completed, round(at_s, 4), *numbers, plan.reason))
 

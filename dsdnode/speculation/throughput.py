@@ -29,6 +29,8 @@ WORTH_A_CHANGE = 0.97
 WORTH_A_BLOCK = 0.99
 TOKENS_A_STEP = 4
 MAX_BLOCK = 16
+WINDOW_SHARE = 4
+"""A quarter more or less is the same window."""
 FULL_LOOK = 4
 """Decisions: one in so many weighs every block."""
 DRAFTS_FROM = 8
@@ -154,7 +156,9 @@ class Throughput:
         elif self._wants_trial(best):
             self._try_plain()
         else:
-            self._plan = self._step(best[mode].plan)
+            plan = self._step(best[mode].plan)
+            if plan != replace(self._plan, reason=""):
+                self._plan = plan
 
     def _best_by_mode(self) -> dict[Mode, _Option]:
         """Of each mode the fastest plan; of the present mode the present block, unless another gains 1 %."""
@@ -162,7 +166,7 @@ class Throughput:
         costs, survival = self._costs.costs(), known.acceptance.survival()
         hedging, jitter_s = known.coverage.hedging, self._costs.jitter.spread
         modes = self._modes
-        if known.num_tokens < HEDGED_FROM and len(modes) > 1:
+        if "stream" in modes and (known.num_tokens < HEDGED_FROM or self._plan.mode not in ("stream", "hedged")):
             modes = tuple(mode for mode in modes if mode != "hedged")
         for plan, cycle in options(costs, survival, modes, self._blocks(), hedging, jitter_s):
             option = _Option(plan, self._token_s(plan.mode, cycle))
@@ -193,26 +197,28 @@ class Throughput:
         mode = min(best, key=lambda mode: best[mode].token_s)
         if now in best and best[mode].token_s > WORTH_A_CHANGE * best[now].token_s:
             mode = now
+        if mode == "hedged" and "stream" in best and best["stream"].token_s < best[mode].token_s / WORTH_A_BLOCK:
+            mode = "stream"
         is_new = self._known.num_tokens < DRAFTS_FROM and now != "plain"
         if "plain" in best and not is_new and best[mode].token_s > WORTH_A_DRAFT * best["plain"].token_s:
             return "plain"
         return now if mode == "plain" and is_new else mode
 
     def _change(self, best: dict[Mode, _Option], mode: Mode) -> None:
-        others = [option.token_s for other, option in best.items() if other != "plain"]
-        rate = self._known.acceptance.rate
+        """To `mode`, saying why."""
+        accepted = f"drafts are accepted {_percent(self._known.acceptance.rate)} of the time"
         if mode == "plain":
-            cost = 1 - best["plain"].token_s / min(others)
-            effect = f"cost {cost:.0%}" if cost >= 0.01 else "gain nothing"
-            self._plan = Plan("plain", 0, 0, reason=f"drafts are accepted {rate:.0%} of the time: they would {effect}")
+            drafting_s = min(option.token_s for other, option in best.items() if other != "plain")
+            cost = 1 - best["plain"].token_s / drafting_s
+            effect = f"cost {_percent(cost)}" if cost >= 0.01 else "gain nothing"
+            self._plan = Plan("plain", 0, 0, reason=f"{accepted}: drafting would {effect}")
             self._plain_at = self._num_tokens
             self._probe_gap = max(PROBE_TOKENS, 2 * self._probe_gap)
             return
         self._probe_gap = PROBE_TOKENS // 2
-        plan = best[mode].plan
-        gain = f", {best['plain'].token_s / best[mode].token_s:.1f}x plain decoding" if "plain" in best else ""
-        reason = f"drafts are accepted {rate:.0%} of the time: {1 / best[mode].token_s:.3g} tokens/s{gain}"
-        self._plan = replace(self._step(plan), reason=reason)
+        gain = best["plain"].token_s / best[mode].token_s if "plain" in best else 0.0
+        reason = f"{accepted}: {gain:.1f} times plain decoding expected" if gain else accepted
+        self._plan = replace(self._step(best[mode].plan), reason=reason)
 
     def _step(self, aim: Plan) -> Plan:
         """Towards `aim`, by at most MAX_STEP, windows by as many blocks."""
@@ -220,9 +226,9 @@ class Throughput:
         block = min(max(aim.block, now - MAX_STEP), now + MAX_STEP)
         if aim.mode == "rounds":
             return Plan("rounds", block, block)
-        reach = MAX_STEP * block
         window = self._plan.window or FIRST_WINDOW
-        window = min(max(aim.window, window - reach), window + reach)
+        if aim.mode != self._plan.mode or block != now or abs(aim.window - window) > window / WINDOW_SHARE:
+            window = min(max(aim.window, window - MAX_STEP * block), window + MAX_STEP * block)
         return Plan(aim.mode, block, max(block, window), aim.hedges)
 
     # --- excursions -----------------------------------------------------------------------------------------------
@@ -254,3 +260,7 @@ class Throughput:
             self._known.plain_ago = 0
         self._plan, self._excursion = excursion.back, None
         self._decide(is_back=True)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
