@@ -159,6 +159,7 @@ class StageHost:
             return self._end(owner, session.id)
         session.machine.on_park(asyncio.get_running_loop().time(), min(message.keep_s, MAX_PARKED_S))
         self._sessions.park(session)
+        self._batcher.forget(session.id)
         self._schedule(session)
         self.on_change()
 
