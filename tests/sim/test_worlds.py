@@ -5,32 +5,40 @@ Thousands by `python -m tests.sim.worlds`; a red seed by `python -m tests.sim.wo
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import cache
+
 import pytest
 
 from tests.speculation.mutations import MUTATIONS
 
-from .world import run_world
+from .world import Result, run_world
 
 NUM_SEEDS = 30
 MUTANTS = ("digest", "closed", "engine-lost", "run-failed", "timeouts")
 
 
+@cache
+def world(seed: int) -> Result:
+    return run_world(seed)
+
+
 @pytest.mark.parametrize("seed", range(NUM_SEEDS))
 def test_nothing_is_wrong_lost_stuck_or_left(seed: int) -> None:
-    assert run_world(seed).violations == []
+    assert world(seed).violations == []
 
 
 def test_same_seed_same_world() -> None:
-    assert run_world(7) == run_world(7)
+    assert run_world(7) == world(7)
 
 
 def test_the_seeds_bring_every_kind_of_trouble() -> None:
-    faults = sum((run_world(seed).faults for seed in range(NUM_SEEDS)), start=type(run_world(0).faults)())
+    faults: Counter[str] = sum((world(seed).faults for seed in range(NUM_SEEDS)), Counter())
     kinds = {"message lost", "message twice", "message late", "link cut", "partition", "stage killed", "drafter killed"}
-    assert kinds | {"restart", "worker death", "draft worker death", "overload"} <= faults.keys()
+    assert kinds | {"restart", "worker death", "draft worker death", "stage suspected", "overload"} <= faults.keys()
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_guard_taken_out_is_noticed(name: str) -> None:
     with MUTATIONS[name].applied():
-        assert any(run_world(seed).violations for seed in range(100))
+        assert any(run_world(seed).violations for seed in range(60))
