@@ -37,7 +37,7 @@ class Batcher:
         """Called after every decode without `extend`."""
         self._waiting: list[Run | _Cache] = []
         self._current: Batch = []
-        self._turns = Turns(max_batch_positions)
+        self.turns = Turns(max_batch_positions)
         self._busy = Mean()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -68,7 +68,7 @@ class Batcher:
             asyncio.get_running_loop().call_soon(item.finish, Overloaded("the engine's queue is full"))
             return
         self._push(item)
-        self._turns.active(item.owner, _now())
+        self.turns.active(item.owner, _now())
         self._busy.set(_now(), len(self._working()))
 
     def copy(self, source: int, target: int, position: int) -> None:
@@ -82,7 +82,7 @@ class Batcher:
 
     def forget(self, owner: Owner) -> None:
         """It is gone: no prompt is cut for its sake. (In the strict setting the cuts are part of the arithmetic.)"""
-        self._turns.forget(owner)
+        self.turns.forget(owner)
 
     def _operation(self, sequences: tuple[int, ...], call: Callable[[], Awaitable[None]]) -> None:
         """Never refused: there are a few for each chunk, and whoever asks counts on them."""
@@ -152,8 +152,8 @@ class Batcher:
     def _next_batch(self, ready: Sequence[Run]) -> Batch:
         """A run leaves the queue with its last piece."""
         for owner in self._working():
-            self._turns.active(owner, _now())
-        batch = self._turns.choose(ready, _now())
+            self.turns.active(owner, _now())
+        batch = self.turns.choose(ready, _now())
         for item, chunk in batch:
             if item.num_done + len(chunk.inputs) == len(item.chunk.inputs):
                 self._waiting.remove(item)

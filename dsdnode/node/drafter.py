@@ -22,6 +22,7 @@ from dsdnode.node.generate import Reply
 from dsdnode.node.routes import Router, Terms
 from dsdnode.node.seats import Seat, Seats
 from dsdnode.node.serving import Serving, finished
+from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig
 from dsdnode.wire import messages as wire
@@ -49,6 +50,7 @@ class DrafterHost:
         lease_s: float,
         choices: Choices,
         rng: Random,
+        choose: Chooser = choose_pipeline,
     ) -> None:
         """`rng`: of secrets."""
         self._rpc = rpc
@@ -56,7 +58,7 @@ class DrafterHost:
         self._engine = engine
         self._vocabulary = vocabulary
         self._batcher = Batcher(engine)
-        self._router = Router(rpc, discovery)
+        self._router = Router(rpc, discovery, choose)
         self._max_sessions = max_sessions
         self._choices = choices
         self._lease_s = lease_s

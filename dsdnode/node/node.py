@@ -31,6 +31,8 @@ from dsdnode.node.drafter import DrafterHost
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.stage import StageHost
+from dsdnode.node.turns import Turns
+from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
 
@@ -41,11 +43,15 @@ SAVE_PEERS_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Organs:
-    """How the node gets its engines; whether it has a disk, to remember the peers that it knows."""
+    """How the node gets its engines; whether it has a disk, to remember the peers that it knows, and offers what it
+    has to others; how it chooses pipelines and shares its engine out."""
 
     shard: Callable[[Discovery], Awaitable[Engine]]
     draft: Callable[[], Awaitable[TextEngine]]
     disk: bool = True
+    offers: bool = True
+    choose: Chooser = choose_pipeline
+    turns: Callable[[], Turns] | None = None
 
 
 class Node:
@@ -99,7 +105,8 @@ class Node:
             await self._start_shard()
         if "drafter" in self._config.roles:
             await self._start_drafter()
-        self.discovery.provide(self._records)
+        if self._organs.offers:
+            self.discovery.provide(self._records)
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
         if "shard" in self._offers:
@@ -133,6 +140,8 @@ class Node:
             max_sessions=1 if self._config.strict else self._config.max_sessions,
             max_lease_s=self._config.timeouts.lease_s,
         )
+        if self._organs.turns is not None:
+            self._stage.batcher.turns = self._organs.turns()
         self._stage.on_change = self._on_change
         self._stage.batcher.on_decode, offer.busy = offer.decoded, self._stage.batcher.mean_busy
         self._stage.start()
@@ -151,6 +160,7 @@ class Node:
             lease_s=self._config.timeouts.lease_s,
             choices=Choices.of(self._config),
             rng=self._rng,
+            choose=self._organs.choose,
         )
         self._drafter.on_change = self._on_change
         self._drafter.start()

@@ -16,7 +16,7 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.catalogue import Model
 from dsdnode.node.discovery import Discovery
-from dsdnode.placement.pipelines import Place, View, choose_pipeline, predict
+from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, predict
 from dsdnode.placement.slowness import Slowness
 from dsdnode.speculation.window import RouteCosts
 from dsdnode.wire.codec import encode_body
@@ -81,9 +81,10 @@ class Terms:
 class Router:
     """Opens pipelines for the replies of one owner."""
 
-    def __init__(self, rpc: Rpc, discovery: Discovery) -> None:
+    def __init__(self, rpc: Rpc, discovery: Discovery, choose: Chooser = choose_pipeline) -> None:
         self._rpc = rpc
         self._discovery = discovery
+        self._choose = choose
         self._remembered: dict[str, list[ProviderRecord]] = {}
         """Last found, by model: a reply that lost a stage need not wait for a lookup."""
         self._slowness = Slowness()
@@ -102,7 +103,7 @@ class Router:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_S
-        attempt = _Attempt(set(avoid))
+        attempt = _Attempt(set(avoid), self._choose)
         fresh = number == 0
         while True:
             records, rtt_s = await self._live_providers(terms.target, fresh)
@@ -233,8 +234,9 @@ class Router:
 class _Attempt:
     """What one opening has learnt about the peers that it asked."""
 
-    def __init__(self, avoid: set[bytes]) -> None:
+    def __init__(self, avoid: set[bytes], choose: Chooser) -> None:
         self._avoid = avoid
+        self._choose = choose
         self._unfit: dict[bytes, str] = {}
         """Not now: full, restarting, silent."""
         self._never: dict[bytes, str] = {}
@@ -249,9 +251,9 @@ class _Attempt:
         """
         unfit = self._unfit.keys() | self._never.keys()
         try:
-            best = choose_pipeline(records, target.num_layers, view, unfit | self._avoid, target.name)
+            best = self._choose(records, target.num_layers, view, unfit | self._avoid, target.name)
         except NoPipeline:
-            return choose_pipeline(records, target.num_layers, view, unfit, target.name)
+            return self._choose(records, target.num_layers, view, unfit, target.name)
         mine = [msgspec.structs.replace(record, free_sessions=1) for record in records if record.peer_id in held]
         try:
             same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)

@@ -12,7 +12,7 @@ order of pipelines hardly depends on them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -90,6 +90,10 @@ class Prediction:
     slope_s: tuple[float, ...]
     network_s: float
     tokens_per_second: float
+
+
+Chooser = Callable[[Sequence[ProviderRecord], int, View, Collection[bytes], str], tuple[Place, ...]]
+"""How an owner chooses; `choose_pipeline` unless a simulation compares it with others."""
 
 
 def choose_pipeline(

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from dsdnode.errors import DsdError
+from dsdnode.errors import DsdError, NoPipeline
+from dsdnode.node.asking import Asking
 from dsdnode.node.client import Client, Finished, GenerateRequest
+from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at
 from dsdnode.sim.world import World
-from dsdnode.wire.messages import Contact
+from dsdnode.wire import replies
 
 SPARE_TOKENS = 64
 """Guesses go beyond the end of a reply."""
@@ -42,6 +44,24 @@ class Outcome:
         return self.ended_s is not None and not self.error
 
 
+class OwnUser(Client):
+    """Who sits at a drafter, and asks it alone, from inside its own process."""
+
+    def __init__(self, node: Node, rng: Random) -> None:
+        self._rpc, self._discovery, self._rng = node._rpc, node.discovery, rng
+        self._joined = []
+        self._inboxes = {}
+        self._node = node
+        for kind in (replies.Piece, replies.Finished):
+            self._rpc.on_notice(kind, self._notice)
+
+    async def _choose_drafter(self, asking: Asking, failures: dict[bytes, Any]) -> bytes:
+        """Raises NoPipeline when it has failed already."""
+        if failures:
+            raise NoPipeline(f"the own drafter failed: {next(iter(failures.values())).error}")
+        return self._node.peer_id
+
+
 class Load:
     """`await run()`: all requests asked and answered, or given up."""
 
@@ -60,14 +80,11 @@ class Load:
 
     async def _meet_clients(self) -> None:
         world, terms = self._world, self._terms
-        places: list[tuple[str, tuple[Contact, ...]]]
-        if terms.clients:
-            places = [(terms.regions[i % len(terms.regions)], ()) for i in range(terms.clients)]
-        else:
-            drafters = [peer for peer in world.peers if peer.group.role == "drafter"]
-            places = [(peer.transport.region, (peer.transport.contact,)) for peer in drafters]
-        for i, (region, beside) in enumerate(places):
-            self._clients.append(await world.client(f"client-{i}", region, beside))
+        for i in range(terms.clients):
+            self._clients.append(await world.client(f"client-{i}", terms.regions[i % len(terms.regions)]))
+        if not terms.clients:
+            own = [peer for peer in world.peers if peer.group.private]
+            self._clients = [OwnUser(peer.node, world.rng(f"user of {peer.name}")) for peer in own]
 
     # --- when
 

@@ -12,68 +12,29 @@ from __future__ import annotations
 import contextvars
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority
 from dsdnode.net.queues import Inbox
+from dsdnode.sim.links import (
+    ATTEMPT_TIMEOUT_S,
+    HANDSHAKE_ROUND_TRIPS,
+    HEARTBEAT_TIMEOUT_S,
+    MAX_DIALLED,
+    OVERHEAD_BYTES,
+    RETRY_S,
+    Chaos,
+    Link,
+    LinkSpec,
+    Traffic,
+    retransmits_s,
+)
 from dsdnode.sim.loop import JumpingLoop
 from dsdnode.wire.messages import Contact
 
-HANDSHAKE_ROUND_TRIPS = 4.6
-"""TCP, CURVE and HELLO, before the first message leaves (docs: a first reply takes 5.6, its own included)."""
-ATTEMPT_TIMEOUT_S = 5.0
-HEARTBEAT_TIMEOUT_S = 15.0
-RETRY_S = 0.5
-MAX_DIALLED = 128
-SEGMENT_BYTES = 1448
-MIN_RETRANSMIT_S = 0.2
-OVERHEAD_BYTES = 90
-"""Of a message: ZMTP's and CURVE's frames, TCP and IP headers."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkSpec:
-    """One direction. Jitter: the latency is uniform within +- of it; loss: of a segment."""
-
-    latency_s: float = 0.0
-    jitter_s: float = 0.0
-    loss: float = 0.0
-
-
-@dataclass(slots=True)
-class Chaos:
-    """What no TCP connection does: shares of messages dropped, doubled, and let others pass, up to `delay_s` late."""
-
-    drop: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    delay_s: float = 0.0
-
-
-@dataclass(slots=True, eq=False)
-class _Link:
-    """`arrived_s`: when the last message arrives, by receiver."""
-
-    caller: bytes
-    callee: bytes
-    bulk: bool
-    ready_s: float
-    arrived_s: dict[bytes, float] = field(default_factory=dict)
-    broken: bool = False
-
-    def other(self, peer: bytes) -> bytes:
-        return self.callee if peer == self.caller else self.caller
-
-
-@dataclass(slots=True)
-class Traffic:
-    num_messages: int = 0
-    size_bytes: int = 0
-    flight_s: float = 0.0
-    """Sum over messages, from send to receipt."""
+__all__ = ["Chaos", "LinkSpec", "Network", "SimTransport", "Traffic"]
 
 
 class Network:
@@ -111,15 +72,6 @@ class Network:
     def round_trip_s(self, one: bytes, other: bytes) -> float:
         return self.spec(one, other).latency_s + self.spec(other, one).latency_s
 
-    def retransmits_s(self, size_bytes: int, spec: LinkSpec) -> float:
-        """How much later a message is whole because segments of it were lost."""
-        num_segments = 1 + size_bytes // SEGMENT_BYTES
-        late_s, timeout_s = 0.0, max(MIN_RETRANSMIT_S, 2 * spec.latency_s)
-        while self.rng.random() > (1 - spec.loss) ** num_segments:
-            late_s += timeout_s
-            timeout_s, num_segments = 2 * timeout_s, 1
-        return late_s
-
     # --- what goes wrong
 
     def cut(self, one: bytes, other: bytes) -> None:
@@ -143,7 +95,7 @@ class Network:
             for link in host.links_to(other):
                 self.break_link(link, "no heartbeat", 0.0, 0.0)
 
-    def break_link(self, link: _Link, why: str, caller_s: float, callee_s: float) -> None:
+    def break_link(self, link: Link, why: str, caller_s: float, callee_s: float) -> None:
         """Its ends forget it; what is on its way is lost; each end hears so much later that the peer may be gone."""
         link.broken = True
         for peer, delay_s in ((link.caller, caller_s), (link.callee, callee_s)):
@@ -168,7 +120,7 @@ class SimTransport:
         self._down_free_s = [0.0, 0.0]
         self._inbox = Inbox()
         self._contacts: dict[bytes, Contact] = {}
-        self._links: OrderedDict[tuple[bytes, bool], _Link] = OrderedDict()
+        self._links: OrderedDict[tuple[bytes, bool], Link] = OrderedDict()
         self._num_dialled = 0
         self._retry_s: dict[bytes, float] = {}
         self._banned: dict[bytes, float] = {}
@@ -241,10 +193,10 @@ class SimTransport:
             later_s = HEARTBEAT_TIMEOUT_S if silent else self._network.spec(self.id, link.other(self.id)).latency_s
             self._network.break_link(link, "the connection is closed", later_s, later_s)
 
-    def links_to(self, peer: bytes) -> list[_Link]:
+    def links_to(self, peer: bytes) -> list[Link]:
         return [self._links[key] for key in ((peer, False), (peer, True)) if key in self._links]
 
-    def unlink(self, link: _Link) -> None:
+    def unlink(self, link: Link) -> None:
         peer = link.other(self.id)
         if self._links.get((peer, link.bulk)) is link:
             del self._links[peer, link.bulk]
@@ -256,7 +208,7 @@ class SimTransport:
             for context, callback in self._lost:
                 context.copy().run(callback, peer, why)
 
-    def meet(self, link: _Link, contact: Contact) -> None:
+    def meet(self, link: Link, contact: Contact) -> None:
         """Somebody has dialled us."""
         self._links[link.caller, link.bulk] = link
         self._contacts[link.caller] = contact
@@ -274,7 +226,7 @@ class SimTransport:
         travel_s = spec.latency_s
         if spec.jitter_s:
             travel_s = max(0.0, travel_s + self._network.rng.uniform(-spec.jitter_s, spec.jitter_s))
-        return travel_s + self._network.retransmits_s(size_bytes, spec) if spec.loss else travel_s
+        return travel_s + retransmits_s(size_bytes, spec, self._network.rng) if spec.loss else travel_s
 
     def _count(self, priority: Priority, size_bytes: int) -> None:
         for traffic in (self.traffic, self._network.traffic[priority]):
@@ -282,7 +234,7 @@ class SimTransport:
             traffic.size_bytes += size_bytes
 
     def _arrive(
-        self, link: _Link, peer: bytes, frames: list[bytes], size_bytes: int, priority: Priority, sent_s: float
+        self, link: Link, peer: bytes, frames: list[bytes], size_bytes: int, priority: Priority, sent_s: float
     ) -> None:
         network = self._network
         target = network.hosts.get(peer)
@@ -301,7 +253,7 @@ class SimTransport:
         self._network.traffic[priority].flight_s += self._network.loop.now - sent_s
         self._inbox.put(sender, frames)
 
-    def _dial(self, peer: bytes, bulk: bool) -> _Link:
+    def _dial(self, peer: bytes, bulk: bool) -> Link:
         """A new connection, whose first message waits for the handshake. Raises PeerUnavailable."""
         other = self._links.get((peer, not bulk))
         contact = self._contacts.get(peer)
@@ -312,7 +264,7 @@ class SimTransport:
             return other
         if now < self._retry_s.get(peer, 0.0):
             raise PeerUnavailable("it could not be reached just now")
-        link = _Link(self.id, peer, bulk, now + HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer))
+        link = Link(self.id, peer, bulk, now + HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer))
         self._links[peer, bulk] = link
         self._num_dialled += 1
         if self._num_dialled > MAX_DIALLED:
@@ -327,7 +279,7 @@ class SimTransport:
             self._contacts[peer] = target.contact
         return link
 
-    def _give_up(self, link: _Link) -> None:
+    def _give_up(self, link: Link) -> None:
         peer = link.other(self.id)
         self._retry_s[peer] = self._network.loop.now + RETRY_S
         if self._links.get((peer, link.bulk)) is link:

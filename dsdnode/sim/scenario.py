@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from dsdnode.errors import BadInput
-from dsdnode.sim.network import LinkSpec
+from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.parse import build, read_toml
+from dsdnode.sim.policies import Batching, Routing
 
 MAX_PEERS = 100_000
 Count = int | tuple[int, int]
@@ -86,6 +87,8 @@ class Group:
     """Members are spread over them in turn."""
     bandwidth_mbit: float = 0.0
     churn: Churn | None = None
+    private: bool = False
+    """Drafters that serve their own user alone, and offer nothing to others."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_PEERS or not 1 <= self.stages <= 64 or not 1 <= self.max_sessions <= 64:
@@ -130,7 +133,7 @@ class Load:
     reply_tokens: Count = 128
     temperature: float = 0.0
     clients: int = 1
-    """Peers that ask; 0: one beside each drafter, asking it."""
+    """Peers that ask; 0: the users of private drafters, each through its own."""
     regions: tuple[str, ...] = ("",)
 
     def __post_init__(self) -> None:
@@ -158,6 +161,8 @@ class Policies:
     window: str = "fixed"
     draft_max: int = 8
     wire: str = "f32"
+    routing: Routing = "fastest"
+    batching: Batching = "fair"
 
     def __post_init__(self) -> None:
         if not 0 <= self.draft_max <= 256:
@@ -181,6 +186,8 @@ class Scenario:
         roles = {group.role for group in self.peers}
         if not {"shard", "drafter"} <= roles:
             raise ValueError("peers: a group of shards and one of drafters are needed")
+        if not self.load.clients and not any(group.private for group in self.peers):
+            raise ValueError("load: clients 0 means the users of private drafters, and no group is private")
 
     @property
     def num_peers(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -15,18 +15,23 @@ from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import Identity
 from dsdnode.node.client import Client
+from dsdnode.node.discovery import Discovery
 from dsdnode.node.node import Node, Organs
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, Cost, ScriptedEngine, Scripts
 from dsdnode.sim.loop import JumpingLoop, clock
 from dsdnode.sim.network import Network, SimTransport
+from dsdnode.sim.policies import chooser, turns_of
 from dsdnode.sim.scenario import Group, Scenario, layers_of
 from dsdnode.sim.traces import Pair, SyntheticPair, read_traces
+from dsdnode.sim.warm import Acquaintance
 from dsdnode.wire.messages import Contact
 
 JOINERS = 3
 """A newcomer is told of so many members."""
 JOINING = 16
 """So many join at once."""
+WARM_FROM = 64
+"""The members of a larger swarm know each other when it begins (warm.py): else joins would be most of the work."""
 MAX_CONTEXT = 1 << 20
 
 
@@ -48,6 +53,13 @@ class Peer:
         return self.ended_s is None
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    group: Group
+    index: int
+    name: str
+
+
 class World:
     """Make it inside a running JumpingLoop; `await build()`, and `await close()` at the end."""
 
@@ -67,6 +79,9 @@ class World:
         self.complaints: list[str] = []
         """Unhandled exceptions: there are to be none."""
         self.clock_offset_s: Callable[[str], float] = lambda name: 0.0
+        self._acquaintance: Acquaintance | None = None
+        self._hosts: dict[str, tuple[Identity, SimTransport]] = {}
+        """Made, their nodes not yet."""
         self._churning: list[asyncio.Task[None]] = []
         self._num_hosts = 0
         loop.set_exception_handler(self._complain)
@@ -79,19 +94,24 @@ class World:
         """All members joined; shards before drafters, for these look for a model to draft for."""
         order = {"bootstrap": 0, "shard": 1, "drafter": 2}
         groups = sorted(enumerate(self.scenario.peers), key=lambda item: (order[item[1].role], item[0]))
-        members = [(group, number, index) for number, group in groups for index in range(group.count)]
-        for start in [0, *range(1, len(members), JOINING)]:
-            batch = members[start : start + (JOINING if start else 1)]
-            await asyncio.gather(
-                *(self.add(group, index, _name(*item)) for item in batch for group, _, index in [item])
-            )
+        members = [_Member(group, index, _name(group, number, index)) for number, group in groups
+                   for index in range(group.count)]  # fmt: skip
+        if len(members) > WARM_FROM:
+            self._hosts = {member.name: self._new_host(member) for member in members}
+            self._acquaintance = Acquaintance([host.contact for _, host in self._hosts.values()])
+        joining = JOINING if self._acquaintance is None else len(members)
+        for start in [0, *range(1, len(members), joining)]:
+            batch = members[start : start + (joining if start else 1)]
+            await asyncio.gather(*(self.add(member.group, member.index, member.name) for member in batch))
         await asyncio.sleep(self.scenario.settle_s)
         for peer in [peer for peer in self.peers if peer.group.churn]:
             self._churning.append(asyncio.create_task(self._churn(peer), name=f"churn of {peer.name}"))
 
     async def add(self, group: Group, index: int, name: str) -> Peer:
         """A member of `group`, joined. Raises DsdError when it cannot."""
-        identity, transport = self.host(name, group.regions[index % len(group.regions)], group.bandwidth_mbit)
+        identity, transport = (
+            self._hosts.pop(name) if name in self._hosts else self._new_host(_Member(group, index, name))
+        )
         peer = Peer(name, group, index, transport, born_s=self.loop.now)
         with clock(self.clock_offset_s(name)):
             peer.node = Node(
@@ -107,9 +127,21 @@ class World:
                 self.rng(f"node {name}"),
             )
             contacts = self.contacts(self.rng(f"joins {name}"))
+            self._acquaint(peer.node.discovery, transport)
             self.peers.append(peer)
             await asyncio.create_task(peer.node.run(contacts))
         return peer
+
+    def _new_host(self, member: _Member) -> tuple[Identity, SimTransport]:
+        group = member.group
+        region = group.regions[member.index % len(group.regions)]
+        return self.host(member.name, region, group.bandwidth_mbit)
+
+    def _acquaint(self, discovery: Discovery, transport: SimTransport) -> None:
+        if self._acquaintance is not None:
+            self._acquaintance.fill(
+                discovery.table, transport.id, self.loop.now, self.rng(f"known {transport.id.hex()}")
+            )
 
     def host(self, name: str, region: str, bandwidth_mbit: float = 0.0) -> tuple[Identity, SimTransport]:
         """An identity and a machine of its own, each in another network (DHT caps count those)."""
@@ -137,14 +169,23 @@ class World:
             peer.engine = ScriptedEngine(shard, _cost(peer.group), self.scripts, drafts=True)
             return peer.engine
 
-        return Organs(shard, draft, disk=False)
+        policies = self.scenario.policies
+        return Organs(
+            shard,
+            draft,
+            disk=False,
+            offers=not peer.group.private,
+            choose=chooser(policies.routing, self.rng(f"routing {peer.name}")),
+            turns=turns_of(policies.batching),
+        )
 
-    async def client(self, name: str, region: str, beside: Sequence[Contact] = ()) -> Client:
-        """Somebody who asks; `beside`: members that it is told of, and prefers when they draft."""
+    async def client(self, name: str, region: str) -> Client:
+        """Somebody who asks."""
         identity, transport = self.host(name, region)
         transport.contact = Contact(identity.public_key, ())
-        contacts = list(beside) or self.contacts(self.rng(f"joins {name}"))
+        contacts = self.contacts(self.rng(f"joins {name}"))
         client = Client(transport, identity, contacts, self.rng(f"secrets of {name}"))
+        self._acquaint(client._discovery, transport)
         await client.join(contacts)
         self.clients.append(client)
         return client

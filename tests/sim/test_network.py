@@ -13,17 +13,16 @@ import pytest
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.port import Priority
-from dsdnode.sim.loop import JumpingLoop, run
-from dsdnode.sim.network import (
+from dsdnode.sim.links import (
     ATTEMPT_TIMEOUT_S,
     HANDSHAKE_ROUND_TRIPS,
     HEARTBEAT_TIMEOUT_S,
     OVERHEAD_BYTES,
     Chaos,
     LinkSpec,
-    Network,
-    SimTransport,
 )
+from dsdnode.sim.loop import JumpingLoop, run
+from dsdnode.sim.network import Network, SimTransport
 from dsdnode.wire.messages import Contact
 
 LATENCY_S = 0.01

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from dsdnode.dht.ids import K, as_int, model_key
+from dsdnode.dht.ids import as_int, model_key
 from dsdnode.dht.lookup import Lookup
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.discovery import Discovery
+from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.loop import JumpingLoop
-from dsdnode.sim.network import LinkSpec, Network, SimTransport
+from dsdnode.sim.network import Network, SimTransport
+from dsdnode.sim.warm import Acquaintance
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
@@ -122,24 +123,11 @@ class Town:
         providers = {int(i * step) for i in range(num_providers)}
         for number in range(num_nodes):
             self.add(number in providers)
-        order = sorted(self.people, key=lambda one: one.identity.peer_id)
-        numbers = [as_int(one.identity.peer_id) for one in order]
+        acquaintance = Acquaintance([one.contact for one in self.people])
         for one in self.people:
-            self._fill(one, order, numbers)
+            acquaintance.fill(one.discovery.table, one.identity.peer_id, self.loop.now, self.rng)
         self.announce(self.people)
         await asyncio.sleep(5)
-
-    def _fill(self, one: Townsman, order: Sequence[Townsman], numbers: Sequence[int]) -> None:
-        own, now, table = as_int(one.identity.peer_id), self.loop.now, one.discovery.table
-        for bit in range(255, -1, -1):
-            low = (own ^ 1 << bit) >> bit << bit
-            start, end = bisect_left(numbers, low), bisect_left(numbers, low + (1 << bit))
-            for other in self.rng.sample(range(start, end), min(K, end - start)):
-                table.seen(order[other].contact, now - 55 * self.rng.random())
-            base = own >> bit << bit
-            if bisect_left(numbers, base + (1 << bit)) - bisect_left(numbers, base) == 1:
-                break
-        table.refresh_targets(now - 800 * self.rng.random(), self.rng)
 
     def announce(self, people: Sequence[Townsman]) -> None:
         for one in people:

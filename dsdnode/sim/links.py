@@ -1,0 +1,69 @@
+"""What a simulated connection is like, and what is counted of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+HANDSHAKE_ROUND_TRIPS = 4.6
+"""TCP, CURVE and HELLO, before the first message leaves (docs: a first reply takes 5.6, its own included)."""
+ATTEMPT_TIMEOUT_S = 5.0
+HEARTBEAT_TIMEOUT_S = 15.0
+RETRY_S = 0.5
+MAX_DIALLED = 128
+SEGMENT_BYTES = 1448
+MIN_RETRANSMIT_S = 0.2
+OVERHEAD_BYTES = 90
+"""Of a message: ZMTP's and CURVE's frames, TCP and IP headers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """One direction. Jitter: the latency is uniform within +- of it; loss: of a segment."""
+
+    latency_s: float = 0.0
+    jitter_s: float = 0.0
+    loss: float = 0.0
+
+
+@dataclass(slots=True)
+class Chaos:
+    """What no TCP connection does: shares of messages dropped, doubled, and let others pass, up to `delay_s` late."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    delay_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """`arrived_s`: when the last message arrives, by receiver."""
+
+    caller: bytes
+    callee: bytes
+    bulk: bool
+    ready_s: float
+    arrived_s: dict[bytes, float] = field(default_factory=dict)
+    broken: bool = False
+
+    def other(self, peer: bytes) -> bytes:
+        return self.callee if peer == self.caller else self.caller
+
+
+@dataclass(slots=True)
+class Traffic:
+    num_messages: int = 0
+    size_bytes: int = 0
+    flight_s: float = 0.0
+    """Sum over messages, from send to receipt."""
+
+
+def retransmits_s(size_bytes: int, spec: LinkSpec, rng: Random) -> float:
+    """How much later a message is whole because segments of it were lost."""
+    num_segments = 1 + size_bytes // SEGMENT_BYTES
+    late_s, timeout_s = 0.0, max(MIN_RETRANSMIT_S, 2 * spec.latency_s)
+    while rng.random() > (1 - spec.loss) ** num_segments:
+        late_s += timeout_s
+        timeout_s, num_segments = 2 * timeout_s, 1
+    return late_s
