@@ -12,10 +12,13 @@ import pytest
 
 from dsdnode.engine.fake import fake_text
 from dsdnode.node import routes
+from dsdnode.node.catalogue import models_of
 from dsdnode.node.client import Client, GenerateRequest
+from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
 from tests.node.swarm import TARGET, FakeSwarm, tokens_of
 from tests.node.test_drafter import all_free, some, story
+from tests.placement.offers import shard
 
 FIRST = tuple(range(3, 43))
 """A prompt of 40 tokens."""
@@ -53,6 +56,7 @@ async def turn(client: Client, asked: GenerateRequest) -> int:
     """A reply, as it must be; returns how much of the prompt was reused."""
     tokens, finished = await tokens_of(client, asked)
     assert tokens == alone(asked)
+    assert finished.stats["accepted"] > 0  # drafts that follow the line
     assert finished.stats["prompt_tokens"] == len(asked.prompt_tokens or ())
     reused = finished.stats["prompt_tokens_reused"]
     assert isinstance(reused, int)
@@ -166,6 +170,19 @@ def test_the_peers_that_have_the_cache_are_asked_again_though_others_are_as_good
             assert await turn(alice, request(line)) >= len(line) - len(MORE) - 1
 
     story(tmp_path, tell)
+
+
+@pytest.mark.parametrize(("ms", "stays"), [(9.0, True), (4.0, False)])
+def test_a_pipeline_in_place_is_left_only_for_one_that_is_much_faster(ms: float, stays: bool) -> None:
+    mine = [shard(1, 0, 4, fixed_ms=10.0, free=0), shard(2, 4, 8, fixed_ms=10.0)]
+    others = [shard(3, 0, 4, fixed_ms=ms), shard(4, 4, 8, fixed_ms=ms)]
+    [model] = models_of([*mine, *others])
+    view = View.of({record.peer_id: 0.0 for record in [*mine, *others]})
+    held = [record.peer_id for record in mine]
+    places = routes._Attempt(set(), choose_pipeline).choose(model, [*mine, *others], view, held)
+    assert ([place.peer for place in places] == held) == stays
+    avoiding = routes._Attempt({held[0]}, choose_pipeline).choose(model, [*mine, *others], view, held)
+    assert held[0] not in [place.peer for place in avoiding]
 
 
 def test_bob_gets_nothing_of_what_alice_asked(tmp_path: Path) -> None:

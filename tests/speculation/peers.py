@@ -17,7 +17,8 @@ from dsdnode.speculation.actions import (
     StageAction,
     TruncateSequence,
 )
-from dsdnode.speculation.stage import StageLimits, StageMachine
+from dsdnode.speculation.arrivals import StageLimits
+from dsdnode.speculation.stage import StageMachine
 from dsdnode.wire.messages import Block, Closed, SessionLost
 
 from .toy import ToyEngine, draw
@@ -34,6 +35,7 @@ class Peer:
     def __init__(self, world: World, stage: int, number: int) -> None:
         self.world, self.stage, self.number = world, stage, number
         self.engine = ToyEngine(stage, NUM_SEQUENCES)
+        self.seed = world.seed
         self.machine: StageMachine | None = None
         self.route: tuple[Peer, ...] = ()
         self.index = 0
@@ -136,7 +138,7 @@ class Peer:
             if isinstance(action, RunChunk):
                 self._running = True
                 delay_s = self.run_s * (0.5 + self.world.rng.random()) * (1 + 0.1 * self._num_positions(action))
-                self.world.queue.after(delay_s, self._ran, self._life, action)
+                self.world.queue.after(delay_s, self._ran, self._life, action, self.seed)
             elif isinstance(action, CopySequence):
                 self.engine.copy(action.source, action.target, action.position)
             elif isinstance(action, TruncateSequence):
@@ -148,7 +150,7 @@ class Peer:
     def _num_positions(action: RunChunk) -> int:
         return len(action.tokens if action.tokens is not None else action.states)  # type: ignore[arg-type]
 
-    def _ran(self, life: int, action: RunChunk) -> None:
+    def _ran(self, life: int, action: RunChunk, seed: int) -> None:
         if life != self._life or self.machine is None:
             return
         self._running = False
@@ -164,7 +166,7 @@ class Peer:
             self._carry_out(self.machine.on_output(now, states, (), 0.0))  # type: ignore[arg-type]
             return
         ask = range(end - action.num_draws + 1, end + 1)
-        draws = tuple(draw(states[position - 1 - action.position], position, world.seed) for position in ask)
+        draws = tuple(draw(states[position - 1 - action.position], position, seed) for position in ask)
         self._carry_out(self.machine.on_output(now, None, draws, 0.0))
 
     def _set_timer(self) -> None:

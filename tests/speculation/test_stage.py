@@ -20,7 +20,8 @@ from dsdnode.speculation.actions import (
     SendToOwner,
     TruncateSequence,
 )
-from dsdnode.speculation.stage import StageLimits, StageMachine
+from dsdnode.speculation.arrivals import StageLimits
+from dsdnode.speculation.stage import StageMachine
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
 from .toy import ToyEngine, draw

@@ -201,11 +201,14 @@ class World:
             elif isinstance(action, Emit):
                 self.emitted.extend(action.tokens)
             elif isinstance(action, Finish):
-                for peer in self._touched:
-                    self.network.send(peer.on_close)
+                self._let_go()
         wakeup = self.owner.next_wakeup()
         if wakeup is not None:
             self.queue.after(max(0.0, wakeup - self.queue.now), self._tick)
+
+    def _let_go(self) -> None:
+        for peer in self._touched:
+            self.network.send(peer.on_close)
 
     def _tick(self) -> None:
         wakeup = self.owner.next_wakeup()
@@ -217,11 +220,15 @@ class World:
         self.num_routes += 1
         self._opened = {}
         candidates = [[peer for peer in peers if peer.reachable] or peers for peers in self.replicas]
+        before: tuple[Peer | None, ...] = self._route or (None,) * self.num_stages
         self._route = tuple(
-            old if action.reason == "timeout" and old.reachable and self.rng.random() < 0.7 else self.rng.choice(peers)
-            for old, peers in zip(self._route or (None,) * self.num_stages, candidates, strict=True)
+            old if old is not None and self._stays(old, action) else self.rng.choice(peers)
+            for old, peers in zip(before, candidates, strict=True)
         )
         self._ask_to_open(action, 3)
+
+    def _stays(self, peer: Peer, action: NeedRoute) -> bool:
+        return action.reason == "timeout" and peer.reachable and self.rng.random() < 0.7
 
     def _ask_to_open(self, action: NeedRoute, num_tries: int) -> None:
         """Requests are repeated; who never answers costs the route."""
