@@ -53,12 +53,14 @@ def bound(scheme: Scheme, costs: Costs, stats: Sequence[dict[str, Any]]) -> floa
     if scheme.window == "fixed":
         return rounds_speed(costs, alpha, scheme.draft_max or 1)
     rounds = [rounds_speed(costs, alpha, window) for window in range(1, MAX_WINDOW + 1)]
-    if scheme.window == "throughput:rounds":
+    if scheme.window in ("throughput:rounds", "awc"):
         return max(rounds)
     alpha = 1 - rejections / tokens
+    if scheme.window.startswith("stream:"):
+        return stream_speed(costs, alpha, int(scheme.window.split(":")[1]))
     blocks = range(1, MAX_BLOCK + 1)
     stream = [stream_speed(costs, alpha, block) for block in blocks]
-    if scheme.window == "throughput:stream" or scheme.window.startswith("stream:"):
+    if scheme.window == "throughput:stream":
         return max(stream)
     share = covered / rejections if rejections else 0.0
     hedged = [hedged_speed(costs, alpha, block, share) for block in blocks]

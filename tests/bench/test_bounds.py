@@ -14,6 +14,7 @@ STATUSES = [{"engines": [{"fixed_ms": 1.0, "slope_ms": 0.5}]}] * 5
 EMULATED: dict[str, Any] = {"stage_ms": (14.0,), "stage_slope_ms": (6.0,), "draft_ms": 5.0}
 STATS = [{"completion_tokens": 100, "judged": 100, "accepted": 80, "covered": 10}]
 PLAIN, ROUNDS, ADAPTIVE, STREAM, HEDGED = parse_schemes("rounds-4,rounds-adaptive,stream,hedged", "f32")
+FIXED_STREAM = parse_schemes("stream:2:16", "f32")[1]
 
 
 def test_costs_are_those_asked_for_or_those_measured() -> None:
@@ -39,6 +40,12 @@ def test_whoever_may_choose_is_never_slower() -> None:
     rounds, adaptive, stream, hedged = (bound(scheme, costs, STATS) for scheme in (ROUNDS, ADAPTIVE, STREAM, HEDGED))
     assert rounds and adaptive and stream and hedged
     assert rounds <= adaptive < stream <= hedged
+
+
+def test_a_stream_of_fixed_blocks_is_held_to_its_own_block() -> None:
+    costs = costs_of(config(**EMULATED), 4, (10.0,), "f32", STATUSES, 160)
+    pass_s = 4 * 0.026 + 0.05
+    assert bound(FIXED_STREAM, costs, STATS) == pytest.approx(5 / (0.026 / 0.36 + pass_s))
 
 
 def test_nothing_was_judged_so_nothing_is_known() -> None:
