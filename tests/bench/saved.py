@@ -30,7 +30,7 @@ def rows(cells: list[dict[str, Any]]) -> Iterator[tuple[int, float, str, float, 
             continue
 
         def on_links_ms(name: str, where: tuple[int, float] = (num_shards, latency_ms)) -> float:
-            return times_ms[*where, name] - times_ms[where[0], 0.0, name]
+            return float(times_ms[*where, name] - times_ms[where[0], 0.0, name])
 
         for scheme in cell["schemes"]:
             name, tokens = scheme["scheme"], scheme["tokens_per_pass"]
