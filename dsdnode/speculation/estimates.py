@@ -29,6 +29,8 @@ SAME_SHARE, SAME_S = 0.3, 0.002
 """By so much may what records and pings say of a pipeline change from reply to reply."""
 MAX_BARE = 4
 """Passes in a row for which there was no guess in time: perhaps the prompt was still being read."""
+HANDLING_S = 0.0007
+"""Of a block at a peer, beside its decode: what keeps fast machines from very small blocks."""
 DRAFT_S = 0.003
 """A token of the draft engine, before anything is known."""
 
@@ -234,7 +236,7 @@ class PipelineCosts:
     def costs(self) -> Costs:
         stages = tuple((line.fixed, line.slope) for line in self.stages)
         payload_s = self.network.slope / (len(stages) + 1)
-        return Costs(stages, self.network.fixed + self.waits.value, self.draft.value, payload_s)
+        return Costs(stages, self.network.fixed + self.waits.value, self.draft.value, payload_s, HANDLING_S)
 
 
 @dataclass(slots=True)

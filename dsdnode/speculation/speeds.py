@@ -42,13 +42,14 @@ Survival = Sequence[float]
 class Costs:
     """`stages`: (fixed_s, slope_s) each. `network_s`: one-way latencies of all hops of one pass together.
 
-    `draft_s` a token; `payload_s` a position on one link.
+    `draft_s` a token; `payload_s` a position on one link; `handling_s`: of a block at each peer, beside its decode.
     """
 
     stages: tuple[tuple[float, float], ...]
     network_s: float
     draft_s: float
     payload_s: float = 0.0
+    handling_s: float = 0.0
     _fixed_s: float = field(init=False, repr=False, compare=False)
     _slope_s: float = field(init=False, repr=False, compare=False)
     _slowest_s: dict[float, float] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -217,7 +218,9 @@ class _Pace:
 
     def __init__(self, costs: Costs, block: int, window: int, extra_share: float) -> None:
         block_s, stage_s, draft_s = pass_s(costs, block), slowest_s(costs, block), block * costs.draft_s
-        self.interval_s = _hedged_interval_s(costs, block, extra_share)
+        handled_s = (1 + extra_share) * costs.handling_s
+        stages_s = stage_s + extra_share * slowest_s(costs, 1)
+        self.interval_s = max(_hedged_interval_s(costs, block, extra_share), stages_s + handled_s)
         self.per_window = max(1, window // block)
         self.gap_s = max(0.0, block_s - self.per_window * self.interval_s)
         call_s = min(draft_s, max(costs.draft_s, CALL_S))
