@@ -15,7 +15,7 @@ from typing import Any
 
 from dsdnode.config import NodeConfig, Timeouts
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
-from dsdnode.engine.port import Chunk, Output
+from dsdnode.engine.port import Chunk, Engine, Output, TextEngine
 from dsdnode.errors import DsdError, Overloaded
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.port import Priority
@@ -124,6 +124,11 @@ class Place:
     cost_s: tuple[float, float]
     clock_s: float
 
+    def cost(self, num_positions: int) -> float:
+        """Of a decode, in seconds."""
+        fixed_s, slope_s = self.cost_s
+        return fixed_s + slope_s * num_positions
+
 
 @dataclass(slots=True, eq=False)
 class Villager:
@@ -145,6 +150,11 @@ class Village:
     """`await build()` in a running JumpingLoop, `await close()` at the end."""
 
     rng: Random
+    num_layers: int = 0
+    """0: drawn."""
+    replicas: tuple[int, ...] = (1, 1, 2, 2, 3)
+    """Of a stage: one of these numbers."""
+    strict: bool = False
     model: FakeModel = field(init=False)
     places: list[Place] = field(init=False)
     villagers: dict[str, Villager] = field(default_factory=dict)
@@ -158,7 +168,7 @@ class Village:
         latency_s = rng.choice((0.0005, 0.01, 0.05))
         link = LinkSpec(latency_s, rng.choice((0.0, 0.5)) * latency_s, rng.choice((0.0, 0.0, 0.02)))
         self.network = RoughNetwork(loop, Random(rng.random()), lambda one, other: link)
-        self.model = FakeModel(num_layers=rng.randint(2, 4))
+        self.model = FakeModel(num_layers=self.num_layers or rng.randint(2, 4))
         self.agreement = rng.choice((0.3, 0.7, 0.9, 1.0))
         self.lease_s = rng.choice((6.0, 20.0))
         self.places = self._draw_places()
@@ -169,7 +179,7 @@ class Village:
         ranges = list(zip([0, *edges], [*edges, num_layers], strict=True))
         places = [self._place(f"dora {i}", None) for i in range(rng.randint(1, 2))]
         for number, layers in enumerate(ranges):
-            places += [self._place(f"sam {number}.{i}", layers) for i in range(rng.choice((1, 1, 2, 2, 3)))]
+            places += [self._place(f"sam {number}.{i}", layers) for i in range(rng.choice(self.replicas))]
         return places
 
     def _place(self, name: str, layers: tuple[int, int] | None) -> Place:
@@ -193,19 +203,13 @@ class Village:
         """A member, new or back from the dead with nothing cached. Raises DsdError when it cannot join."""
         identity, contact = self._identity(place.name)
         transport = self.network.transport(contact)
-        fixed_s, slope_s = place.cost_s
 
-        def cost(num_positions: int) -> float:
-            return fixed_s + slope_s * num_positions
-
-        async def shard(_: object) -> FakeEngine:
-            assert place.layers is not None
-            villager.shard = RoughEngine(self.model, *place.layers, cost=cost, context_tokens=CELLS)
+        async def shard(_: object) -> Engine:
+            villager.shard = self.shard_engine(place)
             return villager.shard
 
-        async def draft() -> FakeTextEngine:
-            model = FakeModel(self.model.num_layers, agreement=self.agreement)
-            villager.draft = DraftEngine(model, cost=cost, context_tokens=CELLS)
+        async def draft() -> TextEngine:
+            villager.draft = self.draft_engine(place)
             return villager.draft
 
         with clock(place.clock_s):
@@ -220,11 +224,20 @@ class Village:
         self.villagers[place.name] = villager
         return villager
 
+    def shard_engine(self, place: Place) -> FakeEngine:
+        assert place.layers is not None
+        return RoughEngine(self.model, *place.layers, cost=place.cost, context_tokens=CELLS)
+
+    def draft_engine(self, place: Place) -> FakeTextEngine:
+        model = FakeModel(self.model.num_layers, agreement=self.agreement)
+        return DraftEngine(model, cost=place.cost, context_tokens=CELLS)
+
     def _config(self, place: Place) -> NodeConfig:
         return NodeConfig(
             roles=("shard",) if place.layers else ("drafter",),
             name=place.name,
             max_sessions=place.max_sessions,
+            strict=self.strict,
             timeouts=Timeouts(lease_s=self.lease_s),
         )
 

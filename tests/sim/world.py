@@ -35,7 +35,7 @@ STUCK_S = 300.0
 LOOK_S = 0.5
 END_TOKEN = 0
 WINDOWS = ("", "fixed", "awc", "throughput", "throughput:stream", "throughput:hedged", "stream:2:8", "stream:1:16")
-"""The production policies; where none is named here, a restless one plans at random."""
+"""The production policies."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Result:
 def run_world(seed: int) -> Result:
     """Same seed, same result."""
     result = Result(seed)
-    with _complaints(result.violations), _restless(seed):
+    with _complaints(result.violations), restless(seed):
         try:
             run(_live(result), LIMIT_S)
         except Unreal as error:
@@ -192,12 +192,12 @@ async def _watch(village: Village, result: Result) -> None:
 
 
 @contextlib.contextmanager
-def _restless(seed: int) -> Iterator[None]:
-    """Replies of a policy without a name are planned at random: nothing that a policy may say makes a text wrong."""
+def restless(seed: int, share: float = 0.8) -> Iterator[None]:
+    """This share of all replies is planned at random: nothing that a policy may say makes a text wrong."""
     rng = Random(f"plans {seed}")
 
     def machine(config: SessionConfig, prompt: Any, window: WindowController, *, drafter: bool) -> SessionMachine:
-        chosen = Restless(rng) if rng.random() < 0.8 else window
+        chosen = Restless(rng) if rng.random() < share else window
         return SessionMachine(config, prompt, chosen, drafter=drafter)
 
     with patch.object(generate, "SessionMachine", machine):

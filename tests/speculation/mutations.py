@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
 
@@ -15,25 +12,12 @@ from dsdnode.speculation.acceptance import Own
 from dsdnode.speculation.actions import ReleaseSequence, TruncateSequence
 from dsdnode.speculation.cache import BranchCache, Fate
 from dsdnode.speculation.drafting import Drafting
-from dsdnode.speculation.epochs import Epochs
 from dsdnode.speculation.judge import Judge
 from dsdnode.speculation.session import SessionMachine
 from dsdnode.speculation.stage import StageMachine
 
-
-@dataclass(frozen=True)
-class Mutation:
-    """`patches`: (target, name, function of the original that gives the replacement)."""
-
-    says: str
-    patches: tuple[tuple[Any, str, Callable[[Any], Any]], ...]
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for target, name, change in self.patches:
-                stack.enter_context(patch.object(target, name, change(getattr(target, name))))
-            yield
+from .mutation import Mutation, always, constant
+from .mutations_stream import STREAM
 
 
 def _fate(change: Callable[[BranchCache, Any, Fate], Fate]) -> tuple[Any, str, Callable[[Any], Any]]:
@@ -137,19 +121,6 @@ def _running(self: SessionMachine, route: int, epoch: int) -> Any:
     return None if self.finished or self._routing else self._epochs.main
 
 
-def _same_epoch_again(original: Any) -> Any:
-    """Recovery rewrites the epoch in place of beginning another."""
-
-    def begin(self: Epochs, parent: int, base: int) -> Any:
-        old = self.main
-        epoch = original(self, parent, base)
-        if old is not None and parent == old.number and epoch.sent >= old.base:
-            epoch.number, epoch.parent, epoch.base = old.number, old.parent, old.base
-        return epoch
-
-    return begin
-
-
 def _timeouts(step: Callable[[int], int | None]) -> Callable[[Any], Any]:
     """`step` says after how many timeouts in a row the owner believes itself to be; None: it never wakes."""
 
@@ -187,72 +158,63 @@ def _no_lease(original: Any) -> Any:
     return on_open
 
 
-def _always(value: Any) -> Callable[[Any], Any]:
-    return lambda original: lambda *_, **__: value
-
-
-def _constant(value: Any) -> Callable[[Any], Any]:
-    return lambda original: value
-
-
-_NO_CLOSING = (BranchCache, "close", _always(None))
+_NO_CLOSING = (BranchCache, "close", always(None))
 _DUPLICATE_TWICE = (
     _fate(lambda self, block, fate: Fate.APPEND if fate is Fate.DUPLICATE else fate),
     (BranchCache, "ready", _rewrite),
 )
 
 MUTATIONS = {
-    "digest": Mutation("any digest will do", ((digest, "same", _always(True)),)),
+    "digest": Mutation("any digest will do", ((digest, "same", always(True)),)),
     "gap": Mutation(
         "append beyond the length", (_fate(lambda self, block, fate: Fate.APPEND if fate is Fate.WAIT else fate),)
     ),
     "rewrite": Mutation("truncate to the position of the block", _DUPLICATE_TWICE),
-    "rewrite+digest": Mutation("and do not look at digests", (*_DUPLICATE_TWICE, (digest, "same", _always(True)))),
+    "rewrite+digest": Mutation("and do not look at digests", (*_DUPLICATE_TWICE, (digest, "same", always(True)))),
     "wait": Mutation(
         "drop what must wait", (_fate(lambda self, block, fate: Fate.DROP if fate is Fate.WAIT else fate),)
     ),
     "closed": Mutation("closed epochs go on", (_NO_CLOSING,)),
     "closing-again": Mutation(
-        "late blocks of closed epochs get no answer", ((StageMachine, "_closing_again", _always([])),)
+        "late blocks of closed epochs get no answer", ((StageMachine, "_closing_again", always([])),)
     ),
     "descendants": Mutation("children beyond a closing live", ((BranchCache, "closing_of", _own_closing_only),)),
     "siblings": Mutation("children before a closing die", ((BranchCache, "closing_of", _close_all_children),)),
-    "undecided": Mutation("a source need not be decided", ((BranchCache, "_is_decided", _always(True)),)),
+    "undecided": Mutation("a source need not be decided", ((BranchCache, "_is_decided", always(True)),)),
     "descendants+undecided": Mutation(
         "neither",
-        ((BranchCache, "closing_of", _own_closing_only), (BranchCache, "_is_decided", _always(True))),
+        ((BranchCache, "closing_of", _own_closing_only), (BranchCache, "_is_decided", always(True))),
     ),
     "floor": Mutation(
         "blocks under the floor are not dropped",
         (_fate(lambda self, block, fate: Fate.APPEND if fate is Fate.DROP else fate),),
     ),
-    "floor-frees": Mutation("nothing under the floor is freed", ((BranchCache, "_raise_floor", _always([])),)),
+    "floor-frees": Mutation("nothing under the floor is freed", ((BranchCache, "_raise_floor", always([])),)),
     "floor-early": Mutation("the floor frees on arrival", ((StageMachine, "on_block", _free_on_arrival),)),
-    "in-place": Mutation("never copy", ((BranchCache, "_may_take_over", _always(True)),)),
+    "in-place": Mutation("never copy", ((BranchCache, "_may_take_over", always(True)),)),
     "truncate": Mutation("take over without truncating", ((BranchCache, "ready", _without(TruncateSequence)),)),
     "release": Mutation("reuse a sequence unreleased", ((BranchCache, "ready", _without(ReleaseSequence)),)),
     "no-draw": Mutation(
         "judge without an own draw",
-        ((Judge, "can_judge", _always(True)), (Judge, "judge", _constant(_accept_without_draw))),
+        ((Judge, "can_judge", always(True)), (Judge, "judge", constant(_accept_without_draw))),
     ),
     "stage-route": Mutation("a stage hears other routes", ((StageMachine, "on_block", _hear_other_routes),)),
     "run-failed": Mutation("a refused run counts as done", ((StageMachine, "on_run_failed", _failed_run_stays),)),
     "run-failed-part": Mutation("what a refused run cached stays", ((StageMachine, "on_run_failed", _part_stays),)),
-    "engine-lost": Mutation("the cache is believed after a death", ((BranchCache, "forget", _always(None)),)),
-    "kept": Mutation("duplicates are not answered", ((StageMachine, "_again", _always([])),)),
+    "engine-lost": Mutation("the cache is believed after a death", ((BranchCache, "forget", always(None)),)),
+    "kept": Mutation("duplicates are not answered", ((StageMachine, "_again", always([])),)),
     "lease": Mutation("no lease", ((StageMachine, "on_open", _no_lease),)),
     "owner-epoch": Mutation("verdicts of any epoch commit", ((SessionMachine, "_current", _any_epoch),)),
     "owner-epoch+route": Mutation(
         "verdicts of any epoch and route", ((SessionMachine, "_current", lambda original: _running),)
     ),
     "owner-route": Mutation("verdicts of any route commit", ((SessionMachine, "_current", _any_route),)),
-    "new-epoch": Mutation("an epoch is rewritten", ((Epochs, "begin", _same_epoch_again),)),
-    "nack": Mutation("the owner ignores NACKs", ((SessionMachine, "on_nack", _always([])),)),
+    "nack": Mutation("the owner ignores NACKs", ((SessionMachine, "on_nack", always([])),)),
     "timeouts": Mutation("the owner waits for ever", ((SessionMachine, "tick", _timeouts(lambda count: None)),)),
     "resend": Mutation("nothing is sent again", ((SessionMachine, "tick", _timeouts(lambda count: max(count, 1))),)),
     "bump": Mutation("no new epoch", ((SessionMachine, "tick", _timeouts(lambda count: count + (count == 1))),)),
     "route": Mutation("no new route", ((SessionMachine, "tick", _timeouts(lambda count: min(count, 1))),)),
     "bump+route": Mutation("only resend", ((SessionMachine, "tick", _timeouts(lambda count: 0)),)),
-    "patience": Mutation("the patience never grows", ((patience, "MAX_DOUBLINGS", _constant(0)),)),
+    "patience": Mutation("the patience never grows", ((patience, "MAX_DOUBLINGS", constant(0)),)),
     "draft-cache": Mutation("the draft cache is believed right", ((Drafting, "_num_common", _believe_all_cached),)),
-}
+} | STREAM

@@ -1,0 +1,167 @@
+"""Guards of the stream, of hedges and of conversations, taken out (mutations.py has the others)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from dsdnode.speculation import cache
+from dsdnode.speculation.arrivals import Inbox
+from dsdnode.speculation.cache import BranchCache
+from dsdnode.speculation.drafting import Drafting
+from dsdnode.speculation.epochs import Epochs
+from dsdnode.speculation.judge import Judge
+from dsdnode.speculation.session import SessionMachine
+from dsdnode.speculation.stage import StageMachine
+
+from .mutation import Mutation, always
+
+
+def _reject_early(original: Any) -> Any:
+    def rejects(self: Judge, branch: Any, block: Any, draft: Any) -> bool:
+        if branch is None or block.num_given > 0 or block.position not in branch.draws:
+            return False
+        decided, branch.decided = branch.decided, block.position
+        try:
+            return bool(original(self, branch, block, draft))
+        finally:
+            branch.decided = decided
+
+    return rejects
+
+
+def _in_the_same_epoch(original: Any) -> Any:
+    """What follows a rejection or a loss goes out in the epoch that it happened to."""
+
+    def begin(self: Epochs, parent: int, base: int) -> Any:
+        epoch = original(self, parent, base)
+        if parent:
+            epoch.number, epoch.parent = parent, 0
+        return epoch
+
+    return begin
+
+
+def _hedges_live(original: Any) -> Any:
+    def commit(self: Epochs, token: int) -> None:
+        hedges = list(self.hedges)
+        original(self, token)
+        for hedge in hedges:
+            if hedge not in self.live:
+                del hedge.guesses[:1]
+                self.hedges.append(hedge)
+
+    return commit
+
+
+def _floor_of_the_main(original: Any) -> Any:
+    def send(self: Epochs, now: float, epoch: Any, *rest: Any) -> Any:
+        action = original(self, now, epoch, *rest)
+        floor = min(epoch.number, max(other.number for other in self.live))
+        changed = dataclasses.replace(action, block=msgspec.structs.replace(action.block, floor=floor))
+        epoch.flights[-1] = dataclasses.replace(epoch.flights[-1], action=changed)
+        return changed
+
+    return send
+
+
+def _guesses_of_another_line(original: Any) -> Any:
+    def answered(self: Drafting, guesses: Any) -> None:
+        asked, digest = self.asked, self._digest
+        assert asked is not None
+        self._digest = lambda epoch, length: asked.digest if length == asked.start else digest(epoch, length)  # type: ignore[method-assign]
+        try:
+            original(self, guesses)
+        finally:
+            del self._digest
+
+    return answered
+
+
+def _draft_cache_outlives(original: Any) -> Any:
+    def died(self: Drafting) -> None:
+        cached = [list(digests) for digests in self._cached]
+        original(self)
+        self._cached = cached
+
+    return died
+
+
+def _whose_run_it_was(original: Any) -> Any:
+    """Draws of a run that began in the reply before are kept for this one."""
+
+    def on_output(self: StageMachine, *arguments: Any, **more: Any) -> Any:
+        if self._running is not None:
+            self._running = (*self._running[:2], self._judge)
+        return original(self, *arguments, **more)
+
+    return on_output
+
+
+def _parked_hears(original: Any) -> Any:
+    def on_park(self: StageMachine, *arguments: Any) -> None:
+        route = self._answers.route
+        original(self, *arguments)
+        self._answers.route = route
+
+    return on_park
+
+
+def _last_closing_wins(original: Any) -> Any:
+    def close(self: BranchCache, epoch: int, closing: Any) -> None:
+        self._closings.pop(epoch, None)
+        original(self, epoch, closing)
+
+    return close
+
+
+def _decided_as_its_source(original: Any) -> Any:
+    def child(block: Any, source: Any, sequence: int) -> Any:
+        branch = original(block, source, sequence)
+        branch.decided, branch.draws = max(branch.decided, source.decided), dict(source.draws)
+        return branch
+
+    return child
+
+
+def _all_draws(original: Any) -> Any:
+    def child(block: Any, source: Any, sequence: int) -> Any:
+        branch = original(block, source, sequence)
+        branch.draws = dict(source.draws)
+        return branch
+
+    return child
+
+
+def _drop_all_dead(original: Any) -> Any:
+    def drop_dead(self: Inbox, block: Any) -> None:
+        self.items = [item for item in self.items if item.block.epoch >= block.floor]
+
+    return drop_dead
+
+
+def _numbered_anew(original: Any) -> Any:
+    return lambda self: dataclasses.replace(original(self), epoch=0)
+
+
+STREAM = {
+    "new-epoch": Mutation("an epoch is rewritten", ((Epochs, "begin", _in_the_same_epoch),)),
+    "reject-early": Mutation("a block is closed unrun behind undecided ones", ((Judge, "rejects", _reject_early),)),
+    "hedges-live": Mutation("hedges that are wrong live on", ((Epochs, "commit", _hedges_live),)),
+    "hedge-nack": Mutation("a refused hedge lives on", ((Epochs, "drop", always(None)),)),
+    "hedge-floor": Mutation("the floor is the newest epoch's", ((Epochs, "send", _floor_of_the_main),)),
+    "draft-line": Mutation("guesses for another line are taken", ((Drafting, "answered", _guesses_of_another_line),)),
+    "draft-lost": Mutation("the draft cache is believed after a death", ((Drafting, "died", _draft_cache_outlives),)),
+    "dead-waits": Mutation(
+        "what waits under a floor is dropped, needed or not", ((Inbox, "drop_dead", _drop_all_dead),)
+    ),
+    "closing-lowest": Mutation("of two closings the later counts", ((BranchCache, "close", _last_closing_wins),)),
+    "child-decided": Mutation("a child is as decided as its source", ((cache, "_child", _decided_as_its_source),)),
+    "child-draws": Mutation("a child has its source's draws", ((cache, "_child", _all_draws),)),
+    "turn-draws": Mutation("draws serve the next reply too", ((BranchCache, "forget_draws", always(None)),)),
+    "turn-run": Mutation("draws of a run of the reply before count", ((StageMachine, "on_output", _whose_run_it_was),)),
+    "park-route": Mutation("a parked session hears its old route", ((StageMachine, "on_park", _parked_hears),)),
+    "carried-epoch": Mutation("epochs are numbered anew", ((SessionMachine, "carry", _numbered_anew),)),
+}
