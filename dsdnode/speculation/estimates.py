@@ -27,6 +27,7 @@ MAX_FITTED_POSITIONS = 32
 """Longer passes are prefill: another regime of every engine."""
 SAME_SHARE, SAME_S = 0.3, 0.002
 """By so much may what records and pings say of a pipeline change from reply to reply."""
+FAR, MANY_FAR = 0.6, 3
 MAX_BARE = 4
 """Passes in a row for which there was no guess in time: perhaps the prompt was still being read."""
 HANDLING_S = 0.0007
@@ -72,12 +73,14 @@ class Ratio:
 class Line:
     """y = fixed + slope x, by decayed least squares; where x hardly varies the slope stays as it was.
 
-    `slope_weight`: what the slope so far counts for, in squared x. Three samples in a row far off the line (a machine
-    that has become another one) and the past all but goes.
+    `slope_weight`: what the slope so far counts for, in squared x. A sample far off the line counts as one at the edge
+    of what is usual: machines hiccup. Three in a row on the same side: another machine, and the past all but goes.
     """
 
     keep: float = 0.94
     slope_weight: float = 2.0
+    least_slope: float = 0.0
+    """As a share of y / x: what one size alone cannot tell."""
     fixed: float = 0.0
     slope: float = 0.0
     _sums: list[float] = field(default_factory=lambda: [0.0] * 5)
@@ -100,10 +103,13 @@ class Line:
     def add(self, x: float, y: float) -> None:
         if not self.is_known:
             self.slope = 0.2 * y / x
-        expected = self.at(x)
-        is_far = self.is_known and abs(y - expected) > 0.6 * expected
-        self._num_far = self._num_far + 1 if is_far else 0
-        keep = 0.1 if self._num_far == 3 else self.keep
+        expected, keep = self.at(x), self.keep
+        side = (y > (1 + FAR) * expected) - (y < (1 - FAR) * expected) if self.is_known else 0
+        self._num_far = self._num_far + side if side * self._num_far >= 0 and side else side
+        if abs(self._num_far) >= MANY_FAR:
+            self._num_far, keep = 0, 0.02
+        elif side:
+            y = (1 + side * FAR) * expected
         self._sums = [keep * value for value in self._sums]
         self._put(x, y, 1.0)
         self._fit()
@@ -115,7 +121,8 @@ class Line:
         count, x, y, xx, xy = self._sums
         mean_x, mean_y = x / count, y / count
         slope = (xy - x * mean_y + self.slope_weight * self.slope) / (xx - x * mean_x + self.slope_weight)
-        self.slope = min(max(0.0, slope), max(0.0, mean_y) / mean_x)
+        most = max(0.0, mean_y) / mean_x
+        self.slope = min(max(self.least_slope * most, slope), most)
         self.fixed = max(0.0, mean_y - self.slope * mean_x)
 
 
@@ -177,7 +184,9 @@ class PipelineCosts:
         self.waits = Mean()
         """Of a pass that nothing of the reply was in the way of: others'."""
         self.others = Mean(keep=0.8)
-        self.draft = Ratio(DRAFT_S * 2, 2.0, 0.9)
+        self.draft = Line(keep=0.9, least_slope=0.3)
+        """A call of the draft engine, by its tokens: each costs something before the first."""
+        self.draft.expect(0.0, DRAFT_S, 0.5)
         self.jitter = Mean()
         self._num_bare = 0
         self._expected = expected
@@ -204,14 +213,14 @@ class PipelineCosts:
 
     def drafted(self, num_tokens: int, seconds: float) -> None:
         self._num_bare = 0
-        self.draft.add(seconds, num_tokens)
+        self.draft.add(num_tokens, seconds)
 
     def _came_bare(self, event: PassEvent) -> None:
         """A verdict that came before a single guess was there: a draft engine that slow never tells its time."""
         is_bare = event.mode in ("stream", "hedged") and event.num_positions == 1 and event.num_judged == 0
         self._num_bare = self._num_bare + 1 if is_bare else 0
         if self._num_bare > MAX_BARE:
-            self.draft.add(event.judged_s - event.sent_s, 1)
+            self.draft.add(1, event.judged_s - event.sent_s)
 
     def passed(self, event: PassEvent) -> None:
         """A pass came back. Prefill, and passes whose stages did not say how long they took, tell nothing."""
@@ -236,7 +245,8 @@ class PipelineCosts:
     def costs(self) -> Costs:
         stages = tuple((line.fixed, line.slope) for line in self.stages)
         payload_s = self.network.slope / (len(stages) + 1)
-        return Costs(stages, self.network.fixed + self.waits.value, self.draft.value, payload_s, HANDLING_S)
+        network_s = self.network.fixed + self.waits.value
+        return Costs(stages, network_s, self.draft.slope, payload_s, HANDLING_S, self.draft.fixed)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dsdnode.speculation.estimates import Experience
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.speeds import Costs, pass_s, reach_of, run_s
+from dsdnode.speculation.speeds import Costs, pass_s, reach_of, round_s, run_s
 from dsdnode.speculation.window import Plan
 
 CHECK_TOKENS = 16
@@ -58,7 +58,7 @@ class Stopwatch:
         last = self._last
         if last is None or last.mode != event.mode or not event.alone or event.num_positions != event.num_draft + 1:
             return
-        expected_s = pass_s(costs, event.num_positions) + event.num_draft * costs.draft_s
+        expected_s = round_s(costs, event.num_draft)
         self._told(event.mode, event.judged_s - last.judged_s, expected_s, costs)
 
     def _streamed(self, event: PassEvent, plan: Plan, costs: Costs) -> None:

@@ -42,7 +42,8 @@ Survival = Sequence[float]
 class Costs:
     """`stages`: (fixed_s, slope_s) each. `network_s`: one-way latencies of all hops of one pass together.
 
-    `draft_s` a token; `payload_s` a position on one link; `handling_s`: of a block at each peer, beside its decode.
+    `draft_s` a token, and `call_s` a call of the draft engine; `payload_s` a position on one link; `handling_s`: of a
+    block at each peer, beside its decode.
     """
 
     stages: tuple[tuple[float, float], ...]
@@ -50,6 +51,7 @@ class Costs:
     draft_s: float
     payload_s: float = 0.0
     handling_s: float = 0.0
+    call_s: float = 0.0
     _fixed_s: float = field(init=False, repr=False, compare=False)
     _slope_s: float = field(init=False, repr=False, compare=False)
     _slowest_s: dict[float, float] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -79,9 +81,15 @@ def slowest_s(costs: Costs, positions: float) -> float:
     return known
 
 
+def drafting_s(costs: Costs, block: int) -> float:
+    """b d, in calls as short as a stream's are."""
+    in_a_call = max(1, int(CALL_S / max(costs.call_s + costs.draft_s, 1e-9)))
+    return block * costs.draft_s + ceil(block / in_a_call) * costs.call_s
+
+
 def bottleneck_s(costs: Costs, block: int) -> float:
     """tau_b = max(b d, max c_s(b), b payload): one block after another cannot come faster."""
-    return max(block * costs.draft_s, slowest_s(costs, block), block * costs.payload_s)
+    return max(drafting_s(costs, block), slowest_s(costs, block), block * costs.payload_s)
 
 
 # --- section 3 ----------------------------------------------------------------------------------------------------
@@ -92,10 +100,15 @@ def plain_speed(costs: Costs) -> float:
     return 1 / pass_s(costs, 1)
 
 
+def round_s(costs: Costs, window: int) -> float:
+    """k d + P(k + 1); of a window of 0, P(1)."""
+    return window * costs.draft_s + (costs.call_s if window else 0.0) + pass_s(costs, window + 1)
+
+
 def rounds_speed(costs: Costs, acceptance_rate: float, window: int) -> float:
     """E / (k d + P(k + 1)), E = (1 - alpha^(k+1)) / (1 - alpha)."""
     tokens = sum(acceptance_rate**depth for depth in range(window + 1))
-    return tokens / (window * costs.draft_s + pass_s(costs, window + 1))
+    return tokens / round_s(costs, window)
 
 
 def stream_speed(costs: Costs, acceptance_rate: float, block: int) -> float:
@@ -124,7 +137,7 @@ def line_bound(costs: Costs, acceptance_rate: float) -> float:
 
 
 def _hedged_interval_s(costs: Costs, block: int, extra_share: float) -> float:
-    draft_s = (block + extra_share) * costs.draft_s
+    draft_s = drafting_s(costs, block) + extra_share * costs.draft_s
     stage_s = slowest_s(costs, block) + extra_share * slowest_s(costs, 1)
     return max(draft_s, stage_s, (block + extra_share) * costs.payload_s)
 
@@ -169,8 +182,7 @@ def plain_cycle(costs: Costs) -> Cycle:
 
 
 def rounds_cycle(costs: Costs, survival: Survival, window: int) -> Cycle:
-    seconds = window * costs.draft_s + pass_s(costs, window + 1)
-    return Cycle(sum(survival[: window + 1]), seconds, slowest_s(costs, window + 1))
+    return Cycle(sum(survival[: window + 1]), round_s(costs, window), slowest_s(costs, window + 1))
 
 
 def run_s(costs: Costs, num_accepted: int, block: int, window: int, extra_share: float = 0.0) -> float:
@@ -217,13 +229,13 @@ class _Pace:
     __slots__ = ("first_s", "gap_s", "interval_s", "per_window", "restart_s")
 
     def __init__(self, costs: Costs, block: int, window: int, extra_share: float) -> None:
-        block_s, stage_s, draft_s = pass_s(costs, block), slowest_s(costs, block), block * costs.draft_s
+        block_s, stage_s, draft_s = pass_s(costs, block), slowest_s(costs, block), drafting_s(costs, block)
         handled_s = (1 + extra_share) * costs.handling_s
         stages_s = stage_s + extra_share * slowest_s(costs, 1)
         self.interval_s = max(_hedged_interval_s(costs, block, extra_share), stages_s + handled_s)
         self.per_window = max(1, window // block)
         self.gap_s = max(0.0, block_s - self.per_window * self.interval_s)
-        call_s = min(draft_s, max(costs.draft_s, CALL_S))
+        call_s = min(draft_s, max(costs.call_s + costs.draft_s, CALL_S))
         behind_s = min(1.0, draft_s / max(self.interval_s, 1e-9)) * call_s / 2
         self.first_s = max(draft_s + behind_s, slowest_s(costs, 1)) + block_s
         paced_s = max(self.interval_s + self.gap_s / self.per_window, 1e-9)
