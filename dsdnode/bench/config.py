@@ -59,6 +59,8 @@ class BenchConfig:
     prompt_tokens: int | None = None
     """Every prompt is made exactly so long, out of as many texts as it takes."""
     max_tokens: int = 128
+    ignore_eos: bool = False
+    """Every reply is as long as that."""
     sessions: tuple[int, ...] = (1,)
     seed: int = 0
     temperature: float = 0.0
@@ -110,6 +112,7 @@ class BenchConfig:
             "num_prompts": self.num_prompts,
             "prompt_tokens": self.prompt_tokens,
             "max_tokens": self.max_tokens,
+            "ignore_eos": self.ignore_eos,
             "sessions": _short(self.sessions),
             "seed": self.seed,
             "temperature": self.temperature,

@@ -151,6 +151,7 @@ class Laboratory:
             wire=scheme.wire,
             threshold=scheme.threshold,
             deferred=scheme.deferred,
+            ignore_eos=self._config.ignore_eos,
         )
 
     def _slow_down(self, num_tokens: int) -> None:

@@ -77,6 +77,7 @@ MAX_MS = 60_000.0
 @click.option(
     "--max-tokens", default=128, show_default=True, type=click.IntRange(1, 1024), metavar="N", help="Of each reply."
 )
+@click.option("--ignore-eos", is_flag=True, help="Replies do not end before that.")
 @click.option("--sessions", default="1", show_default=True, metavar="N[,N...]", help="Also so many replies at once.")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**31), help="Of sampling, jitter, losses, problems."
@@ -165,6 +166,7 @@ def _config(flags: dict[str, Any]) -> BenchConfig:
         num_prompts=flags["num_prompts"],
         prompt_tokens=flags["prompt_tokens"],
         max_tokens=flags["max_tokens"],
+        ignore_eos=flags["ignore_eos"],
         sessions=tuple(dict.fromkeys(int(value) for value in sessions)),
         seed=flags["seed"],
         temperature=flags["temperature"],

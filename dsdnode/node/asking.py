@@ -45,6 +45,8 @@ class GenerateRequest:
     wire: str = ""
     threshold: float | None = None
     deferred: bool = False
+    ignore_eos: bool = False
+    """End tokens do not end the reply."""
     keep: bool = False
     """The conversation may go on: its caches are kept for a while, and the next turn costs what is new in it."""
 
@@ -129,6 +131,7 @@ class Asking:
             wire=asked.wire,
             acceptance=self.acceptance,
             keep=asked.keep,
+            ignore_eos=asked.ignore_eos,
         )
 
     @property

@@ -255,7 +255,7 @@ class DrafterHost:
             max_tokens=body.max_tokens - len(body.tokens),
             max_positions=model.context_tokens,
             vocab_size=model.vocab_size,
-            end_tokens=self._vocabulary.end_tokens,
+            end_tokens=frozenset() if body.ignore_eos else self._vocabulary.end_tokens,
             relaxed=rule.threshold > 0,
             num_resumed=len(body.tokens),
             chunk_positions=blocks.chunk_positions,

@@ -58,6 +58,8 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
     wire: Annotated[str, Meta(max_length=8)] = ""
     acceptance: WireAcceptance | None = None
     keep: bool = False
+    ignore_eos: bool = False
+    """The reply goes on to `max_tokens`, whatever it says."""
 
 
 class Accepted(Message, frozen=True, tag=31):

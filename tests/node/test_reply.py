@@ -192,3 +192,16 @@ async def test_a_stop_string_ends_the_reply_and_is_not_shown(swarm: FakeSwarm) -
     shown = "".join(event.text for event in events if isinstance(event, Piece))
     assert shown == text[: text.index(stop)]
     assert isinstance(events[-1], Finished) and events[-1].reason == "stop"
+
+
+async def test_a_reply_may_ignore_its_end_tokens(swarm: FakeSwarm) -> None:
+    await ring(swarm)
+    alice = await swarm.client()
+    sampling = Sampling(temperature=1.5, seed=11)
+    expected = fake_text(TARGET, PROMPT, 300, sampling)
+    assert 0 in expected
+    request = GenerateRequest(
+        prompt_tokens=PROMPT, max_tokens=300, temperature=sampling.temperature, seed=sampling.seed, ignore_eos=True
+    )
+    tokens, finished = await tokens_of(alice, request)
+    assert (tokens, finished.reason) == (expected, "length")
