@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dsdnode.cli import render
-from dsdnode.cli.options import common_options, json_option, load
+from dsdnode.cli.options import common_options, join_options, json_option, load
 
 
 @click.group(epilog="\b\nExample:\n  dsdnode sim run configs/sim/lan.toml")
@@ -72,6 +74,72 @@ def sim_sweep(
         render.print_json([{key: value for key, value in one.items() if key != "key"} for one in results])
     else:
         click.echo(sweep_table(results))
+
+
+def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `plan` is told of a swarm, unless it looks for itself."""
+    number = click.FloatRange(0)
+    options = (
+        ("--stages", click.IntRange(1, 64), 4, "Shards that the model is cut into."),
+        ("--latency-ms", number, 10.0, "Of a link, one way."),
+        ("--jitter-ms", number, 0.0, "A link takes up to so much more or less."),
+        ("--bandwidth-mbit", number, 0.0, "Of each peer, each way (0: no limit)."),
+        ("--stage-ms", number, 14.0, "A stage takes so long for a block ..."),
+        ("--stage-slope-ms", number, 6.0, "... and so long for each position in it."),
+        ("--draft-ms", number, 5.0, "The drafter takes so long for a token."),
+        ("--state-bytes", click.IntRange(0), 8192, "Hidden states of a position (width x 2 in f16)."),
+        ("--layers", click.IntRange(1, 4096), 32, "Of the model."),
+    )
+    for name, kind, default, text in reversed(options):
+        function = click.option(name, type=kind, default=default, show_default=True, help=text)(function)
+    return function
+
+
+@sim.command(
+    "plan",
+    epilog="\b\nExample:\n  dsdnode sim plan --stages 4 --latency-ms 30 --stage-ms 10 --stage-slope-ms 2 --alone 3"
+    "\n  dsdnode sim plan --join dsd://192.0.2.7:29170/KEY --my-draft-ms 6",
+)
+@_swarm_options
+@click.option(
+    "--acceptance", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="Drafts that are right."
+)
+@click.option("--trace", default="", metavar="FILE", help="Recorded replies of the pair, in place of --acceptance.")
+@click.option("--users", type=click.IntRange(1, 64), default=1, show_default=True, help="Replies at once.")
+@click.option("--alone", type=click.FloatRange(0, min_open=True), help="Tokens a second that you get without a swarm.")
+@click.option("--my-draft-ms", type=click.FloatRange(0), help="This machine's time for a draft token.")
+@click.option("--my-stage-ms", type=click.FloatRange(0), help="This machine's time for a block, had it all layers ...")
+@click.option("--my-stage-slope-ms", type=click.FloatRange(0), default=0.0, help="... and for each position in it.")
+@join_options
+@json_option
+@common_options
+def sim_plan(as_json: bool, **flags: Any) -> None:
+    """Say in plain words what to expect of a swarm, from a few figures or from the live one (--join)."""
+    mine = {name: flags.pop(name) for name in ("my_draft_ms", "my_stage_ms", "my_stage_slope_ms")}
+    told = {name: flags.pop(name) for name in _TOLD}
+    settings = load(flags, log_level="error")
+    from dsdnode.sim import plan
+    from dsdnode.sim.live import ask_swarm
+    from dsdnode.sim.scenario import Links, Pair
+
+    pair = Pair(told["layers"], told["state_bytes"], told["acceptance"], trace=told["trace"])
+    if settings["join"]:
+        question = asyncio.run(ask_swarm(settings["join"], settings["swarm_key"], pair))
+    else:
+        links = Links(told["latency_ms"], told["jitter_ms"], bandwidth_mbit=told["bandwidth_mbit"])
+        question = plan.uniform(
+            told["stages"], told["stage_ms"], told["stage_slope_ms"], told["draft_ms"], links, pair
+        )  # fmt: skip
+    machine = plan.Machine(mine["my_draft_ms"], mine["my_stage_ms"], mine["my_stage_slope_ms"])
+    question = replace(question, users=told["users"], alone=told["alone"], mine=machine)
+    found = plan.answer(question, lambda text: click.echo(f"simulating {text} ...", err=True))
+    render.print_json(asdict(found)) if as_json else click.echo(plan.words(question, found))
+
+
+_TOLD = (
+    *("stages", "latency_ms", "jitter_ms", "bandwidth_mbit", "stage_ms", "stage_slope_ms", "draft_ms", "state_bytes"),
+    *("layers", "acceptance", "trace", "users", "alone"),
+)
 
 
 def sweep_table(results: list[dict[str, Any]]) -> str:

@@ -1,0 +1,77 @@
+"""Alice wonders whether to join, and as what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from dsdnode.errors import NoPipeline
+from dsdnode.identity import Identity, short_id
+from dsdnode.sim.live import HOME, question_of
+from dsdnode.sim.plan import Machine, answer, layers_for, uniform, words
+from dsdnode.sim.scenario import Links, Pair
+from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord, RoundTrip
+
+SLOW_LINKS = uniform(3, 5, 0.5, 2, Links(latency_ms=40), Pair(layers=6))
+QUICK = replace(SLOW_LINKS, reply_tokens=40)
+
+
+def record(name: str, role: str, layers: tuple[int, int], trips: tuple[RoundTrip, ...] = ()) -> ProviderRecord:
+    public_key = Identity(Random(name).randbytes(32)).public_key
+    return ProviderRecord(
+        public_key, ("tcp://192.0.2.1:1",), "shard" if role == "shard" else "drafter", "a" * 64, "big model", *layers,
+        6, "b" * 64, 100, 512, 4096, 4, fixed_ms=9.0, slope_ms=1.0, round_trips=trips,
+    )  # fmt: skip
+
+
+def test_on_slow_links_speculation_is_said_to_pay_and_the_swarm_to_beat_a_slow_machine() -> None:
+    question = replace(QUICK, alone=4.0, mine=Machine(draft_ms=2.0))
+    found = answer(question)
+    assert found.speeds["plain"] == pytest.approx(1 / (3 * 0.0055 + 4 * 0.04), rel=0.02)
+    assert found.speeds["stream"] > 2 * found.speeds["plain"]
+    text = words(question, found)
+    assert f"Expect {found.default:.1f} tokens a second" in text and "Leave --window at throughput" in text
+    assert found.alone_to_ms is not None and f"under {found.alone_to_ms:.0f} ms" in text
+    assert "With this machine as a drafter" in text
+
+
+def test_a_draft_model_slower_than_the_ring_gains_nothing() -> None:
+    slow = uniform(1, 5, 2, 200, Links(latency_ms=1), Pair(layers=6, acceptance=0.3))
+    question = replace(slow, reply_tokens=20)
+    found = answer(question)
+    assert found.pays_from_ms is not None and found.pays_from_ms > 10
+    assert "gains nothing here" in words(question, found)
+
+
+def test_no_swarm_is_faster_than_a_fast_machine() -> None:
+    question = replace(QUICK, alone=5000.0)
+    found = answer(question)
+    assert found.alone_to_ms is None and "no swarm of these machines is faster" in words(question, found)
+
+
+def test_this_machine_takes_the_layers_that_are_missing_most() -> None:
+    question = replace(QUICK, mine=Machine(fixed_ms=15, slope_ms=1.5))
+    assert layers_for(question) == (0, 2)
+    [shards] = question.shards
+    two_of_the_first = replace(question, shards=(shards, replace(shards, count=1, stages=1, layers="0:2")))
+    assert layers_for(two_of_the_first) == (2, 4)
+
+
+def test_a_live_swarm_becomes_a_question() -> None:
+    alice, bob = record("alice", "shard", (0, 3)), record("bob", "drafter", (0, 6))
+    carol = record("carol", "shard", (3, 6), (RoundTrip(alice.peer_id[:ID_PREFIX_BYTES], 8.0),))
+    gone = record("dave", "shard", (3, 6))
+    rtt_s = {alice.peer_id: 0.02, bob.peer_id: 0.03, carol.peer_id: 0.05}
+    question = question_of([alice, bob, carol, gone], rtt_s, Pair(acceptance=0.7))
+    names = {one: short_id(one.peer_id) for one in (alice, bob, carol)}
+    assert [group.layers for group in question.shards] == ["0:3", "3:6"] and len(question.drafters) == 1
+    links = question.links
+    assert links.of(HOME, names[carol]).latency_s == pytest.approx(0.025)
+    assert links.of(names[alice], names[carol]).latency_s == pytest.approx(0.004), "measured"
+    assert links.of(names[bob], names[alice]).latency_s == pytest.approx(0.015), "the longer way"
+    found = answer(replace(question, reply_tokens=20))
+    assert found.speeds["plain"] > 1
+    with pytest.raises(NoPipeline, match="no drafter"):
+        question_of([alice, carol], rtt_s, Pair())
