@@ -277,6 +277,12 @@ class Experience:
         self.plain_ago = 1 << 30
         """Tokens since plain decoding was measured with nothing drafted beside it."""
 
+    def begin_reply(self) -> None:
+        """Another text, and a while later: half of what was learned of a mode's errors, too, goes."""
+        self.acceptance.begin_reply()
+        for error in self.errors.values():
+            error.part = (error.part + error.whole) / 2
+
     def judged(self, event: PassEvent) -> None:
         """All but the pipeline's part: a reply tells that of its own."""
         self.acceptance.judged(event.depth, event.num_judged, event.num_accepted)

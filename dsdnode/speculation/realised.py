@@ -15,7 +15,7 @@ from dsdnode.speculation.window import Plan
 
 CHECK_TOKENS = 16
 """A run is looked at when it ends, and so often while it goes on."""
-MAX_ERROR = 4.0
+MAX_ERROR = 2.5
 SOON = 0.6
 """Of a pass: tokens that come sooner after a covered rejection came without one."""
 

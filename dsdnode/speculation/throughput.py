@@ -69,7 +69,7 @@ class Throughput:
         self._draft_max = min(draft_max, MAX_BLOCK)
         self._modes: tuple[Mode, ...] = tuple(modes) if draft_max > 0 else ("plain",)
         self._known = Experience() if experience is None else experience
-        self._known.acceptance.begin_reply()
+        self._known.begin_reply()
         self._costs = self._known.costs
         """Of this reply's pipeline: another reply may have another."""
         self._watch = Stopwatch(self._known)
@@ -117,8 +117,13 @@ class Throughput:
     # --- deciding -------------------------------------------------------------------------------------------------
 
     def _is_time(self, event: PassEvent) -> bool:
-        is_rejected = event.num_judged > event.num_accepted
-        return is_rejected or self._num_tokens - self._step_at >= TOKENS_A_STEP
+        """A decision costs a tenth of a fast token: not one at every verdict, and in plain decoding only for probes."""
+        since = self._num_tokens - self._step_at
+        if self._plan.mode == "plain":
+            return (
+                self._num_tokens >= self._plain_at + min(PROBE_TOKENS, self._probe_gap) and since >= PROBE_TOKENS // 4
+            )
+        return since >= (TOKENS_A_STEP // 2 if event.num_judged > event.num_accepted else TOKENS_A_STEP)
 
     def _first_plan(self) -> Plan:
         """Before anything is known of the pipeline."""
