@@ -30,8 +30,8 @@ SAME_SHARE, SAME_S = 0.3, 0.002
 FAR, MANY_FAR = 0.6, 3
 MAX_BARE = 4
 """Passes in a row for which there was no guess in time: perhaps the prompt was still being read."""
-HANDLING_S = 0.0007
-"""Of a block at a peer, beside its decode: what keeps fast machines from very small blocks."""
+HANDLING_S, MAX_HANDLING_S = 0.0007, 0.02
+"""Of a block at a peer, beside its decode, before anything is known: it keeps fast machines from very small blocks."""
 DRAFT_S = 0.003
 """A token of the draft engine, before anything is known."""
 
@@ -188,6 +188,8 @@ class PipelineCosts:
         """A call of the draft engine, by its tokens: each costs something before the first."""
         self.draft.expect(0.0, DRAFT_S, 0.5)
         self.jitter = Mean()
+        self.handling = Mean(keep=0.9)
+        self.handling.add(HANDLING_S)
         self._num_bare = 0
         self._expected = expected
         if expected is not None:
@@ -210,6 +212,10 @@ class PipelineCosts:
         for line, fixed_s, slope_s in zip(self.stages, costs.fixed_s, costs.slope_s, strict=True):
             line.expect(fixed_s, slope_s)
         self.network.expect(costs.network_s, 0.0)
+
+    def handled(self, excess_s: float) -> None:
+        """A block that had to wait for the one before it came so much later than was reckoned with."""
+        self.handling.add(min(MAX_HANDLING_S, max(0.0, self.handling.value + excess_s)))
 
     def drafted(self, num_tokens: int, seconds: float) -> None:
         self._num_bare = 0
@@ -246,7 +252,7 @@ class PipelineCosts:
         stages = tuple((line.fixed, line.slope) for line in self.stages)
         payload_s = self.network.slope / (len(stages) + 1)
         network_s = self.network.fixed + self.waits.value
-        return Costs(stages, network_s, self.draft.slope, payload_s, HANDLING_S, self.draft.fixed)
+        return Costs(stages, network_s, self.draft.slope, payload_s, self.handling.value, self.draft.fixed)
 
 
 @dataclass(slots=True)
@@ -278,10 +284,10 @@ class Experience:
         """Tokens since plain decoding was measured with nothing drafted beside it."""
 
     def begin_reply(self) -> None:
-        """Another text, and a while later: half of what was learned of a mode's errors, too, goes."""
+        """Another text, and a while later: of what was learned of a mode's errors, too, a quarter goes."""
         self.acceptance.begin_reply()
         for error in self.errors.values():
-            error.part = (error.part + error.whole) / 2
+            error.part += (error.whole - error.part) / 4
 
     def judged(self, event: PassEvent) -> None:
         """All but the pipeline's part: a reply tells that of its own."""

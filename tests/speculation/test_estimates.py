@@ -9,6 +9,7 @@ import pytest
 
 from dsdnode.speculation.estimates import Acceptance, Line, PipelineCosts, Ratio
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.speeds import drafting_s, pass_s, round_s
 from dsdnode.speculation.window import RouteCosts
 
 RECORDS = RouteCosts((0.014, 0.020), (0.006, 0.001), 0.030)
@@ -171,6 +172,23 @@ def test_a_draft_engine_that_never_answers_in_time_is_known_to_be_slow() -> None
     for _ in range(30):
         costs.drafted(2, 0.004)
     assert costs.draft.at(2) < 0.006
+
+
+def test_a_draft_engines_call_costs_something_before_its_first_token() -> None:
+    """So one call of eight tokens is not eight calls of one."""
+    costs = PipelineCosts(RECORDS)
+    for num_tokens in (1, 8, 1, 4, 8, 1, 4, 1, 8, 1):
+        costs.drafted(num_tokens, 0.004 + 0.001 * num_tokens)
+    found = costs.costs()
+    assert found.call_s == pytest.approx(0.004, abs=0.0006) and found.draft_s == pytest.approx(0.001, abs=0.0002)
+    assert drafting_s(found, 4) > 4 * 0.004 > round_s(found, 8) - pass_s(found, 9)
+
+
+def test_hiccups_of_the_network_are_not_its_latency() -> None:
+    costs = PipelineCosts(RouteCosts((0.001, 0.001), (0.0001, 0.0001), 0.002))
+    for index in range(60):
+        costs.passed(passed(1, (0.0011, 0.0011), 0.080 if index % 7 == 3 else 0.002))
+    assert costs.costs().network_s < 0.004
 
 
 def test_a_pipeline_is_known_again_by_what_records_say_of_it() -> None:
