@@ -99,9 +99,8 @@ class World:
         if len(members) > WARM_FROM:
             self._hosts = {member.name: self._new_host(member) for member in members}
             self._acquaintance = Acquaintance([host.contact for _, host in self._hosts.values()])
-        joining = JOINING if self._acquaintance is None else len(members)
-        for start in [0, *range(1, len(members), joining)]:
-            batch = members[start : start + (joining if start else 1)]
+        batches = [members[:1], *(members[start : start + JOINING] for start in range(1, len(members), JOINING))]
+        for batch in batches if self._acquaintance is None else [members]:
             await asyncio.gather(*(self.add(member.group, member.index, member.name) for member in batch))
         await asyncio.sleep(self.scenario.settle_s)
         for peer in [peer for peer in self.peers if peer.group.churn]:
@@ -142,6 +141,7 @@ class World:
             self._acquaintance.fill(
                 discovery.table, transport.id, self.loop.now, self.rng(f"known {transport.id.hex()}")
             )
+            discovery._joined = True
 
     def host(self, name: str, region: str, bandwidth_mbit: float = 0.0) -> tuple[Identity, SimTransport]:
         """An identity and a machine of its own, each in another network (DHT caps count those)."""

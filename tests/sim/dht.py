@@ -27,6 +27,8 @@ from dsdnode.wire.records import pack_contacts, pack_records
 from tests.sim.town import Town, Townsman, mined
 
 LOOKING_S = 5.0
+ANNOUNCED_S = 200.0
+"""A whole announcement's period: of a town that has just grown, records lie where they belonged when it was small."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ async def live(terms: Terms) -> dict[str, Any]:
     await (town.warm_up if terms.warm else town.join_all)(terms.nodes, num_providers)
     gc.freeze()
     if not terms.warm:
-        await asyncio.sleep(30)
+        await asyncio.sleep(ANNOUNCED_S)
     providers = [one for one in town.people if one.model_id]
     if terms.sybils:
         await besiege(town, providers[0], terms)
@@ -119,7 +121,7 @@ async def besiege(town: Town, provider: Townsman, terms: Terms) -> None:
         for one in town.rng.sample(town.people, min(100, len(town.people))):  # become known to many
             rpc.transport.introduce(one.contact)
             asyncio.get_running_loop().create_task(_introduce(rpc, one))
-    await asyncio.sleep(200)  # a whole announcement's period: the records are where the Sybils let them be
+    await asyncio.sleep(ANNOUNCED_S)  # the records are where the Sybils let them be
 
 
 async def _introduce(rpc: Rpc, one: Townsman) -> None:
