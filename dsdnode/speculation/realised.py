@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 from dsdnode.speculation.estimates import Experience
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.speeds import Costs, pass_s, reach_of, round_s, run_s
+from dsdnode.speculation.speeds import Costs, pass_s, reach_of, round_s, run_s, slowest_s
 from dsdnode.speculation.window import Plan
 
 CHECK_TOKENS = 16
 """A run is looked at when it ends, and so often while it goes on."""
 MAX_ERROR = 2.5
+CROWDED = 0.7
+"""Blocks whose verdicts should have been less than so much of their time apart stood in line."""
 SOON = 0.6
 """Of a pass: tokens that come sooner after a covered rejection came without one."""
 
@@ -63,6 +65,7 @@ class Stopwatch:
 
     def _streamed(self, event: PassEvent, plan: Plan, costs: Costs) -> None:
         run, is_rejected = self._run, event.num_judged > event.num_accepted
+        self._followed(event, costs)
         self._count_free(event, costs)
         if run is not None and run.mode != event.mode:
             run = None
@@ -73,6 +76,17 @@ class Stopwatch:
         if is_rejected:
             run = None if event.covered else _Run(event.mode, event.judged_s, checked_s=event.judged_s)
         self._run = run
+
+    def _followed(self, event: PassEvent, costs: Costs) -> None:
+        """Verdicts further apart than their blocks were sent: the pipeline takes so long for a block."""
+        last = self._last
+        if last is None or last.epoch != event.epoch or last.num_judged > last.num_accepted or not event.stage_s:
+            return
+        gap_s = event.judged_s - last.judged_s
+        later_s = event.sent_s - last.sent_s + pass_s(costs, event.num_positions) - pass_s(costs, last.num_positions)
+        if later_s < CROWDED * gap_s:
+            reckoned_s = slowest_s(costs, event.num_positions) + costs.handling_s
+            self._known.costs.handled(gap_s - reckoned_s)
 
     def _check(self, run: _Run, event: PassEvent, plan: Plan, costs: Costs) -> None:
         reach = reach_of(self._known.acceptance.survival())

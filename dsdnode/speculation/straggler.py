@@ -13,8 +13,8 @@ from dsdnode.speculation.window import RouteCosts
 FACTOR = 3.0
 NUM_VERDICTS = 4
 PASS_SHARE = 0.3
-MIN_EXCESS_S = 0.005
-"""On a quick pair, a few milliseconds are the noise of a busy machine."""
+MIN_EXCESS_S = 0.03
+"""On a quick pair, a few dozen milliseconds are the noise of a busy machine."""
 MAX_POSITIONS = 32
 """Cost lines speak of blocks, not of prompts."""
 SHARED_POSITIONS = 64
