@@ -13,6 +13,7 @@ from dsdnode.node.asking import Asking
 from dsdnode.node.client import Client, Finished, GenerateRequest
 from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at
+from dsdnode.sim.traces import Recorded
 from dsdnode.sim.world import World
 from dsdnode.wire import replies
 
@@ -129,7 +130,12 @@ class Load:
     def _request(self, key: int, rng: Random) -> tuple[Outcome, GenerateRequest]:
         world, policies = self._world, self._world.scenario.policies
         num_prompt, num_reply = rng.randint(*self._terms.prompt_span), rng.randint(*self._terms.reply_span)
-        world.scripts.put(key, num_prompt, world.pair.trace(num_reply + SPARE_TOKENS, rng))
+        if self._terms.replay and isinstance(world.pair, Recorded):
+            trace = world.pair.traces[(key - 1) % len(world.pair.traces)]
+            num_prompt, num_reply = trace.prompt_tokens or num_prompt, len(trace)
+        else:
+            trace = world.pair.trace(num_reply + SPARE_TOKENS, rng)
+        world.scripts.put(key, num_prompt, trace)
         request = GenerateRequest(
             prompt_tokens=prompt_of(key, num_prompt),
             max_tokens=num_reply,

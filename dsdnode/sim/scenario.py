@@ -132,6 +132,8 @@ class Load:
     prompt_tokens: Count = 64
     reply_tokens: Count = 128
     temperature: float = 0.0
+    replay: bool = False
+    """Of a recorded trace: its replies one after the other, as long as they were; lengths are not drawn."""
     clients: int = 1
     """Peers that ask; 0: the users of private drafters, each through its own."""
     regions: tuple[str, ...] = ("",)
@@ -186,6 +188,8 @@ class Scenario:
         roles = {group.role for group in self.peers}
         if not {"shard", "drafter"} <= roles:
             raise ValueError("peers: a group of shards and one of drafters are needed")
+        if self.load.replay and not self.pair.trace:
+            raise ValueError("load: replay needs a trace of the pair")
         if not self.load.clients and not any(group.private for group in self.peers):
             raise ValueError("load: clients 0 means the users of private drafters, and no group is private")
 

@@ -1,9 +1,9 @@
 """What a draft model gets right of a target's text, position by position: recorded from a real pair, or made up.
 
-A trace file is JSON Lines, one reply a line: `{"accepted": [1, 0, ...], "confidence": [...], "entropy": [...],
-"second": [...]}`, all of one length. `accepted[i]`: given the right text before it, the draft model's own choice of
-token i is the target's; `confidence`: its probability under the draft model; `entropy`: the target's there (0 to 1);
-`second`: where it is wrong, its second choice would have been right.
+A trace file (`dsdnode bench --record`) is JSON Lines, one reply a line: `{"prompt_tokens": 57, "accepted": [1, 0, ...],
+"confidence": [...], "entropy": [...], "second": [...]}`, the lists of one length. `accepted[i]`: given the right text
+before it, the draft model's own choice of token i is the target's; `confidence`: its probability under the draft model;
+`entropy`: the target's there (0 to 1); `second`: where it is wrong, its second choice would have been right.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Trace:
     confidence: tuple[float, ...]
     entropy: tuple[float, ...]
     second: tuple[bool, ...]
+    prompt_tokens: int = 0
+    """How long the recorded prompt was; 0: not recorded."""
 
     def __len__(self) -> int:
         return len(self.accepted)
@@ -60,15 +62,15 @@ class SyntheticPair:
 
 
 class Recorded:
-    """Traces of a real pair; replies draw one each, and longer ones go on with another."""
+    """Traces of a real pair; replies draw one each, and longer ones go on with another. `traces`: in their order."""
 
     def __init__(self, traces: Sequence[Trace]) -> None:
-        self._traces = traces
+        self.traces = traces
 
     def trace(self, num_tokens: int, rng: Random) -> Trace:
-        first = rng.choice(self._traces)
+        first = rng.choice(self.traces)
         while len(first) < num_tokens:
-            first = _join(first, rng.choice(self._traces))
+            first = _join(first, rng.choice(self.traces))
         return first
 
 
@@ -96,11 +98,12 @@ def _parse(line: bytes, where: str) -> Trace:
         confidence = tuple(float(value) for value in raw.get("confidence") or [0.5] * num)
         entropy = tuple(float(value) for value in raw.get("entropy") or [0.5] * num)
         second = tuple(bool(value) for value in raw.get("second") or [False] * num)
+        prompt_tokens = int(raw.get("prompt_tokens") or 0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadInput(f"{where} is no trace of a reply ({type(error).__name__}: {error})") from None
     if not num == len(confidence) == len(entropy) == len(second):
         raise BadInput(f"{where}: accepted, confidence, entropy and second are not of one length")
-    return Trace(accepted, confidence, entropy, second)
+    return Trace(accepted, confidence, entropy, second, prompt_tokens)
 
 
 def _join(one: Trace, other: Trace) -> Trace:

@@ -91,6 +91,21 @@ def test_plain_and_rounds_take_what_the_formulas_say() -> None:
         assert measure(cpu(4, 10, 0.8, ring=True), policy, draft_max, 1000, 2) == pytest.approx(formula, rel=0.05), name
 
 
+def test_recorded_replies_are_replayed_as_they_were(tmp_path: Path) -> None:
+    """The first is all right, in the second every other guess is wrong."""
+    replies = [[1] * 30, [1, 0] * 10]
+    lines = [json.dumps({"prompt_tokens": 5 + i, "accepted": accepted}) for i, accepted in enumerate(replies)]
+    (tmp_path / "trace.jsonl").write_text("\n".join(lines))
+    scenario = replace(
+        SMALL, pair=Pair(layers=8, trace=str(tmp_path / "trace.jsonl")), load=Load(requests=2, replay=True)
+    )
+    result = simulate(scenario, 1)
+    assert result["tokens"] == 50 and not result["wrong_tokens"]
+    first = simulate(replace(scenario, load=Load(requests=1, replay=True)), 1)
+    assert first["acceptance_rate"] == 1.0 and first["tokens"] == 30
+    assert result["acceptance_rate"] < 0.8
+
+
 def test_nothing_that_is_not_json_is_reported() -> None:
     nobody = replace(SMALL, peers=(Group("shard", layers="0:4"), Group("drafter")))
     result = simulate(nobody, 1)
