@@ -33,8 +33,8 @@ class Flow:
     drafting: Drafting
     prefill: Prefill
     max_length: int
-    draft_s: float = 0.0
-    """The draft engine's time for a token, as seen of late."""
+    call_tokens: int = 2
+    """What the draft engine gives in CALL_S, as seen of late."""
 
     def blocks(self, now: float, route: int, plan: Plan) -> Iterator[SendBlock]:
         """Everything that may leave now."""
@@ -132,5 +132,12 @@ class Flow:
     def _stride(self, epoch: OwnEpoch, plan: Plan) -> int:
         """Up to a full block, but no longer than CALL_S."""
         lacking = plan.block - self.epochs.num_unsent(epoch) % plan.block
-        patience = max(1, int(CALL_S / self.draft_s)) if self.draft_s > 0 else plan.block
-        return max(1, min(lacking, patience, self._room - len(epoch.guesses)))
+        return max(1, min(lacking, self.call_tokens, self._room - len(epoch.guesses)))
+
+    def called(self, num_tokens: int, seconds: float) -> None:
+        """The draft engine took so long for so many. A call costs something before its first token, so that the next
+        one's length is felt for, a token at a time, rather than reckoned."""
+        if seconds + seconds / num_tokens <= CALL_S:
+            self.call_tokens = max(self.call_tokens, num_tokens + 1)
+        elif seconds > CALL_S and num_tokens <= self.call_tokens:
+            self.call_tokens = max(1, num_tokens - 1)

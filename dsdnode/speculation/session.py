@@ -129,7 +129,7 @@ class SessionMachine:
             return []
         if len(asked.draft.tokens) == 1 and guesses:
             seconds = now - asked.asked_s
-            self._flow.draft_s = seconds / len(guesses)
+            self._flow.called(len(guesses), seconds)
             self._window.on_draft(len(guesses), seconds)
         self._drafting.answered(guesses)
         return self._go_on(now)
