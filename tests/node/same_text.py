@@ -3,8 +3,9 @@
 At temperature 0.8 each prompt is answered many times under one seed, by whole swarms in virtual time that differ in all
 else: the window (0 to 16) or a plan that changes at random (plain, rounds, stream, hedged; blocks of 1 to 4), cuts of
 the layers, machines, links, and in half of the runs a stage that is killed in mid-reply. Every text must be the one of
-the model decoding alone. With fake engines, or (--real) with the demo pair on llama.cpp in the strict setting, where a
-text that differs is listed with the margin by which its token won alone.
+the model decoding alone. With fake engines, or (--real) with the demo pair on llama.cpp in the strict setting. There
+branches and copies change the order of cells in a cache, and that the rounding (by up to 0.1 on logits, engine.md): a
+text that differs is listed with the margin by which its token won alone, and more than a near-tie is a failure.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -40,8 +41,11 @@ from tests.sim.village import Place, Village
 from tests.sim.world import restless
 
 TEMPERATURE = 0.8
+NEAR_TIE = 0.1
 MAX_WINDOW = 16
 STRICT = EngineOptions.strict()
+SETTLE_S = 3.0
+"""Until everybody's offer is known."""
 
 
 @dataclass
@@ -53,6 +57,8 @@ class Tally:
     windows: Counter[int] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     unequal: list[str] = field(default_factory=list)
+    num_near_ties: int = 0
+    """Of these."""
 
 
 class RealEngine:
@@ -128,6 +134,7 @@ async def answer(village: Village, request: GenerateRequest, kill_at: int | None
     tokens: list[int] = []
     try:
         await village.build(num_clients=1)
+        await asyncio.sleep(SETTLE_S)
         async with contextlib.aclosing(village.clients[0].generate(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
@@ -208,7 +215,71 @@ def real(num_runs: int, num_prompts: int, max_tokens: int, folder: Path) -> Tall
     for number in range(num_runs):
         index = number % num_prompts
         tokens = run_once(village, _request(prompts[index], index, max_tokens), number, tally)
-        tally.unequal += _unequal(number, alone[index], tokens)
+        tie = compare(alone[index], tokens)
+        if tie is not None:
+            tally.unequal.append(f"run {number}, prompt {index}, at {tie[0]}: margin {tie[1]:.4f}")
+            tally.num_near_ties += tie[1] < NEAR_TIE
+    return tally
+
+
+def _request(prompt: tuple[int, ...], seed: int, max_tokens: int) -> GenerateRequest:
+    return GenerateRequest(prompt_tokens=prompt, max_tokens=max_tokens, temperature=TEMPERATURE, seed=seed)
+
+
+def main() -> tuple[int, ...]:
+        return await answer(village(rng), asked, kill_at, tally)
+
+    with restless(number, share=0.6):
+        tokens = jumping.run(main(), 3600.0)
+    tally.runs += 1
+    tally.tokens += len(tokens)
+    tally.windows[window] += 1
+    return tokens
+
+
+def fake(num_runs: int, num_prompts: int, max_tokens: int) -> Tally:
+    tally, model = Tally(), FakeModel(num_layers=4)
+    prompts = [tuple(Random(i).randrange(1, 97) for _ in range(3 + i)) for i in range(num_prompts)]
+
+    def village(rng: Random) -> Village:
+        return Village(rng, num_layers=model.num_layers, replicas=(2, 3))
+
+    for number in range(num_runs):
+        index = number % num_prompts
+        request = _request(prompts[index], index, max_tokens)
+        expected = fake_text(model, prompts[index], max_tokens, Sampling(TEMPERATURE, seed=index))
+        expected = expected[: expected.index(0)] if 0 in expected else expected
+        tokens = run_once(village, request, number, tally)
+        if list(tokens) != expected:
+            tally.unequal.append(f"run {number}: {tokens}, not {expected}")
+    return tally
+
+
+def real(num_runs: int, num_prompts: int, max_tokens: int, folder: Path) -> Tally:
+    tally = Tally()
+    questions = [
+        "What is 17 plus 25?",
+        "Sam has 3 boxes of 12 pens and",
+        "Tell me of the sea.",
+        "A baker sells 40 loaves",
+    ]
+    prompts, ends = asyncio.run(rendered((questions * num_prompts)[:num_prompts]))
+    whole = WholeModel(demo_target(), strict=True)
+    alone = [
+        whole.decode(prompt, Sampling(TEMPERATURE, seed=index), max_tokens, ends)
+        for index, prompt in enumerate(prompts)
+    ]
+
+    def village(rng: Random) -> Village:
+        return RealVillage(rng, num_layers=NUM_LAYERS, replicas=(2,), strict=True, folder=folder)
+
+    for number in range(num_runs):
+        index = number % num_prompts
+        tokens = run_once(village, _request(prompts[index], index, max_tokens), number, tally)
+        tie = compare(alone[index], tokens)
+        if tie is not None:
+            tally.unequal.append(f"run {number}, prompt {index}, at {tie[0]}: margin {tie[1]:.4f}")
+            tally.num_near_ties += tie[1] < NEAR_TIE
     return tally
 
 
@@ -236,13 +307,16 @@ def main() -> int:
     else:
         tally = fake(options.runs or 2000, options.prompts, options.max_tokens)
     engines = "llama.cpp" if options.real else "fake engines"
-    print(f"{tally.runs} runs of {options.prompts} prompts on {engines}: {len(tally.unequal)} texts not equal")
+    print(
+        f"{tally.runs} runs of {options.prompts} prompts on {engines}: {len(tally.unequal)} texts not equal, "
+        f"{tally.num_near_ties} of them by a near-tie"
+    )
     print(f"{tally.tokens} tokens; {tally.killed} runs with a stage killed; {tally.recoveries} recoveries")
     print("windows: " + ", ".join(f"{window}: {count}" for window, count in sorted(tally.windows.items())))
     print("runs that went, for a time, by " + ", ".join(f"{mode}: {n}" for mode, n in sorted(tally.modes.items())))
     for text in tally.unequal:
         print(text)
-    return int(bool(tally.unequal))
+    return int(len(tally.unequal) > tally.num_near_ties)
 
 
 if __name__ == "__main__":

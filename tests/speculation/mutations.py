@@ -218,3 +218,22 @@ MUTATIONS = {
     "patience": Mutation("the patience never grows", ((patience, "MAX_DOUBLINGS", constant(0)),)),
     "draft-cache": Mutation("the draft cache is believed right", ((Drafting, "_num_common", _believe_all_cached),)),
 } | STREAM
+
+COVERED = {
+    "rewrite": "what is run again is the same: digests say so (without them: rewrite+digest)",
+    "closing-again": "the owner's timeouts, which begin another epoch",
+    "descendants": "the judge takes no source that is not decided (without that, too: descendants+undecided)",
+    "in-place": "a NACK, upon which the owner sends what was taken away",
+    "no-draw": "the judge takes no source that is not decided, and what is decided was drawn",
+    "stage-route": "numbers of epochs never come again, and digests",
+    "owner-route": "numbers of epochs never come again",
+    "bump": "the next timeout, which asks for a route (without that, too: bump+route)",
+    "hedge-nack": "the owner's timeouts, should the hedge ever be needed",
+    "hedge-floor": "the owner's timeouts, should the hedge ever be needed",
+    "draft-line": "every guess is judged",
+    "dead-waits": "a NACK, upon which the owner sends it again",
+    "park-route": "numbers of epochs never come again, and digests",
+    "carried-epoch": "the owner's timeouts, each of which begins a higher epoch, and digests",
+    "turn-run": "digests and epochs: the run must end within the first moments of the next reply to count",
+}
+"""What stands behind a guard whose loss costs time, but no text: a test of its own is red instead."""

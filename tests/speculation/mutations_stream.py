@@ -7,29 +7,14 @@ from typing import Any
 
 import msgspec
 
-from dsdnode.speculation import cache
 from dsdnode.speculation.arrivals import Inbox
 from dsdnode.speculation.cache import BranchCache
 from dsdnode.speculation.drafting import Drafting
 from dsdnode.speculation.epochs import Epochs
-from dsdnode.speculation.judge import Judge
 from dsdnode.speculation.session import SessionMachine
 from dsdnode.speculation.stage import StageMachine
 
 from .mutation import Mutation, always
-
-
-def _reject_early(original: Any) -> Any:
-    def rejects(self: Judge, branch: Any, block: Any, draft: Any) -> bool:
-        if branch is None or block.num_given > 0 or block.position not in branch.draws:
-            return False
-        decided, branch.decided = branch.decided, block.position
-        try:
-            return bool(original(self, branch, block, draft))
-        finally:
-            branch.decided = decided
-
-    return rejects
 
 
 def _in_the_same_epoch(original: Any) -> Any:
@@ -109,32 +94,6 @@ def _parked_hears(original: Any) -> Any:
     return on_park
 
 
-def _last_closing_wins(original: Any) -> Any:
-    def close(self: BranchCache, epoch: int, closing: Any) -> None:
-        self._closings.pop(epoch, None)
-        original(self, epoch, closing)
-
-    return close
-
-
-def _decided_as_its_source(original: Any) -> Any:
-    def child(block: Any, source: Any, sequence: int) -> Any:
-        branch = original(block, source, sequence)
-        branch.decided, branch.draws = max(branch.decided, source.decided), dict(source.draws)
-        return branch
-
-    return child
-
-
-def _all_draws(original: Any) -> Any:
-    def child(block: Any, source: Any, sequence: int) -> Any:
-        branch = original(block, source, sequence)
-        branch.draws = dict(source.draws)
-        return branch
-
-    return child
-
-
 def _drop_all_dead(original: Any) -> Any:
     def drop_dead(self: Inbox, block: Any) -> None:
         self.items = [item for item in self.items if item.block.epoch >= block.floor]
@@ -148,7 +107,6 @@ def _numbered_anew(original: Any) -> Any:
 
 STREAM = {
     "new-epoch": Mutation("an epoch is rewritten", ((Epochs, "begin", _in_the_same_epoch),)),
-    "reject-early": Mutation("a block is closed unrun behind undecided ones", ((Judge, "rejects", _reject_early),)),
     "hedges-live": Mutation("hedges that are wrong live on", ((Epochs, "commit", _hedges_live),)),
     "hedge-nack": Mutation("a refused hedge lives on", ((Epochs, "drop", always(None)),)),
     "hedge-floor": Mutation("the floor is the newest epoch's", ((Epochs, "send", _floor_of_the_main),)),
@@ -157,9 +115,6 @@ STREAM = {
     "dead-waits": Mutation(
         "what waits under a floor is dropped, needed or not", ((Inbox, "drop_dead", _drop_all_dead),)
     ),
-    "closing-lowest": Mutation("of two closings the later counts", ((BranchCache, "close", _last_closing_wins),)),
-    "child-decided": Mutation("a child is as decided as its source", ((cache, "_child", _decided_as_its_source),)),
-    "child-draws": Mutation("a child has its source's draws", ((cache, "_child", _all_draws),)),
     "turn-draws": Mutation("draws serve the next reply too", ((BranchCache, "forget_draws", always(None)),)),
     "turn-run": Mutation("draws of a run of the reply before count", ((StageMachine, "on_output", _whose_run_it_was),)),
     "park-route": Mutation("a parked session hears its old route", ((StageMachine, "on_park", _parked_hears),)),

@@ -123,8 +123,16 @@ class Peer:
                 self.machine = None
             else:
                 self._pending.append(action)
+                if isinstance(action, RunChunk):
+                    self._check_floor()
         self._work()
         self._set_timer()
+
+    def _check_floor(self) -> None:
+        """What the owner has let go of is not held."""
+        assert self.machine is not None and self.machine._running is not None
+        if min(self.machine._cache._branches) < self.machine._running[0].block.floor:
+            self.world.violations.append("kept under the floor")
 
     def _tell_owner(self, action: SendToOwner) -> None:
         message = action.message

@@ -1,75 +1,57 @@
 """Show: random schedules of loss, duplicates, reordering, re-routing and kills give the right text, or none is done.
 
-A red seed is replayed by `python -m tests.speculation.schedules --first SEED --seeds 1`; thousands by `--seeds N`.
+A red seed is replayed by `python -m tests.speculation.schedules --kind KIND --first SEED --seeds 1`; thousands by
+`--seeds N`; every guard taken out in turn by `--seeds 3000 --mutate all`.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from .mutations import MUTATIONS
-from .schedules import red_seeds, violations_of
+from .mutations import COVERED, MUTATIONS
+from .schedules import KINDS, first_red, red_seeds, violations_of
 
 NUM_SEEDS = 60
 RARE = (
-    "undecided",
-    "floor-early",
-    "new-epoch",
-    "descendants+undecided",
-    "patience",
-    "route",
-    "bump+route",
-    "nack",
-    "wait",
-)
-"""Red in a few of a thousand seeds: left to the command."""
-COVERED_TWICE = (
-    "descendants",
-    "rewrite",
-    "closing-again",
-    "floor-frees",
-    "in-place",
-    "no-draw",
-    "stage-route",
     "kept",
+    "siblings",
+    "undecided",
+    "descendants+undecided",
+    "floor-early",
+    "run-failed",
     "owner-epoch",
-    "owner-route",
     "owner-epoch+route",
     "resend",
-    "bump",
+    "route",
+    "bump+route",
+    "patience",
+    "turn-draws",
 )
-"""A second guard stands behind each: no schedule turns red; test_stage.py and test_session.py hold them one by one."""
+"""Red in a few of a thousand seeds, or slowly: left to the command."""
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["the production owner", "a streaming owner"])
-def test_no_schedule_gives_a_wrong_text_or_none(stream: bool) -> None:
-    assert red_seeds(range(NUM_SEEDS), stream=stream) == {}
+@pytest.mark.parametrize("kind", ["rounds", "stream"])
+def test_no_schedule_gives_a_wrong_text_or_none(kind: str) -> None:
+    assert red_seeds(range(NUM_SEEDS), kind) == {}
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_same_seed_same_run(stream: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_same_run(kind: str) -> None:
     def trace() -> tuple[list[int], int, int, float]:
-        world, violations = violations_of(7, stream=stream)
+        world, violations = violations_of(7, kind)
         assert violations == []
         return world.emitted, world.num_routes, world.num_nacks, world.queue.now
 
     assert trace() == trace()
 
 
-def _first_red(seeds: range) -> int | None:
-    for seed in seeds:
-        if any(violations_of(seed, stream=stream)[1] for stream in (False, True)):
-            return seed
-    return None
-
-
-@pytest.mark.parametrize("name", [name for name in MUTATIONS if name not in RARE + COVERED_TWICE])
+@pytest.mark.parametrize("name", [name for name in MUTATIONS if name not in RARE and name not in COVERED])
 def test_a_guard_taken_out_turns_the_schedules_red(name: str) -> None:
     with MUTATIONS[name].applied():
-        assert _first_red(range(300)) is not None
+        assert first_red(range(100), ("stream", "rounds")) is not None
 
 
 def test_without_the_digest_check_texts_are_wrong() -> None:
     with MUTATIONS["digest"].applied():
-        red = red_seeds(range(25), stream=True)
+        red = red_seeds(range(25), "stream")
     assert any("wrong text" in violations for violations in red.values())

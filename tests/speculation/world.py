@@ -113,6 +113,8 @@ class World:
         self.num_nacks = 0
         self.num_resumed = 0
         """Positions that a new route had in its caches already."""
+        self.num_reused = 0
+        """Positions that a reply before had left in them."""
         self._route: tuple[Peer, ...] = ()
         self._opened: dict[int, int] = {}
         self._touched: dict[Peer, None] = {}

@@ -1,0 +1,46 @@
+"""Guards whose loss costs time but no text, so that no schedule turns red without them: one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dsdnode.speculation.actions import SendBlock
+from dsdnode.speculation.session import SessionMachine
+from dsdnode.speculation.window import Fixed
+from dsdnode.wire.messages import Nack
+
+from .test_session import END, Alice
+from .test_stream import STREAM, Streaming, hedging
+
+
+def test_a_hedge_that_a_stage_refuses_is_dropped() -> None:
+    alice = hedging()
+    alice.guess(43)
+    assert [epoch.number for epoch in alice.machine._epochs.live] == [1, 2]
+    hedge = alice.sent[-1].block
+    alice.did(alice.machine.on_nack(alice.now, Nack(hedge.session, hedge.route, 2, 0, 0)))
+    assert [epoch.number for epoch in alice.machine._epochs.live] == [1]
+
+
+def test_guesses_for_a_line_that_fell_are_not_taken_for_the_new_one() -> None:
+    alice = Streaming(STREAM).begin()
+    alice.guess(70)  # made while the prompt was read, and wrong
+    alice.guess(31, 32)  # on their way; the engine goes on behind them
+    alice.verdict(4, 50)
+    alice.verdict(5, 51)
+    alice.verdict(6, 52)
+    alice.guess(52, 34)  # it was 52, but not behind 31 32
+    main = alice.machine._epochs.main
+    assert main is not None and main.guesses == []
+
+
+def test_numbers_of_epochs_and_routes_never_come_again() -> None:
+    alice = Alice(drafter=False)
+    alice.start()
+    alice.verdict(3, END)
+    before, config = alice.machine, alice.machine._config
+    bob = SessionMachine(replace(config, carried=before.carry()), (1, 2, 3), Fixed(0), drafter=False)
+    bob.start(0.0)
+    assert bob.route > before.route
+    [sent] = bob.on_route(0.0, bob.route, [0])
+    assert isinstance(sent, SendBlock) and sent.block.epoch > alice.main > 0
