@@ -4,8 +4,8 @@ At temperature 0.8 each prompt is answered many times under one seed, by whole s
 else: the window (0 to 16) or a plan that changes at random (plain, rounds, stream, hedged; blocks of 1 to 4), cuts of
 the layers, machines, links, and in half of the runs a stage that is killed in mid-reply. Every text must be the one of
 the model decoding alone. With fake engines, or (--real) with the demo pair on llama.cpp in the strict setting. There
-branches and copies change the order of cells in a cache, and that the rounding (by up to 0.1 on logits, engine.md): a
-text that differs is listed with the margin by which its token won alone, and more than a near-tie is a failure.
+branches and copies change the order of cells in a cache, and that the rounding (by up to 0.1 on logits): a text that
+differs is listed with the margin by which its token won alone, and more than a near-tie is a failure.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dsdnode.node.client import Finished, GenerateRequest
 from dsdnode.sim import loop as jumping
 from dsdnode.speculation.sampling import Sampling
 from tests.node.exactness import NUM_LAYERS, compare, rendered
-from tests.node.reference import Alone, WholeModel
+from tests.node.reference import WholeModel
 from tests.sim.village import Place, Village
 from tests.sim.world import restless
 
@@ -226,73 +226,6 @@ def _request(prompt: tuple[int, ...], seed: int, max_tokens: int) -> GenerateReq
     return GenerateRequest(prompt_tokens=prompt, max_tokens=max_tokens, temperature=TEMPERATURE, seed=seed)
 
 
-def main() -> tuple[int, ...]:
-        return await answer(village(rng), asked, kill_at, tally)
-
-    with restless(number, share=0.6):
-        tokens = jumping.run(main(), 3600.0)
-    tally.runs += 1
-    tally.tokens += len(tokens)
-    tally.windows[window] += 1
-    return tokens
-
-
-def fake(num_runs: int, num_prompts: int, max_tokens: int) -> Tally:
-    tally, model = Tally(), FakeModel(num_layers=4)
-    prompts = [tuple(Random(i).randrange(1, 97) for _ in range(3 + i)) for i in range(num_prompts)]
-
-    def village(rng: Random) -> Village:
-        return Village(rng, num_layers=model.num_layers, replicas=(2, 3))
-
-    for number in range(num_runs):
-        index = number % num_prompts
-        request = _request(prompts[index], index, max_tokens)
-        expected = fake_text(model, prompts[index], max_tokens, Sampling(TEMPERATURE, seed=index))
-        expected = expected[: expected.index(0)] if 0 in expected else expected
-        tokens = run_once(village, request, number, tally)
-        if list(tokens) != expected:
-            tally.unequal.append(f"run {number}: {tokens}, not {expected}")
-    return tally
-
-
-def real(num_runs: int, num_prompts: int, max_tokens: int, folder: Path) -> Tally:
-    tally = Tally()
-    questions = [
-        "What is 17 plus 25?",
-        "Sam has 3 boxes of 12 pens and",
-        "Tell me of the sea.",
-        "A baker sells 40 loaves",
-    ]
-    prompts, ends = asyncio.run(rendered((questions * num_prompts)[:num_prompts]))
-    whole = WholeModel(demo_target(), strict=True)
-    alone = [
-        whole.decode(prompt, Sampling(TEMPERATURE, seed=index), max_tokens, ends)
-        for index, prompt in enumerate(prompts)
-    ]
-
-    def village(rng: Random) -> Village:
-        return RealVillage(rng, num_layers=NUM_LAYERS, replicas=(2,), strict=True, folder=folder)
-
-    for number in range(num_runs):
-        index = number % num_prompts
-        tokens = run_once(village, _request(prompts[index], index, max_tokens), number, tally)
-        tie = compare(alone[index], tokens)
-        if tie is not None:
-            tally.unequal.append(f"run {number}, prompt {index}, at {tie[0]}: margin {tie[1]:.4f}")
-            tally.num_near_ties += tie[1] < NEAR_TIE
-    return tally
-
-
-def _request(prompt: tuple[int, ...], seed: int, max_tokens: int) -> GenerateRequest:
-    return GenerateRequest(prompt_tokens=prompt, max_tokens=max_tokens, temperature=TEMPERATURE, seed=seed)
-
-
-def _unequal(number: int, expected: Alone, tokens: tuple[int, ...]) -> Iterator[str]:
-    tie = compare(expected, tokens)
-    if tie is not None:
-        yield f"run {number} at {tie[0]}: margin {tie[1]:.4f}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real", action="store_true")
@@ -307,10 +240,8 @@ def main() -> int:
     else:
         tally = fake(options.runs or 2000, options.prompts, options.max_tokens)
     engines = "llama.cpp" if options.real else "fake engines"
-    print(
-        f"{tally.runs} runs of {options.prompts} prompts on {engines}: {len(tally.unequal)} texts not equal, "
-        f"{tally.num_near_ties} of them by a near-tie"
-    )
+    equal = f"{len(tally.unequal)} texts not equal, {tally.num_near_ties} of them by a near-tie"
+    print(f"{tally.runs} runs of {options.prompts} prompts on {engines}: {equal}")
     print(f"{tally.tokens} tokens; {tally.killed} runs with a stage killed; {tally.recoveries} recoveries")
     print("windows: " + ", ".join(f"{window}: {count}" for window, count in sorted(tally.windows.items())))
     print("runs that went, for a time, by " + ", ".join(f"{mode}: {n}" for mode, n in sorted(tally.modes.items())))
