@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from dsdnode.errors import DsdError, NoPipeline
+from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.node.asking import Asking
-from dsdnode.node.client import Client, Finished, GenerateRequest
+from dsdnode.node.client import FULL_PAUSE_S, Client, Finished, GenerateRequest
 from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at
 from dsdnode.sim.traces import Recorded
@@ -57,9 +57,11 @@ class OwnUser(Client):
             self._rpc.on_notice(kind, self._notice)
 
     async def _choose_drafter(self, asking: Asking, failures: dict[bytes, Any]) -> bytes:
-        """Raises NoPipeline when it has failed already."""
-        if failures:
-            raise NoPipeline(f"the own drafter failed: {next(iter(failures.values())).error}")
+        """Raises NoPipeline when it has failed already; one that is full is asked again."""
+        failure = failures.get(self._node.peer_id)
+        if failure is not None and not isinstance(failure.error, Overloaded):
+            raise NoPipeline(f"the own drafter failed: {failure.error}")
+        await asyncio.sleep(FULL_PAUSE_S if failure else 0)
         return self._node.peer_id
 
 
@@ -110,7 +112,7 @@ class Load:
             if self._terms.think_s:
                 await asyncio.sleep(rng.random() * self._terms.think_s)
             while self._num_asked < self._terms.requests:
-                await self._ask()
+                await self._ask(number)
                 if self._terms.think_s:
                     await asyncio.sleep(rng.expovariate(1 / self._terms.think_s))
 
@@ -118,13 +120,15 @@ class Load:
 
     # --- what
 
-    async def _ask(self) -> None:
+    async def _ask(self, user: int | None = None) -> None:
+        """The next request, by a user's own client, or by each client in turn."""
         number = self._num_asked
         self._num_asked += 1
+        client = self._clients[(number if user is None else user) % len(self._clients)]
         rng = self._world.rng(f"request {number}")
         outcome, request = self._request(1 + number, rng)
         self.outcomes.append(outcome)
-        await _listen(self._clients[number % len(self._clients)], request, outcome, self._world)
+        await _listen(client, request, outcome, self._world)
         self._world.scripts.forget(outcome.key)
 
     def _request(self, key: int, rng: Random) -> tuple[Outcome, GenerateRequest]:
