@@ -30,15 +30,16 @@ def sim() -> None:
 def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags: Any) -> None:
     """Run a scenario and report: times, throughput, acceptance, windows, network, losses."""
     load(flags, log_level="error")
+    from dsdnode.sim import plot as charts
     from dsdnode.sim import report
     from dsdnode.sim.scenario import read_scenario
     from dsdnode.sim.simulate import simulate
 
+    if plot is not None:
+        charts.check(plot)
     result = simulate(read_scenario(scenario), seed)
     if plot is not None:
-        from dsdnode.sim.plot import draw
-
-        draw(result, plot)
+        charts.draw(result, plot)
     click.echo(report.as_json(result) if as_json else summary(result))
 
 

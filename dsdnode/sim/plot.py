@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,24 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def canvas(path: Path, num_panels: int) -> tuple[Any, Any]:
-    """A figure and its panels, side by side. Raises BadInput before any work is done for nothing."""
-    if path.suffix not in FORMATS:
-        raise BadInput(f"{path}: a chart is written as {' or '.join(FORMATS)}")
-    try:
-        import matplotlib
-    except ImportError:
-        raise BadInput("charts need matplotlib: pip install 'dsdnode[plot]'") from None
+    """A figure and its panels, side by side. Raises BadInput."""
+    check(path)
+    import matplotlib
+
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "dsdnode"  # the same report, the same file
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, num_panels, figsize=(5 * num_panels, 4), constrained_layout=True)
     return figure, axes
+
+
+def check(path: Path) -> None:
+    """Can a chart be drawn there? Raises BadInput, before any work is done for nothing."""
+    if path.suffix not in FORMATS:
+        raise BadInput(f"{path}: a chart is written as {' or '.join(FORMATS)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BadInput("charts need matplotlib: pip install 'dsdnode[plot]'")
 
 
 def save(figure: Any, path: Path) -> None:

@@ -1,0 +1,73 @@
+"""`dsdnode sim` as it is typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Result
+
+Call = Callable[..., Result]
+SCENARIO = """
+[load]
+requests = 2
+prompt_tokens = 4
+reply_tokens = 12
+[[peers]]
+role = "shard"
+fixed_ms = 10
+[[peers]]
+role = "drafter"
+fixed_ms = 1
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.toml"
+    path.write_text(SCENARIO)
+    return str(path)
+
+
+def test_a_run_reports_in_words_and_in_json(call: Call, scenario: str) -> None:
+    said = call("sim", "run", scenario)
+    assert said.code == 0 and "2 of 2 replies (0 lost, 0 stuck), 24 tokens" in said.out
+    told = json.loads(call("sim", "run", scenario, "--json", "--seed", "1").out)
+    assert told["completed"] == 2 and told["scenario"] == "tiny"
+
+
+def test_a_mistake_in_the_file_is_named(call: Call, scenario: str) -> None:
+    Path(scenario).write_text(SCENARIO.replace("requests", "request"))
+    result = call("sim", "run", scenario)
+    assert result.code == 2 and "did you mean 'requests'" in result.err
+    assert call("sim", "run", scenario + ".not").code == 2
+
+
+def test_a_sweep_prints_a_row_a_combination(call: Call, scenario: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "out.jsonl")
+    result = call("sim", "sweep", scenario, "--set", "policies.draft_max=0,4", "--seeds", "2", "--out", out)
+    assert result.code == 0
+    header, *rows = result.out.splitlines()
+    assert header.split()[:2] == ["policies.draft_max", "RUNS"] and [row.split()[:2] for row in rows] == [
+        ["0", "2"],
+        ["4", "2"],
+    ]
+    assert len(Path(out).read_text().splitlines()) == 4
+    assert call("sim", "sweep", scenario, "--set", "policies.draftmax=0", "--out", out).code == 2
+
+
+def test_a_plan_says_what_to_expect(call: Call) -> None:
+    result = call("sim", "plan", "--stages", "1", "--latency-ms", "20", "--stage-ms", "4", "--draft-ms", "1")
+    assert result.code == 0
+    assert "tokens a second in a reply" in result.out and "Speculation beats plain decoding" in result.out
+
+
+@pytest.mark.parametrize("name", ["chart.svg", "chart.png"])
+def test_a_chart_is_drawn(call: Call, scenario: str, tmp_path: Path, name: str) -> None:
+    assert call("sim", "run", scenario, "--plot", str(tmp_path / name)).code == 0
+    assert (tmp_path / name).stat().st_size > 1000
+    refused = call("sim", "run", scenario, "--plot", str(tmp_path / "chart.doc"))
+    assert refused.code == 2 and ".svg or .png" in refused.err
