@@ -1,7 +1,8 @@
 """Speculation section 3 against the simulated node: `python -m tests.sim.theory [--tokens 1000] [--replies 8]`.
 
 Each scheme at its own best setting by the formulas, for the table of that section (H = N: the owner sits beside the
-first stage), then for our ring (H = N + 1). Acceptance is drawn position by position, all alike.
+first stage), then for our ring (H = N + 1). Acceptance is drawn position by position, all alike. Where positions are
+dear our stream is up to 8 % faster than its formula: a correction leaves alone, and pays P(1), not P(b).
 """
 
 from __future__ import annotations
