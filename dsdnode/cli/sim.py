@@ -127,7 +127,8 @@ def sim_plan(as_json: bool, **flags: Any) -> None:
     if settings["join"]:
         question = asyncio.run(ask_swarm(settings["join"], settings["swarm_key"], pair))
     else:
-        links = Links(told["latency_ms"], told["jitter_ms"], bandwidth_mbit=told["bandwidth_mbit"])
+        terms = told["latency_ms"], told["jitter_ms"]
+        links = Links(*terms, bandwidth_mbit=told["bandwidth_mbit"], handling_ms=plan.HANDLING_MS)
         question = plan.uniform(
             told["stages"], told["stage_ms"], told["stage_slope_ms"], told["draft_ms"], links, pair
         )  # fmt: skip

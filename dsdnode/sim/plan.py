@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dsdnode.placement.layers import choose_layers
-from dsdnode.sim.scenario import Group, Links, Load, Pair, Policies, Scenario
+from dsdnode.sim.scenario import Group, Links, Load, Pair, Policies, Scenario, layers_of
 from dsdnode.sim.simulate import simulate
 from dsdnode.speculation.speeds import Costs, plain_speed, rounds_speed, stream_speed
 from dsdnode.wire.messages import Contact
@@ -26,6 +26,8 @@ MAX_BLOCK = 12
 MAX_LATENCY_S = 10.0
 CLEARLY = 0.97
 """Of two modes nearly as fast the simpler one is named."""
+HANDLING_MS = 1.0
+"""Of a message on a machine that is not busy (tests/sim/reality.py gauges it)."""
 SETTLING_TOKENS = 40
 """A policy knows nothing at a reply's beginning."""
 
@@ -161,8 +163,6 @@ def layers_for(question: Question) -> tuple[int, int]:
 
 
 def _record(group: Group, index: int, num_layers: int) -> ProviderRecord:
-    from dsdnode.sim.scenario import layers_of
-
     start, end = layers_of(group, index, num_layers)
     contact = Contact(bytes(32), ("tcp://192.0.2.1:1",))
     return ProviderRecord(

@@ -5,7 +5,7 @@ Times are in milliseconds where machines and links are meant, in seconds where p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -42,11 +42,18 @@ class Links(LinkTerms):
 
     bandwidth_mbit: float = 0.0
     """Of a peer, each way, when its group does not say; 0: without limit."""
+    handling_ms: float = 0.0
+    """Of every message beside its way: packing, encryption, processes that wake up (1 ms on a machine at ease)."""
     between: dict[str, LinkTerms] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        LinkTerms.__post_init__(self)
+        if self.handling_ms < 0 or self.bandwidth_mbit < 0:
+            raise ValueError("handling and bandwidth are not negative")
 
     def of(self, sender: str, receiver: str) -> LinkSpec:
         terms = self.between.get(f"{sender}-{receiver}") or self.between.get(f"{receiver}-{sender}") or self
-        return terms.spec
+        return replace(terms.spec, latency_s=(terms.latency_ms + self.handling_ms) / 1e3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,100 @@
+"""What `dsdnode sim plan` says in three real-life cases, and what `dsdnode bench` measures there.
+
+`python -m tests.sim.planned --measure DIR` benches (some 8 minutes) and compares; `--from DIR` reads what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from dsdnode.cli import render
+from dsdnode.sim import plan
+from dsdnode.sim.scenario import Links, Pair
+from tests.sim.reality import LAYERS, bench
+
+MODES = {"plain": "plain", "rounds-adaptive": "rounds", "stream": "stream"}
+PROMPTS, TOKENS = 3, 96
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Of the same machines and links; times in ms. `alone`: tokens per second without a swarm."""
+
+    name: str
+    stages: int
+    latency_ms: float
+    stage_ms: float
+    slope_ms: float
+    draft_ms: float
+    alone: float
+
+    @property
+    def words(self) -> list[str]:
+        """As both commands spell it, but for the number of shards."""
+        numbers = (self.latency_ms, self.stage_ms, self.slope_ms, self.draft_ms)
+        names = ("--latency-ms", "--stage-ms", "--stage-slope-ms", "--draft-ms")
+        return [word for name, number in zip(names, numbers, strict=True) for word in (name, f"{number:g}")]
+
+    @property
+    def command(self) -> str:
+        return " ".join(["dsdnode sim plan --stages", str(self.stages), *self.words, "--alone", f"{self.alone:g}"])
+
+
+CASES = (
+    Case("two desktops at home", 2, 1, 25, 3, 6, 2),
+    Case("four friends in one country", 4, 20, 14, 6, 5, 1.5),
+    Case("eight laptops on two continents", 8, 60, 14, 6, 5, 1),
+)
+
+
+def measure(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, case in enumerate(CASES):
+        words = [*case.words, "--shards", str(case.stages), "--schemes", ",".join((*MODES, "default"))]
+        words += [
+            "--num-prompts",
+            f"{PROMPTS}",
+            "--max-tokens",
+            f"{TOKENS}",
+            "--record",
+            str(folder / f"{number}.jsonl"),
+        ]
+        bench(folder / f"{number}.json", *words)
+
+
+def planned(case: Case, pair: Pair) -> tuple[plan.Question, plan.Answer]:
+    links = Links(case.latency_ms, handling_ms=plan.HANDLING_MS)
+    question = plan.uniform(case.stages, case.stage_ms, case.slope_ms, case.draft_ms, links, pair)
+    question = replace(question, alone=case.alone)
+    return question, plan.answer(question)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--measure", type=Path, metavar="DIR")
+    how.add_argument("--from", type=Path, dest="folder", metavar="DIR")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
+    folder = arguments.measure or arguments.folder
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    rows = []
+    for number, case in enumerate(CASES):
+        question, found = planned(case, Pair(LAYERS, trace=str(folder / f"{number}.jsonl")))
+        print(f"{case.name}\n$ {case.command}\n{plan.words(question, found)}\n")
+        expected = [*(found.speeds[mode] for mode in MODES.values()), found.default]
+        schemes = json.loads((folder / f"{number}.json").read_text())["schemes"]
+        for one, speed in zip(schemes, expected, strict=True):
+            measured = one["tokens_per_second"]
+            rows.append((case.name, one["scheme"], measured, speed, f"{100 * (speed / measured - 1):+.1f} %"))
+    print(render.table(("CASE", "SCHEME", "MEASURED", "PLANNED", "OFF BY"), rows))
+
+
+if __name__ == "__main__":
+    main()
