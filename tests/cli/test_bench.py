@@ -81,7 +81,7 @@ def test_two_shards_two_prompts_and_nothing_is_left(home: Path) -> None:
     assert slow["tokens_per_second"] < fast["tokens_per_second"]  # 3 x 5 ms a token more
     assert "8/8" in done.stderr.splitlines()[-1] or "2 shards, 5 ms" in done.stderr
     assert (home / "speeds.svg").read_text().startswith("<?xml")
-    assert len(read_traces(home / "trace.jsonl")._traces) == 2
+    assert len(read_traces(home / "trace.jsonl").traces) == 2
     assert alive(home) == []
     assert not list(home.glob("dsdnode-bench-*"))
 
