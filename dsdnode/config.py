@@ -20,7 +20,7 @@ DEFAULT_LISTEN = "tcp://0.0.0.0:29170"
 MAX_JOINS = 64
 MAX_LAYERS = 4096
 MAX_SWARM_FILE_BYTES = 64 * 1024
-WINDOWS = ("fixed", "awc", "throughput", "throughput:rounds", "throughput:stream", "throughput:hedged")
+WINDOWS = ("fixed", "awc", "throughput", "throughput:rounds", "throughput:stream", "throughput:hedged", "threshold")
 """Window policies (speculation/policies.py); also plans that never change, stream:BLOCK:WINDOW and
 hedged:BLOCK:WINDOW:HEDGES."""
 ACCEPTANCES = ("exact", "relaxed", "deferred")

@@ -5,75 +5,28 @@ that is kept as a number with a fraction (a rounded one could never leave 4); tw
 switch speculation off. How it is switched on again is not published: here a round of two every RETRY_TOKENS tokens of
 plain decoding, doubled each time the regressor still says off.
 
-The paper's regressor is a small residual network fitted to the best windows of a sweep. `analytic_window` stands in for
-it: any function of `Features` can take its place.
+The regressor is fitted to a sweep (regressor.py); any function of `Features` can take its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from dsdnode.speculation.estimates import Mean, Ratio
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.regressor import MAX_WINDOW, MIN_WINDOW, Features, Regressor, fitted_window
 from dsdnode.speculation.window import Plan, RouteCosts
 
-MIN_WINDOW, MAX_WINDOW = 1, 12
 SMOOTHING = 0.4
 FIRST_WINDOW = 4.0
 STRIKES = 2
 RETRY_TOKENS, RETRY_WINDOW = 32, 2
-FIXED_SHARE = 0.5
-"""Of a round's own work, what does not grow with the window: the features do not tell."""
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """`utilisation`: of the target's queues, 0 to 1 (w / (1 + w) with w others waiting). `round_trip_s`: the network
-    alone. `token_s`: recent time per token. `window`: the one before, not rounded; 0: speculation was off.
-    """
-
-    utilisation: float
-    acceptance_rate: float
-    round_trip_s: float
-    token_s: float
-    window: float
-
-
-Regressor = Callable[[Features], float]
-
-
-def analytic_window(features: Features) -> float:
-    """The best window by the formula for rounds; 1 or less where plain decoding is as fast.
-
-    What a round costs beyond the network is taken from the present one: half of it whatever the window, half of it by
-    its positions, and so much more of the latter as others wait.
-    """
-    rate = features.acceptance_rate
-    round_s = features.token_s * _tokens(rate, features.window)
-    work_s = max(0.05 * round_s, round_s - features.round_trip_s)
-    load = 1 / max(0.1, 1 - features.utilisation)
-    position_s = (1 - FIXED_SHARE) * work_s / (features.window + 1)
-
-    def token_s(window: int) -> float:
-        positions_s = position_s * (1 + window * load)
-        return (features.round_trip_s + FIXED_SHARE * work_s + positions_s) / _tokens(rate, window)
-
-    best = min(range(MIN_WINDOW, MAX_WINDOW + 1), key=token_s)
-    return float(best) if token_s(best) < token_s(0) else 0.0
-
-
-def _tokens(rate: float, window: float) -> float:
-    """Of a round: (1 - alpha^(k+1)) / (1 - alpha)."""
-    return window + 1 if rate >= 1 else (1 - rate ** (window + 1)) / (1 - rate)
 
 
 class AdaptiveWindow:
-    """Rounds alone; `draft_max` caps the window further."""
+    """Rounds alone; `draft_max` caps the window further; `regressor`: the fitted one, if None."""
 
-    def __init__(self, draft_max: int, regressor: Regressor = analytic_window) -> None:
+    def __init__(self, draft_max: int, regressor: Regressor | None = None) -> None:
         self._max = min(MAX_WINDOW, draft_max)
-        self._regressor = regressor
+        self._regressor = regressor or fitted_window()
         self._window = min(FIRST_WINDOW, float(self._max))
         self._is_off = False
         self._num_strikes = 0

@@ -8,6 +8,7 @@ from dsdnode.errors import BadInput
 from dsdnode.speculation.awc import AdaptiveWindow
 from dsdnode.speculation.estimates import Experience
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.threshold import ThresholdWindow
 from dsdnode.speculation.throughput import MODES, Throughput
 from dsdnode.speculation.window import Fixed, Mode, Plan, RouteCosts, WindowController
 
@@ -18,7 +19,8 @@ ALLOWED: dict[str, tuple[Mode, ...]] = {
     "throughput:stream": ("plain", "stream"),
     "throughput:hedged": ("plain", "stream", "hedged"),
 }
-SPELLINGS = ("fixed", "awc", *ALLOWED, "stream:BLOCK:WINDOW", "hedged:BLOCK:WINDOW:HEDGES")
+ROUNDS = ("fixed", "threshold", "awc")
+SPELLINGS = (*ROUNDS, *ALLOWED, "stream:BLOCK:WINDOW", "hedged:BLOCK:WINDOW:HEDGES")
 _FIXED_PLAN = re.compile(r"(?:stream:(\d{1,2}):(\d{1,2})|hedged:(\d{1,2}):(\d{1,2}):(\d))")
 
 
@@ -50,7 +52,7 @@ def policy_of(name: str, draft_max: int, experience: Experience | None = None) -
     Raises BadInput, naming what is allowed.
     """
     fixed = _fixed_plan(name)
-    if fixed is None and name not in ("fixed", "awc", *ALLOWED):
+    if fixed is None and name not in (*ROUNDS, *ALLOWED):
         raise BadInput(f"no window policy is called {name!r}: choose from {', '.join(SPELLINGS)}")
     if not 0 <= draft_max <= MAX_DRAFT:
         raise BadInput(f"a window of {draft_max} draft tokens: choose 0 (plain decoding) to {MAX_DRAFT}")
@@ -58,7 +60,9 @@ def policy_of(name: str, draft_max: int, experience: Experience | None = None) -
         return Fixed(draft_max)
     if fixed is not None:
         return FixedPlan(fixed)
-    return AdaptiveWindow(draft_max) if name == "awc" else Throughput(draft_max, ALLOWED[name], experience)
+    if name in ROUNDS:
+        return AdaptiveWindow(draft_max) if name == "awc" else ThresholdWindow(draft_max)
+    return Throughput(draft_max, ALLOWED[name], experience)
 
 
 def _fixed_plan(name: str) -> Plan | None:

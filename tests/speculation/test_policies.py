@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from dsdnode.errors import BadInput
 from dsdnode.speculation.awc import AdaptiveWindow
 from dsdnode.speculation.policies import ALLOWED, policy_of
+from dsdnode.speculation.threshold import ThresholdWindow
 from dsdnode.speculation.throughput import Throughput
 from dsdnode.speculation.window import Fixed, Plan
 from tests.speculation.toy_stream import ring, run
@@ -18,6 +21,7 @@ def test_every_name_gives_its_policy() -> None:
     assert isinstance(policy_of("fixed", 8), Fixed)
     assert policy_of("fixed", 5).plan() == Plan("rounds", 5, 5)
     assert isinstance(policy_of("awc", 8), AdaptiveWindow)
+    assert isinstance(policy_of("threshold", 8), ThresholdWindow)
     assert all(isinstance(policy_of(name, 8), Throughput) for name in ALLOWED)
 
 
@@ -27,7 +31,7 @@ def test_plans_for_experiments_are_taken_as_they_are() -> None:
     assert run(ring(2, 10, CPU, 0.8), policy_of("stream:2:16", 8), 60).plans[-1].mode == "stream"
 
 
-@pytest.mark.parametrize("name", ["fixed", "awc", *ALLOWED, "stream:2:16", "hedged:2:16:1"])
+@pytest.mark.parametrize("name", ["fixed", "threshold", "awc", *ALLOWED, "stream:2:16", "hedged:2:16:1"])
 def test_no_draft_is_plain_decoding_whatever_the_name(name: str) -> None:
     result = run(ring(2, 10, CPU, 0.8), policy_of(name, 0), 40)
     assert {event.mode for event in result.events} == {"plain"}
@@ -59,6 +63,14 @@ def test_a_mode_that_is_not_allowed_is_never_planned() -> None:
 
 
 def test_draft_max_caps_every_block() -> None:
-    for name in ("awc", *ALLOWED):
+    for name in ("awc", "threshold", *ALLOWED):
         result = run(ring(4, 50, (10.0, 0.3, 3.0), 0.95, 0.4), policy_of(name, 3), 150)
         assert max(change.block for change in result.plans) <= 3, name
+
+
+def test_the_threshold_rule_takes_one_step_a_round() -> None:
+    windows = [event.window for event in run(ring(2, 10, CPU, 0.8), policy_of("threshold", 6), 120).events]
+    assert {abs(after - before) for before, after in pairwise(windows)} <= {0, 1}
+    assert max(windows) == 6 and min(windows) >= 1
+    hopeless = run(ring(2, 10, CPU, 0.0), policy_of("threshold", 6), 60)
+    assert hopeless.plans[-1].window == 1, "it cannot switch off"

@@ -99,17 +99,18 @@ class Result:
 
 
 @dataclass
-class _Travel:
+class Travel:
     block: Block
     tokens: Sequence[int]
     arrived_s: float = 0.0
     stage_ms: tuple[float, ...] = ()
     waited_ms: tuple[float, ...] = ()
+    queue: tuple[int, ...] = ()
 
 
 @dataclass
 class _Stage:
-    waiting: list[_Travel] = field(default_factory=list)
+    waiting: list[Travel] = field(default_factory=list)
     busy: bool = False
     floor: int = 0
     closed: dict[int, int] = field(default_factory=dict)
@@ -205,7 +206,7 @@ class World:
         wrong = next((position for position, token in enumerate(content) if token != RIGHT), len(content))
         if wrong < len(content):
             self.wrong_at[block.epoch] = wrong
-        travel = _Travel(block, action.tokens)
+        travel = Travel(block, action.tokens)
         self.at(self.hop(0), lambda: self.arrive(0, travel))
 
     def hop(self, link: int) -> float:
@@ -213,7 +214,7 @@ class World:
         self.arrived_s[link] = max(self.arrived_s[link], self.now + delay_s)
         return self.arrived_s[link]
 
-    def arrive(self, index: int, travel: _Travel) -> None:
+    def arrive(self, index: int, travel: Travel) -> None:
         stage = self.stages[index]
         stage.floor = max(stage.floor, travel.block.floor)
         travel.arrived_s = self.now
@@ -230,23 +231,24 @@ class World:
                 stage.busy = True
                 return self.compute(index, travel)
 
-    def compute(self, index: int, travel: _Travel) -> None:
+    def compute(self, index: int, travel: Travel) -> None:
         fixed_s, slope_s = self.ring.stages[index]
         cost_s = (fixed_s + slope_s * len(travel.tokens)) * self.ring.slow(index, self.now)
         cost_s *= self.ring.crowding if self.drafting else 1.0
         others_s = self.ring.others * (fixed_s + slope_s)
         travel.stage_ms += (cost_s * 1000,)
         travel.waited_ms += ((self.now - travel.arrived_s + others_s) * 1000,)
+        travel.queue += (self.ring.others,)
         self.at(self.now + others_s + cost_s, lambda: self.leave(index, travel))
 
-    def leave(self, index: int, travel: _Travel) -> None:
+    def leave(self, index: int, travel: Travel) -> None:
         if index + 1 < len(self.stages):
             self.at(self.hop(index + 1), lambda: self.arrive(index + 1, travel))
         else:
             self.judge(travel)
         self.work(index)
 
-    def judge(self, travel: _Travel) -> None:
+    def judge(self, travel: Travel) -> None:
         block = travel.block
         end = block.position + block.num_given + block.num_draft
         wrong = self.wrong_at.get(block.epoch, end)
@@ -254,10 +256,8 @@ class World:
             return
         if wrong < end:
             self.close(block.epoch, wrong)
-        queue = (self.ring.others,) * len(self.stages)
-        verdict = Verdict(
-            block.session, 0, block.epoch, min(wrong, end), RIGHT, travel.stage_ms, travel.waited_ms, queue
-        )  # fmt: skip
+        times = travel.stage_ms, travel.waited_ms, travel.queue
+        verdict = Verdict(block.session, 0, block.epoch, min(wrong, end), RIGHT, *times)
         self.at(self.hop(len(self.stages)), lambda: self.act(self.machine.on_verdict(self.now, verdict)))
 
     def close(self, epoch: int, position: int) -> None:
