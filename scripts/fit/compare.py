@@ -30,7 +30,7 @@ def formula_window(features: Features) -> float:
 
     def tokens(window: float) -> float:
         rate = min(features.acceptance_rate, 0.999)
-        return (1 - rate ** (window + 1)) / (1 - rate)
+        return float((1 - rate ** (window + 1)) / (1 - rate))
 
     round_s = features.token_s * tokens(features.window)
     work_s = max(0.05 * round_s, round_s - features.round_trip_s)
