@@ -1,6 +1,6 @@
 """What `dsdnode sim plan` says in three real-life cases, and what `dsdnode bench` measures there.
 
-`python -m tests.sim.planned --measure DIR` benches (some 8 minutes) and compares; `--from DIR` reads what is there.
+`python -m tests.sim.planned --measure DIR` benches (some 4 minutes) and compares; `--from DIR` reads what is there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dsdnode.sim.scenario import Links, Pair
 from tests.sim.reality import LAYERS, bench
 
 MODES = {"plain": "plain", "rounds-adaptive": "rounds", "stream": "stream"}
-PROMPTS, TOKENS = 3, 96
+PROMPTS, TOKENS = 2, 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,14 @@ class Case:
 
     @property
     def command(self) -> str:
-        return " ".join(["dsdnode sim plan --stages", str(self.stages), *self.words, "--alone", f"{self.alone:g}"])
+        words = ["--stages", str(self.stages), *self.words, "--alone", f"{self.alone:g}", "--trace", "replies.jsonl"]
+        return "dsdnode sim plan " + " ".join(words)
 
 
 CASES = (
     Case("two desktops at home", 2, 1, 25, 3, 6, 2),
     Case("four friends in one country", 4, 20, 14, 6, 5, 1.5),
-    Case("eight laptops on two continents", 8, 60, 14, 6, 5, 1),
+    Case("eight laptops on one continent", 8, 40, 14, 6, 5, 1),
 )
 
 
