@@ -10,6 +10,7 @@ from dsdnode.errors import BadInput
 from dsdnode.node.catalogue import Model
 from dsdnode.speculation.estimates import Experience
 from dsdnode.speculation.policies import policy_of
+from dsdnode.speculation.prefill import MAX_SINGLES_POSITIONS
 from dsdnode.speculation.window import WindowController
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance
@@ -38,7 +39,7 @@ class Choices:
     wire: str
     acceptance: WireAcceptance
     strict: bool = False
-    """Every reply is computed in the same way, whatever was asked before."""
+    """Rounding is the same whatever was asked before and however blocks are cut: no branches, and small batches."""
     _experiences: OrderedDict[str, Experience] = field(default_factory=OrderedDict)
     """By model: what replies have learned of its pipelines serves the next ones."""
 
@@ -58,8 +59,10 @@ class Choices:
     def blocks(self, body: GenerateBody, model: Model) -> Blocks:
         """Raises BadInput."""
         room = room_of(model.width)
-        draft_max = min(self.draft_max if body.draft_max < 0 else body.draft_max, room // 2)
-        window = policy_of(body.window or self.window, draft_max, self._experience(model.model_id))
+        room_of_draft = min(room // 2, MAX_SINGLES_POSITIONS - 1) if self.strict else room // 2
+        draft_max = min(self.draft_max if body.draft_max < 0 else body.draft_max, room_of_draft)
+        experience = self._experience(model.model_id)
+        window = policy_of(body.window or self.window, draft_max, experience, hedges=not self.strict)
         largest = max(draft_max, window.plan().block)  # a plan for ever knows no draft_max
         if largest > room // 2:
             raise BadInput(f"blocks of {largest} hidden states of {model.name} are too large: {room // 2} at most")

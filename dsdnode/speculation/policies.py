@@ -46,8 +46,11 @@ class FixedPlan:
         pass
 
 
-def policy_of(name: str, draft_max: int, experience: Experience | None = None) -> WindowController:
-    """`draft_max`: the largest round, or block of a stream; 0 is plain decoding, whatever the name.
+def policy_of(
+    name: str, draft_max: int, experience: Experience | None = None, *, hedges: bool = True
+) -> WindowController:
+    """`draft_max`: the largest round, or block of a stream; 0 is plain decoding, whatever the name. `hedges` False:
+    no branches beside the main line, which `throughput` does without.
 
     Raises BadInput, naming what is allowed.
     """
@@ -62,7 +65,8 @@ def policy_of(name: str, draft_max: int, experience: Experience | None = None) -
         return FixedPlan(fixed)
     if name in ROUNDS:
         return AdaptiveWindow(draft_max) if name == "awc" else ThresholdWindow(draft_max)
-    return Throughput(draft_max, ALLOWED[name], experience)
+    modes = tuple(mode for mode in ALLOWED[name] if hedges or mode != "hedged")
+    return Throughput(draft_max, modes, experience)
 
 
 def _fixed_plan(name: str) -> Plan | None:

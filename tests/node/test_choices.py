@@ -70,7 +70,7 @@ def test_without_drafts_it_is_plain_decoding_whatever_the_policy() -> None:
 def test_what_one_reply_learns_of_a_model_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
 
-    def policy(name: str, draft_max: int, experience: object) -> Fixed:
+    def policy(name: str, draft_max: int, experience: object, *, hedges: bool) -> Fixed:
         given.append(experience)
         return Fixed(draft_max)
 
@@ -98,3 +98,9 @@ def test_a_plan_whose_blocks_fit_no_frame_is_refused_in_words() -> None:
     assert choices().blocks(body(window="stream:20:40"), model(4096)).chunk_positions > 100
     with pytest.raises(BadInput, match="blocks of 20 hidden states of bob's model are too large: 7 at most"):
         choices().blocks(body(window="stream:20:40"), model(65536))
+
+
+def test_a_strict_drafter_keeps_to_small_batches() -> None:
+    """engine.md's setting is exact for blocks of 1 to 16 positions: fifteen guesses behind a given token."""
+    assert choices(strict=True).blocks(body(draft_max=32, window="fixed"), model()).window.plan().block == 15
+    assert choices().blocks(body(draft_max=32, window="fixed"), model()).window.plan().block == 32

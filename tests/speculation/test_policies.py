@@ -14,7 +14,7 @@ from dsdnode.speculation.throughput import Throughput
 from dsdnode.speculation.window import Fixed, Plan
 from tests.speculation.toy_stream import ring, run
 
-CPU = (14.0, 6.0, 5.0)
+CPU, GPU = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0)
 
 
 def test_every_name_gives_its_policy() -> None:
@@ -74,3 +74,12 @@ def test_the_threshold_rule_takes_one_step_a_round() -> None:
     assert max(windows) == 6 and min(windows) >= 1
     hopeless = run(ring(2, 10, CPU, 0.0), policy_of("threshold", 6), 60)
     assert hopeless.plans[-1].window == 1, "it cannot switch off"
+
+
+def test_without_hedges_throughput_streams_alone() -> None:
+    def modes(**options: bool) -> set[str]:
+        result = run(ring(4, 50, GPU, 0.7), policy_of("throughput", 8, **options), 200)
+        return {change.mode for change in result.plans}
+
+    assert "hedged" in modes()
+    assert "hedged" not in modes(hedges=False)
