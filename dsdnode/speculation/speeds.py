@@ -149,16 +149,20 @@ def _hedged_interval_s(costs: Costs, block: int, extra_share: float) -> float:
 class Cycle:
     """From one rejection (or verdict, where each is waited for) to the next, on average.
 
-    `used_s`: how long the slowest stage works for it, dead blocks among it: what others who wait there pay.
+    `used_s`: how long the slowest stage works for it, dead blocks among it: what others who wait there pay; of that
+    `shared_s` is what a decode costs whatever is in it, which all who share the decode pay together. (A stream's many
+    small blocks are not given that: where others wait, it is the first to make room.)
     """
 
     tokens: float
     seconds: float
     used_s: float
+    shared_s: float = 0.0
 
     def token_s(self, num_others: float = 0.0) -> float:
         """Seconds a token; with others waiting also those that it takes from each of them."""
-        return (self.seconds + num_others * self.used_s) / self.tokens
+        taken_s = self.used_s - self.shared_s + self.shared_s / (num_others + 1)
+        return (self.seconds + num_others * taken_s) / self.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +182,12 @@ def constant_survival(acceptance_rate: float) -> list[float]:
 
 
 def plain_cycle(costs: Costs) -> Cycle:
-    return Cycle(1.0, pass_s(costs, 1), slowest_s(costs, 1))
+    return Cycle(1.0, pass_s(costs, 1), slowest_s(costs, 1), slowest_s(costs, 0))
 
 
 def rounds_cycle(costs: Costs, survival: Survival, window: int) -> Cycle:
-    return Cycle(sum(survival[: window + 1]), round_s(costs, window), slowest_s(costs, window + 1))
+    used_s, shared_s = slowest_s(costs, window + 1), slowest_s(costs, 0)
+    return Cycle(sum(survival[: window + 1]), round_s(costs, window), used_s, shared_s)
 
 
 def run_s(costs: Costs, num_accepted: int, block: int, window: int, extra_share: float = 0.0) -> float:
@@ -217,7 +222,8 @@ def stream_cycle(
     num_dead = min(pace.per_window, pass_s(costs, block) / max(pace.interval_s, 1e-9)) / 2
     used_s = (1 + extra_share) * slowest_s(costs, 1)
     used_s += (reached + num_more + num_dead) * (slowest_s(costs, block) + extra_share * slowest_s(costs, 1))
-    return Cycle(sum(survival) + (hedging.tokens(hedges) if hedging and hedges else 0.0), seconds, used_s)
+    tokens = sum(survival) + (hedging.tokens(hedges) if hedging and hedges else 0.0)
+    return Cycle(tokens, seconds, used_s)
 
 
 class _Pace:
