@@ -7,10 +7,9 @@ import re
 from dsdnode.errors import BadInput
 from dsdnode.speculation.awc import AdaptiveWindow
 from dsdnode.speculation.estimates import Experience
-from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.threshold import ThresholdWindow
 from dsdnode.speculation.throughput import MODES, Throughput
-from dsdnode.speculation.window import Fixed, Mode, Plan, RouteCosts, WindowController
+from dsdnode.speculation.window import Fixed, FixedPlan, Mode, Plan, WindowController
 
 MAX_DRAFT = 64
 ALLOWED: dict[str, tuple[Mode, ...]] = {
@@ -22,28 +21,6 @@ ALLOWED: dict[str, tuple[Mode, ...]] = {
 ROUNDS = ("fixed", "threshold", "awc")
 SPELLINGS = (*ROUNDS, *ALLOWED, "stream:BLOCK:WINDOW", "hedged:BLOCK:WINDOW:HEDGES")
 _FIXED_PLAN = re.compile(r"(?:stream:(\d{1,2}):(\d{1,2})|hedged:(\d{1,2}):(\d{1,2}):(\d))")
-
-
-class FixedPlan:
-    """A stream's or a hedged stream's plan for ever: for experiments."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def plan(self) -> Plan:
-        return self._plan
-
-    def on_route(self, costs: RouteCosts) -> None:
-        pass
-
-    def on_draft(self, num_tokens: int, seconds: float) -> None:
-        pass
-
-    def on_verdict(self, event: PassEvent) -> None:
-        pass
-
-    def on_failure(self) -> None:
-        pass
 
 
 def policy_of(

@@ -55,11 +55,11 @@ class WindowController(Protocol):
         """A pass was lost: its time says nothing about the next."""
 
 
-class Fixed:
-    """The same plan for ever; window 0 is plain decoding."""
+class FixedPlan:
+    """The same plan for ever."""
 
-    def __init__(self, window: int) -> None:
-        self._plan = Plan("rounds", window, window) if window > 0 else Plan("plain", 0, 0)
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
 
     def plan(self) -> Plan:
         return self._plan
@@ -75,3 +75,10 @@ class Fixed:
 
     def on_failure(self) -> None:
         pass
+
+
+class Fixed(FixedPlan):
+    """Rounds of the same window for ever; 0 is plain decoding."""
+
+    def __init__(self, window: int) -> None:
+        super().__init__(Plan("rounds", window, window) if window > 0 else Plan("plain", 0, 0))

@@ -24,7 +24,7 @@ from dsdnode.sim.loop import JumpingLoop, Unreal, run
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig, SessionMachine
 from dsdnode.speculation.window import WindowController
-from tests.speculation.world import Restless
+from tests.speculation.restless import Restless
 
 from .troubles import Troubles
 from .village import Village, held_by, overfull

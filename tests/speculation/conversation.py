@@ -17,6 +17,7 @@ from dsdnode.speculation.window import Fixed
 
 from . import world
 from .peers import Peer
+from .restless import Restless
 from .toy import VOCABULARY, reference
 
 PARKED_S = 30.0
@@ -108,7 +109,7 @@ class Conversation(world.World):
         self.owner = SessionMachine(config, self.prompt, self._window(), drafter=before._drafting.alive)
 
     def _window(self) -> Any:
-        return world.Restless(self.rng) if self._stream else Fixed(self.window)
+        return Restless(self.rng) if self._stream else Fixed(self.window)
 
     def _open(self, action: NeedRoute) -> None:
         self.seeds[action.route] = self.seed

@@ -6,8 +6,8 @@ import pytest
 
 from dsdnode.speculation.awc import RETRY_TOKENS, AdaptiveWindow
 from dsdnode.speculation.regressor import Features
-from dsdnode.speculation.window import Plan
-from tests.speculation.toy_stream import Same, ring, run
+from dsdnode.speculation.window import FixedPlan, Plan
+from tests.speculation.toy_stream import ring, run
 
 GPU, CPU = (10.0, 0.3, 3.0), (14.0, 6.0, 5.0)
 
@@ -66,7 +66,7 @@ def test_the_five_features_are_what_happened() -> None:
 def test_as_shipped_it_comes_close_to_the_best_window(rate: float, latency_ms: float) -> None:
     place = ring(4, latency_ms, GPU, rate)
     adapted = run(place, AdaptiveWindow(12), 300).speed
-    assert adapted > 0.85 * max(run(place, Same(Plan("rounds", k, k)), 300).speed for k in range(2, 13))
+    assert adapted > 0.85 * max(run(place, FixedPlan(Plan("rounds", k, k)), 300).speed for k in range(2, 13))
 
 
 def test_as_shipped_it_gives_up_where_drafts_are_worth_nothing() -> None:

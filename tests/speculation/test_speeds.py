@@ -6,8 +6,8 @@ import pytest
 
 from dsdnode.speculation import speeds
 from dsdnode.speculation.speeds import Costs, Hedging, constant_survival
-from dsdnode.speculation.window import Plan
-from tests.speculation.toy_stream import Ring, Same, ring, run
+from dsdnode.speculation.window import FixedPlan, Plan
+from tests.speculation.toy_stream import Ring, ring, run
 
 GPU, CPU = (9.7, 0.3, 3.0), (14.0, 6.0, 5.0)
 
@@ -86,7 +86,7 @@ def test_what_a_plan_will_do_is_what_it_does(
         little = ring(num_stages, latency_ms, kind, rate)
         costs = costs_of_ring(little)
         for plan in (Plan("plain", 0, 0), Plan("rounds", 4, 4), Plan("stream", 1, 8), Plan("stream", 2, 16)):
-            result = run(little, Same(plan), 400)
+            result = run(little, FixedPlan(plan), 400)
             num_judged = sum(event.num_judged for event in result.events) or 1
             drawn = sum(event.num_accepted for event in result.events) / num_judged
             survival = constant_survival(drawn)

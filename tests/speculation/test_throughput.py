@@ -12,8 +12,8 @@ from dsdnode.speculation.events import PlanChange
 from dsdnode.speculation.policies import policy_of
 from dsdnode.speculation.speeds import Costs, plain_speed
 from dsdnode.speculation.throughput import MAX_STEP, Throughput
-from dsdnode.speculation.window import Plan
-from tests.speculation.toy_stream import Result, Ring, Same, ring, run
+from dsdnode.speculation.window import FixedPlan, Plan
+from tests.speculation.toy_stream import Result, Ring, ring, run
 
 CPU, GPU, FAST = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0), (1.0, 0.1, 0.8)
 PLAIN = Plan("plain", 0, 0)
@@ -48,7 +48,7 @@ def test_nowhere_slower_than_plain_and_close_to_the_best_plan_there_is(
         speed = default(little).speed
         assert speed >= 0.955 * plain(little), rate
         if rate == 0.85:
-            best = max(run(little, Same(Plan("stream", *sizes)), 200).speed for sizes in ((2, 16), (4, 32)))
+            best = max(run(little, FixedPlan(Plan("stream", *sizes)), 200).speed for sizes in ((2, 16), (4, 32)))
             assert (
                 speed >= 0.87 * best
             )  # least where a real peer's handling of a block, of which this ring is free, counts
@@ -101,7 +101,7 @@ def test_a_draft_that_turns_bad_in_mid_reply_and_one_that_turns_good() -> None:
 def test_thirty_milliseconds_of_jitter() -> None:
     for rate in (0.1, 0.8):
         little = replace(ring(4, 10, CPU, rate), jitter_s=0.030)
-        slow, fast = run(little, Same(PLAIN), 200).speed, default(little)
+        slow, fast = run(little, FixedPlan(PLAIN), 200).speed, default(little)
         assert fast.speed >= (0.97 if rate < 0.5 else 2.5) * slow
         assert all(change.window <= 48 for change in fast.plans)
 
@@ -109,7 +109,7 @@ def test_thirty_milliseconds_of_jitter() -> None:
 def test_a_stage_becomes_five_times_slower_in_mid_reply() -> None:
     for rate in (0.1, 0.8):
         little = replace(ring(4, 10, CPU, rate), slow=lambda stage, now: 5.0 if stage == 1 and now > 4.0 else 1.0)
-        slow, fast = run(little, Same(PLAIN), 300), default(little, 300)
+        slow, fast = run(little, FixedPlan(PLAIN), 300), default(little, 300)
         assert fast.speed >= 0.97 * slow.speed
         assert fast.speed_of(200, 300) >= (0.97 if rate < 0.5 else 1.4) * slow.speed_of(200, 300)
         if rate > 0.5:
@@ -130,8 +130,8 @@ def test_a_drafter_slower_than_the_ring(draft_ms: float) -> None:
 def test_a_machine_that_drafts_and_serves_at_once_is_judged_by_what_happened() -> None:
     """By the formulas a stream would gain a fifth: they do not know that drafting slows the stages down."""
     little = replace(ring(2, 0, CPU, 0.45), crowding=1.5)
-    by_formula = run(replace(little, crowding=1.0), Same(Plan("stream", 2, 4)), 300).speed
-    assert by_formula > 1.03 * plain(little) > run(little, Same(Plan("stream", 2, 4)), 300).speed
+    by_formula = run(replace(little, crowding=1.0), FixedPlan(Plan("stream", 2, 4)), 300).speed
+    assert by_formula > 1.03 * plain(little) > run(little, FixedPlan(Plan("stream", 2, 4)), 300).speed
     result = run(little, policy_of("throughput:stream", 8), 400)
     assert result.speed_of(100, 400) >= 0.95 * plain(little)
     assert any("measuring" in change.reason for change in result.plans)
@@ -142,7 +142,9 @@ def test_others_who_wait_are_left_room() -> None:
     assert max(change.window for change in default(alone).plans[1:]) > 8
     result = default(crowded)
     assert result.plans[-1].window <= 6 and result.plans[-1].mode != "hedged"
-    assert result.speed > 1.5 * run(crowded, Same(PLAIN), 100).speed, "what is shared must be used well, not shunned"
+    assert result.speed > 1.5 * run(crowded, FixedPlan(PLAIN), 100).speed, (
+        "what is shared must be used well, not shunned"
+    )
 
 
 def test_who_waits_counts_though_they_do_not_delay_us_yet() -> None:
@@ -172,7 +174,7 @@ def test_hedges_come_where_they_cover_and_go_where_they_do_not() -> None:
 def test_rounds_alone_come_close_to_the_best_round() -> None:
     for kind, latency_ms in ((CPU, 10.0), (GPU, 50.0)):
         little = ring(4, latency_ms, kind, 0.8)
-        best = max(run(little, Same(Plan("rounds", k, k)), 200).speed for k in (2, 4, 6, 8))
+        best = max(run(little, FixedPlan(Plan("rounds", k, k)), 200).speed for k in (2, 4, 6, 8))
         assert run(little, policy_of("throughput:rounds", 8), 200).speed >= 0.93 * best
 
 

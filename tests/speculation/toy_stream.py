@@ -16,7 +16,7 @@ from dsdnode.speculation.actions import Draft, Finish, Guess, NeedRoute, SendBlo
 from dsdnode.speculation.events import PassEvent, PlanChange
 from dsdnode.speculation.session import SessionMachine
 from dsdnode.speculation.settings import SessionConfig
-from dsdnode.speculation.window import Plan, RouteCosts, WindowController
+from dsdnode.speculation.window import RouteCosts, WindowController
 from dsdnode.wire.messages import Block, Verdict
 
 RIGHT, WRONG, OTHER = 1, 2, 3
@@ -56,28 +56,6 @@ def ring(
     fixed_ms, slope_ms, draft_ms = kind
     stages = ((fixed_ms / 1000, slope_ms / 1000),) * num_stages
     return Ring(stages, latency_ms / 1000, draft_ms / 1000, lambda position: rate, covered_share=covered_share)
-
-
-class Same:
-    """A plan for ever."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def plan(self) -> Plan:
-        return self._plan
-
-    def on_route(self, costs: RouteCosts) -> None:
-        pass
-
-    def on_draft(self, num_tokens: int, seconds: float) -> None:
-        pass
-
-    def on_verdict(self, event: PassEvent) -> None:
-        pass
-
-    def on_failure(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
