@@ -1,5 +1,6 @@
 """The threshold rule that AWC was published against (arXiv 2511.21669): the window grows by one after a round in which
-every guess was right, shrinks by one after any other. The paper does not give its numbers; these are the usual ones."""
+every guess was right, shrinks by one after any other. Its published numbers were not at hand;
+these steps of one are ours."""
 
 from __future__ import annotations
 
