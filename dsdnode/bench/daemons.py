@@ -27,18 +27,21 @@ POLL_S = 0.02
 
 
 class Daemon:
-    """One `dsdnode start` on loopback in a process group of its own: the terminal's Ctrl-C is ours alone to obey."""
+    """One `dsdnode start` on loopback in a process group of its own: the terminal's Ctrl-C is ours alone to obey.
+
+    Its input is a pipe that only we hold open: however we end, even killed, so does it.
+    """
 
     def __init__(self, data_dir: Path, *words: str, threads: int = 1) -> None:
         data_dir.mkdir(mode=0o700)
         self.data_dir = data_dir
         self._log = data_dir / "node.log"
-        command = [sys.executable, "-m", "dsdnode.cli", "start", "--listen", "tcp://127.0.0.1:0", "--json"]
+        command = [sys.executable, "-m", "dsdnode.cli", "start", "--listen", "tcp://127.0.0.1:0", "--json", "--leash"]
         # Stages of one reply take turns, and small models gain nothing from more threads.
         with self._log.open("wb") as log_file:
             self.process = subprocess.Popen(
                 [*command, "--threads", str(threads), "--data-dir", str(data_dir), *words],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
                 process_group=0,
@@ -87,8 +90,9 @@ def take_down(running: Sequence[Daemon]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(daemon.process.pid, signal.SIGKILL)
             daemon.process.wait()
-        if daemon.process.stdout is not None:
-            daemon.process.stdout.close()
+        for pipe in (daemon.process.stdin, daemon.process.stdout):
+            if pipe is not None:
+                pipe.close()
     signal.signal(signal.SIGINT, before)
 
 

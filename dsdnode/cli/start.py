@@ -34,11 +34,18 @@ log = structlog.get_logger()
 @node_options
 @click.option("--detach", is_flag=True, help="Return when the node is ready and leave it running (`dsdnode stop`).")
 @click.option("--emulate-ms", type=(click.FloatRange(0, 1e5), click.FloatRange(0, 1e4)), hidden=True)
+@click.option("--leash", is_flag=True, hidden=True, help="End when standard input does: whoever began us is gone.")
 @json_option
 @common_options
 @click.pass_obj
 def start(
-    invocation: Invocation, /, detach: bool, as_json: bool, emulate_ms: tuple[float, float] | None, **flags: Any
+    invocation: Invocation,
+    /,
+    detach: bool,
+    as_json: bool,
+    leash: bool,
+    emulate_ms: tuple[float, float] | None,
+    **flags: Any,
 ) -> int:
     """Start a node. With nothing said it serves the bundled demo models in the swarm it last knew, or begins one."""
     settings = load(flags, log_level="info")
@@ -46,7 +53,7 @@ def start(
     if detach:
         return _detach(invocation.argv, config, as_json)
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
-        return runner.run(serve(config, as_json))
+        return runner.run(serve(config, as_json, leash))
 
 
 def _fine_loop() -> asyncio.AbstractEventLoop:
@@ -72,8 +79,13 @@ class Ending:
             self.starting.cancel()
         log.info("draining; a second signal kills", signal=number.name)
 
+    def on_input(self) -> None:
+        """Nobody waits for a drain any more, and the folder that we live in is nobody's."""
+        if not os.read(sys.stdin.fileno(), MAX_READY_BYTES):
+            _kill(EXIT_FAILURE)
 
-async def serve(config: NodeConfig, as_json: bool) -> int:
+
+async def serve(config: NodeConfig, as_json: bool, leash: bool = False) -> int:
     """Start a node, say that it is ready, and serve until told to end; the exit code. Raises what Node.start raises."""
     from dsdnode.node.node import Node
 
@@ -81,6 +93,8 @@ async def serve(config: NodeConfig, as_json: bool) -> int:
     ending = Ending()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ending.on_signal, number)
+    if leash:
+        loop.add_reader(sys.stdin.fileno(), ending.on_input)
     with control.hold(config.data_dir):
         ending.starting = asyncio.create_task(Node.start(config))
         try:

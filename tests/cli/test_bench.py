@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dsdnode.sim.traces import read_traces
@@ -86,9 +87,9 @@ def test_two_shards_two_prompts_and_nothing_is_left(home: Path) -> None:
     assert not list(home.glob("dsdnode-bench-*"))
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_takes_everything_down(home: Path, number: signal.Signals) -> None:
+@pytest.fixture
+def running(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A long bench in the middle of its measurements."""
     bench = subprocess.Popen(
         [*COMMAND, "--shards", "1", "--num-prompts", "1000", "--latency-ms", "50"],
         stderr=subprocess.PIPE,
@@ -101,13 +102,27 @@ def test_a_signal_takes_everything_down(home: Path, number: signal.Signals) -> N
             if b"1 shard, 50 ms" in line:
                 break
         assert len(alive(home)) >= 2
-        bench.send_signal(number)
-        assert bench.wait(timeout=60) == (130 if number == signal.SIGINT else 128 + signal.SIGTERM)
-        assert alive(home) == []
-        assert not list(home.glob("dsdnode-bench-*"))
+        yield bench
     finally:
         bench.kill()
         bench.communicate()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_takes_everything_down(home: Path, running: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    running.send_signal(number)
+    assert running.wait(timeout=60) == (130 if number == signal.SIGINT else 128 + signal.SIGTERM)
+    assert alive(home) == []
+    assert not list(home.glob("dsdnode-bench-*"))
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_bench_leaves_no_process(running: subprocess.Popen[bytes]) -> None:
+    family = psutil.Process(running.pid).children(recursive=True)
+    assert len(family) >= 5  # the link emulator, two daemons, their workers
+    running.kill()
+    assert psutil.wait_procs(family, timeout=30)[1] == []
 
 
 def test_its_help_ends_with_an_example(call: Callable[..., Result]) -> None:
