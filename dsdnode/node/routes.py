@@ -18,7 +18,7 @@ from dsdnode.node.catalogue import Model
 from dsdnode.node.discovery import Discovery
 from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, predict
 from dsdnode.placement.slowness import Slowness
-from dsdnode.speculation.window import RouteCosts
+from dsdnode.speculation.plan import RouteCosts
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import (
     Close,

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dsdnode.speculation.estimates import Mean, Ratio
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.plan import Plan, RouteCosts
 from dsdnode.speculation.regressor import MAX_WINDOW, MIN_WINDOW, Features, Regressor, fitted_window
-from dsdnode.speculation.window import Plan, RouteCosts
 
 SMOOTHING = 0.4
 FIRST_WINDOW = 4.0

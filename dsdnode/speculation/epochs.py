@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from dsdnode.speculation.actions import Guess, SendBlock, Tokens
 from dsdnode.speculation.line import Line
-from dsdnode.speculation.window import Plan
+from dsdnode.speculation.plan import Plan
 from dsdnode.wire.messages import Block
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.plan import RouteCosts
 from dsdnode.speculation.speeds import MAX_RUN, Costs, Hedging
-from dsdnode.speculation.window import RouteCosts
 
 PRIOR_RATE = 0.75
 PRIOR_WEIGHT = 4.0

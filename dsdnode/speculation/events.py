@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dsdnode.speculation.window import Plan
+from dsdnode.speculation.plan import Plan
 
 MAX_EVENTS = 4096
 MAX_PLANS = 256

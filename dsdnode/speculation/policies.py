@@ -7,9 +7,10 @@ import re
 from dsdnode.errors import BadInput
 from dsdnode.speculation.awc import AdaptiveWindow
 from dsdnode.speculation.estimates import Experience
+from dsdnode.speculation.plan import Mode, Plan
 from dsdnode.speculation.threshold import ThresholdWindow
 from dsdnode.speculation.throughput import MODES, Throughput
-from dsdnode.speculation.window import Fixed, FixedPlan, Mode, Plan, WindowController
+from dsdnode.speculation.window import Fixed, FixedPlan, WindowController
 
 MAX_DRAFT = 64
 ALLOWED: dict[str, tuple[Mode, ...]] = {

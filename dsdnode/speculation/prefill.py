@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from dsdnode.speculation.window import RouteCosts
+from dsdnode.speculation.plan import RouteCosts
 
 MIN_CHUNK_POSITIONS = 16
 MAX_SINGLES_POSITIONS = 16

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from dsdnode.speculation.estimates import Experience
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.plan import Plan
 from dsdnode.speculation.speeds import Costs, pass_s, reach_of, round_s, run_s, slowest_s
-from dsdnode.speculation.window import Plan
 
 CHECK_TOKENS = 16
 """A run is looked at when it ends, and so often while it goes on."""
@@ -24,13 +24,12 @@ SOON = 0.6
 
 @dataclass(slots=True)
 class _Run:
-    """Since a rejection at `start_s`: seconds and tokens up to the last check."""
+    """Tokens since a rejection; how many of them, and when, at the last check."""
 
     mode: str
-    start_s: float
-    num_tokens: int = 0
-    checked_s: float = 0.0
+    checked_s: float
     checked: int = 0
+    num_tokens: int = 0
 
 
 class Stopwatch:
@@ -74,7 +73,7 @@ class Stopwatch:
             if is_rejected or run.num_tokens - run.checked >= CHECK_TOKENS:
                 self._check(run, event, plan, costs)
         if is_rejected:
-            run = None if event.covered else _Run(event.mode, event.judged_s, checked_s=event.judged_s)
+            run = None if event.covered else _Run(event.mode, event.judged_s)
         self._run = run
 
     def _followed(self, event: PassEvent, costs: Costs) -> None:

@@ -27,9 +27,10 @@ from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.flow import Flow
 from dsdnode.speculation.line import Line
 from dsdnode.speculation.patience import Patience
+from dsdnode.speculation.plan import Plan, RouteCosts
 from dsdnode.speculation.prefill import Prefill
 from dsdnode.speculation.settings import Carried, SessionConfig
-from dsdnode.speculation.window import Plan, RouteCosts, WindowController
+from dsdnode.speculation.window import WindowController
 from dsdnode.wire.messages import Nack, Verdict
 
 __all__ = ["MAX_NACKS", "SessionConfig", "SessionMachine"]

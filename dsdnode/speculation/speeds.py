@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from dsdnode.speculation.window import Mode, Plan
+from dsdnode.speculation.plan import Mode, Plan
 
 MAX_RUN = 96
 """Guesses in a row that are looked at; longer runs count as so long."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.window import RouteCosts
+from dsdnode.speculation.plan import RouteCosts
 
 FACTOR = 3.0
 NUM_VERDICTS = 4

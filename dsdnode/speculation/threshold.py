@@ -5,8 +5,8 @@ these steps of one are ours."""
 from __future__ import annotations
 
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.plan import Plan, RouteCosts
 from dsdnode.speculation.regressor import MAX_WINDOW, MIN_WINDOW
-from dsdnode.speculation.window import Plan, RouteCosts
 
 FIRST_WINDOW = 4
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 
 from dsdnode.speculation.estimates import Experience, PipelineCosts
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.plan import Mode, Plan, RouteCosts
 from dsdnode.speculation.realised import Stopwatch
 from dsdnode.speculation.speeds import WORTH_A_DRAFT, Cycle, options
-from dsdnode.speculation.window import Mode, Plan, RouteCosts
 
 MODES: tuple[Mode, ...] = ("plain", "rounds", "stream", "hedged")
 FIRST_BLOCK, FIRST_WINDOW = 2, 8

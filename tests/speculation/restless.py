@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.window import Plan, RouteCosts
+from dsdnode.speculation.plan import Plan, RouteCosts
 
 
 class Restless:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dsdnode.speculation.awc import RETRY_TOKENS, AdaptiveWindow
+from dsdnode.speculation.plan import Plan
 from dsdnode.speculation.regressor import Features
-from dsdnode.speculation.window import FixedPlan, Plan
+from dsdnode.speculation.window import FixedPlan
 from tests.speculation.toy_stream import ring, run
 
 GPU, CPU = (10.0, 0.3, 3.0), (14.0, 6.0, 5.0)

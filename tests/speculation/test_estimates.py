@@ -9,8 +9,8 @@ import pytest
 
 from dsdnode.speculation.estimates import Acceptance, Line, PipelineCosts, Ratio
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.plan import RouteCosts
 from dsdnode.speculation.speeds import drafting_s, pass_s, round_s
-from dsdnode.speculation.window import RouteCosts
 
 RECORDS = RouteCosts((0.014, 0.020), (0.006, 0.001), 0.030)
 

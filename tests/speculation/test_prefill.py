@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dsdnode.speculation.actions import SendBlock
+from dsdnode.speculation.plan import RouteCosts
 from dsdnode.speculation.prefill import (
     MAX_POSITIONS_IN_FLIGHT,
     MAX_SINGLES_POSITIONS,
@@ -16,7 +17,7 @@ from dsdnode.speculation.prefill import (
 )
 from dsdnode.speculation.session import SessionConfig, SessionMachine
 from dsdnode.speculation.settings import Carried
-from dsdnode.speculation.window import Fixed, RouteCosts
+from dsdnode.speculation.window import Fixed
 from dsdnode.wire.messages import Verdict
 
 SESSION = b"0123456789abcdef"

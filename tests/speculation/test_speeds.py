@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dsdnode.speculation import speeds
+from dsdnode.speculation.plan import Plan
 from dsdnode.speculation.speeds import Costs, Hedging, constant_survival
-from dsdnode.speculation.window import FixedPlan, Plan
+from dsdnode.speculation.window import FixedPlan
 from tests.speculation.toy_stream import Ring, ring, run
 
 GPU, CPU = (9.7, 0.3, 3.0), (14.0, 6.0, 5.0)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dsdnode.speculation.actions import Draft, Emit, Guess, SendBlock
-from dsdnode.speculation.window import Fixed, Plan
+from dsdnode.speculation.plan import Plan
+from dsdnode.speculation.window import Fixed
 
 from .test_session import Alice, numbers
 
