@@ -12,9 +12,6 @@ from typing import Protocol
 
 from dsdnode.wire.messages import Contact
 
-PeerId = bytes
-"""SHA-256 of the peer's Ed25519 public key (identity.py)."""
-
 
 class Priority(IntEnum):
     """Order in which a link sends; lower goes first. Verdicts, cancels and the DHT never wait behind hidden states."""
