@@ -17,7 +17,7 @@ from dsdnode.placement.layers import Range
 from dsdnode.wire.records import ProviderRecord
 from tests.node import jumping
 from tests.node.swarm import TARGET, fake_swarm, tokens_of
-from tests.node.test_discovery import Member, Town
+from tests.node.town import Member, Town
 
 MODEL = "ab" * 32
 

@@ -1,0 +1,88 @@
+"""Offers in other peers' hands: they live, change and die with whoever makes them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from dsdnode.dht.ids import MODELS_KEY, model_key
+from dsdnode.node.providing import ANNOUNCE_EVERY_S
+from dsdnode.wire.records import MAX_TTL_S
+from tests.node import jumping
+from tests.node.town import Member, Town
+
+replace = msgspec.structs.replace
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def test_an_offer_lives_while_it_is_renewed_and_dies_with_its_owner() -> None:
+    async def story() -> None:
+        async with Town() as town:
+            alice, bob = town.begin("alice"), town.begin("bob", "alice", offers=False)
+            await asyncio.sleep(10 * MAX_TTL_S)
+            assert await bob.found() == {alice.id}
+            assert await bob.found(model_key("ab" * 32)) == {alice.id}
+            assert await bob.found(model_key("ef" * 32)) == set()
+            await town.kill("alice")
+            await asyncio.sleep(MAX_TTL_S + 1)
+            assert await bob.found() == set()
+
+    jumping.run(story())
+
+
+def test_an_offer_withdrawn_is_gone_at_once_everywhere() -> None:
+    async def story() -> None:
+        async with Town() as town:
+            alice = town.begin("alice")
+            others = [town.begin(name, "alice", offers=False) for name in ("bob", "carol")]
+            await asyncio.sleep(5)
+            await alice.discovery.withdraw()
+            alice.discovery.changed()
+            await asyncio.sleep(10)
+            for other in others:
+                assert await other.found() == set()
+
+    jumping.run(story())
+
+
+def test_another_layer_range_replaces_the_old_one() -> None:
+    async def story() -> None:
+        async with Town() as town:
+            alice, bob = town.begin("alice", offers=False), town.begin("bob", "alice", offers=False)
+            offers = [alice.offer(0, 4)]
+            alice.discovery.provide(lambda: offers)
+            await asyncio.sleep(5)
+            first = (await bob.discovery.find_providers(MODELS_KEY))[0]
+            offers[:] = [alice.offer(4, 8)]
+            alice.discovery.changed()
+            await asyncio.sleep(6)
+            [record] = await bob.discovery.find_providers(MODELS_KEY)
+            assert (first.start, record.start) == (0, 4)
+            assert record.sequence > first.sequence
+
+    jumping.run(story())
+
+
+def test_a_restarted_provider_counts_on_from_its_earlier_life() -> None:
+    async def story() -> None:
+        async with Town() as town:
+            town.begin("alice")
+            bob = town.begin("bob", "alice", offers=False)
+            await asyncio.sleep(20 * ANNOUNCE_EVERY_S)
+            [old] = await bob.discovery.find_providers(MODELS_KEY)
+            await town.kill("alice")
+            await asyncio.sleep(1)
+            alice = Member(town, "alice")
+            town.members["alice"] = alice
+            alice.discovery.provide(lambda: [replace(alice.offer(), free_sessions=77)])
+            # It announces before it knows anybody, and is met by those who know it.
+            await asyncio.sleep(1)
+            await alice.discovery.join([bob.contact], timeout_s=1)
+            await asyncio.sleep(5)
+            [new] = await bob.discovery.find_providers(MODELS_KEY)
+            assert new.free_sessions == 77
+            assert new.sequence > old.sequence
+
+    jumping.run(story())
