@@ -87,8 +87,9 @@ def test_open_loops_ask_on_their_own_schedule(arrivals: str) -> None:
 
 def test_plain_and_rounds_take_what_the_formulas_say() -> None:
     """Speculation section 3; longer and with the stream: `python -m tests.sim.theory`."""
-    for name, policy, draft_max, formula in list(schemes(cpu(4, 10, 0.8, ring=True)))[:2]:
-        assert measure(cpu(4, 10, 0.8, ring=True), policy, draft_max, 1000, 2) == pytest.approx(formula, rel=0.05), name
+    row = cpu(4, 10, 0.8, ring=True)
+    for scheme in list(schemes(row))[:2]:
+        assert measure(row, scheme, 1000, 2) == pytest.approx(scheme.section_3, rel=0.05), scheme.name
 
 
 def test_recorded_replies_are_replayed_as_they_were(tmp_path: Path) -> None:
