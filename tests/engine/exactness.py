@@ -49,7 +49,7 @@ class Pair:
             given = [chunk.inputs for chunk in chunks] if stage.shard.first else rows
             rows = stage.decode(
                 [
-                    Chunk(chunk.sequence, chunk.position, inputs, *(chunk.num_draws, Sampling()) * stage.shard.last)
+                    Chunk(chunk.sequence, chunk.position, inputs, chunk.num_draws * stage.shard.last, chunk.sampling)
                     for chunk, inputs in zip(chunks, given, strict=True)
                 ]
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def tokens(*ids: int) -> np.ndarray:
 
 
 async def ring(engines: list[FakeEngine], chunk: Chunk, wire: type = np.float32) -> list[int]:
-    rows = chunk.inputs
+    rows: Any = chunk.inputs
     for engine in engines:
         last = engine.shard.last
         part = Chunk(chunk.sequence, chunk.position, rows, chunk.num_draws if last else 0, chunk.sampling, chunk.extend)
@@ -45,14 +46,14 @@ async def test_block_rollback_copy_and_extension_agree_with_one_by_one() -> None
     model, engine = FakeModel(), FakeEngine(FakeModel())
     want = fake_text(model, PROMPT, 9, SAMPLING)
     [first] = await engine.forward([Chunk(0, 0, tokens(*PROMPT), 1, SAMPLING, extend=4)])
-    assert list(first.tokens) == want[:5]
+    assert first.tokens.tolist() == want[:5]
     await engine.truncate(0, len(PROMPT))
     [wrong] = await engine.forward([Chunk(0, len(PROMPT), tokens(1, 2, 3), 3, SAMPLING)])
-    assert list(wrong.tokens) != want[1:4]
+    assert wrong.tokens.tolist() != want[1:4]
     await engine.copy(0, 9, len(PROMPT))
     await engine.release(0)
     [right] = await engine.forward([Chunk(9, len(PROMPT), tokens(*want[:8]), 8, SAMPLING)])
-    assert list(right.tokens) == want[1:9]
+    assert right.tokens.tolist() == want[1:9]
 
 
 async def test_second_choices_and_distributions_are_of_the_very_draws() -> None:
@@ -64,7 +65,8 @@ async def test_second_choices_and_distributions_are_of_the_very_draws() -> None:
     assert plain.top is None
     assert full.tokens.tolist() == plain.tokens.tolist()
     assert full.probabilities.tolist() == plain.probabilities.tolist()
-    hashes, line = (), [*PROMPT, *full.tokens[1:].tolist()]
+    hashes: tuple[int, ...] = ()
+    line = [*PROMPT, *full.tokens[1:].tolist()]
     for position, token in enumerate(line[:-1], 1):
         hashes = model.step(hashes, 0, model.num_layers, token)
         index = position - len(PROMPT) + 1
@@ -136,4 +138,4 @@ async def test_a_lost_sequence_must_begin_anew() -> None:
     with pytest.raises(EngineLost):
         await engine.forward([Chunk(0, 6, tokens(1))])
     [output] = await engine.forward([Chunk(0, 0, tokens(*PROMPT), 1, Sampling())])
-    assert list(output.tokens) == fake_text(FakeModel(), PROMPT, 1)
+    assert output.tokens.tolist() == fake_text(FakeModel(), PROMPT, 1)

@@ -64,7 +64,7 @@ def test_the_whole_range_keeps_both_ends(tmp_path: Path) -> None:
 
 
 def test_arrays_of_layers_are_sliced(tmp_path: Path) -> None:
-    arrays = {"attention.head_count_kv": [2] * 6, "feed_forward_length": [128, 128, 64, 32, 128, 128]}
+    arrays: dict[str, Any] = {"attention.head_count_kv": [2] * 6, "feed_forward_length": [128, 128, 64, 32, 128, 128]}
     make(tmp_path, **arrays)
     cut(tmp_path / "llama.gguf", 2, 5, tmp_path / "shard.gguf")
     shard = metadata(tmp_path / "shard.gguf")

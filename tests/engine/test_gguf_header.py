@@ -38,8 +38,8 @@ def test_the_header_of_a_real_file(model: Path) -> None:
     for key, theirs in reader.fields.items():
         if key.startswith("GGUF."):
             continue
-        mine = header.metadata[key].data
-        assert (mine.tolist() if isinstance(mine, np.ndarray) else mine) == theirs.contents()
+        data = header.metadata[key].data
+        assert (data.tolist() if isinstance(data, np.ndarray) else data) == theirs.contents()
 
 
 def _header(num_tensors: int, num_keys: int, rest: bytes = b"", version: int = 3) -> bytes:
@@ -138,7 +138,7 @@ def test_a_tokenizer_of_several_megabytes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "qwen.gguf"
     _large(path)
     header = read_header(path)
-    assert header.metadata["tokenizer.ggml.tokens"].data[-1] == b"token 152063"  # type: ignore[index]
+    assert header.metadata["tokenizer.ggml.tokens"].data[-1] == b"token 152063"
     with pytest.raises(ModelRefused, match=r"qwen2\.block_count is missing"):
         read_manifest(path)
 

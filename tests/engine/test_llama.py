@@ -111,11 +111,12 @@ def test_extension_is_decoding_one_by_one(whole: LlamaEngine) -> None:
     assert whole.length(0) == 14 and whole.length(1) == 6
     whole.release(0)
     [step] = whole.forward([chunk(0, 0, 9, 2)])
-    tokens = list(step.tokens)
+    tokens = step.tokens.tolist()
     while len(tokens) < 7:
         [step] = whole.forward([Chunk(0, whole.length(0), np.array(tokens[-1:], np.int32), 1, SAMPLING)])
-        tokens += list(step.tokens)
+        tokens += step.tokens.tolist()
     assert tokens == drafted.tokens.tolist()
+    assert drafted.probabilities is not None
     assert ((drafted.probabilities > 0) & (drafted.probabilities <= 1)).all()
 
 
@@ -125,7 +126,7 @@ def test_draws_are_keyed_by_the_position_of_the_token_drawn(whole: LlamaEngine) 
     [output] = whole.forward([chunk(0, 0, 9, 4)])
     assert output.tokens.tolist() == draw_block(rows, 6, SAMPLING).tolist()
     assert output.tokens.tolist() != draw_block(rows, 5, SAMPLING).tolist()
-    chances = [probability(row, token) for row, token in zip(rows, output.tokens, strict=True)]
+    chances = [probability(row, token) for row, token in zip(rows, output.tokens.tolist(), strict=True)]
     assert output.probabilities.tolist() == pytest.approx(chances)
 
 
@@ -149,7 +150,7 @@ def test_second_choices_and_distributions_come_with_every_draw(whole: LlamaEngin
     without = rows[0].copy()
     without[np.arange(5), picks] = -np.inf
     assert outputs[0].runners_up.tolist() == draw_block(without, 8, SAMPLING).tolist()
-    seconds = [probability(row, token) for row, token in zip(rows[0], outputs[0].runners_up, strict=True)]
+    seconds = [probability(row, token) for row, token in zip(rows[0], outputs[0].runners_up.tolist(), strict=True)]
     assert outputs[0].runner_up_probabilities.tolist() == pytest.approx(seconds, rel=1e-3)
     assert outputs[1].runners_up is None
 

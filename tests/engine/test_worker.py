@@ -41,6 +41,11 @@ def start_of(sequence: int, extend: int = 8) -> Chunk:
     return Chunk(sequence, 0, PROMPT, 1, SAMPLING, extend)
 
 
+def pid_of(engine: WorkerEngine) -> int:
+    assert engine.pid is not None
+    return engine.pid
+
+
 def flat(output: Output) -> list[object]:
     """All of it but the time."""
     arrays = [getattr(output, field.name) for field in fields(output) if field.name not in ("compute_s", "top")]
@@ -75,7 +80,7 @@ async def test_a_middle_shard_takes_and_gives_states(tmp_path: Path) -> None:
     first = await WorkerEngine.start(tmp_path / "first.gguf", OPTIONS)
     last = await WorkerEngine.start(tmp_path / "last.gguf", OPTIONS)
     [states] = await first.forward([Chunk(0, 0, PROMPT)])
-    assert states.states.shape == (20, first.shard.width)
+    assert states.states is not None and states.states.shape == (20, first.shard.width)
     [drawn] = await last.forward([Chunk(0, 0, states.states, 2, SAMPLING)])
     assert (
         drawn.tokens.tolist()
@@ -121,7 +126,7 @@ async def test_kill_in_mid_forward_is_told_at_once_and_it_comes_back(engine: Wor
     await engine.forward([start_of(1)])
     waiting = [asyncio.create_task(engine.forward([start_of(2, 900)])), asyncio.create_task(engine.ping(60))]
     await asyncio.sleep(0)
-    first_pid = engine.pid
+    first_pid = pid_of(engine)
     os.kill(first_pid, signal.SIGKILL)
     for task in waiting:
         with pytest.raises(EngineLost, match="SIGKILL"):
@@ -144,7 +149,7 @@ async def test_three_deaths_are_a_quarantine(engine: WorkerEngine, monkeypatch: 
         await engine.forward([Chunk(0, 0, PROMPT)])
         lost = asyncio.Event()
         engine.on_lost(lost.set)
-        os.kill(engine.pid, signal.SIGKILL)
+        os.kill(pid_of(engine), signal.SIGKILL)
         await lost.wait()
     assert "quarantined" in engine.quarantined
     with pytest.raises(EngineLost, match="died 3 times"):
@@ -153,7 +158,7 @@ async def test_three_deaths_are_a_quarantine(engine: WorkerEngine, monkeypatch: 
 
 async def test_a_silent_worker_is_ended(engine: WorkerEngine) -> None:
     await engine.forward([Chunk(0, 0, PROMPT)])
-    os.kill(engine.pid, signal.SIGSTOP)
+    os.kill(pid_of(engine), signal.SIGSTOP)
     with pytest.raises(EngineLost, match="did not answer"):
         await engine.ping(0.05)
     await engine.forward([Chunk(1, 0, PROMPT)])
@@ -162,8 +167,8 @@ async def test_a_silent_worker_is_ended(engine: WorkerEngine) -> None:
 async def test_closing_ends_even_a_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsdnode.engine.link.EXIT_S", 0.1)
     engine = await WorkerEngine.start(DEMO, OPTIONS)
-    process = psutil.Process(engine.pid)
-    os.kill(engine.pid, signal.SIGSTOP)
+    process = psutil.Process(pid_of(engine))
+    os.kill(pid_of(engine), signal.SIGSTOP)
     async with asyncio.timeout(5):
         await engine.close()
     assert not process.is_running()

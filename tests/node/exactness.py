@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dsdnode.cli.logs import set_up
 from dsdnode.config import NodeConfig
@@ -51,7 +52,7 @@ def split(num_layers: int, num_shards: int) -> list[tuple[int, int]]:
 async def swarm(folder: Path, num_shards: int, *, strict: bool, **more: object) -> AsyncIterator[Client]:
     """A bootstrap that drafts, one peer a shard, and a client of theirs."""
 
-    def config(name: str, **options: object) -> NodeConfig:
+    def config(name: str, **options: Any) -> NodeConfig:
         return NodeConfig(
             listen="tcp://127.0.0.1:0",
             data_dir=folder / name,
@@ -60,7 +61,7 @@ async def swarm(folder: Path, num_shards: int, *, strict: bool, **more: object) 
             threads=1,
             wire="f32",
             **(options | more),
-        )  # type: ignore[arg-type]
+        )
 
     async with contextlib.AsyncExitStack() as stack:
         drafter = await Node.start(config("drafter", roles=("drafter",)))

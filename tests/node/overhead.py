@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
@@ -67,7 +68,12 @@ async def passes_of(join: str, folder: Path, num_tokens: int) -> list[PassEvent]
     )
     replies: list[Reply] = []
     make = DrafterHost._reply
-    DrafterHost._reply = lambda *arguments: replies.append(make(*arguments)) or replies[-1]  # type: ignore[method-assign,func-returns-value]
+
+    def keeping(*arguments: Any, **named: Any) -> Reply:
+        replies.append(make(*arguments, **named))
+        return replies[-1]
+
+    DrafterHost._reply = keeping  # type: ignore[method-assign]
     node = await Node.start(config)
     client = await Client.connect([node.join])
     try:

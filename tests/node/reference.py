@@ -56,7 +56,9 @@ class WholeModel:
         return logits
 
     def _run(self, tokens: Sequence[int], position: int) -> np.ndarray:
-        return self.engine.decode([Chunk(0, position, np.asarray(tokens, np.int32), 1, Sampling())])[0][-1]
+        chunk = Chunk(0, position, np.asarray(tokens, np.int32), 1, Sampling())
+        logits: np.ndarray = self.engine.decode([chunk])[0][-1]
+        return logits
 
 
 def _margin(logits: np.ndarray, position: int, sampling: Sampling) -> float:

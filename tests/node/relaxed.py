@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -72,6 +71,7 @@ def row(threshold: float, replies: list[Reply], exact: list[Reply]) -> str:
 
 
 async def measure(args: argparse.Namespace) -> None:
+    questions: list[tuple[str, Problem | None]]
     if args.prompts:
         lines = [json.loads(line) for line in args.prompts.read_text().splitlines()[: args.problems]]
         questions = [(str(line.get("question", line.get("prompt"))), None) for line in lines]
@@ -125,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

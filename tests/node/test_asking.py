@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.node import jumping
 from tests.node.swarm import FakeSwarm, fake_swarm, tokens_of
 
 REQUEST = GenerateRequest(prompt_tokens=(5, 17, 42, 8), max_tokens=4, draft_max=4)
-RELAXED = {"acceptance": "relaxed", "threshold": 0.2}
+RELAXED: dict[str, Any] = {"acceptance": "relaxed", "threshold": 0.2}
 
 
 class Tapped(MemoryTransport):
@@ -47,7 +48,7 @@ class TappedHub(MemoryHub):
         return transport
 
 
-def opens_of(folder: Path, request: GenerateRequest, **config: object) -> list[Open]:
+def opens_of(folder: Path, request: GenerateRequest, **config: Any) -> list[Open]:
     """What bob, who drafts and is configured so, tells his stages of alice's reply."""
     hub = TappedHub()
 
@@ -63,8 +64,8 @@ def opens_of(folder: Path, request: GenerateRequest, **config: object) -> list[O
     return hub.opens
 
 
-def asked(**changes: object) -> GenerateRequest:
-    return GenerateRequest(**{one: getattr(REQUEST, one) for one in REQUEST.__slots__} | changes)  # type: ignore[arg-type]
+def asked(**changes: Any) -> GenerateRequest:
+    return GenerateRequest(**{one: getattr(REQUEST, one) for one in REQUEST.__slots__} | changes)
 
 
 @pytest.mark.parametrize("wire", WIRE_TYPES)

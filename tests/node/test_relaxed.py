@@ -31,7 +31,9 @@ async def swarm(tmp_path: Path) -> AsyncIterator[FakeSwarm]:
 
 def strangers(tokens: list[int], sampling: Sampling) -> dict[int, np.ndarray]:
     """Positions of the reply whose token the model would not have said there, with its logits."""
-    found, hashes, line = {}, (), [*PROMPT, *tokens]
+    found: dict[int, np.ndarray] = {}
+    hashes: tuple[int, ...] = ()
+    line = [*PROMPT, *tokens]
     for position, token in enumerate(line[:-1], 1):
         hashes = TARGET.step(hashes, 0, TARGET.num_layers, token)
         logits = TARGET.logits(hashes[-1])
@@ -53,7 +55,7 @@ async def test_the_text_is_the_models_own_but_for_the_tokens_that_are_counted(
     keys = KeyTokens((await FakeTextEngine(DRAFT).vocabulary()).key_tokens)
     for index, logits in relaxed.items():
         assert tokens[index] not in keys
-        assert np.exp(logits[tokens[index]] - logits.max()) >= 1 - request.threshold
+        assert np.exp(logits[tokens[index]] - logits.max()) >= 1 - (request.threshold or 0.0)
         assert (logits > logits[tokens[index]]).sum() < NUM_TOP
 
 

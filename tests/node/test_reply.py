@@ -78,7 +78,7 @@ async def hurt_after(
 async def test_a_stage_dies_and_its_replica_goes_on_with_the_same_text(swarm: FakeSwarm, victim: str) -> None:
     await ring(swarm, ("sid", (0, 2)), ("sol", (2, 4)))
     alice = await swarm.client()
-    serving = {}
+    serving: dict[str, str] = {}
 
     async def kill_the_one_that_serves() -> None:
         [name] = [n for n, m in swarm.members.items() if m.shard and m.shard.num_cells and n in PLACES[victim]]

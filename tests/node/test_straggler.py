@@ -54,7 +54,7 @@ def test_a_stage_becomes_five_times_slower_and_its_replica_takes_over(tmp_path: 
             tokens, finished, used = await reply(swarm, alice, slow_after=20)
             assert tokens == EXPECTED
             assert finished.stats["recoveries"] == 1
-            [slowed] = [name for name in ("sam", "sid") if swarm.members[name].shard._cost is slow]  # type: ignore[union-attr]
+            [slowed] = [name for name in ("sam", "sid") if swarm.members[name].shard._cost is slow]
             assert slowed not in used
             for _ in range(4):  # and is remembered
                 assert slowed not in (await reply(swarm, alice))[2]

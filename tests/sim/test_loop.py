@@ -12,7 +12,8 @@ from dsdnode.sim.loop import JumpingLoop, Unreal, clock, run
 
 def test_an_hour_takes_no_time_and_timers_of_one_moment_keep_their_order() -> None:
     async def story() -> tuple[float, list[int]]:
-        loop, rung = asyncio.get_running_loop(), []
+        loop = asyncio.get_running_loop()
+        rung: list[int] = []
         for number in range(5):
             loop.call_later(3600, rung.append, number)
         await asyncio.sleep(3600)

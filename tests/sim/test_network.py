@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -37,7 +38,10 @@ class Pair:
     def __post_init__(self) -> None:
         self.lost: list[tuple[str, float]] = []
         for name, transport in (("alice", self.alice), ("bob", self.bob)):
-            transport.on_peer_lost(lambda peer, why, name=name: self.lost.append((name, self.network.loop.now)))
+            transport.on_peer_lost(partial(self._on_lost, name))
+
+    def _on_lost(self, name: str, peer: bytes, why: str) -> None:
+        self.lost.append((name, self.network.loop.now))
 
     def say(self, text: str, priority: Priority = Priority.CONTROL) -> None:
         self.alice.send(self.bob.id, [text.encode()], priority)

@@ -65,7 +65,8 @@ def test_a_grid_that_cannot_be_is_refused_before_it_runs(scenario: Path, axis: A
 
 
 def test_a_sweep_goes_on_where_it_was_broken_off(scenario: Path, tmp_path: Path) -> None:
-    out, told = tmp_path / "out.jsonl", []
+    out = tmp_path / "out.jsonl"
+    told: list[object] = []
     cells = sweep.cells(scenario, [Axis("policies.draft_max", (0, 4))], seeds=2)
     first = list(sweep.run(cells[:2], out, 2, told.append))
     assert len(told) == 2 and all(one["completed"] == 2 for one in first)

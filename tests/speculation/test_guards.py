@@ -9,7 +9,7 @@ from dsdnode.speculation.session import SessionMachine
 from dsdnode.speculation.window import Fixed
 from dsdnode.wire.messages import Nack
 
-from .test_session import END, Alice
+from .alice import END, Alice
 from .test_stream import STREAM, Streaming, hedging
 
 

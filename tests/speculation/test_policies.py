@@ -78,8 +78,8 @@ def test_the_threshold_rule_takes_one_step_a_round() -> None:
 
 
 def test_without_hedges_throughput_streams_alone() -> None:
-    def modes(**options: bool) -> set[str]:
-        result = run(ring(4, 50, GPU, 0.7), policy_of("throughput", 8, **options), 200)
+    def modes(hedges: bool = True) -> set[str]:
+        result = run(ring(4, 50, GPU, 0.7), policy_of("throughput", 8, hedges=hedges), 200)
         return {change.mode for change in result.plans}
 
     assert "hedged" in modes()

@@ -137,7 +137,7 @@ def test_the_next_turn_goes_on_with_the_numbers_and_sends_only_what_is_new() -> 
     carried = alice.carry()
     assert carried == Carried(1, 1, ((),) * 4)
     again = machine((*range(40), 7, 8, 9), carried=carried)
-    assert [action.route for action in again.start(1.0)] == [1]  # type: ignore[union-attr]
+    assert [action.route for action in again.start(1.0)] == [1]
     [sent] = again.on_route(1.0, 1, (41, 40))
     assert isinstance(sent, SendBlock)
     assert (sent.block.epoch, sent.block.floor, sent.block.position, sent.block.num_given) == (2, 2, 40, 3)

@@ -60,7 +60,8 @@ def reference_ranking(logits: np.ndarray, position: int, sampling: Sampling) -> 
     if sampling.top_k:
         order = order[: sampling.top_k]
     weights = [math.exp(float(logits[i]) - float(logits[order[0]])) for i in order]
-    total, reached, kept = sum(weights), 0.0, []
+    total, reached = sum(weights), 0.0
+    kept: list[int] = []
     for token, weight in zip(order, weights, strict=True):
         if sampling.top_p < 1 and reached >= sampling.top_p * total and kept:
             break

@@ -10,7 +10,7 @@ from dsdnode.speculation.actions import Draft, Emit, Guess, SendBlock
 from dsdnode.speculation.plan import Plan
 from dsdnode.speculation.window import Fixed
 
-from .test_session import Alice, numbers
+from .alice import Alice, numbers
 
 
 class Steady(Fixed):
@@ -28,7 +28,7 @@ class Streaming(Alice):
 
     def __init__(self, plan: Plan, **config: Any) -> None:
         super().__init__(**config)
-        self.window = self.machine._window = Steady(plan)  # type: ignore[assignment]
+        self.window = self.machine._window = Steady(plan)
         self.sent: list[SendBlock] = []
         self.asked: Draft | None = None
 

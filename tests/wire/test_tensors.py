@@ -17,6 +17,11 @@ FINITE = arrays.arrays(
 )
 
 
+def round_trip(states: np.ndarray, wire: str) -> np.ndarray:
+    num_positions, width = states.shape
+    return unpack_states(pack_states(states, wire), num_positions, width, wire)
+
+
 def test_golden_bytes() -> None:
     states = np.array([[1.0, -0.5], [0.0, 131072.0]], np.float32)
     assert pack_states(states, "f32").hex() == "0000803f000000bf" + "0000000000000048"
@@ -30,13 +35,13 @@ def test_golden_bytes() -> None:
 @settings(deadline=None)
 @given(FINITE)
 def test_f32_is_exact(states: np.ndarray) -> None:
-    assert np.array_equal(unpack_states(pack_states(states, "f32"), *states.shape, "f32"), states)
+    assert np.array_equal(round_trip(states, "f32"), states)
 
 
 @settings(deadline=None)
 @given(FINITE)
 def test_f16_keeps_eleven_bits_whatever_the_range(states: np.ndarray) -> None:
-    back = unpack_states(pack_states(states, "f16"), *states.shape, "f16")
+    back = round_trip(states, "f16")
     # Half an ulp of the value, or of the least float16 where a value is tiny against the largest of its row.
     largest = np.abs(states).max(axis=1, keepdims=True).astype(np.float64)
     allowed = np.maximum(np.abs(states.astype(np.float64)) * 2.0**-11, largest * 2.0**-38)
@@ -47,8 +52,8 @@ def test_f16_keeps_eleven_bits_whatever_the_range(states: np.ndarray) -> None:
 @given(FINITE, st.sampled_from([1, 7, 40]))
 def test_q8_errs_by_half_a_step_of_the_group(states: np.ndarray, times: int) -> None:
     states = np.repeat(states, times, axis=1)  # rows of less than a group, and of several
-    num, width = states.shape
-    back = unpack_states(pack_states(states, "q8"), num, width, "q8").astype(np.float64)
+    width = states.shape[1]
+    back = round_trip(states, "q8").astype(np.float64)
     largest = np.abs(states).max(axis=1).astype(np.float64)
     for start in range(0, width, 32):
         group = states[:, start : start + 32].astype(np.float64)
@@ -59,7 +64,7 @@ def test_q8_errs_by_half_a_step_of_the_group(states: np.ndarray, times: int) -> 
 def test_an_outlier_costs_only_its_own_group_the_precision() -> None:
     states = np.full((1, 64), 0.01, np.float32)
     states[0, 3] = 1000.0
-    back = unpack_states(pack_states(states, "q8"), 1, 64, "q8")
+    back = round_trip(states, "q8")
     assert np.allclose(back[0, 32:], 0.01, rtol=1e-3)
     assert np.allclose(back[0, 3], 1000.0, rtol=1e-3)
 
@@ -67,7 +72,7 @@ def test_an_outlier_costs_only_its_own_group_the_precision() -> None:
 def test_digits_survive_every_type() -> None:
     digits = np.array([[digit] * 3 + [0, 15] for digit in range(16)] + [[digit] * 5 for digit in range(16)], np.float32)
     for wire in WIRE_TYPES:
-        assert np.array_equal(np.rint(unpack_states(pack_states(digits, wire), *digits.shape, wire)), digits)
+        assert np.array_equal(np.rint(round_trip(digits, wire)), digits)
 
 
 def test_sizes_of_a_position() -> None:
@@ -117,7 +122,7 @@ def test_states_that_we_would_not_send() -> None:
     with pytest.raises(ValueError):
         pack_states(np.zeros(4, np.float32), "f32")
     with pytest.raises(ValueError):
-        pack_states(np.zeros((1, 4), np.float64), "f32")  # type: ignore[arg-type]
+        pack_states(np.zeros((1, 4), np.float64), "f32")
     with pytest.raises(ValueError):
         pack_states(np.zeros((1, 4), np.float32), "q4")
 

@@ -1,0 +1,126 @@
+"""What carol judges, what a rejection closes, and which branches and epochs bob keeps or drops."""
+
+from __future__ import annotations
+
+from dsdnode.speculation.actions import (
+    BroadcastClosed,
+    CopySequence,
+    ForwardBlock,
+    ReleaseSequence,
+    RunChunk,
+    TruncateSequence,
+)
+from dsdnode.wire.messages import Closed, Nack, Verdict
+
+from .stages import LINE, SESSION, Stage, own_token, told
+
+
+def test_carol_accepts_what_she_draws_herself(carol: Stage) -> None:
+    right = own_token(LINE[:4])
+    (verdict,) = told(carol.receive((*LINE[:4], right), 0, num_draft=1))
+    assert isinstance(verdict, Verdict)
+    assert (verdict.epoch, verdict.decided) == (1, 5)
+    assert verdict.token == own_token((*LINE[:4], right))
+
+
+def test_a_rejection_closes_the_epoch_everywhere(carol: Stage, bob: Stage) -> None:
+    right = own_token(LINE[:4])
+    wrong = (*LINE[:4], (right + 1) % 16, 7)
+    actions = carol.receive(wrong, 0, num_draft=2)
+    assert told(actions) == [Verdict(SESSION, 0, 1, 4, right, (2.0,), (0.0,), (0,))]
+    (closed,) = [action.message for action in actions if isinstance(action, BroadcastClosed)]
+    assert closed == Closed(SESSION, 0, 1, 4, right)
+    bob.receive(wrong, 0, num_draft=2)
+    bob.machine.on_closed(0.0, closed)
+    for stage in (carol, bob):  # a late block: no run, the closing verdict once more
+        num_runs = len(stage.calls)
+        (verdict,) = told(stage.receive((*wrong, 8), 6, num_draft=1))
+        assert (verdict.epoch, verdict.decided, verdict.token) == (1, 4, right)
+        assert len(stage.calls) == num_runs
+
+
+def test_children_beyond_a_closing_fall_with_it_and_siblings_live(bob: Stage) -> None:
+    bob.receive(LINE[:4], 0)
+    bob.receive(LINE[:8], 4, num_draft=4)
+    bob.receive((*LINE[:7], 16), 7, num_draft=1, epoch=2, parent=1, base=7)
+    bob.machine.on_closed(0.0, Closed(SESSION, 0, 1, 5, 12))
+    (verdict,) = told(bob.receive((*LINE[:7], 16, 1), 8, num_draft=1, epoch=2, parent=1, base=7))
+    assert (verdict.epoch, verdict.decided, verdict.token) == (2, 5, 12)
+    (unseen,) = told(bob.receive((*LINE[:6], 16), 6, num_draft=1, epoch=3, parent=1, base=6))
+    assert (unseen.epoch, unseen.decided) == (3, 5)
+    (forward,) = bob.receive((*LINE[:5], 12), 5, num_draft=1, epoch=4, parent=1, base=5)
+    assert isinstance(forward, ForwardBlock)
+
+
+def test_a_branch_is_a_copy_while_its_parent_may_be_needed(bob: Stage) -> None:
+    bob.receive(LINE[:6], 0, num_draft=2)
+    bob.receive((*LINE[:5], 16), 5, num_draft=1, epoch=2, parent=1, base=5)
+    assert CopySequence(0, 1, 5) in bob.calls
+    assert isinstance(bob.receive(LINE[:7], 6, num_draft=1)[0], ForwardBlock)  # the parent goes on
+    bob.machine.on_closed(0.0, Closed(SESSION, 0, 1, 6, 2))
+    bob.receive((*LINE[:6], 2), 6, epoch=3, parent=1, base=6)
+    assert bob.calls[-2] == TruncateSequence(0, 6)  # closed right there: taken over
+
+
+def test_a_rejected_guess_does_not_come_back_in_a_childs_name(carol: Stage) -> None:
+    """Epoch 1 was closed at 4; a child of epoch 2, unknown here, claims a base with that same guess in it."""
+    right = own_token(LINE[:4])
+    wrong = (*LINE[:4], (right + 1) % 16)
+    carol.receive(wrong, 0, num_draft=1)
+    assert told(carol.receive((*wrong, 7), 5, num_draft=1, epoch=3, parent=2, base=5)) == []
+    assert told(carol.machine.tick(1.0)) == [Nack(SESSION, 0, 3, 2, 0)]
+
+
+def test_carol_judges_nothing_without_a_draw_of_her_own(carol: Stage) -> None:
+    carol.receive(LINE[:6], 0)  # draws behind the last given token only
+    (nack,) = told(carol.receive((*LINE[:3], 7), 3, num_draft=1, epoch=2, base=3))
+    assert nack == Nack(SESSION, 0, 2, 2, 2)
+
+
+def test_the_floor_frees_and_a_late_block_under_it_is_dropped(bob: Stage) -> None:
+    bob.receive(LINE[:4], 0)
+    bob.receive((*LINE[:3], 16), 3, num_draft=1, epoch=2, parent=1, base=3)
+    bob.receive((*LINE[:3], 16, 8), 4, num_draft=1, epoch=2, parent=1, base=3, floor=2)
+    assert bob.calls[-2] == ReleaseSequence(0)
+    assert bob.receive(LINE[:5], 4) == []
+    assert bob.machine.tick(2.0) == []
+
+
+def test_more_branches_than_sequences_evict_the_oldest(bob: Stage) -> None:
+    bob.receive(LINE[:4], 0)
+    for epoch in range(2, 8):
+        line = (*LINE[:3], epoch)
+        assert isinstance(bob.receive(line, 3, num_draft=1, epoch=epoch, parent=epoch - 1, base=3)[0], ForwardBlock)
+
+
+def test_one_sequence_is_enough_for_one_line() -> None:
+    bob = Stage(1, num_sequences=1)
+    bob.receive(LINE[:6], 0, num_draft=2)
+    assert len(bob.receive((*LINE[:5], 16), 5, epoch=2, parent=1, base=5, floor=2)) == 1
+
+
+def test_a_guess_that_is_known_to_be_wrong_is_not_run(carol: Stage, bob: Stage) -> None:
+    """Her own draw behind the block before says so. Its sibling, which guesses that draw, goes on from there."""
+    right = own_token(LINE[:4])
+    carol.receive(LINE[:4], 0)
+    actions = carol.receive((*LINE[:4], (right + 1) % 16, 7), 4, num_draft=2)
+    assert told(actions) == [Verdict(SESSION, 0, 1, 4, right)]
+    assert actions[1:] == [BroadcastClosed(Closed(SESSION, 0, 1, 4, right))]
+    other = carol.receive((*LINE[:4], (right + 2) % 16), 4, num_draft=1, epoch=2, parent=1, base=4)
+    assert told(other) == [Verdict(SESSION, 0, 2, 4, right)]
+    assert [call.position for call in carol.calls if isinstance(call, RunChunk)] == [0]
+    (verdict,) = told(carol.receive((*LINE[:4], right), 4, num_draft=1, epoch=3, parent=1, base=4))
+    assert (verdict.epoch, verdict.decided) == (3, 5)
+    bob.receive(LINE[:4], 0)
+    assert len(bob.receive((*LINE[:4], (right + 1) % 16, 7), 4, num_draft=2)) == 1  # only the judge knows
+
+
+def test_what_waits_under_a_floor_is_dropped_unrun_but_for_what_the_new_branch_needs(bob: Stage) -> None:
+    bob.hold = True
+    bob.receive(LINE[:4], 0)
+    bob.receive(LINE[:6], 4)
+    bob.receive(LINE[:8], 6)
+    bob.receive((*LINE[:6], 12, 13), 6, epoch=2, parent=1, base=6, floor=2)
+    bob.hold = False
+    passed_on = [(action.block.epoch, action.block.position) for action in bob.finish()]
+    assert passed_on == [(1, 0), (1, 4), (2, 6)]
