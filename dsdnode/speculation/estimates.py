@@ -191,7 +191,7 @@ class PipelineCosts:
         self.handling = Mean(keep=0.9)
         self.handling.add(HANDLING_S)
         self._num_bare = 0
-        self._expected = expected
+        self.expected = expected
         if expected is not None:
             self._expect(expected)
 
@@ -201,7 +201,7 @@ class PipelineCosts:
 
     def is_of(self, costs: RouteCosts) -> bool:
         """Do records say of this pipeline what they said of ours? Then it is ours, or as good."""
-        known = self._expected
+        known = self.expected
         if known is None or len(known.fixed_s) != len(costs.fixed_s):
             return False
         pairs = zip((*known.fixed_s, known.network_s), (*costs.fixed_s, costs.network_s), strict=True)

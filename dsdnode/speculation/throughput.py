@@ -6,7 +6,7 @@ Never slower than plain decoding, so:
 
     plain     wherever nothing gains 2 %; now and then a few cheap guesses tell whether that is still so (a probe)
     trial     where the gain is small, a few plain passes with nothing drafted beside them tell what plain really costs
-    others    that wait at the stages: what a plan takes of the slowest stage's time counts as often as they are
+    others    that wait at the stages: what a plan takes from each of them counts too (crowd.py)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dsdnode.speculation.crowd import SOMEBODY, Crowd
 from dsdnode.speculation.estimates import Experience, PipelineCosts
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Mode, Plan, RouteCosts
@@ -73,6 +74,7 @@ class Throughput:
         self._costs = self._known.costs
         """Of this reply's pipeline: another reply may have another."""
         self._watch = Stopwatch(self._known)
+        self._crowd = Crowd()
         self._num_tokens = 0
         self._step_at = 0
         self._num_looks = 0
@@ -105,6 +107,7 @@ class Throughput:
     def on_verdict(self, event: PassEvent) -> None:
         self._known.judged(event)
         self._costs.passed(event)
+        self._crowd.passed(event)
         self._num_tokens += event.num_committed
         if not self._costs.is_known:
             return
@@ -168,13 +171,13 @@ class Throughput:
     def _best_by_mode(self) -> dict[Mode, _Option]:
         """Of each mode the fastest plan; of the present mode the present block, unless another gains 1 %."""
         known, best, same = self._known, dict[Mode, _Option](), None
-        costs, survival = self._costs.costs(), known.acceptance.survival()
+        costs, survival = self._crowd.costs(self._costs), known.acceptance.survival()
         hedging, jitter_s = known.coverage.hedging, self._costs.jitter.spread
         modes = self._modes
         if "stream" in modes and (known.num_tokens < HEDGED_FROM or self._plan.mode not in ("stream", "hedged")):
             modes = tuple(mode for mode in modes if mode != "hedged")
         for plan, cycle in options(costs, survival, modes, self._blocks(), hedging, jitter_s):
-            option = _Option(plan, self._token_s(plan.mode, cycle))
+            option = _Option(plan, self._token_s(plan, cycle))
             if plan.mode not in best or option.token_s < best[plan.mode].token_s:
                 best[plan.mode] = option
             if (plan.mode, plan.block) == (self._plan.mode, self._plan.block):
@@ -191,12 +194,12 @@ class Throughput:
             return range(1, self._draft_max + 1)
         return range(max(1, now - MAX_STEP), min(self._draft_max, now + MAX_STEP) + 1)
 
-    def _token_s(self, mode: Mode, cycle: Cycle) -> float:
-        error = self._known.errors[mode].value
-        if mode == "hedged":
+    def _token_s(self, plan: Plan, cycle: Cycle) -> float:
+        error = self._known.errors[plan.mode].value
+        if plan.mode == "hedged":
             error = max(error, self._known.errors["stream"].value)
-        seconds = cycle.seconds * error
-        return replace(cycle, seconds=seconds).token_s(self._costs.others.value)
+        cycle = self._crowd.priced(plan, replace(cycle, seconds=cycle.seconds * error), self._costs)
+        return cycle.token_s(self._costs.others.value)
 
     def _best_mode(self, best: dict[Mode, _Option], now: Mode) -> Mode:
         mode = min(best, key=lambda mode: best[mode].token_s)
@@ -248,6 +251,8 @@ class Throughput:
     def _wants_trial(self, best: dict[Mode, _Option]) -> bool:
         if "plain" not in best or self._num_tokens < TRIAL_TOKENS or self._known.plain_ago < TRIAL_GAP_TOKENS:
             return False
+        if self._costs.others.value >= SOMEBODY:
+            return False  # what it would measure is the others' work
         return best["plain"].token_s < TRIAL_GAIN * best[self._plan.mode].token_s
 
     def _try_plain(self) -> None:

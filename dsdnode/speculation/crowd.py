@@ -1,0 +1,64 @@
+"""What a pass of ours takes from others that wait at the stages: the price of a place in a decode that is shared.
+
+While the waits are shorter than a decode, everybody has a place in the next one, and takes from the others what that
+place adds to it. Where they are longer, decodes leave full: each position of ours keeps another one out, and costs its
+part of the whole decode. Throughput asks here; a reply that is alone at its stages gets its questions back unchanged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dsdnode.speculation.estimates import Mean, PipelineCosts
+from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.plan import Plan
+from dsdnode.speculation.speeds import Costs, Cycle
+
+SOMEBODY = 1.0
+"""Others on average, from which on a pipeline is crowded."""
+NEXT_DECODE = 0.25
+"""Of a decode: a wait so long is for the end of the one in work, not for a place."""
+RUN_POSITIONS = 1
+"""What a run costs a decode beside its positions, as so many of them."""
+
+
+class Crowd:
+    """Of one reply, at the stage where the most others are."""
+
+    def __init__(self) -> None:
+        self._full = Mean()
+        """Share of the decodes that leave somebody behind."""
+        self._place_s = Mean()
+        """The stage's time for one position, whoever's."""
+        self._size = Mean()
+        """Positions of our passes."""
+
+    def passed(self, event: PassEvent) -> None:
+        """By Little's law the stage ends somebody's pass every (wait + decode) / (those there) seconds."""
+        others = max(event.queue, default=0)
+        if not others or not len(event.queue) == len(event.waited_s) == len(event.stage_s):
+            return
+        stage = event.queue.index(others)
+        waited_s, decode_s = event.waited_s[stage], event.stage_s[stage]
+        self._full.add(min(1.0, max(0.0, waited_s / max(decode_s, 1e-9) - NEXT_DECODE)))
+        self._place_s.add((waited_s + decode_s) / (others + 1) / (event.num_positions + RUN_POSITIONS))
+        self._size.add(event.num_positions)
+
+    def costs(self, pipeline: PipelineCosts) -> Costs:
+        """Waits are the others' blocks as ours are theirs: `priced` has them. And how long a decode takes that is
+        mostly others' says nothing of a position's cost: there the records are asked, which know whole decodes."""
+        known, expected = pipeline.costs(), pipeline.expected
+        if pipeline.others.value < SOMEBODY or not self._size.weight:
+            return known
+        stages = known.stages
+        if expected is not None and len(expected.slope_s) == len(stages):
+            size, lines = self._size.value, zip(stages, expected.slope_s, strict=True)
+            stages = tuple((max(0.0, fixed + (slope - said) * size), said) for (fixed, slope), said in lines)
+        return replace(known, stages=stages, network_s=known.network_s - pipeline.waits.value)
+
+    def priced(self, plan: Plan, cycle: Cycle, pipeline: PipelineCosts) -> Cycle:
+        """What the cycle takes from each of the others. (A stream takes whole decodes anyway: speeds.Cycle.)"""
+        if pipeline.others.value < SOMEBODY or plan.mode not in ("plain", "rounds"):
+            return cycle
+        full, place_s = self._full.value, self._place_s.value * (plan.block + 1 + RUN_POSITIONS)
+        return replace(cycle, used_s=(1 - full) * cycle.used_s + full * place_s, shared_s=(1 - full) * cycle.shared_s)
