@@ -40,7 +40,7 @@ def identity_show(as_json: bool, **flags: Any) -> None:
 
 @click.group(epilog="\b\nExample:\n  dsdnode config show")
 def config() -> None:
-    """Settings: flag > DSDNODE_* > --config FILE > user file > built-in."""
+    """Settings and where they come from. Flag > DSDNODE_* > --config FILE > user file > built-in."""
 
 
 @config.command("show", epilog="\b\nExample:\n  DSDNODE_THREADS=4 dsdnode config show")
@@ -58,7 +58,7 @@ def config_show(as_json: bool, **flags: Any) -> None:
     click.echo(render.table(("KEY", "VALUE", "FROM"), plain))
 
 
-@config.command("path", epilog="\b\nExample:\n  mkdir -p $(dirname $(dsdnode config path)) && dsdnode config path")
+@config.command("path", epilog='\b\nExample:\n  cat "$(dsdnode config path)"')
 def config_path() -> None:
     """Show which file holds your own settings (it need not exist)."""
     click.echo(user_file())

@@ -80,7 +80,12 @@ MAX_MS = 60_000.0
 @click.option("--ignore-eos", is_flag=True, help="Replies do not end before that.")
 @click.option("--sessions", default="1", show_default=True, metavar="N[,N...]", help="Also so many replies at once.")
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**31), help="Of sampling, jitter, losses, problems."
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**31),
+    metavar="N",
+    help="Of sampling, jitter, losses, problems.",
 )
 @click.option(
     "--wire",
@@ -89,8 +94,12 @@ MAX_MS = 60_000.0
     metavar="f32|f16|q8",
     help="Type of hidden states; several: every scheme in each.",
 )
-@click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(0, 10), help="0 is greedy.")
-@click.option("-t", "--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Of each engine.")
+@click.option(
+    "--temperature", default=0.0, show_default=True, type=click.FloatRange(0, 10), metavar="T", help="0 is greedy."
+)
+@click.option(
+    "-t", "--threads", default=1, show_default=True, type=click.IntRange(1, 256), metavar="N", help="Of each engine."
+)
 @click.option(
     "-m", "--model", type=click.Path(path_type=Path), metavar="PATH", help="Target (the bundled demo target)."
 )
@@ -107,7 +116,7 @@ MAX_MS = 60_000.0
 @json_option
 @common_options
 def bench(as_json: bool, plot: Path | None, **flags: Any) -> None:
-    """Measure decoding schemes against each other: real daemons on this machine, links and devices emulated.
+    """Measure decoding schemes side by side on this machine. Real daemons; links and devices are emulated.
 
     A cell is a number of shards and a latency. Exit codes: 0 measured (see TEXT for equality), 1 a daemon or a reply
     failed, 2 wrong usage, 4 no pipeline, 5 a model is refused, 130 Ctrl-C. Whatever ends it, no daemon is left.

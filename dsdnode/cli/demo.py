@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ READY_WITHIN_S = 20.0
 
 
 @click.command(hidden=True, epilog='\b\nExample:\n  scripts/demo --shards 4 --prompt "What is 12 plus 30?"')
-@click.option("--shards", default=3, show_default=True, help="Shard peers to split the demo target over.")
+@click.option("--shards", default=3, show_default=True, metavar="N", help="Shard peers to split the demo target over.")
 @click.option("--prompt", metavar="TEXT", help="Answer this once and leave, in place of a chat.")
 @replying.replying_options
 @json_option
@@ -52,6 +53,8 @@ def _daemons(folder: Path, num_shards: int) -> Iterator[str]:
     ranges = _ranges(num_shards)
     running: list[Daemon] = []
     began_s = time.monotonic()
+    if sys.stderr.isatty():
+        click.echo("starting daemons ...\r", err=True, nl=False)  # what comes next overwrites it
     try:
         running.append(Daemon(folder / "bootstrap", "--role", "bootstrap"))
         join = running[0].ready()["join"]

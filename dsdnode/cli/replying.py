@@ -115,8 +115,8 @@ def _number(name: str, text: str, kind: Callable[[str], float], low: float, high
     except ValueError:
         value = float("nan")
     if not low <= value <= high:
-        whole = "a whole number" if kind is int else "a number"
-        raise BadInput(f"{name} is {whole} from {low:g} to {high:g}, not {text!r}")
+        span = f"a whole number from {low} to {high:,}" if kind is int else f"a number from {low:g} to {high:g}"
+        raise BadInput(f"{name} is {span}, not {text!r}")
     return value
 
 

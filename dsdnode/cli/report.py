@@ -16,7 +16,7 @@ from dsdnode.errors import NotRunning
 @click.command(epilog="\b\nExample:\n  dsdnode stop")
 @common_options
 def stop(**flags: Any) -> None:
-    """Let the running node finish its replies and end; a second `stop` meanwhile kills it."""
+    """Let the running node finish its replies and end. A second `stop` meanwhile kills it."""
     data_dir = load(flags)["data_dir"]
     asyncio.run(control.ask(data_dir, "status"))
     with contextlib.suppress(NotRunning):  # killed by this second request: gone before it could answer
@@ -29,7 +29,7 @@ def stop(**flags: Any) -> None:
 @json_option
 @common_options
 def status(as_json: bool, **flags: Any) -> None:
-    """Show what the running node does: roles, layers, sessions, peers, workers."""
+    """Show the running node: roles, layers, sessions, workers."""
     answer = asyncio.run(control.ask(load(flags)["data_dir"], "status"))
     if as_json:
         render.print_json(answer)
@@ -68,7 +68,7 @@ def peers(as_json: bool, **flags: Any) -> None:
 @json_option
 @common_options
 def models(as_json: bool, **flags: Any) -> None:
-    """List the models of the swarm, which of their layers are hosted, and by how many."""
+    """List the swarm's models, and how many host each layer."""
     answer = asyncio.run(control.ask(load(flags)["data_dir"], "models"))
     render.print_json(answer) if as_json else click.echo(models_table(answer))
 

@@ -30,7 +30,7 @@ MAX_PROMPT_TOKENS = 1 << 20
 @json_option
 @common_options
 def run(prompt: str | None, raw: bool, prompt_tokens: str | None, as_json: bool, **flags: Any) -> None:
-    """Answer PROMPT once (- reads it from stdin) and print the reply, as it comes or as one JSON object."""
+    """Answer PROMPT once; - reads it from stdin. The reply is printed as it comes, or as one JSON object."""
     wanted = replying.take(flags)
     settings = load(flags)
     if (prompt is None) == (prompt_tokens is None):

@@ -21,7 +21,7 @@ from dsdnode.errors import BadInput
 @json_option
 @common_options
 def split(model: Path, layers: str, output: Path, as_json: bool, **flags: Any) -> None:
-    """Cut layers out of a GGUF model: a shard that `dsdnode start --model` serves, exact to the bit."""
+    """Cut layers out of a GGUF model, exact to the bit. `dsdnode start --model` serves the shard."""
     from dsdnode.engine.gguf import cut
 
     cache_folder = load(flags)["data_dir"]

@@ -8,8 +8,8 @@ What the links cost a token: its time with latency less its time without. k: tok
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,14 @@ def rows(cells: list[dict[str, Any]]) -> Iterator[tuple[int, float, str, float, 
                 yield num_shards, latency_ms, name, tokens, saved_ms, formula_ms, saved_ms / formula_ms - 1
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("grid", type=Path, help="what `dsdnode bench --json` printed")
+    args = parser.parse_args()
     print("  ".join(f"{column:>10}" for column in COLUMNS))
-    for row in rows(json.loads(Path(sys.argv[1]).read_text())["cells"]):
+    for row in rows(json.loads(args.grid.read_text())["cells"]):
         print("  ".join(f"{value:>10.3g}" if isinstance(value, float) else f"{value:>10}" for value in row))
+
+
+if __name__ == "__main__":
+    main()

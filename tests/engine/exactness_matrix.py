@@ -7,6 +7,7 @@ Prints a line a case on stderr and the table in Markdown on stdout; minutes on o
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,11 @@ KINDS = (Type.F32, Type.F16, Type.Q8_0, Type.Q4_K)
 
 
 def main() -> int:
-    names = sys.argv[1:] or list(VARIANTS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("architectures", nargs="*", metavar="ARCHITECTURE", help=", ".join(VARIANTS))
+    names = parser.parse_args().architectures or list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        parser.error(f"no such architecture: {', '.join(unknown)}")
     print("| architecture | layers of the models | cut into | " + " | ".join(kind.name for kind in KINDS) + " |")
     print("|---|---|---|" + "---|" * len(KINDS))
     exact = True

@@ -5,6 +5,7 @@ Real daemons, kill -9 in the middle of a reply; the pause is the longest silence
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
@@ -135,6 +136,7 @@ async def measure(made: Swarm, join: str) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     set_up("warning", "auto")
     with tempfile.TemporaryDirectory() as folder, swarm(Path(folder)) as made:
         asyncio.run(measure(made, start(made)))
