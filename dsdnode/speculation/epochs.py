@@ -63,6 +63,10 @@ class OwnEpoch:
     """For the positions from the end of the line on."""
     flights: list[Flight] = field(default_factory=list)
 
+    def again(self, start: int) -> list[SendBlock]:
+        """What is unanswered from there on."""
+        return [flight.action for flight in self.flights if flight.start >= start]
+
 
 class Epochs:
     """`main` is None before `begin`."""
@@ -160,9 +164,11 @@ class Epochs:
     def can_hedge(self) -> bool:
         return len(self.live) < self._num_sequences
 
-    def drop(self, epoch: OwnEpoch) -> None:
-        """A hedge that came to nothing."""
-        self.hedges.remove(epoch)
+    def drop(self, hedge: OwnEpoch, length: int) -> list[SendBlock]:
+        """A stage refused it, having so much. Less than its base: it is the main epoch that goes out again from there,
+        or every hedge would be refused in turn until an innocent stage is left."""
+        self.hedges.remove(hedge)
+        return self.main.again(length) if self.main is not None and length < hedge.base else []
 
     def commit(self, token: int) -> None:
         """The line grows by `token`. Afterwards `main` may be None: nobody had it, and `replace` must follow."""

@@ -175,10 +175,9 @@ class SessionMachine:
         if self._num_nacks > MAX_NACKS:
             return self._ask_route("nack", (nack.index,))
         if any(flight.start == nack.length for flight in epoch.flights):
-            return [flight.action for flight in epoch.flights if flight.start >= nack.length]
+            return [*epoch.again(nack.length)]
         if epoch is not self._epochs.main:
-            self._epochs.drop(epoch)
-            return self._go_on(now)
+            return [*self._epochs.drop(epoch, nack.length), *self._go_on(now)]
         return self._recover(now, min(nack.length, epoch.flights[0].start))
 
     def on_session_lost(self, now: float, index: int) -> list[SessionAction]:

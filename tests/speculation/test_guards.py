@@ -22,6 +22,17 @@ def test_a_hedge_that_a_stage_refuses_is_dropped() -> None:
     assert [epoch.number for epoch in alice.machine._epochs.live] == [1]
 
 
+def test_a_hedge_refused_below_its_base_brings_the_main_epoch_again() -> None:
+    alice = hedging()
+    alice.guess(43)
+    main = alice.machine._epochs.main
+    assert main is not None
+    lost, hedge = main.flights[0].action, alice.sent[-1].block
+    again = alice.did(alice.machine.on_nack(alice.now, Nack(hedge.session, hedge.route, 2, 0, lost.block.position)))
+    assert again[0] == lost  # and no hedge behind it is refused in turn, until the stage itself is suspected
+    assert [epoch.number for epoch in alice.machine._epochs.live] == [1]
+
+
 def test_guesses_for_a_line_that_fell_are_not_taken_for_the_new_one() -> None:
     alice = Streaming(STREAM).begin()
     alice.guess(70)  # made while the prompt was read, and wrong
