@@ -129,17 +129,10 @@ class Inbox:
         if not full and all(item.key != arrival.key for item in self.items):
             self.items.append(arrival)
 
-    def drop_dead(self, block: Block) -> None:
-        """Forget what waits under the floor of `block`, but for that which its branch has yet to grow from."""
-        if block.parent == 0 and block.base > 0:
-            return  # of anything that fits
-        wanted = {block.parent: block.base}
-        for item in sorted(self.items, key=lambda item: item.block.epoch, reverse=True):  # a parent's number is lower
-            older = item.block
-            if older.epoch < block.floor and older.position >= wanted.get(older.epoch, 0):
-                self.items.remove(item)
-            else:
-                wanted[older.parent] = max(wanted.get(older.parent, 0), older.base)
+    def drop_dead(self, floor: int) -> None:
+        """Forget what waits under the owner's floor. No branch above it has yet to grow from that: a floor rises with
+        a new main epoch alone, whose base the judge has answered, so that every stage has run all before it."""
+        self.items = [item for item in self.items if item.block.epoch >= floor]
 
     def next_overdue_s(self) -> float | None:
         return min((item.arrived_s + self._patience_s for item in self.items), default=None)

@@ -109,7 +109,7 @@ class StageMachine:
         self._lease_end_s = now + self._lease_s
         if self._lost:
             return [self._answers.lost("its cache is gone")]
-        self._inbox.drop_dead(block)
+        self._inbox.drop_dead(block.floor)
         if self._running is None or self._running[0].key != arrival.key:
             self._inbox.put(arrival)
         return self._go_on(now)

@@ -231,7 +231,6 @@ COVERED = {
     "hedge-nack": "the owner's timeouts, should the hedge ever be needed",
     "hedge-floor": "the owner's timeouts, should the hedge ever be needed",
     "draft-line": "every guess is judged",
-    "dead-waits": "a NACK, upon which the owner sends it again",
     "park-route": "numbers of epochs never come again, and digests",
     "carried-epoch": "the owner's timeouts, each of which begins a higher epoch, and digests",
     "turn-run": "digests and epochs: the run must end within the first moments of the next reply to count",

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from dsdnode.speculation.arrivals import Inbox
 from dsdnode.speculation.cache import BranchCache
 from dsdnode.speculation.drafting import Drafting
 from dsdnode.speculation.epochs import Epochs
@@ -94,13 +93,6 @@ def _parked_hears(original: Any) -> Any:
     return on_park
 
 
-def _drop_all_dead(original: Any) -> Any:
-    def drop_dead(self: Inbox, block: Any) -> None:
-        self.items = [item for item in self.items if item.block.epoch >= block.floor]
-
-    return drop_dead
-
-
 def _numbered_anew(original: Any) -> Any:
     return lambda self: dataclasses.replace(original(self), epoch=0)
 
@@ -108,13 +100,10 @@ def _numbered_anew(original: Any) -> Any:
 STREAM = {
     "new-epoch": Mutation("an epoch is rewritten", ((Epochs, "begin", _in_the_same_epoch),)),
     "hedges-live": Mutation("hedges that are wrong live on", ((Epochs, "commit", _hedges_live),)),
-    "hedge-nack": Mutation("a refused hedge lives on", ((Epochs, "drop", always(None)),)),
+    "hedge-nack": Mutation("a refused hedge lives on", ((Epochs, "drop", always([])),)),
     "hedge-floor": Mutation("the floor is the newest epoch's", ((Epochs, "send", _floor_of_the_main),)),
     "draft-line": Mutation("guesses for another line are taken", ((Drafting, "answered", _guesses_of_another_line),)),
     "draft-lost": Mutation("the draft cache is believed after a death", ((Drafting, "died", _draft_cache_outlives),)),
-    "dead-waits": Mutation(
-        "what waits under a floor is dropped, needed or not", ((Inbox, "drop_dead", _drop_all_dead),)
-    ),
     "turn-draws": Mutation("draws serve the next reply too", ((BranchCache, "forget_draws", always(None)),)),
     "turn-run": Mutation("draws of a run of the reply before count", ((StageMachine, "on_output", _whose_run_it_was),)),
     "park-route": Mutation("a parked session hears its old route", ((StageMachine, "on_park", _parked_hears),)),

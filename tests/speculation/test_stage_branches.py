@@ -115,12 +115,13 @@ def test_a_guess_that_is_known_to_be_wrong_is_not_run(carol: Stage, bob: Stage) 
     assert len(bob.receive((*LINE[:4], (right + 1) % 16, 7), 4, num_draft=2)) == 1  # only the judge knows
 
 
-def test_what_waits_under_a_floor_is_dropped_unrun_but_for_what_the_new_branch_needs(bob: Stage) -> None:
+def test_what_waits_under_a_floor_is_dropped_unrun(bob: Stage) -> None:
+    """The owner has a verdict on all that the new branch begins with, so that bob has run it, or is about to be done."""
     bob.hold = True
     bob.receive(LINE[:4], 0)
     bob.receive(LINE[:6], 4)
     bob.receive(LINE[:8], 6)
-    bob.receive((*LINE[:6], 12, 13), 6, epoch=2, parent=1, base=6, floor=2)
+    bob.receive((*LINE[:4], 12, 13), 4, epoch=2, parent=1, base=4, floor=2)
     bob.hold = False
     passed_on = [(action.block.epoch, action.block.position) for action in bob.finish()]
-    assert passed_on == [(1, 0), (1, 4), (2, 6)]
+    assert passed_on == [(1, 0), (2, 4)]
