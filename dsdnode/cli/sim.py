@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dsdnode.cli import render
 from dsdnode.cli.options import common_options, join_options, json_option, load
+from dsdnode.errors import BadInput
 
 
 @click.group(epilog="\b\nExample:\n  dsdnode sim run configs/sim/lan.toml")
@@ -62,13 +64,12 @@ def sim_sweep(
 ) -> None:
     """Run a scenario over a grid of parameters, on all cores; a sweep that was broken off goes on where it was."""
     load(flags, log_level="error")
-    from dsdnode.cli.progress import BarProgress, LineProgress
     from dsdnode.sim import sweep
 
     todo = sweep.cells(scenario, [sweep.parse_axis(axis) for axis in axes], seeds)
     out = out or scenario.with_suffix(".results.jsonl")
     num_known = len({cell.key for cell in todo} & sweep.read_results(out).keys())
-    with BarProgress() if sys.stderr.isatty() else LineProgress() as progress:
+    with _progress() as progress:
         progress.begin(len(todo) - num_known)
         results = list(sweep.run(todo, out, jobs or sweep.default_jobs(), progress.step))
     if as_json:
@@ -82,7 +83,7 @@ def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
     number = click.FloatRange(0)
     options = (
         ("--stages", click.IntRange(1, 64), 4, "Shards that the model is cut into."),
-        ("--latency-ms", number, 10.0, "Of a link, one way."),
+        ("--latency-ms", click.FloatRange(0, 500), 10.0, "Of a link, one way."),
         ("--jitter-ms", number, 0.0, "A link takes up to so much more or less."),
         ("--bandwidth-mbit", number, 0.0, "Of each peer, each way (0: no limit)."),
         ("--stage-ms", number, 14.0, "A stage takes so long for a block ..."),
@@ -116,32 +117,57 @@ def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @common_options
 def sim_plan(as_json: bool, **flags: Any) -> None:
     """Say in plain words what to expect of a swarm, from a few figures or from the live one (--join)."""
-    mine = {name: flags.pop(name) for name in ("my_draft_ms", "my_stage_ms", "my_stage_slope_ms")}
-    told = {name: flags.pop(name) for name in _TOLD}
+    told = {name: flags.pop(name) for name in (*_OF_A_SWARM, *_OF_THE_QUESTION)}
     settings = load(flags, log_level="error")
-    from dsdnode.sim import plan
+    from dsdnode.sim import plan, sweep
+    from dsdnode.sim.question import Machine
+    from dsdnode.sim.words import words
+
+    if told["my_stage_slope_ms"] and told["my_stage_ms"] is None:
+        raise BadInput("--my-stage-slope-ms goes with --my-stage-ms")
+    question = _live_swarm(settings, told) if settings["join"] else _told_swarm(told)
+    machine = Machine(told["my_draft_ms"], told["my_stage_ms"], told["my_stage_slope_ms"])
+    question = replace(question, users=told["users"], alone=told["alone"], mine=machine)
+    with _progress() as progress:
+        progress.begin(plan.num_runs(question))
+        progress.cell("simulating")
+        found = plan.answer(question, sweep.default_jobs(), progress.step)
+    render.print_json(asdict(found)) if as_json else click.echo(words(question, found))
+
+
+_OF_A_SWARM = (
+    *("stages", "latency_ms", "jitter_ms", "bandwidth_mbit", "stage_ms", "stage_slope_ms", "draft_ms", "state_bytes"),
+    "layers",
+)
+_OF_THE_QUESTION = ("acceptance", "trace", "users", "alone", "my_draft_ms", "my_stage_ms", "my_stage_slope_ms")
+
+
+def _live_swarm(settings: Any, told: dict[str, Any]) -> Any:
+    """Raises BadInput when the same is told and looked for."""
     from dsdnode.sim.live import ask_swarm
+    from dsdnode.sim.scenario import Pair
+
+    source = click.get_current_context().get_parameter_source
+    typed = ["--" + name.replace("_", "-") for name in _OF_A_SWARM if source(name) is ParameterSource.COMMANDLINE]
+    if typed:
+        raise BadInput(f"the swarm of --join is looked at as it is: leave out {', '.join(typed)}")
+    pair = Pair(acceptance=told["acceptance"], trace=told["trace"])
+    return asyncio.run(ask_swarm(settings["join"], settings["swarm_key"], pair))
+
+
+def _told_swarm(told: dict[str, Any]) -> Any:
+    from dsdnode.sim.question import HANDLING_MS, uniform
     from dsdnode.sim.scenario import Links, Pair
 
+    links = Links(told["latency_ms"], told["jitter_ms"], bandwidth_mbit=told["bandwidth_mbit"], handling_ms=HANDLING_MS)
     pair = Pair(told["layers"], told["state_bytes"], told["acceptance"], trace=told["trace"])
-    if settings["join"]:
-        question = asyncio.run(ask_swarm(settings["join"], settings["swarm_key"], pair))
-    else:
-        terms = told["latency_ms"], told["jitter_ms"]
-        links = Links(*terms, bandwidth_mbit=told["bandwidth_mbit"], handling_ms=plan.HANDLING_MS)
-        question = plan.uniform(
-            told["stages"], told["stage_ms"], told["stage_slope_ms"], told["draft_ms"], links, pair
-        )  # fmt: skip
-    machine = plan.Machine(mine["my_draft_ms"], mine["my_stage_ms"], mine["my_stage_slope_ms"])
-    question = replace(question, users=told["users"], alone=told["alone"], mine=machine)
-    found = plan.answer(question, lambda text: click.echo(f"simulating {text} ...", err=True))
-    render.print_json(asdict(found)) if as_json else click.echo(plan.words(question, found))
+    return uniform(told["stages"], told["stage_ms"], told["stage_slope_ms"], told["draft_ms"], links, pair)
 
 
-_TOLD = (
-    *("stages", "latency_ms", "jitter_ms", "bandwidth_mbit", "stage_ms", "stage_slope_ms", "draft_ms", "state_bytes"),
-    *("layers", "acceptance", "trace", "users", "alone"),
-)
+def _progress() -> Any:
+    from dsdnode.cli.progress import BarProgress, LineProgress
+
+    return BarProgress() if sys.stderr.isatty() else LineProgress()
 
 
 def sweep_table(results: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The swarm that is there, as a question for plan.py: its records, and round trips from here."""
+"""The swarm that is there, as a question: its records, and round trips from here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.node.client import Client
-from dsdnode.sim.plan import Question
+from dsdnode.sim.question import Question
 from dsdnode.sim.scenario import Group, Links, LinkTerms, Pair
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
 HOME = "here"
 PING_TIMEOUT_S = 3.0
 PINGS = 3
+ENGINE_MS = 0.5
+"""Of a hop, what a ping does not tell: there and back to the engine's process (some half of question.HANDLING_MS)."""
 MAX_MODELLED = 256
 """Peers of one swarm that are simulated."""
 
@@ -59,10 +61,15 @@ def question_of(records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float],
     return Question(
         shards=tuple(_group(record, names[record.peer_id]) for record in shards),
         drafters=tuple(_group(record, names[record.peer_id]) for record in drafters),
-        links=Links(between=_links([*shards, *drafters], names, rtt_s)),
+        links=Links(handling_ms=ENGINE_MS, between=_links([*shards, *drafters], names, rtt_s)),
         pair=Pair(model.num_layers, 2 * model.width, pair.acceptance, pair.spread, pair.second, pair.trace),
         home=HOME,
+        crowded=len(dict.fromkeys(map(_host, [*shards, *drafters]))) < len(shards) + len(drafters),
     )
+
+
+def _host(record: ProviderRecord) -> str:
+    return record.addresses[0].rpartition(":")[0]
 
 
 def _links(

@@ -67,6 +67,17 @@ class Recorded:
     def __init__(self, traces: Sequence[Trace]) -> None:
         self.traces = traces
 
+    @property
+    def acceptance_rate(self) -> float:
+        """Share of the tokens that the draft model guesses, given the right ones before them."""
+        return sum(map(sum, (trace.accepted for trace in self.traces))) / sum(map(len, self.traces))
+
+    @property
+    def second_share(self) -> float:
+        """Of the others, how many are its second choice."""
+        num_wrong = sum(len(trace) - sum(trace.accepted) for trace in self.traces)
+        return sum(map(sum, (trace.second for trace in self.traces))) / num_wrong if num_wrong else 0.0
+
     def trace(self, num_tokens: int, rng: Random) -> Trace:
         first = rng.choice(self.traces)
         while len(first) < num_tokens:

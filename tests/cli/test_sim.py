@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode.identity import Identity
 from tests.cli.conftest import Result
 
 Call = Callable[..., Result]
@@ -63,6 +64,14 @@ def test_a_plan_says_what_to_expect(call: Call) -> None:
     result = call("sim", "plan", "--stages", "1", "--latency-ms", "20", "--stage-ms", "4", "--draft-ms", "1")
     assert result.code == 0
     assert "tokens a second in a reply" in result.out and "Speculation beats plain decoding" in result.out
+
+
+def test_a_plan_is_not_told_what_it_looks_for_itself(call: Call) -> None:
+    join = f"dsd://192.0.2.7:29170/{Identity(bytes(32)).public_key.hex()}"
+    result = call("sim", "plan", "--join", join, "--latency-ms", "20")
+    assert result.code == 2 and "leave out --latency-ms" in result.err
+    assert call("sim", "plan", "--my-stage-slope-ms", "3").code == 2
+    assert call("sim", "plan", "--trace", "/none").code == 2
 
 
 @pytest.mark.parametrize("name", ["chart.svg", "chart.png"])

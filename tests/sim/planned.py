@@ -1,6 +1,7 @@
 """What `dsdnode sim plan` says in three real-life cases, and what `dsdnode bench` measures there.
 
-`python -m tests.sim.planned --measure DIR` benches (some 4 minutes) and compares; `--from DIR` reads what is there.
+`python -m tests.sim.planned --measure DIR gsm8k.jsonl` benches (some 5 minutes) and compares; `--from DIR` reads what
+is there. The plan replays the replies that plain decoding gave in the same run.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import structlog
 
 from dsdnode.cli import render
 from dsdnode.sim import plan
+from dsdnode.sim.question import HANDLING_MS, Question, uniform
 from dsdnode.sim.scenario import Links, Pair
+from dsdnode.sim.words import words
 from tests.sim.reality import LAYERS, bench
 
 MODES = {"plain": "plain", "rounds-adaptive": "rounds", "stream": "stream"}
-PROMPTS, TOKENS = 2, 96
+PROMPTS, TOKENS = 3, 64
+"""Few, for eight laptops make two tokens a second; no prompt's reply is over by then: the trace has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +57,19 @@ CASES = (
 )
 
 
-def measure(folder: Path) -> None:
+def measure(folder: Path, prompts: Path) -> None:
+    """The cases that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, case in enumerate(CASES):
-        words = [*case.words, "--shards", str(case.stages), "--schemes", ",".join((*MODES, "default"))]
-        words += [
-            "--num-prompts",
-            f"{PROMPTS}",
-            "--max-tokens",
-            f"{TOKENS}",
-            "--record",
-            str(folder / f"{number}.jsonl"),
-        ]
-        bench(folder / f"{number}.json", *words)
+        command = [*case.words, "--shards", f"{case.stages}", "--schemes", ",".join((*MODES, "default"))]
+        command += ["--prompts", str(prompts), "--num-prompts", f"{PROMPTS}", "--max-tokens", f"{TOKENS}"]
+        bench(folder / f"{number}.json", *command, "--record", str(folder / f"{number}.jsonl"))
 
 
-def planned(case: Case, pair: Pair) -> tuple[plan.Question, plan.Answer]:
-    links = Links(case.latency_ms, handling_ms=plan.HANDLING_MS)
-    question = plan.uniform(case.stages, case.stage_ms, case.slope_ms, case.draft_ms, links, pair)
+def planned(case: Case, pair: Pair) -> tuple[Question, plan.Answer]:
+    """What the case's command answers, of the model that was measured."""
+    links = Links(case.latency_ms, handling_ms=HANDLING_MS)
+    question = uniform(case.stages, case.stage_ms, case.slope_ms, case.draft_ms, links, pair)
     question = replace(question, alone=case.alone)
     return question, plan.answer(question)
 
@@ -78,17 +77,17 @@ def planned(case: Case, pair: Pair) -> tuple[plan.Question, plan.Answer]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--measure", type=Path, metavar="DIR")
+    how.add_argument("--measure", nargs=2, type=Path, metavar=("DIR", "PROMPTS"))
     how.add_argument("--from", type=Path, dest="folder", metavar="DIR")
     arguments = parser.parse_args()
     if arguments.measure:
-        measure(arguments.measure)
-    folder = arguments.measure or arguments.folder
+        measure(*arguments.measure)
+    folder = arguments.measure[0] if arguments.measure else arguments.folder
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     rows = []
     for number, case in enumerate(CASES):
         question, found = planned(case, Pair(LAYERS, trace=str(folder / f"{number}.jsonl")))
-        print(f"{case.name}\n$ {case.command}\n{plan.words(question, found)}\n")
+        print(f"{case.name}\n$ {case.command}\n{words(question, found)}\n")
         expected = [*(found.speeds[mode] for mode in MODES.values()), found.default]
         schemes = json.loads((folder / f"{number}.json").read_text())["schemes"]
         for one, speed in zip(schemes, expected, strict=True):

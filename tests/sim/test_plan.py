@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -10,12 +12,14 @@ import pytest
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import Identity, short_id
 from dsdnode.sim.live import HOME, question_of
-from dsdnode.sim.plan import Machine, answer, layers_for, uniform, words
+from dsdnode.sim.plan import answer, num_runs
+from dsdnode.sim.question import Machine, layers_for, uniform
 from dsdnode.sim.scenario import Links, Pair
+from dsdnode.sim.words import words
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord, RoundTrip
 
 SLOW_LINKS = uniform(3, 5, 0.5, 2, Links(latency_ms=40), Pair(layers=6))
-QUICK = replace(SLOW_LINKS, reply_tokens=40)
+QUICK = replace(SLOW_LINKS, replies=3, reply_tokens=40)
 
 
 def record(name: str, role: str, layers: tuple[int, int], trips: tuple[RoundTrip, ...] = ()) -> ProviderRecord:
@@ -45,6 +49,30 @@ def test_a_draft_model_slower_than_the_ring_gains_nothing() -> None:
     assert "gains nothing here" in words(question, found)
 
 
+def test_at_the_break_even_the_swarm_makes_what_alice_makes_alone() -> None:
+    question = replace(QUICK, alone=4.0)
+    found = answer(question)
+    assert found.alone_to_ms is not None
+    there = replace(question, alone=None, links=Links(latency_ms=found.alone_to_ms))
+    assert answer(there).default == pytest.approx(4.0, rel=0.15)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_recorded_replies_are_replayed_as_they_were(right: bool, tmp_path: Path) -> None:
+    trace = tmp_path / "replies.jsonl"
+    reply = {"prompt_tokens": 9, "accepted": [int(right)] * 30, "confidence": [0.9] * 30}
+    trace.write_text(f"{json.dumps(reply)}\n" * 3)
+    question = replace(QUICK, pair=Pair(layers=6, acceptance=0.5, trace=str(trace)))
+    told: list[str] = []
+    found = answer(question, told=told.append)
+    if right:
+        assert found.speeds["rounds"] > 4 * found.speeds["plain"]
+    else:
+        assert found.speeds["rounds"] < 1.01 * found.speeds["plain"]
+        assert "speculation pays at no latency" in words(question, found)
+    assert len(told) == num_runs(question)
+
+
 def test_no_swarm_is_faster_than_a_fast_machine() -> None:
     question = replace(QUICK, alone=5000.0)
     found = answer(question)
@@ -68,10 +96,13 @@ def test_a_live_swarm_becomes_a_question() -> None:
     names = {one: short_id(one.peer_id) for one in (alice, bob, carol)}
     assert [group.layers for group in question.shards] == ["0:3", "3:6"] and len(question.drafters) == 1
     links = question.links
-    assert links.of(HOME, names[carol]).latency_s == pytest.approx(0.025)
-    assert links.of(names[alice], names[carol]).latency_s == pytest.approx(0.004), "measured"
-    assert links.of(names[bob], names[alice]).latency_s == pytest.approx(0.015), "the longer way"
+    assert links.of(HOME, names[carol]).latency_s == pytest.approx(0.0255), (
+        "half a round trip, and the engine's process"
+    )
+    assert links.of(names[alice], names[carol]).latency_s == pytest.approx(0.0045), "measured"
+    assert links.of(names[bob], names[alice]).latency_s == pytest.approx(0.0155), "the longer way"
     found = answer(replace(question, reply_tokens=20))
     assert found.speeds["plain"] > 1
+    assert question.crowded and "at one address" in words(question, found)
     with pytest.raises(NoPipeline, match="no drafter"):
         question_of([alice, carol], rtt_s, Pair())

@@ -25,6 +25,8 @@ def test_replies_are_read_in_order_and_longer_ones_go_on_with_another(tmp_path: 
     assert [len(trace) for trace in recorded.traces] == [3, 1]
     assert recorded.traces[0].second == (False, True, False) and recorded.traces[0].prompt_tokens == 7
     assert len(recorded.trace(50, Random(1))) >= 50
+    assert recorded.acceptance_rate == pytest.approx(2 / 4)
+    assert recorded.second_share == pytest.approx(1 / 2)
 
 
 @pytest.mark.parametrize(
