@@ -34,13 +34,17 @@ def status(as_json: bool, **flags: Any) -> None:
     if as_json:
         render.print_json(answer)
         return
-    engines = answer.pop("engines")
+    engines, sent = answer.pop("engines"), answer.pop("sent")
     for key, value in answer.items():
         click.echo(f"{key.replace('_', ' '):<12} {_said(key, value)}")
     columns = ("ENGINE OF", "MODEL", "WORKER", "CONTEXT", "MS A BLOCK", "MS A TOKEN")
     keys = ("role", "model", "worker_pid", "context_tokens", "fixed_ms", "slope_ms")
     if engines:
-        click.echo(render.table(columns, ([engine[key] for key in keys] for engine in engines)))
+        click.echo("\n" + render.table(columns, ([engine[key] for key in keys] for engine in engines)))
+    if sent:
+        click.echo(
+            "\n" + render.table(("SENT", "MESSAGES", "BYTES"), ((kind, *counts) for kind, counts in sent.items()))
+        )
 
 
 def _said(key: str, value: Any) -> str:
@@ -90,6 +94,9 @@ def peers_table(found: list[dict[str, Any]]) -> str:
 
 
 def models_table(found: list[dict[str, Any]]) -> str:
+    """Below the table, what the models lack that are not complete."""
+    if not found:
+        return "no models are hosted here or by any peer known"
     columns = ("MODEL", "ID", "LAYERS", "DRAFTERS", "HOSTED (REPLICAS)", "COMPLETE")
     rows = (
         (
@@ -98,11 +105,11 @@ def models_table(found: list[dict[str, Any]]) -> str:
             model["num_layers"],
             model["drafters"],
             ", ".join(_replicated(one) for one in model["coverage"]),
-            "yes" if model["complete"] else model["missing"] or "no",
+            "yes" if model["complete"] else "no",
         )
         for model in found
     )
-    return render.table(columns, rows) if found else "no models are hosted here or by any peer known"
+    return "\n".join([render.table(columns, rows), *(render.clean(one["missing"]) for one in found if one["missing"])])
 
 
 def _replicated(one: dict[str, Any]) -> str:

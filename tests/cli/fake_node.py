@@ -24,7 +24,7 @@ class BusyNode:
         return cls()
 
     def status(self) -> dict[str, Any]:
-        return {"roles": list(self.roles), "engines": []}
+        return {"roles": list(self.roles), "engines": [], "sent": {}}
 
     async def peers(self) -> list[dict[str, Any]]:
         return []

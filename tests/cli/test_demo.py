@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def test_chat_and_run_find_the_node_that_runs_here(call: Callable[..., Result], 
     assert "0:8 x1" in call("models", *there).out
     status = call("status", *there).out
     assert "opensesame" not in status
+    assert re.search(r"^Piece +\d+ +\d+$", status, re.MULTILINE)
     stranger = call("run", PROMPT, "--join", json.loads(call("status", "--json", *there).out)["join"])
     assert stranger.code == 1
     assert "--swarm-key" in stranger.err
@@ -101,7 +103,7 @@ def test_uncovered_layers_are_named(call: Callable[..., Result], daemon: Callabl
     assert answered.code == 4
     assert answered.out == ""
     assert "0:2" in answered.err and "6:8" in answered.err
-    assert "0:2" in call("models", "--data-dir", alice.data_dir).out
+    assert "\nlayers 0:2, 6:8 of" in call("models", "--data-dir", alice.data_dir).out
     wrong = call("run", PROMPT, "--join", join, "-m", "gpt")
     assert wrong.code == 5
     assert "no model named 'gpt' in this swarm" in wrong.err
