@@ -200,10 +200,6 @@ class Scenario:
         if not self.load.clients and not any(group.private for group in self.peers):
             raise ValueError("load: clients 0 means the users of private drafters, and no group is private")
 
-    @property
-    def num_peers(self) -> int:
-        return sum(group.count for group in self.peers)
-
 
 def read_scenario(path: Path) -> Scenario:
     """Raises BadInput; a trace is looked for beside the file."""
