@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -102,6 +104,20 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= MAX_FUNCTION_LINES, f"{node.name}: {length} lines"
+
+
+def test_the_readme_s_house_names_every_file_and_no_other() -> None:
+    """What stands in brackets there is comment."""
+    house = (ROOT / "README.md").read_text().partition("## The house")[2].partition("configs/")[0]
+    house = re.sub(r"\([^)]*\)", "", house).partition("```")[2]
+    rooms = re.findall(r"dsdnode/(?:(\w+)/)? ([^/]+)(?= \d  |    )", house)
+    folders = {path.parent for path in FILES}
+    assert sorted(room for room, _ in rooms) == sorted("" if one == PACKAGE else one.name for one in folders)
+    for room, text in rooms:
+        names = re.findall(r"[a-z]\w*\*?", text)
+        files = [path.stem for path in (PACKAGE / room).glob("[a-z]*.py")]
+        assert [one for one in files if not any(fnmatch(one, name) for name in names)] == [], room
+        assert [name for name in names if not any(fnmatch(one, name) for one in files)] == [], room
 
 
 def test_scripts_are_thin() -> None:
