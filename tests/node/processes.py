@@ -63,17 +63,19 @@ class Daemon:
 
 @dataclass
 class Swarm:
-    """`start` daemons; all are ended with the context of `swarm`."""
+    """`start` daemons; all end with the context of `swarm`, or with this process, however it ends."""
 
     folder: Path
     daemons: dict[str, Daemon] = field(default_factory=dict)
 
     def start(self, name: str, *arguments: str, listen: str = "tcp://127.0.0.1:0") -> Daemon:
         data_dir, log = self.folder / name, self.folder / f"{name}.log"
-        command = [*COMMAND, "start", "--json", "--data-dir", str(data_dir), "--listen", listen, *arguments]
+        command = [*COMMAND, "start", "--json", "--leash", "--data-dir", str(data_dir), "--listen", listen, *arguments]
         environment = os.environ | {"NO_COLOR": "1"}
         with log.open("w") as errors:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            )
         self.daemons[name] = Daemon(name, process, data_dir, log)
         return self.daemons[name]
 
@@ -102,5 +104,6 @@ def swarm(folder: Path) -> Iterator[Swarm]:
                 daemon.process.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 daemon.kill()
-            if daemon.process.stdout is not None:
-                daemon.process.stdout.close()
+            for pipe in (daemon.process.stdin, daemon.process.stdout):
+                if pipe is not None:
+                    pipe.close()
