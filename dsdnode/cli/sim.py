@@ -65,13 +65,14 @@ def sim_sweep(
     """Run a scenario over a grid of parameters, on all cores; a sweep that was broken off goes on where it was."""
     load(flags, log_level="error")
     from dsdnode.sim import sweep
+    from dsdnode.sim.workers import num_cores
 
     todo = sweep.cells(scenario, [sweep.parse_axis(axis) for axis in axes], seeds)
     out = out or scenario.with_suffix(".results.jsonl")
     num_known = len({cell.key for cell in todo} & sweep.read_results(out).keys())
     with _progress() as progress:
         progress.begin(len(todo) - num_known)
-        results = list(sweep.run(todo, out, jobs or sweep.default_jobs(), progress.step))
+        results = list(sweep.run(todo, out, jobs or num_cores(), progress.step))
     if as_json:
         render.print_json([{key: value for key, value in one.items() if key != "key"} for one in results])
     else:
@@ -119,9 +120,10 @@ def sim_plan(as_json: bool, **flags: Any) -> None:
     """Say in plain words what to expect of a swarm, from a few figures or from the live one (--join)."""
     told = {name: flags.pop(name) for name in (*_OF_A_SWARM, *_OF_THE_QUESTION)}
     settings = load(flags, log_level="error")
-    from dsdnode.sim import plan, sweep
+    from dsdnode.sim import plan
     from dsdnode.sim.question import Machine
     from dsdnode.sim.words import words
+    from dsdnode.sim.workers import num_cores
 
     if told["my_stage_slope_ms"] and told["my_stage_ms"] is None:
         raise BadInput("--my-stage-slope-ms goes with --my-stage-ms")
@@ -131,7 +133,7 @@ def sim_plan(as_json: bool, **flags: Any) -> None:
     with _progress() as progress:
         progress.begin(plan.num_runs(question))
         progress.cell("simulating")
-        found = plan.answer(question, sweep.default_jobs(), progress.step)
+        found = plan.answer(question, num_cores(), progress.step)
     render.print_json(asdict(found)) if as_json else click.echo(words(question, found))
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from dsdnode.errors import BadInput
 from dsdnode.sim.question import HANDLING_MS, Question, drafter, layers_for, record_of
 from dsdnode.sim.scenario import Group, Scenario
 from dsdnode.sim.simulate import simulate
 from dsdnode.sim.traces import read_traces
+from dsdnode.sim.workers import workers
 from dsdnode.speculation.speeds import Costs, hedged_speed, plain_speed, rounds_speed, stream_speed
 
 MODES = {
@@ -32,7 +31,6 @@ MAX_LATENCY_S = 0.5
 MAX_REPLIES = 9
 """Of a recorded trace, its first."""
 SEED = 1
-_LOG_ERRORS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +133,12 @@ def _simulate(scenarios: dict[str, Scenario], jobs: int, told: Callable[[str], N
             found[name] = simulate(scenario, SEED)
             told(name)
         return found
-    with ProcessPoolExecutor(jobs, initializer=_be_quiet) as pool:
+    with workers(jobs) as pool:
         futures = {pool.submit(simulate, scenario, SEED): name for name, scenario in scenarios.items()}
-        try:
-            for future in as_completed(futures):
-                found[futures[future]] = future.result()
-                told(futures[future])
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        for future in as_completed(futures):
+            found[futures[future]] = future.result()
+            told(futures[future])
     return found
-
-
-def _be_quiet() -> None:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LOG_ERRORS))
 
 
 def _together(result: dict[str, Any]) -> float:

@@ -45,6 +45,8 @@ def check(path: Path) -> None:
         raise BadInput(f"{path}: a chart is written as {' or '.join(FORMATS)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise BadInput("charts need matplotlib: pip install 'dsdnode[plot]'")
+    if not path.parent.is_dir():
+        raise BadInput(f"{path} cannot be written: there is no folder {path.parent}")
 
 
 def save(figure: Any, path: Path) -> None:
@@ -66,7 +68,8 @@ def _times(axis: Any, result: dict[str, Any]) -> None:
 
 def _windows(axis: Any, replies: list[list[dict[str, Any]]]) -> None:
     for plans in replies:
-        axis.step([plan["index"] for plan in plans], [plan["window"] for plan in plans], where="post", alpha=0.6)
+        indices, windows = [plan["index"] for plan in plans], [plan["window"] for plan in plans]
+        axis.step(indices, windows, where="post", alpha=0.6, marker=".", markersize=4)  # many have one plan all along
     axis.set_xlabel("token of the reply")
     axis.set_ylabel("window")
 

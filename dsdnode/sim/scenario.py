@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from dsdnode.config import parse_window, parse_wire
 from dsdnode.errors import BadInput
 from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.parse import build, read_toml
@@ -174,6 +175,8 @@ class Policies:
     batching: Batching = "fair"
 
     def __post_init__(self) -> None:
+        parse_window(self.window)
+        parse_wire(self.wire)
         if not 0 <= self.draft_max <= 256:
             raise ValueError("draft_max is 0 to 256")
 

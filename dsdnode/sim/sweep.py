@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.sim.parse import read_toml
 from dsdnode.sim.scenario import scenario_of
 from dsdnode.sim.simulate import simulate
+from dsdnode.sim.workers import workers
 
 MAX_CELLS = 100_000
 MAX_ERROR = 300
@@ -28,7 +26,6 @@ KEPT = (
     *("drafted", "wasted_drafts", "recoveries", "simulated_s"),
 )
 """Of a report, in a result line."""
-_LOG_ERRORS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +110,17 @@ def run(todo: Sequence[Cell], out: Path, jobs: int, told: Callable[[str], None])
         file = out.open("a")
     except OSError as error:
         raise BadInput(f"{out} cannot be written: {error.strerror or error}") from None
-    with file, ProcessPoolExecutor(jobs) as pool:
-        futures = {pool.submit(run_cell, cell): cell for cell in missing}
-        try:
-            for future in as_completed(futures):
-                result = future.result()
-                file.write(json.dumps(result, sort_keys=True) + "\n")
-                file.flush()
-                told(_said(result["set"]))
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with file, workers(jobs) as pool:
+        for future in as_completed([pool.submit(run_cell, cell) for cell in missing]):
+            result = future.result()
+            file.write(json.dumps(result, sort_keys=True) + "\n")
+            file.flush()
+            told(_said(result["set"]))
+            yield result
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
     """In a process of its own. A cell that fails says why in `error`, and the others go on."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LOG_ERRORS))
     result: dict[str, Any] = {"set": cell.set, "seed": cell.seed, "key": cell.key}
     try:
         report = simulate(scenario_of(cell.table, "cell"), cell.seed)
@@ -160,10 +152,6 @@ def _drop_half_a_line(path: Path) -> None:
     """What a sweep was writing when it was killed."""
     if path.exists() and not (text := path.read_text()).endswith("\n"):
         path.write_text(text[: text.rfind("\n") + 1])
-
-
-def default_jobs() -> int:
-    return max(1, os.cpu_count() or 1)
 
 
 def _said(chosen: dict[str, Any]) -> str:

@@ -1,0 +1,37 @@
+"""Processes for many simulations; however the work ends, they end with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+import structlog
+
+_LOG_ERRORS = 40
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Ctrl-C, or any error, does not wait for what is being simulated."""
+    with ProcessPoolExecutor(jobs, initializer=_begin) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def num_cores() -> int:
+    return max(1, os.cpu_count() or 1)
+
+
+def _begin() -> None:
+    """The terminal's Ctrl-C is for the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LOG_ERRORS))
