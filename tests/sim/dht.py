@@ -1,4 +1,4 @@
-"""The DHT at scale, in virtual time: `python -m tests.sim.dht --nodes 500 [--kill 0.5] [--sybils 20]`.
+"""The DHT at scale, in virtual time: `python -m tests.sim.dht --nodes 500 [--kill 0.5 [--gone]] [--sybils 20]`.
 
 Prints messages per lookup, how many lookups find their (single, living) provider and how long they take, and what the
 simulation itself cost.
@@ -36,6 +36,7 @@ class Terms:
     nodes: int
     lookups: int = 1000
     kill: float = 0.0
+    gone: bool = False
     sybils: int = 0
     sybil_groups: int = 2
     warm: bool = False
@@ -54,7 +55,7 @@ async def look_up(seeker: Townsman, provider: Townsman) -> Found:
     started_s = loop.time()
     records = await seeker.discovery.find_providers(provider.key)
     found = any(record.public_key == provider.contact.public_key for record in records)
-    return Found(found, loop.time() - started_s, seeker.lookups[-1]._num_asked)
+    return Found(found, loop.time() - started_s, seeker.num_asked)
 
 
 async def live(terms: Terms) -> dict[str, Any]:
@@ -69,14 +70,16 @@ async def live(terms: Terms) -> dict[str, Any]:
         await besiege(town, providers[0], terms)
         providers = providers[:1]
     if terms.kill:
-        town.kill(town.rng.sample(town.people, round(terms.kill * len(town.people))))
+        town.kill(town.rng.sample(town.people, round(terms.kill * len(town.people))), terms.gone)
     alive = [one for one in town.people if one.up]
     providers = [one for one in providers if one.up]
     num_messages = sum(traffic.num_messages for traffic in town.network.traffic.values())
     lookups = []
     for _ in range(terms.lookups):
         await asyncio.sleep(town.rng.expovariate(terms.lookups / LOOKING_S))
-        lookups.append(asyncio.create_task(look_up(town.rng.choice(alive), town.rng.choice(providers))))
+        provider = town.rng.choice(providers)
+        seeker = town.rng.choice([one for one in alive if one is not provider])
+        lookups.append(asyncio.create_task(look_up(seeker, provider)))
     found = await asyncio.gather(*lookups)
     sent = sum(traffic.num_messages for traffic in town.network.traffic.values())
     result = {
@@ -147,7 +150,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=500)
     parser.add_argument("--lookups", type=int, default=1000)
-    parser.add_argument("--kill", type=float, default=0.0, help="share of the nodes, all at once")
+    parser.add_argument("--kill", type=float, default=0.0, help="processes, this share of all, at once")
+    parser.add_argument("--gone", action="store_true", help="... with their machines: calls are not even refused")
     parser.add_argument("--sybils", type=int, default=0, help="mined next to a key, in 2 IP groups")
     parser.add_argument("--warm", action="store_true", help="tables as after long acquaintance: no joins (large towns)")
     parser.add_argument("--seed", type=int, default=1)

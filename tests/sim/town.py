@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 
 from dsdnode.dht.ids import as_int, model_key
@@ -32,8 +32,8 @@ class Townsman:
     rpc: Rpc
     model_id: str = ""
     up: bool = True
-    lookups: list[Lookup] = field(default_factory=list)
-    """Recorded as they end."""
+    num_asked: int = 0
+    """By the lookup of its own that ended last."""
 
     @property
     def contact(self) -> Contact:
@@ -61,6 +61,17 @@ class Townsman:
         )
 
 
+class Ground(Network):
+    """A machine that is gone answers nobody, not even with a refusal."""
+
+    def __init__(self, loop: JumpingLoop, rng: Random, link: Callable[[str, str], LinkSpec]) -> None:
+        super().__init__(loop, rng, link)
+        self.gone: dict[bytes, None] = {}
+
+    def is_cut(self, one: bytes, other: bytes) -> bool:
+        return other in self.gone or super().is_cut(one, other)
+
+
 class Town:
     """Round trips from 5 to 300 ms, by region; each node in an IP network of its own, unless it is told one."""
 
@@ -70,7 +81,7 @@ class Town:
         self.loop = loop
         self.rng = Random(seed)
         self._one_way_s = one_way_s
-        self.network = Network(loop, Random(f"{seed}/network"), self._link)
+        self.network = Ground(loop, Random(f"{seed}/network"), self._link)
         self.people: list[Townsman] = []
 
     def _link(self, one: str, other: str) -> LinkSpec:
@@ -93,7 +104,7 @@ class Town:
         rpc = Rpc(transport, rng)
         one = Townsman(identity, transport, Discovery(rpc, identity, rng), rpc)
         one.model_id = one.identity.peer_id.hex() if provides else ""
-        _record_lookups(one)
+        _count_asked(one)
         rpc.start()
         one.discovery.start()
         self.people.append(one)
@@ -134,11 +145,13 @@ class Town:
             if one.model_id:
                 one.discovery.provide(lambda one=one: [one.record()])  # type: ignore[misc]
 
-    def kill(self, people: Sequence[Townsman]) -> None:
-        """Their machines are gone: nobody is told."""
+    def kill(self, people: Sequence[Townsman], gone: bool) -> None:
+        """Their processes end, which breaks connections and refuses new ones; `gone`: nobody is told anything."""
         for one in people:
             one.up = False
-            one.transport.end(silent=True)
+            one.transport.end(silent=gone)
+            if gone:
+                self.network.gone[one.identity.peer_id] = None
 
     async def close(self) -> None:
         for one in self.people:
@@ -156,14 +169,13 @@ def mined(key: bytes, num: int, closer_than: int, rng: Random) -> list[Identity]
     return found
 
 
-def _record_lookups(one: Townsman) -> None:
+def _count_asked(one: Townsman) -> None:
     queries = one.discovery._queries
     run = queries.lookup
 
-    async def recorded(*args: object, **kwargs: object) -> Lookup:
+    async def counted(*args: object, **kwargs: object) -> Lookup:
         lookup = await run(*args, **kwargs)  # type: ignore[arg-type]
-        one.lookups.append(lookup)
-        del one.lookups[:-4]
+        one.num_asked = lookup._num_asked
         return lookup
 
-    queries.lookup = recorded  # type: ignore[method-assign]
+    queries.lookup = counted  # type: ignore[method-assign]
