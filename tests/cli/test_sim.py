@@ -80,3 +80,5 @@ def test_a_chart_is_drawn(call: Call, scenario: str, tmp_path: Path, name: str) 
     assert (tmp_path / name).stat().st_size > 1000
     refused = call("sim", "run", scenario, "--plot", str(tmp_path / "chart.doc"))
     assert refused.code == 2 and ".svg or .png" in refused.err
+    refused = call("sim", "run", scenario, "--plot", str(tmp_path / "none" / name))
+    assert refused.code == 2 and "there is no folder" in refused.err
