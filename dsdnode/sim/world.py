@@ -126,9 +126,9 @@ class World:
                 self.rng(f"node {name}"),
             )
             contacts = self.contacts(self.rng(f"joins {name}"))
-            self._acquaint(peer.node.discovery, transport)
+            known = self._acquaint(peer.node.discovery, transport)
             self.peers.append(peer)
-            await asyncio.create_task(peer.node.run(contacts))
+            await asyncio.create_task(peer.node.run(known or contacts))
         return peer
 
     def _new_host(self, member: _Member) -> tuple[Identity, SimTransport]:
@@ -136,12 +136,14 @@ class World:
         region = group.regions[member.index % len(group.regions)]
         return self.host(member.name, region, group.bandwidth_mbit)
 
-    def _acquaint(self, discovery: Discovery, transport: SimTransport) -> None:
-        if self._acquaintance is not None:
-            self._acquaintance.fill(
-                discovery.table, transport.id, self.loop.now, self.rng(f"known {transport.id.hex()}")
-            )
-            discovery._joined = True
+    def _acquaint(self, discovery: Discovery, transport: SimTransport) -> list[Contact]:
+        """A member of a large swarm knows its place. Whom it joins by: some that live in its table (those that find no
+        room there it would dial, looking around, again and again)."""
+        if self._acquaintance is None:
+            return []
+        self._acquaintance.fill(discovery.table, transport.id, self.loop.now, self.rng(f"known {transport.id.hex()}"))
+        discovery._joined = True
+        return discovery.table.contacts()[:JOINERS]
 
     def host(self, name: str, region: str, bandwidth_mbit: float = 0.0) -> tuple[Identity, SimTransport]:
         """An identity and a machine of its own, each in another network (DHT caps count those)."""
@@ -185,8 +187,7 @@ class World:
         transport.contact = Contact(identity.public_key, ())
         contacts = self.contacts(self.rng(f"joins {name}"))
         client = Client(transport, identity, contacts, self.rng(f"secrets of {name}"))
-        self._acquaint(client._discovery, transport)
-        await client.join(contacts)
+        await client.join(self._acquaint(client._discovery, transport) or contacts)
         self.clients.append(client)
         return client
 
