@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dsdnode.speculation.estimates import Mean, PipelineCosts
+from dsdnode.speculation.estimates import PipelineCosts
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.means import Mean
 from dsdnode.speculation.plan import Plan
 from dsdnode.speculation.speeds import Costs, Cycle
 

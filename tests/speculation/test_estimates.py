@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from dsdnode.speculation.estimates import Acceptance, Line, PipelineCosts, Ratio
+from dsdnode.speculation.estimates import Acceptance, PipelineCosts
 from dsdnode.speculation.events import PassEvent
+from dsdnode.speculation.means import Line, Ratio
 from dsdnode.speculation.plan import RouteCosts
 from dsdnode.speculation.speeds import drafting_s, pass_s, round_s
 

@@ -214,6 +214,14 @@ def test_a_new_text_may_suit_the_draft_that_failed_before() -> None:
     assert run(good, Throughput(8, experience=experience), 200).speed > 2 * plain(good)
 
 
+def test_hedges_that_brought_nothing_are_tried_again_on_other_texts() -> None:
+    experience = Experience()
+    run(ring(4, 50, GPU, 0.8, 0.0), Throughput(8, experience=experience), 200)
+    good = ring(4, 50, GPU, 0.8, 0.5)
+    replies = [run(good, Throughput(8, experience=experience), 64, seed) for seed in range(20)]
+    assert sum(any(change.mode == "hedged" for change in reply.plans) for reply in replies) > 15
+
+
 def test_another_pipelines_costs_are_not_believed() -> None:
     experience = Experience()
     run(ring(4, 50, GPU, 0.8), Throughput(8, experience=experience), 100)
