@@ -21,7 +21,7 @@ from dsdnode.sim.words import words
 from tests.sim.reality import LAYERS, bench
 
 MODES = {"plain": "plain", "rounds-adaptive": "rounds", "stream": "stream"}
-PROMPTS, TOKENS = 3, 64
+PROMPTS, TOKENS = 5, 48
 """Few, for eight laptops make two tokens a second; no prompt's reply is over by then: the trace has all of it."""
 
 
