@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
@@ -79,17 +80,29 @@ def sim_sweep(
         click.echo(sweep_table(results))
 
 
+class _Number(click.FloatRange):
+    """From `min` to `max`, and a number: nan is in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
+_MS = _Number(0, 60_000)
+
+
 def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """What `plan` is told of a swarm, unless it looks for itself."""
-    number = click.FloatRange(0)
     options = (
         ("--stages", click.IntRange(1, 64), 4, "Shards that the model is cut into."),
-        ("--latency-ms", click.FloatRange(0, 500), 10.0, "Of a link, one way."),
-        ("--jitter-ms", number, 0.0, "A link takes up to so much more or less."),
-        ("--bandwidth-mbit", number, 0.0, "Of each peer, each way (0: no limit)."),
-        ("--stage-ms", number, 14.0, "A stage takes so long for a block ..."),
-        ("--stage-slope-ms", number, 6.0, "... and so long for each position in it."),
-        ("--draft-ms", number, 5.0, "The drafter takes so long for a token."),
+        ("--latency-ms", _Number(0, 500), 10.0, "Of a link, one way."),
+        ("--jitter-ms", _MS, 0.0, "A link takes up to so much more or less."),
+        ("--bandwidth-mbit", _Number(0, 1e6), 0.0, "Of each peer, each way (0: no limit)."),
+        ("--stage-ms", _MS, 14.0, "A stage takes so long for a block ..."),
+        ("--stage-slope-ms", _MS, 6.0, "... and so long for each position in it."),
+        ("--draft-ms", _MS, 5.0, "The drafter takes so long for a token."),
         ("--state-bytes", click.IntRange(0), 8192, "Hidden states of a position (width x 2 in f16)."),
         ("--layers", click.IntRange(1, 4096), 32, "Of the model."),
     )
@@ -105,14 +118,23 @@ def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_swarm_options
 @click.option(
-    "--acceptance", type=click.FloatRange(0, 1), default=0.8, show_default=True, help="Drafts that are right."
+    "--acceptance",
+    type=_Number(0, 1),
+    default=0.8,
+    show_default=True,
+    help="Share of the drafts that are right.",
 )
-@click.option("--trace", default="", metavar="FILE", help="Recorded replies of the pair, in place of --acceptance.")
+@click.option(
+    "--trace",
+    default="",
+    metavar="FILE",
+    help="Recorded replies of the pair (bench --record) in place of --acceptance.",
+)
 @click.option("--users", type=click.IntRange(1, 64), default=1, show_default=True, help="Replies at once.")
-@click.option("--alone", type=click.FloatRange(0, min_open=True), help="Tokens a second that you get without a swarm.")
-@click.option("--my-draft-ms", type=click.FloatRange(0), help="This machine's time for a draft token.")
-@click.option("--my-stage-ms", type=click.FloatRange(0), help="This machine's time for a block, had it all layers ...")
-@click.option("--my-stage-slope-ms", type=click.FloatRange(0), default=0.0, help="... and for each position in it.")
+@click.option("--alone", type=_Number(0, 1e6, min_open=True), help="Tokens a second that you get without a swarm.")
+@click.option("--my-draft-ms", type=_MS, help="This machine's time for a draft token.")
+@click.option("--my-stage-ms", type=_MS, help="This machine's time for a block, had it all layers ...")
+@click.option("--my-stage-slope-ms", type=_MS, default=0.0, help="... and for each position in it.")
 @join_options
 @json_option
 @common_options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 from pathlib import Path
@@ -74,6 +75,8 @@ def _value(kind: Any, raw: Any, where: str) -> Any:
         return float(raw)
     if not isinstance(raw, kind) or (kind is not bool and isinstance(raw, bool)):
         raise BadInput(f"{where}: {raw!r} is not {_said(kind)}")
+    if isinstance(raw, float) and not math.isfinite(raw):
+        raise BadInput(f"{where}: {raw!r} is not finite")
     return raw
 
 

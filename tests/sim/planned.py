@@ -15,9 +15,10 @@ import structlog
 
 from dsdnode.cli import render
 from dsdnode.sim import plan
-from dsdnode.sim.question import HANDLING_MS, Question, uniform
+from dsdnode.sim.question import HANDLING_MS, Machine, Question, uniform
 from dsdnode.sim.scenario import Links, Pair
 from dsdnode.sim.words import words
+from dsdnode.sim.workers import num_cores
 from tests.sim.reality import LAYERS, bench
 
 MODES = {"plain": "plain", "rounds-adaptive": "rounds", "stream": "stream"}
@@ -27,7 +28,7 @@ PROMPTS, TOKENS = 5, 48
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Of the same machines and links; times in ms. `alone`: tokens per second without a swarm."""
+    """A swarm, and who thinks of joining it; times in ms. `alone`: tokens per second without a swarm."""
 
     name: str
     stages: int
@@ -36,6 +37,8 @@ class Case:
     slope_ms: float
     draft_ms: float
     alone: float
+    mine: Machine
+    users: int = 1
 
     @property
     def words(self) -> list[str]:
@@ -46,14 +49,21 @@ class Case:
 
     @property
     def command(self) -> str:
-        words = ["--stages", str(self.stages), *self.words, "--alone", f"{self.alone:g}", "--trace", "replies.jsonl"]
-        return "dsdnode sim plan " + " ".join(words)
+        told = {
+            "--alone": self.alone,
+            "--users": self.users if self.users > 1 else None,
+            "--my-draft-ms": self.mine.draft_ms,
+            "--my-stage-ms": self.mine.fixed_ms,
+            "--my-stage-slope-ms": self.mine.slope_ms or None,
+        }
+        words = [word for name, value in told.items() if value is not None for word in (name, f"{value:g}")]
+        return " ".join(["dsdnode sim plan --stages", f"{self.stages}", *self.words, *words, "--trace replies.jsonl"])
 
 
 CASES = (
-    Case("two desktops at home", 2, 1, 25, 3, 6, 2),
-    Case("four friends in one country", 4, 20, 14, 6, 5, 1.5),
-    Case("eight laptops on one continent", 8, 40, 14, 6, 5, 1),
+    Case("two desktops at home, and a third one", 2, 1, 25, 3, 6, 2, Machine(6, 50, 6)),
+    Case("four friends in one country, and a laptop that can only draft", 4, 20, 14, 6, 5, 4, Machine(8)),
+    Case("eight laptops on one continent, four users, one laptop more", 8, 40, 14, 6, 5, 3, Machine(5, 112, 48), 4),
 )
 
 
@@ -70,8 +80,8 @@ def planned(case: Case, pair: Pair) -> tuple[Question, plan.Answer]:
     """What the case's command answers, of the model that was measured."""
     links = Links(case.latency_ms, handling_ms=HANDLING_MS)
     question = uniform(case.stages, case.stage_ms, case.slope_ms, case.draft_ms, links, pair)
-    question = replace(question, alone=case.alone)
-    return question, plan.answer(question)
+    question = replace(question, alone=case.alone, users=case.users, mine=case.mine)
+    return question, plan.answer(question, num_cores())
 
 
 def main() -> None:
