@@ -23,8 +23,8 @@ from tests.sim.reality import LAYERS, bench
 
 MODES = {"plain": "plain", "rounds-adaptive": "rounds", "stream": "stream"}
 PLACES, TOKENS = (0, 1, 2, 3, 5), 40
-"""Prompts of the file: few, for eight laptops make two tokens a second; not the fifth, whose text a near-tie changes from
-scheme to scheme. No reply is over by then: the trace has all of it."""
+"""Prompts of the file: few, for eight laptops make two tokens a second; not the fifth, whose text a near-tie changes
+from scheme to scheme. No reply is over by then: the trace has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
