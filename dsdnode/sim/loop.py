@@ -15,7 +15,7 @@ import contextlib
 import gc
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from heapq import heapify, heappop, heappush
 from typing import Any, NoReturn, TypeVar
 
@@ -29,75 +29,127 @@ class Unreal(RuntimeError):
     """Something in a simulation waits for a world that is not there."""
 
 
+class Call:
+    """What runs later: asyncio's Handle and TimerHandle in one, without what only debugging needs. `timed`: it is among
+    the timers; once cancelled it has no callback.
+    """
+
+    __slots__ = ("args", "callback", "context", "loop", "timed")
+
+    def __init__(
+        self,
+        loop: JumpingLoop,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context | None,
+        timed: bool = False,
+    ) -> None:
+        self.loop = loop
+        self.callback: Callable[..., object] | None = callback
+        self.args = args
+        self.context = copy_context() if context is None else context
+        self.timed = timed
+
+    def cancel(self) -> None:
+        if self.callback is not None:
+            self.callback, self.args = None, ()
+            if self.timed:
+                self.loop.timer_cancelled()
+
+    def cancelled(self) -> bool:
+        return self.callback is None
+
+
 class JumpingLoop(asyncio.BaseEventLoop):
     """`now`: true time in seconds, from 0; `limit_s`: a simulation that runs beyond it raises Unreal."""
 
-    _ready: deque[asyncio.Handle]
+    _ready: deque[Call]
     _stopping: bool
+    _closed: bool
 
     def __init__(self, limit_s: float = float("inf")) -> None:
         super().__init__()
         self.now = 0.0
         self.limit_s = limit_s
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Call]] = []
         self._num_timers = 0
         self._num_cancelled = 0
 
     def time(self) -> float:
         return self.now + _OFFSET_S.get()
 
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> Call:
+        if self._closed:
+            self._check_closed()  # type: ignore[attr-defined]
+        call = Call(self, callback, args, context)
+        self._ready.append(call)
+        return call
+
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
+    """Nobody sleeps here, so nobody must be woken: Ctrl-C is seen in the next turn."""
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> Call:
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        return self._push(when - _OFFSET_S.get(), asyncio.TimerHandle(when, callback, args, self, context))
+    ) -> Call:
+        return self._push(when - _OFFSET_S.get(), Call(self, callback, args, context, True))
 
-    def at(self, when_s: float, callback: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+    def at(self, when_s: float, callback: Callable[..., object], *args: Any) -> Call:
         """For the world itself: at the true time `when_s`, by nobody's clock."""
-        return self._push(when_s, asyncio.TimerHandle(when_s, callback, args, self, _NOBODYS))
+        return self._push(when_s, Call(self, callback, args, _NOBODYS, True))
 
-    def _push(self, when_s: float, handle: asyncio.TimerHandle) -> asyncio.TimerHandle:
+    def _push(self, when_s: float, call: Call) -> Call:
         self._num_timers += 1
-        handle._scheduled = True  # type: ignore[attr-defined]
-        heappush(self._timers, (when_s, self._num_timers, handle))
-        return handle
+        heappush(self._timers, (when_s, self._num_timers, call))
+        return call
 
     def _run_once(self) -> None:
-        """One turn: everything that is ready; when nothing is, the clock jumps."""
+        """Turns of all that is ready, until somebody stops the loop; when nothing is, the clock jumps."""
         ready = self._ready
-        if not ready and not self._stopping:
-            self._jump()
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+        while True:
+            if not ready and not self._stopping:
+                self._jump()
+            for _ in range(len(ready)):
+                call = ready.popleft()
+                if call.callback is None:
+                    continue
+                try:
+                    call.context.run(call.callback, *call.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self.call_exception_handler({"message": f"Exception in {call.callback}", "exception": error})
+            if self._stopping:
+                return
 
     def _jump(self) -> None:
         timers, ready = self._timers, self._ready
         while timers and (not ready or timers[0][0] <= self.now):
-            when_s, _, handle = heappop(timers)
-            handle._scheduled = False  # type: ignore[attr-defined]
-            if handle._cancelled:
+            when_s, _, call = heappop(timers)
+            call.timed = False
+            if call.callback is None:
                 self._num_cancelled -= 1
                 continue
             self.now = max(self.now, when_s)
-            ready.append(handle)
+            ready.append(call)
         if not ready:
             raise Unreal("everybody waits for ever")
         if self.now > self.limit_s:
             raise Unreal(f"not over after {self.limit_s:g} simulated seconds")
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+    def timer_cancelled(self) -> None:
         """It stays in the heap until its time, unless too many do."""
-        if not handle._scheduled:  # type: ignore[attr-defined]
-            return
         self._num_cancelled += 1
         if self._num_cancelled > 1000 and 2 * self._num_cancelled > len(self._timers):
-            self._timers = [item for item in self._timers if not item[2]._cancelled]
+            self._timers[:] = [item for item in self._timers if item[2].callback is not None]
             heapify(self._timers)
             self._num_cancelled = 0
-
-    def _write_to_self(self) -> None:
-        """Nobody sleeps here, so nobody must be woken: Ctrl-C is seen in the next turn."""
 
     def close(self) -> None:
         self._timers.clear()
