@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dsdnode.bench.daemons import leaving_by_exception
+from dsdnode.cli.demo import run_undisturbed
 from tests.cli.conftest import ROOT, Daemon, Result
 
 pytestmark = pytest.mark.timeout(300)
@@ -72,6 +75,28 @@ def test_ctrl_c_takes_everything_down(home: Path) -> None:
     finally:
         demo.kill()
         demo.communicate()
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_being_told_to_leave_comes_between_two_steps(number: signal.Signals, error: type[BaseException]) -> None:
+    seen = []
+
+    def step() -> None:
+        signal.raise_signal(number)
+        seen.append("a whole step")
+
+    async def wait() -> None:
+        asyncio.get_running_loop().call_soon(step)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            seen.append("the end")
+
+    before = signal.getsignal(number)
+    with leaving_by_exception(), pytest.raises(error):
+        run_undisturbed(wait())
+    assert seen == ["a whole step", "the end"]
+    assert signal.getsignal(number) == before
 
 
 def test_chat_and_run_find_the_node_that_runs_here(call: Callable[..., Result], daemon: Callable[..., Daemon]) -> None:
