@@ -106,7 +106,9 @@ def main() -> None:
         schemes = json.loads((folder / f"{number}.json").read_text())["schemes"]
         for one, speed in zip(schemes, expected, strict=True):
             measured = one["tokens_per_second"]
-            rows.append((case.name, one["scheme"], measured, speed, f"{100 * (speed / measured - 1):+.1f} %"))
+            rows.append(
+                (case.name, one["scheme"], f"{measured:.3g}", f"{speed:.3g}", f"{100 * (speed / measured - 1):+.1f} %")
+            )
     print(render.table(("CASE", "SCHEME", "MEASURED", "PLANNED", "OFF BY"), rows))
 
 
