@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -17,6 +16,9 @@ from click.core import ParameterSource
 from dsdnode.cli import render
 from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.errors import BadInput
+
+if TYPE_CHECKING:
+    from dsdnode.sim.sweep import Row
 
 
 @click.group(epilog="\b\nExample:\n  dsdnode sim run configs/sim/lan.toml")
@@ -58,26 +60,40 @@ def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Runs of each cell.")
 @click.option("--out", type=click.Path(path_type=Path), help="Results, a line each; what is there is not run again.")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Processes (one a core).")
+@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw it, as SVG or PNG.")
 @json_option
 @common_options
 def sim_sweep(
-    scenario: Path, axes: tuple[str, ...], seeds: int, out: Path | None, jobs: int | None, as_json: bool, **flags: Any
+    scenario: Path,
+    axes: tuple[str, ...],
+    seeds: int,
+    out: Path | None,
+    jobs: int | None,
+    plot: Path | None,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Run a scenario over a grid of parameters, on all cores; a sweep that was broken off goes on where it was."""
     load(flags, log_level="error")
+    from dsdnode.sim import plot as charts
     from dsdnode.sim import sweep
     from dsdnode.sim.workers import num_cores
 
+    if plot is not None:
+        charts.check(plot)
     todo = sweep.cells(scenario, [sweep.parse_axis(axis) for axis in axes], seeds)
     out = out or scenario.with_suffix(".results.jsonl")
     num_known = len({cell.key for cell in todo} & sweep.read_results(out).keys())
     with _progress() as progress:
         progress.begin(len(todo) - num_known)
         results = list(sweep.run(todo, out, jobs or num_cores(), progress.step))
+    rows = sweep.rows_of(results)
+    if plot is not None:
+        charts.draw_sweep(rows, plot)
     if as_json:
         render.print_json([{key: value for key, value in one.items() if key != "key"} for one in results])
     else:
-        click.echo(sweep_table(results))
+        click.echo(sweep_table(rows))
 
 
 class _Number(click.FloatRange):
@@ -194,32 +210,16 @@ def _progress() -> Any:
     return BarProgress() if sys.stderr.isatty() else LineProgress()
 
 
-def sweep_table(results: list[dict[str, Any]]) -> str:
-    """A row for each combination, means over its seeds."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for one in results:
-        rows.setdefault(json.dumps(one["set"], sort_keys=True), []).append(one)
-    names = list(results[0]["set"]) if results else []
-    lines = []
-    for ones in sorted(rows.values(), key=lambda ones: json.dumps(ones[0]["set"])):
-        good = [one for one in ones if "error" not in one]
-        figures = (
-            _mean(one["tokens_per_second"] for one in good),
-            _mean((one["reply_tokens_per_second"] or {}).get("p50") for one in good),
-            _mean((one["time_to_first_token_s"] or {}).get("p50") for one in good),
-            _mean((one["latency_s"] or {}).get("p99") for one in good),
-            _mean(one["acceptance_rate"] for one in good),
-            sum(one["lost"] + one["stuck"] for one in good),
-            ones[-1].get("error"),
-        )
-        lines.append((*(ones[0]["set"][name] for name in names), len(ones), *figures))
+def sweep_table(rows: list[Row]) -> str:
+    """A line for each combination, means over its seeds."""
+    names = list(rows[0].set) if rows else []
     columns = (*names, "RUNS", "TOK/S", "OF A REPLY", "FIRST S", "P99 S", "ACCEPTED", "LOST", "ERROR")
+    lines = []
+    for row in rows:
+        speeds = row.tokens_per_second, row.reply_tokens_per_second
+        others = row.first_token_s, row.latency_p99_s, row.acceptance_rate, row.num_lost, row.error
+        lines.append((*(row.set[name] for name in names), row.num_runs, *speeds, *others))
     return render.table(columns, lines)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -1,12 +1,15 @@
-"""A report as a picture (matplotlib, an extra: `pip install dsdnode[plot]`)."""
+"""A report, or a sweep, as a picture (matplotlib, an extra: `pip install dsdnode[plot]`)."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dsdnode.errors import BadInput
+from dsdnode.sim.sweep import Row
 
 FORMATS = (".svg", ".png")
 SPREADS = {
@@ -24,6 +27,34 @@ def draw(result: dict[str, Any], path: Path) -> None:
     _utilisation(axes[2], result["members"])
     figure.suptitle(f"{result['scenario']}, seed {result['seed']}: {result['tokens_per_second'] or 0:.1f} tok/s")
     save(figure, path)
+
+
+def draw_sweep(rows: Sequence[Row], path: Path) -> None:
+    """Speeds and first tokens over the first parameter, a line for each combination of the others. Raises BadInput."""
+    figure, axes = canvas(path, 3)
+    over = next(iter(rows[0].set), "")
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        others = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in row.set.items() if name != over)
+        lines.setdefault(others, []).append(row)
+    titles = ("tokens a second in all", "tokens a second of a reply", "first token, s")
+    for label, line in lines.items():
+        places = [row.set.get(over, "as it is") for row in line]
+        for axis, figures in zip(axes, zip(*map(_figures, line), strict=True), strict=True):
+            axis.plot(places, figures, marker="o", label=label)
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title)
+        axis.set_xlabel(over)
+        axis.set_ylim(bottom=0)
+    if len(lines) > 1:
+        axes[0].legend(fontsize=8)
+    save(figure, path)
+
+
+def _figures(row: Row) -> tuple[float, ...]:
+    """What is not known is a gap in the line."""
+    figures = row.tokens_per_second, row.reply_tokens_per_second, row.first_token_s
+    return tuple(math.nan if figure is None else figure for figure in figures)
 
 
 def canvas(path: Path, num_panels: int) -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from copy import deepcopy
 from dataclasses import dataclass
@@ -48,6 +48,21 @@ class Cell:
     def key(self) -> str:
         """What a result line must share to be this cell's."""
         return json.dumps([self.table, self.seed], sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Of one combination: means over its seeds, of runs that did not fail; None: there is no such figure."""
+
+    set: dict[str, Any]
+    num_runs: int
+    tokens_per_second: float | None
+    reply_tokens_per_second: float | None
+    first_token_s: float | None
+    latency_p99_s: float | None
+    acceptance_rate: float | None
+    num_lost: int
+    error: str | None
 
 
 def parse_axis(text: str) -> Axis:
@@ -146,6 +161,40 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
             if number < len(lines):
                 raise BadInput(f"{path}: line {number} is no result of a sweep: name another file") from None
     return results
+
+
+def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
+    """In the order of the parameters' values."""
+    combinations: dict[str, list[dict[str, Any]]] = {}
+    for one in sorted(results, key=lambda one: [_ordered(value) for value in one["set"].values()]):
+        combinations.setdefault(json.dumps(one["set"], sort_keys=True), []).append(one)
+    return [_row(ones) for ones in combinations.values()]
+
+
+def _ordered(value: Any) -> tuple[bool, float, str]:
+    """Numbers by size, then words."""
+    is_number = isinstance(value, int | float)
+    return not is_number, float(value) if is_number else 0.0, str(value)
+
+
+def _row(ones: Sequence[dict[str, Any]]) -> Row:
+    good = [one for one in ones if "error" not in one]
+    return Row(
+        set=ones[0]["set"],
+        num_runs=len(ones),
+        tokens_per_second=_mean(one["tokens_per_second"] for one in good),
+        reply_tokens_per_second=_mean((one["reply_tokens_per_second"] or {}).get("p50") for one in good),
+        first_token_s=_mean((one["time_to_first_token_s"] or {}).get("p50") for one in good),
+        latency_p99_s=_mean((one["latency_s"] or {}).get("p99") for one in good),
+        acceptance_rate=_mean(one["acceptance_rate"] for one in good),
+        num_lost=sum(one["lost"] + one["stuck"] for one in good),
+        error=next((one["error"] for one in ones if "error" in one), None),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _drop_half_a_line(path: Path) -> None:

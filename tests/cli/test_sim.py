@@ -57,6 +57,10 @@ def test_a_sweep_prints_a_row_a_combination(call: Call, scenario: str, tmp_path:
         ["4", "2"],
     ]
     assert len(Path(out).read_text().splitlines()) == 4
+    chart = tmp_path / "sweep.svg"
+    words = ("--set", "policies.draft_max=0,4", "--set", "policies.window=fixed,throughput", "--plot", str(chart))
+    assert call("sim", "sweep", scenario, *words, "--out", out).code == 0
+    assert chart.stat().st_size > 1000
     assert call("sim", "sweep", scenario, "--set", "policies.draftmax=0", "--out", out).code == 2
 
 
