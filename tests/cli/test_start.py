@@ -37,7 +37,7 @@ def test_ready_status_stop(call: Call, daemon: Start) -> None:
         assert stat.S_IMODE((alice.data_dir / name).stat().st_mode) == mode
     stopped = call("stop", "--data-dir", alice.data_dir)
     assert (stopped.code, stopped.out) == (0, "stopped\n")
-    alice.process.wait(timeout=1)
+    alice.process.wait(timeout=30)
     assert alice.process.returncode == 0
     assert call("status", "--data-dir", alice.data_dir).code == 3
 
