@@ -73,7 +73,7 @@ class Ground(Network):
 
 
 class Town:
-    """Round trips from 5 to 300 ms, by region; each node in an IP network of its own, unless it is told one."""
+    """Round trips from 10 to 300 ms, by region; each node in an IP network of its own, unless it is told one."""
 
     def __init__(self, seed: int, one_way_s: tuple[float, float] = (0.005, 0.15)) -> None:
         loop = asyncio.get_running_loop()
