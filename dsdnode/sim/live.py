@@ -17,7 +17,7 @@ HOME = "here"
 PING_TIMEOUT_S = 3.0
 PINGS = 3
 ENGINE_MS = 0.5
-"""Of a hop, what a ping does not tell: there and back to the engine's process (some half of question.HANDLING_MS)."""
+"""Of a hop, what a ping does not tell: there and back to the engine's process (a third of question.HANDLING_MS)."""
 MAX_MODELLED = 256
 """Peers of one swarm that are simulated."""
 
