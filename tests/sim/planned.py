@@ -58,7 +58,8 @@ class Case:
             "--my-stage-slope-ms": self.mine.slope_ms or None,
         }
         words = [word for name, value in told.items() if value is not None for word in (name, f"{value:g}")]
-        return " ".join(["dsdnode sim plan --stages", f"{self.stages}", *self.words, *words, "--trace replies.jsonl"])
+        swarm = ["--stages", f"{self.stages}", "--layers", f"{LAYERS}", *self.words]
+        return " ".join(["dsdnode sim plan", *swarm, *words, "--trace replies.jsonl"])
 
 
 CASES = (
