@@ -36,13 +36,15 @@ class Keeper(Peer):
             seed = self.world.seeds[route_number]
             if self.machine is not None and (self.parked or seed != self.seed):
                 self.machine.on_turn(MAX_POSITIONS, Exact())
+                if seed != self.seed:
+                    self.watch.turned()
             self.seed, self.opened, self.parked = seed, route_number, False
         super().on_open(route_number, index, route, digests)
 
     def on_park(self, route_number: int) -> None:
         if self.reachable and self.machine is not None and route_number == self.opened:
             self.machine.on_park(self.world.queue.now, PARKED_S)
-            self.parked = True
+            self.parked, self.watch.route = True, None
             self._set_timer()
 
     def crash(self) -> None:
@@ -83,7 +85,7 @@ class Conversation(world.World):
 
     def _pause(self) -> None:
         """Sometimes none: messages and runs of the last reply are still on their way."""
-        self.queue.run(lambda: False, self.queue.now + self.rng.choice([0.0, 0.001, 0.1, 1.0, 1.2 * PARKED_S]))
+        self.queue.run(lambda: False, self.queue.now + self.rng.choice([0.0, 0.0, 0.001, 0.1, 1.0, 1.2 * PARKED_S]))
 
     def _let_go(self) -> None:
         """Park where the last route is open; close where it is not, and whoever is not part of it."""
@@ -96,9 +98,11 @@ class Conversation(world.World):
                 self.network.send(peer.on_close)
 
     def _next_turn(self) -> None:
+        """A third of them go back: the reply, or a part of it, once more."""
         rng = self.rng
-        said = self.emitted[: rng.randint(0, len(self.emitted))] if rng.random() < 0.3 else self.emitted
-        new = [rng.randrange(VOCABULARY - 1) for _ in range(rng.choice([0, 1, 5, 20]))]
+        back = rng.random() < 0.35
+        said = self.emitted[: rng.randint(0, len(self.emitted))] if back else self.emitted
+        new = [rng.randrange(VOCABULARY - 1) for _ in range(0 if back else rng.choice([0, 1, 5, 20]))]
         self.prompt = (*self.prompt, *said, *new)
         self.seed += rng.randint(0, 1) * 100_000
         self.right = reference(self.prompt, self.num_tokens, self.num_stages, self.seed)

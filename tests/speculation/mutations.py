@@ -1,4 +1,4 @@
-"""Each guard of the protocol, taken out: the schedules must then turn red."""
+"""Each guard of the protocol, taken out: the schedules must then turn red (`schedules --mutate all`)."""
 
 from __future__ import annotations
 
@@ -170,7 +170,6 @@ MUTATIONS = {
         "append beyond the length", (_fate(lambda self, block, fate: Fate.APPEND if fate is Fate.WAIT else fate),)
     ),
     "rewrite": Mutation("truncate to the position of the block", _DUPLICATE_TWICE),
-    "rewrite+digest": Mutation("and do not look at digests", (*_DUPLICATE_TWICE, (digest, "same", always(True)))),
     "wait": Mutation(
         "drop what must wait", (_fate(lambda self, block, fate: Fate.DROP if fate is Fate.WAIT else fate),)
     ),
@@ -181,10 +180,6 @@ MUTATIONS = {
     "descendants": Mutation("children beyond a closing live", ((BranchCache, "closing_of", _own_closing_only),)),
     "siblings": Mutation("children before a closing die", ((BranchCache, "closing_of", _close_all_children),)),
     "undecided": Mutation("a source need not be decided", ((BranchCache, "_is_decided", always(True)),)),
-    "descendants+undecided": Mutation(
-        "neither",
-        ((BranchCache, "closing_of", _own_closing_only), (BranchCache, "_is_decided", always(True))),
-    ),
     "floor": Mutation(
         "blocks under the floor are not dropped",
         (_fate(lambda self, block, fate: Fate.APPEND if fate is Fate.DROP else fate),),
@@ -205,34 +200,18 @@ MUTATIONS = {
     "kept": Mutation("duplicates are not answered", ((StageMachine, "_again", always([])),)),
     "lease": Mutation("no lease", ((StageMachine, "on_open", _no_lease),)),
     "owner-epoch": Mutation("verdicts of any epoch commit", ((SessionMachine, "_current", _any_epoch),)),
-    "owner-epoch+route": Mutation(
-        "verdicts of any epoch and route", ((SessionMachine, "_current", lambda original: _running),)
-    ),
     "owner-route": Mutation("verdicts of any route commit", ((SessionMachine, "_current", _any_route),)),
     "nack": Mutation("the owner ignores NACKs", ((SessionMachine, "on_nack", always([])),)),
     "timeouts": Mutation("the owner waits for ever", ((SessionMachine, "tick", _timeouts(lambda count: None)),)),
     "resend": Mutation("nothing is sent again", ((SessionMachine, "tick", _timeouts(lambda count: max(count, 1))),)),
     "bump": Mutation("no new epoch", ((SessionMachine, "tick", _timeouts(lambda count: count + (count == 1))),)),
     "route": Mutation("no new route", ((SessionMachine, "tick", _timeouts(lambda count: min(count, 1))),)),
-    "bump+route": Mutation("only resend", ((SessionMachine, "tick", _timeouts(lambda count: 0)),)),
     "patience": Mutation("the patience never grows", ((patience, "MAX_DOUBLINGS", constant(0)),)),
     "draft-cache": Mutation("the draft cache is believed right", ((Drafting, "_num_common", _believe_all_cached),)),
 } | STREAM
 
-COVERED = {
-    "rewrite": "what is run again is the same: digests say so (without them: rewrite+digest)",
-    "closing-again": "the owner's timeouts, which begin another epoch",
-    "descendants": "the judge takes no source that is not decided (without that, too: descendants+undecided)",
-    "in-place": "a NACK, upon which the owner sends what was taken away",
-    "no-draw": "the judge takes no source that is not decided, and what is decided was drawn",
-    "stage-route": "numbers of epochs never come again, and digests",
-    "owner-route": "numbers of epochs never come again",
-    "bump": "the next timeout, which asks for a route (without that, too: bump+route)",
-    "hedge-nack": "the owner's timeouts, should the hedge ever be needed",
-    "hedge-floor": "the owner's timeouts, should the hedge ever be needed",
-    "draft-line": "every guess is judged",
-    "park-route": "numbers of epochs never come again, and digests",
-    "carried-epoch": "the owner's timeouts, each of which begins a higher epoch, and digests",
-    "turn-run": "digests and epochs: the run must end within the first moments of the next reply to count",
+SECOND_LINES = {
+    "owner-route": "owner-epoch",
+    "bump": "nack",
 }
-"""What stands behind a guard whose loss costs time, but no text: a test of its own is red instead."""
+"""Guards behind another one, whose loss shows only when that one is taken out as well."""

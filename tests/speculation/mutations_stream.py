@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from dsdnode.speculation.actions import Guess
 from dsdnode.speculation.cache import BranchCache
 from dsdnode.speculation.drafting import Drafting
 from dsdnode.speculation.epochs import Epochs
@@ -97,13 +98,56 @@ def _numbered_anew(original: Any) -> Any:
     return lambda self: dataclasses.replace(original(self), epoch=0)
 
 
+def _line_lives(original: Any) -> Any:
+    def commit(self: Epochs, token: int) -> None:
+        main = self.main
+        original(self, token)
+        if main is not None and self.main is None:
+            main.guesses, self.main = [], main
+
+    return commit
+
+
+def _known_does_not_matter(original: Any) -> Any:
+    """Guesses behind others that were wrong, as was decided meanwhile, are taken."""
+
+    def answered(self: Drafting, guesses: tuple[Guess, ...]) -> None:
+        asked = self.asked
+        assert asked is not None
+        epoch = asked.epoch if asked.epoch in self._epochs.live else self._epochs.main
+        end = self._epochs.end(epoch) if epoch is not None else 0
+        if epoch is not None and end >= asked.start and self._digest(epoch, asked.start) == asked.digest:
+            known = self._epochs.tokens(epoch, asked.start, end)
+            right = [dataclasses.replace(guess, token=token) for guess, token in zip(guesses, known, strict=False)]
+            guesses = (*right, *guesses[len(right) :])
+        original(self, guesses)
+
+    return answered
+
+
+def _run_of_any_route(original: Any) -> Any:
+    """What a run gives is passed on though its route is no more."""
+
+    def on_output(self: StageMachine, *arguments: Any, **more: Any) -> Any:
+        assert self._running is not None
+        arrival, branch, judge = self._running
+        block = msgspec.structs.replace(arrival.block, route=self._route)
+        self._running = (dataclasses.replace(arrival, block=block), branch, judge)
+        return original(self, *arguments, **more)
+
+    return on_output
+
+
 STREAM = {
     "new-epoch": Mutation("an epoch is rewritten", ((Epochs, "begin", _in_the_same_epoch),)),
+    "line-lives": Mutation("a line that is wrong lives on", ((Epochs, "commit", _line_lives),)),
     "hedges-live": Mutation("hedges that are wrong live on", ((Epochs, "commit", _hedges_live),)),
     "hedge-nack": Mutation("a refused hedge lives on", ((Epochs, "drop", always([])),)),
     "hedge-floor": Mutation("the floor is the newest epoch's", ((Epochs, "send", _floor_of_the_main),)),
     "draft-line": Mutation("guesses for another line are taken", ((Drafting, "answered", _guesses_of_another_line),)),
+    "draft-known": Mutation("guesses behind a wrong one are taken", ((Drafting, "answered", _known_does_not_matter),)),
     "draft-lost": Mutation("the draft cache is believed after a death", ((Drafting, "died", _draft_cache_outlives),)),
+    "run-route": Mutation("runs of another route are passed on", ((StageMachine, "on_output", _run_of_any_route),)),
     "turn-draws": Mutation("draws serve the next reply too", ((BranchCache, "forget_draws", always(None)),)),
     "turn-run": Mutation("draws of a run of the reply before count", ((StageMachine, "on_output", _whose_run_it_was),)),
     "park-route": Mutation("a parked session hears its old route", ((StageMachine, "on_park", _parked_hears),)),

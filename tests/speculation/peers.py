@@ -17,11 +17,11 @@ from dsdnode.speculation.actions import (
     StageAction,
     TruncateSequence,
 )
-from dsdnode.speculation.arrivals import StageLimits
 from dsdnode.speculation.stage import StageMachine
 from dsdnode.wire.messages import Block, Closed, SessionLost
 
 from .toy import ToyEngine, draw
+from .watch import StageWatch
 
 if TYPE_CHECKING:
     from .world import World
@@ -37,6 +37,7 @@ class Peer:
         self.engine = ToyEngine(stage, NUM_SEQUENCES)
         self.seed = world.seed
         self.machine: StageMachine | None = None
+        self.watch: StageWatch
         self.route: tuple[Peer, ...] = ()
         self.index = 0
         self.cut_until_s = 0.0
@@ -57,12 +58,13 @@ class Peer:
             return
         if self.machine is None:
             self.machine = StageMachine(
-                self.world.session, range(NUM_SEQUENCES), max_positions=512, limits=StageLimits(hop_timeout_s=0.3)
+                self.world.session, range(NUM_SEQUENCES), max_positions=512, limits=self.world.limits
             )
+            self.watch = StageWatch(self.world.violations, self.machine)
         now, lease_s = self.world.queue.now, self.world.lease_s
         length = self.machine.on_open(now, route_number, index, len(route), lease_s, digests)
         if length is not None:
-            self.route, self.index = route, index
+            self.route, self.index, self.watch.route = route, index, route_number
             self.world.to_owner("on_opened", route_number, index, length)
         self._set_timer()
 
@@ -73,13 +75,16 @@ class Peer:
             self.world.to_owner("on_lost_session", SessionLost(block.session, block.route, "restarted"), self)
             return
         try:
-            self._carry_out(self.machine.on_block(self.world.queue.now, block, digests, tokens, states))
+            actions = self.machine.on_block(self.world.queue.now, block, digests, tokens, states)
+            self.watch.heard(block, actions)
+            self._carry_out(actions)
         except PeerMisbehaved as error:
             # A block that was sent for another place in another route may reach a peer that serves again elsewhere.
             self.world.violations.append(str(error))
 
     def on_closed(self, closed: Closed) -> None:
         if self.reachable and self.machine is not None:
+            self.watch.closed(closed)
             self._carry_out(self.machine.on_closed(self.world.queue.now, closed))
 
     def on_close(self) -> None:
@@ -109,6 +114,7 @@ class Peer:
 
     def _carry_out(self, actions: list[StageAction]) -> None:
         for action in actions:
+            self.watch.acts(action)
             if isinstance(action, ForwardBlock):
                 following = self.route[self.index + 1]
                 parts = (action.block, action.digests, action.tokens, action.states)
@@ -123,16 +129,9 @@ class Peer:
                 self.machine = None
             else:
                 self._pending.append(action)
-                if isinstance(action, RunChunk):
-                    self._check_floor()
+        self.watch.settled()
         self._work()
         self._set_timer()
-
-    def _check_floor(self) -> None:
-        """What the owner has let go of is not held."""
-        assert self.machine is not None and self.machine._running is not None
-        if min(self.machine._cache._branches) < self.machine._running[0].block.floor:
-            self.world.violations.append("kept under the floor")
 
     def _tell_owner(self, action: SendToOwner) -> None:
         message = action.message
@@ -166,6 +165,7 @@ class Peer:
         inputs: Any = action.tokens if action.tokens is not None else action.states
         if world.rng.random() < world.faults.overload:
             self.engine.run(action.sequence, action.position, inputs[: world.rng.randint(0, len(inputs))])
+            self.watch.failed()
             self._carry_out(self.machine.on_run_failed(now))
             return
         states = self.engine.run(action.sequence, action.position, inputs)
@@ -175,7 +175,11 @@ class Peer:
             return
         ask = range(end - action.num_draws + 1, end + 1)
         draws = tuple(draw(states[position - 1 - action.position], position, seed) for position in ask)
-        self._carry_out(self.machine.on_output(now, None, draws, 0.0))
+        running = self.machine._running
+        actions = self.machine.on_output(now, None, draws, 0.0)
+        if running is not None and seed != self.seed:
+            self.watch.ran(running[1], end)
+        self._carry_out(actions)
 
     def _set_timer(self) -> None:
         wakeup = self.machine.next_wakeup() if self.machine else None

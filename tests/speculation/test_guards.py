@@ -1,4 +1,4 @@
-"""Guards whose loss costs time but no text, so that no schedule turns red without them: one by one."""
+"""Guards whose loss costs time but no text, one by one (watch.py and calm.py look for them in random schedules)."""
 
 from __future__ import annotations
 

@@ -1,36 +1,34 @@
 """Show: random schedules of loss, duplicates, reordering, re-routing and kills give the right text, or none is done.
 
 A red seed is replayed by `python -m tests.speculation.schedules --kind KIND --first SEED --seeds 1`; thousands by
-`--seeds N`; every guard taken out in turn by `--seeds 3000 --mutate all`.
+`--seeds N`; every guard taken out in turn by `--seeds 3000 --mutate all` (what that said is in guards.txt).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from .mutations import COVERED, MUTATIONS
-from .schedules import KINDS, first_red, red_seeds, violations_of
+from .mutations import MUTATIONS
+from .schedules import KINDS, first_sign, red_seeds, violations_of
 
-NUM_SEEDS = 60
+NUM_SEEDS = 40
 RARE = (
-    "kept",
-    "siblings",
+    "closing-again",
     "undecided",
-    "descendants+undecided",
-    "floor-early",
+    "no-draw",
     "run-failed",
-    "owner-epoch",
-    "owner-epoch+route",
-    "resend",
-    "route",
-    "bump+route",
+    "run-failed-part",
     "patience",
-    "turn-draws",
+    "hedge-nack",
+    "run-route",
+    "turn-run",
 )
-"""Red in a few of a thousand seeds, or slowly: left to the command."""
+"""Red in a few of a thousand seeds: left to the command."""
 
 
-@pytest.mark.parametrize("kind", ["rounds", "stream"])
+@pytest.mark.parametrize("kind", ["rounds", "stream", "calm", "storm"])
 def test_no_schedule_gives_a_wrong_text_or_none(kind: str) -> None:
     assert red_seeds(range(NUM_SEEDS), kind) == {}
 
@@ -45,13 +43,18 @@ def test_same_seed_same_run(kind: str) -> None:
     assert trace() == trace()
 
 
-@pytest.mark.parametrize("name", [name for name in MUTATIONS if name not in RARE and name not in COVERED])
+@pytest.mark.parametrize("name", [name for name in MUTATIONS if name not in RARE])
 def test_a_guard_taken_out_turns_the_schedules_red(name: str) -> None:
-    with MUTATIONS[name].applied():
-        assert first_red(range(100), ("stream", "rounds")) is not None
+    assert first_sign(name, range(10)) is not None
 
 
 def test_without_the_digest_check_texts_are_wrong() -> None:
     with MUTATIONS["digest"].applied():
         red = red_seeds(range(25), "stream")
     assert any("wrong text" in violations for violations in red.values())
+
+
+def test_the_list_of_guards_is_whole() -> None:
+    listed = (Path(__file__).parent / "guards.txt").read_text().splitlines()
+    assert [line.split()[0] for line in listed] == list(MUTATIONS)
+    assert not any("GREEN" in line for line in listed)

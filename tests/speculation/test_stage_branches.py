@@ -116,7 +116,7 @@ def test_a_guess_that_is_known_to_be_wrong_is_not_run(carol: Stage, bob: Stage) 
 
 
 def test_what_waits_under_a_floor_is_dropped_unrun(bob: Stage) -> None:
-    """The owner has a verdict on all that the new branch begins with, so that bob has run it, or is about to be done."""
+    """The owner has a verdict on all that the new branch begins with, so bob has run it or is at it."""
     bob.hold = True
     bob.receive(LINE[:4], 0)
     bob.receive(LINE[:6], 4)

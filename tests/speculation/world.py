@@ -2,66 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from dsdnode.speculation.actions import MAX_BRANCHES, Draft, Emit, Finish, Guess, NeedRoute, SendBlock, SessionAction
+from dsdnode.speculation.arrivals import StageLimits
 from dsdnode.speculation.session import SessionConfig, SessionMachine
 from dsdnode.speculation.window import Fixed
 from dsdnode.wire.messages import SessionLost
 
+from .faults import Faults, pick_faults
 from .peers import Peer
 from .restless import Restless
 from .toy import END_TOKEN, VOCABULARY, Network, Queue, reference
+from .watch import OwnerWatch
 
 TIME_LIMIT_S = 7200.0
 LEASE_S = (20.0, 60.0)
 
 
-@dataclass(frozen=True)
-class Faults:
-    """How bad: probabilities a message or run, and events a (virtual) second."""
-
-    loss: float
-    duplicates: float
-    overload: float
-    reroutes: float
-    worker_deaths: float
-    crashes: float
-    cuts: float
-    drafter_deaths: float
-
-
-def pick_faults(rng: Random) -> Faults:
-    """Some runs are calm, some see one kind of trouble, some everything at once."""
-
-    def rate(*choices: float) -> float:
-        return rng.choice((0.0, *choices))
-
-    return Faults(
-        loss=rate(0.01, 0.05, 0.15),
-        duplicates=rate(0.02, 0.1, 0.3),
-        overload=rate(0.0, 0.02),
-        reroutes=rate(0.1, 0.5, 2.0),
-        worker_deaths=rate(0.05, 0.3),
-        crashes=rate(0.05, 0.3),
-        cuts=rate(0.1, 0.5),
-        drafter_deaths=rate(0.2, 3.0, 10.0),
-    )
-
-
 class World:
+    PASS_TIMEOUTS_S: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+
     def __init__(self, seed: int, *, stream: bool) -> None:
         self.rng = rng = Random(seed)
         self.seed = seed
         self.queue = Queue()
         self.session = b"%16d" % seed
-        self.faults = pick_faults(rng)
+        self.faults = self._pick_faults()
         self.lease_s = rng.uniform(*LEASE_S)
         self.num_stages = rng.randint(1, 4)
         latency_s = rng.choice([0.001, 0.02, 0.1])
-        self.network = Network(self.queue, rng, self.faults.loss, self.faults.duplicates, latency_s)
+        self.network = self._make_network(latency_s)
+        self.limits = self._make_limits()
         self.replicas = [[Peer(self, stage, n) for n in range(rng.randint(1, 3))] for stage in range(self.num_stages)]
         self.prompt = tuple(rng.randrange(VOCABULARY - 1) for _ in range(rng.choice([1, 2, 5, 17, 40])))
         self.num_tokens = rng.randint(1, 40)
@@ -70,8 +43,10 @@ class World:
         self.right = reference(self.prompt, self.num_tokens, self.num_stages, seed)
         self.emitted: list[int] = []
         self.violations: list[str] = []
+        self.watch = OwnerWatch(self.violations)
         self.num_routes = 0
         self.num_nacks = 0
+        self.num_timeouts = 0
         self.num_resumed = 0
         """Positions that a new route had in its caches already."""
         self.num_reused = 0
@@ -84,8 +59,17 @@ class World:
         self._cancel_after_s = rng.uniform(0, 2) if rng.random() < 0.15 else None
         self.owner = self._make_owner(stream)
 
+    def _pick_faults(self) -> Faults:
+        return pick_faults(self.rng)
+
+    def _make_limits(self) -> StageLimits:
+        return StageLimits(hop_timeout_s=0.3)
+
+    def _make_network(self, latency_s: float) -> Network:
+        return Network(self.queue, self.rng, self.faults.loss, self.faults.duplicates, latency_s)
+
     def _make_owner(self, stream: bool) -> SessionMachine:
-        chunk, timeout_s = self.rng.choice([3, 8, 16]), self.rng.choice([0.1, 0.3, 1.0, 3.0])
+        chunk, timeout_s = self.rng.choice([3, 8, 16]), self.rng.choice(self.PASS_TIMEOUTS_S)
         config = SessionConfig(
             session=self.session,
             secret=b"a secret of this session",
@@ -133,11 +117,15 @@ class World:
 
     def on_verdict(self, verdict: Any, peer: Peer) -> None:
         if peer in self._route:
-            self._carry_out(self.owner.on_verdict(self.queue.now, verdict))
+            self.watch.judged(self.owner, verdict)
+            actions = self.owner.on_verdict(self.queue.now, verdict)
+            self.watch.committed(self.owner)
+            self._carry_out(actions)
 
     def on_nack(self, nack: Any, peer: Peer) -> None:
         if peer in self._route:
             self.num_nacks += 1
+            self.watch.nacked(self.owner, nack)
             self._carry_out(self.owner.on_nack(self.queue.now, nack))
 
     def on_lost_session(self, lost: SessionLost, peer: Peer) -> None:
@@ -158,6 +146,7 @@ class World:
             if isinstance(action, NeedRoute):
                 self._open(action)
             elif isinstance(action, SendBlock):
+                self.watch.sent(self.owner, action)
                 self.network.send(self._route[0].on_block, action.block, action.digests, action.tokens, None)
             elif isinstance(action, Draft):
                 self._draft(action)
@@ -176,6 +165,7 @@ class World:
     def _tick(self) -> None:
         wakeup = self.owner.next_wakeup()
         if wakeup is not None and self.queue.now >= wakeup:
+            self.num_timeouts += 1
             self._carry_out(self.owner.tick(self.queue.now))
 
     def _open(self, action: NeedRoute) -> None:
@@ -230,6 +220,7 @@ class World:
         if asked is None or tuple(line) != self.owner._epochs.tokens(asked.epoch, 0, asked.start):
             self.violations.append("draft on another line")
         guesses = tuple(self._guess(len(line) + i) for i in range(action.count))
+        self.watch.guessed(tuple(line), guesses)
         self._drafted[action.sequence] = [*line, *(guess.token for guess in guesses[:-1])]
         delay_s = 0.002 * (action.count + len(action.tokens))
         self.queue.after(delay_s, self._drafted_now, self._draft_life, guesses)
