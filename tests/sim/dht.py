@@ -28,7 +28,9 @@ from tests.sim.town import Town, Townsman, mined
 
 LOOKING_S = 5.0
 ANNOUNCED_S = 200.0
-"""A whole announcement's period: of a town that has just grown, records lie where they belonged when it was small."""
+"""A whole announcement's period: of a town that has just grown, records lie where they belonged when it was small. (Of
+2,000 lookups begun at once 9 failed, in the first 0.6 s: all for the provider whose first announcement was on its way.)
+"""
 
 
 @dataclass(frozen=True)
