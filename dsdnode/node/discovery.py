@@ -61,6 +61,8 @@ class _Join:
     since: float
     next_at: float
     busy: bool = False
+    spare: bool = False
+    """It answered, and the table has no room for it: all is well, and it is no news."""
     error: DsdError | None = None
 
 
@@ -242,16 +244,20 @@ class Discovery:
                 self._tasks.spawn(self._dial(join))
 
     async def _dial(self, join: _Join) -> None:
+        peer, was_spare, join.spare = node_id(join.contact), join.spare, False
         try:
             await self._queries.request(join.contact, FindNode(self._own_id))
-            self._look_around_at = self._now()
+            join.since, join.spare = self._now(), not self.table.is_live(peer)
+            if not (was_spare and join.spare):
+                self._look_around_at = self._now()
         except DsdError as error:
             join.error = error
             self._join_news.set()
-            log.debug("join_failed", peer=short_id(node_id(join.contact)), reason=str(error))
+            log.debug("join_failed", peer=short_id(peer), reason=str(error))
         finally:
             now = self._now()
             delay_s = min(max((now - join.since) * RETRY_SHARE, MIN_RETRY_S), MAX_RETRY_S)
+            delay_s = MAX_RETRY_S if join.spare else delay_s
             join.next_at = now + delay_s * self.rng.uniform(0.75, 1.25)
             join.busy = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from dsdnode.dht.ids import MODELS_KEY, model_key, node_id
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
+from dsdnode.net.port import Priority
 from dsdnode.node.discovery import MAX_RETRY_S
 from dsdnode.wire.messages import Announce, Contact, FindNode, FindProviders, Nodes, Providers, Refused, Stored
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record, unpack_contacts, unpack_records
@@ -114,6 +116,34 @@ def test_a_join_target_is_tried_on_and_on_and_less_and_less() -> None:
             town.begin("bob")
             await asyncio.sleep(5)
             assert len(await town.members["bob"].found()) == 2
+
+    jumping.run(story())
+
+
+def test_a_join_target_that_the_table_has_no_room_for_is_left_in_peace() -> None:
+    """Sixty who know each other for long are told to join alice as well; for many of them she is one too many."""
+    sent: Counter[bytes] = Counter()
+
+    class Counting(Wire):
+        def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+            sent[self._id] += 1
+            super().send(peer, frames, priority)
+
+    async def story() -> None:
+        async with Town(kind=Counting) as town:
+            neighbours = [town.begin(f"peer {i}", *["peer 0"][:i], offers=False) for i in range(60)]
+            await asyncio.sleep(60)
+            alice = town.begin("alice", offers=False)
+            for neighbour in neighbours:
+                await neighbour.discovery.join([alice.contact], timeout_s=10)
+            await asyncio.sleep(60)
+            left_out = [one.id for one in neighbours if not one.discovery.table.is_live(alice.id)]
+            assert len(left_out) > 10
+            before = sent.copy()
+            await asyncio.sleep(120)
+            told = sent - before
+            usual = max(told[one.id] for one in neighbours if one.id not in left_out)
+            assert all(told[one] < 1.5 * usual for one in left_out), "dialled again and again, it was 8 times as much"
 
     jumping.run(story())
 
