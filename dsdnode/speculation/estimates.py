@@ -32,8 +32,8 @@ MAX_BARE = 4
 """Passes in a row for which there was no guess in time: perhaps the prompt was still being read."""
 HANDLING_S, MAX_HANDLING_S = 0.0007, 0.02
 """Of a block at a peer, beside its decode, before anything is known: it keeps fast machines from very small blocks."""
-COVERED_SHARE, FREE_TOKENS = 0.3, 1.3
-"""What hedges bring, before anything is known (Coverage)."""
+UNTRIED = Hedging()
+"""What hedges bring, before anything is known."""
 DRAFT_S = 0.003
 """A token of the draft engine, before anything is known."""
 
@@ -171,8 +171,8 @@ class PipelineCosts:
 class Coverage:
     """What hedging brings: the share of rejections covered, and the tokens that come soon after, without a pass."""
 
-    share: Ratio = field(default_factory=lambda: Ratio(COVERED_SHARE * 4, 4.0, 0.95))
-    free: Ratio = field(default_factory=lambda: Ratio(FREE_TOKENS * 4, 4.0, 0.9))
+    share: Ratio = field(default_factory=lambda: Ratio(UNTRIED.covered_share * 4, 4.0, 0.95))
+    free: Ratio = field(default_factory=lambda: Ratio(UNTRIED.free_tokens * 4, 4.0, 0.9))
 
     @property
     def hedging(self) -> Hedging:
@@ -201,7 +201,8 @@ class Experience:
         self.acceptance.begin_reply()
         for error in self.errors.values():
             error.fade(1.0)
-        for ratio, prior in ((self.coverage.share, COVERED_SHARE), (self.coverage.free, FREE_TOKENS)):
+        share, free = self.coverage.share, self.coverage.free
+        for ratio, prior in ((share, UNTRIED.covered_share), (free, UNTRIED.free_tokens)):
             if ratio.value < prior:
                 ratio.fade(prior)
 

@@ -1,6 +1,6 @@
 """The threshold rule that AWC was published against (arXiv 2511.21669): the window grows by one after a round in which
-every guess was right, shrinks by one after any other. Its published numbers were not at hand;
-these steps of one are ours."""
+every guess was right, and shrinks by one after any other. The steps of one are ours, since theirs are not published.
+"""
 
 from __future__ import annotations
 
