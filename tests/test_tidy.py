@@ -97,7 +97,7 @@ def test_nothing_banned_is_called(path: Path) -> None:
         assert not name.startswith("random.") or name.removeprefix("random.") in RANDOM_CLASSES, name
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", [*FILES, *sorted(ROOT.glob("tests/**/*.py"))], ids=name_of)
 def test_files_and_functions_stay_small(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
     for node in ast.walk(tree_of(path)):

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -114,18 +115,18 @@ def leaving_by_exception() -> Iterator[None]:
 def run_leaving(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run` within `leaving_by_exception`: the exception comes between two steps of the loop, not amid one.
 
-    Amid one it would leave a socket that nobody knows of, and libzmq, which waits for all of them, would never end.
+    Amid one it would leave a socket that nobody knows of, and libzmq, which waits for all of them, would never end. A
+    chat, and its line editor, may take Ctrl-C for themselves meanwhile and give it back.
     """
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        for number, handler in _HANDLERS.items():
-            loop.add_signal_handler(number, handler, number, None)
-        try:
+    runner = asyncio.Runner()
+    for number, handler in _HANDLERS.items():
+        signal.signal(number, partial(runner.get_loop().call_soon_threadsafe, handler))
+    try:
+        with runner:
             return runner.run(main)
-        finally:
-            for number, handler in _HANDLERS.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)
+    finally:
+        for number, handler in _HANDLERS.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -139,7 +140,12 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-_HANDLERS = {signal.SIGINT: _interrupt, signal.SIGALRM: _interrupt, signal.SIGTERM: _leave, signal.SIGHUP: _leave}
+_HANDLERS: dict[signal.Signals, Callable[..., object]] = {
+    signal.SIGINT: _interrupt,
+    signal.SIGALRM: _interrupt,
+    signal.SIGTERM: _leave,
+    signal.SIGHUP: _leave,
+}
 
 
 def isolate(folder: Path, env_prefix: str) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dsdnode.bench.daemons import Daemon, even_ranges, isolate, leaving_by_exception, take_down
+from dsdnode.bench.daemons import Daemon, even_ranges, isolate, leaving_by_exception, run_leaving, take_down
 from dsdnode.cli import connect, replying
 from dsdnode.cli.chat import converse
 from dsdnode.cli.options import common_options, json_option, load
@@ -24,7 +22,6 @@ from dsdnode.cli.settings import ENV_PREFIX, Resolved
 from dsdnode.errors import BadInput, NoPipeline
 
 READY_WITHIN_S = 20.0
-LEAVING = (signal.SIGINT, signal.SIGALRM, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(hidden=True, epilog='\b\nExample:\n  scripts/demo --shards 4 --prompt "What is 12 plus 30?"')
@@ -43,11 +40,11 @@ def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
         isolate(Path(folder), ENV_PREFIX)
         with _daemons(Path(folder), shards) as join:
             settings = load({**flags, "join": (join,), "swarm_key": None})
-            run_undisturbed(_wait_complete(settings))
+            run_leaving(_wait_complete(settings))
             if prompt is None:
-                run_undisturbed(converse(settings, wanted))
+                run_leaving(converse(settings, wanted))
             else:
-                run_undisturbed(reply_once(settings, text_request(wanted, prompt, raw=False), as_json))
+                run_leaving(reply_once(settings, text_request(wanted, prompt, raw=False), as_json))
 
 
 @contextmanager
@@ -72,24 +69,6 @@ def _daemons(folder: Path, num_shards: int) -> Iterator[str]:
         yield join
     finally:
         take_down(running)
-
-
-def run_undisturbed(main: Coroutine[Any, Any, None]) -> None:
-    """`asyncio.run` whose signals are obeyed between two steps of the loop: amid one a half-made socket would be lost.
-
-    Unlike bench.daemons.run_leaving it lets a chat, and its line editor, take Ctrl-C for themselves and give it back.
-    """
-    runner = asyncio.Runner()
-    loop = runner.get_loop()
-    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in LEAVING}
-    for number, handler in before.items():
-        signal.signal(number, partial(loop.call_soon_threadsafe, handler))
-    try:
-        with runner:
-            runner.run(main)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _to(join: str, layers: str) -> tuple[str, ...]:

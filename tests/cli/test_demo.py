@@ -15,8 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dsdnode.bench.daemons import leaving_by_exception
-from dsdnode.cli.demo import run_undisturbed
+from dsdnode.bench.daemons import leaving_by_exception, run_leaving
 from tests.cli.conftest import ROOT, Daemon, Result
 
 pytestmark = pytest.mark.timeout(300)
@@ -94,7 +93,7 @@ def test_being_told_to_leave_comes_between_two_steps(number: signal.Signals, err
 
     before = signal.getsignal(number)
     with leaving_by_exception(), pytest.raises(error):
-        run_undisturbed(wait())
+        run_leaving(wait())
     assert seen == ["a whole step", "the end"]
     assert signal.getsignal(number) == before
 

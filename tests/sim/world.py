@@ -26,8 +26,9 @@ from dsdnode.speculation.session import SessionConfig, SessionMachine
 from dsdnode.speculation.window import WindowController
 from tests.speculation.restless import Restless
 
+from .leaks import held_by, overfull
 from .troubles import Troubles
-from .village import Village, held_by, overfull
+from .village import Village
 
 LIMIT_S = 3600.0
 STUCK_S = 300.0
