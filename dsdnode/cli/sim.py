@@ -42,7 +42,11 @@ def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags
 
     if plot is not None:
         charts.check(plot)
-    result = simulate(read_scenario(scenario), seed)
+    wanted = read_scenario(scenario)
+    with _progress() as progress:
+        progress.begin(wanted.load.requests)
+        progress.cell("simulating")
+        result = simulate(wanted, seed, progress.step)
     if plot is not None:
         charts.draw(result, plot)
     click.echo(report.as_json(result) if as_json else summary(result))

@@ -28,7 +28,7 @@ MAX_BODY_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How an engine runs. `strict()` is the setting whose rounding does not depend on the block (engine.md)."""
+    """How an engine runs. `strict()` is the setting whose rounding does not depend on the block (__init__.py)."""
 
     threads: int = 0
     """0: one a physical core."""

@@ -1,4 +1,4 @@
-"""Hosts a layer range on llama.cpp's C API: blocking, single-threaded, one process's only engine (engine.md).
+"""Hosts a layer range on llama.cpp's C API: blocking, single-threaded, one process's only engine (__init__.py).
 
 Rules kept here, each learnt from a crash or a wrong number: no extra buffer types; one unified cache; one ubatch a
 decode; explicit threads; every position, count and value checked before llama.cpp sees it, since it aborts on many.

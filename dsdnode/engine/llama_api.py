@@ -58,7 +58,7 @@ llama_cpp.llama_backend_init()
 class Tap:
     """Takes the rows of one graph node and stops the graph there: what follows is a head that the shard lacks.
 
-    The callback is asked about every node, and called with data of the wanted one, once each ubatch (engine.md).
+    The callback is asked about every node, and called with data of the wanted one, once each ubatch (__init__.py).
     """
 
     def __init__(self, node_name: str, width: int) -> None:

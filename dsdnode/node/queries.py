@@ -26,7 +26,7 @@ from dsdnode.wire.records import ProviderRecord, open_record, unpack_contacts, u
 log = structlog.get_logger(__name__)
 
 REQUEST_TIMEOUT_S = 3.0
-"""A first call needs 5.6 round trips (swarm.md, "Transport")."""
+"""A first call needs 5.6 round trips: TCP, CURVE, HELLO and its own."""
 LOOKUP_TIMEOUT_S = 10.0
 MAX_LOOKUPS = 8
 MAX_OPENED = 2048

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 HANDSHAKE_ROUND_TRIPS = 4.6
-"""TCP, CURVE and HELLO, before the first message leaves (docs: a first reply takes 5.6, its own included)."""
+"""TCP, CURVE and HELLO, before the first message leaves (a first reply takes 5.6, its own included)."""
 ATTEMPT_TIMEOUT_S = 5.0
 HEARTBEAT_TIMEOUT_S = 15.0
 RETRY_S = 0.5
@@ -57,6 +57,21 @@ class Traffic:
     size_bytes: int = 0
     flight_s: float = 0.0
     """Sum over messages, from send to receipt."""
+
+
+def size_of(frames: list[bytes], state_bytes: int) -> int:
+    """Bytes of a message on a link; `state_bytes`: of a position's hidden states, 0: what is carried counts."""
+    size_bytes = sum(map(len, frames)) + OVERHEAD_BYTES
+    if state_bytes and len(frames) == 4:  # a block that carries hidden states: header, digests, tokens, states
+        size_bytes += (len(frames[1]) // 8 - 1) * state_bytes - len(frames[3])
+    return size_bytes
+
+
+def travel_s(size_bytes: int, spec: LinkSpec, rng: Random) -> float:
+    late_s = spec.latency_s
+    if spec.jitter_s:
+        late_s = max(0.0, late_s + rng.uniform(-spec.jitter_s, spec.jitter_s))
+    return late_s + retransmits_s(size_bytes, spec, rng) if spec.loss else late_s
 
 
 def retransmits_s(size_bytes: int, spec: LinkSpec, rng: Random) -> float:

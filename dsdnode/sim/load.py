@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -66,10 +67,11 @@ class OwnUser(Client):
 
 
 class Load:
-    """`await run()`: all requests asked and answered, or given up."""
+    """`await run()`: all requests asked and answered, or given up; `told` hears of each."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, told: Callable[[str], None]) -> None:
         self._world = world
+        self._told = told
         self._terms = world.scenario.load
         self._rng = world.rng("load")
         self._clients: list[Client] = []
@@ -130,6 +132,7 @@ class Load:
         self.outcomes.append(outcome)
         await _listen(client, request, outcome, self._world)
         self._world.scripts.forget(outcome.key)
+        self._told(f"{self._world.loop.now:.0f} s of their time")
 
     def _request(self, key: int, rng: Random) -> tuple[Outcome, GenerateRequest]:
         world, policies = self._world, self._world.scenario.policies

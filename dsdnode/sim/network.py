@@ -23,13 +23,13 @@ from dsdnode.sim.links import (
     HANDSHAKE_ROUND_TRIPS,
     HEARTBEAT_TIMEOUT_S,
     MAX_DIALLED,
-    OVERHEAD_BYTES,
     RETRY_S,
     Chaos,
     Link,
     LinkSpec,
     Traffic,
-    retransmits_s,
+    size_of,
+    travel_s,
 )
 from dsdnode.sim.loop import JumpingLoop
 from dsdnode.wire.messages import Contact
@@ -48,6 +48,7 @@ class Network:
         """Of one position's hidden states, where the engines carry smaller ones than they stand for; 0: as carried."""
         self.traffic = {priority: Traffic() for priority in Priority}
         self.hosts: dict[bytes, SimTransport] = {}
+        self._ended: dict[bytes, bool] = {}  # silently?
         self._link = link
         self._specs: dict[tuple[str, str], LinkSpec] = {}
         self._regions: dict[bytes, str] = {}
@@ -151,13 +152,17 @@ class SimTransport:
             network.loop.at(now, self._inbox.put, peer, frames)
             return
         bulk = priority is not Priority.CONTROL
-        link = self._links.get((peer, bulk)) or self._dial(peer, bulk)
-        size_bytes = self._size_bytes(frames)
+        link = self._links.get((peer, bulk))
+        if link is not None and link.broken and peer in network.hosts:  # that machine is back, and knows nothing of it
+            self.unlink(link)
+            link = None
+        link = link or self._dial(peer, bulk)
+        size_bytes = size_of(frames, network.state_bytes)
         leaves_s = max(now, self._up_free_s[0], self._up_free_s[bulk])
         if self._up_bytes_s:
             leaves_s += size_bytes / self._up_bytes_s
         self._up_free_s[bulk] = leaves_s
-        arrives_s = max(leaves_s, link.ready_s) + self._travel_s(peer, size_bytes)
+        arrives_s = max(leaves_s, link.ready_s) + travel_s(size_bytes, network.spec(self.id, peer), network.rng)
         chaos = network.chaos
         if chaos is None or network.rng.random() >= chaos.reorder:
             arrives_s = link.arrived_s[peer] = max(arrives_s, link.arrived_s.get(peer, 0.0))
@@ -184,14 +189,21 @@ class SimTransport:
     # --- the world
 
     def end(self, silent: bool = False) -> None:
-        """The process ends, and its connections with it; `silent`: so does the machine, which tells nobody."""
+        """The process ends, and its connections break; `silent`: so does the machine, and nobody is told. What is sent
+        there is lost until heartbeats are missed, and calls are not even refused."""
         if self.closed:
             return
-        self.closed = True
-        del self._network.hosts[self.id]
+        network, self.closed = self._network, True
+        del network.hosts[self.id]
+        network._ended[self.id] = silent
         for link in list(self._links.values()):
-            later_s = HEARTBEAT_TIMEOUT_S if silent else self._network.spec(self.id, link.other(self.id)).latency_s
-            self._network.break_link(link, "the connection is closed", later_s, later_s)
+            link.broken = True
+            if silent:
+                late_s = network.loop.now + HEARTBEAT_TIMEOUT_S
+                network.loop.at(late_s, network.break_link, link, "no heartbeat", 0.0, 0.0)
+            else:
+                late_s = network.spec(self.id, link.other(self.id)).latency_s
+                network.break_link(link, "the connection is closed", late_s, late_s)
 
     def links_to(self, peer: bytes) -> list[Link]:
         return [self._links[key] for key in ((peer, False), (peer, True)) if key in self._links]
@@ -210,23 +222,13 @@ class SimTransport:
 
     def meet(self, link: Link, contact: Contact) -> None:
         """Somebody has dialled us."""
+        known = self._links.get((link.caller, link.bulk))
+        if known is not None:
+            self.unlink(known)
         self._links[link.caller, link.bulk] = link
         self._contacts[link.caller] = contact
 
     # --- inside
-
-    def _size_bytes(self, frames: list[bytes]) -> int:
-        size_bytes = sum(map(len, frames)) + OVERHEAD_BYTES
-        if self._network.state_bytes and len(frames) == 4:  # a block that carries hidden states: header, digests, ...
-            size_bytes += (len(frames[1]) // 8 - 1) * self._network.state_bytes - len(frames[3])
-        return size_bytes
-
-    def _travel_s(self, peer: bytes, size_bytes: int) -> float:
-        spec = self._network.spec(self.id, peer)
-        travel_s = spec.latency_s
-        if spec.jitter_s:
-            travel_s = max(0.0, travel_s + self._network.rng.uniform(-spec.jitter_s, spec.jitter_s))
-        return travel_s + retransmits_s(size_bytes, spec, self._network.rng) if spec.loss else travel_s
 
     def _count(self, priority: Priority, size_bytes: int) -> None:
         for traffic in (self.traffic, self._network.traffic[priority]):
@@ -271,7 +273,7 @@ class SimTransport:
             self._evict()
         target = network.hosts.get(peer)
         if target is None or network.is_cut(self.id, peer) or target._banned.get(self.id, 0.0) > now:
-            refused = target is None and not network.is_cut(self.id, peer)
+            refused = target is None and not network._ended.get(peer) and not network.is_cut(self.id, peer)
             later_s = network.round_trip_s(self.id, peer) if refused else ATTEMPT_TIMEOUT_S
             network.loop.at(now + later_s, self._give_up, link)
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from dsdnode.sim import loop as jumping
@@ -12,19 +14,24 @@ from dsdnode.sim.scenario import Scenario
 from dsdnode.sim.world import World
 
 
-def simulate(scenario: Scenario, seed: int) -> dict[str, Any]:
-    """The report (report.py). Raises BadInput, Unreal (a bug: something waits for ever)."""
-    return jumping.run(_simulate(scenario, seed))
+def simulate(scenario: Scenario, seed: int, told: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """The report (report.py); `told` hears of each reply. Raises BadInput, Unreal (a bug: something waits for ever)."""
+    return jumping.run(_simulate(scenario, seed, told))
 
 
-async def _simulate(scenario: Scenario, seed: int) -> dict[str, Any]:
+async def _simulate(scenario: Scenario, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
     world = World(scenario, seed)
-    load = Load(world)
+    load = Load(world, told)
+    asking = None
     try:
         await world.build()
         started_s = world.loop.now
         asking = asyncio.create_task(load.run())
-        await asyncio.wait_for(asyncio.shield(asking), scenario.limit_s)
+        with contextlib.suppress(TimeoutError):  # what is not over then is reported as stuck
+            await asyncio.wait_for(asyncio.shield(asking), scenario.limit_s)
         return report(world, load.outcomes, started_s)
     finally:
+        if asking is not None:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
         await world.close()

@@ -1,7 +1,7 @@
 """Every noun that travels between peers: one frozen, numbered struct each, its limits in its types.
 
 A message is one msgpack header (<= 4 KiB) and at most 8 raw buffers; which buffers a message has its docstring says.
-Tags are never reused. Session messages: speculation.md section 4 (README, "How it works").
+Tags are never reused. Session messages: speculation, section 4.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ FIXED_SHARE = 0.5
 
 
 def formula_window(features: Features) -> float:
-    """A regressor without a fit: the best window by the formula for rounds (docs/speculation, section 3)."""
+    """A regressor without a fit: the best window by the formula for rounds (speculation, section 3)."""
 
     def tokens(window: float) -> float:
         rate = min(features.acceptance_rate, 0.999)

@@ -86,7 +86,7 @@ def test_shards_give_the_whole_models_rows(whole: LlamaEngine, ring: Ring) -> No
 
 
 def test_strict_setting_does_not_see_the_blocks() -> None:
-    """engine.md, "Rounding": random blocks with rollbacks against one token at a time."""
+    """dsdnode/engine, "Rounding": random blocks with rollbacks against one token at a time."""
     rng = np.random.default_rng(5)
     text = rng.integers(5, 1000, 120).astype(np.int32)
     single = LlamaEngine(DEMO, EngineOptions.strict(512, 2))

@@ -101,6 +101,6 @@ def test_a_plan_whose_blocks_fit_no_frame_is_refused_in_words() -> None:
 
 
 def test_a_strict_drafter_keeps_to_small_batches() -> None:
-    """engine.md's setting is exact for blocks of 1 to 16 positions: fifteen guesses behind a given token."""
+    """The strict setting is exact for blocks of 1 to 16 positions (dsdnode/engine): fifteen guesses, a given one."""
     assert choices(strict=True).blocks(body(draft_max=32, window="fixed"), model()).window.plan().block == 15
     assert choices().blocks(body(draft_max=32, window="fixed"), model()).window.plan().block == 32

@@ -146,11 +146,38 @@ def test_a_killed_process_is_noticed_at_once_and_refuses() -> None:
 
 
 def test_a_machine_that_is_gone_answers_nothing() -> None:
+    """Alice's link to Bob stays, and takes what she says to nobody, until heartbeats are missed; then calls hang."""
+
     async def story(pair: Pair) -> None:
-        pair.network.cut(pair.alice.id, pair.bob.id)
+        pair.say("hello")
+        await pair.hear()
+        start_s = pair.network.loop.now
+        pair.bob.end(silent=True)
+        pair.say("is anybody there?")
+        await asyncio.sleep(HEARTBEAT_TIMEOUT_S + 0.1)
+        assert pair.lost == [("alice", start_s + HEARTBEAT_TIMEOUT_S)]
+        again_s = pair.network.loop.now
         pair.say("hello?")
         await asyncio.sleep(ATTEMPT_TIMEOUT_S + 0.1)
-        assert pair.lost[0] == ("alice", ATTEMPT_TIMEOUT_S)
+        assert pair.lost[1:] == [("alice", again_s + ATTEMPT_TIMEOUT_S)]
+
+    tell(story)
+
+
+def test_a_machine_that_is_back_is_dialled_anew() -> None:
+    async def story(pair: Pair) -> None:
+        pair.say("hello")
+        await pair.hear()
+        pair.bob.end(silent=True)
+        pair.say("lost")
+        pair.bob = pair.network.transport(pair.bob.contact)
+        pair.say("welcome back")
+        assert (await pair.hear())[0] == "welcome back"
+        await asyncio.sleep(HEARTBEAT_TIMEOUT_S + 1)
+        assert not pair.lost, "there is a connection"
+        pair.bob.send(pair.alice.id, [b"thanks"], Priority.CONTROL)
+        await pair.alice.receive()
+        assert pair.alice._num_dialled == 1
 
     tell(story)
 

@@ -77,6 +77,19 @@ def test_members_come_and_go_and_the_text_is_right() -> None:
     assert any(not member["up"] for member in result["members"]), "somebody left"
 
 
+def test_what_is_not_over_in_time_is_reported_as_stuck() -> None:
+    whole = simulate(SMALL, 1)
+    result = simulate(replace(SMALL, limit_s=1), 1)
+    assert result["completed"] < 12 and not result["lost"] and result["stuck"] == 4, "every user waits for one"
+    assert result["simulated_s"] < whole["simulated_s"]
+
+
+def test_a_reply_that_is_over_is_told() -> None:
+    heard: list[str] = []
+    assert simulate(SMALL, 1, heard.append) == simulate(SMALL, 1)
+    assert len(heard) == 12
+
+
 @pytest.mark.parametrize("arrivals", ["poisson", "burst"])
 def test_open_loops_ask_on_their_own_schedule(arrivals: str) -> None:
     load = Load(arrivals=arrivals, requests=20, rate_per_s=4, burst=5, prompt_tokens=8, reply_tokens=8)  # type: ignore[arg-type]

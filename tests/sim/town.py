@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -61,17 +61,6 @@ class Townsman:
         )
 
 
-class Ground(Network):
-    """A machine that is gone answers nobody, not even with a refusal."""
-
-    def __init__(self, loop: JumpingLoop, rng: Random, link: Callable[[str, str], LinkSpec]) -> None:
-        super().__init__(loop, rng, link)
-        self.gone: dict[bytes, None] = {}
-
-    def is_cut(self, one: bytes, other: bytes) -> bool:
-        return other in self.gone or super().is_cut(one, other)
-
-
 class Town:
     """Round trips from 10 to 300 ms, by region; each node in an IP network of its own, unless it is told one."""
 
@@ -81,7 +70,7 @@ class Town:
         self.loop = loop
         self.rng = Random(seed)
         self._one_way_s = one_way_s
-        self.network = Ground(loop, Random(f"{seed}/network"), self._link)
+        self.network = Network(loop, Random(f"{seed}/network"), self._link)
         self.people: list[Townsman] = []
 
     def _link(self, one: str, other: str) -> LinkSpec:
@@ -150,8 +139,6 @@ class Town:
         for one in people:
             one.up = False
             one.transport.end(silent=gone)
-            if gone:
-                self.network.gone[one.identity.peer_id] = None
 
     async def close(self) -> None:
         for one in self.people:
