@@ -26,16 +26,6 @@ class LinkSpec:
     loss: float = 0.0
 
 
-@dataclass(slots=True)
-class Chaos:
-    """What no TCP connection does: shares of messages dropped, doubled, and let others pass, up to `delay_s` late."""
-
-    drop: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    delay_s: float = 0.0
-
-
 @dataclass(slots=True, eq=False)
 class Link:
     """`arrived_s`: when the last message arrives, by receiver."""

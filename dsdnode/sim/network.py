@@ -1,58 +1,34 @@
-"""Links that are simulated: the production node's Transport over latency, jitter, bandwidth, loss and cuts.
-
-A pair of peers has one connection a lane (control, bulk), made when the first message needs it and kept until one of
-them dies or it is evicted; within a lane messages keep their order. A message leaves when the sender's uplink is free
-(control never waits for bulk), takes the link's latency, and is received when the receiver's downlink is free. A
-segment lost is sent again, as TCP does, and holds up what is behind it; what is on its way into a cut is gone. All
-times are true ones: the network goes by nobody's clock.
-"""
+"""Links that are simulated, of all hosts (transport.py): their latencies by region, and what goes wrong with them."""
 
 from __future__ import annotations
 
-import contextvars
-from collections import OrderedDict
 from collections.abc import Callable
 from random import Random
 
-from dsdnode.errors import PeerUnavailable
-from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority
-from dsdnode.net.queues import Inbox
-from dsdnode.sim.links import (
-    ATTEMPT_TIMEOUT_S,
-    HANDSHAKE_ROUND_TRIPS,
-    HEARTBEAT_TIMEOUT_S,
-    MAX_DIALLED,
-    RETRY_S,
-    Chaos,
-    Link,
-    LinkSpec,
-    Traffic,
-    size_of,
-    travel_s,
-)
+from dsdnode.sim.links import HEARTBEAT_TIMEOUT_S, Link, LinkSpec, Traffic
 from dsdnode.sim.loop import JumpingLoop
+from dsdnode.sim.transport import SimTransport
 from dsdnode.wire.messages import Contact
-
-__all__ = ["Chaos", "LinkSpec", "Network", "SimTransport", "Traffic"]
 
 
 class Network:
-    """`link(region, region)` gives one direction's LinkSpec."""
+    """`link(region, region)` gives one direction's LinkSpec. All times are true ones: it goes by nobody's clock."""
 
     def __init__(self, loop: JumpingLoop, rng: Random, link: Callable[[str, str], LinkSpec]) -> None:
         self.loop = loop
         self.rng = rng
-        self.chaos: Chaos | None = None
         self.state_bytes = 0
         """Of one position's hidden states, where the engines carry smaller ones than they stand for; 0: as carried."""
         self.traffic = {priority: Traffic() for priority in Priority}
         self.hosts: dict[bytes, SimTransport] = {}
-        self._ended: dict[bytes, bool] = {}  # silently?
+        self.ended: dict[bytes, bool] = {}
+        """Silently, or with a goodbye of its connections?"""
         self._link = link
         self._specs: dict[tuple[str, str], LinkSpec] = {}
         self._regions: dict[bytes, str] = {}
         self._cuts: dict[frozenset[bytes], int] = {}
+        self._apart: list[tuple[str, ...]] = []
 
     def transport(
         self, contact: Contact, region: str = "", *, up_bytes_s: float = 0.0, down_bytes_s: float = 0.0
@@ -87,8 +63,23 @@ class Network:
         if not self._cuts[pair]:
             del self._cuts[pair]
 
+    def part(self, regions: tuple[str, ...]) -> None:
+        """Nothing passes between these regions and all others, until they `rejoin`."""
+        self._apart.append(regions)
+        for one in list(self.hosts):
+            for other in self.hosts[one].peers():
+                if self.is_cut(one, other):
+                    self.loop.at(self.loop.now + HEARTBEAT_TIMEOUT_S, self._miss_heartbeats, one, other)
+
+    def rejoin(self, regions: tuple[str, ...]) -> None:
+        self._apart.remove(regions)
+
     def is_cut(self, one: bytes, other: bytes) -> bool:
-        return bool(self._cuts) and frozenset((one, other)) in self._cuts
+        if not self._cuts and not self._apart:
+            return False
+        here, there = self._regions.get(one, ""), self._regions.get(other, "")
+        parted = any((here in regions) != (there in regions) for regions in self._apart)
+        return parted or frozenset((one, other)) in self._cuts
 
     def _miss_heartbeats(self, one: bytes, other: bytes) -> None:
         host = self.hosts.get(one)
@@ -104,197 +95,3 @@ class Network:
             if host is not None:
                 host.unlink(link)
                 self.loop.at(self.loop.now + delay_s, host.lose, link.other(peer), why)
-
-
-class SimTransport:
-    """Implements net/port.py's Transport. `close` is what the end of its process is to the others."""
-
-    def __init__(self, network: Network, contact: Contact, region: str, up_bytes_s: float, down_bytes_s: float) -> None:
-        self.contact = contact
-        self.id = peer_id(contact.public_key)
-        self.region = region
-        self.traffic = Traffic()
-        self._network = network
-        self._up_bytes_s = up_bytes_s
-        self._down_bytes_s = down_bytes_s
-        self._up_free_s = [0.0, 0.0]
-        self._down_free_s = [0.0, 0.0]
-        self._inbox = Inbox()
-        self._contacts: dict[bytes, Contact] = {}
-        self._links: OrderedDict[tuple[bytes, bool], Link] = OrderedDict()
-        self._num_dialled = 0
-        self._retry_s: dict[bytes, float] = {}
-        self._banned: dict[bytes, float] = {}
-        self._lost: list[tuple[contextvars.Context, Callable[[bytes, str], None]]] = []
-        self.closed = False
-
-    # --- the port
-
-    def introduce(self, contact: Contact) -> None:
-        peer = peer_id(contact.public_key)
-        if contact.addresses and peer != self.id and not self.links_to(peer):
-            self._contacts[peer] = contact
-
-    def contact_of(self, peer: bytes) -> Contact | None:
-        return self._contacts.get(peer)
-
-    def refused_by(self, peer: bytes) -> bool:
-        return False
-
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
-        self._lost.append((contextvars.copy_context(), callback))
-
-    def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
-        if self.closed:
-            raise PeerUnavailable("this node is closed")
-        network, now = self._network, self._network.loop.now
-        if peer == self.id:  # one node with several roles
-            network.loop.at(now, self._inbox.put, peer, frames)
-            return
-        bulk = priority is not Priority.CONTROL
-        link = self._links.get((peer, bulk))
-        if link is not None and link.broken and peer in network.hosts:  # that machine is back, and knows nothing of it
-            self.unlink(link)
-            link = None
-        link = link or self._dial(peer, bulk)
-        size_bytes = size_of(frames, network.state_bytes)
-        leaves_s = max(now, self._up_free_s[0], self._up_free_s[bulk])
-        if self._up_bytes_s:
-            leaves_s += size_bytes / self._up_bytes_s
-        self._up_free_s[bulk] = leaves_s
-        arrives_s = max(leaves_s, link.ready_s) + travel_s(size_bytes, network.spec(self.id, peer), network.rng)
-        chaos = network.chaos
-        if chaos is None or network.rng.random() >= chaos.reorder:
-            arrives_s = link.arrived_s[peer] = max(arrives_s, link.arrived_s.get(peer, 0.0))
-        else:
-            arrives_s += network.rng.random() * chaos.delay_s
-        self._count(priority, size_bytes)
-        if chaos is None or network.rng.random() >= chaos.drop:
-            network.loop.at(arrives_s, self._arrive, link, peer, frames, size_bytes, priority, now)
-        if chaos is not None and network.rng.random() < chaos.duplicate:
-            late_s = network.rng.random() * chaos.delay_s
-            network.loop.at(arrives_s + late_s, self._arrive, link, peer, frames, size_bytes, priority, now)
-
-    async def receive(self) -> tuple[bytes, list[bytes]]:
-        return await self._inbox.get()
-
-    def ban(self, peer: bytes, duration_s: float) -> None:
-        self._banned[peer] = self._network.loop.now + duration_s
-        for link in self.links_to(peer):
-            self._network.break_link(link, "banned", 0.0, 0.0)
-
-    async def close(self) -> None:
-        self.end()
-
-    # --- the world
-
-    def end(self, silent: bool = False) -> None:
-        """The process ends, and its connections break; `silent`: so does the machine, and nobody is told. What is sent
-        there is lost until heartbeats are missed, and calls are not even refused."""
-        if self.closed:
-            return
-        network, self.closed = self._network, True
-        del network.hosts[self.id]
-        network._ended[self.id] = silent
-        for link in list(self._links.values()):
-            link.broken = True
-            if silent:
-                late_s = network.loop.now + HEARTBEAT_TIMEOUT_S
-                network.loop.at(late_s, network.break_link, link, "no heartbeat", 0.0, 0.0)
-            else:
-                late_s = network.spec(self.id, link.other(self.id)).latency_s
-                network.break_link(link, "the connection is closed", late_s, late_s)
-
-    def links_to(self, peer: bytes) -> list[Link]:
-        return [self._links[key] for key in ((peer, False), (peer, True)) if key in self._links]
-
-    def unlink(self, link: Link) -> None:
-        peer = link.other(self.id)
-        if self._links.get((peer, link.bulk)) is link:
-            del self._links[peer, link.bulk]
-            self._num_dialled -= link.caller == self.id
-
-    def lose(self, peer: bytes, why: str) -> None:
-        """Tell the node that the last connection to a peer is gone, if it is."""
-        if not self.closed and not self.links_to(peer):
-            for context, callback in self._lost:
-                context.copy().run(callback, peer, why)
-
-    def meet(self, link: Link, contact: Contact) -> None:
-        """Somebody has dialled us."""
-        known = self._links.get((link.caller, link.bulk))
-        if known is not None:
-            self.unlink(known)
-        self._links[link.caller, link.bulk] = link
-        self._contacts[link.caller] = contact
-
-    # --- inside
-
-    def _count(self, priority: Priority, size_bytes: int) -> None:
-        for traffic in (self.traffic, self._network.traffic[priority]):
-            traffic.num_messages += 1
-            traffic.size_bytes += size_bytes
-
-    def _arrive(
-        self, link: Link, peer: bytes, frames: list[bytes], size_bytes: int, priority: Priority, sent_s: float
-    ) -> None:
-        network = self._network
-        target = network.hosts.get(peer)
-        if target is None or link.broken or network.is_cut(self.id, peer):
-            return
-        now = network.loop.now
-        if target._down_bytes_s:
-            bulk = link.bulk
-            free_s = max(now, target._down_free_s[0], target._down_free_s[bulk]) + size_bytes / target._down_bytes_s
-            target._down_free_s[bulk] = free_s
-            network.loop.at(free_s, target._receive, self.id, frames, priority, sent_s)
-        else:
-            target._receive(self.id, frames, priority, sent_s)
-
-    def _receive(self, sender: bytes, frames: list[bytes], priority: Priority, sent_s: float) -> None:
-        self._network.traffic[priority].flight_s += self._network.loop.now - sent_s
-        self._inbox.put(sender, frames)
-
-    def _dial(self, peer: bytes, bulk: bool) -> Link:
-        """A new connection, whose first message waits for the handshake. Raises PeerUnavailable."""
-        other = self._links.get((peer, not bulk))
-        contact = self._contacts.get(peer)
-        network, now = self._network, self._network.loop.now
-        if contact is None or not contact.addresses:
-            if other is None:
-                raise PeerUnavailable("it cannot be dialled")
-            return other
-        if now < self._retry_s.get(peer, 0.0):
-            raise PeerUnavailable("it could not be reached just now")
-        link = Link(self.id, peer, bulk, now + HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer))
-        self._links[peer, bulk] = link
-        self._num_dialled += 1
-        if self._num_dialled > MAX_DIALLED:
-            self._evict()
-        target = network.hosts.get(peer)
-        if target is None or network.is_cut(self.id, peer) or target._banned.get(self.id, 0.0) > now:
-            refused = target is None and not network._ended.get(peer) and not network.is_cut(self.id, peer)
-            later_s = network.round_trip_s(self.id, peer) if refused else ATTEMPT_TIMEOUT_S
-            network.loop.at(now + later_s, self._give_up, link)
-        else:
-            target.meet(link, self.contact)
-            self._contacts[peer] = target.contact
-        return link
-
-    def _give_up(self, link: Link) -> None:
-        peer = link.other(self.id)
-        self._retry_s[peer] = self._network.loop.now + RETRY_S
-        if self._links.get((peer, link.bulk)) is link:
-            self._network.break_link(link, "nobody answers there", 0.0, 0.0)
-
-    def _evict(self) -> None:
-        """Close the connection of ours that was dialled longest ago."""
-        for link in list(self._links.values()):
-            if link.caller == self.id:
-                self.unlink(link)
-                peer = self._network.hosts.get(link.callee)
-                if peer is not None:
-                    peer.unlink(link)
-                    late_s = self._network.loop.now + self._network.spec(self.id, link.callee).latency_s
-                    self._network.loop.at(late_s, peer.lose, self.id, "closed")
-                return

@@ -81,7 +81,8 @@ def _value(kind: Any, raw: Any, where: str) -> Any:
 
 
 def _first(kinds: tuple[Any, ...], raw: Any, where: str) -> Any:
-    """Of a union: the first that fits; else the complaint of the last."""
+    """Of a union: the first that fits; else the complaint of the last. (TOML cannot say None.)"""
+    kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
     for kind in kinds[:-1]:
         try:
             return _value(kind, raw, where)

@@ -59,18 +59,32 @@ class Links(LinkTerms):
 
 @dataclass(frozen=True, slots=True)
 class Churn:
-    """How long members stay. At its end a life is over by a crash (share `crashes`) or a clean goodbye; `away_s` later
-    another peer takes the place (0: nobody does)."""
+    """How long members stay. At its end a life is over by a crash (share `crashes`; of these a share `gone` takes the
+    machine along, so that nobody is told) or a clean goodbye; `away_s` later another peer takes the place (0: none)."""
 
     mean_s: float
     lives: Literal["exponential", "weibull", "fixed"] = "exponential"
     """weibull: shape 0.6, as measured in file sharing: many short stays, a few long ones."""
     crashes: float = 0.5
+    gone: float = 0.0
     away_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.mean_s <= 0 or self.away_s < 0 or not 0 <= self.crashes <= 1:
-            raise ValueError("mean_s is positive, away_s not negative, crashes a share")
+        if self.mean_s <= 0 or self.away_s < 0 or not (0 <= self.crashes <= 1 and 0 <= self.gone <= 1):
+            raise ValueError("mean_s is positive, away_s not negative, crashes and gone are shares")
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """`at_s` after the first request could be asked, nothing passes between these regions and all others, `for_s`."""
+
+    regions: tuple[str, ...]
+    at_s: float = 0.0
+    for_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not self.regions or self.at_s < 0 or self.for_s <= 0:
+            raise ValueError("regions must not be empty, at_s is not negative, for_s positive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +203,7 @@ class Scenario:
     pair: Pair = field(default_factory=Pair)
     load: Load = field(default_factory=Load)
     policies: Policies = field(default_factory=Policies)
+    partitions: tuple[Partition, ...] = ()
     settle_s: float = 5.0
     """Between the last join and the first request."""
     limit_s: float = 86_400.0
@@ -198,6 +213,10 @@ class Scenario:
         roles = {group.role for group in self.peers}
         if not {"shard", "drafter"} <= roles:
             raise ValueError("peers: a group of shards and one of drafters are needed")
+        known = {*self.load.regions, *(region for group in self.peers for region in group.regions)}
+        for region in (region for partition in self.partitions for region in partition.regions):
+            if region not in known:
+                raise ValueError(f"partitions: nobody is in the region {region!r}")
         if self.load.replay and not self.pair.trace:
             raise ValueError("load: replay needs a trace of the pair")
         if not self.load.clients and not any(group.private for group in self.peers):

@@ -19,10 +19,11 @@ from dsdnode.node.discovery import Discovery
 from dsdnode.node.node import Node, Organs
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, Cost, ScriptedEngine, Scripts
 from dsdnode.sim.loop import JumpingLoop, clock
-from dsdnode.sim.network import Network, SimTransport
+from dsdnode.sim.network import Network
 from dsdnode.sim.policies import chooser, turns_of
-from dsdnode.sim.scenario import Group, Scenario, layers_of
+from dsdnode.sim.scenario import Group, Partition, Scenario, layers_of
 from dsdnode.sim.traces import Pair, SyntheticPair, read_traces
+from dsdnode.sim.transport import SimTransport
 from dsdnode.sim.warm import Acquaintance
 from dsdnode.wire.messages import Contact
 
@@ -105,6 +106,8 @@ class World:
         await asyncio.sleep(self.scenario.settle_s)
         for peer in [peer for peer in self.peers if peer.group.churn]:
             self._churning.append(asyncio.create_task(self._churn(peer), name=f"churn of {peer.name}"))
+        for partition in self.scenario.partitions:
+            self._churning.append(asyncio.create_task(self._part(partition), name="partition"))
 
     async def add(self, group: Group, index: int, name: str) -> Peer:
         """A member of `group`, joined. Raises DsdError when it cannot."""
@@ -221,13 +224,20 @@ class World:
                 weibull = churn.lives == "weibull"
                 stay_s = rng.weibullvariate(churn.mean_s / 1.505, 0.6) if weibull else rng.expovariate(1 / churn.mean_s)
             await asyncio.sleep(stay_s)
-            await self.end(peer, crash=rng.random() < churn.crashes)
+            crash = rng.random() < churn.crashes
+            await self.end(peer, crash=crash, silent=crash and bool(churn.gone) and rng.random() < churn.gone)
             if not churn.away_s:
                 return
             await asyncio.sleep(rng.expovariate(1 / churn.away_s))
             life += 1
             with contextlib.suppress(DsdError):
                 peer = await self.add(peer.group, peer.index, f"{peer.name.partition('+')[0]}+{life}")
+
+    async def _part(self, partition: Partition) -> None:
+        await asyncio.sleep(partition.at_s)
+        self.network.part(partition.regions)
+        await asyncio.sleep(partition.for_s)
+        self.network.rejoin(partition.regions)
 
     def _shard(self, group: Group, start: int, end: int) -> ShardInfo:
         drafts, layers = group.role == "drafter", self.scenario.pair.layers

@@ -33,6 +33,9 @@ def test_those_that_come_along_can_be_read(path: Path) -> None:
         ({"peers": PEERS, "load": {"arrivals": "rain"}}, "'rain' is not one of poisson, burst, closed"),
         ({"peers": PEERS, "pair": {"acceptance": 1.5}}, "between 0 and 1"),
         ({"peers": PEERS, "policies": {"window": "widest"}}, "'widest' is no window policy"),
+        ({"peers": PEERS, "partitions": [{"regions": ["mars"]}]}, "nobody is in the region 'mars'"),
+        ({"peers": PEERS, "partitions": [{"regions": [""], "for_s": 0}]}, "for_s positive"),
+        ({"peers": [{"role": "shard", "churn": {"mean_s": 9, "gone": 2}}]}, "crashes and gone are shares"),
         ({}, "peers must be given"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from dsdnode.sim.report import as_json
-from dsdnode.sim.scenario import Churn, Group, Links, Load, Pair, Policies, Scenario
+from dsdnode.sim.scenario import Churn, Group, Links, Load, Pair, Partition, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 from tests.sim.theory import cpu, measure, schemes
 
@@ -88,6 +88,22 @@ def test_a_reply_that_is_over_is_told() -> None:
     heard: list[str] = []
     assert simulate(SMALL, 1, heard.append) == simulate(SMALL, 1)
     assert len(heard) == 12
+
+
+def test_machines_vanish_and_regions_part_and_the_text_is_right() -> None:
+    """Each stage has a replica on either side; the users are on this one."""
+    regions = ("here", "here", "there", "there")
+    shards, drafters = Group("shard", 4, stages=2, regions=regions, fixed_ms=10), Group("drafter", regions=("here",))
+    load = replace(SMALL.load, requests=30, users=4, reply_tokens=100, regions=("here",))
+    calm = replace(SMALL, peers=(shards, drafters), load=load, policies=Policies(draft_max=4, routing="random"))
+    parted = replace(calm, partitions=(Partition(("there",), at_s=2, for_s=60),))
+    vanishing = replace(calm, peers=(replace(shards, churn=Churn(20, crashes=1, gone=1, away_s=5)), drafters))
+    results = [simulate(scenario, 1) for scenario in (calm, parted, vanishing)]
+    for result in results:
+        assert not result["stuck"] and not result["wrong_tokens"] and not result["complaints"]
+    assert results[0]["recoveries"] == 0 < results[1]["recoveries"]
+    assert results[1]["lost"] == 0, "this side has all layers"
+    assert results[2]["recoveries"] > 0
 
 
 @pytest.mark.parametrize("arrivals", ["poisson", "burst"])

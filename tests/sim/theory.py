@@ -3,24 +3,31 @@
 Each scheme at its own best setting by the formulas, for the table of that section (H = N: the owner sits beside the
 first stage), then for our ring (H = N + 1). Acceptance is drawn position by position, all alike. Beside section 3's
 formula stands that of our own protocol (speculation/speeds.py: the Cycles). For plain decoding and rounds both are the
-same. In section 3 a stream's correction leaves with a block, and pays P(b); ours leaves alone and at once, so that a
-guess wrong right behind it costs P(1): where positions are dear we are faster than that bound.
+same. In section 3 a stream's correction leaves with a block, tau_b after the rejection, as if dead blocks stood in its
+way; ours leaves alone and at once, for they are dropped: where positions are dear we are faster than that formula. The
+stream is simulated as it is, and with corrections held back as section 3 has them.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from math import fsum
+from typing import Any
+from unittest.mock import patch
 
 import structlog
 
 from dsdnode.cli import render
 from dsdnode.sim.scenario import Group, Links, LinkTerms, Load, Pair, Policies, Scenario
 from dsdnode.sim.simulate import simulate
+from dsdnode.speculation.flow import Flow
 from dsdnode.speculation.speeds import (
+    CALL_S,
     Costs,
+    bottleneck_s,
     constant_survival,
     pass_s,
     plain_speed,
@@ -69,13 +76,17 @@ RING = tuple(Setting(**{**vars(row), "ring": True}) for row in TABLE)
 
 @dataclass(frozen=True)
 class Scheme:
-    """At its best setting; tokens per second by `section_3`, and by `ours`, which describes our protocol."""
+    """At its best setting; tokens per second by `section_3`, and by `ours`, which describes our protocol.
+
+    `held_s`: corrections are held back for so long, and until their block is full.
+    """
 
     name: str
     policy: str
     draft_max: int
     section_3: float
-    ours: float
+    ours: float | None
+    held_s: float | None = None
 
 
 def schemes(row: Setting) -> Iterator[Scheme]:
@@ -90,8 +101,38 @@ def schemes(row: Setting) -> Iterator[Scheme]:
     filling = block * (1 + round(pass_s(costs, block) / max(slowest_s(costs, block), block * costs.draft_s)))
     window = min(MAX_WINDOW, max(block, filling))
     ours = 1 / stream_cycle(costs, constant_survival(alpha), block, window).token_s()
-    policy = f"stream:{block}:{window}"
-    yield Scheme(f"stream {block}/{window}", policy, MAX_WINDOW, stream_speed(costs, alpha, block), ours)
+    name = f"stream {block}/{window}"
+    stream = Scheme(name, f"stream:{block}:{window}", MAX_WINDOW, stream_speed(costs, alpha, block), ours)
+    yield stream
+    yield replace(stream, name=f"{name}, held back", ours=None, held_s=bottleneck_s(costs, block))
+
+
+@contextmanager
+def held_back(held_s: float) -> Iterator[None]:
+    """An owner that holds its corrections back, as section 3 has it."""
+    blocks, given = Flow.blocks, Flow._given
+    made_s: dict[int, tuple[Any, float]] = {}
+    now_s = 0.0
+
+    def blocks_then(self: Flow, now: float, *rest: Any) -> Any:
+        nonlocal now_s
+        now_s = now
+        return blocks(self, now, *rest)
+
+    def given_later(self: Flow, epoch: Any, num_left: int, plan: Any) -> tuple[int, int] | None:
+        sizes = given(self, epoch, num_left, plan)
+        if sizes is None or num_left != 1 or plan.block == 1:
+            return sizes
+        num_draft = min(plan.block - 1, self._room)
+        _, since_s = made_s.setdefault(id(epoch), (epoch, now_s))
+        # Looked at after each call of the draft engine: half a call too early is as good as half a call too late.
+        is_early = sizes[1] < num_draft or now_s < since_s + held_s - CALL_S / 2
+        if is_early and (self.drafting.asked is not None or self._is_wanted(epoch, plan)):
+            return None
+        return sizes[0], min(sizes[1], num_draft)
+
+    with patch.object(Flow, "blocks", blocks_then), patch.object(Flow, "_given", given_later):
+        yield
 
 
 def scenario(row: Setting, scheme: Scheme, tokens: int, replies: int) -> Scenario:
@@ -116,27 +157,33 @@ def scenario(row: Setting, scheme: Scheme, tokens: int, replies: int) -> Scenari
 def measure(row: Setting, scheme: Scheme, tokens: int, replies: int) -> float:
     """Tokens per second of all replies together, without their first passes. Plain decoding's are all alike: one."""
     replies = replies if scheme.draft_max else 1
-    result = simulate(scenario(row, scheme, tokens, replies), seed=1)
+    with nullcontext() if scheme.held_s is None else held_back(scheme.held_s):
+        result = simulate(scenario(row, scheme, tokens, replies), seed=1)
     assert not result["lost"] and not result["wrong_tokens"], result["errors"]
     return float(1 / result["time_per_output_token_s"]["mean"])
 
 
 def table(rows: tuple[Setting, ...], tokens: int, replies: int) -> str:
-    """With the mean and the largest difference to each of the two formulas."""
+    """With the mean and the largest difference of what runs to our formulas, and of what section 3 has to its own."""
     lines, by_section_3, by_ours = [], [], []
     for row in rows:
         for scheme in schemes(row):
             speed = measure(row, scheme, tokens, replies)
-            by_section_3.append(speed / scheme.section_3 - 1)
-            by_ours.append(speed / scheme.ours - 1)
-            figures = (scheme.section_3, _percent(by_section_3[-1]), scheme.ours, _percent(by_ours[-1]))
-            lines.append((row.name, row.acceptance, scheme.name, speed, *figures))
+            off = speed / scheme.section_3 - 1
+            off_ours = None if scheme.ours is None else speed / scheme.ours - 1
+            if off_ours is not None:
+                by_ours.append(off_ours)
+            if not scheme.policy.startswith("stream") or scheme.held_s is not None:
+                by_section_3.append(off)
+            figures = (speed, scheme.section_3, _percent(off), scheme.ours, _percent(off_ours))
+            lines.append((row.name, row.acceptance, scheme.name, *figures))
     head = ("STAGES, LINK", "ALPHA", "SCHEME", "SIMULATED", "SECTION 3", "OFF BY", "OURS", "OFF BY")
-    return f"{render.table(head, lines)}\nsection 3: {_summary(by_section_3)}; ours: {_summary(by_ours)}"
+    summary = f"section 3 of what it describes: {_summary(by_section_3)}; ours of what runs: {_summary(by_ours)}"
+    return f"{render.table(head, lines)}\n{summary}"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f} %"
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:+.1f} %"
 
 
 def _summary(differences: list[float]) -> str:

@@ -14,7 +14,8 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.discovery import Discovery
 from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.loop import JumpingLoop
-from dsdnode.sim.network import Network, SimTransport
+from dsdnode.sim.network import Network
+from dsdnode.sim.transport import SimTransport
 from dsdnode.sim.warm import Acquaintance
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord

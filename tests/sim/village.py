@@ -21,8 +21,10 @@ from dsdnode.identity import Identity, peer_id
 from dsdnode.net.port import Priority
 from dsdnode.node.client import Client
 from dsdnode.node.node import Node, Organs
+from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.loop import JumpingLoop, clock
-from dsdnode.sim.network import LinkSpec, Network, SimTransport
+from dsdnode.sim.network import Network
+from dsdnode.sim.transport import SimTransport
 from dsdnode.wire.messages import Contact
 
 CLOCKS_S = (0.0, 0.0, -3600.0, 3600.0, 86_400.0 * 365)
