@@ -35,6 +35,9 @@ SILENCE_S = 2.0
 """A drafter that sends nothing for so long is pinged ..."""
 PING_TIMEOUT_S = 2.0
 """... and given up when it does not answer within this."""
+RECENT_S = 2.0
+"""What a lookup found so shortly ago is still so."""
+MAX_SILENT = 1024
 FULL_PATIENCE_S = 30.0
 FULL_PAUSE_S = 0.5
 MAX_TRIES = 2
@@ -69,6 +72,9 @@ class Client:
         self._joined = [peer_id(contact.public_key) for contact in joins]
         self._last_drafter = b""
         """It may have kept what it computed."""
+        self._silent: dict[bytes, None] = {}
+        """Drafters that did not answer when they were asked last: they may be in the records for minutes yet."""
+        self._found: tuple[float, list[ProviderRecord]] = float("-inf"), []
         self._inboxes: dict[bytes, asyncio.Queue[_Notice]] = {}
 
     @classmethod
@@ -108,8 +114,13 @@ class Client:
     async def peers(self) -> list[dict[str, Any]]:
         return await describe_peers(self._rpc, self._discovery)
 
-    async def _records(self) -> list[ProviderRecord]:
-        return await self._discovery.find_providers(MODELS_KEY)
+    async def _records(self, max_age_s: float = 0.0) -> list[ProviderRecord]:
+        loop = asyncio.get_running_loop()
+        found_s, records = self._found
+        if not records or loop.time() > found_s + max_age_s:
+            records = await self._discovery.find_providers(MODELS_KEY)
+            self._found = loop.time(), records
+        return records
 
     async def _choose_model(self, name: str | None) -> Model:
         models = models_of(await self._records())
@@ -147,6 +158,10 @@ class Client:
                 return
             except (Overloaded, PeerUnavailable, PeerMisbehaved) as error:
                 log.info("drafter lost", peer=short_id(drafter), reason=str(error))
+                if not isinstance(error, Overloaded):
+                    self._silent[drafter] = None
+                    if len(self._silent) > MAX_SILENT:
+                        del self._silent[next(iter(self._silent))]
                 known = failures.pop(drafter, None)
                 failures[drafter] = _Failure(error, 1 if known is None or asking.progressed else known.num + 1)
                 if asking.progressed:
@@ -158,16 +173,25 @@ class Client:
     async def _choose_drafter(self, asking: Asking, failures: dict[bytes, _Failure]) -> bytes:
         """In a conversation the last one, or the peer that we joined, or the freest; then who was full, or failed.
 
+        Those that were silent lately come behind the others.
+
         Raises NoPipeline.
         """
         while True:
-            records = await self._records()
+            records = await self._records(0.0 if failures else RECENT_S)
             drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == asking.model.tokenizer_hash]
             for record in drafters:
                 self._rpc.transport.introduce(record.contact)
             last = self._last_drafter if asking.request.keep else b""
             order = sorted(
-                drafters, key=lambda r: (r.peer_id != last, r.peer_id not in self._joined, -r.free_sessions, r.peer_id)
+                drafters,
+                key=lambda r: (
+                    r.peer_id in self._silent,
+                    r.peer_id != last,
+                    r.peer_id not in self._joined,
+                    -r.free_sessions,
+                    r.peer_id,
+                ),
             )
             fresh = [record.peer_id for record in order if record.peer_id not in failures]
             if fresh:
@@ -194,9 +218,8 @@ class Client:
         self._inboxes[request] = inbox
         finished = False
         try:
-            answer, buffers = await self._rpc.request(
-                drafter, replies.Generate(request), [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL
-            )
+            answer, buffers = await self._answered(drafter, replies.Generate(request), body)
+            self._silent.pop(drafter, None)
             asking.accepted(answer, buffers)
             self._last_drafter = drafter
             while not finished:
@@ -208,6 +231,16 @@ class Client:
             del self._inboxes[request]
             if not finished:
                 self._cancel(drafter, request)
+
+    async def _answered(self, drafter: bytes, message: wire.Message, body: bytes) -> tuple[wire.Message, list[bytes]]:
+        """Its answer, which may take a while. Raises PeerUnavailable at once when it does not even answer a ping."""
+        request = self._rpc.request(drafter, message, [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL)
+        asked = asyncio.ensure_future(request)
+        try:
+            answer, _ = await asyncio.gather(asked, self._rpc.ping(drafter, timeout_s=PING_TIMEOUT_S))
+            return answer
+        finally:
+            asked.cancel()
 
     async def _next(
         self, inbox: asyncio.Queue[_Notice], request: bytes, drafter: bytes

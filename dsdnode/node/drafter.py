@@ -89,6 +89,7 @@ class DrafterHost:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._seats.forget()
+        await self._router.living.close()
         await self._batcher.close()
 
     @property
@@ -125,7 +126,10 @@ class DrafterHost:
         serving = self._serving[message.request] = Serving(self._rpc, peer, message.request)
         try:
             prompt = await self._prompt(body)
-            model = await self._model(body.model)
+            looking = self._router.living.look(body.model)
+            model, _ = await asyncio.gather(self._model(body.model), looking, return_exceptions=True)
+            if isinstance(model, BaseException):
+                raise model
             if serving.cancelled:
                 raise PeerUnavailable("cancelled before it began")
             self._begin(message.request, serving, body, model, prompt)

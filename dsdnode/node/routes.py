@@ -9,20 +9,19 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from dsdnode.dht.ids import model_key
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.catalogue import Model
 from dsdnode.node.discovery import Discovery
+from dsdnode.node.living import Living
 from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, predict
 from dsdnode.placement.slowness import Slowness
 from dsdnode.speculation.plan import RouteCosts
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import (
     Close,
-    Contact,
     Message,
     Open,
     Opened,
@@ -37,13 +36,12 @@ from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)
 
-PING_TIMEOUT_S = 2.0
 OPEN_TIMEOUT_S = 4.0
 PATIENCE_S = 30.0
 """Peers that are full, or whose worker restarts, are asked again for so long."""
 RETRY_S = 0.25
 MAX_REMEMBERED = 64
-"""Models; pipelines."""
+"""Pipelines."""
 BETTER = 1.3
 """A reply in progress changes its pipeline for one that is so many times faster: the caches must be filled again."""
 PARKED_S = 300.0
@@ -83,10 +81,8 @@ class Router:
 
     def __init__(self, rpc: Rpc, discovery: Discovery, choose: Chooser = choose_pipeline) -> None:
         self._rpc = rpc
-        self._discovery = discovery
         self._choose = choose
-        self._remembered: dict[str, list[ProviderRecord]] = {}
-        """Last found, by model: a reply that lost a stage need not wait for a lookup."""
+        self.living = Living(rpc, discovery)
         self._slowness = Slowness()
         self._sessions: dict[bytes, dict[bytes, None]] = {}
         """Own replies, by the peers that they go through."""
@@ -104,9 +100,11 @@ class Router:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE_S
         attempt = _Attempt(set(avoid), self._choose)
-        fresh = number == 0
+        fresh = False
+        if number == 0:
+            await self.living.look(terms.target.model_id)
         while True:
-            records, rtt_s = await self._live_providers(terms.target, fresh)
+            records, rtt_s = await self.living.hosts(terms.target, fresh, avoid)
             try:
                 places = attempt.choose(terms.target, records, self._view(terms.session, records, rtt_s), touched)
             except NoPipeline as error:
@@ -157,7 +155,7 @@ class Router:
         """Stage `index` takes `factor` times what was expected: is there a pipeline that is BETTER, all considered?"""
         slow, costs = route.peers[index], route.costs
         self._slowness.note(slow, factor * costs.fixed_s[index] * 1e3, factor * costs.slope_s[index] * 1e3, _now())
-        records, rtt_s = await self._live_providers(terms.target, fresh=False)
+        records, rtt_s = await self.living.hosts(terms.target, False, (slow,))
         view = self._view(terms.session, records, rtt_s)
         try:
             places = choose_pipeline(records, terms.target.num_layers, view, (slow,), terms.target.name)
@@ -181,30 +179,6 @@ class Router:
         if len(self._first_costs) > MAX_REMEMBERED:
             del self._first_costs[next(iter(self._first_costs))]
         return self._first_costs.get(peers, costs)
-
-    async def _live_providers(self, target: Model, fresh: bool) -> tuple[list[ProviderRecord], dict[bytes, float]]:
-        """Shards of the model whose peers answer a ping, and their round trips in seconds."""
-        if fresh or target.model_id not in self._remembered:
-            found = await self._discovery.find_providers(model_key(target.model_id))
-            shards = [record for record in found if record.role == "shard" and record.model_id == target.model_id]
-            self._remembered.pop(target.model_id, None)
-            self._remembered[target.model_id] = shards
-            if len(self._remembered) > MAX_REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
-        records = self._remembered[target.model_id]
-        peers = {peer_id(record.public_key): record for record in records}
-        for record in records:
-            self._rpc.transport.introduce(Contact(record.public_key, record.addresses))
-        round_trips = await asyncio.gather(*(self.ping(peer) for peer in peers))
-        rtt_s = {peer: rtt for peer, rtt in zip(peers, round_trips, strict=True) if rtt is not None}
-        return [record for record in records if peer_id(record.public_key) in rtt_s], rtt_s
-
-    async def ping(self, peer: bytes) -> float | None:
-        """Round trip in seconds; None: no answer."""
-        try:
-            return await self._rpc.ping(peer, timeout_s=PING_TIMEOUT_S)
-        except DsdError:
-            return None
 
     async def _open_all(
         self, terms: Terms, number: int, digests: bytes, places: Sequence[Place]

@@ -6,7 +6,7 @@ A stage runs exactly its own range, so ranges must tile: 0:5 and 3:8 cover eight
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -63,6 +63,11 @@ def _overlap(one: ProviderRecord, other: ProviderRecord) -> bool:
     return one.start < other.end and other.start < one.end
 
 
+def is_covered(ranges: Iterable[Range], num_layers: int) -> bool:
+    """Do some of them, end to end, make the whole model?"""
+    return num_layers in _ends(ranges)
+
+
 def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_failed: int) -> str:
     """What is missing of a model of `num_layers` layers, and what to do, in words for the user."""
     covered = {layer for record in usable for layer in range(record.start, record.end)}
@@ -103,14 +108,20 @@ def _piece(missing: Sequence[Range], capacity_layers: int) -> Range:
 
 def _tiling(hosts: Collection[Range], num_layers: int) -> list[Range]:
     """The ranges that belong to at least one whole pipeline."""
-    from_front, from_back = {0}, {num_layers}
-    for start, end in sorted(hosts):
-        if start in from_front:
-            from_front.add(end)
+    from_front, from_back = _ends(hosts), {num_layers}
     for start, end in sorted(hosts, key=lambda part: -part[1]):
         if end in from_back:
             from_back.add(start)
     return [(start, end) for start, end in sorted(hosts) if start in from_front and end in from_back]
+
+
+def _ends(ranges: Iterable[Range]) -> set[int]:
+    """Of what some of them make, end to end, from the first layer on."""
+    ends = {0}
+    for start, end in sorted(ranges):
+        if start in ends:
+            ends.add(end)
+    return ends
 
 
 def _coverage(hosts: Mapping[Range, int], part: Range) -> int:

@@ -51,8 +51,8 @@ class OwnUser(Client):
 
     def __init__(self, node: Node, rng: Random) -> None:
         self._rpc, self._discovery, self._rng = node._rpc, node.discovery, rng
-        self._joined = []
-        self._inboxes = {}
+        self._joined, self._inboxes, self._silent = [], {}, {}
+        self._found = float("-inf"), []
         self._node = node
         for kind in (replies.Piece, replies.Finished):
             self._rpc.on_notice(kind, self._notice)

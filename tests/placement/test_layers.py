@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsdnode.placement.layers import choose_in_turn, choose_layers
+from dsdnode.errors import NoPipeline
+from dsdnode.placement.layers import choose_in_turn, choose_layers, is_covered
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.wire.records import ProviderRecord
 
@@ -106,3 +107,13 @@ def test_giving_way_covers_no_less(claims: list[int], settled: list[tuple[int, i
     before = {layer for record in records for layer in range(record.start, record.end)}
     places = [(record.start, record.end) for record in records if record.settled] + in_turn(records)
     assert len({layer for start, end in places for layer in range(start, end)}) >= len(before)
+
+
+@given(st.lists(RANGES, max_size=6))
+def test_a_model_is_covered_when_a_pipeline_can_be_chosen(parts: list[tuple[int, int]]) -> None:
+    try:
+        choose_pipeline(swarm(*parts, num_layers=6), 6, NOWHERE)
+    except NoPipeline:
+        assert not is_covered(parts, 6)
+    else:
+        assert is_covered(parts, 6)

@@ -1,0 +1,117 @@
+"""Who hosts a model and lives: alice waits for nobody who is gone, and for everybody who is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.node.catalogue import Model, models_of
+from dsdnode.node.living import GRACE_S, RECENT_S, TIMEOUT_S, Living
+from tests.node import jumping
+from tests.node.town import Town
+
+RANGES = {"bob": (0, 4), "carol": (4, 8), "dave": (4, 8)}
+
+
+class Story:
+    """Alice, and three hosts of a model of two stages."""
+
+    def __init__(self, town: Town) -> None:
+        self.town = town
+        self.alice = town.begin("alice", offers=False)
+        self.living = Living(self.alice.rpc, self.alice.discovery)
+        self.model: Model
+
+    async def begin(self) -> None:
+        for name, (start, end) in RANGES.items():
+            other = self.town.begin(name, "alice", offers=False)
+            offer = other.offer(start, end)
+            other.discovery.provide(lambda offer=offer: [offer])  # type: ignore[misc]
+        await asyncio.sleep(10)
+        [self.model] = models_of(await self.alice.discovery.find_providers(MODELS_KEY))
+        await self.living.look(self.model.model_id)
+
+    def go(self, *names: str) -> None:
+        self.town.silent.update(self.town.members[name].id for name in names)
+
+    async def hosts(self, *avoid: str) -> tuple[set[str], float]:
+        """Who is there, and how long alice waited to know."""
+        loop = asyncio.get_running_loop()
+        names = {member.id: name for name, member in self.town.members.items()}
+        began_s = loop.time()
+        unwanted = [self.town.members[name].id for name in avoid]
+        records, rtt_s = await self.living.hosts(self.model, False, unwanted)
+        assert [record.peer_id for record in records] == list(rtt_s)
+        return {names[peer] for peer in rtt_s}, loop.time() - began_s
+
+
+def tell(story: Callable[[Story], Awaitable[None]]) -> None:
+    async def told() -> None:
+        async with Town() as town:
+            one = Story(town)
+            await one.begin()
+            await story(one)
+            await one.living.close()
+
+    jumping.run(told())
+
+
+def test_when_all_are_there_nobody_waits() -> None:
+    async def story(alice: Story) -> None:
+        there, waited_s = await alice.hosts()
+        assert there == set(RANGES) and waited_s < 0.1
+
+    tell(story)
+
+
+def test_who_is_gone_is_waited_for_once_and_not_for_long() -> None:
+    async def story(alice: Story) -> None:
+        alice.go("dave")
+        there, waited_s = await alice.hosts()
+        assert there == {"bob", "carol"} and GRACE_S <= waited_s < GRACE_S + 0.1
+        await asyncio.sleep(TIMEOUT_S)
+        there, waited_s = await alice.hosts()
+        assert there == {"bob", "carol"} and waited_s < 0.1
+
+    tell(story)
+
+
+def test_who_is_needed_is_waited_for() -> None:
+    async def story(alice: Story) -> None:
+        alice.go("carol", "dave")
+        for _ in range(2):
+            there, waited_s = await alice.hosts()
+            assert there == {"bob"} and TIMEOUT_S <= waited_s < TIMEOUT_S + 0.1
+        alice.town.silent.clear()
+        there, _ = await alice.hosts()
+        assert "bob" in there and there & {"carol", "dave"}, "they were silent, and are heard again"
+        await asyncio.sleep(1)
+        assert (await alice.hosts())[0] == set(RANGES)
+
+    tell(story)
+
+
+def test_others_than_those_to_avoid_must_be_enough() -> None:
+    """Carol is to be avoided, dave gone: perhaps he is only late."""
+
+    async def story(alice: Story) -> None:
+        alice.go("dave")
+        there, waited_s = await alice.hosts("carol")
+        assert there == {"bob", "carol"} and waited_s >= TIMEOUT_S
+
+    tell(story)
+
+
+def test_a_lookup_is_not_made_again_at_once() -> None:
+    async def story(alice: Story) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        await alice.living.look(alice.model.model_id)
+        assert loop.time() == began_s
+        await asyncio.sleep(RECENT_S + 1)
+        began_s = loop.time()
+        await alice.living.look(alice.model.model_id)
+        assert loop.time() > began_s
+
+    tell(story)
