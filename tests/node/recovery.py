@@ -1,6 +1,8 @@
 """How long a reply pauses when something in its pipeline dies: `python -m tests.node.recovery` prints a table.
 
-Real daemons, kill -9 in the middle of a reply; the pause is the longest silence at the client.
+Real daemons, kill -9 in the middle of a reply, or stopped, as a machine that is gone is for others: nothing is refused,
+nothing answered. The pause is the longest silence at the client; the next reply's first token is waited for while what
+died is still in the records.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ class Told:
     ended: str
     recoveries: int
     pause_s: float
+    first_s: float = 0.0
+    """Until the first token."""
 
 
 async def long_request(join: str) -> tuple[GenerateRequest, Told]:
@@ -53,13 +57,15 @@ async def reply(join: str, request: GenerateRequest, hurt: Callable[[], Awaitabl
     client = await Client.connect([join])
     loop = asyncio.get_running_loop()
     text, pause_s, last_s = "", 0.0, None
+    began_s = first_s = loop.time()
     try:
         async for event in client.generate(request):
             now = loop.time()
             pause_s = max(pause_s, now - last_s) if last_s is not None else 0.0
+            first_s = first_s if last_s else now
             last_s = now
             if isinstance(event, Finished):
-                return Told(text, event.reason, event.stats["recoveries"], pause_s)
+                return Told(text, event.reason, event.stats["recoveries"], pause_s, first_s - began_s)
             text += event.text
             if hurt is not None and len(text) > 40:
                 await hurt()
@@ -85,6 +91,21 @@ async def kill_stage(made: Swarm) -> None:
     (await serving(made, "shard", "last")).kill()
 
 
+async def stop_stage(made: Swarm) -> None:
+    (await serving(made, "shard", "last")).process.send_signal(signal.SIGSTOP)
+
+
+async def stop_drafter(made: Swarm) -> None:
+    (await serving(made, "drafter", "drafter")).process.send_signal(signal.SIGSTOP)
+
+
+def go_on(made: Swarm) -> None:
+    """All that are stopped."""
+    for daemon in made.daemons.values():
+        if daemon.process.poll() is None:
+            daemon.process.send_signal(signal.SIGCONT)
+
+
 async def kill_drafter(made: Swarm) -> None:
     (await serving(made, "drafter", "drafter")).kill()
 
@@ -105,6 +126,8 @@ async def worker_of(daemon: Daemon) -> int:
 CASES: tuple[tuple[str, Hurt], ...] = (
     ("kill -9 of a stage's worker process", kill_worker),
     ("kill -9 of the draft's worker process", kill_draft_worker),
+    ("a shard peer is gone without a word, a replica there", stop_stage),
+    ("a drafter peer is gone without a word, another one there", stop_drafter),
     ("kill -9 of a drafter peer, another one there", kill_drafter),
     ("kill -9 of a shard peer, a replica there", kill_stage),
     ("kill -9 of a shard peer, no replica", kill_stage),
@@ -128,11 +151,18 @@ def start(made: Swarm) -> str:
 
 async def measure(made: Swarm, join: str) -> None:
     request, expected = await long_request(join)
-    print("| what dies | same text | recoveries | pause, s | end |\n|---|---|---|---|---|")
+    short = replace(request, max_tokens=10)
+    print("| what dies | same text | recoveries | pause, s | next reply, first token, s | end |")
+    print("|---|---|---|---|---|---|")
     for name, hurt in CASES:
         told = await reply(join, request, partial(hurt, made))
+        later = await reply(join, short)
+        go_on(made)
         same = "yes" if told.text == expected.text else "a prefix" if expected.text.startswith(told.text) else "NO"
-        print(f"| {name} | {same} | {told.recoveries} | {told.pause_s:.2f} | {told.ended} |", flush=True)
+        print(
+            f"| {name} | {same} | {told.recoveries} | {told.pause_s:.2f} | {later.first_s:.2f} | {told.ended} |",
+            flush=True,
+        )
 
 
 def main() -> None:
