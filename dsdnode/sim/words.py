@@ -76,7 +76,7 @@ def _about_role(question: Question, found: Answer) -> list[str]:
     for option in mine:
         gain = 100 * (option.tokens_per_second / base.tokens_per_second - 1) if base.tokens_per_second else 0.0
         name = f"a shard of layers {option.layers[0]}:{option.layers[1]}" if option.layers else "a drafter"
-        lines.append(f"With this machine as {name}: {option.tokens_per_second:.1f} ({gain:+.0f} %).")
+        lines.append(f"With this machine as {name}: {option.tokens_per_second:.1f} ({round(gain):+d} %).")
     if mine:
         lines.append(_advice(base, mine))
     return lines
