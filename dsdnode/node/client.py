@@ -20,6 +20,8 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.asking import Asking, Finished, GenerateRequest, Piece
 from dsdnode.node.catalogue import Model, describe_peers, models_of
 from dsdnode.node.discovery import Discovery
+from dsdnode.node.living import TIMEOUT_S as PING_TIMEOUT_S
+from dsdnode.node.living import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.records import ProviderRecord
@@ -32,12 +34,9 @@ JOIN_TIMEOUT_S = 10.0
 ASK_TIMEOUT_S = 10.0
 """A drafter tokenizes the prompt and looks for a model in this time."""
 SILENCE_S = 2.0
-"""A drafter that sends nothing for so long is pinged ..."""
-PING_TIMEOUT_S = 2.0
-"""... and given up when it does not answer within this."""
+"""A drafter that sends nothing for so long is asked whether it knows of the reply."""
 RECENT_S = 2.0
 """What a lookup found so shortly ago is still so."""
-MAX_SILENT = 1024
 FULL_PATIENCE_S = 30.0
 FULL_PAUSE_S = 0.5
 MAX_TRIES = 2
@@ -72,8 +71,8 @@ class Client:
         self._joined = [peer_id(contact.public_key) for contact in joins]
         self._last_drafter = b""
         """It may have kept what it computed."""
-        self._silent: dict[bytes, None] = {}
-        """Drafters that did not answer when they were asked last: they may be in the records for minutes yet."""
+        self._pings = Pings(self._rpc)
+        """Knows which drafters were silent when they were asked last: they may be in the records for minutes yet."""
         self._found: tuple[float, list[ProviderRecord]] = float("-inf"), []
         self._inboxes: dict[bytes, asyncio.Queue[_Notice]] = {}
 
@@ -159,9 +158,7 @@ class Client:
             except (Overloaded, PeerUnavailable, PeerMisbehaved) as error:
                 log.info("drafter lost", peer=short_id(drafter), reason=str(error))
                 if not isinstance(error, Overloaded):
-                    self._silent[drafter] = None
-                    if len(self._silent) > MAX_SILENT:
-                        del self._silent[next(iter(self._silent))]
+                    self._pings.lost(drafter)
                 known = failures.pop(drafter, None)
                 failures[drafter] = _Failure(error, 1 if known is None or asking.progressed else known.num + 1)
                 if asking.progressed:
@@ -186,7 +183,7 @@ class Client:
             order = sorted(
                 drafters,
                 key=lambda r: (
-                    r.peer_id in self._silent,
+                    self._pings.is_silent(r.peer_id),
                     r.peer_id != last,
                     r.peer_id not in self._joined,
                     -r.free_sessions,
@@ -205,7 +202,7 @@ class Client:
                 await asyncio.sleep(FULL_PAUSE_S)
                 return peer
             try:
-                await self._rpc.ping(peer, timeout_s=PING_TIMEOUT_S)
+                await self._pings.ping(peer)
             except DsdError as error:
                 failures[peer] = _Failure(error, MAX_TRIES)
                 continue
@@ -219,7 +216,6 @@ class Client:
         finished = False
         try:
             answer, buffers = await self._answered(drafter, replies.Generate(request), body)
-            self._silent.pop(drafter, None)
             asking.accepted(answer, buffers)
             self._last_drafter = drafter
             while not finished:
@@ -237,7 +233,7 @@ class Client:
         request = self._rpc.request(drafter, message, [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL)
         asked = asyncio.ensure_future(request)
         try:
-            answer, _ = await asyncio.gather(asked, self._rpc.ping(drafter, timeout_s=PING_TIMEOUT_S))
+            answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))
             return answer
         finally:
             asked.cancel()

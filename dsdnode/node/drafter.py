@@ -126,10 +126,13 @@ class DrafterHost:
         serving = self._serving[message.request] = Serving(self._rpc, peer, message.request)
         try:
             prompt = await self._prompt(body)
+            # Two lookups at once, as each takes its time; both have ended before either fails.
             looking = self._router.living.look(body.model)
-            model, _ = await asyncio.gather(self._model(body.model), looking, return_exceptions=True)
-            if isinstance(model, BaseException):
-                raise model
+            model, looked = await asyncio.gather(self._model(body.model), looking, return_exceptions=True)
+            for failed in (model, looked):
+                if isinstance(failed, BaseException):
+                    raise failed
+            assert isinstance(model, Model)
             if serving.cancelled:
                 raise PeerUnavailable("cancelled before it began")
             self._begin(message.request, serving, body, model, prompt)

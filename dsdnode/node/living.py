@@ -7,7 +7,7 @@ waiting for its answer would pay for it each time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from dsdnode.dht.ids import model_key
 from dsdnode.errors import DsdError
@@ -41,15 +41,22 @@ class Pings:
     async def close(self) -> None:
         await self._tasks.close()
 
-    async def ping(self, peer: bytes) -> float | None:
-        """Round trip in seconds; None: no answer."""
+    def is_silent(self, peer: bytes) -> bool:
+        return peer in self._silent
+
+    def lost(self, peer: bytes) -> None:
+        """It did not answer."""
+        self._silent[peer] = None
+        if len(self._silent) > MAX_SILENT:
+            del self._silent[next(iter(self._silent))]
+
+    async def ping(self, peer: bytes) -> float:
+        """Round trip in seconds. Raises PeerUnavailable or Overloaded."""
         try:
             rtt_s = await self._rpc.ping(peer, timeout_s=TIMEOUT_S)
         except DsdError:
-            self._silent[peer] = None
-            if len(self._silent) > MAX_SILENT:
-                del self._silent[next(iter(self._silent))]
-            return None
+            self.lost(peer)
+            raise
         self._silent.pop(peer, None)
         return rtt_s
 
@@ -66,7 +73,7 @@ class Pings:
         ends_s = began_s + 2 * TIMEOUT_S
         answers: dict[bytes, float | None] = {}
         changed = asyncio.Event()
-        awaited = [peer for peer in peers if peer not in self._silent]
+        awaited = [peer for peer in peers if not self.is_silent(peer)]
         for peer in peers:
             self._tasks.spawn(self._ask(peer, answers, changed))
         is_enough = False
@@ -82,7 +89,7 @@ class Pings:
         return {peer: rtt_s for peer, rtt_s in found.items() if rtt_s is not None}
 
     async def _ask(self, peer: bytes, answers: dict[bytes, float | None], changed: asyncio.Event) -> None:
-        answers[peer] = await self.ping(peer)
+        answers[peer] = await _answer(self.ping(peer))
         changed.set()
 
 
@@ -101,7 +108,7 @@ class Living:
 
     async def ping(self, peer: bytes) -> float | None:
         """Round trip in seconds; None: no answer."""
-        return await self._pings.ping(peer)
+        return await _answer(self._pings.ping(peer))
 
     async def look(self, model_id: str) -> None:
         """Find out who hosts a model, unless somebody has just done so."""
@@ -136,3 +143,11 @@ class Living:
         self._remembered[model_id] = asyncio.get_running_loop().time(), shards
         if len(self._remembered) > MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
+
+
+async def _answer(ping: Awaitable[float]) -> float | None:
+    """None: no answer."""
+    try:
+        return await ping
+    except DsdError:
+        return None

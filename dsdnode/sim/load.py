@@ -12,6 +12,7 @@ from typing import Any
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.node.asking import Asking
 from dsdnode.node.client import FULL_PAUSE_S, Client, Finished, GenerateRequest
+from dsdnode.node.living import Pings
 from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at
 from dsdnode.sim.traces import Recorded
@@ -51,7 +52,7 @@ class OwnUser(Client):
 
     def __init__(self, node: Node, rng: Random) -> None:
         self._rpc, self._discovery, self._rng = node._rpc, node.discovery, rng
-        self._joined, self._inboxes, self._silent = [], {}, {}
+        self._joined, self._inboxes, self._pings = [], {}, Pings(node._rpc)
         self._found = float("-inf"), []
         self._node = node
         for kind in (replies.Piece, replies.Finished):

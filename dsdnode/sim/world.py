@@ -224,8 +224,8 @@ class World:
                 weibull = churn.lives == "weibull"
                 stay_s = rng.weibullvariate(churn.mean_s / 1.505, 0.6) if weibull else rng.expovariate(1 / churn.mean_s)
             await asyncio.sleep(stay_s)
-            crash = rng.random() < churn.crashes
-            await self.end(peer, crash=crash, silent=crash and bool(churn.gone) and rng.random() < churn.gone)
+            luck = rng.random()
+            await self.end(peer, crash=luck < churn.crashes, silent=luck < churn.crashes * churn.gone)
             if not churn.away_s:
                 return
             await asyncio.sleep(rng.expovariate(1 / churn.away_s))

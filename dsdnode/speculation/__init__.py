@@ -20,7 +20,8 @@
                                 h: rejections that a live branch covers
        any single line, at most 1 / ((1 - alpha) P)
 
-   In the stream's formula a correction leaves with a block. Ours leaves alone and at once: `stream_cycle` describes it.
+   In the stream's formula a correction leaves with a full block, an interval after the rejection, as if dead blocks
+   stood in its way. Ours leaves alone and at once, for they are dropped: `stream_cycle` describes it.
 
 4. Protocol. Only the owner numbers epochs; an epoch is its parent's tokens up to `base`, then its own, and is never
    rewritten. `given` tokens are decided, `draft` tokens are to be judged. A stage appends at its length only, and only

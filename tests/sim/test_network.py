@@ -184,6 +184,16 @@ def test_a_machine_that_is_gone_answers_nothing() -> None:
     tell(story)
 
 
+def test_a_call_into_a_cut_hangs() -> None:
+    async def story(pair: Pair) -> None:
+        pair.network.cut(pair.alice.id, pair.bob.id)
+        pair.say("hello?")
+        await asyncio.sleep(ATTEMPT_TIMEOUT_S + 0.1)
+        assert pair.lost[0] == ("alice", ATTEMPT_TIMEOUT_S)
+
+    tell(story)
+
+
 def test_a_machine_that_is_back_is_dialled_anew() -> None:
     async def story(pair: Pair) -> None:
         pair.say("hello")
