@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dsdnode"
 FLOORS = {
-    **dict.fromkeys(("__init__", "wire", "errors", "config", "identity", "models"), 0),
+    **dict.fromkeys(("__init__", "wire", "errors", "config", "identity", "models", "pictures"), 0),
     **dict.fromkeys(("dht", "speculation", "placement"), 1),
     **dict.fromkeys(("net", "engine"), 2),
     "node": 3,

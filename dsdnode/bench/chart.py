@@ -6,32 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dsdnode import pictures
 from dsdnode.bench.run import Cell, cell_name
-from dsdnode.errors import BadInput
 
-SUFFIXES = (".svg", ".png", ".pdf")
 WIDTH_INCHES, HEIGHT_INCHES = 4.2, 3.6
 HIGHEST_BOUND = 2.0
 
 
-def check(path: Path) -> None:
-    """Before anything is measured. Raises BadInput: another suffix, or no matplotlib."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"--plot {path}: name it {' or '.join(SUFFIXES)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise BadInput("--plot draws with matplotlib: pip install 'dsdnode[plot]'") from None
-
-
 def draw(cells: Sequence[Cell], path: Path) -> None:
     """Raises BadInput when it cannot be written."""
-    from matplotlib.figure import Figure
-
     shards = list(dict.fromkeys(cell.num_shards for cell in cells))
     panels = len(shards) if len(cells) > 1 else 1
-    figure = Figure(figsize=(WIDTH_INCHES * panels + 0.6, HEIGHT_INCHES), layout="constrained")
-    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    figure, axes = pictures.canvas(panels, WIDTH_INCHES * panels + 0.6, HEIGHT_INCHES, share_y=True)
     if len(cells) == 1:
         _bars(axes[0], cells[0])
     else:
@@ -39,10 +25,7 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
             _lines(one, [cell for cell in cells if cell.num_shards == num_shards])
         axes[-1].legend(fontsize="small")
     axes[0].set_ylabel("tokens per second")
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}") from None
+    pictures.save(figure, path)
 
 
 def _bars(axes: Any, cell: Cell) -> None:

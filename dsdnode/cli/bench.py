@@ -123,11 +123,12 @@ def bench(as_json: bool, plot: Path | None, **flags: Any) -> None:
     """
     shared = {name: flags.pop(name) for name in ("config", "data_dir", "log_level", "log_format", "verbose", "quiet")}
     load(shared, log_level="error")
+    from dsdnode import pictures
     from dsdnode.bench import chart, report, run
 
     config = _config(flags)
     if plot is not None:
-        chart.check(plot)
+        pictures.check(plot)
     with _progress() as progress:
         cells = run.bench(config, ENV_PREFIX, control.ask, progress)
     if plot is not None:

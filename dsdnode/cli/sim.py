@@ -29,19 +29,20 @@ def sim() -> None:
 @sim.command("run", epilog="\b\nExample:\n  dsdnode sim run configs/sim/wan.toml --seed 7 --json --plot wan.svg")
 @click.argument("scenario", type=click.Path(path_type=Path))
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Another one: other luck.")
-@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw it, as SVG or PNG.")
+@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw it (.svg, .png, .pdf).")
 @json_option
 @common_options
 def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags: Any) -> None:
     """Run a scenario and report: times, throughput, acceptance, windows, network, losses."""
     load(flags, log_level="error")
+    from dsdnode import pictures
     from dsdnode.sim import plot as charts
     from dsdnode.sim import report
     from dsdnode.sim.scenario import read_scenario
     from dsdnode.sim.simulate import simulate
 
     if plot is not None:
-        charts.check(plot)
+        pictures.check(plot)
     wanted = read_scenario(scenario)
     with _progress() as progress:
         progress.begin(wanted.load.requests)
@@ -64,7 +65,7 @@ def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Runs of each cell.")
 @click.option("--out", type=click.Path(path_type=Path), help="Results, a line each; what is there is not run again.")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="Processes (one a core).")
-@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw it, as SVG or PNG.")
+@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw it (.svg, .png, .pdf).")
 @json_option
 @common_options
 def sim_sweep(
@@ -79,12 +80,13 @@ def sim_sweep(
 ) -> None:
     """Run a scenario over a grid of parameters, on all cores; a sweep that was broken off goes on where it was."""
     load(flags, log_level="error")
+    from dsdnode import pictures
     from dsdnode.sim import plot as charts
     from dsdnode.sim import sweep
     from dsdnode.sim.workers import num_cores
 
     if plot is not None:
-        charts.check(plot)
+        pictures.check(plot)
     todo = sweep.cells(scenario, [sweep.parse_axis(axis) for axis in axes], seeds)
     out = out or scenario.with_suffix(".results.jsonl")
     num_known = len({cell.key for cell in todo} & sweep.read_results(out).keys())

@@ -1,17 +1,16 @@
-"""A report, or a sweep, as a picture (matplotlib, an extra: `pip install dsdnode[plot]`)."""
+"""A report, or a sweep, as a picture."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsdnode.errors import BadInput
+from dsdnode import pictures
 from dsdnode.sim.sweep import Row
 
-FORMATS = (".svg", ".png")
+SIZE_INCHES = 15, 4
 SPREADS = {
     "time_to_first_token_s": "first token, s",
     "time_per_output_token_s": "a token, s",
@@ -20,18 +19,18 @@ SPREADS = {
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Times, windows and utilisation of one report, as SVG or PNG by the file's name. Raises BadInput."""
-    figure, axes = canvas(path, 3)
+    """Times, windows and utilisation of one report. Raises BadInput."""
+    figure, axes = pictures.canvas(3, *SIZE_INCHES)
     _times(axes[0], result)
     _windows(axes[1], result["windows"]["replies"])
     _utilisation(axes[2], result["members"])
     figure.suptitle(f"{result['scenario']}, seed {result['seed']}: {result['tokens_per_second'] or 0:.1f} tok/s")
-    save(figure, path)
+    pictures.save(figure, path)
 
 
 def draw_sweep(rows: Sequence[Row], path: Path) -> None:
     """Speeds and first tokens over the first parameter, a line for each combination of the others. Raises BadInput."""
-    figure, axes = canvas(path, 3)
+    figure, axes = pictures.canvas(3, *SIZE_INCHES)
     over = next(iter(rows[0].set), "")
     lines: dict[str, list[Row]] = {}
     for row in rows:
@@ -48,44 +47,13 @@ def draw_sweep(rows: Sequence[Row], path: Path) -> None:
         axis.set_ylim(bottom=0)
     if len(lines) > 1:
         axes[0].legend(fontsize=8)
-    save(figure, path)
+    pictures.save(figure, path)
 
 
 def _figures(row: Row) -> tuple[float, ...]:
     """What is not known is a gap in the line."""
     figures = row.tokens_per_second, row.reply_tokens_per_second, row.first_token_s
     return tuple(math.nan if figure is None else figure for figure in figures)
-
-
-def canvas(path: Path, num_panels: int) -> tuple[Any, Any]:
-    """A figure and its panels, side by side. Raises BadInput."""
-    check(path)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "dsdnode"  # the same report, the same file
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, num_panels, figsize=(5 * num_panels, 4), constrained_layout=True)
-    return figure, axes
-
-
-def check(path: Path) -> None:
-    """Can a chart be drawn there? Raises BadInput, before any work is done for nothing."""
-    if path.suffix not in FORMATS:
-        raise BadInput(f"{path}: a chart is written as {' or '.join(FORMATS)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadInput("charts need matplotlib: pip install 'dsdnode[plot]'")
-    if not path.parent.is_dir():
-        raise BadInput(f"{path} cannot be written: there is no folder {path.parent}")
-
-
-def save(figure: Any, path: Path) -> None:
-    """Raises BadInput."""
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def _times(axis: Any, result: dict[str, Any]) -> None:

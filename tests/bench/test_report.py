@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dsdnode import pictures
 from dsdnode.bench import chart, report, summary
 from dsdnode.bench.prompts import Prompt
 from dsdnode.bench.run import Cell
@@ -57,20 +58,25 @@ def test_the_table_says_whether_the_text_is_plains(gap: float | None, says: str)
     assert rows[1][-1] == says
 
 
-@pytest.mark.parametrize("name", ["one.svg", "one.png"])
-def test_a_chart_of_one_cell_and_of_a_grid(tmp_path: Path, name: str) -> None:
-    chart.check(tmp_path / name)
-    begins = b"<?xml" if name.endswith("svg") else b"\x89PNG"
+@pytest.mark.parametrize(("name", "begins"), [("one.svg", b"<?xml"), ("one.PNG", b"\x89PNG"), ("one.pdf", b"%PDF")])
+def test_a_chart_of_one_cell_and_of_a_grid(tmp_path: Path, name: str, begins: bytes) -> None:
+    pictures.check(tmp_path / name)
     for cells in ([cell()], [cell(2, 0.0), cell(2, 10.0), cell(4, 0.0), cell(4, 10.0)]):
         chart.draw(cells, tmp_path / name)
-        assert (tmp_path / name).read_bytes().startswith(begins)
+        drawn = (tmp_path / name).read_bytes()
+        assert drawn.startswith(begins)
+        chart.draw(cells, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == drawn
 
 
 def test_a_chart_that_cannot_be_is_told_before_anything_is_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(BadInput, match=r"name it \.svg"):
-        chart.check(tmp_path / "one.gif")
+        pictures.check(tmp_path / "one.gif")
+    (tmp_path / "folder.svg").mkdir()
+    with pytest.raises(BadInput, match="it is a folder"):
+        pictures.check(tmp_path / "folder.svg")
     imported = builtins.__import__
 
     def without(name: str, *arguments: Any) -> Any:
@@ -80,4 +86,4 @@ def test_a_chart_that_cannot_be_is_told_before_anything_is_measured(
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(BadInput, match=r"pip install 'dsdnode\[plot\]'"):
-        chart.check(tmp_path / "one.svg")
+        pictures.check(tmp_path / "one.svg")
