@@ -22,7 +22,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Times, windows and utilisation of one report. Raises BadInput."""
     figure, axes = pictures.canvas(3, *SIZE_INCHES)
     _times(axes[0], result)
-    _windows(axes[1], result["windows"]["replies"])
+    _windows(axes[1], result["windows"])
     _utilisation(axes[2], result["members"])
     figure.suptitle(f"{result['scenario']}, seed {result['seed']}: {result['tokens_per_second'] or 0:.1f} tok/s")
     pictures.save(figure, path)
@@ -65,10 +65,13 @@ def _times(axis: Any, result: dict[str, Any]) -> None:
     axis.legend()
 
 
-def _windows(axis: Any, replies: list[list[dict[str, Any]]]) -> None:
-    for plans in replies:
-        indices, windows = [plan["index"] for plan in plans], [plan["window"] for plan in plans]
-        axis.step(indices, windows, where="post", alpha=0.6, marker=".", markersize=4)  # many have one plan all along
+def _windows(axis: Any, windows: dict[str, Any]) -> None:
+    """Of the first replies: a step at each new plan, the last one on to the reply's end."""
+    for plans, num_tokens in zip(windows["replies"], windows["reply_tokens"], strict=True):
+        if plans:
+            places, sizes = [plan["index"] for plan in plans], [plan["window"] for plan in plans]
+            axis.step([*places, max(num_tokens, places[-1])], [*sizes, sizes[-1]], where="post", alpha=0.6)
+    axis.set_ylim(bottom=0)
     axis.set_xlabel("token of the reply")
     axis.set_ylabel("window")
 

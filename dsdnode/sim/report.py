@@ -107,7 +107,8 @@ def _windows(done: Sequence[Outcome]) -> dict[str, Any]:
         [{key: plan[key] for key in ("index", "at_s", "mode", "block", "window", "reason")} for plan in plans]
         for plans in histories[:MAX_SHOWN_REPLIES]
     ]
-    return {"tokens_by_plan": tokens, "replies": shown}
+    lengths = [one.num_tokens for one in done[:MAX_SHOWN_REPLIES]]
+    return {"tokens_by_plan": tokens, "replies": shown, "reply_tokens": lengths}
 
 
 def _network(world: World, tokens: int) -> dict[str, Any]:

@@ -112,7 +112,10 @@ def test_drafters_that_vanish_cost_their_users_a_moment_once() -> None:
     doomed = replace(drafters, count=4, churn=Churn(1, lives="fixed", crashes=1, gone=1, away_s=0))
     load = replace(SMALL.load, requests=40, users=1, prompt_tokens=8)
     result = simulate(replace(SMALL, peers=(shards, doomed, replace(drafters, count=1)), load=load), 2)
-    assert result["completed"] == 40 and result["windows"]["replies"]
+    windows = result["windows"]
+    assert result["completed"] == 40 and windows["replies"]
+    for plans, num_tokens in zip(windows["replies"], windows["reply_tokens"], strict=True):
+        assert plans[0]["index"] <= plans[-1]["index"] < num_tokens
     waited_s = result["time_to_first_token_s"]
     assert waited_s["p50"] < 0.5
     assert 2 < waited_s["p99"] < 10, "several of them, one after the other"
