@@ -24,8 +24,8 @@ class NeedRoute:
 
     `reason`: "start"; "session_lost": a stage's cache is gone, the peer lives and may serve again; "peer_lost": avoid
     the suspects; "nack": a stage refuses again and again; "timeout": ping all, avoid who does not answer. `suspects`
-    are indices into the route that is left. If opening fails half-way call `on_route_failed`, which asks again under a
-    higher number.
+    are indices into the route that is left. If opening fails half-way choose another pipeline and open that, under
+    the same number. (No pipeline at all: `cancel`.)
     """
 
     route: int

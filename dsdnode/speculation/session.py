@@ -117,12 +117,6 @@ class SessionMachine:
         self._prefill.begin_route(base, len(lengths), first_costs or costs)
         return self._go_on(now)
 
-    def on_route_failed(self, now: float, route: int, suspects: Sequence[int] = ()) -> list[SessionAction]:
-        """Some stage did not open: asks for another route. (No pipeline at all: call `cancel`.)"""
-        if self.finished or not self._routing or route != self.route:
-            return []
-        return self._ask_route("peer_lost", suspects)
-
     def on_draft(self, now: float, guesses: tuple[Guess, ...]) -> list[SessionAction]:
         """Answer to the outstanding Draft."""
         asked = self._drafting.asked

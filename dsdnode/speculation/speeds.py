@@ -32,8 +32,6 @@ SECOND_HEDGE = 0.3
 """What another hedge brings, as a share of the first."""
 HEDGED_WINDOW = 1.5
 """Hedges fill the window too."""
-WORTH_A_DRAFT = 0.98
-"""Of plain decoding's time: what gains less is not worth drafting."""
 Survival = Sequence[float]
 """[m]: probability that a run of right guesses has at least m; [0] = 1, MAX_RUN + 1 values."""
 
@@ -282,19 +280,3 @@ def options(
             wider = min(MAX_WINDOW, block * ceil(HEDGED_WINDOW * window / block))
             cycle = stream_cycle(costs, survival, block, window, hedging or Hedging(), hedges)
             yield Plan("hedged", block, wider, hedges), cycle
-
-
-def best_plan(
-    costs: Costs,
-    acceptance_rate: float,
-    modes: Sequence[Mode] = ("plain", "rounds", "stream"),
-    draft_max: int = 8,
-    num_others: float = 0.0,
-) -> tuple[Plan, float]:
-    """The fastest of `options` and its tokens per second, for a constant acceptance rate; drafts must be worth it."""
-    found = list(options(costs, constant_survival(acceptance_rate), modes, range(1, draft_max + 1)))
-    plan, cycle = min(found, key=lambda option: option[1].token_s(num_others))
-    plain, plain_cycle = found[0]
-    if plain.mode == "plain" and cycle.token_s(num_others) > WORTH_A_DRAFT * plain_cycle.token_s(num_others):
-        plan, cycle = plain, plain_cycle
-    return plan, 1 / cycle.token_s()

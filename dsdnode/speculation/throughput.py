@@ -19,13 +19,15 @@ from dsdnode.speculation.estimates import Experience, PipelineCosts
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Mode, Plan, RouteCosts
 from dsdnode.speculation.realised import Stopwatch
-from dsdnode.speculation.speeds import WORTH_A_DRAFT, Cycle, options
+from dsdnode.speculation.speeds import Cycle, options
 
 MODES: tuple[Mode, ...] = ("plain", "rounds", "stream", "hedged")
 FIRST_BLOCK, FIRST_WINDOW = 2, 8
 MAX_FIRST_BLOCK = 4
 """Whatever the records promise: the draft model has not yet shown what it can do."""
 MAX_STEP = 2
+WORTH_A_DRAFT = 0.98
+"""Of plain decoding's time: what gains less is not worth drafting."""
 WORTH_A_CHANGE = 0.97
 WORTH_A_BLOCK = 0.99
 TOKENS_A_STEP = 4

@@ -65,7 +65,7 @@ class Peer:
         length = self.machine.on_open(now, route_number, index, len(route), lease_s, digests)
         if length is not None:
             self.route, self.index, self.watch.route = route, index, route_number
-            self.world.to_owner("on_opened", route_number, index, length)
+            self.world.to_owner("on_opened", route_number, index, length, route)
         self._set_timer()
 
     def on_block(self, block: Block, digests: bytes, tokens: tuple[int, ...], states: Any) -> None:
@@ -184,7 +184,7 @@ class Peer:
     def _set_timer(self) -> None:
         wakeup = self.machine.next_wakeup() if self.machine else None
         if wakeup is not None:
-            self.world.queue.after(max(0.0, wakeup - self.world.queue.now), self._tick, self.machine)
+            self.world.queue.at(wakeup, self._tick, self.machine)
 
     def _tick(self, machine: StageMachine) -> None:
         wakeup = machine.next_wakeup()

@@ -182,12 +182,11 @@ def test_a_new_route_that_has_it_all_is_given_the_last_token(alice: Alice) -> No
     assert numbers(sent) == (2, 0, 3, 3, 1, 3)
 
 
-def test_a_route_that_does_not_open_gives_way_to_the_next(alice: Alice) -> None:
-    alice.did(alice.machine.start(0.0))
-    (need,) = alice.did(alice.machine.on_route_failed(0.0, 0, [1]))
+def test_nobody_is_missed_in_a_route_that_is_being_replaced(alice: Alice) -> None:
+    alice.in_a_round()
+    (need,) = alice.did(alice.machine.on_peer_lost(0.0, [1]))
     assert (need.route, need.suspects) == (1, (1,))
-    assert alice.did(alice.machine.on_route_failed(0.0, 0)) == []
-    assert alice.did(alice.machine.on_peer_lost(0.0, [0])) == []  # it is being replaced already
+    assert alice.did(alice.machine.on_peer_lost(0.0, [0])) == []
 
 
 def test_without_the_draft_engine_the_reply_goes_on_plainly_until_it_is_back(alice: Alice) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from dsdnode.speculation import speeds
-from dsdnode.speculation.plan import Plan
+from dsdnode.speculation.plan import Mode, Plan
 from dsdnode.speculation.speeds import Costs, Hedging, constant_survival
+from dsdnode.speculation.throughput import WORTH_A_DRAFT
 from dsdnode.speculation.window import FixedPlan
 from tests.speculation.toy_stream import Ring, ring, run
 
@@ -111,21 +114,30 @@ def test_a_run_takes_what_its_blocks_take() -> None:
     assert times[-1] > speeds.run_s(costs, 39, 2, 32), "a small window has to wait for verdicts"
 
 
+def fastest(
+    costs: Costs, rate: float, modes: Sequence[Mode] = ("plain", "rounds", "stream"), num_others: float = 0.0
+) -> tuple[Plan, float]:
+    """And its tokens per second."""
+    found = speeds.options(costs, constant_survival(rate), modes, range(1, 9))
+    plan, cycle = min(found, key=lambda option: option[1].token_s(num_others))
+    return plan, 1 / cycle.token_s(num_others)
+
+
 def test_others_who_wait_make_deep_guesses_dear() -> None:
     costs = costs_of(CPU, 4, 10, num_hops=5)
-    alone, _ = speeds.best_plan(costs, 0.6)
-    crowded, _ = speeds.best_plan(costs, 0.6, num_others=4.0)
+    alone, _ = fastest(costs, 0.6)
+    crowded, _ = fastest(costs, 0.6, num_others=4.0)
     assert alone.mode == "stream"
     assert crowded.mode == "plain" or crowded.window < alone.window
 
 
-def test_the_best_plan_knows_a_hopeless_draft_and_a_good_one() -> None:
+def test_the_fastest_option_knows_a_hopeless_draft_and_a_good_one() -> None:
     cpu = costs_of(CPU, 2, 0, num_hops=3)
-    assert speeds.best_plan(cpu, 0.02)[0].mode == "plain"
-    assert speeds.best_plan(cpu, 0.0, ("plain", "rounds"))[0].mode == "plain"
-    plan, speed = speeds.best_plan(costs_of(GPU, 4, 50, num_hops=5), 0.9)
+    assert fastest(cpu, 0.02)[1] < speeds.plain_speed(cpu) / WORTH_A_DRAFT
+    assert fastest(cpu, 0.0, ("plain", "rounds"))[0].mode == "plain"
+    plan, speed = fastest(costs_of(GPU, 4, 50, num_hops=5), 0.9)
     assert plan.mode == "stream" and speed > 4 * speeds.plain_speed(costs_of(GPU, 4, 50, num_hops=5))
-    rounds, slower = speeds.best_plan(costs_of(GPU, 4, 50, num_hops=5), 0.9, ("plain", "rounds"))
+    rounds, slower = fastest(costs_of(GPU, 4, 50, num_hops=5), 0.9, ("plain", "rounds"))
     assert rounds.block == rounds.window > 4 and slower < speed
 
 

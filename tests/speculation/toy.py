@@ -88,8 +88,12 @@ class Queue:
         self._count = 0
 
     def after(self, delay_s: float, call: Callable[..., None], *arguments: Any) -> None:
+        self.at(self.now + delay_s, call, *arguments)
+
+    def at(self, when_s: float, call: Callable[..., None], *arguments: Any) -> None:
+        """To the last bit: a timer that is set by `after` may be a rounding error early."""
         self._count += 1
-        heapq.heappush(self._heap, (self.now + delay_s, self._count, call, arguments))
+        heapq.heappush(self._heap, (max(self.now, when_s), self._count, call, arguments))
 
     def run(self, until: Callable[[], bool], limit_s: float) -> bool:
         """False: nothing left to happen, or time is up, before `until` came true."""

@@ -132,8 +132,8 @@ class World:
         if peer in self._route and lost.route == self.owner.route:
             self._carry_out(self.owner.on_session_lost(self.queue.now, self._route.index(peer)))
 
-    def on_opened(self, route: int, index: int, length: int) -> None:
-        if route != self.owner.route:
+    def on_opened(self, route: int, index: int, length: int, peers: tuple[Peer, ...]) -> None:
+        if route != self.owner.route or peers is not self._route:
             return
         self._opened[index] = length
         if len(self._opened) == len(self._route):
@@ -156,7 +156,7 @@ class World:
                 self._let_go()
         wakeup = self.owner.next_wakeup()
         if wakeup is not None:
-            self.queue.after(max(0.0, wakeup - self.queue.now), self._tick)
+            self.queue.at(wakeup, self._tick)
 
     def _let_go(self) -> None:
         for peer in self._touched:
@@ -184,11 +184,11 @@ class World:
         return action.reason == "timeout" and peer.reachable and self.rng.random() < 0.7
 
     def _ask_to_open(self, action: NeedRoute, num_tries: int) -> None:
-        """Requests are repeated; who never answers costs the route."""
-        if action.route != self.owner.route or len(self._opened) == len(self._route):
+        """Requests are repeated; for who never answers another serves, under the same number."""
+        if self.owner.finished or action.route != self.owner.route or len(self._opened) == len(self._route):
             return
         if num_tries == 0:
-            self._carry_out(self.owner.on_route_failed(self.queue.now, action.route))
+            self._open(action)
             return
         for index, peer in enumerate(self._route):
             self._touched[peer] = None
