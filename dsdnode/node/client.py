@@ -22,6 +22,7 @@ from dsdnode.node.catalogue import Model, describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.living import TIMEOUT_S as PING_TIMEOUT_S
 from dsdnode.node.living import Pings
+from dsdnode.node.preference import by_preference
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.records import ProviderRecord
@@ -168,9 +169,7 @@ class Client:
                 asking.num_resumed += bool(asking.prompt_tokens)
 
     async def _choose_drafter(self, asking: Asking, failures: dict[bytes, _Failure]) -> bytes:
-        """In a conversation the last one, or the peer that we joined, or the freest; then who was full, or failed.
-
-        Those that were silent lately come behind the others.
+        """The one to be preferred (preference.py); when all were asked, who was full, or failed but once.
 
         Raises NoPipeline.
         """
@@ -180,16 +179,7 @@ class Client:
             for record in drafters:
                 self._rpc.transport.introduce(record.contact)
             last = self._last_drafter if asking.request.keep else b""
-            order = sorted(
-                drafters,
-                key=lambda r: (
-                    self._pings.is_silent(r.peer_id),
-                    r.peer_id != last,
-                    r.peer_id not in self._joined,
-                    -r.free_sessions,
-                    r.peer_id,
-                ),
-            )
+            order = by_preference(drafters, last, self._joined, self._pings.is_silent)
             fresh = [record.peer_id for record in order if record.peer_id not in failures]
             if fresh:
                 return fresh[0]
