@@ -6,12 +6,12 @@ import asyncio
 import signal
 import sys
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsdnode.cli import connect, render, replying
+from dsdnode.cli import connect, render, replying, slash
+from dsdnode.cli.conversation import Conversation
 from dsdnode.cli.lines import Lines, PipeLines, TerminalLines
 from dsdnode.cli.options import common_options, join_options, load
 from dsdnode.cli.replying import Replying
@@ -35,29 +35,12 @@ def chat(system: str, **flags: Any) -> None:
     asyncio.run(converse(load(flags), wanted, system))
 
 
-@dataclass(slots=True)
-class Chat:
-    """The state of one conversation."""
-
-    client: Client
-    wanted: Replying
-    system: str = ""
-    messages: list[dict[str, str]] = field(default_factory=list)
-    colors: bool = False
-    stats: dict[str, Any] = field(default_factory=dict)
-    """Of the last reply."""
-    num_replies: int = 0
-    num_tokens: int = 0
-    plain_tokens_per_second: float | None = None
-    """Of the last reply that was decoded without drafts: the only honest measure of a speed-up."""
-
-
 async def converse(settings: Resolved, wanted: Replying, system: str = "") -> None:
     """Read, answer, until the input ends or /bye. On a terminal a failed reply is told and the chat goes on."""
     terminal = sys.stdin.isatty()
     lines: Lines = TerminalLines(settings["data_dir"] / "history") if terminal else PipeLines(sys.stdin)
     async with connect.client(settings) as client:
-        state = Chat(client, wanted, system)
+        state = Conversation(client, wanted, system)
         if terminal:
             click.echo(await _greeting(client))
         while (text := await lines.read()) is not None:
@@ -78,10 +61,8 @@ async def _greeting(client: Client) -> str:
     return f"{names} · /help lists the commands, Ctrl-C stops a reply, Ctrl-D leaves"
 
 
-async def _turn(state: Chat, text: str, terminal: bool) -> bool:
+async def _turn(state: Conversation, text: str, terminal: bool) -> bool:
     """One line of input; False to leave."""
-    from dsdnode.cli import slash
-
     if not text.startswith("/"):
         if state.messages and state.messages[-1]["role"] == "user":
             state.messages.pop()  # it was never answered: two questions in a row confuse a model
@@ -115,7 +96,7 @@ async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-async def answer(state: Chat) -> None:
+async def answer(state: Conversation) -> None:
     """Stream the reply to the messages so far; what was said stays in the conversation, however the reply ended."""
     from dsdnode.node.client import Piece
 
@@ -134,7 +115,7 @@ async def answer(state: Chat) -> None:
             click.echo("" if text.endswith("\n") else "\n", nl=False)
         if threshold:  # cut short; relaxed is never silent
             _footer(render.relaxed_label({"threshold": threshold}))
-    _count(state)
+    state.count()
     _footer(render.stats_line(state.stats, state.plain_tokens_per_second))
 
 
@@ -143,13 +124,6 @@ def show(piece: Any, colors: bool) -> None:
     text = render.clean(piece.text) if sys.stdout.isatty() else piece.text
     drafted = colors and render.colors() and 0 < piece.num_accepted == len(piece.tokens)
     click.echo(f"{GREEN}{text}{RESET}" if drafted else text, nl=False, color=True if drafted else None)
-
-
-def _count(state: Chat) -> None:
-    state.num_replies += 1
-    state.num_tokens += state.stats.get("completion_tokens", 0)
-    if not state.stats.get("drafted"):
-        state.plain_tokens_per_second = state.stats.get("tokens_per_second")
 
 
 def _footer(line: str) -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dsdnode.cli import render
+from dsdnode.cli.conversation import Conversation
 from dsdnode.cli.replying import KNOBS
 from dsdnode.cli.report import peers_table
 from dsdnode.errors import BadInput, DsdError
-
-if TYPE_CHECKING:
-    from dsdnode.cli.chat import Chat
-
 
 SHOWN_POSITIONS = 16
 
@@ -43,7 +40,7 @@ HELP = (
 )
 
 
-async def obey(state: Chat, line: str) -> Then:
+async def obey(state: Conversation, line: str) -> Then:
     """Carry out one command; a mistake is told, and the chat goes on."""
     name, _, rest = line[1:].strip().partition(" ")
     command = COMMANDS.get(name)
@@ -65,13 +62,13 @@ def _close(typed: str, known: Iterable[str]) -> list[str]:
     return begins or difflib.get_close_matches(typed, names, n=1)
 
 
-async def _help(state: Chat, rest: str) -> Then:
+async def _help(state: Conversation, rest: str) -> Then:
     for name, purpose in HELP:
         click.echo(f"{name:<16} {purpose}")
     return Then.GO_ON
 
 
-async def _set(state: Chat, rest: str) -> Then:
+async def _set(state: Conversation, rest: str) -> Then:
     if not rest:
         return await _show(state, rest)
     key, _, value = rest.partition(" ")
@@ -88,7 +85,7 @@ async def _set(state: Chat, rest: str) -> Then:
     return Then.GO_ON
 
 
-async def _show(state: Chat, rest: str) -> Then:
+async def _show(state: Conversation, rest: str) -> Then:
     for knob in KNOBS:
         value = getattr(state.wanted, knob)
         click.echo(f"{knob:<12} {'-' if value is None or value == () else value}")
@@ -98,12 +95,12 @@ async def _show(state: Chat, rest: str) -> Then:
     return Then.GO_ON
 
 
-async def _peers(state: Chat, rest: str) -> Then:
+async def _peers(state: Conversation, rest: str) -> Then:
     click.echo(peers_table(await state.client.peers()))
     return Then.GO_ON
 
 
-async def _stats(state: Chat, rest: str) -> Then:
+async def _stats(state: Conversation, rest: str) -> Then:
     if not state.stats:
         click.echo("no reply yet")
         return Then.GO_ON
@@ -140,17 +137,17 @@ def _plans(changes: Any) -> str:
 _SHAPES: dict[str, Callable[[Any], str]] = {"pipeline": _pipeline, "by_position": _by_position, "plans": _plans}
 
 
-async def _system(state: Chat, rest: str) -> Then:
+async def _system(state: Conversation, rest: str) -> Then:
     state.system = rest
     return Then.GO_ON
 
 
-async def _clear(state: Chat, rest: str) -> Then:
+async def _clear(state: Conversation, rest: str) -> Then:
     state.messages.clear()
     return Then.GO_ON
 
 
-async def _retry(state: Chat, rest: str) -> Then:
+async def _retry(state: Conversation, rest: str) -> Then:
     if state.messages and state.messages[-1]["role"] == "assistant":
         state.messages.pop()
     if not state.messages:
@@ -158,11 +155,11 @@ async def _retry(state: Chat, rest: str) -> Then:
     return Then.REPLY
 
 
-async def _bye(state: Chat, rest: str) -> Then:
+async def _bye(state: Conversation, rest: str) -> Then:
     return Then.LEAVE
 
 
-COMMANDS: dict[str, Callable[[Chat, str], Awaitable[Then]]] = {
+COMMANDS: dict[str, Callable[[Conversation, str], Awaitable[Then]]] = {
     "help": _help,
     "set": _set,
     "show": _show,
