@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Generic, Protocol, TypeVar
 
 from dsdnode.net.port import Priority
 from dsdnode.sim.links import HEARTBEAT_TIMEOUT_S, Link, LinkSpec, Traffic
 from dsdnode.sim.loop import JumpingLoop
-from dsdnode.sim.transport import SimTransport
-from dsdnode.wire.messages import Contact
 
 
-class Network:
+class Host(Protocol):
+    """What the network asks of those at the ends of its links."""
+
+    id: bytes
+    region: str
+
+    def peers(self) -> list[bytes]:
+        """It has a connection with, each once."""
+
+    def links_to(self, peer: bytes) -> list[Link]: ...
+
+    def unlink(self, link: Link) -> None: ...
+
+    def lose(self, peer: bytes, why: str) -> None:
+        """Tell the node that the last connection to a peer is gone, if it is."""
+
+
+AnyHost = TypeVar("AnyHost", bound=Host)
+
+
+class Network(Generic[AnyHost]):
     """`link(region, region)` gives one direction's LinkSpec. All times are true ones: it goes by nobody's clock."""
 
     def __init__(self, loop: JumpingLoop, rng: Random, link: Callable[[str, str], LinkSpec]) -> None:
@@ -21,7 +40,7 @@ class Network:
         self.state_bytes = 0
         """Of one position's hidden states, where the engines carry smaller ones than they stand for; 0: as carried."""
         self.traffic = {priority: Traffic() for priority in Priority}
-        self.hosts: dict[bytes, SimTransport] = {}
+        self.hosts: dict[bytes, AnyHost] = {}
         self.ended: dict[bytes, bool] = {}
         """Silently, or with a goodbye of its connections?"""
         self._link = link
@@ -30,14 +49,9 @@ class Network:
         self._cuts: dict[frozenset[bytes], int] = {}
         self._apart: list[tuple[str, ...]] = []
 
-    def transport(
-        self, contact: Contact, region: str = "", *, up_bytes_s: float = 0.0, down_bytes_s: float = 0.0
-    ) -> SimTransport:
-        """A new host; 0 bytes a second: without limit."""
-        transport = SimTransport(self, contact, region, up_bytes_s, down_bytes_s)
-        self.hosts[transport.id] = transport
-        self._regions[transport.id] = region
-        return transport
+    def add(self, host: AnyHost) -> None:
+        self.hosts[host.id] = host
+        self._regions[host.id] = host.region
 
     def spec(self, sender: bytes, receiver: bytes) -> LinkSpec:
         key = self._regions.get(sender, ""), self._regions.get(receiver, "")

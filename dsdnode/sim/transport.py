@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextvars
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
@@ -28,16 +27,25 @@ from dsdnode.sim.links import (
     size_of,
     travel_s,
 )
+from dsdnode.sim.network import Network
 from dsdnode.wire.messages import Contact
-
-if TYPE_CHECKING:
-    from dsdnode.sim.network import Network
 
 
 class SimTransport:
-    """Implements net/port.py's Transport. `close` is what the end of its process is to the others."""
+    """Implements net/port.py's Transport. `close` is what the end of its process is to the others.
 
-    def __init__(self, network: Network, contact: Contact, region: str, up_bytes_s: float, down_bytes_s: float) -> None:
+    A new host of `network`; 0 bytes a second: without limit.
+    """
+
+    def __init__(
+        self,
+        network: Network[SimTransport],
+        contact: Contact,
+        region: str = "",
+        *,
+        up_bytes_s: float = 0.0,
+        down_bytes_s: float = 0.0,
+    ) -> None:
         self.contact = contact
         self.id = peer_id(contact.public_key)
         self.region = region
@@ -55,6 +63,7 @@ class SimTransport:
         self._banned: dict[bytes, float] = {}
         self._lost: list[tuple[contextvars.Context, Callable[[bytes, str], None]]] = []
         self.closed = False
+        network.add(self)
 
     # --- the port
 
@@ -129,7 +138,6 @@ class SimTransport:
         return [self._links[key] for key in ((peer, False), (peer, True)) if key in self._links]
 
     def peers(self) -> list[bytes]:
-        """It has a connection with, each once."""
         return list(dict.fromkeys(peer for peer, _ in self._links))
 
     def unlink(self, link: Link) -> None:
@@ -139,7 +147,6 @@ class SimTransport:
             self._num_dialled -= link.caller == self.id
 
     def lose(self, peer: bytes, why: str) -> None:
-        """Tell the node that the last connection to a peer is gone, if it is."""
         if not self.closed and not self.links_to(peer):
             for context, callback in self._lost:
                 context.copy().run(callback, peer, why)

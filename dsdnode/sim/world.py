@@ -70,7 +70,7 @@ class World:
         self.loop = loop
         self.scenario = scenario
         self.seed = seed
-        self.network = Network(loop, self.rng("network"), scenario.links.of)
+        self.network: Network[SimTransport] = Network(loop, self.rng("network"), scenario.links.of)
         self.network.state_bytes = scenario.pair.state_bytes
         self.scripts = Scripts()
         self.pair = _pair(scenario)
@@ -156,7 +156,7 @@ class World:
         address = f"tcp://{11 + (number >> 16 & 63)}.{number >> 8 & 255}.{number & 255}.1:29170"
         bytes_s = (bandwidth_mbit or self.scenario.links.bandwidth_mbit) * 125_000
         contact = Contact(identity.public_key, (address,))
-        return identity, self.network.transport(contact, region, up_bytes_s=bytes_s, down_bytes_s=bytes_s)
+        return identity, SimTransport(self.network, contact, region, up_bytes_s=bytes_s, down_bytes_s=bytes_s)
 
     def contacts(self, rng: Random) -> list[Contact]:
         """A few members that are up, for a newcomer."""

@@ -31,7 +31,7 @@ LATENCY_S = 0.01
 
 @dataclass
 class Pair:
-    network: Network
+    network: Network[SimTransport]
     alice: SimTransport
     bob: SimTransport
 
@@ -55,8 +55,8 @@ def tell(story: Callable[[Pair], Awaitable[Any]], spec: LinkSpec | None = None, 
     async def told() -> Any:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, JumpingLoop)
-        network = Network(loop, Random(1), lambda one, other: spec or LinkSpec(LATENCY_S))
-        ends = [network.transport(_contact(name), up_bytes_s=bytes_s, down_bytes_s=bytes_s) for name in "ab"]
+        network: Network[SimTransport] = Network(loop, Random(1), lambda one, other: spec or LinkSpec(LATENCY_S))
+        ends = [SimTransport(network, _contact(name), up_bytes_s=bytes_s, down_bytes_s=bytes_s) for name in "ab"]
         ends[0].introduce(ends[1].contact)
         return await story(Pair(network, *ends))
 
@@ -131,7 +131,7 @@ def test_into_a_cut_everything_is_lost_and_the_heartbeat_tells() -> None:
 
 def test_regions_that_are_parted_hear_nothing_of_each_other() -> None:
     async def story(pair: Pair) -> None:
-        carol = pair.network.transport(_contact("c"), "there")
+        carol = SimTransport(pair.network, _contact("c"), "there")
         carol.introduce(pair.bob.contact)
         carol.send(pair.bob.id, [b"hello"], Priority.CONTROL)
         await pair.hear()
@@ -200,7 +200,7 @@ def test_a_machine_that_is_back_is_dialled_anew() -> None:
         await pair.hear()
         pair.bob.end(silent=True)
         pair.say("lost")
-        pair.bob = pair.network.transport(pair.bob.contact)
+        pair.bob = SimTransport(pair.network, pair.bob.contact)
         pair.say("welcome back")
         assert (await pair.hear())[0] == "welcome back"
         await asyncio.sleep(HEARTBEAT_TIMEOUT_S + 1)

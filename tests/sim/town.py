@@ -71,7 +71,7 @@ class Town:
         self.loop = loop
         self.rng = Random(seed)
         self._one_way_s = one_way_s
-        self.network = Network(loop, Random(f"{seed}/network"), self._link)
+        self.network: Network[SimTransport] = Network(loop, Random(f"{seed}/network"), self._link)
         self.people: list[Townsman] = []
 
     def _link(self, one: str, other: str) -> LinkSpec:
@@ -85,7 +85,7 @@ class Town:
         identity = identity or Identity(self.rng.randbytes(32))
         address = address or f"{11 + (number >> 16)}.{number >> 8 & 255}.{number & 255}.1"
         contact = Contact(identity.public_key, (f"tcp://{address}:29170",))
-        return identity, self.network.transport(contact, f"region {self.rng.randrange(NUM_REGIONS)}")
+        return identity, SimTransport(self.network, contact, f"region {self.rng.randrange(NUM_REGIONS)}")
 
     def add(self, provides: bool) -> Townsman:
         """Not joined yet, but answering."""

@@ -44,7 +44,7 @@ class Roughness:
     delay_s: float = 0.0
 
 
-class RoughNetwork(Network):
+class RoughNetwork(Network[SimTransport]):
     """Rough to the protocol's notices alone: a request or a piece of text is lost only with its connection."""
 
     rough = Roughness()
@@ -52,13 +52,6 @@ class RoughNetwork(Network):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.counts: Counter[str] = Counter()
-
-    def transport(
-        self, contact: Contact, region: str = "", *, up_bytes_s: float = 0.0, down_bytes_s: float = 0.0
-    ) -> SimTransport:
-        transport = RoughTransport(self, contact, region, up_bytes_s, down_bytes_s)
-        self.hosts[transport.id] = transport
-        return transport
 
 
 class RoughTransport(SimTransport):
@@ -196,7 +189,10 @@ class Village:
             identity, _ = self._identity(f"client {number}")
             hidden = Contact(identity.public_key, ())
             client = Client(
-                self.network.transport(hidden), identity, self._contacts(), Random(f"{self.rng.random()} {number}")
+                RoughTransport(self.network, hidden),
+                identity,
+                self._contacts(),
+                Random(f"{self.rng.random()} {number}"),
             )
             await client.join(self._contacts())
             self.clients.append(client)
@@ -204,7 +200,7 @@ class Village:
     async def add(self, place: Place) -> Villager:
         """A member, new or back from the dead with nothing cached. Raises DsdError when it cannot join."""
         identity, contact = self._identity(place.name)
-        transport = self.network.transport(contact)
+        transport = RoughTransport(self.network, contact)
 
         async def shard(_: object) -> Engine:
             villager.shard = self.shard_engine(place)
