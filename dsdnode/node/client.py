@@ -114,11 +114,11 @@ class Client:
     async def peers(self) -> list[dict[str, Any]]:
         return await describe_peers(self._rpc, self._discovery)
 
-    async def _records(self, max_age_s: float = 0.0) -> list[ProviderRecord]:
+    async def _records(self, max_age_s: float = 0.0, *, thorough: bool = False) -> list[ProviderRecord]:
         loop = asyncio.get_running_loop()
         found_s, records = self._found
-        if not records or loop.time() > found_s + max_age_s:
-            records = await self._discovery.find_providers(MODELS_KEY)
+        if thorough or not records or loop.time() > found_s + max_age_s:
+            records = await self._discovery.find_providers(MODELS_KEY, thorough=thorough)
             self._found = loop.time(), records
         return records
 
@@ -173,8 +173,9 @@ class Client:
 
         Raises NoPipeline.
         """
+        thorough = False
         while True:
-            records = await self._records(0.0 if failures else RECENT_S)
+            records = await self._records(0.0 if failures or thorough else RECENT_S, thorough=thorough)
             drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == asking.model.tokenizer_hash]
             for record in drafters:
                 self._rpc.transport.introduce(record.contact)
@@ -186,7 +187,10 @@ class Client:
             offered = {record.peer_id for record in order}
             again = [peer for peer, failure in failures.items() if peer in offered and not failure.final]
             if not again:
-                raise _no_drafter(asking, failures)
+                if thorough:
+                    raise _no_drafter(asking, failures)
+                thorough = True  # those who answered first may not know of all
+                continue
             peer = min(again, key=lambda peer: not isinstance(failures[peer].error, Overloaded))
             if isinstance(failures[peer].error, Overloaded):
                 await asyncio.sleep(FULL_PAUSE_S)

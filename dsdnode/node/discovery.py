@@ -128,12 +128,13 @@ class Discovery:
         refused_by = self._rpc.transport.refused_by
         return bool(self._joins) and all(join.error and refused_by(peer) for peer, join in self._joins.items())
 
-    async def find_providers(self, key: bytes, timeout_s: float = FIND_TIMEOUT_S) -> list[ProviderRecord]:
+    async def find_providers(self, key: bytes, *, thorough: bool = False) -> list[ProviderRecord]:
         """Whoever is known under `key` here or at the peers closest to it; newest offer of each place, verified.
 
-        When time is up: what has been found so far.
+        Peers that are slow to answer are waited for only where nobody else knew of a provider, or if `thorough`: the
+        others may not know of all. When time is up: what has been found so far.
         """
-        lookup = await self._queries.lookup(key, FindProviders(key), timeout_s, settle=True)
+        lookup = await self._queries.lookup(key, FindProviders(key), FIND_TIMEOUT_S, settle=not thorough)
         newest: dict[tuple[Any, ...], ProviderRecord] = {}
         for record in [*lookup.records, *(record for record, _ in self.store.get(key, self._now()))]:
             if record.place not in newest or newest[record.place].sequence < record.sequence:
@@ -146,8 +147,12 @@ class Discovery:
         self._wake.set()
 
     async def publish(self, record: ProviderRecord) -> None:
-        """Provide this record alone, and return when it has been announced, or could not be in PUBLISH_TIMEOUT_S."""
+        """Provide this record alone, and return when others know."""
         self.provide(lambda: [record])
+        await self.announced()
+
+    async def announced(self) -> None:
+        """Return when what is provided now has been announced once, or could not be in PUBLISH_TIMEOUT_S."""
         await wait_until(self._providing.done, self._now() + PUBLISH_TIMEOUT_S)
 
     def changed(self) -> None:

@@ -55,7 +55,7 @@ class Organs:
 
 
 class Node:
-    """`await Node.start(config)`: ready when it returns."""
+    """`await Node.start(config)`: ready when it returns, and known to those who will be asked for it."""
 
     def __init__(
         self, config: NodeConfig, identity: Identity, transport: Transport, organs: Organs, rng: Random
@@ -91,6 +91,8 @@ class Node:
         node = cls(config, identity, transport, organs, secrets.SystemRandom())
         try:
             await node.run(contacts)
+            if node._offers:
+                await node.discovery.announced()
         except BaseException:
             await node.close()
             raise

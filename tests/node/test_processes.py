@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 
 from dsdnode.cli import control
+from dsdnode.config import NodeConfig
+from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import NoPipeline
 from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
+from dsdnode.node.node import Node
 from tests.node.processes import Daemon, Swarm, run, swarm
 
 REQUEST = GenerateRequest(
@@ -44,6 +48,10 @@ async def reply(join: str, hurt: Callable[[], Awaitable[None]] | None = None) ->
     raise AssertionError("a reply ends with Finished")
 
 
+def config(data_dir: Path, roles: tuple[str, ...], joins: tuple[str, ...] = ()) -> NodeConfig:
+    return NodeConfig(roles=roles, listen="tcp://127.0.0.1:0", joins=joins, data_dir=data_dir, threads=1)
+
+
 async def serving(daemons: Sequence[Daemon]) -> Daemon:
     """Which of these replicas has the session?"""
     for daemon in daemons:
@@ -64,6 +72,18 @@ async def test_a_shard_peer_is_killed_and_a_replica_goes_on(real: Swarm) -> None
     text, finished = await reply(join, kill)
     assert text == expected
     assert finished.stats["recoveries"] >= 1
+
+
+async def test_who_is_ready_is_known(tmp_path: Path) -> None:
+    alice = await Node.start(config(tmp_path / "alice", roles=("bootstrap",)))
+    try:
+        bob = await Node.start(config(tmp_path / "bob", roles=("drafter",), joins=(alice.join,)))
+        # Nothing is awaited in between: alice knew before bob was said to be ready.
+        records = [record for record, _ in alice.discovery.store.get(MODELS_KEY, asyncio.get_running_loop().time())]
+        await bob.close()
+    finally:
+        await alice.close()
+    assert [(record.role, record.contact) for record in records] == [("drafter", bob.discovery.contact)]
 
 
 async def test_the_worker_of_a_shard_is_killed(real: Swarm) -> None:

@@ -1,0 +1,66 @@
+"""Alice asks a swarm in which one peer is slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.errors import NoPipeline
+from dsdnode.identity import Identity
+from dsdnode.net.port import Priority
+from dsdnode.node.client import Client, GenerateRequest
+from dsdnode.wire.messages import Contact, Refused
+from dsdnode.wire.records import sign_record
+from dsdnode.wire.replies import Generate
+from tests.node import jumping
+from tests.node.town import Refusing, Town
+
+SLOW_S = 1.0
+
+
+class Slow(Refusing):
+    """What bob, the first of the town, has to say takes a second."""
+
+    def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
+        if self.contact.public_key == Identity((1).to_bytes(32, "big")).public_key:
+            asyncio.get_running_loop().call_later(SLOW_S, super().send, peer, frames, priority)
+        else:
+            super().send(peer, frames, priority)
+
+
+async def says_no(peer: bytes, message: Generate, buffers: Sequence[bytes]) -> Any:
+    return Refused("dave says no"), ()
+
+
+def test_a_drafter_that_only_a_slow_peer_knows_of_is_asked_before_alice_hears_that_there_is_none() -> None:
+    async def story() -> None:
+        async with Town(kind=Slow) as town:
+            bob = town.begin("bob", offers=False)
+            carol = town.begin("carol", "bob", offers=False)
+            carol.discovery.provide(lambda: [carol.offer(0, 8)])
+            dave = town.begin("dave", offers=False)
+            dave.rpc.on_request(Generate, says_no)
+            await asyncio.sleep(20)
+            drafts = msgspec.structs.replace(dave.offer(0, 2, "ef" * 32), role="drafter", sequence=1)
+            now = asyncio.get_running_loop().time()
+            bob.discovery.store.put(MODELS_KEY, drafts, sign_record(dave.identity, drafts), now)
+
+            alice = Identity(b"a" * 32)
+            transport = Slow(town.hub, Contact(alice.public_key, ()))
+            transport.silent, transport.rng = town.silent, town.rng
+            town.hub.transports[alice.peer_id] = transport
+            client = Client(transport, alice, [carol.contact], town.rng)
+            await client.join([carol.contact])
+            try:
+                with pytest.raises(NoPipeline, match="dave says no"):
+                    async for _ in client.generate(GenerateRequest(prompt="hello")):
+                        raise AssertionError("dave has nothing else to say")
+            finally:
+                await client.close()
+
+    jumping.run(story())
