@@ -44,7 +44,8 @@ def choose_in_turn(others: Sequence[ProviderRecord], own: ProviderRecord, capaci
     """The layers for `own`, which is not settled, among others that are not: they may all have come at once.
 
     As if they had come one after the other, by peer id: whoever claims layers that are taken by then chooses anew.
-    Claims that touch no other stay. All who know of each other come to the same end.
+    Claims that touch no other stay, and so do those that could not bring a pipeline closer to whole by moving. All who
+    know of each other come to the same end.
     """
     taken = [record for record in others if record.settled]
     claims = sorted([own, *(record for record in others if not record.settled)], key=lambda record: record.peer_id)
@@ -52,7 +53,11 @@ def choose_in_turn(others: Sequence[ProviderRecord], own: ProviderRecord, capaci
         span = (claim.start, claim.end)
         known = [*taken, *(later for later in claims[index + 1 :] if not any(_overlap(later, one) for one in taken))]
         if any(_overlap(claim, record) for record in taken):
-            span = choose_layers(known, own.num_layers, capacity_layers if claim is own else _size(span))
+            instead = choose_layers(known, own.num_layers, capacity_layers if claim is own else _size(span))
+            ranges = [(record.start, record.end) for record in known]
+            lacking = num_missing([*ranges, span], own.num_layers)
+            if not lacking or lacking > num_missing([*ranges, instead], own.num_layers):
+                span = instead
         if claim is own:
             return span
         taken.append(msgspec.structs.replace(claim, start=span[0], end=span[1]))
@@ -66,6 +71,11 @@ def _overlap(one: ProviderRecord, other: ProviderRecord) -> bool:
 def is_covered(ranges: Iterable[Range], num_layers: int) -> bool:
     """Do some of them, end to end, make the whole model?"""
     return num_layers in _ends(ranges)
+
+
+def num_missing(ranges: Iterable[Range], num_layers: int) -> int:
+    """Layers that the pipeline closest to whole lacks."""
+    return sum(map(_size, _missing(set(ranges), (0, num_layers))))
 
 
 def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_failed: int) -> str:
