@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.engine.llama_api import llama_cpp
-from dsdnode.engine.tokenizer import MAX_TEXT_BYTES, ChatTemplate, Control, Message
+from dsdnode.engine.tokenizer import MAX_TEXT_BYTES, ChatTemplate, Control, Message, RunCutter
 from dsdnode.errors import BadInput, ModelRefused
 
-_TYPE_NONE = 0
-_CONTROL, _LSTRIP, _RSTRIP = 1 << 3, 1 << 7, 1 << 8
+_TYPE_NONE, _TYPE_BPE = 0, 2
+"""llama_vocab_type"""
+_UNKNOWN, _CONTROL, _USER_DEFINED, _LSTRIP, _RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 """llama_token_attr"""
 _PIECE_BYTES = 1024
 
@@ -24,7 +26,8 @@ class LlamaVocab:
 
     def __init__(self, vocab: Any, template_source: str | None) -> None:
         """`vocab`: llama.cpp's pointer. Raises ModelRefused when there is no tokenizer: in a shard."""
-        if int(llama_cpp.llama_vocab_type(vocab)) == _TYPE_NONE:
+        kind = int(llama_cpp.llama_vocab_type(vocab))
+        if kind == _TYPE_NONE:
             raise ModelRefused("the model file has no tokenizer: a shard needs none, but a draft model does")
         self._vocab = vocab
         self.size = int(llama_cpp.llama_vocab_n_tokens(vocab))
@@ -32,6 +35,8 @@ class LlamaVocab:
         self._add_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab)) and self._bos >= 0
         self._template_source = template_source
         self._template: ChatTemplate | None = None
+        self._has_regex = kind == _TYPE_BPE
+        """The other kinds split nothing with regular expressions, and begin every text with a space of their own."""
 
     @property
     def has_template(self) -> bool:
@@ -72,9 +77,13 @@ class LlamaVocab:
         return ids
 
     def _tokenize(self, text: str, parse_special: bool) -> NDArray[np.int32]:
-        data = text.encode("utf-8", "replace")
-        if len(data) > MAX_TEXT_BYTES:
+        if len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
             raise BadInput(f"the text is longer than {MAX_TEXT_BYTES} bytes")
+        parts = self._cutter.cut(text) if self._has_regex else [text]
+        ids = [self._tokenize_part(part.encode("utf-8", "replace"), parse_special) for part in parts]
+        return np.concatenate(ids) if ids else np.empty(0, np.int32)
+
+    def _tokenize_part(self, data: bytes, parse_special: bool) -> NDArray[np.int32]:
         capacity = len(data) + 16
         for _ in range(2):
             ids = (llama_cpp.llama_token * capacity)()
@@ -83,6 +92,13 @@ class LlamaVocab:
                 return np.frombuffer(ids, np.int32, count).copy() if count else np.empty(0, np.int32)
             capacity = -int(count)
         raise BadInput("the text cannot be tokenized")
+
+    @cached_property
+    def _cutter(self) -> RunCutter:
+        """Knows every token that is found in a text as a whole, before it is split."""
+        whole = _UNKNOWN | _CONTROL | _USER_DEFINED
+        attributes = (int(llama_cpp.llama_vocab_get_attr(self._vocab, token)) for token in range(self.size))
+        return RunCutter(self._text(token) for token, attribute in enumerate(attributes) if attribute & whole)
 
     def _controls(self) -> dict[str, Control]:
         controls = {}

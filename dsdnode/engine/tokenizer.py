@@ -32,6 +32,11 @@ MAX_TEMPLATE_CHARACTERS = 1 << 18
 _GUARD = "\ufdd0"
 """A noncharacter: Unicode reserves it for a program's own use."""
 
+MAX_RUN = 1024
+"""Characters. std::regex died of 26,000 with a stack of 8 MiB, whatever the expression and the script."""
+_LONG_RUN = re.compile(rf"[^ \t-\r]{{{MAX_RUN + 1},}}|[\s\x1c-\x1f\u180e\u200b\ufeff]{{{MAX_RUN + 1},}}")
+"""Without what every expression takes for white space, or of nothing but what one might."""
+
 Message = tuple[str, str]
 """(role, content)"""
 
@@ -147,6 +152,39 @@ def _refuse(message: object) -> None:
 
 def _brief(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+
+
+class RunCutter:
+    """Cuts a text so that no part has a run of more than 2 MAX_RUN characters without, or all of, white space.
+
+    llama.cpp splits a text for most BPE vocabularies with std::regex, whose recursion is as deep as a match is long: a
+    pasted base64 blob ends the process. All of these expressions break between white space and what follows it, so a
+    text of usual words is one part, with the ids that it always had; in a longer run, ids change where it is cut.
+    """
+
+    def __init__(self, whole: Iterable[str]) -> None:
+        """`whole`: texts of tokens that are not to be cut (control tokens, if the text may have them)."""
+        texts = sorted({text for text in whole if len(text) > 1}, key=lambda text: (-len(text), text))
+        self._whole = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+        self._longest = len(texts[0]) if texts else 0
+
+    def cut(self, text: str) -> list[str]:
+        """Parts that make up `text`."""
+        parts, start = [], 0
+        for run in _LONG_RUN.finditer(text):
+            at = run.start() + MAX_RUN
+            while at < run.end():
+                at = self._before_whole(text, max(start, run.start()), at)
+                parts.append(text[start:at])
+                start, at = at, at + MAX_RUN
+        return [part for part in (*parts, text[start:]) if part]
+
+    def _before_whole(self, text: str, start: int, at: int) -> int:
+        """`at`, or where a token begins, behind `start`, that a cut there would go through."""
+        for match in self._whole.finditer(text, max(start, at - self._longest), at + self._longest):
+            if start < match.start() < at < match.end():
+                return match.start()
+        return at
 
 
 class Detokenizer:
