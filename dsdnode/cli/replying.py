@@ -130,7 +130,7 @@ def stops(texts: Sequence[str]) -> tuple[str, ...]:
 replying_options = chain(
     click.option("-m", "--model", metavar="NAME", help="Which model, when the swarm serves several."),
     click.option("--max-tokens", metavar="N", help="End the reply after so many tokens (512)."),
-    click.option("--temperature", metavar="T", help="0 is greedy (0)."),
+    click.option("--temperature", metavar="T", help="0 is greedy, and so is all below 0.001 (0)."),
     click.option("--top-k", metavar="K", help="Draw among the K likeliest (0: all)."),
     click.option("--top-p", metavar="P", help="Draw among the likeliest that make up P (1: all)."),
     click.option("--min-p", metavar="P", help="Draw among those with P times the top probability (0: all)."),

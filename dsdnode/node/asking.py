@@ -123,7 +123,7 @@ class Asking:
             prompt_tokens=self.prompt_tokens or tuple(asked.prompt_tokens or ()),
             tokens=tuple(self.tokens),
             model=self.model.model_id,
-            sampling=wire.WireSampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed),
+            sampling=_sampling(asked),
             max_tokens=asked.max_tokens,
             stop=tuple(asked.stop),
             draft_max=-1 if asked.draft_max is None else asked.draft_max,
@@ -192,6 +192,12 @@ class Asking:
             stats["time_to_first_token_s"] = first_s - self._started_s
             stats["tokens_per_second"] = (num_last - num_first) / took_s if took_s > 0 else None
         return stats
+
+
+def _sampling(asked: GenerateRequest) -> wire.WireSampling:
+    """A temperature too small to make a difference is 0: programs write 1e-5 where 0 used to be refused."""
+    temperature = 0.0 if 0 < asked.temperature < wire.MIN_TEMPERATURE else asked.temperature
+    return wire.WireSampling(temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
 
 
 def _ids(buffers: Sequence[bytes]) -> tuple[int, ...]:

@@ -23,6 +23,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.wire.messages import MIN_TEMPERATURE
+
 Logits = NDArray[np.float32]
 Words = NDArray[np.uint32]
 Ids = NDArray[np.intp]
@@ -39,7 +41,7 @@ _ROUNDING: Final = np.float32(2**-22)
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Greedy is the case temperature == 0. `top_k` 0, `top_p` 1, `min_p` 0: no filter."""
+    """How tokens are drawn: greedily below MIN_TEMPERATURE. `top_k` 0, `top_p` 1, `min_p` 0: no filter."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -51,7 +53,7 @@ class Sampling:
 def draw(logits: Logits, position: int, sampling: Sampling) -> int:
     """The token at `position`, given the logits [vocab_size] of the position before it."""
     logits, best = _clean(logits)
-    if sampling.temperature <= 0:
+    if sampling.temperature < MIN_TEMPERATURE:
         return best
     return _contest(logits, position, sampling, best, (best,))[0]
 
@@ -63,7 +65,7 @@ def draw_two(logits: Logits, position: int, sampling: Sampling) -> tuple[int, in
     """
     logits, best = _clean(logits)
     second = _second_best(logits, best)
-    if sampling.temperature <= 0 or logits[second] == -np.inf:
+    if sampling.temperature < MIN_TEMPERATURE or logits[second] == -np.inf:
         return best, second
     ranking = _contest(logits, position, sampling, best, (best, second))
     if len(ranking) == 1:

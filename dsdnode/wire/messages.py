@@ -19,6 +19,9 @@ MAX_STAGES = 64
 WIRE_TYPES = ("f32", "f16", "q8")
 """In which hidden states travel (wire/tensors.py)."""
 MAX_BLOCK_POSITIONS = 1024
+MIN_TEMPERATURE = 1e-3
+"""A smaller one is greedy decoding under another name (a token .02 behind in logits has a chance of 2e-9), and so small
+ones overflow: 1 / 1e-40 is infinite in float32."""
 MAX_POSITIONS = 1 << 20
 
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -121,13 +124,17 @@ class Stored(Message, frozen=True, tag=15):
 
 
 class WireSampling(msgspec.Struct, frozen=True, array_like=True):
-    """How the judge draws (speculation/sampling.py); greedy is temperature 0."""
+    """How the judge draws (speculation/sampling.py). `temperature` is 0 (greedy) or at least MIN_TEMPERATURE."""
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 0.0
     top_k: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+
+    def __post_init__(self) -> None:
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise ValueError(f"a temperature of {self.temperature:g}: it is 0 or at least {MIN_TEMPERATURE:g}")
 
 
 class WireAcceptance(msgspec.Struct, frozen=True, array_like=True):

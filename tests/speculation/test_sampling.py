@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dsdnode.speculation.sampling import (
@@ -19,6 +20,7 @@ from dsdnode.speculation.sampling import (
     probabilities,
     probability,
 )
+from dsdnode.wire.messages import MIN_TEMPERATURE, WireSampling
 
 NOISE_VECTORS = [  # (seed, position, token) -> word; any other implementation must give these
     ((0, 0, 0), 0xF8BF0824),
@@ -206,3 +208,39 @@ def test_most_likely_are_the_softmax_and_its_entropy() -> None:
     assert entropy == pytest.approx(-sum(p * math.log(p) for p in exact if p) / math.log(5))
     assert most_likely(np.zeros(9, np.float32), 2)[2] == pytest.approx(1.0)
     assert most_likely(np.array([0, 200], np.float32), 2)[2] == pytest.approx(0.0)
+
+
+EDGES = [0.0, -0.0, 5e-324, 1e-45, 1e-40, 2.94e-39, 1e-38, 1e-5, 0.000999, MIN_TEMPERATURE, 1e-2, 1.0, 100.0]
+WILD = st.floats(width=32) | st.sampled_from([0.0, -0.0, 3.4e38, -3.4e38, math.inf, -math.inf, math.nan])
+
+
+@given(
+    st.sampled_from(EDGES) | st.floats(0, 100),
+    st.lists(WILD, min_size=1, max_size=12),
+    st.integers(0, 14),
+    st.floats(0, 1, exclude_min=True),
+    st.floats(0, 1),
+    st.integers(0, 2**63 - 1),
+)
+@example(1e-40, [1.0, 1.0, 0.0], 0, 1.0, 0.0, 0)
+@example(MIN_TEMPERATURE, [3.4e38, -3.4e38], 2, 5e-324, 5e-324, 1)
+def test_every_value_that_may_travel_draws_a_token(
+    temperature: float, values: list[float], top_k: int, top_p: float, min_p: float, seed: int
+) -> None:
+    """One poisoned request ended every judge, one after the other: no combination that passes the wire's types may
+    raise, whatever a broken model says; and what is too small to pass is greedy."""
+    logits, sampling = np.array(values, np.float32), Sampling(temperature, top_k, top_p, min_p, seed)
+    with np.errstate(all="ignore"):
+        token, (first, second) = draw(logits, 7, sampling), draw_two(logits, 7, sampling)
+    assert token == first and {token, second} <= set(range(len(logits)))
+    try:
+        msgspec.convert([temperature, top_k, top_p, min_p, seed], WireSampling, strict=True)
+    except msgspec.ValidationError:
+        assert 0 < temperature < MIN_TEMPERATURE
+        assert token == draw(logits, 7, Sampling())
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 0.000999, -1e-9, 100.1, math.inf, math.nan, "1", None])
+def test_no_other_temperature_travels(temperature: object) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert([temperature], WireSampling, strict=True)
