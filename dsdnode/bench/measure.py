@@ -11,8 +11,8 @@ from typing import Any
 from dsdnode.bench.config import BenchConfig
 from dsdnode.bench.schemes import Scheme
 from dsdnode.bench.swarm import Swarm
+from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.errors import DsdError
-from dsdnode.node.client import Client, Finished, GenerateRequest
 
 Ask = Callable[[Path, str], Awaitable[Any]]
 """One question to the daemon of a data dir: `status`."""

@@ -19,10 +19,10 @@ from dsdnode.bench.measure import Ask, Laboratory, Measured, Reply
 from dsdnode.bench.oracle import Oracle
 from dsdnode.bench.prompts import Prompt, of_length, read_prompts
 from dsdnode.bench.swarm import Swarm, swarm
+from dsdnode.client.client import Client
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.errors import BadInput
 from dsdnode.models import demo_target
-from dsdnode.node.client import Client
 from dsdnode.speculation.sampling import Sampling
 
 MAX_CONTEXT_TOKENS = 4096

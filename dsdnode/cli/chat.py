@@ -19,7 +19,7 @@ from dsdnode.cli.settings import Resolved
 from dsdnode.errors import DsdError
 
 if TYPE_CHECKING:
-    from dsdnode.node.client import Client
+    from dsdnode.client.client import Client
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
@@ -98,7 +98,7 @@ async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
 
 async def answer(state: Conversation) -> None:
     """Stream the reply to the messages so far; what was said stays in the conversation, however the reply ended."""
-    from dsdnode.node.client import Piece
+    from dsdnode.client.client import Piece
 
     system = [{"role": "system", "content": state.system}] if state.system else []
     text, threshold = "", 0.0

@@ -12,13 +12,13 @@ from dsdnode.config import read_joins
 from dsdnode.errors import NotRunning, PeerUnavailable
 
 if TYPE_CHECKING:
-    from dsdnode.node.client import Client
+    from dsdnode.client.client import Client
 
 
 @contextlib.asynccontextmanager
 async def client(settings: Resolved) -> AsyncIterator[Client]:
     """A peer of our own for as long as the context lasts. Raises NotRunning when no swarm is known or answers."""
-    from dsdnode.node.client import Client
+    from dsdnode.client.client import Client
 
     joins, swarm_key, remembered = await _find(settings)
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dsdnode.cli.replying import Replying
 
 if TYPE_CHECKING:
-    from dsdnode.node.client import Client
+    from dsdnode.client.client import Client
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, MAX_DRAFT, parse_thre
 from dsdnode.errors import BadInput
 
 if TYPE_CHECKING:
-    from dsdnode.node.client import GenerateRequest
+    from dsdnode.client.client import GenerateRequest
 
 MAX_TOKENS = 1 << 20
 MAX_STOPS = 16
@@ -51,7 +51,7 @@ class Replying:
         keep: bool = False,
     ) -> GenerateRequest:
         """One of the three is given. The seed is settled here, so that it can be told."""
-        from dsdnode.node.client import GenerateRequest
+        from dsdnode.client.client import GenerateRequest
 
         return GenerateRequest(
             messages=messages,

@@ -15,7 +15,7 @@ from dsdnode.cli.settings import Resolved
 from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
-    from dsdnode.node.client import GenerateRequest
+    from dsdnode.client.client import GenerateRequest
 
 MAX_PROMPT_BYTES = 1 << 20
 MAX_PROMPT_TOKENS = 1 << 20
@@ -98,7 +98,7 @@ async def reply_once(settings: Resolved, request: GenerateRequest, as_json: bool
 
 
 def _take(reply: Reply, event: Any, as_json: bool) -> None:
-    from dsdnode.node.client import Piece
+    from dsdnode.client.client import Piece
 
     if not isinstance(event, Piece):
         reply.finish_reason, reply.stats = event.reason, dict(event.stats)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from dsdnode.client.client import Client
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import short_id
-from dsdnode.node.client import Client
 from dsdnode.sim.question import Question
 from dsdnode.sim.scenario import Group, Links, LinkTerms, Pair
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord

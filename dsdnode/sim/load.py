@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from dsdnode.client.client import FULL_PAUSE_S, Client, Finished, GenerateRequest
+from dsdnode.client.request import Asking
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
-from dsdnode.node.asking import Asking
-from dsdnode.node.client import FULL_PAUSE_S, Client, Finished, GenerateRequest
 from dsdnode.node.living import Pings
 from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at

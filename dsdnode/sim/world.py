@@ -10,11 +10,11 @@ from hashlib import blake2b
 from pathlib import Path
 from random import Random
 
+from dsdnode.client.client import Client
 from dsdnode.config import NodeConfig
 from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import Identity
-from dsdnode.node.client import Client
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.node import Node, Organs
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, Cost, ScriptedEngine, Scripts

@@ -133,7 +133,7 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
         async def close(self) -> None:
             script.closed += 1
 
-    monkeypatch.setattr("dsdnode.node.client.Client", ScriptedClient)
+    monkeypatch.setattr("dsdnode.client.client.Client", ScriptedClient)
     return script
 
 

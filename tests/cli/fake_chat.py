@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from dsdnode.cli.main import main
-from dsdnode.node import client
-from dsdnode.node.client import Finished, GenerateRequest, Piece
+from dsdnode.client import client
+from dsdnode.client.client import Finished, GenerateRequest, Piece
 from tests.cli.conftest import MODELS, STATS
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dsdnode.client.client import Finished, Piece
 from dsdnode.errors import NoPipeline
-from dsdnode.node.client import Finished, Piece
 from tests.cli.conftest import JOIN, STATS, Result, Swarm
 
 Call = Callable[..., Result]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from dsdnode.client.client import Finished, Piece
 from dsdnode.config import DEFAULT_THRESHOLD
 from dsdnode.errors import NoPipeline, PeerUnavailable
-from dsdnode.node.client import Finished, Piece
 from tests.cli.conftest import CTRL_C, JOIN, ROOT, STATS, Result, Swarm
 
 Call = Callable[..., Result]

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from dsdnode.cli.logs import set_up
+from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.config import NodeConfig
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.models.problems import problems
-from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.node.node import Node
 from dsdnode.speculation.sampling import Sampling
 from tests.node.reference import Alone, WholeModel

@@ -16,11 +16,11 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.cli.logs import set_up
+from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf_header import FLOAT32, STRING, UINT32, Value, read_header
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.models import demo_target
-from dsdnode.node.client import Client, GenerateRequest, Piece
 from dsdnode.node.drafter import DrafterHost
 from dsdnode.node.generate import Reply
 from dsdnode.node.node import Node

@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from dsdnode.cli.logs import set_up
-from dsdnode.node.client import GenerateRequest
+from dsdnode.client.client import GenerateRequest
 from dsdnode.sim.loop import run
 from dsdnode.speculation import prefill
 from tests.node.rough import RoughHub

@@ -20,8 +20,8 @@ from typing import Any
 
 from dsdnode.cli import control
 from dsdnode.cli.logs import set_up
+from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.errors import DsdError
-from dsdnode.node.client import Client, Finished, GenerateRequest
 from tests.node.processes import Daemon, Swarm, swarm
 
 REQUEST = GenerateRequest(prompt="Once there was a number", max_tokens=250, temperature=50.0, draft_max=2)

@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 
 from dsdnode.cli.logs import set_up
+from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.models.problems import Problem, is_right, problems
-from dsdnode.node.client import Client, GenerateRequest
 from tests.node.exactness import reply, swarm
 
 SEED = 20_260

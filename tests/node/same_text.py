@@ -23,6 +23,7 @@ from random import Random
 from typing import Any
 
 from dsdnode.cli.logs import set_up
+from dsdnode.client.client import Finished, GenerateRequest
 from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.engine.gguf import cut
 from dsdnode.engine.ipc import EngineOptions
@@ -32,7 +33,6 @@ from dsdnode.engine.port import Chunk, Output, ShardInfo
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import EngineLost
 from dsdnode.models import demo_draft, demo_target
-from dsdnode.node.client import Finished, GenerateRequest
 from dsdnode.sim import loop as jumping
 from dsdnode.speculation.sampling import Sampling
 from tests.node.exactness import NUM_LAYERS, compare, rendered

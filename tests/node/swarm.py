@@ -9,11 +9,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.config import NodeConfig
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
-from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.node import Node, Organs
 from dsdnode.wire.messages import Contact

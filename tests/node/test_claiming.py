@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
+from dsdnode.client.client import GenerateRequest
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.fake import fake_text
 from dsdnode.node.claiming import claim_layers
-from dsdnode.node.client import GenerateRequest
 from dsdnode.node.discovery import Discovery
 from dsdnode.placement.layers import Range
 from dsdnode.wire.records import ProviderRecord

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from dsdnode.client.client import Finished, GenerateRequest, Piece
 from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded
-from dsdnode.node.client import Finished, GenerateRequest, Piece
 from tests.node import jumping
 from tests.node.rough import RoughHub
 from tests.node.swarm import DRAFT, TARGET, FakeSwarm, fake_swarm, tokens_of

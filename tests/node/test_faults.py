@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import structlog
 
+from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import NoPipeline, Overloaded, PeerUnavailable
-from dsdnode.node.client import Client, Finished, GenerateRequest
 from dsdnode.node.sessions import SEQUENCES_PER_SESSION
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsdnode.node.client import GenerateRequest
+from dsdnode.client.client import GenerateRequest
 from tests.node import jumping
 from tests.node.rough import RoughHub
 from tests.node.swarm import fake_swarm, tokens_of

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
-from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.node.turns import SHARED_POSITIONS
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping

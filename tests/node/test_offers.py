@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.fake import FakeEngine, FakeModel
-from dsdnode.node.client import Client, GenerateRequest
 from dsdnode.node.offers import REPEAT_S, Offer, measure_links
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import MAX_ROUND_TRIPS, ProviderRecord, RoundTrip

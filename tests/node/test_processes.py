@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from dsdnode.cli import control
+from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.config import NodeConfig
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import NoPipeline
-from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.node.node import Node
 from tests.node.processes import Daemon, Swarm, run, swarm
 

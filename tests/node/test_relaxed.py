@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsdnode.client.client import GenerateRequest
 from dsdnode.engine.fake import FakeTextEngine, fake_text
-from dsdnode.node.client import GenerateRequest
 from dsdnode.speculation.acceptance import NUM_TOP
 from dsdnode.speculation.key_tokens import KeyTokens
 from dsdnode.speculation.sampling import Sampling, draw

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import NoPipeline
-from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.speculation.sampling import Sampling
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm, tokens_of
 

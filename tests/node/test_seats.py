@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.node import routes
 from dsdnode.node.catalogue import models_of
-from dsdnode.node.client import Client, GenerateRequest
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
 from tests.node.swarm import TARGET, FakeSwarm, tokens_of

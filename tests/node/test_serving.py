@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import NoPipeline
-from dsdnode.node.client import Client, GenerateRequest, Piece
 from tests.node import jumping
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
-from dsdnode.node.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm

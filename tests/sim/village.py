@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from dsdnode.client.client import Client
 from dsdnode.config import NodeConfig, Timeouts
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.engine.port import Chunk, Engine, Output, TextEngine
 from dsdnode.errors import DsdError, Overloaded
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.port import Priority
-from dsdnode.node.client import Client
 from dsdnode.node.node import Node, Organs
 from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.loop import JumpingLoop, clock

@@ -15,10 +15,10 @@ from unittest.mock import patch
 
 import structlog
 
+from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import DsdError
 from dsdnode.node import generate
-from dsdnode.node.client import Client, Finished, GenerateRequest
 from dsdnode.node.routes import PARKED_S
 from dsdnode.sim.loop import JumpingLoop, Unreal, run
 from dsdnode.speculation.sampling import Sampling

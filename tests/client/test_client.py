@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import Identity
 from dsdnode.net.port import Priority
-from dsdnode.node.client import Client, GenerateRequest
 from dsdnode.wire.messages import Contact, Refused
 from dsdnode.wire.records import sign_record
 from dsdnode.wire.replies import Generate

@@ -11,18 +11,18 @@ from typing import Any
 
 import structlog
 
+from dsdnode.client.preference import by_preference
+from dsdnode.client.request import Asking, Finished, GenerateRequest, Piece
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, parse_join, peer_id, short_id
 from dsdnode.net.port import Priority, Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.node.asking import Asking, Finished, GenerateRequest, Piece
 from dsdnode.node.catalogue import Model, describe_peers, models_of
 from dsdnode.node.discovery import Discovery
 from dsdnode.node.living import TIMEOUT_S as PING_TIMEOUT_S
 from dsdnode.node.living import Pings
-from dsdnode.node.preference import by_preference
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.records import ProviderRecord
