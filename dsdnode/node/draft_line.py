@@ -8,7 +8,7 @@ import numpy as np
 
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError
-from dsdnode.node.batcher import Batcher
+from dsdnode.node.batching.batcher import Batcher
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.sampling import Sampling
 

@@ -14,7 +14,7 @@ from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.batcher import Batcher
+from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.catalogue import Model, models_of
 from dsdnode.node.choices import Choices
 from dsdnode.node.discovery import Discovery

@@ -24,6 +24,7 @@ from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
+from dsdnode.node.batching.scheduler import Turns
 from dsdnode.node.catalogue import describe_peers, models_of
 from dsdnode.node.choices import Choices
 from dsdnode.node.discovery import Discovery
@@ -31,7 +32,6 @@ from dsdnode.node.drafter import DrafterHost
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.stage import StageHost
-from dsdnode.node.turns import Turns
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord

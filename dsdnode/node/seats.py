@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from dsdnode.engine.port import Engine
-from dsdnode.node.batcher import Batcher
+from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.draft_line import DraftLine
 from dsdnode.node.generate import Reply
 from dsdnode.node.routes import PARKED_S, Router

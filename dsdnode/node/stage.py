@@ -13,7 +13,7 @@ from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.batcher import Batcher
+from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import Own

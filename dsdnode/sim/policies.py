@@ -7,7 +7,7 @@ from random import Random
 from typing import Literal
 
 from dsdnode.errors import NoPipeline
-from dsdnode.node.turns import Batch, Run, Turns
+from dsdnode.node.batching.scheduler import Batch, Run, Turns
 from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline
 from dsdnode.wire.records import ProviderRecord
 

@@ -18,7 +18,7 @@ MIN_EXCESS_S = 0.03
 MAX_POSITIONS = 32
 """Cost lines speak of blocks, not of prompts."""
 SHARED_POSITIONS = 64
-"""What a decode that several sessions share has at most (node/turns.py)."""
+"""What a decode that several sessions share has at most (node/batching/scheduler.py)."""
 QUIET_S = 30.0
 
 

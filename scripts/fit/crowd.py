@@ -17,7 +17,7 @@ from dsdnode.wire.messages import Block
 from tests.speculation.toy_stream import Ring, Travel, World
 
 SHARED_POSITIONS = 64
-"""Of a decode that several share (node/turns.py)."""
+"""Of a decode that several share (node/batching/scheduler.py)."""
 NOTHING = Block(b"2" * 16, 0, 0, 0, 0, 0, 0, 0, 0)
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from dsdnode.engine.port import Chunk
 from dsdnode.errors import NoPipeline
-from dsdnode.node.turns import Run
+from dsdnode.node.batching.scheduler import Run
 from dsdnode.placement.pipelines import View
 from dsdnode.sim import world
 from dsdnode.sim.policies import InOrder, Routing, chooser

@@ -13,8 +13,8 @@ import structlog
 
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
+from dsdnode.node.batching.scheduler import Batch, Done, Owner, Run, Turns
 from dsdnode.node.costs import Mean
-from dsdnode.node.turns import Batch, Done, Owner, Run, Turns
 
 log = structlog.get_logger(__name__)
 
