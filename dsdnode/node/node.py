@@ -26,9 +26,9 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.batching.scheduler import Turns
 from dsdnode.node.catalogue import describe_peers, models_of
-from dsdnode.node.choices import Choices
 from dsdnode.node.discovery import Discovery
-from dsdnode.node.drafter import DrafterHost
+from dsdnode.node.drafter.host import DrafterHost
+from dsdnode.node.drafter.options import Choices
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.stage import StageHost

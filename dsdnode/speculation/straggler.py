@@ -1,6 +1,6 @@
 """A stage that is far slower than its record says, noticed from the times in the verdicts. Pure.
 
-Whether another pipeline is better, the router knows (node/routes.py).
+Whether another pipeline is better, the router knows (node/drafter/routes.py).
 """
 
 from __future__ import annotations

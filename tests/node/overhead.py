@@ -21,8 +21,8 @@ from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf_header import FLOAT32, STRING, UINT32, Value, read_header
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.models import demo_target
-from dsdnode.node.drafter import DrafterHost
-from dsdnode.node.generate import Reply
+from dsdnode.node.drafter.host import DrafterHost
+from dsdnode.node.drafter.reply import Reply
 from dsdnode.node.node import Node
 from dsdnode.speculation.events import PassEvent
 from tests.node.processes import swarm

@@ -18,8 +18,8 @@ import structlog
 from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import DsdError
-from dsdnode.node import generate
-from dsdnode.node.routes import PARKED_S
+from dsdnode.node.drafter import reply as generate
+from dsdnode.node.drafter.routes import PARKED_S
 from dsdnode.sim.loop import JumpingLoop, Unreal, run
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig, SessionMachine

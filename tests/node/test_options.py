@@ -10,7 +10,7 @@ import pytest
 from dsdnode.config import WINDOWS, NodeConfig, parse_window
 from dsdnode.errors import BadInput
 from dsdnode.node.catalogue import Model
-from dsdnode.node.choices import MAX_EXPERIENCES, Choices
+from dsdnode.node.drafter.options import MAX_EXPERIENCES, Choices
 from dsdnode.speculation.policies import SPELLINGS, policy_of
 from dsdnode.speculation.window import Fixed
 from dsdnode.wire.codec import MAX_FRAME_BYTES
@@ -74,7 +74,7 @@ def test_what_one_reply_learns_of_a_model_serves_the_next(monkeypatch: pytest.Mo
         given.append(experience)
         return Fixed(draft_max)
 
-    monkeypatch.setattr("dsdnode.node.choices.policy_of", policy)
+    monkeypatch.setattr("dsdnode.node.drafter.options.policy_of", policy)
     own = choices(window="throughput")
     for model_id in ("m", "m", "other", *map(str, range(MAX_EXPERIENCES)), "m"):
         own.blocks(body(), model(model_id=model_id))

@@ -16,12 +16,12 @@ from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipel
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.catalogue import Model, models_of
-from dsdnode.node.choices import Choices
 from dsdnode.node.discovery import Discovery
-from dsdnode.node.generate import Reply
-from dsdnode.node.routes import Router, Terms
-from dsdnode.node.seats import Seat, Seats
-from dsdnode.node.serving import Serving, finished
+from dsdnode.node.drafter.conversations import Seat, Seats
+from dsdnode.node.drafter.delivery import Serving, finished
+from dsdnode.node.drafter.options import Choices
+from dsdnode.node.drafter.reply import Reply
+from dsdnode.node.drafter.routes import Router, Terms
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig

@@ -15,9 +15,9 @@ from random import Random
 
 from dsdnode.engine.port import Engine
 from dsdnode.node.batching.batcher import Batcher
-from dsdnode.node.draft_line import DraftLine
-from dsdnode.node.generate import Reply
-from dsdnode.node.routes import PARKED_S, Router
+from dsdnode.node.drafter.reply import Reply
+from dsdnode.node.drafter.routes import PARKED_S, Router
+from dsdnode.node.drafter.sequences import DraftLine
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.settings import Carried

@@ -13,9 +13,9 @@ from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.draft_line import DraftLine, guesses_of
-from dsdnode.node.figures import figures_of
-from dsdnode.node.routes import Route, Router, Terms
+from dsdnode.node.drafter.figures import figures_of
+from dsdnode.node.drafter.routes import Route, Router, Terms
+from dsdnode.node.drafter.sequences import DraftLine, guesses_of
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.session import SessionConfig, SessionMachine
 from dsdnode.speculation.settings import Carried

@@ -13,9 +13,9 @@ from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.generate import Reply
-from dsdnode.node.seats import Seat
-from dsdnode.node.stops import StopFilter
+from dsdnode.node.drafter.conversations import Seat
+from dsdnode.node.drafter.reply import Reply
+from dsdnode.node.drafter.stops import StopFilter
 from dsdnode.speculation.actions import Emit
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies

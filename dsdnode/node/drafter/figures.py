@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from dsdnode.node.routes import Route
+from dsdnode.node.drafter.routes import Route
 from dsdnode.speculation.estimates import PipelineCosts
 from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.speeds import pass_s, plain_speed
