@@ -31,7 +31,7 @@ from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Choices
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
-from dsdnode.node.stage import StageHost
+from dsdnode.node.shard.host import StageHost
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord

@@ -11,8 +11,8 @@ import pytest
 from dsdnode.client.client import GenerateRequest
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.fake import fake_text
-from dsdnode.node.claiming import claim_layers
 from dsdnode.node.discovery import Discovery
+from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.placement.layers import Range
 from dsdnode.wire.records import ProviderRecord
 from tests.node import jumping

@@ -17,7 +17,7 @@ import structlog
 from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import NoPipeline, Overloaded, PeerUnavailable
-from dsdnode.node.sessions import SEQUENCES_PER_SESSION
+from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
 from tests.node.rough import RoughHub

@@ -14,7 +14,7 @@ from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
-from dsdnode.node.sessions import Sessions, StageSession
+from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import Own
 from dsdnode.wire.codec import buffer_at, decode_body

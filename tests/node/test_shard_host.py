@@ -12,7 +12,7 @@ from dsdnode.engine.fake import FakeEngine, FakeModel
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.stage import StageHost
+from dsdnode.node.shard.host import StageHost
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import Close, Contact, Open, Opened, OpenStages, Refused, StagePlace, WireSampling
 
