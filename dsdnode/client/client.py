@@ -19,10 +19,10 @@ from dsdnode.identity import Identity, parse_join, peer_id, short_id
 from dsdnode.net.port import Priority, Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.node.catalogue import Model, describe_peers, models_of
-from dsdnode.node.discovery import Discovery
-from dsdnode.node.living import TIMEOUT_S as PING_TIMEOUT_S
-from dsdnode.node.living import Pings
+from dsdnode.swarm.catalogue import Model, describe_peers, models_of
+from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.pings import TIMEOUT_S as PING_TIMEOUT_S
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.records import ProviderRecord

@@ -10,7 +10,7 @@ from typing import Any
 
 from dsdnode.config import parse_window, parse_wire
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
-from dsdnode.node.catalogue import Model
+from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable

@@ -16,11 +16,11 @@ from dsdnode.engine.port import Chunk, Engine, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.node.costs import Speed
-from dsdnode.node.discovery import Discovery
 from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord, RoundTrip
 

@@ -25,14 +25,14 @@ from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.batching.scheduler import Turns
-from dsdnode.node.catalogue import describe_peers, models_of
-from dsdnode.node.discovery import Discovery
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Choices
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
+from dsdnode.swarm.catalogue import describe_peers, models_of
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
 

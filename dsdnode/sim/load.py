@@ -12,11 +12,11 @@ from typing import Any
 from dsdnode.client.client import FULL_PAUSE_S, Client, Finished, GenerateRequest
 from dsdnode.client.request import Asking
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
-from dsdnode.node.living import Pings
 from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at
 from dsdnode.sim.traces import Recorded
 from dsdnode.sim.world import World
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire import replies
 
 SPARE_TOKENS = 64

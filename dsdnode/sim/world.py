@@ -15,7 +15,6 @@ from dsdnode.config import NodeConfig
 from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import Identity
-from dsdnode.node.discovery import Discovery
 from dsdnode.node.node import Node, Organs
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, Cost, ScriptedEngine, Scripts
 from dsdnode.sim.loop import JumpingLoop, clock
@@ -25,6 +24,7 @@ from dsdnode.sim.scenario import Group, Partition, Scenario, layers_of
 from dsdnode.sim.traces import Pair, SyntheticPair, read_traces
 from dsdnode.sim.transport import SimTransport
 from dsdnode.sim.warm import Acquaintance
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 
 JOINERS = 3

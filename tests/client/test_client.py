@@ -18,7 +18,7 @@ from dsdnode.wire.messages import Contact, Refused
 from dsdnode.wire.records import sign_record
 from dsdnode.wire.replies import Generate
 from tests.node import jumping
-from tests.node.town import Refusing, Town
+from tests.swarm.town import Refusing, Town
 
 SLOW_S = 1.0
 

@@ -12,7 +12,7 @@ from dsdnode.client.request import Asking
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.net.memory import MemoryHub, MemoryTransport
 from dsdnode.net.port import Priority
-from dsdnode.node.catalogue import Model
+from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode, decode_body
 from dsdnode.wire.messages import WIRE_TYPES, Contact, Open, WireAcceptance

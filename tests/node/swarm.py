@@ -14,8 +14,8 @@ from dsdnode.config import NodeConfig
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
-from dsdnode.node.discovery import Discovery
 from dsdnode.node.node import Node, Organs
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 
 TARGET = FakeModel()

@@ -11,13 +11,13 @@ import pytest
 from dsdnode.client.client import GenerateRequest
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.fake import fake_text
-from dsdnode.node.discovery import Discovery
 from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.placement.layers import Range
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.records import ProviderRecord
 from tests.node import jumping
 from tests.node.swarm import TARGET, fake_swarm, tokens_of
-from tests.node.town import Member, Town
+from tests.swarm.town import Member, Town
 
 MODEL = "ab" * 32
 

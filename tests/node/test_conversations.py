@@ -12,10 +12,10 @@ import pytest
 
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.fake import fake_text
-from dsdnode.node.catalogue import models_of
 from dsdnode.node.drafter import routes
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.swarm.catalogue import models_of
 from tests.node.swarm import TARGET, FakeSwarm, tokens_of
 from tests.node.test_drafter_host import all_free, some, story
 from tests.placement.offers import shard

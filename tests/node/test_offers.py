@@ -15,7 +15,7 @@ from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import MAX_ROUND_TRIPS, ProviderRecord, RoundTrip
 from tests.node import jumping
 from tests.node.swarm import FakeSwarm, fake_swarm, tokens_of
-from tests.node.town import Town
+from tests.swarm.town import Town
 
 REQUEST = GenerateRequest(prompt_tokens=(5, 17, 42), max_tokens=60, seed=3, temperature=0.5, draft_max=2)
 

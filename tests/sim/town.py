@@ -11,12 +11,12 @@ from dsdnode.dht.ids import as_int, model_key
 from dsdnode.dht.lookup import Lookup
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.discovery import Discovery
 from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.loop import JumpingLoop
 from dsdnode.sim.network import Network
 from dsdnode.sim.transport import SimTransport
 from dsdnode.sim.warm import Acquaintance
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 

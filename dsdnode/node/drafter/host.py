@@ -15,8 +15,6 @@ from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
-from dsdnode.node.catalogue import Model, models_of
-from dsdnode.node.discovery import Discovery
 from dsdnode.node.drafter.conversations import Seat, Seats
 from dsdnode.node.drafter.delivery import Serving, finished
 from dsdnode.node.drafter.options import Choices
@@ -25,6 +23,8 @@ from dsdnode.node.drafter.routes import Router, Terms
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.session import SessionConfig
+from dsdnode.swarm.catalogue import Model, models_of
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from dsdnode.config import NodeConfig, parse_wire
 from dsdnode.errors import BadInput
-from dsdnode.node.catalogue import Model
 from dsdnode.speculation.estimates import Experience
 from dsdnode.speculation.policies import policy_of
 from dsdnode.speculation.prefill import MAX_SINGLES_POSITIONS
 from dsdnode.speculation.window import WindowController
+from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance
 from dsdnode.wire.replies import GenerateBody

@@ -13,12 +13,12 @@ from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.catalogue import Model
-from dsdnode.node.discovery import Discovery
-from dsdnode.node.living import Living
 from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, predict
 from dsdnode.placement.slowness import Slowness
 from dsdnode.speculation.plan import RouteCosts
+from dsdnode.swarm.catalogue import Model
+from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.pings import Living
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import (
     Close,

@@ -12,8 +12,8 @@ import msgspec
 import structlog
 
 from dsdnode.dht.ids import model_key
-from dsdnode.node.discovery import Discovery
 from dsdnode.placement.layers import Range, choose_in_turn, choose_layers
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ from dsdnode.identity import Identity, peer_id
 from dsdnode.net.memory import MemoryHub, MemoryTransport
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.discovery import Discovery
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Collection
 from dsdnode.dht.ids import model_key
 from dsdnode.errors import DsdError
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.catalogue import Model
-from dsdnode.node.discovery import Discovery
-from dsdnode.node.queries import Tasks
-from dsdnode.node.waiting import wait_until
 from dsdnode.placement.layers import is_covered
+from dsdnode.swarm.catalogue import Model
+from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.queries import Tasks
+from dsdnode.swarm.waiting import wait_until
 from dsdnode.wire.records import ProviderRecord
 
 TIMEOUT_S = 2.0

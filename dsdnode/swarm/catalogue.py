@@ -11,8 +11,8 @@ from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.discovery import Discovery
 from dsdnode.placement.pipelines import View, choose_pipeline
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.records import ProviderRecord
 
 PING_TIMEOUT_S = 2.0

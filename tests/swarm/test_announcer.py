@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from dsdnode.dht.ids import MODELS_KEY, model_key
-from dsdnode.node.providing import ANNOUNCE_EVERY_S
+from dsdnode.swarm.announcer import ANNOUNCE_EVERY_S
 from dsdnode.wire.records import MAX_TTL_S
 from tests.node import jumping
-from tests.node.town import Member, Town
+from tests.swarm.town import Member, Town
 
 replace = msgspec.structs.replace
 pytestmark = pytest.mark.usefixtures("quiet")

@@ -10,7 +10,7 @@ from dsdnode.dht.ids import MODELS_KEY, K, distance, model_key
 from dsdnode.errors import DsdError
 from dsdnode.wire.records import open_record
 from tests.node import jumping
-from tests.node.town import Town, Wire
+from tests.swarm.town import Town, Wire
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

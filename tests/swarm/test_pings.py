@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.node.catalogue import Model, models_of
-from dsdnode.node.living import GRACE_S, RECENT_S, TIMEOUT_S, Living
+from dsdnode.swarm.catalogue import Model, models_of
+from dsdnode.swarm.pings import GRACE_S, RECENT_S, TIMEOUT_S, Living
 from tests.node import jumping
-from tests.node.town import Town
+from tests.swarm.town import Town
 
 RANGES = {"bob": (0, 4), "carol": (4, 8), "dave": (4, 8)}
 

@@ -18,7 +18,7 @@ from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Reply, Rpc
-from dsdnode.node.waiting import wait_until
+from dsdnode.swarm.waiting import wait_until
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers, Refused
 from dsdnode.wire.records import ProviderRecord, open_record, unpack_contacts, unpack_records

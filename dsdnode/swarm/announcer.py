@@ -19,7 +19,7 @@ from dsdnode.dht.store import Place, Store, record_keys
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, Overloaded
 from dsdnode.identity import Identity, short_id
-from dsdnode.node.queries import LOOKUP_TIMEOUT_S, Queries
+from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries
 from dsdnode.wire.messages import Announce, Contact, FindProviders, Stored
 from dsdnode.wire.records import MAX_TTL_S, ProviderRecord, open_record, sign_record
 

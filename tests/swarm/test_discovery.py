@@ -13,11 +13,11 @@ from dsdnode.dht.ids import MODELS_KEY, model_key, node_id
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.port import Priority
-from dsdnode.node.discovery import MAX_RETRY_S
+from dsdnode.swarm.discovery import MAX_RETRY_S
 from dsdnode.wire.messages import Announce, Contact, FindNode, FindProviders, Nodes, Providers, Refused, Stored
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record, unpack_contacts, unpack_records
 from tests.node import jumping
-from tests.node.town import Member, Private, Town, Wire
+from tests.swarm.town import Member, Private, Town, Wire
 
 replace = msgspec.structs.replace
 pytestmark = pytest.mark.usefixtures("quiet")
