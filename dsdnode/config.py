@@ -21,7 +21,7 @@ MAX_JOINS = 64
 MAX_LAYERS = 4096
 MAX_SWARM_FILE_BYTES = 64 * 1024
 WINDOWS = ("fixed", "awc", "throughput", "throughput:rounds", "throughput:stream", "throughput:hedged", "threshold")
-"""Window policies (speculation/policies.py); also plans that never change, stream:BLOCK:WINDOW and
+"""Window policies (pacing/policies.py); also plans that never change, stream:BLOCK:WINDOW and
 hedged:BLOCK:WINDOW:HEDGES."""
 ACCEPTANCES = ("exact", "relaxed", "deferred")
 """Rules by which the judge accepts (speculation/acceptance.py); all but the first may change the text, and say so."""

@@ -8,7 +8,7 @@ from typing import Any
 from dsdnode.bench.config import BenchConfig, PerShard
 from dsdnode.bench.schemes import Scheme
 from dsdnode.bench.swarm import engine_of
-from dsdnode.speculation.speeds import Costs, hedged_speed, plain_speed, rounds_speed, stream_speed
+from dsdnode.pacing.formulas import Costs, hedged_speed, plain_speed, rounds_speed, stream_speed
 
 MAX_BLOCK = 8
 MAX_WINDOW = 32

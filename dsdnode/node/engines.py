@@ -15,9 +15,9 @@ from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.port import Chunk, Engine, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused
-from dsdnode.node.costs import Speed
 from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
+from dsdnode.pacing.costs import Speed
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.swarm.discovery import Discovery

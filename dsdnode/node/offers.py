@@ -15,8 +15,8 @@ from dsdnode.engine.port import Engine
 from dsdnode.errors import DsdError
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.costs import UNKNOWN_SPEED, CostFit, Speed
 from dsdnode.node.engines import record_of
+from dsdnode.pacing.costs import UNKNOWN_SPEED, CostFit, Speed
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, MAX_ROUND_TRIPS, ProviderRecord, RoundTrip

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dsdnode.errors import BadInput
+from dsdnode.pacing.formulas import Costs, hedged_speed, plain_speed, rounds_speed, stream_speed
 from dsdnode.sim.question import HANDLING_MS, Question, drafter, layers_for, record_of
 from dsdnode.sim.scenario import Group, Scenario
 from dsdnode.sim.simulate import simulate
 from dsdnode.sim.traces import read_traces
 from dsdnode.sim.workers import workers
-from dsdnode.speculation.speeds import Costs, hedged_speed, plain_speed, rounds_speed, stream_speed
 
 MODES = {
     "plain": ("fixed", 0),

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from sweep import WINDOWS, Scenario, read, speeds_of
 
-from dsdnode.speculation.awc import AdaptiveWindow
-from dsdnode.speculation.policies import policy_of
-from dsdnode.speculation.regressor import MAX_WINDOW, Features
+from dsdnode.pacing.awc import AdaptiveWindow
+from dsdnode.pacing.policies import policy_of
+from dsdnode.pacing.regressor import MAX_WINDOW, Features
 from dsdnode.speculation.window import WindowController
 
 FIXED_SHARE = 0.5

@@ -14,7 +14,7 @@ from functools import partial
 
 from dsdnode.speculation.window import WindowController
 from dsdnode.wire.messages import Block
-from tests.speculation.toy_stream import Ring, Travel, World
+from tests.pacing.toy_stream import Ring, Travel, World
 
 SHARED_POSITIONS = 64
 """Of a decode that several share (node/batching/scheduler.py)."""

@@ -1,6 +1,6 @@
 """Fits AWC's network to a sweep: the window that loses least speed where AWC has seen what it sees.
 
-    PYTHONPATH=.:scripts/fit python scripts/fit/fit.py --sweep sweep.jsonl --out dsdnode/speculation/awc.json
+    PYTHONPATH=.:scripts/fit python scripts/fit/fit.py --sweep sweep.jsonl --out dsdnode/pacing/awc.json
 
 The loss is what the predicted window costs (log of the best speed over its own, straight lines between windows), and a
 little the distance to the best window, which also leads where the cost is flat. The same sweep and seed give the same
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from sweep import WINDOWS, read, speeds_of
 
-from dsdnode.speculation.regressor import Array, Network, affine, inputs
+from dsdnode.pacing.regressor import Array, Network, affine, inputs
 
 WIDTH, NUM_BLOCKS = 12, 2
 DISTANCE = 0.002

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from crowd import Crowd
 
-from dsdnode.speculation.awc import AdaptiveWindow
-from dsdnode.speculation.regressor import MAX_WINDOW, Features
+from dsdnode.pacing.awc import AdaptiveWindow
+from dsdnode.pacing.regressor import MAX_WINDOW, Features
 from dsdnode.speculation.window import Fixed, WindowController
-from tests.speculation.toy_stream import Ring
+from tests.pacing.toy_stream import Ring
 
 WINDOWS = (0, *range(2, MAX_WINDOW + 1))
 FIRST = 8

@@ -10,7 +10,7 @@ import pytest
 from dsdnode.config import WINDOWS, NodeConfig, parse_window
 from dsdnode.errors import BadInput
 from dsdnode.node.drafter.options import MAX_EXPERIENCES, Choices
-from dsdnode.speculation.policies import SPELLINGS, policy_of
+from dsdnode.pacing.policies import SPELLINGS, policy_of
 from dsdnode.speculation.window import Fixed
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES

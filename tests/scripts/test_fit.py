@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dsdnode.speculation.window import Fixed
-from tests.speculation.toy_stream import run
+from tests.pacing.toy_stream import run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "fit"
 

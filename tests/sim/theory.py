@@ -2,7 +2,7 @@
 
 Each scheme at its own best setting by the formulas, for the table of that section (H = N: the owner sits beside the
 first stage), then for our ring (H = N + 1). Acceptance is drawn position by position, all alike. Beside section 3's
-formula stands that of our own protocol (speculation/speeds.py: the Cycles). For plain decoding and rounds both are the
+formula stands that of our own protocol (pacing/formulas.py: the Cycles). For plain decoding and rounds both are the
 same. In section 3 a stream's correction leaves with a block, tau_b after the rejection, as if dead blocks stood in its
 way; ours leaves alone and at once, for they are dropped: where positions are dear we are faster than that formula. The
 stream is simulated as it is, and with corrections held back as section 3 has them.
@@ -21,10 +21,7 @@ from unittest.mock import patch
 import structlog
 
 from dsdnode.cli import render
-from dsdnode.sim.scenario import Group, Links, LinkTerms, Load, Pair, Policies, Scenario
-from dsdnode.sim.simulate import simulate
-from dsdnode.speculation.flow import Flow
-from dsdnode.speculation.speeds import (
+from dsdnode.pacing.formulas import (
     CALL_S,
     Costs,
     bottleneck_s,
@@ -36,6 +33,9 @@ from dsdnode.speculation.speeds import (
     stream_cycle,
     stream_speed,
 )
+from dsdnode.sim.scenario import Group, Links, LinkTerms, Load, Pair, Policies, Scenario
+from dsdnode.sim.simulate import simulate
+from dsdnode.speculation.flow import Flow
 
 WINDOWS = range(1, 25)
 BLOCKS = range(1, 13)

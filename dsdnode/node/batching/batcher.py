@@ -14,7 +14,7 @@ import structlog
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.node.batching.scheduler import Batch, Done, Owner, Run, Turns
-from dsdnode.node.costs import Mean
+from dsdnode.pacing.costs import Mean
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from dsdnode.node.drafter.routes import Route
-from dsdnode.speculation.estimates import PipelineCosts
+from dsdnode.pacing.estimates import PipelineCosts
+from dsdnode.pacing.formulas import pass_s, plain_speed
 from dsdnode.speculation.events import EventLog, PassEvent
-from dsdnode.speculation.speeds import pass_s, plain_speed
 
 
 def figures_of(log: EventLog, route: Route | None) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from dsdnode.config import NodeConfig, parse_wire
 from dsdnode.errors import BadInput
-from dsdnode.speculation.estimates import Experience
-from dsdnode.speculation.policies import policy_of
+from dsdnode.pacing.estimates import Experience
+from dsdnode.pacing.policies import policy_of
 from dsdnode.speculation.prefill import MAX_SINGLES_POSITIONS
 from dsdnode.speculation.window import WindowController
 from dsdnode.swarm.catalogue import Model

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dsdnode.pacing.fits import Line, Mean, Ratio
+from dsdnode.pacing.formulas import MAX_RUN, Costs, Hedging
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.means import Line, Mean, Ratio
 from dsdnode.speculation.plan import RouteCosts
-from dsdnode.speculation.speeds import MAX_RUN, Costs, Hedging
 
 PRIOR_RATE = 0.75
 PRIOR_WEIGHT = 4.0

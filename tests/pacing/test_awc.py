@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dsdnode.speculation.awc import RETRY_TOKENS, AdaptiveWindow
+from dsdnode.pacing.awc import RETRY_TOKENS, AdaptiveWindow
+from dsdnode.pacing.regressor import Features
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.regressor import Features
 from dsdnode.speculation.window import FixedPlan
-from tests.speculation.toy_stream import ring, run
+from tests.pacing.toy_stream import ring, run
 
 GPU, CPU = (10.0, 0.3, 3.0), (14.0, 6.0, 5.0)
 

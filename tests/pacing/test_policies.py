@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 
 from dsdnode.errors import BadInput
-from dsdnode.speculation.awc import AdaptiveWindow
+from dsdnode.pacing.awc import AdaptiveWindow
+from dsdnode.pacing.policies import ALLOWED, policy_of
+from dsdnode.pacing.threshold import ThresholdWindow
+from dsdnode.pacing.throughput import Throughput
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.policies import ALLOWED, policy_of
-from dsdnode.speculation.threshold import ThresholdWindow
-from dsdnode.speculation.throughput import Throughput
 from dsdnode.speculation.window import Fixed
-from tests.speculation.toy_stream import ring, run
+from tests.pacing.toy_stream import ring, run
 
 CPU, GPU = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0)
 

@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import pytest
 
-from dsdnode.speculation.estimates import Experience
+from dsdnode.pacing.estimates import Experience
+from dsdnode.pacing.formulas import Costs, plain_speed
+from dsdnode.pacing.policies import policy_of
+from dsdnode.pacing.throughput import MAX_STEP, Throughput
 from dsdnode.speculation.events import PlanChange
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.policies import policy_of
-from dsdnode.speculation.speeds import Costs, plain_speed
-from dsdnode.speculation.throughput import MAX_STEP, Throughput
 from dsdnode.speculation.window import FixedPlan
-from tests.speculation.toy_stream import Result, Ring, ring, run
+from tests.pacing.toy_stream import Result, Ring, ring, run
 
 CPU, GPU, FAST = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0), (1.0, 0.1, 0.8)
 PLAIN = Plan("plain", 0, 0)

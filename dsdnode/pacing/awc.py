@@ -10,10 +10,10 @@ The regressor is fitted to a sweep (regressor.py); any function of `Features` ca
 
 from __future__ import annotations
 
+from dsdnode.pacing.fits import Mean, Ratio
+from dsdnode.pacing.regressor import MAX_WINDOW, MIN_WINDOW, Features, Regressor, fitted_window
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.means import Mean, Ratio
 from dsdnode.speculation.plan import Plan, RouteCosts
-from dsdnode.speculation.regressor import MAX_WINDOW, MIN_WINDOW, Features, Regressor, fitted_window
 
 SMOOTHING = 0.4
 FIRST_WINDOW = 4.0

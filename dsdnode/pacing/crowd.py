@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dsdnode.speculation.estimates import PipelineCosts
+from dsdnode.pacing.estimates import PipelineCosts
+from dsdnode.pacing.fits import Mean
+from dsdnode.pacing.formulas import Costs, Cycle
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.means import Mean
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.speeds import Costs, Cycle
 
 SOMEBODY = 1.0
 """Others on average, from which on a pipeline is crowded."""

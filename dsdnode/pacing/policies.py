@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from dsdnode.errors import BadInput
-from dsdnode.speculation.awc import AdaptiveWindow
-from dsdnode.speculation.estimates import Experience
+from dsdnode.pacing.awc import AdaptiveWindow
+from dsdnode.pacing.estimates import Experience
+from dsdnode.pacing.threshold import ThresholdWindow
+from dsdnode.pacing.throughput import MODES, Throughput
 from dsdnode.speculation.plan import Mode, Plan
-from dsdnode.speculation.threshold import ThresholdWindow
-from dsdnode.speculation.throughput import MODES, Throughput
 from dsdnode.speculation.window import Fixed, FixedPlan, WindowController
 
 MAX_DRAFT = 64

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dsdnode.speculation.crowd import SOMEBODY, Crowd
-from dsdnode.speculation.estimates import Experience, PipelineCosts
+from dsdnode.pacing.crowd import SOMEBODY, Crowd
+from dsdnode.pacing.estimates import Experience, PipelineCosts
+from dsdnode.pacing.formulas import Cycle, options
+from dsdnode.pacing.realised import Stopwatch
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Mode, Plan, RouteCosts
-from dsdnode.speculation.realised import Stopwatch
-from dsdnode.speculation.speeds import Cycle, options
 
 MODES: tuple[Mode, ...] = ("plain", "rounds", "stream", "hedged")
 FIRST_BLOCK, FIRST_WINDOW = 2, 8

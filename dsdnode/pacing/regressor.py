@@ -88,7 +88,7 @@ def affine(layer: Array, rows: Array) -> Array:
 @cache
 def fitted_window() -> Network:
     """As shipped; read once."""
-    raw = json.loads(resources.files("dsdnode.speculation").joinpath(WEIGHTS).read_text())
+    raw = json.loads(resources.files("dsdnode.pacing").joinpath(WEIGHTS).read_text())
     return network_of(raw)
 
 

@@ -4,9 +4,9 @@ every guess was right, and shrinks by one after any other. The steps of one are 
 
 from __future__ import annotations
 
+from dsdnode.pacing.regressor import MAX_WINDOW, MIN_WINDOW
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Plan, RouteCosts
-from dsdnode.speculation.regressor import MAX_WINDOW, MIN_WINDOW
 
 FIRST_WINDOW = 4
 

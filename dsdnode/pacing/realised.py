@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsdnode.speculation.estimates import Experience
+from dsdnode.pacing.estimates import Experience
+from dsdnode.pacing.formulas import Costs, pass_s, reach_of, round_s, run_s, slowest_s
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.speeds import Costs, pass_s, reach_of, round_s, run_s, slowest_s
 
 CHECK_TOKENS = 16
 """A run is looked at when it ends, and so often while it goes on."""

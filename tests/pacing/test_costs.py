@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from dsdnode.node.costs import CostFit, Mean, Speed
+from dsdnode.pacing.costs import CostFit, Mean, Speed
 
 FIRST = Speed(14.0, 6.0)
 

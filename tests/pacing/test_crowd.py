@@ -6,12 +6,12 @@ from itertools import cycle as again
 
 import pytest
 
-from dsdnode.speculation.crowd import Crowd
-from dsdnode.speculation.estimates import PipelineCosts
+from dsdnode.pacing.crowd import Crowd
+from dsdnode.pacing.estimates import PipelineCosts
+from dsdnode.pacing.formulas import constant_survival, options
+from dsdnode.pacing.throughput import Throughput
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Plan, RouteCosts
-from dsdnode.speculation.speeds import constant_survival, options
-from dsdnode.speculation.throughput import Throughput
 
 RECORDS = RouteCosts((0.030,), (0.0005,), 0.020)
 DECODE_S = 0.060

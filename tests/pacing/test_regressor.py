@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from dsdnode.speculation.regressor import MAX_WINDOW, WEIGHTS, Features, fitted_window, inputs, network_of
+from dsdnode.pacing.regressor import MAX_WINDOW, WEIGHTS, Features, fitted_window, inputs, network_of
 
 USUAL = Features(0.0, 0.8, 0.050, 0.040, 4.0)
 
@@ -32,7 +32,7 @@ def test_it_is_fed_shares_and_others_whatever_the_features() -> None:
 
 
 def test_what_is_shipped_is_small_and_says_how_it_was_made() -> None:
-    text = resources.files("dsdnode.speculation").joinpath(WEIGHTS).read_text()
+    text = resources.files("dsdnode.pacing").joinpath(WEIGHTS).read_text()
     raw = json.loads(text)
     assert len(text) < 8192
     assert raw["scenarios"] >= 2000 and "scripts/fit" in raw["made_by"]

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from dsdnode.speculation.estimates import Acceptance, PipelineCosts
+from dsdnode.pacing.estimates import Acceptance, PipelineCosts
+from dsdnode.pacing.fits import Line, Ratio
+from dsdnode.pacing.formulas import drafting_s, pass_s, round_s
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.means import Line, Ratio
 from dsdnode.speculation.plan import RouteCosts
-from dsdnode.speculation.speeds import drafting_s, pass_s, round_s
 
 RECORDS = RouteCosts((0.014, 0.020), (0.006, 0.001), 0.030)
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dsdnode.pacing.straggler import NUM_VERDICTS, QUIET_S, Straggler, StragglerWatch
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import RouteCosts
-from dsdnode.speculation.straggler import NUM_VERDICTS, QUIET_S, Straggler, StragglerWatch
 
 COSTS = RouteCosts((0.014, 0.014, 0.014), (0.006, 0.006, 0.006), 0.04)
 
