@@ -44,7 +44,7 @@ def name_of(path: Path) -> str:
 
 
 def room_of(path: Path) -> str:
-    """`speculation` of dsdnode/speculation/window.py, `config` of dsdnode/config.py."""
+    """`speculation` of dsdnode/speculation/controller.py, `config` of dsdnode/config.py."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 

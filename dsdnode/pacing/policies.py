@@ -9,8 +9,8 @@ from dsdnode.pacing.awc import AdaptiveWindow
 from dsdnode.pacing.estimates import Experience
 from dsdnode.pacing.threshold import ThresholdWindow
 from dsdnode.pacing.throughput import MODES, Throughput
+from dsdnode.speculation.controller import Fixed, FixedPlan, WindowController
 from dsdnode.speculation.plan import Mode, Plan
-from dsdnode.speculation.window import Fixed, FixedPlan, WindowController
 
 MAX_DRAFT = 64
 ALLOWED: dict[str, tuple[Mode, ...]] = {

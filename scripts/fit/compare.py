@@ -19,7 +19,7 @@ from sweep import WINDOWS, Scenario, read, speeds_of
 from dsdnode.pacing.awc import AdaptiveWindow
 from dsdnode.pacing.policies import policy_of
 from dsdnode.pacing.regressor import MAX_WINDOW, Features
-from dsdnode.speculation.window import WindowController
+from dsdnode.speculation.controller import WindowController
 
 FIXED_SHARE = 0.5
 """Of a round's own work, what does not grow with the window: the features do not tell."""

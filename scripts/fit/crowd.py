@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from dsdnode.speculation.window import WindowController
+from dsdnode.speculation.controller import WindowController
 from dsdnode.wire.messages import Block
 from tests.pacing.toy_stream import Ring, Travel, World
 

@@ -22,7 +22,7 @@ from crowd import Crowd
 
 from dsdnode.pacing.awc import AdaptiveWindow
 from dsdnode.pacing.regressor import MAX_WINDOW, Features
-from dsdnode.speculation.window import Fixed, WindowController
+from dsdnode.speculation.controller import Fixed, WindowController
 from tests.pacing.toy_stream import Ring
 
 WINDOWS = (0, *range(2, MAX_WINDOW + 1))

@@ -17,7 +17,7 @@ from unittest import mock
 from dsdnode.cli.logs import set_up
 from dsdnode.client.client import GenerateRequest
 from dsdnode.sim.loop import run
-from dsdnode.speculation import prefill
+from dsdnode.speculation.owner import prefill
 from tests.node.rough import RoughHub
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm, tokens_of
 

@@ -11,7 +11,7 @@ from dsdnode.config import WINDOWS, NodeConfig, parse_window
 from dsdnode.errors import BadInput
 from dsdnode.node.drafter.options import MAX_EXPERIENCES, Choices
 from dsdnode.pacing.policies import SPELLINGS, policy_of
-from dsdnode.speculation.window import Fixed
+from dsdnode.speculation.controller import Fixed
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 from dsdnode.wire.messages import WireAcceptance, WireSampling

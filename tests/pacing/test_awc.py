@@ -6,8 +6,8 @@ import pytest
 
 from dsdnode.pacing.awc import RETRY_TOKENS, AdaptiveWindow
 from dsdnode.pacing.regressor import Features
+from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.window import FixedPlan
 from tests.pacing.toy_stream import ring, run
 
 GPU, CPU = (10.0, 0.3, 3.0), (14.0, 6.0, 5.0)

@@ -9,8 +9,8 @@ import pytest
 from dsdnode.pacing import formulas as speeds
 from dsdnode.pacing.formulas import Costs, Hedging, constant_survival
 from dsdnode.pacing.throughput import WORTH_A_DRAFT
+from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.plan import Mode, Plan
-from dsdnode.speculation.window import FixedPlan
 from tests.pacing.toy_stream import Ring, ring, run
 
 GPU, CPU = (9.7, 0.3, 3.0), (14.0, 6.0, 5.0)

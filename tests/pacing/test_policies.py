@@ -11,8 +11,8 @@ from dsdnode.pacing.awc import AdaptiveWindow
 from dsdnode.pacing.policies import ALLOWED, policy_of
 from dsdnode.pacing.threshold import ThresholdWindow
 from dsdnode.pacing.throughput import Throughput
+from dsdnode.speculation.controller import Fixed
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.window import Fixed
 from tests.pacing.toy_stream import ring, run
 
 CPU, GPU = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dsdnode.speculation.actions import Draft, Finish, Guess, NeedRoute, SendBlock, SessionAction
+from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.events import PassEvent, PlanChange
+from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.speculation.plan import RouteCosts
-from dsdnode.speculation.session import SessionMachine
 from dsdnode.speculation.settings import SessionConfig
-from dsdnode.speculation.window import WindowController
 from dsdnode.wire.messages import Block, Verdict
 
 RIGHT, WRONG, OTHER = 1, 2, 3

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsdnode.speculation.window import Fixed
+from dsdnode.speculation.controller import Fixed
 from tests.pacing.toy_stream import run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "fit"

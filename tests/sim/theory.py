@@ -35,7 +35,7 @@ from dsdnode.pacing.formulas import (
 )
 from dsdnode.sim.scenario import Group, Links, LinkTerms, Load, Pair, Policies, Scenario
 from dsdnode.sim.simulate import simulate
-from dsdnode.speculation.flow import Flow
+from dsdnode.speculation.owner.flow import Flow
 
 WINDOWS = range(1, 25)
 BLOCKS = range(1, 13)

@@ -21,9 +21,9 @@ from dsdnode.errors import DsdError
 from dsdnode.node.drafter import reply as generate
 from dsdnode.node.drafter.routes import PARKED_S
 from dsdnode.sim.loop import JumpingLoop, Unreal, run
+from dsdnode.speculation.controller import WindowController
+from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.speculation.sampling import Sampling
-from dsdnode.speculation.session import SessionConfig, SessionMachine
-from dsdnode.speculation.window import WindowController
 from tests.speculation.restless import Restless
 
 from .leaks import held_by, overfull

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dsdnode.speculation.actions import Draft, Emit, Guess, SendBlock
-from dsdnode.speculation.session import SessionConfig, SessionMachine
-from dsdnode.speculation.window import Fixed
+from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.wire.messages import Nack, Verdict
 
 SESSION = b"0123456789abcdef"

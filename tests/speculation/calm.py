@@ -14,8 +14,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from dsdnode.speculation.arrivals import StageLimits
-from dsdnode.speculation.session import MAX_NACKS
+from dsdnode.speculation.owner.session import MAX_NACKS
+from dsdnode.speculation.stage.arrivals import StageLimits
 
 from . import world
 from .faults import Faults

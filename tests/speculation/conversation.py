@@ -12,8 +12,8 @@ from unittest.mock import patch
 
 from dsdnode.speculation.acceptance import Exact
 from dsdnode.speculation.actions import NeedRoute
-from dsdnode.speculation.session import SessionMachine
-from dsdnode.speculation.window import Fixed
+from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.owner.session import SessionMachine
 
 from . import world
 from .peers import Peer

@@ -7,14 +7,16 @@ from typing import Any
 
 import msgspec
 
-from dsdnode.speculation import digest, judge, patience
+from dsdnode.speculation import digest
 from dsdnode.speculation.acceptance import Own
 from dsdnode.speculation.actions import ReleaseSequence, TruncateSequence
-from dsdnode.speculation.cache import BranchCache, Fate
-from dsdnode.speculation.drafting import Drafting
-from dsdnode.speculation.judge import Judge
-from dsdnode.speculation.session import SessionMachine
-from dsdnode.speculation.stage import StageMachine
+from dsdnode.speculation.owner import patience
+from dsdnode.speculation.owner.drafting import Drafting
+from dsdnode.speculation.owner.session import SessionMachine
+from dsdnode.speculation.stage import judge
+from dsdnode.speculation.stage.cache import BranchCache, Fate
+from dsdnode.speculation.stage.judge import Judge
+from dsdnode.speculation.stage.machine import StageMachine
 
 from .mutation import Mutation, always, constant
 from .mutations_stream import STREAM

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from dsdnode.speculation.actions import Guess
-from dsdnode.speculation.cache import BranchCache
-from dsdnode.speculation.drafting import Drafting
-from dsdnode.speculation.epochs import Epochs
-from dsdnode.speculation.session import SessionMachine
-from dsdnode.speculation.stage import StageMachine
+from dsdnode.speculation.owner.drafting import Drafting
+from dsdnode.speculation.owner.epochs import Epochs
+from dsdnode.speculation.owner.session import SessionMachine
+from dsdnode.speculation.stage.cache import BranchCache
+from dsdnode.speculation.stage.machine import StageMachine
 
 from .mutation import Mutation, always
 

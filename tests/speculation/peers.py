@@ -17,7 +17,7 @@ from dsdnode.speculation.actions import (
     StageAction,
     TruncateSequence,
 )
-from dsdnode.speculation.stage import StageMachine
+from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.wire.messages import Block, Closed, SessionLost
 
 from .toy import ToyEngine, draw

@@ -13,8 +13,8 @@ from dsdnode.speculation.actions import (
     SendToOwner,
     TruncateSequence,
 )
-from dsdnode.speculation.arrivals import StageLimits
-from dsdnode.speculation.stage import StageMachine
+from dsdnode.speculation.stage.arrivals import StageLimits
+from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.wire.messages import Block
 
 from .toy import ToyEngine, draw

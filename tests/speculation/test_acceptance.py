@@ -20,9 +20,9 @@ from dsdnode.speculation.acceptance import (
     Own,
     Relaxed,
 )
-from dsdnode.speculation.cache import Branch
-from dsdnode.speculation.judge import MAX_SEEN, Decision, Judge
 from dsdnode.speculation.key_tokens import KeyTokens, key_tokens
+from dsdnode.speculation.stage.cache import Branch
+from dsdnode.speculation.stage.judge import MAX_SEEN, Decision, Judge
 from dsdnode.wire.messages import Block
 
 CAT, DOG, EEL, SEVEN, FOX = 0, 1, 2, 7, 9

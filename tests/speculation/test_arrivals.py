@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsdnode.speculation.arrivals import Arrival, Inbox, Pool, StageLimits
+from dsdnode.speculation.stage.arrivals import Arrival, Inbox, Pool, StageLimits
 from dsdnode.wire.messages import Block
 
 WIDTH = 4

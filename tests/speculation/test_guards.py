@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsdnode.speculation.actions import SendBlock
-from dsdnode.speculation.session import SessionMachine
-from dsdnode.speculation.window import Fixed
+from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.wire.messages import Nack
 
 from .alice import END, Alice

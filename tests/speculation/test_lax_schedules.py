@@ -12,10 +12,10 @@ from unittest.mock import patch
 
 import pytest
 
-from dsdnode.speculation import judge
 from dsdnode.speculation.acceptance import Accepted, Own
 from dsdnode.speculation.actions import Guess
-from dsdnode.speculation.session import SessionConfig
+from dsdnode.speculation.owner.session import SessionConfig
+from dsdnode.speculation.stage import judge
 
 from . import world
 from .toy import VOCABULARY, reference

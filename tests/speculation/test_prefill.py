@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from dsdnode.speculation.actions import SendBlock
-from dsdnode.speculation.plan import RouteCosts
-from dsdnode.speculation.prefill import (
+from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.owner.prefill import (
     MAX_POSITIONS_IN_FLIGHT,
     MAX_SINGLES_POSITIONS,
     Prefill,
     best_chunk,
     prefill_s,
 )
-from dsdnode.speculation.session import SessionConfig, SessionMachine
+from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
+from dsdnode.speculation.plan import RouteCosts
 from dsdnode.speculation.settings import Carried
-from dsdnode.speculation.window import Fixed
 from dsdnode.wire.messages import Verdict
 
 SESSION = b"0123456789abcdef"

@@ -6,7 +6,7 @@ import pytest
 
 from dsdnode.speculation.actions import Draft, Emit, Finish, NeedRoute, SendBlock
 from dsdnode.speculation.digest import DIGEST_BYTES
-from dsdnode.speculation.session import MAX_NACKS
+from dsdnode.speculation.owner.session import MAX_NACKS
 
 from .alice import END, PROMPT, Alice, drafting, numbers
 

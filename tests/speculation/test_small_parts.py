@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from dsdnode.speculation import digest
 from dsdnode.speculation.acceptance import Exact, Own
+from dsdnode.speculation.controller import Fixed
 from dsdnode.speculation.events import MAX_EVENTS, EventLog, PassEvent
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.window import Fixed
 
 TOKENS = st.lists(st.integers(0, 2**24), max_size=20)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from dsdnode.speculation.actions import Draft, Emit, Guess, SendBlock
+from dsdnode.speculation.controller import Fixed
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.window import Fixed
 
 from .alice import Alice, numbers
 

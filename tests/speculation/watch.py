@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dsdnode.speculation.actions import BroadcastClosed, Guess, RunChunk, SendBlock, StageAction
-from dsdnode.speculation.cache import Branch
 from dsdnode.speculation.digest import split
-from dsdnode.speculation.stage import StageMachine
+from dsdnode.speculation.stage.cache import Branch
+from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.wire.messages import Block, Closed, Nack, Verdict
 
 if TYPE_CHECKING:
-    from dsdnode.speculation.session import SessionMachine
+    from dsdnode.speculation.owner.session import SessionMachine
 
 
 class OwnerWatch:

@@ -6,9 +6,9 @@ from random import Random
 from typing import Any
 
 from dsdnode.speculation.actions import MAX_BRANCHES, Draft, Emit, Finish, Guess, NeedRoute, SendBlock, SessionAction
-from dsdnode.speculation.arrivals import StageLimits
-from dsdnode.speculation.session import SessionConfig, SessionMachine
-from dsdnode.speculation.window import Fixed
+from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
+from dsdnode.speculation.stage.arrivals import StageLimits
 from dsdnode.wire.messages import SessionLost
 
 from .faults import Faults, pick_faults

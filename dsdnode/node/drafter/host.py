@@ -21,8 +21,8 @@ from dsdnode.node.drafter.options import Choices
 from dsdnode.node.drafter.reply import Reply
 from dsdnode.node.drafter.routes import Router, Terms
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
+from dsdnode.speculation.owner.session import SessionConfig
 from dsdnode.speculation.sampling import Sampling
-from dsdnode.speculation.session import SessionConfig
 from dsdnode.swarm.catalogue import Model, models_of
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire import messages as wire

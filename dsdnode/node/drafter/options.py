@@ -9,8 +9,8 @@ from dsdnode.config import NodeConfig, parse_wire
 from dsdnode.errors import BadInput
 from dsdnode.pacing.estimates import Experience
 from dsdnode.pacing.policies import policy_of
-from dsdnode.speculation.prefill import MAX_SINGLES_POSITIONS
-from dsdnode.speculation.window import WindowController
+from dsdnode.speculation.controller import WindowController
+from dsdnode.speculation.owner.prefill import MAX_SINGLES_POSITIONS
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance

@@ -18,9 +18,9 @@ from dsdnode.node.drafter.routes import Route, Router, Terms
 from dsdnode.node.drafter.sequences import DraftLine, guesses_of
 from dsdnode.pacing.straggler import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
-from dsdnode.speculation.session import SessionConfig, SessionMachine
+from dsdnode.speculation.controller import WindowController
+from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.speculation.settings import Carried
-from dsdnode.speculation.window import WindowController
 from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
 from dsdnode.wire.tensors import pack_tokens
 

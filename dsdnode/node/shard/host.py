@@ -1,4 +1,4 @@
-"""The role `shard`: hosts one layer range for many replies. Thin: every decision is speculation/stage.py's."""
+"""The role `shard`: hosts one layer range for many replies. Thin: every decision is speculation/stage/machine.py's."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ import msgspec
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.speculation.acceptance import Acceptance, Exact, Relaxed
-from dsdnode.speculation.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.key_tokens import KeyTokens
 from dsdnode.speculation.sampling import Sampling
-from dsdnode.speculation.stage import StageMachine
+from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
+from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.wire.messages import WIRE_TYPES, Open, Refused, StagePlace, WireAcceptance, WireSampling
 
 SEQUENCES_PER_SESSION = 8

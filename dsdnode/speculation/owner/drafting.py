@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsdnode.speculation.actions import Draft, Guess, Tokens
-from dsdnode.speculation.epochs import Epochs, OwnEpoch
+from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
 
 _NUM_BINS = 10
 _PRIOR_WEIGHT = 3.0

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dsdnode.speculation.actions import Draft, SendBlock
-from dsdnode.speculation.drafting import Drafting
-from dsdnode.speculation.epochs import Epochs, OwnEpoch
+from dsdnode.speculation.owner.drafting import Drafting
+from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
+from dsdnode.speculation.owner.prefill import MAX_POSITIONS_IN_FLIGHT, MAX_SINGLES_POSITIONS, Prefill
 from dsdnode.speculation.plan import Plan
-from dsdnode.speculation.prefill import MAX_POSITIONS_IN_FLIGHT, MAX_SINGLES_POSITIONS, Prefill
 
 MAX_FLIGHTS = 32
 """Blocks in flight; a stage lets twice as many wait."""

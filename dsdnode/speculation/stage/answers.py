@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsdnode.speculation.actions import BroadcastClosed, SendToOwner
-from dsdnode.speculation.judge import Decision
+from dsdnode.speculation.stage.judge import Decision
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dsdnode.speculation.acceptance import Acceptance, Exact, Own
 from dsdnode.speculation.actions import Tokens
-from dsdnode.speculation.cache import Branch
+from dsdnode.speculation.stage.cache import Branch
 from dsdnode.wire.messages import Block
 
 MAX_SEEN = 64
