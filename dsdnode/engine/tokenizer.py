@@ -22,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dsdnode.errors import BadInput, ModelRefused
-from dsdnode.speculation.key_tokens import key_tokens
+from dsdnode.speculation.acceptance import key_tokens
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_MESSAGES = 1024
@@ -215,5 +215,5 @@ class Vocab:
 
     @cached_property
     def key_tokens(self) -> bytes:
-        """For Open (speculation/key_tokens.py)."""
+        """For Open (speculation/acceptance.py)."""
         return key_tokens(self.pieces, self.end_tokens)

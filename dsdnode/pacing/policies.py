@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 from dsdnode.errors import BadInput
-from dsdnode.pacing.awc import AdaptiveWindow
+from dsdnode.pacing.awc import AdaptiveWindow, ThresholdWindow
 from dsdnode.pacing.estimates import Experience
-from dsdnode.pacing.threshold import ThresholdWindow
 from dsdnode.pacing.throughput import MODES, Throughput
 from dsdnode.speculation.controller import Fixed, FixedPlan, WindowController
 from dsdnode.speculation.plan import Mode, Plan

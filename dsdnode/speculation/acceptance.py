@@ -17,7 +17,8 @@ BUDGET: tau shrinks with what is left of it, and is 0 when nothing is.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+import re
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -35,6 +36,8 @@ MIN_DEFERRED_MATCHES: Final = 3
 BUDGET: Final = 4.0
 """Nats in any BUDGET_TOKENS positions in a row."""
 BUDGET_TOKENS: Final = 100
+_KEY: Final = re.compile(r"[\d+\-*/=<>()\[\]{}^%$#@&|~\\_;`\u0000-\u001f\u007f\ufffd]|  |[\u2200-\u22ff×÷±−√²³¹€£¥]")
+"""Digits of any script, operators, brackets, what code is made of, layout, currencies, and halves of characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +156,31 @@ class Relaxed:
         for place in [place for place in self._prices if place <= position - 2 * BUDGET_TOKENS]:
             del self._prices[place]
         self._prices[position] = self._prices.get(position, 0.0) + price
+
+
+class KeyTokens:
+    """The token ids at which relaxed acceptance stays strict: a digit or a bracket is right or wrong. A judge has no
+    tokenizer, so the owner of a reply sends this set with Open: one bit a token id, lowest bit first. Ids beyond its
+    bits are in it: better strict than sorry."""
+
+    def __init__(self, bitmap: bytes) -> None:
+        self._bitmap = bitmap
+
+    def __contains__(self, token: object) -> bool:
+        if not isinstance(token, int) or token >= 8 * len(self._bitmap):
+            return True
+        return bool(self._bitmap[token >> 3] >> (token & 7) & 1)
+
+
+def key_tokens(pieces: Sequence[bytes], others: Collection[int] = ()) -> bytes:
+    """The bitmap of a vocabulary, given the bytes of each token; control tokens have none, and are in the set.
+
+    `others`: ids that are in it whatever they say (the ends of a reply).
+    """
+    bitmap = bytearray(-(-len(pieces) // 8))
+    for token, piece in enumerate(pieces):
+        if not piece or token in others or _KEY.search(piece.decode("utf-8", "replace")):
+            bitmap[token >> 3] |= 1 << (token & 7)
+    for token in range(len(pieces), 8 * len(bitmap)):
+        bitmap[token >> 3] |= 1 << (token & 7)
+    return bytes(bitmap)

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from dsdnode.speculation.actions import Tokens
+
 DIGEST_BYTES = 8
+MAX_OPEN_DIGESTS = 65_536
+"""In Open (512 KiB): a stage can show that it still has as many positions; of a longer line the rest is sent again."""
 
 
 def first(secret: bytes) -> bytes:
@@ -39,3 +43,28 @@ def split(digests: bytes) -> list[bytes]:
 def same(mine: bytes, theirs: bytes) -> bool:
     """Do both sequences hold the same tokens? Every comparison of the protocol goes through here."""
     return mine == theirs
+
+
+class Line:
+    """The owner's committed tokens with their digests."""
+
+    def __init__(self, secret: bytes, tokens: Tokens) -> None:
+        self.tokens = list(tokens)
+        self.digests = [first(secret)]
+        """`digests[i]` is of the first i tokens."""
+        self._secret = secret
+        self.digests += extend(secret, self.digests[0], tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def commit(self, token: int) -> None:
+        self.tokens.append(token)
+        self.digests.append(self.after(self.digests[-1], token))
+
+    def after(self, digest: bytes, token: int) -> bytes:
+        """Digest of a sequence one `token` longer than the one of `digest`."""
+        return after(self._secret, digest, token)
+
+    def open_digests(self) -> bytes:
+        return b"".join(self.digests[:MAX_OPEN_DIGESTS])

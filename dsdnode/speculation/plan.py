@@ -34,3 +34,40 @@ class RouteCosts:
     slope_s: tuple[float, ...]
     network_s: float
     """All link crossings of one pass together, one way each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Of the reply before, in the same session: numbers go on counting, caches go on serving.
+
+    `route`: of the first route to ask for; `epoch`: the highest number in use; `cached`: by sequence of the draft
+    engine, the digests after each token that it holds.
+    """
+
+    route: int = 0
+    epoch: int = 0
+    cached: tuple[tuple[bytes, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """`secret` (16+ random bytes) keys the digests; `session` is the random id. `max_positions` caps prompt + reply."""
+
+    session: bytes
+    secret: bytes
+    max_tokens: int
+    max_positions: int
+    vocab_size: int
+    end_tokens: frozenset[int] = frozenset()
+    relaxed: bool = False
+    """The judge may accept what it did not draw: its own token waits while a guess for its place is in flight."""
+    num_resumed: int = 0
+    """So many of the prompt's last tokens are the reply's own, of before."""
+    chunk_positions: int = 256
+    """Of the prompt in a block, at most."""
+    fixed_chunks: bool = False
+    """Cut the prompt into as large blocks as may be, whatever the pipeline: a strict engine's rounding shows them."""
+    pass_timeout_s: float = 4.0
+    position_timeout_s: float = 0.05
+    """A pass may take pass_timeout_s + position_timeout_s * positions in flight before it counts as lost."""
+    carried: Carried = Carried()

@@ -20,8 +20,7 @@ from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.rpc import Reply, Rpc
 from dsdnode.swarm.announcer import Providing, RecordFactory
-from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks
-from dsdnode.swarm.waiting import wait_until
+from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import (
     Announce,

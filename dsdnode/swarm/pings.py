@@ -15,8 +15,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.placement.layers import is_covered
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
-from dsdnode.swarm.queries import Tasks
-from dsdnode.swarm.waiting import wait_until
+from dsdnode.swarm.queries import Tasks, wait_until
 from dsdnode.wire.records import ProviderRecord
 
 TIMEOUT_S = 2.0

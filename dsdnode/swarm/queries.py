@@ -18,10 +18,23 @@ from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Reply, Rpc
-from dsdnode.swarm.waiting import wait_until
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers, Refused
 from dsdnode.wire.records import ProviderRecord, open_record, unpack_contacts, unpack_records
+
+
+async def wait_until(event: asyncio.Event, when_s: float) -> None:
+    """Return when `event` is set; at `when_s` of the loop's time it is set here.
+
+    Not `asyncio.timeout`: in Python 3.11 a cancellation that is pending on entry to one that is due already comes out
+    as TimeoutError; whoever suppresses that goes on, and whoever cancelled waits for ever.
+    """
+    timer = asyncio.get_running_loop().call_at(when_s, event.set)
+    try:
+        await event.wait()
+    finally:
+        timer.cancel()
+
 
 log = structlog.get_logger(__name__)
 

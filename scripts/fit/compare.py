@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from sweep import WINDOWS, Scenario, read, speeds_of
 
-from dsdnode.pacing.awc import AdaptiveWindow
+from dsdnode.pacing.awc import MAX_WINDOW, AdaptiveWindow, Features
 from dsdnode.pacing.policies import policy_of
-from dsdnode.pacing.regressor import MAX_WINDOW, Features
 from dsdnode.speculation.controller import WindowController
 
 FIXED_SHARE = 0.5

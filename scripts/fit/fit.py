@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from sweep import WINDOWS, read, speeds_of
 
-from dsdnode.pacing.regressor import Array, Network, affine, inputs
+from dsdnode.pacing.awc import Array, Network, affine, inputs
 
 WIDTH, NUM_BLOCKS = 12, 2
 DISTANCE = 0.002

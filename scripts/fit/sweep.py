@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from crowd import Crowd
 
-from dsdnode.pacing.awc import AdaptiveWindow
-from dsdnode.pacing.regressor import MAX_WINDOW, Features
+from dsdnode.pacing.awc import MAX_WINDOW, AdaptiveWindow, Features
 from dsdnode.speculation.controller import Fixed, WindowController
 from tests.pacing.toy_stream import Ring
 

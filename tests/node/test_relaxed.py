@@ -11,8 +11,7 @@ import pytest
 
 from dsdnode.client.client import GenerateRequest
 from dsdnode.engine.fake import FakeTextEngine, fake_text
-from dsdnode.speculation.acceptance import NUM_TOP
-from dsdnode.speculation.key_tokens import KeyTokens
+from dsdnode.speculation.acceptance import NUM_TOP, KeyTokens
 from dsdnode.speculation.sampling import Sampling, draw
 from tests.node.swarm import DRAFT, TARGET, FakeSwarm, fake_swarm, tokens_of
 

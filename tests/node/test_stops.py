@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsdnode.node.drafter.stops import StopFilter
+from dsdnode.node.drafter.delivery import StopFilter
 
 pieces = st.lists(st.text("ab\n", max_size=4), max_size=12)
 stops = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)

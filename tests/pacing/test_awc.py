@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dsdnode.pacing.awc import RETRY_TOKENS, AdaptiveWindow
-from dsdnode.pacing.regressor import Features
+from dsdnode.pacing.awc import RETRY_TOKENS, AdaptiveWindow, Features
 from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.plan import Plan
 from tests.pacing.toy_stream import ring, run

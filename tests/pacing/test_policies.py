@@ -7,9 +7,8 @@ from itertools import pairwise
 import pytest
 
 from dsdnode.errors import BadInput
-from dsdnode.pacing.awc import AdaptiveWindow
+from dsdnode.pacing.awc import AdaptiveWindow, ThresholdWindow
 from dsdnode.pacing.policies import ALLOWED, policy_of
-from dsdnode.pacing.threshold import ThresholdWindow
 from dsdnode.pacing.throughput import Throughput
 from dsdnode.speculation.controller import Fixed
 from dsdnode.speculation.plan import Plan

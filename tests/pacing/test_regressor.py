@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from dsdnode.pacing.regressor import MAX_WINDOW, WEIGHTS, Features, fitted_window, inputs, network_of
+from dsdnode.pacing.awc import MAX_WINDOW, WEIGHTS, Features, fitted_window, inputs, network_of
 
 USUAL = Features(0.0, 0.8, 0.050, 0.040, 4.0)
 

@@ -16,8 +16,7 @@ from dsdnode.speculation.actions import Draft, Finish, Guess, NeedRoute, SendBlo
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.events import PassEvent, PlanChange
 from dsdnode.speculation.owner.session import SessionMachine
-from dsdnode.speculation.plan import RouteCosts
-from dsdnode.speculation.settings import SessionConfig
+from dsdnode.speculation.plan import RouteCosts, SessionConfig
 from dsdnode.wire.messages import Block, Verdict
 
 RIGHT, WRONG, OTHER = 1, 2, 3

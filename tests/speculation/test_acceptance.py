@@ -17,10 +17,11 @@ from dsdnode.speculation.acceptance import (
     UNCERTAIN_ENTROPY,
     Accepted,
     Exact,
+    KeyTokens,
     Own,
     Relaxed,
+    key_tokens,
 )
-from dsdnode.speculation.key_tokens import KeyTokens, key_tokens
 from dsdnode.speculation.stage.cache import Branch
 from dsdnode.speculation.stage.judge import MAX_SEEN, Decision, Judge
 from dsdnode.wire.messages import Block

@@ -16,8 +16,7 @@ from dsdnode.speculation.owner.prefill import (
     prefill_s,
 )
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
-from dsdnode.speculation.plan import RouteCosts
-from dsdnode.speculation.settings import Carried
+from dsdnode.speculation.plan import Carried, RouteCosts
 from dsdnode.wire.messages import Verdict
 
 SESSION = b"0123456789abcdef"

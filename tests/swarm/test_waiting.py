@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dsdnode.swarm.waiting import wait_until
+from dsdnode.swarm.queries import wait_until
 
 
 async def test_the_event_wakes() -> None:

@@ -19,8 +19,8 @@ from dsdnode.node.drafter.reply import Reply
 from dsdnode.node.drafter.routes import PARKED_S, Router
 from dsdnode.node.drafter.sequences import DraftLine
 from dsdnode.speculation.actions import MAX_BRANCHES
+from dsdnode.speculation.plan import Carried
 from dsdnode.speculation.sampling import Sampling
-from dsdnode.speculation.settings import Carried
 
 MAX_KEPT_PER_CLIENT = 4
 MIN_SHARED_TOKENS = 16

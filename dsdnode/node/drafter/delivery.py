@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -15,7 +15,6 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import Seat
 from dsdnode.node.drafter.reply import Reply
-from dsdnode.node.drafter.stops import StopFilter
 from dsdnode.speculation.actions import Emit
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
@@ -139,3 +138,35 @@ def _by_origin(emit: Emit) -> list[tuple[list[int], int]]:
     """The drafted tokens and the verdict's own apart, so that a client can colour the text of each."""
     drafted, own = emit.tokens[: emit.num_accepted], emit.tokens[emit.num_accepted :]
     return [(list(tokens), num) for tokens, num in ((drafted, len(drafted)), (own, 0)) if tokens]
+
+
+class StopFilter:
+    """Feed text as it comes; what may be shown comes out. A pure function of all text fed so far."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, text: str) -> str:
+        """The text that is safe to show; after a stop string was seen, nothing more."""
+        if self.stopped:
+            return ""
+        text = self._held + text
+        found = [index for index in (text.find(stop) for stop in self._stops) if index >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """The reply ended otherwise: what was held back belongs to it."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if stop.startswith(text[-size:])), 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -13,14 +14,16 @@ from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.figures import figures_of
 from dsdnode.node.drafter.routes import Route, Router, Terms
 from dsdnode.node.drafter.sequences import DraftLine, guesses_of
+from dsdnode.pacing.estimates import PipelineCosts
+from dsdnode.pacing.formulas import pass_s, plain_speed
 from dsdnode.pacing.straggler import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.controller import WindowController
+from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
-from dsdnode.speculation.settings import Carried
+from dsdnode.speculation.plan import Carried
 from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
 from dsdnode.wire.tensors import pack_tokens
 
@@ -287,3 +290,23 @@ class Reply:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def figures_of(log: EventLog, route: Route | None) -> dict[str, Any]:
+    """JSON-able; units in the names."""
+    result = asdict(log.statistics())
+    result["plain_tokens_per_second"] = plain_estimate(log.passes)
+    places, peers = (route.places, route.peers) if route is not None else ((), ())
+    result["pipeline"] = [
+        {"peer_id": peer.hex(), "layers": [place.start, place.end]} for place, peer in zip(places, peers, strict=True)
+    ]
+    return result
+
+
+def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
+    """Tokens a second that plain decoding would have had of this pipeline, by what these passes cost (section 3)."""
+    costs = PipelineCosts()
+    for event in passes:
+        costs.passed(event)
+    known = costs.costs()
+    return plain_speed(known) if costs.is_known and pass_s(known, 1) > 0 else None

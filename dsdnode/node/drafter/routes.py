@@ -73,7 +73,7 @@ class Terms:
     wire: str
     acceptance: WireAcceptance
     key_tokens: bytes = b""
-    """For the judge, where acceptance is relaxed: speculation/key_tokens.py."""
+    """For the judge, where acceptance is relaxed: speculation/acceptance.py."""
 
 
 class Router:

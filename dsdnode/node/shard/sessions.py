@@ -10,8 +10,7 @@ import msgspec
 
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
-from dsdnode.speculation.acceptance import Acceptance, Exact, Relaxed
-from dsdnode.speculation.key_tokens import KeyTokens
+from dsdnode.speculation.acceptance import Acceptance, Exact, KeyTokens, Relaxed
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.stage.machine import StageMachine

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dsdnode.speculation.actions import Guess, SendBlock, Tokens
-from dsdnode.speculation.line import Line
+from dsdnode.speculation.digest import Line
 from dsdnode.speculation.plan import Plan
 from dsdnode.wire.messages import Block
 

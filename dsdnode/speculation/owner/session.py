@@ -22,15 +22,14 @@ from collections.abc import Sequence
 
 from dsdnode.speculation.actions import MAX_BRANCHES, Emit, Finish, Guess, NeedRoute, SessionAction, Tokens
 from dsdnode.speculation.controller import WindowController
+from dsdnode.speculation.digest import Line
 from dsdnode.speculation.events import EventLog, PassEvent
-from dsdnode.speculation.line import Line
 from dsdnode.speculation.owner.drafting import Drafting
 from dsdnode.speculation.owner.epochs import Epochs, Flight, OwnEpoch
 from dsdnode.speculation.owner.flow import Flow
 from dsdnode.speculation.owner.patience import Patience
 from dsdnode.speculation.owner.prefill import Prefill
-from dsdnode.speculation.plan import Plan, RouteCosts
-from dsdnode.speculation.settings import Carried, SessionConfig
+from dsdnode.speculation.plan import Carried, Plan, RouteCosts, SessionConfig
 from dsdnode.wire.messages import Nack, Verdict
 
 __all__ = ["MAX_NACKS", "SessionConfig", "SessionMachine"]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsdnode.speculation.acceptance import Acceptance, Exact, Own
-from dsdnode.speculation.actions import Tokens
+from dsdnode.speculation.actions import BroadcastClosed, SendToOwner, Tokens
 from dsdnode.speculation.stage.cache import Branch
-from dsdnode.wire.messages import Block
+from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
 MAX_SEEN = 64
 """Positions of a branch whose distributions are kept, the last ones: hedges begin a little before its end."""
@@ -92,3 +92,32 @@ class Judge:
 
 def _own(branch: Branch, position: int) -> Own:
     return branch.seen.get(position) or Own(branch.draws[position])
+
+
+@dataclass(slots=True)
+class Answers:
+    """`route` and `index`: as in the Open that came last."""
+
+    session: bytes
+    route: int = -1
+    index: int = 0
+
+    def verdict(self, block: Block, decision: Decision) -> SendToOwner:
+        """Of a block that has been judged, or that needs not be: its times are of the stages that ran it."""
+        return SendToOwner(
+            Verdict(
+                self.session, self.route, block.epoch, decision.decided, decision.token,
+                block.stage_ms, block.waited_ms, block.queue, decision.relaxed,
+            )
+        )  # fmt: skip
+
+    def closed(self, block: Block, decision: Decision) -> BroadcastClosed:
+        return BroadcastClosed(
+            Closed(self.session, self.route, block.epoch, decision.decided, decision.token, decision.relaxed)
+        )
+
+    def nack(self, block: Block, length: int) -> SendToOwner:
+        return SendToOwner(Nack(self.session, self.route, block.epoch, self.index, length))
+
+    def lost(self, reason: str) -> SendToOwner:
+        return SendToOwner(SessionLost(self.session, self.index, reason, self.route))

@@ -22,10 +22,9 @@ from collections.abc import Sequence
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import Acceptance, Own
 from dsdnode.speculation.actions import ForwardBlock, Gone, RunChunk, StageAction, States, Tokens, TruncateSequence
-from dsdnode.speculation.stage.answers import Answers
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, Inbox, KeptOutputs, StageLimits, arrive
 from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
-from dsdnode.speculation.stage.judge import Decision, Judge
+from dsdnode.speculation.stage.judge import Answers, Decision, Judge
 from dsdnode.wire.messages import Block, Closed
 
 
