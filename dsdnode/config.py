@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from dsdnode.errors import BadInput
 from dsdnode.wire.messages import WIRE_TYPES
+from dsdnode.wire.records import MAX_LAYERS
 
 ROLES = ("drafter", "shard", "bootstrap")
 DEFAULT_ROLES = ("drafter", "shard")
 """With both, one machine alone already answers, and each further one adds a replica or a drafter."""
 DEFAULT_LISTEN = "tcp://0.0.0.0:29170"
 MAX_JOINS = 64
-MAX_LAYERS = 4096
+MAX_FILE_BYTES = 1 << 20
+"""Of a configuration or a scenario."""
 MAX_SWARM_FILE_BYTES = 64 * 1024
 WINDOWS = ("fixed", "awc", "throughput", "throughput:rounds", "throughput:stream", "throughput:hedged", "threshold")
 """Window policies (pacing/policies.py); also plans that never change, stream:BLOCK:WINDOW and
@@ -133,6 +137,17 @@ def write_joins(data_dir: Path, joins: tuple[str, ...]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(joins[:MAX_JOINS]))
     temporary.replace(path)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The table of a file; `what` it is, for people. Raises BadInput."""
+    try:
+        with path.open("rb") as file:
+            return tomllib.loads(file.read(MAX_FILE_BYTES).decode())
+    except OSError as error:
+        raise BadInput(f"cannot read the {what} {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise BadInput(f"{path} is not TOML: {error}") from None
 
 
 def parse_size(text: str) -> int:

@@ -1,7 +1,6 @@
 """Who a peer is: one Ed25519 key. Its id is the SHA-256 of the public key, and its CURVE (X25519) key derives from it.
 
-So a verified CURVE key proves a peer id, and one file on disk is the whole identity. Join strings and addresses, the
-other things that a user hands around, are read here too.
+So a verified CURVE key proves a peer id, and one file on disk is the whole identity. Addresses are read here, too.
 """
 
 from __future__ import annotations
@@ -21,13 +20,10 @@ from nacl.exceptions import CryptoError
 from nacl.signing import SigningKey, VerifyKey
 
 from dsdnode.errors import BadInput
-from dsdnode.wire.messages import Contact
 
 LABEL = b"dsdnode "
 """Whatever is signed begins with this, what it is, a version and a newline: no signature serves two purposes."""
-MAX_ADDRESSES = 4
 _FILE_HEADER = "dsdnode identity 1\n"
-_JOIN = re.compile(r"dsd://([^/\s]{1,600})/([0-9a-fA-F]{64})/?")
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,98}[A-Za-z0-9])?):([0-9]{1,5})")
 
 
@@ -151,33 +147,7 @@ def _create(path: Path) -> None:
         aside.unlink()
 
 
-# --- join strings and addresses -----------------------------------------------------------------------------------
-
-
-def parse_join(text: str) -> Contact:
-    """The peer of `dsd://HOST:PORT[,HOST:PORT...]/PEERKEY` (the key in hex, IPv6 in brackets). Raises BadInput."""
-    match = _JOIN.fullmatch(text.strip())
-    if match is None:
-        raise BadInput(f"{text!r} is not a join address: those look like dsd://HOST:PORT/KEY, KEY 64 hex digits")
-    public_key = bytes.fromhex(match[2])
-    try:
-        curve_public_key(public_key)
-        addresses = tuple(f"tcp://{part}" for part in match[1].split(","))
-        for address in addresses:
-            parse_address(address)
-    except ValueError as error:
-        raise BadInput(f"{text!r} is not a join address: {error}") from error
-    if len(addresses) > MAX_ADDRESSES:
-        raise BadInput(f"{text!r} names {len(addresses)} hosts; at most {MAX_ADDRESSES}")
-    return Contact(public_key, addresses)
-
-
-def format_join(contact: Contact) -> str:
-    """The inverse of `parse_join`. Raises ValueError for a contact that nobody can dial."""
-    if not contact.addresses:
-        raise ValueError("a peer without an address cannot be joined")
-    hosts = ",".join(address.removeprefix("tcp://") for address in contact.addresses)
-    return f"dsd://{hosts}/{contact.public_key.hex()}"
+# --- addresses -----------------------------------------------------------------------------------
 
 
 def parse_address(address: str, lowest_port: int = 1) -> tuple[str, int]:

@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.errors import BadInput
-from dsdnode.identity import (
-    Identity,
-    curve_public_key,
-    format_join,
-    load_or_create,
-    parse_address,
-    parse_join,
-    short_id,
-    verify,
-)
+from dsdnode.identity import Identity, curve_public_key, load_or_create, parse_address, short_id, verify
+from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact
 
 ALICE = Identity(bytes(range(32)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -14,14 +15,41 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dsdnode"
 FLOORS = {
-    **dict.fromkeys(("__init__", "wire", "errors", "config", "identity", "models", "pictures"), 0),
-    **dict.fromkeys(("dht", "speculation", "placement"), 1),
-    **dict.fromkeys(("net", "engine"), 2),
-    "node": 3,
-    **dict.fromkeys(("gateway", "sim", "bench"), 4),
-    "cli": 5,
+    "errors": 0,
+    "identity": 1,
+    "models": 1,
+    "pictures": 1,
+    "wire": 2,
+    "config": 3,
+    "dht": 4,
+    "speculation": 4,
+    "pacing": 5,
+    "placement": 6,
+    "net": 7,
+    "engine": 7,
+    "swarm": 8,
+    "client": 9,
+    "node": 9,
+    "sim": 10,
+    "bench": 10,
+    "cli": 11,
+    "__init__": 12,
 }
-MAX_FILE_LINES = 300
+"""A room imports what stands lower, and nothing beside it: so a client knows no node. (docs/architecture.md)"""
+PURE = {"dht", "speculation", "pacing", "placement"}
+"""They know no clock, no socket and no thread."""
+APART = [
+    ("speculation.owner", "speculation.stage"),
+    ("speculation.stage", "speculation.owner"),
+    ("node.drafter", "node.shard"),
+    ("node.shard", "node.drafter"),
+    ("node.batching", "node.drafter"),
+    ("node.batching", "node.shard"),
+]
+"""Roles, and the two machines of a reply, know each other by the wire alone."""
+PORT = {"speculation.controller", "speculation.events", "speculation.plan"}
+"""What pacing, which decides the speed, may know of speculation, which decides the text."""
+MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_SCRIPT_LINES = 150
 ONLY_IN = {"zmq": "net", "llama_cpp": "engine"}
@@ -29,7 +57,6 @@ ONLY_IN = {"zmq": "net", "llama_cpp": "engine"}
 BANNED_CALLS = {("time", "time"), ("asyncio", "wait")}
 RANDOM_CLASSES = {"Random", "SystemRandom"}
 IMPURE = {"asyncio", "socket", "threading", "subprocess", "time", "zmq", "llama_cpp"}
-"""Pure thinking (floor 1) knows no clock, no socket and no thread."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -58,6 +85,11 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def own_modules(tree: ast.Module) -> set[str]:
+    """`speculation.plan` of `from dsdnode.speculation.plan import Plan`, `speculation` of it too."""
+    return {name.removeprefix("dsdnode.") for name in imports(tree) if name.startswith("dsdnode.")}
+
+
 def own_rooms(tree: ast.Module) -> set[str]:
     return {name.split(".")[1] for name in imports(tree) if name.startswith("dsdnode.")} & FLOORS.keys()
 
@@ -72,10 +104,29 @@ def calls(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_a_floor_imports_only_floors_below(path: Path) -> None:
     room = room_of(path)
-    floor = FLOORS[room]
     assert not any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree_of(path))), "relative"
     for other in own_rooms(tree_of(path)) - {room}:
-        assert FLOORS[other] < floor or floor == FLOORS[other] == 0, f"{room} (floor {floor}) imports {other}"
+        assert FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_wall_between_text_and_speed(path: Path) -> None:
+    """What decides which tokens are committed imports nothing that decides how fast, and knows of it by a port."""
+    for module in own_modules(tree_of(path)):
+        if room_of(path) == "speculation":
+            assert module.split(".")[0] not in {"pacing", "placement"}, module
+        if room_of(path) in {"pacing", "placement"} and module.startswith("speculation."):
+            assert module in PORT or module.rpartition(".")[0] in PORT, f"{module} is behind the wall"
+
+
+@pytest.mark.parametrize(("one", "other"), APART)
+def test_roles_know_each_other_by_the_wire_alone(one: str, other: str) -> None:
+    folder = PACKAGE.joinpath(*one.split("."))
+    files = list(folder.rglob("*.py"))
+    assert len(files) > 1, f"{one} is no room"
+    for path in files:
+        known = [module for module in own_modules(tree_of(path)) if f"{module}.".startswith(f"{other}.")]
+        assert known == [], f"{name_of(path)} imports {known}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -84,7 +135,7 @@ def test_third_party_stays_in_its_room(path: Path) -> None:
         allowed = ONLY_IN.get(name.split(".")[0])
         assert allowed in (None, room_of(path)), f"{name} belongs to {allowed}/"
         assert name.split(".")[0] not in {"pickle", "torch"}
-        assert FLOORS[room_of(path)] != 1 or name.split(".")[0] not in IMPURE, f"{name} is not for pure thinking"
+        assert room_of(path) not in PURE or name.split(".")[0] not in IMPURE, f"{name} is not for pure thinking"
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -104,6 +155,32 @@ def test_files_and_functions_stay_small(path: Path) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= MAX_FUNCTION_LINES, f"{node.name}: {length} lines"
+
+
+def constants(path: Path) -> Iterator[tuple[str, str]]:
+    """Names in capitals that are given a literal value at the top of a file, with the value."""
+    for node in tree_of(path).body:
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            target, value = node.target, node.value
+        else:
+            continue
+        both = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+        pairs = zip(target.elts, value.elts, strict=True) if both else [(target, value)]  # type: ignore[attr-defined]
+        for name, expression in pairs:
+            if isinstance(name, ast.Name) and name.id.strip("_").isupper():
+                with suppress(ValueError, TypeError, SyntaxError, NameError):
+                    yield name.id.strip("_"), repr(eval(ast.unparse(expression), {"__builtins__": {}}))
+
+
+def test_one_name_with_one_value_stands_in_one_file() -> None:
+    """Twins drift: whoever needs it imports it from where its reason is told."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for path in FILES:
+        for constant in constants(path):
+            places.setdefault(constant, []).append(name_of(path))
+    assert {constant: files for constant, files in places.items() if len(files) > 1} == {}
 
 
 def test_the_readme_s_house_names_every_file_and_no_other() -> None:

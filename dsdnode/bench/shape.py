@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-SEGMENT_BYTES = 1448
-"""What TCP puts into one packet of an Ethernet; each may be lost."""
-MIN_RESEND_S = 0.2
-"""A lost segment is sent again after two round trips, but never sooner: Linux's lower bound of the timer."""
+from dsdnode.net.port import MIN_RESEND_S, SEGMENT_BYTES
+
 MAX_RESENDS = 8
 
 

@@ -11,8 +11,8 @@ from dsdnode.bench.config import BenchConfig, PerShard
 from dsdnode.bench.daemons import Daemon, even_ranges, take_down
 from dsdnode.bench.emulator import Emulator
 from dsdnode.engine.gguf import read_manifest
-from dsdnode.identity import format_join, parse_join
 from dsdnode.models import demo_target
+from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact
 
 MAX_REPLY_POSITIONS = 2048

@@ -11,12 +11,8 @@ from typing import NoReturn
 import click
 
 from dsdnode.cli import about, bench, chat, demo, report, run, shards, sim, start
-from dsdnode.cli.options import Invocation
+from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import DsdError
-
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 @click.group(

@@ -16,6 +16,7 @@ from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Resolved, re
 from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, WINDOWS, default_data_dir
 from dsdnode.wire.messages import WIRE_TYPES
 
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 

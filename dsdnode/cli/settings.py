@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -22,14 +21,14 @@ from dsdnode.config import (
     parse_size,
     parse_threshold,
     parse_window,
+    read_toml,
 )
 from dsdnode.errors import BadInput
-from dsdnode.identity import MAX_ADDRESSES, parse_join
-from dsdnode.wire.messages import WIRE_TYPES
+from dsdnode.wire.joins import parse_join
+from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
 
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"
-MAX_FILE_BYTES = 1 << 20
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "pretty", "json")
 
@@ -97,15 +96,8 @@ def _from_env(env: Mapping[str, str]) -> dict[str, Valued]:
 
 
 def _from_file(path: Path) -> dict[str, Valued]:
-    try:
-        with path.open("rb") as file:
-            table = tomllib.loads(file.read(MAX_FILE_BYTES).decode())
-    except OSError as error:
-        raise BadInput(f"cannot read the configuration {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise BadInput(f"{path} is not TOML: {error}") from None
     result = {}
-    for key, value in table.items():
+    for key, value in read_toml(path, "configuration").items():
         setting = _known(key, f"{path}: ")
         result[key] = Valued(_parse(setting, value, f"{path}: {key}"), str(path))
     return result

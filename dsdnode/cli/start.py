@@ -17,15 +17,21 @@ import click
 import structlog
 
 from dsdnode.cli import control
-from dsdnode.cli.options import Invocation, common_options, json_option, load, node_options
+from dsdnode.cli.options import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    Invocation,
+    common_options,
+    json_option,
+    load,
+    node_options,
+)
 from dsdnode.config import NodeConfig, default_data_dir
 from dsdnode.errors import DsdError
 
 if TYPE_CHECKING:
     from dsdnode.node.node import Node
 
-EXIT_FAILURE = 1
-EXIT_INTERRUPTED = 130
 MAX_READY_BYTES = 64 * 1024
 log = structlog.get_logger()
 

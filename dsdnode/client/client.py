@@ -15,16 +15,16 @@ from dsdnode.client.preference import by_preference
 from dsdnode.client.request import Asking, Finished, GenerateRequest, Piece
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
-from dsdnode.identity import Identity, parse_join, peer_id, short_id
+from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.port import Priority, Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.swarm.catalogue import Model, describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
-from dsdnode.swarm.pings import TIMEOUT_S as PING_TIMEOUT_S
-from dsdnode.swarm.pings import Pings
+from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
+from dsdnode.wire.joins import parse_join
 from dsdnode.wire.records import ProviderRecord
 
 __all__ = ["Client", "Finished", "GenerateRequest", "Piece"]
@@ -103,6 +103,7 @@ class Client:
         self._discovery.start()
 
     async def close(self) -> None:
+        await self._pings.close()
         await self._discovery.close()
         await self._rpc.close()
 
@@ -112,7 +113,7 @@ class Client:
         return [model.as_json() for model in models_of(await self._records())]
 
     async def peers(self) -> list[dict[str, Any]]:
-        return await describe_peers(self._rpc, self._discovery)
+        return await describe_peers(self._rpc, self._discovery, self._pings)
 
     async def _records(self, max_age_s: float = 0.0, *, thorough: bool = False) -> list[ProviderRecord]:
         loop = asyncio.get_running_loop()

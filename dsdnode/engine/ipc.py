@@ -18,6 +18,8 @@ from msgspec import Meta
 from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top
 from dsdnode.speculation.sampling import Sampling
 
+SOCKET_BUFFER_BYTES = 1 << 20
+"""A hop of hidden states goes through in one piece."""
 PREFIX = struct.Struct("<IIQ")
 MAX_HEADER_BYTES = 8 << 20
 MAX_SEQUENCES = 256

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from dsdnode.engine.ipc import PREFIX, Buffer, Packet, Reply, pack, read_reply, sizes
+from dsdnode.engine.ipc import PREFIX, SOCKET_BUFFER_BYTES, Buffer, Packet, Reply, pack, read_reply, sizes
 from dsdnode.errors import EngineLost, Overloaded
 
 log = structlog.get_logger(__name__)
@@ -21,7 +21,6 @@ MAX_PENDING = 256
 MAX_STDERR_TAIL_BYTES = 4096
 EXIT_S = 2.0
 """A worker may take so long to end after its stream ended; then it is killed."""
-_SOCKET_BUFFER_BYTES = 1 << 20
 
 
 class WorkerLink(asyncio.Protocol):
@@ -46,7 +45,7 @@ class WorkerLink(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-Pm",

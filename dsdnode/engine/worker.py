@@ -16,6 +16,7 @@ import numpy as np
 
 from dsdnode.engine.ipc import (
     PREFIX,
+    SOCKET_BUFFER_BYTES,
     Buffer,
     Copy,
     Describe,
@@ -45,7 +46,6 @@ from dsdnode.errors import DsdError
 
 OUT_OF_MEMORY_SCORE = 500
 """If the machine runs out of memory, the kernel shall take the worker rather than the daemon."""
-_SOCKET_BUFFER_BYTES = 1 << 20
 
 
 class _Worker:
@@ -168,7 +168,7 @@ def _settle_in() -> None:
 def main() -> None:
     _settle_in()
     with socket.socket(fileno=int(sys.argv[1])) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
         try:
             serve(connection)
         except (BrokenPipeError, ConnectionResetError):

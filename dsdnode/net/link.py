@@ -17,14 +17,12 @@ import zmq
 from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, curve_public_key, is_ip, parse_address
 from dsdnode.net.handshake import Handshake
-from dsdnode.net.port import Priority
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S, Priority
 from dsdnode.net.queues import SendQueue
 from dsdnode.net.sockets import Frames, Names, Pump, events, open_dealer, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode, printable
 from dsdnode.wire.messages import Hello, Refused, Welcome
 
-ATTEMPT_TIMEOUT_S = 5.0
-"""From dialling an address to its WELCOME."""
 RESOLVE_TIMEOUT_S = 3.0
 _ENDINGS = (
     zmq.EVENT_CLOSED

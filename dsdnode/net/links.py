@@ -16,14 +16,11 @@ from dsdnode.identity import Identity, short_id
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.peers import Peer, PeerBook
-from dsdnode.net.port import Priority
+from dsdnode.net.port import MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
 from dsdnode.net.sockets import Names
 from dsdnode.wire.messages import Contact
 
-MAX_DEALERS = 128
-RETRY_S = 0.5
-"""A peer that could not be reached is not dialled again sooner."""
 BLOCKED_RETRY_S = 0.005
 """libzmq does not tell which of a router's connections has room again."""
 
@@ -104,7 +101,7 @@ class Links:
         addresses = peer.addresses()
         if not addresses:
             return None
-        while len(self._dealers) >= MAX_DEALERS:
+        while len(self._dealers) >= MAX_DIALLED:
             self._drop(next(iter(self._dealers)))
         dealer = Dealer(self, peer.id, peer.public_key, bulk, addresses)
         peer.dealers[bulk] = dealer

@@ -12,6 +12,21 @@ from typing import Protocol
 
 from dsdnode.wire.messages import Contact
 
+ATTEMPT_TIMEOUT_S = 5.0
+"""From dialling an address to its WELCOME."""
+RETRY_S = 0.5
+"""A peer that could not be reached is not dialled again sooner."""
+HEARTBEAT_S, HEARTBEAT_TIMEOUT_S = 5.0, 15.0
+"""A connection whose other end says nothing, not even in answer to a heartbeat, is gone after so long."""
+MAX_DIALLED = 128
+"""Connections of ours; the one that was used longest ago is closed for one more."""
+MAX_TURN = 64
+"""Messages of one source that are dealt with before the loop turns to others."""
+SEGMENT_BYTES = 1448
+"""What TCP puts into one packet of an Ethernet; each may be lost."""
+MIN_RESEND_S = 0.2
+"""A lost segment is sent again after two round trips, but never sooner: Linux's lower bound of the timer."""
+
 
 class Priority(IntEnum):
     """Order in which a link sends; lower goes first. Verdicts, cancels and the DHT never wait behind hidden states."""

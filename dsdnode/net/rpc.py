@@ -15,12 +15,13 @@ from secrets import SystemRandom
 from typing import Any, TypeVar
 
 import structlog
+from cachetools import LRUCache
 
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
-from dsdnode.net.port import Priority, Transport
+from dsdnode.net.port import MAX_TURN, Priority, Transport
 from dsdnode.wire.codec import Envelope, decode, encode, printable
-from dsdnode.wire.messages import Message, Ping, Pong, Refused
+from dsdnode.wire.messages import MAX_REASON, Message, Ping, Pong, Refused
 
 MAX_PENDING = 4096
 """Requests of ours without an answer yet."""
@@ -35,8 +36,6 @@ STRIKES = 10
 STRIKES_WINDOW_S = 60.0
 MAX_WATCHED = 4096
 BAN_S = 600.0
-_TURN = 64
-"""Messages handled before the loop turns to others."""
 
 M = TypeVar("M", bound=Message)
 Reply = tuple[Message, Sequence[bytes]]
@@ -159,7 +158,7 @@ class Rpc:
 
     async def _read(self) -> None:
         while True:
-            for _ in range(_TURN):
+            for _ in range(MAX_TURN):
                 peer, frames = await self.transport.receive()
                 self._dispatch(peer, frames)
             await asyncio.sleep(0)
@@ -232,7 +231,7 @@ class Rpc:
         except DsdError as error:
             if isinstance(error, PeerMisbehaved):
                 self.misbehaved(peer, error)
-            reply = Refused(str(error)[:512], retry=isinstance(error, Overloaded))
+            reply = Refused(str(error)[:MAX_REASON], retry=isinstance(error, Overloaded))
         except Exception:
             log.exception("bug in a handler", message=type(envelope.message).__name__)
             reply = Refused("internal error")
@@ -268,7 +267,7 @@ class Strikes:
     """How often each peer misbehaved of late."""
 
     def __init__(self) -> None:
-        self._counts: dict[bytes, _Count] = {}
+        self._counts: LRUCache[bytes, _Count] = LRUCache(MAX_WATCHED)
 
     def add(self, peer: bytes, now: float) -> bool:
         """Is this one too many? Then its count begins anew."""
@@ -279,6 +278,4 @@ class Strikes:
         if count.num >= STRIKES:
             return True
         self._counts[peer] = count
-        if len(self._counts) > MAX_WATCHED:
-            del self._counts[next(iter(self._counts))]
         return False

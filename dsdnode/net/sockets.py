@@ -18,13 +18,12 @@ from zmq.utils import z85
 
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity, is_ip, parse_address
+from dsdnode.net.port import HEARTBEAT_S, HEARTBEAT_TIMEOUT_S, MAX_TURN
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 
 ZAP_DOMAIN = b"dsdnode"
 _CURVE_BYTES = 33
 """Added to each frame: command name, flags, nonce, authenticator."""
-_TURN = 64
-"""Messages taken from one socket before the loop turns to others."""
 
 
 @cache
@@ -97,8 +96,8 @@ def _set_common(socket: zmq.Socket[bytes], identity: Identity, ipv6: bool) -> No
     socket.setsockopt(zmq.RCVHWM, 64)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + _CURVE_BYTES)  # counts each frame alone
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 15000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, round(1e3 * HEARTBEAT_S))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(1e3 * HEARTBEAT_TIMEOUT_S))
     socket.setsockopt(zmq.IPV6, int(ipv6))
 
 
@@ -175,7 +174,7 @@ class Pump:
     def _run(self) -> None:
         self._poked = False
         try:
-            for _ in range(_TURN):
+            for _ in range(MAX_TURN):
                 if self._closed:
                     return
                 self._take()

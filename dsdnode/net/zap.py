@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 import zmq
+from cachetools import LRUCache
 
 from dsdnode.net.sockets import Pump
 
@@ -30,9 +30,9 @@ class Gate:
     """Pure: who is admitted at a time."""
 
     def __init__(self) -> None:
-        self._banned: dict[bytes, float] = {}
-        self._credit: dict[str, tuple[float, float]] = {}
-        self._known: dict[bytes, None] = {}
+        self._banned: LRUCache[bytes, float] = LRUCache(MAX_REMEMBERED)
+        self._credit: LRUCache[str, tuple[float, float]] = LRUCache(MAX_REMEMBERED)
+        self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)
         self._locked_until = 0.0
 
     def admit(self, now: float, address: str, key: bytes, num_connections: int) -> str:
@@ -46,11 +46,9 @@ class Gate:
     def know(self, key: bytes) -> None:
         """This key completed a HELLO: it comes in also when strangers may not."""
         self._known[key] = None
-        _trim(self._known)
 
     def ban(self, now: float, key: bytes, duration_s: float) -> None:
         self._banned[key] = now + duration_s
-        _trim(self._banned)
 
     def is_banned(self, now: float, key: bytes) -> bool:
         return self._banned.get(key, 0.0) > now
@@ -60,11 +58,10 @@ class Gate:
         self._locked_until = now + LOCKDOWN_S
 
     def _spend(self, now: float, group: str) -> bool:
-        credit, then = self._credit.pop(group, (float(CONNECTIONS_BURST), now))
+        credit, then = self._credit.get(group, (float(CONNECTIONS_BURST), now))
         credit = min(CONNECTIONS_BURST, credit + (now - then) * CONNECTIONS_PER_S)
         allowed = credit >= 1
         self._credit[group] = (credit - allowed, now)
-        _trim(self._credit)
         return allowed
 
 
@@ -76,11 +73,6 @@ def _group(address: str) -> str:
     if isinstance(ip, ipaddress.IPv4Address):
         return address
     return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
-
-
-def _trim(remembered: dict[Any, Any]) -> None:
-    while len(remembered) > MAX_REMEMBERED:
-        del remembered[next(iter(remembered))]
 
 
 class ZapServer:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from dsdnode.errors import BadInput, PeerUnavailable
-from dsdnode.identity import MAX_ADDRESSES, Identity, is_ip, parse_address, peer_id, short_id
+from dsdnode.identity import Identity, is_ip, parse_address, peer_id, short_id
 from dsdnode.net.handshake import Handshake, derive_swarm_key
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
@@ -23,7 +23,7 @@ from dsdnode.net.router import Router
 from dsdnode.net.sockets import Names, open_context
 from dsdnode.net.watch import MemoryWatch
 from dsdnode.net.zap import Gate, ZapServer
-from dsdnode.wire.messages import PROTOCOL_VERSION, Contact, Hello, Refused, Welcome
+from dsdnode.wire.messages import MAX_ADDRESSES, PROTOCOL_VERSION, Contact, Hello, Refused, Welcome
 
 MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
 """The process may grow by this before every connection is dropped."""

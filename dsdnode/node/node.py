@@ -19,7 +19,7 @@ from dsdnode.config import NodeConfig, read_joins, write_joins
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
-from dsdnode.identity import Identity, format_join, load_or_create, parse_join, short_id
+from dsdnode.identity import Identity, load_or_create, short_id
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
@@ -33,6 +33,8 @@ from dsdnode.node.shard.host import StageHost
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.pings import Pings
+from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
 
@@ -68,6 +70,7 @@ class Node:
         self._organs = organs
         self._rpc = Rpc(transport, rng)
         self.discovery = Discovery(self._rpc, identity, rng)
+        self._pings = Pings(self._rpc)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
@@ -112,7 +115,7 @@ class Node:
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
         if "shard" in self._offers:
-            current = keep_current(self._offers["shard"], self._rpc, self.discovery)
+            current = keep_current(self._offers["shard"], self._rpc, self.discovery, self._pings)
             self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
@@ -138,6 +141,7 @@ class Node:
         offer.measured(await measure(engine))
         self._stage = StageHost(
             self._rpc,
+            self._pings,
             engine,
             max_sessions=1 if self._config.strict else self._config.max_sessions,
             max_lease_s=self._config.timeouts.lease_s,
@@ -156,6 +160,7 @@ class Node:
         self._drafter = DrafterHost(
             self._rpc,
             self.discovery,
+            self._pings,
             engine,
             await engine.vocabulary(),
             max_sessions=self._config.max_sessions,
@@ -241,7 +246,7 @@ class Node:
         }  # fmt: skip
 
     async def peers(self) -> list[dict[str, Any]]:
-        return await describe_peers(self._rpc, self.discovery)
+        return await describe_peers(self._rpc, self.discovery, self._pings)
 
     async def models(self) -> list[dict[str, Any]]:
         return [model.as_json() for model in models_of(await self.discovery.find_providers(MODELS_KEY))]
@@ -271,6 +276,7 @@ class Node:
             if host is not None:
                 await host.close()
         await asyncio.gather(*(offer.engine.close() for offer in self._offers.values()))
+        await self._pings.close()
         await self.discovery.close()
         await self._rpc.close()
         log.info("stopped", peer=short_id(self.peer_id))

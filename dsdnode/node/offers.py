@@ -12,12 +12,12 @@ from typing import Any
 
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.port import Engine
-from dsdnode.errors import DsdError
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.engines import record_of
 from dsdnode.pacing.costs import UNKNOWN_SPEED, CostFit, Speed
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, MAX_ROUND_TRIPS, ProviderRecord, RoundTrip
 
@@ -29,7 +29,6 @@ MIN_CHANGE_MS = 2.0
 QUEUE_CHANGE = 0.5
 FIRST_LINKS_S = 2.0
 LINKS_EVERY_S = 120.0
-PING_TIMEOUT_S = 2.0
 NUM_PINGS = 2
 
 
@@ -93,7 +92,7 @@ class Offer:
         }
 
 
-async def keep_current(offer: Offer, rpc: Rpc, discovery: Discovery) -> None:
+async def keep_current(offer: Offer, rpc: Rpc, discovery: Discovery, pings: Pings) -> None:
     """For ever: look at a shard's neighbours now and then, and announce what has changed."""
     loop = asyncio.get_running_loop()
     pause_s = FIRST_LINKS_S
@@ -101,14 +100,14 @@ async def keep_current(offer: Offer, rpc: Rpc, discovery: Discovery) -> None:
     while True:
         await asyncio.sleep(min(LOOK_S, pause_s))
         if loop.time() >= links_at:
-            offer.round_trips = await measure_links(rpc, discovery, offer.engine)
+            offer.round_trips = await measure_links(rpc, discovery, pings, offer.engine)
             pause_s = min(2 * pause_s, LINKS_EVERY_S)
             links_at = loop.time() + pause_s
         if offer.outdated(loop.time()):
             discovery.changed()
 
 
-async def measure_links(rpc: Rpc, discovery: Discovery, engine: Engine) -> tuple[RoundTrip, ...]:
+async def measure_links(rpc: Rpc, discovery: Discovery, pings: Pings, engine: Engine) -> tuple[RoundTrip, ...]:
     """Round trips to peers whose layers end where ours begin, or begin where ours end; of many, a few.
 
     Each peer picks others, and both ends publish: so most links of a swarm of some dozens are known to owners.
@@ -120,18 +119,9 @@ async def measure_links(rpc: Rpc, discovery: Discovery, engine: Engine) -> tuple
     picked = sorted(near, key=lambda peer: hashlib.sha256(own + peer).digest())[:MAX_ROUND_TRIPS]
     for peer in picked:
         rpc.transport.introduce(near[peer].contact)
-    pinged = await asyncio.gather(*(_rtt_ms(rpc, peer) for peer in picked))
-    trips = zip(picked, pinged, strict=True)
-    return tuple(RoundTrip(peer[:ID_PREFIX_BYTES], rtt_ms) for peer, rtt_ms in trips if rtt_ms is not None)
-
-
-async def _rtt_ms(rpc: Rpc, peer: bytes) -> float | None:
-    """The best of a few: the first may have to dial."""
-    try:
-        seconds = [await rpc.ping(peer, timeout_s=PING_TIMEOUT_S) for _ in range(NUM_PINGS)]
-    except DsdError:
-        return None
-    return round(1e3 * min(seconds), 2)
+    rtts_s = await asyncio.gather(*(pings.rtt_s(peer, NUM_PINGS) for peer in picked))
+    trips = zip(picked, rtts_s, strict=True)
+    return tuple(RoundTrip(peer[:ID_PREFIX_BYTES], round(1e3 * rtt_s, 2)) for peer, rtt_s in trips if rtt_s is not None)
 
 
 def _links_differ(now: Sequence[RoundTrip], said: Sequence[RoundTrip]) -> bool:

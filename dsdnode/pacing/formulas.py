@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 
-from dsdnode.speculation.plan import Mode, Plan
+from dsdnode.speculation.plan import CALL_S, MIN_CHANCE, Mode, Plan
 
 MAX_RUN = 96
 """Guesses in a row that are looked at; longer runs count as so long."""
@@ -22,10 +22,6 @@ MAX_WINDOW = 64
 HEDGES = (1, 2)
 RUNS_IN_FLIGHT = 3.0
 """More guesses in flight than 3 runs' length are hardly ever right."""
-CALL_S = 0.006
-"""A call of the draft engine lasts so long at most, or one token (flow.py)."""
-MIN_CHANCE = 0.03
-"""Guesses less likely to be needed are not drafted (flow.py)."""
 HEDGED_SHARE = 0.3
 """Blocks that carry a hedge, for each that is allowed: only where the draft model is unsure."""
 SECOND_HEDGE = 0.3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from dsdnode.config import MAX_DRAFT
 from dsdnode.errors import BadInput
 from dsdnode.pacing.awc import AdaptiveWindow, ThresholdWindow
 from dsdnode.pacing.estimates import Experience
@@ -11,7 +12,6 @@ from dsdnode.pacing.throughput import MODES, Throughput
 from dsdnode.speculation.controller import Fixed, FixedPlan, WindowController
 from dsdnode.speculation.plan import Mode, Plan
 
-MAX_DRAFT = 64
 ALLOWED: dict[str, tuple[Mode, ...]] = {
     "throughput": MODES,
     "throughput:rounds": ("plain", "rounds"),

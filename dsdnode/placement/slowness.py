@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cachetools import LRUCache
+
 from dsdnode.wire.records import ProviderRecord
 
 HALF_LIFE_S = 60.0
@@ -16,14 +18,11 @@ class Slowness:
     """By peer id: what a block was seen to take, and when."""
 
     def __init__(self) -> None:
-        self._seen: dict[bytes, tuple[float, float]] = {}
+        self._seen: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_PEERS)
 
     def note(self, peer: bytes, fixed_ms: float, slope_ms: float, now: float) -> None:
         """Its cost line seems to be this one."""
-        self._seen.pop(peer, None)
         self._seen[peer] = fixed_ms + slope_ms * TYPICAL_POSITIONS, now
-        if len(self._seen) > MAX_PEERS:
-            del self._seen[next(iter(self._seen))]
 
     def factors(self, records: Iterable[ProviderRecord], now: float) -> dict[bytes, float]:
         """How many times slower than its record each is likely to be still; a record that owns up adds nothing."""

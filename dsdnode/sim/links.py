@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+from dsdnode.net.port import MIN_RESEND_S, SEGMENT_BYTES
+
 HANDSHAKE_ROUND_TRIPS = 4.6
 """TCP, CURVE and HELLO, before the first message leaves (a first reply takes 5.6, its own included)."""
-ATTEMPT_TIMEOUT_S = 5.0
-HEARTBEAT_TIMEOUT_S = 15.0
-RETRY_S = 0.5
-MAX_DIALLED = 128
-SEGMENT_BYTES = 1448
-MIN_RETRANSMIT_S = 0.2
 OVERHEAD_BYTES = 90
 """Of a message: ZMTP's and CURVE's frames, TCP and IP headers."""
 
@@ -67,7 +63,7 @@ def travel_s(size_bytes: int, spec: LinkSpec, rng: Random) -> float:
 def retransmits_s(size_bytes: int, spec: LinkSpec, rng: Random) -> float:
     """How much later a message is whole because segments of it were lost."""
     num_segments = 1 + size_bytes // SEGMENT_BYTES
-    late_s, timeout_s = 0.0, max(MIN_RETRANSMIT_S, 2 * spec.latency_s)
+    late_s, timeout_s = 0.0, max(MIN_RESEND_S, 2 * spec.latency_s)
     while rng.random() > (1 - spec.loss) ** num_segments:
         late_s += timeout_s
         timeout_s, num_segments = 2 * timeout_s, 1

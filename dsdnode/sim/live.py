@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from dsdnode.client.client import Client
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import DsdError, NoPipeline
+from dsdnode.errors import NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.sim.question import Question
 from dsdnode.sim.scenario import Group, Links, LinkTerms, Pair
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
 HOME = "here"
-PING_TIMEOUT_S = 3.0
 PINGS = 3
 ENGINE_MS = 0.5
 """Of a hop, what a ping does not tell: there and back to the engine's process (a third of question.HANDLING_MS)."""
@@ -27,22 +26,14 @@ async def ask_swarm(joins: Sequence[str], swarm_key: str | None, pair: Pair) -> 
     client = await Client.connect(joins, swarm_key)
     try:
         records = (await client._discovery.find_providers(MODELS_KEY))[:MAX_MODELLED]
-        rtt_s: dict[bytes, float] = {}
         for record in records:
             client._rpc.transport.introduce(record.contact)
-        await asyncio.gather(*(_measure(client, record.peer_id, rtt_s) for record in records))
+        peers = dict.fromkeys(record.peer_id for record in records)
+        rtts_s = await asyncio.gather(*(client._pings.rtt_s(peer, PINGS) for peer in peers))
+        rtt_s = {peer: took_s for peer, took_s in zip(peers, rtts_s, strict=True) if took_s is not None}
     finally:
         await client.close()
     return question_of(records, rtt_s, pair)
-
-
-async def _measure(client: Client, peer: bytes, rtt_s: dict[bytes, float]) -> None:
-    for _ in range(PINGS):
-        try:
-            took_s = await client._rpc.ping(peer, timeout_s=PING_TIMEOUT_S)
-        except DsdError:
-            return
-        rtt_s[peer] = min(took_s, rtt_s.get(peer, took_s))
 
 
 def question_of(records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float], pair: Pair) -> Question:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
-from dsdnode.net.port import Priority
-from dsdnode.sim.links import HEARTBEAT_TIMEOUT_S, Link, LinkSpec, Traffic
+from dsdnode.net.port import HEARTBEAT_TIMEOUT_S, Priority
+from dsdnode.sim.links import Link, LinkSpec, Traffic
 from dsdnode.sim.loop import JumpingLoop
 
 

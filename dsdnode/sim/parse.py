@@ -5,26 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import tomllib
 import types
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dsdnode.errors import BadInput
 
-MAX_FILE_BYTES = 1 << 20
 T = TypeVar("T")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Raises BadInput."""
-    try:
-        with path.open("rb") as file:
-            return tomllib.loads(file.read(MAX_FILE_BYTES).decode())
-    except OSError as error:
-        raise BadInput(f"cannot read the scenario {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise BadInput(f"{path} is not TOML: {error}") from None
 
 
 def build(kind: type[T], table: Any, where: str) -> T:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsdnode.config import parse_window, parse_wire
+from dsdnode.config import parse_window, parse_wire, read_toml
 from dsdnode.errors import BadInput
 from dsdnode.sim.links import LinkSpec
-from dsdnode.sim.parse import build, read_toml
+from dsdnode.sim.parse import build
 from dsdnode.sim.policies import Batching, Routing
 
 MAX_PEERS = 100_000
@@ -225,7 +225,7 @@ class Scenario:
 
 def read_scenario(path: Path) -> Scenario:
     """Raises BadInput; a trace is looked for beside the file."""
-    return scenario_of(read_toml(path), str(path), path.stem)
+    return scenario_of(read_toml(path, "scenario"), str(path), path.stem)
 
 
 def scenario_of(table: dict[str, object], where: str, name: str = "") -> Scenario:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsdnode.config import read_toml
 from dsdnode.errors import BadInput, DsdError
-from dsdnode.sim.parse import read_toml
 from dsdnode.sim.scenario import scenario_of
 from dsdnode.sim.simulate import simulate
 from dsdnode.sim.workers import workers
@@ -79,7 +79,7 @@ def parse_axis(text: str) -> Axis:
 
 def cells(scenario: Path, axes: Sequence[Axis], seeds: int) -> list[Cell]:
     """Every combination, each with every seed, all checked. Raises BadInput."""
-    table = {"name": scenario.stem, **read_toml(scenario)}
+    table = {"name": scenario.stem, **read_toml(scenario, "scenario")}
     result = []
     for combination in itertools.product(*(axis.values for axis in axes)):
         changed, chosen = deepcopy(table), dict(zip((axis.path for axis in axes), combination, strict=True))

@@ -14,19 +14,9 @@ from collections.abc import Callable
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
-from dsdnode.net.port import Priority
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
-from dsdnode.sim.links import (
-    ATTEMPT_TIMEOUT_S,
-    HANDSHAKE_ROUND_TRIPS,
-    HEARTBEAT_TIMEOUT_S,
-    MAX_DIALLED,
-    RETRY_S,
-    Link,
-    Traffic,
-    size_of,
-    travel_s,
-)
+from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, Link, Traffic, size_of, travel_s
 from dsdnode.sim.network import Network
 from dsdnode.wire.messages import Contact
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Mode = Literal["plain", "rounds", "stream", "hedged"]
+MIN_CHANCE = 0.03
+"""A draft token less likely to be needed is not worth anybody's energy."""
+CALL_S = 0.006
+"""A call of the draft engine lasts so long at most (or one token): a correction must not wait for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import DsdError, NoPipeline
+from dsdnode.errors import NoPipeline
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import ProviderRecord
-
-PING_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def _model(offers: list[ProviderRecord], drafters: dict[str, int]) -> Model:
     )
 
 
-async def describe_peers(rpc: Rpc, discovery: Discovery) -> list[dict[str, Any]]:
+async def describe_peers(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[dict[str, Any]]:
     """Every peer we know of, pinged now: who it is, what it offers, its round trip (None: no answer)."""
     contacts = {peer_id(contact.public_key): contact for contact in discovery.known_peers()}
     offers: dict[bytes, list[ProviderRecord]] = {}
@@ -96,14 +95,8 @@ async def describe_peers(rpc: Rpc, discovery: Discovery) -> list[dict[str, Any]]
         contacts.setdefault(record.peer_id, record.contact)
         rpc.transport.introduce(record.contact)
 
-    async def rtt_ms(peer: bytes) -> float | None:
-        try:
-            return round(1e3 * await rpc.ping(peer, timeout_s=PING_TIMEOUT_S), 2)
-        except DsdError:
-            return None
-
     order = sorted(contacts)
-    round_trips = await asyncio.gather(*(rtt_ms(peer) for peer in order))
+    rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in order))
     return [
         {
             "peer_id": peer.hex(),
@@ -112,7 +105,7 @@ async def describe_peers(rpc: Rpc, discovery: Discovery) -> list[dict[str, Any]]
             "layers": next(([r.start, r.end] for r in offers.get(peer, []) if r.role == "shard"), None),
             "model": ", ".join(dict.fromkeys(record.model_name for record in offers.get(peer, []))),
             "free_sessions": sum(record.free_sessions for record in offers.get(peer, [])),
-            "rtt_ms": rtt,
+            "rtt_ms": None if rtt_s is None else round(1e3 * rtt_s, 2),
         }
-        for peer, rtt in zip(order, round_trips, strict=True)
+        for peer, rtt_s in zip(order, rtts_s, strict=True)
     ]

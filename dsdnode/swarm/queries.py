@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import structlog
+from cachetools import LRUCache
 
 from dsdnode.dht.ids import node_id
 from dsdnode.dht.lookup import Lookup
@@ -78,7 +78,7 @@ class Queries:
         self._tasks = tasks
         self._seen = seen
         self._slots = asyncio.Semaphore(MAX_LOOKUPS)
-        self._opened: OrderedDict[bytes, ProviderRecord] = OrderedDict()
+        self._opened: LRUCache[bytes, ProviderRecord] = LRUCache(MAX_OPENED)
 
     async def request(self, contact: Contact, message: Message, buffers: Sequence[bytes] = ()) -> Reply:
         """Ask one peer; the table learns from how it went. Raises DsdError."""
@@ -151,9 +151,6 @@ class Queries:
         digest = hashlib.sha256(data).digest()
         record = self._opened.get(digest) or open_record(data)
         self._opened[digest] = record
-        self._opened.move_to_end(digest)
-        if len(self._opened) > MAX_OPENED:
-            self._opened.popitem(last=False)
         return record
 
 

@@ -12,6 +12,10 @@ import msgspec
 from msgspec import Meta
 
 PROTOCOL_VERSION = 1
+MAX_ADDRESSES = 4
+"""Of a peer."""
+MAX_REASON = 512
+"""Characters of a reason in words."""
 MAX_CONTACTS = 40
 """At most 2k peers a reply (Kademlia's k = 20)."""
 MAX_RECORD_BYTES = 8 * 1024
@@ -30,7 +34,7 @@ Position = Annotated[int, Meta(ge=0, le=MAX_POSITIONS)]
 TokenId = Annotated[int, Meta(ge=0, le=(1 << 24))]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 40)]
 Address = Annotated[str, Meta(max_length=128)]
-Reason = Annotated[str, Meta(max_length=512)]
+Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 Name = Annotated[str, Meta(max_length=96)]
 Hex64 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]
@@ -47,7 +51,7 @@ class Contact(msgspec.Struct, frozen=True, array_like=True):
     """How to reach a peer: its Ed25519 public key (its SHA-256 is the id), where it listens (none: not dialled)."""
 
     public_key: Bytes32
-    addresses: Annotated[tuple[Address, ...], Meta(max_length=4)] = ()
+    addresses: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)] = ()
 
 
 # --- links (net/) -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from msgspec import Meta
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.identity import LABEL, Identity, parse_address, peer_id, verify
 from dsdnode.wire.codec import MAX_BODY_BYTES, decode_body, encode_body
-from dsdnode.wire.messages import MAX_CONTACTS, MAX_RECORD_BYTES, Address, Bytes32, Contact, Hex64
+from dsdnode.wire.messages import MAX_ADDRESSES, MAX_CONTACTS, MAX_RECORD_BYTES, Address, Bytes32, Contact, Hex64
 
 RECORD_VERSION = 1
 MAX_TTL_S = 600.0
@@ -53,7 +53,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     """
 
     public_key: Bytes32
-    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=4)]
+    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=MAX_ADDRESSES)]
     role: Literal["shard", "drafter"]
     model_id: Hex64
     model_name: Printable

@@ -6,7 +6,8 @@ from random import Random
 
 import pytest
 
-from dsdnode.bench.shape import MAX_RESENDS, MIN_RESEND_S, SEGMENT_BYTES, Line, LinkShape
+from dsdnode.bench.shape import MAX_RESENDS, Line, LinkShape
+from dsdnode.net.port import MIN_RESEND_S, SEGMENT_BYTES
 
 
 def test_latency_is_added_once_each_way() -> None:

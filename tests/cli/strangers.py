@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import zmq
 from zmq.utils import z85
 
-from dsdnode.identity import Identity, curve_public_key, parse_address, parse_join
+from dsdnode.identity import Identity, curve_public_key, parse_address
 from dsdnode.wire.codec import MAX_FRAME_BYTES, MAX_HEADER_BYTES, encode
+from dsdnode.wire.joins import parse_join
 from dsdnode.wire.messages import Ping
 from dsdnode.wire.replies import Cancel
 

@@ -255,7 +255,7 @@ async def test_a_node_with_several_roles_talks_to_itself(start: Start) -> None:
 
 
 async def test_of_too_many_links_the_least_used_are_closed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "MAX_DEALERS", 2)
+    monkeypatch.setattr(links, "MAX_DIALLED", 2)
     alice = await start(b"a")
     names = [b"b", b"c", b"d", b"e"]
     others = [await start(name) for name in names]

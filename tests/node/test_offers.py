@@ -11,6 +11,7 @@ from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.fake import FakeEngine, FakeModel
 from dsdnode.node.offers import REPEAT_S, Offer, measure_links
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import MAX_ROUND_TRIPS, ProviderRecord, RoundTrip
 from tests.node import jumping
@@ -83,12 +84,12 @@ def test_links_are_measured_to_those_before_and_after() -> None:
                 offer = other.offer(start, end, engine.shard.model_id)
                 other.discovery.provide(lambda offer=offer: [offer])  # type: ignore[misc]
             await asyncio.sleep(10)
-            trips = await measure_links(own.rpc, own.discovery, engine)
+            trips = await measure_links(own.rpc, own.discovery, Pings(own.rpc), engine)
             near = {town.members[name].id[:4] for name in ("before", "after")}
             assert {trip.peer for trip in trips} == near
             assert all(10 < trip.rtt_ms < 40 for trip in trips)
             town.silent.add(town.members["after"].id)
-            [trip] = await measure_links(own.rpc, own.discovery, engine)
+            [trip] = await measure_links(own.rpc, own.discovery, Pings(own.rpc), engine)
             assert trip.peer == town.members["before"].id[:4]
 
     jumping.run(story())
@@ -104,7 +105,7 @@ def test_of_many_neighbours_a_few_and_always_the_same() -> None:
                 offer = other.offer(4, 8, engine.shard.model_id)
                 other.discovery.provide(lambda offer=offer: [offer])  # type: ignore[misc]
             await asyncio.sleep(20)
-            first, second = [await measure_links(own.rpc, own.discovery, engine) for _ in range(2)]
+            first, second = [await measure_links(own.rpc, own.discovery, Pings(own.rpc), engine) for _ in range(2)]
             assert len(first) == MAX_ROUND_TRIPS
             assert [trip.peer for trip in first] == [trip.peer for trip in second]
 

@@ -13,6 +13,7 @@ from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.shard.host import StageHost
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import Close, Contact, Open, Opened, OpenStages, Refused, StagePlace, WireSampling
 
@@ -50,7 +51,7 @@ async def pair() -> Pair:
         rpc = Rpc(hub.transport(Contact(key, ())))
         rpc.start()
         ends.append(rpc)
-    host = StageHost(ends[1], engine, max_sessions=2)
+    host = StageHost(ends[1], Pings(ends[1]), engine, max_sessions=2)
     host.start()
     return Pair(ends[0], ends[1], host, engine)
 

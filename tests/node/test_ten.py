@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dsdnode.cli import control
-from dsdnode.identity import format_join, load_or_create
+from dsdnode.identity import load_or_create
+from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact
 from tests.node.processes import Daemon, run, swarm
 

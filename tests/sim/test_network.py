@@ -13,14 +13,8 @@ import pytest
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
-from dsdnode.net.port import Priority
-from dsdnode.sim.links import (
-    ATTEMPT_TIMEOUT_S,
-    HANDSHAKE_ROUND_TRIPS,
-    HEARTBEAT_TIMEOUT_S,
-    OVERHEAD_BYTES,
-    LinkSpec,
-)
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, Priority
+from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, OVERHEAD_BYTES, LinkSpec
 from dsdnode.sim.loop import JumpingLoop, run
 from dsdnode.sim.network import Network
 from dsdnode.sim.transport import SimTransport

@@ -22,7 +22,6 @@ import structlog
 
 from dsdnode.cli import render
 from dsdnode.pacing.formulas import (
-    CALL_S,
     Costs,
     bottleneck_s,
     constant_survival,
@@ -36,6 +35,7 @@ from dsdnode.pacing.formulas import (
 from dsdnode.sim.scenario import Group, Links, LinkTerms, Load, Pair, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 from dsdnode.speculation.owner.flow import Flow
+from dsdnode.speculation.plan import CALL_S
 
 WINDOWS = range(1, 25)
 BLOCKS = range(1, 13)

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.swarm.catalogue import Model, models_of
-from dsdnode.swarm.pings import GRACE_S, RECENT_S, TIMEOUT_S, Living
+from dsdnode.swarm.hosts import FOUND_S, Hosts
+from dsdnode.swarm.pings import GRACE_S, PING_TIMEOUT_S, Pings
 from tests.node import jumping
 from tests.swarm.town import Town
 
@@ -20,7 +21,8 @@ class Story:
     def __init__(self, town: Town) -> None:
         self.town = town
         self.alice = town.begin("alice", offers=False)
-        self.living = Living(self.alice.rpc, self.alice.discovery)
+        self.pings = Pings(self.alice.rpc)
+        self.known = Hosts(self.alice.rpc, self.alice.discovery, self.pings)
         self.model: Model
 
     async def begin(self) -> None:
@@ -30,7 +32,7 @@ class Story:
             other.discovery.provide(lambda offer=offer: [offer])  # type: ignore[misc]
         await asyncio.sleep(10)
         [self.model] = models_of(await self.alice.discovery.find_providers(MODELS_KEY))
-        await self.living.look(self.model.model_id)
+        await self.known.look(self.model.model_id)
 
     def go(self, *names: str) -> None:
         self.town.silent.update(self.town.members[name].id for name in names)
@@ -41,7 +43,7 @@ class Story:
         names = {member.id: name for name, member in self.town.members.items()}
         began_s = loop.time()
         unwanted = [self.town.members[name].id for name in avoid]
-        records, rtt_s = await self.living.hosts(self.model, False, unwanted)
+        records, rtt_s = await self.known.alive(self.model, False, unwanted)
         assert [record.peer_id for record in records] == list(rtt_s)
         return {names[peer] for peer in rtt_s}, loop.time() - began_s
 
@@ -52,7 +54,7 @@ def tell(story: Callable[[Story], Awaitable[None]]) -> None:
             one = Story(town)
             await one.begin()
             await story(one)
-            await one.living.close()
+            await one.pings.close()
 
     jumping.run(told())
 
@@ -70,7 +72,7 @@ def test_who_is_gone_is_waited_for_once_and_not_for_long() -> None:
         alice.go("dave")
         there, waited_s = await alice.hosts()
         assert there == {"bob", "carol"} and GRACE_S <= waited_s < GRACE_S + 0.1
-        await asyncio.sleep(TIMEOUT_S)
+        await asyncio.sleep(PING_TIMEOUT_S)
         there, waited_s = await alice.hosts()
         assert there == {"bob", "carol"} and waited_s < 0.1
 
@@ -82,7 +84,7 @@ def test_who_is_needed_is_waited_for() -> None:
         alice.go("carol", "dave")
         for _ in range(2):
             there, waited_s = await alice.hosts()
-            assert there == {"bob"} and TIMEOUT_S <= waited_s < TIMEOUT_S + 0.1
+            assert there == {"bob"} and PING_TIMEOUT_S <= waited_s < PING_TIMEOUT_S + 0.1
         alice.town.silent.clear()
         there, _ = await alice.hosts()
         assert "bob" in there and there & {"carol", "dave"}, "they were silent, and are heard again"
@@ -98,7 +100,7 @@ def test_others_than_those_to_avoid_must_be_enough() -> None:
     async def story(alice: Story) -> None:
         alice.go("dave")
         there, waited_s = await alice.hosts("carol")
-        assert there == {"bob", "carol"} and waited_s >= TIMEOUT_S
+        assert there == {"bob", "carol"} and waited_s >= PING_TIMEOUT_S
 
     tell(story)
 
@@ -107,11 +109,11 @@ def test_a_lookup_is_not_made_again_at_once() -> None:
     async def story(alice: Story) -> None:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        await alice.living.look(alice.model.model_id)
+        await alice.known.look(alice.model.model_id)
         assert loop.time() == began_s
-        await asyncio.sleep(RECENT_S + 1)
+        await asyncio.sleep(FOUND_S + 1)
         began_s = loop.time()
-        await alice.living.look(alice.model.model_id)
+        await alice.known.look(alice.model.model_id)
         assert loop.time() > began_s
 
     tell(story)

@@ -16,6 +16,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import Seat
 from dsdnode.node.drafter.reply import Reply
 from dsdnode.speculation.actions import Emit
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import encode_body
@@ -26,19 +27,20 @@ log = structlog.get_logger(__name__)
 WATCH_S = 5.0
 """So often a client is asked whether it is there: a process that hangs, or a cut cable, says no goodbye."""
 ANSWER_TIMEOUT_S = 5.0
-MAX_REASON = 512
+"""Longer than a stage has: to give a reply up is worse than to route round a peer, and a client may be busy writing."""
 
 
 class Serving:
     """Made when a client asks, before anything is known of the reply: from then on it can be cancelled."""
 
-    def __init__(self, rpc: Rpc, client: bytes, request: bytes) -> None:
+    def __init__(self, rpc: Rpc, pings: Pings, client: bytes, request: bytes) -> None:
         self.client = client
         self.cancelled = False
         self.reply: Reply | None = None
         self.seat: Seat | None = None
         self.task: asyncio.Task[None] | None = None
         self._rpc = rpc
+        self._pings = pings
         self._request = request
         self._failure: PeerUnavailable | None = None
         """The client does not take what it is sent; should it wake up, it resumes."""
@@ -111,7 +113,7 @@ class Serving:
         while self._failure is None:
             await asyncio.sleep(WATCH_S)
             try:
-                await self._rpc.ping(self.client, timeout_s=ANSWER_TIMEOUT_S)
+                await self._pings.ping(self.client, ANSWER_TIMEOUT_S)
             except DsdError as error:
                 self._lost(error)
 
@@ -131,7 +133,7 @@ def finished(request: bytes, reason: str, error: Exception | None) -> replies.Fi
     """How a reply ended: for a `reason`, or with an `error` that the client raises."""
     if error is None:
         return replies.Finished(request, reason)
-    return replies.Finished(request, "", type(error).__name__, str(error)[:MAX_REASON])
+    return replies.Finished(request, "", type(error).__name__, str(error)[: wire.MAX_REASON])
 
 
 def _by_origin(emit: Emit) -> list[tuple[list[int], int]]:

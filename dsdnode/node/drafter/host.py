@@ -25,6 +25,7 @@ from dsdnode.speculation.owner.session import SessionConfig
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.swarm.catalogue import Model, models_of
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
@@ -43,6 +44,7 @@ class DrafterHost:
         self,
         rpc: Rpc,
         discovery: Discovery,
+        pings: Pings,
         engine: TextEngine,
         vocabulary: Vocab,
         *,
@@ -55,10 +57,11 @@ class DrafterHost:
         """`rng`: of secrets."""
         self._rpc = rpc
         self._discovery = discovery
+        self._pings = pings
         self._engine = engine
         self._vocabulary = vocabulary
         self._batcher = Batcher(engine)
-        self._router = Router(rpc, discovery, choose)
+        self._router = Router(rpc, discovery, pings, choose)
         self._max_sessions = max_sessions
         self._choices = choices
         self._lease_s = lease_s
@@ -89,7 +92,6 @@ class DrafterHost:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._seats.forget()
-        await self._router.living.close()
         await self._batcher.close()
 
     @property
@@ -123,11 +125,11 @@ class DrafterHost:
             why = "this drafter is leaving" if self.draining else f"all {self._max_sessions} replies here are taken"
             return wire.Refused(why, retry=True), []
         body = decode_body(buffers[0], replies.GenerateBody)
-        serving = self._serving[message.request] = Serving(self._rpc, peer, message.request)
+        serving = self._serving[message.request] = Serving(self._rpc, self._pings, peer, message.request)
         try:
             prompt = await self._prompt(body)
             # Two lookups at once, as each takes its time; both have ended before either fails.
-            looking = self._router.living.look(body.model)
+            looking = self._router.hosts.look(body.model)
             model, looked = await asyncio.gather(self._model(body.model), looking, return_exceptions=True)
             for failed in (model, looked):
                 if isinstance(failed, BaseException):

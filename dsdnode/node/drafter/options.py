@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
+
+from cachetools import LRUCache
 
 from dsdnode.config import NodeConfig, parse_wire
 from dsdnode.errors import BadInput
@@ -40,7 +41,7 @@ class Choices:
     acceptance: WireAcceptance
     strict: bool = False
     """Rounding is the same whatever was asked before and however blocks are cut: no branches, and small batches."""
-    _experiences: OrderedDict[str, Experience] = field(default_factory=OrderedDict)
+    _experiences: LRUCache[str, Experience] = field(default_factory=lambda: LRUCache(MAX_EXPERIENCES))
     """By model: what replies have learned of its pipelines serves the next ones."""
 
     @classmethod
@@ -69,11 +70,7 @@ class Choices:
         return Blocks(window, max(1, min(PREFILL_POSITIONS, room - largest)), drafted=draft_max > 0)
 
     def _experience(self, model_id: str) -> Experience:
-        known = self._experiences.setdefault(model_id, Experience())
-        self._experiences.move_to_end(model_id)
-        if len(self._experiences) > MAX_EXPERIENCES:
-            self._experiences.popitem(last=False)
-        return known
+        return self._experiences.setdefault(model_id, Experience())
 
 
 def room_of(width: int) -> int:

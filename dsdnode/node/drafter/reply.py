@@ -142,7 +142,7 @@ class Reply:
         task.add_done_callback(self._tasks.discard)
 
     async def _check(self, peer: bytes) -> None:
-        if await self._router.living.ping(peer) is None:
+        if await self._router.pings.rtt_s(peer) is None:
             self.on_peer_lost(peer)
 
     def on_peer_lost(self, peer: bytes) -> None:
@@ -254,7 +254,7 @@ class Reply:
             route = self._route
             if route is None or (self._opening is not None and not self._opening.done()):
                 continue
-            answers = await asyncio.gather(*(self._router.living.ping(peer) for peer in route.peers))
+            answers = await asyncio.gather(*(self._router.pings.rtt_s(peer) for peer in route.peers))
             for peer, rtt in zip(route.peers, answers, strict=True):
                 if rtt is None and self._route is route:
                     self.on_peer_lost(peer)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 import structlog
+from cachetools import LRUCache
 
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.identity import peer_id
@@ -18,7 +19,8 @@ from dsdnode.placement.slowness import Slowness
 from dsdnode.speculation.plan import RouteCosts
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
-from dsdnode.swarm.pings import Living
+from dsdnode.swarm.hosts import Hosts
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import (
     Close,
@@ -40,8 +42,7 @@ OPEN_TIMEOUT_S = 4.0
 PATIENCE_S = 30.0
 """Peers that are full, or whose worker restarts, are asked again for so long."""
 RETRY_S = 0.25
-MAX_REMEMBERED = 64
-"""Pipelines."""
+MAX_PIPELINES = 64
 BETTER = 1.3
 """A reply in progress changes its pipeline for one that is so many times faster: the caches must be filled again."""
 PARKED_S = 300.0
@@ -79,14 +80,15 @@ class Terms:
 class Router:
     """Opens pipelines for the replies of one owner."""
 
-    def __init__(self, rpc: Rpc, discovery: Discovery, choose: Chooser = choose_pipeline) -> None:
+    def __init__(self, rpc: Rpc, discovery: Discovery, pings: Pings, choose: Chooser = choose_pipeline) -> None:
         self._rpc = rpc
         self._choose = choose
-        self.living = Living(rpc, discovery)
+        self.pings = pings
+        self.hosts = Hosts(rpc, discovery, pings)
         self._slowness = Slowness()
         self._sessions: dict[bytes, dict[bytes, None]] = {}
         """Own replies, by the peers that they go through."""
-        self._first_costs: dict[tuple[bytes, ...], RouteCosts] = {}
+        self._first_costs: LRUCache[tuple[bytes, ...], RouteCosts] = LRUCache(MAX_PIPELINES)
 
     async def open(
         self, terms: Terms, number: int, digests: bytes, avoid: Collection[bytes], touched: dict[bytes, None]
@@ -102,9 +104,9 @@ class Router:
         attempt = _Attempt(set(avoid), self._choose)
         fresh = False
         if number == 0:
-            await self.living.look(terms.target.model_id)
+            await self.hosts.look(terms.target.model_id)
         while True:
-            records, rtt_s = await self.living.hosts(terms.target, fresh, avoid)
+            records, rtt_s = await self.hosts.alive(terms.target, fresh, avoid)
             try:
                 places = attempt.choose(terms.target, records, self._view(terms.session, records, rtt_s), touched)
             except NoPipeline as error:
@@ -155,7 +157,7 @@ class Router:
         """Stage `index` takes `factor` times what was expected: is there a pipeline that is BETTER, all considered?"""
         slow, costs = route.peers[index], route.costs
         self._slowness.note(slow, factor * costs.fixed_s[index] * 1e3, factor * costs.slope_s[index] * 1e3, _now())
-        records, rtt_s = await self.living.hosts(terms.target, False, (slow,))
+        records, rtt_s = await self.hosts.alive(terms.target, False, (slow,))
         view = self._view(terms.session, records, rtt_s)
         try:
             places = choose_pipeline(records, terms.target.num_layers, view, (slow,), terms.target.name)
@@ -176,8 +178,6 @@ class Router:
         """What decides how prompts are cut: the same prompt always in the same places, or rounding tells."""
         if max(costs.slope_s) > 0:
             self._first_costs.setdefault(peers, costs)
-        if len(self._first_costs) > MAX_REMEMBERED:
-            del self._first_costs[next(iter(self._first_costs))]
         return self._first_costs.get(peers, costs)
 
     async def _open_all(

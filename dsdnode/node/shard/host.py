@@ -17,6 +17,7 @@ from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import Own
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import buffer_at, decode_body
 from dsdnode.wire.messages import Block, Close, Closed, Message, Open, Opened, OpenStages, Park, Refused, SessionLost
 from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states, unpack_tokens
@@ -25,14 +26,16 @@ log = structlog.get_logger(__name__)
 
 MAX_LEASE_S = 60.0
 MAX_PARKED_S = 600.0
-PING_TIMEOUT_S = 2.0
 
 
 class StageHost:
     """Serves Open, Block, Closed and Close for one engine."""
 
-    def __init__(self, rpc: Rpc, engine: Engine, *, max_sessions: int, max_lease_s: float = MAX_LEASE_S) -> None:
+    def __init__(
+        self, rpc: Rpc, pings: Pings, engine: Engine, *, max_sessions: int, max_lease_s: float = MAX_LEASE_S
+    ) -> None:
         self._rpc = rpc
+        self._pings = pings
         self._engine = engine
         self._batcher = Batcher(engine)
         self._sessions = Sessions(engine, max_sessions)
@@ -175,7 +178,7 @@ class StageHost:
 
     async def _check(self, owner: bytes) -> None:
         try:
-            await self._rpc.ping(owner, timeout_s=PING_TIMEOUT_S)
+            await self._pings.ping(owner)
         except DsdError as error:
             log.info("owner lost", peer=short_id(owner), reason=str(error))
             for session in self._sessions:

@@ -14,11 +14,10 @@ from dsdnode.speculation.acceptance import Acceptance, Exact, KeyTokens, Relaxed
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.stage.machine import StageMachine
-from dsdnode.wire.messages import WIRE_TYPES, Open, Refused, StagePlace, WireAcceptance, WireSampling
+from dsdnode.wire.messages import MAX_REASON, WIRE_TYPES, Open, Refused, StagePlace, WireAcceptance, WireSampling
 
 SEQUENCES_PER_SESSION = 8
 """A main line and three hedges, and as many that were just left."""
-MAX_REASON = 512
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Hidden states of blocks that wait, of all sessions."""
 MAX_KEPT_BYTES = 64 * 1024 * 1024

@@ -16,15 +16,11 @@ from dsdnode.speculation.actions import Draft, SendBlock
 from dsdnode.speculation.owner.drafting import Drafting
 from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
 from dsdnode.speculation.owner.prefill import MAX_POSITIONS_IN_FLIGHT, MAX_SINGLES_POSITIONS, Prefill
-from dsdnode.speculation.plan import Plan
+from dsdnode.speculation.plan import CALL_S, MIN_CHANCE, Plan
 
 MAX_FLIGHTS = 32
 """Blocks in flight; a stage lets twice as many wait."""
-MIN_CHANCE = 0.03
-"""A guess less likely to be needed is not worth anybody's energy."""
 MIN_HEDGE_CHANCE = 0.05
-CALL_S = 0.006
-"""A call of the draft engine lasts so long at most (or one token): a correction must not wait for it."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,37 @@
+"""Join strings, which people hand around: how to reach a member, and by which key it is known."""
+
+from __future__ import annotations
+
+import re
+
+from dsdnode.errors import BadInput
+from dsdnode.identity import curve_public_key, parse_address
+from dsdnode.wire.messages import MAX_ADDRESSES, Contact
+
+_JOIN = re.compile(r"dsd://([^/\s]{1,600})/([0-9a-fA-F]{64})/?")
+
+
+def parse_join(text: str) -> Contact:
+    """The peer of `dsd://HOST:PORT[,HOST:PORT...]/PEERKEY` (the key in hex, IPv6 in brackets). Raises BadInput."""
+    match = _JOIN.fullmatch(text.strip())
+    if match is None:
+        raise BadInput(f"{text!r} is not a join address: those look like dsd://HOST:PORT/KEY, KEY 64 hex digits")
+    public_key = bytes.fromhex(match[2])
+    try:
+        curve_public_key(public_key)
+        addresses = tuple(f"tcp://{part}" for part in match[1].split(","))
+        for address in addresses:
+            parse_address(address)
+    except ValueError as error:
+        raise BadInput(f"{text!r} is not a join address: {error}") from error
+    if len(addresses) > MAX_ADDRESSES:
+        raise BadInput(f"{text!r} names {len(addresses)} hosts; at most {MAX_ADDRESSES}")
+    return Contact(public_key, addresses)
+
+
+def format_join(contact: Contact) -> str:
+    """The inverse of `parse_join`. Raises ValueError for a contact that nobody can dial."""
+    if not contact.addresses:
+        raise ValueError("a peer without an address cannot be joined")
+    hosts = ",".join(address.removeprefix("tcp://") for address in contact.addresses)
+    return f"dsd://{hosts}/{contact.public_key.hex()}"
