@@ -12,6 +12,7 @@ from typing import Any
 
 import platformdirs
 
+from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
 from dsdnode.wire.messages import WIRE_TYPES
 from dsdnode.wire.records import MAX_LAYERS
@@ -94,7 +95,7 @@ class NodeConfig:
     """A nickname, shown by `status` alone."""
     data_dir: Path = field(default_factory=lambda: default_data_dir())
     identity_path: Path | None = None
-    emulate_ms: tuple[float, float] | None = None
+    emulate: CostLine | None = None
     """For `dsdnode bench`: engines take at least so long a decode, and so much more a position (engine/slow.py)."""
     timeouts: Timeouts = Timeouts()
 
@@ -104,7 +105,7 @@ class NodeConfig:
 
     @property
     def slowdown_file(self) -> Path:
-        """With `emulate_ms`: holds a factor to be slower by, read at every decode."""
+        """With `emulate`: holds a factor to be slower by, read at every decode."""
         return self.data_dir / "slowdown"
 
     @property

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dsdnode"
 FLOORS = {
+    "cost": 0,
     "errors": 0,
     "identity": 1,
     "models": 1,

@@ -8,7 +8,8 @@ from typing import Any
 from dsdnode.bench.config import BenchConfig, PerShard
 from dsdnode.bench.schemes import Scheme
 from dsdnode.bench.swarm import engine_of
-from dsdnode.pacing.formulas import Costs, hedged_speed, plain_speed, rounds_speed, stream_speed
+from dsdnode.cost import CostLine, PipelineCost
+from dsdnode.pacing.formulas import hedged_speed, plain_speed, rounds_speed, stream_speed
 
 MAX_BLOCK = 8
 MAX_WINDOW = 32
@@ -22,24 +23,25 @@ def costs_of(
     wire: str,
     statuses: Sequence[dict[str, Any]],
     width: int,
-) -> Costs:
+) -> PipelineCost:
     """Emulated times as they were asked for, the others as the daemons measured them. Hops: one into each shard, one
     back to the owner."""
     shapes = config.links(latency_ms).shapes(num_shards)
-    measured = [(engine["fixed_ms"], engine["slope_ms"]) for engine in map(engine_of, statuses)]
-    stages = config.emulate_ms(num_shards) or measured[:num_shards]
-    draft_ms = sum(measured[-1]) if config.draft_ms is None else config.draft_ms
+    measured = [CostLine.of_ms(engine["fixed_ms"], engine["slope_ms"]) for engine in map(engine_of, statuses)]
+    emulated = config.emulate_ms(num_shards)
+    stages = measured[:num_shards] if emulated is None else [CostLine.of_ms(*one) for one in emulated]
+    draft_s = measured[-1].at(1) if config.draft_ms is None else config.draft_ms / 1e3
     slowest_mbit = min((shape.bandwidth_mbit for shape in shapes if shape.bandwidth_mbit > 0), default=0.0)
     position_bits = 8 * width * _BYTES_PER_VALUE[wire or "f32"]
-    return Costs(
-        stages=tuple((fixed / 1e3, slope / 1e3) for fixed, slope in stages),
+    return PipelineCost(
+        stages=tuple(stages),
         network_s=sum(shape.latency_s for shape in shapes),
-        draft_s=draft_ms / 1e3,
+        draft=CostLine(0.0, draft_s),
         payload_s=position_bits / (slowest_mbit * 1e6) if slowest_mbit else 0.0,
     )
 
 
-def bound(scheme: Scheme, costs: Costs, stats: Sequence[dict[str, Any]]) -> float | None:
+def bound(scheme: Scheme, costs: PipelineCost, stats: Sequence[dict[str, Any]]) -> float | None:
     """Tokens per second at the acceptance that these replies had, with the best block where the policy may choose."""
     tokens, judged, accepted, covered = (
         sum(one.get(key) or 0 for one in stats) for key in ("completion_tokens", "judged", "accepted", "covered")

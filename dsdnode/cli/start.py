@@ -27,6 +27,7 @@ from dsdnode.cli.options import (
     node_options,
 )
 from dsdnode.config import NodeConfig, default_data_dir
+from dsdnode.cost import CostLine
 from dsdnode.errors import DsdError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def start(
 ) -> int:
     """Start a node. With nothing said it serves the bundled demo models in the swarm it last knew, or begins one."""
     settings = load(flags, log_level="info")
-    config = replace(settings.node_config(), emulate_ms=emulate_ms)
+    config = replace(settings.node_config(), emulate=None if emulate_ms is None else CostLine.of_ms(*emulate_ms))
     if detach:
         return _detach(invocation.argv, config, as_json)
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:

@@ -21,7 +21,7 @@ def by_preference(
     Those that were silent lately come behind the others, and before them those that are full. Who has not measured
     itself yet may be fast.
     """
-    times_ms = [max(FAST_MS, (one.fixed_ms + one.slope_ms) * (1 + one.queue)) for one in drafters]
+    times_ms = [max(FAST_MS, 1e3 * one.cost.at(1) * (1 + one.queue)) for one in drafters]
     fastest_ms = min(times_ms, default=FAST_MS)
 
     def key(pair: tuple[ProviderRecord, float]) -> tuple[bool, bool, bool, bool, int, int, bytes]:

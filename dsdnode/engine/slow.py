@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dsdnode.cost import CostLine
 from dsdnode.engine.port import Chunk, Output, ShardInfo, TextEngine
 from dsdnode.engine.tokenizer import Vocab
 
@@ -37,15 +38,14 @@ class Punctuality:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds of a decode: `fixed_s` once, `slope_s` a position of every chunk. `drafts`: the times of a draft model,
-    `slope_s` a token drawn one after the other, PREFILL_SHARE of it for each further position that is fed."""
+    """Of a decode, by the positions of all its chunks. `drafts`: of a draft model, by the tokens that it draws one
+    after the other; each further position that it is fed counts as PREFILL_SHARE of one."""
 
-    fixed_s: float
-    slope_s: float
+    cost: CostLine
     drafts: bool = False
 
     def duration_s(self, chunks: Sequence[Chunk]) -> float:
-        return self.fixed_s + self.slope_s * sum(self._num_steps(chunk) for chunk in chunks)
+        return self.cost.at(sum(self._num_steps(chunk) for chunk in chunks))
 
     def _num_steps(self, chunk: Chunk) -> float:
         num_positions = len(chunk.inputs)

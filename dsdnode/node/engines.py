@@ -9,6 +9,7 @@ import numpy as np
 import structlog
 
 from dsdnode.config import NodeConfig
+from dsdnode.cost import CostLine
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, read_manifest
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
@@ -17,7 +18,6 @@ from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
-from dsdnode.pacing.costs import Speed
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.swarm.discovery import Discovery
@@ -72,10 +72,9 @@ async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> E
 
 
 def _emulated(config: NodeConfig, engine: WorkerEngine, *, drafts: bool) -> TextEngine:
-    if config.emulate_ms is None:
+    if config.emulate is None:
         return engine
-    fixed_ms, slope_ms = config.emulate_ms
-    return SlowEngine(engine, Pace(fixed_ms / 1e3, slope_ms / 1e3, drafts), config.slowdown_file)
+    return SlowEngine(engine, Pace(config.emulate, drafts), config.slowdown_file)
 
 
 async def _start(config: NodeConfig, path: Path, options: EngineOptions) -> WorkerEngine:
@@ -159,7 +158,7 @@ def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int
     return path
 
 
-async def measure(engine: Engine) -> Speed:
+async def measure(engine: Engine) -> CostLine:
     """The cost line, from a few decodes of two positions and of ten; the first, cold one of each does not count."""
     best: list[float] = []
     for num_positions in PROBE_POSITIONS:
@@ -167,7 +166,7 @@ async def measure(engine: Engine) -> Speed:
         best.append(min(times[1:]))
     few, many = PROBE_POSITIONS
     slope_s = max(0.0, (best[1] - best[0]) / (many - few))
-    return Speed(fixed_ms=max(0.0, best[0] - slope_s * few) * 1e3, slope_ms=slope_s * 1e3)
+    return CostLine(max(0.0, best[0] - slope_s * few), slope_s)
 
 
 async def _probe(engine: Engine, num_positions: int) -> float:
@@ -186,7 +185,7 @@ async def _probe(engine: Engine, num_positions: int) -> float:
 def record_of(
     engine: Engine,
     role: str,
-    speed: Speed,
+    cost: CostLine,
     free_sessions: int,
     contact: Contact,
     queue: float = 0.0,
@@ -208,8 +207,8 @@ def record_of(
         width=shard.width,
         context_tokens=min(shard.context_tokens, shard.train_context_tokens),
         free_sessions=free_sessions,
-        fixed_ms=speed.fixed_ms,
-        slope_ms=speed.slope_ms,
+        fixed_ms=1e3 * cost.fixed_s,
+        slope_ms=1e3 * cost.slope_s,
         queue=queue,
         round_trips=round_trips,
     )

@@ -10,18 +10,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dsdnode.cost import CostLine
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.engines import record_of
-from dsdnode.pacing.costs import UNKNOWN_SPEED, CostFit, Speed
+from dsdnode.pacing.fits import CostFit
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, MAX_ROUND_TRIPS, ProviderRecord, RoundTrip
 
 LOOK_S = 5.0
+KEEP = 0.98
+"""Per decode: about the last 50 tell the cost line."""
 REPEAT_S = 15.0
 CHANGE = 0.3
 """A cost line or a link that is slower or faster by more than this share is news."""
@@ -40,26 +43,27 @@ class Offer:
         self.busy: Callable[[], float] = lambda: 0.0
         self.round_trips: tuple[RoundTrip, ...] = ()
         self._role = role
-        self._fit = CostFit(UNKNOWN_SPEED)
+        self._fit = CostFit(KEEP, scales=True)
         self._said: ProviderRecord | None = None
         self._said_s = 0.0
 
     @property
-    def speed(self) -> Speed:
-        return self._fit.speed
+    def cost(self) -> CostLine:
+        return self._fit.line
 
-    def measured(self, speed: Speed) -> None:
+    def measured(self, cost: CostLine) -> None:
         """At the start, before anybody was served."""
-        self._fit = CostFit(speed)
+        self._fit.expect(cost, weight=0.0)
 
     def decoded(self, num_positions: int, seconds: float) -> None:
-        self._fit.add(num_positions, seconds)
+        if seconds > 0:
+            self._fit.add(num_positions, seconds)
 
     def record(self, contact: Contact, free_sessions: int, now: float) -> ProviderRecord:
         """What is to be announced now."""
         self._said_s = now
         self._said = record_of(
-            self.engine, self._role, self.speed, free_sessions, contact, self._queue(), self.round_trips
+            self.engine, self._role, self.cost, free_sessions, contact, self._queue(), self.round_trips
         )
         return self._said
 
@@ -69,7 +73,7 @@ class Offer:
             return False
         said = self._said
         return (
-            self.speed.differs(Speed(said.fixed_ms, said.slope_ms), CHANGE)
+            self.cost.differs(said.cost, CHANGE)
             or abs(self._queue() - said.queue) > QUEUE_CHANGE * max(1.0, said.queue)
             or _links_differ(self.round_trips, said.round_trips)
         )
@@ -86,8 +90,8 @@ class Offer:
             "tokenizer_hash": shard.tokenizer_hash,
             "worker_pid": getattr(self.engine, "pid", None),
             "context_tokens": shard.context_tokens,
-            "fixed_ms": round(self.speed.fixed_ms, 3),
-            "slope_ms": round(self.speed.slope_ms, 3),
+            "fixed_ms": round(1e3 * self.cost.fixed_s, 3),
+            "slope_ms": round(1e3 * self.cost.slope_s, 3),
             "queue": self._queue(),
         }
 

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.cost import PipelineCost
 from dsdnode.pacing.fits import Mean, Ratio
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import Plan, RouteCosts
+from dsdnode.speculation.plan import Plan
 
 MIN_WINDOW, MAX_WINDOW, FIRST_WINDOW = 1, 12, 4
 SMOOTHING = 0.4
@@ -129,7 +130,7 @@ class AdaptiveWindow:
     def plan(self) -> Plan:
         return self._plan
 
-    def on_route(self, costs: RouteCosts) -> None:
+    def on_route(self, costs: PipelineCost) -> None:
         self._last_s = None
 
     def on_draft(self, num_tokens: int, seconds: float) -> None:
@@ -199,7 +200,7 @@ class ThresholdWindow:
     def plan(self) -> Plan:
         return Plan("rounds", self._window, self._window)
 
-    def on_route(self, costs: RouteCosts) -> None:
+    def on_route(self, costs: PipelineCost) -> None:
         pass
 
     def on_draft(self, num_tokens: int, seconds: float) -> None:

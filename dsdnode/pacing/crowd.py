@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dsdnode.pacing.estimates import PipelineCosts
+from dsdnode.cost import CostLine, PipelineCost
+from dsdnode.pacing.estimates import PipelineEstimate
 from dsdnode.pacing.fits import Mean
-from dsdnode.pacing.formulas import Costs, Cycle
+from dsdnode.pacing.formulas import Cycle
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Plan
 
@@ -45,19 +46,23 @@ class Crowd:
         self._place_s.add((waited_s + decode_s) / (others + 1) / (event.num_positions + RUN_POSITIONS))
         self._size.add(event.num_positions)
 
-    def costs(self, pipeline: PipelineCosts) -> Costs:
+    def costs(self, pipeline: PipelineEstimate) -> PipelineCost:
         """Waits are the others' blocks as ours are theirs: `priced` has them. And how long a decode takes that is
         mostly others' says nothing of a position's cost: there the records are asked, which know whole decodes."""
         known, expected = pipeline.costs(), pipeline.expected
         if pipeline.others.value < SOMEBODY or not self._size.weight:
             return known
         stages = known.stages
-        if expected is not None and len(expected.slope_s) == len(stages):
-            size, lines = self._size.value, zip(stages, expected.slope_s, strict=True)
-            stages = tuple((max(0.0, fixed + (slope - said) * size), said) for (fixed, slope), said in lines)
+        if expected is not None and len(expected.stages) == len(stages):
+            stages = tuple(map(self._with_slope, stages, expected.stages))
         return replace(known, stages=stages, network_s=known.network_s - pipeline.waits.value)
 
-    def priced(self, plan: Plan, cycle: Cycle, pipeline: PipelineCosts) -> Cycle:
+    def _with_slope(self, seen: CostLine, said: CostLine) -> CostLine:
+        """As high at our usual size as it was seen, as steep as the record says."""
+        size = self._size.value
+        return CostLine(max(0.0, seen.fixed_s + (seen.slope_s - said.slope_s) * size), said.slope_s)
+
+    def priced(self, plan: Plan, cycle: Cycle, pipeline: PipelineEstimate) -> Cycle:
         """What the cycle takes from each of the others. (A stream takes whole decodes anyway: speeds.Cycle.)"""
         if pipeline.others.value < SOMEBODY or plan.mode not in ("plain", "rounds"):
             return cycle

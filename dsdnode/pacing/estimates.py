@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dsdnode.pacing.fits import Line, Mean, Ratio
-from dsdnode.pacing.formulas import MAX_RUN, Costs, Hedging
+from dsdnode.cost import CostLine, PipelineCost
+from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, CostFit, Mean, Ratio
+from dsdnode.pacing.formulas import MAX_RUN, Hedging
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import RouteCosts
 
 PRIOR_RATE = 0.75
 PRIOR_WEIGHT = 4.0
@@ -24,8 +24,6 @@ DEPTHS = (0, 1, 2, 4, 8)
 """Where the classes of depth begin."""
 DEPTH_WEIGHT = 8.0
 """Guesses that the overall rate counts as in each class of depth."""
-MAX_FITTED_POSITIONS = 32
-"""Longer passes are prefill: another regime of every engine."""
 SAME_SHARE, SAME_S = 0.3, 0.002
 """By so much may what records and pings say of a pipeline change from reply to reply."""
 MAX_BARE = 4
@@ -86,19 +84,19 @@ def _class_of(depth: int) -> int:
     return _CLASSES[min(depth, MAX_RUN - 1)]
 
 
-class PipelineCosts:
+class PipelineEstimate:
     """Stages, network and draft engine of one pipeline. The prior is what records say, else the first pass."""
 
-    def __init__(self, expected: RouteCosts | None = None) -> None:
-        self.stages: list[Line] = []
-        self.network = Line(slope_weight=30.0)
+    def __init__(self, expected: PipelineCost | None = None) -> None:
+        self.stages: list[CostFit] = []
+        self.network = CostFit(slope_weight=30.0)
         """What is left of a pass; its slope is bandwidth. Jitter is told apart from that by a slope hard to move."""
         self.waits = Mean()
         """Of a pass that nothing of the reply was in the way of: others'."""
         self.others = Mean(keep=0.8)
-        self.draft = Line(keep=0.9, least_slope=0.3)
+        self.draft = CostFit(keep=0.9, least_slope=0.3)
         """A call of the draft engine, by its tokens: each costs something before the first."""
-        self.draft.expect(0.0, DRAFT_S, 0.5)
+        self.draft.expect(CostLine(0.0, DRAFT_S), 0.5)
         self.jitter = Mean()
         self.handling = Mean(keep=0.9)
         self.handling.add(HANDLING_S)
@@ -111,19 +109,20 @@ class PipelineCosts:
     def is_known(self) -> bool:
         return bool(self.stages) and self.network.is_known
 
-    def is_of(self, costs: RouteCosts) -> bool:
+    def is_of(self, costs: PipelineCost) -> bool:
         """Do records say of this pipeline what they said of ours? Then it is ours, or as good."""
         known = self.expected
-        if known is None or len(known.fixed_s) != len(costs.fixed_s):
+        if known is None or len(known.stages) != len(costs.stages):
             return False
-        pairs = zip((*known.fixed_s, known.network_s), (*costs.fixed_s, costs.network_s), strict=True)
+        fixed_s = ([*(stage.fixed_s for stage in one.stages), one.network_s] for one in (known, costs))
+        pairs = zip(*fixed_s, strict=True)
         return all(abs(new - old) <= SAME_SHARE * old + SAME_S for old, new in pairs)
 
-    def _expect(self, costs: RouteCosts) -> None:
-        self.stages = [Line() for _ in costs.fixed_s]
-        for line, fixed_s, slope_s in zip(self.stages, costs.fixed_s, costs.slope_s, strict=True):
-            line.expect(fixed_s, slope_s)
-        self.network.expect(costs.network_s, 0.0)
+    def _expect(self, costs: PipelineCost) -> None:
+        self.stages = [CostFit() for _ in costs.stages]
+        for fit, line in zip(self.stages, costs.stages, strict=True):
+            fit.expect(line)
+        self.network.expect(CostLine(costs.network_s, 0.0))
 
     def handled(self, excess_s: float) -> None:
         """A block that had to wait for the one before it came so much later than was reckoned with."""
@@ -150,9 +149,9 @@ class PipelineCosts:
         if len(event.stage_s) < len(self.stages):
             return  # closed unrun: the judge knew without
         if len(event.stage_s) > len(self.stages):
-            self.stages = [Line() for _ in event.stage_s]
-        for line, seconds in zip(self.stages, event.stage_s, strict=True):
-            line.add(event.num_positions, seconds)
+            self.stages = [CostFit() for _ in event.stage_s]
+        for fit, seconds in zip(self.stages, event.stage_s, strict=True):
+            fit.add(event.num_positions, seconds)
         waited_s = sum(event.waited_s)
         rest_s = max(0.0, event.judged_s - event.sent_s - sum(event.stage_s) - waited_s)
         self.jitter.add(rest_s)
@@ -160,11 +159,15 @@ class PipelineCosts:
         if event.alone and (event.mode in ("plain", "rounds") or any(event.queue)):
             self.waits.add(waited_s)  # a stream's own dead blocks are no news: speeds.stream_cycle counts them
 
-    def costs(self) -> Costs:
-        stages = tuple((line.fixed, line.slope) for line in self.stages)
-        payload_s = self.network.slope / (len(stages) + 1)
-        network_s = self.network.fixed + self.waits.value
-        return Costs(stages, network_s, self.draft.slope, payload_s, self.handling.value, self.draft.fixed)
+    def costs(self) -> PipelineCost:
+        network = self.network.line
+        return PipelineCost(
+            stages=tuple(fit.line for fit in self.stages),
+            network_s=network.fixed_s + self.waits.value,
+            draft=self.draft.line,
+            payload_s=network.slope_s / (len(self.stages) + 1),
+            handling_s=self.handling.value,
+        )
 
 
 @dataclass(slots=True)
@@ -186,7 +189,7 @@ class Experience:
 
     def __init__(self) -> None:
         self.acceptance = Acceptance()
-        self.costs = PipelineCosts()
+        self.costs = PipelineEstimate()
         """Of the pipeline used last."""
         self.coverage = Coverage()
         self.errors = {mode: Ratio(2.0, 2.0, 0.9) for mode in ("plain", "rounds", "stream", "hedged")}

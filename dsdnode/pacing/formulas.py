@@ -11,9 +11,10 @@ any latency, 18 % off.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
+from dsdnode.cost import PipelineCost
 from dsdnode.speculation.plan import CALL_S, MIN_CHANCE, Mode, Plan
 
 MAX_RUN = 96
@@ -32,86 +33,43 @@ Survival = Sequence[float]
 """[m]: probability that a run of right guesses has at least m; [0] = 1, MAX_RUN + 1 values."""
 
 
-@dataclass(frozen=True)
-class Costs:
-    """`stages`: (fixed_s, slope_s) each. `network_s`: one-way latencies of all hops of one pass together.
-
-    `draft_s` a token, and `call_s` a call of the draft engine; `payload_s` a position on one link; `handling_s`: of a
-    block at each peer, beside its decode.
-    """
-
-    stages: tuple[tuple[float, float], ...]
-    network_s: float
-    draft_s: float
-    payload_s: float = 0.0
-    handling_s: float = 0.0
-    call_s: float = 0.0
-    _fixed_s: float = field(init=False, repr=False, compare=False)
-    _slope_s: float = field(init=False, repr=False, compare=False)
-    _slowest_s: dict[float, float] = field(init=False, repr=False, compare=False, default_factory=dict)
-    """Kept, since a controller asks a hundred times for a few sizes."""
-
-    def __post_init__(self) -> None:
-        slope_s = sum(slope for _, slope in self.stages) + self.num_hops * self.payload_s
-        object.__setattr__(self, "_fixed_s", sum(fixed for fixed, _ in self.stages) + self.network_s)
-        object.__setattr__(self, "_slope_s", slope_s)
-
-    @property
-    def num_hops(self) -> int:
-        """Owner -> stages -> owner."""
-        return len(self.stages) + 1
-
-
-def pass_s(costs: Costs, positions: float) -> float:
-    """P(b) = sum c_s(b) + H (t1 + b payload): from the owner round the ring to the owner, nothing in the way."""
-    return costs._fixed_s + costs._slope_s * positions
-
-
-def slowest_s(costs: Costs, positions: float) -> float:
-    """max c_s(b)."""
-    known = costs._slowest_s.get(positions)
-    if known is None:
-        known = costs._slowest_s[positions] = max(fixed + slope * positions for fixed, slope in costs.stages)
-    return known
-
-
-def drafting_s(costs: Costs, block: int) -> float:
+def drafting_s(costs: PipelineCost, block: int) -> float:
     """b d, in calls as short as a stream's are."""
-    in_a_call = max(1, int(CALL_S / max(costs.call_s + costs.draft_s, 1e-9)))
-    return block * costs.draft_s + ceil(block / in_a_call) * costs.call_s
+    in_a_call = max(1, int(CALL_S / max(costs.draft.at(1), 1e-9)))
+    return block * costs.draft.slope_s + ceil(block / in_a_call) * costs.draft.fixed_s
 
 
-def bottleneck_s(costs: Costs, block: int) -> float:
+def bottleneck_s(costs: PipelineCost, block: int) -> float:
     """tau_b = max(b d, max c_s(b), b payload): one block after another cannot come faster."""
-    return max(drafting_s(costs, block), slowest_s(costs, block), block * costs.payload_s)
+    return max(drafting_s(costs, block), costs.slowest_s(block), block * costs.payload_s)
 
 
 # --- section 3 ----------------------------------------------------------------------------------------------------
 
 
-def plain_speed(costs: Costs) -> float:
+def plain_speed(costs: PipelineCost) -> float:
     """1 / P(1)."""
-    return 1 / pass_s(costs, 1)
+    return 1 / costs.pass_s(1)
 
 
-def round_s(costs: Costs, window: int) -> float:
+def round_s(costs: PipelineCost, window: int) -> float:
     """k d + P(k + 1); of a window of 0, P(1)."""
-    return window * costs.draft_s + (costs.call_s if window else 0.0) + pass_s(costs, window + 1)
+    return window * costs.draft.slope_s + (costs.draft.fixed_s if window else 0.0) + costs.pass_s(window + 1)
 
 
-def rounds_speed(costs: Costs, acceptance_rate: float, window: int) -> float:
+def rounds_speed(costs: PipelineCost, acceptance_rate: float, window: int) -> float:
     """E / (k d + P(k + 1)), E = (1 - alpha^(k+1)) / (1 - alpha)."""
     tokens = sum(acceptance_rate**depth for depth in range(window + 1))
     return tokens / round_s(costs, window)
 
 
-def stream_speed(costs: Costs, acceptance_rate: float, block: int) -> float:
+def stream_speed(costs: PipelineCost, acceptance_rate: float, block: int) -> float:
     """1/(1 - alpha) / (tau_b / (1 - alpha^b) + P(b)); all right: b / tau_b."""
     return hedged_speed(costs, acceptance_rate, block, 0.0, 0.0)
 
 
 def hedged_speed(
-    costs: Costs, acceptance_rate: float, block: int, covered_share: float, extra_share: float = HEDGED_SHARE
+    costs: PipelineCost, acceptance_rate: float, block: int, covered_share: float, extra_share: float = HEDGED_SHARE
 ) -> float:
     """The stream's, where (1 - alpha)(1 - h) of the tokens pay P: a bound, as if a live branch were as far as the line.
 
@@ -122,17 +80,17 @@ def hedged_speed(
         return block / interval_s
     missed = 1 - acceptance_rate
     token_s = interval_s * missed / (1 - acceptance_rate**block)
-    return 1 / (token_s + missed * (1 - covered_share) * pass_s(costs, block))
+    return 1 / (token_s + missed * (1 - covered_share) * costs.pass_s(block))
 
 
-def line_bound(costs: Costs, acceptance_rate: float) -> float:
+def line_bound(costs: PipelineCost, acceptance_rate: float) -> float:
     """1 / ((1 - alpha) P(1)): no single line of guesses is faster as links dominate."""
     return plain_speed(costs) / max(1e-9, 1 - acceptance_rate)
 
 
-def _hedged_interval_s(costs: Costs, block: int, extra_share: float) -> float:
-    draft_s = drafting_s(costs, block) + extra_share * costs.draft_s
-    stage_s = slowest_s(costs, block) + extra_share * slowest_s(costs, 1)
+def _hedged_interval_s(costs: PipelineCost, block: int, extra_share: float) -> float:
+    draft_s = drafting_s(costs, block) + extra_share * costs.draft.slope_s
+    stage_s = costs.slowest_s(block) + extra_share * costs.slowest_s(1)
     return max(draft_s, stage_s, (block + extra_share) * costs.payload_s)
 
 
@@ -175,23 +133,23 @@ def constant_survival(acceptance_rate: float) -> list[float]:
     return [acceptance_rate**depth for depth in range(MAX_RUN + 1)]
 
 
-def plain_cycle(costs: Costs) -> Cycle:
-    return Cycle(1.0, pass_s(costs, 1), slowest_s(costs, 1), slowest_s(costs, 0))
+def plain_cycle(costs: PipelineCost) -> Cycle:
+    return Cycle(1.0, costs.pass_s(1), costs.slowest_s(1), costs.slowest_s(0))
 
 
-def rounds_cycle(costs: Costs, survival: Survival, window: int) -> Cycle:
-    used_s, shared_s = slowest_s(costs, window + 1), slowest_s(costs, 0)
+def rounds_cycle(costs: PipelineCost, survival: Survival, window: int) -> Cycle:
+    used_s, shared_s = costs.slowest_s(window + 1), costs.slowest_s(0)
     return Cycle(sum(survival[: window + 1]), round_s(costs, window), used_s, shared_s)
 
 
-def run_s(costs: Costs, num_accepted: int, block: int, window: int, extra_share: float = 0.0) -> float:
+def run_s(costs: PipelineCost, num_accepted: int, block: int, window: int, extra_share: float = 0.0) -> float:
     """From a rejection until the verdict that ends a run of so many right guesses: the stream, step by step.
 
     The correction's own pass decides the first guess; block j decides up to guess j b + 1.
     """
     pace = _Pace(costs, block, window, extra_share)
     if num_accepted <= 0:
-        return pace.restart_s + pass_s(costs, 1)
+        return pace.restart_s + costs.pass_s(1)
     num_more = (num_accepted - 1) // block
     return pace.restart_s + pace.first_s + num_more * pace.interval_s + num_more // pace.per_window * pace.gap_s
 
@@ -202,7 +160,7 @@ def reach_of(survival: Survival) -> int:
 
 
 def stream_cycle(
-    costs: Costs, survival: Survival, block: int, window: int, hedging: Hedging | None = None, hedges: int = 0
+    costs: PipelineCost, survival: Survival, block: int, window: int, hedging: Hedging | None = None, hedges: int = 0
 ) -> Cycle:
     """The expectation of `run_s`."""
     reach = reach_of(survival)
@@ -211,11 +169,11 @@ def stream_cycle(
     pace = _Pace(costs, block, window, extra_share)
     reached, num_more = survival[1], sum(survival[block + 1 :: block])
     num_gaps = sum(survival[block * pace.per_window + 1 :: block * pace.per_window])
-    seconds = pace.restart_s + (1 - reached) * pass_s(costs, 1) + reached * pace.first_s
+    seconds = pace.restart_s + (1 - reached) * costs.pass_s(1) + reached * pace.first_s
     seconds += num_more * pace.interval_s + num_gaps * pace.gap_s
-    num_dead = min(pace.per_window, pass_s(costs, block) / max(pace.interval_s, 1e-9)) / 2
-    used_s = (1 + extra_share) * slowest_s(costs, 1)
-    used_s += (reached + num_more + num_dead) * (slowest_s(costs, block) + extra_share * slowest_s(costs, 1))
+    num_dead = min(pace.per_window, costs.pass_s(block) / max(pace.interval_s, 1e-9)) / 2
+    used_s = (1 + extra_share) * costs.slowest_s(1)
+    used_s += (reached + num_more + num_dead) * (costs.slowest_s(block) + extra_share * costs.slowest_s(1))
     tokens = sum(survival) + (hedging.tokens(hedges) if hedging and hedges else 0.0)
     return Cycle(tokens, seconds, used_s)
 
@@ -228,35 +186,35 @@ class _Pace:
 
     __slots__ = ("first_s", "gap_s", "interval_s", "per_window", "restart_s")
 
-    def __init__(self, costs: Costs, block: int, window: int, extra_share: float) -> None:
-        block_s, stage_s, draft_s = pass_s(costs, block), slowest_s(costs, block), drafting_s(costs, block)
+    def __init__(self, costs: PipelineCost, block: int, window: int, extra_share: float) -> None:
+        block_s, stage_s, draft_s = costs.pass_s(block), costs.slowest_s(block), drafting_s(costs, block)
         handled_s = (1 + extra_share) * costs.handling_s
-        stages_s = stage_s + extra_share * slowest_s(costs, 1)
+        stages_s = stage_s + extra_share * costs.slowest_s(1)
         self.interval_s = max(_hedged_interval_s(costs, block, extra_share), stages_s + handled_s)
         self.per_window = max(1, window // block)
         self.gap_s = max(0.0, block_s - self.per_window * self.interval_s)
-        call_s = min(draft_s, max(costs.call_s + costs.draft_s, CALL_S))
+        call_s = min(draft_s, max(costs.draft.at(1), CALL_S))
         behind_s = min(1.0, draft_s / max(self.interval_s, 1e-9)) * call_s / 2
-        self.first_s = max(draft_s + behind_s, slowest_s(costs, 1)) + block_s
+        self.first_s = max(draft_s + behind_s, costs.slowest_s(1)) + block_s
         paced_s = max(self.interval_s + self.gap_s / self.per_window, 1e-9)
         busy = max(0.0, min(1.0, stage_s / paced_s) - self.gap_s / max(block_s, 1e-9))
         latency_s = costs.network_s / costs.num_hops
         self.restart_s = busy * max(0.0, stage_s - latency_s) ** 2 / (2 * max(stage_s, 1e-9))
 
 
-def stream_window(costs: Costs, survival: Survival, block: int, jitter_s: float = 0.0) -> int:
+def stream_window(costs: PipelineCost, survival: Survival, block: int, jitter_s: float = 0.0) -> int:
     """Guesses in flight: enough to cover a pass, not more than are likely to be right. A multiple of the block.
 
     More than that is not free even where nobody else waits: a correction has to pass the block in work at each stage.
     """
     interval_s = max(bottleneck_s(costs, block), 1e-6)
-    cover = block * (pass_s(costs, block) + jitter_s) / interval_s
+    cover = block * (costs.pass_s(block) + jitter_s) / interval_s
     useful = RUNS_IN_FLIGHT * sum(survival)
     return min(MAX_WINDOW, block * max(2, ceil(min(cover, useful) / block - 0.2)))
 
 
 def options(
-    costs: Costs,
+    costs: PipelineCost,
     survival: Survival,
     modes: Sequence[Mode],
     blocks: Iterable[int],

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsdnode.cost import PipelineCost
+from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, SHARED_POSITIONS
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import RouteCosts
 
 FACTOR = 3.0
 NUM_VERDICTS = 4
 PASS_SHARE = 0.3
 MIN_EXCESS_S = 0.03
 """On a quick pair, a few dozen milliseconds are the noise of a busy machine."""
-MAX_POSITIONS = 32
-"""Cost lines speak of blocks, not of prompts."""
-SHARED_POSITIONS = 64
-"""What a decode that several sessions share has at most (node/batching/scheduler.py)."""
 QUIET_S = 30.0
 
 
@@ -38,22 +35,22 @@ class StragglerWatch:
     """
 
     def __init__(self) -> None:
-        self._costs = RouteCosts((), (), 0.0)
+        self._costs = PipelineCost((), 0.0)
         self._factors: list[list[float]] = []
         self._quiet_until_s = float("-inf")
         self._last: PassEvent | None = None
 
-    def on_route(self, costs: RouteCosts) -> None:
+    def on_route(self, costs: PipelineCost) -> None:
         """The reply goes by another pipeline."""
         self._costs = costs
-        self._factors = [[] for _ in costs.fixed_s]
+        self._factors = [[] for _ in costs.stages]
 
     def on_verdict(self, event: PassEvent) -> Straggler | None:
         """The newest pass; not every verdict brings one, and each counts once."""
         if event is self._last:
             return None
         self._last = event
-        if len(event.stage_s) != len(self._factors) or event.num_positions > MAX_POSITIONS:
+        if len(event.stage_s) != len(self._factors) or event.num_positions > MAX_FITTED_POSITIONS:
             return None
         pass_s = sum(event.stage_s) + self._costs.network_s
         for index, stage_s in enumerate(event.stage_s):
@@ -68,7 +65,7 @@ class StragglerWatch:
         """The others that it shares its decodes with are no fault of the stage: one may be a prompt."""
         shared = index < len(event.queue) and event.queue[index] > 0
         num_positions = max(event.num_positions, SHARED_POSITIONS) if shared else event.num_positions
-        return self._costs.fixed_s[index] + self._costs.slope_s[index] * num_positions
+        return self._costs.stages[index].at(num_positions)
 
     def _look(self, index: int, stage_s: float, expected_s: float, pass_s: float) -> None:
         slow = expected_s > 0 and stage_s > FACTOR * expected_s and stage_s - expected_s > MIN_EXCESS_S

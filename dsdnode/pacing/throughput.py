@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dsdnode.cost import PipelineCost
 from dsdnode.pacing.crowd import SOMEBODY, Crowd
-from dsdnode.pacing.estimates import Experience, PipelineCosts
+from dsdnode.pacing.estimates import Experience, PipelineEstimate
 from dsdnode.pacing.formulas import Cycle, options
 from dsdnode.pacing.realised import Stopwatch
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import Mode, Plan, RouteCosts
+from dsdnode.speculation.plan import Mode, Plan
 
 MODES: tuple[Mode, ...] = ("plain", "rounds", "stream", "hedged")
 FIRST_BLOCK, FIRST_WINDOW = 2, 8
@@ -93,9 +94,9 @@ class Throughput:
     def plan(self) -> Plan:
         return self._plan
 
-    def on_route(self, costs: RouteCosts) -> None:
+    def on_route(self, costs: PipelineCost) -> None:
         if not self._costs.is_of(costs):
-            self._costs = self._known.costs = PipelineCosts(costs)
+            self._costs = self._known.costs = PipelineEstimate(costs)
         self._watch.forget()
         if self._num_tokens == 0:
             self._start()

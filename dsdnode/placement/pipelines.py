@@ -1,12 +1,8 @@
 """Who runs which layers of one reply: the pipeline with the most tokens per second, predicted from what peers publish.
 
 Every peer's record says how long it takes for a block (cost line), how busy it is, and how far some others are; the
-owner measures its own round trips. Out of these, speculation section 3 gives the speed of a stream of blocks of b:
-
-    tokens per second = 1 / (1 - alpha) / (tau / (1 - alpha^b) + P)
-
-with P the time of one pass (all stages and links) and tau the time of its slowest stage. alpha and b are assumed: the
-order of pipelines hardly depends on them.
+owner measures its own round trips. Out of these, pacing's formula for a stream gives the speed. The acceptance rate and
+the block are assumed, as before anything is known of a reply: the order of pipelines hardly depends on them.
 """
 
 from __future__ import annotations
@@ -19,22 +15,21 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.errors import NoPipeline
+from dsdnode.pacing.estimates import HANDLING_S, PRIOR_RATE
+from dsdnode.pacing.formulas import stream_speed
 from dsdnode.placement.layers import why_none
+from dsdnode.placement.slowness import BLOCK_POSITIONS
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
-ASSUMED_ACCEPTANCE = 0.8
-BLOCK_POSITIONS = 3
-HOP_S = 0.001
-"""Of handling a message: fewer stages are better when all else is equal."""
 UNKNOWN_RTT_S = 0.05
 FULL_S = 10.0
 """Added for a stage that said it has no free session: it is asked only where there is no other."""
 SPREAD = 0.1
 """Peers that are better by less than this share are as good as others: each session has a taste of its own."""
 MAX_BOTTLENECKS = 16
-_PACE = 1 / (1 - ASSUMED_ACCEPTANCE**BLOCK_POSITIONS)
 _CHUNK = 1 << 20
 """Pairs of stages looked at together."""
 
@@ -82,16 +77,6 @@ class View:
         return cls(rtt_s, {}, {})
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Of one pipeline: the stages' cost lines as the owner believes them, all links of a pass together, the speed."""
-
-    fixed_s: tuple[float, ...]
-    slope_s: tuple[float, ...]
-    network_s: float
-    tokens_per_second: float
-
-
 Chooser = Callable[[Sequence[ProviderRecord], int, View, Collection[bytes], str], tuple[Place, ...]]
 """How an owner chooses; `choose_pipeline` unless a simulation compares it with others."""
 
@@ -111,7 +96,7 @@ def choose_pipeline(
     """
     hosted = [record for record in records if record.role == "shard" and record.num_layers == num_layers]
     usable = [record for record in hosted if record.peer_id not in exclude]
-    field = _Field(sorted(usable, key=lambda record: (record.peer_id, record.start, record.end)), num_layers, view)
+    field = _Field(sorted(usable, key=lambda record: (record.peer_id, record.start, record.end)), view)
     best = field.best()
     if best is None:
         name = model_name or (records[0].model_name if records else "") or "the model"
@@ -119,31 +104,31 @@ def choose_pipeline(
     return tuple(Place(field.records[index]) for index in best)
 
 
-def predict(places: Sequence[Place], view: View) -> Prediction:
-    """What to expect of a pipeline."""
-    records = [place.record for place in places]
-    field = _Field(records, records[-1].num_layers, View(view.rtt_s, view.slowness, view.sessions))
-    line = list(range(len(records)))
-    factors = [view.slowness.get(record.peer_id, 1.0) for record in records]
-    return Prediction(
-        fixed_s=tuple(record.fixed_ms / 1e3 * factor for record, factor in zip(records, factors, strict=True)),
-        slope_s=tuple(record.slope_ms / 1e3 * factor for record, factor in zip(records, factors, strict=True)),
-        network_s=field.network_s(line),
-        tokens_per_second=1 / (1 - ASSUMED_ACCEPTANCE) / max(field.cost_s(line), 1e-9),
-    )
+def predict(places: Sequence[Place], view: View) -> PipelineCost:
+    """What to expect of a pipeline where nobody else is at work."""
+    field = _Field([place.record for place in places], View(view.rtt_s, view.slowness, view.sessions))
+    stages = (place.record.cost.times(view.slowness.get(place.peer, 1.0)) for place in places)
+    return PipelineCost(tuple(stages), field.network_s(list(range(len(places)))))
+
+
+def speed(places: Sequence[Place], view: View) -> float:
+    """Predicted tokens per second of a pipeline, with those at work there that records and the view tell of."""
+    field = _Field([place.record for place in places], View(view.rtt_s, view.slowness, view.sessions))
+    return field.speed(list(range(len(places))))
 
 
 class _Field:
     """All stages that could be taken; a line is a list of indices into `records`."""
 
-    def __init__(self, records: list[ProviderRecord], num_layers: int, view: View) -> None:
+    def __init__(self, records: list[ProviderRecord], view: View) -> None:
         self.records = records
-        self._num_layers = num_layers
+        self._num_layers = records[0].num_layers if records else 0
         self._rtt_s = np.array([view.rtt_s.get(record.peer_id, UNKNOWN_RTT_S) for record in records])
-        self._pace_s = np.array([_pace_s(record, view) for record in records])
+        self._loaded = [_loaded(record, view) for record in records]
+        self._pace_s = np.array([line.at(BLOCK_POSITIONS) for line in self._loaded])
         full_s = np.array([FULL_S if record.free_sessions == 0 else 0.0 for record in records])
         taste = np.array([_taste(view.taste, record.peer_id) for record in records])
-        self._own_s = self._pace_s + HOP_S + full_s
+        self._own_s = self._pace_s + HANDLING_S + full_s
         self._own_s += SPREAD * taste * (self._own_s + self._rtt_s)
         self._starts = np.array([record.start for record in records], int)
         self._ends = np.array([record.end for record in records], int)
@@ -158,25 +143,31 @@ class _Field:
         limit_s = float("inf")
         for _ in range(MAX_BOTTLENECKS):
             line = self._shortest(limit_s)
-            if line is None or (best is not None and self._pass_s(line) >= best[0]):
+            if line is None or (best is not None and self._bound(line) <= best[0]):
                 break
-            cost_s = self.cost_s(line)
-            if best is None or cost_s < best[0]:
-                best = cost_s, line
+            found = self.speed(line)
+            if best is None or found > best[0]:
+                best = found, line
             limit_s = float(self._pace_s[line].max())
         return None if best is None else best[1]
 
-    def cost_s(self, line: list[int]) -> float:
-        """What the speed is the inverse of: tau / (1 - alpha^b) + P."""
-        return self._pass_s(line) + _PACE * float(self._pace_s[line].max())
+    def speed(self, line: list[int]) -> float:
+        """Tokens per second."""
+        return stream_speed(self._cost(line), PRIOR_RATE, BLOCK_POSITIONS)
+
+    def _bound(self, line: list[int]) -> float:
+        """No stream over a pass of this length is faster, whatever its slowest stage is like."""
+        return 1 / ((1 - PRIOR_RATE) * max(self._cost(line).pass_s(BLOCK_POSITIONS), 1e-9))
+
+    def _cost(self, line: list[int]) -> PipelineCost:
+        """With others at work; what a stage costs beside its decodes is counted with the links."""
+        beside_s = float((self._own_s - self._pace_s)[line].sum())
+        return PipelineCost(tuple(self._loaded[index] for index in line), self.network_s(line) + beside_s)
 
     def network_s(self, line: list[int]) -> float:
         """All links of the ring, one way each."""
         between = (self._links_s([one], [other])[0, 0] for one, other in pairwise(line))
         return float(self._rtt_s[line[0]] + self._rtt_s[line[-1]]) / 2 + float(sum(between))
-
-    def _pass_s(self, line: list[int]) -> float:
-        return self.network_s(line) + float(self._own_s[line].sum())
 
     def _links_s(self, before: Sequence[int], after: Sequence[int]) -> Seconds:
         """One way, of each of `before` to each of `after`."""
@@ -215,11 +206,11 @@ class _Field:
         return line
 
 
-def _pace_s(record: ProviderRecord, view: View) -> float:
+def _loaded(record: ProviderRecord, view: View) -> CostLine:
     """Of one block, others at work there being decoded with it; it comes in the middle of a decode of theirs."""
     others = max(record.queue, view.sessions.get(record.peer_id, 0) / 2)
-    block_ms = record.fixed_ms + record.slope_ms * BLOCK_POSITIONS * (1 + others)
-    return block_ms * (1 + min(1.0, others) / 2) / 1e3 * view.slowness.get(record.peer_id, 1.0)
+    alone = record.cost.times(view.slowness.get(record.peer_id, 1.0))
+    return CostLine(alone.fixed_s, alone.slope_s * (1 + others)).times(1 + min(1.0, others) / 2)
 
 
 def _taste(session: bytes, peer: bytes) -> float:

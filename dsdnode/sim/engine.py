@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dsdnode.cost import UNKNOWN, CostLine
 from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Top
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, EngineLost, Overloaded
@@ -58,15 +59,15 @@ class Scripts:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of a decode: fixed + per position + per sequence in the batch (its part that does not grow with n)."""
+class DecodeCost:
+    """Of a decode: by its positions, and `sequence_s` for each sequence in the batch."""
 
-    fixed_s: float = 0.0
-    position_s: float = 0.0
+    line: CostLine = UNKNOWN
     sequence_s: float = 0.0
 
     def of(self, num_positions: int, num_sequences: int) -> float:
-        return self.fixed_s + self.position_s * num_positions + self.sequence_s * num_sequences
+        """Seconds."""
+        return self.line.at(num_positions) + self.sequence_s * num_sequences
 
 
 class ScriptedEngine:
@@ -75,7 +76,7 @@ class ScriptedEngine:
     `busy_s`, `num_decodes` and `num_positions` add up what it has done. `pace` multiplies its cost from now on.
     """
 
-    def __init__(self, shard: ShardInfo, cost: Cost, scripts: Scripts, *, drafts: bool = False) -> None:
+    def __init__(self, shard: ShardInfo, cost: DecodeCost, scripts: Scripts, *, drafts: bool = False) -> None:
         self._shard = shard
         self._cost = cost
         self._scripts = scripts

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.errors import BadInput
-from dsdnode.pacing.formulas import Costs, hedged_speed, plain_speed, rounds_speed, stream_speed
+from dsdnode.pacing.formulas import hedged_speed, plain_speed, rounds_speed, stream_speed
 from dsdnode.sim.question import HANDLING_MS, Question, drafter, layers_for, record_of
 from dsdnode.sim.scenario import Group, Scenario
 from dsdnode.sim.simulate import simulate
@@ -155,16 +156,17 @@ def _speed(result: dict[str, Any]) -> float:
 # --- by the formulas ----------------------------------------------------------------------------------------------
 
 
-def _costs(question: Question, latency_s: float) -> Costs:
+def _costs(question: Question, latency_s: float) -> PipelineCost:
     """One replica of each range, the usual one, with links of this latency."""
-    stages: dict[tuple[int, int], tuple[float, float]] = {}
+    stages: dict[tuple[int, int], CostLine] = {}
     for group in question.shards:
         for index in range(group.count):
             record = record_of(group, index, question.pair.layers)
-            stages.setdefault((record.start, record.end), (group.fixed_ms / 1e3, group.position_ms / 1e3))
+            stages.setdefault((record.start, record.end), record.cost)
     payload_s = question.pair.state_bytes / (question.links.bandwidth_mbit * 125_000 or float("inf"))
-    draft_s = min(group.fixed_ms + group.position_ms for group in question.drafters) / 1e3
-    return Costs(tuple(stages.values()), (len(stages) + 1) * (latency_s + HANDLING_MS / 1e3), draft_s, payload_s)
+    draft = CostLine(0.0, min(group.cost.at(1) for group in question.drafters))
+    network_s = (len(stages) + 1) * (latency_s + HANDLING_MS / 1e3)
+    return PipelineCost(tuple(stages.values()), network_s, draft, payload_s)
 
 
 def _best(question: Question, latency_s: float) -> float:

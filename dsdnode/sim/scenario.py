@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dsdnode.config import parse_window, parse_wire, read_toml
+from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
 from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.parse import build
@@ -119,6 +120,10 @@ class Group:
             raise ValueError("costs, bandwidth and context are not negative")
         if not self.regions:
             raise ValueError("regions must not be empty")
+
+    @property
+    def cost(self) -> CostLine:
+        return CostLine.of_ms(self.fixed_ms, self.position_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import Identity
 from dsdnode.node.node import Node, Organs
-from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, Cost, ScriptedEngine, Scripts
+from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, DecodeCost, ScriptedEngine, Scripts
 from dsdnode.sim.loop import JumpingLoop, clock
 from dsdnode.sim.network import Network
 from dsdnode.sim.policies import chooser, turns_of
@@ -272,8 +272,8 @@ def _pair(scenario: Scenario) -> Pair:
     return read_traces(Path(pair.trace)) if pair.trace else SyntheticPair(pair.acceptance, pair.spread, pair.second)
 
 
-def _cost(group: Group) -> Cost:
-    return Cost(group.fixed_ms / 1e3, group.position_ms / 1e3, group.sequence_ms / 1e3)
+def _cost(group: Group) -> DecodeCost:
+    return DecodeCost(group.cost, group.sequence_ms / 1e3)
 
 
 def _name(group: Group, number: int, index: int) -> str:

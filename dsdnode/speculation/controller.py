@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from dsdnode.cost import PipelineCost
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import Plan, RouteCosts
+from dsdnode.speculation.plan import Plan
 
 
 class WindowController(Protocol):
     def plan(self) -> Plan:
         """What to do from now on; asked often, changes only with events."""
 
-    def on_route(self, costs: RouteCosts) -> None:
+    def on_route(self, costs: PipelineCost) -> None:
         """The reply goes by another pipeline from here."""
 
     def on_draft(self, num_tokens: int, seconds: float) -> None:
@@ -34,7 +35,7 @@ class FixedPlan:
     def plan(self) -> Plan:
         return self._plan
 
-    def on_route(self, costs: RouteCosts) -> None:
+    def on_route(self, costs: PipelineCost) -> None:
         pass
 
     def on_draft(self, num_tokens: int, seconds: float) -> None:

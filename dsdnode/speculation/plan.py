@@ -1,4 +1,4 @@
-"""What to draft next, and what is known of a pipeline before the first verdict: what window policies are about."""
+"""What to draft next, and what the owner's machine of one reply is given to begin with."""
 
 from __future__ import annotations
 
@@ -28,16 +28,6 @@ class Plan:
     hedges: int = 0
     reason: str = ""
     """For people: why, when the mode has just been changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouteCosts:
-    """What records and pings say of a pipeline before the first verdict; a tuple has one entry a stage."""
-
-    fixed_s: tuple[float, ...]
-    slope_s: tuple[float, ...]
-    network_s: float
-    """All link crossings of one pass together, one way each."""
 
 
 @dataclass(frozen=True, slots=True)

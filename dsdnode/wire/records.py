@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from dsdnode.cost import CostLine
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.identity import LABEL, Identity, parse_address, peer_id, verify
 from dsdnode.wire.codec import MAX_BODY_BYTES, decode_body, encode_body
@@ -82,6 +83,10 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     @property
     def contact(self) -> Contact:
         return Contact(self.public_key, self.addresses)
+
+    @property
+    def cost(self) -> CostLine:
+        return CostLine.of_ms(self.fixed_ms, self.slope_ms)
 
     @property
     def peer_id(self) -> bytes:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dsdnode.bench.emulator import Emulator
 from dsdnode.bench.shape import LinkShape
+from dsdnode.cost import CostLine
 from dsdnode.engine.fake import FakeModel, FakeTextEngine
 from dsdnode.engine.port import Chunk
 from dsdnode.engine.slow import Pace, SlowEngine, fine_loop
@@ -84,7 +85,7 @@ async def main() -> None:
     args = parser.parse_args()
     await links(args.latency_ms / 1e3, args.links, args.num)
     with TemporaryDirectory() as folder:
-        for pace in (Pace(0.014, 0.006), Pace(0.0, 0.003, drafts=True)):
+        for pace in (Pace(CostLine(0.014, 0.006)), Pace(CostLine(0.0, 0.003), drafts=True)):
             await device(pace, 1, args.num, Path(folder))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dsdnode.bench.bounds import bound, costs_of
 from dsdnode.bench.schemes import parse_schemes
+from dsdnode.cost import CostLine
 from tests.bench.replies import config
 
 STATUSES = [{"engines": [{"fixed_ms": 1.0, "slope_ms": 0.5}]}] * 5
@@ -19,12 +20,12 @@ FIXED_STREAM = parse_schemes("stream:2:16", "f32")[1]
 
 def test_costs_are_those_asked_for_or_those_measured() -> None:
     asked = costs_of(config(**EMULATED), 4, (10.0,), "f32", STATUSES, 160)
-    assert asked.stages == ((0.014, 0.006),) * 4
+    assert asked.stages == (CostLine(0.014, 0.006),) * 4
     assert asked.network_s == pytest.approx(0.05)
-    assert (asked.draft_s, asked.payload_s) == (0.005, 0.0)
+    assert (asked.draft.at(1), asked.payload_s) == (0.005, 0.0)
     measured = costs_of(config(bandwidth_mbit=(20.0,)), 4, (10.0,), "f16", STATUSES, 160)
-    assert measured.stages == ((0.001, 0.0005),) * 4
-    assert measured.draft_s == 0.0015
+    assert measured.stages == (CostLine(0.001, 0.0005),) * 4
+    assert measured.draft.at(1) == 0.0015
     assert measured.payload_s == pytest.approx(160 * 2 * 8 / 20e6)
 
 

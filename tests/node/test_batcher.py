@@ -14,7 +14,8 @@ from dsdnode.engine.fake import FakeEngine, FakeModel
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.node.batching.batcher import Batcher
-from dsdnode.node.batching.scheduler import PIECE_POSITIONS, SHARED_POSITIONS
+from dsdnode.node.batching.scheduler import PIECE_POSITIONS
+from dsdnode.pacing.fits import SHARED_POSITIONS
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
 

@@ -10,7 +10,7 @@ import pytest
 
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
-from dsdnode.node.batching.scheduler import SHARED_POSITIONS
+from dsdnode.pacing.fits import SHARED_POSITIONS
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm

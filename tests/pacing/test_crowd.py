@@ -6,14 +6,15 @@ from itertools import cycle as again
 
 import pytest
 
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.crowd import Crowd
-from dsdnode.pacing.estimates import PipelineCosts
+from dsdnode.pacing.estimates import PipelineEstimate
 from dsdnode.pacing.formulas import constant_survival, options
 from dsdnode.pacing.throughput import Throughput
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import Plan, RouteCosts
+from dsdnode.speculation.plan import Plan
 
-RECORDS = RouteCosts((0.030,), (0.0005,), 0.020)
+RECORDS = PipelineCost((CostLine(0.030, 0.0005),), 0.020)
 DECODE_S = 0.060
 """Mostly the others' positions."""
 
@@ -41,9 +42,9 @@ def judged(
     )
 
 
-def told(others: int, waited_s: float, decodes_s: tuple[float, ...] = (DECODE_S,)) -> tuple[Crowd, PipelineCosts]:
+def told(others: int, waited_s: float, decodes_s: tuple[float, ...] = (DECODE_S,)) -> tuple[Crowd, PipelineEstimate]:
     """What alice knows after twenty rounds."""
-    crowd, pipeline = Crowd(), PipelineCosts(RECORDS)
+    crowd, pipeline = Crowd(), PipelineEstimate(RECORDS)
     for number, decode_s in zip(range(20), again(decodes_s), strict=False):
         event = judged(0.2 * number, others, waited_s, decode_s, window=3 + number % 3)
         pipeline.passed(event)
@@ -51,7 +52,7 @@ def told(others: int, waited_s: float, decodes_s: tuple[float, ...] = (DECODE_S,
     return crowd, pipeline
 
 
-def best_window(crowd: Crowd, pipeline: PipelineCosts, rate: float = 0.75) -> int:
+def best_window(crowd: Crowd, pipeline: PipelineEstimate, rate: float = 0.75) -> int:
     def token_s(option: tuple[Plan, object]) -> float:
         return crowd.priced(*option, pipeline).token_s(pipeline.others.value)  # type: ignore[arg-type]
 
@@ -83,9 +84,9 @@ def test_what_a_place_costs_is_what_the_stage_does_over_who_is_there() -> None:
 def test_others_positions_do_not_look_like_the_price_of_ones_own() -> None:
     """Longer decodes with shorter rounds of hers, by chance: the records know what a position costs."""
     crowd, pipeline = told(20, 0.030, (0.066, 0.060, 0.054))
-    assert pipeline.costs().stages[0][1] != pytest.approx(0.0005, rel=0.5)
-    ((fixed_s, slope_s),) = crowd.costs(pipeline).stages
-    assert slope_s == 0.0005 and fixed_s + 5 * slope_s == pytest.approx(DECODE_S, rel=0.1)
+    assert pipeline.costs().stages[0].slope_s != pytest.approx(0.0005, rel=0.5)
+    [stage] = crowd.costs(pipeline).stages
+    assert stage.slope_s == 0.0005 and stage.at(5) == pytest.approx(DECODE_S, rel=0.1)
 
 
 def test_in_a_crowd_plain_decoding_is_not_tried_for_measurement() -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 
-from dsdnode.pacing.estimates import Acceptance, PipelineCosts
-from dsdnode.pacing.fits import Line, Ratio
-from dsdnode.pacing.formulas import drafting_s, pass_s, round_s
+from dsdnode.cost import CostLine, PipelineCost
+from dsdnode.pacing.estimates import Acceptance, PipelineEstimate
+from dsdnode.pacing.fits import CostFit, Ratio
+from dsdnode.pacing.formulas import drafting_s, round_s
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import RouteCosts
 
-RECORDS = RouteCosts((0.014, 0.020), (0.006, 0.001), 0.030)
+RECORDS = PipelineCost(
+    (
+        CostLine(0.014, 0.006),
+        CostLine(0.020, 0.001),
+    ),
+    0.030,
+)
 
 
 def passed(positions: int, stage_s: tuple[float, ...], network_s: float, **more: object) -> PassEvent:
@@ -79,54 +85,54 @@ def test_another_reply_begins_half_way_back_to_the_prior() -> None:
 
 
 def test_a_cost_line_is_fitted_from_blocks_of_different_sizes() -> None:
-    line = Line()
+    fit = CostFit()
     for positions in (1, 3, 1, 5, 3, 9, 1, 3):
-        line.add(positions, 0.014 + 0.006 * positions)
-    assert line.fixed == pytest.approx(0.014, abs=0.001)
-    assert line.slope == pytest.approx(0.006, abs=0.0003)
+        fit.add(positions, 0.014 + 0.006 * positions)
+    assert fit.line.fixed_s == pytest.approx(0.014, abs=0.001)
+    assert fit.line.slope_s == pytest.approx(0.006, abs=0.0003)
 
 
 def test_a_slope_outlives_blocks_of_one_size_and_the_level_follows() -> None:
-    line = Line()
-    line.expect(0.010, 0.004)
+    fit = CostFit()
+    fit.expect(CostLine(0.010, 0.004))
     for _ in range(100):
-        line.add(3, 0.044)
-    assert line.at(3) == pytest.approx(0.044, abs=0.001)
-    assert line.slope == pytest.approx(0.004, rel=0.6)
-    assert line.slope > 0 and line.fixed > 0
+        fit.add(3, 0.044)
+    assert fit.line.at(3) == pytest.approx(0.044, abs=0.001)
+    assert fit.line.slope_s == pytest.approx(0.004, rel=0.6)
+    assert fit.line.slope_s > 0 and fit.line.fixed_s > 0
 
 
 def test_a_stage_five_times_slower_is_believed_within_five_passes() -> None:
-    line = Line()
-    line.expect(0.010, 0.002)
+    fit = CostFit()
+    fit.expect(CostLine(0.010, 0.002))
     for positions in (1, 3, 3, 1, 3, 1, 3, 3):
-        line.add(positions, 0.010 + 0.002 * positions)
+        fit.add(positions, 0.010 + 0.002 * positions)
     for positions in (3, 1, 3, 3, 1):
-        line.add(positions, 5 * (0.010 + 0.002 * positions))
-    assert line.at(3) == pytest.approx(0.080, rel=0.15)
+        fit.add(positions, 5 * (0.010 + 0.002 * positions))
+    assert fit.line.at(3) == pytest.approx(0.080, rel=0.15)
 
 
 def test_one_hiccup_changes_little() -> None:
-    line = Line()
+    fit = CostFit()
     for _ in range(30):
-        line.add(2, 0.020)
-    line.add(2, 0.200)
-    assert line.at(2) < 0.035
+        fit.add(2, 0.020)
+    fit.add(2, 0.200)
+    assert fit.line.at(2) < 0.035
 
 
 def test_a_prior_of_records_gives_way_to_what_is_measured() -> None:
-    costs = PipelineCosts(RECORDS)
-    assert costs.costs().stages[0] == pytest.approx((0.014, 0.006))
+    costs = PipelineEstimate(RECORDS)
+    assert astuple(costs.costs().stages[0]) == pytest.approx((0.014, 0.006))
     for positions in (1, 3, 1, 3, 5, 1, 3, 1, 3, 1):
         costs.passed(passed(positions, (0.030 + 0.010 * positions, 0.021), 0.030))
-    assert costs.costs().stages[0][0] == pytest.approx(0.030, rel=0.2)
+    assert costs.costs().stages[0].fixed_s == pytest.approx(0.030, rel=0.2)
 
 
 # --- pipelines ----------------------------------------------------------------------------------------------------
 
 
 def test_the_network_is_what_is_left_of_a_pass_and_its_slope_is_bandwidth() -> None:
-    costs = PipelineCosts()
+    costs = PipelineEstimate()
     for positions in (1, 4, 1, 8, 4, 1, 8, 4, 8, 1, 4, 8):
         costs.passed(passed(positions, stages_s(positions), 0.060 + 0.009 * positions))
     found = costs.costs()
@@ -135,7 +141,7 @@ def test_the_network_is_what_is_left_of_a_pass_and_its_slope_is_bandwidth() -> N
 
 
 def test_jitter_is_not_taken_for_bandwidth() -> None:
-    rng, costs = random.Random(2), PipelineCosts(RouteCosts((0.01,) * 4, (0.001,) * 4, 0.05))
+    rng, costs = random.Random(2), PipelineEstimate(PipelineCost((CostLine(0.01, 0.001),) * 4, 0.05))
     for _ in range(80):
         positions = rng.choice((1, 2, 2, 3))
         network_s = 0.05 + sum(rng.random() * 0.03 for _ in range(5))
@@ -147,7 +153,7 @@ def test_jitter_is_not_taken_for_bandwidth() -> None:
 
 
 def test_prefill_and_silent_stages_tell_nothing() -> None:
-    costs = PipelineCosts(RECORDS)
+    costs = PipelineEstimate(RECORDS)
     before = costs.costs()
     costs.passed(passed(256, (3.0, 2.0), 1.0))
     costs.passed(passed(1, (), 9.0))
@@ -155,7 +161,7 @@ def test_prefill_and_silent_stages_tell_nothing() -> None:
 
 
 def test_waits_count_as_others_only_where_the_own_stream_is_not_in_the_way() -> None:
-    own, others = PipelineCosts(RECORDS), PipelineCosts(RECORDS)
+    own, others = PipelineEstimate(RECORDS), PipelineEstimate(RECORDS)
     for _ in range(20):
         event = passed(1, stages_s(1), 0.050, waited_s=(0.010, 0.010), mode="stream", queue=(0, 0))
         own.passed(event)
@@ -166,39 +172,49 @@ def test_waits_count_as_others_only_where_the_own_stream_is_not_in_the_way() -> 
 
 
 def test_a_draft_engine_that_never_answers_in_time_is_known_to_be_slow() -> None:
-    costs = PipelineCosts(RECORDS)
+    costs = PipelineEstimate(RECORDS)
     for _ in range(12):
         costs.passed(passed(1, stages_s(1), 0.030, mode="stream"))
-    assert costs.draft.at(1) > 0.05 and costs.draft.at(8) > 0.12
+    assert costs.draft.line.at(1) > 0.05 and costs.draft.line.at(8) > 0.12
     for _ in range(30):
         costs.drafted(2, 0.004)
-    assert costs.draft.at(2) < 0.006
+    assert costs.draft.line.at(2) < 0.006
 
 
 def test_a_draft_engines_call_costs_something_before_its_first_token() -> None:
     """So one call of eight tokens is not eight calls of one."""
-    costs = PipelineCosts(RECORDS)
+    costs = PipelineEstimate(RECORDS)
     for num_tokens in (1, 8, 1, 4, 8, 1, 4, 1, 8, 1):
         costs.drafted(num_tokens, 0.004 + 0.001 * num_tokens)
     found = costs.costs()
-    assert found.call_s == pytest.approx(0.004, abs=0.0006) and found.draft_s == pytest.approx(0.001, abs=0.0002)
-    assert drafting_s(found, 4) > 4 * 0.004 > round_s(found, 8) - pass_s(found, 9)
+    assert found.draft.fixed_s == pytest.approx(0.004, abs=0.0006) and found.draft.slope_s == pytest.approx(
+        0.001, abs=0.0002
+    )
+    assert drafting_s(found, 4) > 4 * 0.004 > round_s(found, 8) - found.pass_s(9)
 
 
 def test_hiccups_of_the_network_are_not_its_latency() -> None:
-    costs = PipelineCosts(RouteCosts((0.001, 0.001), (0.0001, 0.0001), 0.002))
+    costs = PipelineEstimate(
+        PipelineCost(
+            (
+                CostLine(0.001, 0.0001),
+                CostLine(0.001, 0.0001),
+            ),
+            0.002,
+        )
+    )
     for index in range(60):
         costs.passed(passed(1, (0.0011, 0.0011), 0.080 if index % 7 == 3 else 0.002))
     assert costs.costs().network_s < 0.004
 
 
 def test_a_pipeline_is_known_again_by_what_records_say_of_it() -> None:
-    costs = PipelineCosts(RECORDS)
+    costs = PipelineEstimate(RECORDS)
     assert costs.is_of(RECORDS)
     assert costs.is_of(replace(RECORDS, network_s=0.034)), "pings vary"
     assert not costs.is_of(replace(RECORDS, network_s=0.130))
-    assert not costs.is_of(RouteCosts((0.014,), (0.006,), 0.030))
-    assert not PipelineCosts().is_of(RECORDS)
+    assert not costs.is_of(PipelineCost((CostLine(0.014, 0.006),), 0.030))
+    assert not PipelineEstimate().is_of(RECORDS)
 
 
 def test_a_ratio_decays() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing import formulas as speeds
-from dsdnode.pacing.formulas import Costs, Hedging, constant_survival
+from dsdnode.pacing.formulas import Hedging, constant_survival
 from dsdnode.pacing.throughput import WORTH_A_DRAFT
 from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.plan import Mode, Plan
@@ -16,14 +18,14 @@ from tests.pacing.toy_stream import Ring, ring, run
 GPU, CPU = (9.7, 0.3, 3.0), (14.0, 6.0, 5.0)
 
 
-def costs_of(kind: tuple[float, float, float], num_stages: int, latency_ms: float, num_hops: int) -> Costs:
+def costs_of(kind: tuple[float, float, float], num_stages: int, latency_ms: float, num_hops: int) -> PipelineCost:
     fixed_ms, slope_ms, draft_ms = kind
-    stages = ((fixed_ms / 1000, slope_ms / 1000),) * num_stages
-    return Costs(stages, num_hops * latency_ms / 1000, draft_ms / 1000)
+    stages = (CostLine.of_ms(fixed_ms, slope_ms),) * num_stages
+    return PipelineCost(stages, num_hops * latency_ms / 1000, CostLine.of_ms(0.0, draft_ms))
 
 
-def costs_of_ring(ring: Ring) -> Costs:
-    return Costs(ring.stages, ring.costs.network_s, ring.draft_s)
+def costs_of_ring(ring: Ring) -> PipelineCost:
+    return replace(ring.costs, draft=CostLine(0.0, ring.draft_s))
 
 
 @pytest.mark.parametrize(
@@ -54,13 +56,13 @@ def test_the_table_of_section_3_each_scheme_at_its_own_best(
 def test_a_ring_crosses_one_link_more_than_it_has_stages() -> None:
     costs = costs_of(GPU, 4, 10, num_hops=5)
     assert costs.num_hops == 5
-    assert speeds.pass_s(costs, 1) == pytest.approx(0.090)
+    assert costs.pass_s(1) == pytest.approx(0.090)
     assert speeds.plain_speed(costs) == pytest.approx(1 / 0.090)
 
 
 def test_positions_cost_what_they_weigh_on_every_link() -> None:
-    costs = Costs(((0.010, 0.0),) * 4, 0.050, 0.001, payload_s=0.004)
-    assert speeds.pass_s(costs, 3) == pytest.approx(0.040 + 0.050 + 5 * 3 * 0.004)
+    costs = PipelineCost((CostLine(0.010),) * 4, 0.050, CostLine(0.0, 0.001), payload_s=0.004)
+    assert costs.pass_s(3) == pytest.approx(0.040 + 0.050 + 5 * 3 * 0.004)
     assert speeds.bottleneck_s(costs, 4) == pytest.approx(0.016)
 
 
@@ -107,7 +109,7 @@ def test_what_a_plan_will_do_is_what_it_does(
 
 def test_a_run_takes_what_its_blocks_take() -> None:
     costs = costs_of(CPU, 4, 10, num_hops=5)
-    assert speeds.pass_s(costs, 1) <= speeds.run_s(costs, 0, 2, 16) <= speeds.pass_s(costs, 1) + 0.026
+    assert costs.pass_s(1) <= speeds.run_s(costs, 0, 2, 16) <= costs.pass_s(1) + 0.026
     assert speeds.run_s(costs, 3, 2, 16) - speeds.run_s(costs, 2, 2, 16) == pytest.approx(0.026)
     times = [speeds.run_s(costs, length, 2, 4) for length in range(40)]
     assert times == sorted(times)
@@ -115,7 +117,7 @@ def test_a_run_takes_what_its_blocks_take() -> None:
 
 
 def fastest(
-    costs: Costs, rate: float, modes: Sequence[Mode] = ("plain", "rounds", "stream"), num_others: float = 0.0
+    costs: PipelineCost, rate: float, modes: Sequence[Mode] = ("plain", "rounds", "stream"), num_others: float = 0.0
 ) -> tuple[Plan, float]:
     """And its tokens per second."""
     found = speeds.options(costs, constant_survival(rate), modes, range(1, 9))

@@ -2,11 +2,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.straggler import NUM_VERDICTS, QUIET_S, Straggler, StragglerWatch
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import RouteCosts
 
-COSTS = RouteCosts((0.014, 0.014, 0.014), (0.006, 0.006, 0.006), 0.04)
+COSTS = PipelineCost(
+    (
+        CostLine(0.014, 0.006),
+        CostLine(0.014, 0.006),
+        CostLine(0.014, 0.006),
+    ),
+    0.04,
+)
 
 
 def passed(*stage_s: float, at_s: float = 0.0, num_positions: int = 3, queue: tuple[int, ...] = ()) -> PassEvent:
@@ -46,7 +53,15 @@ def test_a_hiccup_is_not_told() -> None:
 
 def test_who_is_slower_but_not_what_the_passes_wait_for() -> None:
     watch = StragglerWatch()
-    watch.on_route(RouteCosts((0.002, 0.1), (0.001, 0.01), 0.2))
+    watch.on_route(
+        PipelineCost(
+            (
+                CostLine(0.002, 0.001),
+                CostLine(0.1, 0.01),
+            ),
+            0.2,
+        )
+    )
     assert not any(words(watch, *[passed(0.02, 0.13)] * 10))
 
 
@@ -58,7 +73,15 @@ def test_a_stage_shared_with_others_is_not_to_blame() -> None:
 
 def test_noise_of_a_quick_pair_is_no_straggler() -> None:
     watch = StragglerWatch()
-    watch.on_route(RouteCosts((0.0003, 0.0003), (0.0002, 0.0002), 0.0))
+    watch.on_route(
+        PipelineCost(
+            (
+                CostLine(0.0003, 0.0002),
+                CostLine(0.0003, 0.0002),
+            ),
+            0.0,
+        )
+    )
     assert not any(words(watch, *[passed(0.0009, 0.005)] * 10))
 
 

@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import pytest
 
+from dsdnode.cost import CostLine
 from dsdnode.pacing.estimates import Experience
-from dsdnode.pacing.formulas import Costs, plain_speed
+from dsdnode.pacing.formulas import plain_speed
 from dsdnode.pacing.policies import policy_of
 from dsdnode.pacing.throughput import MAX_STEP, Throughput
 from dsdnode.speculation.controller import FixedPlan
@@ -21,7 +22,7 @@ PLAIN = Plan("plain", 0, 0)
 
 
 def plain(ring: Ring) -> float:
-    return plain_speed(Costs(ring.stages, ring.costs.network_s, ring.draft_s))
+    return plain_speed(replace(ring.costs, draft=CostLine(0.0, ring.draft_s)))
 
 
 def default(ring: Ring, num_tokens: int = 200, seed: int = 0) -> Result:

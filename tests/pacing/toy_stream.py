@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.speculation.actions import Draft, Finish, Guess, NeedRoute, SendBlock, SessionAction
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.events import PassEvent, PlanChange
 from dsdnode.speculation.owner.session import SessionMachine
-from dsdnode.speculation.plan import RouteCosts, SessionConfig
+from dsdnode.speculation.plan import SessionConfig
 from dsdnode.wire.messages import Block, Verdict
 
 RIGHT, WRONG, OTHER = 1, 2, 3
@@ -27,9 +28,9 @@ MAX_STEPS = 1_000_000
 
 @dataclass(frozen=True)
 class Ring:
-    """`stages`: (fixed_s, slope_s) each. `covered_share`: of the wrong guesses whose second choice is right."""
+    """`covered_share`: of the wrong guesses whose second choice is right."""
 
-    stages: tuple[tuple[float, float], ...]
+    stages: tuple[CostLine, ...]
     latency_s: float
     draft_s: float
     accept: Callable[[int], float] = lambda position: 0.8
@@ -44,9 +45,8 @@ class Ring:
     """Factor on the stages' time while the draft engine works: one machine for all."""
 
     @property
-    def costs(self) -> RouteCosts:
-        fixed, slope = zip(*self.stages, strict=True)
-        return RouteCosts(fixed, slope, (len(self.stages) + 1) * self.latency_s)
+    def costs(self) -> PipelineCost:
+        return PipelineCost(self.stages, (len(self.stages) + 1) * self.latency_s)
 
 
 def ring(
@@ -54,7 +54,7 @@ def ring(
 ) -> Ring:
     """`kind`: fixed and slope of a stage, draft of a token, in ms."""
     fixed_ms, slope_ms, draft_ms = kind
-    stages = ((fixed_ms / 1000, slope_ms / 1000),) * num_stages
+    stages = (CostLine.of_ms(fixed_ms, slope_ms),) * num_stages
     return Ring(stages, latency_ms / 1000, draft_ms / 1000, lambda position: rate, covered_share=covered_share)
 
 
@@ -210,10 +210,10 @@ class World:
                 return self.compute(index, travel)
 
     def compute(self, index: int, travel: Travel) -> None:
-        fixed_s, slope_s = self.ring.stages[index]
-        cost_s = (fixed_s + slope_s * len(travel.tokens)) * self.ring.slow(index, self.now)
+        stage = self.ring.stages[index]
+        cost_s = stage.at(len(travel.tokens)) * self.ring.slow(index, self.now)
         cost_s *= self.ring.crowding if self.drafting else 1.0
-        others_s = self.ring.others * (fixed_s + slope_s)
+        others_s = self.ring.others * stage.at(1)
         travel.stage_ms += (cost_s * 1000,)
         travel.waited_ms += ((self.now - travel.arrived_s + others_s) * 1000,)
         travel.queue += (self.ring.others,)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.errors import NoPipeline
-from dsdnode.placement.pipelines import HOP_S, View, choose_pipeline, predict
+from dsdnode.pacing.estimates import HANDLING_S, PRIOR_RATE
+from dsdnode.placement.pipelines import View, choose_pipeline, predict, speed
 from dsdnode.wire.records import ProviderRecord
 
 from .offers import bytes_of, replace, shard, swarm, trips
@@ -102,11 +103,11 @@ def test_drafters_and_shards_of_other_models_do_not_count() -> None:
 
 # --- speed --------------------------------------------------------------------------------------------------------
 
-LOSS = 1 - 0.8**3
+LOSS = 1 - PRIOR_RATE**3
 
 
 def cost_s(line: tuple[ProviderRecord, ...], view: View) -> float:
-    """Speculation section 3 by hand: tau / (1 - alpha^b) + P, blocks of 3, alpha 0.8."""
+    """Speculation section 3 by hand: tau / (1 - alpha^b) + P, blocks of 3."""
     paces = []
     for offer in line:
         others = max(offer.queue, view.sessions.get(offer.peer_id, 0) / 2)
@@ -117,7 +118,7 @@ def cost_s(line: tuple[ProviderRecord, ...], view: View) -> float:
         known = [trip.rtt_ms / 1e3 for trip in one.round_trips if trip.peer == other.peer_id[:4]]
         known += [trip.rtt_ms / 1e3 for trip in other.round_trips if trip.peer == one.peer_id[:4]]
         ring_s += (known or [max(view.rtt_s[one.peer_id], view.rtt_s[other.peer_id])])[-1] / 2
-    return sum(paces) + HOP_S * len(line) + ring_s + max(paces) / LOSS
+    return sum(paces) + HANDLING_S * len(line) + ring_s + max(paces) / LOSS
 
 
 @settings(deadline=None, max_examples=300)
@@ -127,8 +128,8 @@ def test_no_pipeline_is_better_than_the_chosen(parts: list[tuple[int, int]], see
     offers = []
     for offer in swarm(*parts, num_layers=6):
         pairs = {f"p{rng.randint(1, 8)}": rng.choice([1.0, 10.0, 200.0]) for _ in range(2)}
-        speed = {"fixed_ms": rng.choice([1.0, 20.0, 80.0]), "slope_ms": rng.choice([0.1, 5.0])}
-        offers.append(replace(offer, **speed, queue=rng.choice([0.0, 0.5, 3.0]), round_trips=trips(**pairs)))
+        costs = {"fixed_ms": rng.choice([1.0, 20.0, 80.0]), "slope_ms": rng.choice([0.1, 5.0])}
+        offers.append(replace(offer, **costs, queue=rng.choice([0.0, 0.5, 3.0]), round_trips=trips(**pairs)))
     ids = [offer.peer_id for offer in offers]
     rtt_s = {peer: rng.choice([0.01, 0.02, 0.5]) for peer in ids}
     view = View(rtt_s, {peer: 4.0 for peer in ids[::3]}, {peer: 2 for peer in ids[::2]})
@@ -145,7 +146,7 @@ def test_no_pipeline_is_better_than_the_chosen(parts: list[tuple[int, int]], see
     chosen = tuple(place.record for place in places)
     assert tiles(chosen)
     assert cost_s(chosen, view) == pytest.approx(min(cost_s(line, view) for line in every))
-    assert predict(places, view).tokens_per_second == pytest.approx(5 / cost_s(chosen, view))
+    assert speed(places, view) == pytest.approx(1 / (1 - PRIOR_RATE) / cost_s(chosen, view))
 
 
 def test_a_link_that_peers_have_measured_decides_between_replicas() -> None:
@@ -194,7 +195,7 @@ def test_a_peer_seen_to_be_slow_is_gone_round() -> None:
     view = View({}, {bytes_of(1): 5.0}, {})
     assert choose_pipeline(offers, 8, view)[0].peer == bytes_of(2)
     expected = predict(choose_pipeline(offers[:1], 8, view), view)
-    assert expected.fixed_s == (0.05,)
+    assert [stage.fixed_s for stage in expected.stages] == [0.05]
 
 
 def test_sessions_spread_over_peers_that_are_about_as_good() -> None:

@@ -8,9 +8,10 @@ from random import Random
 import numpy as np
 import pytest
 
+from dsdnode.cost import CostLine
 from dsdnode.engine.port import Chunk, ShardInfo
 from dsdnode.errors import EngineLost, Overloaded
-from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, Cost, ScriptedEngine, Scripts, prompt_of, token_at
+from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, DecodeCost, ScriptedEngine, Scripts, prompt_of, token_at
 from dsdnode.sim.loop import run
 from dsdnode.sim.traces import SyntheticPair, Trace
 from dsdnode.speculation.sampling import Sampling
@@ -38,8 +39,8 @@ def chunk(position: int, num: int, draws: int, extend: int = 0, sequence: int = 
 
 def test_the_target_says_the_truth_and_the_draft_what_the_trace_allows() -> None:
     async def story() -> None:
-        target = ScriptedEngine(shard(), Cost(), scripts())
-        draft = ScriptedEngine(shard(), Cost(), scripts(), drafts=True)
+        target = ScriptedEngine(shard(), DecodeCost(), scripts())
+        draft = ScriptedEngine(shard(), DecodeCost(), scripts(), drafts=True)
         truth = [token_at(KEY, position) for position in range(3, 8)]
         assert prompt_of(KEY, 3) == tuple(token_at(KEY, position) for position in range(3))
         [judged] = await target.forward([chunk(0, 6, 4)])
@@ -57,7 +58,7 @@ def test_the_target_says_the_truth_and_the_draft_what_the_trace_allows() -> None
 def test_a_decode_takes_its_time_and_drafts_one_token_after_the_other() -> None:
     async def story() -> None:
         loop = asyncio.get_running_loop()
-        cost = Cost(0.010, 0.001, 0.002)
+        cost = DecodeCost(CostLine(0.010, 0.001), 0.002)
         engine = ScriptedEngine(shard(), cost, scripts())
         [output, _] = await engine.forward([chunk(0, 5, 1), chunk(0, 3, 0, sequence=1)])
         assert loop.time() == output.compute_s == pytest.approx(0.010 + 8 * 0.001 + 2 * 0.002)
@@ -73,7 +74,7 @@ def test_a_decode_takes_its_time_and_drafts_one_token_after_the_other() -> None:
 
 def test_gaps_and_a_full_cache_are_seen() -> None:
     async def story() -> None:
-        engine = ScriptedEngine(shard(), Cost(), scripts())
+        engine = ScriptedEngine(shard(), DecodeCost(), scripts())
         await engine.forward([chunk(0, 5, 0)])
         with pytest.raises(AssertionError):
             await engine.forward([chunk(3, 2, 0)])
@@ -88,7 +89,7 @@ def test_gaps_and_a_full_cache_are_seen() -> None:
 
 def test_a_worker_that_dies_takes_its_sequences_along() -> None:
     async def story() -> None:
-        engine, told = ScriptedEngine(shard(), Cost(1.0), scripts()), []
+        engine, told = ScriptedEngine(shard(), DecodeCost(CostLine(1.0)), scripts()), []
         engine.on_lost(lambda: told.append(1))
         running = asyncio.create_task(engine.forward([chunk(0, 5, 0)]))
         await asyncio.sleep(0.5)
@@ -104,7 +105,7 @@ def test_a_worker_that_dies_takes_its_sequences_along() -> None:
 
 def test_states_of_a_middle_stage_have_the_right_shape() -> None:
     async def story() -> None:
-        engine = ScriptedEngine(shard(0, 1), Cost(), scripts())
+        engine = ScriptedEngine(shard(0, 1), DecodeCost(), scripts())
         [output] = await engine.forward([chunk(0, 4, 0)])
         assert output.states is not None and output.states.shape == (4, WIDTH) and output.tokens is None
 

@@ -21,14 +21,12 @@ from unittest.mock import patch
 import structlog
 
 from dsdnode.cli import render
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.formulas import (
-    Costs,
     bottleneck_s,
     constant_survival,
-    pass_s,
     plain_speed,
     rounds_speed,
-    slowest_s,
     stream_cycle,
     stream_speed,
 )
@@ -56,10 +54,10 @@ class Setting:
     ring: bool = False
 
     @property
-    def costs(self) -> Costs:
+    def costs(self) -> PipelineCost:
         hops = self.stages + self.ring
-        stage = (self.fixed_ms / 1e3, self.slope_ms / 1e3)
-        return Costs((stage,) * self.stages, hops * self.latency_ms / 1e3, self.draft_ms / 1e3)
+        stages = (CostLine.of_ms(self.fixed_ms, self.slope_ms),) * self.stages
+        return PipelineCost(stages, hops * self.latency_ms / 1e3, CostLine.of_ms(0.0, self.draft_ms))
 
 
 def gpu(stages: int, latency_ms: float, acceptance: float, ring: bool = False) -> Setting:
@@ -98,7 +96,7 @@ def schemes(row: Setting) -> Iterator[Scheme]:
     yield Scheme(f"rounds {window}", "fixed", window, rounds, rounds)
     block = max(BLOCKS, key=lambda b: stream_speed(costs, alpha, b))
     # As many as the ring holds, and none that come too late to matter.
-    filling = block * (1 + round(pass_s(costs, block) / max(slowest_s(costs, block), block * costs.draft_s)))
+    filling = block * (1 + round(costs.pass_s(block) / max(costs.slowest_s(block), block * costs.draft.slope_s)))
     window = min(MAX_WINDOW, max(block, filling))
     ours = 1 / stream_cycle(costs, constant_survival(alpha), block, window).token_s()
     name = f"stream {block}/{window}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
+from dsdnode.cost import PipelineCost
 from dsdnode.speculation.events import PassEvent
-from dsdnode.speculation.plan import Plan, RouteCosts
+from dsdnode.speculation.plan import Plan
 
 
 class Restless:
@@ -34,7 +35,7 @@ class Restless:
         if self._rng.random() < self._restlessness:
             self._plan = self._any()
 
-    def on_route(self, costs: RouteCosts) -> None:
+    def on_route(self, costs: PipelineCost) -> None:
         self._change()
 
     def on_draft(self, num_tokens: int, seconds: float) -> None:

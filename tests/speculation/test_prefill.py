@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.speculation.actions import SendBlock
 from dsdnode.speculation.controller import Fixed
 from dsdnode.speculation.owner.prefill import (
@@ -16,12 +17,12 @@ from dsdnode.speculation.owner.prefill import (
     prefill_s,
 )
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
-from dsdnode.speculation.plan import Carried, RouteCosts
+from dsdnode.speculation.plan import Carried
 from dsdnode.wire.messages import Verdict
 
 SESSION = b"0123456789abcdef"
-VOLUNTEERS = RouteCosts((0.014,) * 4, (0.006,) * 4, 0.05)
-CARDS = RouteCosts((0.0097,) * 4, (0.0003,) * 4, 0.05)
+VOLUNTEERS = PipelineCost((CostLine(0.014, 0.006),) * 4, 0.05)
+CARDS = PipelineCost((CostLine(0.0097, 0.0003),) * 4, 0.05)
 
 
 def sizes(prefill: Prefill, start: int, end: int) -> list[int]:
@@ -33,20 +34,23 @@ def sizes(prefill: Prefill, start: int, end: int) -> list[int]:
     return found
 
 
-def simulated_s(num_tokens: int, chunk: int, costs: RouteCosts) -> float:
+def simulated_s(num_tokens: int, chunk: int, costs: PipelineCost) -> float:
     """The pipeline, chunk by chunk and stage by stage."""
     ready_s = [0.0] * -(-num_tokens // chunk)
-    for fixed_s, slope_s in zip(costs.fixed_s, costs.slope_s, strict=True):
+    for stage in costs.stages:
         free_s = 0.0
         for index, start in enumerate(range(0, num_tokens, chunk)):
-            free_s = max(free_s, ready_s[index]) + fixed_s + slope_s * min(chunk, num_tokens - start)
+            free_s = max(free_s, ready_s[index]) + stage.at(min(chunk, num_tokens - start))
             ready_s[index] = free_s
     return ready_s[-1] + costs.network_s
 
 
-@pytest.mark.parametrize("costs", [VOLUNTEERS, CARDS, RouteCosts((0.01, 0.05), (0.001, 0.002), 0.2)])
+UNLIKE = PipelineCost((CostLine(0.01, 0.001), CostLine(0.05, 0.002)), 0.2)
+
+
+@pytest.mark.parametrize("costs", [VOLUNTEERS, CARDS, UNLIKE])
 @pytest.mark.parametrize("num_tokens", [20, 512, 700, 3000])
-def test_the_chunk_is_the_one_that_is_through_first(costs: RouteCosts, num_tokens: int) -> None:
+def test_the_chunk_is_the_one_that_is_through_first(costs: PipelineCost, num_tokens: int) -> None:
     chunk = best_chunk(num_tokens, costs, 256)
     assert chunk in (16, 32, 64, 128, 256)
     fastest_s = min(simulated_s(num_tokens, size, costs) for size in (16, 32, 64, 128, 256))
@@ -60,7 +64,7 @@ def test_what_a_prefill_is_said_to_take_it_takes(chunk: int) -> None:
 
 
 def test_one_stage_gets_whole_chunks_and_so_does_a_strict_engine() -> None:
-    alone = RouteCosts((0.056,), (0.024,), 0.02)
+    alone = PipelineCost((CostLine(0.056, 0.024),), 0.02)
     assert best_chunk(512, alone, 256) == 256
     assert best_chunk(512, VOLUNTEERS, 60) in (16, 32, 60)  # of states as wide as a frame carries 60
     strict = Prefill(600, 256, fixed=True)
@@ -82,7 +86,7 @@ def test_a_stage_that_is_filled_again_gets_the_same_chunks_and_then_what_is_roun
 
 
 def test_enough_is_in_flight_for_long_links_and_never_more_than_a_stage_lets_wait() -> None:
-    fast = RouteCosts((0.001,) * 4, (0.0001,) * 4, 0.25)
+    fast = PipelineCost((CostLine(0.001, 0.0001),) * 4, 0.25)
     prefill = Prefill(4096, 256)
     prefill.begin_route(0, 4, fast)
     chunk = prefill.next_size(0, 4096)
@@ -95,7 +99,7 @@ def machine(prompt: tuple[int, ...], **config: Any) -> SessionMachine:
     return SessionMachine(SessionConfig(SESSION, **settings | config), prompt, Fixed(0), drafter=False)
 
 
-def opened(prompt: tuple[int, ...], costs: RouteCosts | None) -> list[SendBlock]:
+def opened(prompt: tuple[int, ...], costs: PipelineCost | None) -> list[SendBlock]:
     alice = machine(prompt)
     alice.start(0.0)
     return [action for action in alice.on_route(0.0, 0, (0, 0), costs) if isinstance(action, SendBlock)]

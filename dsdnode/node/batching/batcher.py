@@ -14,7 +14,7 @@ import structlog
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.node.batching.scheduler import Batch, Done, Owner, Run, Turns
-from dsdnode.pacing.costs import Mean
+from dsdnode.pacing.fits import TimeMean
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Batcher:
         self._waiting: list[Run | _Cache] = []
         self._current: Batch = []
         self.turns = Turns(max_batch_positions)
-        self._busy = Mean()
+        self._busy = TimeMean()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._life = 0

@@ -16,10 +16,10 @@ import structlog
 
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError
+from dsdnode.pacing.fits import SHARED_POSITIONS
 
 log = structlog.get_logger(__name__)
 
-SHARED_POSITIONS = 64
 PIECE_POSITIONS = 32
 ACTIVE_S = 1.0
 """An owner that had work here so short a time ago will be back: a whole prompt at once would be in its way."""

@@ -16,8 +16,8 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.routes import Route, Router, Terms
 from dsdnode.node.drafter.sequences import DraftLine, guesses_of
-from dsdnode.pacing.estimates import PipelineCosts
-from dsdnode.pacing.formulas import pass_s, plain_speed
+from dsdnode.pacing.estimates import PipelineEstimate
+from dsdnode.pacing.formulas import plain_speed
 from dsdnode.pacing.straggler import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.controller import WindowController
@@ -305,8 +305,8 @@ def figures_of(log: EventLog, route: Route | None) -> dict[str, Any]:
 
 def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
     """Tokens a second that plain decoding would have had of this pipeline, by what these passes cost (section 3)."""
-    costs = PipelineCosts()
+    costs = PipelineEstimate()
     for event in passes:
         costs.passed(event)
     known = costs.costs()
-    return plain_speed(known) if costs.is_known and pass_s(known, 1) > 0 else None
+    return plain_speed(known) if costs.is_known and known.pass_s(1) > 0 else None

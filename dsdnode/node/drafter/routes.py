@@ -10,13 +10,13 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
+from dsdnode.cost import PipelineCost
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, predict
+from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, predict, speed
 from dsdnode.placement.slowness import Slowness
-from dsdnode.speculation.plan import RouteCosts
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.hosts import Hosts
@@ -56,9 +56,9 @@ class Route:
     places: tuple[Place, ...]
     peers: tuple[bytes, ...]
     lengths: tuple[int, ...]
-    costs: RouteCosts
+    costs: PipelineCost
     """As predicted from the peers' records and the links; what was seen of them, too."""
-    first_costs: RouteCosts
+    first_costs: PipelineCost
     """As they were when this drafter first took this pipeline."""
 
 
@@ -88,7 +88,7 @@ class Router:
         self._slowness = Slowness()
         self._sessions: dict[bytes, dict[bytes, None]] = {}
         """Own replies, by the peers that they go through."""
-        self._first_costs: LRUCache[tuple[bytes, ...], RouteCosts] = LRUCache(MAX_PIPELINES)
+        self._first_costs: LRUCache[tuple[bytes, ...], PipelineCost] = LRUCache(MAX_PIPELINES)
 
     async def open(
         self, terms: Terms, number: int, digests: bytes, avoid: Collection[bytes], touched: dict[bytes, None]
@@ -156,27 +156,26 @@ class Router:
     async def better_than(self, terms: Terms, route: Route, index: int, factor: float) -> bool:
         """Stage `index` takes `factor` times what was expected: is there a pipeline that is BETTER, all considered?"""
         slow, costs = route.peers[index], route.costs
-        self._slowness.note(slow, factor * costs.fixed_s[index] * 1e3, factor * costs.slope_s[index] * 1e3, _now())
+        self._slowness.note(slow, costs.stages[index].times(factor), _now())
         records, rtt_s = await self.hosts.alive(terms.target, False, (slow,))
         view = self._view(terms.session, records, rtt_s)
         try:
             places = choose_pipeline(records, terms.target.num_layers, view, (slow,), terms.target.name)
         except NoPipeline:
             return False
-        return predict(places, view).tokens_per_second >= BETTER * predict(route.places, view).tokens_per_second
+        return speed(places, view) >= BETTER * speed(route.places, view)
 
     def _view(self, session: bytes, records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float]) -> View:
         """What is known of the peers, this reply itself not counted."""
         others = {peer: len(known.keys() - {session}) for peer, known in self._sessions.items()}
         return View(rtt_s, self._slowness.factors(records, _now()), others, session)
 
-    def _costs(self, session: bytes, places: Sequence[Place], rtt_s: Mapping[bytes, float]) -> RouteCosts:
-        expected = predict(places, self._view(session, [place.record for place in places], rtt_s))
-        return RouteCosts(expected.fixed_s, expected.slope_s, expected.network_s)
+    def _costs(self, session: bytes, places: Sequence[Place], rtt_s: Mapping[bytes, float]) -> PipelineCost:
+        return predict(places, self._view(session, [place.record for place in places], rtt_s))
 
-    def _first_seen(self, peers: tuple[bytes, ...], costs: RouteCosts) -> RouteCosts:
+    def _first_seen(self, peers: tuple[bytes, ...], costs: PipelineCost) -> PipelineCost:
         """What decides how prompts are cut: the same prompt always in the same places, or rounding tells."""
-        if max(costs.slope_s) > 0:
+        if any(stage.slope_s > 0 for stage in costs.stages):
             self._first_costs.setdefault(peers, costs)
         return self._first_costs.get(peers, costs)
 
@@ -233,8 +232,7 @@ class _Attempt:
             same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
         except NoPipeline:
             return best
-        faster = predict(best, view).tokens_per_second / predict(same, view).tokens_per_second
-        return best if faster >= BETTER else same
+        return best if speed(best, view) >= BETTER * speed(same, view) else same
 
     def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
         for peer, answer in failed.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from dsdnode.speculation.plan import RouteCosts
+from dsdnode.cost import PipelineCost
 
 MIN_CHUNK_POSITIONS = 16
 MAX_SINGLES_POSITIONS = 16
@@ -32,7 +32,7 @@ class Prefill:
         self._chunk = 0
         self._origin = 0
 
-    def begin_route(self, base: int, num_stages: int, costs: RouteCosts | None) -> None:
+    def begin_route(self, base: int, num_stages: int, costs: PipelineCost | None) -> None:
         """The pipeline has `base` positions already."""
         if self._chunk == 0:
             usable = None if self._fixed else costs
@@ -49,7 +49,7 @@ class Prefill:
         return min(size, self._prompt_length - start, end - start)
 
 
-def best_chunk(num_tokens: int, costs: RouteCosts | None, max_positions: int) -> int:
+def best_chunk(num_tokens: int, costs: PipelineCost | None, max_positions: int) -> int:
     """The chunk, `max_positions` or a power of two below, with which so many tokens are through the pipeline first.
 
     Without costs: `max_positions`.
@@ -61,22 +61,17 @@ def best_chunk(num_tokens: int, costs: RouteCosts | None, max_positions: int) ->
     return min(reversed(sizes), key=lambda size: prefill_s(num_tokens, size, costs))
 
 
-def prefill_s(num_tokens: int, chunk: int, costs: RouteCosts) -> float:
+def prefill_s(num_tokens: int, chunk: int, costs: PipelineCost) -> float:
     """Until the judge has seen the last of so many tokens: every chunk passes the slowest stage, one passes all."""
     num_chunks = -(-num_tokens // chunk)
     first, last = min(num_tokens, chunk), num_tokens - (num_chunks - 1) * chunk
-    seconds = sum(_times_s(first, costs)) + costs.network_s
+    seconds = costs.pass_s(first)
     if num_chunks > 1:
-        seconds += (num_chunks - 2) * max(_times_s(chunk, costs)) + max(_times_s(last, costs))
+        seconds += (num_chunks - 2) * costs.slowest_s(chunk) + costs.slowest_s(last)
     return seconds
 
 
-def _times_s(num_positions: int, costs: RouteCosts) -> list[float]:
-    return [fixed + slope * num_positions for fixed, slope in zip(costs.fixed_s, costs.slope_s, strict=True)]
-
-
-def _num_to_fill(chunk: int, costs: RouteCosts) -> int:
+def _num_to_fill(chunk: int, costs: PipelineCost) -> int:
     """Blocks that keep the slowest stage at work: as many as it passes while one is on its way, and two to spare."""
-    times_s = _times_s(chunk, costs)
-    on_its_way = (sum(times_s) + costs.network_s) / max(1e-6, max(times_s))
-    return max(len(times_s), math.ceil(min(on_its_way, MAX_POSITIONS_IN_FLIGHT))) + 2
+    on_its_way = costs.pass_s(chunk) / max(1e-6, costs.slowest_s(chunk))
+    return max(len(costs.stages), math.ceil(min(on_its_way, MAX_POSITIONS_IN_FLIGHT))) + 2

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dsdnode.cost import PipelineCost
 from dsdnode.speculation.actions import MAX_BRANCHES, Emit, Finish, Guess, NeedRoute, SessionAction, Tokens
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.digest import Line
@@ -29,7 +30,7 @@ from dsdnode.speculation.owner.epochs import Epochs, Flight, OwnEpoch
 from dsdnode.speculation.owner.flow import Flow
 from dsdnode.speculation.owner.patience import Patience
 from dsdnode.speculation.owner.prefill import Prefill
-from dsdnode.speculation.plan import Carried, Plan, RouteCosts, SessionConfig
+from dsdnode.speculation.plan import Carried, Plan, SessionConfig
 from dsdnode.wire.messages import Nack, Verdict
 
 __all__ = ["MAX_NACKS", "SessionConfig", "SessionMachine"]
@@ -98,8 +99,8 @@ class SessionMachine:
         now: float,
         route: int,
         lengths: Sequence[int],
-        costs: RouteCosts | None = None,
-        first_costs: RouteCosts | None = None,
+        costs: PipelineCost | None = None,
+        first_costs: PipelineCost | None = None,
     ) -> list[SessionAction]:
         """All stages of `route` answered Opened, with these lengths. Not the route asked for last: ignored.
 
