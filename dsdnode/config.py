@@ -25,9 +25,6 @@ MAX_JOINS = 64
 MAX_FILE_BYTES = 1 << 20
 """Of a configuration or a scenario."""
 MAX_SWARM_FILE_BYTES = 64 * 1024
-WINDOWS = ("fixed", "awc", "throughput", "throughput:rounds", "throughput:stream", "throughput:hedged", "threshold")
-"""Window policies (pacing/policies.py); also plans that never change, stream:BLOCK:WINDOW and
-hedged:BLOCK:WINDOW:HEDGES."""
 ACCEPTANCES = ("exact", "relaxed", "deferred")
 """Rules by which the judge accepts (speculation/acceptance.py); all but the first may change the text, and say so."""
 DEFAULT_THRESHOLD = 0.3
@@ -36,7 +33,6 @@ MAX_DRAFT = 64
 """Of a window, or a block: draft tokens."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
-_PLAN = re.compile(r"(?:stream:(\d{1,2}):(\d{1,2})|hedged:(\d{1,2}):(\d{1,2}):[12])")
 _LISTEN = re.compile(r"(?:tcp://)?(\[[0-9a-fA-F:]+\]|[^:/\[\]\s]+):(\d{1,5})")
 
 
@@ -83,7 +79,7 @@ class NodeConfig:
     draft_max: int = 8
     """Draft tokens in a round, or in a block of a stream, at most; 0 is plain decoding."""
     window: str = "throughput"
-    """The policy that chooses how much is drafted, and when."""
+    """The policy that chooses how much is drafted, and when (pacing/policies.py)."""
     acceptance: str = "exact"
     """As `draft_max`, `window`, `threshold` and `wire`: of replies that do not ask for their own."""
     threshold: float = DEFAULT_THRESHOLD
@@ -181,17 +177,6 @@ def parse_listen(text: str) -> str:
     if match is None or int(match[2]) > 65535:
         raise BadInput(f"{text!r} is not an address: write it like tcp://0.0.0.0:29170")
     return f"tcp://{match[1]}:{int(match[2])}"
-
-
-def parse_window(text: str) -> str:
-    """A window policy's name: one of `WINDOWS`, or a plan that never changes. Raises BadInput naming what there is."""
-    plan = _PLAN.fullmatch(text)
-    if text in WINDOWS or (plan and 1 <= int(plan[1] or plan[3]) <= int(plan[2] or plan[4]) <= MAX_DRAFT):
-        return text
-    raise BadInput(
-        f"{text!r} is no window policy: choose from {', '.join(WINDOWS)}, stream:BLOCK:WINDOW, "
-        f"hedged:BLOCK:WINDOW:HEDGES (block <= window <= {MAX_DRAFT}, 1 or 2 hedges)"
-    )
 
 
 def parse_wire(text: str) -> str:

@@ -7,14 +7,12 @@ import pytest
 
 from dsdnode.config import (
     MAX_JOINS,
-    WINDOWS,
     NodeConfig,
     parse_layers,
     parse_listen,
     parse_roles,
     parse_size,
     parse_threshold,
-    parse_window,
     read_joins,
     swarm_file,
     write_joins,
@@ -54,19 +52,6 @@ def test_listen_addresses() -> None:
     for text in ("127.0.0.1", "tcp://x:99999", "udp://127.0.0.1:1", "tcp://:5", "a b:1"):
         with pytest.raises(BadInput):
             parse_listen(text)
-
-
-@pytest.mark.parametrize("text", [*WINDOWS, "stream:1:1", "stream:2:16", "stream:64:64", "hedged:2:8:1"])
-def test_window_policies(text: str) -> None:
-    assert parse_window(text) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", "Fixed", "stream", "stream:0:4", "stream:5:4", "stream:1:65", "stream:1:2:3", "hedged:1:2:3"]
-)
-def test_no_window_policies(text: str) -> None:
-    with pytest.raises(BadInput, match="choose from fixed, awc, throughput"):
-        parse_window(text)
 
 
 def test_thresholds_lie_between_exact_and_anything_goes() -> None:

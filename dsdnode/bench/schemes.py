@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
-from dsdnode.config import parse_threshold, parse_window, parse_wire
+from dsdnode.config import parse_threshold, parse_wire
 from dsdnode.errors import BadInput
+from dsdnode.pacing.policies import PLANS, POLICIES, parse_window
 
 PLAIN = "plain"
 MAX_ROUNDS = 64
-KNOWN = "plain, rounds-K, rounds-adaptive, stream, hedged, relaxed-T, deferred-T, awc, default, stream:BLOCK:WINDOW"
-_POLICIES = {
-    "rounds-adaptive": "throughput:rounds",
-    "stream": "throughput:stream",
-    "hedged": "throughput",
-    "awc": "awc",
-}
+_POLICIES = {"rounds-adaptive": "throughput:rounds", "stream": "throughput:stream", "hedged": "throughput"}
+"""Short names of some; every other window policy is a scheme of its own name."""
+KNOWN = f"plain, rounds-K, {', '.join(_POLICIES)}, relaxed-T, deferred-T, default, {', '.join(POLICIES)}, {PLANS}"
 _ROUNDS = re.compile(r"rounds-(\d{1,2})")
 _RELAXED = re.compile(r"(relaxed|deferred)-(0?\.\d+)")
 
@@ -65,6 +63,6 @@ def _scheme(name: str, label: str, wire: str) -> Scheme:
         return Scheme(label, "throughput", None, wire, threshold, deferred=relaxed[1] == "deferred")
     if name in _POLICIES:
         return Scheme(label, _POLICIES[name], None, wire)
-    if name.startswith("stream:"):
+    with suppress(BadInput):
         return Scheme(label, parse_window(name), None, wire)
     raise BadInput(f"{name!r} is no scheme; there are {KNOWN} (K from 1 to {MAX_ROUNDS}, T as 0.3)")

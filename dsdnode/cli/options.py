@@ -13,7 +13,8 @@ import click
 
 from dsdnode.cli import logs
 from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Resolved, resolve
-from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, WINDOWS, default_data_dir
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_dir
+from dsdnode.pacing.policies import PLANS, POLICIES
 from dsdnode.wire.messages import WIRE_TYPES
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -62,8 +63,8 @@ join_options = chain(
 policy_options = chain(
     click.option(
         "--window",
-        metavar="|".join(WINDOWS[:3]),
-        help="What decides how much is drafted, and when; also throughput:rounds|stream|hedged (throughput).",
+        metavar="NAME",
+        help=f"What decides how much is drafted, and when (throughput): {', '.join(POLICIES)}, {PLANS}.",
     ),
     click.option("--acceptance", metavar="|".join(ACCEPTANCES), help="All but exact may change the text, and say so."),
     click.option("--threshold", metavar="T", help=f"How lax relaxed acceptance is, below 1 ({DEFAULT_THRESHOLD})."),

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsdnode.cli.options import chain, policy_options
-from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, MAX_DRAFT, parse_threshold, parse_window, parse_wire
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, MAX_DRAFT, parse_threshold, parse_wire
 from dsdnode.errors import BadInput
+from dsdnode.pacing.policies import parse_window
 
 if TYPE_CHECKING:
     from dsdnode.client.client import GenerateRequest

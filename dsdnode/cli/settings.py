@@ -20,10 +20,10 @@ from dsdnode.config import (
     parse_roles,
     parse_size,
     parse_threshold,
-    parse_window,
     read_toml,
 )
 from dsdnode.errors import BadInput
+from dsdnode.pacing.policies import parse_window
 from dsdnode.wire.joins import parse_join
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from typing import Any
 
-from dsdnode.config import parse_window, parse_wire
+from dsdnode.config import parse_wire
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.pacing.policies import parse_window
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies

@@ -26,7 +26,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.batching.scheduler import Turns
 from dsdnode.node.drafter.host import DrafterHost
-from dsdnode.node.drafter.options import Choices
+from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
@@ -164,8 +164,7 @@ class Node:
             engine,
             await engine.vocabulary(),
             max_sessions=self._config.max_sessions,
-            lease_s=self._config.timeouts.lease_s,
-            choices=Choices.of(self._config),
+            options=Options.of(self._config),
             rng=self._rng,
             choose=self._organs.choose,
         )

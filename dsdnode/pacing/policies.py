@@ -1,57 +1,98 @@
-"""Window controllers by name, as `--window` spells them."""
+"""Window policies by name: the one registry that configuration, command line, bench and help read.
+
+A new policy is a class behind `WindowController` and an entry in POLICIES.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from dsdnode.config import MAX_DRAFT
 from dsdnode.errors import BadInput
-from dsdnode.pacing.awc import AdaptiveWindow, ThresholdWindow
 from dsdnode.pacing.estimates import Experience
 from dsdnode.pacing.throughput import MODES, Throughput
 from dsdnode.speculation.controller import Fixed, FixedPlan, WindowController
 from dsdnode.speculation.plan import Mode, Plan
 
-ALLOWED: dict[str, tuple[Mode, ...]] = {
-    "throughput": MODES,
-    "throughput:rounds": ("plain", "rounds"),
-    "throughput:stream": ("plain", "stream"),
-    "throughput:hedged": ("plain", "stream", "hedged"),
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a policy is made for. `draft_max`: the largest round, or block of a stream, at least 1; not `hedges`: no
+    branches beside the main line; `experience`: of earlier replies with this draft model."""
+
+    draft_max: int
+    experience: Experience | None = None
+    hedges: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`about`: for help, in a few words."""
+
+    make: Callable[[Terms], WindowController]
+    about: str
+
+
+def _throughput(*allowed: Mode) -> Callable[[Terms], WindowController]:
+    def make(terms: Terms) -> WindowController:
+        modes = tuple(mode for mode in allowed if terms.hedges or mode != "hedged")
+        return Throughput(terms.draft_max, modes, terms.experience)
+
+    return make
+
+
+def _awc(terms: Terms) -> WindowController:
+    from dsdnode.pacing.awc import AdaptiveWindow  # numpy, which the command line need not wait for
+
+    return AdaptiveWindow(terms.draft_max)
+
+
+def _threshold(terms: Terms) -> WindowController:
+    from dsdnode.pacing.awc import ThresholdWindow
+
+    return ThresholdWindow(terms.draft_max)
+
+
+POLICIES: dict[str, Policy] = {
+    "throughput": Policy(_throughput(*MODES), "the plan with the most tokens a second, by what was just measured"),
+    "throughput:rounds": Policy(_throughput("plain", "rounds"), "the same, without streams"),
+    "throughput:stream": Policy(_throughput("plain", "stream"), "the same, without rounds and hedges"),
+    "throughput:hedged": Policy(_throughput("plain", "stream", "hedged"), "the same, without rounds"),
+    "awc": Policy(_awc, "rounds of an adaptive window (arXiv 2511.21669)"),
+    "threshold": Policy(_threshold, "rounds that grow by one after each that was all right, and else shrink"),
+    "fixed": Policy(lambda terms: Fixed(terms.draft_max), "rounds of --draft-max"),
 }
-ROUNDS = ("fixed", "threshold", "awc")
-SPELLINGS = (*ROUNDS, *ALLOWED, "stream:BLOCK:WINDOW", "hedged:BLOCK:WINDOW:HEDGES")
-_FIXED_PLAN = re.compile(r"(?:stream:(\d{1,2}):(\d{1,2})|hedged:(\d{1,2}):(\d{1,2}):(\d))")
+PLANS = "stream:BLOCK:WINDOW, hedged:BLOCK:WINDOW:HEDGES"
+"""Plans that never change are spelled so."""
+_PLAN = re.compile(r"(?:stream:(\d{1,2}):(\d{1,2})|hedged:(\d{1,2}):(\d{1,2}):([12]))")
 
 
-def policy_of(
-    name: str, draft_max: int, experience: Experience | None = None, *, hedges: bool = True
-) -> WindowController:
-    """`draft_max`: the largest round, or block of a stream; 0 is plain decoding, whatever the name. `hedges` False:
-    no branches beside the main line, which `throughput` does without.
-
-    Raises BadInput, naming what is allowed.
-    """
-    fixed = _fixed_plan(name)
-    if fixed is None and name not in (*ROUNDS, *ALLOWED):
-        raise BadInput(f"no window policy is called {name!r}: choose from {', '.join(SPELLINGS)}")
-    if not 0 <= draft_max <= MAX_DRAFT:
-        raise BadInput(f"a window of {draft_max} draft tokens: choose 0 (plain decoding) to {MAX_DRAFT}")
-    if name == "fixed" or draft_max == 0:
-        return Fixed(draft_max)
-    if fixed is not None:
-        return FixedPlan(fixed)
-    if name in ROUNDS:
-        return AdaptiveWindow(draft_max) if name == "awc" else ThresholdWindow(draft_max)
-    modes = tuple(mode for mode in ALLOWED[name] if hedges or mode != "hedged")
-    return Throughput(draft_max, modes, experience)
+def parse_window(text: str) -> str:
+    """The name of a policy, or of a plan that never changes. Raises BadInput naming what there is."""
+    if text not in POLICIES:
+        _plan(text)
+    return text
 
 
-def _fixed_plan(name: str) -> Plan | None:
-    """Of "stream:2:16" or "hedged:2:16:1". Raises BadInput for one that could not send a block."""
-    match = _FIXED_PLAN.fullmatch(name)
-    if match is None:
-        return None
-    block, window, hedges = int(match[1] or match[3]), int(match[2] or match[4]), int(match[5] or 0)
-    if not 1 <= block <= window <= MAX_DRAFT or (match[3] and not 1 <= hedges <= 2):
-        raise BadInput(f"{name!r}: blocks of 1 or more, windows of a block to {MAX_DRAFT}, 1 or 2 hedges")
-    return Plan("hedged" if match[3] else "stream", block, window, hedges)
+def policy_of(name: str, terms: Terms) -> WindowController:
+    """`draft_max` 0 is plain decoding, whatever the name. Raises BadInput, naming what is allowed."""
+    plan = None if name in POLICIES else _plan(name)
+    if not 0 <= terms.draft_max <= MAX_DRAFT:
+        raise BadInput(f"a window of {terms.draft_max} draft tokens: choose 0 (plain decoding) to {MAX_DRAFT}")
+    if terms.draft_max == 0:
+        return Fixed(0)
+    return POLICIES[name].make(terms) if plan is None else FixedPlan(plan)
+
+
+def _plan(text: str) -> Plan:
+    match = _PLAN.fullmatch(text)
+    if match is not None:
+        block, window, hedges = int(match[1] or match[3]), int(match[2] or match[4]), int(match[5] or 0)
+        if 1 <= block <= window <= MAX_DRAFT:
+            return Plan("hedged" if hedges else "stream", block, window, hedges)
+    raise BadInput(
+        f"{text[:64]!r} is no window policy: choose from {', '.join(POLICIES)}, {PLANS} "
+        f"(block <= window <= {MAX_DRAFT}, 1 or 2 hedges)"
+    )

@@ -17,7 +17,7 @@ import numpy as np
 from sweep import WINDOWS, Scenario, read, speeds_of
 
 from dsdnode.pacing.awc import MAX_WINDOW, AdaptiveWindow, Features
-from dsdnode.pacing.policies import policy_of
+from dsdnode.pacing.policies import Terms, policy_of
 from dsdnode.speculation.controller import WindowController
 
 FIXED_SHARE = 0.5
@@ -44,12 +44,12 @@ def formula_window(features: Features) -> float:
 
 
 POLICIES: dict[str, Callable[[], WindowController]] = {
-    "static 4": lambda: policy_of("fixed", 4),
-    "threshold": lambda: policy_of("threshold", MAX_WINDOW),
+    "static 4": lambda: policy_of("fixed", Terms(4)),
+    "threshold": lambda: policy_of("threshold", Terms(MAX_WINDOW)),
     "AWC, formula": lambda: AdaptiveWindow(MAX_WINDOW, formula_window),
-    "AWC, fitted": lambda: policy_of("awc", MAX_WINDOW),
-    "throughput:rounds": lambda: policy_of("throughput:rounds", MAX_WINDOW),
-    "throughput": lambda: policy_of("throughput", MAX_WINDOW),
+    "AWC, fitted": lambda: policy_of("awc", Terms(MAX_WINDOW)),
+    "throughput:rounds": lambda: policy_of("throughput:rounds", Terms(MAX_WINDOW)),
+    "throughput": lambda: policy_of("throughput", Terms(MAX_WINDOW)),
 }
 
 

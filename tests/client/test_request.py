@@ -96,7 +96,7 @@ def test_relaxed_acceptance_reaches_the_stages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"window": "big"}, "choose from fixed, awc, throughput"),
+        ({"window": "big"}, "choose from throughput"),
         ({"window": "stream:4"}, "stream:BLOCK:WINDOW"),
         ({"window": "stream:9:8"}, "stream:BLOCK:WINDOW"),
         ({"wire": "f8"}, "choose from f32, f16"),

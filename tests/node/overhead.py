@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
+from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
@@ -21,9 +21,9 @@ from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf_header import FLOAT32, STRING, UINT32, Value, read_header
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.models import demo_target
-from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.reply import Reply
 from dsdnode.node.node import Node
+from dsdnode.speculation.actions import Emit
 from dsdnode.speculation.events import PassEvent
 from tests.node.processes import swarm
 
@@ -67,13 +67,13 @@ async def passes_of(join: str, folder: Path, num_tokens: int) -> list[PassEvent]
         roles=("drafter",), listen="tcp://127.0.0.1:0", joins=(join,), data_dir=folder / "owner", wire="f16", threads=1
     )
     replies: list[Reply] = []
-    make = DrafterHost._reply
+    run = Reply.run
 
-    def keeping(*arguments: Any, **named: Any) -> Reply:
-        replies.append(make(*arguments, **named))
-        return replies[-1]
+    def keeping(reply: Reply) -> AsyncGenerator[Emit, None]:
+        replies.append(reply)
+        return run(reply)
 
-    DrafterHost._reply = keeping  # type: ignore[method-assign]
+    Reply.run = keeping  # type: ignore[method-assign, assignment]
     node = await Node.start(config)
     client = await Client.connect([node.join])
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.fake import fake_text
-from dsdnode.node.drafter import routes
+from dsdnode.node.drafter import conversations, routes
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.swarm.catalogue import models_of
@@ -221,7 +221,7 @@ def test_parked_caches_count_as_free_and_go_with_their_time_or_their_client(tmp_
         assert not any(sum(member.node.status()["sessions"].values()) for member in swarm.members.values())
         sam = swarm.members["sam"].shard
         assert sam is not None and sam.num_cells >= len(FIRST)
-        await asyncio.sleep(routes.PARKED_S + 1)
+        await asyncio.sleep(conversations.PARKED_S + 1)
         await all_free(swarm, within_s=1)
         await turn(alice, request(FIRST))
         assert sam.num_cells

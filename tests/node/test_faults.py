@@ -146,7 +146,7 @@ def assert_nothing_is_held(member: Member) -> None:
         assert sorted(stage._sessions._free) == list(range(2 * SEQUENCES_PER_SESSION)), "sequences"
         assert not stage._batcher.num_waiting and not stage._checks
     if drafter is not None:
-        assert sorted(drafter._seats._free) == [0, 1]
+        assert sorted(drafter._conversations._free) == [0, 1]
         assert not drafter._by_session and not drafter._batcher.num_waiting
     for engine in (member.shard, member.draft):
         assert engine is None or engine.num_cells == 0

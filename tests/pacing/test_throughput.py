@@ -10,7 +10,7 @@ import pytest
 from dsdnode.cost import CostLine
 from dsdnode.pacing.estimates import Experience
 from dsdnode.pacing.formulas import plain_speed
-from dsdnode.pacing.policies import policy_of
+from dsdnode.pacing.policies import Terms, policy_of
 from dsdnode.pacing.throughput import MAX_STEP, Throughput
 from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.events import PlanChange
@@ -134,7 +134,7 @@ def test_a_machine_that_drafts_and_serves_at_once_is_judged_by_what_happened() -
     little = replace(ring(2, 0, CPU, 0.45), crowding=1.5)
     by_formula = run(replace(little, crowding=1.0), FixedPlan(Plan("stream", 2, 4)), 300).speed
     assert by_formula > 1.03 * plain(little) > run(little, FixedPlan(Plan("stream", 2, 4)), 300).speed
-    result = run(little, policy_of("throughput:stream", 8), 400)
+    result = run(little, policy_of("throughput:stream", Terms(8)), 400)
     assert result.speed_of(100, 400) >= 0.95 * plain(little)
     assert any("measuring" in change.reason for change in result.plans)
 
@@ -166,7 +166,7 @@ def test_who_waits_counts_though_they_do_not_delay_us_yet() -> None:
 
 def test_hedges_come_where_they_cover_and_go_where_they_do_not() -> None:
     covering = ring(4, 50, FAST, 0.7, covered_share=0.7)
-    hedged, stream = default(covering, 400), run(covering, policy_of("throughput:stream", 8), 400)
+    hedged, stream = default(covering, 400), run(covering, policy_of("throughput:stream", Terms(8)), 400)
     assert hedged.speed > 1.05 * stream.speed
     assert hedged.plans[-1].mode == "hedged"
     bare = default(ring(4, 50, FAST, 0.7), 400)
@@ -177,7 +177,7 @@ def test_rounds_alone_come_close_to_the_best_round() -> None:
     for kind, latency_ms in ((CPU, 10.0), (GPU, 50.0)):
         little = ring(4, latency_ms, kind, 0.8)
         best = max(run(little, FixedPlan(Plan("rounds", k, k)), 200).speed for k in (2, 4, 6, 8))
-        assert run(little, policy_of("throughput:rounds", 8), 200).speed >= 0.93 * best
+        assert run(little, policy_of("throughput:rounds", Terms(8)), 200).speed >= 0.93 * best
 
 
 def test_steps_are_small_and_windows_whole() -> None:

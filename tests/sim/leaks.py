@@ -13,11 +13,13 @@ def held_by(villager: Villager, *, parked: bool) -> list[str]:
     held: list[str] = []
     if stage is not None and (stage.num_sessions or stage._batcher.num_waiting or stage._checks):
         held.append("sessions")
-    if drafter is not None and (drafter.num_sessions or drafter._by_session or drafter._seats._taken):
+    if drafter is not None and (drafter.num_sessions or drafter._by_session or drafter._conversations._talking):
         held.append("replies")
     if parked and (villager.engine.num_cells or (stage is not None and list(stage._sessions))):
         held.append("sequences")
-    free: Any = stage._sessions._free if stage is not None else drafter._seats._free if drafter is not None else []
+    free: Any = (
+        stage._sessions._free if stage is not None else drafter._conversations._free if drafter is not None else []
+    )
     if len(free) != len(set(free)) or (parked and len(free) < villager.place.max_sessions):
         held.append("places")
     return [f"leak: {what} at {villager.place.name}" for what in held]

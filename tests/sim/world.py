@@ -19,7 +19,7 @@ from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import DsdError
 from dsdnode.node.drafter import reply as generate
-from dsdnode.node.drafter.routes import PARKED_S
+from dsdnode.node.drafter.conversations import PARKED_S
 from dsdnode.sim.loop import JumpingLoop, Unreal, run
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine

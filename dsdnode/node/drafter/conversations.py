@@ -1,146 +1,174 @@
-"""What a drafter's replies sit on: a session's names and caches, and a place in the draft engine.
+"""Conversations of clients: names, secrets, caches at the stages and a slot in the draft engine, from turn to turn.
 
-When a conversation may go on, the seat of a finished reply is kept for its client: the stages and the draft engine have
-the line in their caches, and the next prompt, which begins like it, costs only what is new. Kept seats are in nobody's
-way: they go, the oldest first, when a reply needs their place.
+When a conversation may go on, it rests when its reply is finished: the stages and the draft engine have the line in
+their caches, and the next prompt, which begins like it, costs only what is new. Resting conversations are in nobody's
+way: they go, the oldest first, when a reply needs their slot.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from dsdnode.engine.port import Engine
 from dsdnode.node.batching.batcher import Batcher
-from dsdnode.node.drafter.reply import Reply
-from dsdnode.node.drafter.routes import PARKED_S, Router
-from dsdnode.node.drafter.sequences import DraftLine
+from dsdnode.node.drafter.options import ReplyOptions
+from dsdnode.node.drafter.sequences import DraftSequences
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.plan import Carried
-from dsdnode.speculation.sampling import Sampling
 
-MAX_KEPT_PER_CLIENT = 4
+PARKED_S = 300.0
+"""So long a conversation rests; its stages are told."""
+MAX_RESTING_PER_CLIENT = 4
 MIN_SHARED_TOKENS = 16
 """A chat template's first words are the same in every conversation."""
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
-    """`peers`: who has the session; `num_positions`: that the reply may grow to."""
+class Conversation:
+    """`session` and `secret` name it to its stages; `num_positions`: that its line may grow to."""
 
     client: bytes
     model_id: str
     session: bytes
     secret: bytes
-    place: int | None
-    num_positions: int
-    peers: dict[bytes, None] = field(default_factory=dict)
-    line: DraftLine | None = None
-    carried: Carried = field(default_factory=Carried)
+    num_positions: int = 0
     tokens: tuple[int, ...] = ()
-    """Kept: prompt and reply."""
+    """Prompt, and the reply so far where it is resumed; resting: prompt and reply."""
+    sequences: DraftSequences | None = None
+    carried: Carried = field(default_factory=Carried)
+    """What the next reply begins with."""
+    resting: bool = False
+    slot: int | None = None
+    """Of the draft engine; None: there was none free."""
     timer: asyncio.TimerHandle | None = None
+    _holders: dict[bytes, None] = field(default_factory=dict)
+
+    @property
+    def holders(self) -> tuple[bytes, ...]:
+        """Peers that may have it open, in the order in which they were asked: each is to be told its end."""
+        return tuple(self._holders)
+
+    def asked(self, peers: Iterable[bytes]) -> None:
+        """They are being asked to open it."""
+        self._holders.update(dict.fromkeys(peers))
+
+    def left(self, peer: bytes) -> None:
+        """It was told to forget it."""
+        self._holders.pop(peer, None)
+
+    def rest(self, carried: Carried, tokens: tuple[int, ...]) -> None:
+        """Its reply is over, and another may follow."""
+        self.carried, self.tokens, self.resting = carried, tokens, True
+
+    def forget_drafts(self) -> None:
+        """Nothing of it is in the draft engine any more."""
+        if self.sequences is not None:
+            self.sequences.release()
+            self.sequences = None
+        self.carried = dataclasses.replace(self.carried, cached=())
 
 
-class Seats:
-    def __init__(self, engine: Engine, batcher: Batcher, router: Router, max_sessions: int, rng: Random) -> None:
+class Conversations:
+    """All of one drafter. `close` tells a conversation's stages its end."""
+
+    def __init__(
+        self, engine: Engine, batcher: Batcher, close: Callable[[Conversation], None], max_sessions: int, rng: Random
+    ) -> None:
         """`rng`: of secrets."""
         self._engine = engine
         self._batcher = batcher
-        self._router = router
+        self._close = close
         self._rng = rng
         self._free = list(range(min(max_sessions, engine.shard.max_sequences // MAX_BRANCHES)))
-        """Places in the draft engine: MAX_BRANCHES sequences each."""
-        self._max_kept = max_sessions
-        self._taken: dict[bytes, Seat] = {}
-        self._kept: dict[bytes, Seat] = {}
+        """Slots of the draft engine: MAX_BRANCHES sequences each."""
+        self._max_resting = max_sessions
+        self._talking: dict[bytes, Conversation] = {}
+        self._resting: dict[bytes, Conversation] = {}
         """By session, the oldest first."""
 
-    def take(self, client: bytes, model_id: str, prompt: Sequence[int], num_positions: int, *, again: bool) -> Seat:
-        """`again`: perhaps the one of the turn before. Give it back with `leave`."""
-        seat = self._fitting(client, model_id, prompt) if again else None
-        if seat is None:
-            seat = Seat(client, model_id, self._rng.randbytes(16), self._rng.randbytes(32), None, num_positions)
+    def take(self, client: bytes, line: Sequence[int], num_positions: int, options: ReplyOptions) -> Conversation:
+        """A conversation for a reply that follows `line`; perhaps the one of the turn before. `leave` it at the end."""
+        model_id = options.model.model_id
+        taken = self._fitting(client, model_id, line) if options.keep else None
+        if taken is None:
+            taken = Conversation(client, model_id, self._rng.randbytes(16), self._rng.randbytes(32))
         else:
-            self._pop(seat)
-        seat.num_positions = num_positions
-        while self._kept and self._is_full(seat):
-            self._drop(next(iter(self._kept.values())))
-        if seat.place is None and self._free:
-            seat.place = self._free.pop()
-        self._taken[seat.session] = seat
-        return seat
+            self._wake(taken)
+        taken.tokens, taken.num_positions, taken.resting = tuple(line), num_positions, False
+        while self._resting and self._is_full(taken):
+            self._end(next(iter(self._resting.values())))
+        if taken.slot is None and self._free:
+            taken.slot = self._free.pop()
+        self._talking[taken.session] = taken
+        self._prepare_drafts(taken, options)
+        return taken
 
-    def draft_line(self, seat: Seat, sampling: Sampling, *, drafted: bool) -> DraftLine | None:
-        """The seat's sequences, for a reply that draws like this; None: no place, or nothing is to be drafted."""
-        if seat.place is None or not drafted:
-            self._forget_drafts(seat)
-            return None
-        if seat.line is None:
-            sequences = range(seat.place * MAX_BRANCHES, (seat.place + 1) * MAX_BRANCHES)
-            seat.line = DraftLine(self._batcher, sequences, sampling)
-        else:
-            seat.line = seat.line.follow(sampling)
-        return seat.line
-
-    def leave(self, seat: Seat, reply: Reply | None, *, keep: bool) -> None:
-        """The reply is over, or (None) was never begun; not `keep`: though there were more to come."""
-        del self._taken[seat.session]
-        if reply is None or reply.carried is None or not keep:
-            return self._free_it(seat)
-        seat.carried, seat.tokens = reply.carried, reply.tokens
-        self._kept[seat.session] = seat
-        seat.timer = asyncio.get_running_loop().call_later(PARKED_S, self._drop, seat)
-        mine = [one for one in self._kept.values() if one.client == seat.client]
-        if len(mine) > MAX_KEPT_PER_CLIENT or len(self._kept) > self._max_kept:
-            self._drop(mine[0] if len(mine) > MAX_KEPT_PER_CLIENT else next(iter(self._kept.values())))
+    def leave(self, conversation: Conversation, *, keep: bool) -> None:
+        """Its reply is over; not `keep`: it must not rest, though there were more to come."""
+        del self._talking[conversation.session]
+        if not conversation.resting or not keep:
+            return self._free_it(conversation)
+        self._resting[conversation.session] = conversation
+        conversation.timer = asyncio.get_running_loop().call_later(PARKED_S, self._end, conversation)
+        mine = [one for one in self._resting.values() if one.client == conversation.client]
+        if len(mine) > MAX_RESTING_PER_CLIENT:
+            self._end(mine[0])
+        elif len(self._resting) > self._max_resting:
+            self._end(next(iter(self._resting.values())))
 
     def forget(self, client: bytes | None = None) -> None:
-        """Keep nothing for this client, or for nobody (None)."""
-        for seat in [seat for seat in self._kept.values() if client in (None, seat.client)]:
-            self._drop(seat)
+        """End what rests for this client, or (None) for everybody."""
+        for conversation in [one for one in self._resting.values() if client in (None, one.client)]:
+            self._end(conversation)
 
     def draft_lost(self) -> None:
-        """The draft engine died: what it had cached of kept lines is gone."""
-        for seat in self._kept.values():
-            self._forget_drafts(seat)
+        """The draft engine died: what it had cached of resting lines is gone."""
+        for conversation in self._resting.values():
+            conversation.forget_drafts()
 
-    def _fitting(self, client: bytes, model_id: str, prompt: Sequence[int]) -> Seat | None:
-        """The kept seat whose line the prompt follows for the longest way."""
-        mine = [seat for seat in self._kept.values() if (seat.client, seat.model_id) == (client, model_id)]
-        best = max(mine, key=lambda seat: _num_shared(seat.tokens, prompt), default=None)
-        return None if best is None or _num_shared(best.tokens, prompt) < MIN_SHARED_TOKENS else best
+    def _prepare_drafts(self, conversation: Conversation, options: ReplyOptions) -> None:
+        """Its sequences, for a reply that draws like this."""
+        slot = conversation.slot
+        if slot is None or not options.drafted:
+            conversation.forget_drafts()
+        elif conversation.sequences is None:
+            sequences = range(slot * MAX_BRANCHES, (slot + 1) * MAX_BRANCHES)
+            conversation.sequences = DraftSequences(self._batcher, sequences, options.sampling)
+        else:
+            conversation.sequences = conversation.sequences.follow(options.sampling)
 
-    def _is_full(self, seat: Seat) -> bool:
-        """Is there no place for one more, or no room in the draft engine's cache?"""
-        taken = [*self._taken.values(), seat]
-        num_positions = sum(one.num_positions for one in taken) + sum(len(one.tokens) for one in self._kept.values())
-        lacks_place = seat.place is None and not self._free
-        return lacks_place or num_positions > self._engine.shard.context_tokens
+    def _fitting(self, client: bytes, model_id: str, line: Sequence[int]) -> Conversation | None:
+        """The resting one whose line the new one follows for the longest way."""
+        mine = [one for one in self._resting.values() if (one.client, one.model_id) == (client, model_id)]
+        best = max(mine, key=lambda one: _num_shared(one.tokens, line), default=None)
+        return None if best is None or _num_shared(best.tokens, line) < MIN_SHARED_TOKENS else best
 
-    def _drop(self, seat: Seat) -> None:
-        self._pop(seat)
-        self._free_it(seat)
+    def _is_full(self, conversation: Conversation) -> bool:
+        """Is there no slot for one more, or no room in the draft engine's cache?"""
+        talking = [*self._talking.values(), conversation]
+        num_positions = sum(one.num_positions for one in talking)
+        num_positions += sum(len(one.tokens) for one in self._resting.values())
+        lacks_slot = conversation.slot is None and not self._free
+        return lacks_slot or num_positions > self._engine.shard.context_tokens
 
-    def _pop(self, seat: Seat) -> None:
-        del self._kept[seat.session]
-        if seat.timer is not None:
-            seat.timer.cancel()
+    def _end(self, conversation: Conversation) -> None:
+        self._wake(conversation)
+        self._free_it(conversation)
 
-    def _free_it(self, seat: Seat) -> None:
-        self._router.close(seat.session, list(seat.peers), seat.peers)
-        self._forget_drafts(seat)
-        if seat.place is not None:
-            self._free.append(seat.place)
+    def _wake(self, conversation: Conversation) -> None:
+        del self._resting[conversation.session]
+        if conversation.timer is not None:
+            conversation.timer.cancel()
 
-    def _forget_drafts(self, seat: Seat) -> None:
-        if seat.line is not None:
-            seat.line.release()
-            seat.line = None
-        seat.carried = dataclasses.replace(seat.carried, cached=())
+    def _free_it(self, conversation: Conversation) -> None:
+        self._close(conversation)
+        conversation.forget_drafts()
+        if conversation.slot is not None:
+            self._free.append(conversation.slot)
 
 
 def _num_shared(mine: Sequence[int], other: Sequence[int]) -> int:

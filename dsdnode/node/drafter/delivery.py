@@ -13,7 +13,6 @@ from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.conversations import Seat
 from dsdnode.node.drafter.reply import Reply
 from dsdnode.speculation.actions import Emit
 from dsdnode.swarm.pings import Pings
@@ -30,14 +29,13 @@ ANSWER_TIMEOUT_S = 5.0
 """Longer than a stage has: to give a reply up is worse than to route round a peer, and a client may be busy writing."""
 
 
-class Serving:
+class Delivery:
     """Made when a client asks, before anything is known of the reply: from then on it can be cancelled."""
 
     def __init__(self, rpc: Rpc, pings: Pings, client: bytes, request: bytes) -> None:
         self.client = client
         self.cancelled = False
         self.reply: Reply | None = None
-        self.seat: Seat | None = None
         self.task: asyncio.Task[None] | None = None
         self._rpc = rpc
         self._pings = pings

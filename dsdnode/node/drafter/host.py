@@ -15,14 +15,12 @@ from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
-from dsdnode.node.drafter.conversations import Seat, Seats
-from dsdnode.node.drafter.delivery import Serving, finished
-from dsdnode.node.drafter.options import Choices
+from dsdnode.node.drafter.conversations import Conversations
+from dsdnode.node.drafter.delivery import Delivery, finished
+from dsdnode.node.drafter.options import Options, ReplyOptions
 from dsdnode.node.drafter.reply import Reply
-from dsdnode.node.drafter.routes import Router, Terms
+from dsdnode.node.drafter.routes import Routes
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
-from dsdnode.speculation.owner.session import SessionConfig
-from dsdnode.speculation.sampling import Sampling
 from dsdnode.swarm.catalogue import Model, models_of
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
@@ -49,8 +47,7 @@ class DrafterHost:
         vocabulary: Vocab,
         *,
         max_sessions: int,
-        lease_s: float,
-        choices: Choices,
+        options: Options,
         rng: Random,
         choose: Chooser = choose_pipeline,
     ) -> None:
@@ -61,12 +58,12 @@ class DrafterHost:
         self._engine = engine
         self._vocabulary = vocabulary
         self._batcher = Batcher(engine)
-        self._router = Router(rpc, discovery, pings, choose)
+        self._routes = Routes(rpc, discovery, pings, choose)
         self._max_sessions = max_sessions
-        self._choices = choices
-        self._lease_s = lease_s
-        self._seats = Seats(engine, self._batcher, self._router, max_sessions, rng)
-        self._serving: dict[bytes, Serving] = {}
+        self._options = options
+        self._conversations = Conversations(engine, self._batcher, self._routes.close, max_sessions, rng)
+        self._deliveries: dict[bytes, Delivery] = {}
+        """By request."""
         self._by_session: dict[bytes, Reply] = {}
         self._waiting: asyncio.Task[None] | None = None
         self._draining = False
@@ -85,13 +82,13 @@ class DrafterHost:
         self._rpc.transport.on_peer_lost(self._peer_lost)
 
     async def close(self) -> None:
-        tasks = [serving.task for serving in self._serving.values() if serving.task is not None]
+        tasks = [delivery.task for delivery in self._deliveries.values() if delivery.task is not None]
         if self._waiting is not None:
             tasks.append(self._waiting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._seats.forget()
+        self._conversations.forget()
         await self._batcher.close()
 
     @property
@@ -101,22 +98,22 @@ class DrafterHost:
     @draining.setter
     def draining(self, value: bool) -> None:
         self._draining = value
-        self._seats.forget()
+        self._conversations.forget()
 
     @property
     def num_sessions(self) -> int:
-        return len(self._serving)
+        return len(self._deliveries)
 
     @property
     def num_free_sessions(self) -> int:
-        return 0 if self.draining else self._max_sessions - len(self._serving)
+        return 0 if self.draining else self._max_sessions - len(self._deliveries)
 
     # --- messages
 
     async def _generate(
         self, peer: bytes, message: replies.Generate, buffers: list[bytes]
     ) -> tuple[wire.Message, list[bytes]]:
-        known = self._serving.get(message.request)
+        known = self._deliveries.get(message.request)
         if known is not None and known.client == peer:
             return wire.Pong(), []
         if known is not None or not buffers:
@@ -125,46 +122,45 @@ class DrafterHost:
             why = "this drafter is leaving" if self.draining else f"all {self._max_sessions} replies here are taken"
             return wire.Refused(why, retry=True), []
         body = decode_body(buffers[0], replies.GenerateBody)
-        serving = self._serving[message.request] = Serving(self._rpc, self._pings, peer, message.request)
+        delivery = self._deliveries[message.request] = Delivery(self._rpc, self._pings, peer, message.request)
         try:
             prompt = await self._prompt(body)
             # Two lookups at once, as each takes its time; both have ended before either fails.
-            looking = self._router.hosts.look(body.model)
+            looking = self._routes.hosts.look(body.model)
             model, looked = await asyncio.gather(self._model(body.model), looking, return_exceptions=True)
             for failed in (model, looked):
                 if isinstance(failed, BaseException):
                     raise failed
             assert isinstance(model, Model)
-            if serving.cancelled:
+            if delivery.cancelled:
                 raise PeerUnavailable("cancelled before it began")
-            self._begin(message.request, serving, body, model, prompt)
+            options = self._options.reply(body, model, self._vocabulary)
+            self._begin(message.request, delivery, body, options, prompt)
         except DsdError as error:
-            self._forget(message.request, serving)
+            self._forget(message.request, delivery)
             return finished(message.request, "", error), []
         except BaseException:
-            self._forget(message.request, serving)
+            self._forget(message.request, delivery)
             raise
-        return replies.Accepted(message.request, model.model_id, self._choices.rule(body)), [pack_tokens(prompt)]
+        return replies.Accepted(message.request, model.model_id, options.acceptance), [pack_tokens(prompt)]
 
     def _begin(
-        self, request: bytes, serving: Serving, body: replies.GenerateBody, model: Model, prompt: list[int]
+        self, request: bytes, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]
     ) -> None:
-        self._check(model, prompt)
-        keep = body.keep and not self._choices.strict
-        line, num_positions = prompt + list(body.tokens), min(model.context_tokens, len(prompt) + body.max_tokens)
-        serving.seat = self._seats.take(serving.client, model.model_id, line, num_positions, again=keep)
-        reply = self._reply(body, model, line, serving.seat, keep=keep)
-        self._by_session[reply.session] = reply
-        serving.start(reply, body, self._vocabulary, lambda: self._forget(request, serving))
+        self._check(options.model, prompt)
+        num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
+        line = [*prompt, *body.tokens]
+        conversation = self._conversations.take(delivery.client, line, num_positions, options)
+        reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)
+        delivery.start(reply, body, self._vocabulary, lambda: self._forget(request, delivery))
         self.on_change()
 
-    def _forget(self, request: bytes, serving: Serving) -> None:
-        self._serving.pop(request, None)
-        if serving.reply is not None:
-            self._by_session.pop(serving.reply.session, None)
-        if serving.seat is not None:
-            self._seats.leave(serving.seat, serving.reply, keep=not self.draining)
-            serving.seat = None
+    def _forget(self, request: bytes, delivery: Delivery) -> None:
+        self._deliveries.pop(request, None)
+        if delivery.reply is not None:
+            conversation = delivery.reply.conversation
+            self._by_session.pop(conversation.session, None)
+            self._conversations.leave(conversation, keep=not self.draining)
         self.on_change()
 
     def _cancel(self, peer: bytes, message: replies.Cancel, buffers: list[bytes]) -> None:
@@ -172,17 +168,17 @@ class DrafterHost:
         asyncio.get_running_loop().call_soon(self._cancel_now, peer, message.request)
 
     def _cancel_now(self, client: bytes, request: bytes) -> None:
-        serving = self._serving.get(request)
-        if serving is not None and serving.client == client:
-            serving.cancel("cancelled")
+        delivery = self._deliveries.get(request)
+        if delivery is not None and delivery.client == client:
+            delivery.cancel("cancelled")
 
     def _peer_lost(self, peer: bytes, reason: str) -> None:
-        self._seats.forget(peer)
-        for serving in list(self._serving.values()):
-            if serving.client == peer:
-                serving.client_lost()
-            elif serving.reply is not None:
-                serving.reply.on_link_lost(peer)
+        self._conversations.forget(peer)
+        for delivery in list(self._deliveries.values()):
+            if delivery.client == peer:
+                delivery.client_lost()
+            elif delivery.reply is not None:
+                delivery.reply.on_link_lost(peer)
 
     def _to_reply(self, session: bytes, event: Callable[..., None], *arguments: Any) -> None:
         reply = self._by_session.get(session)
@@ -191,7 +187,7 @@ class DrafterHost:
 
     def _draft_lost(self) -> None:
         """Replies go on, undrafted, until the worker is back."""
-        self._seats.draft_lost()
+        self._conversations.draft_lost()
         for reply in list(self._by_session.values()):
             reply.on_drafter_lost()
         if self._waiting is None or self._waiting.done():
@@ -251,30 +247,3 @@ class DrafterHost:
         if len(prompt) >= model.context_tokens:
             known = f"the context of {model.name} here is {model.context_tokens}"
             raise BadInput(f"the prompt is {len(prompt)} tokens long; {known}")
-
-    def _reply(self, body: replies.GenerateBody, model: Model, line: list[int], seat: Seat, *, keep: bool) -> Reply:
-        """`line`: the prompt, and the tokens that the client has already."""
-        asked = body.sampling
-        sampling = Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
-        rule, blocks = self._choices.rule(body), self._choices.blocks(body, model)
-        drafts = self._seats.draft_line(seat, sampling, drafted=blocks.drafted)
-        config = SessionConfig(
-            session=seat.session,
-            secret=seat.secret,
-            max_tokens=body.max_tokens - len(body.tokens),
-            max_positions=model.context_tokens,
-            vocab_size=model.vocab_size,
-            end_tokens=frozenset() if body.ignore_eos else self._vocabulary.end_tokens,
-            relaxed=rule.threshold > 0,
-            num_resumed=len(body.tokens),
-            chunk_positions=blocks.chunk_positions,
-            fixed_chunks=self._choices.strict,
-            carried=seat.carried,
-        )
-        wire_type = self._choices.wire_type(body)
-        keys = self._vocabulary.key_tokens if rule.threshold > 0 else b""
-        terms = Terms(seat.session, model, asked, seat.num_positions, self._lease_s, wire_type, rule, keys)
-        return Reply(
-            self._rpc, self._router, terms, config, line, blocks.window, drafts, seat.peers,
-            drafting=self._engine.available, keep=keep,
-        )  # fmt: skip

@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from cachetools import LRUCache
 
 from dsdnode.config import NodeConfig, parse_wire
+from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput
 from dsdnode.pacing.estimates import Experience
-from dsdnode.pacing.policies import policy_of
+from dsdnode.pacing.policies import Terms, policy_of
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.owner.prefill import MAX_SINGLES_POSITIONS
+from dsdnode.speculation.sampling import Sampling
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
-from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance
+from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance, WireSampling
 from dsdnode.wire.replies import GenerateBody
 
 PREFILL_POSITIONS = 256
@@ -23,16 +25,36 @@ MAX_EXPERIENCES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """How a reply's blocks are made; `chunk_positions`: given tokens of one at most. Not `drafted`: plain decoding."""
+class ReplyOptions:
+    """How one reply is made. `num_resumed`: tokens of it that the client has already; `max_tokens`: more of them."""
 
+    model: Model
+    asked: WireSampling
+    acceptance: WireAcceptance
+    wire: str
     window: WindowController
+    max_tokens: int
+    end_tokens: frozenset[int]
     chunk_positions: int
-    drafted: bool
+    """Of given tokens in a block, at most."""
+    fixed_chunks: bool = False
+    drafted: bool = True
+    """False: plain decoding."""
+    key_tokens: bytes = b""
+    """For the judge, where acceptance is relaxed (speculation/acceptance.py)."""
+    num_resumed: int = 0
+    keep: bool = False
+    """Another reply of this conversation may follow."""
+    lease_s: float = 60.0
+
+    @property
+    def sampling(self) -> Sampling:
+        asked = self.asked
+        return Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
 
 
 @dataclass(slots=True)
-class Choices:
+class Options:
     """Of one drafter: `draft_max`, `window`, `wire` and `acceptance` for replies that do not ask for their own."""
 
     draft_max: int
@@ -41,36 +63,45 @@ class Choices:
     acceptance: WireAcceptance
     strict: bool = False
     """Rounding is the same whatever was asked before and however blocks are cut: no branches, and small batches."""
+    lease_s: float = 60.0
     _experiences: LRUCache[str, Experience] = field(default_factory=lambda: LRUCache(MAX_EXPERIENCES))
     """By model: what replies have learned of its pipelines serves the next ones."""
 
     @classmethod
-    def of(cls, config: NodeConfig) -> Choices:
+    def of(cls, config: NodeConfig) -> Options:
         exact = config.acceptance == "exact"
         rule = WireAcceptance(config.threshold, config.acceptance == "deferred") if not exact else WireAcceptance()
-        return cls(config.draft_max, config.window, config.wire, rule, config.strict)
+        return cls(config.draft_max, config.window, config.wire, rule, config.strict, config.timeouts.lease_s)
 
-    def rule(self, body: GenerateBody) -> WireAcceptance:
-        return self.acceptance if body.acceptance is None else body.acceptance
-
-    def wire_type(self, body: GenerateBody) -> str:
-        """Raises BadInput."""
-        return parse_wire(body.wire or self.wire)
-
-    def blocks(self, body: GenerateBody, model: Model) -> Blocks:
+    def reply(self, body: GenerateBody, model: Model, vocabulary: Vocab) -> ReplyOptions:
         """Raises BadInput."""
         room = room_of(model.width)
-        room_of_draft = min(room // 2, MAX_SINGLES_POSITIONS - 1) if self.strict else room // 2
-        draft_max = min(self.draft_max if body.draft_max < 0 else body.draft_max, room_of_draft)
-        experience = self._experience(model.model_id)
-        window = policy_of(body.window or self.window, draft_max, experience, hedges=not self.strict)
+        draft_max = min(self.draft_max if body.draft_max < 0 else body.draft_max, self._max_draft(room))
+        experience = self._experiences.setdefault(model.model_id, Experience())
+        window = policy_of(body.window or self.window, Terms(draft_max, experience, hedges=not self.strict))
         largest = max(draft_max, window.plan().block)  # a plan for ever knows no draft_max
         if largest > room // 2:
             raise BadInput(f"blocks of {largest} hidden states of {model.name} are too large: {room // 2} at most")
-        return Blocks(window, max(1, min(PREFILL_POSITIONS, room - largest)), drafted=draft_max > 0)
+        rule = self.acceptance if body.acceptance is None else body.acceptance
+        return ReplyOptions(
+            model=model,
+            asked=body.sampling,
+            acceptance=rule,
+            wire=parse_wire(body.wire or self.wire),
+            window=window,
+            max_tokens=body.max_tokens - len(body.tokens),
+            end_tokens=frozenset() if body.ignore_eos else vocabulary.end_tokens,
+            chunk_positions=max(1, min(PREFILL_POSITIONS, room - largest)),
+            fixed_chunks=self.strict,
+            drafted=draft_max > 0,
+            key_tokens=vocabulary.key_tokens if rule.threshold > 0 else b"",
+            num_resumed=len(body.tokens),
+            keep=body.keep and not self.strict,
+            lease_s=self.lease_s,
+        )
 
-    def _experience(self, model_id: str) -> Experience:
-        return self._experiences.setdefault(model_id, Experience())
+    def _max_draft(self, room: int) -> int:
+        return min(room // 2, MAX_SINGLES_POSITIONS - 1) if self.strict else room // 2
 
 
 def room_of(width: int) -> int:

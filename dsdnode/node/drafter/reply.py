@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,16 +14,16 @@ from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.routes import Route, Router, Terms
-from dsdnode.node.drafter.sequences import DraftLine, guesses_of
+from dsdnode.node.drafter.conversations import Conversation
+from dsdnode.node.drafter.options import ReplyOptions
+from dsdnode.node.drafter.routes import Route, Routes
+from dsdnode.node.drafter.sequences import guesses_of
 from dsdnode.pacing.estimates import PipelineEstimate
 from dsdnode.pacing.formulas import plain_speed
 from dsdnode.pacing.straggler import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
-from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
-from dsdnode.speculation.plan import Carried
 from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
 from dsdnode.wire.tensors import pack_tokens
 
@@ -41,35 +41,20 @@ class Reply:
     Raises NoPipeline or Overloaded out of run() when no pipeline can be had (what was emitted stands).
     """
 
-    def __init__(
-        self,
-        rpc: Rpc,
-        router: Router,
-        terms: Terms,
-        config: SessionConfig,
-        prompt: Sequence[int],
-        window: WindowController,
-        line: DraftLine | None,
-        peers: dict[bytes, None],
-        *,
-        drafting: bool = True,
-        keep: bool = False,
-    ) -> None:
-        """`peers`: who has the session, now and (changed in place) later.
-
-        `drafting` False: the draft engine is restarting; `on_drafter_back` will tell. `keep`: another reply may follow.
-        """
-        self.keep = keep
-        self.carried: Carried | None = None
-        """What the next reply of the session begins with, if there may be one: the caches are kept for it."""
+    def __init__(self, rpc: Rpc, routes: Routes, conversation: Conversation, options: ReplyOptions) -> None:
+        """A draft engine that is restarting will be back: `on_drafter_back` tells."""
+        self.conversation = conversation
+        self.keep = options.keep
+        """Another reply of the conversation may follow: then it rests at the end of this one."""
         self._rpc = rpc
-        self._router = router
-        self._terms = terms
-        self._machine = SessionMachine(config, tuple(prompt), window, drafter=line is not None and drafting)
-        self._line = line
+        self._routes = routes
+        self._options = options
+        self._sequences = conversation.sequences
+        drafting = self._sequences is not None and self._sequences.available
+        config = _config(conversation, options)
+        self._machine = SessionMachine(config, conversation.tokens, options.window, drafter=drafting)
         self._route: Route | None = None
         self._avoid: dict[bytes, None] = {}
-        self._touched = peers
         self._out: asyncio.Queue[do.Emit | do.Finish | Exception] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,20 +80,12 @@ class Reply:
             watch.cancel()
             self._end()
 
-    @property
-    def session(self) -> bytes:
-        return self._terms.session
-
     def cancel(self, reason: str) -> None:
         self._carry_out(self._machine.cancel(self._now(), reason))
 
     @property
     def reason(self) -> str:
         return self._machine.finished or "error"
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        return self._machine.tokens
 
     def statistics(self) -> dict[str, Any]:
         """As `run --json` prints them."""
@@ -142,7 +119,7 @@ class Reply:
         task.add_done_callback(self._tasks.discard)
 
     async def _check(self, peer: bytes) -> None:
-        if await self._router.pings.rtt_s(peer) is None:
+        if await self._routes.pings.rtt_s(peer) is None:
             self.on_peer_lost(peer)
 
     def on_peer_lost(self, peer: bytes) -> None:
@@ -159,21 +136,23 @@ class Reply:
 
     async def _go_round(self, route: Route, slow: Straggler) -> None:
         """Take another pipeline, if there is one that is worth it."""
-        better = await self._router.better_than(self._terms, route, slow.index, slow.factor)
+        better = await self._routes.better_than(
+            self.conversation.session, self._options.model, route, slow.index, slow.factor
+        )
         log.info("straggler", peer=short_id(route.peers[slow.index]), factor=round(slow.factor, 1), better=better)
         if better and self._route is route:
             self._carry_out(self._machine.on_peer_lost(self._now(), [slow.index], "straggler"))
 
     def on_drafter_lost(self) -> None:
-        if self._line is not None and self._machine.finished is None:
+        if self._sequences is not None and self._machine.finished is None:
             self._draft_life += 1
-            self._line.release()
+            self._sequences.release()
             self._carry_out(self._machine.on_drafter_lost(self._now()))
 
     def on_drafter_back(self) -> None:
-        if self._line is not None and self._machine.finished is None:
+        if self._sequences is not None and self._machine.finished is None:
             self._draft_life += 1
-            self._line.release()
+            self._sequences.release()
             self._carry_out(self._machine.on_drafter_back(self._now()))
 
     # --- actions
@@ -207,7 +186,7 @@ class Reply:
             log.info("block not sent", reason=str(error))  # the pass times out, and another route is asked for
 
     def _draft(self, action: do.Draft) -> None:
-        assert self._line is not None
+        assert self._sequences is not None
         life = self._draft_life
 
         def done(result: Output | DsdError | None) -> None:
@@ -219,7 +198,7 @@ class Reply:
                 log.info("not drafted", reason=str(result))
                 self.on_drafter_lost()
 
-        self._line.draft(action, done)
+        self._sequences.draft(action, done)
 
     def _need_route(self, action: do.NeedRoute) -> None:
         log.info("route", number=action.route, reason=action.reason)
@@ -235,14 +214,15 @@ class Reply:
 
     async def _open_route(self, action: do.NeedRoute) -> None:
         try:
-            route = await self._router.open(
-                self._terms, action.route, action.digests, tuple(self._avoid), self._touched
+            route = await self._routes.open(
+                self.conversation, self._options, action.route, action.digests, tuple(self._avoid)
             )
         except Exception as error:  # whatever it is, the reply must not wait for this route
             self._out.put_nowait(error)
             return
         self._route = route
-        self._router.close(self._terms.session, [p for p in self._touched if p not in route.peers], self._touched)
+        left = [peer for peer in self.conversation.holders if peer not in route.peers]
+        self._routes.close(self.conversation, left)
         self._stragglers.on_route(route.costs)
         costs = route.costs, route.first_costs
         self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths, *costs))
@@ -254,7 +234,7 @@ class Reply:
             route = self._route
             if route is None or (self._opening is not None and not self._opening.done()):
                 continue
-            answers = await asyncio.gather(*(self._router.pings.rtt_s(peer) for peer in route.peers))
+            answers = await asyncio.gather(*(self._routes.pings.rtt_s(peer) for peer in route.peers))
             for peer, rtt in zip(route.peers, answers, strict=True):
                 if rtt is None and self._route is route:
                     self.on_peer_lost(peer)
@@ -270,11 +250,11 @@ class Reply:
         if self._machine.finished is None:
             self._machine.cancel(self._now(), "error")
         elif self.keep and opened:
-            self.carried = self._machine.carry()
-            return self._router.park(self._terms.session, self._machine.route, list(self._touched))
-        self._router.close(self._terms.session, list(self._touched), self._touched)
-        if self._line is not None:
-            self._line.release()
+            self.conversation.rest(self._machine.carry(), self._machine.tokens)
+            return self._routes.park(self.conversation, self._machine.route)
+        self._routes.close(self.conversation)
+        if self._sequences is not None:
+            self._sequences.release()
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -290,6 +270,22 @@ class Reply:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _config(conversation: Conversation, options: ReplyOptions) -> SessionConfig:
+    return SessionConfig(
+        session=conversation.session,
+        secret=conversation.secret,
+        max_tokens=options.max_tokens,
+        max_positions=options.model.context_tokens,
+        vocab_size=options.model.vocab_size,
+        end_tokens=options.end_tokens,
+        relaxed=options.acceptance.threshold > 0,
+        num_resumed=options.num_resumed,
+        chunk_positions=options.chunk_positions,
+        fixed_chunks=options.fixed_chunks,
+        carried=conversation.carried,
+    )
 
 
 def figures_of(log: EventLog, route: Route | None) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from cachetools import LRUCache
 
 from dsdnode.cost import PipelineCost
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
-from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.drafter.conversations import PARKED_S, Conversation
+from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, predict, speed
 from dsdnode.placement.slowness import Slowness
 from dsdnode.swarm.catalogue import Model
@@ -31,8 +32,6 @@ from dsdnode.wire.messages import (
     Park,
     Refused,
     StagePlace,
-    WireAcceptance,
-    WireSampling,
 )
 from dsdnode.wire.records import ProviderRecord
 
@@ -45,8 +44,6 @@ RETRY_S = 0.25
 MAX_PIPELINES = 64
 BETTER = 1.3
 """A reply in progress changes its pipeline for one that is so many times faster: the caches must be filled again."""
-PARKED_S = 300.0
-"""So long a finished reply's caches are kept for the next turn of its conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +59,7 @@ class Route:
     """As they were when this drafter first took this pipeline."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What every stage of a reply is told, whatever the route."""
-
-    session: bytes
-    target: Model
-    sampling: WireSampling
-    max_positions: int
-    lease_s: float
-    wire: str
-    acceptance: WireAcceptance
-    key_tokens: bytes = b""
-    """For the judge, where acceptance is relaxed: speculation/acceptance.py."""
-
-
-class Router:
+class Routes:
     """Opens pipelines for the replies of one owner."""
 
     def __init__(self, rpc: Rpc, discovery: Discovery, pings: Pings, choose: Chooser = choose_pipeline) -> None:
@@ -91,50 +73,57 @@ class Router:
         self._first_costs: LRUCache[tuple[bytes, ...], PipelineCost] = LRUCache(MAX_PIPELINES)
 
     async def open(
-        self, terms: Terms, number: int, digests: bytes, avoid: Collection[bytes], touched: dict[bytes, None]
+        self, conversation: Conversation, options: ReplyOptions, number: int, digests: bytes, avoid: Collection[bytes]
     ) -> Route:
         """The best pipeline of peers that answer now, opened. `avoid`: peers to do without where there is another way.
 
-        Every peer that may have opened is added to `touched`: the reply closes them.
+        Every peer that may have opened is a holder of the conversation from then on.
 
         Raises NoPipeline (layers named), Overloaded (all full, or restarting, for PATIENCE_S).
         """
-        loop = asyncio.get_running_loop()
+        loop, session, model = asyncio.get_running_loop(), conversation.session, options.model
         deadline = loop.time() + PATIENCE_S
         attempt = _Attempt(set(avoid), self._choose)
         fresh = False
         if number == 0:
-            await self.hosts.look(terms.target.model_id)
+            await self.hosts.look(model.model_id)
         while True:
-            records, rtt_s = await self.hosts.alive(terms.target, fresh, avoid)
+            records, rtt_s = await self.hosts.alive(model, fresh, avoid)
             try:
-                places = attempt.choose(terms.target, records, self._view(terms.session, records, rtt_s), touched)
+                places = attempt.choose(model, records, self._view(session, records, rtt_s), conversation.holders)
             except NoPipeline as error:
                 if fresh:
-                    attempt.check(error, terms.target, records, late=loop.time() > deadline)
-                    await asyncio.sleep(_pause_s(terms.session, attempt.num))
+                    attempt.check(error, model, records, late=loop.time() > deadline)
+                    await asyncio.sleep(_pause_s(session, attempt.num))
                 attempt.begin_again()
                 fresh = True
                 continue
-            touched.update((peer_id(place.contact.public_key), None) for place in places)
-            answers = await self._open_all(terms, number, digests, places)
+            conversation.asked(place.peer for place in places)
+            answers = await self._open_all(conversation, options, number, digests, places)
             failed = {peer: answer for peer, answer in answers.items() if not isinstance(answer, Opened)}
             if not failed:
                 lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
                 for peer in answers:
-                    self._sessions.setdefault(peer, {})[terms.session] = None
-                costs = self._costs(terms.session, places, rtt_s)
+                    self._sessions.setdefault(peer, {})[session] = None
+                costs = self._costs(session, places, rtt_s)
                 return Route(places, tuple(answers), lengths, costs, self._first_seen(tuple(answers), costs))
             attempt.refused(failed)
             empty = [peer for peer, answer in answers.items() if isinstance(answer, Opened) and not answer.length]
-            self.close(terms.session, empty, touched)
+            self.close(conversation, empty)
 
-    def close(self, session: bytes, peers: Sequence[bytes], touched: dict[bytes, None]) -> None:
-        """Free these stages. (Held while others are awaited, they would be what another owner waits for.)"""
-        for peer in peers:
-            touched.pop(peer, None)
-            self._leave(peer, session)
-            self._notify(peer, Close(session))
+    def close(self, conversation: Conversation, peers: Sequence[bytes] | None = None) -> None:
+        """Free these stages of it, or all. (Held while others are awaited, they would be what another owner waits
+        for.)"""
+        for peer in conversation.holders if peers is None else peers:
+            conversation.left(peer)
+            self._leave(peer, conversation.session)
+            self._notify(peer, Close(conversation.session))
+
+    def park(self, conversation: Conversation, number: int) -> None:
+        """The reply is over; its stages may be opened again for the next one, under a number above `number`."""
+        for peer in conversation.holders:
+            self._leave(peer, conversation.session)
+            self._notify(peer, Park(conversation.session, number, PARKED_S))
 
     def _leave(self, peer: bytes, session: bytes) -> None:
         self._sessions.get(peer, {}).pop(session, None)
@@ -147,20 +136,14 @@ class Router:
         except DsdError as error:
             log.debug("end not told", reason=str(error))  # its lease runs out
 
-    def park(self, session: bytes, number: int, peers: Sequence[bytes]) -> None:
-        """The reply is over; these stages may be opened again for the next one, under a number above `number`."""
-        for peer in peers:
-            self._leave(peer, session)
-            self._notify(peer, Park(session, number, PARKED_S))
-
-    async def better_than(self, terms: Terms, route: Route, index: int, factor: float) -> bool:
+    async def better_than(self, session: bytes, model: Model, route: Route, index: int, factor: float) -> bool:
         """Stage `index` takes `factor` times what was expected: is there a pipeline that is BETTER, all considered?"""
         slow, costs = route.peers[index], route.costs
         self._slowness.note(slow, costs.stages[index].times(factor), _now())
-        records, rtt_s = await self.hosts.alive(terms.target, False, (slow,))
-        view = self._view(terms.session, records, rtt_s)
+        records, rtt_s = await self.hosts.alive(model, False, (slow,))
+        view = self._view(session, records, rtt_s)
         try:
-            places = choose_pipeline(records, terms.target.num_layers, view, (slow,), terms.target.name)
+            places = choose_pipeline(records, model.num_layers, view, (slow,), model.name)
         except NoPipeline:
             return False
         return speed(places, view) >= BETTER * speed(route.places, view)
@@ -180,17 +163,17 @@ class Router:
         return self._first_costs.get(peers, costs)
 
     async def _open_all(
-        self, terms: Terms, number: int, digests: bytes, places: Sequence[Place]
+        self, conversation: Conversation, options: ReplyOptions, number: int, digests: bytes, places: Sequence[Place]
     ) -> dict[bytes, Opened | Refused | DsdError]:
-        stages = tuple(StagePlace(place.contact, place.start, place.end) for place in places)
-        body = encode_body(OpenStages(stages))
+        stages = encode_body(OpenStages(tuple(StagePlace(place.contact, place.start, place.end) for place in places)))
 
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
             message = Open(
-                terms.session, number, index, terms.target.model_id, self._rpc.transport.contact, terms.sampling,
-                terms.max_positions, terms.lease_s, terms.wire, terms.acceptance,
+                conversation.session, number, index, options.model.model_id, self._rpc.transport.contact,
+                options.asked, conversation.num_positions, options.lease_s, options.wire, options.acceptance,
             )  # fmt: skip
-            buffers = [body, digests, *([terms.key_tokens] if terms.key_tokens and index == len(places) - 1 else [])]
+            judges = options.key_tokens and index == len(places) - 1
+            buffers = [stages, digests, *([options.key_tokens] if judges else [])]
             try:
                 answer, _ = await self._rpc.request(
                     peer, message, buffers, timeout_s=OPEN_TIMEOUT_S, priority=Priority.CONTROL
@@ -199,7 +182,7 @@ class Router:
                 return error
             return answer if isinstance(answer, Opened | Refused) else Refused("no answer to Open")
 
-        peers = [peer_id(place.contact.public_key) for place in places]
+        peers = [place.peer for place in places]
         answers = await asyncio.gather(*(ask(index, peer) for index, peer in enumerate(peers)))
         return dict(zip(peers, answers, strict=True))
 

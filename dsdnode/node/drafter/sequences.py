@@ -13,8 +13,8 @@ from dsdnode.speculation import actions as do
 from dsdnode.speculation.sampling import Sampling
 
 
-class DraftLine:
-    """This reply's sequences in the draft engine; None in place of it: no draft model, window 0."""
+class DraftSequences:
+    """A conversation's sequences in the draft engine, for one reply; None in their place: plain decoding."""
 
     def __init__(self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling) -> None:
         """`sequences`: MAX_BRANCHES empty ones."""
@@ -23,11 +23,16 @@ class DraftLine:
         self._sampling = sampling
         self._lengths = [0] * len(self._sequences)
 
-    def follow(self, sampling: Sampling) -> DraftLine:
+    def follow(self, sampling: Sampling) -> DraftSequences:
         """For the next reply of the same session, with what is cached."""
-        line = DraftLine(self._batcher, self._sequences, sampling)
-        line._lengths = self._lengths
-        return line
+        next_ = DraftSequences(self._batcher, self._sequences, sampling)
+        next_._lengths = self._lengths
+        return next_
+
+    @property
+    def available(self) -> bool:
+        """Is the draft engine there, not restarting?"""
+        return self._batcher.engine.available
 
     def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
         sequence = self._sequences[action.sequence]
