@@ -34,7 +34,7 @@ class Crowd(World):
         self.sequence_s, self.controller = sequence_s, controller
         self.luck = random.Random(~seed)
         for _ in range(ring.others):
-            self.at(self.luck.random() * 2 * sum(ring.costs.fixed_s), self.others_round)
+            self.at(self.luck.random() * 2 * sum(stage.fixed_s for stage in ring.stages), self.others_round)
 
     def others_round(self) -> None:
         num_draft = self.controller.plan().block
@@ -55,8 +55,7 @@ class Crowd(World):
             self.decode(index, batch)
 
     def decode(self, index: int, batch: Sequence[Travel]) -> None:
-        fixed_s, slope_s = self.ring.stages[index]
-        cost_s = fixed_s + slope_s * sum(len(one.tokens) for one in batch) + self.sequence_s * len(batch)
+        cost_s = self.ring.stages[index].at(sum(len(one.tokens) for one in batch)) + self.sequence_s * len(batch)
         for one in batch:
             one.stage_ms += (cost_s * 1000,)
             one.waited_ms += ((self.now - one.arrived_s) * 1000,)

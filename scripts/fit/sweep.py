@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from crowd import Crowd
 
+from dsdnode.cost import CostLine
 from dsdnode.pacing.awc import MAX_WINDOW, AdaptiveWindow, Features
 from dsdnode.speculation.controller import Fixed, WindowController
 from tests.pacing.toy_stream import Ring
@@ -47,7 +48,7 @@ class Scenario:
     num_tokens: int = 48
 
     def world(self, controller: WindowController) -> Crowd:
-        stages = ((self.fixed_ms / 1000, self.slope_ms / 1000),) * self.num_stages
+        stages = (CostLine.of_ms(self.fixed_ms, self.slope_ms),) * self.num_stages
         ring = Ring(
             stages, self.latency_ms / 1000, self.draft_ms / 1000, lambda position: self.rate, 0.0, 0.4, self.others
         )  # fmt: skip
