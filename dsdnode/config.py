@@ -14,7 +14,6 @@ import platformdirs
 
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
-from dsdnode.wire.messages import WIRE_TYPES
 from dsdnode.wire.records import MAX_LAYERS
 
 ROLES = ("drafter", "shard", "bootstrap")
@@ -177,13 +176,6 @@ def parse_listen(text: str) -> str:
     if match is None or int(match[2]) > 65535:
         raise BadInput(f"{text!r} is not an address: write it like tcp://0.0.0.0:29170")
     return f"tcp://{match[1]}:{int(match[2])}"
-
-
-def parse_wire(text: str) -> str:
-    """A type of hidden states, one of WIRE_TYPES. Raises BadInput naming them."""
-    if text not in WIRE_TYPES:
-        raise BadInput(f"{text!r} is no type for hidden states: choose from {', '.join(WIRE_TYPES)}")
-    return text
 
 
 def parse_threshold(text: str) -> float:

@@ -6,9 +6,10 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 
-from dsdnode.config import parse_threshold, parse_wire
+from dsdnode.config import parse_threshold
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import PLANS, POLICIES, parse_window
+from dsdnode.wire.tensors import parse_wire
 
 PLAIN = "plain"
 MAX_ROUNDS = 64

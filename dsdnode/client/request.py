@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from typing import Any
 
-from dsdnode.config import parse_wire
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.pacing.policies import parse_window
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable
-from dsdnode.wire.tensors import unpack_tokens
+from dsdnode.wire.tensors import parse_wire, unpack_tokens
 
 MAX_VOCAB = 1 << 24
 _KINDS: tuple[type[DsdError], ...] = (BadInput, ModelRefused, NoPipeline, Overloaded, PeerUnavailable)

@@ -16,9 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from dsdnode.engine.checks import check_chunks, check_sequence
-from dsdnode.engine.draws import Draws
-from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens
+from dsdnode.engine.port import Chunk, Draws, Output, ShardInfo, States, Tokens, check_chunks, check_sequence
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, EngineLost, Overloaded
 from dsdnode.speculation.sampling import Sampling, draw, noise

@@ -19,12 +19,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from dsdnode.engine.checks import check_chunks, check_sequence
-from dsdnode.engine.draws import Draws
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.llama_api import Batch, Tap, llama_cpp, recent_errors
-from dsdnode.engine.port import Chunk, Output, ShardInfo
+from dsdnode.engine.port import Chunk, Draws, Output, ShardInfo, check_chunks, check_sequence
 from dsdnode.errors import ModelRefused, Overloaded
 from dsdnode.speculation.sampling import Sampling
 
@@ -78,7 +76,7 @@ class LlamaEngine:
         """As `Engine.forward` (port.py). Raises Overloaded (nothing changed), PeerMisbehaved, ValueError (our bug)."""
         begun = time.perf_counter()
         with self._all_or_nothing(chunks):
-            outputs = self._draws(chunks) if self._manifest.last else self._states(chunks)
+            outputs = self._draws(chunks) if self.shard.last else self._states(chunks)
         compute_s = time.perf_counter() - begun
         return [replace(output, compute_s=compute_s) for output in outputs]
 
@@ -145,12 +143,12 @@ class LlamaEngine:
 
     def _probe(self) -> bool:
         """Whether caches can be truncated. Decodes a block, so that a crash happens at load; raises ModelRefused."""
-        if self._manifest.first or self._manifest.last:
+        if self.shard.first or self.shard.last:
             self._require(self._vocab_size == self._manifest.vocab_size, "has another vocabulary than it says")
         self._require(int(llama_cpp.llama_model_n_embd(self._model)) == self._manifest.width, "has another width")
         for position in (0, 2):
             rows = self.decode([self._blank(position, 2)])[0]
-            self._require(len(rows) == (1 if self._manifest.last else 2), "does not show its layers' results")
+            self._require(len(rows) == (1 if self.shard.last else 2), "does not show its layers' results")
         can = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
         can = can and int(llama_cpp.llama_memory_seq_pos_max(self._memory, 0)) == 0
         llama_cpp.llama_memory_clear(self._memory, True)
@@ -163,8 +161,8 @@ class LlamaEngine:
 
     def _blank(self, position: int, count: int) -> Chunk:
         tokens, states = np.zeros(count, np.int32), np.zeros((count, self._manifest.width), np.float32)
-        inputs = tokens if self._manifest.first else states
-        return Chunk(0, position, inputs, int(self._manifest.last), Sampling())
+        inputs = tokens if self.shard.first else states
+        return Chunk(0, position, inputs, int(self.shard.last), Sampling())
 
     def _describe(self) -> ShardInfo:
         manifest = self._manifest
@@ -197,7 +195,7 @@ class LlamaEngine:
             raise
 
     def _num_rows(self, chunk: Chunk) -> int:
-        return chunk.num_draws if self._manifest.last else len(chunk.inputs)
+        return chunk.num_draws if self.shard.last else len(chunk.inputs)
 
     def _states(self, chunks: Sequence[Chunk]) -> list[Output]:
         rows: list[Rows] = []
@@ -242,14 +240,14 @@ class LlamaEngine:
         sequences = np.repeat(np.array([c.sequence for c in chunks], np.int32), sizes)
         positions = np.concatenate([np.arange(c.position, c.position + len(c.inputs), dtype=np.int32) for c in chunks])
         wanted = np.ones(len(positions), np.int8)
-        if self._manifest.last:
+        if self.shard.last:
             offsets = np.concatenate([np.arange(-size, 0) for size in sizes])
             wanted = (offsets >= -np.repeat([c.num_draws for c in chunks], sizes)).astype(np.int8)
         inputs = np.concatenate([chunk.inputs for chunk in chunks])
         for start in range(0, len(inputs), self._batch_tokens):
             part = slice(start, min(start + self._batch_tokens, len(inputs)))
             batch = self._input_batch
-            (batch.tokens if self._manifest.first else batch.states)[: part.stop - start] = inputs[part]
+            (batch.tokens if self.shard.first else batch.states)[: part.stop - start] = inputs[part]
             self._decode(batch.fill(part, sequences, positions, wanted))
             for sequence, position in zip(sequences[part].tolist(), positions[part].tolist(), strict=True):
                 self._lengths[sequence] = position + 1

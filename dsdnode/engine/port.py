@@ -1,7 +1,8 @@
 """The seam between the node and whatever computes: llama.cpp in a worker process, or a fake in a test.
 
 An engine hosts layers [start, end) of one model and the key/value cache of many sequences. Positions are absolute and
-contiguous: a chunk may only begin where its sequence ends.
+contiguous: a chunk may only begin where its sequence ends. Beside the port stands what every engine does around a
+decode: check the chunks (a stranger's numbers end here, and so do our own bugs), and draw from the rows of logits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.speculation.sampling import Sampling
+from dsdnode.errors import Overloaded, PeerMisbehaved
+from dsdnode.speculation.sampling import Sampling, draw, draw_two, most_likely, probabilities
 
 if TYPE_CHECKING:
     from dsdnode.engine.tokenizer import Vocab
@@ -151,3 +153,103 @@ class TextEngine(Engine, Protocol):
 
     async def ping(self, timeout_s: float) -> None:
         """Return when the engine, restarting or not, has answered. Raises EngineLost."""
+
+
+def check_chunks(chunks: Sequence[Chunk], shard: ShardInfo, length: Callable[[int], int]) -> None:
+    """`length(sequence)`: positions cached. Nothing has changed when this raises.
+
+    Raises PeerMisbehaved for values a peer may have sent (ids out of range, states that are not finite), Overloaded for
+    positions beyond the cache, ValueError for what no correct caller asks (gaps, overlaps, shapes).
+    """
+    if not chunks or len({chunk.sequence for chunk in chunks}) != len(chunks):
+        raise ValueError("a batch needs chunks, each of another sequence")
+    for chunk in chunks:
+        check_sequence(chunk.sequence, shard)
+        if chunk.position != length(chunk.sequence):
+            have = length(chunk.sequence)
+            raise ValueError(f"sequence {chunk.sequence} has {have} positions: no chunk begins at {chunk.position}")
+        _check_draws(chunk, shard)
+        _check_inputs(chunk, shard)
+        if chunk.position + len(chunk.inputs) + chunk.extend > shard.context_tokens:
+            raise Overloaded(f"the cache has {shard.context_tokens} cells; the sequence would need more")
+
+
+def check_sequence(sequence: int, shard: ShardInfo) -> None:
+    """Raises ValueError."""
+    if not 0 <= sequence < shard.max_sequences:
+        raise ValueError(f"sequence {sequence} is not in [0, {shard.max_sequences})")
+
+
+def _check_draws(chunk: Chunk, shard: ShardInfo) -> None:
+    if not 0 <= chunk.num_draws <= len(chunk.inputs) or chunk.extend < 0:
+        raise ValueError(f"{chunk.num_draws} draws and {chunk.extend} more from {len(chunk.inputs)} positions")
+    if chunk.num_draws and not shard.last:
+        raise ValueError("only the last layers' engine draws")
+    if chunk.num_draws and chunk.sampling is None:
+        raise ValueError("draws need a sampling")
+    if not 0 <= chunk.num_top <= shard.vocab_size:
+        raise ValueError(f"the {chunk.num_top} most likely of {shard.vocab_size} tokens")
+    if chunk.extend and not (chunk.num_draws and shard.first):
+        raise ValueError("only a whole model that draws can go on by itself")
+
+
+def _check_inputs(chunk: Chunk, shard: ShardInfo) -> None:
+    inputs = chunk.inputs
+    shape = (len(inputs),) if shard.first else (len(inputs), shard.width)
+    if len(inputs) == 0 or inputs.shape != shape or inputs.dtype != (np.int32 if shard.first else np.float32):
+        raise ValueError(f"inputs {inputs.dtype} {inputs.shape} do not fit the engine: wanted {shape}")
+    if shard.first:
+        if inputs.min() < 0 or inputs.max() >= shard.vocab_size:
+            raise PeerMisbehaved(f"token ids are not all in [0, {shard.vocab_size})")
+    elif not np.isfinite(inputs).all():  # in a unified cache one nan poisons every sequence
+        raise PeerMisbehaved("hidden states are not all finite")
+
+
+class Draws:
+    """The draws of `chunk`, in order of position; of second choices and distributions only what it asks for."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        self.chunk = chunk
+        self._sampling = chunk.sampling or Sampling()
+        self._chosen: list[tuple[int, ...]] = []
+        self._chances: list[tuple[float, ...]] = []
+        self._tops: list[tuple[NDArray[np.intp], NDArray[np.float64], float]] = []
+
+    def take(self, logits: NDArray[np.float32], position: int) -> int:
+        """Draw the token at `position` from the logits [vocab_size] of the position before it; returns it."""
+        if self.chunk.runners_up:
+            chosen: tuple[int, ...] = draw_two(logits, position, self._sampling)
+        else:
+            chosen = (draw(logits, position, self._sampling),)
+        self._chosen.append(chosen)
+        self._chances.append(probabilities(logits, chosen))
+        if self.chunk.num_top:
+            self._tops.append(most_likely(logits, self.chunk.num_top))
+        return chosen[0]
+
+    @property
+    def last(self) -> int:
+        """The token drawn last."""
+        return self._chosen[-1][0]
+
+    def output(self, compute_s: float) -> Output:
+        width = 2 if self.chunk.runners_up else 1
+        tokens = np.array(self._chosen, np.int32).reshape(-1, width)
+        chances = np.array(self._chances, np.float32).reshape(-1, width)
+        return Output(
+            None,
+            tokens[:, 0],
+            chances[:, 0],
+            compute_s,
+            runners_up=tokens[:, 1] if self.chunk.runners_up else None,
+            runner_up_probabilities=chances[:, 1] if self.chunk.runners_up else None,
+            top=self._top() if self.chunk.num_top else None,
+        )
+
+    def _top(self) -> Top:
+        shape = (-1, self.chunk.num_top)
+        return Top(
+            np.array([ids for ids, _, _ in self._tops], np.int32).reshape(shape),
+            np.array([chances for _, chances, _ in self._tops], np.float32).reshape(shape),
+            np.array([entropy for _, _, entropy in self._tops], np.float32),
+        )

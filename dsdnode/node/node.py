@@ -138,7 +138,7 @@ class Node:
         self._rpc.on_request(Open, _starting)
         engine = await self._organs.shard(self.discovery)
         offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
-        offer.measured(await measure(engine))
+        offer.measured = await measure(engine)
         self._stage = StageHost(
             self._rpc,
             self._pings,
@@ -149,14 +149,15 @@ class Node:
         if self._organs.turns is not None:
             self._stage.batcher.turns = self._organs.turns()
         self._stage.on_change = self._on_change
-        self._stage.batcher.on_decode, offer.busy = offer.decoded, self._stage.batcher.mean_busy
+        offer.batcher = self._stage.batcher
+        offer.batcher.cost.expect(offer.measured, weight=0.0)
         self._stage.start()
 
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
         offer = self._offers["drafter"] = Offer(engine, "drafter")
         await self._check_tokenizer(engine)
-        offer.measured(await measure(engine))
+        offer.measured = await measure(engine)
         self._drafter = DrafterHost(
             self._rpc,
             self.discovery,

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from dsdnode.cost import CostLine
+from dsdnode.cost import UNKNOWN, CostLine
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.engines import record_of
-from dsdnode.pacing.fits import CostFit
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, MAX_ROUND_TRIPS, ProviderRecord, RoundTrip
 
 LOOK_S = 5.0
-KEEP = 0.98
-"""Per decode: about the last 50 tell the cost line."""
 REPEAT_S = 15.0
 CHANGE = 0.3
 """A cost line or a link that is slower or faster by more than this share is news."""
@@ -36,28 +34,21 @@ NUM_PINGS = 2
 
 
 class Offer:
-    """One engine. `busy` tells how many sessions have work at it, on the average."""
+    """One engine, with the cost line that was measured at the start, before anybody was served."""
 
     def __init__(self, engine: Engine, role: str) -> None:
         self.engine = engine
-        self.busy: Callable[[], float] = lambda: 0.0
+        self.measured = UNKNOWN
+        self.batcher: Batcher | None = None
+        """Where replies share it: how busy it is, and what it really costs."""
         self.round_trips: tuple[RoundTrip, ...] = ()
         self._role = role
-        self._fit = CostFit(KEEP, scales=True)
         self._said: ProviderRecord | None = None
         self._said_s = 0.0
 
     @property
     def cost(self) -> CostLine:
-        return self._fit.line
-
-    def measured(self, cost: CostLine) -> None:
-        """At the start, before anybody was served."""
-        self._fit.expect(cost, weight=0.0)
-
-    def decoded(self, num_positions: int, seconds: float) -> None:
-        if seconds > 0:
-            self._fit.add(num_positions, seconds)
+        return self.measured if self.batcher is None else self.batcher.cost.line
 
     def record(self, contact: Contact, free_sessions: int, now: float) -> ProviderRecord:
         """What is to be announced now."""
@@ -79,7 +70,7 @@ class Offer:
         )
 
     def _queue(self) -> float:
-        return round(self.busy(), 2)
+        return 0.0 if self.batcher is None else round(self.batcher.mean_busy(), 2)
 
     def status(self) -> dict[str, Any]:
         shard = self.engine.shard

@@ -2,7 +2,7 @@
 
 While the waits are shorter than a decode, everybody has a place in the next one, and takes from the others what that
 place adds to it. Where they are longer, decodes leave full: each position of ours keeps another one out, and costs its
-part of the whole decode. Throughput asks here; a reply that is alone at its stages gets its questions back unchanged.
+part of the whole decode. Throughput asks here while others are at the stages.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Crowd:
         """Waits are the others' blocks as ours are theirs: `priced` has them. And how long a decode takes that is
         mostly others' says nothing of a position's cost: there the records are asked, which know whole decodes."""
         known, expected = pipeline.costs(), pipeline.expected
-        if pipeline.others.value < SOMEBODY or not self._size.weight:
+        if not self._size.weight:
             return known
         stages = known.stages
         if expected is not None and len(expected.stages) == len(stages):
@@ -62,9 +62,9 @@ class Crowd:
         size = self._size.value
         return CostLine(max(0.0, seen.fixed_s + (seen.slope_s - said.slope_s) * size), said.slope_s)
 
-    def priced(self, plan: Plan, cycle: Cycle, pipeline: PipelineEstimate) -> Cycle:
+    def priced(self, plan: Plan, cycle: Cycle) -> Cycle:
         """What the cycle takes from each of the others. (A stream takes whole decodes anyway: speeds.Cycle.)"""
-        if pipeline.others.value < SOMEBODY or plan.mode not in ("plain", "rounds"):
+        if plan.mode not in ("plain", "rounds"):
             return cycle
         full, place_s = self._full.value, self._place_s.value * (plan.block + 1 + RUN_POSITIONS)
         return replace(cycle, used_s=(1 - full) * cycle.used_s + full * place_s, shared_s=(1 - full) * cycle.shared_s)

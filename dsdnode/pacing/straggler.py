@@ -1,15 +1,18 @@
-"""A stage that is far slower than its record says, noticed from the times in the verdicts. Pure.
-
-Whether another pipeline is better, the router knows (node/drafter/routes.py).
+"""Peers that are far slower than their records say: noticed from the times in the verdicts, remembered for a while, so
+that others are asked. Pure. Whether another pipeline is better, the routes know (node/drafter/routes.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dsdnode.cost import PipelineCost
+from cachetools import LRUCache
+
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, SHARED_POSITIONS
 from dsdnode.speculation.events import PassEvent
+from dsdnode.wire.records import ProviderRecord
 
 FACTOR = 3.0
 NUM_VERDICTS = 4
@@ -17,6 +20,11 @@ PASS_SHARE = 0.3
 MIN_EXCESS_S = 0.03
 """On a quick pair, a few dozen milliseconds are the noise of a busy machine."""
 QUIET_S = 30.0
+HALF_LIFE_S = 60.0
+MAX_PEERS = 256
+BLOCK_POSITIONS = 3
+"""Of a usual block."""
+MIN_FACTOR = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +81,26 @@ class StragglerWatch:
             self._factors[index] = [*self._factors[index], stage_s / expected_s][-NUM_VERDICTS:]
         else:
             self._factors[index] = []
+
+
+class Slowness:
+    """By peer id: what a block was seen to take, and when."""
+
+    def __init__(self) -> None:
+        self._seen: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_PEERS)
+
+    def note(self, peer: bytes, cost: CostLine, now: float) -> None:
+        """Its cost line seems to be this one."""
+        self._seen[peer] = cost.at(BLOCK_POSITIONS), now
+
+    def factors(self, records: Iterable[ProviderRecord], now: float) -> dict[bytes, float]:
+        """How many times slower than its record each is likely to be still; a record that owns up adds nothing."""
+        factors = {}
+        for record in records:
+            seen_s, noted_s = self._seen.get(record.peer_id, (0.0, now))
+            recorded_s = record.cost.at(BLOCK_POSITIONS)
+            if recorded_s > 0 and seen_s > recorded_s:
+                factor = 1 + (seen_s / recorded_s - 1) * 0.5 ** ((now - noted_s) / HALF_LIFE_S)
+                if factor > MIN_FACTOR:
+                    factors[record.peer_id] = factor
+        return factors

@@ -77,7 +77,8 @@ class Throughput:
         self._costs = self._known.costs
         """Of this reply's pipeline: another reply may have another."""
         self._watch = Stopwatch(self._known)
-        self._crowd = Crowd()
+        self._crowd: Crowd | None = None
+        """Of the others that were met at the stages."""
         self._num_tokens = 0
         self._step_at = 0
         self._num_looks = 0
@@ -110,7 +111,9 @@ class Throughput:
     def on_verdict(self, event: PassEvent) -> None:
         self._known.judged(event)
         self._costs.passed(event)
-        self._crowd.passed(event)
+        if any(event.queue):
+            self._crowd = self._crowd or Crowd()
+            self._crowd.passed(event)
         self._num_tokens += event.num_committed
         if not self._costs.is_known:
             return
@@ -174,7 +177,9 @@ class Throughput:
     def _best_by_mode(self) -> dict[Mode, _Option]:
         """Of each mode the fastest plan; of the present mode the present block, unless another gains 1 %."""
         known, best, same = self._known, dict[Mode, _Option](), None
-        costs, survival = self._crowd.costs(self._costs), known.acceptance.survival()
+        crowd = self._crowd if self._is_crowded else None
+        costs = self._costs.costs() if crowd is None else crowd.costs(self._costs)
+        survival = known.acceptance.survival()
         hedging, jitter_s = known.coverage.hedging, self._costs.jitter.spread
         modes = self._modes
         if "stream" in modes and (known.num_tokens < HEDGED_FROM or self._plan.mode not in ("stream", "hedged")):
@@ -201,8 +206,14 @@ class Throughput:
         error = self._known.errors[plan.mode].value
         if plan.mode == "hedged":
             error = max(error, self._known.errors["stream"].value)
-        cycle = self._crowd.priced(plan, replace(cycle, seconds=cycle.seconds * error), self._costs)
+        cycle = replace(cycle, seconds=cycle.seconds * error)
+        if self._crowd is not None and self._is_crowded:
+            cycle = self._crowd.priced(plan, cycle)
         return cycle.token_s(self._costs.others.value)
+
+    @property
+    def _is_crowded(self) -> bool:
+        return self._costs.others.value >= SOMEBODY
 
     def _best_mode(self, best: dict[Mode, _Option], now: Mode) -> Mode:
         mode = min(best, key=lambda mode: best[mode].token_s)
@@ -254,7 +265,7 @@ class Throughput:
     def _wants_trial(self, best: dict[Mode, _Option]) -> bool:
         if "plain" not in best or self._num_tokens < TRIAL_TOKENS or self._known.plain_ago < TRIAL_GAP_TOKENS:
             return False
-        if self._costs.others.value >= SOMEBODY:
+        if self._is_crowded:
             return False  # what it would measure is the others' work
         return best["plain"].token_s < TRIAL_GAIN * best[self._plan.mode].token_s
 

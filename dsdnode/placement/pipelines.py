@@ -3,12 +3,14 @@
 Every peer's record says how long it takes for a block (cost line), how busy it is, and how far some others are; the
 owner measures its own round trips. Out of these, pacing's formula for a stream gives the speed. The acceptance rate and
 the block are assumed, as before anything is known of a reply: the order of pipelines hardly depends on them.
+
+A stage runs exactly its own range, so ranges must tile: 0:5 and 3:8 cover eight layers and make no pipeline.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,8 +21,7 @@ from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.errors import NoPipeline
 from dsdnode.pacing.estimates import HANDLING_S, PRIOR_RATE
 from dsdnode.pacing.formulas import stream_speed
-from dsdnode.placement.layers import why_none
-from dsdnode.placement.slowness import BLOCK_POSITIONS
+from dsdnode.pacing.straggler import BLOCK_POSITIONS
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
@@ -34,6 +35,8 @@ _CHUNK = 1 << 20
 """Pairs of stages looked at together."""
 
 Seconds = NDArray[np.float64]
+Range = tuple[int, int]
+"""Layers [start, end)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,3 +221,75 @@ def _taste(session: bytes, peer: bytes) -> float:
     if not session:
         return 0.0
     return int.from_bytes(hashlib.sha256(session + peer).digest()[:4], "big") / 2**32
+
+
+# --- what makes a pipeline, and what is missing to one ------------------------------------------------------------
+
+
+def is_covered(ranges: Iterable[Range], num_layers: int) -> bool:
+    """Do some of them, end to end, make the whole model?"""
+    return num_layers in ends(ranges)
+
+
+def num_missing(ranges: Iterable[Range], num_layers: int) -> int:
+    """Layers that the pipeline closest to whole lacks."""
+    return sum(map(size, missing(set(ranges), (0, num_layers))))
+
+
+def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_failed: int) -> str:
+    """What is missing of a model of `num_layers` layers, and what to do, in words for the user."""
+    covered = {layer for record in usable for layer in range(record.start, record.end)}
+    failed = f" ({num_failed} that did just failed)" if num_failed else ""
+    gaps = _runs([layer for layer in range(num_layers) if layer not in covered])
+    if gaps:
+        remedy = "`dsdnode start --role shard --join ...` takes what is missing"
+        return f"layers {_spell(gaps)} of {name} are hosted by nobody{failed}: {remedy}"
+    parts = sorted({(record.start, record.end) for record in usable})
+    lacking = missing(parts, (0, num_layers))
+    return (
+        f"layers {_spell(lacking)} of {name} lack a host with just that range{failed}: "
+        f"the ranges offered, {_spell(parts)}, overlap but do not join end to end"
+    )
+
+
+def missing(parts: Collection[Range], span: Range) -> list[Range]:
+    """What must be added to `parts` so that some of them tile `span`: as few layers as possible, then as few stages."""
+    start, end = span
+    best: dict[int, tuple[int, int, tuple[int, ...]]] = {start: (0, 0, ())}
+    for position in range(start + 1, end + 1):
+        num, num_steps, layers = best[position - 1]
+        options = [(num + 1, num_steps + 1, (*layers, position - 1))]
+        for part_start, part_end in parts:
+            if part_end == position and part_start >= start:
+                num, num_steps, layers = best[part_start]
+                options.append((num, num_steps + 1, layers))
+        best[position] = min(options)
+    return _runs(best[end][2])
+
+
+def ends(ranges: Iterable[Range]) -> set[int]:
+    """Of what some of them make, end to end, from the first layer on."""
+    ends = {0}
+    for start, end in sorted(ranges):
+        if start in ends:
+            ends.add(end)
+    return ends
+
+
+def _runs(layers: Sequence[int]) -> list[Range]:
+    """Ascending layers as half-open ranges."""
+    runs: list[Range] = []
+    for layer in layers:
+        if runs and runs[-1][1] == layer:
+            runs[-1] = (runs[-1][0], layer + 1)
+        else:
+            runs.append((layer, layer + 1))
+    return runs
+
+
+def _spell(ranges: Sequence[Range]) -> str:
+    return ", ".join(f"{start}:{end}" for start, end in ranges)
+
+
+def size(part: Range) -> int:
+    return part[1] - part[0]

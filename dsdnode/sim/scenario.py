@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from dsdnode.config import parse_wire, read_toml
+from dsdnode.config import read_toml
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
 from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.parse import build
 from dsdnode.sim.policies import Batching, Routing
+from dsdnode.wire.tensors import parse_wire
 
 MAX_PEERS = 100_000
 Count = int | tuple[int, int]

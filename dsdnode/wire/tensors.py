@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.errors import PeerMisbehaved
+from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.wire.messages import WIRE_TYPES
 
 _TOP_EXPONENT = 15
@@ -116,3 +116,10 @@ def unpack_tokens(buffer: bytes, num_tokens: int, vocab_size: int) -> NDArray[np
     if num_tokens and not (tokens.min() >= 0 and tokens.max() < vocab_size):
         raise PeerMisbehaved(f"token ids outside of a vocabulary of {vocab_size}")
     return tokens
+
+
+def parse_wire(text: str) -> str:
+    """A type of hidden states, one of WIRE_TYPES. Raises BadInput naming them."""
+    if text not in WIRE_TYPES:
+        raise BadInput(f"{text!r} is no type for hidden states: choose from {', '.join(WIRE_TYPES)}")
+    return text

@@ -55,7 +55,7 @@ def test_policies_are_set_in_a_chat(call: Call, swarm: Swarm) -> None:
     asked = [(one.window, one.threshold, one.wire) for one in swarm.requests]
     assert asked == [("awc", 0.2, "f16"), ("awc", 0.0, "f16"), ("", None, "")]
     assert "a threshold goes with acceptance relaxed" in result.err
-    assert "'big' is no window policy: choose from fixed" in result.err
+    assert "'big' is no window policy: choose from throughput" in result.err
 
 
 def test_a_relaxed_reply_is_labelled_however_it_ends(call: Call, swarm: Swarm) -> None:

@@ -61,7 +61,7 @@ def test_exact_is_not_the_same_as_not_said(call: Call, swarm: Swarm, flags: str,
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--window wide", "choose from fixed, awc, throughput"),
+        ("--window wide", "choose from throughput"),
         ("--acceptance lax", "exact, relaxed, deferred"),
         ("--acceptance relaxed --threshold 1", "between 0 (exact) and 1"),
         ("--threshold 0.3", "goes with acceptance relaxed or deferred"),

@@ -112,7 +112,7 @@ def test_the_example_files_are_right() -> None:
         ("threads = 0", "from 1 to 1024"),
         ("strict = 'perhaps'", "neither true nor false"),
         ("wire = 'f8'", "f32, f16"),
-        ("window = 'wide'", "choose from fixed, awc, throughput"),
+        ("window = 'wide'", "choose from throughput"),
         ("window = 'stream:0:4'", "stream:BLOCK:WINDOW"),
         ("acceptance = 'lax'", "exact, relaxed, deferred"),
         ("threshold = 1.0", "between 0 (exact) and 1"),

@@ -10,6 +10,7 @@ import pytest
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.fake import FakeEngine, FakeModel
+from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.offers import REPEAT_S, Offer, measure_links
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
@@ -113,18 +114,20 @@ def test_of_many_neighbours_a_few_and_always_the_same() -> None:
 
 
 def test_small_changes_are_no_news_and_news_waits_its_turn() -> None:
-    offer = Offer(FakeEngine(FakeModel()), "shard")
+    engine = FakeEngine(FakeModel())
+    offer, batcher = Offer(engine, "shard"), Batcher(engine)
+    offer.batcher = batcher
+    busy = [0.0]
+    batcher.mean_busy = lambda: busy[0]  # type: ignore[method-assign]
     contact = Contact(bytes(32), ("tcp://127.0.0.1:1",))
     assert not offer.outdated(0.0)
     offer.round_trips = (RoundTrip(b"sara", 10.0),)
     offer.record(contact, 1, 0.0)
-    offer.busy = lambda: 0.4
+    busy[0] = 0.4
     offer.round_trips = (RoundTrip(b"sara", 11.0),)
     assert not offer.outdated(REPEAT_S)
-    news = {"busy": lambda: 3.0, "round_trips": (RoundTrip(b"sara", 30.0),)}, {"round_trips": ()}
-    for change in news:
+    for more, trips in ((3.0, (RoundTrip(b"sara", 30.0),)), (3.0, ()), (6.5, ())):
         offer.record(contact, 1, 100.0)
-        for name, value in change.items():
-            setattr(offer, name, value)
+        busy[0], offer.round_trips = more, trips
         assert not offer.outdated(100.0 + REPEAT_S / 2)
         assert offer.outdated(100.0 + REPEAT_S)

@@ -54,17 +54,17 @@ def told(others: int, waited_s: float, decodes_s: tuple[float, ...] = (DECODE_S,
 
 def best_window(crowd: Crowd, pipeline: PipelineEstimate, rate: float = 0.75) -> int:
     def token_s(option: tuple[Plan, object]) -> float:
-        return crowd.priced(*option, pipeline).token_s(pipeline.others.value)  # type: ignore[arg-type]
+        return crowd.priced(*option).token_s(pipeline.others.value)  # type: ignore[arg-type]
 
     found = options(crowd.costs(pipeline), constant_survival(rate), ("plain", "rounds"), range(1, 13))
     return min(found, key=token_s)[0].window
 
 
-def test_alone_nothing_is_priced() -> None:
+def test_who_was_alone_so_far_is_charged_nothing() -> None:
     crowd, pipeline = told(0, 0.050)
     assert crowd.costs(pipeline) == pipeline.costs()
     for plan, cycle in options(pipeline.costs(), constant_survival(0.75), ("plain", "rounds", "stream"), range(1, 5)):
-        assert crowd.priced(plan, cycle, pipeline) is cycle
+        assert crowd.priced(plan, cycle) == cycle
 
 
 def test_where_decodes_leave_full_rounds_are_smaller_than_where_there_is_room() -> None:
@@ -77,7 +77,7 @@ def test_what_a_place_costs_is_what_the_stage_does_over_who_is_there() -> None:
     crowd, pipeline = told(20, 0.120)
     assert pipeline.others.value == pytest.approx(20)
     rounds = {plan.block: cycle for plan, cycle in options(pipeline.costs(), [1.0] * 97, ("rounds",), (1, 4))}
-    more_s = [crowd.priced(Plan("rounds", block, block), rounds[block], pipeline).used_s for block in (1, 4)]
+    more_s = [crowd.priced(Plan("rounds", block, block), rounds[block]).used_s for block in (1, 4)]
     assert more_s[1] - more_s[0] == pytest.approx(3 * (0.180 / 21) / 6, rel=0.05), "4 guesses a round, 6 places"
 
 

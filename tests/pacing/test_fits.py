@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from dsdnode.cost import UNKNOWN, CostLine
-from dsdnode.node.offers import KEEP
+from dsdnode.node.batching.batcher import COST_KEEP
 from dsdnode.pacing.fits import CostFit, TimeMean
 
 FIRST = CostLine(0.014, 0.006)
@@ -13,7 +13,7 @@ FIRST = CostLine(0.014, 0.006)
 
 def begun(line: CostLine = FIRST) -> CostFit:
     """As a node begins: with what it measured at its start."""
-    fit = CostFit(KEEP, scales=True)
+    fit = CostFit(COST_KEEP, scales=True)
     fit.expect(line, weight=0.0)
     return fit
 

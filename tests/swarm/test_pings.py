@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.node.drafter.routes import FOUND_S, Hosts
 from dsdnode.swarm.catalogue import Model, models_of
-from dsdnode.swarm.hosts import FOUND_S, Hosts
 from dsdnode.swarm.pings import GRACE_S, PING_TIMEOUT_S, Pings
 from tests.node import jumping
 from tests.swarm.town import Town

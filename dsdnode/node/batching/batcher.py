@@ -14,12 +14,14 @@ import structlog
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.node.batching.scheduler import Batch, Done, Owner, Run, Turns
-from dsdnode.pacing.fits import TimeMean
+from dsdnode.pacing.fits import CostFit, TimeMean
 
 log = structlog.get_logger(__name__)
 
 MAX_WAITING = 4096
 """Items. Every session bounds what it has in flight, so only a leak gets here."""
+COST_KEEP = 0.98
+"""Per decode: about the last 50 tell the cost line."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +35,8 @@ class Batcher:
 
     def __init__(self, engine: Engine, max_batch_positions: int = 512) -> None:
         self.engine = engine
-        self.on_decode: Callable[[int, float], None] = lambda num_positions, seconds: None
-        """Called after every decode without `extend`."""
+        self.cost = CostFit(COST_KEEP, scales=True)
+        """What decodes without `extend` cost."""
         self._waiting: list[Run | _Cache] = []
         self._current: Batch = []
         self.turns = Turns(max_batch_positions)
@@ -188,7 +190,7 @@ class Batcher:
         for (item, chunk), output in zip(batch, outputs, strict=True):
             item.add(output, len(chunk.inputs))
         if not any(chunk.extend for _, chunk in batch):
-            self.on_decode(sum(len(chunk.inputs) for _, chunk in batch), outputs[0].compute_s)
+            self.cost.add(sum(len(chunk.inputs) for _, chunk in batch), outputs[0].compute_s)
         for item, _ in batch:
             if item.num_done == len(item.chunk.inputs):
                 item.finish(item.whole())

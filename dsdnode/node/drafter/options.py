@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 
-from dsdnode.config import NodeConfig, parse_wire
+from dsdnode.config import NodeConfig
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput
 from dsdnode.pacing.estimates import Experience
@@ -18,6 +18,7 @@ from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance, WireSampling
 from dsdnode.wire.replies import GenerateBody
+from dsdnode.wire.tensors import parse_wire
 
 PREFILL_POSITIONS = 256
 MAX_EXPERIENCES = 64

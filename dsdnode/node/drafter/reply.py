@@ -14,10 +14,9 @@ from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.conversations import Conversation
+from dsdnode.node.drafter.conversations import Conversation, guesses_of
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
-from dsdnode.node.drafter.sequences import guesses_of
 from dsdnode.pacing.estimates import PipelineEstimate
 from dsdnode.pacing.formulas import plain_speed
 from dsdnode.pacing.straggler import Straggler, StragglerWatch

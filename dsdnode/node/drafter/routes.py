@@ -11,16 +11,16 @@ import structlog
 from cachetools import LRUCache
 
 from dsdnode.cost import PipelineCost
+from dsdnode.dht.ids import model_key
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
-from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, predict, speed
-from dsdnode.placement.slowness import Slowness
+from dsdnode.pacing.straggler import Slowness
+from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, is_covered, predict, speed
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
-from dsdnode.swarm.hosts import Hosts
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import (
@@ -41,9 +41,54 @@ OPEN_TIMEOUT_S = 4.0
 PATIENCE_S = 30.0
 """Peers that are full, or whose worker restarts, are asked again for so long."""
 RETRY_S = 0.25
-MAX_PIPELINES = 64
+MAX_PIPELINES, MAX_MODELS = 64, 64
+"""Remembered."""
+FOUND_S = 10.0
+"""Whom a lookup found so shortly ago a new reply need not look for again; whether they live is asked each time."""
 BETTER = 1.3
 """A reply in progress changes its pipeline for one that is so many times faster: the caches must be filled again."""
+
+
+class Hosts:
+    """Of models, as the owner of replies sees them."""
+
+    def __init__(self, rpc: Rpc, discovery: Discovery, pings: Pings) -> None:
+        self._rpc = rpc
+        self._discovery = discovery
+        self._pings = pings
+        self._remembered: LRUCache[str, tuple[float, list[ProviderRecord]]] = LRUCache(MAX_MODELS)
+        """When and who was found last, by model: a reply that lost a stage need not wait for a lookup."""
+
+    async def look(self, model_id: str) -> None:
+        """Find out who hosts a model, unless somebody has just done so."""
+        found_s, _ = self._remembered.get(model_id, (float("-inf"), []))
+        if asyncio.get_running_loop().time() > found_s + FOUND_S:
+            await self._look_up(model_id)
+
+    async def alive(
+        self, target: Model, fresh: bool, avoid: Collection[bytes]
+    ) -> tuple[list[ProviderRecord], dict[bytes, float]]:
+        """Shards of the model whose peers answer a ping, and their round trips in seconds.
+
+        `fresh`: by a lookup of now; `avoid`: peers without which the others should make the whole model.
+        """
+        if fresh or target.model_id not in self._remembered:
+            await self._look_up(target.model_id)
+        _, records = self._remembered[target.model_id]
+        for record in records:
+            self._rpc.transport.introduce(record.contact)
+
+        def enough(peers: Collection[bytes]) -> bool:
+            usable = set(peers).difference(avoid)
+            return is_covered(((one.start, one.end) for one in records if one.peer_id in usable), target.num_layers)
+
+        rtt_s = await self._pings.round_trips(dict.fromkeys(one.peer_id for one in records), enough)
+        return [record for record in records if record.peer_id in rtt_s], rtt_s
+
+    async def _look_up(self, model_id: str) -> None:
+        found = await self._discovery.find_providers(model_key(model_id))
+        shards = [record for record in found if record.role == "shard" and record.model_id == model_id]
+        self._remembered[model_id] = asyncio.get_running_loop().time(), shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +256,8 @@ class _Attempt:
         except NoPipeline:
             return self._choose(records, target.num_layers, view, unfit, target.name)
         mine = [msgspec.structs.replace(record, free_sessions=1) for record in records if record.peer_id in held]
+        if not mine:
+            return best
         try:
             same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
         except NoPipeline:

@@ -12,7 +12,8 @@ import msgspec
 import structlog
 
 from dsdnode.dht.ids import model_key
-from dsdnode.placement.layers import Range, choose_in_turn, choose_layers
+from dsdnode.placement.layers import choose_in_turn, choose_layers
+from dsdnode.placement.pipelines import Range
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.records import ProviderRecord
 

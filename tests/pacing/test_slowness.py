@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 
 from dsdnode.cost import CostLine
-from dsdnode.placement.slowness import HALF_LIFE_S, MAX_PEERS, Slowness
-
-from .offers import bytes_of, replace, shard
+from dsdnode.pacing.straggler import HALF_LIFE_S, MAX_PEERS, Slowness
+from tests.placement.offers import bytes_of, replace, shard
 
 BOB = shard(1, 0, 8, fixed_ms=10.0, slope_ms=2.0)
 
