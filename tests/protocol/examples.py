@@ -1,0 +1,195 @@
+"""Vectors of bytes on the wire: a header of every message there is, headers to be refused, whole messages with buffers.
+
+Their story: Carol, a client, asks Bob, a drafter, for a reply; Alice and Dave host the layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.wire.codec import Envelope, decode, encode, encode_body
+from dsdnode.wire.messages import (
+    Announce,
+    Block,
+    Close,
+    Closed,
+    FindNode,
+    FindProviders,
+    Hello,
+    Message,
+    Nack,
+    Nodes,
+    Open,
+    Opened,
+    OpenStages,
+    Park,
+    Ping,
+    Pong,
+    Providers,
+    Refused,
+    SessionLost,
+    StagePlace,
+    Stored,
+    Verdict,
+    Welcome,
+    WireAcceptance,
+    WireSampling,
+)
+from dsdnode.wire.records import pack_contacts, pack_records, sign_record
+from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece
+from dsdnode.wire.tensors import pack_states, pack_tokens
+from tests.protocol import peers
+from tests.protocol.figures import line_digests
+
+SESSION = bytes(range(16))
+REQUEST = bytes(range(16, 32))
+SAMPLING = WireSampling(0.7, 40, 0.95, 0.05, 1234)
+KEY = MODELS_KEY
+
+
+def _open() -> Open:
+    return Open(SESSION, 0, 0, peers.MODEL_ID, peers.contact_of("bob"), SAMPLING, 2048, 60.0, "f16")
+
+
+def _envelopes() -> list[Envelope]:
+    """One of each kind, in the order of their tags."""
+    target = peers.identity_of("carol").peer_id
+    times: tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]] = ((12.5,), (0.25,), (1,))
+    return [
+        Envelope(Hello(1, peers.contact_of("carol"), ("f32", "f16", "q8"), peers.NONCE, b"", False)),
+        Envelope(Welcome(1, ("f32", "f16", "q8"), b"")),
+        Envelope(Refused("all 8 sessions are taken", True), request_id=7, reply=True),
+        Envelope(Ping(), request_id=1, deadline_ms=2000),
+        Envelope(Pong(), request_id=1, reply=True),
+        Envelope(FindNode(target), request_id=2, deadline_ms=3000),
+        Envelope(Nodes(), request_id=2, reply=True),
+        Envelope(FindProviders(KEY), request_id=3, deadline_ms=3000),
+        Envelope(Providers(), request_id=3, reply=True),
+        Envelope(Announce(KEY), request_id=(1 << 63) - 1, deadline_ms=3000),
+        Envelope(Stored(), request_id=(1 << 63) - 1, reply=True),
+        Envelope(_open(), request_id=300, deadline_ms=4000),
+        Envelope(Opened(17), request_id=300, reply=True),
+        Envelope(Block(SESSION, 0, 3, 2, 20, 20, 1, 4, 2, *times)),
+        Envelope(Verdict(SESSION, 0, 3, 23, 4711, (12.5, 14.0), (0.25, 0.5), (1, 0), (22,))),
+        Envelope(Closed(SESSION, 0, 3, 23, 4711, (22,))),
+        Envelope(Nack(SESSION, 0, 3, 1, 19)),
+        Envelope(SessionLost(SESSION, 1, "its worker died", 0)),
+        Envelope(Close(SESSION)),
+        Envelope(Park(SESSION, 0, 300.0)),
+        Envelope(Generate(REQUEST), request_id=70000, deadline_ms=10000),
+        Envelope(Accepted(REQUEST, peers.MODEL_ID, WireAcceptance(0.3, True)), request_id=70000, reply=True),
+        Envelope(Piece(REQUEST, 2, 2)),
+        Envelope(Finished(REQUEST, "stop")),
+        Envelope(Cancel(REQUEST)),
+    ]
+
+
+def _header(envelope: Envelope) -> dict[str, Any]:
+    """Raises AssertionError unless the code reads its own bytes back."""
+    message = envelope.message
+    frames = encode(message, (), envelope.request_id, envelope.reply, envelope.deadline_ms)
+    assert decode(frames) == envelope
+    tag = int(str(message.__struct_config__.tag))
+    return {
+        "message": type(message).__name__,
+        "fields": list(message.__struct_fields__),
+        "array": [envelope.request_id, envelope.reply, envelope.deadline_ms, [tag, *peers.spelled(message)]],
+        "header": frames[0].hex(),
+    }
+
+
+def _refused() -> list[tuple[str, Any]]:
+    """Whatever else is wrong with a header, these are right but for one thing."""
+    close = [27, SESSION]
+    return [
+        ("a tag that nobody knows", [0, False, 0, [99]]),
+        ("one field too many", [0, False, 0, [4, 0]]),
+        ("a field too few", [0, False, 0, [27]]),
+        ("a session of 15 bytes", [0, False, 0, [27, SESSION[:15]]]),
+        ("a float for an integer", [0, False, 0, [28, SESSION, 0.0, 300.0]]),
+        ("a boolean for an integer", [0, False, 0, [28, SESSION, True, 300.0]]),
+        ("an integer for a boolean", [0, 0, 0, close]),
+        ("a negative request id", [-1, False, 0, close]),
+        ("a deadline of more than a day", [1, False, 86_400_001, close]),
+        ("five in place of four", [0, False, 0, close, 0]),
+        ("not a number", [0, False, 0, [28, SESSION, 0, float("nan")]]),
+        ("a temperature between 0 and the least", [1, False, 0, [20, SESSION, 0, 0, "0" * 64, [bytes(32), []], [1e-4],
+                                                                 9, 60.0, "f32"]]),
+        ("a message as a map", [0, False, 0, {"tag": 4}]),
+    ]  # fmt: skip
+
+
+def headers() -> dict[str, Any]:
+    cases = [_header(envelope) for envelope in _envelopes()]
+    refused = []
+    for what, array in _refused():
+        data = msgpack.packb(array)
+        try:
+            decode([data])
+        except PeerMisbehaved:
+            refused.append({"what": what, "header": data.hex()})
+    assert len(refused) == len(_refused())
+    about = "Sections 5 to 7: headers, first frames, of all messages; and headers that a receiver must refuse."
+    return {"about": about, "cases": cases, "refused": refused}
+
+
+# --- with buffers -------------------------------------------------------------------------------------------------
+
+
+def _body(tokens: tuple[int, ...] = (), prompt: tuple[int, ...] = ()) -> GenerateBody:
+    words = () if prompt else (ChatMessage("user", "How many are 2 and 3?"),)
+    rule = WireAcceptance() if prompt else None
+    return GenerateBody(words, "", prompt, tokens, peers.MODEL_ID, SAMPLING, 64, ("\n\n",), -1, acceptance=rule)
+
+
+def _stages() -> OpenStages:
+    return OpenStages((StagePlace(peers.contact_of("alice"), 0, 16), StagePlace(peers.contact_of("bob"), 16, 32)))
+
+
+def whole_messages() -> dict[str, Any]:
+    record = sign_record(peers.identity_of("alice"), peers.record_of("alice"))
+    contacts, digests = [peers.contact_of("alice"), peers.contact_of("bob")], line_digests()
+    states = np.array([[0.5, -0.25, 3.0, 0.0], [1.0, 2.0, -4.0, 0.125]], np.float32)
+    asked, resumed, stages = _body(), _body((5, 6), (1, 2, 3)), _stages()
+    packed = encode_body
+    cases = [
+        _whole("a question for providers", Envelope(FindProviders(KEY), (), 3, False, 3000), ()),
+        _whole("its answer", Envelope(Providers(), (pack_contacts(contacts), pack_records([record])), 3, True),
+               (contacts, [record])),
+        _whole("an announcement", Envelope(Announce(KEY), (record,), 4, False, 3000), ("a signed record",)),
+        _whole("a reply is asked for", Envelope(Generate(REQUEST), (packed(asked),), 5, False, 10000), (asked,)),
+        _whole("it is resumed", Envelope(Generate(REQUEST), (packed(resumed),), 6, False, 10000), (resumed,)),
+        _whole("does it go on?", Envelope(Generate(REQUEST), (), 7, False, 2000), ()),
+        _whole("accepted", Envelope(Accepted(REQUEST, peers.MODEL_ID), (pack_tokens([1, 2, 3]),), 5, True),
+               ([1, 2, 3],)),
+        _whole("a piece", Envelope(Piece(REQUEST, 0, 1), (pack_tokens([5, 6]), "fünf".encode())), ([5, 6], "fünf")),
+        _whole("the end", Envelope(Finished(REQUEST, "stop"), (packed({"completion_tokens": 2}),)),
+               ({"completion_tokens": 2},)),
+        _whole("to the first of two stages", Envelope(_open(), (packed(stages), b"".join(digests)), 8, False, 4000),
+               (stages, "digests after 0, 1, 2 ... tokens of the line")),
+        _whole("a block to the first stage", Envelope(Block(SESSION, 0, 1, 0, 0, 3, 1, 1, 1),
+               (b"".join(digests[3:6]), pack_tokens([14, 15]))), ("3 digests", [14, 15])),
+        _whole("the same block to the second", Envelope(Block(SESSION, 0, 1, 0, 0, 3, 1, 1, 1, (2.5,), (0.5,), (0,)),
+               (b"".join(digests[3:6]), pack_tokens([15]), pack_states(states, "f16"))),
+               ("3 digests", [15], states.tolist())),
+    ]  # fmt: skip
+    return {"about": "Sections 5 to 10: whole messages, frame by frame, and what their buffers say.", "cases": cases}
+
+
+def _whole(what: str, envelope: Envelope, meaning: tuple[Any, ...]) -> dict[str, Any]:
+    frames = encode(envelope.message, envelope.buffers, envelope.request_id, envelope.reply, envelope.deadline_ms)
+    return {
+        "what": what,
+        "message": type(envelope.message).__name__,
+        "frames": [frame.hex() for frame in frames],
+        "buffers": [peers.spelled(one) for one in meaning],
+    }
+
+
+def kinds() -> list[type[Message]]:
+    return [type(envelope.message) for envelope in _envelopes()]

@@ -1,0 +1,103 @@
+"""The names of the limits in docs/protocol.md, and where the code has them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dsdnode.client import client
+from dsdnode.dht import ids, lookup, store, table
+from dsdnode.net import port, queues, rpc, zap
+from dsdnode.node.drafter import delivery, routes
+from dsdnode.node.shard import host, sessions
+from dsdnode.speculation import acceptance, actions, digest
+from dsdnode.speculation.owner import flow, patience, session
+from dsdnode.speculation.plan import SessionConfig
+from dsdnode.speculation.stage import arrivals, judge
+from dsdnode.swarm import announcer
+from dsdnode.wire import codec, messages, records
+
+_PATIENCE: Final = SessionConfig(b"", b"", 1, 1, 1)
+_STAGE: Final = arrivals.DEFAULT_LIMITS
+
+LIMITS: Final[dict[str, float]] = {
+    "header_bytes": codec.MAX_HEADER_BYTES,
+    "header_items": 1024,  # codec.decode has no name for it: test_page.py tries it
+    "buffers": codec.MAX_BUFFERS,
+    "frame_bytes": codec.MAX_FRAME_BYTES,
+    "message_bytes": codec.MAX_MESSAGE_BYTES,
+    "body_bytes": codec.MAX_BODY_BYTES,
+    "body_items": codec._MAX_BODY_ITEMS,
+    "request_id": codec.MAX_REQUEST_ID,
+    "deadline_ms": codec.MAX_DEADLINE_MS,
+    "addresses": messages.MAX_ADDRESSES,
+    "contacts": messages.MAX_CONTACTS,
+    "records": records.MAX_RECORDS,
+    "record_bytes": messages.MAX_RECORD_BYTES,
+    "record_ttl_s": records.MAX_TTL_S,
+    "round_trips": records.MAX_ROUND_TRIPS,
+    "layers": records.MAX_LAYERS,
+    "stages": messages.MAX_STAGES,
+    "block_positions": messages.MAX_BLOCK_POSITIONS,
+    "positions": messages.MAX_POSITIONS,
+    "least_temperature": messages.MIN_TEMPERATURE,
+    "digest_bytes": digest.DIGEST_BYTES,
+    "open_digests": digest.MAX_OPEN_DIGESTS,
+    "relaxed_told": judge.MAX_TOLD,
+    "k": ids.K,
+    "top": acceptance.NUM_TOP,
+    "key_entropy": acceptance.KEY_ENTROPY,
+    "key_gap": acceptance.KEY_GAP,
+    "uncertain_entropy": acceptance.UNCERTAIN_ENTROPY,
+    "deferred_matches": acceptance.DEFERRED_MATCHES,
+    "least_deferred_matches": acceptance.MIN_DEFERRED_MATCHES,
+    "budget": acceptance.BUDGET,
+    "budget_tokens": acceptance.BUDGET_TOKENS,
+    "attempt_s": port.ATTEMPT_TIMEOUT_S,
+    "retry_s": port.RETRY_S,
+    "dialled": port.MAX_DIALLED,
+    "connections": zap.MAX_CONNECTIONS,
+    "connections_burst": zap.CONNECTIONS_BURST,
+    "connections_per_s": zap.CONNECTIONS_PER_S,
+    "lockdown_s": zap.LOCKDOWN_S,
+    "waiting_peer_bytes": queues.MAX_PEER_BYTES,
+    "waiting_peer_messages": queues.MAX_PEER_MESSAGES,
+    "queued_messages": queues.MAX_QUEUED_MESSAGES,
+    "served": rpc.MAX_SERVED,
+    "served_per_peer": rpc.MAX_SERVED_PER_PEER,
+    "serve_s": rpc.MAX_SERVE_S,
+    "bulky_bytes": rpc.BULKY_BYTES,
+    "strikes": rpc.STRIKES,
+    "strikes_window_s": rpc.STRIKES_WINDOW_S,
+    "ban_s": rpc.BAN_S,
+    "lookup_parallelism": lookup.PARALLELISM,
+    "lookup_max_parallelism": lookup.MAX_PARALLELISM,
+    "lookup_patience_s": lookup.PATIENCE_S,
+    "lookup_asked": lookup.MAX_ASKED,
+    "per_network": ids.MAX_PER_GROUP,
+    "table_per_network": table.MAX_TABLE_PER_GROUP,
+    "store_per_provider": store.MAX_PER_PROVIDER,
+    "store_per_network": store.MAX_STORE_PER_GROUP,
+    "store_records": store.MAX_TOTAL,
+    "store_bytes": store.MAX_TOTAL_BYTES,
+    "announce_s": announcer.ANNOUNCE_EVERY_S,
+    "open_timeout_s": routes.OPEN_TIMEOUT_S,
+    "lease_s": host.MAX_LEASE_S,
+    "parked_s": host.MAX_PARKED_S,
+    "hop_timeout_s": _STAGE.hop_timeout_s,
+    "waiting_blocks": _STAGE.max_waiting_blocks,
+    "waiting_positions": _STAGE.max_waiting_positions,
+    "waiting_bytes": sessions.MAX_WAITING_BYTES,
+    "kept_blocks": _STAGE.max_kept_blocks,
+    "kept_positions": _STAGE.max_kept_positions,
+    "closings": _STAGE.max_closings,
+    "flights": flow.MAX_FLIGHTS,
+    "branches": actions.MAX_BRANCHES,
+    "nacks": session.MAX_NACKS,
+    "pass_s": _PATIENCE.pass_timeout_s,
+    "position_s": _PATIENCE.position_timeout_s,
+    "patience_doublings": patience.MAX_DOUBLINGS,
+    "client_silence_s": client.SILENCE_S,
+    "client_ask_s": client.ASK_TIMEOUT_S,
+    "drafter_ping_s": delivery.WATCH_S,
+    "drafter_answer_s": delivery.ANSWER_TIMEOUT_S,
+}

@@ -1,0 +1,169 @@
+"""The committed vectors are what the code gives, and what somebody gets who only has read docs/protocol.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from nacl.exceptions import BadSignatureError
+
+from dsdnode.wire.messages import Message
+from tests.protocol import examples, plain, vectors
+
+
+def cases(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = vectors.load(name)["cases"]
+    return found
+
+
+@pytest.mark.parametrize("name", vectors.FILES)
+def test_the_committed_file_is_what_the_code_gives_now(name: str) -> None:
+    """If the wire was meant to change: `python -m tests.protocol.vectors`, and a word in docs/protocol.md."""
+    assert vectors.path_of(name).read_text() == vectors.spelled(name)
+
+
+def test_no_other_file_lies_there() -> None:
+    assert sorted(path.stem for path in vectors.FOLDER.iterdir()) == sorted(vectors.FILES)
+
+
+def test_a_changed_file_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Bob edits a digit by hand, and deletes another file: `--check` names both, and a new run mends them."""
+    monkeypatch.setattr(vectors, "FOLDER", tmp_path)
+    assert vectors.main(["--check"]) == 1
+    assert vectors.main([]) == 0
+    assert vectors.main(["--check"]) == 0
+    vectors.path_of("dht").write_text("{}")
+    vectors.path_of("noise").unlink()
+    assert vectors.outdated() == ["dht", "noise"]
+
+
+@pytest.mark.parametrize("case", cases("identity"), ids=lambda case: case["name"])
+def test_alice_bob_and_carol_follow_from_their_seeds(case: dict[str, Any]) -> None:
+    mine = plain.identity(bytes.fromhex(case["seed"]))
+    assert mine == {name: case[name] for name in mine}
+    if case["join"] is not None:
+        hosts = ",".join(address.removeprefix("tcp://") for address in case["addresses"])
+        assert case["join"] == f"dsd://{hosts}/{mine['public_key']}"
+
+
+@pytest.mark.parametrize("case", cases("handshake"))
+def test_bob_proves_the_swarm_key_to_alice_and_she_to_him(case: dict[str, Any]) -> None:
+    whole = vectors.load("handshake")
+    keys = {one["name"]: bytes.fromhex(one["public_key"]) for one in cases("identity")}
+    alice, bob, nonce = keys["alice"], keys["bob"], bytes.fromhex(whole["nonce"])
+    bobs, alices = plain.swarm_key(case["caller_swarm_key"]), plain.swarm_key(case["callee_swarm_key"])
+    assert bobs.hex() == case["caller_derived"]
+    assert plain.proof(bobs, b"hello", bob, alice, nonce).hex() == case["hello_proof"]
+    if bobs == alices:
+        assert plain.proof(alices, b"welcome", alice, bob, nonce).hex() == case["welcome_proof"]
+    else:
+        assert (case["welcome_proof"], bool(case["refused"])) == (None, True)
+
+
+def test_there_is_a_header_of_every_message() -> None:
+    assert set(examples.kinds()) == set(Message.__subclasses__())
+    assert [case["message"] for case in cases("headers")] == [kind.__name__ for kind in examples.kinds()]
+
+
+@pytest.mark.parametrize("case", cases("headers"), ids=lambda case: case["message"])
+def test_headers_are_plain_msgpack(case: dict[str, Any]) -> None:
+    header = bytes.fromhex(case["header"])
+    assert plain.packed(case["array"]) == header
+    assert msgpack.unpackb(header) == plain.real(case["array"])
+    assert len(case["array"][3]) == 1 + len(case["fields"])
+
+
+@pytest.mark.parametrize("case", cases("frames"), ids=lambda case: case["what"])
+def test_buffers_say_what_stands_beside_them(case: dict[str, Any]) -> None:
+    """Lists of integers are token ids, text is UTF-8 (of a Piece), other structures msgpack, bytes themselves."""
+    frames = [bytes.fromhex(frame) for frame in case["frames"]]
+    assert len(msgpack.unpackb(frames[0])) == 4
+    assert len(frames) == 1 + len(case["buffers"])
+    for frame, meaning in zip(frames[1:], case["buffers"], strict=True):
+        if isinstance(meaning, list) and all(isinstance(one, int) for one in meaning):
+            assert frame == b"".join(one.to_bytes(4, "little") for one in meaning)
+        elif case["what"].startswith("the same block") and isinstance(meaning, list):
+            assert frame == plain.pack(meaning, "f16")
+        elif not isinstance(meaning, str):
+            assert frame == plain.packed(meaning)
+        elif case["message"] == "Piece":
+            assert frame == meaning.encode()
+
+
+@pytest.mark.parametrize("case", cases("records"), ids=lambda case: case["what"])
+def test_a_record_is_signed_by_its_provider(case: dict[str, Any]) -> None:
+    payload = plain.packed(case["values"])
+    assert payload.hex() == case["payload"]
+    signed = plain.signed_record(bytes.fromhex(case["seed"]), payload)
+    assert signed.hex() == case["signed"]
+    values = dict(zip(vectors.load("records")["fields"], plain.check_record(signed), strict=True))
+    names = (("model", values["model_id"]), ("tokenizer", values["tokenizer_hash"]), ("models", ""))
+    assert [plain.key(kind, name).hex() for kind, name in names] == case["keys"]
+
+
+def test_mallory_changes_a_letter_of_alices_record() -> None:
+    signed = bytearray.fromhex(cases("records")[0]["signed"])
+    signed[signed.index(b"Target")] ^= 1
+    with pytest.raises(BadSignatureError):
+        plain.check_record(bytes(signed))
+
+
+def test_keys_and_distances() -> None:
+    whole = vectors.load("dht")
+    names = {"models": "", "model": whole["model_id"], "tokenizer": whole["tokenizer_hash"]}
+    keys = {kind: plain.key(kind, name) for kind, name in names.items()}
+    ids = {name: bytes.fromhex(peer) for name, peer in whole["ids"].items()}
+    assert {kind: key.hex() for kind, key in keys.items()} == whole["keys"]
+    for case in whole["distances"]:
+        assert int(case["distance"], 16) == plain.distance(keys[case["key"]], ids[case["peer"]])
+    for kind, order in whole["closest_first"].items():
+        assert order == sorted(ids, key=lambda name: plain.distance(keys[kind], ids[name]))
+    buckets = {name: plain.distance(ids["alice"], peer).bit_length() - 1 for name, peer in ids.items()}
+    assert buckets == whole["buckets_of_alice"]
+
+
+def test_digests() -> None:
+    whole = vectors.load("digests")
+    mine = plain.digests(bytes.fromhex(whole["secret"]), whole["tokens"])
+    assert [one.hex() for one in mine] == whole["digests"]
+
+
+@pytest.mark.parametrize("case", cases("noise"))
+def test_noise(case: dict[str, Any]) -> None:
+    tokens = vectors.load("noise")["tokens"]
+    assert [f"{plain.noise(case['seed'], case['position'], token):08x}" for token in tokens] == case["words"]
+
+
+@pytest.mark.parametrize("case", cases("draws"), ids=lambda case: case["what"])
+def test_draws(case: dict[str, Any]) -> None:
+    """Carol's program throws the same dice as the judge."""
+    logits, first = [float(value) for value in case["logits"]], case["first_position"]
+    mine = [plain.draw(logits, first + offset, case) for offset in range(len(case["tokens"]))]
+    assert mine == case["tokens"]
+
+
+@pytest.mark.parametrize("wire", ["f32", "f16", "q8"])
+def test_states(wire: str) -> None:
+    whole = vectors.load("states")
+    values = whole["values"]
+    assert plain.pack(values, wire).hex() == whole["packed"][wire]
+    mine = plain.unpack(bytes.fromhex(whole["packed"][wire]), len(values), len(values[0]), wire)
+    assert mine == whole["unpacked"][wire]
+    if wire == "f32":
+        assert mine == values
+
+
+@pytest.mark.parametrize("case", cases("acceptance"), ids=lambda case: case["what"])
+def test_the_judge_is_lax_as_far_as_it_may(case: dict[str, Any]) -> None:
+    bitmap = bytes.fromhex(vectors.load("acceptance")["key_tokens"])
+    rule = plain.Relaxed(case["threshold"], case["deferred"], bitmap)
+    for asked in case["asked"]:
+        found = rule.accept(asked["start"], asked["draft"], asked["own"])
+        assert found == (asked["count"], asked["relaxed"])
+
+
+def test_key_tokens_beyond_the_bitmap_must_match_too() -> None:
+    whole = vectors.load("key_tokens")
+    rule = plain.Relaxed(0.3, False, bytes.fromhex(whole["bitmap"]))
+    assert {token: rule.is_key(int(token)) for token in whole["strict"]} == whole["strict"]
