@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 
 from dsdnode.config import parse_threshold
@@ -64,6 +63,6 @@ def _scheme(name: str, label: str, wire: str) -> Scheme:
         return Scheme(label, "throughput", None, wire, threshold, deferred=relaxed[1] == "deferred")
     if name in _POLICIES:
         return Scheme(label, _POLICIES[name], None, wire)
-    with suppress(BadInput):
+    if name in POLICIES or ":" in name:
         return Scheme(label, parse_window(name), None, wire)
     raise BadInput(f"{name!r} is no scheme; there are {KNOWN} (K from 1 to {MAX_ROUNDS}, T as 0.3)")
