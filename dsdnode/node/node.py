@@ -30,6 +30,7 @@ from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
@@ -54,6 +55,7 @@ class Organs:
     offers: bool = True
     choose: Chooser = choose_pipeline
     turns: Callable[[], Turns] | None = None
+    tuning: Tuning = TUNING
 
 
 class Node:
@@ -165,9 +167,10 @@ class Node:
             engine,
             await engine.vocabulary(),
             max_sessions=self._config.max_sessions,
-            options=Options.of(self._config),
+            options=Options.of(self._config, self._organs.tuning),
             rng=self._rng,
             choose=self._organs.choose,
+            tuning=self._organs.tuning,
         )
         self._drafter.on_change = self._on_change
         self._drafter.start()

@@ -13,21 +13,16 @@ from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.estimates import PipelineEstimate
 from dsdnode.pacing.fits import Mean
 from dsdnode.pacing.formulas import Cycle
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Plan
-
-SOMEBODY = 1.0
-"""Others on average, from which on a pipeline is crowded."""
-NEXT_DECODE = 0.25
-"""Of a decode: a wait so long is for the end of the one in work, not for a place."""
-RUN_POSITIONS = 1
-"""What a run costs a decode beside its positions, as so many of them."""
 
 
 class Crowd:
     """Of one reply, at the stage where the most others are."""
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: Tuning = TUNING) -> None:
+        self._tuning = tuning
         self._full = Mean()
         """Share of the decodes that leave somebody behind."""
         self._place_s = Mean()
@@ -42,8 +37,8 @@ class Crowd:
             return
         stage = event.queue.index(others)
         waited_s, decode_s = event.waited_s[stage], event.stage_s[stage]
-        self._full.add(min(1.0, max(0.0, waited_s / max(decode_s, 1e-9) - NEXT_DECODE)))
-        self._place_s.add((waited_s + decode_s) / (others + 1) / (event.num_positions + RUN_POSITIONS))
+        self._full.add(min(1.0, max(0.0, waited_s / max(decode_s, 1e-9) - self._tuning.next_decode)))
+        self._place_s.add((waited_s + decode_s) / (others + 1) / (event.num_positions + self._tuning.run_positions))
         self._size.add(event.num_positions)
 
     def costs(self, pipeline: PipelineEstimate) -> PipelineCost:
@@ -66,5 +61,5 @@ class Crowd:
         """What the cycle takes from each of the others. (A stream takes whole decodes anyway: speeds.Cycle.)"""
         if plan.mode not in ("plain", "rounds"):
             return cycle
-        full, place_s = self._full.value, self._place_s.value * (plan.block + 1 + RUN_POSITIONS)
+        full, place_s = self._full.value, self._place_s.value * (plan.block + 1 + self._tuning.run_positions)
         return replace(cycle, used_s=(1 - full) * cycle.used_s + full * place_s, shared_s=(1 - full) * cycle.shared_s)

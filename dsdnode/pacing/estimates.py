@@ -6,43 +6,25 @@ draft engine's time, the load of others, and how far predictions were off. Specu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, CostFit, Mean, Ratio
 from dsdnode.pacing.formulas import MAX_RUN, Hedging
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.events import PassEvent
 
-PRIOR_RATE = 0.75
-PRIOR_WEIGHT = 4.0
-"""Guesses that the prior counts as: ten wrong ones in a row and the estimate is under a quarter."""
-MEMORY = 48.0
-"""Judged guesses; older ones fade."""
-RECENT, TURN = 10.0, 0.35
-"""Where the last few guesses are so far from the estimate, the text has changed: the past counts half."""
 DEPTHS = (0, 1, 2, 4, 8)
 """Where the classes of depth begin."""
-DEPTH_WEIGHT = 8.0
-"""Guesses that the overall rate counts as in each class of depth."""
-SAME_SHARE, SAME_S = 0.3, 0.002
-"""By so much may what records and pings say of a pipeline change from reply to reply."""
-MAX_BARE = 4
-"""Passes in a row for which there was no guess in time: perhaps the prompt was still being read."""
-HANDLING_S, MAX_HANDLING_S = 0.0007, 0.02
-"""Of a block at a peer, beside its decode, before anything is known: it keeps fast machines from very small blocks."""
-UNTRIED = Hedging()
-"""What hedges bring, before anything is known."""
-DRAFT_S = 0.003
-"""A token of the draft engine, before anything is known."""
 
 
 class Acceptance:
     """How likely the next guess is right, by the number of right ones before it."""
 
-    def __init__(self) -> None:
-        self._all = Ratio(PRIOR_RATE * PRIOR_WEIGHT, PRIOR_WEIGHT, 1 - 1 / MEMORY)
-        self._recent = Ratio(PRIOR_RATE * RECENT, RECENT, 1 - 1 / RECENT)
-        self._by_depth = [Ratio(0.0, 0.0, 1 - 1 / MEMORY) for _ in DEPTHS]
+    def __init__(self, tuning: Tuning = TUNING) -> None:
+        self._tuning = tuning
+        keep, rate = 1 - 1 / tuning.memory, tuning.prior_rate
+        self._all = Ratio(rate * tuning.prior_weight, tuning.prior_weight, keep)
+        self._recent = Ratio(rate * tuning.recent, tuning.recent, 1 - 1 / tuning.recent)
+        self._by_depth = [Ratio(0.0, 0.0, keep) for _ in DEPTHS]
 
     @property
     def rate(self) -> float:
@@ -54,7 +36,7 @@ class Acceptance:
             self._all.add(right)
             self._recent.add(right)
             self._by_depth[_class_of(depth + index)].add(right)
-            if abs(self._recent.value - self.rate) > TURN:
+            if abs(self._recent.value - self.rate) > self._tuning.turn:
                 self._weigh(0.5)
 
     def _weigh(self, share: float) -> None:
@@ -65,12 +47,13 @@ class Acceptance:
     def begin_reply(self) -> None:
         """Another text: what was learned counts half, the prior half."""
         self._weigh(0.5)
-        self._all.part += PRIOR_RATE * PRIOR_WEIGHT / 2
-        self._all.whole += PRIOR_WEIGHT / 2
+        self._all.part += self._tuning.prior_rate * self._tuning.prior_weight / 2
+        self._all.whole += self._tuning.prior_weight / 2
 
     def survival(self) -> list[float]:
         """[m]: probability of a run of at least m right guesses; MAX_RUN + 1 values."""
-        rates = [(ratio.part + DEPTH_WEIGHT * self.rate) / (ratio.whole + DEPTH_WEIGHT) for ratio in self._by_depth]
+        weight = self._tuning.depth_weight
+        rates = [(ratio.part + weight * self.rate) / (ratio.whole + weight) for ratio in self._by_depth]
         chances = [1.0]
         for depth in range(MAX_RUN):
             chances.append(chances[-1] * rates[_CLASSES[depth]])
@@ -87,19 +70,20 @@ def _class_of(depth: int) -> int:
 class PipelineEstimate:
     """Stages, network and draft engine of one pipeline. The prior is what records say, else the first pass."""
 
-    def __init__(self, expected: PipelineCost | None = None) -> None:
+    def __init__(self, expected: PipelineCost | None = None, tuning: Tuning = TUNING) -> None:
+        self._tuning = tuning
         self.stages: list[CostFit] = []
-        self.network = CostFit(slope_weight=30.0)
+        self.network = self._fit(slope_weight=tuning.network_slope_weight)
         """What is left of a pass; its slope is bandwidth. Jitter is told apart from that by a slope hard to move."""
         self.waits = Mean()
         """Of a pass that nothing of the reply was in the way of: others'."""
-        self.others = Mean(keep=0.8)
-        self.draft = CostFit(keep=0.9, least_slope=0.3)
+        self.others = Mean(keep=tuning.others_keep)
+        self.draft = self._fit(keep=tuning.draft_keep, least_slope=tuning.draft_least_slope)
         """A call of the draft engine, by its tokens: each costs something before the first."""
-        self.draft.expect(CostLine(0.0, DRAFT_S), 0.5)
+        self.draft.expect(CostLine(0.0, tuning.draft_s), 0.5)
         self.jitter = Mean()
         self.handling = Mean(keep=0.9)
-        self.handling.add(HANDLING_S)
+        self.handling.add(tuning.handling_s)
         self._num_bare = 0
         self.expected = expected
         if expected is not None:
@@ -116,17 +100,28 @@ class PipelineEstimate:
             return False
         fixed_s = ([*(stage.fixed_s for stage in one.stages), one.network_s] for one in (known, costs))
         pairs = zip(*fixed_s, strict=True)
-        return all(abs(new - old) <= SAME_SHARE * old + SAME_S for old, new in pairs)
+        return all(abs(new - old) <= self._tuning.same_share * old + self._tuning.same_s for old, new in pairs)
+
+    def _fit(self, keep: float = 0.0, slope_weight: float = 0.0, least_slope: float = 0.0) -> CostFit:
+        """Zeros: as the tuning has it."""
+        tuning = self._tuning
+        return CostFit(
+            keep or tuning.fit_keep,
+            slope_weight or tuning.fit_slope_weight,
+            least_slope,
+            far=tuning.fit_far,
+            many_far=tuning.fit_many_far,
+        )
 
     def _expect(self, costs: PipelineCost) -> None:
-        self.stages = [CostFit() for _ in costs.stages]
+        self.stages = [self._fit() for _ in costs.stages]
         for fit, line in zip(self.stages, costs.stages, strict=True):
             fit.expect(line)
         self.network.expect(CostLine(costs.network_s, 0.0))
 
     def handled(self, excess_s: float) -> None:
         """A block that had to wait for the one before it came so much later than was reckoned with."""
-        self.handling.add(min(MAX_HANDLING_S, max(0.0, self.handling.value + excess_s)))
+        self.handling.add(min(self._tuning.max_handling_s, max(0.0, self.handling.value + excess_s)))
 
     def drafted(self, num_tokens: int, seconds: float) -> None:
         self._num_bare = 0
@@ -136,7 +131,7 @@ class PipelineEstimate:
         """A verdict that came before a single guess was there: a draft engine that slow never tells its time."""
         is_bare = event.mode in ("stream", "hedged") and event.num_positions == 1 and event.num_judged == 0
         self._num_bare = self._num_bare + 1 if is_bare else 0
-        if self._num_bare > MAX_BARE:
+        if self._num_bare > self._tuning.max_bare:
             self.draft.add(1, event.judged_s - event.sent_s)
 
     def passed(self, event: PassEvent) -> None:
@@ -149,7 +144,7 @@ class PipelineEstimate:
         if len(event.stage_s) < len(self.stages):
             return  # closed unrun: the judge knew without
         if len(event.stage_s) > len(self.stages):
-            self.stages = [CostFit() for _ in event.stage_s]
+            self.stages = [self._fit() for _ in event.stage_s]
         for fit, seconds in zip(self.stages, event.stage_s, strict=True):
             fit.add(event.num_positions, seconds)
         waited_s = sum(event.waited_s)
@@ -170,16 +165,26 @@ class PipelineEstimate:
         )
 
 
-@dataclass(slots=True)
 class Coverage:
     """What hedging brings: the share of rejections covered, and the tokens that come soon after, without a pass."""
 
-    share: Ratio = field(default_factory=lambda: Ratio(UNTRIED.covered_share * 4, 4.0, 0.95))
-    free: Ratio = field(default_factory=lambda: Ratio(UNTRIED.free_tokens * 4, 4.0, 0.9))
+    def __init__(self, tuning: Tuning) -> None:
+        self._tuning = tuning
+        weight = tuning.prior_weight
+        self.share = Ratio(tuning.covered_share * weight, weight, tuning.coverage_keep)
+        self.free = Ratio(tuning.free_tokens * weight, weight, tuning.free_keep)
 
     @property
     def hedging(self) -> Hedging:
-        return Hedging(min(1.0, self.share.value), self.free.value)
+        tuning = self._tuning
+        return Hedging(min(1.0, self.share.value), self.free.value, tuning.hedged_share, tuning.second_hedge)
+
+    def begin_reply(self) -> None:
+        """Of what hedges did not bring a quarter is forgotten: else what failed for a moment would never be tried
+        again."""
+        for ratio, prior in ((self.share, self._tuning.covered_share), (self.free, self._tuning.free_tokens)):
+            if ratio.value < prior:
+                ratio.fade(prior)
 
 
 class Experience:
@@ -187,27 +192,24 @@ class Experience:
     from reply to reply; it does not grow. What it says changes speed alone, never text.
     """
 
-    def __init__(self) -> None:
-        self.acceptance = Acceptance()
-        self.costs = PipelineEstimate()
+    def __init__(self, tuning: Tuning = TUNING) -> None:
+        self.tuning = tuning
+        self.acceptance = Acceptance(tuning)
+        self.costs = PipelineEstimate(tuning=tuning)
         """Of the pipeline used last."""
-        self.coverage = Coverage()
-        self.errors = {mode: Ratio(2.0, 2.0, 0.9) for mode in ("plain", "rounds", "stream", "hedged")}
+        self.coverage = Coverage(tuning)
+        self.errors = {mode: Ratio(2.0, 2.0, tuning.error_keep) for mode in ("plain", "rounds", "stream", "hedged")}
         """Realised over predicted time in each mode, for what was accepted: how far the formulas are off here."""
         self.num_tokens = 0
         self.plain_ago = 1 << 30
         """Tokens since plain decoding was measured with nothing drafted beside it."""
 
     def begin_reply(self) -> None:
-        """Another text, and a while later: of what was learned of a mode's errors a quarter goes, and of what hedges
-        did not bring. Else what failed for a moment would never be tried again."""
+        """Another text, and a while later: of what was learned of a mode's errors a quarter goes."""
         self.acceptance.begin_reply()
+        self.coverage.begin_reply()
         for error in self.errors.values():
             error.fade(1.0)
-        share, free = self.coverage.share, self.coverage.free
-        for ratio, prior in ((share, UNTRIED.covered_share), (free, UNTRIED.free_tokens)):
-            if ratio.value < prior:
-                ratio.fade(prior)
 
     def judged(self, event: PassEvent) -> None:
         """All but the pipeline's part: a reply tells that of its own."""

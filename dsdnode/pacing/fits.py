@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from dsdnode.cost import UNKNOWN, CostLine
 
-FAR, MANY_FAR = 0.6, 3
 MAX_FITTED_POSITIONS = 32
 """Larger decodes are prompts, which follow another line: their products are matrix by matrix."""
 SHARED_POSITIONS = 64
@@ -74,8 +73,8 @@ class CostFit:
 
     `slope_weight`: what the slope so far counts for, in squared positions. `scales`: as long as all samples are of one
     size the whole line is scaled to them, as that of a machine that others slow down; else (a link) the level moves
-    alone. A sample far off the line counts as one at the edge of what is usual: machines hiccup. Three in a row on the
-    same side: another machine, and the past all but goes.
+    alone. A sample far off the line counts as one at the edge of what is usual: machines hiccup. `many_far` in a row on
+    the same side: another machine, and the past all but goes.
     """
 
     keep: float = 0.94
@@ -83,6 +82,8 @@ class CostFit:
     least_slope: float = 0.0
     """As a share of seconds / positions: what one size alone cannot tell."""
     scales: bool = False
+    far: float = 0.6
+    many_far: int = 3
     line: CostLine = UNKNOWN
     is_known: bool = False
     _sums: list[float] = field(default_factory=lambda: [0.0] * 5)
@@ -105,13 +106,13 @@ class CostFit:
         if not self.is_known:
             self.line = CostLine(0.0, 0.2 * y / x)
         expected = self.line.at(x)
-        side = (y > (1 + FAR) * expected) - (y < (1 - FAR) * expected) if self.is_known else 0
+        side = (y > (1 + self.far) * expected) - (y < (1 - self.far) * expected) if self.is_known else 0
         self.is_known = True
         self._num_far = self._num_far + side if side * self._num_far >= 0 and side else side
-        if abs(self._num_far) >= MANY_FAR:
+        if abs(self._num_far) >= self.many_far:
             self._num_far, keep = 0, 0.02
         elif side:
-            y = (1 + side * FAR) * expected
+            y = (1 + side * self.far) * expected
         self._sums = [keep * value for value in self._sums]
         self._put(x, y, 1.0)
         self._fit()

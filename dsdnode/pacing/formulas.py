@@ -15,20 +15,13 @@ from dataclasses import dataclass
 from math import ceil
 
 from dsdnode.cost import PipelineCost
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.plan import CALL_S, MIN_CHANCE, Mode, Plan
 
 MAX_RUN = 96
 """Guesses in a row that are looked at; longer runs count as so long."""
 MAX_WINDOW = 64
 HEDGES = (1, 2)
-RUNS_IN_FLIGHT = 3.0
-"""More guesses in flight than 3 runs' length are hardly ever right."""
-HEDGED_SHARE = 0.3
-"""Blocks that carry a hedge, for each that is allowed: only where the draft model is unsure."""
-SECOND_HEDGE = 0.3
-"""What another hedge brings, as a share of the first."""
-HEDGED_WINDOW = 1.5
-"""Hedges fill the window too."""
 Survival = Sequence[float]
 """[m]: probability that a run of right guesses has at least m; [0] = 1, MAX_RUN + 1 values."""
 
@@ -69,7 +62,11 @@ def stream_speed(costs: PipelineCost, acceptance_rate: float, block: int) -> flo
 
 
 def hedged_speed(
-    costs: PipelineCost, acceptance_rate: float, block: int, covered_share: float, extra_share: float = HEDGED_SHARE
+    costs: PipelineCost,
+    acceptance_rate: float,
+    block: int,
+    covered_share: float,
+    extra_share: float = TUNING.hedged_share,
 ) -> float:
     """The stream's, where (1 - alpha)(1 - h) of the tokens pay P: a bound, as if a live branch were as far as the line.
 
@@ -119,14 +116,19 @@ class Cycle:
 
 @dataclass(frozen=True, slots=True)
 class Hedging:
-    """`covered_share` of the rejections are covered by a branch, and bring `free_tokens` each without a pass."""
+    """`covered_share` of the rejections are covered by a branch, and bring `free_tokens` each without a pass.
 
-    covered_share: float = 0.3
-    free_tokens: float = 1.3
+    `blocks_share` of the blocks carry a hedge, for each that is allowed; another one brings `second_share` of it.
+    """
+
+    covered_share: float = TUNING.covered_share
+    free_tokens: float = TUNING.free_tokens
+    blocks_share: float = TUNING.hedged_share
+    second_share: float = TUNING.second_hedge
 
     def tokens(self, hedges: int) -> float:
         """A rejection's, on average."""
-        return self.covered_share * self.free_tokens * (1 + SECOND_HEDGE * (hedges - 1))
+        return self.covered_share * self.free_tokens * (1 + self.second_share * (hedges - 1))
 
 
 def constant_survival(acceptance_rate: float) -> list[float]:
@@ -164,7 +166,7 @@ def stream_cycle(
 ) -> Cycle:
     """The expectation of `run_s`."""
     reach = reach_of(survival)
-    extra_share = HEDGED_SHARE * hedges
+    extra_share = (hedging or Hedging()).blocks_share * hedges
     block, window = min(block, reach), min(window, reach)
     pace = _Pace(costs, block, window, extra_share)
     reached, num_more = survival[1], sum(survival[block + 1 :: block])
@@ -202,14 +204,20 @@ class _Pace:
         self.restart_s = busy * max(0.0, stage_s - latency_s) ** 2 / (2 * max(stage_s, 1e-9))
 
 
-def stream_window(costs: PipelineCost, survival: Survival, block: int, jitter_s: float = 0.0) -> int:
+def stream_window(
+    costs: PipelineCost,
+    survival: Survival,
+    block: int,
+    jitter_s: float = 0.0,
+    runs_in_flight: float = TUNING.runs_in_flight,
+) -> int:
     """Guesses in flight: enough to cover a pass, not more than are likely to be right. A multiple of the block.
 
     More than that is not free even where nobody else waits: a correction has to pass the block in work at each stage.
     """
     interval_s = max(bottleneck_s(costs, block), 1e-6)
     cover = block * (costs.pass_s(block) + jitter_s) / interval_s
-    useful = RUNS_IN_FLIGHT * sum(survival)
+    useful = runs_in_flight * sum(survival)
     return min(MAX_WINDOW, block * max(2, ceil(min(cover, useful) / block - 0.2)))
 
 
@@ -220,6 +228,7 @@ def options(
     blocks: Iterable[int],
     hedging: Hedging | None = None,
     jitter_s: float = 0.0,
+    tuning: Tuning = TUNING,
 ) -> Iterator[tuple[Plan, Cycle]]:
     """Every plan worth a thought, with what it will do; plain decoding first."""
     if "plain" in modes:
@@ -227,10 +236,10 @@ def options(
     for block in blocks:
         if "rounds" in modes:
             yield Plan("rounds", block, block), rounds_cycle(costs, survival, block)
-        window = stream_window(costs, survival, block, jitter_s)
+        window = stream_window(costs, survival, block, jitter_s, tuning.runs_in_flight)
         if "stream" in modes:
             yield Plan("stream", block, window), stream_cycle(costs, survival, block, window)
         for hedges in HEDGES if "hedged" in modes else ():
-            wider = min(MAX_WINDOW, block * ceil(HEDGED_WINDOW * window / block))
+            wider = min(MAX_WINDOW, block * ceil(tuning.hedged_window * window / block))
             cycle = stream_cycle(costs, survival, block, window, hedging or Hedging(), hedges)
             yield Plan("hedged", block, wider, hedges), cycle

@@ -14,14 +14,6 @@ from dsdnode.pacing.formulas import reach_of, round_s, run_s
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Plan
 
-CHECK_TOKENS = 16
-"""A run is looked at when it ends, and so often while it goes on."""
-MAX_ERROR = 2.5
-CROWDED = 0.7
-"""Blocks whose verdicts should have been less than so much of their time apart stood in line."""
-SOON = 0.6
-"""Of a pass: tokens that come sooner after a covered rejection came without one."""
-
 
 @dataclass(slots=True)
 class _Run:
@@ -71,7 +63,7 @@ class Stopwatch:
             run = None
         if run is not None:
             run.num_tokens += event.num_committed
-            if is_rejected or run.num_tokens - run.checked >= CHECK_TOKENS:
+            if is_rejected or run.num_tokens - run.checked >= self._known.tuning.check_tokens:
                 self._check(run, event, plan, costs)
         if is_rejected:
             run = None if event.covered else _Run(event.mode, event.judged_s)
@@ -84,7 +76,7 @@ class Stopwatch:
             return
         gap_s = event.judged_s - last.judged_s
         later_s = event.sent_s - last.sent_s + costs.pass_s(event.num_positions) - costs.pass_s(last.num_positions)
-        if later_s < CROWDED * gap_s:
+        if later_s < self._known.tuning.crowded * gap_s:
             reckoned_s = costs.slowest_s(event.num_positions) + costs.handling_s
             self._known.costs.handled(gap_s - reckoned_s)
 
@@ -100,7 +92,7 @@ class Stopwatch:
     def _count_free(self, event: PassEvent, costs: PipelineCost) -> None:
         """Tokens that were committed soon after a covered rejection."""
         if self._covered_s is not None:
-            is_soon = event.judged_s - self._covered_s < SOON * costs.pass_s(1)
+            is_soon = event.judged_s - self._covered_s < self._known.tuning.soon * costs.pass_s(1)
             self._num_free += event.num_committed if is_soon else 0
             if not is_soon or event.num_judged > event.num_accepted:
                 self._known.coverage.free.add(self._num_free)
@@ -111,5 +103,5 @@ class Stopwatch:
     def _told(self, mode: str, real_s: float, expected_s: float, costs: PipelineCost) -> None:
         unit_s = costs.pass_s(1)
         if expected_s > 0 and unit_s > 0:
-            real_s = min(real_s, MAX_ERROR * expected_s)
+            real_s = min(real_s, self._known.tuning.max_error * expected_s)
             self._known.errors[mode].add(real_s / unit_s, expected_s / unit_s)

@@ -11,20 +11,13 @@ from cachetools import LRUCache
 
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, SHARED_POSITIONS
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.events import PassEvent
 from dsdnode.wire.records import ProviderRecord
 
-FACTOR = 3.0
-NUM_VERDICTS = 4
-PASS_SHARE = 0.3
-MIN_EXCESS_S = 0.03
-"""On a quick pair, a few dozen milliseconds are the noise of a busy machine."""
-QUIET_S = 30.0
-HALF_LIFE_S = 60.0
 MAX_PEERS = 256
-BLOCK_POSITIONS = 3
-"""Of a usual block."""
 MIN_FACTOR = 1.05
+"""Less is not worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +29,13 @@ class Straggler:
 
 
 class StragglerWatch:
-    """Tells of a stage that took over FACTOR times what its record says, in NUM_VERDICTS judged passes in a row.
-
-    It must also be what the passes wait for: over PASS_SHARE of the time that stages and links take. After a word,
-    none for QUIET_S, whatever the route.
+    """Tells of a stage that took over `slow_factor` times what its record says, in `slow_verdicts` judged passes in a
+    row. It must also be what the passes wait for: over `slow_pass_share` of the time that stages and links take. After
+    a word, none for `slow_quiet_s`, whatever the route.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: Tuning = TUNING) -> None:
+        self._tuning = tuning
         self._costs = PipelineCost((), 0.0)
         self._factors: list[list[float]] = []
         self._quiet_until_s = float("-inf")
@@ -63,10 +56,12 @@ class StragglerWatch:
         pass_s = sum(event.stage_s) + self._costs.network_s
         for index, stage_s in enumerate(event.stage_s):
             self._look(index, stage_s, self._expected_s(index, event), pass_s)
-        found = [Straggler(i, min(seen)) for i, seen in enumerate(self._factors) if len(seen) >= NUM_VERDICTS]
+        found = [
+            Straggler(i, min(seen)) for i, seen in enumerate(self._factors) if len(seen) >= self._tuning.slow_verdicts
+        ]
         if not found or event.judged_s < self._quiet_until_s:
             return None
-        self._quiet_until_s = event.judged_s + QUIET_S
+        self._quiet_until_s = event.judged_s + self._tuning.slow_quiet_s
         return max(found, key=lambda straggler: event.stage_s[straggler.index])
 
     def _expected_s(self, index: int, event: PassEvent) -> float:
@@ -76,9 +71,13 @@ class StragglerWatch:
         return self._costs.stages[index].at(num_positions)
 
     def _look(self, index: int, stage_s: float, expected_s: float, pass_s: float) -> None:
-        slow = expected_s > 0 and stage_s > FACTOR * expected_s and stage_s - expected_s > MIN_EXCESS_S
-        if slow and stage_s > PASS_SHARE * pass_s:
-            self._factors[index] = [*self._factors[index], stage_s / expected_s][-NUM_VERDICTS:]
+        slow = (
+            expected_s > 0
+            and stage_s > self._tuning.slow_factor * expected_s
+            and stage_s - expected_s > self._tuning.slow_excess_s
+        )
+        if slow and stage_s > self._tuning.slow_pass_share * pass_s:
+            self._factors[index] = [*self._factors[index], stage_s / expected_s][-self._tuning.slow_verdicts :]
         else:
             self._factors[index] = []
 
@@ -86,21 +85,22 @@ class StragglerWatch:
 class Slowness:
     """By peer id: what a block was seen to take, and when."""
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: Tuning = TUNING) -> None:
+        self._tuning = tuning
         self._seen: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_PEERS)
 
     def note(self, peer: bytes, cost: CostLine, now: float) -> None:
         """Its cost line seems to be this one."""
-        self._seen[peer] = cost.at(BLOCK_POSITIONS), now
+        self._seen[peer] = cost.at(self._tuning.block_positions), now
 
     def factors(self, records: Iterable[ProviderRecord], now: float) -> dict[bytes, float]:
         """How many times slower than its record each is likely to be still; a record that owns up adds nothing."""
         factors = {}
         for record in records:
             seen_s, noted_s = self._seen.get(record.peer_id, (0.0, now))
-            recorded_s = record.cost.at(BLOCK_POSITIONS)
+            recorded_s = record.cost.at(self._tuning.block_positions)
             if recorded_s > 0 and seen_s > recorded_s:
-                factor = 1 + (seen_s / recorded_s - 1) * 0.5 ** ((now - noted_s) / HALF_LIFE_S)
+                factor = 1 + (seen_s / recorded_s - 1) * 0.5 ** ((now - noted_s) / self._tuning.slow_half_life_s)
                 if factor > MIN_FACTOR:
                     factors[record.peer_id] = factor
         return factors

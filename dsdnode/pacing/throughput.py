@@ -1,7 +1,7 @@
 """The default policy: the plan with the most tokens per second, by what was just measured. Speculation section 6.
 
 Every few verdicts the fastest of speeds.options is looked for, each mode's time corrected by how far predictions in it
-were off of late. Block and window move by at most two (blocks) a step, the mode changes for a gain worth the change.
+were off of late. Block and window move by a little a step, the mode changes for a gain worth the change.
 Never slower than plain decoding, so:
 
     plain     wherever nothing gains 2 %; now and then a few cheap guesses tell whether that is still so (a probe)
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dsdnode.cost import PipelineCost
-from dsdnode.pacing.crowd import SOMEBODY, Crowd
+from dsdnode.pacing.crowd import Crowd
 from dsdnode.pacing.estimates import Experience, PipelineEstimate
 from dsdnode.pacing.formulas import Cycle, options
 from dsdnode.pacing.realised import Stopwatch
@@ -23,30 +23,6 @@ from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Mode, Plan
 
 MODES: tuple[Mode, ...] = ("plain", "rounds", "stream", "hedged")
-FIRST_BLOCK, FIRST_WINDOW = 2, 8
-MAX_FIRST_BLOCK = 4
-"""Whatever the records promise: the draft model has not yet shown what it can do."""
-MAX_STEP = 2
-WORTH_A_DRAFT = 0.98
-"""Of plain decoding's time: what gains less is not worth drafting."""
-WORTH_A_CHANGE = 0.97
-WORTH_A_BLOCK = 0.99
-TOKENS_A_STEP = 4
-MAX_BLOCK = 16
-WINDOW_SHARE = 4
-"""A quarter more or less is the same window."""
-FULL_LOOK = 4
-"""Decisions: one in so many weighs every block."""
-DRAFTS_FROM = 8
-"""Tokens: a draft model that nothing is known of gets so many."""
-HEDGED_FROM = 32
-"""Tokens: until then it is not known whether guesses fail where a second choice would have been right."""
-PROBE_TOKENS = 32
-"""Until the first probe of plain decoding; doubled each time that it brings nothing."""
-PROBE_GUESSES, PROBE_PASSES = 3, 8
-TRIAL_TOKENS, TRIAL_PASSES = 24, 5
-TRIAL_GAP_TOKENS = 256
-TRIAL_GAIN = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +46,10 @@ class Throughput:
     """`modes` that are allowed. `experience`: of earlier replies with this draft model and pipeline."""
 
     def __init__(self, draft_max: int, modes: Sequence[Mode] = MODES, experience: Experience | None = None) -> None:
-        self._draft_max = min(draft_max, MAX_BLOCK)
-        self._modes: tuple[Mode, ...] = tuple(modes) if draft_max > 0 else ("plain",)
         self._known = Experience() if experience is None else experience
+        self._tuning = self._known.tuning
+        self._draft_max = min(draft_max, self._tuning.max_block)
+        self._modes: tuple[Mode, ...] = tuple(modes) if draft_max > 0 else ("plain",)
         self._known.begin_reply()
         self._costs = self._known.costs
         """Of this reply's pipeline: another reply may have another."""
@@ -84,7 +61,7 @@ class Throughput:
         self._num_looks = 0
         self._plain_at = 0
         """Since when (tokens) the plan is plain, or the last probe of it."""
-        self._probe_gap = PROBE_TOKENS // 4
+        self._probe_gap = self._tuning.probe_tokens // 4
         """The first one early: an experience that says plain is of other texts."""
         self._excursion: _Excursion | None = None
         """A probe or a trial."""
@@ -97,7 +74,7 @@ class Throughput:
 
     def on_route(self, costs: PipelineCost) -> None:
         if not self._costs.is_of(costs):
-            self._costs = self._known.costs = PipelineEstimate(costs)
+            self._costs = self._known.costs = PipelineEstimate(costs, self._tuning)
         self._watch.forget()
         if self._num_tokens == 0:
             self._start()
@@ -112,7 +89,7 @@ class Throughput:
         self._known.judged(event)
         self._costs.passed(event)
         if any(event.queue):
-            self._crowd = self._crowd or Crowd()
+            self._crowd = self._crowd or Crowd(self._tuning)
             self._crowd.passed(event)
         self._num_tokens += event.num_committed
         if not self._costs.is_known:
@@ -130,18 +107,25 @@ class Throughput:
         since = self._num_tokens - self._step_at
         if self._plan.mode == "plain":
             return (
-                self._num_tokens >= self._plain_at + min(PROBE_TOKENS, self._probe_gap) and since >= PROBE_TOKENS // 4
+                self._num_tokens >= self._plain_at + min(self._tuning.probe_tokens, self._probe_gap)
+                and since >= self._tuning.probe_tokens // 4
             )
-        return since >= (TOKENS_A_STEP // 2 if event.num_judged > event.num_accepted else TOKENS_A_STEP)
+        return since >= (
+            self._tuning.tokens_a_step // 2 if event.num_judged > event.num_accepted else self._tuning.tokens_a_step
+        )
 
     def _first_plan(self) -> Plan:
         """Before anything is known of the pipeline."""
         if self._modes == ("plain",):
             return Plan("plain", 0, 0)
-        block = min(FIRST_BLOCK, self._draft_max)
+        block = min(self._tuning.first_block, self._draft_max)
         if "stream" in self._modes:
-            return Plan("stream", block, FIRST_WINDOW)
-        return Plan("rounds", block, block) if "rounds" in self._modes else Plan("hedged", block, FIRST_WINDOW, 1)
+            return Plan("stream", block, self._tuning.first_window)
+        return (
+            Plan("rounds", block, block)
+            if "rounds" in self._modes
+            else Plan("hedged", block, self._tuning.first_window, 1)
+        )
 
     def _start(self) -> None:
         """From what earlier replies, or else records, say; those know nothing of the draft model, so it gets a try."""
@@ -151,7 +135,7 @@ class Throughput:
         mode = self._best_mode(best, self._plan.mode) if self._known.num_tokens else self._plan.mode
         if mode == "plain":
             return self._change(best, mode)
-        block = min(best[mode].plan.block, MAX_FIRST_BLOCK)
+        block = min(best[mode].plan.block, self._tuning.max_first_block)
         self._plan = replace(best[mode].plan, block=block, window=block if mode == "rounds" else best[mode].plan.window)
 
     def _decide(self, *, is_back: bool = False) -> None:
@@ -162,7 +146,7 @@ class Throughput:
         best = self._best_by_mode()
         mode = self._best_mode(best, self._plan.mode)
         if self._plan.mode == "plain" and not is_back:
-            soon = PROBE_TOKENS if mode != "plain" else self._probe_gap
+            soon = self._tuning.probe_tokens if mode != "plain" else self._probe_gap
             if self._num_tokens >= self._plain_at + min(soon, self._probe_gap):
                 self._probe()
         elif mode != self._plan.mode or is_back:
@@ -182,15 +166,17 @@ class Throughput:
         survival = known.acceptance.survival()
         hedging, jitter_s = known.coverage.hedging, self._costs.jitter.spread
         modes = self._modes
-        if "stream" in modes and (known.num_tokens < HEDGED_FROM or self._plan.mode not in ("stream", "hedged")):
+        if "stream" in modes and (
+            known.num_tokens < self._tuning.hedged_from_tokens or self._plan.mode not in ("stream", "hedged")
+        ):
             modes = tuple(mode for mode in modes if mode != "hedged")
-        for plan, cycle in options(costs, survival, modes, self._blocks(), hedging, jitter_s):
+        for plan, cycle in options(costs, survival, modes, self._blocks(), hedging, jitter_s, self._tuning):
             option = _Option(plan, self._token_s(plan, cycle))
             if plan.mode not in best or option.token_s < best[plan.mode].token_s:
                 best[plan.mode] = option
             if (plan.mode, plan.block) == (self._plan.mode, self._plan.block):
                 same = option
-        if same is not None and WORTH_A_BLOCK * same.token_s <= best[same.plan.mode].token_s:
+        if same is not None and self._tuning.worth_a_block * same.token_s <= best[same.plan.mode].token_s:
             best[same.plan.mode] = same
         return best
 
@@ -198,9 +184,9 @@ class Throughput:
         """Those within a step's reach; now and then all, for another mode's best may be far away."""
         self._num_looks += 1
         now = self._plan.block
-        if now == 0 or self._num_looks % FULL_LOOK == 1:
+        if now == 0 or self._num_looks % self._tuning.full_look == 1:
             return range(1, self._draft_max + 1)
-        return range(max(1, now - MAX_STEP), min(self._draft_max, now + MAX_STEP) + 1)
+        return range(max(1, now - self._tuning.max_step), min(self._draft_max, now + self._tuning.max_step) + 1)
 
     def _token_s(self, plan: Plan, cycle: Cycle) -> float:
         error = self._known.errors[plan.mode].value
@@ -213,16 +199,20 @@ class Throughput:
 
     @property
     def _is_crowded(self) -> bool:
-        return self._costs.others.value >= SOMEBODY
+        return self._costs.others.value >= self._tuning.somebody
 
     def _best_mode(self, best: dict[Mode, _Option], now: Mode) -> Mode:
         mode = min(best, key=lambda mode: best[mode].token_s)
-        if now in best and best[mode].token_s > WORTH_A_CHANGE * best[now].token_s:
+        if now in best and best[mode].token_s > self._tuning.worth_a_change * best[now].token_s:
             mode = now
-        if mode == "hedged" and "stream" in best and best["stream"].token_s < best[mode].token_s / WORTH_A_BLOCK:
+        if (
+            mode == "hedged"
+            and "stream" in best
+            and best["stream"].token_s < best[mode].token_s / self._tuning.worth_a_block
+        ):
             mode = "stream"
-        is_new = self._known.num_tokens < DRAFTS_FROM and now != "plain"
-        if "plain" in best and not is_new and best[mode].token_s > WORTH_A_DRAFT * best["plain"].token_s:
+        is_new = self._known.num_tokens < self._tuning.drafts_from_tokens and now != "plain"
+        if "plain" in best and not is_new and best[mode].token_s > self._tuning.worth_a_draft * best["plain"].token_s:
             return "plain"
         return now if mode == "plain" and is_new else mode
 
@@ -235,22 +225,24 @@ class Throughput:
             effect = f"cost {_percent(cost)}" if cost >= 0.01 else "gain nothing"
             self._plan = Plan("plain", 0, 0, reason=f"{accepted}: drafting would {effect}")
             self._plain_at = self._num_tokens
-            self._probe_gap = max(PROBE_TOKENS, 2 * self._probe_gap)
+            self._probe_gap = max(self._tuning.probe_tokens, 2 * self._probe_gap)
             return
-        self._probe_gap = PROBE_TOKENS // 2
+        self._probe_gap = self._tuning.probe_tokens // 2
         gain = best["plain"].token_s / best[mode].token_s if "plain" in best else 0.0
         reason = f"{accepted}: {gain:.1f} times plain decoding expected" if gain else accepted
         self._plan = replace(self._step(best[mode].plan), reason=reason)
 
     def _step(self, aim: Plan) -> Plan:
-        """Towards `aim`, by at most MAX_STEP, windows by as many blocks."""
-        now = self._plan.block or FIRST_BLOCK
-        block = min(max(aim.block, now - MAX_STEP), now + MAX_STEP)
+        """Towards `aim`, by at most self._tuning.max_step, windows by as many blocks."""
+        now = self._plan.block or self._tuning.first_block
+        block = min(max(aim.block, now - self._tuning.max_step), now + self._tuning.max_step)
         if aim.mode == "rounds":
             return Plan("rounds", block, block)
-        window = self._plan.window or FIRST_WINDOW
-        if aim.mode != self._plan.mode or block != now or abs(aim.window - window) > window / WINDOW_SHARE:
-            window = min(max(aim.window, window - MAX_STEP * block), window + MAX_STEP * block)
+        window = self._plan.window or self._tuning.first_window
+        if aim.mode != self._plan.mode or block != now or abs(aim.window - window) > window / self._tuning.window_share:
+            window = min(
+                max(aim.window, window - self._tuning.max_step * block), window + self._tuning.max_step * block
+            )
         return Plan(aim.mode, block, max(block, window), aim.hedges)
 
     # --- excursions -----------------------------------------------------------------------------------------------
@@ -259,18 +251,22 @@ class Throughput:
         """A few guesses that cost next to nothing: in a stream the given token does not wait for them."""
         mode = next(mode for mode in ("stream", "hedged", "rounds") if mode in self._modes)
         plan = Plan(mode, 1, 1 if mode == "rounds" else 2, int(mode == "hedged"), "trying drafts again")
-        self._excursion = _Excursion(self._plan, PROBE_PASSES, PROBE_GUESSES)
+        self._excursion = _Excursion(self._plan, self._tuning.probe_passes, self._tuning.probe_drafts)
         self._plan = plan
 
     def _wants_trial(self, best: dict[Mode, _Option]) -> bool:
-        if "plain" not in best or self._num_tokens < TRIAL_TOKENS or self._known.plain_ago < TRIAL_GAP_TOKENS:
+        if (
+            "plain" not in best
+            or self._num_tokens < self._tuning.trial_tokens
+            or self._known.plain_ago < self._tuning.trial_gap_tokens
+        ):
             return False
         if self._is_crowded:
             return False  # what it would measure is the others' work
-        return best["plain"].token_s < TRIAL_GAIN * best[self._plan.mode].token_s
+        return best["plain"].token_s < self._tuning.trial_gain * best[self._plan.mode].token_s
 
     def _try_plain(self) -> None:
-        self._excursion = _Excursion(self._plan, TRIAL_PASSES, TRIAL_PASSES)
+        self._excursion = _Excursion(self._plan, self._tuning.trial_passes, self._tuning.trial_passes)
         self._plan = Plan("plain", 0, 0, reason="measuring what plain decoding costs")
 
     def _go_on_excursion(self, excursion: _Excursion, event: PassEvent) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,17 +19,11 @@ from numpy.typing import NDArray
 
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.errors import NoPipeline
-from dsdnode.pacing.estimates import HANDLING_S, PRIOR_RATE
 from dsdnode.pacing.formulas import stream_speed
-from dsdnode.pacing.straggler import BLOCK_POSITIONS
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
-UNKNOWN_RTT_S = 0.05
-FULL_S = 10.0
-"""Added for a stage that said it has no free session: it is asked only where there is no other."""
-SPREAD = 0.1
-"""Peers that are better by less than this share are as good as others: each session has a taste of its own."""
 MAX_BOTTLENECKS = 16
 _CHUNK = 1 << 20
 """Pairs of stages looked at together."""
@@ -74,6 +68,7 @@ class View:
     slowness: Mapping[bytes, float]
     sessions: Mapping[bytes, int]
     taste: bytes = b""
+    tuning: Tuning = TUNING
 
     @classmethod
     def of(cls, rtt_s: Mapping[bytes, float]) -> View:
@@ -109,14 +104,14 @@ def choose_pipeline(
 
 def predict(places: Sequence[Place], view: View) -> PipelineCost:
     """What to expect of a pipeline where nobody else is at work."""
-    field = _Field([place.record for place in places], View(view.rtt_s, view.slowness, view.sessions))
+    field = _Field([place.record for place in places], replace(view, taste=b""))
     stages = (place.record.cost.times(view.slowness.get(place.peer, 1.0)) for place in places)
     return PipelineCost(tuple(stages), field.network_s(list(range(len(places)))))
 
 
 def speed(places: Sequence[Place], view: View) -> float:
     """Predicted tokens per second of a pipeline, with those at work there that records and the view tell of."""
-    field = _Field([place.record for place in places], View(view.rtt_s, view.slowness, view.sessions))
+    field = _Field([place.record for place in places], replace(view, taste=b""))
     return field.speed(list(range(len(places))))
 
 
@@ -125,14 +120,15 @@ class _Field:
 
     def __init__(self, records: list[ProviderRecord], view: View) -> None:
         self.records = records
+        self._tuning = tuning = view.tuning
         self._num_layers = records[0].num_layers if records else 0
-        self._rtt_s = np.array([view.rtt_s.get(record.peer_id, UNKNOWN_RTT_S) for record in records])
+        self._rtt_s = np.array([view.rtt_s.get(record.peer_id, tuning.unknown_rtt_s) for record in records])
         self._loaded = [_loaded(record, view) for record in records]
-        self._pace_s = np.array([line.at(BLOCK_POSITIONS) for line in self._loaded])
-        full_s = np.array([FULL_S if record.free_sessions == 0 else 0.0 for record in records])
+        self._pace_s = np.array([line.at(tuning.block_positions) for line in self._loaded])
+        full_s = np.array([tuning.full_s if record.free_sessions == 0 else 0.0 for record in records])
         taste = np.array([_taste(view.taste, record.peer_id) for record in records])
-        self._own_s = self._pace_s + HANDLING_S + full_s
-        self._own_s += SPREAD * taste * (self._own_s + self._rtt_s)
+        self._own_s = self._pace_s + tuning.handling_s + full_s
+        self._own_s += tuning.spread * taste * (self._own_s + self._rtt_s)
         self._starts = np.array([record.start for record in records], int)
         self._ends = np.array([record.end for record in records], int)
         self._known = [{trip.peer: trip.rtt_ms / 1e3 for trip in record.round_trips} for record in records]
@@ -156,11 +152,12 @@ class _Field:
 
     def speed(self, line: list[int]) -> float:
         """Tokens per second."""
-        return stream_speed(self._cost(line), PRIOR_RATE, BLOCK_POSITIONS)
+        return stream_speed(self._cost(line), self._tuning.prior_rate, self._tuning.block_positions)
 
     def _bound(self, line: list[int]) -> float:
         """No stream over a pass of this length is faster, whatever its slowest stage is like."""
-        return 1 / ((1 - PRIOR_RATE) * max(self._cost(line).pass_s(BLOCK_POSITIONS), 1e-9))
+        pass_s = self._cost(line).pass_s(self._tuning.block_positions)
+        return 1 / ((1 - self._tuning.prior_rate) * max(pass_s, 1e-9))
 
     def _cost(self, line: list[int]) -> PipelineCost:
         """With others at work; what a stage costs beside its decodes is counted with the links."""

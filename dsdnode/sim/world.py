@@ -16,6 +16,7 @@ from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import Identity
 from dsdnode.node.node import Node, Organs
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, DecodeCost, ScriptedEngine, Scripts
 from dsdnode.sim.loop import JumpingLoop, clock
 from dsdnode.sim.network import Network
@@ -64,12 +65,13 @@ class _Member:
 class World:
     """Make it inside a running JumpingLoop; `await build()`, and `await close()` at the end."""
 
-    def __init__(self, scenario: Scenario, seed: int) -> None:
+    def __init__(self, scenario: Scenario, seed: int, tuning: Tuning = TUNING) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, JumpingLoop)
         self.loop = loop
         self.scenario = scenario
         self.seed = seed
+        self._tuning = tuning
         self.network: Network[SimTransport] = Network(loop, self.rng("network"), scenario.links.of)
         self.network.state_bytes = scenario.pair.state_bytes
         self.scripts = Scripts()
@@ -182,6 +184,7 @@ class World:
             offers=not peer.group.private,
             choose=chooser(policies.routing, self.rng(f"routing {peer.name}")),
             turns=turns_of(policies.batching),
+            tuning=self._tuning,
         )
 
     async def client(self, name: str, region: str) -> Client:

@@ -11,7 +11,8 @@ from dsdnode.cost import CostLine
 from dsdnode.pacing.estimates import Experience
 from dsdnode.pacing.formulas import plain_speed
 from dsdnode.pacing.policies import Terms, policy_of
-from dsdnode.pacing.throughput import MAX_STEP, Throughput
+from dsdnode.pacing.throughput import Throughput
+from dsdnode.pacing.tuning import TUNING
 from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.events import PlanChange
 from dsdnode.speculation.plan import Plan
@@ -183,7 +184,7 @@ def test_rounds_alone_come_close_to_the_best_round() -> None:
 def test_steps_are_small_and_windows_whole() -> None:
     result = default(ring(4, 50, GPU, 0.9), 300)
     sizes = blocks(result, "stream")
-    assert all(abs(later - earlier) <= MAX_STEP for earlier, later in pairwise(sizes))
+    assert all(abs(later - earlier) <= TUNING.max_step for earlier, later in pairwise(sizes))
     assert all(change.window >= change.block for change in result.plans)
     assert len(result.plans) < 40, "a trace that can be read"
 

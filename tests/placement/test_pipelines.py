@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.errors import NoPipeline
-from dsdnode.pacing.estimates import HANDLING_S, PRIOR_RATE
+from dsdnode.pacing.tuning import TUNING
 from dsdnode.placement.pipelines import View, choose_pipeline, predict, speed
 from dsdnode.wire.records import ProviderRecord
 
@@ -103,7 +103,7 @@ def test_drafters_and_shards_of_other_models_do_not_count() -> None:
 
 # --- speed --------------------------------------------------------------------------------------------------------
 
-LOSS = 1 - PRIOR_RATE**3
+LOSS = 1 - TUNING.prior_rate**3
 
 
 def cost_s(line: tuple[ProviderRecord, ...], view: View) -> float:
@@ -118,7 +118,7 @@ def cost_s(line: tuple[ProviderRecord, ...], view: View) -> float:
         known = [trip.rtt_ms / 1e3 for trip in one.round_trips if trip.peer == other.peer_id[:4]]
         known += [trip.rtt_ms / 1e3 for trip in other.round_trips if trip.peer == one.peer_id[:4]]
         ring_s += (known or [max(view.rtt_s[one.peer_id], view.rtt_s[other.peer_id])])[-1] / 2
-    return sum(paces) + HANDLING_S * len(line) + ring_s + max(paces) / LOSS
+    return sum(paces) + TUNING.handling_s * len(line) + ring_s + max(paces) / LOSS
 
 
 @settings(deadline=None, max_examples=300)
@@ -146,7 +146,7 @@ def test_no_pipeline_is_better_than_the_chosen(parts: list[tuple[int, int]], see
     chosen = tuple(place.record for place in places)
     assert tiles(chosen)
     assert cost_s(chosen, view) == pytest.approx(min(cost_s(line, view) for line in every))
-    assert speed(places, view) == pytest.approx(1 / (1 - PRIOR_RATE) / cost_s(chosen, view))
+    assert speed(places, view) == pytest.approx(1 / (1 - TUNING.prior_rate) / cost_s(chosen, view))
 
 
 def test_a_link_that_peers_have_measured_decides_between_replicas() -> None:

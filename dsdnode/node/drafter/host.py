@@ -20,6 +20,7 @@ from dsdnode.node.drafter.delivery import Delivery, finished
 from dsdnode.node.drafter.options import Options, ReplyOptions
 from dsdnode.node.drafter.reply import Reply
 from dsdnode.node.drafter.routes import Routes
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import Model, models_of
 from dsdnode.swarm.discovery import Discovery
@@ -50,6 +51,7 @@ class DrafterHost:
         options: Options,
         rng: Random,
         choose: Chooser = choose_pipeline,
+        tuning: Tuning = TUNING,
     ) -> None:
         """`rng`: of secrets."""
         self._rpc = rpc
@@ -58,7 +60,7 @@ class DrafterHost:
         self._engine = engine
         self._vocabulary = vocabulary
         self._batcher = Batcher(engine)
-        self._routes = Routes(rpc, discovery, pings, choose)
+        self._routes = Routes(rpc, discovery, pings, choose, tuning)
         self._max_sessions = max_sessions
         self._options = options
         self._conversations = Conversations(engine, self._batcher, self._routes.close, max_sessions, rng)

@@ -11,6 +11,7 @@ from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput
 from dsdnode.pacing.estimates import Experience
 from dsdnode.pacing.policies import Terms, policy_of
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.owner.prefill import MAX_SINGLES_POSITIONS
 from dsdnode.speculation.sampling import Sampling
@@ -65,20 +66,21 @@ class Options:
     strict: bool = False
     """Rounding is the same whatever was asked before and however blocks are cut: no branches, and small batches."""
     lease_s: float = 60.0
+    tuning: Tuning = TUNING
     _experiences: LRUCache[str, Experience] = field(default_factory=lambda: LRUCache(MAX_EXPERIENCES))
     """By model: what replies have learned of its pipelines serves the next ones."""
 
     @classmethod
-    def of(cls, config: NodeConfig) -> Options:
+    def of(cls, config: NodeConfig, tuning: Tuning = TUNING) -> Options:
         exact = config.acceptance == "exact"
         rule = WireAcceptance(config.threshold, config.acceptance == "deferred") if not exact else WireAcceptance()
-        return cls(config.draft_max, config.window, config.wire, rule, config.strict, config.timeouts.lease_s)
+        return cls(config.draft_max, config.window, config.wire, rule, config.strict, config.timeouts.lease_s, tuning)
 
     def reply(self, body: GenerateBody, model: Model, vocabulary: Vocab) -> ReplyOptions:
         """Raises BadInput."""
         room = room_of(model.width)
         draft_max = min(self.draft_max if body.draft_max < 0 else body.draft_max, self._max_draft(room))
-        experience = self._experiences.setdefault(model.model_id, Experience())
+        experience = self._experiences.setdefault(model.model_id, Experience(self.tuning))
         window = policy_of(body.window or self.window, Terms(draft_max, experience, hedges=not self.strict))
         largest = max(draft_max, window.plan().block)  # a plan for ever knows no draft_max
         if largest > room // 2:

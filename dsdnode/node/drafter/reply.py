@@ -60,7 +60,7 @@ class Reply:
         self._opening: asyncio.Task[None] | None = None
         self._draft_life = 0
         self._num_fruitless = 0
-        self._stragglers = StragglerWatch()
+        self._stragglers = StragglerWatch(routes.tuning)
 
     # --- for the drafter
 

@@ -18,6 +18,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.pacing.straggler import Slowness
+from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, is_covered, predict, speed
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
@@ -45,8 +46,6 @@ MAX_PIPELINES, MAX_MODELS = 64, 64
 """Remembered."""
 FOUND_S = 10.0
 """Whom a lookup found so shortly ago a new reply need not look for again; whether they live is asked each time."""
-BETTER = 1.3
-"""A reply in progress changes its pipeline for one that is so many times faster: the caches must be filled again."""
 
 
 class Hosts:
@@ -107,12 +106,20 @@ class Route:
 class Routes:
     """Opens pipelines for the replies of one owner."""
 
-    def __init__(self, rpc: Rpc, discovery: Discovery, pings: Pings, choose: Chooser = choose_pipeline) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        discovery: Discovery,
+        pings: Pings,
+        choose: Chooser = choose_pipeline,
+        tuning: Tuning = TUNING,
+    ) -> None:
         self._rpc = rpc
         self._choose = choose
+        self.tuning = tuning
         self.pings = pings
         self.hosts = Hosts(rpc, discovery, pings)
-        self._slowness = Slowness()
+        self._slowness = Slowness(tuning)
         self._sessions: dict[bytes, dict[bytes, None]] = {}
         """Own replies, by the peers that they go through."""
         self._first_costs: LRUCache[tuple[bytes, ...], PipelineCost] = LRUCache(MAX_PIPELINES)
@@ -191,12 +198,12 @@ class Routes:
             places = choose_pipeline(records, model.num_layers, view, (slow,), model.name)
         except NoPipeline:
             return False
-        return speed(places, view) >= BETTER * speed(route.places, view)
+        return speed(places, view) >= self.tuning.better * speed(route.places, view)
 
     def _view(self, session: bytes, records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float]) -> View:
         """What is known of the peers, this reply itself not counted."""
         others = {peer: len(known.keys() - {session}) for peer, known in self._sessions.items()}
-        return View(rtt_s, self._slowness.factors(records, _now()), others, session)
+        return View(rtt_s, self._slowness.factors(records, _now()), others, session, self.tuning)
 
     def _costs(self, session: bytes, places: Sequence[Place], rtt_s: Mapping[bytes, float]) -> PipelineCost:
         return predict(places, self._view(session, [place.record for place in places], rtt_s))
@@ -262,7 +269,7 @@ class _Attempt:
             same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
         except NoPipeline:
             return best
-        return best if speed(best, view) >= BETTER * speed(same, view) else same
+        return best if speed(best, view) >= view.tuning.better * speed(same, view) else same
 
     def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
         for peer, answer in failed.items():
