@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Final
 
 import msgspec
 import structlog
@@ -38,7 +40,22 @@ WITHDRAW_S = 1.0
 MAX_OFFERS = 8
 
 
-class Providing:
+class Phase(Enum):
+    QUIET = "nothing is being told: an announcement may be due, or news for peers that came"
+    TELLING = "an announcement is under way"
+    OVER = "the offer is taken back, for good"
+
+
+NEXT: Final[Mapping[tuple[Phase, str], Phase]] = {
+    (Phase.QUIET, "tell"): Phase.TELLING,
+    (Phase.TELLING, "told"): Phase.QUIET,
+    (Phase.QUIET, "withdraw"): Phase.OVER,
+    (Phase.TELLING, "withdraw"): Phase.OVER,
+}
+"""What is not here changes nothing: an announcement that was under way when the offer was taken back ends with it."""
+
+
+class Announcer:
     """Everything here happens when `tick` or `withdraw` is called."""
 
     def __init__(self, identity: Identity, table: Table, store: Store, rng: random.Random, queries: Queries) -> None:
@@ -55,8 +72,7 @@ class Providing:
         self._look_up_at = float("-inf")
         self._announced_at = float("-inf")
         self._news = False
-        self._busy = False
-        self._over = False
+        self.phase = Phase.QUIET
         self._signed: dict[Place, tuple[ProviderRecord, bytes]] = {}
         self._holders: dict[bytes, dict[bytes, Contact]] = {}
         self._slots = asyncio.Semaphore(PARALLELISM)
@@ -78,13 +94,14 @@ class Providing:
 
     def due(self, now: float) -> bool:
         """Is there anything for `tick` to do?"""
-        return not self._busy and not self._over and (now >= self._announce_at or (self._news and bool(self._signed)))
+        is_due = now >= self._announce_at or (self._news and bool(self._signed))
+        return self.phase is Phase.QUIET and is_due
 
     async def tick(self, now: float) -> None:
         """An announcement, or a word to the peers that we met since the last one. One at a time."""
         if not self.due(now):
             return
-        self._busy = True
+        self._step("tell")
         try:
             if now >= self._announce_at:
                 await self._announce(now)
@@ -92,15 +109,18 @@ class Providing:
                 self._news = False
                 await self._spread({key: self._lacking(key) for key in self._keys()})
         finally:
-            self._busy = False
+            self._step("told")
 
     async def withdraw(self) -> None:
         """Tell the holders, as far as they answer within a second, that the offer is over; announce no more."""
-        self._over = True
+        self._step("withdraw")
         self._sign([])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WITHDRAW_S):
                 await self._spread({key: list(held.values()) for key, held in self._holders.items()})
+
+    def _step(self, event: str) -> None:
+        self.phase = NEXT.get((self.phase, event), self.phase)
 
     async def _announce(self, now: float) -> None:
         self._announced_at = now
@@ -110,7 +130,7 @@ class Providing:
         keys = list(dict.fromkeys([*(key for record in records for key in record_keys(record)), *self._keys()]))
         if now >= self._look_up_at or any(key not in self._holders for key in keys):
             await self._find_holders(keys, now)
-        if self._over:
+        if self.phase is Phase.OVER:
             return
         self._sign(records)
         await self._spread({key: list(self._holders[key].values()) for key in keys})

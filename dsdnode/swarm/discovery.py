@@ -19,7 +19,7 @@ from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.rpc import Reply, Rpc
-from dsdnode.swarm.announcer import Providing, RecordFactory
+from dsdnode.swarm.announcer import Announcer, RecordFactory
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import (
@@ -76,7 +76,7 @@ class Discovery:
         self.store = Store()
         self._tasks = Tasks()
         self._queries = Queries(rpc, self._own_id, self.table, self._tasks, self.seen)
-        self._providing = Providing(identity, self.table, self.store, rng, self._queries)
+        self._announcer = Announcer(identity, self.table, self.store, rng, self._queries)
         self._joins: dict[bytes, _Join] = {}
         self._joined = False
         self._join_news = asyncio.Event()
@@ -142,7 +142,7 @@ class Discovery:
 
     def provide(self, make: RecordFactory) -> None:
         """Announce the records that `make` returns, on schedule, after `changed`, and to new peers."""
-        self._providing.provide(make)
+        self._announcer.provide(make)
         self._wake.set()
 
     async def publish(self, record: ProviderRecord) -> None:
@@ -152,20 +152,20 @@ class Discovery:
 
     async def announced(self) -> None:
         """Return when what is provided now has been announced once, or could not be in PUBLISH_TIMEOUT_S."""
-        await wait_until(self._providing.done, self._now() + PUBLISH_TIMEOUT_S)
+        await wait_until(self._announcer.done, self._now() + PUBLISH_TIMEOUT_S)
 
     def changed(self) -> None:
-        self._providing.changed(self._now())
+        self._announcer.changed(self._now())
 
     async def withdraw(self) -> None:
         """Take the offer back at a clean stop: takes a second at most."""
-        await self._providing.withdraw()
+        await self._announcer.withdraw()
 
     def seen(self, contact: Contact) -> None:
         """A peer, verified, answered us at the address that it gives."""
         if self.table.seen(contact, self._now()):
             peer = node_id(contact)
-            self._providing.met(peer)
+            self._announcer.met(peer)
             if contact in self.table.closest(self._own_id, K):
                 self._look_around_at = min(self._look_around_at, self._looked_around_at + SELF_LOOKUP_GAP_S)
             self._joined = True
@@ -234,8 +234,8 @@ class Discovery:
             for contact in self.table.due(now):
                 self._tasks.spawn(self._queries.ping(contact))
             self._look_around(now)
-            if self._providing.due(now):
-                self._tasks.spawn(self._providing.tick(now))
+            if self._announcer.due(now):
+                self._tasks.spawn(self._announcer.tick(now))
             self._wake.clear()
             await wait_until(self._wake, now + TICK_S)
 

@@ -16,7 +16,7 @@ from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.speculation.stage import judge
 from dsdnode.speculation.stage.cache import BranchCache, Fate
 from dsdnode.speculation.stage.judge import Judge
-from dsdnode.speculation.stage.machine import StageMachine
+from dsdnode.speculation.stage.machine import Phase, StageMachine
 
 from .mutation import Mutation, always, constant
 from .mutations_stream import STREAM
@@ -71,7 +71,7 @@ def _free_on_arrival(original: Any) -> Any:
     """The floor counts at once, not when the block that carries it is appended."""
 
     def on_block(self: StageMachine, now: float, block: Any, *buffers: Any) -> Any:
-        if block.route == self._route and self._running is None and not self._gone:
+        if block.route == self._route and self._running is None and not self.is_over:
             return self._cache._raise_floor(block.floor, None) + original(self, now, block, *buffers)
         return original(self, now, block, *buffers)
 
@@ -94,7 +94,8 @@ def _without(kind: type) -> Callable[[Any], Any]:
 def _failed_run_stays(original: Any) -> Any:
     def on_run_failed(self: StageMachine, now: float) -> Any:
         self._running = None
-        return self._leave() if self._closing else self._go_on(now)
+        self._hears("run over")
+        return self._leave() if self.phase is Phase.GONE else self._go_on(now)
 
     return on_run_failed
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from enum import Enum
+from typing import Any, Final
 
 import structlog
 
@@ -34,6 +35,21 @@ MAX_FRUITLESS_ROUTES = 16
 """In a row, without a token: something is wrong that another pipeline does not mend."""
 
 
+class Phase(Enum):
+    OPENING = "a pipeline is looked for, or being opened"
+    RUNNING = "blocks go round the pipeline"
+    OVER = "nothing more is sent"
+
+
+NEXT: Final[Mapping[tuple[Phase, str], Phase]] = {
+    (Phase.OPENING, "opened"): Phase.RUNNING,
+    (Phase.OPENING, "route wanted"): Phase.OPENING,
+    (Phase.OPENING, "end"): Phase.OVER,
+    (Phase.RUNNING, "route wanted"): Phase.OPENING,
+    (Phase.RUNNING, "end"): Phase.OVER,
+}
+
+
 class Reply:
     """`async for emit in reply.run()`; afterwards `reason` and `statistics()`.
 
@@ -52,7 +68,9 @@ class Reply:
         drafting = self._sequences is not None and self._sequences.available
         config = _config(conversation, options)
         self._machine = SessionMachine(config, conversation.tokens, options.window, drafter=drafting)
+        self.phase = Phase.OPENING
         self._route: Route | None = None
+        """The one opened last."""
         self._avoid: dict[bytes, None] = {}
         self._out: asyncio.Queue[do.Emit | do.Finish | Exception] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
@@ -209,6 +227,7 @@ class Reply:
             self._avoid.update((self._route.peers[index], None) for index in action.suspects)
         if self._opening is not None:
             self._opening.cancel()
+        self._step("route wanted")
         self._opening = asyncio.create_task(self._open_route(action))
 
     async def _open_route(self, action: do.NeedRoute) -> None:
@@ -220,6 +239,7 @@ class Reply:
             self._out.put_nowait(error)
             return
         self._route = route
+        self._step("opened")
         left = [peer for peer in self.conversation.holders if peer not in route.peers]
         self._routes.close(self.conversation, left)
         self._stragglers.on_route(route.costs)
@@ -231,7 +251,7 @@ class Reply:
         while True:
             await asyncio.sleep(WATCH_S)
             route = self._route
-            if route is None or (self._opening is not None and not self._opening.done()):
+            if route is None or self.phase is not Phase.RUNNING:
                 continue
             answers = await asyncio.gather(*(self._routes.pings.rtt_s(peer) for peer in route.peers))
             for peer, rtt in zip(route.peers, answers, strict=True):
@@ -240,7 +260,8 @@ class Reply:
                     break
 
     def _end(self) -> None:
-        opened = self._route is not None and (self._opening is None or self._opening.done())
+        opened = self.phase is Phase.RUNNING
+        self._step("end")
         for task in (self._opening, *self._tasks):
             if task is not None:
                 task.cancel()
@@ -254,6 +275,9 @@ class Reply:
         self._routes.close(self.conversation)
         if self._sequences is not None:
             self._sequences.release()
+
+    def _step(self, event: str) -> None:
+        self.phase = NEXT.get((self.phase, event), self.phase)
 
     def _schedule(self) -> None:
         if self._timer is not None:

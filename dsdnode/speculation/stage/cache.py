@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum
 
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import Own
@@ -51,16 +51,16 @@ class Closing:
 
 
 class Fate(Enum):
-    """What becomes of a block: the table at the top of stage.py."""
+    """What becomes of a block, in the order in which it is asked: the first that holds counts."""
 
-    DROP = auto()
-    CLOSED = auto()
-    DUPLICATE = auto()
-    WAIT = auto()
-    MISMATCH = auto()
-    NO_DRAW = auto()
-    REJECTED = auto()
-    APPEND = auto()
+    DROP = "its epoch is under the floor: the owner has moved on"
+    CLOSED = "its epoch is closed, or fell with its parent: the closing verdict again, to the owner; it is not run"
+    DUPLICATE = "position < length: what followed from it again (a kept output, the judge's verdict), else NACK(length)"
+    WAIT = "position > length, or no source for a new epoch yet: after the hop timeout NACK(length)"
+    MISMATCH = "the digest differs: NACK(0), the cache is not what the owner thinks"
+    NO_DRAW = "judge: draft tokens alone, and no own draw at position: NACK(position - 1)"
+    REJECTED = "judge: draft tokens alone, and the first is known to be wrong: close the epoch, unrun"
+    APPEND = "else: make the branch if it is new, free what is under the floor, run"
 
 
 class BranchCache:

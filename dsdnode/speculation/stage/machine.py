@@ -1,15 +1,7 @@
 """One stage of a pipeline, for one session: what to do with each block that arrives. Speculation section 4.
 
-A block is looked at only while no run is in flight; then, in order of arrival:
-
-    its epoch is under the floor                      drop: the owner has moved on
-    its epoch is closed (or fell with its parent)     drop unrun; the closing verdict again, to the owner
-    position < length                                 a duplicate: kept output (judge: verdict) again, else NACK(length)
-    position > length, or no source for a new epoch   wait for what is missing; after the hop timeout NACK(length)
-    the digest differs                                NACK(0): the cache is not what the owner thinks
-    judge, drafts alone, no own draw at position      NACK(position - 1)
-    judge, drafts alone, the first known to be wrong  close the epoch unrun
-    else                                              append: make the branch if new, free what is under the floor, run
+A block is looked at only while no run is in flight; what becomes of it says Fate (cache.py), and `_deal` does it. Which
+events a session hears, and what it is then, says NEXT.
 
 Digests are of contents, so a cache survives re-routing, and what was cached for a dropped line may serve again. Blocks
 and closings of another route are dropped: they are of a pipeline that is no more.
@@ -17,7 +9,9 @@ and closings of another route are dropped: they are of a pipeline that is no mor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Final
 
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import Acceptance, Own
@@ -26,6 +20,36 @@ from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, Inbox, K
 from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
 from dsdnode.speculation.stage.judge import Answers, Decision, Judge
 from dsdnode.wire.messages import Block, Closed
+
+
+class Phase(Enum):
+    """Of a session at one stage."""
+
+    OPEN = "it appends, forwards or judges"
+    LOST = "its worker died, and with it the cache: it waits, empty, to be opened again"
+    CLOSING = "it is over, but a run is in flight, whose sequences are not free before its end"
+    GONE = "it is forgotten"
+
+
+NEXT: Final[Mapping[tuple[Phase, str], Phase]] = {
+    (Phase.OPEN, "Open"): Phase.OPEN,
+    (Phase.OPEN, "Block"): Phase.OPEN,
+    (Phase.OPEN, "Closed"): Phase.OPEN,
+    (Phase.OPEN, "run over"): Phase.OPEN,
+    (Phase.OPEN, "worker died"): Phase.LOST,
+    (Phase.OPEN, "Close"): Phase.CLOSING,
+    (Phase.OPEN, "lease over"): Phase.CLOSING,
+    (Phase.LOST, "Open"): Phase.OPEN,
+    (Phase.LOST, "Block"): Phase.LOST,
+    (Phase.LOST, "Closed"): Phase.LOST,
+    (Phase.LOST, "worker died"): Phase.LOST,
+    (Phase.LOST, "Close"): Phase.CLOSING,
+    (Phase.LOST, "lease over"): Phase.CLOSING,
+    (Phase.CLOSING, "run over"): Phase.GONE,
+    (Phase.CLOSING, "worker died"): Phase.GONE,
+    (Phase.CLOSING, "Close"): Phase.CLOSING,
+}
+"""What is not here is not heard. (A session that is closing without a run in flight is gone at once.)"""
 
 
 class StageMachine:
@@ -54,15 +78,13 @@ class StageMachine:
         self._running: tuple[Arrival, Branch, Judge] | None = None
         self._num_stages = 0
         self._lease_s, self._lease_end_s = 0.0, float("inf")
-        self._lost = False
-        self._closing = False
-        self._gone = False
+        self.phase = Phase.OPEN
 
     # --- events ---------------------------------------------------------------------------------------------------
 
     def next_wakeup(self) -> float | None:
         """When `tick` must be called at the latest; ask again after every event."""
-        if self._gone or self._closing:
+        if self.is_over:
             return None
         overdue_s = None if self._running else self._inbox.next_overdue_s()
         return self._lease_end_s if overdue_s is None else min(self._lease_end_s, overdue_s)
@@ -74,7 +96,7 @@ class StageMachine:
 
         Index 0 takes tokens, index num_stages - 1 judges. Forgets what belongs to lower routes, but not the cache.
         """
-        if route < self._route or self._closing or self._gone:
+        if route < self._route or not self._hears("Open"):
             return None
         if route > self._route:
             self._inbox.items.clear()
@@ -82,7 +104,6 @@ class StageMachine:
         self._answers.route, self._answers.index, self._num_stages = route, index, num_stages
         self._cache.judging = self._is_last
         self._lease_s, self._lease_end_s = lease_s, now + lease_s
-        self._lost = False
         return self._cache.matching(digest_.split(digests))
 
     def on_park(self, now: float, keep_s: float) -> None:
@@ -101,12 +122,12 @@ class StageMachine:
         self, now: float, block: Block, digests: bytes, tokens: Tokens, states: States | None
     ) -> list[StageAction]:
         """Buffers as in Block's docstring, decoded; `states` None at the first stage. Raises PeerMisbehaved: no fit."""
-        if self._gone or self._closing or block.route != self._route:
+        if block.route != self._route or not self._hears("Block"):
             return []
         first = self._answers.index == 0
         arrival = arrive(now, block, digests, tokens, states, first=first, max_positions=self._max_positions)
         self._lease_end_s = now + self._lease_s
-        if self._lost:
+        if self.phase is Phase.LOST:
             return [self._answers.lost("its cache is gone")]
         self._inbox.drop_dead(block.floor)
         if self._running is None or self._running[0].key != arrival.key:
@@ -131,7 +152,8 @@ class StageMachine:
         assert self._running is not None
         arrival, branch, judge = self._running
         self._running = None
-        if self._closing:
+        self._hears("run over")
+        if self.phase is Phase.GONE:
             return self._leave()
         if draws and judge is self._judge:
             judge.keep_draws(branch, arrival.block, draws, seen)
@@ -146,44 +168,41 @@ class StageMachine:
         assert self._running is not None
         arrival, branch, _ = self._running
         self._running = None
-        if self._closing:
+        self._hears("run over")
+        if self.phase is Phase.GONE:
             return self._leave()
         del branch.digests[arrival.block.position + 1 :]
         return [TruncateSequence(branch.sequence, branch.length), *self._go_on(now)]
 
     def on_engine_lost(self, now: float) -> list[StageAction]:
         """The worker died, running or not: all sequences are gone. The machine stays, empty, for a re-Open."""
-        if self._gone:
+        if not self._hears("worker died"):
             return []
         self._running = None
         self._cache.forget()
         self._kept.clear()
         self._inbox.items.clear()
-        if self._closing:
+        if self.phase is Phase.GONE:
             return self._leave()
-        self._lost = True
         return [self._answers.lost("its worker died")]
 
     def on_closed(self, now: float, closed: Closed) -> list[StageAction]:
         """The judge's Closed (the driver checks that the sender is the route's last stage)."""
-        if self._gone or self._closing or closed.route != self._route:
+        if closed.route != self._route or not self._hears("Closed"):
             return []
         self._cache.close(closed.epoch, Closing(closed.position, closed.token, closed.relaxed))
         return self._go_on(now)
 
     def on_close(self, now: float) -> list[StageAction]:
         """The owner's Close: releases, Gone (after the run in flight, if any)."""
-        if self._gone:
-            return []
-        self._closing = True
-        return [] if self._running else self._leave()
+        return self._close() if self._hears("Close") else []
 
     def tick(self, now: float) -> list[StageAction]:
         """Timers: hop timeouts (Nack), the lease (SessionLost, releases, Gone)."""
-        if self._gone or self._closing:
+        if self.is_over:
             return []
-        if now >= self._lease_end_s:
-            return [self._answers.lost("its lease ran out"), *self.on_close(now)]
+        if now >= self._lease_end_s and self._hears("lease over"):
+            return [self._answers.lost("its lease ran out"), *self._close()]
         if self._running:
             return []
         overdue = self._inbox.take_overdue(now)
@@ -195,6 +214,17 @@ class StageMachine:
     def busy(self) -> bool:
         """Has it work that is not done?"""
         return self._running is not None or bool(self._inbox.items)
+
+    @property
+    def is_over(self) -> bool:
+        return self.phase in (Phase.CLOSING, Phase.GONE)
+
+    def _hears(self, event: str) -> bool:
+        """Go where the event leads; False: it means nothing now."""
+        after = NEXT.get((self.phase, event))
+        if after is not None:
+            self.phase = after
+        return after is not None
 
     @property
     def _route(self) -> int:
@@ -217,7 +247,7 @@ class StageMachine:
         return actions
 
     def _fate(self, arrival: Arrival) -> Fate:
-        """The table at the top of this file."""
+        """What Fate says."""
         block = arrival.block
         fate, branch = self._cache.fate(block, arrival.digests[0])
         if fate is Fate.APPEND and self._is_last and not self._judge.can_judge(branch, block):
@@ -291,8 +321,13 @@ class StageMachine:
             actions.append(self._answers.closed(block, decision))
         return actions
 
+    def _close(self) -> list[StageAction]:
+        if self._running:
+            return []
+        self._hears("run over")
+        return self._leave()
+
     def _leave(self) -> list[StageAction]:
-        self._gone = True
         self._inbox.items.clear()
         self._kept.clear()
         return [*self._cache.release(), Gone()]
