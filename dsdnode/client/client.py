@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from dsdnode.client.preference import by_preference
-from dsdnode.client.request import Asking, Finished, GenerateRequest, Piece
+from dsdnode.client.request import Finished, GenerateRequest, PendingReply, Piece
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
@@ -146,14 +146,14 @@ class Client:
         Raises NoPipeline (no drafter left, or layers that nobody hosts), BadInput, ModelRefused, Overloaded; what was
         yielded before stands.
         """
-        asking = Asking(request, await self._choose_model(request.model), self._rng)
+        pending = PendingReply(request, await self._choose_model(request.model), self._rng)
         failures: dict[bytes, _Failure] = {}
         loop = asyncio.get_running_loop()
         deadline = loop.time() + FULL_PATIENCE_S
         while True:
-            drafter = await self._choose_drafter(asking, failures)
+            drafter = await self._choose_drafter(pending, failures)
             try:
-                async with contextlib.aclosing(self._ask(asking, drafter)) as events:
+                async with contextlib.aclosing(self._ask(pending, drafter)) as events:
                     async for event in events:
                         yield event
                 return
@@ -162,14 +162,14 @@ class Client:
                 if not isinstance(error, Overloaded):
                     self._pings.lost(drafter)
                 known = failures.pop(drafter, None)
-                failures[drafter] = _Failure(error, 1 if known is None or asking.progressed else known.num + 1)
-                if asking.progressed:
+                failures[drafter] = _Failure(error, 1 if known is None or pending.progressed else known.num + 1)
+                if pending.progressed:
                     deadline = loop.time() + FULL_PATIENCE_S
                 elif isinstance(error, Overloaded) and loop.time() > deadline:
                     raise
-                asking.num_resumed += bool(asking.prompt_tokens)
+                pending.num_resumed += bool(pending.prompt_tokens)
 
-    async def _choose_drafter(self, asking: Asking, failures: dict[bytes, _Failure]) -> bytes:
+    async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, _Failure]) -> bytes:
         """The one to be preferred (preference.py); when all were asked, who was full, or failed but once.
 
         Raises NoPipeline.
@@ -177,10 +177,10 @@ class Client:
         thorough = False
         while True:
             records = await self._records(0.0 if failures or thorough else RECENT_S, thorough=thorough)
-            drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == asking.model.tokenizer_hash]
+            drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == pending.model.tokenizer_hash]
             for record in drafters:
                 self._rpc.transport.introduce(record.contact)
-            last = self._last_drafter if asking.request.keep else b""
+            last = self._last_drafter if pending.request.keep else b""
             order = by_preference(drafters, last, self._joined, self._pings.is_silent)
             fresh = [record.peer_id for record in order if record.peer_id not in failures]
             if fresh:
@@ -189,7 +189,7 @@ class Client:
             again = [peer for peer, failure in failures.items() if peer in offered and not failure.final]
             if not again:
                 if thorough:
-                    raise _no_drafter(asking, failures)
+                    raise _no_drafter(pending, failures)
                 thorough = True  # those who answered first may not know of all
                 continue
             peer = min(again, key=lambda peer: not isinstance(failures[peer].error, Overloaded))
@@ -203,19 +203,19 @@ class Client:
                 continue
             return peer
 
-    async def _ask(self, asking: Asking, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
-        body = asking.begin()
-        request = asking.id
+    async def _ask(self, pending: PendingReply, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
+        body = pending.begin()
+        request = pending.id
         inbox: asyncio.Queue[_Notice] = asyncio.Queue(MAX_QUEUED_NOTICES)
         self._inboxes[request] = inbox
         finished = False
         try:
             answer, buffers = await self._answered(drafter, replies.Generate(request), body)
-            asking.accepted(answer, buffers)
+            pending.accepted(answer, buffers)
             self._last_drafter = drafter
             while not finished:
                 notice, payload = await self._next(inbox, request, drafter)
-                event = asking.event(notice, payload)
+                event = pending.event(notice, payload)
                 finished = isinstance(event, Finished)
                 yield event
         finally:
@@ -243,7 +243,8 @@ class Client:
                     peer, message, buffers = await inbox.get()
             except TimeoutError:
                 answer, _ = await self._rpc.request(drafter, replies.Generate(request), timeout_s=PING_TIMEOUT_S)
-                if not isinstance(answer, wire.Pong) and inbox.empty():
+                is_there = isinstance(answer, wire.Pong) or (isinstance(answer, wire.Refused) and answer.retry)
+                if not is_there and inbox.empty():
                     raise PeerUnavailable("the drafter has dropped the reply") from None
                 continue
             if peer != drafter:
@@ -269,11 +270,11 @@ class Client:
             log.debug("cancel not sent", reason=str(error))
 
 
-def _no_drafter(asking: Asking, failures: dict[bytes, _Failure]) -> NoPipeline:
+def _no_drafter(pending: PendingReply, failures: dict[bytes, _Failure]) -> NoPipeline:
     if failures:
         reasons = "; ".join(dict.fromkeys(str(failure.error) for failure in failures.values()))
-        return NoPipeline(f"no drafter is left for {asking.model.name} ({reasons})")
+        return NoPipeline(f"no drafter is left for {pending.model.name} ({reasons})")
     return NoPipeline(
-        f"no drafter with the tokenizer of {asking.model.name} in this swarm: `dsdnode start --role drafter "
+        f"no drafter with the tokenizer of {pending.model.name} in this swarm: `dsdnode start --role drafter "
         "--model-draft FILE --join ...` adds one"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dsdnode.speculation import digest
-from dsdnode.speculation.acceptance import KeyTokens, Own, Relaxed, key_tokens
+from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, Relaxed, key_tokens
 from dsdnode.speculation.sampling import Sampling, draw, noise
 from dsdnode.wire.messages import WIRE_TYPES
 from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states
@@ -21,7 +21,7 @@ DRAWN = 12
 
 def line_digests() -> list[bytes]:
     """Of the empty sequence, and after each token of LINE."""
-    return digest.Line(SECRET, LINE).digests
+    return digest.CommittedLine(SECRET, LINE).digests
 
 
 def digests() -> dict[str, Any]:
@@ -103,16 +103,16 @@ _KEYS = bytes([0b0000_0010, 0b1000_0000])
 """Ids 1 and 15 are key tokens, and all from 16 on."""
 
 
-def _own(token: int, *chances: float, entropy: float = 0.5) -> Own:
+def _own(token: int, *chances: float, entropy: float = 0.5) -> JudgeDraw:
     """The judge's draw, and token ids 2, 3, 4 ... with these probabilities."""
-    return Own(token, tuple(range(2, 2 + len(chances))), chances, entropy)
+    return JudgeDraw(token, tuple(range(2, 2 + len(chances))), chances, entropy)
 
 
 def acceptances() -> dict[str, Any]:
     near, far, sure = _own(2, 0.4, 0.35, 0.1), _own(2, 0.4, 0.1, 0.1), _own(2, 0.9, 0.09, 0.01)
     certain = _own(2, 0.4, 0.35, entropy=0.04)
     calm, unsure = _own(2, 0.4, 0.2, 0.1, entropy=0.29), _own(2, 0.4, 0.2, 0.1, entropy=0.3)
-    keyed = Own(1, (1, 3), (0.4, 0.35), 0.5)
+    keyed = JudgeDraw(1, (1, 3), (0.4, 0.35), 0.5)
     half = _own(2, 0.5, 0.25, 0.1, entropy=0.5)
     cases = [
         _rule("the drafts are the judge's draws", 0.0, False, [(10, (2, 2), (near, near))]),
@@ -134,7 +134,7 @@ def acceptances() -> dict[str, Any]:
     return {"about": about, "key_tokens": _KEYS.hex(), "cases": cases}
 
 
-_Question = tuple[int, tuple[int, ...], tuple[Own, ...]]
+_Question = tuple[int, tuple[int, ...], tuple[JudgeDraw, ...]]
 
 
 def _rule(what: str, threshold: float, deferred: bool, questions: Sequence[_Question]) -> dict[str, Any]:

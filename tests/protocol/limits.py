@@ -10,7 +10,7 @@ from dsdnode.net import port, queues, rpc, zap
 from dsdnode.node.drafter import delivery, routes
 from dsdnode.node.shard import host, sessions
 from dsdnode.speculation import acceptance, actions, digest
-from dsdnode.speculation.owner import flow, patience, session
+from dsdnode.speculation.owner import flow, session, timer
 from dsdnode.speculation.plan import SessionConfig
 from dsdnode.speculation.stage import arrivals, judge
 from dsdnode.swarm import announcer
@@ -95,7 +95,7 @@ LIMITS: Final[dict[str, float]] = {
     "nacks": session.MAX_NACKS,
     "pass_s": _PATIENCE.pass_timeout_s,
     "position_s": _PATIENCE.position_timeout_s,
-    "patience_doublings": patience.MAX_DOUBLINGS,
+    "patience_doublings": timer.MAX_DOUBLINGS,
     "client_silence_s": client.SILENCE_S,
     "client_ask_s": client.ASK_TIMEOUT_S,
     "drafter_ping_s": delivery.WATCH_S,
