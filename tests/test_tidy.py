@@ -184,15 +184,20 @@ def test_one_name_with_one_value_stands_in_one_file() -> None:
     assert {constant: files for constant, files in places.items() if len(files) > 1} == {}
 
 
-def test_the_readme_s_house_names_every_file_and_no_other() -> None:
-    """What stands in brackets there is comment."""
-    house = (ROOT / "README.md").read_text().partition("## The house")[2].partition("configs/")[0]
-    house = re.sub(r"\([^)]*\)", "", house).partition("```")[2]
-    rooms = re.findall(r"dsdnode/(?:(\w+)/)? ([^/]+)(?= \d  |    )", house)
+def test_the_plan_of_the_house_names_every_file_and_no_other() -> None:
+    """docs/architecture.md, the floors. What stands in brackets there is comment."""
+    plan = (ROOT / "docs" / "architecture.md").read_text().partition("## The floors")[2].split("```")[1]
+    rooms: dict[str, list[str]] = {}
+    room = ""
+    for line in re.sub(r"\([^)]*\)", lambda match: " " * len(match[0]), plan).splitlines():
+        if found := re.match(r"(?: ?\d+)?\s{1,5}([a-z_]+(?:/[a-z_]+)*/|\.)\s{2,}", line):
+            room, line = found[1].strip("./"), line[found.end() :]
+            rooms.setdefault(room, [])
+        if room in rooms:
+            rooms[room] += re.findall(r"[a-z]\w*\*?", line)
     folders = {path.parent for path in FILES}
-    assert sorted(room for room, _ in rooms) == sorted("" if one == PACKAGE else one.name for one in folders)
-    for room, text in rooms:
-        names = re.findall(r"[a-z]\w*\*?", text)
+    assert sorted(rooms) == sorted("" if one == PACKAGE else str(one.relative_to(PACKAGE)) for one in folders)
+    for room, names in rooms.items():
         files = [path.stem for path in (PACKAGE / room).glob("[a-z]*.py")]
         assert [one for one in files if not any(fnmatch(one, name) for name in names)] == [], room
         assert [name for name in names if not any(fnmatch(one, name) for one in files)] == [], room

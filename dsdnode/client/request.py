@@ -73,7 +73,7 @@ class Finished:
 
 
 @dataclass(slots=True)
-class Asking:
+class PendingReply:
     """A reply in progress. `begin` before each drafter that is asked."""
 
     request: GenerateRequest

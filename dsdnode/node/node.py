@@ -24,7 +24,7 @@ from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.node.batching.scheduler import Turns
+from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure, start_draft, start_shard
@@ -54,7 +54,7 @@ class Organs:
     disk: bool = True
     offers: bool = True
     choose: Chooser = choose_pipeline
-    turns: Callable[[], Turns] | None = None
+    scheduler: Callable[[], Scheduler] | None = None
     tuning: Tuning = TUNING
 
 
@@ -148,8 +148,8 @@ class Node:
             max_sessions=1 if self._config.strict else self._config.max_sessions,
             max_lease_s=self._config.timeouts.lease_s,
         )
-        if self._organs.turns is not None:
-            self._stage.batcher.turns = self._organs.turns()
+        if self._organs.scheduler is not None:
+            self._stage.batcher.scheduler = self._organs.scheduler()
         self._stage.on_change = self._on_change
         offer.batcher = self._stage.batcher
         offer.batcher.cost.expect(offer.measured, weight=0.0)

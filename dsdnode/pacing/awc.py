@@ -190,8 +190,8 @@ class AdaptiveWindow:
 
 
 class ThresholdWindow:
-    """Rounds alone, of 1 to 12 tokens, `draft_max` at most: one more after a round in which every guess was right, one
-    less after any other. The steps of one are ours, since theirs are not published. For comparisons."""
+    """Rounds alone, of 1 to 12 tokens, `draft_max` at most: one more after a round in which every draft token was
+    right, one less after any other. The steps of one are ours, since theirs are not published. For comparisons."""
 
     def __init__(self, draft_max: int) -> None:
         self._max = min(MAX_WINDOW, draft_max)

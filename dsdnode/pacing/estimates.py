@@ -16,8 +16,8 @@ DEPTHS = (0, 1, 2, 4, 8)
 """Where the classes of depth begin."""
 
 
-class Acceptance:
-    """How likely the next guess is right, by the number of right ones before it."""
+class AcceptanceEstimate:
+    """How likely the next draft token is right, by the number of right ones before it."""
 
     def __init__(self, tuning: Tuning = TUNING) -> None:
         self._tuning = tuning
@@ -51,7 +51,7 @@ class Acceptance:
         self._all.whole += self._tuning.prior_weight / 2
 
     def survival(self) -> list[float]:
-        """[m]: probability of a run of at least m right guesses; MAX_RUN + 1 values."""
+        """[m]: probability of a run of at least m right draft tokens; MAX_RUN + 1 values."""
         weight = self._tuning.depth_weight
         rates = [(ratio.part + weight * self.rate) / (ratio.whole + weight) for ratio in self._by_depth]
         chances = [1.0]
@@ -128,7 +128,7 @@ class PipelineEstimate:
         self.draft.add(num_tokens, seconds)
 
     def _came_bare(self, event: PassEvent) -> None:
-        """A verdict that came before a single guess was there: a draft engine that slow never tells its time."""
+        """A verdict that came before a single draft token was there: a draft engine that slow never tells its time."""
         is_bare = event.mode in ("stream", "hedged") and event.num_positions == 1 and event.num_judged == 0
         self._num_bare = self._num_bare + 1 if is_bare else 0
         if self._num_bare > self._tuning.max_bare:
@@ -194,7 +194,7 @@ class Experience:
 
     def __init__(self, tuning: Tuning = TUNING) -> None:
         self.tuning = tuning
-        self.acceptance = Acceptance(tuning)
+        self.acceptance = AcceptanceEstimate(tuning)
         self.costs = PipelineEstimate(tuning=tuning)
         """Of the pipeline used last."""
         self.coverage = Coverage(tuning)

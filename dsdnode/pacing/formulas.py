@@ -3,9 +3,9 @@
 Two sorts of formula. `plain_speed` ... `hedged_speed` are those of section 3, for a constant acceptance rate; rounds
 and plain are exact, the stream's is what a reply is measured against. `run_s` and the `Cycle`s are sharper, and what
 the controller decides by: any survival curve, a bounded window, and our stream as it is, in which the correction leaves
-alone and at once, so that a guess wrong at depth 0 costs P(1), not P(b). Against the owner's machine over a ring in
-miniature (243 settings: alpha .1 to .85, 0 to 10 ms, 2 to 8 stages, blocks 1 to 4): half within 3 %, the worst, without
-any latency, 18 % off.
+alone and at once, so that a draft token wrong at depth 0 costs P(1), not P(b). Against the owner's machine over a ring
+in miniature (243 settings: alpha .1 to .85, 0 to 10 ms, 2 to 8 stages, blocks 1 to 4): half within 3 %, the worst,
+without any latency, 18 % off.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.plan import CALL_S, MIN_CHANCE, Mode, Plan
 
 MAX_RUN = 96
-"""Guesses in a row that are looked at; longer runs count as so long."""
+"""Draft tokens in a row that are looked at; longer runs count as so long."""
 MAX_WINDOW = 64
 HEDGES = (1, 2)
 Survival = Sequence[float]
-"""[m]: probability that a run of right guesses has at least m; [0] = 1, MAX_RUN + 1 values."""
+"""[m]: probability that a run of right draft tokens has at least m; [0] = 1, MAX_RUN + 1 values."""
 
 
 def drafting_s(costs: PipelineCost, block: int) -> float:
@@ -81,7 +81,7 @@ def hedged_speed(
 
 
 def line_bound(costs: PipelineCost, acceptance_rate: float) -> float:
-    """1 / ((1 - alpha) P(1)): no single line of guesses is faster as links dominate."""
+    """1 / ((1 - alpha) P(1)): no single line of draft tokens is faster as links dominate."""
     return plain_speed(costs) / max(1e-9, 1 - acceptance_rate)
 
 
@@ -145,9 +145,9 @@ def rounds_cycle(costs: PipelineCost, survival: Survival, window: int) -> Cycle:
 
 
 def run_s(costs: PipelineCost, num_accepted: int, block: int, window: int, extra_share: float = 0.0) -> float:
-    """From a rejection until the verdict that ends a run of so many right guesses: the stream, step by step.
+    """From a rejection until the verdict that ends a run of so many right draft tokens: the stream, step by step.
 
-    The correction's own pass decides the first guess; block j decides up to guess j b + 1.
+    The correction's own pass decides the first draft token; block j decides up to draft token j b + 1.
     """
     pace = _Pace(costs, block, window, extra_share)
     if num_accepted <= 0:
@@ -157,7 +157,7 @@ def run_s(costs: PipelineCost, num_accepted: int, block: int, window: int, extra
 
 
 def reach_of(survival: Survival) -> int:
-    """How deep is drafted: guesses that are hardly ever needed are not."""
+    """How deep is drafted: draft tokens that are hardly ever needed are not."""
     return next((depth for depth, chance in enumerate(survival) if chance < MIN_CHANCE), MAX_RUN)
 
 
@@ -211,7 +211,7 @@ def stream_window(
     jitter_s: float = 0.0,
     runs_in_flight: float = TUNING.runs_in_flight,
 ) -> int:
-    """Guesses in flight: enough to cover a pass, not more than are likely to be right. A multiple of the block.
+    """Draft tokens in flight: enough to cover a pass, not more than are likely to be right. A multiple of the block.
 
     More than that is not free even where nobody else waits: a correction has to pass the block in work at each stage.
     """

@@ -1,7 +1,7 @@
-"""How long things really took, against what the formulas say for the guesses that came out right.
+"""How long things really took, against what the formulas say for the draft tokens that came out right.
 
-So luck with guesses cancels out, and what is left is what no formula knows: a machine that drafts and serves at once,
-links that share a wire. Speculation section 6: "never slower than plain" is judged on what happened.
+So luck with draft tokens cancels out, and what is left is what no formula knows: a machine that drafts and serves at
+once, links that share a wire. Speculation section 6: "never slower than plain" is judged on what happened.
 """
 
 from __future__ import annotations

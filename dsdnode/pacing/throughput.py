@@ -4,7 +4,7 @@ Every few verdicts the fastest of speeds.options is looked for, each mode's time
 were off of late. Block and window move by a little a step, the mode changes for a gain worth the change.
 Never slower than plain decoding, so:
 
-    plain     wherever nothing gains 2 %; now and then a few cheap guesses tell whether that is still so (a probe)
+    plain     wherever nothing gains 2 %; now and then a few cheap draft tokens tell whether that is still so (a probe)
     trial     where the gain is small, a few plain passes with nothing drafted beside them tell what plain really costs
     others    that wait at the stages: what a plan takes from each of them counts too (crowd.py)
 """
@@ -35,11 +35,11 @@ class _Option:
 
 @dataclass(slots=True)
 class _Excursion:
-    """Passes left, and wrong guesses; `back`: the plan before."""
+    """Passes left, and wrong draft tokens; `back`: the plan before."""
 
     back: Plan
     num_passes: int
-    num_guesses: int
+    num_tokens: int
 
 
 class Throughput:
@@ -248,7 +248,7 @@ class Throughput:
     # --- excursions -----------------------------------------------------------------------------------------------
 
     def _probe(self) -> None:
-        """A few guesses that cost next to nothing: in a stream the given token does not wait for them."""
+        """A few draft tokens that cost next to nothing: in a stream the given token does not wait for them."""
         mode = next(mode for mode in ("stream", "hedged", "rounds") if mode in self._modes)
         plan = Plan(mode, 1, 1 if mode == "rounds" else 2, int(mode == "hedged"), "trying drafts again")
         self._excursion = _Excursion(self._plan, self._tuning.probe_passes, self._tuning.probe_drafts)
@@ -273,8 +273,8 @@ class Throughput:
         if event.mode != self._plan.mode:
             return
         excursion.num_passes -= 1
-        excursion.num_guesses -= event.num_judged - event.num_accepted
-        if excursion.num_passes > 0 and excursion.num_guesses > 0:
+        excursion.num_tokens -= event.num_judged - event.num_accepted
+        if excursion.num_passes > 0 and excursion.num_tokens > 0:
             return
         if self._plan.mode == "plain":
             self._known.plain_ago = 0

@@ -34,7 +34,7 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PipelineStage:
     """A stage: the peer and the layers [start, end) that it runs."""
 
     record: ProviderRecord
@@ -75,7 +75,7 @@ class View:
         return cls(rtt_s, {}, {})
 
 
-Chooser = Callable[[Sequence[ProviderRecord], int, View, Collection[bytes], str], tuple[Place, ...]]
+Chooser = Callable[[Sequence[ProviderRecord], int, View, Collection[bytes], str], tuple[PipelineStage, ...]]
 """How an owner chooses; `choose_pipeline` unless a simulation compares it with others."""
 
 
@@ -85,7 +85,7 @@ def choose_pipeline(
     view: View,
     exclude: Collection[bytes] = (),
     model_name: str = "",
-) -> tuple[Place, ...]:
+) -> tuple[PipelineStage, ...]:
     """The pipeline over [0, num_layers) with the highest predicted speed; among equals by the view's taste, then by id.
 
     `records` are of one model; those of drafters and of the peers in `exclude` (they just failed) do not count. A link
@@ -99,17 +99,17 @@ def choose_pipeline(
     if best is None:
         name = model_name or (records[0].model_name if records else "") or "the model"
         raise NoPipeline(why_none(usable, num_layers, name, num_failed=len(hosted) - len(usable)))
-    return tuple(Place(field.records[index]) for index in best)
+    return tuple(PipelineStage(field.records[index]) for index in best)
 
 
-def predict(places: Sequence[Place], view: View) -> PipelineCost:
+def predict(places: Sequence[PipelineStage], view: View) -> PipelineCost:
     """What to expect of a pipeline where nobody else is at work."""
     field = _Field([place.record for place in places], replace(view, taste=b""))
     stages = (place.record.cost.times(view.slowness.get(place.peer, 1.0)) for place in places)
     return PipelineCost(tuple(stages), field.network_s(list(range(len(places)))))
 
 
-def speed(places: Sequence[Place], view: View) -> float:
+def speed(places: Sequence[PipelineStage], view: View) -> float:
     """Predicted tokens per second of a pipeline, with those at work there that records and the view tell of."""
     field = _Field([place.record for place in places], replace(view, taste=b""))
     return field.speed(list(range(len(places))))

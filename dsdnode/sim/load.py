@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from dsdnode.client.client import FULL_PAUSE_S, Client, Finished, GenerateRequest
-from dsdnode.client.request import Asking
+from dsdnode.client.request import PendingReply
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at
@@ -58,7 +58,7 @@ class OwnUser(Client):
         for kind in (replies.Piece, replies.Finished):
             self._rpc.on_notice(kind, self._notice)
 
-    async def _choose_drafter(self, asking: Asking, failures: dict[bytes, Any]) -> bytes:
+    async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, Any]) -> bytes:
         """Raises NoPipeline when it has failed already; one that is full is asked again."""
         failure = failures.get(self._node.peer_id)
         if failure is not None and not isinstance(failure.error, Overloaded):

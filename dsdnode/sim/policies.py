@@ -7,8 +7,8 @@ from random import Random
 from typing import Literal
 
 from dsdnode.errors import NoPipeline
-from dsdnode.node.batching.scheduler import Batch, Run, Turns
-from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline
+from dsdnode.node.batching.scheduler import Batch, Run, Scheduler
+from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline
 from dsdnode.wire.records import ProviderRecord
 
 Routing = Literal["fastest", "random", "round-robin", "shortest-queue"]
@@ -49,7 +49,7 @@ def _queue(record: ProviderRecord, view: View) -> tuple[float, bytes]:
 def _picking(pick: _Pick) -> Chooser:
     def choose(
         records: Sequence[ProviderRecord], num_layers: int, view: View, exclude: Collection[bytes], model_name: str
-    ) -> tuple[Place, ...]:
+    ) -> tuple[PipelineStage, ...]:
         replicas: dict[tuple[int, int], list[ProviderRecord]] = {}
         for record in sorted(records, key=lambda record: record.peer_id):
             if record.peer_id not in exclude:
@@ -63,7 +63,7 @@ def _picking(pick: _Pick) -> Chooser:
     return choose
 
 
-def turns_of(batching: Batching) -> Callable[[], Turns] | None:
+def scheduler_of(batching: Batching) -> Callable[[], Scheduler] | None:
     """fair: the node's own (who was served longest ago, prompts in pieces); fifo: whole runs as they came;
     length-aware: the shortest first, so that like shares a decode with like."""
     if batching == "fair":
@@ -71,7 +71,7 @@ def turns_of(batching: Batching) -> Callable[[], Turns] | None:
     return lambda: InOrder(by_length=batching == "length-aware")
 
 
-class InOrder(Turns):
+class InOrder(Scheduler):
     """Whole runs, up to MAX_BATCH_POSITIONS a decode."""
 
     def __init__(self, *, by_length: bool) -> None:

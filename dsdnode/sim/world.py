@@ -20,7 +20,7 @@ from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, DecodeCost, ScriptedEngine, Scripts
 from dsdnode.sim.loop import JumpingLoop, clock
 from dsdnode.sim.network import Network
-from dsdnode.sim.policies import chooser, turns_of
+from dsdnode.sim.policies import chooser, scheduler_of
 from dsdnode.sim.scenario import Group, Partition, Scenario, layers_of
 from dsdnode.sim.traces import Pair, SyntheticPair, read_traces
 from dsdnode.sim.transport import SimTransport
@@ -183,7 +183,7 @@ class World:
             disk=False,
             offers=not peer.group.private,
             choose=chooser(policies.routing, self.rng(f"routing {peer.name}")),
-            turns=turns_of(policies.batching),
+            scheduler=scheduler_of(policies.batching),
             tuning=self._tuning,
         )
 

@@ -7,9 +7,10 @@
 
 2. Symbols. N `num_stages`; c_s(b) = fixed + slope b, the time of stage s for b positions; t1, a link's latency one way;
    H link crossings of a pass: N + 1 in our ring, N where the owner sits beside the first stage, N - 1 in the papers; d
-   `draft_s`, the drafter's time for a token; alpha `acceptance_rate`, the chance that a guess is right given those
-   before it, over a whole reply 1 - rejections / guesses judged; gamma `window`, guesses not yet judged. Latency of a
-   pass P(b) = sum c_s(b) + H (t1 + b payload_s); interval of the bottleneck tau_b = max(b d, max c_s(b), b payload_s).
+   `draft_s`, the drafter's time for a token; alpha `acceptance_rate`, the chance that a draft token is right given
+   those before it, over a whole reply 1 - rejections / draft tokens judged; gamma `window`, draft tokens not yet
+   judged. Latency of a pass P(b) = sum c_s(b) + H (t1 + b payload_s); interval of the bottleneck tau_b = max(b d, max
+   c_s(b), b payload_s).
 
 3. Speeds, tokens per second, for a constant alpha (speeds.py; `python -m tests.sim.theory` compares):
 
@@ -31,10 +32,10 @@
    tests/speculation/guards.txt says what each rule is good for.
 
 5. Acceptance. Exact (sampling.py): the judge draws its own token at each position with noise keyed by (seed, position,
-   token id), and a guess stands while it is equal: the text is the target's at any temperature. Relaxed
-   (acceptance.py): key tokens stay strict (certain ones, digits, operators, code); elsewhere a guess of the target's
-   own top set stands if p >= (1 - threshold) p_max, under a budget of log-probability per 100 tokens; deferred: only if
-   the next ones match.
+   token id), and a draft token stands while it is equal: the text is the target's at any temperature. Relaxed
+   (acceptance.py): key tokens stay strict (certain ones, digits, operators, code); elsewhere a draft token of the
+   target's own top set stands if p >= (1 - threshold) p_max, under a budget of log-probability per 100 tokens;
+   deferred: only if the next ones match.
 
 6. Windows (window.py): `fixed`; `awc`, whose five features (queue utilisation, recent acceptance, round trip, time a
    token, window) a small network maps to the next window, clamped to [1, 12], smoothed by 0.4, off after two

@@ -41,7 +41,7 @@ _KEY: Final = re.compile(r"[\d+\-*/=<>()\[\]{}^%$#@&|~\\_;`\u0000-\u001f\u007f\u
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class JudgeDraw:
     """What the judge would say at one position, and as much of the distribution behind it as the rule asks for.
 
     `top`: the most likely tokens, falling, with `probabilities` at temperature 1; `entropy` over its largest value.
@@ -54,22 +54,22 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedPrefix:
     """The first `count` draft tokens stand; at the positions `relaxed` though the judge drew another."""
 
     count: int
     relaxed: tuple[int, ...] = ()
 
 
-class Acceptance(Protocol):
+class AcceptanceRule(Protocol):
     @property
     def num_top(self) -> int:
         """How much of the distribution behind each draw the rule wants to see; 0: none."""
 
-    def accept(self, start: int, draft: Sequence[int], own: Sequence[Own]) -> Accepted:
+    def accept(self, start: int, draft: Sequence[int], own: Sequence[JudgeDraw]) -> AcceptedPrefix:
         """Judge `draft`, the tokens at [start, start + n); `own[i]` is of the same position. To be asked once."""
 
-    def is_hopeless(self, start: int, draft: Sequence[int], own: Own) -> bool:
+    def is_hopeless(self, start: int, draft: Sequence[int], own: JudgeDraw) -> bool:
         """Does the first of `draft` fall, whatever the judge will say of those behind it? `own` is of its position."""
 
 
@@ -78,15 +78,15 @@ class Exact:
 
     num_top = 0
 
-    def accept(self, start: int, draft: Sequence[int], own: Sequence[Own]) -> Accepted:
+    def accept(self, start: int, draft: Sequence[int], own: Sequence[JudgeDraw]) -> AcceptedPrefix:
         count = 0
-        for guess, mine in zip(draft, own, strict=True):
-            if guess != mine.token:
+        for draft_token, mine in zip(draft, own, strict=True):
+            if draft_token != mine.token:
                 break
             count += 1
-        return Accepted(count)
+        return AcceptedPrefix(count)
 
-    def is_hopeless(self, start: int, draft: Sequence[int], own: Own) -> bool:
+    def is_hopeless(self, start: int, draft: Sequence[int], own: JudgeDraw) -> bool:
         return draft[0] != own.token
 
 
@@ -103,9 +103,9 @@ class Relaxed:
         self._prices: dict[int, float] = {}
         """By position. A branch that was left counts on: the bound holds for every line."""
 
-    def accept(self, start: int, draft: Sequence[int], own: Sequence[Own]) -> Accepted:
+    def accept(self, start: int, draft: Sequence[int], own: Sequence[JudgeDraw]) -> AcceptedPrefix:
         relaxed: list[int] = []
-        matches = [guess == mine.token for guess, mine in zip(draft, own, strict=True)]
+        matches = [draft_token == mine.token for draft_token, mine in zip(draft, own, strict=True)]
         for index, matched in enumerate(matches):
             if matched:
                 continue
@@ -114,25 +114,25 @@ class Relaxed:
             if price is None or not (
                 self._is_near(position, price) or self._is_excused(position, price, own[index], matches[index + 1 :])
             ):
-                return Accepted(index, tuple(relaxed))
+                return AcceptedPrefix(index, tuple(relaxed))
             self._pay(position, price)
             relaxed.append(position)
-        return Accepted(len(matches), tuple(relaxed))
+        return AcceptedPrefix(len(matches), tuple(relaxed))
 
-    def is_hopeless(self, start: int, draft: Sequence[int], own: Own) -> bool:
+    def is_hopeless(self, start: int, draft: Sequence[int], own: JudgeDraw) -> bool:
         if draft[0] == own.token:
             return False
         price = self._price(draft[0], own)
         behind = [True] * (len(draft) - 1)
         return price is None or not (self._is_near(start, price) or self._is_excused(start, price, own, behind))
 
-    def _price(self, guess: int, own: Own) -> float | None:
-        """The log-probability given up with `guess`, in nats; None: it must not stand."""
-        if guess not in own.top or len(own.top) < 2 or own.entropy < KEY_ENTROPY:
+    def _price(self, draft_token: int, own: JudgeDraw) -> float | None:
+        """The log-probability given up with `draft_token`, in nats; None: it must not stand."""
+        if draft_token not in own.top or len(own.top) < 2 or own.entropy < KEY_ENTROPY:
             return None
         best, second = own.probabilities[:2]
-        chance = own.probabilities[own.top.index(guess)]
-        at_stake = (guess, own.token, own.top[0])
+        chance = own.probabilities[own.top.index(draft_token)]
+        at_stake = (draft_token, own.token, own.top[0])
         if chance <= 0 or best - second > KEY_GAP or any(token in self._key_tokens for token in at_stake):
             return None
         return math.log(best / chance)
@@ -142,7 +142,7 @@ class Relaxed:
         tau = self._threshold * left / BUDGET
         return tau > 0 and price <= min(left, -math.log(1 - tau))
 
-    def _is_excused(self, position: int, price: float, own: Own, behind: Sequence[bool]) -> bool:
+    def _is_excused(self, position: int, price: float, own: JudgeDraw, behind: Sequence[bool]) -> bool:
         examined = behind[:DEFERRED_MATCHES]
         uncertain = self._deferred and own.entropy >= UNCERTAIN_ENTROPY
         return uncertain and price <= self._left(position) and len(examined) >= MIN_DEFERRED_MATCHES and all(examined)

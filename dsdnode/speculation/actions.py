@@ -44,7 +44,7 @@ class SendBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class DraftToken:
     """A draft token with the draft model's confidence in it, and what it would have said instead."""
 
     token: int
@@ -56,7 +56,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """Own draft engine: draw `count` tokens after `tokens`; answer `on_draft` with as many Guesses.
+    """Own draft engine: draw `count` tokens after `tokens`; answer `on_draft` with as many Draft tokens.
 
     In sequence `sequence` (0 to MAX_BRANCHES - 1) of this reply: with a `source`, first make it anew as a copy of the
     first `position` tokens of that one; then forget positions >= `position` and feed `tokens` there (perhaps a whole

@@ -45,7 +45,7 @@ def same(mine: bytes, theirs: bytes) -> bool:
     return mine == theirs
 
 
-class Line:
+class CommittedLine:
     """The owner's committed tokens with their digests."""
 
     def __init__(self, secret: bytes, tokens: Tokens) -> None:

@@ -16,13 +16,13 @@ MAX_DEPTHS = 64
 class PassEvent:
     """One judged pass. The block at `position` of `epoch` had `num_positions` (given and draft) positions.
 
-    `num_committed` tokens were added to the line by its verdict. For `num_judged` of them there was a guess on the main
-    line, and `num_accepted` of those, the first ones, were right (so a rejection is num_judged - num_accepted, 0 or 1;
-    `covered`: a live branch had the right token already). `depth`: how many guesses in a row were right before these.
-    `confidences`: the draft's probability of each judged guess.
-    `sent_s` and `judged_s` on the owner's clock; `stage_s`, `waited_s`, `queue`: as the stages measured (Verdict;
-    of a block that was closed unrun only those that ran it);
-    `alone`: nothing else of this reply was in flight when it was sent; `window`, `mode`: the plan it was sent under.
+    `num_committed` tokens were added to the line by its verdict. For `num_judged` of them there was a draft token on
+    the main line, and `num_accepted` of those, the first ones, were right (so a rejection is num_judged - num_accepted,
+    0 or 1; `covered`: a live branch had the right token already). `depth`: how many draft tokens in a row were right
+    before these. `confidences`: the draft's probability of each judged draft token. `sent_s` and `judged_s` on the
+    owner's clock; `stage_s`, `waited_s`, `queue`: as the stages measured (Verdict; of a block that was closed unrun
+    only those that ran it); `alone`: nothing else of this reply was in flight when it was sent; `window`, `mode`: the
+    plan it was sent under.
     """
 
     epoch: int
@@ -62,11 +62,11 @@ class PlanChange:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """For `run --json`. `by_position[i]`: (judged, accepted) of the guesses i after the last rejection.
+    """For `run --json`. `by_position[i]`: (judged, accepted) of the draft tokens i after the last rejection.
 
     `prompt_tokens_reused`: how many of the prompt's all stages had cached, from the turn before.
-    `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / guesses judged);
-    `acceptance_length_mean` counts the judge's own token; `drafted` are all guesses sent, the wasted among them.
+    `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / draft tokens judged);
+    `acceptance_length_mean` counts the judge's own token; `drafted` are all draft tokens sent, the wasted among them.
     """
 
     prompt_tokens: int
@@ -126,7 +126,7 @@ class EventLog:
         self._total.recoveries += 1
 
     def sent(self, num_draft: int) -> None:
-        """A block left with so many guesses."""
+        """A block left with so many draft tokens."""
         self._total.drafted += num_draft
 
     def judged(self, event: PassEvent) -> None:

@@ -18,7 +18,7 @@ class Plan:
 
     plain    nothing is drafted (block 0, window 0)
     rounds   `block` = `window` tokens, then wait for the verdict
-    stream   blocks of `block` tokens, drafted ahead, while at most `window` guesses are not yet judged
+    stream   blocks of `block` tokens, drafted ahead, while at most `window` draft tokens are not yet judged
     hedged   the same, with up to `hedges` branches of second choices beside the main line
     """
 
@@ -31,7 +31,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class Continuation:
     """Of the reply before, in the same session: numbers go on counting, caches go on serving.
 
     `route`: of the first route to ask for; `epoch`: the highest number in use; `cached`: by sequence of the draft
@@ -54,7 +54,7 @@ class SessionConfig:
     vocab_size: int
     end_tokens: frozenset[int] = frozenset()
     relaxed: bool = False
-    """The judge may accept what it did not draw: its own token waits while a guess for its place is in flight."""
+    """The judge may accept what it did not draw: its own token waits while a draft token for its place is in flight."""
     num_resumed: int = 0
     """So many of the prompt's last tokens are the reply's own, of before."""
     chunk_positions: int = 256
@@ -64,4 +64,4 @@ class SessionConfig:
     pass_timeout_s: float = 4.0
     position_timeout_s: float = 0.05
     """A pass may take pass_timeout_s + position_timeout_s * positions in flight before it counts as lost."""
-    carried: Carried = Carried()
+    carried: Continuation = Continuation()

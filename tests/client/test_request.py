@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dsdnode.client.client import Finished, GenerateRequest, Piece
-from dsdnode.client.request import Asking
+from dsdnode.client.request import PendingReply
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.net.memory import MemoryHub, MemoryTransport
 from dsdnode.net.port import Priority
@@ -127,10 +127,10 @@ def test_a_relaxed_reply_says_so_in_every_piece_and_at_its_end(tmp_path: Path) -
 
 
 async def test_a_reply_that_another_drafter_goes_on_with_keeps_its_rule() -> None:
-    asking = Asking(REQUEST, Model("ab" * 32, "fake", 4, 16, 97, "cd" * 32, 4096, (), 1, ""))
-    asking.begin()
-    asking.accepted(replies.Accepted(asking.id, "ab" * 32, WireAcceptance(0.2)), [pack_tokens([5, 17])])
-    body = decode_body(asking.begin(), replies.GenerateBody)
+    pending = PendingReply(REQUEST, Model("ab" * 32, "fake", 4, 16, 97, "cd" * 32, 4096, (), 1, ""))
+    pending.begin()
+    pending.accepted(replies.Accepted(pending.id, "ab" * 32, WireAcceptance(0.2)), [pack_tokens([5, 17])])
+    body = decode_body(pending.begin(), replies.GenerateBody)
     assert body.acceptance == WireAcceptance(0.2)
     with pytest.raises(PeerMisbehaved, match="another rule"):
-        asking.accepted(replies.Accepted(asking.id, "ab" * 32), [pack_tokens([5, 17])])
+        pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 17])])

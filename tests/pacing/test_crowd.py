@@ -22,7 +22,7 @@ DECODE_S = 0.060
 def judged(
     at_s: float, others: int, waited_s: float, decode_s: float = DECODE_S, window: int = 4, num_right: int | None = None
 ) -> PassEvent:
-    """A round of alice's; all but one of her guesses were right, if `num_right` does not say."""
+    """A round of alice's; all but one of her draft tokens were right, if `num_right` does not say."""
     num_right = window - 1 if num_right is None else num_right
     return PassEvent(
         epoch=1,
@@ -78,7 +78,7 @@ def test_what_a_place_costs_is_what_the_stage_does_over_who_is_there() -> None:
     assert pipeline.others.value == pytest.approx(20)
     rounds = {plan.block: cycle for plan, cycle in options(pipeline.costs(), [1.0] * 97, ("rounds",), (1, 4))}
     more_s = [crowd.priced(Plan("rounds", block, block), rounds[block]).used_s for block in (1, 4)]
-    assert more_s[1] - more_s[0] == pytest.approx(3 * (0.180 / 21) / 6, rel=0.05), "4 guesses a round, 6 places"
+    assert more_s[1] - more_s[0] == pytest.approx(3 * (0.180 / 21) / 6, rel=0.05), "4 draft tokens a round, 6 places"
 
 
 def test_others_positions_do_not_look_like_the_price_of_ones_own() -> None:

@@ -8,7 +8,7 @@ from dataclasses import astuple, replace
 import pytest
 
 from dsdnode.cost import CostLine, PipelineCost
-from dsdnode.pacing.estimates import Acceptance, PipelineEstimate
+from dsdnode.pacing.estimates import AcceptanceEstimate, PipelineEstimate
 from dsdnode.pacing.fits import CostFit, Ratio
 from dsdnode.pacing.formulas import drafting_s, round_s
 from dsdnode.speculation.events import PassEvent
@@ -35,7 +35,7 @@ def stages_s(positions: int) -> tuple[float, float]:
 
 
 def test_a_draft_model_is_trusted_at_first_and_not_for_long() -> None:
-    alice = Acceptance()
+    alice = AcceptanceEstimate()
     assert alice.rate == pytest.approx(0.75)
     for _ in range(10):
         alice.judged(0, 1, 0)
@@ -44,17 +44,17 @@ def test_a_draft_model_is_trusted_at_first_and_not_for_long() -> None:
 
 
 def test_a_rate_is_found_and_followed_when_the_draft_turns_bad() -> None:
-    rng, alice = random.Random(1), Acceptance()
+    rng, alice = random.Random(1), AcceptanceEstimate()
     for _ in range(200):
         alice.judged(0, 1, int(rng.random() < 0.8))
     assert alice.rate == pytest.approx(0.8, abs=0.12)
     for _ in range(30):
         alice.judged(0, 1, 0)
-    assert alice.rate < 0.3, "thirty wrong guesses outweigh two hundred"
+    assert alice.rate < 0.3, "thirty wrong draft tokens outweigh two hundred"
 
 
 def test_a_draft_that_turns_good_is_believed_as_soon() -> None:
-    alice = Acceptance()
+    alice = AcceptanceEstimate()
     for _ in range(100):
         alice.judged(0, 1, 0)
     for depth in range(20):
@@ -63,8 +63,8 @@ def test_a_draft_that_turns_good_is_believed_as_soon() -> None:
 
 
 def test_acceptance_has_a_shape_by_depth() -> None:
-    alice = Acceptance()
-    for _ in range(60):  # the first two guesses hold, the third never
+    alice = AcceptanceEstimate()
+    for _ in range(60):  # the first two draft tokens hold, the third never
         alice.judged(0, 3, 2)
     chances = alice.survival()
     assert chances[2] > 0.8 * chances[1] > 0.6
@@ -73,7 +73,7 @@ def test_acceptance_has_a_shape_by_depth() -> None:
 
 
 def test_another_reply_begins_half_way_back_to_the_prior() -> None:
-    alice = Acceptance()
+    alice = AcceptanceEstimate()
     for _ in range(200):
         alice.judged(0, 1, 0)
     before = alice.rate

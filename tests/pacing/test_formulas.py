@@ -67,7 +67,7 @@ def test_positions_cost_what_they_weigh_on_every_link() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 0.99])
-def test_nothing_passes_the_ceiling_of_a_single_line_of_guesses(rate: float) -> None:
+def test_nothing_passes_the_ceiling_of_a_single_line_of_draft_tokens(rate: float) -> None:
     costs = costs_of(GPU, 4, 50, num_hops=5)
     for block in range(1, 9):
         assert speeds.stream_speed(costs, rate, block) <= speeds.line_bound(costs, rate)
@@ -125,7 +125,7 @@ def fastest(
     return plan, 1 / cycle.token_s(num_others)
 
 
-def test_others_who_wait_make_deep_guesses_dear() -> None:
+def test_others_who_wait_make_deep_draft_tokens_dear() -> None:
     costs = costs_of(CPU, 4, 10, num_hops=5)
     alone, _ = fastest(costs, 0.6)
     crowded, _ = fastest(costs, 0.6, num_others=4.0)

@@ -1,7 +1,8 @@
 """A reply over a ring in virtual time: the real owner's machine under a WindowController, stages that only take time.
 
-Each position's guess is right or wrong from the beginning, as with real models; stages serve first come, first served
-and drop what is dead before they take it; nothing is lost. So a test can ask how fast a controller makes a reply.
+Each position's draft token is right or wrong from the beginning, as with real models; stages serve first come, first
+served and drop what is dead before they take it; nothing is lost. So a test can ask how fast a controller makes a
+reply.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from dsdnode.cost import CostLine, PipelineCost
-from dsdnode.speculation.actions import Draft, Finish, Guess, NeedRoute, SendBlock, SessionAction
+from dsdnode.speculation.actions import Draft, DraftToken, Finish, NeedRoute, SendBlock, SessionAction
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.events import PassEvent, PlanChange
 from dsdnode.speculation.owner.session import SessionMachine
@@ -28,13 +29,13 @@ MAX_STEPS = 1_000_000
 
 @dataclass(frozen=True)
 class Ring:
-    """`covered_share`: of the wrong guesses whose second choice is right."""
+    """`covered_share`: of the wrong draft tokens whose second choice is right."""
 
     stages: tuple[CostLine, ...]
     latency_s: float
     draft_s: float
     accept: Callable[[int], float] = lambda position: 0.8
-    """Position in the reply -> probability that the guess there is right."""
+    """Position in the reply -> probability that the draft token there is right."""
     jitter_s: float = 0.0
     covered_share: float = 0.0
     others: int = 0
@@ -119,7 +120,7 @@ class World:
         self.contents: dict[int, list[int]] = {0: []}
         self.wrong_at: dict[int, int] = {}
         self.drafted: dict[int, list[int]] = {}
-        self.drafting = False
+        self.drafts = False
 
     def run(self) -> Result:
         self.act(self.machine.start(self.now))
@@ -154,24 +155,24 @@ class World:
         if draft.source is not None:
             own[:] = self.drafted[draft.source]
         own[draft.position :] = draft.tokens
-        guesses = []
+        draft_tokens = []
         for _ in range(draft.count):
-            guess = self.guess(len(own) - PROMPT, all(token == RIGHT for token in own))
-            guesses.append(guess)
-            own.append(guess.token)
+            draft_token = self.draft_token(len(own) - PROMPT, all(token == RIGHT for token in own))
+            draft_tokens.append(draft_token)
+            own.append(draft_token.token)
         own.pop()
-        self.drafting = True
-        self.at(self.now + draft.count * self.ring.draft_s, lambda: self.answer(tuple(guesses)))
+        self.drafts = True
+        self.at(self.now + draft.count * self.ring.draft_s, lambda: self.answer(tuple(draft_tokens)))
 
-    def guess(self, position: int, is_right: bool) -> Guess:
+    def draft_token(self, position: int, is_right: bool) -> DraftToken:
         rate = self.sure[position]
         if is_right and self.right[position]:
-            return Guess(RIGHT, rate, OTHER, (1 - rate) / 2)
-        return Guess(WRONG, rate, RIGHT if is_right and self.second[position] else OTHER, (1 - rate) / 2)
+            return DraftToken(RIGHT, rate, OTHER, (1 - rate) / 2)
+        return DraftToken(WRONG, rate, RIGHT if is_right and self.second[position] else OTHER, (1 - rate) / 2)
 
-    def answer(self, guesses: tuple[Guess, ...]) -> None:
-        self.drafting = False
-        self.act(self.machine.on_draft(self.now, guesses))
+    def answer(self, draft_tokens: tuple[DraftToken, ...]) -> None:
+        self.drafts = False
+        self.act(self.machine.on_draft(self.now, draft_tokens))
 
     # --- the ring -------------------------------------------------------------------------------------------------
 
@@ -212,7 +213,7 @@ class World:
     def compute(self, index: int, travel: Travel) -> None:
         stage = self.ring.stages[index]
         cost_s = stage.at(len(travel.tokens)) * self.ring.slow(index, self.now)
-        cost_s *= self.ring.crowding if self.drafting else 1.0
+        cost_s *= self.ring.crowding if self.drafts else 1.0
         others_s = self.ring.others * stage.at(1)
         travel.stage_ms += (cost_s * 1000,)
         travel.waited_ms += ((self.now - travel.arrived_s + others_s) * 1000,)
@@ -245,7 +246,8 @@ class World:
 
 
 def _confidence(rate: float, draws: random.Random) -> float:
-    """The draft's probability of a guess: most are easy, some hard, on average right with `rate`; it knows which."""
+    """The draft's probability of a draft token: most are easy, some hard, on average right with `rate`; it knows
+    which."""
     hard = min(1.0, (EASY - rate) / (EASY - HARD))
     return min(rate, HARD) if draws.random() < hard else EASY
 

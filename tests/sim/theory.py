@@ -125,7 +125,7 @@ def held_back(held_s: float) -> Iterator[None]:
         _, since_s = made_s.setdefault(id(epoch), (epoch, now_s))
         # Looked at after each call of the draft engine: half a call too early is as good as half a call too late.
         is_early = sizes[1] < num_draft or now_s < since_s + held_s - CALL_S / 2
-        if is_early and (self.drafting.asked is not None or self._is_wanted(epoch, plan)):
+        if is_early and (self.drafts.asked is not None or self._is_wanted(epoch, plan)):
             return None
         return sizes[0], min(sizes[1], num_draft)
 

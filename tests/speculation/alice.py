@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsdnode.speculation.actions import Draft, Emit, Guess, SendBlock
+from dsdnode.speculation.actions import Draft, DraftToken, Emit, SendBlock
 from dsdnode.speculation.controller import Fixed
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.wire.messages import Nack, Verdict
@@ -57,7 +57,7 @@ class Alice:
         return self.open(0, 0)
 
     def draft(self, *tokens: int) -> list[Any]:
-        return self.did(self.machine.on_draft(self.now, tuple(map(Guess, tokens))))
+        return self.did(self.machine.on_draft(self.now, tuple(map(DraftToken, tokens))))
 
     def verdict(self, decided: int, token: int, epoch: int | None = None, route: int | None = None) -> list[Any]:
         epoch = self.main if epoch is None else epoch

@@ -110,7 +110,7 @@ class Conversation(world.World):
         self._draft_life += 1  # what the last reply asked for is not this one's
         before = self.owner
         config = replace(before._config, carried=before.carry())
-        self.owner = SessionMachine(config, self.prompt, self._window(), drafter=before._drafting.alive)
+        self.owner = SessionMachine(config, self.prompt, self._window(), drafter=before._drafts.alive)
 
     def _window(self) -> Any:
         return Restless(self.rng) if self._stream else Fixed(self.window)
@@ -125,7 +125,7 @@ class Conversation(world.World):
         return super()._stays(peer, action)
 
     def _drafter_back(self) -> None:
-        self.owner._drafting.alive = True
+        self.owner._drafts.alive = True
         super()._drafter_back()
 
 

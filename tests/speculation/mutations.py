@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from dsdnode.speculation import digest
-from dsdnode.speculation.acceptance import Own
+from dsdnode.speculation.acceptance import JudgeDraw
 from dsdnode.speculation.actions import ReleaseSequence, TruncateSequence
-from dsdnode.speculation.owner import patience
-from dsdnode.speculation.owner.drafting import Drafting
+from dsdnode.speculation.owner import timer
+from dsdnode.speculation.owner.drafting import DraftPlanner
 from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.speculation.stage import judge
 from dsdnode.speculation.stage.cache import BranchCache, Fate
@@ -48,7 +48,7 @@ def _rewrite(original: Any) -> Any:
 
 def _accept_without_draw(self: Judge, branch: Any, block: Any, draft: Any) -> Any:
     start = block.position + block.num_given
-    own = [Own(branch.draws.get(start + i, token)) for i, token in enumerate(draft)]
+    own = [JudgeDraw(branch.draws.get(start + i, token)) for i, token in enumerate(draft)]
     num_accepted = self._acceptance.accept(start, draft, own).count
     branch.decided = start + num_accepted
     return judge.Decision(branch.decided, branch.draws[branch.decided], num_accepted < len(draft))
@@ -129,11 +129,11 @@ def _timeouts(step: Callable[[int], int | None]) -> Callable[[Any], Any]:
 
     def change(original: Any) -> Any:
         def tick(self: SessionMachine, now: float) -> Any:
-            believed = step(self._patience.num_timeouts)
+            believed = step(self._timer.num_timeouts)
             if believed is None:
-                self._patience.waiting_since_s = now
+                self._timer.waiting_since_s = now
                 return []
-            self._patience.num_timeouts = believed
+            self._timer.num_timeouts = believed
             return original(self, now)
 
         return tick
@@ -209,8 +209,8 @@ MUTATIONS = {
     "resend": Mutation("nothing is sent again", ((SessionMachine, "tick", _timeouts(lambda count: max(count, 1))),)),
     "bump": Mutation("no new epoch", ((SessionMachine, "tick", _timeouts(lambda count: count + (count == 1))),)),
     "route": Mutation("no new route", ((SessionMachine, "tick", _timeouts(lambda count: min(count, 1))),)),
-    "patience": Mutation("the patience never grows", ((patience, "MAX_DOUBLINGS", constant(0)),)),
-    "draft-cache": Mutation("the draft cache is believed right", ((Drafting, "_num_common", _believe_all_cached),)),
+    "patience": Mutation("the timer never grows", ((timer, "MAX_DOUBLINGS", constant(0)),)),
+    "draft-cache": Mutation("the draft cache is believed right", ((DraftPlanner, "_num_common", _believe_all_cached),)),
 } | STREAM
 
 SECOND_LINES = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from dsdnode.speculation.actions import Guess
-from dsdnode.speculation.owner.drafting import Drafting
+from dsdnode.speculation.actions import DraftToken
+from dsdnode.speculation.owner.drafting import DraftPlanner
 from dsdnode.speculation.owner.epochs import Epochs
 from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.speculation.stage.cache import BranchCache
@@ -35,7 +35,7 @@ def _hedges_live(original: Any) -> Any:
         original(self, token)
         for hedge in hedges:
             if hedge not in self.live:
-                del hedge.guesses[:1]
+                del hedge.draft_tokens[:1]
                 self.hedges.append(hedge)
 
     return commit
@@ -52,13 +52,13 @@ def _floor_of_the_main(original: Any) -> Any:
     return send
 
 
-def _guesses_of_another_line(original: Any) -> Any:
-    def answered(self: Drafting, guesses: Any) -> None:
+def _draft_tokens_of_another_line(original: Any) -> Any:
+    def answered(self: DraftPlanner, draft_tokens: Any) -> None:
         asked, digest = self.asked, self._digest
         assert asked is not None
         self._digest = lambda epoch, length: asked.digest if length == asked.start else digest(epoch, length)  # type: ignore[method-assign]
         try:
-            original(self, guesses)
+            original(self, draft_tokens)
         finally:
             del self._digest
 
@@ -66,7 +66,7 @@ def _guesses_of_another_line(original: Any) -> Any:
 
 
 def _draft_cache_outlives(original: Any) -> Any:
-    def died(self: Drafting) -> None:
+    def died(self: DraftPlanner) -> None:
         cached = [list(digests) for digests in self._cached]
         original(self)
         self._cached = cached
@@ -87,9 +87,9 @@ def _whose_run_it_was(original: Any) -> Any:
 
 def _parked_hears(original: Any) -> Any:
     def on_park(self: StageMachine, *arguments: Any) -> None:
-        route = self._answers.route
+        route = self._messages.route
         original(self, *arguments)
-        self._answers.route = route
+        self._messages.route = route
 
     return on_park
 
@@ -103,24 +103,27 @@ def _line_lives(original: Any) -> Any:
         main = self.main
         original(self, token)
         if main is not None and self.main is None:
-            main.guesses, self.main = [], main
+            main.draft_tokens, self.main = [], main
 
     return commit
 
 
 def _known_does_not_matter(original: Any) -> Any:
-    """Guesses behind others that were wrong, as was decided meanwhile, are taken."""
+    """Draft tokens behind others that were wrong, as was decided meanwhile, are taken."""
 
-    def answered(self: Drafting, guesses: tuple[Guess, ...]) -> None:
+    def answered(self: DraftPlanner, draft_tokens: tuple[DraftToken, ...]) -> None:
         asked = self.asked
         assert asked is not None
         epoch = asked.epoch if asked.epoch in self._epochs.live else self._epochs.main
         end = self._epochs.end(epoch) if epoch is not None else 0
         if epoch is not None and end >= asked.start and self._digest(epoch, asked.start) == asked.digest:
             known = self._epochs.tokens(epoch, asked.start, end)
-            right = [dataclasses.replace(guess, token=token) for guess, token in zip(guesses, known, strict=False)]
-            guesses = (*right, *guesses[len(right) :])
-        original(self, guesses)
+            right = [
+                dataclasses.replace(draft_token, token=token)
+                for draft_token, token in zip(draft_tokens, known, strict=False)
+            ]
+            draft_tokens = (*right, *draft_tokens[len(right) :])
+        original(self, draft_tokens)
 
     return answered
 
@@ -144,9 +147,15 @@ STREAM = {
     "hedges-live": Mutation("hedges that are wrong live on", ((Epochs, "commit", _hedges_live),)),
     "hedge-nack": Mutation("a refused hedge lives on", ((Epochs, "drop", always([])),)),
     "hedge-floor": Mutation("the floor is the newest epoch's", ((Epochs, "send", _floor_of_the_main),)),
-    "draft-line": Mutation("guesses for another line are taken", ((Drafting, "answered", _guesses_of_another_line),)),
-    "draft-known": Mutation("guesses behind a wrong one are taken", ((Drafting, "answered", _known_does_not_matter),)),
-    "draft-lost": Mutation("the draft cache is believed after a death", ((Drafting, "died", _draft_cache_outlives),)),
+    "draft-line": Mutation(
+        "draft tokens for another line are taken", ((DraftPlanner, "answered", _draft_tokens_of_another_line),)
+    ),
+    "draft-known": Mutation(
+        "draft tokens behind a wrong one are taken", ((DraftPlanner, "answered", _known_does_not_matter),)
+    ),
+    "draft-lost": Mutation(
+        "the draft cache is believed after a death", ((DraftPlanner, "died", _draft_cache_outlives),)
+    ),
     "run-route": Mutation("runs of another route are passed on", ((StageMachine, "on_output", _run_of_any_route),)),
     "turn-draws": Mutation("draws serve the next reply too", ((BranchCache, "forget_draws", always(None)),)),
     "turn-run": Mutation("draws of a run of the reply before count", ((StageMachine, "on_output", _whose_run_it_was),)),

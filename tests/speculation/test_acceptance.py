@@ -15,10 +15,10 @@ from dsdnode.speculation.acceptance import (
     KEY_GAP,
     MIN_DEFERRED_MATCHES,
     UNCERTAIN_ENTROPY,
-    Accepted,
+    AcceptedPrefix,
     Exact,
+    JudgeDraw,
     KeyTokens,
-    Own,
     Relaxed,
     key_tokens,
 )
@@ -30,9 +30,9 @@ CAT, DOG, EEL, SEVEN, FOX = 0, 1, 2, 7, 9
 KEYS = frozenset({SEVEN})
 
 
-def own(token: int = CAT, second: float = 0.35, entropy: float = 0.2, **top: float) -> Own:
+def own(token: int = CAT, second: float = 0.35, entropy: float = 0.2, **top: float) -> JudgeDraw:
     """She favours a cat (0.4) before a dog (`second`) and an eel (0.05)."""
-    return Own(token, (CAT, DOG, EEL), (top.get("best", 0.4), second, 0.05), entropy)
+    return JudgeDraw(token, (CAT, DOG, EEL), (top.get("best", 0.4), second, 0.05), entropy)
 
 
 def relaxed(threshold: float = 0.3, deferred: bool = False) -> Relaxed:
@@ -40,45 +40,45 @@ def relaxed(threshold: float = 0.3, deferred: bool = False) -> Relaxed:
 
 
 def test_what_is_nearly_as_likely_stands_and_is_named() -> None:
-    assert relaxed().accept(20, [CAT, DOG, CAT], [own()] * 3) == Accepted(3, (21,))
+    assert relaxed().accept(20, [CAT, DOG, CAT], [own()] * 3) == AcceptedPrefix(3, (21,))
 
 
 def test_what_is_not_nearly_as_likely_falls() -> None:
-    assert relaxed().accept(20, [CAT, DOG, CAT], [own(second=0.27)] * 3) == Accepted(1)
-    assert relaxed().accept(20, [EEL], [own()]) == Accepted(0)
-    assert relaxed().accept(20, [FOX], [own()]) == Accepted(0)  # not among her most likely, whatever that means
-    assert relaxed(0.4).accept(20, [DOG], [own(second=0.27)]) == Accepted(1, (20,))
+    assert relaxed().accept(20, [CAT, DOG, CAT], [own(second=0.27)] * 3) == AcceptedPrefix(1)
+    assert relaxed().accept(20, [EEL], [own()]) == AcceptedPrefix(0)
+    assert relaxed().accept(20, [FOX], [own()]) == AcceptedPrefix(0)  # not among her most likely, whatever that means
+    assert relaxed(0.4).accept(20, [DOG], [own(second=0.27)]) == AcceptedPrefix(1, (20,))
 
 
 def test_at_a_temperature_her_own_draw_need_not_be_her_favourite() -> None:
-    assert relaxed().accept(20, [CAT], [own(token=EEL)]) == Accepted(1, (20,))
+    assert relaxed().accept(20, [CAT], [own(token=EEL)]) == AcceptedPrefix(1, (20,))
 
 
 @pytest.mark.parametrize(
     "mine",
-    [own(entropy=KEY_ENTROPY / 2), own(best=0.9, second=0.9 - KEY_GAP - 0.01), Own(DOG + 5)],
+    [own(entropy=KEY_ENTROPY / 2), own(best=0.9, second=0.9 - KEY_GAP - 0.01), JudgeDraw(DOG + 5)],
     ids=["she is sure", "a large gap", "nothing known"],
 )
-def test_key_positions_are_strict(mine: Own) -> None:
-    assert relaxed(0.99).accept(20, [DOG], [mine]) == Accepted(0)
+def test_key_positions_are_strict(mine: JudgeDraw) -> None:
+    assert relaxed(0.99).accept(20, [DOG], [mine]) == AcceptedPrefix(0)
 
 
-@pytest.mark.parametrize(("guess", "draw", "first"), [(SEVEN, CAT, CAT), (DOG, SEVEN, CAT), (DOG, CAT, SEVEN)])
-def test_key_tokens_are_strict_whoever_says_them(guess: int, draw: int, first: int) -> None:
-    mine = Own(draw, (first, DOG, SEVEN, CAT), (0.3, 0.29, 0.28, 0.27), 0.2)
-    assert relaxed().accept(20, [guess], [mine]) == Accepted(0)
+@pytest.mark.parametrize(("draft_token", "draw", "first"), [(SEVEN, CAT, CAT), (DOG, SEVEN, CAT), (DOG, CAT, SEVEN)])
+def test_key_tokens_are_strict_whoever_says_them(draft_token: int, draw: int, first: int) -> None:
+    mine = JudgeDraw(draw, (first, DOG, SEVEN, CAT), (0.3, 0.29, 0.28, 0.27), 0.2)
+    assert relaxed().accept(20, [draft_token], [mine]) == AcceptedPrefix(0)
 
 
 def test_deferred_excuses_a_mismatch_that_the_block_recovers_from() -> None:
     unsure = own(second=0.1, entropy=UNCERTAIN_ENTROPY)
     draft = [DOG] + [CAT] * MIN_DEFERRED_MATCHES
     mine = [unsure] + [own()] * MIN_DEFERRED_MATCHES
-    assert relaxed(deferred=True).accept(20, draft, mine) == Accepted(len(draft), (20,))
-    assert relaxed(deferred=False).accept(20, draft, mine) == Accepted(0)
-    assert relaxed(deferred=True).accept(20, draft[:-1], mine[:-1]) == Accepted(0)  # who knows what comes
-    assert relaxed(deferred=True).accept(20, [*draft[:-1], EEL], mine) == Accepted(0)
+    assert relaxed(deferred=True).accept(20, draft, mine) == AcceptedPrefix(len(draft), (20,))
+    assert relaxed(deferred=False).accept(20, draft, mine) == AcceptedPrefix(0)
+    assert relaxed(deferred=True).accept(20, draft[:-1], mine[:-1]) == AcceptedPrefix(0)  # who knows what comes
+    assert relaxed(deferred=True).accept(20, [*draft[:-1], EEL], mine) == AcceptedPrefix(0)
     surer = own(second=0.1, entropy=UNCERTAIN_ENTROPY - 0.01)
-    assert relaxed(deferred=True).accept(20, draft, [surer, *mine[1:]]) == Accepted(0)
+    assert relaxed(deferred=True).accept(20, draft, [surer, *mine[1:]]) == AcceptedPrefix(0)
 
 
 def test_tau_shrinks_as_the_budget_is_used_and_comes_back() -> None:
@@ -104,7 +104,7 @@ def test_no_100_tokens_cost_more_than_the_budget(
     for start in range(0, len(rows), 8):
         part = rows[start : start + 8]
         mine = [own(second=second, entropy=entropy) for _, second, entropy in part]
-        for position in rule.accept(start, [guess for guess, _, _ in part], mine).relaxed:
+        for position in rule.accept(start, [draft_token for draft_token, _, _ in part], mine).relaxed:
             seen = mine[position - start]
             prices[position] = math.log(0.4 / seen.probabilities[seen.top.index(rows[position][0])])
     for start in range(len(prices)):
@@ -118,7 +118,7 @@ BLOCKS = st.lists(
 
 @given(BLOCKS, st.booleans())
 def test_threshold_0_is_exact(rows: list[tuple[int, int, float]], deferred: bool) -> None:
-    draft, mine = [guess for guess, _, _ in rows], [own(draw, second, 0.5) for _, draw, second in rows]
+    draft, mine = [draft_token for draft_token, _, _ in rows], [own(draw, second, 0.5) for _, draw, second in rows]
     assert relaxed(0.0, deferred).accept(5, draft, mine) == Exact().accept(5, draft, mine)
     assert relaxed(0.0, deferred).is_hopeless(5, draft, mine[0]) == Exact().is_hopeless(5, draft, mine[0])
 
@@ -127,7 +127,7 @@ def test_threshold_0_is_exact(rows: list[tuple[int, int, float]], deferred: bool
 def test_hopeless_is_never_said_of_what_stands(
     rows: list[tuple[int, int, float]], threshold: float, deferred: bool
 ) -> None:
-    draft, mine = [guess for guess, _, _ in rows], [own(draw, second, 0.5) for _, draw, second in rows]
+    draft, mine = [draft_token for draft_token, _, _ in rows], [own(draw, second, 0.5) for _, draw, second in rows]
     rule = relaxed(threshold, deferred)
     hopeless = rule.is_hopeless(5, draft, mine[0])
     count = rule.accept(5, draft, mine).count

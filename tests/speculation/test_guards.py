@@ -15,7 +15,7 @@ from .test_stream import STREAM, Streaming, hedging
 
 def test_a_hedge_that_a_stage_refuses_is_dropped() -> None:
     alice = hedging()
-    alice.guess(43)
+    alice.draft_token(43)
     assert [epoch.number for epoch in alice.machine._epochs.live] == [1, 2]
     hedge = alice.sent[-1].block
     alice.did(alice.machine.on_nack(alice.now, Nack(hedge.session, hedge.route, 2, 0, 0)))
@@ -24,7 +24,7 @@ def test_a_hedge_that_a_stage_refuses_is_dropped() -> None:
 
 def test_a_hedge_refused_below_its_base_brings_the_main_epoch_again() -> None:
     alice = hedging()
-    alice.guess(43)
+    alice.draft_token(43)
     main = alice.machine._epochs.main
     assert main is not None
     lost, hedge = main.flights[0].action, alice.sent[-1].block
@@ -33,16 +33,16 @@ def test_a_hedge_refused_below_its_base_brings_the_main_epoch_again() -> None:
     assert [epoch.number for epoch in alice.machine._epochs.live] == [1]
 
 
-def test_guesses_for_a_line_that_fell_are_not_taken_for_the_new_one() -> None:
+def test_draft_tokens_for_a_line_that_fell_are_not_taken_for_the_new_one() -> None:
     alice = Streaming(STREAM).begin()
-    alice.guess(70)  # made while the prompt was read, and wrong
-    alice.guess(31, 32)  # on their way; the engine goes on behind them
+    alice.draft_token(70)  # made while the prompt was read, and wrong
+    alice.draft_token(31, 32)  # on their way; the engine goes on behind them
     alice.verdict(4, 50)
     alice.verdict(5, 51)
     alice.verdict(6, 52)
-    alice.guess(52, 34)  # it was 52, but not behind 31 32
+    alice.draft_token(52, 34)  # it was 52, but not behind 31 32
     main = alice.machine._epochs.main
-    assert main is not None and main.guesses == []
+    assert main is not None and main.draft_tokens == []
 
 
 def test_numbers_of_epochs_and_routes_never_come_again() -> None:

@@ -12,8 +12,8 @@ from unittest.mock import patch
 
 import pytest
 
-from dsdnode.speculation.acceptance import Accepted, Own
-from dsdnode.speculation.actions import Guess
+from dsdnode.speculation.acceptance import AcceptedPrefix, JudgeDraw
+from dsdnode.speculation.actions import DraftToken
 from dsdnode.speculation.owner.session import SessionConfig
 from dsdnode.speculation.stage import judge
 
@@ -32,12 +32,14 @@ class Lax:
 
     num_top = 0
 
-    def accept(self, start: int, draft: Sequence[int], own: Sequence[Own]) -> Accepted:
-        stands = [guess in (mine.token, neighbour(mine.token)) for guess, mine in zip(draft, own, strict=True)]
+    def accept(self, start: int, draft: Sequence[int], own: Sequence[JudgeDraw]) -> AcceptedPrefix:
+        stands = [
+            draft_token in (mine.token, neighbour(mine.token)) for draft_token, mine in zip(draft, own, strict=True)
+        ]
         count = next((index for index, stood in enumerate(stands) if not stood), len(stands))
-        return Accepted(count, tuple(start + index for index in range(count) if draft[index] != own[index].token))
+        return AcceptedPrefix(count, tuple(start + index for index in range(count) if draft[index] != own[index].token))
 
-    def is_hopeless(self, start: int, draft: Sequence[int], own: Own) -> bool:
+    def is_hopeless(self, start: int, draft: Sequence[int], own: JudgeDraw) -> bool:
         return not self.accept(start, draft[:1], [own]).count
 
 
@@ -48,22 +50,22 @@ class LaxWorld(world.World):
     def _next(self, line: Sequence[int]) -> int:
         return reference(tuple(line), 1, self.num_stages, self.seed)[-1]
 
-    def _guess(self, position: int) -> Guess:
+    def _draft_token(self, position: int) -> DraftToken:
         """As the model would go on from this very line, or nearly so, or wrong; the second choice is another of it."""
-        asked = self.owner._drafting.asked
+        asked = self.owner._drafts.asked
         if asked is None:  # is told already
-            return Guess(0)
+            return DraftToken(0)
         line = self.owner._epochs.tokens(asked.epoch, 0, asked.start)
         if position == len(line):
             self._ahead = list(line)
         right = self._next(self._ahead)
         choices = [right, neighbour(right), (right + 5) % (VOCABULARY - 1)]
-        weights = [self.guess_rate, 0.3, 0.2]
+        weights = [self.draft_token_rate, 0.3, 0.2]
         token = self.rng.choices(choices, weights)[0]
         second = self.rng.choice([choice for choice in choices if choice != token])
         self._ahead.append(token)
         chance = self.rng.random()
-        return Guess(token, chance, second, (1 - chance) * self.rng.random())
+        return DraftToken(token, chance, second, (1 - chance) * self.rng.random())
 
     def _check_text(self) -> None:
         line = list(self.prompt)

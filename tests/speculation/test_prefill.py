@@ -17,7 +17,7 @@ from dsdnode.speculation.owner.prefill import (
     prefill_s,
 )
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
-from dsdnode.speculation.plan import Carried
+from dsdnode.speculation.plan import Continuation
 from dsdnode.wire.messages import Verdict
 
 SESSION = b"0123456789abcdef"
@@ -138,7 +138,7 @@ def test_the_next_turn_goes_on_with_the_numbers_and_sends_only_what_is_new() -> 
     alice.on_verdict(0.1, Verdict(SESSION, 0, 1, 40, 7))
     alice.cancel(0.2, "stop")
     carried = alice.carry()
-    assert carried == Carried(1, 1, ((),) * 4)
+    assert carried == Continuation(1, 1, ((),) * 4)
     again = machine((*range(40), 7, 8, 9), carried=carried)
     assert [action.route for action in again.start(1.0)] == [1]
     [sent] = again.on_route(1.0, 1, (41, 40))

@@ -24,7 +24,7 @@ def test_the_prompt_goes_out_in_chunks_while_the_draft_engine_reads_it() -> None
     assert alice.text == []
 
 
-def test_guesses_made_during_the_prompt_are_used_if_the_first_was_right(alice: Alice) -> None:
+def test_draft_tokens_made_during_the_prompt_are_used_if_the_first_was_right(alice: Alice) -> None:
     alice.start()
     assert alice.draft(20, 31, 32, 33) == []
     emit, sent = alice.verdict(3, 20)
@@ -37,7 +37,7 @@ def test_all_accepted_the_epoch_goes_on(alice: Alice) -> None:
     alice.in_a_round()
     emit, draft = alice.verdict(7, 40)
     assert emit == Emit((31, 32, 33, 40), 3)
-    assert draft == drafting(6, (33, 40), 3)  # its engine never was fed its own last guess
+    assert draft == drafting(6, (33, 40), 3)  # its engine never was fed its own last draft token
     (sent,) = alice.draft(41, 42, 43)
     assert numbers(sent) == (1, 0, 0, 7, 1, 3)
 
@@ -200,7 +200,7 @@ def test_without_the_draft_engine_the_reply_goes_on_plainly_until_it_is_back(ali
     assert draft == drafting(0, (*PROMPT, 20, 31, 32, 33, 40, 41), 4)  # and one more, for the token on its way
 
 
-def test_an_engine_without_a_guess_is_not_asked_twice(alice: Alice) -> None:
+def test_an_engine_without_a_draft_token_is_not_asked_twice(alice: Alice) -> None:
     alice.in_a_round()
     alice.verdict(7, 40)
     (sent,) = alice.draft()

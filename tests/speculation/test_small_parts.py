@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsdnode.speculation import digest
-from dsdnode.speculation.acceptance import Exact, Own
+from dsdnode.speculation.acceptance import Exact, JudgeDraw
 from dsdnode.speculation.controller import Fixed
 from dsdnode.speculation.events import MAX_EVENTS, EventLog, PassEvent
 from dsdnode.speculation.plan import Plan
@@ -17,7 +17,7 @@ TOKENS = st.lists(st.integers(0, 2**24), max_size=20)
 @given(TOKENS, TOKENS)
 def test_exact_accepts_the_common_prefix_and_no_more(draft: list[int], draws: list[int]) -> None:
     num = min(len(draft), len(draws))
-    count = Exact().accept(7, draft[:num], [Own(token) for token in draws[:num]]).count
+    count = Exact().accept(7, draft[:num], [JudgeDraw(token) for token in draws[:num]]).count
     assert draft[:count] == draws[:count]
     assert count == num or draft[count] != draws[count]
 

@@ -62,8 +62,8 @@ def test_a_branch_is_a_copy_while_its_parent_may_be_needed(bob: Stage) -> None:
     assert bob.calls[-2] == TruncateSequence(0, 6)  # closed right there: taken over
 
 
-def test_a_rejected_guess_does_not_come_back_in_a_childs_name(carol: Stage) -> None:
-    """Epoch 1 was closed at 4; a child of epoch 2, unknown here, claims a base with that same guess in it."""
+def test_a_rejected_draft_token_does_not_come_back_in_a_childs_name(carol: Stage) -> None:
+    """Epoch 1 was closed at 4; a child of epoch 2, unknown here, claims a base with that same draft token in it."""
     right = own_token(LINE[:4])
     wrong = (*LINE[:4], (right + 1) % 16)
     carol.receive(wrong, 0, num_draft=1)
@@ -99,8 +99,8 @@ def test_one_sequence_is_enough_for_one_line() -> None:
     assert len(bob.receive((*LINE[:5], 16), 5, epoch=2, parent=1, base=5, floor=2)) == 1
 
 
-def test_a_guess_that_is_known_to_be_wrong_is_not_run(carol: Stage, bob: Stage) -> None:
-    """Her own draw behind the block before says so. Its sibling, which guesses that draw, goes on from there."""
+def test_a_draft_token_that_is_known_to_be_wrong_is_not_run(carol: Stage, bob: Stage) -> None:
+    """Her own draw behind the block before says so. Its sibling, which draft tokens that draw, goes on from there."""
     right = own_token(LINE[:4])
     carol.receive(LINE[:4], 0)
     actions = carol.receive((*LINE[:4], (right + 1) % 16, 7), 4, num_draft=2)

@@ -102,8 +102,8 @@ def test_what_was_drawn_for_the_last_reply_does_not_judge_the_next(carol: Stage,
     if still_running:
         assert carol.finish() == []
     carol.hold = False
-    guess = carol.receive(LINE[:8], 6, num_draft=2, route=1, epoch=2, base=6, floor=2)
-    assert told(guess) == [Nack(SESSION, 1, 2, 2, 5)]
+    draft_token = carol.receive(LINE[:8], 6, num_draft=2, route=1, epoch=2, base=6, floor=2)
+    assert told(draft_token) == [Nack(SESSION, 1, 2, 2, 5)]
 
 
 def test_a_parked_session_whose_time_is_over_frees_everything(bob: Stage) -> None:

@@ -1,16 +1,16 @@
 """What a schedule is watched for beside its text: work for nothing, which costs no token and shows nowhere else.
 
-An owner commits by no epoch that is dead, never sends two contents as one epoch, nor a guess that the draft engine did
-not make behind that very line, and after a NACK goes on from where the stage is, or no more in that epoch. A stage
-never runs a block of a route that is no more or that it knows to be dead, never a position of a branch twice, and keeps
-no draw of another reply's dice.
+An owner commits by no epoch that is dead, never sends two contents as one epoch, nor a draft token that the draft
+engine did not make behind that very line, and after a NACK goes on from where the stage is, or no more in that epoch. A
+stage never runs a block of a route that is no more or that it knows to be dead, never a position of a branch twice, and
+keeps no draw of another reply's dice.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsdnode.speculation.actions import BroadcastClosed, Guess, RunChunk, SendBlock, StageAction
+from dsdnode.speculation.actions import BroadcastClosed, DraftToken, RunChunk, SendBlock, StageAction
 from dsdnode.speculation.digest import split
 from dsdnode.speculation.stage.cache import Branch
 from dsdnode.speculation.stage.machine import StageMachine
@@ -28,16 +28,16 @@ class OwnerWatch:
         self._sent: dict[tuple[int, int], bytes] = {}
         """By epoch and length: the digest of so much of it."""
         self._lines: set[tuple[int, ...]] = set()
-        """Each ends with a guess that the draft engine has made behind the rest."""
+        """Each ends with a draft token that the draft engine has made behind the rest."""
         self._refused: dict[int, int] = {}
         """By epoch: the length that a stage has of it."""
         self._heard: set[Nack] = set()
         self._alive, self._length = True, 0
 
-    def guessed(self, line: tuple[int, ...], guesses: tuple[Guess, ...]) -> None:
-        for guess in guesses:
-            self._lines.add((*line, guess.second))
-            line = (*line, guess.token)
+    def placed(self, line: tuple[int, ...], draft_tokens: tuple[DraftToken, ...]) -> None:
+        for draft_token in draft_tokens:
+            self._lines.add((*line, draft_token.second))
+            line = (*line, draft_token.token)
             self._lines.add(line)
 
     def nacked(self, owner: SessionMachine, nack: Nack) -> None:
@@ -69,7 +69,7 @@ class OwnerWatch:
         epoch = owner._epochs.get(block.epoch)
         for place in range(block.position + block.num_given, block.position + block.num_given + block.num_draft):
             if epoch is not None and owner._epochs.tokens(epoch, 0, place + 1) not in self._lines:
-                self._violations.append("a guess for another line")
+                self._violations.append("a draft token for another line")
 
 
 class StageWatch:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from dsdnode.speculation.actions import MAX_BRANCHES, Draft, Emit, Finish, Guess, NeedRoute, SendBlock, SessionAction
+from dsdnode.speculation.actions import (
+    MAX_BRANCHES,
+    Draft,
+    DraftToken,
+    Emit,
+    Finish,
+    NeedRoute,
+    SendBlock,
+    SessionAction,
+)
 from dsdnode.speculation.controller import Fixed
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.speculation.stage.arrivals import StageLimits
@@ -38,7 +47,7 @@ class World:
         self.replicas = [[Peer(self, stage, n) for n in range(rng.randint(1, 3))] for stage in range(self.num_stages)]
         self.prompt = tuple(rng.randrange(VOCABULARY - 1) for _ in range(rng.choice([1, 2, 5, 17, 40])))
         self.num_tokens = rng.randint(1, 40)
-        self.guess_rate = rng.choice([0.0, 0.3, 0.7, 0.9, 1.0])
+        self.draft_token_rate = rng.choice([0.0, 0.3, 0.7, 0.9, 1.0])
         self.window = rng.choice([0, 1, 4, 8])
         self.right = reference(self.prompt, self.num_tokens, self.num_stages, seed)
         self.emitted: list[int] = []
@@ -198,15 +207,15 @@ class World:
 
     # --- own draft engine -----------------------------------------------------------------------------------------
 
-    def _guess(self, position: int) -> Guess:
+    def _draft_token(self, position: int) -> DraftToken:
         """The right token with probability guess_rate, else perhaps the second choice (of a line that is right)."""
         right = self.right[position] if position < len(self.right) else 0
         wrong = (right + 1 + self.rng.randrange(VOCABULARY - 2)) % (VOCABULARY - 1)
         chance = self.rng.random()
-        if self.rng.random() < self.guess_rate:
-            return Guess(right, chance, wrong, (1 - chance) * self.rng.random())
+        if self.rng.random() < self.draft_token_rate:
+            return DraftToken(right, chance, wrong, (1 - chance) * self.rng.random())
         second = right if self.rng.random() < 0.5 else (wrong + 1) % (VOCABULARY - 1)
-        return Guess(wrong, chance, second, (1 - chance) * self.rng.random())
+        return DraftToken(wrong, chance, second, (1 - chance) * self.rng.random())
 
     def _draft(self, action: Draft) -> None:
         """Checks that the engine's cache follows the epoch that is asked for, then answers after a while."""
@@ -216,18 +225,18 @@ class World:
         if action.position > len(cached):
             self.violations.append("draft beyond its cache")
         line = [*cached[: action.position], *action.tokens]
-        asked = self.owner._drafting.asked
+        asked = self.owner._drafts.asked
         if asked is None or tuple(line) != self.owner._epochs.tokens(asked.epoch, 0, asked.start):
             self.violations.append("draft on another line")
-        guesses = tuple(self._guess(len(line) + i) for i in range(action.count))
-        self.watch.guessed(tuple(line), guesses)
-        self._drafted[action.sequence] = [*line, *(guess.token for guess in guesses[:-1])]
+        draft_tokens = tuple(self._draft_token(len(line) + i) for i in range(action.count))
+        self.watch.placed(tuple(line), draft_tokens)
+        self._drafted[action.sequence] = [*line, *(draft_token.token for draft_token in draft_tokens[:-1])]
         delay_s = 0.002 * (action.count + len(action.tokens))
-        self.queue.after(delay_s, self._drafted_now, self._draft_life, guesses)
+        self.queue.after(delay_s, self._drafted_now, self._draft_life, draft_tokens)
 
-    def _drafted_now(self, life: int, guesses: tuple[Guess, ...]) -> None:
+    def _drafted_now(self, life: int, draft_tokens: tuple[DraftToken, ...]) -> None:
         if life == self._draft_life:
-            self._carry_out(self.owner.on_draft(self.queue.now, guesses))
+            self._carry_out(self.owner.on_draft(self.queue.now, draft_tokens))
 
     # --- faults ---------------------------------------------------------------------------------------------------
 
@@ -255,7 +264,8 @@ class World:
         return self.rng.choice(self.rng.choice(self.replicas))
 
     def _reroute(self) -> None:
-        """Now and then with a drafter that guesses anew: a verdict on old guesses must not count for new ones."""
+        """Now and then with a drafter that draft tokens anew: a verdict on old draft tokens must not count for new
+        ones."""
         if self.rng.random() < 0.3:
             self._lose_drafter()
         self._carry_out(self.owner.on_peer_lost(self.queue.now, [self.rng.randrange(self.num_stages)]))

@@ -13,7 +13,7 @@ import structlog
 
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
-from dsdnode.node.batching.scheduler import Batch, Done, Owner, Run, Turns
+from dsdnode.node.batching.scheduler import Batch, Done, Owner, Run, Scheduler
 from dsdnode.pacing.fits import CostFit, TimeMean
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ class Batcher:
         """What decodes without `extend` cost."""
         self._waiting: list[Run | _Cache] = []
         self._current: Batch = []
-        self.turns = Turns(max_batch_positions)
+        self.scheduler = Scheduler(max_batch_positions)
         self._busy = TimeMean()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -70,7 +70,7 @@ class Batcher:
             asyncio.get_running_loop().call_soon(item.finish, Overloaded("the engine's queue is full"))
             return
         self._push(item)
-        self.turns.active(item.owner, _now())
+        self.scheduler.active(item.owner, _now())
         self._busy.set(_now(), len(self._working()))
 
     def copy(self, source: int, target: int, position: int) -> None:
@@ -84,7 +84,7 @@ class Batcher:
 
     def forget(self, owner: Owner) -> None:
         """It is gone: no prompt is cut for its sake. (In the strict setting the cuts are part of the arithmetic.)"""
-        self.turns.forget(owner)
+        self.scheduler.forget(owner)
 
     def _operation(self, sequences: tuple[int, ...], call: Callable[[], Awaitable[None]]) -> None:
         """Never refused: there are a few for each chunk, and whoever asks counts on them."""
@@ -154,8 +154,8 @@ class Batcher:
     def _next_batch(self, ready: Sequence[Run]) -> Batch:
         """A run leaves the queue with its last piece."""
         for owner in self._working():
-            self.turns.active(owner, _now())
-        batch = self.turns.choose(ready, _now())
+            self.scheduler.active(owner, _now())
+        batch = self.scheduler.choose(ready, _now())
         for item, chunk in batch:
             if item.num_done + len(chunk.inputs) == len(item.chunk.inputs):
                 self._waiting.remove(item)

@@ -85,24 +85,24 @@ Batch = list[tuple[Run, Chunk]]
 
 
 @dataclass(slots=True)
-class _Turn:
+class _Owner:
     """Of one owner: the number of the decode that it was last part of, and when it last had work."""
 
     served: int
     active_s: float
 
 
-class Turns:
+class Scheduler:
     """`max_positions` bounds one decode; a run that is larger, and cannot be cut, goes alone."""
 
     def __init__(self, max_positions: int) -> None:
         self._max_positions = max_positions
-        self._turns: dict[Owner, _Turn] = {}
+        self._turns: dict[Owner, _Owner] = {}
         self._num_decodes = 0
 
     def active(self, owner: Owner, now: float) -> None:
         """It has work."""
-        self._turns.setdefault(owner, _Turn(self._num_decodes, now)).active_s = now
+        self._turns.setdefault(owner, _Owner(self._num_decodes, now)).active_s = now
 
     def forget(self, owner: Owner) -> None:
         self._turns.pop(owner, None)

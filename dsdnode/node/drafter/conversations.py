@@ -21,7 +21,7 @@ from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.actions import MAX_BRANCHES
-from dsdnode.speculation.plan import Carried
+from dsdnode.speculation.plan import Continuation
 from dsdnode.speculation.sampling import Sampling
 
 PARKED_S = 300.0
@@ -74,11 +74,11 @@ class DraftSequences:
         self._lengths = [0] * len(self._sequences)
 
 
-def guesses_of(output: Output) -> tuple[do.Guess, ...]:
+def draft_tokens_of(output: Output) -> tuple[do.DraftToken, ...]:
     assert output.tokens is not None and output.probabilities is not None
     assert output.runners_up is not None and output.runner_up_probabilities is not None
     columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
-    return tuple(do.Guess(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
+    return tuple(do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +93,7 @@ class Conversation:
     tokens: tuple[int, ...] = ()
     """Prompt, and the reply so far where it is resumed; resting: prompt and reply."""
     sequences: DraftSequences | None = None
-    carried: Carried = field(default_factory=Carried)
+    carried: Continuation = field(default_factory=Continuation)
     """What the next reply begins with."""
     resting: bool = False
     slot: int | None = None
@@ -114,7 +114,7 @@ class Conversation:
         """It was told to forget it."""
         self._holders.pop(peer, None)
 
-    def rest(self, carried: Carried, tokens: tuple[int, ...]) -> None:
+    def rest(self, carried: Continuation, tokens: tuple[int, ...]) -> None:
         """Its reply is over, and another may follow."""
         self.carried, self.tokens, self.resting = carried, tokens, True
 

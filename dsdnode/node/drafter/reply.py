@@ -15,7 +15,7 @@ from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.conversations import Conversation, guesses_of
+from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
 from dsdnode.pacing.estimates import PipelineEstimate
@@ -210,7 +210,7 @@ class Reply:
             if life != self._draft_life:
                 return
             if isinstance(result, Output) and result.tokens is not None:
-                self._carry_out(self._machine.on_draft(self._now(), guesses_of(result)))
+                self._carry_out(self._machine.on_draft(self._now(), draft_tokens_of(result)))
             else:  # dead or full: go on without
                 log.info("not drafted", reason=str(result))
                 self.on_drafter_lost()

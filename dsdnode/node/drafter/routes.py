@@ -19,7 +19,7 @@ from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.pacing.straggler import Slowness
 from dsdnode.pacing.tuning import TUNING, Tuning
-from dsdnode.placement.pipelines import Chooser, Place, View, choose_pipeline, is_covered, predict, speed
+from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline, is_covered, predict, speed
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
@@ -94,7 +94,7 @@ class Hosts:
 class Route:
     """An opened pipeline; `lengths` as the stages answered (speculation/actions.py, NeedRoute)."""
 
-    places: tuple[Place, ...]
+    places: tuple[PipelineStage, ...]
     peers: tuple[bytes, ...]
     lengths: tuple[int, ...]
     costs: PipelineCost
@@ -205,7 +205,7 @@ class Routes:
         others = {peer: len(known.keys() - {session}) for peer, known in self._sessions.items()}
         return View(rtt_s, self._slowness.factors(records, _now()), others, session, self.tuning)
 
-    def _costs(self, session: bytes, places: Sequence[Place], rtt_s: Mapping[bytes, float]) -> PipelineCost:
+    def _costs(self, session: bytes, places: Sequence[PipelineStage], rtt_s: Mapping[bytes, float]) -> PipelineCost:
         return predict(places, self._view(session, [place.record for place in places], rtt_s))
 
     def _first_seen(self, peers: tuple[bytes, ...], costs: PipelineCost) -> PipelineCost:
@@ -215,7 +215,12 @@ class Routes:
         return self._first_costs.get(peers, costs)
 
     async def _open_all(
-        self, conversation: Conversation, options: ReplyOptions, number: int, digests: bytes, places: Sequence[Place]
+        self,
+        conversation: Conversation,
+        options: ReplyOptions,
+        number: int,
+        digests: bytes,
+        places: Sequence[PipelineStage],
     ) -> dict[bytes, Opened | Refused | DsdError]:
         stages = encode_body(OpenStages(tuple(StagePlace(place.contact, place.start, place.end) for place in places)))
 
@@ -252,7 +257,7 @@ class _Attempt:
 
     def choose(
         self, target: Model, records: list[ProviderRecord], view: View, held: Collection[bytes]
-    ) -> tuple[Place, ...]:
+    ) -> tuple[PipelineStage, ...]:
         """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline.
 
         Those that are `held` already, perhaps with all in their caches, unless others are much faster.

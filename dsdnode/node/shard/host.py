@@ -16,7 +16,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
-from dsdnode.speculation.acceptance import Own
+from dsdnode.speculation.acceptance import JudgeDraw
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import buffer_at, decode_body
 from dsdnode.wire.messages import Block, Close, Closed, Message, Open, Opened, OpenStages, Park, Refused, SessionLost
@@ -287,10 +287,10 @@ class StageHost:
         self._carry_out(session, session.machine.tick(asyncio.get_running_loop().time()))
 
 
-def _seen(output: Output) -> tuple[Own, ...]:
+def _seen(output: Output) -> tuple[JudgeDraw, ...]:
     """The draws with the distributions behind them, where these were asked for."""
     if output.top is None or output.tokens is None:
         return ()
     columns = (output.tokens, output.top.tokens, output.top.probabilities, output.top.entropies)
     rows = zip(*(column.tolist() for column in columns), strict=True)
-    return tuple(Own(token, tuple(top), tuple(chances), entropy) for token, top, chances, entropy in rows)
+    return tuple(JudgeDraw(token, tuple(top), tuple(chances), entropy) for token, top, chances, entropy in rows)

@@ -10,7 +10,7 @@ import msgspec
 
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
-from dsdnode.speculation.acceptance import Acceptance, Exact, KeyTokens, Relaxed
+from dsdnode.speculation.acceptance import AcceptanceRule, Exact, KeyTokens, Relaxed
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.stage.machine import StageMachine
@@ -167,7 +167,7 @@ class Sessions:
         return None
 
 
-def _acceptance(message: Open, key_tokens: bytes) -> Acceptance:
+def _acceptance(message: Open, key_tokens: bytes) -> AcceptanceRule:
     asked = message.acceptance
     if asked.threshold == 0:
         return Exact()

@@ -1,8 +1,8 @@
 """What the owner's draft engine has cached, and what to ask of it next. Speculation sections 4 and 6.
 
-It drafts where the next guess is likeliest to be needed: on the main line, or in a branch of second choices beside it
-(a hedge). The chance of a guess is the product of the draft's confidences before it, each calibrated by what became of
-such guesses so far.
+It drafts where the next draft token is likeliest to be needed: on the main line, or in a branch of second choices
+beside it (a hedge). The chance of a draft token is the product of the draft's confidences before it, each calibrated by
+what became of such draft tokens so far.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsdnode.speculation.actions import Draft, Guess, Tokens
+from dsdnode.speculation.actions import Draft, DraftToken, Tokens
 from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
 
 _NUM_BINS = 10
 _PRIOR_WEIGHT = 3.0
 _MEMORY = 200.0
-"""Guesses; older ones fade."""
+"""Draft tokens; older ones fade."""
 
 
 class Calibration:
-    """How often guesses of a stated probability come true; at first as often as they say."""
+    """How often draft tokens of a stated probability come true; at first as often as they say."""
 
     def __init__(self) -> None:
         self._right = [_PRIOR_WEIGHT * (index + 0.5) / _NUM_BINS for index in range(_NUM_BINS)]
@@ -42,7 +42,7 @@ def _bin(probability: float) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class OutstandingDraft:
     """An unanswered Draft: for which epoch, from which place on (its content's length and digest then)."""
 
     epoch: OwnEpoch
@@ -53,15 +53,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of guesses for tokens that stand now (PassEvent's fields)."""
+class Judgement:
+    """What became of draft tokens for tokens that stand now (PassEvent's fields)."""
 
     num_judged: int
     num_accepted: int
     confidences: tuple[float, ...]
 
 
-class Drafting:
+class DraftPlanner:
     """The draft engine of one reply: `num_sequences` sequences, one Draft outstanding at a time."""
 
     def __init__(
@@ -69,16 +69,16 @@ class Drafting:
     ) -> None:
         """`cached`: by sequence, what the reply before left in it (digests after each token)."""
         self.alive = alive
-        self.asked: Asked | None = None
+        self.asked: OutstandingDraft | None = None
         self.first = Calibration()
-        """Of a guess."""
+        """Of a draft token."""
         self.second = Calibration()
         """Of a second choice, as a share of what the first one leaves, when the first is wrong."""
         self._epochs = epochs
         self._cached = [list(digests) for digests in cached] or [[] for _ in range(num_sequences)]
         """By sequence: digests after each token that it holds."""
         self._empty: bytes | None = None
-        """For this content the engine had no guess: not asked twice."""
+        """For this content the engine had no draft token: not asked twice."""
 
     def died(self) -> None:
         """With its cache; an outstanding Draft will not be answered."""
@@ -100,7 +100,7 @@ class Drafting:
         return self._empty is None or self._empty != self._digest(epoch, self._epochs.end(epoch))
 
     def ask(self, now: float, epoch: OwnEpoch, count: int) -> Draft:
-        """Forget what was guessed wrong, feed what the engine lacks (the last token at least), draw `count`."""
+        """Forget what was drafted wrong, feed what the engine lacks (the last token at least), draw `count`."""
         end = self._epochs.end(epoch)
         source = self._source_of(epoch)
         cached = self._cached[epoch.sequence if source is None else source]
@@ -108,45 +108,48 @@ class Drafting:
         own = self._cached[epoch.sequence] = cached[:position]
         own += [self._digest(epoch, length) for length in range(position + 1, end + 1)]
         draft = Draft(epoch.sequence, source, position, self._epochs.tokens(epoch, position, end), count)
-        self.asked = Asked(epoch, end, self._digest(epoch, end), draft, now)
+        self.asked = OutstandingDraft(epoch, end, self._digest(epoch, end), draft, now)
         return draft
 
-    def answered(self, guesses: tuple[Guess, ...]) -> None:
-        """Guesses that fit a live epoch's end are its own now; the engine holds all of them but the last."""
+    def answered(self, draft_tokens: tuple[DraftToken, ...]) -> None:
+        """Draft tokens that fit a live epoch's end are its own now; the engine holds all of them but the last."""
         asked = self.asked
         assert asked is not None
         self.asked = None
         cached, digest = self._cached[asked.draft.sequence], asked.digest
-        for guess in guesses[:-1]:
-            digest = self._epochs.digest_after(digest, guess.token)
+        for draft_token in draft_tokens[:-1]:
+            digest = self._epochs.digest_after(digest, draft_token.token)
             cached.append(digest)
-        self._empty = None if guesses else asked.digest
+        self._empty = None if draft_tokens else asked.digest
         epoch = asked.epoch if asked.epoch in self._epochs.live else self._epochs.main
         if epoch is None or self._epochs.end(epoch) < asked.start or self._digest(epoch, asked.start) != asked.digest:
             return
         known = self._epochs.tokens(epoch, asked.start, self._epochs.end(epoch))  # decided while it drafted
-        if tuple(guess.token for guess in guesses[: len(known)]) == known:
-            for guess in guesses[len(known) :]:
-                self._epochs.extend(epoch, guess, self.first(guess.probability))
+        if tuple(draft_token.token for draft_token in draft_tokens[: len(known)]) == known:
+            for draft_token in draft_tokens[len(known) :]:
+                self._epochs.extend(epoch, draft_token, self.first(draft_token.probability))
 
-    def judge(self, tokens: Tokens) -> Outcome:
-        """Compare the main epoch's guesses with the `tokens` that are about to be committed, and learn from it."""
-        guesses = [item.guess for item in self._epochs.main.guesses[: len(tokens)]] if self._epochs.main else []
+    def judge(self, tokens: Tokens) -> Judgement:
+        """Compare the main epoch's draft tokens with the `tokens` that are about to be committed, and learn from it."""
+        draft_tokens = (
+            [item.draft_token for item in self._epochs.main.draft_tokens[: len(tokens)]] if self._epochs.main else []
+        )
         num_accepted, confidences = 0, []
-        for guess, token in zip(guesses, tokens, strict=False):
-            confidences.append(guess.probability)
-            right = guess.token == token
-            self.first.learn(guess.probability, right)
+        for draft_token, token in zip(draft_tokens, tokens, strict=False):
+            confidences.append(draft_token.probability)
+            right = draft_token.token == token
+            self.first.learn(draft_token.probability, right)
             if not right:
-                self.second.learn(share(guess), guess.second == token)
+                self.second.learn(share(draft_token), draft_token.second == token)
                 break
             num_accepted += 1
-        return Outcome(len(confidences), num_accepted, tuple(confidences))
+        return Judgement(len(confidences), num_accepted, tuple(confidences))
 
     def best_hedge(self, at_least: float) -> tuple[int, float] | None:
-        """Which of the main epoch's sent guesses to hedge, if its second choice is needed with that chance at least.
+        """Which of the main epoch's sent draft tokens to hedge, if its second choice is needed with that chance at
+        least.
 
-        (Index of the guess, the second choice's own chance given what is before it.)
+        (Index of the draft token, the second choice's own chance given what is before it.)
         """
         main = self._epochs.main
         assert main is not None
@@ -154,13 +157,13 @@ class Drafting:
         taken = [epoch.base for epoch in self._epochs.hedges]
         best: tuple[int, float] | None = None
         before = 1.0
-        for index, guessed in enumerate(main.guesses[: max(0, main.sent - length)]):
-            guess = guessed.guess
-            if guess.second >= 0 and length + index not in taken:
-                chance = (1 - self.first(guess.probability)) * self.second(share(guess))
+        for index, placed in enumerate(main.draft_tokens[: max(0, main.sent - length)]):
+            draft_token = placed.draft_token
+            if draft_token.second >= 0 and length + index not in taken:
+                chance = (1 - self.first(draft_token.probability)) * self.second(share(draft_token))
                 if before * chance > at_least:
                     best, at_least = (index, chance), before * chance
-            before = guessed.chance
+            before = placed.chance
         return best
 
     def _source_of(self, epoch: OwnEpoch) -> int | None:
@@ -186,6 +189,6 @@ class Drafting:
         return self._epochs.digest_at(epoch, length)
 
 
-def share(guess: Guess) -> float:
+def share(draft_token: DraftToken) -> float:
     """The second choice's part of what the first leaves."""
-    return min(1.0, guess.second_probability / max(1e-6, 1 - guess.probability))
+    return min(1.0, draft_token.second_probability / max(1e-6, 1 - draft_token.probability))

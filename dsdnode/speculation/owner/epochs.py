@@ -1,9 +1,9 @@
-"""The owner's epochs: main line of guesses, hedges beside it, what of them is on its way. Speculation section 4.
+"""The owner's epochs: main line of draft tokens, hedges beside it, what of them is on its way. Speculation section 4.
 
-An epoch's content is the committed line and then its guesses; it has gone out up to `sent`, and what has gone out is
-never rewritten. When the line grows by a token, an epoch whose next guess is that token lives on, one that has sent
-another token there is dead, and one that has sent nothing there forgets its guesses and lives on. So every live epoch
-agrees with the line, always.
+An epoch's content is the committed line and then its draft tokens; it has gone out up to `sent`, and what has gone out
+is never rewritten. When the line grows by a token, an epoch whose next draft token is that token lives on, one that has
+sent another token there is dead, and one that has sent nothing there forgets its draft tokens and lives on. So every
+live epoch agrees with the line, always.
 
 The main epoch is the one that goes on. A hedge is a child of it that begins with the second choice for a position that
 the main epoch has sent already; it lives until the line passes that position, and if it was right it becomes the main.
@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dsdnode.speculation.actions import Guess, SendBlock, Tokens
-from dsdnode.speculation.digest import Line
+from dsdnode.speculation.actions import DraftToken, SendBlock, Tokens
+from dsdnode.speculation.digest import CommittedLine
 from dsdnode.speculation.plan import Plan
 from dsdnode.wire.messages import Block
 
 
 @dataclass(frozen=True, slots=True)
-class Guessed:
-    """A guess in its place; `digest` is of everything up to and with it, `chance` that it and all before it stand."""
+class PlacedToken:
+    """A draft token in its place; `digest` is of everything up to and with it, `chance` that it and all before it
+    stand."""
 
-    guess: Guess
+    draft_token: DraftToken
     digest: bytes
     chance: float
 
@@ -59,7 +60,7 @@ class OwnEpoch:
     """Positions before it have gone out (in this epoch or, before `base`, in the parent)."""
     sequence: int
     """Of the draft engine."""
-    guesses: list[Guessed] = field(default_factory=list)
+    draft_tokens: list[PlacedToken] = field(default_factory=list)
     """For the positions from the end of the line on."""
     flights: list[Flight] = field(default_factory=list)
 
@@ -71,7 +72,7 @@ class OwnEpoch:
 class Epochs:
     """`main` is None before `begin`."""
 
-    def __init__(self, line: Line, session: bytes, num_sequences: int, number: int = 0) -> None:
+    def __init__(self, line: CommittedLine, session: bytes, num_sequences: int, number: int = 0) -> None:
         """`number`: the highest that is in use already."""
         self.main: OwnEpoch | None = None
         self.hedges: list[OwnEpoch] = []
@@ -100,33 +101,33 @@ class Epochs:
 
     def end(self, epoch: OwnEpoch) -> int:
         """Length of its content."""
-        return len(self._line) + len(epoch.guesses)
+        return len(self._line) + len(epoch.draft_tokens)
 
     def digest_at(self, epoch: OwnEpoch, length: int) -> bytes:
         """Of the first `length` tokens of its content."""
-        num_guesses = length - len(self._line)
-        return self._line.digests[length] if num_guesses <= 0 else epoch.guesses[num_guesses - 1].digest
+        num_tokens = length - len(self._line)
+        return self._line.digests[length] if num_tokens <= 0 else epoch.draft_tokens[num_tokens - 1].digest
 
     def tokens(self, epoch: OwnEpoch, start: int, end: int) -> Tokens:
         length = len(self._line)
-        guesses = epoch.guesses[max(0, start - length) : max(0, end - length)]
-        return (*self._line.tokens[start:end], *(item.guess.token for item in guesses))
+        draft_tokens = epoch.draft_tokens[max(0, start - length) : max(0, end - length)]
+        return (*self._line.tokens[start:end], *(item.draft_token.token for item in draft_tokens))
 
-    def extend(self, epoch: OwnEpoch, guess: Guess, chance: float) -> None:
-        """`chance`: of this guess alone, given that what is before it stands."""
-        digest = self._line.after(self.digest_at(epoch, self.end(epoch)), guess.token)
-        epoch.guesses.append(Guessed(guess, digest, chance * self.chance(epoch)))
+    def extend(self, epoch: OwnEpoch, draft_token: DraftToken, chance: float) -> None:
+        """`chance`: of this draft token alone, given that what is before it stands."""
+        digest = self._line.after(self.digest_at(epoch, self.end(epoch)), draft_token.token)
+        epoch.draft_tokens.append(PlacedToken(draft_token, digest, chance * self.chance(epoch)))
 
     def chance(self, epoch: OwnEpoch) -> float:
-        """That everything guessed in it stands."""
-        return epoch.guesses[-1].chance if epoch.guesses else 1.0
+        """That everything drafted in it stands."""
+        return epoch.draft_tokens[-1].chance if epoch.draft_tokens else 1.0
 
     def num_unsent(self, epoch: OwnEpoch) -> int:
-        """Guesses not sent."""
+        """Draft tokens not sent."""
         return self.end(epoch) - max(epoch.sent, len(self._line))
 
     def num_unjudged(self) -> int:
-        """Guesses sent, in all epochs."""
+        """Draft tokens sent, in all epochs."""
         length = len(self._line)
         return sum(max(0, epoch.sent - max(length, epoch.base)) for epoch in self.live)
 
@@ -137,26 +138,27 @@ class Epochs:
     # --- coming and going -----------------------------------------------------------------------------------------
 
     def begin(self, parent: int, base: int) -> OwnEpoch:
-        """A new main epoch in the place of all; its last token at least goes out again. The main's guesses stay."""
+        """A new main epoch in the place of all; its last token at least goes out again. The main's draft tokens
+        stay."""
         base = min(base, len(self._line) - 1)
         self.number += 1
         old = self.main
-        sequence, guesses = (0, []) if old is None else (old.sequence, old.guesses)
-        self.main = OwnEpoch(self.number, parent if base else 0, base, base, sequence, guesses)
+        sequence, draft_tokens = (0, []) if old is None else (old.sequence, old.draft_tokens)
+        self.main = OwnEpoch(self.number, parent if base else 0, base, base, sequence, draft_tokens)
         self.hedges = []
         return self.main
 
     def hedge(self, index: int, chance: float) -> OwnEpoch:
-        """A child of the main epoch: the second choice in the place of its guess `index`, which was sent."""
+        """A child of the main epoch: the second choice in the place of its draft token `index`, which was sent."""
         main = self.main
         assert main is not None
         base = len(self._line) + index
         self.number += 1
         used = [epoch.sequence for epoch in self.live]
         sequence = next(number for number in range(self._num_sequences) if number not in used)
-        epoch = OwnEpoch(self.number, main.number, base, base, sequence, main.guesses[:index])
-        guess = main.guesses[index].guess
-        self.extend(epoch, Guess(guess.second, guess.second_probability), chance)
+        epoch = OwnEpoch(self.number, main.number, base, base, sequence, main.draft_tokens[:index])
+        draft_token = main.draft_tokens[index].draft_token
+        self.extend(epoch, DraftToken(draft_token.second, draft_token.second_probability), chance)
         self.hedges.append(epoch)
         return epoch
 
@@ -179,9 +181,9 @@ class Epochs:
         if main is None or _follow(main, token):
             return
         if main.sent <= position:
-            main.guesses = []
+            main.draft_tokens = []
             return
-        self.main = max(self.hedges, key=lambda epoch: len(epoch.guesses), default=None)
+        self.main = max(self.hedges, key=lambda epoch: len(epoch.draft_tokens), default=None)
         if self.main is not None:
             self.hedges.remove(self.main)
 
@@ -202,8 +204,8 @@ class Epochs:
 
 
 def _follow(epoch: OwnEpoch, token: int) -> bool:
-    """Was the next guess right? (No guess: nothing was wrong.)"""
-    if epoch.guesses and epoch.guesses[0].guess.token != token:
+    """Was the next draft token right? (No draft token: nothing was wrong.)"""
+    if epoch.draft_tokens and epoch.draft_tokens[0].draft_token.token != token:
         return False
-    del epoch.guesses[:1]
+    del epoch.draft_tokens[:1]
     return True

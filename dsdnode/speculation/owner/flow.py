@@ -2,9 +2,11 @@
 
 plain    given tokens alone
 rounds   the last given token waits for its draft and goes out with it; nothing more until its verdict
-stream   given tokens leave at once, with the guesses that are there; further guesses follow in blocks while the window
+stream   given tokens leave at once, with the draft tokens that are there; further draft tokens follow in blocks while
+the window
          allows, a smaller block only when the pipeline is idle or no more will come
-hedged   the same for the main epoch and its hedges; the drafter works where the next guess is likeliest to be needed
+hedged   the same for the main epoch and its hedges; the drafter works where the next draft token is likeliest to be
+needed
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dsdnode.speculation.actions import Draft, SendBlock
-from dsdnode.speculation.owner.drafting import Drafting
+from dsdnode.speculation.owner.drafting import DraftPlanner
 from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
 from dsdnode.speculation.owner.prefill import MAX_POSITIONS_IN_FLIGHT, MAX_SINGLES_POSITIONS, Prefill
 from dsdnode.speculation.plan import CALL_S, MIN_CHANCE, Plan
@@ -26,7 +28,7 @@ MIN_HEDGE_CHANCE = 0.05
 @dataclass(slots=True)
 class Flow:
     epochs: Epochs
-    drafting: Drafting
+    drafts: DraftPlanner
     prefill: Prefill
     max_length: int
     call_tokens: int = 2
@@ -48,11 +50,11 @@ class Flow:
             return None
         if plan.mode == "rounds":
             count = self._num_lacking(main, plan)
-            return self.drafting.ask(now, main, count) if count > 0 and self.drafting.can_ask(main) else None
-        if self.drafting.asked is not None or not self.drafting.alive:
+            return self.drafts.ask(now, main, count) if count > 0 and self.drafts.can_ask(main) else None
+        if self.drafts.asked is not None or not self.drafts.alive:
             return None
         epoch = self._most_promising(main, plan)
-        return None if epoch is None else self.drafting.ask(now, epoch, self._stride(epoch, plan))
+        return None if epoch is None else self.drafts.ask(now, epoch, self._stride(epoch, plan))
 
     # --- blocks ---------------------------------------------------------------------------------------------------
 
@@ -79,56 +81,56 @@ class Flow:
     def _is_round_filling(self, epoch: OwnEpoch, num_given: int, num_draft: int, plan: Plan) -> bool:
         if num_given > 1 or epoch.flights or num_draft >= min(plan.block, self._room):
             return False
-        return self.drafting.asked is not None or self.drafting.can_ask(epoch)
+        return self.drafts.asked is not None or self.drafts.can_ask(epoch)
 
     def _num_ready(self, epoch: OwnEpoch, plan: Plan) -> int:
-        """Guesses that may leave behind what has left."""
+        """Draft tokens that may leave behind what has left."""
         if plan.mode not in ("stream", "hedged"):
             return 0
         num_unsent = self.epochs.num_unsent(epoch)
         size = min(num_unsent, plan.block, plan.window - self.epochs.num_unjudged())
         if size >= plan.block or self.epochs.num_flights == 0:
             return size
-        is_last = size == num_unsent and not self._is_wanted(epoch, plan) and self.drafting.asked is None
+        is_last = size == num_unsent and not self._is_wanted(epoch, plan) and self.drafts.asked is None
         return size if is_last else 0
 
     # --- drafts ---------------------------------------------------------------------------------------------------
 
     @property
     def _room(self) -> int:
-        """Guesses that the reply has room for: one token more is the judge's."""
+        """Draft tokens that the reply has room for: one token more is the judge's."""
         return self.max_length - self.epochs.length - 1
 
     def _num_lacking(self, main: OwnEpoch, plan: Plan) -> int:
-        """Of a round. While the pipeline reads the prompt one guess more is made, for the judge's own token."""
+        """Of a round. While the pipeline reads the prompt one draft token more is made, for the judge's own token."""
         if any(flight.action.block.num_draft for flight in main.flights):
             return 0
-        return min(plan.block + bool(main.flights), self._room) - len(main.guesses)
+        return min(plan.block + bool(main.flights), self._room) - len(main.draft_tokens)
 
     def _is_wanted(self, epoch: OwnEpoch, plan: Plan) -> bool:
-        """May another guess be drafted at its end?"""
+        """May another draft token be drafted at its end?"""
         num_unsent = sum(self.epochs.num_unsent(other) for other in self.epochs.live)
         return (
-            len(epoch.guesses) < self._room
+            len(epoch.draft_tokens) < self._room
             and num_unsent + self.epochs.num_unjudged() < plan.window + plan.block
             and self.epochs.chance(epoch) >= MIN_CHANCE
         )
 
     def _most_promising(self, main: OwnEpoch, plan: Plan) -> OwnEpoch | None:
-        """The epoch whose next guess is likeliest to be needed; perhaps a new hedge."""
-        wanted = [epoch for epoch in self.epochs.live if self._is_wanted(epoch, plan) and self.drafting.can_ask(epoch)]
+        """The epoch whose next draft token is likeliest to be needed; perhaps a new hedge."""
+        wanted = [epoch for epoch in self.epochs.live if self._is_wanted(epoch, plan) and self.drafts.can_ask(epoch)]
         best = max(wanted, key=self.epochs.chance, default=None)
         if plan.mode != "hedged" or len(self.epochs.hedges) >= plan.hedges or not self.epochs.can_hedge:
             return best
         if best is None and not self._is_wanted(main, plan) and self.epochs.chance(main) >= MIN_CHANCE:
             return None  # the window is full
-        hedge = self.drafting.best_hedge(max(MIN_HEDGE_CHANCE, self.epochs.chance(best) if best else 0.0))
+        hedge = self.drafts.best_hedge(max(MIN_HEDGE_CHANCE, self.epochs.chance(best) if best else 0.0))
         return best if hedge is None else self.epochs.hedge(*hedge)
 
     def _stride(self, epoch: OwnEpoch, plan: Plan) -> int:
         """Up to a full block, but no longer than CALL_S."""
         lacking = plan.block - self.epochs.num_unsent(epoch) % plan.block
-        return max(1, min(lacking, self.call_tokens, self._room - len(epoch.guesses)))
+        return max(1, min(lacking, self.call_tokens, self._room - len(epoch.draft_tokens)))
 
     def called(self, num_tokens: int, seconds: float) -> None:
         """The draft engine took so long for so many. A call costs something before its first token, so that the next

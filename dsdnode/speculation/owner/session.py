@@ -3,9 +3,10 @@
     routing  --on_route-->  running  --NeedRoute-->  routing ...      any  --Finish-->  finished
 
 While running, what the pipeline lacks of the line goes out in the main epoch as given tokens, in chunks, and behind it
-guesses, as the window controller's plan says: a round's with the last given token, then none until the verdict; a
+draft tokens, as the window controller's plan says: a round's with the last given token, then none until the verdict; a
 stream's in blocks, ahead of the verdicts; hedges beside the main epoch (epochs.py), where drafting.py sees a use. A
-verdict is cumulative: it commits the accepted guesses and the judge's own token after them. A new main epoch begins
+verdict is cumulative: it commits the accepted draft tokens and the judge's own token after them. A new main epoch
+begins
 
     after a rejection      with the correction; its parent is the epoch judged (or a hedge had it: that one goes on)
     after a NACK           at the length that the stage has (if a block in flight begins there it is sent again instead)
@@ -21,16 +22,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dsdnode.cost import PipelineCost
-from dsdnode.speculation.actions import MAX_BRANCHES, Emit, Finish, Guess, NeedRoute, SessionAction, Tokens
+from dsdnode.speculation.actions import MAX_BRANCHES, DraftToken, Emit, Finish, NeedRoute, SessionAction, Tokens
 from dsdnode.speculation.controller import WindowController
-from dsdnode.speculation.digest import Line
+from dsdnode.speculation.digest import CommittedLine
 from dsdnode.speculation.events import EventLog, PassEvent
-from dsdnode.speculation.owner.drafting import Drafting
+from dsdnode.speculation.owner.drafting import DraftPlanner
 from dsdnode.speculation.owner.epochs import Epochs, Flight, OwnEpoch
 from dsdnode.speculation.owner.flow import Flow
-from dsdnode.speculation.owner.patience import Patience
 from dsdnode.speculation.owner.prefill import Prefill
-from dsdnode.speculation.plan import Carried, Plan, SessionConfig
+from dsdnode.speculation.owner.timer import RetransmissionTimer
+from dsdnode.speculation.plan import Continuation, Plan, SessionConfig
 from dsdnode.wire.messages import Nack, Verdict
 
 __all__ = ["MAX_NACKS", "SessionConfig", "SessionMachine"]
@@ -54,36 +55,36 @@ class SessionMachine:
         """Reason of Finish, once it was given."""
         self._config = config
         self._window = window
-        self._line = Line(config.secret, prompt)
+        self._line = CommittedLine(config.secret, prompt)
         self._epochs = Epochs(self._line, config.session, MAX_BRANCHES, carried.epoch)
-        self._drafting = Drafting(self._epochs, MAX_BRANCHES, alive=drafter, cached=carried.cached)
+        self._drafts = DraftPlanner(self._epochs, MAX_BRANCHES, alive=drafter, cached=carried.cached)
         self._max_length = min(len(prompt) + config.max_tokens, config.max_positions)
         num_prompt = len(prompt) - config.num_resumed
         self._prefill = Prefill(num_prompt, config.chunk_positions, fixed=config.fixed_chunks)
-        self._flow = Flow(self._epochs, self._drafting, self._prefill, self._max_length)
+        self._flow = Flow(self._epochs, self._drafts, self._prefill, self._max_length)
         self._full = "context" if self._max_length == config.max_positions else "length"
         self._routing = True
-        self._patience = Patience(config.pass_timeout_s, config.position_timeout_s)
+        self._timer = RetransmissionTimer(config.pass_timeout_s, config.position_timeout_s)
         self._num_nacks = 0
         self._last_nack: Nack | None = None
         self._depth = 0
-        """Guesses in a row that were right."""
+        """Draft tokens in a row that were right."""
 
     @property
     def tokens(self) -> Tokens:
         """Prompt and reply so far."""
         return tuple(self._line.tokens)
 
-    def carry(self) -> Carried:
+    def carry(self) -> Continuation:
         """For the next reply of the session, once this one is finished."""
-        return Carried(self.route + 1, self._epochs.number, self._drafting.held())
+        return Continuation(self.route + 1, self._epochs.number, self._drafts.held())
 
     def next_wakeup(self) -> float | None:
         """When `tick` must be called at the latest; ask again after every event."""
         main = self._epochs.main
         if self.finished or self._routing or main is None or not main.flights:
             return None
-        return self._patience.ends_s(main.flights[-1].end - main.flights[0].start)
+        return self._timer.ends_s(main.flights[-1].end - main.flights[0].start)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ class SessionMachine:
         if self.finished or not self._routing or route != self.route:
             return []
         self._routing = False
-        self._patience.begin_route()
+        self._timer.begin_route()
         if costs is not None:
             self._window.on_route(costs)
         base = self._epochs.begin(0, min(lengths)).base
@@ -117,27 +118,27 @@ class SessionMachine:
         self._prefill.begin_route(base, len(lengths), first_costs or costs)
         return self._go_on(now)
 
-    def on_draft(self, now: float, guesses: tuple[Guess, ...]) -> list[SessionAction]:
+    def on_draft(self, now: float, draft_tokens: tuple[DraftToken, ...]) -> list[SessionAction]:
         """Answer to the outstanding Draft."""
-        asked = self._drafting.asked
+        asked = self._drafts.asked
         if self.finished or asked is None:
             return []
-        if len(asked.draft.tokens) == 1 and guesses:
+        if len(asked.draft.tokens) == 1 and draft_tokens:
             seconds = now - asked.asked_s
-            self._flow.called(len(guesses), seconds)
-            self._window.on_draft(len(guesses), seconds)
-        self._drafting.answered(guesses)
+            self._flow.called(len(draft_tokens), seconds)
+            self._window.on_draft(len(draft_tokens), seconds)
+        self._drafts.answered(draft_tokens)
         return self._go_on(now)
 
     def on_drafter_lost(self, now: float) -> list[SessionAction]:
         """The draft engine died with its cache; an outstanding Draft will not be answered. Window 0 from here."""
-        self._drafting.died()
+        self._drafts.died()
         return self._go_on(now)
 
     def on_drafter_back(self, now: float) -> list[SessionAction]:
         """The draft engine is there again, empty."""
-        self._drafting.died()
-        self._drafting.alive = True
+        self._drafts.died()
+        self._drafts.alive = True
         return self._go_on(now)
 
     def on_verdict(self, now: float, verdict: Verdict) -> list[SessionAction]:
@@ -149,7 +150,7 @@ class SessionMachine:
         if judged is None:
             return []
         epoch.flights = [flight for flight in epoch.flights if flight.end > verdict.decided]
-        self._patience.answered(now, judged.sent_s)
+        self._timer.answered(now, judged.sent_s)
         self._num_nacks, self._last_nack = 0, None
         if verdict.decided < len(self._line):
             return self._go_on(now)
@@ -162,7 +163,7 @@ class SessionMachine:
         epoch = self._current(nack.route, nack.epoch)
         if epoch is None or not epoch.flights or nack == self._last_nack:
             return []  # each block that waited in vain says the same: once is enough, the timeout is behind it
-        if nack.length >= epoch.flights[-1].end and self._patience.num_timeouts == 0:
+        if nack.length >= epoch.flights[-1].end and self._timer.num_timeouts == 0:
             return []  # a network's duplicate, whose output the stage no longer keeps: nothing is missing
         self._last_nack = nack
         self._num_nacks += 1
@@ -190,7 +191,7 @@ class SessionMachine:
         main = self._epochs.main
         assert main is not None
         self._window.on_failure()
-        num_timeouts = self._patience.ran_out(now)
+        num_timeouts = self._timer.ran_out(now)
         if num_timeouts == 1:
             return [flight.action for flight in main.flights]
         if num_timeouts == 2:
@@ -215,7 +216,7 @@ class SessionMachine:
         plan = self._window.plan()
         self.log.planned(now, plan)
         if self._epochs.num_flights == 0:
-            self._patience.waiting_since_s = now
+            self._timer.waiting_since_s = now
         actions = self._blocks(now, plan)
         draft = self._flow.draft(now, plan)
         if draft is None:
@@ -230,14 +231,15 @@ class SessionMachine:
         return actions
 
     def _commit(self, now: float, verdict: Verdict, epoch: OwnEpoch, judged: Flight) -> list[SessionAction]:
-        """The accepted guesses and the judge's own token behind them, up to the end of the reply if that is there."""
+        """The accepted draft tokens and the judge's own token behind them, up to the end of the reply if that is
+        there."""
         position = len(self._line)
         tokens: Tokens = self._epochs.tokens(epoch, position, verdict.decided)
         if not (self._config.relaxed and judged.end == verdict.decided < epoch.sent):
             tokens = (*tokens, verdict.token)
         tokens = tokens[: self._max_length - position]
         stop = next((i for i, token in enumerate(tokens) if token in self._config.end_tokens), len(tokens))
-        outcome, main = self._drafting.judge(tokens[:stop]), self._epochs.main
+        outcome, main = self._drafts.judge(tokens[:stop]), self._epochs.main
         for token in tokens[:stop]:
             self._epochs.commit(token)
         rejected = outcome.num_judged > outcome.num_accepted

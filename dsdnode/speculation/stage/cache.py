@@ -2,9 +2,9 @@
 
 Rules. A branch is never rewritten: it grows at its end or is freed. Digests, not numbers, say what a cache holds, so
 any branch whose digest at `base` fits may be the source of a new one; but at the judge it must be decided up to `base`,
-or a rejected guess would come back in a child's name (parent 0: the owner itself vouches for everything before `base`).
-The new branch takes the source's sequence over in place only when nobody can want more of the source than it keeps: the
-source is below the owner's floor, or was closed at exactly `base`; else it is a sequence copy.
+or a rejected draft token would come back in a child's name (parent 0: the owner itself vouches for everything before
+`base`). The new branch takes the source's sequence over in place only when nobody can want more of the source than it
+keeps: the source is below the owner's floor, or was closed at exactly `base`; else it is a sequence copy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from dsdnode.speculation import digest as digest_
-from dsdnode.speculation.acceptance import Own
+from dsdnode.speculation.acceptance import JudgeDraw
 from dsdnode.speculation.actions import CopySequence, ReleaseSequence, StageAction, TruncateSequence
 from dsdnode.wire.messages import Block
 
@@ -31,7 +31,7 @@ class Branch:
     draws: dict[int, int] = field(default_factory=dict)
     decided: int = 0
     """Judge: everything before stands."""
-    seen: dict[int, Own] = field(default_factory=dict)
+    seen: dict[int, JudgeDraw] = field(default_factory=dict)
     """Judge, relaxed: the draws of the last positions with the distributions behind them."""
     relaxed: tuple[int, ...] = ()
     """Judge: positions where the branch is not what the judge drew."""

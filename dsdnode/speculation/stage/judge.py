@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsdnode.speculation.acceptance import Acceptance, Exact, Own
+from dsdnode.speculation.acceptance import AcceptanceRule, Exact, JudgeDraw
 from dsdnode.speculation.actions import BroadcastClosed, SendToOwner, Tokens
 from dsdnode.speculation.stage.cache import Branch
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
@@ -34,7 +34,7 @@ class Decision:
 
 
 class Judge:
-    def __init__(self, acceptance: Acceptance | None = None) -> None:
+    def __init__(self, acceptance: AcceptanceRule | None = None) -> None:
         self._acceptance = acceptance or Exact()
 
     @property
@@ -51,7 +51,7 @@ class Judge:
         return block.num_given > 0 or (branch is not None and block.position in branch.draws)
 
     def rejects(self, branch: Branch | None, block: Block, draft: Tokens) -> bool:
-        """Is the first guess of a block known to be wrong before it is run? `branch`: what it would continue."""
+        """Is the first draft token of a block known to be wrong before it is run? `branch`: what it would continue."""
         if branch is None or block.num_given > 0 or block.position not in branch.draws:
             return False
         if branch.decided < block.position:
@@ -62,7 +62,7 @@ class Judge:
         """The decision on a block that `rejects`, unrun."""
         return self._decision(branch, block.position, closed=True)
 
-    def keep_draws(self, branch: Branch, block: Block, draws: Tokens, seen: Sequence[Own] = ()) -> None:
+    def keep_draws(self, branch: Branch, block: Block, draws: Tokens, seen: Sequence[JudgeDraw] = ()) -> None:
         """`draws` are of the block's run, the last of them behind its end; `seen`: with what `num_top` asked for."""
         end = block.position + block.num_given + block.num_draft
         branch.draws.update(zip(range(end + 1 - len(draws), end + 1), draws, strict=True))
@@ -90,12 +90,12 @@ class Judge:
         return Decision(decided, branch.draws[decided], closed, relaxed)
 
 
-def _own(branch: Branch, position: int) -> Own:
-    return branch.seen.get(position) or Own(branch.draws[position])
+def _own(branch: Branch, position: int) -> JudgeDraw:
+    return branch.seen.get(position) or JudgeDraw(branch.draws[position])
 
 
 @dataclass(slots=True)
-class Answers:
+class StageMessages:
     """`route` and `index`: as in the Open that came last."""
 
     session: bytes

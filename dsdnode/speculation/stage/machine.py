@@ -14,11 +14,11 @@ from enum import Enum
 from typing import Final
 
 from dsdnode.speculation import digest as digest_
-from dsdnode.speculation.acceptance import Acceptance, Own
+from dsdnode.speculation.acceptance import AcceptanceRule, JudgeDraw
 from dsdnode.speculation.actions import ForwardBlock, Gone, RunChunk, StageAction, States, Tokens, TruncateSequence
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, Inbox, KeptOutputs, StageLimits, arrive
 from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
-from dsdnode.speculation.stage.judge import Answers, Decision, Judge
+from dsdnode.speculation.stage.judge import Decision, Judge, StageMessages
 from dsdnode.wire.messages import Block, Closed
 
 
@@ -65,11 +65,11 @@ class StageMachine:
         *,
         max_positions: int,
         limits: StageLimits = DEFAULT_LIMITS,
-        acceptance: Acceptance | None = None,
+        acceptance: AcceptanceRule | None = None,
     ) -> None:
         """`sequences`: empty ones, this session's until Gone; 8 hold all that one hedges. No `acceptance`: exact."""
         assert sequences
-        self._answers = Answers(session)
+        self._messages = StageMessages(session)
         self._max_positions = max_positions
         self._cache = BranchCache(sequences, limits.max_closings)
         self._judge = Judge(acceptance)
@@ -101,19 +101,19 @@ class StageMachine:
         if route > self._route:
             self._inbox.items.clear()
             self._kept.clear()
-        self._answers.route, self._answers.index, self._num_stages = route, index, num_stages
+        self._messages.route, self._messages.index, self._num_stages = route, index, num_stages
         self._cache.judging = self._is_last
         self._lease_s, self._lease_end_s = lease_s, now + lease_s
         return self._cache.matching(digest_.split(digests))
 
     def on_park(self, now: float, keep_s: float) -> None:
         """The reply is over; what is cached of it is kept for so long. Blocks of its route come too late now."""
-        self._answers.route += 1
+        self._messages.route += 1
         self._inbox.items.clear()
         self._kept.clear()
         self._lease_end_s = now + keep_s
 
-    def on_turn(self, max_positions: int, acceptance: Acceptance) -> None:
+    def on_turn(self, max_positions: int, acceptance: AcceptanceRule) -> None:
         """Another reply comes, with the next on_open: nothing that was drawn for the last one may serve it."""
         self._max_positions, self._judge = max_positions, Judge(acceptance)
         self._cache.forget_draws()
@@ -124,11 +124,11 @@ class StageMachine:
         """Buffers as in Block's docstring, decoded; `states` None at the first stage. Raises PeerMisbehaved: no fit."""
         if block.route != self._route or not self._hears("Block"):
             return []
-        first = self._answers.index == 0
+        first = self._messages.index == 0
         arrival = arrive(now, block, digests, tokens, states, first=first, max_positions=self._max_positions)
         self._lease_end_s = now + self._lease_s
         if self.phase is Phase.LOST:
-            return [self._answers.lost("its cache is gone")]
+            return [self._messages.lost("its cache is gone")]
         self._inbox.drop_dead(block.floor)
         if self._running is None or self._running[0].key != arrival.key:
             self._inbox.put(arrival)
@@ -141,7 +141,7 @@ class StageMachine:
         draws: Tokens,
         compute_s: float,
         *,
-        seen: Sequence[Own] = (),
+        seen: Sequence[JudgeDraw] = (),
         queue: int = 0,
     ) -> list[StageAction]:
         """The RunChunk is done: `states` [n, width] of it, or at the last stage its `draws` (num_draws tokens).
@@ -184,7 +184,7 @@ class StageMachine:
         self._inbox.items.clear()
         if self.phase is Phase.GONE:
             return self._leave()
-        return [self._answers.lost("its worker died")]
+        return [self._messages.lost("its worker died")]
 
     def on_closed(self, now: float, closed: Closed) -> list[StageAction]:
         """The judge's Closed (the driver checks that the sender is the route's last stage)."""
@@ -202,11 +202,11 @@ class StageMachine:
         if self.is_over:
             return []
         if now >= self._lease_end_s and self._hears("lease over"):
-            return [self._answers.lost("its lease ran out"), *self._close()]
+            return [self._messages.lost("its lease ran out"), *self._close()]
         if self._running:
             return []
         overdue = self._inbox.take_overdue(now)
-        return [self._answers.nack(item.block, self._cache.length_for(item.block)) for item in overdue]
+        return [self._messages.nack(item.block, self._cache.length_for(item.block)) for item in overdue]
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
@@ -228,11 +228,11 @@ class StageMachine:
 
     @property
     def _route(self) -> int:
-        return self._answers.route
+        return self._messages.route
 
     @property
     def _is_last(self) -> bool:
-        return self._answers.index == self._num_stages - 1
+        return self._messages.index == self._num_stages - 1
 
     def _go_on(self, now: float) -> list[StageAction]:
         """Deal with the waiting blocks, first come first, until a run starts or only blocks that must wait are left."""
@@ -270,9 +270,9 @@ class StageMachine:
         if fate is Fate.CLOSED:
             return self._closing_again(block)
         if fate is Fate.MISMATCH:
-            return [self._answers.nack(block, 0)]
+            return [self._messages.nack(block, 0)]
         if fate is Fate.NO_DRAW:
-            return [self._answers.nack(block, max(0, block.position - 1))]
+            return [self._messages.nack(block, max(0, block.position - 1))]
         if fate is Fate.REJECTED:
             _, branch = self._cache.fate(block, arrival.digests[0])
             assert branch is not None
@@ -285,7 +285,7 @@ class StageMachine:
         branch.digests.extend(arrival.digests[1:])
         self._running = (arrival, branch, self._judge)
         num_draws = self._judge.num_draws(block) if self._is_last else 0
-        tokens = arrival.tokens if self._answers.index == 0 else None
+        tokens = arrival.tokens if self._messages.index == 0 else None
         num_top = self._judge.num_top if num_draws else 0
         return [*actions, RunChunk(branch.sequence, block.position, tokens, arrival.states, num_draws, num_top)]
 
@@ -295,15 +295,15 @@ class StageMachine:
         assert branch is not None
         if self._is_last:
             decision = self._judge.again(branch)
-            return [] if decision is None else [self._answers.verdict(arrival.block, decision)]
+            return [] if decision is None else [self._messages.verdict(arrival.block, decision)]
         kept = self._kept.get(arrival.key)
-        return [self._answers.nack(arrival.block, branch.length) if kept is None else kept]
+        return [self._messages.nack(arrival.block, branch.length) if kept is None else kept]
 
     def _closing_again(self, block: Block) -> list[StageAction]:
         closing = self._closing_of(block)
         assert closing is not None
         self._cache.close(block.epoch, closing)
-        return [self._answers.verdict(block, Decision(closing.position, closing.token, True, closing.relaxed))]
+        return [self._messages.verdict(block, Decision(closing.position, closing.token, True, closing.relaxed))]
 
     def _forward(self, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
         assert states is not None
@@ -315,10 +315,10 @@ class StageMachine:
         return self._announce(block, self._judge.judge(branch, block, arrival.draft))
 
     def _announce(self, block: Block, decision: Decision) -> list[StageAction]:
-        actions: list[StageAction] = [self._answers.verdict(block, decision)]
+        actions: list[StageAction] = [self._messages.verdict(block, decision)]
         if decision.closed:
             self._cache.close(block.epoch, Closing(decision.decided, decision.token, decision.relaxed))
-            actions.append(self._answers.closed(block, decision))
+            actions.append(self._messages.closed(block, decision))
         return actions
 
     def _close(self) -> list[StageAction]:

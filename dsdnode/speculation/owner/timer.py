@@ -8,7 +8,7 @@ MAX_DOUBLINGS = 5
 
 
 @dataclass(slots=True)
-class Patience:
+class RetransmissionTimer:
     """`pass_timeout_s` + `position_timeout_s` for each position in flight, doubled with each setback.
 
     A pipeline that is slower than that is not a dead one: at least twice the slowest pass of late is waited for.
