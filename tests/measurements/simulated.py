@@ -154,7 +154,9 @@ def _sweeps(cloud: str, counts: Sequence[int], replies: int) -> tuple[Step, ...]
 
 PREDICTED = Chapter(
     "What a swarm would give you",
-    "",
+    """`dsdnode sim plan` and `dsdnode sim run` run the production node on a clock that jumps, over simulated links and
+    engines. What their predictions rest on is told in
+    [theory.md](theory.md#10-what-the-simulators-predictions-rest-on).""",
     (
         Measurement(
             "planned",

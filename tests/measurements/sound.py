@@ -223,8 +223,9 @@ BUGS = Chapter(
             "guards",
             "The same without a guard",
             """Each guard of the protocol is taken out: the schedules must turn red.
-            `tests/speculation/guards.txt` lists what shows first. A second line of defence shows when the
-            first one is out as well.""",
+            `tests/speculation/guards.txt` lists what shows first. Two guards are second lines of defence (a
+            verdict's route behind its epoch, the new epoch after two timeouts behind the NACK): these show
+            when the first line is out as well.""",
             (Step("python -m tests.speculation.schedules --seeds 3000 --mutate all"),),
             minutes=30,
             read=guards,

@@ -228,7 +228,7 @@ SPEED = Chapter(
             "Types of hidden states",
             """The demo target in four shards: bytes of a token's states, and what rounding them does to the
             logits.""",
-            (Step("python -m tests.engine.wire_error"),),
+            (Step("python -m tests.engine.wire_error --gsm8k {gsm8k}"),),
             minutes=2,
             read=markdown,
         ),
