@@ -70,6 +70,6 @@ def _spelled(value: Any, indent: str = "") -> str:
     if isinstance(value, dict) and value:
         items = [f"{inner}{json.dumps(key)}: {_spelled(one, inner)}" for key, one in value.items()]
         return "{\n" + ",\n".join(items) + f"\n{indent}}}"
-    if isinstance(value, list) and any(isinstance(one, dict | list) or len(str(one)) > 40 for one in value):
+    if isinstance(value, list | tuple) and any(not isinstance(one, Cell) or len(str(one)) > 60 for one in value):
         return "[\n" + ",\n".join(inner + _spelled(one, inner) for one in value) + f"\n{indent}]"
     return json.dumps(value, ensure_ascii=False)
