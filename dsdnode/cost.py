@@ -1,6 +1,6 @@
 """What a block of positions costs, in seconds: the one noun that records, policies, placement and simulator share.
 
-Symbols are those of the docstring of dsdnode/speculation, section 2. Milliseconds stand in records and flags alone.
+Symbols are those of docs/theory.md, section 2. Milliseconds stand in records and flags alone.
 """
 
 from __future__ import annotations

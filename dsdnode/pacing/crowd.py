@@ -2,7 +2,7 @@
 
 While the waits are shorter than a decode, everybody has a place in the next one, and takes from the others what that
 place adds to it. Where they are longer, decodes leave full: each position of ours keeps another one out, and costs its
-part of the whole decode. Throughput asks here while others are at the stages.
+part of the whole decode. Throughput asks here while others are at the stages. docs/theory.md, section 7.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Crowd:
         return CostLine(max(0.0, seen.fixed_s + (seen.slope_s - said.slope_s) * size), said.slope_s)
 
     def priced(self, plan: Plan, cycle: Cycle) -> Cycle:
-        """What the cycle takes from each of the others. (A stream takes whole decodes anyway: speeds.Cycle.)"""
+        """What the cycle takes from each of the others. (A stream takes whole decodes anyway: formulas.Cycle.)"""
         if plan.mode not in ("plain", "rounds"):
             return cycle
         full, place_s = self._full.value, self._place_s.value * (plan.block + 1 + self._tuning.run_positions)

@@ -152,7 +152,7 @@ class PipelineEstimate:
         self.jitter.add(rest_s)
         self.network.add(event.num_positions, rest_s)
         if event.alone and (event.mode in ("plain", "rounds") or any(event.queue)):
-            self.waits.add(waited_s)  # a stream's own dead blocks are no news: speeds.stream_cycle counts them
+            self.waits.add(waited_s)  # a stream's own dead blocks are no news: formulas.stream_cycle counts them
 
     def costs(self) -> PipelineCost:
         network = self.network.line

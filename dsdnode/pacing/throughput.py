@@ -1,7 +1,7 @@
 """The default policy: the plan with the most tokens per second, by what was just measured. Speculation section 6.
 
-Every few verdicts the fastest of speeds.options is looked for, each mode's time corrected by how far predictions in it
-were off of late. Block and window move by a little a step, the mode changes for a gain worth the change.
+Every few verdicts the fastest of formulas.options is looked for, each mode's time corrected by how far predictions in
+it were off of late. Block and window move by a little a step, the mode changes for a gain worth the change.
 Never slower than plain decoding, so:
 
     plain     wherever nothing gains 2 %; now and then a few cheap draft tokens tell whether that is still so (a probe)

@@ -5,6 +5,7 @@ owner measures its own round trips. Out of these, pacing's formula for a stream 
 the block are assumed, as before anything is known of a reply: the order of pipelines hardly depends on them.
 
 A stage runs exactly its own range, so ranges must tile: 0:5 and 3:8 cover eight layers and make no pipeline.
+How the search goes, and why, is in docs/theory.md, section 8.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Finish:
 
 SessionAction: TypeAlias = NeedRoute | SendBlock | Draft | Emit | Finish
 
-# --- of a stage's machine (stage.py) ------------------------------------------------------------------------------
+# --- of a stage's machine (stage/machine.py) ----------------------------------------------------------------------
 # Engine actions must be carried out one after another in the order given (one queue and one task a session). A RunChunk
 # is answered by exactly one of on_output, on_run_failed, on_engine_lost; until then the machine asks for no other
 # engine action.

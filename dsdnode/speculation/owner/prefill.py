@@ -4,6 +4,7 @@ A prompt of M tokens in chunks of c takes sum c_s(c) + (M / c - 1) max c_s(c): l
 idle, small ones pay each stage's fixed time too often. Chunks are powers of two, chosen once a reply, and counted from
 where the first of them began: a stage that must be filled again gets the same ones, and rounds as the others did.
 What was decoded after the prompt goes out again in blocks that are rounded as single tokens are (engine/__init__.py).
+docs/theory.md, section 9.
 """
 
 from __future__ import annotations
