@@ -63,7 +63,6 @@ def test_what_is_named_is_there(page: Path) -> None:
     assert [f"{place}: {wrong}" for place in inline_code(page) if (wrong := missing(place))] == []
 
 
-@pytest.mark.xfail(strict=False, reason="it is being cut")
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README_LINES
 
