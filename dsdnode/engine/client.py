@@ -34,7 +34,7 @@ from dsdnode.engine.ipc import (
     Ping,
     Release,
     Render,
-    Reply,
+    Response,
     Tokenize,
     Truncate,
     Vocabulary,
@@ -220,7 +220,7 @@ class WorkerEngine:
 
     async def _ask(
         self, link: WorkerLink, packet: Packet, *bodies: Buffer, timeout_s: float | None = None
-    ) -> tuple[Reply, bytes]:
+    ) -> tuple[Response, bytes]:
         reply, body = await link.request(packet, *bodies, timeout_s=timeout_s or self._request_timeout_s)
         if isinstance(reply, Failed):
             raise ERRORS.get(reply.kind, ValueError)(reply.reason)

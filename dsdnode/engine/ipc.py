@@ -158,11 +158,11 @@ class Failed(Packet, frozen=True, tag=25):
 
 
 Request = Load | Forward | Copy | Truncate | Release | Ping | Tokenize | Render | Describe
-Reply = Loaded | Outputs | Done | Ids | Vocabulary | Failed
+Response = Loaded | Outputs | Done | Ids | Vocabulary | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
-_replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+_replies: msgspec.msgpack.Decoder[Response] = msgspec.msgpack.Decoder(Response)
 Buffer = bytes | bytearray | memoryview
 
 
@@ -188,7 +188,7 @@ def read_request(header: Buffer) -> Request:
     return _requests.decode(header)
 
 
-def read_reply(header: Buffer) -> Reply:
+def read_response(header: Buffer) -> Response:
     """Raises msgspec.ValidationError or msgspec.DecodeError."""
     return _replies.decode(header)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from dsdnode.engine.ipc import PREFIX, SOCKET_BUFFER_BYTES, Buffer, Packet, Reply, pack, read_reply, sizes
+from dsdnode.engine.ipc import PREFIX, SOCKET_BUFFER_BYTES, Buffer, Packet, Response, pack, read_response, sizes
 from dsdnode.errors import EngineLost, Overloaded
 
 log = structlog.get_logger(__name__)
@@ -31,7 +31,7 @@ class WorkerLink(asyncio.Protocol):
         self._process = process
         self.pid = process.pid
         self._on_death = on_death
-        self._pending: dict[int, asyncio.Future[tuple[Reply, bytes]]] = {}
+        self._pending: dict[int, asyncio.Future[tuple[Response, bytes]]] = {}
         self._next_id = 0
         self._received = bytearray()
         self._stderr_tail = b""
@@ -64,14 +64,14 @@ class WorkerLink(asyncio.Protocol):
         await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
         return link
 
-    async def request(self, packet: Packet, *bodies: Buffer, timeout_s: float) -> tuple[Reply, bytes]:
+    async def request(self, packet: Packet, *bodies: Buffer, timeout_s: float) -> tuple[Response, bytes]:
         """One reply and its body. Raises EngineLost (death, silence), Overloaded (too many requests wait)."""
         if self._transport.is_closing():
             raise EngineLost("the engine's process has ended")
         if len(self._pending) >= MAX_PENDING:
             raise Overloaded("too many requests wait for the engine")
         self._next_id = (self._next_id + 1) % (1 << 32)
-        future: asyncio.Future[tuple[Reply, bytes]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[tuple[Response, bytes]] = asyncio.get_running_loop().create_future()
         self._pending[self._next_id] = future
         self._transport.writelines(pack(self._next_id, packet, *bodies))
         try:
@@ -121,7 +121,7 @@ class WorkerLink(asyncio.Protocol):
         end = body_start + body_bytes
         if len(self._received) < end:
             return False
-        reply = read_reply(self._received[PREFIX.size : body_start])
+        reply = read_response(self._received[PREFIX.size : body_start])
         body = bytes(memoryview(self._received)[body_start:end])
         del self._received[:end]
         future = self._pending.pop(request_id, None)

@@ -38,8 +38,8 @@ MAX_WATCHED = 4096
 BAN_S = 600.0
 
 M = TypeVar("M", bound=Message)
-Reply = tuple[Message, Sequence[bytes]]
-RequestHandler = Callable[[bytes, M, list[bytes]], Awaitable[Reply]]
+Response = tuple[Message, Sequence[bytes]]
+RequestHandler = Callable[[bytes, M, list[bytes]], Awaitable[Response]]
 NoticeHandler = Callable[[bytes, M, list[bytes]], None]
 
 log = structlog.get_logger(__name__)

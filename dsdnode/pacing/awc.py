@@ -68,7 +68,7 @@ def inputs(utilisation: Any, acceptance_rate: Any, round_trip_s: Any, token_s: A
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class ResidualNetwork:
     """y = out (h_n), h_i+1 = h_i + second_i relu(first_i h_i), h_0 = enter ((inputs - mean) / scale)
 
     Each layer is a matrix [outputs, inputs + 1], the last column its bias.
@@ -100,15 +100,15 @@ def affine(layer: Array, rows: Array) -> Array:
 
 
 @cache
-def fitted_window() -> Network:
+def fitted_window() -> ResidualNetwork:
     """As shipped; read once."""
     raw = json.loads(resources.files("dsdnode.pacing").joinpath(WEIGHTS).read_text())
     return network_of(raw)
 
 
-def network_of(raw: dict[str, Any]) -> Network:
+def network_of(raw: dict[str, Any]) -> ResidualNetwork:
     layers = tuple(np.array(layer, dtype=float) for layer in raw["layers"])
-    return Network(np.array(raw["mean"], dtype=float), np.array(raw["scale"], dtype=float), layers)
+    return ResidualNetwork(np.array(raw["mean"], dtype=float), np.array(raw["scale"], dtype=float), layers)
 
 
 class AdaptiveWindow:

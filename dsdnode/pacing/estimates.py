@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, CostFit, Mean, Ratio
-from dsdnode.pacing.formulas import MAX_RUN, Hedging
+from dsdnode.pacing.formulas import MAX_RUN, HedgeValue
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.events import PassEvent
 
@@ -175,9 +175,9 @@ class Coverage:
         self.free = Ratio(tuning.free_tokens * weight, weight, tuning.free_keep)
 
     @property
-    def hedging(self) -> Hedging:
+    def hedging(self) -> HedgeValue:
         tuning = self._tuning
-        return Hedging(min(1.0, self.share.value), self.free.value, tuning.hedged_share, tuning.second_hedge)
+        return HedgeValue(min(1.0, self.share.value), self.free.value, tuning.hedged_share, tuning.second_hedge)
 
     def begin_reply(self) -> None:
         """Of what hedges did not bring a quarter is forgotten: else what failed for a moment would never be tried

@@ -115,7 +115,7 @@ class Cycle:
 
 
 @dataclass(frozen=True, slots=True)
-class Hedging:
+class HedgeValue:
     """`covered_share` of the rejections are covered by a branch, and bring `free_tokens` each without a pass.
 
     `blocks_share` of the blocks carry a hedge, for each that is allowed; another one brings `second_share` of it.
@@ -162,11 +162,11 @@ def reach_of(survival: Survival) -> int:
 
 
 def stream_cycle(
-    costs: PipelineCost, survival: Survival, block: int, window: int, hedging: Hedging | None = None, hedges: int = 0
+    costs: PipelineCost, survival: Survival, block: int, window: int, hedging: HedgeValue | None = None, hedges: int = 0
 ) -> Cycle:
     """The expectation of `run_s`."""
     reach = reach_of(survival)
-    extra_share = (hedging or Hedging()).blocks_share * hedges
+    extra_share = (hedging or HedgeValue()).blocks_share * hedges
     block, window = min(block, reach), min(window, reach)
     pace = _Pace(costs, block, window, extra_share)
     reached, num_more = survival[1], sum(survival[block + 1 :: block])
@@ -226,7 +226,7 @@ def options(
     survival: Survival,
     modes: Sequence[Mode],
     blocks: Iterable[int],
-    hedging: Hedging | None = None,
+    hedging: HedgeValue | None = None,
     jitter_s: float = 0.0,
     tuning: Tuning = TUNING,
 ) -> Iterator[tuple[Plan, Cycle]]:
@@ -241,5 +241,5 @@ def options(
             yield Plan("stream", block, window), stream_cycle(costs, survival, block, window)
         for hedges in HEDGES if "hedged" in modes else ():
             wider = min(MAX_WINDOW, block * ceil(tuning.hedged_window * window / block))
-            cycle = stream_cycle(costs, survival, block, window, hedging or Hedging(), hedges)
+            cycle = stream_cycle(costs, survival, block, window, hedging or HedgeValue(), hedges)
             yield Plan("hedged", block, wider, hedges), cycle

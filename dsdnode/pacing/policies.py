@@ -13,7 +13,7 @@ from dsdnode.config import MAX_DRAFT
 from dsdnode.errors import BadInput
 from dsdnode.pacing.estimates import Experience
 from dsdnode.pacing.throughput import MODES, Throughput
-from dsdnode.speculation.controller import Fixed, FixedPlan, WindowController
+from dsdnode.speculation.controller import FixedPlan, FixedRounds, WindowController
 from dsdnode.speculation.plan import Mode, Plan
 
 
@@ -62,7 +62,7 @@ POLICIES: dict[str, Policy] = {
     "throughput:hedged": Policy(_throughput("plain", "stream", "hedged"), "the same, without rounds"),
     "awc": Policy(_awc, "rounds of an adaptive window (arXiv 2511.21669)"),
     "threshold": Policy(_threshold, "rounds that grow by one after each that was all right, and else shrink"),
-    "fixed": Policy(lambda terms: Fixed(terms.draft_max), "rounds of --draft-max"),
+    "fixed": Policy(lambda terms: FixedRounds(terms.draft_max), "rounds of --draft-max"),
 }
 PLANS = "stream:BLOCK:WINDOW, hedged:BLOCK:WINDOW:HEDGES"
 """Plans that never change are spelled so."""
@@ -82,7 +82,7 @@ def policy_of(name: str, terms: Terms) -> WindowController:
     if not 0 <= terms.draft_max <= MAX_DRAFT:
         raise BadInput(f"a window of {terms.draft_max} draft tokens: choose 0 (plain decoding) to {MAX_DRAFT}")
     if terms.draft_max == 0:
-        return Fixed(0)
+        return FixedRounds(0)
     return POLICIES[name].make(terms) if plan is None else FixedPlan(plan)
 
 

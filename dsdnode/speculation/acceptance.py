@@ -1,7 +1,7 @@
 """Which draft tokens stand. Speculation section 5.
 
-`Exact` is lossless. `Relaxed` lets a draft token stand that is not what the judge drew, if the model finds it nearly as
-likely as its own favourite; it decides, block by block, with what it knows by then:
+`ExactRule` is lossless. `RelaxedRule` lets a draft token stand that is not what the judge drew, if the model finds it
+nearly as likely as its own favourite; it decides, block by block, with what it knows by then:
 
     the draft is the judge's own draw                                     stands, in either rule
     a key position: key tokens at stake, or the model is nearly sure      falls
@@ -73,7 +73,7 @@ class AcceptanceRule(Protocol):
         """Does the first of `draft` fall, whatever the judge will say of those behind it? `own` is of its position."""
 
 
-class Exact:
+class ExactRule:
     """A draft token stands while it equals the judge's own draw: lossless at every temperature (keyed noise)."""
 
     num_top = 0
@@ -90,8 +90,8 @@ class Exact:
         return draft[0] != own.token
 
 
-class Relaxed:
-    """The top-set rule and, if asked for, the deferred one, for one reply. Threshold 0 is `Exact`."""
+class RelaxedRule:
+    """The top-set rule and, if asked for, the deferred one, for one reply. Threshold 0 is `ExactRule`."""
 
     num_top = NUM_TOP
 

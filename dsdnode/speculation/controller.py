@@ -48,7 +48,7 @@ class FixedPlan:
         pass
 
 
-class Fixed(FixedPlan):
+class FixedRounds(FixedPlan):
     """Rounds of the same window for ever; 0 is plain decoding."""
 
     def __init__(self, window: int) -> None:

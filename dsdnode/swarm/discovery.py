@@ -18,7 +18,7 @@ from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, short_id
-from dsdnode.net.rpc import Reply, Rpc
+from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
 from dsdnode.wire.codec import buffer_at
@@ -182,11 +182,11 @@ class Discovery:
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
-    async def _on_find_node(self, peer: bytes, message: FindNode, buffers: Sequence[bytes]) -> Reply:
+    async def _on_find_node(self, peer: bytes, message: FindNode, buffers: Sequence[bytes]) -> Response:
         self._heard_from(peer)
         return Nodes(), (pack_contacts(self.table.closest(message.target, K, exclude=(peer,))),)
 
-    async def _on_find_providers(self, peer: bytes, message: FindProviders, buffers: Sequence[bytes]) -> Reply:
+    async def _on_find_providers(self, peer: bytes, message: FindProviders, buffers: Sequence[bytes]) -> Response:
         self._heard_from(peer)
         contacts = self.table.closest(message.key, K, exclude=(peer,))
         records = [data for _, data in self.store.get(message.key, self._now())]
@@ -196,7 +196,7 @@ class Discovery:
                 records.pop()
         return Providers(), (pack_contacts(contacts), pack_records(records))
 
-    async def _on_announce(self, peer: bytes, message: Announce, buffers: Sequence[bytes]) -> Reply:
+    async def _on_announce(self, peer: bytes, message: Announce, buffers: Sequence[bytes]) -> Response:
         self._heard_from(peer)
         data = buffer_at(buffers, 0)
         record = open_record(data)

@@ -17,7 +17,7 @@ from dsdnode.dht.store import record_keys
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.net.port import Priority
-from dsdnode.net.rpc import Reply, Rpc
+from dsdnode.net.rpc import Response, Rpc
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers, Refused
 from dsdnode.wire.records import ProviderRecord, open_record, unpack_contacts, unpack_records
@@ -80,7 +80,7 @@ class Queries:
         self._slots = asyncio.Semaphore(MAX_LOOKUPS)
         self._opened: LRUCache[bytes, ProviderRecord] = LRUCache(MAX_OPENED)
 
-    async def request(self, contact: Contact, message: Message, buffers: Sequence[bytes] = ()) -> Reply:
+    async def request(self, contact: Contact, message: Message, buffers: Sequence[bytes] = ()) -> Response:
         """Ask one peer; the table learns from how it went. Raises DsdError."""
         peer = node_id(contact)
         if self._table.is_live(peer):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from sweep import WINDOWS, read, speeds_of
 
-from dsdnode.pacing.awc import Array, Network, affine, inputs
+from dsdnode.pacing.awc import Array, ResidualNetwork, affine, inputs
 
 WIDTH, NUM_BLOCKS = 12, 2
 DISTANCE = 0.002
@@ -27,14 +27,14 @@ KNOTS = np.array([1, *WINDOWS[1:]], dtype=float)
 """A prediction of 1 or less is off."""
 
 
-def first_network(rows: Array, rng: np.random.Generator) -> Network:
+def first_network(rows: Array, rng: np.random.Generator) -> ResidualNetwork:
     def layer(num_out: int, num_in: int, gain: float) -> Array:
         return np.hstack([rng.normal(0, gain / num_in**0.5, (num_out, num_in)), np.zeros((num_out, 1))])
 
     blocks = [layer(WIDTH, WIDTH, 1.4 if index % 2 == 0 else 0.3) for index in range(2 * NUM_BLOCKS)]
     out = layer(1, WIDTH, 1.0)
     out[0, -1] = 5.0
-    return Network(rows.mean(axis=0), rows.std(axis=0), (layer(WIDTH, rows.shape[1], 1.0), *blocks, out))
+    return ResidualNetwork(rows.mean(axis=0), rows.std(axis=0), (layer(WIDTH, rows.shape[1], 1.0), *blocks, out))
 
 
 def loss(windows: Array, costs: Array, best: Array) -> tuple[Array, Array]:
@@ -48,7 +48,7 @@ def loss(windows: Array, costs: Array, best: Array) -> tuple[Array, Array]:
     return cost + DISTANCE * (windows - best) ** 2, slope + 2 * DISTANCE * (windows - best)
 
 
-def gradients(network: Network, rows: Array, costs: Array, best: Array) -> list[Array]:
+def gradients(network: ResidualNetwork, rows: Array, costs: Array, best: Array) -> list[Array]:
     """Of the mean loss, for each layer; by hand."""
     enter, *blocks, out = network.layers
     scaled = (rows - network.mean) / network.scale
@@ -72,7 +72,7 @@ def _outer(slopes: Array, rows: Array) -> Array:
     return np.hstack([slopes.T @ rows, slopes.sum(axis=0)[:, None]])
 
 
-def train(rows: Array, costs: Array, best: Array, seed: int) -> Network:
+def train(rows: Array, costs: Array, best: Array, seed: int) -> ResidualNetwork:
     """Adam, with a rate that falls to nothing."""
     rng = np.random.default_rng(seed)
     network = first_network(rows, rng)

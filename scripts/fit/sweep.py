@@ -22,7 +22,7 @@ from crowd import Crowd
 
 from dsdnode.cost import CostLine
 from dsdnode.pacing.awc import MAX_WINDOW, AdaptiveWindow, Features
-from dsdnode.speculation.controller import Fixed, WindowController
+from dsdnode.speculation.controller import FixedRounds, WindowController
 from tests.pacing.toy_stream import Ring
 
 WINDOWS = (0, *range(2, MAX_WINDOW + 1))
@@ -95,7 +95,7 @@ def wander(chosen: Scenario) -> list[Features]:
 
 def label(index: int, chosen: Scenario) -> str:
     """A line of the file."""
-    speeds = [chosen.speed(Fixed(window)) for window in WINDOWS]
+    speeds = [chosen.speed(FixedRounds(window)) for window in WINDOWS]
     lessons = [astuple(features) for features in wander(chosen)]
     return json.dumps({"index": index, "scenario": asdict(chosen), "speeds": speeds, "lessons": lessons})
 

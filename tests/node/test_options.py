@@ -12,7 +12,7 @@ from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput
 from dsdnode.node.drafter.options import MAX_EXPERIENCES, Options
 from dsdnode.pacing.policies import POLICIES, Terms
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 from dsdnode.wire.messages import WireAcceptance, WireSampling
@@ -60,9 +60,9 @@ def test_without_drafts_it_is_plain_decoding_whatever_the_policy() -> None:
 def test_what_one_reply_learns_of_a_model_serves_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
 
-    def policy(name: str, terms: Terms) -> Fixed:
+    def policy(name: str, terms: Terms) -> FixedRounds:
         given.append(terms.experience)
-        return Fixed(terms.draft_max)
+        return FixedRounds(terms.draft_max)
 
     monkeypatch.setattr("dsdnode.node.drafter.options.policy_of", policy)
     own = options_of(window="throughput")

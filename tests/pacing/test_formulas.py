@@ -9,7 +9,7 @@ import pytest
 
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing import formulas as speeds
-from dsdnode.pacing.formulas import Hedging, constant_survival
+from dsdnode.pacing.formulas import HedgeValue, constant_survival
 from dsdnode.pacing.tuning import TUNING
 from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.plan import Mode, Plan
@@ -156,5 +156,5 @@ def test_a_window_covers_a_pass_but_not_more_than_runs_last() -> None:
 def test_a_hedge_is_worth_what_it_covers_less_what_it_costs() -> None:
     costs, survival = costs_of(GPU, 4, 50, num_hops=5), constant_survival(0.6)
     stream = speeds.stream_cycle(costs, survival, 2, 16).token_s()
-    assert speeds.stream_cycle(costs, survival, 2, 16, Hedging(0.4, 1.3), 1).token_s() < 0.9 * stream
-    assert speeds.stream_cycle(costs, survival, 2, 16, Hedging(0.0, 1.3), 1).token_s() > stream
+    assert speeds.stream_cycle(costs, survival, 2, 16, HedgeValue(0.4, 1.3), 1).token_s() < 0.9 * stream
+    assert speeds.stream_cycle(costs, survival, 2, 16, HedgeValue(0.0, 1.3), 1).token_s() > stream

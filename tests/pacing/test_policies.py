@@ -15,7 +15,7 @@ from dsdnode.errors import BadInput
 from dsdnode.pacing.awc import AdaptiveWindow, ThresholdWindow
 from dsdnode.pacing.policies import POLICIES, Policy, Terms, parse_window, policy_of
 from dsdnode.pacing.throughput import MODES, Throughput
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.plan import Plan
 from tests.pacing.toy_stream import ring, run
 
@@ -29,7 +29,7 @@ CPU, GPU = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0)
 
 
 def test_every_name_gives_its_policy() -> None:
-    assert isinstance(policy_of("fixed", Terms(8)), Fixed)
+    assert isinstance(policy_of("fixed", Terms(8)), FixedRounds)
     assert policy_of("fixed", Terms(5)).plan() == Plan("rounds", 5, 5)
     assert isinstance(policy_of("awc", Terms(8)), AdaptiveWindow)
     assert isinstance(policy_of("threshold", Terms(8)), ThresholdWindow)
@@ -104,7 +104,9 @@ def test_without_hedges_throughput_streams_alone() -> None:
 
 def test_one_entry_makes_a_policy_known_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bob writes a policy: files and flags, requests, bench and the help know it by its entry alone."""
-    monkeypatch.setitem(POLICIES, "bob", Policy(lambda terms: Fixed(terms.draft_max // 2), "half of what is allowed"))
+    monkeypatch.setitem(
+        POLICIES, "bob", Policy(lambda terms: FixedRounds(terms.draft_max // 2), "half of what is allowed")
+    )
     assert policy_of("bob", Terms(8)).plan() == Plan("rounds", 4, 4)
     assert parse_window("bob") == "bob"
     assert resolve({"window": "bob"}, {}, None)["window"] == "bob"

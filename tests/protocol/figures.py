@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dsdnode.speculation import digest
-from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, Relaxed, key_tokens
+from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, RelaxedRule, key_tokens
 from dsdnode.speculation.sampling import Sampling, draw, noise
 from dsdnode.wire.messages import WIRE_TYPES
 from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states
@@ -138,7 +138,7 @@ _Question = tuple[int, tuple[int, ...], tuple[JudgeDraw, ...]]
 
 
 def _rule(what: str, threshold: float, deferred: bool, questions: Sequence[_Question]) -> dict[str, Any]:
-    rule = Relaxed(threshold, deferred=deferred, key_tokens=KeyTokens(_KEYS))
+    rule = RelaxedRule(threshold, deferred=deferred, key_tokens=KeyTokens(_KEYS))
     asked = []
     for start, draft, own in questions:
         accepted = rule.accept(start, draft, own)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from tests.pacing.toy_stream import run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "fit"
@@ -32,18 +32,20 @@ def sweep(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_alone_in_the_crowd_is_the_toy_ring(sweep: Any) -> None:
     alone = replace(sweep.scenario(random.Random(3)), others=0, sequence_ms=0.0)
-    world = alone.world(Fixed(4))
-    assert world.run().done_s == run(world.ring, Fixed(4), alone.num_tokens, alone.seed).done_s
+    world = alone.world(FixedRounds(4))
+    assert world.run().done_s == run(world.ring, FixedRounds(4), alone.num_tokens, alone.seed).done_s
 
 
 def test_who_waits_together_is_decoded_together(sweep: Any) -> None:
     """Ten others cost what their positions cost, not ten decodes; and everybody's large window costs everybody."""
     alone = sweep.Scenario(1, 1.0, 40.0, 0.1, 0.0, 1.0, 0.8, 0, 5)
     crowded = replace(alone, others=10)
-    assert crowded.speed(Fixed(4)) > 0.4 * alone.speed(Fixed(4))
+    assert crowded.speed(FixedRounds(4)) > 0.4 * alone.speed(FixedRounds(4))
     dear, crowded_dear = replace(alone, slope_ms=10.0), replace(crowded, slope_ms=10.0)
-    assert dear.speed(Fixed(10)) / dear.speed(Fixed(0)) > crowded_dear.speed(Fixed(10)) / crowded_dear.speed(Fixed(0))
-    events = crowded.world(Fixed(4)).run().events
+    assert dear.speed(FixedRounds(10)) / dear.speed(FixedRounds(0)) > crowded_dear.speed(
+        FixedRounds(10)
+    ) / crowded_dear.speed(FixedRounds(0))
+    events = crowded.world(FixedRounds(4)).run().events
     assert max(max(event.queue) for event in events) == 10
 
 

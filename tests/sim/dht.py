@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from dsdnode.dht.ids import K, as_int
-from dsdnode.net.rpc import Reply, Rpc
+from dsdnode.net.rpc import Response, Rpc
 from dsdnode.sim import loop as jumping
 from dsdnode.sim.report import spread
 from dsdnode.wire.messages import Announce, Contact, FindNode, FindProviders, Nodes, Providers, Stored
@@ -110,13 +110,13 @@ async def besiege(town: Town, provider: Townsman, terms: Terms) -> None:
         contacts.append(transport.contact)
         rpc = Rpc(transport, Random(i))
 
-        async def nodes(peer: bytes, message: FindNode, buffers: list[bytes]) -> Reply:
+        async def nodes(peer: bytes, message: FindNode, buffers: list[bytes]) -> Response:
             return Nodes(), (pack_contacts(contacts[:K]),)
 
-        async def providers(peer: bytes, message: FindProviders, buffers: list[bytes]) -> Reply:
+        async def providers(peer: bytes, message: FindProviders, buffers: list[bytes]) -> Response:
             return Providers(), (pack_contacts(contacts[:K]), pack_records([]))
 
-        async def announced(peer: bytes, message: Announce, buffers: list[bytes]) -> Reply:
+        async def announced(peer: bytes, message: Announce, buffers: list[bytes]) -> Response:
             return Stored(), ()
 
         rpc.on_request(FindNode, nodes)

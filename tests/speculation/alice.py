@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dsdnode.speculation.actions import Draft, DraftToken, Emit, SendBlock
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.wire.messages import Nack, Verdict
 
@@ -31,7 +31,7 @@ class Alice:
             "pass_timeout_s": 1.0,
             "position_timeout_s": 0.0,
         }
-        self.machine = SessionMachine(SessionConfig(**settings | config), prompt, Fixed(window), drafter=drafter)
+        self.machine = SessionMachine(SessionConfig(**settings | config), prompt, FixedRounds(window), drafter=drafter)
         self.now = 0.0
         self.text: list[int] = []
         self.actions: list[Any] = []

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from dsdnode.speculation.acceptance import Exact
+from dsdnode.speculation.acceptance import ExactRule
 from dsdnode.speculation.actions import NeedRoute
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.owner.session import SessionMachine
 
 from . import world
@@ -35,7 +35,7 @@ class Keeper(Peer):
         if self.reachable and route_number > self.opened:
             seed = self.world.seeds[route_number]
             if self.machine is not None and (self.parked or seed != self.seed):
-                self.machine.on_turn(MAX_POSITIONS, Exact())
+                self.machine.on_turn(MAX_POSITIONS, ExactRule())
                 if seed != self.seed:
                     self.watch.turned()
             self.seed, self.opened, self.parked = seed, route_number, False
@@ -113,7 +113,7 @@ class Conversation(world.World):
         self.owner = SessionMachine(config, self.prompt, self._window(), drafter=before._drafts.alive)
 
     def _window(self) -> Any:
-        return Restless(self.rng) if self._stream else Fixed(self.window)
+        return Restless(self.rng) if self._stream else FixedRounds(self.window)
 
     def _open(self, action: NeedRoute) -> None:
         self.seeds[action.route] = self.seed

@@ -16,10 +16,10 @@ from dsdnode.speculation.acceptance import (
     MIN_DEFERRED_MATCHES,
     UNCERTAIN_ENTROPY,
     AcceptedPrefix,
-    Exact,
+    ExactRule,
     JudgeDraw,
     KeyTokens,
-    Relaxed,
+    RelaxedRule,
     key_tokens,
 )
 from dsdnode.speculation.stage.cache import Branch
@@ -35,8 +35,8 @@ def own(token: int = CAT, second: float = 0.35, entropy: float = 0.2, **top: flo
     return JudgeDraw(token, (CAT, DOG, EEL), (top.get("best", 0.4), second, 0.05), entropy)
 
 
-def relaxed(threshold: float = 0.3, deferred: bool = False) -> Relaxed:
-    return Relaxed(threshold, deferred=deferred, key_tokens=KEYS)
+def relaxed(threshold: float = 0.3, deferred: bool = False) -> RelaxedRule:
+    return RelaxedRule(threshold, deferred=deferred, key_tokens=KEYS)
 
 
 def test_what_is_nearly_as_likely_stands_and_is_named() -> None:
@@ -119,8 +119,8 @@ BLOCKS = st.lists(
 @given(BLOCKS, st.booleans())
 def test_threshold_0_is_exact(rows: list[tuple[int, int, float]], deferred: bool) -> None:
     draft, mine = [draft_token for draft_token, _, _ in rows], [own(draw, second, 0.5) for _, draw, second in rows]
-    assert relaxed(0.0, deferred).accept(5, draft, mine) == Exact().accept(5, draft, mine)
-    assert relaxed(0.0, deferred).is_hopeless(5, draft, mine[0]) == Exact().is_hopeless(5, draft, mine[0])
+    assert relaxed(0.0, deferred).accept(5, draft, mine) == ExactRule().accept(5, draft, mine)
+    assert relaxed(0.0, deferred).is_hopeless(5, draft, mine[0]) == ExactRule().is_hopeless(5, draft, mine[0])
 
 
 @given(BLOCKS, st.floats(0, 0.9), st.booleans())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsdnode.speculation.stage.arrivals import Arrival, Inbox, Pool, StageLimits
+from dsdnode.speculation.stage.arrivals import Arrival, Pool, StageLimits, WaitingBlocks
 from dsdnode.wire.messages import Block
 
 WIDTH = 4
@@ -19,7 +19,7 @@ def arrival(position: int, num_positions: int = 10) -> Arrival:
 
 def test_alice_and_bob_share_the_room_for_waiting_blocks() -> None:
     pool = Pool(50 * POSITION_BYTES)
-    alice, bob = (Inbox(StageLimits(pool=pool)) for _ in range(2))
+    alice, bob = (WaitingBlocks(StageLimits(pool=pool)) for _ in range(2))
     for number in range(6):
         alice.put(arrival(10 * number))
     assert [item.block.position for item in alice.items] == [0, 10, 20, 30, 40]  # the newest was dropped
@@ -33,7 +33,7 @@ def test_alice_and_bob_share_the_room_for_waiting_blocks() -> None:
 
 def test_a_session_that_is_over_gives_its_room_back() -> None:
     pool = Pool(20 * POSITION_BYTES)
-    alice, bob = (Inbox(StageLimits(pool=pool)) for _ in range(2))
+    alice, bob = (WaitingBlocks(StageLimits(pool=pool)) for _ in range(2))
     alice.put(arrival(0))
     alice.put(arrival(10))
     del alice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsdnode.speculation.actions import SendBlock
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.wire.messages import Nack
 
@@ -50,7 +50,7 @@ def test_numbers_of_epochs_and_routes_never_come_again() -> None:
     alice.start()
     alice.verdict(3, END)
     before, config = alice.machine, alice.machine._config
-    bob = SessionMachine(replace(config, carried=before.carry()), (1, 2, 3), Fixed(0), drafter=False)
+    bob = SessionMachine(replace(config, carried=before.carry()), (1, 2, 3), FixedRounds(0), drafter=False)
     bob.start(0.0)
     assert bob.route > before.route
     [sent] = bob.on_route(0.0, bob.route, [0])

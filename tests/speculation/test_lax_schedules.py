@@ -85,7 +85,7 @@ class LaxWorld(world.World):
 def test_lax_schedules(stream: bool) -> None:
     lax_config = partial(SessionConfig, relaxed=True)
     red, num_relaxed = {}, 0
-    with patch.object(judge, "Exact", Lax), patch.object(world, "SessionConfig", lax_config):
+    with patch.object(judge, "ExactRule", Lax), patch.object(world, "SessionConfig", lax_config):
         for seed in range(SEEDS):
             run = LaxWorld(seed, stream=stream)
             run.run()

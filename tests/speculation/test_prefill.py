@@ -8,7 +8,7 @@ import pytest
 
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.speculation.actions import SendBlock
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.owner.prefill import (
     MAX_POSITIONS_IN_FLIGHT,
     MAX_SINGLES_POSITIONS,
@@ -96,7 +96,7 @@ def test_enough_is_in_flight_for_long_links_and_never_more_than_a_stage_lets_wai
 
 def machine(prompt: tuple[int, ...], **config: Any) -> SessionMachine:
     settings: dict[str, Any] = {"secret": b"alice's", "max_tokens": 500, "max_positions": 9000, "vocab_size": 100}
-    return SessionMachine(SessionConfig(SESSION, **settings | config), prompt, Fixed(0), drafter=False)
+    return SessionMachine(SessionConfig(SESSION, **settings | config), prompt, FixedRounds(0), drafter=False)
 
 
 def opened(prompt: tuple[int, ...], costs: PipelineCost | None) -> list[SendBlock]:

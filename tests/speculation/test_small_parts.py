@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsdnode.speculation import digest
-from dsdnode.speculation.acceptance import Exact, JudgeDraw
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.acceptance import ExactRule, JudgeDraw
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.events import MAX_EVENTS, EventLog, PassEvent
 from dsdnode.speculation.plan import Plan
 
@@ -17,14 +17,14 @@ TOKENS = st.lists(st.integers(0, 2**24), max_size=20)
 @given(TOKENS, TOKENS)
 def test_exact_accepts_the_common_prefix_and_no_more(draft: list[int], draws: list[int]) -> None:
     num = min(len(draft), len(draws))
-    count = Exact().accept(7, draft[:num], [JudgeDraw(token) for token in draws[:num]]).count
+    count = ExactRule().accept(7, draft[:num], [JudgeDraw(token) for token in draws[:num]]).count
     assert draft[:count] == draws[:count]
     assert count == num or draft[count] != draws[count]
 
 
 def test_fixed_is_plain_at_0() -> None:
-    assert Fixed(0).plan() == Plan("plain", 0, 0)
-    assert Fixed(8).plan() == Plan("rounds", 8, 8)
+    assert FixedRounds(0).plan() == Plan("plain", 0, 0)
+    assert FixedRounds(8).plan() == Plan("rounds", 8, 8)
 
 
 @given(TOKENS, TOKENS)

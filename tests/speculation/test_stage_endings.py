@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dsdnode.speculation.acceptance import Exact
+from dsdnode.speculation.acceptance import ExactRule
 from dsdnode.speculation.actions import (
     ForwardBlock,
     Gone,
@@ -97,7 +97,7 @@ def test_what_was_drawn_for_the_last_reply_does_not_judge_the_next(carol: Stage,
     carol.hold = still_running
     carol.receive(LINE[:6], 0)
     carol.machine.on_park(1.0, 300.0)
-    carol.machine.on_turn(64, Exact())
+    carol.machine.on_turn(64, ExactRule())
     assert carol.machine.on_open(2.0, 1, 2, 3, 60.0, b"".join(digests_of(LINE))) == 6
     if still_running:
         assert carol.finish() == []

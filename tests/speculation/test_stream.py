@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from dsdnode.speculation.actions import Draft, DraftToken, Emit, SendBlock
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.plan import Plan
 
 from .alice import Alice, numbers
 
 
-class Steady(Fixed):
+class Steady(FixedRounds):
     """One plan, to be changed by the test."""
 
     def __init__(self, now: Plan) -> None:

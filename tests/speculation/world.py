@@ -15,7 +15,7 @@ from dsdnode.speculation.actions import (
     SendBlock,
     SessionAction,
 )
-from dsdnode.speculation.controller import Fixed
+from dsdnode.speculation.controller import FixedRounds
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.speculation.stage.arrivals import StageLimits
 from dsdnode.wire.messages import SessionLost
@@ -89,7 +89,7 @@ class World:
             chunk_positions=chunk,
             pass_timeout_s=timeout_s,
         )
-        window = Restless(self.rng) if stream else Fixed(self.window)
+        window = Restless(self.rng) if stream else FixedRounds(self.window)
         return SessionMachine(config, self.prompt, window, drafter=self.rng.random() < 0.95)
 
     # --- the run --------------------------------------------------------------------------------------------------

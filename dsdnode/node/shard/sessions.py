@@ -10,7 +10,7 @@ import msgspec
 
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
-from dsdnode.speculation.acceptance import AcceptanceRule, Exact, KeyTokens, Relaxed
+from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, KeyTokens, RelaxedRule
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.stage.machine import StageMachine
@@ -170,8 +170,8 @@ class Sessions:
 def _acceptance(message: Open, key_tokens: bytes) -> AcceptanceRule:
     asked = message.acceptance
     if asked.threshold == 0:
-        return Exact()
-    return Relaxed(asked.threshold, deferred=asked.deferred, key_tokens=KeyTokens(key_tokens))
+        return ExactRule()
+    return RelaxedRule(asked.threshold, deferred=asked.deferred, key_tokens=KeyTokens(key_tokens))
 
 
 def _sampling(message: Open) -> Sampling:

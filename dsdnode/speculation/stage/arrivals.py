@@ -18,9 +18,9 @@ class Pool:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._inboxes: WeakSet[Inbox] = WeakSet()
+        self._inboxes: WeakSet[WaitingBlocks] = WeakSet()
 
-    def join(self, inbox: Inbox) -> None:
+    def join(self, inbox: WaitingBlocks) -> None:
         self._inboxes.add(inbox)
 
     def has_room(self, size_bytes: int) -> bool:
@@ -101,7 +101,7 @@ def arrive(
     return Arrival(block, tuple(split(digests)), tokens, states, now)
 
 
-class Inbox:
+class WaitingBlocks:
     """Blocks that wait, in order of arrival."""
 
     def __init__(self, limits: StageLimits) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsdnode.speculation.acceptance import AcceptanceRule, Exact, JudgeDraw
+from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw
 from dsdnode.speculation.actions import BroadcastClosed, SendToOwner, Tokens
 from dsdnode.speculation.stage.cache import Branch
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
@@ -35,7 +35,7 @@ class Decision:
 
 class Judge:
     def __init__(self, acceptance: AcceptanceRule | None = None) -> None:
-        self._acceptance = acceptance or Exact()
+        self._acceptance = acceptance or ExactRule()
 
     @property
     def num_top(self) -> int:

@@ -16,7 +16,7 @@ from typing import Final
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import AcceptanceRule, JudgeDraw
 from dsdnode.speculation.actions import ForwardBlock, Gone, RunChunk, StageAction, States, Tokens, TruncateSequence
-from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, Inbox, KeptOutputs, StageLimits, arrive
+from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, KeptOutputs, StageLimits, WaitingBlocks, arrive
 from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
 from dsdnode.speculation.stage.judge import Decision, Judge, StageMessages
 from dsdnode.wire.messages import Block, Closed
@@ -74,7 +74,7 @@ class StageMachine:
         self._cache = BranchCache(sequences, limits.max_closings)
         self._judge = Judge(acceptance)
         self._kept = KeptOutputs(limits)
-        self._inbox = Inbox(limits)
+        self._inbox = WaitingBlocks(limits)
         self._running: tuple[Arrival, Branch, Judge] | None = None
         self._num_stages = 0
         self._lease_s, self._lease_end_s = 0.0, float("inf")
