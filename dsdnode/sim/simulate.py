@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any
 
 from dsdnode.sim import loop as jumping
 from dsdnode.sim.load import Load
-from dsdnode.sim.report import report
+from dsdnode.sim.report import Report, report
 from dsdnode.sim.scenario import Scenario
 from dsdnode.sim.world import World
 
 
-def simulate(scenario: Scenario, seed: int, told: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The report (report.py); `told` hears of each reply. Raises BadInput, Unreal (a bug: something waits for ever)."""
+def simulate(scenario: Scenario, seed: int, told: Callable[[str], None] = lambda text: None) -> Report:
+    """`told` hears of each reply. Raises BadInput, Unreal (a bug: something waits for ever)."""
     return jumping.run(_simulate(scenario, seed, told))
 
 
-async def _simulate(scenario: Scenario, seed: int, told: Callable[[str], None]) -> dict[str, Any]:
+async def _simulate(scenario: Scenario, seed: int, told: Callable[[str], None]) -> Report:
     world = World(scenario, seed)
     load = Load(world, told)
     asking = None
