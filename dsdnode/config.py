@@ -14,7 +14,7 @@ import platformdirs
 
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
-from dsdnode.wire.records import MAX_LAYERS
+from dsdnode.wire.messages import MAX_LAYERS
 
 ROLES = ("drafter", "shard", "bootstrap")
 DEFAULT_ROLES = ("drafter", "shard")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from dsdnode.bench.config import BenchConfig, PerShard
 from dsdnode.bench.schemes import Scheme
-from dsdnode.bench.swarm import engine_of
+from dsdnode.client.client import ReplyStats
 from dsdnode.cost import CostLine, PipelineCost
+from dsdnode.node.status import NodeStatus
 from dsdnode.pacing.formulas import hedged_speed, plain_speed, rounds_speed, stream_speed
 
 MAX_BLOCK = 8
@@ -21,13 +21,13 @@ def costs_of(
     num_shards: int,
     latency_ms: PerShard,
     wire: str,
-    statuses: Sequence[dict[str, Any]],
+    statuses: Sequence[NodeStatus],
     width: int,
 ) -> PipelineCost:
-    """Emulated times as they were asked for, the others as the daemons measured them. Hops: one into each shard, one
-    back to the owner."""
+    """Emulated times as they were asked for, the others as the daemons, one engine each, measured them. Hops: one into
+    each shard, one back to the owner."""
     shapes = config.links(latency_ms).shapes(num_shards)
-    measured = [CostLine.of_ms(engine["fixed_ms"], engine["slope_ms"]) for engine in map(engine_of, statuses)]
+    measured = [CostLine.of_ms(one.engines[0].fixed_ms, one.engines[0].slope_ms) for one in statuses]
     emulated = config.emulate_ms(num_shards)
     stages = measured[:num_shards] if emulated is None else [CostLine.of_ms(*one) for one in emulated]
     draft_s = measured[-1].at(1) if config.draft_ms is None else config.draft_ms / 1e3
@@ -41,13 +41,12 @@ def costs_of(
     )
 
 
-def bound(scheme: Scheme, costs: PipelineCost, stats: Sequence[dict[str, Any]]) -> float | None:
+def bound(scheme: Scheme, costs: PipelineCost, stats: Sequence[ReplyStats]) -> float | None:
     """Tokens per second at the acceptance that these replies had, with the best block where the policy may choose."""
-    tokens, judged, accepted, covered = (
-        sum(one.get(key) or 0 for one in stats) for key in ("completion_tokens", "judged", "accepted", "covered")
-    )
     if scheme.plain:
         return plain_speed(costs)
+    tokens, judged = sum(one.completion_tokens for one in stats), sum(one.judged for one in stats)
+    accepted, covered = sum(one.accepted for one in stats), sum(one.covered for one in stats)
     if not judged or not tokens:
         return None
     rejections = judged - accepted

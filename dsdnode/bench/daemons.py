@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+import msgspec
+
 from dsdnode.errors import BadInput, DsdError
+from dsdnode.node.status import Ready
 
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 10.0
@@ -48,14 +50,13 @@ class Daemon:
                 process_group=0,
             )
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self) -> Ready:
         """Its readiness line. Raises DsdError with its own last words when it ends before."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise self._ended()
-        ready: dict[str, Any] = json.loads(line)
-        return ready
+        return msgspec.json.decode(line, type=Ready)
 
     def port(self) -> int:
         """Where it really listens, whatever it advertises; as soon as it does, which is long before it is ready."""

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dsdnode.bench.config import BenchConfig
 from dsdnode.bench.schemes import Scheme
 from dsdnode.bench.swarm import Swarm
-from dsdnode.client.client import Client, Finished, GenerateRequest
+from dsdnode.client.client import Client, Finished, GenerateRequest, ReplyStats
 from dsdnode.errors import DsdError
+from dsdnode.node.status import NodeStatus
 
-Ask = Callable[[Path, str], Awaitable[Any]]
-"""One question to the daemon of a data dir: `status`."""
+Ask = Callable[[Path], Awaitable[NodeStatus]]
+"""How the daemon of a data dir is."""
 Tell = Callable[[str], None]
 """One more step is done: this was it."""
 WARM_TOKENS = 8
@@ -27,8 +27,7 @@ REPLY_KINDS = ("Open", "Opened", "Block", "Verdict", "Nack", "Closed", "SessionL
 @dataclass(frozen=True, slots=True)
 class Reply:
     """`prompt`: its number. `arrivals`: (seconds after it was asked for, tokens there). `num_messages` and `num_bytes`
-    are of REPLY_KINDS, `num_link_bytes` of everything on the links, encrypted and framed; 0 when it was not alone.
-    `stats` as `run --json` prints them."""
+    are of REPLY_KINDS, `num_link_bytes` of everything on the links, encrypted and framed; 0 when it was not alone."""
 
     scheme: Scheme
     prompt: int
@@ -36,7 +35,7 @@ class Reply:
     text: str
     took_s: float
     arrivals: tuple[tuple[float, int], ...]
-    stats: dict[str, Any]
+    stats: ReplyStats
     num_messages: int = 0
     num_bytes: int = 0
     num_link_bytes: int = 0
@@ -58,7 +57,7 @@ class Measured:
 
     replies: tuple[Reply, ...]
     crowds: tuple[Crowd, ...]
-    statuses: tuple[dict[str, Any], ...]
+    statuses: tuple[NodeStatus, ...]
 
 
 class Laboratory:
@@ -94,20 +93,20 @@ class Laboratory:
         """Until the swarm is complete for the client; then links are made and every scheme has been used once."""
         try:
             async with asyncio.timeout(PROVIDED_WITHIN_S):
-                while not any(m["complete"] and m["drafters"] for m in await self._client.models()):  # noqa: ASYNC110 (no event tells it)
+                while not any(m.complete and m.drafters for m in await self._client.models()):  # noqa: ASYNC110 (no event tells it)
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise DsdError(f"the daemons did not find one another within {PROVIDED_WITHIN_S:.0f} s") from None
         for scheme in self._config.schemes:
             await self._reply(scheme, 0, min(WARM_TOKENS, self._config.max_tokens))
 
-    async def _statuses(self) -> list[dict[str, Any]]:
+    async def _statuses(self) -> list[NodeStatus]:
         drafter, *shards = self._swarm.daemons
-        return list(await asyncio.gather(*(self._ask(daemon.data_dir, "status") for daemon in (*shards, drafter))))
+        return await asyncio.gather(*(self._ask(daemon.data_dir) for daemon in (*shards, drafter)))
 
     async def _traffic(self) -> tuple[int, int, int]:
         """Messages and bytes of all replies so far, bytes on the links."""
-        sent = [status["sent"].get(kind, (0, 0)) for status in await self._statuses() for kind in REPLY_KINDS]
+        sent = [status.sent.get(kind, (0, 0)) for status in await self._statuses() for kind in REPLY_KINDS]
         return sum(num for num, _ in sent), sum(size for _, size in sent), self._swarm.num_link_bytes()
 
     async def _counted(self, scheme: Scheme, prompt: int) -> Reply:
@@ -126,11 +125,11 @@ class Laboratory:
         began_s = loop.time()
         tokens: list[int] = []
         arrivals = []
-        text, stats = "", {}  # type: tuple[str, dict[str, Any]]
+        text, finished = "", None
         try:
             async for event in self._client.generate(self._request(scheme, prompt, max_tokens)):
                 if isinstance(event, Finished):
-                    stats = event.stats
+                    finished = event
                     continue
                 tokens += event.tokens
                 text += event.text
@@ -138,7 +137,8 @@ class Laboratory:
                 watch(len(tokens))
         finally:
             watch(-1)
-        return Reply(scheme, prompt, tuple(tokens), text, loop.time() - began_s, tuple(arrivals), stats)
+        assert finished is not None  # without an error it is the last event
+        return Reply(scheme, prompt, tuple(tokens), text, loop.time() - began_s, tuple(arrivals), finished.stats)
 
     def _request(self, scheme: Scheme, prompt: int, max_tokens: int) -> GenerateRequest:
         return GenerateRequest(

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+import msgspec
 import numpy as np
 
 from dsdnode.engine.client import WorkerEngine
@@ -17,6 +17,17 @@ from dsdnode.models import demo_draft, demo_target
 from dsdnode.speculation.sampling import Sampling
 
 CHUNK_POSITIONS = 256
+
+
+class DraftTrace(msgspec.Struct, frozen=True):
+    """What the draft model makes of each token of a reply, given the right ones before it (sim/traces.py)."""
+
+    prompt_tokens: int
+    tokens: int
+    accepted: list[int]
+    confidence: list[float]
+    entropy: list[float]
+    second: list[int]
 
 
 class Oracle:
@@ -53,8 +64,8 @@ class Oracle:
         first, second = output.top.probabilities[0].tolist()
         return math.log(first / second) if second > 0 else math.inf
 
-    async def trace(self, prompt: Sequence[int], tokens: Sequence[int]) -> dict[str, Any]:
-        """What the draft model makes of each token of a reply, given the right ones before it (sim/traces.py)."""
+    async def trace(self, prompt: Sequence[int], tokens: Sequence[int]) -> DraftTrace:
+        """Of the reply `tokens`."""
         context = [*prompt, *tokens[:-1]]
         drafted = await self._run("draft", context, len(tokens), runners_up=True)
         judged = await self._run("target", context, len(tokens), num_top=1)
@@ -63,14 +74,14 @@ class Oracle:
         sure = np.concatenate([one.probabilities for one in drafted if one.probabilities is not None])
         entropies = np.concatenate([one.top.entropies for one in judged if one.top is not None])
         right = guesses == np.asarray(tokens)
-        return {
-            "prompt_tokens": len(prompt),
-            "tokens": len(tokens),
-            "accepted": right.astype(int).tolist(),
-            "confidence": [round(value, 4) for value in sure.tolist()],
-            "entropy": [round(value, 4) for value in entropies.tolist()],
-            "second": (~right & (seconds == np.asarray(tokens))).astype(int).tolist(),
-        }
+        return DraftTrace(
+            prompt_tokens=len(prompt),
+            tokens=len(tokens),
+            accepted=right.astype(int).tolist(),
+            confidence=[round(value, 4) for value in sure.tolist()],
+            entropy=[round(value, 4) for value in entropies.tolist()],
+            second=(~right & (seconds == np.asarray(tokens))).astype(int).tolist(),
+        )
 
     async def _run(
         self, role: str, tokens: Sequence[int], num_draws: int, *, runners_up: bool = False, num_top: int = 0

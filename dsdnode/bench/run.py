@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from dsdnode.bench import summary
 from dsdnode.bench.bounds import bound, costs_of
 from dsdnode.bench.config import BenchConfig, PerShard
@@ -160,7 +162,7 @@ class _Run:
         for reply in measured.replies:
             if reply.scheme == self._config.schemes[0] and reply.tokens:
                 trace = await self._oracle.trace(tokens[reply.prompt], reply.tokens)
-                file.write(json.dumps({"prompt": reply.prompt, **trace}) + "\n")
+                file.write(json.dumps({"prompt": reply.prompt, **structs.asdict(trace)}) + "\n")
 
 
 def _at(tokens: Sequence[int], position: int) -> int | None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dsdnode.bench.measure import Crowd, Reply
 from dsdnode.bench.prompts import Prompt
+from dsdnode.client.client import ReplyStats
 from dsdnode.models.problems import final_answer
+from dsdnode.wire.replies import PlanChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Details:
     right: int
     num_known: int
     recoveries: int
-    plans: tuple[Any, ...]
+    plans: tuple[PlanChange, ...]
     sessions: tuple[CrowdResult, ...]
 
 
@@ -87,17 +91,17 @@ def result_of(
     tokens_per_second = _median(speed(reply) for reply in replies)
     ratios = _ratios(replies, plain, speed)
     num_tokens = sum(len(reply.tokens) for reply in replies)
-    used_share = _share(replies, "accepted", "drafted")
+    used_share = _share(replies, lambda one: one.accepted, lambda one: one.drafted)
     return SchemeResult(
         scheme=replies[0].scheme.name,
         tokens_per_second=tokens_per_second,
         speedup=_median(ratios),
-        acceptance_rate=_share(replies, "accepted", "judged"),
-        tokens_per_pass=_share(replies, "completion_tokens", "passes"),
+        acceptance_rate=_share(replies, lambda one: one.accepted, lambda one: one.judged),
+        tokens_per_pass=_share(replies, lambda one: one.completion_tokens, lambda one: one.passes),
         wasted_share=None if used_share is None else max(0.0, 1 - used_share),
         bytes_per_token=sum(reply.num_bytes for reply in replies) / num_tokens if num_tokens else None,
         messages_per_token=sum(reply.num_messages for reply in replies) / num_tokens if num_tokens else None,
-        time_to_first_token_s=_median(reply.stats.get("time_to_first_token_s") for reply in replies),
+        time_to_first_token_s=_median(reply.stats.time_to_first_token_s for reply in replies),
         bound_tokens_per_second=bound,
         of_bound=tokens_per_second / bound if bound and tokens_per_second else None,
         text_equal=not differing(replies, plain),
@@ -110,7 +114,6 @@ def details_of(
 ) -> Details:
     ratios = _ratios(replies, plain, speed)
     known = [(reply, prompts[reply.prompt].result) for reply in replies if prompts[reply.prompt].result is not None]
-    rejections = _total(replies, "judged") - _total(replies, "accepted")
     num_tokens = sum(len(reply.tokens) for reply in replies)
     longest = max(replies, key=lambda reply: len(reply.tokens))
     return Details(
@@ -122,13 +125,13 @@ def details_of(
         end_to_end_tokens_per_second=_median(len(reply.tokens) / reply.took_s for reply in replies),
         late_tokens_per_second=_median(late_speed(reply) for reply in replies),
         late_speedup=_median(_ratios(replies, plain, late_speed)),
-        relaxed_share=_share(replies, "relaxed", "completion_tokens"),
-        covered_share=_total(replies, "covered") / rejections if rejections else None,
+        relaxed_share=_share(replies, lambda one: one.relaxed, lambda one: one.completion_tokens),
+        covered_share=_share(replies, lambda one: one.covered, lambda one: one.judged - one.accepted),
         num_differing_replies=len(differing(replies, plain)),
         right=sum(final_answer(reply.text) == result for reply, result in known),
         num_known=len(known),
-        recoveries=_total(replies, "recoveries"),
-        plans=tuple(longest.stats.get("plans") or ()),
+        recoveries=sum(reply.stats.recoveries for reply in replies),
+        plans=longest.stats.plans,
         sessions=tuple(_crowd(crowd, replies) for crowd in crowds),
     )
 
@@ -146,8 +149,7 @@ def differing(replies: Sequence[Reply], plain: Mapping[int, Reply]) -> list[tupl
 
 def speed(reply: Reply) -> float | None:
     """Tokens per second after the first pass, on the drafter's clock."""
-    value = reply.stats.get("tokens_per_second")
-    return float(value) if value else None
+    return reply.stats.tokens_per_second or None
 
 
 def late_speed(reply: Reply) -> float | None:
@@ -160,7 +162,8 @@ def late_speed(reply: Reply) -> float | None:
 
 def as_json(one: SchemeResult | Details) -> dict[str, Any]:
     """Numbers with four digits that count."""
-    return {key: _rounded(value) for key, value in asdict(one).items()}
+    rounded: dict[str, Any] = _rounded(msgspec.to_builtins(one))
+    return rounded
 
 
 def _crowd(crowd: Crowd, alone: Sequence[Reply]) -> CrowdResult:
@@ -184,13 +187,12 @@ def _ratios(
     return [mine / its for mine, its in pairs if mine and its]
 
 
-def _total(replies: Sequence[Reply], key: str) -> int:
-    return sum(reply.stats.get(key) or 0 for reply in replies)
-
-
-def _share(replies: Sequence[Reply], part: str, whole: str) -> float | None:
-    total = _total(replies, whole)
-    return _total(replies, part) / total if total else None
+def _share(
+    replies: Sequence[Reply], part: Callable[[ReplyStats], int], whole: Callable[[ReplyStats], int]
+) -> float | None:
+    """Of all replies together."""
+    total = sum(whole(reply.stats) for reply in replies)
+    return sum(part(reply.stats) for reply in replies) / total if total else None
 
 
 def _median(values: Any) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from dsdnode.bench.config import BenchConfig, PerShard
 from dsdnode.bench.daemons import Daemon, even_ranges, take_down
@@ -46,7 +45,7 @@ class Swarm:
         drafter = self._begin("drafter", ports[-1], "--role", "drafter", *draft, *pace)
         direct_port = drafter.port()
         self._emulator.aim(self.num_shards, direct_port)
-        join = str(drafter.ready()["join"])
+        join = drafter.ready().join
         paces = config.emulate_ms(self.num_shards)
         for i, layers in enumerate(ranges):
             words = ["--role", "shard", "--model", str(model), "--layers", layers, "--join", join]
@@ -95,9 +94,3 @@ def swarm(config: BenchConfig, num_shards: int, emulator: Emulator, folder: Path
         yield made
     finally:
         made.end()
-
-
-def engine_of(status: dict[str, Any]) -> dict[str, Any]:
-    """The one engine of a daemon's status."""
-    engine: dict[str, Any] = status["engines"][0]
-    return engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from dsdnode.cli import control, render
 from dsdnode.cli.options import common_options, json_option, load
 from dsdnode.cli.settings import ENV_PREFIX
 from dsdnode.errors import BadInput
+from dsdnode.node.status import NodeStatus
 
 if TYPE_CHECKING:
     from dsdnode.bench.config import BenchConfig, SlowDown
+    from dsdnode.bench.run import Cell
 
 MAX_SHARDS = 64
 MAX_MS = 60_000.0
@@ -130,7 +132,7 @@ def bench(as_json: bool, plot: Path | None, **flags: Any) -> None:
     if plot is not None:
         pictures.check(plot)
     with _progress() as progress:
-        cells = run.bench(config, ENV_PREFIX, control.ask, progress)
+        cells = run.bench(config, ENV_PREFIX, _status, progress)
     if plot is not None:
         chart.draw(cells, plot)
     if as_json:
@@ -139,7 +141,11 @@ def bench(as_json: bool, plot: Path | None, **flags: Any) -> None:
     _print(cells)
 
 
-def _print(cells: Any) -> None:
+async def _status(data_dir: Path) -> NodeStatus:
+    return await control.ask(data_dir, "status", NodeStatus)
+
+
+def _print(cells: Sequence[Cell]) -> None:
     from dsdnode.bench import report, run
 
     for cell in cells:

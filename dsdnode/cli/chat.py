@@ -56,7 +56,7 @@ async def converse(settings: Resolved, wanted: Replying, system: str = "") -> No
 
 
 async def _greeting(client: Client) -> str:
-    complete = [model["name"] for model in await client.models() if model["complete"]]
+    complete = [model.name for model in await client.models() if model.complete]
     names = render.clean(", ".join(complete)) or "no model is complete yet"
     return f"{names} · /help lists the commands, Ctrl-C stops a reply, Ctrl-D leaves"
 
@@ -101,22 +101,23 @@ async def answer(state: Conversation) -> None:
     from dsdnode.client.client import Piece
 
     system = [{"role": "system", "content": state.system}] if state.system else []
-    text, threshold = "", 0.0
+    text, threshold, stats = "", 0.0, None
     try:
         async for event in state.client.generate(state.wanted.request(messages=system + state.messages, keep=True)):
             if isinstance(event, Piece):
                 text, threshold = text + event.text, event.threshold
                 show(event, state.colors)
             else:
-                state.stats, threshold = dict(event.stats), 0.0
+                stats, threshold = event.stats, 0.0
     finally:
         if text:
             state.messages.append({"role": "assistant", "content": text})
             click.echo("" if text.endswith("\n") else "\n", nl=False)
         if threshold:  # cut short; relaxed is never silent
-            _footer(render.relaxed_label({"threshold": threshold}))
-    state.count()
-    _footer(render.stats_line(state.stats, state.plain_tokens_per_second))
+            _footer(render.relaxed_label(threshold))
+    if stats is not None:
+        state.count(stats)
+        _footer(render.stats_line(stats, state.plain_tokens_per_second))
 
 
 def show(piece: Any, colors: bool) -> None:

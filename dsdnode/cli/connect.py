@@ -39,7 +39,7 @@ async def _find(settings: Resolved) -> tuple[tuple[str, ...], str | None, bool]:
     if given:
         return given, settings["swarm_key"], False
     try:
-        here = await control.ask(settings["data_dir"], "connection")
+        here = await control.ask(settings["data_dir"], "connection", control.Connection)
     except NotRunning:
         remembered = read_joins(settings["data_dir"])
         if not remembered:
@@ -47,4 +47,4 @@ async def _find(settings: Resolved) -> tuple[tuple[str, ...], str | None, bool]:
                 "no node is running here and no swarm is known: run `dsdnode start`, or pass --join dsd://HOST:PORT/KEY"
             ) from None
         return remembered, settings["swarm_key"], True
-    return (here["join"],), settings["swarm_key"] or here["swarm_key"], False
+    return (here.join,), settings["swarm_key"] or here.swarm_key, False

@@ -10,8 +10,9 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from dsdnode.errors import BadInput, DsdError, NotRunning
@@ -24,7 +25,15 @@ MAX_SOCKET_PATH_BYTES = 100
 REQUEST_TIMEOUT_S = 10.0
 
 Handler = Callable[[], Awaitable[Any]]
+T = TypeVar("T")
 log = structlog.get_logger()
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """How the daemon's swarm is joined."""
+
+    join: str
+    swarm_key: str | None
 
 
 @contextlib.contextmanager
@@ -87,12 +96,12 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ha
         writer.close()
         return
     with contextlib.suppress(ConnectionError):
-        writer.write(json.dumps(answer).encode() + b"\n")
+        writer.write(json.dumps(msgspec.to_builtins(answer)).encode() + b"\n")
         await writer.drain()
     writer.close()
 
 
-async def ask(data_dir: Path, command: str) -> Any:
+async def ask(data_dir: Path, command: str, kind: type[T]) -> T:
     """One request to the daemon of this data dir. Raises NotRunning, or DsdError with the daemon's own words."""
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_S):
@@ -110,7 +119,10 @@ async def ask(data_dir: Path, command: str) -> Any:
     answer = json.loads(line)
     if not answer["ok"]:
         raise DsdError(answer["error"])
-    return answer["result"]
+    try:
+        return msgspec.convert(answer["result"], kind)
+    except msgspec.ValidationError:
+        raise DsdError(f"the node on {data_dir} is of another version than this command: start it again") from None
 
 
 @contextlib.contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dsdnode.cli.replying import Replying
 
 if TYPE_CHECKING:
-    from dsdnode.client.client import Client
+    from dsdnode.client.client import Client, ReplyStats
 
 
 @dataclass(slots=True)
@@ -18,16 +18,17 @@ class Conversation:
     system: str = ""
     messages: list[dict[str, str]] = field(default_factory=list)
     colors: bool = False
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: ReplyStats | None = None
     """Of the last reply."""
     num_replies: int = 0
     num_tokens: int = 0
     plain_tokens_per_second: float | None = None
     """Of the last reply that was decoded without drafts: the only honest measure of a speed-up."""
 
-    def count(self) -> None:
+    def count(self, stats: ReplyStats) -> None:
         """A reply has ended."""
+        self.stats = stats
         self.num_replies += 1
-        self.num_tokens += self.stats.get("completion_tokens", 0)
-        if not self.stats.get("drafted"):
-            self.plain_tokens_per_second = self.stats.get("tokens_per_second")
+        self.num_tokens += stats.completion_tokens
+        if not stats.drafted:
+            self.plain_tokens_per_second = stats.tokens_per_second

@@ -57,7 +57,7 @@ def _daemons(folder: Path, num_shards: int) -> Iterator[str]:
         click.echo("starting daemons ...\r", err=True, nl=False)  # what comes next overwrites it
     try:
         running.append(Daemon(folder / "bootstrap", "--role", "bootstrap"))
-        join = running[0].ready()["join"]
+        join = running[0].ready().join
         for layers in ranges:
             running.append(Daemon(folder / f"shard-{layers.replace(':', '-')}", "--role", "shard", *_to(join, layers)))
         running.append(Daemon(folder / "drafter", "--role", "drafter", "--join", join))
@@ -87,7 +87,7 @@ async def _wait_complete(settings: Resolved) -> None:
     async with connect.client(settings) as client:
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                while not any(m["complete"] and m["drafters"] for m in await client.models()):  # noqa: ASYNC110 (no event tells it)
+                while not any(m.complete and m.drafters for m in await client.models()):  # noqa: ASYNC110 (no event tells it)
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise NoPipeline(f"the demo's daemons did not find one another within {READY_WITHIN_S:.0f} s") from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from dsdnode.cli import connect, render, replying
 from dsdnode.cli.options import common_options, join_options, json_option, load
@@ -15,7 +16,7 @@ from dsdnode.cli.settings import Resolved
 from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
-    from dsdnode.client.client import GenerateRequest
+    from dsdnode.client.client import GenerateRequest, ReplyStats
 
 MAX_PROMPT_BYTES = 1 << 20
 MAX_PROMPT_TOKENS = 1 << 20
@@ -74,7 +75,8 @@ class Reply:
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     finish_reason: str = ""
-    stats: dict[str, Any] = field(default_factory=dict)
+    threshold: float = 0.0
+    stats: ReplyStats | None = None
 
 
 async def reply_once(settings: Resolved, request: GenerateRequest, as_json: bool) -> None:
@@ -101,10 +103,9 @@ def _take(reply: Reply, event: Any, as_json: bool) -> None:
     from dsdnode.client.client import Piece
 
     if not isinstance(event, Piece):
-        reply.finish_reason, reply.stats = event.reason, dict(event.stats)
+        reply.finish_reason, reply.stats = event.reason, event.stats
         return
-    if event.threshold:
-        reply.stats["threshold"] = event.threshold
+    reply.threshold = event.threshold
     reply.tokens.extend(event.tokens)
     reply.text += event.text
     if not as_json:
@@ -115,10 +116,14 @@ def _finish(reply: Reply, seed: int, as_json: bool, error: str | None) -> None:
     """The end of what goes to stdout, also of a reply that was cut short."""
     if as_json:
         whole: dict[str, Any] = {"text": reply.text, "tokens": reply.tokens, "finish_reason": reply.finish_reason}
-        whole |= {"stats": reply.stats | {"seed": seed}} | ({"error": error} if error else {})
+        cut_short = {"threshold": reply.threshold} if reply.threshold else {}
+        stats = cut_short if reply.stats is None else msgspec.to_builtins(reply.stats)
+        whole |= {"stats": stats | {"seed": seed}} | ({"error": error} if error else {})
         render.print_json(whole)
         return
     if not reply.text.endswith("\n"):
         click.echo()
-    if reply.stats.get("threshold") or (reply.stats and sys.stderr.isatty()):  # relaxed is never silent
-        click.echo(render.stats_line(reply.stats | {"completion_tokens": len(reply.tokens)}), err=True)
+    if reply.stats is not None and (reply.stats.threshold or sys.stderr.isatty()):  # relaxed is never silent
+        click.echo(render.stats_line(reply.stats), err=True)
+    elif reply.stats is None and reply.threshold:
+        click.echo(f"{len(reply.tokens)} tok · {render.relaxed_label(reply.threshold)}", err=True)

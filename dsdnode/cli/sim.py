@@ -6,7 +6,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.errors import BadInput
 
 if TYPE_CHECKING:
+    from dsdnode.sim.report import Report
     from dsdnode.sim.sweep import Row
 
 
@@ -97,7 +98,7 @@ def sim_sweep(
     if plot is not None:
         charts.draw_sweep(rows, plot)
     if as_json:
-        render.print_json([{key: value for key, value in one.items() if key != "key"} for one in results])
+        render.print_json([one.as_json() for one in results])
     else:
         click.echo(sweep_table(rows))
 
@@ -178,7 +179,7 @@ def sim_plan(as_json: bool, **flags: Any) -> None:
         progress.begin(plan.num_runs(question))
         progress.cell("simulating")
         found = plan.answer(question, num_cores(), progress.step)
-    render.print_json(asdict(found)) if as_json else click.echo(words(question, found))
+    render.print_json(found) if as_json else click.echo(words(question, found))
 
 
 _OF_A_SWARM = (
@@ -228,63 +229,51 @@ def sweep_table(rows: list[Row]) -> str:
     return render.table(columns, lines)
 
 
-def summary(result: dict[str, Any]) -> str:
+def summary(result: Report) -> str:
     """The report in a screenful."""
     lines = [
-        f"{result['scenario']}, seed {result['seed']}: {result['peers']} peers, "
-        f"{result['simulated_s']:.0f} s of their time",
-        f"{result['completed']} of {result['requests']} replies ({result['lost']} lost, {result['stuck']} stuck), "
-        f"{result['tokens']} tokens, {_number(result['tokens_per_second'])} tok/s in all",
+        f"{result.scenario}, seed {result.seed}: {result.peers} peers, {result.simulated_s:.0f} s of their time",
+        f"{result.completed} of {result.requests} replies ({result.lost} lost, {result.stuck} stuck), "
+        f"{result.tokens} tokens, {_number(result.tokens_per_second)} tok/s in all",
         "",
         render.table(("", "MEAN", "P50", "P95", "P99"), _spreads(result)),
         "",
     ]
-    if result["drafted"]:
+    if result.drafted:
         lines.append(
-            f"accepted {100 * (result['acceptance_rate'] or 0):.0f} % of the drafts judged, "
-            f"{_number(result['tokens_per_pass'])} tokens a pass, {result['wasted_drafts']} drafts wasted"
+            f"accepted {100 * (result.acceptance_rate or 0):.0f} % of the drafts judged, "
+            f"{_number(result.tokens_per_pass)} tokens a pass, {result.wasted_drafts} drafts wasted"
         )
-    plans = result["windows"]["tokens_by_plan"]
+    plans = result.windows.tokens_by_plan
     if plans:
         shares = sorted(plans.items(), key=lambda item: -item[1])[:6]
         total = sum(plans.values()) or 1
         lines.append("plans: " + ", ".join(f"{name} {100 * num / total:.0f} %" for name, num in shares))
-    network = result["network"]
-    if "verify_wait_s_per_token" in network:
-        lines.append(
-            f"network: {1e3 * network['verify_wait_s_per_token']:.1f} ms and "
-            f"{network['verify_bytes_per_token'] / 1e3:.1f} kB a token between stages"
-        )
+    wait_s, size_bytes = result.network.verify_wait_s_per_token, result.network.verify_bytes_per_token
+    if wait_s is not None and size_bytes is not None:
+        lines.append(f"network: {1e3 * wait_s:.1f} ms and {size_bytes / 1e3:.1f} kB a token between stages")
     columns = ("GROUP", "MEMBERS", "UP", "BUSY", "POSITIONS A DECODE", "MB SENT")
-    rows = (
-        (
-            group["group"],
-            group["members"],
-            group["up"],
-            f"{100 * group['utilisation']:.1f} %",
-            group["positions_per_decode"],
-            group["bytes_sent"] / 1e6,
-        )
-        for group in result["groups"]
-    )
+    rows = []
+    for one in result.groups:
+        busy, sent_mb = f"{100 * one.utilisation:.1f} %", one.bytes_sent / 1e6
+        rows.append((one.group, one.members, one.up, busy, one.positions_per_decode, sent_mb))
     lines += ["", render.table(columns, rows)]
-    lines += [f"error: {num} x {text}" for text, num in list(result["errors"].items())[:5]]
+    lines += [f"error: {num} x {text}" for text, num in list(result.errors.items())[:5]]
     return "\n".join(lines)
 
 
-def _spreads(result: dict[str, Any]) -> list[tuple[Any, ...]]:
-    names = {
-        "time_to_first_token_s": "first token, s",
-        "time_per_output_token_s": "a token, s",
-        "latency_s": "whole reply, s",
-        "reply_tokens_per_second": "tok/s of a reply",
+def _spreads(result: Report) -> list[tuple[str, ...]]:
+    spreads = {
+        "first token, s": result.time_to_first_token_s,
+        "a token, s": result.time_per_output_token_s,
+        "whole reply, s": result.latency_s,
+        "tok/s of a reply": result.reply_tokens_per_second,
     }
-    rows: list[tuple[Any, ...]] = []
-    for key, title in names.items():
-        values = result[key]
-        if values is not None:
-            rows.append((title, *(f"{values[name]:.3g}" for name in ("mean", "p50", "p95", "p99"))))
-    return rows
+    return [
+        (title, *(f"{value:.3g}" for value in (one.mean, one.p50, one.p95, one.p99)))
+        for title, one in spreads.items()
+        if one is not None
+    ]
 
 
 def _number(value: float | None) -> str:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum, auto
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import structs
 
 from dsdnode.cli import render
 from dsdnode.cli.conversation import Conversation
 from dsdnode.cli.replying import KNOBS
 from dsdnode.cli.report import peers_table
 from dsdnode.errors import BadInput, DsdError
+
+if TYPE_CHECKING:
+    from dsdnode.client.client import ReplyStats
+    from dsdnode.wire.replies import PlanChange
 
 SHOWN_POSITIONS = 16
 
@@ -101,40 +106,31 @@ async def _peers(state: Conversation, rest: str) -> Then:
 
 
 async def _stats(state: Conversation, rest: str) -> Then:
-    if not state.stats:
+    if state.stats is None:
         click.echo("no reply yet")
         return Then.GO_ON
-    for key, value in state.stats.items():
-        click.echo(f"{render.clean(key).replace('_', ' '):<24} {render.clean(_figure(key, value))}")
+    for key, value in _figures(state.stats).items():
+        text = f"{value:.3f}" if isinstance(value, float) else str(value)
+        click.echo(f"{key.replace('_', ' '):<24} {render.clean(text)}")
     click.echo(f"{'in this chat':<24} {state.num_tokens} tokens in {state.num_replies} replies")
     return Then.GO_ON
 
 
-def _figure(key: str, value: Any) -> str:
-    """A statistic in words; one that is not of the shape it should be (a stranger's), as it is."""
-    try:
-        return _SHAPES[key](value) if key in _SHAPES else f"{value:.3f}" if isinstance(value, float) else str(value)
-    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError):
-        return str(value)
+def _figures(stats: ReplyStats) -> dict[str, object]:
+    """By name, with lists as texts. `by position`: how often the first, second ... guess after a rejection stood."""
+    shares = [f"{100 * accepted / judged:.0f}%" for judged, accepted in stats.by_position]
+    stages = (f"{stage.peer_id[:12]}[{render.span(stage.layers)}]" for stage in stats.pipeline)
+    return structs.asdict(stats) | {
+        "by_position": " ".join(shares[:SHOWN_POSITIONS] + ["..."] * (len(shares) > SHOWN_POSITIONS)),
+        "plans": f"\n{'':<25}".join(map(_plan, stats.plans)) or "-",
+        "pipeline": " -> ".join(stages),
+    }
 
 
-def _pipeline(stages: Any) -> str:
-    return " -> ".join("{}[{}]".format(stage["peer_id"][:12], render.span(stage["layers"])) for stage in stages)
-
-
-def _by_position(counts: Any) -> str:
-    """How often the first, second ... guess after a rejection stood."""
-    shares = [f"{100 * accepted / judged:.0f}%" for judged, accepted in counts]
-    return " ".join(shares[:SHOWN_POSITIONS] + ["..."] * (len(shares) > SHOWN_POSITIONS))
-
-
-def _plans(changes: Any) -> str:
-    """From which token on there was which plan, and why: a line each."""
-    line = "token {index} ({at_s:.2f} s): {mode}, block {block}, window {window}, hedges {hedges}; {reason}"
-    return f"\n{'':<25}".join(line.format(**change).removesuffix("; ") for change in changes) or "-"
-
-
-_SHAPES: dict[str, Callable[[Any], str]] = {"pipeline": _pipeline, "by_position": _by_position, "plans": _plans}
+def _plan(change: PlanChange) -> str:
+    """From which token on it was followed, and why."""
+    plan = f"{change.mode}, block {change.block}, window {change.window}, hedges {change.hedges}; {change.reason}"
+    return f"token {change.index} ({change.at_s:.2f} s): {plan.removesuffix('; ')}"
 
 
 async def _system(state: Conversation, rest: str) -> Then:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -14,9 +13,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+import msgspec
 import structlog
 
-from dsdnode.cli import control
+from dsdnode.cli import control, render
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -29,6 +29,7 @@ from dsdnode.cli.options import (
 from dsdnode.config import NodeConfig, default_data_dir
 from dsdnode.cost import CostLine
 from dsdnode.errors import DsdError
+from dsdnode.node.status import Ready
 
 if TYPE_CHECKING:
     from dsdnode.node.node import Node
@@ -114,7 +115,8 @@ async def serve(config: NodeConfig, as_json: bool, leash: bool = False) -> int:
             ending.starting = None
         try:
             async with control.serve(config.data_dir, _handlers(node, config, ending)):
-                _announce(node, config, as_json)
+                ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers)
+                _print_ready(ready, as_json, config)
                 await ending.asked.wait()
                 await _drain(node, config.timeouts.drain_s)
         finally:
@@ -128,7 +130,7 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
 
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
-        return {"join": node.join, "swarm_key": config.swarm_key}
+        return control.Connection(node.join, config.swarm_key)
 
     async def stop() -> Any:
         ending.on_signal(signal.SIGTERM)
@@ -154,34 +156,22 @@ def _kill(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
-def _announce(node: Node, config: NodeConfig, as_json: bool) -> None:
-    ready = {
-        "event": "ready",
-        "peer_id": node.peer_id.hex(),
-        "address": node.address,
-        "join": node.join,
-        "roles": list(node.roles),
-        "layers": list(node.layers) if node.layers else None,
-    }
-    _print_ready(ready, as_json, config)
-
-
 def _here(config: NodeConfig) -> str:
     """What other commands need to find this node."""
     return "" if config.data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(config.data_dir))}"
 
 
-def _print_ready(ready: dict[str, Any], as_json: bool, config: NodeConfig) -> None:
+def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
     if as_json:
-        click.echo(json.dumps(ready))
+        render.print_json(ready)
         return
-    hosted = ", layers {}:{}".format(*ready["layers"]) if ready["layers"] else ""
+    hosted = ", layers {}:{}".format(*ready.layers) if ready.layers else ""
     key = " --swarm-key THE_SAME_KEY" if config.swarm_key is not None else ""
-    click.echo(f"ready: {', '.join(ready['roles'])}{hosted}")
-    click.echo(f"  peer id  {ready['peer_id']}")
-    click.echo(f"  address  {ready['address']}")
-    click.echo(f"On the next machine:\n  dsdnode start --join {ready['join']}{key}")
-    if "bootstrap" not in ready["roles"]:
+    click.echo(f"ready: {', '.join(ready.roles)}{hosted}")
+    click.echo(f"  peer id  {ready.peer_id}")
+    click.echo(f"  address  {ready.address}")
+    click.echo(f"On the next machine:\n  dsdnode start --join {ready.join}{key}")
+    if "bootstrap" not in ready.roles:
         click.echo(f"To talk to it:\n  dsdnode chat{_here(config)}")
 
 
@@ -208,7 +198,7 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
         raise
     if not line:
         return _explain(child.wait(), path.read_bytes()[begin:].decode(errors="replace"))
-    _print_ready(json.loads(line), as_json, config)
+    _print_ready(msgspec.json.decode(line, type=Ready), as_json, config)
     if not as_json:
         click.echo(f"It runs on as process {child.pid}, its log in {path}; `dsdnode stop{_here(config)}` ends it.")
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from dsdnode.client.preference import by_preference
-from dsdnode.client.request import Finished, GenerateRequest, PendingReply, Piece
+from dsdnode.client.request import Finished, GenerateRequest, PendingReply, Piece, ReplyStats
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
@@ -21,13 +21,14 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.swarm.catalogue import Model, describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.joins import parse_join
 from dsdnode.wire.records import ProviderRecord
 
-__all__ = ["Client", "Finished", "GenerateRequest", "Piece"]
+__all__ = ["Client", "Finished", "GenerateRequest", "Piece", "ReplyStats"]
 
 log = structlog.get_logger(__name__)
 
@@ -109,10 +110,10 @@ class Client:
 
     # --- what is there
 
-    async def models(self) -> list[dict[str, Any]]:
-        return [model.as_json() for model in models_of(await self._records())]
+    async def models(self) -> list[ModelInfo]:
+        return [model.info for model in models_of(await self._records())]
 
-    async def peers(self) -> list[dict[str, Any]]:
+    async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self._rpc, self._discovery, self._pings)
 
     async def _records(self, max_age_s: float = 0.0, *, thorough: bool = False) -> list[ProviderRecord]:

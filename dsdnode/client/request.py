@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
-from typing import Any
+
+from msgspec import structs
 
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.pacing.policies import parse_window
@@ -64,12 +65,22 @@ class Piece:
     threshold: float = 0.0
 
 
+class ReplyStats(replies.Statistics, frozen=True, kw_only=True):
+    """The drafter's figures, checked; and how the reply was accepted: exact, relaxed or deferred, by which threshold.
+
+    Of a reply of several drafters, tokens and times are of the whole, the rest is the last drafter's.
+    """
+
+    acceptance: str = "exact"
+    threshold: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`reason`: stop, length, context, cancelled. `stats` as `run --json` prints them."""
+    """`reason`: stop, length, context, cancelled."""
 
     reason: str
-    stats: dict[str, Any]
+    stats: ReplyStats
 
 
 @dataclass(slots=True)
@@ -158,17 +169,13 @@ class PendingReply:
         assert isinstance(notice, replies.Finished)
         if notice.error:
             raise _error(notice)
-        stats = decode_body(buffer_at(buffers, 0), dict[str, Any])
-        if stats.get("completion_tokens") != len(self.tokens) - self._num_before:
+        told = decode_body(buffer_at(buffers, 0), replies.Statistics)
+        if told.completion_tokens != len(self.tokens) - self._num_before:
             raise PeerMisbehaved("the end of the drafter's stream is lost")
-        stats |= self._rule()
-        return Finished(printable(notice.reason), self._whole(stats) if self.num_resumed else stats)
-
-    def _rule(self) -> dict[str, Any]:
-        """How the reply was accepted, for its statistics."""
         rule = self.acceptance or wire.WireAcceptance()
         name = "exact" if not rule.threshold else "deferred" if rule.deferred else "relaxed"
-        return {"acceptance": name, "threshold": rule.threshold}
+        figures = structs.asdict(self._whole(told) if self.num_resumed else told)
+        return Finished(printable(notice.reason), ReplyStats(**figures, acceptance=name, threshold=rule.threshold))
 
     def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
         if piece.index != len(self.tokens):
@@ -181,17 +188,23 @@ class PendingReply:
         text = buffer_at(buffers, 1).decode("utf-8", "replace")
         return Piece(tokens, text, piece.accepted, self.acceptance.threshold if self.acceptance else 0.0)
 
-    def _whole(self, stats: dict[str, Any]) -> dict[str, Any]:
+    def _whole(self, told: replies.Statistics) -> replies.Statistics:
         """Of a reply of several drafters: tokens and times are the client's own; the rest is the last drafter's."""
-        stats |= {"prompt_tokens": len(self.prompt_tokens), "completion_tokens": len(self.tokens)}
-        recoveries = stats.get("recoveries")
-        stats["recoveries"] = self.num_resumed + (recoveries if isinstance(recoveries, int) else 0)
-        if self._arrivals_s:
-            (first_s, num_first), (last_s, num_last) = self._arrivals_s[0], self._arrivals_s[-1]
-            took_s = last_s - first_s
-            stats["time_to_first_token_s"] = first_s - self._started_s
-            stats["tokens_per_second"] = (num_last - num_first) / took_s if took_s > 0 else None
-        return stats
+        whole = structs.replace(
+            told,
+            prompt_tokens=len(self.prompt_tokens),
+            completion_tokens=len(self.tokens),
+            recoveries=told.recoveries + self.num_resumed,
+        )
+        if not self._arrivals_s:
+            return whole
+        (first_s, num_first), (last_s, num_last) = self._arrivals_s[0], self._arrivals_s[-1]
+        took_s = last_s - first_s
+        return structs.replace(
+            whole,
+            time_to_first_token_s=first_s - self._started_s,
+            tokens_per_second=(num_last - num_first) / took_s if took_s > 0 else None,
+        )
 
 
 def _sampling(asked: GenerateRequest) -> wire.WireSampling:

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import structlog
 
@@ -30,10 +29,12 @@ from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
+from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
@@ -231,28 +232,29 @@ class Node:
         shard = self._offers["shard"].engine.shard
         return shard.start, shard.end
 
-    def status(self) -> dict[str, Any]:
-        """JSON-able; units in the names."""
-        return {
-            "uptime_s": asyncio.get_running_loop().time() - self._started_s,
-            "peer_id": self.peer_id.hex(),
-            "name": self._config.name,
-            "address": self.address,
-            "join": self.join,
-            "roles": list(self.roles),
-            "layers": list(self.layers) if self.layers else None,
-            "known_peers": len(self.discovery.known_peers()),
-            "sent": {kind: [sent.num, sent.num_bytes] for kind, sent in self._rpc.sent.items()},
-            "sessions": {"shard": self._stage.num_sessions if self._stage else 0,
-                         "drafter": self._drafter.num_sessions if self._drafter else 0},
-            "engines": [offer.status() for offer in self._offers.values()],
-        }  # fmt: skip
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            uptime_s=asyncio.get_running_loop().time() - self._started_s,
+            peer_id=self.peer_id.hex(),
+            name=self._config.name,
+            address=self.address,
+            join=self.join,
+            roles=self.roles,
+            layers=self.layers,
+            known_peers=len(self.discovery.known_peers()),
+            sent={kind: (sent.num, sent.num_bytes) for kind, sent in self._rpc.sent.items()},
+            sessions=Sessions(
+                shard=self._stage.num_sessions if self._stage else 0,
+                drafter=self._drafter.num_sessions if self._drafter else 0,
+            ),
+            engines=tuple(offer.status() for offer in self._offers.values()),
+        )
 
-    async def peers(self) -> list[dict[str, Any]]:
+    async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self._rpc, self.discovery, self._pings)
 
-    async def models(self) -> list[dict[str, Any]]:
-        return [model.as_json() for model in models_of(await self.discovery.find_providers(MODELS_KEY))]
+    async def models(self) -> list[ModelInfo]:
+        return [model.info for model in models_of(await self.discovery.find_providers(MODELS_KEY))]
 
     # --- its end
 

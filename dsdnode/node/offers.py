@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 from dsdnode.cost import UNKNOWN, CostLine
 from dsdnode.dht.ids import model_key
@@ -17,6 +16,7 @@ from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.engines import record_of
+from dsdnode.node.status import EngineStatus
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
@@ -72,19 +72,19 @@ class Offer:
     def _queue(self) -> float:
         return 0.0 if self.batcher is None else round(self.batcher.mean_busy(), 2)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> EngineStatus:
         shard = self.engine.shard
-        return {
-            "role": self._role,
-            "model": shard.model_name,
-            "model_id": shard.model_id,
-            "tokenizer_hash": shard.tokenizer_hash,
-            "worker_pid": getattr(self.engine, "pid", None),
-            "context_tokens": shard.context_tokens,
-            "fixed_ms": round(1e3 * self.cost.fixed_s, 3),
-            "slope_ms": round(1e3 * self.cost.slope_s, 3),
-            "queue": self._queue(),
-        }
+        return EngineStatus(
+            role=self._role,
+            model=shard.model_name,
+            model_id=shard.model_id,
+            tokenizer_hash=shard.tokenizer_hash,
+            worker_pid=getattr(self.engine, "pid", None),
+            context_tokens=shard.context_tokens,
+            fixed_ms=round(1e3 * self.cost.fixed_s, 3),
+            slope_ms=round(1e3 * self.cost.slope_s, 3),
+            queue=self._queue(),
+        )
 
 
 async def keep_current(offer: Offer, rpc: Rpc, discovery: Discovery, pings: Pings) -> None:

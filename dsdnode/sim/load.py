@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from dsdnode.client.client import FULL_PAUSE_S, Client, Finished, GenerateRequest
+from dsdnode.client.client import FULL_PAUSE_S, Client, Finished, GenerateRequest, ReplyStats
 from dsdnode.client.request import PendingReply
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.node.node import Node
@@ -34,7 +34,7 @@ class Outcome:
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     ended_s: float | None = None
     error: str = ""
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: ReplyStats | None = None
     num_wrong: int = 0
     """Tokens that are not the true text's: none but by relaxed acceptance."""
 

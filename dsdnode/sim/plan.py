@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.errors import BadInput
 from dsdnode.pacing.formulas import hedged_speed, plain_speed, rounds_speed, stream_speed
 from dsdnode.sim.question import HANDLING_MS, Question, drafter, layers_for, record_of
+from dsdnode.sim.report import Report
 from dsdnode.sim.scenario import Group, Scenario
 from dsdnode.sim.simulate import simulate
 from dsdnode.sim.traces import read_traces
@@ -66,7 +66,7 @@ def answer(question: Question, jobs: int = 1, told: Callable[[str], None] = lamb
     near_ms = _alone_near_ms(question)
     found = _simulate(dict(_scenarios(question, near_ms)), jobs, told)
     default = found["default"]
-    plans = default["windows"]["tokens_by_plan"]
+    plans = default.windows.tokens_by_plan
     options = [Option("as it is", _together(found.get(_AS_IT_IS, default)))]
     options += [Option(role, _together(found[role]), layers) for role, _, layers in _roles(question)]
     return Answer(
@@ -127,7 +127,7 @@ def _roles(question: Question) -> Iterator[tuple[str, Group, tuple[int, int] | N
         yield "shard", shard, (start, end)
 
 
-def _simulate(scenarios: dict[str, Scenario], jobs: int, told: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def _simulate(scenarios: dict[str, Scenario], jobs: int, told: Callable[[str], None]) -> dict[str, Report]:
     found = {}
     if jobs == 1:
         for name, scenario in scenarios.items():
@@ -142,15 +142,14 @@ def _simulate(scenarios: dict[str, Scenario], jobs: int, told: Callable[[str], N
     return found
 
 
-def _together(result: dict[str, Any]) -> float:
-    return float(result["tokens_per_second"] or 0.0)
+def _together(result: Report) -> float:
+    return result.tokens_per_second or 0.0
 
 
-def _speed(result: dict[str, Any]) -> float:
-    speeds = result["reply_tokens_per_second"]
-    if speeds is None:
-        raise BadInput(f"no reply came to its end there: {next(iter(result['errors']), 'they are too short')}")
-    return float(speeds["p50"])
+def _speed(result: Report) -> float:
+    if result.reply_tokens_per_second is None:
+        raise BadInput(f"no reply came to its end there: {next(iter(result.errors), 'they are too short')}")
+    return result.reply_tokens_per_second.p50
 
 
 # --- by the formulas ----------------------------------------------------------------------------------------------

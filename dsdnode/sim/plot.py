@@ -8,23 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from dsdnode import pictures
+from dsdnode.sim.report import MemberReport, Report, Windows
 from dsdnode.sim.sweep import Row
 
 SIZE_INCHES = 15, 4
-SPREADS = {
-    "time_to_first_token_s": "first token, s",
-    "time_per_output_token_s": "a token, s",
-    "latency_s": "whole reply, s",
-}
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: Report, path: Path) -> None:
     """Times, windows and utilisation of one report. Raises BadInput."""
     figure, axes = pictures.canvas(3, *SIZE_INCHES)
     _times(axes[0], result)
-    _windows(axes[1], result["windows"])
-    _utilisation(axes[2], result["members"])
-    figure.suptitle(f"{result['scenario']}, seed {result['seed']}: {result['tokens_per_second'] or 0:.1f} tok/s")
+    _windows(axes[1], result.windows)
+    _utilisation(axes[2], result.members)
+    figure.suptitle(f"{result.scenario}, seed {result.seed}: {result.tokens_per_second or 0:.1f} tok/s")
     pictures.save(figure, path)
 
 
@@ -56,27 +52,33 @@ def _figures(row: Row) -> tuple[float, ...]:
     return tuple(math.nan if figure is None else figure for figure in figures)
 
 
-def _times(axis: Any, result: dict[str, Any]) -> None:
-    shown = {title: result[key] for key, title in SPREADS.items() if result[key]}
+def _times(axis: Any, result: Report) -> None:
+    times = {
+        "first token, s": result.time_to_first_token_s,
+        "a token, s": result.time_per_output_token_s,
+        "whole reply, s": result.latency_s,
+    }
+    shown = {title: spread for title, spread in times.items() if spread is not None}
     for place, name in enumerate(("p50", "p95", "p99")):
-        axis.bar([i + 0.27 * place for i in range(len(shown))], [one[name] for one in shown.values()], 0.25, label=name)
+        heights = [getattr(spread, name) for spread in shown.values()]
+        axis.bar([i + 0.27 * place for i in range(len(shown))], heights, 0.25, label=name)
     axis.set_xticks([i + 0.27 for i in range(len(shown))], list(shown))
     axis.set_yscale("log")
     axis.legend()
 
 
-def _windows(axis: Any, windows: dict[str, Any]) -> None:
+def _windows(axis: Any, windows: Windows) -> None:
     """Of the first replies: a step at each new plan, the last one on to the reply's end."""
-    for plans, num_tokens in zip(windows["replies"], windows["reply_tokens"], strict=True):
+    for plans, num_tokens in zip(windows.replies, windows.reply_tokens, strict=True):
         if plans:
-            places, sizes = [plan["index"] for plan in plans], [plan["window"] for plan in plans]
+            places, sizes = [plan.index for plan in plans], [plan.window for plan in plans]
             axis.step([*places, max(num_tokens, places[-1])], [*sizes, sizes[-1]], where="post", alpha=0.6)
     axis.set_ylim(bottom=0)
     axis.set_xlabel("token of the reply")
     axis.set_ylabel("window")
 
 
-def _utilisation(axis: Any, members: list[dict[str, Any]]) -> None:
-    axis.barh([one["name"] for one in members], [100 * one["utilisation"] for one in members])
+def _utilisation(axis: Any, members: Sequence[MemberReport]) -> None:
+    axis.barh([one.name for one in members], [100 * one.utilisation for one in members])
     axis.set_xlabel("busy, % of its time")
     axis.tick_params(axis="y", labelsize=6)

@@ -5,24 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any
 
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.sim import loop as jumping
 from dsdnode.sim.load import Load
-from dsdnode.sim.report import report
+from dsdnode.sim.report import Report, report
 from dsdnode.sim.scenario import Scenario
 from dsdnode.sim.world import World
 
 
 def simulate(
     scenario: Scenario, seed: int, told: Callable[[str], None] = lambda text: None, tuning: Tuning = TUNING
-) -> dict[str, Any]:
-    """The report (report.py); `told` hears of each reply. Raises BadInput, Unreal (a bug: something waits for ever)."""
+) -> Report:
+    """`told` hears of each reply. Raises BadInput, Unreal (a bug: something waits for ever)."""
     return jumping.run(_simulate(scenario, seed, told, tuning))
 
 
-async def _simulate(scenario: Scenario, seed: int, told: Callable[[str], None], tuning: Tuning) -> dict[str, Any]:
+async def _simulate(scenario: Scenario, seed: int, told: Callable[[str], None], tuning: Tuning) -> Report:
     world = World(scenario, seed, tuning)
     load = Load(world, told)
     asking = None

@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dsdnode.config import read_toml
 from dsdnode.errors import BadInput, DsdError
+from dsdnode.sim.report import Figures
 from dsdnode.sim.scenario import scenario_of
 from dsdnode.sim.simulate import simulate
 from dsdnode.sim.workers import workers
 
 MAX_CELLS = 100_000
 MAX_ERROR = 300
-KEPT = (
-    *("completed", "lost", "stuck", "wrong_tokens", "tokens", "tokens_per_second", "time_to_first_token_s"),
-    *("time_per_output_token_s", "latency_s", "reply_tokens_per_second", "acceptance_rate", "tokens_per_pass"),
-    *("drafted", "wasted_drafts", "recoveries", "simulated_s"),
-)
-"""Of a report, in a result line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +45,33 @@ class Cell:
     def key(self) -> str:
         """What a result line must share to be this cell's."""
         return json.dumps([self.table, self.seed], sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one cell: `figures`, or the `error` that it failed with."""
+
+    set: dict[str, Any]
+    seed: int
+    key: str
+    figures: Figures | None = None
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Without the key."""
+        came_to = {"error": self.error} if self.figures is None else msgspec.to_builtins(self.figures)
+        return {"set": self.set, "seed": self.seed, **came_to}
+
+    def line(self) -> str:
+        """Of a file of results."""
+        return json.dumps(self.as_json() | {"key": self.key}, sort_keys=True)
+
+    @classmethod
+    def of_line(cls, line: str) -> Result:
+        """The inverse of `line`. Raises ValueError, KeyError or TypeError."""
+        raw = json.loads(line)
+        figures = None if "error" in raw else msgspec.convert(raw, Figures)
+        return cls(raw["set"], raw["seed"], raw["key"], figures, raw.get("error", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +136,7 @@ def _group(groups: list[Any], name: str) -> Any:
     raise BadInput(f"no group of peers is called {name!r}")
 
 
-def run(todo: Sequence[Cell], out: Path, jobs: int, told: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def run(todo: Sequence[Cell], out: Path, jobs: int, told: Callable[[str], None]) -> Iterator[Result]:
     """The result of each cell, those that `out` has at once, the others as they come; `told` hears of each of these.
 
     Raises BadInput when the file cannot be used.
@@ -128,23 +152,22 @@ def run(todo: Sequence[Cell], out: Path, jobs: int, told: Callable[[str], None])
     with file, workers(jobs) as pool:
         for future in as_completed([pool.submit(run_cell, cell) for cell in missing]):
             result = future.result()
-            file.write(json.dumps(result, sort_keys=True) + "\n")
+            file.write(result.line() + "\n")
             file.flush()
-            told(_said(result["set"]))
+            told(_said(result.set))
             yield result
 
 
-def run_cell(cell: Cell) -> dict[str, Any]:
-    """In a process of its own. A cell that fails says why in `error`, and the others go on."""
-    result: dict[str, Any] = {"set": cell.set, "seed": cell.seed, "key": cell.key}
+def run_cell(cell: Cell) -> Result:
+    """In a process of its own. A cell that fails says why, and the others go on."""
     try:
-        report = simulate(scenario_of(cell.table, "cell"), cell.seed)
+        figures = simulate(scenario_of(cell.table, "cell"), cell.seed).figures
     except (DsdError, RuntimeError) as error:
-        return result | {"error": f"{type(error).__name__}: {error}"[:MAX_ERROR]}
-    return result | {name: report[name] for name in KEPT}
+        return Result(cell.set, cell.seed, cell.key, error=f"{type(error).__name__}: {error}"[:MAX_ERROR])
+    return Result(cell.set, cell.seed, cell.key, figures)
 
 
-def read_results(path: Path) -> dict[str, dict[str, Any]]:
+def read_results(path: Path) -> dict[str, Result]:
     """What an earlier sweep wrote, by cell; a last line that was cut off does not count. Raises BadInput."""
     if not path.exists():
         return {}
@@ -155,19 +178,19 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     results = {}
     for number, line in enumerate(lines, 1):
         try:
-            result = json.loads(line)
-            results[result["key"]] = result
+            result = Result.of_line(line)
+            results[result.key] = result
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
                 raise BadInput(f"{path}: line {number} is no result of a sweep: name another file") from None
     return results
 
 
-def rows_of(results: Sequence[dict[str, Any]]) -> list[Row]:
+def rows_of(results: Sequence[Result]) -> list[Row]:
     """In the order of the parameters' values."""
-    combinations: dict[str, list[dict[str, Any]]] = {}
-    for one in sorted(results, key=lambda one: [_ordered(value) for value in one["set"].values()]):
-        combinations.setdefault(json.dumps(one["set"], sort_keys=True), []).append(one)
+    combinations: dict[str, list[Result]] = {}
+    for one in sorted(results, key=lambda one: [_ordered(value) for value in one.set.values()]):
+        combinations.setdefault(json.dumps(one.set, sort_keys=True), []).append(one)
     return [_row(ones) for ones in combinations.values()]
 
 
@@ -177,18 +200,18 @@ def _ordered(value: Any) -> tuple[bool, float, str]:
     return not is_number, float(value) if is_number else 0.0, str(value)
 
 
-def _row(ones: Sequence[dict[str, Any]]) -> Row:
-    good = [one for one in ones if "error" not in one]
+def _row(ones: Sequence[Result]) -> Row:
+    good = [one.figures for one in ones if one.figures is not None]
     return Row(
-        set=ones[0]["set"],
+        set=ones[0].set,
         num_runs=len(ones),
-        tokens_per_second=_mean(one["tokens_per_second"] for one in good),
-        reply_tokens_per_second=_mean((one["reply_tokens_per_second"] or {}).get("p50") for one in good),
-        first_token_s=_mean((one["time_to_first_token_s"] or {}).get("p50") for one in good),
-        latency_p99_s=_mean((one["latency_s"] or {}).get("p99") for one in good),
-        acceptance_rate=_mean(one["acceptance_rate"] for one in good),
-        num_lost=sum(one["lost"] + one["stuck"] for one in good),
-        error=next((one["error"] for one in ones if "error" in one), None),
+        tokens_per_second=_mean(one.tokens_per_second for one in good),
+        reply_tokens_per_second=_mean(one.p50 for one in (one.reply_tokens_per_second for one in good) if one),
+        first_token_s=_mean(one.p50 for one in (one.time_to_first_token_s for one in good) if one),
+        latency_p99_s=_mean(one.p99 for one in (one.latency_s for one in good) if one),
+        acceptance_rate=_mean(one.acceptance_rate for one in good),
+        num_lost=sum(one.lost + one.stuck for one in good),
+        error=next((one.error for one in ones if one.error), None),
     )
 
 

@@ -6,10 +6,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from dsdnode.speculation.plan import Plan
+from dsdnode.wire.replies import MAX_DEPTHS, MAX_PLANS, PlanChange, Statistics
 
 MAX_EVENTS = 4096
-MAX_PLANS = 256
-MAX_DEPTHS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,47 +44,6 @@ class PassEvent:
     alone: bool = True
     window: int = 0
     mode: str = "plain"
-
-
-@dataclass(frozen=True, slots=True)
-class PlanChange:
-    """From reply token `index` on, `at_s` after the start: another plan, and why."""
-
-    index: int
-    at_s: float
-    mode: str
-    block: int
-    window: int
-    hedges: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """For `run --json`. `by_position[i]`: (judged, accepted) of the draft tokens i after the last rejection.
-
-    `prompt_tokens_reused`: how many of the prompt's all stages had cached, from the turn before.
-    `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / draft tokens judged);
-    `acceptance_length_mean` counts the judge's own token; `drafted` are all draft tokens sent, the wasted among them.
-    """
-
-    prompt_tokens: int
-    prompt_tokens_reused: int
-    completion_tokens: int
-    time_to_first_token_s: float | None
-    tokens_per_second: float | None
-    drafted: int
-    judged: int
-    accepted: int
-    covered: int
-    relaxed: int
-    acceptance_rate: float | None
-    acceptance_length_mean: float | None
-    wasted_share: float | None
-    passes: int
-    recoveries: int
-    by_position: tuple[tuple[int, int], ...]
-    plans: tuple[PlanChange, ...]
 
 
 class EventLog:
@@ -150,7 +108,7 @@ class EventLog:
             self._first_s, self._num_first = event.judged_s, event.num_committed
 
     def statistics(self) -> Statistics:
-        """Totals so far. `tokens_per_second` is of the tokens after the first pass, over the time they took."""
+        """Totals so far; of the pipeline and what plain decoding would have cost it knows nothing."""
         total = self._total
         return Statistics(
             prompt_tokens=self._prompt_tokens,

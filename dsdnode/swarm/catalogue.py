@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import NoPipeline
@@ -13,6 +12,7 @@ from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import ProviderRecord
 
@@ -37,16 +37,13 @@ class Model:
     def complete(self) -> bool:
         return not self.missing
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "model_id": self.model_id,
-            "num_layers": self.num_layers,
-            "coverage": [{"layers": [start, end], "replicas": count} for start, end, count in self.coverage],
-            "drafters": self.drafters,
-            "complete": self.complete,
-            "missing": self.missing,
-        }
+    @property
+    def info(self) -> ModelInfo:
+        """What of it is for users."""
+        coverage = tuple(Coverage((start, end), count) for start, end, count in self.coverage)
+        return ModelInfo(
+            self.name, self.model_id, self.num_layers, coverage, self.drafters, self.complete, self.missing
+        )
 
 
 def models_of(records: Iterable[ProviderRecord]) -> list[Model]:
@@ -86,7 +83,7 @@ def _model(offers: list[ProviderRecord], drafters: dict[str, int]) -> Model:
     )
 
 
-async def describe_peers(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[dict[str, Any]]:
+async def describe_peers(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[PeerInfo]:
     """Every peer we know of, pinged now: who it is, what it offers, its round trip (None: no answer)."""
     contacts = {peer_id(contact.public_key): contact for contact in discovery.known_peers()}
     offers: dict[bytes, list[ProviderRecord]] = {}
@@ -98,14 +95,14 @@ async def describe_peers(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[d
     order = sorted(contacts)
     rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in order))
     return [
-        {
-            "peer_id": peer.hex(),
-            "addresses": list(contacts[peer].addresses),
-            "roles": [record.role for record in offers.get(peer, [])],
-            "layers": next(([r.start, r.end] for r in offers.get(peer, []) if r.role == "shard"), None),
-            "model": ", ".join(dict.fromkeys(record.model_name for record in offers.get(peer, []))),
-            "free_sessions": sum(record.free_sessions for record in offers.get(peer, [])),
-            "rtt_ms": None if rtt_s is None else round(1e3 * rtt_s, 2),
-        }
+        PeerInfo(
+            peer_id=peer.hex(),
+            addresses=contacts[peer].addresses,
+            roles=tuple(record.role for record in offers.get(peer, [])),
+            layers=next(((r.start, r.end) for r in offers.get(peer, []) if r.role == "shard"), None),
+            model=", ".join(dict.fromkeys(record.model_name for record in offers.get(peer, []))),
+            free_sessions=sum(record.free_sessions for record in offers.get(peer, [])),
+            rtt_ms=None if rtt_s is None else round(1e3 * rtt_s, 2),
+        )
         for peer, rtt_s in zip(order, rtts_s, strict=True)
     ]

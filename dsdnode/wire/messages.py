@@ -20,6 +20,7 @@ MAX_CONTACTS = 40
 """At most 2k peers a reply (Kademlia's k = 20)."""
 MAX_RECORD_BYTES = 8 * 1024
 MAX_STAGES = 64
+MAX_LAYERS = 4096
 WIRE_TYPES = ("f32", "f16", "q8")
 """In which hidden states travel (wire/tensors.py)."""
 MAX_BLOCK_POSITIONS = 1024
@@ -32,6 +33,7 @@ Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Position = Annotated[int, Meta(ge=0, le=MAX_POSITIONS)]
 TokenId = Annotated[int, Meta(ge=0, le=(1 << 24))]
+Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
 Epoch = Annotated[int, Meta(ge=0, le=1 << 40)]
 Address = Annotated[str, Meta(max_length=128)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
@@ -150,8 +152,8 @@ class WireAcceptance(msgspec.Struct, frozen=True, array_like=True):
 
 class StagePlace(msgspec.Struct, frozen=True, array_like=True):
     contact: Contact
-    start: Annotated[int, Meta(ge=0, le=4096)]
-    end: Annotated[int, Meta(ge=1, le=4096)]
+    start: Layer
+    end: Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
 
 
 class Open(Message, frozen=True, tag=20):

@@ -16,19 +16,27 @@ from dsdnode.cost import CostLine
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.identity import LABEL, Identity, parse_address, peer_id, verify
 from dsdnode.wire.codec import MAX_BODY_BYTES, decode_body, encode_body
-from dsdnode.wire.messages import MAX_ADDRESSES, MAX_CONTACTS, MAX_RECORD_BYTES, Address, Bytes32, Contact, Hex64
+from dsdnode.wire.messages import (
+    MAX_ADDRESSES,
+    MAX_CONTACTS,
+    MAX_LAYERS,
+    MAX_RECORD_BYTES,
+    Address,
+    Bytes32,
+    Contact,
+    Hex64,
+    Layer,
+)
 
 RECORD_VERSION = 1
 MAX_TTL_S = 600.0
 MAX_RECORDS = 512
 """Records in one reply."""
 MAX_RECORDS_BYTES = MAX_BODY_BYTES - 8 * MAX_RECORDS
-MAX_LAYERS = 4096
 MAX_ROUND_TRIPS = 16
 ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
-Layer = Annotated[int, Meta(ge=0, le=MAX_LAYERS)]
 Printable = Annotated[
     str, Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]*$")
 ]

@@ -10,7 +10,9 @@ from msgspec import Meta
 from dsdnode.wire.messages import (
     MAX_BLOCK_POSITIONS,
     MAX_POSITIONS,
+    MAX_STAGES,
     Hex64,
+    Layer,
     Message,
     Name,
     Position,
@@ -20,6 +22,16 @@ from dsdnode.wire.messages import (
     WireAcceptance,
     WireSampling,
 )
+
+MAX_PLANS = 256
+MAX_DEPTHS = 64
+"""Of a reply's statistics: that many changes of plan, the last ones, and places behind a rejection."""
+
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+PositiveCount = Annotated[int, Meta(ge=1, le=1 << 40)]
+BlockSize = Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
+Figure = Annotated[float, Meta(ge=0, le=1e18)]
+"""Any number that can be measured: not negative, infinite or nan."""
 
 
 class Generate(Message, frozen=True, tag=30):
@@ -84,14 +96,66 @@ class Piece(Message, frozen=True, tag=32):
 
 
 class Finished(Message, frozen=True, tag=33):
-    """Drafter to client. Buffer 0: msgpack map of statistics, as `run --json` prints them. `error`: the name of the
-    exception that ended the reply, empty when all went well.
+    """Drafter to client. Buffer 0: msgpack of Statistics, a map. `error`: the name of the exception that ended the
+    reply, empty when all went well.
     """
 
     request: SessionId
     reason: Name
     error: Name = ""
     message: Reason = ""
+
+
+class PlanChange(msgspec.Struct, frozen=True):
+    """From reply token `index` on, `at_s` after the start: another plan, and why."""
+
+    index: Position
+    at_s: Figure
+    mode: Name
+    block: BlockSize
+    window: BlockSize
+    hedges: BlockSize = 0
+    reason: Reason = ""
+
+
+class StageInfo(msgspec.Struct, frozen=True):
+    """Who ran the layers [start, end)."""
+
+    peer_id: Hex64
+    layers: tuple[Layer, Layer]
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a drafter says of a reply, as a map by name: keys that are not known are ignored, of those that are missing
+    the default counts. None: not measured, or there was nothing to measure.
+
+    `prompt_tokens_reused`: how many of the prompt's all stages had cached, from the turn before.
+    `tokens_per_second`: of the tokens after the first pass; `plain_tokens_per_second`: plain decoding's, estimated.
+    `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / guesses judged);
+    `acceptance_length_mean` counts the judge's own token; `drafted` are all guesses sent, the wasted among them.
+    `by_position[i]`: (judged, accepted) of the guesses i after the last rejection.
+    """
+
+    prompt_tokens: Count = 0
+    prompt_tokens_reused: Count = 0
+    completion_tokens: Count
+    """Of this drafter: who got fewer has lost the end."""
+    time_to_first_token_s: Figure | None = None
+    tokens_per_second: Figure | None = None
+    drafted: Count = 0
+    judged: Count = 0
+    accepted: Count = 0
+    covered: Count = 0
+    relaxed: Count = 0
+    acceptance_rate: Figure | None = None
+    acceptance_length_mean: Figure | None = None
+    wasted_share: Figure | None = None
+    passes: Count = 0
+    recoveries: Count = 0
+    by_position: Annotated[tuple[tuple[PositiveCount, Count], ...], Meta(max_length=MAX_DEPTHS)] = ()
+    plans: Annotated[tuple[PlanChange, ...], Meta(max_length=MAX_PLANS)] = ()
+    plain_tokens_per_second: Figure | None = None
+    pipeline: Annotated[tuple[StageInfo, ...], Meta(max_length=MAX_STAGES)] = ()
 
 
 class Cancel(Message, frozen=True, tag=34):

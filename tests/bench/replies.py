@@ -8,6 +8,7 @@ from typing import Any
 from dsdnode.bench.config import BenchConfig
 from dsdnode.bench.measure import Reply
 from dsdnode.bench.schemes import Scheme, parse_schemes
+from dsdnode.client.client import ReplyStats
 
 PLAIN, ROUNDS = parse_schemes("rounds-4", "f32")
 
@@ -26,9 +27,6 @@ def reply(
         "tokens_per_second": per_second,
         "time_to_first_token_s": 0.5,
         "passes": len(tokens),
-        "drafted": 0,
-        "judged": 0,
-        "accepted": 0,
     }
     arrivals = tuple((at_s, i + 1) for i, at_s in enumerate(seconds))
-    return Reply(scheme, prompt, tuple(tokens), text, seconds[-1], arrivals, known | stats, 10, 400, 900)
+    return Reply(scheme, prompt, tuple(tokens), text, seconds[-1], arrivals, ReplyStats(**known | stats), 10, 400, 900)

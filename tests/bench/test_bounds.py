@@ -8,12 +8,15 @@ import pytest
 
 from dsdnode.bench.bounds import bound, costs_of
 from dsdnode.bench.schemes import parse_schemes
+from dsdnode.client.client import ReplyStats
 from dsdnode.cost import CostLine
+from dsdnode.node.status import EngineStatus, NodeStatus, Sessions
 from tests.bench.replies import config
 
-STATUSES = [{"engines": [{"fixed_ms": 1.0, "slope_ms": 0.5}]}] * 5
+ENGINE = EngineStatus("shard", "m", "", "", None, 4096, fixed_ms=1.0, slope_ms=0.5, queue=0.0)
+STATUSES = [NodeStatus(1.0, "", "", "", "", ("shard",), (0, 2), 4, {}, Sessions(), (ENGINE,))] * 5
 EMULATED: dict[str, Any] = {"stage_ms": (14.0,), "stage_slope_ms": (6.0,), "draft_ms": 5.0}
-STATS = [{"completion_tokens": 100, "judged": 100, "accepted": 80, "covered": 10}]
+STATS = [ReplyStats(completion_tokens=100, judged=100, accepted=80, covered=10)]
 PLAIN, ROUNDS, ADAPTIVE, STREAM, HEDGED = parse_schemes("rounds-4,rounds-adaptive,stream,hedged", "f32")
 FIXED_STREAM = parse_schemes("stream:2:16", "f32")[1]
 
@@ -51,4 +54,4 @@ def test_a_stream_of_fixed_blocks_is_held_to_its_own_block() -> None:
 
 def test_nothing_was_judged_so_nothing_is_known() -> None:
     costs = costs_of(config(**EMULATED), 4, (10.0,), "f32", STATUSES, 160)
-    assert bound(ROUNDS, costs, [{"completion_tokens": 5}]) is None
+    assert bound(ROUNDS, costs, [ReplyStats(completion_tokens=5)]) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dsdnode.bench.oracle import Oracle
 from dsdnode.models import demo_target
 from dsdnode.sim.traces import _parse
@@ -20,13 +22,13 @@ async def test_ids_gaps_and_traces() -> None:
             text.append(int(output.tokens[0]))
         assert await oracle.gap(prompt) > 1.0
         trace = await oracle.trace(prompt, text)
-        assert trace["prompt_tokens"] == len(prompt)
-        assert sum(trace["accepted"]) >= 18  # its training's own kind of problem
-        assert all(0 < sure <= 1 for sure in trace["confidence"])
-        assert all(0 <= entropy <= 1 for entropy in trace["entropy"])
-        assert not any(a and b for a, b in zip(trace["accepted"], trace["second"], strict=True))
+        assert trace.prompt_tokens == len(prompt)
+        assert sum(trace.accepted) >= 18  # its training's own kind of problem
+        assert all(0 < sure <= 1 for sure in trace.confidence)
+        assert all(0 <= entropy <= 1 for entropy in trace.entropy)
+        assert not any(a and b for a, b in zip(trace.accepted, trace.second, strict=True))
         wrong = await oracle.trace(prompt, [*text[:5], *reversed(text[5:])])
-        assert sum(wrong["accepted"]) < 15
+        assert sum(wrong.accepted) < 15
 
 
 async def test_a_model_that_drafts_for_itself_is_always_right_also_over_long_texts() -> None:
@@ -39,12 +41,11 @@ async def test_a_model_that_drafts_for_itself_is_always_right_also_over_long_tex
             output = (await oracle._run("target", [*prompt, *text], 1))[-1]
             assert output.tokens is not None
             text.append(int(output.tokens[0]))
-        assert (await oracle.trace(prompt, text))["accepted"] == [1] * 6
+        assert (await oracle.trace(prompt, text)).accepted == [1] * 6
 
 
 async def test_a_trace_is_what_the_simulator_reads() -> None:
-    import json
 
     async with Oracle(None, None, Sampling(), 1024) as oracle:
         trace = await oracle.trace(await oracle.render(PROMPT), [1617, 353, 306])
-        assert len(_parse(json.dumps(trace).encode(), "here")) == 3
+        assert len(_parse(msgspec.json.encode(trace), "here")) == 3

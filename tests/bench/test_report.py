@@ -14,17 +14,24 @@ from dsdnode.bench import chart, report, summary
 from dsdnode.bench.prompts import Prompt
 from dsdnode.bench.run import Cell
 from dsdnode.errors import BadInput
+from dsdnode.wire.replies import PlanChange
 from tests.bench.replies import PLAIN, ROUNDS, config, reply
 
 KEYS = [
     "scheme", "tokens_per_second", "speedup", "acceptance_rate", "tokens_per_pass", "wasted_share", "bytes_per_token",
     "messages_per_token", "time_to_first_token_s", "bound_tokens_per_second", "of_bound", "text_equal", "near_ties",
 ]  # fmt: skip
+DETAILS = [
+    "scheme", "num_replies", "num_tokens", "link_bytes_per_token", "speedup_quartiles", "end_to_end_tokens_per_second",
+    "late_tokens_per_second", "late_speedup", "relaxed_share", "covered_share", "num_differing_replies", "right",
+    "num_known", "recoveries", "plans", "sessions",
+]  # fmt: skip
+PLANS = (PlanChange(0, 1 / 3, "rounds", 4, 4),)
 
 
 def cell(num_shards: int = 3, latency_ms: float = 10.0, gap: float | None = None) -> Cell:
     plain = {0: reply(PLAIN, 0, range(10), 10.0)}
-    rounds = [reply(ROUNDS, 0, [*range(9), 99 if gap else 9], 30.0, drafted=9, judged=9, accepted=8)]
+    rounds = [reply(ROUNDS, 0, [*range(9), 99 if gap else 9], 30.0, drafted=9, judged=9, accepted=8, plans=PLANS)]
     ties = [summary.NearTie(0, 9, (9, 99), gap)] if gap else []
     results = [summary.result_of(list(plain.values()), plain, 20.0, []), summary.result_of(rounds, plain, 40.0, ties)]
     details = [summary.details_of(one, plain, [], [Prompt("?")]) for one in (list(plain.values()), rounds)]
@@ -38,6 +45,10 @@ def test_the_json_has_these_keys_in_this_order() -> None:
     assert [scheme["scheme"] for scheme in shown["schemes"]] == ["plain", "rounds-4"]
     assert shown["schemes"][1]["near_ties"] == [{"prompt": 0, "position": 9, "tokens": [9, 99], "gap": 0.002}]
     assert shown["schemes"][1]["acceptance_rate"] == 0.8889
+    assert [list(one) for one in shown["details"]] == [DETAILS, DETAILS]
+    assert shown["details"][1]["plans"] == [
+        {"index": 0, "at_s": 0.3333, "mode": "rounds", "block": 4, "window": 4, "hedges": 0, "reason": ""}
+    ]
 
 
 def test_a_grid_has_a_cell_for_each_place() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from dsdnode.cli.main import main
 from dsdnode.client import client
 from dsdnode.client.client import Finished, GenerateRequest, Piece
+from dsdnode.swarm.info import ModelInfo
 from tests.cli.conftest import MODELS, STATS
 
 
@@ -25,7 +25,7 @@ class EchoClient:
             await asyncio.Event().wait()
         yield Finished("stop", STATS)
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self) -> list[ModelInfo]:
         return MODELS
 
     async def close(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from dsdnode.cli.main import main
 from dsdnode.config import NodeConfig
 from dsdnode.node import node
+from dsdnode.node.status import NodeStatus, Sessions
+from dsdnode.swarm.info import ModelInfo, PeerInfo
 
 
 class BusyNode:
@@ -23,13 +24,15 @@ class BusyNode:
     async def start(cls, config: NodeConfig) -> BusyNode:
         return cls()
 
-    def status(self) -> dict[str, Any]:
-        return {"roles": list(self.roles), "engines": [], "sent": {}}
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            1.0, self.peer_id.hex(), "", self.address, self.join, self.roles, self.layers, 0, {}, Sessions(), ()
+        )
 
-    async def peers(self) -> list[dict[str, Any]]:
+    async def peers(self) -> list[PeerInfo]:
         return []
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self) -> list[ModelInfo]:
         raise ValueError("a bug")
 
     async def drain(self) -> None:

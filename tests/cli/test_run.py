@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from dsdnode.client.client import Finished, Piece
 from dsdnode.config import DEFAULT_THRESHOLD
@@ -14,7 +16,7 @@ from dsdnode.errors import NoPipeline, PeerUnavailable
 from tests.cli.conftest import CTRL_C, JOIN, ROOT, STATS, Result, Swarm
 
 Call = Callable[..., Result]
-RELAXED = {"relaxed": 2, "acceptance": "relaxed", "threshold": 0.3}
+RELAXED: dict[str, Any] = {"relaxed": 2, "acceptance": "relaxed", "threshold": 0.3}
 REPLY = [Piece((5, 6), "It is ", 2), Piece((7,), "59.", 0), Finished("stop", STATS)]
 
 
@@ -28,8 +30,14 @@ def test_the_reply_is_all_of_stdout(call: Call, swarm: Swarm) -> None:
 
 def test_json_is_one_object_with_the_seed(call: Call, swarm: Swarm) -> None:
     swarm.replies = [REPLY]
-    shown = json.loads(call("run", "34 plus 25?", "--join", JOIN, "--json", "--seed", "7").out)
-    assert shown == {"text": "It is 59.", "tokens": [5, 6, 7], "finish_reason": "stop", "stats": STATS | {"seed": 7}}
+    assert call("run", "34 plus 25?", "--join", JOIN, "--json", "--seed", "7").out == (
+        '{"text": "It is 59.", "tokens": [5, 6, 7], "finish_reason": "stop", "stats": {"prompt_tokens": 12, '
+        '"prompt_tokens_reused": 0, "completion_tokens": 3, "time_to_first_token_s": 0.25, "tokens_per_second": 8.1, '
+        '"drafted": 10, "judged": 0, "accepted": 7, "covered": 0, "relaxed": 0, "acceptance_rate": 0.71, '
+        '"acceptance_length_mean": 3.6, "wasted_share": null, "passes": 2, "recoveries": 0, "by_position": [], '
+        '"plans": [], "plain_tokens_per_second": null, "pipeline": [{"peer_id": "' + "ab" * 32 + '", "layers": [0, 8]}]'
+        ', "acceptance": "exact", "threshold": 0.0, "seed": 7}}\n'
+    )
 
 
 def test_every_flag_reaches_the_request(call: Call, swarm: Swarm) -> None:
@@ -78,7 +86,7 @@ def test_a_policy_that_is_not_there_is_told_with_those_that_are(
 
 
 def test_relaxed_tokens_are_told_also_where_nobody_watches(call: Call, swarm: Swarm) -> None:
-    swarm.replies = [[Piece((5, 6, 7), "It is 59.", 2, 0.3), Finished("stop", STATS | RELAXED)]] * 2
+    swarm.replies = [[Piece((5, 6, 7), "It is 59.", 2, 0.3), Finished("stop", structs.replace(STATS, **RELAXED))]] * 2
     result = call("run", "34 plus 25?", "--join", JOIN)
     assert result.out == "It is 59.\n"
     assert result.err.endswith("· 2 relaxed (0.3)\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,34 @@ fixed_ms = 10
 role = "drafter"
 fixed_ms = 1
 """
+KEYS = {
+    "report": [
+        "acceptance_rate", "complaints", "completed", "drafted", "errors", "groups", "latency_s", "lost", "members",
+        "network", "peers", "recoveries", "reply_tokens_per_second", "requests", "scenario", "seed", "simulated_s",
+        "stuck", "time_per_output_token_s", "time_to_first_token_s", "tokens", "tokens_per_pass", "tokens_per_second",
+        "wasted_drafts", "windows", "wrong_tokens",
+    ],
+    "network": [
+        "bulk", "control", "draft", "verify", "verify_bytes_per_token", "verify_messages_per_token",
+        "verify_wait_s_per_token",
+    ],
+    "lane": ["bytes", "mean_flight_s", "messages"],
+    "spread": ["mean", "p50", "p95", "p99"],
+    "windows": ["replies", "reply_tokens", "tokens_by_plan"],
+    "plan": ["at_s", "block", "index", "mode", "reason", "window"],
+    "group": ["bytes_sent", "group", "members", "messages_sent", "positions_per_decode", "up", "utilisation"],
+    "member": ["bytes_sent", "decodes", "layers", "name", "up", "utilisation"],
+}  # fmt: skip
+"""Of the JSON, sorted."""
+
+
+def inner(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The report, and of what is in it one of each kind."""
+    network, windows = told["network"], told["windows"]
+    return {
+        "report": told, "network": network, "lane": network["verify"], "spread": told["latency_s"], "windows": windows,
+        "plan": windows["replies"][0][0], "group": told["groups"][0], "member": told["members"][0],
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -38,6 +67,7 @@ def test_a_run_reports_in_words_and_in_json(call: Call, scenario: str) -> None:
     assert said.code == 0 and "2 of 2 replies (0 lost, 0 stuck), 24 tokens" in said.out
     told = json.loads(call("sim", "run", scenario, "--json", "--seed", "1").out)
     assert told["completed"] == 2 and told["scenario"] == "tiny"
+    assert {name: list(value) for name, value in inner(told).items()} == KEYS
 
 
 def test_a_mistake_in_the_file_is_named(call: Call, scenario: str) -> None:

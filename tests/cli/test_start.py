@@ -16,10 +16,15 @@ import pytest
 
 from dsdnode.cli import control
 from dsdnode.errors import DsdError, NotRunning
+from dsdnode.node.status import NodeStatus
 from tests.cli.conftest import JOIN, ROOT, Daemon, Result
 
 Call = Callable[..., Result]
 Start = Callable[..., Daemon]
+STATUS = [
+    "uptime_s", "peer_id", "name", "address", "join", "roles", "layers", "known_peers", "sent", "sessions", "engines",
+]  # fmt: skip
+PEER = ["peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms"]
 
 
 def test_ready_status_stop(call: Call, daemon: Start) -> None:
@@ -29,6 +34,7 @@ def test_ready_status_stop(call: Call, daemon: Start) -> None:
     assert (ready["event"], ready["roles"], ready["layers"]) == ("ready", ["bootstrap"], None)
     assert ready["join"].startswith("dsd://127.0.0.1:")
     status = json.loads(call("status", "--json", "--data-dir", alice.data_dir).out)
+    assert list(status) == STATUS and status["sessions"] == {"shard": 0, "drafter": 0} and status["engines"] == []
     assert (status["peer_id"], status["join"]) == (ready["peer_id"], ready["join"])
     assert ready["peer_id"] in call("status", "--data-dir", alice.data_dir).out
     assert call("peers", "--data-dir", alice.data_dir).out == "no other peers\n"
@@ -48,7 +54,7 @@ def test_alice_keeps_her_identity_and_bob_finds_her(call: Call, daemon: Start) -
     bob = daemon("--join", ready["join"], name="bob")
     assert bob.ready()["peer_id"] != ready["peer_id"]
     peers = json.loads(call("peers", "--json", "--data-dir", bob.data_dir).out)
-    assert [peer["peer_id"] for peer in peers] == [ready["peer_id"]]
+    assert [peer["peer_id"] for peer in peers] == [ready["peer_id"]] and list(peers[0]) == PEER
     assert alice.end() == 0
     assert daemon().ready()["peer_id"] == ready["peer_id"]
 
@@ -72,7 +78,7 @@ def test_a_second_signal_kills(daemon: Start) -> None:
 def test_a_second_stop_kills(call: Call, daemon: Start) -> None:
     alice = daemon(fake=True)
     alice.ready()
-    asyncio.run(control.ask(alice.data_dir, "stop"))
+    asyncio.run(control.ask(alice.data_dir, "stop", dict))
     stopped = call("stop", "--data-dir", alice.data_dir)
     assert (stopped.code, stopped.out) == (0, "stopped\n")
 
@@ -165,14 +171,23 @@ def test_a_bug_in_the_daemon_is_not_the_askers(call: Call, daemon: Start) -> Non
     assert "Traceback" not in result.err
 
 
+async def test_a_daemon_of_another_version_is_told_apart(home: Path) -> None:
+    async def status() -> dict[str, str]:
+        return {"mood": "fine"}
+
+    async with control.serve(home, {"status": status}):
+        with pytest.raises(DsdError, match="of another version"):
+            await control.ask(home, "status", NodeStatus)
+
+
 async def test_rubbish_on_the_control_socket_is_answered_in_words(home: Path) -> None:
     async def hello() -> str:
         return "hello"
 
     async with control.serve(home, {"hello": hello}):
-        assert await control.ask(home, "hello") == "hello"
+        assert await control.ask(home, "hello", str) == "hello"
         with pytest.raises(DsdError, match="not a request"):
-            await control.ask(home, "goodbye")
+            await control.ask(home, "goodbye", str)
         for rubbish in (b"\xff\n", b"[]\n", b'{"command": {}}\n', b"x" * 100_000 + b"\n", b""):
             reader, writer = await asyncio.open_unix_connection(home / "control.sock")
             writer.write(rubbish)
@@ -180,7 +195,7 @@ async def test_rubbish_on_the_control_socket_is_answered_in_words(home: Path) ->
             answer = await reader.read()
             assert not answer or json.loads(answer)["ok"] is False
             writer.close()
-        assert await control.ask(home, "hello") == "hello"
+        assert await control.ask(home, "hello", str) == "hello"
     assert not (home / "control.sock").exists()
 
 
@@ -191,8 +206,8 @@ async def test_a_path_longer_than_a_sockets_address_will_do(home: Path) -> None:
     deep = home / ("long" * 30)
     deep.mkdir()
     with pytest.raises(NotRunning):
-        await control.ask(deep / "nowhere", "hello")
+        await control.ask(deep / "nowhere", "hello", str)
     async with control.serve(deep, {"hello": hello}):
-        assert await control.ask(deep, "hello") == "hello"
+        assert await control.ask(deep, "hello", str) == "hello"
     with pytest.raises(NotRunning):
-        await control.ask(deep, "hello")
+        await control.ask(deep, "hello", str)

@@ -121,7 +121,7 @@ def test_a_relaxed_reply_says_so_in_every_piece_and_at_its_end(tmp_path: Path) -
             events = [event async for event in (await swarm.client()).generate(REQUEST)]
             assert {event.threshold for event in events if isinstance(event, Piece)} == {0.2}
             assert isinstance(events[-1], Finished)
-            assert (events[-1].stats["acceptance"], events[-1].stats["threshold"]) == ("relaxed", 0.2)
+            assert (events[-1].stats.acceptance, events[-1].stats.threshold) == ("relaxed", 0.2)
 
     jumping.run(tell())
 

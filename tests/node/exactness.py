@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dsdnode.cli.logs import set_up
-from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
+from dsdnode.client.client import Client, Finished, GenerateRequest, Piece, ReplyStats
 from dsdnode.config import NodeConfig
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.ipc import EngineOptions
@@ -74,16 +74,17 @@ async def swarm(folder: Path, num_shards: int, *, strict: bool, **more: object) 
         yield client
 
 
-async def reply(client: Client, request: GenerateRequest) -> tuple[tuple[int, ...], str, dict[str, object]]:
+async def reply(client: Client, request: GenerateRequest) -> tuple[tuple[int, ...], str, ReplyStats]:
     """Tokens, text and statistics of a whole reply."""
     tokens: list[int] = []
-    text, stats = "", {}
+    text, stats = "", None
     async for event in client.generate(request):
         if isinstance(event, Piece):
             tokens.extend(event.tokens)
             text += event.text
         elif isinstance(event, Finished):
             stats = event.stats
+    assert stats is not None
     return tuple(tokens), text, stats
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ async def ask(swarm: FakeSwarm, num_tokens: int) -> Times:
     for line in (prompt, (*prompt, *range(1, MORE + 1))):
         asked = GenerateRequest(prompt_tokens=line, max_tokens=2, draft_max=0, keep=True)
         _, finished = await tokens_of(client, asked)
-        times.append(finished.stats["time_to_first_token_s"])
+        times.append(finished.stats.time_to_first_token_s or math.nan)
     return Times(*times)
 
 

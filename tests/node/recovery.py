@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dsdnode.cli import control
 from dsdnode.cli.logs import set_up
 from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.errors import DsdError
+from dsdnode.node.status import NodeStatus
 from tests.node.processes import Daemon, Swarm, swarm
 
 REQUEST = GenerateRequest(prompt="Once there was a number", max_tokens=250, temperature=50.0, draft_max=2)
@@ -65,7 +65,7 @@ async def reply(join: str, request: GenerateRequest, hurt: Callable[[], Awaitabl
             first_s = first_s if last_s else now
             last_s = now
             if isinstance(event, Finished):
-                return Told(text, event.reason, event.stats["recoveries"], pause_s, first_s - began_s)
+                return Told(text, event.reason, event.stats.recoveries, pause_s, first_s - began_s)
             text += event.text
             if hurt is not None and len(text) > 40:
                 await hurt()
@@ -81,8 +81,8 @@ async def serving(made: Swarm, role: str, prefix: str) -> Daemon:
     """Which of the daemons of that name has the session?"""
     for name, daemon in made.daemons.items():
         if name.startswith(prefix) and daemon.process.poll() is None:
-            status: Any = await control.ask(daemon.data_dir, "status")
-            if status["sessions"][role]:
+            status = await control.ask(daemon.data_dir, "status", NodeStatus)
+            if getattr(status.sessions, role):
                 return daemon
     raise AssertionError("none of them serves")
 
@@ -119,8 +119,10 @@ async def kill_draft_worker(made: Swarm) -> None:
 
 
 async def worker_of(daemon: Daemon) -> int:
-    status: Any = await control.ask(daemon.data_dir, "status")
-    return int(status["engines"][0]["worker_pid"])
+    status = await control.ask(daemon.data_dir, "status", NodeStatus)
+    pid = status.engines[0].worker_pid
+    assert pid is not None
+    return pid
 
 
 CASES: tuple[tuple[str, Hurt], ...] = (

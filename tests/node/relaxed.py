@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from dsdnode.cli.logs import set_up
-from dsdnode.client.client import Client, GenerateRequest
+from dsdnode.client.client import Client, GenerateRequest, ReplyStats
 from dsdnode.models.problems import Problem, is_right, problems
 from tests.node.exactness import reply, swarm
 
@@ -28,7 +28,7 @@ SEED = 20_260
 class Reply:
     right: bool | None
     tokens: tuple[int, ...]
-    stats: dict[str, float]
+    stats: ReplyStats
 
 
 async def ask(client: Client, prompt: str, problem: Problem | None, request: GenerateRequest) -> Reply:
@@ -50,13 +50,11 @@ async def ask_all(
 
 
 def row(threshold: float, replies: list[Reply], exact: list[Reply]) -> str:
-    def total(name: str) -> float:
-        return sum(float(one.stats[name]) for one in replies)
+    def total(name: str, of: list[Reply] = replies) -> int:
+        return sum(getattr(one.stats, name) for one in of)
 
     per_pass = total("completion_tokens") / total("passes")
-    base = sum(float(one.stats["completion_tokens"]) for one in exact) / sum(
-        float(one.stats["passes"]) for one in exact
-    )
+    base = total("completion_tokens", exact) / total("passes", exact)
     right = [index for index, one in enumerate(replies) if one.right]
     lost = [index for index, one in enumerate(exact) if one.right and index not in right]
     won = [index for index in right if not exact[index].right]
@@ -65,7 +63,7 @@ def row(threshold: float, replies: list[Reply], exact: list[Reply]) -> str:
     return (
         f"| {threshold:g} | {f'{len(right)} (-{len(lost)} +{len(won)})' if known else ''} | {same} "
         f"| {100 * total('relaxed') / total('completion_tokens'):.1f} % | {total('accepted') / total('judged'):.3f} "
-        f"| {total('completion_tokens') / max(1.0, total('judged') - total('accepted')):.1f} "
+        f"| {total('completion_tokens') / max(1, total('judged') - total('accepted')):.1f} "
         f"| {per_pass:.2f} | {100 * (per_pass / base - 1):+.1f} % |"
     )
 

@@ -138,8 +138,8 @@ async def answer(village: Village, request: GenerateRequest, kill_at: int | None
         async with contextlib.aclosing(village.clients[0].generate(request)) as events:
             async for event in events:
                 if isinstance(event, Finished):
-                    tally.recoveries += event.stats["recoveries"]
-                    tally.modes.update({plan["mode"] for plan in event.stats["plans"]})
+                    tally.recoveries += event.stats.recoveries
+                    tally.modes.update({plan.mode for plan in event.stats.plans})
                     break
                 tokens += event.tokens
                 if kill_at is not None and len(tokens) >= kill_at and in_use(village):

@@ -13,6 +13,7 @@ import pytest
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.node.drafter import conversations, routes
+from dsdnode.node.status import Sessions
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.swarm.catalogue import models_of
@@ -56,9 +57,9 @@ async def turn(client: Client, asked: GenerateRequest) -> int:
     """A reply, as it must be; returns how much of the prompt was reused."""
     tokens, finished = await tokens_of(client, asked)
     assert tokens == alone(asked)
-    assert finished.stats["accepted"] > 0  # drafts that follow the line
-    assert finished.stats["prompt_tokens"] == len(asked.prompt_tokens or ())
-    reused = finished.stats["prompt_tokens_reused"]
+    assert finished.stats.accepted > 0  # drafts that follow the line
+    assert finished.stats.prompt_tokens == len(asked.prompt_tokens or ())
+    reused = finished.stats.prompt_tokens_reused
     assert isinstance(reused, int)
     return reused
 
@@ -218,7 +219,7 @@ def test_parked_caches_count_as_free_and_go_with_their_time_or_their_client(tmp_
         await ring(swarm)
         alice = await swarm.client()
         await turn(alice, request(FIRST))
-        assert not any(sum(member.node.status()["sessions"].values()) for member in swarm.members.values())
+        assert not any(member.node.status().sessions != Sessions() for member in swarm.members.values())
         sam = swarm.members["sam"].shard
         assert sam is not None and sam.num_cells >= len(FIRST)
         await asyncio.sleep(conversations.PARKED_S + 1)

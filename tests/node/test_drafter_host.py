@@ -13,6 +13,7 @@ import pytest
 from dsdnode.client.client import Finished, GenerateRequest, Piece
 from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded
+from dsdnode.node.status import Sessions
 from tests.node import jumping
 from tests.node.rough import RoughHub
 from tests.node.swarm import DRAFT, TARGET, FakeSwarm, fake_swarm, tokens_of
@@ -35,7 +36,7 @@ def story(folder: Path, tell: Callable[[FakeSwarm], Awaitable[None]], **options:
 
 async def all_free(swarm: FakeSwarm, within_s: float) -> None:
     async with asyncio.timeout(within_s):
-        while any(sum(member.node.status()["sessions"].values()) for member in swarm.members.values()):  # noqa: ASYNC110
+        while any(member.node.status().sessions != Sessions() for member in swarm.members.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     for member in swarm.members.values():
         for engine in (member.shard, member.draft):
@@ -58,7 +59,7 @@ def test_one_node_with_both_roles_answers_alone(tmp_path: Path) -> None:
         tokens, finished = await tokens_of(await swarm.client(), REQUEST)
         assert tokens == EXPECTED
         assert finished.reason == "length"
-        assert finished.stats["recoveries"] == 0
+        assert finished.stats.recoveries == 0
         await all_free(swarm, within_s=1)
 
     story(tmp_path, tell)
@@ -127,9 +128,9 @@ def test_a_client_that_hung_goes_on_where_it_was(tmp_path: Path) -> None:
         asyncio.get_running_loop().call_later(0.5, swarm.hub.cuts.discard, cut)  # type: ignore[attr-defined]
         async for event in events:
             if isinstance(event, Finished):
-                assert event.stats["recoveries"] == 1
-                assert event.stats["completion_tokens"] == 60
-                assert event.stats["prompt_tokens"] == len(PROMPT)
+                assert event.stats.recoveries == 1
+                assert event.stats.completion_tokens == 60
+                assert event.stats.prompt_tokens == len(PROMPT)
             else:
                 tokens += event.tokens
         assert tokens == EXPECTED
@@ -161,7 +162,7 @@ def test_an_owner_that_dies_does_not_hold_its_places_for_a_minute(tmp_path: Path
         client = await swarm.client()
         events = client.generate(REQUEST)
         tokens = await some(events, 10)
-        [owner] = [n for n in ("dora", "dan") if swarm.members[n].node.status()["sessions"]["drafter"]]
+        [owner] = [n for n in ("dora", "dan") if swarm.members[n].node.status().sessions.drafter]
         await swarm.kill(owner)
         loop = asyncio.get_running_loop()
         killed_s = loop.time()
@@ -212,7 +213,7 @@ def test_a_drafter_that_is_told_to_stop_ends_its_reply_and_sends_the_next_elsewh
         client = await swarm.client()
         events = client.generate(REQUEST)
         tokens = await some(events, 10)
-        [owner] = [n for n in ("dora", "dan") if swarm.members[n].node.status()["sessions"]["drafter"]]
+        [owner] = [n for n in ("dora", "dan") if swarm.members[n].node.status().sessions.drafter]
         drain = asyncio.create_task(swarm.members[owner].node.drain())
         other, _ = await tokens_of(await swarm.client(), REQUEST)
         async for event in events:
@@ -253,7 +254,7 @@ def test_two_models_in_one_swarm(tmp_path: Path) -> None:
         client = await swarm.client()
         with pytest.raises(BadInput, match="several models"):
             await tokens_of(client, REQUEST)
-        by_size = {model["num_layers"]: model["model_id"] for model in await client.models()}
+        by_size = {model.num_layers: model.model_id for model in await client.models()}
         for size, model in ((4, TARGET), (2, other)):
             tokens, _ = await tokens_of(client, replace(REQUEST, model=by_size[size]))
             expected = fake_text(model, PROMPT, 60)

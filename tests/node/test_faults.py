@@ -18,6 +18,7 @@ from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
+from dsdnode.node.status import Sessions
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
 from tests.node.rough import RoughHub
@@ -69,8 +70,8 @@ def check(request: GenerateRequest, outcome: Outcome) -> None:
     else:
         assert (outcome.tokens, outcome.text) == (expected, text)
         assert outcome.finished.reason in ("stop", "length")
-    assert outcome.finished.stats["completion_tokens"] == len(outcome.tokens)
-    assert outcome.finished.stats["prompt_tokens"] == len(request.prompt_tokens or ())
+    assert outcome.finished.stats.completion_tokens == len(outcome.tokens)
+    assert outcome.finished.stats.prompt_tokens == len(request.prompt_tokens or ())
 
 
 class Nemesis:
@@ -135,8 +136,8 @@ class Nemesis:
 async def settle(members: list[Member], limit_s: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limit_s
-    while any(sum(member.node.status()["sessions"].values()) for member in members):
-        assert loop.time() < deadline, [member.node.status()["sessions"] for member in members]
+    while any(member.node.status().sessions != Sessions() for member in members):
+        assert loop.time() < deadline, [member.node.status().sessions for member in members]
         await asyncio.sleep(0.5)
 
 

@@ -27,8 +27,8 @@ def test_plain_decoding_is_as_fast_as_its_estimate(tmp_path: Path, window: str) 
             client = await swarm.client()
             _, drafted = await tokens_of(client, replace(REQUEST, window=window))
             _, plain = await tokens_of(client, replace(REQUEST, draft_max=0))
-            estimate, measured = drafted.stats["plain_tokens_per_second"], plain.stats["tokens_per_second"]
+            estimate, measured = drafted.stats.plain_tokens_per_second, plain.stats.tokens_per_second
             assert estimate == pytest.approx(measured, rel=0.1)
-            assert plain.stats["plain_tokens_per_second"] == pytest.approx(measured, rel=0.03)
+            assert plain.stats.plain_tokens_per_second == pytest.approx(measured, rel=0.03)
 
     jumping.run(tell())

@@ -103,7 +103,7 @@ def test_replies_spread_over_replicas(tmp_path: Path) -> None:
             replies = asyncio.gather(*(reply(client, 1) for client in clients))
             await asyncio.sleep(0.5)
             for one, other in (("sam", "sid"), ("sue", "sol")):
-                counts = [swarm.members[name].node.status()["sessions"]["shard"] for name in (one, other)]
+                counts = [swarm.members[name].node.status().sessions.shard for name in (one, other)]
                 assert sum(counts) == 8
                 assert min(counts) >= 2
             await replies

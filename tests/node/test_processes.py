@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +16,7 @@ from dsdnode.config import NodeConfig
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import NoPipeline
 from dsdnode.node.node import Node
+from dsdnode.node.status import NodeStatus
 from tests.node.processes import Daemon, Swarm, run, swarm
 
 REQUEST = GenerateRequest(
@@ -55,8 +55,8 @@ def config(data_dir: Path, roles: tuple[str, ...], joins: tuple[str, ...] = ()) 
 async def serving(daemons: Sequence[Daemon]) -> Daemon:
     """Which of these replicas has the session?"""
     for daemon in daemons:
-        status: Any = await control.ask(daemon.data_dir, "status")
-        if status["sessions"]["shard"]:
+        status = await control.ask(daemon.data_dir, "status", NodeStatus)
+        if status.sessions.shard:
             return daemon
     raise AssertionError("none of them serves")
 
@@ -64,14 +64,14 @@ async def serving(daemons: Sequence[Daemon]) -> Daemon:
 async def test_a_shard_peer_is_killed_and_a_replica_goes_on(real: Swarm) -> None:
     join = real.start_ring(["0:4", "4:8", "4:8"])
     expected, finished = await reply(join)
-    assert finished.stats["recoveries"] == 0
+    assert finished.stats.recoveries == 0
 
     async def kill() -> None:
         (await serving([real.daemons["shard1"], real.daemons["shard2"]])).kill()
 
     text, finished = await reply(join, kill)
     assert text == expected
-    assert finished.stats["recoveries"] >= 1
+    assert finished.stats.recoveries >= 1
 
 
 async def test_who_is_ready_is_known(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ async def test_the_worker_of_a_shard_is_killed(real: Swarm) -> None:
 
     text, finished = await reply(join, kill)
     assert text == expected
-    assert finished.stats["recoveries"] >= 1
+    assert finished.stats.recoveries >= 1
     assert victim.process.poll() is None
     assert victim.worker_pid != pid
 

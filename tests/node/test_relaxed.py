@@ -50,7 +50,7 @@ async def test_the_text_is_the_models_own_but_for_the_tokens_that_are_counted(
     request = replace(REQUEST, temperature=temperature, seed=seed)
     tokens, finished = await tokens_of(alice, request)
     relaxed = strangers(tokens, Sampling(temperature, seed=seed))
-    assert finished.stats["relaxed"] == len(relaxed)
+    assert finished.stats.relaxed == len(relaxed)
     keys = KeyTokens((await FakeTextEngine(DRAFT).vocabulary()).key_tokens)
     for index, logits in relaxed.items():
         assert tokens[index] not in keys
@@ -61,7 +61,7 @@ async def test_the_text_is_the_models_own_but_for_the_tokens_that_are_counted(
 async def test_something_was_relaxed(swarm: FakeSwarm) -> None:
     """Or the tests above would show nothing."""
     alice = await swarm.client()
-    relaxed = [(await tokens_of(alice, replace(REQUEST, seed=seed)))[1].stats["relaxed"] for seed in range(3)]
+    relaxed = [(await tokens_of(alice, replace(REQUEST, seed=seed)))[1].stats.relaxed for seed in range(3)]
     assert sum(relaxed) > 0
 
 
@@ -70,7 +70,7 @@ async def test_without_a_threshold_nothing_is(swarm: FakeSwarm) -> None:
     tokens, finished = await tokens_of(alice, replace(REQUEST, threshold=0.0))
     expected = fake_text(TARGET, PROMPT, 300, Sampling(seed=7))
     assert tokens == (expected[: expected.index(0)] if 0 in expected else expected)
-    assert finished.stats["relaxed"] == 0
+    assert finished.stats.relaxed == 0
 
 
 async def test_who_names_no_key_tokens_gets_the_exact_text(swarm: FakeSwarm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,4 +79,4 @@ async def test_who_names_no_key_tokens_gets_the_exact_text(swarm: FakeSwarm, mon
     tokens, finished = await tokens_of(alice, REQUEST)
     expected = fake_text(TARGET, PROMPT, 300, Sampling(seed=7))
     assert tokens == (expected[: expected.index(0)] if 0 in expected else expected)
-    assert finished.stats["relaxed"] == 0
+    assert finished.stats.relaxed == 0

@@ -41,8 +41,8 @@ async def test_alice_gets_what_the_whole_model_would_say(
     if 0 in expected:  # the fake's end of a reply
         expected = expected[: expected.index(0)]
     assert tokens == expected
-    assert len(finished.stats["pipeline"]) == num_shards
-    assert (finished.stats["drafted"] > 0) == (window > 0)
+    assert len(finished.stats.pipeline) == num_shards
+    assert (finished.stats.drafted > 0) == (window > 0)
 
 
 async def ring(swarm: FakeSwarm, *extra: tuple[str, tuple[int, int]]) -> None:
@@ -87,7 +87,7 @@ async def test_a_stage_dies_and_its_replica_goes_on_with_the_same_text(swarm: Fa
 
     tokens, finished = await hurt_after(alice, 20, kill_the_one_that_serves)
     assert tokens == EXPECTED
-    assert finished.stats["recoveries"] >= 1
+    assert finished.stats.recoveries >= 1
     assert serving["name"] not in swarm.members
 
 
@@ -119,7 +119,7 @@ async def test_a_worker_dies_under_a_stage_that_lives(swarm: FakeSwarm) -> None:
 
     tokens, finished = await hurt_after(alice, 20, abort)
     assert tokens == EXPECTED
-    assert finished.stats["recoveries"] >= 1
+    assert finished.stats.recoveries >= 1
 
 
 async def test_the_draft_worker_dies_and_the_reply_goes_on(swarm: FakeSwarm) -> None:
@@ -133,7 +133,7 @@ async def test_the_draft_worker_dies_and_the_reply_goes_on(swarm: FakeSwarm) -> 
 
     tokens, finished = await hurt_after(alice, 20, abort)
     assert tokens == EXPECTED
-    assert finished.stats["recoveries"] == 0
+    assert finished.stats.recoveries == 0
 
 
 async def test_the_drafter_dies_and_another_one_goes_on_with_the_same_text(swarm: FakeSwarm) -> None:
@@ -142,12 +142,12 @@ async def test_the_drafter_dies_and_another_one_goes_on_with_the_same_text(swarm
     alice = await swarm.client()
 
     async def kill_the_owner() -> None:
-        [owner] = [n for n in ("dora", "dan") if swarm.members[n].node.status()["sessions"]["drafter"]]
+        [owner] = [n for n in ("dora", "dan") if swarm.members[n].node.status().sessions.drafter]
         await swarm.kill(owner)
 
     tokens, finished = await hurt_after(alice, 20, kill_the_owner)
     assert tokens == EXPECTED
-    assert finished.stats["recoveries"] >= 1
+    assert finished.stats.recoveries >= 1
 
 
 async def test_the_last_drafter_dies(swarm: FakeSwarm) -> None:

@@ -30,14 +30,14 @@ async def reply(
     tokens: list[int] = []
     async for event in client.generate(REQUEST):
         if isinstance(event, Finished):
-            peers = {stage["peer_id"] for stage in event.stats["pipeline"]}
+            peers = {stage.peer_id for stage in event.stats.pipeline}
             return tokens, event, {name for name, m in swarm.members.items() if m.node.peer_id.hex() in peers}
         assert isinstance(event, Piece)
         tokens.extend(event.tokens)
         if slow_after is not None and len(tokens) >= slow_after:
             for name in ("sam", "sid"):
                 member = swarm.members.get(name)
-                if member is not None and member.node.status()["sessions"]["shard"]:
+                if member is not None and member.node.status().sessions.shard:
                     assert member.shard is not None
                     member.shard._cost = slow
             slow_after = None
@@ -53,7 +53,7 @@ def test_a_stage_becomes_five_times_slower_and_its_replica_takes_over(tmp_path: 
             alice = await swarm.client()
             tokens, finished, used = await reply(swarm, alice, slow_after=20)
             assert tokens == EXPECTED
-            assert finished.stats["recoveries"] == 1
+            assert finished.stats.recoveries == 1
             [slowed] = [name for name in ("sam", "sid") if swarm.members[name].shard._cost is slow]
             assert slowed not in used
             for _ in range(4):  # and is remembered
@@ -70,7 +70,7 @@ def test_a_slow_stage_without_a_replica_is_kept(tmp_path: Path) -> None:
                 await swarm.add(name, layers=layers)
             tokens, finished, used = await reply(swarm, await swarm.client(), slow_after=20)
             assert tokens == EXPECTED
-            assert finished.stats["recoveries"] == 0
+            assert finished.stats.recoveries == 0
             assert used == {"sam", "sue"}
 
     jumping.run(story())

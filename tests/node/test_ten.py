@@ -6,12 +6,12 @@ import asyncio
 import socket
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
 from dsdnode.cli import control
 from dsdnode.identity import load_or_create
+from dsdnode.swarm.info import PeerInfo
 from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact
 from tests.node.processes import Daemon, run, swarm
@@ -31,8 +31,8 @@ def free_ports(count: int) -> list[int]:
 
 
 async def providers_seen_by(daemon: Daemon) -> frozenset[str]:
-    peers: list[dict[str, Any]] = await control.ask(daemon.data_dir, "peers")
-    return frozenset(peer["peer_id"] for peer in peers if peer["roles"] and peer["rtt_ms"] is not None)
+    peers = await control.ask(daemon.data_dir, "peers", list[PeerInfo])
+    return frozenset(peer.peer_id for peer in peers if peer.roles and peer.rtt_ms is not None)
 
 
 async def seconds_until_all_see(daemons: list[Daemon], providers: frozenset[str], limit_s: float) -> float:

@@ -14,8 +14,8 @@ from dsdnode.pacing.policies import Terms, policy_of
 from dsdnode.pacing.throughput import Throughput
 from dsdnode.pacing.tuning import TUNING
 from dsdnode.speculation.controller import FixedPlan
-from dsdnode.speculation.events import PlanChange
 from dsdnode.speculation.plan import Plan
+from dsdnode.wire.replies import PlanChange
 from tests.pacing.toy_stream import Result, Ring, ring, run
 
 CPU, GPU, FAST = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0), (1.0, 0.1, 0.8)

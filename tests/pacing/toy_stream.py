@@ -16,10 +16,11 @@ from functools import partial
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.speculation.actions import Draft, DraftToken, Finish, NeedRoute, SendBlock, SessionAction
 from dsdnode.speculation.controller import WindowController
-from dsdnode.speculation.events import PassEvent, PlanChange
+from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.speculation.plan import SessionConfig
 from dsdnode.wire.messages import Block, Verdict
+from dsdnode.wire.replies import PlanChange
 
 RIGHT, WRONG, OTHER = 1, 2, 3
 PROMPT = 4

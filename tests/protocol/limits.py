@@ -35,7 +35,7 @@ LIMITS: Final[dict[str, float]] = {
     "record_bytes": messages.MAX_RECORD_BYTES,
     "record_ttl_s": records.MAX_TTL_S,
     "round_trips": records.MAX_ROUND_TRIPS,
-    "layers": records.MAX_LAYERS,
+    "layers": messages.MAX_LAYERS,
     "stages": messages.MAX_STAGES,
     "block_positions": messages.MAX_BLOCK_POSITIONS,
     "positions": messages.MAX_POSITIONS,

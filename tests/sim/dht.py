@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 import structlog
+from msgspec import to_builtins
 
 from dsdnode.dht.ids import K, as_int
 from dsdnode.net.rpc import Response, Rpc
@@ -90,8 +91,8 @@ async def live(terms: Terms) -> dict[str, Any]:
         "sybils": terms.sybils,
         "lookups": len(found),
         "found": sum(one.found for one in found) / len(found),
-        "took_s": spread([one.took_s for one in found]),
-        "asked": spread([one.num_asked for one in found]),
+        "took_s": to_builtins(spread([one.took_s for one in found])),
+        "asked": to_builtins(spread([one.num_asked for one in found])),
         "messages": sent,
         "messages_while_looking_up": sent - num_messages,
         "simulated_s": town.loop.now,

@@ -102,7 +102,9 @@ def predicted(shards: int, latency_ms: float, scheme: str, handling: float, trac
         load=Load(requests=PROMPTS, replay=True, regions=("owner",)),
         policies=Policies(window=window, draft_max=draft_max),
     )  # fmt: skip
-    return float(simulate(scenario, seed=1)["reply_tokens_per_second"]["p50"])
+    speeds = simulate(scenario, seed=1).reply_tokens_per_second
+    assert speeds is not None
+    return speeds.p50
 
 
 def figures(folder: Path) -> list[Figure]:

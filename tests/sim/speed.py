@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from typing import Any
 
 import structlog
 
+from dsdnode.sim.report import NetworkTraffic
 from dsdnode.sim.scenario import Group, Links, Load, Pair, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 
@@ -29,8 +29,8 @@ def busy(num_requests: int) -> Scenario:
     )
 
 
-def num_messages(result: dict[str, Any]) -> int:
-    return sum(lane["messages"] for lane in result["network"].values() if isinstance(lane, dict))
+def num_messages(network: NetworkTraffic) -> int:
+    return sum(lane.messages for lane in (network.control, network.verify, network.draft, network.bulk))
 
 
 def main() -> None:
@@ -41,11 +41,11 @@ def main() -> None:
     began_s, cpu_s = time.monotonic(), time.process_time()
     result = simulate(busy(args.requests), seed=1)
     wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - cpu_s
-    messages = num_messages(result)
+    messages = num_messages(result.network)
     print(
-        f"{result['completed']} replies, {result['tokens']} tokens, {messages} messages in "
-        f"{result['simulated_s']:.0f} simulated seconds: {cpu_s:.1f} s of a core ({wall_s:.1f} s), "
-        f"{messages / cpu_s:.0f} messages and {result['tokens'] / cpu_s:.0f} tokens a second"
+        f"{result.completed} replies, {result.tokens} tokens, {messages} messages in "
+        f"{result.simulated_s:.0f} simulated seconds: {cpu_s:.1f} s of a core ({wall_s:.1f} s), "
+        f"{messages / cpu_s:.0f} messages and {result.tokens / cpu_s:.0f} tokens a second"
     )
 
 

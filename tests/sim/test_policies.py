@@ -80,8 +80,8 @@ def test_batches_in_order_and_by_length() -> None:
 
 def test_everybody_asks_his_own_drafter() -> None:
     result = simulate(EDGE, 1)
-    assert result["completed"] == 12 and not result["complaints"]
-    assert all(member["decodes"] for member in result["members"] if member["layers"] is None)
+    assert result.completed == 12 and not result.complaints
+    assert all(member.decodes for member in result.members if member.layers is None)
 
 
 @pytest.mark.parametrize("batching", ["fifo", "length-aware"])
@@ -89,10 +89,10 @@ def test_everybody_asks_his_own_drafter() -> None:
 def test_other_policies_serve_the_same_replies(routing: str, batching: str) -> None:
     policies = Policies(draft_max=4, routing=routing, batching=batching)  # type: ignore[arg-type]
     result = simulate(replace(EDGE, policies=policies), 1)
-    assert result["completed"] == 12 and not result["wrong_tokens"] and not result["complaints"]
+    assert result.completed == 12 and not result.wrong_tokens and not result.complaints
 
 
 def test_a_large_swarm_begins_acquainted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "WARM_FROM", 8)
     result = simulate(EDGE, 1)
-    assert result["completed"] == 12 and not result["complaints"]
+    assert result.completed == 12 and not result.complaints

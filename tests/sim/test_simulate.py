@@ -38,11 +38,11 @@ def quiet() -> Any:
 
 def test_every_reply_is_answered_right() -> None:
     result = simulate(SMALL, 1)
-    assert (result["completed"], result["lost"], result["stuck"], result["wrong_tokens"]) == (12, 0, 0, 0)
-    assert not result["complaints"]
-    assert result["acceptance_rate"] == pytest.approx(0.8, abs=0.08)
-    assert 0 < result["groups"][0]["utilisation"] < 1
-    assert result["network"]["verify"]["bytes"] > result["tokens"] * 4096
+    assert (result.completed, result.lost, result.stuck, result.wrong_tokens) == (12, 0, 0, 0)
+    assert not result.complaints
+    assert result.acceptance_rate == pytest.approx(0.8, abs=0.08)
+    assert 0 < result.groups[0].utilisation < 1
+    assert result.network.verify.bytes > result.tokens * 4096
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_hash_seed() -> None:
@@ -72,16 +72,16 @@ def with_churn(scenario: Scenario) -> Scenario:
 
 def test_members_come_and_go_and_the_text_is_right() -> None:
     result = simulate(with_churn(SMALL), 3)
-    assert not result["stuck"] and not result["wrong_tokens"] and not result["complaints"]
-    assert result["completed"] >= 10
-    assert any(not member["up"] for member in result["members"]), "somebody left"
+    assert not result.stuck and not result.wrong_tokens and not result.complaints
+    assert result.completed >= 10
+    assert any(not member.up for member in result.members), "somebody left"
 
 
 def test_what_is_not_over_in_time_is_reported_as_stuck() -> None:
     whole = simulate(SMALL, 1)
     result = simulate(replace(SMALL, limit_s=1), 1)
-    assert result["completed"] < 12 and not result["lost"] and result["stuck"] == 4, "every user waits for one"
-    assert result["simulated_s"] < whole["simulated_s"]
+    assert result.completed < 12 and not result.lost and result.stuck == 4, "every user waits for one"
+    assert result.simulated_s < whole.simulated_s
 
 
 def test_a_reply_that_is_over_is_told() -> None:
@@ -100,10 +100,10 @@ def test_machines_vanish_and_regions_part_and_the_text_is_right() -> None:
     vanishing = replace(calm, peers=(replace(shards, churn=Churn(20, crashes=1, gone=1, away_s=5)), drafters))
     results = [simulate(scenario, 1) for scenario in (calm, parted, vanishing)]
     for result in results:
-        assert not result["stuck"] and not result["wrong_tokens"] and not result["complaints"]
-    assert results[0]["recoveries"] == 0 < results[1]["recoveries"]
-    assert results[1]["lost"] == 0, "this side has all layers"
-    assert results[2]["recoveries"] > 0
+        assert not result.stuck and not result.wrong_tokens and not result.complaints
+    assert results[0].recoveries == 0 < results[1].recoveries
+    assert results[1].lost == 0, "this side has all layers"
+    assert results[2].recoveries > 0
 
 
 def test_drafters_that_vanish_cost_their_users_a_moment_once() -> None:
@@ -112,21 +112,21 @@ def test_drafters_that_vanish_cost_their_users_a_moment_once() -> None:
     doomed = replace(drafters, count=4, churn=Churn(1, lives="fixed", crashes=1, gone=1, away_s=0))
     load = replace(SMALL.load, requests=40, users=1, prompt_tokens=8)
     result = simulate(replace(SMALL, peers=(shards, doomed, replace(drafters, count=1)), load=load), 2)
-    windows = result["windows"]
-    assert result["completed"] == 40 and windows["replies"]
-    for plans, num_tokens in zip(windows["replies"], windows["reply_tokens"], strict=True):
-        assert plans[0]["index"] <= plans[-1]["index"] < num_tokens
-    waited_s = result["time_to_first_token_s"]
-    assert waited_s["p50"] < 0.5
-    assert 2 < waited_s["p99"] < 10, "several of them, one after the other"
+    windows = result.windows
+    assert result.completed == 40 and windows.replies
+    for plans, num_tokens in zip(windows.replies, windows.reply_tokens, strict=True):
+        assert plans[0].index <= plans[-1].index < num_tokens
+    waited_s = result.time_to_first_token_s
+    assert waited_s.p50 < 0.5
+    assert 2 < waited_s.p99 < 10, "several of them, one after the other"
 
 
 @pytest.mark.parametrize("arrivals", ["poisson", "burst"])
 def test_open_loops_ask_on_their_own_schedule(arrivals: str) -> None:
     load = Load(arrivals=arrivals, requests=100, rate_per_s=4, burst=5, prompt_tokens=8, reply_tokens=8)  # type: ignore[arg-type]
     result = simulate(replace(SMALL, load=load), 1)
-    assert result["completed"] == 100
-    assert 3 < 100 / (result["simulated_s"] - 5) < 5
+    assert result.completed == 100
+    assert 3 < 100 / (result.simulated_s - 5) < 5
 
 
 def test_plain_and_rounds_take_what_the_formulas_say() -> None:
@@ -145,14 +145,16 @@ def test_recorded_replies_are_replayed_as_they_were(tmp_path: Path) -> None:
         SMALL, pair=Pair(layers=8, trace=str(tmp_path / "trace.jsonl")), load=Load(requests=2, replay=True)
     )
     result = simulate(scenario, 1)
-    assert result["tokens"] == 50 and not result["wrong_tokens"]
+    assert result.tokens == 50 and not result.wrong_tokens
     first = simulate(replace(scenario, load=Load(requests=1, replay=True)), 1)
-    assert first["acceptance_rate"] == 1.0 and first["tokens"] == 30
-    assert result["acceptance_rate"] < 0.8
+    assert first.acceptance_rate == 1.0 and first.tokens == 30
+    assert result.acceptance_rate is not None and result.acceptance_rate < 0.8
 
 
 def test_nothing_that_is_not_json_is_reported() -> None:
     nobody = replace(SMALL, peers=(Group("shard", layers="0:4"), Group("drafter")))
     result = simulate(nobody, 1)
-    assert result["lost"] == 12 and "layers 4:8" in next(iter(result["errors"]))
-    assert json.loads(as_json(result)) == json.loads(as_json(simulate(nobody, 1)))
+    assert result.lost == 12 and "layers 4:8" in next(iter(result.errors))
+    told = json.loads(as_json(result))
+    assert told == json.loads(as_json(simulate(nobody, 1)))
+    assert sorted(told["network"]) == ["bulk", "control", "draft", "verify"], "no tokens, so nothing a token"

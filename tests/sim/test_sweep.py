@@ -26,6 +26,14 @@ role = "drafter"
 name = "laptop"
 fixed_ms = 1
 """
+SPREAD = {"mean": 0.5, "p50": 0.5, "p95": 0.5, "p99": 0.75}
+KEPT = {
+    "completed": 2, "lost": 1, "stuck": 0, "wrong_tokens": 0, "tokens": 24, "tokens_per_second": 3.0,
+    "time_to_first_token_s": SPREAD, "time_per_output_token_s": SPREAD, "latency_s": SPREAD,
+    "reply_tokens_per_second": None, "acceptance_rate": None, "tokens_per_pass": 1.5, "drafted": 0, "wasted_drafts": 0,
+    "recoveries": 0, "simulated_s": 9.25,
+}  # fmt: skip
+"""Of a report, in a line of results."""
 
 
 @pytest.fixture
@@ -69,13 +77,24 @@ def test_a_sweep_goes_on_where_it_was_broken_off(scenario: Path, tmp_path: Path)
     told: list[object] = []
     cells = sweep.cells(scenario, [Axis("policies.draft_max", (0, 4))], seeds=2)
     first = list(sweep.run(cells[:2], out, 2, told.append))
-    assert len(told) == 2 and all(one["completed"] == 2 for one in first)
+    assert len(told) == 2 and all(one.figures and one.figures.completed == 2 for one in first)
     out.write_text(out.read_text() + '{"key": "half a li')
     both = list(sweep.run(cells, out, 2, told.append))
     assert len(told) == len(both) == 4
-    assert {json.loads(line)["key"] for line in out.read_text().splitlines()} == {one["key"] for one in both}
-    plain, drafted = ([one for one in both if one["set"] == {"policies.draft_max": num}] for num in (0, 4))
-    assert not plain[0]["drafted"] and drafted[0]["drafted"]
+    assert {json.loads(line)["key"] for line in out.read_text().splitlines()} == {one.key for one in both}
+    plain, drafted = ([one for one in both if one.set == {"policies.draft_max": num}] for num in (0, 4))
+    assert not plain[0].figures.drafted and drafted[0].figures.drafted
+
+
+def test_lines_are_as_they_always_were() -> None:
+    """A sweep that an earlier version began goes on."""
+    cell = {"set": {"links.latency_ms": 5}, "seed": 1, "key": "k"}
+    lines = [json.dumps(cell | one, sort_keys=True) for one in ({"error": "NoPipeline: nobody"}, KEPT)]
+    failed, done = map(sweep.Result.of_line, lines)
+    assert [failed.line(), done.line()] == lines
+    assert list(done.as_json()) == ["set", "seed", *KEPT]
+    [row] = sweep.rows_of([failed, done])
+    assert (row.num_runs, row.num_lost, row.latency_p99_s, row.error) == (2, 1, 0.75, "NoPipeline: nobody")
 
 
 def test_another_file_is_not_taken_for_results(tmp_path: Path) -> None:

@@ -157,8 +157,8 @@ def measure(row: Setting, scheme: Scheme, tokens: int, replies: int) -> float:
     replies = replies if scheme.draft_max else 1
     with nullcontext() if scheme.held_s is None else held_back(scheme.held_s):
         result = simulate(scenario(row, scheme, tokens, replies), seed=1)
-    assert not result["lost"] and not result["wrong_tokens"], result["errors"]
-    return float(1 / result["time_per_output_token_s"]["mean"])
+    assert not result.lost and not result.wrong_tokens, result.errors
+    return 1 / result.time_per_output_token_s.mean
 
 
 def table(rows: tuple[Setting, ...], tokens: int, replies: int) -> str:

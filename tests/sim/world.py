@@ -151,7 +151,7 @@ class _Ask:
     def _finish(self, event: Finished, tokens: list[int]) -> None:
         self.over = not self.request.keep
         self.result.num_tokens += len(tokens)
-        self.result.num_recoveries += event.stats["recoveries"]
+        self.result.num_recoveries += event.stats.recoveries
         self.result.texts.append(tuple(tokens))
         if tokens != self.expected:
             self.result.violations.append(f"lost: {len(tokens)} of {len(self.expected)} tokens ({event.reason})")

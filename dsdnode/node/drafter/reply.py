@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
-from dataclasses import asdict
 from enum import Enum
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from dsdnode.engine.port import Output
 from dsdnode.errors import DsdError, PeerUnavailable
@@ -25,6 +25,7 @@ from dsdnode.speculation import actions as do
 from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
+from dsdnode.wire.replies import StageInfo, Statistics
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
@@ -104,8 +105,7 @@ class Reply:
     def reason(self) -> str:
         return self._machine.finished or "error"
 
-    def statistics(self) -> dict[str, Any]:
-        """As `run --json` prints them."""
+    def statistics(self) -> Statistics:
         return figures_of(self._machine.log, self._route)
 
     # --- events (sync: decide, then act)
@@ -311,15 +311,11 @@ def _config(conversation: Conversation, options: ReplyOptions) -> SessionConfig:
     )
 
 
-def figures_of(log: EventLog, route: Route | None) -> dict[str, Any]:
-    """JSON-able; units in the names."""
-    result = asdict(log.statistics())
-    result["plain_tokens_per_second"] = plain_estimate(log.passes)
+def figures_of(log: EventLog, route: Route | None) -> Statistics:
+    """What the log and the reply's last route know."""
     places, peers = (route.places, route.peers) if route is not None else ((), ())
-    result["pipeline"] = [
-        {"peer_id": peer.hex(), "layers": [place.start, place.end]} for place, peer in zip(places, peers, strict=True)
-    ]
-    return result
+    stages = (StageInfo(peer.hex(), (place.start, place.end)) for place, peer in zip(places, peers, strict=True))
+    return replace(log.statistics(), plain_tokens_per_second=plain_estimate(log.passes), pipeline=tuple(stages))
 
 
 def plain_estimate(passes: Iterable[PassEvent]) -> float | None:

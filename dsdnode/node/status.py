@@ -1,0 +1,53 @@
+"""What a node says of itself: when it is ready (`start --json`), and later (`status --json`)."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
+    """It serves. `join`: how others find it; `layers` [start, end) of its shard."""
+
+    peer_id: str
+    address: str
+    join: str
+    roles: tuple[str, ...]
+    layers: tuple[int, int] | None
+
+
+class Sessions(msgspec.Struct, frozen=True):
+    """Replies in progress, by role."""
+
+    shard: int = 0
+    drafter: int = 0
+
+
+class EngineStatus(msgspec.Struct, frozen=True):
+    """One engine. A block of n positions takes fixed_ms + slope_ms n; `queue`: sessions that have work there, on the
+    average of the last seconds; `worker_pid` None: no process of its own."""
+
+    role: str
+    model: str
+    model_id: str
+    tokenizer_hash: str
+    worker_pid: int | None
+    context_tokens: int
+    fixed_ms: float
+    slope_ms: float
+    queue: float
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """`sent`: messages and their bytes, by kind, since the start."""
+
+    uptime_s: float
+    peer_id: str
+    name: str
+    address: str
+    join: str
+    roles: tuple[str, ...]
+    layers: tuple[int, int] | None
+    known_peers: int
+    sent: dict[str, tuple[int, int]]
+    sessions: Sessions
+    engines: tuple[EngineStatus, ...]

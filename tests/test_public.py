@@ -1,0 +1,44 @@
+"""What a program finds in `import dsdnode`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dsdnode
+from dsdnode import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = {"zmq", "numpy", "msgspec", "asyncio", "structlog", "llama_cpp"}
+
+
+def test_every_name_is_there() -> None:
+    assert dsdnode.__all__ == sorted(dsdnode.__all__)
+    for name in dsdnode.__all__:
+        assert getattr(dsdnode, name).__name__ == name
+        assert name in dir(dsdnode)
+    with pytest.raises(AttributeError, match="no attribute 'Clint'"):
+        getattr(dsdnode, "Clint")  # noqa: B009 (mypy knows that it is not there)
+
+
+def test_every_error_is_named() -> None:
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    assert kinds <= set(dsdnode.__all__)
+
+
+def test_the_import_is_cheap_and_the_client_comes_when_asked_for() -> None:
+    code = (
+        "import sys, dsdnode; print(sorted(sys.modules)); from dsdnode import Client; print(Client.__module__);"
+        "print('zmq' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    at_first, home, later = done.stdout.splitlines()
+    assert {name for name in HEAVY if f"'{name}'" in at_first} == set()
+    assert (home, later) == ("dsdnode.client.client", "True")
+
+
+def test_types_are_for_users_too() -> None:
+    assert (ROOT / "dsdnode" / "py.typed").exists()
