@@ -25,7 +25,7 @@ class SlowDown:
 
 
 @dataclass(frozen=True, slots=True)
-class Links:
+class LinkOptions:
     """Of every link one way, by the shard which is dialled over it; the way back is the same."""
 
     latency_ms: PerShard = (0.0,)
@@ -85,8 +85,8 @@ class BenchConfig:
     def max_sessions(self) -> int:
         return max(self.sessions)
 
-    def links(self, latency_ms: PerShard) -> Links:
-        return Links(latency_ms, self.jitter_ms, self.bandwidth_mbit, self.loss)
+    def links(self, latency_ms: PerShard) -> LinkOptions:
+        return LinkOptions(latency_ms, self.jitter_ms, self.bandwidth_mbit, self.loss)
 
     def emulate_ms(self, num_shards: int) -> list[tuple[float, float]] | None:
         """Fixed and slope of each shard; None: they are what they are."""

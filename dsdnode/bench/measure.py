@@ -25,7 +25,7 @@ REPLY_KINDS = ("Open", "Opened", "Block", "Verdict", "Nack", "Closed", "SessionL
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class MeasuredReply:
     """`prompt`: its number. `arrivals`: (seconds after it was asked for, tokens there). `num_messages` and `num_bytes`
     are of REPLY_KINDS, `num_link_bytes` of everything on the links, encrypted and framed; 0 when it was not alone."""
 
@@ -42,21 +42,21 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class MeasuredCrowd:
     """All prompts under one scheme, `num_sessions` at once, a new one as soon as one is over."""
 
     scheme: Scheme
     num_sessions: int
     took_s: float
-    replies: tuple[Reply, ...]
+    replies: tuple[MeasuredReply, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurements:
     """`statuses`: of the shards in order, then of the drafter, at the end."""
 
-    replies: tuple[Reply, ...]
-    crowds: tuple[Crowd, ...]
+    replies: tuple[MeasuredReply, ...]
+    crowds: tuple[MeasuredCrowd, ...]
     statuses: tuple[NodeStatus, ...]
 
 
@@ -72,7 +72,7 @@ class Laboratory:
         self._prompts = prompts
         self._ask = ask
 
-    async def measure(self, tell: Tell) -> Measured:
+    async def measure(self, tell: Tell) -> Measurements:
         """Raises DsdError of a reply that failed."""
         await self._warm_up()
         replies = []
@@ -87,7 +87,7 @@ class Laboratory:
             for scheme in schemes if num_sessions > 1 else ():
                 crowds.append(await self._crowd(scheme, num_sessions))
                 tell(f"{scheme.name} x{num_sessions}")
-        return Measured(tuple(replies), tuple(crowds), tuple(await self._statuses()))
+        return Measurements(tuple(replies), tuple(crowds), tuple(await self._statuses()))
 
     async def _warm_up(self) -> None:
         """Until the swarm is complete for the client; then links are made and every scheme has been used once."""
@@ -109,7 +109,7 @@ class Laboratory:
         sent = [status.sent.get(kind, (0, 0)) for status in await self._statuses() for kind in REPLY_KINDS]
         return sum(num for num, _ in sent), sum(size for _, size in sent), self._swarm.num_link_bytes()
 
-    async def _counted(self, scheme: Scheme, prompt: int) -> Reply:
+    async def _counted(self, scheme: Scheme, prompt: int) -> MeasuredReply:
         """One reply, alone."""
         before = await self._traffic()
         reply = await self._reply(scheme, prompt, self._config.max_tokens, self._slow_down)
@@ -120,7 +120,7 @@ class Laboratory:
 
     async def _reply(
         self, scheme: Scheme, prompt: int, max_tokens: int, watch: Callable[[int], None] = lambda num_tokens: None
-    ) -> Reply:
+    ) -> MeasuredReply:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         tokens: list[int] = []
@@ -138,7 +138,9 @@ class Laboratory:
         finally:
             watch(-1)
         assert finished is not None  # without an error it is the last event
-        return Reply(scheme, prompt, tuple(tokens), text, loop.time() - began_s, tuple(arrivals), finished.stats)
+        return MeasuredReply(
+            scheme, prompt, tuple(tokens), text, loop.time() - began_s, tuple(arrivals), finished.stats
+        )
 
     def _request(self, scheme: Scheme, prompt: int, max_tokens: int) -> GenerateRequest:
         return GenerateRequest(
@@ -162,10 +164,10 @@ class Laboratory:
         elif planned is not None and num_tokens >= planned.token:
             self._swarm.slow_down(planned.shard, planned.factor)
 
-    async def _crowd(self, scheme: Scheme, num_sessions: int) -> Crowd:
+    async def _crowd(self, scheme: Scheme, num_sessions: int) -> MeasuredCrowd:
         loop = asyncio.get_running_loop()
         waiting = list(range(len(self._prompts)))
-        replies: list[Reply] = []
+        replies: list[MeasuredReply] = []
 
         async def one() -> None:
             while waiting:
@@ -175,4 +177,4 @@ class Laboratory:
         async with asyncio.TaskGroup() as group:
             for _ in range(num_sessions):
                 group.create_task(one())
-        return Crowd(scheme, num_sessions, loop.time() - began_s, tuple(replies))
+        return MeasuredCrowd(scheme, num_sessions, loop.time() - began_s, tuple(replies))

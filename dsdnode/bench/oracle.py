@@ -69,11 +69,11 @@ class Oracle:
         context = [*prompt, *tokens[:-1]]
         drafted = await self._run("draft", context, len(tokens), runners_up=True)
         judged = await self._run("target", context, len(tokens), num_top=1)
-        guesses = np.concatenate([one.tokens for one in drafted if one.tokens is not None])
+        drafts = np.concatenate([one.tokens for one in drafted if one.tokens is not None])
         seconds = np.concatenate([one.runners_up for one in drafted if one.runners_up is not None])
         sure = np.concatenate([one.probabilities for one in drafted if one.probabilities is not None])
         entropies = np.concatenate([one.top.entropies for one in judged if one.top is not None])
-        right = guesses == np.asarray(tokens)
+        right = drafts == np.asarray(tokens)
         return DraftTrace(
             prompt_tokens=len(prompt),
             tokens=len(tokens),

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from random import Random
 
-from dsdnode.bench.shape import Line, LinkShape
+from dsdnode.bench.shape import DelayLine, LinkShape
 from dsdnode.engine.slow import Punctuality
 
 RECEIVE_BYTES = 256 * 1024
@@ -31,13 +31,13 @@ class Counts:
     num_lost: int = 0
 
 
-class Flow:
+class Direction:
     """One direction: reads from `source`, keeps, writes to `target`."""
 
-    def __init__(self, source: socket.socket, target: socket.socket, link: Link) -> None:
+    def __init__(self, source: socket.socket, target: socket.socket, link: Connection) -> None:
         self._loop = asyncio.get_running_loop()
         self._source, self._target, self._link = source, target, link
-        self._line = Line(link.proxy.rng)
+        self._line = DelayLine(link.proxy.rng)
         self._punctuality = link.proxy.punctuality
         self._underway: deque[tuple[float, bytes]] = deque()
         self._underway_bytes = 0
@@ -135,14 +135,14 @@ class Flow:
         return False
 
 
-class Link:
+class Connection:
     """One connection through a proxy."""
 
     def __init__(self, proxy: Proxy, near: socket.socket, far: socket.socket) -> None:
         self.proxy = proxy
         self._sockets = near, far
-        self._flows: tuple[Flow, ...] = ()
-        self._flows = (Flow(near, far, self), Flow(far, near, self))
+        self._flows: tuple[Direction, ...] = ()
+        self._flows = (Direction(near, far, self), Direction(far, near, self))
         proxy.links[self] = None
 
     def close(self) -> None:
@@ -162,7 +162,7 @@ class Proxy:
         self.punctuality = punctuality
         self.shape = shape or LinkShape()
         self.counts = Counts()
-        self.links: dict[Link, None] = {}
+        self.links: dict[Connection, None] = {}
         self._target_port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -200,7 +200,7 @@ class Proxy:
                 one.setblocking(False)
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.sock_connect(far, ("127.0.0.1", await asyncio.shield(self._target_port)))
-            Link(self, near, far)
+            Connection(self, near, far)
         except OSError:
             near.close()
             far.close()

@@ -17,7 +17,7 @@ from dsdnode.bench.bounds import bound, costs_of
 from dsdnode.bench.config import BenchConfig, PerShard
 from dsdnode.bench.daemons import isolate, leaving_by_exception, run_leaving
 from dsdnode.bench.emulator import Emulator
-from dsdnode.bench.measure import Ask, Laboratory, Measured, Reply
+from dsdnode.bench.measure import Ask, Laboratory, MeasuredReply, Measurements
 from dsdnode.bench.oracle import Oracle
 from dsdnode.bench.prompts import Prompt, of_length, read_prompts
 from dsdnode.bench.swarm import Swarm, swarm
@@ -123,14 +123,14 @@ class _Run:
                     await self._record(measured, tokens, record)
         return cells
 
-    async def _measure(self, tokens: Sequence[Sequence[int]]) -> Measured:
+    async def _measure(self, tokens: Sequence[Sequence[int]]) -> Measurements:
         client = await Client.connect([self._swarm.join])
         try:
             return await Laboratory(self._config, self._swarm, client, tokens, self._ask).measure(self._progress.step)
         finally:
             await client.close()
 
-    async def _cell(self, latency_ms: PerShard, measured: Measured, tokens: Sequence[Sequence[int]]) -> Cell:
+    async def _cell(self, latency_ms: PerShard, measured: Measurements, tokens: Sequence[Sequence[int]]) -> Cell:
         results, details = [], []
         schemes = self._config.schemes
         reference = {reply.prompt: reply for reply in measured.replies if reply.scheme == schemes[0]}
@@ -147,7 +147,7 @@ class _Run:
         return Cell(self._swarm.num_shards, latency_ms, tuple(results), tuple(details))
 
     async def _near_ties(
-        self, replies: Sequence[Reply], reference: dict[int, Reply], tokens: Sequence[Sequence[int]]
+        self, replies: Sequence[MeasuredReply], reference: dict[int, MeasuredReply], tokens: Sequence[Sequence[int]]
     ) -> list[summary.NearTie]:
         ties = []
         for reply, position in summary.differing(replies, reference)[:MAX_RECORDED_TIES]:
@@ -157,7 +157,7 @@ class _Run:
             ties.append(summary.NearTie(reply.prompt, position, pair, gap))
         return ties
 
-    async def _record(self, measured: Measured, tokens: Sequence[Sequence[int]], file: Any) -> None:
+    async def _record(self, measured: Measurements, tokens: Sequence[Sequence[int]], file: Any) -> None:
         """Traces of the target's own text: the first scheme's replies, plain's."""
         for reply in measured.replies:
             if reply.scheme == self._config.schemes[0] and reply.tokens:

@@ -23,7 +23,7 @@ class LinkShape:
     loss: float = 0.0
 
 
-class Line:
+class DelayLine:
     """One direction of one connection: when what comes in at `now` goes out. Order is kept, as TCP keeps it."""
 
     def __init__(self, rng: Random) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from dsdnode.bench.measure import Crowd, Reply
+from dsdnode.bench.measure import MeasuredCrowd, MeasuredReply
 from dsdnode.bench.prompts import Prompt
 from dsdnode.client.client import ReplyStats
 from dsdnode.models.problems import final_answer
@@ -85,7 +85,10 @@ class Details:
 
 
 def result_of(
-    replies: Sequence[Reply], plain: Mapping[int, Reply], bound: float | None, near_ties: Sequence[NearTie]
+    replies: Sequence[MeasuredReply],
+    plain: Mapping[int, MeasuredReply],
+    bound: float | None,
+    near_ties: Sequence[NearTie],
 ) -> SchemeResult:
     """Of one scheme's replies; `plain`: plain's, by prompt."""
     tokens_per_second = _median(speed(reply) for reply in replies)
@@ -110,7 +113,10 @@ def result_of(
 
 
 def details_of(
-    replies: Sequence[Reply], plain: Mapping[int, Reply], crowds: Sequence[Crowd], prompts: Sequence[Prompt]
+    replies: Sequence[MeasuredReply],
+    plain: Mapping[int, MeasuredReply],
+    crowds: Sequence[MeasuredCrowd],
+    prompts: Sequence[Prompt],
 ) -> Details:
     ratios = _ratios(replies, plain, speed)
     known = [(reply, prompts[reply.prompt].result) for reply in replies if prompts[reply.prompt].result is not None]
@@ -136,7 +142,7 @@ def details_of(
     )
 
 
-def differing(replies: Sequence[Reply], plain: Mapping[int, Reply]) -> list[tuple[Reply, int]]:
+def differing(replies: Sequence[MeasuredReply], plain: Mapping[int, MeasuredReply]) -> list[tuple[MeasuredReply, int]]:
     """Replies whose tokens are not plain's, and the first position where."""
     found = []
     for reply in replies:
@@ -147,12 +153,12 @@ def differing(replies: Sequence[Reply], plain: Mapping[int, Reply]) -> list[tupl
     return found
 
 
-def speed(reply: Reply) -> float | None:
+def speed(reply: MeasuredReply) -> float | None:
     """Tokens per second after the first pass, on the drafter's clock."""
     return reply.stats.tokens_per_second or None
 
 
-def late_speed(reply: Reply) -> float | None:
+def late_speed(reply: MeasuredReply) -> float | None:
     """Of the second half of the tokens, as they reached the client: a policy has adapted by then."""
     half = [(at_s, num) for at_s, num in reply.arrivals if num >= len(reply.tokens) / 2]
     if len(half) < 2 or half[-1][0] <= half[0][0]:
@@ -166,7 +172,7 @@ def as_json(one: SchemeResult | Details) -> dict[str, Any]:
     return rounded
 
 
-def _crowd(crowd: Crowd, alone: Sequence[Reply]) -> CrowdResult:
+def _crowd(crowd: MeasuredCrowd, alone: Sequence[MeasuredReply]) -> CrowdResult:
     took = sorted(reply.took_s for reply in crowd.replies)
     speeds = [len(reply.tokens) / reply.took_s for reply in crowd.replies]
     squares = sum(value * value for value in speeds)
@@ -181,14 +187,16 @@ def _crowd(crowd: Crowd, alone: Sequence[Reply]) -> CrowdResult:
 
 
 def _ratios(
-    replies: Sequence[Reply], plain: Mapping[int, Reply], measure: Callable[[Reply], float | None]
+    replies: Sequence[MeasuredReply],
+    plain: Mapping[int, MeasuredReply],
+    measure: Callable[[MeasuredReply], float | None],
 ) -> list[float]:
     pairs = [(measure(reply), measure(plain[reply.prompt])) for reply in replies]
     return [mine / its for mine, its in pairs if mine and its]
 
 
 def _share(
-    replies: Sequence[Reply], part: Callable[[ReplyStats], int], whole: Callable[[ReplyStats], int]
+    replies: Sequence[MeasuredReply], part: Callable[[ReplyStats], int], whole: Callable[[ReplyStats], int]
 ) -> float | None:
     """Of all replies together."""
     total = sum(whole(reply.stats) for reply in replies)

@@ -10,37 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsdnode.cli import connect, render, replying, slash
-from dsdnode.cli.conversation import Conversation
+from dsdnode.cli import connect, render, reply_flags, slash
 from dsdnode.cli.lines import Lines, PipeLines, TerminalLines
 from dsdnode.cli.options import common_options, join_options, load
-from dsdnode.cli.replying import Replying
-from dsdnode.cli.settings import Resolved
+from dsdnode.cli.reply_flags import ReplyFlags
+from dsdnode.cli.settings import Settings
+from dsdnode.cli.slash import ChatState
 from dsdnode.errors import DsdError
 
 if TYPE_CHECKING:
-    from dsdnode.client.client import Client
+    from dsdnode.client.client import Client, ReplyStats
 
 GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode chat --join dsd://192.0.2.7:29170/KEY --temperature 0.7")
 @click.option("--system", metavar="TEXT", default="", help="What the model is told before the conversation.")
-@replying.replying_options
+@reply_flags.reply_options
 @join_options
 @common_options
 def chat(system: str, **flags: Any) -> None:
     """Talk with a model of the swarm. /help lists what else can be typed."""
-    wanted = replying.take(flags)
+    wanted = reply_flags.take(flags)
     asyncio.run(converse(load(flags), wanted, system))
 
 
-async def converse(settings: Resolved, wanted: Replying, system: str = "") -> None:
+async def converse(settings: Settings, wanted: ReplyFlags, system: str = "") -> None:
     """Read, answer, until the input ends or /bye. On a terminal a failed reply is told and the chat goes on."""
     terminal = sys.stdin.isatty()
     lines: Lines = TerminalLines(settings["data_dir"] / "history") if terminal else PipeLines(sys.stdin)
     async with connect.client(settings) as client:
-        state = Conversation(client, wanted, system)
+        state = ChatState(client, wanted, system)
         if terminal:
             click.echo(await _greeting(client))
         while (text := await lines.read()) is not None:
@@ -61,7 +61,7 @@ async def _greeting(client: Client) -> str:
     return f"{names} · /help lists the commands, Ctrl-C stops a reply, Ctrl-D leaves"
 
 
-async def _turn(state: Conversation, text: str, terminal: bool) -> bool:
+async def _turn(state: ChatState, text: str, terminal: bool) -> bool:
     """One line of input; False to leave."""
     if not text.startswith("/"):
         if state.messages and state.messages[-1]["role"] == "user":
@@ -96,7 +96,7 @@ async def _interruptible(work: Coroutine[Any, Any, None]) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-async def answer(state: Conversation) -> None:
+async def answer(state: ChatState) -> None:
     """Stream the reply to the messages so far; what was said stays in the conversation, however the reply ended."""
     from dsdnode.client.client import Piece
 
@@ -116,8 +116,17 @@ async def answer(state: Conversation) -> None:
         if threshold:  # cut short; relaxed is never silent
             _footer(render.relaxed_label(threshold))
     if stats is not None:
-        state.count(stats)
+        _count(state, stats)
         _footer(render.stats_line(stats, state.plain_tokens_per_second))
+
+
+def _count(state: ChatState, stats: ReplyStats) -> None:
+    """A reply has ended."""
+    state.stats = stats
+    state.num_replies += 1
+    state.num_tokens += stats.completion_tokens
+    if not stats.drafted:
+        state.plain_tokens_per_second = stats.tokens_per_second
 
 
 def show(piece: Any, colors: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from dsdnode.cli import control
-from dsdnode.cli.settings import Resolved
+from dsdnode.cli.settings import Settings
 from dsdnode.config import read_joins
 from dsdnode.errors import NotRunning, PeerUnavailable
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def client(settings: Resolved) -> AsyncIterator[Client]:
+async def client(settings: Settings) -> AsyncIterator[Client]:
     """A peer of our own for as long as the context lasts. Raises NotRunning when no swarm is known or answers."""
     from dsdnode.client.client import Client
 
@@ -33,7 +33,7 @@ async def client(settings: Resolved) -> AsyncIterator[Client]:
         await made.close()
 
 
-async def _find(settings: Resolved) -> tuple[tuple[str, ...], str | None, bool]:
+async def _find(settings: Settings) -> tuple[tuple[str, ...], str | None, bool]:
     """Join strings, swarm key, and whether they are only remembered."""
     given: tuple[str, ...] = settings["join"]
     if given:

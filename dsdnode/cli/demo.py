@@ -14,11 +14,11 @@ from typing import Any
 import click
 
 from dsdnode.bench.daemons import Daemon, even_ranges, isolate, leaving_by_exception, run_leaving, take_down
-from dsdnode.cli import connect, replying
+from dsdnode.cli import connect, reply_flags
 from dsdnode.cli.chat import converse
 from dsdnode.cli.options import common_options, json_option, load
 from dsdnode.cli.run import reply_once, text_request
-from dsdnode.cli.settings import ENV_PREFIX, Resolved
+from dsdnode.cli.settings import ENV_PREFIX, Settings
 from dsdnode.errors import BadInput, NoPipeline
 
 READY_WITHIN_S = 20.0
@@ -27,12 +27,12 @@ READY_WITHIN_S = 20.0
 @click.command(hidden=True, epilog='\b\nExample:\n  scripts/demo --shards 4 --prompt "What is 12 plus 30?"')
 @click.option("--shards", default=3, show_default=True, metavar="N", help="Shard peers to split the demo target over.")
 @click.option("--prompt", metavar="TEXT", help="Answer this once and leave, in place of a chat.")
-@replying.replying_options
+@reply_flags.reply_options
 @json_option
 @common_options
 def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
     """Start a bootstrap, shards and a drafter as daemons of their own on the demo models, and talk with them."""
-    wanted = replying.take(flags)
+    wanted = reply_flags.take(flags)
     if as_json and prompt is None:
         raise BadInput("--json goes with --prompt")
     temporary = tempfile.TemporaryDirectory(prefix="dsdnode-demo-", ignore_cleanup_errors=True)
@@ -82,7 +82,7 @@ def _ranges(num_shards: int) -> list[str]:
     return even_ranges(read_manifest(demo_target()).num_layers, num_shards)
 
 
-async def _wait_complete(settings: Resolved) -> None:
+async def _wait_complete(settings: Settings) -> None:
     """Until the swarm tells that some model is complete and has a drafter. Raises NoPipeline."""
     async with connect.client(settings) as client:
         try:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from dsdnode.cli import logs
-from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Resolved, resolve
+from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Settings, resolve
 from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_dir
 from dsdnode.pacing.policies import PLANS, POLICIES
 from dsdnode.wire.messages import WIRE_TYPES
@@ -98,7 +98,7 @@ node_options = chain(
 )
 
 
-def load(flags: Mapping[str, Any], log_level: str = "warning") -> Resolved:
+def load(flags: Mapping[str, Any], log_level: str = "warning") -> Settings:
     """Settings of this call, and the log as they say (`log_level` when they do not). Raises BadInput.
 
     `flags` are a command's own arguments: those of `common_options` and of any other group above.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from dsdnode.cli import connect, render, replying
+from dsdnode.cli import connect, render, reply_flags
 from dsdnode.cli.options import common_options, join_options, json_option, load
-from dsdnode.cli.settings import Resolved
+from dsdnode.cli.settings import Settings
 from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ MAX_PROMPT_TOKENS = 1 << 20
 @click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without the model's chat template.")
 @click.option("--prompt-tokens", metavar="1,2,3", help="Token ids in place of a text.")
-@replying.replying_options
+@reply_flags.reply_options
 @join_options
 @json_option
 @common_options
 def run(prompt: str | None, raw: bool, prompt_tokens: str | None, as_json: bool, **flags: Any) -> None:
     """Answer PROMPT once; - reads it from stdin. The reply is printed as it comes, or as one JSON object."""
-    wanted = replying.take(flags)
+    wanted = reply_flags.take(flags)
     settings = load(flags)
     if (prompt is None) == (prompt_tokens is None):
         raise BadInput('give a prompt ("-" reads it from stdin) or --prompt-tokens, and not both')
@@ -45,7 +45,7 @@ def run(prompt: str | None, raw: bool, prompt_tokens: str | None, as_json: bool,
     asyncio.run(reply_once(settings, request, as_json))
 
 
-def text_request(wanted: replying.Replying, text: str, raw: bool) -> GenerateRequest:
+def text_request(wanted: reply_flags.ReplyFlags, text: str, raw: bool) -> GenerateRequest:
     """A request for a text, as a chat message or raw. Raises BadInput."""
     if not text.strip():
         raise BadInput("the prompt is empty")
@@ -69,7 +69,7 @@ def _ids(text: str) -> list[int]:
 
 
 @dataclass(slots=True)
-class Reply:
+class PrintedReply:
     """What has come of a reply so far; it is kept whatever ends it."""
 
     text: str = ""
@@ -79,9 +79,9 @@ class Reply:
     stats: ReplyStats | None = None
 
 
-async def reply_once(settings: Resolved, request: GenerateRequest, as_json: bool) -> None:
+async def reply_once(settings: Settings, request: GenerateRequest, as_json: bool) -> None:
     """Ask the swarm and print. Raises DsdError, after what was generated has been printed."""
-    reply = Reply()
+    reply = PrintedReply()
     try:
         async with connect.client(settings) as client:
             async for event in client.generate(request):
@@ -99,7 +99,7 @@ async def reply_once(settings: Resolved, request: GenerateRequest, as_json: bool
     _finish(reply, request.seed, as_json, None)
 
 
-def _take(reply: Reply, event: Any, as_json: bool) -> None:
+def _take(reply: PrintedReply, event: Any, as_json: bool) -> None:
     from dsdnode.client.client import Piece
 
     if not isinstance(event, Piece):
@@ -112,7 +112,7 @@ def _take(reply: Reply, event: Any, as_json: bool) -> None:
         click.echo(render.clean(event.text) if sys.stdout.isatty() else event.text, nl=False)
 
 
-def _finish(reply: Reply, seed: int, as_json: bool, error: str | None) -> None:
+def _finish(reply: PrintedReply, seed: int, as_json: bool, error: str | None) -> None:
     """The end of what goes to stdout, also of a reply that was cut short."""
     if as_json:
         whole: dict[str, Any] = {"text": reply.text, "tokens": reply.tokens, "finish_reason": reply.finish_reason}

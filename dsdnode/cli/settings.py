@@ -45,7 +45,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Valued:
+class SettingValue:
     """`source` is the flag, the variable or the file that gave the value, or "built-in"."""
 
     value: Any
@@ -53,10 +53,10 @@ class Valued:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class Settings:
     """Every setting with its value and origin, by key."""
 
-    values: Mapping[str, Valued]
+    values: Mapping[str, SettingValue]
 
     def node_config(self) -> NodeConfig:
         pairs = {s.field: self.values[s.key].value for s in SETTINGS if s.field is not None}
@@ -70,7 +70,7 @@ def user_file() -> Path:
     return Path(platformdirs.user_config_dir("dsdnode", appauthor=False)) / "config.toml"
 
 
-def resolve(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Resolved:
+def resolve(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Settings:
     """Merge all layers. Raises BadInput naming where the fault is: the flag, the variable, or the file and key."""
     layers = [_from_flags(flags), _from_env(env)]
     if config is not None:
@@ -78,38 +78,38 @@ def resolve(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | Non
     if user_file().is_file():
         layers.append(_from_file(user_file()))
     built_in = _built_in()
-    return Resolved({s.key: next((one[s.key] for one in layers if s.key in one), built_in[s.key]) for s in SETTINGS})
+    return Settings({s.key: next((one[s.key] for one in layers if s.key in one), built_in[s.key]) for s in SETTINGS})
 
 
-def _from_flags(flags: Mapping[str, Any]) -> dict[str, Valued]:
+def _from_flags(flags: Mapping[str, Any]) -> dict[str, SettingValue]:
     given = [(_BY_KEY[key], value) for key, value in flags.items() if value is not None and value != ()]
-    return {s.key: Valued(_parse(s, value, s.flag), s.flag) for s, value in given}
+    return {s.key: SettingValue(_parse(s, value, s.flag), s.flag) for s, value in given}
 
 
-def _from_env(env: Mapping[str, str]) -> dict[str, Valued]:
+def _from_env(env: Mapping[str, str]) -> dict[str, SettingValue]:
     result = {}
     for variable, text in sorted(env.items()):
         if variable.startswith(ENV_PREFIX):
             setting = _known(variable.removeprefix(ENV_PREFIX).lower(), f"{variable}: ")
-            result[setting.key] = Valued(_parse(setting, text, variable), variable)
+            result[setting.key] = SettingValue(_parse(setting, text, variable), variable)
     return result
 
 
-def _from_file(path: Path) -> dict[str, Valued]:
+def _from_file(path: Path) -> dict[str, SettingValue]:
     result = {}
     for key, value in read_toml(path, "configuration").items():
         setting = _known(key, f"{path}: ")
-        result[key] = Valued(_parse(setting, value, f"{path}: {key}"), str(path))
+        result[key] = SettingValue(_parse(setting, value, f"{path}: {key}"), str(path))
     return result
 
 
-def _built_in() -> dict[str, Valued]:
+def _built_in() -> dict[str, SettingValue]:
     """NodeConfig's own defaults; of the log's settings, the first of the choices that reads well."""
     defaults: dict[str, Any] = {"log_level": "info", "log_format": "auto"}
     for one in fields(NodeConfig):
         made = one.default if one.default_factory is MISSING else one.default_factory()
         defaults |= {s.key: made for s in SETTINGS if s.field == one.name}
-    return {key: Valued(value, BUILT_IN) for key, value in defaults.items()}
+    return {key: SettingValue(value, BUILT_IN) for key, value in defaults.items()}
 
 
 def _known(key: str, where: str) -> Setting:

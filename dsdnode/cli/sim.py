@@ -204,9 +204,11 @@ def _live_swarm(settings: Any, told: dict[str, Any]) -> Any:
 
 def _told_swarm(told: dict[str, Any]) -> Any:
     from dsdnode.sim.question import HANDLING_MS, uniform
-    from dsdnode.sim.scenario import Links, Pair
+    from dsdnode.sim.scenario import NetworkTerms, Pair
 
-    links = Links(told["latency_ms"], told["jitter_ms"], bandwidth_mbit=told["bandwidth_mbit"], handling_ms=HANDLING_MS)
+    links = NetworkTerms(
+        told["latency_ms"], told["jitter_ms"], bandwidth_mbit=told["bandwidth_mbit"], handling_ms=HANDLING_MS
+    )
     pair = Pair(told["layers"], told["state_bytes"], told["acceptance"], trace=told["trace"])
     return uniform(told["stages"], told["stage_ms"], told["stage_slope_ms"], told["draft_ms"], links, pair)
 

@@ -1,9 +1,10 @@
-"""What begins with a slash in a chat."""
+"""What begins with a slash in a chat, and the state that it is about."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,32 @@ import click
 from msgspec import structs
 
 from dsdnode.cli import render
-from dsdnode.cli.conversation import Conversation
-from dsdnode.cli.replying import KNOBS
+from dsdnode.cli.reply_flags import KNOBS, ReplyFlags
 from dsdnode.cli.report import peers_table
 from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
-    from dsdnode.client.client import ReplyStats
+    from dsdnode.client.client import Client, ReplyStats
     from dsdnode.wire.replies import PlanChange
 
 SHOWN_POSITIONS = 16
+
+
+@dataclass(slots=True)
+class ChatState:
+    """Of one conversation in a terminal."""
+
+    client: Client
+    wanted: ReplyFlags
+    system: str = ""
+    messages: list[dict[str, str]] = field(default_factory=list)
+    colors: bool = False
+    stats: ReplyStats | None = None
+    """Of the last reply."""
+    num_replies: int = 0
+    num_tokens: int = 0
+    plain_tokens_per_second: float | None = None
+    """Of the last reply that was decoded without drafts: the only honest measure of a speed-up."""
 
 
 class Then(Enum):
@@ -45,7 +62,7 @@ HELP = (
 )
 
 
-async def obey(state: Conversation, line: str) -> Then:
+async def obey(state: ChatState, line: str) -> Then:
     """Carry out one command; a mistake is told, and the chat goes on."""
     name, _, rest = line[1:].strip().partition(" ")
     command = COMMANDS.get(name)
@@ -67,13 +84,13 @@ def _close(typed: str, known: Iterable[str]) -> list[str]:
     return begins or difflib.get_close_matches(typed, names, n=1)
 
 
-async def _help(state: Conversation, rest: str) -> Then:
+async def _help(state: ChatState, rest: str) -> Then:
     for name, purpose in HELP:
         click.echo(f"{name:<16} {purpose}")
     return Then.GO_ON
 
 
-async def _set(state: Conversation, rest: str) -> Then:
+async def _set(state: ChatState, rest: str) -> Then:
     if not rest:
         return await _show(state, rest)
     key, _, value = rest.partition(" ")
@@ -90,7 +107,7 @@ async def _set(state: Conversation, rest: str) -> Then:
     return Then.GO_ON
 
 
-async def _show(state: Conversation, rest: str) -> Then:
+async def _show(state: ChatState, rest: str) -> Then:
     for knob in KNOBS:
         value = getattr(state.wanted, knob)
         click.echo(f"{knob:<12} {'-' if value is None or value == () else value}")
@@ -100,12 +117,12 @@ async def _show(state: Conversation, rest: str) -> Then:
     return Then.GO_ON
 
 
-async def _peers(state: Conversation, rest: str) -> Then:
+async def _peers(state: ChatState, rest: str) -> Then:
     click.echo(peers_table(await state.client.peers()))
     return Then.GO_ON
 
 
-async def _stats(state: Conversation, rest: str) -> Then:
+async def _stats(state: ChatState, rest: str) -> Then:
     if state.stats is None:
         click.echo("no reply yet")
         return Then.GO_ON
@@ -117,7 +134,8 @@ async def _stats(state: Conversation, rest: str) -> Then:
 
 
 def _figures(stats: ReplyStats) -> dict[str, object]:
-    """By name, with lists as texts. `by position`: how often the first, second ... guess after a rejection stood."""
+    """By name, with lists as texts. `by position`: how often the first, second ... draft token after a rejection
+    stood."""
     shares = [f"{100 * accepted / judged:.0f}%" for judged, accepted in stats.by_position]
     stages = (f"{stage.peer_id[:12]}[{render.span(stage.layers)}]" for stage in stats.pipeline)
     return structs.asdict(stats) | {
@@ -133,17 +151,17 @@ def _plan(change: PlanChange) -> str:
     return f"token {change.index} ({change.at_s:.2f} s): {plan.removesuffix('; ')}"
 
 
-async def _system(state: Conversation, rest: str) -> Then:
+async def _system(state: ChatState, rest: str) -> Then:
     state.system = rest
     return Then.GO_ON
 
 
-async def _clear(state: Conversation, rest: str) -> Then:
+async def _clear(state: ChatState, rest: str) -> Then:
     state.messages.clear()
     return Then.GO_ON
 
 
-async def _retry(state: Conversation, rest: str) -> Then:
+async def _retry(state: ChatState, rest: str) -> Then:
     if state.messages and state.messages[-1]["role"] == "assistant":
         state.messages.pop()
     if not state.messages:
@@ -151,11 +169,11 @@ async def _retry(state: Conversation, rest: str) -> Then:
     return Then.REPLY
 
 
-async def _bye(state: Conversation, rest: str) -> Then:
+async def _bye(state: ChatState, rest: str) -> Then:
     return Then.LEAVE
 
 
-COMMANDS: dict[str, Callable[[Conversation, str], Awaitable[Then]]] = {
+COMMANDS: dict[str, Callable[[ChatState, str], Awaitable[Then]]] = {
     "help": _help,
     "set": _set,
     "show": _show,

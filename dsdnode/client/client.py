@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
+from math import log2
 from random import Random, SystemRandom
 from typing import Any
 
 import structlog
 
-from dsdnode.client.preference import by_preference
 from dsdnode.client.request import Finished, GenerateRequest, PendingReply, Piece, ReplyStats
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
@@ -44,6 +44,10 @@ FULL_PAUSE_S = 0.5
 MAX_TRIES = 2
 """Of one drafter, without a token: a link may break under a drafter that lives."""
 MAX_QUEUED_NOTICES = 4096
+SPEED_CLASS = 2.0
+"""Times slower: less than that is as good, and who has more free sessions is preferred."""
+FAST_MS = 1.0
+"""A token, as announced: faster ones are alike, so that no stranger's record makes all others slow."""
 
 
 @dataclass(slots=True)
@@ -64,12 +68,10 @@ _Notice = tuple[bytes, wire.Message, Sequence[bytes]]
 class Client:
     """`async for event in client.generate(request)`: Pieces, then one Finished. One reply at a time is plenty."""
 
-    def __init__(
-        self, transport: Transport, identity: Identity, joins: Sequence[wire.Contact], rng: Random | None = None
-    ) -> None:
-        self._rng = rng or SystemRandom()
-        self._rpc = Rpc(transport, self._rng)
-        self._discovery = Discovery(self._rpc, identity, self._rng)
+    def __init__(self, rpc: Rpc, discovery: Discovery, rng: Random, joins: Sequence[wire.Contact] = ()) -> None:
+        self._rpc = rpc
+        self._discovery = discovery
+        self._rng = rng
         self._joined = [peer_id(contact.public_key) for contact in joins]
         self._last_drafter = b""
         """It may have kept what it computed."""
@@ -78,12 +80,24 @@ class Client:
         self._found: tuple[float, list[ProviderRecord]] = float("-inf"), []
         self._inboxes: dict[bytes, asyncio.Queue[_Notice]] = {}
 
+        for kind in (replies.Piece, replies.Finished):
+            rpc.on_notice(kind, self._notice)
+
+    @classmethod
+    def over(
+        cls, transport: Transport, identity: Identity, joins: Sequence[wire.Contact], rng: Random | None = None
+    ) -> Client:
+        """A peer of its own."""
+        rng = rng or SystemRandom()
+        rpc = Rpc(transport, rng)
+        return cls(rpc, Discovery(rpc, identity, rng), rng, joins)
+
     @classmethod
     async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> Client:
         """Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us)."""
         contacts = [parse_join(join) for join in joins]
         identity = Identity.generate()
-        client = cls(await ZmqTransport.open(identity, swarm_key=swarm_key), identity, contacts)
+        client = cls.over(await ZmqTransport.open(identity, swarm_key=swarm_key), identity, contacts)
         try:
             await client.join(contacts)
         except BaseException:
@@ -97,8 +111,6 @@ class Client:
         await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
 
     def _start(self) -> None:
-        for kind in (replies.Piece, replies.Finished):
-            self._rpc.on_notice(kind, self._notice)
         self._rpc.transport.on_peer_lost(self._peer_lost)
         self._rpc.start()
         self._discovery.start()
@@ -115,6 +127,15 @@ class Client:
 
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self._rpc, self._discovery, self._pings)
+
+    async def survey(self, max_records: int, num_pings: int) -> tuple[list[ProviderRecord], dict[bytes, float]]:
+        """What is offered, and the round trips, s, to those of the peers that answered `num_pings`."""
+        records = (await self._discovery.find_providers(MODELS_KEY))[:max_records]
+        for record in records:
+            self._rpc.transport.introduce(record.contact)
+        peers = dict.fromkeys(record.peer_id for record in records)
+        rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer, num_pings) for peer in peers))
+        return records, {peer: took_s for peer, took_s in zip(peers, rtts_s, strict=True) if took_s is not None}
 
     async def _records(self, max_age_s: float = 0.0, *, thorough: bool = False) -> list[ProviderRecord]:
         loop = asyncio.get_running_loop()
@@ -279,3 +300,29 @@ def _no_drafter(pending: PendingReply, failures: dict[bytes, _Failure]) -> NoPip
         f"no drafter with the tokenizer of {pending.model.name} in this swarm: `dsdnode start --role drafter "
         "--model-draft FILE --join ...` adds one"
     )
+
+
+def by_preference(
+    drafters: Sequence[ProviderRecord], last: bytes, joined: Collection[bytes], is_silent: Callable[[bytes], bool]
+) -> list[ProviderRecord]:
+    """In a conversation the `last` one, or the peers that we joined; else the fast ones, the freest of them first.
+
+    Those that were silent lately come behind the others, and before them those that are full. Who has not measured
+    itself yet may be fast.
+    """
+    times_ms = [max(FAST_MS, 1e3 * one.cost.at(1) * (1 + one.queue)) for one in drafters]
+    fastest_ms = min(times_ms, default=FAST_MS)
+
+    def key(pair: tuple[ProviderRecord, float]) -> tuple[bool, bool, bool, bool, int, int, bytes]:
+        record, time_ms = pair
+        return (
+            is_silent(record.peer_id),
+            record.peer_id != last,
+            record.peer_id not in joined,
+            record.free_sessions == 0,
+            int(log2(time_ms / fastest_ms) / log2(SPEED_CLASS)),
+            -record.free_sessions,
+            record.peer_id,
+        )
+
+    return [record for record, _ in sorted(zip(drafters, times_ms, strict=True), key=key)]

@@ -11,5 +11,5 @@ def demo_target() -> Path:
 
 
 def demo_draft() -> Path:
-    """Return the path of the bundled draft model: the one a drafter guesses with."""
+    """Return the path of the bundled draft model: the one that a drafter drafts with."""
     return _FOLDER / "demo-draft.gguf"

@@ -71,9 +71,9 @@ class Node:
         self._identity = identity
         self._transport = transport
         self._organs = organs
-        self._rpc = Rpc(transport, rng)
-        self.discovery = Discovery(self._rpc, identity, rng)
-        self._pings = Pings(self._rpc)
+        self.rpc = Rpc(transport, rng)
+        self.discovery = Discovery(self.rpc, identity, rng)
+        self._pings = Pings(self.rpc)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
@@ -106,7 +106,7 @@ class Node:
 
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
-        self._rpc.start()
+        self.rpc.start()
         self.discovery.start()
         await self._join(contacts)
         if "shard" in self._config.roles:
@@ -118,7 +118,7 @@ class Node:
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
         if "shard" in self._offers:
-            current = keep_current(self._offers["shard"], self._rpc, self.discovery, self._pings)
+            current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings)
             self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
@@ -138,12 +138,12 @@ class Node:
             log.warning("the swarm last known does not answer; beginning one, and looking for it", reason=str(error))
 
     async def _start_shard(self) -> None:
-        self._rpc.on_request(Open, _starting)
+        self.rpc.on_request(Open, _starting)
         engine = await self._organs.shard(self.discovery)
         offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
         offer.measured = await measure(engine)
         self._stage = StageHost(
-            self._rpc,
+            self.rpc,
             self._pings,
             engine,
             max_sessions=1 if self._config.strict else self._config.max_sessions,
@@ -162,7 +162,7 @@ class Node:
         await self._check_tokenizer(engine)
         offer.measured = await measure(engine)
         self._drafter = DrafterHost(
-            self._rpc,
+            self.rpc,
             self.discovery,
             self._pings,
             engine,
@@ -242,7 +242,7 @@ class Node:
             roles=self.roles,
             layers=self.layers,
             known_peers=len(self.discovery.known_peers()),
-            sent={kind: (sent.num, sent.num_bytes) for kind, sent in self._rpc.sent.items()},
+            sent={kind: (sent.num, sent.num_bytes) for kind, sent in self.rpc.sent.items()},
             sessions=Sessions(
                 shard=self._stage.num_sessions if self._stage else 0,
                 drafter=self._drafter.num_sessions if self._drafter else 0,
@@ -251,7 +251,7 @@ class Node:
         )
 
     async def peers(self) -> list[PeerInfo]:
-        return await describe_peers(self._rpc, self.discovery, self._pings)
+        return await describe_peers(self.rpc, self.discovery, self._pings)
 
     async def models(self) -> list[ModelInfo]:
         return [model.info for model in models_of(await self.discovery.find_providers(MODELS_KEY))]
@@ -283,7 +283,7 @@ class Node:
         await asyncio.gather(*(offer.engine.close() for offer in self._offers.values()))
         await self._pings.close()
         await self.discovery.close()
-        await self._rpc.close()
+        await self.rpc.close()
         log.info("stopped", peer=short_id(self.peer_id))
 
     async def _save_peers(self) -> None:

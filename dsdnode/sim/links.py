@@ -23,7 +23,7 @@ class LinkSpec:
 
 
 @dataclass(slots=True, eq=False)
-class Link:
+class SimLink:
     """`arrived_s`: when the last message arrives, by receiver."""
 
     caller: bytes

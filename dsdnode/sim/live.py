@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 
 from dsdnode.client.client import Client
-from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.sim.question import Question
-from dsdnode.sim.scenario import Group, Links, LinkTerms, Pair
+from dsdnode.sim.scenario import Group, LinkTerms, NetworkTerms, Pair
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
 HOME = "here"
@@ -25,12 +23,7 @@ async def ask_swarm(joins: Sequence[str], swarm_key: str | None, pair: Pair) -> 
     """Everything known of the first model that can be served. Raises NoPipeline, PeerUnavailable, BadInput."""
     client = await Client.connect(joins, swarm_key)
     try:
-        records = (await client._discovery.find_providers(MODELS_KEY))[:MAX_MODELLED]
-        for record in records:
-            client._rpc.transport.introduce(record.contact)
-        peers = dict.fromkeys(record.peer_id for record in records)
-        rtts_s = await asyncio.gather(*(client._pings.rtt_s(peer, PINGS) for peer in peers))
-        rtt_s = {peer: took_s for peer, took_s in zip(peers, rtts_s, strict=True) if took_s is not None}
+        records, rtt_s = await client.survey(MAX_MODELLED, PINGS)
     finally:
         await client.close()
     return question_of(records, rtt_s, pair)
@@ -52,7 +45,7 @@ def question_of(records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float],
     return Question(
         shards=tuple(_group(record, names[record.peer_id]) for record in shards),
         drafters=tuple(_group(record, names[record.peer_id]) for record in drafters),
-        links=Links(handling_ms=ENGINE_MS, between=_links([*shards, *drafters], names, rtt_s)),
+        links=NetworkTerms(handling_ms=ENGINE_MS, between=_links([*shards, *drafters], names, rtt_s)),
         pair=Pair(model.num_layers, 2 * model.width, pair.acceptance, pair.spread, pair.second, pair.trace),
         home=HOME,
         crowded=len(dict.fromkeys(map(_host, [*shards, *drafters]))) < len(shards) + len(drafters),

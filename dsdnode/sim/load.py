@@ -14,13 +14,11 @@ from dsdnode.client.request import PendingReply
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at
-from dsdnode.sim.traces import Recorded
+from dsdnode.sim.traces import RecordedPair
 from dsdnode.sim.world import World
-from dsdnode.swarm.pings import Pings
-from dsdnode.wire import replies
 
 SPARE_TOKENS = 64
-"""Guesses go beyond the end of a reply."""
+"""Draft tokens go beyond the end of a reply."""
 
 
 @dataclass(slots=True)
@@ -51,12 +49,8 @@ class OwnUser(Client):
     """Who sits at a drafter, and asks it alone, from inside its own process."""
 
     def __init__(self, node: Node, rng: Random) -> None:
-        self._rpc, self._discovery, self._rng = node._rpc, node.discovery, rng
-        self._joined, self._inboxes, self._pings = [], {}, Pings(node._rpc)
-        self._found = float("-inf"), []
+        super().__init__(node.rpc, node.discovery, rng)
         self._node = node
-        for kind in (replies.Piece, replies.Finished):
-            self._rpc.on_notice(kind, self._notice)
 
     async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, Any]) -> bytes:
         """Raises NoPipeline when it has failed already; one that is full is asked again."""
@@ -138,7 +132,7 @@ class Load:
     def _request(self, key: int, rng: Random) -> tuple[Outcome, GenerateRequest]:
         world, policies = self._world, self._world.scenario.policies
         num_prompt, num_reply = rng.randint(*self._terms.prompt_span), rng.randint(*self._terms.reply_span)
-        if self._terms.replay and isinstance(world.pair, Recorded):
+        if self._terms.replay and isinstance(world.pair, RecordedPair):
             trace = world.pair.traces[(key - 1) % len(world.pair.traces)]
             num_prompt, num_reply = trace.prompt_tokens or num_prompt, len(trace)
         else:

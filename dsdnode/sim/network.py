@@ -7,7 +7,7 @@ from random import Random
 from typing import Generic, Protocol, TypeVar
 
 from dsdnode.net.port import HEARTBEAT_TIMEOUT_S, Priority
-from dsdnode.sim.links import Link, LinkSpec, Traffic
+from dsdnode.sim.links import LinkSpec, SimLink, Traffic
 from dsdnode.sim.loop import JumpingLoop
 
 
@@ -20,9 +20,9 @@ class Host(Protocol):
     def peers(self) -> list[bytes]:
         """It has a connection with, each once."""
 
-    def links_to(self, peer: bytes) -> list[Link]: ...
+    def links_to(self, peer: bytes) -> list[SimLink]: ...
 
-    def unlink(self, link: Link) -> None: ...
+    def unlink(self, link: SimLink) -> None: ...
 
     def lose(self, peer: bytes, why: str) -> None:
         """Tell the node that the last connection to a peer is gone, if it is."""
@@ -101,7 +101,7 @@ class Network(Generic[AnyHost]):
             for link in host.links_to(other):
                 self.break_link(link, "no heartbeat", 0.0, 0.0)
 
-    def break_link(self, link: Link, why: str, caller_s: float, callee_s: float) -> None:
+    def break_link(self, link: SimLink, why: str, caller_s: float, callee_s: float) -> None:
         """Its ends forget it; what is on its way is lost; each end hears so much later that the peer may be gone."""
         link.broken = True
         for peer, delay_s in ((link.caller, caller_s), (link.callee, callee_s)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from dsdnode.engine.slow import PREFILL_SHARE
 from dsdnode.placement.layers import choose_layers
-from dsdnode.sim.scenario import Group, Links, Load, Pair, Policies, Scenario, layers_of
+from dsdnode.sim.scenario import Group, LoadTerms, NetworkTerms, Pair, Policies, Scenario, layers_of
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
@@ -31,7 +31,7 @@ class Question:
 
     shards: tuple[Group, ...]
     drafters: tuple[Group, ...]
-    links: Links
+    links: NetworkTerms
     pair: Pair
     users: int = 1
     replies: int = 5
@@ -51,7 +51,7 @@ class Question:
             name="plan",
             links=self.links,
             pair=self.pair,
-            load=Load(
+            load=LoadTerms(
                 requests=max(self.replies, 2 * users if users > 1 else 1),
                 users=users,
                 prompt_tokens=64,
@@ -69,7 +69,9 @@ def drafter(draft_ms: float, regions: tuple[str, ...] = ("",)) -> Group:
     return Group("drafter", fixed_ms=draft_ms - fed_ms, position_ms=fed_ms, regions=regions)
 
 
-def uniform(stages: int, fixed_ms: float, slope_ms: float, draft_ms: float, links: Links, pair: Pair) -> Question:
+def uniform(
+    stages: int, fixed_ms: float, slope_ms: float, draft_ms: float, links: NetworkTerms, pair: Pair
+) -> Question:
     """A swarm of equal stages, one replica each, and one drafter."""
     shards = Group("shard", stages, stages=stages, fixed_ms=fixed_ms, position_ms=slope_ms)
     return Question((shards,), (drafter(draft_ms),), links, replace(pair, layers=max(pair.layers, stages)))

@@ -12,7 +12,7 @@ import msgspec
 from dsdnode.net.port import Priority
 from dsdnode.sim.links import Traffic
 from dsdnode.sim.load import Outcome
-from dsdnode.sim.world import Peer, World
+from dsdnode.sim.world import SimPeer, World
 from dsdnode.wire.replies import PlanChange
 
 MAX_SHOWN_PEERS = 64
@@ -254,11 +254,11 @@ def _groups(world: World) -> tuple[GroupReport, ...]:
     return tuple(result)
 
 
-def _lived_s(peer: Peer, now: float) -> float:
+def _lived_s(peer: SimPeer, now: float) -> float:
     return (now if peer.ended_s is None else peer.ended_s) - peer.born_s
 
 
-def _member(peer: Peer, now: float) -> MemberReport:
+def _member(peer: SimPeer, now: float) -> MemberReport:
     lived_s = _lived_s(peer, now)
     shard = peer.engine.shard if peer.engine is not None else None
     return MemberReport(

@@ -41,7 +41,7 @@ class LinkTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class Links(LinkTerms):
+class NetworkTerms(LinkTerms):
     """`between`: other terms for a pair of regions, written "eu-us", "eu-eu" for inside one; it holds both ways."""
 
     bandwidth_mbit: float = 0.0
@@ -148,7 +148,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadTerms:
     """Who asks for what. poisson: `rate_per_s`; burst: `burst` at once, at that rate of replies; closed: `users`, each
     asking again `think_s` (mean, exponential) after its reply."""
 
@@ -206,9 +206,9 @@ class Policies:
 class Scenario:
     peers: tuple[Group, ...]
     name: str = ""
-    links: Links = field(default_factory=Links)
+    links: NetworkTerms = field(default_factory=NetworkTerms)
     pair: Pair = field(default_factory=Pair)
-    load: Load = field(default_factory=Load)
+    load: LoadTerms = field(default_factory=LoadTerms)
     policies: Policies = field(default_factory=Policies)
     partitions: tuple[Partition, ...] = ()
     settle_s: float = 5.0

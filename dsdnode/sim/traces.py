@@ -61,7 +61,7 @@ class SyntheticPair:
         return rng.betavariate(self.acceptance * weight, (1 - self.acceptance) * weight)
 
 
-class Recorded:
+class RecordedPair:
     """Traces of a real pair; replies draw one each, and longer ones go on with another. `traces`: in their order."""
 
     def __init__(self, traces: Sequence[Trace]) -> None:
@@ -69,7 +69,7 @@ class Recorded:
 
     @property
     def acceptance_rate(self) -> float:
-        """Share of the tokens that the draft model guesses, given the right ones before them."""
+        """Share of the tokens that the draft model gets right, given the true ones before them."""
         return sum(map(sum, (trace.accepted for trace in self.traces))) / sum(map(len, self.traces))
 
     @property
@@ -85,10 +85,10 @@ class Recorded:
         return first
 
 
-Pair = SyntheticPair | Recorded
+Pair = SyntheticPair | RecordedPair
 
 
-def read_traces(path: Path) -> Recorded:
+def read_traces(path: Path) -> RecordedPair:
     """Raises BadInput."""
     try:
         with path.open("rb") as file:
@@ -98,7 +98,7 @@ def read_traces(path: Path) -> Recorded:
     traces = [_parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not any(len(trace) for trace in traces):
         raise BadInput(f"{path}: no recorded reply in it")
-    return Recorded([trace for trace in traces if len(trace)])
+    return RecordedPair([trace for trace in traces if len(trace)])
 
 
 def _parse(line: bytes, where: str) -> Trace:

@@ -16,7 +16,7 @@ from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
-from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, Link, Traffic, size_of, travel_s
+from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, Traffic, size_of, travel_s
 from dsdnode.sim.network import Network
 from dsdnode.wire.messages import Contact
 
@@ -47,7 +47,7 @@ class SimTransport:
         self._down_free_s = [0.0, 0.0]
         self._inbox = Inbox()
         self._contacts: dict[bytes, Contact] = {}
-        self._links: OrderedDict[tuple[bytes, bool], Link] = OrderedDict()
+        self._links: OrderedDict[tuple[bytes, bool], SimLink] = OrderedDict()
         self._num_dialled = 0
         self._retry_s: dict[bytes, float] = {}
         self._banned: dict[bytes, float] = {}
@@ -124,13 +124,13 @@ class SimTransport:
                 late_s = network.spec(self.id, link.other(self.id)).latency_s
                 network.break_link(link, "the connection is closed", late_s, late_s)
 
-    def links_to(self, peer: bytes) -> list[Link]:
+    def links_to(self, peer: bytes) -> list[SimLink]:
         return [self._links[key] for key in ((peer, False), (peer, True)) if key in self._links]
 
     def peers(self) -> list[bytes]:
         return list(dict.fromkeys(peer for peer, _ in self._links))
 
-    def unlink(self, link: Link) -> None:
+    def unlink(self, link: SimLink) -> None:
         peer = link.other(self.id)
         if self._links.get((peer, link.bulk)) is link:
             del self._links[peer, link.bulk]
@@ -141,7 +141,7 @@ class SimTransport:
             for context, callback in self._lost:
                 context.copy().run(callback, peer, why)
 
-    def meet(self, link: Link, contact: Contact) -> None:
+    def meet(self, link: SimLink, contact: Contact) -> None:
         """Somebody has dialled us."""
         known = self._links.get((link.caller, link.bulk))
         if known is not None:
@@ -157,7 +157,7 @@ class SimTransport:
             traffic.size_bytes += size_bytes
 
     def _arrive(
-        self, link: Link, peer: bytes, frames: list[bytes], size_bytes: int, priority: Priority, sent_s: float
+        self, link: SimLink, peer: bytes, frames: list[bytes], size_bytes: int, priority: Priority, sent_s: float
     ) -> None:
         network = self._network
         target = network.hosts.get(peer)
@@ -176,7 +176,7 @@ class SimTransport:
         self._network.traffic[priority].flight_s += self._network.loop.now - sent_s
         self._inbox.put(sender, frames)
 
-    def _dial(self, peer: bytes, bulk: bool) -> Link:
+    def _dial(self, peer: bytes, bulk: bool) -> SimLink:
         """A new connection, whose first message waits for the handshake. Raises PeerUnavailable."""
         other = self._links.get((peer, not bulk))
         contact = self._contacts.get(peer)
@@ -187,7 +187,7 @@ class SimTransport:
             return other
         if now < self._retry_s.get(peer, 0.0):
             raise PeerUnavailable("it could not be reached just now")
-        link = Link(self.id, peer, bulk, now + HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer))
+        link = SimLink(self.id, peer, bulk, now + HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer))
         self._links[peer, bulk] = link
         self._num_dialled += 1
         if self._num_dialled > MAX_DIALLED:
@@ -202,7 +202,7 @@ class SimTransport:
             self._contacts[peer] = target.contact
         return link
 
-    def _give_up(self, link: Link) -> None:
+    def _give_up(self, link: SimLink) -> None:
         peer = link.other(self.id)
         self._retry_s[peer] = self._network.loop.now + RETRY_S
         if self._links.get((peer, link.bulk)) is link:

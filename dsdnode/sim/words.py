@@ -42,9 +42,9 @@ def _plan_in_words(plan: str) -> str:
     mode, _, sizes = plan.partition(" ")
     block, _, window = sizes.partition("/")
     return {
-        "rounds": f"rounds of {window} guesses",
-        "stream": f"a stream of blocks of {block}, {window} guesses in flight",
-        "hedged": f"a hedged stream of blocks of {block}, {window} guesses in flight",
+        "rounds": f"rounds of {window} draft tokens",
+        "stream": f"a stream of blocks of {block}, {window} draft tokens in flight",
+        "hedged": f"a hedged stream of blocks of {block}, {window} draft tokens in flight",
     }.get(mode, "plain decoding")
 
 

@@ -38,7 +38,7 @@ MAX_CONTEXT = 1 << 20
 
 
 @dataclass(slots=True, eq=False)
-class Peer:
+class SimPeer:
     """One node with its organs. `lived_s`: of lives that are over."""
 
     name: str
@@ -76,7 +76,7 @@ class World:
         self.network.state_bytes = scenario.pair.state_bytes
         self.scripts = Scripts()
         self.pair = _pair(scenario)
-        self.peers: list[Peer] = []
+        self.peers: list[SimPeer] = []
         """In order of birth, the dead among them."""
         self.clients: list[Client] = []
         self.complaints: list[str] = []
@@ -111,12 +111,12 @@ class World:
         for partition in self.scenario.partitions:
             self._churning.append(asyncio.create_task(self._part(partition), name="partition"))
 
-    async def add(self, group: Group, index: int, name: str) -> Peer:
+    async def add(self, group: Group, index: int, name: str) -> SimPeer:
         """A member of `group`, joined. Raises DsdError when it cannot."""
         identity, transport = (
             self._hosts.pop(name) if name in self._hosts else self._new_host(_Member(group, index, name))
         )
-        peer = Peer(name, group, index, transport, born_s=self.loop.now)
+        peer = SimPeer(name, group, index, transport, born_s=self.loop.now)
         with clock(self.clock_offset_s(name)):
             peer.node = Node(
                 NodeConfig(
@@ -165,7 +165,7 @@ class World:
         up = [peer.transport.contact for peer in self.peers if peer.up]
         return rng.sample(up, min(JOINERS, len(up)))
 
-    def organs(self, peer: Peer) -> Organs:
+    def organs(self, peer: SimPeer) -> Organs:
         async def shard(_: object) -> Engine:
             start, end = layers_of(peer.group, peer.index, self.scenario.pair.layers)
             peer.engine = ScriptedEngine(self._shard(peer.group, start, end), _cost(peer.group), self.scripts)
@@ -192,12 +192,12 @@ class World:
         identity, transport = self.host(name, region)
         transport.contact = Contact(identity.public_key, ())
         contacts = self.contacts(self.rng(f"joins {name}"))
-        client = Client(transport, identity, contacts, self.rng(f"secrets of {name}"))
+        client = Client.over(transport, identity, contacts, self.rng(f"secrets of {name}"))
         await client.join(self._acquaint(client._discovery, transport) or contacts)
         self.clients.append(client)
         return client
 
-    async def end(self, peer: Peer, *, crash: bool, silent: bool = False) -> None:
+    async def end(self, peer: SimPeer, *, crash: bool, silent: bool = False) -> None:
         """A crash leaves its connections to break; `silent`: the whole machine is gone, and nobody is told."""
         if not peer.up:
             return
@@ -215,7 +215,7 @@ class World:
             await client.close()
         await asyncio.gather(*(self.end(peer, crash=True) for peer in self.peers))
 
-    async def _churn(self, peer: Peer) -> None:
+    async def _churn(self, peer: SimPeer) -> None:
         """Lives of one place in the swarm, one after another."""
         churn, rng = peer.group.churn, self.rng(f"churn {peer.name}")
         assert churn is not None

@@ -131,9 +131,9 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
 
     `prompt_tokens_reused`: how many of the prompt's all stages had cached, from the turn before.
     `tokens_per_second`: of the tokens after the first pass; `plain_tokens_per_second`: plain decoding's, estimated.
-    `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / guesses judged);
-    `acceptance_length_mean` counts the judge's own token; `drafted` are all guesses sent, the wasted among them.
-    `by_position[i]`: (judged, accepted) of the guesses i after the last rejection.
+    `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / draft tokens judged);
+    `acceptance_length_mean` counts the judge's own token; `drafted` are all draft tokens sent, the wasted among them.
+    `by_position[i]`: (judged, accepted) of the draft tokens i after the last rejection.
     """
 
     prompt_tokens: Count = 0

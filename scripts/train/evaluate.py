@@ -42,7 +42,7 @@ class Tally:
 
 
 def draft_block(draft: Runner, text: list[int], window: int) -> list[int]:
-    """Let the draft model guess up to `window` tokens after `text`."""
+    """Let the draft model draft up to `window` tokens after `text`."""
     same = next((i for i, (a, b) in enumerate(zip(draft.tokens, text, strict=False)) if a != b), len(draft.tokens))
     draft.truncate(min(same, len(text) - 1))
     block: list[int] = []
@@ -68,9 +68,9 @@ def speculate(target: Runner, draft: Runner, prompt: list[int], window: int, lim
         else:
             choices = target.forward(given + block, wanted=len(block) + 1).argmax(axis=1)
         accepted = 0
-        for position, (guess, choice) in enumerate(zip(block, choices, strict=False)):
+        for position, (draft_token, choice) in enumerate(zip(block, choices, strict=False)):
             tally.judged[position] += 1
-            if guess != choice:
+            if draft_token != choice:
                 break
             tally.kept[position] += 1
             accepted += 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dsdnode.bench.config import BenchConfig
-from dsdnode.bench.measure import Reply
+from dsdnode.bench.measure import MeasuredReply
 from dsdnode.bench.schemes import Scheme, parse_schemes
 from dsdnode.client.client import ReplyStats
 
@@ -19,7 +19,7 @@ def config(**changes: Any) -> BenchConfig:
 
 def reply(
     scheme: Scheme, prompt: int, tokens: Sequence[int], per_second: float | None, text: str = "", **stats: Any
-) -> Reply:
+) -> MeasuredReply:
     """`per_second` after the first token, which came after 0.5 s; one arrival a token."""
     seconds = [0.5 + i / (per_second or 1.0) for i in range(len(tokens))]
     known = {
@@ -29,4 +29,6 @@ def reply(
         "passes": len(tokens),
     }
     arrivals = tuple((at_s, i + 1) for i, at_s in enumerate(seconds))
-    return Reply(scheme, prompt, tuple(tokens), text, seconds[-1], arrivals, ReplyStats(**known | stats), 10, 400, 900)
+    return MeasuredReply(
+        scheme, prompt, tuple(tokens), text, seconds[-1], arrivals, ReplyStats(**known | stats), 10, 400, 900
+    )

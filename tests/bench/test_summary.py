@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsdnode.bench import summary
-from dsdnode.bench.measure import Crowd
+from dsdnode.bench.measure import MeasuredCrowd
 from dsdnode.bench.prompts import Prompt
 from tests.bench.replies import PLAIN, ROUNDS, reply
 
@@ -24,7 +24,7 @@ def test_medians_are_over_prompts_and_ratios_prompt_by_prompt() -> None:
     assert (result.bytes_per_token, result.messages_per_token, details.link_bytes_per_token) == (40, 1, 90)
 
 
-def test_acceptance_and_waste_are_of_all_guesses_together() -> None:
+def test_acceptance_and_waste_are_of_all_draft_tokens_together() -> None:
     replies = [
         reply(ROUNDS, 0, range(10), 10.0, drafted=10, judged=8, accepted=6, passes=4, covered=1, relaxed=2),
         reply(ROUNDS, 1, range(10), 10.0, drafted=30, judged=12, accepted=10, passes=6, covered=0, relaxed=0),
@@ -54,7 +54,7 @@ def test_right_answers_count_where_they_are_known() -> None:
 
 def test_a_crowd_against_the_same_replies_one_by_one() -> None:
     alone = [reply(ROUNDS, i, range(10), 10.0) for i in range(2)]  # 1.4 s each
-    crowd = Crowd(ROUNDS, 2, 2.0, (reply(ROUNDS, 0, range(10), 10.0), reply(ROUNDS, 1, range(10), 1.0)))
+    crowd = MeasuredCrowd(ROUNDS, 2, 2.0, (reply(ROUNDS, 0, range(10), 10.0), reply(ROUNDS, 1, range(10), 1.0)))
     (shown,) = summary.details_of(alone, PLAINS, [crowd], PROMPTS).sessions
     assert shown.total_tokens_per_second == 10.0
     assert shown.alone_tokens_per_second == pytest.approx(20 / 2.8)

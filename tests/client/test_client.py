@@ -54,7 +54,7 @@ def test_a_drafter_that_only_a_slow_peer_knows_of_is_asked_before_alice_hears_th
             transport = Slow(town.hub, Contact(alice.public_key, ()))
             transport.silent, transport.rng = town.silent, town.rng
             town.hub.transports[alice.peer_id] = transport
-            client = Client(transport, alice, [carol.contact], town.rng)
+            client = Client.over(transport, alice, [carol.contact], town.rng)
             await client.join([carol.contact])
             try:
                 with pytest.raises(NoPipeline, match="dave says no"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from dsdnode.client.preference import by_preference
+from dsdnode.client.client import by_preference
 from dsdnode.wire.records import ProviderRecord
 from tests.placement.offers import shard
 

@@ -86,7 +86,7 @@ class FakeSwarm:
         identity, contact = self._identity(f"client {len(self.clients)}")
         hidden = Contact(contact.public_key, ())
         contacts = [member.contact for member in self.members.values()]
-        client = Client(self.hub.transport(hidden), identity, contacts)
+        client = Client.over(self.hub.transport(hidden), identity, contacts)
         await client.join(contacts)
         self.clients.append(client)
         return client

@@ -96,7 +96,7 @@ def test_the_next_turn_runs_only_what_is_new_whoever_draws(
                 assert await turn(await swarm.client(), plain) == 0
                 fresh = {name: number - at[name] for name, number in counts(swarm).items()}
                 for name, number in run.items():
-                    assert number <= fresh[name] - reused + 24, name  # guesses in flight differ by luck
+                    assert number <= fresh[name] - reused + 24, name  # drafts in flight differ by luck
             line = (*line, *expected, *MORE)
 
     story(tmp_path, tell)

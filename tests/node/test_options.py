@@ -91,7 +91,8 @@ def test_a_plan_whose_blocks_fit_no_frame_is_refused_in_words() -> None:
 
 
 def test_a_strict_drafter_keeps_to_small_batches() -> None:
-    """The strict setting is exact for blocks of 1 to 16 positions (dsdnode/engine): fifteen guesses, a given one."""
+    """The strict setting is exact for blocks of 1 to 16 positions (dsdnode/engine): fifteen draft tokens, a given
+    one."""
     assert (
         options_of(strict=True).reply(body(draft_max=32, window="fixed"), model(), VOCABULARY).window.plan().block == 15
     )

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from dsdnode.bench.schemes import parse_schemes
 from dsdnode.cli.main import cli
-from dsdnode.cli.replying import Replying
+from dsdnode.cli.reply_flags import ReplyFlags
 from dsdnode.cli.settings import resolve
 from dsdnode.errors import BadInput
 from dsdnode.pacing.awc import AdaptiveWindow, ThresholdWindow
@@ -110,7 +110,7 @@ def test_one_entry_makes_a_policy_known_to_all(monkeypatch: pytest.MonkeyPatch) 
     assert policy_of("bob", Terms(8)).plan() == Plan("rounds", 4, 4)
     assert parse_window("bob") == "bob"
     assert resolve({"window": "bob"}, {}, None)["window"] == "bob"
-    assert Replying().with_text("window", "bob").request(prompt="hi").window == "bob"
+    assert ReplyFlags().with_text("window", "bob").request(prompt="hi").window == "bob"
     assert [scheme.window for scheme in parse_schemes("bob", "f32")] == ["fixed", "bob"]
     with pytest.raises(BadInput, match="bob"):
         parse_window("alice")

@@ -16,7 +16,7 @@ import structlog
 from dsdnode.cli import render
 from dsdnode.sim import plan
 from dsdnode.sim.question import HANDLING_MS, Machine, Question, uniform
-from dsdnode.sim.scenario import Links, Pair
+from dsdnode.sim.scenario import NetworkTerms, Pair
 from dsdnode.sim.words import words
 from dsdnode.sim.workers import num_cores
 from tests.sim.reality import LAYERS, bench
@@ -80,7 +80,7 @@ def measure(folder: Path, prompts: Path) -> None:
 
 def planned(case: Case, pair: Pair) -> tuple[Question, plan.Answer]:
     """What the case's command answers, of the model that was measured."""
-    links = Links(case.latency_ms, handling_ms=HANDLING_MS)
+    links = NetworkTerms(case.latency_ms, handling_ms=HANDLING_MS)
     question = uniform(case.stages, case.stage_ms, case.slope_ms, case.draft_ms, links, pair)
     question = replace(question, alone=case.alone, users=case.users, mine=case.mine)
     return question, plan.answer(question, num_cores())

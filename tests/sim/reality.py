@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from dsdnode.cli import render
-from dsdnode.sim.scenario import Group, Links, LinkTerms, Load, Pair, Policies, Scenario
+from dsdnode.sim.scenario import Group, LinkTerms, LoadTerms, NetworkTerms, Pair, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 
 SHARDS = (2, 4, 8)
@@ -97,9 +97,9 @@ def predicted(shards: int, latency_ms: float, scheme: str, handling: float, trac
             ),
             Group("drafter", regions=("owner",), fixed_ms=DRAFT_MS - fed_ms, position_ms=fed_ms),
         ),
-        links=Links(latency_ms, handling_ms=handling, between={"owner-owner": LinkTerms(0.0)}),
+        links=NetworkTerms(latency_ms, handling_ms=handling, between={"owner-owner": LinkTerms(0.0)}),
         pair=Pair(layers=LAYERS, trace=str(trace)),
-        load=Load(requests=PROMPTS, replay=True, regions=("owner",)),
+        load=LoadTerms(requests=PROMPTS, replay=True, regions=("owner",)),
         policies=Policies(window=window, draft_max=draft_max),
     )  # fmt: skip
     speeds = simulate(scenario, seed=1).reply_tokens_per_second

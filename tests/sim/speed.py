@@ -13,7 +13,7 @@ import time
 import structlog
 
 from dsdnode.sim.report import NetworkTraffic
-from dsdnode.sim.scenario import Group, Links, Load, Pair, Policies, Scenario
+from dsdnode.sim.scenario import Group, LoadTerms, NetworkTerms, Pair, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 
 
@@ -22,9 +22,9 @@ def busy(num_requests: int) -> Scenario:
     return Scenario(
         peers=(shards, Group("drafter", 4, fixed_ms=2, max_sessions=32)),
         name="busy",
-        links=Links(latency_ms=10),
+        links=NetworkTerms(latency_ms=10),
         pair=Pair(layers=8, acceptance=0.8),
-        load=Load(requests=num_requests, users=50, prompt_tokens=64, reply_tokens=200, clients=4),
+        load=LoadTerms(requests=num_requests, users=50, prompt_tokens=64, reply_tokens=200, clients=4),
         policies=Policies(draft_max=8),
     )
 

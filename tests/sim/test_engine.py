@@ -45,12 +45,12 @@ def test_the_target_says_the_truth_and_the_draft_what_the_trace_allows() -> None
         assert prompt_of(KEY, 3) == tuple(token_at(KEY, position) for position in range(3))
         [judged] = await target.forward([chunk(0, 6, 4)])
         assert judged.tokens is not None and judged.tokens.tolist() == truth[:4]
-        [guessed] = await draft.forward([chunk(0, 3, 1, extend=4)])
-        assert guessed.tokens is not None and guessed.runners_up is not None and guessed.probabilities is not None
-        assert [guess == true for guess, true in zip(guessed.tokens, truth, strict=True)] == [1, 0, 0, 1, 1]
-        assert guessed.probabilities.tolist()[:4] == pytest.approx(TRACE.confidence)
-        assert guessed.runners_up[1] == truth[1] and guessed.runners_up[2] != truth[2]
-        assert 0 not in guessed.tokens
+        [drafted] = await draft.forward([chunk(0, 3, 1, extend=4)])
+        assert drafted.tokens is not None and drafted.runners_up is not None and drafted.probabilities is not None
+        assert [token == true for token, true in zip(drafted.tokens, truth, strict=True)] == [1, 0, 0, 1, 1]
+        assert drafted.probabilities.tolist()[:4] == pytest.approx(TRACE.confidence)
+        assert drafted.runners_up[1] == truth[1] and drafted.runners_up[2] != truth[2]
+        assert 0 not in drafted.tokens
 
     run(story())
 

@@ -14,11 +14,11 @@ from dsdnode.identity import Identity, short_id
 from dsdnode.sim.live import HOME, question_of
 from dsdnode.sim.plan import answer, num_runs
 from dsdnode.sim.question import Machine, layers_for, uniform
-from dsdnode.sim.scenario import Links, Pair
+from dsdnode.sim.scenario import NetworkTerms, Pair
 from dsdnode.sim.words import words
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord, RoundTrip
 
-SLOW_LINKS = uniform(3, 5, 0.5, 2, Links(latency_ms=40), Pair(layers=6))
+SLOW_LINKS = uniform(3, 5, 0.5, 2, NetworkTerms(latency_ms=40), Pair(layers=6))
 QUICK = replace(SLOW_LINKS, replies=3, reply_tokens=40)
 
 
@@ -42,7 +42,7 @@ def test_on_slow_links_speculation_is_said_to_pay_and_the_swarm_to_beat_a_slow_m
 
 
 def test_a_draft_model_slower_than_the_ring_gains_nothing() -> None:
-    slow = uniform(1, 5, 2, 200, Links(latency_ms=1), Pair(layers=6, acceptance=0.3))
+    slow = uniform(1, 5, 2, 200, NetworkTerms(latency_ms=1), Pair(layers=6, acceptance=0.3))
     question = replace(slow, reply_tokens=20)
     found = answer(question)
     assert found.pays_from_ms is not None and found.pays_from_ms > 10
@@ -53,7 +53,7 @@ def test_at_the_break_even_the_swarm_makes_what_alice_makes_alone() -> None:
     question = replace(QUICK, alone=4.0)
     found = answer(question)
     assert found.alone_to_ms is not None
-    there = replace(question, alone=None, links=Links(latency_ms=found.alone_to_ms))
+    there = replace(question, alone=None, links=NetworkTerms(latency_ms=found.alone_to_ms))
     assert answer(there).default == pytest.approx(4.0, rel=0.15)
 
 

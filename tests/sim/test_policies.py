@@ -17,7 +17,7 @@ from dsdnode.node.batching.scheduler import Run
 from dsdnode.placement.pipelines import View
 from dsdnode.sim import world
 from dsdnode.sim.policies import InOrder, Routing, chooser
-from dsdnode.sim.scenario import Group, Links, Load, Pair, Policies, Scenario
+from dsdnode.sim.scenario import Group, LoadTerms, NetworkTerms, Pair, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 from dsdnode.wire.records import ProviderRecord
 from tests.sim.test_plan import record
@@ -28,9 +28,9 @@ EDGE = Scenario(
         Group("shard", 3, fixed_ms=10, position_ms=1, sequence_ms=1),
         Group("drafter", 6, fixed_ms=2, private=True, max_sessions=1),
     ),
-    links=Links(latency_ms=5),
+    links=NetworkTerms(latency_ms=5),
     pair=Pair(layers=4),
-    load=Load(requests=12, users=6, clients=0, prompt_tokens=20, reply_tokens=30),
+    load=LoadTerms(requests=12, users=6, clients=0, prompt_tokens=20, reply_tokens=30),
     policies=Policies(draft_max=4),
 )
 

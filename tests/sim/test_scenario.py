@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsdnode.errors import BadInput
-from dsdnode.sim.scenario import Group, Links, LinkTerms, layers_of, read_scenario, scenario_of
+from dsdnode.sim.scenario import Group, LinkTerms, NetworkTerms, layers_of, read_scenario, scenario_of
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "sim"
 PEERS = [{"role": "shard"}, {"role": "drafter"}]
@@ -60,10 +60,10 @@ def test_links_between_regions_hold_both_ways() -> None:
 
 
 def test_handling_comes_on_top_of_every_way() -> None:
-    links = Links(latency_ms=10, handling_ms=1.5, between={"eu-eu": LinkTerms(0.0)})
+    links = NetworkTerms(latency_ms=10, handling_ms=1.5, between={"eu-eu": LinkTerms(0.0)})
     assert links.of("eu", "us").latency_s == pytest.approx(0.0115) and links.of("eu", "eu").latency_s == 0.0015
     with pytest.raises(ValueError, match="handling"):
-        Links(handling_ms=-1)
+        NetworkTerms(handling_ms=-1)
 
 
 def test_members_of_a_group_share_the_layers() -> None:

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from dsdnode.sim.report import as_json
-from dsdnode.sim.scenario import Churn, Group, Links, Load, Pair, Partition, Policies, Scenario
+from dsdnode.sim.scenario import Churn, Group, LoadTerms, NetworkTerms, Pair, Partition, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 from tests.sim.theory import cpu, measure, schemes
 
@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[2]
 SMALL = Scenario(
     peers=(Group("shard", 4, stages=2, fixed_ms=10, position_ms=2), Group("drafter", 2, fixed_ms=3)),
     name="small",
-    links=Links(latency_ms=10, jitter_ms=3, loss=0.01, bandwidth_mbit=50),
+    links=NetworkTerms(latency_ms=10, jitter_ms=3, loss=0.01, bandwidth_mbit=50),
     pair=Pair(layers=8, state_bytes=4096),
-    load=Load(requests=12, users=4, prompt_tokens=(5, 300), reply_tokens=(1, 60), temperature=0.7),
+    load=LoadTerms(requests=12, users=4, prompt_tokens=(5, 300), reply_tokens=(1, 60), temperature=0.7),
     policies=Policies(draft_max=4),
 )
 
@@ -123,7 +123,7 @@ def test_drafters_that_vanish_cost_their_users_a_moment_once() -> None:
 
 @pytest.mark.parametrize("arrivals", ["poisson", "burst"])
 def test_open_loops_ask_on_their_own_schedule(arrivals: str) -> None:
-    load = Load(arrivals=arrivals, requests=100, rate_per_s=4, burst=5, prompt_tokens=8, reply_tokens=8)  # type: ignore[arg-type]
+    load = LoadTerms(arrivals=arrivals, requests=100, rate_per_s=4, burst=5, prompt_tokens=8, reply_tokens=8)  # type: ignore[arg-type]
     result = simulate(replace(SMALL, load=load), 1)
     assert result.completed == 100
     assert 3 < 100 / (result.simulated_s - 5) < 5
@@ -137,16 +137,16 @@ def test_plain_and_rounds_take_what_the_formulas_say() -> None:
 
 
 def test_recorded_replies_are_replayed_as_they_were(tmp_path: Path) -> None:
-    """The first is all right, in the second every other guess is wrong."""
+    """The first is all right, in the second every other draft token is wrong."""
     replies = [[1] * 30, [1, 0] * 10]
     lines = [json.dumps({"prompt_tokens": 5 + i, "accepted": accepted}) for i, accepted in enumerate(replies)]
     (tmp_path / "trace.jsonl").write_text("\n".join(lines))
     scenario = replace(
-        SMALL, pair=Pair(layers=8, trace=str(tmp_path / "trace.jsonl")), load=Load(requests=2, replay=True)
+        SMALL, pair=Pair(layers=8, trace=str(tmp_path / "trace.jsonl")), load=LoadTerms(requests=2, replay=True)
     )
     result = simulate(scenario, 1)
     assert result.tokens == 50 and not result.wrong_tokens
-    first = simulate(replace(scenario, load=Load(requests=1, replay=True)), 1)
+    first = simulate(replace(scenario, load=LoadTerms(requests=1, replay=True)), 1)
     assert first.acceptance_rate == 1.0 and first.tokens == 30
     assert result.acceptance_rate is not None and result.acceptance_rate < 0.8
 

@@ -30,7 +30,7 @@ from dsdnode.pacing.formulas import (
     stream_cycle,
     stream_speed,
 )
-from dsdnode.sim.scenario import Group, Links, LinkTerms, Load, Pair, Policies, Scenario
+from dsdnode.sim.scenario import Group, LinkTerms, LoadTerms, NetworkTerms, Pair, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 from dsdnode.speculation.owner.flow import Flow
 from dsdnode.speculation.plan import CALL_S
@@ -144,9 +144,9 @@ def scenario(row: Setting, scheme: Scheme, tokens: int, replies: int) -> Scenari
     return Scenario(
         peers=(shards, Group("drafter", regions=owner, fixed_ms=row.draft_ms)),
         name=row.name,
-        links=Links(latency_ms=row.latency_ms, between=between),
+        links=NetworkTerms(latency_ms=row.latency_ms, between=between),
         pair=Pair(layers=row.stages, acceptance=row.acceptance, spread=0.0),
-        load=Load(requests=replies, prompt_tokens=16, reply_tokens=tokens, regions=owner),
+        load=LoadTerms(requests=replies, prompt_tokens=16, reply_tokens=tokens, regions=owner),
         policies=Policies(window=scheme.policy, draft_max=scheme.draft_max),
         limit_s=1e6,
     )

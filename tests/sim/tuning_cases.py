@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from dsdnode.sim.scenario import Group, Links, LinkTerms, Load, Pair, Policies, Scenario
-from dsdnode.sim.world import Peer, World
+from dsdnode.sim.scenario import Group, LinkTerms, LoadTerms, NetworkTerms, Pair, Policies, Scenario
+from dsdnode.sim.world import SimPeer, World
 
 GPU, CPU, FAST = (9.7, 0.3, 3.0), (14.0, 6.0, 5.0), (1.0, 0.1, 0.8)
 """Milliseconds of a stage, a position more, and a draft token."""
@@ -42,7 +42,7 @@ def die(role: str, at_s: float, *, silent: bool) -> Trouble:
     return trouble
 
 
-async def busiest(world: World, role: str) -> Peer:
+async def busiest(world: World, role: str) -> SimPeer:
     """Whoever of that role works the most just now."""
     engines = {peer.name: (peer, peer.engine) for peer in world.peers if peer.group.role == role and peer.engine}
     before = {name: engine.num_decodes for name, (_, engine) in engines.items()}
@@ -68,7 +68,7 @@ def ring(
     fixed_ms, slope_ms, draft_ms = kind
     trouble = more.pop("trouble", none)
     replicas = more.pop("replicas", 1)
-    links = Links(latency_ms=latency_ms, handling_ms=0.5, **{
+    links = NetworkTerms(latency_ms=latency_ms, handling_ms=0.5, **{
         key: more.pop(key) for key in ("jitter_ms", "loss", "bandwidth_mbit", "between") if key in more
     })  # fmt: skip
     draft: dict[str, Any] = {"fixed_ms": draft_ms * 0.94, "position_ms": draft_ms * 0.06, "max_sessions": 32}
@@ -81,7 +81,7 @@ def ring(
         *more.pop("extra", ()),
         Group("drafter", more.pop("drafters", 1), **draft),
     )
-    load = Load(**({"requests": 5, "prompt_tokens": 48, "reply_tokens": 100} | more))
+    load = LoadTerms(**({"requests": 5, "prompt_tokens": 48, "reply_tokens": 100} | more))
     policies = Policies(window="throughput", draft_max=16)
     return Case(name, Scenario(groups, name, links, pair, load, policies, limit_s=3600.0), trouble)
 

@@ -188,7 +188,7 @@ class Village:
         for number in range(num_clients):
             identity, _ = self._identity(f"client {number}")
             hidden = Contact(identity.public_key, ())
-            client = Client(
+            client = Client.over(
                 RoughTransport(self.network, hidden),
                 identity,
                 self._contacts(),

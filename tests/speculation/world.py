@@ -208,7 +208,7 @@ class World:
     # --- own draft engine -----------------------------------------------------------------------------------------
 
     def _draft_token(self, position: int) -> DraftToken:
-        """The right token with probability guess_rate, else perhaps the second choice (of a line that is right)."""
+        """The right token with probability draft_rate, else perhaps the second choice (of a line that is right)."""
         right = self.right[position] if position < len(self.right) else 0
         wrong = (right + 1 + self.rng.randrange(VOCABULARY - 2)) % (VOCABULARY - 1)
         chance = self.rng.random()

@@ -1,8 +1,8 @@
 """Whose turn it is at an engine: which waiting runs share the next decode, and with how much of each. Pure.
 
 Whoever was served longest ago comes first. While several owners are at work, one decode has at most SHARED_POSITIONS:
-short runs (a block of guesses, a token) first, with them PIECE_POSITIONS of the long ones (prompts). So nobody waits
-for longer than for one such decode, and no prompt waits for ever. An owner that is alone is decoded in one piece.
+short runs (a block of draft tokens, a token) first, with them PIECE_POSITIONS of the long ones (prompts). So nobody
+waits for longer than for one such decode, and no prompt waits for ever. An owner that is alone is decoded in one piece.
 """
 
 from __future__ import annotations

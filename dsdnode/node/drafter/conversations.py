@@ -74,13 +74,6 @@ class DraftSequences:
         self._lengths = [0] * len(self._sequences)
 
 
-def draft_tokens_of(output: Output) -> tuple[do.DraftToken, ...]:
-    assert output.tokens is not None and output.probabilities is not None
-    assert output.runners_up is not None and output.runner_up_probabilities is not None
-    columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
-    return tuple(do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
-
-
 @dataclass(slots=True, eq=False)
 class Conversation:
     """`session` and `secret` name it to its stages; `num_positions`: that its line may grow to."""

@@ -15,7 +15,7 @@ from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of
+from dsdnode.node.drafter.conversations import Conversation
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
 from dsdnode.pacing.estimates import PipelineEstimate
@@ -210,7 +210,7 @@ class Reply:
             if life != self._draft_life:
                 return
             if isinstance(result, Output) and result.tokens is not None:
-                self._carry_out(self._machine.on_draft(self._now(), draft_tokens_of(result)))
+                self._carry_out(self._machine.on_draft(self._now(), _draft_tokens_of(result)))
             else:  # dead or full: go on without
                 log.info("not drafted", reason=str(result))
                 self.on_drafter_lost()
@@ -325,3 +325,10 @@ def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
         costs.passed(event)
     known = costs.costs()
     return plain_speed(known) if costs.is_known and known.pass_s(1) > 0 else None
+
+
+def _draft_tokens_of(output: Output) -> tuple[do.DraftToken, ...]:
+    assert output.tokens is not None and output.probabilities is not None
+    assert output.runners_up is not None and output.runner_up_probabilities is not None
+    columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
+    return tuple(do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True))

@@ -27,7 +27,7 @@ NEW_SEED_BELOW = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
-class Replying:
+class ReplyFlags:
     """Greedy unless told otherwise. `seed` None: a new one each reply; None from `draft_max` on: the drafter's own."""
 
     model: str | None = None
@@ -81,12 +81,12 @@ class Replying:
             return None
         return 0.0 if self.acceptance == "exact" else self.threshold or DEFAULT_THRESHOLD
 
-    def with_text(self, name: str, text: str) -> Replying:
+    def with_text(self, name: str, text: str) -> ReplyFlags:
         """One knob turned as a user types it; an empty text puts it back. Raises BadInput."""
         if name not in KNOBS:
             raise BadInput(f"there is no {name!r} to set; there are {', '.join(KNOBS)}")
         if not text:
-            return replace(self, **{name: getattr(Replying(), name)})
+            return replace(self, **{name: getattr(ReplyFlags(), name)})
         if name == "threshold" and self.acceptance in (None, "exact"):
             raise BadInput("a threshold goes with acceptance relaxed or deferred: exact acceptance has none")
         value: Any = _PARSED[name](text) if name in _PARSED else _number(name, text, *_RANGES[name])
@@ -99,7 +99,7 @@ def _acceptance(text: str) -> str:
     return text
 
 
-KNOBS = tuple(one.name for one in fields(Replying))
+KNOBS = tuple(one.name for one in fields(ReplyFlags))
 _RANGES: dict[str, tuple[Callable[[str], float], float, float]] = {
     "max_tokens": (int, 1, MAX_TOKENS),
     "temperature": (float, 0, 100),
@@ -129,7 +129,7 @@ def stops(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-replying_options = chain(
+reply_options = chain(
     click.option("-m", "--model", metavar="NAME", help="Which model, when the swarm serves several."),
     click.option("--max-tokens", metavar="N", help="End the reply after so many tokens (512)."),
     click.option("--temperature", metavar="T", help="0 is greedy, and so is all below 0.001 (0)."),
@@ -159,11 +159,11 @@ _PARSED: dict[str, Callable[[str], Any]] = {
 }
 
 
-def take(flags: dict[str, Any]) -> Replying:
-    """Take the flags of `replying_options` out of a command's arguments. Raises BadInput."""
-    replying = Replying(stop=stops(flags.pop("stop")))
+def take(flags: dict[str, Any]) -> ReplyFlags:
+    """Take the flags of `reply_options` out of a command's arguments. Raises BadInput."""
+    taken = ReplyFlags(stop=stops(flags.pop("stop")))
     for name in KNOBS:
         text = flags.pop(name, None)
         if text is not None:
-            replying = replying.with_text(name, text)
-    return replying
+            taken = taken.with_text(name, text)
+    return taken
