@@ -203,6 +203,13 @@ def test_the_plan_of_the_house_names_every_file_and_no_other() -> None:
         assert [name for name in names if not any(fnmatch(one, name) for one in files)] == [], room
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_that_are_named_are_there(path: Path) -> None:
+    """In docstrings, comments and texts."""
+    there = {one.name for folder in ("dsdnode", "tests", "scripts") for one in (ROOT / folder).rglob("*.py")}
+    assert [name for name in re.findall(r"\b([a-z_0-9]+\.py)\b", path.read_text()) if name not in there] == []
+
+
 def test_scripts_are_thin() -> None:
     scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and path.suffix != ".txt"]
     assert scripts

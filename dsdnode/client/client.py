@@ -192,7 +192,7 @@ class Client:
                 pending.num_resumed += bool(pending.prompt_tokens)
 
     async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, _Failure]) -> bytes:
-        """The one to be preferred (preference.py); when all were asked, who was full, or failed but once.
+        """The one to be preferred (`by_preference`); when all were asked, who was full, or failed but once.
 
         Raises NoPipeline.
         """

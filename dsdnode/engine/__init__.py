@@ -4,7 +4,7 @@ Shard. An ordinary GGUF that llama.cpp believes is a small complete model: `bloc
 blocks are renumbered from 0 with their bytes as they were, per-layer metadata is cut to the range. The first shard
 keeps the embeddings, the last has the head in their place and the real final norm; what is missing elsewhere is a
 dummy, with a norm of ones. Only the first takes tokens; text, and the tokenizer, stay with the draft model.
-Architectures that this cannot cut exactly are refused by name (architectures.py).
+Architectures that this cannot cut exactly are refused by name (gguf_arch.py).
 
 States. The others are fed hidden states (`llama_batch.embd`). What leaves all but the last is the residual stream
 `l_out-<last layer>`, read by the callback `cb_eval`, which then stops the graph: the head is never computed for

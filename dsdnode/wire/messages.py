@@ -174,8 +174,8 @@ class Open(Message, frozen=True, tag=20):
 class OpenStages(msgspec.Struct, frozen=True, array_like=True):
     """Buffer 0 of Open (big for a header). Buffer 1: digests, 8 bytes, of the owner's line after 0, 1, 2 ... tokens.
 
-    Buffer 2, to a judge that is to be lax: a bit for each token id, lowest first, where it must not be lax (beyond it:
-    nowhere).
+    Buffer 2, to the judge, relaxed mode only: bitmap of token ids that must match exactly, least significant bit first.
+    Ids beyond its end must match too.
     """
 
     stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]

@@ -1,4 +1,4 @@
-"""One engine, many replies: runs that wait are decoded together, fairly (turns.py).
+"""One engine, many replies: runs that wait are decoded together, fairly (scheduler.py).
 
 Whatever concerns one sequence keeps its order. A run that died while it waited (its epoch was closed) is dropped unrun.
 """
