@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
@@ -56,7 +57,7 @@ class Mallory:
         return await self.rpc.request(member.node.peer_id, message, buffers, timeout_s=2)
 
 
-async def ring(swarm: FakeSwarm, **options: int) -> None:
+async def ring(swarm: FakeSwarm, **options: Any) -> None:
     """Dora drafts, sam and sue are her stages."""
     await swarm.add("dora", drafts=True, **options)
     await swarm.add("sam", layers=(0, 2), **options)
