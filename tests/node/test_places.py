@@ -198,9 +198,12 @@ def test_a_reply_cut_short_gives_its_place_back(tmp_path: Path, keep: bool) -> N
         await ring(swarm, max_sessions=1)
         alice = await swarm.client()
         for _ in range(3):
-            asked = replace(REQUEST, prompt_tokens=(*PROMPT, *range(1, 30)), keep=keep)
+            asked = replace(
+                REQUEST, prompt_tokens=(*PROMPT, *range(1, 30)), max_tokens=2000, ignore_eos=True, keep=keep
+            )
             await one_at_a_time(alice.generate(asked))
             await asyncio.sleep(1)
             assert swarm.members["dora"].node.status().sessions.drafter == 0
+        assert await turn(alice, REQUEST) > 0  # its slot in the draft engine, too
 
     story(tmp_path, tell)
