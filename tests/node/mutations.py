@@ -12,6 +12,7 @@ from tests.node.mutations_swarm import SWARM
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
 SESSIONS: Final = "dsdnode.node.shard.sessions:Sessions."
+ARRIVALS: Final = "dsdnode.speculation.stage.arrivals:"
 DRAFTER_HOST: Final = "dsdnode.node.drafter.host:DrafterHost."
 REPLY: Final = "dsdnode.node.drafter.reply:Reply."
 CONVERSATIONS: Final = "dsdnode.node.drafter.conversations:Conversations."
@@ -44,6 +45,22 @@ STAGE: Final = {
     "parked-most": Mutation(STAGE_HOST + "_keep", "min(message.keep_s, MAX_PARKED_S)", "message.keep_s"),
     "owner-gone": Mutation(
         STAGE_HOST + "_check", "                self._end(owner, session.id)", "                pass"
+    ),
+}
+
+KEPT: Final = {
+    "block-positions": Mutation(ARRIVALS + "arrive", " <= max_positions - num_positions", ""),
+    "block-digests": Mutation(ARRIVALS + "arrive", "and len(digests) == DIGEST_BYTES * (num_positions + 1)", ""),
+    "block-tokens": Mutation(
+        ARRIVALS + "arrive", "and len(tokens) == (num_positions if first else block.num_draft)", ""
+    ),
+    "waiting-blocks": Mutation(ARRIVALS + "WaitingBlocks.put", "len(self.items) >= self._max_blocks or ", ""),
+    "waiting-positions": Mutation(ARRIVALS + "WaitingBlocks.put", " or positions > self._max_positions", ""),
+    "waiting-all": Mutation(ARRIVALS + "WaitingBlocks.put", "not self._pool.has_room(arrival.size_bytes)", "False"),
+    "kept-blocks": Mutation(ARRIVALS + "KeptOutputs.put", "len(self._outputs) > self._max_blocks or ", ""),
+    "kept-positions": Mutation(ARRIVALS + "KeptOutputs.put", " or self._num_positions() > self._max_positions", ""),
+    "closings-most": Mutation(
+        "dsdnode.speculation.stage.cache:BranchCache.close", "len(self._closings) > self._max_closings", "False"
     ),
 }
 
@@ -110,4 +127,4 @@ ASKING: Final = {
     "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
 }  # fmt: skip
 
-MUTATIONS: Final[dict[str, Mutation]] = STAGE | DRAFTER | BATCHING | ASKING | SWARM
+MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM
