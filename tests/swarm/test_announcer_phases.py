@@ -16,12 +16,15 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 def test_every_line_of_the_table_is_walked_and_an_offer_taken_back_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     walked: list[tuple[Phase, str, Phase]] = []
+    telling = asyncio.Event()
     step = Announcer._step
 
     def watched(self: Announcer, event: str) -> None:
         before = self.phase
         step(self, event)
         walked.append((before, event, self.phase))
+        if event == "tell":
+            telling.set()
 
     monkeypatch.setattr(Announcer, "_step", watched)
 
@@ -32,9 +35,9 @@ def test_every_line_of_the_table_is_walked_and_an_offer_taken_back_stays_so(monk
             await asyncio.sleep(20)
             assert await carol.found() == {alice.id, bob.id}
             await alice.discovery.withdraw()  # while nothing is under way
+            telling.clear()
             bob.discovery.changed()
-            while (Phase.QUIET, "tell", Phase.TELLING) != walked[-1]:
-                await asyncio.sleep(0.001)
+            await telling.wait()
             await bob.discovery.withdraw()  # in the middle of an announcement
             await asyncio.sleep(600)
             assert await carol.found(MODELS_KEY) == set()
