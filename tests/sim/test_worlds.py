@@ -14,6 +14,8 @@ from tests.speculation.mutations import MUTATIONS
 
 from .world import Result, run_world
 
+pytestmark = pytest.mark.slow
+
 NUM_SEEDS = 30
 MUTANTS = ("digest", "closed", "engine-lost")
 
