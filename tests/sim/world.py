@@ -27,6 +27,7 @@ from dsdnode.speculation.sampling import Sampling
 from tests.speculation.restless import Restless
 
 from .leaks import held_by, overfull
+from .liar import ALONE, SHARE, Liar
 from .troubles import Troubles
 from .village import Village
 
@@ -73,12 +74,17 @@ async def _live(result: Result) -> None:
     assert isinstance(loop, JumpingLoop)
     loop.set_exception_handler(lambda _, context: result.violations.append(f"crash: {context.get('exception')!r}"))
     rng = Random(result.seed)
+    lying = Random(f"liar {result.seed}")
     village = Village(rng)
-    troubles = Troubles(village, Random(rng.random()))
+    liar = Liar(village, lying) if lying.random() < SHARE else None
+    result.undisturbed = liar is not None and lying.random() < ALONE
+    troubles = Troubles(village, Random(rng.random()), calm=result.undisturbed)
     await village.build(num_clients=rng.randint(1, 3))
     asks = [_Ask(village, client, Random(rng.random()), result) for client in village.clients]
     tasks = [asyncio.create_task(ask.all()) for ask in asks]
     watch = asyncio.create_task(_watch(village, result))
+    if liar is not None:
+        liar.begin()
     await troubles.rage(lambda: all(task.done() for task in tasks))
     await troubles.calm()
     await _end(asks, tasks, result)

@@ -1,0 +1,355 @@
+"""What a liar says (liar.py: who it is, and when): one sort of lie a function, which yields what goes to whom.
+
+Alice's stages and her drafter must believe none of it: it has the right names and numbers, but never the right sender.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from dsdnode.net.port import Priority
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.drafter.delivery import Delivery
+from dsdnode.node.drafter.reply import Reply
+from dsdnode.speculation.owner.epochs import OwnEpoch
+from dsdnode.wire import messages as wire
+from dsdnode.wire import replies
+from dsdnode.wire.codec import MAX_FRAME_BYTES, MAX_HEADER_BYTES, MAX_REQUEST_ID, encode, encode_body
+from dsdnode.wire.tensors import pack_states, pack_tokens
+
+from .village import Village, Villager, is_of_protocol
+
+T = TypeVar("T")
+MAX_HEARD = 200
+NOT_LONG_S = 1.0
+"""A reply of its own, asked for in another's words, the liar gives up soon: the places are for others."""
+HUGE = bytes(MAX_FRAME_BYTES + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tale:
+    receiver: bytes
+    frames: list[bytes]
+    priority: Priority = Priority.CONTROL
+    after_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Heard:
+    """What others sent to each other of late."""
+
+    notices: deque[Tale] = field(default_factory=lambda: deque(maxlen=MAX_HEARD))
+    """Of the protocol between owners and stages."""
+    others: deque[Tale] = field(default_factory=lambda: deque(maxlen=MAX_HEARD))
+
+    def add(self, tale: Tale) -> None:
+        (self.notices if is_of_protocol(tale.frames[0]) else self.others).append(tale)
+
+
+@dataclass(slots=True)
+class Scene:
+    """What the liar knows: everything but the keys of others. It reads all names and numbers out of their nodes."""
+
+    village: Village
+    rng: Random
+    contact: wire.Contact
+    own_id: bytes
+    heard: Heard
+
+    def some(self, things: Sequence[T]) -> list[T]:
+        """One of them, if there is one."""
+        return [self.rng.choice(things)] if things else []
+
+    def villagers(self) -> list[Villager]:
+        return [one for _, one in sorted(self.village.villagers.items())]
+
+    def drafters(self) -> list[Villager]:
+        return [one for one in self.villagers() if one.node._drafter is not None]
+
+    def stages(self) -> list[Villager]:
+        return [one for one in self.villagers() if one.node._stage is not None]
+
+    def replies(self) -> list[tuple[bytes, Reply]]:
+        """In progress, each with its owner."""
+        return [(one.transport.id, reply) for one in self.drafters() for reply in one.node._drafter._by_session.values()]
+
+    def epochs(self) -> list[tuple[bytes, Reply, OwnEpoch]]:
+        return [(owner, reply, epoch) for owner, reply in self.replies() for epoch in reply._machine._epochs.live]
+
+    def deliveries(self) -> list[tuple[bytes, Delivery]]:
+        """What drafters have on the way to others."""
+        all_ = [(one.transport.id, each) for one in self.drafters() for each in one.node._drafter._deliveries.values()]
+        return [(drafter, delivery) for drafter, delivery in all_ if delivery.client != self.own_id]
+
+    def sessions(self) -> list[tuple[bytes, int]]:
+        """Of all replies and of what rests, each with a route number."""
+        owners = [one.node._drafter for one in self.drafters()]
+        found = [(one.conversation.session, one._machine.route) for owner in owners for one in owner._by_session.values()]
+        return found + [(one.session, one.carried.route) for owner in owners for one in owner._conversations._resting.values()]
+
+    def talkers(self) -> list[tuple[bytes, Rpc]]:
+        """All that ask something of others."""
+        found = [(one.transport.id, one.node.rpc) for one in self.villagers()]
+        return found + [(client._rpc.transport.id, client._rpc) for client in self.village.clients]  # type: ignore[attr-defined]
+
+    def anyone(self) -> list[bytes]:
+        return [peer for peer, _ in self.talkers()]
+
+    def ask(self, receiver: bytes, message: wire.Message, buffers: Sequence[bytes] = ()) -> Tale:
+        return Tale(receiver, encode(message, buffers, self.rng.getrandbits(48) + 1, deadline_ms=4000))
+
+
+def notice(receiver: bytes, message: wire.Message, buffers: Sequence[bytes] = ()) -> Tale:
+    return Tale(receiver, encode(message, buffers))
+
+
+# --- forged, of the protocol between owners and stages
+
+
+def verdict(scene: Scene) -> Iterator[Tale]:
+    """To the owner, or to a stage: accepting what was drafted, rejecting it, ending the reply."""
+    rng = scene.rng
+    for owner, reply, epoch in scene.some(scene.epochs()):
+        machine = reply._machine
+        decided = rng.choice((len(machine._line), epoch.sent, rng.randint(0, epoch.sent)))
+        token = rng.choice((0, rng.randrange(scene.village.model.vocab_size)))
+        said = wire.Verdict(reply.conversation.session, machine.route, epoch.number, decided, token)
+        yield notice(owner if rng.random() < 0.8 else rng.choice(scene.anyone()), said)
+
+
+def block(scene: Scene) -> Iterator[Tale]:
+    """To any stage: as the owner sent it, but with other tokens, or what would come next."""
+    rng, width = scene.rng, scene.village.model.shard(0, 1).width
+    for _, reply, epoch in scene.some(scene.epochs()):
+        route = reply._route
+        for flight in scene.some(epoch.flights) if route is not None else ():
+            true, digests, tokens = flight.action.block, flight.action.digests, flight.action.tokens
+            num_positions = true.num_given + true.num_draft
+            if rng.random() < 0.7:
+                tokens = tuple(rng.randrange(scene.village.model.vocab_size) for _ in tokens)
+            if rng.random() < 0.3:
+                digests = rng.randbytes(len(digests))
+            further = rng.choice((0, 0, num_positions))
+            said = msgspec.structs.replace(true, position=true.position + further, floor=rng.choice((0, true.epoch)))
+            index = rng.randrange(len(route.peers))
+            buffers = [digests, pack_tokens(list(tokens))]
+            if index > 0:
+                states = np.ones((num_positions, width), np.float32)
+                buffers = [digests, pack_tokens(list(tokens[true.num_given :])), pack_states(states, reply._options.wire)]
+            yield notice(route.peers[index], said, buffers)
+
+
+def closed(scene: Scene) -> Iterator[Tale]:
+    """To all stages: nothing stands any more."""
+    rng = scene.rng
+    for _, reply, epoch in scene.some(scene.epochs()):
+        position, token = rng.randint(0, epoch.sent), rng.randrange(scene.village.model.vocab_size)
+        said = wire.Closed(reply.conversation.session, reply._machine.route, epoch.number, position, token)
+        for peer in reply._route.peers if reply._route is not None else ():
+            yield notice(peer, said)
+
+
+def nack(scene: Scene) -> Iterator[Tale]:
+    for owner, reply, epoch in scene.some(scene.epochs()):
+        index = scene.rng.randrange(len(reply._route.peers)) if reply._route is not None else 0
+        length = scene.rng.randint(0, epoch.sent)
+        yield notice(owner, wire.Nack(reply.conversation.session, reply._machine.route, epoch.number, index, length))
+
+
+def session_lost(scene: Scene) -> Iterator[Tale]:
+    """To the owner, and to the stages, which pass it on where it is true."""
+    for owner, reply in scene.some(scene.replies()):
+        peers = reply._route.peers if reply._route is not None else ()
+        index = scene.rng.randrange(max(1, len(peers)))
+        said = wire.SessionLost(reply.conversation.session, index, "its worker died", reply._machine.route)
+        for receiver in (owner, *peers):
+            yield notice(receiver, said)
+
+
+def close(scene: Scene) -> Iterator[Tale]:
+    """To all stages: of a reply, or of what rests between two."""
+    for session, _ in scene.some(scene.sessions()):
+        for stage in scene.stages():
+            yield notice(stage.transport.id, wire.Close(session))
+
+
+def park(scene: Scene) -> Iterator[Tale]:
+    for session, route in scene.some(scene.sessions()):
+        for stage in scene.stages():
+            yield notice(stage.transport.id, wire.Park(session, route, scene.rng.choice((0.001, 300.0))))
+
+
+def squat(scene: Scene) -> Iterator[Tale]:
+    """Open another's session, before its owner or after it, in the own name or in the owner's."""
+    rng = scene.rng
+    owners = {peer: one.transport.contact for one in scene.drafters() for peer in (one.transport.id,)}
+    for session, route in scene.some(scene.sessions()):
+        for stage in scene.stages():
+            shard = stage.engine.shard
+            place = wire.StagePlace(scene.contact, shard.start, shard.end)
+            owner = rng.choice((scene.contact, *owners.values()))
+            number, length = route + rng.choice((0, 1, 5)), rng.choice((1, 100))
+            asked = wire.WireSampling(seed=rng.getrandbits(32))
+            said = wire.Open(session, number, 0, shard.model_id, owner, asked, length, 3600.0, "f32")
+            yield scene.ask(stage.transport.id, said, [encode_body(wire.OpenStages((place,))), bytes(8)])
+
+
+# --- forged, of what clients and drafters say to each other
+
+
+def cancel(scene: Scene) -> Iterator[Tale]:
+    for drafter, delivery in scene.some(scene.deliveries()):
+        yield notice(drafter, replies.Cancel(delivery._request))
+
+
+def piece(scene: Scene) -> Iterator[Tale]:
+    """Text that another drafter is to tell."""
+    for _, delivery in scene.some(scene.deliveries()):
+        token = scene.rng.randrange(scene.village.model.vocab_size)
+        said = replies.Piece(delivery._request, _num_told(delivery), scene.rng.randrange(2))
+        yield notice(delivery.client, said, [pack_tokens([token]), b"lies"])
+
+
+def finished(scene: Scene) -> Iterator[Tale]:
+    """The reply is over, well or not."""
+    for _, delivery in scene.some(scene.deliveries()):
+        error = scene.rng.choice(("", "", "NoPipeline", "BadInput", "Overloaded"))
+        said = replies.Finished(delivery._request, "stop" if not error else "", error)
+        yield notice(delivery.client, said, [encode_body(replies.Statistics(completion_tokens=_num_told(delivery)))])
+
+
+def _num_told(delivery: Delivery) -> int:
+    """Tokens of a reply that its client should have by now."""
+    reply = delivery.reply
+    if reply is None:
+        return 0
+    machine = reply._machine
+    return machine._config.num_resumed + len(machine._line) - len(reply.conversation.tokens)
+
+
+def resume(scene: Scene) -> Iterator[Tale]:
+    """Ask for another's reply by its name; and for one of the own in another's words, as if it were the next turn."""
+    rng = scene.rng
+    for drafter, delivery in scene.some(scene.deliveries()):
+        yield scene.ask(drafter, replies.Generate(delivery._request))
+        if delivery.reply is None:
+            continue
+        line = tuple(delivery.reply._machine.tokens)
+        model_id = delivery.reply.conversation.model_id
+        body = replies.GenerateBody((), "", line, (), model_id, wire.WireSampling(), 1, (), 4, keep=True)
+        own = rng.randbytes(16)
+        for request in (delivery._request, own):
+            yield scene.ask(drafter, replies.Generate(request), [encode_body(body)])
+        yield _later(notice(drafter, replies.Cancel(own)))
+
+
+def answer(scene: Scene) -> Iterator[Tale]:
+    """To what somebody else was asked, by its number."""
+    rng = scene.rng
+    waiting = [(peer, other, number) for peer, rpc in scene.talkers() for other in rpc._pending for number in rpc._pending[other]]
+    for peer, other, number in scene.some([one for one in waiting if one[1] != scene.own_id]):
+        del other
+        empty = encode_body([])
+        said: tuple[wire.Message, list[bytes]] = rng.choice(
+            (
+                (wire.Refused("a lie", retry=rng.random() < 0.5), []),
+                (wire.Pong(), []),
+                (wire.Opened(rng.randrange(100)), []),
+                (wire.Nodes(), [empty]),
+                (wire.Providers(), [empty, empty]),
+                (replies.Accepted(bytes(16), "0" * 64), [pack_tokens([1])]),
+                (replies.Finished(bytes(16), "", "BadInput", "a lie"), []),
+            )
+        )
+        yield Tale(peer, encode(*said, number, reply=True))
+
+
+# --- others' words, and no words at all
+
+
+def replay(scene: Scene) -> Iterator[Tale]:
+    """What others said, verbatim, to whom they said it or to somebody else."""
+    rng, heard = scene.rng, scene.heard
+    for tale in scene.some(heard.notices if rng.random() < 0.7 else heard.others):
+        receiver = tale.receiver if rng.random() < 0.7 else rng.choice(scene.anyone())
+        yield Tale(receiver, tale.frames, tale.priority)
+        if request := _request_of(tale.frames[0]):  # a Generate: it may be served, and is the liar's own then
+            yield _later(notice(receiver, replies.Cancel(request)))
+
+
+def _request_of(header: bytes) -> bytes:
+    _, reply, _, message = msgspec.msgpack.decode(header)
+    return message[1] if not reply and message[0] == 30 else b""
+
+
+def _later(tale: Tale) -> Tale:
+    return Tale(tale.receiver, tale.frames, tale.priority, NOT_LONG_S)
+
+
+def malformed(scene: Scene) -> Iterator[Tale]:
+    """No message at all, or one that says too little, too much, or nonsense."""
+    rng = scene.rng
+    packed = msgspec.msgpack.encode
+    session = rng.choice([session for session, _ in scene.sessions()] or [bytes(16)])
+    body = encode_body([rng.randrange(100)] * 10)
+    whole = packed([rng.randint(0, 3), False, 1000, [22, session, 0, 1, 0, 0, 0, 1, 0, 1]])
+    header: Any = rng.choice(
+        (
+            rng.randbytes(rng.randint(0, 60)),
+            whole[: rng.randrange(len(whole))],
+            whole + b"\xc0",
+            b"\x91" * 3000,
+            b"\xdd\xff\xff\xff\xff",
+            packed([0, False, 0, [rng.randrange(200), *range(rng.randrange(6))]]),
+            packed([0, False, 0, [23, session, -1, 1, 1, 1]]),
+            packed([0, False, 0, [27, session, session]]),
+            packed([0, False, 0, {"tag": 27}]),
+            packed([MAX_REQUEST_ID + 1, True, 0, [5]]),
+            packed([rng.randint(0, 1), False, 0, [30, bytes(16)]]),
+            packed([rng.randint(0, 1), False, 0, [14, bytes(32)]]),
+            packed([1, False, 0, [20, session, 0, 0, "0" * 64, [bytes(32)], [], 1, 1.0, "f32"]]),
+        )
+    )
+    yield Tale(rng.choice(scene.anyone()), [header, *rng.choice(([], [body], [b""] * 2, [rng.randbytes(40)]))])
+
+
+def oversize(scene: Scene) -> Iterator[Tale]:
+    rng = scene.rng
+    frames: list[bytes] = rng.choice(
+        (
+            [*encode(wire.Ping()), HUGE],
+            [*encode(wire.Ping()), *[HUGE[:-1]] * 3],
+            [*encode(wire.Ping()), *[b""] * 9],
+            [bytes(MAX_HEADER_BYTES + 1)],
+            [HUGE],
+            [*encode(wire.Announce(bytes(32)), request_id=1), HUGE[:-1], HUGE[:-1]],
+        )
+    )
+    yield Tale(rng.choice(scene.anyone()), frames, rng.choice((Priority.CONTROL, Priority.BULK)))
+
+
+SORTS: dict[str, Callable[[Scene], Iterator[Tale]]] = {
+    "forged verdict": verdict,
+    "forged block": block,
+    "forged closed": closed,
+    "forged nack": nack,
+    "forged session lost": session_lost,
+    "forged close": close,
+    "forged park": park,
+    "session squatted": squat,
+    "forged cancel": cancel,
+    "forged piece": piece,
+    "forged finished": finished,
+    "reply asked for by another": resume,
+    "answer for another": answer,
+    "replay": replay,
+    "malformed": malformed,
+    "oversize": oversize,
+}
