@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log2
 from random import Random, SystemRandom
 from typing import Any
@@ -62,7 +62,20 @@ class _Failure:
         return not isinstance(self.error, Overloaded) and self.num >= MAX_TRIES
 
 
-_Notice = tuple[bytes, wire.Message, Sequence[bytes]]
+_Notice = tuple[wire.Message, Sequence[bytes]]
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What the drafter of one reply has said. Of others nothing gets in: they could fill it, or pass for its life."""
+
+    drafter: bytes
+    notices: asyncio.Queue[_Notice] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_NOTICES))
+
+    def put(self, peer: bytes, message: wire.Message, buffers: Sequence[bytes] = ()) -> None:
+        """What does not fit is lost: a gap is seen by its index."""
+        if peer == self.drafter and not self.notices.full():
+            self.notices.put_nowait((message, buffers))
 
 
 class Client:
@@ -78,7 +91,8 @@ class Client:
         self._pings = Pings(self._rpc)
         """Knows which drafters were silent when they were asked last: they may be in the records for minutes yet."""
         self._found: tuple[float, list[ProviderRecord]] = float("-inf"), []
-        self._inboxes: dict[bytes, asyncio.Queue[_Notice]] = {}
+        self._inboxes: dict[bytes, _Inbox] = {}
+        """By request."""
 
         for kind in (replies.Piece, replies.Finished):
             rpc.on_notice(kind, self._notice)
@@ -228,15 +242,14 @@ class Client:
     async def _ask(self, pending: PendingReply, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
         body = pending.begin()
         request = pending.id
-        inbox: asyncio.Queue[_Notice] = asyncio.Queue(MAX_QUEUED_NOTICES)
-        self._inboxes[request] = inbox
+        inbox = self._inboxes[request] = _Inbox(drafter)
         finished = False
         try:
             answer, buffers = await self._answered(drafter, replies.Generate(request), body)
             pending.accepted(answer, buffers)
             self._last_drafter = drafter
             while not finished:
-                notice, payload = await self._next(inbox, request, drafter)
+                notice, payload = await self._next(inbox, request)
                 event = pending.event(notice, payload)
                 finished = isinstance(event, Finished)
                 yield event
@@ -255,21 +268,18 @@ class Client:
         finally:
             asked.cancel()
 
-    async def _next(
-        self, inbox: asyncio.Queue[_Notice], request: bytes, drafter: bytes
-    ) -> tuple[wire.Message, Sequence[bytes]]:
+    async def _next(self, inbox: _Inbox, request: bytes) -> _Notice:
         """The drafter's next notice. Raises PeerUnavailable when it is gone, or knows nothing of the reply."""
         while True:
             try:
                 async with asyncio.timeout(SILENCE_S):
-                    peer, message, buffers = await inbox.get()
+                    message, buffers = await inbox.notices.get()
             except TimeoutError:
-                answer, _ = await self._rpc.request(drafter, replies.Generate(request), timeout_s=PING_TIMEOUT_S)
+                question = replies.Generate(request)
+                answer, _ = await self._rpc.request(inbox.drafter, question, timeout_s=PING_TIMEOUT_S)
                 is_there = isinstance(answer, wire.Pong) or (isinstance(answer, wire.Refused) and answer.retry)
-                if not is_there and inbox.empty():
+                if not is_there and inbox.notices.empty():
                     raise PeerUnavailable("the drafter has dropped the reply") from None
-                continue
-            if peer != drafter:
                 continue
             if isinstance(message, replies.Cancel):
                 raise PeerUnavailable("the connection to the drafter is gone")
@@ -277,13 +287,12 @@ class Client:
 
     def _notice(self, peer: bytes, message: Any, buffers: Sequence[bytes]) -> None:
         inbox = self._inboxes.get(message.request)
-        if inbox is not None and not inbox.full():  # a gap is seen by its index
-            inbox.put_nowait((peer, message, buffers))
+        if inbox is not None:
+            inbox.put(peer, message, buffers)
 
     def _peer_lost(self, peer: bytes, reason: str) -> None:
         for request, inbox in self._inboxes.items():
-            if not inbox.full():
-                inbox.put_nowait((peer, replies.Cancel(request), ()))
+            inbox.put(peer, replies.Cancel(request))
 
     def _cancel(self, drafter: bytes, request: bytes) -> None:
         try:

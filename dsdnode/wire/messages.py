@@ -19,6 +19,8 @@ MAX_REASON = 512
 MAX_CONTACTS = 40
 """At most 2k peers a reply (Kademlia's k = 20)."""
 MAX_RECORD_BYTES = 8 * 1024
+SESSION_OWNER_BYTES = 8
+"""So many last bytes of a session's id are the first ones of its owner's peer id."""
 MAX_STAGES = 64
 MAX_LAYERS = 4096
 WIRE_TYPES = ("f32", "f16", "q8")
@@ -127,6 +129,16 @@ class Stored(Message, frozen=True, tag=15):
 
 
 # --- a reply in the pipeline --------------------------------------------------------------------------------------
+
+
+def session_of(owner: bytes, fresh: bytes) -> bytes:
+    """A session's id, of bytes that are random and whose it is. `owner`: a peer id."""
+    return fresh + owner[:SESSION_OWNER_BYTES]
+
+
+def is_session_of(owner: bytes, session: bytes) -> bool:
+    """Nobody can take a session's place at a stage before its owner comes there, though many may know its id."""
+    return session[-SESSION_OWNER_BYTES:] == owner[:SESSION_OWNER_BYTES]
 
 
 class WireSampling(msgspec.Struct, frozen=True, array_like=True):

@@ -14,6 +14,7 @@ from dsdnode.config import NodeConfig
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
+from dsdnode.net.rpc import Rpc
 from dsdnode.node.node import Node, Organs
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
@@ -45,6 +46,7 @@ class FakeSwarm:
     members: dict[str, Member] = field(default_factory=dict)
     clients: list[Client] = field(default_factory=list)
     dead: list[Member] = field(default_factory=list)
+    strangers: list[Rpc] = field(default_factory=list)
     cost: Callable[[int], float] | None = None
     """Of the engines, as FakeEngine takes it."""
 
@@ -91,6 +93,14 @@ class FakeSwarm:
         self.clients.append(client)
         return client
 
+    def stranger(self, name: str) -> Rpc:
+        """A peer that plays no part in anything, and can say what it likes to everybody."""
+        _, contact = self._identity(name)
+        rpc = Rpc(self.hub.transport(contact), Random(name))
+        rpc.start()
+        self.strangers.append(rpc)
+        return rpc
+
     async def kill(self, name: str) -> None:
         """Its process is gone: no goodbye."""
         member = self.members.pop(name)
@@ -109,6 +119,8 @@ async def fake_swarm(folder: Path, **options: Any) -> AsyncIterator[FakeSwarm]:
     try:
         yield swarm
     finally:
+        for rpc in swarm.strangers:
+            await rpc.close()
         for client in swarm.clients:
             await client.close()
         for member in [*swarm.members.values(), *swarm.dead]:

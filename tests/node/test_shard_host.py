@@ -15,9 +15,20 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.shard.host import StageHost
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import encode_body
-from dsdnode.wire.messages import Close, Contact, Open, Opened, OpenStages, Refused, StagePlace, WireSampling
+from dsdnode.wire.messages import (
+    Close,
+    Contact,
+    Open,
+    Opened,
+    OpenStages,
+    Refused,
+    StagePlace,
+    WireSampling,
+    session_of,
+)
 
-SESSION = bytes(16)
+ALICE, SAM = (Identity(Random(name).randbytes(32)) for name in ("alice", "sam"))
+SESSION = session_of(ALICE.peer_id, bytes(8))
 
 
 @dataclass
@@ -46,9 +57,8 @@ class Pair:
 async def pair() -> Pair:
     hub, engine = MemoryHub(), FakeEngine(FakeModel())
     ends = []
-    for name in ("alice", "sam"):
-        key = Identity(Random(name).randbytes(32)).public_key
-        rpc = Rpc(hub.transport(Contact(key, ())))
+    for identity in (ALICE, SAM):
+        rpc = Rpc(hub.transport(Contact(identity.public_key, ())))
         rpc.start()
         ends.append(rpc)
     host = StageHost(ends[1], Pings(ends[1]), engine, max_sessions=2)

@@ -39,6 +39,7 @@ from dsdnode.wire.messages import (
     Welcome,
     WireAcceptance,
     WireSampling,
+    session_of,
 )
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
 from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece
@@ -46,7 +47,7 @@ from dsdnode.wire.tensors import pack_states, pack_tokens
 from tests.protocol import peers
 from tests.protocol.figures import line_digests
 
-SESSION = bytes(range(16))
+SESSION = session_of(peers.identity_of("bob").peer_id, bytes(range(8)))
 REQUEST = bytes(range(16, 32))
 SAMPLING = WireSampling(0.7, 40, 0.95, 0.05, 1234)
 KEY = MODELS_KEY

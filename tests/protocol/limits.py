@@ -37,6 +37,7 @@ LIMITS: Final[dict[str, float]] = {
     "round_trips": records.MAX_ROUND_TRIPS,
     "layers": messages.MAX_LAYERS,
     "stages": messages.MAX_STAGES,
+    "session_owner_bytes": messages.SESSION_OWNER_BYTES,
     "block_positions": messages.MAX_BLOCK_POSITIONS,
     "positions": messages.MAX_POSITIONS,
     "least_temperature": messages.MIN_TEMPERATURE,

@@ -91,6 +91,13 @@ def test_buffers_say_what_stands_beside_them(case: dict[str, Any]) -> None:
             assert frame == meaning.encode()
 
 
+def test_bob_s_session_bears_his_name() -> None:
+    [opening] = [case for case in cases("frames") if case["message"] == "Open"]
+    [bob] = [case for case in cases("identity") if case["name"] == "bob"]
+    session = msgpack.unpackb(bytes.fromhex(opening["frames"][0]))[3][1]
+    assert session[8:] == bytes.fromhex(bob["peer_id"])[:8]
+
+
 @pytest.mark.parametrize("case", cases("records"), ids=lambda case: case["what"])
 def test_a_record_is_signed_by_its_provider(case: dict[str, Any]) -> None:
     payload = plain.packed(case["values"])

@@ -23,10 +23,12 @@ from dsdnode.speculation import actions as do
 from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.plan import Continuation
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.wire.messages import session_of
 
 PARKED_S = 300.0
 """So long a conversation rests; its stages are told."""
 MAX_RESTING_PER_CLIENT = 4
+SESSION_RANDOM_BYTES = 8
 MIN_SHARED_TOKENS = 16
 """A chat template's first words are the same in every conversation."""
 
@@ -123,9 +125,16 @@ class Conversations:
     """All of one drafter. `close` tells a conversation's stages its end."""
 
     def __init__(
-        self, engine: Engine, batcher: Batcher, close: Callable[[Conversation], None], max_sessions: int, rng: Random
+        self,
+        owner: bytes,
+        engine: Engine,
+        batcher: Batcher,
+        close: Callable[[Conversation], None],
+        max_sessions: int,
+        rng: Random,
     ) -> None:
-        """`rng`: of secrets."""
+        """`owner`: the peer id of this drafter; `rng`: of secrets."""
+        self._owner = owner
         self._engine = engine
         self._batcher = batcher
         self._close = close
@@ -142,7 +151,8 @@ class Conversations:
         model_id = options.model.model_id
         taken = self._fitting(client, model_id, line) if options.keep else None
         if taken is None:
-            taken = Conversation(client, model_id, self._rng.randbytes(16), self._rng.randbytes(32))
+            session = session_of(self._owner, self._rng.randbytes(SESSION_RANDOM_BYTES))
+            taken = Conversation(client, model_id, session, self._rng.randbytes(32))
         else:
             self._wake(taken)
         taken.tokens, taken.num_positions, taken.resting = tuple(line), num_positions, False

@@ -13,6 +13,7 @@ from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
+from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.drafter.conversations import Conversations
@@ -63,7 +64,8 @@ class DrafterHost:
         self._routes = Routes(rpc, discovery, pings, choose, tuning)
         self._max_sessions = max_sessions
         self._options = options
-        self._conversations = Conversations(engine, self._batcher, self._routes.close, max_sessions, rng)
+        own_id, close = peer_id(rpc.transport.contact.public_key), self._routes.close
+        self._conversations = Conversations(own_id, engine, self._batcher, close, max_sessions, rng)
         self._deliveries: dict[bytes, Delivery] = {}
         """By request."""
         self._by_session: dict[bytes, Reply] = {}

@@ -14,7 +14,16 @@ from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, KeyTokens,
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.stage.machine import StageMachine
-from dsdnode.wire.messages import MAX_REASON, WIRE_TYPES, Open, Refused, StagePlace, WireAcceptance, WireSampling
+from dsdnode.wire.messages import (
+    MAX_REASON,
+    WIRE_TYPES,
+    Open,
+    Refused,
+    StagePlace,
+    WireAcceptance,
+    WireSampling,
+    is_session_of,
+)
 
 SEQUENCES_PER_SESSION = 8
 """A main line and three hedges, and as many that were just left."""
@@ -133,7 +142,9 @@ class Sessions:
         place = stages[message.index]
         if (place.start, place.end) != (shard.start, shard.end):
             return Refused(f"this peer hosts layers {shard.start}:{shard.end}, not {place.start}:{place.end}")
-        if peer_id(message.owner.public_key) != owner or (known is not None and known.owner != owner):
+        if peer_id(message.owner.public_key) != owner or not is_session_of(owner, message.session):
+            return Refused("this session is another peer's")
+        if known is not None and known.owner != owner:
             return Refused("this session is another peer's")
         if message.wire not in WIRE_TYPES:
             return Refused(f"states travel as {' or '.join(WIRE_TYPES)} here, not as {message.wire!r}")
