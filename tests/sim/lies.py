@@ -78,7 +78,9 @@ class Scene:
 
     def replies(self) -> list[tuple[bytes, Reply]]:
         """In progress, each with its owner."""
-        return [(one.transport.id, reply) for one in self.drafters() for reply in one.node._drafter._by_session.values()]
+        return [
+            (one.transport.id, reply) for one in self.drafters() for reply in one.node._drafter._by_session.values()
+        ]
 
     def epochs(self) -> list[tuple[bytes, Reply, OwnEpoch]]:
         return [(owner, reply, epoch) for owner, reply in self.replies() for epoch in reply._machine._epochs.live]
@@ -91,8 +93,12 @@ class Scene:
     def sessions(self) -> list[tuple[bytes, int]]:
         """Of all replies and of what rests, each with a route number."""
         owners = [one.node._drafter for one in self.drafters()]
-        found = [(one.conversation.session, one._machine.route) for owner in owners for one in owner._by_session.values()]
-        return found + [(one.session, one.carried.route) for owner in owners for one in owner._conversations._resting.values()]
+        found = [
+            (one.conversation.session, one._machine.route) for owner in owners for one in owner._by_session.values()
+        ]
+        return found + [
+            (one.session, one.carried.route) for owner in owners for one in owner._conversations._resting.values()
+        ]
 
     def talkers(self) -> list[tuple[bytes, Rpc]]:
         """All that ask something of others."""
@@ -142,7 +148,11 @@ def block(scene: Scene) -> Iterator[Tale]:
             buffers = [digests, pack_tokens(list(tokens))]
             if index > 0:
                 states = np.ones((num_positions, width), np.float32)
-                buffers = [digests, pack_tokens(list(tokens[true.num_given :])), pack_states(states, reply._options.wire)]
+                buffers = [
+                    digests,
+                    pack_tokens(list(tokens[true.num_given :])),
+                    pack_states(states, reply._options.wire),
+                ]
             yield notice(route.peers[index], said, buffers)
 
 
@@ -253,7 +263,12 @@ def resume(scene: Scene) -> Iterator[Tale]:
 def answer(scene: Scene) -> Iterator[Tale]:
     """To what somebody else was asked, by its number."""
     rng = scene.rng
-    waiting = [(peer, other, number) for peer, rpc in scene.talkers() for other in rpc._pending for number in rpc._pending[other]]
+    waiting = [
+        (peer, other, number)
+        for peer, rpc in scene.talkers()
+        for other in rpc._pending
+        for number in rpc._pending[other]
+    ]
     for peer, other, number in scene.some([one for one in waiting if one[1] != scene.own_id]):
         del other
         empty = encode_body([])
