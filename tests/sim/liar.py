@@ -18,13 +18,15 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 
-from .lies import SORTS, Heard, Scene, Tale
-from .village import RoughTransport, Village
+from .lies import PROMPT, SORTS, Heard, Scene, Tale
+from .village import RoughTransport, Village, is_of_protocol
 
 SHARE = 0.4
 """Of all worlds."""
 ALONE = 0.5
 """Of these: nothing else goes wrong there."""
+EAGER = 0.1
+"""So often it speaks up when others ask each other something."""
 JOIN_S = 5.0
 MAX_LIVES = 4
 
@@ -53,6 +55,10 @@ class _Life:
             client._rpc.transport.introduce(self.contact)
             client._rpc.warm(self.transport.id)
 
+    def say(self, tale: Tale) -> None:
+        with contextlib.suppress(DsdError):
+            self.transport.send(tale.receiver, tale.frames, tale.priority)
+
     async def end(self) -> None:
         await self._discovery.close()
         await self._rpc.close()
@@ -67,9 +73,12 @@ class Liar:
         """Peer ids that it has had."""
         self._village, self._rng = village, rng
         self._sorts = rng.sample(list(SORTS), rng.choice((1, 3, len(SORTS), len(SORTS))))
-        self._rate = rng.choice((5.0, 30.0, 100.0))
-        self._num_left = rng.choice((30, 100, 200))
+        self._eager = [sort for sort in self._sorts if sort in PROMPT]
+        self._rate = rng.choice((10.0, 50.0, 200.0))
+        self._breath = rng.choice((20.0, 50.0, 120.0))
+        """For so many lies; to have nothing to say costs some of it, too."""
         self._heard = Heard()
+        self._life: _Life | None = None
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -84,8 +93,11 @@ class Liar:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _hear(self, sender: bytes, receiver: bytes, frames: list[bytes], priority: Priority) -> None:
-        if sender not in self.names and receiver not in self.names:
-            self._heard.add(Tale(receiver, frames, priority))
+        if sender in self.names or receiver in self.names:
+            return
+        self._heard.add(Tale(receiver, frames, priority))
+        if self._eager and not is_of_protocol(frames[0]) and self._rng.random() < EAGER:
+            self._village.loop.at(self._village.loop.now, self._speak, self._eager)
 
     async def _live(self) -> None:
         for number in range(MAX_LIVES):
@@ -94,33 +106,31 @@ class Liar:
             life = _Life(self._village, identity, contact, self._rng)
             try:
                 await life.begin(self._village)
+                self._life = life
                 await self._lie(life)
             finally:
+                self._life = None
                 await life.end()
             self.counts["liar banned"] += 1
             await asyncio.sleep(self._rng.choice((0.0, 2.0)))
 
     async def _lie(self, life: _Life) -> None:
         """Until somebody bans it."""
-        village, rng, own_id = self._village, self._rng, life.transport.id
-        scene = Scene(village, rng, life.contact, own_id, self._heard)
-        while own_id not in village.network.banned:
-            await asyncio.sleep(rng.expovariate(self._rate) if self._num_left > 0 else 1.0)
-            if self._num_left > 0:
-                sort = rng.choice(self._sorts)
-                for tale in SORTS[sort](scene):
-                    self._tell(life, sort, tale)
+        while life.transport.id not in self._village.network.banned:
+            await asyncio.sleep(self._rng.expovariate(self._rate) if self._breath > 0 else 1.0)
+            self._speak(self._sorts)
 
-    def _tell(self, life: _Life, sort: str, tale: Tale) -> None:
-        loop = self._village.loop
-
-        def send() -> None:
-            with contextlib.suppress(DsdError):
-                life.transport.send(tale.receiver, tale.frames, tale.priority)
-
-        if tale.after_s:
-            loop.at(loop.now + tale.after_s, send)
+    def _speak(self, sorts: list[str]) -> None:
+        life, rng = self._life, self._rng
+        if life is None or self._breath <= 0:
             return
-        send()
-        self.counts[f"lie: {sort}"] += 1
-        self._num_left -= 1
+        sort = rng.choice(sorts)
+        scene = Scene(self._village, rng, life.contact, life.transport.id, self._heard)
+        tales = list(SORTS[sort](scene))
+        self._breath -= 1.0 if tales else 0.1
+        for tale in tales:
+            if tale.after_s:
+                self._village.loop.at(self._village.loop.now + tale.after_s, life.say, tale)
+            else:
+                life.say(tale)
+                self.counts[f"lie: {sort}"] += 1

@@ -17,7 +17,7 @@ import numpy as np
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.delivery import Delivery
-from dsdnode.node.drafter.reply import Reply
+from dsdnode.node.drafter.reply import Phase, Reply
 from dsdnode.speculation.owner.epochs import OwnEpoch
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
@@ -51,6 +51,15 @@ class Heard:
 
     def add(self, tale: Tale) -> None:
         (self.notices if is_of_protocol(tale.frames[0]) else self.others).append(tale)
+
+    def kind_of(self, receiver: bytes, number: int) -> int:
+        """The tag of a request; 0: it was not heard."""
+        for tale in reversed(self.others):
+            if tale.receiver == receiver:
+                request, _, _, message = msgspec.msgpack.decode(tale.frames[0])
+                if request == number:
+                    return int(message[0])
+        return 0
 
 
 @dataclass(slots=True)
@@ -91,7 +100,9 @@ class Scene:
         return [(drafter, delivery) for drafter, delivery in all_ if delivery.client != self.own_id]
 
     def sessions(self) -> list[tuple[bytes, int]]:
-        """Of all replies and of what rests, each with a route number."""
+        """Of all replies and of what rests, each with a route number; while some are being opened, of these alone."""
+        if opening := [reply for _, reply in self.replies() if reply.phase is Phase.OPENING]:
+            return [(reply.conversation.session, reply._machine.route) for reply in opening]
         owners = [one.node._drafter for one in self.drafters()]
         found = [
             (one.conversation.session, one._machine.route) for owner in owners for one in owner._by_session.values()
@@ -104,6 +115,11 @@ class Scene:
         """All that ask something of others."""
         found = [(one.transport.id, one.node.rpc) for one in self.villagers()]
         return found + [(client._rpc.transport.id, client._rpc) for client in self.village.clients]  # type: ignore[attr-defined]
+
+    def pending(self) -> list[tuple[bytes, bytes, int]]:
+        """Who waits, for whom, and the number of the request."""
+        asked = [(peer, other, waiting) for peer, rpc in self.talkers() for other, waiting in rpc._pending.items()]
+        return [(peer, other, number) for peer, other, waiting in asked for number in waiting]
 
     def anyone(self) -> list[bytes]:
         return [peer for peer, _ in self.talkers()]
@@ -261,29 +277,28 @@ def resume(scene: Scene) -> Iterator[Tale]:
 
 
 def answer(scene: Scene) -> Iterator[Tale]:
-    """To what somebody else was asked, by its number."""
-    rng = scene.rng
-    waiting = [
-        (peer, other, number)
-        for peer, rpc in scene.talkers()
-        for other in rpc._pending
-        for number in rpc._pending[other]
-    ]
-    for peer, other, number in scene.some([one for one in waiting if one[1] != scene.own_id]):
-        del other
-        empty = encode_body([])
-        said: tuple[wire.Message, list[bytes]] = rng.choice(
-            (
-                (wire.Refused("a lie", retry=rng.random() < 0.5), []),
-                (wire.Pong(), []),
-                (wire.Opened(rng.randrange(100)), []),
-                (wire.Nodes(), [empty]),
-                (wire.Providers(), [empty, empty]),
-                (replies.Accepted(bytes(16), "0" * 64), [pack_tokens([1])]),
-                (replies.Finished(bytes(16), "", "BadInput", "a lie"), []),
-            )
-        )
-        yield Tale(peer, encode(*said, number, reply=True))
+    """To whatever somebody else is being asked now, by its number."""
+    for peer, other, number in scene.pending():
+        if other != scene.own_id:
+            message, buffers = scene.rng.choice(_answers(scene, scene.heard.kind_of(other, number)))
+            yield Tale(peer, encode(message, buffers, number, reply=True))
+
+
+def _answers(scene: Scene, kind: int) -> list[tuple[wire.Message, list[bytes]]]:
+    """To a request of this tag."""
+    rng, empty = scene.rng, encode_body([])
+    refused = wire.Refused("a lie", retry=rng.random() < 0.5)
+    said: dict[int, list[tuple[wire.Message, list[bytes]]]] = {
+        10: [(wire.Nodes(), [empty])],
+        12: [(wire.Providers(), [empty, empty])],
+        14: [(wire.Stored(), [])],
+        20: [(wire.Opened(rng.randrange(100)), [])],
+        30: [
+            (replies.Accepted(bytes(16), "0" * 64), [pack_tokens([1])]),
+            (replies.Finished(bytes(16), "", "BadInput", "a lie"), []),
+        ],
+    }
+    return [(refused, []), *said.get(kind, [(wire.Pong(), [])])]
 
 
 # --- others' words, and no words at all
@@ -350,6 +365,8 @@ def oversize(scene: Scene) -> Iterator[Tale]:
     yield Tale(rng.choice(scene.anyone()), frames, rng.choice((Priority.CONTROL, Priority.BULK)))
 
 
+PROMPT = ("answer in another's place", "session squatted")
+"""They come too late unless they are said as soon as something is asked."""
 SORTS: dict[str, Callable[[Scene], Iterator[Tale]]] = {
     "forged verdict": verdict,
     "forged block": block,
@@ -363,7 +380,7 @@ SORTS: dict[str, Callable[[Scene], Iterator[Tale]]] = {
     "forged piece": piece,
     "forged finished": finished,
     "reply asked for by another": resume,
-    "answer for another": answer,
+    "answer in another's place": answer,
     "replay": replay,
     "malformed": malformed,
     "oversize": oversize,
