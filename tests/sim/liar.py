@@ -18,15 +18,15 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 
-from .lies import PROMPT, SORTS, Heard, Scene, Tale
-from .village import RoughTransport, Village, is_of_protocol
+from .lies import PROMPT, SORTS, Heard, Scene, Tale, asks_for_much
+from .village import RoughTransport, Village
 
 SHARE = 0.4
 """Of all worlds."""
 ALONE = 0.5
 """Of these: nothing else goes wrong there."""
-EAGER = 0.1
-"""So often it speaks up when others ask each other something."""
+EAGER = 0.3
+"""So often it speaks up when somebody asks for a reply, or for a place at a stage."""
 JOIN_S = 5.0
 MAX_LIVES = 4
 
@@ -74,9 +74,9 @@ class Liar:
         self._village, self._rng = village, rng
         self._sorts = rng.sample(list(SORTS), rng.choice((1, 3, len(SORTS), len(SORTS))))
         self._eager = [sort for sort in self._sorts if sort in PROMPT]
-        self._rate = rng.choice((10.0, 50.0, 200.0))
-        self._breath = rng.choice((20.0, 50.0, 120.0))
-        """For so many lies; to have nothing to say costs some of it, too."""
+        self._rate = rng.choice((20.0, 100.0, 400.0))
+        self._breath = rng.choice((20, 60, 120))
+        """For so many lies."""
         self._heard = Heard()
         self._life: _Life | None = None
         self._task: asyncio.Task[None] | None = None
@@ -96,7 +96,7 @@ class Liar:
         if sender in self.names or receiver in self.names:
             return
         self._heard.add(Tale(receiver, frames, priority))
-        if self._eager and not is_of_protocol(frames[0]) and self._rng.random() < EAGER:
+        if self._eager and asks_for_much(frames[0]) and self._rng.random() < EAGER:
             self._village.loop.at(self._village.loop.now, self._speak, self._eager)
 
     async def _live(self) -> None:
@@ -117,17 +117,22 @@ class Liar:
     async def _lie(self, life: _Life) -> None:
         """Until somebody bans it."""
         while life.transport.id not in self._village.network.banned:
-            await asyncio.sleep(self._rng.expovariate(self._rate) if self._breath > 0 else 1.0)
-            self._speak(self._sorts)
+            await asyncio.sleep(self._rng.expovariate(self._rate))
+            if self._scene(life).deliveries():
+                self._speak(self._sorts)
+            else:
+                await asyncio.sleep(0.05)
+
+    def _scene(self, life: _Life) -> Scene:
+        return Scene(self._village, self._rng, life.contact, life.transport.id, self._heard)
 
     def _speak(self, sorts: list[str]) -> None:
         life, rng = self._life, self._rng
         if life is None or self._breath <= 0:
             return
         sort = rng.choice(sorts)
-        scene = Scene(self._village, rng, life.contact, life.transport.id, self._heard)
-        tales = list(SORTS[sort](scene))
-        self._breath -= 1.0 if tales else 0.1
+        tales = list(SORTS[sort](self._scene(life)))
+        self._breath -= bool(tales)
         for tale in tales:
             if tale.after_s:
                 self._village.loop.at(self._village.loop.now + tale.after_s, life.say, tale)

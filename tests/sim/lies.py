@@ -27,9 +27,14 @@ from dsdnode.wire.tensors import pack_states, pack_tokens
 from .village import Village, Villager, is_of_protocol
 
 T = TypeVar("T")
+FIND_NODE, FIND_PROVIDERS, ANNOUNCE, OPEN, GENERATE = (
+    int(str(kind.__struct_config__.tag))
+    for kind in (wire.FindNode, wire.FindProviders, wire.Announce, wire.Open, replies.Generate)
+)
 MAX_HEARD = 200
 NOT_LONG_S = 1.0
 """A reply of its own, asked for in another's words, the liar gives up soon: the places are for others."""
+MAX_ANSWERS = 5
 HUGE = bytes(MAX_FRAME_BYTES + 1)
 
 
@@ -55,10 +60,8 @@ class Heard:
     def kind_of(self, receiver: bytes, number: int) -> int:
         """The tag of a request; 0: it was not heard."""
         for tale in reversed(self.others):
-            if tale.receiver == receiver:
-                request, _, _, message = msgspec.msgpack.decode(tale.frames[0])
-                if request == number:
-                    return int(message[0])
+            if tale.receiver == receiver and msgspec.msgpack.decode(tale.frames[0])[0] == number:
+                return _question(tale.frames[0])[0]
         return 0
 
 
@@ -278,7 +281,8 @@ def resume(scene: Scene) -> Iterator[Tale]:
 
 def answer(scene: Scene) -> Iterator[Tale]:
     """To whatever somebody else is being asked now, by its number."""
-    for peer, other, number in scene.pending():
+    waiting = scene.pending()
+    for peer, other, number in scene.rng.sample(waiting, min(len(waiting), MAX_ANSWERS)):
         if other != scene.own_id:
             message, buffers = scene.rng.choice(_answers(scene, scene.heard.kind_of(other, number)))
             yield Tale(peer, encode(message, buffers, number, reply=True))
@@ -289,11 +293,11 @@ def _answers(scene: Scene, kind: int) -> list[tuple[wire.Message, list[bytes]]]:
     rng, empty = scene.rng, encode_body([])
     refused = wire.Refused("a lie", retry=rng.random() < 0.5)
     said: dict[int, list[tuple[wire.Message, list[bytes]]]] = {
-        10: [(wire.Nodes(), [empty])],
-        12: [(wire.Providers(), [empty, empty])],
-        14: [(wire.Stored(), [])],
-        20: [(wire.Opened(rng.randrange(100)), [])],
-        30: [
+        FIND_NODE: [(wire.Nodes(), [empty])],
+        FIND_PROVIDERS: [(wire.Providers(), [empty, empty])],
+        ANNOUNCE: [(wire.Stored(), [])],
+        OPEN: [(wire.Opened(rng.randrange(100)), [])],
+        GENERATE: [
             (replies.Accepted(bytes(16), "0" * 64), [pack_tokens([1])]),
             (replies.Finished(bytes(16), "", "BadInput", "a lie"), []),
         ],
@@ -315,8 +319,20 @@ def replay(scene: Scene) -> Iterator[Tale]:
 
 
 def _request_of(header: bytes) -> bytes:
-    _, reply, _, message = msgspec.msgpack.decode(header)
-    return message[1] if not reply and message[0] == 30 else b""
+    """The name of the reply that is asked for."""
+    kind, message = _question(header)
+    return bytes(message[1]) if kind == GENERATE else b""
+
+
+def asks_for_much(header: bytes) -> bool:
+    """For a reply, or for a place at a stage?"""
+    return _question(header)[0] in (OPEN, GENERATE)
+
+
+def _question(header: bytes) -> tuple[int, list[Any]]:
+    """Tag and message; 0: no request."""
+    number, reply, _, message = msgspec.msgpack.decode(header)
+    return (0, []) if reply or not number else (message[0], message)
 
 
 def _later(tale: Tale) -> Tale:
