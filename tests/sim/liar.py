@@ -18,15 +18,15 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 
-from .lies import PROMPT, SORTS, Heard, Scene, Tale, asks_for_much
+from .lies import PROMPT, SORTS, Heard, Scene, Tale, is_of_a_reply
 from .village import RoughTransport, Village
 
 SHARE = 0.4
 """Of all worlds."""
 ALONE = 0.5
 """Of these: nothing else goes wrong there."""
-EAGER = 0.3
-"""So often it speaks up when somebody asks for a reply, or for a place at a stage."""
+EAGER = 0.2
+"""So often it speaks up when it hears that a reply begins or goes on."""
 JOIN_S = 5.0
 MAX_LIVES = 4
 
@@ -96,7 +96,7 @@ class Liar:
         if sender in self.names or receiver in self.names:
             return
         self._heard.add(Tale(receiver, frames, priority))
-        if self._eager and asks_for_much(frames[0]) and self._rng.random() < EAGER:
+        if self._eager and is_of_a_reply(frames[0]) and self._rng.random() < EAGER:
             self._village.loop.at(self._village.loop.now, self._speak, self._eager)
 
     async def _live(self) -> None:

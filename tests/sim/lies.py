@@ -27,9 +27,9 @@ from dsdnode.wire.tensors import pack_states, pack_tokens
 from .village import Village, Villager, is_of_protocol
 
 T = TypeVar("T")
-FIND_NODE, FIND_PROVIDERS, ANNOUNCE, OPEN, GENERATE = (
+PING, FIND_NODE, FIND_PROVIDERS, ANNOUNCE, OPEN, GENERATE = (
     int(str(kind.__struct_config__.tag))
-    for kind in (wire.FindNode, wire.FindProviders, wire.Announce, wire.Open, replies.Generate)
+    for kind in (wire.Ping, wire.FindNode, wire.FindProviders, wire.Announce, wire.Open, replies.Generate)
 )
 MAX_HEARD = 200
 NOT_LONG_S = 1.0
@@ -324,9 +324,9 @@ def _request_of(header: bytes) -> bytes:
     return bytes(message[1]) if kind == GENERATE else b""
 
 
-def asks_for_much(header: bytes) -> bool:
-    """For a reply, or for a place at a stage?"""
-    return _question(header)[0] in (OPEN, GENERATE)
+def is_of_a_reply(header: bytes) -> bool:
+    """Does it ask for a reply, for a place at a stage, or (before that) whether a stage lives?"""
+    return _question(header)[0] in (PING, OPEN, GENERATE)
 
 
 def _question(header: bytes) -> tuple[int, list[Any]]:
