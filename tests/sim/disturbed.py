@@ -1,4 +1,4 @@
-"""Was a reply kept from its work? Where nothing but a liar is at work none may be, though it would have come right."""
+"""Was a reply kept from its work, or an honest peer accused? What a liar could do though every text comes right."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
+from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.reply import Reply
 from dsdnode.speculation.owner.session import SessionMachine
 
@@ -17,7 +18,7 @@ LEASE = "its lease ran out"
 
 @contextlib.contextmanager
 def disturbances(found: list[str]) -> Iterator[None]:
-    """Adds to `found` why a reply had to recover."""
+    """Adds to `found` why a reply had to recover: where nothing but a liar is at work none may."""
 
     def on_session_lost(original: Callable[..., None]) -> Callable[..., None]:
         def heard(self: Reply, peer: bytes, lost: Any) -> None:
@@ -49,3 +50,17 @@ def disturbances(found: list[str]) -> Iterator[None]:
         patch.object(SessionMachine, "_recover", recover(SessionMachine._recover)),
     ):
         yield
+
+
+@contextlib.contextmanager
+def accusations() -> Iterator[list[bytes]]:
+    """Peers of which somebody says that they misbehave, each time."""
+    accused: list[bytes] = []
+    original = Rpc.misbehaved
+
+    def misbehaved(self: Rpc, peer: bytes, why: object) -> None:
+        accused.append(peer)
+        original(self, peer, why)
+
+    with patch.object(Rpc, "misbehaved", misbehaved):
+        yield accused

@@ -18,17 +18,30 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 
-from .lies import PROMPT, SORTS, Heard, Scene, Tale, is_of_a_reply
+from .lies import PROMPT, SORTS
+from .scene import Heard, Scene, Tale, is_of_a_reply
 from .village import RoughTransport, Village
 
 SHARE = 0.4
 """Of all worlds."""
 ALONE = 0.5
-"""Of these: nothing else goes wrong there."""
+"""Of these."""
 EAGER = 0.2
 """So often it speaks up when it hears that a reply begins or goes on."""
 JOIN_S = 5.0
 MAX_LIVES = 4
+
+
+def liars_dice(seed: int) -> Random | None:
+    """What the liar of this world goes by, if there is one. Worlds without one are what they would be anyway."""
+    rng = Random(f"liar {seed}")
+    return rng if rng.random() < SHARE else None
+
+
+def is_alone(seed: int) -> bool:
+    """Is there a liar in this world, and nothing else that goes wrong?"""
+    dice = liars_dice(seed)
+    return dice is not None and dice.random() < ALONE
 
 
 class _Life:
@@ -71,6 +84,8 @@ class Liar:
         self.counts: Counter[str] = Counter()
         self.names: set[bytes] = set()
         """Peer ids that it has had."""
+        self.alone = rng.random() < ALONE
+        """Nothing else goes wrong in its world."""
         self._village, self._rng = village, rng
         self._sorts = rng.sample(list(SORTS), rng.choice((1, 3, len(SORTS), len(SORTS))))
         self._eager = [sort for sort in self._sorts if sort in PROMPT]

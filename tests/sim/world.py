@@ -26,9 +26,9 @@ from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.speculation.sampling import Sampling
 from tests.speculation.restless import Restless
 
-from .disturbed import disturbances
+from .disturbed import accusations, disturbances
 from .leaks import held_by, overfull
-from .liar import ALONE, SHARE, Liar
+from .liar import Liar, liars_dice
 from .troubles import Troubles
 from .village import Village
 
@@ -65,9 +65,9 @@ def run_world(seed: int) -> Result:
     """Same seed, same result."""
     result = Result(seed)
     found: list[str] = []
-    with _complaints(result.violations), restless(seed), disturbances(found):
+    with _complaints(result.violations), restless(seed), disturbances(found), accusations() as accused:
         try:
-            run(_live(result), LIMIT_S)
+            run(_live(result, accused), LIMIT_S)
         except Unreal as error:
             result.violations.append(f"stuck: {error}")
         except Exception as error:
@@ -77,15 +77,16 @@ def run_world(seed: int) -> Result:
     return result
 
 
-async def _live(result: Result) -> None:
+async def _live(result: Result, accused: list[bytes]) -> None:
+    """`accused`: whom somebody counted a strike."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, JumpingLoop)
     loop.set_exception_handler(lambda _, context: result.violations.append(f"crash: {context.get('exception')!r}"))
     rng = Random(result.seed)
-    lying = Random(f"liar {result.seed}")
     village = Village(rng)
-    liar = Liar(village, lying) if lying.random() < SHARE else None
-    result.undisturbed = liar is not None and lying.random() < ALONE
+    dice = liars_dice(result.seed)
+    liar = None if dice is None else Liar(village, dice)
+    result.undisturbed = liar is not None and liar.alone
     troubles = Troubles(village, Random(rng.random()), calm=result.undisturbed)
     await village.build(num_clients=rng.randint(1, 3))
     asks = [_Ask(village, client, Random(rng.random()), result) for client in village.clients]
@@ -102,6 +103,7 @@ async def _live(result: Result) -> None:
     watch.cancel()
     await village.close()
     names = liar.names if liar is not None else set()
+    result.violations += ["accused an honest peer" for peer in accused if peer not in names]
     result.violations += ["banned an honest peer" for peer in village.network.banned if peer not in names]
     result.faults = troubles.counts + village.network.counts + (liar.counts if liar is not None else Counter())
     result.simulated_s = loop.now
