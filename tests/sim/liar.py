@@ -19,15 +19,13 @@ from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 
 from .lies import PROMPT, SORTS
-from .scene import Heard, Scene, Tale, is_of_a_reply
+from .scene import Heard, Scene, Tale, news_of_a_reply
 from .village import RoughTransport, Village
 
 SHARE = 0.4
 """Of all worlds."""
 ALONE = 0.5
 """Of these."""
-EAGER = 0.2
-"""So often it speaks up when it hears that a reply begins or goes on."""
 JOIN_S = 5.0
 MAX_LIVES = 4
 
@@ -111,7 +109,7 @@ class Liar:
         if sender in self.names or receiver in self.names:
             return
         self._heard.add(Tale(receiver, frames, priority))
-        if self._eager and is_of_a_reply(frames[0]) and self._rng.random() < EAGER:
+        if self._eager and self._rng.random() < news_of_a_reply(frames[0]):
             self._village.loop.at(self._village.loop.now, self._speak, self._eager)
 
     async def _live(self) -> None:

@@ -23,6 +23,8 @@ from .scene import ANNOUNCE, FIND_NODE, FIND_PROVIDERS, GENERATE, OPEN, Scene, T
 NOT_LONG_S = 1.0
 """A reply of its own, asked for in another's words, the liar gives up soon: the places are for others."""
 MAX_ANSWERS = 5
+LATELY = 5
+"""Messages."""
 HUGE = bytes(MAX_FRAME_BYTES + 1)
 
 
@@ -158,6 +160,14 @@ def _num_told(delivery: Delivery) -> int:
     return machine._config.num_resumed + len(machine._line) - len(reply.conversation.tokens)
 
 
+def front_run(scene: Scene) -> Iterator[Tale]:
+    """Ask for a reply under the name that another is just asking under."""
+    for tale in list(scene.heard.others)[-LATELY:]:
+        if request := request_of(tale.frames[0]):
+            yield Tale(tale.receiver, tale.frames)
+            yield _later(notice(tale.receiver, replies.Cancel(request)))
+
+
 def resume(scene: Scene) -> Iterator[Tale]:
     """Ask for another's reply by its name; and for one of the own in another's words, as if it were the next turn."""
     rng = scene.rng
@@ -261,7 +271,7 @@ def oversize(scene: Scene) -> Iterator[Tale]:
     yield Tale(rng.choice(scene.anyone()), frames, rng.choice((Priority.CONTROL, Priority.BULK)))
 
 
-PROMPT = ("answer in another's place", "session squatted")
+PROMPT = ("answer in another's place", "session squatted", "reply begun for another")
 """They come too late unless they are said as soon as something is asked."""
 SORTS: dict[str, Callable[[Scene], Iterator[Tale]]] = {
     "forged verdict": verdict,
@@ -276,6 +286,7 @@ SORTS: dict[str, Callable[[Scene], Iterator[Tale]]] = {
     "forged piece": piece,
     "forged finished": finished,
     "reply asked for by another": resume,
+    "reply begun for another": front_run,
     "answer in another's place": answer,
     "replay": replay,
     "malformed": malformed,

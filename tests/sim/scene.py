@@ -128,9 +128,9 @@ def request_of(header: bytes) -> bytes:
     return bytes(message[1]) if kind == GENERATE else b""
 
 
-def is_of_a_reply(header: bytes) -> bool:
-    """Does it ask for a reply, for a place at a stage, or (before that) whether a stage lives?"""
-    return question_of(header)[0] in (PING, OPEN, GENERATE)
+def news_of_a_reply(header: bytes) -> float:
+    """How much of news it is, from 0 to 1: that a reply is asked for; a place at a stage, or whether one lives."""
+    return {GENERATE: 1.0, OPEN: 0.2, PING: 0.2}.get(question_of(header)[0], 0.0)
 
 
 def question_of(header: bytes) -> tuple[int, list[Any]]:

@@ -36,6 +36,8 @@ LIMIT_S = 3600.0
 STUCK_S = 300.0
 """Of peace: by then every reply is over."""
 LOOK_S = 0.5
+KNOWN_S = 5.0
+"""By then everybody's offers are known; who asks before may hear that there are none yet."""
 END_TOKEN = 0
 WINDOWS = ("", "fixed", "awc", "throughput", "throughput:stream", "throughput:hedged", "stream:2:8", "stream:1:16")
 """The production policies."""
@@ -89,11 +91,13 @@ async def _live(result: Result, accused: list[bytes]) -> None:
     result.undisturbed = liar is not None and liar.alone
     troubles = Troubles(village, Random(rng.random()), calm=result.undisturbed)
     await village.build(num_clients=rng.randint(1, 3))
+    if liar is not None:
+        liar.begin()
+    if result.undisturbed:
+        await asyncio.sleep(KNOWN_S)
     asks = [_Ask(village, client, Random(rng.random()), result) for client in village.clients]
     tasks = [asyncio.create_task(ask.all()) for ask in asks]
     watch = asyncio.create_task(_watch(village, result))
-    if liar is not None:
-        liar.begin()
     await troubles.rage(lambda: all(task.done() for task in tasks))
     await troubles.calm()
     await _end(asks, tasks, result)
