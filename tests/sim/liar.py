@@ -76,7 +76,7 @@ class _Life:
 
 
 class Liar:
-    """`await begin()`, then it lies until `await leave()`, or until it has no more to say."""
+    """`begin()`, then it lies until `await leave()`, or until it has no more to say."""
 
     def __init__(self, village: Village, rng: Random) -> None:
         self.counts: Counter[str] = Counter()
@@ -103,7 +103,8 @@ class Liar:
         self._village.network.eavesdrop = None
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
 
     def _hear(self, sender: bytes, receiver: bytes, frames: list[bytes], priority: Priority) -> None:
         if sender in self.names or receiver in self.names:
