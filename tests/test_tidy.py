@@ -1,13 +1,17 @@
-"""The house rules that a machine can check: floors, sizes, banned calls (README, the tree)."""
+"""The house rules that a machine can check: floors, the wall, sizes, banned calls (docs/architecture.md).
+
+A rule tells all that breaks it; BAD has a file of that kind for each, so that no rule is there in name only.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -59,21 +63,39 @@ BANNED_CALLS = {("time", "time"), ("asyncio", "wait")}
 RANDOM_CLASSES = {"Random", "SystemRandom"}
 IMPURE = {"asyncio", "socket", "threading", "subprocess", "time", "zmq", "llama_cpp"}
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+
+@dataclass(frozen=True)
+class Source:
+    """A file of the package, or one made up to break a rule."""
+
+    path: Path
+    text: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, str(self.path))
+
+    @property
+    def name(self) -> str:
+        return str(self.path.relative_to(ROOT))
+
+    @property
+    def room(self) -> str:
+        """`speculation` of dsdnode/speculation/controller.py, `config` of dsdnode/config.py."""
+        return self.path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+    def lies_in(self, room: str) -> bool:
+        """`speculation.owner`: any file below dsdnode/speculation/owner."""
+        return PACKAGE.joinpath(*room.split(".")) in self.path.parents
 
 
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), str(path))
+def sources(*patterns: str) -> list[Source]:
+    return [Source(path, path.read_text()) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
 
 
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-def room_of(path: Path) -> str:
-    """`speculation` of dsdnode/speculation/controller.py, `config` of dsdnode/config.py."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+HOUSE = sources("dsdnode/**/*.py")
+TESTS = sources("tests/**/*.py")
+Rule = Callable[[Source], Iterator[str]]
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
@@ -86,13 +108,9 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own_modules(tree: ast.Module) -> set[str]:
-    """`speculation.plan` of `from dsdnode.speculation.plan import Plan`, `speculation` of it too."""
-    return {name.removeprefix("dsdnode.") for name in imports(tree) if name.startswith("dsdnode.")}
-
-
-def own_rooms(tree: ast.Module) -> set[str]:
-    return {name.split(".")[1] for name in imports(tree) if name.startswith("dsdnode.")} & FLOORS.keys()
+def own_modules(tree: ast.Module) -> list[str]:
+    """`speculation.plan` of `from dsdnode.speculation.plan import Plan`, `speculation.plan.Plan` too."""
+    return sorted({name.removeprefix("dsdnode.") for name in imports(tree) if name.startswith("dsdnode.")})
 
 
 def calls(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
@@ -102,65 +120,155 @@ def calls(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
             yield node.value.id, node.attr, node.lineno
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_floor_imports_only_floors_below(path: Path) -> None:
-    room = room_of(path)
-    assert not any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree_of(path))), "relative"
-    for other in own_rooms(tree_of(path)) - {room}:
-        assert FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {other} (floor {FLOORS[other]})"
+# --- rules of one file
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_the_wall_between_text_and_speed(path: Path) -> None:
-    """What decides which tokens are committed imports nothing that decides how fast, and knows of it by a port."""
-    for module in own_modules(tree_of(path)):
-        if room_of(path) == "speculation":
-            assert module.split(".")[0] not in {"pacing", "placement"}, module
-        if room_of(path) in {"pacing", "placement"} and module.startswith("speculation."):
-            assert module in PORT or module.rpartition(".")[0] in PORT, f"{module} is behind the wall"
+def floors(source: Source) -> Iterator[str]:
+    """A floor imports only floors below."""
+    if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(source.tree)):
+        yield "a relative import: say from where"
+    own = FLOORS[source.room]
+    for other in sorted({module.split(".")[0] for module in own_modules(source.tree)} & FLOORS.keys() - {source.room}):
+        if FLOORS[other] >= own:
+            yield f"{source.room} (floor {own}) imports {other} (floor {FLOORS[other]})"
 
 
-@pytest.mark.parametrize(("one", "other"), APART)
-def test_roles_know_each_other_by_the_wire_alone(one: str, other: str) -> None:
-    folder = PACKAGE.joinpath(*one.split("."))
-    files = list(folder.rglob("*.py"))
-    assert len(files) > 1, f"{one} is no room"
-    for path in files:
-        known = [module for module in own_modules(tree_of(path)) if f"{module}.".startswith(f"{other}.")]
-        assert known == [], f"{name_of(path)} imports {known}"
+def wall(source: Source) -> Iterator[str]:
+    """What decides which tokens are committed imports nothing that decides how fast, and is known to it by a port."""
+    for module in own_modules(source.tree):
+        if source.room == "speculation" and module.split(".")[0] in {"pacing", "placement"}:
+            yield f"{module} decides how fast: take it by a port"
+        behind = module.startswith("speculation.") and not {module, module.rpartition(".")[0]} & PORT
+        if source.room in {"pacing", "placement"} and behind:
+            yield f"{module} is behind the wall"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_third_party_stays_in_its_room(path: Path) -> None:
-    for name in imports(tree_of(path)):
-        allowed = ONLY_IN.get(name.split(".")[0])
-        assert allowed in (None, room_of(path)), f"{name} belongs to {allowed}/"
-        assert name.split(".")[0] not in {"pickle", "torch"}
-        assert room_of(path) not in PURE or name.split(".")[0] not in IMPURE, f"{name} is not for pure thinking"
+def roles(source: Source) -> Iterator[str]:
+    """Roles know each other by the wire alone."""
+    for one, other in APART:
+        if source.lies_in(one):
+            known = [module for module in own_modules(source.tree) if f"{module}.".startswith(f"{other}.")]
+            yield from (f"{one} imports {module}" for module in known)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_banned_is_called(path: Path) -> None:
-    for module, attribute, line in calls(tree_of(path)):
-        assert (module, attribute) not in BANNED_CALLS, f"line {line}: {module}.{attribute}"
-        assert module != "random" or attribute in RANDOM_CLASSES, f"line {line}: global random numbers"
-    for name in imports(tree_of(path)):
-        assert tuple(name.rsplit(".", 1)) not in BANNED_CALLS, name
-        assert not name.startswith("random.") or name.removeprefix("random.") in RANDOM_CLASSES, name
+def guests(source: Source) -> Iterator[str]:
+    """Third-party modules stay in their room, and pure thinking does without the world."""
+    for name in imports(source.tree):
+        top = name.split(".")[0]
+        if ONLY_IN.get(top, source.room) != source.room:
+            yield f"{name} belongs to {ONLY_IN[top]}/"
+        if top in {"pickle", "torch"}:
+            yield f"{name} has no place in the package"
+        if source.room in PURE and top in IMPURE:
+            yield f"{name} is not for pure thinking"
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted(ROOT.glob("tests/**/*.py"))], ids=name_of)
-def test_files_and_functions_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
-    for node in ast.walk(tree_of(path)):
+def banned(source: Source) -> Iterator[str]:
+    """No wall clock, no wait that forgets exceptions, no global random numbers."""
+    for module, attribute, line in calls(source.tree):
+        if (module, attribute) in BANNED_CALLS:
+            yield f"line {line}: {module}.{attribute}"
+        if module == "random" and attribute not in RANDOM_CLASSES:
+            yield f"line {line}: global random numbers"
+    for name in imports(source.tree):
+        if tuple(name.rsplit(".", 1)) in BANNED_CALLS:
+            yield name
+        if name.startswith("random.") and name.removeprefix("random.") not in RANDOM_CLASSES:
+            yield f"{name}: global random numbers"
+
+
+def sizes(source: Source) -> Iterator[str]:
+    if len(source.text.splitlines()) > MAX_FILE_LINES:
+        yield f"more than {MAX_FILE_LINES} lines"
+    for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert length <= MAX_FUNCTION_LINES, f"{node.name}: {length} lines"
+            if length > MAX_FUNCTION_LINES:
+                yield f"{node.name}: {length} lines"
 
 
-def constants(path: Path) -> Iterator[tuple[str, str]]:
+NAMES = {path.name for folder in ("dsdnode", "tests", "scripts") for path in (ROOT / folder).rglob("*.py")}
+
+
+def named_files(source: Source) -> Iterator[str]:
+    """Files that are named in docstrings, comments and texts are there."""
+    for name in re.findall(r"\b([a-z_0-9]+\.py)\b", source.text):
+        if name not in NAMES:
+            yield f"there is no {name}"
+
+
+def broken(rule: Rule, files: list[Source]) -> list[str]:
+    return [f"{source.name}: {what}" for source in files for what in rule(source)]
+
+
+@pytest.mark.parametrize(
+    "rule", [floors, wall, roles, guests, banned, sizes, named_files], ids=lambda rule: rule.__name__
+)
+def test_the_house_keeps_its_rules(rule: Rule) -> None:
+    assert broken(rule, HOUSE) == []
+
+
+def test_tests_stay_small_too() -> None:
+    assert broken(sizes, TESTS) == []
+
+
+def test_scripts_are_thin() -> None:
+    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and path.suffix != ".txt"]
+    assert scripts
+    assert [path.name for path in scripts if len(path.read_text().splitlines()) > MAX_SCRIPT_LINES] == []
+
+
+def test_torch_is_for_training_alone() -> None:
+    files = [*sources("scripts/*.py"), *TESTS]
+    assert [one.name for one in files if "torch" in {name.split(".")[0] for name in imports(one.tree)}] == []
+
+
+def test_every_room_that_is_kept_apart_is_one() -> None:
+    assert [
+        room for pair in APART for room in pair if len(list(PACKAGE.joinpath(*room.split(".")).glob("*.py"))) < 2
+    ] == []
+
+
+BAD: list[tuple[Rule, str, str]] = [
+    (floors, "wire/noise.py", "from dsdnode.node.node import Node"),
+    (floors, "client/short.py", "from dsdnode.node import options"),
+    (floors, "dht/beside.py", "def f() -> None:\n    from dsdnode.speculation import plan"),
+    (floors, "errors.py", "from dsdnode.cost import CostLine"),
+    (floors, "net/near.py", "from .rpc import Rpc"),
+    (wall, "speculation/owner/quick.py", "from dsdnode.pacing.tuning import TUNING"),
+    (wall, "speculation/stage/near.py", "import dsdnode.placement.layers"),
+    (wall, "pacing/peek.py", "from dsdnode.speculation.owner.session import SessionMachine"),
+    (wall, "placement/peek.py", "from dsdnode.speculation import sampling"),
+    (roles, "speculation/owner/peek.py", "from dsdnode.speculation.stage.cache import BranchCache"),
+    (roles, "speculation/stage/peek.py", "from dsdnode.speculation.owner import epochs"),
+    (roles, "node/drafter/peek.py", "from dsdnode.node.shard.host import StageHost"),
+    (roles, "node/shard/peek.py", "import dsdnode.node.drafter.reply"),
+    (roles, "node/batching/peek.py", "from dsdnode.node.shard import host"),
+    (guests, "swarm/raw.py", "import zmq.asyncio"),
+    (guests, "node/raw.py", "from llama_cpp import Llama"),
+    (guests, "wire/raw.py", "import pickle"),
+    (guests, "pacing/raw.py", "import time"),
+    (banned, "net/late.py", "import time\ntime.time()"),
+    (banned, "net/late.py", "from time import time"),
+    (banned, "sim/dice.py", "import random\nrandom.choice([1])"),
+    (banned, "sim/dice.py", "from random import choice"),
+    (sizes, "cli/long.py", "x = 1\n" * (MAX_FILE_LINES + 1)),
+    (sizes, "cli/long.py", "async def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES),
+    (named_files, "cli/old.py", '"""See nowhere.py."""'),
+]
+
+
+@pytest.mark.parametrize(("rule", "name", "text"), BAD, ids=lambda part: getattr(part, "__name__", str(part))[:40])
+def test_a_rule_that_is_broken_says_so(rule: Rule, name: str, text: str) -> None:
+    assert len(broken(rule, [Source(PACKAGE / name, text)])) >= 1
+
+
+# --- rules of the whole
+
+
+def constants(source: Source) -> Iterator[tuple[str, str]]:
     """Names in capitals that are given a literal value at the top of a file, with the value."""
-    for node in tree_of(path).body:
+    for node in source.tree.body:
         if isinstance(node, ast.Assign):
             target, value = node.targets[0], node.value
         elif isinstance(node, ast.AnnAssign) and node.value is not None:
@@ -175,13 +283,19 @@ def constants(path: Path) -> Iterator[tuple[str, str]]:
                     yield name.id.strip("_"), repr(eval(ast.unparse(expression), {"__builtins__": {}}))
 
 
+def twins(files: list[Source]) -> dict[tuple[str, str], list[str]]:
+    places: dict[tuple[str, str], list[str]] = {}
+    for source in files:
+        for constant in constants(source):
+            places.setdefault(constant, []).append(source.name)
+    return {constant: names for constant, names in places.items() if len(names) > 1}
+
+
 def test_one_name_with_one_value_stands_in_one_file() -> None:
     """Twins drift: whoever needs it imports it from where its reason is told."""
-    places: dict[tuple[str, str], list[str]] = {}
-    for path in FILES:
-        for constant in constants(path):
-            places.setdefault(constant, []).append(name_of(path))
-    assert {constant: files for constant, files in places.items() if len(files) > 1} == {}
+    assert twins(HOUSE) == {}
+    again = Source(PACKAGE / "net" / "again.py", "_MAX_RUN: int = 1 << 4")
+    assert twins([again, Source(PACKAGE / "dht" / "once.py", "A, MAX_RUN = 1, 16")]) != {}
 
 
 def test_the_plan_of_the_house_names_every_file_and_no_other() -> None:
@@ -195,35 +309,9 @@ def test_the_plan_of_the_house_names_every_file_and_no_other() -> None:
             rooms.setdefault(room, [])
         if room in rooms:
             rooms[room] += re.findall(r"[a-z]\w*\*?", line)
-    folders = {path.parent for path in FILES}
+    folders = {source.path.parent for source in HOUSE}
     assert sorted(rooms) == sorted("" if one == PACKAGE else str(one.relative_to(PACKAGE)) for one in folders)
     for room, names in rooms.items():
         files = [path.stem for path in (PACKAGE / room).glob("[a-z]*.py")]
         assert [one for one in files if not any(fnmatch(one, name) for name in names)] == [], room
         assert [name for name in names if not any(fnmatch(one, name) for one in files)] == [], room
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_that_are_named_are_there(path: Path) -> None:
-    """In docstrings, comments and texts."""
-    there = {one.name for folder in ("dsdnode", "tests", "scripts") for one in (ROOT / folder).rglob("*.py")}
-    assert [name for name in re.findall(r"\b([a-z_0-9]+\.py)\b", path.read_text()) if name not in there] == []
-
-
-def test_scripts_are_thin() -> None:
-    scripts = [path for path in (ROOT / "scripts").iterdir() if path.is_file() and path.suffix != ".txt"]
-    assert scripts
-    for path in scripts:
-        assert len(path.read_text().splitlines()) <= MAX_SCRIPT_LINES, path.name
-
-
-def test_torch_is_for_training_alone() -> None:
-    for path in [*ROOT.glob("scripts/*.py"), *ROOT.glob("tests/**/*.py")]:
-        assert "torch" not in {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}, path
-
-
-def test_the_rules_themselves_catch_what_they_should() -> None:
-    tree = ast.parse("import time, random\nfrom dsdnode.node import node\ntime.time()\nrandom.choice([])\n")
-    assert {("time", "time", 3), ("random", "choice", 4)} <= set(calls(tree))
-    assert own_rooms(tree) == {"node"}
-    assert own_rooms(ast.parse("from dsdnode import config")) == {"config"}

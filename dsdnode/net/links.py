@@ -19,6 +19,7 @@ from dsdnode.net.peers import Peer, PeerBook
 from dsdnode.net.port import MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
 from dsdnode.net.sockets import Names
+from dsdnode.net.zap import Gate
 from dsdnode.wire.messages import Contact
 
 BLOCKED_RETRY_S = 0.005
@@ -34,6 +35,7 @@ class Links:
         names: Names,
         identity: Identity,
         handshake: Handshake,
+        gate: Gate,
         inbox: Inbox,
         on_lost: Callable[[bytes, str], None],
     ) -> None:
@@ -43,6 +45,7 @@ class Links:
         self.handshake = handshake
         self.resolving = asyncio.Semaphore(2)
         self.book = PeerBook()
+        self._gate = gate
         self._inbox = inbox
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -87,7 +90,10 @@ class Links:
 
     def _choose(self, peer: Peer, bulk: bool) -> Link:
         link = peer.ready_link(bulk) or peer.dealers.get(bulk)
-        if link is None and self._loop.time() >= peer.retry_at:
+        now = self._loop.time()
+        if link is None and self._gate.is_banned(now, peer.curve_key):  # its links were closed when it was banned
+            raise PeerUnavailable(f"peer {short_id(peer.id)}: banned here")
+        if link is None and now >= peer.retry_at:
             link = self._dial(peer, bulk)
         if link is None:
             other = peer.ready_link(not bulk)  # who cannot be dialled gets everything over the one that it made

@@ -66,7 +66,7 @@ class ZmqTransport:
                 raise
         key = derive_swarm_key(swarm_key) if swarm_key else b""
         self._handshake = Handshake(Contact(identity.public_key, addresses), key, version)
-        self._links = Links(self._context, names, identity, self._handshake, self._inbox, self._lost)
+        self._links = Links(self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost)
         self._watch = MemoryWatch(memory_limit_bytes, self._too_much_memory)
 
     @classmethod
@@ -143,8 +143,6 @@ class ZmqTransport:
         known = self._links.book.get(peer)
         if known is None or self._closed:
             raise PeerUnavailable(f"peer {short_id(peer)}: no address known")
-        if self._gate.is_banned(self._loop.time(), known.curve_key):
-            raise PeerUnavailable(f"peer {short_id(peer)}: banned here")
         self._links.send(known, frames, priority)
 
     async def receive(self) -> tuple[bytes, list[bytes]]:

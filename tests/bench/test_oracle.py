@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from dsdnode.bench.oracle import Oracle
 from dsdnode.models import demo_target
 from dsdnode.sim.traces import _parse
 from dsdnode.speculation.sampling import Sampling
+
+pytestmark = pytest.mark.slow
 
 PROMPT = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Ben have now?"
 

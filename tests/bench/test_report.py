@@ -17,6 +17,8 @@ from dsdnode.errors import BadInput
 from dsdnode.wire.replies import PlanChange
 from tests.bench.replies import PLAIN, ROUNDS, config, reply
 
+pytestmark = pytest.mark.slow
+
 KEYS = [
     "scheme", "tokens_per_second", "speedup", "acceptance_rate", "tokens_per_pass", "wasted_share", "bytes_per_token",
     "messages_per_token", "time_to_first_token_s", "bound_tokens_per_second", "of_bound", "text_equal", "near_ties",

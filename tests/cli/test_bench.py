@@ -18,6 +18,8 @@ from tests.bench.test_report import KEYS
 from tests.cli.conftest import ROOT, Result
 from tests.cli.test_demo import alive
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "dsdnode.cli", "bench"]
 
 

@@ -18,7 +18,7 @@ import pytest
 from dsdnode.bench.daemons import leaving_by_exception, run_leaving
 from tests.cli.conftest import ROOT, Daemon, Result
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 """Five processes that load models: seconds, but not on a machine that has much else to do."""
 COMMAND = [sys.executable, "-m", "dsdnode.cli"]
 PROMPT = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Ben have now?"

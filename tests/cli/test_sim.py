@@ -12,6 +12,8 @@ import pytest
 from dsdnode.identity import Identity
 from tests.cli.conftest import Result
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., Result]
 SCENARIO = """
 [load]

@@ -19,6 +19,8 @@ from dsdnode.errors import DsdError, NotRunning
 from dsdnode.node.status import NodeStatus
 from tests.cli.conftest import JOIN, ROOT, Daemon, Result
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., Result]
 Start = Callable[..., Daemon]
 STATUS = [

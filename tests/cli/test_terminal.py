@@ -15,6 +15,8 @@ import pytest
 
 from tests.cli.conftest import JOIN, ROOT
 
+pytestmark = pytest.mark.slow
+
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 PATIENCE_S = 20.0
 

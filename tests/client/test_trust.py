@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from dsdnode.client import client as client_module
-from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
-from dsdnode.engine.fake import fake_text
+from dsdnode.client.client import ASK_TIMEOUT_S, Client, GenerateRequest
+from dsdnode.errors import NoPipeline
 from dsdnode.net.rpc import Rpc
+from dsdnode.swarm.pings import PING_TIMEOUT_S
 from dsdnode.wire import replies
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.tensors import pack_tokens
-from tests.node.swarm import TARGET, FakeSwarm
+from tests.node.mallory import EXPECTED, PROMPT, REQUEST, id_of, request_of, rest
+from tests.node.swarm import FakeSwarm
 from tests.node.test_drafter_host import some, story
-
-PROMPT = (5, 17, 42, 8)
-REQUEST = GenerateRequest(prompt_tokens=PROMPT, max_tokens=60, draft_max=4)
-EXPECTED = fake_text(TARGET, PROMPT, 60)
-
-
-def id_of(client: Client) -> bytes:
-    return client._discovery._own_id
-
-
-def request_of(client: Client) -> bytes:
-    """What the reply in progress is called: whoever overhears or guesses it can speak of it."""
-    [request] = client._inboxes
-    return request
 
 
 def lie(mallory: Rpc, alice: Client, index: int) -> None:
@@ -38,14 +28,6 @@ def lie(mallory: Rpc, alice: Client, index: int) -> None:
     request, told = request_of(alice), replies.Statistics(completion_tokens=index + 1)
     mallory.notify(id_of(alice), replies.Piece(request, index, 0), [pack_tokens([1]), b"!"])
     mallory.notify(id_of(alice), replies.Finished(request, "stop"), [encode_body(told)])
-
-
-async def rest(events: AsyncIterator[Piece | Finished], tokens: list[int]) -> Finished:
-    async for event in events:
-        if isinstance(event, Finished):
-            return event
-        tokens += event.tokens
-    raise AssertionError("a reply ends with Finished")
 
 
 async def ring(swarm: FakeSwarm, *drafters: str) -> None:
@@ -123,3 +105,76 @@ async def _talk(mallory: Rpc, alice: Client) -> None:
     while True:
         lie(mallory, alice, 999)
         await asyncio.sleep(0.5)
+
+
+def test_a_drafter_that_does_not_even_answer_a_ping_is_not_waited_for(tmp_path: Path) -> None:
+    """It has ten seconds for a prompt and a lookup, and is gone."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora", "dan")
+        alice = await swarm.client()
+        first = min(swarm.members[name].node.peer_id for name in ("dora", "dan"))  # whom she asks of equals
+        swarm.hub.cuts.add(frozenset((id_of(alice), first)))  # type: ignore[attr-defined]
+        loop = asyncio.get_running_loop()
+        asked_s, tokens = loop.time(), list[int]()
+        await rest(alice.generate(REQUEST), tokens)
+        assert tokens == EXPECTED
+        assert PING_TIMEOUT_S <= loop.time() - asked_s < ASK_TIMEOUT_S / 2
+
+    story(tmp_path, tell)
+
+
+# --- a drafter that lies
+
+
+async def asked_of(swarm: FakeSwarm, says: Sequence[tuple[Any, list[bytes]]]) -> Client:
+    """Alice, in a swarm whose only drafter is mallory: she accepts, and then says this, all at once."""
+    await swarm.add("sam", layers=(0, 4))
+    mallory = await swarm.add("mallory", drafts=True)
+    rpc = mallory.node.rpc
+
+    async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+        for told, buffer in says:
+            named = msgspec.structs.replace(told, request=message.request)
+            asyncio.get_running_loop().call_later(0.1, rpc.notify, peer, named, buffer)
+        assert mallory.draft is not None
+        return replies.Accepted(message.request, mallory.draft.shard.model_id), [pack_tokens(list(PROMPT))]
+
+    rpc.on_request(replies.Generate, generate)
+    return await swarm.client()
+
+
+def test_a_drafter_s_words_are_shown_without_what_would_move_the_cursor(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        alice = await asked_of(swarm, [(replies.Finished(bytes(16), "", "NoPipeline", "gone\x1b[2J"), [])])
+        with pytest.raises(NoPipeline, match=r"^gone\?\[2J$"):
+            await rest(alice.generate(REQUEST), [])
+
+    story(tmp_path, tell)
+
+
+def test_why_it_ended_is_shown_so_too(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        told = encode_body(replies.Statistics(completion_tokens=0))
+        alice = await asked_of(swarm, [(replies.Finished(bytes(16), "stop\x1b[2J"), [told])])
+        assert (await rest(alice.generate(REQUEST), [])).reason == "stop?[2J"
+
+    story(tmp_path, tell)
+
+
+def test_a_drafter_cannot_fill_the_memory_of_a_client_that_does_not_read(tmp_path: Path) -> None:
+    most = 50
+
+    async def tell(swarm: FakeSwarm, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(client_module, "MAX_QUEUED_NOTICES", most)
+        says = [(replies.Piece(bytes(16), index, 0), [pack_tokens([1]), b"!"]) for index in range(4 * most)]
+        alice = await asked_of(swarm, says)
+        events = alice.generate(GenerateRequest(prompt_tokens=PROMPT, max_tokens=500))
+        await some(events, 1)
+        await asyncio.sleep(1)
+        [inbox] = alice._inboxes.values()
+        assert inbox.notices.qsize() == most
+        await events.aclose()
+
+    with pytest.MonkeyPatch.context() as patch:
+        story(tmp_path, lambda swarm: tell(swarm, patch))

@@ -17,6 +17,8 @@ import pytest
 from dsdnode.models import demo_target
 from tests.docs.pages import ROOT, pages
 
+pytestmark = pytest.mark.slow
+
 MAX_CPU_S = 5.0
 """Of the command and what it starts: on a busy machine the clock on the wall tells nothing."""
 MAX_WALL_S = 60.0

@@ -9,6 +9,8 @@ import pytest
 from tests.docs.commands import Command, commands, refusals
 from tests.docs.pages import Place, inline_code, pages, typed_lines
 
+pytestmark = pytest.mark.slow
+
 
 def written_on(page: Path) -> list[Command]:
     inline = [one for place in inline_code(page) for one in commands(place, inline=True)]

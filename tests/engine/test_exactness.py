@@ -13,6 +13,8 @@ from dsdnode.engine.llama import LlamaEngine
 from tests.engine.exactness import OPTIONS, Pair, max_difference, ranges, story
 from tests.engine.random_models import VARIANTS, make
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_supported_architecture_has_a_random_model() -> None:
     assert {variant.architecture for variant in VARIANTS.values()} == set(SUPPORTED)

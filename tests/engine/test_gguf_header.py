@@ -134,6 +134,7 @@ def _large(path: Path) -> None:
     writer.close()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_several_megabytes_is_read(tmp_path: Path) -> None:
     path = tmp_path / "qwen.gguf"
     _large(path)
@@ -181,6 +182,7 @@ def changes(draw: st.DrawFn) -> list[tuple[int, bytes, int]]:
     return draw(st.lists(st.tuples(st.integers(0, 4000), words, replaced), min_size=1, max_size=4))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=changes(), length=st.one_of(st.none(), st.integers(0, 6000)))
 def test_fuzz(model: Path, tmp_path: Path, edits: list[tuple[int, bytes, int]], length: int | None) -> None:

@@ -19,6 +19,8 @@ from dsdnode.engine.port import Chunk
 from dsdnode.speculation.sampling import Sampling
 from tests.engine.random_models import make
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "dsdnode" / "models" / "demo-target.gguf"
 

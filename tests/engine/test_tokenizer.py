@@ -19,6 +19,8 @@ from dsdnode.engine.llama_vocab import LlamaVocab
 from dsdnode.engine.tokenizer import MAX_RUN, ChatTemplate, Control, Detokenizer, RunCutter
 from dsdnode.errors import BadInput, ModelRefused
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
 CONTROLS = {
     "<|user|>": Control(1),

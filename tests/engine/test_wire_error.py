@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from dsdnode.models.problems import problems
 from dsdnode.wire.messages import WIRE_TYPES
 from tests.engine.wire_error import by_type, measure
+
+pytestmark = pytest.mark.slow
 
 
 def test_f32_is_the_whole_model_and_the_others_come_near_it() -> None:

@@ -24,6 +24,8 @@ from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import EngineLost, ModelRefused, Overloaded, PeerMisbehaved
 from dsdnode.speculation.sampling import Sampling
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
 OPTIONS = EngineOptions(threads=1, context_tokens=1024, max_sequences=4)
 PROMPT = np.arange(10, 30, dtype=np.int32)

@@ -16,6 +16,8 @@ from tests.measurements.figures import Cell, Figures, rounded
 from tests.measurements.reading import Output, Unread, aligned, markdown, schemes
 from tests.sim import reality
 
+pytestmark = pytest.mark.slow
+
 GUARDS = """\
 digest          any digest will do                                          stream 4: wrong text
 given           the rule whose words are so many that they leave no blank behind them at all stream 11: crash

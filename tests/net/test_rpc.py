@@ -19,7 +19,7 @@ from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Announce, Contact, FindNode, Message, Nodes, Ping, Pong, Refused, Stored
 from dsdnode.wire.replies import Cancel
 
-ALICE, BOB = Identity(b"a" * 32), Identity(b"b" * 32)
+ALICE, BOB, MALLORY = (Identity(name * 32) for name in (b"a", b"b", b"m"))
 
 
 @pytest.fixture
@@ -38,6 +38,14 @@ async def alice(hub: MemoryHub) -> AsyncIterator[Rpc]:
 @pytest.fixture
 async def bob(hub: MemoryHub) -> AsyncIterator[Rpc]:
     rpc = Rpc(hub.transport(Contact(BOB.public_key)), Random(2))
+    rpc.start()
+    yield rpc
+    await rpc.close()
+
+
+@pytest.fixture
+async def mallory(hub: MemoryHub) -> AsyncIterator[Rpc]:
+    rpc = Rpc(hub.transport(Contact(MALLORY.public_key)), Random(3))
     rpc.start()
     yield rpc
     await rpc.close()
@@ -96,6 +104,24 @@ async def test_no_answer_in_time(alice: Rpc, bob: Rpc) -> None:
 async def test_a_late_reply_is_nobodys(alice: Rpc, bob: Rpc) -> None:
     bob.transport.send(ALICE.peer_id, encode(Nodes(), (), request_id=7, reply=True), Priority.CONTROL)
     assert await bob.ping(ALICE.peer_id, timeout_s=5) >= 0
+
+
+async def test_only_who_was_asked_can_answer(alice: Rpc, bob: Rpc, mallory: Rpc) -> None:
+    """Mallory guesses the number of alice's question: they count up."""
+    asked = asyncio.Event()
+
+    async def slow(peer: bytes, message: FindNode, buffers: list[bytes]) -> tuple[Message, Sequence[bytes]]:
+        asked.set()
+        await mallory.ping(ALICE.peer_id, timeout_s=5)  # what mallory has said before has come to alice
+        return Nodes(), [b"bob's"]
+
+    bob.on_request(FindNode, slow)
+    question = asyncio.ensure_future(alice.request(BOB.peer_id, FindNode(bytes(32)), timeout_s=5))
+    await asyncio.sleep(0)
+    [number] = alice._pending[BOB.peer_id]
+    mallory.transport.send(ALICE.peer_id, encode(Nodes(), [b"mallory's"], number, reply=True), Priority.CONTROL)
+    await asked.wait()
+    assert await question == (Nodes(), [b"bob's"])
 
 
 async def test_bob_dies_while_alice_waits(alice: Rpc, bob: Rpc) -> None:
@@ -162,6 +188,24 @@ async def test_one_peer_gets_so_much_service_and_no_more(alice: Rpc, bob: Rpc) -
     assert set(await asyncio.gather(*asked)) == {Nodes()}
     assert await ask(alice) == Nodes()
     assert not bob._serving and not bob._num_served and not alice._pending
+
+
+async def test_all_peers_together_get_so_much_service_and_no_more(
+    alice: Rpc, bob: Rpc, mallory: Rpc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_module, "MAX_SERVED", 3)
+    release = asyncio.Event()
+
+    async def wait(peer: bytes, message: FindNode, buffers: list[bytes]) -> tuple[Message, Sequence[bytes]]:
+        await release.wait()
+        return Nodes(), []
+
+    bob.on_request(FindNode, wait)
+    asked = [asyncio.ensure_future(ask(mallory)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert await ask(alice) == Refused("too many requests at once", retry=True)
+    release.set()
+    assert set(await asyncio.gather(*asked)) == {Nodes()}
 
 
 async def test_pending_requests_are_bounded(alice: Rpc, bob: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:

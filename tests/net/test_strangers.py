@@ -22,7 +22,7 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import STRIKES, Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import MAX_FRAME_BYTES, encode
-from dsdnode.wire.messages import Contact, Hello, Ping
+from dsdnode.wire.messages import Contact, Hello, Message, Ping, Refused, Welcome
 from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
@@ -196,6 +196,24 @@ async def test_a_member_that_sends_garbage_is_banned(alice: Rpc, start: Start, b
         await mallory.ping(BOB.peer_id, timeout_s=0.2)
     with pytest.raises(PeerUnavailable, match="banned"):
         await bob.ping(MALLORY.peer_id, timeout_s=5)
+
+
+async def test_who_is_banned_cannot_greet_again_over_the_connection_that_she_has(start: Start, bob: Rpc) -> None:
+    mallory = await start(b"m")
+    mallory.transport.introduce(bob.transport.contact)
+    await mallory.ping(BOB.peer_id, timeout_s=5)
+    heard: list[bytes] = []
+    answers: asyncio.Queue[Message] = asyncio.Queue()
+    bob.on_notice(Cancel, lambda peer, message, buffers: heard.append(peer))
+    for kind in (Refused, Welcome):
+        mallory.on_notice(kind, lambda peer, message, buffers: answers.put_nowait(message))
+    bob.transport.ban(MALLORY.peer_id, 60.0)
+    hello = inside(mallory)._handshake.hello(BOB.public_key, bulk=False)
+    for message in (hello, Cancel(bytes(16)), hello):
+        mallory.transport.send(BOB.peer_id, encode(message), Priority.CONTROL)
+    async with asyncio.timeout(5):
+        assert [await answers.get() for _ in range(2)] == [Refused("banned here")] * 2
+    assert heard == []
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

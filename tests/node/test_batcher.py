@@ -134,6 +134,63 @@ async def test_everything_that_waits_is_told_when_the_engine_dies(engine: Watche
     assert isinstance((await results.wait(3))[2], Output)
 
 
+class Undead(Watched):
+    """Its process dies at the end of a decode, whose answer had left it already."""
+
+    async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        outputs = await super().forward(chunks)
+        if len(self.decodes) == 1:
+            self.die()
+        return outputs
+
+
+async def test_what_an_engine_said_in_an_earlier_life_does_not_count() -> None:
+    """Its cache is gone: alice would go on from positions that the new one has not."""
+    engine = Undead()
+    batcher, results = Batcher(engine), Results()
+    batcher.run(chunk(ALICE, 0), results)
+    batcher.start()
+    assert isinstance((await results.wait(1))[0], EngineLost)
+    again = Results()
+    batcher.run(chunk(ALICE, 0), again)
+    assert isinstance((await again.wait(1))[0], Output)
+    await batcher.close()
+
+
+class Choosy(Watched):
+    """Takes nothing that is shared, and dies while alice is tried alone."""
+
+    async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        self.decodes.append([chunk.sequence for chunk in chunks])
+        if len(chunks) > 1:
+            raise Overloaded("one by one, please")
+        if len(self.decodes) == 2:
+            self.die()
+            raise Overloaded("and not this one")
+        return await FakeEngine.forward(self, chunks)
+
+
+async def test_what_was_asked_of_an_earlier_life_is_not_run_in_the_next() -> None:
+    engine = Choosy()
+    batcher, results = Batcher(engine), Results()
+    batcher.run(chunk(ALICE, 0), results)
+    batcher.run(chunk(BOB, 0), results)
+    batcher.start()
+    alices, bobs = await results.wait(2)
+    assert isinstance(alices, DsdError) and isinstance(bobs, EngineLost)
+    assert engine.decodes == [[ALICE, BOB], [ALICE]]
+    await batcher.close()
+
+
+async def test_what_waits_is_bounded(batcher: Batcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsdnode.node.batching.batcher.MAX_WAITING", 3)
+    results = Results()
+    for number in range(4):
+        batcher.run(chunk(number, 0), results)
+    assert isinstance((await results.wait(1))[0], Overloaded)
+    assert batcher.num_waiting == 3
+
+
 async def test_the_order_of_a_sequence_is_kept_when_it_goes_to_another_owner(engine: Watched, batcher: Batcher) -> None:
     results = Results()
     batcher.run(chunk(ALICE, 0, 4), results, owner=b"alice")

@@ -24,6 +24,8 @@ from tests.node import jumping
 from tests.node.rough import RoughHub
 from tests.node.swarm import TARGET, FakeSwarm, Member, fake_swarm
 
+pytestmark = pytest.mark.slow
+
 NUM_SEEDS = 25
 LEASE_S = 60.0
 RANGES = ((0, 2), (2, 4))

@@ -12,6 +12,8 @@ from tests.node import jumping
 from tests.node.rough import RoughHub
 from tests.node.swarm import fake_swarm, tokens_of
 
+pytestmark = pytest.mark.slow
+
 REQUEST = GenerateRequest(prompt_tokens=(5, 17, 42, 8), max_tokens=200)
 
 

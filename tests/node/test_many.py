@@ -15,6 +15,8 @@ from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm
 
+pytestmark = pytest.mark.slow
+
 NUM = 16
 MAX_TOKENS = 60
 PROMPT = (5, 17, 42)

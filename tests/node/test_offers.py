@@ -19,6 +19,8 @@ from tests.node import jumping
 from tests.node.swarm import FakeSwarm, fake_swarm, tokens_of
 from tests.swarm.town import Town
 
+pytestmark = pytest.mark.slow
+
 REQUEST = GenerateRequest(prompt_tokens=(5, 17, 42), max_tokens=60, seed=3, temperature=0.5, draft_max=2)
 
 

@@ -19,6 +19,8 @@ from dsdnode.node.node import Node
 from dsdnode.node.status import NodeStatus
 from tests.node.processes import Daemon, Swarm, run, swarm
 
+pytestmark = pytest.mark.slow
+
 REQUEST = GenerateRequest(
     prompt="Once there was a number", max_tokens=250, temperature=3.0, seed=11, draft_max=2, wire="f32"
 )

@@ -16,6 +16,8 @@ from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact
 from tests.node.processes import Daemon, run, swarm
 
+pytestmark = pytest.mark.slow
+
 FIND_S = 5.0
 ROLES: list[tuple[str, ...]] = [("--role", "bootstrap"), *[("--role", "drafter")] * 3]
 ROLES += [("--role", "shard", "--layers", layers) for layers in ("0:2", "2:4", "4:6", "6:8", "0:4", "4:8")]

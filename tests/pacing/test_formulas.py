@@ -15,6 +15,8 @@ from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.plan import Mode, Plan
 from tests.pacing.toy_stream import Ring, ring, run
 
+pytestmark = pytest.mark.slow
+
 GPU, CPU = (9.7, 0.3, 3.0), (14.0, 6.0, 5.0)
 
 

@@ -18,6 +18,8 @@ from dsdnode.speculation.plan import Plan
 from dsdnode.wire.replies import PlanChange
 from tests.pacing.toy_stream import Result, Ring, ring, run
 
+pytestmark = pytest.mark.slow
+
 CPU, GPU, FAST = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0), (1.0, 0.1, 0.8)
 PLAIN = Plan("plain", 0, 0)
 

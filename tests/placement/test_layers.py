@@ -11,6 +11,8 @@ from dsdnode.wire.records import ProviderRecord
 
 from .offers import shard, swarm
 
+pytestmark = pytest.mark.slow
+
 RANGES = st.tuples(st.integers(0, 5), st.integers(1, 6)).filter(lambda r: r[0] < r[1])
 NOWHERE = View.of({})
 

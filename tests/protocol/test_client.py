@@ -11,6 +11,8 @@ import pytest
 from tests.node import processes
 from tests.protocol import client as theirs
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "Sara picks 6 baskets with 12 apples each. She eats 5 apples. How many apples are left?"
 SEED, TEMPERATURE = 7, 0.8
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.sim.dht import Terms, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_half_the_town_dies_at_once_and_lookups_still_find(gone: bool) -> None:

@@ -18,6 +18,8 @@ from dsdnode.sim.scenario import NetworkTerms, Pair
 from dsdnode.sim.words import words
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord, RoundTrip
 
+pytestmark = pytest.mark.slow
+
 SLOW_LINKS = uniform(3, 5, 0.5, 2, NetworkTerms(latency_ms=40), Pair(layers=6))
 QUICK = replace(SLOW_LINKS, replies=3, reply_tokens=40)
 

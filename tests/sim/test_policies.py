@@ -22,6 +22,8 @@ from dsdnode.sim.simulate import simulate
 from dsdnode.wire.records import ProviderRecord
 from tests.sim.test_plan import record
 
+pytestmark = pytest.mark.slow
+
 VIEW = View.of({})
 EDGE = Scenario(
     peers=(

@@ -18,6 +18,8 @@ from dsdnode.sim.scenario import Churn, Group, LoadTerms, NetworkTerms, Pair, Pa
 from dsdnode.sim.simulate import simulate
 from tests.sim.theory import cpu, measure, schemes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SMALL = Scenario(
     peers=(Group("shard", 4, stages=2, fixed_ms=10, position_ms=2), Group("drafter", 2, fixed_ms=3)),

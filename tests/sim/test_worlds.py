@@ -17,6 +17,8 @@ from .liar import is_alone, liars_dice
 from .lies import SORTS
 from .world import Result, run_world
 
+pytestmark = pytest.mark.slow
+
 NUM_SEEDS = 30
 MUTANTS = ("digest", "closed", "engine-lost")
 WITH_A_LIAR = sorted(filter(liars_dice, range(80)), key=is_alone, reverse=True)

@@ -1,10 +1,12 @@
-"""What waits at a stage is bounded for all sessions together."""
+"""What waits at a stage, and what it keeps, is bounded: for a session, and for all of them together."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from dsdnode.speculation.stage.arrivals import Arrival, Pool, StageLimits, WaitingBlocks
+from dsdnode.speculation.actions import ForwardBlock
+from dsdnode.speculation.stage.arrivals import Arrival, KeptOutputs, Pool, StageLimits, WaitingBlocks
+from dsdnode.speculation.stage.cache import BranchCache, Closing
 from dsdnode.wire.messages import Block
 
 WIDTH = 4
@@ -29,6 +31,39 @@ def test_alice_and_bob_share_the_room_for_waiting_blocks() -> None:
     alice.items.clear()
     bob.put(arrival(10))
     assert len(bob.items) == 2
+
+
+def test_one_session_has_so_many_blocks_and_positions_waiting() -> None:
+    alice = WaitingBlocks(StageLimits(max_waiting_blocks=3, max_waiting_positions=35))
+    for number in range(6):
+        alice.put(arrival(number, 1))
+    assert len(alice.items) == 3
+    alice.items.pop()
+    alice.put(arrival(90, 34))  # 36 with what is there
+    assert len(alice.items) == 2
+    alice.put(arrival(90, 33))
+    assert len(alice.items) == 3
+
+
+def output(position: int, num_positions: int = 10) -> ForwardBlock:
+    made = arrival(position, num_positions)
+    assert made.states is not None
+    return ForwardBlock(made.block, b"", (), made.states)
+
+
+def test_outputs_are_kept_for_a_while_the_last_ones() -> None:
+    for limits in (StageLimits(max_kept_blocks=2), StageLimits(max_kept_positions=29)):
+        kept = KeptOutputs(limits)
+        for number in range(4):
+            kept.put(output(10 * number))
+        assert [number for number in range(4) if kept.get((1, 10 * number)) is not None] == [2, 3]
+
+
+def test_of_many_closings_the_highest_epochs_are_remembered() -> None:
+    cache = BranchCache(range(4), max_closings=3)
+    for epoch in range(1, 8):
+        cache.close(epoch, Closing(5, 1, ()))
+    assert [epoch for epoch in range(1, 8) if cache.closing_of(epoch, 0, 0) is not None] == [5, 6, 7]
 
 
 def test_a_session_that_is_over_gives_its_room_back() -> None:

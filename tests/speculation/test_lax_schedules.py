@@ -20,6 +20,8 @@ from dsdnode.speculation.stage import judge
 from . import world
 from .toy import VOCABULARY, reference
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 60
 
 

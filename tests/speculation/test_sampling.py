@@ -92,6 +92,7 @@ def test_noise_is_the_same_for_every_implementation() -> None:
         assert noise(seed, position, np.array([token])).tolist() == [word]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -129,6 +130,7 @@ def test_short_cuts_never_change_a_draw_among_few(values: list[float], seed: int
             assert draw_two(logits, 17, sampling) == reference_two(logits, 17, sampling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_softmax(temperature: float) -> None:
     """Chi-square, 11 degrees of freedom: 31.3 is passed by chance once in 1,000; the seeds are fixed."""
@@ -144,6 +146,7 @@ def test_draws_follow_the_softmax(temperature: float) -> None:
         assert float(((counts - expected) ** 2 / expected).sum()) < 31.3
 
 
+@pytest.mark.slow
 def test_neighbouring_positions_are_independent() -> None:
     logits = np.zeros(8, np.float32)
     tokens = draw_block(np.tile(logits, (20_001, 1)), 0, Sampling(1.0, seed=4))
@@ -188,6 +191,7 @@ def test_greedy_runner_up_is_the_second_most_likely() -> None:
         assert draw_two(np.array(values, np.float32), 3, Sampling()) == want
 
 
+@pytest.mark.slow
 def test_runners_up_follow_what_is_left_of_the_softmax() -> None:
     """Given the first, the second of two is as likely as if the first did not exist (Plackett-Luce)."""
     logits = np.array([2.0, 1.0, 0.0, -1.0], np.float32)

@@ -13,6 +13,8 @@ import pytest
 from .mutations import MUTATIONS
 from .schedules import KINDS, first_sign, red_seeds, violations_of
 
+pytestmark = pytest.mark.slow
+
 NUM_SEEDS = 40
 RARE = (
     "closing-again",

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
+import pytest
+
 from dsdnode.speculation import digest
 
 from .schedules import red_seeds, violations_of
+
+pytestmark = pytest.mark.slow
 
 SEEDS = 60
 

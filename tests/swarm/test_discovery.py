@@ -120,6 +120,7 @@ def test_a_join_target_is_tried_on_and_on_and_less_and_less() -> None:
     jumping.run(story())
 
 
+@pytest.mark.slow
 def test_a_join_target_that_the_table_has_no_room_for_is_left_in_peace() -> None:
     """Sixty who know each other for long are told to join alice as well; for many of them she is one too many."""
     sent: Counter[bytes] = Counter()

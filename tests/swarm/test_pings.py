@@ -94,6 +94,24 @@ def test_who_is_needed_is_waited_for() -> None:
     tell(story)
 
 
+def test_who_was_silent_and_answers_again_is_as_good_as_ever() -> None:
+    """Dave is back, and carol is slower than he: he is waited for as if he had never been away."""
+
+    async def story(alice: Story) -> None:
+        dave = alice.town.members["dave"].id
+        alice.go("dave")
+        await alice.hosts()
+        await asyncio.sleep(PING_TIMEOUT_S)
+        assert alice.pings.is_silent(dave)
+        alice.town.silent.clear()
+        assert await alice.pings.rtt_s(dave) is not None
+        assert not alice.pings.is_silent(dave)
+        there, _ = await alice.hosts()
+        assert there == set(RANGES)
+
+    tell(story)
+
+
 def test_others_than_those_to_avoid_must_be_enough() -> None:
     """Carol is to be avoided, dave gone: perhaps he is only late."""
 

@@ -12,7 +12,7 @@ from dsdnode.wire.records import open_record
 from tests.node import jumping
 from tests.swarm.town import Town, Wire
 
-pytestmark = pytest.mark.usefixtures("quiet")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
 
 
 def test_two_hundred_nodes_half_of_them_killed_and_lookups_find() -> None:

@@ -140,6 +140,8 @@ def test_bodies() -> None:
             codec.decode_body(bad, list[Contact])
     with pytest.raises(ValueError):
         codec.encode_body(bytes(codec.MAX_BODY_BYTES))
+    with pytest.raises(PeerMisbehaved, match="at most"):
+        codec.decode_body(msgpack.packb(bytes(codec.MAX_BODY_BYTES)), bytes)  # well-formed, and too large
     assert codec.buffer_at([b"a"], 0) == b"a"
     with pytest.raises(PeerMisbehaved):
         codec.buffer_at([b"a"], 1)

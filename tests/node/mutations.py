@@ -1,0 +1,130 @@
+"""Guards of stages, drafters and clients, taken out (mutations_swarm.py has those of net, wire, dht and swarm).
+
+What each of them is for, and which test misses it, says guards.txt.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+from tests.node.mutations_swarm import SWARM
+
+STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
+SESSIONS: Final = "dsdnode.node.shard.sessions:Sessions."
+ARRIVALS: Final = "dsdnode.speculation.stage.arrivals:"
+DRAFTER_HOST: Final = "dsdnode.node.drafter.host:DrafterHost."
+REPLY: Final = "dsdnode.node.drafter.reply:Reply."
+CONVERSATIONS: Final = "dsdnode.node.drafter.conversations:Conversations."
+BATCHER: Final = "dsdnode.node.batching.batcher:Batcher."
+CLIENT: Final = "dsdnode.client.client:Client."
+PENDING: Final = "dsdnode.client.request:PendingReply."
+
+STAGE: Final = {
+    "block-sender": Mutation(STAGE_HOST + "_block", " or peer != sender", ""),
+    "closed-sender": Mutation(STAGE_HOST + "_closed", " and peer == session.peers[-1]", ""),
+    "close-sender": Mutation(STAGE_HOST + "_end", " and owner == session.owner", ""),
+    "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
+    "next-lost-sender": Mutation(STAGE_HOST + "_next_lost", " and peer == session.peers[session.opened.index + 1]", ""),
+    "session-name": Mutation(SESSIONS + "refusal", " or not is_session_of(owner, message.session)", ""),
+    "open-owner": Mutation(SESSIONS + "refusal", "peer_id(message.owner.public_key) != owner or ", ""),
+    "block-buffers": Mutation(
+        STAGE_HOST + "_block", "len(buffers) != (2 if index == 0 else 3)", "len(buffers) < (2 if index == 0 else 3)"
+    ),
+    "key-tokens": Mutation(STAGE_HOST + "_key_tokens", "if len(keys) > ", "if len(keys) > 9999 + "),
+    "stage-sessions": Mutation(SESSIONS + "_no_room", "len(others) >= self._max_sessions", "False"),
+    "stage-cells": Mutation(SESSIONS + "_no_room", "reserved + max_positions > shard.context_tokens", "False"),
+    "stage-turn": Mutation(
+        SESSIONS + "refusal", "known is not None and not known.is_another_reply(message)", "known is not None"
+    ),
+    "sequences-back": Mutation(SESSIONS + "remove", "        self._free.extend(session.sequences)\n", ""),
+    "parked-goes": Mutation(
+        STAGE_HOST + "_open", "            self._end(parked.owner, parked.id)", "            break"
+    ),
+    "lease-most": Mutation(STAGE_HOST + "_open", "min(message.lease_s, self._max_lease_s)", "message.lease_s"),
+    "parked-most": Mutation(STAGE_HOST + "_keep", "min(message.keep_s, MAX_PARKED_S)", "message.keep_s"),
+    "owner-gone": Mutation(
+        STAGE_HOST + "_check", "                self._end(owner, session.id)", "                pass"
+    ),
+}
+
+KEPT: Final = {
+    "block-positions": Mutation(ARRIVALS + "arrive", " <= max_positions - num_positions", ""),
+    "block-digests": Mutation(ARRIVALS + "arrive", "and len(digests) == DIGEST_BYTES * (num_positions + 1)", ""),
+    "block-tokens": Mutation(
+        ARRIVALS + "arrive", "and len(tokens) == (num_positions if first else block.num_draft)", ""
+    ),
+    "waiting-blocks": Mutation(ARRIVALS + "WaitingBlocks.put", "len(self.items) >= self._max_blocks or ", ""),
+    "waiting-positions": Mutation(ARRIVALS + "WaitingBlocks.put", " or positions > self._max_positions", ""),
+    "waiting-all": Mutation(ARRIVALS + "WaitingBlocks.put", "not self._pool.has_room(arrival.size_bytes)", "False"),
+    "kept-blocks": Mutation(ARRIVALS + "KeptOutputs.put", "len(self._outputs) > self._max_blocks or ", ""),
+    "kept-positions": Mutation(ARRIVALS + "KeptOutputs.put", " or self._num_positions() > self._max_positions", ""),
+    "closings-most": Mutation(
+        "dsdnode.speculation.stage.cache:BranchCache.close", "len(self._closings) > self._max_closings", "False"
+    ),
+}
+
+DRAFTER: Final = {
+    "verdict-sender": Mutation(REPLY + "on_verdict", "self._route and peer in self._route.peers:", "self._route:"),
+    "nack-sender": Mutation(REPLY + "on_nack", " and peer == self._route.peers[nack.index]", ""),
+    "lost-sender": Mutation(
+        REPLY + "on_session_lost",
+        "if self._route and peer in self._route.peers and lost",
+        "peer = self._route.peers[lost.index] if self._route else peer\n        if self._route and lost",
+    ),
+    "lost-route": Mutation(REPLY + "on_session_lost", " and lost.route == self._machine.route", ""),
+    "cancel-sender": Mutation(DRAFTER_HOST + "_cancel_now", " and delivery.client == client", ""),
+    "reply-asker": Mutation(DRAFTER_HOST + "_generate", " and known.client == peer", ""),
+    "reply-taken": Mutation(DRAFTER_HOST + "_generate", "known is not None or not buffers", "not buffers"),
+    "conversation-client": Mutation(
+        CONVERSATIONS + "_fitting", "(one.client, one.model_id) == (client, model_id)", "one.model_id == model_id"
+    ),
+    "half-open": Mutation(
+        "dsdnode.node.drafter.routes:Routes.open", "            self.close(conversation, empty)\n", ""
+    ),
+    "drafter-seats": Mutation(DRAFTER_HOST + "_generate", "self.num_free_sessions <= 0", "False"),
+    "drafter-cells": Mutation(CONVERSATIONS + "_is_full", " or num_positions > self._engine.shard.context_tokens", ""),
+    "resting-client": Mutation(CONVERSATIONS + "leave", "len(mine) > MAX_RESTING_PER_CLIENT", "False"),
+    "resting-time": Mutation(CONVERSATIONS + "leave", "call_later(PARKED_S, ", "call_later(9 * PARKED_S, "),
+    "slots-back": Mutation(
+        CONVERSATIONS + "_free_it", "            self._free.append(conversation.slot)", "            pass"
+    ),
+    "refused-forgotten": Mutation(
+        DRAFTER_HOST + "_generate",
+        "        except DsdError as error:\n            self._forget(message.request, delivery)\n",
+        "        except DsdError as error:\n",
+    ),
+    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_prompt", "max(prompt + list(body.tokens)) >= vocab_size", "False"),
+    "prompt-context": Mutation(DRAFTER_HOST + "_check", "len(prompt) >= model.context_tokens", "False"),
+    "client-gone": Mutation(
+        DRAFTER_HOST + "_peer_lost", "                delivery.client_lost()", "                pass"
+    ),
+    "client-silent": Mutation(
+        "dsdnode.node.drafter.delivery:Delivery._watch", "                self._lost(error)", "                pass"
+    ),
+}
+
+BATCHING: Final = {
+    "earlier-life": Mutation(BATCHER + "_decode", "life != self._life and not isinstance(result, DsdError)", "False"),
+    "earlier-asked": Mutation(BATCHER + "_decode", "pair[0].life == self._life", "True"),
+    "waiting-most": Mutation(BATCHER + "run", "len(self._waiting) >= MAX_WAITING", "False"),
+}
+
+ASKING: Final = {
+    "piece-sender": Mutation("dsdnode.client.client:_Inbox.put", "peer == self.drafter and ", ""),
+    "inbox-most": Mutation("dsdnode.client.client:_Inbox", "asyncio.Queue(MAX_QUEUED_NOTICES)", "asyncio.Queue()"),
+    "ping-beside": Mutation(
+        CLIENT + "_answered", "answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))",
+        "answer, _ = await asked",
+    ),
+    "piece-gap": Mutation(PENDING + "_piece", "piece.index != len(self.tokens)", "False"),
+    "end-of-stream": Mutation(
+        PENDING + "event", "told.completion_tokens != len(self.tokens) - self._num_before", "False"
+    ),
+    "rule-kept": Mutation(PENDING + "accepted", "self.acceptance not in (None, answer.acceptance)", "False"),
+    "error-shown": Mutation("dsdnode.client.request:_error", "printable(notice.message)", "notice.message"),
+    "reason-shown": Mutation(PENDING + "event", "printable(notice.reason)", "notice.reason"),
+    "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
+}  # fmt: skip
+
+MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM

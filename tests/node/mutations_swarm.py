@@ -1,0 +1,108 @@
+"""Guards of net, wire, dht and swarm, taken out (mutations.py has the others)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+RPC: Final = "dsdnode.net.rpc:Rpc."
+ZMQ: Final = "dsdnode.net.zmq:ZmqTransport."
+GATE: Final = "dsdnode.net.zap:Gate."
+HANDSHAKE: Final = "dsdnode.net.handshake:Handshake."
+INBOX: Final = "dsdnode.net.queues:Inbox."
+CODEC: Final = "dsdnode.wire.codec:"
+STORE: Final = "dsdnode.dht.store:Store."
+DISCOVERY: Final = "dsdnode.swarm.discovery:Discovery."
+
+NET: Final = {
+    "answer-sender": Mutation(
+        RPC + "_replied",
+        "self._pending.get(peer, {}).get(envelope.request_id)",
+        "next((one[envelope.request_id] for one in self._pending.values() if envelope.request_id in one), None)",
+    ),
+    "pending-most": Mutation(RPC + "request", "self._num_pending >= MAX_PENDING", "False"),
+    "served-peer": Mutation(RPC + "_requested", "self._num_served.get(peer, 0) >= MAX_SERVED_PER_PEER or ", ""),
+    "served-all": Mutation(RPC + "_requested", " or len(self._serving) >= MAX_SERVED", ""),
+    "served-time": Mutation(RPC + "_serve", "envelope.deadline_ms / 1000 or MAX_SERVE_S", "MAX_SERVE_S"),
+    "strikes": Mutation("dsdnode.net.rpc:Strikes.add", "count.num >= STRIKES", "False"),
+    "strikes-forgiven": Mutation("dsdnode.net.rpc:Strikes.add", " or now - count.since > STRIKES_WINDOW_S", ""),
+    "refusal-shown": Mutation(RPC + "_replied", "printable(message.reason)", "message.reason"),
+    "impostor": Mutation(HANDSHAKE + "answer", "self._impostor(caller, curve_key) or ", ""),
+    "hello-proof": Mutation(HANDSHAKE + "answer", "if not refusal and not hmac", "if False and not hmac"),
+    "welcome-proof": Mutation(HANDSHAKE + "check", "if not refusal and not hmac", "if False and not hmac"),
+    "proof-nonce": Mutation(HANDSHAKE + "_proof", " + nonce", ""),
+    "routing-id": Mutation("dsdnode.net.router:Router._take", " and inbound.user == user", ""),
+    "ban-door": Mutation(GATE + "admit", "if self.is_banned(now, key):", "if False:"),
+    "ban-greeting": Mutation(ZMQ + "greeted", "self._gate.is_banned(self._loop.time(), curve_key)", "False"),
+    "ban-sending": Mutation(ZMQ + "send", "self._gate.is_banned(self._loop.time(), known.curve_key)", "False"),
+    "strangers-last": Mutation(GATE + "admit", " or num_connections > MAX_CONNECTIONS", ""),
+    "strangers-wait": Mutation(GATE + "admit", "now < self._locked_until or ", ""),
+    "connection-rate": Mutation(GATE + "_spend", "credit >= 1", "True"),
+    "gate-memory": Mutation(
+        GATE + "__init__", "self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)", "self._known = {}"
+    ),
+    "inbox-peer": Mutation(INBOX + "put", "num_bytes + size_bytes > MAX_PEER_BYTES", "False"),
+    "inbox-number": Mutation(INBOX + "put", "num_messages >= MAX_PEER_MESSAGES", "False"),
+    "inbox-all": Mutation(INBOX + "put", "self._bytes + size_bytes > MAX_INBOX_BYTES", "False"),
+    "queue-most": Mutation("dsdnode.net.queues:SendQueue.push", "len(queue) >= MAX_QUEUED_MESSAGES or ", ""),
+    "frames-most": Mutation("dsdnode.net.sockets:Frames.receive", "len(frames) == self._most", "False"),
+}
+
+WIRE: Final = {
+    "header-bytes": Mutation(CODEC + "_oversize", "len(frames[0]) > MAX_HEADER_BYTES", "False"),
+    "frame-bytes": Mutation(CODEC + "_oversize", "max(map(len, frames)) > MAX_FRAME_BYTES or ", ""),
+    "message-bytes": Mutation(CODEC + "_oversize", " or sum(map(len, frames)) > MAX_MESSAGE_BYTES", ""),
+    "body-bytes": Mutation(CODEC + "decode_body", "len(buffer) > MAX_BODY_BYTES", "False"),
+    "header-items": Mutation(CODEC + "_strict", "max_array_len=max_items", "max_array_len=1 << 20"),
+    "token-ids": Mutation(
+        "dsdnode.wire.tensors:unpack_tokens", "tokens.min() >= 0 and tokens.max() < vocab_size", "True"
+    ),
+    "states-finite": Mutation("dsdnode.wire.tensors:unpack_states", "not np.isfinite(states).all()", "False"),
+    "states-size": Mutation(
+        "dsdnode.wire.tensors:unpack_states", "len(buffer) != size_bytes", "len(buffer) < size_bytes"
+    ),
+    "record-signature": Mutation("dsdnode.wire.records:open_record", "if not verify(", "if False and verify("),
+    "records-listed": Mutation("dsdnode.wire.records:_unpack_list", "len(items) > max_items", "False"),
+    "names-shown": Mutation("dsdnode.wire.records:ProviderRecord", "model_name: Printable", "model_name: str"),
+}
+
+DHT: Final = {
+    "announced-by": Mutation(DISCOVERY + "_on_announce", "if record.peer_id != peer:", "if False:"),
+    "client-holds": Mutation(DISCOVERY + "_on_announce", "not self._rpc.transport.contact.addresses", "False"),
+    "asked-back": Mutation(DISCOVERY + "_heard_from", "self._tasks.spawn(self._verify(contact))", "self.seen(contact)"),
+    "providers-bytes": Mutation(
+        DISCOVERY + "_on_find_providers",
+        "            while sum(map(len, records)) > MAX_RECORDS_BYTES:\n                records.pop()\n",
+        "            pass\n",
+    ),
+    "found-key": Mutation(
+        "dsdnode.swarm.queries:Queries._read",
+        "any(request.key not in record_keys(record) for record in records)",
+        "False",
+    ),
+    "store-key": Mutation(STORE + "put", "key not in record_keys(record) or ", ""),
+    "store-sequence": Mutation(STORE + "put", "old.record.sequence >= record.sequence", "False"),
+    "store-time": Mutation(STORE + "expire", "self._expiry and self._expiry[0][0] <= now", "False"),
+    "store-per-key": Mutation(STORE + "_check_caps", "len(self._keys.get(key, {})) >= MAX_PER_KEY", "False"),
+    "store-provider": Mutation(
+        STORE + "_check_caps", "self._per_owner[record.public_key] >= MAX_PER_PROVIDER", "False"
+    ),
+    "store-network": Mutation(STORE + "_check_caps", "any(self._per_owner[group] >= MAX_STORE_PER_GROUP", "any(False"),
+    "store-total": Mutation(STORE + "_check_caps", "self._num >= MAX_TOTAL or ", ""),
+    "store-bytes": Mutation(STORE + "_check_caps", " or self._size_bytes + size_bytes > MAX_TOTAL_BYTES", ""),
+    "table-living": Mutation("dsdnode.dht.table:Table._has_room", "return len(bucket.nodes) < K", "return True"),
+    "table-network": Mutation("dsdnode.dht.table:Table._has_room", "in_bucket[group] < MAX_PER_GROUP and ", ""),
+    "lookup-network": Mutation(
+        "dsdnode.dht.lookup:Lookup._closest_set", "any(groups[group] >= MAX_PER_GROUP", "any(False"
+    ),
+    "lookup-asked": Mutation("dsdnode.dht.lookup:Lookup.next", "self._num_asked >= MAX_ASKED or ", ""),
+    "silence-forgiven": Mutation("dsdnode.swarm.pings:Pings.ping", "        self._silent.pop(peer, None)\n", ""),
+}
+
+HERE: Final = {
+    "identity-mode": Mutation("dsdnode.identity:load", 'os.name == "posix" and mode & 0o077', "False"),
+    "control-mode": Mutation("dsdnode.cli.control:serve", "os.umask(0o177)", "os.umask(0o111)"),
+}
+
+SWARM: Final[dict[str, Mutation]] = NET | WIRE | DHT | HERE

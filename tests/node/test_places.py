@@ -1,0 +1,209 @@
+"""Places at stages and drafters: no more are promised than there are, and whoever holds one gives it back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
+from dsdnode.node.drafter.conversations import Conversation
+from dsdnode.node.drafter.routes import PATIENCE_S
+from dsdnode.node.shard.host import MAX_LEASE_S, MAX_PARKED_S
+from dsdnode.wire.messages import Close, Opened, Park, Refused
+from dsdnode.wire.replies import Accepted, Cancel, Generate
+from tests.node.mallory import PROMPT, REQUEST, Mallory, rest, ring, sessions_at
+from tests.node.swarm import FakeSwarm, Member
+from tests.node.test_drafter_host import all_free, some, story
+from tests.node.test_drafter_trust import body
+
+
+def name(mallory: Mallory, number: int) -> bytes:
+    """Of a session of hers."""
+    return number.to_bytes(8, "big") + mallory.id[:8]
+
+
+async def stage(swarm: FakeSwarm, max_sessions: int = 2) -> tuple[Member, Mallory]:
+    return await swarm.add("sam", layers=(0, 4), max_sessions=max_sessions), Mallory(swarm)
+
+
+# --- at a stage
+
+
+def test_a_stage_opens_as_many_sessions_as_it_has(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm)
+        answers = [await mallory.opens(sam, name(mallory, number)) for number in range(3)]
+        assert answers == [Opened(), Opened(), Refused("all 2 sessions are taken", retry=True)]
+        mallory.says(sam, Close(name(mallory, 0)))
+        await asyncio.sleep(1)
+        assert await mallory.opens(sam, name(mallory, 2)) == Opened()
+
+    story(tmp_path, tell)
+
+
+def test_a_stage_promises_no_position_twice(tmp_path: Path) -> None:
+    """The cache has 4096."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm, max_sessions=3)
+        assert await mallory.opens(sam, name(mallory, 0), max_positions=3000) == Opened()
+        full = Refused("the cache is reserved by other sessions", retry=True)
+        assert await mallory.opens(sam, name(mallory, 1), max_positions=1097) == full
+        assert await mallory.opens(sam, name(mallory, 2), max_positions=1096) == Opened()
+        assert await mallory.opens(sam, name(mallory, 0), max_positions=3001, route=1) == full  # nor for another turn
+
+    story(tmp_path, tell)
+
+
+def test_what_a_session_held_is_there_for_the_next(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm)
+        for number in range(5):
+            assert await mallory.opens(sam, name(mallory, number)) == Opened()
+            mallory.says(sam, Close(name(mallory, number)))
+            await asyncio.sleep(0.1)
+        assert sam.node.status().sessions.shard == 0
+
+    story(tmp_path, tell)
+
+
+def test_who_rests_makes_room_before_another_is_let_in(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm)
+        for number in range(2):
+            await mallory.opens(sam, name(mallory, number))
+            mallory.says(sam, Park(name(mallory, number), 0, 60.0))
+        await asyncio.sleep(1)
+        assert await mallory.opens(sam, name(mallory, 2), max_positions=4096) == Opened()
+        assert [session.id for session in sessions_at(sam)] == [name(mallory, 2)]
+
+    story(tmp_path, tell)
+
+
+def test_a_session_without_a_word_is_over_after_a_minute_whatever_its_owner_asked_for(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm)
+        assert await mallory.opens(sam, name(mallory, 0), lease_s=3600.0) == Opened()
+        await asyncio.sleep(MAX_LEASE_S + 1)
+        assert sessions_at(sam) == []
+
+    story(tmp_path, tell)
+
+
+def test_a_parked_session_is_over_after_ten_minutes_whatever_its_owner_asked_for(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm)
+        await mallory.opens(sam, name(mallory, 0))
+        mallory.says(sam, Park(name(mallory, 0), 0, 3600.0))
+        await asyncio.sleep(MAX_PARKED_S - 1)
+        assert len(sessions_at(sam)) == 1
+        await asyncio.sleep(2)
+        assert sessions_at(sam) == []
+
+    story(tmp_path, tell)
+
+
+def test_an_owner_that_waits_for_one_stage_holds_no_place_at_another(tmp_path: Path) -> None:
+    """Sue is full for a while. Sam's places are for those who can use them meanwhile."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, max_sessions=1)
+        alice, mallory = await swarm.client(), Mallory(swarm)
+        sam, sue = swarm.members["sam"], swarm.members["sue"]
+        assert await mallory.opens(sue, name(mallory, 0)) == Opened()
+        asking = asyncio.create_task(rest(alice.generate(REQUEST), []))
+        held = 0
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            held += sam.node.status().sessions.shard
+        assert held < 20
+        mallory.says(sue, Close(name(mallory, 0)))
+        async with asyncio.timeout(PATIENCE_S):
+            await asking
+        await all_free(swarm, within_s=1)
+
+    story(tmp_path, tell)
+
+
+# --- at a drafter
+
+
+def test_a_drafter_takes_as_many_replies_as_it_has_places(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, max_sessions=2)
+        dora, mallory = swarm.members["dora"], Mallory(swarm)
+        names = [bytes(15) + bytes([number]) for number in range(3)]
+        answers = [(await mallory.asks(dora, Generate(one), body()))[0] for one in names]
+        assert [type(answer) for answer in answers] == [Accepted, Accepted, Refused]
+        assert answers[-1] == Refused("all 2 replies here are taken", retry=True)
+        for one in names:
+            mallory.says(dora, Cancel(one))
+        await all_free(swarm, within_s=1)
+
+    story(tmp_path, tell)
+
+
+def conversations(drafter: Member) -> list[Conversation]:
+    """Those in progress, and those that rest."""
+    host = drafter.node._drafter
+    assert host is not None
+    known = host._conversations
+    return [*known._talking.values(), *known._resting.values()]
+
+
+async def turn(alice: Client, request: GenerateRequest) -> int:
+    """How many draft tokens were right."""
+    return (await rest(alice.generate(request), [])).stats.accepted
+
+
+def test_a_drafter_s_cache_is_not_promised_twice(tmp_path: Path) -> None:
+    """Of 4096 positions four long conversations take more: the oldest goes, and the newest is drafted for."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice, dora = await swarm.client(), swarm.members["dora"]
+        for number in range(4):
+            prompt = tuple((number + 7 * i) % 96 + 1 for i in range(1100))
+            asked = replace(REQUEST, prompt_tokens=prompt, window="hedged:2:8:2", ignore_eos=True, keep=True)
+            assert await turn(alice, asked) > 0
+            assert sum(len(one.tokens) for one in conversations(dora)) <= 4096
+
+    story(tmp_path, tell)
+
+
+def test_one_client_keeps_four_conversations(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice, dora = await swarm.client(), swarm.members["dora"]
+        for number in range(6):
+            prompt = tuple((number + 7 * i) % 96 + 1 for i in range(20))
+            await turn(alice, replace(REQUEST, prompt_tokens=prompt, max_tokens=20, keep=True))
+        assert len(conversations(dora)) == 4
+
+    story(tmp_path, tell)
+
+
+async def one_at_a_time(events: AsyncGenerator[Piece | Finished, None]) -> None:
+    await some(events, 5)
+    await events.aclose()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_reply_cut_short_gives_its_place_back(tmp_path: Path, keep: bool) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, max_sessions=1)
+        alice = await swarm.client()
+        for _ in range(3):
+            asked = replace(
+                REQUEST, prompt_tokens=(*PROMPT, *range(1, 30)), max_tokens=2000, ignore_eos=True, keep=keep
+            )
+            await one_at_a_time(alice.generate(asked))
+            await asyncio.sleep(1)
+            assert swarm.members["dora"].node.status().sessions.drafter == 0
+        assert await turn(alice, REQUEST) > 0  # its slot in the draft engine, too
+
+    story(tmp_path, tell)
