@@ -35,8 +35,9 @@ def test_nothing_is_wrong_lost_stuck_or_left(seed: int) -> None:
     assert world(seed).violations == []
 
 
-def test_same_seed_same_world() -> None:
-    assert run_world(7) == world(7)
+@pytest.mark.parametrize("seed", [7, WITH_A_LIAR[0]])
+def test_same_seed_same_world(seed: int) -> None:
+    assert run_world(seed) == world(seed)
 
 
 def test_the_seeds_bring_every_kind_of_trouble() -> None:
