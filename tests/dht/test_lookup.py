@@ -183,6 +183,18 @@ def test_a_swarm_of_liars_ends_bounded() -> None:
     assert num_asked <= MAX_ASKED
 
 
+def test_a_way_that_leads_on_and_on_ends_too() -> None:
+    """Mallory has mined ids, each closer than the ones before: every peer names her next three."""
+    way = peers(600)[::-1]
+    lookup, at, num_asked = start(way[:3]), 3, 0
+    while not lookup.done(0.0):
+        for contact in ask(lookup):
+            num_asked += 1
+            lookup.on_reply(node_id(contact), way[at : at + 3])
+            at += 3
+    assert num_asked == MAX_ASKED
+
+
 def closest_with_caps(living: list[Contact]) -> list[Contact]:
     groups: Counter[str] = Counter()
     chosen = []

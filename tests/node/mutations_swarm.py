@@ -7,7 +7,6 @@ from typing import Final
 from tests.node.mutation import Mutation
 
 RPC: Final = "dsdnode.net.rpc:Rpc."
-ZMQ: Final = "dsdnode.net.zmq:ZmqTransport."
 GATE: Final = "dsdnode.net.zap:Gate."
 HANDSHAKE: Final = "dsdnode.net.handshake:Handshake."
 INBOX: Final = "dsdnode.net.queues:Inbox."
@@ -34,8 +33,10 @@ NET: Final = {
     "proof-nonce": Mutation(HANDSHAKE + "_proof", " + nonce", ""),
     "routing-id": Mutation("dsdnode.net.router:Router._take", " and inbound.user == user", ""),
     "ban-door": Mutation(GATE + "admit", "if self.is_banned(now, key):", "if False:"),
-    "ban-greeting": Mutation(ZMQ + "greeted", "self._gate.is_banned(self._loop.time(), curve_key)", "False"),
-    "ban-sending": Mutation(ZMQ + "send", "self._gate.is_banned(self._loop.time(), known.curve_key)", "False"),
+    "ban-greeting": Mutation(
+        "dsdnode.net.zmq:ZmqTransport.greeted", "self._gate.is_banned(self._loop.time(), curve_key)", "False"
+    ),
+    "ban-sending": Mutation("dsdnode.net.links:Links._choose", "self._gate.is_banned(now, peer.curve_key)", "False"),
     "strangers-last": Mutation(GATE + "admit", " or num_connections > MAX_CONNECTIONS", ""),
     "strangers-wait": Mutation(GATE + "admit", "now < self._locked_until or ", ""),
     "connection-rate": Mutation(GATE + "_spend", "credit >= 1", "True"),

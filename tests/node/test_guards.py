@@ -43,6 +43,7 @@ def test_somebody_loses_something_and_a_test_is_named(name: str) -> None:
     assert test in functions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HANDFUL)
 def test_it_is_missed(name: str) -> None:
     found = red_test(name)

@@ -229,6 +229,23 @@ def test_who_does_not_answer_is_not_told_to_others() -> None:
     jumping.run(story())
 
 
+def test_who_asks_is_not_told_to_others_before_it_has_answered() -> None:
+    """Mallory says that she listens where nobody does: others would call there in vain."""
+
+    async def story() -> None:
+        async with Town(kind=Wire) as town:
+            alice, carol = town.begin("alice"), town.begin("carol", "alice")
+            mallory = town.members["mallory"] = Member(town, "mallory")
+            await asyncio.sleep(5)
+            mallory.rpc._reader.cancel()  # she hears nothing
+            with pytest.raises(PeerUnavailable):
+                await mallory.rpc.request(alice.id, FindNode(mallory.id), timeout_s=1)
+            _, buffers = await carol.rpc.request(alice.id, FindNode(mallory.id), timeout_s=1)
+            assert unpack_contacts(buffers[0]) == []
+
+    jumping.run(story())
+
+
 def test_a_liar_among_the_holders_spoils_nothing() -> None:
     """It names people who are not there, at addresses of others, and shows records that are forged or out of date."""
 
