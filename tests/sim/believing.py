@@ -56,8 +56,7 @@ def _next(session: StageSession) -> bytes:
 
 
 def _client(self: DrafterHost, request: Any) -> bytes | None:
-    delivery = self._deliveries.get(request)
-    return None if delivery is None else delivery.client
+    return next((client for client, name in self._deliveries if name == request), None)
 
 
 def _asked(self: Rpc, envelope: Any) -> bytes | None:

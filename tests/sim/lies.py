@@ -132,14 +132,14 @@ def squat(scene: Scene) -> Iterator[Tale]:
 
 def cancel(scene: Scene) -> Iterator[Tale]:
     for drafter, delivery in scene.some(scene.deliveries()):
-        yield notice(drafter, replies.Cancel(delivery._request))
+        yield notice(drafter, replies.Cancel(delivery.request))
 
 
 def piece(scene: Scene) -> Iterator[Tale]:
     """Text that another drafter is to tell."""
     for _, delivery in scene.some(scene.deliveries()):
         token = scene.rng.randrange(scene.village.model.vocab_size)
-        said = replies.Piece(delivery._request, _num_told(delivery), scene.rng.randrange(2))
+        said = replies.Piece(delivery.request, _num_told(delivery), scene.rng.randrange(2))
         yield notice(delivery.client, said, [pack_tokens([token]), b"lies"])
 
 
@@ -147,7 +147,7 @@ def finished(scene: Scene) -> Iterator[Tale]:
     """The reply is over, well or not."""
     for _, delivery in scene.some(scene.deliveries()):
         error = scene.rng.choice(("", "", "NoPipeline", "BadInput", "Overloaded"))
-        said = replies.Finished(delivery._request, "stop" if not error else "", error)
+        said = replies.Finished(delivery.request, "stop" if not error else "", error)
         yield notice(delivery.client, said, [encode_body(replies.Statistics(completion_tokens=_num_told(delivery)))])
 
 
@@ -172,14 +172,14 @@ def resume(scene: Scene) -> Iterator[Tale]:
     """Ask for another's reply by its name; and for one of the own in another's words, as if it were the next turn."""
     rng = scene.rng
     for drafter, delivery in scene.some(scene.deliveries()):
-        yield scene.ask(drafter, replies.Generate(delivery._request))
+        yield scene.ask(drafter, replies.Generate(delivery.request))
         if delivery.reply is None:
             continue
         line = tuple(delivery.reply._machine.tokens)
         model_id = delivery.reply.conversation.model_id
         body = replies.GenerateBody((), "", line, (), model_id, wire.WireSampling(), 1, (), 4, keep=True)
         own = rng.randbytes(16)
-        for request in (delivery._request, own):
+        for request in (delivery.request, own):
             yield scene.ask(drafter, replies.Generate(request), [encode_body(body)])
         yield _later(notice(drafter, replies.Cancel(own)))
 
