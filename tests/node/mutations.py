@@ -74,9 +74,21 @@ DRAFTER: Final = {
         "peer = self._route.peers[lost.index] if self._route else peer\n        if self._route and lost",
     ),
     "lost-route": Mutation(REPLY + "on_session_lost", " and lost.route == self._machine.route", ""),
-    "cancel-sender": Mutation(DRAFTER_HOST + "_cancel_now", " and delivery.client == client", ""),
-    "reply-asker": Mutation(DRAFTER_HOST + "_generate", " and known.client == peer", ""),
-    "reply-taken": Mutation(DRAFTER_HOST + "_generate", "known is not None or not buffers", "not buffers"),
+    "cancel-sender": Mutation(
+        DRAFTER_HOST + "_cancel_now",
+        "self._deliveries.get((client, request))",
+        "next((one for (_, name), one in self._deliveries.items() if name == request), None)",
+    ),
+    "reply-asker": Mutation(
+        DRAFTER_HOST + "_generate",
+        "(peer, message.request) in self._deliveries",
+        "message.request in {name for _, name in self._deliveries}",
+    ),
+    "reply-taken": Mutation(
+        DRAFTER_HOST + "_generate",
+        "if not buffers:",
+        "if not buffers or message.request in {name for _, name in self._deliveries}:",
+    ),
     "conversation-client": Mutation(
         CONVERSATIONS + "_fitting", "(one.client, one.model_id) == (client, model_id)", "one.model_id == model_id"
     ),
@@ -92,7 +104,7 @@ DRAFTER: Final = {
     ),
     "refused-forgotten": Mutation(
         DRAFTER_HOST + "_generate",
-        "        except DsdError as error:\n            self._forget(message.request, delivery)\n",
+        "        except DsdError as error:\n            self._forget(delivery)\n",
         "        except DsdError as error:\n",
     ),
     "prompt-vocabulary": Mutation(DRAFTER_HOST + "_prompt", "max(prompt + list(body.tokens)) >= vocab_size", "False"),

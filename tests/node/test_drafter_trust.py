@@ -10,7 +10,7 @@ from pathlib import Path
 from dsdnode.client.client import Client
 from dsdnode.wire import replies
 from dsdnode.wire.codec import encode_body
-from dsdnode.wire.messages import Nack, Refused, SessionLost, Verdict, WireSampling
+from dsdnode.wire.messages import Nack, Pong, Refused, SessionLost, Verdict, WireSampling
 from dsdnode.wire.replies import Accepted, Cancel, Finished, Generate, GenerateBody
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, Mallory, id_of, reply_of, request_of, rest, ring, session_at
 from tests.node.swarm import TARGET, FakeSwarm, Member
@@ -87,10 +87,12 @@ def test_old_news_of_a_lost_session_changes_nothing(tmp_path: Path) -> None:
 # --- clients
 
 
-def body(*, prompt: tuple[int, ...] = PROMPT, tokens: tuple[int, ...] = (), keep: bool = False) -> bytes:
+def body(
+    *, prompt: tuple[int, ...] = PROMPT, tokens: tuple[int, ...] = (), max_tokens: int = 60, keep: bool = False
+) -> bytes:
     """What a client asks for."""
     model = TARGET.shard(0, TARGET.num_layers).model_id
-    return encode_body(GenerateBody((), "", prompt, tokens, model, WireSampling(), 60, (), 4, keep=keep))
+    return encode_body(GenerateBody((), "", prompt, tokens, model, WireSampling(), max_tokens, (), 4, keep=keep))
 
 
 async def in_the_middle(swarm: FakeSwarm) -> tuple[Client, Mallory]:
@@ -123,16 +125,21 @@ def test_nobody_else_is_told_that_a_reply_goes_on(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
-def test_a_reply_s_name_is_taken_while_it_goes_on(tmp_path: Path) -> None:
-    """Or alice's cancel would end mallory's reply, and hers would go on for nobody."""
+def test_a_reply_s_name_is_its_client_s_own(tmp_path: Path) -> None:
+    """Or mallory, if she came first, could keep alice from every drafter; and alice's cancel would end her reply."""
 
     async def tell(swarm: FakeSwarm) -> None:
         alice, mallory = await in_the_middle(swarm)
         events = alice.generate(replace(REQUEST, max_tokens=2000))
         await some(events, 10)
-        answer, _ = await mallory.asks(swarm.members["dora"], Generate(request_of(alice)), body())
-        assert isinstance(answer, Refused)
+        name, dora = request_of(alice), swarm.members["dora"]
+        answer, _ = await mallory.asks(dora, Generate(name), body(max_tokens=2000))
+        assert isinstance(answer, Accepted)
         await events.aclose()
+        await asyncio.sleep(0.1)
+        answer, _ = await mallory.asks(dora, Generate(name))
+        assert (answer, dora.node.status().sessions.drafter) == (Pong(), 1)
+        mallory.says(dora, Cancel(name))
         await all_free(swarm, within_s=1)
 
     story(tmp_path, tell)

@@ -12,12 +12,17 @@ import pytest
 
 from tests.speculation.mutations import MUTATIONS
 
+from .believing import BELIEVING
+from .liar import is_alone, liars_dice
+from .lies import SORTS
 from .world import Result, run_world
 
 pytestmark = pytest.mark.slow
 
 NUM_SEEDS = 30
 MUTANTS = ("digest", "closed", "engine-lost")
+WITH_A_LIAR = sorted(filter(liars_dice, range(80)), key=is_alone, reverse=True)
+"""Where it is alone first: there it may not even disturb."""
 
 
 @cache
@@ -30,8 +35,9 @@ def test_nothing_is_wrong_lost_stuck_or_left(seed: int) -> None:
     assert world(seed).violations == []
 
 
-def test_same_seed_same_world() -> None:
-    assert run_world(7) == world(7)
+@pytest.mark.parametrize("seed", [7, WITH_A_LIAR[0]])
+def test_same_seed_same_world(seed: int) -> None:
+    assert run_world(seed) == world(seed)
 
 
 def test_the_seeds_bring_every_kind_of_trouble() -> None:
@@ -44,3 +50,15 @@ def test_the_seeds_bring_every_kind_of_trouble() -> None:
 def test_a_guard_taken_out_is_noticed(name: str) -> None:
     with MUTATIONS[name].applied():
         assert any(run_world(seed).violations for seed in range(40))
+
+
+def test_the_seeds_bring_every_sort_of_lie() -> None:
+    faults: Counter[str] = sum((world(seed).faults for seed in range(NUM_SEEDS)), Counter())
+    assert {f"lie: {sort}" for sort in SORTS} | {"liar", "liar banned"} <= faults.keys()
+    assert any(world(seed).undisturbed for seed in range(NUM_SEEDS)), "none where it is alone"
+
+
+@pytest.mark.parametrize("name", BELIEVING)
+def test_whoever_believes_a_liar_is_noticed(name: str) -> None:
+    with BELIEVING[name].applied():
+        assert any(run_world(seed).violations for seed in WITH_A_LIAR)

@@ -20,9 +20,9 @@ KINDS = ("calm", "messages", "messages", "messages", "engines", "cuts", "kills",
 class Troubles:
     """`await rage()`, then `await calm()`: everybody is back and connected, and nothing more goes wrong."""
 
-    def __init__(self, village: Village, rng: Random) -> None:
+    def __init__(self, village: Village, rng: Random, *, calm: bool = False) -> None:
         self.village, self.rng = village, rng
-        self.kind = rng.choice(KINDS)
+        self.kind = "calm" if calm else rng.choice(KINDS)
         self.counts: Counter[str] = Counter()
         self._returning: set[asyncio.Task[None]] = set()
         self._cuts: list[tuple[bytes, bytes]] = []

@@ -30,7 +30,7 @@ from dsdnode.wire.messages import Contact
 CLOCKS_S = (0.0, 0.0, -3600.0, 3600.0, 86_400.0 * 365)
 """Offsets. A daemon's clock is monotonic: what it says is anybody's guess, but it never jumps."""
 _NOTICE = b"\x94\x00\xc2\x00"
-_PROTOCOL_TAGS = frozenset(range(22, 29))
+_PROTOCOL_TAGS = frozenset(bytes([tag]) for tag in range(22, 29))
 """Block, Verdict, Closed, Nack, SessionLost, Close, Park: they may be lost, doubled and mixed up one by one."""
 
 
@@ -48,10 +48,18 @@ class RoughNetwork(Network[SimTransport]):
     """Rough to the protocol's notices alone: a request or a piece of text is lost only with its connection."""
 
     rough = Roughness()
+    eavesdrop: Callable[[bytes, bytes, list[bytes], Priority], None] | None = None
+    """Hears what a sender gives the network for a receiver."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.counts: Counter[str] = Counter()
+        self.banned: list[bytes] = []
+
+
+def is_of_protocol(header: bytes) -> bool:
+    """Is it a notice between owner and stages?"""
+    return header[:4] == _NOTICE and header[5:6] in _PROTOCOL_TAGS
 
 
 class RoughTransport(SimTransport):
@@ -59,7 +67,9 @@ class RoughTransport(SimTransport):
         network, header = self._network, frames[0]
         assert isinstance(network, RoughNetwork)
         rough, rng, counts = network.rough, network.rng, network.counts
-        if header[:4] != _NOTICE or header[5] not in _PROTOCOL_TAGS:
+        if network.eavesdrop is not None:
+            network.eavesdrop(self.id, peer, frames, priority)
+        if not is_of_protocol(header):
             return super().send(peer, frames, priority)
         if rng.random() < rough.drop:
             counts["message lost"] += 1
@@ -71,6 +81,12 @@ class RoughTransport(SimTransport):
         if rng.random() < rough.duplicate:
             counts["message twice"] += 1
             self._send_late(peer, frames, priority)
+
+    def ban(self, peer: bytes, duration_s: float) -> None:
+        network = self._network
+        assert isinstance(network, RoughNetwork)
+        network.banned.append(peer)
+        super().ban(peer, duration_s)
 
     def _send_late(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         def send() -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import fake_text
-from dsdnode.errors import DsdError
+from dsdnode.errors import DsdError, Overloaded
 from dsdnode.node.drafter import reply as generate
 from dsdnode.node.drafter.conversations import PARKED_S
 from dsdnode.sim.loop import JumpingLoop, Unreal, run
@@ -26,7 +26,9 @@ from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.speculation.sampling import Sampling
 from tests.speculation.restless import Restless
 
+from .disturbed import accusations, disturbances
 from .leaks import held_by, overfull
+from .liar import Liar, liars_dice
 from .troubles import Troubles
 from .village import Village
 
@@ -34,6 +36,8 @@ LIMIT_S = 3600.0
 STUCK_S = 300.0
 """Of peace: by then every reply is over."""
 LOOK_S = 0.5
+KNOWN_S = 5.0
+"""By then everybody's offers are known; who asks before may hear that there are none yet."""
 END_TOKEN = 0
 WINDOWS = ("", "fixed", "awc", "throughput", "throughput:stream", "throughput:hedged", "stream:2:8", "stream:1:16")
 """The production policies."""
@@ -41,9 +45,13 @@ WINDOWS = ("", "fixed", "awc", "throughput", "throughput:stream", "throughput:he
 
 @dataclass
 class Result:
-    """`violations`: what must not be; `given_up`: replies that ended early in plain words, asked again in peace."""
+    """`violations`: what must not be; `given_up`: replies that ended early in plain words, asked again in peace.
+
+    `undisturbed`: nothing but a liar is at work, so nobody may have to recover or give up (but for want of a place).
+    """
 
     seed: int
+    undisturbed: bool = False
     violations: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     num_replies: int = 0
@@ -58,34 +66,50 @@ class Result:
 def run_world(seed: int) -> Result:
     """Same seed, same result."""
     result = Result(seed)
-    with _complaints(result.violations), restless(seed):
+    found: list[str] = []
+    with _complaints(result.violations), restless(seed), disturbances(found), accusations() as accused:
         try:
-            run(_live(result), LIMIT_S)
+            run(_live(result, accused), LIMIT_S)
         except Unreal as error:
             result.violations.append(f"stuck: {error}")
         except Exception as error:
             result.violations.append(f"crash: {type(error).__name__} {error}")
+    if result.undisturbed:
+        result.violations += found
     return result
 
 
-async def _live(result: Result) -> None:
+async def _live(result: Result, accused: list[bytes]) -> None:
+    """`accused`: whom somebody counted a strike."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, JumpingLoop)
     loop.set_exception_handler(lambda _, context: result.violations.append(f"crash: {context.get('exception')!r}"))
     rng = Random(result.seed)
     village = Village(rng)
-    troubles = Troubles(village, Random(rng.random()))
+    dice = liars_dice(result.seed)
+    liar = None if dice is None else Liar(village, dice)
+    result.undisturbed = liar is not None and liar.alone
+    troubles = Troubles(village, Random(rng.random()), calm=result.undisturbed)
     await village.build(num_clients=rng.randint(1, 3))
+    if liar is not None:
+        liar.begin()
+    if result.undisturbed:
+        await asyncio.sleep(KNOWN_S)
     asks = [_Ask(village, client, Random(rng.random()), result) for client in village.clients]
     tasks = [asyncio.create_task(ask.all()) for ask in asks]
     watch = asyncio.create_task(_watch(village, result))
     await troubles.rage(lambda: all(task.done() for task in tasks))
     await troubles.calm()
     await _end(asks, tasks, result)
+    if liar is not None:
+        await liar.leave()
     await _settle(village, result)
     watch.cancel()
     await village.close()
-    result.faults = troubles.counts + village.network.counts
+    names = liar.names if liar is not None else set()
+    result.violations += ["accused an honest peer" for peer in accused if peer not in names]
+    result.violations += ["banned an honest peer" for peer in village.network.banned if peer not in names]
+    result.faults = troubles.counts + village.network.counts + (liar.counts if liar is not None else Counter())
     result.simulated_s = loop.now
     result.messages = sum(traffic.num_messages for traffic in village.network.traffic.values())
     left = [task.get_name() for task in asyncio.all_tasks() if task not in (asyncio.current_task(), watch)]
@@ -144,8 +168,10 @@ class _Ask:
                         self.result.violations.append(f"wrong text: {tokens}, not {self.expected}")
                         self.over = True
                         return False
-        except DsdError:
+        except DsdError as error:
             self.result.given_up += 1
+            if self.result.undisturbed and not isinstance(error, Overloaded):
+                self.result.violations.append(f"disturbed: {type(error).__name__} {error}")
         return False
 
     def _finish(self, event: Finished, tokens: list[int]) -> None:

@@ -1,9 +1,10 @@
 """Random worlds of whole production nodes, in virtual time: `python -m tests.sim.worlds --seeds 10000`.
 
 Each seed draws a swarm (model, cuts, replicas, machines, links, clocks), replies (prompt, length, temperature, window
-policy) and troubles; tests/sim/world.py says what is checked all along. Exit code 1 when anything was wrong, lost,
-stuck or leaked; a red seed is printed with the command that replays it. With `--mutate NAME` one guard of the protocol
-is taken out first (tests/speculation/mutations.py), and a run that stays green is the failure.
+policy), troubles, and in four of ten worlds a liar (liar.py); tests/sim/world.py says what is checked all along. Exit
+code 1 when anything was wrong, lost, stuck or leaked; a red seed is printed with the command that replays it. With
+`--mutate NAME` one guard is taken out first (tests/speculation/mutations.py, tests/sim/believing.py), and a run that
+stays green is the failure.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from contextlib import nullcontext
 
 from tests.speculation.mutations import MUTATIONS
 
+from .believing import BELIEVING
 from .world import Result, run_world
+
+GUARDS = MUTATIONS | BELIEVING
 
 CHUNK = 5
 PROGRESS_S = 20.0
@@ -30,7 +34,7 @@ def results(first: int, num_seeds: int, mutate: str | None, num_processes: int) 
     """Of all seeds, in order."""
     seeds = range(first, first + num_seeds)
     if num_processes == 1:
-        with MUTATIONS[mutate].applied() if mutate else nullcontext():
+        with GUARDS[mutate].applied() if mutate else nullcontext():
             yield from map(run_world, seeds)
         return
     with multiprocessing.Pool(num_processes, _begin, (mutate,)) as pool:
@@ -40,7 +44,7 @@ def results(first: int, num_seeds: int, mutate: str | None, num_processes: int) 
 def _begin(mutate: str | None) -> None:
     gc.freeze()
     if mutate is not None:
-        MUTATIONS[mutate].applied().__enter__()
+        GUARDS[mutate].applied().__enter__()
 
 
 def survey(first: int, num_seeds: int, num_processes: int) -> int:
@@ -97,13 +101,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--mutate", choices=[*MUTATIONS, "all"])
+    parser.add_argument("--mutate", choices=[*GUARDS, "all"])
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     num_processes = min(options.processes, options.seeds)
     if options.mutate is None:
         return survey(options.first, options.seeds, num_processes)
-    names = list(MUTATIONS) if options.mutate == "all" else [options.mutate]
+    names = list(GUARDS) if options.mutate == "all" else [options.mutate]
     return mutated(names, options.first, options.seeds, num_processes)
 
 

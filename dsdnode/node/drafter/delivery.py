@@ -39,7 +39,7 @@ class Delivery:
         self.task: asyncio.Task[None] | None = None
         self._rpc = rpc
         self._pings = pings
-        self._request = request
+        self.request = request
         self._failure: PeerUnavailable | None = None
         """The client does not take what it is sent; should it wake up, it resumes."""
 
@@ -78,7 +78,7 @@ class Delivery:
         finally:
             watch.cancel()
             over()
-            self._tell(finished(self._request, reason, error), [encode_body(reply.statistics())])
+            self._tell(finished(self.request, reason, error), [encode_body(reply.statistics())])
 
     async def _stream(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab) -> str:
         """The reply's reason to end, all of it sent. Raises DsdError."""
@@ -92,7 +92,7 @@ class Delivery:
                 async for emit in emits:
                     for tokens, num_accepted in _by_origin(emit):
                         shown = stops.feed(text.feed(tokens)).encode()
-                        self._tell(replies.Piece(self._request, index, num_accepted), [pack_tokens(tokens), shown])
+                        self._tell(replies.Piece(self.request, index, num_accepted), [pack_tokens(tokens), shown])
                         index += len(tokens)
                     if stops.stopped:
                         reply.cancel("stop")
@@ -105,7 +105,7 @@ class Delivery:
     def _tell_rest(self, index: int, text: Detokenizer, stops: StopFilter) -> None:
         rest = "" if stops.stopped else stops.feed(text.finish()) + stops.flush()
         if rest:
-            self._tell(replies.Piece(self._request, index, 0), [b"", rest.encode()])
+            self._tell(replies.Piece(self.request, index, 0), [b"", rest.encode()])
 
     async def _watch(self) -> None:
         while self._failure is None:

@@ -66,8 +66,8 @@ class DrafterHost:
         self._options = options
         own_id, close = peer_id(rpc.transport.contact.public_key), self._routes.close
         self._conversations = Conversations(own_id, engine, self._batcher, close, max_sessions, rng)
-        self._deliveries: dict[bytes, Delivery] = {}
-        """By request."""
+        self._deliveries: dict[tuple[bytes, bytes], Delivery] = {}
+        """By client and request: nobody takes a name from a client that is just asking under it."""
         self._by_session: dict[bytes, Reply] = {}
         self._waiting: asyncio.Task[None] | None = None
         self._draining = False
@@ -117,16 +117,16 @@ class DrafterHost:
     async def _generate(
         self, peer: bytes, message: replies.Generate, buffers: list[bytes]
     ) -> tuple[wire.Message, list[bytes]]:
-        known = self._deliveries.get(message.request)
-        if known is not None and known.client == peer:
+        if (peer, message.request) in self._deliveries:
             return wire.Pong(), []
-        if known is not None or not buffers:
+        if not buffers:
             return wire.Refused("no such reply is in progress for you"), []
         if self.num_free_sessions <= 0:
             why = "this drafter is leaving" if self.draining else f"all {self._max_sessions} replies here are taken"
             return wire.Refused(why, retry=True), []
         body = decode_body(buffers[0], replies.GenerateBody)
-        delivery = self._deliveries[message.request] = Delivery(self._rpc, self._pings, peer, message.request)
+        delivery = Delivery(self._rpc, self._pings, peer, message.request)
+        self._deliveries[peer, message.request] = delivery
         try:
             prompt = await self._prompt(body)
             # Two lookups at once, as each takes its time; both have ended before either fails.
@@ -139,28 +139,26 @@ class DrafterHost:
             if delivery.cancelled:
                 raise PeerUnavailable("cancelled before it began")
             options = self._options.reply(body, model, self._vocabulary)
-            self._begin(message.request, delivery, body, options, prompt)
+            self._begin(delivery, body, options, prompt)
         except DsdError as error:
-            self._forget(message.request, delivery)
+            self._forget(delivery)
             return finished(message.request, "", error), []
         except BaseException:
-            self._forget(message.request, delivery)
+            self._forget(delivery)
             raise
         return replies.Accepted(message.request, model.model_id, options.acceptance), [pack_tokens(prompt)]
 
-    def _begin(
-        self, request: bytes, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]
-    ) -> None:
+    def _begin(self, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]) -> None:
         self._check(options.model, prompt)
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
         line = [*prompt, *body.tokens]
         conversation = self._conversations.take(delivery.client, line, num_positions, options)
         reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)
-        delivery.start(reply, body, self._vocabulary, lambda: self._forget(request, delivery))
+        delivery.start(reply, body, self._vocabulary, lambda: self._forget(delivery))
         self.on_change()
 
-    def _forget(self, request: bytes, delivery: Delivery) -> None:
-        self._deliveries.pop(request, None)
+    def _forget(self, delivery: Delivery) -> None:
+        self._deliveries.pop((delivery.client, delivery.request), None)
         if delivery.reply is not None:
             conversation = delivery.reply.conversation
             self._by_session.pop(conversation.session, None)
@@ -172,8 +170,8 @@ class DrafterHost:
         asyncio.get_running_loop().call_soon(self._cancel_now, peer, message.request)
 
     def _cancel_now(self, client: bytes, request: bytes) -> None:
-        delivery = self._deliveries.get(request)
-        if delivery is not None and delivery.client == client:
+        delivery = self._deliveries.get((client, request))
+        if delivery is not None:
             delivery.cancel("cancelled")
 
     def _peer_lost(self, peer: bytes, reason: str) -> None:
