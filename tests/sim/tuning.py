@@ -2,8 +2,9 @@
 
 Each number is halved and doubled, alone, in some two dozen short simulated swarms (tuning_cases.py). FILE keeps a line
 for each run, so that an interrupted measurement goes on where it stopped; `--table` prints what is known as Markdown:
-tokens per second, the p99 of whole replies, and the pause after a death, as it is, at half and at double. (A number of
-which half or double makes no sense is left at the nearest that does.)
+tokens per second, the p99 of whole replies, and the pause after a death, at half and at double. (A number of which half
+or double makes no sense is left at the nearest that does.) Every change shifts when things happen, and with it which
+blocks meet; how much that alone does, `--factors 0.99 1.01` tells.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from dsdnode.sim.report import percentile
 from dsdnode.sim.world import World
 from tests.sim.tuning_cases import CASES, Case
 
-FACTORS = (0.5, 2.0)
+HALF_AND_DOUBLE = (0.5, 2.0)
 MOVED = 0.02
 """A figure that changes by less, in every case, is not moved."""
 SHARES = {
@@ -98,11 +99,11 @@ def figures_of(outcomes: list[Outcome], began_s: float, *, troubled: bool) -> Fi
 Key = tuple[str, float, str]
 
 
-def jobs_of(names: Iterable[str]) -> Iterator[Key]:
+def jobs_of(names: Iterable[str], factors: Sequence[float]) -> Iterator[Key]:
     for case in CASES:
         yield "", 1.0, case
     for name in names:
-        for factor in FACTORS:
+        for factor in factors:
             for case in CASES:
                 yield name, factor, case
 
@@ -119,9 +120,9 @@ def known_in(file: Path) -> dict[Key, Figures]:
     return {(row["name"], row["factor"], row["case"]): Figures(**row["figures"]) for row in rows}
 
 
-def sweep(file: Path, names: list[str], num_jobs: int) -> None:
+def sweep(file: Path, names: list[str], factors: Sequence[float], num_jobs: int) -> None:
     known = known_in(file)
-    todo = [key for key in jobs_of(names) if key not in known]
+    todo = [key for key in jobs_of(names, factors) if key not in known]
     began_s = time.monotonic()
     with file.open("a") as out, ProcessPoolExecutor(num_jobs) as pool:
         pending = [pool.submit(work, key) for key in todo]
@@ -158,26 +159,26 @@ def effect(known: dict[Key, Figures], name: str, factor: float, figure: str) -> 
     return Effect(math.exp(math.fsum(map(math.log1p, changes)) / len(changes)) - 1, max(changes, key=abs))
 
 
-def table(known: dict[Key, Figures], names: list[str]) -> str:
+def table(known: dict[Key, Figures], names: list[str], factors: Sequence[float]) -> str:
     """Changes in percent, the largest in any case in brackets."""
-    rows = ["| number | value | half | double | tokens/s at half | at double | p99 at half | at double | "
-            "pause at half | at double |", "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    columns = ["number", "value", "tried", "tokens/s", "", "p99", "", "pause", ""]
+    rows = [columns, ["---"] * len(columns)]
     for name in names:
-        half, double = (f"{getattr(changed(name, factor), name):.4g}" for factor in FACTORS)
-        effects = [str(effect(known, name, factor, figure)) for figure in FIGURES for factor in FACTORS]
-        rows.append(f"| `{name}` | {getattr(TUNING, name):.4g} | {half} | {double} | {' | '.join(effects)} |")
-    return "\n".join(rows)
+        tried = ", ".join(f"{getattr(changed(name, factor), name):.4g}" for factor in factors)
+        effects = [str(effect(known, name, factor, figure)) for figure in FIGURES for factor in factors]
+        rows.append([f"`{name}`", f"{getattr(TUNING, name):.4g}", tried, *effects])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 FIGURES = tuple(one.name for one in fields(Figures))
 
 
-def unmoved(known: dict[Key, Figures], names: list[str]) -> list[str]:
-    """Numbers of which neither half nor double moves any figure of any case."""
+def unmoved(known: dict[Key, Figures], names: list[str], factors: Sequence[float]) -> list[str]:
+    """Numbers with which no figure of any case moves."""
     return [
         name
         for name in names
-        if all(abs(effect(known, name, factor, figure).most) < MOVED for figure in FIGURES for factor in FACTORS)
+        if all(abs(effect(known, name, factor, figure).most) < MOVED for figure in FIGURES for factor in factors)
     ]
 
 
@@ -185,15 +186,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--factors", type=float, nargs=2, default=HALF_AND_DOUBLE, metavar="X")
     parser.add_argument("--only", nargs="+", metavar="NAME")
     parser.add_argument("--table", action="store_true", help="print what is known, measure nothing")
     options = parser.parse_args()
     names = options.only or [one.name for one in fields(Tuning)]
     if not options.table:
-        sweep(options.file, names, options.jobs)
+        sweep(options.file, names, options.factors, options.jobs)
     known = known_in(options.file)
-    print(table(known, names))
-    print(f"\nMoved by none: {', '.join(unmoved(known, names)) or 'none'}.")
+    print(table(known, names, options.factors))
+    print(f"\nMoved by none: {', '.join(unmoved(known, names, options.factors)) or 'none'}.")
     print(
         render.table(
             ["case", *FIGURES],
