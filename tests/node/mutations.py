@@ -27,6 +27,7 @@ STAGE: Final = {
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
     "next-lost-sender": Mutation(STAGE_HOST + "_next_lost", " and peer == session.peers[session.opened.index + 1]", ""),
     "session-name": Mutation(SESSIONS + "refusal", " or not is_session_of(owner, message.session)", ""),
+    "session-owner": Mutation(SESSIONS + "refusal", "known is not None and known.owner != owner", "False"),
     "open-owner": Mutation(SESSIONS + "refusal", "peer_id(message.owner.public_key) != owner or ", ""),
     "block-buffers": Mutation(
         STAGE_HOST + "_block", "len(buffers) != (2 if index == 0 else 3)", "len(buffers) < (2 if index == 0 else 3)"

@@ -99,7 +99,12 @@ def test_nobody_else_ends_a_session(tmp_path: Path, kind: type[Message], name: s
     disturbed(tmp_path, deed)
 
 
-def test_nobody_else_opens_a_session_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mined", [False, True])
+def test_nobody_else_opens_a_session_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mined: bool) -> None:
+    """Not even if mallory has made keys until one was like dora's in its first eight bytes."""
+    if mined:
+        monkeypatch.setattr("dsdnode.node.shard.sessions.is_session_of", lambda owner, session: True)
+
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm)
         alice, mallory = await swarm.client(), Mallory(swarm)
