@@ -29,6 +29,7 @@ def test_every_error_is_named() -> None:
     assert kinds <= set(dsdnode.__all__)
 
 
+@pytest.mark.slow
 def test_the_import_is_cheap_and_the_client_comes_when_asked_for() -> None:
     code = (
         "import sys, dsdnode; print(sorted(sys.modules)); from dsdnode import Client; print(Client.__module__);"

@@ -17,7 +17,7 @@ import pytest
 from dsdnode.cli import control
 from dsdnode.errors import DsdError, NotRunning
 from dsdnode.node.status import NodeStatus
-from tests.cli.conftest import JOIN, ROOT, Daemon, Result
+from tests.cli.conftest import ROOT, Daemon, Result
 
 pytestmark = pytest.mark.slow
 
@@ -156,12 +156,13 @@ def test_detach_returns_when_ready_and_stop_ends_it(call: Call, home: Path) -> N
 
 
 def test_a_detached_start_that_fails_says_why(home: Path) -> None:
-    words = ("--role", "bootstrap", "--data-dir", str(home / "d"), "--model", "x", "--join", JOIN)
-    listen = ("--listen", "tcp://127.0.0.1:0")
-    command = [sys.executable, "-m", "dsdnode.cli", "start", "--detach", *words, *listen]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = ("--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        words = ("--role", "bootstrap", "--data-dir", str(home / "d"), *listen)
+        command = [sys.executable, "-m", "dsdnode.cli", "start", "--detach", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "is in use" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -205,6 +206,7 @@ def closest_with_caps(living: list[Contact]) -> list[Contact]:
     return chosen[:K]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.integers(2, 60), st.sampled_from([0, 12, 40]), st.booleans(), st.integers(0, 2**32))
 def test_whatever_the_order_of_events_the_closest_living_are_found(
@@ -277,6 +279,7 @@ class World:
         return found_at
 
 
+@pytest.mark.slow
 def test_half_of_five_hundred_killed_at_once_and_lookups_find() -> None:
     world = World(500, seed=1)
     world.dead = set(world.rng.sample(sorted(world.contacts), 250))

@@ -187,5 +187,5 @@ class StoreMachine(RuleBasedStateMachine):
         assert sum(self.store._per_owner[bytes([who]) * 32] for who in range(5)) == len(records)
 
 
-TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine = pytest.mark.slow(StoreMachine.TestCase)
 TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -226,5 +227,5 @@ class TableMachine(RuleBasedStateMachine):
         assert closest == sorted(distance(target, peer) for peer in self.live)[:5]
 
 
-TestTableMachine = TableMachine.TestCase
+TestTableMachine = pytest.mark.slow(TableMachine.TestCase)
 TestTableMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)

@@ -17,6 +17,8 @@ from dsdnode.engine.port import Chunk
 from dsdnode.errors import ModelRefused, Overloaded, PeerMisbehaved
 from dsdnode.speculation.sampling import Sampling, draw_block, probability
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-target.gguf"
 OPTIONS = EngineOptions(threads=1, context_tokens=1024, max_sequences=8, batch_tokens=64)
 SAMPLING = Sampling(0.8, seed=11)

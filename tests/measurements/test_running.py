@@ -90,6 +90,7 @@ def test_output_that_reads_otherwise_is_said_and_kept(laboratory: Laboratory) ->
         laboratory.measure(thrower("python -c \"print('lost the dice')\""))
 
 
+@pytest.mark.slow
 def test_a_command_that_takes_too_long_is_ended(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "LONGEST_S", 0.5)
     with pytest.raises(Failed, match="took longer"):

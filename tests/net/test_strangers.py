@@ -269,6 +269,7 @@ dealer.recv()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures the memory of a process")
 async def test_a_message_of_endless_frames_does_not_fill_the_memory(start: Start) -> None:
     limit_bytes, process = 48 << 20, psutil.Process()

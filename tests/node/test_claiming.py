@@ -19,6 +19,8 @@ from tests.node import jumping
 from tests.node.swarm import TARGET, fake_swarm, tokens_of
 from tests.swarm.town import Member, Town
 
+pytestmark = pytest.mark.slow
+
 MODEL = "ab" * 32
 
 

@@ -175,6 +175,7 @@ def test_an_owner_that_dies_does_not_hold_its_places_for_a_minute(tmp_path: Path
     story(tmp_path, tell)
 
 
+@pytest.mark.slow
 def test_more_replies_than_places_take_turns(tmp_path: Path) -> None:
     """Two owners each holding what the other waits for would wait for ever."""
 

@@ -160,6 +160,7 @@ async def turn(alice: Client, request: GenerateRequest) -> int:
     return (await rest(alice.generate(request), [])).stats.accepted
 
 
+@pytest.mark.slow
 def test_a_drafter_s_cache_is_not_promised_twice(tmp_path: Path) -> None:
     """Of 4096 positions four long conversations take more: the oldest goes, and the newest is drafted for."""
 

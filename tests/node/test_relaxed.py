@@ -15,6 +15,8 @@ from dsdnode.speculation.acceptance import NUM_TOP, KeyTokens
 from dsdnode.speculation.sampling import Sampling, draw
 from tests.node.swarm import DRAFT, TARGET, FakeSwarm, fake_swarm, tokens_of
 
+pytestmark = pytest.mark.slow
+
 PROMPT = (5, 17, 42, 8)
 REQUEST = GenerateRequest(prompt_tokens=PROMPT, max_tokens=300, seed=7, draft_max=4, threshold=0.5)
 

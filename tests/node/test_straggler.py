@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm
+
+pytestmark = pytest.mark.slow
 
 PROMPT = (5, 17, 42, 8)
 REQUEST = GenerateRequest(prompt_tokens=PROMPT, max_tokens=80, seed=3, temperature=0.5, draft_max=2)

@@ -121,6 +121,7 @@ def cost_s(line: tuple[ProviderRecord, ...], view: View) -> float:
     return sum(paces) + TUNING.handling_s * len(line) + ring_s + max(paces) / LOSS
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.lists(RANGES, max_size=8), st.integers(0, 2**32))
 def test_no_pipeline_is_better_than_the_chosen(parts: list[tuple[int, int]], seed: int) -> None:

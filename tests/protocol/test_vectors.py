@@ -27,6 +27,7 @@ def test_no_other_file_lies_there() -> None:
     assert sorted(path.stem for path in vectors.FOLDER.iterdir()) == sorted(vectors.FILES)
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """Bob edits a digit by hand, and deletes another file: `--check` names both, and a new run mends them."""
     monkeypatch.setattr(vectors, "FOLDER", tmp_path)

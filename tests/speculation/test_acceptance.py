@@ -26,6 +26,8 @@ from dsdnode.speculation.stage.cache import Branch
 from dsdnode.speculation.stage.judge import MAX_SEEN, Decision, Judge
 from dsdnode.wire.messages import Block
 
+pytestmark = pytest.mark.slow
+
 CAT, DOG, EEL, SEVEN, FOX = 0, 1, 2, 7, 9
 KEYS = frozenset({SEVEN})
 

@@ -38,6 +38,7 @@ def star(_: random.Random) -> dict[int, int]:
     return dict.fromkeys(range(1, 10), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [tree, ring, star])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("pause_s", [0.0, 0.5, 6.0])
