@@ -42,6 +42,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
+def named(rows: Iterable[tuple[str, str]]) -> str:
+    """A name and what is said of it, wrapped where the terminal ends; without a name it belongs to the one above."""
+    formatter = click.HelpFormatter()
+    formatter.write_dl([(name, clean(text)) for name, text in rows])
+    return formatter.getvalue().rstrip("\n")
+
+
 def cell(value: object) -> str:
     """One value in a line; None, and nothing, is a dash."""
     if value is None or value == "":

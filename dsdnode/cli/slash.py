@@ -85,8 +85,7 @@ def _close(typed: str, known: Iterable[str]) -> list[str]:
 
 
 async def _help(state: ChatState, rest: str) -> Then:
-    for name, purpose in HELP:
-        click.echo(f"{name:<16} {purpose}")
+    click.echo(render.named(HELP))
     return Then.GO_ON
 
 
@@ -108,12 +107,10 @@ async def _set(state: ChatState, rest: str) -> Then:
 
 
 async def _show(state: ChatState, rest: str) -> Then:
-    for knob in KNOBS:
-        value = getattr(state.wanted, knob)
-        click.echo(f"{knob:<12} {'-' if value is None or value == () else value}")
-    click.echo(f"{'colors':<12} {'on' if state.colors else 'off'}")
-    click.echo(f"{'system':<12} {render.clean(state.system) or '-'}")
-    click.echo(f"{'messages':<12} {len(state.messages)}")
+    values = {knob: getattr(state.wanted, knob) for knob in KNOBS}
+    told = {knob: "-" if value is None or value == () else str(value) for knob, value in values.items()}
+    told |= {"colors": "on" if state.colors else "off", "system": state.system or "-"}
+    click.echo(render.named([*told.items(), ("messages", str(len(state.messages)))]))
     return Then.GO_ON
 
 
@@ -126,29 +123,36 @@ async def _stats(state: ChatState, rest: str) -> Then:
     if state.stats is None:
         click.echo("no reply yet")
         return Then.GO_ON
-    for key, value in _figures(state.stats).items():
-        text = f"{value:.3f}" if isinstance(value, float) else str(value)
-        click.echo(f"{key.replace('_', ' '):<24} {render.clean(text)}")
-    click.echo(f"{'in this chat':<24} {state.num_tokens} tokens in {state.num_replies} replies")
+    click.echo(render.named([*_figures(state.stats), ("in this chat", _so_far(state))]))
     return Then.GO_ON
 
 
-def _figures(stats: ReplyStats) -> dict[str, object]:
-    """By name, with lists as texts. `by position`: how often the first, second ... draft token after a rejection
-    stood."""
+def _so_far(state: ChatState) -> str:
+    return f"{state.num_tokens} tokens in {state.num_replies} {'reply' if state.num_replies == 1 else 'replies'}"
+
+
+def _figures(stats: ReplyStats) -> list[tuple[str, str]]:
+    """By name. `by position`: how often the first, second ... draft token after a rejection stood."""
     shares = [f"{100 * accepted / judged:.0f}%" for judged, accepted in stats.by_position]
     stages = (f"{stage.peer_id[:12]}[{render.span(stage.layers)}]" for stage in stats.pipeline)
-    return structs.asdict(stats) | {
-        "by_position": " ".join(shares[:SHOWN_POSITIONS] + ["..."] * (len(shares) > SHOWN_POSITIONS)),
-        "plans": f"\n{'':<25}".join(map(_plan, stats.plans)) or "-",
-        "pipeline": " -> ".join(stages),
+    listed = {
+        "by_position": [" ".join(shares[:SHOWN_POSITIONS] + ["..."] * (len(shares) > SHOWN_POSITIONS))],
+        "plans": list(map(_plan, stats.plans)),
+        "pipeline": [" -> ".join(stages)],
     }
+    rows: list[tuple[str, str]] = []
+    for key, value in structs.asdict(stats).items():
+        known = "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+        first, *more = listed.get(key, [known]) or [""]
+        rows += [(key.replace("_", " "), first or "-"), *(("", text) for text in more)]
+    return rows
 
 
 def _plan(change: PlanChange) -> str:
     """From which token on it was followed, and why."""
-    plan = f"{change.mode}, block {change.block}, window {change.window}, hedges {change.hedges}; {change.reason}"
-    return f"token {change.index} ({change.at_s:.2f} s): {plan.removesuffix('; ')}"
+    parts = [change.mode, f"block {change.block}", f"window {change.window}", f"hedges {change.hedges}"]
+    plan = ", ".join(parts if change.hedges else parts[:-1])
+    return f"token {change.index} ({change.at_s:.2f} s): {plan}" + (f"; {change.reason}" if change.reason else "")
 
 
 async def _system(state: ChatState, rest: str) -> Then:

@@ -106,7 +106,8 @@ def test_help_peers_and_stats(call: Call, swarm: Swarm) -> None:
     assert "cdcdcdcdcdcd  shard  0:8" in result.out
     assert "\x1b" not in result.out
     assert "abababababab[0:8]" in result.out
-    assert "3 tokens in 1 replies" in result.out
+    assert "3 tokens in 1 reply" in result.out
+    assert all(len(line) <= 80 for line in result.out.splitlines())
 
 
 def test_stats_show_the_trace_of_windows_and_modes(call: Call, swarm: Swarm) -> None:
@@ -114,8 +115,9 @@ def test_stats_show_the_trace_of_windows_and_modes(call: Call, swarm: Swarm) -> 
     swarm.replies = [reply("hello", plans=plans, by_position=((4, 3), (3, 1)))]
     shown = call("chat", "--join", JOIN, stdin="hi\n/stats\n").out
     assert "by position              75% 33%\n" in shown
-    assert "plans                    token 0 (0.00 s): rounds, block 8, window 8, hedges 0\n" in shown
-    assert "token 12 (0.80 s): stream, block 2, window 12, hedges 0; long\N{REPLACEMENT CHARACTER} links\n" in shown
+    assert "plans                    token 0 (0.00 s): rounds, block 8, window 8\n" in shown
+    told = " ".join(shown.split())
+    assert "token 12 (0.80 s): stream, block 2, window 12; long\N{REPLACEMENT CHARACTER} links plain" in told
 
 
 def test_bye_leaves_at_once(call: Call, swarm: Swarm) -> None:
