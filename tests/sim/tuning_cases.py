@@ -114,7 +114,7 @@ CASES = {
         ring("16 users, CPU", 2, 5, CPU, 0.7, users=16, requests=16, reply_tokens=24),
         ring("replicas alike", 4, 10, GPU, 0.8, replicas=3, users=6, requests=12, reply_tokens=40),
         ring("replicas unlike", 4, 5, GPU, 0.8, extra=SLOW_REPLICAS, users=3, requests=6, reply_tokens=60, **FAR),
-        ring("a stage slows down", 4, 10, GPU, 0.8, replicas=2, reply_tokens=150, trouble=slow_down(6.5, 8.0)),
+        ring("a stage slows down", 4, 10, GPU, 0.8, replicas=2, requests=3, reply_tokens=250, trouble=slow_down(2, 8)),
         ring("a stage dies", 4, 10, GPU, 0.8, replicas=2, trouble=die("shard", 6.0, silent=False)),
         ring("a machine vanishes", 4, 10, GPU, 0.8, replicas=2, trouble=die("shard", 6.0, silent=True)),
         ring("a drafter dies", 4, 10, GPU, 0.8, drafters=2, trouble=die("drafter", 6.0, silent=False)),
