@@ -38,6 +38,7 @@ STAGE: Final = {
     "stage-turn": Mutation(
         SESSIONS + "refusal", "known is not None and not known.is_another_reply(message)", "known is not None"
     ),
+    "stage-terms": Mutation(SESSIONS + "refusal", "message.route <= known.opened.route", "False"),
     "sequences-back": Mutation(SESSIONS + "remove", "        self._free.extend(session.sequences)\n", ""),
     "parked-goes": Mutation(
         STAGE_HOST + "_open", "            self._end(parked.owner, parked.id)", "            break"

@@ -55,6 +55,9 @@ def test_a_stage_promises_no_position_twice(tmp_path: Path) -> None:
         assert await mallory.opens(sam, name(mallory, 1), max_positions=1097) == full
         assert await mallory.opens(sam, name(mallory, 2), max_positions=1096) == Opened()
         assert await mallory.opens(sam, name(mallory, 0), max_positions=3001, route=1) == full  # nor for another turn
+        again = await mallory.opens(sam, name(mallory, 0), max_positions=1)  # and what is in use stays reserved
+        assert again == Refused("another reply of this session takes a higher route", retry=True)
+        assert await mallory.opens(sam, name(mallory, 0), max_positions=1, route=1) == Opened()
 
     story(tmp_path, tell)
 

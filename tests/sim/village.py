@@ -171,6 +171,7 @@ class Village:
     villagers: dict[str, Villager] = field(default_factory=dict)
     """Alive, by name."""
     clients: list[Client] = field(default_factory=list)
+    _lives: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         rng, loop = self.rng, asyncio.get_running_loop()
@@ -227,7 +228,7 @@ class Village:
             return villager.draft
 
         with clock(place.clock_s):
-            node = Node(self._config(place), identity, transport, Organs(shard, draft, disk=False), Random(place.name))
+            node = Node(self._config(place), identity, transport, Organs(shard, draft, disk=False), self._dice(place))
             villager = Villager(place, node, transport)
             try:
                 await asyncio.create_task(node.run(self._contacts(place.name)))
@@ -237,6 +238,11 @@ class Village:
                 raise
         self.villagers[place.name] = villager
         return villager
+
+    def _dice(self, place: Place) -> Random:
+        """Of this life: whoever comes back draws other names for its sessions than before."""
+        self._lives[place.name] += 1
+        return Random(f"{place.name} {self._lives[place.name]}")
 
     def shard_engine(self, place: Place) -> FakeEngine:
         assert place.layers is not None

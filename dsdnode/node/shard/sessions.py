@@ -105,7 +105,7 @@ class Sessions:
         known = self._sessions.get(message.session)
         if known is None:
             return self._add(owner, message, stages, key_tokens)
-        if message.route > known.opened.route and known.is_another_reply(message):
+        if known.is_another_reply(message):
             known.machine.on_turn(message.max_positions, _acceptance(message, key_tokens))
         return known
 
@@ -153,6 +153,8 @@ class Sessions:
             return Refused(over[:MAX_REASON] or "the engine is restarting", retry=not over)
         if known is not None and not known.is_another_reply(message):
             return None
+        if known is not None and message.route <= known.opened.route:  # or less would be reserved than is in use
+            return Refused("another reply of this session takes a higher route", retry=True)
         others = [session for session in self._sessions.values() if session is not known]
         return self._no_room(message.max_positions, [session for session in others if not session.evictable])
 
