@@ -14,6 +14,12 @@ from dsdnode.speculation.events import PassEvent
 
 DEPTHS = (0, 1, 2, 4, 8)
 """Where the classes of depth begin."""
+SAME_SHARE, SAME_S = 0.3, 0.002
+"""By this share and so much more may what records and pings say of a pipeline change from reply to reply: more than
+pings of one link differ, less than another machine would."""
+MAX_BARE = 4
+"""Passes in a row for which no draft token was there in time, before the draft engine counts as that slow: a prompt is
+read for a pass or two."""
 
 
 class AcceptanceEstimate:
@@ -100,7 +106,7 @@ class PipelineEstimate:
             return False
         fixed_s = ([*(stage.fixed_s for stage in one.stages), one.network_s] for one in (known, costs))
         pairs = zip(*fixed_s, strict=True)
-        return all(abs(new - old) <= self._tuning.same_share * old + self._tuning.same_s for old, new in pairs)
+        return all(abs(new - old) <= SAME_SHARE * old + SAME_S for old, new in pairs)
 
     def _fit(self, keep: float = 0.0, slope_weight: float = 0.0, least_slope: float = 0.0) -> CostFit:
         """Zeros: as the tuning has it."""
@@ -131,7 +137,7 @@ class PipelineEstimate:
         """A verdict that came before a single draft token was there: a draft engine that slow never tells its time."""
         is_bare = event.mode in ("stream", "hedged") and event.num_positions == 1 and event.num_judged == 0
         self._num_bare = self._num_bare + 1 if is_bare else 0
-        if self._num_bare > self._tuning.max_bare:
+        if self._num_bare > MAX_BARE:
             self.draft.add(1, event.judged_s - event.sent_s)
 
     def passed(self, event: PassEvent) -> None:

@@ -23,6 +23,20 @@ from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Mode, Plan
 
 MODES: tuple[Mode, ...] = ("plain", "rounds", "stream", "hedged")
+FIRST_WINDOW = 8
+"""Draft tokens in flight until the first decision, a few tokens later."""
+WORTH_A_DRAFT = 0.98
+"""Of plain decoding's time: what gains less is not worth drafting."""
+DRAFTS_FROM_TOKENS = 8
+"""A draft model that nothing is known of gets so many tokens to show what it can do."""
+PROBE_TOKENS = 32
+"""Until the first probe of plain decoding; doubled each time that it brings nothing: all of them together cost a long
+reply next to nothing."""
+PROBE_DRAFTS, PROBE_PASSES = 3, 8
+"""A probe ends after so many wrong draft tokens, or passes."""
+TRIAL_PASSES, TRIAL_GAP_TOKENS = 5, 256
+"""Passes of plain decoding, to measure it, and tokens from one trial to the next: where drafting gains less than half
+(`trial_gain`), five plain passes in so many tokens cost a hundredth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,7 @@ class Throughput:
         self._num_looks = 0
         self._plain_at = 0
         """Since when (tokens) the plan is plain, or the last probe of it."""
-        self._probe_gap = self._tuning.probe_tokens // 4
+        self._probe_gap = PROBE_TOKENS // 4
         """The first one early: an experience that says plain is of other texts."""
         self._excursion: _Excursion | None = None
         """A probe or a trial."""
@@ -107,8 +121,7 @@ class Throughput:
         since = self._num_tokens - self._step_at
         if self._plan.mode == "plain":
             return (
-                self._num_tokens >= self._plain_at + min(self._tuning.probe_tokens, self._probe_gap)
-                and since >= self._tuning.probe_tokens // 4
+                self._num_tokens >= self._plain_at + min(PROBE_TOKENS, self._probe_gap) and since >= PROBE_TOKENS // 4
             )
         return since >= (
             self._tuning.tokens_a_step // 2 if event.num_judged > event.num_accepted else self._tuning.tokens_a_step
@@ -120,12 +133,8 @@ class Throughput:
             return Plan("plain", 0, 0)
         block = min(self._tuning.first_block, self._draft_max)
         if "stream" in self._modes:
-            return Plan("stream", block, self._tuning.first_window)
-        return (
-            Plan("rounds", block, block)
-            if "rounds" in self._modes
-            else Plan("hedged", block, self._tuning.first_window, 1)
-        )
+            return Plan("stream", block, FIRST_WINDOW)
+        return Plan("rounds", block, block) if "rounds" in self._modes else Plan("hedged", block, FIRST_WINDOW, 1)
 
     def _start(self) -> None:
         """From what earlier replies, or else records, say; those know nothing of the draft model, so it gets a try."""
@@ -146,7 +155,7 @@ class Throughput:
         best = self._best_by_mode()
         mode = self._best_mode(best, self._plan.mode)
         if self._plan.mode == "plain" and not is_back:
-            soon = self._tuning.probe_tokens if mode != "plain" else self._probe_gap
+            soon = PROBE_TOKENS if mode != "plain" else self._probe_gap
             if self._num_tokens >= self._plain_at + min(soon, self._probe_gap):
                 self._probe()
         elif mode != self._plan.mode or is_back:
@@ -211,8 +220,8 @@ class Throughput:
             and best["stream"].token_s < best[mode].token_s / self._tuning.worth_a_block
         ):
             mode = "stream"
-        is_new = self._known.num_tokens < self._tuning.drafts_from_tokens and now != "plain"
-        if "plain" in best and not is_new and best[mode].token_s > self._tuning.worth_a_draft * best["plain"].token_s:
+        is_new = self._known.num_tokens < DRAFTS_FROM_TOKENS and now != "plain"
+        if "plain" in best and not is_new and best[mode].token_s > WORTH_A_DRAFT * best["plain"].token_s:
             return "plain"
         return now if mode == "plain" and is_new else mode
 
@@ -225,9 +234,9 @@ class Throughput:
             effect = f"cost {_percent(cost)}" if cost >= 0.01 else "gain nothing"
             self._plan = Plan("plain", 0, 0, reason=f"{accepted}: drafting would {effect}")
             self._plain_at = self._num_tokens
-            self._probe_gap = max(self._tuning.probe_tokens, 2 * self._probe_gap)
+            self._probe_gap = max(PROBE_TOKENS, 2 * self._probe_gap)
             return
-        self._probe_gap = self._tuning.probe_tokens // 2
+        self._probe_gap = PROBE_TOKENS // 2
         gain = best["plain"].token_s / best[mode].token_s if "plain" in best else 0.0
         reason = f"{accepted}: {gain:.1f} times plain decoding expected" if gain else accepted
         self._plan = replace(self._step(best[mode].plan), reason=reason)
@@ -238,7 +247,7 @@ class Throughput:
         block = min(max(aim.block, now - self._tuning.max_step), now + self._tuning.max_step)
         if aim.mode == "rounds":
             return Plan("rounds", block, block)
-        window = self._plan.window or self._tuning.first_window
+        window = self._plan.window or FIRST_WINDOW
         if aim.mode != self._plan.mode or block != now or abs(aim.window - window) > window / self._tuning.window_share:
             window = min(
                 max(aim.window, window - self._tuning.max_step * block), window + self._tuning.max_step * block
@@ -251,14 +260,14 @@ class Throughput:
         """A few draft tokens that cost next to nothing: in a stream the given token does not wait for them."""
         mode = next(mode for mode in ("stream", "hedged", "rounds") if mode in self._modes)
         plan = Plan(mode, 1, 1 if mode == "rounds" else 2, int(mode == "hedged"), "trying drafts again")
-        self._excursion = _Excursion(self._plan, self._tuning.probe_passes, self._tuning.probe_drafts)
+        self._excursion = _Excursion(self._plan, PROBE_PASSES, PROBE_DRAFTS)
         self._plan = plan
 
     def _wants_trial(self, best: dict[Mode, _Option]) -> bool:
         if (
             "plain" not in best
             or self._num_tokens < self._tuning.trial_tokens
-            or self._known.plain_ago < self._tuning.trial_gap_tokens
+            or self._known.plain_ago < TRIAL_GAP_TOKENS
         ):
             return False
         if self._is_crowded:
@@ -266,7 +275,7 @@ class Throughput:
         return best["plain"].token_s < self._tuning.trial_gain * best[self._plan.mode].token_s
 
     def _try_plain(self) -> None:
-        self._excursion = _Excursion(self._plan, self._tuning.trial_passes, self._tuning.trial_passes)
+        self._excursion = _Excursion(self._plan, TRIAL_PASSES, TRIAL_PASSES)
         self._plan = Plan("plain", 0, 0, reason="measuring what plain decoding costs")
 
     def _go_on_excursion(self, excursion: _Excursion, event: PassEvent) -> None:

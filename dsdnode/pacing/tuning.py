@@ -1,7 +1,9 @@
-"""Every number that decides how fast, none of which decides what: in one place, each with how it was found.
+"""Every number that decides how fast, none of which decides what: in one place, each with its reason.
 
-What half and double of each cost, in tokens a second, in the slowest replies and in the pause after a death, is in
-docs/tuning.md (`python -m tests.sim.tuning` measures it). Changing one never changes a reply's text.
+They were found by reasoning, which stands beside each, and kept because nothing nearby is better: docs/tuning.md shows
+what half and double of each do to tokens a second, to the slowest replies and to the pause after a death; none of them
+gains a hundredth on the whole (`python -m tests.sim.tuning` measures it). Numbers that move none of these are plain
+constants where they are used. Changing one never changes a reply's text.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Tuning:
     others_keep: float = 0.8
     """Of how many others are at the stages: they come and go within a few passes."""
     draft_keep: float = 0.9
+    """Of a draft call's time: the last ten calls decide, since a laptop's owner starts and ends other things."""
     draft_least_slope: float = 0.3
     """Of a draft call's time, a token's share at least: calls of one size alone cannot tell."""
     draft_s: float = 0.003
@@ -49,11 +52,7 @@ class Tuning:
     """Of a block at a peer, beside its decode, before anything is known: it keeps fast machines from very small
     blocks, and pipelines from needless stages. A quiet daemon's own time for a block."""
     max_handling_s: float = 0.02
-    same_share: float = 0.3
-    same_s: float = 0.002
-    """By this share and so much more may what records and pings say of a pipeline change from reply to reply."""
-    max_bare: int = 4
-    """Passes in a row for which no draft token was there in time: perhaps the prompt was still being read."""
+    """One pass that was held up for seconds must not count as what every block costs."""
 
     # --- hedges
     covered_share: float = 0.3
@@ -74,7 +73,6 @@ class Tuning:
 
     # --- the plan with the most tokens a second
     first_block: int = 2
-    first_window: int = 8
     max_first_block: int = 4
     """Whatever the records promise: the draft model has not yet shown what it can do."""
     max_block: int = 16
@@ -88,10 +86,10 @@ class Tuning:
     """A part of so many, more or less, is the same window."""
     runs_in_flight: float = 3.0
     """More draft tokens in flight than so many runs' length are hardly ever right."""
-    worth_a_draft: float = 0.98
-    """Of plain decoding's time: what gains less is not worth drafting."""
     worth_a_change: float = 0.97
+    """Another mode must take less than so much of the time a token takes now, or modes would go to and fro."""
     worth_a_block: float = 0.99
+    """The same of another block or window, which costs less to change."""
     error_keep: float = 0.9
     """Of how far predictions were off, by run."""
     max_error: float = 2.5
@@ -102,17 +100,8 @@ class Tuning:
     """Blocks whose verdicts should have been less than so much of their time apart stood in line."""
 
     # --- plain decoding, and the way back
-    drafts_from_tokens: int = 8
-    """A draft model that nothing is known of gets so many."""
-    probe_tokens: int = 32
-    """Until the first probe of plain decoding; doubled each time that it brings nothing."""
-    probe_drafts: int = 3
-    probe_passes: int = 8
     trial_tokens: int = 24
     """A reply must be so long before plain decoding is tried for measurement,"""
-    trial_passes: int = 5
-    trial_gap_tokens: int = 256
-    """so long after the last trial,"""
     trial_gain: float = 1.5
     """and only where drafting gains less than this."""
 
@@ -126,6 +115,7 @@ class Tuning:
 
     # --- stages slower than they say
     slow_factor: float = 3.0
+    """A stage is slow from so many times what its record says."""
     slow_verdicts: int = 4
     """In a row, before a stage counts as slow."""
     slow_pass_share: float = 0.3
@@ -142,10 +132,6 @@ class Tuning:
     # --- placement
     block_positions: int = 3
     """Of a usual block."""
-    unknown_rtt_s: float = 0.05
-    """To a peer that was not yet pinged."""
-    full_s: float = 10.0
-    """Added for a stage that said it has no free session: it is asked only where there is no other."""
     spread: float = 0.1
     """Peers that are better by less than this share are as good as others: each session has a taste of its own."""
 

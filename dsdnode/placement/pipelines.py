@@ -26,6 +26,10 @@ from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
 MAX_BOTTLENECKS = 16
+UNKNOWN_RTT_S = 0.05
+"""To a peer that was not yet pinged: farther than most in one country, so that those who are known come first."""
+FULL_S = 10.0
+"""Added for a stage that said it has no free session, more than any link: it is asked only where there is no other."""
 _CHUNK = 1 << 20
 """Pairs of stages looked at together."""
 
@@ -123,10 +127,10 @@ class _Field:
         self.records = records
         self._tuning = tuning = view.tuning
         self._num_layers = records[0].num_layers if records else 0
-        self._rtt_s = np.array([view.rtt_s.get(record.peer_id, tuning.unknown_rtt_s) for record in records])
+        self._rtt_s = np.array([view.rtt_s.get(record.peer_id, UNKNOWN_RTT_S) for record in records])
         self._loaded = [_loaded(record, view) for record in records]
         self._pace_s = np.array([line.at(tuning.block_positions) for line in self._loaded])
-        full_s = np.array([tuning.full_s if record.free_sessions == 0 else 0.0 for record in records])
+        full_s = np.array([FULL_S if record.free_sessions == 0 else 0.0 for record in records])
         taste = np.array([_taste(view.taste, record.peer_id) for record in records])
         self._own_s = self._pace_s + tuning.handling_s + full_s
         self._own_s += tuning.spread * taste * (self._own_s + self._rtt_s)

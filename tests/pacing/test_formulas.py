@@ -10,7 +10,7 @@ import pytest
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing import formulas as speeds
 from dsdnode.pacing.formulas import HedgeValue, constant_survival
-from dsdnode.pacing.tuning import TUNING
+from dsdnode.pacing.throughput import WORTH_A_DRAFT
 from dsdnode.speculation.controller import FixedPlan
 from dsdnode.speculation.plan import Mode, Plan
 from tests.pacing.toy_stream import Ring, ring, run
@@ -137,7 +137,7 @@ def test_others_who_wait_make_deep_draft_tokens_dear() -> None:
 
 def test_the_fastest_option_knows_a_hopeless_draft_and_a_good_one() -> None:
     cpu = costs_of(CPU, 2, 0, num_hops=3)
-    assert fastest(cpu, 0.02)[1] < speeds.plain_speed(cpu) / TUNING.worth_a_draft
+    assert fastest(cpu, 0.02)[1] < speeds.plain_speed(cpu) / WORTH_A_DRAFT
     assert fastest(cpu, 0.0, ("plain", "rounds"))[0].mode == "plain"
     plan, speed = fastest(costs_of(GPU, 4, 50, num_hops=5), 0.9)
     assert plan.mode == "stream" and speed > 4 * speeds.plain_speed(costs_of(GPU, 4, 50, num_hops=5))
