@@ -9,6 +9,8 @@ from dsdnode.cost import UNKNOWN, CostLine
 
 MAX_FITTED_POSITIONS = 32
 """Larger decodes are prompts, which follow another line: their products are matrix by matrix."""
+BLOCK_POSITIONS = 3
+"""Of a usual block, where the real one is not known yet."""
 SHARED_POSITIONS = 64
 """What a decode that several sessions share has at most (node/batching/scheduler.py)."""
 MEAN_S = 10.0

@@ -114,24 +114,12 @@ class Tuning:
     """What a run costs a decode beside its positions, as so many of them."""
 
     # --- stages slower than they say
-    slow_factor: float = 3.0
-    """A stage is slow from so many times what its record says."""
     slow_verdicts: int = 4
     """In a row, before a stage counts as slow."""
     slow_pass_share: float = 0.3
     """It must also be what passes wait for."""
-    slow_excess_s: float = 0.03
-    """On a quick pair, a few dozen milliseconds are the noise of a busy machine."""
-    slow_quiet_s: float = 30.0
-    """After a word, none for so long: a pipeline that is changed must fill its caches again."""
-    slow_half_life_s: float = 60.0
-    """How soon what was seen of a peer is forgotten."""
-    better: float = 1.3
-    """A reply in progress changes its pipeline for one that is so many times faster: caches must be filled again."""
 
     # --- placement
-    block_positions: int = 3
-    """Of a usual block."""
     spread: float = 0.1
     """Peers that are better by less than this share are as good as others: each session has a taste of its own."""
 

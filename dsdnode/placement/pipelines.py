@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.errors import NoPipeline
+from dsdnode.pacing.fits import BLOCK_POSITIONS
 from dsdnode.pacing.formulas import stream_speed
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.wire.messages import Contact
@@ -129,7 +130,7 @@ class _Field:
         self._num_layers = records[0].num_layers if records else 0
         self._rtt_s = np.array([view.rtt_s.get(record.peer_id, UNKNOWN_RTT_S) for record in records])
         self._loaded = [_loaded(record, view) for record in records]
-        self._pace_s = np.array([line.at(tuning.block_positions) for line in self._loaded])
+        self._pace_s = np.array([line.at(BLOCK_POSITIONS) for line in self._loaded])
         full_s = np.array([FULL_S if record.free_sessions == 0 else 0.0 for record in records])
         taste = np.array([_taste(view.taste, record.peer_id) for record in records])
         self._own_s = self._pace_s + tuning.handling_s + full_s
@@ -157,11 +158,11 @@ class _Field:
 
     def speed(self, line: list[int]) -> float:
         """Tokens per second."""
-        return stream_speed(self._cost(line), self._tuning.prior_rate, self._tuning.block_positions)
+        return stream_speed(self._cost(line), self._tuning.prior_rate, BLOCK_POSITIONS)
 
     def _bound(self, line: list[int]) -> float:
         """No stream over a pass of this length is faster, whatever its slowest stage is like."""
-        pass_s = self._cost(line).pass_s(self._tuning.block_positions)
+        pass_s = self._cost(line).pass_s(BLOCK_POSITIONS)
         return 1 / ((1 - self._tuning.prior_rate) * max(pass_s, 1e-9))
 
     def _cost(self, line: list[int]) -> PipelineCost:

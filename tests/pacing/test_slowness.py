@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dsdnode.cost import CostLine
-from dsdnode.pacing.straggler import MAX_PEERS, Slowness
-from dsdnode.pacing.tuning import TUNING
+from dsdnode.pacing.straggler import MAX_PEERS, SLOW_HALF_LIFE_S, Slowness
 from tests.placement.offers import bytes_of, replace, shard
 
 BOB = shard(1, 0, 8, fixed_ms=10.0, slope_ms=2.0)
@@ -14,8 +13,8 @@ def test_bob_was_seen_to_take_five_times_as_long_and_it_is_forgotten_by_and_by()
     slowness = Slowness()
     slowness.note(BOB.peer_id, CostLine.of_ms(50.0, 10.0), 100.0)
     assert slowness.factors([BOB, shard(2, 0, 8, fixed_ms=1.0)], 100.0) == {BOB.peer_id: pytest.approx(5.0)}
-    assert slowness.factors([BOB], 100.0 + TUNING.slow_half_life_s)[BOB.peer_id] == pytest.approx(3.0)
-    assert slowness.factors([BOB], 100.0 + 20 * TUNING.slow_half_life_s) == {}
+    assert slowness.factors([BOB], 100.0 + SLOW_HALF_LIFE_S)[BOB.peer_id] == pytest.approx(3.0)
+    assert slowness.factors([BOB], 100.0 + 20 * SLOW_HALF_LIFE_S) == {}
 
 
 def test_a_record_that_owns_up_costs_nothing_more() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsdnode.cost import CostLine, PipelineCost
-from dsdnode.pacing.straggler import Straggler, StragglerWatch
+from dsdnode.pacing.straggler import SLOW_QUIET_S, Straggler, StragglerWatch
 from dsdnode.pacing.tuning import TUNING
 from dsdnode.speculation.events import PassEvent
 
@@ -36,11 +36,11 @@ def begun() -> StragglerWatch:
 
 
 def test_a_stage_five_times_slower_is_told_after_four_verdicts_and_once() -> None:
-    said = words(begun(), USUAL, *[SLOW] * (TUNING.slow_verdicts + int(TUNING.slow_quiet_s) - 1))
+    said = words(begun(), USUAL, *[SLOW] * (TUNING.slow_verdicts + int(SLOW_QUIET_S) - 1))
     assert said[: TUNING.slow_verdicts] == [None] * TUNING.slow_verdicts
     assert said[TUNING.slow_verdicts] == Straggler(1, 5.0)
-    assert said[TUNING.slow_verdicts + 1 :] == [None] * (int(TUNING.slow_quiet_s) - 1)
-    assert words(begun(), USUAL, *[SLOW] * (TUNING.slow_verdicts + int(TUNING.slow_quiet_s)))[-1] == Straggler(1, 5.0)
+    assert said[TUNING.slow_verdicts + 1 :] == [None] * (int(SLOW_QUIET_S) - 1)
+    assert words(begun(), USUAL, *[SLOW] * (TUNING.slow_verdicts + int(SLOW_QUIET_S)))[-1] == Straggler(1, 5.0)
 
 
 def test_a_pass_counts_once() -> None:

@@ -35,8 +35,8 @@ HALF_AND_DOUBLE = (0.5, 2.0)
 MOVED = 0.02
 """A figure that changes by less, in every case, is not moved."""
 SHARES = {
-    "prior_rate", "turn", "fit_keep", "others_keep", "draft_keep", "draft_least_slope", "coverage_keep", "covered_share",
-    "free_keep", "hedged_share", "second_hedge", "soon", "error_keep", "crowded", "spread", "worth_a_change",
+    "prior_rate", "turn", "fit_keep", "others_keep", "draft_keep", "draft_least_slope", "coverage_keep", "free_keep",
+    "covered_share", "hedged_share", "second_hedge", "soon", "error_keep", "crowded", "spread", "worth_a_change",
     "worth_a_block", "slow_pass_share",
 }  # fmt: skip
 """Between 0 and 1. What they keep back from 1 is halved and doubled where they are near it."""

@@ -42,6 +42,9 @@ OPEN_TIMEOUT_S = 4.0
 PATIENCE_S = 30.0
 """Peers that are full, or whose worker restarts, are asked again for so long."""
 RETRY_S = 0.25
+BETTER = 1.3
+"""A reply in progress, or the next one, leaves its pipeline for one that is so many times faster: caches must be filled
+again."""
 MAX_PIPELINES, MAX_MODELS = 64, 64
 """Remembered."""
 FOUND_S = 10.0
@@ -119,7 +122,7 @@ class Routes:
         self.tuning = tuning
         self.pings = pings
         self.hosts = Hosts(rpc, discovery, pings)
-        self._slowness = Slowness(tuning)
+        self._slowness = Slowness()
         self._sessions: dict[bytes, dict[bytes, None]] = {}
         """Own replies, by the peers that they go through."""
         self._first_costs: LRUCache[tuple[bytes, ...], PipelineCost] = LRUCache(MAX_PIPELINES)
@@ -198,7 +201,7 @@ class Routes:
             places = choose_pipeline(records, model.num_layers, view, (slow,), model.name)
         except NoPipeline:
             return False
-        return speed(places, view) >= self.tuning.better * speed(route.places, view)
+        return speed(places, view) >= BETTER * speed(route.places, view)
 
     def _view(self, session: bytes, records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float]) -> View:
         """What is known of the peers, this reply itself not counted."""
@@ -274,7 +277,7 @@ class _Attempt:
             same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
         except NoPipeline:
             return best
-        return best if speed(best, view) >= view.tuning.better * speed(same, view) else same
+        return best if speed(best, view) >= BETTER * speed(same, view) else same
 
     def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
         for peer, answer in failed.items():
