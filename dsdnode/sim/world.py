@@ -16,6 +16,7 @@ from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import Identity
 from dsdnode.node.node import Node, Organs
+from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, DecodeCost, ScriptedEngine, Scripts
 from dsdnode.sim.loop import JumpingLoop, clock
@@ -260,7 +261,7 @@ class World:
             tokenizer_hash=_hex("tokenizer"),
             context_tokens=context_tokens,
             train_context_tokens=MAX_CONTEXT,
-            max_sequences=4 * group.max_sessions,
+            max_sequences=SEQUENCES_PER_SESSION * group.max_sessions,
             can_truncate=True,
         )
 
