@@ -25,6 +25,7 @@ STAGE: Final = {
     "closed-sender": Mutation(STAGE_HOST + "_closed", " and peer == session.peers[-1]", ""),
     "close-sender": Mutation(STAGE_HOST + "_end", " and owner == session.owner", ""),
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
+    "park-once": Mutation(STAGE_HOST + "_keep", "if session.parked:", "if False:"),
     "next-lost-sender": Mutation(STAGE_HOST + "_next_lost", " and peer == session.peers[session.opened.index + 1]", ""),
     "session-name": Mutation(SESSIONS + "refusal", " or not is_session_of(owner, message.session)", ""),
     "session-owner": Mutation(SESSIONS + "refusal", "known is not None and known.owner != owner", "False"),

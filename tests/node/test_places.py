@@ -87,6 +87,18 @@ def test_who_rests_makes_room_before_another_is_let_in(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
+def test_a_park_that_comes_twice_counts_once(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm)
+        await mallory.opens(sam, name(mallory, 0))
+        for _ in range(2):
+            mallory.says(sam, Park(name(mallory, 0), 0, 60.0))
+        await asyncio.sleep(1)
+        assert await mallory.opens(sam, name(mallory, 0), route=1) == Opened()
+
+    story(tmp_path, tell)
+
+
 def test_a_session_without_a_word_is_over_after_a_minute_whatever_its_owner_asked_for(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         sam, mallory = await stage(swarm)

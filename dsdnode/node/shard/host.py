@@ -158,6 +158,8 @@ class StageHost:
         session = self._sessions.get(message.session)
         if session is None or owner != session.owner or message.route != session.opened.route:
             return
+        if session.parked:  # the same Park once more: a second one would count as the end of the next route, too
+            return
         if self.draining:
             return self._end(owner, session.id)
         session.machine.on_park(asyncio.get_running_loop().time(), min(message.keep_s, MAX_PARKED_S))
