@@ -12,6 +12,8 @@ from dsdnode.pacing.formulas import MAX_RUN, HedgeValue
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.events import PassEvent
 
+RECENT_TOKENS = 10.0
+"""Draft tokens: the last few, that tell whether the text has changed."""
 DEPTHS = (0, 1, 2, 4, 8)
 """Where the classes of depth begin."""
 SAME_SHARE, SAME_S = 0.3, 0.002
@@ -29,7 +31,7 @@ class AcceptanceEstimate:
         self._tuning = tuning
         keep, rate = 1 - 1 / tuning.memory, tuning.prior_rate
         self._all = Ratio(rate * tuning.prior_weight, tuning.prior_weight, keep)
-        self._recent = Ratio(rate * tuning.recent, tuning.recent, 1 - 1 / tuning.recent)
+        self._recent = Ratio(rate * RECENT_TOKENS, RECENT_TOKENS, 1 - 1 / RECENT_TOKENS)
         self._by_depth = [Ratio(0.0, 0.0, keep) for _ in DEPTHS]
 
     @property

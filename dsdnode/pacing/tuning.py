@@ -22,8 +22,6 @@ class Tuning:
     """Draft tokens that the prior counts as: ten wrong ones in a row and the estimate is under a quarter."""
     memory: float = 48.0
     """Draft tokens; older ones fade. About the last reply's length."""
-    recent: float = 10.0
-    """Draft tokens: the last few, that tell whether the text has changed."""
     turn: float = 0.35
     """Where the last few are so far from the estimate, the past counts half."""
     depth_weight: float = 8.0

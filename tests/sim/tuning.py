@@ -161,7 +161,7 @@ def effect(known: dict[Key, Figures], name: str, factor: float, figure: str) -> 
 
 def table(known: dict[Key, Figures], names: list[str], factors: Sequence[float]) -> str:
     """Changes in percent, the largest in any case in brackets."""
-    columns = ["number", "value", "tried", "tokens/s", "", "p99", "", "pause", ""]
+    columns = ["number", "value", "tried", "tokens/s, less", "more", "p99, less", "more", "pause, less", "more"]
     rows = [columns, ["---"] * len(columns)]
     for name in names:
         tried = ", ".join(f"{getattr(changed(name, factor), name):.4g}" for factor in factors)
