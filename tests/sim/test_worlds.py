@@ -16,6 +16,7 @@ from .believing import BELIEVING
 from .liar import is_alone, liars_dice
 from .lies import SORTS
 from .world import Result, run_world
+from .worlds import results
 
 pytestmark = pytest.mark.slow
 
@@ -63,3 +64,10 @@ def test_whoever_believes_a_liar_is_noticed(name: str) -> None:
     """The others take more worlds: `python -m tests.sim.worlds --mutate all`."""
     with BELIEVING[name].applied():
         assert any(run_world(seed).violations for seed in WITH_A_LIAR)
+
+
+def test_what_is_taken_out_stays_out_in_every_process() -> None:
+    """What `--mutate` says of several processes is what one would say."""
+    reds = [result.seed for result in results(4, 4, "anybodys-verdict", 2) if result.violations]
+    with BELIEVING["anybodys-verdict"].applied():
+        assert reds == [seed for seed in range(4, 8) if run_world(seed).violations] != []

@@ -17,7 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 from tests.speculation.mutations import MUTATIONS
 
@@ -41,10 +41,14 @@ def results(first: int, num_seeds: int, mutate: str | None, num_processes: int) 
         yield from pool.imap(run_world, seeds, CHUNK)
 
 
+_for_good = ExitStack()
+"""Holds what is taken out of a process of the pool; dropped, it would be put back."""
+
+
 def _begin(mutate: str | None) -> None:
     gc.freeze()
     if mutate is not None:
-        GUARDS[mutate].applied().__enter__()
+        _for_good.enter_context(GUARDS[mutate].applied())
 
 
 def survey(first: int, num_seeds: int, num_processes: int) -> int:
