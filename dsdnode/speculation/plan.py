@@ -45,7 +45,7 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """`secret` (16+ random bytes) keys the digests; `session` is the random id. `max_positions` caps prompt + reply."""
+    """`secret` (16+ random bytes) keys the digests; `session` is its id; `max_positions` caps prompt + reply."""
 
     session: bytes
     secret: bytes
