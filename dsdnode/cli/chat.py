@@ -35,14 +35,17 @@ def chat(system: str, **flags: Any) -> None:
     asyncio.run(converse(load(flags), wanted, system))
 
 
-async def converse(settings: Settings, wanted: ReplyFlags, system: str = "") -> None:
-    """Read, answer, until the input ends or /bye. On a terminal a failed reply is told and the chat goes on."""
+async def converse(settings: Settings, wanted: ReplyFlags, system: str = "", example: str = "") -> None:
+    """Read, answer, until the input ends or /bye. On a terminal a failed reply is told and the chat goes on.
+
+    `example`: something to ask, shown on a terminal, and asked where stdin says nothing at all.
+    """
     terminal = sys.stdin.isatty()
     lines: Lines = TerminalLines(settings["data_dir"] / "history") if terminal else PipeLines(sys.stdin)
     async with connect.client(settings) as client:
         state = ChatState(client, wanted, system)
         if terminal:
-            click.echo(await _greeting(client))
+            click.echo(await _greeting(client) + (f"\ntry: {example}" if example else ""))
         while (text := await lines.read()) is not None:
             if not text.strip():
                 continue
@@ -53,6 +56,9 @@ async def converse(settings: Settings, wanted: ReplyFlags, system: str = "") -> 
                 if not terminal:
                     raise
                 click.echo(f"error: {error}", err=True)
+        if example and not (terminal or state.messages):
+            click.echo(f"> {example}", err=True)
+            await _turn(state, example, terminal)
 
 
 async def _greeting(client: Client) -> str:

@@ -22,6 +22,8 @@ from dsdnode.cli.settings import ENV_PREFIX, Settings
 from dsdnode.errors import BadInput, NoPipeline
 
 READY_WITHIN_S = 20.0
+EXAMPLE = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Ben have now?"
+"""What the demo models were trained for."""
 
 
 @click.command(hidden=True, epilog='\b\nExample:\n  scripts/demo --shards 4 --prompt "What is 12 plus 30?"')
@@ -42,7 +44,7 @@ def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
             settings = load({**flags, "join": (join,), "swarm_key": None})
             run_leaving(_wait_complete(settings))
             if prompt is None:
-                run_leaving(converse(settings, wanted))
+                run_leaving(converse(settings, wanted, example=EXAMPLE))
             else:
                 run_leaving(reply_once(settings, text_request(wanted, prompt, raw=False), as_json))
 

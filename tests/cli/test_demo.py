@@ -56,6 +56,21 @@ def test_one_prompt_and_nothing_is_left(home: Path) -> None:
     assert not list(home.glob("dsdnode-demo-*"))
 
 
+def test_with_nothing_on_stdin_it_shows_a_reply_all_the_same(home: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "demo", "--shards", "1", "--temperature", "0"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(home)},
+        timeout=280,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip().endswith("59.")) == (0, True), done.stderr
+    assert f"> {PROMPT}" in done.stderr
+
+
 def test_ctrl_c_takes_everything_down(home: Path) -> None:
     demo = subprocess.Popen(
         [*COMMAND, "demo", "--shards", "1"],
