@@ -1,12 +1,15 @@
 """Reads the header of a GGUF file that a stranger may have made: metadata and tensor table, never the tensors.
 
 Every count, length and offset meets a limit before anything is allocated for it, so whatever the bytes are, the end is
-a `Header` or `ModelRefused`. Layout: ggml/docs/gguf.md; the checks are those of llama.cpp's own reader (gguf.cpp), made
-before llama.cpp, which answers many malformed files by aborting its process, opens the file.
+a `Header` or `ModelRefused`. What nobody here needs may be as long as the file: it is passed over, not read. Layout:
+ggml/docs/gguf.md; the checks are those of llama.cpp's own reader (gguf.cpp), made before llama.cpp, which answers many
+malformed files by aborting its process, opens the file.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +22,20 @@ from numpy.typing import NDArray
 from dsdnode.errors import ModelRefused
 
 MAX_HEADER_BYTES = 64 << 20
-"""Ten times the largest tokenizer we know (262,144 tokens, 515,000 merges)."""
+"""Of keys and values together: ten times the largest tokenizer we know (262,144 tokens, 515,000 merges)."""
 MAX_KEYS = 4096
-MAX_KEY_BYTES = 256
-MAX_STRING_BYTES = 1 << 20
+MAX_KEY_BYTES = (1 << 16) - 1
+"""The specification's."""
+MAX_LABEL_BYTES = 1 << 20
+"""Of a string that decides nothing here, such as a description; a longer one is passed over."""
+NEEDED = ("tokenizer.ggml.", "general.architecture", "split.", "dsdnode.")
+"""Keys that begin so say what a model is; those under its architecture's name do, too."""
 MAX_ARRAY_ELEMENTS = 1 << 21
 MAX_TENSORS = 1 << 16
 MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSION = 1 << 40
 MAX_ALIGNMENT_BYTES = 1 << 16
 DEFAULT_ALIGNMENT_BYTES = 32
-_CHUNK_BYTES = 1 << 20
 
 BOOL, STRING, ARRAY, UINT32, FLOAT32 = 7, 8, 9, 4, 6
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -62,7 +68,9 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a GGUF file says of itself. The readers of single keys raise ModelRefused for a missing or mistyped one."""
+    """What a GGUF file says of itself; `metadata` lacks lists and long strings that nobody here needs.
+    The readers of single keys raise ModelRefused for a missing or mistyped one.
+    """
 
     name: str
     metadata: dict[str, Value]
@@ -98,9 +106,11 @@ def read_header(path: Path) -> Header:
     Raises ModelRefused, saying what is wrong, for a file that is missing, is not GGUF, is cut short, or breaks a limit.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise _Malformed("cannot be read (not a regular file)")
         with path.open("rb") as file:
-            size_bytes = path.stat().st_size
-            return _Parser(file, path.name, size_bytes).header()
+            return _Parser(file, path.name, status.st_size).header()
     except _Malformed as error:
         raise ModelRefused(f"{path}: {error}") from None
     except OSError as error:
@@ -112,29 +122,30 @@ class _Malformed(Exception):
 
 
 class _Parser:
-    """A cursor over the first bytes of a file, which are read in pieces as far as the header turns out to go."""
+    """A cursor over a file, as far as its header turns out to go; `_room_bytes` is what may still be kept of it."""
 
     def __init__(self, file: BinaryIO, name: str, size_bytes: int) -> None:
         self._file = file
         self._name = name
         self._size_bytes = size_bytes
-        self._limit = min(size_bytes, MAX_HEADER_BYTES)
-        self._buffer = bytearray()
         self._position = 0
+        self._room_bytes = MAX_HEADER_BYTES
+        self._metadata: dict[str, Value] = {}
 
     def header(self) -> Header:
         num_tensors, num_keys = self._preamble()
-        metadata: dict[str, Value] = {}
+        seen: set[str] = set()
         for _ in range(num_keys):
             key = self._identifier("a key", MAX_KEY_BYTES)
-            if not key or key in metadata:
-                raise _Malformed(f"the key {key!r} is {'there twice' if key else 'empty'}")
-            metadata[key] = self._value(key)
+            if not key or key in seen:
+                raise _Malformed(f"the key {key[:80]!r} is {'there twice' if key else 'empty'}")
+            seen.add(key)
+            self._value(key)
         table = [self._tensor() for _ in range(num_tensors)]
-        return Header(self._name, metadata, self._place(table, _alignment(metadata)))
+        return Header(self._name, self._metadata, self._place(table, _alignment(self._metadata)))
 
     def _preamble(self) -> tuple[int, int]:
-        magic = self._take(4) if self._size_bytes >= 4 else bytes(self._size_bytes)
+        magic = self._read(4) if self._size_bytes >= 4 else bytes(self._size_bytes)
         if magic != b"GGUF":
             raise _Malformed("not a GGUF file")
         version = self._number("I")
@@ -147,28 +158,53 @@ class _Parser:
             )
         return num_tensors, num_keys
 
-    def _value(self, key: str) -> Value:
+    def _value(self, key: str) -> None:
         kind = self._number("I")
         if kind == STRING:
-            return Value(kind, self._text(key, MAX_STRING_BYTES))
-        if kind == ARRAY:
-            return self._array(key)
-        if kind not in NUMBER_FORMATS:
+            self._string(key)
+        elif kind == ARRAY:
+            self._array(key)
+        elif kind in NUMBER_FORMATS:
+            self._metadata[key] = Value(kind, self._scalar(NUMBER_FORMATS[kind]))
+        else:
             raise _Malformed(f"{key} has the unknown value type {kind}")
-        return Value(kind, self._scalar(NUMBER_FORMATS[kind]))
 
-    def _array(self, key: str) -> Value:
+    def _needed(self, key: str) -> bool:
+        """Before the architecture is known, every name may be its own."""
+        if key.startswith(NEEDED):
+            return True
+        known = self._metadata.get("general.architecture")
+        if known is None:
+            return not key.startswith(("general.", "tokenizer."))
+        return key.startswith(f"{known.data}.")
+
+    def _string(self, key: str) -> None:
+        length = self._number("Q")
+        fits = length <= MAX_LABEL_BYTES and length < self._room_bytes - MAX_HEADER_BYTES // 2
+        if fits or self._needed(key):
+            self._metadata[key] = Value(STRING, _decoded(self._kept(key, length)))
+        else:
+            self._pass_over(length)
+
+    def _array(self, key: str) -> None:
         kind, num_elements = self._number("I"), self._number("Q")
-        if num_elements > MAX_ARRAY_ELEMENTS:
-            raise _Malformed(f"{key} claims {num_elements} elements; at most {MAX_ARRAY_ELEMENTS} are read")
-        if kind == STRING:
-            strings = tuple(self._string(key, MAX_STRING_BYTES) for _ in range(num_elements))
-            return Value(ARRAY, strings, kind)
-        if kind not in NUMBER_FORMATS:
+        if kind != STRING and kind not in NUMBER_FORMATS:
             raise _Malformed(f"{key} is an array of the unknown or unsupported value type {kind}")
-        element = np.dtype(NUMBER_FORMATS[kind]).newbyteorder("<")
-        raw = self._take(num_elements * element.itemsize)
-        return Value(ARRAY, np.frombuffer(raw, element), kind)
+        needed = self._needed(key)
+        if needed and num_elements > MAX_ARRAY_ELEMENTS:
+            raise _Malformed(f"{key} claims {num_elements} elements; at most {MAX_ARRAY_ELEMENTS} are read")
+        if kind == STRING and needed:
+            strings = tuple(self._kept(key, self._number("Q"), 8) for _ in range(num_elements))
+            self._metadata[key] = Value(ARRAY, strings, kind)
+        elif kind == STRING:
+            for _ in range(num_elements):
+                self._pass_over(self._number("Q"))
+        else:
+            element = np.dtype(NUMBER_FORMATS[kind]).newbyteorder("<")
+            if not needed:
+                return self._pass_over(num_elements * element.itemsize)
+            raw = self._kept(key, num_elements * element.itemsize)
+            self._metadata[key] = Value(ARRAY, np.frombuffer(raw, element), kind)
 
     def _tensor(self) -> tuple[str, tuple[int, ...], GGMLQuantizationType, int, int]:
         """(name, shape, type, offset in the data section, size in bytes)"""
@@ -216,47 +252,48 @@ class _Parser:
         return name
 
     def _text(self, what: str, max_bytes: int) -> str:
-        """surrogateescape, so that a string which is not UTF-8 is neither an error nor lost."""
-        return self._string(what, max_bytes).decode("utf-8", "surrogateescape")
-
-    def _string(self, what: str, max_bytes: int) -> bytes:
         length = self._number("Q")
         if length > max_bytes:
             raise _Malformed(f"{what} claims a string of {length} bytes; at most {max_bytes} are read")
-        return self._take(length)
+        return _decoded(self._kept(what, length))
 
     def _number(self, code: str) -> int:
         layout = _LAYOUTS[code]
-        position = self._advance(layout.size)
-        number: int = layout.unpack_from(self._buffer, position)[0]
+        number: int = layout.unpack(self._read(layout.size))[0]
         return number
 
     def _scalar(self, code: str) -> Scalar:
         layout = _LAYOUTS[code]
-        value: Scalar = layout.unpack_from(self._buffer, self._advance(layout.size))[0]
+        value: Scalar = layout.unpack(self._read(layout.size))[0]
         return value
 
-    def _take(self, num_bytes: int) -> bytes:
-        position = self._advance(num_bytes)
-        return bytes(self._buffer[position : position + num_bytes])
+    def _kept(self, what: str, num_bytes: int, overhead_bytes: int = 0) -> bytes:
+        """The next bytes, which are paid for from the room that is left."""
+        self._room_bytes -= num_bytes + overhead_bytes
+        if self._room_bytes < 0:
+            raise _Malformed(f"with {what[:80]} ({num_bytes} bytes) the header is longer than {MAX_HEADER_BYTES} bytes")
+        return self._read(num_bytes)
 
-    def _advance(self, num_bytes: int) -> int:
-        """Move the cursor, fetching what is missing; the old position is returned."""
-        position = self._position
-        self._position = end = position + num_bytes
-        if end > len(self._buffer):
-            self._fetch(end)
-        return position
-
-    def _fetch(self, end: int) -> None:
-        if end > self._size_bytes:
-            raise _Malformed(f"truncated: the header goes on after the file's {self._size_bytes} bytes")
-        if end > self._limit:
-            raise _Malformed(f"the header is longer than {MAX_HEADER_BYTES} bytes")
-        wanted = min(max(end, 2 * len(self._buffer), _CHUNK_BYTES), self._limit)
-        self._buffer += self._file.read(wanted - len(self._buffer))
-        if end > len(self._buffer):
+    def _read(self, num_bytes: int) -> bytes:
+        self._advance(num_bytes)
+        data = self._file.read(num_bytes)
+        if len(data) < num_bytes:
             raise _Malformed("truncated while it was read")
+        return data
+
+    def _pass_over(self, num_bytes: int) -> None:
+        self._advance(num_bytes)
+        self._file.seek(num_bytes, os.SEEK_CUR)
+
+    def _advance(self, num_bytes: int) -> None:
+        self._position += num_bytes
+        if self._position > self._size_bytes:
+            raise _Malformed(f"truncated: the header goes on after the file's {self._size_bytes} bytes")
+
+
+def _decoded(data: bytes) -> str:
+    """surrogateescape, so that a string which is not UTF-8 is neither an error nor lost."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 _LAYOUTS = {code: struct.Struct("<" + code) for code in NUMBER_FORMATS.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dsdnode.engine import gguf_header
 from dsdnode.engine.gguf import cut, read_manifest
 from dsdnode.engine.gguf_header import ARRAY, STRING, read_header
 from dsdnode.errors import BadInput, ModelRefused
@@ -76,7 +78,7 @@ def _aligned_to(number: int) -> bytes:
         (_header(0, 1, struct.pack("<Q", 0) + struct.pack("<II", 4, 1)), "empty"),
         (_header(0, 2, 2 * (STRING_KEY + struct.pack("<II", 4, 1))), "twice"),
         (_header(0, 1, STRING_KEY + struct.pack("<I", 99)), "unknown value type 99"),
-        (_header(0, 1, STRING_KEY + struct.pack("<IQ", STRING, 1 << 50)), "claims a string"),
+        (_header(0, 1, STRING_KEY + struct.pack("<IQ", STRING, 1 << 50)), "longer than"),
         (_header(0, 1, STRING_KEY + struct.pack("<IQ", STRING, 1 << 19)), "truncated"),
         (_array(4, 1 << 62), "elements"),
         (_array(4, 1 << 20), "truncated"),
@@ -112,6 +114,9 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_header(tmp_path / "nothing.gguf")
     with pytest.raises(ModelRefused, match="cannot be read"):
         read_header(tmp_path)
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ModelRefused, match="not a regular file"):
+        read_header(tmp_path / "pipe.gguf")
 
 
 def test_a_file_cut_short_anywhere_is_refused(model: Path, tmp_path: Path) -> None:
@@ -142,6 +147,91 @@ def test_a_tokenizer_of_several_megabytes_is_read(tmp_path: Path) -> None:
     assert header.metadata["tokenizer.ggml.tokens"].data[-1] == b"token 152063"
     with pytest.raises(ModelRefused, match=r"qwen2\.block_count is missing"):
         read_manifest(path)
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack("<Q", len(data)) + data
+
+
+def _key(name: bytes, value: bytes) -> bytes:
+    """`value`: as it stands in the file, type and all."""
+    return _string(name) + value
+
+
+def _strings(*strings: bytes) -> bytes:
+    return struct.pack("<IIQ", ARRAY, STRING, len(strings)) + b"".join(map(_string, strings))
+
+
+MEGABYTES = 3 << 20
+ARCHITECTURE = _key(b"general.architecture", struct.pack("<I", STRING) + _string(b"llama"))
+END = _key(b"llama.block_count", struct.pack("<II", 4, 7))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"tokenizer.huggingface.json", struct.pack("<I", STRING) + _string(b"{" * MEGABYTES)),
+        (b"tokenizer.chat_template", struct.pack("<I", STRING) + _string(b"x" * MEGABYTES)),
+        (b"tokenizer.chat_templates", _strings(b"a" * MEGABYTES, b"", b"b")),
+        (b"general.description", struct.pack("<I", STRING) + _string(b"\xff" * MEGABYTES)),
+        (b"general.tags", _strings(b"t" * MEGABYTES)),
+        (b"notes.of.alice", struct.pack("<I", STRING) + _string(b"n" * MEGABYTES)),
+        (b"imatrix.data", struct.pack("<IIQ", ARRAY, 6, 1 << 22) + bytes(4 << 22)),
+        (b"imatrix.names", _strings(*[b""] * 2_000)),
+        (b"n" * 60_000, struct.pack("<II", 4, 1)),
+    ],
+)
+def test_what_nobody_needs_may_be_as_long_as_it_likes(
+    key: bytes, value: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf_header, "MAX_ARRAY_ELEMENTS", 1_000)
+    path = tmp_path / "long.gguf"
+    path.write_bytes(_header(0, 3, ARCHITECTURE + _key(key, value) + END))
+    tracemalloc.start()
+    header = read_header(path)
+    most_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert header.count("llama.block_count") == 7
+    assert most_bytes < 1 << 20
+
+
+def test_gigabytes_that_nobody_needs_cost_neither_time_nor_memory(tmp_path: Path) -> None:
+    """Sparse: a text of 1 TiB between two keys; of 100 GiB cut short, it is told."""
+    path, text = tmp_path / "huge.gguf", struct.pack("<I", STRING) + struct.pack("<Q", 1 << 40)
+    path.write_bytes(_header(0, 3, ARCHITECTURE + _key(b"tokenizer.huggingface.json", text)))
+    with path.open("r+b") as file:
+        file.seek(1 << 40, 2)
+        file.write(END)
+    assert read_header(path).count("llama.block_count") == 7
+    os.truncate(path, 100 << 30)
+    with pytest.raises(ModelRefused, match="truncated"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("key", [b"tokenizer.ggml.pre", b"llama.notes", b"dsdnode.model_name", b"split.notes"])
+def test_what_is_needed_is_kept_whatever_its_length(key: bytes, tmp_path: Path) -> None:
+    path, text = tmp_path / "long.gguf", b"p" * MEGABYTES
+    path.write_bytes(_header(0, 3, ARCHITECTURE + _key(key, struct.pack("<I", STRING) + _string(text)) + END))
+    assert read_header(path).text(key.decode()) == text.decode()
+
+
+def test_before_the_architecture_is_known_every_name_may_be_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "late.gguf"
+    pattern = struct.pack("<IIQ", ARRAY, 4, 2) + struct.pack("<II", 5, 6)
+    path.write_bytes(_header(0, 3, _key(b"llama.pattern", pattern) + END + ARCHITECTURE))
+    assert read_header(path).metadata["llama.pattern"].data.tolist() == [5, 6]
+
+
+def test_labels_never_take_the_room_of_what_is_needed(tmp_path: Path) -> None:
+    """60 labels of a megabyte, then a tokenizer of 30: nothing is refused."""
+    path, label = tmp_path / "labels.gguf", struct.pack("<I", STRING) + _string(b"l" * (1 << 20))
+    labels = b"".join(_key(b"general.label.%d" % number, label) for number in range(60))
+    tokens = _key(b"tokenizer.ggml.tokens", _strings(*[b"t" * (1 << 20)] * 30))
+    path.write_bytes(_header(0, 62, ARCHITECTURE + labels + tokens))
+    metadata = read_header(path).metadata
+    kept = metadata["tokenizer.ggml.tokens"].data
+    assert isinstance(kept, tuple) and len(kept) == 30
+    assert 10 < sum(key.startswith("general.label.") for key in metadata) < 40
 
 
 def test_a_header_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
