@@ -14,6 +14,7 @@ import platformdirs
 
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
+from dsdnode.files import replacing
 from dsdnode.wire.messages import MAX_LAYERS
 
 ROLES = ("drafter", "shard", "bootstrap")
@@ -119,27 +120,27 @@ def swarm_file(data_dir: Path) -> Path:
 
 def read_joins(data_dir: Path) -> tuple[str, ...]:
     """Join strings of the swarm last known, newest first; none when there is no such file, or not one of ours."""
+    path = swarm_file(data_dir)
     try:
-        joins = json.loads(swarm_file(data_dir).read_bytes()[:MAX_SWARM_FILE_BYTES])
+        joins = json.loads(path.read_bytes()[:MAX_SWARM_FILE_BYTES]) if path.is_file() else ()
     except (OSError, ValueError, RecursionError):
         return ()
     return tuple(join for join in joins if isinstance(join, str))[:MAX_JOINS] if isinstance(joins, list) else ()
 
 
 def write_joins(data_dir: Path, joins: tuple[str, ...]) -> None:
-    """Remember members of the swarm for the next start. Raises OSError."""
+    """Remember members of the swarm for the next start. Raises BadInput, OSError."""
     path = swarm_file(data_dir)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(joins[:MAX_JOINS]))
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write(json.dumps(joins[:MAX_JOINS]).encode())
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The table of a file; `what` it is, for people. Raises BadInput."""
     try:
         with path.open("rb") as file:
-            return tomllib.loads(file.read(MAX_FILE_BYTES).decode())
+            return tomllib.loads(file.read(MAX_FILE_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise BadInput(f"cannot read the {what} {path}: {error.strerror or error}") from None
     except ValueError as error:

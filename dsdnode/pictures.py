@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dsdnode.errors import BadInput
+from dsdnode.files import output, replacing, words
 
 SUFFIXES = (".svg", ".png", ".pdf")
 
@@ -18,10 +19,7 @@ def check(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise BadInput("--plot draws with matplotlib: pip install 'dsdnode[plot]'") from None
-    if not path.parent.is_dir():
-        raise BadInput(f"--plot {path} cannot be written: there is no folder {path.parent}")
-    if path.is_dir():
-        raise BadInput(f"--plot {path} cannot be written: it is a folder")
+    output(path)
 
 
 def canvas(num_panels: int, width_inches: float, height_inches: float, *, share_y: bool = False) -> tuple[Any, Any]:
@@ -37,8 +35,6 @@ def save(figure: Any, path: Path) -> None:
     import matplotlib
 
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "dsdnode"}):
-            figure.savefig(path, metadata=undated.get(path.suffix.lower()))
-    except OSError as error:
-        raise BadInput(f"--plot {path} cannot be written: {error.strerror or error}") from None
+    kind = path.suffix.lower()
+    with words(path), replacing(path) as file, matplotlib.rc_context({"svg.hashsalt": "dsdnode"}):
+        figure.savefig(file, format=kind[1:], metadata=undated.get(kind))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ def read_prompts(path: Path | None, num: int, seed: int) -> list[Prompt]:
 
 def _parse(lines: Iterator[bytes], path: Path) -> Iterator[Prompt]:
     for number, line in enumerate(lines, 1):
+        line = line.removeprefix(BOM_UTF8)
         if not line.strip():
             continue
         try:

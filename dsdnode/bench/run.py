@@ -23,7 +23,7 @@ from dsdnode.bench.prompts import Prompt, of_length, read_prompts
 from dsdnode.bench.swarm import Swarm, swarm
 from dsdnode.client.client import Client
 from dsdnode.engine.gguf import read_manifest
-from dsdnode.errors import BadInput
+from dsdnode.files import output, words
 from dsdnode.models import demo_target
 from dsdnode.speculation.sampling import Sampling
 
@@ -83,10 +83,8 @@ def _record_file(path: Path | None) -> Iterator[Any]:
     if path is None:
         yield None
         return
-    try:
-        file = path.open("w", encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot write the record {path}: {error.strerror or error}") from None
+    with words(path):
+        file = output(path).open("w", encoding="utf-8")
     with file:
         yield file
 
@@ -162,7 +160,9 @@ class _Run:
         for reply in measured.replies:
             if reply.scheme == self._config.schemes[0] and reply.tokens:
                 trace = await self._oracle.trace(tokens[reply.prompt], reply.tokens)
-                file.write(json.dumps({"prompt": reply.prompt, **structs.asdict(trace)}) + "\n")
+                with words(Path(file.name)):
+                    file.write(json.dumps({"prompt": reply.prompt, **structs.asdict(trace)}) + "\n")
+                    file.flush()
 
 
 def _at(tokens: Sequence[int], position: int) -> int | None:

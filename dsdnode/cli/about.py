@@ -12,6 +12,7 @@ import click
 from dsdnode.cli import render
 from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.cli.settings import SETTINGS, user_file
+from dsdnode.files import shown
 from dsdnode.wire.messages import PROTOCOL_VERSION
 
 
@@ -30,11 +31,11 @@ def identity_show(as_json: bool, **flags: Any) -> None:
 
     path = load(flags).node_config().identity_file
     known = load_or_create(path)
-    shown = {"peer_id": known.peer_id.hex(), "public_key": known.public_key.hex(), "path": str(path)}
+    told = {"peer_id": known.peer_id.hex(), "public_key": known.public_key.hex(), "path": shown(path)}
     if as_json:
-        render.print_json(shown)
+        render.print_json(told)
         return
-    for key, value in shown.items():
+    for key, value in told.items():
         click.echo(f"{key.replace('_', ' '):<12} {value}")
 
 
@@ -61,13 +62,13 @@ def config_show(as_json: bool, **flags: Any) -> None:
 @config.command("path", epilog='\b\nExample:\n  cat "$(dsdnode config path)"')
 def config_path() -> None:
     """Show which file holds your own settings (it need not exist)."""
-    click.echo(user_file())
+    click.echo(shown(user_file()))
 
 
 def _shown(value: Any, secret: bool) -> Any:
     if secret:
         return "(hidden)" if value else None
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+    return shown(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from dsdnode.errors import BadInput, DsdError, NotRunning
+from dsdnode.files import check_own
 
 SOCKET = "control.sock"
 MAX_REQUEST_BYTES = 4096
@@ -41,6 +42,7 @@ def hold(data_dir: Path) -> Iterator[None]:
     """Be the only daemon on this data dir (made if missing, 0700). Raises DsdError when another one is, BadInput."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_own(data_dir)
         file = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise BadInput(f"cannot use {data_dir} as data dir: {error.strerror}") from None

@@ -9,8 +9,13 @@ from typing import Any, Protocol, TextIO
 
 import click
 
+from dsdnode.errors import BadInput
+from dsdnode.files import output
+
 QUOTES = '"""'
 MAX_INPUT_CHARACTERS = 1 << 20
+BOM = "\ufeff"
+"""What some editors begin a file with."""
 
 
 class Lines(Protocol):
@@ -27,9 +32,9 @@ class TerminalLines:
 
         try:
             history.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            history.touch(mode=0o600)
+            output(history).touch(mode=0o600)
             kept: Any = FileHistory(str(history))
-        except OSError:
+        except (OSError, BadInput):
             kept = InMemoryHistory()
         self._session: Any = PromptSession(history=kept)
 
@@ -67,7 +72,7 @@ class PipeLines:
         line = await future
         if not line:
             raise EOFError
-        return line.rstrip("\n")
+        return line.removeprefix(BOM).rstrip("\n")
 
 
 def _settle(future: asyncio.Future[str], line: str) -> None:

@@ -1,13 +1,22 @@
-"""Logs: structlog on stderr, the standard library's records through the same renderer. Never a prompt, never a key."""
+"""Logs: structlog on stderr, the standard library's records through the same renderer. Never a prompt, never a key.
+
+What strangers do is logged, so a file of it has a size that they cannot get beyond.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
+
+MAX_LOG_BYTES = 8 << 20
+"""Of a log file, and of the one before it: days of an ordinary node, and what anybody's disk can bear."""
 
 
 def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
@@ -47,3 +56,19 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+class _Rotating(RotatingFileHandler):
+    def _open(self) -> TextIOWrapper:
+        """stderr goes where the log goes, for what is said without it: an abort, a last error."""
+        stream = super()._open()
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+        return stream
+
+
+def to_file(path: Path) -> None:
+    """After `set_up`: log into `path`; when it is full it becomes PATH.1, in place of the one that was."""
+    root = logging.getLogger()
+    handler = _Rotating(path, maxBytes=MAX_LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(root.handlers[0].formatter)
+    root.handlers[:] = [handler]

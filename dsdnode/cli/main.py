@@ -13,6 +13,7 @@ import click
 from dsdnode.cli import about, bench, chat, demo, report, run, shards, sim, start
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import DsdError
+from dsdnode.files import check_own, replacing
 
 
 @click.group(
@@ -65,9 +66,11 @@ def _unexpected(error: Exception, invocation: Invocation) -> int:
     path = invocation.data_dir / "crash.log"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(trace)
+        check_own(path.parent)
+        with replacing(path) as file:
+            file.write(trace.encode("utf-8", "backslashreplace"))
         where = f"the traceback is in {path}"
-    except OSError:
+    except (OSError, DsdError):
         where = "-v shows the traceback"
     click.echo(f"error: unexpected {type(error).__name__}: {error} (this is a bug; {where})", err=True)
     return EXIT_FAILURE

@@ -14,6 +14,7 @@ import click
 from dsdnode.cli import logs
 from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Settings, resolve
 from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_dir
+from dsdnode.files import check_own
 from dsdnode.pacing.policies import PLANS, POLICIES
 from dsdnode.wire.messages import WIRE_TYPES
 
@@ -108,6 +109,7 @@ def load(flags: Mapping[str, Any], log_level: str = "warning") -> Settings:
     if rest.get("log_level") is None and (verbose or quiet):
         rest["log_level"] = "debug" if verbose else "error"
     settings = resolve(rest, os.environ, config)
+    check_own(settings["data_dir"])
     invocation = click.get_current_context().find_object(Invocation)
     if invocation is not None:
         invocation.verbose = verbose

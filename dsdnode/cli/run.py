@@ -56,7 +56,7 @@ def text_request(wanted: reply_flags.ReplyFlags, text: str, raw: bool) -> Genera
 
 def _read_stdin() -> str:
     try:
-        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode()
+        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise BadInput("what comes on stdin is not UTF-8 text") from None
 

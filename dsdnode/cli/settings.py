@@ -30,6 +30,7 @@ from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"
 LOG_LEVELS = ("debug", "info", "warning", "error")
+MAX_KEY_FILE_BYTES = 4096
 LOG_FORMATS = ("auto", "pretty", "json")
 
 
@@ -168,9 +169,14 @@ def _swarm_key(raw: object) -> str:
     if not text.startswith("@"):
         return text
     try:
-        return _text(Path(text[1:]).expanduser().read_text()[:4096].partition("\n")[0])
+        return _text(_first_line(Path(text[1:]).expanduser()))
     except (OSError, ValueError):
         raise BadInput(f"cannot read the swarm key from {text[1:]}") from None
+
+
+def _first_line(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(MAX_KEY_FILE_BYTES).decode("utf-8-sig").partition("\n")[0]
 
 
 def _integer(low: int, high: int) -> Callable[[object], int]:

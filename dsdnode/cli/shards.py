@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from dsdnode import files
 from dsdnode.cli.options import common_options, json_option, load
 from dsdnode.config import parse_layers
-from dsdnode.errors import BadInput
+from dsdnode.files import shown
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode split model.gguf --layers 0:16 -o model-0-16.gguf")
@@ -24,23 +25,23 @@ def split(model: Path, layers: str, output: Path, as_json: bool, **flags: Any) -
     """Cut layers out of a GGUF model, exact to the bit. `dsdnode start --model` serves the shard."""
     from dsdnode.engine.gguf import cut
 
-    cache_folder = load(flags)["data_dir"]
+    cache_folder = load(flags)["data_dir"] / "cache"
     start, end = parse_layers(layers)
-    if not output.absolute().parent.is_dir():
-        raise BadInput(f"there is no folder {output.parent} to write {output.name} into")
+    files.output(output)  # a large model is hashed before it is cut
     made = cut(model, start, end, output, _show_progress if sys.stderr.isatty() else None, cache_folder)
     size_bytes = output.stat().st_size
     if as_json:
-        shown = {
-            "path": str(output),
+        told = {
+            "path": shown(output),
             "model": made.model_name,
             "model_id": made.model_id,
             "layers": [made.start, made.end],
         }
-        click.echo(json.dumps({**shown, "num_layers": made.num_layers, "size_bytes": size_bytes}))
+        click.echo(json.dumps({**told, "num_layers": made.num_layers, "size_bytes": size_bytes}))
         return
     click.echo(
-        f"{output}: layers {made.start}:{made.end} of {made.num_layers} of {made.model_name}, {size_bytes / 1e6:.1f} MB"
+        f"{shown(output)}: layers {made.start}:{made.end} of {made.num_layers} of {made.model_name}, "
+        f"{size_bytes / 1e6:.1f} MB"
     )
 
 

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
 import structlog
 
-from dsdnode.cli import control, render
+from dsdnode.cli import control, logs, render
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -29,6 +30,7 @@ from dsdnode.cli.options import (
 from dsdnode.config import NodeConfig, default_data_dir
 from dsdnode.cost import CostLine
 from dsdnode.errors import DsdError
+from dsdnode.files import output, shown, words
 from dsdnode.node.status import Ready
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ log = structlog.get_logger()
 @click.command(epilog="\b\nExample:\n  dsdnode start --role shard --layers 0:4 --join dsd://192.0.2.7:29170/KEY")
 @node_options
 @click.option("--detach", is_flag=True, help="Return when the node is ready and leave it running (`dsdnode stop`).")
+@click.option("--detached", is_flag=True, hidden=True, help="The one that --detach started: log into the data dir.")
 @click.option("--emulate-ms", type=(click.FloatRange(0, 1e5), click.FloatRange(0, 1e4)), hidden=True)
 @click.option("--leash", is_flag=True, hidden=True, help="End when standard input does: whoever began us is gone.")
 @json_option
@@ -50,6 +53,7 @@ def start(
     invocation: Invocation,
     /,
     detach: bool,
+    detached: bool,
     as_json: bool,
     leash: bool,
     emulate_ms: tuple[float, float] | None,
@@ -60,6 +64,8 @@ def start(
     config = replace(settings.node_config(), emulate=None if emulate_ms is None else CostLine.of_ms(*emulate_ms))
     if detach:
         return _detach(invocation.argv, config, as_json)
+    if detached:
+        logs.to_file(output(_log_file(config)))
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
         return runner.run(serve(config, as_json, leash))
 
@@ -158,7 +164,7 @@ def _kill(exit_code: int) -> NoReturn:
 
 def _here(config: NodeConfig) -> str:
     """What other commands need to find this node."""
-    return "" if config.data_dir == default_data_dir() else f" --data-dir {shlex.quote(str(config.data_dir))}"
+    return "" if config.data_dir == default_data_dir() else f" --data-dir {shlex.quote(shown(config.data_dir))}"
 
 
 def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
@@ -179,12 +185,15 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
     """Start the same command in a session of its own, its log in the data dir; wait for its readiness line."""
     with control.hold(config.data_dir):
         pass  # fail here, in words, when one is running
-    path = config.data_dir / "node.log"
+    path = _log_file(config)
+    output(path)
     command = [sys.executable, "-m", "dsdnode.cli", *(word for word in argv if word not in ("--detach", "--json"))]
-    with path.open("ab") as log_file:
+    with words(path):
+        log_file = path.open("ab")
+    with log_file:
         begin = log_file.tell()
         child = subprocess.Popen(
-            [*command, "--json"],
+            [*command, "--json", "--detached"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_file,
@@ -197,11 +206,18 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
         child.terminate()
         raise
     if not line:
-        return _explain(child.wait(), path.read_bytes()[begin:].decode(errors="replace"))
+        code, said = child.wait(), path.read_bytes()
+        return _explain(code, said[begin if begin <= len(said) else 0 :].decode(errors="replace"))
     _print_ready(msgspec.json.decode(line, type=Ready), as_json, config)
     if not as_json:
-        click.echo(f"It runs on as process {child.pid}, its log in {path}; `dsdnode stop{_here(config)}` ends it.")
+        click.echo(
+            f"It runs on as process {child.pid}, its log in {shown(path)}; `dsdnode stop{_here(config)}` ends it."
+        )
     return 0
+
+
+def _log_file(config: NodeConfig) -> Path:
+    return config.data_dir / "node.log"
 
 
 def _explain(code: int, said: str) -> int:

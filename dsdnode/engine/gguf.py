@@ -21,6 +21,7 @@ from dsdnode.engine.gguf_cut import layers_of, plan_metadata, plan_tensors, voca
 from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value, read_header
 from dsdnode.engine.gguf_writer import Progress, write_gguf
 from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.files import output, replacing, words
 
 MAX_NAME_CHARACTERS = 96
 MAX_LAYERS = 512
@@ -109,16 +110,13 @@ def cut(
     whole = read_manifest(source, cache_folder)
     if not 0 <= start < end <= whole.num_layers:
         raise BadInput(f"layers {start}:{end} are not in {source}: it has layers 0:{whole.num_layers}")
-    if out_path.exists() and out_path.samefile(source):
+    if output(out_path).exists() and out_path.samefile(source):
         raise BadInput(f"{out_path}: is the model itself; choose another output")
     check_count(header, architecture, whole.num_layers, end - start)
     metadata = plan_metadata(header, architecture, start, end) | _remembered(whole, start, end)
     tensors = plan_tensors(header, architecture, start, end)
-    try:
-        with source.open("rb") as file:
-            write_gguf(out_path, metadata, tensors, file, progress)
-    except OSError as error:
-        raise BadInput(f"{out_path}: cannot be written ({error.strerror or error})") from None
+    with words(out_path), source.open("rb") as file:
+        write_gguf(out_path, metadata, tensors, file, progress)
     return read_manifest(out_path)
 
 
@@ -160,10 +158,10 @@ def _canonical(value: Value) -> bytes:
 
 
 def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
-    """SHA-256 of a file, in hex; with a folder given it is computed once for each (path, size, time of change)."""
+    """SHA-256 of a file, in hex; with a folder given it is computed once for each state that the file is in."""
     try:
         status = path.stat()
-        identity = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        identity = f"{path.resolve()}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
         entry = cache_folder / hashlib.sha256(os.fsencode(identity)).hexdigest() if cache_folder is not None else None
         if entry is not None and entry.is_file() and _SHA256.fullmatch(known := entry.read_text("ascii", "replace")):
             return known
@@ -172,11 +170,10 @@ def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
     except OSError as error:
         raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
     if entry is not None:
-        with contextlib.suppress(OSError):  # next time it is computed again
+        with contextlib.suppress(OSError, BadInput):  # next time it is computed again
             entry.parent.mkdir(parents=True, exist_ok=True)
-            temporary = entry.with_suffix(f".{os.getpid()}")
-            temporary.write_text(digest, "ascii")
-            temporary.replace(entry)
+            with replacing(entry) as file:
+                file.write(digest.encode())
     return digest
 
 

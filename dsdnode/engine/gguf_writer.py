@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from dsdnode.engine.gguf_header import (
     padded,
     tensor_size_bytes,
 )
+from dsdnode.files import replacing
 
 Progress = Callable[[int, int], None]
 """Called with bytes written and bytes in all."""
@@ -54,19 +54,12 @@ def write_gguf(
     source: BinaryIO,
     progress: Progress | None = None,
 ) -> None:
-    """Write `path` in one step: into a temporary file beside it, which then takes its name. Raises OSError."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(_head(metadata, tensors))
-            _write_tensors(out, tensors, source, progress)
-            out.flush()
-            os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """Write `path` in one step: into a file beside it, which then takes its name. Raises BadInput, OSError."""
+    with replacing(path) as out:
+        out.write(_head(metadata, tensors))
+        _write_tensors(out, tensors, source, progress)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def _write_tensors(out: BinaryIO, tensors: Sequence[NewTensor], source: BinaryIO, progress: Progress | None) -> None:

@@ -298,7 +298,7 @@ class Node:
             return
         try:
             write_joins(self._config.data_dir, joins)
-        except OSError as error:
+        except (OSError, BadInput) as error:
             log.warning("known peers not saved", reason=str(error))
 
 

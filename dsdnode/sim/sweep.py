@@ -16,6 +16,7 @@ import msgspec
 
 from dsdnode.config import read_toml
 from dsdnode.errors import BadInput, DsdError
+from dsdnode.files import output, replacing, words
 from dsdnode.sim.report import Figures
 from dsdnode.sim.scenario import scenario_of
 from dsdnode.sim.simulate import simulate
@@ -144,16 +145,15 @@ def run(todo: Sequence[Cell], out: Path, jobs: int, told: Callable[[str], None])
     known = read_results(out)
     missing = [cell for cell in todo if cell.key not in known]
     yield from (known[cell.key] for cell in todo if cell.key in known)
-    try:
+    with words(out):
         _drop_half_a_line(out)
         file = out.open("a")
-    except OSError as error:
-        raise BadInput(f"{out} cannot be written: {error.strerror or error}") from None
     with file, workers(jobs) as pool:
         for future in as_completed([pool.submit(run_cell, cell) for cell in missing]):
             result = future.result()
-            file.write(result.line() + "\n")
-            file.flush()
+            with words(out):
+                file.write(result.line() + "\n")
+                file.flush()
             told(_said(result.set))
             yield result
 
@@ -169,7 +169,7 @@ def run_cell(cell: Cell) -> Result:
 
 def read_results(path: Path) -> dict[str, Result]:
     """What an earlier sweep wrote, by cell; a last line that was cut off does not count. Raises BadInput."""
-    if not path.exists():
+    if not output(path).exists():
         return {}
     try:
         lines = path.read_text().splitlines()
@@ -223,7 +223,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _drop_half_a_line(path: Path) -> None:
     """What a sweep was writing when it was killed."""
     if path.exists() and not (text := path.read_text()).endswith("\n"):
-        path.write_text(text[: text.rfind("\n") + 1])
+        with replacing(path) as file:
+            file.write(text[: text.rfind("\n") + 1].encode())
 
 
 def _said(chosen: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ before it, the draft model's own choice of token i is the target's; `confidence`
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def read_traces(path: Path) -> RecordedPair:
     """Raises BadInput."""
     try:
         with path.open("rb") as file:
-            lines = file.read(MAX_FILE_BYTES).splitlines()
+            lines = file.read(MAX_FILE_BYTES).removeprefix(BOM_UTF8).splitlines()
     except OSError as error:
         raise BadInput(f"cannot read the trace {path}: {error.strerror or error}") from None
     traces = [_parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]

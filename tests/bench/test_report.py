@@ -88,7 +88,7 @@ def test_a_chart_that_cannot_be_is_told_before_anything_is_measured(
     with pytest.raises(BadInput, match=r"name it \.svg"):
         pictures.check(tmp_path / "one.gif")
     (tmp_path / "folder.svg").mkdir()
-    with pytest.raises(BadInput, match="it is a folder"):
+    with pytest.raises(BadInput, match="is a folder"):
         pictures.check(tmp_path / "folder.svg")
     imported = builtins.__import__
 

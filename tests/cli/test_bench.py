@@ -37,7 +37,7 @@ COMMAND = [sys.executable, "-m", "dsdnode.cli", "bench"]
         (("--sessions", "1,0"), "--sessions: '0' is not a whole number"),
         (("--slow-down", "1:5"), "--slow-down is SHARD:FACTOR:TOKEN"),
         (("--prompts", "/nowhere/at/all"), "cannot read the prompts /nowhere/at/all"),
-        (("--record", "/nowhere/at/all"), "cannot write the record /nowhere/at/all"),
+        (("--record", "/nowhere/at/all"), "there is no folder /nowhere/at"),
         (("--plot", "chart.gif"), "--plot chart.gif: name it .svg"),
         (("--num-prompts", "0"), "Invalid value for '--num-prompts'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
-from dsdnode.engine.gguf import cut, read_manifest
+from dsdnode.engine.gguf import cut, file_sha256, read_manifest
 from dsdnode.errors import ModelRefused
 from tests.engine.random_models import CONTEXT_TOKENS, VOCAB, make
 
@@ -56,6 +57,18 @@ def test_a_model_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for entry in cache.iterdir():
         entry.write_text("not a hash")
     assert read_manifest(model, cache).model_id == hashlib.sha256(model.read_bytes()).hexdigest()
+
+
+def test_a_model_is_hashed_anew_when_its_content_changed_and_its_time_did_not(tmp_path: Path) -> None:
+    model, cache = tmp_path / "alice.gguf", tmp_path / "cache"
+    model.write_bytes(b"one")
+    before = model.stat()
+    known = file_sha256(model, cache)
+    while model.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of files goes in steps of some ms
+        model.write_bytes(b"two")
+        os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert model.stat().st_mtime_ns == before.st_mtime_ns
+    assert file_sha256(model, cache) == hashlib.sha256(b"two").hexdigest() != known
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
