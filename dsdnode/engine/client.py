@@ -42,9 +42,11 @@ from dsdnode.engine.ipc import (
     unpack_outputs,
 )
 from dsdnode.engine.link import WorkerLink
+from dsdnode.engine.mapped import MappedFile
 from dsdnode.engine.port import Chunk, Output, ShardInfo
 from dsdnode.engine.tokenizer import Message, Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, PeerMisbehaved
+from dsdnode.files import shown
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,8 @@ DEATH_WINDOW_S = 60.0
 FIRST_PAUSE_S = 0.05
 LOAD_TIMEOUT_S = 300.0
 REQUEST_TIMEOUT_S = 120.0
+LOOK_S = 1.0
+"""Between two looks at the model file of an engine that nobody asks for anything."""
 TEXT_TIMEOUT_S = 10.0
 """A chat template is a stranger's program: it may loop."""
 ERRORS: dict[str, type[Exception]] = {
@@ -64,8 +68,9 @@ class WorkerEngine:
     """An `Engine` (port.py) in a process of its own."""
 
     def __init__(self, load: Load, load_timeout_s: float, request_timeout_s: float) -> None:
-        """Use `start`."""
+        """Use `start`. Raises ModelRefused."""
         self._load = load
+        self._file = MappedFile(load.path)
         self._load_timeout_s = load_timeout_s
         self._request_timeout_s = request_timeout_s
         self._link: WorkerLink | None = None
@@ -77,6 +82,7 @@ class WorkerEngine:
         self._live: set[int] = set()
         self._gone: set[int] = set()
         self._respawner: asyncio.Task[None] | None = None
+        self._watcher: asyncio.TimerHandle | None = None
         self.num_deaths = 0
 
     @staticmethod
@@ -92,12 +98,16 @@ class WorkerEngine:
 
         Raises ModelRefused when the file is refused, or llama.cpp crashes on it.
         """
-        load = Load(str(path), options, str(cache_folder or ""))
+        load = Load.of(path, options, cache_folder)
         engine = WorkerEngine(load, load_timeout_s, request_timeout_s)
         try:
             await engine._spawn()
         except EngineLost as error:
-            raise ModelRefused(f"{path}: llama.cpp crashed while loading it ({error})") from None
+            raise ModelRefused(f"{path}: llama.cpp crashed while loading it ({error}; the log has its words)") from None
+        finally:
+            if engine._link is None:
+                engine._file.close()
+        engine._watch()
         return engine
 
     @property
@@ -116,7 +126,7 @@ class WorkerEngine:
 
     @property
     def quarantined(self) -> str:
-        """Why the engine will not come back; empty while it works or restarts."""
+        """Why the engine will not come back, in words for strangers, too; empty while it works or restarts."""
         return self._over
 
     def on_lost(self, callback: Callable[[], None]) -> None:
@@ -133,6 +143,8 @@ class WorkerEngine:
         packet, bodies = pack_chunks(list(chunks))
         reply, body = await self._ask(link, packet, *bodies)
         assert isinstance(reply, Outputs), reply
+        if self._is_written():
+            raise EngineLost(self._over)
         return unpack_outputs(reply, body, self.shard.width)
 
     async def copy(self, source: int, target: int, position: int) -> None:
@@ -164,12 +176,15 @@ class WorkerEngine:
     async def close(self) -> None:
         """End the process within link.EXIT_S, whatever it is doing."""
         self._stop("the engine is closed")
+        if self._watcher is not None:
+            self._watcher.cancel()
         if self._respawner is not None:
             self._respawner.cancel()
             await asyncio.gather(self._respawner, return_exceptions=True)
         link, self._link = self._link, None
         if link is not None:
             await link.close()
+        self._file.close()
 
     # --- text -----------------------------------------------------------------------------------------------------
 
@@ -244,6 +259,9 @@ class WorkerEngine:
         if self._shard is not None and reply.shard != self._shard:
             await link.close()
             raise ModelRefused(f"{self._load.path}: is another model than it was")
+        if self._file.written() or self._file.replaced():
+            await link.close()
+            raise ModelRefused(f"{self._load.path}: was written to, or replaced, since the node looked at it first")
         self._shard, self._link = reply.shard, link
         self._settled.set()
 
@@ -254,8 +272,11 @@ class WorkerEngine:
         self._settled.clear()
         self._gone |= self._live
         self._live.clear()
-        self._count_death(reason)
-        if not self._over:
+        if not self._is_written():
+            self._count_death(reason)
+        if self._over:
+            self._settled.set()
+        else:
             self._respawner = asyncio.create_task(self._respawn(), name="engine respawner")
         for callback in self._callbacks:
             callback()
@@ -268,7 +289,10 @@ class WorkerEngine:
             except EngineLost as error:
                 self._count_death(str(error))
             except DsdError as error:
-                self._stop(f"the engine did not come back: {error}")
+                log.error("the model is refused now", path=shown(self._load.path), reason=str(error))
+                self._stop("the engine did not come back: its model cannot be loaded any more")
+        for callback in self._callbacks:  # who was told of a restart
+            callback()
 
     def _count_death(self, reason: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -276,9 +300,26 @@ class WorkerEngine:
             self._deaths.popleft()
         self._deaths.append(now)
         self.num_deaths += 1
-        log.warning("engine lost", path=self._load.path, reason=reason, num_deaths=self.num_deaths)
+        log.warning("engine lost", path=shown(self._load.path), reason=reason, num_deaths=self.num_deaths)
         if len(self._deaths) >= MAX_DEATHS:
-            self._stop(f"{self._load.path}: quarantined, its process died {len(self._deaths)} times; last, {reason}")
+            self._stop(f"quarantined, its process died {len(self._deaths)} times; last, {reason}")
+
+    def _watch(self) -> None:
+        """Also when nobody asks for anything: what is offered must be there."""
+        if not self._is_written():
+            self._watcher = asyncio.get_running_loop().call_later(LOOK_S, self._watch)
+
+    def _is_written(self) -> bool:
+        """Then this is the end of it, for good: whoever wrote knows what is to be hosted next."""
+        if not self._file.written():
+            return False
+        if not self._over:
+            path = shown(self._load.path)
+            log.error("the model file was written to; it is hosted no more until the node is restarted", path=path)
+            self._stop("the model file was written to while it was served")
+        if self._link is not None:
+            self._link.kill()
+        return True
 
     def _stop(self, reason: str) -> None:
         if not self._over:

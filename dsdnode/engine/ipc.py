@@ -6,9 +6,11 @@ arrays, little-endian, one after the other). Every request gets one reply with i
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -57,9 +59,22 @@ class Packet(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unkn
 class Load(Packet, frozen=True, tag=1):
     """First request. Answered by Loaded or Failed."""
 
-    path: str
+    raw_path: bytes
     options: EngineOptions
-    cache_folder: str = ""
+    raw_cache_folder: bytes = b""
+    """As the system has them: a name need not be UTF-8."""
+
+    @staticmethod
+    def of(path: Path, options: EngineOptions, cache_folder: Path | None = None) -> Load:
+        return Load(os.fsencode(path), options, os.fsencode(cache_folder or ""))
+
+    @property
+    def path(self) -> Path:
+        return Path(os.fsdecode(self.raw_path))
+
+    @property
+    def cache_folder(self) -> Path | None:
+        return Path(os.fsdecode(self.raw_cache_folder)) if self.raw_cache_folder else None
 
 
 class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):

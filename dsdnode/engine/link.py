@@ -153,7 +153,9 @@ class WorkerLink(asyncio.Protocol):
         code = self._process.returncode or 0
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
         lines = self._stderr_tail.decode("utf-8", "replace").strip().splitlines()
-        return f"the engine's process {how}" + (f": {lines[-1][:300]}" if lines else "")
+        if lines and not self._closing:  # these may name local paths, and the reason goes to strangers
+            log.warning("last words of an engine's process", pid=self.pid, said=lines[-1][:300])
+        return f"the engine's process {how}"
 
     async def _read_stderr(self) -> None:
         """llama.cpp says there why it aborts. It never prints text or tokens."""

@@ -52,8 +52,7 @@ class _Worker:
     def __init__(self, load: Load) -> None:
         if load.options.max_memory_bytes:
             _limit_memory(load.options.max_memory_bytes)
-        folder = Path(load.cache_folder) if load.cache_folder else None
-        self._engine = LlamaEngine(Path(load.path), load.options, folder)
+        self._engine = LlamaEngine(load.path, load.options, load.cache_folder)
         self._vocab: LlamaVocab | None = None
 
     def loaded(self) -> Loaded:
@@ -115,7 +114,8 @@ def serve(connection: socket.socket) -> None:
             else:
                 raise ValueError("no model is loaded yet")
         except (DsdError, ValueError) as error:
-            reply, bodies = Failed(type(error).__name__, str(error)[:4096]), []
+            reason = str(error).encode("utf-8", "backslashreplace").decode()  # (names of files need not be UTF-8)
+            reply, bodies = Failed(type(error).__name__, reason[:4096]), []
         for buffer in pack(request_id, reply, *bodies):
             connection.sendall(buffer)
 

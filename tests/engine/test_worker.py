@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -153,9 +153,105 @@ async def test_three_deaths_are_a_quarantine(engine: WorkerEngine, monkeypatch: 
         engine.on_lost(lost.set)
         os.kill(pid_of(engine), signal.SIGKILL)
         await lost.wait()
-    assert "quarantined" in engine.quarantined
+    assert "quarantined" in engine.quarantined and str(DEMO.parent) not in engine.quarantined
     with pytest.raises(EngineLost, match="died 3 times"):
         await engine.forward([Chunk(0, 0, PROMPT)])
+
+
+# --- its file
+
+
+@pytest.fixture
+async def own(tmp_path: Path) -> AsyncIterator[tuple[WorkerEngine, Path]]:
+    """An engine on a file of its own."""
+    path = tmp_path / "alice's.gguf"
+    path.write_bytes(DEMO.read_bytes())
+    engine = await WorkerEngine.start(path, OPTIONS)
+    yield engine, path
+    await engine.close()
+
+
+def overwrite(path: Path) -> None:
+    """Other weights under the same header."""
+    with path.open("r+b") as file:
+        file.seek(-4096, os.SEEK_END)
+        file.write(bytes(4096))
+
+
+async def test_nothing_is_computed_of_a_file_that_was_written_to(own: tuple[WorkerEngine, Path]) -> None:
+    engine, path = own
+    lost = asyncio.Event()
+    await engine.forward([start_of(0)])
+    overwrite(path)
+    engine.on_lost(lost.set)
+    with pytest.raises(EngineLost, match="written to"):
+        await engine.forward([start_of(1)])
+    async with asyncio.timeout(10):
+        await lost.wait()
+    assert "written to" in engine.quarantined and engine.num_deaths == 0 and engine.pid is None
+    assert str(path.parent) not in engine.quarantined
+    with pytest.raises(EngineLost, match="written to"):
+        await engine.tokenize("hello")
+
+
+@pytest.mark.parametrize("write", [overwrite, lambda path: os.truncate(path, 4096), lambda path: path.write_bytes(b"")])
+async def test_who_asks_for_nothing_is_told_too(
+    write: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LOOK_S", 0.05)
+    path = tmp_path / "alice's.gguf"
+    path.write_bytes(DEMO.read_bytes())
+    engine = await WorkerEngine.start(path, OPTIONS)
+    try:
+        lost = asyncio.Event()
+        engine.on_lost(lost.set)
+        write(path)
+        async with asyncio.timeout(10):
+            await lost.wait()
+        assert "written to" in engine.quarantined and not engine.available
+    finally:
+        await engine.close()
+
+
+async def test_a_file_that_is_replaced_is_served_as_it_was_until_its_worker_dies(tmp_path: Path) -> None:
+    """A shard says itself what it is, so its weights are those that were there at first or none."""
+    path, other = tmp_path / "part.gguf", tmp_path / "new"
+    cut(DEMO, 0, read_manifest(DEMO).num_layers, path)
+    other.write_bytes(path.read_bytes())
+    overwrite(other)
+    engine = await WorkerEngine.start(path, OPTIONS)
+    try:
+        [before] = await engine.forward([start_of(0)])
+        other.replace(path)
+        [after] = await engine.forward([start_of(1)])
+        assert after.tokens.tolist() == before.tokens.tolist() and not engine.quarantined
+        lost: asyncio.Queue[str] = asyncio.Queue()
+        engine.on_lost(lambda: lost.put_nowait(engine.quarantined))
+        os.kill(pid_of(engine), signal.SIGKILL)
+        assert await lost.get() == ""
+        with pytest.raises(EngineLost, match="cannot be loaded any more"):
+            await engine.forward([start_of(0)])
+        assert lost.get_nowait() == engine.quarantined and str(tmp_path) not in engine.quarantined
+    finally:
+        await engine.close()
+
+
+async def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    path = folder / os.fsdecode(b"mod\xe8le.gguf")
+    folder.mkdir()
+    with pytest.raises(ModelRefused, match="No such file"):
+        await WorkerEngine.start(path, OPTIONS, cache_folder=folder / "cache")
+    path.write_bytes(b"GGUF")
+    with pytest.raises(ModelRefused, match="truncated"):
+        await WorkerEngine.start(path, OPTIONS, cache_folder=folder / "cache")
+    path.write_bytes(DEMO.read_bytes())
+    engine = await WorkerEngine.start(path, OPTIONS, cache_folder=folder / "cache")
+    try:
+        assert engine.shard.model_id == read_manifest(DEMO).model_id
+        assert len(list((folder / "cache").iterdir())) == 1
+    finally:
+        await engine.close()
 
 
 async def test_a_silent_worker_is_ended(engine: WorkerEngine) -> None:

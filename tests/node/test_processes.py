@@ -15,6 +15,7 @@ from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.config import NodeConfig
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import NoPipeline
+from dsdnode.models import demo_target
 from dsdnode.node.node import Node
 from dsdnode.node.status import NodeStatus
 from tests.node.processes import Daemon, Swarm, run, swarm
@@ -121,3 +122,31 @@ async def test_a_shard_peer_is_killed_and_nobody_has_its_layers(real: Swarm) -> 
     failed = run("run", "--join", join, "hello", check=False)
     assert failed.returncode == 4
     assert "4:8" in failed.stderr
+
+
+async def test_a_model_file_is_written_to_in_mid_reply_and_another_peer_goes_on(real: Swarm, tmp_path: Path) -> None:
+    """Bob copies another model over his, in place: not one token of it is ever told, and he offers it no more."""
+    join = real.start_ring([])
+    for name in ("bob", "carol"):
+        model = tmp_path / f"{name}.gguf"
+        model.write_bytes(demo_target().read_bytes())
+        real.start(name, "--role", "shard", "--layers", "0:8", "-m", str(model), "--join", join, "--threads", "1")
+    peers = [real.daemons["bob"], real.daemons["carol"]]
+    assert all(peer.ready for peer in peers)
+    expected, _ = await reply(join)
+    written: list[Daemon] = []
+
+    async def overwrite() -> None:
+        written.append(await serving(peers))
+        with (tmp_path / f"{written[0].name}.gguf").open("r+b") as file:
+            file.seek(-(1 << 20), os.SEEK_END)
+            file.write(bytes(1 << 20))
+
+    text, finished = await reply(join, overwrite)
+    assert text == expected and finished.stats.recoveries >= 1
+    assert (await reply(join))[0] == expected
+    bob, [carol] = written[0], [peer for peer in peers if peer is not written[0]]
+    carol.kill()
+    failed = run("run", "--join", join, "hello", check=False)
+    assert failed.returncode == 4 and failed.stdout == "" and str(tmp_path) not in failed.stderr
+    assert "the model file was written to" in bob.log.read_text() and bob.process.poll() is None
