@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.node.mutation import Mutation
+from tests.node.mutations_files import FILES
 from tests.node.mutations_swarm import SWARM
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
@@ -142,4 +143,4 @@ ASKING: Final = {
     "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
 }  # fmt: skip
 
-MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM
+MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM | FILES

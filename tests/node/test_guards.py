@@ -15,14 +15,16 @@ from tests.node import guards
 from tests.node.guards import GUARDS, check, red_test
 from tests.node.mutation import ROOT, Mutation, Rotten
 from tests.node.mutations import ASKING, BATCHING, DRAFTER, KEPT, MUTATIONS, STAGE
+from tests.node.mutations_files import FILES
 from tests.node.mutations_swarm import SWARM
 
+ALL = (STAGE, KEPT, DRAFTER, BATCHING, ASKING, SWARM, FILES)
 HANDFUL = ("block-sender", "cancel-sender", "half-open", "earlier-life", "answer-sender")
 
 
 def test_every_guard_has_a_line_and_every_line_a_guard() -> None:
     assert list(GUARDS) == list(MUTATIONS)
-    assert len(MUTATIONS) == sum(map(len, (STAGE, KEPT, DRAFTER, BATCHING, ASKING, SWARM))), "a name stands twice"
+    assert len(MUTATIONS) == sum(map(len, ALL)), "a name stands twice"
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
