@@ -273,7 +273,7 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._tasks:
+        if self._tasks and self._organs.disk:
             self._write_peers()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()

@@ -89,6 +89,7 @@ def test_pictures_and_results_are_written_through_links(call: Call, scenario: st
     assert call("sim", "sweep", scenario, "--jobs", "1", "--out", home / "results").code == 0
     assert (home / "real.svg").stat().st_size > 1000 and len((home / "real.jsonl").read_text().splitlines()) == 1
     assert (home / "chart.svg").is_symlink() and (home / "results").is_symlink()
+    assert list(home.rglob("swarm.json")) == []  # peers of a simulation are nobody's
 
 
 def test_the_traceback_of_a_bug_leaves_a_pipe_alone(call: Call, swarm: Swarm, home: Path) -> None:
