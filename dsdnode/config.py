@@ -29,6 +29,12 @@ ACCEPTANCES = ("exact", "relaxed", "deferred")
 """Rules by which the judge accepts (speculation/acceptance.py); all but the first may change the text, and say so."""
 DEFAULT_THRESHOLD = 0.3
 """Of relaxed acceptance, when nothing is said."""
+DEFAULT_PATIENCE_S = 60.0
+"""Longer than a blip of a home's line; a person has gone by then."""
+POSITION_PATIENCE_S = 0.2
+"""More for each position that is being computed: slower pipelines are of no use to anybody."""
+STILL_S = 5.0
+"""A reply that stands still for so long is spoken of."""
 MAX_DRAFT = 64
 """Of a window, or a block: draft tokens."""
 
@@ -87,6 +93,8 @@ class NodeConfig:
     """Type in which hidden states travel: f32 alone is exact, f16 and q8 may tip near-ties."""
     strict: bool = False
     """The engine setting in which rounding does not depend on the block: one thread, one reply at a time."""
+    patience_s: float = DEFAULT_PATIENCE_S
+    """A reply that has not gone forward for so long ends, and says what it waited for."""
     name: str = ""
     """A nickname, shown by `status` alone."""
     data_dir: Path = field(default_factory=lambda: default_data_dir())

@@ -109,7 +109,8 @@ async def answer(state: ChatState) -> None:
     system = [{"role": "system", "content": state.system}] if state.system else []
     text, threshold, stats = "", 0.0, None
     try:
-        async for event in state.client.generate(state.wanted.request(messages=system + state.messages, keep=True)):
+        request = state.wanted.request(messages=system + state.messages, keep=True)
+        async for event in state.client.generate(request, tell_waiting):
             if isinstance(event, Piece):
                 text, threshold = text + event.text, event.threshold
                 show(event, state.colors)
@@ -124,6 +125,12 @@ async def answer(state: ChatState) -> None:
     if stats is not None:
         _count(state, stats)
         _footer(render.stats_line(stats, state.plain_tokens_per_second))
+
+
+def tell_waiting(words: str) -> None:
+    """What a reply that stands still is waiting for: on a line of its own, below what there is of it."""
+    words = f"[{render.clean(words)}]"
+    click.echo(f"\n{DIM}{words}{RESET}" if render.colors(sys.stderr) else f"\n{words}", err=True)
 
 
 def _count(state: ChatState, stats: ReplyStats) -> None:

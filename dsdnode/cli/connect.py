@@ -22,7 +22,7 @@ async def client(settings: Settings) -> AsyncIterator[Client]:
 
     joins, swarm_key, remembered = await _find(settings)
     try:
-        made = await Client.connect(joins, swarm_key)
+        made = await Client.connect(joins, swarm_key, settings["patience"])
     except PeerUnavailable as error:
         if remembered:
             raise NotRunning(f"no node is running here, and the swarm last known does not answer ({error})") from None

@@ -70,6 +70,7 @@ policy_options = chain(
     click.option("--acceptance", metavar="|".join(ACCEPTANCES), help="All but exact may change the text, and say so."),
     click.option("--threshold", metavar="T", help=f"How lax relaxed acceptance is, below 1 ({DEFAULT_THRESHOLD})."),
     click.option("--wire", metavar="|".join(WIRE_TYPES), help="Type in which hidden states travel (f16)."),
+    click.option("--patience", metavar="SECONDS", help="A reply that stands still for so long ends (60)."),
 )
 """Of `start`: what its drafter does with replies that do not say; of `run` and `chat`: what they say."""
 node_options = chain(

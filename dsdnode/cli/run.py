@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from dsdnode.cli import connect, render, reply_flags
+from dsdnode.cli.chat import tell_waiting
 from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
 from dsdnode.errors import BadInput, DsdError
@@ -84,7 +85,7 @@ async def reply_once(settings: Settings, request: GenerateRequest, as_json: bool
     reply = PrintedReply()
     try:
         async with connect.client(settings) as client:
-            async for event in client.generate(request):
+            async for event in client.generate(request, tell_waiting):
                 _take(reply, event, as_json)
     except DsdError as error:
         if reply.tokens:

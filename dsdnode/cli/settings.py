@@ -236,6 +236,7 @@ SETTINGS = (
     Setting("acceptance", "acceptance", _choice(*ACCEPTANCES), "--acceptance"),
     Setting("threshold", "threshold", _threshold, "--threshold"),
     Setting("wire", "wire", _choice(*WIRE_TYPES), "--wire"),
+    Setting("patience", "patience_s", _integer(5, 86400), "--patience"),
     Setting("strict", "strict", _flag, "--strict"),
     Setting("name", "name", _text, "--name"),
     Setting("data_dir", "data_dir", _path, "--data-dir"),

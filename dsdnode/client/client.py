@@ -11,8 +11,11 @@ from random import Random, SystemRandom
 from typing import Any
 
 import structlog
+from cachetools import LRUCache
 
-from dsdnode.client.request import Finished, GenerateRequest, PendingReply, Piece, ReplyStats
+from dsdnode.client.patience import Patience
+from dsdnode.client.request import Finished, GenerateRequest, Left, PendingReply, Piece, ReplyStats
+from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
@@ -25,6 +28,7 @@ from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
+from dsdnode.wire.codec import printable
 from dsdnode.wire.joins import parse_join
 from dsdnode.wire.records import ProviderRecord
 
@@ -39,11 +43,11 @@ SILENCE_S = 2.0
 """A drafter that sends nothing for so long is asked whether it knows of the reply."""
 RECENT_S = 2.0
 """What a lookup found so shortly ago is still so."""
-FULL_PATIENCE_S = 30.0
 FULL_PAUSE_S = 0.5
 MAX_TRIES = 2
 """Of one drafter, without a token: a link may break under a drafter that lives."""
 MAX_QUEUED_NOTICES = 4096
+MAX_LEFT = 256
 SPEED_CLASS = 2.0
 """Times slower: less than that is as good, and who has more free sessions is preferred."""
 FAST_MS = 1.0
@@ -81,11 +85,21 @@ class _Inbox:
 class Client:
     """`async for event in client.generate(request)`: Pieces, then one Finished. One reply at a time is plenty."""
 
-    def __init__(self, rpc: Rpc, discovery: Discovery, rng: Random, joins: Sequence[wire.Contact] = ()) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        discovery: Discovery,
+        rng: Random,
+        joins: Sequence[wire.Contact] = (),
+        patience_s: float = DEFAULT_PATIENCE_S,
+    ) -> None:
         self._rpc = rpc
         self._discovery = discovery
         self._rng = rng
         self._joined = [peer_id(contact.public_key) for contact in joins]
+        self._patience_s = patience_s
+        self._left: LRUCache[bytes, None] = LRUCache(MAX_LEFT)
+        """Drafters that gave a reply nothing, or too little: others are asked first from then on."""
         self._last_drafter = b""
         """It may have kept what it computed."""
         self._pings = Pings(self._rpc)
@@ -94,24 +108,32 @@ class Client:
         self._inboxes: dict[bytes, _Inbox] = {}
         """By request."""
 
-        for kind in (replies.Piece, replies.Finished):
+        for kind in (replies.Piece, replies.Finished, replies.Waiting):
             rpc.on_notice(kind, self._notice)
 
     @classmethod
     def over(
-        cls, transport: Transport, identity: Identity, joins: Sequence[wire.Contact], rng: Random | None = None
+        cls,
+        transport: Transport,
+        identity: Identity,
+        joins: Sequence[wire.Contact],
+        rng: Random | None = None,
+        patience_s: float = DEFAULT_PATIENCE_S,
     ) -> Client:
         """A peer of its own."""
         rng = rng or SystemRandom()
         rpc = Rpc(transport, rng)
-        return cls(rpc, Discovery(rpc, identity, rng), rng, joins)
+        return cls(rpc, Discovery(rpc, identity, rng), rng, joins, patience_s)
 
     @classmethod
-    async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> Client:
+    async def connect(
+        cls, joins: Sequence[str], swarm_key: str | None = None, patience_s: float = DEFAULT_PATIENCE_S
+    ) -> Client:
         """Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us)."""
         contacts = [parse_join(join) for join in joins]
         identity = Identity.generate()
-        client = cls.over(await ZmqTransport.open(identity, swarm_key=swarm_key), identity, contacts)
+        transport = await ZmqTransport.open(identity, swarm_key=swarm_key)
+        client = cls.over(transport, identity, contacts, patience_s=patience_s)
         try:
             await client.join(contacts)
         except BaseException:
@@ -176,16 +198,18 @@ class Client:
 
     # --- replies
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Piece | Finished, None]:
-        """Goes on at another drafter with the same tokenizer when one is lost: same text.
+    async def generate(
+        self, request: GenerateRequest, told: Callable[[str], None] | None = None
+    ) -> AsyncGenerator[Piece | Finished, None]:
+        """Goes on at another drafter with the same tokenizer when one is lost: same text. `told` hears in words what a
+        reply that stands still is waiting for; after `patience_s` without a token it ends.
 
-        Raises NoPipeline (no drafter left, or layers that nobody hosts), BadInput, ModelRefused, Overloaded; what was
-        yielded before stands.
+        Raises NoPipeline (no drafter left, layers that nobody hosts, or nothing came), BadInput, ModelRefused,
+        Overloaded; what was yielded before stands.
         """
-        pending = PendingReply(request, await self._choose_model(request.model), self._rng)
+        patience = Patience(_now(), self._patience_s)
+        pending = PendingReply(request, await self._choose_model(request.model), self._rng, patience, told)
         failures: dict[bytes, _Failure] = {}
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + FULL_PATIENCE_S
         while True:
             drafter = await self._choose_drafter(pending, failures)
             try:
@@ -198,11 +222,15 @@ class Client:
                 if not isinstance(error, Overloaded):
                     self._pings.lost(drafter)
                 known = failures.pop(drafter, None)
-                failures[drafter] = _Failure(error, 1 if known is None or pending.progressed else known.num + 1)
-                if pending.progressed:
-                    deadline = loop.time() + FULL_PATIENCE_S
-                elif isinstance(error, Overloaded) and loop.time() > deadline:
+                num = 1 if known is None or pending.progressed else known.num + 1
+                if isinstance(error, Left):
+                    num = MAX_TRIES
+                    self._left[drafter] = None
+                failures[drafter] = _Failure(error, num)
+                if isinstance(error, Overloaded) and patience.is_spent(_now()):
                     raise
+                if patience.is_over(_now()):
+                    raise _no_drafter(pending, failures) from None
                 pending.num_resumed += bool(pending.prompt_tokens)
 
     async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, _Failure]) -> bytes:
@@ -217,10 +245,12 @@ class Client:
             for record in drafters:
                 self._rpc.transport.introduce(record.contact)
             last = self._last_drafter if pending.request.keep else b""
-            order = by_preference(drafters, last, self._joined, self._pings.is_silent)
+            order = by_preference(drafters, last, self._joined, self._is_shunned)
             fresh = [record.peer_id for record in order if record.peer_id not in failures]
             if fresh:
+                pending.patience.asked(_now(), len(fresh) - 1)
                 return fresh[0]
+            pending.patience.asked(_now(), 0)
             offered = {record.peer_id for record in order}
             again = [peer for peer, failure in failures.items() if peer in offered and not failure.final]
             if not again:
@@ -239,6 +269,9 @@ class Client:
                 continue
             return peer
 
+    def _is_shunned(self, peer: bytes) -> bool:
+        return peer in self._left or self._pings.is_silent(peer)
+
     async def _ask(self, pending: PendingReply, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
         body = pending.begin()
         request = pending.id
@@ -249,7 +282,10 @@ class Client:
             pending.accepted(answer, buffers)
             self._last_drafter = drafter
             while not finished:
-                notice, payload = await self._next(inbox, request)
+                notice, payload = await self._next(pending, inbox)
+                if isinstance(notice, replies.Waiting):
+                    pending.hear(printable(notice.reason))
+                    continue
                 event = pending.event(notice, payload)
                 finished = isinstance(event, Finished)
                 yield event
@@ -268,22 +304,30 @@ class Client:
         finally:
             asked.cancel()
 
-    async def _next(self, inbox: _Inbox, request: bytes) -> _Notice:
-        """The drafter's next notice. Raises PeerUnavailable when it is gone, or knows nothing of the reply."""
+    async def _next(self, pending: PendingReply, inbox: _Inbox) -> _Notice:
+        """The drafter's next notice. Raises PeerUnavailable when it is gone, knows nothing of the reply, or it is
+        another one's turn; NoPipeline when nobody was better for too long."""
         while True:
             try:
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(min(SILENCE_S, pending.patience.left_s(_now()))):
                     message, buffers = await inbox.notices.get()
             except TimeoutError:
-                question = replies.Generate(request)
-                answer, _ = await self._rpc.request(inbox.drafter, question, timeout_s=PING_TIMEOUT_S)
-                is_there = isinstance(answer, wire.Pong) or (isinstance(answer, wire.Refused) and answer.retry)
-                if not is_there and inbox.notices.empty():
-                    raise PeerUnavailable("the drafter has dropped the reply") from None
+                pending.check(inbox.drafter)
+                await self._check(pending, inbox)
                 continue
             if isinstance(message, replies.Cancel):
                 raise PeerUnavailable("the connection to the drafter is gone")
+            if isinstance(message, replies.Waiting):  # words are no progress
+                pending.check(inbox.drafter)
             return message, buffers
+
+    async def _check(self, pending: PendingReply, inbox: _Inbox) -> None:
+        """Raises PeerUnavailable when the drafter is gone, or knows nothing of the reply."""
+        question = replies.Generate(pending.id)
+        answer, _ = await self._rpc.request(inbox.drafter, question, timeout_s=PING_TIMEOUT_S)
+        is_there = isinstance(answer, wire.Pong) or (isinstance(answer, wire.Refused) and answer.retry)
+        if not is_there and inbox.notices.empty():
+            raise PeerUnavailable("the drafter has dropped the reply") from None
 
     def _notice(self, peer: bytes, message: Any, buffers: Sequence[bytes]) -> None:
         inbox = self._inboxes.get(message.request)
@@ -299,6 +343,10 @@ class Client:
             self._rpc.notify(drafter, replies.Cancel(request))
         except DsdError as error:
             log.debug("cancel not sent", reason=str(error))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _no_drafter(pending: PendingReply, failures: dict[bytes, _Failure]) -> NoPipeline:

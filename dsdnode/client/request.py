@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
 from msgspec import structs
 
+from dsdnode.client.patience import Patience
+from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.identity import short_id
 from dsdnode.pacing.policies import parse_window
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import messages as wire
@@ -20,6 +23,10 @@ from dsdnode.wire.tensors import parse_wire, unpack_tokens
 MAX_VOCAB = 1 << 24
 _KINDS: tuple[type[DsdError], ...] = (BadInput, ModelRefused, NoPipeline, Overloaded, PeerUnavailable)
 ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailable}
+
+
+class Left(PeerUnavailable):
+    """A drafter gives a reply too little: others may be better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,9 @@ class PendingReply:
     request: GenerateRequest
     model: Model
     rng: Random = field(default_factory=SystemRandom)
+    patience: Patience = field(default_factory=lambda: Patience(_now(), DEFAULT_PATIENCE_S))
+    told: Callable[[str], None] | None = None
+    """Hears what the reply waits for."""
     id: bytes = b""
     prompt_tokens: tuple[int, ...] = ()
     acceptance: wire.WireAcceptance | None = None
@@ -97,13 +107,36 @@ class PendingReply:
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
     _num_before: int = 0
-    _started_s: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    _started_s: float = field(default_factory=lambda: _now())
     _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
     """When the first tokens came and when the last, with how many there were then."""
+
+    _waits_for: str = ""
+    _told: str = ""
 
     def __post_init__(self) -> None:
         if self.request.threshold is not None:
             self.acceptance = wire.WireAcceptance(self.request.threshold, self.request.deferred)
+
+    def hear(self, words: str) -> None:
+        """What the drafter says that it is waiting for."""
+        self._waits_for = words
+        if self.told is not None and words and words != self._told:
+            self.told(words)
+            self._told = words
+
+    def check(self, drafter: bytes) -> None:
+        """Nothing has come for a while. Raises Left when it is another drafter's turn, NoPipeline at the end."""
+        now = _now()
+        if not self._waits_for and self.patience.is_still(now):
+            self.hear(f"waiting for the drafter {short_id(drafter)}, which says nothing")
+            self._waits_for = ""
+        why = self._waits_for or f"the drafter {short_id(drafter)} says nothing"
+        still = f"{why}; nothing came for {self.patience.still_s(now):.0f} s"
+        if self.patience.is_over(now):
+            raise NoPipeline(still)
+        if self.patience.leaves(now):
+            raise Left(still)
 
     def begin(self) -> bytes:
         """A new request id, so that nothing that an earlier drafter still says is heard; the body to send with it.
@@ -127,11 +160,11 @@ class PendingReply:
         return data
 
     def _body(self) -> replies.GenerateBody:
-        asked, fresh = self.request, not self.prompt_tokens
+        asked, fresh = self.request, not self.tokens  # before the first token nobody's word for the prompt counts
         return replies.GenerateBody(
             messages=tuple(replies.ChatMessage(m["role"], m["content"]) for m in asked.messages) if fresh else (),
             text=asked.prompt or "" if fresh else "",
-            prompt_tokens=self.prompt_tokens or tuple(asked.prompt_tokens or ()),
+            prompt_tokens=tuple(asked.prompt_tokens or ()) if fresh else self.prompt_tokens,
             tokens=tuple(self.tokens),
             model=self.model.model_id,
             sampling=_sampling(asked),
@@ -161,6 +194,14 @@ class PendingReply:
         if self.acceptance not in (None, answer.acceptance):
             raise PeerMisbehaved("the drafter accepts by another rule than was asked for")
         self.prompt_tokens, self.acceptance = _ids(buffers), answer.acceptance
+        self.patience.accepted(min(len(self.prompt_tokens), self._most_positions))
+
+    @property
+    def _most_positions(self) -> int:
+        """Of the prompt, whatever a drafter says: a token a byte, and a template's own."""
+        asked = self.request
+        texts = [*(message["content"] for message in asked.messages), asked.prompt or ""]
+        return 1024 + sum(len(text.encode()) for text in texts) + len(asked.prompt_tokens or ())
 
     def event(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Finished:
         """Raises PeerMisbehaved when something before it was lost, or the error that ended the reply."""
@@ -183,7 +224,9 @@ class PendingReply:
         tokens = _ids(buffers)
         self.tokens.extend(tokens)
         if tokens:
-            arrival = (asyncio.get_running_loop().time(), len(self.tokens))
+            self.patience.stepped(_now(), len(tokens))
+            self._waits_for = self._told = ""
+            arrival = (_now(), len(self.tokens))
             self._arrivals_s = [*self._arrivals_s[:1], arrival]
         text = buffer_at(buffers, 1).decode("utf-8", "replace")
         return Piece(tokens, text, piece.accepted, self.acceptance.threshold if self.acceptance else 0.0)
@@ -220,3 +263,7 @@ def _ids(buffers: Sequence[bytes]) -> tuple[int, ...]:
 
 def _error(notice: replies.Finished) -> DsdError:
     return ERRORS.get(notice.error, DsdError)(printable(notice.message))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -51,6 +51,9 @@ class Transport(Protocol):
     def refused_by(self, peer: bytes) -> bool:
         """Did the peer answer our last greeting with a no that is meant for good (another swarm key, say)?"""
 
+    def trouble_with(self, peer: bytes) -> str:
+        """Why a peer cannot be reached just now, in words; empty while there is a link to it, or nothing was tried."""
+
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         """Have `callback(peer, why)` called when the last connection to a peer is gone, or none could be made.
 

@@ -133,6 +133,12 @@ class ZmqTransport:
         known = self._links.book.get(peer)
         return known is not None and known.refused
 
+    def trouble_with(self, peer: bytes) -> str:
+        known = self._links.book.get(peer)
+        if known is None or any(link.ready for link in known.links()):
+            return ""
+        return known.why_lost
+
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._callbacks.append(callback)
 

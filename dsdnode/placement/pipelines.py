@@ -31,6 +31,8 @@ UNKNOWN_RTT_S = 0.05
 """To a peer that was not yet pinged: farther than most in one country, so that those who are known come first."""
 FULL_S = 10.0
 """Added for a stage that said it has no free session, more than any link: it is asked only where there is no other."""
+BROKEN_S = 100.0
+"""Added for a link that lost blocks: even a full stage comes first."""
 _CHUNK = 1 << 20
 """Pairs of stages looked at together."""
 
@@ -75,6 +77,8 @@ class View:
     sessions: Mapping[bytes, int]
     taste: bytes = b""
     tuning: Tuning = TUNING
+    broken: Collection[tuple[bytes, bytes]] = ()
+    """Pairs of peers between which blocks were lost of late, in either order."""
 
     @classmethod
     def of(cls, rtt_s: Mapping[bytes, float]) -> View:
@@ -110,7 +114,7 @@ def choose_pipeline(
 
 def predict(places: Sequence[PipelineStage], view: View) -> PipelineCost:
     """What to expect of a pipeline where nobody else is at work."""
-    field = _Field([place.record for place in places], replace(view, taste=b""))
+    field = _Field([place.record for place in places], replace(view, taste=b"", broken=()))
     stages = (place.record.cost.times(view.slowness.get(place.peer, 1.0)) for place in places)
     return PipelineCost(tuple(stages), field.network_s(list(range(len(places)))))
 
@@ -138,6 +142,10 @@ class _Field:
         self._starts = np.array([record.start for record in records], int)
         self._ends = np.array([record.end for record in records], int)
         self._known = [{trip.peer: trip.rtt_ms / 1e3 for trip in record.round_trips} for record in records]
+        self._broken: dict[bytes, set[bytes]] = {}
+        for one, other in view.broken:
+            self._broken.setdefault(one, set()).add(other)
+            self._broken.setdefault(other, set()).add(one)
         self._by_prefix: dict[bytes, list[int]] = {}
         for index, record in enumerate(records):
             self._by_prefix.setdefault(record.peer_id[:ID_PREFIX_BYTES], []).append(index)
@@ -185,7 +193,12 @@ class _Field:
                     for other in self._by_prefix.get(prefix, ()):
                         if other in there:
                             table[(there[other], at) if turned else (at, there[other])] = rtt_s
-        return table / 2
+        table /= 2
+        for index, at in rows.items():
+            enemies = self._broken.get(self.records[index].peer_id, ())
+            if enemies:
+                table[at] += [BROKEN_S * (self.records[other].peer_id in enemies) for other in after]
+        return table
 
     def _shortest(self, limit_s: float) -> list[int] | None:
         """The line with the shortest pass, of stages that take less than `limit_s`."""

@@ -68,6 +68,9 @@ class SimTransport:
     def refused_by(self, peer: bytes) -> bool:
         return False
 
+    def trouble_with(self, peer: bytes) -> str:
+        return ""
+
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append((contextvars.copy_context(), callback))
 

@@ -281,6 +281,26 @@ class Close(Message, frozen=True, tag=27):
     session: SessionId
 
 
+class Trace(Message, frozen=True, tag=29):
+    """Owner to every stage, after a silence: how far has the block of `epoch` come that ends at `end`? Answered by
+    Traced, or Refused where the session is not known.
+    """
+
+    session: SessionId
+    route: Annotated[int, Meta(ge=0, le=1 << 20)]
+    epoch: Epoch
+    end: Position
+
+
+class Traced(Message, frozen=True, tag=35):
+    """Stage to owner: the block has not come (0), is here (1), was passed on or judged (2). `trouble`: why the next
+    stage cannot be reached, in words; empty: nothing is known against it.
+    """
+
+    reached: Annotated[int, Meta(ge=0, le=2)]
+    trouble: Reason = ""
+
+
 class Park(Message, frozen=True, tag=28):
     """Owner to every stage: the reply is over, a next one may follow in this session, with an Open of a higher route.
 

@@ -95,6 +95,13 @@ class Piece(Message, frozen=True, tag=32):
     accepted: Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
 
 
+class Waiting(Message, frozen=True, tag=36):
+    """Drafter to client, where a reply has stood still for a while: `reason` says in words what it waits for."""
+
+    request: SessionId
+    reason: Reason
+
+
 class Finished(Message, frozen=True, tag=33):
     """Drafter to client. Buffer 0: msgpack of Statistics, a map. `error`: the name of the exception that ended the
     reply, empty when all went well.

@@ -85,23 +85,32 @@ class Swarm:
     closed: int = 0
 
 
+class Words(str):
+    """What the client says that it is waiting for."""
+
+
 @pytest.fixture
 def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
     script = Swarm()
 
     class ScriptedClient:
         @classmethod
-        async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> ScriptedClient:
+        async def connect(
+            cls, joins: Sequence[str], swarm_key: str | None = None, patience_s: float = 60
+        ) -> ScriptedClient:
             if script.refuses is not None:
                 raise script.refuses
             script.joins, script.swarm_key = joins, swarm_key
             return cls()
 
-        async def generate(self, request: Any) -> AsyncIterator[Any]:
+        async def generate(self, request: Any, told: Callable[[str], None]) -> AsyncIterator[Any]:
             script.requests.append(request)
             for event in script.replies.pop(0):
                 if isinstance(event, BaseException):
                     raise event
+                if isinstance(event, Words):
+                    told(event)
+                    continue
                 if event is CTRL_C:
                     os.kill(os.getpid(), signal.SIGINT)
                     await asyncio.Event().wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from dsdnode.cli.main import main
 from dsdnode.client import client
@@ -14,10 +14,10 @@ from tests.cli.conftest import MODELS, STATS
 
 class EchoClient:
     @classmethod
-    async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> EchoClient:
+    async def connect(cls, joins: Sequence[str], swarm_key: str | None = None, patience_s: float = 60) -> EchoClient:
         return cls()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece | Finished]:
+    async def generate(self, request: GenerateRequest, told: Callable[[str], None]) -> AsyncIterator[Piece | Finished]:
         asked = request.messages[-1]["content"]
         yield Piece((1,), f"You said {asked}", 1)
         yield Piece((2,), "!", 0)

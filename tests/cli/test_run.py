@@ -13,7 +13,7 @@ from msgspec import structs
 from dsdnode.client.client import Finished, Piece
 from dsdnode.config import DEFAULT_THRESHOLD
 from dsdnode.errors import NoPipeline, PeerUnavailable
-from tests.cli.conftest import CTRL_C, JOIN, ROOT, STATS, Result, Swarm
+from tests.cli.conftest import CTRL_C, JOIN, ROOT, STATS, Result, Swarm, Words
 
 Call = Callable[..., Result]
 RELAXED: dict[str, Any] = {"relaxed": 2, "acceptance": "relaxed", "threshold": 0.3}
@@ -130,6 +130,15 @@ def test_what_was_generated_is_kept_when_layers_are_lost(call: Call, swarm: Swar
     assert (shown["text"], shown["tokens"], shown["finish_reason"]) == ("It is ", [5, 6], "error")
     assert shown["error"] == "layers 3:5 are hosted by nobody"
     assert swarm.closed == 2
+
+
+def test_what_a_reply_waits_for_is_told_beside_the_text(call: Call, swarm: Swarm) -> None:
+    words = Words("waiting for layers 4:8 (bob does not answer)\x1b[2J")
+    swarm.replies = [[REPLY[0], words, *REPLY[1:]]] * 2
+    for output in ((), ("--json",)):
+        result = call("run", "34 plus 25?", "--join", JOIN, *output)
+        assert (result.code, result.err) == (0, "\n[waiting for layers 4:8 (bob does not answer)\ufffd[2J]\n")
+        assert "waiting" not in result.out
 
 
 def test_nothing_generated_nothing_printed(call: Call, swarm: Swarm) -> None:

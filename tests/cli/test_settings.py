@@ -53,6 +53,7 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         acceptance = "relaxed"
         threshold = 0.2
         wire = "q8"
+        patience = 90
         strict = true
         name = "attic"
         data_dir = "{tmp_path}"
@@ -82,6 +83,7 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         acceptance="relaxed",
         threshold=0.2,
         wire="q8",
+        patience_s=90,
         strict=True,
         name="attic",
         data_dir=tmp_path,

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
-from dsdnode.config import NodeConfig
+from dsdnode.config import DEFAULT_PATIENCE_S, NodeConfig
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
@@ -84,11 +84,11 @@ class FakeSwarm:
         self.members[name] = member
         return member
 
-    async def client(self) -> Client:
+    async def client(self, patience_s: float = DEFAULT_PATIENCE_S) -> Client:
         identity, contact = self._identity(f"client {len(self.clients)}")
         hidden = Contact(contact.public_key, ())
         contacts = [member.contact for member in self.members.values()]
-        client = Client.over(self.hub.transport(hidden), identity, contacts)
+        client = Client.over(self.hub.transport(hidden), identity, contacts, patience_s=patience_s)
         await client.join(contacts)
         self.clients.append(client)
         return client

@@ -13,6 +13,7 @@ import pytest
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.node.drafter import conversations, routes
+from dsdnode.node.drafter.attempt import Attempt
 from dsdnode.node.status import Sessions
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
@@ -180,9 +181,9 @@ def test_a_pipeline_in_place_is_left_only_for_one_that_is_much_faster(ms: float,
     [model] = models_of([*mine, *others])
     view = View.of({record.peer_id: 0.0 for record in [*mine, *others]})
     held = [record.peer_id for record in mine]
-    places = routes._Attempt(set(), choose_pipeline).choose(model, [*mine, *others], view, held)
+    places = Attempt(set(), choose_pipeline).choose(model, [*mine, *others], view, held)
     assert ([place.peer for place in places] == held) == stays
-    avoiding = routes._Attempt({held[0]}, choose_pipeline).choose(model, [*mine, *others], view, held)
+    avoiding = Attempt({held[0]}, choose_pipeline).choose(model, [*mine, *others], view, held)
     assert held[0] not in [place.peer for place in avoiding]
 
 

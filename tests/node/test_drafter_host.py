@@ -194,9 +194,9 @@ def test_more_replies_than_places_take_turns(tmp_path: Path) -> None:
 
 def test_places_that_stay_taken_are_called_so(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
-        await swarm.add("dora", drafts=True)
+        await swarm.add("dora", drafts=True, patience_s=30.0)
         await swarm.add("sam", layers=(0, 4), max_sessions=1)
-        alice, bob = await swarm.client(), await swarm.client()
+        alice, bob = await swarm.client(), await swarm.client(patience_s=30.0)
         events = alice.generate(replace(REQUEST, max_tokens=4000))
         await some(events, 10)
         with pytest.raises(Overloaded, match="sessions are taken"):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
+from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.node.drafter.conversations import Conversation
-from dsdnode.node.drafter.routes import PATIENCE_S
 from dsdnode.node.shard.host import MAX_LEASE_S, MAX_PARKED_S
 from dsdnode.wire.messages import Close, Opened, Park, Refused
 from dsdnode.wire.replies import Accepted, Cancel, Generate
@@ -137,7 +137,7 @@ def test_an_owner_that_waits_for_one_stage_holds_no_place_at_another(tmp_path: P
             held += sam.node.status().sessions.shard
         assert held < 20
         mallory.says(sue, Close(name(mallory, 0)))
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(DEFAULT_PATIENCE_S):
             await asking
         await all_free(swarm, within_s=1)
 

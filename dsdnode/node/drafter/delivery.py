@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from dsdnode.config import STILL_S
 from dsdnode.engine.tokenizer import Detokenizer, Vocab
 from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import short_id
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 WATCH_S = 5.0
 """So often a client is asked whether it is there: a process that hangs, or a cut cable, says no goodbye."""
+LOOK_S = 1.0
+"""So often a reply is looked at, whether it stands still: silence would be taken for a fault of ours."""
 ANSWER_TIMEOUT_S = 5.0
 """Longer than a stage has: to give a reply up is worse than to route round a peer, and a client may be busy writing."""
 
@@ -60,7 +63,7 @@ class Delivery:
         self.task = asyncio.create_task(self._run(reply, body, vocabulary, over), name="serve a reply")
 
     async def _run(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
-        watch = asyncio.create_task(self._watch(), name="watch a client")
+        watches = [asyncio.create_task(self._watch()), asyncio.create_task(self._explain(reply))]
         reason = ""
         error: DsdError | None = None
         try:
@@ -76,7 +79,8 @@ class Delivery:
             log.exception("bug in a reply")
             error = DsdError("the drafter failed; its log says how")
         finally:
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
             over()
             self._tell(finished(self.request, reason, error), [encode_body(reply.statistics())])
 
@@ -114,6 +118,17 @@ class Delivery:
                 await self._pings.ping(self.client, ANSWER_TIMEOUT_S)
             except DsdError as error:
                 self._lost(error)
+
+    async def _explain(self, reply: Reply) -> None:
+        """What the reply waits for, while it stands still."""
+        told, told_s = "", 0.0
+        while self._failure is None:
+            await asyncio.sleep(LOOK_S)
+            if reply.still_s < STILL_S:
+                told, told_s = "", 0.0
+            elif reply.waits_for != told or reply.still_s >= told_s + STILL_S:
+                told, told_s = reply.waits_for, reply.still_s
+                self._tell(replies.Waiting(self.request, told[: wire.MAX_REASON]), [])
 
     def _tell(self, message: wire.Message, buffers: list[bytes]) -> None:
         try:

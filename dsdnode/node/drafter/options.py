@@ -48,6 +48,8 @@ class ReplyOptions:
     keep: bool = False
     """Another reply of this conversation may follow."""
     lease_s: float = 60.0
+    patience_s: float = 60.0
+    """The reply ends when it has not gone forward for so long."""
 
     @property
     def sampling(self) -> Sampling:
@@ -66,6 +68,7 @@ class Options:
     strict: bool = False
     """Rounding is the same whatever was asked before and however blocks are cut: no branches, and small batches."""
     lease_s: float = 60.0
+    patience_s: float = 60.0
     tuning: Tuning = TUNING
     _experiences: LRUCache[str, Experience] = field(default_factory=lambda: LRUCache(MAX_EXPERIENCES))
     """By model: what replies have learned of its pipelines serves the next ones."""
@@ -74,7 +77,8 @@ class Options:
     def of(cls, config: NodeConfig, tuning: Tuning = TUNING) -> Options:
         exact = config.acceptance == "exact"
         rule = WireAcceptance(config.threshold, config.acceptance == "deferred") if not exact else WireAcceptance()
-        return cls(config.draft_max, config.window, config.wire, rule, config.strict, config.timeouts.lease_s, tuning)
+        lease_s, patience_s = config.timeouts.lease_s, config.patience_s
+        return cls(config.draft_max, config.window, config.wire, rule, config.strict, lease_s, patience_s, tuning)
 
     def reply(self, body: GenerateBody, model: Model, vocabulary: Vocab) -> ReplyOptions:
         """Raises BadInput."""
@@ -101,6 +105,7 @@ class Options:
             num_resumed=len(body.tokens),
             keep=body.keep and not self.strict,
             lease_s=self.lease_s,
+            patience_s=self.patience_s,
         )
 
     def _max_draft(self, room: int) -> int:

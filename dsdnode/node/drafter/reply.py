@@ -10,8 +10,9 @@ from typing import Any, Final
 import structlog
 from msgspec.structs import replace
 
+from dsdnode.config import POSITION_PATIENCE_S
 from dsdnode.engine.port import Output
-from dsdnode.errors import DsdError, PeerUnavailable
+from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -31,7 +32,7 @@ from dsdnode.wire.tensors import pack_tokens
 log = structlog.get_logger(__name__)
 
 WATCH_S = 1.0
-"""Stages of a reply in progress are pinged so often."""
+"""Stages of a reply in progress are pinged so often, and asked where a block is that nobody answers."""
 MAX_FRUITLESS_ROUTES = 16
 """In a row, without a token: something is wrong that another pipeline does not mend."""
 
@@ -79,6 +80,10 @@ class Reply:
         self._opening: asyncio.Task[None] | None = None
         self._draft_life = 0
         self._num_fruitless = 0
+        self._num_answered, self._progress_s = 0, self._now()
+        self._trouble = ""
+        self._traced: dict[tuple[int, int, int], None] = {}
+        """Blocks that were asked for, by route, epoch and end."""
         self._stragglers = StragglerWatch(routes.tuning)
 
     # --- for the drafter
@@ -108,11 +113,30 @@ class Reply:
     def statistics(self) -> Statistics:
         return figures_of(self._machine.log, self._route)
 
+    @property
+    def still_s(self) -> float:
+        """Since the last step forward."""
+        return self._now() - self._progress_s
+
+    @property
+    def waits_for(self) -> str:
+        """In words."""
+        if self._trouble:
+            return self._trouble
+        return "looking for a pipeline" if self._route is None else f"at work: {self._route.told()}"
+
+    def _stepped(self) -> None:
+        self._progress_s, self._trouble = self._now(), ""
+
     # --- events (sync: decide, then act)
 
     def on_verdict(self, peer: bytes, verdict: Verdict) -> None:
         if self._route and peer in self._route.peers:  # not the judge alone: a closing is repeated by whoever knows it
             self._carry_out(self._machine.on_verdict(self._now(), verdict))
+            if self._machine.num_answered > self._num_answered:
+                self._num_answered = self._machine.num_answered
+                self._stepped()
+                self._routes.suspects.passed(self._route.peers)
             self._look_for_stragglers(self._route)
 
     def on_nack(self, peer: bytes, nack: Nack) -> None:
@@ -142,6 +166,7 @@ class Reply:
     def on_peer_lost(self, peer: bytes) -> None:
         if self._route and peer in self._route.peers:
             log.info("stage lost", peer=short_id(peer))
+            self._told(f"{self._route.told(self._route.peers.index(peer))} does not answer")
             self._avoid[peer] = None
             self._carry_out(self._machine.on_peer_lost(self._now(), [self._route.peers.index(peer)]))
 
@@ -233,7 +258,13 @@ class Reply:
     async def _open_route(self, action: do.NeedRoute) -> None:
         try:
             route = await self._routes.open(
-                self.conversation, self._options, action.route, action.digests, tuple(self._avoid)
+                self.conversation,
+                self._options,
+                action.route,
+                action.digests,
+                tuple(self._avoid),
+                self._progress_s + self._options.patience_s,
+                self._told,
             )
         except Exception as error:  # whatever it is, the reply must not wait for this route
             self._out.put_nowait(error)
@@ -246,6 +277,11 @@ class Reply:
         costs = route.costs, route.first_costs
         self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths, *costs))
 
+    def _told(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.info("waiting", reason=trouble)
+        self._trouble = trouble
+
     async def _watch(self) -> None:
         """A stage that hangs keeps its connection: ask the application."""
         while True:
@@ -253,11 +289,32 @@ class Reply:
             route = self._route
             if route is None or self.phase is not Phase.RUNNING:
                 continue
+            await self._look_for_losses(route)
+            if self.still_s > self._options.patience_s + POSITION_PATIENCE_S * self._machine.num_in_flight:
+                return self._out.put_nowait(NoPipeline(f"{self.waits_for}; nothing came for {self.still_s:.0f} s"))
             answers = await asyncio.gather(*(self._routes.pings.rtt_s(peer) for peer in route.peers))
             for peer, rtt in zip(route.peers, answers, strict=True):
                 if rtt is None and self._route is route:
                     self.on_peer_lost(peer)
                     break
+
+    async def _look_for_losses(self, route: Route) -> None:
+        """A block was sent twice and nobody answers: leave the place where it was lost, if the stages know.
+
+        What was sent again has WATCH_S to arrive; a stage that only is slow is left no sooner than the timer says.
+        """
+        block = self._machine.unanswered
+        if block is None:
+            return
+        key = (self._machine.route, *block)
+        asked_before, self._traced = key in self._traced, {key: None}
+        loss = await self._routes.trace(self.conversation, route, key[0], block)
+        if loss is None or self._route is not route or self._machine.unanswered != block:
+            return
+        self._told(loss.told(route))
+        if self._machine.num_timeouts > 1 if loss.computing else asked_before or loss.trouble:
+            self._routes.suspect(route, loss)
+            self._carry_out(self._machine.on_peer_lost(self._now(), [], "block_lost"))
 
     def _end(self) -> None:
         opened = self.phase is Phase.RUNNING

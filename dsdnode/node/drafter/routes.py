@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 from cachetools import LRUCache
 
 from dsdnode.cost import PipelineCost
 from dsdnode.dht.ids import model_key
-from dsdnode.errors import DsdError, NoPipeline, Overloaded
+from dsdnode.errors import DsdError, NoPipeline
+from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.drafter.attempt import BETTER, Attempt
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.pacing.straggler import Slowness
+from dsdnode.pacing.suspects import HERE, Suspects, lost_at
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline, is_covered, predict, speed
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
-from dsdnode.swarm.pings import Pings
-from dsdnode.wire.codec import encode_body
+from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
+from dsdnode.wire.codec import encode_body, printable
 from dsdnode.wire.messages import (
     Close,
     Message,
@@ -33,18 +35,15 @@ from dsdnode.wire.messages import (
     Park,
     Refused,
     StagePlace,
+    Trace,
+    Traced,
 )
 from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)
 
 OPEN_TIMEOUT_S = 4.0
-PATIENCE_S = 30.0
-"""Peers that are full, or whose worker restarts, are asked again for so long."""
 RETRY_S = 0.25
-BETTER = 1.3
-"""A reply in progress, or the next one, leaves its pipeline for one that is so many times faster: caches must be filled
-again."""
 MAX_PIPELINES, MAX_MODELS = 64, 64
 """Remembered."""
 FOUND_S = 10.0
@@ -87,6 +86,10 @@ class Hosts:
         rtt_s = await self._pings.round_trips(dict.fromkeys(one.peer_id for one in records), enough)
         return [record for record in records if record.peer_id in rtt_s], rtt_s
 
+    def known(self, model_id: str) -> list[ProviderRecord]:
+        """Shards of the model that were found last, whether they answer or not."""
+        return self._remembered[model_id][1]
+
     async def _look_up(self, model_id: str) -> None:
         found = await self._discovery.find_providers(model_key(model_id))
         shards = [record for record in found if record.role == "shard" and record.model_id == model_id]
@@ -105,6 +108,35 @@ class Route:
     first_costs: PipelineCost
     """As they were when this drafter first took this pipeline."""
 
+    def told(self, index: int | None = None) -> str:
+        """Its stages, or one of them, for people."""
+        stages = [
+            f"{short_id(peer)} (layers {place.start}:{place.end})"
+            for place, peer in zip(self.places, self.peers, strict=True)
+        ]
+        return ", ".join(stages) if index is None else stages[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Where on a route a block is that nobody answers: between two stages, or (twice the same index) at one."""
+
+    first: int
+    second: int
+    trouble: str = ""
+    """What the first one says of its link to the second."""
+    silent: bool = False
+    """It does not even answer that question."""
+    computing: bool = False
+    """The block is there, and perhaps is only slow."""
+
+    def told(self, route: Route) -> str:
+        """In words."""
+        one, other = route.told(self.first), route.told(self.second)
+        if self.first != self.second:
+            return f"nothing comes from {one} to {other}" + (f": {self.trouble}" if self.trouble else "")
+        return f"{one} does not answer" if self.silent else f"{one} has not passed on what it was sent"
+
 
 class Routes:
     """Opens pipelines for the replies of one owner."""
@@ -122,23 +154,32 @@ class Routes:
         self.tuning = tuning
         self.pings = pings
         self.hosts = Hosts(rpc, discovery, pings)
+        self.suspects = Suspects()
         self._slowness = Slowness()
         self._sessions: dict[bytes, dict[bytes, None]] = {}
         """Own replies, by the peers that they go through."""
         self._first_costs: LRUCache[tuple[bytes, ...], PipelineCost] = LRUCache(MAX_PIPELINES)
 
     async def open(
-        self, conversation: Conversation, options: ReplyOptions, number: int, digests: bytes, avoid: Collection[bytes]
+        self,
+        conversation: Conversation,
+        options: ReplyOptions,
+        number: int,
+        digests: bytes,
+        avoid: Collection[bytes],
+        deadline_s: float,
+        told: Callable[[str], None],
     ) -> Route:
         """The best pipeline of peers that answer now, opened. `avoid`: peers to do without where there is another way.
 
-        Every peer that may have opened is a holder of the conversation from then on.
+        Every peer that may have opened is a holder of the conversation from then on. While there is none, because peers
+        are silent, full or restarting, they are asked again until `deadline_s`, and `told` hears what is waited for.
 
-        Raises NoPipeline (layers named), Overloaded (all full, or restarting, for PATIENCE_S).
+        Raises NoPipeline (nobody has these layers, or their hosts are silent to the end), Overloaded.
         """
-        loop, session, model = asyncio.get_running_loop(), conversation.session, options.model
-        deadline = loop.time() + PATIENCE_S
-        attempt = _Attempt(set(avoid), self._choose)
+        session, model = conversation.session, options.model
+        avoid = dict.fromkeys([*avoid, *self.suspects.peers(_now())])
+        attempt = Attempt(set(avoid), self._choose)
         fresh = False
         if number == 0:
             await self.hosts.look(model.model_id)
@@ -148,7 +189,9 @@ class Routes:
                 places = attempt.choose(model, records, self._view(session, records, rtt_s), conversation.holders)
             except NoPipeline as error:
                 if fresh:
-                    attempt.check(error, model, records, late=loop.time() > deadline)
+                    known = self.hosts.known(model.model_id)
+                    attempt.check(error, model, records, known, late=_now() > deadline_s)
+                    told(attempt.waits_for(model, records, known))
                     await asyncio.sleep(_pause_s(session, attempt.num))
                 attempt.begin_again()
                 fresh = True
@@ -206,7 +249,36 @@ class Routes:
     def _view(self, session: bytes, records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float]) -> View:
         """What is known of the peers, this reply itself not counted."""
         others = {peer: len(known.keys() - {session}) for peer, known in self._sessions.items()}
-        return View(rtt_s, self._slowness.factors(records, _now()), others, session, self.tuning)
+        slowness, broken = self._slowness.factors(records, _now()), self.suspects.links(_now())
+        return View(rtt_s, slowness, others, session, self.tuning, broken)
+
+    async def trace(self, conversation: Conversation, route: Route, number: int, block: tuple[int, int]) -> Loss | None:
+        """Where the `block` (epoch, end) was lost, by what the stages say of it.
+
+        None: a stage does not know the session, which it will say itself.
+        """
+        message = Trace(conversation.session, number, *block)
+
+        async def ask(peer: bytes) -> Message | None:
+            try:
+                answer, _ = await self._rpc.request(peer, message, timeout_s=PING_TIMEOUT_S, priority=Priority.CONTROL)
+            except DsdError:
+                return None
+            return answer
+
+        answers = await asyncio.gather(*(ask(peer) for peer in route.peers))
+        if any(isinstance(answer, Refused) for answer in answers):
+            return None
+        traced = [answer if isinstance(answer, Traced) else None for answer in answers]
+        first, second = lost_at([None if one is None else one.reached for one in traced])
+        here = traced[first]
+        if here is None:
+            return Loss(first, second, silent=True)
+        return Loss(first, second, printable(here.trouble), computing=here.reached == HERE)
+
+    def suspect(self, route: Route, loss: Loss) -> None:
+        """Other replies, and the next route, avoid that link or peer for a while."""
+        self.suspects.note(route.peers[loss.first], route.peers[loss.second], _now())
 
     def _costs(self, session: bytes, places: Sequence[PipelineStage], rtt_s: Mapping[bytes, float]) -> PipelineCost:
         return predict(places, self._view(session, [place.record for place in places], rtt_s))
@@ -245,59 +317,6 @@ class Routes:
         peers = [place.peer for place in places]
         answers = await asyncio.gather(*(ask(index, peer) for index, peer in enumerate(peers)))
         return dict(zip(peers, answers, strict=True))
-
-
-class _Attempt:
-    """What one opening has learnt about the peers that it asked."""
-
-    def __init__(self, avoid: set[bytes], choose: Chooser) -> None:
-        self._avoid = avoid
-        self._choose = choose
-        self._unfit: dict[bytes, str] = {}
-        """Not now: full, restarting, silent."""
-        self._never: dict[bytes, str] = {}
-        self.num = 0
-
-    def choose(
-        self, target: Model, records: list[ProviderRecord], view: View, held: Collection[bytes]
-    ) -> tuple[PipelineStage, ...]:
-        """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline.
-
-        Those that are `held` already, perhaps with all in their caches, unless others are much faster.
-        """
-        unfit = self._unfit.keys() | self._never.keys()
-        try:
-            best = self._choose(records, target.num_layers, view, unfit | self._avoid, target.name)
-        except NoPipeline:
-            return self._choose(records, target.num_layers, view, unfit, target.name)
-        mine = [msgspec.structs.replace(record, free_sessions=1) for record in records if record.peer_id in held]
-        if not mine:
-            return best
-        try:
-            same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
-        except NoPipeline:
-            return best
-        return best if speed(best, view) >= BETTER * speed(same, view) else same
-
-    def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
-        for peer, answer in failed.items():
-            final = isinstance(answer, Refused) and not answer.retry
-            why = answer.reason if isinstance(answer, Refused) else str(answer)
-            (self._never if final else self._unfit)[peer] = why
-
-    def check(self, error: NoPipeline, target: Model, records: list[ProviderRecord], *, late: bool) -> None:
-        """Nobody is left to ask, all that are known being counted. Raises what ends the opening, if that should."""
-        try:
-            choose_pipeline(records, target.num_layers, View.of({}), self._never, target.name)
-        except NoPipeline:
-            reasons = "; ".join(sorted(set(self._never.values())))
-            raise NoPipeline(f"{error} ({reasons})" if reasons else str(error)) from None
-        if late:
-            raise Overloaded("; ".join(sorted(set(self._unfit.values()))))
-
-    def begin_again(self) -> None:
-        self._unfit.clear()
-        self.num += 1
 
 
 def _now() -> float:

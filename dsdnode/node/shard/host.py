@@ -19,7 +19,21 @@ from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import JudgeDraw
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import buffer_at, decode_body
-from dsdnode.wire.messages import Block, Close, Closed, Message, Open, Opened, OpenStages, Park, Refused, SessionLost
+from dsdnode.wire.messages import (
+    MAX_REASON,
+    Block,
+    Close,
+    Closed,
+    Message,
+    Open,
+    Opened,
+    OpenStages,
+    Park,
+    Refused,
+    SessionLost,
+    Trace,
+    Traced,
+)
 from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states, unpack_tokens
 
 log = structlog.get_logger(__name__)
@@ -50,6 +64,7 @@ class StageHost:
         self._batcher.start()
         self._engine.on_lost(self._engine_lost)
         self._rpc.on_request(Open, self._open)
+        self._rpc.on_request(Trace, self._trace)
         self._rpc.on_notice(Block, self._block)
         self._rpc.on_notice(Closed, self._closed)
         self._rpc.on_notice(Close, self._close)
@@ -116,6 +131,14 @@ class StageHost:
             self._rpc.warm(session.peers[message.index + 1])
         self._schedule(session)
         return Opened(length), []
+
+    async def _trace(self, peer: bytes, message: Trace, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        session = self._sessions.get(message.session)
+        if session is None or peer != session.owner or message.route != session.opened.route:
+            return Refused("no such session of yours is here"), []
+        after = None if session.last else session.peers[session.opened.index + 1]
+        trouble = "" if after is None else self._rpc.transport.trouble_with(after)
+        return Traced(session.machine.reached(message.epoch, message.end), trouble[:MAX_REASON]), []
 
     def _key_tokens(self, buffers: list[bytes]) -> bytes:
         keys = buffers[2] if len(buffers) > 2 else b""

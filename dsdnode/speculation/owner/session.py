@@ -86,6 +86,29 @@ class SessionMachine:
             return None
         return self._timer.ends_s(main.flights[-1].end - main.flights[0].start)
 
+    @property
+    def unanswered(self) -> tuple[int, int] | None:
+        """Epoch and end of the block that was waited for in vain and sent again; None while all is well."""
+        main = self._epochs.main
+        if self.finished or self._routing or main is None or not main.flights or not self._timer.num_timeouts:
+            return None
+        return main.number, main.flights[0].end
+
+    @property
+    def num_timeouts(self) -> int:
+        """In a row."""
+        return self._timer.num_timeouts
+
+    @property
+    def num_in_flight(self) -> int:
+        """Positions."""
+        return sum(flight.num_positions for epoch in self._epochs.live for flight in epoch.flights)
+
+    @property
+    def num_answered(self) -> int:
+        """Verdicts so far: each is a step forward, also where it only says that some of the prompt was read."""
+        return self._timer.num_answers
+
     # --- events ---------------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[SessionAction]:

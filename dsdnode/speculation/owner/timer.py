@@ -19,6 +19,7 @@ class RetransmissionTimer:
     waiting_since_s: float = 0.0
     num_timeouts: int = 0
     """In a row on this route: what to do next."""
+    num_answers: int = 0
     _num_setbacks: int = 0
     """Timeouts less verdicts, over all routes: each doubles the patience, or a slow pipeline is never heard."""
     _slow_pass_s: float = 0.0
@@ -31,6 +32,7 @@ class RetransmissionTimer:
 
     def answered(self, now: float, sent_s: float) -> None:
         self.waiting_since_s, self.num_timeouts = now, 0
+        self.num_answers += 1
         self._num_setbacks = max(0, self._num_setbacks - 1)
         self._slow_pass_s = max(now - sent_s, 0.9 * self._slow_pass_s)
 

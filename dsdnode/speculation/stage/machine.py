@@ -208,6 +208,15 @@ class StageMachine:
         overdue = self._inbox.take_overdue(now)
         return [self._messages.nack(item.block, self._cache.length_for(item.block)) for item in overdue]
 
+    def reached(self, epoch: int, end: int) -> int:
+        """How far the block of `epoch` that ends at `end` has come, as in Traced."""
+        here = [*self._inbox.items, *([self._running[0]] if self._running else [])]
+        if any(item.block.epoch == epoch and item.block.position + item.num_positions >= end for item in here):
+            return 1
+        branch = self._cache.get(epoch)
+        run = branch is not None and branch.length >= end
+        return 2 if run or self._cache.closing_of(epoch, 0, 0) is not None else 0
+
     # --- decisions ------------------------------------------------------------------------------------------------
 
     @property

@@ -1,0 +1,60 @@
+"""How long a client waits: for one drafter, before it asks another, and for the reply, before it gives up. Pure."""
+
+from __future__ import annotations
+
+from dsdnode.config import POSITION_PATIENCE_S, STILL_S
+
+TOKEN_PATIENCE_S = 1.0
+"""A drafter that drips is left for one that was not tried yet; each token that it gave counts for so long."""
+MIN_SHARE_S = 15.0
+"""Of the patience, for one of several drafters: a peer of its pipeline that is away for ten seconds is waited for."""
+MARGIN_S = 10.0
+"""More than a drafter has: if it is honest it ends the reply first, and knows why."""
+
+
+class Patience:
+    """Of one reply: `asked` and `accepted` by each drafter in turn, `stepped` with each token."""
+
+    def __init__(self, now: float, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._stepped_s = now
+        self._ends_s = now + patience_s + MARGIN_S
+        self._share_s = patience_s
+        self._leaves_s = float("inf")
+
+    def asked(self, now: float, num_others: int) -> None:
+        """One drafter; so many others were not tried yet."""
+        self._share_s = max(MIN_SHARE_S, self._patience_s / (1 + num_others)) if num_others else float("inf")
+        self._leaves_s = now + self._share_s
+
+    def accepted(self, num_positions: int) -> None:
+        """The prompt that is to be read."""
+        self._ends_s += POSITION_PATIENCE_S * num_positions
+        self._leaves_s += POSITION_PATIENCE_S * num_positions
+
+    def stepped(self, now: float, num_tokens: int) -> None:
+        self._stepped_s = now
+        self._ends_s = now + self._patience_s + MARGIN_S
+        self._leaves_s = min(now + self._share_s, self._leaves_s + TOKEN_PATIENCE_S * num_tokens)
+
+    def is_still(self, now: float) -> bool:
+        """Should the user hear of it? The drafter has had time to say more."""
+        return now >= self._stepped_s + 2 * STILL_S
+
+    def still_s(self, now: float) -> float:
+        return now - self._stepped_s
+
+    def is_spent(self, now: float) -> bool:
+        """Who is full need not be asked again."""
+        return now >= self._stepped_s + self._patience_s
+
+    def leaves(self, now: float) -> bool:
+        """It is another drafter's turn."""
+        return now >= self._leaves_s
+
+    def is_over(self, now: float) -> bool:
+        return now >= self._ends_s
+
+    def left_s(self, now: float) -> float:
+        """Until one of these comes true, if nothing happens."""
+        return max(0.0, min(self._leaves_s, self._ends_s) - now)

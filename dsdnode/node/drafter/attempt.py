@@ -1,0 +1,103 @@
+"""What one opening of a pipeline has learnt about the peers that it asked: whom to ask next, and when to give up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from dsdnode.errors import DsdError, NoPipeline, Overloaded
+from dsdnode.identity import short_id
+from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline, is_covered, speed
+from dsdnode.swarm.catalogue import Model
+from dsdnode.wire.messages import Refused
+from dsdnode.wire.records import ProviderRecord
+
+BETTER = 1.3
+"""A reply in progress, or the next one, leaves its pipeline for one that is so many times faster: caches must be filled
+again."""
+MAX_NAMED = 4
+"""Silent peers in a sentence."""
+
+
+class Attempt:
+    """Who was asked, and what they said."""
+
+    def __init__(self, avoid: set[bytes], choose: Chooser) -> None:
+        self._avoid = avoid
+        self._choose = choose
+        self._unfit: dict[bytes, str] = {}
+        """Not now: full, restarting, silent."""
+        self._never: dict[bytes, str] = {}
+        self.num = 0
+
+    def choose(
+        self, target: Model, records: list[ProviderRecord], view: View, held: Collection[bytes]
+    ) -> tuple[PipelineStage, ...]:
+        """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline.
+
+        Those that are `held` already, perhaps with all in their caches, unless others are much faster.
+        """
+        unfit = self._unfit.keys() | self._never.keys()
+        try:
+            best = self._choose(records, target.num_layers, view, unfit | self._avoid, target.name)
+        except NoPipeline:
+            return self._choose(records, target.num_layers, view, unfit, target.name)
+        mine = [msgspec.structs.replace(record, free_sessions=1) for record in records if record.peer_id in held]
+        if not mine:
+            return best
+        try:
+            same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
+        except NoPipeline:
+            return best
+        return best if speed(best, view) >= BETTER * speed(same, view) else same
+
+    def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
+        for peer, answer in failed.items():
+            final = isinstance(answer, Refused) and not answer.retry
+            why = answer.reason if isinstance(answer, Refused) else str(answer)
+            (self._never if final else self._unfit)[peer] = why
+
+    def check(
+        self,
+        error: NoPipeline,
+        target: Model,
+        alive: list[ProviderRecord],
+        known: list[ProviderRecord],
+        *,
+        late: bool,
+    ) -> None:
+        """Nobody is left to ask of those that are `alive`. Raises what ends the opening, if that should.
+
+        Who is known and silent may be back, so it does not end before it is `late`.
+        """
+        try:
+            choose_pipeline(known, target.num_layers, View.of({}), self._never, target.name)
+        except NoPipeline:
+            reasons = "; ".join(sorted(set(self._never.values())))
+            raise NoPipeline(f"{error} ({reasons})" if reasons else str(error)) from None
+        if late and self._is_covered(target, alive):
+            raise Overloaded("; ".join(sorted(set(self._unfit.values()))))
+        if late:
+            raise NoPipeline(f"{self.waits_for(target, alive, known)}; too long")
+
+    def _is_covered(self, target: Model, alive: list[ProviderRecord]) -> bool:
+        usable = (record for record in alive if record.peer_id not in self._never)
+        return is_covered(((one.start, one.end) for one in usable), target.num_layers)
+
+    def waits_for(self, target: Model, alive: list[ProviderRecord], known: list[ProviderRecord]) -> str:
+        """In words."""
+        if self._is_covered(target, alive):
+            return "waiting: " + "; ".join(sorted(set(self._unfit.values())))
+        answering = {record.peer_id for record in alive}
+        silent = sorted(
+            (one for one in known if one.peer_id not in answering), key=lambda one: (one.start, one.peer_id)
+        )
+        names = (
+            f"layers {one.start}:{one.end} ({short_id(one.peer_id)} does not answer)" for one in silent[:MAX_NAMED]
+        )
+        return f"waiting for {', '.join(names)} of {target.name}"
+
+    def begin_again(self) -> None:
+        self._unfit.clear()
+        self.num += 1

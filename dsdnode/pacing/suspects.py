@@ -1,0 +1,62 @@
+"""Who swallows blocks: found by elimination, remembered for a while, so that others are asked. Pure.
+
+A stage may answer pings and pass nothing on, or two that answer everybody may not reach each other. Asked how far a
+block has come (Trace), the stages name the place where it was lost: between two of them, and either may lie. So the
+pair is avoided, not its peers; who is in such pairs with two others is avoided himself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from cachetools import LRUCache
+
+SUSPECT_S = 600.0
+"""A router that lets nobody in will not in ten minutes; who was wronged is back then, and sooner where blocks pass."""
+MAX_SUSPECTS = 256
+NOT_COME, HERE, PASSED_ON = 0, 1, 2
+"""As in Traced."""
+
+Link = tuple[bytes, bytes]
+"""Two peers; one peer twice: himself."""
+
+
+def lost_at(reached: Sequence[int | None]) -> tuple[int, int]:
+    """Between which stages a block is that nobody answers, by what each said of it (None: nothing).
+
+    Twice the same index: it is this one's alone, or it lies between the stage and the owner.
+    """
+    for index, far in enumerate(reached):
+        if far == NOT_COME and index > 0:
+            return index - 1, index
+        if far != PASSED_ON:
+            return index, index
+    return len(reached) - 1, len(reached) - 1
+
+
+class Suspects:
+    """Links and peers that lost blocks, of all replies of an owner."""
+
+    def __init__(self) -> None:
+        self._seen: LRUCache[Link, float] = LRUCache(MAX_SUSPECTS)
+
+    def note(self, one: bytes, other: bytes, now: float) -> None:
+        self._seen[one, other] = now
+
+    def passed(self, route: Sequence[bytes]) -> None:
+        """A block went round these stages."""
+        for link in [*pairwise(route), *((peer, peer) for peer in route)]:
+            self._seen.pop(link, None)
+
+    def links(self, now: float) -> frozenset[Link]:
+        """Pairs to avoid."""
+        return frozenset(link for link, seen_s in self._seen.items() if now < seen_s + SUSPECT_S)
+
+    def peers(self, now: float) -> list[bytes]:
+        """To avoid: alone suspected, or in pairs with two others."""
+        others: dict[bytes, dict[bytes, None]] = {}
+        for one, other in sorted(self.links(now)):
+            others.setdefault(one, {})[other] = None
+            others.setdefault(other, {})[one] = None
+        return [peer for peer, known in others.items() if peer in known or len(known) > 1]
