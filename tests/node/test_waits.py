@@ -66,7 +66,7 @@ def named(member: Member) -> str:
     return short_id(member.node.peer_id)
 
 
-async def took_s(client: Client, num_replies: int = 8) -> list[float]:
+async def took_s(client: Client, num_replies: int = 5) -> list[float]:
     """Of replies one after the other, all of them right: how long each took. (Alike peers are chosen by lot.)"""
     seen_s = []
     for _ in range(num_replies):

@@ -35,6 +35,8 @@ from dsdnode.wire.messages import (
     SessionLost,
     StagePlace,
     Stored,
+    Trace,
+    Traced,
     Verdict,
     Welcome,
     WireAcceptance,
@@ -42,7 +44,7 @@ from dsdnode.wire.messages import (
     session_of,
 )
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
-from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece
+from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Waiting
 from dsdnode.wire.tensors import pack_states, pack_tokens
 from tests.protocol import peers
 from tests.protocol.figures import line_digests
@@ -82,9 +84,12 @@ def _envelopes() -> list[Envelope]:
         Envelope(SessionLost(SESSION, 1, "its worker died", 0)),
         Envelope(Close(SESSION)),
         Envelope(Park(SESSION, 0, 300.0)),
+        Envelope(Trace(SESSION, 0, 3, 24), request_id=70001, deadline_ms=2000),
+        Envelope(Traced(2, "nobody listens at tcp://192.0.2.7:29170"), request_id=70001, reply=True),
         Envelope(Generate(REQUEST), request_id=70000, deadline_ms=10000),
         Envelope(Accepted(REQUEST, peers.MODEL_ID, WireAcceptance(0.3, True)), request_id=70000, reply=True),
         Envelope(Piece(REQUEST, 2, 2)),
+        Envelope(Waiting(REQUEST, "waiting for layers 4:8 (bob does not answer)")),
         Envelope(Finished(REQUEST, "stop")),
         Envelope(Cancel(REQUEST)),
     ]
