@@ -10,6 +10,7 @@ from typing import Final
 from tests.node.mutation import Mutation
 from tests.node.mutations_files import FILES
 from tests.node.mutations_swarm import SWARM
+from tests.node.mutations_waits import WAITS
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
 SESSIONS: Final = "dsdnode.node.shard.sessions:Sessions."
@@ -143,4 +144,4 @@ ASKING: Final = {
     "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
 }  # fmt: skip
 
-MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM | FILES
+MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM | FILES | WAITS

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 WATCH_S = 5.0
 """So often a client is asked whether it is there: a process that hangs, or a cut cable, says no goodbye."""
-LOOK_S = 1.0
+EXPLAIN_S = 1.0
 """So often a reply is looked at, whether it stands still: silence would be taken for a fault of ours."""
 ANSWER_TIMEOUT_S = 5.0
 """Longer than a stage has: to give a reply up is worse than to route round a peer, and a client may be busy writing."""
@@ -123,7 +123,7 @@ class Delivery:
         """What the reply waits for, while it stands still."""
         told, told_s = "", 0.0
         while self._failure is None:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(EXPLAIN_S)
             if reply.still_s < STILL_S:
                 told, told_s = "", 0.0
             elif reply.waits_for != told or reply.still_s >= told_s + STILL_S:
