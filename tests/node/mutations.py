@@ -144,4 +144,14 @@ ASKING: Final = {
     "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
 }  # fmt: skip
 
-MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM | FILES | WAITS
+GROUPS: Final = (
+    STAGE,
+    KEPT,
+    DRAFTER,
+    BATCHING,
+    ASKING,
+    SWARM,
+    FILES,
+    WAITS,
+)
+MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

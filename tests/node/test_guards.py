@@ -14,17 +14,14 @@ import pytest
 from tests.node import guards
 from tests.node.guards import GUARDS, check, red_test
 from tests.node.mutation import ROOT, Mutation, Rotten
-from tests.node.mutations import ASKING, BATCHING, DRAFTER, KEPT, MUTATIONS, STAGE
-from tests.node.mutations_files import FILES
-from tests.node.mutations_swarm import SWARM
+from tests.node.mutations import GROUPS, MUTATIONS
 
-ALL = (STAGE, KEPT, DRAFTER, BATCHING, ASKING, SWARM, FILES)
 HANDFUL = ("block-sender", "cancel-sender", "half-open", "earlier-life", "answer-sender")
 
 
 def test_every_guard_has_a_line_and_every_line_a_guard() -> None:
     assert list(GUARDS) == list(MUTATIONS)
-    assert len(MUTATIONS) == sum(map(len, ALL)), "a name stands twice"
+    assert len(MUTATIONS) == sum(map(len, GROUPS)), "a name stands twice"
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
