@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from dsdnode.engine.cage import Protection
 from dsdnode.engine.ipc import (
     Buffer,
     Copy,
@@ -78,6 +79,8 @@ class WorkerEngine:
         self._gone: set[int] = set()
         self._respawner: asyncio.Task[None] | None = None
         self.num_deaths = 0
+        self.protection = Protection(())
+        """What holds the worker that was started last (cage.py)."""
 
     @staticmethod
     async def start(
@@ -244,7 +247,7 @@ class WorkerEngine:
         if self._shard is not None and reply.shard != self._shard:
             await link.close()
             raise ModelRefused(f"{self._load.path}: is another model than it was")
-        self._shard, self._link = reply.shard, link
+        self._shard, self._link, self.protection = reply.shard, link, reply.protection
         self._settled.set()
 
     def _died(self, link: WorkerLink, reason: str) -> None:

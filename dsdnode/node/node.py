@@ -248,6 +248,7 @@ class Node:
                 drafter=self._drafter.num_sessions if self._drafter else 0,
             ),
             engines=tuple(offer.status() for offer in self._offers.values()),
+            protection=next((offer.protection for offer in self._offers.values()), None),
         )
 
     async def peers(self) -> list[PeerInfo]:

@@ -1,4 +1,5 @@
-"""Guards of stages, drafters and clients, taken out (mutations_swarm.py has those of net, wire, dht and swarm).
+"""Guards of stages, drafters and clients, taken out (mutations_swarm.py has those of net, wire, dht and swarm,
+mutations_local.py those of one machine).
 
 What each of them is for, and which test misses it, says guards.txt.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.node.mutation import Mutation
+from tests.node.mutations_local import LOCAL
 from tests.node.mutations_swarm import SWARM
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
@@ -142,4 +144,4 @@ ASKING: Final = {
     "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
 }  # fmt: skip
 
-MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM
+MUTATIONS: Final[dict[str, Mutation]] = STAGE | KEPT | DRAFTER | BATCHING | ASKING | SWARM | LOCAL

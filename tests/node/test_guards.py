@@ -15,6 +15,7 @@ from tests.node import guards
 from tests.node.guards import GUARDS, check, red_test
 from tests.node.mutation import ROOT, Mutation, Rotten
 from tests.node.mutations import ASKING, BATCHING, DRAFTER, KEPT, MUTATIONS, STAGE
+from tests.node.mutations_local import LOCAL
 from tests.node.mutations_swarm import SWARM
 
 HANDFUL = ("block-sender", "cancel-sender", "half-open", "earlier-life", "answer-sender")
@@ -22,7 +23,9 @@ HANDFUL = ("block-sender", "cancel-sender", "half-open", "earlier-life", "answer
 
 def test_every_guard_has_a_line_and_every_line_a_guard() -> None:
     assert list(GUARDS) == list(MUTATIONS)
-    assert len(MUTATIONS) == sum(map(len, (STAGE, KEPT, DRAFTER, BATCHING, ASKING, SWARM))), "a name stands twice"
+    assert len(MUTATIONS) == sum(map(len, (STAGE, KEPT, DRAFTER, BATCHING, ASKING, SWARM, LOCAL))), (
+        "a name stands twice"
+    )
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
