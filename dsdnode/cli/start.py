@@ -16,7 +16,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import control, render
+from dsdnode.cli import control, render, swarm_keys
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -130,7 +130,7 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
 
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
-        return control.Connection(node.join, config.swarm_key)
+        return control.Connection(node.join, config.swarm_keys)
 
     async def stop() -> Any:
         ending.on_signal(signal.SIGTERM)
@@ -166,7 +166,7 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
         render.print_json(ready)
         return
     hosted = ", layers {}:{}".format(*ready.layers) if ready.layers else ""
-    key = " --swarm-key THE_SAME_KEY" if config.swarm_key is not None else ""
+    key = " --swarm-key @FILE_WITH_THE_SAME_KEY" if config.swarm_keys else ""
     click.echo(f"ready: {', '.join(ready.roles)}{hosted}")
     click.echo(f"  peer id  {ready.peer_id}")
     click.echo(f"  address  {ready.address}")
@@ -180,11 +180,12 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
     with control.hold(config.data_dir):
         pass  # fail here, in words, when one is running
     path = config.data_dir / "node.log"
-    command = [sys.executable, "-m", "dsdnode.cli", *(word for word in argv if word not in ("--detach", "--json"))]
-    with path.open("ab") as log_file:
+    words = [word for word in swarm_keys.without_keys(argv) if word not in ("--detach", "--json")]
+    with path.open("ab") as log_file, swarm_keys.handed_over(config.swarm_keys) as (keys, pipes):
         begin = log_file.tell()
         child = subprocess.Popen(
-            [*command, "--json"],
+            [sys.executable, "-m", "dsdnode.cli", *words, *keys, "--json"],
+            pass_fds=pipes,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_file,

@@ -107,11 +107,15 @@ class Client:
         return cls(rpc, Discovery(rpc, identity, rng), rng, joins)
 
     @classmethod
-    async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> Client:
-        """Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us)."""
+    async def connect(cls, joins: Sequence[str], swarm_keys: str | tuple[str, ...] = ()) -> Client:
+        """`swarm_keys`: of a private swarm, one or two.
+
+        Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
+        """
         contacts = [parse_join(join) for join in joins]
         identity = Identity.generate()
-        client = cls.over(await ZmqTransport.open(identity, swarm_key=swarm_key), identity, contacts)
+        keys = (swarm_keys,) if isinstance(swarm_keys, str) else swarm_keys
+        client = cls.over(await ZmqTransport.open(identity, swarm_keys=keys), identity, contacts)
         try:
             await client.join(contacts)
         except BaseException:

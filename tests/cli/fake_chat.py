@@ -14,7 +14,7 @@ from tests.cli.conftest import MODELS, STATS
 
 class EchoClient:
     @classmethod
-    async def connect(cls, joins: Sequence[str], swarm_key: str | None = None) -> EchoClient:
+    async def connect(cls, joins: Sequence[str], swarm_keys: tuple[str, ...] = ()) -> EchoClient:
         return cls()
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Piece | Finished]:

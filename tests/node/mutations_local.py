@@ -33,4 +33,14 @@ WORKER: Final = {
     "cage-limits": Mutation(CAGE + "_limit", "resource.setrlimit(limit, (value, value))", "pass"),
 }
 
-LOCAL: Final[dict[str, Mutation]] = WORKER
+KEYS: Final = {
+    "key-file-mode": Mutation(
+        "dsdnode.cli.swarm_keys:_first_line", "open_to(file.fileno(), stat.S_IRWXO | stat.S_IWGRP)", "False"
+    ),
+    "key-config-mode": Mutation("dsdnode.cli.settings:_check_unseen", " and open_to(path, stat.S_IRWXO)", " and False"),
+    "key-environment": Mutation("dsdnode.cli.swarm_keys:forget", "environ.pop(VARIABLE, None)", "pass"),
+    "key-words": Mutation("dsdnode.cli.swarm_keys:without_keys", " if index not in gone", ""),
+    "key-other-swarm": Mutation("dsdnode.config:read_joins", "any(name in theirs for name in swarms)", "True"),
+}
+
+LOCAL: Final[dict[str, Mutation]] = WORKER | KEYS
