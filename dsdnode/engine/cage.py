@@ -22,8 +22,8 @@ from dsdnode.engine import landlock, seccomp
 ENVIRONMENT: Final = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH", "PYTHONHOME",
                       "PYTHONPATH", "PYTHONUTF8", "__CF_USER_TEXT_ENCODING")  # fmt: skip
 """What Python and the loader need to be the same as in the daemon."""
-ENVIRONMENT_PREFIXES: Final = ("CUDA_", "GGML_", "GOMP_", "HIP_", "HSA_", "KMP_", "NVIDIA_", "OMP_", "OPENBLAS_",
-                               "ROCR_", "VK_")  # fmt: skip
+ENVIRONMENT_PREFIXES: Final = ("CUDA_", "GGML_", "GOMP_", "HIP_", "HSA_", "KMP_", "OMP_", "OPENBLAS_", "ROCR_",
+                               "VK_")  # fmt: skip
 """How libraries compute, and on which device."""
 MAX_OPEN_FILES: Final = 64
 """Six are open in a worker, and a few more while it loads libraries."""
@@ -33,7 +33,16 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _SYSTEM: Final = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/urandom", "/proc/self", "/proc/cpuinfo",
                   "/proc/meminfo", "/sys/devices/system")  # fmt: skip
 """Libraries, and what they ask of the machine."""
-_GPU_SYSTEM: Final = ("/sys", "/proc/devices", "/proc/driver", "/etc/vulkan", "/etc/OpenCL", "/opt/rocm")
+_GPU_SYSTEM: Final = (
+    "/sys",
+    "/proc/devices",
+    "/proc/driver",
+    "/proc/modules",
+    "/proc/sys",
+    "/etc/vulkan",
+    "/etc/OpenCL",
+    "/opt/rocm",
+)
 _GPU_DEVICES: Final = ("nvidia*", "nvidia-caps/*", "dri", "kfd", "dxg")
 """Under /dev."""
 

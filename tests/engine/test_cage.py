@@ -246,6 +246,7 @@ def test_a_worker_gets_no_secret_of_its_daemon() -> None:
         "DSDNODE_JOIN": "dsd://here",
         "AWS_SECRET_ACCESS_KEY": "a",
         "HF_TOKEN": "b",
+        "NVIDIA_API_KEY": "c",
         "SSH_AUTH_SOCK": "/run/agent",
         "HOME": "/home/alice",
         "LD_PRELOAD": "mallory.so",
