@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -130,3 +131,22 @@ async def test_two_engines_of_one_daemon_see_nothing_of_each_other(captive: Work
         await asyncio.gather(other.ping(10), captive.ping(10))
     finally:
         await other.close()
+
+
+@linux
+@pytest.mark.slow
+async def test_with_a_gpu_the_rest_of_the_cage_holds(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """There need not be one: llama.cpp then computes as ever."""
+    monkeypatch.setattr(link, "WORKER_MODULE", "tests.engine.captive")
+    engine = await WorkerEngine.start(DEMO, replace(OPTIONS, gpu_layers=1))
+    try:
+        assert "seccomp" in engine.protection.holds and "GPU" in engine.protection.left_out[-1]
+        for code in (
+            "import socket; socket.socket()",
+            "import os; os.fork()",
+            f"open({str(home / 'identity.key')!r}).read()",
+            f"open({str(home / 'new')!r}, 'w')",
+        ):
+            assert "PermissionError" in await run(engine, code), code
+    finally:
+        await engine.close()
