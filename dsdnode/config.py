@@ -22,6 +22,7 @@ DEFAULT_ROLES = ("drafter", "shard")
 """With both, one machine alone already answers, and each further one adds a replica or a drafter."""
 DEFAULT_LISTEN = "tcp://0.0.0.0:29170"
 MAX_JOINS = 64
+MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
 """Of a configuration or a scenario."""
 MAX_SWARM_FILE_BYTES = 64 * 1024
@@ -65,8 +66,8 @@ class NodeConfig:
     """Addresses told to others (at most 4), when `listen` is not what they can dial."""
     joins: tuple[str, ...] = ()
     """Join strings of any members; none: the swarm last known, or a new one."""
-    swarm_key: str | None = field(default=None, repr=False)
-    """Secret of a private swarm; proven to peers, never sent."""
+    swarm_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Secret of a private swarm, proven to peers and never sent; two while one replaces the other, the newer first."""
     model: Path | None = None
     """Target of the role `shard`: a whole GGUF or a shard file."""
     draft_model: Path | None = None
@@ -126,22 +127,29 @@ def swarm_file(data_dir: Path) -> Path:
     return data_dir / "swarm.json"
 
 
-def read_joins(data_dir: Path) -> tuple[str, ...]:
-    """Join strings of the swarm last known, newest first; none when there is no such file, or not one of ours."""
+def read_joins(data_dir: Path, swarms: tuple[str, ...]) -> tuple[str, ...]:
+    """Join strings of the swarm last known, newest first; none when there is no such file, or not one of ours.
+
+    `swarms`: names of the swarm that is meant (net/handshake.py: swarm_names); members of another are not told.
+    """
     path = swarm_file(data_dir)
     try:
-        joins = json.loads(path.read_bytes()[:MAX_SWARM_FILE_BYTES]) if path.is_file() else ()
+        known = json.loads(path.read_bytes()[:MAX_SWARM_FILE_BYTES]) if path.is_file() else ()
     except (OSError, ValueError, RecursionError):
         return ()
+    joins = known
+    if isinstance(known, dict):  # earlier versions wrote the list alone
+        theirs = known.get("swarms")
+        joins = known.get("joins") if isinstance(theirs, list) and any(name in theirs for name in swarms) else ()
     return tuple(join for join in joins if isinstance(join, str))[:MAX_JOINS] if isinstance(joins, list) else ()
 
 
-def write_joins(data_dir: Path, joins: tuple[str, ...]) -> None:
-    """Remember members of the swarm for the next start. Raises BadInput, OSError."""
+def write_joins(data_dir: Path, joins: tuple[str, ...], swarms: tuple[str, ...]) -> None:
+    """Remember members of the swarm that has these names for the next start. Raises BadInput, OSError."""
     path = swarm_file(data_dir)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(path) as file:
-        file.write(json.dumps(joins[:MAX_JOINS]).encode())
+        file.write(json.dumps({"swarms": swarms, "joins": joins[:MAX_JOINS]}).encode())
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -69,20 +69,33 @@ def test_roles_come_once_and_in_one_order() -> None:
 
 
 def test_a_swarm_key_is_never_shown() -> None:
-    assert "opensesame" not in repr(NodeConfig(swarm_key="opensesame"))
+    assert "opensesame" not in repr(NodeConfig(swarm_keys=("opensesame",)))
 
 
 def test_a_swarm_is_remembered_for_its_user_alone(tmp_path: Path) -> None:
     data_dir = tmp_path / "new" / "place"
-    write_joins(data_dir, ("dsd://a", "dsd://b"))
-    assert read_joins(data_dir) == ("dsd://a", "dsd://b")
+    write_joins(data_dir, ("dsd://a", "dsd://b"), ("ours",))
+    assert read_joins(data_dir, ("new", "ours")) == ("dsd://a", "dsd://b")
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
 
 
 def test_memories_are_bounded_and_rubbish_is_none(tmp_path: Path) -> None:
-    write_joins(tmp_path, ("dsd://a",) * 1000)
-    assert len(read_joins(tmp_path)) == MAX_JOINS
+    write_joins(tmp_path, ("dsd://a",) * 1000, ("open",))
+    assert len(read_joins(tmp_path, ("open",))) == MAX_JOINS
     for rubbish in (b"", b"{}", b"\xff\xfe", b"[" * 100_000, b'[1, null, "dsd://a"]'):
         swarm_file(tmp_path).write_bytes(rubbish)
-        assert set(read_joins(tmp_path)) <= {"dsd://a"}
-    assert read_joins(tmp_path / "nowhere") == ()
+        assert set(read_joins(tmp_path, ("open",))) <= {"dsd://a"}
+    swarm_file(tmp_path).write_text('["dsd://a"]')  # as earlier versions wrote it
+    assert read_joins(tmp_path, ("ours",)) == ("dsd://a",)
+    assert read_joins(tmp_path / "nowhere", ("open",)) == ()
+
+
+def test_members_of_another_swarm_are_not_told(tmp_path: Path) -> None:
+    """Alice's node was in an open swarm, or had another key: who was in there is not to be greeted with this one."""
+    write_joins(tmp_path, ("dsd://a",), ("old", "new"))
+    assert read_joins(tmp_path, ("new",)) == read_joins(tmp_path, ("other", "old")) == ("dsd://a",)
+    for others in (("open",), ("other",), ()):
+        assert read_joins(tmp_path, others) == ()
+    for rubbish in ('{"joins": ["dsd://a"]}', '{"swarms": 1, "joins": ["dsd://a"]}', '{"swarms": [[], "new"]}', "{}"):
+        swarm_file(tmp_path).write_text(rubbish)
+        assert read_joins(tmp_path, ("new",)) == ()

@@ -20,9 +20,9 @@ async def client(settings: Settings) -> AsyncIterator[Client]:
     """A peer of our own for as long as the context lasts. Raises NotRunning when no swarm is known or answers."""
     from dsdnode.client.client import Client
 
-    joins, swarm_key, remembered = await _find(settings)
+    joins, swarm_keys, remembered = await _find(settings)
     try:
-        made = await Client.connect(joins, swarm_key, settings["patience"])
+        made = await Client.connect(joins, swarm_keys, settings["patience"])
     except PeerUnavailable as error:
         if remembered:
             raise NotRunning(f"no node is running here, and the swarm last known does not answer ({error})") from None
@@ -33,18 +33,20 @@ async def client(settings: Settings) -> AsyncIterator[Client]:
         await made.close()
 
 
-async def _find(settings: Settings) -> tuple[tuple[str, ...], str | None, bool]:
-    """Join strings, swarm key, and whether they are only remembered."""
+async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Join strings, swarm keys, and whether they are only remembered."""
     given: tuple[str, ...] = settings["join"]
     if given:
         return given, settings["swarm_key"], False
     try:
         here = await control.ask(settings["data_dir"], "connection", control.Connection)
     except NotRunning:
-        remembered = read_joins(settings["data_dir"])
+        from dsdnode.net.handshake import swarm_names
+
+        remembered = read_joins(settings["data_dir"], swarm_names(settings["swarm_key"]))
         if not remembered:
             raise NotRunning(
                 "no node is running here and no swarm is known: run `dsdnode start`, or pass --join dsd://HOST:PORT/KEY"
             ) from None
         return remembered, settings["swarm_key"], True
-    return (here.join,), settings["swarm_key"] or here.swarm_key, False
+    return (here.join,), settings["swarm_key"] or here.swarm_keys, False

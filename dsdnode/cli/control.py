@@ -34,7 +34,7 @@ class Connection(msgspec.Struct, frozen=True):
     """How the daemon's swarm is joined."""
 
     join: str
-    swarm_key: str | None
+    swarm_keys: tuple[str, ...]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from dsdnode.cli import about, bench, chat, demo, report, run, shards, sim, start
+from dsdnode.cli import about, bench, chat, demo, report, run, shards, sim, start, swarm_keys
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import DsdError
 from dsdnode.files import check_own, replacing
@@ -77,4 +77,5 @@ def _unexpected(error: Exception, invocation: Invocation) -> int:
 
 
 def main() -> NoReturn:
+    swarm_keys.hide_from_ps()
     sys.exit(call(sys.argv[1:]))

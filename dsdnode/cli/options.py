@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import structlog
 
-from dsdnode.cli import logs
+from dsdnode.cli import logs, swarm_keys
 from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Settings, resolve
 from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_dir
 from dsdnode.files import check_own
@@ -19,6 +20,7 @@ from dsdnode.pacing.policies import PLANS, POLICIES
 from dsdnode.wire.messages import WIRE_TYPES
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+log = structlog.get_logger()
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -59,7 +61,12 @@ join_options = chain(
         metavar="dsd://HOST:PORT/KEY",
         help="Any member of the swarm; repeatable.",
     ),
-    click.option("--swarm-key", metavar="KEY|@FILE", help="Secret of a private swarm; proven, never sent."),
+    click.option(
+        "--swarm-key",
+        multiple=True,
+        metavar="@FILE|KEY",
+        help="Secret of a private swarm; proven, never sent. Twice while a new one (first) replaces an old one.",
+    ),
 )
 policy_options = chain(
     click.option(
@@ -111,10 +118,15 @@ def load(flags: Mapping[str, Any], log_level: str = "warning") -> Settings:
         rest["log_level"] = "debug" if verbose else "error"
     settings = resolve(rest, os.environ, config)
     check_own(settings["data_dir"])
+    swarm_keys.forget(os.environ)
     invocation = click.get_current_context().find_object(Invocation)
     if invocation is not None:
         invocation.verbose = verbose
         invocation.data_dir = settings["data_dir"]
     said = settings.values["log_level"]
     logs.set_up(log_level if said.source == BUILT_IN else said.value, settings["log_format"], sys.stderr)
+    if "swarm_key" in flags:
+        keys = settings.values["swarm_key"]
+        for warning in swarm_keys.warnings_about(keys.said, keys.value, keys.source == swarm_keys.FLAG):
+            log.warning(warning)
     return settings

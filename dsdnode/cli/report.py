@@ -11,6 +11,7 @@ import click
 
 from dsdnode.cli import control, render
 from dsdnode.cli.options import common_options, json_option, load
+from dsdnode.engine.cage import Protection
 from dsdnode.errors import NotRunning
 from dsdnode.node.status import NodeStatus
 from dsdnode.swarm.info import ModelInfo, PeerInfo
@@ -47,6 +48,7 @@ def status(as_json: bool, **flags: Any) -> None:
         "layers": render.span(answer.layers),
         "known peers": answer.known_peers,
         "sessions": f"shard {answer.sessions.shard}, drafter {answer.sessions.drafter}",
+        "protection": "" if answer.protection is None else protection_of(answer.protection),
     }
     for name, value in lines.items():
         click.echo(f"{name:<12} {render.cell(value)}")
@@ -77,6 +79,12 @@ def models(as_json: bool, **flags: Any) -> None:
     """List the swarm's models, and how many host each layer."""
     answer = asyncio.run(control.ask(load(flags)["data_dir"], "models", list[ModelInfo]))
     render.print_json(answer) if as_json else click.echo(models_table(answer))
+
+
+def protection_of(protection: Protection) -> str:
+    """What the engines' workers cannot do to this machine, and what this system leaves out of it."""
+    holds = ", ".join(protection.holds) or "none"
+    return holds + (f" (without {'; '.join(protection.left_out)})" if protection.left_out else "")
 
 
 def peers_table(found: Sequence[PeerInfo]) -> str:

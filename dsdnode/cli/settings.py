@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import stat
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from dsdnode.cli.swarm_keys import open_to, read_keys
 from dsdnode.config import (
     ACCEPTANCES,
     MAX_DRAFT,
     MAX_JOINS,
+    MAX_SWARM_KEYS,
     NodeConfig,
     parse_layers,
     parse_listen,
@@ -47,10 +50,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class SettingValue:
-    """`source` is the flag, the variable or the file that gave the value, or "built-in"."""
+    """`source` is the flag, the variable or the file that gave the value, or "built-in"; `said` the value as it was
+    written there."""
 
     value: Any
     source: str
+    said: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ def resolve(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | Non
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, SettingValue]:
     given = [(_BY_KEY[key], value) for key, value in flags.items() if value is not None and value != ()]
-    return {s.key: SettingValue(_parse(s, value, s.flag), s.flag) for s, value in given}
+    return {s.key: SettingValue(_parse(s, value, s.flag), s.flag, value) for s, value in given}
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, SettingValue]:
@@ -92,7 +97,7 @@ def _from_env(env: Mapping[str, str]) -> dict[str, SettingValue]:
     for variable, text in sorted(env.items()):
         if variable.startswith(ENV_PREFIX):
             setting = _known(variable.removeprefix(ENV_PREFIX).lower(), f"{variable}: ")
-            result[setting.key] = SettingValue(_parse(setting, text, variable), variable)
+            result[setting.key] = SettingValue(_parse(setting, text, variable), variable, text)
     return result
 
 
@@ -100,8 +105,17 @@ def _from_file(path: Path) -> dict[str, SettingValue]:
     result = {}
     for key, value in read_toml(path, "configuration").items():
         setting = _known(key, f"{path}: ")
-        result[key] = SettingValue(_parse(setting, value, f"{path}: {key}"), str(path))
+        if setting.secret:
+            _check_unseen(path, key, value)
+        result[key] = SettingValue(_parse(setting, value, f"{path}: {key}"), str(path), value)
     return result
+
+
+def _check_unseen(path: Path, key: str, value: object) -> None:
+    """A secret itself in a file that others read. Raises BadInput."""
+    words = value if isinstance(value, list) else [value]
+    if not all(isinstance(word, str) and word.startswith("@") for word in words) and open_to(path, stat.S_IRWXO):
+        raise BadInput(f"{path}: {key} can be read by others: chmod 600 {path}, or name a file of yours alone, @FILE")
 
 
 def _built_in() -> dict[str, SettingValue]:
@@ -163,20 +177,11 @@ def _path(raw: object) -> Path:
     return raw if isinstance(raw, Path) else Path(_text(raw)).expanduser()
 
 
-def _swarm_key(raw: object) -> str:
-    """The key itself, or `@FILE`, whose first line it is; never shown."""
-    text = _text(raw)
-    if not text.startswith("@"):
-        return text
-    try:
-        return _text(_first_line(Path(text[1:]).expanduser()))
-    except (OSError, ValueError):
-        raise BadInput(f"cannot read the swarm key from {text[1:]}") from None
-
-
-def _first_line(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(MAX_KEY_FILE_BYTES).decode("utf-8-sig").partition("\n")[0]
+def _swarm_keys(raw: object) -> tuple[str, ...]:
+    keys = read_keys(raw)
+    if len(keys) > MAX_SWARM_KEYS:
+        raise BadInput("two swarm keys at most: the new one, and the one that it replaces")
+    return keys
 
 
 def _integer(low: int, high: int) -> Callable[[object], int]:
@@ -220,7 +225,7 @@ def _choice(*choices: str) -> Callable[[object], str]:
 SETTINGS = (
     Setting("role", "roles", lambda raw: parse_roles(_list(raw)), "--role"),
     Setting("join", "joins", _joins, "--join"),
-    Setting("swarm_key", "swarm_key", _swarm_key, "--swarm-key", secret=True),
+    Setting("swarm_key", "swarm_keys", _swarm_keys, "--swarm-key", secret=True),
     Setting("listen", "listen", lambda raw: parse_listen(_text(raw)), "--listen"),
     Setting("advertise", "advertise", _advertise, "--advertise"),
     Setting("model", "model", _path, "--model"),

@@ -17,7 +17,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import control, logs, render
+from dsdnode.cli import control, logs, render, swarm_keys
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -136,7 +136,7 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
 
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
-        return control.Connection(node.join, config.swarm_key)
+        return control.Connection(node.join, config.swarm_keys)
 
     async def stop() -> Any:
         ending.on_signal(signal.SIGTERM)
@@ -172,7 +172,7 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
         render.print_json(ready)
         return
     hosted = ", layers {}:{}".format(*ready.layers) if ready.layers else ""
-    key = " --swarm-key THE_SAME_KEY" if config.swarm_key is not None else ""
+    key = " --swarm-key @FILE_WITH_THE_SAME_KEY" if config.swarm_keys else ""
     click.echo(f"ready: {', '.join(ready.roles)}{hosted}")
     click.echo(f"  peer id  {ready.peer_id}")
     click.echo(f"  address  {ready.address}")
@@ -187,13 +187,14 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
         pass  # fail here, in words, when one is running
     path = _log_file(config)
     output(path)
-    command = [sys.executable, "-m", "dsdnode.cli", *(word for word in argv if word not in ("--detach", "--json"))]
+    argv = [word for word in swarm_keys.without_keys(argv) if word not in ("--detach", "--json")]
     with words(path):
         log_file = path.open("ab")
-    with log_file:
+    with log_file, swarm_keys.handed_over(config.swarm_keys) as (keys, pipes):
         begin = log_file.tell()
         child = subprocess.Popen(
-            [*command, "--json", "--detached"],
+            [sys.executable, "-m", "dsdnode.cli", *argv, *keys, "--json", "--detached"],
+            pass_fds=pipes,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_file,

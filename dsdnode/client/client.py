@@ -127,12 +127,16 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, joins: Sequence[str], swarm_key: str | None = None, patience_s: float = DEFAULT_PATIENCE_S
+        cls, joins: Sequence[str], swarm_keys: str | tuple[str, ...] = (), patience_s: float = DEFAULT_PATIENCE_S
     ) -> Client:
-        """Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us)."""
+        """`swarm_keys`: of a private swarm, one or two.
+
+        Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
+        """
         contacts = [parse_join(join) for join in joins]
         identity = Identity.generate()
-        transport = await ZmqTransport.open(identity, swarm_key=swarm_key)
+        keys = (swarm_keys,) if isinstance(swarm_keys, str) else swarm_keys
+        transport = await ZmqTransport.open(identity, swarm_keys=keys)
         client = cls.over(transport, identity, contacts, patience_s=patience_s)
         try:
             await client.join(contacts)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from dsdnode.engine.cage import Protection
 from dsdnode.engine.ipc import (
     Buffer,
     Copy,
@@ -84,6 +85,8 @@ class WorkerEngine:
         self._respawner: asyncio.Task[None] | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self.num_deaths = 0
+        self.protection = Protection(())
+        """What holds the worker that was started last (cage.py)."""
 
     @staticmethod
     async def start(
@@ -262,7 +265,7 @@ class WorkerEngine:
         if self._file.written() or self._file.replaced():
             await link.close()
             raise ModelRefused(f"{self._load.path}: was written to, or replaced, since the node looked at it first")
-        self._shard, self._link = reply.shard, link
+        self._shard, self._link, self.protection = reply.shard, link, reply.protection
         self._settled.set()
 
     def _died(self, link: WorkerLink, reason: str) -> None:

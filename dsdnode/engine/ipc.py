@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from dsdnode.engine.cage import Protection
 from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top
 from dsdnode.speculation.sampling import Sampling
 
@@ -133,6 +134,7 @@ class Describe(Packet, frozen=True, tag=9):
 
 class Loaded(Packet, frozen=True, tag=20):
     shard: ShardInfo
+    protection: Protection
 
 
 class Outputs(Packet, frozen=True, tag=21):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from dsdnode.engine.cage import environment
 from dsdnode.engine.ipc import PREFIX, SOCKET_BUFFER_BYTES, Buffer, Packet, Response, pack, read_response, sizes
 from dsdnode.errors import EngineLost, Overloaded
 
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 MAX_PENDING = 256
 MAX_STDERR_TAIL_BYTES = 4096
+WORKER_MODULE = "dsdnode.engine.worker"
 EXIT_S = 2.0
 """A worker may take so long to end after its stream ended; then it is killed."""
 
@@ -49,14 +51,14 @@ class WorkerLink(asyncio.Protocol):
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-Pm",
-                "dsdnode.engine.worker",
+                WORKER_MODULE,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 env={
-                    **os.environ,
+                    **environment(os.environ),
                     "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
                 },
             )

@@ -53,6 +53,7 @@ def _on_log(level: int, text: bytes, _: object) -> None:
 _log_callback = _LOG_CALLBACK(_on_log)  # kept alive: llama.cpp holds the pointer
 llama_cpp.llama_log_set(_log_callback, None)
 llama_cpp.llama_backend_init()
+llama_cpp.llama_supports_gpu_offload()  # has drivers loaded now, while a worker's cage is half shut
 
 
 class Tap:

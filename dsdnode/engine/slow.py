@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsdnode.cost import CostLine
+from dsdnode.engine.cage import Protection
 from dsdnode.engine.port import Chunk, Output, ShardInfo, TextEngine
 from dsdnode.engine.tokenizer import Vocab
 
@@ -91,6 +92,11 @@ class SlowEngine:
     def pid(self) -> int | None:
         pid: int | None = getattr(self._engine, "pid", None)
         return pid
+
+    @property
+    def protection(self) -> Protection | None:
+        protection: Protection | None = getattr(self._engine, "protection", None)
+        return protection
 
     @property
     def available(self) -> bool:

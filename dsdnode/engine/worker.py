@@ -1,6 +1,7 @@
 """The process that an engine lives in: `python -m dsdnode.engine.worker FD`. A blocking loop over one socket.
 
 When llama.cpp aborts, this process ends and the daemon reads the end of the stream; when the daemon ends, so does this.
+Before it opens its model it gives up whatever else it could do (cage.py).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from dsdnode.engine.cage import Cage
 from dsdnode.engine.ipc import (
     PREFIX,
     SOCKET_BUFFER_BYTES,
@@ -40,9 +43,10 @@ from dsdnode.engine.ipc import (
     sizes,
     unpack_chunks,
 )
-from dsdnode.engine.llama import LlamaEngine
-from dsdnode.engine.llama_vocab import LlamaVocab
 from dsdnode.errors import DsdError
+
+if TYPE_CHECKING:
+    from dsdnode.engine.llama_vocab import LlamaVocab
 
 OUT_OF_MEMORY_SCORE = 500
 """If the machine runs out of memory, the kernel shall take the worker rather than the daemon."""
@@ -50,13 +54,19 @@ OUT_OF_MEMORY_SCORE = 500
 
 class _Worker:
     def __init__(self, load: Load) -> None:
-        if load.options.max_memory_bytes:
-            _limit_memory(load.options.max_memory_bytes)
-        self._engine = LlamaEngine(load.path, load.options, load.cache_folder)
+        readable = [load.path, *([] if load.cache_folder is None else [load.cache_folder])]
+        options = load.options
+        cage = Cage(gpu=options.gpu_layers > 0)
+        cage.shut_files(readable, options.max_memory_bytes)
+        from dsdnode.engine.llama import LlamaEngine
+
+        cage.shut_calls()
+        self._protection = cage.protection
+        self._engine = LlamaEngine(load.path, options, load.cache_folder)
         self._vocab: LlamaVocab | None = None
 
     def loaded(self) -> Loaded:
-        return Loaded(self._engine.shard)
+        return Loaded(self._engine.shard, self._protection)
 
     def answer(self, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
         """Raises DsdError or ValueError; anything else is a bug and ends the process."""
@@ -84,6 +94,8 @@ class _Worker:
 
     def _tokenizer(self) -> LlamaVocab:
         if self._vocab is None:
+            from dsdnode.engine.llama_vocab import LlamaVocab
+
             self._vocab = LlamaVocab(self._engine.vocab, self._engine.template_source)
         return self._vocab
 
@@ -142,23 +154,12 @@ def _read(connection: socket.socket, count: int) -> bytearray | None:
     return data
 
 
-def _limit_memory(max_bytes: int) -> None:
-    try:
-        import resource
-    except ImportError:  # no such limits on this system
-        return
-    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
-
-
 def _settle_in() -> None:
-    """Signals are the daemon's business, which drains first; a core dump would hold prompts."""
+    """Signals are the daemon's business, which drains first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         try:
             Path("/proc/self/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE))
         except OSError as error:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import curve_public_key
@@ -21,53 +23,76 @@ REQUIRED = ("f32",)
 """What every peer must be able to do."""
 
 
+@lru_cache
 def derive_swarm_key(swarm_key: str) -> bytes:
-    """32 bytes. Stretched: every peer that we dial gets an HMAC that it could try to guess a short key by."""
+    """32 bytes. Stretched: every peer that we dial gets an HMAC that it could try to guess a short key by.
+
+    One salt for all swarms, since a swarm has no name that both sides know before HELLO, and a callee cannot stretch a
+    key anew for each caller. So a key must not be guessable: of a random one neither the salt nor the HMAC tells.
+    """
     return hashlib.scrypt(swarm_key.encode(), salt=b"dsdnode swarm key 1", n=1 << 14, r=8, p=1, dklen=32)
+
+
+def swarm_names(swarm_keys: Sequence[str]) -> tuple[str, ...]:
+    """By which a node remembers whose members it knew, one a key: those of another swarm are not greeted with ours."""
+    if not swarm_keys:
+        return ("open",)
+    labelled = (b"dsdnode swarm name 1\n" + derive_swarm_key(key) for key in swarm_keys)
+    return tuple(hashlib.sha256(one).hexdigest()[:16] for one in labelled)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Handshake:
-    """Our side of it; `swarm_key` (derived) is empty in an open swarm."""
+    """Our side of it. `swarm_keys` (derived): none in an open swarm, two while one replaces the other, which is how a
+    member is removed; all are accepted, and a callee that refuses one is greeted with the next."""
 
     contact: Contact
-    swarm_key: bytes = b""
+    swarm_keys: tuple[bytes, ...] = ()
     version: int = PROTOCOL_VERSION
     capabilities: tuple[str, ...] = CAPABILITIES
 
-    def hello(self, callee: bytes, bulk: bool) -> Hello:
-        """What to say to the owner of a public key."""
+    @property
+    def num_greetings(self) -> int:
+        """How many hellos there are to try."""
+        return len(self.swarm_keys) or 1
+
+    def hello(self, callee: bytes, bulk: bool, attempt: int = 0) -> Hello:
+        """What to say to the owner of a public key; `attempt` below `num_greetings` chooses the swarm key."""
         nonce = secrets.token_bytes(16)
-        proof = self._proof(b"hello", self.contact.public_key, callee, nonce)
+        key = self.swarm_keys[attempt] if self.swarm_keys else b""
+        proof = _proof(key, b"hello", self.contact.public_key, callee, nonce)
         return Hello(self.version, self.contact, self.capabilities, nonce, proof, bulk)
 
     def answer(self, hello: Hello, curve_key: bytes) -> Welcome | Refused:
         """Our answer to a caller that proved to own `curve_key` (X25519)."""
         caller = hello.contact.public_key
         refusal = self._impostor(caller, curve_key) or self._mismatch(hello.version, hello.capabilities)
-        if not refusal and not hmac.compare_digest(
-            hello.proof, self._proof(b"hello", caller, self.contact.public_key, hello.nonce)
-        ):
-            refusal = _wrong_key(here=bool(self.swarm_key), there=bool(hello.proof))
-        if refusal:
+        key = self._key_of(hello, self.contact.public_key)
+        if not refusal and key is None:
+            refusal = _wrong_key(here=bool(self.swarm_keys), there=bool(hello.proof))
+        if refusal or key is None:
             return Refused(refusal)
-        proof = self._proof(b"welcome", self.contact.public_key, caller, hello.nonce)
+        proof = _proof(key, b"welcome", self.contact.public_key, caller, hello.nonce)
         return Welcome(self.version, self.capabilities, proof)
 
     def check(self, welcome: Welcome, hello: Hello, callee: bytes) -> None:
         """Raises PeerUnavailable, in words, unless the owner of the public key answered our hello as one of us."""
         refusal = self._mismatch(welcome.version, welcome.capabilities)
+        key = self._key_of(hello, callee)
+        assert key is not None, "our own hello"
         if not refusal and not hmac.compare_digest(
-            welcome.proof, self._proof(b"welcome", callee, self.contact.public_key, hello.nonce)
+            welcome.proof, _proof(key, b"welcome", callee, self.contact.public_key, hello.nonce)
         ):
             refusal = "it does not know the swarm key"
         if refusal:
             raise PeerUnavailable(refusal)
 
-    def _proof(self, label: bytes, speaker: bytes, listener: bytes, nonce: bytes) -> bytes:
-        if not self.swarm_key:
-            return b""
-        return hmac.digest(self.swarm_key, b"dsdnode %s 1\n" % label + speaker + listener + nonce, "sha256")
+    def _key_of(self, hello: Hello, callee: bytes) -> bytes | None:
+        """Which of our keys a hello was proven with; empty in an open swarm, None: with none of them."""
+        for key in self.swarm_keys or (b"",):
+            if hmac.compare_digest(hello.proof, _proof(key, b"hello", hello.contact.public_key, callee, hello.nonce)):
+                return key
+        return None
 
     def _impostor(self, public_key: bytes, curve_key: bytes) -> str:
         try:
@@ -81,6 +106,12 @@ class Handshake:
             return f"protocol version {version} meets version {self.version}: update the older one"
         lacking = [name for name in REQUIRED if name not in capabilities]
         return f"protocol version {version} without {', '.join(lacking)} meets {self.version}" if lacking else ""
+
+
+def _proof(key: bytes, label: bytes, speaker: bytes, listener: bytes, nonce: bytes) -> bytes:
+    if not key:
+        return b""
+    return hmac.digest(key, b"dsdnode %s 1\n" % label + speaker + listener + nonce, "sha256")
 
 
 def _wrong_key(here: bool, there: bool) -> str:

@@ -123,6 +123,7 @@ class Dealer(Link):
         self._addresses = list(addresses)
         self._hello: Hello | None = None
         self._why = "no address"
+        self._attempt = 0
         self.refused = False
         """The peer itself said no, and will say so again."""
         self._loop = asyncio.get_running_loop()
@@ -215,7 +216,7 @@ class Dealer(Link):
         if self.ready:
             self.flush()
         elif self._hello is None and events(self._socket) & zmq.POLLOUT:
-            self._hello = self._owner.handshake.hello(self._public_key, self.bulk)
+            self._hello = self._owner.handshake.hello(self._public_key, self.bulk, self._attempt)
             self._transmit(encode(self._hello))
 
     def _take(self) -> None:
@@ -240,6 +241,11 @@ class Dealer(Link):
             self._owner.handshake.check(answer, hello, self._public_key)
         except (PeerUnavailable, PeerMisbehaved) as error:
             self._why = f"{self.address} refused: {error}"
+            if self.refused and self._attempt + 1 < self._owner.handshake.num_greetings:
+                self._attempt += 1  # it may not know our newest swarm key yet
+                self._addresses.insert(0, self.address)
+                self._next()
+                return
             self._end()  # whoever has this key says no: other addresses would lead to the same
             return
         assert self._timer is not None

@@ -40,7 +40,7 @@ class ZmqTransport:
         identity: Identity,
         listen: str | None,
         advertise: Sequence[str],
-        swarm_key: str | None,
+        swarm_keys: Sequence[str],
         version: int,
         memory_limit_bytes: int,
     ) -> None:
@@ -64,8 +64,8 @@ class ZmqTransport:
                 self._stop_listening()
                 self._context.term()
                 raise
-        key = derive_swarm_key(swarm_key) if swarm_key else b""
-        self._handshake = Handshake(Contact(identity.public_key, addresses), key, version)
+        keys = tuple(map(derive_swarm_key, swarm_keys))
+        self._handshake = Handshake(Contact(identity.public_key, addresses), keys, version)
         self._links = Links(self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost)
         self._watch = MemoryWatch(memory_limit_bytes, self._too_much_memory)
 
@@ -76,7 +76,7 @@ class ZmqTransport:
         *,
         listen: str | None = None,
         advertise: Sequence[str] = (),
-        swarm_key: str | None = None,
+        swarm_keys: Sequence[str] = (),
         version: int = PROTOCOL_VERSION,
         memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     ) -> ZmqTransport:
@@ -84,7 +84,7 @@ class ZmqTransport:
 
         `advertise` is what others are told instead. Raises BadInput, in words, when it cannot listen there.
         """
-        return cls(identity, listen, advertise, swarm_key, version, memory_limit_bytes)
+        return cls(identity, listen, advertise, swarm_keys, version, memory_limit_bytes)
 
     def _stop_listening(self) -> None:
         if self._router is not None:

@@ -20,6 +20,7 @@ from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import Identity, load_or_create, short_id
 from dsdnode.models import demo_draft, demo_target
+from dsdnode.net.handshake import swarm_names
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
@@ -87,7 +88,7 @@ class Node:
         identity = load_or_create(config.identity_file)
         contacts = [parse_join(join) for join in config.joins]
         transport = await ZmqTransport.open(
-            identity, listen=config.listen, advertise=config.advertise, swarm_key=config.swarm_key
+            identity, listen=config.listen, advertise=config.advertise, swarm_keys=config.swarm_keys
         )
 
         organs = Organs(
@@ -126,7 +127,8 @@ class Node:
             await self.discovery.join(contacts, timeout_s=self._config.timeouts.join_s)
             return
         known = []
-        for join in read_joins(self._config.data_dir) if self._organs.disk else ():
+        swarms = swarm_names(self._config.swarm_keys)
+        for join in read_joins(self._config.data_dir, swarms) if self._organs.disk else ():
             with contextlib.suppress(BadInput):
                 known.append(parse_join(join))
         known = [contact for contact in known if contact.public_key != self._identity.public_key]
@@ -248,6 +250,7 @@ class Node:
                 drafter=self._drafter.num_sessions if self._drafter else 0,
             ),
             engines=tuple(offer.status() for offer in self._offers.values()),
+            protection=next((offer.protection for offer in self._offers.values()), None),
         )
 
     async def peers(self) -> list[PeerInfo]:
@@ -297,7 +300,7 @@ class Node:
         if not joins:
             return
         try:
-            write_joins(self._config.data_dir, joins)
+            write_joins(self._config.data_dir, joins, swarm_names(self._config.swarm_keys))
         except (OSError, BadInput) as error:
             log.warning("known peers not saved", reason=str(error))
 

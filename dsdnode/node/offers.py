@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dsdnode.cost import UNKNOWN, CostLine
 from dsdnode.dht.ids import model_key
+from dsdnode.engine.cage import Protection
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
@@ -71,6 +72,11 @@ class Offer:
 
     def _queue(self) -> float:
         return 0.0 if self.batcher is None else round(self.batcher.mean_busy(), 2)
+
+    @property
+    def protection(self) -> Protection | None:
+        """Of its worker process; None: it has none."""
+        return getattr(self.engine, "protection", None)
 
     def status(self) -> EngineStatus:
         shard = self.engine.shard

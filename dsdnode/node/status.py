@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from dsdnode.engine.cage import Protection
+
 
 class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
     """It serves. `join`: how others find it; `layers` [start, end) of its shard."""
@@ -51,3 +53,5 @@ class NodeStatus(msgspec.Struct, frozen=True):
     sent: dict[str, tuple[int, int]]
     sessions: Sessions
     engines: tuple[EngineStatus, ...]
+    protection: Protection | None = None
+    """What holds for the engines' workers; None: there is none."""

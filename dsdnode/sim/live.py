@@ -19,9 +19,9 @@ MAX_MODELLED = 256
 """Peers of one swarm that are simulated."""
 
 
-async def ask_swarm(joins: Sequence[str], swarm_key: str | None, pair: Pair) -> Question:
+async def ask_swarm(joins: Sequence[str], swarm_keys: tuple[str, ...], pair: Pair) -> Question:
     """Everything known of the first model that can be served. Raises NoPipeline, PeerUnavailable, BadInput."""
-    client = await Client.connect(joins, swarm_key)
+    client = await Client.connect(joins, swarm_keys)
     try:
         records, rtt_s = await client.survey(MAX_MODELLED, PINGS)
     finally:

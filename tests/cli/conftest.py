@@ -80,7 +80,7 @@ class Swarm:
     replies: list[list[Any]] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     joins: Sequence[str] = ()
-    swarm_key: str | None = None
+    swarm_keys: tuple[str, ...] = ()
     refuses: DsdError | None = None
     closed: int = 0
 
@@ -96,11 +96,11 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
     class ScriptedClient:
         @classmethod
         async def connect(
-            cls, joins: Sequence[str], swarm_key: str | None = None, patience_s: float = 60
+            cls, joins: Sequence[str], swarm_keys: tuple[str, ...] = (), patience_s: float = 60
         ) -> ScriptedClient:
             if script.refuses is not None:
                 raise script.refuses
-            script.joins, script.swarm_key = joins, swarm_key
+            script.joins, script.swarm_keys = joins, swarm_keys
             return cls()
 
         async def generate(self, request: Any, told: Callable[[str], None]) -> AsyncIterator[Any]:

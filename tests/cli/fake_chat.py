@@ -14,7 +14,9 @@ from tests.cli.conftest import MODELS, STATS
 
 class EchoClient:
     @classmethod
-    async def connect(cls, joins: Sequence[str], swarm_key: str | None = None, patience_s: float = 60) -> EchoClient:
+    async def connect(
+        cls, joins: Sequence[str], swarm_keys: tuple[str, ...] = (), patience_s: float = 60
+    ) -> EchoClient:
         return cls()
 
     async def generate(self, request: GenerateRequest, told: Callable[[str], None]) -> AsyncIterator[Piece | Finished]:

@@ -126,6 +126,8 @@ def test_chat_and_run_find_the_node_that_runs_here(call: Callable[..., Result], 
     assert "0:8 x1" in call("models", *there).out
     status = call("status", *there).out
     assert "opensesame" not in status
+    if sys.platform == "linux":
+        assert re.search("^protection +clean environment, limits, no new privileges, ", status, re.MULTILINE)
     assert re.search(r"^Piece +\d+ +\d+$", status, re.MULTILINE)
     stranger = call("run", PROMPT, "--join", json.loads(call("status", "--json", *there).out)["join"])
     assert stranger.code == 1

@@ -10,6 +10,8 @@ import pytest
 
 from dsdnode.cli import main
 from dsdnode.cli.main import cli
+from dsdnode.cli.report import protection_of
+from dsdnode.engine.cage import Protection
 from dsdnode.errors import DsdError, EngineLost, ModelRefused, NoPipeline, NotRunning, PeerUnavailable
 from dsdnode.models import demo_target
 from tests.cli.conftest import JOIN, Result, Swarm
@@ -175,6 +177,7 @@ def test_config_show_tells_values_and_origins_but_no_key(
     ]
     monkeypatch.setenv("DSDNODE_LAYERS", "0-15")
     assert "layers        0:16 " in call("config", "show").out
+    monkeypatch.setenv("DSDNODE_SWARM_KEY", "opensesame")  # each call forgets it
     shown = json.loads(call("config", "show", "--json", "--join", JOIN).out)
     assert shown["join"] == {"value": [JOIN], "source": "--join"}
     assert shown["swarm_key"] == {"value": "(hidden)", "source": "DSDNODE_SWARM_KEY"}
@@ -190,3 +193,12 @@ def test_the_entry_point_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == 2
+
+
+def test_what_a_system_leaves_out_of_the_cage_is_said() -> None:
+    whole = Protection(("clean environment", "seccomp"))
+    assert protection_of(whole) == "clean environment, seccomp"
+    mac = Protection(("clean environment",), ("landlock: not on this system", "seccomp: not on this system"))
+    without = "(without landlock: not on this system; seccomp: not on this system)"
+    assert protection_of(mac) == f"clean environment {without}"
+    assert protection_of(Protection(())) == "none"

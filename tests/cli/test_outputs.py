@@ -135,11 +135,12 @@ def test_files_of_editors_that_begin_them_with_a_mark(call: Call, swarm: Swarm, 
     mark = b"\xef\xbb\xbf"
     (home / "node.toml").write_bytes(mark + b"threads = 3")
     (home / "key").write_bytes(mark + b"between us\r\n")
+    (home / "key").chmod(0o600)
     told = call("config", "show", "--json", "--config", home / "node.toml", "--swarm-key", f"@{home / 'key'}")
     assert json.loads(told.out)["threads"]["value"] == 3
     swarm.replies = [[], []]
     call("run", "-", "--join", JOIN, "--swarm-key", f"@{home / 'key'}", stdin="\ufeffhello")
-    assert swarm.swarm_key == "between us"
+    assert swarm.swarm_keys == ("between us",)
     call("chat", "--join", JOIN, stdin="\ufeffhello\n")
     assert [request.messages for request in swarm.requests] == 2 * [[{"role": "user", "content": "hello"}]]
     (home / "prompts").write_bytes(mark + b'{"prompt": "hello"}\n')

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,11 +21,14 @@ RELAXED: dict[str, Any] = {"relaxed": 2, "acceptance": "relaxed", "threshold": 0
 REPLY = [Piece((5, 6), "It is ", 2), Piece((7,), "59.", 0), Finished("stop", STATS)]
 
 
-def test_the_reply_is_all_of_stdout(call: Call, swarm: Swarm) -> None:
+def test_the_reply_is_all_of_stdout(call: Call, swarm: Swarm, tmp_path: Path) -> None:
     swarm.replies = [REPLY]
-    result = call("run", "34 plus 25?", "--join", JOIN, "--swarm-key", "secret")
+    key_file = tmp_path / "swarm.key"
+    key_file.touch(0o600)
+    key_file.write_text("correct horse battery staple")
+    result = call("run", "34 plus 25?", "--join", JOIN, "--swarm-key", f"@{key_file}")
     assert (result.code, result.out, result.err) == (0, "It is 59.\n", "")
-    assert (swarm.joins, swarm.swarm_key, swarm.closed) == ((JOIN,), "secret", 1)
+    assert (swarm.joins, swarm.swarm_keys, swarm.closed) == ((JOIN,), ("correct horse battery staple",), 1)
     assert swarm.requests[0].messages == [{"role": "user", "content": "34 plus 25?"}]
 
 

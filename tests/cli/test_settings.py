@@ -32,6 +32,7 @@ def test_each_layer_gives_way_to_the_one_above_it(tmp_path: Path) -> None:
 
 def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path) -> None:
     key_file = write(tmp_path / "swarm.key", "open sesame\nnot this line\n")
+    key_file.chmod(0o600)
     file = write(
         tmp_path / "node.toml",
         f"""
@@ -69,7 +70,7 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         listen="tcp://127.0.0.1:0",
         advertise=("tcp://192.0.2.1:29170",),
         joins=(JOIN,),
-        swarm_key="open sesame",
+        swarm_keys=("open sesame",),
         model=Path.home() / "model.gguf",
         draft_model=Path("draft.gguf"),
         layers=(0, 4),

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import msgspec
 import pytest
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
-from dsdnode.net.handshake import Handshake, derive_swarm_key
+from dsdnode.net.handshake import Handshake, _proof, derive_swarm_key, swarm_names
 from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Contact, Refused, Welcome
 
@@ -14,7 +16,7 @@ KEY = derive_swarm_key("the key of our swarm")
 
 
 def side(identity: Identity, key: bytes = b"", version: int = 1, capabilities: tuple[str, ...] = ("f32",)) -> Handshake:
-    return Handshake(Contact(identity.public_key), key, version, capabilities)
+    return Handshake(Contact(identity.public_key), (key,) if key else (), version, capabilities)
 
 
 def refusal(caller: Handshake, callee: Handshake, curve_key: bytes = ALICE.curve_public_key) -> str:
@@ -81,3 +83,51 @@ def test_versions_are_both_named() -> None:
 
 def test_a_capability_that_is_needed_is_named() -> None:
     assert "without f32" in refusal(side(ALICE, capabilities=("f16",)), side(BOB))
+
+
+def both(identity: Identity, *keys: bytes) -> Handshake:
+    return Handshake(Contact(identity.public_key), keys, 1, ("f32",))
+
+
+def test_while_a_key_is_replaced_either_does() -> None:
+    new = derive_swarm_key("the new one")
+    alice = both(ALICE, new, KEY)
+    for bob in (both(BOB, KEY), both(BOB, new), both(BOB, KEY, new)):
+        assert refusal(bob, alice, BOB.curve_public_key) == ""
+        answered = [
+            (hello, bob.answer(hello, ALICE.curve_public_key))
+            for attempt in range(alice.num_greetings)
+            for hello in [alice.hello(BOB.public_key, bulk=False, attempt=attempt)]
+        ]
+        welcomes = [(hello, answer) for hello, answer in answered if isinstance(answer, Welcome)]
+        assert len(welcomes) == len(bob.swarm_keys)
+        for hello, answer in welcomes:
+            alice.check(answer, hello, BOB.public_key)
+
+
+def test_who_was_left_out_of_the_rotation_is_out() -> None:
+    new, third = derive_swarm_key("the new one"), derive_swarm_key("a third")
+    for mallory in (both(MALLORY, KEY), both(MALLORY, KEY, third)):
+        assert refusal(mallory, both(BOB, new), MALLORY.curve_public_key) == "wrong swarm key"
+        assert refusal(mallory, both(BOB, new, KEY), MALLORY.curve_public_key) == ""  # not before the last step
+    assert "private" in refusal(side(ALICE), both(BOB, new, KEY))
+
+
+def test_a_welcome_is_proven_with_the_key_of_its_hello() -> None:
+    new = derive_swarm_key("the new one")
+    alice = both(ALICE, new, KEY)
+    hello = alice.hello(BOB.public_key, bulk=False)
+    for key, good in ((new, True), (KEY, False)):
+        bob = both(BOB, key)
+        answer = Welcome(1, ("f32",), _proof(key, b"welcome", BOB.public_key, ALICE.public_key, hello.nonce))
+        assert isinstance(bob.answer(hello, ALICE.curve_public_key), Welcome) == good
+        with nullcontext() if good else pytest.raises(PeerUnavailable, match="swarm key"):
+            alice.check(answer, hello, BOB.public_key)
+
+
+def test_swarms_are_remembered_apart() -> None:
+    assert swarm_names(()) == ("open",)
+    old, new = swarm_names(["the key of our swarm"]), swarm_names(["the new one"])
+    assert len({*old, *new, "open"}) == 3
+    assert swarm_names(["the new one", "the key of our swarm"]) == new + old
+    assert KEY.hex()[:16] not in old

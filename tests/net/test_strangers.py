@@ -18,6 +18,7 @@ from zmq.utils import z85
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, parse_address
+from dsdnode.net import handshake
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import STRIKES, Rpc
 from dsdnode.net.zmq import ZmqTransport
@@ -81,12 +82,12 @@ def inside(rpc: Rpc) -> Any:
 
 
 async def test_a_wrong_swarm_key_gets_nothing_and_is_told(start: Start) -> None:
-    bob = await start(b"b", swarm_key="ours")
-    friend = await start(b"a", swarm_key="ours")
+    bob = await start(b"b", swarm_keys=("ours",))
+    friend = await start(b"a", swarm_keys=("ours",))
     friend.transport.introduce(bob.transport.contact)
     await friend.ping(BOB.peer_id, timeout_s=5)
-    for key, words in (("theirs", "refused: wrong swarm key"), (None, "refused: this swarm is private")):
-        mallory = await start(b"m", swarm_key=key)
+    for keys, words in ((("theirs",), "refused: wrong swarm key"), ((), "refused: this swarm is private")):
+        mallory = await start(b"m", swarm_keys=keys)
         assert words in await refused(mallory, bob.transport.contact)
         assert mallory.transport.refused_by(BOB.peer_id)
     assert not friend.transport.refused_by(BOB.peer_id)
@@ -98,16 +99,16 @@ async def test_a_wrong_swarm_key_gets_nothing_and_is_told(start: Start) -> None:
 async def test_a_callee_without_the_key_is_not_believed(start: Start) -> None:
     """Mallory answers WELCOME to everybody; alice will not have it."""
     mallory = await start(b"b")
-    inside(mallory)._handshake = replace(inside(mallory)._handshake, swarm_key=b"guess")
+    inside(mallory)._handshake = replace(inside(mallory)._handshake, swarm_keys=(b"guess",))
     transport = inside(mallory)
     answer = transport._handshake.answer
-    transport.greeted = lambda hello, curve_key: answer(replace_proof(hello, transport), curve_key)
-    alice = await start(b"a", swarm_key="ours")
+    transport.greeted = lambda hello, curve_key: answer(replace_proof(hello), curve_key)
+    alice = await start(b"a", swarm_keys=("ours",))
     assert "does not know the swarm key" in await refused(alice, mallory.transport.contact)
 
 
-def replace_proof(hello: Hello, transport: Any) -> Hello:
-    proof = transport._handshake._proof(b"hello", hello.contact.public_key, BOB.public_key, hello.nonce)
+def replace_proof(hello: Hello) -> Hello:
+    proof = handshake._proof(b"guess", b"hello", hello.contact.public_key, BOB.public_key, hello.nonce)
     return msgspec.structs.replace(hello, proof=proof)
 
 

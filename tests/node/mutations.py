@@ -1,4 +1,5 @@
-"""Guards of stages, drafters and clients, taken out (mutations_swarm.py has those of net, wire, dht and swarm).
+"""Guards of stages, drafters and clients, taken out (mutations_swarm.py has those of net, wire, dht and swarm,
+mutations_local.py those of one machine).
 
 What each of them is for, and which test misses it, says guards.txt.
 """
@@ -9,6 +10,7 @@ from typing import Final
 
 from tests.node.mutation import Mutation
 from tests.node.mutations_files import FILES
+from tests.node.mutations_local import LOCAL
 from tests.node.mutations_swarm import SWARM
 from tests.node.mutations_waits import WAITS
 
@@ -153,5 +155,6 @@ GROUPS: Final = (
     SWARM,
     FILES,
     WAITS,
+    LOCAL,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

@@ -28,9 +28,9 @@ NET: Final = {
     "strikes-forgiven": Mutation("dsdnode.net.rpc:Strikes.add", " or now - count.since > STRIKES_WINDOW_S", ""),
     "refusal-shown": Mutation(RPC + "_replied", "printable(message.reason)", "message.reason"),
     "impostor": Mutation(HANDSHAKE + "answer", "self._impostor(caller, curve_key) or ", ""),
-    "hello-proof": Mutation(HANDSHAKE + "answer", "if not refusal and not hmac", "if False and not hmac"),
+    "hello-proof": Mutation(HANDSHAKE + "_key_of", "return None", "return b'' if not self.swarm_keys else b'any'"),
     "welcome-proof": Mutation(HANDSHAKE + "check", "if not refusal and not hmac", "if False and not hmac"),
-    "proof-nonce": Mutation(HANDSHAKE + "_proof", " + nonce", ""),
+    "proof-nonce": Mutation("dsdnode.net.handshake:_proof", " + nonce", ""),
     "routing-id": Mutation("dsdnode.net.router:Router._take", " and inbound.user == user", ""),
     "ban-door": Mutation(GATE + "admit", "if self.is_banned(now, key):", "if False:"),
     "ban-greeting": Mutation(

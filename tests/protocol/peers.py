@@ -88,15 +88,15 @@ def handshakes() -> dict[str, Any]:
 
 def _handshake(bobs_key: str, alices_key: str) -> dict[str, Any]:
     alice, bob = identity_of("alice"), identity_of("bob")
-    calling = Handshake(contact_of("bob"), derive_swarm_key(bobs_key) if bobs_key else b"")
-    called = Handshake(contact_of("alice"), derive_swarm_key(alices_key) if alices_key else b"")
+    calling = Handshake(contact_of("bob"), (derive_swarm_key(bobs_key),) if bobs_key else ())
+    called = Handshake(contact_of("alice"), (derive_swarm_key(alices_key),) if alices_key else ())
     with mock.patch("secrets.token_bytes", return_value=NONCE):
         hello = calling.hello(alice.public_key, bulk=False)
     answer = called.answer(hello, bob.curve_public_key)
     return {
         "caller_swarm_key": bobs_key,
         "callee_swarm_key": alices_key,
-        "caller_derived": calling.swarm_key.hex(),
+        "caller_derived": b"".join(calling.swarm_keys).hex(),
         "hello_proof": hello.proof.hex(),
         "welcome_proof": answer.proof.hex() if isinstance(answer, Welcome) else None,
         "refused": answer.reason if isinstance(answer, Refused) else None,

@@ -1,0 +1,140 @@
+"""How swarm keys come in and go on without anybody else on the machine seeing them.
+
+A key on the command line is in `ps` for all to read. It is overwritten there where the kernel shows our own memory
+(Linux); a second start with the key elsewhere would show it as long as that takes, and twice. A child that needs keys
+gets them through a pipe, never in its words or its environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from pathlib import Path
+
+from dsdnode.errors import BadInput
+
+FLAG = "--swarm-key"
+VARIABLE = "DSDNODE_SWARM_KEY"
+MAX_KEY_CHARACTERS = 1024
+"""So a pipe takes any of them at once."""
+SHORT_CHARACTERS = 16
+"""Hex digits of 64 random bits. Every peer that we dial could try to guess a key (docs/protocol.md, section 4)."""
+
+
+def read_keys(raw: object) -> tuple[str, ...]:
+    """One key or several, each itself or as `@FILE`, whose first line it is. Raises BadInput; never shows a key."""
+    said = [raw] if isinstance(raw, str) else raw
+    if not isinstance(said, list | tuple) or not said:
+        raise BadInput("a text is expected")
+    return tuple(dict.fromkeys(map(_read_key, said)))
+
+
+def _read_key(said: object) -> str:
+    if not isinstance(said, str):
+        raise BadInput("a text is expected")
+    key = _first_line(Path(said[1:]).expanduser()) if said.startswith("@") else said.strip()
+    if not key:
+        raise BadInput("the swarm key is empty")
+    if len(key) > MAX_KEY_CHARACTERS:
+        raise BadInput(f"a swarm key has at most {MAX_KEY_CHARACTERS} characters")
+    return key
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            if open_to(file.fileno(), stat.S_IRWXO | stat.S_IWGRP):
+                raise BadInput(f"the swarm key in {path} can be read or changed by others: chmod 600 {path}")
+            return file.read(4 * MAX_KEY_CHARACTERS + 1).partition(b"\n")[0].decode("utf-8-sig").strip()
+    except (OSError, ValueError):
+        raise BadInput(f"cannot read the swarm key from {path}") from None
+
+
+def open_to(file: int | Path, whom: int) -> bool:
+    """May those whom these bits of a mode name use the file? A pipe or a device is nobody else's."""
+    mode = os.stat(file).st_mode
+    return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & whom)
+
+
+def warnings_about(said: object, keys: Iterable[str], on_command_line: bool) -> list[str]:
+    """What is not wrong, but unwise, about keys that were `said` so; never a key itself."""
+    found = []
+    words = [said] if isinstance(said, str) else list(said) if isinstance(said, list | tuple) else []
+    if on_command_line and not all(word.startswith("@") for word in words):
+        found.append(
+            "a swarm key on the command line is seen by others on this machine, and kept by the shell: write it into "
+            f"a file (chmod 600) and say {FLAG} @FILE, or set {VARIABLE}"
+        )
+    for word in words:
+        path = Path(word[1:]).expanduser()
+        with contextlib.suppress(OSError):
+            if word.startswith("@") and open_to(path, stat.S_IRGRP):
+                found.append(f"the swarm key in {path} can be read by its group: chmod 600 {path}")
+    if any(len(key) < SHORT_CHARACTERS for key in keys):
+        found.append(
+            f"a swarm key of less than {SHORT_CHARACTERS} characters can be guessed by whoever a member dials: "
+            "`openssl rand -hex 16` makes a good one"
+        )
+    return found
+
+
+def forget(environ: MutableMapping[str, str]) -> None:
+    """What this process starts from now on has no key in its environment."""
+    environ.pop(VARIABLE, None)
+
+
+@contextlib.contextmanager
+def handed_over(keys: Sequence[str]) -> Iterator[tuple[list[str], list[int]]]:
+    """Words by which a child reads these keys, and the descriptors that it must be given for that."""
+    pipes = []
+    try:
+        for key in keys:
+            reading, writing = os.pipe()
+            pipes.append(reading)
+            with os.fdopen(writing, "wb") as file:
+                file.write(key.encode("utf-8", "surrogateescape"))
+        yield [word for pipe in pipes for word in (FLAG, f"@/dev/fd/{pipe}")], pipes
+    finally:
+        for pipe in pipes:
+            os.close(pipe)
+
+
+def without_keys(argv: Sequence[str]) -> list[str]:
+    """A command line without its swarm keys."""
+    spans = [(index, attached) for index, _, attached in _places(argv)]
+    gone = {index for index, _ in spans} | {index - 1 for index, attached in spans if not attached}
+    return [word for index, word in enumerate(argv) if index not in gone]
+
+
+def _places(argv: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
+    """Index of each word with a key, the key, and whether its flag is in the same word."""
+    for index, word in enumerate(argv):
+        if word.startswith(FLAG + "="):
+            yield index, word.removeprefix(FLAG + "="), True
+        elif index and argv[index - 1] == FLAG:
+            yield index, word, False
+
+
+def hide_from_ps() -> None:
+    """Overwrite the keys on this process's own command line, as others see it. No system call does that: it is where
+    the kernel says that the words lie. Where it does not say, nothing happens."""
+    if sys.platform != "linux":
+        return
+    try:
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        shown = Path("/proc/self/cmdline").read_bytes()
+    except (OSError, ValueError, IndexError):
+        return
+    if not start or end - start != len(shown) or ctypes.string_at(start, len(shown)) != shown:
+        return
+    words = shown.split(b"\0")
+    for index, key, _ in _places([os.fsdecode(word) for word in words]):
+        raw = os.fsencode(key)
+        if raw and not raw.startswith(b"@"):
+            after = start + sum(len(word) + 1 for word in words[: index + 1]) - 1
+            ctypes.memset(after - len(raw), ord("x"), len(raw))

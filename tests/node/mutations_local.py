@@ -1,0 +1,46 @@
+"""Guards of what is on one machine, taken out: the cage of workers, and the swarm's key."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+SECCOMP: Final = "dsdnode.engine.seccomp:"
+CAGE: Final = "dsdnode.engine.cage:"
+
+WORKER: Final = {
+    "cage-first": Mutation(
+        "dsdnode.engine.worker:_Worker.__init__",
+        "        cage.shut_files(readable, options.max_memory_bytes)\n",
+        "",
+    ),
+    "cage-calls": Mutation("dsdnode.engine.worker:_Worker.__init__", "        cage.shut_calls()\n", ""),
+    "cage-environment": Mutation("dsdnode.engine.link:WorkerLink.spawn", "**environment(os.environ)", "**os.environ"),
+    "cage-names": Mutation(CAGE + "environment", " if _is_needed(name)", ""),
+    "cage-reading": Mutation("dsdnode.engine.landlock:restrict", "_call(_RESTRICT, ruleset, 0) == 0", "True"),
+    "cage-folder": Mutation(
+        CAGE + "_libraries", "    found.add(Path(__file__).parents[1])\n", '    found.add(Path("/"))\n'
+    ),
+    "cage-sockets": Mutation(SECCOMP + "rules", "(_SOCKETS, _PROCESSES,", "(_PROCESSES,"),
+    "cage-others": Mutation(SECCOMP + "rules", "_PROCESSES, _FILES", "_FILES"),
+    "cage-forks": Mutation(SECCOMP + "rules", "mask=_CLONE_THREAD, value=_CLONE_THREAD", "mask=0"),
+    "cage-modes": Mutation(SECCOMP + "rules", "_FILES, _SYSTEM", "_SYSTEM"),
+    "cage-signals": Mutation(
+        SECCOMP + "rules", 'Rule("kill", (62, 129), arg=0, value=pid)', 'Rule("kill", (62, 129), arg=0, mask=0)'
+    ),
+    "cage-back-door": Mutation(SECCOMP + "_instructions", "_IF_AT_LEAST, _X32, 0, 1", "_IF_AT_LEAST, _X32, 1, 1"),
+    "cage-limits": Mutation(CAGE + "_limit", "resource.setrlimit(limit, (value, value))", "pass"),
+}
+
+KEYS: Final = {
+    "key-file-mode": Mutation(
+        "dsdnode.cli.swarm_keys:_first_line", "open_to(file.fileno(), stat.S_IRWXO | stat.S_IWGRP)", "False"
+    ),
+    "key-config-mode": Mutation("dsdnode.cli.settings:_check_unseen", " and open_to(path, stat.S_IRWXO)", " and False"),
+    "key-environment": Mutation("dsdnode.cli.swarm_keys:forget", "environ.pop(VARIABLE, None)", "pass"),
+    "key-words": Mutation("dsdnode.cli.swarm_keys:without_keys", " if index not in gone", ""),
+    "key-other-swarm": Mutation("dsdnode.config:read_joins", "any(name in theirs for name in swarms)", "True"),
+}
+
+LOCAL: Final[dict[str, Mutation]] = WORKER | KEYS
