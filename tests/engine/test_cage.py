@@ -98,10 +98,9 @@ def test_it_reads_nothing_of_alice_s(home: Path, name: str) -> None:
 
 @linux
 @pytest.mark.skipif(not landlock.version(), reason="this kernel has no landlock")
-@pytest.mark.parametrize(
-    "path", ["/", "/etc/passwd", "/home", f"/proc/{os.getpid()}/environ", "/proc/1/cmdline", "/tmp"]
-)
+@pytest.mark.parametrize("path", ["/", "/etc/passwd", "/home", "/proc/DAEMON/environ", "/proc/1/cmdline", "/tmp"])
 def test_nor_of_the_machine_s(home: Path, path: str) -> None:
+    path = path.replace("DAEMON", str(os.getpid()))
     assert caged(home, lambda: os.close(os.open(path, os.O_RDONLY))) == "PermissionError"
 
 
