@@ -5,9 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
+
+from dsdnode.cli import render, streams
+
+
+class Handler(logging.StreamHandler[TextIO]):
+    """Tells of the lines that were lost while nobody read them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if num_lines := streams.num_lost(self.stream):
+            words = "%d lines before this one are lost: nobody took them"
+            super().emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, words, (num_lines,), None))
+        super().emit(record)
+
+
+def _clean(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Text of strangers, errors and libraries must not steer the terminal (JSON escapes what would)."""
+    return {key: render.clean(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
@@ -22,7 +40,7 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=colors)]
+        [_clean, structlog.dev.ConsoleRenderer(colors=colors)]
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -36,7 +54,7 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

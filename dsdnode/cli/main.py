@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from dsdnode.cli import about, bench, chat, demo, report, run, shards, sim, start
+from dsdnode.cli import about, bench, chat, demo, render, report, run, shards, sim, start, streams
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import DsdError
 
@@ -38,6 +37,7 @@ def call(argv: Sequence[str]) -> int:
     invocation = Invocation(argv=list(argv))
     try:
         result = cli.main(args=list(argv), prog_name="dsdnode", standalone_mode=False, obj=invocation)
+        streams.finish()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
@@ -46,12 +46,11 @@ def call(argv: Sequence[str]) -> int:
         error.show()
         return EXIT_USAGE
     except DsdError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {render.clean(str(error))}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush into at exit
+    except BrokenPipeError:  # whoever reads has seen enough
         return EXIT_FAILURE
     except Exception as error:
         return _unexpected(error, invocation)
@@ -65,13 +64,19 @@ def _unexpected(error: Exception, invocation: Invocation) -> int:
     path = invocation.data_dir / "crash.log"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(trace)
+        path.write_text(trace, encoding="utf-8", errors="backslashreplace")
         where = f"the traceback is in {path}"
     except OSError:
         where = "-v shows the traceback"
-    click.echo(f"error: unexpected {type(error).__name__}: {error} (this is a bug; {where})", err=True)
+    told = render.clean(f"unexpected {type(error).__name__}: {error}")
+    click.echo(f"error: {told} (this is a bug; {where})", err=True)
     return EXIT_FAILURE
 
 
 def main() -> NoReturn:
-    sys.exit(call(sys.argv[1:]))
+    streams.take_over()
+    try:
+        code = call(sys.argv[1:])
+    finally:
+        streams.leave()
+    sys.exit(code)

@@ -15,7 +15,8 @@ import msgspec
 if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
 
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls (C0 but tab and newline, C1), marks of direction, and halves of characters."""
 
 
 def clean(text: str) -> str:
@@ -29,7 +30,13 @@ def colors(stream: IO[str] | None = None) -> bool:
 
 def print_json(value: object) -> None:
     """Structs as objects, in the order of their fields."""
-    click.echo(json.dumps(msgspec.to_builtins(value), ensure_ascii=False))
+    click.echo(as_json(msgspec.to_builtins(value)))
+
+
+def as_json(value: object) -> str:
+    """Whatever standard output can show, nothing of it is lost, and nothing steers a terminal."""
+    text = json.dumps(value, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"))
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

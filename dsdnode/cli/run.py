@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from dsdnode.cli import connect, render, reply_flags
+from dsdnode.cli import connect, render, reply_flags, streams
+from dsdnode.cli.lines import read_all
 from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
+from dsdnode.config import parse_text
 from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ def run(prompt: str | None, raw: bool, prompt_tokens: str | None, as_json: bool,
     if prompt_tokens is not None:
         request = wanted.request(prompt_tokens=_ids(prompt_tokens))
     elif prompt == "-":
-        request = text_request(wanted, _read_stdin(), raw)
+        request = text_request(wanted, read_all(sys.stdin, MAX_PROMPT_BYTES), raw)
     else:
         request = text_request(wanted, prompt or "", raw)
     asyncio.run(reply_once(settings, request, as_json))
@@ -49,16 +52,9 @@ def text_request(wanted: reply_flags.ReplyFlags, text: str, raw: bool) -> Genera
     """A request for a text, as a chat message or raw. Raises BadInput."""
     if not text.strip():
         raise BadInput("the prompt is empty")
-    if len(text.encode()) > MAX_PROMPT_BYTES:
+    if len(parse_text(text, "the prompt").encode()) > MAX_PROMPT_BYTES:
         raise BadInput(f"the prompt is longer than {MAX_PROMPT_BYTES} bytes")
     return wanted.request(prompt=text) if raw else wanted.request(messages=[{"role": "user", "content": text}])
-
-
-def _read_stdin() -> str:
-    try:
-        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode()
-    except UnicodeDecodeError:
-        raise BadInput("what comes on stdin is not UTF-8 text") from None
 
 
 def _ids(text: str) -> list[int]:
@@ -83,9 +79,10 @@ async def reply_once(settings: Settings, request: GenerateRequest, as_json: bool
     """Ask the swarm and print. Raises DsdError, after what was generated has been printed."""
     reply = PrintedReply()
     try:
-        async with connect.client(settings) as client:
-            async for event in client.generate(request):
+        async with connect.client(settings) as client, contextlib.aclosing(client.generate(request)) as events:
+            async for event in events:
                 _take(reply, event, as_json)
+                await streams.room()
     except DsdError as error:
         if reply.tokens:
             reply.finish_reason = "error"

@@ -19,6 +19,7 @@ from dsdnode.config import (
     parse_listen,
     parse_roles,
     parse_size,
+    parse_text,
     parse_threshold,
     read_toml,
 )
@@ -128,6 +129,11 @@ def _parse(setting: Setting, raw: object, where: str) -> Any:
 
 
 def _text(raw: object) -> str:
+    return parse_text(_string(raw))
+
+
+def _string(raw: object) -> str:
+    """A path's: bytes of any kind."""
     if not isinstance(raw, str) or not raw.strip():
         raise BadInput("a text is expected")
     return raw.strip()
@@ -139,7 +145,7 @@ def _list(raw: object) -> tuple[str, ...]:
         raw = raw.split() if "dsd://" in raw else raw.replace(",", " ").split()
     if not isinstance(raw, list | tuple) or not all(isinstance(one, str) and one.strip() for one in raw):
         raise BadInput("a list of texts is expected")
-    return tuple(one.strip() for one in raw)
+    return tuple(parse_text(one.strip()) for one in raw)
 
 
 def _joins(raw: object) -> tuple[str, ...]:
@@ -159,14 +165,14 @@ def _advertise(raw: object) -> tuple[str, ...]:
 
 
 def _path(raw: object) -> Path:
-    return raw if isinstance(raw, Path) else Path(_text(raw)).expanduser()
+    return raw if isinstance(raw, Path) else Path(_string(raw)).expanduser()
 
 
 def _swarm_key(raw: object) -> str:
     """The key itself, or `@FILE`, whose first line it is; never shown."""
-    text = _text(raw)
+    text = _string(raw)
     if not text.startswith("@"):
-        return text
+        return parse_text(text)
     try:
         return _text(Path(text[1:]).expanduser().read_text()[:4096].partition("\n")[0])
     except (OSError, ValueError):
