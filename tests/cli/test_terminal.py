@@ -136,3 +136,18 @@ def test_a_history_that_cannot_be_kept_is_done_without(terminal: Callable[..., T
     alice.see("\x1b[?25h")
     alice.type(CTRL_D)
     assert alice.left() == 0
+
+
+@pytest.mark.parametrize("typed", [b"caf\xe9", b"/system \xff", b"/set stop \xc3\x28"])
+def test_what_is_typed_in_another_encoding_is_told_and_the_chat_goes_on(
+    terminal: Callable[..., Terminal], typed: bytes
+) -> None:
+    alice = terminal()
+    alice.type(typed + b"\r")
+    assert "Traceback" not in alice.see("error: what was typed is not UTF-8 text: the byte 0x")
+    alice.see("\x1b[?25h")
+    alice.type(b"hello\r")
+    alice.see("You said hello!")
+    alice.see("\x1b[?25h")
+    alice.type(CTRL_D)
+    assert alice.left() == 0
