@@ -39,10 +39,11 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    plain = structlog.dev.plain_traceback  # rich's shows what variables hold: prompts, keys
     last: list[Any] = (
-        [_clean, structlog.dev.ConsoleRenderer(colors=colors)]
+        [_clean, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
         if pretty
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
@@ -58,7 +59,11 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                *last,
+            ],
         )
     )
     root = logging.getLogger()

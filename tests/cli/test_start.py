@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,10 +240,12 @@ def test_a_daemon_serves_whatever_becomes_of_its_standard_output(
     reading, left = os.pipe()
     os.close(reading)
     with open("/dev/full", "wb") as full:
-        streams = {"closed": {"preexec_fn": lambda: os.close(1)}, "full": {"stdout": full}, "left": {"stdout": left}}[
-            kind
-        ]
-        alice = daemon(**streams)
+        kinds: dict[str, dict[str, Any]] = {
+            "closed": {"preexec_fn": lambda: os.close(1)},
+            "full": {"stdout": full},
+            "left": {"stdout": left},
+        }
+        alice = daemon(**kinds[kind])
     os.close(left)
     assert reason in alice.log_until("nobody was told that the node is ready")
     assert call("status", "--data-dir", alice.data_dir).code == 0
