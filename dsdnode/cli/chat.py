@@ -57,7 +57,7 @@ async def converse(settings: Settings, wanted: ReplyFlags, system: str = "", exa
             except DsdError as error:
                 if not terminal:
                     raise
-                click.echo(f"error: {render.clean(str(error))}", err=True)
+                render.print_error(error)
             await streams.room()
         if example and not (terminal or state.messages):
             click.echo(f"> {example}", err=True)
@@ -143,7 +143,7 @@ def _count(state: ChatState, stats: ReplyStats) -> None:
 
 def show(piece: Any, colors: bool) -> None:
     """A piece of text; with colors, green when all of its tokens were drafted (a verdict's own token is not)."""
-    text = render.clean(piece.text) if sys.stdout.isatty() else piece.text
+    text = render.shown(piece.text)
     drafted = colors and render.colors() and 0 < piece.num_accepted == len(piece.tokens)
     click.echo(f"{GREEN}{text}{RESET}" if drafted else text, nl=False, color=True if drafted else None)
 

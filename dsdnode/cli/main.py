@@ -46,7 +46,7 @@ def call(argv: Sequence[str]) -> int:
         error.show()
         return EXIT_USAGE
     except DsdError as error:
-        click.echo(f"error: {render.clean(str(error))}", err=True)
+        render.print_error(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
@@ -68,8 +68,7 @@ def _unexpected(error: Exception, invocation: Invocation) -> int:
         where = f"the traceback is in {path}"
     except OSError:
         where = "-v shows the traceback"
-    told = render.clean(f"unexpected {type(error).__name__}: {error}")
-    click.echo(f"error: {told} (this is a bug; {where})", err=True)
+    render.print_error(f"unexpected {type(error).__name__}: {error} (this is a bug; {where})")
     return EXIT_FAILURE
 
 

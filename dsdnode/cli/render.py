@@ -24,6 +24,16 @@ def clean(text: str) -> str:
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def shown(text: str) -> str:
+    """On a terminal without what it would obey; a pipe or a file gets a reply as it is."""
+    return clean(text) if sys.stdout.isatty() else text
+
+
+def print_error(error: object) -> None:
+    """On stderr; others may have had a hand in its words."""
+    click.echo(f"error: {clean(str(error))}", err=True)
+
+
 def colors(stream: IO[str] | None = None) -> bool:
     return (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR")
 
@@ -36,7 +46,11 @@ def print_json(value: object) -> None:
 def as_json(value: object) -> str:
     """Whatever standard output can show, nothing of it is lost, and nothing steers a terminal."""
     text = json.dumps(value, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"))
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _OBEYED.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -106,7 +106,7 @@ def _take(reply: PrintedReply, event: Any, as_json: bool) -> None:
     reply.tokens.extend(event.tokens)
     reply.text += event.text
     if not as_json:
-        click.echo(render.clean(event.text) if sys.stdout.isatty() else event.text, nl=False)
+        click.echo(render.shown(event.text), nl=False)
 
 
 def _finish(reply: PrintedReply, seed: int, as_json: bool, error: str | None) -> None:

@@ -76,3 +76,16 @@ def test_a_stranger_s_words_cannot_steer_the_terminal_that_shows_the_log(style: 
     said = stream.getvalue()
     assert "title" in said and "careful with" in said and "a bug" in said
     assert not set(words) & set(re.sub(r"\x1b\[[0-9;]*m", "", said)) - set("]0;title31m"), said
+
+
+@pytest.mark.parametrize("style", ["pretty", "json"])
+def test_a_log_holds_no_prompt_and_no_key_that_a_variable_held(style: str) -> None:
+    stream, prompt = Terminal(), "-".join(("open", "sesame"))
+    logs.set_up("info", style, stream)
+    try:
+        raise DsdError(f"{len(prompt)} characters")
+    except DsdError:
+        structlog.get_logger("alice").exception("bug in a reply")
+    said = stream.getvalue()
+    assert "11 characters" in said and "Traceback" in said
+    assert "open-sesame" not in re.sub(r"\x1b\[[0-9;]*m", "", said)
