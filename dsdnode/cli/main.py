@@ -76,6 +76,9 @@ def main() -> NoReturn:
     streams.take_over()
     try:
         code = call(sys.argv[1:])
+    except SystemExit:  # told to leave at once
+        streams.forget()
+        raise
     finally:
         streams.leave()
     sys.exit(code)

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TextIO, cast
 
 from dsdnode.errors import DsdError
@@ -29,11 +30,10 @@ UNENCODABLE = "dsdnode.unencodable"
 
 
 class Stream(io.BufferedIOBase):
-    """What is below `sys.stdout` or `sys.stderr`; `write` never waits and never fails.
+    """What is below `sys.stdout` or `sys.stderr` (`plain`, as Python made it); `write` never waits and never fails.
 
     With `lossy`, what does not fit or cannot be written is counted and lost. Else it waits, however much it is
-    (`room` holds its author back), and the first failure is raised by `room`, `caught_up` or `finish`; after that
-    nothing is taken any more.
+    (`room` holds its author back). After a failure, which `room` and `finish` raise, nothing is kept any more.
     """
 
     def __init__(self, plain: TextIO, writer: Writer, *, lossy: bool) -> None:
@@ -78,7 +78,7 @@ class Stream(io.BufferedIOBase):
                 if self._done(max_waiting_bytes):
                     return
                 woken = asyncio.Event()
-                self._woken.append(lambda woken=woken: loop.call_soon_threadsafe(woken.set))  # type: ignore[misc]
+                self._woken.append(partial(loop.call_soon_threadsafe, woken.set))
             await woken.wait()
 
     def finish(self, patience_s: float | None = None) -> None:
@@ -97,13 +97,16 @@ class Stream(io.BufferedIOBase):
             self._over = True
             self._writer.drop(self)
 
+    def follows(self, other: Stream) -> bool:
+        """Whoever reads that one, and somebody does, comes to this one too."""
+        return self._writer is other._writer and not other._over
+
     def _done(self, max_waiting_bytes: int) -> bool:
-        error, self._error = self._error, None
-        if error is None:
+        if self._error is None:
             return self._over or self.num_waiting_bytes <= max_waiting_bytes
-        if isinstance(error, BrokenPipeError):
-            raise error
-        reason = "it is closed" if error.errno == errno.EBADF else error.strerror
+        if isinstance(self._error, BrokenPipeError):
+            raise self._error
+        reason = "it is closed" if self._error.errno == errno.EBADF else self._error.strerror
         raise DsdError(f"cannot write to standard output: {reason}")
 
     # --- for the writer
@@ -218,9 +221,10 @@ def leave() -> None:
     """The process ends: nothing of its output is lost, and a log that nobody reads holds it up no longer."""
     with contextlib.suppress(BrokenPipeError, DsdError, KeyboardInterrupt):
         finish()
-    if (stream := _below(sys.stderr)) is not None:
+    out, err = _below(sys.stdout), _below(sys.stderr)
+    if out is not None and err is not None:
         with contextlib.suppress(KeyboardInterrupt):
-            stream.finish(UNREAD_S)
+            err.finish(None if err.follows(out) else UNREAD_S)
 
 
 def num_lost(stream: TextIO) -> int:

@@ -91,6 +91,19 @@ def test_a_reply_that_nobody_reads_goes_on_and_arrives_whole(command: str, num: 
     process.stderr.close()
 
 
+def test_what_goes_to_the_same_pager_stays_in_order_to_the_last_word() -> None:
+    pager = Pager()
+    process, pulse = pager.begin("chat", "--join", JOIN, stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process.stdin.write(b"say 3 60000\nhello\nsay 300 100\n/set top-p hot\n")
+    process.stdin.close()
+    assert any(int(line) == 303 for line in pulse)
+    first, one, hello, two, last, three, error = pager.scroll().decode().splitlines()
+    assert (first, hello, last) == ("".join(numbers(3, 60_000)), "You said hello!", "".join(numbers(300, 100)))
+    assert all("3 tok" in line for line in (one, two, three))
+    assert error.startswith("error: top_p is a number")
+    assert process.wait(PATIENCE_S) == 0
+
+
 def test_a_reply_of_megabytes_is_held_back_by_its_reader_and_no_ping_is(tmp_path: Path) -> None:
     num, width = 3000, 1024
     pager = Pager()
@@ -308,14 +321,15 @@ def test_nothing_steers_a_terminal(screen: Callable[..., bytes]) -> None:
 # --- the writer
 
 
-def test_output_that_fails_is_told_once_and_then_forgotten() -> None:
+def test_output_that_fails_is_kept_no_more_and_everybody_who_waits_hears_of_it() -> None:
     stream = below(os.open("/dev/full", os.O_WRONLY), lossy=False)
     stream.write(b"hello")
-    with pytest.raises(DsdError, match="cannot write to standard output: No space left"):
-        stream.finish()
-    stream.write(b"more")
-    stream.finish()
-    asyncio.run(stream.room(0))
+    for _ in range(2):
+        with pytest.raises(DsdError, match="cannot write to standard output: No space left"):
+            stream.finish()
+        stream.write(b"more")
+        with pytest.raises(DsdError, match="cannot write to standard output: No space left"):
+            asyncio.run(stream.room())
 
 
 def test_who_waits_for_room_is_woken_by_the_reader() -> None:
