@@ -92,9 +92,9 @@ class Stream(io.BufferedIOBase):
             raise
 
     def forget(self) -> None:
-        """What still waits is of no use to anybody, nor is what will be written."""
+        """What still waits is of no use to anybody, nor is what will be written, nor why it is not."""
         with self._writer.changed:
-            self._over = True
+            self._over, self._error = True, None
             self._writer.drop(self)
 
     def follows(self, other: Stream) -> bool:
@@ -117,8 +117,8 @@ class Stream(io.BufferedIOBase):
         if error is not None and self._lossy:
             self.num_lost += 1
         elif error is not None and not self._over:
-            self._error = error
             self.forget()
+            self._error = error
         woken, self._woken = self._woken, []
         for wake in woken:
             with contextlib.suppress(RuntimeError):  # its loop has ended
