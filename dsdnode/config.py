@@ -163,6 +163,16 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         raise BadInput(f"{path} is not TOML: {error}") from None
 
 
+def parse_text(text: str, what: str = "this") -> str:
+    """The same text; bytes of an argument that were none are lone surrogates in it. Raises BadInput."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) & 0xFF
+        raise BadInput(f"{what} is not UTF-8 text: the byte 0x{byte:02x} after {text[: error.start][-20:]!r}") from None
+    return text
+
+
 def parse_size(text: str) -> int:
     """Bytes of "6GB", "512 MiB" or "1000". Raises BadInput."""
     match = _SIZE.fullmatch(text.strip())

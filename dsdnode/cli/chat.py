@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Coroutine
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsdnode.cli import connect, render, reply_flags, slash
+from dsdnode.cli import connect, render, reply_flags, slash, streams
 from dsdnode.cli.lines import Lines, PipeLines, TerminalLines
 from dsdnode.cli.options import common_options, join_options, load
 from dsdnode.cli.reply_flags import ReplyFlags
 from dsdnode.cli.settings import Settings
 from dsdnode.cli.slash import ChatState
+from dsdnode.config import parse_text
 from dsdnode.errors import DsdError
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 def chat(system: str, **flags: Any) -> None:
     """Talk with a model of the swarm. /help lists what else can be typed."""
     wanted = reply_flags.take(flags)
-    asyncio.run(converse(load(flags), wanted, system))
+    asyncio.run(converse(load(flags), wanted, parse_text(system, "--system")))
 
 
 async def converse(settings: Settings, wanted: ReplyFlags, system: str = "", example: str = "") -> None:
@@ -55,7 +57,8 @@ async def converse(settings: Settings, wanted: ReplyFlags, system: str = "", exa
             except DsdError as error:
                 if not terminal:
                     raise
-                click.echo(f"error: {error}", err=True)
+                render.print_error(error)
+            await streams.room()
         if example and not (terminal or state.messages):
             click.echo(f"> {example}", err=True)
             await _turn(state, example, terminal)
@@ -69,7 +72,7 @@ async def _greeting(client: Client) -> str:
 
 async def _turn(state: ChatState, text: str, terminal: bool) -> bool:
     """One line of input; False to leave."""
-    if not text.startswith("/"):
+    if not parse_text(text, "what was typed").startswith("/"):
         if state.messages and state.messages[-1]["role"] == "user":
             state.messages.pop()  # it was never answered: two questions in a row confuse a model
         state.messages.append({"role": "user", "content": text})
@@ -108,14 +111,16 @@ async def answer(state: ChatState) -> None:
 
     system = [{"role": "system", "content": state.system}] if state.system else []
     text, threshold, stats = "", 0.0, None
+    request = state.wanted.request(messages=system + state.messages, keep=True)
     try:
-        request = state.wanted.request(messages=system + state.messages, keep=True)
-        async for event in state.client.generate(request, tell_waiting):
-            if isinstance(event, Piece):
-                text, threshold = text + event.text, event.threshold
-                show(event, state.colors)
-            else:
-                stats, threshold = event.stats, 0.0
+        async with contextlib.aclosing(state.client.generate(request, tell_waiting)) as events:
+            async for event in events:
+                if isinstance(event, Piece):
+                    text, threshold = text + event.text, event.threshold
+                    show(event, state.colors)
+                    await streams.room()
+                else:
+                    stats, threshold = event.stats, 0.0
     finally:
         if text:
             state.messages.append({"role": "assistant", "content": text})
@@ -144,7 +149,7 @@ def _count(state: ChatState, stats: ReplyStats) -> None:
 
 def show(piece: Any, colors: bool) -> None:
     """A piece of text; with colors, green when all of its tokens were drafted (a verdict's own token is not)."""
-    text = render.clean(piece.text) if sys.stdout.isatty() else piece.text
+    text = render.shown(piece.text)
     drafted = colors and render.colors() and 0 < piece.num_accepted == len(piece.tokens)
     click.echo(f"{GREEN}{text}{RESET}" if drafted else text, nl=False, color=True if drafted else None)
 

@@ -37,16 +37,17 @@ def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
     wanted = reply_flags.take(flags)
     if as_json and prompt is None:
         raise BadInput("--json goes with --prompt")
+    request = None if prompt is None else text_request(wanted, prompt, raw=False)
     temporary = tempfile.TemporaryDirectory(prefix="dsdnode-demo-", ignore_cleanup_errors=True)
     with leaving_by_exception(), temporary as folder:
         isolate(Path(folder), ENV_PREFIX)
         with _daemons(Path(folder), shards) as join:
             settings = load({**flags, "join": (join,), "swarm_key": None})
             run_leaving(_wait_complete(settings))
-            if prompt is None:
+            if request is None:
                 run_leaving(converse(settings, wanted, example=EXAMPLE))
             else:
-                run_leaving(reply_once(settings, text_request(wanted, prompt, raw=False), as_json))
+                run_leaving(reply_once(settings, request, as_json))
 
 
 @contextmanager

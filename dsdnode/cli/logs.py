@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -15,8 +16,25 @@ from typing import Any, TextIO
 
 import structlog
 
+from dsdnode.cli import render, streams
+
 MAX_LOG_BYTES = 8 << 20
 """Of a log file, and of the one before it: days of an ordinary node, and what anybody's disk can bear."""
+
+
+class Handler(logging.StreamHandler[TextIO]):
+    """Tells of the lines that were lost while nobody read them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if num_lines := streams.num_lost(self.stream):
+            words = "%d lines before this one are lost: nobody took them"
+            super().emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, words, (num_lines,), None))
+        super().emit(record)
+
+
+def _clean(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Text of strangers, errors and libraries must not steer the terminal (JSON escapes what would)."""
+    return {key: render.clean(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
@@ -30,10 +48,11 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    plain = structlog.dev.plain_traceback  # rich's shows what variables hold: prompts, keys
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=colors)]
+        [_clean, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
         if pretty
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
@@ -45,11 +64,15 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                *last,
+            ],
         )
     )
     root = logging.getLogger()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from dsdnode.cli import about, bench, chat, demo, report, run, shards, sim, start, swarm_keys
+from dsdnode.cli import about, bench, chat, demo, render, report, run, shards, sim, start, streams, swarm_keys
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import DsdError
 from dsdnode.files import check_own, replacing
@@ -39,6 +38,7 @@ def call(argv: Sequence[str]) -> int:
     invocation = Invocation(argv=list(argv))
     try:
         result = cli.main(args=list(argv), prog_name="dsdnode", standalone_mode=False, obj=invocation)
+        streams.finish()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
@@ -47,12 +47,11 @@ def call(argv: Sequence[str]) -> int:
         error.show()
         return EXIT_USAGE
     except DsdError as error:
-        click.echo(f"error: {error}", err=True)
+        render.print_error(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush into at exit
+    except BrokenPipeError:  # whoever reads has seen enough
         return EXIT_FAILURE
     except Exception as error:
         return _unexpected(error, invocation)
@@ -72,10 +71,18 @@ def _unexpected(error: Exception, invocation: Invocation) -> int:
         where = f"the traceback is in {path}"
     except (OSError, DsdError):
         where = "-v shows the traceback"
-    click.echo(f"error: unexpected {type(error).__name__}: {error} (this is a bug; {where})", err=True)
+    render.print_error(f"unexpected {type(error).__name__}: {error} (this is a bug; {where})")
     return EXIT_FAILURE
 
 
 def main() -> NoReturn:
     swarm_keys.hide_from_ps()
-    sys.exit(call(sys.argv[1:]))
+    streams.take_over()
+    try:
+        code = call(sys.argv[1:])
+    except SystemExit:  # told to leave at once
+        streams.forget()
+        raise
+    finally:
+        streams.leave()
+    sys.exit(code)

@@ -15,12 +15,23 @@ import msgspec
 if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
 
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls (C0 but tab and newline, C1), marks of direction, and halves of characters."""
 
 
 def clean(text: str) -> str:
     """Without control characters (tab and newline stay): a model's or a peer's text must not steer the terminal."""
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def shown(text: str) -> str:
+    """On a terminal without what it would obey; a pipe or a file gets a reply as it is."""
+    return clean(text) if sys.stdout.isatty() else text
+
+
+def print_error(error: object) -> None:
+    """On stderr; others may have had a hand in its words."""
+    click.echo(f"error: {clean(str(error))}", err=True)
 
 
 def colors(stream: IO[str] | None = None) -> bool:
@@ -29,7 +40,17 @@ def colors(stream: IO[str] | None = None) -> bool:
 
 def print_json(value: object) -> None:
     """Structs as objects, in the order of their fields."""
-    click.echo(json.dumps(msgspec.to_builtins(value), ensure_ascii=False))
+    click.echo(as_json(msgspec.to_builtins(value)))
+
+
+def as_json(value: object) -> str:
+    """Whatever standard output can show, nothing of it is lost, and nothing steers a terminal."""
+    text = json.dumps(value, ensure_ascii=not sys.stdout.encoding.lower().startswith("utf"))
+    return _OBEYED.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsdnode.cli.options import chain, policy_options
-from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, MAX_DRAFT, parse_threshold
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, MAX_DRAFT, parse_text, parse_threshold
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
 from dsdnode.wire.tensors import parse_wire
@@ -89,7 +89,7 @@ class ReplyFlags:
             return replace(self, **{name: getattr(ReplyFlags(), name)})
         if name == "threshold" and self.acceptance in (None, "exact"):
             raise BadInput("a threshold goes with acceptance relaxed or deferred: exact acceptance has none")
-        value: Any = _PARSED[name](text) if name in _PARSED else _number(name, text, *_RANGES[name])
+        value: Any = _PARSED[name](parse_text(text, name)) if name in _PARSED else _number(name, text, *_RANGES[name])
         return replace(self, **{name: value})
 
 
@@ -126,7 +126,7 @@ def stops(texts: Sequence[str]) -> tuple[str, ...]:
     """At most 16 texts, each of 1 to 256 characters. Raises BadInput."""
     if len(texts) > MAX_STOPS or not all(0 < len(text) <= MAX_STOP_CHARACTERS for text in texts):
         raise BadInput(f"at most {MAX_STOPS} --stop texts of 1 to {MAX_STOP_CHARACTERS} characters each")
-    return tuple(texts)
+    return tuple(parse_text(text, "stop") for text in texts)
 
 
 reply_options = chain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from dsdnode.cli import connect, render, reply_flags
+from dsdnode.cli import connect, render, reply_flags, streams
 from dsdnode.cli.chat import tell_waiting
+from dsdnode.cli.lines import read_all
 from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
+from dsdnode.config import parse_text
 from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ def run(prompt: str | None, raw: bool, prompt_tokens: str | None, as_json: bool,
     if prompt_tokens is not None:
         request = wanted.request(prompt_tokens=_ids(prompt_tokens))
     elif prompt == "-":
-        request = text_request(wanted, _read_stdin(), raw)
+        request = text_request(wanted, read_all(sys.stdin, MAX_PROMPT_BYTES), raw)
     else:
         request = text_request(wanted, prompt or "", raw)
     asyncio.run(reply_once(settings, request, as_json))
@@ -50,16 +53,9 @@ def text_request(wanted: reply_flags.ReplyFlags, text: str, raw: bool) -> Genera
     """A request for a text, as a chat message or raw. Raises BadInput."""
     if not text.strip():
         raise BadInput("the prompt is empty")
-    if len(text.encode()) > MAX_PROMPT_BYTES:
+    if len(parse_text(text, "the prompt").encode()) > MAX_PROMPT_BYTES:
         raise BadInput(f"the prompt is longer than {MAX_PROMPT_BYTES} bytes")
     return wanted.request(prompt=text) if raw else wanted.request(messages=[{"role": "user", "content": text}])
-
-
-def _read_stdin() -> str:
-    try:
-        return sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadInput("what comes on stdin is not UTF-8 text") from None
 
 
 def _ids(text: str) -> list[int]:
@@ -84,9 +80,13 @@ async def reply_once(settings: Settings, request: GenerateRequest, as_json: bool
     """Ask the swarm and print. Raises DsdError, after what was generated has been printed."""
     reply = PrintedReply()
     try:
-        async with connect.client(settings) as client:
-            async for event in client.generate(request, tell_waiting):
+        async with (
+            connect.client(settings) as client,
+            contextlib.aclosing(client.generate(request, tell_waiting)) as events,
+        ):
+            async for event in events:
                 _take(reply, event, as_json)
+                await streams.room()
     except DsdError as error:
         if reply.tokens:
             reply.finish_reason = "error"
@@ -110,7 +110,7 @@ def _take(reply: PrintedReply, event: Any, as_json: bool) -> None:
     reply.tokens.extend(event.tokens)
     reply.text += event.text
     if not as_json:
-        click.echo(render.clean(event.text) if sys.stdout.isatty() else event.text, nl=False)
+        click.echo(render.shown(event.text), nl=False)
 
 
 def _finish(reply: PrintedReply, seed: int, as_json: bool, error: str | None) -> None:

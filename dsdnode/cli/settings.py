@@ -22,6 +22,7 @@ from dsdnode.config import (
     parse_listen,
     parse_roles,
     parse_size,
+    parse_text,
     parse_threshold,
     read_toml,
 )
@@ -143,6 +144,11 @@ def _parse(setting: Setting, raw: object, where: str) -> Any:
 
 
 def _text(raw: object) -> str:
+    return parse_text(_string(raw))
+
+
+def _string(raw: object) -> str:
+    """A path's: bytes of any kind."""
     if not isinstance(raw, str) or not raw.strip():
         raise BadInput("a text is expected")
     return raw.strip()
@@ -154,7 +160,7 @@ def _list(raw: object) -> tuple[str, ...]:
         raw = raw.split() if "dsd://" in raw else raw.replace(",", " ").split()
     if not isinstance(raw, list | tuple) or not all(isinstance(one, str) and one.strip() for one in raw):
         raise BadInput("a list of texts is expected")
-    return tuple(one.strip() for one in raw)
+    return tuple(parse_text(one.strip()) for one in raw)
 
 
 def _joins(raw: object) -> tuple[str, ...]:
@@ -174,11 +180,11 @@ def _advertise(raw: object) -> tuple[str, ...]:
 
 
 def _path(raw: object) -> Path:
-    return raw if isinstance(raw, Path) else Path(_text(raw)).expanduser()
+    return raw if isinstance(raw, Path) else Path(_string(raw)).expanduser()
 
 
 def _swarm_keys(raw: object) -> tuple[str, ...]:
-    keys = read_keys(raw)
+    keys = tuple(map(parse_text, read_keys(raw)))
     if len(keys) > MAX_SWARM_KEYS:
         raise BadInput("two swarm keys at most: the new one, and the one that it replaces")
     return keys

@@ -73,7 +73,7 @@ async def obey(state: ChatState, line: str) -> Then:
     try:
         return await command(state, rest.strip())
     except DsdError as error:
-        click.echo(f"error: {error}", err=True)
+        render.print_error(error)
         return Then.GO_ON
 
 

@@ -17,7 +17,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import control, logs, render, swarm_keys
+from dsdnode.cli import control, logs, render, streams, swarm_keys
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -123,11 +123,23 @@ async def serve(config: NodeConfig, as_json: bool, leash: bool = False) -> int:
             async with control.serve(config.data_dir, _handlers(node, config, ending)):
                 ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers)
                 _print_ready(ready, as_json, config)
+                told = asyncio.create_task(_told(), name="tell that we are ready")
                 await ending.asked.wait()
+                told.cancel()
                 await _drain(node, config.timeouts.drain_s)
         finally:
             await node.close()
     return ending.exit_code
+
+
+async def _told() -> None:
+    """Whoever reads what was said, and whether anybody does: the node serves."""
+    try:
+        await streams.caught_up()
+    except (DsdError, BrokenPipeError) as error:
+        log.warning("nobody was told that the node is ready", reason=str(error))
+    finally:
+        streams.forget()
 
 
 def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, control.Handler]:

@@ -151,6 +151,8 @@ class PendingReply:
         try:
             data = encode_body(self._body())
             body = decode_body(data, replies.GenerateBody)
+        except UnicodeEncodeError as error:
+            raise BadInput(f"this cannot be asked, as it is not Unicode text: {error}") from None
         except ValueError as error:
             raise BadInput(f"the prompt is too long: {error}") from None
         except PeerMisbehaved as error:

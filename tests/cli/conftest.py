@@ -63,8 +63,9 @@ class Result:
 
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    def run(*argv: object, stdin: str = "") -> Result:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+    def run(*argv: object, stdin: str | bytes = "") -> Result:
+        said = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said), "utf-8"))
         capfd.readouterr()
         code = main.call([str(word) for word in argv])
         captured = capfd.readouterr()
@@ -132,17 +133,16 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
 class Daemon:
     """A real `dsdnode start` in a process of its own; with `fake`, around a node that does nothing (fake_node.py)."""
 
-    def __init__(self, data_dir: Path, *words: str, fake: bool = False) -> None:
+    def __init__(self, data_dir: Path, *words: str, fake: bool = False, **streams: Any) -> None:
         module = "tests.cli.fake_node" if fake else "dsdnode.cli"
         command = [sys.executable, "-m", module, "start", "--json", "--listen", "tcp://127.0.0.1:0"]
         roles = () if "--role" in words else ("--role", "bootstrap")
         self.data_dir = data_dir
         self.process = subprocess.Popen(
             [*command, *roles, "--data-dir", str(data_dir), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams),
         )
 
     def ready(self) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def daemon(home: Path) -> Iterator[Callable[..., Daemon]]:
     """Starts daemons; none outlives the test."""
     started: list[Daemon] = []
 
-    def start(*words: str, name: str = "alice", fake: bool = False) -> Daemon:
-        started.append(Daemon(home / name, *words, fake=fake))
+    def start(*words: str, name: str = "alice", fake: bool = False, **streams: Any) -> Daemon:
+        started.append(Daemon(home / name, *words, fake=fake, **streams))
         return started[-1]
 
     yield start

@@ -1,14 +1,19 @@
-"""`python -m tests.cli.fake_node start ...`: the daemon around a node that never finishes its replies."""
+"""`python -m tests.cli.fake_node start ...`: the daemon around a node that logs much and never finishes its replies."""
 
 from __future__ import annotations
 
 import asyncio
+
+import structlog
 
 from dsdnode.cli.main import main
 from dsdnode.config import NodeConfig
 from dsdnode.node import node
 from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.swarm.info import ModelInfo, PeerInfo
+
+NUM_LINES, LINE_CHARACTERS = 200, 10_000
+"""Logged whenever somebody asks for the peers: more than waits for a reader."""
 
 
 class BusyNode:
@@ -30,6 +35,8 @@ class BusyNode:
         )
 
     async def peers(self) -> list[PeerInfo]:
+        for number in range(NUM_LINES):
+            structlog.get_logger().warning("much to say", number=number, words="x" * LINE_CHARACTERS)
         return []
 
     async def models(self) -> list[ModelInfo]:

@@ -190,6 +190,7 @@ def test_version(call: Call) -> None:
 
 def test_the_entry_point_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["dsdnode", "strat"])
+    monkeypatch.setattr("dsdnode.cli.streams.take_over", lambda: None)  # pytest has them
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == 2

@@ -1,13 +1,27 @@
 from __future__ import annotations
 
+import json
+
+import pytest
 from msgspec.structs import replace
 
-from dsdnode.cli.render import clean, span, stats_line, table
+from dsdnode.cli.render import as_json, clean, span, stats_line, table
 from tests.cli.conftest import STATS
 
 
 def test_a_strangers_text_cannot_steer_the_terminal() -> None:
     assert clean("a\x1b]0;title\x07b\r\x9bc\u202ed\n\te") == "a�]0;title�b��c�d\n\te"
+
+
+@pytest.mark.parametrize(
+    "sign", ["\x00", "\x08", "\x0c", "\x7f", "\x85", "\x9d", "\u200e", "\u200f", "\u061c", "\u2069", "\udc9b"]
+)
+def test_nothing_that_a_terminal_obeys_is_left_and_json_loses_nothing(sign: str) -> None:
+    text = f"wörld{sign} 😀\n"
+    assert clean(text) == "wörld\N{REPLACEMENT CHARACTER} 😀\n"
+    told = as_json({text: [text]})
+    assert sign not in told and "wörld" in told
+    assert json.loads(told) == {text: [text]}
 
 
 def test_tables_align_and_show_gaps() -> None:

@@ -177,3 +177,16 @@ def test_a_reader_who_leaves_is_no_bug() -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, timeout=30, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_terminal_obeys_neither_a_reply_nor_an_error(
+    call: Call, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "\x1b]0;title\x07\x9b31m\u202e\u200f"
+    shown = "\ufffd]0;title\ufffd\ufffd31m\ufffd\ufffd"
+    swarm.replies = [[Piece((5,), words, 0), NoPipeline(words)]] * 3
+    piped = call("run", "hi", "--join", JOIN)
+    assert (piped.out, piped.err) == (f"{words}\n", f"error: {shown}\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert call("run", "hi", "--join", JOIN).out == f"{shown}\n"
+    assert call("chat", "--join", JOIN, stdin="hi\n").out == f"{shown}\n"

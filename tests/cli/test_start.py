@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import signal
 import socket
 import stat
@@ -11,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,3 +218,44 @@ async def test_a_path_longer_than_a_sockets_address_will_do(home: Path) -> None:
         assert await control.ask(deep, "hello", str) == "hello"
     with pytest.raises(NotRunning):
         await control.ask(deep, "hello", str)
+
+
+def test_a_log_that_nobody_reads_holds_no_daemon_up(call: Call, daemon: Start) -> None:
+    alice = daemon(fake=True)
+    alice.ready()
+    there = ("--data-dir", alice.data_dir)
+    assert call("peers", *there).out == "no other peers\n"  # which makes it log megabytes
+    assert call("status", *there).code == 0
+    for number in range(100):
+        assert f'"number": {number},' in alice.log_until("much to say")
+    call("peers", *there)
+    lost = re.search(r"(\d+) lines before this one are lost", alice.log_until("are lost: nobody took them"))
+    assert lost and 0 < int(lost[1]) < 100
+    assert '"number": 0,' in alice.log_until("much to say")
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("closed", "it is closed"), ("full", "No space"), ("left", "roken pipe")])
+def test_a_daemon_serves_whatever_becomes_of_its_standard_output(
+    call: Call, daemon: Start, kind: str, reason: str
+) -> None:
+    reading, left = os.pipe()
+    os.close(reading)
+    with open("/dev/full", "wb") as full:
+        kinds: dict[str, dict[str, Any]] = {
+            "closed": {"preexec_fn": lambda: os.close(1)},
+            "full": {"stdout": full},
+            "left": {"stdout": left},
+        }
+        alice = daemon(**kinds[kind])
+    os.close(left)
+    assert reason in alice.log_until("nobody was told that the node is ready")
+    assert call("status", "--data-dir", alice.data_dir).code == 0
+    assert alice.end() == 0
+
+
+def test_a_data_dir_may_have_any_name(call: Call, daemon: Start) -> None:
+    alice = daemon("--name", "alice", name=os.fsdecode(b"caf\xe9"))
+    alice.ready()
+    assert call("status", "--data-dir", alice.data_dir).code == 0
+    assert call("stop", "--data-dir", alice.data_dir).out == "stopped\n"
+    assert alice.process.wait(timeout=30) == 0

@@ -24,14 +24,16 @@ PATIENCE_S = 20.0
 class Terminal:
     """What alice types and sees."""
 
-    def __init__(self, data_dir: Path, env: dict[str, str]) -> None:
+    def __init__(self, data_dir: Path, env: dict[str, str], stdout: str = "") -> None:
         self._ours, theirs = pty.openpty()
         command = [sys.executable, "-m", "tests.cli.fake_chat", "chat", "--join", JOIN, "--data-dir", str(data_dir)]
+        shown = os.open(stdout, os.O_WRONLY) if stdout else theirs
         self.process = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, cwd=ROOT, env=os.environ | env,
+            command, stdin=theirs, stdout=shown, stderr=theirs, start_new_session=True, cwd=ROOT, env=os.environ | env,
             preexec_fn=take_terminal,
         )  # fmt: skip
-        os.close(theirs)
+        for one in {theirs, shown}:
+            os.close(one)
         self._seen = b""
 
     def type(self, keys: bytes) -> None:
@@ -136,3 +138,28 @@ def test_a_history_that_cannot_be_kept_is_done_without(terminal: Callable[..., T
     alice.see("\x1b[?25h")
     alice.type(CTRL_D)
     assert alice.left() == 0
+
+
+@pytest.mark.parametrize("typed", [b"caf\xe9", b"/system \xff", b"/set stop \xc3\x28"])
+def test_what_is_typed_in_another_encoding_is_told_and_the_chat_goes_on(
+    terminal: Callable[..., Terminal], typed: bytes
+) -> None:
+    alice = terminal()
+    alice.type(typed + b"\r")
+    assert "Traceback" not in alice.see("error: what was typed is not UTF-8 text: the byte 0x")
+    alice.see("\x1b[?25h")
+    alice.type(b"hello\r")
+    alice.see("You said hello!")
+    alice.see("\x1b[?25h")
+    alice.type(CTRL_D)
+    assert alice.left() == 0
+
+
+def test_a_chat_whose_words_cannot_be_written_ends(home: Path) -> None:
+    alice = Terminal(home / "d", {"TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}, stdout="/dev/full")
+    try:
+        alice.type(b"hello\r")
+        alice.see("error: cannot write to standard output: No space left on device")
+        assert alice.left() == 1
+    finally:
+        alice.close()

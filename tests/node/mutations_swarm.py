@@ -104,6 +104,12 @@ DHT: Final = {
 HERE: Final = {
     "identity-mode": Mutation("dsdnode.identity:load", 'os.name == "posix" and mode & 0o077', "False"),
     "control-mode": Mutation("dsdnode.cli.control:serve", "os.umask(0o177)", "os.umask(0o111)"),
+    "error-clean": Mutation("dsdnode.cli.render:print_error", "clean(str(error))", "str(error)"),
+    "reply-clean": Mutation("dsdnode.cli.render:shown", "clean(text) if sys.stdout.isatty() else text", "text"),
+    "json-clean": Mutation("dsdnode.cli.render:as_json", "_OBEYED.sub(_escape, text)", "text"),
+    "log-clean": Mutation("dsdnode.cli.logs:set_up", "[_clean, ", "["),
+    "log-trace": Mutation("dsdnode.cli.logs:set_up", "structlog.processors.format_exc_info,", ""),
+    "log-most": Mutation("dsdnode.cli.streams:Stream.write", "self._lossy and ", "False and "),
 }
 
 SWARM: Final[dict[str, Mutation]] = NET | WIRE | DHT | HERE
