@@ -15,6 +15,7 @@ from dsdnode.cli.settings import SETTINGS, Setting
 from dsdnode.client.client import Finished, GenerateRequest, Piece
 from dsdnode.client.request import PendingReply
 from dsdnode.errors import BadInput
+from dsdnode.files import shown
 from dsdnode.swarm.catalogue import Model
 from tests.cli.conftest import JOIN, STATS, Result, Swarm
 
@@ -72,7 +73,7 @@ def test_every_variable(call: Call, monkeypatch: pytest.MonkeyPatch, setting: Se
         monkeypatch.setenv(f"DSDNODE_{setting.key.upper()}", odd)
         result = call("config", "show", "--json")
         if setting.key in PATHS:
-            assert json.loads(result.out)[setting.key]["value"] == str(Path(odd))
+            assert json.loads(result.out)[setting.key]["value"] == shown(Path(odd))
         else:
             assert (result.code, f"DSDNODE_{setting.key.upper()}: " in result.err) == (2, True)
 
