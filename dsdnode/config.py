@@ -26,6 +26,7 @@ MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
 """Of a configuration or a scenario."""
 MAX_SWARM_FILE_BYTES = 64 * 1024
+MAX_LIFE_DIGITS = 8
 ACCEPTANCES = ("exact", "relaxed", "deferred")
 """Rules by which the judge accepts (speculation/acceptance.py); all but the first may change the text, and say so."""
 DEFAULT_THRESHOLD = 0.3
@@ -150,6 +151,23 @@ def write_joins(data_dir: Path, joins: tuple[str, ...], swarms: tuple[str, ...])
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(json.dumps({"swarms": swarms, "joins": joins[:MAX_JOINS]}).encode())
+
+
+def next_life(identity_file: Path) -> int:
+    """How many times this identity has been started, now included: what it says in this life outweighs all that it said
+    before. Counted beside its key; 0 where that cannot be."""
+    path = identity_file.with_name(identity_file.name + ".lives")
+    try:
+        counted = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                counted = file.read(MAX_LIFE_DIGITS + 1)
+        life = int(counted) + 1 if counted.isdigit() and len(counted) <= MAX_LIFE_DIGITS else 1
+        with replacing(path) as file:
+            file.write(b"%d" % life)
+    except (OSError, BadInput):
+        return 0
+    return life
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dsdnode.cli.options import common_options, json_option, load
 from dsdnode.engine.cage import Protection
 from dsdnode.errors import NotRunning
 from dsdnode.node.status import NodeStatus
-from dsdnode.swarm.info import ModelInfo, PeerInfo
+from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode stop")
@@ -88,7 +88,7 @@ def protection_of(protection: Protection) -> str:
 
 
 def peers_table(found: Sequence[PeerInfo]) -> str:
-    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "ADDRESSES")
+    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "SEEN", "ADDRESSES")
     rows = (
         (
             peer.peer_id[:12],
@@ -96,6 +96,7 @@ def peers_table(found: Sequence[PeerInfo]) -> str:
             render.span(peer.layers),
             peer.model,
             peer.rtt_ms,
+            _seen(peer),
             " ".join(peer.addresses),
         )
         for peer in found
@@ -103,20 +104,31 @@ def peers_table(found: Sequence[PeerInfo]) -> str:
     return render.table(columns, rows) if found else "no other peers"
 
 
+def _seen(peer: PeerInfo) -> str:
+    if peer.rtt_ms is not None:
+        return "now"
+    return "never" if peer.seen_s is None else f"{peer.seen_s:.0f} s ago"
+
+
 def models_table(found: Sequence[ModelInfo]) -> str:
-    """Below the table, what the models lack that are not complete."""
+    """Of the hosts of each range, how many answer now. Below the table, what the models lack that are not complete."""
     if not found:
         return "no models are hosted here or by any peer known"
-    columns = ("MODEL", "ID", "LAYERS", "DRAFTERS", "HOSTED (REPLICAS)", "COMPLETE")
+    columns = ("MODEL", "ID", "LAYERS", "DRAFTERS", "HOSTED (ANSWERING)", "COMPLETE")
     rows = (
         (
             model.name,
             model.model_id[:12],
             model.num_layers,
             model.drafters,
-            ", ".join(f"{render.span(one.layers)} x{one.replicas}" for one in model.coverage),
-            "yes" if model.complete else "no",
+            ", ".join(map(_hosted, model.coverage)),
+            "yes" if model.complete else "not now" if model.once_complete else "no",
         )
         for model in found
     )
     return "\n".join([render.table(columns, rows), *(render.clean(one.missing) for one in found if one.missing)])
+
+
+def _hosted(one: Coverage) -> str:
+    there = "" if one.answering == one.replicas else f" ({one.answering})"
+    return f"{render.span(one.layers)} x{one.replicas}{there}"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from math import log2
 from random import Random, SystemRandom
 from typing import Any
 
@@ -14,15 +13,16 @@ import structlog
 from cachetools import LRUCache
 
 from dsdnode.client.patience import Patience
+from dsdnode.client.preference import by_preference
 from dsdnode.client.request import Finished, GenerateRequest, Left, PendingReply, Piece, ReplyStats
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.port import Priority, Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.swarm.catalogue import Model, describe_peers, models_of
+from dsdnode.swarm.catalogue import Model, called, describe_models, describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
@@ -48,10 +48,10 @@ MAX_TRIES = 2
 """Of one drafter, without a token: a link may break under a drafter that lives."""
 MAX_QUEUED_NOTICES = 4096
 MAX_LEFT = 256
-SPEED_CLASS = 2.0
-"""Times slower: less than that is as good, and who has more free sessions is preferred."""
-FAST_MS = 1.0
-"""A token, as announced: faster ones are alike, so that no stranger's record makes all others slow."""
+MAX_ASKED_HOSTS = 32
+"""Of one of several models that could be meant: they are asked whether they are there."""
+MAX_TOLD, ID_DIGITS = 4, 12
+"""Of those models, in a warning."""
 
 
 @dataclass(slots=True)
@@ -163,7 +163,7 @@ class Client:
     # --- what is there
 
     async def models(self) -> list[ModelInfo]:
-        return [model.info for model in models_of(await self._records())]
+        return await describe_models(self._rpc, self._discovery, self._pings)
 
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self._rpc, self._discovery, self._pings)
@@ -188,17 +188,32 @@ class Client:
     async def _choose_model(self, name: str | None) -> Model:
         models = models_of(await self._records())
         if name is not None:
-            named = [model for model in models if name in (model.name, model.model_id)]
-            if not named:
-                known = ", ".join(model.name for model in models) or "none"
+            meant = called(models, name)
+            if not meant:
+                known = ", ".join(dict.fromkeys(model.name for model in models)) or "none"
                 raise ModelRefused(f"no model named {name!r} in this swarm (there is: {known})")
-            return named[0]
-        if not models:
+        elif not models:
             raise NoPipeline("nobody in this swarm hosts a model yet: `dsdnode start --role shard --join ...` adds one")
-        servable = [model for model in models if model.complete and model.drafters] or models
-        if len(servable) > 1:
-            raise BadInput(f"several models here: {', '.join(m.name for m in servable)}; choose one with -m NAME")
-        return servable[0]
+        else:
+            meant = models
+        servable = [model for model in meant if model.complete and model.drafters] or meant
+        return servable[0] if len(servable) == 1 else await self._most_hosted(servable)
+
+    async def _most_hosted(self, models: Sequence[Model]) -> Model:
+        """Any of them could be meant: names are anybody's to give, and so are records."""
+        shards = [shard for model in models for shard in model.shards[:MAX_ASKED_HOSTS]]
+        for shard in shards:
+            self._rpc.transport.introduce(shard.contact)
+        peers = list(dict.fromkeys(shard.peer_id for shard in shards))
+        rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer) for peer in peers))
+        answering = {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
+        chosen, *others = sorted(models, key=lambda model: model.rank(answering, self._joined))
+        log.warning(
+            "several models could be meant; choose one with -m NAME, or -m and the beginning of its id",
+            chosen=_told(chosen),
+            others=", ".join(map(_told, others[:MAX_TOLD])),
+        )
+        return chosen
 
     # --- replies
 
@@ -353,6 +368,10 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+def _told(model: Model) -> str:
+    return f"{model.name} ({model.model_id[:ID_DIGITS]})"
+
+
 def _no_drafter(pending: PendingReply, failures: dict[bytes, _Failure]) -> NoPipeline:
     if failures:
         reasons = "; ".join(dict.fromkeys(str(failure.error) for failure in failures.values()))
@@ -361,29 +380,3 @@ def _no_drafter(pending: PendingReply, failures: dict[bytes, _Failure]) -> NoPip
         f"no drafter with the tokenizer of {pending.model.name} in this swarm: `dsdnode start --role drafter "
         "--model-draft FILE --join ...` adds one"
     )
-
-
-def by_preference(
-    drafters: Sequence[ProviderRecord], last: bytes, joined: Collection[bytes], is_silent: Callable[[bytes], bool]
-) -> list[ProviderRecord]:
-    """In a conversation the `last` one, or the peers that we joined; else the fast ones, the freest of them first.
-
-    Those that were silent lately come behind the others, and before them those that are full. Who has not measured
-    itself yet may be fast.
-    """
-    times_ms = [max(FAST_MS, 1e3 * one.cost.at(1) * (1 + one.queue)) for one in drafters]
-    fastest_ms = min(times_ms, default=FAST_MS)
-
-    def key(pair: tuple[ProviderRecord, float]) -> tuple[bool, bool, bool, bool, int, int, bytes]:
-        record, time_ms = pair
-        return (
-            is_silent(record.peer_id),
-            record.peer_id != last,
-            record.peer_id not in joined,
-            record.free_sessions == 0,
-            int(log2(time_ms / fastest_ms) / log2(SPEED_CLASS)),
-            -record.free_sessions,
-            record.peer_id,
-        )
-
-    return [record for record, _ in sorted(zip(drafters, times_ms, strict=True), key=key)]

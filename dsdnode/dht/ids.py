@@ -31,7 +31,7 @@ MODELS_KEY = _key("models", "")
 
 
 def model_key(model_id: str) -> bytes:
-    """Where the providers of one model announce themselves; `model_id` is the hex SHA-256 of its file."""
+    """Where the providers of one model announce themselves."""
     return _key("model", model_id)
 
 
@@ -76,6 +76,18 @@ def ip_groups(addresses: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(group for group in groups if group is not None))
 
 
+@functools.lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """The network of an IP address that a connection came from: /24, of IPv6 /56. "" for what is no address."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return ""
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 56), strict=False))
+
+
 def is_dialable(contact: Contact) -> bool:
     """Does it say where it can be dialled, in addresses that are ones?"""
     return _are_addresses(contact.addresses)
@@ -98,9 +110,7 @@ def _group(address: str) -> str | None:
         return _name_group(host.lower())
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
-    if not ip.is_global:
-        return None
-    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 56), strict=False))
+    return network_of(host) if ip.is_global else None
 
 
 def _name_group(host: str) -> str | None:

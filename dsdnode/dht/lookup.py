@@ -30,7 +30,7 @@ from enum import Enum, auto
 
 from dsdnode.dht.ids import MAX_PER_GROUP, K, as_int, ip_groups, is_dialable, node_id
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import Newest, ProviderRecord
 
 PARALLELISM = 3
 MAX_PARALLELISM = 10
@@ -40,7 +40,7 @@ alive: 0.7 s gave a p99 of 2.15 s with 17 requests a lookup, this one 1.57 s wit
 QUORUM = 5
 MAX_ASKED = 100
 MAX_CANDIDATES = 400
-MAX_RECORDS = 2048
+MAX_PROVIDERS = 2048
 
 
 class _State(Enum):
@@ -79,7 +79,7 @@ class Lookup:
         self._by_id: dict[bytes, _Candidate] = {}
         self._asked: dict[bytes, _Candidate] = {}
         self._slow: dict[bytes, _Candidate] = {}
-        self._records: dict[tuple[bytes, str, str, int, int], ProviderRecord] = {}
+        self._newest = Newest(MAX_PROVIDERS)
         self._hear(seeds)
 
     def next(self, now: float) -> Contact | None:
@@ -105,10 +105,7 @@ class Lookup:
         self._hear(contacts)
         records = tuple(records)
         self._num_with_records += bool(records)
-        for record in records:
-            known = self._records.get(record.place)
-            if len(self._records) < MAX_RECORDS if known is None else known.sequence < record.sequence:
-                self._records[record.place] = record
+        self._newest.add(records)
 
     def on_failure(self, peer: bytes) -> None:
         """`peer` could not be reached, did not answer in time, or answered nonsense."""
@@ -127,7 +124,7 @@ class Lookup:
 
         Where some are slow or gone, records from `QUORUM` peers are enough: each holder should have them all.
         """
-        if not self._records:
+        if not self._num_with_records:
             return False
         in_trouble = self._parallelism > PARALLELISM
         return self._only_slow_left(now) or (in_trouble and self._num_with_records >= QUORUM)
@@ -144,8 +141,8 @@ class Lookup:
 
     @property
     def records(self) -> list[ProviderRecord]:
-        """The newest record of each place, withdrawn ones included, in a fixed order."""
-        return [self._records[place] for place in sorted(self._records)]
+        """What each provider said last, withdrawn offers included, in a fixed order."""
+        return self._newest.records
 
     def _only_slow_left(self, now: float) -> bool:
         self._notice_slow(now)

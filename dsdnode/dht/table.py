@@ -100,6 +100,12 @@ class Table:
         node = bucket.nodes.get(peer) if bucket else None
         return node.contact if node else None
 
+    def seen_at(self, peer: bytes) -> float | None:
+        """When a node of the table answered last, whatever its state."""
+        bucket = self._buckets.get(bucket_index(self._own_id, peer))
+        node = bucket.nodes.get(peer) if bucket else None
+        return node.seen_at if node else None
+
     def is_live(self, peer: bytes) -> bool:
         bucket = self._buckets.get(bucket_index(self._own_id, peer))
         return bucket is not None and peer in bucket.nodes and bucket.nodes[peer].live

@@ -38,7 +38,7 @@ class FakeModel:
 
     def shard(self, start: int, end: int, context_tokens: int = 4096, max_sequences: int = 64) -> ShardInfo:
         return ShardInfo(
-            model_id=_hex(f"model {self}"),
+            weights_hash=_hex(f"model {self}"),
             model_name="fake",
             architecture="fake",
             start=start,

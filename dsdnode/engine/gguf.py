@@ -22,18 +22,22 @@ from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value, read_heade
 from dsdnode.engine.gguf_writer import Progress, write_gguf
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.files import output, replacing, words
+from dsdnode.wire.records import model_id_of
 
 MAX_NAME_CHARACTERS = 96
 MAX_LAYERS = 512
 """LLAMA_MAX_LAYERS: llama.cpp aborts beyond it."""
+WEIGHTS_KEY = "dsdnode.model_id"
+"""In a shard's file: the SHA-256 of the whole model's. (Shards that were cut long ago have it under this name, too.)"""
 _SHA256 = re.compile("[0-9a-f]{64}")
+_WORD = re.compile("[!-~]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a GGUF file holds: layers [start, end) of the model whose own file has the SHA-256 `model_id`."""
+    """What a GGUF file holds: layers [start, end) of the model whose own file has the SHA-256 `weights_hash`."""
 
-    model_id: str
+    weights_hash: str
     model_name: str
     architecture: str
     start: int
@@ -47,6 +51,13 @@ class Manifest:
     rope_switch_tokens: int
     """llama.cpp rotates otherwise in contexts of more cells than this (phi3's long factors), so all stages of a
     pipeline must stay on one side of it. 0: it does not."""
+
+    @property
+    def model_id(self) -> str:
+        """The same for the whole model and for whatever is cut from it."""
+        return model_id_of(
+            self.weights_hash, self.architecture, self.num_layers, self.width, self.vocab_size, self.tokenizer_hash
+        )
 
     @property
     def first(self) -> bool:
@@ -64,14 +75,14 @@ def read_manifest(path: Path, cache_folder: Path | None = None) -> Manifest:
     """
     header = read_header(path)
     architecture = header.text("general.architecture")
-    held, is_shard = layers_of(header), "dsdnode.model_id" in header.metadata
+    held, is_shard = layers_of(header), WEIGHTS_KEY in header.metadata
     num_layers = header.count("dsdnode.num_layers") if is_shard else held
     start = header.count("dsdnode.layer_start") if is_shard else 0
     end = header.count("dsdnode.layer_end") if is_shard else held
     manifest = Manifest(
-        model_id=header.text("dsdnode.model_id") if is_shard else file_sha256(path, cache_folder),
+        weights_hash=header.text(WEIGHTS_KEY) if is_shard else file_sha256(path, cache_folder),
         model_name=_printable(header.text("dsdnode.model_name") if is_shard else _name(header, path)),
-        architecture=_printable(architecture),
+        architecture=architecture,
         start=start,
         end=end,
         num_layers=num_layers,
@@ -83,8 +94,10 @@ def read_manifest(path: Path, cache_folder: Path | None = None) -> Manifest:
     )
     if end - start != held or not 0 <= start < end <= num_layers <= MAX_LAYERS:
         raise ModelRefused(f"{path}: says it holds layers {start}:{end} of {num_layers} in {held} blocks")
-    if not _SHA256.fullmatch(manifest.model_id) or not _SHA256.fullmatch(manifest.tokenizer_hash):
+    if not _SHA256.fullmatch(manifest.weights_hash) or not _SHA256.fullmatch(manifest.tokenizer_hash):
         raise ModelRefused(f"{path}: its model or tokenizer id is not a SHA-256")
+    if not _WORD.fullmatch(architecture):
+        raise ModelRefused(f"{path}: its architecture, {_printable(architecture)!r}, is no word of at most 64 letters")
     return manifest
 
 
@@ -102,7 +115,7 @@ def cut(
     source that is a shard itself or whose shards would not give the whole model's logits bit for bit.
     """
     header = read_header(source)
-    if "dsdnode.model_id" in header.metadata:
+    if WEIGHTS_KEY in header.metadata:
         raise ModelRefused(f"{source}: is a shard already; cut from the whole model")
     if header.count("split.count", 1) > 1:
         raise ModelRefused(f"{source}: is one of several files of a model; merge them first (llama-gguf-split --merge)")
@@ -122,7 +135,7 @@ def cut(
 
 def _remembered(whole: Manifest, start: int, end: int) -> dict[str, Value]:
     return {
-        "dsdnode.model_id": Value(STRING, whole.model_id),
+        WEIGHTS_KEY: Value(STRING, whole.weights_hash),
         "dsdnode.model_name": Value(STRING, whole.model_name),
         "dsdnode.layer_start": Value(UINT32, start),
         "dsdnode.layer_end": Value(UINT32, end),

@@ -167,7 +167,7 @@ class LlamaEngine:
     def _describe(self) -> ShardInfo:
         manifest = self._manifest
         return ShardInfo(
-            model_id=manifest.model_id,
+            weights_hash=manifest.weights_hash,
             model_name=manifest.model_name,
             architecture=manifest.architecture,
             start=manifest.start,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dsdnode.errors import Overloaded, PeerMisbehaved
 from dsdnode.speculation.sampling import Sampling, draw, draw_two, most_likely, probabilities
+from dsdnode.wire.records import model_id_of
 
 if TYPE_CHECKING:
     from dsdnode.engine.tokenizer import Vocab
@@ -26,9 +27,9 @@ States = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """What an engine hosts. `model_id`: SHA-256 of the source GGUF, in hex; `tokenizer_hash`: so of its tokenizer."""
+    """What an engine hosts. `weights_hash`: SHA-256 of the source GGUF, in hex; `tokenizer_hash`: of its tokenizer."""
 
-    model_id: str
+    weights_hash: str
     model_name: str
     architecture: str
     start: int
@@ -43,6 +44,12 @@ class ShardInfo:
     """The longest sequence that the model was made for."""
     max_sequences: int
     can_truncate: bool
+
+    @property
+    def model_id(self) -> str:
+        return model_id_of(
+            self.weights_hash, self.architecture, self.num_layers, self.width, self.vocab_size, self.tokenizer_hash
+        )
 
     @property
     def first(self) -> bool:

@@ -72,13 +72,16 @@ class Inbound(Link):
         bulk: bool,
         user: str,
         descriptor: int,
+        source: str,
     ) -> None:
+        """`source`: the IP address that it comes from."""
         super().__init__(peer, bulk)
         self._router = router
         self._pump = pump
         self.routing_id = routing_id
         self.user = user
         self.descriptor = descriptor
+        self.source = source
         self.ready = True
 
     def _transmit(self, frames: list[bytes]) -> bool:

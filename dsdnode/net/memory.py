@@ -32,6 +32,8 @@ class MemoryTransport:
         self._id = peer_id(contact.public_key)
         self._inbox = Inbox()
         self._contacts: dict[bytes, Contact] = {}
+        self.source = "127.0.0.1"
+        """Where others see it call from."""
         self.banned: set[bytes] = set()
         self._lost: list[Callable[[bytes, str], None]] = []
 
@@ -40,6 +42,10 @@ class MemoryTransport:
 
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
+
+    def source_of(self, peer: bytes) -> str:
+        known = self._hub.transports.get(peer)
+        return "" if known is None else known.source
 
     def refused_by(self, peer: bytes) -> bool:
         return False

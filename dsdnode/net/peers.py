@@ -44,6 +44,14 @@ class Peer:
         claimed = [address for contact in contacts for address in contact.addresses if _usable(address)]
         return list(dict.fromkeys([self.answered, *claimed] if self.answered else claimed))[:MAX_ADDRESSES]
 
+    @property
+    def source(self) -> str:
+        """The IP address that it calls from; of one that never did, the one where it answered."""
+        inbound = next(iter(self.inbounds.values()), None)
+        if inbound is not None:
+            return inbound.source
+        return parse_address(self.answered)[0] if self.answered else ""
+
     def ready_link(self, bulk: bool) -> Link | None:
         """An open link of a lane, ours before theirs."""
         for link in (self.dealers.get(bulk), self.inbounds.get(bulk)):

@@ -48,6 +48,10 @@ class Transport(Protocol):
     def contact_of(self, peer: bytes) -> Contact | None:
         """What a peer said of itself in its HELLO (its key is verified), else what was introduced, else None."""
 
+    def source_of(self, peer: bytes) -> str:
+        """The IP address that a peer's connection comes from, or that we dialled; "" where that is not known. Nothing
+        that it says of itself."""
+
     def refused_by(self, peer: bytes) -> bool:
         """Did the peer answer our last greeting with a no that is meant for good (another swarm key, say)?"""
 

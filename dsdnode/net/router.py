@@ -109,9 +109,9 @@ class Router:
         if inbound is not None and inbound.user == user:
             self._owner.received(inbound, raw)
         else:
-            self._greet(routing_id, user, int(str(frames[1].get("__fd"))), raw)
+            self._greet(routing_id, user, frames[1], raw)
 
-    def _greet(self, routing_id: bytes, user: str, descriptor: int, raw: list[bytes]) -> None:
+    def _greet(self, routing_id: bytes, user: str, first: zmq.Frame, raw: list[bytes]) -> None:
         """The first message of a connection: HELLO, or it is dropped."""
         try:
             hello = decode(raw).message
@@ -124,7 +124,8 @@ class Router:
         curve_key = bytes.fromhex(user)
         answer = self._owner.greeted(hello, curve_key)
         peer = peer_id(hello.contact.public_key)
-        inbound = Inbound(self._socket, self._pump, routing_id, peer, hello.bulk, user, descriptor)
+        descriptor, source = int(str(first.get("__fd"))), str(first.get("Peer-Address"))
+        inbound = Inbound(self._socket, self._pump, routing_id, peer, hello.bulk, user, descriptor, source)
         inbound.send(encode(answer), Priority.CONTROL)
         if isinstance(answer, Welcome):
             self._by_routing_id[routing_id] = self._by_descriptor[descriptor] = inbound

@@ -129,6 +129,10 @@ class ZmqTransport:
         known = self._links.book.get(peer)
         return (known.said or known.introduced) if known is not None else None
 
+    def source_of(self, peer: bytes) -> str:
+        known = self._links.book.get(peer)
+        return "" if known is None else known.source
+
     def refused_by(self, peer: bytes) -> bool:
         known = self._links.book.get(peer)
         return known is not None and known.refused

@@ -14,7 +14,7 @@ from random import Random
 
 import structlog
 
-from dsdnode.config import NodeConfig, read_joins, write_joins
+from dsdnode.config import NodeConfig, next_life, read_joins, write_joins
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
@@ -33,7 +33,7 @@ from dsdnode.node.shard.host import StageHost
 from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
-from dsdnode.swarm.catalogue import describe_peers, models_of
+from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
@@ -73,7 +73,8 @@ class Node:
         self._transport = transport
         self._organs = organs
         self.rpc = Rpc(transport, rng)
-        self.discovery = Discovery(self.rpc, identity, rng)
+        life = next_life(config.identity_file) if organs.disk else 0
+        self.discovery = Discovery(self.rpc, identity, rng, life)
         self._pings = Pings(self.rpc)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
@@ -257,7 +258,7 @@ class Node:
         return await describe_peers(self.rpc, self.discovery, self._pings)
 
     async def models(self) -> list[ModelInfo]:
-        return [model.info for model in models_of(await self.discovery.find_providers(MODELS_KEY))]
+        return await describe_models(self.rpc, self.discovery, self._pings)
 
     # --- its end
 

@@ -14,16 +14,18 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import median
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.cost import CostLine, PipelineCost
+from dsdnode.cost import UNKNOWN, CostLine, PipelineCost
 from dsdnode.errors import NoPipeline
 from dsdnode.pacing.fits import BLOCK_POSITIONS
 from dsdnode.pacing.formulas import stream_speed
 from dsdnode.pacing.tuning import TUNING, Tuning
-from dsdnode.wire.messages import Contact
+from dsdnode.wire.messages import MAX_POSITIONS, Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
 MAX_BOTTLENECKS = 16
@@ -98,11 +100,13 @@ def choose_pipeline(
 ) -> tuple[PipelineStage, ...]:
     """The pipeline over [0, num_layers) with the highest predicted speed; among equals by the view's taste, then by id.
 
-    `records` are of one model; those of drafters and of the peers in `exclude` (they just failed) do not count. A link
-    between two stages is as long as either of them measured it; one that neither did, as the longer of their round
-    trips from the owner: the middle of what the triangle allows. Raises NoPipeline, naming the layers that are missing.
+    `records` are of one model; those of drafters and of the peers in `exclude` (they just failed) do not count, and of
+    two of one peer only the newer one: it hosts one range. A link between two stages is as long as either of them
+    measured it; one that neither did, as the longer of their round trips from the owner: the middle of what the
+    triangle allows. Raises NoPipeline, naming the layers that are missing.
     """
-    hosted = [record for record in records if record.role == "shard" and record.num_layers == num_layers]
+    shards = [record for record in records if record.role == "shard" and record.num_layers == num_layers]
+    hosted = list({record.peer_id: record for record in sorted(shards, key=_age)}.values())
     usable = [record for record in hosted if record.peer_id not in exclude]
     field = _Field(sorted(usable, key=lambda record: (record.peer_id, record.start, record.end)), view)
     best = field.best()
@@ -110,6 +114,29 @@ def choose_pipeline(
         name = model_name or (records[0].model_name if records else "") or "the model"
         raise NoPipeline(why_none(usable, num_layers, name, num_failed=len(hosted) - len(usable)))
     return tuple(PipelineStage(field.records[index]) for index in best)
+
+
+def _age(record: ProviderRecord) -> tuple[int, int, int]:
+    return record.sequence, record.start, record.end
+
+
+def with_usual_speeds(shards: Sequence[ProviderRecord]) -> list[ProviderRecord]:
+    """Who has not measured itself is taken for as fast, a layer, as is usual among the others: not for the fastest."""
+    measured = [shard for shard in shards if shard.cost != UNKNOWN]
+    if not measured:
+        return list(shards)
+    fixed_ms = median(shard.fixed_ms / (shard.end - shard.start) for shard in measured)
+    slope_ms = median(shard.slope_ms / (shard.end - shard.start) for shard in measured)
+    return [
+        shard
+        if shard.cost != UNKNOWN
+        else msgspec.structs.replace(
+            shard,
+            fixed_ms=fixed_ms * (shard.end - shard.start),
+            slope_ms=slope_ms * (shard.end - shard.start),
+        )
+        for shard in shards
+    ]
 
 
 def predict(places: Sequence[PipelineStage], view: View) -> PipelineCost:
@@ -245,6 +272,16 @@ def _taste(session: bytes, peer: bytes) -> float:
 def is_covered(ranges: Iterable[Range], num_layers: int) -> bool:
     """Do some of them, end to end, make the whole model?"""
     return num_layers in ends(ranges)
+
+
+def longest_context(shards: Iterable[ProviderRecord], num_layers: int) -> int:
+    """Positions that fit the pipeline with the most room, that of a pipeline being its narrowest stage's; 0: there is
+    no pipeline. What one shard says of its own room changes nothing for those who go without it."""
+    room = {0: MAX_POSITIONS}
+    for shard in sorted(shards, key=lambda one: (one.start, one.end)):
+        through = min(room.get(shard.start, 0), shard.context_tokens)
+        room[shard.end] = max(room.get(shard.end, 0), through)
+    return room.get(num_layers, 0)
 
 
 def num_missing(ranges: Iterable[Range], num_layers: int) -> int:

@@ -9,6 +9,7 @@ from dsdnode.errors import NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.sim.question import Question
 from dsdnode.sim.scenario import Group, LinkTerms, NetworkTerms, Pair
+from dsdnode.swarm.catalogue import models_of
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
 HOME = "here"
@@ -36,11 +37,12 @@ def question_of(records: Sequence[ProviderRecord], rtt_s: Mapping[bytes, float],
     shards = [record for record in there if record.role == "shard"]
     if not shards:
         raise NoPipeline("no peer of that swarm hosts layers of a model now")
-    model = min(shards, key=lambda record: (record.model_name, record.model_id))
+    hosted = models_of(there)
+    model = min(hosted, key=lambda one: one.rank(rtt_s, ()))
     shards = [record for record in shards if record.model_id == model.model_id]
     drafters = [one for one in there if one.role == "drafter" and one.tokenizer_hash == model.tokenizer_hash]
     if not drafters:
-        raise NoPipeline(f"no drafter of that swarm has the tokenizer of {model.model_name}")
+        raise NoPipeline(f"no drafter of that swarm has the tokenizer of {model.name}")
     names = {record.peer_id: short_id(record.peer_id) for record in [*shards, *drafters]}
     return Question(
         shards=tuple(_group(record, names[record.peer_id]) for record in shards),

@@ -94,7 +94,7 @@ def record_of(group: Group, index: int, num_layers: int) -> ProviderRecord:
     start, end = layers_of(group, index, num_layers)
     contact = Contact(bytes(32), ("tcp://192.0.2.1:1",))
     return ProviderRecord(
-        public_key=contact.public_key, addresses=contact.addresses, role="shard", model_id="0" * 64,
-        model_name="", start=start, end=end, num_layers=num_layers, tokenizer_hash="0" * 64, vocab_size=1, width=1,
-        context_tokens=1, free_sessions=1, fixed_ms=group.fixed_ms, slope_ms=group.position_ms,
+        public_key=contact.public_key, addresses=contact.addresses, role="shard", weights_hash="0" * 64,
+        architecture="simulated", model_name="", start=start, end=end, num_layers=num_layers, tokenizer_hash="0" * 64,
+        vocab_size=1, width=1, context_tokens=1, free_sessions=1, fixed_ms=group.fixed_ms, slope_ms=group.position_ms,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from dsdnode.errors import PeerUnavailable
-from dsdnode.identity import peer_id
+from dsdnode.identity import parse_address, peer_id
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
 from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, Traffic, size_of, travel_s
@@ -64,6 +64,10 @@ class SimTransport:
 
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
+
+    def source_of(self, peer: bytes) -> str:
+        known = self._network.hosts.get(peer)
+        return "" if known is None or not known.contact.addresses else parse_address(known.contact.addresses[0])[0]
 
     def refused_by(self, peer: bytes) -> bool:
         return False

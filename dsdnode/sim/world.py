@@ -250,7 +250,7 @@ class World:
         context_tokens = min(group.context_tokens or usual, MAX_CONTEXT)
         model = "draft" if drafts else "target"
         return ShardInfo(
-            model_id=_hex(model),
+            weights_hash=_hex(model),
             model_name=model,
             architecture="simulated",
             start=start,

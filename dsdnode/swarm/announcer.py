@@ -1,7 +1,10 @@
 """What this node offers, made known: signed, announced to the peers closest to each key, again before it expires.
 
-The sequence number starts at 0 with every process; peers that still hold a record of an earlier life show it to us
-(in lookups, or in answer to an announcement), and we count on from there.
+All offers have one sequence number, and go to a holder together: what it held of us before is void then, whatever it
+was of. Only where nothing of ours belongs any more (a key of another model, say) the offer is taken back in so many
+words, that of an earlier life too. Numbers go up from life to life; where a life does not know its number, peers that
+still hold records of an earlier one show them (in lookups, or in answer to an announcement), and we count on from
+there.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from typing import Final
 import msgspec
 import structlog
 
-from dsdnode.dht.ids import K, distance, node_id
-from dsdnode.dht.store import Place, Store, record_keys
+from dsdnode.dht.ids import MODELS_KEY, K, distance, node_id
+from dsdnode.dht.store import Signed, Store, record_keys
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, Overloaded
 from dsdnode.identity import Identity, short_id
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries
-from dsdnode.wire.messages import Announce, Contact, FindProviders, Stored
+from dsdnode.wire.messages import MAX_ROLES, Announce, Contact, FindProviders, Stored
 from dsdnode.wire.records import MAX_TTL_S, ProviderRecord, open_record, sign_record
 
 log = structlog.get_logger(__name__)
@@ -37,7 +40,10 @@ CHANGE_GAP_S = 5.0
 """Between two announcements, however often the offer changes."""
 PARALLELISM = 10
 WITHDRAW_S = 1.0
-MAX_OFFERS = 8
+MAX_PAST = 8
+"""Models of earlier offers that are remembered until they are taken back."""
+LIFE_BITS = 32
+"""Of a sequence number, for the announcements of one life."""
 
 
 class Phase(Enum):
@@ -58,7 +64,9 @@ NEXT: Final[Mapping[tuple[Phase, str], Phase]] = {
 class Announcer:
     """Everything here happens when `tick` or `withdraw` is called."""
 
-    def __init__(self, identity: Identity, table: Table, store: Store, rng: random.Random, queries: Queries) -> None:
+    def __init__(
+        self, identity: Identity, table: Table, store: Store, rng: random.Random, queries: Queries, life: int = 0
+    ) -> None:
         self._identity = identity
         self._table = table
         self._store = store
@@ -67,13 +75,18 @@ class Announcer:
         self._make: RecordFactory = tuple
         self.done = asyncio.Event()
         """What was last to be provided has been announced once. (Another event for each thing to provide.)"""
-        self._sequence = 0
+        self._sequence = life << LIFE_BITS
         self._announce_at = float("inf")
         self._look_up_at = float("-inf")
         self._announced_at = float("-inf")
         self._news = False
         self.phase = Phase.QUIET
-        self._signed: dict[Place, tuple[ProviderRecord, bytes]] = {}
+        self._told: dict[bytes, tuple[Signed, ...]] = {}
+        """What was said last, by key."""
+        self._past: dict[tuple[str, str], ProviderRecord] = {}
+        """What was offered before, by role and model."""
+        self._outdone = False
+        """A holder has something newer of an earlier life."""
         self._holders: dict[bytes, dict[bytes, Contact]] = {}
         self._slots = asyncio.Semaphore(PARALLELISM)
 
@@ -94,7 +107,7 @@ class Announcer:
 
     def due(self, now: float) -> bool:
         """Is there anything for `tick` to do?"""
-        is_due = now >= self._announce_at or (self._news and bool(self._signed))
+        is_due = now >= self._announce_at or (self._news and bool(self._told))
         return self.phase is Phase.QUIET and is_due
 
     async def tick(self, now: float) -> None:
@@ -107,7 +120,7 @@ class Announcer:
                 await self._announce(now)
             else:
                 self._news = False
-                await self._spread({key: self._lacking(key) for key in self._keys()})
+                await self._spread({key: self._lacking(key) for key in self._told})
         finally:
             self._step("told")
 
@@ -126,44 +139,57 @@ class Announcer:
         self._announced_at = now
         self._announce_at = now + ANNOUNCE_EVERY_S * self._rng.uniform(0.9, 1.0)
         self._news = False
-        done, records = self.done, list(self._make())[:MAX_OFFERS]
-        keys = list(dict.fromkeys([*(key for record in records for key in record_keys(record)), *self._keys()]))
+        done, records = self.done, {record.role: record for record in self._make()}
+        keys = [*(key for record in records.values() for key in record_keys(record)), *self._told]
         if now >= self._look_up_at or any(key not in self._holders for key in keys):
-            await self._find_holders(keys, now)
+            self._look_up_at = now + LOOK_UP_EVERY_S
+            self._holders.clear()
+            await self._find_holders([*keys, MODELS_KEY])
         if self.phase is Phase.OVER:
             return
-        self._sign(records)
-        await self._spread({key: list(self._holders[key].values()) for key in keys})
-        self._signed = {place: pair for place, pair in self._signed.items() if not pair[0].withdrawn}
+        self._sign(records.values())
+        await self._find_holders([key for key in self._told if key not in self._holders])
+        self._outdone = False
+        await self._spread({key: list(self._holders.get(key, {}).values()) for key in self._told})
+        self._told = {key: said for key, said in self._told.items() if not all(one.withdrawn for one, _ in said)}
         # Whoever came while we were looking up got nothing yet.
         self._news = True
-        done.set()
+        if not self._outdone:
+            done.set()
 
-    async def _find_holders(self, keys: Sequence[bytes], now: float) -> None:
+    async def _find_holders(self, keys: Iterable[bytes]) -> None:
+        """Of earlier lives' offers there, too."""
+        keys = list(dict.fromkeys(keys))
         lookups = await asyncio.gather(
             *(self._queries.lookup(key, FindProviders(key), LOOKUP_TIMEOUT_S) for key in keys)
         )
-        self._look_up_at = now + LOOK_UP_EVERY_S
         self._count_on(record for lookup in lookups for record in lookup.records)
         closest = [{node_id(contact): contact for contact in lookup.closest} for lookup in lookups]
-        self._holders = dict(zip(keys, closest, strict=True))
+        self._holders |= zip(keys, closest, strict=True)
 
-    def _sign(self, records: Sequence[ProviderRecord]) -> None:
-        """The offer with the next sequence number; what was offered before and is not any more is taken back."""
+    def _sign(self, records: Iterable[ProviderRecord]) -> None:
+        """The offer with the next sequence number; where none is left of what was offered before, that is taken
+        back."""
         self._sequence += 1
-        offer = {record.place: msgspec.structs.replace(record, ttl_s=MAX_TTL_S) for record in records}
-        for place, (record, _) in self._signed.items():
-            offer.setdefault(place, msgspec.structs.replace(record, ttl_s=0.0))
-        numbered = [msgspec.structs.replace(record, sequence=self._sequence) for record in offer.values()]
-        self._signed = {record.place: (record, sign_record(self._identity, record)) for record in numbered}
+        told: dict[bytes, dict[str, Signed]] = {}
+        offer = [self._signed(record, MAX_TTL_S) for record in records]
+        for signed in offer:
+            for key in record_keys(signed[0]):
+                told.setdefault(key, {})[signed[0].role] = signed
+        current = frozenset(told)
+        for record in self._past.values():
+            for key in set(record_keys(record)) - current:
+                told.setdefault(key, {})[record.role] = self._signed(record, 0.0)
+        self._told = {key: tuple(said.values()) for key, said in told.items()}
+        self._past = {(record.role, record.model_id): record for record, _ in offer}
         now = asyncio.get_running_loop().time()
-        for record, data in self._signed.values():
-            for key in record_keys(record):
-                with contextlib.suppress(Overloaded):
-                    self._store.put(key, record, data, now)
+        for key, said in self._told.items():
+            with contextlib.suppress(Overloaded):
+                self._store.put(key, said, now)
 
-    def _keys(self) -> list[bytes]:
-        return list(dict.fromkeys(key for record, _ in self._signed.values() for key in record_keys(record)))
+    def _signed(self, record: ProviderRecord, ttl_s: float) -> Signed:
+        numbered = msgspec.structs.replace(record, ttl_s=ttl_s, sequence=self._sequence)
+        return numbered, sign_record(self._identity, numbered)
 
     def _lacking(self, key: bytes) -> list[Contact]:
         """Peers that we know to be close to `key`, among the K closest, and not to hold our records."""
@@ -177,26 +203,21 @@ class Announcer:
         ]
 
     async def _spread(self, targets: dict[bytes, list[Contact]]) -> None:
-        errands = [
-            (key, contact, data)
-            for key, contacts in targets.items()
-            for contact in contacts
-            for record, data in self._signed.values()
-            if key in record_keys(record)
-        ]
-        await asyncio.gather(*(self._tell(*errand) for errand in errands))
+        errands = [(key, contact) for key, contacts in targets.items() for contact in contacts]
+        await asyncio.gather(*(self._tell(*errand, self._told.get(errand[0], ())) for errand in errands))
 
-    async def _tell(self, key: bytes, contact: Contact, data: bytes) -> None:
+    async def _tell(self, key: bytes, contact: Contact, said: tuple[Signed, ...]) -> None:
         """A peer counts as a holder from before it is told, so that it also hears of the end; not so if it refuses."""
         async with self._slots:
-            if data not in (signed for _, signed in self._signed.values()):
+            if not said or self._told.get(key) is not said:
                 return
+            mine = [data for _, data in said]
             holders = self._holders.setdefault(key, {})
             holders[node_id(contact)] = contact
             try:
-                answer, buffers = await self._queries.request(contact, Announce(key), (data,))
+                answer, buffers = await self._queries.request(contact, Announce(key), mine)
                 if isinstance(answer, Stored):
-                    self._count_on_rival(buffers, data)
+                    self._count_on_rival(buffers, mine)
                 else:
                     holders.pop(node_id(contact), None)
             except DsdError as error:
@@ -204,12 +225,16 @@ class Announcer:
                 log.debug("announce_failed", peer=short_id(node_id(contact)), reason=str(error))
 
     def _count_on(self, records: Iterable[ProviderRecord]) -> None:
-        own = (record.sequence for record in records if record.public_key == self._identity.public_key)
-        self._sequence = max(self._sequence, max(own, default=0))
+        for record in records:
+            if record.public_key == self._identity.public_key:
+                self._sequence = max(self._sequence, record.sequence)
+                if not record.withdrawn and len(self._past) < MAX_PAST:
+                    self._past.setdefault((record.role, record.model_id), record)
 
-    def _count_on_rival(self, buffers: Sequence[bytes], data: bytes) -> None:
-        """A holder keeps another record of ours, as new as this one: of an earlier life. Announce a newer one soon."""
-        rivals = [open_record(buffer) for buffer in buffers[:1] if buffer != data]
+    def _count_on_rival(self, buffers: Sequence[bytes], mine: Sequence[bytes]) -> None:
+        """A holder keeps something else of ours, as new as this: of an earlier life. Announce something newer soon."""
+        rivals = [open_record(buffer) for buffer in buffers[:MAX_ROLES] if buffer not in mine]
         self._count_on(rivals)
-        if any(rival.sequence >= open_record(data).sequence for rival in rivals):
+        if any(rival.sequence >= open_record(mine[0]).sequence for rival in rivals):
+            self._outdone = True
             self._announce_at = self._announced_at + MIN_GAP_S

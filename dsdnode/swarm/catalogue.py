@@ -1,20 +1,28 @@
-"""What the provider records of a swarm add up to: which models, how well covered, with how many drafters."""
+"""What the provider records of a swarm add up to: which models, how well covered, with how many drafters.
+
+A model is its id. Names are labels, which anybody may put on anything: each is remembered, none decides.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.dht.ids import MODELS_KEY, ip_groups
 from dsdnode.errors import NoPipeline
-from dsdnode.identity import peer_id
+from dsdnode.identity import peer_id, short_id
 from dsdnode.net.rpc import Rpc
-from dsdnode.placement.pipelines import View, choose_pipeline
+from dsdnode.placement.pipelines import View, choose_pipeline, is_covered, longest_context
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import ProviderRecord
+
+MIN_PREFIX = 8
+"""Of a model's id, as a name for it: shorter ones are found by trying, and so might be a name in use."""
+MAX_SILENT_TOLD = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,68 +31,158 @@ class Model:
 
     model_id: str
     name: str
+    """What most of its hosts call it."""
     num_layers: int
     width: int
     vocab_size: int
     tokenizer_hash: str
     context_tokens: int
+    """Of the pipeline with the most room, or where there is none, of the shard with the most. A reply has what its own
+    pipeline has."""
     coverage: tuple[tuple[int, int, int], ...]
     """(start, end, replicas), by start."""
     drafters: int
     missing: str
+    shards: tuple[ProviderRecord, ...] = ()
 
     @property
     def complete(self) -> bool:
         return not self.missing
 
     @property
-    def info(self) -> ModelInfo:
-        """What of it is for users."""
-        coverage = tuple(Coverage((start, end), count) for start, end, count in self.coverage)
-        return ModelInfo(
-            self.name, self.model_id, self.num_layers, coverage, self.drafters, self.complete, self.missing
-        )
+    def names(self) -> set[str]:
+        return {shard.model_name for shard in self.shards}
+
+    def rank(self, answering: Collection[bytes], trusted: Collection[bytes]) -> tuple[bool, int, int, bool, str]:
+        """The least is to be preferred, of several that could be meant: what is whole, and hosted in the most networks,
+        by the most peers, by one of the `trusted` ones. Only those `answering` count: any number of records can be
+        made."""
+        living = [shard for shard in self.shards if shard.peer_id in answering]
+        networks = {network for shard in living for network in ip_groups(shard.addresses) or ("",)}
+        whole = is_covered(((shard.start, shard.end) for shard in living), self.num_layers)
+        joined = any(shard.peer_id in trusted for shard in living)
+        return not whole, -len(networks), -len(living), not joined, self.model_id
 
 
 def models_of(records: Iterable[ProviderRecord]) -> list[Model]:
     """Every model with a shard among `records`, by name then id."""
     shards: dict[str, list[ProviderRecord]] = {}
-    drafters: dict[str, int] = {}
+    drafters: Counter[str] = Counter()
     for record in records:
         if record.role == "shard":
             shards.setdefault(record.model_id, []).append(record)
         else:
-            drafters[record.tokenizer_hash] = drafters.get(record.tokenizer_hash, 0) + 1
+            drafters[record.tokenizer_hash] += 1
     models = [_model(offers, drafters) for offers in shards.values()]
     return sorted(models, key=lambda model: (model.name, model.model_id))
 
 
-def _model(offers: list[ProviderRecord], drafters: dict[str, int]) -> Model:
-    first = min(offers, key=lambda record: record.public_key)
-    replicas: dict[tuple[int, int], int] = {}
-    for record in offers:
-        replicas[record.start, record.end] = replicas.get((record.start, record.end), 0) + 1
+def called(models: Iterable[Model], name: str) -> list[Model]:
+    """Those whose id begins with `name`, or else those that anybody calls so."""
+    models = list(models)
+    by_id = [model for model in models if len(name) >= MIN_PREFIX and model.model_id.startswith(name)]
+    return by_id or [model for model in models if name in model.names]
+
+
+def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
+    first, names = offers[0], Counter(record.model_name for record in offers)
+    replicas = Counter((record.start, record.end) for record in offers)
+    name = min(names, key=lambda name: (-names[name], name))
     try:
-        choose_pipeline(offers, first.num_layers, View.of({}))
+        choose_pipeline(offers, first.num_layers, View.of({}), model_name=name)
         missing = ""
     except NoPipeline as error:
         missing = str(error)
     return Model(
         model_id=first.model_id,
-        name=first.model_name,
+        name=name,
         num_layers=first.num_layers,
         width=first.width,
         vocab_size=first.vocab_size,
         tokenizer_hash=first.tokenizer_hash,
-        context_tokens=min(record.context_tokens for record in offers),
+        context_tokens=longest_context(offers, first.num_layers) or max(record.context_tokens for record in offers),
         coverage=tuple((start, end, count) for (start, end), count in sorted(replicas.items())),
         drafters=drafters.get(first.tokenizer_hash, 0),
         missing=missing,
+        shards=tuple(offers),
     )
 
 
+# --- for people: who of them answers now
+
+
+async def describe_models(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[ModelInfo]:
+    """Every model that there are records of; their peers are pinged now."""
+    records = await discovery.find_providers(MODELS_KEY)
+    rtts_s = await _answers(rpc, discovery, pings, records)
+    silent = {peer for peer, rtt_s in rtts_s.items() if rtt_s is None}
+    there = [record for record in records if record.peer_id not in silent]
+    living = {one.model_id: one for one in models_of(there)}
+    drafters = Counter(record.tokenizer_hash for record in there if record.role == "drafter")
+
+    def seen_s(peer: bytes) -> float | None:
+        return _seen_s(peer, discovery, pings)
+
+    return [_told(model, living.get(model.model_id), drafters, silent, seen_s) for model in models_of(records)]
+
+
+def _told(
+    model: Model,
+    living: Model | None,
+    drafters: Counter[str],
+    silent: Collection[bytes],
+    seen_s: Callable[[bytes], float | None],
+) -> ModelInfo:
+    """As it is with those who answer, `living`; and who of the others was there."""
+    answering = {} if living is None else {(start, end): count for start, end, count in living.coverage}
+    missing = f"nobody who answers hosts layers of {model.name}" if living is None else living.missing
+    gone = [shard for shard in model.shards if shard.peer_id in silent] if missing else []
+    if gone:
+        told = [
+            f"{short_id(shard.peer_id)} ({shard.start}:{shard.end}, {_ago(seen_s(shard.peer_id))})"
+            for shard in gone[:MAX_SILENT_TOLD]
+        ]
+        more = f" and {len(gone) - MAX_SILENT_TOLD} more" if len(gone) > MAX_SILENT_TOLD else ""
+        missing += f"; no answer of {', '.join(told)}{more}"
+    return ModelInfo(
+        name=model.name,
+        model_id=model.model_id,
+        num_layers=model.num_layers,
+        coverage=tuple(
+            Coverage((start, end), count, answering.get((start, end), 0)) for start, end, count in model.coverage
+        ),
+        drafters=drafters[model.tokenizer_hash],
+        complete=not missing,
+        missing=missing,
+        once_complete=model.complete,
+    )
+
+
+def _ago(seen_s: float | None) -> str:
+    return "never heard of" if seen_s is None else f"heard of {seen_s:.0f} s ago"
+
+
+async def _answers(
+    rpc: Rpc, discovery: Discovery, pings: Pings, records: Iterable[ProviderRecord]
+) -> dict[bytes, float | None]:
+    """Round trips in seconds, by peer; None: no answer. Ourselves we do not ask."""
+    peers = dict.fromkeys(record.peer_id for record in records)
+    for record in records:
+        rpc.transport.introduce(record.contact)
+    others = [peer for peer in peers if peer != discovery.own_id]
+    rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in others))
+    return {**dict.fromkeys(peers, 0.0), **dict(zip(others, rtts_s, strict=True))}
+
+
+def _seen_s(peer: bytes, discovery: Discovery, pings: Pings) -> float | None:
+    """How long ago it answered us last; None: it never did."""
+    times_s = [at_s for at_s in (pings.answered_at(peer), discovery.answered_at(peer)) if at_s is not None]
+    return round(asyncio.get_running_loop().time() - max(times_s), 1) if times_s else None
+
+
 async def describe_peers(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[PeerInfo]:
-    """Every peer we know of, pinged now: who it is, what it offers, its round trip (None: no answer)."""
+    """Every peer we know of, pinged now: who it is, what it offers, its round trip (None: no answer), when it was
+    heard of."""
     contacts = {peer_id(contact.public_key): contact for contact in discovery.known_peers()}
     offers: dict[bytes, list[ProviderRecord]] = {}
     for record in await discovery.find_providers(MODELS_KEY):
@@ -103,6 +201,7 @@ async def describe_peers(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[P
             model=", ".join(dict.fromkeys(record.model_name for record in offers.get(peer, []))),
             free_sessions=sum(record.free_sessions for record in offers.get(peer, [])),
             rtt_ms=None if rtt_s is None else round(1e3 * rtt_s, 2),
+            seen_s=_seen_s(peer, discovery, pings) if rtt_s is None else 0.0,
         )
         for peer, rtt_s in zip(order, rtts_s, strict=True)
     ]

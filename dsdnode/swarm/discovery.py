@@ -9,11 +9,11 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from dsdnode.dht.ids import K, is_dialable, node_id
+from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
@@ -21,8 +21,8 @@ from dsdnode.identity import Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
-from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import (
+    MAX_ROLES,
     Announce,
     Contact,
     FindNode,
@@ -32,13 +32,7 @@ from dsdnode.wire.messages import (
     Refused,
     Stored,
 )
-from dsdnode.wire.records import (
-    MAX_RECORDS_BYTES,
-    ProviderRecord,
-    open_record,
-    pack_contacts,
-    pack_records,
-)
+from dsdnode.wire.records import Newest, ProviderRecord, open_record, pack_contacts, pack_records
 
 log = structlog.get_logger(__name__)
 
@@ -68,15 +62,16 @@ class _Join:
 class Discovery:
     """Finds providers and makes this node found. Call `start`, then `join`; `close` (after `withdraw`) at the end."""
 
-    def __init__(self, rpc: Rpc, identity: Identity, rng: random.Random) -> None:
+    def __init__(self, rpc: Rpc, identity: Identity, rng: random.Random, life: int = 0) -> None:
+        """`life`: how many times this identity has been started; 0: nobody has counted."""
         self._rpc = rpc
-        self._own_id = identity.peer_id
+        self.own_id = identity.peer_id
         self.rng = rng
-        self.table = Table(self._own_id)
+        self.table = Table(self.own_id)
         self.store = Store()
         self._tasks = Tasks()
-        self._queries = Queries(rpc, self._own_id, self.table, self._tasks, self.seen)
-        self._announcer = Announcer(identity, self.table, self.store, rng, self._queries)
+        self._queries = Queries(rpc, self.own_id, self.table, self._tasks, self.seen)
+        self._announcer = Announcer(identity, self.table, self.store, rng, self._queries, life)
         self._joins: dict[bytes, _Join] = {}
         self._joined = False
         self._join_news = asyncio.Event()
@@ -113,7 +108,7 @@ class Discovery:
         now = self._now()
         deadline = now + timeout_s
         for contact in contacts:
-            if node_id(contact) != self._own_id:
+            if node_id(contact) != self.own_id:
                 self._joins.setdefault(node_id(contact), _Join(contact, now, now))
         self._wake.set()
         while not self._joined:
@@ -128,17 +123,16 @@ class Discovery:
         return bool(self._joins) and all(join.error and refused_by(peer) for peer, join in self._joins.items())
 
     async def find_providers(self, key: bytes, *, thorough: bool = False) -> list[ProviderRecord]:
-        """Whoever is known under `key` here or at the peers closest to it; newest offer of each place, verified.
+        """Whoever is known under `key` here or at the peers closest to it; what each offers now, verified.
 
         Peers that are slow to answer are waited for only where nobody else knew of a provider, or if `thorough`: the
         others may not know of all. When time is up: what has been found so far.
         """
         lookup = await self._queries.lookup(key, FindProviders(key), FIND_TIMEOUT_S, settle=not thorough)
-        newest: dict[tuple[Any, ...], ProviderRecord] = {}
-        for record in [*lookup.records, *(record for record, _ in self.store.get(key, self._now()))]:
-            if record.place not in newest or newest[record.place].sequence < record.sequence:
-                newest[record.place] = record
-        return [newest[place] for place in sorted(newest) if not newest[place].withdrawn]
+        newest = Newest(2 * MAX_PROVIDERS)
+        newest.add(record for record, _ in self.store.get(key, self._now()))
+        newest.add(lookup.records)
+        return [record for record in newest.records if not record.withdrawn]
 
     def provide(self, make: RecordFactory) -> None:
         """Announce the records that `make` returns, on schedule, after `changed`, and to new peers."""
@@ -166,7 +160,7 @@ class Discovery:
         if self.table.seen(contact, self._now()):
             peer = node_id(contact)
             self._announcer.met(peer)
-            if contact in self.table.closest(self._own_id, K):
+            if contact in self.table.closest(self.own_id, K):
                 self._look_around_at = min(self._look_around_at, self._looked_around_at + SELF_LOOKUP_GAP_S)
             self._joined = True
             self._join_news.set()
@@ -175,6 +169,10 @@ class Discovery:
     def forget(self, peer: bytes) -> None:
         """A peer is gone, or seems to be: tell nobody about it until it answers again."""
         self.table.failed(peer, self._now())
+
+    def answered_at(self, peer: bytes) -> float | None:
+        """When it answered a question of ours last, on the loop's clock; None: not that we know."""
+        return self.table.seen_at(peer)
 
     def known_peers(self) -> list[Contact]:
         """For the next start, the best first."""
@@ -190,22 +188,17 @@ class Discovery:
         self._heard_from(peer)
         contacts = self.table.closest(message.key, K, exclude=(peer,))
         records = [data for _, data in self.store.get(message.key, self._now())]
-        if sum(map(len, records)) > MAX_RECORDS_BYTES:
-            self.rng.shuffle(records)
-            while sum(map(len, records)) > MAX_RECORDS_BYTES:
-                records.pop()
         return Providers(), (pack_contacts(contacts), pack_records(records))
 
     async def _on_announce(self, peer: bytes, message: Announce, buffers: Sequence[bytes]) -> Response:
         self._heard_from(peer)
-        data = buffer_at(buffers, 0)
-        record = open_record(data)
-        if record.peer_id != peer:
+        records = [(open_record(data), data) for data in buffers[: MAX_ROLES + 1]]
+        if any(record.peer_id != peer for record, _ in records):
             raise PeerMisbehaved("a provider speaks only for its own key")
         if not self._rpc.transport.contact.addresses:
             return Refused("this peer is a client: it holds no records"), ()
-        held = self.store.put(message.key, record, data, self._now())
-        return Stored(), () if held == data else (held,)
+        held = self.store.put(message.key, records, self._now(), self._rpc.transport.source_of(peer))
+        return Stored(), () if held == list(buffers) else held
 
     def _heard_from(self, peer: bytes) -> None:
         """A request proves that its sender lives, but not that it can be dialled: ask back before relaying it."""
@@ -250,7 +243,7 @@ class Discovery:
     async def _dial(self, join: _Join) -> None:
         peer, was_spare, join.spare = node_id(join.contact), join.spare, False
         try:
-            await self._queries.request(join.contact, FindNode(self._own_id))
+            await self._queries.request(join.contact, FindNode(self.own_id))
             join.since, join.spare = self._now(), not self.table.is_live(peer)
             if not (was_spare and join.spare):
                 self._look_around_at = self._now()
@@ -272,7 +265,7 @@ class Discovery:
         targets = self.table.refresh_targets(now, self.rng)
         if now >= self._look_around_at:
             self._look_around_at, self._looked_around_at = float("inf"), now
-            targets.insert(0, self._own_id)
+            targets.insert(0, self.own_id)
         if targets:
             self._refreshing = True
             self._tasks.spawn(self._refresh(targets))

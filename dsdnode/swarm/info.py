@@ -8,7 +8,7 @@ import msgspec
 class PeerInfo(msgspec.Struct, frozen=True):
     """Somebody we know of. `layers` [start, end) of the shard; `model`: names of what it serves, with commas.
 
-    `rtt_ms`: of a ping just now, there and back; None: no answer.
+    `rtt_ms`: of a ping just now, there and back; None: no answer. `seen_s`: how long ago it answered last; None: never.
     """
 
     peer_id: str
@@ -18,19 +18,22 @@ class PeerInfo(msgspec.Struct, frozen=True):
     model: str
     free_sessions: int
     rtt_ms: float | None
+    seen_s: float | None = None
 
 
 class Coverage(msgspec.Struct, frozen=True):
-    """So many peers host just the layers [start, end)."""
+    """So many peers are said to host just the layers [start, end), and so many of them answer now."""
 
     layers: tuple[int, int]
     replicas: int
+    answering: int
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """A model that somebody hosts layers of. `complete`: some of them make a pipeline; if not, `missing` says why.
+    """A model that somebody hosts layers of. `complete`: some of those who answer make a pipeline; if not, `missing`
+    says why. `once_complete`: some do by what they announced, in the last ten minutes.
 
-    `coverage` by first layer; `drafters`: so many peers can draft for it.
+    `coverage` by first layer; `drafters`: so many peers who answer can draft for it.
     """
 
     name: str
@@ -40,3 +43,4 @@ class ModelInfo(msgspec.Struct, frozen=True):
     drafters: int
     complete: bool
     missing: str
+    once_complete: bool

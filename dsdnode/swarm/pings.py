@@ -19,6 +19,7 @@ PING_TIMEOUT_S = 2.0
 GRACE_S = 1.0
 """So long everybody is waited for, and twice as long as it took those that are enough."""
 MAX_SILENT = 1024
+MAX_ANSWERED = 4096
 
 
 class Pings:
@@ -29,6 +30,8 @@ class Pings:
         self._tasks = Tasks()
         self._silent: LRUCache[bytes, None] = LRUCache(MAX_SILENT)
         """Peers that did not answer when they were asked last."""
+        self._answered: LRUCache[bytes, float] = LRUCache(MAX_ANSWERED)
+        """When each answered last."""
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -48,7 +51,12 @@ class Pings:
             self.lost(peer)
             raise
         self._silent.pop(peer, None)
+        self._answered[peer] = asyncio.get_running_loop().time()
         return rtt_s
+
+    def answered_at(self, peer: bytes) -> float | None:
+        """When it answered last, on the loop's clock; None: not that we know."""
+        return self._answered.get(peer)
 
     async def rtt_s(self, peer: bytes, num_pings: int = 1) -> float | None:
         """The best round trip of several (the first may have to dial); None: no answer."""

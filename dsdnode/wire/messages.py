@@ -19,6 +19,8 @@ MAX_REASON = 512
 MAX_CONTACTS = 40
 """At most 2k peers a reply (Kademlia's k = 20)."""
 MAX_RECORD_BYTES = 8 * 1024
+MAX_ROLES = 2
+"""Of a peer: it hosts layers, or drafts, or both, and has a record for each."""
 SESSION_OWNER_BYTES = 8
 """So many last bytes of a session's id are the first ones of its owner's peer id."""
 MAX_STAGES = 64
@@ -40,7 +42,7 @@ Epoch = Annotated[int, Meta(ge=0, le=1 << 40)]
 Address = Annotated[str, Meta(max_length=128)]
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 Name = Annotated[str, Meta(max_length=96)]
-Hex64 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]
 StageTimes = Annotated[tuple[Milliseconds, ...], Meta(max_length=MAX_STAGES)]
 Queues = Annotated[tuple[Annotated[int, Meta(ge=0, le=1 << 16)], ...], Meta(max_length=MAX_STAGES)]
@@ -119,13 +121,13 @@ class Providers(Message, frozen=True, tag=13):
 
 
 class Announce(Message, frozen=True, tag=14):
-    """Buffer 0: one signed provider record. Answered by Stored or Refused."""
+    """Buffers: the provider's signed records under this key, all of them. Answered by Stored or Refused."""
 
     key: Bytes32
 
 
 class Stored(Message, frozen=True, tag=15):
-    """Buffer 0, only where a newer record of it is held: that one (a restarted provider counts on from it)."""
+    """Buffers, only where something newer of it is held: that (a restarted provider counts on from it)."""
 
 
 # --- a reply in the pipeline --------------------------------------------------------------------------------------

@@ -1,12 +1,19 @@
 """Provider records: what a peer offers, signed with its key, so that whoever passes it on cannot change a letter.
 
 On the wire: msgpack `[version, payload, signature]`, at most 8 KiB; the signature covers a label, so that no other
-signed thing can be passed off as a record, and the payload. Life is relative (`ttl_s` from receipt; no wall clocks);
-of two records for the same place the higher `sequence` counts, and a `ttl_s` of 0 takes the offer back.
+signed thing can be passed off as a record, and the payload. Life is relative (`ttl_s` from receipt; no wall clocks).
+What a provider says counts as a whole: of its records only those of the highest `sequence` (`Newest`), one for each
+role, and a `ttl_s` of 0 takes an offer back.
+
+A model is what its records say that it is: its id is a hash over that (`model_id_of`), so nobody can say otherwise of
+it. Names are labels, that anybody may put on anything.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -15,7 +22,7 @@ from msgspec import Meta
 from dsdnode.cost import CostLine
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.identity import LABEL, Identity, parse_address, peer_id, verify
-from dsdnode.wire.codec import MAX_BODY_BYTES, decode_body, encode_body
+from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import (
     MAX_ADDRESSES,
     MAX_CONTACTS,
@@ -32,17 +39,27 @@ RECORD_VERSION = 1
 MAX_TTL_S = 600.0
 MAX_RECORDS = 512
 """Records in one reply."""
-MAX_RECORDS_BYTES = MAX_BODY_BYTES - 8 * MAX_RECORDS
 MAX_ROUND_TRIPS = 16
 ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
 Printable = Annotated[
-    str, Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]*$")
+    str, Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z")
 ]
+Architecture = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
+"""As llama.cpp calls it: a word."""
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
 Count = Annotated[int, Meta(ge=0, le=1 << 30)]
 T = TypeVar("T")
+
+
+@functools.lru_cache(maxsize=4096)
+def model_id_of(
+    weights_hash: str, architecture: str, num_layers: int, width: int, vocab_size: int, tokenizer_hash: str
+) -> str:
+    """The id of a model, in hex: SHA-256 over all that makes it what it is. `weights_hash`: that of its whole file."""
+    told = f"{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash}"
+    return hashlib.sha256(f"dsdnode model 1\n{told}\n".encode()).hexdigest()
 
 
 class RoundTrip(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -55,16 +72,18 @@ class RoundTrip(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 class ProviderRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One offer of one peer: layers [start, end) of a model, or drafting for every model with its tokenizer.
 
-    A drafter's model is its draft model. Expected time of a block of n positions: `fixed_ms + slope_ms * n` (0, 0: not
-    measured yet); `queue`: how many sessions had work there, on the average of the last seconds; `round_trips`: to
-    peers that may come before or after it in a pipeline. While not `settled` it may yet take other layers, and serves
-    nobody. Free text is printable: it ends on somebody's terminal.
+    A drafter's model is its draft model. `weights_hash`: SHA-256 of the whole model's file, in hex. Expected time of a
+    block of n positions: `fixed_ms + slope_ms * n` (0, 0: not measured yet); `queue`: how many sessions had work there,
+    on the average of the last seconds; `round_trips`: to peers that may come before or after it in a pipeline. While
+    not `settled` it may yet take other layers, and serves nobody. Free text is printable: it ends on somebody's
+    terminal.
     """
 
     public_key: Bytes32
     addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=MAX_ADDRESSES)]
     role: Literal["shard", "drafter"]
-    model_id: Hex64
+    weights_hash: Hex64
+    architecture: Architecture
     model_name: Printable
     start: Layer
     end: Layer
@@ -101,13 +120,36 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
         return peer_id(self.public_key)
 
     @property
-    def place(self) -> tuple[bytes, str, str, int, int]:
-        """What a newer record must share to replace this one."""
-        return self.public_key, self.role, self.model_id, self.start, self.end
+    def model_id(self) -> str:
+        return model_id_of(
+            self.weights_hash, self.architecture, self.num_layers, self.width, self.vocab_size, self.tokenizer_hash
+        )
 
     @property
     def withdrawn(self) -> bool:
         return self.ttl_s == 0
+
+
+class Newest:
+    """Of each provider what it said last, as a whole, of `max_providers` at most: records of an earlier `sequence` are
+    void, whatever they are of, and so are all but one of a role."""
+
+    def __init__(self, max_providers: int) -> None:
+        self._max_providers = max_providers
+        self._said: dict[bytes, tuple[int, dict[str, ProviderRecord]]] = {}
+
+    def add(self, records: Iterable[ProviderRecord]) -> None:
+        for record in records:
+            sequence, roles = self._said.get(record.public_key, (-1, {}))
+            if record.sequence > sequence and (roles or len(self._said) < self._max_providers):
+                self._said[record.public_key] = record.sequence, {record.role: record}
+            elif record.sequence == sequence:
+                roles.setdefault(record.role, record)
+
+    @property
+    def records(self) -> list[ProviderRecord]:
+        """Withdrawn ones included, in a fixed order."""
+        return [roles[role] for _, (_, roles) in sorted(self._said.items()) for role in sorted(roles)]
 
 
 class _Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -40,8 +40,8 @@ STATS = ReplyStats(
     passes=2,
     pipeline=(StageInfo("ab" * 32, (0, 8)),),
 )
-PEERS = [PeerInfo("cd" * 32, ("tcp://192.0.2.9:29170",), ("shard",), (0, 8), "demo\x1b[31m", 1, 1.5)]
-MODELS = [ModelInfo("demo-target", "ef" * 32, 8, (Coverage((0, 8), 2),), 1, True, "")]
+PEERS = [PeerInfo("cd" * 32, ("tcp://192.0.2.9:29170",), ("shard",), (0, 8), "demo\x1b[31m", 1, 1.5, 0.0)]
+MODELS = [ModelInfo("demo-target", "ef" * 32, 8, (Coverage((0, 8), 2, 1),), 1, True, "", True)]
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from dsdnode.client.client import by_preference
+from dsdnode.client.preference import by_preference
 from dsdnode.wire.records import ProviderRecord
 from tests.placement.offers import shard
 
@@ -38,8 +38,17 @@ def test_a_fast_drafter_is_asked_before_a_slow_one_that_is_freer() -> None:
 def test_of_drafters_about_as_fast_the_freest_is_asked() -> None:
     assert order(drafter(1, fixed_ms=10.0), drafter(2, fixed_ms=19.0, free_sessions=5)) == [2, 1]
     assert order(drafter(1, fixed_ms=0.0, free_sessions=5), drafter(2)) == [1, 2], "it has not measured itself yet"
+    unmeasured = drafter(1, fixed_ms=0.0, free_sessions=9)
+    assert order(unmeasured, drafter(2), drafter(3, fixed_ms=100.0), drafter(4, fixed_ms=250.0)) == [2, 1, 3, 4]
     strangers_word = drafter(3, fixed_ms=1e-9, free_sessions=1)
     assert order(drafter(1, fixed_ms=1.0), drafter(2, fixed_ms=1.9, free_sessions=5), strangers_word) == [2, 1, 3]
+
+
+def test_a_thousand_free_sessions_are_as_good_as_eight() -> None:
+    first, second = sorted([drafter(1), drafter(2)], key=lambda one: one.peer_id)
+    crowded = msgspec.structs.replace(second, free_sessions=1 << 30)
+    roomy = msgspec.structs.replace(first, free_sessions=8)
+    assert order(crowded, roomy) == [first.public_key[0], second.public_key[0]]
 
 
 def test_ones_own_and_the_last_go_first_and_the_silent_last() -> None:

@@ -39,7 +39,21 @@ def ask(lookup: Lookup, now: float = 0.0) -> list[Contact]:
 
 def record(who: Contact, sequence: int) -> ProviderRecord:
     return ProviderRecord(
-        who.public_key, who.addresses, "shard", "ab" * 32, "demo", 0, 4, 8, "cd" * 32, 8, 8, 8, 1, sequence=sequence
+        who.public_key,
+        who.addresses,
+        "shard",
+        "ab" * 32,
+        "fake",
+        "demo",
+        0,
+        4,
+        8,
+        "cd" * 32,
+        8,
+        8,
+        8,
+        1,
+        sequence=sequence,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.engine.random_models import CONTEXT_TOKENS, VOCAB, make
 def test_a_whole_model(tmp_path: Path) -> None:
     model = make(tmp_path)
     manifest = read_manifest(model)
-    assert manifest.model_id == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert manifest.weights_hash == hashlib.sha256(model.read_bytes()).hexdigest()
     assert (manifest.start, manifest.end, manifest.num_layers) == (0, 6, 6) and manifest.first and manifest.last
     assert (manifest.width, manifest.vocab_size) == (64, VOCAB)
     assert (manifest.model_name, manifest.architecture) == ("Random llama", "llama")
@@ -35,8 +36,41 @@ def test_a_shard_remembers_the_model(tmp_path: Path) -> None:
         assert manifest == read_manifest(out)
         assert (manifest.start, manifest.end, manifest.num_layers) == (start, end, 6)
         assert (manifest.first, manifest.last) == (start == 0, end == 6)
-        for name in ("model_id", "model_name", "tokenizer_hash", "vocab_size", "width", "train_context_tokens"):
+        for name in (
+            "model_id",
+            "weights_hash",
+            "model_name",
+            "tokenizer_hash",
+            "vocab_size",
+            "width",
+            "train_context_tokens",
+        ):
             assert getattr(manifest, name) == getattr(whole, name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights_hash": "ab" * 32},
+        {"architecture": "llama2"},
+        {"num_layers": 7},
+        {"width": 65},
+        {"vocab_size": VOCAB + 1},
+        {"tokenizer_hash": "ab" * 32},
+    ],
+)
+def test_a_model_s_id_is_all_that_it_is(change: dict[str, Any], tmp_path: Path) -> None:
+    whole = read_manifest(make(tmp_path))
+    assert replace(whole, **change).model_id != whole.model_id
+    assert replace(whole, model_name="x", start=1, end=2, train_context_tokens=1).model_id == whole.model_id
+
+
+def test_an_architecture_that_is_no_word_is_refused(tmp_path: Path) -> None:
+    model = make(tmp_path)
+    data = model.read_bytes()
+    model.write_bytes(data.replace(b"llama", b"ll ma"))
+    with pytest.raises(ModelRefused, match="'ll ma', is no word"):
+        read_manifest(model)
 
 
 def test_long_rope_names_its_switch(tmp_path: Path) -> None:
@@ -56,7 +90,7 @@ def test_a_model_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert read_manifest(model, cache).model_id != known.model_id
     for entry in cache.iterdir():
         entry.write_text("not a hash")
-    assert read_manifest(model, cache).model_id == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert read_manifest(model, cache).weights_hash == hashlib.sha256(model.read_bytes()).hexdigest()
 
 
 def test_a_model_is_hashed_anew_when_its_content_changed_and_its_time_did_not(tmp_path: Path) -> None:

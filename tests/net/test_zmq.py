@@ -279,3 +279,14 @@ async def test_a_banned_peer_is_out(start: Start) -> None:
     await alice.close()
     alice = await start(b"a")
     assert "refused the connection (banned" in await refused(alice, bob.transport.contact)
+
+
+async def test_where_a_peer_calls_from_is_seen_and_not_believed(start: Start) -> None:
+    alice = await start(b"a", advertise=("tcp://203.0.113.9:4444",))
+    bob = await start(b"b")
+    alice.transport.introduce(bob.transport.contact)
+    assert bob.transport.source_of(ALICE.peer_id) == ""
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    assert bob.transport.contact_of(ALICE.peer_id) == alice.transport.contact
+    assert bob.transport.source_of(ALICE.peer_id) == "127.0.0.1"
+    assert alice.transport.source_of(BOB.peer_id) == "127.0.0.1", "where it was dialled"

@@ -24,6 +24,7 @@ class Mallory:
 
     def __init__(self, swarm: FakeSwarm) -> None:
         self.rpc: Rpc = swarm.stranger("mallory")
+        self.identity = swarm._identity("mallory")[0]
         self.id = next(peer for peer, one in swarm.hub.transports.items() if one is self.rpc.transport)
 
     @property
@@ -82,7 +83,7 @@ def reply_of(drafter: Member) -> Reply:
 
 
 def id_of(client: Client) -> bytes:
-    return client._discovery._own_id
+    return client._discovery.own_id
 
 
 def request_of(client: Client) -> bytes:

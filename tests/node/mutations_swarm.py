@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from tests.node.mutation import Mutation
+from tests.node.mutations_records import RECORDS
 
 RPC: Final = "dsdnode.net.rpc:Rpc."
 GATE: Final = "dsdnode.net.zap:Gate."
 HANDSHAKE: Final = "dsdnode.net.handshake:Handshake."
 INBOX: Final = "dsdnode.net.queues:Inbox."
 CODEC: Final = "dsdnode.wire.codec:"
-STORE: Final = "dsdnode.dht.store:Store."
 DISCOVERY: Final = "dsdnode.swarm.discovery:Discovery."
 
 NET: Final = {
@@ -69,29 +69,16 @@ WIRE: Final = {
 }
 
 DHT: Final = {
-    "announced-by": Mutation(DISCOVERY + "_on_announce", "if record.peer_id != peer:", "if False:"),
+    "announced-by": Mutation(
+        DISCOVERY + "_on_announce", "if any(record.peer_id != peer for record, _ in records):", "if False:"
+    ),
     "client-holds": Mutation(DISCOVERY + "_on_announce", "not self._rpc.transport.contact.addresses", "False"),
     "asked-back": Mutation(DISCOVERY + "_heard_from", "self._tasks.spawn(self._verify(contact))", "self.seen(contact)"),
-    "providers-bytes": Mutation(
-        DISCOVERY + "_on_find_providers",
-        "            while sum(map(len, records)) > MAX_RECORDS_BYTES:\n                records.pop()\n",
-        "            pass\n",
-    ),
     "found-key": Mutation(
         "dsdnode.swarm.queries:Queries._read",
         "any(request.key not in record_keys(record) for record in records)",
         "False",
     ),
-    "store-key": Mutation(STORE + "put", "key not in record_keys(record) or ", ""),
-    "store-sequence": Mutation(STORE + "put", "old.record.sequence >= record.sequence", "False"),
-    "store-time": Mutation(STORE + "expire", "self._expiry and self._expiry[0][0] <= now", "False"),
-    "store-per-key": Mutation(STORE + "_check_caps", "len(self._keys.get(key, {})) >= MAX_PER_KEY", "False"),
-    "store-provider": Mutation(
-        STORE + "_check_caps", "self._per_owner[record.public_key] >= MAX_PER_PROVIDER", "False"
-    ),
-    "store-network": Mutation(STORE + "_check_caps", "any(self._per_owner[group] >= MAX_STORE_PER_GROUP", "any(False"),
-    "store-total": Mutation(STORE + "_check_caps", "self._num >= MAX_TOTAL or ", ""),
-    "store-bytes": Mutation(STORE + "_check_caps", " or self._size_bytes + size_bytes > MAX_TOTAL_BYTES", ""),
     "table-living": Mutation("dsdnode.dht.table:Table._has_room", "return len(bucket.nodes) < K", "return True"),
     "table-network": Mutation("dsdnode.dht.table:Table._has_room", "in_bucket[group] < MAX_PER_GROUP and ", ""),
     "lookup-network": Mutation(
@@ -112,4 +99,4 @@ HERE: Final = {
     "log-most": Mutation("dsdnode.cli.streams:Stream.write", "self._lossy and ", "False and "),
 }
 
-SWARM: Final[dict[str, Mutation]] = NET | WIRE | DHT | HERE
+SWARM: Final[dict[str, Mutation]] = NET | WIRE | DHT | RECORDS | HERE

@@ -59,6 +59,7 @@ class FakeSwarm:
         target: FakeModel = TARGET,
         draft: FakeModel = DRAFT,
         before: Callable[[Discovery], Awaitable[None]] | None = None,
+        context_tokens: int = 4096,
         **options: object,
     ) -> Member:
         """`before`: what happens until its shard's engine is there."""
@@ -68,7 +69,9 @@ class FakeSwarm:
         async def start_shard(discovery: Discovery) -> FakeEngine:
             if before is not None:
                 await before(discovery)
-            member.shard = FakeEngine(target, *(layers or (0, target.num_layers)), cost=self.cost)
+            member.shard = FakeEngine(
+                target, *(layers or (0, target.num_layers)), cost=self.cost, context_tokens=context_tokens
+            )
             return member.shard
 
         async def start_draft() -> FakeTextEngine:

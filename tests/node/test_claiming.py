@@ -104,9 +104,12 @@ def test_a_reply_waits_for_a_shard_that_has_claimed_its_layers_and_is_starting(t
 
             async def load(discovery: Discovery) -> None:
                 key, addresses = discovery.contact.public_key, discovery.contact.addresses
-                names = shard.model_id, shard.model_name, shard.start, shard.end, shard.num_layers, shard.tokenizer_hash
-                sizes = shard.vocab_size, shard.width, shard.context_tokens, 0
-                await discovery.publish(ProviderRecord(key, addresses, "shard", *names, *sizes))
+                record = ProviderRecord(
+                    key, addresses, "shard", shard.weights_hash, shard.architecture, shard.model_name, shard.start,
+                    shard.end, shard.num_layers, shard.tokenizer_hash, shard.vocab_size, shard.width,
+                    shard.context_tokens, 0,
+                )  # fmt: skip
+                await discovery.publish(record)
                 await asyncio.sleep(5)
 
             starting = asyncio.create_task(swarm.add("sue", layers=(2, 4), before=load))

@@ -251,13 +251,15 @@ def test_two_models_in_one_swarm(tmp_path: Path) -> None:
 
     async def tell(swarm: FakeSwarm) -> None:
         await swarm.add("ann", drafts=True, layers=(0, 4))
+        await swarm.add("abe", layers=(0, 4))
         await swarm.add("bob", drafts=True, layers=(0, 2), target=other, draft=replace(DRAFT, vocab_size=90))
         client = await swarm.client()
-        with pytest.raises(BadInput, match="several models"):
-            await tokens_of(client, REQUEST)
+        for name in (None, "fake"):
+            tokens, _ = await tokens_of(client, replace(REQUEST, model=name))
+            assert tokens == EXPECTED, "what most host; both are called so"
         by_size = {model.num_layers: model.model_id for model in await client.models()}
         for size, model in ((4, TARGET), (2, other)):
-            tokens, _ = await tokens_of(client, replace(REQUEST, model=by_size[size]))
+            tokens, _ = await tokens_of(client, replace(REQUEST, model=by_size[size][: 8 * size]))
             expected = fake_text(model, PROMPT, 60)
             assert tokens == (expected[: expected.index(0)] if 0 in expected else expected)
         await swarm.kill("bob")

@@ -84,7 +84,7 @@ def test_links_are_measured_to_those_before_and_after() -> None:
             ranges = {"before": (0, 2), "after": (4, 8), "twin": (2, 4), "far": (6, 8)}
             for name, (start, end) in ranges.items():
                 other = town.begin(name, "own", offers=False)
-                offer = other.offer(start, end, engine.shard.model_id)
+                offer = other.offer_of(engine.shard, start, end)
                 other.discovery.provide(lambda offer=offer: [offer])  # type: ignore[misc]
             await asyncio.sleep(10)
             trips = await measure_links(own.rpc, own.discovery, Pings(own.rpc), engine)
@@ -105,7 +105,7 @@ def test_of_many_neighbours_a_few_and_always_the_same() -> None:
             own = town.begin("own", offers=False)
             for number in range(MAX_ROUND_TRIPS + 6):
                 other = town.begin(f"n{number}", "own", offers=False)
-                offer = other.offer(4, 8, engine.shard.model_id)
+                offer = other.offer_of(engine.shard, 4, 8)
                 other.discovery.provide(lambda offer=offer: [offer])  # type: ignore[misc]
             await asyncio.sleep(20)
             first, second = [await measure_links(own.rpc, own.discovery, Pings(own.rpc), engine) for _ in range(2)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dsdnode.errors import NoPipeline
 from dsdnode.pacing.tuning import TUNING
-from dsdnode.placement.pipelines import View, choose_pipeline, predict, speed
+from dsdnode.placement.pipelines import View, choose_pipeline, longest_context, predict, speed, with_usual_speeds
 from dsdnode.wire.records import ProviderRecord
 
 from .offers import bytes_of, replace, shard, swarm, trips
@@ -55,6 +55,47 @@ def test_a_full_peer_is_the_last_resort() -> None:
 def test_who_just_failed_is_replaced() -> None:
     offers = swarm((0, 4), (4, 8), (4, 8))
     assert choose_pipeline(offers, 8, NOWHERE, exclude=[bytes_of(2)])[1].peer == bytes_of(3)
+
+
+def test_nobody_is_taken_twice_for_what_he_hosted_once() -> None:
+    """Of two records of one peer, an old one and one from after its restart, the new one counts, or it is missing."""
+    before, after = shard(1, 0, 4, sequence=1), shard(1, 4, 8, sequence=2)
+    with pytest.raises(NoPipeline, match="layers 0:4"):
+        ranges([before, after])
+    with pytest.raises(NoPipeline, match="layers 0:4"):
+        ranges([after, before])
+    assert ranges([after, before, shard(2, 0, 4)]) == [(0, 4), (4, 8)]
+    for first, second in ((0, 4), (4, 0)):  # mallory says both at once
+        with pytest.raises(NoPipeline):
+            ranges([shard(1, first, first + 4), shard(1, second, second + 4)])
+
+
+def test_who_says_nothing_of_its_speed_is_as_fast_as_is_usual() -> None:
+    known = [shard(who, 0, 4, fixed_ms=fixed_ms, slope_ms=1.0) for who, fixed_ms in ((1, 8.0), (2, 12.0), (3, 80.0))]
+    silent = shard(4, 4, 6)
+    *same, usual = with_usual_speeds([*known, silent])
+    assert same == known
+    assert (usual.fixed_ms, usual.slope_ms) == (6.0, 0.5), "two layers, of 3 ms each"
+    assert with_usual_speeds([silent]) == [silent], "nobody has measured anything"
+
+
+def test_cost_0_draws_nobody_away_from_the_fast() -> None:
+    offers = [shard(1, 0, 8, fixed_ms=5.0), shard(2, 0, 8, fixed_ms=50.0), shard(3, 0, 8, fixed_ms=60.0)]
+    liar = shard(4, 0, 8)
+    [place] = choose_pipeline(with_usual_speeds([*offers, liar]), 8, NOWHERE)
+    assert place.peer == bytes_of(1)
+    [place] = choose_pipeline([*offers, liar], 8, NOWHERE)
+    assert place.peer == bytes_of(4), "or it would"
+
+
+def test_the_context_is_that_of_the_roomiest_pipeline() -> None:
+    roomy = [shard(1, 0, 4, context_tokens=100), shard(2, 4, 8, context_tokens=80)]
+    assert longest_context(roomy, 8) == 80
+    assert longest_context([*roomy, shard(3, 0, 8, context_tokens=1)], 8) == 80
+    assert longest_context([*roomy, shard(3, 4, 8, context_tokens=999)], 8) == 100
+    assert longest_context([*roomy, shard(3, 0, 2, context_tokens=999)], 8) == 80, "of no pipeline"
+    assert longest_context(roomy[:1], 8) == 0
+    assert longest_context([], 8) == 0
 
 
 def test_equals_are_told_apart_by_their_ids_whatever_the_order() -> None:

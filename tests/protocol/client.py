@@ -26,7 +26,6 @@ GENERATE, ACCEPTED, PIECE, FINISHED, CANCEL = 30, 31, 32, 33, 34
 ATTEMPT_S, FIND_S, LOOKUP_S, ASK_S, SILENCE_S, PAUSE_S, BUSY_S = 5.0, 3.0, 10.0, 10.0, 2.0, 0.5, 30.0
 STUCK_S = 300.0  # Our own bound, not the page's: a drafter that lives, but sends nothing new for so long, has failed.
 SALT, MODELS_KEY = b"dsdnode swarm key 1", hashlib.sha256(b"dsdnode/1/models/").digest()
-
 ADDRESS = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,98}[A-Za-z0-9])?):[0-9]{1,5}")
 Contact = tuple[bytes, Sequence[str]]  # How to reach a peer: its Ed25519 key and its addresses.
 Answer = tuple[int, list[Any], Sequence[bytes]]  # Of a message: its tag, the fields behind the tag, the buffers.
@@ -106,11 +105,12 @@ def decode(frames: Sequence[bytes], shapes: dict[int, Collection[Any]] = SHAPES)
 
 
 RECORD = {
-    "public_key": bytes, "addresses": list, "role": str, "model_id": str, "model_name": str, "start": int, "end": int,
-    "num_layers": int, "tokenizer_hash": str, "vocab_size": int, "width": int, "context_tokens": int,
-    "free_sessions": int, "fixed_ms": 0.0, "slope_ms": 0.0, "queue": 0.0, "round_trips": [], "settled": True,
-    "sequence": 0, "ttl_s": 600.0,
+    "public_key": bytes, "addresses": list, "role": str, "weights_hash": str, "architecture": str, "model_name": str,
+    "start": int, "end": int, "num_layers": int, "tokenizer_hash": str, "vocab_size": int, "width": int,
+    "context_tokens": int, "free_sessions": int, "fixed_ms": 0.0, "slope_ms": 0.0, "queue": 0.0, "round_trips": [],
+    "settled": True, "sequence": 0, "ttl_s": 600.0,
 }  # fmt: skip
+MODEL = "dsdnode model 1\n{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash}\n"
 
 
 def open_record(signed: bytes) -> Record:
@@ -122,6 +122,7 @@ def open_record(signed: bytes) -> Record:
         raise LostError("the peer sent a malformed record")
     VerifyKey(record.public_key).to_curve25519_public_key()
     VerifyKey(record.public_key).verify(b"dsdnode provider record 1\n" + payload, signature)  # The payload as it came.
+    record.model_id = hashlib.sha256(MODEL.format(**vars(record)).encode()).hexdigest()  # Section 8.5.
     return record
 
 
@@ -136,15 +137,17 @@ class Model(NamedTuple):
 
 
 def models_of(records: Collection[Record]) -> list[Model]:
-    """Put offers together to models. Those that were taken back, or are not settled yet, serve nobody."""
-    offers = sorted((r for r in records if r.ttl_s > 0 and r.settled), key=lambda r: r.start)
+    """Put offers together to models: of each provider the last ones, unless taken back, or not settled yet."""
+    last = dict(sorted((record.public_key, record.sequence) for record in records))
+    said = {(r.public_key, r.role): r for r in records if r.sequence == last[r.public_key]}.values()
+    offers = sorted((r for r in said if r.ttl_s > 0 and r.settled), key=lambda r: r.start)
     models, ends = {}, defaultdict[str, set[int]](lambda: {0})
     for shard in (offer for offer in offers if offer.role == "shard"):
         if shard.start in ends[shard.model_id]:
             ends[shard.model_id].add(shard.end)
         drafters = [o for o in offers if o.role == "drafter" and o.tokenizer_hash == shard.tokenizer_hash]
-        complete = shard.num_layers in ends[shard.model_id]
-        models[shard.model_id] = Model(shard.model_id, shard.model_name, shard.num_layers, complete, drafters)
+        name, size, complete = shard.model_name, shard.num_layers, shard.num_layers in ends[shard.model_id]
+        models[shard.model_id] = Model(shard.model_id, name, size, complete, drafters)
     return list(models.values())
 
 
@@ -297,7 +300,7 @@ class Client:
                     link.socket.close()
         raise LostError(f"the peer at {', '.join(addresses)} cannot be reached: {why}")
 
-    async def _ask(self, peer: bytes, known: dict[bytes, Sequence[str]], newest: dict[Any, Record]) -> None:
+    async def _ask(self, peer: bytes, known: dict[bytes, Sequence[str]], found: list[Record]) -> None:
         """Ask one peer of a lookup, and add what it knows. One that fails is no candidate any more."""
         try:
             async with asyncio.timeout(FIND_S):
@@ -306,15 +309,13 @@ class Client:
             contacts, records = map(unpack, buffers)
             for key, addresses in (read(contact, (bytes, []), inner=True) for contact in contacts):
                 known.setdefault(key, list(filter(ADDRESS.fullmatch, addresses)))
-            for record in map(open_record, records):
-                place = record.public_key, record.role, record.model_id, record.start, record.end
-                newest[place] = max(newest.get(place, record), record, key=lambda r: r.sequence)
+            found.extend(list(map(open_record, records)))
         except (ClientError, CryptoError, TimeoutError, TypeError, ValueError):  # It is gone, or sends nonsense.
             known[peer] = ()
 
     async def models(self) -> list[Model]:
         """Look up the swarm's models (section 8.4), beginning at the peer that we joined; it takes 10 s at most."""
-        known, asked, newest = dict([self.joined]), set[bytes](), dict[Any, Record]()
+        known, asked, found = dict([self.joined]), set[bytes](), list[Record]()
 
         def distance(peer: bytes) -> int:
             return int.from_bytes(hashlib.sha256(peer).digest()) ^ int.from_bytes(MODELS_KEY)
@@ -323,10 +324,10 @@ class Client:
             async with asyncio.timeout(LOOKUP_S):
                 while batch := [p for p in sorted(filter(known.get, known), key=distance)[:20] if p not in asked][:3]:
                     asked.update(batch)
-                    await asyncio.gather(*(self._ask(peer, known, newest) for peer in batch))
+                    await asyncio.gather(*(self._ask(peer, known, found) for peer in batch))
         if not any(known.values()):
             raise LostError("no peer of the swarm answers")
-        return models_of(newest.values())
+        return models_of(found)
 
     async def reply(self, model: Model, reply: Reply, show: Callable[[str], None]) -> None:
         """Get a whole reply, from as many drafters as it takes: whoever goes on sends the same tokens (section 9.5)."""
@@ -380,8 +381,7 @@ async def run(options: argparse.Namespace) -> None:
             for m in models:
                 print(f"{m.name!a}: {m.num_layers} layers, complete: {m.complete}, {len(m.drafters)} drafters")
             return
-        complete = [model for model in models if model.complete]
-        if not complete:
+        if not (complete := [model for model in models if model.complete]):
             raise ClientError("the swarm serves no complete model")
         reply = Reply([("user", options.prompt)], temperature=options.temperature, seed=options.seed)
         await client.reply(complete[0], reply, lambda text: print(text, end="", flush=True))

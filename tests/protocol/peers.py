@@ -18,7 +18,7 @@ from dsdnode.identity import Identity
 from dsdnode.net.handshake import Handshake, derive_swarm_key
 from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact, Refused, Welcome
-from dsdnode.wire.records import ProviderRecord, RoundTrip, sign_record
+from dsdnode.wire.records import ProviderRecord, RoundTrip, model_id_of, sign_record
 
 NAMES = ("alice", "bob", "carol")
 ADDRESSES = {
@@ -28,9 +28,10 @@ ADDRESSES = {
 }
 SWARM_KEY = "correct horse battery staple"
 NONCE = bytes(range(16))
-MODEL_ID = hashlib.sha256(b"target.gguf").hexdigest()
-DRAFT_ID = hashlib.sha256(b"draft.gguf").hexdigest()
+WEIGHTS = hashlib.sha256(b"target.gguf").hexdigest()
+DRAFT_WEIGHTS = hashlib.sha256(b"draft.gguf").hexdigest()
 TOKENIZER = hashlib.sha256(b"tokenizer").hexdigest()
+MODEL_ID = model_id_of(WEIGHTS, "llama", 32, 4096, 32000, TOKENIZER)
 
 
 def identity_of(name: str) -> Identity:
@@ -109,14 +110,21 @@ def _handshake(bobs_key: str, alices_key: str) -> dict[str, Any]:
 def record_of(name: str, **other: Any) -> ProviderRecord:
     contact = contact_of(name)
     record = ProviderRecord(
-        contact.public_key, contact.addresses, "shard", MODEL_ID, "Target 7B", 0, 16, 32, TOKENIZER, 32000, 4096,
-        8192, 8, 12.5, 0.75, 1.25, (RoundTrip(identity_of("carol").peer_id[:4], 21.5),), True, 7, 600.0,
+        contact.public_key, contact.addresses, "shard", WEIGHTS, "llama", "Target 7B", 0, 16, 32, TOKENIZER, 32000,
+        4096, 8192, 8, 12.5, 0.75, 1.25, (RoundTrip(identity_of("carol").peer_id[:4], 21.5),), True, 7, 600.0,
     )  # fmt: skip
     return msgspec.structs.replace(record, **other)
 
 
 def records() -> dict[str, Any]:
-    draft = {"role": "drafter", "model_id": DRAFT_ID, "model_name": "Draft 0.5B", "end": 24, "num_layers": 24}
+    draft = {
+        "role": "drafter",
+        "weights_hash": DRAFT_WEIGHTS,
+        "architecture": "qwen2",
+        "model_name": "Draft 0.5B",
+        "end": 24,
+        "num_layers": 24,
+    }
     cases = [
         _record("a shard", "alice", record_of("alice")),
         _record("the same offer taken back", "alice", record_of("alice", sequence=8, ttl_s=0.0)),
@@ -134,6 +142,7 @@ def _record(what: str, name: str, record: ProviderRecord) -> dict[str, Any]:
         "what": what,
         "seed": identity.seed.hex(),
         "values": spelled(record),
+        "model_id": record.model_id,
         "version": version,
         "payload": payload.hex(),
         "signature": signature.hex(),

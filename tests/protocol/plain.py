@@ -66,6 +66,13 @@ def signed_record(seed: bytes, payload: bytes) -> bytes:
     return packed([1, {"hex": payload.hex()}, {"hex": signature.hex()}])
 
 
+def model_id(values: dict[str, Any]) -> str:
+    """Of a record's values, by name."""
+    names = ("weights_hash", "architecture", "num_layers", "width", "vocab_size", "tokenizer_hash")
+    told = " ".join(str(values[name]) for name in names)
+    return hashlib.sha256(f"dsdnode model 1\n{told}\n".encode()).hexdigest()
+
+
 def check_record(data: bytes) -> list[Any]:
     """The values of a signed record. Raises for a wrong signature."""
     version, payload, signature = msgpack.unpackb(data)

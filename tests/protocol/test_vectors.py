@@ -106,7 +106,8 @@ def test_a_record_is_signed_by_its_provider(case: dict[str, Any]) -> None:
     signed = plain.signed_record(bytes.fromhex(case["seed"]), payload)
     assert signed.hex() == case["signed"]
     values = dict(zip(vectors.load("records")["fields"], plain.check_record(signed), strict=True))
-    names = (("model", values["model_id"]), ("tokenizer", values["tokenizer_hash"]), ("models", ""))
+    assert plain.model_id(values) == case["model_id"]
+    names = (("model", case["model_id"]), ("tokenizer", values["tokenizer_hash"]), ("models", ""))
     assert [plain.key(kind, name).hex() for kind, name in names] == case["keys"]
 
 

@@ -27,8 +27,8 @@ QUICK = replace(SLOW_LINKS, replies=3, reply_tokens=40)
 def record(name: str, role: str, layers: tuple[int, int], trips: tuple[RoundTrip, ...] = ()) -> ProviderRecord:
     public_key = Identity(Random(name).randbytes(32)).public_key
     return ProviderRecord(
-        public_key, ("tcp://192.0.2.1:1",), "shard" if role == "shard" else "drafter", "a" * 64, "big model", *layers,
-        6, "b" * 64, 100, 512, 4096, 4, fixed_ms=9.0, slope_ms=1.0, round_trips=trips,
+        public_key, ("tcp://192.0.2.1:1",), "shard" if role == "shard" else "drafter", "a" * 64, "fake", "big model",
+        *layers, 6, "b" * 64, 100, 512, 4096, 4, fixed_ms=9.0, slope_ms=1.0, round_trips=trips,
     )  # fmt: skip
 
 

@@ -42,14 +42,15 @@ class Townsman:
 
     @property
     def key(self) -> bytes:
-        return model_key(self.model_id)
+        return model_key(self.record().model_id)
 
     def record(self) -> ProviderRecord:
         return ProviderRecord(
             public_key=self.contact.public_key,
             addresses=self.contact.addresses,
             role="shard",
-            model_id=self.model_id,
+            weights_hash=self.model_id,
+            architecture="fake",
             model_name="model",
             start=0,
             end=1,

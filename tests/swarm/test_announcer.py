@@ -11,7 +11,7 @@ from dsdnode.dht.ids import MODELS_KEY, model_key
 from dsdnode.swarm.announcer import ANNOUNCE_EVERY_S
 from dsdnode.wire.records import MAX_TTL_S
 from tests.node import jumping
-from tests.swarm.town import Member, Town
+from tests.swarm.town import Member, Town, demo_id
 
 replace = msgspec.structs.replace
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -23,7 +23,7 @@ def test_an_offer_lives_while_it_is_renewed_and_dies_with_its_owner() -> None:
             alice, bob = town.begin("alice"), town.begin("bob", "alice", offers=False)
             await asyncio.sleep(10 * MAX_TTL_S)
             assert await bob.found() == {alice.id}
-            assert await bob.found(model_key("ab" * 32)) == {alice.id}
+            assert await bob.found(model_key(demo_id())) == {alice.id}
             assert await bob.found(model_key("ef" * 32)) == set()
             await town.kill("alice")
             await asyncio.sleep(MAX_TTL_S + 1)

@@ -9,15 +9,16 @@ from collections import Counter
 import msgspec
 import pytest
 
+from dsdnode.dht import store as store_module
 from dsdnode.dht.ids import MODELS_KEY, model_key, node_id
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.port import Priority
 from dsdnode.swarm.discovery import MAX_RETRY_S
 from dsdnode.wire.messages import Announce, Contact, FindNode, FindProviders, Nodes, Providers, Refused, Stored
-from dsdnode.wire.records import pack_contacts, pack_records, sign_record, unpack_contacts, unpack_records
+from dsdnode.wire.records import pack_contacts, pack_records, sign_record, unpack_contacts
 from tests.node import jumping
-from tests.swarm.town import Member, Private, Town, Wire
+from tests.swarm.town import Member, Private, Town, Wire, demo_id
 
 replace = msgspec.structs.replace
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -278,7 +279,7 @@ def test_a_liar_among_the_holders_spoils_nothing() -> None:
             assert mallory.id in {node_id(contact) for contact in bob.discovery.known_peers()}
             [record] = await bob.discovery.find_providers(MODELS_KEY)
             assert record.sequence > 0
-            assert await bob.found(model_key("ef" * 32)) == set(), "a record of another model"
+            assert await bob.found(model_key(demo_id("ef" * 32))) == set(), "a record of another model"
             shown[:] = [bytes(forged)]
             [record] = await bob.discovery.find_providers(MODELS_KEY)
             assert record.sequence > 0
@@ -290,18 +291,29 @@ def test_a_liar_among_the_holders_spoils_nothing() -> None:
     jumping.run(story())
 
 
-def test_a_reply_about_a_crowded_key_stays_within_its_limit() -> None:
+def test_mallorys_many_keys_keep_nobody_out_and_push_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They all call from one address, whatever they say of theirs; dave lives in the same network."""
+    monkeypatch.setattr(store_module, "MAX_PER_KEY", 16)
+
     async def story() -> None:
         async with Town() as town:
-            alice, bob = town.begin("alice", offers=False), town.begin("bob", "alice", offers=False)
-            await asyncio.sleep(1)
-            now = asyncio.get_running_loop().time()
-            for number in range(1, 400):
-                who = Identity((10_000 + number).to_bytes(32, "big"))
-                record = replace(alice.offer(), public_key=who.public_key)
-                data = sign_record(who, record)
-                alice.discovery.store.put(MODELS_KEY, record, data + bytes(8192 - len(data)), now)
-            _, buffers = await bob.rpc.request(alice.id, FindProviders(MODELS_KEY), timeout_s=1)
-            assert 100 < len(unpack_records(buffers[1])) < 130
+            bob = town.begin("bob", offers=False)
+            homes = {"alice": "192.0.2.1", "dave": "198.51.100.9", "carol": "192.0.2.3", "erin": "198.51.100.10"}
+
+            async def comes(name: str) -> None:
+                one = town.members[name] = Member(town, name)
+                one.transport.source = homes.get(name, "198.51.100.3")
+                await one.discovery.join([bob.contact], timeout_s=1)
+                number = len(town.members)
+                claims = (f"tcp://{number}.8.8.8:4444",) if name not in homes else one.contact.addresses
+                signed = sign_record(one.identity, replace(one.offer(), addresses=claims))
+                reply, _ = await one.rpc.request(bob.id, Announce(MODELS_KEY), [signed], timeout_s=1)
+                assert isinstance(reply, Stored)
+
+            for name in ("alice", "dave", *(f"mallory {number}" for number in range(60)), "carol", "erin"):
+                await comes(name)
+            held = {record.peer_id for record, _ in bob.discovery.store.get(MODELS_KEY, 0.0)}
+            assert len(held) == 16
+            assert {town.members[name].id for name in homes} <= held
 
     jumping.run(story())

@@ -10,7 +10,7 @@ from dsdnode.dht.ids import MODELS_KEY, K, distance, model_key
 from dsdnode.errors import DsdError
 from dsdnode.wire.records import open_record
 from tests.node import jumping
-from tests.swarm.town import Town, Wire
+from tests.swarm.town import Town, Wire, demo_id
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quiet")]
 
@@ -29,14 +29,14 @@ def test_two_hundred_nodes_half_of_them_killed_and_lookups_find() -> None:
                 member.discovery.table.refresh_targets(0.0, town.rng)
             for i in range(0, 200, 20):
                 member = town.members[names[i]]
-                member.discovery.provide(lambda m=member, i=i: [m.offer(model_id=f"{i:064x}")])  # type: ignore[misc]
+                member.discovery.provide(lambda m=member, i=i: [m.offer(weights_hash=f"{i:064x}")])  # type: ignore[misc]
             await asyncio.sleep(8)
             town.silent.update(town.rng.sample([member.id for member in town.members.values()], 100))
             living = [member for member in town.members.values() if member.id not in town.silent]
             loop, times = asyncio.get_running_loop(), []
             for i in range(0, 200, 20):
                 started_at = loop.time()
-                found = await town.rng.choice(living).found(model_key(f"{i:064x}"))
+                found = await town.rng.choice(living).found(model_key(demo_id(f"{i:064x}")))
                 assert found == {town.members[names[i]].id}
                 times.append(loop.time() - started_at)
             return times

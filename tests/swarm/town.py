@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import random
 
+import msgspec
+
 from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.engine.port import ShardInfo
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.memory import MemoryHub, MemoryTransport
@@ -14,7 +17,12 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import ProviderRecord, model_id_of
+
+
+def demo_id(weights_hash: str = "ab" * 32) -> str:
+    """The id of the model that everybody here offers."""
+    return model_id_of(weights_hash, "fake", 8, 8, 8, "cd" * 32)
 
 
 class Wire(MemoryTransport):
@@ -56,7 +64,7 @@ class Private(Wire):
 
 
 class Member:
-    def __init__(self, town: Town, name: str, dialable: bool = True) -> None:
+    def __init__(self, town: Town, name: str, dialable: bool = True, life: int = 0) -> None:
         number = town.numbers.setdefault(name, len(town.numbers) + 1)
         self.identity = Identity(number.to_bytes(32, "big"))
         addresses = (f"tcp://127.0.0.1:{1000 + number}",) if dialable else ()
@@ -65,7 +73,7 @@ class Member:
         self.transport.silent, self.transport.rng = town.silent, town.rng
         town.hub.transports[self.id] = self.transport
         self.rpc = Rpc(self.transport, town.rng)
-        self.discovery = Discovery(self.rpc, self.identity, town.rng)
+        self.discovery = Discovery(self.rpc, self.identity, town.rng, life)
         self.rpc.start()
         self.discovery.start()
 
@@ -73,9 +81,21 @@ class Member:
     def id(self) -> bytes:
         return self.identity.peer_id
 
-    def offer(self, start: int = 0, end: int = 4, model_id: str = "ab" * 32) -> ProviderRecord:
+    def offer(self, start: int = 0, end: int = 4, weights_hash: str = "ab" * 32) -> ProviderRecord:
         key, addresses = self.contact.public_key, self.contact.addresses
-        return ProviderRecord(key, addresses, "shard", model_id, "demo", start, end, 8, "cd" * 32, 8, 8, 8, 1)
+        names = weights_hash, "fake", "demo"
+        return ProviderRecord(key, addresses, "shard", *names, start, end, 8, "cd" * 32, 8, 8, 8, 1)
+
+    def offer_of(self, shard: ShardInfo, start: int, end: int) -> ProviderRecord:
+        """Layers of the same model."""
+        return msgspec.structs.replace(
+            self.offer(start, end, shard.weights_hash),
+            architecture=shard.architecture,
+            num_layers=shard.num_layers,
+            tokenizer_hash=shard.tokenizer_hash,
+            vocab_size=shard.vocab_size,
+            width=shard.width,
+        )
 
     async def found(self, key: bytes = MODELS_KEY) -> set[bytes]:
         return {record.peer_id for record in await self.discovery.find_providers(key)}

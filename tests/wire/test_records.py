@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import MAX_CONTACTS, Contact
 from dsdnode.wire.records import (
     MAX_RECORDS,
+    Newest,
     ProviderRecord,
     open_record,
     pack_contacts,
@@ -25,7 +28,8 @@ OFFER = ProviderRecord(
     public_key=ALICE.public_key,
     addresses=("tcp://192.0.2.1:29170",),
     role="shard",
-    model_id="ab" * 32,
+    weights_hash="ab" * 32,
+    architecture="llama",
     model_name="demo-target",
     start=0,
     end=4,
@@ -91,7 +95,12 @@ def test_garbage_is_refused(data: bytes) -> None:
         {"end": 9},
         {"num_layers": 5000, "end": 4999},
         {"role": "king"},
-        {"model_id": "AB" * 32},
+        {"weights_hash": "AB" * 32},
+        {"weights_hash": "ab" * 32 + "\n"},
+        {"architecture": "two words"},
+        {"architecture": ""},
+        {"architecture": "llama\n"},
+        {"model_name": "demo\n"},
         {"model_name": "evil\x1b[2J"},
         {"model_name": "x" * 97},
         {"addresses": ()},
@@ -114,6 +123,51 @@ def test_what_no_peer_would_accept_is_not_even_signed(change: dict[str, object])
 def test_a_zero_life_takes_the_offer_back() -> None:
     assert replace(OFFER, ttl_s=0.0).withdrawn
     assert not OFFER.withdrawn
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"weights_hash": "ef" * 32},
+        {"architecture": "qwen2"},
+        {"num_layers": 4},
+        {"width": 321},
+        {"vocab_size": 5},
+        {"tokenizer_hash": "ef" * 32},
+    ],
+)
+def test_mallory_cannot_say_otherwise_of_alices_model(shape: dict[str, object]) -> None:
+    assert open_record(sign_record(ALICE, replace(OFFER, **shape))).model_id != OFFER.model_id
+    labels = {"model_name": "mine", "context_tokens": 1, "start": 2, "end": 3, "fixed_ms": 0.0}
+    assert replace(OFFER, **labels).model_id == OFFER.model_id
+
+
+def test_neighbouring_fields_of_a_shape_cannot_be_read_as_one_another() -> None:
+    assert replace(OFFER, width=3202, vocab_size=48).model_id != replace(OFFER, width=320, vocab_size=248).model_id
+
+
+def newest(*records: ProviderRecord, most: int = 10) -> list[ProviderRecord]:
+    known = Newest(most)
+    known.add(records)
+    return known.records
+
+
+def test_of_what_alice_said_the_last_counts_as_a_whole_in_whatever_order_it_is_heard() -> None:
+    old = [replace(OFFER, sequence=1), replace(OFFER, sequence=1, role="drafter")]
+    new = [replace(OFFER, sequence=2, start=4, end=8)]
+    gone = [replace(OFFER, sequence=3, ttl_s=0.0)]
+    for order in itertools.permutations([*old, *new]):
+        assert newest(*order) == new
+    for order in itertools.permutations([*old, *gone]):
+        assert newest(*order) == gone
+    assert newest(*old) == [old[1], old[0]], "two roles stand side by side"
+
+
+def test_alice_has_one_place_for_a_role_and_bob_his_own() -> None:
+    here, there = replace(OFFER, start=0), replace(OFFER, start=4, end=8)
+    bobs = replace(OFFER, public_key=BOB.public_key, sequence=1)
+    assert newest(here, there, bobs) == sorted([here, bobs], key=lambda one: one.public_key)
+    assert newest(here, bobs, replace(bobs, sequence=2), most=1) == [here]
 
 
 def test_replies_have_limits() -> None:

@@ -8,7 +8,15 @@ import msgspec
 
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.identity import short_id
-from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline, is_covered, speed
+from dsdnode.placement.pipelines import (
+    Chooser,
+    PipelineStage,
+    View,
+    choose_pipeline,
+    is_covered,
+    longest_context,
+    speed,
+)
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.messages import Refused
 from dsdnode.wire.records import ProviderRecord
@@ -23,9 +31,11 @@ MAX_NAMED = 4
 class Attempt:
     """Who was asked, and what they said."""
 
-    def __init__(self, avoid: set[bytes], choose: Chooser) -> None:
+    def __init__(self, avoid: set[bytes], choose: Chooser, num_tokens: int = 0, num_positions: int = 0) -> None:
+        """`num_tokens`: of the line, so far; `num_positions`: that it may grow to."""
         self._avoid = avoid
         self._choose = choose
+        self._num_tokens, self._num_positions = num_tokens, num_positions
         self._unfit: dict[bytes, str] = {}
         """Not now: full, restarting, silent."""
         self._never: dict[bytes, str] = {}
@@ -40,10 +50,12 @@ class Attempt:
         """
         unfit = self._unfit.keys() | self._never.keys()
         try:
-            best = self._choose(records, target.num_layers, view, unfit | self._avoid, target.name)
+            roomy = self._roomy(target, records, unfit | self._avoid)
+            best = self._choose(roomy, target.num_layers, view, unfit | self._avoid, target.name)
         except NoPipeline:
-            return self._choose(records, target.num_layers, view, unfit, target.name)
-        mine = [msgspec.structs.replace(record, free_sessions=1) for record in records if record.peer_id in held]
+            roomy = self._roomy(target, records, unfit)
+            return self._choose(roomy, target.num_layers, view, unfit, target.name)
+        mine = [msgspec.structs.replace(record, free_sessions=1) for record in roomy if record.peer_id in held]
         if not mine:
             return best
         try:
@@ -51,6 +63,17 @@ class Attempt:
         except NoPipeline:
             return best
         return best if speed(best, view) >= BETTER * speed(same, view) else same
+
+    def _roomy(self, target: Model, records: list[ProviderRecord], exclude: Collection[bytes]) -> list[ProviderRecord]:
+        """Shards with room for the whole reply, or else for as much as any pipeline has. Raises NoPipeline."""
+        usable = [record for record in records if record.peer_id not in exclude]
+        longest = longest_context(usable, target.num_layers)
+        if 0 < longest <= self._num_tokens:
+            raise NoPipeline(
+                f"nobody who can be asked has room for more than {longest} positions of {target.name}, "
+                f"and {self._num_tokens} are taken: `--ctx-size` of a shard says how many it has"
+            )
+        return [record for record in records if record.context_tokens >= min(longest, self._num_positions)]
 
     def refused(self, failed: Mapping[bytes, Refused | DsdError]) -> None:
         for peer, answer in failed.items():
@@ -72,6 +95,7 @@ class Attempt:
         Who is known and silent may be back, so it does not end before it is `late`.
         """
         try:
+            self._roomy(target, known, self._never)
             choose_pipeline(known, target.num_layers, View.of({}), self._never, target.name)
         except NoPipeline:
             reasons = "; ".join(sorted(set(self._never.values())))
@@ -82,7 +106,8 @@ class Attempt:
             raise NoPipeline(f"{self.waits_for(target, alive, known)}; too long")
 
     def _is_covered(self, target: Model, alive: list[ProviderRecord]) -> bool:
-        usable = (record for record in alive if record.peer_id not in self._never)
+        roomy = (record for record in alive if record.context_tokens > self._num_tokens)
+        usable = (record for record in roomy if record.peer_id not in self._never)
         return is_covered(((one.start, one.end) for one in usable), target.num_layers)
 
     def waits_for(self, target: Model, alive: list[ProviderRecord], known: list[ProviderRecord]) -> str:

@@ -81,8 +81,18 @@ class Delivery:
         finally:
             for watch in watches:
                 watch.cancel()
+            self._end(reply, reason, error, over)
+
+    def _end(self, reply: Reply, reason: str, error: DsdError | None, over: Callable[[], None]) -> None:
+        """The client is told, whatever fails here: it would wait for ever."""
+        figures = replies.Statistics(completion_tokens=0)
+        try:
             over()
-            self._tell(finished(self.request, reason, error), [encode_body(reply.statistics())])
+            figures = reply.statistics()
+        except Exception:
+            log.exception("bug at the end of a reply")
+            error = error or DsdError("the drafter failed at the end of the reply; its log says how")
+        self._tell(finished(self.request, reason, error), [encode_body(figures)])
 
     async def _stream(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab) -> str:
         """The reply's reason to end, all of it sent. Raises DsdError."""

@@ -263,6 +263,7 @@ class Reply:
                 action.route,
                 action.digests,
                 tuple(self._avoid),
+                len(self._machine.tokens),
                 self._progress_s + self._options.patience_s,
                 self._told,
             )
@@ -275,7 +276,7 @@ class Reply:
         self._routes.close(self.conversation, left)
         self._stragglers.on_route(route.costs)
         costs = route.costs, route.first_costs
-        self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths, *costs))
+        self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths, *costs, route.max_positions))
 
     def _told(self, trouble: str) -> None:
         if trouble != self._trouble:

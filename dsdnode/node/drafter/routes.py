@@ -21,7 +21,16 @@ from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.pacing.straggler import Slowness
 from dsdnode.pacing.suspects import HERE, Suspects, lost_at
 from dsdnode.pacing.tuning import TUNING, Tuning
-from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline, is_covered, predict, speed
+from dsdnode.placement.pipelines import (
+    Chooser,
+    PipelineStage,
+    View,
+    choose_pipeline,
+    is_covered,
+    predict,
+    speed,
+    with_usual_speeds,
+)
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
@@ -93,16 +102,18 @@ class Hosts:
     async def _look_up(self, model_id: str) -> None:
         found = await self._discovery.find_providers(model_key(model_id))
         shards = [record for record in found if record.role == "shard" and record.model_id == model_id]
-        self._remembered[model_id] = asyncio.get_running_loop().time(), shards
+        self._remembered[model_id] = asyncio.get_running_loop().time(), with_usual_speeds(shards)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An opened pipeline; `lengths` as the stages answered (speculation/actions.py, NeedRoute)."""
+    """An opened pipeline; `lengths` as the stages answered (speculation/actions.py, NeedRoute); `max_positions`: what
+    they all have room for."""
 
     places: tuple[PipelineStage, ...]
     peers: tuple[bytes, ...]
     lengths: tuple[int, ...]
+    max_positions: int
     costs: PipelineCost
     """As predicted from the peers' records and the links; what was seen of them, too."""
     first_costs: PipelineCost
@@ -167,10 +178,12 @@ class Routes:
         number: int,
         digests: bytes,
         avoid: Collection[bytes],
+        num_tokens: int,
         deadline_s: float,
         told: Callable[[str], None],
     ) -> Route:
-        """The best pipeline of peers that answer now, opened. `avoid`: peers to do without where there is another way.
+        """The best pipeline of peers that answer now, opened: with room for the whole reply if there is one, else with
+        the most. `avoid`: peers to do without where there is another way; `num_tokens`: of the line so far.
 
         Every peer that may have opened is a holder of the conversation from then on. While there is none, because peers
         are silent, full or restarting, they are asked again until `deadline_s`, and `told` hears what is waited for.
@@ -179,7 +192,7 @@ class Routes:
         """
         session, model = conversation.session, options.model
         avoid = dict.fromkeys([*avoid, *self.suspects.peers(_now())])
-        attempt = Attempt(set(avoid), self._choose)
+        attempt = Attempt(set(avoid), self._choose, num_tokens, conversation.num_positions)
         fresh = False
         if number == 0:
             await self.hosts.look(model.model_id)
@@ -197,14 +210,16 @@ class Routes:
                 fresh = True
                 continue
             conversation.asked(place.peer for place in places)
-            answers = await self._open_all(conversation, options, number, digests, places)
+            max_positions = min(place.record.context_tokens for place in places)
+            answers = await self._open_all(conversation, options, number, digests, places, max_positions)
             failed = {peer: answer for peer, answer in answers.items() if not isinstance(answer, Opened)}
             if not failed:
                 lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
                 for peer in answers:
                     self._sessions.setdefault(peer, {})[session] = None
                 costs = self._costs(session, places, rtt_s)
-                return Route(places, tuple(answers), lengths, costs, self._first_seen(tuple(answers), costs))
+                first_costs = self._first_seen(tuple(answers), costs)
+                return Route(places, tuple(answers), lengths, max_positions, costs, first_costs)
             attempt.refused(failed)
             empty = [peer for peer, answer in answers.items() if isinstance(answer, Opened) and not answer.length]
             self.close(conversation, empty)
@@ -296,13 +311,15 @@ class Routes:
         number: int,
         digests: bytes,
         places: Sequence[PipelineStage],
+        max_positions: int,
     ) -> dict[bytes, Opened | Refused | DsdError]:
+        reserved = min(conversation.num_positions, max_positions)
         stages = encode_body(OpenStages(tuple(StagePlace(place.contact, place.start, place.end) for place in places)))
 
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
             message = Open(
                 conversation.session, number, index, options.model.model_id, self._rpc.transport.contact,
-                options.asked, conversation.num_positions, options.lease_s, options.wire, options.acceptance,
+                options.asked, reserved, options.lease_s, options.wire, options.acceptance,
             )  # fmt: skip
             judges = options.key_tokens and index == len(places) - 1
             buffers = [stages, digests, *([options.key_tokens] if judges else [])]

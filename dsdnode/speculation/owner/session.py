@@ -58,7 +58,8 @@ class SessionMachine:
         self._line = CommittedLine(config.secret, prompt)
         self._epochs = Epochs(self._line, config.session, MAX_BRANCHES, carried.epoch)
         self._drafts = DraftPlanner(self._epochs, MAX_BRANCHES, alive=drafter, cached=carried.cached)
-        self._max_length = min(len(prompt) + config.max_tokens, config.max_positions)
+        self._wanted_length = len(prompt) + config.max_tokens
+        self._max_length = min(self._wanted_length, config.max_positions)
         num_prompt = len(prompt) - config.num_resumed
         self._prefill = Prefill(num_prompt, config.chunk_positions, fixed=config.fixed_chunks)
         self._flow = Flow(self._epochs, self._drafts, self._prefill, self._max_length)
@@ -125,14 +126,21 @@ class SessionMachine:
         lengths: Sequence[int],
         costs: PipelineCost | None = None,
         first_costs: PipelineCost | None = None,
+        max_positions: int | None = None,
     ) -> list[SessionAction]:
         """All stages of `route` answered Opened, with these lengths. Not the route asked for last: ignored.
 
-        `first_costs`, else `costs`, decide how the prompt is cut.
+        `first_costs`, else `costs`, decide how the prompt is cut. `max_positions`: that this route has room for; None:
+        as the configuration says.
         """
         if self.finished or not self._routing or route != self.route:
             return []
         self._routing = False
+        if max_positions is not None:
+            self._max_length = self._flow.max_length = min(self._wanted_length, max_positions)
+            self._full = "context" if self._max_length == max_positions else "length"
+            if len(self._line) >= self._max_length:
+                return self._finish(self._full)
         self._timer.begin_route()
         if costs is not None:
             self._window.on_route(costs)

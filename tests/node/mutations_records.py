@@ -1,0 +1,73 @@
+"""Guards of what peers say of themselves, taken out: what a record can say, and what becomes of a crowd."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+STORE: Final = "dsdnode.dht.store:"
+NEWEST: Final = "dsdnode.wire.records:Newest.add"
+CATALOGUE: Final = "dsdnode.swarm.catalogue:"
+PIPELINES: Final = "dsdnode.placement.pipelines:"
+ROUTES: Final = "dsdnode.node.drafter.routes:"
+ANNOUNCER: Final = "dsdnode.swarm.announcer:Announcer."
+
+RECORDS: Final = {
+    "store-key": Mutation(STORE + "_check", "key not in record_keys(record) or ", ""),
+    "store-at-once": Mutation(STORE + "_check", " or len({record.role for record, _ in records}) < len(records)", ""),
+    "store-one-number": Mutation(
+        STORE + "_check", "len({(record.public_key, record.sequence) for record, _ in records}) > 1", "False"
+    ),
+    "store-sequence": Mutation(STORE + "Store.put", "old.sequence >= first.sequence", "False"),
+    "store-time": Mutation(STORE + "Store.expire", "self._expiry and self._expiry[0][0] <= now", "False"),
+    "store-per-key": Mutation(STORE + "Store._make_room", " > MAX_PER_KEY:", " > 1 << 30:"),
+    "store-provider": Mutation(
+        STORE + "Store.put", "self._num_keys[first.public_key] >= MAX_KEYS_PER_PROVIDER", "False"
+    ),
+    "store-total": Mutation(STORE + "Store._make_room", " > MAX_TOTAL:", " > 1 << 30:"),
+    "store-network": Mutation(STORE + "_too_much", "(_provider, _address, _network)", "(_provider, _address)"),
+    "store-address": Mutation(STORE + "_too_much", "(_provider, _address, _network)", "(_provider, _network)"),
+    "store-first-come": Mutation(STORE + "_too_much", "(0, one.came, one)", "(0, -one.came, one)"),
+    "store-newcomer": Mutation(STORE + "_too_much", "(0, 0, new)", "(0, new.came, new)"),
+    "store-pieces": Mutation(STORE + "Store.put", "-(-len(one) // RECORD_PIECE_BYTES)", "1"),
+    "store-source": Mutation(
+        "dsdnode.swarm.discovery:Discovery._on_announce",
+        "self._rpc.transport.source_of(peer)",
+        'records[0][0].addresses[0].split("//")[1].split(":")[0]',
+    ),
+    "model-shape": Mutation("dsdnode.wire.records:model_id_of", " {vocab_size}", ""),
+    "newest-whole": Mutation(
+        NEWEST, "record.sequence, {record.role: record}", "record.sequence, {**roles, record.role: record}"
+    ),
+    "newest-role": Mutation(NEWEST, "roles.setdefault(record.role, record)", "roles.setdefault(str(record), record)"),
+    "newest-most": Mutation(NEWEST, "(roles or len(self._said) < self._max_providers)", "True"),
+    "past-taken-back": Mutation(ANNOUNCER + "_sign", "for record in self._past.values():", "for record in ():"),
+    "past-found": Mutation(
+        ANNOUNCER + "_count_on", "self._past.setdefault((record.role, record.model_id), record)", "pass"
+    ),
+    "life-counted": Mutation(ANNOUNCER + "__init__", "life << LIFE_BITS", "0"),
+    "outdone": Mutation(ANNOUNCER + "_announce", "if not self._outdone:", "if True:"),
+    "id-first": Mutation(CATALOGUE + "called", "return by_id or ", "return "),
+    "id-prefix": Mutation(CATALOGUE + "called", "len(name) >= MIN_PREFIX and ", ""),
+    "hosts-answering": Mutation(CATALOGUE + "Model.rank", " if shard.peer_id in answering", ""),
+    "hosts-networks": Mutation(CATALOGUE + "Model.rank", "-len(networks), ", ""),
+    "context-least": Mutation(CATALOGUE + "_model", "longest_context(offers, first.num_layers) or max(", "min("),
+    "context-route": Mutation(
+        ROUTES + "Routes._open_all", "min(conversation.num_positions, max_positions)", "conversation.num_positions"
+    ),
+    "context-most": Mutation("dsdnode.node.drafter.attempt:Attempt._roomy", "0 < longest <= self._num_tokens", "False"),
+    "peer-twice": Mutation(
+        PIPELINES + "choose_pipeline",
+        "list({record.peer_id: record for record in sorted(shards, key=_age)}.values())",
+        "shards",
+    ),
+    "usual-speed": Mutation(ROUTES + "Hosts._look_up", "with_usual_speeds(shards)", "shards"),
+    "usual-drafter": Mutation("dsdnode.client.preference:by_preference", "usual_s if one.cost == UNKNOWN else ", ""),
+    "free-most": Mutation(
+        "dsdnode.client.preference:by_preference", "min(record.free_sessions, MAX_FREE)", "record.free_sessions"
+    ),
+    "end-told": Mutation(
+        "dsdnode.node.drafter.delivery:Delivery._end", "        except Exception:", "        except KeyError:"
+    ),
+}  # fmt: skip

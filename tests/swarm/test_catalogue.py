@@ -1,0 +1,142 @@
+"""Which models there are, whatever strangers say of them; and who is there now, or only was."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+
+from dsdnode.swarm.catalogue import called, describe_models, describe_peers, models_of
+from dsdnode.swarm.pings import Pings
+from dsdnode.wire.records import ProviderRecord
+from tests.node import jumping
+from tests.placement.offers import bytes_of, replace, shard
+from tests.swarm.town import Town, Wire
+
+HONEST = [shard(7, 0, 4, context_tokens=100), shard(8, 4, 8, context_tokens=80)]
+ID = HONEST[0].model_id
+
+
+def stranger(**lies: Any) -> ProviderRecord:
+    """Mallory, who has the lowest key and the lowest peer id that she could make."""
+    return replace(shard(1, 0, 8), **lies)
+
+
+SHAPES: list[dict[str, Any]] = [
+    {"num_layers": 1, "end": 1},
+    {"num_layers": 512, "end": 512},
+    {"vocab_size": 5},
+    {"width": 1},
+    {"architecture": "other"},
+    {"tokenizer_hash": "0" * 64},
+    {"weights_hash": "0" * 64},
+]
+LABELS: list[dict[str, Any]] = [
+    {"context_tokens": 1},
+    {"context_tokens": 0},
+    {"model_name": "mine"},
+    {"model_name": ""},
+    {"context_tokens": 1, "start": 2, "end": 3},
+    {"start": 0, "end": 1, "free_sessions": 1 << 30},
+]
+
+
+@pytest.mark.parametrize("lies", SHAPES, ids=str)
+def test_who_says_otherwise_of_a_model_speaks_of_another(lies: dict[str, Any]) -> None:
+    [alone] = models_of(HONEST)
+    for order in itertools.permutations([*HONEST, stranger(**lies)]):
+        by_id = {model.model_id: model for model in models_of(order)}
+        assert len(by_id) == 2
+        mine = by_id[ID]
+        assert set(mine.shards) == set(HONEST)
+        assert (mine.coverage, mine.num_layers, mine.vocab_size, mine.context_tokens) == (
+            alone.coverage, 8, 8, 80,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("lies", LABELS, ids=str)
+def test_one_record_changes_nothing_of_a_model_but_one_more_host(lies: dict[str, Any]) -> None:
+    for order in itertools.permutations([*HONEST, stranger(**lies)]):
+        [model] = models_of(order)
+        assert (model.name, model.context_tokens) == ("demo-target", 80)
+        assert model.complete
+        assert [one.model_id for one in called([model], "demo-target")] == [ID]
+
+
+def test_a_context_larger_than_anybody_s_is_one_pipeline_s_own() -> None:
+    [model] = models_of([*HONEST, stranger(context_tokens=1 << 20)])
+    assert model.context_tokens == 1 << 20, "a reply is told what its own pipeline has (tests/node/test_context.py)"
+    [model] = models_of([HONEST[0]])
+    assert (model.complete, model.context_tokens) == (False, 100)
+
+
+def test_names_are_labels_and_ids_are_ids() -> None:
+    impostor = stranger(weights_hash="0" * 64)
+    models = models_of([*HONEST, impostor])
+    assert {model.model_id for model in called(models, "demo-target")} == {ID, impostor.model_id}
+    assert [model.model_id for model in called(models, ID)] == [ID]
+    assert [model.model_id for model in called(models, ID[:12])] == [ID]
+    assert called(models, ID[:7]) == [], "so short a beginning is found by trying"
+    for name in (ID, ID[:8]):  # and nobody takes an id by calling a model so
+        models = models_of([*HONEST, stranger(weights_hash="0" * 64, model_name=name)])
+        assert [model.model_id for model in called(models, name)] == [ID]
+
+
+def test_of_two_models_of_one_name_the_one_that_is_there_and_most_hosted_comes_first() -> None:
+    impostor = [stranger(num_layers=1, end=1)]
+    everybody = [bytes_of(who) for who in range(1, 250)]
+    first, second = models_of([*HONEST, *impostor])
+
+    def best(answering: list[bytes], trusted: tuple[bytes, ...] = ()) -> str:
+        return min(first, second, key=lambda model: model.rank(answering, trusted)).model_id
+
+    assert best(everybody) == ID
+    assert best([bytes_of(1)]) == impostor[0].model_id
+    crowd = [replace(shard(who, 0, 1, 1), weights_hash="0" * 64) for who in range(100, 200)]
+    first, second = models_of([*HONEST, *crowd])
+    assert best([bytes_of(7), bytes_of(8), bytes_of(100)]) == ID, "records are cheap: only who answers counts"
+    far = [replace(one, addresses=(f"tcp://{8 + at}.8.8.8:1",)) for at, one in enumerate(HONEST)]
+    first, second = models_of([*far, *(replace(one, addresses=("tcp://9.9.9.9:1",)) for one in crowd)])
+    assert best(everybody) == ID, "a hundred peers of one network are one network"
+    first, second = models_of([shard(7, 0, 8), replace(shard(1, 0, 8), weights_hash="0" * 64)])
+    for who, weights_hash in ((7, "ab" * 32), (1, "0" * 64)):
+        chosen = best(everybody, (bytes_of(who),))
+        assert chosen == replace(shard(7, 0, 8), weights_hash=weights_hash).model_id, "whom we joined hosts it"
+
+
+def test_who_is_gone_is_told_from_who_is_there() -> None:
+    async def story() -> None:
+        async with Town(kind=Wire) as town:
+            alice = town.begin("alice", offers=False)
+            for name, (start, end) in {"bob": (0, 4), "carol": (4, 8), "cleo": (4, 8)}.items():
+                one = town.begin(name, "alice", offers=False)
+                one.discovery.provide(lambda one=one, start=start, end=end: [one.offer(start, end)])  # type: ignore[misc]
+            dora = town.begin("dora", "alice", offers=False)
+            dora.discovery.provide(lambda: [replace(dora.offer(), role="drafter")])
+            await asyncio.sleep(10)
+            pings = Pings(alice.rpc)
+            [model] = await describe_models(alice.rpc, alice.discovery, pings)
+            assert (model.complete, model.once_complete, model.missing) == (True, True, "")
+            assert [(one.layers, one.replicas, one.answering) for one in model.coverage] == [
+                ((0, 4), 1, 1), ((4, 8), 2, 2),
+            ]  # fmt: skip
+            town.silent.add(town.members["cleo"].id)
+            await asyncio.sleep(30)
+            [model] = await describe_models(alice.rpc, alice.discovery, pings)
+            assert model.complete
+            assert [one.answering for one in model.coverage] == [1, 1]
+            town.silent.add(town.members["carol"].id)
+            await asyncio.sleep(30)
+            [model] = await describe_models(alice.rpc, alice.discovery, pings)
+            assert (model.complete, model.once_complete, model.drafters) == (False, True, 1)
+            assert "layers 4:8 of demo are hosted by nobody" in model.missing
+            assert f"{town.members['carol'].id.hex()[:12]} (4:8, heard of " in model.missing
+            peers = {peer.peer_id: peer for peer in await describe_peers(alice.rpc, alice.discovery, pings)}
+            bob, carol = (peers[town.members[name].id.hex()] for name in ("bob", "carol"))
+            assert bob.rtt_ms is not None and bob.seen_s == 0
+            assert carol.rtt_ms is None and carol.seen_s is not None and 30 <= carol.seen_s < 60
+            await pings.close()
+
+    jumping.run(story())
