@@ -21,6 +21,8 @@ from dsdnode.node.status import NodeStatus
 from tests.node.processes import Daemon, Swarm, run, swarm
 
 pytestmark = pytest.mark.slow
+SOON = ("--patience", "5")
+"""So long a host that was killed is waited for."""
 
 REQUEST = GenerateRequest(
     prompt="Once there was a number", max_tokens=250, temperature=3.0, seed=11, draft_max=2, wire="f32"
@@ -106,7 +108,7 @@ async def test_the_worker_of_a_shard_is_killed(real: Swarm) -> None:
 
 
 async def test_a_shard_peer_is_killed_and_nobody_has_its_layers(real: Swarm) -> None:
-    join = real.start_ring(["0:4", "4:8"])
+    join = real.start_ring(["0:4", "4:8"], *SOON)
     client = await Client.connect([join])
     text = ""
     try:
@@ -126,7 +128,7 @@ async def test_a_shard_peer_is_killed_and_nobody_has_its_layers(real: Swarm) -> 
 
 async def test_a_model_file_is_written_to_in_mid_reply_and_another_peer_goes_on(real: Swarm, tmp_path: Path) -> None:
     """Bob copies another model over his, in place: not one token of it is ever told, and he offers it no more."""
-    join = real.start_ring([])
+    join = real.start_ring([], *SOON)
     for name in ("bob", "carol"):
         model = tmp_path / f"{name}.gguf"
         model.write_bytes(demo_target().read_bytes())
