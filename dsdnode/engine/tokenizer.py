@@ -191,13 +191,13 @@ class Detokenizer:
     """Token ids of one reply to text, as they come; only whole characters leave it."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
-        """`pieces[token]`: the token's bytes; control tokens have none."""
+        """`pieces[token]`: the token's bytes; control tokens have none, nor has what lies behind (padding)."""
         self._pieces = pieces
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, tokens: Iterable[int]) -> str:
         """The text that is complete now; bytes that can never become a character are replaced by U+FFFD."""
-        return self._decoder.decode(b"".join(self._pieces[token] for token in tokens))
+        return self._decoder.decode(b"".join(self._pieces[token] for token in tokens if token < len(self._pieces)))
 
     def finish(self) -> str:
         """What is left at the end of the reply: half a character is replaced by U+FFFD."""

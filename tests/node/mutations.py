@@ -113,7 +113,8 @@ DRAFTER: Final = {
         "        except DsdError as error:\n            self._forget(delivery)\n",
         "        except DsdError as error:\n",
     ),
-    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_prompt", "max(prompt + list(body.tokens)) >= vocab_size", "False"),
+    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_check", "max(*prompt, *tokens, 0) >= model.vocab_size", "False"),
+    "draft-vocabulary": Mutation("dsdnode.node.drafter.reply:_draft_tokens_of", "one.token < vocab_size", "True"),
     "prompt-context": Mutation(DRAFTER_HOST + "_check", "len(prompt) >= model.context_tokens", "False"),
     "client-gone": Mutation(
         DRAFTER_HOST + "_peer_lost", "                delivery.client_lost()", "                pass"

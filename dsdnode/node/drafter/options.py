@@ -101,7 +101,7 @@ class Options:
             chunk_positions=max(1, min(PREFILL_POSITIONS, room - largest)),
             fixed_chunks=self.strict,
             drafted=draft_max > 0,
-            key_tokens=vocabulary.key_tokens if rule.threshold > 0 else b"",
+            key_tokens=vocabulary.key_tokens[: -(-model.vocab_size // 8)] if rule.threshold > 0 else b"",
             num_resumed=len(body.tokens),
             keep=body.keep and not self.strict,
             lease_s=self.lease_s,
