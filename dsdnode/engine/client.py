@@ -45,7 +45,8 @@ from dsdnode.engine.ipc import (
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.mapped import MappedFile
 from dsdnode.engine.port import Chunk, Output, ShardInfo
-from dsdnode.engine.tokenizer import Message, Vocab
+from dsdnode.engine.template import Message
+from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, PeerMisbehaved
 from dsdnode.files import shown
 

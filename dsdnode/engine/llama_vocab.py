@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.engine.llama_api import llama_cpp
-from dsdnode.engine.tokenizer import MAX_TEXT_BYTES, ChatTemplate, Control, Message, RunCutter
+from dsdnode.engine.template import MAX_TEXT_BYTES, ChatTemplate, Control, Message
+from dsdnode.engine.tokenizer import RunCutter
 from dsdnode.errors import BadInput, ModelRefused
 
 _TYPE_NONE, _TYPE_BPE = 0, 2

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.engine.client import WorkerEngine
@@ -16,81 +16,13 @@ from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.llama_vocab import LlamaVocab
-from dsdnode.engine.tokenizer import MAX_RUN, ChatTemplate, Control, Detokenizer, RunCutter
-from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.engine.tokenizer import MAX_RUN, Detokenizer, RunCutter
+from dsdnode.errors import ModelRefused
 
 pytestmark = pytest.mark.slow
 
+TYPED = st.lists(st.sampled_from(["<", "|", "<|", "end", "|>", "<|end|>", " ", "é", "</s>"]), max_size=8).map("".join)
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
-CONTROLS = {
-    "<|user|>": Control(1),
-    "<|assistant|>": Control(2),
-    "<|end|>": Control(3),
-    "</s>": Control(4),
-    "[INST]": Control(5, strip_left=True, strip_right=True),
-}
-COMPOSED = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | trim + '<|end|>' }}{% endfor %}<|assistant|>"
-JOINING = "{% for m in messages %}{{ m.content }}{% endfor %}<|end|>"
-FRAGMENTS = ["<", "|", "<|", "end", "|>", "|end|>", "<|end|>", "<|en", "d|>", " ", "é", "\ufdd0"]
-FRAGMENTS += ["</s>", "</", "s>", "/s>", "[INST]", "[", "INST]"]
-SHATTERED = st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join)
-
-
-def plain(pieces: list[int | str]) -> str:
-    return "".join(piece for piece in pieces if isinstance(piece, str))
-
-
-def test_template_may_compose_its_control_tokens() -> None:
-    template = ChatTemplate(COMPOSED, CONTROLS)
-    assert template.render([("user", " hi "), ("assistant", "yo")]) == [1, "hi", 3, 2, "yo", 3, 2]
-
-
-@given(st.lists(SHATTERED, min_size=1, max_size=4))
-@example(["a <", "|end|>", "[", "INST]"])
-def test_no_user_text_becomes_a_control_token(contents: list[str]) -> None:
-    for source, wanted in ((COMPOSED, [1, 3] * len(contents) + [2]), (JOINING, [3])):
-        pieces = ChatTemplate(source, CONTROLS).render([("user", content) for content in contents])
-        assert [piece for piece in pieces if isinstance(piece, int)] == wanted
-        typed = "".join(content.replace("\ufdd0", "") for content in contents)
-        assert plain(pieces).replace(" ", "") == typed.replace(" ", "")
-
-
-def test_control_tokens_swallow_the_white_space_they_claim() -> None:
-    template = ChatTemplate("a  [INST]  {{ messages[0].content }} </s> b", CONTROLS)
-    assert template.render([("user", "x")]) == ["a", 5, "x ", 4, " b"]
-
-
-def test_a_template_can_ask_what_a_message_says() -> None:
-    template = ChatTemplate("{% if '</think>' in messages[0].content %}yes{% endif %}", {"<|end|>": Control(3)})
-    assert template.render([("assistant", "hm</think>4")]) == ["yes"]
-
-
-@pytest.mark.parametrize("source", ["{% for %}", "{{ 1", "x" * (1 << 19)])
-def test_a_broken_template_is_refused_in_words(source: str) -> None:
-    with pytest.raises(ModelRefused, match="chat template"):
-        ChatTemplate(source, CONTROLS)
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("{{ raise_exception('no system please') }}", "no system please"),
-        ("{{ nothing.at.all }}", "undefined"),
-        ("{{ messages[0].__class__.__mro__ }}", "unsafe"),
-        ("{{ 1 // 0 }}", "zero"),
-        ("{% for i in range(99999) %}" + "x" * 1000 + "{% endfor %}", "longer"),
-        ("{{ range(999999999) }}", "Range too big"),
-    ],
-)
-def test_a_template_that_misbehaves_is_an_error_in_words(source: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
-        ChatTemplate(source, CONTROLS).render([("user", "hi")])
-
-
-@pytest.mark.parametrize("messages", [[], [("root", "hi")], [("user", "x" * (5 << 20))]])
-def test_conversations_meet_limits(messages: list[tuple[str, str]]) -> None:
-    with pytest.raises(BadInput):
-        ChatTemplate(COMPOSED, CONTROLS).render(messages)
 
 
 @given(st.text(max_size=40), st.randoms(use_true_random=False))
@@ -116,7 +48,7 @@ def vocab() -> LlamaVocab:
 
 
 @settings(max_examples=50)
-@given(text=st.text(max_size=60) | SHATTERED)
+@given(text=st.text(max_size=60) | TYPED)
 def test_ids_say_the_text_they_came_from(vocab: LlamaVocab, text: str) -> None:
     text = text.encode("utf-8", "replace").decode()
     pieces = vocab.pieces()
