@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from dsdnode.speculation.acceptance import key_tokens
@@ -16,6 +16,7 @@ MAX_RUN = 1024
 """Characters. std::regex died of 26,000 with a stack of 8 MiB, whatever the expression and the script."""
 _LONG_RUN = re.compile(rf"[^ \t-\r]{{{MAX_RUN + 1},}}|[\s\x1c-\x1f\u180e\u200b\ufeff]{{{MAX_RUN + 1},}}")
 """Without what every expression takes for white space, or of nothing but what one might."""
+_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])")
 
 
 class RunCutter:
@@ -23,7 +24,8 @@ class RunCutter:
 
     llama.cpp splits a text for most BPE vocabularies with std::regex, whose recursion is as deep as a match is long: a
     pasted base64 blob ends the process. All of these expressions break between white space and what follows it, so a
-    text of usual words is one part, with the ids that it always had; in a longer run, ids change where it is cut.
+    text of usual words has the ids that it always had; in a longer run, ids change where it is cut. Some take several
+    words for one match, so a long text is cut between words, too.
     """
 
     def __init__(self, whole: Iterable[str]) -> None:
@@ -34,6 +36,20 @@ class RunCutter:
 
     def cut(self, text: str) -> list[str]:
         """Parts that make up `text`."""
+        return [part for run in self._cut_runs(text) for part in self._cut_words(run)]
+
+    def _cut_words(self, text: str) -> list[str]:
+        parts, start, after = [], 0, MAX_RUN
+        while gap := _BETWEEN_WORDS.search(text, after):
+            at = gap.start()
+            if self._before_whole(text, start, at) == at:
+                parts.append(text[start:at])
+                start, after = at, at + MAX_RUN
+            else:
+                after = at + 1
+        return [*parts, text[start:]]
+
+    def _cut_runs(self, text: str) -> list[str]:
         parts, start = [], 0
         for run in _LONG_RUN.finditer(text):
             at = run.start() + MAX_RUN
@@ -69,10 +85,20 @@ class Detokenizer:
 
 
 class Vocab:
-    """What ids say. `pieces[token]`: its bytes (control tokens: none); a reply is over after one of `end_tokens`."""
+    """What ids say. `pieces[token]`: its bytes (control tokens: none); a reply is over after one of `end_tokens`.
 
-    def __init__(self, pieces: list[bytes], end_tokens: frozenset[int], has_template: bool) -> None:
+    `names`: control tokens by what a template calls them.
+    """
+
+    def __init__(
+        self,
+        pieces: list[bytes],
+        end_tokens: frozenset[int],
+        has_template: bool,
+        names: Mapping[str, int] | None = None,
+    ) -> None:
         self.pieces, self.end_tokens, self.has_template = pieces, end_tokens, has_template
+        self.names: Mapping[str, int] = names or {}
 
     def detokenizer(self) -> Detokenizer:
         return Detokenizer(self.pieces)
