@@ -174,7 +174,7 @@ class Ids(Packet, frozen=True, tag=23):
 class Vocabulary(Packet, frozen=True, tag=24):
     """Body: lengths uint32 [vocab_size] of the tokens' texts, then the texts, UTF-8 or parts of it.
 
-    `names`: control tokens, which have no text, by what a template calls them.
+    `names`: tokens without a text (control tokens) by what a template calls them.
     """
 
     vocab_size: int

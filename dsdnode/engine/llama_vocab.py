@@ -21,6 +21,7 @@ _TYPE_NONE, _TYPE_BPE = 0, 2
 _UNKNOWN, _CONTROL, _USER_DEFINED, _LSTRIP, _RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 """llama_token_attr"""
 _PIECE_BYTES = 1024
+NO_TEMPLATE = "the model has no chat template, so nobody can chat with it; `dsdnode run --raw TEXT` continues a text"
 
 
 def load_vocab(path: Path) -> LlamaVocab:
@@ -79,9 +80,9 @@ class LlamaVocab:
         """Ids of a conversation. Raises BadInput, or ModelRefused without a (working) template."""
         if self._template is None:
             if self._template_source is None:
-                raise ModelRefused("the model has no chat template: use it with --raw")
-            eos = self._text(int(llama_cpp.llama_vocab_eos(self._vocab)))
-            self._template = ChatTemplate(self._template_source, self.controls(), self._text(self._bos), eos)
+                raise ModelRefused(NO_TEMPLATE)
+            eos = self.name(int(llama_cpp.llama_vocab_eos(self._vocab)))
+            self._template = ChatTemplate(self._template_source, self.controls(), self.name(self._bos), eos)
         pieces = self._template.render(messages)
         ids = [
             np.array([piece], np.int32) if isinstance(piece, int) else self._tokenize(piece, False) for piece in pieces
@@ -115,7 +116,7 @@ class LlamaVocab:
         """Knows every token that is found in a text as a whole, before it is split."""
         whole = _UNKNOWN | _CONTROL | _USER_DEFINED
         attributes = (int(llama_cpp.llama_vocab_get_attr(self._vocab, token)) for token in range(self.size))
-        return RunCutter(self._text(token) for token, attribute in enumerate(attributes) if attribute & whole)
+        return RunCutter(self.name(token) for token, attribute in enumerate(attributes) if attribute & whole)
 
     def controls(self) -> dict[str, Control]:
         """Control tokens by the text that names them."""
@@ -123,10 +124,11 @@ class LlamaVocab:
         for token in range(self.size):
             attributes = int(llama_cpp.llama_vocab_get_attr(self._vocab, token))
             if attributes & _CONTROL:
-                controls[self._text(token)] = Control(token, bool(attributes & _LSTRIP), bool(attributes & _RSTRIP))
+                controls[self.name(token)] = Control(token, bool(attributes & _LSTRIP), bool(attributes & _RSTRIP))
         return controls
 
-    def _text(self, token: int) -> str:
+    def name(self, token: int) -> str:
+        """What templates call the token; of a control token nothing else is known. Empty for no token."""
         if not 0 <= token < self.size:
             return ""
         return bytes(llama_cpp.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")

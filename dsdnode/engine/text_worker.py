@@ -43,7 +43,7 @@ class TextWorker:
         vocab = self._vocab
         pieces = vocab.pieces()
         lengths = np.array([len(piece) for piece in pieces], "<u4")
-        names = {text: control.token for text, control in vocab.controls().items()}
+        names = {vocab.name(token): token for token, piece in enumerate(pieces) if not piece}
         header = Vocabulary(vocab.size, vocab.end_tokens(), vocab.has_template, names)
         return header, [lengths.tobytes(), b"".join(pieces)]
 

@@ -87,7 +87,7 @@ class Detokenizer:
 class Vocab:
     """What ids say. `pieces[token]`: its bytes (control tokens: none); a reply is over after one of `end_tokens`.
 
-    `names`: control tokens by what a template calls them.
+    `names`: tokens without bytes by what a template calls them.
     """
 
     def __init__(

@@ -107,6 +107,20 @@ async def test_a_conversation_that_never_ends_is_only_its_own_trouble(tmp_path: 
             assert answered == hello
 
 
+async def test_nobody_waits_behind_what_was_given_up(tmp_path: Path) -> None:
+    """Mallory leaves while her conversation goes round: Alice's text does not wait for its end."""
+    async with text_of(tmp_path, chat_template=LOOP) as text:
+        ids = await text.tokenize("raw text", False)
+        process = psutil.Process().children()[0]
+        asked = asyncio.create_task(text.render(HELLO))
+        before = process.cpu_times().user
+        while process.cpu_times().user < before + 0.1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        assert await text.tokenize("raw text", False) == ids
+        assert not process.is_running()
+
+
 BOMBS = {
     "memory": "{% set x = 'a' * 10**9 %}{{ x * 10 }}",
     "memory of a list": "{% set x = [0] * 10**9 %}",
@@ -204,3 +218,16 @@ async def test_whatever_is_pasted(pre: str, tmp_path: Path) -> None:
             pasted = paste(30_000)
             ids = await text.tokenize(pasted, False)
             assert b"".join(pieces[token] for token in ids).decode() == pasted, name
+
+
+async def test_a_model_without_a_template_says_what_can_be_done_with_it(tmp_path: Path) -> None:
+    header, path = read_header(DEMO), tmp_path / "base.gguf"
+    with DEMO.open("rb") as file:
+        tensors = [NewTensor(one.name, one.shape, one.type, source=one) for one in header.tensors.values()]
+        metadata = {key: value for key, value in header.metadata.items() if key != "tokenizer.chat_template"}
+        write_gguf(path, metadata, tensors, file)
+    text = TextProcess(path, 60)
+    assert "run --raw" in await words(text.render(HELLO), ModelRefused)
+    assert await text.tokenize("raw text", False)
+    assert {"<|user|>", "<|end|>"} < (await text.vocabulary()).names.keys()
+    await text.close()

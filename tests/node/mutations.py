@@ -12,6 +12,7 @@ from tests.node.mutation import Mutation
 from tests.node.mutations_files import FILES
 from tests.node.mutations_local import LOCAL
 from tests.node.mutations_swarm import SWARM
+from tests.node.mutations_text import TEXT
 from tests.node.mutations_waits import WAITS
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
@@ -157,5 +158,6 @@ GROUPS: Final = (
     FILES,
     WAITS,
     LOCAL,
+    TEXT,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}
