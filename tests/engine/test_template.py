@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -187,6 +188,47 @@ def test_a_template_sees_what_was_typed(messages: list[tuple[str, str]]) -> None
 )
 def test_a_template_finds_what_transformers_gives_it(source: str, text: str) -> None:
     assert "".join(map(str, render(source, "<b> & 'é'"))) == text
+
+
+LITERALS = st.sampled_from(["<", "|", "<|", "end", "|>", "</", "s>", "/s", ">", "<|end|>", "</s>", "x", "[INST]"])
+STEPS = st.sampled_from(
+    [
+        "{{% set c = c + {0!r} %}}",
+        "{{% set c = {0!r} ~ c %}}",
+        "{{% set c = c[1:] + c[:1] %}}",
+        "{{% set c = c[::-1] %}}",
+        "{{% set c = c[::2] ~ {0!r} ~ c[1::2] %}}",
+        "{{% set c = [{0!r}, c, {0!r}] | join %}}",
+        "{{% set c = [c, {0!r}] | join(c) %}}",
+        "{{% set c = '%s{0}%s' % (c, c) %}}",
+        "{{% set c = '{{}}{0}'.format(c) %}}",
+        "{{% set c %}}{0}{{{{ c }}}}{0}{{% endset %}}",
+        "{{% set c = c * 2 %}}",
+        "{{% set c = (c | list)[1:] | join({0!r}) %}}",
+        "{{% set c = (c ~ {0!r})[-9:] %}}",
+        "{{% set c = c | replace('', {0!r}) %}}",
+        "{{% set c = c.center(9) ~ {0!r} %}}",
+    ]
+)
+PROGRAMS = st.lists(st.builds(str.format, STEPS, LITERALS), min_size=1, max_size=5)
+
+
+@given(PROGRAMS, SHATTERED.map(lambda text: text[:30]))
+def test_a_control_token_is_the_template_s_from_end_to_end(program: list[str], typed: str) -> None:
+    """Seen another way: in a private alphabet, what was typed is what is private in the end."""
+    source = "{% set c = messages[0].content %}" + "".join(program) + "{{ c }}"
+    private = "".join(chr(0xE000 + index) for index in range(len(typed)))
+    shown = as_transformers(source, [("user", private)])
+    pieces = ChatTemplate(source, {text: Control(control.token) for text, control in CONTROLS.items()}).render(
+        [("user", typed)]
+    )
+    names = {control.token: text for text, control in CONTROLS.items()}
+    found = [names[piece] for piece in pieces if isinstance(piece, int)]
+    text = "".join(names[piece] if isinstance(piece, int) else piece for piece in pieces)
+    assert text == as_transformers(source, [("user", typed)])
+    might = re.findall("|".join(map(re.escape, CONTROLS)), shown)
+    remaining = iter(might)  # what the template wrote, or fewer: whose origin was lost is plain text
+    assert all(name in remaining for name in found)
 
 
 def test_control_tokens_swallow_the_white_space_they_claim() -> None:
