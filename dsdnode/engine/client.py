@@ -189,15 +189,21 @@ class WorkerEngine:
 
     async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         """Ids of `text`, with BOS where the model wants one. Raises as TextProcess does."""
-        return await self._text.tokenize(text, parse_special)
+        return await self._tokenizer().tokenize(text, parse_special)
 
     async def render(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation, ready for the reply. Raises as TextProcess does."""
-        return await self._text.render(messages)
+        return await self._tokenizer().render(messages)
 
     async def vocabulary(self) -> Vocab:
         """Everything that turns ids into text. Raises as TextProcess does."""
-        return await self._text.vocabulary()
+        return await self._tokenizer().vocabulary()
+
+    def _tokenizer(self) -> TextProcess:
+        """It works while the engine restarts. Raises EngineLost: the file is not what it was."""
+        if self._is_written():
+            raise EngineLost(self._over)
+        return self._text
 
     # --- requests -------------------------------------------------------------------------------------------------
 

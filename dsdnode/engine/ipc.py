@@ -27,8 +27,8 @@ PREFIX = struct.Struct("<IIQ")
 MAX_HEADER_BYTES = 8 << 20
 MAX_SEQUENCES = 256
 """Of one engine: LLAMA_MAX_SEQ. More of them did not make a decode slower (8 to 128, demo pair)."""
-TEXT_CPU_S = 5.0
-"""Of a processor, for one text: 4 MiB, the longest that is taken, are tokenized in 1 to 8 s, a usual one in 1 ms."""
+TEXT_CPU_S = 2.5
+"""Of a processor, for one text: 1 MiB, the longest that `run` takes, takes 0.3 to 2 s to tokenize, a usual one 1 ms."""
 MAX_BODY_BYTES = 1 << 30
 """A prefill of 8,192 positions at width 16,384 is half of it."""
 

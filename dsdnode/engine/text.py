@@ -22,8 +22,8 @@ from dsdnode.files import shown
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT_S = 15.0
-"""By the clock, if the processor's time was not what it took."""
+TIMEOUT_S = 5.0
+"""By the clock, on a busy machine. A client waits 10 s for an answer, which two such requests may be before."""
 PLAINEST: list[Message] = [("user", "Hello")]
 _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (BadInput, ModelRefused, ValueError)}
 
@@ -40,6 +40,8 @@ class TextProcess:
         self._closed = False
         self._no_template = ""
         """Why the template is not run (any more)."""
+        self._suspected = ""
+        """How the process died of it, if since then it was not run again."""
 
     async def vocabulary(self) -> Vocab:
         """Everything that turns ids into text. Raises ModelRefused (no tokenizer), EngineLost."""
@@ -62,6 +64,8 @@ class TextProcess:
         works), EngineLost.
         """
         async with self._one_by_one:
+            if self._suspected:
+                await self._try_template()
             if self._no_template:
                 raise ModelRefused(self._no_template)
             try:
@@ -70,7 +74,7 @@ class TextProcess:
                 self._no_template = str(error)
                 raise
             except _Died as death:
-                await self._try_template(str(death))
+                self._suspected = str(death)
                 raise BadInput(f"the model's chat template failed at this conversation: {death}") from None
 
     async def close(self) -> None:
@@ -79,14 +83,14 @@ class TextProcess:
         if link is not None:
             await link.close()
 
-    async def _try_template(self, why: str) -> None:
-        """Was it the conversation, or is it the template? Raises ModelRefused."""
+    async def _try_template(self) -> None:
+        """Was it the conversation, or is it the template?"""
+        why, self._suspected = self._suspected, ""
         try:
             await self._ids(Render(PLAINEST))
         except _Died:
             self._no_template = f"the model's chat template does not work, and is not run any more: {why}"
             log.warning("chat template refused", path=shown(self._path), reason=why)
-            raise ModelRefused(self._no_template) from None
         except DsdError:  # it lives, and wants another conversation
             return
 

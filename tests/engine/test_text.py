@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from dsdnode.engine.client import WorkerEngine
-from dsdnode.engine.gguf_header import STRING, Value, read_header
+from dsdnode.engine.gguf_header import ARRAY, STRING, Value, read_header
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.engine.ipc import TEXT_CPU_S, EngineOptions
 from dsdnode.engine.port import Chunk
@@ -32,13 +32,17 @@ LOOP = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% end
 CHUNK = Chunk(0, 0, np.arange(10, 20, dtype=np.int32), 1, Sampling(), 4)
 
 
-def demo_with(path: Path, **changes: str) -> Path:
-    """The demo draft with another `chat_template`, or `pre`."""
+def demo_with(path: Path, *, renamed: str = "", **changes: str) -> Path:
+    """The demo draft with another `chat_template`, or `pre`; or another name for its token `renamed`."""
     keys = {"chat_template": "tokenizer.chat_template", "pre": "tokenizer.ggml.pre"}
     header = read_header(DEMO)
     with DEMO.open("rb") as file:
         tensors = [NewTensor(one.name, one.shape, one.type, source=one) for one in header.tensors.values()]
         metadata = header.metadata | {keys[key]: Value(STRING, text) for key, text in changes.items()}
+        tokens = metadata["tokenizer.ggml.tokens"]
+        assert isinstance(tokens.data, tuple)
+        names = tuple(b"<|other|>" if name == renamed.encode() else name for name in tokens.data)
+        metadata["tokenizer.ggml.tokens"] = Value(ARRAY, names, STRING)
         write_gguf(path, metadata, tensors, file)
     return path
 
@@ -60,8 +64,8 @@ async def words(asked: Awaitable[Any], error: type[DsdError]) -> str:
 
 @pytest.fixture
 def short_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if TEXT_CPU_S were a fifth of a second."""
-    program = f"import dsdnode.engine.ipc as ipc; ipc.TEXT_CPU_S = {0.04 * TEXT_CPU_S}\n"
+    """As if TEXT_CPU_S were a quarter of a second."""
+    program = f"import dsdnode.engine.ipc as ipc; ipc.TEXT_CPU_S = {0.1 * TEXT_CPU_S}\n"
     program += "import sys; sys.argv = sys.argv[1:]; from dsdnode.engine import worker; worker.main()\n"
     spawn = asyncio.create_subprocess_exec
 
@@ -84,7 +88,8 @@ async def test_a_template_that_never_ends_is_not_run_again(tmp_path: Path, short
             assert output.tokens.tolist() == before.tokens.tolist()
             num_forwards += 1
         assert num_forwards > 20
-        assert "s of a processor" in await words(asked, ModelRefused)
+        assert "at this conversation: it took more than" in await words(asked, BadInput)
+        assert "not run any more: it took more than" in await words(engine.render(HELLO), ModelRefused)
         begun = asyncio.get_running_loop().time()
         assert "not run any more" in await words(engine.render([("user", "again")]), ModelRefused)
         assert asyncio.get_running_loop().time() - begun < 0.05
@@ -166,19 +171,28 @@ async def test_what_is_constant_is_a_bomb_while_it_is_compiled(tmp_path: Path) -
 async def test_a_power_that_takes_for_ever(tmp_path: Path, short_of_time: None) -> None:
     """In C, where no signal handler of Python's would run."""
     async with text_of(tmp_path, chat_template="{{ (3 ** (3 * 10 ** 8)) % 7 }}") as text:
+        assert "s of a processor" in await words(text.render(HELLO), BadInput)
         assert "s of a processor" in await words(text.render(HELLO), ModelRefused)
+
+
+async def killed(text: TextProcess) -> None:
+    """By somebody else, while it had nothing to do."""
+    children = psutil.Process().children()
+    for child in children:
+        os.kill(child.pid, signal.SIGKILL)
+    await asyncio.to_thread(psutil.wait_procs, children, 10)
+    while text._link is not None:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 async def test_another_process_takes_the_place_of_one_that_is_gone(tmp_path: Path) -> None:
     async with text_of(tmp_path) as text:
         ids = await text.tokenize("hello", False)
-        children = psutil.Process().children()
-        for child in children:
-            os.kill(child.pid, signal.SIGKILL)
-        await asyncio.to_thread(psutil.wait_procs, children, 10)
-        while text._link is not None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await killed(text)
         assert await text.tokenize("hello", False) == ids
+        await killed(text)
+        demo_with(tmp_path / "model.gguf", renamed="<|user|>")
+        assert "another tokenizer" in await words(text.tokenize("hello", False), ModelRefused)
     assert "closed" in await words(text.tokenize("hello", False), EngineLost)
 
 

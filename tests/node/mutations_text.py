@@ -17,7 +17,7 @@ TEXT: Final = {
     "template-format": Mutation("dsdnode.engine.written:Written._filled", "if 0 in self._own:", "if False:"),
     "template-refused": Mutation(TEXT_PROCESS + "render", "if self._no_template:", "if False:"),
     "template-blamed": Mutation(
-        TEXT_PROCESS + "render", "await self._try_template(str(death))", 'self._no_template = "refused"'
+        TEXT_PROCESS + "render", "self._suspected = str(death)", 'self._no_template = "refused"'
     ),
     "text-next": Mutation(TEXT_PROCESS + "_ids", "            self._link = None\n", ""),
 }
