@@ -137,7 +137,9 @@ reply_options = chain(
     click.option("--top-p", metavar="P", help="Draw among the likeliest that make up P (1: all)."),
     click.option("--min-p", metavar="P", help="Draw among those with P times the top probability (0: all)."),
     click.option("--seed", metavar="N", help="Same seed, same text, whatever the window, route or failures."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End the reply before this text; repeatable."),
+    click.option(
+        "--stop", multiple=True, metavar="TEXT", help="End the reply before this text or control token; repeatable."
+    ),
     click.option(
         "--draft-max",
         "--spec-draft-n-max",

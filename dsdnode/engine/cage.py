@@ -20,8 +20,8 @@ from typing import Final
 from dsdnode.engine import landlock, seccomp
 
 ENVIRONMENT: Final = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH", "PYTHONHOME",
-                      "PYTHONPATH", "PYTHONUTF8", "__CF_USER_TEXT_ENCODING")  # fmt: skip
-"""What Python and the loader need to be the same as in the daemon."""
+                      "PYTHONPATH", "PYTHONUTF8", "TZ", "__CF_USER_TEXT_ENCODING")  # fmt: skip
+"""What Python and the loader need to be the same as in the daemon; TZ: templates may say the time."""
 ENVIRONMENT_PREFIXES: Final = ("CUDA_", "GGML_", "GOMP_", "HIP_", "HSA_", "KMP_", "OMP_", "OPENBLAS_", "ROCR_",
                                "VK_")  # fmt: skip
 """How libraries compute, and on which device."""

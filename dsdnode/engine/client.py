@@ -16,36 +16,32 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import structlog
 
 from dsdnode.engine.cage import Protection
 from dsdnode.engine.ipc import (
     Buffer,
     Copy,
-    Describe,
     Done,
     EngineOptions,
     Failed,
-    Ids,
     Load,
     Loaded,
     Outputs,
     Packet,
     Ping,
     Release,
-    Render,
     Response,
-    Tokenize,
     Truncate,
-    Vocabulary,
     pack_chunks,
     unpack_outputs,
 )
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.mapped import MappedFile
 from dsdnode.engine.port import Chunk, Output, ShardInfo
-from dsdnode.engine.tokenizer import Message, Vocab
+from dsdnode.engine.template import Message
+from dsdnode.engine.text import TextProcess
+from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, PeerMisbehaved
 from dsdnode.files import shown
 
@@ -58,8 +54,6 @@ LOAD_TIMEOUT_S = 300.0
 REQUEST_TIMEOUT_S = 120.0
 LOOK_S = 1.0
 """Between two looks at the model file of an engine that nobody asks for anything."""
-TEXT_TIMEOUT_S = 10.0
-"""A chat template is a stranger's program: it may loop."""
 ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (BadInput, ModelRefused, Overloaded, PeerMisbehaved, ValueError)
 }
@@ -84,6 +78,7 @@ class WorkerEngine:
         self._gone: set[int] = set()
         self._respawner: asyncio.Task[None] | None = None
         self._watcher: asyncio.TimerHandle | None = None
+        self._text = TextProcess(load.path, load_timeout_s)
         self.num_deaths = 0
         self.protection = Protection(())
         """What holds the worker that was started last (cage.py)."""
@@ -177,7 +172,8 @@ class WorkerEngine:
         await self._ask(await self._up(), Ping(), timeout_s=timeout_s)
 
     async def close(self) -> None:
-        """End the process within link.EXIT_S, whatever it is doing."""
+        """End the processes, each within link.EXIT_S, whatever they are doing."""
+        await self._text.close()
         self._stop("the engine is closed")
         if self._watcher is not None:
             self._watcher.cancel()
@@ -192,31 +188,22 @@ class WorkerEngine:
     # --- text -----------------------------------------------------------------------------------------------------
 
     async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
-        """Ids of `text`, with BOS where the model wants one. Raises BadInput, ModelRefused (no tokenizer)."""
-        return await self._ids(Tokenize(_encodable(text), parse_special))
+        """Ids of `text`, with BOS where the model wants one. Raises as TextProcess does."""
+        return await self._tokenizer().tokenize(text, parse_special)
 
     async def render(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation, ready for the reply. Raises BadInput, ModelRefused (no template, or a broken one)."""
-        return await self._ids(Render([(role, _encodable(content)) for role, content in messages]))
+        """Ids of a conversation, ready for the reply. Raises as TextProcess does."""
+        return await self._tokenizer().render(messages)
 
     async def vocabulary(self) -> Vocab:
-        """Everything that turns ids into text. Raises ModelRefused (no tokenizer)."""
-        reply, body = await self._ask(await self._up(), Describe())
-        assert isinstance(reply, Vocabulary), reply
-        lengths = np.frombuffer(body, "<u4", reply.vocab_size)
-        ends = (4 * reply.vocab_size + np.cumsum(lengths, dtype=np.int64)).tolist()
-        starts = [4 * reply.vocab_size, *ends]
-        return Vocab(
-            [body[start:end] for start, end in zip(starts, ends, strict=False)],
-            frozenset(reply.end_tokens),
-            reply.has_template,
-        )
+        """Everything that turns ids into text. Raises as TextProcess does."""
+        return await self._tokenizer().vocabulary()
 
-    async def _ids(self, packet: Packet) -> list[int]:
-        reply, body = await self._ask(await self._up(), packet, timeout_s=TEXT_TIMEOUT_S)
-        assert isinstance(reply, Ids), reply
-        ids: list[int] = np.frombuffer(body, "<i4").tolist()
-        return ids
+    def _tokenizer(self) -> TextProcess:
+        """It works while the engine restarts. Raises EngineLost: the file is not what it was."""
+        if self._is_written():
+            raise EngineLost(self._over)
+        return self._text
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -329,8 +316,3 @@ class WorkerEngine:
             self._over = reason
             log.info("engine stopped", reason=reason)
         self._settled.set()
-
-
-def _encodable(text: str) -> str:
-    """Lone surrogates, which JSON may bring, cannot travel."""
-    return text.encode("utf-8", "replace").decode()

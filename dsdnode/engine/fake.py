@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
@@ -35,6 +35,8 @@ class FakeModel:
     vocab_size: int = 97
     agreement: float = 1.0
     logit_scale: float = 4.0
+    padding: int = field(default=0, repr=False)
+    """The last rows of the vocabulary, which belong to no token."""
 
     def shard(self, start: int, end: int, context_tokens: int = 4096, max_sequences: int = 64) -> ShardInfo:
         return ShardInfo(
@@ -46,7 +48,7 @@ class FakeModel:
             num_layers=self.num_layers,
             width=WIDTH,
             vocab_size=self.vocab_size,
-            tokenizer_hash=_hex(f"tokenizer {self.vocab_size}"),
+            tokenizer_hash=_hex(f"tokenizer {self.vocab_size - self.padding}"),
             context_tokens=context_tokens,
             train_context_tokens=context_tokens,
             max_sequences=max_sequences,

@@ -10,15 +10,13 @@ import contextlib
 import hashlib
 import os
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from dsdnode.engine.gguf_arch import check_count, supported
 from dsdnode.engine.gguf_cut import layers_of, plan_metadata, plan_tensors, vocab_of
 from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value, read_header
+from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.gguf_writer import Progress, write_gguf
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.files import output, replacing, words
@@ -143,31 +141,6 @@ def _remembered(whole: Manifest, start: int, end: int) -> dict[str, Value]:
         "dsdnode.vocab_size": Value(UINT32, whole.vocab_size),
         "dsdnode.tokenizer_hash": Value(STRING, whole.tokenizer_hash),
     }
-
-
-def tokenizer_hash(header: Header) -> str:
-    """SHA-256 over everything that decides which ids a text becomes: all of `tokenizer.ggml.*`, and the number of ids.
-
-    Values are spelled out with their lengths, integers alike whatever their width, so that two files with one tokenizer
-    agree although one writes int32 and the other uint32.
-    """
-    digest = hashlib.sha256(f"vocabulary {vocab_of(header)}\n".encode())
-    for key in sorted(key for key in header.metadata if key.startswith("tokenizer.ggml.")):
-        data = _canonical(header.metadata[key])
-        digest.update(f"{key} {len(data)}\n".encode("utf-8", "surrogateescape") + data)
-    return digest.hexdigest()
-
-
-def _canonical(value: Value) -> bytes:
-    data = value.data
-    if isinstance(data, tuple):
-        return b"".join(struct.pack("<Q", len(string)) + string for string in data)
-    if isinstance(data, np.ndarray):
-        wide = "<f8" if np.issubdtype(data.dtype, np.floating) else "<i8"
-        return data.astype(wide).tobytes()
-    if isinstance(data, str):
-        return data.encode("utf-8", "surrogateescape")
-    return struct.pack("<d", data) if isinstance(data, float) else b"%d" % data
 
 
 def file_sha256(path: Path, cache_folder: Path | None = None) -> str:

@@ -37,7 +37,7 @@ MAX_DIMENSION = 1 << 40
 MAX_ALIGNMENT_BYTES = 1 << 16
 DEFAULT_ALIGNMENT_BYTES = 32
 
-BOOL, STRING, ARRAY, UINT32, FLOAT32 = 7, 8, 9, 4, 6
+BOOL, STRING, ARRAY, UINT32, INT32, FLOAT32 = 7, 8, 9, 4, 5, 6
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """GGUF's value types that are numbers, and how `struct` and numpy spell them."""
 

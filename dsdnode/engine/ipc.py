@@ -27,6 +27,8 @@ PREFIX = struct.Struct("<IIQ")
 MAX_HEADER_BYTES = 8 << 20
 MAX_SEQUENCES = 256
 """Of one engine: LLAMA_MAX_SEQ. More of them did not make a decode slower (8 to 128, demo pair)."""
+TEXT_CPU_S = 2.5
+"""Of a processor, for one text: 1 MiB, the longest that `run` takes, takes 0.3 to 2 s to tokenize, a usual one 1 ms."""
 MAX_BODY_BYTES = 1 << 30
 """A prefill of 8,192 positions at width 16,384 is half of it."""
 
@@ -76,6 +78,20 @@ class Load(Packet, frozen=True, tag=1):
     @property
     def cache_folder(self) -> Path | None:
         return Path(os.fsdecode(self.raw_cache_folder)) if self.raw_cache_folder else None
+
+
+class LoadText(Packet, frozen=True, tag=9):
+    """First request to a process that has the file's tokenizer, and no layers. Answered by Vocabulary or Failed."""
+
+    raw_path: bytes
+
+    @staticmethod
+    def of(path: Path) -> LoadText:
+        return LoadText(os.fsencode(path))
+
+    @property
+    def path(self) -> Path:
+        return Path(os.fsdecode(self.raw_path))
 
 
 class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
@@ -128,10 +144,6 @@ class Render(Packet, frozen=True, tag=8):
     messages: list[tuple[str, str]]
 
 
-class Describe(Packet, frozen=True, tag=9):
-    """Answered by Vocabulary."""
-
-
 class Loaded(Packet, frozen=True, tag=20):
     shard: ShardInfo
     protection: Protection
@@ -160,11 +172,15 @@ class Ids(Packet, frozen=True, tag=23):
 
 
 class Vocabulary(Packet, frozen=True, tag=24):
-    """Body: lengths uint32 [vocab_size] of the tokens' texts, then the texts, UTF-8 or parts of it."""
+    """Body: lengths uint32 [vocab_size] of the tokens' texts, then the texts, UTF-8 or parts of it.
+
+    `names`: tokens without a text (control tokens) by what a template calls them.
+    """
 
     vocab_size: int
     end_tokens: list[int]
     has_template: bool
+    names: dict[str, int]
 
 
 class Failed(Packet, frozen=True, tag=25):
@@ -174,7 +190,7 @@ class Failed(Packet, frozen=True, tag=25):
     reason: str
 
 
-Request = Load | Forward | Copy | Truncate | Release | Ping | Tokenize | Render | Describe
+Request = Load | LoadText | Forward | Copy | Truncate | Release | Ping | Tokenize | Render
 Response = Loaded | Outputs | Done | Ids | Vocabulary | Failed
 
 _encoder = msgspec.msgpack.Encoder()

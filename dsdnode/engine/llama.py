@@ -42,8 +42,7 @@ class LlamaEngine:
         self._manifest = manifest
         self._max_sequences = options.max_sequences
         self._model = _load_model(path, options)
-        self.vocab = llama_cpp.llama_model_get_vocab(self._model)
-        self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(self.vocab))
+        self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
         self._tap: Tap | None = None
         if not manifest.last:
             self._tap = Tap(f"l_out-{manifest.end - manifest.start - 1}", manifest.width)
@@ -56,12 +55,6 @@ class LlamaEngine:
         self._lengths: dict[int, int] = {}
         self.shard = self._describe()
         self.shard = replace(self.shard, can_truncate=self._probe())
-
-    @property
-    def template_source(self) -> str | None:
-        """The chat template in the file."""
-        text = llama_cpp.llama_model_chat_template(self._model, None)
-        return text.decode("utf-8", "replace") if text else None
 
     def close(self) -> None:
         """Free context and model; the engine must not be used again."""

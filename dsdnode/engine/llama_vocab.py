@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.engine.llama_api import llama_cpp
-from dsdnode.engine.tokenizer import MAX_TEXT_BYTES, ChatTemplate, Control, Message, RunCutter
+from dsdnode.engine.llama_api import llama_cpp, recent_errors
+from dsdnode.engine.template import MAX_TEXT_BYTES, ChatTemplate, Control, Message
+from dsdnode.engine.tokenizer import RunCutter
 from dsdnode.errors import BadInput, ModelRefused
 
 _TYPE_NONE, _TYPE_BPE = 0, 2
@@ -19,6 +21,22 @@ _TYPE_NONE, _TYPE_BPE = 0, 2
 _UNKNOWN, _CONTROL, _USER_DEFINED, _LSTRIP, _RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 """llama_token_attr"""
 _PIECE_BYTES = 1024
+NO_TEMPLATE = "the model has no chat template, so nobody can chat with it; `dsdnode run --raw TEXT` continues a text"
+
+
+def load_vocab(path: Path) -> LlamaVocab:
+    """Of the model file at `path`, without its layers. Raises ModelRefused, also when it has no tokenizer."""
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.vocab_only = True
+    recent_errors.clear()
+    model = llama_cpp.llama_model_load_from_file(bytes(path), parameters)
+    if not model:
+        raise ModelRefused(
+            f"{path}: llama.cpp cannot load its tokenizer: {'; '.join(recent_errors) or 'no reason given'}"
+        )
+    template = llama_cpp.llama_model_chat_template(model, None)
+    vocab = llama_cpp.llama_model_get_vocab(model)
+    return LlamaVocab(vocab, template.decode("utf-8", "replace") if template else None)
 
 
 class LlamaVocab:
@@ -62,9 +80,9 @@ class LlamaVocab:
         """Ids of a conversation. Raises BadInput, or ModelRefused without a (working) template."""
         if self._template is None:
             if self._template_source is None:
-                raise ModelRefused("the model has no chat template: use it with --raw")
-            eos = self._text(int(llama_cpp.llama_vocab_eos(self._vocab)))
-            self._template = ChatTemplate(self._template_source, self._controls(), self._text(self._bos), eos)
+                raise ModelRefused(NO_TEMPLATE)
+            eos = self.name(int(llama_cpp.llama_vocab_eos(self._vocab)))
+            self._template = ChatTemplate(self._template_source, self.controls(), self.name(self._bos), eos)
         pieces = self._template.render(messages)
         ids = [
             np.array([piece], np.int32) if isinstance(piece, int) else self._tokenize(piece, False) for piece in pieces
@@ -98,17 +116,19 @@ class LlamaVocab:
         """Knows every token that is found in a text as a whole, before it is split."""
         whole = _UNKNOWN | _CONTROL | _USER_DEFINED
         attributes = (int(llama_cpp.llama_vocab_get_attr(self._vocab, token)) for token in range(self.size))
-        return RunCutter(self._text(token) for token, attribute in enumerate(attributes) if attribute & whole)
+        return RunCutter(self.name(token) for token, attribute in enumerate(attributes) if attribute & whole)
 
-    def _controls(self) -> dict[str, Control]:
+    def controls(self) -> dict[str, Control]:
+        """Control tokens by the text that names them."""
         controls = {}
         for token in range(self.size):
             attributes = int(llama_cpp.llama_vocab_get_attr(self._vocab, token))
             if attributes & _CONTROL:
-                controls[self._text(token)] = Control(token, bool(attributes & _LSTRIP), bool(attributes & _RSTRIP))
+                controls[self.name(token)] = Control(token, bool(attributes & _LSTRIP), bool(attributes & _RSTRIP))
         return controls
 
-    def _text(self, token: int) -> str:
+    def name(self, token: int) -> str:
+        """What templates call the token; of a control token nothing else is known. Empty for no token."""
         if not 0 <= token < self.size:
             return ""
         return bytes(llama_cpp.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")

@@ -11,10 +11,8 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from dsdnode.engine.cage import Cage
 from dsdnode.engine.ipc import (
@@ -22,31 +20,25 @@ from dsdnode.engine.ipc import (
     SOCKET_BUFFER_BYTES,
     Buffer,
     Copy,
-    Describe,
     Done,
     Failed,
     Forward,
-    Ids,
     Load,
     Loaded,
+    LoadText,
     Packet,
     Ping,
     Release,
-    Render,
     Request,
-    Tokenize,
     Truncate,
-    Vocabulary,
     pack,
     pack_outputs,
     read_request,
     sizes,
     unpack_chunks,
 )
+from dsdnode.engine.text_worker import TextWorker
 from dsdnode.errors import DsdError
-
-if TYPE_CHECKING:
-    from dsdnode.engine.llama_vocab import LlamaVocab
 
 OUT_OF_MEMORY_SCORE = 500
 """If the machine runs out of memory, the kernel shall take the worker rather than the daemon."""
@@ -63,7 +55,6 @@ class _Worker:
         cage.shut_calls()
         self._protection = cage.protection
         self._engine = LlamaEngine(load.path, options, load.cache_folder)
-        self._vocab: LlamaVocab | None = None
 
     def loaded(self) -> Loaded:
         return Loaded(self._engine.shard, self._protection)
@@ -82,37 +73,14 @@ class _Worker:
                 engine.release(request.sequence)
             case Ping():
                 pass
-            case Tokenize():
-                return _ids(self._tokenizer().tokenize(request.text, request.parse_special))
-            case Render():
-                return _ids(self._tokenizer().render(request.messages))
-            case Describe():
-                return self._describe()
-            case Load():
-                raise ValueError("a worker loads one model in its life")
+            case _:
+                raise ValueError("a worker loads one model in its life, and no text")
         return Done(), []
-
-    def _tokenizer(self) -> LlamaVocab:
-        if self._vocab is None:
-            from dsdnode.engine.llama_vocab import LlamaVocab
-
-            self._vocab = LlamaVocab(self._engine.vocab, self._engine.template_source)
-        return self._vocab
-
-    def _describe(self) -> tuple[Packet, list[Buffer]]:
-        vocab = self._tokenizer()
-        pieces = vocab.pieces()
-        lengths = np.array([len(piece) for piece in pieces], "<u4")
-        return Vocabulary(vocab.size, vocab.end_tokens(), vocab.has_template), [lengths.tobytes(), b"".join(pieces)]
-
-
-def _ids(tokens: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> tuple[Packet, list[Buffer]]:
-    return Ids(), [tokens.astype("<i4").tobytes()]
 
 
 def serve(connection: socket.socket) -> None:
     """Answer requests until the stream ends. Raises whatever is a bug, and ConnectionError."""
-    worker: _Worker | None = None
+    worker: _Worker | TextWorker | None = None
     while (received := _receive(connection)) is not None:
         request_id, request, body = received
         try:
@@ -123,6 +91,9 @@ def serve(connection: socket.socket) -> None:
             elif isinstance(request, Load):
                 worker = _Worker(request)
                 reply = worker.loaded()
+            elif isinstance(request, LoadText):
+                worker = TextWorker(request.path)
+                reply, bodies = worker.describe()
             else:
                 raise ValueError("no model is loaded yet")
         except (DsdError, ValueError) as error:

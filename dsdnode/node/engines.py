@@ -149,7 +149,7 @@ def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
 def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int, end: int) -> Path:
     """Cut once, kept in the data dir under the model's id."""
     path = config.data_dir / "shards" / f"{manifest.model_id[:16]}-{start}-{end}.gguf"
-    if not path.exists():
+    if not path.exists() or read_manifest(path).tokenizer_hash != manifest.tokenizer_hash:  # by an older rule
         log.info("cutting", layers=f"{start}:{end}", model=manifest.model_name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 
 from dsdnode.engine.gguf import cut, file_sha256, read_manifest
@@ -130,39 +128,3 @@ def test_a_forged_shard_is_refused(old: bytes, new: bytes, tmp_path: Path) -> No
     shard.write_bytes(data.replace(old, new))
     with pytest.raises(ModelRefused):
         read_manifest(shard)
-
-
-def with_tokenizer(path: Path, tokens: list[str], **changes: Any) -> str:
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_block_count(1)
-    writer.add_context_length(64)
-    writer.add_embedding_length(32)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(changes.get("pre", "qwen2"))
-    writer.add_token_list(tokens)
-    writer.add_token_types([1] * len(tokens))
-    writer.add_token_merges(changes.get("merges", ["a b"]))
-    add_id = writer.add_uint64 if changes.get("wide") else writer.add_uint32
-    add_id("tokenizer.ggml.eos_token_id", changes.get("eos", 1))
-    writer.add_chat_template(changes.get("template", "hello"))
-    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return read_manifest(path).tokenizer_hash
-
-
-def test_the_tokenizer_hash_covers_what_makes_ids(tmp_path: Path) -> None:
-    path, tokens = tmp_path / "model.gguf", ["a", "b", "ab"]
-    same = with_tokenizer(path, tokens)
-    assert with_tokenizer(path, tokens, template="another") == same
-    assert with_tokenizer(path, tokens, wide=True) == same
-    others = [
-        with_tokenizer(path, ["a", "ba", "b"]),
-        with_tokenizer(path, ["ab", "", "ab"]),
-        with_tokenizer(path, tokens, pre="smollm"),
-        with_tokenizer(path, tokens, merges=["b a"]),
-        with_tokenizer(path, tokens, eos=2),
-    ]
-    assert len({same, *others}) == 6

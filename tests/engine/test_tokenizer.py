@@ -6,91 +6,20 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import cut
 from dsdnode.engine.gguf_header import STRING, Value, read_header
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
-from dsdnode.engine.ipc import EngineOptions
-from dsdnode.engine.llama import LlamaEngine
-from dsdnode.engine.llama_vocab import LlamaVocab
-from dsdnode.engine.tokenizer import MAX_RUN, ChatTemplate, Control, Detokenizer, RunCutter
-from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.engine.llama_vocab import LlamaVocab, load_vocab
+from dsdnode.engine.tokenizer import MAX_RUN, Detokenizer, RunCutter
+from dsdnode.errors import ModelRefused
 
 pytestmark = pytest.mark.slow
 
+TYPED = st.lists(st.sampled_from(["<", "|", "<|", "end", "|>", "<|end|>", " ", "é", "</s>"]), max_size=8).map("".join)
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
-CONTROLS = {
-    "<|user|>": Control(1),
-    "<|assistant|>": Control(2),
-    "<|end|>": Control(3),
-    "</s>": Control(4),
-    "[INST]": Control(5, strip_left=True, strip_right=True),
-}
-COMPOSED = "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content | trim + '<|end|>' }}{% endfor %}<|assistant|>"
-JOINING = "{% for m in messages %}{{ m.content }}{% endfor %}<|end|>"
-FRAGMENTS = ["<", "|", "<|", "end", "|>", "|end|>", "<|end|>", "<|en", "d|>", " ", "é", "\ufdd0"]
-FRAGMENTS += ["</s>", "</", "s>", "/s>", "[INST]", "[", "INST]"]
-SHATTERED = st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join)
-
-
-def plain(pieces: list[int | str]) -> str:
-    return "".join(piece for piece in pieces if isinstance(piece, str))
-
-
-def test_template_may_compose_its_control_tokens() -> None:
-    template = ChatTemplate(COMPOSED, CONTROLS)
-    assert template.render([("user", " hi "), ("assistant", "yo")]) == [1, "hi", 3, 2, "yo", 3, 2]
-
-
-@given(st.lists(SHATTERED, min_size=1, max_size=4))
-@example(["a <", "|end|>", "[", "INST]"])
-def test_no_user_text_becomes_a_control_token(contents: list[str]) -> None:
-    for source, wanted in ((COMPOSED, [1, 3] * len(contents) + [2]), (JOINING, [3])):
-        pieces = ChatTemplate(source, CONTROLS).render([("user", content) for content in contents])
-        assert [piece for piece in pieces if isinstance(piece, int)] == wanted
-        typed = "".join(content.replace("\ufdd0", "") for content in contents)
-        assert plain(pieces).replace(" ", "") == typed.replace(" ", "")
-
-
-def test_control_tokens_swallow_the_white_space_they_claim() -> None:
-    template = ChatTemplate("a  [INST]  {{ messages[0].content }} </s> b", CONTROLS)
-    assert template.render([("user", "x")]) == ["a", 5, "x ", 4, " b"]
-
-
-def test_a_template_can_ask_what_a_message_says() -> None:
-    template = ChatTemplate("{% if '</think>' in messages[0].content %}yes{% endif %}", {"<|end|>": Control(3)})
-    assert template.render([("assistant", "hm</think>4")]) == ["yes"]
-
-
-@pytest.mark.parametrize("source", ["{% for %}", "{{ 1", "x" * (1 << 19)])
-def test_a_broken_template_is_refused_in_words(source: str) -> None:
-    with pytest.raises(ModelRefused, match="chat template"):
-        ChatTemplate(source, CONTROLS)
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("{{ raise_exception('no system please') }}", "no system please"),
-        ("{{ nothing.at.all }}", "undefined"),
-        ("{{ messages[0].__class__.__mro__ }}", "unsafe"),
-        ("{{ 1 // 0 }}", "zero"),
-        ("{% for i in range(99999) %}" + "x" * 1000 + "{% endfor %}", "longer"),
-        ("{{ range(999999999) }}", "Range too big"),
-    ],
-)
-def test_a_template_that_misbehaves_is_an_error_in_words(source: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
-        ChatTemplate(source, CONTROLS).render([("user", "hi")])
-
-
-@pytest.mark.parametrize("messages", [[], [("root", "hi")], [("user", "x" * (5 << 20))]])
-def test_conversations_meet_limits(messages: list[tuple[str, str]]) -> None:
-    with pytest.raises(BadInput):
-        ChatTemplate(COMPOSED, CONTROLS).render(messages)
 
 
 @given(st.text(max_size=40), st.randoms(use_true_random=False))
@@ -111,12 +40,11 @@ def test_invalid_bytes_are_replaced_as_a_whole_text_would_be(pieces: list[bytes]
 
 @pytest.fixture(scope="module")
 def vocab() -> LlamaVocab:
-    engine = LlamaEngine(DEMO, EngineOptions(threads=1, context_tokens=256, max_sequences=1))
-    return LlamaVocab(engine.vocab, engine.template_source)
+    return load_vocab(DEMO)
 
 
 @settings(max_examples=50)
-@given(text=st.text(max_size=60) | SHATTERED)
+@given(text=st.text(max_size=60) | TYPED)
 def test_ids_say_the_text_they_came_from(vocab: LlamaVocab, text: str) -> None:
     text = text.encode("utf-8", "replace").decode()
     pieces = vocab.pieces()
@@ -142,9 +70,8 @@ def test_conversation_of_the_demo_model(vocab: LlamaVocab) -> None:
 
 def test_a_shard_has_no_text(tmp_path: Path) -> None:
     cut(DEMO, 0, 1, tmp_path / "first.gguf")
-    engine = LlamaEngine(tmp_path / "first.gguf", EngineOptions(threads=1, context_tokens=256, max_sequences=1))
     with pytest.raises(ModelRefused, match="no tokenizer"):
-        LlamaVocab(engine.vocab, engine.template_source)
+        load_vocab(tmp_path / "first.gguf")
 
 
 RUNS = st.lists(
@@ -162,9 +89,9 @@ def test_no_part_of_a_cut_text_has_a_long_run(text: str) -> None:
 
 
 def test_a_usual_text_is_one_part_and_a_token_is_not_cut() -> None:
-    assert RunCutter([]).cut("Many words, each of them short.\n" * 10_000) == [
-        "Many words, each of them short.\n" * 10_000
-    ]
+    assert RunCutter([]).cut("Lines.\n" * 10_000) == ["Lines.\n" * 10_000]
+    parts = RunCutter([]).cut("Many words, each of them short. " * 1000)
+    assert len(parts) > 20 and all(part.startswith(("Many", " ")) for part in parts)
     for before in range(MAX_RUN - 9, MAX_RUN + 2):
         parts = RunCutter(["<|end|>", "<|"]).cut("a" * before + "<|end|>" + "a" * MAX_RUN)
         assert [part.count("<|end|>") for part in parts].count(1) == 1, before
@@ -181,19 +108,10 @@ def with_splitting(pre: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("pre", ["default", "deepseek-v3", "bloom", "gpt-4o"])
-async def test_a_pasted_run_of_anything_leaves_the_worker_alive(pre: str, tmp_path: Path) -> None:
-    """Alice pastes a base64 blob, a ruler of dashes, a column of blanks: std::regex recurses once a character."""
-    options = EngineOptions(threads=1, context_tokens=64, max_sequences=1)
-    engine = await WorkerEngine.start(with_splitting(pre, tmp_path / "model.gguf"), options)
-    try:
-        for run in ("a", "aB3+/", "7", "-", " ", "\n", "中", "é", "\u00a0", "a\u00a0", " \u00a0", "a\x1c", "<|end|>"):
-            text = run * (30_000 // len(run))
-            ids = await engine.tokenize(text)
-            assert len(await engine.tokenize(text, parse_special=True)) >= len(text) // len("<|end|>")
-            vocabulary = (await engine.vocabulary()).pieces
-            assert b"".join(vocabulary[token] for token in ids).decode().strip() == text.strip()
-            assert await engine.render([("user", text)])
-        assert engine.num_deaths == 0
-    finally:
-        await engine.close()
+@pytest.mark.parametrize("pre", ["default", "llama-bpe", "qwen2", "deepseek-coder", "gpt-4o", "bloom", "chameleon"])
+def test_a_cut_between_words_changes_no_ids(pre: str, tmp_path: Path) -> None:
+    words = load_vocab(with_splitting(pre, tmp_path / "model.gguf"))
+    text = "Über 12 Wörter, don't you think so?\n\n  Noch eins: e\u0301te\u0301 ist 夏 im Süden und лето там же. " * 200
+    assert len(RunCutter([]).cut(text)) > 5
+    whole = words._tokenize_part(text.encode(), False)
+    assert words.tokenize(text, False).tolist() == whole.tolist()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from dsdnode.engine.gguf import cut, read_manifest
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
-from dsdnode.engine.llama_vocab import LlamaVocab
+from dsdnode.engine.llama_vocab import load_vocab
 from dsdnode.engine.port import Chunk
 from dsdnode.models import demo_target
 from dsdnode.models.problems import problems
@@ -72,7 +72,7 @@ class Ring:
         num_layers = read_manifest(model).num_layers
         edges = [num_layers * i // NUM_SHARDS for i in range(NUM_SHARDS + 1)]
         self.whole = LlamaEngine(model, OPTIONS)
-        self.vocab = LlamaVocab(self.whole.vocab, self.whole.template_source)
+        self.vocab = load_vocab(model)
         self._stages: list[LlamaEngine] = []
         for start, end in itertools.pairwise(edges):
             path = folder / f"{start}-{end}.gguf"

@@ -12,6 +12,7 @@ from tests.node.mutation import Mutation
 from tests.node.mutations_files import FILES
 from tests.node.mutations_local import LOCAL
 from tests.node.mutations_swarm import SWARM
+from tests.node.mutations_text import TEXT
 from tests.node.mutations_waits import WAITS
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
@@ -113,7 +114,8 @@ DRAFTER: Final = {
         "        except DsdError as error:\n            self._forget(delivery)\n",
         "        except DsdError as error:\n",
     ),
-    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_prompt", "max(prompt + list(body.tokens)) >= vocab_size", "False"),
+    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_check", "max(*prompt, *tokens, 0) >= model.vocab_size", "False"),
+    "draft-vocabulary": Mutation("dsdnode.node.drafter.reply:_draft_tokens_of", "one.token < vocab_size", "True"),
     "prompt-context": Mutation(DRAFTER_HOST + "_check", "len(prompt) >= model.context_tokens", "False"),
     "client-gone": Mutation(
         DRAFTER_HOST + "_peer_lost", "                delivery.client_lost()", "                pass"
@@ -156,5 +158,6 @@ GROUPS: Final = (
     FILES,
     WAITS,
     LOCAL,
+    TEXT,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

@@ -28,7 +28,7 @@ from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.engine.gguf import cut
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
-from dsdnode.engine.llama_vocab import LlamaVocab
+from dsdnode.engine.llama_vocab import load_vocab
 from dsdnode.engine.port import Chunk, Output, ShardInfo
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import EngineLost
@@ -65,6 +65,7 @@ class RealEngine:
     """llama.cpp in this process: as the worker process does it, in the simulation's time."""
 
     def __init__(self, path: Path, place: Place) -> None:
+        self._path = path
         self._llama = LlamaEngine(path, STRICT)
         self._place = place
         self._closed = False
@@ -102,7 +103,7 @@ class RealEngine:
             self._llama.close()
 
     async def vocabulary(self) -> Vocab:
-        vocab = LlamaVocab(self._llama.vocab, self._llama.template_source)
+        vocab = load_vocab(self._path)
         return Vocab(vocab.pieces(), frozenset(vocab.end_tokens()), vocab.has_template)
 
     async def ping(self, timeout_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,33 @@ def test_a_request_goes_before_the_drafter_s_own() -> None:
     assert own.reply(body(), model(), VOCABULARY).window.plan().window == 4
     assert own.reply(body(draft_max=6), model(), VOCABULARY).window.plan().window == 6
     assert own.reply(body(window="stream:2:16"), model(), VOCABULARY).window.plan().mode == "stream"
+
+
+NAMED = Vocab([b""] * 97, frozenset({0}), True, {"<|end|>": 0, "<|user|>": 1, "<s>": 2, "[": 3, "<|channel|>": 4})
+
+
+@pytest.mark.parametrize(
+    ("asked", "ends"),
+    [
+        (("<|user|>",), {0, 1}),
+        (("<s>", "<|channel|>", "text", "["), {0, 2, 3, 4}),
+        (("<|user", "user|>", "s>"), {0}),
+        (("a[0]",), {0}),
+        ((), {0}),
+    ],
+)
+def test_a_control_token_that_is_named_ends_the_reply(asked: tuple[str, ...], ends: set[int]) -> None:
+    """No text of a reply has it, so its id must."""
+    assert options_of().reply(body(stop=asked), model(), NAMED).end_tokens == ends
+    assert options_of().reply(body(stop=asked, ignore_eos=True), model(), NAMED).end_tokens == ends - {0}
+
+
+@pytest.mark.parametrize(
+    ("stop", "named"), [("\n<|user|>", "<|user|>"), ("<s>x", "<s>"), ("<|channel|>[", "<|channel|>")]
+)
+def test_a_stop_text_that_can_never_be_seen_is_refused(stop: str, named: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(named) + ".*name it alone"):
+        options_of().reply(body(stop=(stop,)), model(), NAMED)
 
 
 def test_exact_has_no_threshold() -> None:

@@ -1,11 +1,21 @@
-"""Stop strings in text that comes in pieces."""
+"""Stop strings in text that comes in pieces, and control tokens that have no text."""
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsdnode.client.client import GenerateRequest
+from dsdnode.engine.fake import FakeTextEngine, fake_text
+from dsdnode.engine.tokenizer import Vocab
+from dsdnode.errors import BadInput
 from dsdnode.node.drafter.delivery import StopFilter
+from tests.node.swarm import TARGET, fake_swarm, tokens_of
 
 pieces = st.lists(st.text("ab\n", max_size=4), max_size=12)
 stops = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)
@@ -37,3 +47,28 @@ def test_half_a_stop_string_is_held_back_and_given_at_the_end() -> None:
     assert filter_.feed("the E") == "the "
     assert filter_.feed("N") == ""
     assert filter_.flush() == "EN"
+
+
+def test_a_reply_ends_before_a_control_token_that_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alice writes --stop "<|user|>": no text of the reply will have it, but a token."""
+    prompt = (5, 17, 42, 8)
+    expected = fake_text(TARGET, prompt, 60)
+    turn = expected[20]
+
+    async def vocabulary(engine: FakeTextEngine) -> Vocab:
+        pieces = [b"" if token == turn else b"x" for token in range(engine.model.vocab_size)]
+        return Vocab(pieces, frozenset({0}), True, {"<|user|>": turn})
+
+    monkeypatch.setattr(FakeTextEngine, "vocabulary", vocabulary)
+
+    async def told() -> None:
+        async with fake_swarm(tmp_path) as swarm:
+            await swarm.add("alice", layers=(0, 4))
+            await swarm.add("bob", drafts=True)
+            request = GenerateRequest(prompt_tokens=prompt, max_tokens=60, ignore_eos=True, stop=("<|user|>", "never"))
+            tokens, finished = await tokens_of(await swarm.client(), request)
+            assert (tokens, finished.reason) == (expected[: expected.index(turn)], "stop")
+            with pytest.raises(BadInput, match="name it alone"):
+                await tokens_of(swarm.clients[0], replace(request, stop=("\n<|user|>",)))
+
+    asyncio.run(told())

@@ -55,6 +55,7 @@ class DraftSequences:
         return self._batcher.engine.available
 
     def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
+        """Tokens of the target that the draft model lacks (its padding, once in a blue moon) are another one to it."""
         sequence = self._sequences[action.sequence]
         if action.source is not None:
             self._batcher.release(sequence)
@@ -62,7 +63,8 @@ class DraftSequences:
         elif action.position < self._lengths[action.sequence]:
             self._batcher.truncate(sequence, action.position)
         self._lengths[action.sequence] = action.position + len(action.tokens) + action.count - 1
-        inputs = np.asarray(action.tokens, np.int32)
+        known = self._batcher.engine.shard.vocab_size
+        inputs = np.asarray([token if token < known else 0 for token in action.tokens], np.int32)
         chunk = Chunk(
             sequence, action.position, inputs, 1, self._sampling, extend=action.count - 1, runners_up=True
         )  # fmt: skip

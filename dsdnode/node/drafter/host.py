@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -12,7 +12,7 @@ import structlog
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
+from dsdnode.errors import BadInput, DsdError, EngineLost, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
@@ -149,7 +149,7 @@ class DrafterHost:
         return replies.Accepted(message.request, model.model_id, options.acceptance), [pack_tokens(prompt)]
 
     def _begin(self, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]) -> None:
-        self._check(options.model, prompt)
+        self._check(options.model, prompt, body.tokens)
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
         line = [*prompt, *body.tokens]
         conversation = self._conversations.take(delivery.client, line, num_positions, options)
@@ -223,9 +223,6 @@ class DrafterHost:
             prompt = await self._engine.tokenize(body.text, parse_special=True)
         if not prompt:
             raise BadInput("the prompt is empty")
-        vocab_size = self._engine.shard.vocab_size
-        if max(prompt + list(body.tokens)) >= vocab_size:
-            raise BadInput(f"a token id is outside of the vocabulary of {vocab_size}")
         return prompt
 
     async def _model(self, model_id: str) -> Model:
@@ -242,10 +239,10 @@ class DrafterHost:
             + (f" (there is: {known})" if known else "")
         )
 
-    def _check(self, model: Model, prompt: list[int]) -> None:
-        """Raises ModelRefused, BadInput."""
-        if model.vocab_size < self._engine.shard.vocab_size:
-            raise ModelRefused(f"{model.name} has a smaller vocabulary than this drafter")
+    def _check(self, model: Model, prompt: list[int], tokens: Sequence[int]) -> None:
+        """Raises BadInput. The draft model may have more rows than the target, or fewer."""
+        if max(*prompt, *tokens, 0) >= model.vocab_size:
+            raise BadInput(f"a token id is outside of the vocabulary of {model.vocab_size} that {model.name} has")
         if len(prompt) >= model.context_tokens:
             known = f"the context of {model.name} here is {model.context_tokens}"
             raise BadInput(f"the prompt is {len(prompt)} tokens long; {known}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
@@ -97,11 +98,11 @@ class Options:
             wire=parse_wire(body.wire or self.wire),
             window=window,
             max_tokens=body.max_tokens - len(body.tokens),
-            end_tokens=frozenset() if body.ignore_eos else vocabulary.end_tokens,
+            end_tokens=_named(body.stop, vocabulary) | (frozenset() if body.ignore_eos else vocabulary.end_tokens),
             chunk_positions=max(1, min(PREFILL_POSITIONS, room - largest)),
             fixed_chunks=self.strict,
             drafted=draft_max > 0,
-            key_tokens=vocabulary.key_tokens if rule.threshold > 0 else b"",
+            key_tokens=vocabulary.key_tokens[: -(-model.vocab_size // 8)] if rule.threshold > 0 else b"",
             num_resumed=len(body.tokens),
             keep=body.keep and not self.strict,
             lease_s=self.lease_s,
@@ -110,6 +111,16 @@ class Options:
 
     def _max_draft(self, room: int) -> int:
         return min(room // 2, MAX_SINGLES_POSITIONS - 1) if self.strict else room // 2
+
+
+def _named(stops: Sequence[str], vocabulary: Vocab) -> frozenset[int]:
+    """Stop strings that name a control token: no text of a reply has them. Raises BadInput where more stands beside."""
+    texts = [stop for stop in stops if stop not in vocabulary.names]
+    for stop in texts:
+        if inside := [name for name in vocabulary.names if len(name) > 1 and name in stop]:
+            name = max(inside, key=len)
+            raise BadInput(f"the stop text {stop!r} is never seen: {name!r} is a control token; name it alone")
+    return frozenset(vocabulary.names[stop] for stop in stops if stop not in texts)
 
 
 def room_of(width: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from enum import Enum
+from itertools import takewhile
 from typing import Any, Final
 
 import structlog
@@ -235,7 +236,8 @@ class Reply:
             if life != self._draft_life:
                 return
             if isinstance(result, Output) and result.tokens is not None:
-                self._carry_out(self._machine.on_draft(self._now(), _draft_tokens_of(result)))
+                vocab_size = self._options.model.vocab_size
+                self._carry_out(self._machine.on_draft(self._now(), _draft_tokens_of(result, vocab_size)))
             else:  # dead or full: go on without
                 log.info("not drafted", reason=str(result))
                 self.on_drafter_lost()
@@ -385,8 +387,11 @@ def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
     return plain_speed(known) if costs.is_known and known.pass_s(1) > 0 else None
 
 
-def _draft_tokens_of(output: Output) -> tuple[do.DraftToken, ...]:
+def _draft_tokens_of(output: Output, vocab_size: int) -> tuple[do.DraftToken, ...]:
+    """Up to the first id that the target lacks; its own rows, a draft model may have padded further."""
     assert output.tokens is not None and output.probabilities is not None
     assert output.runners_up is not None and output.runner_up_probabilities is not None
     columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
-    return tuple(do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True))
+    drawn = [do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    known = takewhile(lambda one: one.token < vocab_size, drawn)
+    return tuple(one if one.second < vocab_size else do.DraftToken(one.token, one.probability) for one in known)

@@ -1,0 +1,197 @@
+"""Chat templates, run as transformers' `apply_chat_template` runs them, and what of their text is a control token.
+
+User text cannot become one: a control token is recognised in the rendered conversation where the template wrote every
+character of it (written.py), however it put them together. So `<|end|>` typed by a user is the seven characters that it
+is, and the template sees just these: it may split, strip, compare and replace as it likes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes, pass_eval_context
+from jinja2.compiler import CodeGenerator, Frame
+from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import do_join
+from jinja2.nodes import EvalContext
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+
+from dsdnode.engine.written import Written
+from dsdnode.errors import BadInput, ModelRefused
+
+ROLES = ("system", "user", "assistant", "tool")
+MAX_MESSAGES = 1024
+MAX_TEXT_BYTES = 4 << 20
+"""Of one text or a whole conversation, before and after the template."""
+MAX_TEMPLATE_CHARACTERS = 1 << 18
+
+Message = tuple[str, str]
+"""(role, content)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A control token; `strip_left`, `strip_right`: it swallows the white space beside it."""
+
+    token: int
+    strip_left: bool = False
+    strip_right: bool = False
+
+
+class ChatTemplate:
+    """The chat template of a model file, run in a sandbox."""
+
+    def __init__(self, source: str, controls: Mapping[str, Control], bos: str = "", eos: str = "") -> None:
+        """`controls` by their text. Raises ModelRefused for a template that is broken or too long."""
+        if len(source) > MAX_TEMPLATE_CHARACTERS:
+            raise ModelRefused(f"the model's chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters")
+        try:
+            self._template = _Environment().from_string(source)
+        except Exception as error:  # a stranger's program may be broken in any way: a break without a loop is no syntax
+            raise ModelRefused(f"the model's chat template is broken: {_brief(error)}") from None
+        specials = {"bos_token": Written.by_template(bos), "eos_token": Written.by_template(eos)}
+        self._given = specials | {"tools": None, "documents": None, "add_generation_prompt": True}
+        self._controls = {text: control for text, control in controls.items() if len(text) > 1}
+        longest_first = sorted(self._controls, key=lambda text: (-len(text), text))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def render(self, messages: Sequence[Message]) -> list[int | str]:
+        """The conversation, open for the assistant's reply: control tokens, and plain text between them.
+
+        Raises BadInput for a conversation that the template does not accept, or that is too long.
+        """
+        check_messages(messages)
+        turns = [{"role": Written.by_template(role), "content": Written(content)} for role, content in messages]
+        try:
+            text = self._run(turns)
+        except BadInput:
+            raise
+        except Exception as error:  # a stranger's program may fail in any way
+            raise BadInput(f"the model's chat template failed: {_brief(error)}") from None
+        return self._split(text)
+
+    def _run(self, turns: list[dict[str, Written]]) -> Written:
+        parts, size = [], 0
+        for part in self._template.generate(messages=turns, **self._given):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_TEXT_BYTES:
+                raise BadInput(f"the rendered conversation is longer than {MAX_TEXT_BYTES} characters")
+        return Written.concat(parts)
+
+    def _split(self, text: Written) -> list[int | str]:
+        pieces: list[int | str] = []
+        start, strip = 0, False
+        for run in text.own_runs():
+            for match in self._pattern.finditer(text, *run):
+                control = self._controls[match[0]]
+                _append(pieces, text[start : match.start()], strip, control.strip_left)
+                pieces.append(control.token)
+                start, strip = match.end(), control.strip_right
+        _append(pieces, text[start:], strip, False)
+        return pieces
+
+
+class _CodeGenerator(CodeGenerator):
+    """Has the texts that stand in a template marked as its own."""
+
+    def visit_Const(self, node: nodes.Const, frame: Frame) -> None:
+        if isinstance(node.value, str):
+            self.write(f"environment.by_template({node.value!r})")
+        else:
+            super().visit_Const(node, frame)
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.concat((")
+        for part in node.nodes:
+            self.visit(part, frame)
+            self.write(", ")
+        self.write("))")
+
+    def _output_const_repr(self, group: Iterable[Any]) -> str:
+        return f"environment.by_template({''.join(map(str, group))!r})"
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the assistant's words for trainers; here it is only its body."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    code_generator_class = _CodeGenerator
+    by_template = staticmethod(Written.by_template)
+    concat = staticmethod(Written.concat)
+
+    def __init__(self) -> None:
+        # Not optimized: constants that were folded into a list would not be marked.
+        extensions: list[Any] = [loopcontrols, _Generation]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False)
+        self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
+        self.filters |= {"tojson": _to_json, "join": _join}
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapper = super().wrap_str_format(value)
+        pattern = getattr(value, "__self__", None)
+        if wrapper is None or value.__name__ != "format" or not isinstance(pattern, Written):
+            return wrapper
+        return lambda *args, **kwargs: pattern.filled(SandboxedFormatter(self), args, kwargs)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As transformers has it; jinja2's own escapes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@pass_eval_context
+def _join(context: EvalContext, value: Iterable[Any], d: str = Written(""), attribute: str | int | None = None) -> str:
+    return str(do_join(context, value, d, attribute))
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now(UTC).astimezone().strftime(layout)
+
+
+def _append(pieces: list[int | str], text: str, strip_left: bool, strip_right: bool) -> None:
+    text = text.lstrip() if strip_left else text
+    text = text.rstrip() if strip_right else text
+    if text:
+        pieces.append(text)
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises BadInput."""
+    if not messages or len(messages) > MAX_MESSAGES:
+        raise BadInput(f"a conversation has 1 to {MAX_MESSAGES} messages, not {len(messages)}")
+    for role, _ in messages:
+        if role not in ROLES:
+            raise BadInput(f"{role[:32]!r} is not a role: choose from {', '.join(ROLES)}")
+    if sum(len(content) for _, content in messages) > MAX_TEXT_BYTES:
+        raise BadInput(f"the conversation is longer than {MAX_TEXT_BYTES} characters")
+
+
+def _refuse(message: object) -> None:
+    raise jinja2.TemplateError(str(message))
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it takes too much memory"
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__

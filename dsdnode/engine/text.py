@@ -1,0 +1,160 @@
+"""A model file's tokenizer and chat template in a process of their own (text_worker.py), seen from the daemon.
+
+One request at a time, so that it is known whose text the process died of: that request fails in words, and nothing else
+does. A template that also dies of the plainest conversation is not run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from dsdnode.engine.ipc import TEXT_CPU_S, Failed, Ids, LoadText, Packet, Render, Response, Tokenize, Vocabulary
+from dsdnode.engine.link import WorkerLink
+from dsdnode.engine.template import Message
+from dsdnode.engine.tokenizer import Vocab
+from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused
+from dsdnode.files import shown
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_S = 5.0
+"""By the clock, on a busy machine. A client waits 10 s for an answer, which two such requests may be before."""
+PLAINEST: list[Message] = [("user", "Hello")]
+_ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (BadInput, ModelRefused, ValueError)}
+
+
+class TextProcess:
+    """Started when it is first asked, and again after it died."""
+
+    def __init__(self, path: Path, load_timeout_s: float) -> None:
+        self._path = path
+        self._load_timeout_s = load_timeout_s
+        self._link: WorkerLink | None = None
+        self._vocab: Vocab | None = None
+        self._one_by_one = asyncio.Lock()
+        self._closed = False
+        self._no_template = ""
+        """Why the template is not run (any more)."""
+        self._suspected = ""
+        """How the process died of it, if since then it was not run again."""
+
+    async def vocabulary(self) -> Vocab:
+        """Everything that turns ids into text. Raises ModelRefused (no tokenizer), EngineLost."""
+        async with self._one_by_one:
+            if self._vocab is None:
+                await self._start()
+            assert self._vocab is not None
+            return self._vocab
+
+    async def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        """Raises BadInput (too long, or the process died of it), ModelRefused (no tokenizer), EngineLost."""
+        async with self._one_by_one:
+            try:
+                return await self._ids(Tokenize(_encodable(text), parse_special))
+            except _Died as death:
+                raise BadInput(f"the text cannot be tokenized: {death}") from None
+
+    async def render(self, messages: Sequence[Message]) -> list[int]:
+        """Raises BadInput (the template does not take it, or died of it), ModelRefused (no template, or none that
+        works), EngineLost.
+        """
+        async with self._one_by_one:
+            if self._suspected:
+                await self._try_template()
+            if self._no_template:
+                raise ModelRefused(self._no_template)
+            try:
+                return await self._ids(Render([(role, _encodable(content)) for role, content in messages]))
+            except ModelRefused as error:
+                self._no_template = str(error)
+                raise
+            except _Died as death:
+                self._suspected = str(death)
+                raise BadInput(f"the model's chat template failed at this conversation: {death}") from None
+
+    async def close(self) -> None:
+        self._closed = True
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def _try_template(self) -> None:
+        """Was it the conversation, or is it the template?"""
+        why, self._suspected = self._suspected, ""
+        try:
+            await self._ids(Render(PLAINEST))
+        except _Died:
+            self._no_template = f"the model's chat template does not work, and is not run any more: {why}"
+            log.warning("chat template refused", path=shown(self._path), reason=why)
+        except DsdError:  # it lives, and wants another conversation
+            return
+
+    async def _ids(self, packet: Packet) -> list[int]:
+        link = self._link or await self._start()
+        try:
+            reply, body = await link.request(packet, timeout_s=TIMEOUT_S)
+        except BaseException as error:  # also if nobody waits any more: the next one shall not wait behind this
+            self._link = None
+            link.kill()
+            await link.close()
+            if isinstance(error, EngineLost):
+                log.warning("text process lost", path=shown(self._path), reason=str(error))
+                raise _Died(_words(error)) from None
+            raise
+        assert isinstance(_checked(reply), Ids), reply
+        ids: list[int] = np.frombuffer(body, "<i4").tolist()
+        return ids
+
+    async def _start(self) -> WorkerLink:
+        if self._closed:
+            raise EngineLost("the engine is closed")
+        link = await WorkerLink.spawn(self._lost)
+        try:
+            reply, body = await link.request(LoadText.of(self._path), timeout_s=self._load_timeout_s)
+            vocabulary = _checked(reply)
+        except BaseException:
+            await link.close()
+            raise
+        assert isinstance(vocabulary, Vocabulary), vocabulary
+        vocab = _vocab(vocabulary, body)
+        if self._vocab is not None and (vocab.pieces, vocab.names) != (self._vocab.pieces, self._vocab.names):
+            await link.close()
+            raise ModelRefused(f"{shown(self._path)}: has another tokenizer than it had")
+        self._link, self._vocab = link, vocab
+        return link
+
+    def _lost(self, *_: object) -> None:
+        """It died, perhaps of nothing that it was asked: the next request gets another."""
+        self._link = None
+
+
+class _Died(Exception):
+    """The process did, of this request; says how."""
+
+
+def _checked(reply: Response) -> Response:
+    if isinstance(reply, Failed):
+        raise _ERRORS.get(reply.kind, ValueError)(reply.reason)
+    return reply
+
+
+def _words(error: EngineLost) -> str:
+    return f"it took more than {TEXT_CPU_S:g} s of a processor" if "SIGPROF" in str(error) else str(error)
+
+
+def _vocab(header: Vocabulary, body: bytes) -> Vocab:
+    lengths = np.frombuffer(body, "<u4", header.vocab_size)
+    ends = (4 * header.vocab_size + np.cumsum(lengths, dtype=np.int64)).tolist()
+    starts = [4 * header.vocab_size, *ends]
+    pieces = [body[start:end] for start, end in zip(starts, ends, strict=False)]
+    return Vocab(pieces, frozenset(header.end_tokens), header.has_template, header.names)
+
+
+def _encodable(text: str) -> str:
+    """Lone surrogates, which JSON may bring, cannot travel."""
+    return text.encode("utf-8", "replace").decode()
