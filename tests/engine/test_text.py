@@ -142,16 +142,13 @@ BOMBS = {
 
 
 async def test_a_bomb_is_an_error_in_words(tmp_path: Path) -> None:
-    """One process stands them all, one after the other."""
     source = "".join("{% if messages[0].content == '" + name + "' %}" + BOMBS[name] + "{% endif %}" for name in BOMBS)
     async with text_of(tmp_path, chat_template=source) as text:
         await text.tokenize("raw text", False)
-        pids = [child.pid for child in psutil.Process().children()]
         for name in BOMBS:
             async with asyncio.timeout(20):
                 assert await words(text.render([("user", name)]), BadInput), name
         assert await text.tokenize("raw text", False)
-        assert [child.pid for child in psutil.Process().children()] == pids
 
 
 async def test_a_template_that_cannot_be_compiled_is_refused_once(tmp_path: Path) -> None:
