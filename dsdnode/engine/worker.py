@@ -30,7 +30,6 @@ from dsdnode.engine.ipc import (
     Load,
     Loaded,
     Packet,
-    Ping,
     Release,
     Render,
     Request,
@@ -43,7 +42,8 @@ from dsdnode.engine.ipc import (
     sizes,
     unpack_chunks,
 )
-from dsdnode.errors import DsdError
+from dsdnode.engine.port import Broken, CacheSpoiled
+from dsdnode.errors import DsdError, WorkFailed
 
 if TYPE_CHECKING:
     from dsdnode.engine.llama_vocab import LlamaVocab
@@ -69,7 +69,15 @@ class _Worker:
         return Loaded(self._engine.shard, self._protection)
 
     def answer(self, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
-        """Raises DsdError or ValueError; anything else is a bug and ends the process."""
+        """Raises DsdError or ValueError: of a request that cannot be done; Broken: the process must end."""
+        try:
+            return self._answer(request, body)
+        except (DsdError, ValueError, Broken):
+            raise
+        except Exception as bug:  # of this request's numbers or text: the others must not end with it
+            raise WorkFailed(f"{type(bug).__name__}: {bug}") from bug
+
+    def _answer(self, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
         engine = self._engine
         match request:
             case Forward():
@@ -80,8 +88,6 @@ class _Worker:
                 engine.truncate(request.sequence, request.position)
             case Release():
                 engine.release(request.sequence)
-            case Ping():
-                pass
             case Tokenize():
                 return _ids(self._tokenizer().tokenize(request.text, request.parse_special))
             case Render():
@@ -125,10 +131,12 @@ def serve(connection: socket.socket) -> None:
                 reply = worker.loaded()
             else:
                 raise ValueError("no model is loaded yet")
+            buffers = pack(request_id, reply, *bodies)
         except (DsdError, ValueError) as error:
             reason = str(error).encode("utf-8", "backslashreplace").decode()  # (names of files need not be UTF-8)
-            reply, bodies = Failed(type(error).__name__, reason[:4096]), []
-        for buffer in pack(request_id, reply, *bodies):
+            spoiled = error.sequences if isinstance(error, CacheSpoiled) else ()
+            buffers = pack(request_id, Failed(type(error).__name__, reason[:4096], spoiled))
+        for buffer in buffers:
             connection.sendall(buffer)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import sys
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -12,10 +14,20 @@ import structlog
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
+from dsdnode.errors import (
+    BadInput,
+    DsdError,
+    ModelRefused,
+    NoPipeline,
+    Overloaded,
+    PeerUnavailable,
+    WorkerDied,
+    WorkFailed,
+)
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
+from dsdnode.node.batching.culprits import REFUSED
 from dsdnode.node.drafter.conversations import Conversations
 from dsdnode.node.drafter.delivery import Delivery, finished
 from dsdnode.node.drafter.options import Options, ReplyOptions
@@ -28,13 +40,10 @@ from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
-from dsdnode.wire.codec import decode_body
+from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
-
-DRAFT_RESTART_S = 300.0
-DRAFT_RETRY_S = 0.5
 
 
 class DrafterHost:
@@ -69,13 +78,13 @@ class DrafterHost:
         self._deliveries: dict[tuple[bytes, bytes], Delivery] = {}
         """By client and request: nobody takes a name from a client that is just asking under it."""
         self._by_session: dict[bytes, Reply] = {}
-        self._waiting: asyncio.Task[None] | None = None
         self._draining = False
         self.on_change: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         self._batcher.start()
-        self._engine.on_lost(self._draft_lost)
+        self._batcher.on_lost(lambda _: self._draft_lost())
+        self._engine.on_change(self._draft_changed)
         self._rpc.on_request(replies.Generate, self._generate)
         self._rpc.on_notice(replies.Cancel, self._cancel)
         self._rpc.on_notice(wire.Verdict, lambda peer, m, _: self._to_reply(m.session, Reply.on_verdict, peer, m))
@@ -87,8 +96,6 @@ class DrafterHost:
 
     async def close(self) -> None:
         tasks = [delivery.task for delivery in self._deliveries.values() if delivery.task is not None]
-        if self._waiting is not None:
-            tasks.append(self._waiting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -192,20 +199,12 @@ class DrafterHost:
         self._conversations.draft_lost()
         for reply in list(self._by_session.values()):
             reply.on_drafter_lost()
-        if self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.create_task(self._wait_for_draft(), name="wait for the draft engine")
 
-    async def _wait_for_draft(self) -> None:
-        while not self._engine.quarantined:
-            try:
-                await self._engine.ping(DRAFT_RESTART_S)
-            except EngineLost:  # it died again
-                await asyncio.sleep(DRAFT_RETRY_S)
-                continue
+    def _draft_changed(self) -> None:
+        """It is back, empty; or it rests."""
+        if self._engine.available:
             for reply in list(self._by_session.values()):
                 reply.on_drafter_back()
-            return
-        log.warning("drafting is over", reason=self._engine.quarantined)
         self.on_change()
 
     # --- one reply
@@ -217,16 +216,28 @@ class DrafterHost:
             raise PeerUnavailable(self._engine.quarantined)
         elif not self._engine.available:
             raise Overloaded("the draft engine, which has the tokenizer, is restarting")
-        elif body.messages:
-            prompt = await self._engine.render([(message.role, message.content) for message in body.messages])
         else:
-            prompt = await self._engine.tokenize(body.text, parse_special=True)
+            prompt = await self._tokenized(body)
         if not prompt:
             raise BadInput("the prompt is empty")
         vocab_size = self._engine.shard.vocab_size
         if max(prompt + list(body.tokens)) >= vocab_size:
             raise BadInput(f"a token id is outside of the vocabulary of {vocab_size}")
         return prompt
+
+    async def _tokenized(self, body: replies.GenerateBody) -> list[int]:
+        """Raises WorkerDied, or WorkFailed: it cannot be done, or the engine died of that very text twice."""
+        culprits, now = self._batcher.culprits, asyncio.get_running_loop().time()
+        text = hashlib.sha256(encode_body((body.messages, body.text))).digest()
+        if culprits.is_refused(text, now):
+            raise WorkFailed(REFUSED)
+        try:
+            if body.messages:
+                return await self._engine.render([(message.role, message.content) for message in body.messages])
+            return await self._engine.tokenize(body.text, parse_special=True)
+        except (WorkerDied, WorkFailed):
+            culprits.mark({text: sys.maxsize}, now)
+            raise
 
     async def _model(self, model_id: str) -> Model:
         """The model as the swarm has it now. Raises NoPipeline when nobody offers it with our tokenizer."""
