@@ -48,5 +48,13 @@ class Overloaded(DsdError):
     """A limit is reached (sessions, cache, queue): ask another peer or later."""
 
 
+class WorkFailed(DsdError):
+    """An engine cannot do what was asked of it, though it is well: the same would fail again, here or elsewhere."""
+
+
 class EngineLost(DsdError):
     """The worker process died: its sequences are gone and must be prefilled again."""
+
+
+class WorkerDied(EngineLost):
+    """It died while it did this very work: the same may end the next one, so try it once more at the most."""

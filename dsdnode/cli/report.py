@@ -13,7 +13,7 @@ from dsdnode.cli import control, render
 from dsdnode.cli.options import common_options, json_option, load
 from dsdnode.engine.cage import Protection
 from dsdnode.errors import NotRunning
-from dsdnode.node.status import NodeStatus
+from dsdnode.node.status import EngineStatus, NodeStatus
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
 
 
@@ -58,9 +58,19 @@ def status(as_json: bool, **flags: Any) -> None:
     )
     if answer.engines:
         click.echo("\n" + render.table(columns, engines))
+    for one in answer.engines:
+        for line in _troubles(one):
+            click.echo(render.clean(line))
     sent = ((kind, *counts) for kind, counts in answer.sent.items())
     if answer.sent:
         click.echo("\n" + render.table(("SENT", "MESSAGES", "BYTES"), sent))
+
+
+def _troubles(engine: EngineStatus) -> list[str]:
+    """What its user should know of an engine that died."""
+    died = f"deaths of the {engine.role}'s worker: {engine.num_deaths}; the last one: {engine.last_death}"
+    rests = f"the {engine.role}'s engine is {engine.quarantined}; then it is tried, and offered, again"
+    return [died] * bool(engine.num_deaths) + [rests] * bool(engine.quarantined)
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode peers")

@@ -66,8 +66,23 @@ def start(
         return _detach(invocation.argv, config, as_json)
     if detached:
         logs.to_file(output(_log_file(config)))
+    if emulate_ms is None:  # (the fine loop's select() sees no descriptor beyond 1,023)
+        raise_descriptor_limit()
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
         return runner.run(serve(config, as_json, leash))
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as this user may have: each connection takes one, and strangers make connections."""
+    try:
+        import resource
+    except ImportError:  # no such limits on this system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:  # a system may allow less than it says
+        log.info("the limit of descriptors stays", soft=soft, hard=hard, reason=str(error))
 
 
 def _fine_loop() -> asyncio.AbstractEventLoop:

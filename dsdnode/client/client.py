@@ -14,10 +14,10 @@ from cachetools import LRUCache
 
 from dsdnode.client.patience import Patience
 from dsdnode.client.preference import by_preference
-from dsdnode.client.request import Finished, GenerateRequest, Left, PendingReply, Piece, ReplyStats
+from dsdnode.client.request import LOSSES, Finished, GenerateRequest, Left, PendingReply, Piece, ReplyStats
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.port import Priority, Transport
 from dsdnode.net.rpc import Rpc
@@ -236,9 +236,9 @@ class Client:
                     async for event in events:
                         yield event
                 return
-            except (Overloaded, PeerUnavailable, PeerMisbehaved) as error:
+            except LOSSES as error:
                 log.info("drafter lost", peer=short_id(drafter), reason=str(error))
-                if not isinstance(error, Overloaded):
+                if not (pending.killed(error) or isinstance(error, Overloaded)):
                     self._pings.lost(drafter)
                 known = failures.pop(drafter, None)
                 num = 1 if known is None or pending.progressed else known.num + 1

@@ -11,7 +11,17 @@ from msgspec import structs
 
 from dsdnode.client.patience import Patience
 from dsdnode.config import DEFAULT_PATIENCE_S
-from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import (
+    BadInput,
+    DsdError,
+    ModelRefused,
+    NoPipeline,
+    Overloaded,
+    PeerMisbehaved,
+    PeerUnavailable,
+    WorkerDied,
+    WorkFailed,
+)
 from dsdnode.identity import short_id
 from dsdnode.pacing.policies import parse_window
 from dsdnode.swarm.catalogue import Model
@@ -21,7 +31,12 @@ from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable
 from dsdnode.wire.tensors import parse_wire, unpack_tokens
 
 MAX_VOCAB = 1 << 24
-_KINDS: tuple[type[DsdError], ...] = (BadInput, ModelRefused, NoPipeline, Overloaded, PeerUnavailable)
+_KINDS: tuple[type[DsdError], ...] = (
+    *(BadInput, ModelRefused, NoPipeline, Overloaded, PeerUnavailable),
+    *(WorkerDied, WorkFailed),
+)
+LOSSES = (Overloaded, PeerUnavailable, PeerMisbehaved, WorkerDied, WorkFailed)
+"""Another drafter may do better."""
 ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailable}
 
 
@@ -106,6 +121,8 @@ class PendingReply:
     """What is asked for; once a drafter has accepted, its rule: a reply has one."""
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
+    num_killed: int = 0
+    """Engines of drafters that died of it, or could not do it, without a token in between."""
     _num_before: int = 0
     _started_s: float = field(default_factory=lambda: _now())
     _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
@@ -184,6 +201,18 @@ class PendingReply:
     def progressed(self) -> bool:
         """Did the drafter that was asked last give anything?"""
         return len(self.tokens) > self._num_before
+
+    def killed(self, error: DsdError) -> bool:
+        """Did a drafter's engine die of it, or could it not do it? Raises NoPipeline when that is enough."""
+        if not isinstance(error, WorkerDied | WorkFailed):
+            return False
+        self.num_killed = 1 if self.progressed else self.num_killed + 1
+        if self.num_killed >= wire.MAX_KILLED:
+            raise NoPipeline(
+                f"{self.num_killed} drafters' engines died of this request or could not do it, the last one said: "
+                f"{error}; it is not carried on to another"
+            )
+        return True
 
     def accepted(self, answer: wire.Message, buffers: Sequence[bytes]) -> None:
         """The drafter's answer. Raises what it says instead, or PeerMisbehaved."""

@@ -1,61 +1,64 @@
-"""The engine port on a worker process: load, requests, death, respawn with back-off, quarantine.
+"""The engine port on a worker process: load, requests, death, respawn with back-off, quarantine (deaths.py).
 
     loading -> ready                 the model decoded its first block
     loading -> refused               the file's fault, in words: `start` raises ModelRefused
     ready -> down                    the process died: every sequence is lost, callbacks told, pending requests fail
-    down -> ready                    after a pause that doubles with each recent death
-    down -> quarantined              MAX_DEATHS within DEATH_WINDOW_S, or it no longer loads: EngineLost from now on
+    ready -> ready                   the cache was spoiled, and cleared: every sequence is lost, so is told who waits
+    down -> ready                    after a pause that grows with each recent death
+    down -> quarantined              too many deaths that no single owner explains
+    quarantined -> ready, or again   after a longer pause: another try
+    any -> ended                     closed, or its model file was written to, or is refused now
 
-While it is down, requests for new sequences wait for it; those for lost sequences raise EngineLost at once.
+While it is down, requests for new sequences wait for it; those for lost sequences, and in quarantine all, raise
+EngineLost at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
 from dsdnode.engine.cage import Protection
+from dsdnode.engine.deaths import Deaths, Rest
 from dsdnode.engine.ipc import (
     Buffer,
     Copy,
     Done,
     EngineOptions,
     Failed,
+    Forward,
     Load,
     Loaded,
     Outputs,
     Packet,
-    Ping,
     Release,
     Response,
     Truncate,
     pack_chunks,
     unpack_outputs,
 )
-from dsdnode.engine.link import WorkerLink
+from dsdnode.engine.link import NoProcess, WorkerLink
 from dsdnode.engine.mapped import MappedFile
-from dsdnode.engine.port import Chunk, Output, ShardInfo
+from dsdnode.engine.port import CacheSpoiled, Chunk, Lost, Output, ShardInfo
 from dsdnode.engine.template import Message
 from dsdnode.engine.text import TextProcess
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, PeerMisbehaved
+from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.files import shown
 
 log = structlog.get_logger(__name__)
 
-MAX_DEATHS = 3
-DEATH_WINDOW_S = 60.0
-FIRST_PAUSE_S = 0.05
 LOAD_TIMEOUT_S = 300.0
 REQUEST_TIMEOUT_S = 120.0
 LOOK_S = 1.0
 """Between two looks at the model file of an engine that nobody asks for anything."""
+NO_PROCESS_PAUSE_S = 1.0
+"""What the system lacks may be there again at any time, and to ask costs next to nothing."""
 ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error for error in (BadInput, ModelRefused, Overloaded, PeerMisbehaved, ValueError)
+    error.__name__: error for error in (BadInput, ModelRefused, Overloaded, PeerMisbehaved, ValueError, WorkFailed)
 }
 
 
@@ -72,8 +75,13 @@ class WorkerEngine:
         self._shard: ShardInfo | None = None
         self._settled = asyncio.Event()
         self._over = ""
-        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
-        self._callbacks: list[Callable[[], None]] = []
+        """Why there is no process, where one is not on its way."""
+        self._ended = False
+        self._deaths = Deaths()
+        self._on_lost: list[Lost] = []
+        self._on_change: list[Callable[[], None]] = []
+        self._owners: dict[int, bytes] = {}
+        """Whose work was done last in each sequence."""
         self._live: set[int] = set()
         self._gone: set[int] = set()
         self._respawner: asyncio.Task[None] | None = None
@@ -82,6 +90,8 @@ class WorkerEngine:
         self.num_deaths = 0
         self.protection = Protection(())
         """What holds the worker that was started last (cage.py)."""
+        self.last_death = ""
+        """In words for the user of this machine: they may name files."""
 
     @staticmethod
     async def start(
@@ -100,6 +110,8 @@ class WorkerEngine:
         engine = WorkerEngine(load, load_timeout_s, request_timeout_s)
         try:
             await engine._spawn()
+        except NoProcess as error:
+            raise DsdError(str(error)) from None
         except EngineLost as error:
             raise ModelRefused(f"{path}: llama.cpp crashed while loading it ({error}; the log has its words)") from None
         finally:
@@ -124,11 +136,14 @@ class WorkerEngine:
 
     @property
     def quarantined(self) -> str:
-        """Why the engine will not come back, in words for strangers, too; empty while it works or restarts."""
+        """Why the engine will not come back soon, in words for strangers, too; empty while it works or restarts."""
         return self._over
 
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
+    def on_lost(self, callback: Lost) -> None:
+        self._on_lost.append(callback)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._on_change.append(callback)
 
     async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
         """As `Engine.forward`. Raises also PeerMisbehaved (values), ValueError (our bug)."""
@@ -138,6 +153,7 @@ class WorkerEngine:
             self._check_known(chunk.sequence)
         link = await self._up()
         self._live.update(chunk.sequence for chunk in chunks)
+        self._owners.update((chunk.sequence, chunk.owner) for chunk in chunks)
         packet, bodies = pack_chunks(list(chunks))
         reply, body = await self._ask(link, packet, *bodies)
         assert isinstance(reply, Outputs), reply
@@ -150,6 +166,7 @@ class WorkerEngine:
         self._gone.discard(target)
         link = await self._up()
         self._live.add(target)
+        self._owners[target] = self._owners.get(source, b"")
         await self._done(link, Copy(source, target, position))
 
     async def truncate(self, sequence: int, position: int) -> None:
@@ -167,14 +184,10 @@ class WorkerEngine:
         except EngineLost:
             self._gone.discard(sequence)
 
-    async def ping(self, timeout_s: float) -> None:
-        """Return when the worker has answered, behind what it had to do already. Raises EngineLost (and kills it)."""
-        await self._ask(await self._up(), Ping(), timeout_s=timeout_s)
-
     async def close(self) -> None:
         """End the processes, each within link.EXIT_S, whatever they are doing."""
         await self._text.close()
-        self._stop("the engine is closed")
+        self._end("the engine is closed")
         if self._watcher is not None:
             self._watcher.cancel()
         if self._respawner is not None:
@@ -228,6 +241,8 @@ class WorkerEngine:
     ) -> tuple[Response, bytes]:
         reply, body = await link.request(packet, *bodies, timeout_s=timeout_s or self._request_timeout_s)
         if isinstance(reply, Failed):
+            if reply.kind == CacheSpoiled.__name__:
+                raise self._spoiled(link, reply)
             raise ERRORS.get(reply.kind, ValueError)(reply.reason)
         return reply, body
 
@@ -239,7 +254,7 @@ class WorkerEngine:
 
     async def _spawn(self) -> None:
         """One try. Raises ModelRefused (the file's fault, said in words) or EngineLost (it died loading)."""
-        link = await WorkerLink.spawn(lambda reason: self._died(link, reason))
+        link = await WorkerLink.spawn(lambda reason, what: self._died(link, reason, what))
         try:
             reply, _ = await self._ask(link, self._load, timeout_s=self._load_timeout_s)
         except BaseException:
@@ -255,44 +270,67 @@ class WorkerEngine:
         self._shard, self._link, self.protection = reply.shard, link, reply.protection
         self._settled.set()
 
-    def _died(self, link: WorkerLink, reason: str) -> None:
+    def _died(self, link: WorkerLink, reason: str, what: Packet | None) -> None:
         if link is not self._link:  # while loading: `_spawn` tells
             return
         self._link = None
-        self._settled.clear()
+        self._lose(reason, _sequences(what))
+
+    def _spoiled(self, link: WorkerLink, reply: Failed) -> CacheSpoiled:
+        """The worker lives on with an empty cache, unless that has come too often."""
+        if link is self._link:
+            self._lose(reply.reason, reply.sequences)
+        return CacheSpoiled(reply.reason, reply.sequences)
+
+    def _lose(self, reason: str, sequences: Sequence[int]) -> None:
+        """All sequences are lost, of the work of these."""
         self._gone |= self._live
         self._live.clear()
         if not self._is_written():
-            self._count_death(reason)
-        if self._over:
-            self._settled.set()
-        else:
-            self._respawner = asyncio.create_task(self._respawn(), name="engine respawner")
-        for callback in self._callbacks:
-            callback()
+            rest = self._count_death(reason, frozenset(filter(None, map(self._owners.get, sequences))))
+            if self._link is not None and rest.quarantine:
+                self._link.kill()
+                self._link = None
+            if self._link is None:
+                self._settled.clear()
+                self._respawner = asyncio.create_task(self._respawn(rest), name="engine respawner")
+        for callback in self._on_lost:
+            callback(frozenset(sequences))
+        self._changed()
 
-    async def _respawn(self) -> None:
-        while not self._over:
-            await asyncio.sleep(FIRST_PAUSE_S * 4 ** (len(self._deaths) - 1))
+    async def _respawn(self, rest: Rest) -> None:
+        """Try until it is back, or its model is refused: whatever else fails is a death, never the end of trying."""
+        while not self._ended:
+            if rest.quarantine:
+                self._stop(f"quarantined for {rest.pause_s:.0f} s: {rest.quarantine}")
+            await asyncio.sleep(rest.pause_s)
             try:
-                return await self._spawn()
-            except EngineLost as error:
-                self._count_death(str(error))
-            except DsdError as error:
+                await self._try_again()
+            except NoProcess as error:
+                log.warning("engine not started", path=shown(self._load.path), reason=str(error))
+                rest = Rest(NO_PROCESS_PAUSE_S)
+            except ModelRefused as error:
                 log.error("the model is refused now", path=shown(self._load.path), reason=str(error))
-                self._stop("the engine did not come back: its model cannot be loaded any more")
-        for callback in self._callbacks:  # who was told of a restart
-            callback()
+                self._end("the engine did not come back: its model cannot be loaded any more")
+            except Exception as error:
+                if not isinstance(error, DsdError):
+                    log.exception("bug in starting an engine")
+                rest = self._count_death(str(error), frozenset())
+            else:
+                return self._changed()
 
-    def _count_death(self, reason: str) -> None:
-        now = asyncio.get_running_loop().time()
-        while self._deaths and now - self._deaths[0] >= DEATH_WINDOW_S:
-            self._deaths.popleft()
-        self._deaths.append(now)
+    async def _try_again(self) -> None:
+        """As `_spawn`; who asks for something waits for it."""
+        if not self._ended:
+            self._over = ""
+            self._settled.clear()
+            await self._spawn()
+
+    def _count_death(self, reason: str, owners: frozenset[bytes]) -> Rest:
         self.num_deaths += 1
+        self.last_death = reason
         log.warning("engine lost", path=shown(self._load.path), reason=reason, num_deaths=self.num_deaths)
-        if len(self._deaths) >= MAX_DEATHS:
-            self._stop(f"quarantined, its process died {len(self._deaths)} times; last, {reason}")
+        return self._deaths.add(asyncio.get_running_loop().time(), owners)
 
     def _watch(self) -> None:
         """Also when nobody asks for anything: what is offered must be there."""
@@ -303,16 +341,39 @@ class WorkerEngine:
         """Then this is the end of it, for good: whoever wrote knows what is to be hosted next."""
         if not self._file.written():
             return False
-        if not self._over:
+        if not self._ended:
             path = shown(self._load.path)
             log.error("the model file was written to; it is hosted no more until the node is restarted", path=path)
-            self._stop("the model file was written to while it was served")
+            self._end("the model file was written to while it was served")
         if self._link is not None:
             self._link.kill()
         return True
 
+    def _end(self, reason: str) -> None:
+        """Of it all: there is no next life."""
+        if not self._ended:
+            self._ended = True
+            self._stop(reason)
+
     def _stop(self, reason: str) -> None:
-        if not self._over:
-            self._over = reason
-            log.info("engine stopped", reason=reason)
+        """Nobody waits for it now."""
+        self._over = reason
+        log.warning("engine stopped", path=shown(self._load.path), reason=reason)
         self._settled.set()
+        self._changed()
+
+    def _changed(self) -> None:
+        for callback in self._on_change:
+            callback()
+
+
+def _sequences(what: Packet | None) -> tuple[int, ...]:
+    """Whose work a request is."""
+    match what:
+        case Forward():
+            return tuple(chunk.sequence for chunk in what.chunks)
+        case Copy():
+            return what.source, what.target
+        case Truncate() | Release():
+            return (what.sequence,)
+    return ()

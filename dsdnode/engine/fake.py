@@ -16,9 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from dsdnode.engine.port import Chunk, Draws, Output, ShardInfo, States, Tokens, check_chunks, check_sequence
+from dsdnode.engine.port import Chunk, Draws, Lost, Output, ShardInfo, States, Tokens, check_chunks, check_sequence
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput, EngineLost, Overloaded
+from dsdnode.errors import BadInput, EngineLost, Overloaded, WorkerDied, WorkFailed
 from dsdnode.speculation.sampling import Sampling, draw, noise
 
 WIDTH: Final = 16
@@ -72,7 +72,8 @@ class FakeModel:
 class FakeEngine:
     """An `Engine` on layers [start, end) of a `FakeModel`. A gap or overlap of positions is an AssertionError.
 
-    `cost(num_positions)` is how long a decode takes, in seconds of the loop's time.
+    `cost(num_positions)` is how long a decode takes, in seconds of the loop's time. It dies of a chunk that `deadly`
+    says is, and cannot do one that `broken` says is.
     """
 
     def __init__(
@@ -84,18 +85,25 @@ class FakeEngine:
         context_tokens: int = 4096,
         max_sequences: int = 64,
         cost: Callable[[int], float] | None = None,
+        deadly: Callable[[Chunk], bool] = lambda chunk: False,
+        broken: Callable[[Chunk], bool] = lambda chunk: False,
     ) -> None:
         self.model = model
         self._shard = model.shard(start, model.num_layers if end is None else end, context_tokens, max_sequences)
         self._cost = cost
         self._cache: dict[int, list[Hashes]] = {}
         self._gone: set[int] = set()
-        self._callbacks: list[Callable[[], None]] = []
+        self._deadly, self._broken = deadly, broken
+        self._on_lost: list[Lost] = []
+        self._on_change: list[Callable[[], None]] = []
         self._busy = asyncio.Lock()
         self._running: asyncio.Future[None] | None = None
+        self._ran: frozenset[int] = frozenset()
         self._epoch = 0
         self._closed = False
+        self._resting = ""
         self.num_positions_run = 0
+        self.num_deaths = 0
 
     @property
     def shard(self) -> ShardInfo:
@@ -103,14 +111,17 @@ class FakeEngine:
 
     @property
     def available(self) -> bool:
-        return not self._closed
+        return not (self._closed or self._resting)
 
     @property
     def quarantined(self) -> str:
-        return "closed" if self._closed else ""
+        return "closed" if self._closed else self._resting
 
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
+    def on_lost(self, callback: Lost) -> None:
+        self._on_lost.append(callback)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._on_change.append(callback)
 
     def length(self, sequence: int) -> int:
         return len(self._cache.get(sequence, ()))
@@ -123,12 +134,21 @@ class FakeEngine:
     def die(self) -> None:
         """What the death of a worker process does: every sequence is lost, whoever waits is told; back at once."""
         self._epoch += 1
+        self.num_deaths += 1
         self._gone.update(self._cache)
         self._cache.clear()
         if self._running is not None and not self._running.done():
             self._running.set_result(None)
-        for callback in self._callbacks:
-            callback()
+        for lost in self._on_lost:
+            lost(self._ran)
+        for changed in self._on_change:
+            asyncio.get_running_loop().call_soon(changed)
+
+    def rest(self, reason: str) -> None:
+        """What a quarantine does; with no reason, its end."""
+        self._resting = reason
+        for changed in self._on_change:
+            changed()
 
     async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
         epoch = self._epoch
@@ -138,8 +158,17 @@ class FakeEngine:
                     self._gone.discard(chunk.sequence)
                 self._check_known(chunk.sequence)
             num_positions = sum(len(chunk.inputs) + chunk.extend for chunk in chunks)
-            compute_s = await self._work(num_positions, epoch)
+            self._ran = frozenset(chunk.sequence for chunk in chunks)
+            try:
+                compute_s = await self._work(num_positions, epoch)
+                if any(map(self._deadly, chunks)):
+                    self.die()
+                    raise WorkerDied("the engine's process died of it")
+            finally:
+                self._ran = frozenset()
             self._check(chunks, num_positions)
+            if any(map(self._broken, chunks)):
+                raise WorkFailed("these numbers come to nothing")
             return [self._run(chunk, compute_s) for chunk in chunks]
 
     async def copy(self, source: int, target: int, position: int) -> None:
@@ -169,8 +198,8 @@ class FakeEngine:
         self.die()
 
     def _check_known(self, sequence: int) -> None:
-        if self._closed:
-            raise EngineLost("the engine is closed")
+        if self.quarantined:
+            raise EngineLost(f"the engine is {self.quarantined}")
         if sequence in self._gone:
             raise EngineLost("the sequence died with its process")
 
@@ -232,10 +261,6 @@ class FakeTextEngine(FakeEngine):
     async def vocabulary(self) -> Vocab:
         pieces = [b"", *(chr(32 + token).encode() for token in range(1, self.model.vocab_size))]
         return Vocab(pieces, frozenset({0}), True)
-
-    async def ping(self, timeout_s: float) -> None:
-        if self._closed:
-            raise EngineLost("the engine is closed")
 
 
 def _wake(future: asyncio.Future[None]) -> None:

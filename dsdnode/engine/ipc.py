@@ -127,10 +127,6 @@ class Release(Packet, frozen=True, tag=5):
     sequence: int
 
 
-class Ping(Packet, frozen=True, tag=6):
-    pass
-
-
 class Tokenize(Packet, frozen=True, tag=7):
     """Answered by Ids."""
 
@@ -184,13 +180,14 @@ class Vocabulary(Packet, frozen=True, tag=24):
 
 
 class Failed(Packet, frozen=True, tag=25):
-    """`kind` is the name of an error class, one of client.ERRORS."""
+    """`kind` is the name of an error class, one of client.ERRORS. `sequences`: as CacheSpoiled's."""
 
     kind: str
     reason: str
+    sequences: tuple[int, ...] = ()
 
 
-Request = Load | LoadText | Forward | Copy | Truncate | Release | Ping | Tokenize | Render
+Request = Load | LoadText | Forward | Copy | Truncate | Release | Tokenize | Render
 Response = Loaded | Outputs | Done | Ids | Vocabulary | Failed
 
 _encoder = msgspec.msgpack.Encoder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -14,9 +15,12 @@ import structlog
 
 from dsdnode.engine.cage import environment
 from dsdnode.engine.ipc import PREFIX, SOCKET_BUFFER_BYTES, Buffer, Packet, Response, pack, read_response, sizes
-from dsdnode.errors import EngineLost, Overloaded
+from dsdnode.errors import EngineLost, Overloaded, WorkerDied
 
 log = structlog.get_logger(__name__)
+
+OnDeath = Callable[[str, Packet | None], None]
+Reply = tuple[Response, bytes]
 
 MAX_PENDING = 256
 MAX_STDERR_TAIL_BYTES = 4096
@@ -25,15 +29,22 @@ EXIT_S = 2.0
 """A worker may take so long to end after its stream ended; then it is killed."""
 
 
-class WorkerLink(asyncio.Protocol):
-    """From spawn to death. `on_death` is called once, with the reason in words, unless `close` came first."""
+class NoProcess(EngineLost):
+    """The system has no descriptor, memory or thread for one more process just now: nobody died of anything."""
 
-    def __init__(self, process: asyncio.subprocess.Process, on_death: Callable[[str], None]) -> None:
+
+class WorkerLink(asyncio.Protocol):
+    """From spawn to death. `on_death` is called once, unless `close` came first: with the reason in words, and with
+    what the worker was doing (None: nothing)."""
+
+    def __init__(self, process: asyncio.subprocess.Process, on_death: OnDeath) -> None:
         """Use `spawn`."""
         self._process = process
         self.pid = process.pid
         self._on_death = on_death
-        self._pending: dict[int, asyncio.Future[tuple[Response, bytes]]] = {}
+        self._pending: dict[int, tuple[Packet, asyncio.Future[Reply]]] = {}
+        """In the order in which the worker does it: what it died of is the first."""
+        self._died_of = -1
         self._next_id = 0
         self._received = bytearray()
         self._stderr_tail = b""
@@ -42,47 +53,41 @@ class WorkerLink(asyncio.Protocol):
         self._dead = asyncio.Event()
 
     @staticmethod
-    async def spawn(on_death: Callable[[str], None]) -> WorkerLink:
-        """Start a worker; it has loaded nothing yet."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            ours.setblocking(False)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-Pm",
-                WORKER_MODULE,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env={
-                    **environment(os.environ),
-                    "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-                },
-            )
-        link = WorkerLink(process, on_death)
-        await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+    async def spawn(on_death: OnDeath) -> WorkerLink:
+        """Start a worker; it has loaded nothing yet. Raises NoProcess."""
+        try:
+            with contextlib.ExitStack() as stack:
+                ours, theirs = map(stack.enter_context, socket.socketpair())
+                link = WorkerLink(await _start(theirs), on_death)
+                theirs.close()
+                ours.setblocking(False)
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+                await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+                stack.pop_all()
+        except (OSError, MemoryError, RuntimeError) as error:  # descriptors, memory, threads
+            raise NoProcess(f"no process can be had for the engine ({error})") from None
         return link
 
     async def request(self, packet: Packet, *bodies: Buffer, timeout_s: float) -> tuple[Response, bytes]:
-        """One reply and its body. Raises EngineLost (death, silence), Overloaded (too many requests wait)."""
+        """One reply and its body. Raises EngineLost (death, silence), Overloaded (too many requests wait), WorkerDied
+        when it died of this very request."""
         if self._transport.is_closing():
             raise EngineLost("the engine's process has ended")
         if len(self._pending) >= MAX_PENDING:
             raise Overloaded("too many requests wait for the engine")
-        self._next_id = (self._next_id + 1) % (1 << 32)
-        future: asyncio.Future[tuple[Response, bytes]] = asyncio.get_running_loop().create_future()
-        self._pending[self._next_id] = future
-        self._transport.writelines(pack(self._next_id, packet, *bodies))
+        number = self._next_id = (self._next_id + 1) % (1 << 32)
+        buffers = pack(number, packet, *bodies)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._pending[number] = packet, future
+        self._transport.writelines(buffers)
         try:
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError:  # nobody knows what state it is in
             self.kill()
             await self._dead.wait()
-            raise EngineLost(f"the engine's process did not answer within {timeout_s:g} s") from None
+            kind = WorkerDied if self._died_of == number else EngineLost
+            raise kind(f"the engine's process did not answer within {timeout_s:g} s") from None
 
     def kill(self) -> None:
         if self._process.returncode is None:
@@ -126,7 +131,7 @@ class WorkerLink(asyncio.Protocol):
         reply = read_response(self._received[PREFIX.size : body_start])
         body = bytes(memoryview(self._received)[body_start:end])
         del self._received[:end]
-        future = self._pending.pop(request_id, None)
+        _, future = self._pending.pop(request_id, (None, None))
         if future is not None and not future.done():
             future.set_result((reply, body))
         return True
@@ -135,11 +140,12 @@ class WorkerLink(asyncio.Protocol):
         await self._end()
         reason = self._reason()
         pending, self._pending = self._pending, {}
+        self._died_of = next(iter(pending), -1)
         if not self._closing:
-            self._on_death(reason)
-        for future in pending.values():
+            self._on_death(reason, pending[self._died_of][0] if pending else None)
+        for number, (_, future) in pending.items():
             if not future.done():
-                future.set_exception(EngineLost(reason))
+                future.set_exception((WorkerDied if number == self._died_of else EngineLost)(reason))
         self._dead.set()
 
     async def _end(self) -> None:
@@ -165,6 +171,24 @@ class WorkerLink(asyncio.Protocol):
         while data := await self._process.stderr.read(MAX_STDERR_TAIL_BYTES):
             self._stderr_tail = (self._stderr_tail + data)[-MAX_STDERR_TAIL_BYTES:]
             log.debug("worker", pid=self.pid, stderr=data.decode("utf-8", "replace").rstrip())
+
+
+async def _start(theirs: socket.socket) -> asyncio.subprocess.Process:
+    """The process, at its end of the socket pair."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-Pm",
+        WORKER_MODULE,
+        str(theirs.fileno()),
+        pass_fds=(theirs.fileno(),),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={
+            **environment(os.environ),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        },
+    )
 
 
 def _signal_name(number: int) -> str:

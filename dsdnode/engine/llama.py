@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.llama_api import Batch, Tap, llama_cpp, recent_errors
-from dsdnode.engine.port import Chunk, Draws, Output, ShardInfo, check_chunks, check_sequence
-from dsdnode.errors import ModelRefused, Overloaded
+from dsdnode.engine.port import Broken, CacheSpoiled, Chunk, Draws, Output, ShardInfo, check_chunks, check_sequence
+from dsdnode.errors import DsdError, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.speculation.sampling import Sampling
 
 Rows = NDArray[np.float32]
 _CELLS: Final = 256
 """llama.cpp rounds the cache up to multiples of this."""
+_LEAST_LIMIT, _MOST_LIMIT = 2, 38
+"""Powers of ten: real models' states reach some 10^4, float32 ends at 3.4 x 10^38."""
 
 
 class LlamaEngine:
@@ -53,8 +55,12 @@ class LlamaEngine:
         self._token_batch = Batch(self._batch_tokens, 0)
         self._input_batch = self._token_batch if manifest.first else Batch(self._batch_tokens, manifest.width)
         self._lengths: dict[int, int] = {}
+        self._max_state = float("inf")
+        """States as large as this are known to spoil the cache."""
         self.shard = self._describe()
         self.shard = replace(self.shard, can_truncate=self._probe())
+        if not manifest.first:
+            self._max_state = self._probe_states()
 
     def close(self) -> None:
         """Free context and model; the engine must not be used again."""
@@ -66,7 +72,8 @@ class LlamaEngine:
         return self._lengths.get(sequence, 0)
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
-        """As `Engine.forward` (port.py). Raises Overloaded (nothing changed), PeerMisbehaved, ValueError (our bug)."""
+        """As `Engine.forward` (port.py). Raises Overloaded, PeerMisbehaved, WorkFailed (nothing has changed then),
+        CacheSpoiled (all is gone), Broken, ValueError (our bug)."""
         begun = time.perf_counter()
         with self._all_or_nothing(chunks):
             outputs = self._draws(chunks) if self.shard.last else self._states(chunks)
@@ -83,6 +90,11 @@ class LlamaEngine:
             self._run(chunks, lambda part: rows.append(part.copy()))
         ends = np.cumsum([self._num_rows(chunk) for chunk in chunks])
         return np.split(np.concatenate(rows), ends[:-1])
+
+    def clear(self) -> None:
+        """Forget all sequences, with what their cells held: freed ones keep it, and one nan spoils every sequence."""
+        llama_cpp.llama_memory_clear(self._memory, True)
+        self._lengths.clear()
 
     def copy(self, source: int, target: int, position: int) -> None:
         """As `Engine.copy`. Raises ValueError when `source` is shorter or `target` in use."""
@@ -144,9 +156,33 @@ class LlamaEngine:
             self._require(len(rows) == (1 if self.shard.last else 2), "does not show its layers' results")
         can = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
         can = can and int(llama_cpp.llama_memory_seq_pos_max(self._memory, 0)) == 0
-        llama_cpp.llama_memory_clear(self._memory, True)
-        self._lengths.clear()
+        self.clear()
         return can
+
+    def _probe_states(self) -> float:
+        """The least power of ten that spoils the cache as the size of states, by bisection; inf: none does.
+
+        Most architectures norm what they are fed and carry anything. Those that do not overflow their cache's halves.
+        """
+        noise = np.random.default_rng(0).standard_normal(self._manifest.width)
+        shapes = np.stack([np.ones_like(noise), np.sign(noise), noise])
+
+        def spoils(exponent: int) -> bool:
+            states = np.clip(shapes * 10.0**exponent, -3.4e38, 3.4e38)
+            try:
+                self.decode([replace(self._blank(0, len(states)), inputs=states.astype(np.float32))])
+            except CacheSpoiled:
+                return True
+            self.clear()
+            return False
+
+        fits, too_large = _LEAST_LIMIT, _MOST_LIMIT
+        if not spoils(too_large):
+            return float("inf")
+        while too_large - fits > 1:
+            middle = (fits + too_large) // 2
+            fits, too_large = (fits, middle) if spoils(middle) else (middle, too_large)
+        return float(10.0**too_large)
 
     def _require(self, condition: bool, reason: str) -> None:
         if not condition:
@@ -180,12 +216,24 @@ class LlamaEngine:
     @contextmanager
     def _all_or_nothing(self, chunks: Sequence[Chunk]) -> Iterator[None]:
         check_chunks(chunks, self.shard, self.length)
+        self._check_size(chunks)
         try:
             yield
-        except Overloaded:  # perhaps after some batches of several
+        except (Broken, CacheSpoiled):
+            raise
+        except Exception as error:  # perhaps after some batches of several, perhaps of one chunk's numbers
             for chunk in chunks:
                 self.truncate(chunk.sequence, chunk.position)
-            raise
+            if isinstance(error, DsdError):
+                raise
+            raise WorkFailed(f"{type(error).__name__}: {error}") from error
+
+    def _check_size(self, chunks: Sequence[Chunk]) -> None:
+        if self._max_state == np.inf:
+            return
+        largest = max(float(np.abs(chunk.inputs).max()) for chunk in chunks)
+        if largest >= self._max_state:
+            raise PeerMisbehaved(f"hidden states of {largest:.1e}: these layers carry them below {self._max_state:.0e}")
 
     def _num_rows(self, chunk: Chunk) -> int:
         return chunk.num_draws if self.shard.last else len(chunk.inputs)
@@ -232,10 +280,7 @@ class LlamaEngine:
         sizes = [len(chunk.inputs) for chunk in chunks]
         sequences = np.repeat(np.array([c.sequence for c in chunks], np.int32), sizes)
         positions = np.concatenate([np.arange(c.position, c.position + len(c.inputs), dtype=np.int32) for c in chunks])
-        wanted = np.ones(len(positions), np.int8)
-        if self.shard.last:
-            offsets = np.concatenate([np.arange(-size, 0) for size in sizes])
-            wanted = (offsets >= -np.repeat([c.num_draws for c in chunks], sizes)).astype(np.int8)
+        wanted, asked = self._wanted(chunks)
         inputs = np.concatenate([chunk.inputs for chunk in chunks])
         for start in range(0, len(inputs), self._batch_tokens):
             part = slice(start, min(start + self._batch_tokens, len(inputs)))
@@ -244,14 +289,35 @@ class LlamaEngine:
             self._decode(batch.fill(part, sequences, positions, wanted))
             for sequence, position in zip(sequences[part].tolist(), positions[part].tolist(), strict=True):
                 self._lengths[sequence] = position + 1
-            consume(self._rows(int(wanted[part].sum())))
+            shown = wanted[part] > 0
+            rows = self._rows(int(shown.sum()))
+            self._check_finite(rows, sequences[part][shown])
+            consume(rows if asked[part][shown].all() else rows[asked[part][shown]])
+
+    def _wanted(self, chunks: Sequence[Chunk]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        """Positions whose rows llama.cpp is to show, and which of them are asked for. The last one of each chunk is
+        shown always: it sees all of its sequence, so what is not finite there is told before others meet it."""
+        sizes = [len(chunk.inputs) for chunk in chunks]
+        if not self.shard.last:
+            return np.ones(sum(sizes), np.int8), np.ones(sum(sizes), np.bool_)
+        offsets = np.concatenate([np.arange(-size, 0) for size in sizes])
+        asked = offsets >= -np.repeat([chunk.num_draws for chunk in chunks], sizes)
+        return (asked | (offsets == -1)).astype(np.int8), asked
+
+    def _check_finite(self, rows: Rows, sequences: NDArray[np.int32]) -> None:
+        """`sequences`: of each row. Raises CacheSpoiled."""
+        spoiled = ~np.isfinite(rows).all(axis=1)
+        if spoiled.any():
+            culprits = sorted(set(sequences[spoiled].tolist()))
+            self.clear()
+            raise CacheSpoiled("what the layers gave is not finite: all caches have been cleared", culprits)
 
     def _decode(self, batch: object) -> None:
         code = int(llama_cpp.llama_decode(self._context, batch))
         if code == 1:
             raise Overloaded("the cache of this engine is full")
-        if code != 0:  # the state is unknown: end the worker
-            raise RuntimeError(f"llama_decode gave {code}: {'; '.join(recent_errors)}")
+        if code != 0:
+            raise Broken(f"llama_decode gave {code}: {'; '.join(recent_errors)}")
 
     def _rows(self, count: int) -> Rows:
         if self._tap is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.errors import Overloaded, PeerMisbehaved
+from dsdnode.errors import EngineLost, Overloaded, PeerMisbehaved
 from dsdnode.speculation.sampling import Sampling, draw, draw_two, most_likely, probabilities
 from dsdnode.wire.records import model_id_of
 
@@ -80,6 +80,8 @@ class Chunk:
     extend: int = 0
     runners_up: bool = False
     num_top: int = 0
+    owner: bytes = b""
+    """Who is to be named should the engine die of it; empty: nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,25 +116,49 @@ class Output:
     top: Top | None = None
 
 
+class Broken(RuntimeError):
+    """Nobody knows what state the library below is in: the process must end."""
+
+
+class CacheSpoiled(EngineLost):
+    """What came out was not finite, and in the cache it would have spoiled everybody's: all of it has been cleared."""
+
+    def __init__(self, reason: str, sequences: Sequence[int]) -> None:
+        """`sequences`: those whose own results were spoiled."""
+        super().__init__(reason)
+        self.sequences = tuple(sequences)
+
+
+Lost = Callable[[frozenset[int]], None]
+"""Every sequence has been lost; with those whose work ran just then (none: nobody's, or what was done with text)."""
+
+
 class Engine(Protocol):
-    """Everything raises EngineLost when the worker died on the way; its sequences are then all gone."""
+    """Everything raises EngineLost when the worker died on the way, WorkerDied to whom it died of; its sequences are
+    then all gone. WorkFailed: it lives, nothing has changed, but this cannot be done."""
 
     @property
     def shard(self) -> ShardInfo: ...
 
     @property
     def available(self) -> bool:
-        """False while the worker restarts, and for ever when it will not come back."""
+        """False while the worker restarts or rests, and when it is closed."""
 
     @property
     def quarantined(self) -> str:
-        """Why the engine will not come back; empty while it works or restarts."""
+        """Why the engine will not come back soon; empty while it works or restarts."""
 
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called on the loop whenever every sequence has been lost (the worker died)."""
+    def on_lost(self, callback: Lost) -> None:
+        """Have `callback` called on the loop whenever every sequence has been lost."""
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called on the loop whenever it is back, or rests for longer: `available`, `quarantined`."""
 
     async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
-        """Decode all chunks (of different sequences) in one batch. Raises Overloaded when the cache is full."""
+        """Decode all chunks (of different sequences) in one batch. Raises Overloaded when the cache is full.
+
+        Raises WorkFailed when one of several chunks, or a single one, cannot be computed.
+        """
 
     async def copy(self, source: int, target: int, position: int) -> None:
         """Make `target` a new sequence that shares positions [0, position) of `source`."""
@@ -157,9 +183,6 @@ class TextEngine(Engine, Protocol):
 
     async def vocabulary(self) -> Vocab:
         """Everything that turns ids into text. Raises ModelRefused (no tokenizer)."""
-
-    async def ping(self, timeout_s: float) -> None:
-        """Return when the engine, restarting or not, has answered. Raises EngineLost."""
 
 
 def check_chunks(chunks: Sequence[Chunk], shard: ShardInfo, length: Callable[[int], int]) -> None:
@@ -223,7 +246,10 @@ class Draws:
         self._tops: list[tuple[NDArray[np.intp], NDArray[np.float64], float]] = []
 
     def take(self, logits: NDArray[np.float32], position: int) -> int:
-        """Draw the token at `position` from the logits [vocab_size] of the position before it; returns it."""
+        """Draw the token at `position` from the logits [vocab_size] of the position before it; returns it.
+
+        Raises ArithmeticError, or whatever else these logits and this sampling come to.
+        """
         if self.chunk.runners_up:
             chosen: tuple[int, ...] = draw_two(logits, position, self._sampling)
         else:

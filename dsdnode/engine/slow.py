@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dsdnode.cost import CostLine
 from dsdnode.engine.cage import Protection
-from dsdnode.engine.port import Chunk, Output, ShardInfo, TextEngine
+from dsdnode.engine.port import Chunk, Lost, Output, ShardInfo, TextEngine
 from dsdnode.engine.tokenizer import Vocab
 
 PREFILL_SHARE = 1 / 16
@@ -106,8 +106,19 @@ class SlowEngine:
     def quarantined(self) -> str:
         return self._engine.quarantined
 
-    def on_lost(self, callback: Callable[[], None]) -> None:
+    @property
+    def num_deaths(self) -> int:
+        return int(getattr(self._engine, "num_deaths", 0))
+
+    @property
+    def last_death(self) -> str:
+        return str(getattr(self._engine, "last_death", ""))
+
+    def on_lost(self, callback: Lost) -> None:
         self._engine.on_lost(callback)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._engine.on_change(callback)
 
     async def copy(self, source: int, target: int, position: int) -> None:
         await self._engine.copy(source, target, position)
@@ -129,6 +140,3 @@ class SlowEngine:
 
     async def vocabulary(self) -> Vocab:
         return await self._engine.vocabulary()
-
-    async def ping(self, timeout_s: float) -> None:
-        await self._engine.ping(timeout_s)

@@ -27,7 +27,6 @@ from dsdnode.engine.ipc import (
     Loaded,
     LoadText,
     Packet,
-    Ping,
     Release,
     Request,
     Truncate,
@@ -37,8 +36,9 @@ from dsdnode.engine.ipc import (
     sizes,
     unpack_chunks,
 )
+from dsdnode.engine.port import Broken, CacheSpoiled
 from dsdnode.engine.text_worker import TextWorker
-from dsdnode.errors import DsdError
+from dsdnode.errors import DsdError, WorkFailed
 
 OUT_OF_MEMORY_SCORE = 500
 """If the machine runs out of memory, the kernel shall take the worker rather than the daemon."""
@@ -60,7 +60,15 @@ class _Worker:
         return Loaded(self._engine.shard, self._protection)
 
     def answer(self, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
-        """Raises DsdError or ValueError; anything else is a bug and ends the process."""
+        """Raises DsdError or ValueError: of a request that cannot be done; Broken: the process must end."""
+        try:
+            return self._answer(request, body)
+        except (DsdError, ValueError, Broken):
+            raise
+        except Exception as bug:  # of this request's numbers or text: the others must not end with it
+            raise WorkFailed(f"{type(bug).__name__}: {bug}") from bug
+
+    def _answer(self, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
         engine = self._engine
         match request:
             case Forward():
@@ -71,8 +79,6 @@ class _Worker:
                 engine.truncate(request.sequence, request.position)
             case Release():
                 engine.release(request.sequence)
-            case Ping():
-                pass
             case _:
                 raise ValueError("a worker loads one model in its life, and no text")
         return Done(), []
@@ -96,10 +102,12 @@ def serve(connection: socket.socket) -> None:
                 reply, bodies = worker.describe()
             else:
                 raise ValueError("no model is loaded yet")
+            buffers = pack(request_id, reply, *bodies)
         except (DsdError, ValueError) as error:
             reason = str(error).encode("utf-8", "backslashreplace").decode()  # (names of files need not be UTF-8)
-            reply, bodies = Failed(type(error).__name__, reason[:4096]), []
-        for buffer in pack(request_id, reply, *bodies):
+            spoiled = error.sequences if isinstance(error, CacheSpoiled) else ()
+            buffers = pack(request_id, Failed(type(error).__name__, reason[:4096], spoiled))
+        for buffer in buffers:
             connection.sendall(buffer)
 
 

@@ -87,8 +87,9 @@ class Router:
     def _bind_again(self) -> None:
         try:
             self._bind(self._listen)
-        except BadInput as error:  # libzmq still closes the old one in its own thread
+        except (BadInput, zmq.ZMQError) as error:  # libzmq still closes the old one; or no descriptor is left
             log.debug("cannot listen again yet", reason=str(error))
+            self._socket.close(linger=0)
             self._timer = self._loop.call_later(REBIND_S, self._bind_again)
 
     def forget(self, peer: bytes) -> None:

@@ -1,6 +1,7 @@
 """The process's memory, watched: the one thing that strangers can fill without a message ever arriving.
 
 libzmq's limits count frames one by one and messages when they are whole. A message of endless frames is neither.
+A look that fails (no descriptor left to read the size by) is followed by the next one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import asyncio
 from collections.abc import Callable
 
 import psutil
+import structlog
+
+log = structlog.get_logger(__name__)
 
 INTERVAL_S = 0.2
 SETTLE_S = 2.0
@@ -28,16 +32,25 @@ class MemoryWatch:
     def close(self) -> None:
         self._timer.cancel()
 
-    def _size_bytes(self) -> int:
-        return int(self._process.memory_info().rss)
+    def _size_bytes(self) -> int | None:
+        """None: it cannot be told just now."""
+        try:
+            return int(self._process.memory_info().rss)
+        except (OSError, psutil.Error, MemoryError) as error:
+            log.debug("memory not measured", reason=str(error))
+            return None
 
     def _begin(self) -> None:
         self._start_bytes = self._size_bytes()
         self._timer = self._loop.call_later(INTERVAL_S, self._look)
 
     def _look(self) -> None:
-        if self._size_bytes() - self._start_bytes <= self._limit_bytes:
-            self._timer = self._loop.call_later(INTERVAL_S, self._look)
-            return
-        self._timer = self._loop.call_later(SETTLE_S, self._begin)
-        self._on_excess()
+        size_bytes, after_s, then = self._size_bytes(), INTERVAL_S, self._look
+        try:
+            if self._start_bytes is None:
+                self._start_bytes = size_bytes
+            elif size_bytes is not None and size_bytes - self._start_bytes > self._limit_bytes:
+                after_s, then = SETTLE_S, self._begin
+                self._on_excess()
+        finally:
+            self._timer = self._loop.call_later(after_s, then)

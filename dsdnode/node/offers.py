@@ -90,6 +90,9 @@ class Offer:
             fixed_ms=round(1e3 * self.cost.fixed_s, 3),
             slope_ms=round(1e3 * self.cost.slope_s, 3),
             queue=self._queue(),
+            num_deaths=getattr(self.engine, "num_deaths", 0),
+            last_death=getattr(self.engine, "last_death", ""),
+            quarantined=self.engine.quarantined,
         )
 
 

@@ -26,7 +26,8 @@ class Sessions(msgspec.Struct, frozen=True):
 
 class EngineStatus(msgspec.Struct, frozen=True):
     """One engine. A block of n positions takes fixed_ms + slope_ms n; `queue`: sessions that have work there, on the
-    average of the last seconds; `worker_pid` None: no process of its own."""
+    average of the last seconds; `worker_pid` None: no process of its own. `num_deaths` since the start, the last one's
+    reason, and why it rests now and is not offered (empty: it does not)."""
 
     role: str
     model: str
@@ -37,6 +38,9 @@ class EngineStatus(msgspec.Struct, frozen=True):
     fixed_ms: float
     slope_ms: float
     queue: float
+    num_deaths: int = 0
+    last_death: str = ""
+    quarantined: str = ""
 
 
 class NodeStatus(msgspec.Struct, frozen=True):

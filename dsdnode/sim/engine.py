@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsdnode.cost import UNKNOWN, CostLine
-from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Top
+from dsdnode.engine.port import Chunk, Lost, Output, ShardInfo, States, Top
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, EngineLost, Overloaded
 from dsdnode.sim.traces import Trace
@@ -82,7 +82,8 @@ class ScriptedEngine:
         self._scripts = scripts
         self._drafts = drafts
         self._lengths: dict[int, int] = {}
-        self._callbacks: list[Callable[[], None]] = []
+        self._on_lost: list[Lost] = []
+        self._on_change: list[Callable[[], None]] = []
         self._busy = asyncio.Lock()
         self._life = 0
         self._closed = False
@@ -105,8 +106,11 @@ class ScriptedEngine:
     def quarantined(self) -> str:
         return "closed" if self._closed else ""
 
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
+    def on_lost(self, callback: Lost) -> None:
+        self._on_lost.append(callback)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._on_change.append(callback)
 
     async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
         async with self._busy:
@@ -147,18 +151,16 @@ class ScriptedEngine:
     async def vocabulary(self) -> Vocab:
         return _VOCAB
 
-    async def ping(self, timeout_s: float) -> None:
-        if self._closed:
-            raise EngineLost("the engine is closed")
-
     # --- the world
 
     def die(self) -> None:
         """What the death of a worker process does: every sequence is lost; back at once."""
         self._life += 1
         self._lengths.clear()
-        for callback in self._callbacks:
-            callback()
+        for lost in self._on_lost:
+            lost(frozenset())
+        for changed in self._on_change:
+            asyncio.get_running_loop().call_soon(changed)
 
     # --- inside
 

@@ -10,7 +10,8 @@ integer hash of (seed, position, token id): judge and drafter throw the same dic
     u     = (word + 1/2) / 2^32                                so gumbel lies in [-3.14, 22.88]
 
 Filters come first, in llama.cpp's order (top-k, top-p, min-p, each on the distribution at temperature 1), then the
-temperature. Ties go to the lowest id everywhere. A logit that is not a number counts as minus infinity.
+temperature. Ties go to the lowest id everywhere. A logit that is not a number counts as minus infinity; where none is
+finite nothing is drawn.
 """
 
 from __future__ import annotations
@@ -201,13 +202,16 @@ def _gumbel(words: Words | np.uint32) -> NDArray[np.float64]:
 
 
 def _clean(logits: Logits) -> tuple[Logits, int]:
-    """The same logits without anything infinite above or undefined, and the lowest id of the largest."""
+    """The same logits without anything infinite above or undefined, and the lowest id of the largest.
+
+    Raises ArithmeticError when there is none: the first token of the vocabulary would be no draw.
+    """
     best = int(np.argmax(logits))
     if not np.isfinite(logits[best]):  # argmax stops at a nan or at +inf
         logits = np.nan_to_num(logits, nan=-np.inf, posinf=3.4e38, neginf=-np.inf)
         best = int(np.argmax(logits))
         if logits[best] == -np.inf:
-            logits = np.zeros_like(logits)
+            raise ArithmeticError("no logit is finite: there is nothing to draw from")
     return logits, best
 
 

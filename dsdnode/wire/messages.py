@@ -32,6 +32,8 @@ MIN_TEMPERATURE = 1e-3
 """A smaller one is greedy decoding under another name (a token .02 behind in logits has a chance of 2e-9), and so small
 ones overflow: 1 / 1e-40 is infinite in float32."""
 MAX_POSITIONS = 1 << 20
+MAX_KILLED = 2
+"""So often an engine may die of a request, or fail at it: once may be chance, a third one would go the same way."""
 
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -269,12 +271,16 @@ class Nack(Message, frozen=True, tag=25):
 
 
 class SessionLost(Message, frozen=True, tag=26):
-    """Stage to owner: I do not know this session any more (worker died, lease over, restart); old `route`: old news."""
+    """Stage to owner: I do not know this session any more (worker died, lease over, restart); old `route`: old news.
+
+    `culprit`: it is this session's own work that the worker died of, or could not do.
+    """
 
     session: SessionId
     index: Annotated[int, Meta(ge=0, lt=MAX_STAGES)]
     reason: Reason
     route: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    culprit: bool = False
 
 
 class Close(Message, frozen=True, tag=27):

@@ -19,7 +19,7 @@ import pytest
 
 from dsdnode.cli import control
 from dsdnode.errors import DsdError, NotRunning
-from dsdnode.node.status import NodeStatus
+from dsdnode.node.status import EngineStatus, NodeStatus, Sessions
 from tests.cli.conftest import ROOT, Daemon, Result
 
 pytestmark = pytest.mark.slow
@@ -259,3 +259,32 @@ def test_a_data_dir_may_have_any_name(call: Call, daemon: Start) -> None:
     assert call("status", "--data-dir", alice.data_dir).code == 0
     assert call("stop", "--data-dir", alice.data_dir).out == "stopped\n"
     assert alice.process.wait(timeout=30) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits there")
+def test_a_node_takes_as_many_descriptors_as_it_may() -> None:
+    program = (
+        "import resource\n"
+        "from dsdnode.cli.start import raise_descriptor_limit\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (99, 200))\n"
+        "for _ in range(2):\n"
+        "    raise_descriptor_limit()\n"
+        "    print(*resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == ["200"] * 4
+
+
+def test_what_status_says_of_an_engine_that_rests(call: Call, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    rests = "quarantined for 60 s: it died 3 times within 60 s, while nothing ran"
+    engine = EngineStatus(
+        "shard", "m", "", "", None, 4096, 1.0, 1.0, 0.0, num_deaths=7, last_death="SIGSEGV\x1b[2J", quarantined=rests
+    )
+
+    async def ask(*_: object) -> NodeStatus:
+        return NodeStatus(1.0, "ab", "n", "a", "j", ("shard",), (0, 4), 0, {}, Sessions(), (engine,))
+
+    monkeypatch.setattr(control, "ask", ask)
+    said = call("status", "--data-dir", home).out
+    assert "deaths of the shard's worker: 7; the last one: SIGSEGV" in said and "\x1b" not in said
+    assert f"the shard's engine is {rests}; then it is tried, and offered, again" in said

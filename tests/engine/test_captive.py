@@ -61,7 +61,7 @@ def test_a_worker_is_caged_before_it_opens_its_model(monkeypatch: pytest.MonkeyP
 async def test_the_link_gives_it_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSDNODE_SWARM_KEY", "opensesame")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    child = await WorkerLink.spawn(lambda reason: None)
+    child = await WorkerLink.spawn(lambda reason, what: None)
     try:
         given = await asyncio.to_thread(Path(f"/proc/{child.pid}/environ").read_bytes)
         assert b"PYTHONPATH=" in given
@@ -128,7 +128,8 @@ async def test_two_engines_of_one_daemon_see_nothing_of_each_other(captive: Work
         assert "PermissionError" in await run(captive, f"import os; os.kill({other.pid}, 9)")
         assert "PermissionError" in await run(captive, f"open('/proc/{other.pid}/maps').read()")
         assert "PermissionError" in await run(captive, f"open('/proc/{other.pid}/mem', 'rb').read(1)")
-        await asyncio.gather(other.ping(10), captive.ping(10))
+        assert (other.available, captive.available, captive.num_deaths) == (True, True, 0)
+        await asyncio.gather(other.release(0), captive.release(0))
     finally:
         await other.close()
 

@@ -120,7 +120,7 @@ async def test_full_cache_is_an_overload_and_keeps_the_state() -> None:
 async def test_death_is_told_to_everyone_and_forgets_everything() -> None:
     engine = FakeEngine(FakeModel(), cost=lambda num_positions: 3600.0)
     losses: list[int] = []
-    engine.on_lost(lambda: losses.append(1))
+    engine.on_lost(lambda _: losses.append(1))
     waiting = [asyncio.create_task(engine.forward([Chunk(i, 0, tokens(1))])) for i in range(2)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)

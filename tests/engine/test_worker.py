@@ -10,18 +10,19 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from dsdnode.engine import client
+from dsdnode.engine import client, deaths
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import cut, read_manifest
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.port import Chunk, Output
-from dsdnode.errors import EngineLost, ModelRefused, Overloaded, PeerMisbehaved
+from dsdnode.errors import EngineLost, ModelRefused, Overloaded, PeerMisbehaved, WorkerDied
 from dsdnode.speculation.sampling import Sampling
 
 pytestmark = pytest.mark.slow
@@ -96,9 +97,9 @@ async def test_a_middle_shard_takes_and_gives_states(tmp_path: Path) -> None:
 async def test_requests_are_pipelined_in_order(engine: WorkerEngine) -> None:
     """A chunk may follow its predecessor before that has been answered."""
     steps = [engine.forward([Chunk(0, i, PROMPT[i : i + 1], 1, SAMPLING)]) for i in range(20)]
-    outputs = await asyncio.gather(*steps, engine.ping(10))
+    outputs = await asyncio.gather(*steps)
     [again] = await engine.forward([Chunk(1, 0, PROMPT, 20, SAMPLING)])
-    assert [int(output[0].tokens[0]) for output in outputs[:-1]] == again.tokens.tolist()
+    assert [int(output[0].tokens[0]) for output in outputs] == again.tokens.tolist()
 
 
 async def test_errors_keep_their_names(engine: WorkerEngine) -> None:
@@ -122,18 +123,20 @@ async def test_text_goes_through_the_worker(engine: WorkerEngine) -> None:
 
 
 async def test_kill_in_mid_forward_is_told_at_once_and_it_comes_back(engine: WorkerEngine) -> None:
-    losses: list[int] = []
-    engine.on_lost(lambda: losses.append(1))
+    losses: list[frozenset[int]] = []
+    engine.on_lost(losses.append)
     [before] = await engine.forward([start_of(0)])
     await engine.forward([start_of(1)])
-    waiting = [asyncio.create_task(engine.forward([start_of(2, 900)])), asyncio.create_task(engine.ping(60))]
+    waiting = [asyncio.create_task(engine.forward([start_of(2, 900)])), asyncio.create_task(engine.tokenize("hi"))]
     await asyncio.sleep(0)
     first_pid = pid_of(engine)
     os.kill(first_pid, signal.SIGKILL)
-    for task in waiting:
-        with pytest.raises(EngineLost, match="SIGKILL"):
-            await task
-    assert losses == [1]
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        await waiting[0]
+    with pytest.raises(EngineLost, match="SIGKILL") as other:
+        await waiting[1]
+    assert not isinstance(other.value, WorkerDied)  # it had not begun
+    assert losses == [frozenset({2})]
     assert engine.pid is None
     with pytest.raises(EngineLost):  # a sequence of the dead process
         await engine.forward([Chunk(1, 28, PROMPT)])
@@ -145,17 +148,85 @@ async def test_kill_in_mid_forward_is_told_at_once_and_it_comes_back(engine: Wor
     assert engine.pid not in (None, first_pid)
 
 
-async def test_three_deaths_are_a_quarantine(engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.01)
-    for _ in range(client.MAX_DEATHS):
+async def state_of(engine: WorkerEngine, wanted: Callable[[WorkerEngine], object]) -> None:
+    """Wait until it is as wanted."""
+    changed = asyncio.Event()
+    engine.on_change(changed.set)
+    async with asyncio.timeout(20):
+        while not wanted(engine):
+            changed.clear()
+            await changed.wait()
+
+
+async def killed(engine: WorkerEngine, owner: bytes | None) -> None:
+    """SIGKILL, while it works for `owner`, or idles."""
+    work = None
+    if owner is not None:
+        work = asyncio.create_task(engine.forward([replace(start_of(0, 900), owner=owner)]))
+        await asyncio.sleep(0)
+    lost = asyncio.Event()
+    engine.on_lost(lambda _: lost.set())
+    os.kill(pid_of(engine), signal.SIGKILL)
+    await lost.wait()
+    if work is not None:
+        with pytest.raises(WorkerDied):
+            await work
+
+
+@pytest.mark.parametrize("owners", [(None, None, None), (b"alice", b"bob", b"carol"), (b"alice", None, b"bob")])
+async def test_deaths_that_nobody_explains_are_a_quarantine_that_ends(
+    engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch, owners: tuple[bytes | None, ...]
+) -> None:
+    monkeypatch.setattr(deaths, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(deaths, "QUARANTINE_S", 0.2)
+    for owner in owners:
+        await state_of(engine, lambda engine: engine.available)
+        await killed(engine, owner)
+    await state_of(engine, lambda engine: engine.quarantined)
+    assert "quarantined for" in engine.quarantined and "died 3 times" in engine.quarantined
+    assert str(DEMO) not in engine.quarantined  # strangers read it, too
+    with pytest.raises(EngineLost, match="quarantined"):
         await engine.forward([Chunk(0, 0, PROMPT)])
-        lost = asyncio.Event()
-        engine.on_lost(lost.set)
-        os.kill(pid_of(engine), signal.SIGKILL)
-        await lost.wait()
-    assert "quarantined" in engine.quarantined and str(DEMO.parent) not in engine.quarantined
-    with pytest.raises(EngineLost, match="died 3 times"):
-        await engine.forward([Chunk(0, 0, PROMPT)])
+    await state_of(engine, lambda engine: engine.available)
+    assert not engine.quarantined
+    await engine.forward([Chunk(0, 0, PROMPT)])
+
+
+async def test_what_one_owner_kills_again_and_again_is_not_quarantined(
+    engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deaths, "FIRST_PAUSE_S", 0.0001)
+    for _ in range(deaths.MAX_DEATHS + 1):
+        await state_of(engine, lambda engine: engine.available)
+        await killed(engine, b"mallory")
+    assert not engine.quarantined
+    await engine.forward([Chunk(0, 0, PROMPT)])
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptors, no memory, no threads, and what nobody thought of: bad days of the machine, not the end."""
+    monkeypatch.setattr(deaths, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(client, "NO_PROCESS_PAUSE_S", 0.001)
+    spawn = asyncio.create_subprocess_exec
+    troubles: list[Exception] = [
+        KeyError("a bug"),
+        *(OSError(24, "Too many open files"), MemoryError(), RuntimeError("can't start new thread")),
+        *(OSError(12, "Cannot allocate memory"), OSError(11, "Resource temporarily unavailable")),
+    ]
+
+    async def bad_day(*arguments: Any, **options: Any) -> Any:
+        if troubles:
+            raise troubles.pop()
+        return await spawn(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", bad_day)
+    await killed(engine, None)
+    await state_of(engine, lambda engine: engine.available)
+    assert not troubles and not engine.quarantined
+    assert engine.num_deaths == 2  # the bug counts as one: what it is nobody knows
+    await engine.forward([Chunk(0, 0, PROMPT)])
 
 
 # --- its file
@@ -183,7 +254,7 @@ async def test_nothing_is_computed_of_a_file_that_was_written_to(own: tuple[Work
     lost = asyncio.Event()
     await engine.forward([start_of(0)])
     overwrite(path)
-    engine.on_lost(lost.set)
+    engine.on_lost(lambda _: lost.set())
     with pytest.raises(EngineLost, match="written to"):
         await engine.forward([start_of(1)])
     async with asyncio.timeout(10):
@@ -204,7 +275,7 @@ async def test_who_asks_for_nothing_is_told_too(
     engine = await WorkerEngine.start(path, OPTIONS)
     try:
         lost = asyncio.Event()
-        engine.on_lost(lost.set)
+        engine.on_lost(lambda _: lost.set())
         write(path)
         async with asyncio.timeout(10):
             await lost.wait()
@@ -225,13 +296,13 @@ async def test_a_file_that_is_replaced_is_served_as_it_was_until_its_worker_dies
         other.replace(path)
         [after] = await engine.forward([start_of(1)])
         assert after.tokens.tolist() == before.tokens.tolist() and not engine.quarantined
-        lost: asyncio.Queue[str] = asyncio.Queue()
-        engine.on_lost(lambda: lost.put_nowait(engine.quarantined))
-        os.kill(pid_of(engine), signal.SIGKILL)
-        assert await lost.get() == ""
+        told: list[str] = []
+        engine.on_change(lambda: told.append(engine.quarantined))
+        await killed(engine, None)
+        assert told == [""]
         with pytest.raises(EngineLost, match="cannot be loaded any more"):
             await engine.forward([start_of(0)])
-        assert lost.get_nowait() == engine.quarantined and str(tmp_path) not in engine.quarantined
+        assert told[-1] == engine.quarantined and str(tmp_path) not in engine.quarantined
     finally:
         await engine.close()
 
@@ -255,12 +326,14 @@ async def test_a_file_may_have_any_name(tmp_path: Path) -> None:
         await engine.close()
 
 
-async def test_a_silent_worker_is_ended(engine: WorkerEngine) -> None:
+async def test_a_silent_worker_is_ended() -> None:
+    engine = await WorkerEngine.start(DEMO, OPTIONS, request_timeout_s=0.3)
     await engine.forward([Chunk(0, 0, PROMPT)])
     os.kill(pid_of(engine), signal.SIGSTOP)
-    with pytest.raises(EngineLost, match="did not answer"):
-        await engine.ping(0.05)
-    await engine.forward([Chunk(1, 0, PROMPT)])
+    with pytest.raises(WorkerDied, match="did not answer"):
+        await engine.forward([Chunk(2, 0, PROMPT)])
+    await state_of(engine, lambda engine: engine.available)
+    await engine.close()
 
 
 async def test_closing_ends_even_a_stopped_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import zmq
 
 from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity, parse_address
-from dsdnode.net import sockets
+from dsdnode.net import router, sockets
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport, _advertised
 from dsdnode.wire.replies import Cancel
@@ -103,3 +105,28 @@ def test_routing_ids_are_not_the_same_in_every_process(monkeypatch: pytest.Monke
         assert first_routing_id(b"1234") == first_routing_id(b"1234") != first_routing_id(b"4321")
     finally:
         sockets.seed_libzmq.cache_clear()
+
+
+@pytest.mark.parametrize("missing", ["bind_router", "open_monitor"])
+async def test_a_node_that_had_no_descriptor_to_listen_with_listens_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    alice, bob = await start(b"a"), await start(b"b")
+    monkeypatch.setattr(router, "REBIND_S", 0.01)
+    make, troubles = getattr(router, missing), [zmq.ZMQError(errno.EMFILE) for _ in range(3)]
+    over = asyncio.Event()
+
+    def bad_day(*arguments: Any) -> Any:
+        if troubles:
+            raise troubles.pop()
+        over.set()
+        return make(*arguments)
+
+    monkeypatch.setattr(router, missing, bad_day)
+    transport = bob.transport
+    assert isinstance(transport, ZmqTransport) and transport._router is not None
+    transport._router.rebind()
+    async with asyncio.timeout(10):
+        await over.wait()
+    alice.transport.introduce(bob.transport.contact)
+    await alice.ping(BOB.peer_id, timeout_s=10)

@@ -46,11 +46,34 @@ class Mallory:
     ) -> Opened | Refused:
         assert stage.shard is not None
         shard = stage.shard.shard
-        stages = OpenStages((StagePlace(stage.contact, shard.start, shard.end),))
-        message = Open(
-            session, route, 0, shard.model_id, owner or self.contact, WireSampling(), max_positions, lease_s, "f32"
+        contact, own = stage.contact, self.contact
+        places = ((own, 0, shard.start), (contact, shard.start, shard.end), (own, shard.end, shard.num_layers))
+        stages = [place for place in places if place[1] < place[2]]
+        return await self.opens_as(
+            stage, session, stages, owner=owner, max_positions=max_positions, lease_s=lease_s, route=route
         )
-        answer, _ = await self.asks(stage, message, encode_body(stages), b"")
+
+    async def opens_as(
+        self,
+        stage: Member,
+        session: bytes,
+        stages: Sequence[tuple[Contact, int, int]],
+        *,
+        owner: Contact | None = None,
+        max_positions: int = 100,
+        lease_s: float = 60.0,
+        route: int = 0,
+        wire: str = "f32",
+    ) -> Opened | Refused:
+        """In a route of these `stages`, (contact, start, end) each, where it has its own layers last."""
+        assert stage.shard is not None
+        shard = stage.shard.shard
+        index = max(index for index, place in enumerate(stages) if place[1:] == (shard.start, shard.end))
+        message = Open(
+            session, route, index, shard.model_id, owner or self.contact, WireSampling(), max_positions, lease_s, wire
+        )
+        places = OpenStages(tuple(StagePlace(*place) for place in stages))
+        answer, _ = await self.asks(stage, message, encode_body(places), b"")
         assert isinstance(answer, Opened | Refused)
         return answer
 

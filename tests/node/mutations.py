@@ -125,6 +125,52 @@ DRAFTER: Final = {
     ),
 }
 
+CULPRITS: Final = {
+    "culprit-refused": Mutation(
+        STAGE_HOST + "_open",
+        "if self._batcher.culprits.is_refused(message.session, asyncio.get_running_loop().time()):",
+        "if False:",
+    ),
+    "suspects-alone": Mutation(BATCHER + "_apart", "if self.culprits.is_marked(run.owner, now)", "if False"),
+    "suspects-forgiven": Mutation(BATCHER + "_decoded", "self.culprits.passed(item.owner, item.end)", "pass"),
+    "reply-killed": Mutation(REPLY + "_may_go_on", "self._num_killed < MAX_KILLED", "True"),
+    "reply-forgiven": Mutation(REPLY + "_act", "self._num_fruitless = self._num_killed = 0", "self._num_fruitless = 0"),
+    "draft-killed": Mutation(
+        "dsdnode.node.drafter.conversations:DraftSequences.available",
+        " and not self._batcher.culprits.is_refused(self._session, now)",
+        "",
+    ),
+    "request-killed": Mutation(PENDING + "killed", "self.num_killed >= wire.MAX_KILLED", "False"),
+    "death-named": Mutation("dsdnode.engine.link:WorkerLink._reap", "number == self._died_of", "False"),
+    "quarantine-cause": Mutation(
+        "dsdnode.engine.deaths:_causes", "if all(owners.isdisjoint(known) for known in causes):", "if True:"
+    ),
+    "quarantine-ends": Mutation(
+        "dsdnode.engine.client:WorkerEngine._try_again", "if not self._ended:", "if not self._ended and not self._over:"
+    ),
+    "respawn-trouble": Mutation(
+        "dsdnode.engine.client:WorkerEngine._respawn", "except Exception as error:", "except DsdError as error:"
+    ),
+    "outputs-finite": Mutation("dsdnode.engine.llama:LlamaEngine._check_finite", "if spoiled.any():", "if False:"),
+    "cells-cleared": Mutation(
+        "dsdnode.engine.llama:LlamaEngine.clear", "clear(self._memory, True)", "clear(self._memory, False)"
+    ),
+    "prompts-looked-at": Mutation(
+        "dsdnode.engine.llama:LlamaEngine._wanted", "(asked | (offsets == -1)).astype", "asked.astype"
+    ),
+    "states-carried": Mutation("dsdnode.engine.llama:LlamaEngine._check_size", "largest >= self._max_state", "False"),
+    "nothing-drawn": Mutation(
+        "dsdnode.speculation.sampling:_clean",
+        'raise ArithmeticError("no logit is finite: there is nothing to draw from")',
+        "logits = np.zeros_like(logits)",
+    ),
+    "route-terms": Mutation(SESSIONS + "refusal", "not known.is_at(message, stages)", "False"),
+    "route-whole": Mutation(SESSIONS + "refusal", "not _make_a_model(stages, shard.num_layers)", "False"),
+    "run-answered": Mutation(
+        STAGE_HOST + "_run", 'return self._fail(session, "what is to be run cannot be made")', "return"
+    ),
+}
+
 BATCHING: Final = {
     "earlier-life": Mutation(BATCHER + "_decode", "life != self._life and not isinstance(result, DsdError)", "False"),
     "earlier-asked": Mutation(BATCHER + "_decode", "pair[0].life == self._life", "True"),
@@ -152,6 +198,7 @@ GROUPS: Final = (
     STAGE,
     KEPT,
     DRAFTER,
+    CULPRITS,
     BATCHING,
     ASKING,
     SWARM,

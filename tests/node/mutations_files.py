@@ -25,5 +25,5 @@ FILES: Final = {
     "data-dir-owner": Mutation(OUTPUTS + "check_own", "status.st_uid != os.geteuid()", "False"),
     "data-dir-asked": Mutation("dsdnode.cli.options:load", '    check_own(settings["data_dir"])\n', ""),
     "log-size": Mutation("dsdnode.cli.logs:to_file", "maxBytes=MAX_LOG_BYTES", "maxBytes=0"),
-    "local-paths": Mutation(ENGINE + "_count_death", 'f"quarantined,', 'f"{self._load.path}: quarantined,'),
+    "local-paths": Mutation(ENGINE + "_respawn", 'f"quarantined for', 'f"{self._load.path}: quarantined for'),
 }

@@ -16,7 +16,7 @@ WORKER: Final = {
         "",
     ),
     "cage-calls": Mutation("dsdnode.engine.worker:_Worker.__init__", "        cage.shut_calls()\n", ""),
-    "cage-environment": Mutation("dsdnode.engine.link:WorkerLink.spawn", "**environment(os.environ)", "**os.environ"),
+    "cage-environment": Mutation("dsdnode.engine.link:_start", "**environment(os.environ)", "**os.environ"),
     "cage-names": Mutation(CAGE + "environment", " if _is_needed(name)", ""),
     "cage-reading": Mutation("dsdnode.engine.landlock:restrict", "_call(_RESTRICT, ruleset, 0) == 0", "True"),
     "cage-folder": Mutation(

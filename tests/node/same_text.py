@@ -79,6 +79,9 @@ class RealEngine:
     def on_lost(self, callback: Any) -> None:
         pass
 
+    def on_change(self, callback: Any) -> None:
+        pass
+
     async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
         seconds = self._place.cost(sum(len(chunk.inputs) + chunk.extend for chunk in chunks))
         await asyncio.sleep(seconds)
@@ -105,9 +108,6 @@ class RealEngine:
     async def vocabulary(self) -> Vocab:
         vocab = load_vocab(self._path)
         return Vocab(vocab.pieces(), frozenset(vocab.end_tokens()), vocab.has_template)
-
-    async def ping(self, timeout_s: float) -> None:
-        self._check()
 
     def _check(self) -> None:
         if self._closed:

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
-from dsdnode.config import DEFAULT_PATIENCE_S
+from dsdnode.config import DEFAULT_PATIENCE_S, parse_layers
+from dsdnode.node.batching.culprits import REFUSED
 from dsdnode.node.drafter.conversations import Conversation
-from dsdnode.node.shard.host import MAX_LEASE_S, MAX_PARKED_S
-from dsdnode.wire.messages import Close, Opened, Park, Refused
+from dsdnode.node.shard.host import MAX_LEASE_S, MAX_PARKED_S, StageHost
+from dsdnode.wire.messages import Block, Close, Opened, Park, Refused
 from dsdnode.wire.replies import Accepted, Cancel, Generate
+from dsdnode.wire.tensors import pack_tokens
 from tests.node.mallory import PROMPT, REQUEST, Mallory, rest, ring, sessions_at
 from tests.node.swarm import FakeSwarm, Member
 from tests.node.test_drafter_host import all_free, some, story
 from tests.node.test_drafter_trust import body
+from tests.node.test_faults import assert_nothing_is_held
 
 
 def name(mallory: Mallory, number: int) -> bytes:
@@ -58,6 +61,63 @@ def test_a_stage_promises_no_position_twice(tmp_path: Path) -> None:
         again = await mallory.opens(sam, name(mallory, 0), max_positions=1)  # and what is in use stays reserved
         assert again == Refused("another reply of this session takes a higher route", retry=True)
         assert await mallory.opens(sam, name(mallory, 0), max_positions=1, route=1) == Opened()
+
+    story(tmp_path, tell)
+
+
+def test_a_route_s_terms_are_what_it_was_opened_with(tmp_path: Path) -> None:
+    """Blocks that wait would be read by others."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        sue, mallory = await swarm.add("sue", layers=(2, 4), max_sessions=2), Mallory(swarm)
+        session, other = name(mallory, 0), Refused("this route is open with another place in it")
+        whole = [(mallory.contact, 0, 2), (sue.contact, 2, 4)]
+        thirds = [(mallory.contact, 0, 1), (mallory.contact, 1, 2), (sue.contact, 2, 4)]
+        elsewhere = [(sue.contact, 0, 2), (sue.contact, 2, 4)]
+        assert await mallory.opens_as(sue, session, whole) == Opened()
+        for stages, wire in ((thirds, "f32"), (elsewhere, "f32"), (whole, "f16"), (whole, "q8")):
+            assert await mallory.opens_as(sue, session, stages, wire=wire) == other
+        assert await mallory.opens_as(sue, session, whole) == Opened()  # it may have been lost
+        assert await mallory.opens_as(sue, session, thirds, route=1, wire="q8") == Opened()
+        assert await mallory.opens_as(sue, session, whole, route=1, wire="q8") == other
+
+    story(tmp_path, tell)
+
+
+def test_stages_that_are_no_model_are_refused(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        sue, mallory = await swarm.add("sue", layers=(2, 4), max_sessions=2), Mallory(swarm)
+        no_model = Refused("the stages do not make up the model, one after the other")
+        for text in ("2:4", "0:1 2:4", "0:3 2:4", "2:4 0:2", "0:2 2:4 4:5", "0:2 3:4 2:4"):
+            spans = [parse_layers(span) for span in text.split()]
+            stages = [(sue.contact if span == (2, 4) else mallory.contact, *span) for span in spans]
+            assert await mallory.opens_as(sue, name(mallory, 0), stages) == no_model
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("fault", ["_chunk", "_done"])
+def test_a_run_that_nobody_answers_for_keeps_no_place(
+    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong around it, in a way that nobody thought of: once it is told, the second time it is over."""
+
+    def bug(*_: object) -> None:
+        raise AssertionError("so it was not thought of")
+
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm)
+        monkeypatch.setattr(StageHost, fault, bug)
+        for number in range(5):
+            session = name(mallory, number)
+            for route in range(2):
+                assert await mallory.opens(sam, session, route=route) == Opened()
+                block = Block(session, route, 1, 0, 0, 0, 2, 0, 0)
+                mallory.says(sam, block, bytes(24), pack_tokens([1, 2]))
+                await asyncio.sleep(0.1)
+            assert await mallory.opens(sam, session, route=2) == Refused(REFUSED)
+            assert sam.node.status().sessions.shard == 0
+        assert_nothing_is_held(sam)
 
     story(tmp_path, tell)
 

@@ -105,6 +105,10 @@ async def test_the_worker_of_a_shard_is_killed(real: Swarm) -> None:
     assert finished.stats.recoveries >= 1
     assert victim.process.poll() is None
     assert victim.worker_pid != pid
+    [engine] = victim.status()["engines"]
+    assert (engine["num_deaths"], engine["quarantined"]) == (1, "") and "SIGKILL" in engine["last_death"]
+    said = run("status", "--data-dir", str(victim.data_dir)).stdout
+    assert "deaths of the shard's worker: 1; the last one: the engine's process was ended by SIGKILL" in said
 
 
 async def test_a_shard_peer_is_killed_and_nobody_has_its_layers(real: Swarm) -> None:

@@ -81,7 +81,7 @@ def _envelopes() -> list[Envelope]:
         Envelope(Verdict(SESSION, 0, 3, 23, 4711, (12.5, 14.0), (0.25, 0.5), (1, 0), (22,))),
         Envelope(Closed(SESSION, 0, 3, 23, 4711, (22,))),
         Envelope(Nack(SESSION, 0, 3, 1, 19)),
-        Envelope(SessionLost(SESSION, 1, "its worker died", 0)),
+        Envelope(SessionLost(SESSION, 1, "its worker died", 0, True)),
         Envelope(Close(SESSION)),
         Envelope(Park(SESSION, 0, 300.0)),
         Envelope(Trace(SESSION, 0, 3, 24), request_id=70001, deadline_ms=2000),

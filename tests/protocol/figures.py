@@ -59,7 +59,6 @@ def draws() -> dict[str, Any]:
         _draws("all filters", LOGITS, Sampling(0.7, 10, 0.9, 0.1, 1234)),
         _draws("not a number counts as minus infinity", (float("nan"), 1.0, float("-inf"), 1.5), Sampling(5.0, seed=5)),
         _draws("plus infinity is taken", (1.0, float("inf"), 1.5), Sampling(1.0, seed=6)),
-        _draws("nothing but minus infinity: all alike", (float("-inf"),) * 4, Sampling(1.0, seed=7)),
     ]
     return {"about": "Section 11: tokens drawn at the positions from 100 on, all from the same logits.", "cases": cases}
 

@@ -141,7 +141,9 @@ def draw(logits: Sequence[float], position: int, asked: dict[str, Any]) -> int:
 
 def cleaned(logits: Sequence[float]) -> list[np.float32]:
     values = [np.float32(-np.inf if math.isnan(one) else min(one, 3.4e38)) for one in logits]
-    return values if max(values) > -np.inf else [np.float32(0)] * len(values)
+    if max(values) == -np.inf:
+        raise ArithmeticError("nothing to draw from")
+    return values
 
 
 def filtered(values: list[np.float32], best: int, asked: dict[str, Any]) -> list[int]:

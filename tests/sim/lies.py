@@ -119,12 +119,13 @@ def squat(scene: Scene) -> Iterator[Tale]:
     for session, route in scene.some(scene.sessions()):
         for stage in scene.stages():
             shard = stage.engine.shard
-            place = wire.StagePlace(scene.contact, shard.start, shard.end)
+            spans = ((0, shard.start), (shard.start, shard.end), (shard.end, shard.num_layers))
+            places = tuple(wire.StagePlace(scene.contact, start, end) for start, end in spans if start < end)
             owner = rng.choice((scene.contact, *owners.values()))
             number, length = route + rng.choice((0, 1, 5)), rng.choice((1, 100))
             asked = wire.WireSampling(seed=rng.getrandbits(32))
-            said = wire.Open(session, number, 0, shard.model_id, owner, asked, length, 3600.0, "f32")
-            yield scene.ask(stage.transport.id, said, [encode_body(wire.OpenStages((place,))), bytes(8)])
+            said = wire.Open(session, number, int(shard.start > 0), shard.model_id, owner, asked, length, 3600.0, "f32")
+            yield scene.ask(stage.transport.id, said, [encode_body(wire.OpenStages(places)), bytes(8)])
 
 
 # --- forged, of what clients and drafters say to each other

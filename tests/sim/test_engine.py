@@ -90,7 +90,7 @@ def test_gaps_and_a_full_cache_are_seen() -> None:
 def test_a_worker_that_dies_takes_its_sequences_along() -> None:
     async def story() -> None:
         engine, told = ScriptedEngine(shard(), DecodeCost(CostLine(1.0)), scripts()), []
-        engine.on_lost(lambda: told.append(1))
+        engine.on_lost(lambda _: told.append(1))
         running = asyncio.create_task(engine.forward([chunk(0, 5, 0)]))
         await asyncio.sleep(0.5)
         engine.die()

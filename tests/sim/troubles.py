@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 from random import Random
 
+from dsdnode.engine.port import Chunk
 from dsdnode.errors import DsdError
 from dsdnode.sim.loop import clock
 
@@ -28,7 +29,10 @@ class Troubles:
         self._cuts: list[tuple[bytes, bytes]] = []
         self._overload = 0.0
         self._rough = self._roughness() if self.kind in ("messages", "all") else Roughness()
+        self._poisons: set[int] = set()
+        """Seeds of replies that judges die of."""
         RoughEngine.overload = self._is_overloaded
+        RoughEngine.poisoned = self._is_poisoned
 
     def _roughness(self) -> Roughness:
         rng = self.rng
@@ -44,6 +48,11 @@ class Troubles:
         self.counts["overload"] += struck
         return struck
 
+    def _is_poisoned(self, chunk: Chunk) -> bool:
+        struck = chunk.sampling is not None and chunk.sampling.seed in self._poisons
+        self.counts["died of a reply"] += struck
+        return struck
+
     async def rage(self, over: Callable[[], bool]) -> None:
         """Until all replies are `over`, or enough has happened."""
         rng = self.rng
@@ -51,7 +60,7 @@ class Troubles:
         self._overload = rng.choice((0.0, 0.05)) if self.kind in ("engines", "all") else 0.0
         deeds: dict[str, list[Callable[[], Awaitable[None]]]] = {
             "messages": [self.suspicion],
-            "engines": [self.worker_death, self.suspicion],
+            "engines": [self.worker_death, self.suspicion, self.poison],
             "cuts": [self.cut, self.cut, self.partition, self.suspicion],
             "kills": [self.kill],
         }
@@ -70,6 +79,7 @@ class Troubles:
         for one, other in self._cuts:
             network.heal(one, other)
         self._cuts.clear()
+        self._poisons.clear()
         await asyncio.gather(*self._returning)
 
     # --- deeds
@@ -85,6 +95,14 @@ class Troubles:
             self.counts["draft worker death" if villager.draft else "worker death"] += 1
             with clock(villager.place.clock_s):
                 villager.engine.die()
+
+    async def poison(self) -> None:
+        """From now on every judge dies of one of the replies."""
+        drafters = [one.node._drafter for one in self.village.villagers.values()]
+        replies = [reply for one in drafters if one is not None for reply in one._by_session.values()]
+        if replies:
+            self.counts["reply poisoned"] += 1
+            self._poisons.add(self.rng.choice(replies)._options.asked.seed)
 
     async def suspicion(self) -> None:
         """A stage answers a ping too late: its reply goes on elsewhere, and perhaps comes back to an old cache."""

@@ -114,11 +114,14 @@ class DraftEngine(QuickEngine, FakeTextEngine):
 
 
 class RoughEngine(QuickEngine):
-    """Refuses a decode now and then, with a part of it cached already, as an engine whose cache is full may."""
+    """Refuses a decode now and then, with a part of it cached already, as an engine whose cache is full may; dies of
+    chunks that are `poisoned`."""
 
     overload: Callable[[], bool] = lambda: False
+    poisoned: Callable[[Chunk], bool] = lambda chunk: False
 
     async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        self._deadly = type(self).poisoned
         if len(chunks) == 1 and not chunks[0].extend and type(self).overload():
             await super().forward([Chunk(chunks[0].sequence, chunks[0].position, chunks[0].inputs[:1])])
             raise Overloaded("no room for the rest of it")

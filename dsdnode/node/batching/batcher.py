@@ -1,18 +1,21 @@
 """One engine, many replies: runs that wait are decoded together, fairly (scheduler.py).
 
 Whatever concerns one sequence keeps its order. A run that died while it waited (its epoch was closed) is dropped unrun.
+What the engine dies of, or cannot do, is put down to whose work it was (culprits.py): the others' goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from dsdnode.engine.port import Chunk, Engine, Output
-from dsdnode.errors import DsdError, EngineLost, Overloaded
+from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved, WorkFailed
+from dsdnode.node.batching.culprits import Culprits
 from dsdnode.node.batching.scheduler import Batch, Done, Owner, Run, Scheduler
 from dsdnode.pacing.fits import CostFit, TimeMean
 
@@ -40,6 +43,11 @@ class Batcher:
         self._waiting: list[Run | _Cache] = []
         self._current: Batch = []
         self.scheduler = Scheduler(max_batch_positions)
+        self.culprits = Culprits()
+        self._owners: dict[int, Owner] = {}
+        """Whose work was asked for last in each sequence."""
+        self._suspects_turn = False
+        self._callbacks: list[Callable[[Owner | None], None]] = []
         self._busy = TimeMean()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -47,7 +55,7 @@ class Batcher:
         """Of the engine. What was queued in an earlier one speaks of caches that are gone: it must not run in this."""
 
     def start(self) -> None:
-        self.engine.on_lost(lambda: self._fail_all(EngineLost("the worker process died")))
+        self.engine.on_lost(self._lost)
         self._task = asyncio.create_task(self._serve(), name="batcher")
 
     async def close(self) -> None:
@@ -55,6 +63,11 @@ class Batcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._fail_all(EngineLost("the engine is closing"))
+
+    def on_lost(self, callback: Callable[[Owner | None], None]) -> None:
+        """Have `callback` called whenever the engine has lost all sequences, with whose work it was that did it (None:
+        nobody's, or nobody can tell)."""
+        self._callbacks.append(callback)
 
     # --- what replies ask for
 
@@ -69,6 +82,7 @@ class Batcher:
         if len(self._waiting) >= MAX_WAITING:
             asyncio.get_running_loop().call_soon(item.finish, Overloaded("the engine's queue is full"))
             return
+        self._owners[chunk.sequence] = item.owner
         self._push(item)
         self.scheduler.active(item.owner, _now())
         self._busy.set(_now(), len(self._working()))
@@ -155,11 +169,19 @@ class Batcher:
         """A run leaves the queue with its last piece."""
         for owner in self._working():
             self.scheduler.active(owner, _now())
-        batch = self.scheduler.choose(ready, _now())
+        batch = self.scheduler.choose(self._apart(ready), _now())
         for item, chunk in batch:
             if item.num_done + len(chunk.inputs) == len(item.chunk.inputs):
                 self._waiting.remove(item)
         return batch
+
+    def _apart(self, ready: Sequence[Run]) -> Sequence[Run]:
+        """Those whose work may be what the engine died of run alone, in turn with all the others."""
+        now = _now()
+        suspects = [run for run in ready if self.culprits.is_marked(run.owner, now)]
+        rest = [run for run in ready if run not in suspects]
+        self._suspects_turn = bool(suspects) and not (rest and self._suspects_turn)
+        return [run for run in suspects if run.owner == suspects[0].owner] if self._suspects_turn else rest
 
     async def _operate(self, item: _Cache) -> None:
         try:
@@ -193,11 +215,14 @@ class Batcher:
             self.cost.add(sum(len(chunk.inputs) for _, chunk in batch), outputs[0].compute_s)
         for item, _ in batch:
             if item.num_done == len(item.chunk.inputs):
+                self.culprits.passed(item.owner, item.end)
                 item.finish(item.whole())
 
     def _failed(self, item: Run, error: DsdError) -> None:
         if item in self._waiting:
             self._waiting.remove(item)
+        if isinstance(error, WorkFailed | PeerMisbehaved):
+            self.culprits.mark({item.owner: item.end}, _now())
         item.finish(error)
 
     async def _forward(self, chunks: Sequence[Chunk]) -> list[Output] | DsdError:
@@ -207,7 +232,20 @@ class Batcher:
             return error
         except Exception as bug:  # of one reply's numbers, perhaps: the others must not end with it
             log.exception("bug in a decode")
-            return DsdError(f"the engine failed: {bug}")
+            return WorkFailed(f"the engine failed: {bug}")
+
+    def _lost(self, ran: frozenset[int]) -> None:
+        """All sequences are gone, of what was done in these. (What is no decode has no end to get beyond.)"""
+        ends: dict[Owner, int] = {}
+        for item, chunk in self._current:
+            if chunk.sequence in ran:
+                ends[item.owner] = max(item.end, ends.get(item.owner, 0))
+        for sequence in ran.intersection(self._owners):
+            ends.setdefault(self._owners[sequence], sys.maxsize)
+        culprit = self.culprits.mark(ends, _now())
+        self._fail_all(EngineLost("the worker process died"))
+        for callback in self._callbacks:
+            callback(culprit)
 
     def _fail_all(self, error: EngineLost) -> None:
         """What waits speaks of caches that are gone."""

@@ -45,6 +45,11 @@ class Run:
         return (self.chunk.sequence,)
 
     @property
+    def end(self) -> int:
+        """The position behind it."""
+        return self.chunk.position + len(self.chunk.inputs) + self.chunk.extend
+
+    @property
     def num_left(self) -> int:
         return len(self.chunk.inputs) - self.num_done + self.chunk.extend
 
@@ -55,7 +60,8 @@ class Run:
         start, position = self.num_done, self.chunk.position + self.num_done
         if self.num_left <= room or count <= 0:
             return dataclasses.replace(self.chunk, position=position, inputs=self.chunk.inputs[start:])
-        return Chunk(self.chunk.sequence, position, self.chunk.inputs[start : start + count])
+        inputs = self.chunk.inputs[start : start + count]
+        return Chunk(self.chunk.sequence, position, inputs, owner=self.chunk.owner)
 
     def add(self, output: Output, num_positions: int) -> None:
         self.parts.append(output)

@@ -36,23 +36,28 @@ MIN_SHARED_TOKENS = 16
 class DraftSequences:
     """A conversation's sequences in the draft engine, for one reply; None in their place: plain decoding."""
 
-    def __init__(self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling) -> None:
-        """`sequences`: MAX_BRANCHES empty ones."""
+    def __init__(
+        self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling, session: bytes, client: bytes
+    ) -> None:
+        """`sequences`: MAX_BRANCHES empty ones; `session` of `client`: whose work it is."""
         self._batcher = batcher
+        self._session, self._client = session, client
         self._sequences = tuple(sequences)
         self._sampling = sampling
         self._lengths = [0] * len(self._sequences)
 
     def follow(self, sampling: Sampling) -> DraftSequences:
         """For the next reply of the same session, with what is cached."""
-        next_ = DraftSequences(self._batcher, self._sequences, sampling)
+        next_ = DraftSequences(self._batcher, self._sequences, sampling, self._session, self._client)
         next_._lengths = self._lengths
         return next_
 
     @property
     def available(self) -> bool:
-        """Is the draft engine there, not restarting?"""
-        return self._batcher.engine.available
+        """Is the draft engine there, and is it to do this work? Where it died of that twice nothing more is
+        drafted, the reply goes on without."""
+        now = asyncio.get_running_loop().time()
+        return self._batcher.engine.available and not self._batcher.culprits.is_refused(self._session, now)
 
     def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
         """Tokens of the target that the draft model lacks (its padding, once in a blue moon) are another one to it."""
@@ -66,9 +71,10 @@ class DraftSequences:
         known = self._batcher.engine.shard.vocab_size
         inputs = np.asarray([token if token < known else 0 for token in action.tokens], np.int32)
         chunk = Chunk(
-            sequence, action.position, inputs, 1, self._sampling, extend=action.count - 1, runners_up=True
+            sequence, action.position, inputs, 1, self._sampling,
+            extend=action.count - 1, runners_up=True, owner=self._client,
         )  # fmt: skip
-        self._batcher.run(chunk, done, owner=self._sequences[0])
+        self._batcher.run(chunk, done, owner=self._session)
 
     def release(self) -> None:
         """Empty them, whatever they hold; of a sequence that died with its worker nothing is left."""
@@ -196,7 +202,9 @@ class Conversations:
             conversation.forget_drafts()
         elif conversation.sequences is None:
             sequences = range(slot * MAX_BRANCHES, (slot + 1) * MAX_BRANCHES)
-            conversation.sequences = DraftSequences(self._batcher, sequences, options.sampling)
+            conversation.sequences = DraftSequences(
+                self._batcher, sequences, options.sampling, conversation.session, conversation.client
+            )
         else:
             conversation.sequences = conversation.sequences.follow(options.sampling)
 

@@ -12,7 +12,7 @@ import structlog
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput, DsdError, EngineLost, NoPipeline, Overloaded, PeerUnavailable
+from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
@@ -32,9 +32,6 @@ from dsdnode.wire.codec import decode_body
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
-
-DRAFT_RESTART_S = 300.0
-DRAFT_RETRY_S = 0.5
 
 
 class DrafterHost:
@@ -69,13 +66,13 @@ class DrafterHost:
         self._deliveries: dict[tuple[bytes, bytes], Delivery] = {}
         """By client and request: nobody takes a name from a client that is just asking under it."""
         self._by_session: dict[bytes, Reply] = {}
-        self._waiting: asyncio.Task[None] | None = None
         self._draining = False
         self.on_change: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         self._batcher.start()
-        self._engine.on_lost(self._draft_lost)
+        self._batcher.on_lost(lambda _: self._draft_lost())
+        self._engine.on_change(self._draft_changed)
         self._rpc.on_request(replies.Generate, self._generate)
         self._rpc.on_notice(replies.Cancel, self._cancel)
         self._rpc.on_notice(wire.Verdict, lambda peer, m, _: self._to_reply(m.session, Reply.on_verdict, peer, m))
@@ -87,8 +84,6 @@ class DrafterHost:
 
     async def close(self) -> None:
         tasks = [delivery.task for delivery in self._deliveries.values() if delivery.task is not None]
-        if self._waiting is not None:
-            tasks.append(self._waiting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -192,20 +187,12 @@ class DrafterHost:
         self._conversations.draft_lost()
         for reply in list(self._by_session.values()):
             reply.on_drafter_lost()
-        if self._waiting is None or self._waiting.done():
-            self._waiting = asyncio.create_task(self._wait_for_draft(), name="wait for the draft engine")
 
-    async def _wait_for_draft(self) -> None:
-        while not self._engine.quarantined:
-            try:
-                await self._engine.ping(DRAFT_RESTART_S)
-            except EngineLost:  # it died again
-                await asyncio.sleep(DRAFT_RETRY_S)
-                continue
+    def _draft_changed(self) -> None:
+        """It is back, empty; or it rests."""
+        if self._engine.available:
             for reply in list(self._by_session.values()):
                 reply.on_drafter_back()
-            return
-        log.warning("drafting is over", reason=self._engine.quarantined)
         self.on_change()
 
     # --- one reply

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from enum import Enum
 from itertools import takewhile
 from typing import Any, Final
 
 import structlog
-from msgspec.structs import replace
 
 from dsdnode.config import POSITION_PATIENCE_S
 from dsdnode.engine.port import Output
@@ -18,16 +17,15 @@ from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import Conversation
+from dsdnode.node.drafter.figures import figures_of
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
-from dsdnode.pacing.estimates import PipelineEstimate
-from dsdnode.pacing.formulas import plain_speed
 from dsdnode.pacing.straggler import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
-from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
-from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
-from dsdnode.wire.replies import StageInfo, Statistics
+from dsdnode.wire.codec import printable
+from dsdnode.wire.messages import MAX_KILLED, Block, Nack, SessionLost, Verdict
+from dsdnode.wire.replies import Statistics
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
@@ -85,6 +83,7 @@ class Reply:
         self._trouble = ""
         self._traced: dict[tuple[int, int, int], None] = {}
         """Blocks that were asked for, by route, epoch and end."""
+        self._num_killed = 0
         self._stragglers = StragglerWatch(routes.tuning)
 
     # --- for the drafter
@@ -147,8 +146,24 @@ class Reply:
     def on_session_lost(self, peer: bytes, lost: SessionLost) -> None:
         """Of the stage itself, or told by the one before it."""
         if self._route and peer in self._route.peers and lost.route == self._machine.route:
-            log.info("session lost", peer=short_id(peer), reason=lost.reason)
+            log.info("session lost", peer=short_id(peer), reason=lost.reason, culprit=lost.culprit)
+            if lost.culprit and not self._may_go_on(peer, lost.reason):
+                return
             self._carry_out(self._machine.on_session_lost(self._now(), self._route.peers.index(peer)))
+
+    def _may_go_on(self, peer: bytes, reason: str) -> bool:
+        """A stage says that its engine died of this very reply: try once more, with another one if there is one."""
+        self._num_killed += 1
+        self._avoid[peer] = None
+        if self._num_killed < MAX_KILLED:
+            return True
+        self._out.put_nowait(
+            NoPipeline(
+                f"{self._num_killed} engines died of this reply or could not do its work, the last one "
+                f"{short_id(peer)} ({printable(reason)}): it is not carried on to another"
+            )
+        )
+        return False
 
     def on_link_lost(self, peer: bytes) -> None:
         """A hint, no proof: a peer may close a link that it seldom uses."""
@@ -193,7 +208,8 @@ class Reply:
             self._carry_out(self._machine.on_drafter_lost(self._now()))
 
     def on_drafter_back(self) -> None:
-        if self._sequences is not None and self._machine.finished is None:
+        """The engine is; whether it drafts for this reply, too, it says itself."""
+        if self._sequences is not None and self._sequences.available and self._machine.finished is None:
             self._draft_life += 1
             self._sequences.release()
             self._carry_out(self._machine.on_drafter_back(self._now()))
@@ -217,7 +233,7 @@ class Reply:
             case do.NeedRoute():
                 self._need_route(action)
             case do.Emit() | do.Finish():
-                self._num_fruitless = 0
+                self._num_fruitless = self._num_killed = 0
                 self._out.put_nowait(action)
 
     def _send(self, block: Block, buffers: list[bytes]) -> None:
@@ -369,22 +385,6 @@ def _config(conversation: Conversation, options: ReplyOptions) -> SessionConfig:
         fixed_chunks=options.fixed_chunks,
         carried=conversation.carried,
     )
-
-
-def figures_of(log: EventLog, route: Route | None) -> Statistics:
-    """What the log and the reply's last route know."""
-    places, peers = (route.places, route.peers) if route is not None else ((), ())
-    stages = (StageInfo(peer.hex(), (place.start, place.end)) for place, peer in zip(places, peers, strict=True))
-    return replace(log.statistics(), plain_tokens_per_second=plain_estimate(log.passes), pipeline=tuple(stages))
-
-
-def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
-    """Tokens a second that plain decoding would have had of this pipeline, by what these passes cost (section 3)."""
-    costs = PipelineEstimate()
-    for event in passes:
-        costs.passed(event)
-    known = costs.costs()
-    return plain_speed(known) if costs.is_known and known.pass_s(1) > 0 else None
 
 
 def _draft_tokens_of(output: Output, vocab_size: int) -> tuple[do.DraftToken, ...]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import structlog
 
 from dsdnode.engine.port import Chunk, Engine, Output
-from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
+from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
+from dsdnode.node.batching.culprits import REFUSED
+from dsdnode.node.batching.scheduler import Owner
 from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import JudgeDraw
@@ -62,7 +65,8 @@ class StageHost:
 
     def start(self) -> None:
         self._batcher.start()
-        self._engine.on_lost(self._engine_lost)
+        self._batcher.on_lost(self._engine_lost)
+        self._engine.on_change(lambda: self.on_change())
         self._rpc.on_request(Open, self._open)
         self._rpc.on_request(Trace, self._trace)
         self._rpc.on_notice(Block, self._block)
@@ -113,6 +117,8 @@ class StageHost:
     async def _open(self, peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
         stages = decode_body(buffer_at(buffers, 0), OpenStages).stages
         digests = buffer_at(buffers, 1)
+        if self._batcher.culprits.is_refused(message.session, asyncio.get_running_loop().time()):
+            return Refused(REFUSED), []
         refusal = self._sessions.refusal(peer, message, stages)
         if refusal is not None:
             return refusal, []
@@ -217,12 +223,20 @@ class StageHost:
         if session is not None and not session.last and peer == session.peers[session.opened.index + 1]:
             self._tell(session.owner, message)
 
-    def _engine_lost(self) -> None:
+    def _engine_lost(self, culprit: Owner | None) -> None:
         self._num_losses += 1
-        now = asyncio.get_running_loop().time()
         for session in self._sessions:
-            self._carry_out(session, session.machine.on_engine_lost(now))
+            self._lose(session, "its worker died", culprit=session.id == culprit)
         self.on_change()
+
+    def _lose(self, session: StageSession, reason: str, *, culprit: bool) -> None:
+        """What it has cached is gone. Whose own work that is, for the second time, is not served again."""
+        now = asyncio.get_running_loop().time()
+        refused = culprit and self._batcher.culprits.is_refused(session.id, now)
+        reason = (REFUSED if refused else reason)[:MAX_REASON]
+        self._carry_out(session, session.machine.on_engine_lost(now, reason, culprit=culprit))
+        if refused:
+            self._end(session.owner, session.id)
 
     # --- actions
 
@@ -241,7 +255,7 @@ class StageHost:
                     try:
                         buffers = [digests, pack_tokens(list(tokens)), pack_states(states, session.opened.wire)]
                     except ValueError as error:
-                        return self._break(session, str(error))
+                        return self._fail(session, str(error))
                     self._tell(session.peers[session.opened.index + 1], block, buffers, Priority.VERIFY)
                 case do.SendToOwner(message):
                     self._tell(session.owner, message)
@@ -252,38 +266,59 @@ class StageHost:
                     self._forget(session)
         self._schedule(session)
 
-    def _break(self, session: StageSession, reason: str) -> None:
+    def _fail(self, session: StageSession, reason: str) -> None:
+        """Its work cannot be done, as we found out ourselves: that may be said of it once."""
+        self._batcher.culprits.mark({session.id: sys.maxsize}, asyncio.get_running_loop().time())
+        self._break(session, reason, culprit=True)
+
+    def _break(self, session: StageSession, reason: str, *, culprit: bool) -> None:
         """What this session has cached cannot be used, or cannot be known: forget it all, the owner sends it again."""
-        log.warning("a session is emptied", reason=reason)
+        log.warning("a session is emptied", reason=reason, culprit=culprit)
         for sequence in session.sequences:
             self._batcher.release(sequence)
-        self._carry_out(session, session.machine.on_engine_lost(asyncio.get_running_loop().time()))
+        self._lose(session, reason, culprit=culprit)
 
     def _run(self, session: StageSession, run: do.RunChunk) -> None:
-        inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
-        sampling = session.sampling if run.num_draws else None
-        num_top = min(run.num_top, self._engine.shard.vocab_size)
-        chunk = Chunk(run.sequence, run.position, inputs, run.num_draws, sampling, num_top=num_top)
+        try:
+            chunk = self._chunk(session, run)
+        except Exception:  # or its run would never end, and its place never be free
+            log.exception("bug in a run")
+            return self._fail(session, "what is to be run cannot be made")
         num_losses = self._num_losses
 
         def done(result: Output | DsdError | None) -> None:
             if num_losses != self._num_losses:
                 return  # the machine has been told, and may have a new life already
-            now = asyncio.get_running_loop().time()
-            if isinstance(result, Output):
-                queue = self._batcher.num_others(session.id)
-                draws = () if result.tokens is None else tuple(result.tokens.tolist())
-                actions = session.machine.on_output(
-                    now, result.states, draws, result.compute_s, seen=_seen(result), queue=queue
-                )
-                self._carry_out(session, actions)
-            elif isinstance(result, Overloaded | PeerMisbehaved):
-                log.warning("a block was not decoded", reason=str(result))
-                self._carry_out(session, session.machine.on_run_failed(now))
-            else:
-                self._break(session, str(result))
+            try:
+                self._done(session, result)
+            except Exception:
+                log.exception("bug in what follows a run")
+                self._fail(session, "what was run cannot be used")
 
         self._batcher.run(chunk, done, owner=session.id)
+
+    def _chunk(self, session: StageSession, run: do.RunChunk) -> Chunk:
+        inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
+        sampling = session.sampling if run.num_draws else None
+        num_top = min(run.num_top, self._engine.shard.vocab_size)
+        return Chunk(
+            run.sequence, run.position, inputs, run.num_draws, sampling, num_top=num_top, owner=session.owner
+        )  # fmt: skip
+
+    def _done(self, session: StageSession, result: Output | DsdError | None) -> None:
+        now = asyncio.get_running_loop().time()
+        if isinstance(result, Output):
+            queue = self._batcher.num_others(session.id)
+            draws = () if result.tokens is None else tuple(result.tokens.tolist())
+            actions = session.machine.on_output(
+                now, result.states, draws, result.compute_s, seen=_seen(result), queue=queue
+            )
+            self._carry_out(session, actions)
+        elif isinstance(result, Overloaded):
+            log.warning("a block was not decoded", reason=str(result))
+            self._carry_out(session, session.machine.on_run_failed(now))
+        else:  # (None would be of a run that died while it waited: here none does)
+            self._break(session, str(result), culprit=not isinstance(result, EngineLost))
 
     def _tell(
         self, peer: bytes, message: Message, buffers: list[bytes] | None = None, priority: Priority = Priority.CONTROL

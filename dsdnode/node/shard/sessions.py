@@ -68,6 +68,11 @@ class StageSession:
         """A run in flight must end first."""
         return self.parked and not self.machine.busy
 
+    def is_at(self, message: Open, stages: tuple[StagePlace, ...]) -> bool:
+        """Is this an Open of another route, or the same one over again? Blocks wait here that are read by its terms."""
+        mine = self.opened.index, self.opened.wire, self.stages
+        return message.route != self.opened.route or mine == (message.index, message.wire, stages)
+
     def is_another_reply(self, message: Open) -> bool:
         """(Its Park may be lost.)"""
         return self.parked or _terms(self.opened) != _terms(message)
@@ -148,6 +153,10 @@ class Sessions:
             return Refused("this session is another peer's")
         if message.wire not in WIRE_TYPES:
             return Refused(f"states travel as {' or '.join(WIRE_TYPES)} here, not as {message.wire!r}")
+        if not _make_a_model(stages, shard.num_layers):
+            return Refused("the stages do not make up the model, one after the other")
+        if known is not None and not known.parked and not known.is_at(message, stages):
+            return Refused("this route is open with another place in it")
         if not self._engine.available:
             over = self._engine.quarantined
             return Refused(over[:MAX_REASON] or "the engine is restarting", retry=not over)
@@ -178,6 +187,12 @@ class Sessions:
         if reserved + max_positions > shard.context_tokens:
             return Refused("the cache is reserved by other sessions", retry=True)
         return None
+
+
+def _make_a_model(stages: Sequence[StagePlace], num_layers: int) -> bool:
+    ends = [0, *(stage.end for stage in stages)]
+    follow = all(stage.start == end < stage.end for stage, end in zip(stages, ends, strict=False))
+    return follow and ends[-1] == num_layers
 
 
 def _acceptance(message: Open, key_tokens: bytes) -> AcceptanceRule:

@@ -119,5 +119,5 @@ class StageMessages:
     def nack(self, block: Block, length: int) -> SendToOwner:
         return SendToOwner(Nack(self.session, self.route, block.epoch, self.index, length))
 
-    def lost(self, reason: str) -> SendToOwner:
-        return SendToOwner(SessionLost(self.session, self.index, reason, self.route))
+    def lost(self, reason: str, *, culprit: bool = False) -> SendToOwner:
+        return SendToOwner(SessionLost(self.session, self.index, reason, self.route, culprit))

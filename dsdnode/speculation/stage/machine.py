@@ -174,8 +174,13 @@ class StageMachine:
         del branch.digests[arrival.block.position + 1 :]
         return [TruncateSequence(branch.sequence, branch.length), *self._go_on(now)]
 
-    def on_engine_lost(self, now: float) -> list[StageAction]:
-        """The worker died, running or not: all sequences are gone. The machine stays, empty, for a re-Open."""
+    def on_engine_lost(
+        self, now: float, reason: str = "its worker died", *, culprit: bool = False
+    ) -> list[StageAction]:
+        """The worker died, running or not: all sequences are gone. The machine stays, empty, for a re-Open.
+
+        `culprit`: it died of this session's work.
+        """
         if not self._hears("worker died"):
             return []
         self._running = None
@@ -184,7 +189,7 @@ class StageMachine:
         self._inbox.items.clear()
         if self.phase is Phase.GONE:
             return self._leave()
-        return [self._messages.lost("its worker died")]
+        return [self._messages.lost(reason, culprit=culprit)]
 
     def on_closed(self, now: float, closed: Closed) -> list[StageAction]:
         """The judge's Closed (the driver checks that the sender is the route's last stage)."""

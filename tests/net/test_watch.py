@@ -1,0 +1,61 @@
+"""The watch over a node's memory goes on, whatever a look at it comes to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from dsdnode.net.watch import INTERVAL_S, SETTLE_S, MemoryWatch
+from tests.node import jumping
+
+LIMIT_BYTES = 1000
+
+
+def watched(sizes: list[int | Exception], excess: Callable[[], None] = lambda: None) -> int:
+    """How often `excess` was called, when each look is answered so, and the last answer for ever."""
+    calls: list[int] = []
+
+    def memory_info() -> SimpleNamespace:
+        size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
+        if isinstance(size, Exception):
+            raise size
+        return SimpleNamespace(rss=size)
+
+    def on_excess() -> None:
+        calls.append(1)
+        excess()
+
+    async def story() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        patch = pytest.MonkeyPatch()
+        process: Any = SimpleNamespace(memory_info=memory_info)
+        patch.setattr(psutil, "Process", lambda: process)
+        watch = MemoryWatch(LIMIT_BYTES, on_excess)
+        patch.undo()
+        await asyncio.sleep(INTERVAL_S * 12 + SETTLE_S)
+        watch.close()
+
+    jumping.run(story())
+    return len(calls)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [OSError(24, "Too many open files"), psutil.AccessDenied(), psutil.NoSuchProcess(1), MemoryError()],
+)
+def test_a_look_that_fails_is_not_the_last_one(trouble: Exception) -> None:
+    assert watched([0, trouble, trouble, 500, trouble, 2000, 0]) == 1
+    assert watched([trouble, trouble, 100, 1200]) == 1  # nor is the first one
+    assert watched([trouble]) == 0
+
+
+def test_whatever_becomes_of_an_excess_the_next_one_is_seen() -> None:
+    def bad_day() -> None:
+        raise RuntimeError("no descriptor left to listen with")
+
+    assert watched([0, 2000, 2000, 9000, 9000], bad_day) == 2
