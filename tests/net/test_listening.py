@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import zmq
 
+from dsdnode.addresses import parse_address
 from dsdnode.errors import BadInput, PeerUnavailable
-from dsdnode.identity import Identity, parse_address
+from dsdnode.identity import Identity
 from dsdnode.net import sockets
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport, _advertised

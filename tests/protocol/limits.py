@@ -6,7 +6,7 @@ from typing import Final
 
 from dsdnode.client import client
 from dsdnode.dht import ids, lookup, store, table
-from dsdnode.net import port, queues, rpc, zap
+from dsdnode.net import lobby, port, queues, rpc, zap
 from dsdnode.node.drafter import delivery, routes
 from dsdnode.node.shard import host, sessions
 from dsdnode.speculation import acceptance, actions, digest
@@ -56,7 +56,7 @@ LIMITS: Final[dict[str, float]] = {
     "attempt_s": port.ATTEMPT_TIMEOUT_S,
     "retry_s": port.RETRY_S,
     "dialled": port.MAX_DIALLED,
-    "connections": zap.MAX_CONNECTIONS,
+    "connections": lobby.MAX_CONNECTIONS,
     "connections_burst": zap.CONNECTIONS_BURST,
     "connections_per_s": zap.CONNECTIONS_PER_S,
     "lockdown_s": zap.LOCKDOWN_S,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import structlog
 
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
-from dsdnode.identity import short_id
+from dsdnode.identity import peer_id, short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
@@ -40,14 +40,27 @@ log = structlog.get_logger(__name__)
 
 MAX_LEASE_S = 60.0
 MAX_PARKED_S = 600.0
+LOOK_AGAIN_S = 2.0
+"""Stages that an Open names and that are unknown here are looked for no more often."""
 
 
 class StageHost:
     """Serves Open, Block, Closed and Close for one engine."""
 
     def __init__(
-        self, rpc: Rpc, pings: Pings, engine: Engine, *, max_sessions: int, max_lease_s: float = MAX_LEASE_S
+        self,
+        rpc: Rpc,
+        pings: Pings,
+        engine: Engine,
+        *,
+        max_sessions: int,
+        max_lease_s: float = MAX_LEASE_S,
+        look: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
+        """`look` finds out who else hosts layers of the model; the transport then knows where they are."""
+        self._look = look
+        self._looking = asyncio.Lock()
+        self._looked_s = float("-inf")
         self._rpc = rpc
         self._pings = pings
         self._engine = engine
@@ -113,6 +126,12 @@ class StageHost:
     async def _open(self, peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
         stages = decode_body(buffer_at(buffers, 0), OpenStages).stages
         digests = buffer_at(buffers, 1)
+        peers = [peer_id(stage.contact.public_key) for stage in stages]
+        beside = [*peers[: message.index], *peers[message.index + 1 :]]
+        if not all(map(self._is_known, beside)):
+            await self._look_around()
+        if not all(map(self._is_known, peers[message.index + 1 : message.index + 2])):
+            return Refused("nobody here has heard of the next stage but from you", retry=True), []
         refusal = self._sessions.refusal(peer, message, stages)
         if refusal is not None:
             return refusal, []
@@ -125,8 +144,6 @@ class StageHost:
             return Refused("an older route of this session, or its end", retry=True), []
         session.reopen(message, stages)
         self.on_change()
-        for stage in stages:
-            self._rpc.transport.introduce(stage.contact)
         if not session.last:  # warm the link before the first block needs it
             self._rpc.warm(session.peers[message.index + 1])
         self._schedule(session)
@@ -139,6 +156,17 @@ class StageHost:
         after = None if session.last else session.peers[session.opened.index + 1]
         trouble = "" if after is None else self._rpc.transport.trouble_with(after)
         return Traced(session.machine.reached(message.epoch, message.end), trouble[:MAX_REASON]), []
+
+    def _is_known(self, peer: bytes) -> bool:
+        return self._rpc.transport.contact_of(peer) is not None
+
+    async def _look_around(self) -> None:
+        """An Open decides whom we call, never where: that we have from the peers themselves, and from their records."""
+        async with self._looking:
+            now = asyncio.get_running_loop().time()
+            if self._look is not None and now >= self._looked_s + LOOK_AGAIN_S:
+                self._looked_s = now
+                await self._look()
 
     def _key_tokens(self, buffers: list[bytes]) -> bytes:
         keys = buffers[2] if len(buffers) > 2 else b""
