@@ -199,7 +199,7 @@ class Dealer(Link):
                 return self._dial()
             self._why = f"{self.address} is not dialled now: too much of what its teacher named led nowhere"
         self.way = Way("")
-        self._end()
+        self._loop.call_soon(self._end)  # its owner may not have it in its books yet
 
     def _dial(self) -> None:
         host, port = parse_address(self.address)
@@ -243,6 +243,8 @@ class Dealer(Link):
             self._loop.call_soon(self._next)
 
     def _end(self) -> None:
+        if self.closed:
+            return
         was_ready = self.ready
         self.close()
         self._owner.dealer_ended(self, was_ready, self._why)
