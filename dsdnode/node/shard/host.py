@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import structlog
@@ -31,6 +31,7 @@ from dsdnode.wire.messages import (
     Park,
     Refused,
     SessionLost,
+    StagePlace,
     Trace,
     Traced,
 )
@@ -126,13 +127,9 @@ class StageHost:
     async def _open(self, peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
         stages = decode_body(buffer_at(buffers, 0), OpenStages).stages
         digests = buffer_at(buffers, 1)
-        peers = [peer_id(stage.contact.public_key) for stage in stages]
-        beside = [*peers[: message.index], *peers[message.index + 1 :]]
-        if not all(map(self._is_known, beside)):
-            await self._look_around()
-        if not all(map(self._is_known, peers[message.index + 1 : message.index + 2])):
-            return Refused("nobody here has heard of the next stage but from you", retry=True), []
         refusal = self._sessions.refusal(peer, message, stages)
+        if refusal is None:  # what could be had meanwhile may be had no more
+            refusal = await self._unheard_of(message.index, stages) or self._sessions.refusal(peer, message, stages)
         if refusal is not None:
             return refusal, []
         while (parked := self._sessions.in_the_way(message)) is not None:
@@ -157,11 +154,19 @@ class StageHost:
         trouble = "" if after is None else self._rpc.transport.trouble_with(after)
         return Traced(session.machine.reached(message.epoch, message.end), trouble[:MAX_REASON]), []
 
+    async def _unheard_of(self, index: int, stages: Sequence[StagePlace]) -> Refused | None:
+        """An Open decides whom we call, never where: that we have from themselves, and from their records."""
+        peers = [peer_id(stage.contact.public_key) for stage in stages]
+        if not all(map(self._is_known, (*peers[:index], *peers[index + 1 :]))):
+            await self._look_around()
+        if all(map(self._is_known, peers[index + 1 : index + 2])):
+            return None
+        return Refused("nobody here has heard of the next stage", retry=True)
+
     def _is_known(self, peer: bytes) -> bool:
         return self._rpc.transport.contact_of(peer) is not None
 
     async def _look_around(self) -> None:
-        """An Open decides whom we call, never where: that we have from the peers themselves, and from their records."""
         async with self._looking:
             now = asyncio.get_running_loop().time()
             if self._look is not None and now >= self._looked_s + LOOK_AGAIN_S:
