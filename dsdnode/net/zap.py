@@ -12,7 +12,7 @@ import structlog
 import zmq
 from cachetools import LRUCache
 
-from dsdnode.net.credits import Credits
+from dsdnode.net.credits import MAX_REMEMBERED, Credits
 from dsdnode.net.sockets import Pump
 
 CONNECTIONS_BURST = 256
@@ -21,7 +21,6 @@ CONNECTIONS_PER_S = 32.0
 REFUSAL_COST = 8.0
 """A greeting that is refused costs us as much as so many connections, and its address as many of those it may make."""
 LOCKDOWN_S = 30.0
-MAX_REMEMBERED = 4096
 
 log = structlog.get_logger(__name__)
 
