@@ -80,9 +80,10 @@ class Peer:
         if self.given is not None:
             ways += [Way(address) for address in self.given.addresses if _is_reachable(address)]
         if self.said is not None and self.as_teacher is not None:
-            ways += _ways(self.said, self.as_teacher)
+            near = self.as_teacher.near
+            ways += [Way(one, near, self.as_teacher) for one in self.said.addresses if may_name(near, one)]
         for claim in sorted(self.claims, key=lambda claim: claim.failed):
-            ways += _ways(claim.contact, claim.teacher)
+            ways += [Way(one, claim.teacher.near, claim.teacher) for one in claim.contact.addresses]
         best: dict[str, Way] = {}
         for way in ways:
             best.setdefault(way.address, way)
@@ -153,10 +154,6 @@ class PeerBook:
             oldest = next((peer for peer in self._peers.values() if not any(peer.links())), None)
             if oldest is not None:
                 del self._peers[oldest.id]
-
-
-def _ways(contact: Contact, teacher: Teacher) -> list[Way]:
-    return [Way(one, teacher.near, teacher) for one in contact.addresses if may_name(teacher.near, one)]
 
 
 def _is_reachable(address: str) -> bool:
