@@ -13,8 +13,10 @@ from dsdnode.net.credits import Credits
 
 PER_TEACHER = 32
 """Unanswered calls on one's word at once, and again each minute: a lookup asks 20 at most that one peer has named."""
-PER_TARGET = 2.5 * PER_TEACHER
+PER_TARGET = 80
 """To one address of the world, or one port nearer by."""
+PER_TEACHER_AND_TARGET = 4
+"""Where one peer lives, others of other names do not: one who names forty there has them all called in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,28 @@ class Dials:
     """Pure: which calls may be made at a time."""
 
     def __init__(self) -> None:
-        self._teachers = Credits(PER_TEACHER, PER_TEACHER / 60)
-        self._targets = Credits(PER_TARGET, PER_TARGET / 60)
+        self._limits = tuple(Credits(num, num / 60) for num in (PER_TEACHER, PER_TARGET, PER_TEACHER_AND_TARGET))
 
     def allow(self, now: float, teacher: Teacher, address: str) -> bool:
         """May `address` be called on the word of `teacher` now? Then it is paid for."""
-        target = _target(address)
-        if self._teachers.left(teacher.account, now) < 1 or self._targets.left(target, now) < 1:
-            return False
-        return self._teachers.spend(teacher.account, now) and self._targets.spend(target, now)
+        accounts = _accounts(teacher, address)
+        allowed = all(limit.left(one, now) >= 1 for limit, one in zip(self._limits, accounts, strict=True))
+        if allowed:
+            self._charge(now, accounts, 1.0)
+        return allowed
 
     def answered(self, now: float, teacher: Teacher, address: str) -> None:
         """It led to the peer that it was said to lead to: the price is given back."""
-        self._teachers.charge(teacher.account, now, -1.0)
-        self._targets.charge(_target(address), now, -1.0)
+        self._charge(now, _accounts(teacher, address), -1.0)
+
+    def _charge(self, now: float, accounts: tuple[str, str, str], cost: float) -> None:
+        for limit, one in zip(self._limits, accounts, strict=True):
+            limit.charge(one, now, cost)
+
+
+def _accounts(teacher: Teacher, address: str) -> tuple[str, str, str]:
+    target = _target(address)
+    return teacher.account, target, f"{teacher.account} {target}"
 
 
 def _target(address: str) -> str:

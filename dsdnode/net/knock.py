@@ -25,7 +25,8 @@ class Knocks:
 
     async def reach(self, peer: Peer) -> None:
         """Call at every address of the peer that has not answered yet."""
-        ways = [way for way in peer.ways() if way.address not in peer.reached]
+        answering = peer.sighting().reached
+        ways = [way for way in peer.ways() if way.address not in answering]
         await asyncio.gather(*(self._call(peer.public_key, way, peer) for way in ways))
 
     async def is_twin(self, way: Way) -> bool:

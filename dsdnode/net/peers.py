@@ -42,6 +42,8 @@ class Peer:
     """From others."""
     reached: dict[str, Way] = field(default_factory=dict)
     """Addresses at which a call of ours was answered, the last one last."""
+    silent: set[str] = field(default_factory=set)
+    """Those of them that did not answer when they were called last."""
     dealers: dict[bool, Dealer] = field(default_factory=dict)
     inbounds: list[Inbound] = field(default_factory=list)
     """The newest last."""
@@ -75,8 +77,8 @@ class Peer:
         return True
 
     def ways(self) -> list[Way]:
-        """Where it may be dialled, best first: where it has answered, then what its own user, itself and others say."""
-        ways = [replace(way, teacher=None) for way in reversed(self.reached.values())]
+        """Where it may be dialled, best first: where it answers, then what its own user, itself and others say."""
+        ways = [way for way in reversed(self.reached.values()) if way.address not in self.silent]
         if self.given is not None:
             ways += [Way(address) for address in self.given.addresses if _is_reachable(address)]
         if self.said is not None and self.as_teacher is not None:
@@ -85,21 +87,25 @@ class Peer:
         for claim in sorted(self.claims, key=lambda claim: claim.failed):
             ways += [Way(one, claim.teacher.near, claim.teacher) for one in claim.contact.addresses]
         best: dict[str, Way] = {}
-        for way in ways:
-            best.setdefault(way.address, way)
+        for way in (*ways, *self.reached.values()):
+            best.setdefault(way.address, self.reached.get(way.address, way))
         return list(best.values())[:MAX_ADDRESSES]
 
     def answered(self, way: Way, host: str) -> None:
         """A call of ours led to it; `host`: the IP address."""
         self.reached.pop(way.told, None)
-        self.reached[way.told] = replace(way, address=way.told, name="", host=host)
+        self.reached[way.told] = replace(way, address=way.told, name="", host=host, teacher=None)
+        self.silent.discard(way.told)
         while len(self.reached) > MAX_ADDRESSES:
-            del self.reached[next(iter(self.reached))]
+            first = next(iter(self.reached))
+            del self.reached[first]
+            self.silent.discard(first)
         self.seen_at(host)
 
     def unanswered(self, address: str) -> None:
         """A call of ours to one of its addresses (as it was told) led nowhere, or to somebody else."""
-        self.reached.pop(address, None)
+        if address in self.reached:
+            self.silent.add(address)
         for claim in self.claims:
             claim.failed |= address in claim.contact.addresses
 
@@ -109,10 +115,11 @@ class Peer:
         self.as_teacher = Teacher.seen_at(host, Nearness.WORLD if near is None else near, self.id)
 
     def sighting(self) -> Sighting:
-        hosts = [way.host for way in self.reached.values()] + [inbound.host for inbound in self.inbounds]
+        answering = [way for way in reversed(self.reached.values()) if way.address not in self.silent]
+        hosts = [way.host for way in answering] + [inbound.host for inbound in self.inbounds]
         networks = dict.fromkeys(one for one in (network(host) for host in hosts if host) if one is not None)
         near = self.as_teacher.near if self.as_teacher is not None else Nearness.WORLD
-        return Sighting(tuple(reversed(self.reached)), tuple(networks), near)
+        return Sighting(tuple(way.address for way in answering), tuple(networks), near)
 
     @property
     def source(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from dsdnode.addresses import ANY_HOST, Nearness, check_reachable, is_ip, may_name, parse_address
+from dsdnode.addresses import ANY_HOST, LOWEST_PORT, Nearness, check_reachable, is_ip, may_name, parse_address
 from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.dials import Teacher
@@ -257,6 +257,8 @@ def _advertised(listen: str, advertise: Sequence[str], port: int) -> tuple[str, 
             check_reachable(address)
         except ValueError as error:
             raise BadInput(f"cannot advertise: {error}") from error
+        if parse_address(address)[1] < LOWEST_PORT:
+            log.warning(f"a port below {LOWEST_PORT} is called by those alone who join it by hand", address=address)
     if len(advertise) > MAX_ADDRESSES:
         raise BadInput(f"cannot advertise {len(advertise)} addresses; at most {MAX_ADDRESSES}")
     if advertise:

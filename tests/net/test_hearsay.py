@@ -13,7 +13,7 @@ import pytest
 from dsdnode.addresses import Nearness
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, peer_id
-from dsdnode.net.dials import PER_TEACHER, Teacher
+from dsdnode.net.dials import PER_TEACHER_AND_TARGET, Teacher
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.messages import Contact
 
@@ -110,18 +110,36 @@ async def test_on_one_machine_neighbours_name_each_other(start: Start) -> None:
 async def test_a_liar_has_us_call_a_victim_so_often(start: Start) -> None:
     alice, _ = await acquainted(start)
     async with victim() as (address, calls):
-        names = [Identity((1000 + number).to_bytes(32, "big")) for number in range(2 * PER_TEACHER)]
+        names = [Identity((1000 + number).to_bytes(32, "big")) for number in range(40)]
         for name in names:
             alice.transport.introduce(Contact(name.public_key, (address,)), MALLORY.peer_id)
         words = await asyncio.gather(*(unreachable(alice, name) for name in names))
-        assert len(calls) == PER_TEACHER
-        assert sum("is not dialled now" in one for one in words) == PER_TEACHER
-        carol = await start(b"c")
-        bob = await start(b"b")
-        bob.transport.introduce(alice.transport.contact)
-        await bob.ping(ALICE.peer_id, timeout_s=5)
-        alice.transport.introduce(carol.transport.contact, BOB.peer_id)
-        await alice.ping(CAROL.peer_id, timeout_s=5)
+        assert len(calls) == PER_TEACHER_AND_TARGET
+        assert sum("is not dialled now" in one for one in words) == 40 - PER_TEACHER_AND_TARGET
+    carol, bob = await start(b"c"), await start(b"b")
+    bob.transport.introduce(alice.transport.contact)
+    await bob.ping(ALICE.peer_id, timeout_s=5)
+    alice.transport.introduce(carol.transport.contact, BOB.peer_id)
+    await alice.ping(CAROL.peer_id, timeout_s=5)
+
+
+async def test_who_was_reached_once_is_called_again_whatever_it_costs(start: Start) -> None:
+    """Carol is down for a while, and alice tries on and on; the one who named carol does not pay for that."""
+    alice, _ = await acquainted(start)
+    carol = await start(b"c")
+    contact = carol.transport.contact
+    alice.transport.introduce(contact, MALLORY.peer_id)
+    await alice.ping(CAROL.peer_id, timeout_s=5)
+    gone = asyncio.Event()
+    alice.transport.on_peer_lost(lambda peer, why: gone.set())
+    await carol.close()
+    await gone.wait()
+    known = inside(alice)._links.book.get(CAROL.peer_id)
+    for _ in range(3 * PER_TEACHER_AND_TARGET):
+        known.retry_at = 0.0
+        assert "nobody listens" in await unreachable(alice, CAROL)
+    carol, known.retry_at = await start(b"c", listen=contact.addresses[0]), 0.0
+    await alice.ping(CAROL.peer_id, timeout_s=5)
 
 
 async def test_a_false_address_does_not_stand_before_an_honest_one(start: Start) -> None:

@@ -30,9 +30,11 @@ DOORS: Final = {
         "dsdnode.addresses:nearness", "_innermost(ipaddress.ip_address(host))", "ipaddress.ip_address(host)"
     ),
     "calls-teacher": Mutation("dsdnode.net.dials", "PER_TEACHER = 32", "PER_TEACHER = 1 << 20"),
-    "calls-target": Mutation("dsdnode.net.dials", "PER_TARGET = 2.5 * PER_TEACHER", "PER_TARGET = 1e9 * PER_TEACHER"),
+    "calls-target": Mutation("dsdnode.net.dials", "PER_TARGET = 80", "PER_TARGET = 1 << 20"),
+    "calls-both": Mutation("dsdnode.net.dials", "PER_TEACHER_AND_TARGET = 4", "PER_TEACHER_AND_TARGET = 1 << 20"),
     "calls-network": Mutation("dsdnode.net.dials:Teacher.seen_at", "network(host) or host", "peer.hex()"),
     "calls-paid": Mutation("dsdnode.net.links:Links.may_dial", "way.teacher is None", "True"),
+    "calls-reached": Mutation("dsdnode.net.peers:Peer.answered", ", teacher=None", ""),
     "user-first": Mutation("dsdnode.net.zmq:ZmqTransport.introduce", "if teacher is not None:", "if False:"),
     "claims-wrong": Mutation(
         "dsdnode.net.peers:Peer.unanswered", "claim.failed |= address in claim.contact.addresses", "pass"

@@ -64,6 +64,7 @@ LIMITS: Final[dict[str, float]] = {
     "lowest_port": addresses.LOWEST_PORT,
     "calls_per_teacher": dials.PER_TEACHER,
     "calls_per_target": dials.PER_TARGET,
+    "calls_per_both": dials.PER_TEACHER_AND_TARGET,
     "connections_burst": zap.CONNECTIONS_BURST,
     "connections_per_s": zap.CONNECTIONS_PER_S,
     "lockdown_s": zap.LOCKDOWN_S,

@@ -11,7 +11,7 @@ import pytest
 
 from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity
-from dsdnode.net.dials import PER_TEACHER
+from dsdnode.net.dials import PER_TEACHER_AND_TARGET
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.swarm.discovery import Discovery
@@ -215,6 +215,6 @@ async def test_a_liar_who_names_forty_at_a_victim_s_address(begin: Begin) -> Non
     await dave.join(alice.contact)
     for _ in range(6):
         await alice.discovery._queries.lookup(rng.randbytes(32), FindNode(rng.randbytes(32)), 1.0)
-    assert len(calls) <= 2 * PER_TEACHER, "alice's and dave's"
+    assert len(calls) <= 2 * 2 * PER_TEACHER_AND_TARGET, "alice's and dave's, and it has two names"
     await until(lambda: alice.discovery.table.is_live(dave.id))
     victim.close()
