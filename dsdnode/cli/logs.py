@@ -1,7 +1,7 @@
 """Logs: structlog on stderr, the standard library's records through the same renderer. Never a prompt, never a key.
 
-What strangers do is logged, so a file of it has a size that they cannot get beyond.
-Strangers cause lines, too: of each event there are so many a minute, and the next one says how many were left out.
+What strangers do is logged, so a file of it has a size that they cannot get beyond; and of each event there are so many
+lines a minute, of which the next one says how many were left out.
 """
 
 from __future__ import annotations
