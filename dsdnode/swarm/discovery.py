@@ -116,6 +116,8 @@ class Discovery:
         Raises BadInput when somebody else has our identity, PeerUnavailable when nobody answered in time, or all said
         no for good: the node goes on trying all the same. Where all `contacts` are ourselves, the swarm begins here.
         """
+        if not contacts:
+            raise PeerUnavailable("no peer to join is named")
         now = self._now()
         deadline = now + timeout_s
         own = [contact for contact in contacts if node_id(contact) == self.own_id]
