@@ -18,8 +18,8 @@ def places(*rpcs: Rpc) -> dict[str, bytes | None]:
     return {address: None for rpc in rpcs for address in rpc.transport.contact.addresses}
 
 
-@pytest.mark.parametrize("keys", [{}, {"swarm_key": "ours"}])
-async def test_both_are_told_when_the_copy_looks(start: Start, keys: dict[str, str]) -> None:
+@pytest.mark.parametrize("keys", [{}, {"swarm_keys": ("ours",)}, {"swarm_keys": ("new", "ours")}])
+async def test_both_are_told_when_the_copy_looks(start: Start, keys: dict[str, tuple[str, ...]]) -> None:
     alice, copy = await start(b"a", **keys), await start(b"a", **keys)
     await copy.transport.look_for_twin(places(alice))
     assert copy.transport.twin == alice.transport.contact.addresses[0]
