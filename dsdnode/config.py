@@ -12,6 +12,7 @@ from typing import Any
 
 import platformdirs
 
+from dsdnode.addresses import parse_address, read_host
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
 from dsdnode.files import replacing
@@ -41,7 +42,7 @@ MAX_DRAFT = 64
 """Of a window, or a block: draft tokens."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
-_LISTEN = re.compile(r"(?:tcp://)?(\[[0-9a-fA-F:]+\]|[^:/\[\]\s]+):(\d{1,5})")
+_LISTEN = re.compile(r"(?:(?i:tcp)://)?(\[[^\[\]\s]+\]|[^:/\[\]\s]+):([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,12 @@ def parse_listen(text: str) -> str:
     match = _LISTEN.fullmatch(text.strip())
     if match is None or int(match[2]) > 65535:
         raise BadInput(f"{text!r} is not an address: write it like tcp://0.0.0.0:29170")
-    return f"tcp://{match[1]}:{int(match[2])}"
+    try:
+        address = f"tcp://{read_host(match[1])}:{int(match[2])}"
+        parse_address(address, lowest_port=0)
+    except ValueError as error:
+        raise BadInput(f"{text!r} is not an address: {error}") from error
+    return address
 
 
 def parse_threshold(text: str) -> float:

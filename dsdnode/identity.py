@@ -1,13 +1,12 @@
 """Who a peer is: one Ed25519 key. Its id is the SHA-256 of the public key, and its CURVE (X25519) key derives from it.
 
-So a verified CURVE key proves a peer id, and one file on disk is the whole identity. Addresses are read here, too.
+So a verified CURVE key proves a peer id, and one file on disk is the whole identity.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import os
 import re
 import secrets
@@ -24,7 +23,6 @@ from dsdnode.errors import BadInput
 LABEL = b"dsdnode "
 """Whatever is signed begins with this, what it is, a version and a newline: no signature serves two purposes."""
 _FILE_HEADER = "dsdnode identity 1\n"
-_HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,98}[A-Za-z0-9])?):([0-9]{1,5})")
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,27 +143,3 @@ def _create(path: Path) -> None:
             os.link(aside, path)
     finally:
         aside.unlink()
-
-
-# --- addresses -----------------------------------------------------------------------------------
-
-
-def parse_address(address: str, lowest_port: int = 1) -> tuple[str, int]:
-    """Host (IPv6 without brackets) and port of `tcp://HOST:PORT`; nothing else is ever dialled. Raises ValueError."""
-    match = _HOST_PORT.fullmatch(address.removeprefix("tcp://"))
-    if match is None or not address.startswith("tcp://"):
-        raise ValueError(f"{address!r} is not tcp://HOST:PORT (IPv6 in brackets)")
-    host, port = match[1], int(match[2])
-    if not lowest_port <= port < 65536:
-        raise ValueError(f"port {port} is not within {lowest_port} to 65535")
-    if host.startswith("["):
-        host = str(ipaddress.IPv6Address(host[1:-1]))
-    return host, port
-
-
-def is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

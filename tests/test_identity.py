@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsdnode.addresses import parse_address
 from dsdnode.errors import BadInput
-from dsdnode.identity import Identity, curve_public_key, load_or_create, parse_address, short_id, verify
+from dsdnode.identity import Identity, curve_public_key, load_or_create, short_id, verify
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact
 

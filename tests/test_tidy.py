@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dsdnode"
 FLOORS = {
+    "addresses": 0,
     "cost": 0,
     "errors": 0,
     "identity": 1,

@@ -1,6 +1,7 @@
 """Logs: structlog on stderr, the standard library's records through the same renderer. Never a prompt, never a key.
 
-What strangers do is logged, so a file of it has a size that they cannot get beyond.
+What strangers do is logged, so a file of it has a size that they cannot get beyond; and of each event there are so many
+lines a minute, of which the next one says how many were left out.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+import time
+from collections.abc import Callable, MutableMapping
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -20,6 +22,34 @@ from dsdnode.cli import render, streams
 
 MAX_LOG_BYTES = 8 << 20
 """Of a log file, and of the one before it: days of an ordinary node, and what anybody's disk can bear."""
+MAX_LINES = 60
+"""Of one event, in a minute: one a second is more than anybody reads."""
+MINUTE_S = 60.0
+
+
+class Sieve:
+    """A processor of structlog that lets so many lines of each event through, by the clock that it is given.
+
+    Events are words of the code, so they are few; reasons may be a stranger's, and do not count.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._seen: dict[str, tuple[float, int]] = {}
+        """Of each event: when its minute began, and how many there were."""
+
+    def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Raises structlog.DropEvent for one too many."""
+        name, now = str(event.get("event")), self._now()
+        since, num = self._seen.get(name, (now, 0))
+        if now >= since + MINUTE_S:
+            if num > MAX_LINES:
+                event["left_out"] = num - MAX_LINES
+            since, num = now, 0
+        self._seen[name] = since, num + 1
+        if num >= MAX_LINES:
+            raise structlog.DropEvent
+        return event
 
 
 class Handler(logging.StreamHandler[TextIO]):
@@ -57,6 +87,7 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            Sieve(),
             *shared,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],

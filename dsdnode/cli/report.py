@@ -52,6 +52,8 @@ def status(as_json: bool, **flags: Any) -> None:
     }
     for name, value in lines.items():
         click.echo(f"{name:<12} {render.cell(value)}")
+    if answer.twin:
+        click.echo(f"{'warning':<12} this identity is in use twice: its key answers at {render.cell(answer.twin)}, too")
     columns = ("ENGINE OF", "MODEL", "WORKER", "CONTEXT", "MS A BLOCK", "MS A TOKEN")
     engines = (
         (one.role, one.model, one.worker_pid, one.context_tokens, one.fixed_ms, one.slope_ms) for one in answer.engines

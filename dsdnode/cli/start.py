@@ -163,7 +163,7 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
 
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
-        return control.Connection(node.join, config.swarm_keys)
+        return control.Connection(node.join_here, config.swarm_keys)
 
     async def stop() -> Any:
         ending.on_signal(signal.SIGTERM)

@@ -171,8 +171,6 @@ class Client:
     async def survey(self, max_records: int, num_pings: int) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """What is offered, and the round trips, s, to those of the peers that answered `num_pings`."""
         records = (await self._discovery.find_providers(MODELS_KEY))[:max_records]
-        for record in records:
-            self._rpc.transport.introduce(record.contact)
         peers = dict.fromkeys(record.peer_id for record in records)
         rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer, num_pings) for peer in peers))
         return records, {peer: took_s for peer, took_s in zip(peers, rtts_s, strict=True) if took_s is not None}
@@ -261,8 +259,6 @@ class Client:
         while True:
             records = await self._records(0.0 if failures or thorough else RECENT_S, thorough=thorough)
             drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == pending.model.tokenizer_hash]
-            for record in drafters:
-                self._rpc.transport.introduce(record.contact)
             last = self._last_drafter if pending.request.keep else b""
             order = by_preference(drafters, last, self._joined, self._is_shunned)
             fresh = [record.peer_id for record in order if record.peer_id not in failures]

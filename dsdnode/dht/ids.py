@@ -11,7 +11,8 @@ import hashlib
 import ipaddress
 import random
 
-from dsdnode.identity import parse_address, peer_id
+from dsdnode.addresses import network, parse_address
+from dsdnode.identity import peer_id
 from dsdnode.wire.messages import Contact
 
 ID_BITS = 256
@@ -72,7 +73,7 @@ def ip_groups(addresses: tuple[str, ...]) -> tuple[str, ...]:
     that answered at their address. Names group by their last two labels; single labels and `.local` count as private.
     Raises ValueError for what `is_dialable` refuses.
     """
-    groups = (_group(address) for address in addresses)
+    groups = (network(parse_address(address)[0]) for address in addresses)
     return tuple(dict.fromkeys(group for group in groups if group is not None))
 
 
@@ -99,22 +100,3 @@ def _are_addresses(addresses: tuple[str, ...]) -> bool:
         return all(parse_address(address) for address in addresses) and bool(addresses)
     except ValueError:
         return False
-
-
-def _group(address: str) -> str | None:
-    """Raises ValueError for what is no address."""
-    host, _ = parse_address(address)
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return _name_group(host.lower())
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return network_of(host) if ip.is_global else None
-
-
-def _name_group(host: str) -> str | None:
-    labels = host.rstrip(".").split(".")
-    if len(labels) < 2 or labels[-1] in ("local", "internal", "lan", "localhost"):
-        return None
-    return ".".join(labels[-2:])

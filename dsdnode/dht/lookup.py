@@ -96,12 +96,22 @@ class Lookup:
                 return candidate.contact
         return None
 
-    def on_reply(self, peer: bytes, contacts: Iterable[Contact], records: Iterable[ProviderRecord] = ()) -> None:
-        """`peer` answered with whom it knows and, in a lookup for providers, with (verified) records."""
+    def on_reply(
+        self,
+        peer: bytes,
+        contacts: Iterable[Contact],
+        records: Iterable[ProviderRecord] = (),
+        networks: Iterable[str] = (),
+    ) -> None:
+        """`peer` answered with whom it knows and, in a lookup for providers, with (verified) records.
+
+        `networks`: where it was seen to be; it counts for them, too, whatever addresses it was named with.
+        """
         candidate = self._settle(peer)
         if candidate is None:
             return
         candidate.state = _State.REPLIED
+        candidate.groups = tuple(dict.fromkeys((*candidate.groups, *networks)))
         self._hear(contacts)
         records = tuple(records)
         self._num_with_records += bool(records)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dsdnode.dht.ids import (
@@ -130,15 +130,19 @@ class Table:
         nodes = sorted(self._nodes(), key=lambda node: (node.failures, -node.seen_at, node.id))
         return [node.contact for node in nodes]
 
-    def seen(self, contact: Contact, now: float) -> bool:
-        """A peer answered us. True when it is live now and was not before (absent, suspect or dead)."""
+    def seen(self, contact: Contact, now: float, networks: Iterable[str] = ()) -> bool:
+        """A peer answered us. True when it is live now and was not before (absent, suspect or dead).
+
+        `networks`: where it was seen to be; the caps count it there and where its addresses say.
+        """
         peer = node_id(contact)
         index = bucket_index(self._own_id, peer)
         if index < 0 or not is_dialable(contact):
             return False
         bucket = self._buckets.setdefault(index, _Bucket())
         node = bucket.nodes.pop(peer, None)
-        if node is not None and node.contact == contact:
+        groups = tuple(sorted({*ip_groups(contact.addresses), *networks}))
+        if node is not None and node.contact == contact and node.groups == groups:
             fresh = not node.live
             node.seen_at, node.failures = now, 0
             self._check_at(node, now + CHECK_AFTER_S)
@@ -146,7 +150,7 @@ class Table:
             return fresh
         if node is not None:
             self._groups.subtract(node.groups)
-        newcomer = _Node(peer, as_int(peer), contact, ip_groups(contact.addresses), now, now + CHECK_AFTER_S)
+        newcomer = _Node(peer, as_int(peer), contact, groups, now, now + CHECK_AFTER_S)
         bucket.spares.pop(peer, None)
         if self._has_room(bucket, newcomer) or self._makes_room(index, newcomer):
             self._insert(bucket, newcomer)

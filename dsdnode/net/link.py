@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import zmq
 
+from dsdnode.addresses import Nearness, is_ip, nearness, parse_address
 from dsdnode.errors import PeerMisbehaved, PeerUnavailable
-from dsdnode.identity import Identity, curve_public_key, is_ip, parse_address
+from dsdnode.identity import Identity, curve_public_key, peer_id
+from dsdnode.net.dials import Teacher
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, Priority
 from dsdnode.net.queues import SendQueue
@@ -31,6 +34,25 @@ _ENDINGS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """An address to be dialled, and on whose word; `teacher` None: on nobody's, and at no cost."""
+
+    address: str
+    near: Nearness = Nearness.HERE
+    """A name that leads to anything nearer is not followed."""
+    teacher: Teacher | None = None
+    name: str = ""
+    """What was resolved to `address`."""
+    host: str = ""
+    """The IP address that has answered."""
+
+    @property
+    def told(self) -> str:
+        """The address as it was told."""
+        return self.name or self.address
 
 
 class Link:
@@ -68,20 +90,20 @@ class Inbound(Link):
         router: zmq.Socket[bytes],
         pump: Pump,
         routing_id: bytes,
-        peer: bytes,
-        bulk: bool,
+        hello: Hello,
         user: str,
         descriptor: int,
-        source: str,
+        host: str,
     ) -> None:
-        """`source`: the IP address that it comes from."""
-        super().__init__(peer, bulk)
+        """`host`: the IP address that it comes from ("": gone before that was seen)."""
+        super().__init__(peer_id(hello.contact.public_key), hello.bulk)
+        self.contact = hello.contact
+        self.host = host
         self._router = router
         self._pump = pump
         self.routing_id = routing_id
         self.user = user
         self.descriptor = descriptor
-        self.source = source
         self.ready = True
 
     def _transmit(self, frames: list[bytes]) -> bool:
@@ -106,6 +128,9 @@ class DealerOwner(Protocol):
     handshake: Handshake
     resolving: asyncio.Semaphore
 
+    def may_dial(self, way: Way) -> bool:
+        """Is there anything left of what strangers may have us dial? Then it is paid for."""
+
     def received(self, link: Link, frames: list[bytes]) -> None: ...
 
     def dealer_ready(self, dealer: Dealer) -> None: ...
@@ -114,16 +139,19 @@ class DealerOwner(Protocol):
         """The dealer is closed; its queue is for the owner to move or drop."""
 
 
+def _is_far_enough(ip: str, least: Nearness) -> bool:
+    near = nearness(ip.partition("%")[0])
+    return near is not None and near >= least
+
+
 class Dealer(Link):
     """A connection that we make: one address after the other until one answers, then HELLO, then messages."""
 
-    def __init__(
-        self, owner: DealerOwner, peer: bytes, public_key: bytes, bulk: bool, addresses: Sequence[str]
-    ) -> None:
+    def __init__(self, owner: DealerOwner, peer: bytes, public_key: bytes, bulk: bool, ways: Sequence[Way]) -> None:
         super().__init__(peer, bulk)
         self._owner = owner
         self._public_key = public_key
-        self._addresses = list(addresses)
+        self._ways = list(ways)
         self._hello: Hello | None = None
         self._why = "no address"
         self._attempt = 0
@@ -133,7 +161,13 @@ class Dealer(Link):
         self._timer: asyncio.TimerHandle | None = None
         self._resolution: asyncio.Task[None] | None = None
         self._pumps: list[Pump] = []
-        self.address = ""
+        self.way = Way("")
+        self.failed: list[str] = []
+        """Addresses, as they were told, where the peer did not answer."""
+        self.proven = False
+        """Whoever answered had the peer's key, whatever was said then."""
+        self.nonce = b""
+        """Of the greeting."""
         self._next()
 
     def close(self) -> None:
@@ -156,24 +190,42 @@ class Dealer(Link):
 
     def _next(self) -> None:
         self._drop_socket()
-        if not self._addresses:
-            self._end()
-            return
-        self.address = self._addresses.pop(0)
+        self.proven = False
+        if self.way.address:
+            self.failed.append(self.way.told)
+        while self._ways:
+            self.way = self._ways.pop(0)
+            if self._owner.may_dial(self.way):
+                return self._dial()
+            self._why = f"{self.address} is not dialled now: too much of what its teacher named led nowhere"
+        self.way = Way("")
+        self._loop.call_soon(self._end)  # its owner may not have it in its books yet
+
+    def _dial(self) -> None:
         host, port = parse_address(self.address)
         if is_ip(host):
             self._connect()
         else:
             self._resolution = self._loop.create_task(self._resolve(host, port))
 
+    @property
+    def address(self) -> str:
+        return self.way.address
+
     async def _resolve(self, host: str, port: int) -> None:
         """Ask for a name's addresses here: libzmq would, in the thread that serves every connection."""
         self._why = f"{host} cannot be found"
+        named, self.way = self.way, Way("")
         with contextlib.suppress(OSError, TimeoutError, UnicodeError):
             async with self._owner.resolving, asyncio.timeout(RESOLVE_TIMEOUT_S):
                 found = await self._loop.getaddrinfo(host, port, type=1)
-            hosts = dict.fromkeys(str(entry[4][0]) for entry in found)
-            self._addresses[:0] = [f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}" for ip in hosts][:4]
+            hosts = [ip for ip in dict.fromkeys(str(entry[4][0]) for entry in found) if _is_far_enough(ip, named.near)]
+            if found and not hosts:
+                self._why = f"{host} leads to an address that nobody far away may name"
+            ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts]
+            self._ways[:0] = [replace(named, address=f"tcp://{ip}:{port}", name=named.address) for ip in ips][:4]
+        if not self._ways or self._ways[0].name != named.address:
+            self.failed.append(named.address)
         self._next()
 
     def _connect(self) -> None:
@@ -191,6 +243,8 @@ class Dealer(Link):
             self._loop.call_soon(self._next)
 
     def _end(self) -> None:
+        if self.closed:
+            return
         was_ready = self.ready
         self.close()
         self._owner.dealer_ended(self, was_ready, self._why)
@@ -219,7 +273,9 @@ class Dealer(Link):
         if self.ready:
             self.flush()
         elif self._hello is None and events(self._socket) & zmq.POLLOUT:
+            self.proven = True
             self._hello = self._owner.handshake.hello(self._public_key, self.bulk, self._attempt)
+            self.nonce = self._hello.nonce
             self._transmit(encode(self._hello))
 
     def _take(self) -> None:
@@ -246,7 +302,8 @@ class Dealer(Link):
             self._why = f"{self.address} refused: {error}"
             if self.refused and self._attempt + 1 < self._owner.handshake.num_greetings:
                 self._attempt += 1  # it may not know our newest swarm key yet
-                self._addresses.insert(0, self.address)
+                self._ways.insert(0, self.way)
+                self.way = Way("")
                 self._next()
                 return
             self._end()  # whoever has this key says no: other addresses would lead to the same

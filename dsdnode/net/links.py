@@ -11,16 +11,17 @@ from collections.abc import Callable
 
 import zmq
 
+from dsdnode.addresses import parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, short_id
+from dsdnode.net.dials import Dials
 from dsdnode.net.handshake import Handshake
-from dsdnode.net.link import Dealer, Inbound, Link
+from dsdnode.net.link import Dealer, Inbound, Link, Way
 from dsdnode.net.peers import Peer, PeerBook
 from dsdnode.net.port import MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
 from dsdnode.net.sockets import Names
 from dsdnode.net.zap import Gate
-from dsdnode.wire.messages import Contact
 
 BLOCKED_RETRY_S = 0.005
 """libzmq does not tell which of a router's connections has room again."""
@@ -45,6 +46,7 @@ class Links:
         self.handshake = handshake
         self.resolving = asyncio.Semaphore(2)
         self.book = PeerBook()
+        self.dials = Dials()
         self._gate = gate
         self._inbox = inbox
         self._on_lost = on_lost
@@ -104,12 +106,12 @@ class Links:
         return link
 
     def _dial(self, peer: Peer, bulk: bool) -> Dealer | None:
-        addresses = peer.addresses()
-        if not addresses:
+        ways = peer.ways()
+        if not ways:
             return None
         while len(self._dealers) >= MAX_DIALLED:
             self._drop(next(iter(self._dealers)))
-        dealer = Dealer(self, peer.id, peer.public_key, bulk, addresses)
+        dealer = Dealer(self, peer.id, peer.public_key, bulk, ways)
         peer.dealers[bulk] = dealer
         self._dealers[dealer] = peer
         return dealer
@@ -118,16 +120,32 @@ class Links:
         dealer.close()
         del self._dealers.pop(dealer).dealers[dealer.bulk]
 
+    def may_dial(self, way: Way) -> bool:
+        return way.teacher is None or self.dials.allow(self._loop.time(), way.teacher, way.address)
+
     # --- what becomes of them
+
+    def settle(self, peer: Peer | None, dealer: Dealer) -> None:
+        """What a call has shown of a peer's addresses: at `dealer.way` it answered (or refused us), elsewhere not."""
+        if peer is not None:
+            for address in dealer.failed:
+                peer.unanswered(address)
+            if dealer.ready:
+                peer.answered(dealer.way, parse_address(dealer.address)[0])
+        if dealer.proven and dealer.way.teacher is not None:
+            for address in dict.fromkeys((dealer.address, dealer.way.told)):
+                self.dials.answered(self._loop.time(), dealer.way.teacher, address)
 
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
-        peer.answered, peer.why_lost, peer.refused, peer.retry_at = dealer.address, "", False, 0.0
+        peer.why_lost, peer.refused, peer.retry_at = "", False, 0.0
+        self.settle(peer, dealer)
 
     def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
         peer = self._dealers[dealer]
         self._drop(dealer)
         if not was_ready:
+            self.settle(peer, dealer)
             peer.retry_at = self._loop.time() + RETRY_S
         peer.why_lost, peer.refused = why, dealer.refused
         other = peer.ready_link(dealer.bulk) or peer.ready_link(not dealer.bulk)
@@ -136,11 +154,12 @@ class Links:
             other.flush()
         self._check_lost(peer, why)
 
-    def inbound_ready(self, inbound: Inbound, contact: Contact) -> None:
+    def inbound_ready(self, inbound: Inbound) -> None:
         """The newest connection of a lane is the one surely alive; what waited for another goes over it."""
-        peer = self.book.meet(contact.public_key)
-        peer.said, peer.why_lost, peer.retry_at = contact, "", 0.0
-        peer.inbounds[inbound.bulk] = inbound
+        peer = self.book.meet(inbound.contact.public_key)
+        peer.said, peer.why_lost, peer.retry_at = inbound.contact, "", 0.0
+        peer.seen_at(inbound.host)
+        peer.inbounds.append(inbound)
         used = peer.used.get(inbound.bulk)
         if used is None or not used.ready or isinstance(used, Inbound):
             peer.used[inbound.bulk] = inbound
@@ -150,8 +169,10 @@ class Links:
 
     def inbound_ended(self, inbound: Inbound) -> None:
         peer = self.book.get(inbound.peer)
-        if peer is not None and peer.inbounds.get(inbound.bulk) is inbound:
-            del peer.inbounds[inbound.bulk]
+        if peer is not None and inbound in peer.inbounds:
+            peer.inbounds.remove(inbound)
+            if peer.inbounds:  # of two with one key, say, one is gone
+                peer.said = peer.inbounds[-1].contact
             peer.why_lost = "the connection was closed"
             self._check_lost(peer, peer.why_lost)
 

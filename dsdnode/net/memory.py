@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
-from dsdnode.net.port import Priority
+from dsdnode.net.port import Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.wire.messages import Contact
 
@@ -24,21 +24,40 @@ class MemoryHub:
 
 
 class MemoryTransport:
-    """Implements net/port.py's Transport. Closing it is what killing its process would be to the others."""
+    """Implements net/port.py's Transport, and believes what it is told.
+
+    Closing it is what killing its process would be to the others.
+    """
 
     def __init__(self, hub: MemoryHub, contact: Contact) -> None:
         self.contact = contact
+        self.here = contact.addresses
+        self.twin = ""
         self._hub = hub
         self._id = peer_id(contact.public_key)
         self._inbox = Inbox()
         self._contacts: dict[bytes, Contact] = {}
         self.source = "127.0.0.1"
         """Where others see it call from."""
+        self._called: set[bytes] = set()
+        """By whom: a message to them needs no call of ours."""
+        self._reached: set[bytes] = set()
         self.banned: set[bytes] = set()
         self._lost: list[Callable[[bytes, str], None]] = []
 
-    def introduce(self, contact: Contact) -> None:
+    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
         self._contacts[peer_id(contact.public_key)] = contact
+
+    def sighting(self, peer: bytes) -> Sighting:
+        contact = self._contacts.get(peer)
+        return Sighting(contact.addresses) if contact is not None and peer in self._reached else Sighting()
+
+    async def reach(self, peer: bytes) -> None:
+        if peer in self._hub.transports:
+            self._reached.add(peer)
+
+    async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
+        """Of one name there is one here."""
 
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
@@ -60,9 +79,20 @@ class MemoryTransport:
         target = self._hub.transports.get(peer)
         if target is None or self._id not in self._hub.transports:
             raise PeerUnavailable("nobody of that name is here")
-        target.introduce(self.contact)
+        self.calls(peer)
+        target.called_by(self.contact)
         if self._id not in target.banned:
             asyncio.get_running_loop().call_soon(target._inbox.put, self._id, frames)
+
+    def calls(self, peer: bytes) -> None:
+        """We send to somebody: over the connection that it has made, else over one of ours, which reaches it."""
+        if peer not in self._called:
+            self._reached.add(peer)
+
+    def called_by(self, contact: Contact) -> None:
+        """Somebody has sent us something."""
+        self.introduce(contact)
+        self._called.add(peer_id(contact.public_key))
 
     async def receive(self) -> tuple[bytes, list[bytes]]:
         return await self._inbox.get()

@@ -1,17 +1,30 @@
-"""What a transport remembers of each peer: where it can be dialled, which links exist, which one is used."""
+"""What a transport remembers of each peer: where it can be dialled and who says so, which links exist and are used."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dsdnode.identity import curve_public_key, parse_address, peer_id
-from dsdnode.net.link import Dealer, Inbound, Link
+from dsdnode.addresses import Nearness, check_reachable, may_name, nearness, network
+from dsdnode.identity import curve_public_key, peer_id
+from dsdnode.net.dials import Teacher
+from dsdnode.net.door import leads_here
+from dsdnode.net.link import Dealer, Inbound, Link, Way
+from dsdnode.net.port import Sighting
 from dsdnode.wire.messages import Contact
 
 MAX_PEERS = 4096
 MAX_ADDRESSES = 8
+MAX_CLAIMS = 3
+"""Of what others say about where a peer can be dialled. A later claim takes the place of one that proved wrong."""
+
+
+@dataclass(slots=True)
+class _Claim:
+    contact: Contact
+    teacher: Teacher
+    failed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -21,40 +34,103 @@ class Peer:
     id: bytes
     public_key: bytes
     curve_key: bytes
-    introduced: Contact | None = None
+    given: Contact | None = None
+    """From our own user, or reached before."""
     said: Contact | None = None
     """From its HELLO: the key is verified, the addresses are what it claims."""
-    answered: str = ""
-    """The address that answered last; tried first, whatever others say now."""
+    claims: list[_Claim] = field(default_factory=list)
+    """From others."""
+    reached: dict[str, Way] = field(default_factory=dict)
+    """Addresses at which a call of ours was answered, the last one last."""
+    silent: set[str] = field(default_factory=set)
+    """Those of them that did not answer when they were called last."""
     dealers: dict[bool, Dealer] = field(default_factory=dict)
-    inbounds: dict[bool, Inbound] = field(default_factory=dict)
+    inbounds: list[Inbound] = field(default_factory=list)
+    """The newest last."""
     used: dict[bool, Link] = field(default_factory=dict)
     why_lost: str = ""
     refused: bool = False
     """It answered our last greeting with a no that is meant for good."""
     retry_at: float = 0.0
+    as_teacher: Teacher | None = None
+    """How it counts when it names others: by where its last connection came from, or led to."""
 
     def links(self) -> Iterator[Link]:
         yield from self.dealers.values()
-        yield from self.inbounds.values()
+        yield from self.inbounds
 
-    def addresses(self) -> list[str]:
-        """Where it may be dialled, best first."""
-        contacts = [contact for contact in (self.said, self.introduced) if contact is not None]
-        claimed = [address for contact in contacts for address in contact.addresses if _usable(address)]
-        return list(dict.fromkeys([self.answered, *claimed] if self.answered else claimed))[:MAX_ADDRESSES]
+    def contact(self) -> Contact | None:
+        """What it says of itself, else what it was introduced by."""
+        return self.said or self.given or next((claim.contact for claim in self.claims), None)
+
+    def hear(self, contact: Contact, teacher: Teacher) -> bool:
+        """Somebody says where it can be dialled. False: that is no news, or not to be believed."""
+        addresses = tuple(address for address in contact.addresses if may_name(teacher.near, address))
+        if not addresses or any(claim.contact.addresses == addresses for claim in self.claims):
+            return False
+        if len(self.claims) == MAX_CLAIMS:
+            wrong = next((claim for claim in self.claims if claim.failed), None)
+            if wrong is None:
+                return False
+            self.claims.remove(wrong)
+        self.claims.append(_Claim(Contact(self.public_key, addresses), teacher))
+        return True
+
+    def ways(self) -> list[Way]:
+        """Where it may be dialled, best first: where it answers, then what its own user, itself and others say."""
+        ways = [way for way in reversed(self.reached.values()) if way.address not in self.silent]
+        if self.given is not None:
+            ways += [Way(address) for address in self.given.addresses if _is_reachable(address)]
+        if self.said is not None and self.as_teacher is not None:
+            near = self.as_teacher.near
+            ways += [Way(one, near, self.as_teacher) for one in self.said.addresses if may_name(near, one)]
+        for claim in sorted(self.claims, key=lambda claim: claim.failed):
+            ways += [Way(one, claim.teacher.near, claim.teacher) for one in claim.contact.addresses]
+        best: dict[str, Way] = {}
+        for way in (*ways, *self.reached.values()):
+            best.setdefault(way.address, self.reached.get(way.address, way))
+        return list(best.values())[:MAX_ADDRESSES]
+
+    def answered(self, way: Way, host: str) -> None:
+        """A call of ours led to it; `host`: the IP address."""
+        self.reached.pop(way.told, None)
+        self.reached[way.told] = replace(way, address=way.told, name="", host=host, teacher=None)
+        self.silent.discard(way.told)
+        while len(self.reached) > MAX_ADDRESSES:
+            first = next(iter(self.reached))
+            del self.reached[first]
+            self.silent.discard(first)
+        self.seen_at(host)
+
+    def unanswered(self, address: str) -> None:
+        """A call of ours to one of its addresses (as it was told) led nowhere, or to somebody else."""
+        if address in self.reached:
+            self.silent.add(address)
+        for claim in self.claims:
+            claim.failed |= address in claim.contact.addresses
+
+    def seen_at(self, host: str) -> None:
+        """A connection with it came from, or led to, this IP address ("": not known)."""
+        near = (Nearness.HERE if leads_here(host) else nearness(host)) if host else None
+        self.as_teacher = Teacher.seen_at(host, Nearness.WORLD if near is None else near, self.id)
+
+    def sighting(self) -> Sighting:
+        answering = [way for way in reversed(self.reached.values()) if way.address not in self.silent]
+        hosts = [way.host for way in answering] + [inbound.host for inbound in self.inbounds]
+        networks = dict.fromkeys(one for one in (network(host) for host in hosts if host) if one is not None)
+        near = self.as_teacher.near if self.as_teacher is not None else Nearness.WORLD
+        return Sighting(tuple(way.address for way in answering), tuple(networks), near)
 
     @property
     def source(self) -> str:
-        """The IP address that it calls from; of one that never did, the one where it answered."""
-        inbound = next(iter(self.inbounds.values()), None)
-        if inbound is not None:
-            return inbound.source
-        return parse_address(self.answered)[0] if self.answered else ""
+        """The IP address that it calls from; of one that does not, the one where it answered last ("": not known)."""
+        reached = next(reversed(self.reached.values()), None)
+        return self.inbounds[-1].host if self.inbounds else "" if reached is None else reached.host
 
     def ready_link(self, bulk: bool) -> Link | None:
         """An open link of a lane, ours before theirs."""
-        for link in (self.dealers.get(bulk), self.inbounds.get(bulk)):
+        theirs = next((inbound for inbound in reversed(self.inbounds) if inbound.bulk is bulk), None)
+        for link in (self.dealers.get(bulk), theirs):
             if link is not None and link.ready and not link.closed:
                 return link
         return None
@@ -87,9 +163,9 @@ class PeerBook:
                 del self._peers[oldest.id]
 
 
-def _usable(address: str) -> bool:
+def _is_reachable(address: str) -> bool:
     try:
-        parse_address(address)
+        check_reachable(address)
     except ValueError:
         return False
     return True

@@ -6,10 +6,12 @@ at all. It never blocks the sender: a full queue drops the message and raises Ov
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
+from dsdnode.addresses import Nearness
 from dsdnode.wire.messages import Contact
 
 ATTEMPT_TIMEOUT_S = 5.0
@@ -37,13 +39,47 @@ class Priority(IntEnum):
     BULK = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What we have seen of a peer ourselves, whatever it says."""
+
+    reached: tuple[str, ...] = ()
+    """Addresses at which a call of ours was answered by its key, the last one first."""
+    networks: tuple[str, ...] = ()
+    """Public networks (addresses.network) of who answered there, and of where its connections come from."""
+    near: Nearness = Nearness.HERE
+    """How far away it is: what it may name, and what it has any use for."""
+
+
 class Transport(Protocol):
     @property
     def contact(self) -> Contact:
         """Our own key and the addresses where we can be dialled (none: we cannot)."""
 
-    def introduce(self, contact: Contact) -> None:
-        """Remember where a peer can be dialled; nothing is sent."""
+    @property
+    def here(self) -> tuple[str, ...]:
+        """Where processes of this machine reach us, best first: what others are told may lead nowhere from inside."""
+
+    @property
+    def twin(self) -> str:
+        """Where another process has our key ("": nowhere that we know of). One of them must have an identity made."""
+
+    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
+        """Remember where a peer can be dialled; nothing is sent.
+
+        `teacher`: the peer that says so. It has us call nothing nearer than itself, no port of a machine's services,
+        and only so many addresses a minute where nobody answers; and what is known already stays known. None: our own
+        user, or ourselves.
+        """
+
+    def sighting(self, peer: bytes) -> Sighting: ...
+
+    async def reach(self, peer: bytes) -> None:
+        """Call a peer anew at each address that it claims and `sighting` does not name yet; takes seconds at most."""
+
+    async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
+        """Call addresses where we are said to be, each with its teacher: if our key answers there, and not ourselves,
+        `twin` says so."""
 
     def contact_of(self, peer: bytes) -> Contact | None:
         """What a peer said of itself in its HELLO (its key is verified), else what was introduced, else None."""

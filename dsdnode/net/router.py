@@ -8,15 +8,20 @@ from typing import Protocol
 import structlog
 import zmq
 
+from dsdnode.addresses import Nearness, nearness, network
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.identity import Identity, peer_id
+from dsdnode.net.door import Door
 from dsdnode.net.link import Inbound, Link
+from dsdnode.net.lobby import Lobby
 from dsdnode.net.port import Priority
 from dsdnode.net.sockets import Frames, Names, Pump, bind_router, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
 from dsdnode.wire.messages import Hello, Refused, Welcome
 
 REBIND_S = 0.05
+SWEEP_S = 0.5
+"""So often those that do not greet are looked for, while there are any."""
 
 log = structlog.get_logger(__name__)
 
@@ -24,10 +29,10 @@ log = structlog.get_logger(__name__)
 class RouterOwner(Protocol):
     """What a router asks of, and tells, its transport."""
 
-    def greeted(self, hello: Hello, curve_key: bytes) -> Welcome | Refused:
-        """The answer to a caller that proved to own this X25519 key."""
+    def greeted(self, hello: Hello, curve_key: bytes, host: str) -> Welcome | Refused:
+        """The answer to a caller from there that proved to own this X25519 key."""
 
-    def inbound_ready(self, inbound: Inbound, hello: Hello, curve_key: bytes) -> None: ...
+    def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None: ...
 
     def inbound_ended(self, inbound: Inbound) -> None: ...
 
@@ -51,12 +56,14 @@ class Router:
         self._identity = identity
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
         self._bind(listen)
 
     def _bind(self, listen: str) -> None:
         self._socket, self.port = bind_router(self._context, self._identity, listen)
         self._listen = f"{listen.rpartition(':')[0]}:{self.port}"
-        self._accepted: set[int] = set()
+        self.lobby = Lobby()
+        self._doors: dict[int, Door] = {}
         self._by_routing_id: dict[bytes, Inbound] = {}
         self._by_descriptor: dict[int, Inbound] = {}
         events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
@@ -65,13 +72,11 @@ class Router:
         self._events = Pump(self._monitor, self._take_event)
         self._pump = Pump(self._socket, self._take)
 
-    @property
-    def num_connections(self) -> int:
-        return len(self._accepted)
-
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._sweeper):
+            if timer is not None:
+                timer.cancel()
+        self._sweeper = None
         if not self._socket.closed:
             self._socket.disable_monitor()
         self._events.close()
@@ -93,9 +98,10 @@ class Router:
             self._timer = self._loop.call_later(REBIND_S, self._bind_again)
 
     def forget(self, peer: bytes) -> None:
-        """What comes over this peer's connections is a stranger's from now on."""
+        """End this peer's connections; what may still come over them is a stranger's."""
         for inbound in [inbound for inbound in self._by_routing_id.values() if inbound.peer == peer]:
             self._end(inbound)
+            self._close(inbound.descriptor)
 
     # --- what comes in
 
@@ -109,10 +115,12 @@ class Router:
         # A routing id alone proves nothing: a caller may choose it. The User-Id is the key that CURVE has verified.
         if inbound is not None and inbound.user == user:
             self._owner.received(inbound, raw)
-        else:
-            self._greet(routing_id, user, frames[1], raw)
+            return
+        descriptor = int(str(frames[1].get("__fd")))
+        if self.lobby.hears(descriptor):
+            self._greet(routing_id, user, descriptor, _plain(str(frames[1].get("Peer-Address"))), raw)
 
-    def _greet(self, routing_id: bytes, user: str, first: zmq.Frame, raw: list[bytes]) -> None:
+    def _greet(self, routing_id: bytes, user: str, descriptor: int, host: str, raw: list[bytes]) -> None:
         """The first message of a connection: HELLO, or it is dropped."""
         try:
             hello = decode(raw).message
@@ -122,25 +130,54 @@ class Router:
         if not isinstance(hello, Hello):
             return
         self._take_events()  # what ended before this began must not be taken for its end
-        curve_key = bytes.fromhex(user)
-        answer = self._owner.greeted(hello, curve_key)
-        peer = peer_id(hello.contact.public_key)
-        descriptor, source = int(str(first.get("__fd"))), str(first.get("Peer-Address"))
-        inbound = Inbound(self._socket, self._pump, routing_id, peer, hello.bulk, user, descriptor, source)
+        curve_key, peer = bytes.fromhex(user), peer_id(hello.contact.public_key)
+        answer = self._owner.greeted(hello, curve_key, host)
+        if isinstance(answer, Welcome) and not self.lobby.admits(self._source(host, peer)):
+            answer = Refused("this peer has as many connections as it can have", retry=True)
+        inbound = Inbound(self._socket, self._pump, routing_id, hello, user, descriptor, host)
         inbound.send(encode(answer), Priority.CONTROL)
-        if isinstance(answer, Welcome):
-            self._by_routing_id[routing_id] = self._by_descriptor[descriptor] = inbound
-            self._owner.inbound_ready(inbound, hello, curve_key)
+        if isinstance(answer, Refused):
+            self.lobby.refused(self._loop.time(), descriptor)
+            return
+        self._by_routing_id[routing_id] = self._by_descriptor[descriptor] = inbound
+        self._close(self.lobby.greeted(descriptor, self._source(host, peer), peer))
+        self._owner.inbound_ready(inbound, curve_key)
+
+    def _source(self, host: str, peer: bytes) -> str:
+        """Whose share of the connections one takes: its network's; its machine's, nearby; on this machine its own."""
+        return peer.hex() if nearness(host) in (None, Nearness.HERE) else network(host) or host
+
+    # --- who comes and goes
 
     def _take_event(self) -> None:
         event, descriptor = receive_event(self._monitor)
         if event == zmq.EVENT_ACCEPTED:
-            self._accepted.add(descriptor)
+            self._arrived(descriptor)
             return
-        self._accepted.discard(descriptor)
+        self.lobby.left(descriptor)
+        self._doors.pop(descriptor, None)
         inbound = self._by_descriptor.get(descriptor)
         if inbound is not None:
             self._end(inbound)
+
+    def _arrived(self, descriptor: int) -> None:
+        door = Door.at(descriptor)
+        if door is None:
+            return  # and gone: the news of that follow
+        self._doors[descriptor] = door
+        self._close(self.lobby.arrived(self._loop.time(), descriptor, network(door.host) or door.host))
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        for descriptor in self.lobby.overdue(self._loop.time()):
+            self._close(descriptor)
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep) if self.lobby.num_waiting else None
+
+    def _close(self, descriptor: int | None) -> None:
+        door = self._doors.get(descriptor) if descriptor is not None else None
+        if door is not None:
+            door.close()
 
     def _take_events(self) -> None:
         try:
@@ -155,3 +192,8 @@ class Router:
         if self._by_descriptor.get(inbound.descriptor) is inbound:
             del self._by_descriptor[inbound.descriptor]
         self._owner.inbound_ended(inbound)
+
+
+def _plain(host: str) -> str:
+    """An IP address as it is written elsewhere: without a zone, and IPv4 as such."""
+    return host.partition("%")[0].removeprefix("::ffff:")

@@ -16,8 +16,9 @@ from functools import cache
 import zmq
 from zmq.utils import z85
 
+from dsdnode.addresses import ANY_HOST, LOWEST_PORT, is_ip, nearness, parse_address
 from dsdnode.errors import BadInput
-from dsdnode.identity import Identity, is_ip, parse_address
+from dsdnode.identity import Identity
 from dsdnode.net.port import HEARTBEAT_S, HEARTBEAT_TIMEOUT_S, MAX_TURN
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 
@@ -48,6 +49,8 @@ def bind_router(
         raise BadInput(f"cannot listen: {error}") from error
     if not is_ip(host):
         raise BadInput(f"cannot listen on {host!r}: give an IP address, 0.0.0.0 for all")
+    if host not in ANY_HOST and nearness(host) is None:
+        raise BadInput(f"cannot listen on {host}: it is not the address of one machine (0.0.0.0: on all of this one)")
     router = context.socket(zmq.ROUTER)
     _set_common(router, identity, ipv6=":" in host)
     router.setsockopt(zmq.CURVE_SERVER, 1)
@@ -71,6 +74,8 @@ def _why_not_bound(listen: str, port: int, error: zmq.ZMQError) -> str:
         return f"port {port} is in use: stop what uses it, or choose another with --listen tcp://HOST:PORT"
     if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
         return f"cannot listen on {listen}: this machine has no such address"
+    if error.errno == errno.EACCES:
+        return f"cannot listen on port {port}: those below {LOWEST_PORT} are for administrators; choose a higher one"
     return f"cannot listen on {listen}: {error.strerror}"
 
 

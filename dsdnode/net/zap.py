@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable
 
 import structlog
 import zmq
 from cachetools import LRUCache
 
+from dsdnode.net.credits import MAX_REMEMBERED, Credits
 from dsdnode.net.sockets import Pump
 
-MAX_CONNECTIONS = 400
-"""With dealers and files, below the usual 1,024 descriptors of a process."""
 CONNECTIONS_BURST = 256
 CONNECTIONS_PER_S = 32.0
 """From one address (IPv6: /64)."""
+REFUSAL_COST = 8.0
+"""A greeting that is refused costs us as much as so many connections, and its address as many of those it may make."""
 LOCKDOWN_S = 30.0
-MAX_REMEMBERED = 4096
 
 log = structlog.get_logger(__name__)
 
@@ -31,21 +30,25 @@ class Gate:
 
     def __init__(self) -> None:
         self._banned: LRUCache[bytes, float] = LRUCache(MAX_REMEMBERED)
-        self._credit: LRUCache[str, tuple[float, float]] = LRUCache(MAX_REMEMBERED)
         self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)
+        self._credits = Credits(CONNECTIONS_BURST, CONNECTIONS_PER_S)
         self._locked_until = 0.0
 
-    def admit(self, now: float, address: str, key: bytes, num_connections: int) -> str:
+    def admit(self, now: float, address: str, key: bytes) -> str:
         """Why a connection is refused; empty: it is admitted."""
         if self.is_banned(now, key):
             return "banned"
-        if key not in self._known and (now < self._locked_until or num_connections > MAX_CONNECTIONS):
+        if key not in self._known and now < self._locked_until:
             return "full"
-        return "" if self._spend(now, _group(address)) else "too many connections from this address"
+        return "" if self._credits.spend(_group(address), now) else "too many connections from this address"
 
     def know(self, key: bytes) -> None:
         """This key completed a HELLO: it comes in also when strangers may not."""
         self._known[key] = None
+
+    def refused(self, now: float, address: str) -> None:
+        """A greeting from there was answered by no."""
+        self._credits.charge(_group(address), now, REFUSAL_COST)
 
     def ban(self, now: float, key: bytes, duration_s: float) -> None:
         self._banned[key] = now + duration_s
@@ -56,13 +59,6 @@ class Gate:
     def lock(self, now: float) -> None:
         """Strangers filled our memory: admit only those who are known, for a while."""
         self._locked_until = now + LOCKDOWN_S
-
-    def _spend(self, now: float, group: str) -> bool:
-        credit, then = self._credit.get(group, (float(CONNECTIONS_BURST), now))
-        credit = min(CONNECTIONS_BURST, credit + (now - then) * CONNECTIONS_PER_S)
-        allowed = credit >= 1
-        self._credit[group] = (credit - allowed, now)
-        return allowed
 
 
 def _group(address: str) -> str:
@@ -78,9 +74,8 @@ def _group(address: str) -> str:
 class ZapServer:
     """Answers libzmq's questions from a gate; the key in hex becomes the User-Id of every frame of the connection."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], gate: Gate, num_connections: Callable[[], int]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], gate: Gate) -> None:
         self._gate = gate
-        self._num_connections = num_connections
         self._socket = context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind("inproc://zeromq.zap.01")
@@ -95,7 +90,7 @@ class ZapServer:
         refusal, user = "malformed", b""
         if version == b"1.0" and len(question) == 7 and question[5] == b"CURVE":
             now = asyncio.get_running_loop().time()
-            refusal = self._gate.admit(now, question[3].decode(), question[6], self._num_connections())
+            refusal = self._gate.admit(now, question[3].decode(), question[6])
             user = question[6].hex().encode()
         if refusal:
             log.debug(

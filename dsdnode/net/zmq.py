@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from dsdnode.addresses import ANY_HOST, LOWEST_PORT, Nearness, check_reachable, is_ip, may_name, parse_address
 from dsdnode.errors import BadInput, PeerUnavailable
-from dsdnode.identity import Identity, is_ip, parse_address, peer_id, short_id
+from dsdnode.identity import Identity, peer_id, short_id
+from dsdnode.net.dials import Teacher
 from dsdnode.net.handshake import Handshake, derive_swarm_key
-from dsdnode.net.link import Inbound, Link
+from dsdnode.net.knock import Knocks
+from dsdnode.net.link import Inbound, Link, Way
 from dsdnode.net.links import Links
-from dsdnode.net.port import Priority
+from dsdnode.net.port import Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.net.router import Router
 from dsdnode.net.sockets import Names, open_context
 from dsdnode.net.watch import MemoryWatch
 from dsdnode.net.zap import Gate, ZapServer
+from dsdnode.wire.codec import printable
 from dsdnode.wire.messages import MAX_ADDRESSES, PROTOCOL_VERSION, Contact, Hello, Refused, Welcome
 
 MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
@@ -55,18 +59,23 @@ class ZmqTransport:
         self._own_id = identity.peer_id
         names = Names()
         addresses: tuple[str, ...] = ()
+        here = ""
         if listen is not None:
             try:
-                self._zap = ZapServer(self._context, self._gate, self._num_connections)
+                self._zap = ZapServer(self._context, self._gate)
                 self._router = Router(self, self._context, names, identity, listen)
                 addresses = _advertised(listen, advertise, self._router.port)
+                here = _here(listen, self._router.port)
             except BadInput:
                 self._stop_listening()
                 self._context.term()
                 raise
+        self.here = (here, *(one for one in addresses if one != here))[:MAX_ADDRESSES] if here else ()
         keys = tuple(map(derive_swarm_key, swarm_keys))
         self._handshake = Handshake(Contact(identity.public_key, addresses), keys, version)
         self._links = Links(self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost)
+        self._knocks = Knocks(self._links)
+        self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._too_much_memory)
 
     @classmethod
@@ -92,9 +101,6 @@ class ZmqTransport:
         if self._zap is not None:
             self._zap.close()
 
-    def _num_connections(self) -> int:
-        return self._router.num_connections if self._router is not None else 0
-
     async def close(self) -> None:
         """Drops what is queued. Bounded in time."""
         if self._closed:
@@ -115,19 +121,55 @@ class ZmqTransport:
     def contact(self) -> Contact:
         return self._handshake.contact
 
-    def introduce(self, contact: Contact) -> None:
+    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
         if contact.public_key == self.contact.public_key or not contact.addresses:
             return
         try:
             peer = self._links.book.meet(contact.public_key)
         except ValueError:
             return  # a key that nobody can have
-        if peer.introduced != contact:
-            peer.introduced, peer.retry_at = contact, 0.0
+        if teacher is not None:
+            if peer.hear(contact, self._as_teacher(teacher)):
+                peer.retry_at = 0.0
+        elif peer.given != contact:
+            peer.given, peer.retry_at = contact, 0.0
+
+    def _as_teacher(self, peer: bytes) -> Teacher:
+        if peer == self._own_id:
+            return Teacher(Nearness.HERE, peer.hex())
+        known = self._links.book.get(peer)
+        return (known and known.as_teacher) or Teacher(Nearness.WORLD, peer.hex())
+
+    def sighting(self, peer: bytes) -> Sighting:
+        known = self._links.book.get(peer)
+        return known.sighting() if known is not None else Sighting(near=Nearness.WORLD)
+
+    async def reach(self, peer: bytes) -> None:
+        known = self._links.book.get(peer)
+        if known is not None and not self._closed:
+            await self._knocks.reach(known)
+
+    async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
+        ways = []
+        for address, named_by in places.items():
+            teacher = self._as_teacher(named_by) if named_by is not None else None
+            if teacher is None:
+                ways.append(Way(address))
+            elif may_name(teacher.near, address):
+                ways.append(Way(address, teacher.near, teacher))
+        for way, is_twin in zip(ways, await asyncio.gather(*map(self._knocks.is_twin, ways)), strict=True):
+            if is_twin:
+                self._meet_twin(way.address)
+
+    def _meet_twin(self, where: str) -> None:
+        """`where`: an address, or as much as is known of it."""
+        if where != self.twin:
+            self.twin = where
+            log.error("this node's identity is in use twice: another process has the same key", where=where)
 
     def contact_of(self, peer: bytes) -> Contact | None:
         known = self._links.book.get(peer)
-        return (known.said or known.introduced) if known is not None else None
+        return known.contact() if known is not None else None
 
     def source_of(self, peer: bytes) -> str:
         known = self._links.book.get(peer)
@@ -172,17 +214,22 @@ class ZmqTransport:
 
     # --- what the parts tell
 
-    def greeted(self, hello: Hello, curve_key: bytes) -> Welcome | Refused:
+    def greeted(self, hello: Hello, curve_key: bytes, host: str) -> Welcome | Refused:
         answer = self._handshake.answer(hello, curve_key)
+        if isinstance(answer, Welcome) and hello.contact.public_key == self.contact.public_key:
+            answer = Refused("this identity is in use here")
+            if not self._knocks.is_ours(hello):
+                self._meet_twin(printable(" ".join(hello.contact.addresses)) or f"somewhere at {host}")
         if self._gate.is_banned(self._loop.time(), curve_key):
             answer = Refused("banned here")
         if isinstance(answer, Refused):
+            self._gate.refused(self._loop.time(), host)
             log.info("greeting refused", peer=short_id(peer_id(hello.contact.public_key)), reason=answer.reason)
         return answer
 
-    def inbound_ready(self, inbound: Inbound, hello: Hello, curve_key: bytes) -> None:
+    def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None:
         self._gate.know(curve_key)
-        self._links.inbound_ready(inbound, hello.contact)
+        self._links.inbound_ready(inbound)
 
     def inbound_ended(self, inbound: Inbound) -> None:
         self._links.inbound_ended(inbound)
@@ -207,17 +254,26 @@ def _advertised(listen: str, advertise: Sequence[str], port: int) -> tuple[str, 
     """The addresses to tell others: `advertise`, else the one listened on, with the real port. Raises BadInput."""
     for address in advertise:
         try:
-            parse_address(address)
+            check_reachable(address)
         except ValueError as error:
             raise BadInput(f"cannot advertise: {error}") from error
+        if parse_address(address)[1] < LOWEST_PORT:
+            log.warning(f"a port below {LOWEST_PORT} is called by those alone who join it by hand", address=address)
     if len(advertise) > MAX_ADDRESSES:
         raise BadInput(f"cannot advertise {len(advertise)} addresses; at most {MAX_ADDRESSES}")
     if advertise:
         return tuple(advertise)
     host, _ = parse_address(listen, lowest_port=0)
-    if host in ("0.0.0.0", "::"):
+    if host in ANY_HOST:
         host = _own_ip(socket.AF_INET6 if host == "::" else socket.AF_INET)
     return (f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}",)
+
+
+def _here(listen: str, port: int) -> str:
+    """The address for processes of this machine: what is advertised may lead nowhere from inside its network."""
+    host, _ = parse_address(listen, lowest_port=0)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def _own_ip(family: socket.AddressFamily) -> str:
@@ -229,4 +285,4 @@ def _own_ip(family: socket.AddressFamily) -> str:
             own = str(probe.getsockname()[0])
         except OSError:
             own = "0.0.0.0"
-    return own if is_ip(own) and own not in ("0.0.0.0", "::") else ("::1" if v6 else "127.0.0.1")
+    return own if is_ip(own) and own not in ANY_HOST else ("::1" if v6 else "127.0.0.1")

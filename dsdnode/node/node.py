@@ -15,7 +15,7 @@ from random import Random
 import structlog
 
 from dsdnode.config import NodeConfig, next_life, read_joins, write_joins
-from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.dht.ids import MODELS_KEY, model_key
 from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import Identity, load_or_create, short_id
@@ -85,7 +85,8 @@ class Node:
 
     @classmethod
     async def start(cls, config: NodeConfig) -> Node:
-        """Raises BadInput, PeerUnavailable (no peer of `joins` answers, or all refuse us), ModelRefused."""
+        """Raises BadInput (of an identity in use elsewhere, too), PeerUnavailable (no peer of `joins` answers, or all
+        refuse us), ModelRefused."""
         identity = load_or_create(config.identity_file)
         contacts = [parse_join(join) for join in config.joins]
         transport = await ZmqTransport.open(
@@ -115,6 +116,7 @@ class Node:
             await self._start_shard()
         if "drafter" in self._config.roles:
             await self._start_drafter()
+        await self.discovery.check_identity()
         if self._organs.offers:
             self.discovery.provide(self._records)
         if self._organs.disk:
@@ -126,7 +128,9 @@ class Node:
     async def _join(self, contacts: Sequence[Contact]) -> None:
         if contacts:
             await self.discovery.join(contacts, timeout_s=self._config.timeouts.join_s)
-            return
+            if any(contact.public_key != self._identity.public_key for contact in contacts):
+                return
+            log.info("the only peer to join is this node itself: the swarm begins here")
         known = []
         swarms = swarm_names(self._config.swarm_keys)
         for join in read_joins(self._config.data_dir, swarms) if self._organs.disk else ():
@@ -151,6 +155,7 @@ class Node:
             engine,
             max_sessions=1 if self._config.strict else self._config.max_sessions,
             max_lease_s=self._config.timeouts.lease_s,
+            look=lambda: self.discovery.find_providers(model_key(engine.shard.model_id)),
         )
         if self._organs.scheduler is not None:
             self._stage.batcher.scheduler = self._organs.scheduler()
@@ -225,6 +230,12 @@ class Node:
         return format_join(self._transport.contact)
 
     @property
+    def join_here(self) -> str:
+        """For this user's own commands, on this machine."""
+        contact = self._transport.contact
+        return format_join(Contact(contact.public_key, self._transport.here))
+
+    @property
     def roles(self) -> tuple[str, ...]:
         return self._config.roles
 
@@ -252,6 +263,7 @@ class Node:
             ),
             engines=tuple(offer.status() for offer in self._offers.values()),
             protection=next((offer.protection for offer in self._offers.values()), None),
+            twin=self._transport.twin,
         )
 
     async def peers(self) -> list[PeerInfo]:

@@ -121,8 +121,6 @@ async def measure_links(rpc: Rpc, discovery: Discovery, pings: Pings, engine: En
     near = {record.peer_id: record for record in found if shard.start == record.end or shard.end == record.start}
     near.pop(own, None)
     picked = sorted(near, key=lambda peer: hashlib.sha256(own + peer).digest())[:MAX_ROUND_TRIPS]
-    for peer in picked:
-        rpc.transport.introduce(near[peer].contact)
     rtts_s = await asyncio.gather(*(pings.rtt_s(peer, NUM_PINGS) for peer in picked))
     trips = zip(picked, rtts_s, strict=True)
     return tuple(RoundTrip(peer[:ID_PREFIX_BYTES], round(1e3 * rtt_s, 2)) for peer, rtt_s in trips if rtt_s is not None)

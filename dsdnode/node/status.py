@@ -44,7 +44,7 @@ class EngineStatus(msgspec.Struct, frozen=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """`sent`: messages and their bytes, by kind, since the start."""
+    """`sent`: messages and their bytes, by kind, since the start. `twin`: where another process has this node's key."""
 
     uptime_s: float
     peer_id: str
@@ -59,3 +59,4 @@ class NodeStatus(msgspec.Struct, frozen=True):
     engines: tuple[EngineStatus, ...]
     protection: Protection | None = None
     """What holds for the engines' workers; None: there is none."""
+    twin: str = ""

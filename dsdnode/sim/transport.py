@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextvars
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from dsdnode.addresses import parse_address
 from dsdnode.errors import PeerUnavailable
-from dsdnode.identity import parse_address, peer_id
-from dsdnode.net.port import ATTEMPT_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, MAX_DIALLED, RETRY_S, Priority
+from dsdnode.identity import peer_id
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, MAX_DIALLED, RETRY_S, Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, Traffic, size_of, travel_s
 from dsdnode.sim.network import Network
@@ -37,6 +38,8 @@ class SimTransport:
         down_bytes_s: float = 0.0,
     ) -> None:
         self.contact = contact
+        self.here = contact.addresses
+        self.twin = ""
         self.id = peer_id(contact.public_key)
         self.region = region
         self.traffic = Traffic()
@@ -49,6 +52,7 @@ class SimTransport:
         self._contacts: dict[bytes, Contact] = {}
         self._links: OrderedDict[tuple[bytes, bool], SimLink] = OrderedDict()
         self._num_dialled = 0
+        self._reached: set[bytes] = set()
         self._retry_s: dict[bytes, float] = {}
         self._banned: dict[bytes, float] = {}
         self._lost: list[tuple[contextvars.Context, Callable[[bytes, str], None]]] = []
@@ -57,10 +61,22 @@ class SimTransport:
 
     # --- the port
 
-    def introduce(self, contact: Contact) -> None:
+    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
         peer = peer_id(contact.public_key)
         if contact.addresses and peer != self.id and not self.links_to(peer):
             self._contacts[peer] = contact
+
+    def sighting(self, peer: bytes) -> Sighting:
+        contact = self._contacts.get(peer)
+        return Sighting(contact.addresses) if contact is not None and peer in self._reached else Sighting()
+
+    async def reach(self, peer: bytes) -> None:
+        """At once: the ping that follows takes the time of a call."""
+        if peer in self._network.hosts and not self._network.is_cut(self.id, peer):
+            self._reached.add(peer)
+
+    async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
+        """Every host of a simulation has a key of its own."""
 
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
@@ -205,6 +221,7 @@ class SimTransport:
             later_s = network.round_trip_s(self.id, peer) if refused else ATTEMPT_TIMEOUT_S
             network.loop.at(now + later_s, self._give_up, link)
         else:
+            self._reached.add(peer)
             target.meet(link, self.contact)
             self._contacts[peer] = target.contact
         return link

@@ -188,8 +188,6 @@ async def describe_peers(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[P
     for record in await discovery.find_providers(MODELS_KEY):
         offers.setdefault(record.peer_id, []).append(record)
         contacts.setdefault(record.peer_id, record.contact)
-        rpc.transport.introduce(record.contact)
-
     order = sorted(contacts)
     rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in order))
     return [

@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
+from cachetools import LRUCache
 
+from dsdnode.addresses import may_name
 from dsdnode.dht.ids import K, is_dialable, node_id
 from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
-from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import BadInput, DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
 from dsdnode.wire.messages import (
+    MAX_ADDRESSES,
     MAX_ROLES,
     Announce,
     Contact,
@@ -44,7 +47,11 @@ MIN_RETRY_S = 0.25
 MAX_RETRY_S = 30.0
 RETRY_SHARE = 1 / 60
 """Back-off of a join: this share of the time spent trying so far."""
-MAX_VERIFYING = 32
+MAX_VERIFYING = 64
+MAX_VERIFIED = 4096
+MAX_OWN_PLACES = 256
+VERIFY_AGAIN_S = 30.0
+"""An address that did not answer may do so later; and a peer may claim another at any time."""
 MAX_KNOWN = 64
 
 
@@ -70,7 +77,7 @@ class Discovery:
         self.table = Table(self.own_id)
         self.store = Store()
         self._tasks = Tasks()
-        self._queries = Queries(rpc, self.own_id, self.table, self._tasks, self.seen)
+        self._queries = Queries(rpc, self.own_id, self.table, self._tasks, self._heard_from)
         self._announcer = Announcer(identity, self.table, self.store, rng, self._queries, life)
         self._joins: dict[bytes, _Join] = {}
         self._joined = False
@@ -79,6 +86,10 @@ class Discovery:
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
         self._verifying: set[bytes] = set()
+        self._verified: LRUCache[bytes, tuple[tuple[str, ...], float]] = LRUCache(MAX_VERIFIED)
+        """Which addresses a peer claimed when they were called last, and when."""
+        self._own_places: LRUCache[str, None] = LRUCache(MAX_OWN_PLACES)
+        """Addresses where we were said to be, which have been looked at."""
         self._refreshing = False
 
     @property
@@ -102,21 +113,51 @@ class Discovery:
     async def join(self, contacts: Sequence[Contact], timeout_s: float) -> None:
         """Return when one of `contacts` has answered. The others, and those that are not up yet, are tried on and on.
 
-        Raises PeerUnavailable when nobody answered in time, or all said no for good: the node goes on trying all the
-        same.
+        Raises BadInput when somebody else has our identity, PeerUnavailable when nobody answered in time, or all said
+        no for good: the node goes on trying all the same. Where all `contacts` are ourselves, the swarm begins here.
         """
+        if not contacts:
+            raise PeerUnavailable("no peer to join is named")
         now = self._now()
         deadline = now + timeout_s
+        own = [contact for contact in contacts if node_id(contact) == self.own_id]
+        self._queries.elsewhere.update({address: None for contact in own for address in contact.addresses})
         for contact in contacts:
-            if node_id(contact) != self.own_id:
+            if contact not in own:
                 self._joins.setdefault(node_id(contact), _Join(contact, now, now))
         self._wake.set()
-        while not self._joined:
+        while self._joins and not self._joined:
             if self._now() >= deadline or self._all_refuse():
                 errors = [str(join.error or f"peer {short_id(peer)}: no answer") for peer, join in self._joins.items()]
                 raise PeerUnavailable("no peer to join answered: " + "; ".join(errors[:4]))
             self._join_news.clear()
             await wait_until(self._join_news, deadline)
+        await self._look_for_twin()
+        self._check_twin()
+
+    async def check_identity(self) -> None:
+        """Raises BadInput when our key has answered elsewhere: two of one name spoil each other's replies.
+
+        The peers around our id know of another one that has it; the first to be joined need not.
+        """
+        if len(self.table):
+            await self._queries.lookup(self.own_id, FindNode(self.own_id), FIND_TIMEOUT_S)
+        await self._look_for_twin()
+        self._check_twin()
+
+    def _check_twin(self) -> None:
+        if self._rpc.transport.twin:
+            raise BadInput(
+                f"this node's identity is in use already, at {self._rpc.transport.twin}: its key was copied, with a "
+                "folder or a machine perhaps. Stop that one, or give this one another --identity or --data-dir"
+            )
+
+    async def _look_for_twin(self) -> None:
+        places = {address: by for address, by in self._queries.elsewhere.items() if address not in self._own_places}
+        self._queries.elsewhere.clear()
+        self._own_places.update(dict.fromkeys(places))
+        if places:
+            await self._rpc.transport.look_for_twin(places)
 
     def _all_refuse(self) -> bool:
         refused_by = self._rpc.transport.refused_by
@@ -155,9 +196,9 @@ class Discovery:
         """Take the offer back at a clean stop: takes a second at most."""
         await self._announcer.withdraw()
 
-    def seen(self, contact: Contact) -> None:
-        """A peer, verified, answered us at the address that it gives."""
-        if self.table.seen(contact, self._now()):
+    def seen(self, contact: Contact, networks: Sequence[str] = ()) -> None:
+        """A peer, verified, answered us at these addresses; `networks`: where it was seen to be."""
+        if self.table.seen(contact, self._now(), networks):
             peer = node_id(contact)
             self._announcer.met(peer)
             if contact in self.table.closest(self.own_id, K):
@@ -182,11 +223,22 @@ class Discovery:
 
     async def _on_find_node(self, peer: bytes, message: FindNode, buffers: Sequence[bytes]) -> Response:
         self._heard_from(peer)
-        return Nodes(), (pack_contacts(self.table.closest(message.target, K, exclude=(peer,))),)
+        return Nodes(), (pack_contacts(self._closest(message.target, peer)),)
+
+    def _closest(self, target: bytes, asker: bytes) -> list[Contact]:
+        """Without what the asker cannot use, and without itself, unless its key answers elsewhere, too."""
+        near, known = self._rpc.transport.sighting(asker).near, self._rpc.transport.contact_of(asker)
+        here = set(known.addresses) if known is not None else set()
+        contacts = [
+            Contact(contact.public_key, tuple(one for one in contact.addresses if may_name(near, one)))
+            for contact in self.table.closest(target, K)
+            if node_id(contact) != asker or not here.issuperset(contact.addresses)
+        ]
+        return [contact for contact in contacts if contact.addresses]
 
     async def _on_find_providers(self, peer: bytes, message: FindProviders, buffers: Sequence[bytes]) -> Response:
         self._heard_from(peer)
-        contacts = self.table.closest(message.key, K, exclude=(peer,))
+        contacts = self._closest(message.key, peer)
         records = [data for _, data in self.store.get(message.key, self._now())]
         return Providers(), (pack_contacts(contacts), pack_records(records))
 
@@ -197,25 +249,41 @@ class Discovery:
             raise PeerMisbehaved("a provider speaks only for its own key")
         if not self._rpc.transport.contact.addresses:
             return Refused("this peer is a client: it holds no records"), ()
+        for record, _ in records:
+            self._rpc.transport.introduce(record.contact, teacher=peer)
         held = self.store.put(message.key, records, self._now(), self._rpc.transport.source_of(peer))
         return Stored(), () if held == list(buffers) else held
 
     def _heard_from(self, peer: bytes) -> None:
-        """A request proves that its sender lives, but not that it can be dialled: ask back before relaying it."""
+        """A peer spoke to us, so it lives. Where it can be dialled only calls of our own can show."""
         contact = self._rpc.transport.contact_of(peer)
         if contact is None or not is_dialable(contact):
             return
-        if self.table.is_live(peer) and self.table.get(peer) == contact:
-            self.seen(contact)
-        elif peer not in self._verifying and len(self._verifying) < MAX_VERIFYING:
+        sighting = self._rpc.transport.sighting(peer)
+        reached = tuple(address for address in contact.addresses if address in sighting.reached)
+        reached = reached or sighting.reached[:MAX_ADDRESSES]
+        if reached:
+            self.seen(Contact(contact.public_key, reached), sighting.networks)
+        if reached != contact.addresses:
+            self._verify_soon(peer, contact)
+
+    def _verify_soon(self, peer: bytes, contact: Contact) -> None:
+        claimed, at = self._verified.get(peer, ((), 0.0))
+        if peer in self._verifying or len(self._verifying) >= MAX_VERIFYING:
+            return
+        if claimed != contact.addresses or self._now() >= at + VERIFY_AGAIN_S:
             self._verifying.add(peer)
+            self._verified[peer] = contact.addresses, self._now()
             self._tasks.spawn(self._verify(contact))
 
     async def _verify(self, contact: Contact) -> None:
+        peer = node_id(contact)
         try:
-            await self._queries.ping(contact)
+            await self._rpc.transport.reach(peer)
         finally:
-            self._verifying.discard(node_id(contact))
+            self._verifying.discard(peer)
+        if self._rpc.transport.sighting(peer).reached:
+            await self._queries.ping(contact)
 
     # --- keeping house --------------------------------------------------------------------------------------------
 
@@ -227,6 +295,8 @@ class Discovery:
             for contact in self.table.due(now):
                 self._tasks.spawn(self._queries.ping(contact))
             self._look_around(now)
+            if self._queries.elsewhere and self._joined:
+                self._tasks.spawn(self._look_for_twin())
             if self._announcer.due(now):
                 self._tasks.spawn(self._announcer.tick(now))
             self._wake.clear()
@@ -242,15 +312,19 @@ class Discovery:
 
     async def _dial(self, join: _Join) -> None:
         peer, was_spare, join.spare = node_id(join.contact), join.spare, False
+        self._rpc.transport.introduce(join.contact)
         try:
-            await self._queries.request(join.contact, FindNode(self.own_id))
+            await self._queries.find_node(join.contact, self.own_id)
+            self._joined = True
+            self._join_news.set()
             join.since, join.spare = self._now(), not self.table.is_live(peer)
             if not (was_spare and join.spare):
                 self._look_around_at = self._now()
         except DsdError as error:
+            say = log.debug if str(error) == str(join.error) else log.info
+            say("a peer to join does not answer yet", peer=short_id(peer), reason=str(error))
             join.error = error
             self._join_news.set()
-            log.debug("join_failed", peer=short_id(peer), reason=str(error))
         finally:
             now = self._now()
             delay_s = min(max((now - join.since) * RETRY_SHARE, MIN_RETRY_S), MAX_RETRY_S)

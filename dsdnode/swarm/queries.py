@@ -43,6 +43,8 @@ REQUEST_TIMEOUT_S = 3.0
 LOOKUP_TIMEOUT_S = 10.0
 MAX_LOOKUPS = 8
 MAX_OPENED = 2048
+MAX_ELSEWHERE = 8
+"""Places where we are said to be that are looked at before more are heard of."""
 
 
 class Tasks:
@@ -69,24 +71,25 @@ class Tasks:
 
 
 class Queries:
-    """`seen` is told of every answer. Nothing is asked before the loop runs."""
+    """`answered` is told of every peer that answers. Nothing is asked before the loop runs."""
 
-    def __init__(self, rpc: Rpc, own_id: bytes, table: Table, tasks: Tasks, seen: Callable[[Contact], None]) -> None:
+    def __init__(self, rpc: Rpc, own_id: bytes, table: Table, tasks: Tasks, answered: Callable[[bytes], None]) -> None:
         self._rpc = rpc
         self._own_id = own_id
         self._table = table
         self._tasks = tasks
-        self._seen = seen
+        self._answered = answered
+        self.elsewhere: dict[str, bytes | None] = {}
+        """Addresses where others say that we are, and who says so (None: our user)."""
         self._slots = asyncio.Semaphore(MAX_LOOKUPS)
         self._opened: LRUCache[bytes, ProviderRecord] = LRUCache(MAX_OPENED)
 
     async def request(self, contact: Contact, message: Message, buffers: Sequence[bytes] = ()) -> Response:
-        """Ask one peer; the table learns from how it went. Raises DsdError."""
+        """Ask one peer, introduced before; the table learns from how it went. Raises DsdError."""
         peer = node_id(contact)
-        if self._table.is_live(peer):
-            # Hearsay must not replace the address at which it has answered.
-            contact = self._table.get(peer) or contact
-        self._rpc.transport.introduce(contact)
+        reached = self._table.get(peer) if self._table.is_live(peer) else None
+        if reached is not None:  # the transport may have forgotten it
+            self._rpc.transport.introduce(reached)
         try:
             reply = await self._rpc.request(
                 peer, message, buffers, timeout_s=REQUEST_TIMEOUT_S, priority=Priority.CONTROL
@@ -94,8 +97,14 @@ class Queries:
         except PeerUnavailable:
             self._table.failed(peer, _now())
             raise
-        self._seen(self._rpc.transport.contact_of(peer) or contact)
+        self._answered(peer)
         return reply
+
+    async def find_node(self, contact: Contact, target: bytes) -> None:
+        """Ask one peer for a target, and hear what it says. Raises DsdError."""
+        request = FindNode(target)
+        reply, buffers = await self.request(contact, request)
+        self._hear(node_id(contact), *self._read(request, reply, buffers))
 
     async def ping(self, contact: Contact) -> None:
         with contextlib.suppress(DsdError):
@@ -128,8 +137,18 @@ class Queries:
                 self._table.failed(peer, _now())
             lookup.on_failure(peer)
         else:
-            lookup.on_reply(peer, contacts, records)
+            self._hear(peer, contacts, records)
+            lookup.on_reply(peer, contacts, records, self._rpc.transport.sighting(peer).networks)
         changed.set()
+
+    def _hear(self, teacher: bytes, contacts: Sequence[Contact], records: Sequence[ProviderRecord]) -> None:
+        """Whom we call from now on is called on the word of who named it. Records first: each is its peer's own."""
+        own = self._rpc.transport.contact
+        for contact in (*(record.contact for record in records), *contacts):
+            if contact.public_key != own.public_key:
+                self._rpc.transport.introduce(contact, teacher)
+            elif len(self.elsewhere) < MAX_ELSEWHERE:
+                self.elsewhere.update(dict.fromkeys(set(contact.addresses).difference(own.addresses), teacher))
 
     def _read(
         self, request: Message, reply: Message, buffers: Sequence[bytes]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+from dsdnode.addresses import check_reachable, read_host
 from dsdnode.errors import BadInput
-from dsdnode.identity import curve_public_key, parse_address
+from dsdnode.identity import curve_public_key
 from dsdnode.wire.messages import MAX_ADDRESSES, Contact
 
-_JOIN = re.compile(r"dsd://([^/\s]{1,600})/([0-9a-fA-F]{64})/?")
+_JOIN = re.compile(r"(?i:dsd)://([^/\s]{1,600})/([0-9a-fA-F]{64})/?")
 
 
 def parse_join(text: str) -> Contact:
@@ -19,9 +20,9 @@ def parse_join(text: str) -> Contact:
     public_key = bytes.fromhex(match[2])
     try:
         curve_public_key(public_key)
-        addresses = tuple(f"tcp://{part}" for part in match[1].split(","))
+        addresses = tuple(f"tcp://{read_host(part)}" for part in match[1].split(","))
         for address in addresses:
-            parse_address(address)
+            check_reachable(address)
     except ValueError as error:
         raise BadInput(f"{text!r} is not a join address: {error}") from error
     if len(addresses) > MAX_ADDRESSES:

@@ -19,9 +19,10 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from dsdnode.addresses import parse_address
 from dsdnode.cost import CostLine
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.identity import LABEL, Identity, parse_address, peer_id, verify
+from dsdnode.identity import LABEL, Identity, peer_id, verify
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import (
     MAX_ADDRESSES,

@@ -21,7 +21,7 @@ class BusyNode:
 
     peer_id = bytes(32)
     address = "tcp://127.0.0.1:1"
-    join = "dsd://127.0.0.1:1/" + 64 * "0"
+    join = join_here = "dsd://127.0.0.1:1/" + 64 * "0"
     roles = ("drafter", "shard")
     layers = (0, 4)
 

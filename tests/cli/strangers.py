@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import zmq
 from zmq.utils import z85
 
-from dsdnode.identity import Identity, curve_public_key, parse_address
+from dsdnode.addresses import parse_address
+from dsdnode.identity import Identity, curve_public_key
 from dsdnode.wire.codec import MAX_FRAME_BYTES, MAX_HEADER_BYTES, encode
 from dsdnode.wire.joins import parse_join
 from dsdnode.wire.messages import Ping

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -89,3 +90,33 @@ def test_a_log_holds_no_prompt_and_no_key_that_a_variable_held(style: str) -> No
     said = stream.getvalue()
     assert "11 characters" in said and "Traceback" in said
     assert "open-sesame" not in re.sub(r"\x1b\[[0-9;]*m", "", said)
+
+
+def test_of_one_event_so_many_lines_a_minute_whatever_strangers_make_of_it() -> None:
+    clock = [0.0]
+    sieve = logs.Sieve(lambda: clock[0])
+
+    def lines(event: str, num: int) -> list[dict[str, object]]:
+        through: list[dict[str, object]] = []
+        for number in range(num):
+            with contextlib.suppress(structlog.DropEvent):
+                through.append(dict(sieve(None, "info", {"event": event, "reason": f"mallory's {number}"})))
+        return through
+
+    assert len(lines("greeting refused", 1000)) == logs.MAX_LINES
+    assert len(lines("reply failed", 1)) == 1, "others are heard all the same"
+    clock[0] = 59.0
+    assert lines("greeting refused", 10) == []
+    clock[0] = 60.0
+    first, *others = lines("greeting refused", 1000)
+    assert first["left_out"] == 1010 - logs.MAX_LINES and len(others) == logs.MAX_LINES - 1
+    clock[0] = 200.0
+    assert lines("reply failed", 1) == [{"event": "reply failed", "reason": "mallory's 0"}]
+
+
+def test_a_flood_of_refusals_leaves_few_lines() -> None:
+    stream = io.StringIO()
+    logs.set_up("debug", "json", stream)
+    for number in range(500):
+        structlog.get_logger("alice").info("peer misbehaved", peer=f"{number}")
+    assert len(stream.getvalue().splitlines()) == logs.MAX_LINES

@@ -202,6 +202,7 @@ def logging_elsewhere(stderr: Path) -> Iterator[None]:
 
 def test_strangers_cannot_fill_the_disk_with_the_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "MAX_LOG_BYTES", 4096)
+    monkeypatch.setattr(logs, "MAX_LINES", 300)
     path = home / "node.log"
     with logging_elsewhere(home / "stderr"):
         logs.set_up("info", "json")

@@ -185,6 +185,17 @@ def test_mined_sybils_of_two_networks_take_four_places() -> None:
     assert lookup.closest == [*sybils[:4], *honest[: K - 4]]
 
 
+def test_sybils_of_many_names_count_where_they_were_seen() -> None:
+    crowd = peers(60, lambda i: f"{11 + i}.0.0.1:1")
+    sybils = [Contact(one.public_key, (f"tcp://n{i}.example{i}.org:1",)) for i, one in enumerate(crowd[:20])]
+    honest = crowd[20:]
+    lookup = start([*sybils, *honest])
+    while not lookup.done(0.0):
+        for contact in ask(lookup):
+            lookup.on_reply(node_id(contact), sybils, networks=("8.8.8.0/24",) if contact in sybils else ())
+    assert lookup.closest == [*sybils[:2], *honest[: K - 2]]
+
+
 def test_a_swarm_of_liars_ends_bounded() -> None:
     lookup = start(peers(3))
     num_asked, invented = 0, 0

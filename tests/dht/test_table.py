@@ -101,6 +101,17 @@ def test_one_network_gets_two_places_a_bucket_and_ten_in_all() -> None:
     assert max(buckets.values()) == MAX_PER_GROUP
 
 
+@pytest.mark.parametrize("address", ["tcp://name{port}.example{port}.org:5000", "tcp://127.0.0.1:{port}"])
+def test_whatever_they_call_themselves_they_count_where_they_were_seen(address: str) -> None:
+    """Mallory has a name of its own for each of her hundred peers, or a tunnel; all answer from one network."""
+    table = Table(OWN_ID)
+    sybils = crowd(100, address)
+    for sybil in sybils:
+        table.seen(sybil, 0.0, ("8.8.8.0/24",))
+    assert len(table) == MAX_PER_GROUP
+    assert table.seen(Contact(BOB.public_key, ("tcp://bob.example:5000",)), 0.0, ("9.9.9.0/24",))
+
+
 def test_a_peer_that_moves_faces_the_caps_again() -> None:
     table = Table(OWN_ID)
     bob, carol, dave = crowd(3, "tcp://8.8.8.8:{port}")

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from dsdnode.identity import Identity, parse_address
+from dsdnode.addresses import parse_address
+from dsdnode.identity import Identity
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.messages import Block, Closed, Contact, Message, Nack, Verdict

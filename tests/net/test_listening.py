@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import zmq
 
+from dsdnode.addresses import parse_address
 from dsdnode.errors import BadInput, PeerUnavailable
-from dsdnode.identity import Identity, parse_address
+from dsdnode.identity import Identity
 from dsdnode.net import router, sockets
 from dsdnode.net.rpc import Rpc
-from dsdnode.net.zmq import ZmqTransport, _advertised
+from dsdnode.net.zmq import ZmqTransport, _advertised, _here
 from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
@@ -33,13 +34,28 @@ async def test_listening_where_one_cannot(start: Start) -> None:
         (address, f"port {parse_address(address)[1]} is in use"),
         ("tcp://192.0.2.7:0", "no such address"),
         ("tcp://localhost:0", "IP address"),
+        ("tcp://my_box.:0", "IP address"),
+        ("tcp://255.255.255.255:0", "not the address of one machine"),
+        ("tcp://224.0.0.1:0", "not the address of one machine"),
+        ("tcp://240.0.0.1:0", "not the address of one machine"),
+        ("tcp://[ff02::1]:0", "not the address of one machine"),
+        ("tcp://[fe80::1%lo]:0", "zone"),
+        ("tcp://127.1:0", "neither an IP address nor a name"),
         ("127.0.0.1:7000", "tcp://HOST:PORT"),
         ("ipc:///tmp/x", "tcp://HOST:PORT"),
     ):
         with pytest.raises(BadInput, match=words):
             await ZmqTransport.open(ALICE, listen=listen)
-    with pytest.raises(BadInput, match="advertise"):
-        await ZmqTransport.open(ALICE, listen="tcp://127.0.0.1:0", advertise=["10.0.0.1"])
+    for advertise, words in (
+        ("10.0.0.1", "tcp://HOST:PORT"),
+        ("tcp://10.0.0.1:0", "port 0 is not within"),
+        ("tcp://0.0.0.0:29170", "not the address of one machine"),
+        ("tcp://255.255.255.255:29170", "not the address of one machine"),
+        ("tcp://[ff02::1]:29170", "not the address of one machine"),
+        ("tcp://[fe80::1%eth0]:29170", "zone"),
+    ):
+        with pytest.raises(BadInput, match=f"cannot advertise.*{words}"):
+            await ZmqTransport.open(ALICE, listen="tcp://127.0.0.1:0", advertise=[advertise])
     assert num_descriptors() <= before
 
 
@@ -51,6 +67,32 @@ def test_what_is_advertised() -> None:
         _advertised("tcp://0.0.0.0:0", [f"tcp://10.0.0.{index}:1" for index in range(5)], 7000)
     host, port = parse_address(_advertised("tcp://0.0.0.0:7000", (), 7000)[0])
     assert host != "0.0.0.0" and port == 7000
+
+
+def test_a_port_for_administrators_is_refused_in_words() -> None:
+    denied = zmq.ZMQError(errno.EACCES)
+    assert "those below 1024 are for administrators" in sockets._why_not_bound("tcp://0.0.0.0:80", 80, denied)
+
+
+@pytest.mark.parametrize(
+    ("listen", "here"),
+    [
+        ("tcp://127.0.0.1:0", "tcp://127.0.0.1:7000"),
+        ("tcp://0.0.0.0:0", "tcp://127.0.0.1:7000"),
+        ("tcp://[::]:0", "tcp://[::1]:7000"),
+        ("tcp://192.0.2.7:7000", "tcp://192.0.2.7:7000"),
+    ],
+)
+def test_where_it_is_reached_on_its_own_machine(listen: str, here: str) -> None:
+    assert _here(listen, 7000) == here
+
+
+async def test_what_is_advertised_is_tried_when_the_machine_is_another(start: Start) -> None:
+    advertise = ["tcp://192.0.2.1:7000", "tcp://192.0.2.2:7000", "tcp://192.0.2.3:7000", "tcp://192.0.2.4:7000"]
+    bob = await start(b"b", advertise=advertise)
+    here = bob.transport.here
+    assert here[0].startswith("tcp://127.0.0.1:") and here[1:] == tuple(advertise[:3])
+    assert (await start(b"a", listen=None)).transport.here == ()
 
 
 async def test_ipv6(start: Start) -> None:

@@ -16,14 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from zmq.utils import z85
 
+from dsdnode.addresses import parse_address
 from dsdnode.errors import PeerUnavailable
-from dsdnode.identity import Identity, parse_address
+from dsdnode.identity import Identity
 from dsdnode.net import handshake
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import STRIKES, Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import MAX_FRAME_BYTES, encode
-from dsdnode.wire.messages import Contact, Hello, Message, Ping, Refused, Welcome
+from dsdnode.wire.messages import Contact, Hello, Message, Ping, Refused
 from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
@@ -102,7 +103,7 @@ async def test_a_callee_without_the_key_is_not_believed(start: Start) -> None:
     inside(mallory)._handshake = replace(inside(mallory)._handshake, swarm_keys=(b"guess",))
     transport = inside(mallory)
     answer = transport._handshake.answer
-    transport.greeted = lambda hello, curve_key: answer(replace_proof(hello), curve_key)
+    transport.greeted = lambda hello, curve_key, host: answer(replace_proof(hello), curve_key)
     alice = await start(b"a", swarm_keys=("ours",))
     assert "does not know the swarm key" in await refused(alice, mallory.transport.contact)
 
@@ -200,20 +201,28 @@ async def test_a_member_that_sends_garbage_is_banned(alice: Rpc, start: Start, b
 
 
 async def test_who_is_banned_cannot_greet_again_over_the_connection_that_she_has(start: Start, bob: Rpc) -> None:
+    """What she has sent before it ended may be read after it."""
     mallory = await start(b"m")
     mallory.transport.introduce(bob.transport.contact)
     await mallory.ping(BOB.peer_id, timeout_s=5)
     heard: list[bytes] = []
-    answers: asyncio.Queue[Message] = asyncio.Queue()
     bob.on_notice(Cancel, lambda peer, message, buffers: heard.append(peer))
-    for kind in (Refused, Welcome):
-        mallory.on_notice(kind, lambda peer, message, buffers: answers.put_nowait(message))
+    answers: asyncio.Queue[Message] = asyncio.Queue()
+    greeted = inside(bob).greeted
+
+    def listen(*words: Any) -> Message:
+        answer: Message = greeted(*words)
+        answers.put_nowait(answer)
+        return answer
+
+    inside(bob).greeted = listen
+    inside(bob)._router._doors.clear()  # so that her connection stays
     bob.transport.ban(MALLORY.peer_id, 60.0)
     hello = inside(mallory)._handshake.hello(BOB.public_key, bulk=False)
     for message in (hello, Cancel(bytes(16)), hello):
         mallory.transport.send(BOB.peer_id, encode(message), Priority.CONTROL)
     async with asyncio.timeout(5):
-        assert [await answers.get() for _ in range(2)] == [Refused("banned here")] * 2
+        assert await answers.get() == Refused("banned here")
     assert heard == []
 
 

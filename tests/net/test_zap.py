@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsdnode.net import zap
-from dsdnode.net.zap import CONNECTIONS_BURST, CONNECTIONS_PER_S, LOCKDOWN_S, MAX_CONNECTIONS, Gate
+from dsdnode.net import credits, zap
+from dsdnode.net.zap import CONNECTIONS_BURST, CONNECTIONS_PER_S, LOCKDOWN_S, REFUSAL_COST, Gate
 
 ALICE, MALLORY = b"a" * 32, b"m" * 32
 
@@ -11,9 +11,9 @@ ALICE, MALLORY = b"a" * 32, b"m" * 32
 def test_a_ban_ends() -> None:
     gate = Gate()
     gate.ban(0.0, MALLORY, 10.0)
-    assert gate.admit(9.9, "10.0.0.1", MALLORY, 0) == "banned"
-    assert gate.admit(9.9, "10.0.0.1", ALICE, 0) == ""
-    assert gate.admit(10.1, "10.0.0.1", MALLORY, 0) == ""
+    assert gate.admit(9.9, "10.0.0.1", MALLORY) == "banned"
+    assert gate.admit(9.9, "10.0.0.1", ALICE) == ""
+    assert gate.admit(10.1, "10.0.0.1", MALLORY) == ""
 
 
 @pytest.mark.parametrize(
@@ -22,35 +22,39 @@ def test_a_ban_ends() -> None:
 )
 def test_a_rate_for_each_address(address: str, same: str, other: str) -> None:
     gate = Gate()
-    assert all(gate.admit(0.0, address, MALLORY, 0) == "" for _ in range(CONNECTIONS_BURST))
-    assert "too many" in gate.admit(0.0, same, MALLORY, 0)
-    assert gate.admit(0.0, other, ALICE, 0) == ""
-    assert gate.admit(1.1 / CONNECTIONS_PER_S, same, MALLORY, 0) == ""
-    assert "too many" in gate.admit(1.1 / CONNECTIONS_PER_S, same, MALLORY, 0)
+    assert all(gate.admit(0.0, address, MALLORY) == "" for _ in range(CONNECTIONS_BURST))
+    assert "too many" in gate.admit(0.0, same, MALLORY)
+    assert gate.admit(0.0, other, ALICE) == ""
+    assert gate.admit(1.1 / CONNECTIONS_PER_S, same, MALLORY) == ""
+    assert "too many" in gate.admit(1.1 / CONNECTIONS_PER_S, same, MALLORY)
 
 
 def test_when_memory_was_filled_only_the_known_come_in() -> None:
     gate = Gate()
     gate.know(ALICE)
     gate.lock(5.0)
-    assert gate.admit(6.0, "10.0.0.1", ALICE, 0) == ""
-    assert gate.admit(6.0, "10.0.0.1", MALLORY, 0) == "full"
-    assert gate.admit(5.1 + LOCKDOWN_S, "10.0.0.1", MALLORY, 0) == ""
+    assert gate.admit(6.0, "10.0.0.1", ALICE) == ""
+    assert gate.admit(6.0, "10.0.0.1", MALLORY) == "full"
+    assert gate.admit(5.1 + LOCKDOWN_S, "10.0.0.1", MALLORY) == ""
 
 
-def test_strangers_cannot_take_the_last_descriptors() -> None:
+def test_a_refused_greeting_costs_its_address_as_much_as_eight_connections() -> None:
     gate = Gate()
-    gate.know(ALICE)
-    assert gate.admit(0.0, "10.0.0.1", MALLORY, MAX_CONNECTIONS + 1) == "full"
-    assert gate.admit(0.0, "10.0.0.1", ALICE, MAX_CONNECTIONS + 1) == ""
+    for _ in range(round(CONNECTIONS_BURST / (1 + REFUSAL_COST))):
+        assert gate.admit(0.0, "10.0.0.1", MALLORY) == ""
+        gate.refused(0.0, "10.0.0.1")
+    assert "too many" in [gate.admit(0.0, "10.0.0.1", MALLORY) for _ in range(6)][-1]
+    assert gate.admit(0.0, "10.0.0.2", ALICE) == ""
+    assert gate.admit(1.0, "10.0.0.1", ALICE) == "", "and that is over in a second"
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zap, "MAX_REMEMBERED", 3)
+    for module in (zap, credits):
+        monkeypatch.setattr(module, "MAX_REMEMBERED", 3)
     gate = Gate()
     for index in range(10):
         gate.know(b"%d" % index)
         gate.ban(0.0, b"%d" % index, 1.0)
-        gate.admit(0.0, f"10.0.0.{index}", ALICE, 0)
-    assert len(gate._known) == len(gate._banned) == len(gate._credit) == 3
-    assert gate.admit(0.5, "10.0.1.1", b"9", 0) == "banned"
+        gate.admit(0.0, f"10.0.0.{index}", ALICE)
+    assert len(gate._known) == len(gate._banned) == len(gate._credits) == 3
+    assert gate.admit(0.5, "10.0.1.1", b"9") == "banned"

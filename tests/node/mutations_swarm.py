@@ -1,10 +1,11 @@
-"""Guards of net, wire, dht and swarm, taken out (mutations.py has the others)."""
+"""Guards of net, wire, dht and swarm, taken out (mutations.py has the others, mutations_doors.py who comes in)."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from tests.node.mutation import Mutation
+from tests.node.mutations_doors import DOORS
 from tests.node.mutations_records import RECORDS
 
 RPC: Final = "dsdnode.net.rpc:Rpc."
@@ -37,9 +38,8 @@ NET: Final = {
         "dsdnode.net.zmq:ZmqTransport.greeted", "self._gate.is_banned(self._loop.time(), curve_key)", "False"
     ),
     "ban-sending": Mutation("dsdnode.net.links:Links._choose", "self._gate.is_banned(now, peer.curve_key)", "False"),
-    "strangers-last": Mutation(GATE + "admit", " or num_connections > MAX_CONNECTIONS", ""),
-    "strangers-wait": Mutation(GATE + "admit", "now < self._locked_until or ", ""),
-    "connection-rate": Mutation(GATE + "_spend", "credit >= 1", "True"),
+    "strangers-wait": Mutation(GATE + "admit", "now < self._locked_until", "False"),
+    "connection-rate": Mutation(GATE + "admit", "self._credits.spend(_group(address), now)", "True"),
     "gate-memory": Mutation(
         GATE + "__init__", "self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)", "self._known = {}"
     ),
@@ -73,7 +73,9 @@ DHT: Final = {
         DISCOVERY + "_on_announce", "if any(record.peer_id != peer for record, _ in records):", "if False:"
     ),
     "client-holds": Mutation(DISCOVERY + "_on_announce", "not self._rpc.transport.contact.addresses", "False"),
-    "asked-back": Mutation(DISCOVERY + "_heard_from", "self._tasks.spawn(self._verify(contact))", "self.seen(contact)"),
+    "asked-back": Mutation(
+        DISCOVERY + "_heard_from", "reached or sighting.reached[:MAX_ADDRESSES]", "contact.addresses"
+    ),
     "found-key": Mutation(
         "dsdnode.swarm.queries:Queries._read",
         "any(request.key not in record_keys(record) for record in records)",
@@ -99,4 +101,4 @@ HERE: Final = {
     "log-most": Mutation("dsdnode.cli.streams:Stream.write", "self._lossy and ", "False and "),
 }
 
-SWARM: Final[dict[str, Mutation]] = NET | WIRE | DHT | RECORDS | HERE
+SWARM: Final[dict[str, Mutation]] = NET | WIRE | DHT | RECORDS | HERE | DOORS

@@ -32,6 +32,7 @@ class RoughTransport(MemoryTransport):
         target = self._hub.transports.get(peer)
         if target is None or self._id not in self._hub.transports:
             raise PeerUnavailable("nobody of that name is here")
+        self.calls(peer)
         loop = asyncio.get_running_loop()
         latency_s = 0.0 if target is self else self._rough.latency_s
         # Later than the message before it by a hair: timers of one moment have no order.
@@ -42,5 +43,5 @@ class RoughTransport(MemoryTransport):
         target = self._hub.transports.get(peer)
         if target is None or frozenset((self._id, peer)) in self._rough.cuts:
             return
-        target.introduce(self.contact)
+        target.called_by(self.contact)
         target._inbox.put(self._id, frames)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from dsdnode import addresses
 from dsdnode.client import client
 from dsdnode.dht import ids, lookup, store, table
-from dsdnode.net import port, queues, rpc, zap
+from dsdnode.net import dials, lobby, port, queues, rpc, zap
 from dsdnode.node.drafter import delivery, routes
 from dsdnode.node.shard import host, sessions
 from dsdnode.speculation import acceptance, actions, digest
@@ -56,7 +57,14 @@ LIMITS: Final[dict[str, float]] = {
     "attempt_s": port.ATTEMPT_TIMEOUT_S,
     "retry_s": port.RETRY_S,
     "dialled": port.MAX_DIALLED,
-    "connections": zap.MAX_CONNECTIONS,
+    "connections": lobby.MAX_CONNECTIONS,
+    "connections_per_peer": lobby.MAX_PER_PEER,
+    "unwelcomed": lobby.MAX_WAITING,
+    "greeting_s": lobby.GREETING_S,
+    "lowest_port": addresses.LOWEST_PORT,
+    "calls_per_teacher": dials.PER_TEACHER,
+    "calls_per_target": dials.PER_TARGET,
+    "calls_per_both": dials.PER_TEACHER_AND_TARGET,
     "connections_burst": zap.CONNECTIONS_BURST,
     "connections_per_s": zap.CONNECTIONS_PER_S,
     "lockdown_s": zap.LOCKDOWN_S,

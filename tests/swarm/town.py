@@ -67,7 +67,7 @@ class Member:
     def __init__(self, town: Town, name: str, dialable: bool = True, life: int = 0) -> None:
         number = town.numbers.setdefault(name, len(town.numbers) + 1)
         self.identity = Identity(number.to_bytes(32, "big"))
-        addresses = (f"tcp://127.0.0.1:{1000 + number}",) if dialable else ()
+        addresses = (f"tcp://127.0.0.1:{2000 + number}",) if dialable else ()
         self.contact = Contact(self.identity.public_key, addresses)
         self.transport = town.kind(town.hub, self.contact)
         self.transport.silent, self.transport.rng = town.silent, town.rng
@@ -118,7 +118,7 @@ class Town:
 
     def contact(self, name: str) -> Contact:
         number = self.numbers.setdefault(name, len(self.numbers) + 1)
-        return Contact(Identity(number.to_bytes(32, "big")).public_key, (f"tcp://127.0.0.1:{1000 + number}",))
+        return Contact(Identity(number.to_bytes(32, "big")).public_key, (f"tcp://127.0.0.1:{2000 + number}",))
 
     def begin(self, name: str, *joins: str, offers: bool = True, dialable: bool = True) -> Member:
         """Start a peer and have it join in the background, as the daemon does."""

@@ -85,8 +85,6 @@ class Hosts:
         if fresh or target.model_id not in self._remembered:
             await self._look_up(target.model_id)
         _, records = self._remembered[target.model_id]
-        for record in records:
-            self._rpc.transport.introduce(record.contact)
 
         def enough(peers: Collection[bytes]) -> bool:
             usable = set(peers).difference(avoid)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import structlog
 
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved
-from dsdnode.identity import short_id
+from dsdnode.identity import peer_id, short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
@@ -34,6 +34,7 @@ from dsdnode.wire.messages import (
     Park,
     Refused,
     SessionLost,
+    StagePlace,
     Trace,
     Traced,
 )
@@ -43,14 +44,27 @@ log = structlog.get_logger(__name__)
 
 MAX_LEASE_S = 60.0
 MAX_PARKED_S = 600.0
+LOOK_AGAIN_S = 2.0
+"""Stages that an Open names and that are unknown here are looked for no more often."""
 
 
 class StageHost:
     """Serves Open, Block, Closed and Close for one engine."""
 
     def __init__(
-        self, rpc: Rpc, pings: Pings, engine: Engine, *, max_sessions: int, max_lease_s: float = MAX_LEASE_S
+        self,
+        rpc: Rpc,
+        pings: Pings,
+        engine: Engine,
+        *,
+        max_sessions: int,
+        max_lease_s: float = MAX_LEASE_S,
+        look: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
+        """`look` finds out who else hosts layers of the model; the transport then knows where they are."""
+        self._look = look
+        self._looking = asyncio.Lock()
+        self._looked_s = float("-inf")
         self._rpc = rpc
         self._pings = pings
         self._engine = engine
@@ -120,6 +134,8 @@ class StageHost:
         if self._batcher.culprits.is_refused(message.session, asyncio.get_running_loop().time()):
             return Refused(REFUSED), []
         refusal = self._sessions.refusal(peer, message, stages)
+        if refusal is None:  # what could be had meanwhile may be had no more
+            refusal = await self._unheard_of(message.index, stages) or self._sessions.refusal(peer, message, stages)
         if refusal is not None:
             return refusal, []
         while (parked := self._sessions.in_the_way(message)) is not None:
@@ -131,8 +147,6 @@ class StageHost:
             return Refused("an older route of this session, or its end", retry=True), []
         session.reopen(message, stages)
         self.on_change()
-        for stage in stages:
-            self._rpc.transport.introduce(stage.contact)
         if not session.last:  # warm the link before the first block needs it
             self._rpc.warm(session.peers[message.index + 1])
         self._schedule(session)
@@ -145,6 +159,25 @@ class StageHost:
         after = None if session.last else session.peers[session.opened.index + 1]
         trouble = "" if after is None else self._rpc.transport.trouble_with(after)
         return Traced(session.machine.reached(message.epoch, message.end), trouble[:MAX_REASON]), []
+
+    async def _unheard_of(self, index: int, stages: Sequence[StagePlace]) -> Refused | None:
+        """An Open decides whom we call, never where: that we have from themselves, and from their records."""
+        peers = [peer_id(stage.contact.public_key) for stage in stages]
+        if not all(map(self._is_known, (*peers[:index], *peers[index + 1 :]))):
+            await self._look_around()
+        if all(map(self._is_known, peers[index + 1 : index + 2])):
+            return None
+        return Refused("nobody here has heard of the next stage", retry=True)
+
+    def _is_known(self, peer: bytes) -> bool:
+        return self._rpc.transport.contact_of(peer) is not None
+
+    async def _look_around(self) -> None:
+        async with self._looking:
+            now = asyncio.get_running_loop().time()
+            if self._look is not None and now >= self._looked_s + LOOK_AGAIN_S:
+                self._looked_s = now
+                await self._look()
 
     def _key_tokens(self, buffers: list[bytes]) -> bytes:
         keys = buffers[2] if len(buffers) > 2 else b""

@@ -1,0 +1,60 @@
+"""A TCP connection that libzmq has accepted, seen by its descriptor: where it comes from, and how it is ended.
+
+libzmq closes descriptors in a thread of its own, and a closed one's number is soon another's: so whatever is done is
+done to a copy, which is first seen to be of the same connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """`host`: the caller's IP address, without a zone; `inode` tells connections apart."""
+
+    descriptor: int
+    host: str
+    inode: int
+
+    @classmethod
+    def at(cls, descriptor: int) -> Door | None:
+        """None: the connection has ended already."""
+        with contextlib.suppress(OSError), _copy(descriptor) as copy:
+            host = str(copy.getpeername()[0]).partition("%")[0].removeprefix("::ffff:")
+            return cls(descriptor, host, os.fstat(copy.fileno()).st_ino)
+        return None
+
+    def close(self) -> None:
+        """End it, unless that has happened already: libzmq sees the other end gone, and tidies up."""
+        with contextlib.suppress(OSError), _copy(self.descriptor) as copy:
+            if os.fstat(copy.fileno()).st_ino == self.inode:
+                copy.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def _copy(descriptor: int) -> Iterator[socket.socket]:
+    """Raises OSError: there is no such descriptor, or it is no socket's."""
+    copy = os.dup(descriptor)
+    try:
+        found = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    with found:
+        yield found
+
+
+def leads_here(host: str) -> bool:
+    """Is this IP address one of this machine? Nothing is sent: the system says from where it would call there."""
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe,
+    ):
+        probe.connect((host, 9))
+        return str(probe.getsockname()[0]) == host
+    return False

@@ -1,0 +1,78 @@
+"""A call for its own sake: does the owner of a key answer at an address? Nothing else is said, and we hang up."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dsdnode.identity import peer_id
+from dsdnode.net.link import Dealer, Link, Way
+from dsdnode.net.links import Links
+from dsdnode.net.peers import Peer
+from dsdnode.wire.messages import Hello
+
+MAX_KNOCKS = 64
+"""At once; more wait."""
+
+
+class Knocks:
+    """Calls beside the links that there are. What one shows of a peer's addresses is remembered with the peer."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._slots = asyncio.Semaphore(MAX_KNOCKS)
+        self._calling: dict[Dealer, bool] = {}
+        """Calls under way, and whether we have heard them ourselves."""
+
+    async def reach(self, peer: Peer) -> None:
+        """Call at every address of the peer that has not answered yet."""
+        answering = peer.sighting().reached
+        ways = [way for way in peer.ways() if way.address not in answering]
+        await asyncio.gather(*(self._call(peer.public_key, way, peer) for way in ways))
+
+    async def is_twin(self, way: Way) -> bool:
+        """Does somebody else answer there who has our own key, whatever he says?"""
+        return await self._call(self._links.identity.public_key, way, None)
+
+    def is_ours(self, hello: Hello) -> bool:
+        """Has one of these calls led to ourselves? Then it is no twin's."""
+        caller = next((dealer for dealer in self._calling if dealer.nonce == hello.nonce), None)
+        if caller is not None:
+            self._calling[caller] = True
+        return caller is not None
+
+    async def _call(self, public_key: bytes, way: Way, peer: Peer | None) -> bool:
+        """Did whoever has the key answer? (Not if that is ourselves.)"""
+        async with self._slots:
+            knock = _Knock(self._links)
+            dealer = Dealer(knock, peer_id(public_key), public_key, False, [way])
+            self._calling[dealer] = False
+            try:
+                await knock.over
+            finally:
+                self._links.settle(peer, dealer)
+                dealer.close()
+                is_ours = self._calling.pop(dealer)
+            return dealer.proven and not is_ours
+
+
+class _Knock:
+    """Implements DealerOwner for one call; `over`: it was answered, or cannot be."""
+
+    def __init__(self, links: Links) -> None:
+        self.context, self.names, self.resolving = links.context, links.names, links.resolving
+        self.identity, self.handshake = links.identity, links.handshake
+        self.may_dial = links.may_dial
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def received(self, link: Link, frames: list[bytes]) -> None:
+        """Whatever is said now is not said to us."""
+
+    def dealer_ready(self, dealer: Dealer) -> None:
+        self._end()
+
+    def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)

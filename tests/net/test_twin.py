@@ -1,0 +1,75 @@
+"""One key in two processes: alice's folder was copied to another machine, with her identity in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from dsdnode.identity import Identity
+from dsdnode.net.rpc import Rpc
+
+Start = Callable[..., Awaitable[Rpc]]
+ALICE, BOB = (Identity(name * 32) for name in (b"a", b"b"))
+
+
+def places(*rpcs: Rpc) -> dict[str, bytes | None]:
+    return {address: None for rpc in rpcs for address in rpc.transport.contact.addresses}
+
+
+@pytest.mark.parametrize("keys", [{}, {"swarm_keys": ("ours",)}, {"swarm_keys": ("new", "ours")}])
+async def test_both_are_told_when_the_copy_looks(start: Start, keys: dict[str, tuple[str, ...]]) -> None:
+    alice, copy = await start(b"a", **keys), await start(b"a", **keys)
+    await copy.transport.look_for_twin(places(alice))
+    assert copy.transport.twin == alice.transport.contact.addresses[0]
+    assert alice.transport.twin == copy.transport.contact.addresses[0]
+
+
+async def test_alice_is_no_twin_of_herself(start: Start) -> None:
+    """Also not where her address is written in another way."""
+    alice = await start(b"a")
+    port = alice.transport.contact.addresses[0].rpartition(":")[2]
+    await alice.transport.look_for_twin({**places(alice), f"tcp://localhost:{port}": None})
+    assert alice.transport.twin == ""
+
+
+async def test_where_she_was_before_nobody_is_or_somebody_else(start: Start) -> None:
+    old = await start(b"a")
+    where = places(old)
+    await old.close()
+    alice, bob = await start(b"a"), await start(b"b")
+    await alice.transport.look_for_twin({**where, **places(bob)})
+    assert alice.transport.twin == ""
+
+
+async def test_a_stranger_cannot_have_her_call_anywhere_by_saying_she_is_there(start: Start) -> None:
+    alice, copy, mallory = await start(b"a"), await start(b"a"), await start(b"m")
+    mallory_id = mallory.transport.contact.public_key
+    await alice.transport.look_for_twin(dict.fromkeys(places(copy), mallory_id))  # whom she has never seen
+    assert alice.transport.twin == copy.transport.twin == ""
+
+
+async def test_when_the_copy_ends_bob_talks_to_alice_again(start: Start) -> None:
+    """What bob sends goes to whoever of the two called last; and back to the first when that one is gone."""
+    bob, alice, copy = await start(b"b"), await start(b"a"), await start(b"a")
+    for one in (alice, copy):
+        one.transport.introduce(bob.transport.contact)
+        await one.ping(BOB.peer_id, timeout_s=5)
+    assert bob.transport.contact_of(ALICE.peer_id) == copy.transport.contact
+    lost: list[str] = []
+    bob.transport.on_peer_lost(lambda peer, why: lost.append(why))
+    ended = asyncio.Event()
+    copy_ends = bob.transport._links.inbound_ended  # type: ignore[attr-defined]
+
+    def end(inbound: object) -> None:
+        copy_ends(inbound)
+        ended.set()
+
+    bob.transport._links.inbound_ended = end  # type: ignore[attr-defined]
+    await copy.close()
+    async with asyncio.timeout(5):
+        await ended.wait()
+    assert bob.transport.contact_of(ALICE.peer_id) == alice.transport.contact
+    await bob.ping(ALICE.peer_id, timeout_s=5)
+    assert lost == []

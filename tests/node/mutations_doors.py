@@ -1,0 +1,68 @@
+"""Guards of who comes in, who is called and who is named, taken out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+DOORS: Final = {
+    "silent-most": Mutation("dsdnode.net.lobby:Lobby.arrived", "len(self._waiting) <= MAX_WAITING", "True"),
+    "silent-heaviest": Mutation("dsdnode.net.lobby:Lobby.arrived", " if waiting.source == heaviest", ""),
+    "greeting-time": Mutation("dsdnode.net.lobby:Lobby.overdue", "waiting.until_s <= now", "False"),
+    "chatter-most": Mutation("dsdnode.net.lobby:Lobby.hears", "if waiting.num_messages > MAX_MESSAGES:", "if False:"),
+    "refused-once": Mutation("dsdnode.net.lobby:Lobby.hears", "not waiting.refused and ", ""),
+    "refusal-cost": Mutation(
+        "dsdnode.net.zap:Gate.refused", "self._credits.charge(_group(address), now, REFUSAL_COST)", "pass"
+    ),
+    "places-most": Mutation("dsdnode.net.lobby:Lobby.admits", "len(self._peers) < MAX_CONNECTIONS", "True"),
+    "places-network": Mutation("dsdnode.net.lobby:Lobby.admits", " or max(counts.values()) > counts[source] + 1", ""),
+    "places-peer": Mutation("dsdnode.net.lobby:Lobby.greeted", "len(own) > MAX_PER_PEER", "False"),
+    "same-connection": Mutation("dsdnode.net.door:Door.close", "os.fstat(copy.fileno()).st_ino == self.inode", "True"),
+    "ban-closes": Mutation("dsdnode.net.router:Router.forget", "            self._close(inbound.descriptor)\n", ""),
+    "named-nearer": Mutation("dsdnode.net.peers:Peer.hear", " if may_name(teacher.near, address)", ""),
+    "said-nearer": Mutation("dsdnode.net.peers:Peer.ways", " if may_name(near, one)", ""),
+    "resolved-nearer": Mutation("dsdnode.net.link:_is_far_enough", "near is not None and near >= least", "True"),
+    "low-ports": Mutation(
+        "dsdnode.addresses:may_name", "parse_address(address, LOWEST_PORT)", "parse_address(address)"
+    ),
+    "embedded": Mutation(
+        "dsdnode.addresses:nearness", "_innermost(ipaddress.ip_address(host))", "ipaddress.ip_address(host)"
+    ),
+    "calls-teacher": Mutation("dsdnode.net.dials", "PER_TEACHER = 32", "PER_TEACHER = 1 << 20"),
+    "calls-target": Mutation("dsdnode.net.dials", "PER_TARGET = 80", "PER_TARGET = 1 << 20"),
+    "calls-both": Mutation("dsdnode.net.dials", "PER_TEACHER_AND_TARGET = 4", "PER_TEACHER_AND_TARGET = 1 << 20"),
+    "calls-network": Mutation("dsdnode.net.dials:Teacher.seen_at", "network(host) or host", "peer.hex()"),
+    "calls-paid": Mutation("dsdnode.net.links:Links.may_dial", "way.teacher is None", "True"),
+    "calls-reached": Mutation("dsdnode.net.peers:Peer.answered", ", teacher=None", ""),
+    "user-first": Mutation("dsdnode.net.zmq:ZmqTransport.introduce", "if teacher is not None:", "if False:"),
+    "claims-wrong": Mutation(
+        "dsdnode.net.peers:Peer.unanswered", "claim.failed |= address in claim.contact.addresses", "pass"
+    ),
+    "reached-alone": Mutation("dsdnode.swarm.discovery:Discovery._heard_from", " if address in sighting.reached", ""),
+    "told-nearer": Mutation("dsdnode.swarm.discovery:Discovery._closest", " if may_name(near, one)", ""),
+    "seen-network": Mutation("dsdnode.dht.table:Table.seen", "*networks", ""),
+    "seen-asking": Mutation("dsdnode.dht.lookup:Lookup.on_reply", "*networks", ""),
+    "open-next": Mutation(
+        "dsdnode.node.shard.host:StageHost._unheard_of",
+        "all(map(self._is_known, peers[index + 1 : index + 2]))",
+        "True",
+    ),
+    "open-looks": Mutation(
+        "dsdnode.node.shard.host:StageHost._look_around", " and now >= self._looked_s + LOOK_AGAIN_S", ""
+    ),
+    "twin-told": Mutation("dsdnode.net.zmq:ZmqTransport.greeted", "if not self._knocks.is_ours(hello):", "if False:"),
+    "twin-ourselves": Mutation("dsdnode.net.knock:Knocks._call", " and not is_ours", ""),
+    "twin-named": Mutation(
+        "dsdnode.swarm.discovery:Discovery._closest", " or not here.issuperset(contact.addresses)", ""
+    ),
+    "twin-start": Mutation(
+        "dsdnode.swarm.discovery:Discovery._check_twin", "if self._rpc.transport.twin:", "if False:"
+    ),
+    "twin-word": Mutation(
+        "dsdnode.net.zmq:ZmqTransport.look_for_twin",
+        "self._as_teacher(named_by) if named_by is not None else None",
+        "None",
+    ),
+    "log-lines": Mutation("dsdnode.cli.logs:Sieve.__call__", "if num >= MAX_LINES:", "if False:"),
+}

@@ -1,0 +1,220 @@
+"""Joining over real sockets: oneself, a copy of oneself, nobody; and strangers who live where they say, or not."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from random import Random
+
+import pytest
+
+from dsdnode.errors import BadInput, PeerUnavailable
+from dsdnode.identity import Identity
+from dsdnode.net.dials import PER_TEACHER_AND_TARGET
+from dsdnode.net.rpc import Response, Rpc
+from dsdnode.net.zmq import ZmqTransport
+from dsdnode.swarm.discovery import Discovery
+from dsdnode.wire.messages import Contact, FindNode, Nodes
+from dsdnode.wire.records import pack_contacts, unpack_contacts
+
+NAMES = ("alice", "bob", "carol", "dave", "mallory")
+KEYS = {name: Identity(name.encode().ljust(32)) for name in NAMES}
+
+
+class Member:
+    """A peer of the DHT that offers nothing."""
+
+    def __init__(self, identity: Identity, transport: ZmqTransport) -> None:
+        self.id = identity.peer_id
+        self.rpc = Rpc(transport)
+        self.discovery = Discovery(self.rpc, identity, Random(1))
+        self.rpc.start()
+        self.discovery.start()
+
+    @property
+    def contact(self) -> Contact:
+        return self.rpc.transport.contact
+
+    async def join(self, *contacts: Contact) -> None:
+        await self.discovery.join(contacts, timeout_s=5)
+
+    async def names(self, asked: Member) -> list[Contact]:
+        """Whom another one names to it."""
+        self.rpc.transport.introduce(asked.contact)
+        _, buffers = await self.rpc.request(asked.id, FindNode(self.id), timeout_s=5)
+        return unpack_contacts(buffers[0])
+
+    async def close(self) -> None:
+        await self.discovery.close()
+        await self.rpc.close()
+
+
+Begin = Callable[..., Awaitable[Member]]
+
+
+@pytest.fixture
+async def begin() -> AsyncIterator[Begin]:
+    begun: list[Member] = []
+
+    async def one(name: str | Identity, listen: str = "tcp://127.0.0.1:0", advertise: Sequence[str] = ()) -> Member:
+        identity = KEYS[name] if isinstance(name, str) else name
+        begun.append(Member(identity, await ZmqTransport.open(identity, listen=listen, advertise=advertise)))
+        return begun[-1]
+
+    yield one
+    await asyncio.gather(*(member.close() for member in begun))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 (nobody tells of these)
+            await asyncio.sleep(0.02)
+
+
+def elsewhere() -> str:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+
+
+# --- oneself
+
+
+async def test_who_joins_only_herself_begins_the_swarm_at_once(begin: Begin) -> None:
+    """One configuration for all: her address of now, an old one, or under another name."""
+    alice = await begin("alice")
+    port = alice.contact.addresses[0].rpartition(":")[2]
+    for address in (*alice.contact.addresses, elsewhere(), f"tcp://localhost:{port}"):
+        async with asyncio.timeout(3):
+            await alice.join(Contact(alice.contact.public_key, (address,)))
+
+
+async def test_who_joins_herself_and_others_waits_for_the_others_alone(begin: Begin) -> None:
+    alice, bob = await begin("alice"), await begin("bob")
+    await alice.join(alice.contact, bob.contact)
+    assert alice.discovery.table.is_live(bob.id)
+
+
+async def test_a_join_that_fails_says_why(begin: Begin) -> None:
+    alice = await begin("alice")
+    with pytest.raises(PeerUnavailable, match="nobody listens at"):
+        await alice.discovery.join([alice.contact, Contact(KEYS["bob"].public_key, (elsewhere(),))], timeout_s=1)
+
+
+# --- a copy
+
+
+@pytest.mark.parametrize("way", ["by a bootstrap", "by the first itself", "by its old address", "by both"])
+async def test_a_copy_of_alice_is_told_at_its_start(begin: Begin, way: str) -> None:
+    bob, alice = await begin("bob"), await begin("alice")
+    await alice.join(bob.contact)
+    await until(lambda: bob.discovery.table.is_live(alice.id))
+    copy = await begin("alice")
+    moved = Contact(alice.contact.public_key, (elsewhere(), *alice.contact.addresses))
+    joins = {
+        "by a bootstrap": [bob.contact],
+        "by the first itself": [alice.contact],
+        "by its old address": [moved],
+        "by both": [bob.contact, alice.contact],
+    }[way]
+    with pytest.raises(BadInput, match=r"identity is in use already.*--identity"):
+        await copy.join(*joins)
+    assert alice.rpc.transport.twin in copy.contact.addresses, "and she is told, too"
+
+
+async def test_a_copy_is_found_by_those_around_its_id_where_the_first_to_be_joined_knows_of_none(begin: Begin) -> None:
+    bob, carol, alice, copy = await begin("bob"), await begin("carol"), await begin("alice"), await begin("alice")
+    await alice.join(bob.contact)
+    await until(lambda: bob.discovery.table.is_live(alice.id))
+    await copy.join(carol.contact)
+    await carol.join(bob.contact)
+    with pytest.raises(BadInput, match="identity is in use already"):
+        async with asyncio.timeout(10):
+            while True:
+                await copy.discovery.check_identity()
+
+
+@pytest.mark.parametrize("again", ["at another port", "at the same port"])
+async def test_alice_who_starts_again_is_no_copy(begin: Begin, again: str) -> None:
+    bob, alice = await begin("bob"), await begin("alice")
+    await alice.join(bob.contact)
+    await until(lambda: bob.discovery.table.is_live(alice.id))
+    listen = alice.contact.addresses[0]
+    await alice.close()
+    alice = await begin("alice", listen if again == "at the same port" else "tcp://127.0.0.1:0")
+    await alice.join(bob.contact)
+    await alice.discovery.check_identity()
+    await until(lambda: bob.discovery.table.get(alice.id) == alice.contact)
+
+
+# --- where people live
+
+
+async def test_nobody_is_named_at_an_address_where_he_does_not_live(begin: Begin) -> None:
+    """Where nobody listens, where somebody else does, at a service, by a name that is none: they only call in."""
+    alice, carol, dave = await begin("alice"), await begin("carol"), await begin("dave")
+    claims = [
+        elsewhere(),
+        *alice.contact.addresses,
+        *carol.contact.addresses,
+        "tcp://127.0.0.1:22",
+        "tcp://no.invalid:5000",
+    ]
+    liars = [await begin(Identity(b"%32d" % number), advertise=(claim,)) for number, claim in enumerate(claims)]
+    for liar in liars:
+        await liar.join(alice.contact)
+    await dave.join(alice.contact)
+    await until(lambda: alice.discovery.table.is_live(dave.id))
+    await until(lambda: not alice.discovery._verifying)
+    assert await carol.names(alice) == [dave.contact]
+    assert not any(alice.discovery.table.is_live(liar.id) for liar in liars)
+
+
+async def test_of_several_addresses_only_the_true_ones_are_named(begin: Begin) -> None:
+    alice, carol = await begin("alice"), await begin("carol")
+    own = elsewhere()
+    dave = await begin("dave", own, advertise=(elsewhere(), own, *carol.contact.addresses))
+    await dave.join(alice.contact)
+    await until(lambda: alice.discovery.table.is_live(dave.id))
+    await until(lambda: not alice.discovery._verifying)
+    assert await carol.names(alice) == [Contact(dave.contact.public_key, (own,))]
+
+
+async def test_who_is_far_away_is_named_nobody_near_by(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, dave = await begin("alice"), await begin("dave")
+    await dave.join(alice.contact)
+    await until(lambda: alice.discovery.table.is_live(dave.id))
+    monkeypatch.setattr("dsdnode.net.peers.leads_here", lambda host: False)
+    monkeypatch.setattr("dsdnode.net.peers.nearness", lambda host: None)  # from where bob calls
+    bob = await begin("bob")
+    assert await bob.names(alice) == []
+
+
+async def test_a_liar_who_names_forty_at_a_victim_s_address(begin: Begin) -> None:
+    """All who ask her call there, each so often a minute, and find whom they look for."""
+    calls: list[object] = []
+
+    def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        calls.append(writer.get_extra_info("peername"))
+        writer.close()
+
+    victim = await asyncio.start_server(called, "127.0.0.1", 0)
+    port = victim.sockets[0].getsockname()[1]
+    alice, mallory, dave = await begin("alice"), await begin("mallory"), await begin("dave")
+    rng = Random(1)
+
+    async def nodes(peer: bytes, message: FindNode, buffers: list[bytes]) -> Response:
+        hosts = ("127.0.0.1", "localhost", "127.0.0.2", "127.1.1.1")
+        addresses = tuple(f"tcp://{host}:{port}" for host in hosts)
+        made_up = [Contact(Identity(rng.randbytes(32)).public_key, addresses) for _ in range(40)]
+        return Nodes(), (pack_contacts(made_up),)
+
+    mallory.rpc.on_request(FindNode, nodes)
+    await alice.join(mallory.contact)
+    await dave.join(alice.contact)
+    for _ in range(6):
+        await alice.discovery._queries.lookup(rng.randbytes(32), FindNode(rng.randbytes(32)), 1.0)
+    assert len(calls) <= 2 * 2 * PER_TEACHER_AND_TARGET, "alice's and dave's, and it has two names"
+    await until(lambda: alice.discovery.table.is_live(dave.id))
+    victim.close()
