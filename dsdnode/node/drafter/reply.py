@@ -132,7 +132,8 @@ class Reply:
     # --- events (sync: decide, then act)
 
     def on_verdict(self, peer: bytes, verdict: Verdict) -> None:
-        if self._route and peer in self._route.peers:  # not the judge alone: a closing is repeated by whoever knows it
+        judge = self._route.peers[-1] if self._route else b""
+        if self._route and (peer == judge or self._machine.is_sealed(verdict, judge)):
             self._carry_out(self._machine.on_verdict(self._now(), verdict))
             if self._machine.num_answered > self._num_answered:
                 self._num_answered = self._machine.num_answered

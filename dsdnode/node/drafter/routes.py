@@ -31,6 +31,7 @@ from dsdnode.placement.pipelines import (
     speed,
     with_usual_speeds,
 )
+from dsdnode.speculation import seal
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
@@ -317,12 +318,13 @@ class Routes:
         stages = encode_body(OpenStages(tuple(StagePlace(place.contact, place.start, place.end) for place in places)))
 
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
+            judges = index == len(places) - 1
             message = Open(
                 conversation.session, number, index, options.model.model_id, self._rpc.transport.contact,
                 options.asked, reserved, options.lease_s, options.wire, options.acceptance,
+                seal.key_for(conversation.secret, number, peer) if judges else b"",
             )  # fmt: skip
-            judges = options.key_tokens and index == len(places) - 1
-            buffers = [stages, digests, *([options.key_tokens] if judges else [])]
+            buffers = [stages, digests, *([options.key_tokens] if judges and options.key_tokens else [])]
             try:
                 answer, _ = await self._rpc.request(
                     peer, message, buffers, timeout_s=OPEN_TIMEOUT_S, priority=Priority.CONTROL
