@@ -1,4 +1,4 @@
-"""Who writes alice's text: the judge of her reply. Tom, a stage of it, may say what he likes of what he does not judge."""
+"""Who writes alice's text: the judge of her reply. Tom, another stage of it, may say what he likes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ async def ring(swarm: FakeSwarm) -> Member:
 
 
 def told(folder: Path, liar: str, listener: str, forgery: Forgery) -> None:
-    """Alice's reply, with what `liar` tells `listener` of each block that he is given, before he runs it: the same text,
-    and nobody has to begin anything anew."""
+    """Alice's reply, with what `liar` tells `listener` of each block that he is given: the same text, and nobody has to
+    begin anything anew."""
 
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm)

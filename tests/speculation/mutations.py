@@ -187,9 +187,7 @@ MUTATIONS = {
     "closing-again": Mutation(
         "late blocks of closed epochs get no answer", ((StageMachine, "_closing_again", always([])),)
     ),
-    "closing-seal": Mutation(
-        "they get one without the judge's seal", ((StageMachine, "on_closed", _without_seal),)
-    ),
+    "closing-seal": Mutation("they get one without the judge's seal", ((StageMachine, "on_closed", _without_seal),)),
     "descendants": Mutation("children beyond a closing live", ((BranchCache, "closing_of", _own_closing_only),)),
     "siblings": Mutation("children before a closing die", ((BranchCache, "closing_of", _close_all_children),)),
     "undecided": Mutation("a source need not be decided", ((BranchCache, "_is_decided", always(True)),)),

@@ -76,8 +76,8 @@ class StageSession:
         return self.parked or _terms(self.opened) != _terms(message)
 
     def changes_its_route(self, message: Open, stages: tuple[StagePlace, ...]) -> bool:
-        """Until a block has come an owner may still be looking for the other stages. From then on a run may be in flight
-        that belongs to this place on this route."""
+        """Until a block has come its owner may still be looking for the other stages. From then on a run may be in
+        flight that belongs to this place on this route."""
         same = (message, stages) == (self.opened, self.stages)
         return self.begun and message.route == self.opened.route and not same
 
