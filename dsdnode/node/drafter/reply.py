@@ -313,7 +313,7 @@ class Reply:
         key = (self._machine.route, *block)
         asked_before, self._traced = key in self._traced, {key: None}
         loss = await self._routes.trace(self.conversation, route, key[0], block)
-        if loss is None or self._route is not route or self._machine.unanswered != block:
+        if self._route is not route or self._machine.unanswered != block:
             return
         self._told(loss.told(route))
         if self._machine.num_timeouts > 1 if loss.computing else asked_before or loss.trouble:

@@ -268,10 +268,10 @@ class Routes:
         slowness, broken = self._slowness.factors(records, _now()), self.suspects.links(_now())
         return View(rtt_s, slowness, others, session, self.tuning, broken)
 
-    async def trace(self, conversation: Conversation, route: Route, number: int, block: tuple[int, int]) -> Loss | None:
+    async def trace(self, conversation: Conversation, route: Route, number: int, block: tuple[int, int]) -> Loss:
         """Where the `block` (epoch, end) was lost, by what the stages say of it.
 
-        None: a stage does not know the session, which it will say itself.
+        Who refuses to say has not passed it on: a stage that has lost the session says so itself, unasked.
         """
         message = Trace(conversation.session, number, *block)
 
@@ -283,13 +283,11 @@ class Routes:
             return answer
 
         answers = await asyncio.gather(*(ask(peer) for peer in route.peers))
-        if any(isinstance(answer, Refused) for answer in answers):
-            return None
         traced = [answer if isinstance(answer, Traced) else None for answer in answers]
         first, second = lost_at([None if one is None else one.reached for one in traced])
         here = traced[first]
         if here is None:
-            return Loss(first, second, silent=True)
+            return Loss(first, second, silent=answers[first] is None)
         return Loss(first, second, printable(here.trouble), computing=here.reached == HERE)
 
     def suspect(self, route: Route, loss: Loss) -> None:
