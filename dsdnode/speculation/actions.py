@@ -146,9 +146,10 @@ class SendToOwner:
 
 @dataclass(frozen=True, slots=True)
 class BroadcastClosed:
-    """Send to every other stage of the route."""
+    """Seal it (seal.py) and send it to every other stage of the route; `digest`: of what stands of its epoch."""
 
     message: Closed
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)

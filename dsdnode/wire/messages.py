@@ -34,6 +34,9 @@ ones overflow: 1 / 1e-40 is infinite in float32."""
 MAX_POSITIONS = 1 << 20
 MAX_KILLED = 2
 """So often an engine may die of a request, or fail at it: once may be chance, a third one would go the same way."""
+MAX_SEAL_BYTES = 8
+"""As a digest has: who guesses sends 2^63 messages."""
+MAX_SEAL_KEY_BYTES = 16
 
 Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 SessionId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -48,6 +51,7 @@ Hex64 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Milliseconds = Annotated[float, Meta(ge=0, le=86_400_000)]
 StageTimes = Annotated[tuple[Milliseconds, ...], Meta(max_length=MAX_STAGES)]
 Queues = Annotated[tuple[Annotated[int, Meta(ge=0, le=1 << 16)], ...], Meta(max_length=MAX_STAGES)]
+Seal = Annotated[bytes, Meta(max_length=MAX_SEAL_BYTES)]
 RelaxedPositions = Annotated[tuple[Position, ...], Meta(max_length=256)]
 
 
@@ -173,7 +177,10 @@ class StagePlace(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Open(Message, frozen=True, tag=20):
-    """Owner to every stage: reserve cache, know the way back; each `route` counts up. Answered by Opened or Refused."""
+    """Owner to every stage: reserve cache, know the way back; each `route` counts up. Answered by Opened or Refused.
+
+    `seal_key`: in the judge's alone (speculation/seal.py).
+    """
 
     session: SessionId
     route: Annotated[int, Meta(ge=0, le=1 << 20)]
@@ -185,6 +192,7 @@ class Open(Message, frozen=True, tag=20):
     lease_s: Annotated[float, Meta(gt=0, le=3600)]
     wire: Annotated[str, Meta(max_length=8)]
     acceptance: WireAcceptance = WireAcceptance()
+    seal_key: Annotated[bytes, Meta(max_length=MAX_SEAL_KEY_BYTES)] = b""
 
 
 class OpenStages(msgspec.Struct, frozen=True, array_like=True):
@@ -232,6 +240,7 @@ class Verdict(Message, frozen=True, tag=23):
 
     `relaxed`: positions before `decided` where the draft stands though it is not what the judge drew; also some that
     earlier verdicts told of: these may have been lost. Of a block that was closed unrun the judge's times are missing.
+    `seal`: the closing's, where another stage repeats it; without that only the judge is believed.
     """
 
     session: SessionId
@@ -243,13 +252,14 @@ class Verdict(Message, frozen=True, tag=23):
     waited_ms: StageTimes = ()
     queue: Queues = ()
     relaxed: RelaxedPositions = ()
+    seal: Seal = b""
 
 
 class Closed(Message, frozen=True, tag=24):
     """Judge to every stage: in `epoch` nothing at or after `position` stands, nor any descendant with base beyond it.
 
     `token` is the one that stands at `position`, `relaxed` as in Verdict: any stage can answer a late block with the
-    closing verdict.
+    closing verdict, with the judge's `seal` on it.
     """
 
     session: SessionId
@@ -258,6 +268,7 @@ class Closed(Message, frozen=True, tag=24):
     position: Position
     token: TokenId
     relaxed: RelaxedPositions = ()
+    seal: Seal = b""
 
 
 class Nack(Message, frozen=True, tag=25):

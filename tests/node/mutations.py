@@ -19,6 +19,7 @@ STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
 SESSIONS: Final = "dsdnode.node.shard.sessions:Sessions."
 ARRIVALS: Final = "dsdnode.speculation.stage.arrivals:"
 DRAFTER_HOST: Final = "dsdnode.node.drafter.host:DrafterHost."
+SEAL: Final = "dsdnode.speculation.seal:"
 REPLY: Final = "dsdnode.node.drafter.reply:Reply."
 CONVERSATIONS: Final = "dsdnode.node.drafter.conversations:Conversations."
 BATCHER: Final = "dsdnode.node.batching.batcher:Batcher."
@@ -45,6 +46,7 @@ STAGE: Final = {
         SESSIONS + "refusal", "known is not None and not known.is_another_reply(message)", "known is not None"
     ),
     "stage-terms": Mutation(SESSIONS + "refusal", "message.route <= known.opened.route", "False"),
+    "route-terms": Mutation(SESSIONS + "refusal", " if changed else None", " if False else None"),
     "sequences-back": Mutation(SESSIONS + "remove", "        self._free.extend(session.sequences)\n", ""),
     "parked-goes": Mutation(
         STAGE_HOST + "_open", "            self._end(parked.owner, parked.id)", "            break"
@@ -73,7 +75,21 @@ KEPT: Final = {
 }
 
 DRAFTER: Final = {
-    "verdict-sender": Mutation(REPLY + "on_verdict", "self._route and peer in self._route.peers:", "self._route:"),
+    "verdict-sender": Mutation(
+        REPLY + "on_verdict", "(peer == judge or self._machine.is_sealed(verdict, judge))", "True"
+    ),
+    "verdict-judge": Mutation(REPLY + "on_verdict", "peer == judge or", "peer in self._route.peers or"),
+    "verdict-seal": Mutation(SEAL + "fits", "compare_digest(verdict.seal, of(key, closed, digest))", "True"),
+    "seal-digest": Mutation(SEAL + "of", "closed.session + digest + ", "closed.session + "),
+    "seal-token": Mutation(SEAL + "of", "closed.token, ", ""),
+    "seal-route": Mutation(SEAL + "key_for", 'route.to_bytes(4, "little") + judge', "judge"),
+    "seal-judge": Mutation(SEAL + "key_for", " + judge", ""),
+    "seal-key": Mutation(
+        "dsdnode.node.drafter.routes:Routes._open_all", 'number, peer) if judges else b""', "number, places[-1].peer)"
+    ),
+    "seal-once": Mutation(
+        "dsdnode.speculation.owner.session:SessionMachine.is_sealed", "len(self._line) <= verdict", "verdict"
+    ),
     "nack-sender": Mutation(REPLY + "on_nack", " and peer == self._route.peers[nack.index]", ""),
     "lost-sender": Mutation(
         REPLY + "on_session_lost",

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import pytest
 
 from dsdnode.engine.fake import FakeEngine, FakeModel
@@ -16,6 +17,7 @@ from dsdnode.node.shard.host import StageHost
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import (
+    Block,
     Close,
     Contact,
     Open,
@@ -23,9 +25,11 @@ from dsdnode.wire.messages import (
     OpenStages,
     Refused,
     StagePlace,
+    Verdict,
     WireSampling,
     session_of,
 )
+from dsdnode.wire.tensors import pack_tokens
 
 ALICE, SAM = (Identity(Random(name).randbytes(32)) for name in ("alice", "sam"))
 SESSION = session_of(ALICE.peer_id, bytes(8))
@@ -86,6 +90,56 @@ async def test_more_key_tokens_than_there_are_tokens_are_no_owners(pair: Pair) -
     assert isinstance(await pair.open("f32", 100, bytes(14)), Refused)  # of 97 tokens
     assert pair.host.num_sessions == 0
     assert isinstance(await pair.open("f32", 100, bytes(13)), Opened)
+
+
+BOB = StagePlace(Contact(bytes(32), ()), 4, 8)
+CHANGES: dict[str, dict[str, object]] = {
+    "another stage behind it": {"stages": 1},
+    "another stage before it": {"stages": 2, "index": 1},
+    "states of another type": {"wire": "f16"},
+    "another key": {"seal_key": b"another"},
+    "a longer lease": {"lease_s": 90.0},
+}
+
+
+async def reopen(pair: Pair, **changes: object) -> Opened | Refused:
+    """What Alice opens, with other terms. `stages` 1: Bob comes behind Sam, 2: before him."""
+    sam = StagePlace(pair.rpc.transport.contact, 0, 4)
+    stages = OpenStages(((sam,), (sam, BOB), (BOB, sam))[int(str(changes.pop("stages", 0)))])
+    message = Open(
+        SESSION, 0, 0, pair.engine.shard.model_id, pair.alice.transport.contact, WireSampling(), 100, 60.0, "f32"
+    )
+    changed = msgspec.structs.replace(message, **changes)
+    answer, _ = await pair.alice.request(pair.peer, changed, [encode_body(stages), b""], timeout_s=1)
+    assert isinstance(answer, Opened | Refused)
+    return answer
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_the_terms_of_a_route_stand_once_it_has_begun(pair: Pair, what: str) -> None:
+    """A run is in flight, whose end belongs to this place on this route. Then the place is free like any other."""
+    assert isinstance(await pair.open(), Opened)
+    verdicts: list[Verdict] = []
+    pair.alice.on_notice(Verdict, lambda peer, message, buffers: verdicts.append(message))
+    pair.alice.notify(pair.peer, Block(SESSION, 0, 1, 0, 0, 0, 1, 0, 1), [bytes(16), pack_tokens([5])])
+    answer = await reopen(pair, **CHANGES[what])
+    assert answer == Refused("blocks of this route have come: other terms take a higher one")
+    assert isinstance(await reopen(pair), Opened)  # the same once more, on its way twice
+    async with asyncio.timeout(1):
+        while not verdicts:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert isinstance(await reopen(pair, route=1, **CHANGES[what]), Opened)
+    pair.alice.notify(pair.peer, Close(SESSION))
+    async with asyncio.timeout(1):
+        while pair.host.num_sessions or pair.engine.num_cells:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert pair.host.num_free_sessions == 2
+
+
+@pytest.mark.parametrize("what", CHANGES)
+async def test_until_then_an_owner_may_look_for_other_stages(pair: Pair, what: str) -> None:
+    assert isinstance(await pair.open(), Opened)
+    assert isinstance(await reopen(pair, **CHANGES[what]), Opened)
 
 
 async def test_an_owner_that_is_gone_holds_no_place(pair: Pair) -> None:

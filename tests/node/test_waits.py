@@ -16,7 +16,7 @@ from dsdnode.errors import NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.pacing.suspects import HERE, NOT_COME, PASSED_ON
 from dsdnode.wire import replies
-from dsdnode.wire.messages import Block, Message, Pong, Trace, Traced
+from dsdnode.wire.messages import Block, Message, Pong, Refused, Trace, Traced
 from dsdnode.wire.tensors import pack_tokens
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, ring, session_at
 from tests.node.rough import RoughHub
@@ -115,19 +115,22 @@ def test_the_only_neighbours_that_cannot_reach_each_other_are_named_at_the_end(t
     story(tmp_path, tell)
 
 
+REFUSES = -1
+
+
 def swallow(stage: Member, says: int | None) -> None:
-    """Blocks end here; asked for one, the stage says that it has come so far, or (None) the truth."""
+    """Blocks end here; asked for one, the stage says that it has come so far, or nothing, or (None) the truth."""
     stage.node.rpc._on_notice[Block] = []
 
     async def trace(peer: bytes, message: Trace, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
         assert says is not None
-        return Traced(says), []
+        return Refused("Trace is not served here") if says == REFUSES else Traced(says), []
 
     if says is not None:
         stage.node.rpc.on_request(Trace, trace)
 
 
-@pytest.mark.parametrize("says", [None, NOT_COME, HERE, PASSED_ON])
+@pytest.mark.parametrize("says", [None, NOT_COME, HERE, PASSED_ON, REFUSES])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_whoever_swallows_blocks_is_gone_round(tmp_path: Path, place: int, says: int | None) -> None:
     """Mallory answers pings and opens, as the first, a middle, or the last stage."""

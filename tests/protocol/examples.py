@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgpack
+import msgspec
 import numpy as np
 
 from dsdnode.dht.ids import MODELS_KEY
@@ -53,6 +54,7 @@ SESSION = session_of(peers.identity_of("bob").peer_id, bytes(range(8)))
 REQUEST = bytes(range(16, 32))
 SAMPLING = WireSampling(0.7, 40, 0.95, 0.05, 1234)
 KEY = MODELS_KEY
+SEAL = bytes(range(8))
 
 
 def _open() -> Open:
@@ -78,8 +80,8 @@ def _envelopes() -> list[Envelope]:
         Envelope(_open(), request_id=300, deadline_ms=4000),
         Envelope(Opened(17), request_id=300, reply=True),
         Envelope(Block(SESSION, 0, 3, 2, 20, 20, 1, 4, 2, *times)),
-        Envelope(Verdict(SESSION, 0, 3, 23, 4711, (12.5, 14.0), (0.25, 0.5), (1, 0), (22,))),
-        Envelope(Closed(SESSION, 0, 3, 23, 4711, (22,))),
+        Envelope(Verdict(SESSION, 0, 3, 23, 4711, (12.5, 14.0), (0.25, 0.5), (1, 0), (22,), SEAL)),
+        Envelope(Closed(SESSION, 0, 3, 23, 4711, (22,), SEAL)),
         Envelope(Nack(SESSION, 0, 3, 1, 19)),
         Envelope(SessionLost(SESSION, 1, "its worker died", 0, True)),
         Envelope(Close(SESSION)),
@@ -162,6 +164,7 @@ def whole_messages() -> dict[str, Any]:
     contacts, digests = [peers.contact_of("alice"), peers.contact_of("bob")], line_digests()
     states = np.array([[0.5, -0.25, 3.0, 0.0], [1.0, 2.0, -4.0, 0.125]], np.float32)
     asked, resumed, stages = _body(), _body((5, 6), (1, 2, 3)), _stages()
+    judging = msgspec.structs.replace(_open(), index=1, seal_key=bytes(range(16)))
     packed = encode_body
     cases = [
         _whole("a question for providers", Envelope(FindProviders(KEY), (), 3, False, 3000), ()),
@@ -177,6 +180,8 @@ def whole_messages() -> dict[str, Any]:
         _whole("the end", Envelope(Finished(REQUEST, "stop"), (packed({"completion_tokens": 2}),)),
                ({"completion_tokens": 2},)),
         _whole("to the first of two stages", Envelope(_open(), (packed(stages), b"".join(digests)), 8, False, 4000),
+               (stages, "digests after 0, 1, 2 ... tokens of the line")),
+        _whole("to the second, which judges", Envelope(judging, (packed(stages), b"".join(digests)), 9, False, 4000),
                (stages, "digests after 0, 1, 2 ... tokens of the line")),
         _whole("a block to the first stage", Envelope(Block(SESSION, 0, 1, 0, 0, 3, 1, 1, 1),
                (b"".join(digests[3:6]), pack_tokens([14, 15]))), ("3 digests", [14, 15])),

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dsdnode.speculation import digest
+from dsdnode.speculation import digest, seal
 from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, RelaxedRule, key_tokens
 from dsdnode.speculation.sampling import Sampling, draw, noise
-from dsdnode.wire.messages import WIRE_TYPES
+from dsdnode.wire.messages import WIRE_TYPES, Closed
 from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states
 
 SECRET = bytes(range(32))
@@ -32,6 +32,30 @@ def digests() -> dict[str, Any]:
         "tokens": list(LINE),
         "digests": [one.hex() for one in line_digests()],
     }
+
+
+def seals() -> dict[str, Any]:
+    key, session, digests = bytes(range(16)), bytes(range(16, 32)), line_digests()
+    closings = [
+        Closed(session, 0, 1, 3, 4711),
+        Closed(session, 0, 1, 3, 4712),
+        Closed(session, 1, 1, 3, 4711),
+        Closed(session, 1 << 20, 1 << 40, 8, 1 << 24, (5, 7)),
+        Closed(session, 0, 2, 0, 0),
+    ]
+    cases = [
+        {
+            "route": one.route,
+            "position": one.position,
+            "token": one.token,
+            "relaxed": list(one.relaxed),
+            "digest": digests[one.position].hex(),
+            "seal": seal.of(key, one, digests[one.position]).hex(),
+        }
+        for one in closings
+    ]
+    about = "Section 10: seals of closings; the digest is of the epoch's first `position` tokens."
+    return {"about": about, "seal_key": key.hex(), "session": session.hex(), "cases": cases}
 
 
 # --- noise and draws ----------------------------------------------------------------------------------------------

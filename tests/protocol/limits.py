@@ -43,6 +43,8 @@ LIMITS: Final[dict[str, float]] = {
     "positions": messages.MAX_POSITIONS,
     "least_temperature": messages.MIN_TEMPERATURE,
     "digest_bytes": digest.DIGEST_BYTES,
+    "seal_bytes": messages.MAX_SEAL_BYTES,
+    "seal_key_bytes": messages.MAX_SEAL_KEY_BYTES,
     "open_digests": digest.MAX_OPEN_DIGESTS,
     "relaxed_told": judge.MAX_TOLD,
     "k": ids.K,

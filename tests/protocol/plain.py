@@ -100,6 +100,12 @@ def digests(secret: bytes, tokens: Sequence[int]) -> list[bytes]:
     return found
 
 
+def seal(key: bytes, session: bytes, digest: bytes, closing: dict[str, Any]) -> bytes:
+    numbers = [closing["route"], closing["position"], closing["token"], *closing["relaxed"]]
+    data = session + digest + struct.pack(f"<{len(numbers)}I", *numbers)
+    return hashlib.blake2b(data, key=key, digest_size=8).digest()
+
+
 # --- section 11 ---------------------------------------------------------------------------------------------------
 
 

@@ -93,10 +93,20 @@ def test_buffers_say_what_stands_beside_them(case: dict[str, Any]) -> None:
 
 
 def test_bob_s_session_bears_his_name() -> None:
-    [opening] = [case for case in cases("frames") if case["message"] == "Open"]
+    openings = [case for case in cases("frames") if case["message"] == "Open"]
     [bob] = [case for case in cases("identity") if case["name"] == "bob"]
-    session = msgpack.unpackb(bytes.fromhex(opening["frames"][0]))[3][1]
-    assert session[8:] == bytes.fromhex(bob["peer_id"])[:8]
+    sessions = {msgpack.unpackb(bytes.fromhex(opening["frames"][0]))[3][1] for opening in openings}
+    assert {session[8:] for session in sessions} == {bytes.fromhex(bob["peer_id"])[:8]}
+
+
+def test_the_second_stage_differs_in_its_place_and_its_key_alone() -> None:
+    one, other = [
+        msgpack.unpackb(bytes.fromhex(case["frames"][0]))[3] for case in cases("frames") if case["message"] == "Open"
+    ]
+    assert [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine != theirs] == [
+        (0, 1),
+        (b"", bytes(range(16))),
+    ]
 
 
 @pytest.mark.parametrize("case", cases("records"), ids=lambda case: case["what"])
@@ -136,6 +146,13 @@ def test_digests() -> None:
     whole = vectors.load("digests")
     mine = plain.digests(bytes.fromhex(whole["secret"]), whole["tokens"])
     assert [one.hex() for one in mine] == whole["digests"]
+
+
+@pytest.mark.parametrize("case", cases("seals"))
+def test_seals(case: dict[str, Any]) -> None:
+    whole = vectors.load("seals")
+    key, session, digest = (bytes.fromhex(one) for one in (whole["seal_key"], whole["session"], case["digest"]))
+    assert plain.seal(key, session, digest, case).hex() == case["seal"]
 
 
 @pytest.mark.parametrize("case", cases("noise"))

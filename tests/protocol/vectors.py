@@ -20,6 +20,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "headers": examples.headers,
     "frames": examples.whole_messages,
     "digests": figures.digests,
+    "seals": figures.seals,
     "noise": figures.noises,
     "draws": figures.draws,
     "states": figures.states,

@@ -15,6 +15,7 @@ from dsdnode.node.drafter.reply import Reply
 from dsdnode.node.shard import sessions
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.shard.sessions import StageSession
+from dsdnode.speculation import seal
 from tests.speculation.mutation import Mutation, always
 
 
@@ -70,6 +71,7 @@ def _mutation(says: str, target: Any, name: str, true_sender: Callable[[Any, Any
 _owner = _of_session(lambda session: session.owner)
 BELIEVING = {
     "anybodys-verdict": _mutation("anybody's verdicts count", Reply, "on_verdict", _judge),
+    "any-stages-verdict": Mutation("a verdict counts without its seal", ((seal, "fits", always(True)),)),
     "anybodys-nack": _mutation("anybody's Nacks count", Reply, "on_nack", _stage),
     "anybodys-loss": _mutation("anybody may say that a session is lost", Reply, "on_session_lost", _stage),
     "anybodys-loss-told": _mutation("and a stage passes it on", StageHost, "_next_lost", _of_session(_next)),

@@ -1,7 +1,8 @@
 """A member of the swarm that is in nobody's route, and lies: who it is and when it speaks (lies.py: what it says).
 
 It has an identity of its own, joins, answers what it is asked, and its messages pass through the same network as all
-others; CURVE makes that it can speak in nobody's name but its own. Whoever bans it meets it again under a new one.
+others; CURVE makes that it can speak in nobody's name but its own. Whoever bans it meets it again under a new one. It
+may have stages in its pay, which do their work and say what it likes besides.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class _Life:
 
     def say(self, tale: Tale) -> None:
         with contextlib.suppress(DsdError):
-            self.transport.send(tale.receiver, tale.frames, tale.priority)
+            (tale.speaker or self.transport).send(tale.receiver, tale.frames, tale.priority)
 
     async def end(self) -> None:
         await self._discovery.close()

@@ -1,6 +1,7 @@
 """What a liar says (liar.py: who it is, and when): one sort of lie a function, which yields what goes to whom.
 
-Alice's stages and her drafter must believe none of it: it has the right names and numbers, but never the right sender.
+Alice's stages and her drafter must believe none of it: it has the right names and numbers, but never the right sender,
+or the right seal.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 
 from dsdnode.net.port import Priority
 from dsdnode.node.drafter.delivery import Delivery
+from dsdnode.node.drafter.reply import Reply
+from dsdnode.speculation.owner.epochs import OwnEpoch
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import MAX_FRAME_BYTES, MAX_HEADER_BYTES, MAX_REQUEST_ID, encode, encode_body
@@ -37,13 +40,27 @@ def notice(receiver: bytes, message: wire.Message, buffers: Sequence[bytes] = ()
 
 def verdict(scene: Scene) -> Iterator[Tale]:
     """To the owner, or to a stage: accepting what was drafted, rejecting it, ending the reply."""
+    for owner, reply, epoch in scene.some(scene.epochs()):
+        said = _verdict(scene, reply, epoch)
+        yield notice(owner if scene.rng.random() < 0.8 else scene.rng.choice(scene.anyone()), said)
+
+
+def verdict_of_a_stage(scene: Scene) -> Iterator[Tale]:
+    """The same by a stage of the route that is not the judge, perhaps with a seal that is another closing's."""
     rng = scene.rng
     for owner, reply, epoch in scene.some(scene.epochs()):
-        machine = reply._machine
-        decided = rng.choice((len(machine._line), epoch.sent, rng.randint(0, epoch.sent)))
-        token = rng.choice((0, rng.randrange(scene.village.model.vocab_size)))
-        said = wire.Verdict(reply.conversation.session, machine.route, epoch.number, decided, token)
-        yield notice(owner if rng.random() < 0.8 else rng.choice(scene.anyone()), said)
+        peers = reply._route.peers[:-1] if reply._route is not None else ()
+        for stage in scene.some([one for one in scene.stages() if one.transport.id in peers]):
+            seal = rng.choice((b"", rng.randbytes(8), *scene.heard.seals()[-LATELY:]))
+            said = msgspec.structs.replace(_verdict(scene, reply, epoch), seal=seal)
+            yield Tale(owner, encode(said), speaker=stage.transport)
+
+
+def _verdict(scene: Scene, reply: Reply, epoch: OwnEpoch) -> wire.Verdict:
+    rng, machine = scene.rng, reply._machine
+    decided = rng.choice((len(machine._line), epoch.sent, rng.randint(0, epoch.sent)))
+    token = rng.choice((0, rng.randrange(scene.village.model.vocab_size)))
+    return wire.Verdict(reply.conversation.session, machine.route, epoch.number, decided, token)
 
 
 def block(scene: Scene) -> Iterator[Tale]:
@@ -292,4 +309,5 @@ SORTS: dict[str, Callable[[Scene], Iterator[Tale]]] = {
     "replay": replay,
     "malformed": malformed,
     "oversize": oversize,
+    "verdict of a stage that is not the judge": verdict_of_a_stage,
 }

@@ -14,6 +14,7 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.delivery import Delivery
 from dsdnode.node.drafter.reply import Phase, Reply
+from dsdnode.sim.transport import SimTransport
 from dsdnode.speculation.owner.epochs import OwnEpoch
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
@@ -22,9 +23,9 @@ from dsdnode.wire.codec import encode
 from .village import Village, Villager, is_of_protocol
 
 T = TypeVar("T")
-PING, FIND_NODE, FIND_PROVIDERS, ANNOUNCE, OPEN, GENERATE = (
+PING, FIND_NODE, FIND_PROVIDERS, ANNOUNCE, OPEN, CLOSED, GENERATE = (
     int(str(kind.__struct_config__.tag))
-    for kind in (wire.Ping, wire.FindNode, wire.FindProviders, wire.Announce, wire.Open, replies.Generate)
+    for kind in (wire.Ping, wire.FindNode, wire.FindProviders, wire.Announce, wire.Open, wire.Closed, replies.Generate)
 )
 MAX_HEARD = 200
 
@@ -35,6 +36,8 @@ class Tale:
     frames: list[bytes]
     priority: Priority = Priority.CONTROL
     after_s: float = 0.0
+    speaker: SimTransport | None = None
+    """A stage's that is in league with the liar; None: it speaks itself."""
 
 
 @dataclass(slots=True)
@@ -47,6 +50,11 @@ class Heard:
 
     def add(self, tale: Tale) -> None:
         (self.notices if is_of_protocol(tale.frames[0]) else self.others).append(tale)
+
+    def seals(self) -> list[bytes]:
+        """Of judges."""
+        messages = [msgspec.msgpack.decode(tale.frames[0])[3] for tale in self.notices]
+        return [message[-1] for message in messages if message[0] == CLOSED]
 
     def kind_of(self, receiver: bytes, number: int) -> int:
         """The tag of a request; 0: it was not heard."""

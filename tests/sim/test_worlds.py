@@ -59,7 +59,9 @@ def test_the_seeds_bring_every_sort_of_lie() -> None:
     assert any(world(seed).undisturbed for seed in range(NUM_SEEDS)), "none where it is alone"
 
 
-@pytest.mark.parametrize("name", ["anybodys-verdict", "anybodys-block", "anybodys-answer", "anybodys-nack"])
+@pytest.mark.parametrize(
+    "name", ["anybodys-verdict", "any-stages-verdict", "anybodys-block", "anybodys-answer", "anybodys-nack"]
+)
 def test_whoever_believes_a_liar_is_noticed(name: str) -> None:
     """The others take more worlds: `python -m tests.sim.worlds --mutate all`."""
     with BELIEVING[name].applied():

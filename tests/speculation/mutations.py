@@ -152,6 +152,13 @@ def _hear_other_routes(original: Any) -> Any:
     return on_block
 
 
+def _without_seal(original: Any) -> Any:
+    def on_closed(self: StageMachine, now: float, closed: Any) -> Any:
+        return original(self, now, msgspec.structs.replace(closed, seal=b""))
+
+    return on_closed
+
+
 def _no_lease(original: Any) -> Any:
     def on_open(self: StageMachine, now: float, *rest: Any) -> Any:
         length = original(self, now, *rest)
@@ -180,6 +187,7 @@ MUTATIONS = {
     "closing-again": Mutation(
         "late blocks of closed epochs get no answer", ((StageMachine, "_closing_again", always([])),)
     ),
+    "closing-seal": Mutation("they get one without the judge's seal", ((StageMachine, "on_closed", _without_seal),)),
     "descendants": Mutation("children beyond a closing live", ((BranchCache, "closing_of", _own_closing_only),)),
     "siblings": Mutation("children before a closing die", ((BranchCache, "closing_of", _close_all_children),)),
     "undecided": Mutation("a source need not be decided", ((BranchCache, "_is_decided", always(True)),)),

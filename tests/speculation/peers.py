@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from dsdnode.errors import PeerMisbehaved
+from dsdnode.speculation import seal
 from dsdnode.speculation.actions import (
     BroadcastClosed,
     CopySequence,
@@ -38,6 +41,8 @@ class Peer:
         self.seed = world.seed
         self.machine: StageMachine | None = None
         self.watch: StageWatch
+        self.name = bytes([stage, number])
+        self.seal_key = b""
         self.route: tuple[Peer, ...] = ()
         self.index = 0
         self.cut_until_s = 0.0
@@ -65,6 +70,7 @@ class Peer:
         length = self.machine.on_open(now, route_number, index, len(route), lease_s, digests)
         if length is not None:
             self.route, self.index, self.watch.route = route, index, route_number
+            self.seal_key = seal.key_for(self.world.secret, route_number, self.name) if self is route[-1] else b""
             self.world.to_owner("on_opened", route_number, index, length, route)
         self._set_timer()
 
@@ -122,9 +128,12 @@ class Peer:
             elif isinstance(action, SendToOwner):
                 self._tell_owner(action)
             elif isinstance(action, BroadcastClosed):
+                sealed = msgspec.structs.replace(
+                    action.message, seal=seal.of(self.seal_key, action.message, action.digest)
+                )
                 for peer in self.route:
                     if peer is not self:
-                        self.world.network.send(peer.on_closed, action.message)
+                        self.world.network.send(peer.on_closed, sealed)
             elif isinstance(action, Gone):
                 self.machine = None
             else:

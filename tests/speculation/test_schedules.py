@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 NUM_SEEDS = 40
 RARE = (
     "closing-again",
+    "closing-seal",
     "undecided",
     "no-draw",
     "run-failed",

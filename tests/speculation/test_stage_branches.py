@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dsdnode.speculation.actions import (
     BroadcastClosed,
     CopySequence,
@@ -12,7 +14,7 @@ from dsdnode.speculation.actions import (
 )
 from dsdnode.wire.messages import Closed, Nack, Verdict
 
-from .stages import LINE, SESSION, Stage, own_token, told
+from .stages import LINE, SESSION, Stage, digests_of, own_token, told
 
 
 def test_carol_accepts_what_she_draws_herself(carol: Stage) -> None:
@@ -28,14 +30,15 @@ def test_a_rejection_closes_the_epoch_everywhere(carol: Stage, bob: Stage) -> No
     wrong = (*LINE[:4], (right + 1) % 16, 7)
     actions = carol.receive(wrong, 0, num_draft=2)
     assert told(actions) == [Verdict(SESSION, 0, 1, 4, right, (2.0,), (0.0,), (0,))]
-    (closed,) = [action.message for action in actions if isinstance(action, BroadcastClosed)]
-    assert closed == Closed(SESSION, 0, 1, 4, right)
+    (closed,) = [action for action in actions if isinstance(action, BroadcastClosed)]
+    assert closed == BroadcastClosed(Closed(SESSION, 0, 1, 4, right), digests_of(wrong)[4])
     bob.receive(wrong, 0, num_draft=2)
-    bob.machine.on_closed(0.0, closed)
+    bob.machine.on_closed(0.0, msgspec.structs.replace(closed.message, seal=b"carol's"))
     for stage in (carol, bob):  # a late block: no run, the closing verdict once more
         num_runs = len(stage.calls)
         (verdict,) = told(stage.receive((*wrong, 8), 6, num_draft=1))
         assert (verdict.epoch, verdict.decided, verdict.token) == (1, 4, right)
+        assert verdict.seal == (b"" if stage is carol else b"carol's")  # for alice, who knows that bob does not judge
         assert len(stage.calls) == num_runs
 
 
@@ -43,11 +46,11 @@ def test_children_beyond_a_closing_fall_with_it_and_siblings_live(bob: Stage) ->
     bob.receive(LINE[:4], 0)
     bob.receive(LINE[:8], 4, num_draft=4)
     bob.receive((*LINE[:7], 16), 7, num_draft=1, epoch=2, parent=1, base=7)
-    bob.machine.on_closed(0.0, Closed(SESSION, 0, 1, 5, 12))
+    bob.machine.on_closed(0.0, Closed(SESSION, 0, 1, 5, 12, seal=b"carol's"))
     (verdict,) = told(bob.receive((*LINE[:7], 16, 1), 8, num_draft=1, epoch=2, parent=1, base=7))
     assert (verdict.epoch, verdict.decided, verdict.token) == (2, 5, 12)
     (unseen,) = told(bob.receive((*LINE[:6], 16), 6, num_draft=1, epoch=3, parent=1, base=6))
-    assert (unseen.epoch, unseen.decided) == (3, 5)
+    assert (unseen.epoch, unseen.decided, unseen.seal) == (3, 5, b"carol's")
     (forward,) = bob.receive((*LINE[:5], 12), 5, num_draft=1, epoch=4, parent=1, base=5)
     assert isinstance(forward, ForwardBlock)
 
@@ -105,7 +108,7 @@ def test_a_draft_token_that_is_known_to_be_wrong_is_not_run(carol: Stage, bob: S
     carol.receive(LINE[:4], 0)
     actions = carol.receive((*LINE[:4], (right + 1) % 16, 7), 4, num_draft=2)
     assert told(actions) == [Verdict(SESSION, 0, 1, 4, right)]
-    assert actions[1:] == [BroadcastClosed(Closed(SESSION, 0, 1, 4, right))]
+    assert actions[1:] == [BroadcastClosed(Closed(SESSION, 0, 1, 4, right), digests_of(LINE)[4])]
     other = carol.receive((*LINE[:4], (right + 2) % 16), 4, num_draft=1, epoch=2, parent=1, base=4)
     assert told(other) == [Verdict(SESSION, 0, 2, 4, right)]
     assert [call.position for call in carol.calls if isinstance(call, RunChunk)] == [0]

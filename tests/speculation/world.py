@@ -38,6 +38,7 @@ class World:
         self.seed = seed
         self.queue = Queue()
         self.session = b"%16d" % seed
+        self.secret = b"a secret of this session"
         self.faults = self._pick_faults()
         self.lease_s = rng.uniform(*LEASE_S)
         self.num_stages = rng.randint(1, 4)
@@ -81,7 +82,7 @@ class World:
         chunk, timeout_s = self.rng.choice([3, 8, 16]), self.rng.choice(self.PASS_TIMEOUTS_S)
         config = SessionConfig(
             session=self.session,
-            secret=b"a secret of this session",
+            secret=self.secret,
             max_tokens=self.num_tokens,
             max_positions=512,
             vocab_size=VOCABULARY,
@@ -125,7 +126,8 @@ class World:
         self.network.send(getattr(self, name), *arguments)
 
     def on_verdict(self, verdict: Any, peer: Peer) -> None:
-        if peer in self._route:
+        judge = self._route[-1] if self._route else None
+        if peer is judge or (judge and self.owner.is_sealed(verdict, judge.name)):
             self.watch.judged(self.owner, verdict)
             actions = self.owner.on_verdict(self.queue.now, verdict)
             self.watch.committed(self.owner)

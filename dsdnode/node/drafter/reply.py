@@ -131,7 +131,8 @@ class Reply:
     # --- events (sync: decide, then act)
 
     def on_verdict(self, peer: bytes, verdict: Verdict) -> None:
-        if self._route and peer in self._route.peers:  # not the judge alone: a closing is repeated by whoever knows it
+        judge = self._route.peers[-1] if self._route else b""
+        if self._route and (peer == judge or self._machine.is_sealed(verdict, judge)):
             self._carry_out(self._machine.on_verdict(self._now(), verdict))
             if self._machine.num_answered > self._num_answered:
                 self._num_answered = self._machine.num_answered
@@ -328,7 +329,7 @@ class Reply:
         key = (self._machine.route, *block)
         asked_before, self._traced = key in self._traced, {key: None}
         loss = await self._routes.trace(self.conversation, route, key[0], block)
-        if loss is None or self._route is not route or self._machine.unanswered != block:
+        if self._route is not route or self._machine.unanswered != block:
             return
         self._told(loss.told(route))
         if self._machine.num_timeouts > 1 if loss.computing else asked_before or loss.trouble:

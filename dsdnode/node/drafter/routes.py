@@ -31,6 +31,7 @@ from dsdnode.placement.pipelines import (
     speed,
     with_usual_speeds,
 )
+from dsdnode.speculation import seal
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
@@ -265,10 +266,10 @@ class Routes:
         slowness, broken = self._slowness.factors(records, _now()), self.suspects.links(_now())
         return View(rtt_s, slowness, others, session, self.tuning, broken)
 
-    async def trace(self, conversation: Conversation, route: Route, number: int, block: tuple[int, int]) -> Loss | None:
+    async def trace(self, conversation: Conversation, route: Route, number: int, block: tuple[int, int]) -> Loss:
         """Where the `block` (epoch, end) was lost, by what the stages say of it.
 
-        None: a stage does not know the session, which it will say itself.
+        Who refuses to say has not passed it on: a stage that has lost the session says so itself, unasked.
         """
         message = Trace(conversation.session, number, *block)
 
@@ -280,13 +281,11 @@ class Routes:
             return answer
 
         answers = await asyncio.gather(*(ask(peer) for peer in route.peers))
-        if any(isinstance(answer, Refused) for answer in answers):
-            return None
         traced = [answer if isinstance(answer, Traced) else None for answer in answers]
         first, second = lost_at([None if one is None else one.reached for one in traced])
         here = traced[first]
         if here is None:
-            return Loss(first, second, silent=True)
+            return Loss(first, second, silent=answers[first] is None)
         return Loss(first, second, printable(here.trouble), computing=here.reached == HERE)
 
     def suspect(self, route: Route, loss: Loss) -> None:
@@ -315,12 +314,13 @@ class Routes:
         stages = encode_body(OpenStages(tuple(StagePlace(place.contact, place.start, place.end) for place in places)))
 
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
+            judges = index == len(places) - 1
             message = Open(
                 conversation.session, number, index, options.model.model_id, self._rpc.transport.contact,
                 options.asked, reserved, options.lease_s, options.wire, options.acceptance,
+                seal.key_for(conversation.secret, number, peer) if judges else b"",
             )  # fmt: skip
-            judges = options.key_tokens and index == len(places) - 1
-            buffers = [stages, digests, *([options.key_tokens] if judges else [])]
+            buffers = [stages, digests, *([options.key_tokens] if judges and options.key_tokens else [])]
             try:
                 answer, _ = await self._rpc.request(
                     peer, message, buffers, timeout_s=OPEN_TIMEOUT_S, priority=Priority.CONTROL

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import structlog
+from msgspec.structs import replace
 
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved
@@ -19,6 +20,7 @@ from dsdnode.node.batching.culprits import REFUSED
 from dsdnode.node.batching.scheduler import Owner
 from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
+from dsdnode.speculation import seal
 from dsdnode.speculation.acceptance import JudgeDraw
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import buffer_at, decode_body
@@ -200,6 +202,7 @@ class StageHost:
         num_tokens = num_positions if index == 0 else message.num_draft
         tokens = tuple(unpack_tokens(buffers[1], num_tokens, shard.vocab_size).tolist())
         states = None if index == 0 else unpack_states(buffers[2], num_positions, shard.width, session.opened.wire)
+        session.begun = True
         now = asyncio.get_running_loop().time()
         self._carry_out(session, session.machine.on_block(now, message, buffers[0], tokens, states))
 
@@ -292,9 +295,10 @@ class StageHost:
                     self._tell(session.peers[session.opened.index + 1], block, buffers, Priority.VERIFY)
                 case do.SendToOwner(message):
                     self._tell(session.owner, message)
-                case do.BroadcastClosed(message):
+                case do.BroadcastClosed(message, digest):
+                    sealed = replace(message, seal=seal.of(session.opened.seal_key, message, digest))
                     for peer in session.peers[: session.opened.index]:
-                        self._tell(peer, message)
+                        self._tell(peer, sealed)
                 case do.Gone():
                     self._forget(session)
         self._schedule(session)

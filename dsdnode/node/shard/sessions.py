@@ -48,8 +48,11 @@ class StageSession:
     peers: tuple[bytes, ...] = field(default=())
     parked: bool = False
     """Between two replies: it is kept while nobody else needs the place."""
+    begun: bool = False
+    """A block of the current route has come."""
 
     def reopen(self, message: Open, stages: tuple[StagePlace, ...]) -> None:
+        self.begun = self.begun and message.route == self.opened.route
         self.opened, self.stages, self.parked = message, stages, False
         self.reserved_positions = message.max_positions
         self.sampling = _sampling(message)
@@ -76,6 +79,12 @@ class StageSession:
     def is_another_reply(self, message: Open) -> bool:
         """(Its Park may be lost.)"""
         return self.parked or _terms(self.opened) != _terms(message)
+
+    def changes_its_route(self, message: Open, stages: tuple[StagePlace, ...]) -> bool:
+        """Until a block has come its owner may still be looking for the other stages. From then on a run may be in
+        flight that belongs to this place on this route."""
+        same = (message, stages) == (self.opened, self.stages)
+        return self.begun and message.route == self.opened.route and not same
 
 
 class Sessions:
@@ -161,7 +170,8 @@ class Sessions:
             over = self._engine.quarantined
             return Refused(over[:MAX_REASON] or "the engine is restarting", retry=not over)
         if known is not None and not known.is_another_reply(message):
-            return None
+            changed = known.changes_its_route(message, stages)
+            return Refused("blocks of this route have come: other terms take a higher one") if changed else None
         if known is not None and message.route <= known.opened.route:  # or less would be reserved than is in use
             return Refused("another reply of this session takes a higher route", retry=True)
         others = [session for session in self._sessions.values() if session is not known]

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dsdnode.cost import PipelineCost
+from dsdnode.speculation import seal
 from dsdnode.speculation.actions import MAX_BRANCHES, DraftToken, Emit, Finish, NeedRoute, SessionAction, Tokens
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.digest import CommittedLine
@@ -189,6 +190,17 @@ class SessionMachine:
         if self.finished is None and self._epochs.main is None:
             self._epochs.begin(verdict.epoch, verdict.decided)
         return actions + self._go_on(now)
+
+    def is_sealed(self, verdict: Verdict, judge: bytes) -> bool:
+        """Is it a closing of this `judge` (a peer id), whichever stage repeats it, that decides something?
+
+        What it decided once it decides no more: said again and again it would pass for a judge at work.
+        """
+        epoch = self._current(verdict.route, verdict.epoch)
+        if epoch is None or not len(self._line) <= verdict.decided <= epoch.sent:
+            return False
+        key = seal.key_for(self._config.secret, verdict.route, judge)
+        return seal.fits(key, verdict, self._epochs.digest_at(epoch, verdict.decided))
 
     def on_nack(self, now: float, nack: Nack) -> list[SessionAction]:
         epoch = self._current(nack.route, nack.epoch)

@@ -43,11 +43,12 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """Nothing of the epoch stands from `position` on, where `token` is right; `relaxed` as in Verdict."""
+    """Nothing of the epoch stands from `position` on, where `token` is right; `relaxed`, `seal` as in Verdict."""
 
     position: int
     token: int
     relaxed: tuple[int, ...] = ()
+    seal: bytes = b""
 
 
 class Fate(Enum):

@@ -102,19 +102,19 @@ class StageMessages:
     route: int = -1
     index: int = 0
 
-    def verdict(self, block: Block, decision: Decision) -> SendToOwner:
-        """Of a block that has been judged, or that needs not be: its times are of the stages that ran it."""
+    def verdict(self, block: Block, decision: Decision, seal: bytes = b"") -> SendToOwner:
+        """Of a block that has been judged, or that needs not be: its times are of the stages that ran it. `seal`: of a
+        closing that is repeated."""
         return SendToOwner(
             Verdict(
                 self.session, self.route, block.epoch, decision.decided, decision.token,
-                block.stage_ms, block.waited_ms, block.queue, decision.relaxed,
+                block.stage_ms, block.waited_ms, block.queue, decision.relaxed, seal,
             )
         )  # fmt: skip
 
-    def closed(self, block: Block, decision: Decision) -> BroadcastClosed:
-        return BroadcastClosed(
-            Closed(self.session, self.route, block.epoch, decision.decided, decision.token, decision.relaxed)
-        )
+    def closed(self, block: Block, decision: Decision, digest: bytes) -> BroadcastClosed:
+        place = self.session, self.route, block.epoch
+        return BroadcastClosed(Closed(*place, decision.decided, decision.token, decision.relaxed), digest)
 
     def nack(self, block: Block, length: int) -> SendToOwner:
         return SendToOwner(Nack(self.session, self.route, block.epoch, self.index, length))

@@ -195,7 +195,7 @@ class StageMachine:
         """The judge's Closed (the driver checks that the sender is the route's last stage)."""
         if closed.route != self._route or not self._hears("Closed"):
             return []
-        self._cache.close(closed.epoch, Closing(closed.position, closed.token, closed.relaxed))
+        self._cache.close(closed.epoch, Closing(closed.position, closed.token, closed.relaxed, closed.seal))
         return self._go_on(now)
 
     def on_close(self, now: float) -> list[StageAction]:
@@ -290,7 +290,7 @@ class StageMachine:
         if fate is Fate.REJECTED:
             _, branch = self._cache.fate(block, arrival.digests[0])
             assert branch is not None
-            return self._announce(block, self._judge.reject(branch, block))
+            return self._announce(block, branch, self._judge.reject(branch, block))
         return []
 
     def _append(self, arrival: Arrival) -> list[StageAction]:
@@ -317,7 +317,8 @@ class StageMachine:
         closing = self._closing_of(block)
         assert closing is not None
         self._cache.close(block.epoch, closing)
-        return [self._messages.verdict(block, Decision(closing.position, closing.token, True, closing.relaxed))]
+        decision = Decision(closing.position, closing.token, True, closing.relaxed)
+        return [self._messages.verdict(block, decision, closing.seal)]
 
     def _forward(self, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
         assert states is not None
@@ -326,13 +327,13 @@ class StageMachine:
         return [output]
 
     def _decide(self, arrival: Arrival, block: Block, branch: Branch) -> list[StageAction]:
-        return self._announce(block, self._judge.judge(branch, block, arrival.draft))
+        return self._announce(block, branch, self._judge.judge(branch, block, arrival.draft))
 
-    def _announce(self, block: Block, decision: Decision) -> list[StageAction]:
+    def _announce(self, block: Block, branch: Branch, decision: Decision) -> list[StageAction]:
         actions: list[StageAction] = [self._messages.verdict(block, decision)]
         if decision.closed:
             self._cache.close(block.epoch, Closing(decision.decided, decision.token, decision.relaxed))
-            actions.append(self._messages.closed(block, decision))
+            actions.append(self._messages.closed(block, decision, branch.digests[decision.decided]))
         return actions
 
     def _close(self) -> list[StageAction]:
