@@ -22,6 +22,8 @@ from dsdnode.errors import (
     Overloaded,
     PeerMisbehaved,
     PeerUnavailable,
+    WorkerDied,
+    WorkFailed,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ __all__ = [
     "PeerUnavailable",
     "Piece",
     "ReplyStats",
+    "WorkFailed",
+    "WorkerDied",
 ]
 
 

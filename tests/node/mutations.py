@@ -180,7 +180,6 @@ CULPRITS: Final = {
         'raise ArithmeticError("no logit is finite: there is nothing to draw from")',
         "logits = np.zeros_like(logits)",
     ),
-    "route-terms": Mutation(SESSIONS + "refusal", "not known.is_at(message, stages)", "False"),
     "route-whole": Mutation(SESSIONS + "refusal", "not _make_a_model(stages, shard.num_layers)", "False"),
     "run-answered": Mutation(
         STAGE_HOST + "_run", 'return self._fail(session, "what is to be run cannot be made")', "return"

@@ -65,25 +65,6 @@ def test_a_stage_promises_no_position_twice(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
-def test_a_route_s_terms_are_what_it_was_opened_with(tmp_path: Path) -> None:
-    """Blocks that wait would be read by others."""
-
-    async def tell(swarm: FakeSwarm) -> None:
-        sue, mallory = await swarm.add("sue", layers=(2, 4), max_sessions=2), Mallory(swarm)
-        session, other = name(mallory, 0), Refused("this route is open with another place in it")
-        whole = [(mallory.contact, 0, 2), (sue.contact, 2, 4)]
-        thirds = [(mallory.contact, 0, 1), (mallory.contact, 1, 2), (sue.contact, 2, 4)]
-        elsewhere = [(sue.contact, 0, 2), (sue.contact, 2, 4)]
-        assert await mallory.opens_as(sue, session, whole) == Opened()
-        for stages, wire in ((thirds, "f32"), (elsewhere, "f32"), (whole, "f16"), (whole, "q8")):
-            assert await mallory.opens_as(sue, session, stages, wire=wire) == other
-        assert await mallory.opens_as(sue, session, whole) == Opened()  # it may have been lost
-        assert await mallory.opens_as(sue, session, thirds, route=1, wire="q8") == Opened()
-        assert await mallory.opens_as(sue, session, whole, route=1, wire="q8") == other
-
-    story(tmp_path, tell)
-
-
 def test_stages_that_are_no_model_are_refused(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         sue, mallory = await swarm.add("sue", layers=(2, 4), max_sessions=2), Mallory(swarm)

@@ -71,11 +71,6 @@ class StageSession:
         """A run in flight must end first."""
         return self.parked and not self.machine.busy
 
-    def is_at(self, message: Open, stages: tuple[StagePlace, ...]) -> bool:
-        """Is this an Open of another route, or the same one over again? Blocks wait here that are read by its terms."""
-        mine = self.opened.index, self.opened.wire, self.stages
-        return message.route != self.opened.route or mine == (message.index, message.wire, stages)
-
     def is_another_reply(self, message: Open) -> bool:
         """(Its Park may be lost.)"""
         return self.parked or _terms(self.opened) != _terms(message)
@@ -164,8 +159,6 @@ class Sessions:
             return Refused(f"states travel as {' or '.join(WIRE_TYPES)} here, not as {message.wire!r}")
         if not _make_a_model(stages, shard.num_layers):
             return Refused("the stages do not make up the model, one after the other")
-        if known is not None and not known.parked and not known.is_at(message, stages):
-            return Refused("this route is open with another place in it")
         if not self._engine.available:
             over = self._engine.quarantined
             return Refused(over[:MAX_REASON] or "the engine is restarting", retry=not over)
