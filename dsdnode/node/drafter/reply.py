@@ -80,7 +80,7 @@ class Reply:
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._draft_life = 0
-        self._num_fruitless = 0
+        self._num_fruitless = self._num_forgotten = 0
         self._num_answered, self._progress_s = 0, self._now()
         self._trouble = ""
         self._traced: dict[tuple[int, int, int], None] = {}
@@ -127,7 +127,7 @@ class Reply:
         return "looking for a pipeline" if self._route is None else f"at work: {self._route.told()}"
 
     def _stepped(self) -> None:
-        self._progress_s, self._trouble = self._now(), ""
+        self._progress_s, self._trouble, self._num_forgotten = self._now(), "", 0
 
     # --- events (sync: decide, then act)
 
@@ -250,12 +250,20 @@ class Reply:
         if self._num_fruitless > MAX_FRUITLESS_ROUTES:
             self._out.put_nowait(PeerUnavailable(f"{MAX_FRUITLESS_ROUTES} pipelines failed one after another"))
             return
-        if self._route is not None and action.reason != "session_lost":
-            self._avoid.update((self._route.peers[index], None) for index in action.suspects)
+        if self._route is not None:
+            self._blame(self._route, action)
         if self._opening is not None:
             self._opening.cancel()
         self._step("route wanted")
         self._opening = asyncio.create_task(self._open_route(action))
+
+    def _blame(self, route: Route, action: do.NeedRoute) -> None:
+        """A worker that died is back at once; a stage that forgets the reply again, before anything came, is no use."""
+        self._num_forgotten += action.reason == "session_lost"
+        if action.reason != "session_lost":
+            self._avoid.update((route.peers[index], None) for index in action.suspects)
+        if self._num_forgotten > 1 or action.reason in ("nack", "timeout"):
+            self._routes.fruitless(route)
 
     async def _open_route(self, action: do.NeedRoute) -> None:
         try:
@@ -312,7 +320,7 @@ class Reply:
         key = (self._machine.route, *block)
         asked_before, self._traced = key in self._traced, {key: None}
         loss = await self._routes.trace(self.conversation, route, key[0], block)
-        if loss is None or self._route is not route or self._machine.unanswered != block:
+        if self._route is not route or self._machine.unanswered != block:
             return
         self._told(loss.told(route))
         if self._machine.num_timeouts > 1 if loss.computing else asked_before or loss.trouble:

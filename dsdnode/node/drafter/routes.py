@@ -137,7 +137,7 @@ class Loss:
     trouble: str = ""
     """What the first one says of its link to the second."""
     silent: bool = False
-    """It does not even answer that question."""
+    """It does not even say where the block is."""
     computing: bool = False
     """The block is there, and perhaps is only slow."""
 
@@ -146,7 +146,7 @@ class Loss:
         one, other = route.told(self.first), route.told(self.second)
         if self.first != self.second:
             return f"nothing comes from {one} to {other}" + (f": {self.trouble}" if self.trouble else "")
-        return f"{one} does not answer" if self.silent else f"{one} has not passed on what it was sent"
+        return f"{one} does not say what became of it" if self.silent else f"{one} has not passed on what it was sent"
 
 
 class Routes:
@@ -267,11 +267,8 @@ class Routes:
         slowness, broken = self._slowness.factors(records, _now()), self.suspects.links(_now())
         return View(rtt_s, slowness, others, session, self.tuning, broken)
 
-    async def trace(self, conversation: Conversation, route: Route, number: int, block: tuple[int, int]) -> Loss | None:
-        """Where the `block` (epoch, end) was lost, by what the stages say of it.
-
-        None: a stage does not know the session, which it will say itself.
-        """
+    async def trace(self, conversation: Conversation, route: Route, number: int, block: tuple[int, int]) -> Loss:
+        """Where the `block` (epoch, end) was lost, by what the stages say of it; some do not even know the session."""
         message = Trace(conversation.session, number, *block)
 
         async def ask(peer: bytes) -> Message | None:
@@ -282,8 +279,6 @@ class Routes:
             return answer
 
         answers = await asyncio.gather(*(ask(peer) for peer in route.peers))
-        if any(isinstance(answer, Refused) for answer in answers):
-            return None
         traced = [answer if isinstance(answer, Traced) else None for answer in answers]
         first, second = lost_at([None if one is None else one.reached for one in traced])
         here = traced[first]
@@ -294,6 +289,10 @@ class Routes:
     def suspect(self, route: Route, loss: Loss) -> None:
         """Other replies, and the next route, avoid that link or peer for a while."""
         self.suspects.note(route.peers[loss.first], route.peers[loss.second], _now())
+
+    def fruitless(self, route: Route) -> None:
+        """Nothing came of it, again, and nobody knows why: others first, for a while."""
+        self.suspects.failed(route.peers, _now())
 
     def _costs(self, session: bytes, places: Sequence[PipelineStage], rtt_s: Mapping[bytes, float]) -> PipelineCost:
         return predict(places, self._view(session, [place.record for place in places], rtt_s))
