@@ -22,7 +22,7 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import pack_contacts, pack_records
+from dsdnode.wire.records import model_id_of, pack_contacts, pack_records
 from dsdnode.wire.tensors import pack_tokens
 
 from .lies import squat
@@ -209,23 +209,30 @@ def dribble(rogue: Rogue) -> None:
 # --- records, contacts
 
 
+SHAPES: tuple[dict[str, Any], ...] = (
+    {"context_tokens": 1},
+    {"vocab_size": 5},
+    {"vocab_size": MANY},
+    {"start": 0, "end": 1, "num_layers": 1},
+    {"num_layers": 64},
+    {"width": 1},
+    {"tokenizer_hash": "0" * 64},
+    {"weights_hash": "f" * 64},
+    {"model_id": "f" * 64},
+)
+MADE_OF = ("weights_hash", "architecture", "num_layers", "width", "vocab_size", "tokenizer_hash")
+
+
 def misshape(rogue: Rogue) -> None:
-    """Says of the model what it is not, or of another one that it is called so."""
-    rng = rogue.rng
-    changes: dict[str, Any] = rng.choice(
-        (
-            {"context_tokens": 1},
-            {"vocab_size": 5},
-            {"vocab_size": MANY},
-            {"start": 0, "end": 1, "num_layers": 1},
-            {"num_layers": 64},
-            {"width": 1},
-            {"tokenizer_hash": "0" * 64},
-            {"model_id": "f" * 64},
-            {"model_id": "f" * 64, "tokenizer_hash": "0" * 64},
-        )
-    )
-    rogue.lies.append(lambda fields: fields.update(changes))
+    """Says of the model what it is not, or that another one, whose id is right, is called so."""
+    changes, is_another = rogue.rng.choice(SHAPES), rogue.rng.random() < 0.5
+
+    def lie(fields: dict[str, Any]) -> None:
+        fields.update(changes)
+        if is_another and "model_id" not in changes:
+            fields["model_id"] = model_id_of(*(fields[name] for name in MADE_OF))
+
+    rogue.lies.append(lie)
 
 
 def mislead(rogue: Rogue) -> None:
@@ -351,7 +358,7 @@ MISDEEDS: dict[str, Misdeed] = {
     "mute drafter": Misdeed(mute, ("drafter",)),
     "swapped prompt": Misdeed(swap, ("drafter",)),
     "dripping drafter": Misdeed(dribble, ("drafter",)),
-    "shape": Misdeed(misshape, ("stage",), awaited=True),
+    "shape": Misdeed(misshape, ("stage",)),
     "address": Misdeed(mislead, ("stage", "drafter")),
     "hog": Misdeed(hog, ("drafter",), awaited=True),
     "squatter": Misdeed(squatter, ("stage", "drafter")),

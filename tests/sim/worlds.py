@@ -2,10 +2,10 @@
 
 Each seed draws a swarm (model, cuts, replicas, machines, links, clocks), replies (prompt, length, temperature, window
 policy), troubles, in four of ten worlds a liar (liar.py), and in a quarter rogues (gang.py), of all kinds that are not
-awaited, or of those that `--rogues` names; tests/sim/world.py says what is checked all along. Exit
-code 1 when anything was wrong, lost, stuck or leaked; a red seed is printed with the command that replays it. With
-`--mutate NAME` one guard is taken out first (tests/speculation/mutations.py, tests/sim/believing.py), and a run that
-stays green is the failure.
+awaited, or of those that `--rogues` names; tests/sim/world.py says what is checked all along. Exit code 1 when
+anything was wrong, lost, stuck, late or leaked; a red seed is printed with the command that replays it. With `--mutate
+NAME` one guard is taken out first (tests/speculation/mutations.py, tests/sim/believing.py), and a run that stays green
+is the failure.
 """
 
 from __future__ import annotations
