@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,12 @@ def lost(block: Block, index: int) -> Message:
     return SessionLost(block.session, index, "its worker died", block.route)
 
 
+NACKS = count()
+
+
 def nack(block: Block, index: int) -> Message:
-    return Nack(block.session, block.route, block.epoch, index, 0)
+    """Never the same twice."""
+    return Nack(block.session, block.route, block.epoch, index, next(NACKS) % 2)
 
 
 def nothing(block: Block, index: int) -> None:
