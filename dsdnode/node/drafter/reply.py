@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from enum import Enum
 from itertools import takewhile
 from typing import Any, Final
 
 import structlog
-from msgspec.structs import replace
 
 from dsdnode.config import POSITION_PATIENCE_S
 from dsdnode.engine.port import Output
@@ -18,16 +17,14 @@ from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import Conversation
+from dsdnode.node.drafter.figures import figures_of
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
-from dsdnode.pacing.estimates import PipelineEstimate
-from dsdnode.pacing.formulas import plain_speed
 from dsdnode.pacing.straggler import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
-from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.wire.messages import Block, Nack, SessionLost, Verdict
-from dsdnode.wire.replies import StageInfo, Statistics
+from dsdnode.wire.replies import Statistics
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
@@ -377,22 +374,6 @@ def _config(conversation: Conversation, options: ReplyOptions) -> SessionConfig:
         fixed_chunks=options.fixed_chunks,
         carried=conversation.carried,
     )
-
-
-def figures_of(log: EventLog, route: Route | None) -> Statistics:
-    """What the log and the reply's last route know."""
-    places, peers = (route.places, route.peers) if route is not None else ((), ())
-    stages = (StageInfo(peer.hex(), (place.start, place.end)) for place, peer in zip(places, peers, strict=True))
-    return replace(log.statistics(), plain_tokens_per_second=plain_estimate(log.passes), pipeline=tuple(stages))
-
-
-def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
-    """Tokens a second that plain decoding would have had of this pipeline, by what these passes cost (section 3)."""
-    costs = PipelineEstimate()
-    for event in passes:
-        costs.passed(event)
-    known = costs.costs()
-    return plain_speed(known) if costs.is_known and known.pass_s(1) > 0 else None
 
 
 def _draft_tokens_of(output: Output, vocab_size: int) -> tuple[do.DraftToken, ...]:
