@@ -19,6 +19,7 @@ class Patience:
         self._patience_s = patience_s
         self._stepped_s = now
         self._ends_s = now + patience_s + MARGIN_S
+        self._reading_s = 0.0
         self._share_s = patience_s
         self._leaves_s = float("inf")
 
@@ -28,13 +29,15 @@ class Patience:
         self._leaves_s = now + self._share_s
 
     def accepted(self, num_positions: int) -> None:
-        """The prompt that is to be read."""
-        self._ends_s += POSITION_PATIENCE_S * num_positions
-        self._leaves_s += POSITION_PATIENCE_S * num_positions
+        """The prompt that is to be read, by each drafter anew: but a row of them that only accept has an end, too."""
+        reading_s = POSITION_PATIENCE_S * num_positions
+        self._leaves_s += reading_s
+        self._ends_s += max(0.0, reading_s - self._reading_s)
+        self._reading_s = max(self._reading_s, reading_s)
 
     def stepped(self, now: float, num_tokens: int) -> None:
         self._stepped_s = now
-        self._ends_s = now + self._patience_s + MARGIN_S
+        self._ends_s, self._reading_s = now + self._patience_s + MARGIN_S, 0.0
         self._leaves_s = min(now + self._share_s, self._leaves_s + TOKEN_PATIENCE_S * num_tokens)
 
     def is_still(self, now: float) -> bool:

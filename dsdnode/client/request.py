@@ -224,7 +224,10 @@ class PendingReply:
             raise PeerMisbehaved(f"{type(answer).__name__} is no answer to Generate")
         if self.acceptance not in (None, answer.acceptance):
             raise PeerMisbehaved("the drafter accepts by another rule than was asked for")
-        self.prompt_tokens, self.acceptance = _ids(buffers), answer.acceptance
+        prompt, named = _ids(buffers), self._body().prompt_tokens
+        if named and prompt != named:  # whoever goes on would go on from these
+            raise PeerMisbehaved("the drafter answers another prompt than was asked")
+        self.prompt_tokens, self.acceptance = prompt, answer.acceptance
         self.patience.accepted(min(len(self.prompt_tokens), self._most_positions))
 
     @property

@@ -3,6 +3,10 @@
 A stage may answer pings and pass nothing on, or two that answer everybody may not reach each other. Asked how far a
 block has come (Trace), the stages name the place where it was lost: between two of them, and either may lie. So the
 pair is avoided, not its peers; who is in such pairs with two others is avoided himself.
+
+Where the stages do not know, or one says each time that it has forgotten the reply, all of the route are suspected:
+those that do their work elsewhere are cleared there, and where nobody else is left those that failed the fewest times
+are asked.
 """
 
 from __future__ import annotations
@@ -39,19 +43,25 @@ class Suspects:
     """Links and peers that lost blocks, of all replies of an owner."""
 
     def __init__(self) -> None:
-        self._seen: LRUCache[Link, float] = LRUCache(MAX_SUSPECTS)
+        self._seen: LRUCache[Link, tuple[float, int]] = LRUCache(MAX_SUSPECTS)
+        """When last, and how often."""
 
     def note(self, one: bytes, other: bytes, now: float) -> None:
-        self._seen[one, other] = now
+        self._seen[one, other] = now, 1 + self.links(now).get((one, other), 0)
+
+    def failed(self, route: Sequence[bytes], now: float) -> None:
+        """Nothing came of it, and nobody knows why."""
+        for peer in route:
+            self.note(peer, peer, now)
 
     def passed(self, route: Sequence[bytes]) -> None:
         """A block went round these stages."""
         for link in [*pairwise(route), *((peer, peer) for peer in route)]:
             self._seen.pop(link, None)
 
-    def links(self, now: float) -> frozenset[Link]:
-        """Pairs to avoid."""
-        return frozenset(link for link, seen_s in self._seen.items() if now < seen_s + SUSPECT_S)
+    def links(self, now: float) -> dict[Link, int]:
+        """Pairs to avoid, and how often each lost something."""
+        return {link: num for link, (seen_s, num) in self._seen.items() if now < seen_s + SUSPECT_S}
 
     def peers(self, now: float) -> list[bytes]:
         """To avoid: alone suspected, or in pairs with two others."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 
@@ -34,7 +34,7 @@ UNKNOWN_RTT_S = 0.05
 FULL_S = 10.0
 """Added for a stage that said it has no free session, more than any link: it is asked only where there is no other."""
 BROKEN_S = 100.0
-"""Added for a link that lost blocks: even a full stage comes first."""
+"""Added for a link, or a stage, each time that it lost something: even a full stage comes first."""
 _CHUNK = 1 << 20
 """Pairs of stages looked at together."""
 
@@ -79,8 +79,8 @@ class View:
     sessions: Mapping[bytes, int]
     taste: bytes = b""
     tuning: Tuning = TUNING
-    broken: Collection[tuple[bytes, bytes]] = ()
-    """Pairs of peers between which blocks were lost of late, in either order."""
+    broken: Mapping[tuple[bytes, bytes], int] = field(default_factory=dict)
+    """Pairs of peers, in either order, between which blocks were lost of late (a peer twice: at it), and how often."""
 
     @classmethod
     def of(cls, rtt_s: Mapping[bytes, float]) -> View:
@@ -108,12 +108,12 @@ def choose_pipeline(
     shards = [record for record in records if record.role == "shard" and record.num_layers == num_layers]
     hosted = list({record.peer_id: record for record in sorted(shards, key=_age)}.values())
     usable = [record for record in hosted if record.peer_id not in exclude]
-    field = _Field(sorted(usable, key=lambda record: (record.peer_id, record.start, record.end)), view)
-    best = field.best()
+    stages = _Field(sorted(usable, key=lambda record: (record.peer_id, record.start, record.end)), view)
+    best = stages.best()
     if best is None:
         name = model_name or (records[0].model_name if records else "") or "the model"
         raise NoPipeline(why_none(usable, num_layers, name, num_failed=len(hosted) - len(usable)))
-    return tuple(PipelineStage(field.records[index]) for index in best)
+    return tuple(PipelineStage(stages.records[index]) for index in best)
 
 
 def _age(record: ProviderRecord) -> tuple[int, int, int]:
@@ -141,15 +141,15 @@ def with_usual_speeds(shards: Sequence[ProviderRecord]) -> list[ProviderRecord]:
 
 def predict(places: Sequence[PipelineStage], view: View) -> PipelineCost:
     """What to expect of a pipeline where nobody else is at work."""
-    field = _Field([place.record for place in places], replace(view, taste=b"", broken=()))
+    ring = _Field([place.record for place in places], replace(view, taste=b"", broken={}))
     stages = (place.record.cost.times(view.slowness.get(place.peer, 1.0)) for place in places)
-    return PipelineCost(tuple(stages), field.network_s(list(range(len(places)))))
+    return PipelineCost(tuple(stages), ring.network_s(list(range(len(places)))))
 
 
 def speed(places: Sequence[PipelineStage], view: View) -> float:
     """Predicted tokens per second of a pipeline, with those at work there that records and the view tell of."""
-    field = _Field([place.record for place in places], replace(view, taste=b""))
-    return field.speed(list(range(len(places))))
+    ring = _Field([place.record for place in places], replace(view, taste=b""))
+    return ring.speed(list(range(len(places))))
 
 
 class _Field:
@@ -164,15 +164,16 @@ class _Field:
         self._pace_s = np.array([line.at(BLOCK_POSITIONS) for line in self._loaded])
         full_s = np.array([FULL_S if record.free_sessions == 0 else 0.0 for record in records])
         taste = np.array([_taste(view.taste, record.peer_id) for record in records])
-        self._own_s = self._pace_s + tuning.handling_s + full_s
+        lost_s = np.array([BROKEN_S * view.broken.get((record.peer_id,) * 2, 0) for record in records])
+        self._own_s = self._pace_s + tuning.handling_s + full_s + lost_s
         self._own_s += tuning.spread * taste * (self._own_s + self._rtt_s)
         self._starts = np.array([record.start for record in records], int)
         self._ends = np.array([record.end for record in records], int)
         self._known = [{trip.peer: trip.rtt_ms / 1e3 for trip in record.round_trips} for record in records]
-        self._broken: dict[bytes, set[bytes]] = {}
-        for one, other in view.broken:
-            self._broken.setdefault(one, set()).add(other)
-            self._broken.setdefault(other, set()).add(one)
+        self._broken: dict[bytes, dict[bytes, int]] = {}
+        for (one, other), num in view.broken.items():
+            self._broken.setdefault(one, {})[other] = num
+            self._broken.setdefault(other, {})[one] = num
         self._by_prefix: dict[bytes, list[int]] = {}
         for index, record in enumerate(records):
             self._by_prefix.setdefault(record.peer_id[:ID_PREFIX_BYTES], []).append(index)
@@ -222,9 +223,9 @@ class _Field:
                             table[(there[other], at) if turned else (at, there[other])] = rtt_s
         table /= 2
         for index, at in rows.items():
-            enemies = self._broken.get(self.records[index].peer_id, ())
+            enemies = self._broken.get(self.records[index].peer_id)
             if enemies:
-                table[at] += [BROKEN_S * (self.records[other].peer_id in enemies) for other in after]
+                table[at] += [BROKEN_S * enemies.get(self.records[other].peer_id, 0) for other in after]
         return table
 
     def _shortest(self, limit_s: float) -> list[int] | None:

@@ -12,6 +12,9 @@ WAITS: Final = {
     "lost-link": Mutation(REPLY + "_look_for_losses", "self._routes.suspect(route, loss)", "pass"),
     "lost-left": Mutation(REPLY + "_look_for_losses", "else asked_before or loss.trouble", "else False"),
     "lost-computing": Mutation(REPLY + "_look_for_losses", "if loss.computing", "if False"),
+    "lost-again": Mutation(REPLY + "_blame", "self._num_forgotten > 1 or ", ""),
+    "lost-nack": Mutation(REPLY + "_blame", 'action.reason in ("nack", "timeout")', "False"),
+    "lost-often": Mutation("dsdnode.pacing.suspects:Suspects.note", "1 + self.links", "1 + 0 * self.links"),
     "pair-twice": Mutation("dsdnode.pacing.suspects:Suspects.peers", " or len(known) > 1", ""),
     "still-ends": Mutation(REPLY + "_watch", "self.still_s > self._options.patience_s", "False and 0 > 0"),
     "silent-host-ends": Mutation(
@@ -33,5 +36,9 @@ WAITS: Final = {
         "min(len(self.prompt_tokens), self._most_positions)",
         "len(self.prompt_tokens)",
     ),
+    "prompt-once": Mutation(
+        "dsdnode.client.patience:Patience.accepted", "max(0.0, reading_s - self._reading_s)", "reading_s"
+    ),
+    "prompt-named": Mutation("dsdnode.client.request:PendingReply.accepted", "named and prompt != named", "False"),
     "prompt-own": Mutation("dsdnode.client.request:PendingReply._body", "not self.tokens", "not self.prompt_tokens"),
 }

@@ -12,6 +12,7 @@ import pytest
 
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
+from dsdnode.engine.fake import fake_text
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.pacing.suspects import HERE, NOT_COME, PASSED_ON
@@ -20,9 +21,10 @@ from dsdnode.wire.messages import Block, Message, Pong, Refused, Trace, Traced
 from dsdnode.wire.tensors import pack_tokens
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, ring, session_at
 from tests.node.rough import RoughHub
-from tests.node.swarm import FakeSwarm, Member
+from tests.node.swarm import TARGET, FakeSwarm, Member
 from tests.node.test_drafter_host import all_free, some, story
 
+TEXT = "tell"
 SHORT_S = 20.0
 """Until a reply goes round what is broken: two looks at a block that nobody answers, and a new pipeline, twice."""
 SLACK_S = 9.0
@@ -279,7 +281,7 @@ def test_the_only_drafter_gives_nothing_and_the_reply_ends(tmp_path: Path, speak
         alice, _ = await lying(swarm, speaks, prompt=tuple([1] * 100_000))
         listener, began_s = Listener(), now()
         with pytest.raises(NoPipeline, match="nothing came for"):
-            await listener.read(alice)
+            await listener.read(alice, replace(REQUEST, prompt_tokens=None, prompt=TEXT))
         most_s = (
             DEFAULT_PATIENCE_S + 2 * SLACK_S + 0.2 * 1200
         )  # a prompt of a hundred thousand tokens was not asked for
@@ -297,8 +299,8 @@ def test_before_the_first_token_no_drafter_says_what_was_asked(tmp_path: Path) -
         alice, _ = await lying(swarm, nothing, prompt=(9, 9, 9, 9))
         asyncio.get_running_loop().call_later(3, lambda: asyncio.ensure_future(swarm.kill("mallory")))
         listener = Listener()
-        await listener.read(alice)
-        assert listener.tokens == EXPECTED
+        await listener.read(alice, replace(REQUEST, prompt_tokens=None, prompt=TEXT))
+        assert listener.tokens == fake_text(TARGET, [1 + (ord(letter) - 33) % 96 for letter in TEXT], 60)
 
     story(tmp_path, tell)
 

@@ -30,7 +30,7 @@ def test_where_a_block_is(reached: list[int | None], place: tuple[int, int]) -> 
 def test_a_pair_is_avoided_before_either_of_its_peers() -> None:
     suspects = Suspects()
     suspects.note(ALICE, MALLORY, 0.0)
-    assert suspects.links(1.0) == {(ALICE, MALLORY)}
+    assert suspects.links(1.0) == {(ALICE, MALLORY): 1}
     assert suspects.peers(1.0) == []
 
 
@@ -52,6 +52,22 @@ def test_what_a_block_passed_is_cleared_and_the_rest_after_ten_minutes() -> None
     for one, other in ((ALICE, BOB), (BOB, BOB), (BOB, CAROL), (ALICE, CAROL)):
         suspects.note(one, other, 0.0)
     suspects.passed([ALICE, BOB, CAROL])
-    assert suspects.links(1.0) == {(ALICE, CAROL)}
-    assert suspects.links(SUSPECT_S - 1) == {(ALICE, CAROL)}
-    assert suspects.links(SUSPECT_S + 1) == frozenset()
+    assert suspects.links(1.0) == {(ALICE, CAROL): 1}
+    assert suspects.links(SUSPECT_S - 1) == {(ALICE, CAROL): 1}
+    assert suspects.links(SUSPECT_S + 1) == {}
+
+
+def test_all_of_a_route_that_failed_are_suspected_until_they_work_elsewhere() -> None:
+    suspects = Suspects()
+    suspects.failed([ALICE, MALLORY], 0.0)
+    suspects.failed([BOB, MALLORY], 1.0)
+    assert suspects.links(2.0) == {(ALICE, ALICE): 1, (MALLORY, MALLORY): 2, (BOB, BOB): 1}
+    suspects.passed([ALICE, BOB])
+    assert suspects.peers(2.0) == [MALLORY]
+
+
+def test_who_failed_ten_minutes_ago_begins_anew() -> None:
+    suspects = Suspects()
+    suspects.failed([MALLORY], 0.0)
+    suspects.failed([MALLORY], SUSPECT_S + 1)
+    assert suspects.links(SUSPECT_S + 2) == {(MALLORY, MALLORY): 1}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace as replace_view
 
 import pytest
 from hypothesis import given, settings
@@ -50,6 +51,20 @@ def test_a_full_peer_is_the_last_resort() -> None:
     full, free = shard(1, 0, 8, free=0), [shard(2, 0, 4), shard(3, 4, 8)]
     assert ranges([full, *free]) == [(0, 4), (4, 8)]
     assert ranges([full]) == [(0, 8)]
+
+
+def test_who_lost_something_comes_behind_others_and_who_lost_more_behind_him() -> None:
+    offers = [shard(1, 0, 8), shard(2, 0, 8, fixed_ms=50.0), shard(3, 0, 4, free=0), shard(4, 4, 8)]
+
+    def chosen(**lost: int) -> list[int]:
+        broken = {(bytes_of(int(who[1:])),) * 2: num for who, num in lost.items()}
+        view = replace_view(NOWHERE, broken=broken)
+        return [place.record.public_key[0] for place in choose_pipeline(offers, 8, view)]
+
+    assert chosen() == [1]
+    assert chosen(p1=1) == [2]
+    assert chosen(p1=1, p2=1) == [3, 4]
+    assert chosen(p1=2, p2=1, p4=2) == [2]
 
 
 def test_who_just_failed_is_replaced() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.speculation.mutations import MUTATIONS
 
 from .believing import BELIEVING
+from .gang import KINDS
 from .liar import is_alone, liars_dice
 from .lies import SORTS
 from .world import Result, run_world
@@ -21,6 +22,7 @@ from .worlds import results
 pytestmark = pytest.mark.slow
 
 NUM_SEEDS = 30
+ROGUE_SEEDS = (7, 20)
 MUTANTS = ("digest", "closed", "engine-lost")
 WITH_A_LIAR = sorted(filter(liars_dice, range(80)), key=is_alone, reverse=True)
 """Where it is alone first: there it may not even disturb."""
@@ -45,6 +47,23 @@ def test_the_seeds_bring_every_kind_of_trouble() -> None:
     faults: Counter[str] = sum((world(seed).faults for seed in range(NUM_SEEDS)), Counter())
     kinds = {"message lost", "message twice", "message late", "link cut", "partition", "stage killed", "drafter killed"}
     assert kinds | {"restart", "worker death", "draft worker death", "stage suspected", "overload"} <= faults.keys()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_honest_people_are_served_beside_rogues_of_each_kind(kind: str) -> None:
+    """Others, and all of them mixed: `python -m tests.sim.worlds --rogues all`."""
+    results = [run_world(seed, (kind,)) for seed in ROGUE_SEEDS]
+    assert [result.violations for result in results] == [[], []]
+    faults = sum((result.faults for result in results), Counter())
+    assert faults[f"rogue: {kind}"]
+    assert any(fault.startswith("rogue: ") and fault != f"rogue: {kind}" for fault in faults), "they did nothing"
+
+
+def test_rogues_are_a_third_at_most_and_the_same_each_time() -> None:
+    result = run_world(ROGUE_SEEDS[0], KINDS)
+    assert result == run_world(ROGUE_SEEDS[0], KINDS)
+    assert 0 < result.num_rogues <= result.num_peers / 3
+    assert any(world(seed).rogues for seed in range(NUM_SEEDS)), "none where none are asked for"
 
 
 @pytest.mark.parametrize("name", MUTANTS)

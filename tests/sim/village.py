@@ -219,6 +219,11 @@ class Village:
 
     async def add(self, place: Place) -> Villager:
         """A member, new or back from the dead with nothing cached. Raises DsdError when it cannot join."""
+        villager = self.villagers[place.name] = await self.start(place)
+        return villager
+
+    async def start(self, place: Place, *, offers: bool = True) -> Villager:
+        """A node that the village does not count as its own. Not `offers`: it announces nothing."""
         identity, contact = self._identity(place.name)
         transport = RoughTransport(self.network, contact)
 
@@ -231,7 +236,8 @@ class Village:
             return villager.draft
 
         with clock(place.clock_s):
-            node = Node(self._config(place), identity, transport, Organs(shard, draft, disk=False), self._dice(place))
+            organs = Organs(shard, draft, disk=False, offers=offers)
+            node = Node(self._config(place), identity, transport, organs, self._dice(place))
             villager = Villager(place, node, transport)
             try:
                 await asyncio.create_task(node.run(self._contacts(place.name)))
@@ -239,7 +245,6 @@ class Village:
                 transport.end()
                 await node.close()
                 raise
-        self.villagers[place.name] = villager
         return villager
 
     def _dice(self, place: Place) -> Random:

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NoReturn
@@ -16,6 +16,8 @@ from unittest.mock import patch
 import structlog
 
 from dsdnode.client.client import Client, Finished, GenerateRequest
+from dsdnode.client.patience import MARGIN_S
+from dsdnode.config import DEFAULT_PATIENCE_S, POSITION_PATIENCE_S
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import DsdError, Overloaded
 from dsdnode.node.drafter import reply as generate
@@ -27,6 +29,7 @@ from dsdnode.speculation.sampling import Sampling
 from tests.speculation.restless import Restless
 
 from .disturbed import accusations, disturbances
+from .gang import KINDS, Gang, gangs_dice
 from .leaks import held_by, overfull
 from .liar import Liar, liars_dice
 from .troubles import Troubles
@@ -36,6 +39,12 @@ LIMIT_S = 3600.0
 STUCK_S = 300.0
 """Of peace: by then every reply is over."""
 LOOK_S = 0.5
+TRIES = 4
+"""In peace, where rogues go on: who was sent away with a word asks again."""
+PAUSE_S = 20.0
+"""Before each: what the troubles left in back-offs and records is over."""
+LAST_LOOK_S = 9.0
+"""A last round of pings and lookups, when a reply's patience is over."""
 KNOWN_S = 5.0
 """By then everybody's offers are known; who asks before may hear that there are none yet."""
 END_TOKEN = 0
@@ -61,15 +70,20 @@ class Result:
     simulated_s: float = 0.0
     messages: int = 0
     texts: list[tuple[int, ...]] = field(default_factory=list)
+    rogues: tuple[str, ...] = ()
+    """The kinds of those that there are (misdeeds.py)."""
+    num_rogues: int = 0
+    num_peers: int = 0
+    """With them, without clients."""
 
 
-def run_world(seed: int) -> Result:
-    """Same seed, same result."""
+def run_world(seed: int, kinds: Sequence[str] | None = None) -> Result:
+    """Same seed, same result. `kinds`: of rogues, which every world has then; None: some have some."""
     result = Result(seed)
     found: list[str] = []
     with _complaints(result.violations), restless(seed), disturbances(found), accusations() as accused:
         try:
-            run(_live(result, accused), LIMIT_S)
+            run(_live(result, accused, kinds), LIMIT_S)
         except Unreal as error:
             result.violations.append(f"stuck: {error}")
         except Exception as error:
@@ -79,7 +93,7 @@ def run_world(seed: int) -> Result:
     return result
 
 
-async def _live(result: Result, accused: list[bytes]) -> None:
+async def _live(result: Result, accused: list[bytes], kinds: Sequence[str] | None) -> None:
     """`accused`: whom somebody counted a strike."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, JumpingLoop)
@@ -88,12 +102,16 @@ async def _live(result: Result, accused: list[bytes]) -> None:
     village = Village(rng)
     dice = liars_dice(result.seed)
     liar = None if dice is None else Liar(village, dice)
-    result.undisturbed = liar is not None and liar.alone
+    gang = _gang(village, result.seed, kinds, alone=liar is not None and liar.alone)
+    result.undisturbed, result.rogues = liar is not None and liar.alone and gang is None, gang.kinds if gang else ()
     troubles = Troubles(village, Random(rng.random()), calm=result.undisturbed)
     await village.build(num_clients=rng.randint(1, 3))
     if liar is not None:
         liar.begin()
-    if result.undisturbed:
+    if gang is not None:
+        await gang.begin()
+        result.num_rogues, result.num_peers = gang.size, gang.size + len(village.places)
+    if result.undisturbed or gang is not None:
         await asyncio.sleep(KNOWN_S)
     asks = [_Ask(village, client, Random(rng.random()), result) for client in village.clients]
     tasks = [asyncio.create_task(ask.all()) for ask in asks]
@@ -101,19 +119,28 @@ async def _live(result: Result, accused: list[bytes]) -> None:
     await troubles.rage(lambda: all(task.done() for task in tasks))
     await troubles.calm()
     await _end(asks, tasks, result)
-    if liar is not None:
-        await liar.leave()
+    liars = [one for one in (liar, gang) if one is not None]
+    for one in liars:
+        await one.leave()
     await _settle(village, result)
     watch.cancel()
     await village.close()
-    names = liar.names if liar is not None else set()
+    names = {name for one in liars for name in one.names}
     result.violations += ["accused an honest peer" for peer in accused if peer not in names]
     result.violations += ["banned an honest peer" for peer in village.network.banned if peer not in names]
-    result.faults = troubles.counts + village.network.counts + (liar.counts if liar is not None else Counter())
+    result.faults = sum((one.counts for one in liars), troubles.counts + village.network.counts)
     result.simulated_s = loop.now
     result.messages = sum(traffic.num_messages for traffic in village.network.traffic.values())
     left = [task.get_name() for task in asyncio.all_tasks() if task not in (asyncio.current_task(), watch)]
     result.violations += [f"leak: task {name}" for name in left]
+
+
+def _gang(village: Village, seed: int, kinds: Sequence[str] | None, *, alone: bool) -> Gang | None:
+    """Not `alone`: where a liar may not disturb anybody nobody else does."""
+    dice = gangs_dice(seed)
+    if kinds is not None:
+        return Gang(village, dice or Random(f"rogues {seed}"), kinds)
+    return None if dice is None or alone else Gang(village, dice, KINDS)
 
 
 def _request(rng: Random, village: Village) -> GenerateRequest:
@@ -140,6 +167,8 @@ class _Ask:
     def __init__(self, village: Village, client: Client, rng: Random, result: Result) -> None:
         self.village, self.client, self.rng, self.result = village, client, rng, result
         self.over = False
+        self.told_s = 0.0
+        """When it was asked, or the last token came."""
         self._turn(_request(rng, village))
 
     def _turn(self, request: GenerateRequest) -> None:
@@ -157,9 +186,11 @@ class _Ask:
     async def once(self) -> bool:
         """A turn: is it Finished?"""
         tokens: list[int] = []
+        self.told_s = self.village.loop.now
         try:
             async with contextlib.aclosing(self.client.generate(self.request)) as events:
                 async for event in events:
+                    self._heard(isinstance(event, Finished) or bool(event.tokens))
                     if isinstance(event, Finished):
                         self._finish(event, tokens)
                         return True
@@ -170,9 +201,19 @@ class _Ask:
                         return False
         except DsdError as error:
             self.result.given_up += 1
+            self._heard(True)
             if self.result.undisturbed and not isinstance(error, Overloaded):
                 self.result.violations.append(f"disturbed: {type(error).__name__} {error}")
         return False
+
+    def _heard(self, news: bool) -> None:
+        """Something came of it: in time?"""
+        still_s = self.village.loop.now - self.told_s
+        num_positions = len(self.request.prompt_tokens or ()) + self.request.max_tokens
+        if still_s > DEFAULT_PATIENCE_S + MARGIN_S + LAST_LOOK_S + POSITION_PATIENCE_S * num_positions:
+            self.result.violations.append(f"late: nothing came for {still_s:.0f} s")
+        if news:
+            self.told_s = self.village.loop.now
 
     def _finish(self, event: Finished, tokens: list[int]) -> None:
         self.over = not self.request.keep
@@ -187,12 +228,14 @@ class _Ask:
 
 async def _end(asks: list[_Ask], tasks: list[asyncio.Task[None]], result: Result) -> None:
     """In peace every reply ends, and whoever was sent away with a word gets the whole text now."""
+    tries = TRIES if result.rogues else 1
     try:
-        async with asyncio.timeout(STUCK_S):
+        async with asyncio.timeout(STUCK_S * tries):
             await asyncio.gather(*tasks)
-            if not all(ask.over for ask in asks):
-                await asyncio.sleep(20.0)  # what the troubles left in back-offs and records is over
-                await asyncio.gather(*(ask.all() for ask in asks if not ask.over))
+            for _ in range(tries):
+                if not all(ask.over for ask in asks):
+                    await asyncio.sleep(PAUSE_S)
+                    await asyncio.gather(*(ask.all() for ask in asks if not ask.over))
     except TimeoutError:
         result.violations += ["stuck: a reply is not over" for ask in asks if not ask.over]
     else:

@@ -1,10 +1,11 @@
 """Random worlds of whole production nodes, in virtual time: `python -m tests.sim.worlds --seeds 10000`.
 
 Each seed draws a swarm (model, cuts, replicas, machines, links, clocks), replies (prompt, length, temperature, window
-policy), troubles, and in four of ten worlds a liar (liar.py); tests/sim/world.py says what is checked all along. Exit
-code 1 when anything was wrong, lost, stuck or leaked; a red seed is printed with the command that replays it. With
-`--mutate NAME` one guard is taken out first (tests/speculation/mutations.py, tests/sim/believing.py), and a run that
-stays green is the failure.
+policy), troubles, in four of ten worlds a liar (liar.py), and in a quarter rogues (gang.py), of all kinds that are not
+awaited, or of those that `--rogues` names; tests/sim/world.py says what is checked all along. Exit code 1 when
+anything was wrong, lost, stuck, late or leaked; a red seed is printed with the command that replays it. With `--mutate
+NAME` one guard is taken out first (tests/speculation/mutations.py, tests/sim/believing.py), and a run that stays green
+is the failure.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 
 from tests.speculation.mutations import MUTATIONS
 
 from .believing import BELIEVING
+from .misdeeds import MISDEEDS
 from .world import Result, run_world
 
 GUARDS = MUTATIONS | BELIEVING
@@ -30,15 +33,17 @@ CHUNK = 5
 PROGRESS_S = 20.0
 
 
-def results(first: int, num_seeds: int, mutate: str | None, num_processes: int) -> Iterator[Result]:
-    """Of all seeds, in order."""
-    seeds = range(first, first + num_seeds)
+def results(
+    first: int, num_seeds: int, mutate: str | None, num_processes: int, kinds: Sequence[str] | None = None
+) -> Iterator[Result]:
+    """Of all seeds, in order. `kinds`: of rogues, in every world."""
+    seeds, live = range(first, first + num_seeds), partial(run_world, kinds=kinds)
     if num_processes == 1:
         with GUARDS[mutate].applied() if mutate else nullcontext():
-            yield from map(run_world, seeds)
+            yield from map(live, seeds)
         return
     with multiprocessing.Pool(num_processes, _begin, (mutate,)) as pool:
-        yield from pool.imap(run_world, seeds, CHUNK)
+        yield from pool.imap(live, seeds, CHUNK)
 
 
 _for_good = ExitStack()
@@ -51,29 +56,33 @@ def _begin(mutate: str | None) -> None:
         _for_good.enter_context(GUARDS[mutate].applied())
 
 
-def survey(first: int, num_seeds: int, num_processes: int) -> int:
+def survey(first: int, num_seeds: int, num_processes: int, kinds: Sequence[str] | None) -> int:
     started_s, said_s = time.monotonic(), time.monotonic()
     totals: Counter[str] = Counter()
     faults: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    for number, result in enumerate(results(first, num_seeds, None, num_processes), 1):
+    wrong: Counter[str] = Counter()
+    rogues: Counter[str] = Counter()
+    for number, result in enumerate(results(first, num_seeds, None, num_processes, kinds), 1):
         _add(totals, result)
         faults.update(result.faults)
+        rogues.update(result.rogues)
         if result.violations:
-            _replay(result)
-        kinds.update({text.partition(":")[0] for text in result.violations})
+            _replay(result, kinds)
+            rogues.update(f"{kind} (red)" for kind in result.rogues)
+        wrong.update({text.partition(":")[0] for text in result.violations})
         if time.monotonic() > said_s + PROGRESS_S:
             said_s = time.monotonic()
-            print(f"{number} worlds, {sum(kinds.values())} red, {said_s - started_s:.0f} s", file=sys.stderr)
+            print(f"{number} worlds, {sum(wrong.values())} red, {said_s - started_s:.0f} s", file=sys.stderr)
     spent_s = time.monotonic() - started_s
-    print(f"{num_seeds} worlds in {spent_s:.0f} s: " + ", ".join(f"{kinds[kind]} {kind}" for kind in _kinds(kinds)))
+    print(f"{num_seeds} worlds in {spent_s:.0f} s: " + ", ".join(f"{wrong[kind]} {kind}" for kind in _kinds(wrong)))
     print("; ".join(f"{name} {value:,}" for name, value in totals.items()))
     print("faults: " + ", ".join(f"{name} {count:,}" for name, count in sorted(faults.items())))
-    return int(bool(kinds))
+    print("worlds with rogues: " + ", ".join(f"{kind} {count:,}" for kind, count in sorted(rogues.items())))
+    return int(bool(wrong))
 
 
-def _kinds(kinds: Counter[str]) -> list[str]:
-    return list(dict.fromkeys(["wrong text", "lost", "stuck", "leak", *sorted(kinds)]))
+def _kinds(wrong: Counter[str]) -> list[str]:
+    return list(dict.fromkeys(["wrong text", "lost", "stuck", "leak", *sorted(wrong)]))
 
 
 def _add(totals: Counter[str], result: Result) -> None:
@@ -85,9 +94,17 @@ def _add(totals: Counter[str], result: Result) -> None:
     totals["simulated seconds"] += round(result.simulated_s)
 
 
-def _replay(result: Result) -> None:
-    print(f"seed {result.seed}: {result.violations[:3]}")
-    print(f"  again: python -m tests.sim.worlds --first {result.seed} --seeds 1", flush=True)
+def _replay(result: Result, kinds: Sequence[str] | None) -> None:
+    print(f"seed {result.seed}: {result.violations[:3]}" + (f" with {result.rogues}" if result.rogues else ""))
+    with_ = "" if kinds is None else f" --rogues '{','.join(kinds)}'"
+    print(f"  again: python -m tests.sim.worlds --first {result.seed} --seeds 1{with_}", flush=True)
+
+
+def parse_rogues(text: str) -> tuple[str, ...]:
+    kinds = tuple(MISDEEDS) if text == "all" else tuple(text.split(","))
+    if unknown := [kind for kind in kinds if kind not in MISDEEDS]:
+        raise argparse.ArgumentTypeError(f"no such rogues: {', '.join(unknown)} (there are: {', '.join(MISDEEDS)})")
+    return kinds
 
 
 def mutated(names: list[str], first: int, num_seeds: int, num_processes: int) -> int:
@@ -107,10 +124,11 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--mutate", choices=[*GUARDS, "all"])
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rogues", type=parse_rogues, help="kinds, by commas, or all: some of them in every world")
     options = parser.parse_args()
     num_processes = min(options.processes, options.seeds)
     if options.mutate is None:
-        return survey(options.first, options.seeds, num_processes)
+        return survey(options.first, options.seeds, num_processes, options.rogues)
     names = list(GUARDS) if options.mutate == "all" else [options.mutate]
     return mutated(names, options.first, options.seeds, num_processes)
 

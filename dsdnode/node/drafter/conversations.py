@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from random import Random
 
 import numpy as np
@@ -242,3 +243,13 @@ def _num_shared(mine: Sequence[int], other: Sequence[int]) -> int:
     """Length of the longest common prefix."""
     pairs = zip(mine, other, strict=False)
     return next((index for index, (one, two) in enumerate(pairs) if one != two), min(len(mine), len(other)))
+
+
+def draft_tokens_of(output: Output, vocab_size: int) -> tuple[do.DraftToken, ...]:
+    """Up to the first id that the target lacks; its own rows, a draft model may have padded further."""
+    assert output.tokens is not None and output.probabilities is not None
+    assert output.runners_up is not None and output.runner_up_probabilities is not None
+    columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
+    drawn = [do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    known = takewhile(lambda one: one.token < vocab_size, drawn)
+    return tuple(one if one.second < vocab_size else do.DraftToken(one.token, one.probability) for one in known)

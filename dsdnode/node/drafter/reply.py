@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from enum import Enum
-from itertools import takewhile
 from typing import Any, Final
 
 import structlog
@@ -16,7 +15,7 @@ from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.conversations import Conversation
+from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of
 from dsdnode.node.drafter.figures import figures_of
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
@@ -78,7 +77,7 @@ class Reply:
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._draft_life = 0
-        self._num_fruitless = 0
+        self._num_fruitless = self._num_forgotten = 0
         self._num_answered, self._progress_s = 0, self._now()
         self._trouble = ""
         self._traced: dict[tuple[int, int, int], None] = {}
@@ -126,7 +125,7 @@ class Reply:
         return "looking for a pipeline" if self._route is None else f"at work: {self._route.told()}"
 
     def _stepped(self) -> None:
-        self._progress_s, self._trouble = self._now(), ""
+        self._progress_s, self._trouble, self._num_forgotten = self._now(), "", 0
 
     # --- events (sync: decide, then act)
 
@@ -254,7 +253,7 @@ class Reply:
                 return
             if isinstance(result, Output) and result.tokens is not None:
                 vocab_size = self._options.model.vocab_size
-                self._carry_out(self._machine.on_draft(self._now(), _draft_tokens_of(result, vocab_size)))
+                self._carry_out(self._machine.on_draft(self._now(), draft_tokens_of(result, vocab_size)))
             else:  # dead or full: go on without
                 log.info("not drafted", reason=str(result))
                 self.on_drafter_lost()
@@ -267,12 +266,20 @@ class Reply:
         if self._num_fruitless > MAX_FRUITLESS_ROUTES:
             self._out.put_nowait(PeerUnavailable(f"{MAX_FRUITLESS_ROUTES} pipelines failed one after another"))
             return
-        if self._route is not None and action.reason != "session_lost":
-            self._avoid.update((self._route.peers[index], None) for index in action.suspects)
+        if self._route is not None:
+            self._blame(self._route, action)
         if self._opening is not None:
             self._opening.cancel()
         self._step("route wanted")
         self._opening = asyncio.create_task(self._open_route(action))
+
+    def _blame(self, route: Route, action: do.NeedRoute) -> None:
+        """A worker that died is back at once; a stage that forgets the reply again, before anything came, is no use."""
+        self._num_forgotten += action.reason == "session_lost"
+        if action.reason != "session_lost":
+            self._avoid.update((route.peers[index], None) for index in action.suspects)
+        if self._num_forgotten > 1 or action.reason in ("nack", "timeout"):
+            self._routes.fruitless(route)
 
     async def _open_route(self, action: do.NeedRoute) -> None:
         try:
@@ -386,13 +393,3 @@ def _config(conversation: Conversation, options: ReplyOptions) -> SessionConfig:
         fixed_chunks=options.fixed_chunks,
         carried=conversation.carried,
     )
-
-
-def _draft_tokens_of(output: Output, vocab_size: int) -> tuple[do.DraftToken, ...]:
-    """Up to the first id that the target lacks; its own rows, a draft model may have padded further."""
-    assert output.tokens is not None and output.probabilities is not None
-    assert output.runners_up is not None and output.runner_up_probabilities is not None
-    columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
-    drawn = [do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
-    known = takewhile(lambda one: one.token < vocab_size, drawn)
-    return tuple(one if one.second < vocab_size else do.DraftToken(one.token, one.probability) for one in known)

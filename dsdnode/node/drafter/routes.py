@@ -136,7 +136,7 @@ class Loss:
     trouble: str = ""
     """What the first one says of its link to the second."""
     silent: bool = False
-    """It does not even answer that question."""
+    """It does not even say where the block is."""
     computing: bool = False
     """The block is there, and perhaps is only slow."""
 
@@ -145,7 +145,7 @@ class Loss:
         one, other = route.told(self.first), route.told(self.second)
         if self.first != self.second:
             return f"nothing comes from {one} to {other}" + (f": {self.trouble}" if self.trouble else "")
-        return f"{one} does not answer" if self.silent else f"{one} has not passed on what it was sent"
+        return f"{one} does not say what became of it" if self.silent else f"{one} has not passed on what it was sent"
 
 
 class Routes:
@@ -291,6 +291,10 @@ class Routes:
     def suspect(self, route: Route, loss: Loss) -> None:
         """Other replies, and the next route, avoid that link or peer for a while."""
         self.suspects.note(route.peers[loss.first], route.peers[loss.second], _now())
+
+    def fruitless(self, route: Route) -> None:
+        """Nothing came of it, again, and nobody knows why: others first, for a while."""
+        self.suspects.failed(route.peers, _now())
 
     def _costs(self, session: bytes, places: Sequence[PipelineStage], rtt_s: Mapping[bytes, float]) -> PipelineCost:
         return predict(places, self._view(session, [place.record for place in places], rtt_s))

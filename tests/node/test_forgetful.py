@@ -1,0 +1,131 @@
+"""Mallory answers and does nothing: she forgets each reply, or says of a drafter's prompt what it was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from dsdnode.client.patience import MARGIN_S, Patience
+from dsdnode.config import DEFAULT_PATIENCE_S, POSITION_PATIENCE_S
+from dsdnode.wire import replies
+from dsdnode.wire.messages import Block, Message, Nack, Refused, SessionLost, Trace
+from dsdnode.wire.tensors import pack_tokens
+from tests.node.mallory import EXPECTED, PROMPT, REQUEST, ring
+from tests.node.swarm import FakeSwarm, Member
+from tests.node.test_drafter_host import all_free, story
+from tests.node.test_waits import SHORT_S, Listener, lying, took_s
+
+Says = Callable[[Block, int], Message | None]
+
+
+def lost(block: Block, index: int) -> Message:
+    return SessionLost(block.session, index, "its worker died", block.route)
+
+
+NACKS = count()
+
+
+def nack(block: Block, index: int) -> Message:
+    """Never the same twice."""
+    return Nack(block.session, block.route, block.epoch, index, next(NACKS) % 2)
+
+
+def nothing(block: Block, index: int) -> None:
+    """But asked where a block is she knows nothing of the reply."""
+
+
+def answers_blocks(stage: Member, says: Says) -> dict[bytes, None]:
+    """The sessions that she was asked for."""
+    asked: dict[bytes, None] = {}
+    host, rpc = stage.node._stage, stage.node.rpc
+    assert host is not None
+
+    def heard(peer: bytes, message: Block, buffers: list[bytes]) -> None:
+        asked[message.session] = None
+        session = host._sessions.get(message.session)
+        if session is not None and (answer := says(message, session.opened.index)) is not None:
+            rpc.notify(session.owner, answer)
+
+    async def trace(peer: bytes, message: Trace, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        return Refused("no such session of yours is here"), []
+
+    rpc._on_notice[Block] = [heard]
+    rpc.on_request(Trace, trace)
+    return asked
+
+
+@pytest.mark.parametrize("says", [lost, nack, nothing])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_stage_that_never_knows_the_reply_is_left_and_remembered(tmp_path: Path, place: int, says: Says) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        mallory = await swarm.add("mallory", layers=[(0, 2), (2, 4)][place])
+        asked = answers_blocks(mallory, says)
+        slow_s = [seen_s for seen_s in await took_s(await swarm.client(), 8) if seen_s > 2]
+        assert len(slow_s) <= 1 and all(seen_s < 2 * SHORT_S for seen_s in slow_s)
+        assert len(asked) == 1
+        await all_free(swarm, within_s=70)
+
+    story(tmp_path, tell)
+
+
+def test_two_that_never_know_the_reply_and_one_that_does(tmp_path: Path) -> None:
+    """Whoever is asked is suspected; who did his work before is asked again."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        for name in ("mallory", "mortimer"):
+            answers_blocks(await swarm.add(name, layers=(0, 4)), lost)
+        alice = await swarm.client()
+        for _ in range(3):
+            listener = Listener()
+            await listener.read(alice)
+            assert (listener.tokens, listener.reason) == (EXPECTED, "length")
+
+    story(tmp_path, tell)
+
+
+def right_tokens(num: int) -> Callable[[Member, bytes, bytes, int], None]:
+    def speaks(mallory: Member, client: bytes, request: bytes, second: int) -> None:
+        if second == 0:
+            piece = replies.Piece(request, 0, 0)
+            mallory.node.rpc.notify(client, piece, [pack_tokens(list(EXPECTED[:num])), b"x"])
+
+    return speaks
+
+
+@pytest.mark.parametrize("prompt", [(9, 9, 9, 9), PROMPT[:-1], (*PROMPT, 3)])
+def test_a_drafter_that_names_another_prompt_is_not_believed(tmp_path: Path, prompt: tuple[int, ...]) -> None:
+    """Its first tokens are right: whoever went on from its prompt would give alice another text."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice, asked = await lying(swarm, right_tokens(3), prompt)
+        listener = Listener()
+        await listener.read(alice, replace(REQUEST, max_tokens=40))
+        assert (listener.tokens, listener.reason) == (EXPECTED[:40], "length")
+        assert asked
+
+    story(tmp_path, tell)
+
+
+def test_many_drafters_that_only_accept_make_no_reply_wait_longer() -> None:
+    num_positions = 300
+    patience = Patience(0.0, DEFAULT_PATIENCE_S)
+    for others in range(9, -1, -1):
+        patience.asked(0.0, others)
+        patience.accepted(num_positions)
+    most_s = DEFAULT_PATIENCE_S + MARGIN_S + POSITION_PATIENCE_S * num_positions
+    assert not patience.is_over(most_s - 1) and patience.is_over(most_s)
+
+
+def test_whoever_goes_on_reads_the_prompt_anew() -> None:
+    patience = Patience(0.0, DEFAULT_PATIENCE_S)
+    patience.accepted(300)
+    patience.stepped(100.0, 1)
+    patience.accepted(300)
+    assert not patience.is_over(100.0 + DEFAULT_PATIENCE_S + MARGIN_S + POSITION_PATIENCE_S * 300 - 1)
