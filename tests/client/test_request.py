@@ -129,8 +129,9 @@ def test_a_relaxed_reply_says_so_in_every_piece_and_at_its_end(tmp_path: Path) -
 async def test_a_reply_that_another_drafter_goes_on_with_keeps_its_rule() -> None:
     pending = PendingReply(REQUEST, Model("ab" * 32, "fake", 4, 16, 97, "cd" * 32, 4096, (), 1, ""))
     pending.begin()
-    pending.accepted(replies.Accepted(pending.id, "ab" * 32, WireAcceptance(0.2)), [pack_tokens(list(REQUEST.prompt_tokens or ()))])
+    prompt = [pack_tokens([5, 17, 42, 8])]
+    pending.accepted(replies.Accepted(pending.id, "ab" * 32, WireAcceptance(0.2)), prompt)
     body = decode_body(pending.begin(), replies.GenerateBody)
     assert body.acceptance == WireAcceptance(0.2)
     with pytest.raises(PeerMisbehaved, match="another rule"):
-        pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens(list(REQUEST.prompt_tokens or ()))])
+        pending.accepted(replies.Accepted(pending.id, "ab" * 32), prompt)
