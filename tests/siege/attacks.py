@@ -1,0 +1,398 @@
+"""What one hostile peer does who has as many identities as she likes: `python -m tests.siege.attacks NAME`.
+
+She goes on until her input ends, new identities all the while, at the lowest priority of the machine; then she prints
+what she did: how often, in how many seconds, with how much of a core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import resource
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from dsdnode.cli.logs import set_up
+from dsdnode.client.client import Client, GenerateRequest, Piece
+from dsdnode.errors import DsdError
+from dsdnode.identity import parse_address
+from dsdnode.net.port import Priority
+from dsdnode.wire import replies
+from dsdnode.wire.codec import decode_body, encode_body
+from dsdnode.wire.joins import parse_join
+from dsdnode.wire.messages import PROTOCOL_VERSION, Block, Message, Open, Opened, Pong, Trace, Traced, WireSampling
+from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.tensors import pack_states, pack_tokens
+from tests.siege.mallory import Mallory, digests
+
+NICE = 19
+EVERY_S = 5.0
+"""So often she comes under another name, where a name is worth something."""
+MAX_NAMES = 24
+"""That she has at once: each is sockets and threads of this machine."""
+NUM_SILENT = 450
+"""Connections to each daemon."""
+NUM_HANDS = 8
+"""Of a flood: so much of it is under way at once."""
+LONG_PROMPT = "Ben has 34 stickers and gives them away. " * 90
+HUGE_PROMPT = "a b " * (1 << 18)
+BLOCK = 256
+NUM_BRANCHES, BRANCH = 8, 1024
+Response = tuple[Message, Sequence[bytes]]
+
+
+@dataclass
+class Siege:
+    """`joins`: those whom it is about; `hosts`: the addresses that are hers. `num`: what she did, by her own count."""
+
+    joins: Sequence[str]
+    hosts: Sequence[str]
+    num: int = 0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    names: deque[Mallory] = field(default_factory=deque)
+
+    async def name(self, version: int = PROTOCOL_VERSION) -> Mallory:
+        """A new identity that answers; of too many the oldest goes."""
+        if len(self.names) >= MAX_NAMES:
+            await self.names.popleft().goes()
+        mallory = await Mallory.comes(self.joins, self.hosts[0], version)
+        self.names.append(mallory)
+        return mallory
+
+    def did(self, num: int = 1) -> None:
+        self.num += num
+        self.begun.set()
+
+    @property
+    def targets(self) -> list[tuple[str, int]]:
+        return [parse_address(parse_join(join).addresses[0]) for join in self.joins]
+
+
+async def blackholes(siege: Siege) -> None:
+    """Stages that cost nothing, take every session, answer every question, and swallow every block."""
+
+    async def opened(peer: bytes, message: Open, buffers: list[bytes]) -> Response:
+        siege.num += 1
+        return Opened(0), ()
+
+    async def traced(peer: bytes, message: Trace, buffers: list[bytes]) -> Response:
+        return Traced(2), ()
+
+    for number in range(1 << 30):
+        mallory = await siege.name()
+        mallory.rpc.on_request(Open, opened)
+        mallory.rpc.on_request(Trace, traced)
+        shards = await mallory.offers("shard")
+        await mallory.claims(shards[number % len(shards)])
+        if number >= 3:
+            siege.begun.set()
+            await asyncio.sleep(EVERY_S)
+
+
+async def squatters(siege: Siege) -> None:
+    """Sessions and cells reserved by Opens alone, under one name after the other."""
+    for _ in range(1 << 30):
+        mallory = await siege.name()
+        shards = await mallory.offers("shard")
+        for number in range(16):
+            shard = shards[number % len(shards)]
+            place = await mallory.opens(shard, shard.context_tokens)
+            siege.did(isinstance(place.answer, Opened))
+        await asyncio.sleep(0.2)
+
+
+async def branches(siege: Siege) -> None:
+    """Cells filled through branches: each session reserves one line of BRANCH positions and writes NUM_BRANCHES."""
+    for _ in range(1 << 30):
+        mallory = await siege.name()
+        for shard in await mallory.offers("shard"):
+            place = await mallory.opens(shard, BRANCH + 16)
+            if not isinstance(place.answer, Opened):
+                continue
+            siege.begun.set()
+            for epoch in range(1, NUM_BRANCHES + 1):
+                for position in range(0, BRANCH, BLOCK):
+                    block = Block(place.session, 0, epoch, 0, 0, position, BLOCK, 0, 0)
+                    mallory.rpc.notify(shard.peer_id, block, _line(shard, epoch, position), Priority.VERIFY)
+                    siege.did(BLOCK)
+                    await asyncio.sleep(0.02)
+
+
+def _line(shard: ProviderRecord, epoch: int, position: int) -> list[bytes]:
+    """A block's buffers: for a first stage tokens, for a later one states."""
+    if not shard.start:
+        return [digests(position, BLOCK), pack_tokens(np.full(BLOCK, 5 + epoch, np.int32))]
+    states = np.full((BLOCK, shard.width), epoch / 10, np.float32)
+    return [digests(position, BLOCK), pack_tokens([]), pack_states(states, "f32")]
+
+
+async def drafters(siege: Siege) -> None:
+    """Drafters that cost nothing and accept every reply; then one is silent, one drips, one has excuses, one is full."""
+    for number in range(1 << 30):
+        mallory = await siege.name()
+        mallory.rpc.on_request(replies.Generate, _Host(siege, mallory, number % 4).generate)
+        honest = await mallory.offers("drafter")
+        await mallory.claims(honest[number % len(honest)])
+        if number >= 3:
+            siege.begun.set()
+            await asyncio.sleep(EVERY_S)
+
+
+@dataclass
+class _Host:
+    """`kind`: 0 silent, 1 drips the right text (that an honest drafter gave her), 2 excuses, 3 always full."""
+
+    siege: Siege
+    mallory: Mallory
+    kind: int
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def generate(self, client: bytes, message: replies.Generate, buffers: list[bytes]) -> Response:
+        if not buffers:
+            return Pong(), ()
+        self.siege.num += 1
+        if self.kind == 3:
+            return replies.Finished(message.request, "error", "Overloaded", "all places are taken"), ()
+        body = decode_body(buffers[0], replies.GenerateBody)
+        told = self._drip if self.kind == 1 else self._excuse if self.kind == 2 else None
+        if told is not None:
+            task = asyncio.ensure_future(told(client, message.request, body))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        return replies.Accepted(message.request, body.model), (pack_tokens([1, 2, 3]),)
+
+    async def _drip(self, client: bytes, request: bytes, body: replies.GenerateBody) -> None:
+        """Just before the client would ask after her."""
+        tokens = await self._right(body)
+        for index in range(len(body.tokens), len(tokens)):
+            token, text = tokens[index]
+            with contextlib.suppress(DsdError):
+                self.mallory.rpc.notify(
+                    client, replies.Piece(request, index, 0), (pack_tokens([token]), text.encode())
+                )  # fmt: skip
+            await asyncio.sleep(1.9)
+
+    async def _right(self, body: replies.GenerateBody) -> list[tuple[int, str]]:
+        asked = [msgspec.structs.asdict(message) for message in body.messages]
+        told: list[tuple[int, str]] = []
+        with contextlib.suppress(DsdError):
+            client = await Client.connect([self.siege.joins[0]])
+            try:
+                request = GenerateRequest(messages=asked, max_tokens=body.max_tokens)
+                async for event in client.generate(request):
+                    if isinstance(event, Piece):
+                        texts = [event.text, *[""] * (len(event.tokens) - 1)]
+                        told += zip(event.tokens, texts, strict=True)
+            finally:
+                await client.close()
+        return told
+
+    async def _excuse(self, client: bytes, request: bytes, body: replies.GenerateBody) -> None:
+        for number in range(600):
+            with contextlib.suppress(DsdError):
+                self.mallory.rpc.notify(client, replies.Waiting(request, f"waiting for number {number}"))
+            await asyncio.sleep(1.0)
+
+
+async def silent(siege: Siege) -> None:
+    """TCP connections that say nothing, NUM_SILENT to each daemon, from all of her addresses; one for each that ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+
+    async def hold(number: int, host: str, port: int) -> None:
+        source = siege.hosts[number % len(siege.hosts)], 0
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection(host, port, local_addr=source)
+                siege.num += 1
+                try:
+                    while await reader.read(4096):
+                        pass
+                finally:
+                    writer.close()
+            await asyncio.sleep(0.5)
+
+    async with asyncio.TaskGroup() as group:
+        for host, port in siege.targets:
+            for number in range(NUM_SILENT):
+                group.create_task(hold(number, host, port))
+        await asyncio.sleep(2)
+        siege.begun.set()
+
+
+async def ghosts(siege: Siege) -> None:
+    """Every key's store filled: each identity announces once and is gone, and nobody lives where it says."""
+
+    async def announce() -> None:
+        while True:
+            mallory = await Mallory.comes(siege.joins)
+            with contextlib.suppress(DsdError):
+                like = await mallory.offers("shard") + await mallory.offers("drafter")
+                port = 1024 + siege.num % 50_000
+                await mallory.claims(like[siege.num % len(like)], (f"tcp://{siege.hosts[0]}:{port}",))
+                siege.did()
+            await mallory.goes()
+
+    await _hands(announce)
+
+
+async def pings(siege: Siege) -> None:
+    """Valid ones, as fast as they are answered."""
+
+    async def ping() -> None:
+        mallory = await siege.name()
+        while True:
+            for victim in mallory.victims:
+                with contextlib.suppress(DsdError):
+                    await mallory.rpc.ping(victim, timeout_s=5)
+                    siege.did()
+                await asyncio.sleep(0)
+
+    await _hands(ping, NUM_HANDS * 2)
+
+
+async def frames(siege: Siege) -> None:
+    """Frames that are no messages, of peers that have said HELLO: banned for it, she comes again."""
+
+    async def throw() -> None:
+        while True:
+            mallory = await Mallory.comes(siege.joins)
+            with contextlib.suppress(DsdError):
+                for victim in mallory.victims:
+                    await mallory.rpc.ping(victim, timeout_s=2)
+                for number in range(400):
+                    noise = [os.urandom(100)] if number % 2 else [b"\x91" * 4096, *[os.urandom(60_000)] * 7]
+                    mallory.rpc.transport.send(mallory.victims[number % len(mallory.victims)], noise, Priority.CONTROL)
+                    siege.did()
+                    await asyncio.sleep(0.001)
+            await mallory.goes()
+
+    await _hands(throw, 4)
+
+
+async def hellos(siege: Siege) -> None:
+    """HELLOs that are refused: of another version, each under a new name."""
+
+    async def greet() -> None:
+        while True:
+            mallory = await Mallory.comes(siege.joins, version=PROTOCOL_VERSION + 1)
+            greeted = (mallory.rpc.ping(victim, timeout_s=1) for victim in mallory.victims)
+            await asyncio.gather(*greeted, return_exceptions=True)
+            siege.did(len(mallory.victims))
+            await mallory.goes()
+
+    await _hands(greet)
+
+
+async def connections(siege: Siege) -> None:
+    """TCP connections that come, say a few bytes of noise, and go."""
+
+    async def connect() -> None:
+        number = 0
+        while True:
+            for host, port in siege.targets:
+                number += 1
+                source = siege.hosts[number % len(siege.hosts)], 0
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(2):
+                        _, writer = await asyncio.open_connection(host, port, local_addr=source)
+                    writer.write(os.urandom(number % 512))
+                    writer.transport.abort()
+                    siege.did()
+
+    await _hands(connect, NUM_HANDS * 4)
+
+
+async def prompts(siege: Siege) -> None:
+    """Long questions, and huge ones, to every drafter; nobody reads the answers."""
+
+    async def ask() -> None:
+        while True:
+            mallory = await siege.name()
+            for number in range(16):
+                with contextlib.suppress(DsdError):
+                    honest = await mallory.offers("drafter")
+                    drafter = honest[number % len(honest)]
+                    shards = await mallory.offers("shard")
+                    text = LONG_PROMPT if number % 4 else HUGE_PROMPT
+                    body = replies.GenerateBody(
+                        (), text, (), (), shards[0].model_id, WireSampling(), 512, (), -1, ignore_eos=True
+                    )  # fmt: skip
+                    message = replies.Generate(os.urandom(16))
+                    await mallory.rpc.request(drafter.peer_id, message, (encode_body(body),), timeout_s=5)
+                siege.did()
+
+    await _hands(ask, 4)
+
+
+async def _hands(one: Callable[[], Awaitable[None]], num: int = NUM_HANDS) -> None:
+    async def steady() -> None:
+        while True:
+            with contextlib.suppress(DsdError):
+                await one()
+            await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(steady() for _ in range(num)))
+
+
+ATTACKS: dict[str, Callable[[Siege], Awaitable[None]]] = {
+    one.__name__: one
+    for one in (blackholes, squatters, branches, drafters, silent, ghosts, pings, frames, hellos, connections, prompts)
+}
+
+
+class Done(msgspec.Struct, frozen=True):
+    """`core`: the share of a core that she took."""
+
+    num: int
+    seconds: float
+    core: float
+
+    @property
+    def rate(self) -> float:
+        """A second."""
+        return self.num / self.seconds
+
+
+async def besiege(attack: Callable[[Siege], Awaitable[None]], siege: Siege) -> Done:
+    """To the end of the input; says "begun" when it has."""
+
+    async def go_on() -> None:
+        while True:
+            with contextlib.suppress(DsdError, OSError):
+                await attack(siege)
+            await asyncio.sleep(0.5)
+
+    task = asyncio.ensure_future(go_on())
+    await asyncio.wait_for(siege.begun.wait(), 60)
+    print("begun", flush=True)
+    began_s, began_cpu_s, began_num = time.monotonic(), time.process_time(), siege.num
+    await asyncio.to_thread(sys.stdin.read)
+    task.cancel()
+    seconds = time.monotonic() - began_s
+    return Done(siege.num - began_num, seconds, (time.process_time() - began_cpu_s) / seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=[*ATTACKS])
+    parser.add_argument("--join", action="append", required=True, metavar="JOIN")
+    parser.add_argument("--host", action="append", required=True, metavar="IP", help="an address of hers")
+    options = parser.parse_args()
+    os.nice(NICE)
+    set_up("critical", "json")
+    done = asyncio.Runner().run(besiege(ATTACKS[options.name], Siege(options.join, options.host)))
+    print(msgspec.json.encode(done).decode(), flush=True)
+    os._exit(0)  # her connections break off: nobody is told goodbye
+
+
+if __name__ == "__main__":
+    main()
