@@ -1,6 +1,6 @@
 """What one hostile peer does who has as many identities as she likes: `python -m tests.siege.attacks NAME`.
 
-She goes on until her input ends, new identities all the while, at the lowest priority of the machine; then she prints
+She goes on until her input ends, new identities all the while, at a low priority; then she prints
 what she did: how often, in how many seconds, with how much of a core.
 """
 
@@ -33,7 +33,7 @@ from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.tensors import pack_states, pack_tokens
 from tests.siege.mallory import Mallory, digests
 
-NICE = 19
+NICE = 10
 EVERY_S = 5.0
 """So often she comes under another name, where a name is worth something."""
 MAX_NAMES = 24
@@ -135,7 +135,7 @@ def _line(shard: ProviderRecord, epoch: int, position: int) -> list[bytes]:
 
 
 async def drafters(siege: Siege) -> None:
-    """Drafters that cost nothing and accept every reply; then one is silent, one drips, one has excuses, one is full."""
+    """Drafters that cost nothing and take every reply: one is silent then, one drips, one has excuses, one is full."""
     for number in range(1 << 30):
         mallory = await siege.name()
         mallory.rpc.on_request(replies.Generate, _Host(siege, mallory, number % 4).generate)
@@ -203,7 +203,7 @@ class _Host:
 
 
 async def silent(siege: Siege) -> None:
-    """TCP connections that say nothing, NUM_SILENT to each daemon, from all of her addresses; one for each that ends."""
+    """Connections that say nothing, NUM_SILENT to each daemon, from all her addresses; a new one for each that ends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
 
@@ -229,15 +229,18 @@ async def silent(siege: Siege) -> None:
 
 
 async def ghosts(siege: Siege) -> None:
-    """Every key's store filled: each identity announces once and is gone, and nobody lives where it says."""
+    """The store of the models' key filled: each identity announces the largest records that it may under every role,
+    and is gone; nobody lives where they say."""
+    guide = await siege.name()
+    like = [(await guide.offers(role))[0] for role in ("shard", "drafter")]
+    large = [msgspec.structs.replace(one, model_name="\U0001f47b" * 96) for one in like]
 
     async def announce() -> None:
         while True:
             mallory = await Mallory.comes(siege.joins)
+            ports = [1024 + (siege.num + i) % 60_000 for i in range(4)]
             with contextlib.suppress(DsdError):
-                like = await mallory.offers("shard") + await mallory.offers("drafter")
-                port = 1024 + siege.num % 50_000
-                await mallory.claims(like[siege.num % len(like)], (f"tcp://{siege.hosts[0]}:{port}",))
+                await mallory.claims(*large, addresses=tuple(f"tcp://{siege.hosts[0]}:{port}" for port in ports))
                 siege.did()
             await mallory.goes()
 
@@ -372,7 +375,10 @@ async def besiege(attack: Callable[[Siege], Awaitable[None]], siege: Siege) -> D
             await asyncio.sleep(0.5)
 
     task = asyncio.ensure_future(go_on())
+    task.add_done_callback(lambda _: siege.begun.set())
     await asyncio.wait_for(siege.begun.wait(), 60)
+    if task.done():
+        task.result()
     print("begun", flush=True)
     began_s, began_cpu_s, began_num = time.monotonic(), time.process_time(), siege.num
     await asyncio.to_thread(sys.stdin.read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import msgspec
 
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.dht.store import record_keys
+from dsdnode.errors import DsdError
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
@@ -29,7 +31,7 @@ from dsdnode.wire.messages import (
 )
 from dsdnode.wire.records import ProviderRecord, open_record, sign_record, unpack_records
 
-LIFE_S = 15.0
+LIFE_S = 30.0
 """Of her records: what she has said of herself is over soon after she is."""
 ANSWER_S = 5.0
 
@@ -56,9 +58,7 @@ class Mallory:
         self.rpc.start()
 
     @classmethod
-    async def comes(
-        cls, joins: Sequence[str], host: str | None = None, version: int = PROTOCOL_VERSION
-    ) -> Mallory:
+    async def comes(cls, joins: Sequence[str], host: str | None = None, version: int = PROTOCOL_VERSION) -> Mallory:
         """`host`: where she listens, or she is a client as others are."""
         identity = Identity.generate()
         listen = f"tcp://{host}:0" if host else None
@@ -74,16 +74,24 @@ class Mallory:
         records = [open_record(data) for data in unpack_records(buffers[1])]
         return [record for record in records if record.role == role and record.peer_id in self.victims]
 
-    async def claims(self, like: ProviderRecord, addresses: tuple[str, ...] = ()) -> None:
-        """That she offers what `like` does, for nothing, and has places without end."""
-        mine = msgspec.structs.replace(
-            like, public_key=self.identity.public_key, addresses=addresses or self.contact.addresses, sequence=1,
-            fixed_ms=0.0, slope_ms=0.0, queue=0.0, free_sessions=1 << 20, round_trips=(), ttl_s=LIFE_S,
+    async def claims(self, *like: ProviderRecord, addresses: tuple[str, ...] = ()) -> None:
+        """That she offers what those do, for nothing, and has places without end. `addresses`: where somebody else
+        lives, and then nobody finds her but who looks for any model."""
+        mine = [self._mine(one, addresses or self.contact.addresses) for one in like]
+        data = [sign_record(self.identity, one) for one in mine]
+        keys = (MODELS_KEY,) if addresses else record_keys(mine[0])
+        asked = (
+            self.rpc.request(victim, Announce(key), data, timeout_s=ANSWER_S) for victim in self.victims for key in keys
+        )
+        for answer in await asyncio.gather(*asked, return_exceptions=True):
+            if isinstance(answer, BaseException) and not isinstance(answer, DsdError):
+                raise answer
+
+    def _mine(self, like: ProviderRecord, addresses: tuple[str, ...]) -> ProviderRecord:
+        return msgspec.structs.replace(
+            like, public_key=self.identity.public_key, addresses=addresses, sequence=1, fixed_ms=0.0, slope_ms=0.0,
+            queue=0.0, free_sessions=1 << 20, round_trips=(), ttl_s=LIFE_S,
         )  # fmt: skip
-        data = sign_record(self.identity, mine)
-        for victim in self.victims:
-            for key in record_keys(mine):
-                await self.rpc.request(victim, Announce(key), (data,), timeout_s=ANSWER_S)
 
     async def opens(self, shard: ProviderRecord, max_positions: int, lease_s: float = 3600.0) -> Place:
         """A session at `shard`, in a route whose other stages are she herself."""
