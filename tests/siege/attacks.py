@@ -43,7 +43,7 @@ NUM_SILENT = 450
 NUM_HANDS = 8
 """Of a flood: so much of it is under way at once."""
 LONG_PROMPT = "Ben has 34 stickers and gives them away. " * 90
-HUGE_PROMPT = "a b " * (1 << 18)
+HUGE_PROMPT = "a b " * ((1 << 18) - 1024)
 BLOCK = 256
 NUM_BRANCHES, BRANCH = 8, 1024
 Response = tuple[Message, Sequence[bytes]]

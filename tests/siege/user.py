@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import itertools
 import sys
+from collections.abc import Iterator
 
 import msgspec
 
@@ -55,15 +56,13 @@ async def ask(join: str, question: int) -> Asked:
     return Asked(question, text, loop.time() - began_s, error)
 
 
-async def ask_for(join: str, seconds: float) -> list[Asked]:
-    """Every question once, and on until the time is over."""
+async def ask_for(join: str, seconds: float, questions: Iterator[int]) -> list[Asked]:
+    """At least one, and on until the time is over."""
     loop = asyncio.get_running_loop()
     end_s = loop.time() + seconds
-    asked: list[Asked] = []
-    for number in itertools.count():
-        if number >= len(QUESTIONS) and loop.time() >= end_s:
-            break
-        asked.append(await ask(join, number % len(QUESTIONS)))
+    asked = [await ask(join, next(questions))]
+    while loop.time() < end_s:
+        asked.append(await ask(join, next(questions)))
     return asked
 
 
@@ -72,8 +71,9 @@ def main() -> None:
     parser.add_argument("join", metavar="JOIN")
     join = parser.parse_args().join
     set_up("error", "json")
+    questions = itertools.cycle(range(len(QUESTIONS)))
     for line in sys.stdin:
-        told = asyncio.run(ask_for(join, float(line)))
+        told = asyncio.run(ask_for(join, float(line), questions))
         print(msgspec.json.encode(told).decode(), flush=True)
 
 
