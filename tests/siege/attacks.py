@@ -14,14 +14,13 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
 from dsdnode.cli.logs import set_up
-from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.errors import DsdError
 from dsdnode.identity import parse_address
 from dsdnode.net.port import Priority
@@ -31,7 +30,7 @@ from dsdnode.wire.joins import parse_join
 from dsdnode.wire.messages import PROTOCOL_VERSION, Block, Message, Open, Opened, Pong, Trace, Traced, WireSampling
 from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.tensors import pack_states, pack_tokens
-from tests.siege.mallory import Mallory, digests
+from tests.siege.mallory import ANSWER_S, Mallory, digests
 
 NICE = 10
 EVERY_S = 5.0
@@ -138,9 +137,13 @@ async def drafters(siege: Siege) -> None:
     """Drafters that cost nothing and take every reply: one is silent then, one drips, one has excuses, one is full."""
     for number in range(1 << 30):
         mallory = await siege.name()
-        mallory.rpc.on_request(replies.Generate, _Host(siege, mallory, number % 4).generate)
         honest = await mallory.offers("drafter")
-        await mallory.claims(honest[number % len(honest)])
+        like = honest[number % len(honest)]
+        mallory.rpc.transport.introduce(like.contact)
+        host = _Host(siege, mallory, like.peer_id, number % 4)
+        mallory.rpc.on_request(replies.Generate, host.generate)
+        mallory.rpc.on_notice(replies.Piece, host.hear)
+        await mallory.claims(like)
         if number >= 3:
             siege.begun.set()
             await asyncio.sleep(EVERY_S)
@@ -148,11 +151,13 @@ async def drafters(siege: Siege) -> None:
 
 @dataclass
 class _Host:
-    """`kind`: 0 silent, 1 drips the right text (that an honest drafter gave her), 2 excuses, 3 always full."""
+    """`kind`: 0 is silent, 1 drips what an honest drafter tells her, 2 has excuses, 3 is full."""
 
     siege: Siege
     mallory: Mallory
+    honest: bytes
     kind: int
+    heard: dict[bytes, list[tuple[replies.Piece, list[bytes]]]] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def generate(self, client: bytes, message: replies.Generate, buffers: list[bytes]) -> Response:
@@ -161,45 +166,47 @@ class _Host:
         self.siege.num += 1
         if self.kind == 3:
             return replies.Finished(message.request, "error", "Overloaded", "all places are taken"), ()
+        if self.kind == 1:
+            return await self._relay(client, message.request, buffers)
+        if self.kind == 2:
+            self._spawn(self._excuse(client, message.request))
         body = decode_body(buffers[0], replies.GenerateBody)
-        told = self._drip if self.kind == 1 else self._excuse if self.kind == 2 else None
-        if told is not None:
-            task = asyncio.ensure_future(told(client, message.request, body))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
         return replies.Accepted(message.request, body.model), (pack_tokens([1, 2, 3]),)
 
-    async def _drip(self, client: bytes, request: bytes, body: replies.GenerateBody) -> None:
+    def hear(self, peer: bytes, message: replies.Piece, buffers: list[bytes]) -> None:
+        self.heard[message.request].append((message, buffers))
+
+    async def _relay(self, client: bytes, request: bytes, buffers: list[bytes]) -> Response:
+        """So every word is right: a drafter's lies about the text are another story."""
+        own = os.urandom(16)
+        self.heard[own] = []
+        answer, prompt = await self.mallory.rpc.request(
+            self.honest, replies.Generate(own), buffers, timeout_s=ANSWER_S
+        )  # fmt: skip
+        if isinstance(answer, replies.Accepted):
+            self._spawn(self._drip(client, request, own))
+            answer = msgspec.structs.replace(answer, request=request)
+        return answer, prompt
+
+    async def _drip(self, client: bytes, request: bytes, own: bytes) -> None:
         """Just before the client would ask after her."""
-        tokens = await self._right(body)
-        for index in range(len(body.tokens), len(tokens)):
-            token, text = tokens[index]
-            with contextlib.suppress(DsdError):
-                self.mallory.rpc.notify(
-                    client, replies.Piece(request, index, 0), (pack_tokens([token]), text.encode())
-                )  # fmt: skip
+        while True:
             await asyncio.sleep(1.9)
+            if self.heard[own]:
+                piece, buffers = self.heard[own].pop(0)
+                with contextlib.suppress(DsdError):
+                    self.mallory.rpc.notify(client, msgspec.structs.replace(piece, request=request), buffers)
 
-    async def _right(self, body: replies.GenerateBody) -> list[tuple[int, str]]:
-        asked = [msgspec.structs.asdict(message) for message in body.messages]
-        told: list[tuple[int, str]] = []
-        with contextlib.suppress(DsdError):
-            client = await Client.connect([self.siege.joins[0]])
-            try:
-                request = GenerateRequest(messages=asked, max_tokens=body.max_tokens)
-                async for event in client.generate(request):
-                    if isinstance(event, Piece):
-                        texts = [event.text, *[""] * (len(event.tokens) - 1)]
-                        told += zip(event.tokens, texts, strict=True)
-            finally:
-                await client.close()
-        return told
-
-    async def _excuse(self, client: bytes, request: bytes, body: replies.GenerateBody) -> None:
+    async def _excuse(self, client: bytes, request: bytes) -> None:
         for number in range(600):
             with contextlib.suppress(DsdError):
                 self.mallory.rpc.notify(client, replies.Waiting(request, f"waiting for number {number}"))
             await asyncio.sleep(1.0)
+
+    def _spawn(self, one: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(one)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
 
 async def silent(siege: Siege) -> None:
