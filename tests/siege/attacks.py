@@ -1,7 +1,7 @@
 """What one hostile peer does who has as many identities as she likes: `python -m tests.siege.attacks NAME`.
 
-She goes on until her input ends, new identities all the while, at a low priority; then she prints
-what she did: how often, in how many seconds, with how much of a core.
+She goes on until her input ends, new identities all the while, at a low priority; then she prints what she did: how
+often, in how many seconds, with how much of a core.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import sys
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 
@@ -22,57 +22,23 @@ import numpy as np
 
 from dsdnode.cli.logs import set_up
 from dsdnode.errors import DsdError
-from dsdnode.identity import parse_address
 from dsdnode.net.port import Priority
 from dsdnode.wire import replies
-from dsdnode.wire.codec import decode_body, encode_body
-from dsdnode.wire.joins import parse_join
-from dsdnode.wire.messages import PROTOCOL_VERSION, Block, Message, Open, Opened, Pong, Trace, Traced, WireSampling
+from dsdnode.wire.codec import decode_body
+from dsdnode.wire.messages import Block, Message, Open, Opened, Pong, Trace, Traced
 from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.tensors import pack_states, pack_tokens
-from tests.siege.mallory import ANSWER_S, Mallory, digests
+from tests.siege.floods import connections, frames, ghosts, hellos, pings, prompts
+from tests.siege.mallory import ANSWER_S, Mallory, Siege, digests
 
 NICE = 10
 EVERY_S = 5.0
 """So often she comes under another name, where a name is worth something."""
-MAX_NAMES = 24
-"""That she has at once: each is sockets and threads of this machine."""
 NUM_SILENT = 450
 """Connections to each daemon."""
-NUM_HANDS = 8
-"""Of a flood: so much of it is under way at once."""
-LONG_PROMPT = "Ben has 34 stickers and gives them away. " * 90
-HUGE_PROMPT = "a b " * ((1 << 18) - 1024)
 BLOCK = 256
 NUM_BRANCHES, BRANCH = 8, 1024
 Response = tuple[Message, Sequence[bytes]]
-
-
-@dataclass
-class Siege:
-    """`joins`: those whom it is about; `hosts`: the addresses that are hers. `num`: what she did, by her own count."""
-
-    joins: Sequence[str]
-    hosts: Sequence[str]
-    num: int = 0
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
-    names: deque[Mallory] = field(default_factory=deque)
-
-    async def name(self, version: int = PROTOCOL_VERSION) -> Mallory:
-        """A new identity that answers; of too many the oldest goes."""
-        if len(self.names) >= MAX_NAMES:
-            await self.names.popleft().goes()
-        mallory = await Mallory.comes(self.joins, self.hosts[0], version)
-        self.names.append(mallory)
-        return mallory
-
-    def did(self, num: int = 1) -> None:
-        self.num += num
-        self.begun.set()
-
-    @property
-    def targets(self) -> list[tuple[str, int]]:
-        return [parse_address(parse_join(join).addresses[0]) for join in self.joins]
 
 
 async def blackholes(siege: Siege) -> None:
@@ -85,7 +51,7 @@ async def blackholes(siege: Siege) -> None:
     async def traced(peer: bytes, message: Trace, buffers: list[bytes]) -> Response:
         return Traced(2), ()
 
-    for number in range(1 << 30):
+    for number in itertools.count():
         mallory = await siege.name()
         mallory.rpc.on_request(Open, opened)
         mallory.rpc.on_request(Trace, traced)
@@ -98,7 +64,7 @@ async def blackholes(siege: Siege) -> None:
 
 async def squatters(siege: Siege) -> None:
     """Sessions and cells reserved by Opens alone, under one name after the other."""
-    for _ in range(1 << 30):
+    while True:
         mallory = await siege.name()
         shards = await mallory.offers("shard")
         for number in range(16):
@@ -110,7 +76,7 @@ async def squatters(siege: Siege) -> None:
 
 async def branches(siege: Siege) -> None:
     """Cells filled through branches: each session reserves one line of BRANCH positions and writes NUM_BRANCHES."""
-    for _ in range(1 << 30):
+    while True:
         mallory = await siege.name()
         for shard in await mallory.offers("shard"):
             place = await mallory.opens(shard, BRANCH + 16)
@@ -135,7 +101,7 @@ def _line(shard: ProviderRecord, epoch: int, position: int) -> list[bytes]:
 
 async def drafters(siege: Siege) -> None:
     """Drafters that cost nothing and take every reply: one is silent then, one drips, one has excuses, one is full."""
-    for number in range(1 << 30):
+    for number in itertools.count():
         mallory = await siege.name()
         honest = await mallory.offers("drafter")
         like = honest[number % len(honest)]
@@ -233,124 +199,6 @@ async def silent(siege: Siege) -> None:
                 group.create_task(hold(number, host, port))
         await asyncio.sleep(2)
         siege.begun.set()
-
-
-async def ghosts(siege: Siege) -> None:
-    """The store of the models' key filled: each identity announces the largest records that it may under every role,
-    and is gone; nobody lives where they say."""
-    guide = await siege.name()
-    like = [(await guide.offers(role))[0] for role in ("shard", "drafter")]
-    large = [msgspec.structs.replace(one, model_name="\U0001f47b" * 96) for one in like]
-
-    async def announce() -> None:
-        while True:
-            mallory = await Mallory.comes(siege.joins)
-            ports = [1024 + (siege.num + i) % 60_000 for i in range(4)]
-            with contextlib.suppress(DsdError):
-                await mallory.claims(*large, addresses=tuple(f"tcp://{siege.hosts[0]}:{port}" for port in ports))
-                siege.did()
-            await mallory.goes()
-
-    await _hands(announce)
-
-
-async def pings(siege: Siege) -> None:
-    """Valid ones, as fast as they are answered."""
-
-    async def ping() -> None:
-        mallory = await siege.name()
-        while True:
-            for victim in mallory.victims:
-                with contextlib.suppress(DsdError):
-                    await mallory.rpc.ping(victim, timeout_s=5)
-                    siege.did()
-                await asyncio.sleep(0)
-
-    await _hands(ping, NUM_HANDS * 2)
-
-
-async def frames(siege: Siege) -> None:
-    """Frames that are no messages, of peers that have said HELLO: banned for it, she comes again."""
-
-    async def throw() -> None:
-        while True:
-            mallory = await Mallory.comes(siege.joins)
-            with contextlib.suppress(DsdError):
-                for victim in mallory.victims:
-                    await mallory.rpc.ping(victim, timeout_s=2)
-                for number in range(400):
-                    noise = [os.urandom(100)] if number % 2 else [b"\x91" * 4096, *[os.urandom(60_000)] * 7]
-                    mallory.rpc.transport.send(mallory.victims[number % len(mallory.victims)], noise, Priority.CONTROL)
-                    siege.did()
-                    await asyncio.sleep(0.001)
-            await mallory.goes()
-
-    await _hands(throw, 4)
-
-
-async def hellos(siege: Siege) -> None:
-    """HELLOs that are refused: of another version, each under a new name."""
-
-    async def greet() -> None:
-        while True:
-            mallory = await Mallory.comes(siege.joins, version=PROTOCOL_VERSION + 1)
-            greeted = (mallory.rpc.ping(victim, timeout_s=1) for victim in mallory.victims)
-            await asyncio.gather(*greeted, return_exceptions=True)
-            siege.did(len(mallory.victims))
-            await mallory.goes()
-
-    await _hands(greet)
-
-
-async def connections(siege: Siege) -> None:
-    """TCP connections that come, say a few bytes of noise, and go."""
-
-    async def connect() -> None:
-        number = 0
-        while True:
-            for host, port in siege.targets:
-                number += 1
-                source = siege.hosts[number % len(siege.hosts)], 0
-                with contextlib.suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(2):
-                        _, writer = await asyncio.open_connection(host, port, local_addr=source)
-                    writer.write(os.urandom(number % 512))
-                    writer.transport.abort()
-                    siege.did()
-
-    await _hands(connect, NUM_HANDS * 4)
-
-
-async def prompts(siege: Siege) -> None:
-    """Long questions, and huge ones, to every drafter; nobody reads the answers."""
-
-    async def ask() -> None:
-        while True:
-            mallory = await siege.name()
-            for number in range(16):
-                with contextlib.suppress(DsdError):
-                    honest = await mallory.offers("drafter")
-                    drafter = honest[number % len(honest)]
-                    shards = await mallory.offers("shard")
-                    text = LONG_PROMPT if number % 4 else HUGE_PROMPT
-                    body = replies.GenerateBody(
-                        (), text, (), (), shards[0].model_id, WireSampling(), 512, (), -1, ignore_eos=True
-                    )  # fmt: skip
-                    message = replies.Generate(os.urandom(16))
-                    await mallory.rpc.request(drafter.peer_id, message, (encode_body(body),), timeout_s=5)
-                siege.did()
-
-    await _hands(ask, 4)
-
-
-async def _hands(one: Callable[[], Awaitable[None]], num: int = NUM_HANDS) -> None:
-    async def steady() -> None:
-        while True:
-            with contextlib.suppress(DsdError):
-                await one()
-            await asyncio.sleep(0.1)
-
-    await asyncio.gather(*(steady() for _ in range(num)))
 
 
 ATTACKS: dict[str, Callable[[Siege], Awaitable[None]]] = {

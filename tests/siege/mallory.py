@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.dht.store import record_keys
 from dsdnode.errors import DsdError
-from dsdnode.identity import Identity, peer_id
+from dsdnode.identity import Identity, parse_address, peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode_body
@@ -34,6 +35,8 @@ from dsdnode.wire.records import ProviderRecord, open_record, sign_record, unpac
 LIFE_S = 30.0
 """Of her records: what she has said of herself is over soon after she is."""
 ANSWER_S = 5.0
+MAX_NAMES = 24
+"""That she has at once: each is sockets and threads of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,33 @@ class Mallory:
 
     async def goes(self) -> None:
         await self.rpc.close()
+
+
+@dataclass
+class Siege:
+    """`joins`: those whom it is about; `hosts`: the addresses that are hers. `num`: what she did, by her own count."""
+
+    joins: Sequence[str]
+    hosts: Sequence[str]
+    num: int = 0
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    names: deque[Mallory] = field(default_factory=deque)
+
+    async def name(self, version: int = PROTOCOL_VERSION) -> Mallory:
+        """A new identity that answers; of too many the oldest goes."""
+        if len(self.names) >= MAX_NAMES:
+            await self.names.popleft().goes()
+        mallory = await Mallory.comes(self.joins, self.hosts[0], version)
+        self.names.append(mallory)
+        return mallory
+
+    def did(self, num: int = 1) -> None:
+        self.num += num
+        self.begun.set()
+
+    @property
+    def targets(self) -> list[tuple[str, int]]:
+        return [parse_address(parse_join(join).addresses[0]) for join in self.joins]
 
 
 def digests(position: int, num_positions: int) -> bytes:
