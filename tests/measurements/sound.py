@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from tests.measurements.figures import Cell, Figures, table
 from tests.measurements.measurement import Chapter, Measurement, Step
 from tests.measurements.reading import Output, Unread, found, markdown, markdown_tables, number
+from tests.siege.attacks import ATTACKS
+from tests.siege.table import COLUMNS
 
 
 def demo(outputs: Sequence[Output]) -> Figures:
@@ -97,6 +99,19 @@ def strangers(outputs: Sequence[Output]) -> Figures:
     return Figures((table(columns, rows),), (remark,))
 
 
+def siege(outputs: Sequence[Output]) -> Figures:
+    rows: list[list[Cell]] = []
+    remarks: list[str] = []
+    for output in outputs:
+        lines = [line for line in output.text.splitlines() if line.count(" | ") == COLUMNS.count(" | ")]
+        for name, *cells in (line.split(" | ") for line in lines if line != COLUMNS):
+            rows.append([name, *map(number, cells)])
+        remarks += [f"Not served: {one}." for one in re.findall(r"^not served: (.*)$", output.text, re.MULTILINE)]
+    if not rows:
+        raise Unread("no attack")
+    return Figures((table(COLUMNS, rows),), tuple(remarks))
+
+
 def worlds(outputs: Sequence[Output]) -> Figures:
     text = outputs[0].text
     num, seconds, red = found(r"^(\d+) worlds in (\d+) s: (.*)$", text)
@@ -175,6 +190,17 @@ SOUND = Chapter(
             (Step("python -m tests.cli.bad_input"),),
             minutes=4,
             read=strangers,
+        ),
+        Measurement(
+            "siege",
+            "One hostile peer beside four honest users",
+            """Network namespaces joined by a router, a user in each with a daemon that hosts half of the demo model,
+            two draft, too; one user lives in the attacker's /24. Each attack for 60 s, then peace beside a load
+            that takes as much of a core. The attacker has a low priority. p50 and p99 of all that was asked
+            by the others, the neighbour's apart. It takes root.""",
+            tuple(Step(f"python -m tests.siege {name}") for name in ATTACKS),
+            minutes=30,
+            read=siege,
         ),
         Measurement(
             "architectures",

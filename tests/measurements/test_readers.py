@@ -14,6 +14,7 @@ from tests.bench.saved import COLUMNS
 from tests.measurements import simulated, sound, speed
 from tests.measurements.figures import Cell, Figures, rounded
 from tests.measurements.reading import Output, Unread, aligned, markdown, schemes
+from tests.siege.table import COLUMNS as SIEGE
 from tests.sim import reality
 
 pytestmark = pytest.mark.slow
@@ -140,6 +141,17 @@ def test_strangers() -> None:
     assert figures.remarks[0].startswith("2 commands with bad input")
     with pytest.raises(Unread):
         sound.strangers([Output(THROWN.replace("all as", "NOT all as"), 1.0)])
+
+
+def test_the_siege() -> None:
+    line = "pings | 440.6 | 0.07 | 45 | 45 | 18 | 18 | 0 | 0.33 | 1.07 | 0.56 | 46 | 46 | 0.46 | 1.63 | 0.66"
+    lost = "not served: 2 x ghosts, attack, bob: NoPipeline: nothing came\n"
+    figures = sound.siege([Output(f"{SIEGE}\n{line}\n", 1.0), Output(f"{SIEGE}\n{line}\n{lost}", 1.0)])
+    assert row(figures)[:8] == ("pings", 440.6, 0.07, 45, 45, 18, 18, 0)
+    assert len(figures.tables[0].rows) == 2
+    assert figures.remarks == ("Not served: 2 x ghosts, attack, bob: NoPipeline: nothing came.",)
+    with pytest.raises(Unread):
+        sound.siege([Output(SIEGE, 1.0)])
 
 
 def test_the_pair() -> None:

@@ -68,9 +68,13 @@ class Swarm:
     folder: Path
     daemons: dict[str, Daemon] = field(default_factory=dict)
 
-    def start(self, name: str, *arguments: str, listen: str = "tcp://127.0.0.1:0") -> Daemon:
+    def start(
+        self, name: str, *arguments: str, listen: str = "tcp://127.0.0.1:0", within: Sequence[str] = ()
+    ) -> Daemon:
+        """`within`: what its command begins with (tests/siege/networks.py)."""
         data_dir, log = self.folder / name, self.folder / f"{name}.log"
-        command = [*COMMAND, "start", "--json", "--leash", "--data-dir", str(data_dir), "--listen", listen, *arguments]
+        start = [*within, *COMMAND, "start", "--json", "--leash", "--data-dir", str(data_dir)]
+        command = [*start, "--listen", listen, *arguments]
         environment = os.environ | {"NO_COLOR": "1"}
         with log.open("w") as errors:
             process = subprocess.Popen(
