@@ -94,6 +94,10 @@ class LoadText(Packet, frozen=True, tag=9):
         return Path(os.fsdecode(self.raw_path))
 
 
+Count = Annotated[int, Meta(ge=0, le=1 << 24)]
+"""A negative one would be read as "whatever there is"."""
+
+
 class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     position: int
@@ -152,11 +156,11 @@ class Outputs(Packet, frozen=True, tag=21):
     tokens int32 and their probabilities float32, each [count, num_top], with the entropies float32 [count].
     """
 
-    counts: list[int]
+    counts: list[Count]
     states: bool
     compute_s: float
     runners_up: list[bool]
-    num_tops: list[int]
+    num_tops: list[Count]
 
 
 class Done(Packet, frozen=True, tag=22):
@@ -173,7 +177,7 @@ class Vocabulary(Packet, frozen=True, tag=24):
     `names`: tokens without a text (control tokens) by what a template calls them.
     """
 
-    vocab_size: int
+    vocab_size: Count
     end_tokens: list[int]
     has_template: bool
     names: dict[str, int]

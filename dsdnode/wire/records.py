@@ -45,7 +45,8 @@ ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
 Printable = Annotated[
-    str, Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z")
+    str,
+    Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"),
 ]
 Architecture = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 """As llama.cpp calls it: a word."""

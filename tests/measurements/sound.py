@@ -175,6 +175,16 @@ SOUND = Chapter(
             read=markdown,
         ),
         Measurement(
+            "nemesis",
+            "A nemesis among daemons",
+            """Two drafters, two replicas of each of two layer ranges, three users who ask without pause, f32 on the
+            wire. Daemons and workers are killed and stopped, links cut or silent, a disk filled. A pause is the
+            longest silence of a reply. Afterwards, in peace, a line is fitted to what each daemon takes.""",
+            (Step("python -m tests.node.nemesis --minutes 15 --seed 1"),),
+            minutes=30,
+            read=markdown,
+        ),
+        Measurement(
             "overhead",
             "A hop beyond the engine's compute",
             "3 shards on loopback, f16 states of 4,096 values.",

@@ -102,6 +102,7 @@ def test_garbage_is_refused(data: bytes) -> None:
         {"architecture": "llama\n"},
         {"model_name": "demo\n"},
         {"model_name": "evil\x1b[2J"},
+        *({"model_name": f"turned{mark}round"} for mark in "\u061c\u200f\u202e\u2067"),
         {"model_name": "x" * 97},
         {"addresses": ()},
         {"addresses": ("tcp://192.0.2.1:1",) * 5},

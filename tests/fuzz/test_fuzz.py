@@ -1,0 +1,111 @@
+"""Every parser of strangers' bytes takes the corpus, and some more; and what a parser does wrong is found and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.wire import codec, messages, replies
+from tests.fuzz.__main__ import LEAST_SHARE, PARSERS
+from tests.fuzz.mutate import Mutator
+from tests.fuzz.parser import Case, Parser
+from tests.fuzz.run import cases_of, line_of, read_cases, run
+from tests.fuzz.seen import run_seen
+from tests.protocol.examples import kinds
+
+CORPUS = Path(__file__).parent / "corpus"
+NUM_CASES = 150
+TIME_LIMIT_S = 10.0
+
+
+def test_each_parser_has_a_corpus_and_each_corpus_a_parser() -> None:
+    assert {path.stem for path in CORPUS.iterdir()} == set(PARSERS)
+    assert sum(path.stat().st_size for path in CORPUS.iterdir()) < 64 * 1024
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_the_corpus_and_some_more(name: str) -> None:
+    parser = PARSERS[name]
+    cases = [*read_cases(CORPUS / f"{name}.txt"), *cases_of(parser, 0, NUM_CASES)]
+    report = run(parser, cases, TIME_LIMIT_S)
+    assert not report.findings, next(iter(report.findings.values())).told
+    assert report.num == len(cases) > NUM_CASES
+    assert report.num_accepted > 0, "nothing gets through: the examples are out of date"
+
+
+@pytest.mark.parametrize("name", [one.name for one in PARSERS.values() if one.fits])
+def test_most_cases_pass_the_first_check(name: str) -> None:
+    parser = PARSERS[name]
+    fitting = [case for case in cases_of(parser, 0, NUM_CASES) if parser.fits(case)]  # type: ignore[misc]
+    assert len(fitting) >= LEAST_SHARE * NUM_CASES
+
+
+def test_headers_of_every_kind_are_among_the_cases() -> None:
+    tags = set()
+    for case in cases_of(PARSERS["header"], 0, 2000):
+        try:
+            tags.add(type(codec.decode(case).message))
+        except PeerMisbehaved:
+            continue
+    assert tags == set(kinds())
+
+
+def test_the_same_seed_gives_the_same_cases() -> None:
+    for parser in PARSERS.values():
+        assert [*cases_of(parser, 7, 20)] == [*cases_of(parser, 7, 20)] != [*cases_of(parser, 8, 20)]
+
+
+# --- what a parser should not do
+
+
+def _one_byte(mutator: Mutator) -> Case:
+    return (bytes([mutator.below(8)]),)
+
+
+def _mallory(case: Case) -> None:
+    """Fails in her own way at 3, never ends at 5."""
+    if case[0] == b"\3":
+        raise KeyError(3)
+    if case[0] == b"\4":
+        raise PeerMisbehaved("4")
+    while case[0] == b"\5":
+        pass
+
+
+def _parser(slow: bool = False) -> Parser:
+    return Parser("mallory", _one_byte, _mallory, (PeerMisbehaved,), (_mallory,), lambda case: case[0] < b"\7", slow)
+
+
+def test_an_error_that_is_not_documented_is_kept_and_played_again(tmp_path: Path) -> None:
+    cases = [(b"\1",), (b"\3",), (b"\4",), (b"\3",), (b"\7",)]
+    report = run(_parser(), cases)
+    [finding] = report.findings.values()
+    assert finding.case == (b"\3",) and "KeyError" in finding.told
+    assert (report.num, report.num_fitting, report.num_accepted) == (5, 4, 2)
+    [case] = read_cases(finding.save(tmp_path))
+    assert list(run(_parser(), [case]).findings) == list(report.findings)
+
+
+def test_a_case_that_takes_too_long_is_found_and_left() -> None:
+    report = run(_parser(), [(b"\5",), (b"\1",)], limit_s=0.05)
+    assert list(report.findings) == ["too long"] and report.num == 2
+    assert not run(_parser(slow=True), [(b"\5",)], limit_s=0.05).findings
+
+
+def test_lines_that_no_case_was_on_are_named() -> None:
+    _, num_lines, missing = run_seen(_parser(), [(b"\1",)])
+    assert num_lines >= 5 and len(missing) == 3
+
+
+def test_cases_are_lines_of_hex(tmp_path: Path) -> None:
+    path = tmp_path / "alice.txt"
+    path.write_text(f"# why\n{line_of((b'ab', b''))}  # and more\n\n")
+    assert read_cases(path) == [(b"ab", b"")]
+
+
+def test_every_message_kind_is_in_the_wire() -> None:
+    """Kinds are found by their module, so that a new one is fuzzed with its first example."""
+    named = {one for one in (vars(messages) | vars(replies)).values() if isinstance(one, type)}
+    assert {one for one in named if issubclass(one, messages.Message)} - {messages.Message} == set(kinds())
