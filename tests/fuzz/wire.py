@@ -10,8 +10,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from dsdnode.addresses import parse_address
 from dsdnode.errors import BadInput, PeerMisbehaved, PeerUnavailable
-from dsdnode.identity import parse_address
 from dsdnode.net import handshake
 from dsdnode.net.handshake import Handshake
 from dsdnode.speculation.digest import DIGEST_BYTES, split

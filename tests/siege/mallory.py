@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from dsdnode.addresses import parse_address
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.dht.store import record_keys
 from dsdnode.errors import DsdError
-from dsdnode.identity import Identity, parse_address, peer_id
+from dsdnode.identity import Identity, peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode_body
