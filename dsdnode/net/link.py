@@ -82,6 +82,8 @@ class Inbound(Link):
         self.user = user
         self.descriptor = descriptor
         self.source = source
+        self.num_seen_bytes = 0
+        """Of what came over it, in whole messages."""
         self.ready = True
 
     def _transmit(self, frames: list[bytes]) -> bool:

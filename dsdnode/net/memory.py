@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from dsdnode.dht.ids import network_of
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority
@@ -62,7 +63,7 @@ class MemoryTransport:
             raise PeerUnavailable("nobody of that name is here")
         target.introduce(self.contact)
         if self._id not in target.banned:
-            asyncio.get_running_loop().call_soon(target._inbox.put, self._id, frames)
+            asyncio.get_running_loop().call_soon(target._inbox.put, self._id, frames, network_of(self.source))
 
     async def receive(self) -> tuple[bytes, list[bytes]]:
         return await self._inbox.get()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 import structlog
@@ -10,6 +11,7 @@ import zmq
 
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.identity import Identity, peer_id
+from dsdnode.net import filling
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.port import Priority
 from dsdnode.net.sockets import Frames, Names, Pump, bind_router, open_monitor, receive_event
@@ -56,7 +58,8 @@ class Router:
     def _bind(self, listen: str) -> None:
         self._socket, self.port = bind_router(self._context, self._identity, listen)
         self._listen = f"{listen.rpartition(':')[0]}:{self.port}"
-        self._accepted: set[int] = set()
+        self._accepted: dict[int, float] = {}
+        """When, by descriptor."""
         self._by_routing_id: dict[bytes, Inbound] = {}
         self._by_descriptor: dict[int, Inbound] = {}
         events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
@@ -91,6 +94,22 @@ class Router:
             log.debug("cannot listen again yet", reason=str(error))
             self._timer = self._loop.call_later(REBIND_S, self._bind_again)
 
+    def drop_fillers(self) -> str | None:
+        """Hang up on those who fill our memory with what is no message yet. Their network; None: it cannot be told."""
+        with contextlib.suppress(zmq.ZMQError):
+            self._take_events()
+        connections: list[filling.Unseen] = []
+        for descriptor, begun_s in self._accepted.items():
+            inbound = self._by_descriptor.get(descriptor)
+            num_seen_bytes = inbound.num_seen_bytes if inbound is not None else 0
+            with contextlib.suppress(OSError):
+                connections.append(filling.look(descriptor, num_seen_bytes, self._loop.time() - begun_s))
+        culprits = filling.culprits(connections)
+        for one in culprits:
+            log.warning("memory is short: a connection that filled it is closed", network=one.network)
+            filling.hang_up(one.descriptor)
+        return culprits[0].network if culprits else None
+
     def forget(self, peer: bytes) -> None:
         """What comes over this peer's connections is a stranger's from now on."""
         for inbound in [inbound for inbound in self._by_routing_id.values() if inbound.peer == peer]:
@@ -107,6 +126,7 @@ class Router:
         inbound = self._by_routing_id.get(routing_id)
         # A routing id alone proves nothing: a caller may choose it. The User-Id is the key that CURVE has verified.
         if inbound is not None and inbound.user == user:
+            inbound.num_seen_bytes += filling.sent_for(raw)
             self._owner.received(inbound, raw)
         else:
             self._greet(routing_id, user, frames[1], raw)
@@ -128,15 +148,15 @@ class Router:
         inbound = Inbound(self._socket, self._pump, routing_id, peer, hello.bulk, user, descriptor, source)
         inbound.send(encode(answer), Priority.CONTROL)
         if isinstance(answer, Welcome):
-            self._by_routing_id[routing_id] = self._by_descriptor[descriptor] = inbound
+            self._by_routing_id[routing_id] = self._by_descriptor[inbound.descriptor] = inbound
             self._owner.inbound_ready(inbound, hello, curve_key)
 
     def _take_event(self) -> None:
         event, descriptor = receive_event(self._monitor)
         if event == zmq.EVENT_ACCEPTED:
-            self._accepted.add(descriptor)
+            self._accepted[descriptor] = self._loop.time()
             return
-        self._accepted.discard(descriptor)
+        self._accepted.pop(descriptor, None)
         inbound = self._by_descriptor.get(descriptor)
         if inbound is not None:
             self._end(inbound)

@@ -13,6 +13,7 @@ import structlog
 import zmq
 from cachetools import LRUCache
 
+from dsdnode.dht.ids import network_of
 from dsdnode.net.sockets import Pump
 
 MAX_CONNECTIONS = 400
@@ -34,12 +35,13 @@ class Gate:
         self._credit: LRUCache[str, tuple[float, float]] = LRUCache(MAX_REMEMBERED)
         self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)
         self._locked_until = 0.0
+        self._locked_networks: LRUCache[str, float] = LRUCache(MAX_REMEMBERED)
 
     def admit(self, now: float, address: str, key: bytes, num_connections: int) -> str:
         """Why a connection is refused; empty: it is admitted."""
         if self.is_banned(now, key):
             return "banned"
-        if key not in self._known and (now < self._locked_until or num_connections > MAX_CONNECTIONS):
+        if key not in self._known and (num_connections > MAX_CONNECTIONS or self.is_locked(now, address)):
             return "full"
         return "" if self._spend(now, _group(address)) else "too many connections from this address"
 
@@ -53,9 +55,15 @@ class Gate:
     def is_banned(self, now: float, key: bytes) -> bool:
         return self._banned.get(key, 0.0) > now
 
-    def lock(self, now: float) -> None:
-        """Strangers filled our memory: admit only those who are known, for a while."""
-        self._locked_until = now + LOCKDOWN_S
+    def lock(self, now: float, network: str | None = None) -> None:
+        """Strangers, all of one network if it is given, filled our memory: admit only who is known, for a while."""
+        if network is None:
+            self._locked_until = now + LOCKDOWN_S
+        else:
+            self._locked_networks[network] = now + LOCKDOWN_S
+
+    def is_locked(self, now: float, address: str) -> bool:
+        return now < max(self._locked_until, self._locked_networks.get(network_of(address), 0.0))
 
     def _spend(self, now: float, group: str) -> bool:
         credit, then = self._credit.get(group, (float(CONNECTIONS_BURST), now))

@@ -38,6 +38,16 @@ def test_when_memory_was_filled_only_the_known_come_in() -> None:
     assert gate.admit(5.1 + LOCKDOWN_S, "10.0.0.1", MALLORY, 0) == ""
 
 
+def test_when_one_network_filled_the_memory_strangers_of_that_wait() -> None:
+    gate = Gate()
+    gate.know(ALICE)
+    gate.lock(5.0, "198.51.100.0/24")
+    assert gate.admit(6.0, "198.51.100.7", MALLORY, 0) == "full"
+    assert gate.admit(6.0, "198.51.100.7", ALICE, 0) == ""
+    assert gate.admit(6.0, "198.51.101.7", b"c" * 32, 0) == ""
+    assert gate.admit(5.1 + LOCKDOWN_S, "198.51.100.7", MALLORY, 0) == ""
+
+
 def test_strangers_cannot_take_the_last_descriptors() -> None:
     gate = Gate()
     gate.know(ALICE)

@@ -2,7 +2,7 @@
 
 When a conversation may go on, it rests when its reply is finished: the stages and the draft engine have the line in
 their caches, and the next prompt, which begins like it, costs only what is new. Resting conversations are in nobody's
-way: they go, the oldest first, when a reply needs their slot.
+way: they go when a reply needs their slot: the oldest of whoever has most of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from random import Random
 
 import numpy as np
 
+from dsdnode.accounts import Account, Shares
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError
 from dsdnode.node.batching.batcher import Batcher
@@ -36,16 +37,17 @@ MIN_SHARED_TOKENS = 16
 class DraftSequences:
     """A conversation's sequences in the draft engine, for one reply; None in their place: plain decoding."""
 
-    def __init__(self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling) -> None:
-        """`sequences`: MAX_BRANCHES empty ones."""
+    def __init__(self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling, account: Account) -> None:
+        """`sequences`: MAX_BRANCHES empty ones; `account`: whom their decodes are charged to."""
         self._batcher = batcher
         self._sequences = tuple(sequences)
         self._sampling = sampling
+        self._account = account
         self._lengths = [0] * len(self._sequences)
 
     def follow(self, sampling: Sampling) -> DraftSequences:
         """For the next reply of the same session, with what is cached."""
-        next_ = DraftSequences(self._batcher, self._sequences, sampling)
+        next_ = DraftSequences(self._batcher, self._sequences, sampling, self._account)
         next_._lengths = self._lengths
         return next_
 
@@ -68,7 +70,7 @@ class DraftSequences:
         chunk = Chunk(
             sequence, action.position, inputs, 1, self._sampling, extend=action.count - 1, runners_up=True
         )  # fmt: skip
-        self._batcher.run(chunk, done, owner=self._sequences[0])
+        self._batcher.run(chunk, done, owner=self._sequences[0], account=self._account)
 
     def release(self) -> None:
         """Empty them, whatever they hold; of a sequence that died with its worker nothing is left."""
@@ -82,7 +84,8 @@ class DraftSequences:
 class Conversation:
     """`session` and `secret` name it to its stages; `num_positions`: that its line may grow to."""
 
-    client: bytes
+    account: Account
+    """The client's."""
     model_id: str
     session: bytes
     secret: bytes
@@ -97,6 +100,10 @@ class Conversation:
     """Of the draft engine; None: there was none free."""
     timer: asyncio.TimerHandle | None = None
     _holders: dict[bytes, None] = field(default_factory=dict)
+
+    @property
+    def client(self) -> bytes:
+        return self.account.owner
 
     @property
     def holders(self) -> tuple[bytes, ...]:
@@ -148,18 +155,18 @@ class Conversations:
         self._resting: dict[bytes, Conversation] = {}
         """By session, the oldest first."""
 
-    def take(self, client: bytes, line: Sequence[int], num_positions: int, options: ReplyOptions) -> Conversation:
+    def take(self, account: Account, line: Sequence[int], num_positions: int, options: ReplyOptions) -> Conversation:
         """A conversation for a reply that follows `line`; perhaps the one of the turn before. `leave` it at the end."""
         model_id = options.model.model_id
-        taken = self._fitting(client, model_id, line) if options.keep else None
+        taken = self._fitting(account.owner, model_id, line) if options.keep else None
         if taken is None:
             session = session_of(self._owner, self._rng.randbytes(SESSION_RANDOM_BYTES))
-            taken = Conversation(client, model_id, session, self._rng.randbytes(32))
+            taken = Conversation(account, model_id, session, self._rng.randbytes(32))
         else:
             self._wake(taken)
         taken.tokens, taken.num_positions, taken.resting = tuple(line), num_positions, False
         while self._resting and self._is_full(taken):
-            self._end(next(iter(self._resting.values())))
+            self._end(self._next_to_go())
         if taken.slot is None and self._free:
             taken.slot = self._free.pop()
         self._talking[taken.session] = taken
@@ -177,7 +184,7 @@ class Conversations:
         if len(mine) > MAX_RESTING_PER_CLIENT:
             self._end(mine[0])
         elif len(self._resting) > self._max_resting:
-            self._end(next(iter(self._resting.values())))
+            self._end(self._next_to_go())
 
     def forget(self, client: bytes | None = None) -> None:
         """End what rests for this client, or (None) for everybody."""
@@ -196,7 +203,7 @@ class Conversations:
             conversation.forget_drafts()
         elif conversation.sequences is None:
             sequences = range(slot * MAX_BRANCHES, (slot + 1) * MAX_BRANCHES)
-            conversation.sequences = DraftSequences(self._batcher, sequences, options.sampling)
+            conversation.sequences = DraftSequences(self._batcher, sequences, options.sampling, conversation.account)
         else:
             conversation.sequences = conversation.sequences.follow(options.sampling)
 
@@ -213,6 +220,12 @@ class Conversations:
         num_positions += sum(len(one.tokens) for one in self._resting.values())
         lacks_slot = conversation.slot is None and not self._free
         return lacks_slot or num_positions > self._engine.shard.context_tokens
+
+    def _next_to_go(self) -> Conversation:
+        """The oldest that rests of whoever has most of them."""
+        resting = list(self._resting.values())
+        heaviest = Shares(self._max_resting, ((one.account, 1) for one in resting)).heaviest()[0]
+        return next(one for one in resting if one.account == heaviest)
 
     def _end(self, conversation: Conversation) -> None:
         self._wake(conversation)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import structlog
 
+from dsdnode.accounts import Account
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
 from dsdnode.identity import short_id
@@ -17,6 +18,7 @@ from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import JudgeDraw
+from dsdnode.speculation.digest import DIGEST_BYTES
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import buffer_at, decode_body
 from dsdnode.wire.messages import (
@@ -31,6 +33,7 @@ from dsdnode.wire.messages import (
     Park,
     Refused,
     SessionLost,
+    StagePlace,
     Trace,
     Traced,
 )
@@ -112,18 +115,19 @@ class StageHost:
 
     async def _open(self, peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
         stages = decode_body(buffer_at(buffers, 0), OpenStages).stages
-        digests = buffer_at(buffers, 1)
-        refusal = self._sessions.refusal(peer, message, stages)
+        digests = buffer_at(buffers, 1)[: DIGEST_BYTES * (message.max_positions + 1)]  # no line is longer
+        account, key_tokens = self._rpc.account_of(peer), self._key_tokens(buffers)
+        with self._sessions.kept_for(account, message):
+            refusal = await self._make_room(account, message, stages)
         if refusal is not None:
             return refusal, []
-        while (parked := self._sessions.in_the_way(message)) is not None:
-            self._end(parked.owner, parked.id)
-        session = self._sessions.admit(peer, message, stages, self._key_tokens(buffers))
         now, lease_s = asyncio.get_running_loop().time(), min(message.lease_s, self._max_lease_s)
+        session = self._sessions.admit(now, account, message, stages, key_tokens)
         length = session.machine.on_open(now, message.route, message.index, len(stages), lease_s, digests)
         if length is None:
             return Refused("an older route of this session, or its end", retry=True), []
         session.reopen(message, stages)
+        session.line_positions = max(0, len(digests) // DIGEST_BYTES - 1)
         self.on_change()
         for stage in stages:
             self._rpc.transport.introduce(stage.contact)
@@ -131,6 +135,28 @@ class StageHost:
             self._rpc.warm(session.peers[message.index + 1])
         self._schedule(session)
         return Opened(length), []
+
+    async def _make_room(self, account: Account, message: Open, stages: tuple[StagePlace, ...]) -> Refused | None:
+        """None: the session may be admitted, now."""
+        while True:
+            refusal = self._sessions.refusal(account.owner, message, stages)
+            if refusal is not None:
+                return refusal
+            going = self._sessions.room_for(asyncio.get_running_loop().time(), account, message)
+            if isinstance(going, Refused):
+                return going
+            for session in going:
+                self._evict(session)
+            leaving = self._sessions.leaving(message)
+            if leaving is None:
+                return None
+            await leaving.gone.wait()
+
+    def _evict(self, session: StageSession) -> None:
+        if not session.parked and not session.machine.is_over:
+            why = "others have asked for their share of this peer"
+            self._tell(session.owner, SessionLost(session.id, session.opened.index, why, session.opened.route))
+        self._carry_out(session, session.machine.on_close(asyncio.get_running_loop().time()))
 
     async def _trace(self, peer: bytes, message: Trace, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
         session = self._sessions.get(message.session)
@@ -250,6 +276,7 @@ class StageHost:
                         self._tell(peer, message)
                 case do.Gone():
                     self._forget(session)
+        session.num_cells = session.machine.num_cells
         self._schedule(session)
 
     def _break(self, session: StageSession, reason: str) -> None:
@@ -260,6 +287,11 @@ class StageHost:
         self._carry_out(session, session.machine.on_engine_lost(asyncio.get_running_loop().time()))
 
     def _run(self, session: StageSession, run: do.RunChunk) -> None:
+        now, session.num_cells = asyncio.get_running_loop().time(), session.machine.num_cells
+        for one in self._sessions.overflow(now, session):
+            self._evict(one)
+        if session.machine.is_over:
+            return self._carry_out(session, session.machine.on_run_failed(now))
         inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
         sampling = session.sampling if run.num_draws else None
         num_top = min(run.num_top, self._engine.shard.vocab_size)
@@ -283,7 +315,7 @@ class StageHost:
             else:
                 self._break(session, str(result))
 
-        self._batcher.run(chunk, done, owner=session.id)
+        self._batcher.run(chunk, done, owner=session.id, account=session.account)
 
     def _tell(
         self, peer: bytes, message: Message, buffers: list[bytes] | None = None, priority: Priority = Priority.CONTROL
