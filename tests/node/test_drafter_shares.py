@@ -14,20 +14,23 @@ from dsdnode.engine.fake import FakeTextEngine
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import Message, WireSampling
 from dsdnode.wire.replies import Accepted, Finished, Generate, GenerateBody
-from tests.node.mallory import EXPECTED, REQUEST, Mallory, rest, ring
+from tests.node.mallory import EXPECTED, PROMPT, REQUEST, Mallory, rest, ring
 from tests.node.swarm import TARGET, FakeSwarm, Member
 from tests.node.test_accounts import ELSEWHERE, HERS, names
 from tests.node.test_drafter_host import some, story
-from tests.node.test_drafter_trust import body
 
 
-async def talkers(swarm: FakeSwarm, dora: Member, hers: list[Mallory], number: int) -> list[Message]:
+async def talkers(
+    swarm: FakeSwarm, dora: Member, hers: list[Mallory], number: int, max_tokens: int = 4000
+) -> list[Message]:
     """Replies that go on and on, each of another name; what the names are told at the end of theirs."""
     told: list[Message] = []
     for index in range(number):
         one = hers[index % len(hers)]
         one.rpc.on_notice(Finished, lambda peer, message, _: told.append(message))
-        answer, _ = await one.asks(dora, Generate(index.to_bytes(16, "big")), body(max_tokens=4000))
+        model_id = TARGET.shard(0, 4).model_id
+        asked = GenerateBody((), "", PROMPT, (), model_id, WireSampling(), max_tokens, (), 4, ignore_eos=True)
+        answer, _ = await one.asks(dora, Generate(index.to_bytes(16, "big")), encode_body(asked))
         assert isinstance(answer, Accepted)
     return told
 
@@ -86,7 +89,7 @@ def test_mallory_s_long_texts_wait_for_each_other_and_alice_for_one_of_them(
 def test_many_names_have_a_drafter_s_places_for_their_turn(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm, max_sessions=2)
-        await talkers(swarm, swarm.members["dora"], names(swarm, 2), 2)
+        await talkers(swarm, swarm.members["dora"], names(swarm, 2), 2, max_tokens=1500)
         begun_s = asyncio.get_running_loop().time()
         reply = come_from(await swarm.client(patience_s=200.0), HERS).generate(REQUEST)
         assert await some(reply, 4) == EXPECTED[:4]
@@ -101,12 +104,13 @@ def test_a_client_that_asks_for_all_the_cache_does_not_keep_its_drafter_s_others
 
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm, max_sessions=4)
-        await talkers(swarm, swarm.members["dora"], names(swarm, 1), 1)
+        told = await talkers(swarm, swarm.members["dora"], names(swarm, 1), 1)
         await asyncio.sleep(1)
         tokens: list[int] = []
         async with asyncio.timeout(10):
             await rest((await swarm.client()).generate(replace(REQUEST, max_tokens=500)), tokens)
         assert tokens[:60] == EXPECTED
+        assert not told  # hers goes on
 
     story(tmp_path, tell)
 
