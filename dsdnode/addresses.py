@@ -6,6 +6,7 @@ Everything here is a function of its text.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from enum import IntEnum
@@ -124,11 +125,17 @@ def network(host: str) -> str | None:
     """The /24 (IPv4) or /56 (IPv6) of a public address, a public name's last two labels; None: of no public network."""
     if nearness(host) is not Nearness.WORLD:
         return None
+    return network_of(host) or ".".join(host.lower().removesuffix(".").split(".")[-2:])
+
+
+@functools.lru_cache(maxsize=4096)
+def network_of(ip: str) -> str:
+    """The /24 or /56 of any IP address, also of one nearby: where a connection came from. "" for what is no address."""
     try:
-        ip = _innermost(ipaddress.ip_address(host))
+        inner = _innermost(ipaddress.ip_address(ip.partition("%")[0]))
     except ValueError:
-        return ".".join(host.lower().removesuffix(".").split(".")[-2:])
-    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 56), strict=False))
+        return ""
+    return str(ipaddress.ip_network((inner, 24 if inner.version == 4 else 56), strict=False))
 
 
 def check_reachable(address: str) -> None:

@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dsdnode"
 FLOORS = {
+    "accounts": 0,
     "addresses": 0,
     "cost": 0,
     "errors": 0,
@@ -43,7 +44,7 @@ FLOORS = {
     "__init__": 12,
 }
 """A room imports what stands lower, and nothing beside it: so a client knows no node. (docs/architecture.md)"""
-PURE = {"dht", "speculation", "pacing", "placement"}
+PURE = {"accounts", "dht", "speculation", "pacing", "placement"}
 """They know no clock, no socket and no thread."""
 APART = [
     ("speculation.owner", "speculation.stage"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import ipaddress
 import random
 
 from dsdnode.addresses import network, parse_address
@@ -75,18 +74,6 @@ def ip_groups(addresses: tuple[str, ...]) -> tuple[str, ...]:
     """
     groups = (network(parse_address(address)[0]) for address in addresses)
     return tuple(dict.fromkeys(group for group in groups if group is not None))
-
-
-@functools.lru_cache(maxsize=4096)
-def network_of(address: str) -> str:
-    """The network of an IP address that a connection came from: /24, of IPv6 /56. "" for what is no address."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return ""
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return str(ipaddress.ip_network((ip, 24 if ip.version == 4 else 56), strict=False))
 
 
 def is_dialable(contact: Contact) -> bool:

@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dsdnode.dht.ids import MODELS_KEY, model_key, network_of, tokenizer_key
+from dsdnode.addresses import network_of
+from dsdnode.dht.ids import MODELS_KEY, model_key, tokenizer_key
 from dsdnode.errors import Overloaded, PeerMisbehaved
 from dsdnode.wire.messages import MAX_RECORD_BYTES, MAX_ROLES
 from dsdnode.wire.records import MAX_RECORDS, MAX_TTL_S, ProviderRecord

@@ -9,8 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+_TCP_INFO, _RECEIVED = 11, slice(128, 136)
+"""Of Linux: tcpi_bytes_received of struct tcp_info."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,14 @@ class Door:
             host = str(copy.getpeername()[0]).partition("%")[0].removeprefix("::ffff:")
             return cls(descriptor, host, os.fstat(copy.fileno()).st_ino)
         return None
+
+    def num_received_bytes(self) -> int:
+        """Since it began, as TCP counts. Raises OSError where the system does not tell, or the connection has ended."""
+        with _copy(self.descriptor) as copy:
+            if os.fstat(copy.fileno()).st_ino != self.inode:
+                raise OSError("this connection has ended")
+            info = copy.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RECEIVED.stop)
+        return int.from_bytes(info[_RECEIVED], sys.byteorder)
 
     def close(self) -> None:
         """End it, unless that has happened already: libzmq sees the other end gone, and tidies up."""

@@ -104,6 +104,8 @@ class Inbound(Link):
         self.routing_id = routing_id
         self.user = user
         self.descriptor = descriptor
+        self.num_seen_bytes = 0
+        """Of what came over it, in whole messages."""
         self.ready = True
 
     def _transmit(self, frames: list[bytes]) -> bool:

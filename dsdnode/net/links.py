@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import zmq
 
-from dsdnode.addresses import parse_address
+from dsdnode.addresses import network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.dials import Dials
@@ -70,7 +70,8 @@ class Links:
     def received(self, link: Link, frames: list[bytes]) -> None:
         if isinstance(link, Dealer):
             self._dealers.move_to_end(link)
-        self._inbox.put(link.peer, frames)
+        known = self.book.get(link.peer)
+        self._inbox.put(link.peer, frames, network_of(known.source) if known is not None else "")
 
     def drop_dealers(self, peer: Peer) -> None:
         for dealer in list(peer.dealers.values()):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
+from dsdnode.accounts import Account, Shares
 from dsdnode.errors import Overloaded
 from dsdnode.net.port import Priority
 
@@ -65,41 +67,81 @@ class SendQueue:
                 continue
 
 
+@dataclass(slots=True)
+class _Received:
+    """Of one sender, in order of arrival."""
+
+    account: Account
+    messages: deque[tuple[list[bytes], int]] = field(default_factory=deque)
+    num_bytes: int = 0
+
+
 class Inbox:
-    """Messages received, in order of arrival, until the one reader takes them."""
+    """Messages received, until the one reader takes them: a sender's in order; networks take turns, and in each of
+    them its senders, so that nobody waits behind all that somebody else has sent."""
 
     def __init__(self) -> None:
-        self._messages: deque[tuple[bytes, list[bytes], int]] = deque()
-        self._held: dict[bytes, tuple[int, int]] = {}
+        self._networks: OrderedDict[str, OrderedDict[bytes, _Received]] = OrderedDict()
+        """Whose turn is next comes first, among the networks as in each of them."""
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.num_dropped = 0
 
-    def put(self, peer: bytes, frames: Sequence[bytes]) -> None:
-        """Drops the message when its sender, or everybody together, has too many here already."""
+    def put(self, peer: bytes, frames: Sequence[bytes], network: str = "") -> None:
+        """Drops the message when its sender has too many here already. When everybody together has, whoever has more
+        than a fair share loses: the sender, or others what they sent last."""
         size_bytes = sum(map(len, frames))
-        num_messages, num_bytes = self._held.get(peer, (0, 0))
-        if (
-            num_messages >= MAX_PEER_MESSAGES
-            or num_bytes + size_bytes > MAX_PEER_BYTES
-            or self._bytes + size_bytes > MAX_INBOX_BYTES
-        ):
+        senders = self._networks.get(network)
+        held = senders.get(peer) if senders is not None else None
+        if held is None:
+            held = _Received(Account(peer, network))
+        if len(held.messages) >= MAX_PEER_MESSAGES or held.num_bytes + size_bytes > MAX_PEER_BYTES:
             self.num_dropped += 1
             return
-        self._held[peer] = num_messages + 1, num_bytes + size_bytes
-        self._bytes += size_bytes
-        self._messages.append((peer, list(frames), size_bytes))
+        if self._bytes + size_bytes > MAX_INBOX_BYTES and not self._make_room(held.account, size_bytes):
+            self.num_dropped += 1
+            return
+        self._networks.setdefault(network, OrderedDict()).setdefault(peer, held)
+        held.messages.append((list(frames), size_bytes))
+        self._count(held, size_bytes)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def get(self) -> tuple[bytes, list[bytes]]:
-        """The oldest message. For one reader only; cancelling it loses nothing."""
-        while not self._messages:
+        """The next message. For one reader only; cancelling it loses nothing."""
+        while not self._networks:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        peer, frames, size_bytes = self._messages.popleft()
-        num_messages, num_bytes = self._held.pop(peer)
-        if num_messages > 1:
-            self._held[peer] = num_messages - 1, num_bytes - size_bytes
-        self._bytes -= size_bytes
-        return peer, frames
+        network, senders = next(iter(self._networks.items()))
+        held = next(iter(senders.values()))
+        frames, size_bytes = held.messages.popleft()
+        self._count(held, -size_bytes)
+        self._networks.move_to_end(network)
+        senders.move_to_end(held.account.owner)
+        self._tidy(held)
+        return held.account.owner, frames
+
+    def _make_room(self, asker: Account, size_bytes: int) -> bool:
+        shares = Shares(MAX_INBOX_BYTES, ((held.account, held.num_bytes) for held in self._held()))
+        for account in shares.over(asker, size_bytes):
+            held = self._networks[account.network][account.owner]
+            while held.messages and self._bytes + size_bytes > MAX_INBOX_BYTES:
+                self._count(held, -held.messages.pop()[1])
+                self.num_dropped += 1
+            self._tidy(held)
+        return self._bytes + size_bytes <= MAX_INBOX_BYTES
+
+    def _held(self) -> Iterator[_Received]:
+        return (held for senders in self._networks.values() for held in senders.values())
+
+    def _count(self, held: _Received, size_bytes: int) -> None:
+        held.num_bytes += size_bytes
+        self._bytes += size_bytes
+
+    def _tidy(self, held: _Received) -> None:
+        """Who has nothing here is forgotten."""
+        network = held.account.network
+        if not held.messages:
+            del self._networks[network][held.account.owner]
+        if not self._networks[network]:
+            del self._networks[network]

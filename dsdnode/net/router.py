@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 import structlog
@@ -11,6 +12,7 @@ import zmq
 from dsdnode.addresses import Nearness, nearness, network
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.identity import Identity, peer_id
+from dsdnode.net import filling
 from dsdnode.net.door import Door
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
@@ -63,7 +65,8 @@ class Router:
         self._socket, self.port = bind_router(self._context, self._identity, listen)
         self._listen = f"{listen.rpartition(':')[0]}:{self.port}"
         self.lobby = Lobby()
-        self._doors: dict[int, Door] = {}
+        self._doors: dict[int, tuple[Door, float]] = {}
+        """Connections by descriptor, and when they began."""
         self._by_routing_id: dict[bytes, Inbound] = {}
         self._by_descriptor: dict[int, Inbound] = {}
         events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
@@ -97,6 +100,25 @@ class Router:
             self._socket.close(linger=0)
             self._timer = self._loop.call_later(REBIND_S, self._bind_again)
 
+    def drop_fillers(self) -> str | None:
+        """Hang up on those who fill our memory with what is no message yet. Their network; None: it cannot be told.
+
+        libzmq sees the connections end, and frees what it holds of them.
+        """
+        with contextlib.suppress(zmq.ZMQError):
+            self._take_events()
+        connections: list[filling.Unseen] = []
+        for descriptor, (door, begun_s) in self._doors.items():
+            inbound = self._by_descriptor.get(descriptor)
+            num_seen_bytes = inbound.num_seen_bytes if inbound is not None else 0
+            with contextlib.suppress(OSError):
+                connections.append(filling.look(door, num_seen_bytes, self._loop.time() - begun_s))
+        culprits = filling.culprits(connections)
+        for one in culprits:
+            log.warning("memory is short: a connection that filled it is closed", network=one.network)
+            one.door.close()
+        return culprits[0].network if culprits else None
+
     def forget(self, peer: bytes) -> None:
         """End this peer's connections; what may still come over them is a stranger's."""
         for inbound in [inbound for inbound in self._by_routing_id.values() if inbound.peer == peer]:
@@ -114,6 +136,7 @@ class Router:
         inbound = self._by_routing_id.get(routing_id)
         # A routing id alone proves nothing: a caller may choose it. The User-Id is the key that CURVE has verified.
         if inbound is not None and inbound.user == user:
+            inbound.num_seen_bytes += filling.sent_for(raw)
             self._owner.received(inbound, raw)
             return
         descriptor = int(str(frames[1].get("__fd")))
@@ -164,8 +187,9 @@ class Router:
         door = Door.at(descriptor)
         if door is None:
             return  # and gone: the news of that follow
-        self._doors[descriptor] = door
-        self._close(self.lobby.arrived(self._loop.time(), descriptor, network(door.host) or door.host))
+        now = self._loop.time()
+        self._doors[descriptor] = door, now
+        self._close(self.lobby.arrived(now, descriptor, network(door.host) or door.host))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
@@ -175,9 +199,9 @@ class Router:
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep) if self.lobby.num_waiting else None
 
     def _close(self, descriptor: int | None) -> None:
-        door = self._doors.get(descriptor) if descriptor is not None else None
-        if door is not None:
-            door.close()
+        known = self._doors.get(descriptor) if descriptor is not None else None
+        if known is not None:
+            known[0].close()
 
     def _take_events(self) -> None:
         try:

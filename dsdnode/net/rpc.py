@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import structlog
 from cachetools import LRUCache
 
+from dsdnode.accounts import Account, Shares
+from dsdnode.addresses import network_of
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import MAX_TURN, Priority, Transport
@@ -37,6 +39,7 @@ STRIKES_WINDOW_S = 60.0
 MAX_WATCHED = 4096
 BAN_S = 600.0
 
+_TOO_MANY = Refused("too many requests at once", retry=True)
 M = TypeVar("M", bound=Message)
 Response = tuple[Message, Sequence[bytes]]
 RequestHandler = Callable[[bytes, M, list[bytes]], Awaitable[Response]]
@@ -65,7 +68,7 @@ class Rpc:
         """By the kind of message: what was given to the transport."""
         self._on_request: dict[type[Message], RequestHandler[Any]] = {}
         self._on_notice: dict[type[Message], list[NoticeHandler[Any]]] = {}
-        self._serving: dict[asyncio.Task[None], bytes] = {}
+        self._serving: dict[asyncio.Task[None], tuple[Account, Envelope]] = {}
         self._num_served: dict[bytes, int] = {}
         self._strikes = Strikes()
         self._reader: asyncio.Task[None] | None = None
@@ -143,6 +146,10 @@ class Rpc:
 
     # --- being asked
 
+    def account_of(self, peer: bytes) -> Account:
+        """Whom is charged what this peer takes of us."""
+        return Account(peer, network_of(self.transport.source_of(peer)))
+
     def on_request(self, kind: type[M], handler: RequestHandler[M]) -> None:
         self._on_request[kind] = handler
 
@@ -202,20 +209,37 @@ class Rpc:
     def _requested(self, peer: bytes, envelope: Envelope) -> None:
         kind = type(envelope.message)
         handler = self._on_request.get(kind)
+        account = self.account_of(peer)
         if kind is Ping:
             self._reply(peer, envelope, Pong(), ())
         elif handler is None:
             self._reply(peer, envelope, Refused(f"{kind.__name__} is not served here"), ())
-        elif self._num_served.get(peer, 0) >= MAX_SERVED_PER_PEER or len(self._serving) >= MAX_SERVED:
-            self._reply(peer, envelope, Refused("too many requests at once", retry=True), ())
+        elif self._num_served.get(peer, 0) >= MAX_SERVED_PER_PEER or not self._has_place(account):
+            self._reply(peer, envelope, _TOO_MANY, ())
         else:
             task = asyncio.get_running_loop().create_task(self._serve(peer, envelope, handler))
-            self._serving[task] = peer
+            self._serving[task] = account, envelope
             self._num_served[peer] = self._num_served.get(peer, 0) + 1
             task.add_done_callback(self._served)
 
+    def _has_place(self, asker: Account) -> bool:
+        """At need the newest request goes of whoever has most here, of those who have more than a fair share."""
+        if len(self._serving) < MAX_SERVED:
+            return True
+        shares = Shares(MAX_SERVED, ((account, 1) for account, _ in self._serving.values()))
+        for account in shares.over(asker, 1)[:1]:
+            task, envelope = next((task, one) for task, (who, one) in reversed(self._serving.items()) if who == account)
+            self._served(task)
+            task.cancel()
+            self._reply(account.owner, envelope, _TOO_MANY, ())
+            return True
+        return False
+
     def _served(self, task: asyncio.Task[None]) -> None:
-        peer = self._serving.pop(task)
+        account, _ = self._serving.pop(task, (None, None))
+        if account is None:  # it gave way
+            return
+        peer = account.owner
         self._num_served[peer] -= 1
         if not self._num_served[peer]:
             del self._num_served[peer]

@@ -15,16 +15,23 @@ import structlog
 log = structlog.get_logger(__name__)
 
 INTERVAL_S = 0.2
+FREED_S = 0.5
+"""Until what libzmq held of a connection that was closed is free."""
 SETTLE_S = 2.0
 """After an excess: until what was freed has been given back, and the rest is the new normal."""
 
 
 class MemoryWatch:
-    """Calls `on_excess` when the process has grown by `limit_bytes` since the watch began, or since the last excess."""
+    """Acts when the process has grown by `limit_bytes` since the watch began, or since the last excess.
 
-    def __init__(self, limit_bytes: int, on_excess: Callable[[], None]) -> None:
+    First with `remedy`, and if that does not help within FREED_S, with `on_excess`.
+    """
+
+    def __init__(self, limit_bytes: int, remedy: Callable[[], None], on_excess: Callable[[], None]) -> None:
         self._limit_bytes = limit_bytes
+        self._remedy = remedy
         self._on_excess = on_excess
+        self._tried = False
         self._process = psutil.Process()
         self._loop = asyncio.get_running_loop()
         self._begin()
@@ -47,10 +54,17 @@ class MemoryWatch:
     def _look(self) -> None:
         size_bytes, after_s, then = self._size_bytes(), INTERVAL_S, self._look
         try:
+            if size_bytes is None:
+                return
             if self._start_bytes is None:
                 self._start_bytes = size_bytes
-            elif size_bytes is not None and size_bytes - self._start_bytes > self._limit_bytes:
-                after_s, then = SETTLE_S, self._begin
+            elif size_bytes - self._start_bytes <= self._limit_bytes:
+                self._tried = False
+            elif not self._tried:
+                self._tried, after_s = True, FREED_S
+                self._remedy()
+            else:
+                self._tried, after_s, then = False, SETTLE_S, self._begin
                 self._on_excess()
         finally:
             self._timer = self._loop.call_later(after_s, then)

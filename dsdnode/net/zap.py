@@ -12,6 +12,7 @@ import structlog
 import zmq
 from cachetools import LRUCache
 
+from dsdnode.addresses import network_of
 from dsdnode.net.credits import MAX_REMEMBERED, Credits
 from dsdnode.net.sockets import Pump
 
@@ -33,12 +34,13 @@ class Gate:
         self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)
         self._credits = Credits(CONNECTIONS_BURST, CONNECTIONS_PER_S)
         self._locked_until = 0.0
+        self._locked_networks: LRUCache[str, float] = LRUCache(MAX_REMEMBERED)
 
     def admit(self, now: float, address: str, key: bytes) -> str:
         """Why a connection is refused; empty: it is admitted."""
         if self.is_banned(now, key):
             return "banned"
-        if key not in self._known and now < self._locked_until:
+        if key not in self._known and self.is_locked(now, address):
             return "full"
         return "" if self._credits.spend(_group(address), now) else "too many connections from this address"
 
@@ -56,9 +58,15 @@ class Gate:
     def is_banned(self, now: float, key: bytes) -> bool:
         return self._banned.get(key, 0.0) > now
 
-    def lock(self, now: float) -> None:
-        """Strangers filled our memory: admit only those who are known, for a while."""
-        self._locked_until = now + LOCKDOWN_S
+    def lock(self, now: float, network: str | None = None) -> None:
+        """Strangers, all of one network if it is given, filled our memory: admit only who is known, for a while."""
+        if network is None:
+            self._locked_until = now + LOCKDOWN_S
+        else:
+            self._locked_networks[network] = now + LOCKDOWN_S
+
+    def is_locked(self, now: float, address: str) -> bool:
+        return now < max(self._locked_until, self._locked_networks.get(network_of(address), 0.0))
 
 
 def _group(address: str) -> str:

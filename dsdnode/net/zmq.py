@@ -76,7 +76,7 @@ class ZmqTransport:
         self._links = Links(self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost)
         self._knocks = Knocks(self._links)
         self.twin = ""
-        self._watch = MemoryWatch(memory_limit_bytes, self._too_much_memory)
+        self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
 
     @classmethod
     async def open(
@@ -241,6 +241,11 @@ class ZmqTransport:
         if not self._closed:
             for callback in self._callbacks:
                 callback(peer, why)
+
+    def _drop_fillers(self) -> None:
+        network = self._router.drop_fillers() if self._router is not None else None
+        if network is not None:
+            self._gate.lock(self._loop.time(), network)
 
     def _too_much_memory(self) -> None:
         log.warning("memory limit reached: all connections are dropped, and strangers stay out for a while")

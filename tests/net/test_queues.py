@@ -88,9 +88,38 @@ async def test_alice_cannot_fill_bobs_inbox_for_carol(monkeypatch: pytest.Monkey
     for _ in range(6):
         inbox.put(b"carol", [b""])
     assert inbox.num_dropped == 2
-    assert [(await inbox.get())[0] for _ in range(7)] == [b"alice"] * 2 + [b"carol"] * 5
+    assert sorted([(await inbox.get())[0] for _ in range(7)]) == [b"alice"] * 2 + [b"carol"] * 5
     inbox.put(b"alice", [bytes(100)])  # what was taken counts no more
     assert await inbox.get() == (b"alice", [bytes(100)])
+
+
+async def test_networks_take_turns_and_in_each_its_senders() -> None:
+    inbox = Inbox()
+    for index in range(3):
+        for sender in (b"mallory", b"moriarty"):
+            inbox.put(sender, [b"%d" % index], "hers")
+    inbox.put(b"alice", [b"0"], "elsewhere")
+    inbox.put(b"carol", [b"0"], "hers")
+    came = [await inbox.get() for _ in range(8)]
+    assert [peer for peer, _ in came] == [b"mallory", b"alice", b"moriarty", b"carol", *[b"mallory", b"moriarty"] * 2]
+    assert [frames for peer, frames in came if peer == b"mallory"] == [[b"0"], [b"1"], [b"2"]]
+
+
+async def test_who_fills_the_inbox_loses_what_came_last_when_there_is_something_of_alice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queues, "MAX_INBOX_BYTES", 100)
+    inbox = Inbox()
+    for index in range(10):
+        inbox.put(b"mallory %d" % (index % 5), [b"%d" % index * 10], "hers")
+    inbox.put(b"alice", [bytes(40)], "elsewhere")
+    assert inbox.num_dropped == 4
+    inbox.put(b"alice", [bytes(20)], "elsewhere")  # more than her half
+    inbox.put(b"mallory 9", [bytes(10)], "hers")
+    assert inbox.num_dropped == 6
+    came = [await inbox.get() for _ in range(7)]
+    assert [frames for peer, frames in came if peer == b"alice"] == [[bytes(40)]]
+    assert [peer for peer, _ in came].count(b"alice") == 1
 
 
 async def test_everybody_together_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:

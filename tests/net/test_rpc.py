@@ -201,11 +201,16 @@ async def test_all_peers_together_get_so_much_service_and_no_more(
         return Nodes(), []
 
     bob.on_request(FindNode, wait)
+    full = Refused("too many requests at once", retry=True)
     asked = [asyncio.ensure_future(ask(mallory)) for _ in range(3)]
     await asyncio.sleep(0)
-    assert await ask(alice) == Refused("too many requests at once", retry=True)
+    assert await ask(mallory) == full
+    of_alice = asyncio.ensure_future(ask(alice))
+    assert await asked.pop() == full  # alice has nothing yet: mallory gives way
+    assert await ask(mallory) == full
     release.set()
-    assert set(await asyncio.gather(*asked)) == {Nodes()}
+    assert set(await asyncio.gather(of_alice, *asked)) == {Nodes()}
+    assert not bob._serving and not bob._num_served
 
 
 async def test_pending_requests_are_bounded(alice: Rpc, bob: Rpc, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,9 +281,15 @@ dealer.recv()
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures the memory of a process")
-async def test_a_message_of_endless_frames_does_not_fill_the_memory(start: Start) -> None:
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_message_of_endless_frames_does_not_fill_the_memory(
+    start: Start, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory alone loses her connection; alice does where the system does not tell whose bytes they are."""
     limit_bytes, process = 48 << 20, psutil.Process()
     bob = await start(b"b", memory_limit_bytes=limit_bytes)
+    if not told:
+        monkeypatch.setattr("dsdnode.net.door._TCP_INFO", 9999)
     alice = await start(b"a")
     alice.transport.introduce(bob.transport.contact)
     await alice.ping(BOB.peer_id, timeout_s=5)
@@ -296,7 +302,10 @@ async def test_a_message_of_endless_frames_does_not_fill_the_memory(start: Start
     )
     try:
         async with asyncio.timeout(20):
-            await lost.wait()  # bob dropped everybody, and what they had half sent
+            while not inside(bob)._gate.is_locked(asyncio.get_running_loop().time(), "127.0.0.1"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            if not told:
+                await lost.wait()  # bob dropped everybody, and what they had half sent
             most = process.memory_info().rss - before
             while True:
                 try:
@@ -310,3 +319,4 @@ async def test_a_message_of_endless_frames_does_not_fill_the_memory(start: Start
         flood.kill()
         await flood.wait()
     assert most < 200 << 20
+    assert lost.is_set() != told

@@ -16,7 +16,11 @@ from tests.node import jumping
 LIMIT_BYTES = 1000
 
 
-def watched(sizes: list[int | Exception], excess: Callable[[], None] = lambda: None) -> int:
+def watched(
+    sizes: list[int | Exception],
+    excess: Callable[[], None] = lambda: None,
+    remedy: Callable[[], None] = lambda: None,
+) -> int:
     """How often `excess` was called, when each look is answered so, and the last answer for ever."""
     calls: list[int] = []
 
@@ -35,7 +39,7 @@ def watched(sizes: list[int | Exception], excess: Callable[[], None] = lambda: N
         patch = pytest.MonkeyPatch()
         process: Any = SimpleNamespace(memory_info=memory_info)
         patch.setattr(psutil, "Process", lambda: process)
-        watch = MemoryWatch(LIMIT_BYTES, on_excess)
+        watch = MemoryWatch(LIMIT_BYTES, remedy, on_excess)
         patch.undo()
         await asyncio.sleep(INTERVAL_S * 12 + SETTLE_S)
         watch.close()
@@ -49,7 +53,7 @@ def watched(sizes: list[int | Exception], excess: Callable[[], None] = lambda: N
     [OSError(24, "Too many open files"), psutil.AccessDenied(), psutil.NoSuchProcess(1), MemoryError()],
 )
 def test_a_look_that_fails_is_not_the_last_one(trouble: Exception) -> None:
-    assert watched([0, trouble, trouble, 500, trouble, 2000, 0]) == 1
+    assert watched([0, trouble, trouble, 500, trouble, 2000, trouble, 2000, 0]) == 1
     assert watched([trouble, trouble, 100, 1200]) == 1  # nor is the first one
     assert watched([trouble]) == 0
 
@@ -58,4 +62,11 @@ def test_whatever_becomes_of_an_excess_the_next_one_is_seen() -> None:
     def bad_day() -> None:
         raise RuntimeError("no descriptor left to listen with")
 
-    assert watched([0, 2000, 2000, 9000, 9000], bad_day) == 2
+    assert watched([0, 2000, 2000, 2000, 9000, 9000], bad_day) == 2
+    assert watched([0, 2000, 2000, 2000, 9000, 9000], remedy=bad_day) == 2
+
+
+def test_who_is_helped_by_the_remedy_needs_nothing_more() -> None:
+    remedies: list[int] = []
+    assert watched([0, 2000, 0, 2000, 500], remedy=lambda: remedies.append(1)) == 0
+    assert len(remedies) == 2

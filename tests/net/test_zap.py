@@ -38,6 +38,16 @@ def test_when_memory_was_filled_only_the_known_come_in() -> None:
     assert gate.admit(5.1 + LOCKDOWN_S, "10.0.0.1", MALLORY) == ""
 
 
+def test_when_one_network_filled_the_memory_strangers_of_that_wait() -> None:
+    gate = Gate()
+    gate.know(ALICE)
+    gate.lock(5.0, "198.51.100.0/24")
+    assert gate.admit(6.0, "198.51.100.7", MALLORY) == "full"
+    assert gate.admit(6.0, "198.51.100.7", ALICE) == ""
+    assert gate.admit(6.0, "198.51.101.7", b"c" * 32) == ""
+    assert gate.admit(5.1 + LOCKDOWN_S, "198.51.100.7", MALLORY) == ""
+
+
 def test_a_refused_greeting_costs_its_address_as_much_as_eight_connections() -> None:
     gate = Gate()
     for _ in range(round(CONNECTIONS_BURST / (1 + REFUSAL_COST))):

@@ -20,11 +20,12 @@ EXPECTED = fake_text(TARGET, PROMPT, 60)
 
 
 class Mallory:
-    """`says` to somebody what she likes; `opens` sessions as everybody may."""
+    """`says` to somebody what she likes; `opens` sessions as everybody may. She has as many names as she likes."""
 
-    def __init__(self, swarm: FakeSwarm) -> None:
-        self.rpc: Rpc = swarm.stranger("mallory")
-        self.identity = swarm._identity("mallory")[0]
+    def __init__(self, swarm: FakeSwarm, name: str = "mallory", source: str = "127.0.0.1") -> None:
+        self.rpc: Rpc = swarm.stranger(name)
+        self.rpc.transport.source = source  # type: ignore[attr-defined]
+        self.identity = swarm._identity(name)[0]
         self.id = next(peer for peer, one in swarm.hub.transports.items() if one is self.rpc.transport)
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.node.mutation import Mutation
+from tests.node.mutations_accounts import ACCOUNTS
 from tests.node.mutations_files import FILES
 from tests.node.mutations_local import LOCAL
 from tests.node.mutations_swarm import SWARM
@@ -17,6 +18,7 @@ from tests.node.mutations_waits import WAITS
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
 SESSIONS: Final = "dsdnode.node.shard.sessions:Sessions."
+ROOM: Final = "dsdnode.node.shard.room:Room."
 ARRIVALS: Final = "dsdnode.speculation.stage.arrivals:"
 DRAFTER_HOST: Final = "dsdnode.node.drafter.host:DrafterHost."
 SEAL: Final = "dsdnode.speculation.seal:"
@@ -40,17 +42,15 @@ STAGE: Final = {
         STAGE_HOST + "_block", "len(buffers) != (2 if index == 0 else 3)", "len(buffers) < (2 if index == 0 else 3)"
     ),
     "key-tokens": Mutation(STAGE_HOST + "_key_tokens", "if len(keys) > ", "if len(keys) > 9999 + "),
-    "stage-sessions": Mutation(SESSIONS + "_no_room", "len(others) >= self._max_sessions", "False"),
-    "stage-cells": Mutation(SESSIONS + "_no_room", "reserved + max_positions > shard.context_tokens", "False"),
+    "stage-sessions": Mutation(ROOM + "make", "len(self._here) + len(self._coming) >= self._max_sessions", "False"),
+    "stage-cells": Mutation(ROOM + "make", "self._num_held() + asker.num_positions > self._max_positions", "False"),
     "stage-turn": Mutation(
         SESSIONS + "refusal", "known is not None and not known.is_another_reply(message)", "known is not None"
     ),
     "stage-terms": Mutation(SESSIONS + "refusal", "message.route <= known.opened.route", "False"),
     "route-terms": Mutation(SESSIONS + "refusal", " if changed else None", " if False else None"),
     "sequences-back": Mutation(SESSIONS + "remove", "        self._free.extend(session.sequences)\n", ""),
-    "parked-goes": Mutation(
-        STAGE_HOST + "_open", "            self._end(parked.owner, parked.id)", "            break"
-    ),
+    "parked-goes": Mutation(STAGE_HOST + "_make_room", "                self._evict(session)", "                break"),
     "lease-most": Mutation(STAGE_HOST + "_open", "min(message.lease_s, self._max_lease_s)", "message.lease_s"),
     "parked-most": Mutation(STAGE_HOST + "_keep", "min(message.keep_s, MAX_PARKED_S)", "message.keep_s"),
     "owner-gone": Mutation(
@@ -66,7 +66,9 @@ KEPT: Final = {
     ),
     "waiting-blocks": Mutation(ARRIVALS + "WaitingBlocks.put", "len(self.items) >= self._max_blocks or ", ""),
     "waiting-positions": Mutation(ARRIVALS + "WaitingBlocks.put", " or positions > self._max_positions", ""),
-    "waiting-all": Mutation(ARRIVALS + "WaitingBlocks.put", "not self._pool.has_room(arrival.size_bytes)", "False"),
+    "waiting-all": Mutation(
+        ARRIVALS + "WaitingBlocks.put", "not self._pool.has_room(self.account, arrival.size_bytes)", "False"
+    ),
     "kept-blocks": Mutation(ARRIVALS + "KeptOutputs.put", "len(self._outputs) > self._max_blocks or ", ""),
     "kept-positions": Mutation(ARRIVALS + "KeptOutputs.put", " or self._num_positions() > self._max_positions", ""),
     "closings-most": Mutation(
@@ -118,7 +120,7 @@ DRAFTER: Final = {
     "half-open": Mutation(
         "dsdnode.node.drafter.routes:Routes.open", "            self.close(conversation, empty)\n", ""
     ),
-    "drafter-seats": Mutation(DRAFTER_HOST + "_generate", "self.num_free_sessions <= 0", "False"),
+    "drafter-seats": Mutation(DRAFTER_HOST + "_giving", "len(here) < self._max_sessions", "True"),
     "drafter-cells": Mutation(CONVERSATIONS + "_is_full", " or num_positions > self._engine.shard.context_tokens", ""),
     "resting-client": Mutation(CONVERSATIONS + "leave", "len(mine) > MAX_RESTING_PER_CLIENT", "False"),
     "resting-time": Mutation(CONVERSATIONS + "leave", "call_later(PARKED_S, ", "call_later(9 * PARKED_S, "),
@@ -223,5 +225,6 @@ GROUPS: Final = (
     WAITS,
     LOCAL,
     TEXT,
+    ACCOUNTS,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

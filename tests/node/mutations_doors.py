@@ -44,12 +44,12 @@ DOORS: Final = {
     "seen-network": Mutation("dsdnode.dht.table:Table.seen", "*networks", ""),
     "seen-asking": Mutation("dsdnode.dht.lookup:Lookup.on_reply", "*networks", ""),
     "open-next": Mutation(
-        "dsdnode.node.shard.host:StageHost._unheard_of",
+        "dsdnode.node.shard.neighbours:Neighbours.refusal",
         "all(map(self._is_known, peers[index + 1 : index + 2]))",
         "True",
     ),
     "open-looks": Mutation(
-        "dsdnode.node.shard.host:StageHost._look_around", " and now >= self._looked_s + LOOK_AGAIN_S", ""
+        "dsdnode.node.shard.neighbours:Neighbours._look_around", " and now >= self._looked_s + LOOK_AGAIN_S", ""
     ),
     "twin-told": Mutation("dsdnode.net.zmq:ZmqTransport.greeted", "if not self._knocks.is_ours(hello):", "if False:"),
     "twin-ourselves": Mutation("dsdnode.net.knock:Knocks._call", " and not is_ours", ""),

@@ -23,7 +23,7 @@ NET: Final = {
     ),
     "pending-most": Mutation(RPC + "request", "self._num_pending >= MAX_PENDING", "False"),
     "served-peer": Mutation(RPC + "_requested", "self._num_served.get(peer, 0) >= MAX_SERVED_PER_PEER or ", ""),
-    "served-all": Mutation(RPC + "_requested", " or len(self._serving) >= MAX_SERVED", ""),
+    "served-all": Mutation(RPC + "_requested", " or not self._has_place(account)", ""),
     "served-time": Mutation(RPC + "_serve", "envelope.deadline_ms / 1000 or MAX_SERVE_S", "MAX_SERVE_S"),
     "strikes": Mutation("dsdnode.net.rpc:Strikes.add", "count.num >= STRIKES", "False"),
     "strikes-forgiven": Mutation("dsdnode.net.rpc:Strikes.add", " or now - count.since > STRIKES_WINDOW_S", ""),
@@ -38,14 +38,14 @@ NET: Final = {
         "dsdnode.net.zmq:ZmqTransport.greeted", "self._gate.is_banned(self._loop.time(), curve_key)", "False"
     ),
     "ban-sending": Mutation("dsdnode.net.links:Links._choose", "self._gate.is_banned(now, peer.curve_key)", "False"),
-    "strangers-wait": Mutation(GATE + "admit", "now < self._locked_until", "False"),
+    "strangers-wait": Mutation(GATE + "is_locked", "max(self._locked_until, ", "max(0.0, "),
     "connection-rate": Mutation(GATE + "admit", "self._credits.spend(_group(address), now)", "True"),
     "gate-memory": Mutation(
         GATE + "__init__", "self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)", "self._known = {}"
     ),
-    "inbox-peer": Mutation(INBOX + "put", "num_bytes + size_bytes > MAX_PEER_BYTES", "False"),
-    "inbox-number": Mutation(INBOX + "put", "num_messages >= MAX_PEER_MESSAGES", "False"),
-    "inbox-all": Mutation(INBOX + "put", "self._bytes + size_bytes > MAX_INBOX_BYTES", "False"),
+    "inbox-peer": Mutation(INBOX + "put", "held.num_bytes + size_bytes > MAX_PEER_BYTES", "False"),
+    "inbox-number": Mutation(INBOX + "put", "len(held.messages) >= MAX_PEER_MESSAGES", "False"),
+    "inbox-all": Mutation(INBOX + "put", "self._bytes + size_bytes > MAX_INBOX_BYTES and ", "False and "),
     "queue-most": Mutation("dsdnode.net.queues:SendQueue.push", "len(queue) >= MAX_QUEUED_MESSAGES or ", ""),
     "frames-most": Mutation("dsdnode.net.sockets:Frames.receive", "len(frames) == self._most", "False"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dsdnode.accounts import Account
 from dsdnode.engine.fake import FakeEngine, FakeModel
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.node.batching.batcher import Batcher
-from dsdnode.node.batching.scheduler import PIECE_POSITIONS
+from dsdnode.node.batching.scheduler import PIECE_POSITIONS, Run, Scheduler
 from dsdnode.pacing.fits import SHARED_POSITIONS
 from dsdnode.speculation.sampling import Sampling
 from tests.node import jumping
@@ -355,3 +357,25 @@ def test_how_busy_it_is_on_the_average() -> None:
     assert idle == 0
     assert busy == pytest.approx(3, rel=0.1)
     assert after < 0.1
+
+
+def test_many_sessions_of_mallory_get_no_more_turns_than_alice_s_one() -> None:
+    """Runs of 30 positions, of which two fit into one decode; carol is next door to mallory."""
+    alice, carol = Account(b"alice", "192.0.2.0/24"), Account(b"carol", "198.51.100.0/24")
+    mallory = [Account(b"mallory %d" % name, carol.network) for name in range(3)]
+    owners: list[tuple[int, Account]] = [
+        *((number, mallory[number % 3]) for number in range(12)),
+        (12, carol),
+        (13, alice),
+    ]
+    scheduler, turns = Scheduler(512), Counter[bytes]()
+    for moment in range(24):
+        runs = [
+            Run(Chunk(number, 0, np.zeros(30, np.int32)), number, lambda: True, lambda result: None, 0, account)
+            for number, account in owners
+        ]
+        for run in runs:
+            scheduler.active(run.owner, 0.01 * moment, run.account)
+        turns.update(run.account.owner for run, _ in scheduler.choose(runs, 0.01 * moment))
+    assert turns[b"alice"] == 24 and turns[b"carol"] == 6
+    assert [turns[one.owner] for one in mallory] == [6, 6, 6]

@@ -82,7 +82,7 @@ def test_many_opens_of_the_unknown_are_one_lookup(tmp_path: Path) -> None:
         async def look() -> None:
             looks.append(1)
 
-        stage._look = look
+        stage._neighbours._look = look
         for number in range(8):
             nobody = Contact(Identity(b"%32d" % number).public_key, (VICTIM,))
             assert await opens(mallory, sam, number, nobody) == UNHEARD_OF

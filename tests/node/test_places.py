@@ -53,11 +53,11 @@ def test_a_stage_promises_no_position_twice(tmp_path: Path) -> None:
 
     async def tell(swarm: FakeSwarm) -> None:
         sam, mallory = await stage(swarm, max_sessions=3)
-        assert await mallory.opens(sam, name(mallory, 0), max_positions=3000) == Opened()
+        assert await mallory.opens(sam, name(mallory, 0), max_positions=2100) == Opened()
         full = Refused("the cache is reserved by other sessions", retry=True)
-        assert await mallory.opens(sam, name(mallory, 1), max_positions=1097) == full
-        assert await mallory.opens(sam, name(mallory, 2), max_positions=1096) == Opened()
-        assert await mallory.opens(sam, name(mallory, 0), max_positions=3001, route=1) == full  # nor for another turn
+        assert await mallory.opens(sam, name(mallory, 1), max_positions=2100) == full
+        assert await mallory.opens(sam, name(mallory, 2), max_positions=1996) == Opened()
+        assert await mallory.opens(sam, name(mallory, 0), max_positions=2101, route=1) == full  # nor for another turn
         again = await mallory.opens(sam, name(mallory, 0), max_positions=1)  # and what is in use stays reserved
         assert again == Refused("another reply of this session takes a higher route", retry=True)
         assert await mallory.opens(sam, name(mallory, 0), max_positions=1, route=1) == Opened()

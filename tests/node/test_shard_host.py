@@ -59,7 +59,11 @@ class Pair:
 
 @pytest.fixture
 async def pair() -> Pair:
-    hub, engine = MemoryHub(), FakeEngine(FakeModel())
+    return make_pair(FakeEngine(FakeModel()))
+
+
+def make_pair(engine: FakeEngine) -> Pair:
+    hub = MemoryHub()
     ends = []
     for identity in (ALICE, SAM):
         rpc = Rpc(hub.transport(Contact(identity.public_key, ())))
@@ -92,20 +96,18 @@ async def test_more_key_tokens_than_there_are_tokens_are_no_owners(pair: Pair) -
     assert isinstance(await pair.open("f32", 100, bytes(13)), Opened)
 
 
-BOB = StagePlace(Contact(bytes(32), ()), 4, 8)
+BOB, CAROL = (Contact(Identity(name * 32).public_key, ()) for name in (b"b", b"c"))
 CHANGES: dict[str, dict[str, object]] = {
-    "another stage behind it": {"stages": 1},
-    "another stage before it": {"stages": 2, "index": 1},
     "states of another type": {"wire": "f16"},
     "another key": {"seal_key": b"another"},
     "a longer lease": {"lease_s": 90.0},
 }
 
 
-async def reopen(pair: Pair, **changes: object) -> Opened | Refused:
-    """What Alice opens, with other terms. `stages` 1: Bob comes behind Sam, 2: before him."""
-    sam = StagePlace(pair.rpc.transport.contact, 0, 4)
-    stages = OpenStages(((sam,), (sam, BOB), (BOB, sam))[int(str(changes.pop("stages", 0)))])
+async def reopen(pair: Pair, *behind: StagePlace, **changes: object) -> Opened | Refused:
+    """What Alice opens, with other terms, and these stages behind Sam."""
+    sam = StagePlace(pair.rpc.transport.contact, pair.engine.shard.start, pair.engine.shard.end)
+    stages = OpenStages((sam, *behind))
     message = Open(
         SESSION, 0, 0, pair.engine.shard.model_id, pair.alice.transport.contact, WireSampling(), 100, 60.0, "f32"
     )
@@ -140,6 +142,25 @@ async def test_the_terms_of_a_route_stand_once_it_has_begun(pair: Pair, what: st
 async def test_until_then_an_owner_may_look_for_other_stages(pair: Pair, what: str) -> None:
     assert isinstance(await pair.open(), Opened)
     assert isinstance(await reopen(pair, **CHANGES[what]), Opened)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [(StagePlace(CAROL, 2, 4),), (StagePlace(BOB, 2, 3), StagePlace(CAROL, 3, 4))],
+    ids=["another stage behind it", "one stage more"],
+)
+async def test_so_do_the_stages_of_a_route(others: tuple[StagePlace, ...]) -> None:
+    """Sam has the first half; until a block has come Alice may still choose who has the second."""
+    pair, bob = make_pair(FakeEngine(FakeModel(), 0, 2)), StagePlace(BOB, 2, 4)
+    for contact in (BOB, CAROL):
+        pair.rpc.transport.introduce(contact)
+    assert isinstance(await reopen(pair, *others), Opened)
+    assert isinstance(await reopen(pair, bob), Opened)
+    pair.alice.notify(pair.peer, Block(SESSION, 0, 1, 0, 0, 0, 1, 0, 1), [bytes(16), pack_tokens([5])])
+    answer = await reopen(pair, *others)
+    assert answer == Refused("blocks of this route have come: other terms take a higher one")
+    assert isinstance(await reopen(pair, bob), Opened)
+    assert isinstance(await reopen(pair, *others, route=1), Opened)
 
 
 async def test_an_owner_that_is_gone_holds_no_place(pair: Pair) -> None:

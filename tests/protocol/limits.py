@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from dsdnode import addresses
+from dsdnode import accounts, addresses
 from dsdnode.client import client
 from dsdnode.dht import ids, lookup, store, table
 from dsdnode.net import dials, lobby, port, queues, rpc, zap
 from dsdnode.node.drafter import delivery, routes
-from dsdnode.node.shard import host, sessions
+from dsdnode.node.shard import host, room, sessions
 from dsdnode.speculation import acceptance, actions, digest
 from dsdnode.speculation.owner import flow, session, timer
 from dsdnode.speculation.plan import SessionConfig
@@ -101,6 +101,9 @@ LIMITS: Final[dict[str, float]] = {
     "kept_blocks": _STAGE.max_kept_blocks,
     "kept_positions": _STAGE.max_kept_positions,
     "closings": _STAGE.max_closings,
+    "spare_positions": _STAGE.max_spare_positions,
+    "turn_s": accounts.TURN_S,
+    "idle_s": room.IDLE_S,
     "flights": flow.MAX_FLIGHTS,
     "branches": actions.MAX_BRANCHES,
     "nacks": session.MAX_NACKS,

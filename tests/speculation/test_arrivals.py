@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dsdnode.accounts import Account
 from dsdnode.speculation.actions import ForwardBlock
 from dsdnode.speculation.stage.arrivals import Arrival, KeptOutputs, Pool, StageLimits, WaitingBlocks
 from dsdnode.speculation.stage.cache import BranchCache, Closing
@@ -31,6 +32,20 @@ def test_alice_and_bob_share_the_room_for_waiting_blocks() -> None:
     alice.items.clear()
     bob.put(arrival(10))
     assert len(bob.items) == 2
+
+
+def test_who_lets_most_wait_loses_what_came_last_when_alice_s_blocks_come() -> None:
+    pool = Pool(50 * POSITION_BYTES)
+    hers, elsewhere = "198.51.100.0/24", "192.0.2.0/24"
+    mallory = [WaitingBlocks(StageLimits(pool=pool, account=Account(b"mallory %d" % name, hers))) for name in range(2)]
+    alice = WaitingBlocks(StageLimits(pool=pool, account=Account(b"alice", elsewhere)))
+    for number in range(5):
+        mallory[number % 2].put(arrival(10 * number))
+    for number in range(4):
+        alice.put(arrival(10 * number))
+    assert len(alice.items) == 2 and sum(len(one.items) for one in mallory) == 3
+    mallory[1].put(arrival(90))
+    assert len(alice.items) == 2
 
 
 def test_one_session_has_so_many_blocks_and_positions_waiting() -> None:

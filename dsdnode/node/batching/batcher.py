@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from dsdnode.accounts import NOBODY, Account
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.node.batching.culprits import Culprits
@@ -72,19 +73,24 @@ class Batcher:
     # --- what replies ask for
 
     def run(
-        self, chunk: Chunk, done: Done, alive: Callable[[], bool] = lambda: True, owner: Owner | None = None
+        self,
+        chunk: Chunk,
+        done: Done,
+        alive: Callable[[], bool] = lambda: True,
+        owner: Owner | None = None,
+        account: Account = NOBODY,
     ) -> None:
         """Queue one chunk; `done` is called on the loop, later (with Overloaded when far too much waits).
 
-        `owner`: whose turn it takes; a sequence without one is its own owner.
+        `owner`: whose turn it takes, charged to `account`; a sequence without one is its own owner.
         """
-        item = Run(chunk, chunk.sequence if owner is None else owner, alive, done, self._life)
+        item = Run(chunk, chunk.sequence if owner is None else owner, alive, done, self._life, account)
         if len(self._waiting) >= MAX_WAITING:
             asyncio.get_running_loop().call_soon(item.finish, Overloaded("the engine's queue is full"))
             return
         self._owners[chunk.sequence] = item.owner
         self._push(item)
-        self.scheduler.active(item.owner, _now())
+        self.scheduler.active(item.owner, _now(), account)
         self._busy.set(_now(), len(self._working()))
 
     def copy(self, source: int, target: int, position: int) -> None:
@@ -122,9 +128,9 @@ class Batcher:
         """How many owners had work here, on the average of the last seconds."""
         return self._busy.value(_now())
 
-    def _working(self) -> dict[Owner, None]:
-        waiting = (item.owner for item in self._waiting if isinstance(item, Run))
-        return dict.fromkeys([*waiting, *(item.owner for item, _ in self._current)])
+    def _working(self) -> dict[Owner, Account]:
+        waiting = [item for item in self._waiting if isinstance(item, Run)]
+        return {item.owner: item.account for item in [*waiting, *(item for item, _ in self._current)]}
 
     # --- decoding
 
@@ -167,8 +173,8 @@ class Batcher:
 
     def _next_batch(self, ready: Sequence[Run]) -> Batch:
         """A run leaves the queue with its last piece."""
-        for owner in self._working():
-            self.scheduler.active(owner, _now())
+        for owner, account in self._working().items():
+            self.scheduler.active(owner, _now(), account)
         batch = self.scheduler.choose(self._apart(ready), _now())
         for item, chunk in batch:
             if item.num_done + len(chunk.inputs) == len(item.chunk.inputs):

@@ -1,8 +1,10 @@
 """Whose turn it is at an engine: which waiting runs share the next decode, and with how much of each. Pure.
 
-Whoever was served longest ago comes first. While several owners are at work, one decode has at most SHARED_POSITIONS:
-short runs (a block of draft tokens, a token) first, with them PIECE_POSITIONS of the long ones (prompts). So nobody
-waits for longer than for one such decode, and no prompt waits for ever. An owner that is alone is decoded in one piece.
+Whoever was served longest ago comes first: networks take turns, in each of them its accounts, and in these their owners
+(here an owner is one session: many of them get no more turns than one). While several owners are at work, one decode
+has at most SHARED_POSITIONS: short runs (a block of draft tokens, a token) first, with them PIECE_POSITIONS of the long
+ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for ever. An owner that is
+alone is decoded in one piece.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
+from dsdnode.accounts import NOBODY, Account, in_turn
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError
 from dsdnode.pacing.fits import SHARED_POSITIONS
@@ -36,6 +39,8 @@ class Run:
     done: Done
     """Called once: the output; an error; or None when the chunk was dropped unrun."""
     life: int
+    account: Account = NOBODY
+    """Whom its turns are charged to."""
     parts: list[Output] = field(default_factory=list)
     num_done: int = 0
     over: bool = False
@@ -96,6 +101,7 @@ class _Owner:
 
     served: int
     active_s: float
+    account: Account
 
 
 class Scheduler:
@@ -106,9 +112,9 @@ class Scheduler:
         self._turns: dict[Owner, _Owner] = {}
         self._num_decodes = 0
 
-    def active(self, owner: Owner, now: float) -> None:
+    def active(self, owner: Owner, now: float, account: Account = NOBODY) -> None:
         """It has work."""
-        self._turns.setdefault(owner, _Owner(self._num_decodes, now)).active_s = now
+        self._turns.setdefault(owner, _Owner(self._num_decodes, now, account)).active_s = now
 
     def forget(self, owner: Owner) -> None:
         self._turns.pop(owner, None)
@@ -116,12 +122,23 @@ class Scheduler:
     def choose(self, ready: Sequence[Run], now: float) -> Batch:
         """The next decode, out of runs (in order of arrival) of distinct sequences; their owners are active."""
         self._turns = {owner: turn for owner, turn in self._turns.items() if now - turn.active_s < ACTIVE_S}
-        order = sorted(ready, key=lambda run: self._turns[run.owner].served)
-        batch = self._fill(order, shared=len(self._turns) > 1)
+        batch = self._fill(self._in_turn(ready), shared=len(self._turns) > 1)
         self._num_decodes += 1
         for run, _ in batch:
             self._turns[run.owner].served = self._num_decodes
         return batch
+
+    def _in_turn(self, ready: Sequence[Run]) -> list[Run]:
+        served: dict[str | Account, int] = {}
+        for turn in self._turns.values():
+            for payer in (turn.account.network, turn.account):
+                served[payer] = max(served.get(payer, 0), turn.served)
+
+        def waits(run: Run) -> tuple[int, int, int]:
+            account = self._turns[run.owner].account
+            return served[account.network], served[account], self._turns[run.owner].served
+
+        return in_turn(sorted(ready, key=waits), lambda run: self._turns[run.owner].account)
 
     def _fill(self, order: Sequence[Run], *, shared: bool) -> Batch:
         limit = min(self._max_positions, SHARED_POSITIONS) if shared else self._max_positions

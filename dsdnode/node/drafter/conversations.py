@@ -2,7 +2,7 @@
 
 When a conversation may go on, it rests when its reply is finished: the stages and the draft engine have the line in
 their caches, and the next prompt, which begins like it, costs only what is new. Resting conversations are in nobody's
-way: they go, the oldest first, when a reply needs their slot.
+way: they go when a reply needs their slot: the oldest of whoever has most of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from random import Random
 
 import numpy as np
 
+from dsdnode.accounts import Account, Shares
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError
 from dsdnode.node.batching.batcher import Batcher
@@ -38,18 +39,18 @@ class DraftSequences:
     """A conversation's sequences in the draft engine, for one reply; None in their place: plain decoding."""
 
     def __init__(
-        self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling, session: bytes, client: bytes
+        self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling, session: bytes, account: Account
     ) -> None:
-        """`sequences`: MAX_BRANCHES empty ones; `session` of `client`: whose work it is."""
+        """`sequences`: MAX_BRANCHES empty ones; `session` of `account`: whose work it is, and is charged for it."""
         self._batcher = batcher
-        self._session, self._client = session, client
+        self._session, self._account = session, account
         self._sequences = tuple(sequences)
         self._sampling = sampling
         self._lengths = [0] * len(self._sequences)
 
     def follow(self, sampling: Sampling) -> DraftSequences:
         """For the next reply of the same session, with what is cached."""
-        next_ = DraftSequences(self._batcher, self._sequences, sampling, self._session, self._client)
+        next_ = DraftSequences(self._batcher, self._sequences, sampling, self._session, self._account)
         next_._lengths = self._lengths
         return next_
 
@@ -73,9 +74,9 @@ class DraftSequences:
         inputs = np.asarray([token if token < known else 0 for token in action.tokens], np.int32)
         chunk = Chunk(
             sequence, action.position, inputs, 1, self._sampling,
-            extend=action.count - 1, runners_up=True, owner=self._client,
+            extend=action.count - 1, runners_up=True, owner=self._account.owner,
         )  # fmt: skip
-        self._batcher.run(chunk, done, owner=self._session)
+        self._batcher.run(chunk, done, owner=self._session, account=self._account)
 
     def release(self) -> None:
         """Empty them, whatever they hold; of a sequence that died with its worker nothing is left."""
@@ -89,7 +90,8 @@ class DraftSequences:
 class Conversation:
     """`session` and `secret` name it to its stages; `num_positions`: that its line may grow to."""
 
-    client: bytes
+    account: Account
+    """The client's."""
     model_id: str
     session: bytes
     secret: bytes
@@ -104,6 +106,10 @@ class Conversation:
     """Of the draft engine; None: there was none free."""
     timer: asyncio.TimerHandle | None = None
     _holders: dict[bytes, None] = field(default_factory=dict)
+
+    @property
+    def client(self) -> bytes:
+        return self.account.owner
 
     @property
     def holders(self) -> tuple[bytes, ...]:
@@ -155,18 +161,18 @@ class Conversations:
         self._resting: dict[bytes, Conversation] = {}
         """By session, the oldest first."""
 
-    def take(self, client: bytes, line: Sequence[int], num_positions: int, options: ReplyOptions) -> Conversation:
+    def take(self, account: Account, line: Sequence[int], num_positions: int, options: ReplyOptions) -> Conversation:
         """A conversation for a reply that follows `line`; perhaps the one of the turn before. `leave` it at the end."""
         model_id = options.model.model_id
-        taken = self._fitting(client, model_id, line) if options.keep else None
+        taken = self._fitting(account.owner, model_id, line) if options.keep else None
         if taken is None:
             session = session_of(self._owner, self._rng.randbytes(SESSION_RANDOM_BYTES))
-            taken = Conversation(client, model_id, session, self._rng.randbytes(32))
+            taken = Conversation(account, model_id, session, self._rng.randbytes(32))
         else:
             self._wake(taken)
         taken.tokens, taken.num_positions, taken.resting = tuple(line), num_positions, False
         while self._resting and self._is_full(taken):
-            self._end(next(iter(self._resting.values())))
+            self._end(self._next_to_go())
         if taken.slot is None and self._free:
             taken.slot = self._free.pop()
         self._talking[taken.session] = taken
@@ -184,7 +190,7 @@ class Conversations:
         if len(mine) > MAX_RESTING_PER_CLIENT:
             self._end(mine[0])
         elif len(self._resting) > self._max_resting:
-            self._end(next(iter(self._resting.values())))
+            self._end(self._next_to_go())
 
     def forget(self, client: bytes | None = None) -> None:
         """End what rests for this client, or (None) for everybody."""
@@ -204,7 +210,7 @@ class Conversations:
         elif conversation.sequences is None:
             sequences = range(slot * MAX_BRANCHES, (slot + 1) * MAX_BRANCHES)
             conversation.sequences = DraftSequences(
-                self._batcher, sequences, options.sampling, conversation.session, conversation.client
+                self._batcher, sequences, options.sampling, conversation.session, conversation.account
             )
         else:
             conversation.sequences = conversation.sequences.follow(options.sampling)
@@ -222,6 +228,12 @@ class Conversations:
         num_positions += sum(len(one.tokens) for one in self._resting.values())
         lacks_slot = conversation.slot is None and not self._free
         return lacks_slot or num_positions > self._engine.shard.context_tokens
+
+    def _next_to_go(self) -> Conversation:
+        """The oldest that rests of whoever has most of them."""
+        resting = list(self._resting.values())
+        heaviest = Shares(self._max_resting, ((one.account, 1) for one in resting)).heaviest()[0]
+        return next(one for one in resting if one.account == heaviest)
 
     def _end(self, conversation: Conversation) -> None:
         self._wake(conversation)

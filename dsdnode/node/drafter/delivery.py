@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from dsdnode.accounts import Account
 from dsdnode.config import STILL_S
 from dsdnode.engine.tokenizer import Detokenizer, Vocab
-from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
+from dsdnode.errors import DsdError, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -35,16 +36,29 @@ ANSWER_TIMEOUT_S = 5.0
 class Delivery:
     """Made when a client asks, before anything is known of the reply: from then on it can be cancelled."""
 
-    def __init__(self, rpc: Rpc, pings: Pings, client: bytes, request: bytes) -> None:
-        self.client = client
+    def __init__(self, rpc: Rpc, pings: Pings, account: Account, request: bytes) -> None:
+        """`account`: the client's."""
+        self.account = account
+        self.since_s = asyncio.get_running_loop().time()
         self.cancelled = False
+        self.gone = asyncio.Event()
+        """What it held is free."""
         self.reply: Reply | None = None
         self.task: asyncio.Task[None] | None = None
         self._rpc = rpc
         self._pings = pings
         self.request = request
-        self._failure: PeerUnavailable | None = None
-        """The client does not take what it is sent; should it wake up, it resumes."""
+        self.failure: DsdError | None = None
+        """The client does not take what it is sent, or others need the place; it may resume."""
+
+    @property
+    def client(self) -> bytes:
+        return self.account.owner
+
+    def give_way(self) -> None:
+        """To another client; this one has had its share."""
+        self.failure = Overloaded("others have asked for their share of this drafter")
+        self.client_lost()
 
     def client_lost(self) -> None:
         """Nobody comes back for another turn."""
@@ -68,7 +82,7 @@ class Delivery:
         error: DsdError | None = None
         try:
             reason = await self._stream(reply, body, vocabulary)
-            error = self._failure
+            error = self.failure
         except DsdError as failure:
             log.warning("reply failed", client=short_id(self.client), reason=str(failure))
             error = failure
@@ -122,7 +136,7 @@ class Delivery:
             self._tell(replies.Piece(self.request, index, 0), [b"", rest.encode()])
 
     async def _watch(self) -> None:
-        while self._failure is None:
+        while self.failure is None:
             await asyncio.sleep(WATCH_S)
             try:
                 await self._pings.ping(self.client, ANSWER_TIMEOUT_S)
@@ -132,7 +146,7 @@ class Delivery:
     async def _explain(self, reply: Reply) -> None:
         """What the reply waits for, while it stands still."""
         told, told_s = "", 0.0
-        while self._failure is None:
+        while self.failure is None:
             await asyncio.sleep(EXPLAIN_S)
             if reply.still_s < STILL_S:
                 told, told_s = "", 0.0
@@ -148,7 +162,7 @@ class Delivery:
 
     def _lost(self, error: DsdError) -> None:
         log.info("client gone", client=short_id(self.client), reason=str(error))
-        self._failure = PeerUnavailable("the client did not answer, or take what it was sent")
+        self.failure = PeerUnavailable("the client did not answer, or take what it was sent")
         self.client_lost()
 
 

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
+from dsdnode.accounts import TURN_S, Account, Shares
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
@@ -65,6 +67,7 @@ class DrafterHost:
         self._conversations = Conversations(own_id, engine, self._batcher, close, max_sessions, rng)
         self._deliveries: dict[tuple[bytes, bytes], Delivery] = {}
         """By client and request: nobody takes a name from a client that is just asking under it."""
+        self._prompting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._by_session: dict[bytes, Reply] = {}
         self._draining = False
         self.on_change: Callable[[], None] = lambda: None
@@ -105,7 +108,7 @@ class DrafterHost:
 
     @property
     def num_free_sessions(self) -> int:
-        return 0 if self.draining else self._max_sessions - len(self._deliveries)
+        return 0 if self.draining else max(0, self._max_sessions - len(self._deliveries))
 
     # --- messages
 
@@ -116,14 +119,23 @@ class DrafterHost:
             return wire.Pong(), []
         if not buffers:
             return wire.Refused("no such reply is in progress for you"), []
-        if self.num_free_sessions <= 0:
-            why = "this drafter is leaving" if self.draining else f"all {self._max_sessions} replies here are taken"
-            return wire.Refused(why, retry=True), []
+        if self.draining:
+            return wire.Refused("this drafter is leaving", retry=True), []
+        account = self._rpc.account_of(peer)
+        giving = self._giving(account)
+        if giving is None:
+            return wire.Refused(f"all {self._max_sessions} replies here are taken", retry=True), []
         body = decode_body(buffers[0], replies.GenerateBody)
-        delivery = Delivery(self._rpc, self._pings, peer, message.request)
+        delivery = Delivery(self._rpc, self._pings, account, message.request)
         self._deliveries[peer, message.request] = delivery
         try:
-            prompt = await self._prompt(body)
+            for other in giving:
+                other.give_way()
+                if other.reply is not None:
+                    await other.gone.wait()
+            # One at a time of a network: whoever sends long texts waits for himself.
+            async with self._prompting.setdefault(account.network, asyncio.Lock()):
+                prompt = await self._prompt(body)
             # Two lookups at once, as each takes its time; both have ended before either fails.
             looking = self._routes.hosts.look(body.model)
             model, looked = await asyncio.gather(self._model(body.model), looking, return_exceptions=True)
@@ -132,7 +144,7 @@ class DrafterHost:
                     raise failed
             assert isinstance(model, Model)
             if delivery.cancelled:
-                raise PeerUnavailable("cancelled before it began")
+                raise delivery.failure or PeerUnavailable("cancelled before it began")
             options = self._options.reply(body, model, self._vocabulary)
             self._begin(delivery, body, options, prompt)
         except DsdError as error:
@@ -143,17 +155,31 @@ class DrafterHost:
             raise
         return replies.Accepted(message.request, model.model_id, options.acceptance), [pack_tokens(prompt)]
 
+    def _giving(self, asker: Account) -> list[Delivery] | None:
+        """Whose place a client gets: nobody's, or the newest reply's of whoever has most. None: it gets none."""
+        here = [one for one in self._deliveries.values() if one.failure is None]
+        if len(here) < self._max_sessions:
+            return []
+        over = Shares(self._max_sessions, ((one.account, 1) for one in here)).over(asker, 1)
+        if over:
+            return [one for one in here if one.account == over[0]][-1:]
+        beside = [one for one in here if one.account.network == asker.network and one.account != asker]
+        longest = min(beside, key=lambda one: one.since_s, default=None)
+        had_turn = longest is not None and longest.since_s + TURN_S < asyncio.get_running_loop().time()
+        return [longest] if longest is not None and had_turn else None
+
     def _begin(self, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]) -> None:
         self._check(options.model, prompt, body.tokens)
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
         line = [*prompt, *body.tokens]
-        conversation = self._conversations.take(delivery.client, line, num_positions, options)
+        conversation = self._conversations.take(delivery.account, line, num_positions, options)
         reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)
         delivery.start(reply, body, self._vocabulary, lambda: self._forget(delivery))
         self.on_change()
 
     def _forget(self, delivery: Delivery) -> None:
         self._deliveries.pop((delivery.client, delivery.request), None)
+        delivery.gone.set()
         if delivery.reply is not None:
             conversation = delivery.reply.conversation
             self._by_session.pop(conversation.session, None)

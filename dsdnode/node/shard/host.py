@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import structlog
 from msgspec.structs import replace
 
+from dsdnode.accounts import Account
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved
-from dsdnode.identity import peer_id, short_id
+from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.batching.culprits import REFUSED
 from dsdnode.node.batching.scheduler import Owner
+from dsdnode.node.shard.neighbours import Neighbours
 from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
 from dsdnode.speculation import seal
 from dsdnode.speculation.acceptance import JudgeDraw
+from dsdnode.speculation.digest import DIGEST_BYTES
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.codec import buffer_at, decode_body
 from dsdnode.wire.messages import (
@@ -46,12 +49,10 @@ log = structlog.get_logger(__name__)
 
 MAX_LEASE_S = 60.0
 MAX_PARKED_S = 600.0
-LOOK_AGAIN_S = 2.0
-"""Stages that an Open names and that are unknown here are looked for no more often."""
 
 
 class StageHost:
-    """Serves Open, Block, Closed and Close for one engine."""
+    """Serves Open, Block, Closed and Close for one engine. `look`: see Neighbours."""
 
     def __init__(
         self,
@@ -63,10 +64,7 @@ class StageHost:
         max_lease_s: float = MAX_LEASE_S,
         look: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """`look` finds out who else hosts layers of the model; the transport then knows where they are."""
-        self._look = look
-        self._looking = asyncio.Lock()
-        self._looked_s = float("-inf")
+        self._neighbours = Neighbours(rpc.transport, look)
         self._rpc = rpc
         self._pings = pings
         self._engine = engine
@@ -132,27 +130,49 @@ class StageHost:
 
     async def _open(self, peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
         stages = decode_body(buffer_at(buffers, 0), OpenStages).stages
-        digests = buffer_at(buffers, 1)
+        digests = buffer_at(buffers, 1)[: DIGEST_BYTES * (message.max_positions + 1)]  # no line is longer
+        account, key_tokens = self._rpc.account_of(peer), self._key_tokens(buffers)
         if self._batcher.culprits.is_refused(message.session, asyncio.get_running_loop().time()):
             return Refused(REFUSED), []
-        refusal = self._sessions.refusal(peer, message, stages)
-        if refusal is None:  # what could be had meanwhile may be had no more
-            refusal = await self._unheard_of(message.index, stages) or self._sessions.refusal(peer, message, stages)
+        refusal = self._sessions.refusal(peer, message, stages) or await self._neighbours.refusal(message.index, stages)
+        if refusal is None:
+            with self._sessions.kept_for(account, message):
+                refusal = await self._make_room(account, message, stages)
         if refusal is not None:
             return refusal, []
-        while (parked := self._sessions.in_the_way(message)) is not None:
-            self._end(parked.owner, parked.id)
-        session = self._sessions.admit(peer, message, stages, self._key_tokens(buffers))
         now, lease_s = asyncio.get_running_loop().time(), min(message.lease_s, self._max_lease_s)
+        session = self._sessions.admit(now, account, message, stages, key_tokens)
         length = session.machine.on_open(now, message.route, message.index, len(stages), lease_s, digests)
         if length is None:
             return Refused("an older route of this session, or its end", retry=True), []
         session.reopen(message, stages)
+        session.line_positions = max(0, len(digests) // DIGEST_BYTES - 1)
         self.on_change()
         if not session.last:  # warm the link before the first block needs it
             self._rpc.warm(session.peers[message.index + 1])
         self._schedule(session)
         return Opened(length), []
+
+    async def _make_room(self, account: Account, message: Open, stages: tuple[StagePlace, ...]) -> Refused | None:
+        """None: the session may be admitted, now."""
+        while True:
+            now = asyncio.get_running_loop().time()
+            refusal = self._sessions.refusal(account.owner, message, stages)
+            going = refusal or self._sessions.room_for(now, account, message)
+            if isinstance(going, Refused):
+                return going
+            for session in going:
+                self._evict(session)
+            leaving = self._sessions.leaving(message)
+            if leaving is None:
+                return None
+            await leaving.gone.wait()
+
+    def _evict(self, session: StageSession) -> None:
+        if not session.parked and not session.machine.is_over:
+            why = "others have asked for their share of this peer"
+            self._tell(session.owner, SessionLost(session.id, session.opened.index, why, session.opened.route))
+        self._carry_out(session, session.machine.on_close(asyncio.get_running_loop().time()))
 
     async def _trace(self, peer: bytes, message: Trace, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
         session = self._sessions.get(message.session)
@@ -161,25 +181,6 @@ class StageHost:
         after = None if session.last else session.peers[session.opened.index + 1]
         trouble = "" if after is None else self._rpc.transport.trouble_with(after)
         return Traced(session.machine.reached(message.epoch, message.end), trouble[:MAX_REASON]), []
-
-    async def _unheard_of(self, index: int, stages: Sequence[StagePlace]) -> Refused | None:
-        """An Open decides whom we call, never where: that we have from themselves, and from their records."""
-        peers = [peer_id(stage.contact.public_key) for stage in stages]
-        if not all(map(self._is_known, (*peers[:index], *peers[index + 1 :]))):
-            await self._look_around()
-        if all(map(self._is_known, peers[index + 1 : index + 2])):
-            return None
-        return Refused("nobody here has heard of the next stage", retry=True)
-
-    def _is_known(self, peer: bytes) -> bool:
-        return self._rpc.transport.contact_of(peer) is not None
-
-    async def _look_around(self) -> None:
-        async with self._looking:
-            now = asyncio.get_running_loop().time()
-            if self._look is not None and now >= self._looked_s + LOOK_AGAIN_S:
-                self._looked_s = now
-                await self._look()
 
     def _key_tokens(self, buffers: list[bytes]) -> bytes:
         keys = buffers[2] if len(buffers) > 2 else b""
@@ -301,6 +302,7 @@ class StageHost:
                         self._tell(peer, sealed)
                 case do.Gone():
                     self._forget(session)
+        session.num_cells = session.machine.num_cells
         self._schedule(session)
 
     def _fail(self, session: StageSession, reason: str) -> None:
@@ -316,6 +318,11 @@ class StageHost:
         self._lose(session, reason, culprit=culprit)
 
     def _run(self, session: StageSession, run: do.RunChunk) -> None:
+        now, session.num_cells = asyncio.get_running_loop().time(), session.machine.num_cells
+        for one in self._sessions.overflow(now, session):
+            self._evict(one)
+        if session.machine.is_over:
+            return self._carry_out(session, session.machine.on_run_failed(now))
         try:
             chunk = self._chunk(session, run)
         except Exception:  # or its run would never end, and its place never be free
@@ -332,7 +339,7 @@ class StageHost:
                 log.exception("bug in what follows a run")
                 self._fail(session, "what was run cannot be used")
 
-        self._batcher.run(chunk, done, owner=session.id)
+        self._batcher.run(chunk, done, owner=session.id, account=session.account)
 
     def _chunk(self, session: StageSession, run: do.RunChunk) -> Chunk:
         inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from dsdnode.accounts import Account
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
+from dsdnode.node.shard.room import Coming, Room
 from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, KeyTokens, RelaxedRule
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
@@ -33,12 +36,12 @@ MAX_KEPT_BYTES = 64 * 1024 * 1024
 """So of outputs kept for duplicates; each session has its share."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class StageSession:
     """One owner's session. `opened` and `stages` are of its current route."""
 
     machine: StageMachine
-    owner: bytes
+    account: Account
     sequences: tuple[int, ...]
     reserved_positions: int
     opened: Open
@@ -50,11 +53,17 @@ class StageSession:
     """Between two replies: it is kept while nobody else needs the place."""
     begun: bool = False
     """A block of the current route has come."""
+    since_s: float = 0.0
+    """It has its place for this reply."""
+    line_positions: int = 0
+    """Of the line, when it was opened."""
+    num_cells: int = 0
+    """In use, as of the last event."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     def reopen(self, message: Open, stages: tuple[StagePlace, ...]) -> None:
         self.begun = self.begun and message.route == self.opened.route
         self.opened, self.stages, self.parked = message, stages, False
-        self.reserved_positions = message.max_positions
         self.sampling = _sampling(message)
         self.peers = tuple(peer_id(stage.contact.public_key) for stage in stages)
 
@@ -63,13 +72,25 @@ class StageSession:
         return self.opened.session
 
     @property
+    def owner(self) -> bytes:
+        return self.account.owner
+
+    @property
+    def needed_positions(self) -> int:
+        return max(self.line_positions, self.num_cells)
+
+    @property
+    def held_positions(self) -> int:
+        """Of the cache: what was reserved, or more is in use."""
+        return max(self.reserved_positions, self.num_cells)
+
+    @property
     def last(self) -> bool:
         return self.opened.index == len(self.stages) - 1
 
     @property
-    def evictable(self) -> bool:
-        """A run in flight must end first."""
-        return self.parked and not self.machine.busy
+    def worked_s(self) -> float:
+        return self.machine.worked_s
 
     def is_another_reply(self, message: Open) -> bool:
         """(Its Park may be lost.)"""
@@ -83,7 +104,7 @@ class StageSession:
 
 
 class Sessions:
-    """Limits: sessions, cache positions, sequences."""
+    """Limits: sessions, cache positions, sequences. Who must make room for whom says room.py."""
 
     def __init__(self, engine: Engine, max_sessions: int) -> None:
         self._engine = engine
@@ -93,6 +114,8 @@ class Sessions:
         self._per_session = max(1, num_sequences // max_sessions)
         self._max_sessions = min(max_sessions, num_sequences // self._per_session)
         self._limits = _limits(engine.shard.width, max_sessions)
+        self._coming: dict[bytes, Coming] = {}
+        """For whom room is being made, by session: nobody else gets it."""
         self.draining = False
 
     def __len__(self) -> int:
@@ -109,25 +132,31 @@ class Sessions:
     def num_free(self) -> int:
         return 0 if self.draining or self._engine.quarantined else self._max_sessions - len(self)
 
-    def admit(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes) -> StageSession:
-        """After `refusal` gave None, and `in_the_way` nothing. A session that is here already hears of a new reply."""
+    def admit(
+        self, now: float, account: Account, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes
+    ) -> StageSession:
+        """After `refusal` gave None, and `room_for` nobody. A session that is here already hears of a new reply."""
         known = self._sessions.get(message.session)
         if known is None:
-            return self._add(owner, message, stages, key_tokens)
+            known = self._add(account, message, stages, key_tokens)
+            known.since_s = now
+            return known
+        known.account = account
         if known.is_another_reply(message):
             known.machine.on_turn(message.max_positions, _acceptance(message, key_tokens))
+            known.reserved_positions, known.since_s = message.max_positions, now
         return known
 
-    def _add(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes) -> StageSession:
+    def _add(self, account: Account, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes) -> StageSession:
         sequences, self._free = tuple(self._free[: self._per_session]), self._free[self._per_session :]
         machine = StageMachine(
             message.session,
             sequences,
             max_positions=message.max_positions,
-            limits=self._limits,
+            limits=replace(self._limits, account=account),
             acceptance=_acceptance(message, key_tokens),
         )
-        session = StageSession(machine, owner, sequences, message.max_positions, message, stages, _sampling(message))
+        session = StageSession(machine, account, sequences, message.max_positions, message, stages, _sampling(message))
         self._sessions[message.session] = session
         return session
 
@@ -141,10 +170,11 @@ class Sessions:
             return False
         del self._sessions[session.id]
         self._free.extend(session.sequences)
+        session.gone.set()
         return True
 
     def refusal(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...]) -> Refused | None:
-        """Why not, in words; None: it may be opened, or opened again."""
+        """Why not, in words; None: it may be opened, or opened again, where there is `room_for` it."""
         shard, known = self._engine.shard, self._sessions.get(message.session)
         if message.index >= len(stages) or message.model_id != shard.model_id:
             return Refused(f"this peer hosts {shard.model_name}, not the model asked for")
@@ -167,29 +197,49 @@ class Sessions:
             return Refused("blocks of this route have come: other terms take a higher one") if changed else None
         if known is not None and message.route <= known.opened.route:  # or less would be reserved than is in use
             return Refused("another reply of this session takes a higher route", retry=True)
-        others = [session for session in self._sessions.values() if session is not known]
-        return self._no_room(message.max_positions, [session for session in others if not session.evictable])
-
-    def in_the_way(self, message: Open) -> StageSession | None:
-        """A parked session that must make room for this one, the one that was parked first."""
-        others = [session for session in self._sessions.values() if session.id != message.session]
-        if self._no_room(message.max_positions, others) is None:
-            return None
-        return next((session for session in others if session.evictable), None)
-
-    def _no_room(self, max_positions: int, others: Sequence[StageSession]) -> Refused | None:
-        """What is in the way of a session beside these others."""
-        shard = self._engine.shard
         if self.draining:
             return Refused("this peer is leaving", retry=True)
-        if len(others) >= self._max_sessions:
-            return Refused(f"all {self._max_sessions} sessions are taken", retry=True)
-        if max_positions > shard.context_tokens:
-            return Refused(f"{max_positions} positions do not fit the cache of {shard.context_tokens}")
-        reserved = sum(session.reserved_positions for session in others)
-        if reserved + max_positions > shard.context_tokens:
-            return Refused("the cache is reserved by other sessions", retry=True)
+        if message.max_positions > shard.context_tokens:
+            return Refused(f"{message.max_positions} positions do not fit the cache of {shard.context_tokens}")
         return None
+
+    def room_for(self, now: float, account: Account, message: Open) -> list[StageSession] | Refused:
+        """Who must go before this session may be opened, or go on with another reply. Refused: nobody has to."""
+        known = self._sessions.get(message.session)
+        if known is not None and not known.is_another_reply(message):
+            return []
+        others = [one for one in self._sessions.values() if one is not known and not one.machine.is_over]
+        coming = [one for session, one in self._coming.items() if session != message.session]
+        room = Room(now, self._max_sessions, self._engine.shard.context_tokens, others, coming)
+        return room.make(Coming(account, message.max_positions))
+
+    def leaving(self, message: Open) -> StageSession | None:
+        """Who is over, but for a run in flight, and is still in the way of this session."""
+        known = self._sessions.get(message.session)
+        if known is not None and not known.is_another_reply(message):
+            return None
+        others = [one for one in self._sessions.values() if one is not known]
+        num_held = sum(one.held_positions for one in others)
+        if len(others) < self._max_sessions and num_held + message.max_positions <= self._engine.shard.context_tokens:
+            return None
+        return next((one for one in others if one.machine.is_over), None)
+
+    def overflow(self, now: float, session: StageSession) -> list[StageSession]:
+        """A session has grown: who must go, perhaps that very one, for the cache to hold what is in it."""
+        max_positions = self._engine.shard.context_tokens
+        if sum(one.num_cells for one in self._sessions.values()) <= max_positions:
+            return []
+        others = [one for one in self._sessions.values() if one is not session and not one.machine.is_over]
+        return Room(now, self._max_sessions, max_positions, others).grow(session)
+
+    @contextmanager
+    def kept_for(self, account: Account, message: Open) -> Iterator[None]:
+        """The room that is being made for this session is nobody else's."""
+        self._coming[message.session] = Coming(account, message.max_positions)
+        try:
+            yield
+        finally:
+            self._coming.pop(message.session, None)
 
 
 def _make_a_model(stages: Sequence[StagePlace], num_layers: int) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import msgspec
 
+from dsdnode.accounts import NOBODY, Account, Shares
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation.actions import ForwardBlock, States, Tokens
 from dsdnode.speculation.digest import DIGEST_BYTES, split
@@ -18,12 +19,23 @@ class Pool:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._inboxes: WeakSet[WaitingBlocks] = WeakSet()
+        self._inboxes: WeakKeyDictionary[WaitingBlocks, None] = WeakKeyDictionary()
 
     def join(self, inbox: WaitingBlocks) -> None:
-        self._inboxes.add(inbox)
+        self._inboxes[inbox] = None
 
-    def has_room(self, size_bytes: int) -> bool:
+    def has_room(self, asker: Account, size_bytes: int) -> bool:
+        """At need, whoever has more than a fair share loses what came last."""
+        if self._fits(size_bytes):
+            return True
+        shares = Shares(self._max_bytes, ((inbox.account, inbox.size_bytes) for inbox in self._inboxes))
+        for account in shares.over(asker, size_bytes):
+            for inbox in [one for one in self._inboxes if one.account == account]:
+                while len(inbox.items) > 1 and not self._fits(size_bytes):
+                    inbox.items.pop()
+        return self._fits(size_bytes)
+
+    def _fits(self, size_bytes: int) -> bool:
         return size_bytes + sum(inbox.size_bytes for inbox in self._inboxes) <= self._max_bytes
 
 
@@ -36,6 +48,10 @@ class StageLimits:
     max_kept_blocks: int = 32
     max_kept_positions: int = 1024
     max_closings: int = 64
+    max_spare_positions: int = 256
+    """That hedges, and what was just left, may take of the cache beyond what was reserved for the line."""
+    account: Account = NOBODY
+    """Whom all this is charged to."""
     pool: Pool | None = None
     """Of what waits in all sessions of a peer; None: this session counts alone."""
 
@@ -110,6 +126,7 @@ class WaitingBlocks:
         self._max_positions = limits.max_waiting_positions
         self._patience_s = limits.hop_timeout_s
         self._pool = limits.pool
+        self.account = limits.account
         if self._pool is not None:
             self._pool.join(self)
 
@@ -125,7 +142,7 @@ class WaitingBlocks:
         positions = sum(item.num_positions for item in self.items) + arrival.num_positions
         full = len(self.items) >= self._max_blocks or positions > self._max_positions
         if self.items and self._pool is not None:
-            full = full or not self._pool.has_room(arrival.size_bytes)
+            full = full or not self._pool.has_room(self.account, arrival.size_bytes)
         if not full and all(item.key != arrival.key for item in self.items):
             self.items.append(arrival)
 

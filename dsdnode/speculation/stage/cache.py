@@ -9,9 +9,11 @@ keeps: the source is below the owner's floor, or was closed at exactly `base`; e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import takewhile
 
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import JudgeDraw
@@ -35,6 +37,14 @@ class Branch:
     """Judge, relaxed: the draws of the last positions with the distributions behind them."""
     relaxed: tuple[int, ...] = ()
     """Judge: positions where the branch is not what the judge drew."""
+    runs: tuple[tuple[int, int], ...] = ((0, 0),)
+    """Where its cells are from: (number, first position) of each run of positions that one branch made."""
+
+    def made(self) -> Iterator[tuple[int, int]]:
+        """Of each of its runs the number, and how many positions of it are here."""
+        ends = [start for _, start in self.runs[1:]]
+        for (number, start), end in zip(self.runs, [*ends, self.length], strict=True):
+            yield number, max(0, end - start)
 
     @property
     def length(self) -> int:
@@ -74,6 +84,25 @@ class BranchCache:
         self._sequences = tuple(sequences)
         self._free = list(reversed(sequences))
         self._max_closings = max_closings
+        self._num_runs = 0
+
+    @property
+    def num_cells(self) -> int:
+        """Positions of the engine's cache in use; a branch shares with its source what it was copied from."""
+        longest: dict[int, int] = {}
+        for branch in self._branches.values():
+            for number, length in branch.made():
+                longest[number] = max(longest.get(number, 0), length)
+        return sum(longest.values())
+
+    def shrink(self, max_cells: int, keep: Branch) -> list[StageAction]:
+        """Give up branches but one until so many cells are in use: what is closed first, then the oldest."""
+        actions: list[StageAction] = []
+        while self.num_cells > max_cells and len(self._branches) > 1:
+            sequence = self._drop(keep)
+            self._free.append(sequence)
+            actions.append(ReleaseSequence(sequence))
+        return actions
 
     def get(self, epoch: int) -> Branch | None:
         return self._branches.get(epoch)
@@ -144,12 +173,13 @@ class BranchCache:
         actions = self._raise_floor(block.floor, source)
         if source is None:
             sequence, made = self._take_sequence(None)
-            branch = Branch(block.epoch, block.parent, 0, sequence, [digest])
+            branch = Branch(block.epoch, block.parent, 0, sequence, [digest], runs=((self._new_run(), 0),))
         elif self._may_take_over(source, block.base):
             branch, made = self._take_over(block, source)
         else:
             branch, made = self._copy(block, source)
         self._branches[block.epoch] = branch
+        self._merge_runs()
         return branch, actions + made
 
     def _may_take_over(self, source: Branch, base: int) -> bool:
@@ -162,20 +192,38 @@ class BranchCache:
         if source.length > block.base:
             actions.append(TruncateSequence(source.sequence, block.base))
         del self._branches[source.epoch]
-        return _child(block, source, source.sequence), actions
+        return _child(block, source, source.sequence, self._new_run()), actions
 
     def _copy(self, block: Block, source: Branch) -> tuple[Branch, list[StageAction]]:
         sequence, actions = self._take_sequence(source)
-        return _child(block, source, sequence), [*actions, CopySequence(source.sequence, sequence, block.base)]
+        child = _child(block, source, sequence, self._new_run())
+        return child, [*actions, CopySequence(source.sequence, sequence, block.base)]
+
+    def _merge_runs(self) -> None:
+        """What all branches begin with alike is one run."""
+        columns = zip(*(branch.runs for branch in self._branches.values()), strict=False)
+        alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+        for branch in self._branches.values():
+            if alike > 1:
+                branch.runs = ((branch.runs[alike - 1][0], 0), *branch.runs[alike:])
+
+    def _new_run(self) -> int:
+        self._num_runs += 1
+        return self._num_runs
 
     def _take_sequence(self, keep: Branch | None) -> tuple[int, list[StageAction]]:
         """An empty sequence; at need a closed or else the oldest branch makes room (NACKs tell who missed it)."""
         if self._free:
             return self._free.pop(), []
+        sequence = self._drop(keep)
+        return sequence, [ReleaseSequence(sequence)]
+
+    def _drop(self, keep: Branch | None) -> int:
+        """Forget one; its sequence, to be released."""
         victims = [branch for branch in self._branches.values() if branch is not keep]
         victim = min(victims, key=lambda branch: (branch.epoch not in self._closings, branch.epoch))
         del self._branches[victim.epoch]
-        return victim.sequence, [ReleaseSequence(victim.sequence)]
+        return victim.sequence
 
     def _raise_floor(self, floor: int, keep: Branch | None) -> list[StageAction]:
         """Free everything under the floor; `keep`, the source of the branch to be made, is left to be taken over."""
@@ -233,16 +281,18 @@ class BranchCache:
 
 
 def _common(mine: Sequence[bytes], line: Sequence[bytes]) -> int:
-    """Length of the longest common prefix of two sequences, given their digests: the last position where they agree."""
-    for length in range(min(len(mine), len(line)) - 1, 0, -1):
-        if digest_.same(mine[length], line[length]):
-            return length
-    return 0
+    """Length of the longest common prefix of two sequences, given their digests: the last position where they agree.
+
+    Each digest covers all before it, so there is a first one that differs, and it need not be looked for one by one.
+    """
+    lengths = range(1, min(len(mine), len(line)))
+    return bisect_left(lengths, True, key=lambda length: not digest_.same(mine[length], line[length]))
 
 
-def _child(block: Block, source: Branch, sequence: int) -> Branch:
+def _child(block: Block, source: Branch, sequence: int, run: int) -> Branch:
     draws = {position: token for position, token in source.draws.items() if position <= block.base}
     digests = source.digests[: block.base + 1]
     seen = {position: own for position, own in source.seen.items() if position <= block.base}
     relaxed = tuple(position for position in source.relaxed if position < block.base)
-    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, block.base, seen, relaxed)
+    runs = (*(before for before in source.runs if before[1] < block.base), (run, block.base))
+    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, block.base, seen, relaxed, runs)

@@ -77,7 +77,12 @@ class StageMachine:
         self._inbox = WaitingBlocks(limits)
         self._running: tuple[Arrival, Branch, Judge] | None = None
         self._num_stages = 0
+        self._max_spare_positions = limits.max_spare_positions
         self._lease_s, self._lease_end_s = 0.0, float("inf")
+        self._renews = True
+        """Has it earned another lease? An Open alone does not: it could be repeated for ever."""
+        self.worked_s = 0.0
+        """When it was opened for a reply, or a run of it began or ended, whatever was last."""
         self.phase = Phase.OPEN
 
     # --- events ---------------------------------------------------------------------------------------------------
@@ -103,7 +108,9 @@ class StageMachine:
             self._kept.clear()
         self._messages.route, self._messages.index, self._num_stages = route, index, num_stages
         self._cache.judging = self._is_last
-        self._lease_s, self._lease_end_s = lease_s, now + lease_s
+        self._lease_s = lease_s
+        if self._renews:
+            self._renews, self.worked_s, self._lease_end_s = False, now, now + lease_s
         return self._cache.matching(digest_.split(digests))
 
     def on_park(self, now: float, keep_s: float) -> None:
@@ -115,7 +122,7 @@ class StageMachine:
 
     def on_turn(self, max_positions: int, acceptance: AcceptanceRule) -> None:
         """Another reply comes, with the next on_open: nothing that was drawn for the last one may serve it."""
-        self._max_positions, self._judge = max_positions, Judge(acceptance)
+        self._max_positions, self._judge, self._renews = max_positions, Judge(acceptance), True
         self._cache.forget_draws()
 
     def on_block(
@@ -126,7 +133,6 @@ class StageMachine:
             return []
         first = self._messages.index == 0
         arrival = arrive(now, block, digests, tokens, states, first=first, max_positions=self._max_positions)
-        self._lease_end_s = now + self._lease_s
         if self.phase is Phase.LOST:
             return [self._messages.lost("its cache is gone")]
         self._inbox.drop_dead(block.floor)
@@ -152,6 +158,7 @@ class StageMachine:
         assert self._running is not None
         arrival, branch, judge = self._running
         self._running = None
+        self._worked(now)
         self._hears("run over")
         if self.phase is Phase.GONE:
             return self._leave()
@@ -230,8 +237,17 @@ class StageMachine:
         return self._running is not None or bool(self._inbox.items)
 
     @property
+    def num_cells(self) -> int:
+        """What it has in the engine's cache, all branches together."""
+        return self._cache.num_cells
+
+    @property
     def is_over(self) -> bool:
         return self.phase in (Phase.CLOSING, Phase.GONE)
+
+    def _worked(self, now: float) -> None:
+        """A run began or ended: that renews the lease."""
+        self._renews, self.worked_s, self._lease_end_s = True, now, max(self._lease_end_s, now + self._lease_s)
 
     def _hears(self, event: str) -> bool:
         """Go where the event leads; False: it means nothing now."""
@@ -257,7 +273,7 @@ class StageMachine:
             if arrival is None:
                 break
             self._inbox.items.remove(arrival)
-            actions += self._deal(arrival, fate)
+            actions += self._deal(now, arrival, fate)
         return actions
 
     def _fate(self, arrival: Arrival) -> Fate:
@@ -275,9 +291,10 @@ class StageMachine:
 
     # --- deeds ----------------------------------------------------------------------------------------------------
 
-    def _deal(self, arrival: Arrival, fate: Fate) -> list[StageAction]:
+    def _deal(self, now: float, arrival: Arrival, fate: Fate) -> list[StageAction]:
         block = arrival.block
         if fate is Fate.APPEND:
+            self._worked(now)
             return self._append(arrival)
         if fate is Fate.DUPLICATE:
             return self._again(arrival)
@@ -297,6 +314,7 @@ class StageMachine:
         block = arrival.block
         branch, actions = self._cache.ready(block, arrival.digests[0])
         branch.digests.extend(arrival.digests[1:])
+        actions += self._cache.shrink(self._max_positions + self._max_spare_positions, branch)
         self._running = (arrival, branch, self._judge)
         num_draws = self._judge.num_draws(block) if self._is_last else 0
         tokens = arrival.tokens if self._messages.index == 0 else None

@@ -1,0 +1,56 @@
+"""Guards of shares: that one who asks for everything leaves the others theirs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+SHARES: Final = "dsdnode.accounts:Shares."
+ROOM: Final = "dsdnode.node.shard.room:Room."
+MACHINE: Final = "dsdnode.speculation.stage.machine:StageMachine."
+STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
+DRAFTER_HOST: Final = "dsdnode.node.drafter.host:DrafterHost."
+ACCOUNTS: Final = {
+    "share-network": Mutation(SHARES + "over", "networks[asker.network] <= share", "False"),
+    "share-asker": Mutation(SHARES + "over", "networks[asker.network] <= share", "True"),
+    "share-owner": Mutation(SHARES + "over", "mine[asker] <= _fair_share(mine.values(), share)", "False"),
+    "room-coming": Mutation(ROOM + "make", "len(self._here) + len(self._coming) >=", "len(self._here) >="),
+    "room-cut": Mutation(ROOM + "make", "if cuts:", "if False:"),
+    "room-own": Mutation(ROOM + "make", "gives = gives or self._own(asker)", "pass"),
+    "room-idle": Mutation(ROOM + "_gives", "one.worked_s + IDLE_S < self._now", "False"),
+    "room-turn": Mutation(ROOM + "_gives", "one.since_s + TURN_S < self._now", "False"),
+    "parked-heaviest": Mutation(ROOM + "_gives", "session.parked and session.account == account", "session.parked"),
+    "share-lost": Mutation(STAGE_HOST + "_evict", "not session.parked and ", "False and "),
+    "cells-grown": Mutation(STAGE_HOST + "_run", "self._sessions.overflow(now, session)", "()"),
+    "open-digests": Mutation(STAGE_HOST + "_open", "[: DIGEST_BYTES * (message.max_positions + 1)]", ""),
+    "cells-branches": Mutation(
+        MACHINE + "_append",
+        "        actions += self._cache.shrink(self._max_positions + self._max_spare_positions, branch)\n",
+        "",
+    ),
+    "lease-work": Mutation(MACHINE + "on_open", "if self._renews:", "if True:"),
+    "waiting-share": Mutation(
+        "dsdnode.speculation.stage.arrivals:Pool.has_room", "shares.over(asker, size_bytes)", "()"
+    ),
+    "turn-share": Mutation(
+        "dsdnode.node.batching.scheduler:Scheduler._in_turn",
+        "in_turn(sorted(ready, key=waits), lambda run: self._turns[run.owner].account)",
+        "sorted(ready, key=lambda run: self._turns[run.owner].served)",
+    ),
+    "drafter-share": Mutation(DRAFTER_HOST + "_giving", "        if over:\n", "        if False:\n"),
+    "drafter-turn": Mutation(DRAFTER_HOST + "_giving", "longest.since_s + TURN_S < ", "0 > "),
+    "drafter-texts": Mutation(
+        DRAFTER_HOST + "_generate", "self._prompting.setdefault(account.network, asyncio.Lock())", "asyncio.Lock()"
+    ),
+    "resting-share": Mutation(
+        "dsdnode.node.drafter.conversations:Conversations._next_to_go", " if one.account == heaviest", ""
+    ),
+    "served-share": Mutation("dsdnode.net.rpc:Rpc._has_place", "shares.over(asker, 1)[:1]", "()"),
+    "inbox-share": Mutation("dsdnode.net.queues:Inbox._make_room", "shares.over(asker, size_bytes)", "()"),
+    "inbox-turn": Mutation("dsdnode.net.queues:Inbox.get", "        self._networks.move_to_end(network)\n", ""),
+    "memory-culprit": Mutation("dsdnode.net.zmq:ZmqTransport._drop_fillers", "self._router.drop_fillers()", "None"),
+    "memory-network": Mutation(
+        "dsdnode.net.zap:Gate.is_locked", "self._locked_networks.get(network_of(address), 0.0)", "0.0"
+    ),
+}

@@ -1,0 +1,92 @@
+"""Fair shares: of what alice, bob and mallory want at once, and of what there is."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsdnode.accounts import Account, Shares, in_turn
+
+HERS = "198.51.100.0/24"
+ALICE, BOB = Account(b"alice", "192.0.2.0/24"), Account(b"bob", "203.0.113.0/24")
+NEIGHBOUR = Account(b"carol", HERS)
+
+
+def mallory(name: int) -> Account:
+    return Account(b"mallory %d" % name, HERS)
+
+
+def test_one_who_has_it_all_gives_way_to_whoever_asks() -> None:
+    shares = Shares(8, [(mallory(0), 8)])
+    assert shares.over(ALICE, 1) == [mallory(0)]
+    assert shares.over(NEIGHBOUR, 1) == [mallory(0)]
+    assert shares.over(ALICE, 4) == [mallory(0)]
+    assert shares.over(ALICE, 5) == []  # more than her half
+
+
+def test_many_names_are_one_network() -> None:
+    shares = Shares(8, [(mallory(name), 1) for name in range(8)])
+    assert set(shares.over(ALICE, 4)) == {mallory(name) for name in range(8)}
+    assert shares.over(ALICE, 5) == []
+    assert shares.over(mallory(9), 1) == []  # names are for nothing
+
+
+def test_a_neighbour_has_a_share_of_the_network_s_share() -> None:
+    shares = Shares(8, [(ALICE, 4), (mallory(0), 3), (mallory(1), 1)])
+    assert shares.over(NEIGHBOUR, 1) == [mallory(0)]
+    assert shares.over(NEIGHBOUR, 2) == []
+    assert shares.over(mallory(0), 1) == []
+
+
+def test_who_has_no_more_than_a_share_never_gives_way() -> None:
+    shares = Shares(8, [(ALICE, 2), (BOB, 1), (mallory(0), 5)])
+    assert shares.over(mallory(1), 3) == []
+    assert shares.over(BOB, 1) == [mallory(0)]
+    assert shares.over(BOB, 2) == [mallory(0)]
+
+
+def test_who_wants_little_leaves_the_rest_to_the_others() -> None:
+    """Of 4096 alice may have 3000 while bob needs 90, however many there are."""
+    shares = Shares(4096, [(BOB, 90), (mallory(0), 4000)])
+    assert shares.over(ALICE, 2003) == [mallory(0)]
+    assert shares.over(ALICE, 2004) == []
+
+
+def test_an_owner_with_a_long_line_does_not_lose_it_to_one_that_asks_for_as_much() -> None:
+    assert Shares(4096, [(ALICE, 2100)]).over(BOB, 2100) == []
+
+
+def test_the_heaviest_comes_first() -> None:
+    shares = Shares(9, [(ALICE, 3), (mallory(0), 1), (mallory(1), 3), (BOB, 2)])
+    assert shares.heaviest() == [mallory(1), mallory(0), ALICE, BOB]
+
+
+NAMES = st.builds(Account, st.sampled_from([b"1", b"2", b"3"]), st.sampled_from(["here", "there", "yonder"]))
+HELD = st.lists(st.tuples(NAMES, st.integers(1, 5)), min_size=1, max_size=9)
+
+
+@given(HELD, NAMES, st.integers(1, 5))
+def test_whoever_gives_way_has_more_than_whoever_gets(
+    held: list[tuple[Account, int]], asker: Account, more: int
+) -> None:
+    """Of his own, or his network's; so the place does not go to and fro."""
+    capacity = sum(amount for _, amount in held)
+    for other in Shares(capacity, held).over(asker, more):
+        assert other != asker
+        inside = other.network == asker.network
+        mine = more + sum(n for one, n in held if (one == asker if inside else one.network == asker.network))
+        theirs = sum(n for one, n in held if (one == other if inside else one.network == other.network))
+        assert theirs > mine
+
+
+@given(HELD)
+def test_somebody_new_is_always_entitled_to_a_little(held: list[tuple[Account, int]]) -> None:
+    everything = 10 * sum(amount for _, amount in held)
+    full = [*held, (mallory(0), everything - sum(amount for _, amount in held))]
+    assert Shares(everything, full).over(ALICE, 1)
+
+
+def test_networks_take_turns_and_in_each_its_owners() -> None:
+    runs = [(mallory(0), 1), (mallory(0), 2), (mallory(1), 3), (NEIGHBOUR, 4), (ALICE, 5), (ALICE, 6), (BOB, 7)]
+    order = in_turn(runs, lambda run: run[0])
+    assert [number for _, number in order] == [1, 5, 7, 3, 6, 4, 2]
