@@ -92,10 +92,7 @@ async def test_more_key_tokens_than_there_are_tokens_are_no_owners(pair: Pair) -
     assert isinstance(await pair.open("f32", 100, bytes(13)), Opened)
 
 
-BOB = StagePlace(Contact(bytes(32), ()), 4, 8)
 CHANGES: dict[str, dict[str, object]] = {
-    "another stage behind it": {"stages": 1},
-    "another stage before it": {"stages": 2, "index": 1},
     "states of another type": {"wire": "f16"},
     "another key": {"seal_key": b"another"},
     "a longer lease": {"lease_s": 90.0},
@@ -103,9 +100,9 @@ CHANGES: dict[str, dict[str, object]] = {
 
 
 async def reopen(pair: Pair, **changes: object) -> Opened | Refused:
-    """What Alice opens, with other terms. `stages` 1: Bob comes behind Sam, 2: before him."""
+    """What Alice opens, with other terms."""
     sam = StagePlace(pair.rpc.transport.contact, 0, 4)
-    stages = OpenStages(((sam,), (sam, BOB), (BOB, sam))[int(str(changes.pop("stages", 0)))])
+    stages = OpenStages((sam,))
     message = Open(
         SESSION, 0, 0, pair.engine.shard.model_id, pair.alice.transport.contact, WireSampling(), 100, 60.0, "f32"
     )
