@@ -20,6 +20,7 @@ import pytest
 from dsdnode.cli import streams
 from dsdnode.cli.lines import PipeLines
 from dsdnode.errors import BadInput, DsdError
+from dsdnode.files import shown
 from tests.cli.conftest import JOIN, ROOT
 from tests.cli.fake_chat import numbers
 
@@ -272,13 +273,14 @@ def test_what_a_terminal_cannot_show_is_replaced(encoding: str, shown: str) -> N
         assert json.loads(told[1].decode(name))["text"] == f"You said {text}!", "JSON can say everything everywhere"
 
 
-def test_a_path_of_any_bytes_is_printed_as_it_is(tmp_path: Path) -> None:
+def test_a_path_of_any_bytes_is_printed_for_people(tmp_path: Path) -> None:
     folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    told = os.fsencode(shown(Path(os.fsdecode(folder))))
     done = ended(begin("config", "path", env={"XDG_CONFIG_HOME": os.fsdecode(folder)}))
-    assert done[:2] == (0, folder + b"/dsdnode/config.toml\n")
+    assert done[:2] == (0, told + b"/dsdnode/config.toml\n")
     code, out, _ = ended(begin("config", "show", "--json", "--data-dir", os.fsdecode(folder)))
     assert code == 0
-    assert os.fsencode(json.loads(out)["data_dir"]["value"]) == folder
+    assert os.fsencode(json.loads(out)["data_dir"]["value"]) == told
 
 
 # --- a terminal that obeys

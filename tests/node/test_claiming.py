@@ -17,7 +17,7 @@ from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.records import ProviderRecord
 from tests.node import jumping
 from tests.node.swarm import TARGET, fake_swarm, tokens_of
-from tests.swarm.town import Member, Town
+from tests.swarm.town import Member, Town, demo_id
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def test_a_claim_is_announced_and_serves_nobody_yet() -> None:
             one, two = town.begin("one", offers=False), town.begin("two", "one", offers=False)
             await asyncio.sleep(3)
             span = await claim_layers(two.discovery, two.offer(0, 8, MODEL), 2)
-            [record] = await one.discovery.find_providers(model_key(MODEL))
+            [record] = await one.discovery.find_providers(model_key(demo_id(MODEL)))
             assert (record.start, record.end) == span
             assert record.settled
             assert record.free_sessions == 0
@@ -89,7 +89,7 @@ def test_what_an_earlier_life_offered_is_not_another_peer() -> None:
             one, two = town.begin("one", offers=False), town.begin("two", "one", offers=False)
             two.discovery.provide(lambda: [two.offer(0, 4, MODEL)])
             await asyncio.sleep(5)
-            assert len(await one.discovery.find_providers(model_key(MODEL))) == 1
+            assert len(await one.discovery.find_providers(model_key(demo_id(MODEL)))) == 1
             assert await claim_layers(two.discovery, two.offer(0, 8, MODEL), 4) == (0, 4)
 
     jumping.run(story())

@@ -22,7 +22,7 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import model_id_of, pack_contacts, pack_records
+from dsdnode.wire.records import pack_contacts, pack_records
 from dsdnode.wire.tensors import pack_tokens
 
 from .lies import squat
@@ -218,21 +218,13 @@ SHAPES: tuple[dict[str, Any], ...] = (
     {"width": 1},
     {"tokenizer_hash": "0" * 64},
     {"weights_hash": "f" * 64},
-    {"model_id": "f" * 64},
 )
-MADE_OF = ("weights_hash", "architecture", "num_layers", "width", "vocab_size", "tokenizer_hash")
 
 
 def misshape(rogue: Rogue) -> None:
-    """Says of the model what it is not, or that another one, whose id is right, is called so."""
-    changes, is_another = rogue.rng.choice(SHAPES), rogue.rng.random() < 0.5
-
-    def lie(fields: dict[str, Any]) -> None:
-        fields.update(changes)
-        if is_another and "model_id" not in changes:
-            fields["model_id"] = model_id_of(*(fields[name] for name in MADE_OF))
-
-    rogue.lies.append(lie)
+    """Says of the model what it is not, or (its id follows from what it is) calls another one so."""
+    changes = rogue.rng.choice(SHAPES)
+    rogue.lies.append(lambda fields: fields.update(changes))
 
 
 def mislead(rogue: Rogue) -> None:

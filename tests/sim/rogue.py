@@ -20,7 +20,7 @@ from dsdnode.identity import LABEL, Identity, peer_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import Announce, Contact, Message
-from dsdnode.wire.records import RECORD_VERSION, ProviderRecord
+from dsdnode.wire.records import RECORD_VERSION, ProviderRecord, model_id_of
 
 from .village import Place, Village, Villager
 
@@ -28,6 +28,7 @@ ANNOUNCE_S = (0.0, 2.0, 10.0)
 """Pauses between two announcements, the last again and again: who comes back has forgotten what it was told."""
 ASK_S = 3.0
 MANY = 1 << 30
+MADE_OF = ("weights_hash", "architecture", "num_layers", "width", "vocab_size", "tokenizer_hash")
 FIELDS = ProviderRecord.__struct_fields__
 
 Lie = Callable[[dict[str, Any]], None]
@@ -99,8 +100,7 @@ class Rogue:
         while True:
             await asyncio.sleep(pause_s := next(pauses, pause_s))
             sequence += 1
-            for record in self.villager.node._records():
-                await self._tell(self.changed(record, sequence=sequence))
+            await self._tell([self.changed(record, sequence=sequence) for record in self.villager.node._records()])
 
     def changed(self, record: ProviderRecord, **changes: Any) -> dict[str, Any]:
         fields = dict(zip(FIELDS, msgspec.msgpack.decode(encode_body(record)), strict=True)) | changes
@@ -110,18 +110,23 @@ class Rogue:
             lie(fields)
         return fields
 
-    async def _tell(self, fields: dict[str, Any]) -> None:
-        data = sign_anything(self.identity, list(fields.values()))
-        keys = (MODELS_KEY, model_key(fields["model_id"]), tokenizer_key(fields["tokenizer_hash"]))
+    async def _tell(self, records: Sequence[dict[str, Any]]) -> None:
+        """Of a provider's records all that belong under a key travel together."""
+        told: dict[bytes, list[bytes]] = {}
+        for fields in records:
+            data = sign_anything(self.identity, list(fields.values()))
+            model_id = model_id_of(*(fields[name] for name in MADE_OF))
+            for key in (MODELS_KEY, model_key(model_id), tokenizer_key(fields["tokenizer_hash"])):
+                told.setdefault(key, []).append(data)
         peers = [one.transport.contact for one in [*self.honest(drafters=True), *self.honest(drafters=False)]]
-        await self.tell_all(peers, [(key, data) for key in keys])
+        await self.tell_all(peers, told.items())
 
-    async def tell_all(self, contacts: Iterable[Contact], announcements: Iterable[tuple[bytes, bytes]]) -> None:
+    async def tell_all(self, contacts: Iterable[Contact], announcements: Iterable[tuple[bytes, list[bytes]]]) -> None:
         errands = [(contact, key, data) for contact in contacts for key, data in announcements]
         for contact, _, _ in errands:
             self.rpc.transport.introduce(contact)
         await asyncio.gather(
-            *(self.ask(peer_id(contact.public_key), Announce(key), [data]) for contact, key, data in errands)
+            *(self.ask(peer_id(contact.public_key), Announce(key), data) for contact, key, data in errands)
         )
 
     async def leave(self) -> None:
