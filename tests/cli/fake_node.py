@@ -36,7 +36,7 @@ class BusyNode:
 
     async def peers(self) -> list[PeerInfo]:
         for number in range(NUM_LINES):
-            structlog.get_logger().warning("much to say", number=number, words="x" * LINE_CHARACTERS)
+            structlog.get_logger().warning(f"much to say {number % 10}", number=number, words="x" * LINE_CHARACTERS)
         return []
 
     async def models(self) -> list[ModelInfo]:

@@ -127,7 +127,7 @@ async def test_kill_in_mid_forward_is_told_at_once_and_it_comes_back(engine: Wor
     engine.on_lost(losses.append)
     [before] = await engine.forward([start_of(0)])
     await engine.forward([start_of(1)])
-    waiting = [asyncio.create_task(engine.forward([start_of(2, 900)])), asyncio.create_task(engine.tokenize("hi"))]
+    waiting = [asyncio.create_task(engine.forward([start_of(2, 900)])), asyncio.create_task(engine.truncate(1, 3))]
     await asyncio.sleep(0)
     first_pid = pid_of(engine)
     os.kill(first_pid, signal.SIGKILL)

@@ -224,7 +224,12 @@ SHAPES: tuple[dict[str, Any], ...] = (
 def misshape(rogue: Rogue) -> None:
     """Says of the model what it is not, or (its id follows from what it is) calls another one so."""
     changes = rogue.rng.choice(SHAPES)
-    rogue.lies.append(lambda fields: fields.update(changes))
+
+    def lie(fields: dict[str, Any]) -> None:
+        fields.update(changes)
+        rogue.did("told of another shape")
+
+    rogue.lies.append(lie)
 
 
 def mislead(rogue: Rogue) -> None:
