@@ -46,7 +46,7 @@ async def test_alice_gets_what_the_whole_model_would_say(
 
 
 async def ring(swarm: FakeSwarm, *extra: tuple[str, tuple[int, int]]) -> None:
-    await swarm.add("dora", drafts=True)
+    await swarm.add("dora", drafts=True, patience_s=10.0)
     await swarm.add("sam", layers=(0, 2))
     await swarm.add("sue", layers=(2, 4))
     for name, layers in extra:

@@ -31,7 +31,7 @@ def walked(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
 
 
 async def ring(swarm: FakeSwarm) -> Client:
-    await swarm.add("dora", drafts=True)
+    await swarm.add("dora", drafts=True, patience_s=10.0)
     for name in ("sam", "sid"):
         await swarm.add(name, layers=(0, 4))
     return await swarm.client()
