@@ -41,6 +41,7 @@ QUORUM = 5
 MAX_ASKED = 100
 MAX_CANDIDATES = 400
 MAX_PROVIDERS = 2048
+"""Of all that replied. Where there are more each has a share: four liars have as many records as that."""
 
 
 class _State(Enum):
@@ -115,7 +116,7 @@ class Lookup:
         self._hear(contacts)
         records = tuple(records)
         self._num_with_records += bool(records)
-        self._newest.add(records)
+        self._newest.add(records, peer)
 
     def on_failure(self, peer: bytes) -> None:
         """`peer` could not be reached, did not answer in time, or answered nonsense."""

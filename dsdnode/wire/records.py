@@ -134,19 +134,44 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
 
 class Newest:
     """Of each provider what it said last, as a whole, of `max_providers` at most: records of an earlier `sequence` are
-    void, whatever they are of, and so are all but one of a role."""
+    void, whatever they are of, and so are all but one of a role.
+
+    Where there are more, whoever tells of them (a `teller`) has a fair share of the room: who has told of more than
+    others loses what it told last, unless somebody who told of less has said the same.
+    """
 
     def __init__(self, max_providers: int) -> None:
         self._max_providers = max_providers
         self._said: dict[bytes, tuple[int, dict[str, ProviderRecord]]] = {}
+        self._told: dict[bytes, dict[bytes, None]] = {}
+        """Providers, by teller."""
+        self._teller: dict[bytes, bytes] = {}
 
-    def add(self, records: Iterable[ProviderRecord]) -> None:
+    def add(self, records: Iterable[ProviderRecord], teller: bytes = b"") -> None:
         for record in records:
             sequence, roles = self._said.get(record.public_key, (-1, {}))
-            if record.sequence > sequence and (roles or len(self._said) < self._max_providers):
+            if not self._has_room(record.public_key, teller):
+                continue
+            if record.sequence > sequence:
                 self._said[record.public_key] = record.sequence, {record.role: record}
             elif record.sequence == sequence:
                 roles.setdefault(record.role, record)
+
+    def _has_room(self, provider: bytes, teller: bytes) -> bool:
+        mine, known = self._told.setdefault(teller, {}), self._teller.get(provider)
+        if known is not None:
+            if len(mine) < len(self._told[known]):
+                del self._told[known][provider]
+                self._teller[provider], mine[provider] = teller, None
+            return True
+        if len(self._said) >= self._max_providers:
+            most = max(self._told.values(), key=len)
+            if len(most) <= len(mine) + 1:
+                return False
+            last, _ = most.popitem()
+            del self._said[last], self._teller[last]
+        self._teller[provider], mine[provider] = teller, None
+        return True
 
     @property
     def records(self) -> list[ProviderRecord]:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.dht.ids import MAX_PER_GROUP, K, distance, ip_groups, node_id
-from dsdnode.dht.lookup import MAX_ASKED, MAX_PARALLELISM, PARALLELISM, PATIENCE_S, QUORUM, Lookup
+from dsdnode.dht.lookup import MAX_ASKED, MAX_PARALLELISM, MAX_PROVIDERS, PARALLELISM, PATIENCE_S, QUORUM, Lookup
 from dsdnode.dht.table import Table
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import MAX_RECORDS, ProviderRecord
 
 TARGET = bytes(32)
 OWN_ID = b"\xff" * 32
@@ -172,6 +172,26 @@ def test_the_newest_record_of_each_place() -> None:
     lookup.on_reply(node_id(bob), [], [record(bob, 2), record(carol, 1)])
     lookup.on_reply(node_id(carol), [], [record(bob, 1), record(carol, 5)])
     assert sorted(found.sequence for found in lookup.records) == [2, 5]
+
+
+@pytest.mark.parametrize("honest_comes", ["last", "first"])
+def test_liars_cannot_fill_a_lookup(honest_comes: str) -> None:
+    """Each tells of as many peers as an answer has room for, and last of dave, so that he goes where one goes."""
+    bob, dave, *liars = peers(7)
+    lookup = start([bob, *liars])
+    ghosts = iter(ghost for ghost in peers(6 * MAX_RECORDS) if ghost not in (bob, dave, *liars))
+    known = [record(dave, 1)]
+    answers = {node_id(liar): [*(record(next(ghosts), 1) for _ in range(MAX_RECORDS - 1)), *known] for liar in liars}
+    honest = {node_id(bob): [record(bob, 1), *known]}
+    answers = honest | answers if honest_comes == "first" else answers | honest
+    while ask(lookup):
+        pass
+    for peer, records in answers.items():
+        lookup.on_reply(peer, [], records)
+        ask(lookup)
+    found = {one.public_key for one in lookup.records}
+    assert {bob.public_key, dave.public_key} <= found
+    assert len(found) == MAX_PROVIDERS
 
 
 def test_mined_sybils_of_two_networks_take_four_places() -> None:

@@ -8,6 +8,7 @@ from tests.node.mutation import Mutation
 
 STORE: Final = "dsdnode.dht.store:"
 NEWEST: Final = "dsdnode.wire.records:Newest.add"
+NEWEST_ROOM: Final = "dsdnode.wire.records:Newest._has_room"
 CATALOGUE: Final = "dsdnode.swarm.catalogue:"
 PIPELINES: Final = "dsdnode.placement.pipelines:"
 ROUTES: Final = "dsdnode.node.drafter.routes:"
@@ -41,7 +42,9 @@ RECORDS: Final = {
         NEWEST, "record.sequence, {record.role: record}", "record.sequence, {**roles, record.role: record}"
     ),
     "newest-role": Mutation(NEWEST, "roles.setdefault(record.role, record)", "roles.setdefault(str(record), record)"),
-    "newest-most": Mutation(NEWEST, "(roles or len(self._said) < self._max_providers)", "True"),
+    "newest-most": Mutation(NEWEST_ROOM, "len(self._said) >= self._max_providers", "False"),
+    "newest-share": Mutation(NEWEST_ROOM, "len(most) <= len(mine) + 1", "True"),
+    "newest-teller": Mutation(NEWEST_ROOM, "len(mine) < len(self._told[known])", "False"),
     "past-taken-back": Mutation(ANNOUNCER + "_sign", "for record in self._past.values():", "for record in ():"),
     "past-found": Mutation(
         ANNOUNCER + "_count_on", "self._past.setdefault((record.role, record.model_id), record)", "pass"

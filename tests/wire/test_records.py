@@ -171,6 +171,18 @@ def test_alice_has_one_place_for_a_role_and_bob_his_own() -> None:
     assert newest(here, bobs, replace(bobs, sequence=2), most=1) == [here]
 
 
+def test_who_tells_of_more_than_others_makes_room_for_what_they_tell() -> None:
+    mallorys = [replace(OFFER, public_key=bytes([100 + i] * 32)) for i in range(9)]
+    bobs = replace(OFFER, public_key=BOB.public_key)
+    known = Newest(4)
+    known.add([*mallorys[:3], OFFER], b"mallory")
+    known.add([OFFER], b"carol")
+    known.add([bobs], b"carol")
+    assert known.records == sorted([*mallorys[:2], OFFER, bobs], key=lambda one: one.public_key)
+    known.add(mallorys[3:], b"mallory")
+    assert {OFFER.public_key, bobs.public_key} < {one.public_key for one in known.records}, "told by carol, too"
+
+
 def test_replies_have_limits() -> None:
     contacts = [Contact(ALICE.public_key, ("tcp://192.0.2.1:1",))]
     assert unpack_contacts(pack_contacts(contacts)) == contacts
