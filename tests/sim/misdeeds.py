@@ -357,6 +357,6 @@ MISDEEDS: dict[str, Misdeed] = {
     "dripping drafter": Misdeed(dribble, ("drafter",)),
     "shape": Misdeed(misshape, ("stage",)),
     "address": Misdeed(mislead, ("stage", "drafter")),
-    "hog": Misdeed(hog, ("drafter",), awaited=True),
+    "hog": Misdeed(hog, ("drafter",)),
     "squatter": Misdeed(squatter, ("stage", "drafter")),
 }
