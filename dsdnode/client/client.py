@@ -12,9 +12,20 @@ from typing import Any
 import structlog
 from cachetools import LRUCache
 
+from dsdnode.client.failures import MAX_DENIALS, Failures
 from dsdnode.client.patience import Patience
 from dsdnode.client.preference import by_preference
-from dsdnode.client.request import LOSSES, Finished, GenerateRequest, Left, PendingReply, Piece, ReplyStats
+from dsdnode.client.request import (
+    LOSSES,
+    Denied,
+    Finished,
+    GenerateRequest,
+    Left,
+    OtherPrompt,
+    PendingReply,
+    Piece,
+    ReplyStats,
+)
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
@@ -44,26 +55,12 @@ SILENCE_S = 2.0
 RECENT_S = 2.0
 """What a lookup found so shortly ago is still so."""
 FULL_PAUSE_S = 0.5
-MAX_TRIES = 2
-"""Of one drafter, without a token: a link may break under a drafter that lives."""
 MAX_QUEUED_NOTICES = 4096
 MAX_LEFT = 256
 MAX_ASKED_HOSTS = 32
 """Of one of several models that could be meant: they are asked whether they are there."""
 MAX_TOLD, ID_DIGITS = 4, 12
 """Of those models, in a warning."""
-
-
-@dataclass(slots=True)
-class _Failure:
-    """What came of asking a drafter last; `num`: in a row, without a token in between."""
-
-    error: DsdError
-    num: int
-
-    @property
-    def final(self) -> bool:
-        return not isinstance(self.error, Overloaded) and self.num >= MAX_TRIES
 
 
 _Notice = tuple[wire.Message, Sequence[bytes]]
@@ -226,34 +223,34 @@ class Client:
         """
         patience = Patience(_now(), self._patience_s)
         pending = PendingReply(request, await self._choose_model(request.model), self._rng, patience, told)
-        failures: dict[bytes, _Failure] = {}
+        failures = Failures()
         while True:
             drafter = await self._choose_drafter(pending, failures)
             try:
                 async with contextlib.aclosing(self._ask(pending, drafter)) as events:
                     async for event in events:
                         yield event
+                self._left.update(dict.fromkeys(failures.deniers))
                 return
             except LOSSES as error:
                 log.info("drafter lost", peer=short_id(drafter), reason=str(error))
-                if not (pending.killed(error) or isinstance(error, Overloaded)):
+                if not (pending.killed(error) or isinstance(error, Overloaded | Denied)):
                     self._pings.lost(drafter)
-                known = failures.pop(drafter, None)
-                num = 1 if known is None or pending.progressed else known.num + 1
                 if isinstance(error, Left):
-                    num = MAX_TRIES
                     self._left[drafter] = None
-                failures[drafter] = _Failure(error, num)
+                failures.note(drafter, error, progressed=pending.progressed)
                 if isinstance(error, Overloaded) and patience.is_spent(_now()):
                     raise
+                if isinstance(error, Denied) and (patience.is_spent(_now()) or len(failures.deniers) >= MAX_DENIALS):
+                    raise error.error from None
                 if patience.is_over(_now()):
-                    raise _no_drafter(pending, failures) from None
+                    raise failures.nobody_left(pending) from None
                 pending.num_resumed += bool(pending.prompt_tokens)
 
-    async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, _Failure]) -> bytes:
+    async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
         """The one to be preferred (`by_preference`); when all were asked, who was full, or failed but once.
 
-        Raises NoPipeline.
+        Raises NoPipeline, or what a drafter said, when all others were asked, too.
         """
         thorough = False
         while True:
@@ -266,21 +263,19 @@ class Client:
                 pending.patience.asked(_now(), len(fresh) - 1)
                 return fresh[0]
             pending.patience.asked(_now(), 0)
-            offered = {record.peer_id for record in order}
-            again = [peer for peer, failure in failures.items() if peer in offered and not failure.final]
-            if not again:
-                if thorough:
-                    raise _no_drafter(pending, failures)
+            peer = None if failures.deniers else failures.again({record.peer_id for record in order})
+            if peer is None:
+                if thorough or failures.deniers:
+                    raise failures.nobody_left(pending)
                 thorough = True  # those who answered first may not know of all
                 continue
-            peer = min(again, key=lambda peer: not isinstance(failures[peer].error, Overloaded))
-            if isinstance(failures[peer].error, Overloaded):
+            if failures.is_full(peer):
                 await asyncio.sleep(FULL_PAUSE_S)
                 return peer
             try:
                 await self._pings.ping(peer)
             except DsdError as error:
-                failures[peer] = _Failure(error, MAX_TRIES)
+                failures.gone(peer, error)
                 continue
             return peer
 
@@ -288,6 +283,21 @@ class Client:
         return peer in self._left or self._pings.is_silent(peer)
 
     async def _ask(self, pending: PendingReply, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
+        failed: DsdError | None = None
+        for way in pending.ways():
+            pending.way = way
+            try:
+                async with contextlib.aclosing(self._ask_once(pending, drafter)) as events:
+                    async for event in events:
+                        yield event
+                return
+            except OtherPrompt as error:
+                log.info("another prompt", peer=short_id(drafter), reason=str(error))
+                failed = error
+        assert failed is not None
+        raise failed
+
+    async def _ask_once(self, pending: PendingReply, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
         body = pending.begin()
         request = pending.id
         inbox = self._inboxes[request] = _Inbox(drafter)
@@ -366,13 +376,3 @@ def _now() -> float:
 
 def _told(model: Model) -> str:
     return f"{model.name} ({model.model_id[:ID_DIGITS]})"
-
-
-def _no_drafter(pending: PendingReply, failures: dict[bytes, _Failure]) -> NoPipeline:
-    if failures:
-        reasons = "; ".join(dict.fromkeys(str(failure.error) for failure in failures.values()))
-        return NoPipeline(f"no drafter is left for {pending.model.name} ({reasons})")
-    return NoPipeline(
-        f"no drafter with the tokenizer of {pending.model.name} in this swarm: `dsdnode start --role drafter "
-        "--model-draft FILE --join ...` adds one"
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from random import Random, SystemRandom
 
 from msgspec import structs
@@ -42,6 +43,30 @@ ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailab
 
 class Left(PeerUnavailable):
     """A drafter gives a reply too little: others may be better."""
+
+
+class Denied(PeerUnavailable):
+    """A drafter says that what is asked for cannot be done. `error`: what to raise when no other one does it."""
+
+    def __init__(self, error: DsdError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class OtherPrompt(PeerMisbehaved):
+    """A drafter takes what was asked for another prompt than the one that began the reply, and one of them lies, or
+    their chat templates differ. It is asked in another way."""
+
+
+class Way(Enum):
+    """How a drafter is asked to go on with a reply."""
+
+    ASKED = auto()
+    """By what the user asked, behind the tokens so far: another drafter's word for the prompt does not count."""
+    OVER = auto()
+    """By what the user asked alone: it does the reply over again, and goes on if it comes to the same tokens."""
+    NAMED = auto()
+    """By the prompt's ids, as they were named by the drafter that began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +142,22 @@ class PendingReply:
     """Hears what the reply waits for."""
     id: bytes = b""
     prompt_tokens: tuple[int, ...] = ()
+    """As the drafter named them to whose tokens the reply belongs."""
+    way: Way = Way.ASKED
     acceptance: wire.WireAcceptance | None = None
     """What is asked for; once a drafter has accepted, its rule: a reply has one."""
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
     num_killed: int = 0
     """Engines of drafters that died of it, or could not do it, without a token in between."""
+    shown: str = ""
+    """The text of the tokens, as far as it came."""
     _num_before: int = 0
+    _num_sent: int = 0
+    """Of the tokens, to the drafter that was asked last; and with what it gave:"""
+    _num_here: int = 0
+    _prompt_here: tuple[int, ...] = ()
+    _shown_again: str = ""
     _started_s: float = field(default_factory=lambda: _now())
     _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
     """When the first tokens came and when the last, with how many there were then."""
@@ -161,6 +195,8 @@ class PendingReply:
         Raises BadInput for what no drafter would accept.
         """
         self.id, self._num_before = self.rng.randbytes(16), len(self.tokens)
+        self._num_sent = self._num_here = 0 if self.way is Way.OVER else len(self.tokens)
+        self._shown_again = ""
         if self.request.window:
             parse_window(self.request.window)
         if self.request.wire:
@@ -178,13 +214,23 @@ class PendingReply:
             raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")
         return data
 
+    def ways(self) -> tuple[Way, ...]:
+        """In which a drafter may be asked, one after the other as long as it takes another prompt for the one asked.
+
+        What ids a text has is decided by the tokenizer, which all of them share; what ids a conversation has also by a
+        template, of which honest drafters may have two.
+        """
+        if not self.tokens or self.request.prompt_tokens:
+            return (Way.ASKED,)
+        return (Way.ASKED, Way.OVER, Way.NAMED) if self.request.messages else (Way.ASKED, Way.OVER)
+
     def _body(self) -> replies.GenerateBody:
-        asked, fresh = self.request, not self.tokens  # before the first token nobody's word for the prompt counts
+        asked, named = self.request, self.way is Way.NAMED
         return replies.GenerateBody(
-            messages=tuple(replies.ChatMessage(m["role"], m["content"]) for m in asked.messages) if fresh else (),
-            text=asked.prompt or "" if fresh else "",
-            prompt_tokens=tuple(asked.prompt_tokens or ()) if fresh else self.prompt_tokens,
-            tokens=tuple(self.tokens),
+            messages=() if named else tuple(replies.ChatMessage(m["role"], m["content"]) for m in asked.messages),
+            text="" if named else asked.prompt or "",
+            prompt_tokens=self.prompt_tokens if named else tuple(asked.prompt_tokens or ()),
+            tokens=tuple(self.tokens[: self._num_sent]),
             model=self.model.model_id,
             sampling=_sampling(asked),
             max_tokens=asked.max_tokens,
@@ -225,10 +271,18 @@ class PendingReply:
         if self.acceptance not in (None, answer.acceptance):
             raise PeerMisbehaved("the drafter accepts by another rule than was asked for")
         prompt, named = _ids(buffers), self._body().prompt_tokens
-        if named and prompt != named:  # whoever goes on would go on from these
+        if named and prompt != named:
             raise PeerMisbehaved("the drafter answers another prompt than was asked")
-        self.prompt_tokens, self.acceptance = prompt, answer.acceptance
-        self.patience.accepted(min(len(self.prompt_tokens), self._most_positions))
+        begins = named or not self.tokens
+        if not begins and self.way is Way.ASKED and prompt != self.prompt_tokens:
+            raise OtherPrompt("the drafter takes what was asked for another prompt than the one before it")
+        self._prompt_here, self.acceptance = prompt, answer.acceptance
+        if begins:
+            self.prompt_tokens = prompt
+        if self.way is Way.OVER:
+            self.hear("the drafter before named another prompt: this one does the reply over again")
+        num_again = len(self.tokens) - self._num_sent
+        self.patience.accepted(min(len(prompt), self._most_positions) + num_again)
 
     @property
     def _most_positions(self) -> int:
@@ -245,25 +299,46 @@ class PendingReply:
         if notice.error:
             raise _error(notice)
         told = decode_body(buffer_at(buffers, 0), replies.Statistics)
-        if told.completion_tokens != len(self.tokens) - self._num_before:
+        if told.completion_tokens != self._num_here - self._num_sent:
             raise PeerMisbehaved("the end of the drafter's stream is lost")
+        if self._num_here < len(self.tokens):
+            raise OtherPrompt("asked the same, the drafter ends where the one before it went on")
         rule = self.acceptance or wire.WireAcceptance()
         name = "exact" if not rule.threshold else "deferred" if rule.deferred else "relaxed"
         figures = structs.asdict(self._whole(told) if self.num_resumed else told)
         return Finished(printable(notice.reason), ReplyStats(**figures, acceptance=name, threshold=rule.threshold))
 
     def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
-        if piece.index != len(self.tokens):
-            raise PeerMisbehaved(f"the drafter's stream has a gap at token {len(self.tokens)}")
-        tokens = _ids(buffers)
+        if piece.index != self._num_here:
+            raise PeerMisbehaved(f"the drafter's stream has a gap at token {self._num_here}")
+        given = _ids(buffers)
+        known = self.tokens[self._num_here : self._num_here + len(given)]
+        if list(given[: len(known)]) != known:
+            raise OtherPrompt("asked the same, the drafter comes to other tokens than the one before it")
+        self._num_here += len(given)
+        tokens = given[len(known) :]
         self.tokens.extend(tokens)
         if tokens:
+            if self.way is Way.OVER:
+                self.prompt_tokens = self._prompt_here
             self.patience.stepped(_now(), len(tokens))
             self._waits_for = self._told = ""
             arrival = (_now(), len(self.tokens))
             self._arrivals_s = [*self._arrivals_s[:1], arrival]
-        text = buffer_at(buffers, 1).decode("utf-8", "replace")
-        return Piece(tokens, text, piece.accepted, self.acceptance.threshold if self.acceptance else 0.0)
+        text = self._news(buffer_at(buffers, 1).decode("utf-8", "replace"))
+        num_accepted = max(0, piece.accepted - len(known))
+        return Piece(tokens, text, num_accepted, self.acceptance.threshold if self.acceptance else 0.0)
+
+    def _news(self, text: str) -> str:
+        """What of it was not shown yet."""
+        if self.way is Way.OVER:
+            again = self._shown_again + text
+            most = min(len(again), len(self.shown))
+            if again[:most] != self.shown[:most]:
+                raise PeerMisbehaved("the drafter has another text for the same tokens than the one before it")
+            self._shown_again, text = again, again[len(self.shown) :]
+        self.shown += text
+        return text
 
     def _whole(self, told: replies.Statistics) -> replies.Statistics:
         """Of a reply of several drafters: tokens and times are the client's own; the rest is the last drafter's."""
@@ -296,7 +371,8 @@ def _ids(buffers: Sequence[bytes]) -> tuple[int, ...]:
 
 
 def _error(notice: replies.Finished) -> DsdError:
-    return ERRORS.get(notice.error, DsdError)(printable(notice.message))
+    error = ERRORS.get(notice.error, DsdError)(printable(notice.message))
+    return error if isinstance(error, LOSSES) else Denied(error)
 
 
 def _now() -> float:

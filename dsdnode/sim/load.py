@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 from dsdnode.client.client import FULL_PAUSE_S, Client, Finished, GenerateRequest, ReplyStats
+from dsdnode.client.failures import Failures
 from dsdnode.client.request import PendingReply
-from dsdnode.errors import DsdError, NoPipeline, Overloaded
+from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.node.node import Node
 from dsdnode.sim.engine import prompt_of, token_at
 from dsdnode.sim.traces import RecordedPair
@@ -52,13 +52,13 @@ class OwnUser(Client):
         super().__init__(node.rpc, node.discovery, rng)
         self._node = node
 
-    async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, Any]) -> bytes:
+    async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
         """Raises NoPipeline when it has failed already; one that is full is asked again."""
-        failure = failures.get(self._node.peer_id)
-        if failure is not None and not isinstance(failure.error, Overloaded):
-            raise NoPipeline(f"the own drafter failed: {failure.error}")
-        await asyncio.sleep(FULL_PAUSE_S if failure else 0)
-        return self._node.peer_id
+        own = self._node.peer_id
+        if own in failures and not failures.is_full(own):
+            raise NoPipeline(f"the own drafter failed: {failures.nobody_left(pending)}")
+        await asyncio.sleep(FULL_PAUSE_S if own in failures else 0)
+        return own
 
 
 class Load:

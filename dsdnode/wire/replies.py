@@ -37,7 +37,7 @@ Figure = Annotated[float, Meta(ge=0, le=1e18)]
 class Generate(Message, frozen=True, tag=30):
     """Client to drafter: own this reply. Buffer 0: msgpack of GenerateBody. Answered by Accepted, then by notices:
     Piece ..., Finished; or by Refused, or Finished with an error. Who resumes takes a new request id and names the
-    prompt's ids and the tokens so far. Without a buffer: is this reply still in progress? Pong, or Refused.
+    tokens so far. Without a buffer: is this reply still in progress? Pong, or Refused.
     """
 
     request: SessionId
@@ -75,7 +75,7 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Accepted(Message, frozen=True, tag=31):
-    """Drafter to client. Buffer 0: the prompt's token ids, int32: with them any drafter of this tokenizer can go on.
+    """Drafter to client. Buffer 0: the prompt's token ids, int32: who goes on has the same, or one of the two lies.
 
     `acceptance` is the rule of this reply, asked for or the drafter's own: whoever goes on keeps it.
     """

@@ -203,14 +203,12 @@ ASKING: Final = {
         CLIENT + "_answered", "answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))",
         "answer, _ = await asked",
     ),
-    "piece-gap": Mutation(PENDING + "_piece", "piece.index != len(self.tokens)", "False"),
-    "end-of-stream": Mutation(
-        PENDING + "event", "told.completion_tokens != len(self.tokens) - self._num_before", "False"
-    ),
+    "piece-gap": Mutation(PENDING + "_piece", "piece.index != self._num_here", "False"),
+    "end-of-stream": Mutation(PENDING + "event", "told.completion_tokens != self._num_here - self._num_sent", "False"),
     "rule-kept": Mutation(PENDING + "accepted", "self.acceptance not in (None, answer.acceptance)", "False"),
     "error-shown": Mutation("dsdnode.client.request:_error", "printable(notice.message)", "notice.message"),
     "reason-shown": Mutation(PENDING + "event", "printable(notice.reason)", "notice.reason"),
-    "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
+    "leaving-said": Mutation(CLIENT + "_ask_once", "    self._cancel(drafter, request)", "    pass"),
 }  # fmt: skip
 
 GROUPS: Final = (

@@ -33,12 +33,26 @@ WAITS: Final = {
     "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
     "prompt-claimed": Mutation(
         "dsdnode.client.request:PendingReply.accepted",
-        "min(len(self.prompt_tokens), self._most_positions)",
-        "len(self.prompt_tokens)",
+        "min(len(prompt), self._most_positions)",
+        "len(prompt)",
     ),
     "prompt-once": Mutation(
         "dsdnode.client.patience:Patience.accepted", "max(0.0, reading_s - self._reading_s)", "reading_s"
     ),
     "prompt-named": Mutation("dsdnode.client.request:PendingReply.accepted", "named and prompt != named", "False"),
-    "prompt-own": Mutation("dsdnode.client.request:PendingReply._body", "not self.tokens", "not self.prompt_tokens"),
+    "prompt-own": Mutation(
+        "dsdnode.client.request:PendingReply._body", "self.way is Way.NAMED", "self.way is Way.NAMED or self.tokens"
+    ),
+    "prompt-other": Mutation("dsdnode.client.request:PendingReply.accepted", "not begins and ", "False and "),
+    "prompt-over": Mutation(
+        "dsdnode.client.request:PendingReply._piece", "list(given[: len(known)]) != known", "False"
+    ),
+    "prompt-text": Mutation("dsdnode.client.request:PendingReply._news", "again[:most] != self.shown[:most]", "False"),
+    "prompt-end": Mutation("dsdnode.client.request:PendingReply.event", "self._num_here < len(self.tokens)", "False"),
+    "denied-once": Mutation("dsdnode.client.request:_error", "if isinstance(error, LOSSES) else Denied(error)", ""),
+    "denied-remembered": Mutation(
+        "dsdnode.client.client:Client.generate",
+        "                self._left.update(dict.fromkeys(failures.deniers))\n",
+        "",
+    ),
 }

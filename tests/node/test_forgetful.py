@@ -11,11 +11,12 @@ import pytest
 
 from dsdnode.client.patience import MARGIN_S, Patience
 from dsdnode.config import DEFAULT_PATIENCE_S, POSITION_PATIENCE_S
+from dsdnode.engine.fake import fake_text
 from dsdnode.wire import replies
 from dsdnode.wire.messages import Block, Message, Nack, Refused, SessionLost, Trace
 from dsdnode.wire.tensors import pack_tokens
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, ring
-from tests.node.swarm import FakeSwarm, Member
+from tests.node.swarm import TARGET, FakeSwarm, Member
 from tests.node.test_drafter_host import all_free, story
 from tests.node.test_waits import SHORT_S, Listener, lying, took_s
 
@@ -89,22 +90,22 @@ def test_two_that_never_know_the_reply_and_one_that_does(tmp_path: Path) -> None
     story(tmp_path, tell)
 
 
-def right_tokens(num: int) -> Callable[[Member, bytes, bytes, int], None]:
+def first_tokens(of: list[int]) -> Callable[[Member, bytes, bytes, int], None]:
     def speaks(mallory: Member, client: bytes, request: bytes, second: int) -> None:
         if second == 0:
             piece = replies.Piece(request, 0, 0)
-            mallory.node.rpc.notify(client, piece, [pack_tokens(list(EXPECTED[:num])), b"x"])
+            mallory.node.rpc.notify(client, piece, [pack_tokens(of[:3]), b"x"])
 
     return speaks
 
 
 @pytest.mark.parametrize("prompt", [(9, 9, 9, 9), PROMPT[:-1], (*PROMPT, 3)])
 def test_a_drafter_that_names_another_prompt_is_not_believed(tmp_path: Path, prompt: tuple[int, ...]) -> None:
-    """Its first tokens are right: whoever went on from its prompt would give alice another text."""
+    """It answers that one: alice hears nothing of it."""
 
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm)
-        alice, asked = await lying(swarm, right_tokens(3), prompt)
+        alice, asked = await lying(swarm, first_tokens(fake_text(TARGET, prompt, 3)), prompt)
         listener = Listener()
         await listener.read(alice, replace(REQUEST, max_tokens=40))
         assert (listener.tokens, listener.reason) == (EXPECTED[:40], "length")

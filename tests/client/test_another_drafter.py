@@ -1,0 +1,231 @@
+"""Another drafter goes on with alice's reply, or is asked after one has said no: whose word counts for what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsdnode.client.client import Client, GenerateRequest, Piece
+from dsdnode.client.request import OtherPrompt, PendingReply, Way
+from dsdnode.engine.fake import fake_text
+from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved
+from dsdnode.swarm.catalogue import Model
+from dsdnode.wire import replies
+from dsdnode.wire.codec import decode_body, encode_body
+from dsdnode.wire.tensors import pack_tokens
+from tests.node.mallory import EXPECTED, REQUEST, ring
+from tests.node.swarm import TARGET, FakeSwarm, Member
+from tests.node.test_drafter_host import some, story
+from tests.node.test_waits import Listener, lying, now
+
+TEXT = "tell"
+ASKED = {
+    "text": (replace(REQUEST, prompt_tokens=None, prompt=TEXT), TEXT),
+    "messages": (replace(REQUEST, prompt_tokens=None, messages=[{"role": "user", "content": TEXT}]), f"user: {TEXT}"),
+}
+
+
+def shown(tokens: Sequence[int]) -> str:
+    return "".join(chr(32 + token) for token in tokens)
+
+
+def reply_to(text: str) -> list[int]:
+    return fake_text(TARGET, [1 + (ord(letter) - 33) % 96 for letter in text], 60)
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("num_given", [1, 7])
+def test_a_drafter_whose_tokens_are_right_may_not_say_what_was_asked(
+    tmp_path: Path, asked: str, num_given: int
+) -> None:
+    """Mallory gives the first tokens of the right reply, beside another prompt's ids: who went on from these would
+    answer mallory's question."""
+    request, text = ASKED[asked]
+    right = reply_to(text)
+
+    def speaks(mallory: Member, client: bytes, name: bytes, second: int) -> None:
+        if second == 0:
+            given = right[:num_given]
+            mallory.node.rpc.notify(client, replies.Piece(name, 0, 0), [pack_tokens(given), shown(given).encode()])
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice, asked = await lying(swarm, speaks, prompt=(9, 9, 9, 9))
+        listener = Listener()
+        pieces: list[str] = []
+        async for event in alice.generate(request, listener.told):
+            if isinstance(event, Piece):
+                listener.tokens += event.tokens
+                pieces.append(event.text)
+        assert (listener.tokens, "".join(pieces)) == (right, shown(right))
+        assert asked
+        assert any("over again" in words for words in listener.words)
+
+    story(tmp_path, tell)
+
+
+def other_template(member: Member) -> None:
+    engine = member.draft
+    assert engine is not None
+
+    async def render(messages: Sequence[tuple[str, str]]) -> list[int]:
+        assert engine is not None
+        return await engine.tokenize("\n".join(f"<{role}> {content}" for role, content in messages))
+
+    engine.render = render  # type: ignore[method-assign]
+
+
+def test_a_reply_goes_on_where_the_next_drafter_has_another_template(tmp_path: Path) -> None:
+    """Both are honest: the reply stays the one that dora began."""
+    request, text = ASKED["messages"]
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice = await swarm.client()
+        alice._joined = [swarm.members["dora"].node.peer_id]
+        other_template(await swarm.add("don", drafts=True))
+        events = alice.generate(request)
+        tokens = await some(events, 10)
+        await swarm.kill("dora")
+        async for event in events:
+            if isinstance(event, Piece):
+                tokens += event.tokens
+        assert tokens == reply_to(text)
+
+    story(tmp_path, tell)
+
+
+def begun(request: GenerateRequest) -> PendingReply:
+    """Alice has the tokens 1 and 2, `ab`, of a drafter that is gone."""
+    pending = PendingReply(request, Model("ab" * 32, "fake", 4, 16, 97, "cd" * 32, 4096, (), 1, ""))
+    pending.begin()
+    pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 17])])
+    pending.event(replies.Piece(pending.id, 0, 0), [pack_tokens([1, 2]), b"ab"])
+    return pending
+
+
+async def test_who_goes_on_is_asked_what_the_first_was_asked() -> None:
+    pending = begun(ASKED["text"][0])
+    body = decode_body(pending.begin(), replies.GenerateBody)
+    assert (body.text, body.prompt_tokens, body.tokens) == (TEXT, (), (1, 2))
+    with pytest.raises(OtherPrompt):
+        pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 18])])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "error"),
+    [([1, 3], b"ac", OtherPrompt), ([3], b"c", OtherPrompt), ([1, 2, 3], b"axc", PeerMisbehaved)],
+)
+async def test_who_does_it_over_again_must_come_to_the_same(
+    tokens: list[int], text: bytes, error: type[DsdError]
+) -> None:
+    pending = begun(ASKED["text"][0])
+    pending.way = Way.OVER
+    assert decode_body(pending.begin(), replies.GenerateBody).tokens == ()
+    pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 18])])
+    with pytest.raises(error):
+        pending.event(replies.Piece(pending.id, 0, 0), [pack_tokens(tokens), text])
+
+
+async def test_what_was_shown_is_not_shown_again() -> None:
+    pending = begun(ASKED["text"][0])
+    pending.way = Way.OVER
+    pending.begin()
+    pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 18])])
+    first = pending.event(replies.Piece(pending.id, 0, 1), [pack_tokens([1]), b"a"])
+    second = pending.event(replies.Piece(pending.id, 1, 1), [pack_tokens([2, 3]), b"bc"])
+    third = pending.event(replies.Piece(pending.id, 3, 0), [pack_tokens([4]), b"d"])
+    assert [(one.tokens, one.text) for one in (first, second, third) if isinstance(one, Piece)] == [
+        ((), ""),
+        ((3,), "c"),
+        ((4,), "d"),
+    ]
+    assert (pending.tokens, pending.prompt_tokens) == ([1, 2, 3, 4], (5, 18))
+
+
+async def test_a_reply_over_again_that_ends_too_soon_is_another() -> None:
+    pending = begun(ASKED["text"][0])
+    pending.way = Way.OVER
+    pending.begin()
+    pending.event(replies.Piece(pending.id, 0, 0), [pack_tokens([1]), b"a"])
+    told = encode_body(replies.Statistics(completion_tokens=1))
+    with pytest.raises(OtherPrompt):
+        pending.event(replies.Finished(pending.id, "stop"), [told])
+
+
+# --- a drafter says no
+
+
+SAID = {"BadInput": BadInput, "ModelRefused": ModelRefused, "NoPipeline": NoPipeline, "Strange": DsdError}
+
+
+async def denies(swarm: FakeSwarm, alice: Client, name: str, error: str) -> list[bytes]:
+    """A drafter that alice prefers, and that ends each reply in words. Who asked it."""
+    mallory = await swarm.add(name, drafts=True)
+    asked: list[bytes] = []
+
+    async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+        asked.append(message.request)
+        return replies.Finished(message.request, "", error, f"{name} says so"), []
+
+    mallory.node.rpc.on_request(replies.Generate, generate)
+    alice._joined = [*alice._joined, mallory.node.peer_id]
+    return asked
+
+
+@pytest.mark.parametrize("error", SAID)
+def test_a_drafter_that_says_it_cannot_be_done_is_not_the_only_one_asked(tmp_path: Path, error: str) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice = await swarm.client()
+        alice._joined = []
+        asked = await denies(swarm, alice, "mallory", error)
+        await asyncio.sleep(5)
+        for _ in range(2):
+            listener = Listener()
+            await listener.read(alice)
+            assert (listener.tokens, listener.reason) == (EXPECTED, "length")
+        assert len(asked) == 1, "it is remembered"
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("error", SAID)
+def test_what_nobody_does_ends_in_a_drafter_s_words(tmp_path: Path, error: str) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await swarm.add("sam", layers=(0, 4))
+        alice = await swarm.client()
+        alice._joined = []
+        await denies(swarm, alice, "mallory", error)
+        await denies(swarm, alice, "mortimer", error)
+        await asyncio.sleep(5)
+        began_s = now()
+        with pytest.raises(SAID[error], match=r"(mallory|mortimer) says so"):
+            await Listener().read(alice)
+        assert now() - began_s < 2
+
+    story(tmp_path, tell)
+
+
+def test_a_drafter_that_is_full_is_not_waited_for_where_another_says_no(tmp_path: Path) -> None:
+    """A question that is too long is told at once, however busy the others are."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await swarm.add("sam", layers=(0, 4))
+        alice = await swarm.client()
+        alice._joined = []
+        await denies(swarm, alice, "mallory", "Overloaded")
+        await denies(swarm, alice, "dora", "BadInput")
+        await asyncio.sleep(5)
+        began_s = now()
+        with pytest.raises(BadInput, match="dora says so") as raised:
+            await Listener().read(alice)
+        assert now() - began_s < 2
+        assert not isinstance(raised.value, Overloaded)
+
+    story(tmp_path, tell)
