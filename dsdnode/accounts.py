@@ -14,9 +14,15 @@ from math import inf
 from operator import itemgetter
 from typing import TypeVar
 
+from cachetools import LRUCache
+
 T = TypeVar("T")
 TURN_S = 60.0
-"""Where one network's shares are less than a place each: so long somebody there has a place before another gets it."""
+"""Where shares are less than a place each: so long somebody has a place before another one gets it."""
+SPENT_S = 600.0
+"""A network that has had its turn waits so long for places that are free, and takes nobody's: otherwise nobody's reply
+would ever be over where many wait."""
+MAX_SPENT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +69,38 @@ class Shares:
             found += _above(inside, _fair_share(inside.values(), share), but=asker)
         return found
 
+    def beside(self, asker: Account, amount: float) -> list[Account]:
+        """With whom this account takes turns where there is no share for each: other names of its network, and those of
+        networks that have no less than its own would have then."""
+        mine = sum(self._held.get(asker.network, {}).values()) + amount
+        return [
+            account
+            for network, owners in self._held.items()
+            if network == asker.network or sum(owners.values()) >= mine
+            for account in owners
+            if account != asker
+        ]
+
     def heaviest(self) -> list[Account]:
         """Who holds something, with most comes first."""
         totals = {network: sum(owners.values()) for network, owners in self._held.items()}
         accounts = {account: amount for owners in self._held.values() for account, amount in owners.items()}
         return sorted(accounts, key=lambda one: (totals[one.network], accounts[one]), reverse=True)
+
+
+class Turns:
+    """Which networks have had their turn, and when they lost it."""
+
+    def __init__(self) -> None:
+        self._lost_s: LRUCache[str, float] = LRUCache(MAX_SPENT)
+
+    def lost(self, now: float, holder: Account, asker: Account) -> None:
+        if holder.network != asker.network:
+            self._lost_s[holder.network] = now
+
+    def may_take(self, now: float, asker: Account, holder: Account) -> bool:
+        """A place of one who has had it for long. In one network all are neighbours."""
+        return asker.network == holder.network or self._lost_s.get(asker.network, -inf) + SPENT_S < now
 
 
 def _above(held: Mapping[Account, float], share: float, but: Account) -> list[Account]:

@@ -56,6 +56,13 @@ def test_an_owner_with_a_long_line_does_not_lose_it_to_one_that_asks_for_as_much
     assert Shares(4096, [(ALICE, 2100)]).over(BOB, 2100) == []
 
 
+def test_who_takes_turns_where_there_is_no_share_for_each() -> None:
+    shares = Shares(2, [(ALICE, 1), (mallory(0), 1)])
+    assert shares.over(BOB, 1) == shares.over(NEIGHBOUR, 1) == []
+    assert shares.beside(BOB, 1) == [ALICE, mallory(0)]
+    assert shares.beside(NEIGHBOUR, 1) == [mallory(0)], "her network would have more than alice's"
+
+
 def test_the_heaviest_comes_first() -> None:
     shares = Shares(9, [(ALICE, 3), (mallory(0), 1), (mallory(1), 3), (BOB, 2)])
     assert shares.heaviest() == [mallory(1), mallory(0), ALICE, BOB]

@@ -20,6 +20,11 @@ ACCOUNTS: Final = {
     "room-own": Mutation(ROOM + "make", "gives = gives or self._own(asker)", "pass"),
     "room-idle": Mutation(ROOM + "_gives", "one.worked_s + IDLE_S < self._now", "False"),
     "room-turn": Mutation(ROOM + "_gives", "one.since_s + TURN_S < self._now", "False"),
+    "turn-networks": Mutation(SHARES + "beside", " or sum(owners.values()) >= mine", ""),
+    "turn-spent": Mutation(
+        "dsdnode.accounts:Turns.may_take", "self._lost_s.get(asker.network, -inf) + SPENT_S < now", "True"
+    ),
+    "turn-least": Mutation(SHARES + "beside", "sum(owners.values()) >= mine", "True"),
     "parked-heaviest": Mutation(ROOM + "_gives", "session.parked and session.account == account", "session.parked"),
     "share-lost": Mutation(STAGE_HOST + "_evict", "not session.parked and ", "False and "),
     "cells-grown": Mutation(STAGE_HOST + "_run", "self._sessions.overflow(now, session)", "()"),
@@ -38,8 +43,8 @@ ACCOUNTS: Final = {
         "in_turn(sorted(ready, key=waits), lambda run: self._turns[run.owner].account)",
         "sorted(ready, key=lambda run: self._turns[run.owner].served)",
     ),
-    "drafter-share": Mutation(DRAFTER_HOST + "_giving", "        if over:\n", "        if False:\n"),
-    "drafter-turn": Mutation(DRAFTER_HOST + "_giving", "longest.since_s + TURN_S < ", "0 > "),
+    "drafter-share": Mutation(DRAFTER_HOST + "_giving", "if over := shares.over(asker, 1):", "if over := ():"),
+    "drafter-turn": Mutation(DRAFTER_HOST + "_giving", "longest.since_s + TURN_S >= now", "True"),
     "drafter-texts": Mutation(
         DRAFTER_HOST + "_generate", "self._prompting.setdefault(account.network, asyncio.Lock())", "asyncio.Lock()"
     ),

@@ -51,7 +51,7 @@ WAITS: Final = {
     "prompt-end": Mutation("dsdnode.client.request:PendingReply.event", "self._num_here < len(self.tokens)", "False"),
     "denied-once": Mutation("dsdnode.client.request:_error", "if isinstance(error, LOSSES) else Denied(error)", ""),
     "denied-remembered": Mutation(
-        "dsdnode.client.client:Client.generate",
+        "dsdnode.client.client:Client._ask_all",
         "                self._left.update(dict.fromkeys(failures.deniers))\n",
         "",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,34 @@ def test_names_that_work_and_work_give_way_to_their_neighbour_after_their_turn(t
             await asyncio.sleep(2)
         assert await carol.opens(stage, of(carol)) == Opened()
         assert {session.owner for session in sessions_at(stage)} == {carol.id, alice.id}  # who has her share keeps it
+
+    story(tmp_path, tell)
+
+
+def test_more_networks_than_places_take_turns_and_who_had_one_waits(tmp_path: Path) -> None:
+    """Mallory has a name in each of two networks; alice is somewhere else."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        stage, alice = await sam(swarm, max_sessions=2), Mallory(swarm, "alice", ELSEWHERE)
+        hers = [Mallory(swarm, f"mallory {index}", f"198.51.{index}.1") for index in range(2)]
+
+        async def work(*who: Mallory) -> None:
+            for _ in range(round(TURN_S) // 2):
+                for one in who:
+                    sends(one, stage, 1, done[one.id], 1)
+                    done[one.id] += 1
+                await asyncio.sleep(2)
+
+        done: Counter[bytes] = Counter()
+        for one in hers:
+            await one.opens(stage, of(one))
+        assert isinstance(await alice.opens(stage, of(alice)), Refused)
+        await work(*hers)
+        assert await alice.opens(stage, of(alice)) == Opened()
+        [gone] = [one for one in hers if of(one) not in {session.id for session in sessions_at(stage)}]
+        await work(alice, *(one for one in hers if one is not gone))
+        assert isinstance(await gone.opens(stage, of(gone, 1)), Refused), "her turn is over"
+        assert of(alice) in {session.id for session in sessions_at(stage)}
 
     story(tmp_path, tell)
 

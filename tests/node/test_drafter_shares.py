@@ -86,12 +86,18 @@ def test_mallory_s_long_texts_wait_for_each_other_and_alice_for_one_of_them(
     story(tmp_path, tell)
 
 
-def test_many_names_have_a_drafter_s_places_for_their_turn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", [HERS, ELSEWHERE])
+def test_many_names_have_a_drafter_s_places_for_their_turn(tmp_path: Path, source: str) -> None:
+    """All of one network, or each of one of its own, as alice is."""
+
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm, max_sessions=2)
-        await talkers(swarm, swarm.members["dora"], names(swarm, 2), 2, max_tokens=1500)
+        hers = names(swarm, 2)
+        if source == ELSEWHERE:
+            hers = [Mallory(swarm, f"mallory {index}", f"198.51.{index}.1") for index in range(2)]
+        await talkers(swarm, swarm.members["dora"], hers, 2, max_tokens=1500)
         begun_s = asyncio.get_running_loop().time()
-        reply = come_from(await swarm.client(patience_s=200.0), HERS).generate(REQUEST)
+        reply = come_from(await swarm.client(patience_s=200.0), source).generate(REQUEST)
         assert await some(reply, 4) == EXPECTED[:4]
         assert TURN_S - 20 < asyncio.get_running_loop().time() - begun_s < TURN_S + 10
         await reply.aclose()

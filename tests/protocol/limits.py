@@ -103,6 +103,7 @@ LIMITS: Final[dict[str, float]] = {
     "closings": _STAGE.max_closings,
     "spare_positions": _STAGE.max_spare_positions,
     "turn_s": accounts.TURN_S,
+    "turn_spent_s": accounts.SPENT_S,
     "idle_s": room.IDLE_S,
     "flights": flow.MAX_FLIGHTS,
     "branches": actions.MAX_BRANCHES,

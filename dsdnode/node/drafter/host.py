@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from dsdnode.accounts import TURN_S, Account, Shares
+from dsdnode.accounts import TURN_S, Account, Shares, Turns
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
@@ -69,6 +69,7 @@ class DrafterHost:
         """By client and request: nobody takes a name from a client that is just asking under it."""
         self._prompting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._by_session: dict[bytes, Reply] = {}
+        self._turns = Turns()
         self._draining = False
         self.on_change: Callable[[], None] = lambda: None
 
@@ -160,13 +161,16 @@ class DrafterHost:
         here = [one for one in self._deliveries.values() if one.failure is None]
         if len(here) < self._max_sessions:
             return []
-        over = Shares(self._max_sessions, ((one.account, 1) for one in here)).over(asker, 1)
-        if over:
+        shares, now = Shares(self._max_sessions, ((one.account, 1) for one in here)), asyncio.get_running_loop().time()
+        if over := shares.over(asker, 1):
             return [one for one in here if one.account == over[0]][-1:]
-        beside = [one for one in here if one.account.network == asker.network and one.account != asker]
+        takes_turns = set(shares.beside(asker, 1))
+        beside = [one for one in here if one.account in takes_turns and self._turns.may_take(now, asker, one.account)]
         longest = min(beside, key=lambda one: one.since_s, default=None)
-        had_turn = longest is not None and longest.since_s + TURN_S < asyncio.get_running_loop().time()
-        return [longest] if longest is not None and had_turn else None
+        if longest is None or longest.since_s + TURN_S >= now:
+            return None
+        self._turns.lost(now, longest.account, asker)
+        return [longest]
 
     def _begin(self, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]) -> None:
         self._check(options.model, prompt, body.tokens)

@@ -1,9 +1,9 @@
 """Who makes room at a stage when all sessions or all of the cache are taken. Pure.
 
 First go conversations that rest. Then whoever has more than a fair share (accounts.py) loses what is reserved and not
-used, and then sessions, the one without work for the longest time first. Names cost nothing: in one network, where
-shares cannot tell ten people from one with ten names, a session that is idle, or has had its turn, makes room for
-whoever else comes from there.
+used, and then sessions, the one without work for the longest time first. Where there are more networks than places, or
+more names in one network than it has a share of, nobody has more than a share. There people take turns: a session that
+is idle, or has had its turn, makes room for whoever else comes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from dsdnode.accounts import TURN_S, Account, Shares
+from dsdnode.accounts import TURN_S, Account, Shares, Turns
 from dsdnode.wire.messages import Refused
 
 IDLE_S = 15.0
@@ -56,13 +56,20 @@ class Room(Generic[S]):
     """Of those who are `here`, and of those who are `coming` beside whoever asks, at one moment."""
 
     def __init__(
-        self, now: float, max_sessions: int, max_positions: int, here: Iterable[S], coming: Iterable[Coming] = ()
+        self,
+        now: float,
+        max_sessions: int,
+        max_positions: int,
+        here: Iterable[S],
+        coming: Iterable[Coming] = (),
+        turns: Turns | None = None,
     ) -> None:
         self._now = now
         self._max_sessions = max_sessions
         self._max_positions = max_positions
         self._here = list(here)
         self._coming = list(coming)
+        self._turns = turns or Turns()
         self._cut: set[int] = set()
         """Whose reservations are to be no more than what they use."""
 
@@ -140,7 +147,13 @@ class Room(Generic[S]):
             mine = [one for one in having if one.account == account]
             if mine:
                 return min(mine, key=lambda one: one.worked_s)
-        beside = [one for one in having if one.account.network == asker.network and one.account != asker]
+        takes_turns = set(shares.beside(asker, amount))
+        beside = [
+            one for one in having if one.account in takes_turns and self._turns.may_take(self._now, asker, one.account)
+        ]
         idle = [one for one in beside if one.worked_s + IDLE_S < self._now]
         over = [one for one in beside if one.since_s + TURN_S < self._now]
-        return min(idle, key=lambda one: one.worked_s, default=min(over, key=lambda one: one.since_s, default=None))
+        gives = min(idle, key=lambda one: one.worked_s, default=min(over, key=lambda one: one.since_s, default=None))
+        if gives is not None:
+            self._turns.lost(self._now, gives.account, asker)
+        return gives

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from dsdnode.accounts import Account
+from dsdnode.accounts import Account, Turns
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.node.shard.room import Coming, Room
@@ -116,6 +116,7 @@ class Sessions:
         self._limits = _limits(engine.shard.width, max_sessions)
         self._coming: dict[bytes, Coming] = {}
         """For whom room is being made, by session: nobody else gets it."""
+        self._turns = Turns()
         self.draining = False
 
     def __len__(self) -> int:
@@ -210,7 +211,7 @@ class Sessions:
             return []
         others = [one for one in self._sessions.values() if one is not known and not one.machine.is_over]
         coming = [one for session, one in self._coming.items() if session != message.session]
-        room = Room(now, self._max_sessions, self._engine.shard.context_tokens, others, coming)
+        room = Room(now, self._max_sessions, self._engine.shard.context_tokens, others, coming, self._turns)
         return room.make(Coming(account, message.max_positions))
 
     def leaving(self, message: Open) -> StageSession | None:
