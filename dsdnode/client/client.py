@@ -18,6 +18,7 @@ from dsdnode.client.preference import by_preference
 from dsdnode.client.request import (
     LOSSES,
     Denied,
+    Died,
     Finished,
     GenerateRequest,
     Left,
@@ -97,6 +98,8 @@ class Client:
         self._patience_s = patience_s
         self._left: LRUCache[bytes, None] = LRUCache(MAX_LEFT)
         """Drafters that gave a reply nothing, or too little: others are asked first from then on."""
+        self._fruitless: LRUCache[str, None] = LRUCache(MAX_LEFT)
+        """Models of which a reply came to nothing: of several that could be meant, others are tried first."""
         self._last_drafter = b""
         """It may have kept what it computed."""
         self._pings = Pings(self._rpc)
@@ -180,8 +183,8 @@ class Client:
             self._found = loop.time(), records
         return records
 
-    async def _choose_model(self, name: str | None) -> Model:
-        models = models_of(await self._records())
+    async def _choose_model(self, request: GenerateRequest) -> Model:
+        models, name = models_of(await self._records()), request.model
         if name is not None:
             meant = called(models, name)
             if not meant:
@@ -191,6 +194,7 @@ class Client:
             raise NoPipeline("nobody in this swarm hosts a model yet: `dsdnode start --role shard --join ...` adds one")
         else:
             meant = models
+        meant = [model for model in meant if max(request.prompt_tokens or (0,)) < model.vocab_size] or meant
         servable = [model for model in meant if model.complete and model.drafters] or meant
         return servable[0] if len(servable) == 1 else await self._most_hosted(servable)
 
@@ -202,7 +206,8 @@ class Client:
         peers = list(dict.fromkeys(shard.peer_id for shard in shards))
         rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer) for peer in peers))
         answering = {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
-        chosen, *others = sorted(models, key=lambda model: model.rank(answering, self._joined))
+        models = sorted(models, key=lambda model: model.rank(answering, self._joined))
+        chosen, *others = sorted(models, key=lambda model: model.model_id in self._fruitless)
         log.warning(
             "several models could be meant; choose one with -m NAME, or -m and the beginning of its id",
             chosen=_told(chosen),
@@ -221,9 +226,21 @@ class Client:
         Raises NoPipeline (no drafter left, layers that nobody hosts, or nothing came), BadInput, ModelRefused,
         Overloaded; what was yielded before stands.
         """
-        patience = Patience(_now(), self._patience_s)
-        pending = PendingReply(request, await self._choose_model(request.model), self._rng, patience, told)
-        failures = Failures()
+        model = await self._choose_model(request)
+        pending = PendingReply(request, model, self._rng, Patience(_now(), self._patience_s), told)
+        try:
+            async with contextlib.aclosing(self._ask_all(pending)) as events:
+                async for event in events:
+                    yield event
+        except (NoPipeline, ModelRefused):
+            if not pending.tokens:
+                self._fruitless[model.model_id] = None
+            raise
+        self._fruitless.pop(model.model_id, None)
+
+    async def _ask_all(self, pending: PendingReply) -> AsyncGenerator[Piece | Finished, None]:
+        """One drafter after the other, until the reply is over."""
+        patience, failures = pending.patience, Failures()
         while True:
             drafter = await self._choose_drafter(pending, failures)
             try:
@@ -234,10 +251,10 @@ class Client:
                 return
             except LOSSES as error:
                 log.info("drafter lost", peer=short_id(drafter), reason=str(error))
+                if isinstance(error, Left | Died):
+                    self._left[drafter] = None
                 if not (pending.killed(error) or isinstance(error, Overloaded | Denied)):
                     self._pings.lost(drafter)
-                if isinstance(error, Left):
-                    self._left[drafter] = None
                 failures.note(drafter, error, progressed=pending.progressed)
                 if isinstance(error, Overloaded) and patience.is_spent(_now()):
                     raise

@@ -38,6 +38,7 @@ _KINDS: tuple[type[DsdError], ...] = (
 )
 LOSSES = (Overloaded, PeerUnavailable, PeerMisbehaved, WorkerDied, WorkFailed)
 """Another drafter may do better."""
+Died = WorkerDied | WorkFailed
 ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailable}
 
 
@@ -250,7 +251,7 @@ class PendingReply:
 
     def killed(self, error: DsdError) -> bool:
         """Did a drafter's engine die of it, or could it not do it? Raises NoPipeline when that is enough."""
-        if not isinstance(error, WorkerDied | WorkFailed):
+        if not isinstance(error, Died):
             return False
         self.num_killed = 1 if self.progressed else self.num_killed + 1
         if self.num_killed >= wire.MAX_KILLED:
