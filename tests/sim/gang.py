@@ -19,7 +19,7 @@ from .village import Place, Village
 
 SHARE = 0.3
 """Of the worlds in which anything may go wrong."""
-KINDS = tuple(name for name, misdeed in MISDEEDS.items() if not misdeed.awaited)
+KINDS = tuple(MISDEEDS)
 MAX_MINING = 32
 """Identities that a rogue makes to have the lowest key of all."""
 

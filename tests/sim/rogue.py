@@ -28,6 +28,7 @@ ANNOUNCE_S = (0.0, 2.0, 10.0)
 """Pauses between two announcements, the last again and again: who comes back has forgotten what it was told."""
 ASK_S = 3.0
 MANY = 1 << 30
+HOURS_S = 3600.0
 MADE_OF = ("weights_hash", "architecture", "num_layers", "width", "vocab_size", "tokenizer_hash")
 FIELDS = ProviderRecord.__struct_fields__
 
@@ -136,3 +137,13 @@ class Rogue:
         self.villager.transport.end()
         with contextlib.suppress(DsdError):
             await self.villager.node.close()
+
+
+def say(rogue: Rogue, client: bytes, message: Message, *buffers: bytes) -> None:
+    rogue.village.loop.at(rogue.village.loop.now, _notify, rogue, client, message, list(buffers))
+
+
+def _notify(rogue: Rogue, client: bytes, message: Message, buffers: list[bytes]) -> None:
+    if rogue.village.network.hosts.get(client) is not None and not rogue.villager.transport.closed:
+        with contextlib.suppress(DsdError):
+            rogue.rpc.notify(client, message, buffers)

@@ -34,6 +34,7 @@ from .leaks import held_by, overfull
 from .liar import Liar, liars_dice
 from .troubles import Troubles
 from .village import Village
+from .words import prompt_asked, words_of
 
 LIMIT_S = 3600.0
 STUCK_S = 300.0
@@ -155,10 +156,25 @@ def _request(rng: Random, village: Village) -> GenerateRequest:
     )
 
 
+def _in_words(dice: Random, request: GenerateRequest) -> GenerateRequest:
+    """Three of ten ask so: which ids that makes says a drafter."""
+    text, way = words_of(request.prompt_tokens or ()), dice.random()
+    if way < 0.15:
+        return dataclasses.replace(request, prompt_tokens=None, prompt=text)
+    said = [{"role": "user", "content": text}]
+    return dataclasses.replace(request, prompt_tokens=None, messages=said) if way < 0.3 else request
+
+
 def _next_turn(rng: Random, request: GenerateRequest, reply: list[int]) -> GenerateRequest:
     """The conversation goes on, by other dice."""
-    line = (*(request.prompt_tokens or ()), *reply, *(rng.randrange(1, 17) for _ in range(rng.randint(1, 5))))
-    return dataclasses.replace(request, prompt_tokens=line, seed=request.seed + 1, keep=rng.random() < 0.5)
+    said = [rng.randrange(1, 17) for _ in range(rng.randint(1, 5))]
+    after = dataclasses.replace(request, seed=request.seed + 1, keep=rng.random() < 0.5)
+    if request.messages:
+        turn = [{"role": "assistant", "content": words_of(reply)}, {"role": "user", "content": words_of(said)}]
+        return dataclasses.replace(after, messages=[*request.messages, *turn])
+    if request.prompt is not None:
+        return dataclasses.replace(after, prompt=request.prompt + words_of([*reply, *said]))
+    return dataclasses.replace(after, prompt_tokens=(*(request.prompt_tokens or ()), *reply, *said))
 
 
 class _Ask:
@@ -169,12 +185,14 @@ class _Ask:
         self.over = False
         self.told_s = 0.0
         """When it was asked, or the last token came."""
-        self._turn(_request(rng, village))
+        number = village.clients.index(client)
+        self._turn(_in_words(Random(f"words {result.seed} {number}"), _request(rng, village)))
 
     def _turn(self, request: GenerateRequest) -> None:
         self.request = request
         sampling = Sampling(request.temperature, seed=request.seed)
-        expected = fake_text(self.village.model, request.prompt_tokens or (), request.max_tokens, sampling)
+        self.prompt = prompt_asked(request)
+        expected = fake_text(self.village.model, self.prompt, request.max_tokens, sampling)
         self.expected = expected[: expected.index(END_TOKEN)] if END_TOKEN in expected else expected
         self.result.num_replies += 1
 
@@ -209,7 +227,7 @@ class _Ask:
     def _heard(self, news: bool) -> None:
         """Something came of it: in time?"""
         still_s = self.village.loop.now - self.told_s
-        num_positions = len(self.request.prompt_tokens or ()) + self.request.max_tokens
+        num_positions = len(self.prompt) + self.request.max_tokens
         if still_s > DEFAULT_PATIENCE_S + MARGIN_S + LAST_LOOK_S + POSITION_PATIENCE_S * num_positions:
             self.result.violations.append(f"late: nothing came for {still_s:.0f} s")
         if news:

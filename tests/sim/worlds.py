@@ -1,8 +1,8 @@
 """Random worlds of whole production nodes, in virtual time: `python -m tests.sim.worlds --seeds 10000`.
 
 Each seed draws a swarm (model, cuts, replicas, machines, links, clocks), replies (prompt, length, temperature, window
-policy), troubles, in four of ten worlds a liar (liar.py), and in a quarter rogues (gang.py), of all kinds that are not
-awaited, or of those that `--rogues` names; tests/sim/world.py says what is checked all along. Exit code 1 when
+policy), troubles, in four of ten worlds a liar (liar.py), and in a quarter rogues (gang.py), of all kinds,
+or of those that `--rogues` names; tests/sim/world.py says what is checked all along. Exit code 1 when
 anything was wrong, lost, stuck, late or leaked; a red seed is printed with the command that replays it. With `--mutate
 NAME` one guard is taken out first (tests/speculation/mutations.py, tests/sim/believing.py), and a run that stays green
 is the failure.
