@@ -60,6 +60,10 @@ class Organs:
     tuning: Tuning = TUNING
 
 
+MAX_TOLD = 4
+"""Of models in an error."""
+
+
 class Node:
     """`await Node.start(config)`: ready when it returns, and known to those who will be asked for it."""
 
@@ -188,12 +192,12 @@ class Node:
         """A draft model that nothing here can use is a mistake, and never silent. Raises ModelRefused."""
         if "shard" in self._offers:
             target = self._offers["shard"].engine.shard
-            known = {target.model_name: target.tokenizer_hash}
-        else:
+            known = {(target.model_name, target.tokenizer_hash)}
+        else:  # a name may be that of several models
             models = models_of(await self.discovery.find_providers(MODELS_KEY))
-            known = {model.name: model.tokenizer_hash for model in models}
-        if known and draft.shard.tokenizer_hash not in known.values():
-            targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known.items()))
+            known = {(model.name, model.tokenizer_hash) for model in models}
+        if known and draft.shard.tokenizer_hash not in {tokenizer for _, tokenizer in known}:
+            targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known)[:MAX_TOLD])
             raise ModelRefused(
                 f"the draft model {draft.shard.model_name} has another tokenizer ({draft.shard.tokenizer_hash[:12]}) "
                 f"than {targets}: a draft model must share its target's"

@@ -12,11 +12,12 @@ import pytest
 
 from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.client.request import OtherPrompt, PendingReply, Way
-from dsdnode.engine.fake import fake_text
+from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
+from dsdnode.wire.messages import Open, Refused
 from dsdnode.wire.tensors import pack_tokens
 from tests.node.mallory import EXPECTED, REQUEST, ring
 from tests.node.swarm import TARGET, FakeSwarm, Member
@@ -227,5 +228,40 @@ def test_a_drafter_that_is_full_is_not_waited_for_where_another_says_no(tmp_path
             await Listener().read(alice)
         assert now() - began_s < 2
         assert not isinstance(raised.value, Overloaded)
+
+    story(tmp_path, tell)
+
+
+# --- a rival of the model's name
+
+
+RIVALS = {
+    "gives nothing": FakeModel(num_layers=2),
+    "lacks tokens of the prompt": FakeModel(num_layers=2, vocab_size=20, padding=-77),
+}
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_model_of_the_same_name_that_comes_to_nothing_is_not_chosen_again(tmp_path: Path, rival: str) -> None:
+    """Each has one host, and alice joined mallory's: nothing tells them apart."""
+
+    async def refuses(peer: bytes, message: Open, buffers: list[bytes]) -> Any:
+        return Refused("not for you"), []
+
+    async def tell(swarm: FakeSwarm) -> None:
+        mallory = await swarm.add("mallory", layers=(0, 2), target=RIVALS[rival])
+        mallory.node.rpc.on_request(Open, refuses)
+        await swarm.add("sam", layers=(0, 4))
+        await swarm.add("dora", drafts=True)
+        await asyncio.sleep(5)
+        alice = await swarm.client(patience_s=12)
+        alice._joined = [mallory.node.peer_id]
+        if rival == "gives nothing":
+            with pytest.raises(NoPipeline):
+                await Listener().read(alice)
+        for _ in range(2):
+            listener = Listener()
+            await listener.read(alice)
+            assert (listener.tokens, listener.reason) == (EXPECTED, "length")
 
     story(tmp_path, tell)

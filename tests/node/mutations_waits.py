@@ -49,6 +49,12 @@ WAITS: Final = {
     ),
     "prompt-text": Mutation("dsdnode.client.request:PendingReply._news", "again[:most] != self.shown[:most]", "False"),
     "prompt-end": Mutation("dsdnode.client.request:PendingReply.event", "self._num_here < len(self.tokens)", "False"),
+    "rival-fruitless": Mutation(
+        "dsdnode.client.client:Client.generate", "self._fruitless[model.model_id] = None", "pass"
+    ),
+    "rival-tokens": Mutation(
+        "dsdnode.client.client:Client._choose_model", "max(request.prompt_tokens or (0,)) < model.vocab_size", "True"
+    ),
     "denied-once": Mutation("dsdnode.client.request:_error", "if isinstance(error, LOSSES) else Denied(error)", ""),
     "denied-remembered": Mutation(
         "dsdnode.client.client:Client._ask_all",

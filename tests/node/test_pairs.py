@@ -49,3 +49,16 @@ def test_a_longer_draft_vocabulary_names_no_key_tokens_that_the_target_lacks(tmp
             assert len(await answer(swarm, TARGET, padded(DRAFT, 300), relaxed)) == 80
 
     asyncio.run(told())
+
+
+def test_a_stranger_s_model_of_the_same_name_keeps_no_drafter_from_starting(tmp_path: Path, quiet: None) -> None:
+    """Whichever of the models of that name comes last, some tokenizer of it is hers."""
+
+    async def told() -> None:
+        async with fake_swarm(tmp_path) as swarm:
+            await swarm.add("sam", layers=(0, 4))
+            for number in range(4):
+                await swarm.add(f"mallory {number}", layers=(0, 4), target=FakeModel(vocab_size=50 + number))
+            await swarm.add("dora", drafts=True)
+
+    asyncio.run(told())
