@@ -60,7 +60,7 @@ class Organs:
     tuning: Tuning = TUNING
 
 
-MAX_TOLD = 4
+MAX_TARGETS_TOLD = 4
 """Of models in an error."""
 
 
@@ -197,7 +197,7 @@ class Node:
             models = models_of(await self.discovery.find_providers(MODELS_KEY))
             known = {(model.name, model.tokenizer_hash) for model in models}
         if known and draft.shard.tokenizer_hash not in {tokenizer for _, tokenizer in known}:
-            targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known)[:MAX_TOLD])
+            targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known)[:MAX_TARGETS_TOLD])
             raise ModelRefused(
                 f"the draft model {draft.shard.model_name} has another tokenizer ({draft.shard.tokenizer_hash[:12]}) "
                 f"than {targets}: a draft model must share its target's"

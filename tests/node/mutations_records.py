@@ -39,7 +39,9 @@ RECORDS: Final = {
     ),
     "model-shape": Mutation("dsdnode.wire.records:model_id_of", " {vocab_size}", ""),
     "tokenizer-names": Mutation(
-        "dsdnode.node.node:Node._check_tokenizer", "{tokenizer for _, tokenizer in known}", "dict(sorted(known)).values()"
+        "dsdnode.node.node:Node._check_tokenizer",
+        "{tokenizer for _, tokenizer in known}",
+        "dict(sorted(known)).values()",
     ),
     "newest-whole": Mutation(
         NEWEST, "record.sequence, {record.role: record}", "record.sequence, {**roles, record.role: record}"

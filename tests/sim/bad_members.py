@@ -63,12 +63,14 @@ def mislead(rogue: Rogue) -> None:
             place = replace(rogue.place, name=f"{rogue.place.name} ghost {number}")
             ghost = Rogue(village, rng, place, rogue._counts)
             await ghost.begin()
-            ghost.boasts = True
-            ghost.spawn(ghost.announce())
-            await asyncio.sleep(1.0)
-            ghost.did("ghost left behind")
-            ghost.villager.transport.end(silent=True)
-            await ghost.leave()
+            try:
+                ghost.boasts = True
+                ghost.spawn(ghost.announce())
+                await asyncio.sleep(1.0)
+                ghost.did("ghost left behind")
+                ghost.villager.transport.end(silent=True)
+            finally:
+                await ghost.leave()
 
     rpc.on_request(wire.FindNode, nodes)
     rpc.on_request(wire.FindProviders, providers)
