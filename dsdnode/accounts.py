@@ -88,7 +88,10 @@ def _fair_share(wanted: Iterable[float], capacity: float) -> float:
 
 def in_turn(items: Iterable[T], account_of: Callable[[T], Account]) -> list[T]:
     """In an order in which networks take turns, and in each its owners; what is one owner's keeps its order."""
-    by_owner = _take_turns(list(items), account_of)
+    waiting = list(items)
+    if len(waiting) < 2:
+        return waiting
+    by_owner = _take_turns(waiting, account_of)
     return _take_turns(by_owner, lambda item: account_of(item).network)
 
 
