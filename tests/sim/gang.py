@@ -47,7 +47,8 @@ class Gang:
     def _draw(self, kind: str, number: int) -> Rogue:
         rng, village = self._rng, self._village
         ranges = [place.layers for place in village.places if place.layers is not None]
-        layers = rng.choice([*ranges, (0, village.model.num_layers)])
+        inside = [layers for layers in ranges if layers[1] < village.model.num_layers] if MISDEEDS[kind].inside else []
+        layers = rng.choice(inside or [*ranges, (0, village.model.num_layers)])
         drafts = rng.choice(MISDEEDS[kind].who) == "drafter"
         names = [f"rogue {number} {rng.getrandbits(32)}" for _ in range(rng.choice((1, MAX_MINING)))]
         name = min(names, key=lambda name: village._identity(name)[0].public_key)

@@ -21,6 +21,8 @@ class Misdeed:
 
     begin: Callable[[Rogue], None]
     who: tuple[Literal["stage", "drafter"], ...]
+    inside: bool = False
+    """It has something to do only where a stage comes after it."""
 
 
 MISDEEDS: dict[str, Misdeed] = {
@@ -34,8 +36,8 @@ MISDEEDS: dict[str, Misdeed] = {
     "false prompt ids": Misdeed(misname, ("drafter",)),
     "denying drafter": Misdeed(deny, ("drafter",)),
     "dripping drafter": Misdeed(dribble, ("drafter",)),
-    "forging stage": Misdeed(forge, ("stage",)),
-    "garbling stage": Misdeed(garble, ("stage",)),
+    "forging stage": Misdeed(forge, ("stage",), inside=True),
+    "garbling stage": Misdeed(garble, ("stage",), inside=True),
     "shape": Misdeed(misshape, ("stage",)),
     "address": Misdeed(mislead, ("stage", "drafter")),
     "crowd": Misdeed(crowd, ("stage", "drafter")),
