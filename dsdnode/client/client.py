@@ -17,6 +17,7 @@ from dsdnode.client.patience import Patience
 from dsdnode.client.preference import by_preference
 from dsdnode.client.request import (
     LOSSES,
+    Contradiction,
     Denied,
     Died,
     Finished,
@@ -241,6 +242,7 @@ class Client:
     async def _ask_all(self, pending: PendingReply) -> AsyncGenerator[Piece | Finished, None]:
         """One drafter after the other, until the reply is over."""
         patience, failures = pending.patience, Failures()
+        givers: set[bytes] = set()
         while True:
             drafter = await self._choose_drafter(pending, failures)
             try:
@@ -253,8 +255,11 @@ class Client:
                 log.info("drafter lost", peer=short_id(drafter), reason=str(error))
                 if isinstance(error, Left | Died):
                     self._left[drafter] = None
-                if not (pending.killed(error) or isinstance(error, Overloaded | Denied)):
+                if isinstance(error, Contradiction):
+                    self._left.update(dict.fromkeys(givers))  # of the two this one begins the next reply
+                if not (pending.killed(error) or isinstance(error, Overloaded | Denied | Contradiction)):
                     self._pings.lost(drafter)
+                givers |= {drafter} if pending.progressed else set()
                 failures.note(drafter, error, progressed=pending.progressed)
                 if isinstance(error, Overloaded) and patience.is_spent(_now()):
                     raise

@@ -54,7 +54,11 @@ class Denied(PeerUnavailable):
         self.error = error
 
 
-class OtherPrompt(PeerMisbehaved):
+class Contradiction(PeerMisbehaved):
+    """Of two drafters of a reply one lies, and nobody here can say which."""
+
+
+class OtherPrompt(Contradiction):
     """A drafter takes what was asked for another prompt than the one that began the reply, and one of them lies, or
     their chat templates differ. It is asked in another way."""
 
@@ -316,6 +320,7 @@ class PendingReply:
         known = self.tokens[self._num_here : self._num_here + len(given)]
         if list(given[: len(known)]) != known:
             raise OtherPrompt("asked the same, the drafter comes to other tokens than the one before it")
+        text = self._news(buffer_at(buffers, 1).decode("utf-8", "replace"))
         self._num_here += len(given)
         tokens = given[len(known) :]
         self.tokens.extend(tokens)
@@ -326,7 +331,6 @@ class PendingReply:
             self._waits_for = self._told = ""
             arrival = (_now(), len(self.tokens))
             self._arrivals_s = [*self._arrivals_s[:1], arrival]
-        text = self._news(buffer_at(buffers, 1).decode("utf-8", "replace"))
         num_accepted = max(0, piece.accepted - len(known))
         return Piece(tokens, text, num_accepted, self.acceptance.threshold if self.acceptance else 0.0)
 
@@ -336,7 +340,7 @@ class PendingReply:
             again = self._shown_again + text
             most = min(len(again), len(self.shown))
             if again[:most] != self.shown[:most]:
-                raise PeerMisbehaved("the drafter has another text for the same tokens than the one before it")
+                raise Contradiction("the drafter has another text for the same tokens than the one before it")
             self._shown_again, text = again, again[len(self.shown) :]
         self.shown += text
         return text

@@ -70,6 +70,31 @@ def test_a_drafter_whose_tokens_are_right_may_not_say_what_was_asked(
     story(tmp_path, tell)
 
 
+def test_of_two_drafters_that_contradict_each_other_the_later_one_begins_the_next_reply(tmp_path: Path) -> None:
+    """Mallory's tokens are right, and the text beside them is not: nothing takes that back, and the reply ends."""
+    request, text = ASKED["text"]
+    right = reply_to(text)
+
+    def speaks(mallory: Member, client: bytes, name: bytes, second: int) -> None:
+        if second == 0:
+            mallory.node.rpc.notify(client, replies.Piece(name, 0, 0), [pack_tokens(right[:3]), b"spam"])
+            mallory.node.rpc.notify(client, replies.Finished(name, "", "PeerUnavailable", "gone"))
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice, asked = await lying(swarm, speaks, prompt=(9, 9, 9, 9))
+        with pytest.raises(NoPipeline, match="another text for the same tokens"):
+            await Listener().read(alice, request)
+        num_asked = len(asked)
+        await alice.peers()  # it answers pings, and is remembered all the same
+        listener = Listener()
+        await listener.read(alice, request)
+        assert listener.tokens == right
+        assert len(asked) == num_asked
+
+    story(tmp_path, tell)
+
+
 def other_template(member: Member) -> None:
     engine = member.draft
     assert engine is not None
@@ -131,6 +156,7 @@ async def test_who_does_it_over_again_must_come_to_the_same(
     pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 18])])
     with pytest.raises(error):
         pending.event(replies.Piece(pending.id, 0, 0), [pack_tokens(tokens), text])
+    assert (pending.tokens, pending.shown) == ([1, 2], "ab"), "what nobody heard is not there"
 
 
 async def test_what_was_shown_is_not_shown_again() -> None:

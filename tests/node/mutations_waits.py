@@ -61,4 +61,7 @@ WAITS: Final = {
         "                self._left.update(dict.fromkeys(failures.deniers))\n",
         "",
     ),
+    "contradicted": Mutation(
+        "dsdnode.client.client:Client._ask_all", "self._left.update(dict.fromkeys(givers))", "pass"
+    ),
 }
