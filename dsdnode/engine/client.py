@@ -32,13 +32,12 @@ from dsdnode.engine.ipc import (
     Forward,
     Load,
     Loaded,
-    Outputs,
     Packet,
     Release,
     Response,
     Truncate,
+    outputs_of,
     pack_chunks,
-    unpack_outputs,
 )
 from dsdnode.engine.link import NoProcess, WorkerLink
 from dsdnode.engine.mapped import MappedFile
@@ -46,7 +45,16 @@ from dsdnode.engine.port import CacheSpoiled, Chunk, Lost, Output, ShardInfo
 from dsdnode.engine.template import Message
 from dsdnode.engine.text import TextProcess
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
+from dsdnode.errors import (
+    BadInput,
+    DsdError,
+    EngineLost,
+    ModelRefused,
+    Overloaded,
+    PeerMisbehaved,
+    WorkerDied,
+    WorkFailed,
+)
 from dsdnode.files import shown
 
 log = structlog.get_logger(__name__)
@@ -156,10 +164,12 @@ class WorkerEngine:
         self._owners.update((chunk.sequence, chunk.owner) for chunk in chunks)
         packet, bodies = pack_chunks(list(chunks))
         reply, body = await self._ask(link, packet, *bodies)
-        assert isinstance(reply, Outputs), reply
         if self._is_written():
             raise EngineLost(self._over)
-        return unpack_outputs(reply, body, self.shard.width)
+        try:
+            return outputs_of(reply, body, chunks, self.shard)
+        except ValueError as error:
+            raise await self._unfit(link, packet, error) from None
 
     async def copy(self, source: int, target: int, position: int) -> None:
         self._check_known(source)
@@ -248,7 +258,17 @@ class WorkerEngine:
 
     async def _done(self, link: WorkerLink, packet: Packet) -> None:
         reply, _ = await self._ask(link, packet)
-        assert isinstance(reply, Done), reply
+        if not isinstance(reply, Done):
+            raise await self._unfit(link, packet, f"{type(reply).__name__} is no answer to {type(packet).__name__}")
+
+    async def _unfit(self, link: WorkerLink, packet: Packet, why: object) -> WorkerDied:
+        """The worker does not do what it is asked to: whatever it is now, it is ended, as if it had died of that."""
+        log.error("an engine's process answers something else", path=shown(self._load.path), reason=str(why))
+        link.kill()
+        reason = "the engine's process answered what it was not asked"
+        self._died(link, reason, packet)
+        await link.close()
+        return WorkerDied(reason)
 
     # --- life and death -------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from msgspec import Meta
 
 from dsdnode.engine.cage import Protection
-from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top
+from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top, check_outputs
 from dsdnode.speculation.sampling import Sampling
 
 SOCKET_BUFFER_BYTES = 1 << 20
@@ -277,6 +278,8 @@ def _count(output: Output) -> int:
 
 def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
     """Raises ValueError when the body is not what the header says."""
+    if not len(header.counts) == len(header.runners_up) == len(header.num_tops):
+        raise ValueError("the header does not say of how many outputs it is")
     reader = _Reader(body)
     outputs = []
     for count, runners_up, num_top in zip(header.counts, header.runners_up, header.num_tops, strict=True):
@@ -294,6 +297,16 @@ def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
                     _read_top(reader, count, num_top) if num_top else None,
                 )
             )
+    reader.end()
+    return outputs
+
+
+def outputs_of(reply: Response, body: Buffer, chunks: Sequence[Chunk], shard: ShardInfo) -> list[Output]:
+    """Raises ValueError when this is no answer to these chunks."""
+    if not isinstance(reply, Outputs):
+        raise ValueError(f"{type(reply).__name__} is no answer to Forward")
+    outputs = unpack_outputs(reply, body, shard.width)
+    check_outputs(outputs, chunks, shard)
     return outputs
 
 
@@ -314,5 +327,12 @@ class _Reader:
         return np.frombuffer(self._next(shape), "<f4").reshape(shape)
 
     def _next(self, shape: tuple[int, ...]) -> memoryview:
-        part, self._body = self._body[: 4 * prod(shape)], self._body[4 * prod(shape) :]
+        size = 4 * prod(shape)
+        if size > len(self._body):
+            raise ValueError("the body is too short")
+        part, self._body = self._body[:size], self._body[size:]
         return part
+
+    def end(self) -> None:
+        if self._body:
+            raise ValueError("the body is too long")

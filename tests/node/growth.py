@@ -1,8 +1,8 @@
 """What processes take, again and again while replies are told, and whether that grows with their number.
 
-Links are no growth: a lane to a peer is opened when it is first needed, and after a cut when it is needed again. So they
-are counted apart, against what there can be of them, and what else has a descriptor must stay as it is. Caches fill to
-their bounds, and malloc grows in steps: of memory, the second half of the replies tells.
+Links are no growth: a lane to a peer is opened when it is first needed, and after a cut when it is needed again. So
+they are counted apart, against what there can be of them, and what else has a descriptor must stay as it is. Caches
+fill to their bounds, and malloc grows in steps: of memory, the second half of the replies tells.
 """
 
 from __future__ import annotations
