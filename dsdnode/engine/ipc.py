@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from dsdnode.engine.cage import Protection
 from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top, check_outputs
+from dsdnode.errors import BadInput, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.speculation.sampling import Sampling
 
 SOCKET_BUFFER_BYTES = 1 << 20
@@ -185,11 +186,20 @@ class Vocabulary(Packet, frozen=True, tag=24):
 
 
 class Failed(Packet, frozen=True, tag=25):
-    """`kind` is the name of an error class, one of client.ERRORS. `sequences`: as CacheSpoiled's."""
+    """`kind` is the name of an error class, one of ERRORS. `sequences`: as CacheSpoiled's."""
 
     kind: str
     reason: str
     sequences: tuple[int, ...] = ()
+
+
+ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error for error in (BadInput, ModelRefused, Overloaded, PeerMisbehaved, ValueError, WorkFailed)
+}
+
+
+def error_of(failed: Failed) -> Exception:
+    return ERRORS.get(failed.kind, ValueError)(failed.reason)
 
 
 Request = Load | LoadText | Forward | Copy | Truncate | Release | Tokenize | Render
@@ -226,6 +236,18 @@ def read_request(header: Buffer) -> Request:
 def read_response(header: Buffer) -> Response:
     """Raises msgspec.ValidationError or msgspec.DecodeError."""
     return _replies.decode(header)
+
+
+def sequences_of(what: Packet | None) -> tuple[int, ...]:
+    """Whose work a request is."""
+    match what:
+        case Forward():
+            return tuple(chunk.sequence for chunk in what.chunks)
+        case Copy():
+            return what.source, what.target
+        case Truncate() | Release():
+            return (what.sequence,)
+    return ()
 
 
 def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:
