@@ -263,6 +263,9 @@ class Dealer(Link):
             self._why = f"{self.address} refused the connection (banned, or it has too many)"
         elif event == zmq.EVENT_CLOSED:
             self._why = f"nobody listens at {self.address}"
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # so ends, too, who is killed just then
+            key = self._public_key.hex()[:12]
+            self._why = f"{self.address} hung up: it does not have the key {key}…, is no dsdnode, or was just ended"
         elif event != zmq.EVENT_DISCONNECTED:
             self._why = f"{self.address} does not have the key {self._public_key.hex()[:12]}…, or is no dsdnode"
         elif value and self._hello is not None:
