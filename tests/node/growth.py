@@ -19,8 +19,9 @@ from tests.node.processes import Daemon
 MIB = 1 << 20
 PER = 1000
 """Replies that a slope is told of."""
-LEAST_MIB = 1.0
-"""In `PER` replies: a kilobyte a reply. Whatever is kept of a reply is more."""
+LEAST_MIB = 0.5
+"""By which the second half has grown, beyond doubt: of a thousand replies a kilobyte a reply, and whatever is kept of a
+reply is more. Of fewer replies no less can be told, for malloc's steps, and what a new process has not used yet."""
 LANES = 2
 """Of links from one peer to another: control, and bulk."""
 DIALLED = 4
@@ -95,8 +96,8 @@ class Vitals:
         for (name, what), values in sorted(self._whole().items()):
             before, after, line = median(values[:half]), median(values[half:]), slopes[name, what]
             if what.endswith("MiB"):
-                if line.slope - 2 * line.error > LEAST_MIB:
-                    told.append(f"{name}, {what}: +{line.slope:.2f} in {PER} replies")
+                if (line.slope - 2 * line.error) * (self.at[-1] - self.at[half]) / PER > LEAST_MIB:
+                    told.append(f"{name}, {what}: from {line.first:.2f} to {line.last:.2f}")
             elif what in limits:
                 if after > limits[what]:
                     told.append(f"{name}, {what}: {after:g}, of {limits[what]} that there can be")
