@@ -375,8 +375,7 @@ class WorkerEngine:
             self._died(link, WRITTEN, None)
         same = await self._file.again()
         if same is None:
-            log.error("it is hosted no more until the node is restarted", path=shown(self._load.path))
-            return self._end(WRITTEN)
+            return self._end(f"{WRITTEN}, and is another now: it is hosted no more until the node is restarted")
         self._file.close()
         self._file, self._looking = same, False
         log.info("the model file is as it was", path=shown(self._load.path))

@@ -130,7 +130,7 @@ async def test_a_shard_with_other_weights_under_its_header_is_not_hosted_again(
         path.write_bytes(data)  # before anybody has looked
         await state_of(engine, lambda engine: engine.available)
         overwrite(path)
-        await state_of(engine, lambda engine: engine.quarantined == client.WRITTEN)
+        await state_of(engine, lambda engine: "until the node is restarted" in engine.quarantined)
         with pytest.raises(EngineLost, match="written to"):
             await engine.forward([Chunk(0, 0, np.ones((20, engine.shard.width), np.float32))])
     finally:
