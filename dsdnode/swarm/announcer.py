@@ -39,7 +39,7 @@ MIN_GAP_S = 1.0
 CHANGE_GAP_S = 5.0
 """Between two announcements, however often the offer changes."""
 TELL_AGAIN_S = 5.0
-"""After so long who lives and did not take an offer is told again, and then after twice as long: it may just be busy, and
+"""After so long who lives and did not take an offer is told again, then after twice as long: it may just be busy, and
 shows what it had before to those who ask it."""
 PARALLELISM = 10
 WITHDRAW_S = 1.0

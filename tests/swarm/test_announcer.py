@@ -111,7 +111,7 @@ def test_a_holder_that_is_too_busy_to_hear_of_a_change_hears_of_it_soon(num_busy
             carol.rpc.on_request(Announce, busy)
             offers[:] = [replace(bob.offer(0, 4), free_sessions=7)]
             bob.discovery.changed()
-            await asyncio.sleep(30)
+            await asyncio.sleep(50)
             now = asyncio.get_running_loop().time()
             assert {record.free_sessions for record, _ in carol.discovery.store.get(MODELS_KEY, now)} == {7}
 
