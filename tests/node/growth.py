@@ -88,6 +88,23 @@ class Vitals:
         half = len(self.at) // 2
         return {key: fitted(self.at[half:], values[half:]) for key, values in self._whole().items()}
 
+    def table(self) -> list[tuple[str, ...]]:
+        """A line for each daemon: medians of both halves where they differ; of memory, its line in the second half."""
+        half, slopes, whole = len(self.at) // 2, self.slopes(), self._whole()
+        whats = list(dict.fromkeys(what for _, what in whole))
+
+        def cell(name: str, what: str) -> str:
+            values = whole.get((name, what))
+            if values is None:
+                return ""
+            if what.endswith("MiB"):
+                line = slopes[name, what]
+                return f"{line.last:.1f} ({line.slope:+.2f} ± {line.error:.2f})"
+            return " to ".join(dict.fromkeys(f"{median(one):g}" for one in (values[:half], values[half:])))
+
+        names = sorted({name for name, _ in whole})
+        return [("daemon", *whats), *((name, *(cell(name, what) for what in whats)) for name in names)]
+
     def grown(self) -> list[str]:
         """What takes more and more, in words. Medians, for a call that just comes or goes is none of it."""
         half, slopes, told = len(self.at) // 2, self.slopes(), []

@@ -234,10 +234,10 @@ def report(nemesis: Nemesis, tally: Tally, peace: Tally, vitals: Vitals, disk: s
     print("\n| ended in words | times | in full, one of them |\n|---|---|---|")
     for words, num in tally.errors.most_common():
         print(f"| {words} | {num} | {tally.examples.get(words, '')} |")
-    print("\nThe second half of the replies in peace:\n")
-    print("| daemon | what | first | last | a thousand replies more | error |\n|---|---|---|---|---|---|")
-    for (name, what), line in sorted(vitals.slopes().items()):
-        print(f"| {name} | {what} | {line.first:.1f} | {line.last:.1f} | {line.slope:+.2f} | {line.error:.2f} |")
+    print("\nIn peace, first half and second. (Of memory the second, and what a thousand replies more would add.)\n")
+    head, *lines = vitals.table()
+    for line in (head, ["---"] * len(head), *lines):
+        print(f"| {' | '.join(line)} |")
     print(flush=True)
 
 
