@@ -40,7 +40,6 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
-from dsdnode.wire.replies import Generate
 
 log = structlog.get_logger(__name__)
 
@@ -110,10 +109,6 @@ class Node:
 
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
-        if "shard" in self._config.roles:
-            self.rpc.on_request(Open, _starting)
-        if "drafter" in self._config.roles:
-            self.rpc.on_request(Generate, _starting_to_draft)
         self.rpc.start()
         self.discovery.start()
         await self._join(contacts)
@@ -150,6 +145,7 @@ class Node:
             log.warning("the swarm last known does not answer; beginning one, and looking for it", reason=str(error))
 
     async def _start_shard(self) -> None:
+        self.rpc.on_request(Open, _starting)
         engine = await self._organs.shard(self.discovery)
         offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
         offer.measured = await measure(engine)
@@ -323,10 +319,5 @@ class Node:
 
 
 async def _starting(peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
-    """The layers are claimed, or known of from before a restart; the engine is not there yet: owners wait for it."""
+    """The layers are claimed, the engine is not there yet: owners wait for it."""
     return Refused("this peer is starting", retry=True), []
-
-
-async def _starting_to_draft(peer: bytes, message: Generate, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
-    """What was announced before a restart is known to clients yet; of replies of that time nothing is left."""
-    return Refused("this peer is starting" if buffers else "no such reply is in progress for you", bool(buffers)), []

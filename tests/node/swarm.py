@@ -62,7 +62,7 @@ class FakeSwarm:
         context_tokens: int = 4096,
         **options: object,
     ) -> Member:
-        """`before`: what happens until its shard's engine is there, or the draft's of one that has no shard."""
+        """`before`: what happens until its shard's engine is there."""
         identity, contact = self._identity(name)
         member = Member(None, contact)  # type: ignore[arg-type]
 
@@ -75,8 +75,6 @@ class FakeSwarm:
             return member.shard
 
         async def start_draft() -> FakeTextEngine:
-            if before is not None and not layers:
-                await before(member.node.discovery)
             member.draft = FakeTextEngine(draft, cost=self.cost)
             return member.draft
 

@@ -122,29 +122,3 @@ def test_a_reply_waits_for_a_shard_that_has_claimed_its_layers_and_is_starting(t
             await starting
 
     jumping.run(story())
-
-
-def test_a_reply_waits_for_a_drafter_that_is_starting_again(tmp_path: Path) -> None:
-    """It is known of from before its restart, and answers pings long before it has loaded its model."""
-
-    async def story() -> None:
-        async with fake_swarm(tmp_path) as swarm:
-            await swarm.add("sam", layers=(0, 4))
-            await swarm.add("dora", drafts=True)
-            await swarm.members["dora"].node.discovery.announced()
-            await swarm.kill("dora")
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
-
-            async def load(discovery: Discovery) -> None:
-                await asyncio.sleep(8)
-
-            starting = asyncio.create_task(swarm.add("dora", drafts=True, before=load))
-            await asyncio.sleep(3)
-            alice = await swarm.client()
-            tokens, _ = await tokens_of(alice, GenerateRequest(prompt_tokens=(5, 17, 42), max_tokens=8, draft_max=2))
-            assert tokens == fake_text(TARGET, (5, 17, 42), 8)
-            assert 7 < loop.time() - begun < 10
-            await starting
-
-    jumping.run(story())
