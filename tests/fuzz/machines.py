@@ -34,7 +34,7 @@ TIMES_MS = (0.0, 1.0, 5e-324, 86_400_000.0, 12.5)
 
 
 @cache
-def _digests(line: tuple[int, ...]) -> tuple[bytes, ...]:
+def digest_line(line: tuple[int, ...]) -> tuple[bytes, ...]:
     return tuple(digests_of(line))
 
 
@@ -102,7 +102,7 @@ class HostileOwner:
         num_draft = rng.randrange(num + 1)
         numbers: list[Any] = [self.route, epoch, rng.randrange(epoch), min(position, rng.choice((0, 3, 7, position)))]
         numbers += [position, num - num_draft, num_draft, rng.choice((0, 0, 1, epoch))]
-        digests, tokens = b"".join(_digests(line)[position : position + num + 1]), line[position : position + num]
+        digests, tokens = b"".join(digest_line(line)[position : position + num + 1]), line[position : position + num]
         if rng.random() < 0.1:
             place = rng.randrange(len(numbers))
             numbers[place] = max(0, numbers[place] + rng.choice((1, -1, 7, 1 << 20)))
@@ -151,7 +151,7 @@ class HostileOwner:
         self._open(route)
 
     def _open(self, route: int) -> None:
-        digests = b"".join(_digests(self.rng.choice(self.lines))[: self.rng.randrange(POSITIONS)])
+        digests = b"".join(digest_line(self.rng.choice(self.lines))[: self.rng.randrange(POSITIONS)])
         if self.rng.random() < 0.1:
             digests = digests[:-3] + b"x"
         length = self.machine.on_open(self.now, route, self.index, self.num_stages, LEASE_S, digests)

@@ -95,8 +95,9 @@ def test_a_case_that_takes_too_long_is_found_and_left() -> None:
 
 
 def test_lines_that_no_case_was_on_are_named() -> None:
-    _, num_lines, missing = run_seen(_parser(), [(b"\1",)])
-    assert num_lines >= 5 and len(missing) == 3
+    _, seen = run_seen(_parser(), [(b"\1",)])
+    assert seen.num_lines >= 5 and len(seen.missing) == 3
+    assert seen.num_branches_taken < seen.num_branches
 
 
 def test_cases_are_lines_of_hex(tmp_path: Path) -> None:
