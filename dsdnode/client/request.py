@@ -130,6 +130,8 @@ class PendingReply:
 
     _waits_for: str = ""
     _told: str = ""
+    _had_rest: bool = False
+    """The drafter has sent a piece without tokens, its last."""
 
     def __post_init__(self) -> None:
         if self.request.threshold is not None:
@@ -160,7 +162,7 @@ class PendingReply:
 
         Raises BadInput for what no drafter would accept.
         """
-        self.id, self._num_before = self.rng.randbytes(16), len(self.tokens)
+        self.id, self._num_before, self._had_rest = self.rng.randbytes(16), len(self.tokens), False
         if self.request.window:
             parse_window(self.request.window)
         if self.request.wire:
@@ -256,6 +258,9 @@ class PendingReply:
         if piece.index != len(self.tokens):
             raise PeerMisbehaved(f"the drafter's stream has a gap at token {len(self.tokens)}")
         tokens = _ids(buffers)
+        if self._had_rest or len(self.tokens) + len(tokens) > self.request.max_tokens:
+            raise PeerMisbehaved("the drafter goes on after the end of the reply")
+        self._had_rest = not tokens
         self.tokens.extend(tokens)
         if tokens:
             self.patience.stepped(_now(), len(tokens))
