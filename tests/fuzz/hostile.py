@@ -196,13 +196,17 @@ class Game:
         chance = rng.random()
         if chance < CHANGED_SHARE:
             changed = _changed(mutator, frames)
-            if _is_message(changed) or rng.random() < MALFORMED_SHARE:
+            if is_message(changed) or rng.random() < MALFORMED_SHARE:
                 frames = changed
         elif chance < CHANGED_SHARE + SCRATCHED_SHARE and len(frames) > 1:
             place = rng.randrange(1, len(frames))
             other = rng.choice((mutator.scratched(frames[place]), frames[place] * 2, b"", frames[-1]))
             frames = [*frames[:place], other, *frames[place + 1 :]]
+        self.said(who, frames)
         self.transport.inbox.put(who.id, frames, who.source)
+
+    def said(self, who: Person, frames: list[bytes]) -> None:
+        """What was said in the end."""
 
     def heard(self, who: Person, envelope: codec.Envelope) -> None:
         """The role has told `who` something."""
@@ -244,7 +248,7 @@ def _changed(mutator: Mutator, frames: list[bytes]) -> list[bytes]:
         return frames
 
 
-def _is_message(frames: Sequence[bytes]) -> bool:
+def is_message(frames: Sequence[bytes]) -> bool:
     try:
         codec.decode(frames)
     except (PeerMisbehaved, OverflowError):
