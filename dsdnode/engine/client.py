@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -37,6 +38,7 @@ from dsdnode.engine.ipc import (
     Release,
     Response,
     Truncate,
+    check_outputs,
     pack_chunks,
     unpack_outputs,
 )
@@ -60,6 +62,9 @@ NO_PROCESS_PAUSE_S = 1.0
 ERRORS: dict[str, type[Exception]] = {
     error.__name__: error for error in (BadInput, ModelRefused, Overloaded, PeerMisbehaved, ValueError, WorkFailed)
 }
+
+
+Told = TypeVar("Told", bound=Packet)
 
 
 class WorkerEngine:
@@ -156,10 +161,16 @@ class WorkerEngine:
         self._owners.update((chunk.sequence, chunk.owner) for chunk in chunks)
         packet, bodies = pack_chunks(list(chunks))
         reply, body = await self._ask(link, packet, *bodies)
-        assert isinstance(reply, Outputs), reply
         if self._is_written():
             raise EngineLost(self._over)
-        return unpack_outputs(reply, body, self.shard.width)
+        try:
+            outputs = unpack_outputs(_expected(reply, Outputs), body, self.shard.width)
+            check_outputs(outputs, chunks, self.shard)
+        except ValueError as error:  # its model may have taken it over
+            log.error("an engine's process answered what no engine does", pid=link.pid, error=str(error))
+            link.kill()
+            raise EngineLost("the engine's process answered what no engine does") from None
+        return outputs
 
     async def copy(self, source: int, target: int, position: int) -> None:
         self._check_known(source)
@@ -248,7 +259,7 @@ class WorkerEngine:
 
     async def _done(self, link: WorkerLink, packet: Packet) -> None:
         reply, _ = await self._ask(link, packet)
-        assert isinstance(reply, Done), reply
+        _expected(reply, Done)
 
     # --- life and death -------------------------------------------------------------------------------------------
 
@@ -256,11 +267,11 @@ class WorkerEngine:
         """One try. Raises ModelRefused (the file's fault, said in words) or EngineLost (it died loading)."""
         link = await WorkerLink.spawn(lambda reason, what: self._died(link, reason, what))
         try:
-            reply, _ = await self._ask(link, self._load, timeout_s=self._load_timeout_s)
+            told, _ = await self._ask(link, self._load, timeout_s=self._load_timeout_s)
+            reply = _expected(told, Loaded)
         except BaseException:
             await link.close()
             raise
-        assert isinstance(reply, Loaded), reply
         if self._shard is not None and reply.shard != self._shard:
             await link.close()
             raise ModelRefused(f"{self._load.path}: is another model than it was")
@@ -365,6 +376,12 @@ class WorkerEngine:
     def _changed(self) -> None:
         for callback in self._on_change:
             callback()
+
+
+def _expected(reply: Response, kind: type[Told]) -> Told:
+    if not isinstance(reply, kind):
+        raise EngineLost("the engine's process answered something else than it was asked")
+    return reply
 
 
 def _sequences(what: Packet | None) -> tuple[int, ...]:

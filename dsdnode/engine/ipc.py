@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -158,7 +159,7 @@ class Outputs(Packet, frozen=True, tag=21):
 
     counts: list[Count]
     states: bool
-    compute_s: float
+    compute_s: Annotated[float, Meta(ge=0, le=1e6)]
     runners_up: list[bool]
     num_tops: list[Count]
 
@@ -295,6 +296,23 @@ def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
                 )
             )
     return outputs
+
+
+def check_outputs(outputs: Sequence[Output], chunks: Sequence[Chunk], shard: ShardInfo) -> None:
+    """Raises ValueError unless these are answers to these chunks: of as many rows, and of ids that there are."""
+    for output, chunk in zip(outputs, chunks, strict=True):
+        if not shard.last:
+            if output.states is None or output.states.shape != (len(chunk.inputs), shard.width):
+                raise ValueError("other hidden states than were asked for")
+            continue
+        num = chunk.num_draws + chunk.extend
+        asked = [(True, output.tokens, (num,)), (chunk.runners_up, output.runners_up, (num,))]
+        asked.append((chunk.num_top > 0, output.top and output.top.tokens, (num, chunk.num_top)))
+        for wanted, ids, shape in asked:
+            if (ids is not None) != wanted or (ids is not None and ids.shape != shape):
+                raise ValueError("other draws than were asked for")
+            if ids is not None and ids.size and not (ids.min() >= 0 and ids.max() < shard.vocab_size):
+                raise ValueError("ids of no token")
 
 
 def _read_top(reader: _Reader, count: int, num_top: int) -> Top:

@@ -19,7 +19,8 @@ from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.ipc import Done, EngineOptions, Load, Tokenize
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.port import Chunk
-from dsdnode.errors import EngineLost
+from dsdnode.engine.text import TextProcess
+from dsdnode.errors import BadInput, EngineLost
 from dsdnode.speculation.sampling import Sampling
 
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
@@ -151,3 +152,48 @@ async def test_with_a_gpu_the_rest_of_the_cage_holds(monkeypatch: pytest.MonkeyP
             assert "PermissionError" in await run(engine, code), code
     finally:
         await engine.close()
+
+
+ANSWERS = """
+import numpy as np
+from dsdnode.engine import ipc, worker
+from dsdnode.engine.port import Output
+
+def lie(self, request, body):
+    ids = np.full({num}, {token}, np.int32)
+    return ipc.pack_outputs([Output(None, ids, np.ones(len(ids), np.float32), 0.1)] * {times})
+
+worker._Worker.answer = lie
+"""
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize(("num", "token", "times"), [(1, 5, 0), (1, 5, 2), (0, 5, 1), (9, 5, 1), (1, 1 << 20, 1)])
+async def test_a_worker_that_answers_what_no_engine_does_ends(
+    captive: WorkerEngine, num: int, token: int, times: int
+) -> None:
+    """And comes back as it was: a decode without its answers would be waited for without end."""
+    chunk = Chunk(0, 0, np.arange(10, 20, dtype=np.int32), 1, Sampling())
+    assert await run(captive, ANSWERS.format(num=num, token=token, times=times)) == "done"
+    with pytest.raises(EngineLost, match="what no engine does"):
+        await captive.forward([chunk])
+    await captive.release(0)
+    async with asyncio.timeout(60):
+        while not (captive.num_deaths and captive.available):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    [output] = await captive.forward([chunk])
+    assert output.tokens.shape == (1,)
+
+
+@linux
+@pytest.mark.slow
+async def test_a_text_process_that_is_lost_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "WORKER_MODULE", "tests.engine.captive")
+    text = TextProcess(DEMO, 60)
+    try:
+        with pytest.raises(BadInput, match="did not say which ids"):
+            await text.tokenize("pass", False)
+        assert await text.render([("user", "hi")])
+    finally:
+        await text.close()

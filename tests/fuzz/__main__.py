@@ -7,9 +7,9 @@
     python -m tests.fuzz --table .fuzz/night
 
 Of each parser a line: cases, cases a second, the share that passes its first check of lengths (90 % at least, or the
-rest is not tried), the share that is accepted, the slowest case, the lines and branches of it that a sample was on. Whatever but the
-documented exceptions leaves a parser, takes a second or asks for more than a gigabyte is a finding: a file in .fuzz/
-that `--replay` plays again, and exit code 1. When it is mended its line belongs into tests/fuzz/corpus/.
+rest is not tried), the share that is accepted, the slowest case, the lines and branches of it that a sample was on.
+Whatever but the documented exceptions leaves a parser, takes a second or asks for more than a gigabyte is a finding: a
+file in .fuzz/ that `--replay` plays again, and exit code 1. When it is mended its line belongs into tests/fuzz/corpus/.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pathlib import Path
 
 import psutil
 
-from tests.fuzz import engine, machines, text, wire
+from tests.fuzz import clients, drafters, engine, machines, shards, text, wire
 from tests.fuzz.campaign import campaign, table
 from tests.fuzz.parser import Parser
 from tests.fuzz.run import Report, cases_of, read_cases, run
 from tests.fuzz.seen import run_seen
 
 PARSERS: dict[str, Parser] = {
-    one.name: one for one in (*wire.PARSERS, *engine.PARSERS, *text.PARSERS, *machines.PARSERS)
+    one.name: one for room in (wire, engine, text, machines, shards, drafters, clients) for one in room.PARSERS
 }
 FOLDER = Path(".fuzz")
 CORPUS = Path(__file__).parent / "corpus"

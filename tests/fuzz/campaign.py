@@ -92,7 +92,9 @@ class Ledger:
         )
 
 
-HEADING = f"{'parser':16}{'cases':>12}{'/s':>10}{'1st check':>10}{'accepted':>10}{'ms, most':>10}  {'coverage':26} found"
+HEADING = (
+    f"{'parser':16}{'cases':>12}{'/s':>10}{'1st check':>10}{'accepted':>10}{'ms, most':>10}  {'coverage':25} found"
+)
 
 
 def campaign(parsers: Iterable[Parser], folder: Path, minutes: float) -> None:

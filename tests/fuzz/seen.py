@@ -90,5 +90,7 @@ def _functions(target: Any) -> Iterator[FunctionType]:
 def _range(function: FunctionType) -> tuple[str, int, int]:
     """File, the line of `def`'s end and the last one: its body is between them."""
     source, first = inspect.getsourcelines(function)
-    body = next(number for number, line in enumerate(source) if line.partition("  #")[0].rstrip().endswith((":", "...")))
+    body = next(
+        number for number, line in enumerate(source) if line.partition("  #")[0].rstrip().endswith((":", "..."))
+    )
     return inspect.getfile(function), first + body, first + len(source) - 1

@@ -179,6 +179,9 @@ CULPRITS: Final = {
         "dsdnode.engine.llama:LlamaEngine._wanted", "(asked | (offsets == -1)).astype", "asked.astype"
     ),
     "states-carried": Mutation("dsdnode.engine.llama:LlamaEngine._check_size", "largest >= self._max_state", "False"),
+    "answer-fits": Mutation(
+        "dsdnode.engine.client:WorkerEngine.forward", "check_outputs(outputs, chunks, self.shard)", "pass"
+    ),
     "nothing-drawn": Mutation(
         "dsdnode.speculation.sampling:_clean",
         'raise ArithmeticError("no logit is finite: there is nothing to draw from")',
