@@ -23,14 +23,16 @@ from pathlib import Path
 
 import psutil
 
-from tests.fuzz import clients, drafters, engine, machines, shards, text, wire
+from tests.fuzz import clients, dht, doors, drafters, engine, machines, shards, text, wire, words
 from tests.fuzz.campaign import campaign, table
 from tests.fuzz.parser import Parser
 from tests.fuzz.run import Report, cases_of, read_cases, run
 from tests.fuzz.seen import run_seen
 
 PARSERS: dict[str, Parser] = {
-    one.name: one for room in (wire, engine, text, machines, shards, drafters, clients) for one in room.PARSERS
+    one.name: one
+    for room in (wire, words, engine, text, dht, doors, machines, shards, drafters, clients)
+    for one in room.PARSERS
 }
 FOLDER = Path(".fuzz")
 CORPUS = Path(__file__).parent / "corpus"
@@ -73,7 +75,7 @@ def fuzz(parser: Parser, num: int, seed: int) -> bool:
 
 
 def replay(path: Path, name: str | None) -> bool:
-    name = name or next((one for one in PARSERS if path.name.startswith(one)), None)
+    name = name or max((one for one in PARSERS if path.name.startswith(one)), key=len, default=None)
     if name is None:
         raise SystemExit(f"{path}: of which parser? (--parser)")
     report = run(PARSERS[name], read_cases(path))
@@ -94,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000, help="of each parser (100,000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parser", choices=list(PARSERS), help="only this one")
+    parser.add_argument("--parser", choices=list(PARSERS), action="append", help="only this one (may be given again)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="a finding, or a file of the corpus")
     parser.add_argument("--campaign", type=Path, metavar="FOLDER", help="all of them in turn, for --minutes")
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -104,8 +106,8 @@ def main() -> int:
     warnings.simplefilter("ignore")  # of what Python thinks of templates
     limit_memory()
     if options.replay:
-        return not replay(options.replay, options.parser)
-    chosen = [PARSERS[options.parser]] if options.parser else list(PARSERS.values())
+        return not replay(options.replay, options.parser[0] if options.parser else None)
+    chosen = [PARSERS[name] for name in options.parser or PARSERS]
     if options.campaign:
         campaign(chosen, options.campaign, options.minutes)
         return 0

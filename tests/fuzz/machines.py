@@ -19,7 +19,10 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.pacing.policies import POLICIES, Terms, policy_of
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, RelaxedRule
+from dsdnode.speculation.owner import drafting, epochs, flow, prefill, session, timer
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
+from dsdnode.speculation.stage import arrivals, judge, machine
+from dsdnode.speculation.stage import cache as cache_
 from dsdnode.speculation.stage.arrivals import StageLimits
 from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.wire.messages import Block, Closed, Nack, Verdict
@@ -328,6 +331,8 @@ def _play(world: type[HostileOwner] | type[HostileStages], case: Case) -> None:
 
 
 PARSERS = (
-    Parser("stage-machine", _seed, partial(_play, HostileOwner), (), (StageMachine,)),
-    Parser("owner-machine", _seed, partial(_play, HostileStages), (), (SessionMachine,)),
+    Parser("stage-machine", _seed, partial(_play, HostileOwner), (), (machine, arrivals, cache_, judge)),
+    Parser(
+        "owner-machine", _seed, partial(_play, HostileStages), (), (session, epochs, flow, drafting, prefill, timer)
+    ),
 )
