@@ -277,7 +277,7 @@ def _read_vocabulary(case: Case) -> None:
 def _key_file(mutator: Mutator) -> Case:
     """What a file of a swarm key has in it, and of an identity."""
     key = mutator.any_of(
-        (b"correct horse battery", b"\xef\xbb\xbfkey\r\n", b"", b"\n", b"x" * 5000, b"\xff\xfe", b"a\0b")
+        (b"correct horse battery", b"\xef\xbb\xbfkey\r\n", b"", b"\n", b"x" * 1200, b"\xff\xfe", b"a\0b")
     )
     own = f"dsdnode identity 1\n{'ab' * 32}\n".encode()
     return mutator.scratched(key) if mutator.rng.random() < 0.5 else key, mutator.scratched(own)
