@@ -26,9 +26,9 @@ MODEL = FakeModel()
 PATIENCE_S, MAX_TOKENS = 20.0, 6
 PROMPT = (5, 17, 42)
 DRAFTERS = ("dora", "dan", "mallory")
-END_S = 4000.0
-"""A reply of six tokens is over by then, whatever is done to it: each may take as long as the patience lasts, and a
-prompt as long as reading takes; twice over."""
+END_S = 400.0
+"""A reply of six tokens is over by then, whatever is done to it: each may take as long as the patience lasts and a
+little more, and a prompt as long as reading takes; nearly twice over."""
 ERRORS = ("", *request_.ERRORS, "DsdError", "KeyError", "\x1b[31m", "x" * 96)
 WORDS = ("", "so it is", "\x1b[2J\x9b1m\u202e", "x" * 512, "\ufdd0\n\t")
 GAPS_S = (0.0, 0.0, 0.001, 0.1, 0.5, 1.9, 5.0, 30.0)

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from functools import cache, cached_property, partial
 from typing import Any
 
+import msgspec
+
 from dsdnode.cli import render
+from dsdnode.client.preference import by_preference
 from dsdnode.dht import lookup, store, table
 from dsdnode.dht.ids import MODELS_KEY, model_key, tokenizer_key
 from dsdnode.dht.table import MAX_SPARES
 from dsdnode.errors import DsdError, NoPipeline, PeerMisbehaved
 from dsdnode.pacing.tuning import TUNING
-from dsdnode.placement import pipelines
+from dsdnode.placement import layers, pipelines
 from dsdnode.placement.pipelines import View, choose_pipeline, longest_context, predict, speed, with_usual_speeds
 from dsdnode.swarm import announcer, catalogue, discovery, queries
 from dsdnode.swarm.catalogue import called, models_of
@@ -209,6 +212,10 @@ def _add_up(case: Case) -> None:
         model.rank(peers, ())
         assert max(shard.context_tokens for shard in model.shards) >= model.context_tokens >= 0
         _choose(with_usual_speeds(model.shards), model.num_layers, case[1][0])
+        _take_layers(model.shards, model.num_layers, 1 + case[1][0] % 5)
+    drafters = [record for record in records if record.role == "drafter"]
+    order = by_preference(drafters, bytes(32), (), lambda peer: peer[0] % 2 == 0)
+    assert sorted(map(id, order)) == sorted(map(id, drafters)), "a drafter is missing"
 
 
 def _choose(shards: Sequence[ProviderRecord], num_layers: int, taste: int) -> None:
@@ -226,11 +233,21 @@ def _choose(shards: Sequence[ProviderRecord], num_layers: int, taste: int) -> No
     assert longest_context(shards, num_layers) >= room
 
 
+def _take_layers(shards: Sequence[ProviderRecord], num_layers: int, capacity: int) -> None:
+    """A newcomer takes layers that there are, and so do those that all come at once."""
+    start, end = layers.choose_layers(shards, num_layers, capacity)
+    assert 0 <= start < end <= num_layers and end - start <= capacity
+    own = msgspec.structs.replace(shards[0], settled=False)
+    start, end = layers.choose_in_turn(shards[1:], own, max(capacity, own.end - own.start))
+    assert 0 <= start < end <= num_layers
+
+
 DHT = (discovery.Discovery, queries.Queries, announcer.Announcer, store, table, lookup)
 PARSERS = (
     Parser("dht", seed, partial(play, DhtGame), (), DHT),
     Parser(
         "catalogue", _catalogue, _add_up, (PeerMisbehaved,),
-        (catalogue.Model, models_of, called, catalogue._model, pipelines), lambda case: len(case[0]) <= 1 << 20,
+        (catalogue.Model, models_of, called, catalogue._model, pipelines, layers, by_preference),
+        lambda case: len(case[0]) <= 1 << 20,
     ),
 )  # fmt: skip

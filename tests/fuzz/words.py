@@ -21,6 +21,8 @@ from dsdnode.engine import ipc, text, tokenizer
 from dsdnode.engine.tokenizer import MAX_RUN, Detokenizer, RunCutter
 from dsdnode.errors import BadInput, EngineLost
 from dsdnode.node.drafter import delivery
+from dsdnode.pacing import policies
+from dsdnode.pacing.policies import MAX_DRAFT, POLICIES, Terms, policy_of
 from dsdnode.speculation import seal
 from dsdnode.wire import codec
 from dsdnode.wire.messages import Closed, Verdict
@@ -271,6 +273,39 @@ def _read_vocabulary(case: Case) -> None:
     assert all(0 <= token < 3 for token in text._ids_of(ipc.Ids(), case[1][:12], 3))
 
 
+# --- how a client wants its tokens drafted
+
+WINDOW_PARTS = (
+    "stream",
+    "hedged",
+    ":",
+    "0",
+    "1",
+    "2",
+    "64",
+    "99",
+    "fixed",
+    "\u0661",
+    "-",
+    " ",
+    "\n",
+    "throughput",
+    "%s",
+)
+
+
+def _window(mutator: Mutator) -> Case:
+    told = mutator.any_of(("stream:2:4", "hedged:1:8:2", *POLICIES))
+    spelled = mutator.respelled(told, WINDOW_PARTS) if mutator.rng.random() < 0.7 else told
+    return spelled.encode(), bytes([mutator.below(MAX_DRAFT + 2)])
+
+
+def _draft_by(case: Case) -> None:
+    window = policy_of(case[0].decode(), Terms(case[1][0]))
+    plan = window.plan()
+    assert 0 <= plan.block <= plan.window <= MAX_DRAFT and plan.hedges in (0, 1, 2)
+
+
 # --- keys in files
 
 
@@ -324,6 +359,10 @@ PARSERS = (
     Parser(
         "vocabulary", _told_vocabulary, _read_vocabulary, (*GARBAGE, EngineLost),
         (text._vocab, text._ids_of, tokenizer.Vocab), _fits_report,
+    ),
+    Parser(
+        "window", _window, _draft_by, (BadInput,), (policies.policy_of, policies._plan),
+        lambda case: len(case[0]) <= 96,
     ),
     Parser(
         "key-file", _key_file, _read_key_files, (BadInput,),
