@@ -306,9 +306,12 @@ def check_outputs(outputs: Sequence[Output], chunks: Sequence[Chunk], shard: Sha
                 raise ValueError("other hidden states than were asked for")
             continue
         num = chunk.num_draws + chunk.extend
-        asked = [(True, output.tokens, (num,)), (chunk.runners_up, output.runners_up, (num,))]
-        asked.append((chunk.num_top > 0, output.top and output.top.tokens, (num, chunk.num_top)))
-        for wanted, ids, shape in asked:
+        top = None if output.top is None else output.top.tokens
+        for wanted, ids, shape in (
+            (True, output.tokens, (num,)),
+            (chunk.runners_up, output.runners_up, (num,)),
+            (chunk.num_top > 0, top, (num, chunk.num_top)),
+        ):
             if (ids is not None) != wanted or (ids is not None and ids.shape != shape):
                 raise ValueError("other draws than were asked for")
             if ids is not None and ids.size and not (ids.min() >= 0 and ids.max() < shard.vocab_size):

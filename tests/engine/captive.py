@@ -10,7 +10,7 @@ from typing import Any
 from dsdnode.engine import text_worker, worker
 from dsdnode.engine.ipc import Buffer, Done, Packet, Request, Tokenize
 
-_ANSWERS: dict[type, Any] = {kind: kind.answer for kind in (worker._Worker, text_worker.TextWorker)}  # type: ignore[attr-defined]
+_ANSWERS: dict[type, Any] = {kind: kind.answer for kind in (worker._Worker, text_worker.TextWorker)}
 
 
 def answer(self: Any, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:

@@ -62,8 +62,8 @@ LAST = replace(SHARD, start=0, end=SHARD.num_layers)
 def answer(num: int = 3, highest: int = 5, num_top: int = 2, runners_up: bool = True) -> Output:
     ids, chances = np.full(num, highest, np.int32), np.ones(num, np.float32)
     top = Top(np.full((num, num_top), highest, np.int32), np.ones((num, num_top), np.float32), chances)
-    second = ids if runners_up else None
-    return Output(None, ids, chances, 0.1, second, second, top if num_top else None)
+    second, second_chances = (ids, chances) if runners_up else (None, None)
+    return Output(None, ids, chances, 0.1, second, second_chances, top if num_top else None)
 
 
 def test_the_answer_to_what_was_asked_fits() -> None:

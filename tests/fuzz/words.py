@@ -17,12 +17,13 @@ import msgpack
 from dsdnode import addresses, identity
 from dsdnode.addresses import Nearness, may_name, nearness, network, network_of, parse_address
 from dsdnode.cli import logs, render, swarm_keys
+from dsdnode.config import MAX_DRAFT
 from dsdnode.engine import ipc, text, tokenizer
 from dsdnode.engine.tokenizer import MAX_RUN, Detokenizer, RunCutter
 from dsdnode.errors import BadInput, EngineLost
 from dsdnode.node.drafter import delivery
 from dsdnode.pacing import policies
-from dsdnode.pacing.policies import MAX_DRAFT, POLICIES, Terms, policy_of
+from dsdnode.pacing.policies import POLICIES, Terms, policy_of
 from dsdnode.speculation import seal
 from dsdnode.wire import codec
 from dsdnode.wire.messages import Closed, Verdict
@@ -103,7 +104,8 @@ def _seal(mutator: Mutator) -> Case:
     if rng.random() < 0.5:
         place = mutator.below(4)
         numbers[place] = mutator.any_of((numbers[place] + 1, 1 << 20, 0))
-    told = Verdict(closed.session, *numbers, relaxed=closed.relaxed, seal=sealed)
+    route, epoch, decided, token = numbers
+    told = Verdict(closed.session, route, epoch, decided, token, relaxed=closed.relaxed, seal=sealed)
     return codec.encode_body(closed), codec.encode_body(told), key, digest
 
 
