@@ -83,6 +83,8 @@ class ShardGame(Game):
             events[place]()
             await asyncio.sleep(rng.choice((0, 0, 0, 0.001, 0.002, 0.5, 2.0, 30.0)))
             assert self.host.num_sessions <= MAX_SESSIONS and self.engine.num_cells <= CONTEXT
+            promised = sum(one.reserved_positions for one in self.host._sessions if not one.machine.is_over)
+            assert promised <= CONTEXT, "more cells are promised than there are"
         await self._end()
         await self.host.close()
         assert not self.engine.num_cells, "cells are left"
