@@ -92,7 +92,7 @@ class ClientGame(Game):
                 messages=({"role": "user", "content": "why"},), max_tokens=MAX_TOKENS,
                 threshold=rng.choice((None, None, 0.0, 0.3)), keep=rng.random() < 0.3,
             )  # fmt: skip
-            began_s = self.loop.time()
+            began_s, num_before = self.loop.time(), len(heard)
             try:
                 async with asyncio.timeout(END_S):
                     await self._read(alice, asked, heard.append)
@@ -100,6 +100,8 @@ class ClientGame(Game):
                 assert str(error).isprintable() or "\n" in str(error), "an error that would end on a terminal"
             except TimeoutError:
                 raise AssertionError(f"a reply that never ends, begun {began_s:g}") from None
+            most = 1 + (self.loop.time() - began_s) / request_.WORDS_EVERY_S
+            assert len(heard) - num_before <= most, "words that fill a screen"
             assert not alice._inboxes, "inboxes are left"
         assert all(words.isprintable() for words in heard), "words that would end on a terminal"
         self.silent = True

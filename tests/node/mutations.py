@@ -214,6 +214,7 @@ ASKING: Final = {
     ),
     "rule-kept": Mutation(PENDING + "accepted", "self.acceptance not in (None, answer.acceptance)", "False"),
     "error-shown": Mutation("dsdnode.client.request:_error", "printable(notice.message)", "notice.message"),
+    "words-often": Mutation(PENDING + "hear", " and _now() >= self._told_s + WORDS_EVERY_S", ""),
     "reason-shown": Mutation(PENDING + "event", "printable(notice.reason)", "notice.reason"),
     "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
 }  # fmt: skip
