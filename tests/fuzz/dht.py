@@ -76,6 +76,9 @@ class DhtGame(Game):
                 tasks.append(asyncio.ensure_future(work))
             await asyncio.sleep(rng.choice((0, 0, 0.01, 0.3, 2.0)))
             assert len(dht.store) <= len(NAMES) * store.MAX_KEYS_PER_PROVIDER + 3, "records without end"
+            for key in self.keys:
+                held = [(record.public_key, record.role) for record, _ in dht.store.get(key, self.loop.time())]
+                assert len(held) == len(set(held)), "two records of a role"
             assert len(dht.table.known()) <= len(NAMES), "peers that never answered"
         self.silent = True
         await asyncio.gather(*tasks)
@@ -117,8 +120,9 @@ class DhtGame(Game):
     # --- what we do
 
     async def _look(self) -> None:
-        began_s, thorough = self.loop.time(), self.rng.random() < 0.3
-        found = await self.dht.find_providers(self.rng.choice(self.keys), thorough=thorough)
+        began_s, thorough, key = self.loop.time(), self.rng.random() < 0.3, self.rng.choice(self.keys)
+        found = await self.dht.find_providers(key, thorough=thorough)
+        assert all(key in store.record_keys(record) for record in found), "records of another key"
         assert self.loop.time() <= began_s + FIND_TIMEOUT_S + SLACK_S, "a lookup takes too long"
         assert not any(record.withdrawn for record in found)
         providers = {record.public_key for record in found}

@@ -7,8 +7,9 @@ from functools import cache
 from random import Random
 from typing import Any
 
+from dsdnode.accounts import Credits
 from dsdnode.addresses import LOWEST_PORT, Nearness, may_name, nearness, network, parse_address
-from dsdnode.net import credits, dials, lobby, peers, zap
+from dsdnode.net import dials, lobby, peers, zap
 from dsdnode.net.dials import Dials, Teacher
 from dsdnode.net.lobby import Lobby
 from dsdnode.net.peers import MAX_ADDRESSES, MAX_CLAIMS, PeerBook
@@ -161,4 +162,4 @@ def _play(case: Case) -> None:
             setattr(lobby, name, value)
 
 
-PARSERS = (Parser("doors", seed, _play, (), (Lobby, Gate, zap._group, dials, peers.Peer, PeerBook, credits)),)
+PARSERS = (Parser("doors", seed, _play, (), (Lobby, Gate, zap._group, dials, peers.Peer, PeerBook, Credits)),)

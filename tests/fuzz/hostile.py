@@ -147,7 +147,8 @@ class Game:
         self.people = {person(name).id: person(name) for name in self.names}
         self.loop = JumpingLoop(LIMIT_S)
         self.silent = False
-        """They say nothing any more."""
+        """They say nothing any more; but that they live, some of them."""
+        self.lives = self.rng.random() < 0.5
         self._asked = 0
         self._unanswered: dict[tuple[bytes, int], None] = {}
 
@@ -215,11 +216,11 @@ class Game:
             assert known in self._unanswered or envelope.request_id > self._asked, "answered twice"
             self._unanswered.pop(known, None)
             self.answered(who, envelope)
+        elif isinstance(envelope.message, Ping):
+            if self.lives if self.silent else self.rng.random() < 0.9:
+                self.answers(who, envelope.request_id, Pong())
         elif not self.silent:
-            if isinstance(envelope.message, Ping):
-                if self.rng.random() < 0.9:
-                    self.answers(who, envelope.request_id, Pong())
-            elif envelope.request_id:
+            if envelope.request_id:
                 self.asked(who, envelope)
             else:
                 self.told(who, envelope)
