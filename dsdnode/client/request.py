@@ -40,6 +40,11 @@ LOSSES = (Overloaded, PeerUnavailable, PeerMisbehaved, WorkerDied, WorkFailed)
 ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailable}
 
 
+WORDS_EVERY_S = 0.5
+"""What a reply waits for is told no more often. An honest drafter says it once a second at most; others could fill the
+user's screen."""
+
+
 class Left(PeerUnavailable):
     """A drafter gives a reply too little: others may be better."""
 
@@ -130,6 +135,9 @@ class PendingReply:
 
     _waits_for: str = ""
     _told: str = ""
+    _told_s: float = float("-inf")
+    _had_rest: bool = False
+    """The drafter has sent a piece without tokens, its last."""
 
     def __post_init__(self) -> None:
         if self.request.threshold is not None:
@@ -138,9 +146,9 @@ class PendingReply:
     def hear(self, words: str) -> None:
         """What the drafter says that it is waiting for."""
         self._waits_for = words
-        if self.told is not None and words and words != self._told:
+        if self.told is not None and words and words != self._told and _now() >= self._told_s + WORDS_EVERY_S:
             self.told(words)
-            self._told = words
+            self._told, self._told_s = words, _now()
 
     def check(self, drafter: bytes) -> None:
         """Nothing has come for a while. Raises Left when it is another drafter's turn, NoPipeline at the end."""
@@ -160,7 +168,7 @@ class PendingReply:
 
         Raises BadInput for what no drafter would accept.
         """
-        self.id, self._num_before = self.rng.randbytes(16), len(self.tokens)
+        self.id, self._num_before, self._had_rest = self.rng.randbytes(16), len(self.tokens), False
         if self.request.window:
             parse_window(self.request.window)
         if self.request.wire:
@@ -256,6 +264,9 @@ class PendingReply:
         if piece.index != len(self.tokens):
             raise PeerMisbehaved(f"the drafter's stream has a gap at token {len(self.tokens)}")
         tokens = _ids(buffers)
+        if self._had_rest or len(self.tokens) + len(tokens) > self.request.max_tokens:
+            raise Left("the drafter goes on after the end of the reply")
+        self._had_rest = not tokens
         self.tokens.extend(tokens)
         if tokens:
             self.patience.stepped(_now(), len(tokens))

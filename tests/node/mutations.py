@@ -179,6 +179,7 @@ CULPRITS: Final = {
         "dsdnode.engine.llama:LlamaEngine._wanted", "(asked | (offsets == -1)).astype", "asked.astype"
     ),
     "states-carried": Mutation("dsdnode.engine.llama:LlamaEngine._check_size", "largest >= self._max_state", "False"),
+    "answer-fits": Mutation("dsdnode.engine.ipc:outputs_of", "    check_outputs(outputs, chunks, shard)\n", ""),
     "nothing-drawn": Mutation(
         "dsdnode.speculation.sampling:_clean",
         'raise ArithmeticError("no logit is finite: there is nothing to draw from")',
@@ -204,11 +205,14 @@ ASKING: Final = {
         "answer, _ = await asked",
     ),
     "piece-gap": Mutation(PENDING + "_piece", "piece.index != len(self.tokens)", "False"),
+    "piece-last": Mutation(PENDING + "_piece", "self._had_rest or ", ""),
+    "piece-most": Mutation(PENDING + "_piece", "len(self.tokens) + len(tokens) > self.request.max_tokens", "False"),
     "end-of-stream": Mutation(
         PENDING + "event", "told.completion_tokens != len(self.tokens) - self._num_before", "False"
     ),
     "rule-kept": Mutation(PENDING + "accepted", "self.acceptance not in (None, answer.acceptance)", "False"),
     "error-shown": Mutation("dsdnode.client.request:_error", "printable(notice.message)", "notice.message"),
+    "words-often": Mutation(PENDING + "hear", " and _now() >= self._told_s + WORDS_EVERY_S", ""),
     "reason-shown": Mutation(PENDING + "event", "printable(notice.reason)", "notice.reason"),
     "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
 }  # fmt: skip
