@@ -41,8 +41,8 @@ ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailab
 
 
 MAX_TOKEN_BYTES = 4096
-"""Of text, on the average of a reply's tokens and one more for what was held back. The longest of any vocabulary that we
-know have some hundreds; a stop text, of which all but the end may be held back, has 1,024 at most."""
+"""Of text, on the average of a reply's tokens and one more for what was held back. The longest of any vocabulary that
+we know have some hundreds; a stop text, of which all but the end may be held back, has 1,024 at most."""
 WORDS_EVERY_S = 0.5
 """What a reply waits for is told no more often. An honest drafter says it once a second at most; others could fill the
 user's screen."""
