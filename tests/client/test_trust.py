@@ -222,3 +222,14 @@ def test_a_drafter_that_gives_more_than_was_asked_for_is_left(tmp_path: Path, at
         assert num <= REQUEST.max_tokens
 
     story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("size_bytes", [20_000, 1 << 22])
+def test_a_drafter_that_sends_a_book_with_a_token_is_left(tmp_path: Path, size_bytes: int) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        says = [(replies.Piece(bytes(16), index, 0), [pack_tokens([1]), b"x" * size_bytes]) for index in range(5)]
+        alice = await asked_of(swarm, says)
+        with pytest.raises(NoPipeline, match="more text than"):
+            await rest(alice.generate(REQUEST), [])
+
+    story(tmp_path, tell)

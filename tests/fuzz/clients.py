@@ -110,12 +110,14 @@ class ClientGame(Game):
         await alice._pings.close()
 
     async def _read(self, alice: Client, asked: GenerateRequest, told: Callable[[str], None]) -> None:
-        num, finished = 0, False
+        num, num_bytes, finished = 0, 0, False
         async for event in alice.generate(asked, told):
             assert not finished, "more after the end"
             if isinstance(event, Piece):
                 num += len(event.tokens)
+                num_bytes += len(event.text.encode())
                 assert num <= MAX_TOKENS, "more than was asked for"
+                assert num_bytes <= 3 * request_.MAX_TOKEN_BYTES * (num + 1), "a book"  # (\ufffd has 3 bytes)
                 assert all(0 <= token < request_.MAX_VOCAB for token in event.tokens)
             else:
                 assert isinstance(event, Finished) and event.reason.isprintable()

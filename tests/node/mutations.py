@@ -205,8 +205,9 @@ ASKING: Final = {
         "answer, _ = await asked",
     ),
     "piece-gap": Mutation(PENDING + "_piece", "piece.index != len(self.tokens)", "False"),
+    "piece-text": Mutation(PENDING + "_piece", "num_bytes > MAX_TOKEN_BYTES * (num_tokens + 1)", "False"),
     "piece-last": Mutation(PENDING + "_piece", "self._had_rest or ", ""),
-    "piece-most": Mutation(PENDING + "_piece", "len(self.tokens) + len(tokens) > self.request.max_tokens", "False"),
+    "piece-most": Mutation(PENDING + "_piece", "num_tokens > self.request.max_tokens", "False"),
     "end-of-stream": Mutation(
         PENDING + "event", "told.completion_tokens != len(self.tokens) - self._num_before", "False"
     ),
