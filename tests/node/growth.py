@@ -7,6 +7,7 @@ fill to their bounds, and malloc grows in steps: of memory, the second half of t
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from statistics import median
@@ -24,6 +25,9 @@ LEAST_MIB = 0.5
 reply is more. Of fewer replies no less can be told, for malloc's steps, and what a new process has not used yet."""
 LANES = 2
 """Of links from one peer to another: control, and bulk."""
+THREADS = 5 + min(32, (os.cpu_count() or 1) + 4)
+"""Our own, libzmq's two and the writers of the standard streams; and asyncio's, which come one by one as files are read,
+and stay."""
 DIALLED = 4
 """Descriptors of a link that we have made: the connection, libzmq's mailbox, and both ends of its monitor."""
 
@@ -109,7 +113,7 @@ class Vitals:
         """What takes more and more, in words. Medians, for a call that just comes or goes is none of it."""
         half, slopes, told = len(self.at) // 2, self.slopes(), []
         num_others = len({name for name, _ in self.values}) - 1 + self.num_clients
-        limits = {"links to one peer": LANES, "links from others": LANES * num_others}
+        limits = {"links to one peer": LANES, "links from others": LANES * num_others, "threads": THREADS}
         for (name, what), values in sorted(self._whole().items()):
             before, after, line = median(values[:half]), median(values[half:]), slopes[name, what]
             if what.endswith("MiB"):
