@@ -26,8 +26,8 @@ reply is more. Of fewer replies no less can be told, for malloc's steps, and wha
 LANES = 2
 """Of links from one peer to another: control, and bulk."""
 THREADS = 5 + min(32, (os.cpu_count() or 1) + 4)
-"""Our own, libzmq's two and the writers of the standard streams; and asyncio's, which come one by one as files are read,
-and stay."""
+"""Our own, libzmq's two and the writers of the standard streams; and asyncio's, which come one by one as files are
+read, and stay."""
 DIALLED = 4
 """Descriptors of a link that we have made: the connection, libzmq's mailbox, and both ends of its monitor."""
 
