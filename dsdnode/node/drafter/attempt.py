@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping
 
 import msgspec
@@ -42,27 +43,59 @@ class Attempt:
         self.num = 0
 
     def choose(
-        self, target: Model, records: list[ProviderRecord], view: View, held: Collection[bytes]
+        self,
+        target: Model,
+        records: list[ProviderRecord],
+        view: View,
+        held: Collection[bytes],
+        strangers: Collection[bytes] = (),
     ) -> tuple[PipelineStage, ...]:
         """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline.
 
-        Those that are `held` already, perhaps with all in their caches, unless others are much faster.
+        Those that are `held` already, perhaps with all in their caches, unless others are much faster. `strangers`, of
+        whom nothing is known yet, only where the others do not make a pipeline.
         """
         unfit = self._unfit.keys() | self._never.keys()
-        try:
-            roomy = self._roomy(target, records, unfit | self._avoid)
-            best = self._choose(roomy, target.num_layers, view, unfit | self._avoid, target.name)
-        except NoPipeline:
+        for exclude in (unfit | self._avoid | set(strangers), unfit | self._avoid):
+            with contextlib.suppress(NoPipeline):
+                roomy = self._roomy(target, records, exclude)
+                best = self._choose(roomy, target.num_layers, view, exclude, target.name)
+                break
+        else:
             roomy = self._roomy(target, records, unfit)
             return self._choose(roomy, target.num_layers, view, unfit, target.name)
         mine = [msgspec.structs.replace(record, free_sessions=1) for record in roomy if record.peer_id in held]
         if not mine:
             return best
         try:
-            same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
+            same = choose_pipeline(mine, target.num_layers, view, exclude, target.name)
         except NoPipeline:
             return best
         return best if speed(best, view) >= BETTER * speed(same, view) else same
+
+    def choose_with_one(
+        self,
+        target: Model,
+        records: list[ProviderRecord],
+        view: View,
+        held: Collection[bytes],
+        strangers: Collection[bytes],
+    ) -> tuple[PipelineStage, ...]:
+        """With one of the strangers, if they are as good: of one alone it is known whose fault it is."""
+        places = self.choose(target, records, view, held)
+        new = [place.peer for place in places if place.peer in strangers]
+        if len(new) < 2:
+            return places
+        return self.choose(target, records, view, held, [peer for peer in strangers if peer != new[0]])
+
+    def instead(
+        self, target: Model, records: list[ProviderRecord], view: View, strangers: Collection[bytes]
+    ) -> tuple[PipelineStage, ...] | None:
+        """What there is without them."""
+        exclude = self._unfit.keys() | self._never.keys() | self._avoid | set(strangers)
+        with contextlib.suppress(NoPipeline):
+            return self._choose(self._roomy(target, records, exclude), target.num_layers, view, exclude, target.name)
+        return None
 
     def _roomy(self, target: Model, records: list[ProviderRecord], exclude: Collection[bytes]) -> list[ProviderRecord]:
         """Shards with room for the whole reply, or else for as much as any pipeline has. Raises NoPipeline."""
