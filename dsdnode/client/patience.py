@@ -16,7 +16,7 @@ class Patience:
     """Of one reply: `asked` and `accepted` by each drafter in turn, `stepped` with each token."""
 
     def __init__(self, now: float, patience_s: float) -> None:
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._stepped_s = now
         self._ends_s = now + patience_s + MARGIN_S
         self._reading_s = 0.0
@@ -25,7 +25,7 @@ class Patience:
 
     def asked(self, now: float, num_others: int) -> None:
         """One drafter; so many others were not tried yet."""
-        self._share_s = max(MIN_SHARE_S, self._patience_s / (1 + num_others)) if num_others else float("inf")
+        self._share_s = max(MIN_SHARE_S, self.patience_s / (1 + num_others)) if num_others else float("inf")
         self._leaves_s = now + self._share_s
 
     def accepted(self, num_positions: int) -> None:
@@ -37,7 +37,7 @@ class Patience:
 
     def stepped(self, now: float, num_tokens: int) -> None:
         self._stepped_s = now
-        self._ends_s, self._reading_s = now + self._patience_s + MARGIN_S, 0.0
+        self._ends_s, self._reading_s = now + self.patience_s + MARGIN_S, 0.0
         self._leaves_s = min(now + self._share_s, self._leaves_s + TOKEN_PATIENCE_S * num_tokens)
 
     def is_still(self, now: float) -> bool:
@@ -49,7 +49,7 @@ class Patience:
 
     def is_spent(self, now: float) -> bool:
         """Who is full need not be asked again."""
-        return now >= self._stepped_s + self._patience_s
+        return now >= self._stepped_s + self.patience_s
 
     def leaves(self, now: float) -> bool:
         """It is another drafter's turn."""

@@ -195,6 +195,7 @@ class PendingReply:
             acceptance=self.acceptance,
             keep=asked.keep,
             ignore_eos=asked.ignore_eos,
+            patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
         )
 
     @property

@@ -180,9 +180,12 @@ def test_the_only_host_is_waited_for_when_it_is_gone_for_ten_seconds(tmp_path: P
     story(tmp_path, tell)
 
 
-def test_a_host_that_is_gone_for_good_is_waited_for_so_long_and_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("drafter_s", [10.0, 20.0, 60.0])
+def test_a_host_that_is_gone_for_good_is_waited_for_so_long_and_named(tmp_path: Path, drafter_s: float) -> None:
+    """As long as alice says: what dora does by herself is for those who do not say."""
+
     async def tell(swarm: FakeSwarm) -> None:
-        await ring(swarm, patience_s=20.0)
+        await ring(swarm, patience_s=drafter_s)
         listener = Listener()
         events = (await swarm.client(patience_s=20.0)).generate(REQUEST, listener.told)
         listener.tokens = await some(events, 10)
@@ -192,7 +195,7 @@ def test_a_host_that_is_gone_for_good_is_waited_for_so_long_and_named(tmp_path: 
         with pytest.raises(NoPipeline, match=rf"^waiting for layers 2:4 \({sue} does not answer\) of fake"):
             await listener.go_on(events)
         assert listener.tokens == EXPECTED[: len(listener.tokens)]
-        assert 19 < now() - began_s < 20 + SLACK_S
+        assert 19 < now() - began_s < 20 + SLACK_S / 2
         assert STILL_S <= listener.first_word_s - began_s < 15
 
     story(tmp_path, tell)
