@@ -31,6 +31,10 @@ NOBODY = Account(b"")
 """Where nothing is shared with others."""
 
 
+NEWCOMER = Account(b"", "nowhere yet")
+"""Whoever may come next: nothing is held in its network."""
+
+
 class Shares:
     """What there is of one scarce thing, in any unit, and who holds how much of it."""
 

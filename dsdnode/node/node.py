@@ -122,7 +122,7 @@ class Node:
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
         if "shard" in self._offers:
-            current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings)
+            current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings, self._num_free)
             self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
@@ -203,6 +203,9 @@ class Node:
         """A session came or went: the offer says how many more are welcome, and a drain may be over."""
         self._changed.set()
         self.discovery.changed()
+
+    def _num_free(self) -> int:
+        return self._stage.num_free_sessions if self._stage else 0
 
     def _records(self) -> list[ProviderRecord]:
         hosts = {"shard": self._stage, "drafter": self._drafter}

@@ -7,6 +7,9 @@ from typing import Final
 from tests.node.mutation import Mutation
 
 REPLY: Final = "dsdnode.node.drafter.reply:Reply."
+CLIENT: Final = "dsdnode.client.client:Client."
+ASKINGS: Final = "dsdnode.client.asking:Askings."
+DRAFTERS: Final = "dsdnode.client.drafters:Drafters."
 WAITS: Final = {
     "trace-owner": Mutation("dsdnode.node.shard.host:StageHost._trace", "peer != session.owner", "False"),
     "lost-link": Mutation(REPLY + "_look_for_losses", "self._routes.suspect(route, loss)", "pass"),
@@ -29,16 +32,27 @@ WAITS: Final = {
         "self._leaves_s + TOKEN_PATIENCE_S * num_tokens",
         "now + self._share_s",
     ),
-    "drafter-remembered": Mutation("dsdnode.client.client:Client._is_shunned", "peer in self._left or ", ""),
+    "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
+    "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
+    "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
+    "beside-prompt": Mutation(
+        ASKINGS + "_start",
+        "asking.taken = pending.checked(answer, buffers)",
+        "asking.taken = pending.checked(answer, buffers); pending.take(asking.taken)",
+    ),
+    "drafters-raced": Mutation(DRAFTERS + "next", "await self._pings.race(fresh[:MAX_RACED])", "fresh"),
+    "drafters-away": Mutation(DRAFTERS + "next", "            if away:", "            if False:"),
+    "drafters-end": Mutation(DRAFTERS + "_check", " or pending.patience.is_spent(_now())", ""),
+    "one-says-no": Mutation(CLIENT + "_failed", "not others or patience.is_spent(now) or any(", "True or any("),
+    "two-say-no": Mutation(DRAFTERS + "_check", "if failure.ends_all:", "if False:"),
+    "words-often": Mutation("dsdnode.client.request:PendingReply.hear", "self._told_s + WORDS_EVERY_S", "0"),
     "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
     "prompt-claimed": Mutation(
-        "dsdnode.client.request:PendingReply.accepted",
-        "min(len(self.prompt_tokens), self._most_positions)",
-        "len(self.prompt_tokens)",
+        "dsdnode.client.request:PendingReply.checked", "min(len(prompt), self._most_positions)", "len(prompt)"
     ),
     "prompt-once": Mutation(
         "dsdnode.client.patience:Patience.accepted", "max(0.0, reading_s - self._reading_s)", "reading_s"
     ),
-    "prompt-named": Mutation("dsdnode.client.request:PendingReply.accepted", "named and prompt != named", "False"),
+    "prompt-named": Mutation("dsdnode.client.request:PendingReply.checked", "named and prompt != named", "False"),
     "prompt-own": Mutation("dsdnode.client.request:PendingReply._body", "not self.tokens", "not self.prompt_tokens"),
 }

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
-from dsdnode.identity import short_id
+from dsdnode.identity import MAX_NAMED, short_id
 from dsdnode.placement.pipelines import (
     Chooser,
     PipelineStage,
@@ -25,8 +25,6 @@ from dsdnode.wire.records import ProviderRecord
 BETTER = 1.3
 """A reply in progress, or the next one, leaves its pipeline for one that is so many times faster: caches must be filled
 again."""
-MAX_NAMED = 4
-"""Silent peers in a sentence."""
 
 
 class Attempt:

@@ -108,7 +108,9 @@ class DrafterHost:
 
     @property
     def num_free_sessions(self) -> int:
-        return 0 if self.draining else max(0, self._max_sessions - len(self._deliveries))
+        """Who gives way, or does not listen any more, has no place."""
+        taken = sum(one.failure is None for one in self._deliveries.values())
+        return 0 if self.draining else max(0, self._max_sessions - taken)
 
     # --- messages
 
