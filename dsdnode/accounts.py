@@ -2,19 +2,26 @@
 
 Names cost nothing and networks do: charged is an owner, and with it the network that it is seen in. Networks have fair
 shares of the whole, and the owners in each of them fair shares of that. While nobody else asks, one may have it all;
-when there is no room, who asks for no more than a fair share gets it from those who have more than theirs.
+when there is no room, who asks for no more than a fair share gets it from those who have more than theirs. Where what
+is taken slows all others down though there is room, a network takes no more than it leaves while others have asked of
+late.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from operator import itemgetter
 from typing import TypeVar
 
+from cachetools import LRUCache
+
 T = TypeVar("T")
+ASKED_S = 10.0
+"""Who asked so shortly ago is likely to be back."""
+MAX_ASKING = 1024
 TURN_S = 60.0
 """Where one network's shares are less than a place each: so long somebody there has a place before another gets it."""
 
@@ -67,11 +74,37 @@ class Shares:
             found += _above(inside, _fair_share(inside.values(), share), but=asker)
         return found
 
+    def leaves_room(self, asker: Account, amount: float, asking: Collection[str]) -> bool:
+        """Would the asker's network have no more than is free then? It may have all while no other is `asking`; and who
+        asks for no more than a fair share of what is its network's is not held up by its neighbours."""
+        if not set(asking) - {asker.network}:
+            return True
+        owners = self._held.get(asker.network, {})
+        mine = owners | {asker: owners.get(asker, 0.0) + amount}
+        total = sum(sum(others.values()) for others in self._held.values()) + amount
+        networks = {*self._held, *asking, asker.network}
+        most = max(self._capacity - total, self._capacity / len(networks))
+        alone = not sum(owners.values())
+        return alone or sum(mine.values()) <= most or mine[asker] <= _fair_share(mine.values(), most)
+
     def heaviest(self) -> list[Account]:
         """Who holds something, with most comes first."""
         totals = {network: sum(owners.values()) for network, owners in self._held.items()}
         accounts = {account: amount for owners in self._held.values() for account, amount in owners.items()}
         return sorted(accounts, key=lambda one: (totals[one.network], accounts[one]), reverse=True)
+
+
+class Asking:
+    """Networks that have asked of late."""
+
+    def __init__(self) -> None:
+        self._asked_s: LRUCache[str, float] = LRUCache(MAX_ASKING)
+
+    def asks(self, network: str, now: float) -> None:
+        self._asked_s[network] = now
+
+    def lately(self, now: float) -> list[str]:
+        return [network for network, asked_s in self._asked_s.items() if now < asked_s + ASKED_S]
 
 
 def _above(held: Mapping[Account, float], share: float, but: Account) -> list[Account]:

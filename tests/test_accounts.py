@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsdnode.accounts import Account, Shares, in_turn
+from dsdnode.accounts import ASKED_S, Account, Asking, Shares, in_turn
 
 HERS = "198.51.100.0/24"
 ALICE, BOB = Account(b"alice", "192.0.2.0/24"), Account(b"bob", "203.0.113.0/24")
@@ -90,3 +90,32 @@ def test_networks_take_turns_and_in_each_its_owners() -> None:
     runs = [(mallory(0), 1), (mallory(0), 2), (mallory(1), 3), (NEIGHBOUR, 4), (ALICE, 5), (ALICE, 6), (BOB, 7)]
     order = in_turn(runs, lambda run: run[0])
     assert [number for _, number in order] == [1, 5, 7, 3, 6, 4, 2]
+
+
+def test_who_takes_much_leaves_as_much_to_others_who_have_asked_of_late() -> None:
+    shares, asking = Shares(4096, [(mallory(0), 1000), (ALICE, 90)]), [ALICE.network, HERS]
+    assert shares.leaves_room(mallory(1), 1048, asking)
+    assert not shares.leaves_room(mallory(1), 1049, asking)
+    assert shares.leaves_room(mallory(1), 3000, [HERS])  # nobody else wants any
+    assert shares.leaves_room(BOB, 3000, [*asking, BOB.network])  # he has nothing yet
+
+
+def test_a_network_always_has_its_fair_share() -> None:
+    shares = Shares(4000, [(ALICE, 900), (BOB, 1900), (mallory(0), 900)])
+    asking = [ALICE.network, BOB.network, HERS]
+    assert shares.leaves_room(ALICE, 433, asking)
+    assert not shares.leaves_room(ALICE, 434, asking)
+
+
+def test_a_neighbour_with_little_is_not_held_up_by_who_has_much() -> None:
+    shares, asking = Shares(4096, [(mallory(0), 2500), (ALICE, 90)]), [ALICE.network, HERS]
+    assert shares.leaves_room(NEIGHBOUR, 90, asking)
+    assert not shares.leaves_room(mallory(1), 2500, asking)
+
+
+def test_who_asked_a_while_ago_does_not_ask_any_more() -> None:
+    asking = Asking()
+    asking.asks(HERS, 0.0)
+    asking.asks(ALICE.network, 1.0)
+    assert asking.lately(ASKED_S + 0.5) == [ALICE.network]
+    assert asking.lately(ASKED_S + 1.5) == []

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from dsdnode.accounts import TURN_S
+from dsdnode.accounts import ASKED_S, TURN_S
 from dsdnode.node.shard.host import MAX_LEASE_S
 from dsdnode.node.shard.room import IDLE_S
 from dsdnode.wire.codec import encode_body
@@ -176,6 +176,26 @@ def test_a_reservation_of_all_the_cache_is_cut_when_alice_comes(tmp_path: Path) 
         assert len(sessions_at(stage)) == 2  # nothing of hers was in it, so she lost nothing
         assert await hers[1].opens(stage, of(hers[1]), max_positions=2097) == full
         assert await hers[1].opens(stage, of(hers[1]), max_positions=2096) == Opened()
+
+    story(tmp_path, tell)
+
+
+def test_what_mallory_has_filled_is_no_more_than_what_is_left_while_alice_asks(tmp_path: Path) -> None:
+    """Whoever has cells there slows everybody's decodes."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        stage, alice = await sam(swarm), Mallory(swarm, "alice", ELSEWHERE)
+        hers = names(swarm, 3)
+        assert await hers[0].opens(stage, of(hers[0]), max_positions=1000) == Opened()
+        for step in range(4):
+            sends(hers[0], stage, 1, 250 * step, 250)
+            await asyncio.sleep(1)
+        assert await alice.opens(stage, of(alice), max_positions=90) == Opened()
+        much = await hers[1].opens(stage, of(hers[1]), max_positions=CELLS - 2000)
+        assert isinstance(much, Refused) and much.retry and "while others ask" in much.reason
+        assert await hers[1].opens(stage, of(hers[1]), max_positions=1000) == Opened()
+        await asyncio.sleep(ASKED_S)
+        assert await hers[2].opens(stage, of(hers[2]), max_positions=CELLS - 2100) == Opened()
 
     story(tmp_path, tell)
 
