@@ -3,14 +3,14 @@
 Names cost nothing and networks do: charged is an owner, and with it the network that it is seen in. Networks have fair
 shares of the whole, and the owners in each of them fair shares of that. While nobody else asks, one may have it all;
 when there is no room, who asks for no more than a fair share gets it from those who have more than theirs. Where what
-is taken slows all others down though there is room, a network takes no more than it leaves while others have asked of
-late.
+is taken slows all others down though there is room, a network keeps to its share in what is larger than others ask for,
+while they do.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from operator import itemgetter
@@ -74,18 +74,14 @@ class Shares:
             found += _above(inside, _fair_share(inside.values(), share), but=asker)
         return found
 
-    def leaves_room(self, asker: Account, amount: float, asking: Collection[str]) -> bool:
-        """Would the asker's network have no more than is free then? It may have all while no other is `asking`; and who
-        asks for no more than a fair share of what is its network's is not held up by its neighbours."""
-        if not set(asking) - {asker.network}:
+    def is_modest(self, asker: Account, amount: float, asking: Mapping[str, float]) -> bool:
+        """Is this no more than another network asks for (the largest of late, by network), or within a fair share of
+        the asker's network, or all that it has?"""
+        others = {network: largest for network, largest in asking.items() if network != asker.network}
+        mine = sum(self._held.get(asker.network, {}).values())
+        if not mine or amount <= max(others.values(), default=inf):
             return True
-        owners = self._held.get(asker.network, {})
-        mine = owners | {asker: owners.get(asker, 0.0) + amount}
-        total = sum(sum(others.values()) for others in self._held.values()) + amount
-        networks = {*self._held, *asking, asker.network}
-        most = max(self._capacity - total, self._capacity / len(networks))
-        alone = not sum(owners.values())
-        return alone or sum(mine.values()) <= most or mine[asker] <= _fair_share(mine.values(), most)
+        return mine + amount <= self._capacity / len({*others, *self._held})
 
     def heaviest(self) -> list[Account]:
         """Who holds something, with most comes first."""
@@ -95,16 +91,18 @@ class Shares:
 
 
 class Asking:
-    """Networks that have asked of late."""
+    """What networks have asked for of late."""
 
     def __init__(self) -> None:
-        self._asked_s: LRUCache[str, float] = LRUCache(MAX_ASKING)
+        self._asked: LRUCache[str, tuple[float, float]] = LRUCache(MAX_ASKING)
+        """When last, and the largest since it last had been silent."""
 
-    def asks(self, network: str, now: float) -> None:
-        self._asked_s[network] = now
+    def asks(self, network: str, now: float, amount: float) -> None:
+        self._asked[network] = now, max(amount, self.lately(now).get(network, 0.0))
 
-    def lately(self, now: float) -> list[str]:
-        return [network for network, asked_s in self._asked_s.items() if now < asked_s + ASKED_S]
+    def lately(self, now: float) -> dict[str, float]:
+        """The largest of each."""
+        return {network: largest for network, (then, largest) in self._asked.items() if now < then + ASKED_S}
 
 
 def _above(held: Mapping[Account, float], share: float, but: Account) -> list[Account]:

@@ -92,30 +92,28 @@ def test_networks_take_turns_and_in_each_its_owners() -> None:
     assert [number for _, number in order] == [1, 5, 7, 3, 6, 4, 2]
 
 
-def test_who_takes_much_leaves_as_much_to_others_who_have_asked_of_late() -> None:
-    shares, asking = Shares(4096, [(mallory(0), 1000), (ALICE, 90)]), [ALICE.network, HERS]
-    assert shares.leaves_room(mallory(1), 1048, asking)
-    assert not shares.leaves_room(mallory(1), 1049, asking)
-    assert shares.leaves_room(mallory(1), 3000, [HERS])  # nobody else wants any
-    assert shares.leaves_room(BOB, 3000, [*asking, BOB.network])  # he has nothing yet
+def test_what_is_larger_than_others_ask_for_stays_within_a_share_while_they_do() -> None:
+    shares, asking = Shares(4096, [(mallory(0), 1000), (ALICE, 90)]), {ALICE.network: 90.0, HERS: 1000.0}
+    assert shares.is_modest(mallory(1), 1048, asking)
+    assert not shares.is_modest(mallory(1), 1049, asking)
+    assert shares.is_modest(mallory(1), 3000, {HERS: 1000.0})  # nobody else wants any
+    assert shares.is_modest(BOB, 3000, asking)  # he has nothing yet
 
 
-def test_a_network_always_has_its_fair_share() -> None:
-    shares = Shares(4000, [(ALICE, 900), (BOB, 1900), (mallory(0), 900)])
-    asking = [ALICE.network, BOB.network, HERS]
-    assert shares.leaves_room(ALICE, 433, asking)
-    assert not shares.leaves_room(ALICE, 434, asking)
-
-
-def test_a_neighbour_with_little_is_not_held_up_by_who_has_much() -> None:
-    shares, asking = Shares(4096, [(mallory(0), 2500), (ALICE, 90)]), [ALICE.network, HERS]
-    assert shares.leaves_room(NEIGHBOUR, 90, asking)
-    assert not shares.leaves_room(mallory(1), 2500, asking)
+def test_who_asks_for_no_more_than_others_do_may_have_it_while_there_is_room() -> None:
+    """Ten of one house beside one of another, and carol beside mallory."""
+    house = [(Account(b"%d" % number, BOB.network), 600) for number in range(9)]
+    asking = {ALICE.network: 610.0, BOB.network: 600.0, HERS: 2500.0}
+    shares = Shares(8192, [*house, (mallory(0), 2500), (ALICE, 90)])
+    assert shares.is_modest(Account(b"the tenth", BOB.network), 600, asking)
+    assert shares.is_modest(NEIGHBOUR, 90, asking)
+    assert not shares.is_modest(mallory(1), 2500, {**asking, BOB.network: 600.0})
 
 
 def test_who_asked_a_while_ago_does_not_ask_any_more() -> None:
     asking = Asking()
-    asking.asks(HERS, 0.0)
-    asking.asks(ALICE.network, 1.0)
-    assert asking.lately(ASKED_S + 0.5) == [ALICE.network]
-    assert asking.lately(ASKED_S + 1.5) == []
+    asking.asks(HERS, 0.0, 900)
+    asking.asks(ALICE.network, 1.0, 90)
+    asking.asks(ALICE.network, 2.0, 60)
+    assert asking.lately(ASKED_S + 0.5) == {ALICE.network: 90}
+    assert asking.lately(ASKED_S + 2.5) == {}

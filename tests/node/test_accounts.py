@@ -180,7 +180,7 @@ def test_a_reservation_of_all_the_cache_is_cut_when_alice_comes(tmp_path: Path) 
     story(tmp_path, tell)
 
 
-def test_what_mallory_has_filled_is_no_more_than_what_is_left_while_alice_asks(tmp_path: Path) -> None:
+def test_mallory_s_long_sessions_keep_to_a_share_of_the_cache_while_alice_asks(tmp_path: Path) -> None:
     """Whoever has cells there slows everybody's decodes."""
 
     async def tell(swarm: FakeSwarm) -> None:

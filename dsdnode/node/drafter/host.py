@@ -125,7 +125,6 @@ class DrafterHost:
         if self.draining:
             return wire.Refused("this drafter is leaving", retry=True), []
         account = self._rpc.account_of(peer)
-        self._asking.asks(account.network, asyncio.get_running_loop().time())
         giving = self._giving(account)
         if giving is None:
             return wire.Refused(f"all {self._max_sessions} replies here are taken", retry=True), []
@@ -133,6 +132,7 @@ class DrafterHost:
         delivery = Delivery(self._rpc, self._pings, account, message.request)
         self._deliveries[peer, message.request] = delivery
         try:
+            self._check_share(account, self._least_positions(body))
             for other in giving:
                 other.give_way()
                 if other.reply is not None:
@@ -176,21 +176,27 @@ class DrafterHost:
     def _begin(self, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]) -> None:
         self._check(options.model, prompt, body.tokens)
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
-        self._check_share(delivery, num_positions)
+        self._check_share(delivery.account, num_positions)
+        delivery.num_positions = num_positions
         line = [*prompt, *body.tokens]
         conversation = self._conversations.take(delivery.account, line, num_positions, options)
         reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)
         delivery.start(reply, body, self._vocabulary, lambda: self._forget(delivery))
         self.on_change()
 
-    def _check_share(self, delivery: Delivery, num_positions: int) -> None:
+    def _check_share(self, account: Account, num_positions: int) -> None:
         """Long lines make all the others' slow, here and at the stages. Raises Overloaded."""
-        asking = self._asking.lately(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._asking.asks(account.network, now, num_positions)
         held = ((one.account, one.num_positions) for one in self._deliveries.values() if one.failure is None)
         shares = Shares(self._engine.shard.context_tokens, held)
-        if not shares.leaves_room(delivery.account, num_positions, asking):
-            raise Overloaded("replies of your network are as long as they may be together while others ask")
-        delivery.num_positions = num_positions
+        if not shares.is_modest(account, num_positions, self._asking.lately(now)):
+            raise Overloaded("your network has its share of this drafter in long replies, while others ask")
+
+    def _least_positions(self, body: replies.GenerateBody) -> int:
+        """That its line may grow to, before anything was looked up or read."""
+        num_tokens = len(body.prompt_tokens) or -(-_num_bytes(body) // self._vocabulary.longest_bytes)
+        return min(self._engine.shard.context_tokens, num_tokens + body.max_tokens)
 
     def _forget(self, delivery: Delivery) -> None:
         self._deliveries.pop((delivery.client, delivery.request), None)
@@ -240,7 +246,7 @@ class DrafterHost:
 
     def _check_length(self, body: replies.GenerateBody, model: Model) -> None:
         """Raises BadInput. The tokenizer is everybody's, and a text that cannot fit need not be read to be refused."""
-        num_bytes = len(_bytes(body.text)) + sum(len(_bytes(message.content)) for message in body.messages)
+        num_bytes = _num_bytes(body)
         most = model.context_tokens * self._vocabulary.longest_bytes
         if num_bytes > most:
             known = f"the context of {model.name} here is {model.context_tokens} tokens, at most {most} bytes"
@@ -284,5 +290,6 @@ class DrafterHost:
             raise BadInput(f"the prompt is {len(prompt)} tokens long; {known}")
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "replace")
+def _num_bytes(body: replies.GenerateBody) -> int:
+    texts = [body.text, *(message.content for message in body.messages)]
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)

@@ -214,11 +214,11 @@ class Sessions:
         known = self._sessions.get(message.session)
         if known is not None and not known.is_another_reply(message):
             return []
-        self._asking.asks(account.network, now)
+        self._asking.asks(account.network, now, message.max_positions)
         others = [one for one in self._sessions.values() if one is not known and not one.machine.is_over]
         used = Shares(self._engine.shard.context_tokens, ((one.account, one.num_cells) for one in others))
-        if not used.leaves_room(account, message.max_positions, self._asking.lately(now)):
-            return Refused("sessions of your network use as much of the cache as is free while others ask", retry=True)
+        if not used.is_modest(account, message.max_positions, self._asking.lately(now)):
+            return Refused("your network has its share of the cache in long sessions, while others ask", retry=True)
         coming = [one for session, one in self._coming.items() if session != message.session]
         return self._room(now, others, coming).make(Coming(account, message.max_positions))
 
