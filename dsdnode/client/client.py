@@ -137,6 +137,8 @@ class Client:
 
     async def _choose_model(self, name: str | None) -> Model:
         models = models_of(await self._records())
+        if not called(models, name) if name is not None else not models:  # who answered first may not know of all
+            models = models_of(await self._records(thorough=True))
         if name is not None:
             meant = called(models, name)
             if not meant:
@@ -260,7 +262,7 @@ class Client:
             self._drafters.left(drafter)
         failures[drafter] = Failure(error, num)
         if isinstance(error, Overloaded) and patience.is_spent(now):
-            raise error
+            raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
         if patience.is_over(now):
             raise no_drafter(pending, failures) from None
 
