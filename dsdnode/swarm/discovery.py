@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import may_name
+from dsdnode.addresses import may_name, parse_address
 from dsdnode.dht.ids import K, is_dialable, node_id
 from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
@@ -128,12 +128,19 @@ class Discovery:
         self._wake.set()
         while self._joins and not self._joined:
             if self._now() >= deadline or self._all_refuse():
-                errors = [str(join.error or f"peer {short_id(peer)}: no answer") for peer, join in self._joins.items()]
+                errors = [self._why_not(peer, join) for peer, join in self._joins.items()]
                 raise PeerUnavailable("no peer to join answered: " + "; ".join(errors[:4]))
             self._join_news.clear()
             await wait_until(self._join_news, deadline)
         await self._look_for_twin()
         self._check_twin()
+
+    def _why_not(self, peer: bytes, join: _Join) -> str:
+        """In words, with the address that was given for it: a typing error is seen there."""
+        trouble = self._rpc.transport.trouble_with(peer)
+        why = f"peer {short_id(peer)}: {trouble}" if trouble else str(join.error or f"peer {short_id(peer)}: no answer")
+        where = [address for address in join.contact.addresses if parse_address(address)[0] not in why]
+        return f"{why} ({', '.join(where)})" if where else why
 
     async def check_identity(self) -> None:
         """Raises BadInput when our key has answered elsewhere: two of one name spoil each other's replies.

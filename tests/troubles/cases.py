@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dsdnode.identity import Identity
-from tests.troubles.scene import HOSTS, Scene, Seen, now
+from tests.troubles.scene import HOSTS, OVER_S, Scene, Seen, now
 
 SIGN_S = 15.0
 END_S = 75.0
@@ -149,12 +149,21 @@ def port_refused(scene: Scene) -> Seen:
 
 
 def model_gone(scene: Scene) -> Seen:
-    """Both its hosts say goodbye, in the middle of a reply."""
     scene.ring()
     user = scene.reply()
     began_s = now()
-    scene.stop("sam", "sue")
+    scene.kill("sam", "sue")
     return scene.watch(user, began_s)
+
+
+def model_taken_back(scene: Scene) -> Seen:
+    """Its hosts say goodbye, and end the reply that is going on; somebody asks after it."""
+    scene.ring()
+    user = scene.reply()
+    scene.stop("sam", "sue")
+    assert user.wait(OVER_S) == 0, user.screen()
+    began_s = now()
+    return scene.watch(scene.user("run"), began_s)
 
 
 def model_unknown(scene: Scene) -> Seen:
@@ -199,7 +208,8 @@ TROUBLES = {
     "own network gone before": Trouble(own_network_gone_before, 1, (HOSTS["boot"],), 15.0),
     "DNS unknown": Trouble(dns_unknown, 1, ("no-such-host.invalid",), 15.0),
     "port refused": Trouble(port_refused, 1, (f"{HOSTS['boot']}:29171",), 15.0),
-    "model gone": Trouble(model_gone, 4, ("0:8",)),
+    "model gone": Trouble(model_gone, 4, ("0:4", "{sam}", "4:8", "{sue}")),
+    "model taken back": Trouble(model_taken_back, 4, ("hosts a model",), 15.0),
     "model unknown": Trouble(model_unknown, 5, ("llama-9",), 15.0),
     "shard restarts": Trouble(shard_restarts, 0, (), may_be_silent=True),
     "shard restarts with other layers": Trouble(shard_restarts_with_other_layers, 4, ("4:8",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.node.processes import STOP_TIMEOUT_S, Daemon, Swarm, swarm
+from tests.node.processes import STOP_TIMEOUT_S, Daemon, Swarm, run, swarm
 from tests.siege.networks import networks, within
 from tests.troubles.terminal import Terminal, terminal
 
@@ -82,6 +83,15 @@ class Scene:
             self.start(name, "--role", "shard", "--layers", layers, *common, "--emulate-ms", PASS_MS, "0", *shard)
         for name, daemon in self.made.daemons.items():
             self.peers[name] = daemon.ready["peer_id"][:12]
+        end_s = now() + BEGIN_S
+        while not self._is_known():
+            assert now() < end_s, "they do not find each other"
+            time.sleep(0.5)
+
+    def _is_known(self) -> bool:
+        """Has everybody been announced?"""
+        models = json.loads(run("models", "--json", "--data-dir", str(self.made.daemons["boot"].data_dir)).stdout)
+        return bool(models) and models[0]["complete"] and models[0]["drafters"] == len(self.made.daemons) - 3
 
     @property
     def join(self) -> str:
