@@ -110,9 +110,10 @@ class Node:
 
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
-        for role, kind in (("shard", Open), ("drafter", Generate)):
-            if role in self._config.roles:  # it may have been one before, and who knows of it asks
-                self.rpc.on_request(kind, _starting)
+        if "shard" in self._config.roles:  # it may have been one before, and who knows of it asks
+            self.rpc.on_request(Open, _starting)
+        if "drafter" in self._config.roles:
+            self.rpc.on_request(Generate, _starting)
         self.rpc.start()
         self.discovery.start()
         await self._join(contacts)

@@ -12,6 +12,8 @@ from tests.troubles.scene import HOSTS, OVER_S, Scene, Seen, now
 SIGN_S = 15.0
 END_S = 75.0
 """A minute of patience, a last round of pings and lookups, and what a loaded machine adds."""
+JOIN_S = 20.0
+"""Ten seconds of trying, and the start and end of a program: a question to a name server that is silent ends late."""
 BLIP_S = 10.0
 KEY = Identity(bytes(32)).public_key.hex()
 
@@ -203,14 +205,14 @@ TROUBLES = {
     "drafter drips": Trouble(drafter_drips, 0, (), may_be_silent=True),
     "all caches full": Trouble(caches_full, 4, ("cache",)),
     "all busy": Trouble(all_busy, 4, ("{dora}", "taken")),
-    "swarm key wrong": Trouble(swarm_key_wrong, 1, ("swarm key",), 15.0),
+    "swarm key wrong": Trouble(swarm_key_wrong, 1, ("swarm key",), JOIN_S),
     "own network gone": Trouble(own_network_gone, 4, ("{dora}",)),
-    "own network gone before": Trouble(own_network_gone_before, 1, (HOSTS["boot"],), 15.0),
-    "DNS unknown": Trouble(dns_unknown, 1, ("no-such-host.invalid",), 15.0),
-    "port refused": Trouble(port_refused, 1, (f"{HOSTS['boot']}:29171",), 15.0),
+    "own network gone before": Trouble(own_network_gone_before, 1, (HOSTS["boot"],), JOIN_S),
+    "DNS unknown": Trouble(dns_unknown, 1, ("no-such-host.invalid",), JOIN_S),
+    "port refused": Trouble(port_refused, 1, (f"{HOSTS['boot']}:29171",), JOIN_S),
     "model gone": Trouble(model_gone, 4, ("0:4", "{sam}", "4:8", "{sue}")),
-    "model taken back": Trouble(model_taken_back, 4, ("hosts a model",), 15.0),
-    "model unknown": Trouble(model_unknown, 5, ("llama-9",), 15.0),
+    "model taken back": Trouble(model_taken_back, 4, ("hosts a model",), JOIN_S),
+    "model unknown": Trouble(model_unknown, 5, ("llama-9",), JOIN_S),
     "shard restarts": Trouble(shard_restarts, 0, (), may_be_silent=True),
     "shard restarts with other layers": Trouble(shard_restarts_with_other_layers, 4, ("4:8",)),
 }
