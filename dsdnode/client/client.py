@@ -14,7 +14,7 @@ from dsdnode.client.asking import Asking, Askings
 from dsdnode.client.drafters import MAX_TRIES, Drafters, Failure, Failures, no_drafter
 from dsdnode.client.patience import MAX_ASIDE, Patience
 from dsdnode.client.request import LOSSES, Finished, GenerateRequest, Left, PendingReply, Piece, ReplyStats
-from dsdnode.config import DEFAULT_PATIENCE_S
+from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded
 from dsdnode.identity import Identity, peer_id, short_id
@@ -78,9 +78,13 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, joins: Sequence[str], swarm_keys: str | tuple[str, ...] = (), patience_s: float = DEFAULT_PATIENCE_S
+        cls,
+        joins: Sequence[str],
+        swarm_keys: str | tuple[str, ...] = (),
+        patience_s: float = DEFAULT_PATIENCE_S,
+        told: Callable[[str], None] | None = None,
     ) -> Client:
-        """`swarm_keys`: of a private swarm, one or two.
+        """`swarm_keys`: of a private swarm, one or two. `told` hears in words why nobody has answered yet.
 
         Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
         """
@@ -90,16 +94,23 @@ class Client:
         transport = await ZmqTransport.open(identity, swarm_keys=keys)
         client = cls.over(transport, identity, contacts, patience_s=patience_s)
         try:
-            await client.join(contacts)
+            await client.join(contacts, told)
         except BaseException:
             await client.close()
             raise
         return client
 
-    async def join(self, contacts: Sequence[wire.Contact]) -> None:
+    async def join(self, contacts: Sequence[wire.Contact], told: Callable[[str], None] | None = None) -> None:
         """Raises PeerUnavailable."""
         self._start()
-        await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
+        tell = told or log.info
+        telling = asyncio.get_running_loop().call_later(
+            STILL_S, lambda: tell(f"waiting for a peer to join: {self._discovery.why_not_joined()}")
+        )
+        try:
+            await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
+        finally:
+            telling.cancel()
 
     def _start(self) -> None:
         self._rpc.transport.on_peer_lost(self._askings.peer_lost)
@@ -137,6 +148,9 @@ class Client:
 
     async def _choose_model(self, name: str | None) -> Model:
         models = models_of(await self._records())
+        if not called(models, name) if name is not None else not models:  # who answered first may not know of all
+            await self._discovery.joined_all(JOIN_TIMEOUT_S)
+            models = models_of(await self._records(thorough=True))
         if name is not None:
             meant = called(models, name)
             if not meant:
@@ -260,7 +274,7 @@ class Client:
             self._drafters.left(drafter)
         failures[drafter] = Failure(error, num)
         if isinstance(error, Overloaded) and patience.is_spent(now):
-            raise error
+            raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
         if patience.is_over(now):
             raise no_drafter(pending, failures) from None
 

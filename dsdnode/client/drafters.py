@@ -116,7 +116,7 @@ class Drafters:
             away = [peer for peer, failure in failures.items() if failure.away]
             self._check(pending, failures, waits=bool(away) or not thorough)
             if away:
-                self._say(pending, f"waiting for {_away(pending, away)}")
+                self._say(pending, f"waiting for {_away(away)} of {pending.model.name}")
                 await self._wait(failures, AWAY_PAUSE_S)
             else:
                 thorough = True
@@ -189,17 +189,17 @@ def no_drafter(pending: PendingReply, failures: Failures) -> NoPipeline:
     model = pending.model.name
     away = [peer for peer, failure in failures.items() if failure.away]
     others = dict.fromkeys(str(failure.error) for failure in failures.values() if not failure.away)
+    more = "`dsdnode start --role drafter --model-draft FILE --join ...` adds one"
     if not failures:
-        start = "`dsdnode start --role drafter --model-draft FILE --join ...` adds one"
-        return NoPipeline(f"no drafter with the tokenizer of {model} in this swarm: {start}")
-    reasons = [*([f"waited for {_away(pending, away)}"] if away else []), *others]
-    return NoPipeline(f"no drafter is left for {model} ({'; '.join(reasons)})")
+        return NoPipeline(f"no drafter with the tokenizer of {model} in this swarm: {more}")
+    reasons = "; ".join([*([f"waited for {_away(away)}"] if away else []), *others])
+    return NoPipeline(f"no drafter is left for {model} ({reasons}): ask again later ({more})")
 
 
-def _away(pending: PendingReply, away: list[bytes]) -> str:
+def _away(away: list[bytes]) -> str:
     names, more = ", ".join(map(short_id, away[:MAX_NAMED])), len(away) - MAX_NAMED
     verb = "does not answer" if len(away) == 1 else f"{f'and {more} more ' if more > 0 else ''}do not answer"
-    return f"a drafter of {pending.model.name} ({names} {verb})"
+    return f"a drafter ({names} {verb})"
 
 
 def _now() -> float:

@@ -40,6 +40,7 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.replies import Generate
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +110,10 @@ class Node:
 
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
+        if "shard" in self._config.roles:  # it may have been one before, and who knows of it asks
+            self.rpc.on_request(Open, _starting)
+        if "drafter" in self._config.roles:
+            self.rpc.on_request(Generate, _starting)
         self.rpc.start()
         self.discovery.start()
         await self._join(contacts)
@@ -145,7 +150,6 @@ class Node:
             log.warning("the swarm last known does not answer; beginning one, and looking for it", reason=str(error))
 
     async def _start_shard(self) -> None:
-        self.rpc.on_request(Open, _starting)
         engine = await self._organs.shard(self.discovery)
         offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
         offer.measured = await measure(engine)
@@ -321,6 +325,9 @@ class Node:
             log.warning("known peers not saved", reason=str(error))
 
 
-async def _starting(peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
-    """The layers are claimed, the engine is not there yet: owners wait for it."""
-    return Refused("this peer is starting", retry=True), []
+async def _starting(peer: bytes, message: Open | Generate, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
+    """What it offers is in the records, the engine is not there yet: who asks waits for it.
+
+    Generate without a buffer asks for a reply that is in progress: those of an earlier life are not.
+    """
+    return Refused("this peer is starting", retry=bool(buffers)), []

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import may_name
+from dsdnode.addresses import may_name, parse_address
 from dsdnode.dht.ids import K, is_dialable, node_id
 from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
 from dsdnode.errors import BadInput, DsdError, PeerMisbehaved, PeerUnavailable
-from dsdnode.identity import Identity, short_id
+from dsdnode.identity import MAX_NAMED, Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
@@ -63,6 +63,8 @@ class _Join:
     busy: bool = False
     spare: bool = False
     """It answered, and the table has no room for it: all is well, and it is no news."""
+    answered: bool = False
+    """Once."""
     error: DsdError | None = None
 
 
@@ -128,12 +130,29 @@ class Discovery:
         self._wake.set()
         while self._joins and not self._joined:
             if self._now() >= deadline or self._all_refuse():
-                errors = [str(join.error or f"peer {short_id(peer)}: no answer") for peer, join in self._joins.items()]
-                raise PeerUnavailable("no peer to join answered: " + "; ".join(errors[:4]))
+                raise PeerUnavailable(f"no peer to join answered: {self.why_not_joined()}")
             self._join_news.clear()
             await wait_until(self._join_news, deadline)
         await self._look_for_twin()
         self._check_twin()
+
+    async def joined_all(self, timeout_s: float) -> None:
+        """Return when each of the peers to join has answered once, or failed: the first may be a hermit, or a liar."""
+        deadline = self._now() + timeout_s
+        while self._now() < deadline and any(join.error is None and not join.answered for join in self._joins.values()):
+            self._join_news.clear()
+            await wait_until(self._join_news, deadline)
+
+    def why_not_joined(self) -> str:
+        """Of some of them, in words."""
+        return "; ".join([self._why_not(peer, join) for peer, join in self._joins.items()][:MAX_NAMED])
+
+    def _why_not(self, peer: bytes, join: _Join) -> str:
+        """In words, with the address that was given for it: a typing error is seen there."""
+        trouble = self._rpc.transport.trouble_with(peer)
+        why = f"peer {short_id(peer)}: {trouble}" if trouble else str(join.error or f"peer {short_id(peer)}: no answer")
+        where = [address for address in join.contact.addresses if parse_address(address)[0] not in why]
+        return f"{why} ({', '.join(where)})" if where else why
 
     async def check_identity(self) -> None:
         """Raises BadInput when our key has answered elsewhere: two of one name spoil each other's replies.
@@ -315,7 +334,7 @@ class Discovery:
         self._rpc.transport.introduce(join.contact)
         try:
             await self._queries.find_node(join.contact, self.own_id)
-            self._joined = True
+            self._joined = join.answered = True
             self._join_news.set()
             join.since, join.spare = self._now(), not self.table.is_live(peer)
             if not (was_spare and join.spare):

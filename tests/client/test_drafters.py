@@ -170,6 +170,25 @@ def test_drafters_that_are_away_for_ten_seconds_are_waited_for(tmp_path: Path, a
     story(tmp_path, tell)
 
 
+def test_a_drafter_that_starts_again_is_waited_for_until_it_can_draft(tmp_path: Path) -> None:
+    """It answers pings long before: its engine takes ten seconds."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        alice, listener = await swarm.client(), Listener()
+        listener.tokens = await some(events := alice.generate(REQUEST, listener.told), 10)
+        await swarm.kill("dora")
+        again = asyncio.create_task(swarm.add("dora", drafts=True, drafts_after_s=10.0))
+        began_s = now()
+        await listener.go_on(events)
+        assert (listener.tokens, listener.reason) == (EXPECTED, "length")
+        assert 10 < now() - began_s < 15
+        assert any("this peer is starting" in words for words in listener.words)
+        await again
+
+    story(tmp_path, tell)
+
+
 def test_drafters_that_are_gone_for_good_are_named_at_the_end(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm, "dora")

@@ -43,6 +43,9 @@ WAITS: Final = {
     "drafters-raced": Mutation(DRAFTERS + "next", "await self._pings.race(fresh[:MAX_RACED])", "fresh"),
     "drafters-away": Mutation(DRAFTERS + "next", "            if away:", "            if False:"),
     "drafters-end": Mutation(DRAFTERS + "_check", " or pending.patience.is_spent(_now())", ""),
+    "drafter-starting": Mutation(
+        "dsdnode.node.node:Node.run", "on_request(Generate, _starting)", "on_request(Open, _starting)"
+    ),
     "one-says-no": Mutation(CLIENT + "_failed", "not others or patience.is_spent(now) or any(", "True or any("),
     "two-say-no": Mutation(DRAFTERS + "_check", "if failure.ends_all:", "if False:"),
     "words-often": Mutation("dsdnode.client.request:PendingReply.hear", "self._told_s + WORDS_EVERY_S", "0"),

@@ -132,9 +132,10 @@ class Attempt:
             reasons = "; ".join(sorted(set(self._never.values())))
             raise NoPipeline(f"{error} ({reasons})" if reasons else str(error)) from None
         if late and self._is_covered(target, alive):
-            raise Overloaded("; ".join(sorted(set(self._unfit.values()))))
+            raise Overloaded(f"{self._taken(target, alive)}; ask again later")
         if late:
-            raise NoPipeline(f"{self.waits_for(target, alive, known)}; too long")
+            others = "`dsdnode start --role shard --layers START:END --join ...` hosts them elsewhere"
+            raise NoPipeline(f"{self.waits_for(target, alive, known)}, for too long; ask again later ({others})")
 
     def _is_covered(self, target: Model, alive: list[ProviderRecord]) -> bool:
         roomy = (record for record in alive if record.context_tokens > self._num_tokens)
@@ -144,7 +145,7 @@ class Attempt:
     def waits_for(self, target: Model, alive: list[ProviderRecord], known: list[ProviderRecord]) -> str:
         """In words."""
         if self._is_covered(target, alive):
-            return "waiting: " + "; ".join(sorted(set(self._unfit.values())))
+            return f"waiting for {self._taken(target, alive)}"
         answering = {record.peer_id for record in alive}
         silent = sorted(
             (one for one in known if one.peer_id not in answering), key=lambda one: (one.start, one.peer_id)
@@ -153,6 +154,15 @@ class Attempt:
             f"layers {one.start}:{one.end} ({short_id(one.peer_id)} does not answer)" for one in silent[:MAX_NAMED]
         )
         return f"waiting for {', '.join(names)} of {target.name}"
+
+    def _taken(self, target: Model, alive: list[ProviderRecord]) -> str:
+        """By whom, and why not, in words."""
+        unfit = sorted((one for one in alive if one.peer_id in self._unfit), key=lambda one: (one.start, one.peer_id))
+        names = (
+            f"layers {one.start}:{one.end} ({short_id(one.peer_id)}: {self._unfit[one.peer_id]})"
+            for one in unfit[:MAX_NAMED]
+        )
+        return f"{', '.join(names)} of {target.name}"
 
     def begin_again(self) -> None:
         self._unfit.clear()
