@@ -1,7 +1,8 @@
 """A model file's tokenizer and chat template in a process of their own (text_worker.py), seen from the daemon.
 
-One request at a time, so that it is known whose text the process died of: that request fails in words, and nothing else
-does. A template that also dies of the plainest conversation is not run again.
+One request at a time, so that it is known whose text the process died of: that request fails in words, and nothing
+else does. If anybody else may have ended or stopped the process, the request is tried once more. A template that also
+dies of the plainest conversation is not run again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 5.0
 """By the clock, on a busy machine. A client waits 10 s for an answer, which two such requests may be before."""
+SPENT = f"it took more than {TEXT_CPU_S:g} s of a processor"
 PLAINEST: list[Message] = [("user", "Hello")]
 _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (BadInput, ModelRefused, ValueError)}
 
@@ -95,6 +97,20 @@ class TextProcess:
             return
 
     async def _ids(self, packet: Packet) -> list[int]:
+        """Where it may be anybody's doing that the process died or stood still, a fresh one shows whose."""
+        try:
+            return await self._try(packet)
+        except _Died as death:
+            if death.is_spent:
+                raise
+        try:
+            return await self._try(packet)
+        except _Died as death:
+            if death.is_silent:  # what takes long takes the processor, and is ended for that
+                raise EngineLost("the process that reads texts does not answer: this machine is too busy") from None
+            raise
+
+    async def _try(self, packet: Packet) -> list[int]:
         link = self._link or await self._start()
         try:
             reply, body = await link.request(packet, timeout_s=TIMEOUT_S)
@@ -134,7 +150,15 @@ class TextProcess:
 
 
 class _Died(Exception):
-    """The process did, of this request; says how."""
+    """The process did, of this request or meanwhile; says how."""
+
+    @property
+    def is_spent(self) -> bool:
+        return str(self) == SPENT
+
+    @property
+    def is_silent(self) -> bool:
+        return "did not answer" in str(self)
 
 
 def _checked(reply: Response) -> Response:
@@ -144,7 +168,7 @@ def _checked(reply: Response) -> Response:
 
 
 def _words(error: EngineLost) -> str:
-    return f"it took more than {TEXT_CPU_S:g} s of a processor" if "SIGPROF" in str(error) else str(error)
+    return SPENT if "SIGPROF" in str(error) else str(error)
 
 
 def _vocab(header: Vocabulary, body: bytes) -> Vocab:
