@@ -379,3 +379,19 @@ def test_many_sessions_of_mallory_get_no_more_turns_than_alice_s_one() -> None:
         turns.update(run.account.owner for run, _ in scheduler.choose(runs, 0.01 * moment))
     assert turns[b"alice"] == 24 and turns[b"carol"] == 6
     assert [turns[one.owner] for one in mallory] == [6, 6, 6]
+
+
+def test_many_names_at_an_address_get_no_more_turns_than_their_neighbour() -> None:
+    """Runs of which one fits into a decode."""
+    carol = Account(b"carol", "198.51.100.0/24", "198.51.100.7")
+    hers = [Account(b"mallory %d" % name, carol.network, "198.51.100.66") for name in range(6)]
+    scheduler, turns = Scheduler(512), Counter[str]()
+    for moment in range(24):
+        runs = [
+            Run(Chunk(number, 0, np.zeros(60, np.int32)), number, lambda: True, lambda result: None, 0, account)
+            for number, account in enumerate([*hers, carol])
+        ]
+        for run in runs:
+            scheduler.active(run.owner, 0.01 * moment, run.account)
+        turns.update(run.account.address for run, _ in scheduler.choose(runs, 0.01 * moment)[:1])
+    assert turns[carol.address] == 12
