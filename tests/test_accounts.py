@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,7 +95,11 @@ NAMES = st.builds(
     st.sampled_from(["here", "there", "yonder"]),
     st.sampled_from(["7", "66"]),
 )
-LEVELS = (lambda one: one.network, lambda one: one.place, lambda one: one)
+LEVELS: tuple[Callable[[Account], Hashable], ...] = (
+    lambda one: one.network,
+    lambda one: one.place,
+    lambda one: one,
+)
 HELD = st.lists(st.tuples(NAMES, st.integers(1, 5)), min_size=1, max_size=9)
 
 

@@ -91,7 +91,9 @@ class Inbox:
         """Drops the message when its sender has too many here already. When everybody together has, whoever has more
         than a fair share loses: the sender, or others what they sent last."""
         size_bytes = sum(map(len, frames))
-        held = self._networks.get(network, {}).get(address, {}).get(peer)
+        addresses = self._networks.get(network)
+        senders = addresses.get(address) if addresses is not None else None
+        held = senders.get(peer) if senders is not None else None
         if held is None:
             held = _Received(Account(peer, network, address))
         if len(held.messages) >= MAX_PEER_MESSAGES or held.num_bytes + size_bytes > MAX_PEER_BYTES:
@@ -101,7 +103,8 @@ class Inbox:
             self.num_dropped += 1
             return
         addresses = self._networks.setdefault(network, OrderedDict())
-        addresses.setdefault(address, OrderedDict()).setdefault(peer, held)
+        senders = addresses.setdefault(address, OrderedDict())
+        senders.setdefault(peer, held)
         held.messages.append((list(frames), size_bytes))
         self._count(held, size_bytes)
         if self._waiter is not None and not self._waiter.done():

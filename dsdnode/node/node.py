@@ -267,10 +267,10 @@ class Node:
         )
 
     async def peers(self) -> list[PeerInfo]:
-        return await describe_peers(self.rpc, self.discovery, self._pings)
+        return await describe_peers(self.discovery, self._pings)
 
     async def models(self) -> list[ModelInfo]:
-        return await describe_models(self.rpc, self.discovery, self._pings)
+        return await describe_models(self.discovery, self._pings)
 
     # --- its end
 

@@ -1,10 +1,10 @@
 """Whose turn it is at an engine: which waiting runs share the next decode, and with how much of each. Pure.
 
 Whoever was served longest ago comes first: networks take turns, in each of them its addresses, at these their accounts,
-and in these their owners (here an owner is one session: many of them get no more turns than one). While several owners are at work, one decode
-has at most SHARED_POSITIONS: short runs (a block of draft tokens, a token) first, with them PIECE_POSITIONS of the long
-ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for ever. An owner that is
-alone is decoded in one piece.
+and in these their owners (here an owner is one session: many of them get no more turns than one). While several owners
+are at work, one decode has at most SHARED_POSITIONS: short runs (a block of draft tokens, a token) first, with them
+PIECE_POSITIONS of the long ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for
+ever. An owner that is alone is decoded in one piece.
 """
 
 from __future__ import annotations
