@@ -16,9 +16,13 @@ from math import inf
 from operator import itemgetter
 from typing import TypeVar
 
+from cachetools import LRUCache
+
 T = TypeVar("T")
 TURN_S = 60.0
 """Where one network's shares are less than a place each: so long somebody there has a place before another gets it."""
+MAX_REMEMBERED = 4096
+"""Accounts with credit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,8 @@ def in_turn(items: Iterable[T], account_of: Callable[[T], Account]) -> list[T]:
     """In an order in which networks take turns, in each its addresses, and at each of these its owners; what is one
     owner's keeps its order."""
     order = list(items)
+    if len(order) < 2:
+        return order
     for level in reversed(_LEVELS):
         order = _take_turns(order, account_of, level)
     return order
@@ -125,3 +131,33 @@ def _take_turns(
         ranked.append((seen[group], item))
         seen[group] += 1
     return [item for _, item in sorted(ranked, key=itemgetter(0))]
+
+
+class Credits:
+    """How often something may be done, by whom it is for: so many times at once, and so many more a second.
+
+    Of whom nothing is known has all of it; of more than 4,096, those that were idle longest are forgotten.
+    """
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._left: LRUCache[Hashable, tuple[float, float]] = LRUCache(MAX_REMEMBERED)
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def left(self, key: Hashable, now: float) -> float:
+        credit, then = self._left.get(key, (self._burst, now))
+        return min(self._burst, credit + (now - then) * self._per_s)
+
+    def spend(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
+        """Take `cost` away if one is left, which may lead into debt; False: nothing was left."""
+        credit = self.left(key, now)
+        allowed = credit >= 1
+        self._left[key] = (credit - cost * allowed, now)
+        return allowed
+
+    def charge(self, key: Hashable, now: float, cost: float) -> None:
+        """For what has happened anyway: later attempts pay for it. A negative `cost` is given back."""
+        self._left[key] = (min(self._burst, self.left(key, now) - cost), now)
