@@ -415,3 +415,19 @@ def test_long_runs_of_mallory_take_no_more_of_the_time_than_they_leave_to_alice_
 def test_two_who_read_long_prompts_leave_no_pauses() -> None:
     one, other = talk(*[lambda b, i=i: Talker(b, i, [250], account=of(str(i))) for i in range(2)])
     assert max(one.waits[0], other.waits[0]) <= 2 * (250 / SHARED_POSITIONS + 1) * ONE_DECODE_S
+
+
+def test_many_names_at_an_address_get_no_more_turns_than_their_neighbour() -> None:
+    """Runs of which one fits into a decode."""
+    carol = Account(b"carol", "198.51.100.0/24", "198.51.100.7")
+    hers = [Account(b"mallory %d" % name, carol.network, "198.51.100.66") for name in range(6)]
+    scheduler, turns = Scheduler(512), Counter[str]()
+    for moment in range(24):
+        runs = [
+            Run(Chunk(number, 0, np.zeros(64, np.int32)), number, lambda: True, lambda result: None, 0, account)
+            for number, account in enumerate([*hers, carol])
+        ]
+        for run in runs:
+            scheduler.active(run.owner, 0.01 * moment, run.account)
+        turns.update(run.account.address for run, _ in scheduler.choose(runs, 0.01 * moment))
+    assert turns[carol.address] == 12

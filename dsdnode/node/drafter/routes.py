@@ -15,7 +15,7 @@ from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.attempt import BETTER, Attempt
+from dsdnode.node.drafter.attempt import BETTER, Attempt, some_of
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.pacing.suspects import HERE, TRIAL_PASSES, TRIAL_S, Slowness, Suspects, Trials, lost_at
@@ -79,13 +79,16 @@ class Hosts:
     async def alive(
         self, target: Model, fresh: bool, avoid: Collection[bytes]
     ) -> tuple[list[ProviderRecord], dict[bytes, float]]:
-        """Shards of the model whose peers answer a ping, and their round trips in seconds.
+        """Shards of the model whose peers answer a ping, and their round trips in seconds; of very many, some.
 
         `fresh`: by a lookup of now; `avoid`: peers without which the others should make the whole model.
         """
         if fresh or target.model_id not in self._remembered:
             await self._look_up(target.model_id)
-        _, records = self._remembered[target.model_id]
+        _, known = self._remembered[target.model_id]
+        records = some_of(
+            known, self._discovery.own_id, lambda peer: self._pings.answered_at(peer) is not None, self._pings.is_silent
+        )
 
         def enough(peers: Collection[bytes]) -> bool:
             usable = set(peers).difference(avoid)
