@@ -269,11 +269,12 @@ class WorkerEngine:
         link = await WorkerLink.spawn(lambda reason, what: self._died(link, reason, what))
         try:
             reply, _ = await self._ask(link, self._load, timeout_s=self._load_timeout_s)
+            if not isinstance(reply, Loaded):
+                raise EngineLost("the engine's process did not say what it loaded")
             await self._file.remember(self._load.cache_folder)
         except BaseException:
             await link.close()
             raise
-        assert isinstance(reply, Loaded), reply
         if self._shard is not None and reply.shard != self._shard:
             await link.close()
             raise ModelRefused(f"{self._load.path}: is another model than it was")

@@ -160,7 +160,7 @@ class Outputs(Packet, frozen=True, tag=21):
 
     counts: list[Count]
     states: bool
-    compute_s: float
+    compute_s: Annotated[float, Meta(ge=0, le=1e6)]
     runners_up: list[bool]
     num_tops: list[Count]
 

@@ -246,9 +246,9 @@ def check_outputs(outputs: Sequence[Output], chunks: Sequence[Chunk], shard: Sha
         if not 0 <= output.compute_s < float("inf"):
             raise ValueError(f"it took {output.compute_s} s")
         if not shard.last:
-            num_rows = None if output.states is None else len(output.states)
-            if num_rows != len(chunk.inputs):
-                raise ValueError(f"states of {num_rows} positions, not {len(chunk.inputs)}")
+            shape = None if output.states is None else output.states.shape
+            if shape != (len(chunk.inputs), shard.width):
+                raise ValueError(f"states {shape} of {len(chunk.inputs)} positions")
             continue
         num, top = chunk.num_draws + chunk.extend, output.top
         _check_drawn(output.tokens, output.probabilities, (num,), shard)

@@ -19,7 +19,8 @@ from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.ipc import Done, EngineOptions, Load, Tokenize
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.port import Chunk
-from dsdnode.errors import EngineLost, WorkerDied
+from dsdnode.engine.text import TextProcess
+from dsdnode.errors import BadInput, EngineLost, WorkerDied
 from dsdnode.speculation.sampling import Sampling
 
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
@@ -204,3 +205,16 @@ async def test_an_answer_of_another_kind_is_a_death_too(captive: WorkerEngine) -
     with pytest.raises(WorkerDied, match="not asked"):
         await captive.truncate(0, 5)
     assert captive.num_deaths == 1
+
+
+@linux
+@pytest.mark.slow
+async def test_a_text_process_that_is_lost_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "WORKER_MODULE", "tests.engine.captive")
+    text = TextProcess(DEMO, 60)
+    try:
+        with pytest.raises(BadInput, match="did not say which ids"):
+            await text.tokenize("pass", False)
+        assert await text.render([("user", "hi")])
+    finally:
+        await text.close()

@@ -21,4 +21,6 @@ TEXT: Final = {
     ),
     "text-twice": Mutation(TEXT_PROCESS + "_ids", "if death.is_spent:", "if True:"),
     "text-next": Mutation(TEXT_PROCESS + "_try", "            self._link = None\n", ""),
+    "text-ids": Mutation("dsdnode.engine.text:_ids_of", "not isinstance(reply, Ids) or len(body) % 4", "False"),
+    "text-vocabulary": Mutation("dsdnode.engine.text:_vocab", "starts[-1] != len(body) or ", ""),
 }
