@@ -205,7 +205,7 @@ def test_a_drafter_that_sends_text_without_end_is_left(tmp_path: Path, num_befor
             async for event in alice.generate(REQUEST):
                 assert isinstance(event, Piece)
                 texts += [event.text] if not event.tokens else []
-        assert len(texts) == 1
+        assert len(texts) == (num_before > 0)  # what comes before any token is not shown
 
     story(tmp_path, tell)
 

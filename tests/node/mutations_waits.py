@@ -55,7 +55,6 @@ WAITS: Final = {
     ),
     "one-says-no": Mutation(CLIENT + "_failed", "not others or patience.is_spent(now) or any(", "True or any("),
     "two-say-no": Mutation(DRAFTERS + "_check", "if failure.ends_all:", "if False:"),
-    "words-often": Mutation("dsdnode.client.request:PendingReply.hear", "self._told_s + WORDS_EVERY_S", "0"),
     "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
     "prompt-claimed": Mutation(
         "dsdnode.client.request:PendingReply.checked", "min(len(prompt), self._most_positions)", "len(prompt)"
