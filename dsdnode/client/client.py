@@ -5,30 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from math import inf
 from random import Random, SystemRandom
-from typing import Any
 
 import structlog
-from cachetools import LRUCache
 
-from dsdnode.client.patience import Patience
-from dsdnode.client.preference import by_preference
+from dsdnode.client.asking import Asking, Askings
+from dsdnode.client.drafters import MAX_TRIES, Drafters, Failure, Failures, no_drafter
+from dsdnode.client.patience import MAX_ASIDE, Patience
 from dsdnode.client.request import LOSSES, Finished, GenerateRequest, Left, PendingReply, Piece, ReplyStats
-from dsdnode.config import DEFAULT_PATIENCE_S
+from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
+from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded
 from dsdnode.identity import Identity, peer_id, short_id
-from dsdnode.net.port import Priority, Transport
+from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.swarm.catalogue import Model, called, describe_models, describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
-from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
+from dsdnode.swarm.pings import Pings
+from dsdnode.swarm.queries import wait_until
 from dsdnode.wire import messages as wire
-from dsdnode.wire import replies
-from dsdnode.wire.codec import printable
 from dsdnode.wire.joins import parse_join
 from dsdnode.wire.records import ProviderRecord
 
@@ -37,49 +35,10 @@ __all__ = ["Client", "Finished", "GenerateRequest", "Piece", "ReplyStats"]
 log = structlog.get_logger(__name__)
 
 JOIN_TIMEOUT_S = 10.0
-ASK_TIMEOUT_S = 10.0
-"""A drafter tokenizes the prompt and looks for a model in this time."""
-SILENCE_S = 2.0
-"""A drafter that sends nothing for so long is asked whether it knows of the reply."""
-RECENT_S = 2.0
-"""What a lookup found so shortly ago is still so."""
-FULL_PAUSE_S = 0.5
-MAX_TRIES = 2
-"""Of one drafter, without a token: a link may break under a drafter that lives."""
-MAX_QUEUED_NOTICES = 4096
-MAX_LEFT = 256
 MAX_ASKED_HOSTS = 32
 """Of one of several models that could be meant: they are asked whether they are there."""
 MAX_TOLD, ID_DIGITS = 4, 12
 """Of those models, in a warning."""
-
-
-@dataclass(slots=True)
-class _Failure:
-    """What came of asking a drafter last; `num`: in a row, without a token in between."""
-
-    error: DsdError
-    num: int
-
-    @property
-    def final(self) -> bool:
-        return not isinstance(self.error, Overloaded) and self.num >= MAX_TRIES
-
-
-_Notice = tuple[wire.Message, Sequence[bytes]]
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """What the drafter of one reply has said. Of others nothing gets in: they could fill it, or pass for its life."""
-
-    drafter: bytes
-    notices: asyncio.Queue[_Notice] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_NOTICES))
-
-    def put(self, peer: bytes, message: wire.Message, buffers: Sequence[bytes] = ()) -> None:
-        """What does not fit is lost: a gap is seen by its index."""
-        if peer == self.drafter and not self.notices.full():
-            self.notices.put_nowait((message, buffers))
 
 
 class Client:
@@ -96,20 +55,12 @@ class Client:
         self._rpc = rpc
         self._discovery = discovery
         self._rng = rng
-        self._joined = [peer_id(contact.public_key) for contact in joins]
         self._patience_s = patience_s
-        self._left: LRUCache[bytes, None] = LRUCache(MAX_LEFT)
-        """Drafters that gave a reply nothing, or too little: others are asked first from then on."""
-        self._last_drafter = b""
-        """It may have kept what it computed."""
         self._pings = Pings(self._rpc)
-        """Knows which drafters were silent when they were asked last: they may be in the records for minutes yet."""
         self._found: tuple[float, list[ProviderRecord]] = float("-inf"), []
-        self._inboxes: dict[bytes, _Inbox] = {}
-        """By request."""
-
-        for kind in (replies.Piece, replies.Finished, replies.Waiting):
-            rpc.on_notice(kind, self._notice)
+        joined = [peer_id(contact.public_key) for contact in joins]
+        self._drafters = Drafters(rpc, self._pings, rng, joined, self._records)
+        self._askings = Askings(rpc, self._pings)
 
     @classmethod
     def over(
@@ -127,9 +78,13 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, joins: Sequence[str], swarm_keys: str | tuple[str, ...] = (), patience_s: float = DEFAULT_PATIENCE_S
+        cls,
+        joins: Sequence[str],
+        swarm_keys: str | tuple[str, ...] = (),
+        patience_s: float = DEFAULT_PATIENCE_S,
+        told: Callable[[str], None] | None = None,
     ) -> Client:
-        """`swarm_keys`: of a private swarm, one or two.
+        """`swarm_keys`: of a private swarm, one or two. `told` hears in words why nobody has answered yet.
 
         Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
         """
@@ -139,23 +94,31 @@ class Client:
         transport = await ZmqTransport.open(identity, swarm_keys=keys)
         client = cls.over(transport, identity, contacts, patience_s=patience_s)
         try:
-            await client.join(contacts)
+            await client.join(contacts, told)
         except BaseException:
             await client.close()
             raise
         return client
 
-    async def join(self, contacts: Sequence[wire.Contact]) -> None:
+    async def join(self, contacts: Sequence[wire.Contact], told: Callable[[str], None] | None = None) -> None:
         """Raises PeerUnavailable."""
         self._start()
-        await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
+        tell = told or log.info
+        telling = asyncio.get_running_loop().call_later(
+            STILL_S, lambda: tell(f"waiting for a peer to join: {self._discovery.why_not_joined()}")
+        )
+        try:
+            await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
+        finally:
+            telling.cancel()
 
     def _start(self) -> None:
-        self._rpc.transport.on_peer_lost(self._peer_lost)
+        self._rpc.transport.on_peer_lost(self._askings.peer_lost)
         self._rpc.start()
         self._discovery.start()
 
     async def close(self) -> None:
+        await self._drafters.close()
         await self._pings.close()
         await self._discovery.close()
         await self._rpc.close()
@@ -163,10 +126,10 @@ class Client:
     # --- what is there
 
     async def models(self) -> list[ModelInfo]:
-        return await describe_models(self._rpc, self._discovery, self._pings)
+        return await describe_models(self._discovery, self._pings)
 
     async def peers(self) -> list[PeerInfo]:
-        return await describe_peers(self._rpc, self._discovery, self._pings)
+        return await describe_peers(self._discovery, self._pings)
 
     async def survey(self, max_records: int, num_pings: int) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """What is offered, and the round trips, s, to those of the peers that answered `num_pings`."""
@@ -185,6 +148,9 @@ class Client:
 
     async def _choose_model(self, name: str | None) -> Model:
         models = models_of(await self._records())
+        if not called(models, name) if name is not None else not models:  # who answered first may not know of all
+            await self._discovery.joined_all(JOIN_TIMEOUT_S)
+            models = models_of(await self._records(thorough=True))
         if name is not None:
             meant = called(models, name)
             if not meant:
@@ -200,12 +166,10 @@ class Client:
     async def _most_hosted(self, models: Sequence[Model]) -> Model:
         """Any of them could be meant: names are anybody's to give, and so are records."""
         shards = [shard for model in models for shard in model.shards[:MAX_ASKED_HOSTS]]
-        for shard in shards:
-            self._rpc.transport.introduce(shard.contact)
         peers = list(dict.fromkeys(shard.peer_id for shard in shards))
         rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer) for peer in peers))
         answering = {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
-        chosen, *others = sorted(models, key=lambda model: model.rank(answering, self._joined))
+        chosen, *others = sorted(models, key=lambda model: model.rank(answering, self._drafters.joined))
         log.warning(
             "several models could be meant; choose one with -m NAME, or -m and the beginning of its id",
             chosen=_told(chosen),
@@ -226,138 +190,101 @@ class Client:
         """
         patience = Patience(_now(), self._patience_s)
         pending = PendingReply(request, await self._choose_model(request.model), self._rng, patience, told)
-        failures: dict[bytes, _Failure] = {}
+        failures: Failures = {}
         while True:
-            drafter = await self._choose_drafter(pending, failures)
+            asking = await self._started(pending, failures)
             try:
-                async with contextlib.aclosing(self._ask(pending, drafter)) as events:
+                async with contextlib.aclosing(self._askings.follow(pending, asking)) as events:
                     async for event in events:
                         yield event
                 return
-            except LOSSES as error:
-                log.info("drafter lost", peer=short_id(drafter), reason=str(error))
-                if not (pending.killed(error) or isinstance(error, Overloaded)):
-                    self._pings.lost(drafter)
-                known = failures.pop(drafter, None)
-                num = 1 if known is None or pending.progressed else known.num + 1
-                if isinstance(error, Left):
-                    num = MAX_TRIES
-                    self._left[drafter] = None
-                failures[drafter] = _Failure(error, num)
-                if isinstance(error, Overloaded) and patience.is_spent(_now()):
-                    raise
-                if patience.is_over(_now()):
-                    raise _no_drafter(pending, failures) from None
-                pending.num_resumed += bool(pending.prompt_tokens)
-
-    async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, _Failure]) -> bytes:
-        """The one to be preferred (`by_preference`); when all were asked, who was full, or failed but once.
-
-        Raises NoPipeline.
-        """
-        thorough = False
-        while True:
-            records = await self._records(0.0 if failures or thorough else RECENT_S, thorough=thorough)
-            drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == pending.model.tokenizer_hash]
-            last = self._last_drafter if pending.request.keep else b""
-            order = by_preference(drafters, last, self._joined, self._is_shunned)
-            fresh = [record.peer_id for record in order if record.peer_id not in failures]
-            if fresh:
-                pending.patience.asked(_now(), len(fresh) - 1)
-                return fresh[0]
-            pending.patience.asked(_now(), 0)
-            offered = {record.peer_id for record in order}
-            again = [peer for peer, failure in failures.items() if peer in offered and not failure.final]
-            if not again:
-                if thorough:
-                    raise _no_drafter(pending, failures)
-                thorough = True  # those who answered first may not know of all
-                continue
-            peer = min(again, key=lambda peer: not isinstance(failures[peer].error, Overloaded))
-            if isinstance(failures[peer].error, Overloaded):
-                await asyncio.sleep(FULL_PAUSE_S)
-                return peer
-            try:
-                await self._pings.ping(peer)
             except DsdError as error:
-                failures[peer] = _Failure(error, MAX_TRIES)
-                continue
-            return peer
+                self._failed(pending, failures, asking.drafter, error, others=bool(pending.others))
+            finally:
+                self._askings.leave(asking)
+            patience.over()
+            pending.num_resumed += 1
 
-    def _is_shunned(self, peer: bytes) -> bool:
-        return peer in self._left or self._pings.is_silent(peer)
-
-    async def _ask(self, pending: PendingReply, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
-        body = pending.begin()
-        request = pending.id
-        inbox = self._inboxes[request] = _Inbox(drafter)
-        finished = False
+    async def _started(self, pending: PendingReply, failures: Failures) -> Asking:
+        """Whoever gives the reply's next token, or its end. A drafter that takes long for it is not left at once, but
+        another one is asked beside it. Raises as `generate` does."""
+        running: list[Asking] = []
         try:
-            answer, buffers = await self._answered(drafter, replies.Generate(request), body)
-            pending.accepted(answer, buffers)
-            self._last_drafter = drafter
-            while not finished:
-                notice, payload = await self._next(pending, inbox)
-                if isinstance(notice, replies.Waiting):
-                    pending.hear(printable(notice.reason))
-                    continue
-                event = pending.event(notice, payload)
-                finished = isinstance(event, Finished)
-                yield event
+            while True:
+                if not running:
+                    running.append(self._askings.ask(pending, await self._choose_drafter(pending, failures)))
+                running[0].speaks = True
+                due_s = running[-1].aside_s() if pending.others else inf
+                done = await _first_of(running, due_s)
+                for asking in done:
+                    running.remove(asking)
+                    error = asking.error
+                    if error is None:
+                        self._won(asking, running)
+                        return asking
+                    self._askings.leave(asking)
+                    self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
+                if not done and pending.others:
+                    self._go_aside(pending, failures, running)
         finally:
-            del self._inboxes[request]
-            if not finished:
-                self._cancel(drafter, request)
+            for asking in running:
+                self._askings.leave(asking)
 
-    async def _answered(self, drafter: bytes, message: wire.Message, body: bytes) -> tuple[wire.Message, list[bytes]]:
-        """Its answer, which may take a while. Raises PeerUnavailable at once when it does not even answer a ping."""
-        request = self._rpc.request(drafter, message, [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL)
-        asked = asyncio.ensure_future(request)
-        try:
-            answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))
-            return answer
-        finally:
-            asked.cancel()
+    def _go_aside(self, pending: PendingReply, failures: Failures, running: list[Asking]) -> None:
+        if len(running) >= MAX_ASIDE:
+            slow = running.pop(0)
+            self._askings.leave(slow)
+            self._drafters.left(slow.drafter)
+            known = failures.pop(slow.drafter, None)
+            why = Left(f"the drafter {short_id(slow.drafter)} gave nothing for {_now() - slow.since_s:.0f} s")
+            failures[slow.drafter] = Failure(why, 1 if known is None else known.num + 1)
+        running.append(self._askings.ask(pending, pending.others.pop(0)))
 
-    async def _next(self, pending: PendingReply, inbox: _Inbox) -> _Notice:
-        """The drafter's next notice. Raises PeerUnavailable when it is gone, knows nothing of the reply, or it is
-        another one's turn; NoPipeline when nobody was better for too long."""
-        while True:
-            try:
-                async with asyncio.timeout(min(SILENCE_S, pending.patience.left_s(_now()))):
-                    message, buffers = await inbox.notices.get()
-            except TimeoutError:
-                pending.check(inbox.drafter)
-                await self._check(pending, inbox)
-                continue
-            if isinstance(message, replies.Cancel):
-                raise PeerUnavailable("the connection to the drafter is gone")
-            if isinstance(message, replies.Waiting):  # words are no progress
-                pending.check(inbox.drafter)
-            return message, buffers
+    def _won(self, winner: Asking, beaten: Sequence[Asking]) -> None:
+        self._drafters.last = winner.drafter
+        for asking in beaten:
+            if asking.since_s < winner.since_s:
+                self._drafters.left(asking.drafter)
 
-    async def _check(self, pending: PendingReply, inbox: _Inbox) -> None:
-        """Raises PeerUnavailable when the drafter is gone, or knows nothing of the reply."""
-        question = replies.Generate(pending.id)
-        answer, _ = await self._rpc.request(inbox.drafter, question, timeout_s=PING_TIMEOUT_S)
-        is_there = isinstance(answer, wire.Pong) or (isinstance(answer, wire.Refused) and answer.retry)
-        if not is_there and inbox.notices.empty():
-            raise PeerUnavailable("the drafter has dropped the reply") from None
+    async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
+        return await self._drafters.next(pending, failures)
 
-    def _notice(self, peer: bytes, message: Any, buffers: Sequence[bytes]) -> None:
-        inbox = self._inboxes.get(message.request)
-        if inbox is not None:
-            inbox.put(peer, message, buffers)
+    def _failed(
+        self, pending: PendingReply, failures: Failures, drafter: bytes, error: DsdError, *, others: bool
+    ) -> None:
+        """Others may do better. Raises the error, or NoPipeline, where it is the end.
 
-    def _peer_lost(self, peer: bytes, reason: str) -> None:
-        for request, inbox in self._inboxes.items():
-            inbox.put(peer, replies.Cancel(request))
+        What one drafter says of the whole reply is not believed before a second one says so, if there is one.
+        """
+        log.info("drafter lost", peer=short_id(drafter), reason=str(error))
+        now, patience = _now(), pending.patience
+        if not isinstance(error, LOSSES):
+            if not others or patience.is_spent(now) or any(known.ends_all for known in failures.values()):
+                raise error
+            failures[drafter] = Failure(error, MAX_TRIES)
+            return
+        if not (pending.killed(error) or isinstance(error, Overloaded)):
+            self._pings.lost(drafter)
+        known = failures.pop(drafter, None)
+        num = 1 if known is None or pending.progressed else known.num + 1
+        if isinstance(error, Left):
+            num = MAX_TRIES
+            self._drafters.left(drafter)
+        failures[drafter] = Failure(error, num)
+        if isinstance(error, Overloaded) and patience.is_spent(now):
+            raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
+        if patience.is_over(now):
+            raise no_drafter(pending, failures) from None
 
-    def _cancel(self, drafter: bytes, request: bytes) -> None:
-        try:
-            self._rpc.notify(drafter, replies.Cancel(request))
-        except DsdError as error:
-            log.debug("cancel not sent", reason=str(error))
+
+async def _first_of(running: Sequence[Asking], due_s: float) -> list[Asking]:
+    """Those that have begun, who gave something before who failed; nobody, when it is time for another one."""
+    changed = asyncio.Event()
+    for asking in running:
+        asking.started.add_done_callback(lambda _: changed.set())
+    await (changed.wait() if due_s == inf else wait_until(changed, due_s))
+    done = [asking for asking in running if asking.started.done()]
+    return sorted(done, key=lambda asking: asking.error is not None)
 
 
 def _now() -> float:
@@ -366,13 +293,3 @@ def _now() -> float:
 
 def _told(model: Model) -> str:
     return f"{model.name} ({model.model_id[:ID_DIGITS]})"
-
-
-def _no_drafter(pending: PendingReply, failures: dict[bytes, _Failure]) -> NoPipeline:
-    if failures:
-        reasons = "; ".join(dict.fromkeys(str(failure.error) for failure in failures.values()))
-        return NoPipeline(f"no drafter is left for {pending.model.name} ({reasons})")
-    return NoPipeline(
-        f"no drafter with the tokenizer of {pending.model.name} in this swarm: `dsdnode start --role drafter "
-        "--model-draft FILE --join ...` adds one"
-    )

@@ -31,6 +31,8 @@ from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable
 from dsdnode.wire.tensors import parse_wire, unpack_tokens
 
 MAX_VOCAB = 1 << 24
+WORDS_EVERY_S = 2.0
+"""A drafter's new words come no faster to the terminal."""
 _KINDS: tuple[type[DsdError], ...] = (
     *(BadInput, ModelRefused, NoPipeline, Overloaded, PeerUnavailable),
     *(WorkerDied, WorkFailed),
@@ -49,7 +51,7 @@ user's screen."""
 
 
 class Left(PeerUnavailable):
-    """A drafter gives a reply too little: others may be better."""
+    """A drafter gives a reply too little, or nothing: others may be better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,19 @@ class Finished:
     stats: ReplyStats
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A drafter takes the reply: the prompt as it reads it, the rule by which it accepts."""
+
+    prompt_tokens: tuple[int, ...]
+    acceptance: wire.WireAcceptance
+    num_positions: int
+    """Of the prompt, for which it may take time."""
+
+
 @dataclass(slots=True)
 class PendingReply:
-    """A reply in progress. `begin` before each drafter that is asked."""
+    """A reply in progress. `begin` for each drafter that is asked, `take` for the one that gives the next token."""
 
     request: GenerateRequest
     model: Model
@@ -123,7 +135,8 @@ class PendingReply:
     patience: Patience = field(default_factory=lambda: Patience(_now(), DEFAULT_PATIENCE_S))
     told: Callable[[str], None] | None = None
     """Hears what the reply waits for."""
-    id: bytes = b""
+    others: list[bytes] = field(default_factory=list)
+    """Drafters that were not tried yet, in the order in which to try them."""
     prompt_tokens: tuple[int, ...] = ()
     acceptance: wire.WireAcceptance | None = None
     """What is asked for; once a drafter has accepted, its rule: a reply has one."""
@@ -154,10 +167,13 @@ class PendingReply:
             self.told(words)
             self._told, self._told_s = words, _now()
 
-    def check(self, drafter: bytes) -> None:
-        """Nothing has come for a while. Raises Left when it is another drafter's turn, NoPipeline at the end."""
+    def check(self, drafter: bytes, speaks: bool = True) -> None:
+        """Nothing has come for a while. Raises Left when it is another drafter's turn, NoPipeline at the end.
+
+        `speaks`: it is the one of which the user hears.
+        """
         now = _now()
-        if not self._waits_for and self.patience.is_still(now):
+        if speaks and not self._waits_for and self.patience.is_still(now):
             self.hear(f"waiting for the drafter {short_id(drafter)}, which says nothing")
             self._waits_for = ""
         why = self._waits_for or f"the drafter {short_id(drafter)} says nothing"
@@ -167,12 +183,12 @@ class PendingReply:
         if self.patience.leaves(now):
             raise Left(still)
 
-    def begin(self) -> bytes:
+    def begin(self) -> tuple[bytes, bytes]:
         """A new request id, so that nothing that an earlier drafter still says is heard; the body to send with it.
 
         Raises BadInput for what no drafter would accept.
         """
-        self.id, self._num_before, self._had_rest = self.rng.randbytes(16), len(self.tokens), False
+        self._num_before, self._had_rest = len(self.tokens), False
         if self.request.window:
             parse_window(self.request.window)
         if self.request.wire:
@@ -188,7 +204,7 @@ class PendingReply:
             raise BadInput(f"this cannot be asked: {error}") from None
         if max(body.prompt_tokens, default=0) >= self.model.vocab_size:
             raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")
-        return data
+        return self.rng.randbytes(16), data
 
     def _body(self) -> replies.GenerateBody:
         asked, fresh = self.request, not self.tokens  # before the first token nobody's word for the prompt counts
@@ -207,6 +223,7 @@ class PendingReply:
             acceptance=self.acceptance,
             keep=asked.keep,
             ignore_eos=asked.ignore_eos,
+            patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
         )
 
     @property
@@ -226,8 +243,8 @@ class PendingReply:
             )
         return True
 
-    def accepted(self, answer: wire.Message, buffers: Sequence[bytes]) -> None:
-        """The drafter's answer. Raises what it says instead, or PeerMisbehaved."""
+    def checked(self, answer: wire.Message, buffers: Sequence[bytes]) -> Taken:
+        """A drafter's answer. Raises what it says instead, or PeerMisbehaved."""
         if isinstance(answer, wire.Refused):
             raise Overloaded(answer.reason) if answer.retry else PeerUnavailable(answer.reason)
         if isinstance(answer, replies.Finished):
@@ -239,8 +256,14 @@ class PendingReply:
         prompt, named = _ids(buffers), self._body().prompt_tokens
         if named and prompt != named:  # whoever goes on would go on from these
             raise PeerMisbehaved("the drafter answers another prompt than was asked")
-        self.prompt_tokens, self.acceptance = prompt, answer.acceptance
-        self.patience.accepted(min(len(self.prompt_tokens), self._most_positions))
+        num_positions = min(len(prompt), self._most_positions)
+        self.patience.accepted(num_positions)
+        return Taken(prompt, answer.acceptance, num_positions)
+
+    def take(self, taken: Taken) -> None:
+        """Whoever goes on goes on from this; its drafter gives the next token."""
+        self.prompt_tokens, self.acceptance = taken.prompt_tokens, taken.acceptance
+        self.patience.won(_now(), len(self.others))
 
     @property
     def _most_positions(self) -> int:

@@ -270,7 +270,7 @@ class WorkerEngine:
         try:
             reply, _ = await self._ask(link, self._load, timeout_s=self._load_timeout_s)
             if not isinstance(reply, Loaded):
-                raise EngineLost("the engine's process did not say what it has loaded")
+                raise EngineLost("the engine's process did not say what it loaded")
             await self._file.remember(self._load.cache_folder)
         except BaseException:
             await link.close()

@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
-from dsdnode.client.client import FULL_PAUSE_S, Client, Finished, GenerateRequest, ReplyStats
+from dsdnode.client.client import Client, Finished, GenerateRequest, ReplyStats
+from dsdnode.client.drafters import FULL_PAUSE_S, Failures
 from dsdnode.client.request import PendingReply
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.node.node import Node
@@ -52,7 +52,7 @@ class OwnUser(Client):
         super().__init__(node.rpc, node.discovery, rng)
         self._node = node
 
-    async def _choose_drafter(self, pending: PendingReply, failures: dict[bytes, Any]) -> bytes:
+    async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
         """Raises NoPipeline when it has failed already; one that is full is asked again."""
         failure = failures.get(self._node.peer_id)
         if failure is not None and not isinstance(failure.error, Overloaded):

@@ -146,7 +146,7 @@ class Queries:
     def _hear(self, teacher: bytes, contacts: Sequence[Contact], records: Sequence[ProviderRecord]) -> None:
         """Whom we call from now on is called on the word of who named it. Records first: each is its peer's own."""
         own = self._rpc.transport.contact
-        for contact in (*(record.contact for record in records), *contacts):
+        for contact in (*(record.contact for record in records if not record.withdrawn), *contacts):
             if contact.public_key != own.public_key:
                 self._rpc.transport.introduce(contact, teacher)
             elif len(self.elsewhere) < MAX_ELSEWHERE:

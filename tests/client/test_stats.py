@@ -60,10 +60,11 @@ async def end_of(told: dict[str, Any], *, before: int = 0) -> ReplyStats:
     )
     asking.tokens.extend(range(before))
     asking.num_resumed = bool(before)
-    asking.begin()
-    asking.accepted(replies.Accepted(asking.id, "ab" * 32, WireAcceptance(0.2)), [pack_tokens([5, 17])])
-    asking.event(replies.Piece(asking.id, before, 1), [pack_tokens([1, 2]), b"hi"])
-    event = asking.event(replies.Finished(asking.id, "stop"), [msgpack.packb(told)])
+    request, _ = asking.begin()
+    accepted = replies.Accepted(request, "ab" * 32, WireAcceptance(0.2))
+    asking.take(asking.checked(accepted, [pack_tokens([5, 17])]))
+    asking.event(replies.Piece(request, before, 1), [pack_tokens([1, 2]), b"hi"])
+    event = asking.event(replies.Finished(request, "stop"), [msgpack.packb(told)])
     assert isinstance(event, Finished)
     return event.stats
 

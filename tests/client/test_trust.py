@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from dsdnode.client import client as client_module
-from dsdnode.client.client import ASK_TIMEOUT_S, Client, GenerateRequest, Piece
+from dsdnode.client import asking
+from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.errors import NoPipeline
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import PING_TIMEOUT_S
@@ -65,7 +65,7 @@ def test_mallory_leaves_and_alice_s_reply_goes_on_where_it_was(tmp_path: Path) -
 
 
 def test_mallory_s_words_take_no_room_from_the_drafter_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "MAX_QUEUED_NOTICES", 200)
+    monkeypatch.setattr(asking, "MAX_QUEUED_NOTICES", 200)
 
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm, "dora")
@@ -108,18 +108,19 @@ async def _talk(mallory: Rpc, alice: Client) -> None:
 
 
 def test_a_drafter_that_does_not_even_answer_a_ping_is_not_waited_for(tmp_path: Path) -> None:
-    """It has ten seconds for a prompt and a lookup, and is gone."""
+    """It has ten seconds for a prompt and a lookup, and is gone. Either of the two may be asked first."""
 
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm, "dora", "dan")
         alice = await swarm.client()
-        first = min(swarm.members[name].node.peer_id for name in ("dora", "dan"))  # whom she asks of equals
-        swarm.hub.cuts.add(frozenset((id_of(alice), first)))  # type: ignore[attr-defined]
+        swarm.hub.cuts.add(frozenset((id_of(alice), swarm.members["dora"].node.peer_id)))  # type: ignore[attr-defined]
         loop = asyncio.get_running_loop()
-        asked_s, tokens = loop.time(), list[int]()
-        await rest(alice.generate(REQUEST), tokens)
-        assert tokens == EXPECTED
-        assert PING_TIMEOUT_S <= loop.time() - asked_s < ASK_TIMEOUT_S / 2
+        for _ in range(6):
+            asked_s, tokens = loop.time(), list[int]()
+            await rest(alice.generate(REQUEST), tokens)
+            assert tokens == EXPECTED
+            assert loop.time() - asked_s < PING_TIMEOUT_S
+            alice._pings._silent.clear()
 
     story(tmp_path, tell)
 
@@ -166,13 +167,13 @@ def test_a_drafter_cannot_fill_the_memory_of_a_client_that_does_not_read(tmp_pat
     most = 50
 
     async def tell(swarm: FakeSwarm, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(client_module, "MAX_QUEUED_NOTICES", most)
+        patch.setattr(asking, "MAX_QUEUED_NOTICES", most)
         says = [(replies.Piece(bytes(16), index, 0), [pack_tokens([1]), b"!"]) for index in range(4 * most)]
         alice = await asked_of(swarm, says)
         events = alice.generate(GenerateRequest(prompt_tokens=PROMPT, max_tokens=500))
         await some(events, 1)
         await asyncio.sleep(1)
-        [inbox] = alice._inboxes.values()
+        [inbox] = alice._askings.inboxes.values()
         assert inbox.notices.qsize() == most
         await events.aclose()
 
@@ -204,7 +205,7 @@ def test_a_drafter_that_sends_text_without_end_is_left(tmp_path: Path, num_befor
             async for event in alice.generate(REQUEST):
                 assert isinstance(event, Piece)
                 texts += [event.text] if not event.tokens else []
-        assert len(texts) == 1
+        assert len(texts) == (num_before > 0)  # what comes before any token is not shown
 
     story(tmp_path, tell)
 

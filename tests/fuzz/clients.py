@@ -102,7 +102,7 @@ class ClientGame(Game):
                 raise AssertionError(f"a reply that never ends, begun {began_s:g}") from None
             most = 1 + (self.loop.time() - began_s) / request_.WORDS_EVERY_S
             assert len(heard) - num_before <= most, "words that fill a screen"
-            assert not alice._inboxes, "inboxes are left"
+            assert not alice._askings.inboxes, "inboxes are left"
         assert all(words.isprintable() for words in heard), "words that would end on a terminal"
         self.silent = True
         await asyncio.sleep(60)

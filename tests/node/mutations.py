@@ -25,7 +25,7 @@ SEAL: Final = "dsdnode.speculation.seal:"
 REPLY: Final = "dsdnode.node.drafter.reply:Reply."
 CONVERSATIONS: Final = "dsdnode.node.drafter.conversations:Conversations."
 BATCHER: Final = "dsdnode.node.batching.batcher:Batcher."
-CLIENT: Final = "dsdnode.client.client:Client."
+ASKINGS: Final = "dsdnode.client.asking:Askings."
 PENDING: Final = "dsdnode.client.request:PendingReply."
 
 STAGE: Final = {
@@ -179,7 +179,6 @@ CULPRITS: Final = {
         "dsdnode.engine.llama:LlamaEngine._wanted", "(asked | (offsets == -1)).astype", "asked.astype"
     ),
     "states-carried": Mutation("dsdnode.engine.llama:LlamaEngine._check_size", "largest >= self._max_state", "False"),
-    "answer-fits": Mutation("dsdnode.engine.ipc:outputs_of", "    check_outputs(outputs, chunks, shard)\n", ""),
     "nothing-drawn": Mutation(
         "dsdnode.speculation.sampling:_clean",
         'raise ArithmeticError("no logit is finite: there is nothing to draw from")',
@@ -198,10 +197,10 @@ BATCHING: Final = {
 }
 
 ASKING: Final = {
-    "piece-sender": Mutation("dsdnode.client.client:_Inbox.put", "peer == self.drafter and ", ""),
-    "inbox-most": Mutation("dsdnode.client.client:_Inbox", "asyncio.Queue(MAX_QUEUED_NOTICES)", "asyncio.Queue()"),
+    "piece-sender": Mutation("dsdnode.client.asking:Inbox.put", "peer == self.drafter and ", ""),
+    "inbox-most": Mutation("dsdnode.client.asking:Inbox", "asyncio.Queue(MAX_QUEUED_NOTICES)", "asyncio.Queue()"),
     "ping-beside": Mutation(
-        CLIENT + "_answered", "answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))",
+        ASKINGS + "_answered", "answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))",
         "answer, _ = await asked",
     ),
     "piece-gap": Mutation(PENDING + "_piece", "piece.index != len(self.tokens)", "False"),
@@ -211,11 +210,11 @@ ASKING: Final = {
     "end-of-stream": Mutation(
         PENDING + "event", "told.completion_tokens != len(self.tokens) - self._num_before", "False"
     ),
-    "rule-kept": Mutation(PENDING + "accepted", "self.acceptance not in (None, answer.acceptance)", "False"),
+    "rule-kept": Mutation(PENDING + "checked", "self.acceptance not in (None, answer.acceptance)", "False"),
     "error-shown": Mutation("dsdnode.client.request:_error", "printable(notice.message)", "notice.message"),
     "words-often": Mutation(PENDING + "hear", " and _now() >= self._told_s + WORDS_EVERY_S", ""),
     "reason-shown": Mutation(PENDING + "event", "printable(notice.reason)", "notice.reason"),
-    "leaving-said": Mutation(CLIENT + "_ask", "                self._cancel(drafter, request)", "                pass"),
+    "leaving-said": Mutation(ASKINGS + "leave", "self._cancel(asking.drafter, asking.request)", "pass"),
 }  # fmt: skip
 
 GROUPS: Final = (

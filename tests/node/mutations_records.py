@@ -65,10 +65,8 @@ RECORDS: Final = {
         "shards",
     ),
     "usual-speed": Mutation(ROUTES + "Hosts._look_up", "with_usual_speeds(shards)", "shards"),
-    "usual-drafter": Mutation("dsdnode.client.preference:by_preference", "usual_s if one.cost == UNKNOWN else ", ""),
-    "free-most": Mutation(
-        "dsdnode.client.preference:by_preference", "min(record.free_sessions, MAX_FREE)", "record.free_sessions"
-    ),
+    "claims-first": Mutation("dsdnode.client.preference:by_preference", "max(1.0, slower)", "max(1e-9, slower)"),
+    "lots-networks": Mutation("dsdnode.client.preference:by_lot", "network_of(record), []", '"", []'),
     "end-told": Mutation(
         "dsdnode.node.drafter.delivery:Delivery._end", "        except Exception:", "        except KeyError:"
     ),

@@ -7,8 +7,18 @@ from typing import Final
 from tests.node.mutation import Mutation
 
 REPLY: Final = "dsdnode.node.drafter.reply:Reply."
+CLIENT: Final = "dsdnode.client.client:Client."
+ASKINGS: Final = "dsdnode.client.asking:Askings."
+DRAFTERS: Final = "dsdnode.client.drafters:Drafters."
 WAITS: Final = {
     "trace-owner": Mutation("dsdnode.node.shard.host:StageHost._trace", "peer != session.owner", "False"),
+    "trace-refused": Mutation(
+        "dsdnode.node.drafter.routes:Routes.trace",
+        "None if one is None else one.reached",
+        "2 if one is None else one.reached",
+    ),
+    "hosts-asked": Mutation("dsdnode.node.drafter.attempt:some_of", "[:MAX_ASKED]", ""),
+    "hosts-network": Mutation("dsdnode.node.drafter.attempt:some_of", "in_turn(order, _account)", "order"),
     "lost-link": Mutation(REPLY + "_look_for_losses", "self._routes.suspect(route, loss)", "pass"),
     "lost-left": Mutation(REPLY + "_look_for_losses", "else asked_before or loss.trouble", "else False"),
     "lost-computing": Mutation(REPLY + "_look_for_losses", "if loss.computing", "if False"),
@@ -29,16 +39,29 @@ WAITS: Final = {
         "self._leaves_s + TOKEN_PATIENCE_S * num_tokens",
         "now + self._share_s",
     ),
-    "drafter-remembered": Mutation("dsdnode.client.client:Client._is_shunned", "peer in self._left or ", ""),
+    "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
+    "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
+    "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
+    "beside-prompt": Mutation(
+        ASKINGS + "_start",
+        "asking.taken = pending.checked(answer, buffers)",
+        "asking.taken = pending.checked(answer, buffers); pending.take(asking.taken)",
+    ),
+    "drafters-raced": Mutation(DRAFTERS + "next", "await self._pings.race(fresh[:MAX_RACED])", "fresh"),
+    "drafters-away": Mutation(DRAFTERS + "next", "            if away:", "            if False:"),
+    "drafters-end": Mutation(DRAFTERS + "_check", " or pending.patience.is_spent(_now())", ""),
+    "drafter-starting": Mutation(
+        "dsdnode.node.node:Node.run", "on_request(Generate, _starting)", "on_request(Open, _starting)"
+    ),
+    "one-says-no": Mutation(CLIENT + "_failed", "not others or patience.is_spent(now) or any(", "True or any("),
+    "two-say-no": Mutation(DRAFTERS + "_check", "if failure.ends_all:", "if False:"),
     "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
     "prompt-claimed": Mutation(
-        "dsdnode.client.request:PendingReply.accepted",
-        "min(len(self.prompt_tokens), self._most_positions)",
-        "len(self.prompt_tokens)",
+        "dsdnode.client.request:PendingReply.checked", "min(len(prompt), self._most_positions)", "len(prompt)"
     ),
     "prompt-once": Mutation(
         "dsdnode.client.patience:Patience.accepted", "max(0.0, reading_s - self._reading_s)", "reading_s"
     ),
-    "prompt-named": Mutation("dsdnode.client.request:PendingReply.accepted", "named and prompt != named", "False"),
+    "prompt-named": Mutation("dsdnode.client.request:PendingReply.checked", "named and prompt != named", "False"),
     "prompt-own": Mutation("dsdnode.client.request:PendingReply._body", "not self.tokens", "not self.prompt_tokens"),
 }
