@@ -14,9 +14,13 @@ from math import inf
 from operator import itemgetter
 from typing import TypeVar
 
+from cachetools import LRUCache
+
 T = TypeVar("T")
 TURN_S = 60.0
 """Where one network's shares are less than a place each: so long somebody there has a place before another gets it."""
+MAX_REMEMBERED = 4096
+"""Accounts with credit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,10 @@ def _fair_share(wanted: Iterable[float], capacity: float) -> float:
 
 def in_turn(items: Iterable[T], account_of: Callable[[T], Account]) -> list[T]:
     """In an order in which networks take turns, and in each its owners; what is one owner's keeps its order."""
-    by_owner = _take_turns(list(items), account_of)
+    waiting = list(items)
+    if len(waiting) < 2:
+        return waiting
+    by_owner = _take_turns(waiting, account_of)
     return _take_turns(by_owner, lambda item: account_of(item).network)
 
 
@@ -104,3 +111,33 @@ def _take_turns(items: Sequence[T], key: Callable[[T], Hashable]) -> list[T]:
         ranked.append((seen[key(item)], item))
         seen[key(item)] += 1
     return [item for _, item in sorted(ranked, key=itemgetter(0))]
+
+
+class Credits:
+    """How often something may be done, by whom it is for: so many times at once, and so many more a second.
+
+    Of whom nothing is known has all of it; of more than 4,096, those that were idle longest are forgotten.
+    """
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._left: LRUCache[Hashable, tuple[float, float]] = LRUCache(MAX_REMEMBERED)
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def left(self, key: Hashable, now: float) -> float:
+        credit, then = self._left.get(key, (self._burst, now))
+        return min(self._burst, credit + (now - then) * self._per_s)
+
+    def spend(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
+        """Take `cost` away if one is left, which may lead into debt; False: nothing was left."""
+        credit = self.left(key, now)
+        allowed = credit >= 1
+        self._left[key] = (credit - cost * allowed, now)
+        return allowed
+
+    def charge(self, key: Hashable, now: float, cost: float) -> None:
+        """For what has happened anyway: later attempts pay for it. A negative `cost` is given back."""
+        self._left[key] = (min(self._burst, self.left(key, now) - cost), now)

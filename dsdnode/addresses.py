@@ -17,6 +17,8 @@ ANY_HOST = ("0.0.0.0", "::")
 """To listen on: every address that this machine has."""
 _HOST_PORT = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,98}[A-Za-z0-9_.])?):([0-9]{1,5})")
 _ZONE = re.compile(r"tcp://\[[^\]]*%")
+_MAX_READINGS = 4096
+"""Readings: a message asks for those of its sender's address; more senders than that are read anew."""
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _HOME_NAMES = ("local", "internal", "lan", "home", "arpa")
@@ -35,6 +37,7 @@ class Nearness(IntEnum):
     WORLD = 3
 
 
+@functools.lru_cache(_MAX_READINGS)
 def parse_address(address: str, lowest_port: int = 1) -> tuple[str, int]:
     """Host (IPv6 without brackets) and port of `tcp://HOST:PORT`; nothing else is ever dialled. Raises ValueError."""
     match = _HOST_PORT.fullmatch(address.removeprefix("tcp://"))
@@ -77,6 +80,7 @@ def is_ip(host: str) -> bool:
     return True
 
 
+@functools.lru_cache(_MAX_READINGS)
 def nearness(host: str) -> Nearness | None:
     """Of a host as `parse_address` gives it. None: no single machine (0.0.0.0, multicast, broadcast, reserved).
 
@@ -121,6 +125,7 @@ def may_name(teacher: Nearness, address: str) -> bool:
     return near is not None and near >= teacher
 
 
+@functools.lru_cache(_MAX_READINGS)
 def network(host: str) -> str | None:
     """The /24 (IPv4) or /56 (IPv6) of a public address, a public name's last two labels; None: of no public network."""
     if nearness(host) is not Nearness.WORLD:
@@ -128,7 +133,7 @@ def network(host: str) -> str | None:
     return network_of(host) or ".".join(host.lower().removesuffix(".").split(".")[-2:])
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(_MAX_READINGS)
 def network_of(ip: str) -> str:
     """The /24 or /56 of any IP address, also of one nearby: where a connection came from. "" for what is no address."""
     try:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsdnode.accounts import Credits
 from dsdnode.addresses import Nearness, network, parse_address
-from dsdnode.net.credits import Credits
 
 PER_TEACHER = 32
 """Unanswered calls on one's word at once, and again each minute: a lookup asks 20 at most that one peer has named."""

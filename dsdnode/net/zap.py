@@ -12,8 +12,8 @@ import structlog
 import zmq
 from cachetools import LRUCache
 
+from dsdnode.accounts import MAX_REMEMBERED, Credits
 from dsdnode.addresses import network_of
-from dsdnode.net.credits import MAX_REMEMBERED, Credits
 from dsdnode.net.sockets import Pump
 
 CONNECTIONS_BURST = 256

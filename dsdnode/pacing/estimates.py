@@ -6,9 +6,11 @@ draft engine's time, the load of others, and how far predictions were off. Specu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, CostFit, Mean, Ratio
-from dsdnode.pacing.formulas import MAX_RUN, HedgeValue
+from dsdnode.pacing.formulas import MAX_RUN, HedgeValue, plain_speed
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.events import PassEvent
 
@@ -226,3 +228,12 @@ class Experience:
         self.plain_ago += event.num_committed
         if event.mode == "hedged" and event.num_judged > event.num_accepted:
             self.coverage.share.add(event.covered)
+
+
+def plain_estimate(passes: Iterable[PassEvent]) -> float | None:
+    """Tokens a second that plain decoding would have had of this pipeline, by what these passes cost (section 3)."""
+    costs = PipelineEstimate()
+    for event in passes:
+        costs.passed(event)
+    known = costs.costs()
+    return plain_speed(known) if costs.is_known and known.pass_s(1) > 0 else None

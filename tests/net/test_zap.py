@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsdnode.net import credits, zap
+from dsdnode import accounts
+from dsdnode.net import zap
 from dsdnode.net.zap import CONNECTIONS_BURST, CONNECTIONS_PER_S, LOCKDOWN_S, REFUSAL_COST, Gate
 
 ALICE, MALLORY = b"a" * 32, b"m" * 32
@@ -59,7 +60,7 @@ def test_a_refused_greeting_costs_its_address_as_much_as_eight_connections() -> 
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (zap, credits):
+    for module in (zap, accounts):
         monkeypatch.setattr(module, "MAX_REMEMBERED", 3)
     gate = Gate()
     for index in range(10):

@@ -147,7 +147,7 @@ def test_alice_hears_of_the_end_whatever_fails_at_it(
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm)
         if where == "statistics":
-            monkeypatch.setattr(reply_module, "figures_of", bug)
+            monkeypatch.setattr(reply_module, "plain_estimate", bug)
         elif where == "leave":
             monkeypatch.setattr(Conversations, "leave", bug)
         else:

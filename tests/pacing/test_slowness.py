@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from dsdnode.cost import CostLine
-from dsdnode.pacing.straggler import MAX_PEERS, SLOW_HALF_LIFE_S, Slowness
+from dsdnode.pacing.suspects import MAX_PEERS, SLOW_HALF_LIFE_S, Slowness
 from tests.placement.offers import bytes_of, replace, shard
 
 BOB = shard(1, 0, 8, fixed_ms=10.0, slope_ms=2.0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsdnode.cost import CostLine, PipelineCost
-from dsdnode.pacing.straggler import SLOW_QUIET_S, Straggler, StragglerWatch
+from dsdnode.pacing.suspects import SLOW_QUIET_S, Straggler, StragglerWatch
 from dsdnode.pacing.tuning import TUNING
 from dsdnode.speculation.events import PassEvent
 

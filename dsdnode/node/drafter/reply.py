@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Final
 
 import structlog
+from msgspec.structs import replace
 
 from dsdnode.config import POSITION_PATIENCE_S
 from dsdnode.engine.port import Output
@@ -16,10 +17,10 @@ from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of
-from dsdnode.node.drafter.figures import figures_of
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
-from dsdnode.pacing.straggler import Straggler, StragglerWatch
+from dsdnode.pacing.estimates import plain_estimate
+from dsdnode.pacing.suspects import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
 from dsdnode.wire.codec import printable
@@ -110,7 +111,9 @@ class Reply:
         return self._machine.finished or "error"
 
     def statistics(self) -> Statistics:
-        return figures_of(self._machine.log, self._route)
+        told = self._machine.log
+        pipeline = self._route.stages() if self._route is not None else ()
+        return replace(told.statistics(), plain_tokens_per_second=plain_estimate(told.passes), pipeline=pipeline)
 
     @property
     def still_s(self) -> float:

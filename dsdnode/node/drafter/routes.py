@@ -18,8 +18,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.attempt import BETTER, Attempt
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
-from dsdnode.pacing.straggler import Slowness
-from dsdnode.pacing.suspects import HERE, Suspects, lost_at
+from dsdnode.pacing.suspects import HERE, Slowness, Suspects, lost_at
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import (
     Chooser,
@@ -49,6 +48,7 @@ from dsdnode.wire.messages import (
     Traced,
 )
 from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.replies import StageInfo
 
 log = structlog.get_logger(__name__)
 
@@ -125,6 +125,11 @@ class Route:
             for place, peer in zip(self.places, self.peers, strict=True)
         ]
         return ", ".join(stages) if index is None else stages[index]
+
+    def stages(self) -> tuple[StageInfo, ...]:
+        """The same for programs."""
+        both = zip(self.places, self.peers, strict=True)
+        return tuple(StageInfo(peer.hex(), (place.start, place.end)) for place, peer in both)
 
 
 @dataclass(frozen=True, slots=True)

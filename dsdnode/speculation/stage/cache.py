@@ -89,6 +89,8 @@ class BranchCache:
     @property
     def num_cells(self) -> int:
         """Positions of the engine's cache in use; a branch shares with its source what it was copied from."""
+        if len(self._branches) == 1:
+            return next(iter(self._branches.values())).length
         longest: dict[int, int] = {}
         for branch in self._branches.values():
             for number, length in branch.made():
