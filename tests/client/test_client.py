@@ -48,6 +48,8 @@ def test_a_drafter_that_only_a_slow_peer_knows_of_is_asked_before_alice_hears_th
             await asyncio.sleep(20)
             drafts = msgspec.structs.replace(dave.offer(0, 2, "ef" * 32), role="drafter", sequence=1)
             now = asyncio.get_running_loop().time()
+            bob.transport.introduce(dave.contact)
+            await bob.rpc.ping(dave.id, timeout_s=3)  # he knows where dave lives
             bob.discovery.store.put(MODELS_KEY, [(drafts, sign_record(dave.identity, drafts))], now)
 
             alice = Identity(b"a" * 32)

@@ -77,7 +77,7 @@ async def took_s(client: Client, num_replies: int = 5) -> list[float]:
         await listener.read(client)
         assert (listener.tokens, listener.reason) == (EXPECTED, "length")
         seen_s.append(now() - began_s)
-        assert (seen_s[-1] < 2) == (not listener.words)
+        assert not listener.words if seen_s[-1] < 2 else listener.words or seen_s[-1] < STILL_S
     return seen_s
 
 
@@ -277,6 +277,7 @@ def test_a_drafter_that_gives_nothing_is_left_for_another(tmp_path: Path, speaks
         assert (listener.tokens, listener.reason) == (EXPECTED[:40], "length")
         assert now() - began_s < (12 if speaks is drips else 6)
         assert len(asked) == 1
+        assert speaks in (drips, empty_pieces) or listener.words  # who sends a second empty piece is left at once
         await alice.peers()  # it answers pings, and is remembered all the same
         await Listener().read(alice, request)
         assert len(asked) == 1

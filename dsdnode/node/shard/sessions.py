@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from dsdnode.accounts import Account
+from dsdnode.accounts import Account, Asking, Shares
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.node.shard.room import Coming, Room
@@ -117,6 +117,7 @@ class Sessions:
         self._coming: dict[bytes, Coming] = {}
         """For whom room is being made, by session: nobody else gets it."""
         self.draining = False
+        self._asking = Asking()
 
     def __len__(self) -> int:
         """Replies in progress: who is parked does not count."""
@@ -213,7 +214,11 @@ class Sessions:
         known = self._sessions.get(message.session)
         if known is not None and not known.is_another_reply(message):
             return []
+        self._asking.asks(account.network, now, message.max_positions)
         others = [one for one in self._sessions.values() if one is not known and not one.machine.is_over]
+        used = Shares(self._engine.shard.context_tokens, ((one.account, one.num_cells) for one in others))
+        if not used.is_modest(account, message.max_positions, self._asking.lately(now)):
+            return Refused("your network has its share of the cache in long sessions, while others ask", retry=True)
         coming = [one for session, one in self._coming.items() if session != message.session]
         return self._room(now, others, coming).make(Coming(account, message.max_positions))
 
