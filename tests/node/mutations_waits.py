@@ -53,6 +53,7 @@ WAITS: Final = {
     "drafter-starting": Mutation(
         "dsdnode.node.node:Node.run", "on_request(Generate, _starting)", "on_request(Open, _starting)"
     ),
+    "joins-all": Mutation(CLIENT + "_choose_model", "await self._discovery.joined_all(JOIN_TIMEOUT_S)", "pass"),
     "one-says-no": Mutation(CLIENT + "_failed", "not others or patience.is_spent(now) or any(", "True or any("),
     "two-say-no": Mutation(DRAFTERS + "_check", "if failure.ends_all:", "if False:"),
     "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
