@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from dsdnode.identity import peer_id
-from dsdnode.net.link import Dealer, Link, Way
+from dsdnode.net.call import Way
+from dsdnode.net.link import Dealer, Link
 from dsdnode.net.links import Links
 from dsdnode.net.peers import Peer
 from dsdnode.wire.messages import Hello
@@ -52,7 +53,7 @@ class Knocks:
                 self._links.settle(peer, dealer)
                 dealer.close()
                 is_ours = self._calling.pop(dealer)
-            return dealer.proven and not is_ours
+            return bool(dealer.proven) and not is_ours
 
 
 class _Knock:

@@ -10,49 +10,27 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import zmq
 
 from dsdnode.addresses import Nearness, is_ip, nearness, parse_address
 from dsdnode.errors import PeerMisbehaved, PeerUnavailable
-from dsdnode.identity import Identity, curve_public_key, peer_id
-from dsdnode.net.dials import Teacher
+from dsdnode.identity import Identity, peer_id
+from dsdnode.net.call import Call, Way
 from dsdnode.net.handshake import Handshake
-from dsdnode.net.port import ATTEMPT_TIMEOUT_S, Priority
+from dsdnode.net.port import Priority
 from dsdnode.net.queues import SendQueue
-from dsdnode.net.sockets import Frames, Names, Pump, events, open_dealer, open_monitor, receive_event
-from dsdnode.wire.codec import MAX_BUFFERS, decode, encode, printable
+from dsdnode.net.sockets import Names, Pump
+from dsdnode.wire.codec import decode, printable
 from dsdnode.wire.messages import Hello, Refused, Welcome
 
 RESOLVE_TIMEOUT_S = 3.0
-_ENDINGS = (
-    zmq.EVENT_CLOSED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """An address to be dialled, and on whose word; `teacher` None: on nobody's, and at no cost."""
-
-    address: str
-    near: Nearness = Nearness.HERE
-    """A name that leads to anything nearer is not followed."""
-    teacher: Teacher | None = None
-    name: str = ""
-    """What was resolved to `address`."""
-    host: str = ""
-    """The IP address that has answered."""
-
-    @property
-    def told(self) -> str:
-        """The address as it was told."""
-        return self.name or self.address
+MAX_RESOLVED = 4
+"""Addresses of one name that are called."""
+STAGGER_S = 0.25
+"""After so long without an answer the next address is called beside the others: most answer sooner (RFC 8305)."""
 
 
 class Link:
@@ -147,150 +125,144 @@ def _is_far_enough(ip: str, least: Nearness) -> bool:
 
 
 class Dealer(Link):
-    """A connection that we make: one address after the other until one answers, then HELLO, then messages."""
+    """A connection that we make: addresses are called side by side until one answers; then HELLO, then messages.
+
+    One is greeted at a time: a second greeting would look like a newer link to a peer that answers at two addresses.
+    """
 
     def __init__(self, owner: DealerOwner, peer: bytes, public_key: bytes, bulk: bool, ways: Sequence[Way]) -> None:
         super().__init__(peer, bulk)
         self._owner = owner
         self._public_key = public_key
         self._ways = list(ways)
-        self._hello: Hello | None = None
-        self._why = "no address"
+        self._calls: list[Call] = []
+        """Under way, the first begun first; of them the one that is greeted, or carries messages: `_call`."""
+        self._call: Call | None = None
+        self._resolutions: dict[asyncio.Task[None], None] = {}
+        self._whys: dict[str, None] = {}
         self._attempt = 0
         self.refused = False
         """The peer itself said no, and will say so again."""
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._resolution: asyncio.Task[None] | None = None
-        self._pumps: list[Pump] = []
-        self.way = Way("")
         self.failed: list[str] = []
         """Addresses, as they were told, where the peer did not answer."""
-        self.proven = False
-        """Whoever answered had the peer's key, whatever was said then."""
-        self.nonce = b""
+        self.proven: list[Way] = []
+        """Where whoever answered had the peer's key, whatever was said then."""
+        self._start()
+
+    @property
+    def way(self) -> Way:
+        """The one that is taken, or greeted."""
+        return self._call.way if self._call is not None else Way("")
+
+    @property
+    def nonce(self) -> bytes:
         """Of the greeting."""
-        self._next()
+        return self._call.hello.nonce if self._call is not None and self._call.hello is not None else b""
 
     def close(self) -> None:
         self.closed, self.ready = True, False
-        self._drop_socket()
-        if self._resolution is not None:
-            self._resolution.cancel()
-
-    def _drop_socket(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        if self._pumps:
-            self._socket.disable_monitor()
-        for pump in self._pumps:
-            pump.close()
-        self._pumps.clear()
-        self._hello = None
+        for call in self._calls:
+            call.close()
+        for resolution in self._resolutions:
+            resolution.cancel()
 
     # --- finding an address that answers
 
-    def _next(self) -> None:
-        self._drop_socket()
-        self.proven = False
-        if self.way.address:
-            self.failed.append(self.way.told)
-        while self._ways:
-            self.way = self._ways.pop(0)
-            if self._owner.may_dial(self.way):
-                return self._dial()
-            self._why = f"{self.address} is not dialled now: too much of what its teacher named led nowhere"
-        self.way = Way("")
-        self._loop.call_soon(self._end)  # its owner may not have it in its books yet
+    def _start(self) -> None:
+        """Call the next address, and soon the one after it."""
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._ways and not self.closed:
+            way = self._ways.pop(0)
+            if not self._owner.may_dial(way):
+                self._note(f"{way.address} is not dialled now: too much of what its teacher named led nowhere")
+                continue
+            self._timer = self._loop.call_later(STAGGER_S, self._start)
+            host, port = parse_address(way.address)
+            if is_ip(host):
+                self._dial(way)
+            else:
+                resolution = self._loop.create_task(self._resolve(way, host, port))
+                self._resolutions[resolution] = None
+            return
+        if not self._calls and not self._resolutions:
+            self._loop.call_soon(self._end)  # its owner may not have it in its books yet
 
-    def _dial(self) -> None:
-        host, port = parse_address(self.address)
-        if is_ip(host):
-            self._connect()
-        else:
-            self._resolution = self._loop.create_task(self._resolve(host, port))
+    def _note(self, why: str) -> None:
+        self._whys[why] = None
 
-    @property
-    def address(self) -> str:
-        return self.way.address
+    def _dial(self, way: Way) -> None:
+        owner = self._owner
+        self._calls.append(Call(self, owner.context, owner.names, owner.identity, self._public_key, way))
 
-    async def _resolve(self, host: str, port: int) -> None:
+    async def _resolve(self, named: Way, host: str, port: int) -> None:
         """Ask for a name's addresses here: libzmq would, in the thread that serves every connection."""
-        self._why = f"{host} cannot be found"
-        named, self.way = self.way, Way("")
+        why, ips = f"{host} cannot be found", list[str]()
         with contextlib.suppress(OSError, TimeoutError, UnicodeError):
             async with self._owner.resolving, asyncio.timeout(RESOLVE_TIMEOUT_S):
                 found = await self._loop.getaddrinfo(host, port, type=1)
             hosts = [ip for ip in dict.fromkeys(str(entry[4][0]) for entry in found) if _is_far_enough(ip, named.near)]
             if found and not hosts:
-                self._why = f"{host} leads to an address that nobody far away may name"
-            ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts]
-            self._ways[:0] = [replace(named, address=f"tcp://{ip}:{port}", name=named.address) for ip in ips][:4]
-        if not self._ways or self._ways[0].name != named.address:
+                why = f"{host} leads to an address that nobody far away may name"
+            ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts][:MAX_RESOLVED]
+        self._ways[:0] = [replace(named, address=f"tcp://{ip}:{port}", name=named.address) for ip in ips]
+        if not ips:
+            self._note(why)
             self.failed.append(named.address)
-        self._next()
-
-    def _connect(self) -> None:
-        owner = self._owner
-        self._why = f"no answer from {self.address}"
-        self._timer = self._loop.call_later(ATTEMPT_TIMEOUT_S, self._next)
-        try:
-            self._socket = open_dealer(owner.context, owner.identity, curve_public_key(self._public_key), self.address)
-            self._monitor = open_monitor(owner.context, self._socket, owner.names, _ENDINGS)
-            self._frames = Frames(self._socket, most=1 + MAX_BUFFERS)
-            self._pumps = [Pump(self._monitor, self._take_event), Pump(self._socket, self._take, self._idle)]
-            self._socket.connect(self.address)
-        except zmq.ZMQError as error:  # no descriptors left, say
-            self._why = f"{self.address}: {error.strerror}"
-            self._loop.call_soon(self._next)
+        task = asyncio.current_task()
+        assert task is not None
+        del self._resolutions[task]
+        if self._call is None:
+            self._start()
 
     def _end(self) -> None:
         if self.closed:
             return
         was_ready = self.ready
         self.close()
-        self._owner.dealer_ended(self, was_ready, self._why)
+        self._owner.dealer_ended(self, was_ready, "; ".join(self._whys) or "no address")
 
-    # --- the connection
+    # --- the calls (implements Caller)
 
-    def _take_event(self) -> None:
-        event, value = receive_event(self._monitor)
+    def call_proven(self, call: Call) -> None:
+        self.proven.append(call.way)
+        if self._call is None:
+            self._greet(call)
+
+    def _greet(self, call: Call) -> None:
+        self._call = call
+        if self._timer is not None:
+            self._timer.cancel()
+        call.greet(self._owner.handshake.hello(self._public_key, self.bulk, self._attempt))
+
+    def call_ended(self, call: Call, why: str) -> None:
         if self.ready:
-            self._why = "the connection was closed"
-            self._end()
-            return
-        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self._why = f"{self.address} refused the connection (banned, or it has too many)"
-        elif event == zmq.EVENT_CLOSED:
-            self._why = f"nobody listens at {self.address}"
-        elif event != zmq.EVENT_DISCONNECTED:
-            self._why = f"{self.address} does not have the key {self._public_key.hex()[:12]}…, or is no dsdnode"
-        elif value and self._hello is not None:
-            self._why = f"{self.address} closed the connection"
-        if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # more follows: DISCONNECTED
-            self._next()
+            self._whys = {"the connection was closed": None}
+            return self._end()
+        self._calls.remove(call)
+        self.failed.append(call.way.told)
+        self._note(why)
+        if call is self._call:
+            self._call = next((other for other in self._calls if other.is_proven), None)
+            if self._call is not None:
+                return self._greet(self._call)
+        if self._call is None:
+            self._start()
 
-    def _idle(self) -> None:
-        """Nothing more to read; perhaps something can be written."""
+    def call_idle(self) -> None:
+        self.flush()
+
+    def call_heard(self, call: Call, frames: list[bytes]) -> None:
         if self.ready:
-            self.flush()
-        elif self._hello is None and events(self._socket) & zmq.POLLOUT:
-            self.proven = True
-            self._hello = self._owner.handshake.hello(self._public_key, self.bulk, self._attempt)
-            self.nonce = self._hello.nonce
-            self._transmit(encode(self._hello))
+            self._owner.received(self, frames)
+        elif call is self._call and call.hello is not None:
+            self._answered(call, frames, call.hello)
 
-    def _take(self) -> None:
-        frames = self._frames.receive()
-        if frames is None:
-            return
-        raw = [frame.bytes for frame in frames]
-        if self.ready:
-            self._owner.received(self, raw)
-        elif self._hello is not None:
-            self._answered(raw, self._hello)
-
-    def _answered(self, raw: list[bytes], hello: Hello) -> None:
+    def _answered(self, call: Call, raw: list[bytes], hello: Hello) -> None:
         """The peer's first message: WELCOME or REFUSED."""
         try:
             answer = decode(raw).message
@@ -301,25 +273,27 @@ class Dealer(Link):
                 raise PeerMisbehaved("it did not answer the greeting")
             self._owner.handshake.check(answer, hello, self._public_key)
         except (PeerUnavailable, PeerMisbehaved) as error:
-            self._why = f"{self.address} refused: {error}"
             if self.refused and self._attempt + 1 < self._owner.handshake.num_greetings:
                 self._attempt += 1  # it may not know our newest swarm key yet
-                self._ways.insert(0, self.way)
-                self.way = Way("")
-                self._next()
-                return
+                return self._call_again(call)
+            self._whys = {f"{call.way.address} refused: {error}": None}
             self._end()  # whoever has this key says no: other addresses would lead to the same
             return
-        assert self._timer is not None
-        self._timer.cancel()
+        call.take()
+        for other in [one for one in self._calls if one is not call]:
+            other.close()
+        self._calls, self._ways = [call], []
         self.ready = True
         self._owner.dealer_ready(self)
         self.flush()
 
+    def _call_again(self, call: Call) -> None:
+        """The same address; a connection carries one greeting."""
+        call.close()
+        self._calls.remove(call)
+        self._call = None
+        self._dial(call.way)
+
     def _transmit(self, frames: list[bytes]) -> bool:
-        try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        self._pumps[1].sent()
-        return True
+        assert self._call is not None
+        return self._call.transmit(frames)

@@ -14,9 +14,10 @@ import zmq
 from dsdnode.addresses import network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, short_id
+from dsdnode.net.call import Way
 from dsdnode.net.dials import Dials
 from dsdnode.net.handshake import Handshake
-from dsdnode.net.link import Dealer, Inbound, Link, Way
+from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.peers import Peer, PeerBook
 from dsdnode.net.port import MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
@@ -132,10 +133,11 @@ class Links:
             for address in dealer.failed:
                 peer.unanswered(address)
             if dealer.ready:
-                peer.answered(dealer.way, parse_address(dealer.address)[0])
-        if dealer.proven and dealer.way.teacher is not None:
-            for address in dict.fromkeys((dealer.address, dealer.way.told)):
-                self.dials.answered(self._loop.time(), dealer.way.teacher, address)
+                peer.answered(dealer.way, parse_address(dealer.way.address)[0])
+        told = [(way.teacher, address) for way in dealer.proven for address in (way.address, way.told)]
+        for teacher, address in dict.fromkeys(told):
+            if teacher is not None:
+                self.dials.answered(self._loop.time(), teacher, address)
 
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from dsdnode.addresses import Nearness, check_reachable, may_name, nearness, network
 from dsdnode.identity import curve_public_key, peer_id
+from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
 from dsdnode.net.door import leads_here
-from dsdnode.net.link import Dealer, Inbound, Link, Way
+from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.port import Sighting
 from dsdnode.wire.messages import Contact
 

@@ -15,10 +15,11 @@ import structlog
 from dsdnode.addresses import ANY_HOST, LOWEST_PORT, Nearness, check_reachable, is_ip, may_name, parse_address
 from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
+from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
 from dsdnode.net.handshake import Handshake, derive_swarm_key
 from dsdnode.net.knock import Knocks
-from dsdnode.net.link import Inbound, Link, Way
+from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
 from dsdnode.net.port import Priority, Sighting
 from dsdnode.net.queues import Inbox

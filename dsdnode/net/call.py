@@ -1,0 +1,157 @@
+"""One address, called: a connection, and a greeting when whoever answers has the peer's key. A Dealer makes several."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+import zmq
+
+from dsdnode.addresses import Nearness
+from dsdnode.identity import Identity, curve_public_key
+from dsdnode.net.dials import Teacher
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S
+from dsdnode.net.sockets import Frames, Names, Pump, events, open_dealer, open_monitor, receive_event
+from dsdnode.wire.codec import MAX_BUFFERS, encode
+from dsdnode.wire.messages import Hello
+
+_ENDINGS = (
+    zmq.EVENT_CLOSED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """An address to be dialled, and on whose word; `teacher` None: on nobody's, and at no cost."""
+
+    address: str
+    near: Nearness = Nearness.HERE
+    """A name that leads to anything nearer is not followed."""
+    teacher: Teacher | None = None
+    name: str = ""
+    """What was resolved to `address`."""
+    host: str = ""
+    """The IP address that has answered."""
+
+    @property
+    def told(self) -> str:
+        """The address as it was told."""
+        return self.name or self.address
+
+
+class Caller(Protocol):
+    """What a call tells whoever made it."""
+
+    def call_proven(self, call: Call) -> None:
+        """Whoever answered has the peer's key, and waits for a greeting."""
+
+    def call_heard(self, call: Call, frames: list[bytes]) -> None:
+        """A message; the first one answers the greeting."""
+
+    def call_idle(self) -> None:
+        """Nothing more to read from the call that was taken; perhaps something can be written."""
+
+    def call_ended(self, call: Call, why: str) -> None:
+        """It is closed, and will not come back."""
+
+
+class Call:
+    """Ends by itself if it is not `taken` in time."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        context: zmq.Context[zmq.Socket[bytes]],
+        names: Names,
+        identity: Identity,
+        public_key: bytes,
+        way: Way,
+    ) -> None:
+        """`public_key`: of the peer that must answer."""
+        self.way = way
+        self.is_proven = False
+        self.hello: Hello | None = None
+        self.taken = False
+        """Its greeting was answered well: it carries messages from now on."""
+        self._caller = caller
+        self._public_key = public_key
+        self._loop = asyncio.get_running_loop()
+        self._pumps: list[Pump] = []
+        self._closed = False
+        self._why = f"no answer from {way.address}"
+        self._await_answer()
+        try:
+            self._socket = open_dealer(context, identity, curve_public_key(public_key), way.address)
+            self._monitor = open_monitor(context, self._socket, names, _ENDINGS)
+            self._frames = Frames(self._socket, most=1 + MAX_BUFFERS)
+            self._pumps = [Pump(self._monitor, self._take_event), Pump(self._socket, self._take, self._idle)]
+            self._socket.connect(way.address)
+        except zmq.ZMQError as error:  # no descriptors left, say
+            self._loop.call_soon(self._end, f"{way.address}: {error.strerror}")
+
+    def _await_answer(self) -> None:
+        self._timer = self._loop.call_later(ATTEMPT_TIMEOUT_S, self._end, f"no answer from {self.way.address}")
+
+    def greet(self, hello: Hello) -> None:
+        self.hello = hello
+        self._timer.cancel()
+        self._await_answer()
+        self.transmit(encode(hello))
+
+    def take(self) -> None:
+        self._timer.cancel()
+        self.taken = True
+
+    def close(self) -> None:
+        self._timer.cancel()
+        if self._pumps:
+            self._socket.disable_monitor()
+        for pump in self._pumps:
+            pump.close()
+        self._pumps.clear()
+        self._closed = True
+
+    def transmit(self, frames: list[bytes]) -> bool:
+        """False: libzmq's queue is full."""
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._pumps[1].sent()
+        return True
+
+    def _end(self, why: str) -> None:
+        if not self._closed:
+            self.close()
+            self._caller.call_ended(self, why)
+
+    def _take_event(self) -> None:
+        event, value = receive_event(self._monitor)
+        address = self.way.address
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._why = f"{address} refused the connection (banned, or it has too many)"
+        elif event == zmq.EVENT_CLOSED:
+            self._why = f"nobody listens at {address}"
+        elif event != zmq.EVENT_DISCONNECTED:
+            self._why = f"{address} does not have the key {self._public_key.hex()[:12]}…, or is no dsdnode"
+        elif value and self.hello is not None:
+            self._why = f"{address} closed the connection"
+        if self.taken or event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # more follows: DISCONNECTED
+            self._end(self._why)
+
+    def _idle(self) -> None:
+        if self.taken:
+            self._caller.call_idle()
+        elif not self.is_proven and events(self._socket) & zmq.POLLOUT:
+            self.is_proven = True
+            self._caller.call_proven(self)
+
+    def _take(self) -> None:
+        frames = self._frames.receive()
+        if frames is not None and (self.taken or self.hello is not None):
+            self._caller.call_heard(self, [frame.bytes for frame in frames])
