@@ -37,8 +37,8 @@ PARSERS: dict[str, Parser] = {
 FOLDER = Path(".fuzz")
 CORPUS = Path(__file__).parent / "corpus"
 LEAST_SHARE = 0.9
-SAMPLE = 3000
-"""Cases that are played once more to see which lines they are on."""
+SAMPLE, SAMPLE_GAMES = 3000, 300
+"""Cases that are played once more to see which lines they are on; fewer where each is a whole game."""
 MAX_MORE_BYTES = 1 << 30
 
 
@@ -59,7 +59,7 @@ def line(parser: Parser, report: Report) -> str:
 
 def fuzz(parser: Parser, num: int, seed: int) -> bool:
     """Exit well? Prints what was seen."""
-    seen = run_seen(parser, cases_of(parser, seed, min(num, SAMPLE)))[1]
+    seen = run_seen(parser, cases_of(parser, seed, min(num, sample(parser))))[1]
     report = run(parser, cases_of(parser, seed, num))
     print(line(parser, report), f" {seen.told}", flush=True)
     if seen.missing:
@@ -85,10 +85,14 @@ def replay(path: Path, name: str | None) -> bool:
     return not report.findings
 
 
+def sample(parser: Parser) -> int:
+    return SAMPLE_GAMES if parser.fits is None else SAMPLE
+
+
 def covered(parser: Parser) -> str:
     """By the corpus, and a sample of what a campaign plays."""
     corpus = CORPUS / f"{parser.name}.txt"
-    cases = [*(read_cases(corpus) if corpus.exists() else ()), *cases_of(parser, 0, SAMPLE)]
+    cases = [*(read_cases(corpus) if corpus.exists() else ()), *cases_of(parser, 0, sample(parser))]
     return run_seen(parser, cases)[1].told
 
 

@@ -77,8 +77,8 @@ class DhtGame(Game):
             await asyncio.sleep(rng.choice((0, 0, 0.01, 0.3, 2.0)))
             assert len(dht.store) <= len(NAMES) * store.MAX_KEYS_PER_PROVIDER + 3, "records without end"
             for key in self.keys:
-                held = [(record.public_key, record.role) for record, _ in dht.store.get(key, self.loop.time())]
-                assert len(held) == len(set(held)), "two records of a role"
+                roles = [(record.public_key, record.role) for record, _ in dht.store.get(key, self.loop.time())]
+                assert len(roles) == len(set(roles)), "two records of a role"
             assert len(dht.table.known()) <= len(NAMES), "peers that never answered"
         self.silent = True
         await asyncio.gather(*tasks)

@@ -120,7 +120,7 @@ def test_what_a_campaign_finds_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(campaign, "STRETCH_CASES", 20)
     monkeypatch.setattr(campaign, "run", lambda parser, cases: run(parser, cases, 0.05))
     Ledger.read(_parser(slow=True), tmp_path).play(tmp_path)
-    [sign] = list(Ledger.read(_parser(slow=True), tmp_path).findings or {})
+    [sign] = list(Ledger.read(_parser(slow=True), tmp_path).findings or ())
     assert sign.startswith("KeyError")
     assert "1 findings" in campaign.table([_parser(slow=True)], tmp_path, lambda parser: "")
     assert len(list(tmp_path.glob("mallory-*.txt"))) == 1
