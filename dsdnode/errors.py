@@ -25,7 +25,7 @@ class NotRunning(DsdError):
 
 
 class NoPipeline(DsdError):
-    """Some layers of the model are hosted by nobody (or no drafter is left). Exit code 4."""
+    """Some layers of the model are hosted by nobody who answers (or no drafter is left). Exit code 4."""
 
     exit_code = 4
 
@@ -45,7 +45,9 @@ class PeerMisbehaved(DsdError):
 
 
 class Overloaded(DsdError):
-    """A limit is reached (sessions, cache, queue): ask another peer or later."""
+    """A limit is reached (sessions, cache, queue): ask another peer or later. Exit code 4."""
+
+    exit_code = 4
 
 
 class WorkFailed(DsdError):

@@ -75,6 +75,10 @@ def peer_id(public_key: bytes) -> bytes:
     return hashlib.sha256(public_key).digest()
 
 
+MAX_NAMED = 4
+"""Peers in a sentence."""
+
+
 def short_id(peer: bytes) -> str:
     """The first 12 hex digits of a peer id, for people."""
     return peer.hex()[:12]

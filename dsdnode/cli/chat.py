@@ -23,7 +23,7 @@ from dsdnode.errors import DsdError
 if TYPE_CHECKING:
     from dsdnode.client.client import Client, ReplyStats
 
-GREEN, DIM, RESET = "\x1b[32m", "\x1b[2m", "\x1b[0m"
+GREEN = "\x1b[32m"
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode chat --join dsd://192.0.2.7:29170/KEY --temperature 0.7")
@@ -113,7 +113,7 @@ async def answer(state: ChatState) -> None:
     text, threshold, stats = "", 0.0, None
     request = state.wanted.request(messages=system + state.messages, keep=True)
     try:
-        async with contextlib.aclosing(state.client.generate(request, tell_waiting)) as events:
+        async with contextlib.aclosing(state.client.generate(request, render.tell_waiting)) as events:
             async for event in events:
                 if isinstance(event, Piece):
                     text, threshold = text + event.text, event.threshold
@@ -132,12 +132,6 @@ async def answer(state: ChatState) -> None:
         _footer(render.stats_line(stats, state.plain_tokens_per_second))
 
 
-def tell_waiting(words: str) -> None:
-    """What a reply that stands still is waiting for: on a line of its own, below what there is of it."""
-    words = f"[{render.clean(words)}]"
-    click.echo(f"\n{DIM}{words}{RESET}" if render.colors(sys.stderr) else f"\n{words}", err=True)
-
-
 def _count(state: ChatState, stats: ReplyStats) -> None:
     """A reply has ended."""
     state.stats = stats
@@ -151,10 +145,10 @@ def show(piece: Any, colors: bool) -> None:
     """A piece of text; with colors, green when all of its tokens were drafted (a verdict's own token is not)."""
     text = render.shown(piece.text)
     drafted = colors and render.colors() and 0 < piece.num_accepted == len(piece.tokens)
-    click.echo(f"{GREEN}{text}{RESET}" if drafted else text, nl=False, color=True if drafted else None)
+    click.echo(f"{GREEN}{text}{render.RESET}" if drafted else text, nl=False, color=True if drafted else None)
 
 
 def _footer(line: str) -> None:
     """On a terminal below the reply; otherwise where it does not mix with the text."""
     terminal = sys.stdout.isatty()
-    click.echo(f"{DIM}{line}{RESET}" if terminal and render.colors() else line, err=not terminal)
+    click.echo(f"{render.DIM}{line}{render.RESET}" if terminal and render.colors() else line, err=not terminal)

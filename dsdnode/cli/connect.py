@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from dsdnode.cli import control
+from dsdnode.cli import control, render
 from dsdnode.cli.settings import Settings
 from dsdnode.config import read_joins
 from dsdnode.errors import NotRunning, PeerUnavailable
@@ -22,7 +22,7 @@ async def client(settings: Settings) -> AsyncIterator[Client]:
 
     joins, swarm_keys, remembered = await _find(settings)
     try:
-        made = await Client.connect(joins, swarm_keys, settings["patience"])
+        made = await Client.connect(joins, swarm_keys, settings["patience"], render.tell_waiting)
     except PeerUnavailable as error:
         if remembered:
             raise NotRunning(f"no node is running here, and the swarm last known does not answer ({error})") from None

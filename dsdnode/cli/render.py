@@ -15,6 +15,7 @@ import msgspec
 if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
 
+DIM, RESET = "\x1b[2m", "\x1b[0m"
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls (C0 but tab and newline, C1), marks of direction, and halves of characters."""
 
@@ -32,6 +33,12 @@ def shown(text: str) -> str:
 def print_error(error: object) -> None:
     """On stderr; others may have had a hand in its words."""
     click.echo(f"error: {clean(str(error))}", err=True)
+
+
+def tell_waiting(words: str) -> None:
+    """What a reply that stands still is waiting for: on a line of its own, below what there is of it."""
+    words = f"[{clean(words)}]"
+    click.echo(f"\n{DIM}{words}{RESET}" if colors(sys.stderr) else f"\n{words}", err=True)
 
 
 def colors(stream: IO[str] | None = None) -> bool:

@@ -12,7 +12,6 @@ import click
 import msgspec
 
 from dsdnode.cli import connect, render, reply_flags, streams
-from dsdnode.cli.chat import tell_waiting
 from dsdnode.cli.lines import read_all
 from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
@@ -82,7 +81,7 @@ async def reply_once(settings: Settings, request: GenerateRequest, as_json: bool
     try:
         async with (
             connect.client(settings) as client,
-            contextlib.aclosing(client.generate(request, tell_waiting)) as events,
+            contextlib.aclosing(client.generate(request, render.tell_waiting)) as events,
         ):
             async for event in events:
                 _take(reply, event, as_json)

@@ -5,43 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from math import inf
 from random import Random, SystemRandom
-from typing import Any
 
 import structlog
 from cachetools import LRUCache
 
+from dsdnode.client.asking import Asking, Askings
+from dsdnode.client.drafters import Drafters, no_drafter
 from dsdnode.client.failures import MAX_DENIALS, Failures
-from dsdnode.client.patience import Patience
-from dsdnode.client.preference import by_preference
-from dsdnode.client.request import (
-    LOSSES,
-    Contradiction,
-    Denied,
-    Died,
-    Finished,
-    GenerateRequest,
-    Left,
-    OtherPrompt,
-    PendingReply,
-    Piece,
-    ReplyStats,
-)
-from dsdnode.config import DEFAULT_PATIENCE_S
+from dsdnode.client.losses import LOSSES, Contradiction, Denied, Died, Left, OtherPrompt
+from dsdnode.client.part import Piece
+from dsdnode.client.patience import MAX_ASIDE, Patience
+from dsdnode.client.request import Finished, GenerateRequest, PendingReply, ReplyStats
+from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded, PeerUnavailable
+from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded
 from dsdnode.identity import Identity, peer_id, short_id
-from dsdnode.net.port import Priority, Transport
+from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.swarm.catalogue import Model, called, describe_models, describe_peers, models_of
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
-from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
+from dsdnode.swarm.pings import Pings
+from dsdnode.swarm.queries import wait_until
 from dsdnode.wire import messages as wire
-from dsdnode.wire import replies
-from dsdnode.wire.codec import printable
 from dsdnode.wire.joins import parse_join
 from dsdnode.wire.records import ProviderRecord
 
@@ -50,35 +39,11 @@ __all__ = ["Client", "Finished", "GenerateRequest", "Piece", "ReplyStats"]
 log = structlog.get_logger(__name__)
 
 JOIN_TIMEOUT_S = 10.0
-ASK_TIMEOUT_S = 10.0
-"""A drafter tokenizes the prompt and looks for a model in this time."""
-SILENCE_S = 2.0
-"""A drafter that sends nothing for so long is asked whether it knows of the reply."""
-RECENT_S = 2.0
-"""What a lookup found so shortly ago is still so."""
-FULL_PAUSE_S = 0.5
-MAX_QUEUED_NOTICES = 4096
-MAX_LEFT = 256
 MAX_ASKED_HOSTS = 32
 """Of one of several models that could be meant: they are asked whether they are there."""
+MAX_FRUITLESS = 256
 MAX_TOLD, ID_DIGITS = 4, 12
 """Of those models, in a warning."""
-
-
-_Notice = tuple[wire.Message, Sequence[bytes]]
-
-
-@dataclass(slots=True)
-class _Inbox:
-    """What the drafter of one reply has said. Of others nothing gets in: they could fill it, or pass for its life."""
-
-    drafter: bytes
-    notices: asyncio.Queue[_Notice] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_NOTICES))
-
-    def put(self, peer: bytes, message: wire.Message, buffers: Sequence[bytes] = ()) -> None:
-        """What does not fit is lost: a gap is seen by its index."""
-        if peer == self.drafter and not self.notices.full():
-            self.notices.put_nowait((message, buffers))
 
 
 class Client:
@@ -95,22 +60,14 @@ class Client:
         self._rpc = rpc
         self._discovery = discovery
         self._rng = rng
-        self._joined = [peer_id(contact.public_key) for contact in joins]
         self._patience_s = patience_s
-        self._left: LRUCache[bytes, None] = LRUCache(MAX_LEFT)
-        """Drafters that gave a reply nothing, or too little: others are asked first from then on."""
-        self._fruitless: LRUCache[str, None] = LRUCache(MAX_LEFT)
-        """Models of which a reply came to nothing: of several that could be meant, others are tried first."""
-        self._last_drafter = b""
-        """It may have kept what it computed."""
         self._pings = Pings(self._rpc)
-        """Knows which drafters were silent when they were asked last: they may be in the records for minutes yet."""
         self._found: tuple[float, list[ProviderRecord]] = float("-inf"), []
-        self._inboxes: dict[bytes, _Inbox] = {}
-        """By request."""
-
-        for kind in (replies.Piece, replies.Finished, replies.Waiting):
-            rpc.on_notice(kind, self._notice)
+        joined = [peer_id(contact.public_key) for contact in joins]
+        self._drafters = Drafters(rpc, self._pings, rng, joined, self._records)
+        self._askings = Askings(rpc, self._pings)
+        self._fruitless: LRUCache[str, None] = LRUCache(MAX_FRUITLESS)
+        """Models of which a reply came to nothing: of several that could be meant, others are tried first."""
 
     @classmethod
     def over(
@@ -128,9 +85,13 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, joins: Sequence[str], swarm_keys: str | tuple[str, ...] = (), patience_s: float = DEFAULT_PATIENCE_S
+        cls,
+        joins: Sequence[str],
+        swarm_keys: str | tuple[str, ...] = (),
+        patience_s: float = DEFAULT_PATIENCE_S,
+        told: Callable[[str], None] | None = None,
     ) -> Client:
-        """`swarm_keys`: of a private swarm, one or two.
+        """`swarm_keys`: of a private swarm, one or two. `told` hears in words why nobody has answered yet.
 
         Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
         """
@@ -140,23 +101,31 @@ class Client:
         transport = await ZmqTransport.open(identity, swarm_keys=keys)
         client = cls.over(transport, identity, contacts, patience_s=patience_s)
         try:
-            await client.join(contacts)
+            await client.join(contacts, told)
         except BaseException:
             await client.close()
             raise
         return client
 
-    async def join(self, contacts: Sequence[wire.Contact]) -> None:
+    async def join(self, contacts: Sequence[wire.Contact], told: Callable[[str], None] | None = None) -> None:
         """Raises PeerUnavailable."""
         self._start()
-        await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
+        tell = told or log.info
+        telling = asyncio.get_running_loop().call_later(
+            STILL_S, lambda: tell(f"waiting for a peer to join: {self._discovery.why_not_joined()}")
+        )
+        try:
+            await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
+        finally:
+            telling.cancel()
 
     def _start(self) -> None:
-        self._rpc.transport.on_peer_lost(self._peer_lost)
+        self._rpc.transport.on_peer_lost(self._askings.peer_lost)
         self._rpc.start()
         self._discovery.start()
 
     async def close(self) -> None:
+        await self._drafters.close()
         await self._pings.close()
         await self._discovery.close()
         await self._rpc.close()
@@ -164,10 +133,10 @@ class Client:
     # --- what is there
 
     async def models(self) -> list[ModelInfo]:
-        return await describe_models(self._rpc, self._discovery, self._pings)
+        return await describe_models(self._discovery, self._pings)
 
     async def peers(self) -> list[PeerInfo]:
-        return await describe_peers(self._rpc, self._discovery, self._pings)
+        return await describe_peers(self._discovery, self._pings)
 
     async def survey(self, max_records: int, num_pings: int) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """What is offered, and the round trips, s, to those of the peers that answered `num_pings`."""
@@ -186,6 +155,9 @@ class Client:
 
     async def _choose_model(self, request: GenerateRequest) -> Model:
         models, name = models_of(await self._records()), request.model
+        if not called(models, name) if name is not None else not models:  # who answered first may not know of all
+            await self._discovery.joined_all(JOIN_TIMEOUT_S)
+            models = models_of(await self._records(thorough=True))
         if name is not None:
             meant = called(models, name)
             if not meant:
@@ -202,12 +174,10 @@ class Client:
     async def _most_hosted(self, models: Sequence[Model]) -> Model:
         """Any of them could be meant: names are anybody's to give, and so are records."""
         shards = [shard for model in models for shard in model.shards[:MAX_ASKED_HOSTS]]
-        for shard in shards:
-            self._rpc.transport.introduce(shard.contact)
         peers = list(dict.fromkeys(shard.peer_id for shard in shards))
         rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer) for peer in peers))
         answering = {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
-        models = sorted(models, key=lambda model: model.rank(answering, self._joined))
+        models = sorted(models, key=lambda model: model.rank(answering, self._drafters.joined))
         chosen, *others = sorted(models, key=lambda model: model.model_id in self._fruitless)
         log.warning(
             "several models could be meant; choose one with -m NAME, or -m and the beginning of its id",
@@ -240,156 +210,112 @@ class Client:
         self._fruitless.pop(model.model_id, None)
 
     async def _ask_all(self, pending: PendingReply) -> AsyncGenerator[Piece | Finished, None]:
-        """One drafter after the other, until the reply is over."""
-        patience, failures = pending.patience, Failures()
-        givers: set[bytes] = set()
+        """One drafter after the other, or beside it, until the reply is over."""
+        failures = Failures()
         while True:
-            drafter = await self._choose_drafter(pending, failures)
+            asking = await self._started(pending, failures)
             try:
-                async with contextlib.aclosing(self._ask(pending, drafter)) as events:
+                async with contextlib.aclosing(self._askings.follow(pending, asking)) as events:
                     async for event in events:
                         yield event
-                self._left.update(dict.fromkeys(failures.deniers))
+                self._drafters.left(*failures.deniers)
                 return
-            except LOSSES as error:
-                log.info("drafter lost", peer=short_id(drafter), reason=str(error))
-                if isinstance(error, Left | Died):
-                    self._left[drafter] = None
-                if isinstance(error, Contradiction):
-                    self._left.update(dict.fromkeys(givers))  # of the two this one begins the next reply
-                if not (pending.killed(error) or isinstance(error, Overloaded | Denied | Contradiction)):
-                    self._pings.lost(drafter)
-                givers |= {drafter} if pending.progressed else set()
-                failures.note(drafter, error, progressed=pending.progressed)
-                if isinstance(error, Overloaded) and patience.is_spent(_now()):
-                    raise
-                if isinstance(error, Denied) and (patience.is_spent(_now()) or len(failures.deniers) >= MAX_DENIALS):
-                    raise error.error from None
-                if patience.is_over(_now()):
-                    raise failures.nobody_left(pending) from None
-                pending.num_resumed += bool(pending.prompt_tokens)
+            except DsdError as error:
+                self._failed(pending, failures, asking.drafter, error, others=bool(pending.others))
+            finally:
+                self._askings.leave(asking)
+            pending.patience.over()
+            pending.num_resumed += 1
+
+    async def _started(self, pending: PendingReply, failures: Failures) -> Asking:
+        """Whoever gives the reply's next token, or its end. A drafter that takes long for it is not left at once, but
+        another one is asked beside it. Raises as `generate` does."""
+        running: list[Asking] = []
+        try:
+            while True:
+                if not running:
+                    running.append(self._askings.ask(pending, await self._choose_drafter(pending, failures)))
+                running[0].speaks = True
+                due_s = running[-1].aside_s() if pending.others else inf
+                done = await _first_of(running, due_s)
+                for asking in done:
+                    error = asking.error
+                    if error is None:
+                        running.remove(asking)
+                        self._won(asking, running)
+                        return asking
+                    self._askings.leave(asking)
+                    if isinstance(error, OtherPrompt) and self._in_another_way(pending, running, asking):
+                        continue
+                    running.remove(asking)
+                    self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
+                if not done and pending.others:
+                    self._go_aside(pending, failures, running)
+        finally:
+            for asking in running:
+                self._askings.leave(asking)
+
+    def _in_another_way(self, pending: PendingReply, running: list[Asking], asking: Asking) -> bool:
+        """Asks the same drafter, in the place of what was asked first, if there is one."""
+        way = pending.way_after(asking.part.way)
+        if way is None:
+            return False
+        log.info("another prompt", peer=short_id(asking.drafter), next=way.name, reason=str(asking.error))
+        running[running.index(asking)] = self._askings.ask(pending, asking.drafter, way)
+        return True
+
+    def _go_aside(self, pending: PendingReply, failures: Failures, running: list[Asking]) -> None:
+        if len(running) >= MAX_ASIDE:
+            slow = running.pop(0)
+            self._askings.leave(slow)
+            self._drafters.left(slow.drafter)
+            why = f"the drafter {short_id(slow.drafter)} gave nothing for {_now() - slow.since_s:.0f} s"
+            failures.slow(slow.drafter, Left(why))
+        running.append(self._askings.ask(pending, pending.others.pop(0)))
+
+    def _won(self, winner: Asking, beaten: Sequence[Asking]) -> None:
+        self._drafters.last = winner.drafter
+        for asking in beaten:
+            if asking.since_s < winner.since_s:
+                self._drafters.left(asking.drafter)
 
     async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
-        """The one to be preferred (`by_preference`); when all were asked, who was full, or failed but once.
+        return await self._drafters.next(pending, failures)
 
-        Raises NoPipeline, or what a drafter said, when all others were asked, too.
+    def _failed(
+        self, pending: PendingReply, failures: Failures, drafter: bytes, error: DsdError, *, others: bool
+    ) -> None:
+        """Others may do better. Raises the error, or NoPipeline, where it is the end.
+
+        What one drafter says of the whole reply is not believed before all others say so, too, or MAX_DENIALS of them.
         """
-        thorough = False
-        while True:
-            records = await self._records(0.0 if failures or thorough else RECENT_S, thorough=thorough)
-            drafters = [r for r in records if r.role == "drafter" and r.tokenizer_hash == pending.model.tokenizer_hash]
-            last = self._last_drafter if pending.request.keep else b""
-            order = by_preference(drafters, last, self._joined, self._is_shunned)
-            fresh = [record.peer_id for record in order if record.peer_id not in failures]
-            if fresh:
-                pending.patience.asked(_now(), len(fresh) - 1)
-                return fresh[0]
-            pending.patience.asked(_now(), 0)
-            peer = None if failures.deniers else failures.again({record.peer_id for record in order})
-            if peer is None:
-                if thorough or failures.deniers:
-                    raise failures.nobody_left(pending)
-                thorough = True  # those who answered first may not know of all
-                continue
-            if failures.is_full(peer):
-                await asyncio.sleep(FULL_PAUSE_S)
-                return peer
-            try:
-                await self._pings.ping(peer)
-            except DsdError as error:
-                failures.gone(peer, error)
-                continue
-            return peer
+        log.info("drafter lost", peer=short_id(drafter), reason=str(error))
+        now, patience = _now(), pending.patience
+        if not isinstance(error, LOSSES):
+            raise error
+        if isinstance(error, Left | Died):
+            self._drafters.left(drafter)
+        if isinstance(error, Contradiction):
+            self._drafters.left(*failures.givers)  # of the two this one begins the next reply
+        if not (pending.killed(error) or isinstance(error, Overloaded | Denied | Contradiction)):
+            self._pings.lost(drafter)
+        failures.note(drafter, error, progressed=pending.progressed)
+        if isinstance(error, Overloaded) and patience.is_spent(now):
+            raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
+        denied = isinstance(error, Denied)
+        enough = not others or patience.is_spent(now) or len(failures.deniers) >= MAX_DENIALS
+        if patience.is_over(now) or (denied and enough):
+            raise no_drafter(pending, failures) from None
 
-    def _is_shunned(self, peer: bytes) -> bool:
-        return peer in self._left or self._pings.is_silent(peer)
 
-    async def _ask(self, pending: PendingReply, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
-        failed: DsdError | None = None
-        for way in pending.ways():
-            pending.way = way
-            try:
-                async with contextlib.aclosing(self._ask_once(pending, drafter)) as events:
-                    async for event in events:
-                        yield event
-                return
-            except OtherPrompt as error:
-                log.info("another prompt", peer=short_id(drafter), reason=str(error))
-                failed = error
-        assert failed is not None
-        raise failed
-
-    async def _ask_once(self, pending: PendingReply, drafter: bytes) -> AsyncGenerator[Piece | Finished, None]:
-        body = pending.begin()
-        request = pending.id
-        inbox = self._inboxes[request] = _Inbox(drafter)
-        finished = False
-        try:
-            answer, buffers = await self._answered(drafter, replies.Generate(request), body)
-            pending.accepted(answer, buffers)
-            self._last_drafter = drafter
-            while not finished:
-                notice, payload = await self._next(pending, inbox)
-                if isinstance(notice, replies.Waiting):
-                    pending.hear(printable(notice.reason))
-                    continue
-                event = pending.event(notice, payload)
-                finished = isinstance(event, Finished)
-                yield event
-        finally:
-            del self._inboxes[request]
-            if not finished:
-                self._cancel(drafter, request)
-
-    async def _answered(self, drafter: bytes, message: wire.Message, body: bytes) -> tuple[wire.Message, list[bytes]]:
-        """Its answer, which may take a while. Raises PeerUnavailable at once when it does not even answer a ping."""
-        request = self._rpc.request(drafter, message, [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL)
-        asked = asyncio.ensure_future(request)
-        try:
-            answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))
-            return answer
-        finally:
-            asked.cancel()
-
-    async def _next(self, pending: PendingReply, inbox: _Inbox) -> _Notice:
-        """The drafter's next notice. Raises PeerUnavailable when it is gone, knows nothing of the reply, or it is
-        another one's turn; NoPipeline when nobody was better for too long."""
-        while True:
-            try:
-                async with asyncio.timeout(min(SILENCE_S, pending.patience.left_s(_now()))):
-                    message, buffers = await inbox.notices.get()
-            except TimeoutError:
-                pending.check(inbox.drafter)
-                await self._check(pending, inbox)
-                continue
-            if isinstance(message, replies.Cancel):
-                raise PeerUnavailable("the connection to the drafter is gone")
-            if isinstance(message, replies.Waiting):  # words are no progress
-                pending.check(inbox.drafter)
-            return message, buffers
-
-    async def _check(self, pending: PendingReply, inbox: _Inbox) -> None:
-        """Raises PeerUnavailable when the drafter is gone, or knows nothing of the reply."""
-        question = replies.Generate(pending.id)
-        answer, _ = await self._rpc.request(inbox.drafter, question, timeout_s=PING_TIMEOUT_S)
-        is_there = isinstance(answer, wire.Pong) or (isinstance(answer, wire.Refused) and answer.retry)
-        if not is_there and inbox.notices.empty():
-            raise PeerUnavailable("the drafter has dropped the reply") from None
-
-    def _notice(self, peer: bytes, message: Any, buffers: Sequence[bytes]) -> None:
-        inbox = self._inboxes.get(message.request)
-        if inbox is not None:
-            inbox.put(peer, message, buffers)
-
-    def _peer_lost(self, peer: bytes, reason: str) -> None:
-        for request, inbox in self._inboxes.items():
-            inbox.put(peer, replies.Cancel(request))
-
-    def _cancel(self, drafter: bytes, request: bytes) -> None:
-        try:
-            self._rpc.notify(drafter, replies.Cancel(request))
-        except DsdError as error:
-            log.debug("cancel not sent", reason=str(error))
+async def _first_of(running: Sequence[Asking], due_s: float) -> list[Asking]:
+    """Those that have begun, who gave something before who failed; nobody, when it is time for another one."""
+    changed = asyncio.Event()
+    for asking in running:
+        asking.started.add_done_callback(lambda _: changed.set())
+    await (changed.wait() if due_s == inf else wait_until(changed, due_s))
+    done = [asking for asking in running if asking.started.done()]
+    return sorted(done, key=lambda asking: asking.error is not None)
 
 
 def _now() -> float:

@@ -1,12 +1,11 @@
-"""What came of asking the drafters for one reply: whom to ask again, and what to say when nobody is left. Pure."""
+"""What came of asking the drafters for one reply: whom to ask again, and whose words to raise. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
-from dsdnode.client.request import Denied, Left, PendingReply
-from dsdnode.errors import DsdError, NoPipeline, Overloaded
+from dsdnode.client.losses import Denied, Left
+from dsdnode.errors import DsdError, Overloaded
 
 MAX_TRIES = 2
 """Of one drafter, without a token: a link may break under a drafter that lives."""
@@ -16,63 +15,49 @@ liars in a row are one case in six thousand.)"""
 
 
 @dataclass(slots=True)
-class _Failure:
-    """What came of asking a drafter last; `num`: in a row, without a token in between."""
+class Failure:
+    """What came of asking a drafter last; `num`: in a row, without a token in between. `away`: it does not even answer
+    a ping."""
 
     error: DsdError
-    num: int
+    num: int = 1
+    away: bool = False
 
     @property
     def final(self) -> bool:
-        return not isinstance(self.error, Overloaded) and self.num >= MAX_TRIES
+        return not self.full and self.num >= MAX_TRIES
+
+    @property
+    def full(self) -> bool:
+        return isinstance(self.error, Overloaded)
 
 
-class Failures:
-    """Of one reply, by drafter."""
+class Failures(dict[bytes, Failure]):
+    """Of one reply, by drafter, in the order in which they failed last."""
 
     def __init__(self) -> None:
-        self._last: dict[bytes, _Failure] = {}
-
-    def __contains__(self, drafter: bytes) -> bool:
-        return drafter in self._last
-
-    def __bool__(self) -> bool:
-        return bool(self._last)
+        super().__init__()
+        self.givers: set[bytes] = set()
+        """Those that gave tokens before they failed."""
 
     def note(self, drafter: bytes, error: DsdError, *, progressed: bool) -> None:
-        known = self._last.pop(drafter, None)
+        known = self.pop(drafter, None)
         num = 1 if known is None or progressed else known.num + 1
-        self._last[drafter] = _Failure(error, MAX_TRIES if isinstance(error, Left | Denied) else num)
+        self[drafter] = Failure(error, MAX_TRIES if isinstance(error, Left | Denied) else num)
+        if progressed:
+            self.givers.add(drafter)
 
-    def gone(self, drafter: bytes, error: DsdError) -> None:
-        """It need not be asked again."""
-        self._last[drafter] = _Failure(error, MAX_TRIES)
-
-    def is_full(self, drafter: bytes) -> bool:
-        return isinstance(self._last[drafter].error, Overloaded)
-
-    def again(self, offered: Collection[bytes]) -> bytes | None:
-        """Who of these may be asked once more: who was full, rather."""
-        left = [drafter for drafter, failure in self._last.items() if drafter in offered and not failure.final]
-        return min(left, key=lambda drafter: not self.is_full(drafter), default=None)
+    def slow(self, drafter: bytes, error: Left) -> None:
+        """Another one is asked in its place: it may be asked once more when nobody else is left."""
+        known = self.pop(drafter, None)
+        self[drafter] = Failure(error, 1 if known is None else known.num + 1)
 
     @property
     def deniers(self) -> list[bytes]:
-        return [drafter for drafter, failure in self._last.items() if isinstance(failure.error, Denied)]
+        return [drafter for drafter, failure in self.items() if isinstance(failure.error, Denied)]
 
+    @property
     def denied(self) -> DsdError | None:
         """What the first of those said who say that it cannot be done."""
-        errors = (failure.error for failure in self._last.values())
+        errors = (failure.error for failure in self.values())
         return next((error.error for error in errors if isinstance(error, Denied)), None)
-
-    def nobody_left(self, pending: PendingReply) -> DsdError:
-        """What to raise."""
-        if (denied := self.denied()) is not None:
-            return denied
-        if self._last:
-            reasons = "; ".join(dict.fromkeys(str(failure.error) for failure in self._last.values()))
-            return NoPipeline(f"no drafter is left for {pending.model.name} ({reasons})")
-        return NoPipeline(
-            f"no drafter with the tokenizer of {pending.model.name} in this swarm: `dsdnode start --role drafter "
-            "--model-draft FILE --join ...` adds one"
-        )

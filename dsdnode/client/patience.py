@@ -4,40 +4,53 @@ from __future__ import annotations
 
 from dsdnode.config import POSITION_PATIENCE_S, STILL_S
 
+ASIDE_S = 3.0
+"""A drafter that gives no first token in this time is asked on, and another one beside it: whose token comes first goes
+on. A pipeline of homes takes a second or two, for a short prompt."""
+ASIDE_POSITION_S = 0.05
+"""More for each position of the prompt."""
+MAX_ASIDE = 3
+"""Drafters that are asked at once; for one more the first of them is left, which had four times as long."""
+TRIAL_S = 5.0
+"""Once it has given a token: a drafter that drips is left for one that was not tried yet."""
 TOKEN_PATIENCE_S = 1.0
-"""A drafter that drips is left for one that was not tried yet; each token that it gave counts for so long."""
+"""Each token that it gave counts for so long."""
 MIN_SHARE_S = 15.0
-"""Of the patience, for one of several drafters: a peer of its pipeline that is away for ten seconds is waited for."""
+"""Of the patience, at most, for one of several drafters: a peer of its pipeline that is away for ten seconds is waited
+for, where it has given enough."""
 MARGIN_S = 10.0
 """More than a drafter has: if it is honest it ends the reply first, and knows why."""
 
 
 class Patience:
-    """Of one reply: `asked` and `accepted` by each drafter in turn, `stepped` with each token."""
+    """Of one reply: `accepted` by one drafter or several, `won` by the one that goes on, `stepped` with each token."""
 
     def __init__(self, now: float, patience_s: float) -> None:
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._stepped_s = now
         self._ends_s = now + patience_s + MARGIN_S
         self._reading_s = 0.0
         self._share_s = patience_s
         self._leaves_s = float("inf")
 
-    def asked(self, now: float, num_others: int) -> None:
-        """One drafter; so many others were not tried yet."""
-        self._share_s = max(MIN_SHARE_S, self._patience_s / (1 + num_others)) if num_others else float("inf")
-        self._leaves_s = now + self._share_s
-
     def accepted(self, num_positions: int) -> None:
         """The prompt that is to be read, by each drafter anew: but a row of them that only accept has an end, too."""
         reading_s = POSITION_PATIENCE_S * num_positions
-        self._leaves_s += reading_s
         self._ends_s += max(0.0, reading_s - self._reading_s)
         self._reading_s = max(self._reading_s, reading_s)
 
+    def won(self, now: float, num_others: int) -> None:
+        """It gave a token before the others did; so many were not tried yet."""
+        self._share_s = max(MIN_SHARE_S, self.patience_s / (1 + num_others)) if num_others else float("inf")
+        self._leaves_s = now + (TRIAL_S if num_others else float("inf"))
+
+    def over(self) -> None:
+        """Nobody goes on for now."""
+        self._leaves_s = float("inf")
+
     def stepped(self, now: float, num_tokens: int) -> None:
         self._stepped_s = now
-        self._ends_s, self._reading_s = now + self._patience_s + MARGIN_S, 0.0
+        self._ends_s, self._reading_s = now + self.patience_s + MARGIN_S, 0.0
         self._leaves_s = min(now + self._share_s, self._leaves_s + TOKEN_PATIENCE_S * num_tokens)
 
     def is_still(self, now: float) -> bool:
@@ -49,7 +62,7 @@ class Patience:
 
     def is_spent(self, now: float) -> bool:
         """Who is full need not be asked again."""
-        return now >= self._stepped_s + self._patience_s
+        return now >= self._stepped_s + self.patience_s
 
     def leaves(self, now: float) -> bool:
         """It is another drafter's turn."""

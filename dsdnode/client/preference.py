@@ -1,46 +1,55 @@
-"""Which drafter a client asks first, by what drafters say of themselves and what was seen of them. Pure."""
+"""Which drafter a client asks first, by what was seen of them; what one says of itself can only put it last. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from math import log2
-from statistics import median
+from random import Random
+from statistics import median_high
 
+from dsdnode.accounts import Account, in_turn
 from dsdnode.cost import UNKNOWN
 from dsdnode.wire.records import ProviderRecord
 
-MAX_FREE = 8
-"""Free sessions: more are as good, whatever a record says."""
 SPEED_CLASS = 2.0
-"""Times slower: less than that is as good, and who has more free sessions is preferred."""
-FAST_MS = 1.0
-"""A token, as announced: faster ones are alike, so that no stranger's record makes all others slow."""
+"""Times slower than is usual: less than that is as good."""
+
+
+def by_lot(
+    drafters: Sequence[ProviderRecord], network_of: Callable[[ProviderRecord], str], rng: Random
+) -> list[ProviderRecord]:
+    """Networks take turns, since names cost nothing: a thousand drafters in one of them have one lot."""
+    by_network: dict[str, list[ProviderRecord]] = {}
+    for record in sorted(drafters, key=lambda record: record.peer_id):
+        by_network.setdefault(network_of(record), []).append(record)
+    networks = sorted(by_network)
+    rng.shuffle(networks)
+    for members in by_network.values():
+        rng.shuffle(members)
+    lots = [record for network in networks for record in by_network[network]]
+    return in_turn(lots, lambda record: Account(record.peer_id, network_of(record)))
 
 
 def by_preference(
     drafters: Sequence[ProviderRecord], last: bytes, joined: Collection[bytes], is_silent: Callable[[bytes], bool]
 ) -> list[ProviderRecord]:
-    """In a conversation the `last` one, or the peers that we joined; else the fast ones, the freest of them first.
+    """In a conversation the `last` one, or the peers that we joined; else those that are not slower than is usual. The
+    order in which they come decides between equals.
 
-    Those that were silent lately come behind the others, and before them those that are full. Who has not measured
-    itself yet is as fast as is usual.
+    Those that were silent lately come behind the others, and before them those that say that they are full. Who says
+    that it is fast, or has places for a thousand, is as good as the usual one: anybody can say so.
     """
     measured_s = [one.cost.at(1) for one in drafters if one.cost != UNKNOWN]
-    usual_s = median(measured_s) if measured_s else 0.0
-    costs_s = [usual_s if one.cost == UNKNOWN else one.cost.at(1) for one in drafters]
-    times_ms = [max(FAST_MS, 1e3 * cost_s * (1 + one.queue)) for one, cost_s in zip(drafters, costs_s, strict=True)]
-    fastest_ms = min(times_ms, default=FAST_MS)
+    usual_s = median_high(measured_s) if measured_s else 0.0
 
-    def key(pair: tuple[ProviderRecord, float]) -> tuple[bool, bool, bool, bool, int, int, bytes]:
-        record, time_ms = pair
+    def key(record: ProviderRecord) -> tuple[bool, bool, bool, bool, int]:
+        slower = record.cost.at(1) * (1 + record.queue) / usual_s if usual_s else 1.0
         return (
             is_silent(record.peer_id),
             record.peer_id != last,
             record.peer_id not in joined,
             record.free_sessions == 0,
-            int(log2(time_ms / fastest_ms) / log2(SPEED_CLASS)),
-            -min(record.free_sessions, MAX_FREE),
-            record.peer_id,
+            int(log2(max(1.0, slower)) / log2(SPEED_CLASS)),
         )
 
-    return [record for record, _ in sorted(zip(drafters, times_ms, strict=True), key=key)]
+    return sorted(drafters, key=key)

@@ -5,73 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from random import Random, SystemRandom
 
 from msgspec import structs
 
+from dsdnode.client.losses import Died, Left, OtherPrompt, said
+from dsdnode.client.part import Ended, Part, Piece, Taken, Way, ids_of
 from dsdnode.client.patience import Patience
 from dsdnode.config import DEFAULT_PATIENCE_S
-from dsdnode.errors import (
-    BadInput,
-    DsdError,
-    ModelRefused,
-    NoPipeline,
-    Overloaded,
-    PeerMisbehaved,
-    PeerUnavailable,
-    WorkerDied,
-    WorkFailed,
-)
+from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.pacing.policies import parse_window
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
-from dsdnode.wire.codec import buffer_at, decode_body, encode_body, printable
-from dsdnode.wire.tensors import parse_wire, unpack_tokens
+from dsdnode.wire.codec import decode_body, encode_body
+from dsdnode.wire.tensors import parse_wire
 
-MAX_VOCAB = 1 << 24
-_KINDS: tuple[type[DsdError], ...] = (
-    *(BadInput, ModelRefused, NoPipeline, Overloaded, PeerUnavailable),
-    *(WorkerDied, WorkFailed),
-)
-LOSSES = (Overloaded, PeerUnavailable, PeerMisbehaved, WorkerDied, WorkFailed)
-"""Another drafter may do better."""
-Died = WorkerDied | WorkFailed
-ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailable}
-
-
-class Left(PeerUnavailable):
-    """A drafter gives a reply too little: others may be better."""
-
-
-class Denied(PeerUnavailable):
-    """A drafter says that what is asked for cannot be done. `error`: what to raise when no other one does it."""
-
-    def __init__(self, error: DsdError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class Contradiction(PeerMisbehaved):
-    """Of two drafters of a reply one lies, and nobody here can say which."""
-
-
-class OtherPrompt(Contradiction):
-    """A drafter takes what was asked for another prompt than the one that began the reply, and one of them lies, or
-    their chat templates differ. It is asked in another way."""
-
-
-class Way(Enum):
-    """How a drafter is asked to go on with a reply."""
-
-    ASKED = auto()
-    """By what the user asked, behind the tokens so far: another drafter's word for the prompt does not count."""
-    OVER = auto()
-    """By what the user asked alone: it does the reply over again, and goes on if it comes to the same tokens."""
-    NAMED = auto()
-    """By the prompt's ids, as they were named by the drafter that began."""
+WORDS_EVERY_S = 0.5
+"""What a reply waits for is told no more often. An honest drafter says it once a second at most; others could fill the
+user's screen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +57,6 @@ class GenerateRequest:
     """The conversation may go on: its caches are kept for a while, and the next turn costs what is new in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The first `num_accepted` of `tokens` were drafted; `text` is what can be shown now (whole characters).
-
-    `threshold` 0: they are exactly the model's own; else some may have been accepted by a laxer rule.
-    """
-
-    tokens: tuple[int, ...]
-    text: str
-    num_accepted: int
-    threshold: float = 0.0
-
-
 class ReplyStats(replies.Statistics, frozen=True, kw_only=True):
     """The drafter's figures, checked; and how the reply was accepted: exact, relaxed or deferred, by which threshold.
 
@@ -137,7 +77,8 @@ class Finished:
 
 @dataclass(slots=True)
 class PendingReply:
-    """A reply in progress. `begin` before each drafter that is asked."""
+    """A reply in progress. `begin` a part with each drafter that is asked, `take` that of the one that gives the next
+    token."""
 
     request: GenerateRequest
     model: Model
@@ -145,30 +86,27 @@ class PendingReply:
     patience: Patience = field(default_factory=lambda: Patience(_now(), DEFAULT_PATIENCE_S))
     told: Callable[[str], None] | None = None
     """Hears what the reply waits for."""
-    id: bytes = b""
+    others: list[bytes] = field(default_factory=list)
+    """Drafters that were not tried yet, in the order in which to try them."""
     prompt_tokens: tuple[int, ...] = ()
     """As the drafter named them to whose tokens the reply belongs."""
-    way: Way = Way.ASKED
     acceptance: wire.WireAcceptance | None = None
     """What is asked for; once a drafter has accepted, its rule: a reply has one."""
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
     num_killed: int = 0
     """Engines of drafters that died of it, or could not do it, without a token in between."""
-    shown: str = ""
-    """The text of the tokens, as far as it came."""
     _num_before: int = 0
-    _num_sent: int = 0
-    """Of the tokens, to the drafter that was asked last; and with what it gave:"""
-    _num_here: int = 0
-    _prompt_here: tuple[int, ...] = ()
-    _shown_again: str = ""
     _started_s: float = field(default_factory=lambda: _now())
     _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
     """When the first tokens came and when the last, with how many there were then."""
 
     _waits_for: str = ""
     _told: str = ""
+    _told_s: float = float("-inf")
+    _texts: list[str] = field(default_factory=list)
+    """Of the tokens, as far as it came."""
+    _text_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.request.threshold is not None:
@@ -177,14 +115,17 @@ class PendingReply:
     def hear(self, words: str) -> None:
         """What the drafter says that it is waiting for."""
         self._waits_for = words
-        if self.told is not None and words and words != self._told:
+        if self.told is not None and words and words != self._told and _now() >= self._told_s + WORDS_EVERY_S:
             self.told(words)
-            self._told = words
+            self._told, self._told_s = words, _now()
 
-    def check(self, drafter: bytes) -> None:
-        """Nothing has come for a while. Raises Left when it is another drafter's turn, NoPipeline at the end."""
+    def check(self, drafter: bytes, speaks: bool = True) -> None:
+        """Nothing has come for a while. Raises Left when it is another drafter's turn, NoPipeline at the end.
+
+        `speaks`: it is the one of which the user hears.
+        """
         now = _now()
-        if not self._waits_for and self.patience.is_still(now):
+        if speaks and not self._waits_for and self.patience.is_still(now):
             self.hear(f"waiting for the drafter {short_id(drafter)}, which says nothing")
             self._waits_for = ""
         why = self._waits_for or f"the drafter {short_id(drafter)} says nothing"
@@ -194,20 +135,18 @@ class PendingReply:
         if self.patience.leaves(now):
             raise Left(still)
 
-    def begin(self) -> bytes:
-        """A new request id, so that nothing that an earlier drafter still says is heard; the body to send with it.
+    def begin(self, way: Way = Way.ASKED) -> tuple[Part, bytes]:
+        """With a new request id, so that nothing that an earlier drafter still says is heard; the body to send.
 
         Raises BadInput for what no drafter would accept.
         """
-        self.id, self._num_before = self.rng.randbytes(16), len(self.tokens)
-        self._num_sent = self._num_here = 0 if self.way is Way.OVER else len(self.tokens)
-        self._shown_again = ""
+        self._num_before = len(self.tokens)
         if self.request.window:
             parse_window(self.request.window)
         if self.request.wire:
             parse_wire(self.request.wire)
         try:
-            data = encode_body(self._body())
+            data = encode_body(self._body(way))
             body = decode_body(data, replies.GenerateBody)
         except UnicodeEncodeError as error:
             raise BadInput(f"this cannot be asked, as it is not Unicode text: {error}") from None
@@ -217,25 +156,26 @@ class PendingReply:
             raise BadInput(f"this cannot be asked: {error}") from None
         if max(body.prompt_tokens, default=0) >= self.model.vocab_size:
             raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")
-        return data
+        tokens, text = tuple(self.tokens), "".join(self._texts)
+        return Part(self.rng.randbytes(16), body, way, tokens, text, self._text_bytes), data
 
-    def ways(self) -> tuple[Way, ...]:
-        """In which a drafter may be asked, one after the other as long as it takes another prompt for the one asked.
+    def way_after(self, way: Way) -> Way | None:
+        """How to ask a drafter that takes another prompt for the one that was asked for.
 
         What ids a text has is decided by the tokenizer, which all of them share; what ids a conversation has also by a
         template, of which honest drafters may have two.
         """
-        if not self.tokens or self.request.prompt_tokens:
-            return (Way.ASKED,)
-        return (Way.ASKED, Way.OVER, Way.NAMED) if self.request.messages else (Way.ASKED, Way.OVER)
+        if way is Way.ASKED and not self.request.prompt_tokens:
+            return Way.OVER
+        return Way.NAMED if way is Way.OVER and self.request.messages else None
 
-    def _body(self) -> replies.GenerateBody:
-        asked, named = self.request, self.way is Way.NAMED
+    def _body(self, way: Way) -> replies.GenerateBody:
+        asked, named = self.request, way is Way.NAMED
         return replies.GenerateBody(
             messages=() if named else tuple(replies.ChatMessage(m["role"], m["content"]) for m in asked.messages),
             text="" if named else asked.prompt or "",
             prompt_tokens=self.prompt_tokens if named else tuple(asked.prompt_tokens or ()),
-            tokens=tuple(self.tokens[: self._num_sent]),
+            tokens=() if way is Way.OVER else tuple(self.tokens),
             model=self.model.model_id,
             sampling=_sampling(asked),
             max_tokens=asked.max_tokens,
@@ -246,6 +186,7 @@ class PendingReply:
             acceptance=self.acceptance,
             keep=asked.keep,
             ignore_eos=asked.ignore_eos,
+            patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
         )
 
     @property
@@ -265,29 +206,32 @@ class PendingReply:
             )
         return True
 
-    def accepted(self, answer: wire.Message, buffers: Sequence[bytes]) -> None:
-        """The drafter's answer. Raises what it says instead, or PeerMisbehaved."""
+    def checked(self, part: Part, answer: wire.Message, buffers: Sequence[bytes]) -> Taken:
+        """A drafter's answer. Raises what it says instead, PeerMisbehaved, or OtherPrompt."""
         if isinstance(answer, wire.Refused):
             raise Overloaded(answer.reason) if answer.retry else PeerUnavailable(answer.reason)
         if isinstance(answer, replies.Finished):
-            raise _error(answer)
+            raise said(answer)
         if not isinstance(answer, replies.Accepted):
             raise PeerMisbehaved(f"{type(answer).__name__} is no answer to Generate")
         if self.acceptance not in (None, answer.acceptance):
             raise PeerMisbehaved("the drafter accepts by another rule than was asked for")
-        prompt, named = _ids(buffers), self._body().prompt_tokens
+        prompt, named = ids_of(buffers), part.body.prompt_tokens
         if named and prompt != named:
             raise PeerMisbehaved("the drafter answers another prompt than was asked")
-        begins = named or not self.tokens
-        if not begins and self.way is Way.ASKED and prompt != self.prompt_tokens:
+        goes_on = part.tokens and not named
+        if goes_on and part.way is Way.ASKED and prompt != self.prompt_tokens:
             raise OtherPrompt("the drafter takes what was asked for another prompt than the one before it")
-        self._prompt_here, self.acceptance = prompt, answer.acceptance
-        if begins:
-            self.prompt_tokens = prompt
-        if self.way is Way.OVER:
-            self.hear("the drafter before named another prompt: this one does the reply over again")
-        num_again = len(self.tokens) - self._num_sent
-        self.patience.accepted(min(len(prompt), self._most_positions) + num_again)
+        num_positions = min(len(prompt), self._most_positions) + part.num_again
+        self.patience.accepted(num_positions)
+        return Taken(prompt, answer.acceptance, num_positions)
+
+    def take(self, taken: Taken) -> None:
+        """Whoever goes on goes on from this; its drafter gives the next token."""
+        self.acceptance = taken.acceptance
+        if self.request.prompt_tokens or not self.tokens:
+            self.prompt_tokens = taken.prompt_tokens
+        self.patience.won(_now(), len(self.others))
 
     @property
     def _most_positions(self) -> int:
@@ -296,54 +240,27 @@ class PendingReply:
         texts = [*(message["content"] for message in asked.messages), asked.prompt or ""]
         return 1024 + sum(len(text.encode()) for text in texts) + len(asked.prompt_tokens or ())
 
-    def event(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Finished:
-        """Raises PeerMisbehaved when something before it was lost, or the error that ended the reply."""
-        if isinstance(notice, replies.Piece):
-            return self._piece(notice, buffers)
-        assert isinstance(notice, replies.Finished)
-        if notice.error:
-            raise _error(notice)
-        told = decode_body(buffer_at(buffers, 0), replies.Statistics)
-        if told.completion_tokens != self._num_here - self._num_sent:
-            raise PeerMisbehaved("the end of the drafter's stream is lost")
-        if self._num_here < len(self.tokens):
-            raise OtherPrompt("asked the same, the drafter ends where the one before it went on")
+    def event(self, part: Part, news: Piece | Ended) -> Piece | Finished:
+        """Of the part that was taken."""
+        if isinstance(news, Piece):
+            self._add(part, news)
+            return news
         rule = self.acceptance or wire.WireAcceptance()
         name = "exact" if not rule.threshold else "deferred" if rule.deferred else "relaxed"
-        figures = structs.asdict(self._whole(told) if self.num_resumed else told)
-        return Finished(printable(notice.reason), ReplyStats(**figures, acceptance=name, threshold=rule.threshold))
+        figures = structs.asdict(self._whole(news.told) if self.num_resumed else news.told)
+        return Finished(news.reason, ReplyStats(**figures, acceptance=name, threshold=rule.threshold))
 
-    def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
-        if piece.index != self._num_here:
-            raise PeerMisbehaved(f"the drafter's stream has a gap at token {self._num_here}")
-        given = _ids(buffers)
-        known = self.tokens[self._num_here : self._num_here + len(given)]
-        if list(given[: len(known)]) != known:
-            raise OtherPrompt("asked the same, the drafter comes to other tokens than the one before it")
-        text = self._news(buffer_at(buffers, 1).decode("utf-8", "replace"))
-        self._num_here += len(given)
-        tokens = given[len(known) :]
-        self.tokens.extend(tokens)
-        if tokens:
-            if self.way is Way.OVER:
-                self.prompt_tokens = self._prompt_here
-            self.patience.stepped(_now(), len(tokens))
+    def _add(self, part: Part, piece: Piece) -> None:
+        self.tokens.extend(piece.tokens)
+        self._texts.append(piece.text)
+        self._text_bytes = part.num_bytes
+        if piece.tokens:
+            if part.way is Way.OVER and part.taken is not None:
+                self.prompt_tokens = part.taken.prompt_tokens
+            self.patience.stepped(_now(), len(piece.tokens))
             self._waits_for = self._told = ""
             arrival = (_now(), len(self.tokens))
             self._arrivals_s = [*self._arrivals_s[:1], arrival]
-        num_accepted = max(0, piece.accepted - len(known))
-        return Piece(tokens, text, num_accepted, self.acceptance.threshold if self.acceptance else 0.0)
-
-    def _news(self, text: str) -> str:
-        """What of it was not shown yet."""
-        if self.way is Way.OVER:
-            again = self._shown_again + text
-            most = min(len(again), len(self.shown))
-            if again[:most] != self.shown[:most]:
-                raise Contradiction("the drafter has another text for the same tokens than the one before it")
-            self._shown_again, text = again, again[len(self.shown) :]
-        self.shown += text
-        return text
 
     def _whole(self, told: replies.Statistics) -> replies.Statistics:
         """Of a reply of several drafters: tokens and times are the client's own; the rest is the last drafter's."""
@@ -368,16 +285,6 @@ def _sampling(asked: GenerateRequest) -> wire.WireSampling:
     """A temperature too small to make a difference is 0: programs write 1e-5 where 0 used to be refused."""
     temperature = 0.0 if 0 < asked.temperature < wire.MIN_TEMPERATURE else asked.temperature
     return wire.WireSampling(temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
-
-
-def _ids(buffers: Sequence[bytes]) -> tuple[int, ...]:
-    ids = buffer_at(buffers, 0)
-    return tuple(unpack_tokens(ids, len(ids) // 4, MAX_VOCAB).tolist())
-
-
-def _error(notice: replies.Finished) -> DsdError:
-    error = ERRORS.get(notice.error, DsdError)(printable(notice.message))
-    return error if isinstance(error, LOSSES) else Denied(error)
 
 
 def _now() -> float:

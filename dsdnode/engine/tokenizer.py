@@ -100,6 +100,11 @@ class Vocab:
         self.pieces, self.end_tokens, self.has_template = pieces, end_tokens, has_template
         self.names: Mapping[str, int] = names or {}
 
+    @cached_property
+    def longest_bytes(self) -> int:
+        """That a token can stand for, or, of those without bytes, is written as."""
+        return max(map(len, (*self.pieces, *(name.encode() for name in self.names))), default=1)
+
     def detokenizer(self) -> Detokenizer:
         return Detokenizer(self.pieces)
 

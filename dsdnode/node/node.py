@@ -27,7 +27,7 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
-from dsdnode.node.engines import measure, start_draft, start_shard
+from dsdnode.node.engines import measure, pair_differences, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.status import NodeStatus, Sessions
@@ -40,10 +40,15 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.replies import Generate
 
 log = structlog.get_logger(__name__)
 
 SAVE_PEERS_S = 30.0
+
+
+async def unknown() -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class Organs:
     choose: Chooser = choose_pipeline
     scheduler: Callable[[], Scheduler] | None = None
     tuning: Tuning = TUNING
+    differences: Callable[[], Awaitable[str]] = unknown
+    """What keeps its draft model from drafting for its target, in words."""
 
 
 MAX_TARGETS_TOLD = 4
@@ -100,6 +107,7 @@ class Node:
         organs = Organs(
             shard=lambda discovery: start_shard(config, config.model or demo_target(), discovery),
             draft=lambda: start_draft(config, config.draft_model or demo_draft()),
+            differences=lambda: pair_differences(config.draft_model or demo_draft(), config.model or demo_target()),
         )
         node = cls(config, identity, transport, organs, secrets.SystemRandom())
         try:
@@ -113,6 +121,10 @@ class Node:
 
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
+        if "shard" in self._config.roles:  # it may have been one before, and who knows of it asks
+            self.rpc.on_request(Open, _starting)
+        if "drafter" in self._config.roles:
+            self.rpc.on_request(Generate, _starting)
         self.rpc.start()
         self.discovery.start()
         await self._join(contacts)
@@ -126,7 +138,7 @@ class Node:
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
         if "shard" in self._offers:
-            current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings)
+            current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings, self._num_free)
             self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
@@ -149,7 +161,6 @@ class Node:
             log.warning("the swarm last known does not answer; beginning one, and looking for it", reason=str(error))
 
     async def _start_shard(self) -> None:
-        self.rpc.on_request(Open, _starting)
         engine = await self._organs.shard(self.discovery)
         offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
         offer.measured = await measure(engine)
@@ -198,15 +209,20 @@ class Node:
             known = {(model.name, model.tokenizer_hash) for model in models}
         if known and draft.shard.tokenizer_hash not in {tokenizer for _, tokenizer in known}:
             targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known)[:MAX_TARGETS_TOLD])
+            differing = await self._organs.differences() if "shard" in self._offers else ""
             raise ModelRefused(
                 f"the draft model {draft.shard.model_name} has another tokenizer ({draft.shard.tokenizer_hash[:12]}) "
                 f"than {targets}: a draft model must share its target's"
+                + (f". They differ in {differing}" if differing else "")
             )
 
     def _on_change(self) -> None:
         """A session came or went: the offer says how many more are welcome, and a drain may be over."""
         self._changed.set()
         self.discovery.changed()
+
+    def _num_free(self) -> int:
+        return self._stage.num_free_sessions if self._stage else 0
 
     def _records(self) -> list[ProviderRecord]:
         hosts = {"shard": self._stage, "drafter": self._drafter}
@@ -271,10 +287,10 @@ class Node:
         )
 
     async def peers(self) -> list[PeerInfo]:
-        return await describe_peers(self.rpc, self.discovery, self._pings)
+        return await describe_peers(self.discovery, self._pings)
 
     async def models(self) -> list[ModelInfo]:
-        return await describe_models(self.rpc, self.discovery, self._pings)
+        return await describe_models(self.discovery, self._pings)
 
     # --- its end
 
@@ -322,6 +338,9 @@ class Node:
             log.warning("known peers not saved", reason=str(error))
 
 
-async def _starting(peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
-    """The layers are claimed, the engine is not there yet: owners wait for it."""
-    return Refused("this peer is starting", retry=True), []
+async def _starting(peer: bytes, message: Open | Generate, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
+    """What it offers is in the records, the engine is not there yet: who asks waits for it.
+
+    Generate without a buffer asks for a reply that is in progress: those of an earlier life are not.
+    """
+    return Refused("this peer is starting", retry=bool(buffers)), []

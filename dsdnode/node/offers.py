@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dsdnode.cost import UNKNOWN, CostLine
 from dsdnode.dht.ids import model_key
@@ -59,8 +59,8 @@ class Offer:
         )
         return self._said
 
-    def outdated(self, now: float) -> bool:
-        """Does the record that was made last say something that is not so any more?"""
+    def outdated(self, now: float, free_sessions: int) -> bool:
+        """Does the record that was made last say something that is not so any more? (Sessions become idle unasked.)"""
         if self._said is None or now < self._said_s + REPEAT_S:
             return False
         said = self._said
@@ -68,6 +68,7 @@ class Offer:
             self.cost.differs(said.cost, CHANGE)
             or abs(self._queue() - said.queue) > QUEUE_CHANGE * max(1.0, said.queue)
             or _links_differ(self.round_trips, said.round_trips)
+            or (free_sessions == 0) != (said.free_sessions == 0)
         )
 
     def _queue(self) -> float:
@@ -96,7 +97,9 @@ class Offer:
         )
 
 
-async def keep_current(offer: Offer, rpc: Rpc, discovery: Discovery, pings: Pings) -> None:
+async def keep_current(
+    offer: Offer, rpc: Rpc, discovery: Discovery, pings: Pings, free_sessions: Callable[[], int]
+) -> None:
     """For ever: look at a shard's neighbours now and then, and announce what has changed."""
     loop = asyncio.get_running_loop()
     pause_s = FIRST_LINKS_S
@@ -107,7 +110,7 @@ async def keep_current(offer: Offer, rpc: Rpc, discovery: Discovery, pings: Ping
             offer.round_trips = await measure_links(rpc, discovery, pings, offer.engine)
             pause_s = min(2 * pause_s, LINKS_EVERY_S)
             links_at = loop.time() + pause_s
-        if offer.outdated(loop.time()):
+        if offer.outdated(loop.time(), free_sessions()):
             discovery.changed()
 
 

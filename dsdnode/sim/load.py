@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from dsdnode.client.client import FULL_PAUSE_S, Client, Finished, GenerateRequest, ReplyStats
+from dsdnode.client.client import Client, Finished, GenerateRequest, ReplyStats
+from dsdnode.client.drafters import FULL_PAUSE_S
 from dsdnode.client.failures import Failures
 from dsdnode.client.request import PendingReply
 from dsdnode.errors import DsdError, NoPipeline
@@ -54,11 +55,11 @@ class OwnUser(Client):
 
     async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
         """Raises NoPipeline when it has failed already; one that is full is asked again."""
-        own = self._node.peer_id
-        if own in failures and not failures.is_full(own):
-            raise NoPipeline(f"the own drafter failed: {failures.nobody_left(pending)}")
-        await asyncio.sleep(FULL_PAUSE_S if own in failures else 0)
-        return own
+        failure = failures.get(self._node.peer_id)
+        if failure is not None and not failure.full:
+            raise NoPipeline(f"the own drafter failed: {failure.error}")
+        await asyncio.sleep(FULL_PAUSE_S if failure else 0)
+        return self._node.peer_id
 
 
 class Load:

@@ -7,7 +7,7 @@ waiting for its answer would pay for it each time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from cachetools import LRUCache
 
@@ -18,6 +18,8 @@ from dsdnode.swarm.queries import Tasks, wait_until
 PING_TIMEOUT_S = 2.0
 GRACE_S = 1.0
 """So long everybody is waited for, and twice as long as it took those that are enough."""
+MOMENT_S = 0.25
+"""A race goes on for so long behind the first: a peer across the world is as good as one next door."""
 MAX_SILENT = 1024
 MAX_ANSWERED = 4096
 
@@ -92,6 +94,26 @@ class Pings:
             await wait_until(changed, ends_s)
         found = {peer: answers.get(peer) for peer in peers}
         return {peer: rtt_s for peer, rtt_s in found.items() if rtt_s is not None}
+
+    async def race(self, peers: Sequence[bytes]) -> list[bytes]:
+        """Those that answer, in the order given: as soon as the first of them does, or a moment after another one did,
+        during which the first would have had as long again."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        ends_s, is_first = began_s + 2 * PING_TIMEOUT_S, True
+        answers: dict[bytes, float | None] = {}
+        changed = asyncio.Event()
+        for peer in peers:
+            self._tasks.spawn(self._ask(peer, answers, changed))
+        while loop.time() < ends_s:
+            waited = [peer for peer in peers if answers.get(peer, 0.0) is not None]
+            if not waited or waited[0] in answers:
+                break
+            if is_first and any(peer in answers for peer in waited):
+                is_first, ends_s = False, loop.time() + max(MOMENT_S, loop.time() - began_s)
+            changed.clear()
+            await wait_until(changed, ends_s)
+        return [peer for peer in peers if answers.get(peer) is not None]
 
     async def _ask(self, peer: bytes, answers: dict[bytes, float | None], changed: asyncio.Event) -> None:
         answers[peer] = await self.rtt_s(peer)

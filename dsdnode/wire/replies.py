@@ -27,6 +27,9 @@ MAX_PLANS = 256
 MAX_DEPTHS = 64
 """Of a reply's statistics: that many changes of plan, the last ones, and places behind a rejection."""
 
+MAX_PATIENCE_S = 86_400.0
+"""A day."""
+
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 PositiveCount = Annotated[int, Meta(ge=1, le=1 << 40)]
 BlockSize = Annotated[int, Meta(ge=0, le=MAX_BLOCK_POSITIONS)]
@@ -72,6 +75,8 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
     keep: bool = False
     ignore_eos: bool = False
     """The reply goes on to `max_tokens`, whatever it says."""
+    patience_s: Annotated[float, Meta(ge=0, le=MAX_PATIENCE_S)] = 0.0
+    """So long the client waits for a reply that stands still; 0: as long as the drafter does by itself."""
 
 
 class Accepted(Message, frozen=True, tag=31):

@@ -97,7 +97,7 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
     class ScriptedClient:
         @classmethod
         async def connect(
-            cls, joins: Sequence[str], swarm_keys: tuple[str, ...] = (), patience_s: float = 60
+            cls, joins: Sequence[str], swarm_keys: tuple[str, ...] = (), patience_s: float = 60, told: Any = None
         ) -> ScriptedClient:
             if script.refuses is not None:
                 raise script.refuses

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from dsdnode.client.client import Client, GenerateRequest, Piece
-from dsdnode.client.request import OtherPrompt, PendingReply, Way
+from dsdnode.client.losses import OtherPrompt
+from dsdnode.client.part import Part, Taken, Way
+from dsdnode.client.request import PendingReply
 from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved
 from dsdnode.swarm.catalogue import Model
@@ -113,7 +115,7 @@ def test_a_reply_goes_on_where_the_next_drafter_has_another_template(tmp_path: P
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm)
         alice = await swarm.client()
-        alice._joined = [swarm.members["dora"].node.peer_id]
+        alice._drafters.joined = [swarm.members["dora"].node.peer_id]
         other_template(await swarm.add("don", drafts=True))
         events = alice.generate(request)
         tokens = await some(events, 10)
@@ -129,18 +131,24 @@ def test_a_reply_goes_on_where_the_next_drafter_has_another_template(tmp_path: P
 def begun(request: GenerateRequest) -> PendingReply:
     """Alice has the tokens 1 and 2, `ab`, of a drafter that is gone."""
     pending = PendingReply(request, Model("ab" * 32, "fake", 4, 16, 97, "cd" * 32, 4096, (), 1, ""))
-    pending.begin()
-    pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 17])])
-    pending.event(replies.Piece(pending.id, 0, 0), [pack_tokens([1, 2]), b"ab"])
+    part, _ = pending.begin()
+    pending.take(accepted(pending, part, [5, 17]))
+    pending.event(part, part.read(replies.Piece(part.request, 0, 0), [pack_tokens([1, 2]), b"ab"]))
     return pending
+
+
+def accepted(pending: PendingReply, part: Part, prompt: list[int]) -> Taken:
+    part.taken = pending.checked(part, replies.Accepted(part.request, "ab" * 32), [pack_tokens(prompt)])
+    return part.taken
 
 
 async def test_who_goes_on_is_asked_what_the_first_was_asked() -> None:
     pending = begun(ASKED["text"][0])
-    body = decode_body(pending.begin(), replies.GenerateBody)
+    part, packed = pending.begin()
+    body = decode_body(packed, replies.GenerateBody)
     assert (body.text, body.prompt_tokens, body.tokens) == (TEXT, (), (1, 2))
     with pytest.raises(OtherPrompt):
-        pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 18])])
+        accepted(pending, part, [5, 18])
 
 
 @pytest.mark.parametrize(
@@ -151,38 +159,40 @@ async def test_who_does_it_over_again_must_come_to_the_same(
     tokens: list[int], text: bytes, error: type[DsdError]
 ) -> None:
     pending = begun(ASKED["text"][0])
-    pending.way = Way.OVER
-    assert decode_body(pending.begin(), replies.GenerateBody).tokens == ()
-    pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 18])])
+    part, packed = pending.begin(Way.OVER)
+    assert decode_body(packed, replies.GenerateBody).tokens == ()
+    accepted(pending, part, [5, 18])
     with pytest.raises(error):
-        pending.event(replies.Piece(pending.id, 0, 0), [pack_tokens(tokens), text])
-    assert (pending.tokens, pending.shown) == ([1, 2], "ab"), "what nobody heard is not there"
+        part.read(replies.Piece(part.request, 0, 0), [pack_tokens(tokens), text])
+    assert pending.tokens == [1, 2], "what nobody heard is not there"
 
 
 async def test_what_was_shown_is_not_shown_again() -> None:
     pending = begun(ASKED["text"][0])
-    pending.way = Way.OVER
-    pending.begin()
-    pending.accepted(replies.Accepted(pending.id, "ab" * 32), [pack_tokens([5, 18])])
-    first = pending.event(replies.Piece(pending.id, 0, 1), [pack_tokens([1]), b"a"])
-    second = pending.event(replies.Piece(pending.id, 1, 1), [pack_tokens([2, 3]), b"bc"])
-    third = pending.event(replies.Piece(pending.id, 3, 0), [pack_tokens([4]), b"d"])
+    part, _ = pending.begin(Way.OVER)
+    taken = accepted(pending, part, [5, 18])
+    first = part.read(replies.Piece(part.request, 0, 1), [pack_tokens([1]), b"a"])
+    second = part.read(replies.Piece(part.request, 1, 1), [pack_tokens([2, 3]), b"bc"])
+    third = part.read(replies.Piece(part.request, 3, 0), [pack_tokens([4]), b"d"])
     assert [(one.tokens, one.text) for one in (first, second, third) if isinstance(one, Piece)] == [
         ((), ""),
         ((3,), "c"),
         ((4,), "d"),
     ]
+    assert (pending.tokens, pending.prompt_tokens) == ([1, 2], (5, 17)), "another one may be faster"
+    pending.take(taken)
+    for news in (first, second, third):
+        pending.event(part, news)
     assert (pending.tokens, pending.prompt_tokens) == ([1, 2, 3, 4], (5, 18))
 
 
 async def test_a_reply_over_again_that_ends_too_soon_is_another() -> None:
     pending = begun(ASKED["text"][0])
-    pending.way = Way.OVER
-    pending.begin()
-    pending.event(replies.Piece(pending.id, 0, 0), [pack_tokens([1]), b"a"])
+    part, _ = pending.begin(Way.OVER)
+    part.read(replies.Piece(part.request, 0, 0), [pack_tokens([1]), b"a"])
     told = encode_body(replies.Statistics(completion_tokens=1))
     with pytest.raises(OtherPrompt):
-        pending.event(replies.Finished(pending.id, "stop"), [told])
+        part.read(replies.Finished(part.request, "stop"), [told])
 
 
 # --- a drafter says no
@@ -201,7 +211,7 @@ async def denies(swarm: FakeSwarm, alice: Client, name: str, error: str) -> list
         return replies.Finished(message.request, "", error, f"{name} says so"), []
 
     mallory.node.rpc.on_request(replies.Generate, generate)
-    alice._joined = [*alice._joined, mallory.node.peer_id]
+    alice._drafters.joined = [*alice._drafters.joined, mallory.node.peer_id]
     return asked
 
 
@@ -210,7 +220,7 @@ def test_a_drafter_that_says_it_cannot_be_done_is_not_the_only_one_asked(tmp_pat
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm)
         alice = await swarm.client()
-        alice._joined = []
+        alice._drafters.joined = []
         asked = await denies(swarm, alice, "mallory", error)
         await asyncio.sleep(5)
         for _ in range(2):
@@ -227,7 +237,7 @@ def test_what_nobody_does_ends_in_a_drafter_s_words(tmp_path: Path, error: str) 
     async def tell(swarm: FakeSwarm) -> None:
         await swarm.add("sam", layers=(0, 4))
         alice = await swarm.client()
-        alice._joined = []
+        alice._drafters.joined = []
         await denies(swarm, alice, "mallory", error)
         await denies(swarm, alice, "mortimer", error)
         await asyncio.sleep(5)
@@ -245,7 +255,7 @@ def test_a_drafter_that_is_full_is_not_waited_for_where_another_says_no(tmp_path
     async def tell(swarm: FakeSwarm) -> None:
         await swarm.add("sam", layers=(0, 4))
         alice = await swarm.client()
-        alice._joined = []
+        alice._drafters.joined = []
         await denies(swarm, alice, "mallory", "Overloaded")
         await denies(swarm, alice, "dora", "BadInput")
         await asyncio.sleep(5)
@@ -281,7 +291,7 @@ def test_a_model_of_the_same_name_that_comes_to_nothing_is_not_chosen_again(tmp_
         await swarm.add("dora", drafts=True)
         await asyncio.sleep(5)
         alice = await swarm.client(patience_s=12)
-        alice._joined = [mallory.node.peer_id]
+        alice._drafters.joined = [mallory.node.peer_id]
         if rival == "gives nothing":
             with pytest.raises(NoPipeline):
                 await Listener().read(alice)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
+from random import Random
 from typing import Any
 
 import msgspec
 
-from dsdnode.client.preference import by_preference
+from dsdnode.client.preference import by_lot, by_preference
 from dsdnode.wire.records import ProviderRecord
 from tests.placement.offers import shard
 
@@ -28,31 +30,34 @@ def order(
     return [names[one.peer_id] for one in found]
 
 
-def test_a_fast_drafter_is_asked_before_a_slow_one_that_is_freer() -> None:
-    slow, fast = drafter(1, fixed_ms=100.0, free_sessions=8), drafter(2, fixed_ms=9.0, slope_ms=1.0, free_sessions=1)
-    assert order(slow, fast) == [2, 1]
-    assert order(slow, msgspec.structs.replace(fast, free_sessions=0)) == [1, 2]
-    assert order(slow, msgspec.structs.replace(fast, queue=20.0)) == [1, 2]
+def test_who_is_slower_than_is_usual_or_full_is_asked_later() -> None:
+    slow, usual, fast = drafter(1, fixed_ms=100.0), drafter(2, fixed_ms=30.0), drafter(3, fixed_ms=9.0, slope_ms=1.0)
+    assert order(slow, usual, fast) == [2, 3, 1]
+    assert order(slow, msgspec.structs.replace(usual, free_sessions=0), fast) == [3, 1, 2]
+    assert order(slow, usual, msgspec.structs.replace(fast, queue=20.0)) == [2, 1, 3]
 
 
-def test_of_drafters_about_as_fast_the_freest_is_asked() -> None:
-    assert order(drafter(1, fixed_ms=10.0), drafter(2, fixed_ms=19.0, free_sessions=5)) == [2, 1]
-    assert order(drafter(1, fixed_ms=0.0, free_sessions=5), drafter(2)) == [1, 2], "it has not measured itself yet"
-    unmeasured = drafter(1, fixed_ms=0.0, free_sessions=9)
-    assert order(unmeasured, drafter(2), drafter(3, fixed_ms=100.0), drafter(4, fixed_ms=250.0)) == [2, 1, 3, 4]
-    strangers_word = drafter(3, fixed_ms=1e-9, free_sessions=1)
-    assert order(drafter(1, fixed_ms=1.0), drafter(2, fixed_ms=1.9, free_sessions=5), strangers_word) == [2, 1, 3]
+def test_what_a_drafter_says_of_itself_puts_it_before_nobody() -> None:
+    """Mallory is fast, has a thousand places, or has not measured herself."""
+    for boast in ({"fixed_ms": 1e-9}, {"free_sessions": 1 << 30}, {"fixed_ms": 0.0, "slope_ms": 0.0}):
+        mallory = drafter(9, **boast)
+        assert order(drafter(1), mallory) == [1, 9]
+        assert order(drafter(1), drafter(2), mallory) == [1, 2, 9]
 
 
-def test_a_thousand_free_sessions_are_as_good_as_eight() -> None:
-    first, second = sorted([drafter(1), drafter(2)], key=lambda one: one.peer_id)
-    crowded = msgspec.structs.replace(second, free_sessions=1 << 30)
-    roomy = msgspec.structs.replace(first, free_sessions=8)
-    assert order(crowded, roomy) == [first.public_key[0], second.public_key[0]]
+def test_a_thousand_drafters_of_one_network_have_one_lot() -> None:
+    crowd = [drafter(number) for number in range(20)]
+    alone = [drafter(number) for number in (100, 101)]
+    firsts = Counter(
+        by_lot([*crowd, *alone], lambda one: "" if one in crowd else one.peer_id.hex(), Random(seed))[0].public_key[0]
+        for seed in range(300)
+    )
+    assert min(firsts[100], firsts[101]) > 70
+    assert by_lot(alone, lambda one: "", Random(1)) == by_lot(alone[::-1], lambda one: "", Random(1))
 
 
 def test_ones_own_and_the_last_go_first_and_the_silent_last() -> None:
-    swarm = drafter(1, fixed_ms=1.0), drafter(2, fixed_ms=100.0), drafter(3, fixed_ms=50.0)
+    swarm = drafter(1, fixed_ms=10.0), drafter(2, fixed_ms=100.0), drafter(3, fixed_ms=10.0)
     assert order(*swarm) == [1, 3, 2]
     assert order(*swarm, joined=(2,)) == [2, 1, 3]
     assert order(*swarm, joined=(2,), last=3) == [3, 2, 1]

@@ -128,10 +128,11 @@ def test_a_relaxed_reply_says_so_in_every_piece_and_at_its_end(tmp_path: Path) -
 
 async def test_a_reply_that_another_drafter_goes_on_with_keeps_its_rule() -> None:
     pending = PendingReply(REQUEST, Model("ab" * 32, "fake", 4, 16, 97, "cd" * 32, 4096, (), 1, ""))
-    pending.begin()
     prompt = [pack_tokens([5, 17, 42, 8])]
-    pending.accepted(replies.Accepted(pending.id, "ab" * 32, WireAcceptance(0.2)), prompt)
-    body = decode_body(pending.begin(), replies.GenerateBody)
+    part, _ = pending.begin()
+    pending.take(pending.checked(part, replies.Accepted(part.request, "ab" * 32, WireAcceptance(0.2)), prompt))
+    part, packed = pending.begin()
+    body = decode_body(packed, replies.GenerateBody)
     assert body.acceptance == WireAcceptance(0.2)
     with pytest.raises(PeerMisbehaved, match="another rule"):
-        pending.accepted(replies.Accepted(pending.id, "ab" * 32), prompt)
+        pending.checked(part, replies.Accepted(part.request, "ab" * 32), prompt)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsdnode.client import client as client_module
+from dsdnode.client import asking
 from tests.node.mallory import EXPECTED, REQUEST, rest
 from tests.node.swarm import FakeSwarm
 from tests.node.test_drafter_host import some, story
@@ -15,7 +15,7 @@ from tests.node.test_drafter_host import some, story
 
 @pytest.mark.parametrize("num_notices", [1, 4, 4096])
 def test_what_found_no_room_comes_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_notices: int) -> None:
-    monkeypatch.setattr(client_module, "MAX_QUEUED_NOTICES", num_notices)
+    monkeypatch.setattr(asking, "MAX_QUEUED_NOTICES", num_notices)
 
     async def tell(swarm: FakeSwarm) -> None:
         await swarm.add("dora", drafts=True)

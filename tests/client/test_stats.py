@@ -60,10 +60,11 @@ async def end_of(told: dict[str, Any], *, before: int = 0) -> ReplyStats:
     )
     asking.tokens.extend(range(before))
     asking.num_resumed = bool(before)
-    asking.begin()
-    asking.accepted(replies.Accepted(asking.id, "ab" * 32, WireAcceptance(0.2)), [pack_tokens([5, 17])])
-    asking.event(replies.Piece(asking.id, before, 1), [pack_tokens([1, 2]), b"hi"])
-    event = asking.event(replies.Finished(asking.id, "stop"), [msgpack.packb(told)])
+    part, _ = asking.begin()
+    accepted = replies.Accepted(part.request, "ab" * 32, WireAcceptance(0.2))
+    asking.take(asking.checked(part, accepted, [pack_tokens([5, 17])]))
+    asking.event(part, part.read(replies.Piece(part.request, before, 1), [pack_tokens([1, 2]), b"hi"]))
+    event = asking.event(part, part.read(replies.Finished(part.request, "stop"), [msgpack.packb(told)]))
     assert isinstance(event, Finished)
     return event.stats
 

@@ -112,7 +112,7 @@ def id_of(client: Client) -> bytes:
 
 def request_of(client: Client) -> bytes:
     """What the reply in progress is called."""
-    [request] = client._inboxes
+    [request] = client._askings.inboxes
     return request
 
 

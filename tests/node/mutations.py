@@ -25,7 +25,8 @@ SEAL: Final = "dsdnode.speculation.seal:"
 REPLY: Final = "dsdnode.node.drafter.reply:Reply."
 CONVERSATIONS: Final = "dsdnode.node.drafter.conversations:Conversations."
 BATCHER: Final = "dsdnode.node.batching.batcher:Batcher."
-CLIENT: Final = "dsdnode.client.client:Client."
+ASKINGS: Final = "dsdnode.client.asking:Askings."
+PART: Final = "dsdnode.client.part:Part."
 PENDING: Final = "dsdnode.client.request:PendingReply."
 
 STAGE: Final = {
@@ -197,18 +198,24 @@ BATCHING: Final = {
 }
 
 ASKING: Final = {
-    "piece-sender": Mutation("dsdnode.client.client:_Inbox.put", "peer == self.drafter and ", ""),
-    "inbox-most": Mutation("dsdnode.client.client:_Inbox", "asyncio.Queue(MAX_QUEUED_NOTICES)", "asyncio.Queue()"),
+    "piece-sender": Mutation("dsdnode.client.asking:Inbox.put", "peer == self.drafter and ", ""),
+    "inbox-most": Mutation("dsdnode.client.asking:Inbox", "asyncio.Queue(MAX_QUEUED_NOTICES)", "asyncio.Queue()"),
     "ping-beside": Mutation(
-        CLIENT + "_answered", "answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))",
+        ASKINGS + "_answered", "answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))",
         "answer, _ = await asked",
     ),
-    "piece-gap": Mutation(PENDING + "_piece", "piece.index != self._num_here", "False"),
-    "end-of-stream": Mutation(PENDING + "event", "told.completion_tokens != self._num_here - self._num_sent", "False"),
-    "rule-kept": Mutation(PENDING + "accepted", "self.acceptance not in (None, answer.acceptance)", "False"),
-    "error-shown": Mutation("dsdnode.client.request:_error", "printable(notice.message)", "notice.message"),
-    "reason-shown": Mutation(PENDING + "event", "printable(notice.reason)", "notice.reason"),
-    "leaving-said": Mutation(CLIENT + "_ask_once", "    self._cancel(drafter, request)", "    pass"),
+    "piece-gap": Mutation(PART + "_piece", "piece.index != self._num_here", "False"),
+    "piece-text": Mutation(PART + "_piece", "num_bytes > MAX_TOKEN_BYTES * (num_tokens + 1)", "False"),
+    "piece-last": Mutation(PART + "_piece", "self._had_rest or ", ""),
+    "piece-most": Mutation(PART + "_piece", "num_tokens > self.body.max_tokens", "False"),
+    "end-of-stream": Mutation(
+        PART + "read", "told.completion_tokens != self._num_here - len(self.body.tokens)", "False"
+    ),
+    "rule-kept": Mutation(PENDING + "checked", "self.acceptance not in (None, answer.acceptance)", "False"),
+    "error-shown": Mutation("dsdnode.client.losses:said", "printable(notice.message)", "notice.message"),
+    "words-often": Mutation(PENDING + "hear", " and _now() >= self._told_s + WORDS_EVERY_S", ""),
+    "reason-shown": Mutation(PART + "read", "printable(notice.reason)", "notice.reason"),
+    "leaving-said": Mutation(ASKINGS + "leave", "self._cancel(asking.drafter, asking.request)", "pass"),
 }  # fmt: skip
 
 GROUPS: Final = (

@@ -62,7 +62,9 @@ RECORDS: Final = {
     "hosts-networks": Mutation(CATALOGUE + "Model.rank", "-len(networks), ", ""),
     "context-least": Mutation(CATALOGUE + "_model", "longest_context(offers, first.num_layers) or max(", "min("),
     "context-route": Mutation(
-        ROUTES + "Routes._open_all", "min(conversation.num_positions, max_positions)", "conversation.num_positions"
+        ROUTES + "Routes._open_all",
+        "min(conversation.num_positions, places[index].record.context_tokens)",
+        "conversation.num_positions",
     ),
     "context-most": Mutation("dsdnode.node.drafter.attempt:Attempt._roomy", "0 < longest <= self._num_tokens", "False"),
     "peer-twice": Mutation(
@@ -71,10 +73,8 @@ RECORDS: Final = {
         "shards",
     ),
     "usual-speed": Mutation(ROUTES + "Hosts._look_up", "with_usual_speeds(shards)", "shards"),
-    "usual-drafter": Mutation("dsdnode.client.preference:by_preference", "usual_s if one.cost == UNKNOWN else ", ""),
-    "free-most": Mutation(
-        "dsdnode.client.preference:by_preference", "min(record.free_sessions, MAX_FREE)", "record.free_sessions"
-    ),
+    "claims-first": Mutation("dsdnode.client.preference:by_preference", "max(1.0, slower)", "max(1e-9, slower)"),
+    "lots-networks": Mutation("dsdnode.client.preference:by_lot", "network_of(record), []", '"", []'),
     "end-told": Mutation(
         "dsdnode.node.drafter.delivery:Delivery._end", "        except Exception:", "        except KeyError:"
     ),

@@ -7,8 +7,20 @@ from typing import Final
 from tests.node.mutation import Mutation
 
 REPLY: Final = "dsdnode.node.drafter.reply:Reply."
+CLIENT: Final = "dsdnode.client.client:Client."
+PART: Final = "dsdnode.client.part:Part."
+PENDING: Final = "dsdnode.client.request:PendingReply."
+ASKINGS: Final = "dsdnode.client.asking:Askings."
+DRAFTERS: Final = "dsdnode.client.drafters:Drafters."
 WAITS: Final = {
     "trace-owner": Mutation("dsdnode.node.shard.host:StageHost._trace", "peer != session.owner", "False"),
+    "trace-refused": Mutation(
+        "dsdnode.node.drafter.routes:Routes.trace",
+        "None if one is None else one.reached",
+        "2 if one is None else one.reached",
+    ),
+    "hosts-asked": Mutation("dsdnode.node.drafter.attempt:some_of", "[:MAX_ASKED]", ""),
+    "hosts-network": Mutation("dsdnode.node.drafter.attempt:some_of", "in_turn(order, _account)", "order"),
     "lost-link": Mutation(REPLY + "_look_for_losses", "self._routes.suspect(route, loss)", "pass"),
     "lost-left": Mutation(REPLY + "_look_for_losses", "else asked_before or loss.trouble", "else False"),
     "lost-computing": Mutation(REPLY + "_look_for_losses", "if loss.computing", "if False"),
@@ -29,39 +41,39 @@ WAITS: Final = {
         "self._leaves_s + TOKEN_PATIENCE_S * num_tokens",
         "now + self._share_s",
     ),
-    "drafter-remembered": Mutation("dsdnode.client.client:Client._is_shunned", "peer in self._left or ", ""),
-    "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
-    "prompt-claimed": Mutation(
-        "dsdnode.client.request:PendingReply.accepted",
-        "min(len(prompt), self._most_positions)",
-        "len(prompt)",
+    "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
+    "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
+    "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
+    "beside-prompt": Mutation(
+        ASKINGS + "_start",
+        "part.taken = pending.checked(part, answer, buffers)",
+        "part.taken = pending.checked(part, answer, buffers); pending.take(part.taken)",
     ),
+    "drafters-raced": Mutation(DRAFTERS + "next", "await self._pings.race(fresh[:MAX_RACED])", "fresh"),
+    "drafters-away": Mutation(DRAFTERS + "next", "            if away:", "            if False:"),
+    "drafters-end": Mutation(DRAFTERS + "_check", " or pending.patience.is_spent(_now())", ""),
+    "drafter-starting": Mutation(
+        "dsdnode.node.node:Node.run", "on_request(Generate, _starting)", "on_request(Open, _starting)"
+    ),
+    "joins-all": Mutation(CLIENT + "_choose_model", "await self._discovery.joined_all(JOIN_TIMEOUT_S)", "pass"),
+    "one-says-no": Mutation(CLIENT + "_failed", "not others or patience.is_spent(now) or len(", "True or len("),
+    "two-say-no": Mutation(
+        "dsdnode.client.drafters:no_drafter", "(denied := failures.denied) is not None", "denied := None"
+    ),
+    "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
+    "prompt-claimed": Mutation(PENDING + "checked", "min(len(prompt), self._most_positions)", "len(prompt)"),
     "prompt-once": Mutation(
         "dsdnode.client.patience:Patience.accepted", "max(0.0, reading_s - self._reading_s)", "reading_s"
     ),
-    "prompt-named": Mutation("dsdnode.client.request:PendingReply.accepted", "named and prompt != named", "False"),
-    "prompt-own": Mutation(
-        "dsdnode.client.request:PendingReply._body", "self.way is Way.NAMED", "self.way is Way.NAMED or self.tokens"
-    ),
-    "prompt-other": Mutation("dsdnode.client.request:PendingReply.accepted", "not begins and ", "False and "),
-    "prompt-over": Mutation(
-        "dsdnode.client.request:PendingReply._piece", "list(given[: len(known)]) != known", "False"
-    ),
-    "prompt-text": Mutation("dsdnode.client.request:PendingReply._news", "again[:most] != self.shown[:most]", "False"),
-    "prompt-end": Mutation("dsdnode.client.request:PendingReply.event", "self._num_here < len(self.tokens)", "False"),
-    "rival-fruitless": Mutation(
-        "dsdnode.client.client:Client.generate", "self._fruitless[model.model_id] = None", "pass"
-    ),
-    "rival-tokens": Mutation(
-        "dsdnode.client.client:Client._choose_model", "max(request.prompt_tokens or (0,)) < model.vocab_size", "True"
-    ),
-    "denied-once": Mutation("dsdnode.client.request:_error", "if isinstance(error, LOSSES) else Denied(error)", ""),
-    "denied-remembered": Mutation(
-        "dsdnode.client.client:Client._ask_all",
-        "                self._left.update(dict.fromkeys(failures.deniers))\n",
-        "",
-    ),
-    "contradicted": Mutation(
-        "dsdnode.client.client:Client._ask_all", "self._left.update(dict.fromkeys(givers))", "pass"
-    ),
+    "prompt-named": Mutation(PENDING + "checked", "named and prompt != named", "False"),
+    "prompt-own": Mutation(PENDING + "_body", "way is Way.NAMED", "way is Way.NAMED or bool(self.tokens)"),
+    "prompt-other": Mutation(PENDING + "checked", "goes_on and ", "False and "),
+    "prompt-over": Mutation(PART + "_piece", "given[: len(known)] != known", "False"),
+    "prompt-text": Mutation(PART + "_news", "again[:most] != self.text[:most]", "False"),
+    "prompt-end": Mutation(PART + "read", "self._num_here < len(self.tokens)", "False"),
+    "rival-fruitless": Mutation(CLIENT + "generate", "self._fruitless[model.model_id] = None", "pass"),
+    "rival-tokens": Mutation(CLIENT + "_choose_model", "max(request.prompt_tokens or (0,)) < model.vocab_size", "True"),
+    "denied-once": Mutation("dsdnode.client.losses:said", "if isinstance(error, LOSSES) else Denied(error)", ""),
+    "denied-remembered": Mutation(CLIENT + "_ask_all", "self._drafters.left(*failures.deniers)", "pass"),
+    "contradicted": Mutation(CLIENT + "_failed", "self._drafters.left(*failures.givers)", "pass"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -60,9 +61,10 @@ class FakeSwarm:
         draft: FakeModel = DRAFT,
         before: Callable[[Discovery], Awaitable[None]] | None = None,
         context_tokens: int = 4096,
+        drafts_after_s: float = 0.0,
         **options: object,
     ) -> Member:
-        """`before`: what happens until its shard's engine is there."""
+        """`before`: what happens until its shard's engine is there; `drafts_after_s`: until its draft engine is."""
         identity, contact = self._identity(name)
         member = Member(None, contact)  # type: ignore[arg-type]
 
@@ -75,6 +77,7 @@ class FakeSwarm:
             return member.shard
 
         async def start_draft() -> FakeTextEngine:
+            await asyncio.sleep(drafts_after_s)
             member.draft = FakeTextEngine(draft, cost=self.cost)
             return member.draft
 

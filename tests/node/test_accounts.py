@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from dsdnode.accounts import TURN_S
+from dsdnode.accounts import ASKED_S, TURN_S
 from dsdnode.node.shard.host import MAX_LEASE_S
 from dsdnode.node.shard.room import IDLE_S
 from dsdnode.wire.codec import encode_body
@@ -87,7 +87,7 @@ def test_names_of_one_network_hold_its_share_of_the_sessions_when_alice_comes(tm
 def test_one_name_with_all_the_sessions_gives_way_to_its_neighbour(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         stage, carol = await sam(swarm, max_sessions=4), Mallory(swarm, "carol", HERS)
-        [mallory] = names(swarm, 1)
+        mallory = Mallory(swarm, "mallory", HERS)
         for number in range(4):
             await mallory.opens(stage, of(mallory, number))
         assert await carol.opens(stage, of(carol)) == Opened()
@@ -157,6 +157,23 @@ def test_more_networks_than_places_take_turns_and_who_had_one_waits(tmp_path: Pa
     story(tmp_path, tell)
 
 
+def test_names_that_work_without_pause_leave_their_neighbour_an_address_s_share(tmp_path: Path) -> None:
+    """Mallory has four addresses in carol's network, and a name for each place: carol waits for nobody's turn."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        stage, carol = await sam(swarm), Mallory(swarm, "carol", HERS)
+        hers = [Mallory(swarm, f"mallory {index}", f"198.51.100.{66 + index % 4}") for index in range(12)]
+        for one in hers[:8]:
+            assert await one.opens(stage, of(one)) == Opened()
+            sends(one, stage, 1, 0, 3)
+        assert await carol.opens(stage, of(carol)) == Opened()
+        for one in hers[8:]:
+            assert isinstance(await one.opens(stage, of(one)), Refused)
+        assert carol.id in {session.owner for session in sessions_at(stage)}
+
+    story(tmp_path, tell)
+
+
 def test_a_lease_is_renewed_by_work_and_not_by_asking_again(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         stage = await sam(swarm)
@@ -205,6 +222,26 @@ def test_a_reservation_of_all_the_cache_is_cut_when_alice_comes(tmp_path: Path) 
         assert len(sessions_at(stage)) == 2  # nothing of hers was in it, so she lost nothing
         assert await hers[1].opens(stage, of(hers[1]), max_positions=2097) == full
         assert await hers[1].opens(stage, of(hers[1]), max_positions=2096) == Opened()
+
+    story(tmp_path, tell)
+
+
+def test_mallory_s_long_sessions_keep_to_a_share_of_the_cache_while_alice_asks(tmp_path: Path) -> None:
+    """Whoever has cells there slows everybody's decodes."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        stage, alice = await sam(swarm), Mallory(swarm, "alice", ELSEWHERE)
+        hers = names(swarm, 3)
+        assert await hers[0].opens(stage, of(hers[0]), max_positions=1000) == Opened()
+        for step in range(4):
+            sends(hers[0], stage, 1, 250 * step, 250)
+            await asyncio.sleep(1)
+        assert await alice.opens(stage, of(alice), max_positions=90) == Opened()
+        much = await hers[1].opens(stage, of(hers[1]), max_positions=CELLS - 2000)
+        assert isinstance(much, Refused) and much.retry and "while others ask" in much.reason
+        assert await hers[1].opens(stage, of(hers[1]), max_positions=1000) == Opened()
+        await asyncio.sleep(ASKED_S)
+        assert await hers[2].opens(stage, of(hers[2]), max_positions=CELLS - 2100) == Opened()
 
     story(tmp_path, tell)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dsdnode.accounts import TURN_S
+from dsdnode.accounts import ASKED_S, TURN_S
 from dsdnode.client.client import Client
 from dsdnode.engine.fake import FakeTextEngine
 from dsdnode.wire.codec import encode_body
@@ -84,6 +84,60 @@ def test_mallory_s_long_texts_wait_for_each_other_and_alice_for_one_of_them(
         await asyncio.gather(*texts)
 
     story(tmp_path, tell)
+
+
+def test_a_text_that_fits_no_context_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    async def reads(self: FakeTextEngine, text: str, parse_special: bool = False) -> list[int]:
+        read.append(len(text))
+        return [1 + ord(character) % 90 for character in text]
+
+    monkeypatch.setattr(FakeTextEngine, "tokenize", reads)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        dora, mallory, model_id = swarm.members["dora"], Mallory(swarm), TARGET.shard(0, 4).model_id
+        assert dora.draft is not None
+        most = 4096 * (await dora.draft.vocabulary()).longest_bytes
+        for text in ("x" * (most + 1), "hello"):
+            asked = encode_body(GenerateBody((), text, (), (), model_id, WireSampling(), 5, (), 4))
+            answer, _ = await mallory.asks(dora, Generate(text[:1].encode() * 16), asked)
+            if len(text) > most:
+                assert isinstance(answer, Finished) and answer.error == "BadInput"
+                assert f"the prompt is {most + 1} bytes long" in answer.message and "4096 tokens" in answer.message
+        assert isinstance(answer, Accepted)
+        assert read == [5]
+
+    story(tmp_path, tell)
+
+
+def test_long_replies_of_one_network_are_few_while_another_one_asks(tmp_path: Path) -> None:
+    """Each is slower for all that is in the caches."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, max_sessions=8)
+        dora, hers = swarm.members["dora"], names(swarm, 3)
+        model_id = TARGET.shard(0, 4).model_id
+
+        async def ask(one: Mallory) -> Message:
+            asked = GenerateBody((), "", PROMPT, (), model_id, WireSampling(), 1500, (), 4, ignore_eos=True)
+            answer, _ = await one.asks(dora, Generate(one.id[:16]), encode_body(asked))
+            return answer
+
+        alice = come_from(await swarm.client(), ELSEWHERE)
+        await rest(alice.generate(REQUEST), [])
+        assert isinstance(await ask(hers[0]), Accepted)
+        refused = await ask(hers[1])
+        assert isinstance(refused, Finished) and refused.error == "Overloaded"
+        assert "while others ask" in refused.message
+        tokens: list[int] = []
+        await rest(come_from(await swarm.client(), HERS).generate(REQUEST), tokens)
+        assert tokens == EXPECTED  # a neighbour's is short
+        await asyncio.sleep(ASKED_S)
+        assert isinstance(await ask(hers[1]), Accepted)
+
+    story(tmp_path, tell, cost=lambda num: 0.02)
 
 
 @pytest.mark.parametrize("source", [HERS, ELSEWHERE])

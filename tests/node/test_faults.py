@@ -192,7 +192,7 @@ async def ordeal(seed: int, folder: Path) -> tuple[list[Outcome], list[str]]:
         await asyncio.sleep(1)
         for member in members:
             assert_nothing_is_held(member)
-        assert not any(client._inboxes for client in clients)
+        assert not any(client._askings.inboxes for client in clients)
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left
     return [outcome for outcome in outcomes if isinstance(outcome, Outcome)], nemesis.deeds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -74,6 +75,22 @@ def test_a_stage_that_never_knows_the_reply_is_left_and_remembered(tmp_path: Pat
     story(tmp_path, tell)
 
 
+def test_who_refuses_to_say_where_a_block_is_is_suspected_alone(tmp_path: Path) -> None:
+    """Sue, behind her, has said that it has not come: she is not to be avoided with her."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        mallory = await swarm.add("mallory", layers=(0, 2))
+        answers_blocks(mallory, nothing)
+        await took_s(await swarm.client(), 8)
+        drafter = swarm.members["dora"].node._drafter
+        assert drafter is not None
+        links = drafter._routes.suspects.links(asyncio.get_running_loop().time())
+        assert list(links) == [(mallory.node.peer_id, mallory.node.peer_id)]
+
+    story(tmp_path, tell)
+
+
 def test_two_that_never_know_the_reply_and_one_that_does(tmp_path: Path) -> None:
     """Whoever is asked is suspected; who did his work before is asked again."""
 
@@ -117,8 +134,7 @@ def test_a_drafter_that_names_another_prompt_is_not_believed(tmp_path: Path, pro
 def test_many_drafters_that_only_accept_make_no_reply_wait_longer() -> None:
     num_positions = 300
     patience = Patience(0.0, DEFAULT_PATIENCE_S)
-    for others in range(9, -1, -1):
-        patience.asked(0.0, others)
+    for _ in range(10):
         patience.accepted(num_positions)
     most_s = DEFAULT_PATIENCE_S + MARGIN_S + POSITION_PATIENCE_S * num_positions
     assert not patience.is_over(most_s - 1) and patience.is_over(most_s)

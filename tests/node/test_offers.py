@@ -122,14 +122,14 @@ def test_small_changes_are_no_news_and_news_waits_its_turn() -> None:
     busy = [0.0]
     batcher.mean_busy = lambda: busy[0]  # type: ignore[method-assign]
     contact = Contact(bytes(32), ("tcp://127.0.0.1:1",))
-    assert not offer.outdated(0.0)
+    assert not offer.outdated(0.0, 1)
     offer.round_trips = (RoundTrip(b"sara", 10.0),)
     offer.record(contact, 1, 0.0)
     busy[0] = 0.4
     offer.round_trips = (RoundTrip(b"sara", 11.0),)
-    assert not offer.outdated(REPEAT_S)
+    assert not offer.outdated(REPEAT_S, 1)
     for more, trips in ((3.0, (RoundTrip(b"sara", 30.0),)), (3.0, ()), (6.5, ())):
         offer.record(contact, 1, 100.0)
         busy[0], offer.round_trips = more, trips
-        assert not offer.outdated(100.0 + REPEAT_S / 2)
-        assert offer.outdated(100.0 + REPEAT_S)
+        assert not offer.outdated(100.0 + REPEAT_S / 2, 1)
+        assert offer.outdated(100.0 + REPEAT_S, 1)

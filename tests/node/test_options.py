@@ -46,6 +46,8 @@ def test_a_request_goes_before_the_drafter_s_own() -> None:
     assert own.reply(body(), model(), VOCABULARY).window.plan().window == 4
     assert own.reply(body(draft_max=6), model(), VOCABULARY).window.plan().window == 6
     assert own.reply(body(window="stream:2:16"), model(), VOCABULARY).window.plan().mode == "stream"
+    assert own.reply(body(), model(), VOCABULARY).patience_s == own.patience_s
+    assert own.reply(body(patience_s=300.0), model(), VOCABULARY).patience_s == 300
 
 
 NAMED = Vocab([b""] * 97, frozenset({0}), True, {"<|end|>": 0, "<|user|>": 1, "<s>": 2, "[": 3, "<|channel|>": 4})

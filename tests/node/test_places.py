@@ -13,7 +13,9 @@ from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.config import DEFAULT_PATIENCE_S, parse_layers
 from dsdnode.node.batching.culprits import REFUSED
 from dsdnode.node.drafter.conversations import Conversation
+from dsdnode.node.offers import REPEAT_S
 from dsdnode.node.shard.host import MAX_LEASE_S, MAX_PARKED_S, StageHost
+from dsdnode.node.shard.room import IDLE_S
 from dsdnode.wire.messages import Block, Close, Opened, Park, Refused
 from dsdnode.wire.replies import Accepted, Cancel, Generate
 from dsdnode.wire.tensors import pack_tokens
@@ -44,6 +46,34 @@ def test_a_stage_opens_as_many_sessions_as_it_has(tmp_path: Path) -> None:
         mallory.says(sam, Close(name(mallory, 0)))
         await asyncio.sleep(1)
         assert await mallory.opens(sam, name(mallory, 2)) == Opened()
+
+    story(tmp_path, tell)
+
+
+def test_sessions_that_are_idle_beyond_a_fair_share_are_announced_as_free(tmp_path: Path) -> None:
+    """Mallory holds all four of sam's, and does nothing: two are anybody else's. Whoever works keeps what they have."""
+
+    async def announced(swarm: FakeSwarm) -> int:
+        found = await (await swarm.client()).survey(10, 1)
+        return next(record.free_sessions for record in found[0] if record.role == "shard")
+
+    async def tell(swarm: FakeSwarm) -> None:
+        sam, mallory = await stage(swarm, max_sessions=4)
+        for number in range(4):
+            assert await mallory.opens(sam, name(mallory, number)) == Opened()
+        assert sam.node._stage is not None
+        sessions = sam.node._stage._sessions
+        assert sam.node._stage.num_free_sessions == 0
+        await asyncio.sleep(IDLE_S + 1)
+        assert sam.node._stage.num_free_sessions == 2
+        await asyncio.sleep(REPEAT_S + 6)
+        assert await announced(swarm) == 2
+        for session in sessions:
+            session.machine.worked_s = asyncio.get_running_loop().time()
+        assert sam.node._stage.num_free_sessions == 0
+        mallory.says(sam, Close(name(mallory, 0)))
+        await asyncio.sleep(1)
+        assert sam.node._stage.num_free_sessions == 1
 
     story(tmp_path, tell)
 

@@ -77,7 +77,7 @@ async def took_s(client: Client, num_replies: int = 5) -> list[float]:
         await listener.read(client)
         assert (listener.tokens, listener.reason) == (EXPECTED, "length")
         seen_s.append(now() - began_s)
-        assert (seen_s[-1] < 2) == (not listener.words)
+        assert not listener.words if seen_s[-1] < 2 else listener.words or seen_s[-1] < STILL_S
     return seen_s
 
 
@@ -180,9 +180,12 @@ def test_the_only_host_is_waited_for_when_it_is_gone_for_ten_seconds(tmp_path: P
     story(tmp_path, tell)
 
 
-def test_a_host_that_is_gone_for_good_is_waited_for_so_long_and_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("drafter_s", [10.0, 20.0, 60.0])
+def test_a_host_that_is_gone_for_good_is_waited_for_so_long_and_named(tmp_path: Path, drafter_s: float) -> None:
+    """As long as alice says: what dora does by herself is for those who do not say."""
+
     async def tell(swarm: FakeSwarm) -> None:
-        await ring(swarm, patience_s=20.0)
+        await ring(swarm, patience_s=drafter_s)
         listener = Listener()
         events = (await swarm.client(patience_s=20.0)).generate(REQUEST, listener.told)
         listener.tokens = await some(events, 10)
@@ -192,7 +195,7 @@ def test_a_host_that_is_gone_for_good_is_waited_for_so_long_and_named(tmp_path: 
         with pytest.raises(NoPipeline, match=rf"^waiting for layers 2:4 \({sue} does not answer\) of fake"):
             await listener.go_on(events)
         assert listener.tokens == EXPECTED[: len(listener.tokens)]
-        assert 19 < now() - began_s < 20 + SLACK_S
+        assert 19 < now() - began_s < 20 + SLACK_S / 2
         assert STILL_S <= listener.first_word_s - began_s < 15
 
     story(tmp_path, tell)
@@ -216,9 +219,11 @@ def test_layers_that_nobody_ever_had_are_not_waited_for(tmp_path: Path) -> None:
 Speaks = Callable[[Member, bytes, bytes, int], None]
 
 
-async def lying(swarm: FakeSwarm, speaks: Speaks, prompt: tuple[int, ...] = PROMPT) -> tuple[Client, list[bytes]]:
-    """Alice, who prefers mallory; he accepts each request, says each second what he likes, and that all is well."""
-    mallory = await swarm.add("mallory", drafts=True)
+async def lies(
+    swarm: FakeSwarm, speaks: Speaks, prompt: tuple[int, ...] = PROMPT, name: str = "mallory"
+) -> list[bytes]:
+    """Mallory drafts; he accepts each request, says each second what he likes, and that all is well."""
+    mallory = await swarm.add(name, drafts=True)
     asked: list[bytes] = []
     rpc = mallory.node.rpc
 
@@ -232,8 +237,14 @@ async def lying(swarm: FakeSwarm, speaks: Speaks, prompt: tuple[int, ...] = PROM
         return replies.Accepted(message.request, mallory.draft.shard.model_id), [pack_tokens(list(prompt))]
 
     rpc.on_request(replies.Generate, generate)
+    return asked
+
+
+async def lying(swarm: FakeSwarm, speaks: Speaks, prompt: tuple[int, ...] = PROMPT) -> tuple[Client, list[bytes]]:
+    """Alice, who prefers mallory."""
+    asked = await lies(swarm, speaks, prompt)
     alice = await swarm.client()
-    alice._joined = [mallory.node.peer_id]
+    alice._drafters.joined = [swarm.members["mallory"].node.peer_id]
     return alice, asked
 
 
@@ -264,9 +275,9 @@ def test_a_drafter_that_gives_nothing_is_left_for_another(tmp_path: Path, speaks
         listener, began_s = Listener(), now()
         await listener.read(alice, request)
         assert (listener.tokens, listener.reason) == (EXPECTED[:40], "length")
-        assert now() - began_s < DEFAULT_PATIENCE_S
+        assert now() - began_s < (12 if speaks is drips else 6)
         assert len(asked) == 1
-        assert speaks is drips or listener.words
+        assert listener.words or speaks is not excuses  # the others are left before a word is due
         await alice.peers()  # it answers pings, and is remembered all the same
         await Listener().read(alice, request)
         assert len(asked) == 1

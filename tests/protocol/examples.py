@@ -152,7 +152,8 @@ def headers() -> dict[str, Any]:
 def _body(tokens: tuple[int, ...] = (), prompt: tuple[int, ...] = ()) -> GenerateBody:
     words = () if prompt else (ChatMessage("user", "How many are 2 and 3?"),)
     rule = WireAcceptance() if prompt else None
-    return GenerateBody(words, "", prompt, tokens, peers.MODEL_ID, SAMPLING, 64, ("\n\n",), -1, acceptance=rule)
+    body = GenerateBody(words, "", prompt, tokens, peers.MODEL_ID, SAMPLING, 64, ("\n\n",), -1, acceptance=rule)
+    return msgspec.structs.replace(body, patience_s=45.0) if prompt else body
 
 
 def _stages() -> OpenStages:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dsdnode import accounts, addresses
-from dsdnode.client import client
+from dsdnode.client import asking
 from dsdnode.dht import ids, lookup, store, table
 from dsdnode.net import dials, lobby, port, queues, rpc, zap
 from dsdnode.node.drafter import delivery, routes
@@ -111,8 +111,8 @@ LIMITS: Final[dict[str, float]] = {
     "pass_s": _PATIENCE.pass_timeout_s,
     "position_s": _PATIENCE.position_timeout_s,
     "patience_doublings": timer.MAX_DOUBLINGS,
-    "client_silence_s": client.SILENCE_S,
-    "client_ask_s": client.ASK_TIMEOUT_S,
+    "client_silence_s": asking.SILENCE_S,
+    "client_ask_s": asking.ASK_TIMEOUT_S,
     "drafter_ping_s": delivery.WATCH_S,
     "drafter_answer_s": delivery.ANSWER_TIMEOUT_S,
 }

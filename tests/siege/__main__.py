@@ -85,10 +85,11 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 
 @contextlib.contextmanager
-def _process(place: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+def _process(place: str, *words: str, log: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """A module of ours at a host, to the end of its input."""
     command = (*within(place), sys.executable, "-m", *words)
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with log.open("w") if log is not None else contextlib.nullcontext() as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         yield process
     finally:
@@ -113,7 +114,8 @@ def town(folder: Path) -> Iterator[Town]:
             daemon = made.start(name, *roles, *common, *join, listen=listen, within=within(places[name]))
             joins[name] = daemon.join
         users = {
-            name: stack.enter_context(_process(places[name], "tests.siege.user", join)) for name, join in joins.items()
+            name: stack.enter_context(_process(places[name], "tests.siege.user", join, log=folder / f"user-{name}.log"))
+            for name, join in joins.items()
         }
         made_town = Town(made, places, joins, users, {})
         while len(made_town.texts) < len(QUESTIONS):
@@ -134,10 +136,22 @@ def besieged(there: Town, name: str, seconds: float) -> Round:
     return Round(name, done, attacked, peace, there.texts)
 
 
+@contextlib.contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    """That one, or one for the moment."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ATTACKS)}; none: all of them")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each attack, and of each peace")
+    parser.add_argument("--folder", type=Path, help="where logs are kept, and what each user asked, a line each")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in ATTACKS]:
         parser.error(f"no such attack: {', '.join(unknown)}")
@@ -146,11 +160,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # namespaces do not end with their maker
     failures: Counter[str] = Counter()
     wrong = 0
-    with tempfile.TemporaryDirectory() as folder, town(Path(folder)) as there:
+    with _folder(options.folder) as folder, town(folder) as there:
         print(COLUMNS, flush=True)
         for name in options.names or ATTACKS:
             one = besieged(there, name, options.seconds)
             print(one.row, flush=True)
+            with (folder / "asked.jsonl").open("a") as file:
+                file.writelines(f"{line}\n" for line in one.lines())
             failures.update(one.failures)
             wrong += one.num_wrong
     for failure, num in failures.items():

@@ -106,7 +106,7 @@ async def drafters(siege: Siege) -> None:
         honest = await mallory.offers("drafter")
         like = honest[number % len(honest)]
         mallory.rpc.transport.introduce(like.contact)
-        host = _Host(siege, mallory, like.peer_id, number % 4)
+        host = HostileDrafter(siege, mallory, like.peer_id, number % 4)
         mallory.rpc.on_request(replies.Generate, host.generate)
         mallory.rpc.on_notice(replies.Piece, host.hear)
         await mallory.claims(like)
@@ -116,7 +116,7 @@ async def drafters(siege: Siege) -> None:
 
 
 @dataclass
-class _Host:
+class HostileDrafter:
     """`kind`: 0 is silent, 1 drips what an honest drafter tells her, 2 has excuses, 3 is full."""
 
     siege: Siege

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import itertools
 import sys
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -35,17 +36,30 @@ class Asked(msgspec.Struct, frozen=True):
     text: str
     took_s: float
     error: str = ""
+    at: float = 0.0
+    """When it was asked, as logs count time."""
+    connected_s: float | None = None
+    """After so long the connection was made."""
+    token_s: float | None = None
+    """After so long the first token was there."""
+    told: tuple[str, ...] = ()
+    """What the user was told meanwhile."""
 
 
 async def ask(join: str, question: int) -> Asked:
     loop = asyncio.get_running_loop()
     text, error, began_s = "", "", loop.time()
+    at, connected_s, token_s = time.time(), None, None
+    told: list[str] = []
     messages = ({"role": "user", "content": QUESTIONS[question]},)
     try:
         async with asyncio.timeout(STUCK_S):
             client = await Client.connect([join])
+            connected_s = loop.time() - began_s
             try:
-                async for event in client.generate(GenerateRequest(messages=messages, max_tokens=MAX_TOKENS)):
+                request = GenerateRequest(messages=messages, max_tokens=MAX_TOKENS)
+                async for event in client.generate(request, told.append):
+                    token_s = token_s or loop.time() - began_s
                     text += event.text if isinstance(event, Piece) else ""
             finally:
                 await client.close()
@@ -53,7 +67,7 @@ async def ask(join: str, question: int) -> Asked:
         error = f"{type(failure).__name__}: {failure}"
     except TimeoutError:
         error = f"stuck for {STUCK_S:g} s"
-    return Asked(question, text, loop.time() - began_s, error)
+    return Asked(question, text, loop.time() - began_s, error, at, connected_s, token_s, tuple(told))
 
 
 async def ask_for(join: str, seconds: float, questions: Iterator[int]) -> list[Asked]:
@@ -70,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("join", metavar="JOIN")
     join = parser.parse_args().join
-    set_up("error", "json")
+    set_up("info", "json")
     questions = itertools.cycle(range(len(QUESTIONS)))
     for line in sys.stdin:
         told = asyncio.run(ask_for(join, float(line), questions))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dsdnode.client.client import _Inbox
+from dsdnode.client.asking import Inbox
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.reply import Reply
@@ -86,5 +86,5 @@ BELIEVING = {
     ),
     "anybodys-cancel": _mutation("anybody may cancel a reply", DrafterHost, "_cancel_now", _client),
     "anybodys-answer": _mutation("anybody may answer a request", Rpc, "_replied", _asked),
-    "anybodys-piece": _mutation("a client hears anybody", _Inbox, "put", lambda inbox, _: inbox.drafter),
+    "anybodys-piece": _mutation("a client hears anybody", Inbox, "put", lambda inbox, _: inbox.drafter),
 }

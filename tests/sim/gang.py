@@ -62,7 +62,7 @@ class Gang:
             rogue.spawn(rogue.announce())
             self.counts[f"rogue: {kind}"] += 1
         for client in self._village.clients:  # or they would ask those first that they joined, honest ones
-            client._joined = self._rng.choice(([], sorted(self.names)))
+            client._drafters.joined = self._rng.choice(([], sorted(self.names)))
 
     async def leave(self) -> None:
         for _, rogue in self._rogues:

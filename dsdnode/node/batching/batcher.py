@@ -19,6 +19,7 @@ from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved, Wor
 from dsdnode.node.batching.culprits import Culprits
 from dsdnode.node.batching.scheduler import Batch, Done, Owner, Run, Scheduler
 from dsdnode.pacing.fits import CostFit, TimeMean
+from dsdnode.swarm.queries import wait_until
 
 log = structlog.get_logger(__name__)
 
@@ -140,11 +141,17 @@ class Batcher:
                 self._wake.clear()
                 await self._wake.wait()
             ready = await self._ready()
-            if ready:
-                self._current = self._next_batch(ready)
-                await self._decode(self._current)
-                self._current = []
-                self._busy.set(_now(), len(self._working()))
+            if not ready:
+                continue
+            self._current, began_s = self._next_batch(ready), _now()
+            if not self._current:  # only what is to leave time to others
+                self._wake.clear()
+                await wait_until(self._wake, self.scheduler.wakes_at)
+                continue
+            await self._decode(self._current)
+            self.scheduler.took(_now(), _now() - began_s)
+            self._current = []
+            self._busy.set(_now(), len(self._working()))
 
     async def _ready(self) -> list[Run]:
         """Runs that nothing of their sequences is before; cache operations in that position are carried out."""

@@ -1,10 +1,14 @@
 """Whose turn it is at an engine: which waiting runs share the next decode, and with how much of each. Pure.
 
-Whoever was served longest ago comes first: networks take turns, in each of them its accounts, and in these their owners
-(here an owner is one session: many of them get no more turns than one). While several owners are at work, one decode
-has at most SHARED_POSITIONS: short runs (a block of draft tokens, a token) first, with them PIECE_POSITIONS of the long
-ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for ever. An owner that is
-alone is decoded in one piece.
+Whoever was served longest ago comes first: networks take turns, in each of them its addresses, at these their accounts,
+and in these their owners (here an owner is one session: many of them get no more turns than one). While several owners
+are at work, one decode has at most SHARED_POSITIONS: short runs (a block of draft tokens, a token) first, with them
+PIECE_POSITIONS of the long ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for
+ever. An owner that is alone is decoded in one piece.
+
+Long runs make each decode long, whoever else is in it. So those of one network take no more of the time than they
+leave while other networks have short ones: after each piece there is a pause that is as long as it took, and before the
+next one short runs that are there go first, once.
 """
 
 from __future__ import annotations
@@ -102,6 +106,8 @@ class _Owner:
     served: int
     active_s: float
     account: Account
+    short_s: float = float("-inf")
+    """When it last had a short run."""
 
 
 class Scheduler:
@@ -111,6 +117,12 @@ class Scheduler:
         self._max_positions = max_positions
         self._turns: dict[Owner, _Owner] = {}
         self._num_decodes = 0
+        self._rests: dict[str, float] = {}
+        """Networks that had a long run in a decode, and until when they have none."""
+        self._went_first: set[str] = set()
+        """Networks whose long runs have let short ones go before."""
+        self._long: set[str] = set()
+        """Of the decode chosen last."""
 
     def active(self, owner: Owner, now: float, account: Account = NOBODY) -> None:
         """It has work."""
@@ -122,21 +134,49 @@ class Scheduler:
     def choose(self, ready: Sequence[Run], now: float) -> Batch:
         """The next decode, out of runs (in order of arrival) of distinct sequences; their owners are active."""
         self._turns = {owner: turn for owner, turn in self._turns.items() if now - turn.active_s < ACTIVE_S}
-        batch = self._fill(self._in_turn(ready), shared=len(self._turns) > 1)
+        order = self._without_those_that_rest(self._in_turn(ready), now)
+        batch = self._fill(order, shared=len(self._turns) > 1)
         self._num_decodes += 1
         for run, _ in batch:
             self._turns[run.owner].served = self._num_decodes
+        self._long = {run.account.network for run, _ in batch if run.num_left > PIECE_POSITIONS}
+        self._went_first -= self._long
         return batch
 
+    def took(self, now: float, seconds: float) -> None:
+        """The decode chosen last."""
+        self._rests |= dict.fromkeys(self._long, now + seconds)
+
+    @property
+    def wakes_at(self) -> float:
+        """When there may be a decode though nothing was chosen."""
+        return min(self._rests.values(), default=float("-inf"))
+
+    def _without_those_that_rest(self, order: Sequence[Run], now: float) -> list[Run]:
+        self._rests = {network: until_s for network, until_s in self._rests.items() if until_s > now}
+        short = [run for run in order if run.num_left <= PIECE_POSITIONS]
+        for run in short:
+            self._turns[run.owner].short_s = now
+        lately = {turn.account.network for turn in self._turns.values() if now - turn.short_s < ACTIVE_S}
+        waits = set()
+        for network in {run.account.network for run in order if run not in short and lately - {run.account.network}}:
+            lets_go_first = network not in self._went_first and any(run.account.network != network for run in short)
+            if network in self._rests or lets_go_first:
+                waits.add(network)
+            if network not in self._rests and lets_go_first:
+                self._went_first.add(network)
+        return [run for run in order if run in short or run.account.network not in waits]
+
     def _in_turn(self, ready: Sequence[Run]) -> list[Run]:
-        served: dict[str | Account, int] = {}
+        served: dict[str | tuple[str, str] | Account, int] = {}
         for turn in self._turns.values():
-            for payer in (turn.account.network, turn.account):
+            for payer in (turn.account.network, turn.account.place, turn.account):
                 served[payer] = max(served.get(payer, 0), turn.served)
 
-        def waits(run: Run) -> tuple[int, int, int]:
-            account = self._turns[run.owner].account
-            return served[account.network], served[account], self._turns[run.owner].served
+        def waits(run: Run) -> tuple[int, int, int, int]:
+            turn = self._turns[run.owner]
+            account = turn.account
+            return served[account.network], served[account.place], served[account], turn.served
 
         return in_turn(sorted(ready, key=waits), lambda run: self._turns[run.owner].account)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+import hashlib
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
+from dsdnode.accounts import Account, in_turn
+from dsdnode.dht.ids import ip_groups
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
-from dsdnode.identity import short_id
+from dsdnode.identity import MAX_NAMED, short_id
 from dsdnode.placement.pipelines import (
     Chooser,
     PipelineStage,
@@ -24,8 +28,29 @@ from dsdnode.wire.records import ProviderRecord
 BETTER = 1.3
 """A reply in progress, or the next one, leaves its pipeline for one that is so many times faster: caches must be filled
 again."""
-MAX_NAMED = 4
-"""Silent peers in a sentence."""
+MAX_ASKED = 64
+"""Hosts of a model that are pinged for one reply: half of the connections that a transport makes."""
+
+
+def some_of(
+    records: Collection[ProviderRecord], own: bytes, answered: Callable[[bytes], bool], silent: Callable[[bytes], bool]
+) -> list[ProviderRecord]:
+    """Of all hosts of a model those that are asked whether they live, `own` being who asks.
+
+    Those that `answered` before come first, and those that were `silent` last; then networks take turns, and in each
+    its layer ranges. For each asker in another order: nobody comes first by his name.
+    """
+
+    order = sorted(records, key=lambda one: hashlib.sha256(own + one.peer_id).digest())
+    order = in_turn(order, _account)
+    order.sort(key=lambda one: (silent(one.peer_id), not answered(one.peer_id)))
+    asked = set(list(dict.fromkeys(one.peer_id for one in order))[:MAX_ASKED])
+    return [record for record in records if record.peer_id in asked]
+
+
+def _account(record: ProviderRecord) -> Account:
+    """Its layers, in its network."""
+    return Account(b"%d:%d" % (record.start, record.end), min(ip_groups(record.addresses), default=""))
 
 
 class Attempt:
@@ -42,27 +67,59 @@ class Attempt:
         self.num = 0
 
     def choose(
-        self, target: Model, records: list[ProviderRecord], view: View, held: Collection[bytes]
+        self,
+        target: Model,
+        records: list[ProviderRecord],
+        view: View,
+        held: Collection[bytes],
+        strangers: Collection[bytes] = (),
     ) -> tuple[PipelineStage, ...]:
         """Without the peers to avoid if that can be, else with them (they answered a ping). Raises NoPipeline.
 
-        Those that are `held` already, perhaps with all in their caches, unless others are much faster.
+        Those that are `held` already, perhaps with all in their caches, unless others are much faster. `strangers`, of
+        whom nothing is known yet, only where the others do not make a pipeline.
         """
         unfit = self._unfit.keys() | self._never.keys()
-        try:
-            roomy = self._roomy(target, records, unfit | self._avoid)
-            best = self._choose(roomy, target.num_layers, view, unfit | self._avoid, target.name)
-        except NoPipeline:
+        for exclude in (unfit | self._avoid | set(strangers), unfit | self._avoid):
+            with contextlib.suppress(NoPipeline):
+                roomy = self._roomy(target, records, exclude)
+                best = self._choose(roomy, target.num_layers, view, exclude, target.name)
+                break
+        else:
             roomy = self._roomy(target, records, unfit)
             return self._choose(roomy, target.num_layers, view, unfit, target.name)
         mine = [msgspec.structs.replace(record, free_sessions=1) for record in roomy if record.peer_id in held]
         if not mine:
             return best
         try:
-            same = choose_pipeline(mine, target.num_layers, view, unfit | self._avoid, target.name)
+            same = choose_pipeline(mine, target.num_layers, view, exclude, target.name)
         except NoPipeline:
             return best
         return best if speed(best, view) >= BETTER * speed(same, view) else same
+
+    def choose_with_one(
+        self,
+        target: Model,
+        records: list[ProviderRecord],
+        view: View,
+        held: Collection[bytes],
+        strangers: Collection[bytes],
+    ) -> tuple[PipelineStage, ...]:
+        """With one of the strangers, if they are as good: of one alone it is known whose fault it is."""
+        places = self.choose(target, records, view, held)
+        new = [place.peer for place in places if place.peer in strangers]
+        if len(new) < 2:
+            return places
+        return self.choose(target, records, view, held, [peer for peer in strangers if peer != new[0]])
+
+    def instead(
+        self, target: Model, records: list[ProviderRecord], view: View, strangers: Collection[bytes]
+    ) -> tuple[PipelineStage, ...] | None:
+        """What there is without them."""
+        exclude = self._unfit.keys() | self._never.keys() | self._avoid | set(strangers)
+        with contextlib.suppress(NoPipeline):
+            return self._choose(self._roomy(target, records, exclude), target.num_layers, view, exclude, target.name)
+        return None
 
     def _roomy(self, target: Model, records: list[ProviderRecord], exclude: Collection[bytes]) -> list[ProviderRecord]:
         """Shards with room for the whole reply, or else for as much as any pipeline has. Raises NoPipeline."""
@@ -101,9 +158,10 @@ class Attempt:
             reasons = "; ".join(sorted(set(self._never.values())))
             raise NoPipeline(f"{error} ({reasons})" if reasons else str(error)) from None
         if late and self._is_covered(target, alive):
-            raise Overloaded("; ".join(sorted(set(self._unfit.values()))))
+            raise Overloaded(f"{self._taken(target, alive)}; ask again later")
         if late:
-            raise NoPipeline(f"{self.waits_for(target, alive, known)}; too long")
+            others = "`dsdnode start --role shard --layers START:END --join ...` hosts them elsewhere"
+            raise NoPipeline(f"{self.waits_for(target, alive, known)}, for too long; ask again later ({others})")
 
     def _is_covered(self, target: Model, alive: list[ProviderRecord]) -> bool:
         roomy = (record for record in alive if record.context_tokens > self._num_tokens)
@@ -113,7 +171,7 @@ class Attempt:
     def waits_for(self, target: Model, alive: list[ProviderRecord], known: list[ProviderRecord]) -> str:
         """In words."""
         if self._is_covered(target, alive):
-            return "waiting: " + "; ".join(sorted(set(self._unfit.values())))
+            return f"waiting for {self._taken(target, alive)}"
         answering = {record.peer_id for record in alive}
         silent = sorted(
             (one for one in known if one.peer_id not in answering), key=lambda one: (one.start, one.peer_id)
@@ -122,6 +180,15 @@ class Attempt:
             f"layers {one.start}:{one.end} ({short_id(one.peer_id)} does not answer)" for one in silent[:MAX_NAMED]
         )
         return f"waiting for {', '.join(names)} of {target.name}"
+
+    def _taken(self, target: Model, alive: list[ProviderRecord]) -> str:
+        """By whom, and why not, in words."""
+        unfit = sorted((one for one in alive if one.peer_id in self._unfit), key=lambda one: (one.start, one.peer_id))
+        names = (
+            f"layers {one.start}:{one.end} ({short_id(one.peer_id)}: {self._unfit[one.peer_id]})"
+            for one in unfit[:MAX_NAMED]
+        )
+        return f"{', '.join(names)} of {target.name}"
 
     def begin_again(self) -> None:
         self._unfit.clear()

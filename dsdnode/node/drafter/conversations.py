@@ -23,7 +23,7 @@ from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.actions import MAX_BRANCHES
-from dsdnode.speculation.plan import Continuation
+from dsdnode.speculation.plan import Continuation, SessionConfig
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.wire.messages import session_of
 
@@ -265,3 +265,19 @@ def draft_tokens_of(output: Output, vocab_size: int) -> tuple[do.DraftToken, ...
     drawn = [do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
     known = takewhile(lambda one: one.token < vocab_size, drawn)
     return tuple(one if one.second < vocab_size else do.DraftToken(one.token, one.probability) for one in known)
+
+
+def session_config(conversation: Conversation, options: ReplyOptions) -> SessionConfig:
+    return SessionConfig(
+        session=conversation.session,
+        secret=conversation.secret,
+        max_tokens=options.max_tokens,
+        max_positions=options.model.context_tokens,
+        vocab_size=options.model.vocab_size,
+        end_tokens=options.end_tokens,
+        relaxed=options.acceptance.threshold > 0,
+        num_resumed=options.num_resumed,
+        chunk_positions=options.chunk_positions,
+        fixed_chunks=options.fixed_chunks,
+        carried=conversation.carried,
+    )

@@ -39,6 +39,8 @@ class Delivery:
     def __init__(self, rpc: Rpc, pings: Pings, account: Account, request: bytes) -> None:
         """`account`: the client's."""
         self.account = account
+        self.num_positions = 0
+        """That its line may grow to, once that is known."""
         self.since_s = asyncio.get_running_loop().time()
         self.cancelled = False
         self.gone = asyncio.Event()

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from dsdnode.accounts import TURN_S, Account, Shares, Turns
+from dsdnode.accounts import TURN_S, Account, Asking, Shares, Turns
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.engine.tokenizer import Vocab
@@ -70,6 +70,7 @@ class DrafterHost:
         self._prompting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._by_session: dict[bytes, Reply] = {}
         self._turns = Turns()
+        self._asking = Asking()
         self._draining = False
         self.on_change: Callable[[], None] = lambda: None
 
@@ -109,7 +110,9 @@ class DrafterHost:
 
     @property
     def num_free_sessions(self) -> int:
-        return 0 if self.draining else max(0, self._max_sessions - len(self._deliveries))
+        """Who gives way, or does not listen any more, has no place."""
+        taken = sum(one.failure is None for one in self._deliveries.values())
+        return 0 if self.draining else max(0, self._max_sessions - taken)
 
     # --- messages
 
@@ -130,13 +133,11 @@ class DrafterHost:
         delivery = Delivery(self._rpc, self._pings, account, message.request)
         self._deliveries[peer, message.request] = delivery
         try:
+            self._check_share(account, self._least_positions(body))
             for other in giving:
                 other.give_way()
                 if other.reply is not None:
                     await other.gone.wait()
-            # One at a time of a network: whoever sends long texts waits for himself.
-            async with self._prompting.setdefault(account.network, asyncio.Lock()):
-                prompt = await self._prompt(body)
             # Two lookups at once, as each takes its time; both have ended before either fails.
             looking = self._routes.hosts.look(body.model)
             model, looked = await asyncio.gather(self._model(body.model), looking, return_exceptions=True)
@@ -144,6 +145,10 @@ class DrafterHost:
                 if isinstance(failed, BaseException):
                     raise failed
             assert isinstance(model, Model)
+            self._check_length(body, model)
+            # One at a time of a network: whoever sends long texts waits for himself.
+            async with self._prompting.setdefault(account.network, asyncio.Lock()):
+                prompt = await self._prompt(body)
             if delivery.cancelled:
                 raise delivery.failure or PeerUnavailable("cancelled before it began")
             options = self._options.reply(body, model, self._vocabulary)
@@ -175,11 +180,27 @@ class DrafterHost:
     def _begin(self, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]) -> None:
         self._check(options.model, prompt, body.tokens)
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
+        self._check_share(delivery.account, num_positions)
+        delivery.num_positions = num_positions
         line = [*prompt, *body.tokens]
         conversation = self._conversations.take(delivery.account, line, num_positions, options)
         reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)
         delivery.start(reply, body, self._vocabulary, lambda: self._forget(delivery))
         self.on_change()
+
+    def _check_share(self, account: Account, num_positions: int) -> None:
+        """Long lines make all the others' slow, here and at the stages. Raises Overloaded."""
+        now = asyncio.get_running_loop().time()
+        self._asking.asks(account.network, now, num_positions)
+        held = ((one.account, one.num_positions) for one in self._deliveries.values() if one.failure is None)
+        shares = Shares(self._engine.shard.context_tokens, held)
+        if not shares.is_modest(account, num_positions, self._asking.lately(now)):
+            raise Overloaded("your network has its share of this drafter in long replies, while others ask")
+
+    def _least_positions(self, body: replies.GenerateBody) -> int:
+        """That its line may grow to, before anything was looked up or read."""
+        num_tokens = len(body.prompt_tokens) or -(-_num_bytes(body) // self._vocabulary.longest_bytes)
+        return min(self._engine.shard.context_tokens, num_tokens + body.max_tokens)
 
     def _forget(self, delivery: Delivery) -> None:
         self._deliveries.pop((delivery.client, delivery.request), None)
@@ -227,6 +248,14 @@ class DrafterHost:
 
     # --- one reply
 
+    def _check_length(self, body: replies.GenerateBody, model: Model) -> None:
+        """Raises BadInput. The tokenizer is everybody's, and a text that cannot fit need not be read to be refused."""
+        num_bytes = _num_bytes(body)
+        most = model.context_tokens * self._vocabulary.longest_bytes
+        if num_bytes > most:
+            known = f"the context of {model.name} here is {model.context_tokens} tokens, at most {most} bytes"
+            raise BadInput(f"the prompt is {num_bytes} bytes long; {known}")
+
     async def _prompt(self, body: replies.GenerateBody) -> list[int]:
         if body.prompt_tokens:
             prompt = list(body.prompt_tokens)
@@ -263,3 +292,8 @@ class DrafterHost:
         if len(prompt) >= model.context_tokens:
             known = f"the context of {model.name} here is {model.context_tokens}"
             raise BadInput(f"the prompt is {len(prompt)} tokens long; {known}")
+
+
+def _num_bytes(body: replies.GenerateBody) -> int:
+    texts = [body.text, *(message.content for message in body.messages)]
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)

@@ -106,7 +106,7 @@ class Options:
             num_resumed=len(body.tokens),
             keep=body.keep and not self.strict,
             lease_s=self.lease_s,
-            patience_s=self.patience_s,
+            patience_s=body.patience_s or self.patience_s,
         )
 
     def _max_draft(self, room: int) -> int:

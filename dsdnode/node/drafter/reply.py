@@ -16,13 +16,13 @@ from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of
+from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of, session_config
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
 from dsdnode.pacing.estimates import plain_estimate
 from dsdnode.pacing.suspects import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
-from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
+from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.wire.codec import printable
 from dsdnode.wire.messages import MAX_KILLED, Block, Nack, SessionLost, Verdict
 from dsdnode.wire.replies import Statistics
@@ -67,7 +67,7 @@ class Reply:
         self._options = options
         self._sequences = conversation.sequences
         drafting = self._sequences is not None and self._sequences.available
-        config = _config(conversation, options)
+        config = session_config(conversation, options)
         self._machine = SessionMachine(config, conversation.tokens, options.window, drafter=drafting)
         self.phase = Phase.OPENING
         self._route: Route | None = None
@@ -139,7 +139,7 @@ class Reply:
             if self._machine.num_answered > self._num_answered:
                 self._num_answered = self._machine.num_answered
                 self._stepped()
-                self._routes.suspects.passed(self._route.peers)
+                self._routes.passed(self._route)
             self._look_for_stragglers(self._route)
 
     def on_nack(self, peer: bytes, nack: Nack) -> None:
@@ -304,8 +304,17 @@ class Reply:
         left = [peer for peer in self.conversation.holders if peer not in route.peers]
         self._routes.close(self.conversation, left)
         self._stragglers.on_route(route.costs)
+        if route.trial_s is not None:
+            self._spawn(self._try_out(route, route.trial_s))
         costs = route.costs, route.first_costs
         self._carry_out(self._machine.on_route(self._now(), action.route, route.lengths, *costs, route.max_positions))
+
+    async def _try_out(self, route: Route, trial_s: float) -> None:
+        num_answered = self._num_answered
+        await asyncio.sleep(trial_s)
+        if self._route is route and self._num_answered == num_answered:
+            self._told(self._routes.disappointed(route))
+            self._carry_out(self._machine.on_peer_lost(self._now(), [], "block_lost"))
 
     def _told(self, trouble: str) -> None:
         if trouble != self._trouble:
@@ -380,19 +389,3 @@ class Reply:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def _config(conversation: Conversation, options: ReplyOptions) -> SessionConfig:
-    return SessionConfig(
-        session=conversation.session,
-        secret=conversation.secret,
-        max_tokens=options.max_tokens,
-        max_positions=options.model.context_tokens,
-        vocab_size=options.model.vocab_size,
-        end_tokens=options.end_tokens,
-        relaxed=options.acceptance.threshold > 0,
-        num_resumed=options.num_resumed,
-        chunk_positions=options.chunk_positions,
-        fixed_chunks=options.fixed_chunks,
-        carried=conversation.carried,
-    )

@@ -15,10 +15,10 @@ from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.attempt import BETTER, Attempt
+from dsdnode.node.drafter.attempt import BETTER, Attempt, some_of
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
-from dsdnode.pacing.suspects import HERE, Slowness, Suspects, lost_at
+from dsdnode.pacing.suspects import HERE, TRIAL_PASSES, TRIAL_S, Slowness, Suspects, Trials, lost_at
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import (
     Chooser,
@@ -79,13 +79,16 @@ class Hosts:
     async def alive(
         self, target: Model, fresh: bool, avoid: Collection[bytes]
     ) -> tuple[list[ProviderRecord], dict[bytes, float]]:
-        """Shards of the model whose peers answer a ping, and their round trips in seconds.
+        """Shards of the model whose peers answer a ping, and their round trips in seconds; of very many, some.
 
         `fresh`: by a lookup of now; `avoid`: peers without which the others should make the whole model.
         """
         if fresh or target.model_id not in self._remembered:
             await self._look_up(target.model_id)
-        _, records = self._remembered[target.model_id]
+        _, known = self._remembered[target.model_id]
+        records = some_of(
+            known, self._discovery.own_id, lambda peer: self._pings.answered_at(peer) is not None, self._pings.is_silent
+        )
 
         def enough(peers: Collection[bytes]) -> bool:
             usable = set(peers).difference(avoid)
@@ -117,6 +120,8 @@ class Route:
     """As predicted from the peers' records and the links; what was seen of them, too."""
     first_costs: PipelineCost
     """As they were when this drafter first took this pipeline."""
+    trial_s: float | None = None
+    """Some of its stages are new here, and others would do: then by so long something should have come."""
 
     def told(self, index: int | None = None) -> str:
         """Its stages, or one of them, for people."""
@@ -170,6 +175,7 @@ class Routes:
         self.pings = pings
         self.hosts = Hosts(rpc, discovery, pings)
         self.suspects = Suspects()
+        self._trials = Trials()
         self._slowness = Slowness()
         self._sessions: dict[bytes, dict[bytes, None]] = {}
         """Own replies, by the peers that they go through."""
@@ -202,8 +208,12 @@ class Routes:
             await self.hosts.look(model.model_id)
         while True:
             records, rtt_s = await self.hosts.alive(model, fresh, avoid)
+            view = self._view(session, records, rtt_s)
+            strangers = [one.peer_id for one in records if not self.suspects.is_proven(one.peer_id)]
+            trying = number == 0 and self._trials.is_due(_now())
             try:
-                places = attempt.choose(model, records, self._view(session, records, rtt_s), conversation.holders)
+                choose = attempt.choose_with_one if trying else attempt.choose
+                places = choose(model, records, view, conversation.holders, strangers)
             except NoPipeline as error:
                 if fresh:
                     known = self.hosts.known(model.model_id)
@@ -213,20 +223,37 @@ class Routes:
                 attempt.begin_again()
                 fresh = True
                 continue
+            if not fresh and any(place.peer in avoid for place in places):
+                fresh = True  # others may have come since
+                continue
+            trial_s = self._trial_s(places, attempt.instead(model, records, view, strangers), view, num_tokens)
             conversation.asked(place.peer for place in places)
-            max_positions = min(place.record.context_tokens for place in places)
-            answers = await self._open_all(conversation, options, number, digests, places, max_positions)
+            answers = await self._open_all(conversation, options, number, digests, places)
             failed = {peer: answer for peer, answer in answers.items() if not isinstance(answer, Opened)}
             if not failed:
                 lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
                 for peer in answers:
                     self._sessions.setdefault(peer, {})[session] = None
                 costs = self._costs(session, places, rtt_s)
+                max_positions = min(place.record.context_tokens for place in places)
                 first_costs = self._first_seen(tuple(answers), costs)
-                return Route(places, tuple(answers), lengths, max_positions, costs, first_costs)
+                return Route(places, tuple(answers), lengths, max_positions, costs, first_costs, trial_s)
             attempt.refused(failed)
             empty = [peer for peer, answer in answers.items() if isinstance(answer, Opened) and not answer.length]
             self.close(conversation, empty)
+
+    def _trial_s(
+        self,
+        places: Sequence[PipelineStage],
+        instead: Sequence[PipelineStage] | None,
+        view: View,
+        num_positions: int,
+    ) -> float | None:
+        """As in Route. What they say of their own speed does not count."""
+        if instead is None or all(self.suspects.is_proven(place.peer) for place in places):
+            return None
+        self._trials.begun(_now())
+        return TRIAL_S + TRIAL_PASSES * predict(instead, view).pass_s(num_positions)
 
     def close(self, conversation: Conversation, peers: Sequence[bytes] | None = None) -> None:
         """Free these stages of it, or all. (Held while others are awaited, they would be what another owner waits
@@ -297,6 +324,18 @@ class Routes:
         """Other replies, and the next route, avoid that link or peer for a while."""
         self.suspects.note(route.peers[loss.first], route.peers[loss.second], _now())
 
+    def passed(self, route: Route) -> None:
+        """Something came round it."""
+        if route.trial_s is not None and not all(map(self.suspects.is_proven, route.peers)):
+            self._trials.passed()
+        self.suspects.passed(route.peers)
+
+    def disappointed(self, route: Route) -> str:
+        """Nothing came of a trial; in words."""
+        new = [index for index, peer in enumerate(route.peers) if not self.suspects.is_proven(peer)]
+        self.suspects.failed([route.peers[index] for index in new], _now())
+        return f"nothing has come yet from {', '.join(map(route.told, new))}, new here"
+
     def fruitless(self, route: Route) -> None:
         """Nothing came of it, again, and nobody knows why: others first, for a while."""
         self.suspects.failed(route.peers, _now())
@@ -317,13 +356,14 @@ class Routes:
         number: int,
         digests: bytes,
         places: Sequence[PipelineStage],
-        max_positions: int,
     ) -> dict[bytes, Opened | Refused | DsdError]:
-        reserved = min(conversation.num_positions, max_positions)
+        """Each is asked for what it has room for, whatever the others have: they may be others at the next try, and a
+        stage that has opened already takes no other terms under the same number."""
         stages = encode_body(OpenStages(tuple(StagePlace(place.contact, place.start, place.end) for place in places)))
 
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
             judges = index == len(places) - 1
+            reserved = min(conversation.num_positions, places[index].record.context_tokens)
             message = Open(
                 conversation.session, number, index, options.model.model_id, self._rpc.transport.contact,
                 options.asked, reserved, options.lease_s, options.wire, options.acceptance,

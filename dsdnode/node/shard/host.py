@@ -124,7 +124,7 @@ class StageHost:
 
     @property
     def num_free_sessions(self) -> int:
-        return self._sessions.num_free
+        return self._sessions.num_free(asyncio.get_running_loop().time())
 
     # --- messages
 

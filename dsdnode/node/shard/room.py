@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from dsdnode.accounts import TURN_S, Account, Shares, Turns
+from dsdnode.accounts import NEWCOMER, TURN_S, Account, Shares, Turns
 from dsdnode.wire.messages import Refused
 
 IDLE_S = 15.0
@@ -101,6 +101,16 @@ class Room(Generic[S]):
             if id(session) in self._cut:
                 session.reserved_positions = session.needed_positions
         return going
+
+    def num_for_a_newcomer(self) -> int:
+        """Sessions that are free, or rest, or are idle and would make room for whoever holds nothing here."""
+        working = [one for one in self._here if not one.parked]
+        num_free = max(0, self._max_sessions - len(working) - len(self._coming))
+        num_idle = sum(one.worked_s + IDLE_S < self._now for one in working)
+        accounts = [*(one.account for one in working), *(one.account for one in self._coming)]
+        shares = Shares(self._max_sessions, ((account, 1) for account in accounts))
+        given = (num for num in range(num_idle) if not shares.over(NEWCOMER, num_free + num + 1))
+        return num_free + next(given, num_idle)
 
     def grow(self, session: S) -> list[S]:
         """Who is to go so that the cache holds all that is in use; that very one, when nobody has to make room."""

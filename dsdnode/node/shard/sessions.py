@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from dsdnode.accounts import Account, Turns
+from dsdnode.accounts import Account, Asking, Shares, Turns
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.node.shard.room import Coming, Room
@@ -118,6 +118,7 @@ class Sessions:
         """For whom room is being made, by session: nobody else gets it."""
         self._turns = Turns()
         self.draining = False
+        self._asking = Asking()
 
     def __len__(self) -> int:
         """Replies in progress: who is parked does not count."""
@@ -129,9 +130,14 @@ class Sessions:
     def get(self, session: bytes) -> StageSession | None:
         return self._sessions.get(session)
 
-    @property
-    def num_free(self) -> int:
-        return 0 if self.draining or self._engine.quarantined else self._max_sessions - len(self)
+    def num_free(self, now: float) -> int:
+        """For whoever may come: who is idle beyond a fair share makes room."""
+        if self.draining or self._engine.quarantined:
+            return 0
+        return self._room(now, self._sessions.values(), self._coming.values()).num_for_a_newcomer()
+
+    def _room(self, now: float, here: Iterable[StageSession], coming: Iterable[Coming] = ()) -> Room[StageSession]:
+        return Room(now, self._max_sessions, self._engine.shard.context_tokens, here, coming, self._turns)
 
     def admit(
         self, now: float, account: Account, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes
@@ -209,10 +215,13 @@ class Sessions:
         known = self._sessions.get(message.session)
         if known is not None and not known.is_another_reply(message):
             return []
+        self._asking.asks(account.network, now, message.max_positions)
         others = [one for one in self._sessions.values() if one is not known and not one.machine.is_over]
+        used = Shares(self._engine.shard.context_tokens, ((one.account, one.num_cells) for one in others))
+        if not used.is_modest(account, message.max_positions, self._asking.lately(now)):
+            return Refused("your network has its share of the cache in long sessions, while others ask", retry=True)
         coming = [one for session, one in self._coming.items() if session != message.session]
-        room = Room(now, self._max_sessions, self._engine.shard.context_tokens, others, coming, self._turns)
-        return room.make(Coming(account, message.max_positions))
+        return self._room(now, others, coming).make(Coming(account, message.max_positions))
 
     def leaving(self, message: Open) -> StageSession | None:
         """Who is over, but for a run in flight, and is still in the way of this session."""
@@ -231,7 +240,7 @@ class Sessions:
         if sum(one.num_cells for one in self._sessions.values()) <= max_positions:
             return []
         others = [one for one in self._sessions.values() if one is not session and not one.machine.is_over]
-        return Room(now, self._max_sessions, max_positions, others).grow(session)
+        return self._room(now, others).grow(session)
 
     @contextmanager
     def kept_for(self, account: Account, message: Open) -> Iterator[None]:

@@ -1,0 +1,194 @@
+"""One drafter, asked for a reply: whether it takes it, and what it says until the end. Nobody else is heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from dsdnode.client.part import Ended, Part, Piece, Way
+from dsdnode.client.patience import ASIDE_POSITION_S, ASIDE_S
+from dsdnode.client.request import Finished, PendingReply
+from dsdnode.errors import DsdError, PeerUnavailable
+from dsdnode.net.port import Priority
+from dsdnode.net.rpc import Rpc
+from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
+from dsdnode.wire import messages as wire
+from dsdnode.wire import replies
+from dsdnode.wire.codec import printable
+
+log = structlog.get_logger(__name__)
+
+ASK_TIMEOUT_S = 10.0
+"""A drafter tokenizes the prompt and looks for a model in this time."""
+SILENCE_S = 2.0
+"""A drafter that sends nothing for so long is asked whether it knows of the reply."""
+MAX_QUEUED_NOTICES = 4096
+
+_Notice = tuple[wire.Message, Sequence[bytes]]
+
+
+@dataclass(slots=True)
+class Inbox:
+    """What the drafter of one reply has said. Of others nothing gets in: they could fill it, or pass for its life."""
+
+    drafter: bytes
+    notices: asyncio.Queue[_Notice] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_NOTICES))
+
+    def put(self, peer: bytes, message: wire.Message, buffers: Sequence[bytes] = ()) -> None:
+        """What does not fit is lost: a gap is seen by its index."""
+        if peer == self.drafter and not self.notices.full():
+            self.notices.put_nowait((message, buffers))
+
+
+@dataclass(slots=True, eq=False)
+class Asking:
+    """`started` ends with the first token that is new, or the reply's end; `part.taken` is known once the drafter has
+    accepted."""
+
+    drafter: bytes
+    part: Part
+    inbox: Inbox
+    started: asyncio.Task[None] = field(init=False)
+    since_s: float = field(default_factory=lambda: _now())
+    early: list[Piece | Ended] = field(default_factory=list)
+    """Up to the first new token."""
+    speaks: bool = False
+    """Of several that are asked at once one tells the user what it waits for."""
+    is_over: bool = False
+
+    @property
+    def request(self) -> bytes:
+        return self.part.request
+
+    @property
+    def error(self) -> DsdError | None:
+        """What ended it before the first token. Raises what is a bug."""
+        error = self.started.exception()
+        if error is not None and not isinstance(error, DsdError):
+            raise error
+        return error
+
+    def aside_s(self) -> float:
+        """When it is time to ask another one beside it."""
+        taken = self.part.taken
+        return self.since_s + ASIDE_S + ASIDE_POSITION_S * (taken.num_positions if taken else 0)
+
+
+class Askings:
+    """Those of one client. `ask` begins one, `follow` goes on with it, and `leave` ends it, however it stands."""
+
+    def __init__(self, rpc: Rpc, pings: Pings) -> None:
+        self._rpc = rpc
+        self._pings = pings
+        self.inboxes: dict[bytes, Inbox] = {}
+        """By request."""
+        for kind in (replies.Piece, replies.Finished, replies.Waiting):
+            rpc.on_notice(kind, self._notice)
+
+    def ask(self, pending: PendingReply, drafter: bytes, way: Way = Way.ASKED) -> Asking:
+        """Raises BadInput for what no drafter would accept."""
+        part, body = pending.begin(way)
+        inbox = self.inboxes[part.request] = Inbox(drafter)
+        asking = Asking(drafter, part, inbox)
+        asking.started = asyncio.create_task(self._start(pending, asking, body), name="ask a drafter")
+        return asking
+
+    def leave(self, asking: Asking) -> None:
+        if self.inboxes.pop(asking.request, None) is None:
+            return
+        asking.started.cancel()
+        if asking.started.done() and not asking.started.cancelled():
+            asking.started.exception()  # nobody asks any more
+        if not asking.is_over:
+            self._cancel(asking.drafter, asking.request)
+
+    async def _start(self, pending: PendingReply, asking: Asking, body: bytes) -> None:
+        answer, buffers = await self._answered(asking.drafter, replies.Generate(asking.request), body)
+        part = asking.part
+        part.taken = pending.checked(part, answer, buffers)
+        if part.way is Way.OVER and asking.speaks:
+            pending.hear("the drafter before named another prompt: this one does the reply over again")
+        while True:
+            news = await self._read(pending, asking)
+            if isinstance(news, Ended) or news.tokens or news.text:
+                asking.early.append(news)
+            if isinstance(news, Ended) or news.tokens:
+                return
+
+    async def follow(self, pending: PendingReply, asking: Asking) -> AsyncGenerator[Piece | Finished, None]:
+        """After `started` has ended well."""
+        assert asking.part.taken is not None
+        pending.take(asking.part.taken)
+        asking.speaks = True
+        for news in asking.early:
+            yield pending.event(asking.part, news)
+        while not asking.is_over:
+            yield pending.event(asking.part, await self._read(pending, asking))
+
+    async def _read(self, pending: PendingReply, asking: Asking) -> Piece | Ended:
+        """What is new in the drafter's next notice."""
+        notice, payload = await self._next(pending, asking)
+        asking.is_over = isinstance(notice, replies.Finished)
+        return asking.part.read(notice, payload)
+
+    async def _answered(self, drafter: bytes, message: wire.Message, body: bytes) -> tuple[wire.Message, list[bytes]]:
+        """Its answer, which may take a while. Raises PeerUnavailable at once when it does not even answer a ping."""
+        request = self._rpc.request(drafter, message, [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL)
+        asked = asyncio.ensure_future(request)
+        try:
+            answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))
+            return answer
+        finally:
+            asked.cancel()
+
+    async def _next(self, pending: PendingReply, asking: Asking) -> _Notice:
+        """The drafter's next piece, or its end. Raises PeerUnavailable when it is gone, knows nothing of the reply, or
+        it is another one's turn; NoPipeline when nobody was better for too long."""
+        inbox = asking.inbox
+        while True:
+            try:
+                async with asyncio.timeout(min(SILENCE_S, pending.patience.left_s(_now()))):
+                    message, buffers = await inbox.notices.get()
+            except TimeoutError:
+                pending.check(asking.drafter, asking.speaks)
+                await self._check(asking)
+                continue
+            if isinstance(message, replies.Cancel):
+                raise PeerUnavailable("the connection to the drafter is gone")
+            if isinstance(message, replies.Waiting):  # words are no progress
+                pending.check(asking.drafter, asking.speaks)
+                if asking.speaks:
+                    pending.hear(printable(message.reason))
+                continue
+            return message, buffers
+
+    async def _check(self, asking: Asking) -> None:
+        """Raises PeerUnavailable when the drafter is gone, or knows nothing of the reply."""
+        question = replies.Generate(asking.request)
+        answer, _ = await self._rpc.request(asking.drafter, question, timeout_s=PING_TIMEOUT_S)
+        is_there = isinstance(answer, wire.Pong) or (isinstance(answer, wire.Refused) and answer.retry)
+        if not is_there and asking.inbox.notices.empty():
+            raise PeerUnavailable("the drafter has dropped the reply") from None
+
+    def _notice(self, peer: bytes, message: Any, buffers: Sequence[bytes]) -> None:
+        inbox = self.inboxes.get(message.request)
+        if inbox is not None:
+            inbox.put(peer, message, buffers)
+
+    def peer_lost(self, peer: bytes, reason: str) -> None:
+        for request, inbox in self.inboxes.items():
+            inbox.put(peer, replies.Cancel(request))
+
+    def _cancel(self, drafter: bytes, request: bytes) -> None:
+        try:
+            self._rpc.notify(drafter, replies.Cancel(request))
+        except DsdError as error:
+            log.debug("cancel not sent", reason=str(error))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,184 @@
+"""Which drafter is to be asked next: one that answers, by lot. Who is full or away is asked again, and waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Collection
+from random import Random
+from typing import Protocol
+
+from cachetools import LRUCache
+
+from dsdnode.addresses import network_of, parse_address
+from dsdnode.client.failures import MAX_TRIES, Failure, Failures
+from dsdnode.client.preference import by_lot, by_preference
+from dsdnode.client.request import PendingReply
+from dsdnode.config import STILL_S
+from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
+from dsdnode.identity import MAX_NAMED, short_id
+from dsdnode.net.rpc import Rpc
+from dsdnode.swarm.pings import Pings
+from dsdnode.swarm.queries import Tasks
+from dsdnode.wire.records import ProviderRecord
+
+RECENT_S = 2.0
+"""What a lookup found so shortly ago is still so."""
+LOOK_AGAIN_S = 5.0
+"""So often others are looked for, while nobody can be asked."""
+FULL_PAUSE_S = 0.5
+AWAY_PAUSE_S = 1.0
+MAX_LEFT = 256
+MAX_RACED = 16
+"""Drafters that are asked at once whether they are there."""
+
+
+class Records(Protocol):
+    def __call__(self, max_age_s: float = 0.0, *, thorough: bool = False) -> Awaitable[list[ProviderRecord]]: ...
+
+
+class Drafters:
+    """As one client sees them. `close` it at the end."""
+
+    def __init__(self, rpc: Rpc, pings: Pings, rng: Random, joined: Collection[bytes], records: Records) -> None:
+        self._rpc = rpc
+        self._pings = pings
+        """Knows which drafters were silent when they were asked last: they may be in the records for minutes yet."""
+        self._rng = rng
+        self.joined = joined
+        self._records = records
+        self._known: list[ProviderRecord] = []
+        self._looked_s = float("-inf")
+        self._tasks = Tasks()
+        self._left: LRUCache[bytes, None] = LRUCache(MAX_LEFT)
+        """Those that gave a reply nothing, or too little: others are asked first from then on."""
+        self.last = b""
+        """It may have kept what it computed."""
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    def left(self, *drafters: bytes) -> None:
+        self._left.update(dict.fromkeys(drafters))
+
+    async def next(self, pending: PendingReply, failures: Failures) -> bytes:
+        """The one to be preferred of those that answer; when all were asked, who was full, or failed but once, or was
+        away and is back. `pending.others`: whom to ask beside it.
+
+        Raises NoPipeline when nobody is left, or comes back in time; or what a drafter said of the whole reply.
+        """
+        if not failures:
+            await self._look(RECENT_S)
+        thorough = False
+        while True:
+            order = self._order(pending)
+            fresh = [peer for peer in order if peer not in failures]
+            again = [peer for peer in failures if peer in order and not failures[peer].final]
+            pending.others = [peer for peer in again if not failures[peer].full]
+            if failures.deniers:
+                again = pending.others  # what cannot be done is told at once, however busy the others are
+            if fresh:
+                living = await self._pings.race(fresh[:MAX_RACED])
+                silent = [peer for peer in fresh[:MAX_RACED] if self._pings.is_silent(peer)]
+                for peer in silent:
+                    failures[peer] = Failure(PeerUnavailable(f"{short_id(peer)} does not answer"), MAX_TRIES, away=True)
+                if living:
+                    rest = [peer for peer in fresh if peer not in living and peer not in silent]
+                    pending.others = [*living[1:], *rest, *pending.others]
+                    return living[0]
+                continue
+            if again:
+                found = await self._again(pending, failures, again)
+                if found is not None:
+                    return found
+                continue
+            away = [peer for peer, failure in failures.items() if failure.away]
+            self._check(pending, failures, waits=bool(away) or not thorough)
+            if away:
+                self._say(pending, f"waiting for {_away(away)} of {pending.model.name}")
+                await self._wait(failures, AWAY_PAUSE_S)
+            else:
+                thorough = True
+                await self._look(0.0, thorough=True)  # those who answered first may not know of all
+
+    def _check(self, pending: PendingReply, failures: Failures, *, waits: bool) -> None:
+        """Nobody is left to ask for now."""
+        if failures.deniers or not waits or pending.patience.is_spent(_now()):
+            raise no_drafter(pending, failures)
+
+    def _order(self, pending: PendingReply) -> list[bytes]:
+        tokenizer = pending.model.tokenizer_hash
+        drafters = [one for one in self._known if one.role == "drafter" and one.tokenizer_hash == tokenizer]
+        last = self.last if pending.request.keep else b""
+        lots = by_lot(drafters, self._network_of, self._rng)
+        return [record.peer_id for record in by_preference(lots, last, self.joined, self._is_shunned)]
+
+    def _network_of(self, record: ProviderRecord) -> str:
+        """Where it is seen, or else would be dialled."""
+        seen = self._rpc.account_of(record.peer_id).network
+        return seen or (network_of(parse_address(record.addresses[0])[0]) if record.addresses else "")
+
+    def _is_shunned(self, peer: bytes) -> bool:
+        return peer in self._left or self._pings.is_silent(peer)
+
+    async def _again(self, pending: PendingReply, failures: Failures, again: list[bytes]) -> bytes | None:
+        """One that was full, after a moment; or one that answers a ping."""
+        peer = min(again, key=lambda peer: not failures[peer].full)
+        if failures[peer].full:
+            full = sorted(other for other in again if failures[other].full)
+            names = ", ".join(map(short_id, full[:MAX_NAMED]))
+            self._say(pending, f"waiting for a place at the drafter {names} ({failures[full[0]].error})")
+            await self._wait(failures, FULL_PAUSE_S)
+            return peer
+        pending.others = [other for other in pending.others if other != peer]
+        try:
+            await self._pings.ping(peer)
+        except DsdError as error:
+            failures[peer] = Failure(error, MAX_TRIES, away=True)
+            return None
+        return peer
+
+    async def _wait(self, failures: Failures, pause_s: float) -> None:
+        """Those that are back have not failed any more."""
+        if _now() > self._looked_s + LOOK_AGAIN_S:
+            self._looked_s = _now()
+            self._tasks.spawn(self._look(0.0, thorough=True))
+
+        async def look_after(peer: bytes) -> None:
+            if await self._pings.rtt_s(peer) is not None:
+                del failures[peer]
+
+        away = [peer for peer, failure in failures.items() if failure.away][:MAX_RACED]
+        await asyncio.gather(asyncio.sleep(pause_s), *(look_after(peer) for peer in away))
+
+    def _say(self, pending: PendingReply, words: str) -> None:
+        if pending.patience.still_s(_now()) >= STILL_S:
+            pending.hear(words)
+
+    async def _look(self, max_age_s: float, *, thorough: bool = False) -> None:
+        """Who is known stays so while nobody says otherwise: our own network may be gone."""
+        self._looked_s = _now()
+        self._known = await self._records(max_age_s, thorough=thorough) or self._known
+
+
+def no_drafter(pending: PendingReply, failures: Failures) -> DsdError:
+    """What to raise: the words of whoever says that it cannot be done, rather."""
+    if (denied := failures.denied) is not None:
+        return denied
+    model = pending.model.name
+    away = [peer for peer, failure in failures.items() if failure.away]
+    others = dict.fromkeys(str(failure.error) for failure in failures.values() if not failure.away)
+    more = "`dsdnode start --role drafter --model-draft FILE --join ...` adds one"
+    if not failures:
+        return NoPipeline(f"no drafter with the tokenizer of {model} in this swarm: {more}")
+    reasons = "; ".join([*([f"waited for {_away(away)}"] if away else []), *others])
+    return NoPipeline(f"no drafter is left for {model} ({reasons}): ask again later ({more})")
+
+
+def _away(away: list[bytes]) -> str:
+    names, more = ", ".join(map(short_id, away[:MAX_NAMED])), len(away) - MAX_NAMED
+    verb = "does not answer" if len(away) == 1 else f"{f'and {more} more ' if more > 0 else ''}do not answer"
+    return f"a drafter ({names} {verb})"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

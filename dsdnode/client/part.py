@@ -1,0 +1,143 @@
+"""What one drafter gives of a reply, of several that may be asked beside one another: how it is asked, and what is new
+in what it says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from dsdnode.client.losses import Contradiction, Left, OtherPrompt, said
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.wire import messages as wire
+from dsdnode.wire import replies
+from dsdnode.wire.codec import buffer_at, decode_body, printable
+from dsdnode.wire.tensors import unpack_tokens
+
+MAX_VOCAB = 1 << 24
+MAX_TOKEN_BYTES = 4096
+"""Of text, on the average of a reply's tokens and one more for what was held back. The longest of any vocabulary that
+we know have some hundreds; a stop text, of which all but the end may be held back, has 1,024 at most."""
+
+
+class Way(Enum):
+    """How a drafter is asked to go on with a reply."""
+
+    ASKED = auto()
+    """By what the user asked, behind the tokens so far: another drafter's word for the prompt does not count."""
+    OVER = auto()
+    """By what the user asked alone: it does the reply over again, and goes on if it comes to the same tokens."""
+    NAMED = auto()
+    """By the prompt's ids, as they were named by the drafter that began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The first `num_accepted` of `tokens` were drafted; `text` is what can be shown now (whole characters).
+
+    `threshold` 0: they are exactly the model's own; else some may have been accepted by a laxer rule.
+    """
+
+    tokens: tuple[int, ...]
+    text: str
+    num_accepted: int
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A drafter takes the reply: the prompt as it reads it, the rule by which it accepts."""
+
+    prompt_tokens: tuple[int, ...]
+    acceptance: wire.WireAcceptance
+    num_positions: int
+    """Of the prompt, and of what it does over again, for which it may take time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of what a drafter gives; its figures."""
+
+    reason: str
+    told: replies.Statistics
+
+
+@dataclass(slots=True)
+class Part:
+    """`tokens` and `text`: of the reply, when the drafter was asked. What it says is for this part alone until `taken`
+    by the reply (PendingReply.event)."""
+
+    request: bytes
+    body: replies.GenerateBody
+    way: Way
+    tokens: tuple[int, ...]
+    text: str
+    num_bytes: int
+    """Of text that came, or that `tokens` came with."""
+    taken: Taken | None = None
+    _num_here: int = field(init=False)
+    """Of the reply's tokens with what this drafter gave."""
+    _again: str = ""
+    """Of the text, as it came over again."""
+    _had_rest: bool = False
+    """The drafter has sent a piece without tokens, its last."""
+
+    def __post_init__(self) -> None:
+        self._num_here = len(self.body.tokens)
+        if self.way is Way.OVER:
+            self.num_bytes = 0
+        else:
+            self._again = self.text
+
+    @property
+    def num_again(self) -> int:
+        """Tokens that it does over again."""
+        return len(self.tokens) - len(self.body.tokens)
+
+    def read(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Ended:
+        """What is new in it. Raises PeerMisbehaved when something before it was lost, OtherPrompt or Contradiction when
+        it is not the reply that was begun, or the error that ended it."""
+        if isinstance(notice, replies.Piece):
+            return self._piece(notice, buffers)
+        assert isinstance(notice, replies.Finished)
+        if notice.error:
+            raise said(notice)
+        told = decode_body(buffer_at(buffers, 0), replies.Statistics)
+        if told.completion_tokens != self._num_here - len(self.body.tokens):
+            raise PeerMisbehaved("the end of the drafter's stream is lost")
+        if self._num_here < len(self.tokens):
+            raise OtherPrompt("asked the same, the drafter ends where the one before it went on")
+        return Ended(printable(notice.reason), told)
+
+    def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
+        if piece.index != self._num_here:
+            raise PeerMisbehaved(f"the drafter's stream has a gap at token {self._num_here}")
+        given, text = ids_of(buffers), buffer_at(buffers, 1)
+        num_tokens, num_bytes = self._num_here + len(given), self.num_bytes + len(text)
+        if self._had_rest or num_tokens > self.body.max_tokens:
+            raise Left("the drafter goes on after the end of the reply")
+        if num_bytes > MAX_TOKEN_BYTES * (num_tokens + 1):
+            raise Left("the drafter sends more text than so many tokens have")
+        known = self.tokens[self._num_here : num_tokens]
+        if given[: len(known)] != known:
+            raise OtherPrompt("asked the same, the drafter comes to other tokens than the one before it")
+        news = self._news(text.decode("utf-8", "replace"))
+        self._had_rest, self.num_bytes, self._num_here = not given, num_bytes, num_tokens
+        threshold = self.taken.acceptance.threshold if self.taken else 0.0
+        return Piece(given[len(known) :], news, max(0, piece.accepted - len(known)), threshold)
+
+    def _news(self, text: str) -> str:
+        """What of it was not shown yet."""
+        if len(self._again) == len(self.text):
+            return text
+        again = self._again + text
+        most = min(len(again), len(self.text))
+        if again[:most] != self.text[:most]:
+            raise Contradiction("the drafter has another text for the same tokens than the one before it")
+        self._again = again[:most]
+        return again[most:]
+
+
+def ids_of(buffers: Sequence[bytes]) -> tuple[int, ...]:
+    ids = buffer_at(buffers, 0)
+    return tuple(unpack_tokens(ids, len(ids) // 4, MAX_VOCAB).tolist())
