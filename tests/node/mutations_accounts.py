@@ -22,11 +22,11 @@ ACCOUNTS: Final = {
     "room-own": Mutation(ROOM + "make", "gives = gives or self._own(asker)", "pass"),
     "room-idle": Mutation(ROOM + "_gives", "one.worked_s + IDLE_S < self._now", "False"),
     "room-turn": Mutation(ROOM + "_gives", "one.since_s + TURN_S < self._now", "False"),
-    "turn-networks": Mutation(SHARES + "beside", " or sum(owners.values()) >= mine", ""),
+    "turn-networks": Mutation(SHARES + "beside", " or totals[account.network] >= mine", ""),
     "turn-spent": Mutation(
         "dsdnode.accounts:Turns.may_take", "self._lost_s.get(asker.network, -inf) + SPENT_S < now", "True"
     ),
-    "turn-least": Mutation(SHARES + "beside", "sum(owners.values()) >= mine", "True"),
+    "turn-least": Mutation(SHARES + "beside", "totals[account.network] >= mine", "True"),
     "parked-heaviest": Mutation(ROOM + "_gives", "session.parked and session.account == account", "session.parked"),
     "share-lost": Mutation(STAGE_HOST + "_evict", "not session.parked and ", "False and "),
     "cells-grown": Mutation(STAGE_HOST + "_run", "self._sessions.overflow(now, session)", "()"),

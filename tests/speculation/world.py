@@ -26,7 +26,11 @@ from .restless import Restless
 from .toy import END_TOKEN, VOCABULARY, Network, Queue, reference
 from .watch import OwnerWatch
 
-TIME_LIMIT_S = 7200.0
+TIME_LIMIT_S = 28_800.0
+"""Who has not ended by then is stuck. (Pieces of three positions, four stages and one message in seven lost take hours,
+and end.)"""
+FAULTS_S = 360.0
+"""So long there is bad luck beside what a network loses."""
 LEASE_S = (20.0, 60.0)
 
 
@@ -256,7 +260,7 @@ class World:
 
     def _schedule_fault(self, rate: float, strike: Any) -> None:
         def struck() -> None:
-            if self.owner.finished is None and self.queue.now < TIME_LIMIT_S / 20:
+            if self.owner.finished is None and self.queue.now < FAULTS_S:
                 strike()
                 self._schedule_fault(rate, strike)
 
