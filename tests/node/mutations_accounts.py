@@ -38,10 +38,22 @@ ACCOUNTS: Final = {
         "in_turn(sorted(ready, key=waits), lambda run: self._turns[run.owner].account)",
         "sorted(ready, key=lambda run: self._turns[run.owner].served)",
     ),
+    "turn-pause": Mutation(
+        "dsdnode.node.batching.scheduler:Scheduler._without_those_that_rest",
+        "if network in self._rests or lets_go_first:",
+        "if False:",
+    ),
+    "cells-modest": Mutation(
+        "dsdnode.node.shard.sessions:Sessions.room_for", "if not used.is_modest(", "if False and used.is_modest("
+    ),
     "drafter-share": Mutation(DRAFTER_HOST + "_giving", "        if over:\n", "        if False:\n"),
     "drafter-turn": Mutation(DRAFTER_HOST + "_giving", "longest.since_s + TURN_S < ", "0 > "),
     "drafter-texts": Mutation(
         DRAFTER_HOST + "_generate", "self._prompting.setdefault(account.network, asyncio.Lock())", "asyncio.Lock()"
+    ),
+    "drafter-unread": Mutation(DRAFTER_HOST + "_check_length", "if num_bytes > most:", "if False:"),
+    "drafter-modest": Mutation(
+        DRAFTER_HOST + "_check_share", "if not shares.is_modest(", "if False and shares.is_modest("
     ),
     "resting-share": Mutation(
         "dsdnode.node.drafter.conversations:Conversations._next_to_go", " if one.account == heaviest", ""
