@@ -1,10 +1,11 @@
 """Who gets how much of what is scarce, when not all can have what they ask for. Everything scarce asks this; pure.
 
-Names cost nothing and networks do: charged is an owner, and with it the network that it is seen in. Networks have fair
-shares of the whole, and the owners in each of them fair shares of that. While nobody else asks, one may have it all;
-when there is no room, who asks for no more than a fair share gets it from those who have more than theirs. Where what
-is taken slows all others down though there is room, a network keeps to its share in what is larger than others ask for,
-while they do.
+Names cost nothing, addresses little, and networks more: charged is an owner, and with it the network and the address
+that it is seen at. Networks have fair shares of the whole, the addresses of each fair shares of that, and the owners at
+each of these fair shares of that: so a neighbour has what one address has, whatever names are next door. While nobody
+else asks, one may have it all; when there is no room, who asks for no more than a fair share gets it from those who
+have more than theirs. Where what is taken slows all others down though there
+is room, a network keeps to its share in what is larger than others ask for, while they do.
 """
 
 from __future__ import annotations
@@ -30,14 +31,25 @@ MAX_REMEMBERED = 4096
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`owner`: a peer id, proven; `network`: the one that its connection comes from."""
+    """`owner`: a peer id, proven; `network` and `address`: what its connection comes from."""
 
     owner: bytes
     network: str = ""
+    address: str = ""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.network, self.address
 
 
 NOBODY = Account(b"")
 """Where nothing is shared with others."""
+_LEVELS: tuple[Callable[[Account], Hashable], ...] = (
+    lambda account: account.network,
+    lambda account: account.place,
+    lambda account: account,
+)
+"""What shares are of, each within the one before it."""
 
 
 NEWCOMER = Account(b"", "nowhere yet")
@@ -49,47 +61,39 @@ class Shares:
 
     def __init__(self, capacity: float, held: Iterable[tuple[Account, float]]) -> None:
         self._capacity = capacity
-        self._held: dict[str, dict[Account, float]] = {}
+        self._held: dict[Account, float] = {}
         for account, amount in held:
-            owners = self._held.setdefault(account.network, {})
-            owners[account] = owners.get(account, 0.0) + amount
+            self._held[account] = self._held.get(account, 0.0) + amount
 
     def over(self, asker: Account, amount: float) -> list[Account]:
         """Who is to give way to this account, which asks for so much more: whoever has most comes first.
 
         Empty: it asks for more than its own share, and there is nobody to take that from.
         """
-        networks = {network: sum(owners.values()) for network, owners in self._held.items()}
-        networks[asker.network] = networks.get(asker.network, 0.0) + amount
-        share = _fair_share(networks.values(), self._capacity)
-        owners = self._held.get(asker.network, {})
-        mine = owners | {asker: owners.get(asker, 0.0) + amount}
-        if networks[asker.network] <= share:
-            giving = [network for network, total in networks.items() if total > share]
-        elif mine[asker] <= _fair_share(mine.values(), share):
-            giving = [asker.network]
-        else:
-            return []
-        found: list[Account] = []
-        for network in sorted(giving, key=lambda network: -networks[network]):
-            inside = mine if network == asker.network else self._held[network]
-            found += _above(inside, _fair_share(inside.values(), share), but=asker)
-        return found
+        held, capacity = self._held | {asker: self._held.get(asker, 0.0) + amount}, self._capacity
+        for depth, level in enumerate(_LEVELS):
+            totals = _totals(held, level)
+            share = _fair_share(totals.values(), capacity)
+            if totals[level(asker)] <= share:
+                return _above(held, capacity, depth)
+            held = {account: amount for account, amount in held.items() if level(account) == level(asker)}
+            capacity = share
+        return []
 
     def is_modest(self, asker: Account, amount: float, asking: Mapping[str, float]) -> bool:
         """Is this no more than another network asks for (the largest of late, by network), or within a fair share of
         the asker's network, or all that it has?"""
         others = {network: largest for network, largest in asking.items() if network != asker.network}
-        mine = sum(self._held.get(asker.network, {}).values())
+        held = _totals(self._held, lambda account: account.network)
+        mine = held.get(asker.network, 0.0)
         if not mine or amount <= max(others.values(), default=inf):
             return True
-        return mine + amount <= self._capacity / len({*others, *self._held})
+        return mine + amount <= self._capacity / len({*others, *held})
 
     def heaviest(self) -> list[Account]:
         """Who holds something, with most comes first."""
-        totals = {network: sum(owners.values()) for network, owners in self._held.items()}
-        accounts = {account: amount for owners in self._held.values() for account, amount in owners.items()}
-        return sorted(accounts, key=lambda one: (totals[one.network], accounts[one]), reverse=True)
+        totals = [(level, _totals(self._held, level)) for level in _LEVELS]
+        return sorted(self._held, key=lambda one: [total[level(one)] for level, total in totals], reverse=True)
 
 
 class Asking:
@@ -107,9 +111,24 @@ class Asking:
         return {network: largest for network, (then, largest) in self._asked.items() if now < then + ASKED_S}
 
 
-def _above(held: Mapping[Account, float], share: float, but: Account) -> list[Account]:
-    over = [account for account, amount in held.items() if amount > share and account != but]
-    return sorted(over, key=lambda account: -held[account])
+def _totals(held: Mapping[Account, float], level: Callable[[Account], Hashable]) -> dict[Hashable, float]:
+    totals: dict[Hashable, float] = {}
+    for account, amount in held.items():
+        totals[level(account)] = totals.get(level(account), 0.0) + amount
+    return totals
+
+
+def _above(held: Mapping[Account, float], capacity: float, depth: int) -> list[Account]:
+    """Who has more than a fair share of what there is, of those who have more than theirs of that, and so on."""
+    if depth == len(_LEVELS):
+        return list(held)
+    level, found = _LEVELS[depth], list[Account]()
+    totals = _totals(held, level)
+    share = _fair_share(totals.values(), capacity)
+    for group in sorted((one for one, total in totals.items() if total > share), key=lambda one: -totals[one]):
+        inside = {account: amount for account, amount in held.items() if level(account) == group}
+        found += _above(inside, share, depth + 1)
+    return found
 
 
 def _fair_share(wanted: Iterable[float], capacity: float) -> float:
@@ -124,21 +143,26 @@ def _fair_share(wanted: Iterable[float], capacity: float) -> float:
 
 
 def in_turn(items: Iterable[T], account_of: Callable[[T], Account]) -> list[T]:
-    """In an order in which networks take turns, and in each its owners; what is one owner's keeps its order."""
-    waiting = list(items)
-    if len(waiting) < 2:
-        return waiting
-    by_owner = _take_turns(waiting, account_of)
-    return _take_turns(by_owner, lambda item: account_of(item).network)
+    """In an order in which networks take turns, in each its addresses, and at each of these its owners; what is one
+    owner's keeps its order."""
+    order = list(items)
+    if len(order) < 2:
+        return order
+    for level in reversed(_LEVELS):
+        order = _take_turns(order, account_of, level)
+    return order
 
 
-def _take_turns(items: Sequence[T], key: Callable[[T], Hashable]) -> list[T]:
+def _take_turns(
+    items: Sequence[T], account_of: Callable[[T], Account], level: Callable[[Account], Hashable]
+) -> list[T]:
     """The first of each, then the second of each, and so on."""
     seen: Counter[Hashable] = Counter()
     ranked: list[tuple[int, T]] = []
     for item in items:
-        ranked.append((seen[key(item)], item))
-        seen[key(item)] += 1
+        group = level(account_of(item))
+        ranked.append((seen[group], item))
+        seen[group] += 1
     return [item for _, item in sorted(ranked, key=itemgetter(0))]
 
 

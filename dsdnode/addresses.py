@@ -143,6 +143,16 @@ def network_of(ip: str) -> str:
     return str(ipaddress.ip_network((inner, 24 if inner.version == 4 else 56), strict=False))
 
 
+@functools.lru_cache(maxsize=4096)
+def machine_of(ip: str) -> str:
+    """As much of an IP address as one machine has: all of IPv4, the /64 of IPv6. "" for what is no address."""
+    try:
+        inner = _innermost(ipaddress.ip_address(ip.partition("%")[0]))
+    except ValueError:
+        return ""
+    return str(ipaddress.ip_network((inner, 32 if inner.version == 4 else 64), strict=False).network_address)
+
+
 def check_reachable(address: str) -> None:
     """Raises ValueError, in words, where nobody could be: what people type wants saying."""
     host, _ = parse_address(address)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +40,32 @@ def test_a_neighbour_has_a_share_of_the_network_s_share() -> None:
     assert shares.over(mallory(0), 1) == []
 
 
+def test_names_next_door_are_one_address() -> None:
+    """However many she has, and however they work: carol has an address of her own, and mallory four."""
+    carol = Account(b"carol", HERS, "198.51.100.7")
+    for num_addresses in (1, 4, 7):
+        hers = [Account(b"%d" % name, HERS, f"198.51.100.{66 + name % num_addresses}") for name in range(80)]
+        full = Shares(8, [(one, 1) for one in hers[:8]])
+        assert {one.address for one in full.over(carol, 1)} <= {one.address for one in hers}
+        assert full.over(carol, 1)
+        assert full.over(hers[9], 1) == []
+    assert Shares(8, [(one, 1) for one in hers[:7]] + [(carol, 1)]).over(hers[8], 1) == []
+
+
+def test_at_an_address_each_owner_has_a_share_of_its_share() -> None:
+    at_home = [Account(b"%d" % one, HERS, "198.51.100.7") for one in range(3)]
+    shares = Shares(8, [(ALICE, 4), (at_home[0], 3), (at_home[1], 1)])
+    assert shares.over(at_home[2], 1) == [at_home[0]]
+    assert shares.over(at_home[2], 2) == []
+    assert shares.heaviest() == [ALICE, at_home[0], at_home[1]]
+
+
+def test_addresses_take_turns_too() -> None:
+    carol, hers = Account(b"carol", HERS, "7"), [Account(b"%d" % name, HERS, "66") for name in range(3)]
+    order = in_turn([*hers, carol, ALICE], lambda one: one)
+    assert order == [hers[0], ALICE, carol, hers[1], hers[2]]
+
+
 def test_who_has_no_more_than_a_share_never_gives_way() -> None:
     shares = Shares(8, [(ALICE, 2), (BOB, 1), (mallory(0), 5)])
     assert shares.over(mallory(1), 3) == []
@@ -61,7 +89,17 @@ def test_the_heaviest_comes_first() -> None:
     assert shares.heaviest() == [mallory(1), mallory(0), ALICE, BOB]
 
 
-NAMES = st.builds(Account, st.sampled_from([b"1", b"2", b"3"]), st.sampled_from(["here", "there", "yonder"]))
+NAMES = st.builds(
+    Account,
+    st.sampled_from([b"1", b"2", b"3"]),
+    st.sampled_from(["here", "there", "yonder"]),
+    st.sampled_from(["7", "66"]),
+)
+LEVELS: tuple[Callable[[Account], Hashable], ...] = (
+    lambda one: one.network,
+    lambda one: one.place,
+    lambda one: one,
+)
 HELD = st.lists(st.tuples(NAMES, st.integers(1, 5)), min_size=1, max_size=9)
 
 
@@ -69,13 +107,13 @@ HELD = st.lists(st.tuples(NAMES, st.integers(1, 5)), min_size=1, max_size=9)
 def test_whoever_gives_way_has_more_than_whoever_gets(
     held: list[tuple[Account, int]], asker: Account, more: int
 ) -> None:
-    """Of his own, or his network's; so the place does not go to and fro."""
+    """Of his own, or his address's, or his network's; so the place does not go to and fro."""
     capacity = sum(amount for _, amount in held)
     for other in Shares(capacity, held).over(asker, more):
         assert other != asker
-        inside = other.network == asker.network
-        mine = more + sum(n for one, n in held if (one == asker if inside else one.network == asker.network))
-        theirs = sum(n for one, n in held if (one == other if inside else one.network == other.network))
+        level = next(level for level in LEVELS if level(other) != level(asker))
+        mine = more + sum(n for one, n in held if level(one) == level(asker))
+        theirs = sum(n for one, n in held if level(one) == level(other))
         assert theirs > mine
 
 

@@ -53,7 +53,7 @@ def status(as_json: bool, **flags: Any) -> None:
     for name, value in lines.items():
         click.echo(f"{name:<12} {render.cell(value)}")
     if answer.twin:
-        click.echo(f"{'warning':<12} this identity is in use twice: its key answers at {render.cell(answer.twin)}, too")
+        click.echo(f"{'warning':<12} this identity is in use twice: its key is also at {render.cell(answer.twin)}")
     columns = ("ENGINE OF", "MODEL", "WORKER", "CONTEXT", "MS A BLOCK", "MS A TOKEN")
     engines = (
         (one.role, one.model, one.worker_pid, one.context_tokens, one.fixed_ms, one.slope_ms) for one in answer.engines
@@ -69,9 +69,11 @@ def status(as_json: bool, **flags: Any) -> None:
 
 
 def _troubles(engine: EngineStatus) -> list[str]:
-    """What its user should know of an engine that died."""
+    """What its user should know of an engine that died, or is not offered."""
     died = f"deaths of the {engine.role}'s worker: {engine.num_deaths}; the last one: {engine.last_death}"
-    rests = f"the {engine.role}'s engine is {engine.quarantined}; then it is tried, and offered, again"
+    rests = f"the {engine.role}'s engine is not offered: {engine.quarantined}"
+    if engine.quarantined.startswith("quarantined"):
+        rests = f"the {engine.role}'s engine is {engine.quarantined}; then it is tried, and offered, again"
     return [died] * bool(engine.num_deaths) + [rests] * bool(engine.quarantined)
 
 

@@ -126,10 +126,10 @@ class Client:
     # --- what is there
 
     async def models(self) -> list[ModelInfo]:
-        return await describe_models(self._rpc, self._discovery, self._pings)
+        return await describe_models(self._discovery, self._pings)
 
     async def peers(self) -> list[PeerInfo]:
-        return await describe_peers(self._rpc, self._discovery, self._pings)
+        return await describe_peers(self._discovery, self._pings)
 
     async def survey(self, max_records: int, num_pings: int) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """What is offered, and the round trips, s, to those of the peers that answered `num_pings`."""
@@ -166,8 +166,6 @@ class Client:
     async def _most_hosted(self, models: Sequence[Model]) -> Model:
         """Any of them could be meant: names are anybody's to give, and so are records."""
         shards = [shard for model in models for shard in model.shards[:MAX_ASKED_HOSTS]]
-        for shard in shards:
-            self._rpc.transport.introduce(shard.contact)
         peers = list(dict.fromkeys(shard.peer_id for shard in shards))
         rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer) for peer in peers))
         answering = {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}

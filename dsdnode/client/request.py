@@ -42,6 +42,14 @@ LOSSES = (Overloaded, PeerUnavailable, PeerMisbehaved, WorkerDied, WorkFailed)
 ERRORS = {kind.__name__: kind for kind in _KINDS} | {"EngineLost": PeerUnavailable}
 
 
+MAX_TOKEN_BYTES = 4096
+"""Of text, on the average of a reply's tokens and one more for what was held back. The longest of any vocabulary that
+we know have some hundreds; a stop text, of which all but the end may be held back, has 1,024 at most."""
+WORDS_EVERY_S = 0.5
+"""What a reply waits for is told no more often. An honest drafter says it once a second at most; others could fill the
+user's screen."""
+
+
 class Left(PeerUnavailable):
     """A drafter gives a reply too little, or nothing: others may be better."""
 
@@ -144,6 +152,9 @@ class PendingReply:
     _waits_for: str = ""
     _told: str = ""
     _told_s: float = float("-inf")
+    _text_bytes: int = 0
+    _had_rest: bool = False
+    """The drafter has sent a piece without tokens, its last."""
 
     def __post_init__(self) -> None:
         if self.request.threshold is not None:
@@ -177,7 +188,7 @@ class PendingReply:
 
         Raises BadInput for what no drafter would accept.
         """
-        self._num_before = len(self.tokens)
+        self._num_before, self._had_rest = len(self.tokens), False
         if self.request.window:
             parse_window(self.request.window)
         if self.request.wire:
@@ -279,15 +290,25 @@ class PendingReply:
     def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
         if piece.index != len(self.tokens):
             raise PeerMisbehaved(f"the drafter's stream has a gap at token {len(self.tokens)}")
-        tokens = _ids(buffers)
+        tokens, text = _ids(buffers), buffer_at(buffers, 1)
+        num_tokens, num_bytes = len(self.tokens) + len(tokens), self._text_bytes + len(text)
+        if self._had_rest or num_tokens > self.request.max_tokens:
+            raise Left("the drafter goes on after the end of the reply")
+        if num_bytes > MAX_TOKEN_BYTES * (num_tokens + 1):
+            raise Left("the drafter sends more text than so many tokens have")
+        self._had_rest, self._text_bytes = not tokens, num_bytes
         self.tokens.extend(tokens)
         if tokens:
             self.patience.stepped(_now(), len(tokens))
             self._waits_for = self._told = ""
             arrival = (_now(), len(self.tokens))
             self._arrivals_s = [*self._arrivals_s[:1], arrival]
-        text = buffer_at(buffers, 1).decode("utf-8", "replace")
-        return Piece(tokens, text, piece.accepted, self.acceptance.threshold if self.acceptance else 0.0)
+        return Piece(
+            tokens,
+            text.decode("utf-8", "replace"),
+            piece.accepted,
+            self.acceptance.threshold if self.acceptance else 0.0,
+        )
 
     def _whole(self, told: replies.Statistics) -> replies.Statistics:
         """Of a reply of several drafters: tokens and times are the client's own; the rest is the last drafter's."""

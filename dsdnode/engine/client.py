@@ -7,7 +7,9 @@
     down -> ready                    after a pause that grows with each recent death
     down -> quarantined              too many deaths that no single owner explains
     quarantined -> ready, or again   after a longer pause: another try
-    any -> ended                     closed, or its model file was written to, or is refused now
+    any -> looking                   its model file was written to: nothing is computed of it
+    looking -> ready                 nobody writes any more, and all in it is as it was
+    any -> ended                     closed, or its model file is another now, or is refused
 
 While it is down, requests for new sequences wait for it; those for lost sequences, and in quarantine all, raise
 EngineLost at once.
@@ -29,16 +31,16 @@ from dsdnode.engine.ipc import (
     Done,
     EngineOptions,
     Failed,
-    Forward,
     Load,
     Loaded,
-    Outputs,
     Packet,
     Release,
     Response,
     Truncate,
+    error_of,
+    outputs_of,
     pack_chunks,
-    unpack_outputs,
+    sequences_of,
 )
 from dsdnode.engine.link import NoProcess, WorkerLink
 from dsdnode.engine.mapped import MappedFile
@@ -46,7 +48,7 @@ from dsdnode.engine.port import CacheSpoiled, Chunk, Lost, Output, ShardInfo
 from dsdnode.engine.template import Message
 from dsdnode.engine.text import TextProcess
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
+from dsdnode.errors import DsdError, EngineLost, ModelRefused, WorkerDied
 from dsdnode.files import shown
 
 log = structlog.get_logger(__name__)
@@ -57,9 +59,7 @@ LOOK_S = 1.0
 """Between two looks at the model file of an engine that nobody asks for anything."""
 NO_PROCESS_PAUSE_S = 1.0
 """What the system lacks may be there again at any time, and to ask costs next to nothing."""
-ERRORS: dict[str, type[Exception]] = {
-    error.__name__: error for error in (BadInput, ModelRefused, Overloaded, PeerMisbehaved, ValueError, WorkFailed)
-}
+WRITTEN = "the model file was written to while it was served"
 
 
 class WorkerEngine:
@@ -76,7 +76,7 @@ class WorkerEngine:
         self._settled = asyncio.Event()
         self._over = ""
         """Why there is no process, where one is not on its way."""
-        self._ended = False
+        self._looking = self._ended = False
         self._deaths = Deaths()
         self._on_lost: list[Lost] = []
         self._on_change: list[Callable[[], None]] = []
@@ -156,10 +156,12 @@ class WorkerEngine:
         self._owners.update((chunk.sequence, chunk.owner) for chunk in chunks)
         packet, bodies = pack_chunks(list(chunks))
         reply, body = await self._ask(link, packet, *bodies)
-        assert isinstance(reply, Outputs), reply
         if self._is_written():
             raise EngineLost(self._over)
-        return unpack_outputs(reply, body, self.shard.width)
+        try:
+            return outputs_of(reply, body, chunks, self.shard)
+        except ValueError as error:
+            raise await self._unfit(link, packet, error) from None
 
     async def copy(self, source: int, target: int, position: int) -> None:
         self._check_known(source)
@@ -243,12 +245,22 @@ class WorkerEngine:
         if isinstance(reply, Failed):
             if reply.kind == CacheSpoiled.__name__:
                 raise self._spoiled(link, reply)
-            raise ERRORS.get(reply.kind, ValueError)(reply.reason)
+            raise error_of(reply)
         return reply, body
 
     async def _done(self, link: WorkerLink, packet: Packet) -> None:
         reply, _ = await self._ask(link, packet)
-        assert isinstance(reply, Done), reply
+        if not isinstance(reply, Done):
+            raise await self._unfit(link, packet, f"{type(reply).__name__} is no answer to {type(packet).__name__}")
+
+    async def _unfit(self, link: WorkerLink, packet: Packet, why: object) -> WorkerDied:
+        """The worker does not do what it is asked to: whatever it is now, it is ended, as if it had died of that."""
+        log.error("an engine's process answers something else", path=shown(self._load.path), reason=str(why))
+        link.kill()
+        reason = "the engine's process answered what it was not asked"
+        self._died(link, reason, packet)
+        await link.close()
+        return WorkerDied(reason)
 
     # --- life and death -------------------------------------------------------------------------------------------
 
@@ -257,10 +269,12 @@ class WorkerEngine:
         link = await WorkerLink.spawn(lambda reason, what: self._died(link, reason, what))
         try:
             reply, _ = await self._ask(link, self._load, timeout_s=self._load_timeout_s)
+            if not isinstance(reply, Loaded):
+                raise EngineLost("the engine's process did not say what it loaded")
+            await self._file.remember(self._load.cache_folder)
         except BaseException:
             await link.close()
             raise
-        assert isinstance(reply, Loaded), reply
         if self._shard is not None and reply.shard != self._shard:
             await link.close()
             raise ModelRefused(f"{self._load.path}: is another model than it was")
@@ -274,7 +288,7 @@ class WorkerEngine:
         if link is not self._link:  # while loading: `_spawn` tells
             return
         self._link = None
-        self._lose(reason, _sequences(what))
+        self._lose(reason, sequences_of(what))
 
     def _spoiled(self, link: WorkerLink, reply: Failed) -> CacheSpoiled:
         """The worker lives on with an empty cache, unless that has come too often."""
@@ -310,6 +324,8 @@ class WorkerEngine:
                 log.warning("engine not started", path=shown(self._load.path), reason=str(error))
                 rest = Rest(NO_PROCESS_PAUSE_S)
             except ModelRefused as error:
+                if self._is_written():
+                    return
                 log.error("the model is refused now", path=shown(self._load.path), reason=str(error))
                 self._end("the engine did not come back: its model cannot be loaded any more")
             except Exception as error:
@@ -334,20 +350,37 @@ class WorkerEngine:
 
     def _watch(self) -> None:
         """Also when nobody asks for anything: what is offered must be there."""
-        if not self._is_written():
+        self._is_written()
+        if not self._ended:
             self._watcher = asyncio.get_running_loop().call_later(LOOK_S, self._watch)
 
     def _is_written(self) -> bool:
-        """Then this is the end of it, for good: whoever wrote knows what is to be hosted next."""
+        """Then nothing is computed of it, until it is seen that all in it is as it was."""
         if not self._file.written():
             return False
-        if not self._ended:
-            path = shown(self._load.path)
-            log.error("the model file was written to; it is hosted no more until the node is restarted", path=path)
-            self._end("the model file was written to while it was served")
+        if not (self._ended or self._looking):
+            self._looking = True
+            self._stop(f"{WRITTEN}; it is being looked at")
+            if self._respawner is not None and self._respawner is not asyncio.current_task():
+                self._respawner.cancel()
+            self._respawner = asyncio.create_task(self._look_again(), name="engine respawner")
         if self._link is not None:
             self._link.kill()
         return True
+
+    async def _look_again(self) -> None:
+        """A touch is nothing. Whoever wrote something else knows what is to be hosted next, and restarts the node."""
+        link = self._link
+        if link is not None:
+            await link.close()
+            self._died(link, WRITTEN, None)
+        same = await self._file.again()
+        if same is None:
+            return self._end(f"{WRITTEN}, and is another now: it is hosted no more until the node is restarted")
+        self._file.close()
+        self._file, self._looking = same, False
+        log.info("the model file is as it was", path=shown(self._load.path))
+        await self._respawn(Rest(0.0))
 
     def _end(self, reason: str) -> None:
         """Of it all: there is no next life."""
@@ -365,15 +398,3 @@ class WorkerEngine:
     def _changed(self) -> None:
         for callback in self._on_change:
             callback()
-
-
-def _sequences(what: Packet | None) -> tuple[int, ...]:
-    """Whose work a request is."""
-    match what:
-        case Forward():
-            return tuple(chunk.sequence for chunk in what.chunks)
-        case Copy():
-            return what.source, what.target
-        case Truncate() | Release():
-            return (what.sequence,)
-    return ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 from msgspec import Meta
 
 from dsdnode.engine.cage import Protection
-from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top
+from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top, check_outputs
+from dsdnode.errors import BadInput, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.speculation.sampling import Sampling
 
 SOCKET_BUFFER_BYTES = 1 << 20
@@ -158,7 +160,7 @@ class Outputs(Packet, frozen=True, tag=21):
 
     counts: list[Count]
     states: bool
-    compute_s: float
+    compute_s: Annotated[float, Meta(ge=0, le=1e6)]
     runners_up: list[bool]
     num_tops: list[Count]
 
@@ -184,11 +186,20 @@ class Vocabulary(Packet, frozen=True, tag=24):
 
 
 class Failed(Packet, frozen=True, tag=25):
-    """`kind` is the name of an error class, one of client.ERRORS. `sequences`: as CacheSpoiled's."""
+    """`kind` is the name of an error class, one of ERRORS. `sequences`: as CacheSpoiled's."""
 
     kind: str
     reason: str
     sequences: tuple[int, ...] = ()
+
+
+ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error for error in (BadInput, ModelRefused, Overloaded, PeerMisbehaved, ValueError, WorkFailed)
+}
+
+
+def error_of(failed: Failed) -> Exception:
+    return ERRORS.get(failed.kind, ValueError)(failed.reason)
 
 
 Request = Load | LoadText | Forward | Copy | Truncate | Release | Tokenize | Render
@@ -225,6 +236,18 @@ def read_request(header: Buffer) -> Request:
 def read_response(header: Buffer) -> Response:
     """Raises msgspec.ValidationError or msgspec.DecodeError."""
     return _replies.decode(header)
+
+
+def sequences_of(what: Packet | None) -> tuple[int, ...]:
+    """Whose work a request is."""
+    match what:
+        case Forward():
+            return tuple(chunk.sequence for chunk in what.chunks)
+        case Copy():
+            return what.source, what.target
+        case Truncate() | Release():
+            return (what.sequence,)
+    return ()
 
 
 def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:
@@ -277,6 +300,8 @@ def _count(output: Output) -> int:
 
 def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
     """Raises ValueError when the body is not what the header says."""
+    if not len(header.counts) == len(header.runners_up) == len(header.num_tops):
+        raise ValueError("the header does not say of how many outputs it is")
     reader = _Reader(body)
     outputs = []
     for count, runners_up, num_top in zip(header.counts, header.runners_up, header.num_tops, strict=True):
@@ -294,6 +319,16 @@ def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
                     _read_top(reader, count, num_top) if num_top else None,
                 )
             )
+    reader.end()
+    return outputs
+
+
+def outputs_of(reply: Response, body: Buffer, chunks: Sequence[Chunk], shard: ShardInfo) -> list[Output]:
+    """Raises ValueError when this is no answer to these chunks."""
+    if not isinstance(reply, Outputs):
+        raise ValueError(f"{type(reply).__name__} is no answer to Forward")
+    outputs = unpack_outputs(reply, body, shard.width)
+    check_outputs(outputs, chunks, shard)
     return outputs
 
 
@@ -314,5 +349,12 @@ class _Reader:
         return np.frombuffer(self._next(shape), "<f4").reshape(shape)
 
     def _next(self, shape: tuple[int, ...]) -> memoryview:
-        part, self._body = self._body[: 4 * prod(shape)], self._body[4 * prod(shape) :]
+        size = 4 * prod(shape)
+        if size > len(self._body):
+            raise ValueError("the body is too short")
+        part, self._body = self._body[:size], self._body[size:]
         return part
+
+    def end(self) -> None:
+        if self._body:
+            raise ValueError("the body is too long")

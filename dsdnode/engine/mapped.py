@@ -3,10 +3,15 @@ and nothing fails. What is computed from then on is of no model that anybody kno
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
+from dsdnode.engine.gguf import file_sha256
 from dsdnode.errors import ModelRefused
+
+QUIET_S = 1.0
+"""Whoever copies a file into another's place writes more often than that."""
 
 
 class MappedFile:
@@ -25,6 +30,36 @@ class MappedFile:
         self._first = os.fstat(self._file)
         self._frame = self._look_around(self._first)
         self._touched_ns = self._first.st_ctime_ns
+        self._digest = ""
+        self._cache_folder: Path | None = None
+
+    async def remember(self, cache_folder: Path | None) -> None:
+        """What is in it at first, for `again`. Raises ModelRefused."""
+        self._cache_folder = cache_folder
+        self._digest = self._digest or await asyncio.to_thread(file_sha256, self._path, cache_folder)
+
+    async def again(self) -> MappedFile | None:
+        """It was written to. Wait until nobody does any more; a new look at it, where all in it is as it was."""
+        try:
+            while not await (now := MappedFile(self._path))._settled(self._cache_folder):
+                now.close()
+        except ModelRefused:
+            return None
+        if now._digest != self._digest:
+            now.close()
+            return None
+        return now
+
+    async def _settled(self, cache_folder: Path | None) -> bool:
+        """Has nobody written to it for QUIET_S, and is it at its path still? Then it is known what is in it."""
+        try:
+            await asyncio.sleep(QUIET_S)
+            if not self.written():
+                await self.remember(cache_folder)
+            return not (self.written() or self.replaced())
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """From now on it passes for written."""

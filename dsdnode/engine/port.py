@@ -235,6 +235,40 @@ def _check_inputs(chunk: Chunk, shard: ShardInfo) -> None:
         raise PeerMisbehaved("hidden states are not all finite")
 
 
+def check_outputs(outputs: Sequence[Output], chunks: Sequence[Chunk], shard: ShardInfo) -> None:
+    """What was computed elsewhere must be what was asked for: whoever reads it counts on that.
+
+    Raises ValueError.
+    """
+    if len(outputs) != len(chunks):
+        raise ValueError(f"{len(outputs)} outputs of {len(chunks)} chunks")
+    for output, chunk in zip(outputs, chunks, strict=True):
+        if not 0 <= output.compute_s < float("inf"):
+            raise ValueError(f"it took {output.compute_s} s")
+        if not shard.last:
+            shape = None if output.states is None else output.states.shape
+            if shape != (len(chunk.inputs), shard.width):
+                raise ValueError(f"states {shape} of {len(chunk.inputs)} positions")
+            continue
+        num, top = chunk.num_draws + chunk.extend, output.top
+        _check_drawn(output.tokens, output.probabilities, (num,), shard)
+        if chunk.runners_up:
+            _check_drawn(output.runners_up, output.runner_up_probabilities, (num,), shard)
+        if chunk.num_top:
+            if top is None or top.entropies.shape != (num,) or not np.isfinite(top.entropies).all():
+                raise ValueError("no entropies of its draws")
+            _check_drawn(top.tokens, top.probabilities, (num, chunk.num_top), shard)
+
+
+def _check_drawn(
+    tokens: Tokens | None, chances: NDArray[np.float32] | None, shape: tuple[int, ...], shard: ShardInfo
+) -> None:
+    if tokens is None or chances is None or tokens.shape != shape or chances.shape != shape:
+        raise ValueError(f"draws {None if tokens is None else tokens.shape}, not {shape}")
+    if tokens.size and not (tokens.min() >= 0 and tokens.max() < shard.vocab_size and np.isfinite(chances).all()):
+        raise ValueError("tokens that the model does not have, or chances that are none")
+
+
 class Draws:
     """The draws of `chunk`, in order of position; of second choices and distributions only what it asks for."""
 

@@ -1,7 +1,8 @@
 """A model file's tokenizer and chat template in a process of their own (text_worker.py), seen from the daemon.
 
-One request at a time, so that it is known whose text the process died of: that request fails in words, and nothing else
-does. A template that also dies of the plainest conversation is not run again.
+One request at a time, so that it is known whose text the process died of: that request fails in words, and nothing
+else does. If anybody else may have ended or stopped the process, the request is tried once more. A template that also
+dies of the plainest conversation is not run again.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 5.0
 """By the clock, on a busy machine. A client waits 10 s for an answer, which two such requests may be before."""
+SPENT = f"it took more than {TEXT_CPU_S:g} s of a processor"
 PLAINEST: list[Message] = [("user", "Hello")]
-_ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (BadInput, ModelRefused, ValueError)}
+_ERRORS: dict[str, type[DsdError]] = {error.__name__: error for error in (BadInput, ModelRefused)}
 
 
 class TextProcess:
@@ -77,6 +79,10 @@ class TextProcess:
                 self._suspected = str(death)
                 raise BadInput(f"the model's chat template failed at this conversation: {death}") from None
 
+    @property
+    def _vocab_size(self) -> int:
+        return len(self._vocab.pieces) if self._vocab is not None else 0
+
     async def close(self) -> None:
         self._closed = True
         link, self._link = self._link, None
@@ -95,9 +101,24 @@ class TextProcess:
             return
 
     async def _ids(self, packet: Packet) -> list[int]:
+        """Where it may be anybody's doing that the process died or stood still, a fresh one shows whose."""
+        try:
+            return await self._try(packet)
+        except _Died as death:
+            if death.is_spent:
+                raise
+        try:
+            return await self._try(packet)
+        except _Died as death:
+            if death.is_silent:  # what takes long takes the processor, and is ended for that
+                raise EngineLost("the process that reads texts does not answer: this machine is too busy") from None
+            raise
+
+    async def _try(self, packet: Packet) -> list[int]:
         link = self._link or await self._start()
         try:
             reply, body = await link.request(packet, timeout_s=TIMEOUT_S)
+            ids = [] if isinstance(reply, Failed) else _ids_of(reply, body, self._vocab_size)
         except BaseException as error:  # also if nobody waits any more: the next one shall not wait behind this
             self._link = None
             link.kill()
@@ -106,8 +127,7 @@ class TextProcess:
                 log.warning("text process lost", path=shown(self._path), reason=str(error))
                 raise _Died(_words(error)) from None
             raise
-        assert isinstance(_checked(reply), Ids), reply
-        ids: list[int] = np.frombuffer(body, "<i4").tolist()
+        _checked(reply)
         return ids
 
     async def _start(self) -> WorkerLink:
@@ -116,12 +136,10 @@ class TextProcess:
         link = await WorkerLink.spawn(self._lost)
         try:
             reply, body = await link.request(LoadText.of(self._path), timeout_s=self._load_timeout_s)
-            vocabulary = _checked(reply)
+            vocab = _vocab(_checked(reply), body)
         except BaseException:
             await link.close()
             raise
-        assert isinstance(vocabulary, Vocabulary), vocabulary
-        vocab = _vocab(vocabulary, body)
         if self._vocab is not None and (vocab.pieces, vocab.names) != (self._vocab.pieces, self._vocab.names):
             await link.close()
             raise ModelRefused(f"{shown(self._path)}: has another tokenizer than it had")
@@ -134,25 +152,50 @@ class TextProcess:
 
 
 class _Died(Exception):
-    """The process did, of this request; says how."""
+    """The process did, of this request or meanwhile; says how."""
+
+    @property
+    def is_spent(self) -> bool:
+        return str(self) == SPENT
+
+    @property
+    def is_silent(self) -> bool:
+        return "did not answer" in str(self)
 
 
 def _checked(reply: Response) -> Response:
     if isinstance(reply, Failed):
-        raise _ERRORS.get(reply.kind, ValueError)(reply.reason)
+        raise _ERRORS.get(reply.kind, BadInput)(reply.reason)
     return reply
 
 
 def _words(error: EngineLost) -> str:
-    return f"it took more than {TEXT_CPU_S:g} s of a processor" if "SIGPROF" in str(error) else str(error)
+    return SPENT if "SIGPROF" in str(error) else str(error)
 
 
-def _vocab(header: Vocabulary, body: bytes) -> Vocab:
+def _vocab(header: Response, body: bytes) -> Vocab:
+    """Raises EngineLost for what no such process says: a model file, or a template, may have taken it over."""
+    if not isinstance(header, Vocabulary) or len(body) < 4 * header.vocab_size:
+        raise EngineLost("the process with the tokenizer did not say what its vocabulary is")
     lengths = np.frombuffer(body, "<u4", header.vocab_size)
     ends = (4 * header.vocab_size + np.cumsum(lengths, dtype=np.int64)).tolist()
     starts = [4 * header.vocab_size, *ends]
+    named = (*header.end_tokens, *header.names.values())
+    if starts[-1] != len(body) or not all(0 <= token < header.vocab_size for token in named):
+        raise EngineLost("the vocabulary that the process with the tokenizer tells of does not fit together")
     pieces = [body[start:end] for start, end in zip(starts, ends, strict=False)]
     return Vocab(pieces, frozenset(header.end_tokens), header.has_template, header.names)
+
+
+def _ids_of(reply: Response, body: bytes, vocab_size: int) -> list[int]:
+    """Raises EngineLost, as `_vocab` does."""
+    if not isinstance(reply, Ids) or len(body) % 4:
+        raise EngineLost("the process with the tokenizer did not say which ids a text has")
+    ids = np.frombuffer(body, "<i4")
+    if len(ids) and not (ids.min() >= 0 and ids.max() < vocab_size):
+        raise EngineLost("the process with the tokenizer says ids that it has no tokens for")
+    found: list[int] = ids.tolist()
+    return found
 
 
 def _encodable(text: str) -> str:

@@ -137,8 +137,15 @@ class Call:
             self._why = f"{address} refused the connection (banned, or it has too many)"
         elif event == zmq.EVENT_CLOSED:
             self._why = f"nobody listens at {address}"
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # so ends, too, who is killed just then
+            key = self._public_key.hex()[:12]
+            self._why = f"{address} hung up: it does not have the key {key}…, is no dsdnode, or was just ended"
         elif event != zmq.EVENT_DISCONNECTED:
-            self._why = f"{address} does not have the key {self._public_key.hex()[:12]}…, or is no dsdnode"
+            key = f"does not have the key {self._public_key.hex()[:12]}…"
+            if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # so ends, too, who is killed just then
+                self._why = f"{address} hung up: it {key}, is no dsdnode, or was just ended"
+            else:
+                self._why = f"{address} {key}, or is no dsdnode"
         elif value and self.hello is not None:
             self._why = f"{address} closed the connection"
         if self.taken or event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # more follows: DISCONNECTED

@@ -179,7 +179,7 @@ class Dealer(Link):
         while self._ways and not self.closed:
             way = self._ways.pop(0)
             if not self._owner.may_dial(way):
-                self._note(f"{way.address} is not dialled now: too much of what its teacher named led nowhere")
+                self._note(f"{way.address} is not called again yet: too many such calls led nowhere")
                 continue
             self._timer = self._loop.call_later(STAGGER_S, self._start)
             host, port = parse_address(way.address)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import zmq
 
-from dsdnode.addresses import network_of, parse_address
+from dsdnode.addresses import machine_of, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.call import Way
@@ -72,7 +72,8 @@ class Links:
         if isinstance(link, Dealer):
             self._dealers.move_to_end(link)
         known = self.book.get(link.peer)
-        self._inbox.put(link.peer, frames, network_of(known.source) if known is not None else "")
+        source = known.source if known is not None else ""
+        self._inbox.put(link.peer, frames, network_of(source), machine_of(source))
 
     def drop_dealers(self, peer: Peer) -> None:
         for dealer in list(peer.dealers.values()):

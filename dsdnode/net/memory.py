@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from dsdnode.addresses import network_of
+from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.port import Priority, Sighting
@@ -83,7 +83,8 @@ class MemoryTransport:
         self.calls(peer)
         target.called_by(self.contact)
         if self._id not in target.banned:
-            asyncio.get_running_loop().call_soon(target._inbox.put, self._id, frames, network_of(self.source))
+            where = network_of(self.source), machine_of(self.source)
+            asyncio.get_running_loop().call_soon(target._inbox.put, self._id, frames, *where)
 
     def calls(self, peer: bytes) -> None:
         """We send to somebody: over the connection that it has made, else over one of ours, which reaches it."""

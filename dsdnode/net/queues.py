@@ -77,31 +77,34 @@ class _Received:
 
 
 class Inbox:
-    """Messages received, until the one reader takes them: a sender's in order; networks take turns, and in each of
-    them its senders, so that nobody waits behind all that somebody else has sent."""
+    """Messages received, until the one reader takes them: a sender's in order; networks take turns, in each of them its
+    addresses, and at each of these its senders, so that nobody waits behind all that somebody else has sent."""
 
     def __init__(self) -> None:
-        self._networks: OrderedDict[str, OrderedDict[bytes, _Received]] = OrderedDict()
-        """Whose turn is next comes first, among the networks as in each of them."""
+        self._networks: OrderedDict[str, OrderedDict[str, OrderedDict[bytes, _Received]]] = OrderedDict()
+        """Network, address, sender. Whose turn is next comes first, among the networks as in each of them."""
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.num_dropped = 0
 
-    def put(self, peer: bytes, frames: Sequence[bytes], network: str = "") -> None:
+    def put(self, peer: bytes, frames: Sequence[bytes], network: str = "", address: str = "") -> None:
         """Drops the message when its sender has too many here already. When everybody together has, whoever has more
         than a fair share loses: the sender, or others what they sent last."""
         size_bytes = sum(map(len, frames))
-        senders = self._networks.get(network)
+        addresses = self._networks.get(network)
+        senders = addresses.get(address) if addresses is not None else None
         held = senders.get(peer) if senders is not None else None
         if held is None:
-            held = _Received(Account(peer, network))
+            held = _Received(Account(peer, network, address))
         if len(held.messages) >= MAX_PEER_MESSAGES or held.num_bytes + size_bytes > MAX_PEER_BYTES:
             self.num_dropped += 1
             return
         if self._bytes + size_bytes > MAX_INBOX_BYTES and not self._make_room(held.account, size_bytes):
             self.num_dropped += 1
             return
-        self._networks.setdefault(network, OrderedDict()).setdefault(peer, held)
+        addresses = self._networks.setdefault(network, OrderedDict())
+        senders = addresses.setdefault(address, OrderedDict())
+        senders.setdefault(peer, held)
         held.messages.append((list(frames), size_bytes))
         self._count(held, size_bytes)
         if self._waiter is not None and not self._waiter.done():
@@ -112,11 +115,13 @@ class Inbox:
         while not self._networks:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        network, senders = next(iter(self._networks.items()))
+        network, addresses = next(iter(self._networks.items()))
+        address, senders = next(iter(addresses.items()))
         held = next(iter(senders.values()))
         frames, size_bytes = held.messages.popleft()
         self._count(held, -size_bytes)
         self._networks.move_to_end(network)
+        addresses.move_to_end(address)
         senders.move_to_end(held.account.owner)
         self._tidy(held)
         return held.account.owner, frames
@@ -124,7 +129,7 @@ class Inbox:
     def _make_room(self, asker: Account, size_bytes: int) -> bool:
         shares = Shares(MAX_INBOX_BYTES, ((held.account, held.num_bytes) for held in self._held()))
         for account in shares.over(asker, size_bytes):
-            held = self._networks[account.network][account.owner]
+            held = self._networks[account.network][account.address][account.owner]
             while held.messages and self._bytes + size_bytes > MAX_INBOX_BYTES:
                 self._count(held, -held.messages.pop()[1])
                 self.num_dropped += 1
@@ -132,7 +137,8 @@ class Inbox:
         return self._bytes + size_bytes <= MAX_INBOX_BYTES
 
     def _held(self) -> Iterator[_Received]:
-        return (held for senders in self._networks.values() for held in senders.values())
+        each = (senders for addresses in self._networks.values() for senders in addresses.values())
+        return (held for senders in each for held in senders.values())
 
     def _count(self, held: _Received, size_bytes: int) -> None:
         held.num_bytes += size_bytes
@@ -140,8 +146,11 @@ class Inbox:
 
     def _tidy(self, held: _Received) -> None:
         """Who has nothing here is forgotten."""
-        network = held.account.network
+        network, address = held.account.place
+        addresses = self._networks[network]
         if not held.messages:
-            del self._networks[network][held.account.owner]
-        if not self._networks[network]:
+            del addresses[address][held.account.owner]
+        if not addresses[address]:
+            del addresses[address]
+        if not addresses:
             del self._networks[network]

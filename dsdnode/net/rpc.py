@@ -18,7 +18,7 @@ import structlog
 from cachetools import LRUCache
 
 from dsdnode.accounts import Account, Shares
-from dsdnode.addresses import network_of
+from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import MAX_TURN, Priority, Transport
@@ -148,7 +148,8 @@ class Rpc:
 
     def account_of(self, peer: bytes) -> Account:
         """Whom is charged what this peer takes of us."""
-        return Account(peer, network_of(self.transport.source_of(peer)))
+        source = self.transport.source_of(peer)
+        return Account(peer, network_of(source), machine_of(source))
 
     def on_request(self, kind: type[M], handler: RequestHandler[M]) -> None:
         self._on_request[kind] = handler

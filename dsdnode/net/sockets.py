@@ -89,6 +89,7 @@ def open_dealer(
     dealer.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(server_key))
     dealer.setsockopt(zmq.IMMEDIATE, 1)  # writable means connected and proven
     dealer.setsockopt(zmq.CONNECT_TIMEOUT, 2000)
+    dealer.setsockopt(zmq.HANDSHAKE_IVL, 10000)  # the call's own timer ends it before, and says what it was
     # A second connection would begin without HELLO: the link closes this socket and dials anew instead.
     dealer.setsockopt(zmq.RECONNECT_IVL, -1)
     return dealer

@@ -220,7 +220,7 @@ class ZmqTransport:
         if isinstance(answer, Welcome) and hello.contact.public_key == self.contact.public_key:
             answer = Refused("this identity is in use here")
             if not self._knocks.is_ours(hello):
-                self._meet_twin(printable(" ".join(hello.contact.addresses)) or f"somewhere at {host}")
+                self._meet_twin(printable(" ".join(hello.contact.addresses)) or f"{host}, at a port that is not known")
         if self._gate.is_banned(self._loop.time(), curve_key):
             answer = Refused("banned here")
         if isinstance(answer, Refused):

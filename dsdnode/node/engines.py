@@ -12,6 +12,8 @@ from dsdnode.config import NodeConfig
 from dsdnode.cost import CostLine
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, read_manifest
+from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_tokenizer import differences
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.port import Chunk, Engine, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
@@ -59,6 +61,18 @@ async def start_draft(config: NodeConfig, path: Path) -> TextEngine:
         )
     options = options_of(config, manifest, config.max_sessions * MAX_BRANCHES)
     return _emulated(config, await _start(config, path, options), drafts=True)
+
+
+async def pair_differences(draft: Path, target: Path) -> str:
+    """What keeps a draft model from drafting for a target, both here, in words ("": not known)."""
+
+    def read() -> str:
+        return differences(read_header(draft), read_header(target))
+
+    try:
+        return await asyncio.to_thread(read)
+    except ModelRefused:  # a shard has not all of its tokenizer
+        return ""
 
 
 async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> Engine:

@@ -27,7 +27,7 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
-from dsdnode.node.engines import measure, start_draft, start_shard
+from dsdnode.node.engines import measure, pair_differences, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.status import NodeStatus, Sessions
@@ -47,6 +47,10 @@ log = structlog.get_logger(__name__)
 SAVE_PEERS_S = 30.0
 
 
+async def unknown() -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Organs:
     """How the node gets its engines; whether it has a disk, to remember the peers that it knows, and offers what it
@@ -59,6 +63,8 @@ class Organs:
     choose: Chooser = choose_pipeline
     scheduler: Callable[[], Scheduler] | None = None
     tuning: Tuning = TUNING
+    differences: Callable[[], Awaitable[str]] = unknown
+    """What keeps its draft model from drafting for its target, in words."""
 
 
 class Node:
@@ -97,6 +103,7 @@ class Node:
         organs = Organs(
             shard=lambda discovery: start_shard(config, config.model or demo_target(), discovery),
             draft=lambda: start_draft(config, config.draft_model or demo_draft()),
+            differences=lambda: pair_differences(config.draft_model or demo_draft(), config.model or demo_target()),
         )
         node = cls(config, identity, transport, organs, secrets.SystemRandom())
         try:
@@ -198,9 +205,11 @@ class Node:
             known = {model.name: model.tokenizer_hash for model in models}
         if known and draft.shard.tokenizer_hash not in known.values():
             targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known.items()))
+            differing = await self._organs.differences() if "shard" in self._offers else ""
             raise ModelRefused(
                 f"the draft model {draft.shard.model_name} has another tokenizer ({draft.shard.tokenizer_hash[:12]}) "
                 f"than {targets}: a draft model must share its target's"
+                + (f". They differ in {differing}" if differing else "")
             )
 
     def _on_change(self) -> None:
@@ -274,10 +283,10 @@ class Node:
         )
 
     async def peers(self) -> list[PeerInfo]:
-        return await describe_peers(self.rpc, self.discovery, self._pings)
+        return await describe_peers(self.discovery, self._pings)
 
     async def models(self) -> list[ModelInfo]:
-        return await describe_models(self.rpc, self.discovery, self._pings)
+        return await describe_models(self.discovery, self._pings)
 
     # --- its end
 

@@ -12,7 +12,7 @@ import contextvars
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
-from dsdnode.addresses import network_of, parse_address
+from dsdnode.addresses import machine_of, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, MAX_DIALLED, RETRY_S, Priority, Sighting
@@ -197,7 +197,8 @@ class SimTransport:
 
     def _receive(self, sender: bytes, frames: list[bytes], priority: Priority, sent_s: float) -> None:
         self._network.traffic[priority].flight_s += self._network.loop.now - sent_s
-        self._inbox.put(sender, frames, network_of(self.source_of(sender)))
+        source = self.source_of(sender)
+        self._inbox.put(sender, frames, network_of(source), machine_of(source))
 
     def _dial(self, peer: bytes, bulk: bool) -> SimLink:
         """A new connection, whose first message waits for the handshake. Raises PeerUnavailable."""

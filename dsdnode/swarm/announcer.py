@@ -38,6 +38,9 @@ LOOK_UP_EVERY_S = 150.0
 MIN_GAP_S = 1.0
 CHANGE_GAP_S = 5.0
 """Between two announcements, however often the offer changes."""
+TELL_AGAIN_S = 5.0
+"""After so long who lives and did not take an offer is told again, then after twice as long: it may just be busy, and
+shows what it had before to those who ask it."""
 PARALLELISM = 10
 WITHDRAW_S = 1.0
 MAX_PAST = 8
@@ -79,12 +82,16 @@ class Announcer:
         self._announce_at = float("inf")
         self._look_up_at = float("-inf")
         self._announced_at = float("-inf")
-        self._news = False
+        self._news_at = float("inf")
+        """When peers that lack the offer are to be told it."""
+        self._again_s = TELL_AGAIN_S
         self.phase = Phase.QUIET
         self._told: dict[bytes, tuple[Signed, ...]] = {}
         """What was said last, by key."""
         self._past: dict[tuple[str, str], ProviderRecord] = {}
         """What was offered before, by role and model."""
+        self._failed = False
+        """Somebody did not take it."""
         self._outdone = False
         """A holder has something newer of an earlier life."""
         self._holders: dict[bytes, dict[bytes, Contact]] = {}
@@ -101,13 +108,13 @@ class Announcer:
 
     def met(self, peer: bytes) -> None:
         """A peer came (back) to life: if it is close to a key of ours it should hold our record, at once."""
-        self._news = True
+        self._news_at = float("-inf")
         for holders in self._holders.values():
             holders.pop(peer, None)
 
     def due(self, now: float) -> bool:
         """Is there anything for `tick` to do?"""
-        is_due = now >= self._announce_at or (self._news and bool(self._told))
+        is_due = now >= self._announce_at or (now >= self._news_at and bool(self._told))
         return self.phase is Phase.QUIET and is_due
 
     async def tick(self, now: float) -> None:
@@ -115,14 +122,18 @@ class Announcer:
         if not self.due(now):
             return
         self._step("tell")
+        self._failed = False
         try:
             if now >= self._announce_at:
                 await self._announce(now)
             else:
-                self._news = False
+                self._news_at = float("inf")
                 await self._spread({key: self._lacking(key) for key in self._told})
         finally:
             self._step("told")
+            if self._failed:
+                self._news_at = min(self._news_at, asyncio.get_running_loop().time() + self._again_s)
+                self._again_s = min(2 * self._again_s, ANNOUNCE_EVERY_S)
 
     async def withdraw(self) -> None:
         """Tell the holders, as far as they answer within a second, that the offer is over; announce no more."""
@@ -138,7 +149,7 @@ class Announcer:
     async def _announce(self, now: float) -> None:
         self._announced_at = now
         self._announce_at = now + ANNOUNCE_EVERY_S * self._rng.uniform(0.9, 1.0)
-        self._news = False
+        self._news_at, self._again_s = float("inf"), TELL_AGAIN_S
         done, records = self.done, {record.role: record for record in self._make()}
         keys = [*(key for record in records.values() for key in record_keys(record)), *self._told]
         if now >= self._look_up_at or any(key not in self._holders for key in keys):
@@ -153,7 +164,7 @@ class Announcer:
         await self._spread({key: list(self._holders.get(key, {}).values()) for key in self._told})
         self._told = {key: said for key, said in self._told.items() if not all(one.withdrawn for one, _ in said)}
         # Whoever came while we were looking up got nothing yet.
-        self._news = True
+        self._news_at = float("-inf")
         if not self._outdone:
             done.set()
 
@@ -219,9 +230,10 @@ class Announcer:
                 if isinstance(answer, Stored):
                     self._count_on_rival(buffers, mine)
                 else:
-                    holders.pop(node_id(contact), None)
+                    raise Overloaded(f"it answers {type(answer).__name__}")
             except DsdError as error:
                 holders.pop(node_id(contact), None)
+                self._failed = True
                 log.debug("announce_failed", peer=short_id(node_id(contact)), reason=str(error))
 
     def _count_on(self, records: Iterable[ProviderRecord]) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from dsdnode.dht.ids import MODELS_KEY, ip_groups
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import peer_id, short_id
-from dsdnode.net.rpc import Rpc
 from dsdnode.placement.pipelines import View, choose_pipeline, is_covered, longest_context
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
@@ -111,10 +110,10 @@ def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
 # --- for people: who of them answers now
 
 
-async def describe_models(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[ModelInfo]:
+async def describe_models(discovery: Discovery, pings: Pings) -> list[ModelInfo]:
     """Every model that there are records of; their peers are pinged now."""
     records = await discovery.find_providers(MODELS_KEY)
-    rtts_s = await _answers(rpc, discovery, pings, records)
+    rtts_s = await _answers(discovery, pings, records)
     silent = {peer for peer, rtt_s in rtts_s.items() if rtt_s is None}
     there = [record for record in records if record.peer_id not in silent]
     living = {one.model_id: one for one in models_of(there)}
@@ -162,13 +161,9 @@ def _ago(seen_s: float | None) -> str:
     return "never heard of" if seen_s is None else f"heard of {seen_s:.0f} s ago"
 
 
-async def _answers(
-    rpc: Rpc, discovery: Discovery, pings: Pings, records: Iterable[ProviderRecord]
-) -> dict[bytes, float | None]:
+async def _answers(discovery: Discovery, pings: Pings, records: Iterable[ProviderRecord]) -> dict[bytes, float | None]:
     """Round trips in seconds, by peer; None: no answer. Ourselves we do not ask."""
     peers = dict.fromkeys(record.peer_id for record in records)
-    for record in records:
-        rpc.transport.introduce(record.contact)
     others = [peer for peer in peers if peer != discovery.own_id]
     rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in others))
     return {**dict.fromkeys(peers, 0.0), **dict(zip(others, rtts_s, strict=True))}
@@ -180,7 +175,7 @@ def _seen_s(peer: bytes, discovery: Discovery, pings: Pings) -> float | None:
     return round(asyncio.get_running_loop().time() - max(times_s), 1) if times_s else None
 
 
-async def describe_peers(rpc: Rpc, discovery: Discovery, pings: Pings) -> list[PeerInfo]:
+async def describe_peers(discovery: Discovery, pings: Pings) -> list[PeerInfo]:
     """Every peer we know of, pinged now: who it is, what it offers, its round trip (None: no answer), when it was
     heard of."""
     contacts = {peer_id(contact.public_key): contact for contact in discovery.known_peers()}

@@ -22,9 +22,9 @@ from dsdnode.errors import BadInput, DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import MAX_NAMED, Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
+from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
 from dsdnode.wire.messages import (
-    MAX_ADDRESSES,
     MAX_ROLES,
     Announce,
     Contact,
@@ -47,11 +47,7 @@ MIN_RETRY_S = 0.25
 MAX_RETRY_S = 30.0
 RETRY_SHARE = 1 / 60
 """Back-off of a join: this share of the time spent trying so far."""
-MAX_VERIFYING = 64
-MAX_VERIFIED = 4096
 MAX_OWN_PLACES = 256
-VERIFY_AGAIN_S = 30.0
-"""An address that did not answer may do so later; and a peer may claim another at any time."""
 MAX_KNOWN = 64
 
 
@@ -87,9 +83,7 @@ class Discovery:
         self._wake = asyncio.Event()
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
-        self._verifying: set[bytes] = set()
-        self._verified: LRUCache[bytes, tuple[tuple[str, ...], float]] = LRUCache(MAX_VERIFIED)
-        """Which addresses a peer claimed when they were called last, and when."""
+        self._homes = Homes(rpc.transport, self._tasks, self._queries.ping)
         self._own_places: LRUCache[str, None] = LRUCache(MAX_OWN_PLACES)
         """Addresses where we were said to be, which have been looked at."""
         self._refreshing = False
@@ -258,7 +252,8 @@ class Discovery:
     async def _on_find_providers(self, peer: bytes, message: FindProviders, buffers: Sequence[bytes]) -> Response:
         self._heard_from(peer)
         contacts = self._closest(message.key, peer)
-        records = [data for _, data in self.store.get(message.key, self._now())]
+        held = self.store.get(message.key, self._now())
+        records = [data for record, data in held if self._homes.may_show(record, peer)]
         return Providers(), (pack_contacts(contacts), pack_records(records))
 
     async def _on_announce(self, peer: bytes, message: Announce, buffers: Sequence[bytes]) -> Response:
@@ -271,6 +266,7 @@ class Discovery:
         for record, _ in records:
             self._rpc.transport.introduce(record.contact, teacher=peer)
         held = self.store.put(message.key, records, self._now(), self._rpc.transport.source_of(peer))
+        await self._homes.announced(peer, [record for record, _ in records])
         return Stored(), () if held == list(buffers) else held
 
     def _heard_from(self, peer: bytes) -> None:
@@ -278,31 +274,11 @@ class Discovery:
         contact = self._rpc.transport.contact_of(peer)
         if contact is None or not is_dialable(contact):
             return
-        sighting = self._rpc.transport.sighting(peer)
-        reached = tuple(address for address in contact.addresses if address in sighting.reached)
-        reached = reached or sighting.reached[:MAX_ADDRESSES]
+        reached = self._homes.reached(contact)
         if reached:
-            self.seen(Contact(contact.public_key, reached), sighting.networks)
+            self.seen(Contact(contact.public_key, reached), self._rpc.transport.sighting(peer).networks)
         if reached != contact.addresses:
-            self._verify_soon(peer, contact)
-
-    def _verify_soon(self, peer: bytes, contact: Contact) -> None:
-        claimed, at = self._verified.get(peer, ((), 0.0))
-        if peer in self._verifying or len(self._verifying) >= MAX_VERIFYING:
-            return
-        if claimed != contact.addresses or self._now() >= at + VERIFY_AGAIN_S:
-            self._verifying.add(peer)
-            self._verified[peer] = contact.addresses, self._now()
-            self._tasks.spawn(self._verify(contact))
-
-    async def _verify(self, contact: Contact) -> None:
-        peer = node_id(contact)
-        try:
-            await self._rpc.transport.reach(peer)
-        finally:
-            self._verifying.discard(peer)
-        if self._rpc.transport.sighting(peer).reached:
-            await self._queries.ping(contact)
+            self._homes.call_soon(contact)
 
     # --- keeping house --------------------------------------------------------------------------------------------
 

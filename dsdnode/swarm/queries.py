@@ -83,6 +83,8 @@ class Queries:
         """Addresses where others say that we are, and who says so (None: our user)."""
         self._slots = asyncio.Semaphore(MAX_LOOKUPS)
         self._opened: LRUCache[bytes, ProviderRecord] = LRUCache(MAX_OPENED)
+        self._newest: LRUCache[tuple[bytes, str], bytes] = LRUCache(MAX_OPENED)
+        """By provider and role: which of them is its newest. What it said before will not be shown again."""
 
     async def request(self, contact: Contact, message: Message, buffers: Sequence[bytes] = ()) -> Response:
         """Ask one peer, introduced before; the table learns from how it went. Raises DsdError."""
@@ -144,7 +146,7 @@ class Queries:
     def _hear(self, teacher: bytes, contacts: Sequence[Contact], records: Sequence[ProviderRecord]) -> None:
         """Whom we call from now on is called on the word of who named it. Records first: each is its peer's own."""
         own = self._rpc.transport.contact
-        for contact in (*(record.contact for record in records), *contacts):
+        for contact in (*(record.contact for record in records if not record.withdrawn), *contacts):
             if contact.public_key != own.public_key:
                 self._rpc.transport.introduce(contact, teacher)
             elif len(self.elsewhere) < MAX_ELSEWHERE:
@@ -168,7 +170,15 @@ class Queries:
     def _open(self, data: bytes) -> ProviderRecord:
         """`open_record`, once for each: every holder of a key shows the same records."""
         digest = hashlib.sha256(data).digest()
-        record = self._opened.get(digest) or open_record(data)
+        record = self._opened.get(digest)
+        if record is None:
+            record = open_record(data)
+            name = record.public_key, record.role
+            before = self._newest.get(name, b"")
+            older = self._opened.get(before)
+            if older is None or older.sequence < record.sequence:
+                self._opened.pop(before, None)
+                self._newest[name] = digest
         self._opened[digest] = record
         return record
 

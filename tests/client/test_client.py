@@ -48,6 +48,8 @@ def test_a_drafter_that_only_a_slow_peer_knows_of_is_asked_before_alice_hears_th
             await asyncio.sleep(20)
             drafts = msgspec.structs.replace(dave.offer(0, 2, "ef" * 32), role="drafter", sequence=1)
             now = asyncio.get_running_loop().time()
+            bob.transport.introduce(dave.contact)
+            await bob.rpc.ping(dave.id, timeout_s=3)  # he knows where dave lives
             bob.discovery.store.put(MODELS_KEY, [(drafts, sign_record(dave.identity, drafts))], now)
 
             alice = Identity(b"a" * 32)
@@ -60,6 +62,31 @@ def test_a_drafter_that_only_a_slow_peer_knows_of_is_asked_before_alice_hears_th
                 with pytest.raises(NoPipeline, match="dave says no"):
                     async for _ in client.generate(GenerateRequest(prompt="hello")):
                         raise AssertionError("dave has nothing else to say")
+            finally:
+                await client.close()
+
+    jumping.run(story())
+
+
+def test_alice_asks_all_whom_she_was_to_join_before_she_hears_that_there_is_no_model() -> None:
+    """Carol answers first, and knows nobody."""
+
+    async def story() -> None:
+        async with Town(kind=Slow) as town:
+            bob = town.begin("bob", offers=False)
+            carol = town.begin("carol", offers=False)
+            bob.discovery.provide(lambda: [bob.offer(0, 8)])
+            await asyncio.sleep(20)
+            alice = Identity(b"a" * 32)
+            transport = Slow(town.hub, Contact(alice.public_key, ()))
+            transport.silent, transport.rng = town.silent, town.rng
+            town.hub.transports[alice.peer_id] = transport
+            client = Client.over(transport, alice, [carol.contact, bob.contact], town.rng)
+            await client.join([carol.contact, bob.contact])
+            try:
+                with pytest.raises(NoPipeline, match="no drafter with the tokenizer"):
+                    async for _ in client.generate(GenerateRequest(prompt="hello")):
+                        raise AssertionError("there is nobody who drafts")
             finally:
                 await client.close()
 

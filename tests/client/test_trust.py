@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from dsdnode.client import asking
-from dsdnode.client.client import Client, GenerateRequest
+from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.errors import NoPipeline
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import PING_TIMEOUT_S
@@ -179,3 +179,58 @@ def test_a_drafter_cannot_fill_the_memory_of_a_client_that_does_not_read(tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         story(tmp_path, lambda swarm: tell(swarm, patch))
+
+
+def test_a_drafter_s_words_do_not_fill_a_screen(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        says: list[tuple[Any, list[bytes]]] = [(replies.Waiting(bytes(16), f"for {n}"), []) for n in range(200)]
+        alice, heard = await asked_of(swarm, says), list[str]()
+        with pytest.raises(NoPipeline):
+            async for _ in alice.generate(REQUEST, heard.append):
+                pass
+        assert 1 <= sum(words.startswith("for") for words in heard) <= 2  # he is asked twice
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("num_before", [0, 2])
+def test_a_drafter_that_sends_text_without_end_is_left(tmp_path: Path, num_before: int) -> None:
+    """It would never be over: text is no progress, and silence there is none."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        says = [(replies.Piece(bytes(16), index, 0), [pack_tokens([1]), b"!"]) for index in range(num_before)]
+        says += [(replies.Piece(bytes(16), num_before, 0), [b"", b"and so on, "])] * 300
+        alice, texts = await asked_of(swarm, says), list[str]()
+        with pytest.raises(NoPipeline):
+            async for event in alice.generate(REQUEST):
+                assert isinstance(event, Piece)
+                texts += [event.text] if not event.tokens else []
+        assert len(texts) == (num_before > 0)  # what comes before any token is not shown
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_a_drafter_that_gives_more_than_was_asked_for_is_left(tmp_path: Path, at_once: int) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        ids = pack_tokens([1] * at_once)
+        says = [(replies.Piece(bytes(16), index, 0), [ids, b"!"]) for index in range(0, 300, at_once)]
+        alice, num = await asked_of(swarm, says), 0
+        with pytest.raises(NoPipeline):
+            async for event in alice.generate(REQUEST):
+                assert isinstance(event, Piece)
+                num += len(event.tokens)
+        assert num <= REQUEST.max_tokens
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("size_bytes", [20_000, 1 << 22])
+def test_a_drafter_that_sends_a_book_with_a_token_is_left(tmp_path: Path, size_bytes: int) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        says = [(replies.Piece(bytes(16), index, 0), [pack_tokens([1]), b"x" * size_bytes]) for index in range(5)]
+        alice = await asked_of(swarm, says)
+        with pytest.raises(NoPipeline, match="more text than"):
+            await rest(alice.generate(REQUEST), [])
+
+    story(tmp_path, tell)

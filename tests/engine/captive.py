@@ -5,15 +5,18 @@ Its link, its cage, its model and its threads are the real ones. An act that is 
 
 from __future__ import annotations
 
-from dsdnode.engine import worker
+from typing import Any
+
+from dsdnode.engine import text_worker, worker
 from dsdnode.engine.ipc import Buffer, Done, Packet, Request, Tokenize
 
-_answer = worker._Worker.answer
+_ANSWERS: dict[type, Any] = {kind: kind.answer for kind in (worker._Worker, text_worker.TextWorker)}
 
 
-def answer(self: worker._Worker, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
+def answer(self: Any, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
     if not isinstance(request, Tokenize):
-        return _answer(self, request, body)
+        told: tuple[Packet, list[Buffer]] = _ANSWERS[type(self)](self, request, body)
+        return told
     try:
         exec(request.text, {})
     except Exception as error:
@@ -22,5 +25,6 @@ def answer(self: worker._Worker, request: Request, body: Buffer) -> tuple[Packet
 
 
 if __name__ == "__main__":
-    worker._Worker.answer = answer  # type: ignore[method-assign]
+    for kind in _ANSWERS:
+        kind.answer = answer  # type: ignore[attr-defined]
     worker.main()

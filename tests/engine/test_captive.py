@@ -19,7 +19,8 @@ from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.ipc import Done, EngineOptions, Load, Tokenize
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.port import Chunk
-from dsdnode.errors import EngineLost
+from dsdnode.engine.text import TextProcess
+from dsdnode.errors import BadInput, EngineLost, WorkerDied
 from dsdnode.speculation.sampling import Sampling
 
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
@@ -151,3 +152,69 @@ async def test_with_a_gpu_the_rest_of_the_cage_holds(monkeypatch: pytest.MonkeyP
             assert "PermissionError" in await run(engine, code), code
     finally:
         await engine.close()
+
+
+LIE = """
+from dataclasses import replace
+import numpy as np
+from dsdnode.engine import ipc, worker
+told = worker.pack_outputs
+def lie(outputs):
+    one = outputs[0]
+    return told({lie})
+worker.pack_outputs = lie
+"""
+LIES = (
+    "outputs[1:]",
+    "[*outputs, one]",
+    "[replace(one, tokens=one.tokens[:-1], probabilities=one.probabilities[:-1]), *outputs[1:]]",
+    "[replace(one, tokens=one.tokens + (1 << 20)), *outputs[1:]]",
+    "[replace(one, tokens=-1 - one.tokens), *outputs[1:]]",
+    "[replace(one, probabilities=one.probabilities * np.float32('nan')), *outputs[1:]]",
+    "[replace(one, compute_s=float('nan')), *outputs[1:]]",
+    "[replace(one, runners_up=None, runner_up_probabilities=None), *outputs[1:]]",
+    "[replace(one, runners_up=one.runners_up + (1 << 20)), *outputs[1:]]",
+    "[replace(one, top=replace(one.top, tokens=one.top.tokens - (1 << 20))), *outputs[1:]]",
+    "[replace(one, top=None), *outputs[1:]]",
+    "[replace(one, states=np.zeros((9, 64), np.float32)), *outputs[1:]]",
+    "outputs) and (ipc.Done(), []",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lie", LIES)
+async def test_outputs_that_do_not_fit_what_alice_asked_are_a_death(lie: str, captive: WorkerEngine) -> None:
+    asked = [
+        Chunk(0, 0, np.arange(10, 30, dtype=np.int32), 2, Sampling(0.7), 3, runners_up=True, num_top=4, owner=b"alice"),
+        Chunk(1, 0, np.arange(10, 20, dtype=np.int32), 1, Sampling(), owner=b"bob"),
+    ]
+    await captive.forward(asked)
+    await asyncio.gather(captive.release(0), captive.release(1))
+    assert await run(captive, LIE.format(lie=lie)) == "done"
+    with pytest.raises(WorkerDied, match="not asked"):
+        await captive.forward(asked)
+    assert captive.num_deaths == 1
+    await captive.forward(asked)  # waits for the next one, which nobody has lied to
+
+
+@pytest.mark.slow
+async def test_an_answer_of_another_kind_is_a_death_too(captive: WorkerEngine) -> None:
+    await captive.forward([Chunk(0, 0, np.arange(10, 20, dtype=np.int32), 1, Sampling())])
+    code = "from dsdnode.engine import ipc, worker; worker.Done = lambda: ipc.Ids()"
+    assert await run(captive, code) == "done"
+    with pytest.raises(WorkerDied, match="not asked"):
+        await captive.truncate(0, 5)
+    assert captive.num_deaths == 1
+
+
+@linux
+@pytest.mark.slow
+async def test_a_text_process_that_is_lost_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "WORKER_MODULE", "tests.engine.captive")
+    text = TextProcess(DEMO, 60)
+    try:
+        with pytest.raises(BadInput, match="did not say which ids"):
+            await text.tokenize("pass", False)
+        assert await text.render([("user", "hi")])
+    finally:
+        await text.close()

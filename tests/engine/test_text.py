@@ -193,6 +193,33 @@ async def test_another_process_takes_the_place_of_one_that_is_gone(tmp_path: Pat
     assert "closed" in await words(text.tokenize("hello", False), EngineLost)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_process_that_is_ended_or_stopped_from_outside_is_no_fault_of_alice_s_text(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with text_of(tmp_path) as text:
+        ids = await text.render(HELLO)
+        monkeypatch.setattr("dsdnode.engine.text.TIMEOUT_S", 1.0)
+        for _ in range(2):
+            [process] = psutil.Process().children()
+            process.send_signal(signal.SIGSTOP)  # or it has answered by then
+            asked = asyncio.create_task(text.render(HELLO))
+            await asyncio.sleep(0)
+            process.send_signal(number)
+            assert await asked == ids
+
+
+async def test_a_machine_too_busy_for_any_text_is_no_fault_of_alice_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with text_of(tmp_path) as text:
+        monkeypatch.setattr("dsdnode.engine.text.TIMEOUT_S", 0.0)
+        for _ in range(2):
+            assert "too busy" in await words(text.render(HELLO), EngineLost)
+        monkeypatch.undo()
+        assert await text.render(HELLO)
+
+
 PASTED: dict[str, Callable[[int], str]] = {
     "letters": lambda size: "a" * size,
     "digits": lambda size: "7" * size,

@@ -19,7 +19,10 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.pacing.policies import POLICIES, Terms, policy_of
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, RelaxedRule
+from dsdnode.speculation.owner import drafting, epochs, flow, prefill, session, timer
 from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
+from dsdnode.speculation.stage import arrivals, judge, machine
+from dsdnode.speculation.stage import cache as cache_
 from dsdnode.speculation.stage.arrivals import StageLimits
 from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.wire.messages import Block, Closed, Nack, Verdict
@@ -34,7 +37,7 @@ TIMES_MS = (0.0, 1.0, 5e-324, 86_400_000.0, 12.5)
 
 
 @cache
-def _digests(line: tuple[int, ...]) -> tuple[bytes, ...]:
+def digest_line(line: tuple[int, ...]) -> tuple[bytes, ...]:
     return tuple(digests_of(line))
 
 
@@ -102,7 +105,7 @@ class HostileOwner:
         num_draft = rng.randrange(num + 1)
         numbers: list[Any] = [self.route, epoch, rng.randrange(epoch), min(position, rng.choice((0, 3, 7, position)))]
         numbers += [position, num - num_draft, num_draft, rng.choice((0, 0, 1, epoch))]
-        digests, tokens = b"".join(_digests(line)[position : position + num + 1]), line[position : position + num]
+        digests, tokens = b"".join(digest_line(line)[position : position + num + 1]), line[position : position + num]
         if rng.random() < 0.1:
             place = rng.randrange(len(numbers))
             numbers[place] = max(0, numbers[place] + rng.choice((1, -1, 7, 1 << 20)))
@@ -151,7 +154,7 @@ class HostileOwner:
         self._open(route)
 
     def _open(self, route: int) -> None:
-        digests = b"".join(_digests(self.rng.choice(self.lines))[: self.rng.randrange(POSITIONS)])
+        digests = b"".join(digest_line(self.rng.choice(self.lines))[: self.rng.randrange(POSITIONS)])
         if self.rng.random() < 0.1:
             digests = digests[:-3] + b"x"
         length = self.machine.on_open(self.now, route, self.index, self.num_stages, LEASE_S, digests)
@@ -328,6 +331,8 @@ def _play(world: type[HostileOwner] | type[HostileStages], case: Case) -> None:
 
 
 PARSERS = (
-    Parser("stage-machine", _seed, partial(_play, HostileOwner), (), (StageMachine,)),
-    Parser("owner-machine", _seed, partial(_play, HostileStages), (), (SessionMachine,)),
+    Parser("stage-machine", _seed, partial(_play, HostileOwner), (), (machine, arrivals, cache_, judge)),
+    Parser(
+        "owner-machine", _seed, partial(_play, HostileStages), (), (session, epochs, flow, drafting, prefill, timer)
+    ),
 )

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from dsdnode.errors import PeerMisbehaved
+from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.wire import codec, messages, replies
+from tests.fuzz import campaign
 from tests.fuzz.__main__ import LEAST_SHARE, PARSERS
+from tests.fuzz.campaign import Ledger
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.parser import Case, Parser
 from tests.fuzz.run import cases_of, line_of, read_cases, run
@@ -95,8 +98,41 @@ def test_a_case_that_takes_too_long_is_found_and_left() -> None:
 
 
 def test_lines_that_no_case_was_on_are_named() -> None:
-    _, num_lines, missing = run_seen(_parser(), [(b"\1",)])
-    assert num_lines >= 5 and len(missing) == 3
+    _, seen = run_seen(_parser(), [(b"\1",)])
+    assert seen.num_lines >= 5 and len(seen.missing) == 3
+    assert seen.num_branches_taken < seen.num_branches
+
+
+def test_a_campaign_goes_on_where_it_was_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "STRETCH_CASES", 20)
+    good = Parser("alice", _one_byte, lambda case: None, (), (_one_byte,), lambda case: case[0] < b"\7")
+    for _ in range(2):
+        Ledger.read(good, tmp_path).play(tmp_path)
+    path = tmp_path / "alice.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"seed":2,"num"')  # it was ended here
+    ledger = Ledger.read(good, tmp_path)
+    assert (ledger.num, ledger.accepted, ledger.next_seed, ledger.findings) == (40, 40, 2, {})
+    told = campaign.table([good], tmp_path, lambda parser: "lines 1 of 1")
+    assert "40 cases, 0 findings" in told and "lines 1 of 1" in told
+
+
+def test_what_a_campaign_finds_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "STRETCH_CASES", 20)
+    monkeypatch.setattr(campaign, "run", lambda parser, cases: run(parser, cases, 0.05))
+    Ledger.read(_parser(slow=True), tmp_path).play(tmp_path)
+    [sign] = list(Ledger.read(_parser(slow=True), tmp_path).findings or ())
+    assert sign.startswith("KeyError")
+    assert "1 findings" in campaign.table([_parser(slow=True)], tmp_path, lambda parser: "")
+    assert len(list(tmp_path.glob("mallory-*.txt"))) == 1
+
+
+def test_a_game_sees_sequences_that_do_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def remove(self: Sessions, session: StageSession) -> bool:
+        return self._sessions.pop(session.id, None) is session
+
+    monkeypatch.setattr(Sessions, "remove", remove)
+    report = run(PARSERS["shard-host"], cases_of(PARSERS["shard-host"], 0, 10))
+    assert "sequences are left" in "".join(finding.told for finding in report.findings.values())
 
 
 def test_cases_are_lines_of_hex(tmp_path: Path) -> None:

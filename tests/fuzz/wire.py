@@ -9,8 +9,11 @@ from typing import Any
 
 import msgpack
 import numpy as np
+from msgspec import structs
 
 from dsdnode.addresses import parse_address
+from dsdnode.cli import render, slash
+from dsdnode.client.request import ReplyStats
 from dsdnode.errors import BadInput, PeerMisbehaved, PeerUnavailable
 from dsdnode.net import handshake
 from dsdnode.net.handshake import Handshake
@@ -82,8 +85,21 @@ def _of_kind(kind: type[Any], *samples: object) -> tuple[Callable[[Mutator], Cas
     def parse(case: Case) -> None:
         told = codec.decode_body(case[0], kind)
         assert codec.decode_body(codec.encode_body(told), kind) == told
+        if isinstance(told, replies.Statistics) and len(case[0]) % SHOWN_EACH == 0:
+            _show_figures(told)
 
     return (lambda mutator: (mutator.packed(mutator.any_of(plain)),)), parse
+
+
+SHOWN_EACH = 16
+"""To lay them out takes ten times as long as to read them."""
+
+
+def _show_figures(told: replies.Statistics) -> None:
+    """As a client shows them at the end of a reply, and when it is asked."""
+    stats = ReplyStats(**structs.asdict(told), threshold=0.3)
+    for shown in (render.stats_line(stats), render.stats_line(stats, 1e-9), render.named(slash._figures(stats))):
+        assert render.clean(shown) == shown, "it would end on a terminal"
 
 
 def _fits_body(case: Case) -> bool:
@@ -298,12 +314,13 @@ def _fits_join(case: Case) -> bool:
 
 MISBEHAVED = (PeerMisbehaved,)
 CODEC = (codec.decode, codec._oversize, codec._strict, codec._convert)
+FIGURES = (render.stats_line, slash._figures, slash._plan)
 LISTS = (*BODY_TARGETS, records._unpack_list)
 PARSERS = (
     Parser("header", _header, _decode, MISBEHAVED, CODEC, _fits_header),
     Parser("open-stages", _open_stages, _parse_stages, MISBEHAVED, BODY_TARGETS, _fits_body),
     Parser("generate-body", _generate, _parse_generate, MISBEHAVED, BODY_TARGETS, _fits_body),
-    Parser("statistics", _statistics, _parse_statistics, MISBEHAVED, BODY_TARGETS, _fits_body),
+    Parser("statistics", _statistics, _parse_statistics, MISBEHAVED, (*BODY_TARGETS, *FIGURES), _fits_body),
     Parser("contacts", _contacts, _parse_contacts, MISBEHAVED, (*LISTS, records.unpack_contacts), _fits_body),
     Parser("records", _records, _parse_records, MISBEHAVED, (*LISTS, records.unpack_records), _fits_body),
     Parser(

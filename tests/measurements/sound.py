@@ -179,7 +179,8 @@ SOUND = Chapter(
             "A nemesis among daemons",
             """Two drafters, two replicas of each of two layer ranges, three users who ask without pause, f32 on the
             wire. Daemons and workers are killed and stopped, links cut or silent, a disk filled. A pause is the
-            longest silence of a reply. Afterwards, in peace, a line is fitted to what each daemon takes.""",
+            longest silence of a reply. Afterwards, in peace, a thousand replies: what each daemon takes of memory,
+            threads and descriptors, those of links apart.""",
             (Step("python -m tests.node.nemesis --minutes 15 --seed 1"),),
             minutes=30,
             read=markdown,

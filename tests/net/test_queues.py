@@ -105,6 +105,17 @@ async def test_networks_take_turns_and_in_each_its_senders() -> None:
     assert [frames for peer, frames in came if peer == b"mallory"] == [[b"0"], [b"1"], [b"2"]]
 
 
+async def test_in_a_network_its_addresses_take_turns() -> None:
+    """Whatever names mallory has at one of them."""
+    inbox = Inbox()
+    for index in range(5):
+        inbox.put(b"mallory %d" % index, [b""], "hers", "66")
+    for index in range(2):
+        inbox.put(b"carol", [b"%d" % index], "hers", "7")
+    came = [peer for peer, _ in [await inbox.get() for _ in range(7)]]
+    assert [index for index, peer in enumerate(came) if peer == b"carol"] == [1, 3]
+
+
 async def test_who_fills_the_inbox_loses_what_came_last_when_there_is_something_of_alice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from dsdnode.accounts import Account
-from dsdnode.addresses import network_of
+from dsdnode.addresses import machine_of, network_of
 from dsdnode.identity import Identity
 from dsdnode.net.door import Door
 from dsdnode.net.filling import Unseen, culprits
@@ -35,12 +35,25 @@ def test_a_network_is_what_one_stranger_can_have_all_of(one: str, same: str, oth
     assert network_of(one) == network_of(same) != network_of(other)
 
 
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+        ("2001:db8:1:1::1", "2001:db8:1:1:ffff::9", "2001:db8:1:2::1"),
+        ("fe80::1%eth0", "fe80::2", "fe80:0:0:1::1"),
+        ("", "nonsense", "127.0.0.1"),
+    ],
+)
+def test_an_address_is_what_one_machine_has_all_of(one: str, same: str, other: str) -> None:
+    assert machine_of(one) == machine_of(same) != machine_of(other)
+
+
 async def test_both_ends_of_a_connection_see_where_the_other_is(start: Callable[..., Awaitable[Rpc]]) -> None:
     bob, alice = await start(b"b"), await start(b"a", listen=None)
     assert bob.account_of(ALICE.peer_id) == Account(ALICE.peer_id, "")
     alice.transport.introduce(bob.transport.contact)
     await alice.ping(BOB.peer_id, timeout_s=5)
-    assert bob.account_of(ALICE.peer_id) == Account(ALICE.peer_id, "127.0.0.0/24")
+    assert bob.account_of(ALICE.peer_id) == Account(ALICE.peer_id, "127.0.0.0/24", "127.0.0.1")
     assert alice.account_of(BOB.peer_id).network == "127.0.0.0/24"
 
 

@@ -85,6 +85,12 @@ class House:
             return False
         return True
 
+    @property
+    def ports(self) -> dict[int, str]:
+        """Where each member is reached, through its proxy or not."""
+        mine = {name: int(daemon.ready["address"].rpartition(":")[2]) for name, daemon in self.made.daemons.items()}
+        return {port: name for name, port in mine.items()}
+
     def daemon(self, name: str) -> Daemon:
         return self.made.daemons[name]
 

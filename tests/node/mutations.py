@@ -204,11 +204,15 @@ ASKING: Final = {
         "answer, _ = await asked",
     ),
     "piece-gap": Mutation(PENDING + "_piece", "piece.index != len(self.tokens)", "False"),
+    "piece-text": Mutation(PENDING + "_piece", "num_bytes > MAX_TOKEN_BYTES * (num_tokens + 1)", "False"),
+    "piece-last": Mutation(PENDING + "_piece", "self._had_rest or ", ""),
+    "piece-most": Mutation(PENDING + "_piece", "num_tokens > self.request.max_tokens", "False"),
     "end-of-stream": Mutation(
         PENDING + "event", "told.completion_tokens != len(self.tokens) - self._num_before", "False"
     ),
     "rule-kept": Mutation(PENDING + "checked", "self.acceptance not in (None, answer.acceptance)", "False"),
     "error-shown": Mutation("dsdnode.client.request:_error", "printable(notice.message)", "notice.message"),
+    "words-often": Mutation(PENDING + "hear", " and _now() >= self._told_s + WORDS_EVERY_S", ""),
     "reason-shown": Mutation(PENDING + "event", "printable(notice.reason)", "notice.reason"),
     "leaving-said": Mutation(ASKINGS + "leave", "self._cancel(asking.drafter, asking.request)", "pass"),
 }  # fmt: skip

@@ -7,14 +7,16 @@ from typing import Final
 from tests.node.mutation import Mutation
 
 SHARES: Final = "dsdnode.accounts:Shares."
+FAIR: Final = "totals[level(asker)] <= share"
 ROOM: Final = "dsdnode.node.shard.room:Room."
 MACHINE: Final = "dsdnode.speculation.stage.machine:StageMachine."
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
 DRAFTER_HOST: Final = "dsdnode.node.drafter.host:DrafterHost."
 ACCOUNTS: Final = {
-    "share-network": Mutation(SHARES + "over", "networks[asker.network] <= share", "False"),
-    "share-asker": Mutation(SHARES + "over", "networks[asker.network] <= share", "True"),
-    "share-owner": Mutation(SHARES + "over", "mine[asker] <= _fair_share(mine.values(), share)", "False"),
+    "share-network": Mutation(SHARES + "over", FAIR, f"depth > 0 and {FAIR}"),
+    "share-address": Mutation(SHARES + "over", FAIR, f"depth != 1 and {FAIR}"),
+    "share-asker": Mutation(SHARES + "over", FAIR, "True"),
+    "share-owner": Mutation(SHARES + "over", FAIR, f"depth < 2 and {FAIR}"),
     "room-coming": Mutation(ROOM + "make", "len(self._here) + len(self._coming) >=", "len(self._here) >="),
     "room-cut": Mutation(ROOM + "make", "if cuts:", "if False:"),
     "room-own": Mutation(ROOM + "make", "gives = gives or self._own(asker)", "pass"),
@@ -37,6 +39,9 @@ ACCOUNTS: Final = {
         "dsdnode.node.batching.scheduler:Scheduler._in_turn",
         "in_turn(sorted(ready, key=waits), lambda run: self._turns[run.owner].account)",
         "sorted(ready, key=lambda run: self._turns[run.owner].served)",
+    ),
+    "turn-address": Mutation(
+        "dsdnode.node.batching.scheduler:Scheduler._in_turn", "served[account.place], served", "served"
     ),
     "turn-pause": Mutation(
         "dsdnode.node.batching.scheduler:Scheduler._without_those_that_rest",
@@ -61,6 +66,7 @@ ACCOUNTS: Final = {
     "served-share": Mutation("dsdnode.net.rpc:Rpc._has_place", "shares.over(asker, 1)[:1]", "()"),
     "inbox-share": Mutation("dsdnode.net.queues:Inbox._make_room", "shares.over(asker, size_bytes)", "()"),
     "inbox-turn": Mutation("dsdnode.net.queues:Inbox.get", "        self._networks.move_to_end(network)\n", ""),
+    "inbox-address": Mutation("dsdnode.net.queues:Inbox.get", "        addresses.move_to_end(address)\n", ""),
     "memory-culprit": Mutation("dsdnode.net.zmq:ZmqTransport._drop_fillers", "self._router.drop_fillers()", "None"),
     "memory-network": Mutation(
         "dsdnode.net.zap:Gate.is_locked", "self._locked_networks.get(network_of(address), 0.0)", "0.0"

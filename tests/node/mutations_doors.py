@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.node.mutation import Mutation
 
+HOMES: Final = "dsdnode.swarm.homes:Homes."
 DOORS: Final = {
     "silent-most": Mutation("dsdnode.net.lobby:Lobby.arrived", "len(self._waiting) <= MAX_WAITING", "True"),
     "silent-heaviest": Mutation("dsdnode.net.lobby:Lobby.arrived", " if waiting.source == heaviest", ""),
@@ -39,8 +40,12 @@ DOORS: Final = {
     "claims-wrong": Mutation(
         "dsdnode.net.peers:Peer.unanswered", "claim.failed |= address in claim.contact.addresses", "pass"
     ),
-    "reached-alone": Mutation("dsdnode.swarm.discovery:Discovery._heard_from", " if address in sighting.reached", ""),
+    "reached-alone": Mutation(HOMES + "reached", " if address in answering", ""),
     "told-nearer": Mutation("dsdnode.swarm.discovery:Discovery._closest", " if may_name(near, one)", ""),
+    "home-shown": Mutation(HOMES + "may_show", "record.withdrawn or all(", "True or all("),
+    "home-remembered": Mutation(
+        HOMES + "_is_home", "return home in self._proven", "return address in self._transport.sighting(peer).reached"
+    ),
     "seen-network": Mutation("dsdnode.dht.table:Table.seen", "*networks", ""),
     "seen-asking": Mutation("dsdnode.dht.lookup:Lookup.on_reply", "*networks", ""),
     "open-next": Mutation(

@@ -13,9 +13,10 @@ OUTPUTS: Final = "dsdnode.files:"
 
 FILES: Final = {
     "model-written": Mutation(ENGINE + "forward", "self._is_written()", "False"),
-    "model-watched": Mutation(ENGINE + "_watch", "not self._is_written()", "True"),
+    "model-watched": Mutation(ENGINE + "_watch", "        self._is_written()\n", ""),
     "model-replaced": Mutation(ENGINE + "_spawn", " or self._file.replaced()", ""),
     "model-set-back": Mutation(MAPPED + "written", "frame == self._frame", "False"),
+    "model-content": Mutation(MAPPED + "again", "now._digest != self._digest", "False"),
     "hash-set-back": Mutation("dsdnode.engine.gguf:file_sha256", "|{status.st_ctime_ns}", ""),
     "header-kept": Mutation(HEADER + "_kept", "self._room_bytes < 0", "False"),
     "header-labels": Mutation(HEADER + "_string", " and length < self._room_bytes - MAX_HEADER_BYTES // 2", ""),

@@ -54,7 +54,9 @@ RECORDS: Final = {
     "hosts-networks": Mutation(CATALOGUE + "Model.rank", "-len(networks), ", ""),
     "context-least": Mutation(CATALOGUE + "_model", "longest_context(offers, first.num_layers) or max(", "min("),
     "context-route": Mutation(
-        ROUTES + "Routes._open_all", "min(conversation.num_positions, max_positions)", "conversation.num_positions"
+        ROUTES + "Routes._open_all",
+        "min(conversation.num_positions, places[index].record.context_tokens)",
+        "conversation.num_positions",
     ),
     "context-most": Mutation("dsdnode.node.drafter.attempt:Attempt._roomy", "0 < longest <= self._num_tokens", "False"),
     "peer-twice": Mutation(

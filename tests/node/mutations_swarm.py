@@ -74,7 +74,7 @@ DHT: Final = {
     ),
     "client-holds": Mutation(DISCOVERY + "_on_announce", "not self._rpc.transport.contact.addresses", "False"),
     "asked-back": Mutation(
-        DISCOVERY + "_heard_from", "reached or sighting.reached[:MAX_ADDRESSES]", "contact.addresses"
+        "dsdnode.swarm.homes:Homes.reached", "there or answering[:MAX_ADDRESSES]", "contact.addresses"
     ),
     "found-key": Mutation(
         "dsdnode.swarm.queries:Queries._read",

@@ -19,5 +19,8 @@ TEXT: Final = {
     "template-blamed": Mutation(
         TEXT_PROCESS + "render", "self._suspected = str(death)", 'self._no_template = "refused"'
     ),
-    "text-next": Mutation(TEXT_PROCESS + "_ids", "            self._link = None\n", ""),
+    "text-twice": Mutation(TEXT_PROCESS + "_ids", "if death.is_spent:", "if True:"),
+    "text-next": Mutation(TEXT_PROCESS + "_try", "            self._link = None\n", ""),
+    "text-ids": Mutation("dsdnode.engine.text:_ids_of", "not isinstance(reply, Ids) or len(body) % 4", "False"),
+    "text-vocabulary": Mutation("dsdnode.engine.text:_vocab", "starts[-1] != len(body) or ", ""),
 }

@@ -13,6 +13,13 @@ DRAFTERS: Final = "dsdnode.client.drafters:Drafters."
 ROUTES: Final = "dsdnode.node.drafter.routes:Routes."
 WAITS: Final = {
     "trace-owner": Mutation("dsdnode.node.shard.host:StageHost._trace", "peer != session.owner", "False"),
+    "trace-refused": Mutation(
+        "dsdnode.node.drafter.routes:Routes.trace",
+        "None if one is None else one.reached",
+        "2 if one is None else one.reached",
+    ),
+    "hosts-asked": Mutation("dsdnode.node.drafter.attempt:some_of", "[:MAX_ASKED]", ""),
+    "hosts-network": Mutation("dsdnode.node.drafter.attempt:some_of", "in_turn(order, _account)", "order"),
     "lost-link": Mutation(REPLY + "_look_for_losses", "self._routes.suspect(route, loss)", "pass"),
     "lost-left": Mutation(REPLY + "_look_for_losses", "else asked_before or loss.trouble", "else False"),
     "lost-computing": Mutation(REPLY + "_look_for_losses", "if loss.computing", "if False"),
@@ -52,9 +59,9 @@ WAITS: Final = {
     "drafter-starting": Mutation(
         "dsdnode.node.node:Node.run", "on_request(Generate, _starting)", "on_request(Open, _starting)"
     ),
+    "joins-all": Mutation(CLIENT + "_choose_model", "await self._discovery.joined_all(JOIN_TIMEOUT_S)", "pass"),
     "one-says-no": Mutation(CLIENT + "_failed", "not others or patience.is_spent(now) or any(", "True or any("),
     "two-say-no": Mutation(DRAFTERS + "_check", "if failure.ends_all:", "if False:"),
-    "words-often": Mutation("dsdnode.client.request:PendingReply.hear", "self._told_s + WORDS_EVERY_S", "0"),
     "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
     "prompt-claimed": Mutation(
         "dsdnode.client.request:PendingReply.checked", "min(len(prompt), self._most_positions)", "len(prompt)"

@@ -3,8 +3,8 @@
 A bootstrap, two drafters, two replicas of each layer range; three users ask the same questions again and again, f32 on
 the wire, whose replies are known from peace. Whatever befalls the daemons (misfortunes.py), a text is the one of peace,
 or ends in words, and then what came of it is a beginning of that. Afterwards, in peace, nothing of a reply may be left,
-and a thousand more replies may not make any daemon grow. Exit code 1: a text differed, a reply was stuck, something was
-left, or a log told of a bug.
+and a thousand more replies may not make any daemon grow (growth.py). Exit code 1: a text differed, a reply was stuck,
+something was left or has grown, or a log told of a bug.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ class Tally:
     differ: list[str] = field(default_factory=list)
     bugs: list[str] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
+    """How replies ended in words, by kind."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """The whole words of one of each kind."""
     pauses_s: list[float] = field(default_factory=list)
 
 
@@ -80,7 +83,9 @@ async def ask(client: Client, request: GenerateRequest, tally: Tally, right: str
     except TimeoutError:
         tally.num_stuck += 1
     except DsdError as error:
-        tally.errors[f"{type(error).__name__}: {_kind(str(error))}"] += 1
+        kind = f"{type(error).__name__}: {_kind(str(error))}"
+        tally.errors[kind] += 1
+        tally.examples.setdefault(kind, str(error))
     except Exception as error:  # it is counted, and the others go on
         tally.bugs.append(repr(error))
     tally.pauses_s.append(max(pause_s, loop.time() - last_s))
@@ -154,7 +159,7 @@ async def places_lost(made: House, room: dict[str, int]) -> dict[str, tuple[int,
 
 async def in_peace(made: House, num: int, right: Sequence[str], tally: Tally) -> Vitals:
     """So many replies one after the other, behind some by which all links are there again."""
-    vitals, client = Vitals(), await Client.connect([made.join])
+    vitals, client = Vitals(made.ports), await Client.connect([made.join])
     try:
         for i in range(WARMING_UP):
             await ask(client, REQUESTS[i % len(REQUESTS)], tally, right[i % len(REQUESTS)])
@@ -209,6 +214,7 @@ async def measure(made: House, options: argparse.Namespace, disk: str) -> bool:
         "places of sessions lost": lost,
         "bugs of the client": [*tally.bugs, *peace.bugs],
         "bugs in logs": num_bugs,
+        "grown": vitals.grown(),
     }
     for what, seen in bad.items():
         print(f"| {what} | {seen or 0} |")
@@ -225,12 +231,13 @@ def report(nemesis: Nemesis, tally: Tally, peace: Tally, vitals: Vitals, disk: s
     for name, one in (("under the nemesis", tally), ("in peace afterwards", peace)):
         p50, p99 = (_quantile(one.pauses_s, share) for share in (0.5, 0.99))
         print(f"| {name} | {one.num_whole} | {one.errors.total()} | {p50:.2f} | {p99:.2f} |")
-    print("\n| ended in words | times |\n|---|---|")
+    print("\n| ended in words | times | in full, one of them |\n|---|---|---|")
     for words, num in tally.errors.most_common():
-        print(f"| {words} | {num} |")
-    print("\n| daemon | what | first | last | a thousand replies more | error |\n|---|---|---|---|---|---|")
-    for (name, what), line in sorted(vitals.slopes().items()):
-        print(f"| {name} | {what} | {line.first:.1f} | {line.last:.1f} | {line.slope:+.2f} | {line.error:.2f} |")
+        print(f"| {words} | {num} | {tally.examples.get(words, '')} |")
+    print("\nIn peace, first half and second. (Of memory the second, and what a thousand replies more would add.)\n")
+    head, *lines = vitals.table()
+    for line in (head, ["---"] * len(head), *lines):
+        print(f"| {' | '.join(line)} |")
     print(flush=True)
 
 

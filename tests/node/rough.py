@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from dsdnode.addresses import network_of
+from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.memory import MemoryHub, MemoryTransport
@@ -45,4 +45,4 @@ class RoughTransport(MemoryTransport):
         if target is None or frozenset((self._id, peer)) in self._rough.cuts:
             return
         target.called_by(self.contact)
-        target._inbox.put(self._id, frames, network_of(self.source))
+        target._inbox.put(self._id, frames, network_of(self.source), machine_of(self.source))

@@ -86,7 +86,7 @@ def test_names_of_one_network_hold_its_share_of_the_sessions_when_alice_comes(tm
 def test_one_name_with_all_the_sessions_gives_way_to_its_neighbour(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         stage, carol = await sam(swarm, max_sessions=4), Mallory(swarm, "carol", HERS)
-        [mallory] = names(swarm, 1)
+        mallory = Mallory(swarm, "mallory", HERS)
         for number in range(4):
             await mallory.opens(stage, of(mallory, number))
         assert await carol.opens(stage, of(carol)) == Opened()
@@ -124,6 +124,23 @@ def test_names_that_work_and_work_give_way_to_their_neighbour_after_their_turn(t
             await asyncio.sleep(2)
         assert await carol.opens(stage, of(carol)) == Opened()
         assert {session.owner for session in sessions_at(stage)} == {carol.id, alice.id}  # who has her share keeps it
+
+    story(tmp_path, tell)
+
+
+def test_names_that_work_without_pause_leave_their_neighbour_an_address_s_share(tmp_path: Path) -> None:
+    """Mallory has four addresses in carol's network, and a name for each place: carol waits for nobody's turn."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        stage, carol = await sam(swarm), Mallory(swarm, "carol", HERS)
+        hers = [Mallory(swarm, f"mallory {index}", f"198.51.100.{66 + index % 4}") for index in range(12)]
+        for one in hers[:8]:
+            assert await one.opens(stage, of(one)) == Opened()
+            sends(one, stage, 1, 0, 3)
+        assert await carol.opens(stage, of(carol)) == Opened()
+        for one in hers[8:]:
+            assert isinstance(await one.opens(stage, of(one)), Refused)
+        assert carol.id in {session.owner for session in sessions_at(stage)}
 
     story(tmp_path, tell)
 

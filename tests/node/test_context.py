@@ -20,9 +20,9 @@ from dsdnode.node.drafter import reply as reply_module
 from dsdnode.node.drafter.conversations import Conversations
 from dsdnode.wire.messages import Announce
 from dsdnode.wire.records import ProviderRecord, sign_record
-from tests.node.mallory import EXPECTED, REQUEST, Mallory, ring
+from tests.node.mallory import EXPECTED, REQUEST, Mallory, rest, ring
 from tests.node.swarm import FakeSwarm, tokens_of
-from tests.node.test_drafter_host import PROMPT, story
+from tests.node.test_drafter_host import PROMPT, some, story
 
 
 async def lies(swarm: FakeSwarm, mallory: Mallory, **more: Any) -> None:
@@ -96,6 +96,29 @@ def test_a_reply_goes_to_the_pipeline_with_room_for_it_and_else_to_the_end_of_it
         assert tokens == EXPECTED[: len(tokens)]
         tokens, finished = await tokens_of(alice, replace(REQUEST, max_tokens=5))
         assert (tokens, finished.reason) == (EXPECTED[:5], "length")
+
+    story(tmp_path, tell)
+
+
+def test_a_stage_that_holds_alice_s_reply_is_opened_with_whoever_has_room_next(tmp_path: Path) -> None:
+    """Sam has opened for the way with tam, who refuses; with sue there is less room, and sam holds what he has."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await swarm.add("dora", drafts=True)
+        await swarm.add("sam", layers=(0, 2))
+        await swarm.add("tim", layers=(2, 4))
+        for name, context_tokens in (("tam", 50), ("sue", 40)):
+            await swarm.add(name, layers=(2, 4), context_tokens=context_tokens)
+        events = (await swarm.client()).generate(REQUEST)
+        tokens = await some(events, 10)
+        stage = swarm.members["tam"].node._stage
+        assert stage is not None
+        stage.draining = True
+        await swarm.kill("tim")
+        async with asyncio.timeout(20):
+            finished = await rest(events, tokens)
+        assert (len(PROMPT) + len(tokens), finished.reason) == (40, "context")
+        assert tokens == EXPECTED[: len(tokens)]
 
     story(tmp_path, tell)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -69,6 +70,22 @@ def test_a_stage_that_never_knows_the_reply_is_left_and_remembered(tmp_path: Pat
         assert len(slow_s) <= 1 and all(seen_s < 2 * SHORT_S for seen_s in slow_s)
         assert len(asked) == 1
         await all_free(swarm, within_s=70)
+
+    story(tmp_path, tell)
+
+
+def test_who_refuses_to_say_where_a_block_is_is_suspected_alone(tmp_path: Path) -> None:
+    """Sue, behind her, has said that it has not come: she is not to be avoided with her."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        mallory = await swarm.add("mallory", layers=(0, 2))
+        answers_blocks(mallory, nothing)
+        await took_s(await swarm.client(), 8)
+        drafter = swarm.members["dora"].node._drafter
+        assert drafter is not None
+        links = drafter._routes.suspects.links(asyncio.get_running_loop().time())
+        assert list(links) == [(mallory.node.peer_id, mallory.node.peer_id)]
 
     story(tmp_path, tell)
 

@@ -277,6 +277,7 @@ def test_a_drafter_that_gives_nothing_is_left_for_another(tmp_path: Path, speaks
         assert (listener.tokens, listener.reason) == (EXPECTED[:40], "length")
         assert now() - began_s < (12 if speaks is drips else 6)
         assert len(asked) == 1
+        assert speaks in (drips, empty_pieces) or listener.words  # who sends a second empty piece is left at once
         await alice.peers()  # it answers pings, and is remembered all the same
         await Listener().read(alice, request)
         assert len(asked) == 1

@@ -8,7 +8,9 @@ import msgspec
 import pytest
 
 from dsdnode.dht.ids import MODELS_KEY, model_key
+from dsdnode.net.rpc import Response
 from dsdnode.swarm.announcer import ANNOUNCE_EVERY_S
+from dsdnode.wire.messages import Announce, Refused
 from dsdnode.wire.records import MAX_TTL_S
 from tests.node import jumping
 from tests.swarm.town import Member, Town, demo_id
@@ -84,5 +86,52 @@ def test_a_restarted_provider_counts_on_from_its_earlier_life() -> None:
             [new] = await bob.discovery.find_providers(MODELS_KEY)
             assert new.free_sessions == 77
             assert new.sequence > old.sequence
+
+    jumping.run(story())
+
+
+@pytest.mark.parametrize("num_busy", [2, 3])
+def test_a_holder_that_is_too_busy_to_hear_of_a_change_hears_of_it_soon(num_busy: int) -> None:
+    """Or it would show for minutes what is not so any more: bob has no place free, say."""
+
+    async def story() -> None:
+        async with Town() as town:
+            bob, carol = town.begin("bob", offers=False), town.begin("carol", "bob", offers=False)
+            offers = [bob.offer(0, 4)]
+            bob.discovery.provide(lambda: offers)
+            await asyncio.sleep(20)
+            answer, times = carol.rpc._on_request[Announce], []
+
+            async def busy(peer: bytes, message: Announce, buffers: list[bytes]) -> Response:
+                times.append(message.key)
+                if times.count(message.key) <= num_busy:
+                    return Refused("too many requests at once", retry=True), ()
+                return await answer(peer, message, buffers)
+
+            carol.rpc.on_request(Announce, busy)
+            offers[:] = [replace(bob.offer(0, 4), free_sessions=7)]
+            bob.discovery.changed()
+            await asyncio.sleep(50)
+            now = asyncio.get_running_loop().time()
+            assert {record.free_sessions for record, _ in carol.discovery.store.get(MODELS_KEY, now)} == {7}
+
+    jumping.run(story())
+
+
+def test_who_never_takes_an_offer_is_not_told_without_pause() -> None:
+    async def story() -> None:
+        async with Town() as town:
+            bob, mallory = town.begin("bob", offers=False), town.begin("mallory", "bob", offers=False)
+            await asyncio.sleep(5)
+            told = []
+
+            async def never(peer: bytes, message: Announce, buffers: list[bytes]) -> Response:
+                told.append(message.key)
+                return Refused("no"), ()
+
+            mallory.rpc.on_request(Announce, never)
+            bob.discovery.provide(lambda: [bob.offer()])
+            await asyncio.sleep(ANNOUNCE_EVERY_S * 0.9)
+            assert told.count(MODELS_KEY) < 10
 
     jumping.run(story())

@@ -117,23 +117,23 @@ def test_who_is_gone_is_told_from_who_is_there() -> None:
             dora.discovery.provide(lambda: [replace(dora.offer(), role="drafter")])
             await asyncio.sleep(10)
             pings = Pings(alice.rpc)
-            [model] = await describe_models(alice.rpc, alice.discovery, pings)
+            [model] = await describe_models(alice.discovery, pings)
             assert (model.complete, model.once_complete, model.missing) == (True, True, "")
             assert [(one.layers, one.replicas, one.answering) for one in model.coverage] == [
                 ((0, 4), 1, 1), ((4, 8), 2, 2),
             ]  # fmt: skip
             town.silent.add(town.members["cleo"].id)
             await asyncio.sleep(30)
-            [model] = await describe_models(alice.rpc, alice.discovery, pings)
+            [model] = await describe_models(alice.discovery, pings)
             assert model.complete
             assert [one.answering for one in model.coverage] == [1, 1]
             town.silent.add(town.members["carol"].id)
             await asyncio.sleep(30)
-            [model] = await describe_models(alice.rpc, alice.discovery, pings)
+            [model] = await describe_models(alice.discovery, pings)
             assert (model.complete, model.once_complete, model.drafters) == (False, True, 1)
             assert "layers 4:8 of demo are hosted by nobody" in model.missing
             assert f"{town.members['carol'].id.hex()[:12]} (4:8, heard of " in model.missing
-            peers = {peer.peer_id: peer for peer in await describe_peers(alice.rpc, alice.discovery, pings)}
+            peers = {peer.peer_id: peer for peer in await describe_peers(alice.discovery, pings)}
             bob, carol = (peers[town.members[name].id.hex()] for name in ("bob", "carol"))
             assert bob.rtt_ms is not None and bob.seen_s == 0
             assert carol.rtt_ms is None and carol.seen_s is not None and 30 <= carol.seen_s < 60

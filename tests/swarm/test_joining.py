@@ -166,7 +166,7 @@ async def test_nobody_is_named_at_an_address_where_he_does_not_live(begin: Begin
         await liar.join(alice.contact)
     await dave.join(alice.contact)
     await until(lambda: alice.discovery.table.is_live(dave.id))
-    await until(lambda: not alice.discovery._verifying)
+    await until(lambda: not alice.discovery._homes.busy)
     assert await carol.names(alice) == [dave.contact]
     assert not any(alice.discovery.table.is_live(liar.id) for liar in liars)
 
@@ -177,7 +177,7 @@ async def test_of_several_addresses_only_the_true_ones_are_named(begin: Begin) -
     dave = await begin("dave", own, advertise=(elsewhere(), own, *carol.contact.addresses))
     await dave.join(alice.contact)
     await until(lambda: alice.discovery.table.is_live(dave.id))
-    await until(lambda: not alice.discovery._verifying)
+    await until(lambda: not alice.discovery._homes.busy)
     assert await carol.names(alice) == [Contact(dave.contact.public_key, (own,))]
 
 

@@ -72,3 +72,23 @@ def test_a_lookup_by_somebody_who_knows_nobody_ends() -> None:
                 await alice.discovery.join([], timeout_s=0.1)
 
     jumping.run(story())
+
+
+def test_of_what_bob_offered_before_alice_keeps_nothing() -> None:
+    """His sessions come and go, and each time he says so: as often as replies are told, for as long as she lives."""
+
+    async def story() -> None:
+        async with Town(seed=6) as town:
+            for name in ("carol", "bob", "alice"):
+                town.begin(name, *(["carol"] if name != "carol" else []), offers=name == "bob")
+            alice, bob = town.members["alice"].discovery, town.members["bob"].discovery
+            seen = set()
+            for _ in range(60):
+                bob.changed()
+                await asyncio.sleep(6)
+                [record] = await alice.find_providers(MODELS_KEY)
+                seen.add(record.sequence)
+            assert len(seen) == 60
+            assert len(alice._queries._opened) == 1
+
+    jumping.run(story())

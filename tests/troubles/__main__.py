@@ -85,8 +85,9 @@ async def apart(name: str, at_once: asyncio.Semaphore) -> Told:
                 process.terminate()
         lines = output.splitlines()
         if process.returncode or not lines:
-            return Told(f"| {name} | - | - | - | - | - | - | it could not be played |", "not played", "")
-        told = msgspec.json.decode(lines[-1], type=Told)
+            told = Told(f"| {name} | - | - | - | - | - | - | it could not be played |", "not played", "")
+        else:
+            told = msgspec.json.decode(lines[-1], type=Told)
         print(told.row, flush=True)
         return told
 

@@ -31,6 +31,8 @@ PASS_MS = "150"
 SOME = 8
 """Characters of a reply, then it has begun."""
 BEGIN_S = 40.0
+DRAIN_S = 45.0
+"""A daemon that is told to stop ends the replies that go on, for half a minute at most."""
 OVER_S = 150.0
 """No wait that ends takes so long."""
 
@@ -106,7 +108,7 @@ class Scene:
         for name in names:
             self.made.daemons[name].process.terminate()
         for name in names:
-            self.made.daemons[name].process.wait(STOP_TIMEOUT_S)
+            self.made.daemons[name].process.wait(DRAIN_S)
 
     def ip(self, name: str, *words: str) -> None:
         subprocess.run(["ip", "-n", self.places[name], *words], check=True)

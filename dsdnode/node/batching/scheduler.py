@@ -1,10 +1,10 @@
 """Whose turn it is at an engine: which waiting runs share the next decode, and with how much of each. Pure.
 
-Whoever was served longest ago comes first: networks take turns, in each of them its accounts, and in these their owners
-(here an owner is one session: many of them get no more turns than one). While several owners are at work, one decode
-has at most SHARED_POSITIONS: short runs (a block of draft tokens, a token) first, with them PIECE_POSITIONS of the long
-ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for ever. An owner that is
-alone is decoded in one piece.
+Whoever was served longest ago comes first: networks take turns, in each of them its addresses, at these their accounts,
+and in these their owners (here an owner is one session: many of them get no more turns than one). While several owners
+are at work, one decode has at most SHARED_POSITIONS: short runs (a block of draft tokens, a token) first, with them
+PIECE_POSITIONS of the long ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for
+ever. An owner that is alone is decoded in one piece.
 
 Long runs make each decode long, whoever else is in it. So those of one network take no more of the time than they
 leave while other networks have short ones: after each piece there is a pause that is as long as it took, and before the
@@ -168,14 +168,15 @@ class Scheduler:
         return [run for run in order if run in short or run.account.network not in waits]
 
     def _in_turn(self, ready: Sequence[Run]) -> list[Run]:
-        served: dict[str | Account, int] = {}
+        served: dict[str | tuple[str, str] | Account, int] = {}
         for turn in self._turns.values():
-            for payer in (turn.account.network, turn.account):
+            for payer in (turn.account.network, turn.account.place, turn.account):
                 served[payer] = max(served.get(payer, 0), turn.served)
 
-        def waits(run: Run) -> tuple[int, int, int]:
-            account = self._turns[run.owner].account
-            return served[account.network], served[account], self._turns[run.owner].served
+        def waits(run: Run) -> tuple[int, int, int, int]:
+            turn = self._turns[run.owner]
+            account = turn.account
+            return served[account.network], served[account.place], served[account], turn.served
 
         return in_turn(sorted(ready, key=waits), lambda run: self._turns[run.owner].account)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
+from dsdnode.accounts import Account, in_turn
+from dsdnode.dht.ids import ip_groups
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.identity import MAX_NAMED, short_id
 from dsdnode.placement.pipelines import (
@@ -25,6 +28,29 @@ from dsdnode.wire.records import ProviderRecord
 BETTER = 1.3
 """A reply in progress, or the next one, leaves its pipeline for one that is so many times faster: caches must be filled
 again."""
+MAX_ASKED = 64
+"""Hosts of a model that are pinged for one reply: half of the connections that a transport makes."""
+
+
+def some_of(
+    records: Collection[ProviderRecord], own: bytes, answered: Callable[[bytes], bool], silent: Callable[[bytes], bool]
+) -> list[ProviderRecord]:
+    """Of all hosts of a model those that are asked whether they live, `own` being who asks.
+
+    Those that `answered` before come first, and those that were `silent` last; then networks take turns, and in each
+    its layer ranges. For each asker in another order: nobody comes first by his name.
+    """
+
+    order = sorted(records, key=lambda one: hashlib.sha256(own + one.peer_id).digest())
+    order = in_turn(order, _account)
+    order.sort(key=lambda one: (silent(one.peer_id), not answered(one.peer_id)))
+    asked = set(list(dict.fromkeys(one.peer_id for one in order))[:MAX_ASKED])
+    return [record for record in records if record.peer_id in asked]
+
+
+def _account(record: ProviderRecord) -> Account:
+    """Its layers, in its network."""
+    return Account(b"%d:%d" % (record.start, record.end), min(ip_groups(record.addresses), default=""))
 
 
 class Attempt:

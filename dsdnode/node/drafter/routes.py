@@ -15,7 +15,7 @@ from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.attempt import BETTER, Attempt
+from dsdnode.node.drafter.attempt import BETTER, Attempt, some_of
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.pacing.suspects import HERE, TRIAL_PASSES, TRIAL_S, Slowness, Suspects, Trials, lost_at
@@ -79,13 +79,16 @@ class Hosts:
     async def alive(
         self, target: Model, fresh: bool, avoid: Collection[bytes]
     ) -> tuple[list[ProviderRecord], dict[bytes, float]]:
-        """Shards of the model whose peers answer a ping, and their round trips in seconds.
+        """Shards of the model whose peers answer a ping, and their round trips in seconds; of very many, some.
 
         `fresh`: by a lookup of now; `avoid`: peers without which the others should make the whole model.
         """
         if fresh or target.model_id not in self._remembered:
             await self._look_up(target.model_id)
-        _, records = self._remembered[target.model_id]
+        _, known = self._remembered[target.model_id]
+        records = some_of(
+            known, self._discovery.own_id, lambda peer: self._pings.answered_at(peer) is not None, self._pings.is_silent
+        )
 
         def enough(peers: Collection[bytes]) -> bool:
             usable = set(peers).difference(avoid)
@@ -225,14 +228,14 @@ class Routes:
                 continue
             trial_s = self._trial_s(places, attempt.instead(model, records, view, strangers), view, num_tokens)
             conversation.asked(place.peer for place in places)
-            max_positions = min(place.record.context_tokens for place in places)
-            answers = await self._open_all(conversation, options, number, digests, places, max_positions)
+            answers = await self._open_all(conversation, options, number, digests, places)
             failed = {peer: answer for peer, answer in answers.items() if not isinstance(answer, Opened)}
             if not failed:
                 lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
                 for peer in answers:
                     self._sessions.setdefault(peer, {})[session] = None
                 costs = self._costs(session, places, rtt_s)
+                max_positions = min(place.record.context_tokens for place in places)
                 first_costs = self._first_seen(tuple(answers), costs)
                 return Route(places, tuple(answers), lengths, max_positions, costs, first_costs, trial_s)
             attempt.refused(failed)
@@ -353,13 +356,14 @@ class Routes:
         number: int,
         digests: bytes,
         places: Sequence[PipelineStage],
-        max_positions: int,
     ) -> dict[bytes, Opened | Refused | DsdError]:
-        reserved = min(conversation.num_positions, max_positions)
+        """Each is asked for what it has room for, whatever the others have: they may be others at the next try, and a
+        stage that has opened already takes no other terms under the same number."""
         stages = encode_body(OpenStages(tuple(StagePlace(place.contact, place.start, place.end) for place in places)))
 
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
             judges = index == len(places) - 1
+            reserved = min(conversation.num_positions, places[index].record.context_tokens)
             message = Open(
                 conversation.session, number, index, options.model.model_id, self._rpc.transport.contact,
                 options.asked, reserved, options.lease_s, options.wire, options.acceptance,
