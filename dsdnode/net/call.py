@@ -11,8 +11,9 @@ import zmq
 from dsdnode.addresses import Nearness
 from dsdnode.identity import Identity, curve_public_key
 from dsdnode.net.dials import Teacher
+from dsdnode.net.door import Door
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S
-from dsdnode.net.sockets import Frames, Names, Pump, events, open_dealer, open_monitor, receive_event
+from dsdnode.net.sockets import Farewell, Frames, Names, Pump, events, open_dealer, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, encode
 from dsdnode.wire.messages import Hello
 
@@ -83,11 +84,13 @@ class Call:
         self._loop = asyncio.get_running_loop()
         self._pumps: list[Pump] = []
         self._closed = False
+        self._door: Door | None = None
+        """The connection, while there is one."""
         self._why = f"no answer from {way.address}"
         self._await_answer()
         try:
             self._socket = open_dealer(context, identity, curve_public_key(public_key), way.address)
-            self._monitor = open_monitor(context, self._socket, names, _ENDINGS)
+            self._monitor = open_monitor(context, self._socket, names, zmq.EVENT_CONNECTED | _ENDINGS)
             self._frames = Frames(self._socket, most=1 + MAX_BUFFERS)
             self._pumps = [Pump(self._monitor, self._take_event), Pump(self._socket, self._take, self._idle)]
             self._socket.connect(way.address)
@@ -109,12 +112,12 @@ class Call:
 
     def close(self) -> None:
         self._timer.cancel()
-        if self._pumps:
-            self._socket.disable_monitor()
-        for pump in self._pumps:
-            pump.close()
-        self._pumps.clear()
         self._closed = True
+        for pump in self._pumps:
+            pump.stop()
+        if self._pumps:
+            Farewell(self._socket, self._monitor, [self._door] if self._door is not None else [])
+        self._pumps.clear()
 
     def transmit(self, frames: list[bytes]) -> bool:
         """False: libzmq's queue is full."""
@@ -133,6 +136,11 @@ class Call:
     def _take_event(self) -> None:
         event, value = receive_event(self._monitor)
         address = self.way.address
+        if event == zmq.EVENT_CONNECTED:
+            self._door = Door.at(value)
+            return
+        if event == zmq.EVENT_DISCONNECTED:
+            self._door = None
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._why = f"{address} refused the connection (banned, or it has too many)"
         elif event == zmq.EVENT_CLOSED:

@@ -17,7 +17,7 @@ from dsdnode.net.door import Door
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
 from dsdnode.net.port import Priority
-from dsdnode.net.sockets import Frames, Names, Pump, bind_router, open_monitor, receive_event
+from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
 from dsdnode.wire.messages import Hello, Refused, Welcome
 
@@ -62,15 +62,20 @@ class Router:
         self._bind(listen)
 
     def _bind(self, listen: str) -> None:
-        self._socket, self.port = bind_router(self._context, self._identity, listen)
+        socket, self.port = bind_router(self._context, self._identity, listen)
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        try:
+            self._monitor = open_monitor(self._context, socket, self._names, events)
+        except zmq.ZMQError:
+            socket.close(linger=0)
+            raise
+        self._socket, self._is_open = socket, True
         self._listen = f"{listen.rpartition(':')[0]}:{self.port}"
         self.lobby = Lobby()
         self._doors: dict[int, tuple[Door, float]] = {}
         """Connections by descriptor, and when they began."""
         self._by_routing_id: dict[bytes, Inbound] = {}
         self._by_descriptor: dict[int, Inbound] = {}
-        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-        self._monitor = open_monitor(self._context, self._socket, self._names, events)
         self._frames = Frames(self._socket, most=2 + MAX_BUFFERS)
         self._events = Pump(self._monitor, self._take_event)
         self._pump = Pump(self._socket, self._take)
@@ -80,10 +85,14 @@ class Router:
             if timer is not None:
                 timer.cancel()
         self._sweeper = None
-        if not self._socket.closed:
-            self._socket.disable_monitor()
-        self._events.close()
-        self._pump.close()
+        if not self._is_open:  # and not bound again yet
+            return
+        self._is_open = False
+        self._events.stop()
+        self._pump.stop()
+        with contextlib.suppress(zmq.ZMQError):
+            self._socket.unbind(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        Farewell(self._socket, self._monitor, [door for door, _ in self._doors.values()])
 
     def rebind(self) -> None:
         """Drop every connection, and whatever they have half sent, and listen again."""
@@ -97,7 +106,6 @@ class Router:
             self._bind(self._listen)
         except (BadInput, zmq.ZMQError) as error:  # libzmq still closes the old one; or no descriptor is left
             log.debug("cannot listen again yet", reason=str(error))
-            self._socket.close(linger=0)
             self._timer = self._loop.call_later(REBIND_S, self._bind_again)
 
     def drop_fillers(self) -> str | None:

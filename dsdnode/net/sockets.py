@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import zmq
@@ -19,10 +19,13 @@ from zmq.utils import z85
 from dsdnode.addresses import ANY_HOST, LOWEST_PORT, is_ip, nearness, parse_address
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity
+from dsdnode.net.door import Door
 from dsdnode.net.port import HEARTBEAT_S, HEARTBEAT_TIMEOUT_S, MAX_TURN
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 
 ZAP_DOMAIN = b"dsdnode"
+FAREWELL_S = 1.0
+"""For libzmq to see that a connection of ours has ended: milliseconds, where its thread gets to run."""
 _CURVE_BYTES = 33
 """Added to each frame: command name, flags, nonce, authenticator."""
 
@@ -170,12 +173,15 @@ class Pump:
         if events(self._socket) & zmq.POLLIN:
             self.poke()
 
-    def close(self) -> None:
-        """Also closes the socket."""
+    def stop(self) -> None:
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._descriptor)
-            self._socket.close(0)
+
+    def close(self) -> None:
+        """Also closes the socket, once: see Farewell for sockets that have connections."""
+        self.stop()
+        self._socket.close(0)
 
     def _run(self) -> None:
         self._poked = False
@@ -192,6 +198,43 @@ class Pump:
             if not self._closed:
                 self.poke()
             raise
+
+
+class Farewell:
+    """Ends connections, and closes their socket and its monitor when libzmq has seen that, or after FAREWELL_S.
+
+    libzmq ends the whole process ("Resource temporarily unavailable (session_base.cpp)") where a connection breaks just
+    while its socket is being closed and a message of several frames is half sent. Whoever is at the other end could
+    bring that about; so nobody's connection is there any more when a socket is closed.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], doors: Iterable[Door]) -> None:
+        """`socket`: watched by nobody from now on; `monitor`: of a socket whose ends of connections it tells."""
+        self._socket, self._monitor = socket, monitor
+        self._left = {door.descriptor: door for door in doors}
+        self._loop = asyncio.get_running_loop()
+        self._pump = Pump(monitor, self._take)
+        self._timer = self._loop.call_later(FAREWELL_S, self._close)
+        for door in self._left.values():
+            door.close()
+        self._look()
+
+    def _take(self) -> None:
+        event, value = receive_event(self._monitor)
+        if event == zmq.EVENT_DISCONNECTED:
+            self._left.pop(value, None)
+        self._look()
+
+    def _look(self) -> None:
+        if not self._left:
+            self._close()
+
+    def _close(self) -> None:
+        self._timer.cancel()
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+            self._pump.close()
+            self._socket.close(0)
 
 
 class Frames:

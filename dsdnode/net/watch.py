@@ -24,10 +24,10 @@ SETTLE_S = 2.0
 class MemoryWatch:
     """Acts when the process has grown by `limit_bytes` since the watch began, or since the last excess.
 
-    First with `remedy`, and if that does not help within FREED_S, with `on_excess`.
+    First with `remedy`, which says whether it did anything, and if that does not help within FREED_S, with `on_excess`.
     """
 
-    def __init__(self, limit_bytes: int, remedy: Callable[[], None], on_excess: Callable[[], None]) -> None:
+    def __init__(self, limit_bytes: int, remedy: Callable[[], bool], on_excess: Callable[[], None]) -> None:
         self._limit_bytes = limit_bytes
         self._remedy = remedy
         self._on_excess = on_excess
@@ -62,7 +62,7 @@ class MemoryWatch:
                 self._tried = False
             elif not self._tried:
                 self._tried, after_s = True, FREED_S
-                self._remedy()
+                after_s = FREED_S if self._remedy() else 0.0
             else:
                 self._tried, after_s, then = False, SETTLE_S, self._begin
                 self._on_excess()

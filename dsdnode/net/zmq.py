@@ -243,10 +243,12 @@ class ZmqTransport:
             for callback in self._callbacks:
                 callback(peer, why)
 
-    def _drop_fillers(self) -> None:
+    def _drop_fillers(self) -> bool:
+        """False: it cannot be told who they are."""
         network = self._router.drop_fillers() if self._router is not None else None
         if network is not None:
             self._gate.lock(self._loop.time(), network)
+        return network is not None
 
     def _too_much_memory(self) -> None:
         log.warning("memory limit reached: all connections are dropped, and strangers stay out for a while")

@@ -115,7 +115,7 @@ async def test_a_liar_has_us_call_a_victim_so_often(start: Start) -> None:
             alice.transport.introduce(Contact(name.public_key, (address,)), MALLORY.peer_id)
         words = await asyncio.gather(*(unreachable(alice, name) for name in names))
         assert len(calls) == PER_TEACHER_AND_TARGET
-        assert sum("is not dialled now" in one for one in words) == 40 - PER_TEACHER_AND_TARGET
+        assert sum("is not called again yet" in one for one in words) == 40 - PER_TEACHER_AND_TARGET
     carol, bob = await start(b"c"), await start(b"b")
     bob.transport.introduce(alice.transport.contact)
     await bob.ping(ALICE.peer_id, timeout_s=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -19,7 +19,7 @@ LIMIT_BYTES = 1000
 def watched(
     sizes: list[int | Exception],
     excess: Callable[[], None] = lambda: None,
-    remedy: Callable[[], None] = lambda: None,
+    remedy: Callable[[], bool] = lambda: True,
 ) -> int:
     """How often `excess` was called, when each look is answered so, and the last answer for ever."""
     calls: list[int] = []
@@ -59,7 +59,7 @@ def test_a_look_that_fails_is_not_the_last_one(trouble: Exception) -> None:
 
 
 def test_whatever_becomes_of_an_excess_the_next_one_is_seen() -> None:
-    def bad_day() -> None:
+    def bad_day() -> NoReturn:
         raise RuntimeError("no descriptor left to listen with")
 
     assert watched([0, 2000, 2000, 2000, 9000, 9000], bad_day) == 2
@@ -68,5 +68,15 @@ def test_whatever_becomes_of_an_excess_the_next_one_is_seen() -> None:
 
 def test_who_is_helped_by_the_remedy_needs_nothing_more() -> None:
     remedies: list[int] = []
-    assert watched([0, 2000, 0, 2000, 500], remedy=lambda: remedies.append(1)) == 0
+
+    def remedy() -> bool:
+        remedies.append(1)
+        return True
+
+    assert watched([0, 2000, 0, 2000, 500], remedy=remedy) == 0
     assert len(remedies) == 2
+
+
+def test_where_no_remedy_is_known_nothing_is_waited_for() -> None:
+    assert watched([0, 2000, 2000, 2000, 0], remedy=lambda: False) == 1
+    assert watched([0, 2000, 2000, 0], remedy=lambda: True) == 1

@@ -48,10 +48,22 @@ ACCOUNTS: Final = {
     "turn-address": Mutation(
         "dsdnode.node.batching.scheduler:Scheduler._in_turn", "served[account.place], served", "served"
     ),
+    "turn-pause": Mutation(
+        "dsdnode.node.batching.scheduler:Scheduler._without_those_that_rest",
+        "if network in self._rests or lets_go_first:",
+        "if False:",
+    ),
+    "cells-modest": Mutation(
+        "dsdnode.node.shard.sessions:Sessions.room_for", "if not used.is_modest(", "if False and used.is_modest("
+    ),
     "drafter-share": Mutation(DRAFTER_HOST + "_giving", "if over := shares.over(asker, 1):", "if over := ():"),
     "drafter-turn": Mutation(DRAFTER_HOST + "_giving", "longest.since_s + TURN_S >= now", "True"),
     "drafter-texts": Mutation(
         DRAFTER_HOST + "_generate", "self._prompting.setdefault(account.network, asyncio.Lock())", "asyncio.Lock()"
+    ),
+    "drafter-unread": Mutation(DRAFTER_HOST + "_check_length", "if num_bytes > most:", "if False:"),
+    "drafter-modest": Mutation(
+        DRAFTER_HOST + "_check_share", "if not shares.is_modest(", "if False and shares.is_modest("
     ),
     "resting-share": Mutation(
         "dsdnode.node.drafter.conversations:Conversations._next_to_go", " if one.account == heaviest", ""

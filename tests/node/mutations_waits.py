@@ -12,6 +12,7 @@ PART: Final = "dsdnode.client.part:Part."
 PENDING: Final = "dsdnode.client.request:PendingReply."
 ASKINGS: Final = "dsdnode.client.asking:Askings."
 DRAFTERS: Final = "dsdnode.client.drafters:Drafters."
+ROUTES: Final = "dsdnode.node.drafter.routes:Routes."
 WAITS: Final = {
     "trace-owner": Mutation("dsdnode.node.shard.host:StageHost._trace", "peer != session.owner", "False"),
     "trace-refused": Mutation(
@@ -28,6 +29,11 @@ WAITS: Final = {
     "lost-nack": Mutation(REPLY + "_blame", 'action.reason in ("nack", "timeout")', "False"),
     "lost-often": Mutation("dsdnode.pacing.suspects:Suspects.note", "1 + self.links", "1 + 0 * self.links"),
     "pair-twice": Mutation("dsdnode.pacing.suspects:Suspects.peers", " or len(known) > 1", ""),
+    "new-seldom": Mutation(ROUTES + "open", "number == 0 and self._trials.is_due(_now())", "number == 0"),
+    "new-brief": Mutation(REPLY + "_try_out", "await asyncio.sleep(trial_s)", "await asyncio.sleep(60 + trial_s)"),
+    "avoided-last": Mutation(
+        ROUTES + "open", "if not fresh and any(place.peer in avoid for place in places):", "if False:"
+    ),
     "still-ends": Mutation(REPLY + "_watch", "self.still_s > self._options.patience_s", "False and 0 > 0"),
     "silent-host-ends": Mutation(
         "dsdnode.node.drafter.attempt:Attempt.check", "        if late:\n", "        if False:\n"

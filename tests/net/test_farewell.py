@@ -1,0 +1,128 @@
+"""Mallory hangs up just as alice does, while a message of alice's is half sent: libzmq would end alice's process."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zmq
+
+from dsdnode.net.door import Door
+from dsdnode.net.sockets import Farewell, Names, open_context, open_monitor, receive_event
+
+HANGING_UP = """
+import asyncio, random, socket, struct, sys, time
+import zmq
+from dsdnode.net.door import Door
+from dsdnode.net.sockets import Farewell, Names, open_monitor, receive_event
+
+side, careful, num = sys.argv[1], sys.argv[2] == "careful", int(sys.argv[3])
+context, names = zmq.Context(), Names()
+# As mallory says it: ZMTP 3.1 without any security, so that she needs no library.
+GREETING = b"\\xff" + bytes(8) + b"\\x7f\\x03\\0NULL" + bytes(16) + bytes(32)
+READY = b"\\x05READY\\x0bSocket-Type" + struct.pack(">I", 6) + (b"ROUTER" if side == "dealer" else b"DEALER")
+
+
+def shake_hands(mallory):
+    mallory.sendall(GREETING)
+    got = 0
+    while got < 64:
+        got += len(mallory.recv(64 - got))
+    mallory.sendall(b"\\x04" + bytes([len(READY)]) + READY)
+    mallory.recv(1000)
+    mallory.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def one():
+    alice = context.socket(zmq.DEALER if side == "dealer" else zmq.ROUTER)
+    alice.linger, alice.sndbuf = 0, 8192
+    monitor = open_monitor(context, alice, names, zmq.EVENT_ALL)
+    with socket.socket() as mallory:
+        mallory.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        if side == "dealer":
+            mallory.bind(("127.0.0.1", 0))
+            mallory.listen()
+            alice.setsockopt(zmq.RECONNECT_IVL, -1)
+            alice.connect("tcp://127.0.0.1:%d" % mallory.getsockname()[1])
+            theirs, _ = mallory.accept()
+        else:
+            mallory.connect(("127.0.0.1", alice.bind_to_random_port("tcp://127.0.0.1")))
+            theirs = mallory
+        shake_hands(theirs)
+        event = 0
+        while event not in (zmq.EVENT_CONNECTED, zmq.EVENT_ACCEPTED):
+            monitor.poll(5000)
+            event, descriptor = receive_event(monitor)
+        if side == "router":  # she says hello, so that there is somebody to answer
+            theirs.sendall(b"\\0\\2hi")
+            frames = [alice.recv_multipart()[0]]
+        else:
+            alice.poll(5000, zmq.POLLOUT)
+            frames = []
+        alice.send_multipart([*frames, *[bytes(60_000)] * 8])
+        time.sleep(0.001)
+        wait_s = time.perf_counter() + random.random() * 4e-4
+        hang_up = asyncio.get_running_loop().run_in_executor(None, end, theirs, wait_s)
+        if careful:
+            farewell = Farewell(alice, monitor, [door] if (door := Door.at(descriptor)) else [])
+        else:
+            alice.close(0)
+        await hang_up
+    while not alice.closed:
+        await asyncio.sleep(0.001)
+    monitor.close(0)
+
+
+def end(theirs, when_s):
+    while time.perf_counter() < when_s:
+        pass
+    theirs.close()
+
+
+async def all():
+    for _ in range(num):
+        await one()
+
+
+asyncio.run(all())
+print("alive")
+"""
+
+
+def hang_up(side: str, how: str, num: int) -> subprocess.CompletedProcess[str]:
+    asked = [sys.executable, "-c", HANGING_UP, side, how, str(num)]
+    return subprocess.run(
+        asked, capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[2]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="hangs up by shutting a connection's descriptor down")
+@pytest.mark.parametrize(("side", "num"), [("dealer", 400), ("router", 100)])
+def test_alice_lives_whenever_mallory_hangs_up(side: str, num: int) -> None:
+    """Without care she is dead after ten."""
+    ended = hang_up(side, "careful", num)
+    assert (ended.stdout, ended.returncode) == ("alive\n", 0), ended.stderr
+
+
+async def test_a_socket_is_closed_when_its_connection_has_ended() -> None:
+    context, names = open_context(), Names()
+    router, dealer = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.RECONNECT_IVL, -1)
+    monitor = open_monitor(context, dealer, names, zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+    dealer.connect(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
+    assert await asyncio.to_thread(monitor.poll, 5000)
+    event, descriptor = receive_event(monitor)
+    door = Door.at(descriptor)
+    assert event == zmq.EVENT_CONNECTED and door is not None
+    Farewell(dealer, monitor, [door])
+    at_once = dealer.closed
+    async with asyncio.timeout(5):
+        while not (dealer.closed and monitor.closed):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert not at_once
+    router.close(0)
+    context.term()
