@@ -232,6 +232,20 @@ def test_a_drafter_that_says_it_cannot_be_done_is_not_the_only_one_asked(tmp_pat
     story(tmp_path, tell)
 
 
+def test_two_that_lie_alike_do_not_end_a_reply_that_a_third_one_gives(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice, listener = await swarm.client(), Listener()
+        alice._drafters.joined = []
+        for name in ("mallory", "mortimer"):
+            await denies(swarm, alice, name, "BadInput")
+        await asyncio.sleep(5)
+        await listener.read(alice)
+        assert (listener.tokens, listener.reason) == (EXPECTED, "length")
+
+    story(tmp_path, tell)
+
+
 @pytest.mark.parametrize("error", SAID)
 def test_what_nobody_does_ends_in_a_drafter_s_words(tmp_path: Path, error: str) -> None:
     async def tell(swarm: FakeSwarm) -> None:
