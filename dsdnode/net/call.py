@@ -113,10 +113,12 @@ class Call:
     def close(self) -> None:
         self._timer.cancel()
         self._closed = True
-        for pump in self._pumps:
-            pump.stop()
         if self._pumps:
-            Farewell(self._socket, self._monitor, [self._door] if self._door is not None else [])
+            events, messages = self._pumps
+            self._socket.disable_monitor()
+            events.close()
+            messages.stop()
+            Farewell(self._socket, [self._door] if self._door is not None else [])
         self._pumps.clear()
 
     def transmit(self, frames: list[bytes]) -> bool:

@@ -41,6 +41,12 @@ class Door:
             info = copy.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RECEIVED.stop)
         return int.from_bytes(info[_RECEIVED], sys.byteorder)
 
+    def is_open(self) -> bool:
+        """Does libzmq still hold it?"""
+        with contextlib.suppress(OSError), _copy(self.descriptor) as copy:
+            return os.fstat(copy.fileno()).st_ino == self.inode
+        return False
+
     def close(self) -> None:
         """End it, unless that has happened already: libzmq sees the other end gone, and tidies up."""
         with contextlib.suppress(OSError), _copy(self.descriptor) as copy:

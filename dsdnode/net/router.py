@@ -88,11 +88,12 @@ class Router:
         if not self._is_open:  # and not bound again yet
             return
         self._is_open = False
-        self._events.stop()
+        self._socket.disable_monitor()
+        self._events.close()
         self._pump.stop()
         with contextlib.suppress(zmq.ZMQError):
             self._socket.unbind(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
-        Farewell(self._socket, self._monitor, [door for door, _ in self._doors.values()])
+        Farewell(self._socket, [door for door, _ in self._doors.values()])
 
     def rebind(self) -> None:
         """Drop every connection, and whatever they have half sent, and listen again."""

@@ -26,6 +26,7 @@ from dsdnode.wire.codec import MAX_FRAME_BYTES
 ZAP_DOMAIN = b"dsdnode"
 FAREWELL_S = 1.0
 """For libzmq to see that a connection of ours has ended: milliseconds, where its thread gets to run."""
+FAREWELL_LOOK_S = 0.002
 _CURVE_BYTES = 33
 """Added to each frame: command name, flags, nonce, authenticator."""
 
@@ -201,40 +202,30 @@ class Pump:
 
 
 class Farewell:
-    """Ends connections, and closes their socket and its monitor when libzmq has seen that, or after FAREWELL_S.
+    """Ends connections, and closes their socket when libzmq has seen that, or after FAREWELL_S.
 
     libzmq ends the whole process ("Resource temporarily unavailable (session_base.cpp)") where a connection breaks just
     while its socket is being closed and a message of several frames is half sent. Whoever is at the other end could
     bring that about; so nobody's connection is there any more when a socket is closed.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes], doors: Iterable[Door]) -> None:
-        """`socket`: watched by nobody from now on; `monitor`: of a socket whose ends of connections it tells."""
-        self._socket, self._monitor = socket, monitor
-        self._left = {door.descriptor: door for door in doors}
+    def __init__(self, socket: zmq.Socket[bytes], doors: Iterable[Door]) -> None:
+        """`socket`: neither watched nor monitored any more."""
+        self._socket = socket
+        self._left = list(doors)
         self._loop = asyncio.get_running_loop()
-        self._pump = Pump(monitor, self._take)
-        self._timer = self._loop.call_later(FAREWELL_S, self._close)
-        for door in self._left.values():
+        self._until_s = self._loop.time() + FAREWELL_S
+        for door in self._left:
             door.close()
         self._look()
 
-    def _take(self) -> None:
-        event, value = receive_event(self._monitor)
-        if event == zmq.EVENT_DISCONNECTED:
-            self._left.pop(value, None)
-        self._look()
-
     def _look(self) -> None:
-        if not self._left:
-            self._close()
-
-    def _close(self) -> None:
-        self._timer.cancel()
-        if not self._socket.closed:
-            self._socket.disable_monitor()
-            self._pump.close()
+        """libzmq closes a connection's descriptor when it has done with it."""
+        self._left = [door for door in self._left if door.is_open()]
+        if not self._left or self._loop.time() >= self._until_s:
             self._socket.close(0)
+        else:
+            self._loop.call_later(FAREWELL_LOOK_S, self._look)
 
 
 class Frames:

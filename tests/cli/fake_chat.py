@@ -40,7 +40,11 @@ class EchoClient:
 
     @classmethod
     async def connect(
-        cls, joins: Sequence[str], swarm_keys: tuple[str, ...] = (), patience_s: float = 60
+        cls,
+        joins: Sequence[str],
+        swarm_keys: tuple[str, ...] = (),
+        patience_s: float = 60,
+        told: Callable[[str], None] | None = None,
     ) -> EchoClient:
         return cls()
 

@@ -144,10 +144,11 @@ def test_strangers() -> None:
 
 
 def test_the_siege() -> None:
-    line = "pings | 440.6 | 0.07 | 45 | 45 | 18 | 18 | 0 | 0.33 | 1.07 | 0.56 | 46 | 46 | 0.46 | 1.63 | 0.66"
+    line = "pings | 440.6 | 0.07 | 45 | 45 | 0.33 | 1.07 | 1.07 | 1.10 | 18 | 18 | 0.56 | 0 | 46 | 46 | 0.46 | 1.63"
+    line += " | 1.63 | 1.70 | 0.66 | 0.66"
     lost = "not served: 2 x ghosts, attack, bob: NoPipeline: nothing came\n"
     figures = sound.siege([Output(f"{SIEGE}\n{line}\n", 1.0), Output(f"{SIEGE}\n{line}\n{lost}", 1.0)])
-    assert row(figures)[:8] == ("pings", 440.6, 0.07, 45, 45, 18, 18, 0)
+    assert row(figures)[:8] == ("pings", 440.6, 0.07, 45, 45, 0.33, 1.07, 1.07)
     assert len(figures.tables[0].rows) == 2
     assert figures.remarks == ("Not served: 2 x ghosts, attack, bob: NoPipeline: nothing came.",)
     with pytest.raises(Unread):

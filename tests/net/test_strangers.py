@@ -272,7 +272,7 @@ dealer = zmq.Context().socket(zmq.DEALER)
 dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = (x.encode() for x in (server, public, secret))
 dealer.connect(address)
 piece = bytes(1 << 20)
-for _ in range(400):
+for _ in range(800):
     dealer.send(piece, zmq.SNDMORE)  # one message, never whole until the end
 dealer.send(b"")
 dealer.recv()
@@ -318,5 +318,5 @@ async def test_a_message_of_endless_frames_does_not_fill_the_memory(
     finally:
         flood.kill()
         await flood.wait()
-    assert most < 200 << 20
+    assert most < 300 << 20  # what comes in between two looks is in there
     assert lost.is_set() != told

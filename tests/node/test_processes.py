@@ -113,7 +113,7 @@ async def test_the_worker_of_a_shard_is_killed(real: Swarm) -> None:
 
 async def test_a_shard_peer_is_killed_and_nobody_has_its_layers(real: Swarm) -> None:
     join = real.start_ring(["0:4", "4:8"], *SOON)
-    client = await Client.connect([join])
+    client = await Client.connect([join], patience_s=5)
     text = ""
     try:
         with pytest.raises(NoPipeline, match="4:8"):
@@ -125,7 +125,7 @@ async def test_a_shard_peer_is_killed_and_nobody_has_its_layers(real: Swarm) -> 
     finally:
         await client.close()
     assert len(text) > 20
-    failed = run("run", "--join", join, "hello", check=False)
+    failed = run("run", "--join", join, "--patience", "5", "hello", check=False)
     assert failed.returncode == 4
     assert "4:8" in failed.stderr
 
@@ -153,6 +153,6 @@ async def test_a_model_file_is_written_to_in_mid_reply_and_another_peer_goes_on(
     assert (await reply(join))[0] == expected
     bob, [carol] = written[0], [peer for peer in peers if peer is not written[0]]
     carol.kill()
-    failed = run("run", "--join", join, "hello", check=False)
+    failed = run("run", "--join", join, "--patience", "5", "hello", check=False)
     assert failed.returncode == 4 and failed.stdout == "" and str(tmp_path) not in failed.stderr
     assert "the model file was written to" in bob.log.read_text() and bob.process.poll() is None

@@ -109,7 +109,7 @@ def test_machines_vanish_and_regions_part_and_the_text_is_right() -> None:
 
 
 def test_drafters_that_vanish_cost_their_users_a_moment_once() -> None:
-    """Their records are there for minutes; whoever meets one waits for a ping, and then knows."""
+    """Their records are there for minutes; who is there is asked of several at once."""
     shards, drafters = SMALL.peers
     doomed = replace(drafters, count=4, churn=Churn(1, lives="fixed", crashes=1, gone=1, away_s=0))
     load = replace(SMALL.load, requests=40, users=1, prompt_tokens=8)
@@ -120,7 +120,7 @@ def test_drafters_that_vanish_cost_their_users_a_moment_once() -> None:
         assert plans[0].index <= plans[-1].index < num_tokens
     waited_s = result.time_to_first_token_s
     assert waited_s.p50 < 0.5
-    assert 2 < waited_s.p99 < 10, "several of them, one after the other"
+    assert waited_s.p99 < 2
 
 
 @pytest.mark.parametrize("arrivals", ["poisson", "burst"])
