@@ -124,7 +124,12 @@ async def test_a_socket_is_closed_when_libzmq_has_done_with_its_connections() ->
 
     held: Any = Held()
     closed = asyncio.Event()
-    socket: Any = SimpleNamespace(close=lambda linger: (happened.append("closed"), closed.set()))
+
+    def close(linger: int) -> None:
+        happened.append("closed")
+        closed.set()
+
+    socket: Any = SimpleNamespace(close=close)
     Farewell(socket, [held])
     assert happened == ["hung up"]
     await asyncio.wait_for(closed.wait(), 5)
