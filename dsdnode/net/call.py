@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,6 +116,9 @@ class Call:
         self._closed = True
         if self._pumps:
             events, messages = self._pumps
+            with contextlib.suppress(zmq.ZMQError):  # the news of the connection may be on their way
+                while True:
+                    self._take_event()
             self._socket.disable_monitor()
             events.close()
             messages.stop()
@@ -151,11 +155,7 @@ class Call:
             key = self._public_key.hex()[:12]
             self._why = f"{address} hung up: it does not have the key {key}…, is no dsdnode, or was just ended"
         elif event != zmq.EVENT_DISCONNECTED:
-            key = f"does not have the key {self._public_key.hex()[:12]}…"
-            if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # so ends, too, who is killed just then
-                self._why = f"{address} hung up: it {key}, is no dsdnode, or was just ended"
-            else:
-                self._why = f"{address} {key}, or is no dsdnode"
+            self._why = f"{address} does not have the key {self._public_key.hex()[:12]}…, or is no dsdnode"
         elif value and self.hello is not None:
             self._why = f"{address} closed the connection"
         if self.taken or event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # more follows: DISCONNECTED

@@ -88,6 +88,8 @@ class Router:
         if not self._is_open:  # and not bound again yet
             return
         self._is_open = False
+        with contextlib.suppress(zmq.ZMQError):
+            self._take_events()
         self._socket.disable_monitor()
         self._events.close()
         self._pump.stop()

@@ -41,7 +41,7 @@ def watched(
         patch.setattr(psutil, "Process", lambda: process)
         watch = MemoryWatch(LIMIT_BYTES, remedy, on_excess)
         patch.undo()
-        await asyncio.sleep(INTERVAL_S * 12 + SETTLE_S)
+        await asyncio.sleep(INTERVAL_S * 12 + 2 * SETTLE_S)
         watch.close()
 
     jumping.run(story())

@@ -14,7 +14,7 @@ from dsdnode.speculation.owner.session import SessionMachine
 USUAL = ("start", "straggler", "session_lost")
 """Reasons to take a route also in a calm world; of sessions that are lost:"""
 EXPECTED = ("its lease ran out", "others have asked for their share of this peer")
-"""The second one: a liar also asks for replies as anybody may, and then has a share."""
+"""The second one is no lie: of two drafters at a stage with two places each gets one, whoever asked first."""
 
 
 @contextlib.contextmanager

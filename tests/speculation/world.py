@@ -26,9 +26,8 @@ from .restless import Restless
 from .toy import END_TOKEN, VOCABULARY, Network, Queue, reference
 from .watch import OwnerWatch
 
-TIME_LIMIT_S = 28_800.0
-"""Who has not ended by then is stuck. (Pieces of three positions, four stages and one message in seven lost take hours,
-and end.)"""
+TIME_LIMIT_S = 7200.0
+"""Who has not ended by then is stuck."""
 FAULTS_S = 360.0
 """So long there is bad luck beside what a network loses."""
 LEASE_S = (20.0, 60.0)
