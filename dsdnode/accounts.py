@@ -4,8 +4,8 @@ Names cost nothing, addresses little, and networks more: charged is an owner, an
 that it is seen at. Networks have fair shares of the whole, the addresses of each fair shares of that, and the owners at
 each of these fair shares of that: so a neighbour has what one address has, whatever names are next door. While nobody
 else asks, one may have it all; when there is no room, who asks for no more than a fair share gets it from those who
-have more than theirs. Where what is taken slows all others down though there
-is room, a network keeps to its share in what is larger than others ask for, while they do.
+have more than theirs. Where what is taken slows all others down though there is room, a network keeps to its share in
+what is larger than others ask for, while they do.
 """
 
 from __future__ import annotations
@@ -47,16 +47,14 @@ class Account:
 
 NOBODY = Account(b"")
 """Where nothing is shared with others."""
+NEWCOMER = Account(b"", "nowhere yet")
+"""Whoever may come next: nothing is held in its network."""
 _LEVELS: tuple[Callable[[Account], Hashable], ...] = (
     lambda account: account.network,
     lambda account: account.place,
     lambda account: account,
 )
 """What shares are of, each within the one before it."""
-
-
-NEWCOMER = Account(b"", "nowhere yet")
-"""Whoever may come next: nothing is held in its network."""
 
 
 class Shares:
