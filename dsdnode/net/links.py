@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import zmq
 
@@ -91,6 +91,20 @@ class Links:
             self._drop(dealer)
             self._check_lost(peer, why)
 
+    def leave_all_but(self, hosts: Collection[str]) -> None:
+        """Close what we dialled from an address that is none of ours any more, and dial anew from those that are."""
+        for dealer, peer in list(self._dealers.items()):
+            if dealer.local and dealer.local not in hosts:
+                self._drop(dealer)
+                self._check_lost(peer, "this machine has another address now")
+                self.call(peer)
+
+    def call(self, peer: Peer) -> None:
+        """Have a link to a peer, for it cannot know where to dial us now."""
+        if not any(peer.dealers.values()) and not self._gate.is_banned(self._loop.time(), peer.curve_key):
+            peer.retry_at = 0.0
+            self._dial(peer, bulk=False)
+
     # --- choosing
 
     def _choose(self, peer: Peer, bulk: bool) -> Link:
@@ -143,6 +157,7 @@ class Links:
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
         peer.why_lost, peer.refused, peer.retry_at = "", False, 0.0
+        peer.capabilities = dealer.capabilities
         self.settle(peer, dealer)
 
     def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
@@ -162,6 +177,7 @@ class Links:
         """The newest connection of a lane is the one surely alive; what waited for another goes over it."""
         peer = self.book.meet(inbound.contact.public_key)
         peer.said, peer.why_lost, peer.retry_at = inbound.contact, "", 0.0
+        peer.capabilities = inbound.capabilities
         peer.seen_at(inbound.host)
         peer.inbounds.append(inbound)
         used = peer.used.get(inbound.bulk)

@@ -63,6 +63,9 @@ class MemoryTransport:
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
 
+    def can(self, peer: bytes, capability: str) -> bool:
+        return True
+
     def source_of(self, peer: bytes) -> str:
         known = self._hub.transports.get(peer)
         return "" if known is None else known.source
@@ -75,6 +78,9 @@ class MemoryTransport:
 
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append(callback)
+
+    def on_moved(self, callback: Callable[[], None]) -> None:
+        """Nobody moves here."""
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         target = self._hub.transports.get(peer)

@@ -22,8 +22,10 @@ from dsdnode.errors import BadInput, DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import MAX_NAMED, Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
+from dsdnode.swarm.checks import Checks
 from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
+from dsdnode.swarm.reach import Reach
 from dsdnode.wire.messages import (
     MAX_ROLES,
     Announce,
@@ -84,14 +86,19 @@ class Discovery:
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
         self._homes = Homes(rpc.transport, self._tasks, self._queries.ping)
+        self._checks = Checks(rpc, self.table, self._homes, self._tasks, self.changed)
         self._own_places: LRUCache[str, None] = LRUCache(MAX_OWN_PLACES)
         """Addresses where we were said to be, which have been looked at."""
         self._refreshing = False
 
     @property
     def contact(self) -> Contact:
-        """Where this node is reached."""
-        return self._rpc.transport.contact
+        """What others are told of where this node is reached."""
+        return self._checks.contact
+
+    @property
+    def reach(self) -> Reach:
+        return self._checks.reach
 
     # --- what the node calls --------------------------------------------------------------------------------------
 
@@ -101,6 +108,7 @@ class Discovery:
         self._rpc.on_request(FindProviders, self._on_find_providers)
         self._rpc.on_request(Announce, self._on_announce)
         self._rpc.transport.on_peer_lost(lambda peer, _: self.forget(peer))
+        self._rpc.transport.on_moved(self._moved)
         self._tasks.spawn(self._keep_house())
 
     async def close(self) -> None:
@@ -280,6 +288,16 @@ class Discovery:
         if reached != contact.addresses:
             self._homes.call_soon(contact)
 
+    def _moved(self) -> None:
+        """This machine has other addresses: others hear of it, and those that we joined by are called again."""
+        now = self._now()
+        self.reach.moved(now)
+        for join in self._joins.values():
+            join.since = join.next_at = now
+        self._look_around_at = now
+        self.changed()
+        self._wake.set()
+
     # --- keeping house --------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
@@ -290,6 +308,7 @@ class Discovery:
             for contact in self.table.due(now):
                 self._tasks.spawn(self._queries.ping(contact))
             self._look_around(now)
+            self._checks.tick(now)
             if self._queries.elsewhere and self._joined:
                 self._tasks.spawn(self._look_for_twin())
             if self._announcer.due(now):

@@ -100,8 +100,13 @@ class HostileTransport:
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None: ...
 
+    def on_moved(self, callback: Any) -> None: ...
+
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._known.get(peer)
+
+    def can(self, peer: bytes, capability: str) -> bool:
+        return True
 
     def source_of(self, peer: bytes) -> str:
         known = self._game.people.get(peer)
