@@ -27,12 +27,12 @@ _OTHER_OPERATION = 4
 _SWITCHED_OFF = "it maps no ports: switch on UPnP, NAT-PMP or PCP in its settings"
 _PCP_REFUSALS = {
     2: _SWITCHED_OFF,
-    8: "it has no port left",
+    8: "it has no port to give",
     11: "it cannot give such an address",
     12: "another router stands between us and it",
     13: "it gives us no more ports",
 }
-_PMP_REFUSALS = {2: _SWITCHED_OFF, 3: "it has no outside address yet", 4: "it has no port left"}
+_PMP_REFUSALS = {2: _SWITCHED_OFF, 3: "it has no outside address yet", 4: "it has no port to give"}
 
 
 class Protocol(Enum):

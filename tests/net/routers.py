@@ -16,7 +16,8 @@ PUBLIC_IP = "11.7.7.7"
 class FakeRouter:
     """`speaks`: "PCP", "NAT-PMP" or both. `result`: of what is asked of it. `taken`: outside ports of other machines.
 
-    `lifetime_s`: of every lease, whatever was asked for. `garble`: what becomes of an answer before it is sent. `heard`: every question, by its first two bytes.
+    `lifetime_s`: of every lease, whatever was asked for. `garble`: what becomes of an answer before it is sent.
+    `heard`: all questions.
     """
 
     speaks: tuple[str, ...] = ("PCP", "NAT-PMP")

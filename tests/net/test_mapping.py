@@ -98,7 +98,7 @@ def test_a_router_that_answers_nat_pmp_alone_and_ignores_pcp_is_spoken_to_by_tha
 @pytest.mark.parametrize(
     ("speaks", "result", "words"),
     [
-        (PCP, 2, "switch on UPnP"), (PCP, 8, "no port left"), (PCP, 99, "result 99"), (PMP, 2, "switch on UPnP"),
+        (PCP, 2, "switch on UPnP"), (PCP, 8, "no port to give"), (PCP, 99, "result 99"), (PMP, 2, "switch on UPnP"),
         (PMP, 3, "no outside address"), (PMP, 77, "result 77"),
     ],
 )  # fmt: skip
