@@ -13,8 +13,11 @@ from tests.nat.namespaces import ip, namespaces, sysctl
 
 
 @contextlib.contextmanager
-def networks(hosts: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
-    """`hosts`: the addresses of each, of one /24; the first is the one that it calls from. Their namespaces' names."""
+def networks(hosts: Mapping[str, Sequence[str]], multicast: bool = True) -> Iterator[dict[str, str]]:
+    """`hosts`: the addresses of each, of one /24; the first is the one that it calls from. Their namespaces' names.
+
+    `multicast`: does a bridge carry it? Some wireless access points do not.
+    """
     with namespaces() as add:
         router = add()
         sysctl(router, "net/ipv4/ip_forward", 1)
@@ -28,6 +31,8 @@ def networks(hosts: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
             net = _net(addresses[0])
             names[host] = add()
             _plug(names[host], router, f"host{number}", f"net{nets.index(net)}", addresses)
+            if not multicast:
+                ip("-n", router, "link", "set", f"host{number}", "type", "bridge_slave", "mcast_flood", "off")
             ip("-n", names[host], "route", "add", "default", "via", f"{net}.1", "src", addresses[0])
         yield names
 
