@@ -83,9 +83,9 @@ class RouterSocket(asyncio.DatagramProtocol):
         self.asker: Any = None
 
     @classmethod
-    async def open(cls, router: FakeRouter) -> RouterSocket:
+    async def open(cls, router: FakeRouter, at: tuple[str, int] = ("127.0.0.1", 0)) -> RouterSocket:
         loop = asyncio.get_running_loop()
-        _, protocol = await loop.create_datagram_endpoint(lambda: cls(router), local_addr=("127.0.0.1", 0))
+        _, protocol = await loop.create_datagram_endpoint(lambda: cls(router), local_addr=at)
         return protocol
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
@@ -102,10 +102,12 @@ class RouterSocket(asyncio.DatagramProtocol):
             self._transport.sendto(answer, addr)
         self.told.set()
 
-    def announce(self, port: int | None) -> None:
-        """That it has started: as by multicast, from its own address."""
+    def announce(self, port: int | None, group: str = "") -> None:
+        """That it has started; by multicast to the network that it is in, or to loopback."""
         message = struct.pack(">BBHI4s", 0, 128, 0, self.router.epoch_s, socket.inet_aton(self.router.public_ip))
-        self._transport.sendto(message, ("127.0.0.1", port))
+        own = socket.inet_aton(self.address[0])
+        self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, own)
+        self._transport.sendto(message, (group or "127.0.0.1", port))
 
     def close(self) -> None:
         self._transport.close()

@@ -12,6 +12,9 @@ import pytest
 from dsdnode.net import mapping
 from dsdnode.net.mapper import PortMapper, gateway_of
 from dsdnode.net.mapping import Mapped
+from dsdnode.net.pcp import ANNOUNCE_GROUP, ANNOUNCE_PORT, SERVER_PORT
+from tests.nat.lab import lab
+from tests.nat.namespaces import inside, why_not
 from tests.net.routers import PUBLIC_IP, FakeRouter, RouterSocket
 
 PORT = 29170
@@ -21,10 +24,10 @@ HERS = (PUBLIC_IP, PORT)
 class Alice:
     """`changes`: what she was told, host and port."""
 
-    def __init__(self, router: tuple[str, int] | None) -> None:
+    def __init__(self, router: tuple[str, int] | None, announce_port: int = 0) -> None:
         self.changes: list[tuple[str, int] | None] = []
         self.changed = asyncio.Event()
-        self.mapper = PortMapper(PORT, self._on_change, router, announce_port=0)
+        self.mapper = PortMapper(PORT, self._on_change, router, announce_port)
 
     def _on_change(self, mapped: Mapped | None) -> None:
         self.changes.append((mapped.host, mapped.port) if mapped else None)
@@ -106,6 +109,27 @@ async def test_a_router_that_says_that_it_has_started_is_asked_again(monkeypatch
         await alice.changed.wait()
         assert router.ports == {PORT: PORT + 1}
     assert alice.changes == [HERS, (PUBLIC_IP, PORT + 1)]
+
+
+@pytest.mark.skipif(bool(why_not("nft")), reason=why_not("nft"))
+async def test_at_home_alice_asks_her_gateway_and_hears_that_it_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapping, "AGAIN_S", 0.0)
+    with lab() as town:
+        home, router = town.home("prc"), FakeRouter()
+        with inside(home.router):
+            server = await RouterSocket.open(router, (home.gateway, SERVER_PORT))
+        with home.inside():
+            alice = Alice(None, ANNOUNCE_PORT)
+            alice.mapper.start()
+        async with asyncio.timeout(5):
+            assert await alice.mapper.settled() == Mapped(PUBLIC_IP, PORT, mapping.LEASE_S)
+            server.told.clear()
+            router.epoch_s = 0
+            server.announce(ANNOUNCE_PORT, ANNOUNCE_GROUP)
+            await server.told.wait()
+            await alice.mapper.close()
+        server.close()
+    assert router.ports == {}
 
 
 async def test_in_another_network_there_is_another_router() -> None:
