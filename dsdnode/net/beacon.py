@@ -50,13 +50,9 @@ class Neighbours:
     """What is said to the house, and what is made of what it says. Pure."""
 
     def __init__(self, swarm_names: Sequence[str], contact: bytes) -> None:
-        """`contact`: how to reach us, told to who is near; empty for who only asks. Raises ValueError: it is too long.
-
-        Of two swarm names, while one key replaces the other, the first is asked for first.
-        """
-        if len(contact) > MAX_CONTACT_BYTES:
-            raise ValueError(f"a contact of {len(contact)} bytes: a beacon has room for {MAX_CONTACT_BYTES}")
-        self.contact = contact
+        """Two swarm names, while one key replaces the other. `contact`: as in `say`."""
+        self.contact = b""
+        self.say(contact)
         self.networks: tuple[str, ...] = ()
         """Those that we are in. From beyond them nothing is heard."""
         self._tags = tuple(map(tag_of, swarm_names))
@@ -67,6 +63,12 @@ class Neighbours:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def say(self, contact: bytes) -> None:
+        """How to reach us from now on, for who is near; empty for who only asks. Raises ValueError: it is too long."""
+        if len(contact) > MAX_CONTACT_BYTES:
+            raise ValueError(f"a contact of {len(contact)} bytes: a beacon has room for {MAX_CONTACT_BYTES}")
+        self.contact = contact
 
     def questions(self) -> list[bytes]:
         return [_HEAD + _QUESTION + tag + self.contact for tag in self._tags]

@@ -97,15 +97,20 @@ class PortMapper:
 
     async def close(self) -> None:
         """Gives the port back."""
-        if self._mapping and self._sock:
-            self._removed = asyncio.Event()
-            for wait_s in REMOVAL_WAITS_S if (removal := self._mapping.removal()) else ():
-                self._send(removal)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._removed.wait(), wait_s)
-                    break
+        try:
+            if self._mapping and (removal := self._mapping.removal()):
+                await self._remove(removal)
+        finally:
             self._removed = None
-        self.stop()
+            self.stop()
+
+    async def _remove(self, removal: list[bytes]) -> None:
+        self._removed = asyncio.Event()
+        for wait_s in REMOVAL_WAITS_S:
+            self._send(removal)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._removed.wait(), wait_s)
+                return
 
     def _connect(self, router: tuple[str, int]) -> socket.socket:
         """Connected: so the kernel drops what others send there, and tells when nobody listens."""

@@ -79,12 +79,12 @@ class Mapping:
     def heard(self, now: float, data: bytes) -> None:
         """From the router's own address and port."""
         answer = self._request.read(data)
-        if answer is None:
-            return
-        if answer.unspoken:
-            if self._protocol is None and self._attempt:
+        if not self._attempt:
+            self.announced(now, data)  # what else it says was not asked for
+        elif answer is not None and answer.unspoken:
+            if self._protocol is None:
                 self._speak_pmp(now)
-        elif self._protocol in (None, answer.protocol):
+        elif answer is not None and self._protocol in (None, answer.protocol):
             self._answered(now, answer)
 
     def announced(self, now: float, data: bytes) -> None:

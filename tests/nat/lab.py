@@ -67,8 +67,8 @@ def lab() -> Iterator[Lab]:
             yield town
         finally:
             for process in reversed(town.processes()):
-                process.kill()
-                process.wait()
+                with process:
+                    process.kill()
 
 
 class Lab:

@@ -12,7 +12,7 @@ from tests.nat.lab import Host, Lab
 INSIDE_PORT = 40000
 ANSWER_S = 5.0
 """For what must be answered."""
-SILENCE_S = 0.2
+SILENCE_S = 0.1
 """What is not answered by then is not: the lines here take microseconds, and kernels answer."""
 
 

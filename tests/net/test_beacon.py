@@ -29,6 +29,7 @@ from tests.nat.networks import networks
 
 ALICE, BOB, CAROL = b"alice's contact", b"bob's contact", b"carol's contact"
 ALICES, BOBS = "192.168.1.10", "192.168.1.11"
+OURS, THEIRS = "correct horse", "battery staple"
 NOTHING = (b"", b"")
 LOOPBACK = (Own("lo", "127.0.0.1", "127.0.0.0/8"),)
 
@@ -59,7 +60,7 @@ def test_who_cannot_be_called_asks_all_the_same() -> None:
 
 
 def test_swarms_do_not_mix_and_a_key_is_not_told() -> None:
-    ours, theirs = swarm_names(["correct horse"]), swarm_names(["battery staple"])
+    ours, theirs = swarm_names([OURS]), swarm_names([THEIRS])
     for alice, mallory in itertools.permutations([ours, theirs, ("open",)], 2):
         assert at_home(ALICE, alice).hear(0.0, at_home(b"mallory's", mallory).questions()[0], BOBS) == NOTHING
     said = at_home(ALICE, ours).questions()[0]
@@ -69,7 +70,7 @@ def test_swarms_do_not_mix_and_a_key_is_not_told() -> None:
 
 
 def test_while_one_key_replaces_the_other_both_are_asked_by() -> None:
-    old, new = swarm_names(["old"])[0], swarm_names(["new"])[0]
+    old, new = swarm_names([THEIRS])[0], swarm_names([OURS])[0]
     alice = at_home(ALICE, (new, old))
     for bob in (at_home(BOB, (old,)), at_home(BOB, (new,))):
         answers = [answer for question in alice.questions() if (answer := bob.hear(0.0, question, ALICES)[0])]
@@ -98,7 +99,7 @@ def test_from_beyond_the_house_nothing_is_heard(host: str) -> None:
 def test_a_contact_that_does_not_fit_is_refused_in_words() -> None:
     assert len(at_home(bytes(MAX_CONTACT_BYTES)).questions()[0]) == MAX_DATAGRAM_BYTES
     with pytest.raises(ValueError, match="701 bytes: a beacon has room for 700"):
-        at_home(bytes(MAX_CONTACT_BYTES + 1))
+        at_home(BOB).say(bytes(MAX_CONTACT_BYTES + 1))
 
 
 def made_up(number: int) -> bytes:

@@ -184,6 +184,18 @@ def test_news_of_a_router_has_alice_ask_but_not_more_often_than_every_ten_second
     assert 9 <= num <= 100 / AGAIN_S + 1
 
 
+@pytest.mark.parametrize("speaks", [PCP, PMP])
+def test_a_router_that_gives_what_was_not_asked_for_is_not_heard(speaks: tuple[str, ...]) -> None:
+    router = FakeRouter(speaks)
+    mapping = asked(router)
+    for port in range(30000, 30100):
+        for message in (REQUEST.pcp_map(LEASE_S, PUBLIC_IP, port), REQUEST.pmp_map(LEASE_S, port)):
+            for answer in router.answers(message):
+                mapping.heard(1.0, answer)
+        assert mapping.mapped == Mapped(PUBLIC_IP, 29170, LEASE_S)
+    assert asked(router, mapping, now=LEASE_S / 2).mapped == mapping.mapped
+
+
 @pytest.mark.parametrize("speaks", [BOTH, PCP, PMP])
 def test_a_port_is_given_back(speaks: tuple[str, ...]) -> None:
     router = FakeRouter(speaks)
