@@ -3,6 +3,8 @@
 Who comes asks at once, after a second and after three, and says in the same breath how to reach it; who hears that
 answers to the asker alone. Swarms are told apart by tags, which tell nothing of their keys to who cannot guess them.
 What is heard is anybody's word: whoever is called because of it has to prove both keys, as always.
+
+A datagram is `dsdnode beacon 1`, a line feed, `?` or `!`, a tag of 8 bytes, and a contact of at most 700.
 """
 
 from __future__ import annotations

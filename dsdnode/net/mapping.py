@@ -176,7 +176,7 @@ class Mapping:
 def _what_is_wrong(host: str, answer: Answer) -> str:
     """With what a router says that it gives: in words, or "" """
     if nearness(host) is not Nearness.WORLD:
-        return f"the router's own outside address is {host}: another router stands before it"
+        return f"the router's own outside address is {host}, not a public one: another router stands before it"
     if answer.port < LOWEST_PORT:
         return f"the router gives port {answer.port}, where nobody calls"
     if answer.lifetime_s < 2 * MIN_RENEW_S:

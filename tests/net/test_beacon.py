@@ -24,7 +24,7 @@ from dsdnode.net.beacon import (
 )
 from dsdnode.net.handshake import swarm_names
 from dsdnode.net.interfaces import AddressWatch, Own, own_addresses
-from tests.nat.namespaces import configure, inside, why_not
+from tests.nat.namespaces import configure, inside, ip, why_not
 from tests.nat.networks import networks
 
 ALICE, BOB, CAROL = b"alice's contact", b"bob's contact", b"carol's contact"
@@ -128,18 +128,19 @@ def test_a_flood_of_made_up_senders_is_no_larger() -> None:
 
 
 class Laptop:
-    """`own`: what it takes for its addresses, where these are not those of its namespace."""
+    """`own`: what it takes for its addresses, where these are not those of its namespace, which are watched."""
 
     def __init__(self, contact: bytes, port: int, namespace: str) -> None:
         self.heard: asyncio.Queue[tuple[bytes, str]] = asyncio.Queue()
         self._namespace = namespace
         self.own = () if namespace else LOOPBACK
-        self.beacon = Beacon(Neighbours(("open",), contact), self._on_neighbour, port, self.read)
+        self.beacon = Beacon(Neighbours(("open",), contact), self._on_neighbour, port, self._read)
+        self.watch = AddressWatch(lambda _: self.beacon.addresses_changed(), self._read)
 
     def _on_neighbour(self, contact: bytes, host: str) -> None:
         self.heard.put_nowait((contact, host))
 
-    def read(self) -> tuple[Own, ...]:
+    def _read(self) -> tuple[Own, ...]:
         if self.own:
             return self.own
         with inside(self._namespace):
@@ -156,6 +157,7 @@ def laptop(contact: bytes, port: int = 0, namespace: str = "") -> Iterator[Lapto
     try:
         yield made
     finally:
+        made.watch.close()
         made.beacon.close()
 
 
@@ -206,14 +208,26 @@ async def test_where_multicast_is_not_carried_broadcast_is() -> None:
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
+async def test_of_two_networks_the_one_that_both_are_in_is_told() -> None:
+    """By wire they are in different houses, which is where their default routes lead; the wireless one is common."""
+    with networks({"alice": [ALICES], "bob": ["192.168.2.11"]}) as places:
+        ends = [("wlan0", "netns", places[who]) for who in ("alice", "bob")]
+        ip("link", "add", *ends[0], "type", "veth", "peer", "name", *ends[1])
+        for who in ("alice", "bob"):
+            configure(places[who], "link set wlan0 up\n")
+        for number, who in enumerate(("alice", "bob"), 1):
+            configure(places[who], f"addr add 10.9.0.{number}/16 broadcast + dev wlan0\n")
+        with laptop(ALICE, namespace=places["alice"]) as alice, laptop(BOB, alice.beacon.port, places["bob"]) as bob:
+            assert await bob.next() == (ALICE, "10.9.0.1")
+            assert await alice.next() == (BOB, "10.9.0.2")
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
 async def test_who_has_no_address_yet_is_there_when_it_comes() -> None:
     with networks({"alice": [ALICES], "bob": [BOBS]}) as places:
         configure(places["bob"], "addr flush dev eth0\n")
         with laptop(ALICE, namespace=places["alice"]) as alice, laptop(BOB, alice.beacon.port, places["bob"]) as bob:
-            with inside(places["bob"]):
-                watch = AddressWatch(lambda _: bob.beacon.addresses_changed(), bob.read)
             await has_asked()
             configure(places["bob"], f"addr add {BOBS}/24 broadcast + dev eth0\n")
             assert await alice.next() == (BOB, BOBS)
             assert await bob.next() == (ALICE, ALICES)
-            watch.close()

@@ -117,7 +117,7 @@ def test_a_refusal_is_told_in_words(speaks: tuple[str, ...], result: int, words:
 def test_an_address_that_means_nothing_to_others_is_no_candidate(speaks: tuple[str, ...], host: str) -> None:
     mapping = asked(FakeRouter(speaks, public_ip=host))
     assert mapping.mapped is None
-    assert mapping.why_not == f"the router's own outside address is {host}: another router stands before it"
+    assert f"address is {host}, not a public one" in mapping.why_not
 
 
 @pytest.mark.parametrize("speaks", [PCP, PMP])
