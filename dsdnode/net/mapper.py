@@ -103,6 +103,7 @@ class PortMapper:
         finally:
             self._removed = None
             self.stop()
+            self._settled.set()  # nobody waits any longer
 
     async def _remove(self, removal: list[bytes]) -> None:
         self._removed = asyncio.Event()

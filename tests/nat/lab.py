@@ -89,6 +89,7 @@ class Lab:
         self._num_homes += 1
         number = self._num_homes
         if kind in ("public", "fw"):
+            assert num_hosts == 1, "a public address is of one host"
             host = Host(self._node(), _public_ip(number), f"2a11:{number:x}::10", _public_ip(number), CORE)
             self._connect(host.namespace, "eth0", number, delay_ms)
             configure(host.namespace, f"addr add {host.ip6}/128 dev eth0\n")

@@ -15,7 +15,7 @@ from tests.nat.lab import Host, lab
 from tests.nat.look import Observers, dial
 from tests.nat.namespaces import all_names, clean, why_not
 
-pytestmark = pytest.mark.skipif(bool(why_not("nft")), reason=why_not("nft"))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not("nft")), reason=why_not("nft"))]
 
 
 def test_homes_map_and_filter_as_their_kinds_say() -> None:

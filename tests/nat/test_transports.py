@@ -23,6 +23,7 @@ async def at(host: Host, identity: Identity) -> Rpc:
     return rpc
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(why_not("nft")), reason=why_not("nft"))
 async def test_carol_is_called_from_behind_two_routers_and_answers_by_that_link_alone() -> None:
     with lab() as town:

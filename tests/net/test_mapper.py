@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from dsdnode.net import mapping
+from dsdnode.net import mapper, mapping
 from dsdnode.net.mapper import PortMapper, gateway_of
 from dsdnode.net.mapping import Mapped
 from dsdnode.net.pcp import ANNOUNCE_GROUP, ANNOUNCE_PORT, SERVER_PORT
@@ -72,6 +72,19 @@ async def test_where_nobody_listens_alice_knows_it_before_a_second_question() ->
     assert alice.mapper.why_not == "no router answers that would give us a port"
     assert alice.changes == []
     await alice.mapper.close()
+
+
+async def test_who_waits_for_a_silent_router_when_all_ends_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapper, "REMOVAL_WAITS_S", (0.0,))
+    router = FakeRouter(speaks=())
+    async with at_home(router) as (alice, server):
+        await server.told.wait()
+        waiting = asyncio.create_task(alice.mapper.settled())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await alice.mapper.close()
+        assert await waiting is None
+    assert [data[:2] for data in router.heard[:2]] == [b"\2\1", b"\0\0"]
 
 
 async def test_what_others_than_the_router_say_is_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
