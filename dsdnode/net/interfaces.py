@@ -1,150 +1,127 @@
-"""This machine's own addresses, best first, and a watch that tells when they have changed.
+"""Our own addresses, by interface, and who tells when they change: a laptop that is carried to another network.
 
-A laptop gets an address late, loses it, takes another. Linux tells of it at once (netlink); elsewhere we look.
+On Linux the kernel says so (netlink), within milliseconds; elsewhere somebody has to look again and again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import socket
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
 import structlog
 
-from dsdnode.addresses import ANY_HOST, Nearness, is_ip, nearness
-
-POLL_S = 1.0
-"""Between two looks, where nobody tells."""
-SETTLE_S = 0.1
-"""News come in handfuls (a link, an address, a route): one look after them is enough."""
-_CHANGES = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""Of rtnetlink's groups: links, and addresses and routes of both families."""
-_NEWS_BYTES = 65536
-_MADE_UP = ("docker", "br-", "veth", "virbr", "cni", "flannel", "lxc", "podman")
-"""Bridges to containers and virtual machines: every machine that has them has the same addresses on them."""
+from dsdnode.net.port import MAX_TURN
 
 log = structlog.get_logger(__name__)
 
+MAX_OWN_ADDRESSES = 64
+"""Of a machine. One with more has networks of its own making, for containers."""
+SETTLE_S = 0.1
+"""A change comes in several pieces (an address goes, another one comes, a link is up), which are told as one."""
+POLL_S = 1.0
+"""Where the kernel does not tell. A look takes 0.3 ms."""
+_LINK, _IPV4_ADDRESS, _IPV6_ADDRESS = 0x1, 0x10, 0x100
+"""Groups of netlink (RTMGRP_...)."""
+_NEWS_BYTES = 65536
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, order=True)
 class Own:
-    """An address of this machine, and the interface that has it."""
+    """An address of ours on an interface that works, the network that is reached through it, and how to call all there.
 
-    host: str
-    interface: str
-
-
-def own_addresses() -> list[Own]:
-    """All of them, those of loopback too, of interfaces that are up; without zones. Empty: the system does not say."""
-    found = list[Own]()
-    with contextlib.suppress(OSError):
-        up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
-        for name, entries in psutil.net_if_addrs().items():
-            hosts = (str(entry.address).partition("%")[0] for entry in entries if name in up)
-            found += [Own(host, name) for host in hosts if is_ip(host)]
-    return found
-
-
-def hosts_to_tell(any_host: str) -> tuple[str, ...]:
-    """Where others may reach whoever listens on `any_host`, best first; loopback, where there is nothing else.
-
-    Link-local addresses mean something with a zone alone, and are told to nobody.
+    `broadcast`: "" where there is none, as in IPv6.
     """
-    sources = {_source(family) for family in (socket.AF_INET, socket.AF_INET6)}
-    return ranked(own_addresses(), sources, v6=any_host == "::") or ("127.0.0.1",)
+
+    interface: str
+    host: str
+    network: str
+    broadcast: str = ""
 
 
-def ranked(found: list[Own], sources: set[str], v6: bool) -> tuple[str, ...]:
-    """`sources`: what this machine would call the world from: the network that it lives in. Pure."""
-    far = [one for one in found if (nearness(one.host) or Nearness.HERE) >= Nearness.HOUSE]
-    real = [one for one in far if not one.interface.startswith(_MADE_UP)]
-
-    def rank(own: Own) -> tuple[bool, Nearness, bool]:
-        near = nearness(own.host) or Nearness.HERE
-        is_v4 = ipaddress.ip_address(own.host).version == 4
-        # At home the old family has the shorter way; to the world the new one leads past the router's translation.
-        return own.host not in sources, near, is_v4 is (near is Nearness.WORLD)
-
-    hosts = [own.host for own in sorted(real or far, key=rank)]
-    return tuple(dict.fromkeys(host for host in hosts if v6 or ":" not in host))
-
-
-def _source(family: socket.AddressFamily) -> str:
-    """The address that this machine would reach the world from (nothing is sent); "": it would not."""
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect(("2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1", 9))
-        own = str(probe.getsockname()[0])
-        return own if is_ip(own) and own not in ANY_HOST else ""
-    return ""
+def own_addresses() -> tuple[Own, ...]:
+    """All but those of loopback and of single cables (link-local IPv6), in an order that stays."""
+    try:
+        working = {name for name, state in psutil.net_if_stats().items() if state.isup}
+        found = {
+            own
+            for name, addresses in psutil.net_if_addrs().items()
+            for one in addresses
+            if name in working and (own := _own(name, one.family, one.address, one.netmask, one.broadcast))
+        }
+    except (OSError, psutil.Error) as error:
+        log.debug("own addresses are not known", reason=str(error))
+        return ()
+    return tuple(sorted(found)[:MAX_OWN_ADDRESSES])
 
 
-class NetworkWatch:
-    """Calls `changed(hosts)` with all addresses of this machine whenever they are not what they were."""
+class AddressWatch:
+    """Calls `on_change` with all addresses, once they are other ones than before: within a second of the change."""
 
-    def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
-        self._changed = changed
+    def __init__(
+        self, on_change: Callable[[tuple[Own, ...]], None], read: Callable[[], tuple[Own, ...]] = own_addresses
+    ) -> None:
+        self._on_change, self._read = on_change, read
         self._loop = asyncio.get_running_loop()
-        self._hosts = _hosts()
         self._timer: asyncio.TimerHandle | None = None
         self._news = _open_news()
         if self._news is not None:
-            self._loop.add_reader(self._news.fileno(), self._hear)
+            self._loop.add_reader(self._news, self._on_news)
         else:
-            self._timer = self._loop.call_later(POLL_S, self._poll)
+            self._timer = self._loop.call_later(POLL_S, self._look)
+        self.addresses = read()
 
     def close(self) -> None:
-        if self._timer is not None:
+        if self._timer:
             self._timer.cancel()
-        if self._news is not None:
-            self._loop.remove_reader(self._news.fileno())
+        if self._news:
+            self._loop.remove_reader(self._news)
             self._news.close()
-            self._news = None
 
-    def _hear(self) -> None:
-        with contextlib.suppress(OSError):  # all of it, or so much that the system has dropped some
-            while self._news is not None and self._news.recv(_NEWS_BYTES):
-                pass
+    def _on_news(self) -> None:
+        """What is said does not matter: we look ourselves, also when more was said than fits (ENOBUFS)."""
+        assert self._news
+        with suppress(OSError):
+            for _ in range(MAX_TURN):
+                self._news.recv(_NEWS_BYTES)
         if self._timer is None:
-            self._timer = self._loop.call_later(SETTLE_S, self._settled)
-
-    def _settled(self) -> None:
-        self._timer = None
-        self._look()
-
-    def _poll(self) -> None:
-        self._timer = self._loop.call_later(POLL_S, self._poll)
-        self._look()
+            self._timer = self._loop.call_later(SETTLE_S, self._look)
 
     def _look(self) -> None:
-        hosts = _hosts()
-        if hosts and hosts != self._hosts:
-            self._hosts = hosts
-            self._changed(hosts)
-
-
-def _hosts() -> frozenset[str]:
-    return frozenset(own.host for own in own_addresses())
+        self._timer = None if self._news else self._loop.call_later(POLL_S, self._look)
+        before, self.addresses = self.addresses, self._read()
+        if self.addresses != before:
+            self._on_change(self.addresses)
 
 
 def _open_news() -> socket.socket | None:
-    """None: this system does not tell, or tells not us."""
-    family = getattr(socket, "AF_NETLINK", None)
-    if family is None:
+    """The kernel's, of links and addresses; None, where that is not to be had."""
+    if sys.platform != "linux":
         return None
     try:
-        news = socket.socket(family, socket.SOCK_RAW, 0)
-    except OSError as error:
-        log.debug("addresses are looked at, for nobody tells of them", reason=str(error))
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    except OSError:
         return None
     try:
-        news.setblocking(False)
-        news.bind((0, _CHANGES))
-    except OSError as error:
-        news.close()
-        log.debug("addresses are looked at, for nobody tells of them", reason=str(error))
+        sock.setblocking(False)
+        sock.bind((0, _LINK | _IPV4_ADDRESS | _IPV6_ADDRESS))
+    except OSError:
+        sock.close()
         return None
-    return news
+    return sock
+
+
+def _own(interface: str, family: int, host: str, netmask: str | None, broadcast: str | None) -> Own | None:
+    if family not in (socket.AF_INET, socket.AF_INET6) or not netmask:
+        return None
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    if ip.is_loopback or (ip.version == 6 and ip.is_link_local):
+        return None
+    prefix = int(ipaddress.ip_address(netmask)).bit_count()
+    network = ipaddress.ip_network((ip, prefix), strict=False)
+    return Own(interface, str(ip), str(network), broadcast or "")

@@ -19,6 +19,7 @@ from dsdnode.net.dials import Dials
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.peers import Peer, PeerBook
+from dsdnode.net.places import is_gone
 from dsdnode.net.port import MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
 from dsdnode.net.sockets import Names
@@ -94,7 +95,7 @@ class Links:
     def leave_all_but(self, hosts: Collection[str]) -> None:
         """Close what we dialled from an address that is none of ours any more, and dial anew from those that are."""
         for dealer, peer in list(self._dealers.items()):
-            if dealer.local and dealer.local not in hosts:
+            if is_gone(dealer.local, hosts):
                 self._drop(dealer)
                 self._check_lost(peer, "this machine has another address now")
                 self.call(peer)

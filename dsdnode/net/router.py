@@ -17,6 +17,7 @@ from dsdnode.net import filling
 from dsdnode.net.door import Door, plain_host
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
+from dsdnode.net.places import is_gone
 from dsdnode.net.port import Priority
 from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
@@ -139,7 +140,7 @@ class Router:
 
     def leave_all_but(self, hosts: Collection[str]) -> list[bytes]:
         """End the connections that lead to an address of ours that is none any more: nothing else would. The peers."""
-        left = [descriptor for descriptor, (door, _) in self._doors.items() if door.local not in hosts]
+        left = [descriptor for descriptor, (door, _) in self._doors.items() if is_gone(door.local, hosts)]
         for descriptor in left:
             self._close(descriptor)
         return [self._by_descriptor[descriptor].peer for descriptor in left if descriptor in self._by_descriptor]

@@ -18,7 +18,7 @@ from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
 from dsdnode.net.handshake import Handshake, derive_swarm_key
-from dsdnode.net.interfaces import NetworkWatch
+from dsdnode.net.interfaces import AddressWatch, Own
 from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
@@ -84,7 +84,7 @@ class ZmqTransport:
         self._knocks = Knocks(self._links)
         self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
-        self._network = NetworkWatch(self._moved)
+        self._addresses = AddressWatch(self._moved)
 
     @classmethod
     async def open(
@@ -115,7 +115,7 @@ class ZmqTransport:
             return
         self._closed = True
         self._watch.close()
-        self._network.close()
+        self._addresses.close()
         self._links.close()
         self._stop_listening()
         try:
@@ -258,8 +258,9 @@ class ZmqTransport:
             for callback in self._callbacks:
                 callback(peer, why)
 
-    def _moved(self, hosts: frozenset[str]) -> None:
+    def _moved(self, found: Sequence[Own]) -> None:
         """This machine has other addresses: connections from those that are gone will never bring anything again."""
+        hosts = {own.host for own in found}
         if self._follows and self._router is not None:
             addresses = advertised(self._follows, (), self._router.port)
             if addresses != self.contact.addresses:

@@ -17,7 +17,7 @@ ENOUGH = 3
 """Voices: who is asked next would hardly change what most of them say."""
 FIRST_S = 0.5
 """After a network has changed, or more peers have come, until they are asked."""
-AGAIN_S = 10.0
+ASK_AGAIN_S = 10.0
 """While there are not enough voices."""
 UNREACHED_S = 600.0
 REACHED_S = 1800.0
@@ -61,7 +61,7 @@ class Reach:
 
     def asking(self, now: float) -> None:
         """They are being asked."""
-        self._due_s = now + AGAIN_S
+        self._due_s = now + ASK_AGAIN_S
 
     def heard(
         self, now: float, voice: str, addresses: Sequence[str], reached: Collection[str], tried: Collection[str]

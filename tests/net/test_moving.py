@@ -10,19 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from dsdnode.net.interfaces import Own, ranked
-from dsdnode.net.places import advertised
+from dsdnode.net.interfaces import Own
+from dsdnode.net.places import advertised, is_gone, ranked
 
 HOME, GLOBAL, UNIQUE = "192.168.1.2", "2a02:8109::2", "fd00::2"
 LAPTOP = [
-    Own("127.0.0.1", "lo"),
-    Own("::1", "lo"),
-    Own("172.17.0.1", "docker0"),
-    Own("fe80::2", "wlan0"),
-    Own(UNIQUE, "wlan0"),
-    Own(HOME, "wlan0"),
-    Own(GLOBAL, "wlan0"),
-    Own("10.8.0.2", "tun0"),
+    Own("docker0", "172.17.0.1", "172.17.0.0/16"),
+    Own("lan0", "169.254.0.2", "169.254.0.0/16"),
+    Own("wlan0", UNIQUE, "fd00::/64"),
+    Own("wlan0", HOME, "192.168.1.0/24"),
+    Own("wlan0", GLOBAL, "2a02:8109::/64"),
+    Own("tun0", "10.8.0.2", "10.8.0.0/24"),
 ]
 
 
@@ -33,16 +31,21 @@ def test_what_a_laptop_tells_is_where_it_lives_first_and_nothing_of_its_own() ->
 
 def test_without_a_way_to_the_world_it_tells_what_it_has() -> None:
     assert ranked(LAPTOP, set(), v6=False) == (HOME, "10.8.0.2")
-    assert ranked(LAPTOP[:2], set(), v6=True) == ()
+    assert ranked(LAPTOP[1:2], set(), v6=True) == ()
 
 
 def test_a_bridge_to_containers_is_told_where_there_is_nothing_else() -> None:
-    assert ranked(LAPTOP[:3], set(), v6=False) == ("172.17.0.1",)
+    assert ranked(LAPTOP[:2], set(), v6=False) == ("172.17.0.1",)
 
 
 def test_where_one_has_said_where_to_be_reached_nothing_else_is_told() -> None:
     assert advertised("tcp://[::]:0", ["tcp://example.org:7000"], 7000) == ("tcp://example.org:7000",)
     assert advertised("tcp://127.0.0.1:0", (), 7000) == ("tcp://127.0.0.1:7000",)
+
+
+def test_connections_from_this_machine_to_itself_stay() -> None:
+    assert is_gone(HOME, {GLOBAL}) and is_gone(GLOBAL, {HOME})
+    assert not any(is_gone(host, set()) for host in ("127.0.0.1", "::1", "fe80::2", ""))
 
 
 # Alice and bob share a machine with a network of its own, whose addresses come and go.

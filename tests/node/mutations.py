@@ -11,6 +11,7 @@ from typing import Final
 from tests.node.mutation import Mutation
 from tests.node.mutations_accounts import ACCOUNTS
 from tests.node.mutations_files import FILES
+from tests.node.mutations_house import HOUSE
 from tests.node.mutations_local import LOCAL
 from tests.node.mutations_swarm import SWARM
 from tests.node.mutations_text import TEXT
@@ -231,5 +232,6 @@ GROUPS: Final = (
     LOCAL,
     TEXT,
     ACCOUNTS,
+    HOUSE,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

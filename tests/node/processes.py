@@ -71,7 +71,7 @@ class Swarm:
     def start(
         self, name: str, *arguments: str, listen: str = "tcp://127.0.0.1:0", within: Sequence[str] = ()
     ) -> Daemon:
-        """`within`: what its command begins with (tests/siege/networks.py)."""
+        """`within`: what its command begins with (tests/nat/namespaces.py)."""
         data_dir, log = self.folder / name, self.folder / f"{name}.log"
         start = [*within, *COMMAND, "start", "--json", "--leash", "--data-dir", str(data_dir)]
         command = [*start, "--listen", listen, *arguments]

@@ -24,10 +24,11 @@ from pathlib import Path
 
 import msgspec
 
+from tests.nat.namespaces import why_not, within
+from tests.nat.networks import networks
 from tests.node.processes import STOP_TIMEOUT_S, Swarm, swarm
 from tests.siege.attacks import ATTACKS, Done
 from tests.siege.mallory import LIFE_S
-from tests.siege.networks import networks, why_not, within
 from tests.siege.table import COLUMNS, Round
 from tests.siege.user import QUESTIONS, Asked
 

@@ -7,7 +7,7 @@ import pytest
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.net.port import REACH
 from dsdnode.net.rpc import Response
-from dsdnode.swarm.reach import AGAIN_S, FIRST_S, MAX_VOICES, REACHED_S, UNREACHED_S, Reach, Verdict
+from dsdnode.swarm.reach import ASK_AGAIN_S, FIRST_S, MAX_VOICES, REACHED_S, UNREACHED_S, Reach, Verdict
 from dsdnode.wire.messages import FindMe, Reached
 from tests.swarm.test_joining import Begin, begin, elsewhere, until
 
@@ -62,7 +62,7 @@ def test_when_they_are_asked(reached: tuple[str, ...], again_s: float) -> None:
     reach.asking(11.0)
     for name in ("bob's", "carol's"):
         reach.heard(12.0, name, OWN, reached, OWN)
-    assert not reach.due(12.0) and reach.due(11.0 + AGAIN_S), "two may be wrong"
+    assert not reach.due(12.0) and reach.due(11.0 + ASK_AGAIN_S), "two may be wrong"
     reach.heard(21.0, "dave's", OWN, reached, OWN)
     assert not reach.due(21.0 + again_s - 1) and reach.due(21.0 + again_s)
     reach.moved(30.0)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.siege.networks import why_not
+from tests.nat.namespaces import why_not
 from tests.troubles.cases import SIGN_S, TROUBLES, Trouble
 from tests.troubles.scene import Seen, scene
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.nat.namespaces import within
+from tests.nat.networks import networks
 from tests.node.processes import STOP_TIMEOUT_S, Daemon, Swarm, run, swarm
-from tests.siege.networks import networks, within
 from tests.troubles.terminal import Terminal, terminal
 
 HOSTS = {

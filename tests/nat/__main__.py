@@ -1,0 +1,49 @@
+"""Homes in network namespaces: `python -m tests.nat kinds` looks at each kind of home from outside, and prints a table.
+
+`clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: a home is not as its kind says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.nat.kinds import KINDS
+from tests.nat.lab import lab
+from tests.nat.look import Observers
+from tests.nat.namespaces import clean, why_not
+
+ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["kinds", "clean"])
+    options = parser.parse_args()
+    if reason := why_not("nft"):
+        print(reason, file=sys.stderr)
+        return 2
+    if options.what == "clean":
+        print(f"removed: {', '.join(clean()) or 'nothing'}")
+        return 0
+    return _kinds()
+
+
+def _kinds() -> int:
+    status = 0
+    print(ROW.format("kind", "what", "mapping", "a stranger", "who was called"))
+    print(ROW.format(*["---"] * 5))
+    with lab() as town:
+        observers = Observers(town)
+        for name, kind in KINDS.items():
+            look = observers.look(town.home(name))
+            print(ROW.format(name, kind.what, look.mapping, look.stranger, look.known))
+            if look != kind.look:
+                print(f"{name} is not as its kind says: {kind.look}", file=sys.stderr)
+                status = 1
+        observers.close()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

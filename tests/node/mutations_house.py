@@ -1,0 +1,25 @@
+"""Guards of what a home's own network says, its router and who else is in it, taken out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+MAPPING: Final = "dsdnode.net.mapping:"
+BEACON: Final = "dsdnode.net.beacon:Neighbours."
+HOUSE: Final = {
+    "router-address": Mutation(MAPPING + "_what_is_wrong", "nearness(host) is not Nearness.WORLD", "False"),
+    "router-port": Mutation(MAPPING + "_what_is_wrong", "answer.port < LOWEST_PORT", "False"),
+    "router-lease": Mutation(MAPPING + "Mapping._answered", "min(answer.lifetime_s, LEASE_S)", "answer.lifetime_s"),
+    "router-news": Mutation(MAPPING + "Mapping._hear_clock", "max(now, self._began + AGAIN_S)", "now"),
+    "router-nonce": Mutation("dsdnode.net.pcp:Request._read_pcp", "(nonce, protocol, inside) != ", "() == "),
+    "router-unasked": Mutation(MAPPING + "Mapping.heard", "if not self._attempt:", "if False:"),
+    "router-sender": Mutation("dsdnode.net.mapper:PortMapper._announced", "sender[0] == router", "True"),
+    "beacon-swarm": Mutation(BEACON + "hear", "tag not in self._tags or ", ""),
+    "beacon-near": Mutation(BEACON + "hear", " or not self._is_near(host)", ""),
+    "beacon-size": Mutation(BEACON + "hear", " <= MAX_DATAGRAM_BYTES", ""),
+    "beacon-machine": Mutation(BEACON + "hear", "not self._credits.spend(host, now) or ", ""),
+    "beacon-all": Mutation(BEACON + "hear", ' or not self._credits_of_all.spend("", now)', ""),
+    "beacon-memory": Mutation(BEACON + "__init__", "LRUCache(MAX_NEIGHBOURS)", "LRUCache(1 << 20)"),
+}
