@@ -71,7 +71,7 @@ def ranked(found: Sequence[Own], sources: Collection[str], v6: bool) -> tuple[st
 
 
 def is_gone(host: str, found: Collection[str]) -> bool:
-    """Is `host`, an address that a connection of ours was made at ("": there is none), none of the addresses `found` any more?"""
+    """Is `host`, where a connection of ours was made from ("": there is none), no address of ours any more?"""
     return host not in (*found, "") and (nearness(host) or Nearness.HERE) >= Nearness.HOUSE
 
 
