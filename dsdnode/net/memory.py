@@ -34,6 +34,7 @@ class MemoryTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
+        self.why_no_port = ""
         self._hub = hub
         self._id = peer_id(contact.public_key)
         self._inbox = Inbox()
@@ -78,6 +79,9 @@ class MemoryTransport:
 
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append(callback)
+
+    def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
+        return False
 
     def on_moved(self, callback: Callable[[], None]) -> None:
         """Nobody moves here."""

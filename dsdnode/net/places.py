@@ -20,8 +20,9 @@ _MADE_UP = ("docker", "br-", "veth", "virbr", "cni", "flannel", "lxc", "podman")
 log = structlog.get_logger(__name__)
 
 
-def advertised(listen: str, advertise: Sequence[str], port: int) -> tuple[str, ...]:
-    """`advertise`, else the address listened on, or this machine's, best first, with the real port. Raises BadInput."""
+def advertised(listen: str, advertise: Sequence[str], port: int, given: str = "") -> tuple[str, ...]:
+    """`advertise`, else the address listened on, or this machine's, best first, with the real port, and the one that
+    its router has `given`. Raises BadInput."""
     for address in advertise:
         try:
             check_reachable(address)
@@ -35,7 +36,8 @@ def advertised(listen: str, advertise: Sequence[str], port: int) -> tuple[str, .
         return tuple(advertise)
     host, _ = parse_address(listen, lowest_port=0)
     hosts = hosts_to_tell(host) if host in ANY_HOST else (host,)
-    return tuple(_address(one, port) for one in hosts[:MAX_ADDRESSES])
+    mine = [_address(one, port) for one in hosts[: MAX_ADDRESSES - bool(given)]]
+    return tuple(dict.fromkeys([*mine, given] if given else mine))
 
 
 def here_of(listen: str, port: int, addresses: Sequence[str]) -> tuple[str, ...]:

@@ -111,6 +111,14 @@ class Transport(Protocol):
     def on_moved(self, callback: Callable[[], None]) -> None:
         """Have `callback()` called when this machine has other addresses than before; `contact` says them already."""
 
+    def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
+        """Have `callback(contact)` called for whoever says, in the house that we are in, that he is of our swarm.
+        False: nobody is asked."""
+
+    @property
+    def why_no_port(self) -> str:
+        """Why the house's router passes no port on to us, in words; empty where it does, or is not asked."""
+
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         """Queue one message, dialling if need be. Raises PeerUnavailable (no address, just failed) or Overloaded."""
 

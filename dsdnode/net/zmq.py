@@ -17,7 +17,8 @@ from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
-from dsdnode.net.handshake import Handshake, derive_swarm_key
+from dsdnode.net.handshake import Handshake, derive_swarm_key, swarm_names
+from dsdnode.net.house import House
 from dsdnode.net.interfaces import AddressWatch, Own
 from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
@@ -85,6 +86,9 @@ class ZmqTransport:
         self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
+        self._house: House | None = None
+        if self._follows and self._router is not None:
+            self._house = House(self._router.port, self.contact, swarm_names(swarm_keys), self._relocate)
 
     @classmethod
     async def open(
@@ -116,6 +120,8 @@ class ZmqTransport:
         self._closed = True
         self._watch.close()
         self._addresses.close()
+        if self._house is not None:
+            await self._house.close()
         self._links.close()
         self._stop_listening()
         try:
@@ -258,22 +264,40 @@ class ZmqTransport:
             for callback in self._callbacks:
                 callback(peer, why)
 
+    def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
+        if self._house is not None:
+            self._house.on_neighbour(callback)
+        return self._house is not None
+
+    @property
+    def why_no_port(self) -> str:
+        return self._house.why_no_port if self._house is not None else ""
+
+    def _relocate(self) -> None:
+        """Say where we are reached from now on, if that has changed."""
+        if self._house is None or self._router is None or self._closed:
+            return
+        addresses = advertised(self._follows, (), self._router.port, self._house.address)
+        if addresses == self.contact.addresses:
+            return
+        log.info("reached at other addresses from now on, perhaps", addresses=addresses)
+        self._handshake = replace(self._handshake, contact=Contact(self.contact.public_key, addresses))
+        self._links.handshake = self._handshake
+        self.here = here_of(self._follows, self._router.port, addresses)
+        self._house.say(self.contact)
+        for callback in self._on_moved:
+            callback()
+
     def _moved(self, found: Sequence[Own]) -> None:
         """This machine has other addresses: connections from those that are gone will never bring anything again."""
         hosts = {own.host for own in found}
-        if self._follows and self._router is not None:
-            addresses = advertised(self._follows, (), self._router.port)
-            if addresses != self.contact.addresses:
-                log.info("reached at other addresses from now on", addresses=addresses)
-                self._handshake = replace(self._handshake, contact=Contact(self.contact.public_key, addresses))
-                self._links.handshake = self._handshake
-                self.here = here_of(self._follows, self._router.port, addresses)
+        if self._house is not None:
+            self._house.moved()
+        self._relocate()
         left = self._router.leave_all_but(hosts) if self._router is not None else []
         self._links.leave_all_but(hosts)
         for peer in filter(None, map(self._links.book.get, left[:MAX_DIALLED])):
             self._links.call(peer)
-        for callback in self._on_moved:
-            callback()
 
     def _drop_fillers(self) -> bool:
         """False: it cannot be told who they are."""

@@ -156,6 +156,8 @@ class Node:
                 known.append(parse_join(join))
         known = [contact for contact in known if contact.public_key != self._identity.public_key]
         if not known:
+            if not await self.discovery.joined_in_the_house():
+                log.info("nobody to join is known or in this house: a swarm begins here")
             return
         try:
             await self.discovery.join(known, timeout_s=self._config.timeouts.join_s)
@@ -293,7 +295,7 @@ class Node:
         own, reach = self._transport.contact.addresses, self.discovery.reach
         told = {
             Verdict.REACHED: ", ".join(reach.told(own)),
-            Verdict.UNREACHED: why_unreached(own),
+            Verdict.UNREACHED: why_unreached(own, self._transport.why_no_port),
             Verdict.UNKNOWN: "no other peer was there to try",
         }
         return f"{reach.verdict.value}: {told[reach.verdict]}"

@@ -40,6 +40,7 @@ class SimTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
+        self.why_no_port = ""
         self.id = peer_id(contact.public_key)
         self.region = region
         self.traffic = Traffic()
@@ -96,6 +97,9 @@ class SimTransport:
 
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append((contextvars.copy_context(), callback))
+
+    def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
+        return False
 
     def on_moved(self, callback: Callable[[], None]) -> None:
         """Nobody moves here."""

@@ -82,7 +82,7 @@ class Checks:
 
     def _say(self, own: Sequence[str]) -> None:
         if self.reach.verdict is Verdict.UNREACHED:
-            log.warning(f"{Verdict.UNREACHED.value}: {why_unreached(own)}")
+            log.warning(f"{Verdict.UNREACHED.value}: {why_unreached(own, self._rpc.transport.why_no_port)}")
         else:
             log.info(self.reach.verdict.value, addresses=self.reach.told(own))
 
@@ -101,12 +101,13 @@ class Checks:
         return Reached(self._rpc.transport.source_of(peer), reached, tried), ()
 
 
-def why_unreached(own: Sequence[str]) -> str:
-    """What keeps them away, and what to do."""
+def why_unreached(own: Sequence[str], why_no_port: str) -> str:
+    """What keeps them away, and what to do. `why_no_port`: as the transport says it."""
     port = own[0].rpartition(":")[2] if own else ""
+    asked = f" (asked for it, {why_no_port})" if why_no_port else ""
     return (
         f"nobody answered them at {', '.join(own)}. A router or firewall keeps them out: have it pass TCP port {port} "
-        "on to this machine, and say --advertise tcp://PUBLIC_ADDRESS:PORT if that is another address"
+        f"on to this machine{asked}, and say --advertise tcp://PUBLIC_ADDRESS:PORT"
     )
 
 

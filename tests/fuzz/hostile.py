@@ -82,6 +82,7 @@ class HostileTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
+        self.why_no_port = ""
         self.id = peer_id(contact.public_key)
         self.inbox = Inbox()
         self.banned: dict[bytes, None] = {}
@@ -99,6 +100,9 @@ class HostileTransport:
     async def reach(self, peer: bytes) -> None: ...
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None: ...
+
+    def on_neighbour(self, callback: Any) -> bool:
+        return False
 
     def on_moved(self, callback: Any) -> None: ...
 
