@@ -93,12 +93,18 @@ class Links:
             self._check_lost(peer, why)
 
     def leave_all_but(self, hosts: Collection[str]) -> None:
-        """Close what we dialled from an address that is none of ours any more, and dial anew from those that are."""
+        """Close what we dialled from an address that is none of ours any more, and dial anew from those that are: also
+        whom we are just calling, for a call from nowhere takes seconds to fail."""
         for dealer, peer in list(self._dealers.items()):
             if is_gone(dealer.local, hosts):
                 self._drop(dealer)
                 self._check_lost(peer, "this machine has another address now")
                 self.call(peer)
+            elif not dealer.ready:
+                self._drop(dealer)
+                anew = self._dial(peer, dealer.bulk)
+                if anew is not None:
+                    dealer.queue.move_to(anew.queue)
 
     def call(self, peer: Peer) -> None:
         """Have a link to a peer, for it cannot know where to dial us now."""
@@ -177,6 +183,7 @@ class Links:
     def inbound_ready(self, inbound: Inbound) -> None:
         """The newest connection of a lane is the one surely alive; what waited for another goes over it."""
         peer = self.book.meet(inbound.contact.public_key)
+        self._follow(peer, inbound)
         peer.said, peer.why_lost, peer.retry_at = inbound.contact, "", 0.0
         peer.capabilities = inbound.capabilities
         peer.seen_at(inbound.host)
@@ -187,6 +194,15 @@ class Links:
             if used is not None:
                 used.queue.move_to(inbound.queue)
                 inbound.flush()
+
+    def _follow(self, peer: Peer, inbound: Inbound) -> None:
+        """It says that it lives elsewhere now than where we have called it: nobody may have told us that it left."""
+        if peer.said is None or peer.said.addresses == inbound.contact.addresses:
+            return
+        for dealer in list(peer.dealers.values()):
+            if dealer.way.told in peer.said.addresses and dealer.way.told not in inbound.contact.addresses:
+                self._drop(dealer)
+                dealer.queue.move_to(inbound.queue)
 
     def inbound_ended(self, inbound: Inbound) -> None:
         peer = self.book.get(inbound.peer)
