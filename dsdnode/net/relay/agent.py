@@ -28,6 +28,8 @@ from dsdnode.wire.messages import Contact
 
 MAX_MISSED = 2
 """Pings in a row without an answer: then the relay is dead."""
+MAX_FRAMES = 256
+"""From one ping to the next: a relay that says more than that of itself is left."""
 MAX_TAKEN = 32
 """Circuits of one relay at once, those that are called back for included, whatever it says."""
 
@@ -146,11 +148,12 @@ class Agent:
             call.connection.send(Ping())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience.ping_s):
-                    while True:
+                    for _ in range(MAX_FRAMES):
                         frame = await call.hear_any()
                         if isinstance(frame, Incoming):
                             self._called(frame)
                         num_missed = 0 if isinstance(frame, Pong) else num_missed
+                    raise PeerMisbehaved(f"the relay said more than {MAX_FRAMES} things between two pings")
 
     # --- circuits
 

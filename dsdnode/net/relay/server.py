@@ -24,7 +24,6 @@ from dsdnode.net.relay.frames import Accept, Challenge, Dial, Greet, Incoming, N
 TICK_S = 0.01
 """So often turns are given while a rate holds somebody up."""
 SWEEP_S = 1.0
-BACKLOG = 256
 CLOSE_S = 2.0
 
 log = structlog.get_logger(__name__)
@@ -85,7 +84,8 @@ class Relay:
         keys = tuple(map(derive_swarm_key, swarm_keys))
         relay = cls(identity, keys, limits or Limits(), rng or SystemRandom())
         try:
-            relay._server = await relay._loop.create_server(lambda: Connection(relay), host, port, backlog=BACKLOG)
+            backlog = relay._limits.guests
+            relay._server = await relay._loop.create_server(lambda: Connection(relay), host, port, backlog=backlog)
         except OSError as error:
             await relay.close()
             raise BadInput(f"cannot relay on {host}, port {port}: {error.strerror or error}") from error

@@ -87,7 +87,7 @@ class Tunnel:
         await asyncio.gather(self.over, return_exceptions=True)
 
     async def _serve(self) -> None:
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, PeerUnavailable):
             async with asyncio.timeout(COME_S):
                 near = await self._near
             self._stop_listening()
@@ -100,7 +100,7 @@ class Tunnel:
     def _end(self) -> None:
         self._stop_listening()
         self._far.drop()
-        if self._near.done() and not self._near.cancelled():
+        if self._near.done() and not self._near.cancelled() and self._near.exception() is None:
             self._near.result().drop()
 
     # --- implements Owner: of what comes to our door
@@ -110,8 +110,8 @@ class Tunnel:
         if self._near.done() or is_ours(connection.port) is False:
             connection.drop()
             self._num_strangers += 1
-            if self._num_strangers >= MAX_STRANGERS:
-                self.over.cancel()
+            if self._num_strangers == MAX_STRANGERS and not self._near.done():
+                self._near.set_exception(PeerUnavailable("others of this machine keep us from our own circuit"))
             return
         self._near.set_result(connection)
 

@@ -12,7 +12,7 @@ import pytest
 
 from dsdnode.net.handshake import derive_swarm_key
 from dsdnode.net.relay import frames
-from dsdnode.net.relay.frames import Challenge, Incoming, Ping, Reserved, pack, unpack
+from dsdnode.net.relay.frames import Challenge, Incoming, Ping, Pong, Reserved, pack, unpack
 from dsdnode.net.relay.server import Relay
 from dsdnode.net.relay.tunnel import Tunnel
 from tests.net.relay.ends import ALICE, BOB, CAROL, PATIENCE_S, ROSE, Bare, Callee, circuit, contact_of
@@ -106,6 +106,7 @@ async def test_and_the_relay_renews_it(open_relay: OpenRelay) -> None:
         ((TERMS,), "answered by a Reserved"),
         ((CHALLENGE, b"\x00\x02\x91\x0a"), "is none: malformed"),
         ((CHALLENGE, CHALLENGE), "answered by a Challenge"),
+        ((CHALLENGE, TERMS, pack(Pong()) * 300), "more than 256|more than can be heard"),
     ],
     ids=str,
 )
@@ -128,7 +129,8 @@ async def test_whatever_a_relay_says_bob_takes_so_many_circuits(
     monkeypatch: pytest.MonkeyPatch, reserve: ReserveAs
 ) -> None:
     monkeypatch.setattr("dsdnode.net.relay.agent.MAX_TAKEN", 2)
-    flood = b"".join(pack(Incoming(bytes([number]) * 16, "192.0.2.1")) for number in range(8))
+    flood = pack(Incoming(bytes(16), "a house with a garden"))
+    flood += b"".join(pack(Incoming(bytes([number]) * 16, "192.0.2.1")) for number in range(8))
     rose = Rose(CHALLENGE, TERMS + flood)
     await rose.open()
     try:

@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from dsdnode.net.relay.frames import Reserved
 from dsdnode.net.relay.rates import BURST_S, CHUNK_BYTES
 from dsdnode.net.relay.server import Relay
@@ -77,4 +79,24 @@ async def test_what_alice_said_last_gets_through_when_she_leaves(open_relay: Ope
     near.say(b"x" * 100_000, b"goodbye")
     near.close()
     assert (await far.rest()).endswith(b"goodbye")
+    far.close()
+
+
+async def test_who_does_not_take_what_is_left_for_him_holds_nothing_for_long(
+    open_relay: OpenRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsdnode.net.relay.connection.LINGER_S", 0.05)
+    monkeypatch.setattr("dsdnode.net.relay.server.SWEEP_S", 0.02)
+    relay = await open_relay(bytes_per_s=1e9, circuit_bytes_per_s=1e9, idle_s=0.1)
+    near, far = await both_ends(relay)
+    far.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    near.say(bytes(20_000_000))
+    async with asyncio.timeout(PATIENCE_S):
+        while not any(one._full for one in relay._circuits):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        while relay._connections:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    far.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    assert len(await far.rest()) < 20_000_000
+    near.close()
     far.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -180,3 +181,17 @@ async def test_a_door_that_nobody_takes_is_closed_with_its_circuit(
         await tunnel.over
     with pytest.raises(OSError):
         await Bare.open(int(tunnel.address.rpartition(":")[2]))
+
+
+async def test_strangers_who_come_again_and_again_end_it(
+    monkeypatch: pytest.MonkeyPatch, open_relay: OpenRelay, reserve: Reserve, start: Start
+) -> None:
+    bob, relay = await start(b"b"), await open_relay()
+    await reserve(BOB, relay, port_of(bob))
+    tunnel = await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
+    monkeypatch.setattr("dsdnode.net.relay.tunnel.is_ours", lambda port: False)
+    async with asyncio.timeout(PATIENCE_S):
+        while not tunnel.over.done():
+            with contextlib.suppress(OSError):
+                assert await (await Bare.open(int(tunnel.address.rpartition(":")[2]))).rest() == b""
+        await tunnel.over
