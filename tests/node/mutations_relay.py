@@ -38,7 +38,7 @@ RELAY: Final = {
     "relay-reservations": Mutation(BOOK + "reserve", "len(others) >= self.limits.reservations:", "False:"),
     "relay-reservations-address": Mutation(BOOK + "reserve", ">= self.limits.reservations_per_caller", "> 9999"),
     "relay-bytes": Mutation(BOOK + "is_spent", "circuit.num_bytes >= self.limits.circuit_bytes", "False"),
-    "relay-rate": Mutation(SERVER + "carried", "held=not goes_on", "held=False"),
+    "relay-rate": Mutation("dsdnode.net.relay.rates:Bucket.take", " - num_bytes", ""),
     "relay-rate-all": Mutation(RATES + "_set_chunk", "self._all.left(now) > 0", "True"),
     "relay-turns": Mutation(RATES + "resumed", "list(self._waiting)", "reversed(list(self._waiting))"),
     "relay-idle": Mutation(BOOK + "overdue_circuits", "now >= one.used_s + limits.idle_s or ", ""),

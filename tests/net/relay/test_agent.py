@@ -108,7 +108,7 @@ async def test_and_the_relay_renews_it(open_relay: OpenRelay) -> None:
         ((CHALLENGE, CHALLENGE), "answered by a Challenge"),
         ((CHALLENGE, TERMS, pack(Pong()) * 300), "more than 256|more than can be heard"),
     ],
-    ids=str,
+    ids=("mute", "no terms", "no pongs", "http", "no challenge", "malformed", "challenges", "talks"),
 )
 async def test_a_relay_that_does_not_keep_to_the_protocol_is_left(
     reserve: ReserveAs, answers: tuple[bytes, ...], why: str
