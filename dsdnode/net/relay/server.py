@@ -7,6 +7,7 @@ granted is told why.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random, SystemRandom
@@ -17,7 +18,7 @@ from dsdnode.errors import BadInput, Overloaded, PeerMisbehaved
 from dsdnode.identity import Identity, short_id, verify
 from dsdnode.net.handshake import derive_swarm_key
 from dsdnode.net.relay import frames
-from dsdnode.net.relay.book import Book, Circuit, Limits, Reservation
+from dsdnode.net.relay.book import Book, Circuit, Limits, Reservation, limits_for
 from dsdnode.net.relay.connection import Connection
 from dsdnode.net.relay.frames import Accept, Challenge, Dial, Greet, Incoming, No, Ok, Ping, Pong, Reserve
 
@@ -25,6 +26,8 @@ TICK_S = 0.01
 """So often turns are given while a rate holds somebody up."""
 SWEEP_S = 1.0
 CLOSE_S = 2.0
+ENOUGH_DESCRIPTORS = 1 << 20
+"""Where the system has no limit."""
 
 log = structlog.get_logger(__name__)
 
@@ -80,9 +83,12 @@ class Relay:
         limits: Limits | None = None,
         rng: Random | None = None,
     ) -> Relay:
-        """Listens there, port 0 for any free one. Raises BadInput, in words, when it cannot."""
+        """Listens there, port 0 for any free one. Raises BadInput, in words, when it cannot.
+
+        Unless told otherwise it has the usual limits, as far as this process may have descriptors.
+        """
         keys = tuple(map(derive_swarm_key, swarm_keys))
-        relay = cls(identity, keys, limits or Limits(), rng or SystemRandom())
+        relay = cls(identity, keys, limits or limits_for(_num_descriptors()), rng or SystemRandom())
         try:
             backlog = relay._limits.guests
             relay._server = await relay._loop.create_server(lambda: Connection(relay), host, port, backlog=backlog)
@@ -295,3 +301,13 @@ class Relay:
         circuit = self._circuits.get(connection)
         if circuit is not None:
             self._end_circuit(circuit)
+
+
+def _num_descriptors() -> int:
+    """That this process may have."""
+    if sys.platform == "win32":
+        return ENOUGH_DESCRIPTORS
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return ENOUGH_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

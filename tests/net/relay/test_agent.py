@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -97,30 +96,29 @@ async def test_and_the_relay_renews_it(open_relay: OpenRelay) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "why"),
+    ("answers", "why", "patience"),
     [
-        ((), "does not answer"),
-        ((CHALLENGE,), "does not answer"),
-        ((CHALLENGE, TERMS), "does not answer our pings"),
-        ((b"HTTP/1.1 400 Bad Request\r\n",), "a frame of 18516 bytes|closed"),
-        ((TERMS,), "answered by a Reserved"),
-        ((CHALLENGE, b"\x00\x02\x91\x0a"), "is none: malformed"),
-        ((CHALLENGE, CHALLENGE), "answered by a Challenge"),
-        ((CHALLENGE, TERMS, pack(Pong()) * 300), "more than 256|more than can be heard"),
+        ((), "does not answer", {"answer_s": 0.05}),
+        ((CHALLENGE,), "does not answer", {"answer_s": 0.05}),
+        ((CHALLENGE, TERMS), "does not answer our pings", {"ping_s": 0.02}),
+        ((b"HTTP/1.1 400 Bad Request\r\n",), "closed the connection", {}),
+        ((TERMS,), "answered by a Reserved", {}),
+        ((CHALLENGE, b"\x00\x02\x91\x0a"), "is none: malformed", {}),
+        ((CHALLENGE, CHALLENGE), "answered by a Challenge", {}),
+        ((CHALLENGE, TERMS, pack(Pong()) * 300), "more than 256", {"ping_s": 60}),
     ],
     ids=("mute", "no terms", "no pongs", "http", "no challenge", "malformed", "challenges", "talks"),
 )
 async def test_a_relay_that_does_not_keep_to_the_protocol_is_left(
-    reserve: ReserveAs, answers: tuple[bytes, ...], why: str
+    reserve: ReserveAs, answers: tuple[bytes, ...], why: str, patience: dict[str, float]
 ) -> None:
     rose = Rose(*answers)
     await rose.open()
     try:
-        bob = await reserve(BOB, rose, 1, ping_s=0.02, answer_s=0.05, pause_s=60)
+        bob = await reserve(BOB, rose, 1, pause_s=60, **patience)
         if not bob.why:
             await bob.next_news()
-
-        assert re.search(why, bob.why), bob.why
+        assert why in bob.why
     finally:
         rose.server.close()
 

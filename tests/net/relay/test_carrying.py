@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from dsdnode.net.relay.frames import Reserved
+from dsdnode.errors import BadInput
+from dsdnode.net.relay.book import Limits
+from dsdnode.net.relay.frames import No, Reserved
 from dsdnode.net.relay.rates import BURST_S, CHUNK_BYTES
 from dsdnode.net.relay.server import Relay
 from tests.net.relay.ends import ALICE, BOB, PATIENCE_S, Bare, circuit
@@ -86,17 +88,41 @@ async def test_who_does_not_take_what_is_left_for_him_holds_nothing_for_long(
     open_relay: OpenRelay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dsdnode.net.relay.connection.LINGER_S", 0.05)
-    monkeypatch.setattr("dsdnode.net.relay.server.SWEEP_S", 0.02)
-    relay = await open_relay(bytes_per_s=1e9, circuit_bytes_per_s=1e9, idle_s=0.1)
+    relay = await open_relay(bytes_per_s=1e9, circuit_bytes_per_s=1e9)
     near, far = await both_ends(relay)
     far.writer.transport.pause_reading()  # type: ignore[attr-defined]
     near.say(bytes(20_000_000))
     async with asyncio.timeout(PATIENCE_S):
         while not any(one._full for one in relay._circuits):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        [circuit_of_theirs] = relay._ends
+        relay._end_circuit(circuit_of_theirs)
         while relay._connections:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     far.writer.transport.resume_reading()  # type: ignore[attr-defined]
     assert len(await far.rest()) < 20_000_000
     near.close()
     far.close()
+
+
+async def test_an_idle_circuit_and_a_silent_reservation_are_ended(
+    open_relay: OpenRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsdnode.net.relay.server.SWEEP_S", 0.01)
+    near, far = await both_ends(await open_relay(idle_s=0.02))
+    assert (await near.rest(), await far.rest()) == (b"", b"")
+    control = await Bare.open((await open_relay(silent_s=0.02)).port)
+    assert isinstance(await control.reserve(BOB), Reserved)
+    assert await control.hear() == No("the reservation is over")
+    assert await control.hear() is None
+    for one in (near, far, control):
+        one.close()
+
+
+async def test_a_relay_by_default_has_room_for_what_its_process_does_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsdnode.net.relay.server._num_descriptors", lambda: 1024)
+    relay = await Relay.open(BOB, "127.0.0.1", 0)
+    assert relay.book.limits == Limits(circuits=66)
+    with pytest.raises(BadInput, match=f"cannot relay on 127.0.0.1, port {relay.port}"):
+        await Relay.open(BOB, "127.0.0.1", relay.port)
+    await relay.close()

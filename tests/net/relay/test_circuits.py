@@ -149,6 +149,8 @@ async def test_bob_does_not_call_back_for_whom_he_does_not_admit(open_relay: Ope
     callee.admitting = False
     with pytest.raises(PeerUnavailable, match="the peer does not answer"):
         await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
+    while not callee.asked:  # noqa: ASYNC110
+        await asyncio.sleep(0)
     assert callee.asked == ["127.0.0.1"] and callee.num_spliced == 0
 
 
