@@ -213,7 +213,7 @@ class Book:
         if sum(one.caller.address == caller.address for one in circuits) >= self.limits.circuits_per_caller:
             raise self._refuse("this address has as many circuits as it may have")
         ended = [self._gives_way(caller, circuits)] if len(circuits) >= self.limits.circuits else []
-        circuit = Circuit(self.rng.randbytes(16), caller, reservation, self._rates.open(now), now, now)
+        circuit = Circuit(self.rng.randbytes(16), caller, reservation, self._rates.open(now, caller), now, now)
         self._circuits[circuit.token] = self._by_flow[circuit.flow] = circuit
         return circuit, ended
 

@@ -11,7 +11,7 @@ import pytest
 
 from dsdnode.net.handshake import derive_swarm_key
 from dsdnode.net.relay import frames
-from dsdnode.net.relay.frames import Challenge, Incoming, Ping, Pong, Reserved, pack, unpack
+from dsdnode.net.relay.frames import Challenge, Incoming, No, Ping, Pong, Reserved, pack, unpack
 from dsdnode.net.relay.server import Relay
 from dsdnode.net.relay.tunnel import Tunnel
 from tests.net.relay.ends import ALICE, BOB, CAROL, PATIENCE_S, ROSE, Bare, Callee, circuit, contact_of
@@ -123,18 +123,22 @@ async def test_a_relay_that_does_not_keep_to_the_protocol_is_left(
         rose.server.close()
 
 
+@pytest.mark.parametrize("limit", ["MAX_TAKEN", "CALLS_BURST"])
 async def test_whatever_a_relay_says_bob_takes_so_many_circuits(
-    monkeypatch: pytest.MonkeyPatch, reserve: ReserveAs
+    monkeypatch: pytest.MonkeyPatch, reserve: ReserveAs, limit: str
 ) -> None:
-    monkeypatch.setattr("dsdnode.net.relay.agent.MAX_TAKEN", 2)
+    monkeypatch.setattr(f"dsdnode.net.relay.agent.{limit}", 2)
+    monkeypatch.setattr("dsdnode.net.relay.agent.CALLS_PER_S", 1e-6)
     flood = pack(Incoming(bytes(16), "a house with a garden"))
     flood += b"".join(pack(Incoming(bytes([number]) * 16, "192.0.2.1")) for number in range(8))
-    rose = Rose(CHALLENGE, TERMS + flood)
+    rose = Rose(CHALLENGE, TERMS + flood + pack(No("enough")))
     await rose.open()
     try:
-        bob = await reserve(BOB, rose, 1, answer_s=60.0)
+        bob = await reserve(BOB, rose, 1, answer_s=60.0, pause_s=60)
         heard = [await asyncio.wait_for(rose.heard.get(), PATIENCE_S) for _ in range(5)]
-        assert bob.asked == ["192.0.2.1"] * 2
+        if not bob.why:
+            await bob.next_news()
+        assert "enough" in bob.why and bob.asked == ["192.0.2.1"] * 2
         assert sum(one[1] == ACCEPT_TAG for one in heard) == 2
     finally:
         rose.server.close()
