@@ -31,7 +31,7 @@ SMALL = Limits(
     circuit_bytes_per_s=1e5,
     circuit_bytes=200_000,
     circuits=5,
-    circuits_per_target=3,
+    circuits_per_callee=3,
     circuits_per_caller=2,
     reservations=3,
     reservations_per_caller=2,
@@ -87,9 +87,9 @@ class BookGame:
         assert len(self.guests) <= SMALL.guests
         assert len(self.reserved) <= SMALL.reservations
         assert self.book.num_circuits == len(self.circuits) <= SMALL.circuits
-        by_target = Counter(one.target.peer for one in self.circuits)
+        by_callee = Counter(one.callee.peer for one in self.circuits)
         by_caller = Counter(one.caller.address for one in self.circuits)
-        assert max(by_target.values(), default=0) <= SMALL.circuits_per_target
+        assert max(by_callee.values(), default=0) <= SMALL.circuits_per_callee
         assert max(by_caller.values(), default=0) <= SMALL.circuits_per_caller
 
     def _arrive(self) -> None:
@@ -127,12 +127,12 @@ class BookGame:
                 self._over(circuit)
 
     def _dial(self) -> None:
-        caller, target = person(self.rng.choice(NAMES)), person(self.rng.choice(NAMES)).id
+        caller, callee = person(self.rng.choice(NAMES)), person(self.rng.choice(NAMES)).id
         if self.reserved and self.rng.random() < 0.8:
-            target = self.rng.choice(list(self.reserved)).peer
+            callee = self.rng.choice(list(self.reserved)).peer
         host = self.rng.choice(HOSTS)
-        new, ended = self.book.dial(self.now, caller.contact.public_key, host, target)
-        assert new.target in self.reserved and new.target.peer == target
+        new, ended = self.book.dial(self.now, caller.contact.public_key, host, callee)
+        assert new.callee in self.reserved and new.callee.peer == callee
         for one in ended:
             self._over(one)
         self.circuits[new] = None
@@ -142,11 +142,11 @@ class BookGame:
         token, who = bytes(16), person(self.rng.choice(NAMES))
         if waiting:
             one = self.rng.choice(waiting)
-            token, asked = one.token, [person(name) for name in NAMES if person(name).id == one.target.peer]
+            token, asked = one.token, [person(name) for name in NAMES if person(name).id == one.callee.peer]
             who = self.rng.choice((who, *asked))
         signature = who.identity.sign(frames.to_accept(RELAY, token))
         circuit = self.book.accept(self.now, RELAY, token, signature)
-        assert circuit is None or (circuit in self.circuits and circuit.target.peer == who.id)
+        assert circuit is None or (circuit in self.circuits and circuit.callee.peer == who.id)
         if circuit is not None:
             assert self.book.accept(self.now, RELAY, token, signature) is None, "a token serves twice"
 

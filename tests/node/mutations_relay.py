@@ -16,11 +16,11 @@ RELAY: Final = {
     "relay-signature": Mutation(SERVER + "_check", "if not verify(", "if False and not verify("),
     "relay-challenge": Mutation(FRAMES + "to_reserve", " + challenge", ""),
     "relay-own-key": Mutation(FRAMES + "to_reserve", " + relay_key", ""),
-    "relay-dialled": Mutation(FRAMES + "to_dial", " + target", ""),
+    "relay-dialled": Mutation(FRAMES + "to_dial", " + callee", ""),
     "relay-member": Mutation(FRAMES + "is_member", "not known or ", "True or "),
     "relay-token-once": Mutation(BOOK + "accept", " or circuit.accepted", ""),
     "relay-token-time": Mutation(BOOK + "accept", " or now > circuit.since_s + self.limits.answer_s", ""),
-    "relay-target": Mutation(BOOK + "accept", "if not verify(", "if False and not verify("),
+    "relay-callee": Mutation(BOOK + "accept", "if not verify(", "if False and not verify("),
     "relay-early": Mutation(SERVER + "heard", 'raise PeerMisbehaved("it was to wait")', "pass"),
     "relay-preamble": Mutation(SERVER + "arrived", "self._limits.preamble_s", "3600"),
     "relay-answer": Mutation(SERVER + "_dial", "self._limits.answer_s", "3600"),
@@ -29,7 +29,7 @@ RELAY: Final = {
     "relay-words": Mutation(BOOK + "heard", "return self._words.spend(reservation.peer, now)", "return True"),
     "relay-circuits": Mutation(BOOK + "dial", "if len(circuits) >= self.limits.circuits else", "if False else"),
     "relay-circuits-share": Mutation(BOOK + "_gives_way", "if not heaviest:", "if False:"),
-    "relay-per-target": Mutation(BOOK + "dial", ">= self.limits.circuits_per_target", "> 9999"),
+    "relay-per-callee": Mutation(BOOK + "dial", ">= self.limits.circuits_per_callee", "> 9999"),
     "relay-per-caller": Mutation(BOOK + "dial", ">= self.limits.circuits_per_caller", "> 9999"),
     "relay-house": Mutation(BOOK + "dial", "machine_of(host)", "host"),
     "relay-dials": Mutation(BOOK + "dial", "not self._dials.spend(caller.address, now)", "False"),
@@ -52,5 +52,7 @@ RELAY: Final = {
     "relay-calls": Mutation(AGENT + "_called", 'not self._calls.spend(b"", self._loop.time()) or ', ""),
     "relay-host": Mutation(AGENT + "_called", "not is_ip(incoming.host) or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
-    "tunnel-ours": Mutation("dsdnode.net.relay.tunnel:Tunnel.arrived", "is_ours(connection.port) is False", "False"),
+    "tunnel-ours": Mutation(
+        "dsdnode.net.relay.tunnel:Tunnel.arrived", "is_ours(connection.port, self._door) is False", "False"
+    ),
 }

@@ -37,7 +37,7 @@ def exchange() -> dict[str, Any]:
         (Ping(), b""),
         (Pong(), b""),
     ]
-    about = "Section 15: alice relays, bob is the target and has a swarm key, carol the caller and has none."
+    about = "Section 15: alice relays, bob is the callee and has a swarm key, carol the caller and has none."
     return {"about": about, "swarm_key": SWARM_KEY, "cases": [_case(*one) for one in told]}
 
 

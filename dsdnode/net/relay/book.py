@@ -34,7 +34,7 @@ class Limits:
     circuit_bytes: int = 1 << 30
     """Both ways together."""
     circuits: int = 256
-    circuits_per_target: int = 16
+    circuits_per_callee: int = 16
     circuits_per_caller: int = 8
     dials_per_s: float = 4.0
     """Of one caller."""
@@ -51,7 +51,7 @@ class Limits:
     """A reservation is over after so long without a word: three pings."""
     preamble_s: float = 5.0
     answer_s: float = 5.0
-    """For a target to call back."""
+    """For a callee to call back."""
     idle_s: float = 120.0
     circuit_s: float = 3600.0
     unanswered: int = 5
@@ -81,11 +81,11 @@ class Reservation:
 
 @dataclass(slots=True, eq=False)
 class Circuit:
-    """From when it is asked for. `answered`: a byte of the target's has come."""
+    """From when it is asked for. `answered`: a byte of the callee's has come."""
 
     token: bytes
     caller: Account
-    target: Reservation
+    callee: Reservation
     flow: Flow
     since_s: float
     used_s: float
@@ -154,7 +154,7 @@ class Book:
     def terms(self) -> Reserved:
         limits = self.limits
         rate = min(limits.circuit_bytes_per_s, limits.bytes_per_s)
-        return Reserved(round(limits.lease_s), limits.circuits_per_target, round(rate), limits.circuit_bytes)
+        return Reserved(round(limits.lease_s), limits.circuits_per_callee, round(rate), limits.circuit_bytes)
 
     def reserve(self, now: float, public_key: bytes, host: str) -> tuple[Reservation, list[Reservation]]:
         """For a key that is proven, and which others end for it: its own older one, too. Raises Overloaded."""
@@ -196,19 +196,19 @@ class Book:
     def num_circuits(self) -> int:
         return len(self._circuits)
 
-    def dial(self, now: float, public_key: bytes, host: str, target: bytes) -> tuple[Circuit, list[Circuit]]:
-        """A circuit that the target is to be told of, and which others end for it. Raises Overloaded."""
+    def dial(self, now: float, public_key: bytes, host: str, callee: bytes) -> tuple[Circuit, list[Circuit]]:
+        """A circuit that the callee is to be told of, and which others end for it. Raises Overloaded."""
         caller = Account(peer_id(public_key), network_of(host), machine_of(host))
         if not self._dials.spend(caller.address, now):
             raise self._refuse("too many circuits asked for from this address")
         vain = self._vain.get(caller.address)
         if vain is not None and now < vain.until_s:
             raise self._refuse("too many circuits from this address were of no use: wait a minute")
-        reservation = self._reserved.get(target)
+        reservation = self._reserved.get(callee)
         if reservation is None:
             raise self._refuse("this peer has no reservation here")
         circuits = list(self._circuits.values())
-        if sum(one.target.peer == target for one in circuits) >= self.limits.circuits_per_target:
+        if sum(one.callee.peer == callee for one in circuits) >= self.limits.circuits_per_callee:
             raise self._refuse("this peer has as many circuits as it may have")
         if sum(one.caller.address == caller.address for one in circuits) >= self.limits.circuits_per_caller:
             raise self._refuse("this address has as many circuits as it may have")
@@ -226,11 +226,11 @@ class Book:
         return newest[heaviest[0]]
 
     def accept(self, now: float, relay_key: bytes, token: bytes, signature: bytes) -> Circuit | None:
-        """The circuit that its target calls back for; None: there is none that waits for this one."""
+        """The circuit that its callee calls back for; None: there is none that waits for this one."""
         circuit = self._circuits.get(token)
         if circuit is None or circuit.accepted or now > circuit.since_s + self.limits.answer_s:
             return None
-        if not verify(circuit.target.public_key, to_accept(relay_key, token), signature):
+        if not verify(circuit.callee.public_key, to_accept(relay_key, token), signature):
             return None
         circuit.accepted, circuit.used_s = True, now
         return circuit
@@ -248,11 +248,11 @@ class Book:
 
     # --- what they carry
 
-    def carried(self, now: float, circuit: Circuit, num_bytes: int, by_target: bool) -> bool:
+    def carried(self, now: float, circuit: Circuit, num_bytes: int, by_callee: bool) -> bool:
         """So much was read of one end. False: nothing more until `resumed` names it."""
         circuit.used_s = now
         circuit.num_bytes += num_bytes
-        circuit.answered |= by_target
+        circuit.answered |= by_callee
         return self._rates.took(now, circuit.flow, num_bytes)
 
     def is_spent(self, circuit: Circuit) -> bool:
@@ -268,7 +268,7 @@ class Book:
     # --- what is over
 
     def overdue_circuits(self, now: float) -> list[Circuit]:
-        """Those that stand. Whoever waits for its target has a time of its own."""
+        """Those that stand. Whoever waits for its callee has a time of its own."""
         limits = self.limits
         return [
             one
@@ -281,4 +281,4 @@ class Book:
         return [one for one in self._reserved.values() if now >= min(one.until_s, one.heard_s + silent_s)]
 
     def waiting_for(self, reservation: Reservation) -> list[Circuit]:
-        return [one for one in self._circuits.values() if one.target is reservation and not one.accepted]
+        return [one for one in self._circuits.values() if one.callee is reservation and not one.accepted]

@@ -15,7 +15,7 @@ from dsdnode.wire.codec import printable
 from dsdnode.wire.messages import Contact
 
 MAX_HEARD = 32
-"""Frames that nobody has looked at yet: two for each circuit that a target may have."""
+"""Frames that nobody has looked at yet: two for each circuit that a callee may have."""
 _ANSWERS = (Challenge, Reserved, Incoming, Ok, No, Pong)
 
 T = TypeVar("T", bound=Frame)

@@ -74,7 +74,7 @@ class Reserved(Frame, frozen=True, tag=4):
 class Dial(Frame, frozen=True, tag=5):
     """Its sender wants a circuit to the peer of this id."""
 
-    target: Bytes32
+    callee: Bytes32
     public_key: Bytes32
     signature: Signature
     proofs: Proofs = ()
@@ -88,7 +88,7 @@ class Incoming(Frame, frozen=True, tag=6):
 
 
 class Accept(Frame, frozen=True, tag=7):
-    """First of the target's own call for a circuit."""
+    """First of the callee's own call for a circuit."""
 
     token: Token
     signature: Signature
@@ -145,8 +145,8 @@ def to_reserve(relay_key: bytes, challenge: bytes, public_key: bytes) -> bytes:
     return RESERVE + relay_key + challenge + public_key
 
 
-def to_dial(relay_key: bytes, challenge: bytes, public_key: bytes, target: bytes) -> bytes:
-    return DIAL + relay_key + challenge + public_key + target
+def to_dial(relay_key: bytes, challenge: bytes, public_key: bytes, callee: bytes) -> bytes:
+    return DIAL + relay_key + challenge + public_key + callee
 
 
 def to_accept(relay_key: bytes, token: bytes) -> bytes:
@@ -170,6 +170,6 @@ def reserve(identity: Identity, swarm_keys: Sequence[bytes], relay_key: bytes, c
     return Reserve(identity.public_key, identity.sign(message), prove(swarm_keys, message))
 
 
-def dial(identity: Identity, swarm_keys: Sequence[bytes], relay_key: bytes, challenge: bytes, target: bytes) -> Dial:
-    message = to_dial(relay_key, challenge, identity.public_key, target)
-    return Dial(target, identity.public_key, identity.sign(message), prove(swarm_keys, message))
+def dial(identity: Identity, swarm_keys: Sequence[bytes], relay_key: bytes, challenge: bytes, callee: bytes) -> Dial:
+    message = to_dial(relay_key, challenge, identity.public_key, callee)
+    return Dial(callee, identity.public_key, identity.sign(message), prove(swarm_keys, message))

@@ -46,7 +46,7 @@ class _Ends:
 
     caller: Connection
     timer: asyncio.TimerHandle
-    target: Connection | None = None
+    callee: Connection | None = None
 
 
 class Relay:
@@ -108,9 +108,13 @@ class Relay:
             self._server.close()
         for connection in list(self._connections):
             connection.drop()
-        if self._connections:
+        if not self._connections:
+            return
+        try:
             async with asyncio.timeout(CLOSE_S):
                 await self._empty.wait()
+        except TimeoutError:
+            log.warning("connections of the relay do not end")
 
     # --- guests
 
@@ -214,15 +218,15 @@ class Relay:
     # --- circuits
 
     def _dial(self, connection: Connection, asked: Dial, challenge: bytes) -> None:
-        self._check(asked, frames.to_dial(self._identity.public_key, challenge, asked.public_key, asked.target))
-        circuit, ended = self.book.dial(self._loop.time(), asked.public_key, connection.host, asked.target)
+        self._check(asked, frames.to_dial(self._identity.public_key, challenge, asked.public_key, asked.callee))
+        circuit, ended = self.book.dial(self._loop.time(), asked.public_key, connection.host, asked.callee)
         for one in ended:
             self._end_circuit(one)
         self._settle(connection)
         timer = self._loop.call_later(self._limits.answer_s, self._give_up, circuit, "the peer does not answer")
         self._circuits[connection] = circuit
         self._ends[circuit] = _Ends(connection, timer)
-        self._controls[circuit.target].send(Incoming(circuit.token, connection.host))
+        self._controls[circuit.callee].send(Incoming(circuit.token, connection.host))
 
     def _accept(self, connection: Connection, accepted: Accept) -> None:
         now, own = self._loop.time(), self._identity.public_key
@@ -232,7 +236,7 @@ class Relay:
         self._settle(connection)
         ends = self._ends[circuit]
         ends.timer.cancel()
-        ends.target = connection
+        ends.callee = connection
         self._circuits[connection] = circuit
         for one in (ends.caller, connection):
             one.send(Ok())
@@ -251,7 +255,7 @@ class Relay:
         if ends is None:
             return
         ends.timer.cancel()
-        for one in (ends.caller, ends.target):
+        for one in (ends.caller, ends.callee):
             if one is not None:
                 self._circuits.pop(one, None)
                 one.finish()
@@ -261,7 +265,7 @@ class Relay:
         if circuit is None:
             return
         ends = self._ends[circuit]
-        goes_on = self.book.carried(self._loop.time(), circuit, num_bytes, connection is ends.target)
+        goes_on = self.book.carried(self._loop.time(), circuit, num_bytes, connection is ends.callee)
         if self.book.is_spent(circuit):
             return self._end_circuit(circuit)
         self._pace(circuit, held=not goes_on)
@@ -270,7 +274,7 @@ class Relay:
 
     def _pace(self, circuit: Circuit, held: bool) -> None:
         ends = self._ends[circuit]
-        for one in (ends.caller, ends.target):
+        for one in (ends.caller, ends.callee):
             if one is not None:
                 one.chunk_bytes = circuit.flow.chunk_bytes
                 one.hold(held)

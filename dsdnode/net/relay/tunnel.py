@@ -22,20 +22,21 @@ from dsdnode.net.relay.connection import Connection
 from dsdnode.wire.messages import Contact
 
 OPEN_S = Limits.preamble_s + Limits.answer_s
-"""For the relay, and for the target to call back."""
+"""For the relay, and for the callee to call back."""
 COME_S = 5.0
 """For our own connection: the circuit stands, and is held for nobody else."""
 MAX_STRANGERS = 8
 """Looking whose a connection is takes milliseconds: after so many that are not ours the tunnel ends."""
 
 
-def is_ours(port: int) -> bool | None:
-    """Has this process a connection from this port of 127.0.0.1? None: the system does not tell."""
+def is_ours(port: int, door: int) -> bool | None:
+    """Has this process a connection between these two ports of 127.0.0.1? None: the system does not tell."""
     try:
         connections = psutil.Process().net_connections("tcp4")
     except (psutil.Error, OSError):
         return None
-    return any(one.laddr and tuple(one.laddr) == ("127.0.0.1", port) for one in connections)
+    ends = ("127.0.0.1", port), ("127.0.0.1", door)
+    return any((tuple(one.laddr), tuple(one.raddr)) == ends for one in connections)
 
 
 class Tunnel:
@@ -47,15 +48,14 @@ class Tunnel:
         self._near: asyncio.Future[Connection] = self._loop.create_future()
         self._server: asyncio.Server | None = None
         self._num_strangers = 0
-        self.address = ""
-        """What the one connection is to be made to."""
+        self._door = 0
 
     @classmethod
     async def open(
         cls,
         identity: Identity,
         relay: Contact,
-        target: bytes,
+        callee: bytes,
         *,
         swarm_keys: Sequence[bytes] = (),
         timeout_s: float = OPEN_S,
@@ -64,7 +64,7 @@ class Tunnel:
         try:
             async with asyncio.timeout(timeout_s):
                 call, challenge = await Call.greeted(relay)
-                asked = frames.dial(identity, swarm_keys, relay.public_key, challenge.challenge, target)
+                asked = frames.dial(identity, swarm_keys, relay.public_key, challenge.challenge, callee)
                 tunnel = cls(await granted(call, asked))
         except TimeoutError:
             raise PeerUnavailable("the relay does not answer") from None
@@ -77,10 +77,15 @@ class Tunnel:
 
     async def _listen(self) -> None:
         server = await self._loop.create_server(lambda: Connection(self), "127.0.0.1", 0, backlog=1)
-        self.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self._door = int(server.sockets[0].getsockname()[1])
         self.over: asyncio.Task[None] = self._loop.create_task(self._serve())
         self._server = server
         self.over.add_done_callback(lambda over: self._end())  # a task that is cancelled at once never runs
+
+    @property
+    def address(self) -> str:
+        """What the one connection is to be made to."""
+        return f"tcp://127.0.0.1:{self._door}"
 
     async def close(self) -> None:
         self.over.cancel()
@@ -107,7 +112,7 @@ class Tunnel:
 
     def arrived(self, connection: Connection) -> None:
         connection.hold(True)
-        if self._near.done() or is_ours(connection.port) is False:
+        if self._near.done() or is_ours(connection.port, self._door) is False:
             connection.drop()
             self._num_strangers += 1
             if self._num_strangers == MAX_STRANGERS and not self._near.done():

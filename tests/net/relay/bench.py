@@ -1,7 +1,7 @@
 """What a relay costs: `python -m tests.net.relay.bench`.
 
 The relay has a process of its own, both ends of all circuits are in another one, without CURVE. Latency: on every
-circuit at once 100 bytes go to the target and back, again and again; the same over plain connections of loopback, and
+circuit at once 100 bytes go to the callee and back, again and again; the same over plain connections of loopback, and
 the difference. Throughput: every circuit is kept full one way. The relay's rates are out of the way.
 """
 
@@ -41,7 +41,7 @@ async def serve() -> None:
         bytes_per_s=free,
         circuit_bytes_per_s=free,
         circuit_bytes=1 << 50,
-        circuits_per_target=most,
+        circuits_per_callee=most,
         circuits_per_caller=most,
         dials_per_s=free,
         connections_burst=free,

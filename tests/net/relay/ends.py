@@ -110,9 +110,9 @@ class Bare:
         self.say(frames.reserve(identity, swarm_keys, ROSE.public_key, await self.challenge()))
         return await self.hear()
 
-    async def dial(self, identity: Identity, target: Identity, *swarm_keys: bytes) -> None:
+    async def dial(self, identity: Identity, callee: Identity, *swarm_keys: bytes) -> None:
         challenge = await self.challenge()
-        self.say(frames.dial(identity, swarm_keys, ROSE.public_key, challenge, target.peer_id))
+        self.say(frames.dial(identity, swarm_keys, ROSE.public_key, challenge, callee.peer_id))
 
     def accept(self, identity: Identity, token: bytes) -> None:
         self.say(Accept(token, identity.sign(frames.to_accept(ROSE.public_key, token))))
@@ -130,13 +130,13 @@ async def answers(control: Bare) -> bool:
         return False
 
 
-async def circuit(port: int, caller: Identity, target: Identity, control: Bare) -> tuple[Bare, Bare]:
-    """Both ends of one that stands; `control`: the target's reservation."""
+async def circuit(port: int, caller: Identity, callee: Identity, control: Bare) -> tuple[Bare, Bare]:
+    """Both ends of one that stands; `control`: the callee's reservation."""
     near = await Bare.open(port)
-    await near.dial(caller, target)
+    await near.dial(caller, callee)
     incoming = await control.hear()
     assert isinstance(incoming, Incoming)
     far = await Bare.open(port)
-    far.accept(target, incoming.token)
+    far.accept(callee, incoming.token)
     assert (await near.hear(), await far.hear()) == (Ok(), Ok())
     return near, far

@@ -29,8 +29,8 @@ def reserved(book: Book, identity: Identity = BOB, now: float = 0.0, host: str =
     return book.reserve(now, identity.public_key, host)[0]
 
 
-def dialled(book: Book, now: float = 0.0, host: str = HER, caller: Identity = ALICE, target: Identity = BOB) -> Circuit:
-    return book.dial(now, caller.public_key, host, target.peer_id)[0]
+def dialled(book: Book, now: float = 0.0, host: str = HER, caller: Identity = ALICE, callee: Identity = BOB) -> Circuit:
+    return book.dial(now, caller.public_key, host, callee.peer_id)[0]
 
 
 def accepted(book: Book, circuit: Circuit, now: float = 0.0, by: Identity = BOB) -> bool:
@@ -42,7 +42,7 @@ def hosts(first: str = "198.51.100") -> Iterator[str]:
     return (f"{first}.{number}" for number in range(1, 255))
 
 
-def test_a_circuit_is_fetched_by_its_target_once_and_in_time() -> None:
+def test_a_circuit_is_fetched_by_its_callee_once_and_in_time() -> None:
     book = book_of()
     reserved(book)
     circuit = dialled(book)
@@ -79,14 +79,14 @@ def test_a_caller_of_ipv6_is_its_house() -> None:
     dialled(book, host="2001:db8:1:2::1")
 
 
-def test_one_target_has_sixteen_circuits() -> None:
+def test_one_callee_has_sixteen_circuits() -> None:
     book = book_of()
     reserved(book)
     reserved(book, CAROL)
     one, *others = [dialled(book, host=host) for host, _ in zip(hosts(), range(16), strict=False)]
     with pytest.raises(Overloaded, match="this peer has as many circuits as it may have"):
         dialled(book, host="192.0.2.1")
-    dialled(book, host="192.0.2.1", target=CAROL)
+    dialled(book, host="192.0.2.1", callee=CAROL)
     book.end(1, one)
     dialled(book, host="192.0.2.1")
     assert len(others) == 15
@@ -111,7 +111,7 @@ def test_when_all_reservations_are_taken_it_is_the_same() -> None:
         reserved(book, somebody(9), host="198.51.100.77")
     bobs, ended = book.reserve(0, BOB.public_key, HIS)
     assert len(ended) == 1 and ended[0] in hers
-    assert dialled(book).target is bobs
+    assert dialled(book).callee is bobs
     with pytest.raises(Overloaded, match="no reservation"):
         book.dial(0, ALICE.public_key, HER, ended[0].peer)
 
@@ -150,7 +150,7 @@ def test_a_circuit_ends_when_it_is_idle_and_after_an_hour() -> None:
         assert accepted(book, one)
     assert book.overdue_circuits(119) == []
     for now in range(100, 3600, 100):
-        book.carried(now, busy, 1, by_target=False)
+        book.carried(now, busy, 1, by_callee=False)
     assert book.overdue_circuits(130) == [idle]
     book.end(130, idle)
     assert book.overdue_circuits(3599) == []
@@ -161,9 +161,9 @@ def test_a_circuit_carries_a_gigabyte_both_ways_together() -> None:
     book = book_of()
     reserved(book)
     circuit = dialled(book)
-    book.carried(0, circuit, 1 << 29, by_target=False)
+    book.carried(0, circuit, 1 << 29, by_callee=False)
     assert not book.is_spent(circuit)
-    book.carried(0, circuit, 1 << 29, by_target=True)
+    book.carried(0, circuit, 1 << 29, by_callee=True)
     assert book.is_spent(circuit)
 
 
@@ -174,7 +174,7 @@ def test_who_calls_in_vain_five_times_waits_a_minute() -> None:
     def call(now: float, answered: bool = False) -> None:
         circuit = dialled(book, now)
         assert accepted(book, circuit, now)
-        book.carried(now, circuit, 64, by_target=answered)
+        book.carried(now, circuit, 64, by_callee=answered)
         book.end(now, circuit)
         book.end(now, circuit)
 

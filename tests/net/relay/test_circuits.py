@@ -37,10 +37,10 @@ def caller_port(rpc: Rpc) -> int:
         return int(copy.getpeername()[1])
 
 
-async def through(relay: Relay, alice: Rpc, target: Identity) -> Tunnel:
-    """Alice knows of the target nothing but her own door to it."""
-    tunnel = await Tunnel.open(ALICE, contact_of(relay), target.peer_id)
-    alice.transport.introduce(Contact(target.public_key, (tunnel.address,)))
+async def through(relay: Relay, alice: Rpc, callee: Identity) -> Tunnel:
+    """Alice knows of the callee nothing but her own door to it."""
+    tunnel = await Tunnel.open(ALICE, contact_of(relay), callee.peer_id)
+    alice.transport.introduce(Contact(callee.public_key, (tunnel.address,)))
     return tunnel
 
 
@@ -200,7 +200,7 @@ async def test_strangers_who_come_again_and_again_end_it(
     bob, relay = await start(b"b"), await open_relay()
     await reserve(BOB, relay, port_of(bob))
     tunnel = await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
-    monkeypatch.setattr("dsdnode.net.relay.tunnel.is_ours", lambda port: False)
+    monkeypatch.setattr("dsdnode.net.relay.tunnel.is_ours", lambda port, door: False)
     async with asyncio.timeout(PATIENCE_S):
         while not tunnel.over.done():
             with contextlib.suppress(OSError):

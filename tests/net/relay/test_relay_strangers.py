@@ -82,7 +82,7 @@ async def test_nobody_reserves_or_dials_in_another_s_name(open_relay: OpenRelay)
     control = await reserved(relay)
 
     def forged(challenge: bytes, one: Reserve | Dial) -> list[Reserve | Dial]:
-        """Signed by mallory; for another challenge, relay, purpose, target; as it should be but for the key."""
+        """Signed by mallory; for another challenge, relay, purpose, callee; as it should be but for the key."""
         if isinstance(one, Reserve):
             return [
                 Reserve(BOB.public_key, frames.reserve(MALLORY, (), ROSE.public_key, challenge).signature),
@@ -175,7 +175,7 @@ async def test_who_speaks_before_the_circuit_stands_is_closed(open_relay: OpenRe
     control.close()
 
 
-async def test_a_target_that_never_calls_back(open_relay: OpenRelay) -> None:
+async def test_a_callee_that_never_calls_back(open_relay: OpenRelay) -> None:
     relay = await open_relay(answer_s=0.05)
     control = await reserved(relay)
     alice = await Bare.open(relay.port)
@@ -186,7 +186,7 @@ async def test_a_target_that_never_calls_back(open_relay: OpenRelay) -> None:
     control.close()
 
 
-async def test_a_target_that_goes_meanwhile(open_relay: OpenRelay) -> None:
+async def test_a_callee_that_goes_meanwhile(open_relay: OpenRelay) -> None:
     relay = await open_relay()
     control = await reserved(relay)
     alice = await Bare.open(relay.port)
