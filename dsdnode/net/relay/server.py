@@ -87,11 +87,13 @@ class Relay:
 
         Unless told otherwise it has the usual limits, as far as this process may have descriptors.
         """
-        keys = tuple(map(derive_swarm_key, swarm_keys))
-        relay = cls(identity, keys, limits or limits_for(_num_descriptors()), rng or SystemRandom())
+        limits = limits or limits_for(_num_descriptors())
+        if limits.circuits < 1:
+            raise BadInput("a relay needs more open files than this process may have: raise the limit (ulimit -n 2048)")
+        relay = cls(identity, tuple(map(derive_swarm_key, swarm_keys)), limits, rng or SystemRandom())
         try:
-            backlog = relay._limits.guests
-            relay._server = await relay._loop.create_server(lambda: Connection(relay), host, port, backlog=backlog)
+            listening = relay._loop.create_server(lambda: Connection(relay), host, port, backlog=limits.guests)
+            relay._server = await listening
         except OSError as error:
             await relay.close()
             raise BadInput(f"cannot relay on {host}, port {port}: {error.strerror or error}") from error

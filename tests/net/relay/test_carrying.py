@@ -126,3 +126,6 @@ async def test_a_relay_by_default_has_room_for_what_its_process_does_beside_it(m
     with pytest.raises(BadInput, match=f"cannot relay on 127.0.0.1, port {relay.port}"):
         await Relay.open(BOB, "127.0.0.1", relay.port)
     await relay.close()
+    monkeypatch.setattr("dsdnode.net.relay.server._num_descriptors", lambda: 256)
+    with pytest.raises(BadInput, match="ulimit -n"):
+        await Relay.open(BOB, "127.0.0.1", 0)
