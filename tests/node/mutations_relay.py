@@ -52,7 +52,5 @@ RELAY: Final = {
     "relay-calls": Mutation(AGENT + "_called", 'not self._calls.spend(b"", self._loop.time()) or ', ""),
     "relay-host": Mutation(AGENT + "_called", "not is_ip(incoming.host) or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
-    "tunnel-ours": Mutation(
-        "dsdnode.net.relay.tunnel:Tunnel.arrived", "is_ours(connection.port, self._door) is False", "False"
-    ),
+    "tunnel-ours": Mutation("dsdnode.net.relay.tunnel:Tunnel._is_strangers", "is False", "is bool"),
 }

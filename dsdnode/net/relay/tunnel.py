@@ -11,10 +11,9 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
-import psutil
-
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
+from dsdnode.net.door import has_connection
 from dsdnode.net.relay import frames
 from dsdnode.net.relay.book import Limits
 from dsdnode.net.relay.calls import Call, Splice, granted
@@ -26,17 +25,7 @@ OPEN_S = Limits.preamble_s + Limits.answer_s
 COME_S = 5.0
 """For our own connection: the circuit stands, and is held for nobody else."""
 MAX_STRANGERS = 8
-"""Looking whose a connection is takes milliseconds: after so many that are not ours the tunnel ends."""
-
-
-def is_ours(port: int, door: int) -> bool | None:
-    """Has this process a connection between these two ports of 127.0.0.1? None: the system does not tell."""
-    try:
-        connections = psutil.Process().net_connections("tcp4")
-    except (psutil.Error, OSError):
-        return None
-    ends = ("127.0.0.1", port), ("127.0.0.1", door)
-    return any((tuple(one.laddr), tuple(one.raddr)) == ends for one in connections)
+"""Looking whose a connection is goes through all that we have: after so many that are not ours the tunnel ends."""
 
 
 class Tunnel:
@@ -112,13 +101,16 @@ class Tunnel:
 
     def arrived(self, connection: Connection) -> None:
         connection.hold(True)
-        if self._near.done() or is_ours(connection.port, self._door) is False:
+        if self._near.done() or self._is_strangers(connection):
             connection.drop()
             self._num_strangers += 1
             if self._num_strangers == MAX_STRANGERS and not self._near.done():
                 self._near.set_exception(PeerUnavailable("others of this machine keep us from our own circuit"))
             return
         self._near.set_result(connection)
+
+    def _is_strangers(self, connection: Connection) -> bool:
+        return has_connection(("127.0.0.1", connection.port), ("127.0.0.1", self._door)) is False
 
     def heard(self, connection: Connection, body: bytes) -> None:
         """It is held until it is joined."""

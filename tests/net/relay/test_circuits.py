@@ -200,9 +200,19 @@ async def test_strangers_who_come_again_and_again_end_it(
     bob, relay = await start(b"b"), await open_relay()
     await reserve(BOB, relay, port_of(bob))
     tunnel = await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
-    monkeypatch.setattr("dsdnode.net.relay.tunnel.is_ours", lambda port, door: False)
+    monkeypatch.setattr("dsdnode.net.relay.tunnel.has_connection", lambda here, there: False)
     async with asyncio.timeout(PATIENCE_S):
         while not tunnel.over.done():
             with contextlib.suppress(OSError):
                 assert await (await Bare.open(int(tunnel.address.rpartition(":")[2]))).rest() == b""
         await tunnel.over
+
+
+async def test_where_the_system_does_not_tell_whose_a_connection_is_the_first_one_is_taken(
+    monkeypatch: pytest.MonkeyPatch, open_relay: OpenRelay, reserve: Reserve, start: Start
+) -> None:
+    alice, bob, relay = await start(b"a", listen=None), await start(b"b"), await open_relay()
+    await reserve(BOB, relay, port_of(bob))
+    monkeypatch.setattr("dsdnode.net.relay.tunnel.has_connection", lambda here, there: None)
+    await through(relay, alice, BOB)
+    await alice.ping(BOB.peer_id, timeout_s=5)
