@@ -270,7 +270,8 @@ class Relay:
         goes_on = self.book.carried(self._loop.time(), circuit, num_bytes, connection is ends.callee)
         if self.book.is_spent(circuit):
             return self._end_circuit(circuit)
-        self._pace(circuit, held=not goes_on)
+        if not goes_on or connection.chunk_bytes != circuit.flow.chunk_bytes:
+            self._pace(circuit, held=not goes_on)
         if not goes_on and self._ticker is None:
             self._ticker = self._loop.call_later(TICK_S, self._tick)
 
