@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 import zmq
 
-from dsdnode.addresses import machine_of, network_of, parse_address
+from dsdnode.addresses import is_address, machine_of, nearness, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.call import Way
@@ -196,11 +196,15 @@ class Links:
                 inbound.flush()
 
     def _follow(self, peer: Peer, inbound: Inbound) -> None:
-        """It says that it lives elsewhere now than where we have called it: nobody may have told us that it left."""
-        if peer.said is None or peer.said.addresses == inbound.contact.addresses:
-            return
+        """It says that it lives elsewhere now than where we have called it: nobody may have told us that it left.
+
+        (A peer may well be reached where it does not say so: by a name, or by a port that its router passes on.)
+        """
+        addresses = inbound.contact.addresses
+        nears = [nearness(parse_address(one)[0]) for one in addresses if is_address(one)]
         for dealer in list(peer.dealers.values()):
-            if dealer.way.told in peer.said.addresses and dealer.way.told not in inbound.contact.addresses:
+            told = dealer.way.told
+            if dealer.ready and told not in addresses and nearness(parse_address(told)[0]) in nears:
                 self._drop(dealer)
                 dealer.queue.move_to(inbound.queue)
 

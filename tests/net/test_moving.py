@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from dsdnode.identity import Identity
 from dsdnode.net.interfaces import Own
 from dsdnode.net.places import advertised, is_gone, ranked
+from dsdnode.net.rpc import Rpc
+from dsdnode.wire.replies import Cancel
 
+Start = Callable[..., Awaitable[Rpc]]
 HOME, GLOBAL, UNIQUE = "192.168.1.2", "2a02:8109::2", "fd00::2"
 LAPTOP = [
     Own("docker0", "172.17.0.1", "172.17.0.0/16"),
@@ -46,6 +52,23 @@ def test_where_one_has_said_where_to_be_reached_nothing_else_is_told() -> None:
 def test_connections_from_this_machine_to_itself_stay() -> None:
     assert is_gone(HOME, {GLOBAL}) and is_gone(GLOBAL, {HOME})
     assert not any(is_gone(host, set()) for host in ("127.0.0.1", "::1", "fe80::2", ""))
+
+
+async def test_bob_is_answered_where_he_says_that_he_lives_now(start: Start) -> None:
+    """His old connection stands, for all that alice can see: he was carried away without a word."""
+    alice, before = await start(b"a"), await start(b"b")
+    bob = Identity(b"b" * 32).peer_id
+    alice.transport.introduce(before.transport.contact)
+    await alice.ping(bob, timeout_s=5)
+    now = await start(b"b")
+    heard: dict[str, asyncio.Event] = {"before": asyncio.Event(), "now": asyncio.Event()}
+    before.on_notice(Cancel, lambda *_: heard["before"].set())
+    now.on_notice(Cancel, lambda *_: heard["now"].set())
+    now.transport.introduce(alice.transport.contact)
+    await now.ping(Identity(b"a" * 32).peer_id, timeout_s=5)
+    alice.notify(bob, Cancel(bytes(16)))
+    await asyncio.wait_for(heard["now"].wait(), 5)
+    assert not heard["before"].is_set()
 
 
 # Alice and bob share a machine with a network of its own, whose addresses come and go.

@@ -46,6 +46,22 @@ def proof(derived: bytes, label: bytes, speaker: bytes, listener: bytes, nonce: 
     return hmac.new(derived, b"dsdnode " + label + b" 1\n" + speaker + listener + nonce, hashlib.sha256).digest()
 
 
+# --- section 15 ---------------------------------------------------------------------------------------------------
+
+
+def relay_frame(tag: int, values: Any) -> bytes:
+    body = packed([tag, *values])
+    return struct.pack(">H", len(body)) + body
+
+
+def relay_signed(purpose: bytes, relay: bytes, *rest: bytes) -> bytes:
+    return b"dsdnode relay " + purpose + b" 1\n" + relay + b"".join(rest)
+
+
+def relay_proof(derived: bytes, signed: bytes) -> bytes:
+    return hmac.new(derived, signed, hashlib.sha256).digest()
+
+
 # --- sections 6 and 8 ---------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 
 from dsdnode.wire.messages import Message
 from tests.protocol import examples, plain, vectors
@@ -193,3 +194,26 @@ def test_key_tokens_beyond_the_bitmap_must_match_too() -> None:
     whole = vectors.load("key_tokens")
     rule = plain.Relaxed(0.3, False, bytes.fromhex(whole["bitmap"]))
     assert {token: rule.is_key(int(token)) for token in whole["strict"]} == whole["strict"]
+
+
+def test_what_a_relay_is_told_is_framed_signed_and_proven_as_the_page_says() -> None:
+    keys = {one["name"]: bytes.fromhex(one["public_key"]) for one in cases("identity")}
+    peer_ids = {one["name"]: bytes.fromhex(one["peer_id"]) for one in cases("identity")}
+    derived = plain.swarm_key(vectors.load("relays")["swarm_key"])
+    values = {case["frame"]: plain.real(case["values"]) for case in cases("relays")}
+    for tag, case in enumerate(cases("relays"), start=1):
+        assert plain.relay_frame(tag, case["values"]).hex() == case["bytes"]
+    challenge, token, relay = values["challenge"][1], values["incoming"][0], keys["alice"]
+    signed = {
+        "reserve": ("bob", plain.relay_signed(b"reserve", relay, challenge, keys["bob"])),
+        "dial": ("carol", plain.relay_signed(b"dial", relay, challenge, keys["carol"], peer_ids["bob"])),
+        "accept": ("bob", plain.relay_signed(b"accept", relay, token)),
+    }
+    for case in cases("relays"):
+        signer, message = signed.get(case["frame"], ("", b""))
+        assert case["signed"] == message.hex()
+        if signer:
+            [signature] = [one for one in values[case["frame"]] if isinstance(one, bytes) and len(one) == 64]
+            VerifyKey(keys[signer]).verify(message, signature)
+    assert values["reserve"][2] == [plain.relay_proof(derived, signed["reserve"][1])]
+    assert values["dial"][3] == []

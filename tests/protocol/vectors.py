@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.protocol import examples, figures, peers
+from tests.protocol import examples, figures, peers, relays
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "vectors"
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -26,6 +26,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "states": figures.states,
     "acceptance": figures.acceptances,
     "key_tokens": figures.bitmaps,
+    "relays": relays.exchange,
 }
 MAX_WIDTH = 116
 

@@ -1,0 +1,56 @@
+"""Guards of relays, taken out: who is whom there, and who gets how much."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+FRAMES: Final = "dsdnode.net.relay.frames:"
+BOOK: Final = "dsdnode.net.relay.book:Book."
+SERVER: Final = "dsdnode.net.relay.server:Relay."
+CONNECTION: Final = "dsdnode.net.relay.connection:Connection."
+RATES: Final = "dsdnode.net.relay.rates:Rates."
+AGENT: Final = "dsdnode.net.relay.agent:Agent."
+RELAY: Final = {
+    "relay-signature": Mutation(SERVER + "_check", "if not verify(", "if False and not verify("),
+    "relay-challenge": Mutation(FRAMES + "to_reserve", " + challenge", ""),
+    "relay-own-key": Mutation(FRAMES + "to_reserve", " + relay_key", ""),
+    "relay-dialled": Mutation(FRAMES + "to_dial", " + callee", ""),
+    "relay-member": Mutation(FRAMES + "is_member", "not known or ", "True or "),
+    "relay-token-once": Mutation(BOOK + "accept", " or circuit.accepted", ""),
+    "relay-token-time": Mutation(BOOK + "accept", " or now > circuit.since_s + self.limits.answer_s", ""),
+    "relay-callee": Mutation(BOOK + "accept", "if not verify(", "if False and not verify("),
+    "relay-early": Mutation(SERVER + "heard", 'raise PeerMisbehaved("it was to wait")', "pass"),
+    "relay-preamble": Mutation(SERVER + "arrived", "self._limits.preamble_s", "3600"),
+    "relay-answer": Mutation(SERVER + "_dial", "self._limits.answer_s", "3600"),
+    "relay-guests": Mutation(BOOK + "arrived", "len(self._guests) <= self.limits.guests", "True"),
+    "relay-connections": Mutation(BOOK + "arrived", "not self._connections.spend(machine_of(host), now)", "False"),
+    "relay-words": Mutation(BOOK + "heard", "return self._words.spend(reservation.peer, now)", "return True"),
+    "relay-circuits": Mutation(BOOK + "dial", "if len(circuits) >= self.limits.circuits else", "if False else"),
+    "relay-circuits-share": Mutation(BOOK + "_gives_way", "if not heaviest:", "if False:"),
+    "relay-per-callee": Mutation(BOOK + "dial", ">= self.limits.circuits_per_callee", "> 9999"),
+    "relay-per-caller": Mutation(BOOK + "dial", ">= self.limits.circuits_per_caller", "> 9999"),
+    "relay-house": Mutation(BOOK + "dial", "machine_of(host)", "host"),
+    "relay-dials": Mutation(BOOK + "dial", "not self._dials.spend(caller.address, now)", "False"),
+    "relay-vain": Mutation(BOOK + "dial", "now < vain.until_s", "False"),
+    "relay-vain-memory": Mutation(BOOK[:-1], "lambda: LRUCache(MAX_REMEMBERED)", "lambda: LRUCache(1 << 20)"),
+    "relay-reservations": Mutation(BOOK + "reserve", "len(others) >= self.limits.reservations:", "False:"),
+    "relay-reservations-address": Mutation(BOOK + "reserve", ">= self.limits.reservations_per_caller", "> 9999"),
+    "relay-bytes": Mutation(BOOK + "is_spent", "circuit.num_bytes >= self.limits.circuit_bytes", "False"),
+    "relay-rate": Mutation("dsdnode.net.relay.rates:Bucket.take", " - num_bytes", ""),
+    "relay-rate-all": Mutation(RATES + "_set_chunk", "self._all.left(now) > 0", "True"),
+    "relay-turns": Mutation(RATES + "resumed", "min(able, key=self._turn_before)", "next(reversed(able))"),
+    "relay-turns-network": Mutation(RATES + "resumed", "min(able, key=self._turn_before)", "next(iter(able))"),
+    "relay-idle": Mutation(BOOK + "overdue_circuits", "now >= one.used_s + limits.idle_s or ", ""),
+    "relay-hour": Mutation(BOOK + "overdue_circuits", " or now >= one.since_s + limits.circuit_s", ""),
+    "relay-lease": Mutation(BOOK + "overdue_reservations", "min(one.until_s, one.heard_s + silent_s)", "one.until_s"),
+    "relay-kept": Mutation(CONNECTION + "_look", "self._held or (", "self._held or (False and "),
+    "relay-linger": Mutation(CONNECTION + "finish", "self._transport.abort", "bool"),
+    "relay-admits": Mutation(AGENT + "_called", " or not self._callee.admits(incoming.host)", ""),
+    "relay-taken": Mutation(AGENT + "_called", " or len(self._circuits) >= MAX_TAKEN", ""),
+    "relay-calls": Mutation(AGENT + "_called", 'not self._calls.spend(b"", self._loop.time()) or ', ""),
+    "relay-host": Mutation(AGENT + "_called", "not is_ip(incoming.host) or ", ""),
+    "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
+    "tunnel-ours": Mutation("dsdnode.net.relay.tunnel:Tunnel._is_strangers", "is False", "is bool"),
+}
