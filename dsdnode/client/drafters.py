@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from cachetools import LRUCache
 
 from dsdnode.addresses import network_of, parse_address
 from dsdnode.client.failures import MAX_TRIES, Failure, Failures
+from dsdnode.client.pace import Paces
 from dsdnode.client.preference import by_lot, by_preference
 from dsdnode.client.request import PendingReply
 from dsdnode.config import STILL_S
@@ -51,6 +53,7 @@ class Drafters:
         self._tasks = Tasks()
         self._left: LRUCache[bytes, None] = LRUCache(MAX_LEFT)
         """Those that gave a reply nothing, or too little: others are asked first from then on."""
+        self.paces = Paces()
         self.last = b""
         """It may have kept what it computed."""
 
@@ -110,7 +113,8 @@ class Drafters:
         drafters = [one for one in self._known if one.role == "drafter" and one.tokenizer_hash == tokenizer]
         last = self.last if pending.request.keep else b""
         lots = by_lot(drafters, self._network_of, self._rng)
-        return [record.peer_id for record in by_preference(lots, last, self.joined, self._is_shunned)]
+        rank = partial(self.paces.rank, pending.model.model_id)
+        return [record.peer_id for record in by_preference(lots, last, self.joined, self._is_shunned, rank)]
 
     def _network_of(self, record: ProviderRecord) -> str:
         """Where it is seen, or else would be dialled."""

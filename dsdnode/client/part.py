@@ -94,6 +94,10 @@ class Part:
         """Tokens that it does over again."""
         return len(self.tokens) - len(self.body.tokens)
 
+    def grow(self, tokens: tuple[int, ...], text: str) -> None:
+        """So much of the reply is there now; another one gave it meanwhile."""
+        self.tokens, self.text = tokens, text
+
     def read(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Ended:
         """What is new in it. Raises PeerMisbehaved when something before it was lost, OtherPrompt or Contradiction when
         it is not the reply that was begun, or the error that ended it."""

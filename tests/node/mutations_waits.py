@@ -12,6 +12,7 @@ PART: Final = "dsdnode.client.part:Part."
 PENDING: Final = "dsdnode.client.request:PendingReply."
 ASKINGS: Final = "dsdnode.client.asking:Askings."
 DRAFTERS: Final = "dsdnode.client.drafters:Drafters."
+RIVALS: Final = "dsdnode.client.rivals:Rivals."
 ROUTES: Final = "dsdnode.node.drafter.routes:Routes."
 WAITS: Final = {
     "trace-owner": Mutation("dsdnode.node.shard.host:StageHost._trace", "peer != session.owner", "False"),
@@ -42,10 +43,14 @@ WAITS: Final = {
         "dsdnode.node.drafter.attempt:Attempt.check", "choose_pipeline(known,", "choose_pipeline(alive,"
     ),
     "drafter-leaves": Mutation("dsdnode.client.patience:Patience.leaves", "now >= self._leaves_s", "False"),
-    "drafter-drips": Mutation(
-        "dsdnode.client.patience:Patience.stepped",
-        "self._leaves_s + TOKEN_PATIENCE_S * num_tokens",
-        "now + self._share_s",
+    "drafter-drips": Mutation(RIVALS + "_watch", "pace.num_tokens - num_before < least", "False"),
+    "rival-ended": Mutation(RIVALS + "_watch", "if giver.inbox.has_end:", "if False:"),
+    "rival-lead": Mutation(RIVALS + "_settle", "lead >= LEAD_TOKENS or", "pace.num_tokens or"),
+    "rival-known": Mutation(ASKINGS + "_start", "part.grow(tuple(pending.tokens), pending.text)", "pass"),
+    "rival-last": Mutation(ASKINGS + "follow", "if asking.is_beaten:", "if False:"),
+    "paces-kept": Mutation("dsdnode.client.pace:Paces.__init__", "LRUCache(MAX_PACES)", "LRUCache(1 << 30)"),
+    "paces-usual": Mutation(
+        "dsdnode.client.pace:Paces.least", "median_low(others) / SLOWER if others else SLOW", "SLOW"
     ),
     "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
     "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
@@ -80,6 +85,6 @@ WAITS: Final = {
     "rival-fruitless": Mutation(CLIENT + "generate", "self._fruitless[model.model_id] = None", "pass"),
     "rival-tokens": Mutation(CLIENT + "_choose_model", "max(request.prompt_tokens or (0,)) < model.vocab_size", "True"),
     "denied-once": Mutation("dsdnode.client.losses:said", "if isinstance(error, LOSSES) else Denied(error)", ""),
-    "denied-remembered": Mutation(CLIENT + "_ask_all", "self._drafters.left(*failures.deniers)", "pass"),
+    "denied-remembered": Mutation(CLIENT + "_over", "self._drafters.left(*failures.deniers)", "pass"),
     "contradicted": Mutation(CLIENT + "_failed", "self._drafters.left(*failures.givers)", "pass"),
 }

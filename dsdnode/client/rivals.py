@@ -1,0 +1,100 @@
+"""While a drafter gives a reply slowly another one is asked beside it, and goes on if it is faster."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from dsdnode.client.asking import Asking, Askings
+from dsdnode.client.drafters import Drafters
+from dsdnode.client.losses import Died, OtherPrompt
+from dsdnode.client.part import Way
+from dsdnode.client.patience import ASIDE_S
+from dsdnode.client.request import PendingReply
+from dsdnode.errors import BadInput, DsdError, Overloaded
+from dsdnode.identity import short_id
+from dsdnode.swarm.queries import wait_until
+from dsdnode.wire import replies
+
+log = structlog.get_logger(__name__)
+
+LEAD_TOKENS = 8
+"""So far ahead of what the user has is faster, and no chance: of two that are alike, one may be ahead by what a single
+pass gives."""
+
+
+class Rivals:
+    """Of one reply: `watch` whoever gives it, and `stop` when it does not any more.
+
+    One at a time is asked, after a pause in which too little came; the next pause is twice as long.
+    """
+
+    def __init__(self, askings: Askings, drafters: Drafters, pending: PendingReply) -> None:
+        self._askings = askings
+        self._drafters = drafters
+        self._pending = pending
+        self._pause_s = ASIDE_S
+        self._watching: asyncio.Task[None] | None = None
+
+    def watch(self, giver: Asking) -> None:
+        self._watching = asyncio.create_task(self._watch(giver), name="look for a faster drafter")
+
+    def stop(self, giver: Asking, winner: Asking | None) -> None:
+        """Whoever is asked beside it is left, if it has not won."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if giver.rival is not None and giver.rival is not winner:
+            self._askings.leave(giver.rival)
+
+    async def _watch(self, giver: Asking) -> None:
+        pace, pending = giver.inbox.pace, self._pending
+        while not giver.is_beaten:
+            pause_s, num_before = self._pause_s, pace.num_tokens
+            await asyncio.sleep(pause_s)
+            if giver.inbox.has_end:  # its reader pauses
+                return
+            least = self._drafters.paces.least(pending.model.model_id, giver.drafter) * pause_s
+            if pace.num_tokens - num_before < least and pending.others:
+                self._pause_s *= 2
+                await self._try(giver, pending.others.pop(0))
+
+    async def _try(self, giver: Asking, drafter: bytes) -> None:
+        log.info("slow drafter", peer=short_id(giver.drafter), asked_beside=short_id(drafter))
+        way: Way | None = Way.ASKED
+        while way is not None:
+            try:
+                rival = giver.rival = self._askings.ask(self._pending, drafter, way, beside=True)
+            except BadInput as refused:  # what is there already is too long to be asked for again
+                log.debug("nobody is asked beside", reason=str(refused))
+                return
+            await self._settle(rival)
+            if rival.has_begun:
+                giver.inbox.put(giver.drafter, replies.Cancel(giver.request))  # it may be waited for
+                return
+            error = rival.error if rival.started.done() else None
+            way = self._pending.way_after(way) if isinstance(error, OtherPrompt) else None
+            self._askings.leave(rival)
+            giver.rival = None
+        self._lost(rival, error)
+
+    async def _settle(self, rival: Asking) -> None:
+        """Until it is ahead, has failed, or has had its time."""
+        heard, pace = rival.inbox.heard, rival.inbox.pace
+        rival.started.add_done_callback(lambda _: heard.set())
+        while not rival.started.done() and asyncio.get_running_loop().time() < rival.aside_s(2):
+            lead = len(rival.part.body.tokens) + pace.num_tokens - len(self._pending.tokens)
+            if lead >= LEAD_TOKENS or rival.inbox.has_end:
+                rival.ahead.set()
+            heard.clear()
+            await wait_until(heard, rival.aside_s(2))
+
+    def _lost(self, rival: Asking, error: DsdError | None) -> None:
+        pace, now = rival.inbox.pace, asyncio.get_running_loop().time()
+        self._drafters.paces.note(self._pending.model.model_id, rival.drafter, pace.tokens_per_s(now))
+        if error is None and pace.num_tokens:
+            return
+        if not isinstance(error, Overloaded):
+            self._drafters.left(rival.drafter)
+        if isinstance(error, Died):  # nobody else shall die of it for some speed
+            self._pending.others.clear()
