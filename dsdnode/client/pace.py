@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import median_low
 
 from cachetools import LRUCache
 
 SLOW = 2.0
 """Tokens a second, where nothing is known of other drafters: half of what somebody reads aloud."""
 SLOWER = 3.0
-"""Times slower than others are: links and load make less of a difference between two that do their work."""
+"""Times slower than another one is: links and load make less of a difference between two that do their work."""
 MIN_TOKENS, MIN_S = 16, 2.0
 """One of these, behind the first tokens, or it says nothing of a pace."""
 MAX_PACES = 256
@@ -50,9 +49,9 @@ class Paces:
             self._known[model_id, drafter] = tokens_per_s
 
     def least(self, model_id: str, drafter: bytes) -> float:
-        """Tokens a second; who gives less is slow: far less than what is usual of the others."""
+        """Tokens a second; who gives less is slow: far less than the fastest of the others."""
         others = [pace for (model, one), pace in list(self._known.items()) if model == model_id and one != drafter]
-        return median_low(others) / SLOWER if others else SLOW
+        return max(others) / SLOWER if others else SLOW
 
     def rank(self, model_id: str, drafter: bytes) -> int:
         """Those that were not slow first, and those that were last."""

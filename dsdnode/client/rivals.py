@@ -8,7 +8,8 @@ import structlog
 
 from dsdnode.client.asking import Asking, Askings
 from dsdnode.client.drafters import Drafters
-from dsdnode.client.losses import Died, OtherPrompt
+from dsdnode.client.losses import Contradiction, Died, OtherPrompt
+from dsdnode.client.pace import SLOWER
 from dsdnode.client.part import Way
 from dsdnode.client.patience import ASIDE_S
 from dsdnode.client.request import PendingReply
@@ -76,7 +77,7 @@ class Rivals:
             way = self._pending.way_after(way) if isinstance(error, OtherPrompt) else None
             self._askings.leave(rival)
             giver.rival = None
-        self._lost(rival, error)
+        self._lost(giver, rival, error)
 
     async def _settle(self, rival: Asking) -> None:
         """Until it is ahead, has failed, or has had its time."""
@@ -89,12 +90,12 @@ class Rivals:
             heard.clear()
             await wait_until(heard, rival.aside_s(2))
 
-    def _lost(self, rival: Asking, error: DsdError | None) -> None:
-        pace, now = rival.inbox.pace, asyncio.get_running_loop().time()
-        self._drafters.paces.note(self._pending.model.model_id, rival.drafter, pace.tokens_per_s(now))
-        if error is None and pace.num_tokens:
-            return
-        if not isinstance(error, Overloaded):
+    def _lost(self, giver: Asking, rival: Asking, error: DsdError | None) -> None:
+        now = asyncio.get_running_loop().time()
+        given, own = (one.inbox.pace.tokens_per_s(now) or 0.0 for one in (giver, rival))
+        if own > 0 and own * SLOWER >= given:  # then it is usual here; who stalls himself says nothing of others
+            self._drafters.paces.note(self._pending.model.model_id, rival.drafter, own)
+        elif not isinstance(error, Overloaded | Contradiction):
             self._drafters.left(rival.drafter)
         if isinstance(error, Died):  # nobody else shall die of it for some speed
             self._pending.others.clear()

@@ -183,6 +183,23 @@ def test_who_only_seems_to_be_faster_takes_no_reply_over(tmp_path: Path, monkeyp
     story(tmp_path, tell)
 
 
+def test_who_stalls_beside_one_that_drips_does_not_make_it_usual(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mortimer, asked beside mallory, gives a token and no more: bob is asked after him."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "bob")
+        await drips(swarm)
+        await drips(swarm, "mortimer", every_s=1000.0)
+        alice = await town(swarm, monkeypatch, "mallory", "mortimer", "bob")
+        tokens, text, took_s, recoveries = await read(alice)
+        assert (tokens, text, recoveries) == (EXPECTED, shown(EXPECTED), 1)
+        assert took_s < 4 * FOUND_S
+
+    story(tmp_path, tell)
+
+
 def test_a_reader_who_pauses_makes_no_drafter_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm, "dora")
@@ -263,14 +280,17 @@ def test_a_pace_is_that_of_what_comes_after_the_first_tokens() -> None:
     assert (pace.tokens_per_s(), pace.tokens_per_s(16.0), pace.num_tokens) == (3.0, 1.0, 46)
 
 
-def test_who_gives_a_third_of_what_is_usual_of_the_others_is_slow() -> None:
+def test_who_gives_less_than_a_third_of_what_the_fastest_other_one_gives_is_slow() -> None:
     paces = Paces()
     assert (paces.least("m", b"bob"), paces.rank("m", b"bob")) == (SLOW, 1)
     for name, pace in {b"bob": 30.0, b"dora": 9.0, b"dan": 60.0, b"eve": None}.items():
         paces.note("m", name, pace)
     assert [paces.rank("m", name) for name in (b"bob", b"dora", b"dan", b"eve")] == [0, 2, 0, 1]
-    assert paces.least("m", b"dora") == 30.0 / SLOWER
-    assert paces.least("m", b"eve") == 30.0 / SLOWER
+    assert [paces.least("m", name) for name in (b"bob", b"dan", b"eve")] == [
+        60.0 / SLOWER,
+        30.0 / SLOWER,
+        60.0 / SLOWER,
+    ]
     assert (paces.least("other", b"bob"), paces.rank("other", b"bob")) == (SLOW, 1)
 
 

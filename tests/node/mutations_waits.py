@@ -49,9 +49,8 @@ WAITS: Final = {
     "rival-known": Mutation(ASKINGS + "_start", "part.grow(tuple(pending.tokens), pending.text)", "pass"),
     "rival-last": Mutation(ASKINGS + "follow", "if asking.is_beaten:", "if False:"),
     "paces-kept": Mutation("dsdnode.client.pace:Paces.__init__", "LRUCache(MAX_PACES)", "LRUCache(1 << 30)"),
-    "paces-usual": Mutation(
-        "dsdnode.client.pace:Paces.least", "median_low(others) / SLOWER if others else SLOW", "SLOW"
-    ),
+    "paces-usual": Mutation("dsdnode.client.pace:Paces.least", "max(others) / SLOWER if others else SLOW", "SLOW"),
+    "paces-stalled": Mutation(RIVALS + "_lost", "own > 0 and own * SLOWER >= given", "True"),
     "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
     "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
