@@ -272,7 +272,7 @@ class Client:
                         continue
                     running.remove(asking)
                     self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
-                if not done and pending.others:
+                if not done and pending.others and _now() >= running[-1].aside_s():  # what it took may be long
                     self._go_aside(pending, failures, running)
         finally:
             for asking in running:

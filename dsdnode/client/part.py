@@ -51,7 +51,7 @@ class Taken:
     prompt_tokens: tuple[int, ...]
     acceptance: wire.WireAcceptance
     num_positions: int
-    """Of the prompt, and of what it does over again, for which it may take time."""
+    """Of the prompt, as is usual of what was asked, and of what it does over again: for these it may take time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,9 +231,9 @@ class PendingReply:
         goes_on = part.tokens and not named
         if goes_on and part.way is Way.ASKED and prompt != self.prompt_tokens:
             raise OtherPrompt("the drafter takes what was asked for another prompt than the one before it")
-        num_positions = min(len(prompt), self._most_positions) + part.num_again
-        self.patience.accepted(num_positions)
-        return Taken(prompt, answer.acceptance, num_positions)
+        most, usual = self._positions
+        self.patience.accepted(min(len(prompt), most) + part.num_again)
+        return Taken(prompt, answer.acceptance, min(len(prompt), usual) + part.num_again)
 
     def take(self, taken: Taken) -> None:
         """Whoever goes on goes on from this; its drafter gives the next token."""
@@ -244,11 +244,12 @@ class PendingReply:
         self.patience.won(_now(), len(self.others))
 
     @property
-    def _most_positions(self) -> int:
-        """Of the prompt, whatever a drafter says: a token a byte, and a template's own."""
+    def _positions(self) -> tuple[int, int]:
+        """Of the prompt, whatever a drafter says: at most, a token a byte, and a template's own; and as is usual."""
         asked = self.request
         texts = [*(message["content"] for message in asked.messages), asked.prompt or ""]
-        return 1024 + sum(len(text.encode()) for text in texts) + len(asked.prompt_tokens or ())
+        num_bytes, named = sum(len(text.encode()) for text in texts), len(asked.prompt_tokens or ())
+        return 1024 + num_bytes + named, 64 + num_bytes // 2 + named
 
     def event(self, part: Part, news: Piece | Ended) -> Piece | Finished:
         """Of the part that was taken."""

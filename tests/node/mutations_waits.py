@@ -52,8 +52,10 @@ WAITS: Final = {
     "paces-usual": Mutation("dsdnode.client.pace:Paces.least", "max(others) / SLOWER if others else SLOW", "SLOW"),
     "paces-stalled": Mutation(RIVALS + "_lost", "own > 0 and own * SLOWER >= given", "True"),
     "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
-    "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
+    "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others and ", "if False and "),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
+    "beside-reading": Mutation(CLIENT + "_started", " and _now() >= running[-1].aside_s()", ""),
+    "beside-claimed": Mutation(PENDING + "checked", "min(len(prompt), usual)", "min(len(prompt), most)"),
     "beside-prompt": Mutation(
         ASKINGS + "_start",
         "part.taken = pending.checked(part, answer, buffers)",
@@ -71,7 +73,7 @@ WAITS: Final = {
         "dsdnode.client.drafters:no_drafter", "(denied := failures.denied) is not None", "denied := None"
     ),
     "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
-    "prompt-claimed": Mutation(PENDING + "checked", "min(len(prompt), self._most_positions)", "len(prompt)"),
+    "prompt-claimed": Mutation(PENDING + "checked", "min(len(prompt), most)", "len(prompt)"),
     "prompt-once": Mutation(
         "dsdnode.client.patience:Patience.accepted", "max(0.0, reading_s - self._reading_s)", "reading_s"
     ),
