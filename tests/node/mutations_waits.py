@@ -52,7 +52,7 @@ WAITS: Final = {
     "paces-usual": Mutation("dsdnode.client.pace:Paces.least", "max(others) / SLOWER if others else SLOW", "SLOW"),
     "paces-stalled": Mutation(RIVALS + "_lost", "own > 0 and own * SLOWER >= given", "True"),
     "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
-    "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others and ", "if False and "),
+    "drafter-beside": Mutation(CLIENT + "_started", "running[-1].aside_s() if pending.others else inf", "inf"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
     "beside-reading": Mutation(CLIENT + "_started", " and _now() >= running[-1].aside_s()", ""),
     "beside-claimed": Mutation(PENDING + "checked", "min(len(prompt), usual)", "min(len(prompt), most)"),
