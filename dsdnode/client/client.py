@@ -221,10 +221,11 @@ class Client:
             try:
                 async with contextlib.aclosing(self._askings.follow(pending, asking)) as events:
                     async for event in events:
-                        yield event
-                        if isinstance(event, Finished):
+                        if isinstance(event, Finished):  # who reads it may stop there
                             self._over(pending, failures, asking)
+                            yield event
                             return
+                        yield event
                 winner = asking.rival
                 self._beaten(pending, failures, asking)
             except DsdError as error:
@@ -237,14 +238,12 @@ class Client:
 
     def _over(self, pending: PendingReply, failures: Failures, asking: Asking) -> None:
         self._drafters.left(*failures.deniers)
-        self._drafters.paces.note(pending.model.model_id, asking.drafter, asking.inbox.pace.tokens_per_s())
+        self._drafters.gave(pending.model.model_id, asking.drafter, asking.inbox.pace.tokens_per_s())
 
     def _beaten(self, pending: PendingReply, failures: Failures, slow: Asking) -> None:
         """Another one gives the reply's next token."""
         assert slow.rival is not None
-        pace = slow.inbox.pace.tokens_per_s(_now())
-        self._drafters.paces.note(pending.model.model_id, slow.drafter, pace)
-        self._drafters.left(slow.drafter)
+        self._drafters.gave(pending.model.model_id, slow.drafter, 0.0)
         why = f"the drafter {short_id(slow.drafter)} was slower than another one"
         failures.slow(slow.drafter, Left(why))
         failures.givers.add(slow.drafter)

@@ -63,6 +63,16 @@ class Drafters:
     def left(self, *drafters: bytes) -> None:
         self._left.update(dict.fromkeys(drafters))
 
+    def gave(self, model_id: str, drafter: bytes, tokens_per_s: float | None) -> None:
+        """Of a reply. Who is slow does not say what is usual: nobody else may have been tried."""
+        if tokens_per_s is None:
+            return
+        if tokens_per_s < self.paces.least(model_id, drafter):
+            self.paces.forget(model_id, drafter)
+            self.left(drafter)
+        else:
+            self.paces.note(model_id, drafter, tokens_per_s)
+
     async def next(self, pending: PendingReply, failures: Failures) -> bytes:
         """The one to be preferred of those that answer; when all were asked, who was full, or failed but once, or was
         away and is back. `pending.others`: whom to ask beside it.

@@ -44,9 +44,11 @@ class Paces:
     def __init__(self) -> None:
         self._known: LRUCache[tuple[str, bytes], float] = LRUCache(MAX_PACES)
 
-    def note(self, model_id: str, drafter: bytes, tokens_per_s: float | None) -> None:
-        if tokens_per_s is not None:
-            self._known[model_id, drafter] = tokens_per_s
+    def note(self, model_id: str, drafter: bytes, tokens_per_s: float) -> None:
+        self._known[model_id, drafter] = tokens_per_s
+
+    def forget(self, model_id: str, drafter: bytes) -> None:
+        self._known.pop((model_id, drafter), None)
 
     def least(self, model_id: str, drafter: bytes) -> float:
         """Tokens a second; who gives less is slow: far less than the fastest of the others."""

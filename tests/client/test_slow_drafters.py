@@ -88,12 +88,13 @@ async def read(alice: Client, request: GenerateRequest = REQUEST) -> tuple[list[
     """Its tokens, its text, how long it took and how often another drafter went on with it."""
     tokens: list[int] = []
     text, began_s, recoveries = "", now(), -1
-    async for event in alice.generate(request):
-        if isinstance(event, Piece):
+    async with contextlib.aclosing(alice.generate(request)) as events:
+        async for event in events:
+            if not isinstance(event, Piece):
+                recoveries = event.stats.recoveries
+                break
             tokens += event.tokens
             text += event.text
-        else:
-            recoveries = event.stats.recoveries
     return tokens, text, now() - began_s, recoveries
 
 
@@ -113,6 +114,7 @@ def test_a_reply_is_carried_over_to_who_is_faster_and_the_next_one_begins_there(
         assert not alice._askings.inboxes
         assert (await read(alice))[0] == EXPECTED
         assert len(asked) == 1, "she remembers"
+        assert [alice._drafters.paces.rank(model, peer) for model, peer in alice._drafters.paces._known] == [0]
         await all_free(swarm, within_s=70)
 
     story(tmp_path, tell)
@@ -266,6 +268,26 @@ def test_a_drafter_that_stalls_is_left_for_one_that_was_full_before(
     story(tmp_path, tell)
 
 
+def test_who_was_slow_does_not_make_it_usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallory gave a whole reply when nobody else was there, and mortimer, his other name, is no faster."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        await drips(swarm)
+        alice = await swarm.client()
+        await read(alice)
+        await drips(swarm, "mortimer")
+        await swarm.add("bob", drafts=True)
+        await asyncio.sleep(15)  # everybody has been announced
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "mortimer", "bob")
+        tokens, _, took_s, recoveries = await read(alice)
+        assert (tokens, recoveries) == (EXPECTED, 1)
+        assert took_s < FOUND_S
+
+    story(tmp_path, tell)
+
+
 # --- what is known of paces
 
 
@@ -283,7 +305,7 @@ def test_a_pace_is_that_of_what_comes_after_the_first_tokens() -> None:
 def test_who_gives_less_than_a_third_of_what_the_fastest_other_one_gives_is_slow() -> None:
     paces = Paces()
     assert (paces.least("m", b"bob"), paces.rank("m", b"bob")) == (SLOW, 1)
-    for name, pace in {b"bob": 30.0, b"dora": 9.0, b"dan": 60.0, b"eve": None}.items():
+    for name, pace in {b"bob": 30.0, b"dora": 9.0, b"dan": 60.0}.items():
         paces.note("m", name, pace)
     assert [paces.rank("m", name) for name in (b"bob", b"dora", b"dan", b"eve")] == [0, 2, 0, 1]
     assert [paces.least("m", name) for name in (b"bob", b"dan", b"eve")] == [
@@ -292,6 +314,8 @@ def test_who_gives_less_than_a_third_of_what_the_fastest_other_one_gives_is_slow
         60.0 / SLOWER,
     ]
     assert (paces.least("other", b"bob"), paces.rank("other", b"bob")) == (SLOW, 1)
+    paces.forget("m", b"dan")
+    assert (paces.least("m", b"bob") * SLOWER, paces.rank("m", b"dan")) == (9.0, 1)
 
 
 def test_where_all_are_slow_nobody_is() -> None:

@@ -51,6 +51,8 @@ WAITS: Final = {
     "paces-kept": Mutation("dsdnode.client.pace:Paces.__init__", "LRUCache(MAX_PACES)", "LRUCache(1 << 30)"),
     "paces-usual": Mutation("dsdnode.client.pace:Paces.least", "max(others) / SLOWER if others else SLOW", "SLOW"),
     "paces-stalled": Mutation(RIVALS + "_lost", "own > 0 and own * SLOWER >= given", "True"),
+    "paces-slow": Mutation(DRAFTERS + "gave", "tokens_per_s < self.paces.least(model_id, drafter)", "False"),
+    "paces-ended": Mutation(CLIENT + "_ask_all", "self._over(pending, failures, asking)", "pass"),
     "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
     "drafter-beside": Mutation(CLIENT + "_started", "running[-1].aside_s() if pending.others else inf", "inf"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
