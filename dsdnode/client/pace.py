@@ -20,21 +20,23 @@ class Pace:
     """Of one drafter in one reply, by when its tokens arrive: who reads them may pause."""
 
     num_tokens: int = 0
+    first_s: float | None = None
     _num_first: int = 0
-    _first_s: float = 0.0
     _last_s: float = 0.0
 
     def heard(self, now: float, num_tokens: int) -> None:
         if not self.num_tokens:
-            self._first_s, self._num_first = now, num_tokens
+            self.first_s, self._num_first = now, num_tokens
         self.num_tokens += num_tokens
         self._last_s = now
 
     def tokens_per_s(self, now: float | None = None) -> float | None:
         """Behind the first ones; None: too little to tell. `now`: more are still to come."""
+        if self.first_s is None:
+            return None
         num = self.num_tokens - self._num_first
-        took_s = (self._last_s if now is None else now) - self._first_s
-        told = self.num_tokens and took_s > 0 and (num >= MIN_TOKENS or took_s >= MIN_S)
+        took_s = (self._last_s if now is None else now) - self.first_s
+        told = took_s > 0 and (num >= MIN_TOKENS or took_s >= MIN_S)
         return num / took_s if told else None
 
 

@@ -36,9 +36,11 @@ class Rivals:
         self._drafters = drafters
         self._pending = pending
         self._pause_s = ASIDE_S
+        self._asked: list[bytes] = []
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self, giver: Asking) -> None:
+        self._asked.append(giver.drafter)
         self._watching = asyncio.create_task(self._watch(giver), name="look for a faster drafter")
 
     def stop(self, giver: Asking, winner: Asking | None) -> None:
@@ -56,9 +58,12 @@ class Rivals:
             if giver.inbox.has_end:  # its reader pauses
                 return
             least = self._drafters.paces.least(pending.model.model_id, giver.drafter) * pause_s
-            if pace.num_tokens - num_before < least and pending.others:
+            if pace.num_tokens - num_before < least:
                 self._pause_s *= 2
-                await self._try(giver, pending.others.pop(0))
+                pending.others = pending.others or await self._drafters.others(pending, self._asked)
+                if pending.others:
+                    self._asked.append(pending.others[0])
+                    await self._try(giver, pending.others.pop(0))
 
     async def _try(self, giver: Asking, drafter: bytes) -> None:
         log.info("slow drafter", peer=short_id(giver.drafter), asked_beside=short_id(drafter))
@@ -83,12 +88,12 @@ class Rivals:
         """Until it is ahead, has failed, or has had its time."""
         heard, pace = rival.inbox.heard, rival.inbox.pace
         rival.started.add_done_callback(lambda _: heard.set())
-        while not rival.started.done() and asyncio.get_running_loop().time() < rival.aside_s(2):
+        while not rival.started.done() and asyncio.get_running_loop().time() < _end_s(rival):
             lead = len(rival.part.body.tokens) + pace.num_tokens - len(self._pending.tokens)
             if lead >= LEAD_TOKENS or rival.inbox.has_end:
                 rival.ahead.set()
             heard.clear()
-            await wait_until(heard, rival.aside_s(2))
+            await wait_until(heard, _end_s(rival))
 
     def _lost(self, giver: Asking, rival: Asking, error: DsdError | None) -> None:
         now = asyncio.get_running_loop().time()
@@ -99,3 +104,11 @@ class Rivals:
             self._drafters.left(rival.drafter)
         if isinstance(error, Died):  # nobody else shall die of it for some speed
             self._pending.others.clear()
+
+
+def _end_s(rival: Asking) -> float:
+    """When it has had its time: for the prompt, and, once it gives tokens, for what the other one gave meanwhile."""
+    first_s = rival.inbox.pace.first_s
+    if first_s is None:
+        return rival.aside_s(2)
+    return min(rival.aside_s(2), first_s + 2 * ASIDE_S + (first_s - rival.since_s) / 2)

@@ -15,6 +15,7 @@ from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.client.pace import MAX_PACES, SLOW, SLOWER, Pace, Paces
 from dsdnode.client.patience import MAX_ASIDE
 from dsdnode.config import DEFAULT_PATIENCE_S
+from dsdnode.engine.fake import fake_text
 from dsdnode.errors import DsdError
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
@@ -24,7 +25,7 @@ from tests.client.test_another_drafter import ASKED, reply_to, shown
 from tests.client.test_drafters import ask_first
 from tests.client.test_trust import ring
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, rest
-from tests.node.swarm import FakeSwarm
+from tests.node.swarm import TARGET, FakeSwarm
 from tests.node.test_drafter_host import all_free, some, story
 from tests.node.test_waits import now
 
@@ -51,7 +52,7 @@ async def drips(
             return Pong(), []
         body = decode_body(buffers[0], replies.GenerateBody)
         asked.append(list(body.tokens))
-        right = reply_to(body.text) if body.text else EXPECTED
+        right = reply_to(body.text) if body.text else fake_text(TARGET, body.prompt_tokens, 60)
         right, index = [lies(token) for token in right[: body.max_tokens]], len(body.tokens)
 
         def says(notice: Message, *payload: bytes) -> None:
@@ -264,6 +265,35 @@ def test_a_drafter_that_stalls_is_left_for_one_that_was_full_before(
         tokens, text, took_s, recoveries = await read(alice)
         assert (tokens, text, recoveries) == (EXPECTED, shown(EXPECTED), 1)
         assert took_s < DEFAULT_PATIENCE_S
+
+    story(tmp_path, tell)
+
+
+def test_who_comes_while_a_drafter_drips_is_asked_beside_it(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        await drips(swarm)
+        alice = await swarm.client()
+        asyncio.get_running_loop().call_later(5, lambda: asyncio.ensure_future(swarm.add("bob", drafts=True)))
+        tokens, text, took_s, recoveries = await read(alice)
+        assert (tokens, text, recoveries) == (EXPECTED, shown(EXPECTED), 1)
+        assert took_s < 30
+
+    story(tmp_path, tell)
+
+
+def test_a_rival_that_stalls_has_no_longer_for_a_long_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mortimer, asked beside mallory, might read for a minute: he gives a token at once, and then no more."""
+    prompt = tuple([3] * 600)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "bob")
+        for name, every_s in {"mallory": 2.0, "mortimer": 1000.0}.items():
+            await drips(swarm, name, every_s=every_s, prompt=prompt)
+        alice = await town(swarm, monkeypatch, "mallory", "mortimer", "bob")
+        tokens, _, took_s, recoveries = await read(alice, replace(REQUEST, prompt_tokens=prompt))
+        assert (tokens, recoveries) == (fake_text(TARGET, prompt, 60), 1)
+        assert took_s < 30
 
     story(tmp_path, tell)
 

@@ -48,6 +48,8 @@ WAITS: Final = {
     "rival-lead": Mutation(RIVALS + "_settle", "lead >= LEAD_TOKENS or", "pace.num_tokens or"),
     "rival-known": Mutation(ASKINGS + "_start", "part.grow(tuple(pending.tokens), pending.text)", "pass"),
     "rival-last": Mutation(ASKINGS + "follow", "if asking.is_beaten:", "if False:"),
+    "rival-others": Mutation(RIVALS + "_watch", "await self._drafters.others(pending, self._asked)", "[]"),
+    "rival-reading": Mutation("dsdnode.client.rivals:_end_s", "first_s is None", "True"),
     "paces-kept": Mutation("dsdnode.client.pace:Paces.__init__", "LRUCache(MAX_PACES)", "LRUCache(1 << 30)"),
     "paces-usual": Mutation("dsdnode.client.pace:Paces.least", "max(others) / SLOWER if others else SLOW", "SLOW"),
     "paces-stalled": Mutation(RIVALS + "_lost", "own > 0 and own * SLOWER >= given", "True"),
