@@ -114,9 +114,9 @@ class Drafters:
                 await self._look(0.0, thorough=True)  # those who answered first may not know of all
 
     async def others(self, pending: PendingReply, asked: Collection[bytes]) -> list[bytes]:
-        """That may be there by now; nobody of whom something bad is known."""
+        """That may be there by now."""
         await self._look(RECENT_S)
-        return [peer for peer in self._order(pending) if peer not in asked and not self._is_shunned(peer)]
+        return [peer for peer in self._order(pending) if peer not in asked]
 
     def _check(self, pending: PendingReply, failures: Failures, *, waits: bool) -> None:
         """Nobody is left to ask for now."""

@@ -20,10 +20,6 @@ from dsdnode.wire import replies
 
 log = structlog.get_logger(__name__)
 
-LEAD_TOKENS = 8
-"""So far ahead of what the user has is faster, and no chance: of two that are alike, one may be ahead by what a single
-pass gives."""
-
 
 class Rivals:
     """Of one reply: `watch` whoever gives it, and `stop` when it does not any more.
@@ -58,14 +54,17 @@ class Rivals:
             if giver.inbox.has_end:  # its reader pauses
                 return
             least = self._drafters.paces.least(pending.model.model_id, giver.drafter) * pause_s
-            if pace.num_tokens - num_before < least:
+            given = pace.num_tokens - num_before
+            if given < least:
                 self._pause_s *= 2
                 pending.others = pending.others or await self._drafters.others(pending, self._asked)
                 if pending.others:
                     self._asked.append(pending.others[0])
-                    await self._try(giver, pending.others.pop(0))
+                    await self._try(giver, pending.others.pop(0), 1 + given * ASIDE_S / pause_s)
 
-    async def _try(self, giver: Asking, drafter: bytes) -> None:
+    async def _try(self, giver: Asking, drafter: bytes, lead: float) -> None:
+        """`lead`: so many tokens ahead, of what the user has, is faster: of two that are alike one may be ahead by what
+        a single pass gives."""
         log.info("slow drafter", peer=short_id(giver.drafter), asked_beside=short_id(drafter))
         way: Way | None = Way.ASKED
         while way is not None:
@@ -74,7 +73,7 @@ class Rivals:
             except BadInput as refused:  # what is there already is too long to be asked for again
                 log.debug("nobody is asked beside", reason=str(refused))
                 return
-            await self._settle(rival)
+            await self._settle(rival, lead)
             if rival.has_begun:
                 giver.inbox.put(giver.drafter, replies.Cancel(giver.request))  # it may be waited for
                 return
@@ -84,13 +83,13 @@ class Rivals:
             giver.rival = None
         self._lost(giver, rival, error)
 
-    async def _settle(self, rival: Asking) -> None:
+    async def _settle(self, rival: Asking, lead: float) -> None:
         """Until it is ahead, has failed, or has had its time."""
         heard, pace = rival.inbox.heard, rival.inbox.pace
         rival.started.add_done_callback(lambda _: heard.set())
         while not rival.started.done() and asyncio.get_running_loop().time() < _end_s(rival):
-            lead = len(rival.part.body.tokens) + pace.num_tokens - len(self._pending.tokens)
-            if lead >= LEAD_TOKENS or rival.inbox.has_end:
+            ahead = len(rival.part.body.tokens) + pace.num_tokens - len(self._pending.tokens)
+            if ahead >= lead or rival.inbox.has_end:
                 rival.ahead.set()
             heard.clear()
             await wait_until(heard, _end_s(rival))

@@ -45,7 +45,7 @@ WAITS: Final = {
     "drafter-leaves": Mutation("dsdnode.client.patience:Patience.leaves", "now >= self._leaves_s", "False"),
     "drafter-drips": Mutation(RIVALS + "_watch", "pace.num_tokens - num_before < least", "False"),
     "rival-ended": Mutation(RIVALS + "_watch", "if giver.inbox.has_end:", "if False:"),
-    "rival-lead": Mutation(RIVALS + "_settle", "lead >= LEAD_TOKENS or", "pace.num_tokens or"),
+    "rival-lead": Mutation(RIVALS + "_settle", "ahead >= lead or", "ahead > 0 or"),
     "rival-known": Mutation(ASKINGS + "_start", "part.grow(tuple(pending.tokens), pending.text)", "pass"),
     "rival-last": Mutation(ASKINGS + "follow", "if asking.is_beaten:", "if False:"),
     "rival-others": Mutation(RIVALS + "_watch", "await self._drafters.others(pending, self._asked)", "[]"),
