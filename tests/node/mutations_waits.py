@@ -43,7 +43,7 @@ WAITS: Final = {
         "dsdnode.node.drafter.attempt:Attempt.check", "choose_pipeline(known,", "choose_pipeline(alive,"
     ),
     "drafter-leaves": Mutation("dsdnode.client.patience:Patience.leaves", "now >= self._leaves_s", "False"),
-    "drafter-drips": Mutation(RIVALS + "_watch", "pace.num_tokens - num_before < least", "False"),
+    "drafter-drips": Mutation(RIVALS + "_watch", "given < least", "False"),
     "rival-ended": Mutation(RIVALS + "_watch", "if giver.inbox.has_end:", "if False:"),
     "rival-lead": Mutation(RIVALS + "_settle", "ahead >= lead or", "ahead > 0 or"),
     "rival-known": Mutation(ASKINGS + "_start", "part.grow(tuple(pending.tokens), pending.text)", "pass"),
