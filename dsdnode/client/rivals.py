@@ -33,6 +33,8 @@ class Rivals:
         self._pending = pending
         self._pause_s = ASIDE_S
         self._asked: list[bytes] = []
+        self._killed = False
+        """An engine died of it: nobody else shall, for some speed."""
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self, giver: Asking) -> None:
@@ -55,7 +57,7 @@ class Rivals:
                 return
             least = self._drafters.paces.least(pending.model.model_id, giver.drafter) * pause_s
             given = pace.num_tokens - num_before
-            if given < least:
+            if given < least and not self._killed:
                 self._pause_s *= 2
                 pending.others = pending.others or await self._drafters.others(pending, self._asked)
                 if pending.others:
@@ -101,8 +103,7 @@ class Rivals:
             self._drafters.paces.note(self._pending.model.model_id, rival.drafter, own)
         elif not isinstance(error, Overloaded | Contradiction):
             self._drafters.left(rival.drafter)
-        if isinstance(error, Died):  # nobody else shall die of it for some speed
-            self._pending.others.clear()
+        self._killed |= isinstance(error, Died)
 
 
 def _end_s(rival: Asking) -> float:

@@ -22,7 +22,7 @@ from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import Message, Pong, Refused
 from dsdnode.wire.tensors import pack_tokens
 from tests.client.test_another_drafter import ASKED, reply_to, shown
-from tests.client.test_drafters import ask_first
+from tests.client.test_drafters import ask_first, says_no
 from tests.client.test_trust import ring
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, rest
 from tests.node.swarm import TARGET, FakeSwarm
@@ -265,6 +265,19 @@ def test_a_drafter_that_stalls_is_left_for_one_that_was_full_before(
         tokens, text, took_s, recoveries = await read(alice)
         assert (tokens, text, recoveries) == (EXPECTED, shown(EXPECTED), 1)
         assert took_s < DEFAULT_PATIENCE_S
+
+    story(tmp_path, tell)
+
+
+def test_nobody_is_asked_for_speed_where_an_engine_died_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dan")
+        await drips(swarm)
+        swarm.members["dan"].node.rpc.on_request(replies.Generate, says_no("WorkerDied"))
+        dave = await drips(swarm, "dave", every_s=0.01)
+        alice = await town(swarm, monkeypatch, "mallory", "dan", "dave")
+        tokens, _, _, recoveries = await read(alice, replace(REQUEST, max_tokens=40))
+        assert (tokens, recoveries, dave) == (EXPECTED[:40], 0, [])
 
     story(tmp_path, tell)
 

@@ -43,11 +43,12 @@ WAITS: Final = {
         "dsdnode.node.drafter.attempt:Attempt.check", "choose_pipeline(known,", "choose_pipeline(alive,"
     ),
     "drafter-leaves": Mutation("dsdnode.client.patience:Patience.leaves", "now >= self._leaves_s", "False"),
-    "drafter-drips": Mutation(RIVALS + "_watch", "given < least", "False"),
+    "drafter-drips": Mutation(RIVALS + "_watch", "given < least and", "False and"),
     "rival-ended": Mutation(RIVALS + "_watch", "if giver.inbox.has_end:", "if False:"),
     "rival-lead": Mutation(RIVALS + "_settle", "ahead >= lead or", "ahead > 0 or"),
     "rival-known": Mutation(ASKINGS + "_start", "part.grow(tuple(pending.tokens), pending.text)", "pass"),
     "rival-last": Mutation(ASKINGS + "follow", "if asking.is_beaten:", "if False:"),
+    "rival-killed": Mutation(RIVALS + "_lost", "isinstance(error, Died)", "False"),
     "rival-others": Mutation(RIVALS + "_watch", "await self._drafters.others(pending, self._asked)", "[]"),
     "rival-reading": Mutation("dsdnode.client.rivals:_end_s", "first_s is None", "True"),
     "paces-kept": Mutation("dsdnode.client.pace:Paces.__init__", "LRUCache(MAX_PACES)", "LRUCache(1 << 30)"),
