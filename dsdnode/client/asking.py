@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from dsdnode.client.losses import Left
+from dsdnode.client.pace import Pace
 from dsdnode.client.part import Ended, Part, Piece, Way
 from dsdnode.client.patience import ASIDE_POSITION_S, ASIDE_S
 from dsdnode.client.request import Finished, PendingReply
@@ -27,6 +29,7 @@ ASK_TIMEOUT_S = 10.0
 SILENCE_S = 2.0
 """A drafter that sends nothing for so long is asked whether it knows of the reply."""
 MAX_QUEUED_NOTICES = 4096
+OVER_AGAIN = "the drafter before named another prompt: this one does the reply over again"
 
 _Notice = tuple[wire.Message, Sequence[bytes]]
 
@@ -37,10 +40,20 @@ class Inbox:
 
     drafter: bytes
     notices: asyncio.Queue[_Notice] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_NOTICES))
+    pace: Pace = field(default_factory=Pace)
+    has_end: bool = False
+    """Of the reply, among what was put in."""
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     def put(self, peer: bytes, message: wire.Message, buffers: Sequence[bytes] = ()) -> None:
         """What does not fit is lost: a gap is seen by its index."""
-        if peer == self.drafter and not self.notices.full():
+        if peer != self.drafter:
+            return
+        if isinstance(message, replies.Piece):
+            self.pace.heard(_now(), sum(map(len, buffers[:1])) // 4)
+        self.has_end |= isinstance(message, replies.Finished)
+        self.heard.set()
+        if not self.notices.full():
             self.notices.put_nowait((message, buffers))
 
 
@@ -59,6 +72,19 @@ class Asking:
     speaks: bool = False
     """Of several that are asked at once one tells the user what it waits for."""
     is_over: bool = False
+    ahead: asyncio.Event = field(default_factory=asyncio.Event)
+    """What it says is not read before. (Of one that is asked beside another that gives the reply.)"""
+    rival: Asking | None = None
+    """Whoever is asked beside it."""
+
+    @property
+    def has_begun(self) -> bool:
+        return self.started.done() and not self.started.cancelled() and self.error is None
+
+    @property
+    def is_beaten(self) -> bool:
+        """The rival gives the reply's next token."""
+        return self.rival is not None and self.rival.has_begun
 
     @property
     def request(self) -> bytes:
@@ -72,10 +98,10 @@ class Asking:
             raise error
         return error
 
-    def aside_s(self) -> float:
-        """When it is time to ask another one beside it."""
+    def aside_s(self, times: int = 1) -> float:
+        """When it is time to ask another one beside it; or after so many times as long."""
         taken = self.part.taken
-        return self.since_s + ASIDE_S + ASIDE_POSITION_S * (taken.num_positions if taken else 0)
+        return self.since_s + times * (ASIDE_S + ASIDE_POSITION_S * (taken.num_positions if taken else 0))
 
 
 class Askings:
@@ -89,11 +115,14 @@ class Askings:
         for kind in (replies.Piece, replies.Finished, replies.Waiting):
             rpc.on_notice(kind, self._notice)
 
-    def ask(self, pending: PendingReply, drafter: bytes, way: Way = Way.ASKED) -> Asking:
-        """Raises BadInput for what no drafter would accept."""
-        part, body = pending.begin(way)
+    def ask(self, pending: PendingReply, drafter: bytes, way: Way = Way.ASKED, *, beside: bool = False) -> Asking:
+        """`beside` another one that gives the reply: it begins when it is `ahead`. Raises BadInput for what no drafter
+        would accept."""
+        part, body = pending.begin(way, beside=beside)
         inbox = self.inboxes[part.request] = Inbox(drafter)
         asking = Asking(drafter, part, inbox)
+        if not beside:
+            asking.ahead.set()
         asking.started = asyncio.create_task(self._start(pending, asking, body), name="ask a drafter")
         return asking
 
@@ -111,23 +140,37 @@ class Askings:
         part = asking.part
         part.taken = pending.checked(part, answer, buffers)
         if part.way is Way.OVER and asking.speaks:
-            pending.hear("the drafter before named another prompt: this one does the reply over again")
+            pending.hear(OVER_AGAIN)
+        await asking.ahead.wait()
+        part.grow(tuple(pending.tokens), pending.text)
+        num_pieces = pending.num_pieces
         while True:
             news = await self._read(pending, asking)
+            if pending.num_pieces != num_pieces:
+                raise Left("the drafter is not as far as it seemed")
             if isinstance(news, Ended) or news.tokens or news.text:
                 asking.early.append(news)
             if isinstance(news, Ended) or news.tokens:
                 return
 
     async def follow(self, pending: PendingReply, asking: Asking) -> AsyncGenerator[Piece | Finished, None]:
-        """After `started` has ended well."""
+        """After `started` has ended well; to the end, or until it is beaten."""
         assert asking.part.taken is not None
         pending.take(asking.part.taken)
+        if asking.part.way is Way.OVER and not asking.speaks:
+            pending.hear(OVER_AGAIN)
         asking.speaks = True
         for news in asking.early:
             yield pending.event(asking.part, news)
         while not asking.is_over:
-            yield pending.event(asking.part, await self._read(pending, asking))
+            try:
+                news = await self._read(pending, asking)
+            except DsdError:
+                if not asking.is_beaten:
+                    raise
+            if asking.is_beaten:  # from here to the rival's first token nothing else may be added
+                return
+            yield pending.event(asking.part, news)
 
     async def _read(self, pending: PendingReply, asking: Asking) -> Piece | Ended:
         """What is new in the drafter's next notice."""

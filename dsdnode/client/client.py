@@ -18,6 +18,7 @@ from dsdnode.client.losses import LOSSES, Contradiction, Denied, Died, Left, Oth
 from dsdnode.client.part import Piece
 from dsdnode.client.patience import MAX_ASIDE, Patience
 from dsdnode.client.request import Finished, GenerateRequest, PendingReply, ReplyStats
+from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded
@@ -211,21 +212,42 @@ class Client:
 
     async def _ask_all(self, pending: PendingReply) -> AsyncGenerator[Piece | Finished, None]:
         """One drafter after the other, or beside it, until the reply is over."""
-        failures = Failures()
+        failures, rivals = Failures(), Rivals(self._askings, self._drafters, pending)
+        winner: Asking | None = None
         while True:
-            asking = await self._started(pending, failures)
+            asking = winner or await self._started(pending, failures)
+            winner = None
+            rivals.watch(asking)
             try:
                 async with contextlib.aclosing(self._askings.follow(pending, asking)) as events:
                     async for event in events:
+                        if isinstance(event, Finished):  # who reads it may stop there
+                            self._over(pending, failures, asking)
+                            yield event
+                            return
                         yield event
-                self._drafters.left(*failures.deniers)
-                return
+                winner = asking.rival
+                self._beaten(pending, failures, asking)
             except DsdError as error:
                 self._failed(pending, failures, asking.drafter, error, others=bool(pending.others))
             finally:
+                rivals.stop(asking, winner)
                 self._askings.leave(asking)
             pending.patience.over()
             pending.num_resumed += 1
+
+    def _over(self, pending: PendingReply, failures: Failures, asking: Asking) -> None:
+        self._drafters.left(*failures.deniers)
+        self._drafters.gave(pending.model.model_id, asking.drafter, asking.inbox.pace.tokens_per_s())
+
+    def _beaten(self, pending: PendingReply, failures: Failures, slow: Asking) -> None:
+        """Another one gives the reply's next token."""
+        assert slow.rival is not None
+        self._drafters.gave(pending.model.model_id, slow.drafter, 0.0)
+        why = f"the drafter {short_id(slow.drafter)} was slower than another one"
+        failures.slow(slow.drafter, Left(why))
+        failures.givers.add(slow.drafter)
+        self._drafters.last = slow.rival.drafter
 
     async def _started(self, pending: PendingReply, failures: Failures) -> Asking:
         """Whoever gives the reply's next token, or its end. A drafter that takes long for it is not left at once, but
@@ -249,7 +271,7 @@ class Client:
                         continue
                     running.remove(asking)
                     self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
-                if not done and pending.others:
+                if not done and pending.others and _now() >= running[-1].aside_s():  # what it took may be long
                     self._go_aside(pending, failures, running)
         finally:
             for asking in running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from cachetools import LRUCache
 
 from dsdnode.addresses import network_of, parse_address
 from dsdnode.client.failures import MAX_TRIES, Failure, Failures
+from dsdnode.client.pace import Paces
 from dsdnode.client.preference import by_lot, by_preference
 from dsdnode.client.request import PendingReply
 from dsdnode.config import STILL_S
@@ -51,6 +53,7 @@ class Drafters:
         self._tasks = Tasks()
         self._left: LRUCache[bytes, None] = LRUCache(MAX_LEFT)
         """Those that gave a reply nothing, or too little: others are asked first from then on."""
+        self.paces = Paces()
         self.last = b""
         """It may have kept what it computed."""
 
@@ -59,6 +62,16 @@ class Drafters:
 
     def left(self, *drafters: bytes) -> None:
         self._left.update(dict.fromkeys(drafters))
+
+    def gave(self, model_id: str, drafter: bytes, tokens_per_s: float | None) -> None:
+        """Of a reply. Who is slow does not say what is usual: nobody else may have been tried."""
+        if tokens_per_s is None:
+            return
+        if tokens_per_s < self.paces.least(model_id, drafter):
+            self.paces.forget(model_id, drafter)
+            self.left(drafter)
+        else:
+            self.paces.note(model_id, drafter, tokens_per_s)
 
     async def next(self, pending: PendingReply, failures: Failures) -> bytes:
         """The one to be preferred of those that answer; when all were asked, who was full, or failed but once, or was
@@ -100,6 +113,11 @@ class Drafters:
                 thorough = True
                 await self._look(0.0, thorough=True)  # those who answered first may not know of all
 
+    async def others(self, pending: PendingReply, asked: Collection[bytes]) -> list[bytes]:
+        """That may be there by now."""
+        await self._look(RECENT_S)
+        return [peer for peer in self._order(pending) if peer not in asked]
+
     def _check(self, pending: PendingReply, failures: Failures, *, waits: bool) -> None:
         """Nobody is left to ask for now."""
         if failures.deniers or not waits or pending.patience.is_spent(_now()):
@@ -110,7 +128,8 @@ class Drafters:
         drafters = [one for one in self._known if one.role == "drafter" and one.tokenizer_hash == tokenizer]
         last = self.last if pending.request.keep else b""
         lots = by_lot(drafters, self._network_of, self._rng)
-        return [record.peer_id for record in by_preference(lots, last, self.joined, self._is_shunned)]
+        rank = partial(self.paces.rank, pending.model.model_id)
+        return [record.peer_id for record in by_preference(lots, last, self.joined, self._is_shunned, rank)]
 
     def _network_of(self, record: ProviderRecord) -> str:
         """Where it is seen, or else would be dialled."""

@@ -51,7 +51,7 @@ class Taken:
     prompt_tokens: tuple[int, ...]
     acceptance: wire.WireAcceptance
     num_positions: int
-    """Of the prompt, and of what it does over again, for which it may take time."""
+    """Of the prompt, as is usual of what was asked, and of what it does over again: for these it may take time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,10 @@ class Part:
     def num_again(self) -> int:
         """Tokens that it does over again."""
         return len(self.tokens) - len(self.body.tokens)
+
+    def grow(self, tokens: tuple[int, ...], text: str) -> None:
+        """So much of the reply is there now; another one gave it meanwhile."""
+        self.tokens, self.text = tokens, text
 
     def read(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Ended:
         """What is new in it. Raises PeerMisbehaved when something before it was lost, OtherPrompt or Contradiction when

@@ -11,10 +11,6 @@ ASIDE_POSITION_S = 0.05
 """More for each position of the prompt."""
 MAX_ASIDE = 3
 """Drafters that are asked at once; for one more the first of them is left, which had four times as long."""
-TRIAL_S = 5.0
-"""Once it has given a token: a drafter that drips is left for one that was not tried yet."""
-TOKEN_PATIENCE_S = 1.0
-"""Each token that it gave counts for so long."""
 MIN_SHARE_S = 15.0
 """Of the patience, at most, for one of several drafters: a peer of its pipeline that is away for ten seconds is waited
 for, where it has given enough."""
@@ -42,16 +38,16 @@ class Patience:
     def won(self, now: float, num_others: int) -> None:
         """It gave a token before the others did; so many were not tried yet."""
         self._share_s = max(MIN_SHARE_S, self.patience_s / (1 + num_others)) if num_others else float("inf")
-        self._leaves_s = now + (TRIAL_S if num_others else float("inf"))
+        self._leaves_s = now + self._share_s
 
     def over(self) -> None:
         """Nobody goes on for now."""
         self._leaves_s = float("inf")
 
-    def stepped(self, now: float, num_tokens: int) -> None:
+    def stepped(self, now: float) -> None:
         self._stepped_s = now
         self._ends_s, self._reading_s = now + self.patience_s + MARGIN_S, 0.0
-        self._leaves_s = min(now + self._share_s, self._leaves_s + TOKEN_PATIENCE_S * num_tokens)
+        self._leaves_s = now + self._share_s
 
     def is_still(self, now: float) -> bool:
         """Should the user hear of it? The drafter has had time to say more."""

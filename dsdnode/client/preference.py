@@ -31,10 +31,14 @@ def by_lot(
 
 
 def by_preference(
-    drafters: Sequence[ProviderRecord], last: bytes, joined: Collection[bytes], is_silent: Callable[[bytes], bool]
+    drafters: Sequence[ProviderRecord],
+    last: bytes,
+    joined: Collection[bytes],
+    is_silent: Callable[[bytes], bool],
+    rank: Callable[[bytes], int],
 ) -> list[ProviderRecord]:
-    """In a conversation the `last` one, or the peers that we joined; else those that are not slower than is usual. The
-    order in which they come decides between equals.
+    """In a conversation the `last` one, or the peers that we joined; else those that are not slower than is usual, and
+    of these in the order of `rank`, by what they gave. The order in which they come decides between equals.
 
     Those that were silent lately come behind the others, and before them those that say that they are full. Who says
     that it is fast, or has places for a thousand, is as good as the usual one: anybody can say so.
@@ -42,7 +46,7 @@ def by_preference(
     measured_s = [one.cost.at(1) for one in drafters if one.cost != UNKNOWN]
     usual_s = median_high(measured_s) if measured_s else 0.0
 
-    def key(record: ProviderRecord) -> tuple[bool, bool, bool, bool, int]:
+    def key(record: ProviderRecord) -> tuple[bool, bool, bool, bool, int, int]:
         slower = record.cost.at(1) * (1 + record.queue) / usual_s if usual_s else 1.0
         return (
             is_silent(record.peer_id),
@@ -50,6 +54,7 @@ def by_preference(
             record.peer_id not in joined,
             record.free_sessions == 0,
             int(log2(max(1.0, slower)) / log2(SPEED_CLASS)),
+            rank(record.peer_id),
         )
 
     return sorted(drafters, key=key)

@@ -132,15 +132,25 @@ class PendingReply:
         still = f"{why}; nothing came for {self.patience.still_s(now):.0f} s"
         if self.patience.is_over(now):
             raise NoPipeline(still)
-        if self.patience.leaves(now):
+        if speaks and self.patience.leaves(now):
             raise Left(still)
 
-    def begin(self, way: Way = Way.ASKED) -> tuple[Part, bytes]:
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    @property
+    def num_pieces(self) -> int:
+        return len(self._texts)
+
+    def begin(self, way: Way = Way.ASKED, *, beside: bool = False) -> tuple[Part, bytes]:
         """With a new request id, so that nothing that an earlier drafter still says is heard; the body to send.
+        `beside`: whoever gives the reply goes on meanwhile.
 
         Raises BadInput for what no drafter would accept.
         """
-        self._num_before = len(self.tokens)
+        if not beside:
+            self._num_before = len(self.tokens)
         if self.request.window:
             parse_window(self.request.window)
         if self.request.wire:
@@ -156,8 +166,7 @@ class PendingReply:
             raise BadInput(f"this cannot be asked: {error}") from None
         if max(body.prompt_tokens, default=0) >= self.model.vocab_size:
             raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")
-        tokens, text = tuple(self.tokens), "".join(self._texts)
-        return Part(self.rng.randbytes(16), body, way, tokens, text, self._text_bytes), data
+        return Part(self.rng.randbytes(16), body, way, tuple(self.tokens), self.text, self._text_bytes), data
 
     def way_after(self, way: Way) -> Way | None:
         """How to ask a drafter that takes another prompt for the one that was asked for.
@@ -222,23 +231,25 @@ class PendingReply:
         goes_on = part.tokens and not named
         if goes_on and part.way is Way.ASKED and prompt != self.prompt_tokens:
             raise OtherPrompt("the drafter takes what was asked for another prompt than the one before it")
-        num_positions = min(len(prompt), self._most_positions) + part.num_again
-        self.patience.accepted(num_positions)
-        return Taken(prompt, answer.acceptance, num_positions)
+        most, usual = self._positions
+        self.patience.accepted(min(len(prompt), most) + part.num_again)
+        return Taken(prompt, answer.acceptance, min(len(prompt), usual) + part.num_again)
 
     def take(self, taken: Taken) -> None:
         """Whoever goes on goes on from this; its drafter gives the next token."""
         self.acceptance = taken.acceptance
+        self._num_before = len(self.tokens)
         if self.request.prompt_tokens or not self.tokens:
             self.prompt_tokens = taken.prompt_tokens
         self.patience.won(_now(), len(self.others))
 
     @property
-    def _most_positions(self) -> int:
-        """Of the prompt, whatever a drafter says: a token a byte, and a template's own."""
+    def _positions(self) -> tuple[int, int]:
+        """Of the prompt, whatever a drafter says: at most, a token a byte, and a template's own; and as is usual."""
         asked = self.request
         texts = [*(message["content"] for message in asked.messages), asked.prompt or ""]
-        return 1024 + sum(len(text.encode()) for text in texts) + len(asked.prompt_tokens or ())
+        num_bytes, named = sum(len(text.encode()) for text in texts), len(asked.prompt_tokens or ())
+        return 1024 + num_bytes + named, 64 + num_bytes // 2 + named
 
     def event(self, part: Part, news: Piece | Ended) -> Piece | Finished:
         """Of the part that was taken."""
@@ -257,7 +268,7 @@ class PendingReply:
         if piece.tokens:
             if part.way is Way.OVER and part.taken is not None:
                 self.prompt_tokens = part.taken.prompt_tokens
-            self.patience.stepped(_now(), len(piece.tokens))
+            self.patience.stepped(_now())
             self._waits_for = self._told = ""
             arrival = (_now(), len(self.tokens))
             self._arrivals_s = [*self._arrivals_s[:1], arrival]

@@ -13,6 +13,7 @@ from dsdnode.client.asking import ASK_TIMEOUT_S
 from dsdnode.client.patience import MARGIN_S, MAX_ASIDE
 from dsdnode.client.request import WORDS_EVERY_S
 from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
+from dsdnode.engine.fake import fake_text
 from dsdnode.errors import BadInput, NoPipeline, Overloaded
 from dsdnode.swarm.pings import PING_TIMEOUT_S
 from dsdnode.wire import replies
@@ -21,7 +22,7 @@ from dsdnode.wire.messages import Pong, WireAcceptance
 from dsdnode.wire.tensors import pack_tokens
 from tests.client.test_trust import ring
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, id_of, rest
-from tests.node.swarm import FakeSwarm, Member
+from tests.node.swarm import TARGET, FakeSwarm, Member
 from tests.node.test_drafter_host import all_free, some, story
 from tests.node.test_waits import Listener, Speaks, excuses, lies, named, nothing, now
 
@@ -59,6 +60,23 @@ def test_drafters_that_give_nothing_cost_some_seconds_each_whatever_the_lot(
         listener, began_s = Listener(), now()
         await listener.read(alice)
         assert now() - began_s < 2, "she remembers"
+
+    story(tmp_path, tell)
+
+
+def test_a_drafter_that_says_that_the_prompt_is_long_has_no_longer_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        await lies(swarm, nothing, prompt=(7,) * 1000)
+        alice = await swarm.client()
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "mallory")
+        listener, began_s = Listener(), now()
+        await listener.read(alice, type(REQUEST)(prompt="tell", max_tokens=60))
+        assert listener.tokens == fake_text(TARGET, [1 + (ord(letter) - 33) % 96 for letter in "tell"], 60)
+        assert now() - began_s < 2 * BAD_ONE_S + REPLY_S
 
     story(tmp_path, tell)
 
@@ -101,6 +119,26 @@ def test_a_slow_drafter_goes_on_when_nobody_beside_it_is_faster(
         await all_free(swarm, within_s=70)
 
     story(tmp_path, tell, cost=lambda num: 8.0)
+
+
+def test_a_long_prompt_is_read_by_one_drafter_if_it_takes_no_longer_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        names = ("dora", "dan", "dave", "don")
+        await ring(swarm, *names)
+        alice = await swarm.client()
+        await asyncio.sleep(5)  # everybody has been announced
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, *names)
+        reading, began_s = asyncio.create_task(Listener().read(alice, replies_of(tuple([7] * 400)))), now()
+        while not reading.done():
+            await asyncio.sleep(0.5)
+            assert sum(swarm.members[name].node.status().sessions.drafter for name in names) <= 1
+        assert now() - began_s > 10
+        await reading
+
+    story(tmp_path, tell, cost=lambda num: 0.03 * num)
 
 
 def says_no(error: str) -> Callable[..., Any]:

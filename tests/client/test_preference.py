@@ -16,7 +16,11 @@ def drafter(who: int, **more: Any) -> ProviderRecord:
 
 
 def order(
-    *drafters: ProviderRecord, last: int | None = None, joined: tuple[int, ...] = (), silent: tuple[int, ...] = ()
+    *drafters: ProviderRecord,
+    last: int | None = None,
+    joined: tuple[int, ...] = (),
+    silent: tuple[int, ...] = (),
+    ranks: dict[int, int] | None = None,
 ) -> list[int]:
     """Who, first to last."""
     names = {one.peer_id: one.public_key[0] for one in drafters}
@@ -26,6 +30,7 @@ def order(
         b"" if last is None else peers[last],
         [peers[who] for who in joined],
         lambda peer: names[peer] in silent,
+        lambda peer: (ranks or {}).get(names[peer], 1),
     )
     return [names[one.peer_id] for one in found]
 

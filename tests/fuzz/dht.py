@@ -221,7 +221,7 @@ def _add_up(case: Case) -> None:
         _choose(with_usual_speeds(model.shards), model.num_layers, case[1][0])
         _take_layers(model.shards, model.num_layers, 1 + case[1][0] % 5)
     drafters = [record for record in records if record.role == "drafter"]
-    order = by_preference(drafters, bytes(32), (), lambda peer: peer[0] % 2 == 0)
+    order = by_preference(drafters, bytes(32), (), lambda peer: peer[0] % 2 == 0, lambda peer: peer[1] % 3)
     assert sorted(map(id, order)) == sorted(map(id, drafters)), "a drafter is missing"
 
 

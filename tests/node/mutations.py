@@ -200,7 +200,7 @@ BATCHING: Final = {
 }
 
 ASKING: Final = {
-    "piece-sender": Mutation("dsdnode.client.asking:Inbox.put", "peer == self.drafter and ", ""),
+    "piece-sender": Mutation("dsdnode.client.asking:Inbox.put", "if peer != self.drafter:", "if False:"),
     "inbox-most": Mutation("dsdnode.client.asking:Inbox", "asyncio.Queue(MAX_QUEUED_NOTICES)", "asyncio.Queue()"),
     "ping-beside": Mutation(
         ASKINGS + "_answered", "answer, _ = await asyncio.gather(asked, self._pings.ping(drafter))",

@@ -12,6 +12,7 @@ PART: Final = "dsdnode.client.part:Part."
 PENDING: Final = "dsdnode.client.request:PendingReply."
 ASKINGS: Final = "dsdnode.client.asking:Askings."
 DRAFTERS: Final = "dsdnode.client.drafters:Drafters."
+RIVALS: Final = "dsdnode.client.rivals:Rivals."
 ROUTES: Final = "dsdnode.node.drafter.routes:Routes."
 WAITS: Final = {
     "trace-owner": Mutation("dsdnode.node.shard.host:StageHost._trace", "peer != session.owner", "False"),
@@ -42,14 +43,24 @@ WAITS: Final = {
         "dsdnode.node.drafter.attempt:Attempt.check", "choose_pipeline(known,", "choose_pipeline(alive,"
     ),
     "drafter-leaves": Mutation("dsdnode.client.patience:Patience.leaves", "now >= self._leaves_s", "False"),
-    "drafter-drips": Mutation(
-        "dsdnode.client.patience:Patience.stepped",
-        "self._leaves_s + TOKEN_PATIENCE_S * num_tokens",
-        "now + self._share_s",
-    ),
+    "drafter-drips": Mutation(RIVALS + "_watch", "given < least and", "False and"),
+    "rival-ended": Mutation(RIVALS + "_watch", "if giver.inbox.has_end:", "if False:"),
+    "rival-lead": Mutation(RIVALS + "_settle", "ahead >= lead or", "ahead > 0 or"),
+    "rival-known": Mutation(ASKINGS + "_start", "part.grow(tuple(pending.tokens), pending.text)", "pass"),
+    "rival-last": Mutation(ASKINGS + "follow", "if asking.is_beaten:", "if False:"),
+    "rival-killed": Mutation(RIVALS + "_lost", "isinstance(error, Died)", "False"),
+    "rival-others": Mutation(RIVALS + "_watch", "await self._drafters.others(pending, self._asked)", "[]"),
+    "rival-reading": Mutation("dsdnode.client.rivals:_end_s", "first_s is None", "True"),
+    "paces-kept": Mutation("dsdnode.client.pace:Paces.__init__", "LRUCache(MAX_PACES)", "LRUCache(1 << 30)"),
+    "paces-usual": Mutation("dsdnode.client.pace:Paces.least", "max(others) / SLOWER if others else SLOW", "SLOW"),
+    "paces-stalled": Mutation(RIVALS + "_lost", "own > 0 and own * SLOWER >= given", "True"),
+    "paces-slow": Mutation(DRAFTERS + "gave", "tokens_per_s < self.paces.least(model_id, drafter)", "False"),
+    "paces-ended": Mutation(CLIENT + "_ask_all", "self._over(pending, failures, asking)", "pass"),
     "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
-    "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
+    "drafter-beside": Mutation(CLIENT + "_started", "running[-1].aside_s() if pending.others else inf", "inf"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
+    "beside-reading": Mutation(CLIENT + "_started", " and _now() >= running[-1].aside_s()", ""),
+    "beside-claimed": Mutation(PENDING + "checked", "min(len(prompt), usual)", "min(len(prompt), most)"),
     "beside-prompt": Mutation(
         ASKINGS + "_start",
         "part.taken = pending.checked(part, answer, buffers)",
@@ -67,7 +78,7 @@ WAITS: Final = {
         "dsdnode.client.drafters:no_drafter", "(denied := failures.denied) is not None", "denied := None"
     ),
     "reply-over": Mutation("dsdnode.client.patience:Patience.is_over", "now >= self._ends_s", "False"),
-    "prompt-claimed": Mutation(PENDING + "checked", "min(len(prompt), self._most_positions)", "len(prompt)"),
+    "prompt-claimed": Mutation(PENDING + "checked", "min(len(prompt), most)", "len(prompt)"),
     "prompt-once": Mutation(
         "dsdnode.client.patience:Patience.accepted", "max(0.0, reading_s - self._reading_s)", "reading_s"
     ),
@@ -80,6 +91,6 @@ WAITS: Final = {
     "rival-fruitless": Mutation(CLIENT + "generate", "self._fruitless[model.model_id] = None", "pass"),
     "rival-tokens": Mutation(CLIENT + "_choose_model", "max(request.prompt_tokens or (0,)) < model.vocab_size", "True"),
     "denied-once": Mutation("dsdnode.client.losses:said", "if isinstance(error, LOSSES) else Denied(error)", ""),
-    "denied-remembered": Mutation(CLIENT + "_ask_all", "self._drafters.left(*failures.deniers)", "pass"),
+    "denied-remembered": Mutation(CLIENT + "_over", "self._drafters.left(*failures.deniers)", "pass"),
     "contradicted": Mutation(CLIENT + "_failed", "self._drafters.left(*failures.givers)", "pass"),
 }

@@ -143,6 +143,6 @@ def test_many_drafters_that_only_accept_make_no_reply_wait_longer() -> None:
 def test_whoever_goes_on_reads_the_prompt_anew() -> None:
     patience = Patience(0.0, DEFAULT_PATIENCE_S)
     patience.accepted(300)
-    patience.stepped(100.0, 1)
+    patience.stepped(100.0)
     patience.accepted(300)
     assert not patience.is_over(100.0 + DEFAULT_PATIENCE_S + MARGIN_S + POSITION_PATIENCE_S * 300 - 1)

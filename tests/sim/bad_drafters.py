@@ -76,13 +76,14 @@ def swap(rogue: Rogue) -> None:
 
 def dribble(rogue: Rogue) -> None:
     """The right reply, a token at a time, each after a long while."""
-    pause_s = rogue.rng.choice((2.0, 6.0, 14.0))
+    pause_s = rogue.rng.choice((1.0, 2.0, 6.0, 14.0))
 
     async def speaks(client: bytes, asked: replies.Generate, body: replies.GenerateBody) -> None:
         tokens, before = _expected(rogue, body), len(body.tokens)
         for index, token in enumerate(tokens):
             await asyncio.sleep(pause_s)
-            say(rogue, client, replies.Piece(asked.request, before + index, 0), pack_tokens([token]), b"x")
+            text = words_of([token]).encode()
+            say(rogue, client, replies.Piece(asked.request, before + index, 0), pack_tokens([token]), text)
         figures = replies.Statistics(completion_tokens=len(tokens))
         say(rogue, client, replies.Finished(asked.request, "stop"), encode_body(figures))
 
