@@ -20,7 +20,7 @@ from dsdnode.client.patience import MAX_ASIDE, Patience
 from dsdnode.client.request import Finished, GenerateRequest, PendingReply, ReplyStats
 from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded
+from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
@@ -67,7 +67,8 @@ class Client:
         self._drafters = Drafters(rpc, self._pings, rng, joined, self._records)
         self._askings = Askings(rpc, self._pings)
         self._fruitless: LRUCache[str, None] = LRUCache(MAX_FRUITLESS)
-        """Models of which a reply came to nothing: of several that could be meant, others are tried first."""
+        """Models of which a reply came to nothing, for whatever reason its peers gave: of several that could be meant,
+        others are tried first."""
 
     @classmethod
     def over(
@@ -199,19 +200,20 @@ class Client:
         """
         model = await self._choose_model(request)
         pending = PendingReply(request, model, self._rng, Patience(_now(), self._patience_s), told)
+        failures = Failures()
         try:
-            async with contextlib.aclosing(self._ask_all(pending)) as events:
+            async with contextlib.aclosing(self._ask_all(pending, failures)) as events:
                 async for event in events:
                     yield event
-        except (NoPipeline, ModelRefused):
-            if not pending.tokens:
+        except DsdError as error:
+            by_peers = bool(failures) or not isinstance(error, BadInput)  # else it can be asked of no model
+            if by_peers and not pending.tokens:
                 self._fruitless[model.model_id] = None
             raise
         self._fruitless.pop(model.model_id, None)
 
-    async def _ask_all(self, pending: PendingReply) -> AsyncGenerator[Piece | Finished, None]:
+    async def _ask_all(self, pending: PendingReply, failures: Failures) -> AsyncGenerator[Piece | Finished, None]:
         """One drafter after the other, or beside it, until the reply is over."""
-        failures = Failures()
         while True:
             asking = await self._started(pending, failures)
             try:

@@ -286,32 +286,54 @@ def test_a_drafter_that_is_full_is_not_waited_for_where_another_says_no(tmp_path
 
 
 RIVALS = {
-    "gives nothing": FakeModel(num_layers=2),
-    "lacks tokens of the prompt": FakeModel(num_layers=2, vocab_size=20, padding=-77),
+    "refuses": (FakeModel(num_layers=2), REQUEST, NoPipeline),
+    "is always full": (FakeModel(num_layers=2), REQUEST, Overloaded),
+    "lacks tokens of the prompt": (FakeModel(num_layers=2, vocab_size=20, padding=-77), REQUEST, None),
+    "lacks tokens of the text": (FakeModel(num_layers=2, vocab_size=20, padding=-77), ASKED["text"][0], BadInput),
 }
 
 
 @pytest.mark.parametrize("rival", RIVALS)
 def test_a_model_of_the_same_name_that_comes_to_nothing_is_not_chosen_again(tmp_path: Path, rival: str) -> None:
     """Each has one host, and alice joined mallory's: nothing tells them apart."""
+    target, request, error = RIVALS[rival]
 
     async def refuses(peer: bytes, message: Open, buffers: list[bytes]) -> Any:
-        return Refused("not for you"), []
+        return Refused("not for you", retry=rival == "is always full"), []
 
     async def tell(swarm: FakeSwarm) -> None:
-        mallory = await swarm.add("mallory", layers=(0, 2), target=RIVALS[rival])
+        mallory = await swarm.add("mallory", layers=(0, 2), target=target)
         mallory.node.rpc.on_request(Open, refuses)
         await swarm.add("sam", layers=(0, 4))
         await swarm.add("dora", drafts=True)
         await asyncio.sleep(5)
         alice = await swarm.client(patience_s=12)
         alice._drafters.joined = [mallory.node.peer_id]
-        if rival == "gives nothing":
-            with pytest.raises(NoPipeline):
-                await Listener().read(alice)
+        if error is not None:
+            with pytest.raises(error):
+                await Listener().read(alice, request)
         for _ in range(2):
             listener = Listener()
-            await listener.read(alice)
-            assert (listener.tokens, listener.reason) == (EXPECTED, "length")
+            await listener.read(alice, request)
+            assert (listener.tokens, listener.reason) == (reply_to(TEXT) if request.prompt else EXPECTED, "length")
+
+    story(tmp_path, tell)
+
+
+def test_what_can_be_asked_of_no_model_is_no_fault_of_the_one_that_was_chosen(tmp_path: Path) -> None:
+    """Alice joined sam's, and mallory's has the same name: after her own mistake she does not get mallory's reply."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await swarm.add("mallory", layers=(0, 2), target=FakeModel(num_layers=2))
+        sam = await swarm.add("sam", layers=(0, 4))
+        await swarm.add("dora", drafts=True)
+        await asyncio.sleep(5)
+        alice = await swarm.client()
+        alice._drafters.joined = [sam.node.peer_id]
+        with pytest.raises(BadInput):
+            await Listener().read(alice, replace(REQUEST, prompt_tokens=None, prompt="\ud800"))
+        listener = Listener()
+        await listener.read(alice)
+        assert listener.tokens == EXPECTED
 
     story(tmp_path, tell)

@@ -78,6 +78,10 @@ WAITS: Final = {
     "prompt-text": Mutation(PART + "_news", "again[:most] != self.text[:most]", "False"),
     "prompt-end": Mutation(PART + "read", "self._num_here < len(self.tokens)", "False"),
     "rival-fruitless": Mutation(CLIENT + "generate", "self._fruitless[model.model_id] = None", "pass"),
+    "rival-words": Mutation(
+        CLIENT + "generate", "except DsdError as error", "except (NoPipeline, ModelRefused) as error"
+    ),
+    "rival-mistake": Mutation(CLIENT + "generate", "bool(failures) or not isinstance(error, BadInput)", "True"),
     "rival-tokens": Mutation(CLIENT + "_choose_model", "max(request.prompt_tokens or (0,)) < model.vocab_size", "True"),
     "denied-once": Mutation("dsdnode.client.losses:said", "if isinstance(error, LOSSES) else Denied(error)", ""),
     "denied-remembered": Mutation(CLIENT + "_ask_all", "self._drafters.left(*failures.deniers)", "pass"),
