@@ -299,7 +299,7 @@ class Client:
             self._drafters.left(drafter)
         if isinstance(error, Contradiction):
             self._drafters.left(*failures.givers)  # of the two this one begins the next reply
-        if not (pending.killed(error) or isinstance(error, Overloaded | Denied | Contradiction)):
+        if not (pending.killed(drafter, error) or isinstance(error, Overloaded | Denied | Contradiction)):
             self._pings.lost(drafter)
         failures.note(drafter, error, progressed=pending.progressed)
         if isinstance(error, Overloaded) and patience.is_spent(now):

@@ -246,6 +246,24 @@ def test_two_that_lie_alike_do_not_end_a_reply_that_a_third_one_gives(tmp_path: 
     story(tmp_path, tell)
 
 
+@pytest.mark.parametrize("error", ["WorkerDied", "WorkFailed"])
+def test_one_drafter_s_engine_that_dies_of_it_again_and_again_does_not_end_a_reply(tmp_path: Path, error: str) -> None:
+    """Dora takes a while, so mallory is asked once more beside her: what he says twice is still one's word."""
+    request = replace(REQUEST, max_tokens=3)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice, listener = await swarm.client(), Listener()
+        alice._drafters.joined = []
+        asked = await denies(swarm, alice, "mallory", error)
+        await asyncio.sleep(5)
+        await listener.read(alice, request)
+        assert (listener.tokens, listener.reason) == (EXPECTED[:3], "length")
+        assert len(asked) == 2
+
+    story(tmp_path, tell, cost=lambda num: 2.0)
+
+
 @pytest.mark.parametrize("error", SAID)
 def test_what_nobody_does_ends_in_a_drafter_s_words(tmp_path: Path, error: str) -> None:
     async def tell(swarm: FakeSwarm) -> None:
