@@ -244,13 +244,15 @@ class Client:
                     error = asking.error
                     if error is None:
                         running.remove(asking)
-                        self._won(asking, running)
+                        self._won(pending, failures, asking, running)
                         return asking
                     self._askings.leave(asking)
                     if isinstance(error, OtherPrompt) and self._in_another_way(pending, running, asking):
                         continue
                     running.remove(asking)
                     self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
+                    if running and failures[asking.drafter].again:
+                        pending.others.append(asking.drafter)  # those that run may give nothing
                 if not done and pending.others:
                     self._go_aside(pending, failures, running)
         finally:
@@ -275,8 +277,9 @@ class Client:
             failures.slow(slow.drafter, Left(why))
         running.append(self._askings.ask(pending, pending.others.pop(0)))
 
-    def _won(self, winner: Asking, beaten: Sequence[Asking]) -> None:
+    def _won(self, pending: PendingReply, failures: Failures, winner: Asking, beaten: Sequence[Asking]) -> None:
         self._drafters.last = winner.drafter
+        pending.num_better = sum(map(failures.may_be_better, pending.others))
         for asking in beaten:
             if asking.since_s < winner.since_s:
                 self._drafters.left(asking.drafter)

@@ -73,7 +73,7 @@ class Drafters:
             order = self._order(pending)
             fresh = [peer for peer in order if peer not in failures]
             again = [peer for peer in failures if peer in order and not failures[peer].final]
-            pending.others = [peer for peer in again if not failures[peer].full]
+            pending.others = [peer for peer in again if failures[peer].again]
             if failures.deniers:
                 again = pending.others  # what cannot be done is told at once, however busy the others are
             if fresh:

@@ -12,7 +12,7 @@ ASIDE_POSITION_S = 0.05
 MAX_ASIDE = 3
 """Drafters that are asked at once; for one more the first of them is left, which had four times as long."""
 TRIAL_S = 5.0
-"""Once it has given a token: a drafter that drips is left for one that was not tried yet."""
+"""Once it has given a token: a drafter that drips is left for one that may be better."""
 TOKEN_PATIENCE_S = 1.0
 """Each token that it gave counts for so long."""
 MIN_SHARE_S = 15.0
@@ -40,7 +40,7 @@ class Patience:
         self._reading_s = max(self._reading_s, reading_s)
 
     def won(self, now: float, num_others: int) -> None:
-        """It gave a token before the others did; so many were not tried yet."""
+        """It gave a token before the others did; so many of them may be better."""
         self._share_s = max(MIN_SHARE_S, self.patience_s / (1 + num_others)) if num_others else float("inf")
         self._leaves_s = now + (TRIAL_S if num_others else float("inf"))
 

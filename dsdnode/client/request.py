@@ -87,7 +87,9 @@ class PendingReply:
     told: Callable[[str], None] | None = None
     """Hears what the reply waits for."""
     others: list[bytes] = field(default_factory=list)
-    """Drafters that were not tried yet, in the order in which to try them."""
+    """Drafters to ask beside the one that is asked, in this order."""
+    num_better: int = 0
+    """Of them, those that may be better than the one that goes on."""
     prompt_tokens: tuple[int, ...] = ()
     """As the drafter named them to whose tokens the reply belongs."""
     acceptance: wire.WireAcceptance | None = None
@@ -236,7 +238,7 @@ class PendingReply:
         self.acceptance = taken.acceptance
         if self.request.prompt_tokens or not self.tokens:
             self.prompt_tokens = taken.prompt_tokens
-        self.patience.won(_now(), len(self.others))
+        self.patience.won(_now(), self.num_better)
 
     @property
     def _most_positions(self) -> int:

@@ -47,6 +47,13 @@ WAITS: Final = {
         "self._leaves_s + TOKEN_PATIENCE_S * num_tokens",
         "now + self._share_s",
     ),
+    "drafter-better": Mutation(
+        "dsdnode.client.failures:Failures.may_be_better", "known is None or not isinstance", "True or isinstance"
+    ),
+    "drafter-gave": Mutation(
+        "dsdnode.client.failures:Failures.note", "isinstance(error, Left) and not progressed", "isinstance(error, Left)"
+    ),
+    "beside-again": Mutation(CLIENT + "_started", "if running and failures[asking.drafter].again:", "if False:"),
     "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
     "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
