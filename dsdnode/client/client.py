@@ -279,10 +279,10 @@ class Client:
 
     def _won(self, pending: PendingReply, failures: Failures, winner: Asking, beaten: Sequence[Asking]) -> None:
         self._drafters.last = winner.drafter
-        pending.num_better = sum(map(failures.may_be_better, pending.others))
-        for asking in beaten:
-            if asking.since_s < winner.since_s:
-                self._drafters.left(asking.drafter)
+        slower = [asking.drafter for asking in beaten if asking.since_s < winner.since_s]
+        later = [asking.drafter for asking in beaten if asking.drafter not in slower]
+        self._drafters.left(*slower)
+        pending.num_better = sum(map(failures.may_be_better, [*pending.others, *later]))
 
     async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
         return await self._drafters.next(pending, failures)

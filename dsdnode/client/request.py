@@ -89,7 +89,7 @@ class PendingReply:
     others: list[bytes] = field(default_factory=list)
     """Drafters to ask beside the one that is asked, in this order."""
     num_better: int = 0
-    """Of them, those that may be better than the one that goes on."""
+    """Of them, and of those that were asked later than the one that goes on, whoever may be better."""
     prompt_tokens: tuple[int, ...] = ()
     """As the drafter named them to whose tokens the reply belongs."""
     acceptance: wire.WireAcceptance | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,28 @@ def test_who_failed_once_is_asked_again_beside_one_that_gives_nothing(
         assert now() - began_s < 5 + 2 * BAD_ONE_S
 
     story(tmp_path, tell)
+
+
+def test_one_that_was_asked_just_before_another_s_first_token_may_be_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory's first token comes a second after dora was asked beside him, and the next ones every four seconds."""
+
+    def drips(mallory: Member, client: bytes, request: bytes, second: int) -> None:
+        index = second // 4 - 1
+        if second % 4 == 0 and index >= 0:
+            mallory.node.rpc.notify(client, replies.Piece(request, index, 0), [pack_tokens([EXPECTED[index]]), b"x"])
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        asked = await lies(swarm, drips)
+        alice = await swarm.client()
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "mallory", "dora")
+        listener, began_s = Listener(), now()
+        await listener.read(alice, replace(REQUEST, max_tokens=20))
+        assert (listener.tokens, listener.reason) == (EXPECTED[:20], "length")
+        assert now() - began_s < 30, "of him alone it takes 84"
+        assert len(asked) == 1
+
+    story(tmp_path, tell, cost=lambda num: 1.5)

@@ -53,6 +53,7 @@ WAITS: Final = {
     "drafter-gave": Mutation(
         "dsdnode.client.failures:Failures.note", "isinstance(error, Left) and not progressed", "isinstance(error, Left)"
     ),
+    "beside-later": Mutation(CLIENT + "_won", "[*pending.others, *later]", "pending.others"),
     "beside-again": Mutation(CLIENT + "_started", "if running and failures[asking.drafter].again:", "if False:"),
     "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
     "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
