@@ -27,6 +27,9 @@ WAITS: Final = {
     "lost-computing": Mutation(REPLY + "_look_for_losses", "if loss.computing", "if False"),
     "lost-again": Mutation(REPLY + "_blame", "self._num_forgotten > 1 or ", ""),
     "lost-nack": Mutation(REPLY + "_blame", 'action.reason in ("nack", "timeout")', "False"),
+    "lost-judged": Mutation(
+        "dsdnode.speculation.owner.session:SessionMachine.on_nack", "nack.length < self._num_judged", "False"
+    ),
     "lost-often": Mutation("dsdnode.pacing.suspects:Suspects.note", "1 + self.links", "1 + 0 * self.links"),
     "pair-twice": Mutation("dsdnode.pacing.suspects:Suspects.peers", " or len(known) > 1", ""),
     "new-seldom": Mutation(ROUTES + "open", "number == 0 and self._trials.is_due(_now())", "number == 0"),
