@@ -147,3 +147,21 @@ def test_one_that_was_asked_just_before_another_s_first_token_may_be_better(
         assert len(asked) == 1
 
     story(tmp_path, tell, cost=lambda num: 1.5)
+
+
+def test_of_those_that_were_left_the_last_one_is_asked_last(tmp_path: Path) -> None:
+    """Dora was left once, for a moment without a token; mallory gives none at all, and alice joined him."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        asked = await lies(swarm, nothing)
+        alice = await swarm.client()
+        alice._drafters.joined = [swarm.members["mallory"].node.peer_id]
+        alice._drafters.left(swarm.members["dora"].node.peer_id)
+        for _ in range(3):
+            listener = Listener()
+            await listener.read(alice)
+            assert listener.tokens == EXPECTED
+        assert len(asked) == 1
+
+    story(tmp_path, tell)

@@ -58,7 +58,8 @@ WAITS: Final = {
     ),
     "beside-later": Mutation(CLIENT + "_won", "[*pending.others, *later]", "pending.others"),
     "beside-again": Mutation(CLIENT + "_started", "if running and failures[asking.drafter].again:", "if False:"),
-    "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
+    "drafter-remembered": Mutation(DRAFTERS + "_shunned", "if peer in self._left", "if False"),
+    "drafter-last": Mutation(DRAFTERS + "_shunned", "1 + self._left[peer]", "1"),
     "drafter-beside": Mutation(CLIENT + "_started", "if not done and pending.others:", "if False:"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
     "beside-prompt": Mutation(
