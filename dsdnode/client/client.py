@@ -21,7 +21,7 @@ from dsdnode.client.request import Finished, GenerateRequest, PendingReply, Repl
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import DsdError, ModelRefused, NoPipeline, Overloaded
+from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
@@ -68,7 +68,8 @@ class Client:
         self._drafters = Drafters(rpc, self._pings, rng, joined, self._records)
         self._askings = Askings(rpc, self._pings)
         self._fruitless: LRUCache[str, None] = LRUCache(MAX_FRUITLESS)
-        """Models of which a reply came to nothing: of several that could be meant, others are tried first."""
+        """Models of which a reply came to nothing, for whatever reason its peers gave: of several that could be meant,
+        others are tried first."""
 
     @classmethod
     def over(
@@ -200,19 +201,21 @@ class Client:
         """
         model = await self._choose_model(request)
         pending = PendingReply(request, model, self._rng, Patience(_now(), self._patience_s), told)
+        failures = Failures()
         try:
-            async with contextlib.aclosing(self._ask_all(pending)) as events:
+            async with contextlib.aclosing(self._ask_all(pending, failures)) as events:
                 async for event in events:
                     yield event
-        except (NoPipeline, ModelRefused):
-            if not pending.tokens:
+        except DsdError as error:
+            by_peers = bool(failures) or not isinstance(error, BadInput)  # else it can be asked of no model
+            if by_peers and not pending.tokens:
                 self._fruitless[model.model_id] = None
             raise
         self._fruitless.pop(model.model_id, None)
 
-    async def _ask_all(self, pending: PendingReply) -> AsyncGenerator[Piece | Finished, None]:
+    async def _ask_all(self, pending: PendingReply, failures: Failures) -> AsyncGenerator[Piece | Finished, None]:
         """One drafter after the other, or beside it, until the reply is over."""
-        failures, rivals = Failures(), Rivals(self._askings, self._drafters, pending)
+        rivals = Rivals(self._askings, self._drafters, pending, failures)
         winner: Asking | None = None
         while True:
             asking = winner or await self._started(pending, failures)
@@ -248,6 +251,7 @@ class Client:
         failures.slow(slow.drafter, Left(why))
         failures.givers.add(slow.drafter)
         self._drafters.last = slow.rival.drafter
+        pending.num_better = sum(map(failures.may_be_better, pending.others))
 
     async def _started(self, pending: PendingReply, failures: Failures) -> Asking:
         """Whoever gives the reply's next token, or its end. A drafter that takes long for it is not left at once, but
@@ -264,13 +268,15 @@ class Client:
                     error = asking.error
                     if error is None:
                         running.remove(asking)
-                        self._won(asking, running)
+                        self._won(pending, failures, asking, running)
                         return asking
                     self._askings.leave(asking)
                     if isinstance(error, OtherPrompt) and self._in_another_way(pending, running, asking):
                         continue
                     running.remove(asking)
                     self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
+                    if running and failures[asking.drafter].again:
+                        pending.others.append(asking.drafter)  # those that run may give nothing
                 if not done and pending.others and _now() >= running[-1].aside_s():  # what it took may be long
                     self._go_aside(pending, failures, running)
         finally:
@@ -295,11 +301,12 @@ class Client:
             failures.slow(slow.drafter, Left(why))
         running.append(self._askings.ask(pending, pending.others.pop(0)))
 
-    def _won(self, winner: Asking, beaten: Sequence[Asking]) -> None:
+    def _won(self, pending: PendingReply, failures: Failures, winner: Asking, beaten: Sequence[Asking]) -> None:
         self._drafters.last = winner.drafter
-        for asking in beaten:
-            if asking.since_s < winner.since_s:
-                self._drafters.left(asking.drafter)
+        slower = [asking.drafter for asking in beaten if asking.since_s < winner.since_s]
+        later = [asking.drafter for asking in beaten if asking.drafter not in slower]
+        self._drafters.left(*slower)
+        pending.num_better = sum(map(failures.may_be_better, [*pending.others, *later]))
 
     async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
         return await self._drafters.next(pending, failures)
@@ -319,7 +326,7 @@ class Client:
             self._drafters.left(drafter)
         if isinstance(error, Contradiction):
             self._drafters.left(*failures.givers)  # of the two this one begins the next reply
-        if not (pending.killed(error) or isinstance(error, Overloaded | Denied | Contradiction)):
+        if not (pending.killed(drafter, error) or isinstance(error, Overloaded | Denied | Contradiction)):
             self._pings.lost(drafter)
         failures.note(drafter, error, progressed=pending.progressed)
         if isinstance(error, Overloaded) and patience.is_spent(now):

@@ -51,8 +51,10 @@ class Drafters:
         self._known: list[ProviderRecord] = []
         self._looked_s = float("-inf")
         self._tasks = Tasks()
-        self._left: LRUCache[bytes, None] = LRUCache(MAX_LEFT)
-        """Those that gave a reply nothing, or too little: others are asked first from then on."""
+        self._left: LRUCache[bytes, int] = LRUCache(MAX_LEFT)
+        """Those that gave a reply nothing, or too little: others are asked first from then on, and who was left last
+        comes last."""
+        self._num_left = 0
         self.paces = Paces()
         self.last = b""
         """It may have kept what it computed."""
@@ -61,7 +63,8 @@ class Drafters:
         await self._tasks.close()
 
     def left(self, *drafters: bytes) -> None:
-        self._left.update(dict.fromkeys(drafters))
+        self._num_left += 1
+        self._left.update(dict.fromkeys(drafters, self._num_left))
 
     def gave(self, model_id: str, drafter: bytes, tokens_per_s: float | None) -> None:
         """Of a reply. Who is slow does not say what is usual: nobody else may have been tried."""
@@ -86,7 +89,7 @@ class Drafters:
             order = self._order(pending)
             fresh = [peer for peer in order if peer not in failures]
             again = [peer for peer in failures if peer in order and not failures[peer].final]
-            pending.others = [peer for peer in again if not failures[peer].full]
+            pending.others = [peer for peer in again if failures[peer].again]
             if failures.deniers:
                 again = pending.others  # what cannot be done is told at once, however busy the others are
             if fresh:
@@ -129,15 +132,16 @@ class Drafters:
         last = self.last if pending.request.keep else b""
         lots = by_lot(drafters, self._network_of, self._rng)
         rank = partial(self.paces.rank, pending.model.model_id)
-        return [record.peer_id for record in by_preference(lots, last, self.joined, self._is_shunned, rank)]
+        return [record.peer_id for record in by_preference(lots, last, self.joined, self._shunned, rank)]
 
     def _network_of(self, record: ProviderRecord) -> str:
         """Where it is seen, or else would be dialled."""
         seen = self._rpc.account_of(record.peer_id).network
         return seen or (network_of(parse_address(record.addresses[0])[0]) if record.addresses else "")
 
-    def _is_shunned(self, peer: bytes) -> bool:
-        return peer in self._left or self._pings.is_silent(peer)
+    def _shunned(self, peer: bytes) -> int:
+        """Who was only silent answers a ping, or is not asked."""
+        return 1 + self._left[peer] if peer in self._left else int(self._pings.is_silent(peer))
 
     async def _again(self, pending: PendingReply, failures: Failures, again: list[bytes]) -> bytes | None:
         """One that was full, after a moment; or one that answers a ping."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsdnode.client.losses import Denied, Left
-from dsdnode.errors import DsdError, Overloaded
+from dsdnode.client.losses import Denied, Died, Left
+from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
 
 MAX_TRIES = 2
 """Of one drafter, without a token: a link may break under a drafter that lives."""
@@ -28,6 +28,11 @@ class Failure:
         return not self.full and self.num >= MAX_TRIES
 
     @property
+    def again(self) -> bool:
+        """It may be asked again at once."""
+        return not self.full and not self.final
+
+    @property
     def full(self) -> bool:
         return isinstance(self.error, Overloaded)
 
@@ -43,7 +48,8 @@ class Failures(dict[bytes, Failure]):
     def note(self, drafter: bytes, error: DsdError, *, progressed: bool) -> None:
         known = self.pop(drafter, None)
         num = 1 if known is None or progressed else known.num + 1
-        self[drafter] = Failure(error, MAX_TRIES if isinstance(error, Left | Denied) else num)
+        final = isinstance(error, Denied) or (isinstance(error, Left) and not progressed)
+        self[drafter] = Failure(error, MAX_TRIES if final else num)
         if progressed:
             self.givers.add(drafter)
 
@@ -51,6 +57,11 @@ class Failures(dict[bytes, Failure]):
         """Another one is asked in its place: it may be asked once more when nobody else is left."""
         known = self.pop(drafter, None)
         self[drafter] = Failure(error, 1 if known is None else known.num + 1)
+
+    def may_be_better(self, drafter: bytes) -> bool:
+        """Than one that gives something: it was not asked yet, or was not at fault."""
+        known = self.get(drafter)
+        return known is None or not isinstance(known.error, Left | Denied | Died | PeerMisbehaved)
 
     @property
     def deniers(self) -> list[bytes]:

@@ -36,7 +36,7 @@ class Patience:
         self._reading_s = max(self._reading_s, reading_s)
 
     def won(self, now: float, num_others: int) -> None:
-        """It gave a token before the others did; so many were not tried yet."""
+        """It gave a token before the others did; so many of them may be better."""
         self._share_s = max(MIN_SHARE_S, self.patience_s / (1 + num_others)) if num_others else float("inf")
         self._leaves_s = now + self._share_s
 

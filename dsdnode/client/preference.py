@@ -34,22 +34,23 @@ def by_preference(
     drafters: Sequence[ProviderRecord],
     last: bytes,
     joined: Collection[bytes],
-    is_silent: Callable[[bytes], bool],
+    shunned: Callable[[bytes], int],
     rank: Callable[[bytes], int],
 ) -> list[ProviderRecord]:
     """In a conversation the `last` one, or the peers that we joined; else those that are not slower than is usual, and
     of these in the order of `rank`, by what they gave. The order in which they come decides between equals.
 
-    Those that were silent lately come behind the others, and before them those that say that they are full. Who says
-    that it is fast, or has places for a thousand, is as good as the usual one: anybody can say so.
+    Those that are `shunned` (0: not at all) come behind the others, the less the sooner, and before them those that say
+    that they are full. Who says that it is fast, or has places for a thousand, is as good as the usual one: anybody can
+    say so.
     """
     measured_s = [one.cost.at(1) for one in drafters if one.cost != UNKNOWN]
     usual_s = median_high(measured_s) if measured_s else 0.0
 
-    def key(record: ProviderRecord) -> tuple[bool, bool, bool, bool, int, int]:
+    def key(record: ProviderRecord) -> tuple[int, bool, bool, bool, int, int]:
         slower = record.cost.at(1) * (1 + record.queue) / usual_s if usual_s else 1.0
         return (
-            is_silent(record.peer_id),
+            shunned(record.peer_id),
             record.peer_id != last,
             record.peer_id not in joined,
             record.free_sessions == 0,

@@ -87,15 +87,17 @@ class PendingReply:
     told: Callable[[str], None] | None = None
     """Hears what the reply waits for."""
     others: list[bytes] = field(default_factory=list)
-    """Drafters that were not tried yet, in the order in which to try them."""
+    """Drafters to ask beside the one that is asked, in this order."""
+    num_better: int = 0
+    """Of them, and of those that were asked later than the one that goes on, whoever may be better."""
     prompt_tokens: tuple[int, ...] = ()
     """As the drafter named them to whose tokens the reply belongs."""
     acceptance: wire.WireAcceptance | None = None
     """What is asked for; once a drafter has accepted, its rule: a reply has one."""
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
-    num_killed: int = 0
-    """Engines of drafters that died of it, or could not do it, without a token in between."""
+    died: set[bytes] = field(default_factory=set)
+    """Drafters that said, without a token in between, that their engines died of it or could not do it."""
     _num_before: int = 0
     _started_s: float = field(default_factory=lambda: _now())
     _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
@@ -203,14 +205,19 @@ class PendingReply:
         """Did the drafter that was asked last give anything?"""
         return len(self.tokens) > self._num_before
 
-    def killed(self, error: DsdError) -> bool:
-        """Did a drafter's engine die of it, or could it not do it? Raises NoPipeline when that is enough."""
+    def killed(self, drafter: bytes, error: DsdError) -> bool:
+        """Did a drafter's engine die of it, or could it not do it? Raises NoPipeline when that is enough.
+
+        What one of them says twice is still one's word.
+        """
         if not isinstance(error, Died):
             return False
-        self.num_killed = 1 if self.progressed else self.num_killed + 1
-        if self.num_killed >= wire.MAX_KILLED:
+        if self.progressed:
+            self.died.clear()
+        self.died.add(drafter)
+        if len(self.died) >= wire.MAX_KILLED:
             raise NoPipeline(
-                f"{self.num_killed} drafters' engines died of this request or could not do it, the last one said: "
+                f"{len(self.died)} drafters' engines died of this request or could not do it, the last one said: "
                 f"{error}; it is not carried on to another"
             )
         return True
@@ -241,7 +248,7 @@ class PendingReply:
         self._num_before = len(self.tokens)
         if self.request.prompt_tokens or not self.tokens:
             self.prompt_tokens = taken.prompt_tokens
-        self.patience.won(_now(), len(self.others))
+        self.patience.won(_now(), self.num_better)
 
     @property
     def _positions(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import structlog
 
 from dsdnode.client.asking import Asking, Askings
 from dsdnode.client.drafters import Drafters
+from dsdnode.client.failures import Failures
 from dsdnode.client.losses import Contradiction, Died, OtherPrompt
 from dsdnode.client.pace import SLOWER
 from dsdnode.client.part import Way
@@ -27,7 +28,8 @@ class Rivals:
     One at a time is asked, after a pause in which too little came; the next pause is twice as long.
     """
 
-    def __init__(self, askings: Askings, drafters: Drafters, pending: PendingReply) -> None:
+    def __init__(self, askings: Askings, drafters: Drafters, pending: PendingReply, failures: Failures) -> None:
+        self._failures = failures
         self._askings = askings
         self._drafters = drafters
         self._pending = pending
@@ -59,7 +61,9 @@ class Rivals:
             given = pace.num_tokens - num_before
             if given < least and not self._killed:
                 self._pause_s *= 2
-                pending.others = pending.others or await self._drafters.others(pending, self._asked)
+                if not pending.others:
+                    others = await self._drafters.others(pending, self._asked)
+                    pending.others = list(filter(self._failures.may_be_better, others))
                 if pending.others:
                     self._asked.append(pending.others[0])
                     await self._try(giver, pending.others.pop(0), 1 + given * ASIDE_S / pause_s)

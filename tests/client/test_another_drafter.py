@@ -246,6 +246,24 @@ def test_two_that_lie_alike_do_not_end_a_reply_that_a_third_one_gives(tmp_path: 
     story(tmp_path, tell)
 
 
+@pytest.mark.parametrize("error", ["WorkerDied", "WorkFailed"])
+def test_one_drafter_s_engine_that_dies_of_it_again_and_again_does_not_end_a_reply(tmp_path: Path, error: str) -> None:
+    """Dora takes a while, so mallory is asked once more beside her: what he says twice is still one's word."""
+    request = replace(REQUEST, max_tokens=3)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        alice, listener = await swarm.client(), Listener()
+        alice._drafters.joined = []
+        asked = await denies(swarm, alice, "mallory", error)
+        await asyncio.sleep(5)
+        await listener.read(alice, request)
+        assert (listener.tokens, listener.reason) == (EXPECTED[:3], "length")
+        assert len(asked) == 2
+
+    story(tmp_path, tell, cost=lambda num: 2.0)
+
+
 @pytest.mark.parametrize("error", SAID)
 def test_what_nobody_does_ends_in_a_drafter_s_words(tmp_path: Path, error: str) -> None:
     async def tell(swarm: FakeSwarm) -> None:
@@ -286,32 +304,54 @@ def test_a_drafter_that_is_full_is_not_waited_for_where_another_says_no(tmp_path
 
 
 RIVALS = {
-    "gives nothing": FakeModel(num_layers=2),
-    "lacks tokens of the prompt": FakeModel(num_layers=2, vocab_size=20, padding=-77),
+    "refuses": (FakeModel(num_layers=2), REQUEST, NoPipeline),
+    "is always full": (FakeModel(num_layers=2), REQUEST, Overloaded),
+    "lacks tokens of the prompt": (FakeModel(num_layers=2, vocab_size=20, padding=-77), REQUEST, None),
+    "lacks tokens of the text": (FakeModel(num_layers=2, vocab_size=20, padding=-77), ASKED["text"][0], BadInput),
 }
 
 
 @pytest.mark.parametrize("rival", RIVALS)
 def test_a_model_of_the_same_name_that_comes_to_nothing_is_not_chosen_again(tmp_path: Path, rival: str) -> None:
     """Each has one host, and alice joined mallory's: nothing tells them apart."""
+    target, request, error = RIVALS[rival]
 
     async def refuses(peer: bytes, message: Open, buffers: list[bytes]) -> Any:
-        return Refused("not for you"), []
+        return Refused("not for you", retry=rival == "is always full"), []
 
     async def tell(swarm: FakeSwarm) -> None:
-        mallory = await swarm.add("mallory", layers=(0, 2), target=RIVALS[rival])
+        mallory = await swarm.add("mallory", layers=(0, 2), target=target)
         mallory.node.rpc.on_request(Open, refuses)
         await swarm.add("sam", layers=(0, 4))
         await swarm.add("dora", drafts=True)
         await asyncio.sleep(5)
         alice = await swarm.client(patience_s=12)
         alice._drafters.joined = [mallory.node.peer_id]
-        if rival == "gives nothing":
-            with pytest.raises(NoPipeline):
-                await Listener().read(alice)
+        if error is not None:
+            with pytest.raises(error):
+                await Listener().read(alice, request)
         for _ in range(2):
             listener = Listener()
-            await listener.read(alice)
-            assert (listener.tokens, listener.reason) == (EXPECTED, "length")
+            await listener.read(alice, request)
+            assert (listener.tokens, listener.reason) == (reply_to(TEXT) if request.prompt else EXPECTED, "length")
+
+    story(tmp_path, tell)
+
+
+def test_what_can_be_asked_of_no_model_is_no_fault_of_the_one_that_was_chosen(tmp_path: Path) -> None:
+    """Alice joined sam's, and mallory's has the same name: after her own mistake she does not get mallory's reply."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await swarm.add("mallory", layers=(0, 2), target=FakeModel(num_layers=2))
+        sam = await swarm.add("sam", layers=(0, 4))
+        await swarm.add("dora", drafts=True)
+        await asyncio.sleep(5)
+        alice = await swarm.client()
+        alice._drafters.joined = [sam.node.peer_id]
+        with pytest.raises(BadInput):
+            await Listener().read(alice, replace(REQUEST, prompt_tokens=None, prompt="\ud800"))
+        listener = Listener()
+        await listener.read(alice)
+        assert listener.tokens == EXPECTED
 
     story(tmp_path, tell)

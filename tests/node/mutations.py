@@ -163,7 +163,8 @@ CULPRITS: Final = {
         " and not self._batcher.culprits.is_refused(self._session, now)",
         "",
     ),
-    "request-killed": Mutation(PENDING + "killed", "self.num_killed >= wire.MAX_KILLED", "False"),
+    "request-killed": Mutation(PENDING + "killed", "len(self.died) >= wire.MAX_KILLED", "False"),
+    "request-one": Mutation(PENDING + "killed", "self.died.add(drafter)", "self.died.add(bytes([len(self.died)]))"),
     "death-named": Mutation("dsdnode.engine.link:WorkerLink._reap", "number == self._died_of", "False"),
     "quarantine-cause": Mutation(
         "dsdnode.engine.deaths:_causes", "if all(owners.isdisjoint(known) for known in causes):", "if True:"

@@ -28,6 +28,9 @@ WAITS: Final = {
     "lost-computing": Mutation(REPLY + "_look_for_losses", "if loss.computing", "if False"),
     "lost-again": Mutation(REPLY + "_blame", "self._num_forgotten > 1 or ", ""),
     "lost-nack": Mutation(REPLY + "_blame", 'action.reason in ("nack", "timeout")', "False"),
+    "lost-judged": Mutation(
+        "dsdnode.speculation.owner.session:SessionMachine.on_nack", "nack.length < self._num_judged", "False"
+    ),
     "lost-often": Mutation("dsdnode.pacing.suspects:Suspects.note", "1 + self.links", "1 + 0 * self.links"),
     "pair-twice": Mutation("dsdnode.pacing.suspects:Suspects.peers", " or len(known) > 1", ""),
     "new-seldom": Mutation(ROUTES + "open", "number == 0 and self._trials.is_due(_now())", "number == 0"),
@@ -56,7 +59,16 @@ WAITS: Final = {
     "paces-stalled": Mutation(RIVALS + "_lost", "own > 0 and own * SLOWER >= given", "True"),
     "paces-slow": Mutation(DRAFTERS + "gave", "tokens_per_s < self.paces.least(model_id, drafter)", "False"),
     "paces-ended": Mutation(CLIENT + "_ask_all", "self._over(pending, failures, asking)", "pass"),
-    "drafter-remembered": Mutation(DRAFTERS + "_is_shunned", "peer in self._left or ", ""),
+    "drafter-better": Mutation(
+        "dsdnode.client.failures:Failures.may_be_better", "known is None or not isinstance", "True or isinstance"
+    ),
+    "drafter-gave": Mutation(
+        "dsdnode.client.failures:Failures.note", "isinstance(error, Left) and not progressed", "isinstance(error, Left)"
+    ),
+    "beside-later": Mutation(CLIENT + "_won", "[*pending.others, *later]", "pending.others"),
+    "beside-again": Mutation(CLIENT + "_started", "if running and failures[asking.drafter].again:", "if False:"),
+    "drafter-remembered": Mutation(DRAFTERS + "_shunned", "if peer in self._left", "if False"),
+    "drafter-last": Mutation(DRAFTERS + "_shunned", "1 + self._left[peer]", "1"),
     "drafter-beside": Mutation(CLIENT + "_started", "running[-1].aside_s() if pending.others else inf", "inf"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
     "beside-reading": Mutation(CLIENT + "_started", " and _now() >= running[-1].aside_s()", ""),
@@ -89,6 +101,10 @@ WAITS: Final = {
     "prompt-text": Mutation(PART + "_news", "again[:most] != self.text[:most]", "False"),
     "prompt-end": Mutation(PART + "read", "self._num_here < len(self.tokens)", "False"),
     "rival-fruitless": Mutation(CLIENT + "generate", "self._fruitless[model.model_id] = None", "pass"),
+    "rival-words": Mutation(
+        CLIENT + "generate", "except DsdError as error", "except (NoPipeline, ModelRefused) as error"
+    ),
+    "rival-mistake": Mutation(CLIENT + "generate", "bool(failures) or not isinstance(error, BadInput)", "True"),
     "rival-tokens": Mutation(CLIENT + "_choose_model", "max(request.prompt_tokens or (0,)) < model.vocab_size", "True"),
     "denied-once": Mutation("dsdnode.client.losses:said", "if isinstance(error, LOSSES) else Denied(error)", ""),
     "denied-remembered": Mutation(CLIENT + "_over", "self._drafters.left(*failures.deniers)", "pass"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,40 @@ def test_whoever_swallows_blocks_is_gone_round(tmp_path: Path, place: int, says:
         slow_s = [seen_s for seen_s in await took_s(alice) if seen_s > 2]
         assert slow_s and max(slow_s) < 2 * SHORT_S
         assert len(slow_s) <= 2
+
+    story(tmp_path, tell)
+
+
+def spoil(stage: Member) -> None:
+    """Of each prompt the first block is passed on, and the others with digests that fit nothing."""
+    notify = stage.node.rpc.notify
+
+    def spoils(peer: bytes, message: Message, buffers: Sequence[bytes] = (), **more: Any) -> None:
+        if isinstance(message, Block) and message.position > 0:
+            buffers = [bytes(len(buffers[0])), *buffers[1:]]
+        notify(peer, message, buffers, **more)
+
+    stage.node.rpc.notify = spoils  # type: ignore[method-assign, assignment]
+
+
+def test_whoever_spoils_some_of_the_blocks_is_gone_round(tmp_path: Path) -> None:
+    """The rest is judged, again and again, which passes for no progress."""
+    prompt = tuple(1 + number % 90 for number in range(600))
+    request = replace(REQUEST, prompt_tokens=prompt, max_tokens=5)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        await swarm.add("sid", layers=(0, 2))
+        alice = await swarm.client()
+        spoil(swarm.members["sid"])
+        num_slow = 0
+        for _ in range(4):  # whoever is alike is chosen by lot
+            listener, began_s = Listener(), now()
+            await listener.read(alice, request)
+            assert (listener.tokens, listener.reason) == (fake_text(TARGET, prompt, 5), "length")
+            assert now() - began_s < 2 * SHORT_S
+            num_slow += listener.recoveries > 0
+        assert num_slow == 1, "it is remembered"
 
     story(tmp_path, tell)
 

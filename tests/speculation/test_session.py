@@ -162,6 +162,27 @@ def test_who_refuses_again_and_again_is_suspected(alice: Alice) -> None:
     assert (need.reason, need.suspects) == ("nack", (1,))
 
 
+def test_who_refuses_what_was_judged_before_is_suspected_though_it_is_judged_again() -> None:
+    """Somebody on the way spoils every second block: the first four positions of the prompt are judged each time."""
+    alice = Alice(tuple(range(1, 13)))
+    alice.start()
+    for _ in range(MAX_NACKS):
+        alice.verdict(4, 0)
+        assert isinstance(alice.nack(0)[0], SendBlock)
+    alice.verdict(4, 0)
+    (need,) = alice.nack(0)
+    assert (need.reason, need.suspects) == ("nack", (1,))
+
+
+def test_what_is_judged_for_the_first_time_is_a_step_forward_between_two_refusals() -> None:
+    alice = Alice(tuple(range(1, 101)), max_positions=200)
+    alice.start()
+    for end in range(4, 4 * (MAX_NACKS + 3), 4):
+        alice.verdict(end, 0)
+        assert isinstance(alice.nack(end - 2)[0], SendBlock)
+        alice.verdict(end, 0)
+
+
 def test_a_new_route_goes_on_where_all_its_stages_can(alice: Alice) -> None:
     alice.in_a_round()
     (need,) = alice.did(alice.machine.on_peer_lost(0.0, [1]))

@@ -38,7 +38,8 @@ from dsdnode.wire.messages import Nack, Verdict
 __all__ = ["MAX_NACKS", "SessionConfig", "SessionMachine"]
 
 MAX_NACKS = 8
-"""In a row, without a verdict: then the stage that refuses is suspected."""
+"""In a row, without a verdict: then the stage that refuses is suspected. The same of those that lack what was judged on
+this route, without a verdict on more: where one spoils some of the blocks, the same positions are judged for ever."""
 
 
 class SessionMachine:
@@ -68,6 +69,10 @@ class SessionMachine:
         self._routing = True
         self._timer = RetransmissionTimer(config.pass_timeout_s, config.position_timeout_s)
         self._num_nacks = 0
+        self._num_judged = 0
+        """How far the verdicts of this route have come."""
+        self._num_lacking = 0
+        """Nacks of stages that have less, since it came so far."""
         self._last_nack: Nack | None = None
         self._depth = 0
         """Draft tokens in a row that were right."""
@@ -145,7 +150,8 @@ class SessionMachine:
         self._timer.begin_route()
         if costs is not None:
             self._window.on_route(costs)
-        base = self._epochs.begin(0, min(lengths)).base
+        base = self._num_judged = self._epochs.begin(0, min(lengths)).base
+        self._num_lacking = 0
         self.log.opened(base)
         self._prefill.begin_route(base, len(lengths), first_costs or costs)
         return self._go_on(now)
@@ -184,6 +190,8 @@ class SessionMachine:
         epoch.flights = [flight for flight in epoch.flights if flight.end > verdict.decided]
         self._timer.answered(now, judged.sent_s)
         self._num_nacks, self._last_nack = 0, None
+        if verdict.decided > self._num_judged:
+            self._num_lacking, self._num_judged = 0, verdict.decided
         if verdict.decided < len(self._line):
             return self._go_on(now)
         actions = self._commit(now, verdict, epoch, judged)
@@ -210,7 +218,8 @@ class SessionMachine:
             return []  # a network's duplicate, whose output the stage no longer keeps: nothing is missing
         self._last_nack = nack
         self._num_nacks += 1
-        if self._num_nacks > MAX_NACKS:
+        self._num_lacking += nack.length < self._num_judged
+        if max(self._num_nacks, self._num_lacking) > MAX_NACKS:
             return self._ask_route("nack", (nack.index,))
         if any(flight.start == nack.length for flight in epoch.flights):
             return [*epoch.again(nack.length)]

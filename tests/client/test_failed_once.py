@@ -1,0 +1,194 @@
+"""A drafter that failed once may be the best there is: when alice leaves one, and whom she asks again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsdnode.client.rivals import Rivals
+from dsdnode.config import DEFAULT_PATIENCE_S
+from dsdnode.engine.port import Chunk, Output
+from dsdnode.wire import replies
+from dsdnode.wire.messages import Pong
+from dsdnode.wire.tensors import pack_tokens
+from tests.client.test_drafters import BAD_ONE_S, ask_first, says_no
+from tests.client.test_trust import ring
+from tests.node.mallory import EXPECTED, PROMPT, REQUEST
+from tests.node.swarm import FakeSwarm, Member
+from tests.node.test_drafter_host import some, story
+from tests.node.test_waits import Listener, lies, nothing, now
+
+
+def stalling(swarm: FakeSwarm, pause_s: float) -> Callable[[], None]:
+    """Called, it holds up whatever sam computes next."""
+    sam = swarm.members["sam"].shard
+    assert sam is not None
+    forward, pauses_s = sam.forward, list[float]()
+
+    async def held_up(chunks: Sequence[Chunk]) -> list[Output]:
+        if pauses_s:
+            await asyncio.sleep(pauses_s.pop())
+        return await forward(chunks)
+
+    sam.forward = held_up  # type: ignore[method-assign]
+    return lambda: pauses_s.append(pause_s)
+
+
+def asked_of(member: Member) -> list[bytes]:
+    """Requests for a reply that it gets from now on."""
+    rpc, asked = member.node.rpc, list[bytes]()
+    honest = rpc._on_request[replies.Generate]
+
+    async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+        asked.extend([message.request] if buffers else [])
+        return await honest(peer, message, buffers)
+
+    rpc.on_request(replies.Generate, generate)
+    return asked
+
+
+def fails_first(member: Member, after_s: float) -> list[bytes]:
+    """Its first reply ends without a token. Who asked it."""
+    rpc, asked = member.node.rpc, list[bytes]()
+    honest = rpc._on_request[replies.Generate]
+
+    async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+        if not buffers and len(asked) < 2:
+            return Pong(), []
+        if buffers:
+            asked.append(message.request)
+        if len(asked) != 1:
+            return await honest(peer, message, buffers)
+        failed = replies.Finished(message.request, "", "PeerUnavailable", "no more of it")
+        asyncio.get_running_loop().call_later(after_s, rpc.notify, peer, failed)
+        assert member.draft is not None
+        return replies.Accepted(message.request, member.draft.shard.model_id), [pack_tokens(list(PROMPT))]
+
+    rpc.on_request(replies.Generate, generate)
+    return asked
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked beside whoever gives a reply: what is left is the patience that one drafter has of it."""
+
+    async def watch(self: Rivals, giver: Any) -> None:
+        """Not at all."""
+
+    monkeypatch.setattr(Rivals, "_watch", watch)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("error", ["WorkFailed", "Nonsense"])
+def test_who_gave_tokens_is_not_left_for_one_that_could_not_do_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """Dora's pipeline stands still for a while: mallory, who said no before, is no better."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora", "mallory")
+        swarm.members["mallory"].node.rpc.on_request(replies.Generate, says_no(error))
+        stall, alice = stalling(swarm, 0.6 * DEFAULT_PATIENCE_S), await swarm.client()
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "mallory", "dora")
+        asked, listener, events = asked_of(swarm.members["dora"]), Listener(), alice.generate(REQUEST)
+        tokens = await some(events, 5)
+        stall()
+        await listener.go_on(events)
+        assert tokens + listener.tokens == EXPECTED
+        assert len(asked) == 1, "dora went on"
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.usefixtures("alone")
+def test_who_gave_tokens_is_asked_again_when_the_others_give_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dora's pipeline stands still for a while, and mallory, who is asked in her place, gives nothing at all."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        await lies(swarm, nothing)
+        stall, alice = stalling(swarm, 0.5 * DEFAULT_PATIENCE_S), await swarm.client()
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "dora", "mallory")
+        asked, listener, events = asked_of(swarm.members["dora"]), Listener(), alice.generate(REQUEST)
+        began_s = now()
+        tokens = await some(events, 5)
+        stall()
+        await listener.go_on(events)
+        assert tokens + listener.tokens == EXPECTED
+        assert len(asked) == 2, "dora was left in between"
+        assert now() - began_s < DEFAULT_PATIENCE_S
+
+    story(tmp_path, tell)
+
+
+def test_who_failed_once_is_asked_again_beside_one_that_gives_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory is asked beside dora, whose connection breaks: nobody else is left to ask beside mallory."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        await lies(swarm, nothing)
+        alice = await swarm.client()
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "dora", "mallory")
+        asked = fails_first(swarm.members["dora"], 5.0)
+        listener, began_s = Listener(), now()
+        await listener.read(alice)
+        assert listener.tokens == EXPECTED
+        assert len(asked) == 2
+        assert now() - began_s < 5 + 2 * BAD_ONE_S
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.usefixtures("alone")
+def test_one_that_was_asked_just_before_another_s_first_token_may_be_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory's first token comes a second after dora was asked beside him, and no second one."""
+
+    def gives_one(mallory: Member, client: bytes, request: bytes, second: int) -> None:
+        if second == 4:
+            mallory.node.rpc.notify(client, replies.Piece(request, 0, 0), [pack_tokens(EXPECTED[:1]), b""])
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        asked = await lies(swarm, gives_one)
+        alice = await swarm.client()
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "mallory", "dora")
+        listener, began_s = Listener(), now()
+        await listener.read(alice, replace(REQUEST, max_tokens=20))
+        assert (listener.tokens, listener.reason) == (EXPECTED[:20], "length")
+        assert now() - began_s < DEFAULT_PATIENCE_S, "of him alone it never ends"
+        assert len(asked) == 1
+
+    story(tmp_path, tell, cost=lambda num: 1.0)
+
+
+def test_of_those_that_were_left_the_last_one_is_asked_last(tmp_path: Path) -> None:
+    """Dora was left once, for a moment without a token; mallory gives none at all, and alice joined him."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        asked = await lies(swarm, nothing)
+        alice = await swarm.client()
+        alice._drafters.joined = [swarm.members["mallory"].node.peer_id]
+        alice._drafters.left(swarm.members["dora"].node.peer_id)
+        for _ in range(3):
+            listener = Listener()
+            await listener.read(alice)
+            assert listener.tokens == EXPECTED
+        assert len(asked) == 1
+
+    story(tmp_path, tell)
