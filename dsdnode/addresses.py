@@ -55,6 +55,14 @@ def parse_address(address: str, lowest_port: int = 1) -> tuple[str, int]:
     return host, port
 
 
+def is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_name(host: str) -> None:
     """Resolvers read 127.1, 0177.0.0.1 and 2130706433 as IPv4 addresses: here these are mistakes. Raises ValueError."""
     *_, last = host.removesuffix(".").split(".")

@@ -21,7 +21,8 @@ from dsdnode.wire.messages import MAX_LAYERS
 ROLES = ("drafter", "shard", "bootstrap")
 DEFAULT_ROLES = ("drafter", "shard")
 """With both, one machine alone already answers, and each further one adds a replica or a drafter."""
-DEFAULT_LISTEN = "tcp://0.0.0.0:29170"
+DEFAULT_LISTEN = "tcp://[::]:29170"
+"""Every address of this machine, of both families."""
 MAX_JOINS = 64
 MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20

@@ -83,7 +83,9 @@ policy_options = chain(
 node_options = chain(
     click.option("--role", multiple=True, metavar="|".join(ROLES), help="Repeatable (drafter and shard)."),
     join_options,
-    click.option("--listen", metavar="tcp://HOST:PORT", help="Where to be reached (tcp://0.0.0.0:29170; port 0: any)."),
+    click.option(
+        "--listen", metavar="tcp://HOST:PORT", help="Where to be reached ([::]:29170, all addresses; port 0: any)."
+    ),
     click.option("--advertise", multiple=True, metavar="tcp://HOST:PORT", help="What others should dial instead."),
     click.option("-m", "--model", metavar="PATH", help="Target of a shard: whole GGUF or shard file (bundled demo)."),
     click.option("-md", "--model-draft", metavar="PATH", help="Draft model of a drafter (bundled demo)."),

@@ -43,6 +43,7 @@ def status(as_json: bool, **flags: Any) -> None:
         "peer id": answer.peer_id,
         "name": answer.name,
         "address": answer.address,
+        "reach": answer.reach,
         "join": answer.join,
         "roles": ", ".join(answer.roles),
         "layers": render.span(answer.layers),

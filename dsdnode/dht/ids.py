@@ -10,7 +10,7 @@ import functools
 import hashlib
 import random
 
-from dsdnode.addresses import network, parse_address
+from dsdnode.addresses import is_address, network, parse_address
 from dsdnode.identity import peer_id
 from dsdnode.wire.messages import Contact
 
@@ -83,7 +83,4 @@ def is_dialable(contact: Contact) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _are_addresses(addresses: tuple[str, ...]) -> bool:
-    try:
-        return all(parse_address(address) for address in addresses) and bool(addresses)
-    except ValueError:
-        return False
+    return all(map(is_address, addresses)) and bool(addresses)

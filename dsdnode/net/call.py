@@ -134,6 +134,11 @@ class Call:
         self._pumps[1].sent()
         return True
 
+    @property
+    def local(self) -> str:
+        """The IP address that it is made from ("": there is no connection)."""
+        return self._door.local if self._door is not None else ""
+
     def _end(self, why: str) -> None:
         if not self._closed:
             self.close()

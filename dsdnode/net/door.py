@@ -20,18 +20,22 @@ _TCP_INFO, _RECEIVED = 11, slice(128, 136)
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """`host`: the caller's IP address, without a zone; `inode` tells connections apart."""
+    """`host`: the other end's IP address, without a zone ("": it has hung up already), `local` ours; `inode` tells
+    connections apart."""
 
     descriptor: int
     host: str
+    local: str
     inode: int
 
     @classmethod
     def at(cls, descriptor: int) -> Door | None:
-        """None: the connection has ended already."""
+        """None: libzmq has closed it."""
         with contextlib.suppress(OSError), _copy(descriptor) as copy:
-            host = str(copy.getpeername()[0]).partition("%")[0].removeprefix("::ffff:")
-            return cls(descriptor, host, os.fstat(copy.fileno()).st_ino)
+            host = ""
+            with contextlib.suppress(OSError):
+                host = plain_host(copy.getpeername()[0])
+            return cls(descriptor, host, plain_host(copy.getsockname()[0]), os.fstat(copy.fileno()).st_ino)
         return None
 
     def num_received_bytes(self) -> int:
@@ -50,6 +54,8 @@ class Door:
 
     def close(self) -> None:
         """End it, unless that has happened already: libzmq sees the other end gone, and tidies up."""
+        if not self.host:  # nothing to end; and who knows whose number this is by now
+            return
         with contextlib.suppress(OSError), _copy(self.descriptor) as copy:
             if os.fstat(copy.fileno()).st_ino == self.inode:
                 copy.shutdown(socket.SHUT_RDWR)
@@ -66,6 +72,11 @@ def _copy(descriptor: int) -> Iterator[socket.socket]:
         raise
     with found:
         yield found
+
+
+def plain_host(host: object) -> str:
+    """An IP address without a zone, and IPv4 as such."""
+    return str(host).partition("%")[0].removeprefix("::ffff:")
 
 
 def leads_here(host: str) -> bool:

@@ -75,7 +75,7 @@ class Inbound(Link):
     ) -> None:
         """`host`: the IP address that it comes from ("": gone before that was seen)."""
         super().__init__(peer_id(hello.contact.public_key), hello.bulk)
-        self.contact = hello.contact
+        self.contact, self.capabilities = hello.contact, hello.capabilities
         self.host = host
         self._router = router
         self._pump = pump
@@ -141,6 +141,8 @@ class Dealer(Link):
         self._resolutions: dict[asyncio.Task[None], None] = {}
         self._whys: dict[str, None] = {}
         self._attempt = 0
+        self.capabilities: tuple[str, ...] = ()
+        """That the peer has named in its answer."""
         self.refused = False
         """The peer itself said no, and will say so again."""
         self._loop = asyncio.get_running_loop()
@@ -155,6 +157,11 @@ class Dealer(Link):
     def way(self) -> Way:
         """The one that is taken, or greeted."""
         return self._call.way if self._call is not None else Way("")
+
+    @property
+    def local(self) -> str:
+        """The IP address of ours that it is made from ("": there is no connection)."""
+        return self._call.local if self._call is not None else ""
 
     @property
     def nonce(self) -> bytes:
@@ -283,7 +290,7 @@ class Dealer(Link):
         for other in [one for one in self._calls if one is not call]:
             other.close()
         self._calls, self._ways = [call], []
-        self.ready = True
+        self.capabilities, self.ready = answer.capabilities, True
         self._owner.dealer_ready(self)
         self.flush()
 

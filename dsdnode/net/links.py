@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import zmq
 
-from dsdnode.addresses import machine_of, network_of, parse_address
+from dsdnode.addresses import is_address, machine_of, nearness, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.call import Way
@@ -19,6 +19,7 @@ from dsdnode.net.dials import Dials
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.peers import Peer, PeerBook
+from dsdnode.net.places import is_gone
 from dsdnode.net.port import MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
 from dsdnode.net.sockets import Names
@@ -91,6 +92,26 @@ class Links:
             self._drop(dealer)
             self._check_lost(peer, why)
 
+    def leave_all_but(self, hosts: Collection[str]) -> None:
+        """Close what we dialled from an address that is none of ours any more, and dial anew from those that are: also
+        whom we are just calling, for a call from nowhere takes seconds to fail."""
+        for dealer, peer in list(self._dealers.items()):
+            if is_gone(dealer.local, hosts):
+                self._drop(dealer)
+                self._check_lost(peer, "this machine has another address now")
+                self.call(peer)
+            elif not dealer.ready:
+                self._drop(dealer)
+                anew = self._dial(peer, dealer.bulk)
+                if anew is not None:
+                    dealer.queue.move_to(anew.queue)
+
+    def call(self, peer: Peer) -> None:
+        """Have a link to a peer, for it cannot know where to dial us now."""
+        if not any(peer.dealers.values()) and not self._gate.is_banned(self._loop.time(), peer.curve_key):
+            peer.retry_at = 0.0
+            self._dial(peer, bulk=False)
+
     # --- choosing
 
     def _choose(self, peer: Peer, bulk: bool) -> Link:
@@ -143,6 +164,7 @@ class Links:
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
         peer.why_lost, peer.refused, peer.retry_at = "", False, 0.0
+        peer.capabilities = dealer.capabilities
         self.settle(peer, dealer)
 
     def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
@@ -161,7 +183,9 @@ class Links:
     def inbound_ready(self, inbound: Inbound) -> None:
         """The newest connection of a lane is the one surely alive; what waited for another goes over it."""
         peer = self.book.meet(inbound.contact.public_key)
+        self._follow(peer, inbound)
         peer.said, peer.why_lost, peer.retry_at = inbound.contact, "", 0.0
+        peer.capabilities = inbound.capabilities
         peer.seen_at(inbound.host)
         peer.inbounds.append(inbound)
         used = peer.used.get(inbound.bulk)
@@ -170,6 +194,19 @@ class Links:
             if used is not None:
                 used.queue.move_to(inbound.queue)
                 inbound.flush()
+
+    def _follow(self, peer: Peer, inbound: Inbound) -> None:
+        """It says that it lives elsewhere now than where we have called it: nobody may have told us that it left.
+
+        (A peer may well be reached where it does not say so: by a name, or by a port that its router passes on.)
+        """
+        addresses = inbound.contact.addresses
+        nears = [nearness(parse_address(one)[0]) for one in addresses if is_address(one)]
+        for dealer in list(peer.dealers.values()):
+            told = dealer.way.told
+            if dealer.ready and told not in addresses and nearness(parse_address(told)[0]) in nears:
+                self._drop(dealer)
+                dealer.queue.move_to(inbound.queue)
 
     def inbound_ended(self, inbound: Inbound) -> None:
         peer = self.book.get(inbound.peer)

@@ -34,6 +34,7 @@ class MemoryTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
+        self.why_no_port = ""
         self._hub = hub
         self._id = peer_id(contact.public_key)
         self._inbox = Inbox()
@@ -63,6 +64,9 @@ class MemoryTransport:
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
 
+    def can(self, peer: bytes, capability: str) -> bool:
+        return True
+
     def source_of(self, peer: bytes) -> str:
         known = self._hub.transports.get(peer)
         return "" if known is None else known.source
@@ -75,6 +79,12 @@ class MemoryTransport:
 
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append(callback)
+
+    def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
+        return False
+
+    def on_moved(self, callback: Callable[[], None]) -> None:
+        """Nobody moves here."""
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         target = self._hub.transports.get(peer)

@@ -49,6 +49,8 @@ class Peer:
     inbounds: list[Inbound] = field(default_factory=list)
     """The newest last."""
     used: dict[bool, Link] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
+    """That it has named last."""
     why_lost: str = ""
     refused: bool = False
     """It answered our last greeting with a no that is meant for good."""

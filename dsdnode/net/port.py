@@ -18,8 +18,13 @@ ATTEMPT_TIMEOUT_S = 5.0
 """From dialling an address to its WELCOME."""
 RETRY_S = 0.5
 """A peer that could not be reached is not dialled again sooner."""
-HEARTBEAT_S, HEARTBEAT_TIMEOUT_S = 5.0, 15.0
-"""A connection whose other end says nothing, not even in answer to a heartbeat, is gone after so long."""
+HEARTBEAT_S, HEARTBEAT_TIMEOUT_S = 2.0, 6.0
+"""A connection whose other end says nothing, not even in answer to a heartbeat, is gone after so long: two beats may be
+lost. (A laptop that left a network was missed after 7.1 s; at 5 and 15 s it was 17.5 s.)"""
+UNACKNOWLEDGED_S = 5.0
+"""So long TCP tries to send what the other end does not acknowledge. A heartbeat alone would wait for the kernel."""
+REACH = "reach"
+"""The capability of whoever says where it reaches another (FindMe)."""
 MAX_DIALLED = 128
 """Connections of ours; the one that was used longest ago is closed for one more."""
 MAX_TURN = 64
@@ -84,6 +89,9 @@ class Transport(Protocol):
     def contact_of(self, peer: bytes) -> Contact | None:
         """What a peer said of itself in its HELLO (its key is verified), else what was introduced, else None."""
 
+    def can(self, peer: bytes, capability: str) -> bool:
+        """Has it named that capability when it greeted us, or answered our greeting?"""
+
     def source_of(self, peer: bytes) -> str:
         """The IP address that a peer's connection comes from, or that we dialled; "" where that is not known. Nothing
         that it says of itself."""
@@ -99,6 +107,17 @@ class Transport(Protocol):
 
         Messages still queued for it are dropped. It is a hint to look, not a proof of death; the next send dials again.
         """
+
+    def on_moved(self, callback: Callable[[], None]) -> None:
+        """Have `callback()` called when this machine has other addresses than before; `contact` says them already."""
+
+    def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
+        """Have `callback(contact)` called for whoever says, in the house that we are in, that he is of our swarm.
+        False: nobody is asked."""
+
+    @property
+    def why_no_port(self) -> str:
+        """Why the house's router passes no port on to us, in words; empty where it does, or is not asked."""
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         """Queue one message, dialling if need be. Raises PeerUnavailable (no address, just failed) or Overloaded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from typing import Protocol
 
 import structlog
@@ -13,9 +14,10 @@ from dsdnode.addresses import Nearness, nearness, network
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net import filling
-from dsdnode.net.door import Door
+from dsdnode.net.door import Door, plain_host
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
+from dsdnode.net.places import is_gone
 from dsdnode.net.port import Priority
 from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
@@ -136,6 +138,13 @@ class Router:
             self._end(inbound)
             self._close(inbound.descriptor)
 
+    def leave_all_but(self, hosts: Collection[str]) -> list[bytes]:
+        """End the connections that lead to an address of ours that is none any more: nothing else would. The peers."""
+        left = [descriptor for descriptor, (door, _) in self._doors.items() if is_gone(door.local, hosts)]
+        for descriptor in left:
+            self._close(descriptor)
+        return [self._by_descriptor[descriptor].peer for descriptor in left if descriptor in self._by_descriptor]
+
     # --- what comes in
 
     def _take(self) -> None:
@@ -152,7 +161,7 @@ class Router:
             return
         descriptor = int(str(frames[1].get("__fd")))
         if self.lobby.hears(descriptor):
-            self._greet(routing_id, user, descriptor, _plain(str(frames[1].get("Peer-Address"))), raw)
+            self._greet(routing_id, user, descriptor, plain_host(str(frames[1].get("Peer-Address"))), raw)
 
     def _greet(self, routing_id: bytes, user: str, descriptor: int, host: str, raw: list[bytes]) -> None:
         """The first message of a connection: HELLO, or it is dropped."""
@@ -200,6 +209,8 @@ class Router:
             return  # and gone: the news of that follow
         now = self._loop.time()
         self._doors[descriptor] = door, now
+        if not door.host:
+            return  # the same, but libzmq is not through with it
         self._close(self.lobby.arrived(now, descriptor, network(door.host) or door.host))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
@@ -227,8 +238,3 @@ class Router:
         if self._by_descriptor.get(inbound.descriptor) is inbound:
             del self._by_descriptor[inbound.descriptor]
         self._owner.inbound_ended(inbound)
-
-
-def _plain(host: str) -> str:
-    """An IP address as it is written elsewhere: without a zone, and IPv4 as such."""
-    return host.partition("%")[0].removeprefix("::ffff:")

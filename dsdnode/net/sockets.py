@@ -20,13 +20,14 @@ from dsdnode.addresses import ANY_HOST, LOWEST_PORT, is_ip, nearness, parse_addr
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity
 from dsdnode.net.door import Door
-from dsdnode.net.port import HEARTBEAT_S, HEARTBEAT_TIMEOUT_S, MAX_TURN
+from dsdnode.net.port import HEARTBEAT_S, HEARTBEAT_TIMEOUT_S, MAX_TURN, UNACKNOWLEDGED_S
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 
 ZAP_DOMAIN = b"dsdnode"
 FAREWELL_S = 1.0
 """For libzmq to see that a connection of ours has ended: milliseconds, where its thread gets to run."""
 FAREWELL_LOOK_S = 0.002
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EPROTONOSUPPORT)
 _CURVE_BYTES = 33
 """Added to each frame: command name, flags, nonce, authenticator."""
 
@@ -64,13 +65,24 @@ def bind_router(
     router.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes over another's routing id
     router.setsockopt(zmq.BACKLOG, 256)
     try:
-        router.bind(listen)
+        _bind(router, host, port)
     except zmq.ZMQError as error:
         router.close()
         raise BadInput(_why_not_bound(listen, port, error)) from error
     endpoint = router.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(endpoint, bytes)
     return router, parse_address(endpoint.rstrip(b"\0").decode())[1]
+
+
+def _bind(router: zmq.Socket[bytes], host: str, port: int) -> None:
+    """`::` listens for IPv4, too, and where there is no IPv6, for that alone."""
+    try:
+        router.bind(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+    except zmq.ZMQError as error:
+        if host != "::" or error.errno not in _NO_IPV6:
+            raise
+        router.setsockopt(zmq.IPV6, 0)
+        router.bind(f"tcp://0.0.0.0:{port}")
 
 
 def _why_not_bound(listen: str, port: int, error: zmq.ZMQError) -> str:
@@ -108,6 +120,7 @@ def _set_common(socket: zmq.Socket[bytes], identity: Identity, ipv6: bool) -> No
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, round(1e3 * HEARTBEAT_S))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(1e3 * HEARTBEAT_TIMEOUT_S))
+    socket.setsockopt(zmq.TCP_MAXRT, round(1e3 * UNACKNOWLEDGED_S))
     socket.setsockopt(zmq.IPV6, int(ipv6))
 
 

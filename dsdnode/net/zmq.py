@@ -7,28 +7,31 @@ serve both ways. Settings and their reasons: sockets.py. Who may connect: zap.py
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
-from dsdnode.addresses import ANY_HOST, LOWEST_PORT, Nearness, check_reachable, is_ip, may_name, parse_address
+from dsdnode.addresses import ANY_HOST, Nearness, may_name, parse_address
 from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
-from dsdnode.net.handshake import Handshake, derive_swarm_key
+from dsdnode.net.handshake import Handshake, derive_swarm_key, swarm_names
+from dsdnode.net.house import House
+from dsdnode.net.interfaces import AddressWatch, Own
 from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
-from dsdnode.net.port import Priority, Sighting
+from dsdnode.net.places import advertised, here_of
+from dsdnode.net.port import MAX_DIALLED, Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.net.router import Router
 from dsdnode.net.sockets import Names, open_context
 from dsdnode.net.watch import MemoryWatch
 from dsdnode.net.zap import Gate, ZapServer
 from dsdnode.wire.codec import printable
-from dsdnode.wire.messages import MAX_ADDRESSES, PROTOCOL_VERSION, Contact, Hello, Refused, Welcome
+from dsdnode.wire.messages import PROTOCOL_VERSION, Contact, Hello, Refused, Welcome
 
 MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
 """The process may grow by this before every connection is dropped."""
@@ -54,30 +57,38 @@ class ZmqTransport:
         self._gate = Gate()
         self._inbox = Inbox()
         self._callbacks: list[Callable[[bytes, str], None]] = []
+        self._on_moved: list[Callable[[], None]] = []
         self._router: Router | None = None
         self._zap: ZapServer | None = None
         self._closed = False
         self._own_id = identity.peer_id
         names = Names()
+        self._follows = ""
+        """Where it listens, if what it tells others changes with this machine's addresses."""
+        self.here: tuple[str, ...] = ()
         addresses: tuple[str, ...] = ()
-        here = ""
         if listen is not None:
             try:
                 self._zap = ZapServer(self._context, self._gate)
                 self._router = Router(self, self._context, names, identity, listen)
-                addresses = _advertised(listen, advertise, self._router.port)
-                here = _here(listen, self._router.port)
+                addresses = advertised(listen, advertise, self._router.port)
+                self.here = here_of(listen, self._router.port, addresses)
             except BadInput:
                 self._stop_listening()
                 self._context.term()
                 raise
-        self.here = (here, *(one for one in addresses if one != here))[:MAX_ADDRESSES] if here else ()
+            if not advertise and parse_address(listen, lowest_port=0)[0] in ANY_HOST:
+                self._follows = listen
         keys = tuple(map(derive_swarm_key, swarm_keys))
         self._handshake = Handshake(Contact(identity.public_key, addresses), keys, version)
         self._links = Links(self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost)
         self._knocks = Knocks(self._links)
         self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
+        self._addresses = AddressWatch(self._moved)
+        self._house: House | None = None
+        if self._follows and self._router is not None:
+            self._house = House(self._router.port, self.contact, swarm_names(swarm_keys), self._relocate)
 
     @classmethod
     async def open(
@@ -108,6 +119,9 @@ class ZmqTransport:
             return
         self._closed = True
         self._watch.close()
+        self._addresses.close()
+        if self._house is not None:
+            await self._house.close()
         self._links.close()
         self._stop_listening()
         try:
@@ -172,6 +186,10 @@ class ZmqTransport:
         known = self._links.book.get(peer)
         return known.contact() if known is not None else None
 
+    def can(self, peer: bytes, capability: str) -> bool:
+        known = self._links.book.get(peer)
+        return known is not None and capability in known.capabilities
+
     def source_of(self, peer: bytes) -> str:
         known = self._links.book.get(peer)
         return "" if known is None else known.source
@@ -188,6 +206,9 @@ class ZmqTransport:
 
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._callbacks.append(callback)
+
+    def on_moved(self, callback: Callable[[], None]) -> None:
+        self._on_moved.append(callback)
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         if peer == self._own_id and not self._closed:  # one node with several roles
@@ -243,6 +264,41 @@ class ZmqTransport:
             for callback in self._callbacks:
                 callback(peer, why)
 
+    def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
+        if self._house is not None:
+            self._house.on_neighbour(callback)
+        return self._house is not None
+
+    @property
+    def why_no_port(self) -> str:
+        return self._house.why_no_port if self._house is not None else ""
+
+    def _relocate(self) -> None:
+        """Say where we are reached from now on, if that has changed."""
+        if self._house is None or self._router is None or self._closed:
+            return
+        addresses = advertised(self._follows, (), self._router.port, self._house.address)
+        if addresses == self.contact.addresses:
+            return
+        log.info("reached at other addresses from now on, perhaps", addresses=addresses)
+        self._handshake = replace(self._handshake, contact=Contact(self.contact.public_key, addresses))
+        self._links.handshake = self._handshake
+        self.here = here_of(self._follows, self._router.port, addresses)
+        self._house.say(self.contact)
+        for callback in self._on_moved:
+            callback()
+
+    def _moved(self, found: Sequence[Own]) -> None:
+        """This machine has other addresses: connections from those that are gone will never bring anything again."""
+        hosts = {own.host for own in found}
+        if self._house is not None:
+            self._house.moved()
+        self._relocate()
+        left = self._router.leave_all_but(hosts) if self._router is not None else []
+        self._links.leave_all_but(hosts)
+        for peer in filter(None, map(self._links.book.get, left[:MAX_DIALLED])):
+            self._links.call(peer)
+
     def _drop_fillers(self) -> bool:
         """False: it cannot be told who they are."""
         network = self._router.drop_fillers() if self._router is not None else None
@@ -256,41 +312,3 @@ class ZmqTransport:
         self._links.interrupt("dropped, for memory was short")
         if self._router is not None:
             self._router.rebind()
-
-
-def _advertised(listen: str, advertise: Sequence[str], port: int) -> tuple[str, ...]:
-    """The addresses to tell others: `advertise`, else the one listened on, with the real port. Raises BadInput."""
-    for address in advertise:
-        try:
-            check_reachable(address)
-        except ValueError as error:
-            raise BadInput(f"cannot advertise: {error}") from error
-        if parse_address(address)[1] < LOWEST_PORT:
-            log.warning(f"a port below {LOWEST_PORT} is called by those alone who join it by hand", address=address)
-    if len(advertise) > MAX_ADDRESSES:
-        raise BadInput(f"cannot advertise {len(advertise)} addresses; at most {MAX_ADDRESSES}")
-    if advertise:
-        return tuple(advertise)
-    host, _ = parse_address(listen, lowest_port=0)
-    if host in ANY_HOST:
-        host = _own_ip(socket.AF_INET6 if host == "::" else socket.AF_INET)
-    return (f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}",)
-
-
-def _here(listen: str, port: int) -> str:
-    """The address for processes of this machine: what is advertised may lead nowhere from inside its network."""
-    host, _ = parse_address(listen, lowest_port=0)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
-def _own_ip(family: socket.AddressFamily) -> str:
-    """The address that this machine would reach the world from (nothing is sent), else loopback."""
-    v6 = family == socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("2001:db8::1" if v6 else "192.0.2.1", 9))
-            own = str(probe.getsockname()[0])
-        except OSError:
-            own = "0.0.0.0"
-    return own if is_ip(own) and own not in ANY_HOST else ("::1" if v6 else "127.0.0.1")

@@ -34,9 +34,11 @@ from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
+from dsdnode.swarm.checks import why_unreached
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
+from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
@@ -154,6 +156,8 @@ class Node:
                 known.append(parse_join(join))
         known = [contact for contact in known if contact.public_key != self._identity.public_key]
         if not known:
+            if not await self.discovery.joined_in_the_house():
+                log.info("nobody to join is known or in this house: a swarm begins here")
             return
         try:
             await self.discovery.join(known, timeout_s=self._config.timeouts.join_s)
@@ -226,7 +230,7 @@ class Node:
 
     def _records(self) -> list[ProviderRecord]:
         hosts = {"shard": self._stage, "drafter": self._drafter}
-        contact = self._transport.contact
+        contact = self.discovery.contact
         records, now = [], asyncio.get_running_loop().time()
         for role, offer in self._offers.items():
             if offer.engine.quarantined:
@@ -284,7 +288,17 @@ class Node:
             engines=tuple(offer.status() for offer in self._offers.values()),
             protection=next((offer.protection for offer in self._offers.values()), None),
             twin=self._transport.twin,
+            reach=self._reach(),
         )
+
+    def _reach(self) -> str:
+        own, reach = self._transport.contact.addresses, self.discovery.reach
+        told = {
+            Verdict.REACHED: ", ".join(reach.told(own)),
+            Verdict.UNREACHED: why_unreached(own, self._transport.why_no_port),
+            Verdict.UNKNOWN: "no other peer was there to try",
+        }
+        return f"{reach.verdict.value}: {told[reach.verdict]}"
 
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self.discovery, self._pings)

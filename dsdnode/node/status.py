@@ -60,3 +60,5 @@ class NodeStatus(msgspec.Struct, frozen=True):
     protection: Protection | None = None
     """What holds for the engines' workers; None: there is none."""
     twin: str = ""
+    reach: str = ""
+    """Whether others reach this node, in words."""

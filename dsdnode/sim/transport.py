@@ -40,6 +40,7 @@ class SimTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
+        self.why_no_port = ""
         self.id = peer_id(contact.public_key)
         self.region = region
         self.traffic = Traffic()
@@ -81,6 +82,9 @@ class SimTransport:
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._contacts.get(peer)
 
+    def can(self, peer: bytes, capability: str) -> bool:
+        return True
+
     def source_of(self, peer: bytes) -> str:
         known = self._network.hosts.get(peer)
         return "" if known is None or not known.contact.addresses else parse_address(known.contact.addresses[0])[0]
@@ -93,6 +97,12 @@ class SimTransport:
 
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append((contextvars.copy_context(), callback))
+
+    def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
+        return False
+
+    def on_moved(self, callback: Callable[[], None]) -> None:
+        """Nobody moves here."""
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         if self.closed:

@@ -22,8 +22,10 @@ from dsdnode.errors import BadInput, DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import MAX_NAMED, Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
+from dsdnode.swarm.checks import Checks
 from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
+from dsdnode.swarm.reach import Reach
 from dsdnode.wire.messages import (
     MAX_ROLES,
     Announce,
@@ -49,6 +51,10 @@ RETRY_SHARE = 1 / 60
 """Back-off of a join: this share of the time spent trying so far."""
 MAX_OWN_PLACES = 256
 MAX_KNOWN = 64
+HOUSE_S = 1.5
+"""For a neighbour to hear our second question, where the first one was lost, and for our call of it."""
+MAX_JOINED = 64
+"""Peers that we keep to: those that our user has named, and those that are met in the house."""
 
 
 @dataclass(slots=True)
@@ -84,14 +90,20 @@ class Discovery:
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
         self._homes = Homes(rpc.transport, self._tasks, self._queries.ping)
+        self._checks = Checks(rpc, self.table, self._homes, self._tasks, self.changed)
         self._own_places: LRUCache[str, None] = LRUCache(MAX_OWN_PLACES)
         """Addresses where we were said to be, which have been looked at."""
         self._refreshing = False
+        self._asks_the_house = False
 
     @property
     def contact(self) -> Contact:
-        """Where this node is reached."""
-        return self._rpc.transport.contact
+        """What others are told of where this node is reached."""
+        return self._checks.contact
+
+    @property
+    def reach(self) -> Reach:
+        return self._checks.reach
 
     # --- what the node calls --------------------------------------------------------------------------------------
 
@@ -101,6 +113,8 @@ class Discovery:
         self._rpc.on_request(FindProviders, self._on_find_providers)
         self._rpc.on_request(Announce, self._on_announce)
         self._rpc.transport.on_peer_lost(lambda peer, _: self.forget(peer))
+        self._rpc.transport.on_moved(self._moved)
+        self._asks_the_house = self._rpc.transport.on_neighbour(self._met)
         self._tasks.spawn(self._keep_house())
 
     async def close(self) -> None:
@@ -129,6 +143,14 @@ class Discovery:
             await wait_until(self._join_news, deadline)
         await self._look_for_twin()
         self._check_twin()
+
+    async def joined_in_the_house(self) -> bool:
+        """Is anybody of this swarm in the house that we are in? Who is has answered in HOUSE_S."""
+        deadline = self._now() + HOUSE_S if self._asks_the_house else 0.0
+        while not self._joined and self._now() < deadline:
+            self._join_news.clear()
+            await wait_until(self._join_news, deadline)
+        return self._joined
 
     async def joined_all(self, timeout_s: float) -> None:
         """Return when each of the peers to join has answered once, or failed: the first may be a hermit, or a liar."""
@@ -280,6 +302,25 @@ class Discovery:
         if reached != contact.addresses:
             self._homes.call_soon(contact)
 
+    def _met(self, neighbour: Contact) -> None:
+        """In our own house: joined, as if our user had named it, while there are not too many of them."""
+        peer, now = node_id(neighbour), self._now()
+        if peer == self.own_id or peer in self._joins or len(self._joins) >= MAX_JOINED:
+            return
+        log.info("somebody of this swarm is in the same house", peer=short_id(peer), address=neighbour.addresses[0])
+        self._joins[peer] = _Join(neighbour, now, now)
+        self._wake.set()
+
+    def _moved(self) -> None:
+        """This machine has other addresses: others hear of it, and those that we joined by are called again."""
+        now = self._now()
+        self.reach.moved(now)
+        for join in self._joins.values():
+            join.since = join.next_at = now
+        self._look_around_at = now
+        self.changed()
+        self._wake.set()
+
     # --- keeping house --------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
@@ -290,6 +331,7 @@ class Discovery:
             for contact in self.table.due(now):
                 self._tasks.spawn(self._queries.ping(contact))
             self._look_around(now)
+            self._checks.tick(now)
             if self._queries.elsewhere and self._joined:
                 self._tasks.spawn(self._look_for_twin())
             if self._announcer.due(now):

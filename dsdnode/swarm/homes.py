@@ -67,13 +67,17 @@ class Homes:
 
     async def announced(self, peer: bytes, records: Collection[ProviderRecord]) -> None:
         """It has announced these: call it where they say, and return when that is done or takes too long."""
-        contacts = [record.contact for record in records if not record.withdrawn]
-        if any(not self._is_home(peer, address) for contact in contacts for address in contact.addresses):
-            for contact in contacts:
-                self.call_soon(contact)
+        for contact in [record.contact for record in records if not record.withdrawn]:
+            await self.called(contact, ANNOUNCED_S)
+
+    async def called(self, contact: Contact, patience_s: float) -> None:
+        """Return when all that a peer claims has been called, or after `patience_s`."""
+        peer = node_id(contact)
+        if any(not self._is_home(peer, address) for address in contact.addresses):
+            self.call_soon(contact)
             over = self._calling.get(peer)
             if over is not None:
-                await wait_until(over, _now() + ANNOUNCED_S)
+                await wait_until(over, _now() + patience_s)
 
     def may_show(self, record: ProviderRecord, asker: bytes) -> bool:
         """Does it lead the asker to nobody but its provider? (A tombstone leads nowhere.)"""

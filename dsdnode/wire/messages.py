@@ -136,6 +136,21 @@ class Stored(Message, frozen=True, tag=15):
     """Buffers, only where something newer of it is held: that (a restarted provider counts on from it)."""
 
 
+class FindMe(Message, frozen=True, tag=16):
+    """Call me at these addresses of mine, over new connections, and say which were answered. Answered by Reached."""
+
+    addresses: Annotated[tuple[Address, ...], Meta(min_length=1, max_length=MAX_ADDRESSES)]
+
+
+class Reached(Message, frozen=True, tag=17):
+    """`source`: the IP address that the asker is seen at ("": not known). Of its addresses those that answered, and
+    those that were called: what is nearer than the asker, or a port of a machine's services, is not."""
+
+    source: Annotated[str, Meta(max_length=64)]
+    reached: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)]
+    tried: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)]
+
+
 # --- a reply in the pipeline --------------------------------------------------------------------------------------
 
 

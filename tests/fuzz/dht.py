@@ -152,6 +152,9 @@ class DhtGame(Game):
             answer = wire.Nodes() if isinstance(message, wire.FindNode) else wire.Providers()
             if isinstance(message, wire.FindProviders):
                 buffers.append(encode_body(self._records(rng.choice(NAMES), rng.choice((0, 1, 2, 8)))))
+        elif isinstance(message, wire.FindMe) and rng.random() < 0.8:
+            said = tuple(rng.choices((*message.addresses, "tcp://192.0.2.1:1024", "\x1b[2J"), k=rng.choice((0, 1, 4))))
+            answer = wire.Reached(rng.choice(("", "192.0.2.1", "\x1b[2J")), said, rng.choice((said, message.addresses)))
         elif isinstance(message, wire.Announce) and rng.random() < 0.8:
             answer, buffers = wire.Stored(), self._records(who.name, rng.choice((0, 0, 1, 2)))
         wait_s = rng.choice((0, 0, 0.05, 1.0, 4.0))

@@ -82,6 +82,7 @@ class HostileTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
+        self.why_no_port = ""
         self.id = peer_id(contact.public_key)
         self.inbox = Inbox()
         self.banned: dict[bytes, None] = {}
@@ -100,8 +101,16 @@ class HostileTransport:
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None: ...
 
+    def on_neighbour(self, callback: Any) -> bool:
+        return False
+
+    def on_moved(self, callback: Any) -> None: ...
+
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._known.get(peer)
+
+    def can(self, peer: bytes, capability: str) -> bool:
+        return True
 
     def source_of(self, peer: bytes) -> str:
         known = self._game.people.get(peer)

@@ -18,8 +18,9 @@ from dsdnode.addresses import parse_address
 from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net import router, sockets
+from dsdnode.net.places import advertised, here_of
 from dsdnode.net.rpc import Rpc
-from dsdnode.net.zmq import ZmqTransport, _advertised, _here
+from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
@@ -59,13 +60,13 @@ async def test_listening_where_one_cannot(start: Start) -> None:
     assert num_descriptors() <= before
 
 
-def test_what_is_advertised() -> None:
-    assert _advertised("tcp://127.0.0.1:0", (), 7000) == ("tcp://127.0.0.1:7000",)
-    assert _advertised("tcp://[::1]:0", (), 7000) == ("tcp://[::1]:7000",)
-    assert _advertised("tcp://0.0.0.0:0", ["tcp://example.org:1"], 7000) == ("tcp://example.org:1",)
+def test_what_isadvertised() -> None:
+    assert advertised("tcp://127.0.0.1:0", (), 7000) == ("tcp://127.0.0.1:7000",)
+    assert advertised("tcp://[::1]:0", (), 7000) == ("tcp://[::1]:7000",)
+    assert advertised("tcp://0.0.0.0:0", ["tcp://example.org:1"], 7000) == ("tcp://example.org:1",)
     with pytest.raises(BadInput, match="at most 4"):
-        _advertised("tcp://0.0.0.0:0", [f"tcp://10.0.0.{index}:1" for index in range(5)], 7000)
-    host, port = parse_address(_advertised("tcp://0.0.0.0:7000", (), 7000)[0])
+        advertised("tcp://0.0.0.0:0", [f"tcp://10.0.0.{index}:1" for index in range(5)], 7000)
+    host, port = parse_address(advertised("tcp://0.0.0.0:7000", (), 7000)[0])
     assert host != "0.0.0.0" and port == 7000
 
 
@@ -79,12 +80,12 @@ def test_a_port_for_administrators_is_refused_in_words() -> None:
     [
         ("tcp://127.0.0.1:0", "tcp://127.0.0.1:7000"),
         ("tcp://0.0.0.0:0", "tcp://127.0.0.1:7000"),
-        ("tcp://[::]:0", "tcp://[::1]:7000"),
+        ("tcp://[::]:0", "tcp://127.0.0.1:7000"),
         ("tcp://192.0.2.7:7000", "tcp://192.0.2.7:7000"),
     ],
 )
 def test_where_it_is_reached_on_its_own_machine(listen: str, here: str) -> None:
-    assert _here(listen, 7000) == here
+    assert here_of(listen, 7000, ()) == (here,)
 
 
 async def test_what_is_advertised_is_tried_when_the_machine_is_another(start: Start) -> None:

@@ -77,7 +77,7 @@ async def test_whose_messages_all_arrived_has_filled_nothing(
 
 
 def test_of_the_network_that_has_filled_most_all_that_have_filled_something_are_culprits() -> None:
-    door = Door(1, "192.0.2.1", 1)
+    door = Door(1, "192.0.2.1", "192.0.2.2", 1)
     hers = [Unseen(door, "hers", num_bytes) for num_bytes in (40, 41, 0)]
     assert culprits([*hers, Unseen(door, "elsewhere", 50), Unseen(door, "elsewhere", 0)]) == hers[:2]
     assert culprits([Unseen(door, "hers", 0)]) == culprits([]) == []

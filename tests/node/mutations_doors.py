@@ -47,6 +47,11 @@ DOORS: Final = {
     "home-remembered": Mutation(
         HOMES + "_is_home", "return home in self._proven", "return address in self._transport.sighting(peer).reached"
     ),
+    "reach-most": Mutation(
+        "dsdnode.swarm.reach:_Voices.is_reached",
+        "2 * sum(self.said.values()) > len(self.said)",
+        "any(self.said.values())",
+    ),
     "seen-network": Mutation("dsdnode.dht.table:Table.seen", "*networks", ""),
     "seen-asking": Mutation("dsdnode.dht.lookup:Lookup.on_reply", "*networks", ""),
     "open-next": Mutation(

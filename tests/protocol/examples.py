@@ -19,6 +19,7 @@ from dsdnode.wire.messages import (
     Block,
     Close,
     Closed,
+    FindMe,
     FindNode,
     FindProviders,
     Hello,
@@ -32,6 +33,7 @@ from dsdnode.wire.messages import (
     Ping,
     Pong,
     Providers,
+    Reached,
     Refused,
     SessionLost,
     StagePlace,
@@ -77,6 +79,10 @@ def _envelopes() -> list[Envelope]:
         Envelope(Providers(), request_id=3, reply=True),
         Envelope(Announce(KEY), request_id=(1 << 63) - 1, deadline_ms=3000),
         Envelope(Stored(), request_id=(1 << 63) - 1, reply=True),
+        Envelope(FindMe(("tcp://192.0.2.7:29170",)), request_id=4, deadline_ms=8000),
+        Envelope(
+            Reached("192.0.2.7", ("tcp://192.0.2.7:29170",), ("tcp://192.0.2.7:29170",)), request_id=4, reply=True
+        ),
         Envelope(_open(), request_id=300, deadline_ms=4000),
         Envelope(Opened(17), request_id=300, reply=True),
         Envelope(Block(SESSION, 0, 3, 2, 20, 20, 1, 4, 2, *times)),

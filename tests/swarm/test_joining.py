@@ -57,8 +57,14 @@ Begin = Callable[..., Awaitable[Member]]
 async def begin() -> AsyncIterator[Begin]:
     begun: list[Member] = []
 
-    async def one(name: str | Identity, listen: str = "tcp://127.0.0.1:0", advertise: Sequence[str] = ()) -> Member:
+    async def one(
+        name: str | Identity, listen: str = "tcp://127.0.0.1:0", advertise: Sequence[str] = (), port: bool = False
+    ) -> Member:
+        """`port`: what it advertises are addresses beside its own."""
         identity = KEYS[name] if isinstance(name, str) else name
+        if port:
+            listen = elsewhere()
+            advertise = (*advertise, listen)
         begun.append(Member(identity, await ZmqTransport.open(identity, listen=listen, advertise=advertise)))
         return begun[-1]
 

@@ -1,0 +1,86 @@
+"""Where a node that listens is reached: what it tells others, and what processes of its own machine are told."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Collection, Sequence
+
+import structlog
+
+from dsdnode.addresses import ANY_HOST, LOWEST_PORT, Nearness, check_reachable, is_ip, nearness, parse_address
+from dsdnode.errors import BadInput
+from dsdnode.net.interfaces import Own, own_addresses
+from dsdnode.wire.messages import MAX_ADDRESSES
+
+_MADE_UP = ("docker", "br-", "veth", "virbr", "cni", "flannel", "lxc", "podman")
+"""Bridges to containers and virtual machines: every machine that has them has the same addresses on them."""
+
+log = structlog.get_logger(__name__)
+
+
+def advertised(listen: str, advertise: Sequence[str], port: int, given: str = "") -> tuple[str, ...]:
+    """`advertise`, else the address listened on, or this machine's, best first, with the real port, and the one that
+    its router has `given`. Raises BadInput."""
+    for address in advertise:
+        try:
+            check_reachable(address)
+        except ValueError as error:
+            raise BadInput(f"cannot advertise: {error}") from error
+        if parse_address(address)[1] < LOWEST_PORT:
+            log.warning(f"a port below {LOWEST_PORT} is called by those alone who join it by hand", address=address)
+    if len(advertise) > MAX_ADDRESSES:
+        raise BadInput(f"cannot advertise {len(advertise)} addresses; at most {MAX_ADDRESSES}")
+    if advertise:
+        return tuple(advertise)
+    host, _ = parse_address(listen, lowest_port=0)
+    hosts = hosts_to_tell(host) if host in ANY_HOST else (host,)
+    mine = [_address(one, port) for one in hosts[: MAX_ADDRESSES - bool(given)]]
+    return tuple(dict.fromkeys([*mine, given] if given else mine))
+
+
+def here_of(listen: str, port: int, addresses: Sequence[str]) -> tuple[str, ...]:
+    """For processes of this machine: what is advertised may lead nowhere from inside its network."""
+    host, _ = parse_address(listen, lowest_port=0)
+    here = _address("127.0.0.1" if host in ANY_HOST else host, port)
+    return (here, *(one for one in addresses if one != here))[:MAX_ADDRESSES]
+
+
+def _address(host: str, port: int) -> str:
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def hosts_to_tell(any_host: str) -> tuple[str, ...]:
+    """Where others may reach whoever listens on `any_host`, best first; loopback, where there is nothing else."""
+    sources = {_source(family) for family in (socket.AF_INET, socket.AF_INET6)}
+    return ranked(own_addresses(), sources, v6=any_host == "::") or ("127.0.0.1",)
+
+
+def ranked(found: Sequence[Own], sources: Collection[str], v6: bool) -> tuple[str, ...]:
+    """`sources`: what this machine would call the world from: the networks that it lives in. Pure."""
+    far = [one for one in found if (nearness(one.host) or Nearness.HERE) >= Nearness.HOUSE]
+    real = [one for one in far if not one.interface.startswith(_MADE_UP)]
+
+    def rank(own: Own) -> tuple[bool, Nearness, bool]:
+        near = nearness(own.host) or Nearness.HERE
+        is_v4 = ipaddress.ip_address(own.host).version == 4
+        # At home the old family has the shorter way; to the world the new one leads past the router's translation.
+        return own.host not in sources, near, is_v4 is (near is Nearness.WORLD)
+
+    hosts = [own.host for own in sorted(real or far, key=rank)]
+    return tuple(dict.fromkeys(host for host in hosts if v6 or ":" not in host))
+
+
+def is_gone(host: str, found: Collection[str]) -> bool:
+    """Is `host`, where a connection of ours was made from ("": there is none), no address of ours any more?"""
+    return host not in (*found, "") and (nearness(host) or Nearness.HERE) >= Nearness.HOUSE
+
+
+def _source(family: socket.AddressFamily) -> str:
+    """The address that this machine would reach the world from (nothing is sent); "": it would not."""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(("2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1", 9))
+        own = str(probe.getsockname()[0])
+        return own if is_ip(own) and own not in ANY_HOST else ""
+    return ""

@@ -1,0 +1,115 @@
+"""Peers that call one another's addresses, and say which were answered: how a node learns where others reach it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from dsdnode.addresses import may_name, network
+from dsdnode.dht.ids import is_dialable, node_id
+from dsdnode.dht.table import Table
+from dsdnode.errors import DsdError, PeerMisbehaved
+from dsdnode.net.port import REACH
+from dsdnode.net.rpc import Response, Rpc
+from dsdnode.swarm.homes import Homes
+from dsdnode.swarm.queries import Tasks
+from dsdnode.swarm.reach import Reach, Verdict
+from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
+
+MAX_ASKED = 3
+"""At once, each of another network where there are so many."""
+CALLED_S = 5.5
+"""So long an address that nobody answers is called (ATTEMPT_TIMEOUT_S), and a little more."""
+ANSWERED_S = 8.0
+
+log = structlog.get_logger(__name__)
+
+
+class Checks:
+    """`changed` is called when others are to be told other addresses of ours than before."""
+
+    def __init__(self, rpc: Rpc, table: Table, homes: Homes, tasks: Tasks, changed: Callable[[], None]) -> None:
+        self._rpc = rpc
+        self._table = table
+        self._homes = homes
+        self._tasks = tasks
+        self._changed = changed
+        self.reach = Reach(_now())
+        rpc.on_request(FindMe, self._on_find_me)
+
+    @property
+    def contact(self) -> Contact:
+        """What is told of us: our key, and of our addresses those where others reach us."""
+        own = self._rpc.transport.contact
+        return Contact(own.public_key, self.reach.told(own.addresses))
+
+    def tick(self, now: float) -> None:
+        """Ask, if it is time to."""
+        if self._rpc.transport.contact.addresses and self.reach.due(now):
+            voices = self._choose()
+            self.reach.asking(now)
+            for voice, peer in voices.items():
+                self._tasks.spawn(self._ask(peer, voice))
+
+    def _choose(self) -> dict[str, bytes]:
+        """Whom to ask, by whose word it is: the public network that one is seen in, or, nearby, the peer itself."""
+        transport = self._rpc.transport
+        voices: dict[str, bytes] = {}
+        for peer in map(node_id, self._table.contacts()):
+            if transport.can(peer, REACH):
+                voices.setdefault(network(transport.source_of(peer)) or peer.hex(), peer)
+            if len(voices) == MAX_ASKED:
+                break
+        return voices
+
+    async def _ask(self, peer: bytes, voice: str) -> None:
+        own = self._rpc.transport.contact.addresses
+        try:
+            answer, _ = await self._rpc.request(peer, FindMe(own), timeout_s=ANSWERED_S)
+        except DsdError as error:
+            log.debug("not told whether we are reached", reason=str(error))
+            return
+        if not isinstance(answer, Reached) or own != self._rpc.transport.contact.addresses:
+            return
+        told, verdict = self.contact, self.reach.verdict
+        self.reach.heard(_now(), voice, own, answer.reached, answer.tried)
+        if self.reach.verdict is not verdict:
+            self._say(own)
+        if self.contact != told:
+            self._changed()
+
+    def _say(self, own: Sequence[str]) -> None:
+        if self.reach.verdict is Verdict.UNREACHED:
+            log.warning(f"{Verdict.UNREACHED.value}: {why_unreached(own, self._rpc.transport.why_no_port)}")
+        else:
+            log.info(self.reach.verdict.value, addresses=self.reach.told(own))
+
+    async def _on_find_me(self, peer: bytes, message: FindMe, buffers: Sequence[bytes]) -> Response:
+        known = self._rpc.transport.contact_of(peer)
+        if known is None:
+            return Refused("nothing is known of this peer", retry=True), ()
+        contact = Contact(known.public_key, message.addresses)
+        if not is_dialable(contact):
+            raise PeerMisbehaved("an address that is none")
+        self._rpc.transport.introduce(contact, teacher=peer)
+        await self._homes.called(contact, CALLED_S)
+        sighting = self._rpc.transport.sighting(peer)
+        tried = tuple(one for one in contact.addresses if may_name(sighting.near, one))
+        reached = tuple(one for one in contact.addresses if one in sighting.reached)
+        return Reached(self._rpc.transport.source_of(peer), reached, tried), ()
+
+
+def why_unreached(own: Sequence[str], why_no_port: str) -> str:
+    """What keeps them away, and what to do. `why_no_port`: as the transport says it."""
+    port = own[0].rpartition(":")[2] if own else ""
+    asked = f" (asked for it, {why_no_port})" if why_no_port else ""
+    return (
+        f"nobody answered them at {', '.join(own)}. A router or firewall keeps them out: have it pass TCP port {port} "
+        f"on to this machine{asked}, and say --advertise tcp://PUBLIC_ADDRESS:PORT"
+    )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,126 @@
+"""Where others reach a node, as they say: alone, over real sockets, and with mallory among them."""
+
+from __future__ import annotations
+
+import pytest
+
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.net.port import REACH
+from dsdnode.net.rpc import Response
+from dsdnode.swarm.reach import ASK_AGAIN_S, FIRST_S, MAX_VOICES, REACHED_S, UNREACHED_S, Reach, Verdict
+from dsdnode.wire.messages import FindMe, Reached
+from tests.swarm.test_joining import Begin, begin, elsewhere, until
+
+__all__ = ["begin"]
+
+LAN, VPN, IPV6 = "tcp://192.168.1.2:29170", "tcp://100.64.0.2:29170", "tcp://[2001:db8::2]:29170"
+OWN = (LAN, VPN, IPV6)
+
+
+def test_without_a_word_of_others_the_likeliest_address_is_told() -> None:
+    reach = Reach(0.0)
+    assert reach.verdict is Verdict.UNKNOWN and reach.told(OWN) == (LAN,) and reach.told(()) == ()
+
+
+def test_what_most_of_them_say_counts() -> None:
+    """Mallory says the contrary, under two names of one network."""
+    reach = Reach(0.0)
+    reach.heard(0.0, "bob's", OWN, (IPV6,), (LAN, IPV6))
+    reach.heard(0.0, "carol's", OWN, (IPV6,), (LAN, IPV6))
+    for _ in range(2):
+        reach.heard(0.0, "mallory's", OWN, (VPN, LAN), OWN)
+    assert reach.verdict is Verdict.REACHED
+    assert reach.told(OWN) == (VPN, IPV6), "nobody else has tried the VPN's"
+    reach.heard(0.0, "bob's", OWN, (IPV6,), OWN)
+    assert reach.told(OWN) == (IPV6,)
+
+
+def test_a_voice_counts_once_and_old_ones_are_forgotten() -> None:
+    reach = Reach(0.0)
+    for _ in range(9):
+        reach.heard(0.0, "mallory's", OWN, (), OWN)
+    for name in ("bob's", "carol's"):
+        reach.heard(0.0, name, OWN, (LAN,), OWN)
+    told = reach.verdict
+    assert reach.told(OWN) == (LAN,) and told is Verdict.REACHED
+    for number in range(MAX_VOICES):
+        reach.heard(0.0, f"network {number}", OWN, (), OWN)
+    assert reach.verdict is Verdict.UNREACHED and reach.told(OWN) == (LAN,)
+
+
+def test_an_address_that_nobody_could_try_is_not_unreached() -> None:
+    """Bob lives far away, and does not call what is nearby."""
+    reach = Reach(0.0)
+    reach.heard(0.0, "bob's", OWN, (), ())
+    assert reach.verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(("reached", "again_s"), [((LAN,), REACHED_S), ((), UNREACHED_S)])
+def test_when_they_are_asked(reached: tuple[str, ...], again_s: float) -> None:
+    reach = Reach(10.0)
+    assert not reach.due(10.0) and reach.due(10.0 + FIRST_S)
+    reach.asking(11.0)
+    for name in ("bob's", "carol's"):
+        reach.heard(12.0, name, OWN, reached, OWN)
+    assert not reach.due(12.0) and reach.due(11.0 + ASK_AGAIN_S), "two may be wrong"
+    reach.heard(21.0, "dave's", OWN, reached, OWN)
+    assert not reach.due(21.0 + again_s - 1) and reach.due(21.0 + again_s)
+    reach.moved(30.0)
+    assert reach.due(30.0 + FIRST_S) and reach.verdict is Verdict.UNKNOWN
+
+
+def test_what_is_no_address_of_ours_any_more_does_not_count() -> None:
+    reach = Reach(0.0)
+    reach.heard(0.0, "bob's", OWN, (LAN,), OWN)
+    reach.heard(1.0, "bob's", (VPN,), (), (VPN,))
+    assert reach.verdict is Verdict.UNREACHED and reach.told((VPN,)) == (VPN,)
+
+
+# --- over real sockets
+
+
+async def test_alice_learns_at_which_of_her_addresses_others_reach_her(begin: Begin) -> None:
+    """She has two, of which the first leads nowhere: a bridge to her containers, say."""
+    bob, carol = await begin("bob"), await begin("carol")
+    nowhere = elsewhere()
+    alice = await begin("alice", port=True, advertise=[nowhere])
+    real = alice.contact.addresses[1]
+    await carol.join(bob.contact)
+    await alice.join(bob.contact, carol.contact)
+    assert alice.discovery.contact.addresses == (nowhere,), "nobody has said yet"
+    await until(lambda: alice.discovery.reach.verdict is Verdict.REACHED)
+    await until(lambda: alice.discovery.contact.addresses == (real,))
+    assert alice.contact.addresses == (nowhere, real), "her greeting names both: others are not where these are"
+
+
+async def test_who_is_not_reached_is_told(begin: Begin) -> None:
+    bob = await begin("bob")
+    alice = await begin("alice", advertise=[elsewhere()])
+    await alice.join(bob.contact)
+    await until(lambda: alice.discovery.reach.verdict is Verdict.UNREACHED)
+
+
+async def test_bob_says_where_he_sees_her_and_calls_no_port_of_a_service(begin: Begin) -> None:
+    bob, alice = await begin("bob"), await begin("alice")
+    alice.rpc.transport.introduce(bob.contact)
+    asked = (*alice.contact.addresses, "tcp://127.0.0.1:22")
+    answer, _ = await alice.rpc.request(bob.id, FindMe(asked), timeout_s=8)
+    assert answer == Reached("127.0.0.1", alice.contact.addresses, alice.contact.addresses)
+    assert alice.rpc.transport.can(bob.id, REACH) and bob.rpc.transport.can(alice.id, REACH)
+    handler = bob.rpc._on_request[FindMe]
+    with pytest.raises(PeerMisbehaved):
+        await handler(alice.id, FindMe(("http://127.0.0.1:7000",)), [])
+
+
+async def test_mallory_s_word_for_another_address_is_not_taken(begin: Begin) -> None:
+    """She says that alice is reached where alice is not at all."""
+
+    async def lies(peer: bytes, message: FindMe, buffers: list[bytes]) -> Response:
+        return Reached("\x1b[2J", ("tcp://192.0.2.1:29170",), ()), ()
+
+    mallory, alice = await begin("mallory"), await begin("alice")
+    mallory.rpc.on_request(FindMe, lies)
+    await alice.join(mallory.contact)
+    await until(lambda: bool(mallory.rpc.sent.get("Reached")))
+    await alice.rpc.ping(mallory.id, timeout_s=5)  # what she said before has been heard
+    assert alice.discovery.contact == alice.contact and alice.discovery.reach.verdict is Verdict.UNKNOWN
