@@ -166,19 +166,22 @@ class KeptOutputs:
 
     def __init__(self, limits: StageLimits) -> None:
         self._outputs: dict[tuple[int, int], ForwardBlock] = {}
+        self._num_positions = 0
         self._max_blocks = limits.max_kept_blocks
         self._max_positions = limits.max_kept_positions
 
     def put(self, output: ForwardBlock) -> None:
-        self._outputs[output.block.epoch, output.block.position] = output
-        while len(self._outputs) > self._max_blocks or self._num_positions() > self._max_positions:
-            del self._outputs[next(iter(self._outputs))]
+        key = output.block.epoch, output.block.position
+        known = self._outputs.get(key)
+        self._outputs[key] = output
+        self._num_positions += len(output.states) - (0 if known is None else len(known.states))
+        while len(self._outputs) > self._max_blocks or self._num_positions > self._max_positions:
+            oldest = self._outputs.pop(next(iter(self._outputs)))
+            self._num_positions -= len(oldest.states)
 
     def get(self, key: tuple[int, int]) -> ForwardBlock | None:
         return self._outputs.get(key)
 
     def clear(self) -> None:
         self._outputs.clear()
-
-    def _num_positions(self) -> int:
-        return sum(len(output.states) for output in self._outputs.values())
+        self._num_positions = 0
