@@ -120,10 +120,18 @@ class Inbox:
         held = next(iter(senders.values()))
         frames, size_bytes = held.messages.popleft()
         self._count(held, -size_bytes)
-        self._networks.move_to_end(network)
-        addresses.move_to_end(address)
-        senders.move_to_end(held.account.owner)
-        self._tidy(held)
+        if held.messages:
+            senders.move_to_end(held.account.owner)
+        else:
+            del senders[held.account.owner]
+        if senders:
+            addresses.move_to_end(address)
+        else:
+            del addresses[address]
+        if addresses:
+            self._networks.move_to_end(network)
+        else:
+            del self._networks[network]
         return held.account.owner, frames
 
     def _make_room(self, asker: Account, size_bytes: int) -> bool:

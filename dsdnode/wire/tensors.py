@@ -29,11 +29,12 @@ def pack_states(states: NDArray[np.float32], wire: str) -> bytes:
         raise ValueError(f"states are float32 [n, width], not {states.dtype} {list(states.shape)}")
     if wire not in WIRE_TYPES:
         raise ValueError(f"unknown wire type {wire!r}")
-    if not (np.abs(states).max(initial=0.0) <= _MAX_STATE):
+    largest = np.abs(states).max(axis=1, initial=0.0)
+    if not (largest.max(initial=0.0) <= _MAX_STATE):
         raise ValueError("states that are not finite, or out of all proportion")
     if wire == "f32":
         return states.astype("<f4", copy=False).tobytes()
-    return _pack_halves(states) if wire == "f16" else _pack_bytes(states)
+    return _pack_halves(states, largest) if wire == "f16" else _pack_bytes(states)
 
 
 def unpack_states(buffer: bytes, num_positions: int, width: int, wire: str) -> NDArray[np.float32]:
@@ -61,8 +62,9 @@ def row_bytes(width: int, wire: str) -> int:
     return 4 + 2 * width if wire == "f16" else row_bytes(_num_groups(width), "f16") + width
 
 
-def _pack_halves(states: NDArray[np.float32]) -> bytes:
-    _, exponents = np.frexp(np.abs(states).max(axis=1, initial=0.0))
+def _pack_halves(states: NDArray[np.float32], largest: NDArray[np.float32]) -> bytes:
+    """`largest`: of each row, in size."""
+    _, exponents = np.frexp(largest)
     # Not below the normal floats: their scale must not vanish (and 0 has exponent 0).
     scales = np.ldexp(np.float32(1), np.maximum(exponents - _TOP_EXPONENT, -126)).astype("<f4")
     halves = (states / scales[:, None]).astype("<f2")
@@ -80,7 +82,8 @@ def _unpack_halves(buffer: bytes, num_positions: int, width: int) -> NDArray[np.
 def _pack_bytes(states: NDArray[np.float32]) -> bytes:
     num_positions, width = states.shape
     largest: NDArray[np.float32] = np.maximum.reduceat(np.abs(states), range(0, width, _GROUP), axis=1)
-    packed = _pack_halves((largest / _MAX_BYTE).astype(np.float32, copy=False))
+    exact = (largest / _MAX_BYTE).astype(np.float32, copy=False)
+    packed = _pack_halves(exact, exact.max(axis=1, initial=0.0))
     steps = _spread(_unpack_halves(packed, num_positions, _num_groups(width)), width)  # as the other end has them
     ratios = np.divide(states, steps, out=np.zeros_like(states), where=steps > 0)
     return packed + np.clip(np.rint(ratios), -_MAX_BYTE, _MAX_BYTE).astype(np.int8).tobytes()
