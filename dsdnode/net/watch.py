@@ -16,8 +16,10 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-INTERVAL_S = 0.05
-"""In which a fast network brings tens of megabytes; a look takes some ten microseconds, on every idle node, too."""
+INTERVAL_S, LONGEST_S = 0.05, 0.2
+"""Looks are rarer where there is much room: each wakes an idle node, which takes a tenth of a millisecond."""
+FLOOD_BYTES_S = 1.25e9
+"""Ten gigabits: as much as a fast network brings, and more than libzmq's one thread decrypts."""
 FREED_S = 0.5
 """Until what libzmq held of a connection that was closed is free."""
 SETTLE_S = 2.0
@@ -73,6 +75,11 @@ class MemoryWatch:
             log.debug("memory not measured", reason=str(error))
             return None
 
+    def _pause_s(self, grown_bytes: int) -> float:
+        """In which no flood brings more than half of what is left."""
+        left_s = (self._limit_bytes - grown_bytes) / FLOOD_BYTES_S
+        return max(INTERVAL_S, min(left_s / 2, LONGEST_S))
+
     def _begin(self) -> None:
         self._start_bytes = self._size_bytes()
         self._timer = self._loop.call_later(INTERVAL_S, self._look)
@@ -85,7 +92,7 @@ class MemoryWatch:
             if self._start_bytes is None:
                 self._start_bytes = size_bytes
             elif size_bytes - self._start_bytes <= self._limit_bytes:
-                self._tried = False
+                self._tried, after_s = False, self._pause_s(size_bytes - self._start_bytes)
             elif not self._tried:
                 self._tried, after_s = True, FREED_S
                 after_s = FREED_S if self._remedy() else 0.0

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from dsdnode.net import watch as watching
-from dsdnode.net.watch import INTERVAL_S, SETTLE_S, MemoryWatch, ResidentSize
+from dsdnode.net.watch import FLOOD_BYTES_S, INTERVAL_S, SETTLE_S, MemoryWatch, ResidentSize
+from dsdnode.net.zmq import MEMORY_LIMIT_BYTES
 from tests.node import jumping
 
 LIMIT_BYTES = 1000
@@ -102,3 +103,36 @@ def test_what_is_taken_is_seen_with_and_without_a_file_to_read_it_from(
         grown = size.num_bytes() - before
     size.close()
     assert TAKEN_BYTES / 2 < grown < 3 * TAKEN_BYTES
+
+
+@pytest.mark.parametrize("begins_s", [1.0, 1.05, 1.1, 1.15, 1.199])
+@pytest.mark.parametrize("flood", [FLOOD_BYTES_S, FLOOD_BYTES_S / 20])
+def test_where_there_is_room_looks_are_rare_and_a_flood_is_seen_as_soon(
+    begins_s: float, flood: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_s = 0.0
+    looks_s: list[float] = []
+    seen: list[float] = []
+
+    def size() -> float:
+        return max(0.0, asyncio.get_running_loop().time() - start_s - begins_s) * flood
+
+    def num_bytes() -> float:
+        looks_s.append(asyncio.get_running_loop().time() - start_s)
+        return size()
+
+    def remedy() -> bool:
+        seen.append(size())
+        return True
+
+    async def story() -> None:
+        nonlocal start_s
+        start_s = asyncio.get_running_loop().time()
+        monkeypatch.setattr(watching, "ResidentSize", lambda: SimpleNamespace(num_bytes=num_bytes, close=lambda: None))
+        watch = MemoryWatch(MEMORY_LIMIT_BYTES, remedy, lambda: None)
+        await asyncio.sleep(begins_s + 2 * MEMORY_LIMIT_BYTES / flood)
+        watch.close()
+
+    jumping.run(story())
+    assert MEMORY_LIMIT_BYTES < seen[0] <= MEMORY_LIMIT_BYTES + flood * INTERVAL_S * 1.001
+    assert sum(look_s < 1.0 for look_s in looks_s) < 8
