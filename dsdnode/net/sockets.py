@@ -156,7 +156,8 @@ def transmit(socket: zmq.Socket[bytes], *frames: bytes) -> None:
 
 
 class Pump:
-    """Calls `take` while there is something to read, then `idle`, whenever something may have happened to a socket.
+    """Calls `take` until nothing is left to read, or it raises zmq.Again, then `idle`, whenever something may have
+    happened to a socket.
 
     A libzmq descriptor tells of changes only once, so whoever hears of one must take everything, and whoever sends must
     call `sent`: sending swallows the notice too. All of it is synchronous, so that nothing can be cancelled half-way.
@@ -200,14 +201,19 @@ class Pump:
             for _ in range(MAX_TURN):
                 if self._closed:
                     return
-                if not events(self._socket) & _READABLE:  # (asking costs a third of an error from recv)
-                    return self._idle() if self._idle is not None else None
                 self._take()
-            self.poke()
+                if not (self._closed or events(self._socket) & _READABLE):  # (a third of what an error costs)
+                    break
+            else:
+                return self.poke()
+        except zmq.Again:
+            pass
         except Exception:
             if not self._closed:
                 self.poke()
             raise
+        if self._idle is not None:
+            self._idle()
 
 
 class Farewell:

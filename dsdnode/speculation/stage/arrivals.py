@@ -149,10 +149,13 @@ class WaitingBlocks:
     def drop_dead(self, floor: int) -> None:
         """Forget what waits under the owner's floor. No branch above it has yet to grow from that: a floor rises with
         a new main epoch alone, whose base the judge has answered, so that every stage has run all before it."""
-        self.items = [item for item in self.items if item.block.epoch >= floor]
+        if self.items:
+            self.items = [item for item in self.items if item.block.epoch >= floor]
 
     def next_overdue_s(self) -> float | None:
-        return min((item.arrived_s + self._patience_s for item in self.items), default=None)
+        if not self.items:
+            return None
+        return min(item.arrived_s + self._patience_s for item in self.items)
 
     def take_overdue(self, now: float) -> list[Arrival]:
         """Remove and return what has waited for too long. (The very sum of next_overdue_s: a timer must not spin.)"""
