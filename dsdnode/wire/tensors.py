@@ -9,6 +9,8 @@ largest. (Powers of two as steps err 1.5 times as much, at the same size: `pytho
 
 from __future__ import annotations
 
+from math import frexp, ldexp
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,7 @@ from dsdnode.wire.messages import WIRE_TYPES
 
 _TOP_EXPONENT = 15
 """The largest value of a row lands in [2^14, 2^15): within range, with the most room below."""
+_NO_TOKENS = np.frombuffer(b"", np.int32)
 _GROUP = 32
 _MAX_BYTE = 127
 _MAX_STATE = 1e38
@@ -64,9 +67,9 @@ def row_bytes(width: int, wire: str) -> int:
 
 def _pack_halves(states: NDArray[np.float32], largest: NDArray[np.float32]) -> bytes:
     """`largest`: of each row, in size."""
-    _, exponents = np.frexp(largest)
     # Not below the normal floats: their scale must not vanish (and 0 has exponent 0).
-    scales = np.ldexp(np.float32(1), np.maximum(exponents - _TOP_EXPONENT, -126)).astype("<f4")
+    exponents = [max(frexp(one)[1] - _TOP_EXPONENT, -126) for one in largest.tolist()]
+    scales = np.array([ldexp(1.0, exponent) for exponent in exponents], "<f4")
     halves = (states / scales[:, None]).astype("<f2")
     return b"".join((scales.tobytes(), halves.tobytes()))
 
@@ -108,6 +111,8 @@ def _spread(steps: NDArray[np.float32], width: int) -> NDArray[np.float32]:
 
 def pack_tokens(tokens: NDArray[np.int32] | list[int]) -> bytes:
     """Token ids as int32 [n]."""
+    if len(tokens) == 0:
+        return b""
     return np.asarray(tokens, dtype="<i4").tobytes()
 
 
@@ -115,8 +120,10 @@ def unpack_tokens(buffer: bytes, num_tokens: int, vocab_size: int) -> NDArray[np
     """Token ids, int32 [num_tokens], read-only. Raises PeerMisbehaved: another count, ids outside [0, vocab_size)."""
     if len(buffer) != 4 * num_tokens:
         raise PeerMisbehaved(f"{len(buffer)} bytes for {num_tokens} token ids")
+    if num_tokens == 0:
+        return _NO_TOKENS
     tokens = np.frombuffer(buffer, "<i4").astype(np.int32, copy=False)
-    if num_tokens and not (tokens.min() >= 0 and tokens.max() < vocab_size):
+    if not (tokens.min() >= 0 and tokens.max() < vocab_size):
         raise PeerMisbehaved(f"token ids outside of a vocabulary of {vocab_size}")
     return tokens
 
