@@ -80,14 +80,16 @@ class WorkerLink(asyncio.Protocol):
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._pending[number] = packet, future
         self._transport.writelines(buffers)
+        timer = asyncio.get_running_loop().call_later(timeout_s, _give_up, future)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await future
+            return await future
         except TimeoutError:  # nobody knows what state it is in
             self.kill()
             await self._dead.wait()
             kind = WorkerDied if self._died_of == number else EngineLost
             raise kind(f"the engine's process did not answer within {timeout_s:g} s") from None
+        finally:
+            timer.cancel()
 
     def kill(self) -> None:
         if self._process.returncode is None:
@@ -171,6 +173,11 @@ class WorkerLink(asyncio.Protocol):
         while data := await self._process.stderr.read(MAX_STDERR_TAIL_BYTES):
             self._stderr_tail = (self._stderr_tail + data)[-MAX_STDERR_TAIL_BYTES:]
             log.debug("worker", pid=self.pid, stderr=data.decode("utf-8", "replace").rstrip())
+
+
+def _give_up(future: asyncio.Future[Reply]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
 
 
 async def _start(theirs: socket.socket) -> asyncio.subprocess.Process:

@@ -241,8 +241,11 @@ class LlamaEngine:
     def _states(self, chunks: Sequence[Chunk]) -> list[Output]:
         rows: list[Rows] = []
         self._run(chunks, rows.append)
+        whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if len(chunks) == 1:
+            return [Output(whole, None, None, 0.0)]
         ends = np.cumsum([len(chunk.inputs) for chunk in chunks])
-        return [Output(part, None, None, 0.0) for part in np.split(np.concatenate(rows), ends[:-1])]
+        return [Output(part, None, None, 0.0) for part in np.split(whole, ends[:-1])]
 
     def _draws(self, chunks: Sequence[Chunk]) -> list[Output]:
         drawn = [Draws(chunk) for chunk in chunks]

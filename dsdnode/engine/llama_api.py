@@ -70,6 +70,8 @@ class Tap:
     def take(self) -> NDArray[np.float32]:
         """Rows [n, width] seen since the last call."""
         rows, self._rows = self._rows, []
+        if len(rows) == 1:
+            return rows[0]
         return np.concatenate(rows) if rows else np.empty((0, self._width), np.float32)
 
     def _observe(self, node: int, ask: bool, _: object) -> bool:

@@ -107,8 +107,7 @@ def serve(connection: socket.socket) -> None:
             reason = str(error).encode("utf-8", "backslashreplace").decode()  # (names of files need not be UTF-8)
             spoiled = error.sequences if isinstance(error, CacheSpoiled) else ()
             buffers = pack(request_id, Failed(type(error).__name__, reason[:4096], spoiled))
-        for buffer in buffers:
-            connection.sendall(buffer)
+        _send(connection, buffers)
 
 
 def _receive(connection: socket.socket) -> tuple[int, Request, Buffer] | None:
@@ -120,6 +119,14 @@ def _receive(connection: socket.socket) -> tuple[int, Request, Buffer] | None:
     if header is None or body is None:
         return None
     return request_id, read_request(header), body
+
+
+def _send(connection: socket.socket, buffers: list[Buffer]) -> None:
+    """In one piece, unless that would be a large one: the daemon is woken by each."""
+    if sum(map(len, buffers)) <= SOCKET_BUFFER_BYTES:
+        buffers = [b"".join(buffers)]
+    for buffer in buffers:
+        connection.sendall(buffer)
 
 
 def _read(connection: socket.socket, count: int) -> bytearray | None:

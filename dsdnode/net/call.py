@@ -14,7 +14,17 @@ from dsdnode.identity import Identity, curve_public_key
 from dsdnode.net.dials import Teacher
 from dsdnode.net.door import Door
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S
-from dsdnode.net.sockets import Farewell, Frames, Names, Pump, events, open_dealer, open_monitor, receive_event
+from dsdnode.net.sockets import (
+    Farewell,
+    Frames,
+    Names,
+    Pump,
+    events,
+    open_dealer,
+    open_monitor,
+    receive_event,
+    transmit,
+)
 from dsdnode.wire.codec import MAX_BUFFERS, encode
 from dsdnode.wire.messages import Hello
 
@@ -128,7 +138,7 @@ class Call:
     def transmit(self, frames: list[bytes]) -> bool:
         """False: libzmq's queue is full."""
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            transmit(self._socket, *frames)
         except zmq.Again:
             return False
         self._pumps[1].sent()

@@ -32,8 +32,11 @@ class Unseen:
 
 def sent_for(frames: Iterable[bytes]) -> int:
     """Bytes that a message takes on its connection."""
-    sealed = [len(frame) + _SEALED_BYTES for frame in frames]
-    return sum(size + (2 if size <= _SHORT_BYTES else 9) for size in sealed)
+    num_bytes = 0
+    for frame in frames:
+        sealed = len(frame) + _SEALED_BYTES
+        num_bytes += sealed + (2 if sealed <= _SHORT_BYTES else 9)
+    return num_bytes
 
 
 def look(door: Door, num_seen_bytes: int, age_s: float) -> Unseen:

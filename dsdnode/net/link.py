@@ -22,7 +22,7 @@ from dsdnode.net.call import Call, Way
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.port import Priority
 from dsdnode.net.queues import SendQueue
-from dsdnode.net.sockets import Names, Pump
+from dsdnode.net.sockets import Names, Pump, transmit
 from dsdnode.wire.codec import decode, printable
 from dsdnode.wire.messages import Hello, Refused, Welcome
 
@@ -88,7 +88,7 @@ class Inbound(Link):
 
     def _transmit(self, frames: list[bytes]) -> bool:
         try:
-            self._router.send_multipart([self.routing_id, *frames], zmq.NOBLOCK)
+            transmit(self._router, self.routing_id, *frames)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:

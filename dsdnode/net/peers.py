@@ -127,8 +127,10 @@ class Peer:
     @property
     def source(self) -> str:
         """The IP address that it calls from; of one that does not, the one where it answered last ("": not known)."""
+        if self.inbounds:
+            return self.inbounds[-1].host
         reached = next(reversed(self.reached.values()), None)
-        return self.inbounds[-1].host if self.inbounds else "" if reached is None else reached.host
+        return "" if reached is None else reached.host
 
     def ready_link(self, bulk: bool) -> Link | None:
         """An open link of a lane, ours before theirs."""

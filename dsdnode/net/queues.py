@@ -83,6 +83,8 @@ class Inbox:
     def __init__(self) -> None:
         self._networks: OrderedDict[str, OrderedDict[str, OrderedDict[bytes, _Received]]] = OrderedDict()
         """Network, address, sender. Whose turn is next comes first, among the networks as in each of them."""
+        self._alone: tuple[bytes, list[bytes], str, str] | None = None
+        """A message that came while nothing else was here: there is nobody to be fair to, and it needs no place."""
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.num_dropped = 0
@@ -90,6 +92,18 @@ class Inbox:
     def put(self, peer: bytes, frames: Sequence[bytes], network: str = "", address: str = "") -> None:
         """Drops the message when its sender has too many here already. When everybody together has, whoever has more
         than a fair share loses: the sender, or others what they sent last."""
+        if self._alone is not None:
+            alone, self._alone = self._alone, None
+            self._queue(*alone)
+            self._queue(peer, frames, network, address)
+        elif self._networks or sum(map(len, frames)) > MAX_PEER_BYTES:
+            self._queue(peer, frames, network, address)
+        else:
+            self._alone = peer, list(frames), network, address
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _queue(self, peer: bytes, frames: Sequence[bytes], network: str, address: str) -> None:
         size_bytes = sum(map(len, frames))
         addresses = self._networks.get(network)
         senders = addresses.get(address) if addresses is not None else None
@@ -107,23 +121,32 @@ class Inbox:
         senders.setdefault(peer, held)
         held.messages.append((list(frames), size_bytes))
         self._count(held, size_bytes)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     async def get(self) -> tuple[bytes, list[bytes]]:
         """The next message. For one reader only; cancelling it loses nothing."""
-        while not self._networks:
+        while not self._networks and self._alone is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        if self._alone is not None:
+            (peer, frames, _, _), self._alone = self._alone, None
+            return peer, frames
         network, addresses = next(iter(self._networks.items()))
         address, senders = next(iter(addresses.items()))
         held = next(iter(senders.values()))
         frames, size_bytes = held.messages.popleft()
         self._count(held, -size_bytes)
-        self._networks.move_to_end(network)
-        addresses.move_to_end(address)
-        senders.move_to_end(held.account.owner)
-        self._tidy(held)
+        if held.messages:
+            senders.move_to_end(held.account.owner)
+        else:
+            del senders[held.account.owner]
+        if senders:
+            addresses.move_to_end(address)
+        else:
+            del addresses[address]
+        if addresses:
+            self._networks.move_to_end(network)
+        else:
+            del self._networks[network]
         return held.account.owner, frames
 
     def _make_room(self, asker: Account, size_bytes: int) -> bool:

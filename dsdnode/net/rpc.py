@@ -272,7 +272,8 @@ class Rpc:
 
     def _send(self, peer: bytes, message: Message, frames: list[bytes], priority: Priority) -> None:
         self.transport.send(peer, frames, priority)
-        sent = self.sent.setdefault(type(message).__name__, Sent())
+        name = type(message).__name__
+        sent = self.sent.get(name) or self.sent.setdefault(name, Sent())
         sent.num += 1
         sent.num_bytes += sum(map(len, frames))
 

@@ -28,6 +28,9 @@ FAREWELL_S = 1.0
 """For libzmq to see that a connection of ours has ended: milliseconds, where its thread gets to run."""
 FAREWELL_LOOK_S = 0.002
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EPROTONOSUPPORT)
+_NOW, _NOW_AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+_READABLE, _EVENTS = int(zmq.POLLIN), int(zmq.EVENTS)
+"""Numbers: what is done with enumerations takes longer than what libzmq does then."""
 _CURVE_BYTES = 33
 """Added to each frame: command name, flags, nonce, authenticator."""
 
@@ -155,11 +158,19 @@ def receive_event(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
 
 def events(socket: zmq.Socket[bytes]) -> int:
     """POLLIN, POLLOUT; asking also makes libzmq look at what happened."""
-    return int(socket.getsockopt(zmq.EVENTS))
+    return int(socket.getsockopt(_EVENTS))
+
+
+def transmit(socket: zmq.Socket[bytes], *frames: bytes) -> None:
+    """One message. Raises zmq.Again where the queue is full: that is asked with the first frame."""
+    for frame in frames[:-1]:
+        socket.send(frame, _NOW_AND_MORE)
+    socket.send(frames[-1], _NOW)
 
 
 class Pump:
-    """Calls `take` until it raises zmq.Again, then `idle`, whenever something may have happened to a socket.
+    """Calls `take` until nothing is left to read, or it raises zmq.Again, then `idle`, whenever something may have
+    happened to a socket.
 
     A libzmq descriptor tells of changes only once, so whoever hears of one must take everything, and whoever sends must
     call `sent`: sending swallows the notice too. All of it is synchronous, so that nothing can be cancelled half-way.
@@ -184,7 +195,7 @@ class Pump:
             self._loop.call_soon(self._run)
 
     def sent(self) -> None:
-        if events(self._socket) & zmq.POLLIN:
+        if events(self._socket) & _READABLE:
             self.poke()
 
     def stop(self) -> None:
@@ -204,14 +215,18 @@ class Pump:
                 if self._closed:
                     return
                 self._take()
-            self.poke()
+                if not (self._closed or events(self._socket) & _READABLE):  # (a third of what an error costs)
+                    break
+            else:
+                return self.poke()
         except zmq.Again:
-            if self._idle is not None:
-                self._idle()
+            pass
         except Exception:
             if not self._closed:
                 self.poke()
             raise
+        if self._idle is not None:
+            self._idle()
 
 
 class Farewell:
@@ -252,12 +267,12 @@ class Frames:
     def receive(self) -> list[zmq.Frame] | None:
         """One message, or None when it was, or is being, dropped. Raises zmq.Again when there is none."""
         if self._dropping:
-            self._dropping = self._socket.recv(zmq.NOBLOCK, copy=False).more
+            self._dropping = self._socket.recv(_NOW, copy=False).more
             return None
-        frames = [self._socket.recv(zmq.NOBLOCK, copy=False)]
+        frames = [self._socket.recv(_NOW, copy=False)]
         while frames[-1].more:
             if len(frames) == self._most:
                 self._dropping = True
                 return None
-            frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
+            frames.append(self._socket.recv(_NOW, copy=False))
         return frames

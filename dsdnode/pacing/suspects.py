@@ -87,7 +87,9 @@ class Suspects:
             self.note(peer, peer, now)
 
     def passed(self, route: Sequence[bytes]) -> None:
-        """A block went round these stages."""
+        """A block went round these stages. (Each verdict says so, and nearly always that is known.)"""
+        if not self._seen and all(peer in self._proven for peer in route):
+            return
         for link in [*pairwise(route), *((peer, peer) for peer in route)]:
             self._seen.pop(link, None)
         self._proven.update(dict.fromkeys(route))

@@ -30,11 +30,11 @@ class Unreal(RuntimeError):
 
 
 class Call:
-    """What runs later: asyncio's Handle and TimerHandle in one, without what only debugging needs. `timed`: it is among
-    the timers; once cancelled it has no callback.
+    """What runs later: asyncio's Handle and TimerHandle in one, without what only debugging needs. `when_s`: while it
+    is among the timers, by the clock of whoever asked; once cancelled it has no callback.
     """
 
-    __slots__ = ("args", "callback", "context", "loop", "timed")
+    __slots__ = ("args", "callback", "context", "loop", "when_s")
 
     def __init__(
         self,
@@ -42,18 +42,22 @@ class Call:
         callback: Callable[..., object],
         args: tuple[Any, ...],
         context: Context | None,
-        timed: bool = False,
+        when_s: float | None = None,
     ) -> None:
         self.loop = loop
         self.callback: Callable[..., object] | None = callback
         self.args = args
         self.context = copy_context() if context is None else context
-        self.timed = timed
+        self.when_s = when_s
+
+    def when(self) -> float:
+        assert self.when_s is not None
+        return self.when_s
 
     def cancel(self) -> None:
         if self.callback is not None:
             self.callback, self.args = None, ()
-            if self.timed:
+            if self.when_s is not None:
                 self.loop.timer_cancelled()
 
     def cancelled(self) -> bool:
@@ -98,11 +102,11 @@ class JumpingLoop(asyncio.BaseEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Call:
-        return self._push(when - _OFFSET_S.get(), Call(self, callback, args, context, True))
+        return self._push(when - _OFFSET_S.get(), Call(self, callback, args, context, when))
 
     def at(self, when_s: float, callback: Callable[..., object], *args: Any) -> Call:
         """For the world itself: at the true time `when_s`, by nobody's clock."""
-        return self._push(when_s, Call(self, callback, args, _NOBODYS, True))
+        return self._push(when_s, Call(self, callback, args, _NOBODYS, when_s))
 
     def _push(self, when_s: float, call: Call) -> Call:
         self._num_timers += 1
@@ -132,7 +136,7 @@ class JumpingLoop(asyncio.BaseEventLoop):
         timers, ready = self._timers, self._ready
         while timers and (not ready or timers[0][0] <= self.now):
             when_s, _, call = heappop(timers)
-            call.timed = False
+            call.when_s = None
             if call.callback is None:
                 self._num_cancelled -= 1
                 continue

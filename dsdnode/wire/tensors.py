@@ -9,6 +9,8 @@ largest. (Powers of two as steps err 1.5 times as much, at the same size: `pytho
 
 from __future__ import annotations
 
+from math import frexp, ldexp
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +19,7 @@ from dsdnode.wire.messages import WIRE_TYPES
 
 _TOP_EXPONENT = 15
 """The largest value of a row lands in [2^14, 2^15): within range, with the most room below."""
+_NO_TOKENS = np.frombuffer(b"", np.int32)
 _GROUP = 32
 _MAX_BYTE = 127
 _MAX_STATE = 1e38
@@ -29,11 +32,12 @@ def pack_states(states: NDArray[np.float32], wire: str) -> bytes:
         raise ValueError(f"states are float32 [n, width], not {states.dtype} {list(states.shape)}")
     if wire not in WIRE_TYPES:
         raise ValueError(f"unknown wire type {wire!r}")
-    if not (np.abs(states).max(initial=0.0) <= _MAX_STATE):
+    largest = np.abs(states).max(axis=1, initial=0.0)
+    if not (largest.max(initial=0.0) <= _MAX_STATE):
         raise ValueError("states that are not finite, or out of all proportion")
     if wire == "f32":
         return states.astype("<f4", copy=False).tobytes()
-    return _pack_halves(states) if wire == "f16" else _pack_bytes(states)
+    return _pack_halves(states, largest) if wire == "f16" else _pack_bytes(states)
 
 
 def unpack_states(buffer: bytes, num_positions: int, width: int, wire: str) -> NDArray[np.float32]:
@@ -61,10 +65,11 @@ def row_bytes(width: int, wire: str) -> int:
     return 4 + 2 * width if wire == "f16" else row_bytes(_num_groups(width), "f16") + width
 
 
-def _pack_halves(states: NDArray[np.float32]) -> bytes:
-    _, exponents = np.frexp(np.abs(states).max(axis=1, initial=0.0))
+def _pack_halves(states: NDArray[np.float32], largest: NDArray[np.float32]) -> bytes:
+    """`largest`: of each row, in size."""
     # Not below the normal floats: their scale must not vanish (and 0 has exponent 0).
-    scales = np.ldexp(np.float32(1), np.maximum(exponents - _TOP_EXPONENT, -126)).astype("<f4")
+    exponents = [max(frexp(one)[1] - _TOP_EXPONENT, -126) for one in largest.tolist()]
+    scales = np.array([ldexp(1.0, exponent) for exponent in exponents], "<f4")
     halves = (states / scales[:, None]).astype("<f2")
     return b"".join((scales.tobytes(), halves.tobytes()))
 
@@ -80,7 +85,8 @@ def _unpack_halves(buffer: bytes, num_positions: int, width: int) -> NDArray[np.
 def _pack_bytes(states: NDArray[np.float32]) -> bytes:
     num_positions, width = states.shape
     largest: NDArray[np.float32] = np.maximum.reduceat(np.abs(states), range(0, width, _GROUP), axis=1)
-    packed = _pack_halves((largest / _MAX_BYTE).astype(np.float32, copy=False))
+    exact = (largest / _MAX_BYTE).astype(np.float32, copy=False)
+    packed = _pack_halves(exact, exact.max(axis=1, initial=0.0))
     steps = _spread(_unpack_halves(packed, num_positions, _num_groups(width)), width)  # as the other end has them
     ratios = np.divide(states, steps, out=np.zeros_like(states), where=steps > 0)
     return packed + np.clip(np.rint(ratios), -_MAX_BYTE, _MAX_BYTE).astype(np.int8).tobytes()
@@ -105,6 +111,8 @@ def _spread(steps: NDArray[np.float32], width: int) -> NDArray[np.float32]:
 
 def pack_tokens(tokens: NDArray[np.int32] | list[int]) -> bytes:
     """Token ids as int32 [n]."""
+    if len(tokens) == 0:
+        return b""
     return np.asarray(tokens, dtype="<i4").tobytes()
 
 
@@ -112,8 +120,10 @@ def unpack_tokens(buffer: bytes, num_tokens: int, vocab_size: int) -> NDArray[np
     """Token ids, int32 [num_tokens], read-only. Raises PeerMisbehaved: another count, ids outside [0, vocab_size)."""
     if len(buffer) != 4 * num_tokens:
         raise PeerMisbehaved(f"{len(buffer)} bytes for {num_tokens} token ids")
+    if num_tokens == 0:
+        return _NO_TOKENS
     tokens = np.frombuffer(buffer, "<i4").astype(np.int32, copy=False)
-    if num_tokens and not (tokens.min() >= 0 and tokens.max() < vocab_size):
+    if not (tokens.min() >= 0 and tokens.max() < vocab_size):
         raise PeerMisbehaved(f"token ids outside of a vocabulary of {vocab_size}")
     return tokens
 

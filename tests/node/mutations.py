@@ -73,7 +73,7 @@ KEPT: Final = {
         ARRIVALS + "WaitingBlocks.put", "not self._pool.has_room(self.account, arrival.size_bytes)", "False"
     ),
     "kept-blocks": Mutation(ARRIVALS + "KeptOutputs.put", "len(self._outputs) > self._max_blocks or ", ""),
-    "kept-positions": Mutation(ARRIVALS + "KeptOutputs.put", " or self._num_positions() > self._max_positions", ""),
+    "kept-positions": Mutation(ARRIVALS + "KeptOutputs.put", " or self._num_positions > self._max_positions", ""),
     "closings-most": Mutation(
         "dsdnode.speculation.stage.cache:BranchCache.close", "len(self._closings) > self._max_closings", "False"
     ),

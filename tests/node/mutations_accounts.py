@@ -70,8 +70,8 @@ ACCOUNTS: Final = {
     ),
     "served-share": Mutation("dsdnode.net.rpc:Rpc._has_place", "shares.over(asker, 1)[:1]", "()"),
     "inbox-share": Mutation("dsdnode.net.queues:Inbox._make_room", "shares.over(asker, size_bytes)", "()"),
-    "inbox-turn": Mutation("dsdnode.net.queues:Inbox.get", "        self._networks.move_to_end(network)\n", ""),
-    "inbox-address": Mutation("dsdnode.net.queues:Inbox.get", "        addresses.move_to_end(address)\n", ""),
+    "inbox-turn": Mutation("dsdnode.net.queues:Inbox.get", "self._networks.move_to_end(network)\n", "pass\n"),
+    "inbox-address": Mutation("dsdnode.net.queues:Inbox.get", "addresses.move_to_end(address)\n", "pass\n"),
     "memory-culprit": Mutation("dsdnode.net.zmq:ZmqTransport._drop_fillers", "self._router.drop_fillers()", "None"),
     "memory-network": Mutation(
         "dsdnode.net.zap:Gate.is_locked", "self._locked_networks.get(network_of(address), 0.0)", "0.0"

@@ -43,9 +43,9 @@ NET: Final = {
     "gate-memory": Mutation(
         GATE + "__init__", "self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)", "self._known = {}"
     ),
-    "inbox-peer": Mutation(INBOX + "put", "held.num_bytes + size_bytes > MAX_PEER_BYTES", "False"),
-    "inbox-number": Mutation(INBOX + "put", "len(held.messages) >= MAX_PEER_MESSAGES", "False"),
-    "inbox-all": Mutation(INBOX + "put", "self._bytes + size_bytes > MAX_INBOX_BYTES and ", "False and "),
+    "inbox-peer": Mutation(INBOX + "_queue", "held.num_bytes + size_bytes > MAX_PEER_BYTES", "False"),
+    "inbox-number": Mutation(INBOX + "_queue", "len(held.messages) >= MAX_PEER_MESSAGES", "False"),
+    "inbox-all": Mutation(INBOX + "_queue", "self._bytes + size_bytes > MAX_INBOX_BYTES and ", "False and "),
     "queue-most": Mutation("dsdnode.net.queues:SendQueue.push", "len(queue) >= MAX_QUEUED_MESSAGES or ", ""),
     "frames-most": Mutation("dsdnode.net.sockets:Frames.receive", "len(frames) == self._most", "False"),
 }

@@ -91,8 +91,9 @@ class Batcher:
             return
         self._owners[chunk.sequence] = item.owner
         self._push(item)
-        self.scheduler.active(item.owner, _now(), account)
-        self._busy.set(_now(), len(self._working()))
+        now = _now()
+        self.scheduler.active(item.owner, now, account)
+        self._busy.set(now, len(self._working()))
 
     def copy(self, source: int, target: int, position: int) -> None:
         self._operation((source, target), lambda: self.engine.copy(source, target, position))
@@ -123,15 +124,18 @@ class Batcher:
 
     def num_others(self, owner: Owner) -> int:
         """Owners with work here but this one: waiting or, within `done`, in the same decode."""
-        return len(self._working().keys() - {owner})
+        working = self._working()
+        return len(working) - (owner in working)
 
     def mean_busy(self) -> float:
         """How many owners had work here, on the average of the last seconds."""
         return self._busy.value(_now())
 
     def _working(self) -> dict[Owner, Account]:
-        waiting = [item for item in self._waiting if isinstance(item, Run)]
-        return {item.owner: item.account for item in [*waiting, *(item for item, _ in self._current)]}
+        working = {item.owner: item.account for item in self._waiting if isinstance(item, Run)}
+        for item, _ in self._current:
+            working[item.owner] = item.account
+        return working
 
     # --- decoding
 
@@ -143,15 +147,17 @@ class Batcher:
             ready = await self._ready()
             if not ready:
                 continue
-            self._current, began_s = self._next_batch(ready), _now()
+            began_s = _now()
+            self._current = self._next_batch(ready, began_s)
             if not self._current:  # only what is to leave time to others
                 self._wake.clear()
                 await wait_until(self._wake, self.scheduler.wakes_at)
                 continue
             await self._decode(self._current)
-            self.scheduler.took(_now(), _now() - began_s)
+            now = _now()
+            self.scheduler.took(now, now - began_s)
             self._current = []
-            self._busy.set(_now(), len(self._working()))
+            self._busy.set(now, len(self._working()))
 
     async def _ready(self) -> list[Run]:
         """Runs that nothing of their sequences is before; cache operations in that position are carried out."""
@@ -178,19 +184,21 @@ class Batcher:
                 index += 1
         return ready
 
-    def _next_batch(self, ready: Sequence[Run]) -> Batch:
+    def _next_batch(self, ready: Sequence[Run], now: float) -> Batch:
         """A run leaves the queue with its last piece."""
         for owner, account in self._working().items():
-            self.scheduler.active(owner, _now(), account)
-        batch = self.scheduler.choose(self._apart(ready), _now())
+            self.scheduler.active(owner, now, account)
+        batch = self.scheduler.choose(self._apart(ready, now), now)
         for item, chunk in batch:
             if item.num_done + len(chunk.inputs) == len(item.chunk.inputs):
                 self._waiting.remove(item)
         return batch
 
-    def _apart(self, ready: Sequence[Run]) -> Sequence[Run]:
+    def _apart(self, ready: Sequence[Run], now: float) -> Sequence[Run]:
         """Those whose work may be what the engine died of run alone, in turn with all the others."""
-        now = _now()
+        if not self.culprits.has_marks:
+            self._suspects_turn = False
+            return ready
         suspects = [run for run in ready if self.culprits.is_marked(run.owner, now)]
         rest = [run for run in ready if run not in suspects]
         self._suspects_turn = bool(suspects) and not (rest and self._suspects_turn)

@@ -35,6 +35,11 @@ class Culprits:
     def __init__(self) -> None:
         self._marks: LRUCache[Owner, _Mark] = LRUCache(MAX_MARKS)
 
+    @property
+    def has_marks(self) -> bool:
+        """Of anybody. (Nearly always there are none, and each decode asks.)"""
+        return bool(self._marks)
+
     def mark(self, ran: Mapping[Owner, int], now: float) -> Owner | None:
         """The engine died of the work of one of these, or could not do it; each with the position where its run would
         have ended. Returns whose it was; None: nobody's, or nobody can tell."""
@@ -47,7 +52,7 @@ class Culprits:
 
     def passed(self, owner: Owner, end: int) -> None:
         """A run of it was done, up to `end`."""
-        mark = self._marks.get(owner)
+        mark = self._marks.get(owner) if self._marks else None
         if mark is not None and mark.num < MAX_KILLED and end >= mark.end:
             del self._marks[owner]
 

@@ -68,6 +68,8 @@ class Run:
         count = min(room, left - max(1, self.chunk.num_draws))
         start, position = self.num_done, self.chunk.position + self.num_done
         if self.num_left <= room or count <= 0:
+            if start == 0:
+                return self.chunk
             return dataclasses.replace(self.chunk, position=position, inputs=self.chunk.inputs[start:])
         inputs = self.chunk.inputs[start : start + count]
         return Chunk(self.chunk.sequence, position, inputs, owner=self.chunk.owner)
@@ -79,6 +81,8 @@ class Run:
     def whole(self) -> Output:
         """What the engine would have given for the whole chunk."""
         last = self.parts[-1]
+        if len(self.parts) == 1:
+            return last
         states = [part.states for part in self.parts if part.states is not None]
         return dataclasses.replace(
             last,
@@ -145,7 +149,8 @@ class Scheduler:
 
     def took(self, now: float, seconds: float) -> None:
         """The decode chosen last."""
-        self._rests |= dict.fromkeys(self._long, now + seconds)
+        for network in self._long:
+            self._rests[network] = now + seconds
 
     @property
     def wakes_at(self) -> float:
@@ -153,10 +158,13 @@ class Scheduler:
         return min(self._rests.values(), default=float("-inf"))
 
     def _without_those_that_rest(self, order: Sequence[Run], now: float) -> list[Run]:
-        self._rests = {network: until_s for network, until_s in self._rests.items() if until_s > now}
+        if self._rests:
+            self._rests = {network: until_s for network, until_s in self._rests.items() if until_s > now}
         short = [run for run in order if run.num_left <= PIECE_POSITIONS]
         for run in short:
             self._turns[run.owner].short_s = now
+        if len(short) == len(order):
+            return short
         lately = {turn.account.network for turn in self._turns.values() if now - turn.short_s < ACTIVE_S}
         waits = set()
         for network in {run.account.network for run in order if run not in short and lately - {run.account.network}}:
@@ -168,6 +176,8 @@ class Scheduler:
         return [run for run in order if run in short or run.account.network not in waits]
 
     def _in_turn(self, ready: Sequence[Run]) -> list[Run]:
+        if len(ready) < 2:
+            return list(ready)
         served: dict[str | tuple[str, str] | Account, int] = {}
         for turn in self._turns.values():
             for payer in (turn.account.network, turn.account.place, turn.account):
@@ -187,9 +197,10 @@ class Scheduler:
         batch: Batch = []
         room = limit - piece if long else limit
         for run in order:
-            if run not in long and (run.num_left <= room or not (batch or long)):
-                batch.append((run, run.piece(run.num_left)))
-                room -= run.num_left
+            left = run.num_left
+            if run not in long and (left <= room or not (batch or long)):
+                batch.append((run, run.piece(left)))
+                room -= left
         room = piece if batch else limit
         for run in long:
             chunk = run.piece(room)

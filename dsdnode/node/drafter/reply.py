@@ -376,14 +376,16 @@ class Reply:
         self.phase = NEXT.get((self.phase, event), self.phase)
 
     def _schedule(self) -> None:
-        if self._timer is not None:
+        """A timer that ends too soon is left: nearly every event puts the time off, and such a tick does nothing."""
+        wakeup = self._machine.next_wakeup()
+        if self._timer is not None and (wakeup is None or wakeup < self._timer.when()):
             self._timer.cancel()
             self._timer = None
-        wakeup = self._machine.next_wakeup()
-        if wakeup is not None:
+        if self._timer is None and wakeup is not None:
             self._timer = asyncio.get_running_loop().call_at(wakeup, self._tick)
 
     def _tick(self) -> None:
+        self._timer = None
         self._carry_out(self._machine.tick(self._now()))
 
     @staticmethod

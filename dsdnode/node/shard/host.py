@@ -278,6 +278,7 @@ class StageHost:
     # --- actions
 
     def _carry_out(self, session: StageSession, actions: list[do.StageAction]) -> None:
+        session.num_cells = session.machine.num_cells
         for action in actions:
             match action:
                 case do.CopySequence(source, target, position):
@@ -302,7 +303,6 @@ class StageHost:
                         self._tell(peer, sealed)
                 case do.Gone():
                     self._forget(session)
-        session.num_cells = session.machine.num_cells
         self._schedule(session)
 
     def _fail(self, session: StageSession, reason: str) -> None:
@@ -318,7 +318,7 @@ class StageHost:
         self._lose(session, reason, culprit=culprit)
 
     def _run(self, session: StageSession, run: do.RunChunk) -> None:
-        now, session.num_cells = asyncio.get_running_loop().time(), session.machine.num_cells
+        now = asyncio.get_running_loop().time()
         for one in self._sessions.overflow(now, session):
             self._evict(one)
         if session.machine.is_over:
@@ -345,9 +345,7 @@ class StageHost:
         inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
         sampling = session.sampling if run.num_draws else None
         num_top = min(run.num_top, self._engine.shard.vocab_size)
-        return Chunk(
-            run.sequence, run.position, inputs, run.num_draws, sampling, num_top=num_top, owner=session.owner
-        )  # fmt: skip
+        return Chunk(run.sequence, run.position, inputs, run.num_draws, sampling, num_top=num_top, owner=session.owner)
 
     def _done(self, session: StageSession, result: Output | DsdError | None) -> None:
         now = asyncio.get_running_loop().time()
@@ -379,15 +377,16 @@ class StageHost:
             self.on_change()
 
     def _schedule(self, session: StageSession) -> None:
-        """Have the machine's `tick` called when it next wants it."""
-        if session.timer is not None:
+        """Have `tick` called when the machine wants it. A timer that ends too soon is left: that tick does nothing."""
+        wakeup = session.machine.next_wakeup() if self._sessions.get(session.id) is session else None
+        if session.timer is not None and (wakeup is None or wakeup < session.timer.when()):
             session.timer.cancel()
             session.timer = None
-        wakeup = session.machine.next_wakeup()
-        if wakeup is not None and self._sessions.get(session.id) is session:
+        if session.timer is None and wakeup is not None:
             session.timer = asyncio.get_running_loop().call_at(wakeup, self._tick, session)
 
     def _tick(self, session: StageSession) -> None:
+        session.timer = None
         self._carry_out(session, session.machine.tick(asyncio.get_running_loop().time()))
 
 

@@ -149,10 +149,13 @@ class WaitingBlocks:
     def drop_dead(self, floor: int) -> None:
         """Forget what waits under the owner's floor. No branch above it has yet to grow from that: a floor rises with
         a new main epoch alone, whose base the judge has answered, so that every stage has run all before it."""
-        self.items = [item for item in self.items if item.block.epoch >= floor]
+        if self.items:
+            self.items = [item for item in self.items if item.block.epoch >= floor]
 
     def next_overdue_s(self) -> float | None:
-        return min((item.arrived_s + self._patience_s for item in self.items), default=None)
+        if not self.items:
+            return None
+        return min(item.arrived_s + self._patience_s for item in self.items)
 
     def take_overdue(self, now: float) -> list[Arrival]:
         """Remove and return what has waited for too long. (The very sum of next_overdue_s: a timer must not spin.)"""
@@ -166,19 +169,22 @@ class KeptOutputs:
 
     def __init__(self, limits: StageLimits) -> None:
         self._outputs: dict[tuple[int, int], ForwardBlock] = {}
+        self._num_positions = 0
         self._max_blocks = limits.max_kept_blocks
         self._max_positions = limits.max_kept_positions
 
     def put(self, output: ForwardBlock) -> None:
-        self._outputs[output.block.epoch, output.block.position] = output
-        while len(self._outputs) > self._max_blocks or self._num_positions() > self._max_positions:
-            del self._outputs[next(iter(self._outputs))]
+        key = output.block.epoch, output.block.position
+        known = self._outputs.get(key)
+        self._outputs[key] = output
+        self._num_positions += len(output.states) - (0 if known is None else len(known.states))
+        while len(self._outputs) > self._max_blocks or self._num_positions > self._max_positions:
+            oldest = self._outputs.pop(next(iter(self._outputs)))
+            self._num_positions -= len(oldest.states)
 
     def get(self, key: tuple[int, int]) -> ForwardBlock | None:
         return self._outputs.get(key)
 
     def clear(self) -> None:
         self._outputs.clear()
-
-    def _num_positions(self) -> int:
-        return sum(len(output.states) for output in self._outputs.values())
+        self._num_positions = 0

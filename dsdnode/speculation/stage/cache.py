@@ -100,7 +100,7 @@ class BranchCache:
     def shrink(self, max_cells: int, keep: Branch) -> list[StageAction]:
         """Give up branches but one until so many cells are in use: what is closed first, then the oldest."""
         actions: list[StageAction] = []
-        while self.num_cells > max_cells and len(self._branches) > 1:
+        while len(self._branches) > 1 and self.num_cells > max_cells:
             sequence = self._drop(keep)
             self._free.append(sequence)
             actions.append(ReleaseSequence(sequence))

@@ -268,9 +268,11 @@ class StageMachine:
         """Deal with the waiting blocks, first come first, until a run starts or only blocks that must wait are left."""
         actions: list[StageAction] = []
         while self._running is None:
-            decided = ((item, self._fate(item)) for item in self._inbox.items)
-            arrival, fate = next((pair for pair in decided if pair[1] is not Fate.WAIT), (None, Fate.WAIT))
-            if arrival is None:
+            for arrival in self._inbox.items:
+                fate = self._fate(arrival)
+                if fate is not Fate.WAIT:
+                    break
+            else:
                 break
             self._inbox.items.remove(arrival)
             actions += self._deal(now, arrival, fate)
