@@ -50,7 +50,7 @@ ACCOUNTS: Final = {
     ),
     "turn-pause": Mutation(
         "dsdnode.node.batching.scheduler:Scheduler._without_those_that_rest",
-        "if network in self._rests or lets_go_first:",
+        "if rests or lets_go_first:",
         "if False:",
     ),
     "cells-modest": Mutation(

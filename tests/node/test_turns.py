@@ -228,6 +228,18 @@ def test_long_runs_of_mallory_take_no_more_of_the_time_than_they_leave_to_alice_
     assert max(beside.waits) <= ONE_DECODE_S + 2 * cost(1)
 
 
+def test_long_runs_of_two_networks_take_no_more_of_it_than_those_of_one() -> None:
+    """Mallory asks at two drafters: a piece of the one's comes where the other's has its pause."""
+
+    def waits(*theirs: Account) -> list[float]:
+        hers = lambda b: Talker(b, 0, [1] * 60, pause_s=0.05, account=of(ELSEWHERE))  # noqa: E731
+        longs = [lambda b, i=i, one=one: Talker(b, 1 + i, [250] * 2, account=one) for i, one in enumerate(theirs)]
+        alice, *_ = talk(hers, *longs)
+        return alice.waits[:8]
+
+    assert sum(waits(of(HERS), of("third"))) < 1.1 * sum(waits(of(HERS)))
+
+
 def test_two_who_read_long_prompts_leave_no_pauses() -> None:
     one, other = talk(*[lambda b, i=i: Talker(b, i, [250], account=of(str(i))) for i in range(2)])
     assert max(one.waits[0], other.waits[0]) <= 2 * (250 / SHARED_POSITIONS + 1) * ONE_DECODE_S

@@ -6,9 +6,9 @@ are at work, one decode has at most SHARED_POSITIONS: short runs (a block of dra
 PIECE_POSITIONS of the long ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for
 ever. An owner that is alone is decoded in one piece.
 
-Long runs make each decode long, whoever else is in it. So those of one network take no more of the time than they
-leave while other networks have short ones: after each piece there is a pause that is as long as it took, and before the
-next one short runs that are there go first, once.
+Long runs make each decode long, whoever else is in it. So all of them together take no more of the time than they leave
+while other networks have short ones: after each piece there is a pause that is as long as it took, whosever piece it
+was, and before the next one of that network short runs that are there go first, once.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ class Scheduler:
         self._max_positions = max_positions
         self._turns: dict[Owner, _Owner] = {}
         self._num_decodes = 0
-        self._rests: dict[str, float] = {}
-        """Networks that had a long run in a decode, and until when they have none."""
+        self._rests_until_s = float("-inf")
+        """A decode had a long run: until then there is none, where others have short ones."""
         self._went_first: set[str] = set()
         """Networks whose long runs have let short ones go before."""
         self._long: set[str] = set()
@@ -149,17 +149,15 @@ class Scheduler:
 
     def took(self, now: float, seconds: float) -> None:
         """The decode chosen last."""
-        for network in self._long:
-            self._rests[network] = now + seconds
+        if self._long:
+            self._rests_until_s = now + seconds
 
     @property
     def wakes_at(self) -> float:
         """When there may be a decode though nothing was chosen."""
-        return min(self._rests.values(), default=float("-inf"))
+        return self._rests_until_s
 
     def _without_those_that_rest(self, order: Sequence[Run], now: float) -> list[Run]:
-        if self._rests:
-            self._rests = {network: until_s for network, until_s in self._rests.items() if until_s > now}
         short = [run for run in order if run.num_left <= PIECE_POSITIONS]
         for run in short:
             self._turns[run.owner].short_s = now
@@ -169,9 +167,10 @@ class Scheduler:
         waits = set()
         for network in {run.account.network for run in order if run not in short and lately - {run.account.network}}:
             lets_go_first = network not in self._went_first and any(run.account.network != network for run in short)
-            if network in self._rests or lets_go_first:
+            rests = now < self._rests_until_s
+            if rests or lets_go_first:
                 waits.add(network)
-            if network not in self._rests and lets_go_first:
+            if not rests and lets_go_first:
                 self._went_first.add(network)
         return [run for run in order if run in short or run.account.network not in waits]
 
