@@ -146,8 +146,8 @@ class Discovery:
 
     async def joined_in_the_house(self) -> bool:
         """Is anybody of this swarm in the house that we are in? Who is has answered in HOUSE_S."""
-        deadline = self._now() + HOUSE_S if self._asks_the_house else 0.0
-        while not self._joined and self._now() < deadline:
+        deadline = self._now() + HOUSE_S
+        while self._asks_the_house and not self._joined and self._now() < deadline:
             self._join_news.clear()
             await wait_until(self._join_news, deadline)
         return self._joined
