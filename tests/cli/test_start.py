@@ -28,7 +28,7 @@ Call = Callable[..., Result]
 Start = Callable[..., Daemon]
 STATUS = [
     "uptime_s", "peer_id", "name", "address", "join", "roles", "layers", "known_peers", "sent", "sessions", "engines",
-    "protection", "twin",
+    "protection", "twin", "reach",
 ]  # fmt: skip
 PEER = ["peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms", "seen_s"]
 
