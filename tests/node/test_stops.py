@@ -49,15 +49,28 @@ def test_half_a_stop_string_is_held_back_and_given_at_the_end() -> None:
     assert filter_.flush() == "EN"
 
 
-def test_a_reply_ends_before_a_control_token_that_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stop", "ends_before"),
+    [
+        (("<|user|>", "never"), "<|user|>"),
+        (("<s>",), "<s>"),
+        (("<|channel|>", "<s>", "<|user|>"), "<s>"),
+        (("</s>", "<|channel|>"), "</s>"),  # the end of the text, that was to be ignored
+    ],
+)
+def test_a_reply_ends_before_a_control_token_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, ...], ends_before: str
+) -> None:
     """Alice writes --stop "<|user|>": no text of the reply will have it, but a token."""
     prompt = (5, 17, 42, 8)
     expected = fake_text(TARGET, prompt, 60)
-    turn = expected[20]
+    later = list(dict.fromkeys(expected[10:]))
+    names = {"<s>": later[2], "<|user|>": later[8], "<|channel|>": later[14], "</s>": later[5]}
+    turn = names[ends_before]
 
     async def vocabulary(engine: FakeTextEngine) -> Vocab:
-        pieces = [b"" if token == turn else b"x" for token in range(engine.model.vocab_size)]
-        return Vocab(pieces, frozenset({0}), True, {"<|user|>": turn})
+        pieces = [b"" if token in names.values() else b"x" for token in range(engine.model.vocab_size)]
+        return Vocab(pieces, frozenset({names["</s>"]}), True, names)
 
     monkeypatch.setattr(FakeTextEngine, "vocabulary", vocabulary)
 
@@ -65,7 +78,7 @@ def test_a_reply_ends_before_a_control_token_that_was_named(tmp_path: Path, monk
         async with fake_swarm(tmp_path) as swarm:
             await swarm.add("alice", layers=(0, 4))
             await swarm.add("bob", drafts=True)
-            request = GenerateRequest(prompt_tokens=prompt, max_tokens=60, ignore_eos=True, stop=("<|user|>", "never"))
+            request = GenerateRequest(prompt_tokens=prompt, max_tokens=60, ignore_eos=True, stop=stop)
             tokens, finished = await tokens_of(await swarm.client(), request)
             assert (tokens, finished.reason) == (expected[: expected.index(turn)], "stop")
             with pytest.raises(BadInput, match="name it alone"):
