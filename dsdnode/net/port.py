@@ -18,11 +18,13 @@ ATTEMPT_TIMEOUT_S = 5.0
 """From dialling an address to its WELCOME."""
 RETRY_S = 0.5
 """A peer that could not be reached is not dialled again sooner."""
-HEARTBEAT_S, HEARTBEAT_TIMEOUT_S = 2.0, 6.0
-"""A connection whose other end says nothing, not even in answer to a heartbeat, is gone after so long: two beats may be
-lost. (A laptop that left a network was missed after 7.1 s; at 5 and 15 s it was 17.5 s.)"""
 UNACKNOWLEDGED_S = 5.0
-"""So long TCP tries to send what the other end does not acknowledge. A heartbeat alone would wait for the kernel."""
+"""So long the kernel tries to send what the other end does not acknowledge, a probe of a silent connection, too."""
+PROBE_AFTER_S, PROBE_EVERY_S = 2, 1
+"""A connection that is silent is probed. (libzmq has heartbeats of its own, which end the whole process where a
+connection breaks whose messages nobody takes for the moment: stream_engine_base.cpp:310.)"""
+SILENT_S = PROBE_AFTER_S + UNACKNOWLEDGED_S
+"""After so long a machine that has vanished without a word is missed, at the latest."""
 REACH = "reach"
 """The capability of whoever says where it reaches another (FindMe)."""
 MAX_DIALLED = 128

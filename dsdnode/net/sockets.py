@@ -20,7 +20,7 @@ from dsdnode.addresses import ANY_HOST, LOWEST_PORT, is_ip, nearness, parse_addr
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity
 from dsdnode.net.door import Door
-from dsdnode.net.port import HEARTBEAT_S, HEARTBEAT_TIMEOUT_S, MAX_TURN, UNACKNOWLEDGED_S
+from dsdnode.net.port import MAX_TURN, PROBE_AFTER_S, PROBE_EVERY_S, UNACKNOWLEDGED_S
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 
 ZAP_DOMAIN = b"dsdnode"
@@ -121,8 +121,11 @@ def _set_common(socket: zmq.Socket[bytes], identity: Identity, ipv6: bool) -> No
     socket.setsockopt(zmq.RCVHWM, 64)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES + _CURVE_BYTES)  # counts each frame alone
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, round(1e3 * HEARTBEAT_S))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, round(1e3 * HEARTBEAT_TIMEOUT_S))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 0)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_AFTER_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_EVERY_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, round(UNACKNOWLEDGED_S / PROBE_EVERY_S))
     socket.setsockopt(zmq.TCP_MAXRT, round(1e3 * UNACKNOWLEDGED_S))
     socket.setsockopt(zmq.IPV6, int(ipv6))
 

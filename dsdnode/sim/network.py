@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
-from dsdnode.net.port import HEARTBEAT_TIMEOUT_S, Priority
+from dsdnode.net.port import SILENT_S, Priority
 from dsdnode.sim.links import LinkSpec, SimLink, Traffic
 from dsdnode.sim.loop import JumpingLoop
 
@@ -69,7 +69,7 @@ class Network(Generic[AnyHost]):
         """Nothing passes between two peers, and nobody is told; cuts count up."""
         pair = frozenset((one, other))
         self._cuts[pair] = self._cuts.get(pair, 0) + 1
-        self.loop.at(self.loop.now + HEARTBEAT_TIMEOUT_S, self._miss_heartbeats, one, other)
+        self.loop.at(self.loop.now + SILENT_S, self._miss_heartbeats, one, other)
 
     def heal(self, one: bytes, other: bytes) -> None:
         pair = frozenset((one, other))
@@ -83,7 +83,7 @@ class Network(Generic[AnyHost]):
         for one in list(self.hosts):
             for other in self.hosts[one].peers():
                 if self.is_cut(one, other):
-                    self.loop.at(self.loop.now + HEARTBEAT_TIMEOUT_S, self._miss_heartbeats, one, other)
+                    self.loop.at(self.loop.now + SILENT_S, self._miss_heartbeats, one, other)
 
     def rejoin(self, regions: tuple[str, ...]) -> None:
         self._apart.remove(regions)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dsdnode.addresses import machine_of, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
-from dsdnode.net.port import ATTEMPT_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, MAX_DIALLED, RETRY_S, Priority, Sighting
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S, MAX_DIALLED, RETRY_S, SILENT_S, Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, Traffic, size_of, travel_s
 from dsdnode.sim.network import Network
@@ -151,7 +151,7 @@ class SimTransport:
         for link in list(self._links.values()):
             link.broken = True
             if silent:
-                late_s = network.loop.now + HEARTBEAT_TIMEOUT_S
+                late_s = network.loop.now + SILENT_S
                 network.loop.at(late_s, network.break_link, link, "no heartbeat", 0.0, 0.0)
             else:
                 late_s = network.spec(self.id, link.other(self.id)).latency_s

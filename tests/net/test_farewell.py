@@ -10,8 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import zmq
 
-from dsdnode.net.sockets import Farewell
+from dsdnode.identity import Identity
+from dsdnode.net.sockets import Farewell, bind_router, open_context, open_dealer
 
 HANGING_UP = """
 import asyncio, random, socket, struct, sys, time
@@ -107,6 +109,68 @@ def test_alice_lives_whenever_mallory_hangs_up(side: str, num: int) -> None:
     """Without care she is dead after ten."""
     ended = hang_up(side, "careful", num)
     assert (ended.stdout, ended.returncode) == ("alive\n", 0), ended.stderr
+
+
+UNREAD = """
+import asyncio
+import zmq
+from zmq.utils import z85
+from dsdnode.identity import Identity
+from dsdnode.net.door import Door
+from dsdnode.net.sockets import Farewell, Names, open_context, open_dealer, open_monitor, receive_event
+
+ALICE, MALLORY = Identity(b"a" * 32), Identity(b"m" * 32)
+context, names = open_context(), Names()
+
+
+async def main():
+    mallory = zmq.Context().socket(zmq.ROUTER)
+    mallory.linger, mallory.sndhwm, mallory.curve_server = 0, 0, 1
+    mallory.curve_secretkey = z85.encode(MALLORY.curve_secret_key)
+    address = "tcp://127.0.0.1:%d" % mallory.bind_to_random_port("tcp://127.0.0.1")
+    held = []
+    for _ in range(8):  # begun at other times, so that whatever is done now and then is due at one of them
+        alice = open_dealer(context, ALICE, MALLORY.curve_public_key, address)
+        monitor = open_monitor(context, alice, names, zmq.EVENT_CONNECTED)
+        alice.connect(address)
+        monitor.poll(5000)
+        held.append((alice, Door.at(receive_event(monitor)[1])))
+        alice.poll(5000, zmq.POLLOUT)
+        alice.send(b"hi")
+        name, _ = mallory.recv_multipart()
+        for _ in range(500):
+            mallory.send_multipart([name, bytes(20_000)])
+        alice.disable_monitor()
+        monitor.close(0)
+        await asyncio.sleep(0.25)
+    for alice, door in held:
+        Farewell(alice, [door])
+    while not all(alice.closed for alice, _ in held):
+        await asyncio.sleep(0.01)
+
+
+asyncio.run(main())
+print("alive")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="hangs up by shutting a connection's descriptor down")
+def test_alice_lives_when_she_hangs_up_on_mallory_and_has_not_read_what_he_said() -> None:
+    """With heartbeats of libzmq's she dies of the next one that is due."""
+    ended = subprocess.run(
+        [sys.executable, "-c", UNREAD], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2]
+    )
+    assert (ended.stdout, ended.returncode) == ("alive\n", 0), ended.stderr
+
+
+def test_neither_end_has_heartbeats_of_libzmq_s() -> None:
+    context, bob = open_context(), Identity(b"b" * 32)
+    router, port = bind_router(context, bob, "tcp://127.0.0.1:0")
+    dealer = open_dealer(context, bob, bob.curve_public_key, f"tcp://127.0.0.1:{port}")
+    assert [one.getsockopt(zmq.HEARTBEAT_IVL) for one in (router, dealer)] == [0, 0]
+    router.close(0), dealer.close(0)
+    context.term()
 
 
 async def test_a_socket_is_closed_when_libzmq_has_done_with_its_connections() -> None:

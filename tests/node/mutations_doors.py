@@ -20,6 +20,7 @@ DOORS: Final = {
     "places-network": Mutation("dsdnode.net.lobby:Lobby.admits", " or max(counts.values()) > counts[source] + 1", ""),
     "places-peer": Mutation("dsdnode.net.lobby:Lobby.greeted", "len(own) > MAX_PER_PEER", "False"),
     "same-connection": Mutation("dsdnode.net.door:Door.close", "os.fstat(copy.fileno()).st_ino == self.inode", "True"),
+    "heartbeats": Mutation("dsdnode.net.sockets:_set_common", "zmq.HEARTBEAT_IVL, 0)", "zmq.HEARTBEAT_IVL, 2000)"),
     "farewell": Mutation("dsdnode.net.sockets:Farewell._look", "if not self._left or", "if True or"),
     "ban-closes": Mutation("dsdnode.net.router:Router.forget", "            self._close(inbound.descriptor)\n", ""),
     "named-nearer": Mutation("dsdnode.net.peers:Peer.hear", " if may_name(teacher.near, address)", ""),

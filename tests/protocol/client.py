@@ -163,7 +163,7 @@ class Link:
         options: dict[int, int | bytes] = {
             zmq.CURVE_SERVERKEY: bytes(server_key), zmq.CURVE_PUBLICKEY: bytes(own_key.public_key), zmq.LINGER: 0,
             zmq.CURVE_SECRETKEY: bytes(own_key), zmq.RECONNECT_IVL: -1, zmq.IMMEDIATE: 1, zmq.MAXMSGSIZE: 4194337,
-            zmq.HEARTBEAT_IVL: 5000, zmq.HEARTBEAT_TIMEOUT: 15000, zmq.IPV6: int("[" in address),
+            zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 2, zmq.TCP_MAXRT: 5000, zmq.IPV6: int("[" in address),
         }  # fmt: skip
         for option, value in options.items():
             self.socket.setsockopt(option, value)
