@@ -169,7 +169,8 @@ def test_neither_end_has_heartbeats_of_libzmq_s() -> None:
     router, port = bind_router(context, bob, "tcp://127.0.0.1:0")
     dealer = open_dealer(context, bob, bob.curve_public_key, f"tcp://127.0.0.1:{port}")
     assert [one.getsockopt(zmq.HEARTBEAT_IVL) for one in (router, dealer)] == [0, 0]
-    router.close(0), dealer.close(0)
+    router.close(0)
+    dealer.close(0)
     context.term()
 
 
