@@ -16,7 +16,7 @@ from dsdnode.net.door import Door
 MAX_UNSEEN_BYTES = 1 << 20
 """A handshake, and messages that are on their way."""
 MAX_UNSEEN_BYTES_S = 256
-"""Heartbeats, which libzmq answers by itself: for so long as the connection lives."""
+"""Heartbeats of peers that send some, which libzmq answers by itself: for so long as the connection lives."""
 _SEALED_BYTES, _SHORT_BYTES = 33, 255
 """CURVE adds to each frame; ZMTP's own header is 2 bytes for a short one, else 9."""
 

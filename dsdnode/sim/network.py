@@ -69,7 +69,7 @@ class Network(Generic[AnyHost]):
         """Nothing passes between two peers, and nobody is told; cuts count up."""
         pair = frozenset((one, other))
         self._cuts[pair] = self._cuts.get(pair, 0) + 1
-        self.loop.at(self.loop.now + SILENT_S, self._miss_heartbeats, one, other)
+        self.loop.at(self.loop.now + SILENT_S, self._miss_silent, one, other)
 
     def heal(self, one: bytes, other: bytes) -> None:
         pair = frozenset((one, other))
@@ -83,7 +83,7 @@ class Network(Generic[AnyHost]):
         for one in list(self.hosts):
             for other in self.hosts[one].peers():
                 if self.is_cut(one, other):
-                    self.loop.at(self.loop.now + SILENT_S, self._miss_heartbeats, one, other)
+                    self.loop.at(self.loop.now + SILENT_S, self._miss_silent, one, other)
 
     def rejoin(self, regions: tuple[str, ...]) -> None:
         self._apart.remove(regions)
@@ -95,11 +95,11 @@ class Network(Generic[AnyHost]):
         parted = any((here in regions) != (there in regions) for regions in self._apart)
         return parted or frozenset((one, other)) in self._cuts
 
-    def _miss_heartbeats(self, one: bytes, other: bytes) -> None:
+    def _miss_silent(self, one: bytes, other: bytes) -> None:
         host = self.hosts.get(one)
         if host is not None and self.is_cut(one, other):
             for link in host.links_to(other):
-                self.break_link(link, "no heartbeat", 0.0, 0.0)
+                self.break_link(link, "nothing is acknowledged", 0.0, 0.0)
 
     def break_link(self, link: SimLink, why: str, caller_s: float, callee_s: float) -> None:
         """Its ends forget it; what is on its way is lost; each end hears so much later that the peer may be gone."""

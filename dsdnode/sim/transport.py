@@ -142,7 +142,7 @@ class SimTransport:
 
     def end(self, silent: bool = False) -> None:
         """The process ends, and its connections break; `silent`: so does the machine, and nobody is told. What is sent
-        there is lost until heartbeats are missed, and calls are not even refused."""
+        there is lost until silence is noticed, and calls are not even refused."""
         if self.closed:
             return
         network, self.closed = self._network, True
@@ -152,7 +152,7 @@ class SimTransport:
             link.broken = True
             if silent:
                 late_s = network.loop.now + SILENT_S
-                network.loop.at(late_s, network.break_link, link, "no heartbeat", 0.0, 0.0)
+                network.loop.at(late_s, network.break_link, link, "nothing is acknowledged", 0.0, 0.0)
             else:
                 late_s = network.spec(self.id, link.other(self.id)).latency_s
                 network.break_link(link, "the connection is closed", late_s, late_s)
