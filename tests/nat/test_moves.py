@@ -14,8 +14,8 @@ import pytest
 from tests.nat.lab import Host, lab
 from tests.nat.namespaces import why_not
 
-MOVED_S = 2.0
-"""From the new address to the first answer."""
+MOVED_S = 3.5
+"""From the new address to the first answer: sooner than the kernel notices that the old connections are gone."""
 
 # Each at a host of its own, for what it sees of its addresses is its own network's. It pings the other all the time.
 TALKING = """
@@ -63,7 +63,7 @@ def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not("nft")), reason=why_not("nft"))
-def test_bob_is_heard_two_seconds_after_he_has_another_address() -> None:
+def test_bob_is_heard_before_the_old_connections_are_missed() -> None:
     """He leaves without a word: his lost connections cannot say goodbye, and alice's side knows nothing of it."""
     with lab() as town:
         home = town.home("prc", num_hosts=2)
