@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,19 +86,4 @@ def leads_here(host: str) -> bool:
     ):
         probe.connect((host, 9))
         return str(probe.getsockname()[0]) == host
-    return False
-
-
-def has_connection(here: tuple[str, int], there: tuple[str, int]) -> bool | None:
-    """Has this process a connection between these addresses and ports? None: the system does not list what it has."""
-    try:
-        names = os.listdir("/dev/fd")
-    except OSError:
-        return None
-    for name in names:
-        with contextlib.suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                with _copy(int(name)) as copy:
-                    if (copy.getsockname(), copy.getpeername()) == (here, there):
-                        return True
     return False

@@ -6,6 +6,7 @@ A frame is read to its last byte and no further, so what follows it is never mix
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Protocol, cast
 
 from dsdnode.errors import PeerMisbehaved
@@ -39,8 +40,8 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.host = ""
-        """The IP address at the other end, without a zone; and its port."""
-        self.port = 0
+        """The IP address at the other end, without a zone."""
+        self.local_port = 0
         self.chunk_bytes = CHUNK_BYTES
         self.closed = False
         self._loop = asyncio.get_running_loop()
@@ -112,9 +113,12 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=CHUNK_BYTES)
+        # asyncio does so of itself only with sockets that were made with the protocol's number.
+        self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = self._transport.get_extra_info("peername")
         if peer:
-            self.host, self.port = str(peer[0]).partition("%")[0].removeprefix("::ffff:"), int(peer[1])
+            self.host = str(peer[0]).partition("%")[0].removeprefix("::ffff:")
+            self.local_port = int(self._transport.get_extra_info("sockname")[1])
         self._look()
         self.owner.arrived(self)
 
