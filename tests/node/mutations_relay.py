@@ -12,6 +12,8 @@ SERVER: Final = "dsdnode.net.relay.server:Relay."
 CONNECTION: Final = "dsdnode.net.relay.connection:Connection."
 RATES: Final = "dsdnode.net.relay.rates:Rates."
 AGENT: Final = "dsdnode.net.relay.agent:Agent."
+CIRCUITS: Final = "dsdnode.net.relays:Circuits."
+RELAYS: Final = "dsdnode.net.relays:Relays."
 RELAY: Final = {
     "relay-signature": Mutation(SERVER + "_check", "if not verify(", "if False and not verify("),
     "relay-challenge": Mutation(FRAMES + "to_reserve", " + challenge", ""),
@@ -51,4 +53,13 @@ RELAY: Final = {
     "relay-calls": Mutation(AGENT + "_called", 'not self._calls.spend(b"", self._loop.time()) or ', ""),
     "relay-host": Mutation(AGENT + "_called", "not is_ip(incoming.host) or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
+    "circuit-caller": Mutation(CIRCUITS + "caller", "self._callers.get(door.port, door.host)", "door.host"),
+    "circuit-house": Mutation(CIRCUITS + "begin", "nearness(host) is Nearness.WORLD and ", ""),
+    "circuit-own": Mutation(CIRCUITS + "begin", " and not leads_here(host)", ""),
+    "circuit-late": Mutation(
+        "dsdnode.net.router:Router._caller", '"" if self._circuits and leads_here(claimed) else claimed', "claimed"
+    ),
+    "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
+    "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
+    "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),
 }

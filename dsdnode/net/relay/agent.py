@@ -96,6 +96,8 @@ class Agent:
         self._circuits: set[asyncio.Task[None]] = set()
         self._calls = Credits(CALLS_BURST, CALLS_PER_S)
         self._task: asyncio.Task[None] | None = None
+        self.local = ""
+        """The IP address that its connection is made from ("": there is none)."""
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run())
@@ -127,6 +129,7 @@ class Agent:
         try:
             async with asyncio.timeout(self._patience.answer_s):
                 call, challenge = await Call.greeted(self._relay)
+                self.local = call.connection.local
                 ask = frames.reserve(self._identity, self._swarm_keys, self._relay.public_key, challenge.challenge)
                 call.connection.send(ask)
                 terms = await call.hear(Reserved)

@@ -41,7 +41,8 @@ class Connection(asyncio.BufferedProtocol):
         self.owner = owner
         self.host = ""
         """The IP address at the other end, without a zone."""
-        self.local_port = 0
+        self.local, self.local_port = "", 0
+        """Ours."""
         self.chunk_bytes = CHUNK_BYTES
         self.closed = False
         self._loop = asyncio.get_running_loop()
@@ -118,7 +119,8 @@ class Connection(asyncio.BufferedProtocol):
         peer = self._transport.get_extra_info("peername")
         if peer:
             self.host = str(peer[0]).partition("%")[0].removeprefix("::ffff:")
-            self.local_port = int(self._transport.get_extra_info("sockname")[1])
+            own = self._transport.get_extra_info("sockname")
+            self.local, self.local_port = str(own[0]).removeprefix("::ffff:"), int(own[1])
         self._look()
         self.owner.arrived(self)
 

@@ -96,7 +96,7 @@ class Relay:
 
         Unless told otherwise it has the usual limits, as far as this process may have descriptors.
         """
-        limits = limits or limits_for(_num_descriptors())
+        limits = limits or limits_of()
         if limits.circuits < 1:
             raise BadInput("a relay needs more open files than this process may have: raise the limit (ulimit -n 2048)")
         relay = cls(identity, tuple(map(derive_swarm_key, swarm_keys)), limits, rng or SystemRandom())
@@ -339,6 +339,11 @@ class Relay:
         circuit = self._circuits.get(connection)
         if circuit is not None:
             self._end_circuit(circuit)
+
+
+def limits_of(bytes_per_s: float = Limits.bytes_per_s) -> Limits:
+    """As far as this process may have descriptors."""
+    return limits_for(_num_descriptors(), bytes_per_s)
 
 
 def _num_descriptors() -> int:
