@@ -87,7 +87,8 @@ class Node:
         self._organs = organs
         self.rpc = Rpc(transport, rng)
         life = next_life(config.identity_file) if organs.disk else 0
-        self.discovery = Discovery(self.rpc, identity, rng, life)
+        relay_bits_per_s = 0 if config.no_relay else config.relay_bits_per_s
+        self.discovery = Discovery(self.rpc, identity, rng, life, relay_bits_per_s)
         self._pings = Pings(self.rpc)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
@@ -292,13 +293,18 @@ class Node:
         )
 
     def _reach(self) -> str:
-        own, reach = self._transport.contact.addresses, self.discovery.reach
+        own, reach, relays = self._transport.contact.addresses, self.discovery.reach, self._transport.relays
+        held = relays.held if relays is not None else {}
+        by = {address: f" by way of the relay {short_id(peer)}" for peer, address in held.items()}
         told = {
-            Verdict.REACHED: ", ".join(reach.told(own)),
+            Verdict.REACHED: ", ".join(address + by.get(address, "") for address in reach.told(own)),
             Verdict.UNREACHED: why_unreached(own, self._transport.why_no_port),
             Verdict.UNKNOWN: "no other peer was there to try",
         }
-        return f"{reach.verdict.value}: {told[reach.verdict]}"
+        said = f"{reach.verdict.value}: {told[reach.verdict]}"
+        if relays is not None and relays.port:
+            said += f"; it relays for those that are not reached (circuits now: {relays.num_circuits})"
+        return said
 
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self.discovery, self._pings)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 
 import structlog
+from cachetools import LRUCache
 
 from dsdnode.addresses import may_name, network
 from dsdnode.dht.ids import is_dialable, node_id
@@ -16,10 +18,12 @@ from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
+from dsdnode.swarm.relaying import Relaying
 from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
 
 MAX_ASKED = 3
 """At once, each of another network where there are so many."""
+MAX_ASKERS = 16
 CALLED_S = 5.5
 """So long an address that nobody answers is called (ATTEMPT_TIMEOUT_S), and a little more."""
 ANSWERED_S = 8.0
@@ -30,13 +34,26 @@ log = structlog.get_logger(__name__)
 class Checks:
     """`changed` is called when others are to be told other addresses of ours than before."""
 
-    def __init__(self, rpc: Rpc, table: Table, homes: Homes, tasks: Tasks, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        table: Table,
+        homes: Homes,
+        tasks: Tasks,
+        changed: Callable[[], None],
+        rng: random.Random,
+        relay_bytes_per_s: float,
+    ) -> None:
         self._rpc = rpc
         self._table = table
         self._homes = homes
         self._tasks = tasks
         self._changed = changed
         self.reach = Reach(_now())
+        self._direct = self._own_direct
+        self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
+        """Who have asked us: where nobody else can be dialled they can be asked all the same."""
+        self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
         rpc.on_request(FindMe, self._on_find_me)
 
     @property
@@ -45,19 +62,38 @@ class Checks:
         own = self._rpc.transport.contact
         return Contact(own.public_key, self.reach.told(own.addresses))
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Addresses of ours that relays have given us."""
+        relays = self._rpc.transport.relays
+        return relays.given if relays is not None else ()
+
+    @property
+    def _own_direct(self) -> tuple[str, ...]:
+        given = self.given
+        return tuple(one for one in self._rpc.transport.contact.addresses if one not in given)
+
+    def moved(self, now: float) -> None:
+        """We have other addresses than before: what was said of another place counts no more."""
+        if self._direct == self._own_direct:
+            self.reach.ask_now(now, self._rpc.transport.contact.addresses)
+        else:
+            self._direct = self._own_direct
+            self.reach.moved(now)
+
     def tick(self, now: float) -> None:
-        """Ask, if it is time to."""
-        if self._rpc.transport.contact.addresses and self.reach.due(now):
-            voices = self._choose()
+        """Ask, if it is time to and anybody is there."""
+        if self._rpc.transport.contact.addresses and self.reach.due(now) and (voices := self._choose()):
             self.reach.asking(now)
             for voice, peer in voices.items():
                 self._tasks.spawn(self._ask(peer, voice))
+        self._relaying.tick(now)
 
     def _choose(self) -> dict[str, bytes]:
         """Whom to ask, by whose word it is: the public network that one is seen in, or, nearby, the peer itself."""
         transport = self._rpc.transport
         voices: dict[str, bytes] = {}
-        for peer in map(node_id, self._table.contacts()):
+        for peer in (*map(node_id, self._table.contacts()), *self._askers):
             if transport.can(peer, REACH):
                 voices.setdefault(network(transport.source_of(peer)) or peer.hex(), peer)
             if len(voices) == MAX_ASKED:
@@ -74,7 +110,8 @@ class Checks:
         if not isinstance(answer, Reached) or own != self._rpc.transport.contact.addresses:
             return
         told, verdict = self.contact, self.reach.verdict
-        self.reach.heard(_now(), voice, own, answer.reached, answer.tried)
+        far = network(self._rpc.transport.source_of(peer)) is not None
+        self.reach.heard(_now(), voice, own, answer.reached, answer.tried, far, self.given)
         if self.reach.verdict is not verdict:
             self._say(own)
         if self.contact != told:
@@ -90,6 +127,7 @@ class Checks:
         known = self._rpc.transport.contact_of(peer)
         if known is None:
             return Refused("nothing is known of this peer", retry=True), ()
+        self._askers[peer] = None
         contact = Contact(known.public_key, message.addresses)
         if not is_dialable(contact):
             raise PeerMisbehaved("an address that is none")

@@ -1,0 +1,56 @@
+"""One process of a lab: a node that offers nothing, on its host; all that it does is done there.
+
+    python -m tests.nat.relayed carol
+    python -m tests.nat.relayed bob 11.3.3.10
+    python -m tests.nat.relayed client
+
+Whoever is given carol's host joins her, and says where others reach it; a client cannot be called. Then, of each name
+and address that it reads: that one is called, and what came of it is told; of a name alone, how its caller is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from random import Random
+
+import structlog
+
+from dsdnode.identity import Identity
+from dsdnode.net.rpc import Rpc
+from dsdnode.net.zmq import ZmqTransport
+from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.reach import Verdict
+from dsdnode.wire.messages import Contact
+
+PORT = 29170
+LOOK_S = 0.02
+
+
+def identity_of(name: str) -> Identity:
+    return Identity(name.encode().ljust(32))
+
+
+async def run(name: str, host: str) -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    transport = await ZmqTransport.open(identity_of(name), listen=None if name == "client" else f"tcp://0.0.0.0:{PORT}")
+    rpc = Rpc(transport)
+    discovery = Discovery(rpc, identity_of(name), Random(name))
+    rpc.start()
+    discovery.start()
+    if host:
+        await discovery.join([Contact(identity_of("carol").public_key, (f"tcp://{host}:{PORT}",))], timeout_s=5)
+        while discovery.reach.verdict is not Verdict.REACHED:  # noqa: ASYNC110 (nobody tells of that)
+            await asyncio.sleep(LOOK_S)
+    print(*discovery.contact.addresses, flush=True)
+    while words := (await asyncio.to_thread(sys.stdin.readline)).split():
+        other = identity_of(words[0])
+        if len(words) > 1:
+            transport.introduce(Contact(other.public_key, (words[1],)))
+            print(f"{await rpc.ping(other.peer_id, timeout_s=5) * 1e3:.0f} ms", flush=True)
+        else:
+            print(transport.source_of(other.peer_id), transport.sighting(other.peer_id).near.name, flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(run(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""))
