@@ -31,7 +31,7 @@ MAX_MISSED = 2
 """Pings in a row without an answer: then the relay is dead."""
 MAX_FRAMES = 256
 """From one ping to the next: a relay that says more than that of itself is left."""
-MAX_TAKEN = 32
+MAX_TAKEN = 64
 """Circuits of one relay at once, those that are called back for included, whatever it says."""
 CALLS_BURST, CALLS_PER_S = 32.0, 8.0
 """That a relay may tell of. All of them come to the router from 127.0.0.1, which it gives 32 a second (zap.py): so with

@@ -33,11 +33,13 @@ class Limits:
     circuit_bytes_per_s: float = 2.5e6
     circuit_bytes: int = 1 << 30
     """Both ways together."""
-    circuits: int = 256
-    circuits_per_callee: int = 16
-    circuits_per_caller: int = 8
+    circuits: int = 512
+    circuits_per_callee: int = 64
+    """Whoever has called a peer keeps the connection, and a pipeline two."""
+    circuits_per_caller: int = 32
+    dials_burst: float = 16.0
+    """Of one caller: a drafter opens both lanes to all stages at once."""
     dials_per_s: float = 4.0
-    """Of one caller."""
     reservations: int = 64
     """Each with a connection, and a port that is listened on."""
     reservations_per_caller: int = 8
@@ -124,7 +126,7 @@ class Book:
     def __post_init__(self) -> None:
         limits = self.limits
         self._connections = Credits(limits.connections_burst, limits.connections_per_s)
-        self._dials = Credits(limits.dials_per_s, limits.dials_per_s)
+        self._dials = Credits(limits.dials_burst, limits.dials_per_s)
         self._words = Credits(16, 1)
         self._rates = Rates(self.now, limits.bytes_per_s, limits.circuit_bytes_per_s)
 

@@ -43,7 +43,7 @@ async def serve() -> None:
         circuit_bytes=1 << 50,
         circuits_per_callee=most,
         circuits_per_caller=most,
-        dials_per_s=free,
+        dials_burst=free,
         connections_burst=free,
         unanswered=1 << 30,
     )

@@ -145,7 +145,7 @@ async def test_whatever_a_relay_says_bob_takes_so_many_circuits(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no descriptors")
 async def test_nothing_is_left_of_any_of_them(open_relay: OpenRelay, reserve: ReserveAs) -> None:
-    relay = await open_relay(unanswered=100, dials_per_s=100.0, connections_burst=100.0)
+    relay = await open_relay(unanswered=100, dials_burst=100.0, connections_burst=100.0)
     sink = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     bob = await reserve(BOB, relay, sink.sockets[0].getsockname()[1])
     process, tasks = psutil.Process(), asyncio.all_tasks()

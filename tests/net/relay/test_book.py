@@ -56,7 +56,7 @@ def test_a_circuit_is_fetched_by_its_callee_once_and_in_time() -> None:
 
 
 def test_one_caller_has_eight_circuits_and_asks_for_four_a_second() -> None:
-    book = book_of()
+    book = book_of(circuits_per_caller=8, dials_burst=4)
     reserved(book)
     for _ in range(4):
         dialled(book)
@@ -80,7 +80,7 @@ def test_a_caller_of_ipv6_is_its_house() -> None:
 
 
 def test_one_callee_has_sixteen_circuits() -> None:
-    book = book_of()
+    book = book_of(circuits_per_callee=16)
     reserved(book)
     reserved(book, CAROL)
     one, *others = [dialled(book, host=host) for host, _ in zip(hosts(), range(16), strict=False)]
@@ -93,7 +93,7 @@ def test_one_callee_has_sixteen_circuits() -> None:
 
 
 def test_when_all_circuits_are_taken_who_has_most_makes_room_for_another_network() -> None:
-    book = book_of(circuits=4, dials_per_s=100)
+    book = book_of(circuits=4, dials_burst=100)
     reserved(book)
     hers = [dialled(book, host=host) for host, _ in zip(hosts(), range(4), strict=False)]
     with pytest.raises(Overloaded, match="all circuits are taken"):
@@ -207,7 +207,7 @@ def test_guests_of_the_network_that_has_most_make_room() -> None:
 
 
 def test_circuits_are_as_many_as_there_are_descriptors_for() -> None:
-    assert limits_for(1 << 20).circuits == 256
+    assert limits_for(1 << 20).circuits == 512
     assert limits_for(1024).circuits == 66
     assert limits_for(256).circuits == 0
     assert limits_for(1 << 20, 1e6).bytes_per_s == 1e6
