@@ -94,7 +94,7 @@ class Discovery:
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
         self._homes = Homes(rpc.transport, self._tasks, self._queries.ping)
-        self._checks = Checks(rpc, self.table, self._homes, self._tasks, self.changed, rng, relay_bits_per_s / 8)
+        self._checks = Checks(rpc, self.table, self._homes, self._tasks, self._relocated, rng, relay_bits_per_s / 8)
         self._own_places: LRUCache[str, None] = LRUCache(MAX_OWN_PLACES)
         """Addresses where we were said to be, which have been looked at."""
         self._refreshing = False
@@ -230,6 +230,9 @@ class Discovery:
 
     def changed(self) -> None:
         self._announcer.changed(self._now())
+
+    def _relocated(self) -> None:
+        self._announcer.relocated(self._now())
 
     async def withdraw(self) -> None:
         """Take the offer back at a clean stop: takes a second at most."""

@@ -64,12 +64,18 @@ def main(folder: Path) -> int:
         asyncio.run(_until_reached(members))
         client = town.home(CLIENT)
         asked_s = time.monotonic()
-        text, first_s = _ask(client, members[0].daemon.join, folder / "client")
+        text, first_s, num = "", 0.0, 0
+        while not text and time.monotonic() < asked_s + PATIENCE_S:
+            num += 1
+            text, first_s = _ask(client, members[0].daemon.join, folder / "client")
         asyncio.run(_look(members))
         print(f"{'member':10} {'home':7} {'ready s':>8} {'reached s':>10}  reach")
         for one in members:
             print(f"{one.daemon.name:10} {one.kind:7} {one.ready_s:8.1f} {one.reached_s:10.1f}  {one.reach}")
-        print(f"{first_s - asked_s:.1f} s after it was started, the client in a home of kind {CLIENT} read: {text!r}")
+        print(
+            f"{first_s - members[0].begun_s:.1f} s after the first was started, and {first_s - asked_s:.1f} s after all "
+            f"were reached, a client in a home of kind {CLIENT} reads, at the {num}. attempt: {text!r}"
+        )
         return 0 if text and all(one.reached_s for one in members) else 1
 
 
