@@ -6,7 +6,6 @@ an address is one like all others: peers call it, and say whether it was answere
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Sequence
 
@@ -108,7 +107,7 @@ class Relaying:
             found = self._choose(now)
             if found is not None:
                 self._asking = True
-                self._tasks.spawn(self._ask(relays, *found))
+                self._tasks.spawn(self._ask(now, relays, *found))
 
     def _choose(self, now: float) -> tuple[bytes, str] | None:
         """Whom to ask, and its host: of another network than those that we have, where there is one."""
@@ -126,7 +125,7 @@ class Relaying:
                 found.append((peer, host))
         return next((one for one in found if network(one[1]) not in taken), found[0] if found else None)
 
-    async def _ask(self, relays: Relays, peer: bytes, host: str) -> None:
+    async def _ask(self, now: float, relays: Relays, peer: bytes, host: str) -> None:
         why = "it cannot be called"
         known = self._rpc.transport.contact_of(peer)
         try:
@@ -140,7 +139,7 @@ class Relaying:
         finally:
             self._asking = False
         log.debug("no relay for us", peer=short_id(peer), reason=why)
-        self._rest(_now(), peer)
+        self._rest(now, peer)
 
     def _rest(self, now: float, peer: bytes) -> None:
         _, pause_s = self._resting.get(peer, (0.0, FIRST_PAUSE_S / 2))
@@ -151,7 +150,3 @@ class Relaying:
 def _nearness(host: str) -> Nearness:
     near = nearness(host)
     return Nearness.HERE if near is None else near
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -13,6 +13,7 @@ CONNECTION: Final = "dsdnode.net.relay.connection:Connection."
 RATES: Final = "dsdnode.net.relay.rates:Rates."
 AGENT: Final = "dsdnode.net.relay.agent:Agent."
 CIRCUITS: Final = "dsdnode.net.relays:Circuits."
+RELAYING: Final = "dsdnode.swarm.relaying:Relaying."
 RELAYS: Final = "dsdnode.net.relays:Relays."
 RELAY: Final = {
     "relay-signature": Mutation(SERVER + "_check", "if not verify(", "if False and not verify("),
@@ -62,4 +63,10 @@ RELAY: Final = {
     "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
     "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
     "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),
+    "relaying-own": Mutation(RELAYING + "_is_fit", "is_ip(host) and leads_here(host)", "True"),
+    "relaying-given": Mutation(RELAYING + "_is_fit", "if one not in relays.given", ""),
+    "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),
+    "relaying-most": Mutation(RELAYING + "_be_reached", " and len(self._chosen) < MAX_RELAYS", ""),
+    "relaying-pause": Mutation(RELAYING + "_rest", "min(2 * pause_s, MOST_PAUSE_S)", "pause_s"),
+    "relaying-back": Mutation(RELAYING + "_be_reached", "or unreached or not self._reach.is_cut_off:", "or unreached:"),
 }
