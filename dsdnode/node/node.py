@@ -295,13 +295,16 @@ class Node:
     def _reach(self) -> str:
         own, reach, relays = self._transport.contact.addresses, self.discovery.reach, self._transport.relays
         held = relays.held if relays is not None else {}
+        alone = "no member that relays is found yet, and " if relays is not None and relays.are_of_use else ""
         by = {address: f" by way of the relay {short_id(peer)}" for peer, address in held.items()}
         told = {
             Verdict.REACHED: ", ".join(address + by.get(address, "") for address in reach.told(own)),
-            Verdict.UNREACHED: why_unreached(own, self._transport.why_no_port),
+            Verdict.UNREACHED: alone + why_unreached(own, self._transport.why_no_port),
             Verdict.UNKNOWN: "no other peer was there to try",
         }
         said = f"{reach.verdict.value}: {told[reach.verdict]}"
+        if reach.verdict is Verdict.REACHED and reach.is_cut_off and not any(map(reach.is_reached, by)):
+            said += ", in this house alone: no member that relays is found yet"
         if relays is not None and relays.port:
             said += f"; it relays for those that are not reached (circuits now: {relays.num_circuits})"
         return said

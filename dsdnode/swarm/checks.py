@@ -119,7 +119,9 @@ class Checks:
 
     def _say(self, own: Sequence[str]) -> None:
         if self.reach.verdict is Verdict.UNREACHED:
-            log.warning(f"{Verdict.UNREACHED.value}: {why_unreached(own, self._rpc.transport.why_no_port)}")
+            relays = self._rpc.transport.relays
+            say = log.info if relays is not None and relays.are_of_use else log.warning  # one that relays is looked for
+            say(f"{Verdict.UNREACHED.value}: {why_unreached(own, self._rpc.transport.why_no_port)}")
         else:
             log.info(self.reach.verdict.value, addresses=self.reach.told(own))
 

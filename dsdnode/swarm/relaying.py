@@ -72,7 +72,10 @@ class Relaying:
             self._tasks.spawn(self._change(relays, fit))
 
     def _is_fit(self, relays: Relays) -> bool:
-        """Is it reached at an address of its own machine? A port that a router passes on is one alone."""
+        """Is it reached at an address of its own machine, and not by its neighbours alone while there are others? A
+        router that passes a port on passes that one alone."""
+        if self._reach.is_cut_off:
+            return False
         direct = [one for one in self._rpc.transport.contact.addresses if one not in relays.given]
         hosts = [parse_address(address)[0] for address in filter(self._reach.is_reached, direct)]
         return any(is_ip(host) and leads_here(host) for host in hosts)

@@ -73,8 +73,8 @@ def main(folder: Path) -> int:
         for one in members:
             print(f"{one.daemon.name:10} {one.kind:7} {one.ready_s:8.1f} {one.reached_s:10.1f}  {one.reach}")
         print(
-            f"{first_s - members[0].begun_s:.1f} s after the first was started, {first_s - asked_s:.1f} s after all were "
-            f"reached, a client in a home of kind {CLIENT} reads, at the {num}. attempt: {text!r}"
+            f"{first_s - members[0].begun_s:.1f} s after the first was started, {first_s - asked_s:.1f} s after all "
+            f"were reached, a client in a home of kind {CLIENT} reads, at the {num}. attempt: {text!r}"
         )
         return 0 if text and all(one.reached_s for one in members) else 1
 

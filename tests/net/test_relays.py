@@ -12,7 +12,7 @@ from dsdnode.addresses import Nearness
 from dsdnode.identity import Identity
 from dsdnode.net import relays
 from dsdnode.net.door import Door
-from dsdnode.net.relay.frames import Incoming
+from dsdnode.net.relay.frames import Incoming, Reserved
 from dsdnode.net.relay.server import Relay
 from dsdnode.net.relays import Circuits
 from dsdnode.net.router import Router
@@ -98,6 +98,14 @@ async def test_bob_tells_of_his_relays_address_last_and_no_more_when_it_has_gone
     given = await relayed(bob)
     bob.transport.relays.leave(ROSE.peer_id)
     assert told == [(*own, given)[-4:], own] and bob.transport.relays.held == {}
+
+
+async def test_a_port_of_a_machine_s_services_is_not_told(rose: Contact, bob: Rpc) -> None:
+    """Who is told of it would be had to call there."""
+    own, held = bob.transport.contact, bob.transport.relays
+    assert held is not None
+    held.reserved(rose, Reserved(22, 3600, 16, 1, 1))
+    assert bob.transport.contact == own and held.held == {}
 
 
 async def test_a_greeting_of_a_circuit_that_is_over_is_not_of_this_machine(bob: Rpc) -> None:

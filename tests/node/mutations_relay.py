@@ -63,6 +63,7 @@ RELAY: Final = {
     "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
     "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
     "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),
+    "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
     "relaying-own": Mutation(RELAYING + "_is_fit", "is_ip(host) and leads_here(host)", "True"),
     "relaying-given": Mutation(RELAYING + "_is_fit", "if one not in relays.given", ""),
     "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),

@@ -191,6 +191,16 @@ async def test_bob_relays_while_others_reach_him_at_his_own_address(own: str, by
     assert not bob.relays.port
 
 
+async def test_whom_his_neighbours_alone_reach_does_not_relay_unless_there_is_nobody_else() -> None:
+    bob = Bob(HERE)
+    bob.hears("alice's, next door", HERE, far=False)
+    await bob.ticks(2)
+    assert bob.relays.port
+    bob.hears("carol's")
+    await bob.ticks(2)
+    assert not bob.relays.port
+
+
 async def test_bob_does_not_relay_at_an_address_that_a_relay_has_given_him() -> None:
     bob = Bob(LAN, HERE)
     bob.relays.held[b"rose"] = HERE
