@@ -18,7 +18,7 @@ from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
-from dsdnode.swarm.relaying import Relaying
+from dsdnode.swarm.relaying import Relaying, own_networks
 from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
 
 MAX_ASKED = 3
@@ -110,7 +110,8 @@ class Checks:
         if not isinstance(answer, Reached) or own != self._rpc.transport.contact.addresses:
             return
         told, verdict = self.contact, self.reach.verdict
-        far = network(self._rpc.transport.source_of(peer)) is not None
+        near = (None, *own_networks(self._own_direct))
+        far = network(self._rpc.transport.source_of(peer)) not in near
         self.reach.heard(_now(), voice, own, answer.reached, answer.tried, far, self.given)
         if self.reach.verdict is not verdict:
             self._say(own)

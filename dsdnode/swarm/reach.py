@@ -43,6 +43,10 @@ class _Voices:
     def is_reached(self) -> bool:
         return 2 * sum(self.said.values()) > len(self.said)
 
+    @property
+    def is_unreached(self) -> bool:
+        return 2 * sum(self.said.values()) < len(self.said)
+
 
 class Reach:
     """`due` says when others are to be asked; `heard` takes what one has said."""
@@ -121,8 +125,8 @@ class Reach:
         return address in self._voices and self._voices[address].is_reached
 
     def is_unreached(self, address: str) -> bool:
-        """Others have called it in vain."""
-        return address in self._voices and not self._voices[address].is_reached
+        """Most have called it in vain."""
+        return address in self._voices and self._voices[address].is_unreached
 
     @property
     def verdict(self) -> Verdict:

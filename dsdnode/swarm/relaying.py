@@ -7,7 +7,7 @@ an address is one like all others: peers call it, and say whether it was answere
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 from cachetools import LRUCache
@@ -107,15 +107,16 @@ class Relaying:
             elif self._reach.is_reached(held[peer]):
                 self._resting.pop(peer, None)
         if self._reach.is_cut_off and len(self._chosen) < MAX_RELAYS and not self._asking:
-            found = self._choose(now)
+            found = self._choose(now, relays)
             if found is not None:
                 self._asking = True
                 self._tasks.spawn(self._ask(now, relays, *found))
 
-    def _choose(self, now: float) -> tuple[bytes, str] | None:
+    def _choose(self, now: float, relays: Relays) -> tuple[bytes, str] | None:
         """Whom to ask, and its host: of another network than those that we have, where there is one."""
         transport = self._rpc.transport
         least = Nearness.WORLD if self._reach.is_far else Nearness.HERE
+        own = own_networks(one for one in transport.contact.addresses if one not in relays.given)
         taken = {network(host) for host in self._chosen.values()}
         found: list[tuple[bytes, str]] = []
         for peer in map(node_id, self._table.contacts()):
@@ -124,7 +125,7 @@ class Relaying:
                 continue
             hosts = [parse_address(address)[0] for address in transport.sighting(peer).reached]
             host = max(hosts, key=_nearness, default="")
-            if host and _nearness(host) >= least:
+            if host and _nearness(host) >= least and (least < Nearness.WORLD or network(host) not in own):
                 found.append((peer, host))
         return next((one for one in found if network(one[1]) not in taken), found[0] if found else None)
 
@@ -148,6 +149,11 @@ class Relaying:
         _, pause_s = self._resting.get(peer, (0.0, FIRST_PAUSE_S / 2))
         pause_s = min(2 * pause_s, MOST_PAUSE_S)
         self._resting[peer] = now + pause_s * self._rng.uniform(0.75, 1.0), pause_s
+
+
+def own_networks(addresses: Iterable[str]) -> set[str]:
+    """The public ones that we live in ourselves: who is in one of them is next door, and behind the same router."""
+    return {one for one in (network(parse_address(address)[0]) for address in addresses) if one is not None}
 
 
 def _nearness(host: str) -> Nearness:

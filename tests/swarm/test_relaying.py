@@ -161,6 +161,13 @@ async def test_a_relay_of_bobs_own_house_is_of_no_use_to_those_far_away() -> Non
     assert bob.hosts == ["192.168.1.7:41000"], "where there is nobody else"
 
 
+async def test_nor_is_one_behind_the_same_router_with_a_public_address() -> None:
+    bob = Bob(LAN, "tcp://11.1.1.1:29170", _11_1_1_2=RelayAt(41000), _11_2_2_2=RelayAt(42000))
+    bob.hears("carol's")
+    await bob.ticks(4)
+    assert bob.hosts == ["11.2.2.2:42000"]
+
+
 async def test_a_port_of_a_machine_s_services_is_no_relay_s() -> None:
     bob = Bob(LAN, _11_1_1_1=RelayAt(22))
     bob.hears("carol's")
