@@ -25,8 +25,8 @@ DEFAULT_LISTEN = "tcp://[::]:29170"
 """Every address of this machine, of both families."""
 RELAY_BITS_PER_S = 20_000_000
 """Of all that a node relays: what a home's line has to spare, and a few pipelines fill."""
-MIN_RELAY_BITS_PER_S, MAX_RELAY_BITS_PER_S = 100_000, 100_000_000_000
-"""A hidden state of a small model passes below a second; more than any network card has."""
+MIN_RELAY_BITS_PER_S, MAX_RELAY_BITS_PER_S = 1_000_000, 100_000_000_000
+"""At less, a few busy circuits wait so long for their turns that their ends give them up."""
 MAX_JOINS = 64
 MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
@@ -219,10 +219,10 @@ def parse_rate(text: str) -> int:
     """Bits a second of "20Mbit/s", "500 kbit" or "8000000". Raises BadInput."""
     match = _RATE.fullmatch(text.strip())
     if match is None:
-        raise BadInput(f"{text!r} is not a rate: write it like 20Mbit/s, 500kbit/s or 8000000 (bits a second)")
+        raise BadInput(f"{text!r} is not a rate: write it like 20Mbit/s, 1.5Mbit/s or 8000000 (bits a second)")
     bits_per_s = int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
     if not MIN_RELAY_BITS_PER_S <= bits_per_s <= MAX_RELAY_BITS_PER_S:
-        raise BadInput(f"{text!r} is not a rate that can be used: 100kbit/s to 100Gbit/s, or none (--no-relay)")
+        raise BadInput(f"{text!r} is not a rate that can be used: 1Mbit/s to 100Gbit/s, or none (--no-relay)")
     return bits_per_s
 
 

@@ -38,7 +38,7 @@ def everything(data_dir: Path, key_file: Path) -> str:
         listen = "127.0.0.1:0"
         advertise = ["tcp://192.0.2.1:29170"]
         no_relay = true
-        relay_rate = "500 kbit/s"
+        relay_rate = "5000 kbit/s"
         model = "~/model.gguf"
         model_draft = "draft.gguf"
         layers = "0-3"
@@ -75,7 +75,7 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         joins=(JOIN,),
         swarm_keys=("open sesame",),
         no_relay=True,
-        relay_bits_per_s=500_000,
+        relay_bits_per_s=5_000_000,
         model=Path.home() / "model.gguf",
         draft_model=Path("draft.gguf"),
         layers=(0, 4),
