@@ -34,11 +34,10 @@ from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
-from dsdnode.swarm.checks import why_unreached
+from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
-from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
@@ -289,25 +288,8 @@ class Node:
             engines=tuple(offer.status() for offer in self._offers.values()),
             protection=next((offer.protection for offer in self._offers.values()), None),
             twin=self._transport.twin,
-            reach=self._reach(),
+            reach=in_words(self.discovery.reach, self._transport),
         )
-
-    def _reach(self) -> str:
-        own, reach, relays = self._transport.contact.addresses, self.discovery.reach, self._transport.relays
-        held = relays.held if relays is not None else {}
-        alone = "no member that relays is found yet, and " if relays is not None and relays.are_of_use else ""
-        by = {address: f" by way of the relay {short_id(peer)}" for peer, address in held.items()}
-        told = {
-            Verdict.REACHED: ", ".join(address + by.get(address, "") for address in reach.told(own)),
-            Verdict.UNREACHED: alone + why_unreached(own, self._transport.why_no_port),
-            Verdict.UNKNOWN: "no other peer was there to try",
-        }
-        said = f"{reach.verdict.value}: {told[reach.verdict]}"
-        if reach.verdict is Verdict.REACHED and reach.is_cut_off and not any(map(reach.is_reached, by)):
-            said += ", in this house alone: no member that relays is found yet"
-        if relays is not None and relays.port:
-            said += f"; it relays for those that are not reached (circuits now: {relays.num_circuits})"
-        return said
 
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self.discovery, self._pings)

@@ -13,7 +13,8 @@ from dsdnode.addresses import may_name, network
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
-from dsdnode.net.port import REACH
+from dsdnode.identity import short_id
+from dsdnode.net.port import REACH, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import Tasks
@@ -140,6 +141,26 @@ class Checks:
         tried = tuple(one for one in contact.addresses if may_name(sighting.near, one))
         reached = tuple(one for one in contact.addresses if one in sighting.reached)
         return Reached(self._rpc.transport.source_of(peer), reached, tried), ()
+
+
+def in_words(reach: Reach, transport: Transport) -> str:
+    """Whether others reach this node, where, and by way of whom; or why not."""
+    own, relays = transport.contact.addresses, transport.relays
+    held = relays.held if relays is not None else {}
+    by = {address: f" by way of the relay {short_id(peer)}" for peer, address in held.items()}
+    looks = relays is not None and relays.are_of_use
+    told = {
+        Verdict.REACHED: ", ".join(address + by.get(address, "") for address in reach.told(own)),
+        Verdict.UNREACHED: "no member that relays is found yet, and " * looks
+        + why_unreached(own, transport.why_no_port),
+        Verdict.UNKNOWN: "no other peer was there to try",
+    }
+    said = f"{reach.verdict.value}: {told[reach.verdict]}"
+    if reach.verdict is Verdict.REACHED and reach.is_cut_off and not any(map(reach.is_reached, by)):
+        said += ", in this house alone" + "; no member that relays is found yet" * looks
+    if relays is not None and relays.port:
+        said += f"; it relays for those that are not reached (circuits now: {relays.num_circuits})"
+    return said
 
 
 def why_unreached(own: Sequence[str], why_no_port: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from dsdnode.dht.ids import node_id
 from dsdnode.identity import Identity
 from dsdnode.net.port import Sighting
+from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach
 from dsdnode.swarm.relaying import MOST_PAUSE_S, Relaying
@@ -37,6 +38,10 @@ class Relays:
     def leave(self, peer: bytes) -> None:
         self.held.pop(peer, None)
 
+    @property
+    def num_circuits(self) -> int:
+        return 3
+
     async def serve(self, bytes_per_s: float) -> bool:
         self.port = 40000
         return True
@@ -49,13 +54,17 @@ class Bob:
     """His transport, table and rpc as well. `others`: by their host, what each answers when it is asked for a relay."""
 
     def __init__(self, *own: str, bytes_per_s: float = 1e6, **others: Message) -> None:
-        self.contact = Contact(bytes(32), own)
-        self.relays, self.transport, self.now = Relays(), self, 0.0
+        self.why_no_port = ""
+        self.own, self.relays, self.transport, self.now = own, Relays(), self, 0.0
         self.others = {self._peer(host): (host.strip("_").replace("_", "."), one) for host, one in others.items()}
         self.asked: list[str] = []
         self.tasks, self.reach = Tasks(), Reach(0.0)
         me = cast(Any, self)
         self.relaying = Relaying(me, me, self.tasks, self.reach, Random(1), bytes_per_s)
+
+    @property
+    def contact(self) -> Contact:
+        return Contact(bytes(32), (*self.own, *self.relays.given))
 
     def _peer(self, host: str) -> Contact:
         return Contact(Identity(host.encode().ljust(32)).public_key, ())
@@ -81,8 +90,8 @@ class Bob:
         return answer, []
 
     def hears(self, voice: str, *reached: str, far: bool = True) -> None:
-        own = (*self.contact.addresses, *self.relays.given)
-        self.reach.heard(self.now, voice, own, reached, (*reached, *self.relays.given), far, self.relays.given)
+        given = self.relays.given
+        self.reach.heard(self.now, voice, self.contact.addresses, reached, (*reached, *given), far, given)
 
     async def ticks(self, num: int = 1, step_s: float = 0.25) -> None:
         for _ in range(num):
@@ -90,6 +99,10 @@ class Bob:
             self.relaying.tick(self.now)
             for _ in range(3):
                 await asyncio.sleep(0)
+
+    @property
+    def says(self) -> str:
+        return in_words(self.reach, cast(Any, self))
 
     @property
     def hosts(self) -> list[str]:
@@ -214,3 +227,29 @@ async def test_bob_does_not_relay_at_an_address_that_a_relay_has_given_him() -> 
     bob.hears("carol's", HERE)
     await bob.ticks(2)
     assert not bob.relays.port
+
+
+# --- in words
+
+
+async def test_what_bob_is_told_of_all_this() -> None:
+    bob = Bob(LAN, _11_1_1_1=RelayAt(41000))
+    assert bob.says == "nobody has said yet whether others reach this node: no other peer was there to try"
+    bob.hears("alice's, next door", LAN, far=False)
+    assert bob.says == f"others reach this node: {LAN}"
+    bob.hears("carol's")
+    assert bob.says == f"others reach this node: {LAN}, in this house alone; no member that relays is found yet"
+    await bob.ticks(2)
+    bob.hears("carol's", "tcp://11.1.1.1:41000")
+    relay = node_id(next(iter(bob.others))).hex()[:12]
+    assert bob.says == f"others reach this node: {LAN}, tcp://11.1.1.1:41000 by way of the relay {relay}"
+
+
+async def test_what_one_is_told_whom_nobody_reaches_and_one_who_relays() -> None:
+    bob = Bob(LAN)
+    bob.hears("carol's")
+    assert bob.says.startswith("others do not reach this node: no member that relays is found yet, and nobody answered")
+    carol = Bob(HERE)
+    carol.hears("bob's", HERE)
+    await carol.ticks(2)
+    assert carol.says == f"others reach this node: {HERE}; it relays for those that are not reached (circuits now: 3)"
