@@ -66,18 +66,18 @@ class Relaying:
     # --- being one
 
     def _serve(self, relays: Relays) -> None:
-        fit = self._bytes_per_s > 0 and self._is_fit(relays)
+        fit = self._bytes_per_s > 0 and self._is_fit()
         if fit != bool(relays.port) and not self._changing:
             self._changing = True
             self._tasks.spawn(self._change(relays, fit))
 
-    def _is_fit(self, relays: Relays) -> bool:
+    def _is_fit(self) -> bool:
         """Is it reached at an address of its own machine, and not by its neighbours alone while there are others? A
         router that passes a port on passes that one alone."""
         if self._reach.is_cut_off:
             return False
-        direct = [one for one in self._rpc.transport.contact.addresses if one not in relays.given]
-        hosts = [parse_address(address)[0] for address in filter(self._reach.is_reached, direct)]
+        own = self._rpc.transport.contact.addresses
+        hosts = [parse_address(address)[0] for address in filter(self._reach.is_reached, own)]
         return any(is_ip(host) and leads_here(host) for host in hosts)
 
     async def _change(self, relays: Relays, fit: bool) -> None:

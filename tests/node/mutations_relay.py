@@ -65,7 +65,7 @@ RELAY: Final = {
     "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),
     "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
     "relaying-own": Mutation(RELAYING + "_is_fit", "is_ip(host) and leads_here(host)", "True"),
-    "relaying-given": Mutation(RELAYING + "_is_fit", "if one not in relays.given", ""),
+    "relaying-cut-off": Mutation(RELAYING + "_is_fit", "if self._reach.is_cut_off:", "if False:"),
     "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),
     "relaying-most": Mutation(RELAYING + "_be_reached", " and len(self._chosen) < MAX_RELAYS", ""),
     "relaying-pause": Mutation(RELAYING + "_rest", "min(2 * pause_s, MOST_PAUSE_S)", "pause_s"),
