@@ -23,6 +23,10 @@ DEFAULT_ROLES = ("drafter", "shard")
 """With both, one machine alone already answers, and each further one adds a replica or a drafter."""
 DEFAULT_LISTEN = "tcp://[::]:29170"
 """Every address of this machine, of both families."""
+RELAY_BITS_PER_S = 20_000_000
+"""Of all that a node relays: what a home's line has to spare, and a few pipelines fill."""
+MIN_RELAY_BITS_PER_S, MAX_RELAY_BITS_PER_S = 1_000_000, 100_000_000_000
+"""At less, a few busy circuits wait so long for their turns that their ends give them up."""
 MAX_JOINS = 64
 MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
@@ -43,6 +47,7 @@ MAX_DRAFT = 64
 """Of a window, or a block: draft tokens."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:bit(?:/s)?)?", re.IGNORECASE)
 _LISTEN = re.compile(r"(?:(?i:tcp)://)?(\[[^\[\]\s]+\]|[^:/\[\]\s]+):([0-9]{1,5})")
 
 
@@ -71,6 +76,10 @@ class NodeConfig:
     """Join strings of any members; none: the swarm last known, or a new one."""
     swarm_keys: tuple[str, ...] = field(default=(), repr=False)
     """Secret of a private swarm, proven to peers and never sent; two while one replaces the other, the newer first."""
+    no_relay: bool = False
+    """Pass on nothing between a peer that others do not reach and those who call it."""
+    relay_bits_per_s: int = RELAY_BITS_PER_S
+    """At most so much of that, of all such peers together, both ways."""
     model: Path | None = None
     """Target of the role `shard`: a whole GGUF or a shard file."""
     draft_model: Path | None = None
@@ -204,6 +213,17 @@ def parse_size(text: str) -> int:
     if not 0 < size_bytes < 1 << 60:
         raise BadInput(f"{text!r} is not a size that can be used")
     return size_bytes
+
+
+def parse_rate(text: str) -> int:
+    """Bits a second of "20Mbit/s", "500 kbit" or "8000000". Raises BadInput."""
+    match = _RATE.fullmatch(text.strip())
+    if match is None:
+        raise BadInput(f"{text!r} is not a rate: write it like 20Mbit/s, 1.5Mbit/s or 8000000 (bits a second)")
+    bits_per_s = int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+    if not MIN_RELAY_BITS_PER_S <= bits_per_s <= MAX_RELAY_BITS_PER_S:
+        raise BadInput(f"{text!r} is not a rate that can be used: 1Mbit/s to 100Gbit/s, or none (--no-relay)")
+    return bits_per_s
 
 
 def parse_layers(text: str) -> tuple[int, int]:

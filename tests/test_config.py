@@ -10,6 +10,7 @@ from dsdnode.config import (
     NodeConfig,
     parse_layers,
     parse_listen,
+    parse_rate,
     parse_roles,
     parse_size,
     parse_threshold,
@@ -99,3 +100,17 @@ def test_members_of_another_swarm_are_not_told(tmp_path: Path) -> None:
     for rubbish in ('{"joins": ["dsd://a"]}', '{"swarms": 1, "joins": ["dsd://a"]}', '{"swarms": [[], "new"]}', "{}"):
         swarm_file(tmp_path).write_text(rubbish)
         assert read_joins(tmp_path, ("new",)) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "bits_per_s"),
+    [("20Mbit/s", 20_000_000), ("1500 kbit", 1_500_000), ("1.5g", 1_500_000_000), ("8000000", 8_000_000)],
+)
+def test_rates(text: str, bits_per_s: int) -> None:
+    assert parse_rate(text) == bits_per_s
+
+
+@pytest.mark.parametrize("text", ["", "20 MB/s", "-1Mbit/s", "0", "999 kbit/s", "1000Gbit/s"])
+def test_no_rates(text: str) -> None:
+    with pytest.raises(BadInput):
+        parse_rate(text)

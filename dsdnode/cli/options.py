@@ -87,6 +87,8 @@ node_options = chain(
         "--listen", metavar="tcp://HOST:PORT", help="Where to be reached ([::]:29170, all addresses; port 0: any)."
     ),
     click.option("--advertise", multiple=True, metavar="tcp://HOST:PORT", help="What others should dial instead."),
+    click.option("--no-relay", is_flag=True, default=None, help="Relay nothing for peers that others do not reach."),
+    click.option("--relay-rate", metavar="20Mbit/s", help="Relay so much at most, of all of them (20Mbit/s)."),
     click.option("-m", "--model", metavar="PATH", help="Target of a shard: whole GGUF or shard file (bundled demo)."),
     click.option("-md", "--model-draft", metavar="PATH", help="Draft model of a drafter (bundled demo)."),
     click.option("--layers", metavar="0:16|0-15", help="Layers to host (those the swarm needs most)."),

@@ -20,6 +20,7 @@ from dsdnode.config import (
     NodeConfig,
     parse_layers,
     parse_listen,
+    parse_rate,
     parse_roles,
     parse_size,
     parse_text,
@@ -211,6 +212,10 @@ def _size(raw: object) -> int:
     return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0 else parse_size(_text(raw))
 
 
+def _rate(raw: object) -> int:
+    return parse_rate(str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _text(raw))
+
+
 def _flag(raw: object) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     value = words.get(raw.lower()) if isinstance(raw, str) else raw
@@ -234,6 +239,8 @@ SETTINGS = (
     Setting("swarm_key", "swarm_keys", _swarm_keys, "--swarm-key", secret=True),
     Setting("listen", "listen", lambda raw: parse_listen(_text(raw)), "--listen"),
     Setting("advertise", "advertise", _advertise, "--advertise"),
+    Setting("no_relay", "no_relay", _flag, "--no-relay"),
+    Setting("relay_rate", "relay_bits_per_s", _rate, "--relay-rate"),
     Setting("model", "model", _path, "--model"),
     Setting("model_draft", "draft_model", _path, "--model-draft"),
     Setting("layers", "layers", lambda raw: parse_layers(_text(raw)), "--layers"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,21 +20,25 @@ _TCP_INFO, _RECEIVED = 11, slice(128, 136)
 @dataclass(frozen=True, slots=True)
 class Door:
     """`host`: the other end's IP address, without a zone ("": it has hung up already), `local` ours; `inode` tells
-    connections apart."""
+    connections apart. `port`: of the other end; `caller`: the IP address that it counts for, which is another one where
+    it comes by way of a relay."""
 
     descriptor: int
     host: str
     local: str
     inode: int
+    port: int = 0
+    caller: str = ""
 
     @classmethod
     def at(cls, descriptor: int) -> Door | None:
         """None: libzmq has closed it."""
         with contextlib.suppress(OSError), _copy(descriptor) as copy:
-            host = ""
+            host, port = "", 0
             with contextlib.suppress(OSError):
-                host = plain_host(copy.getpeername()[0])
-            return cls(descriptor, host, plain_host(copy.getsockname()[0]), os.fstat(copy.fileno()).st_ino)
+                host, port = plain_host(copy.getpeername()[0]), int(copy.getpeername()[1])
+            local, inode = plain_host(copy.getsockname()[0]), os.fstat(copy.fileno()).st_ino
+            return cls(descriptor, host, local, inode, port, host)
         return None
 
     def num_received_bytes(self) -> int:
@@ -87,19 +90,4 @@ def leads_here(host: str) -> bool:
     ):
         probe.connect((host, 9))
         return str(probe.getsockname()[0]) == host
-    return False
-
-
-def has_connection(here: tuple[str, int], there: tuple[str, int]) -> bool | None:
-    """Has this process a connection between these addresses and ports? None: the system does not list what it has."""
-    try:
-        names = os.listdir("/dev/fd")
-    except OSError:
-        return None
-    for name in names:
-        with contextlib.suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                with _copy(int(name)) as copy:
-                    if (copy.getsockname(), copy.getpeername()) == (here, there):
-                        return True
     return False

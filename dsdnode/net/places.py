@@ -20,9 +20,9 @@ _MADE_UP = ("docker", "br-", "veth", "virbr", "cni", "flannel", "lxc", "podman")
 log = structlog.get_logger(__name__)
 
 
-def advertised(listen: str, advertise: Sequence[str], port: int, given: str = "") -> tuple[str, ...]:
-    """`advertise`, else the address listened on, or this machine's, best first, with the real port, and the one that
-    its router has `given`. Raises BadInput."""
+def advertised(listen: str, advertise: Sequence[str], port: int, given: Sequence[str] = ()) -> tuple[str, ...]:
+    """`advertise`, else the address listened on, or this machine's, best first, with the real port, and those that its
+    router and relays have `given`. Raises BadInput."""
     for address in advertise:
         try:
             check_reachable(address)
@@ -36,18 +36,18 @@ def advertised(listen: str, advertise: Sequence[str], port: int, given: str = ""
         return tuple(advertise)
     host, _ = parse_address(listen, lowest_port=0)
     hosts = hosts_to_tell(host) if host in ANY_HOST else (host,)
-    mine = [_address(one, port) for one in hosts[: MAX_ADDRESSES - bool(given)]]
-    return tuple(dict.fromkeys([*mine, given] if given else mine))
+    mine = [to_address(one, port) for one in hosts[: MAX_ADDRESSES - len(given)]]
+    return tuple(dict.fromkeys([*mine, *given]))
 
 
 def here_of(listen: str, port: int, addresses: Sequence[str]) -> tuple[str, ...]:
     """For processes of this machine: what is advertised may lead nowhere from inside its network."""
     host, _ = parse_address(listen, lowest_port=0)
-    here = _address("127.0.0.1" if host in ANY_HOST else host, port)
+    here = to_address("127.0.0.1" if host in ANY_HOST else host, port)
     return (here, *(one for one in addresses if one != here))[:MAX_ADDRESSES]
 
 
-def _address(host: str, port: int) -> str:
+def to_address(host: str, port: int) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 

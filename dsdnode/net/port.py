@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dsdnode.addresses import Nearness
 from dsdnode.wire.messages import Contact
+
+if TYPE_CHECKING:
+    from dsdnode.net.relays import Relays
 
 ATTEMPT_TIMEOUT_S = 5.0
 """From dialling an address to its WELCOME."""
@@ -25,6 +28,8 @@ PROBE_AFTER_S, PROBE_EVERY_S = 2, 1
 connection breaks whose messages nobody takes for the moment: stream_engine_base.cpp:310.)"""
 SILENT_S = PROBE_AFTER_S + UNACKNOWLEDGED_S
 """After so long a machine that has vanished without a word is missed, at the latest."""
+RELAY = "relay"
+"""The capability of whoever can be asked to relay (FindRelay)."""
 REACH = "reach"
 """The capability of whoever says where it reaches another (FindMe)."""
 MAX_DIALLED = 128
@@ -116,6 +121,10 @@ class Transport(Protocol):
     def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
         """Have `callback(contact)` called for whoever says, in the house that we are in, that he is of our swarm.
         False: nobody is asked."""
+
+    @property
+    def relays(self) -> Relays | None:
+        """What it does with relays; None: it can do nothing with them."""
 
     @property
     def why_no_port(self) -> str:

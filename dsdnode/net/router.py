@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -14,11 +15,12 @@ from dsdnode.addresses import Nearness, nearness, network
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net import filling
-from dsdnode.net.door import Door, plain_host
+from dsdnode.net.door import Door, leads_here, plain_host
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
 from dsdnode.net.places import is_gone
 from dsdnode.net.port import Priority
+from dsdnode.net.relays import Circuits
 from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
 from dsdnode.wire.messages import Hello, Refused, Welcome
@@ -53,11 +55,13 @@ class Router:
         names: Names,
         identity: Identity,
         listen: str,
+        circuits: Circuits,
     ) -> None:
         self._owner = owner
         self._context = context
         self._names = names
         self._identity = identity
+        self._circuits = circuits
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -163,7 +167,7 @@ class Router:
         if self.lobby.hears(descriptor):
             self._greet(routing_id, user, descriptor, plain_host(str(frames[1].get("Peer-Address"))), raw)
 
-    def _greet(self, routing_id: bytes, user: str, descriptor: int, host: str, raw: list[bytes]) -> None:
+    def _greet(self, routing_id: bytes, user: str, descriptor: int, claimed: str, raw: list[bytes]) -> None:
         """The first message of a connection: HELLO, or it is dropped."""
         try:
             hello = decode(raw).message
@@ -173,6 +177,7 @@ class Router:
         if not isinstance(hello, Hello):
             return
         self._take_events()  # what ended before this began must not be taken for its end
+        host = self._caller(descriptor, claimed)
         curve_key, peer = bytes.fromhex(user), peer_id(hello.contact.public_key)
         answer = self._owner.greeted(hello, curve_key, host)
         if isinstance(answer, Welcome) and not self.lobby.admits(self._source(host, peer)):
@@ -185,6 +190,14 @@ class Router:
         self._by_routing_id[routing_id] = self._by_descriptor[descriptor] = inbound
         self._close(self.lobby.greeted(descriptor, self._source(host, peer), peer))
         self._owner.inbound_ready(inbound, curve_key)
+
+    def _caller(self, descriptor: int, claimed: str) -> str:
+        """The IP address that a connection counts for; `claimed`: the one that libzmq has seen. Of one that is over
+        already nobody knows whether it came by way of a relay: it is not of this machine then."""
+        door, _ = self._doors.get(descriptor, (None, 0.0))
+        if door is not None and door.host:
+            return door.caller
+        return "" if self._circuits and leads_here(claimed) else claimed
 
     def _source(self, host: str, peer: bytes) -> str:
         """Whose share of the connections one takes: its network's; its machine's, nearby; on this machine its own."""
@@ -207,11 +220,11 @@ class Router:
         door = Door.at(descriptor)
         if door is None:
             return  # and gone: the news of that follow
-        now = self._loop.time()
+        now, door = self._loop.time(), replace(door, caller=self._circuits.caller(door))
         self._doors[descriptor] = door, now
         if not door.host:
             return  # the same, but libzmq is not through with it
-        self._close(self.lobby.arrived(now, descriptor, network(door.host) or door.host))
+        self._close(self.lobby.arrived(now, descriptor, network(door.caller) or door.caller))
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 

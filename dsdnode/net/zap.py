@@ -44,6 +44,12 @@ class Gate:
             return "full"
         return "" if self._credits.spend(_group(address), now) else "too many connections from this address"
 
+    def admits_circuit(self, now: float, address: str) -> bool:
+        """May somebody come in from there by way of a relay? To `admit`, whoever does comes from this machine."""
+        if now < self._locked_networks.get(network_of(address), 0.0):
+            return False
+        return self._credits.spend(_group(address), now)
+
     def know(self, key: bytes) -> None:
         """This key completed a HELLO: it comes in also when strangers may not."""
         self._known[key] = None

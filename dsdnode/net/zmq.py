@@ -26,6 +26,7 @@ from dsdnode.net.links import Links
 from dsdnode.net.places import advertised, here_of
 from dsdnode.net.port import MAX_DIALLED, Priority, Sighting
 from dsdnode.net.queues import Inbox
+from dsdnode.net.relays import Circuits, Relays
 from dsdnode.net.router import Router
 from dsdnode.net.sockets import Names, open_context
 from dsdnode.net.watch import MemoryWatch
@@ -63,22 +64,13 @@ class ZmqTransport:
         self._closed = False
         self._own_id = identity.peer_id
         names = Names()
+        self.relays: Relays | None = None
         self._follows = ""
         """Where it listens, if what it tells others changes with this machine's addresses."""
         self.here: tuple[str, ...] = ()
-        addresses: tuple[str, ...] = ()
+        addresses, port = tuple[str, ...](), 0
         if listen is not None:
-            try:
-                self._zap = ZapServer(self._context, self._gate)
-                self._router = Router(self, self._context, names, identity, listen)
-                addresses = advertised(listen, advertise, self._router.port)
-                self.here = here_of(listen, self._router.port, addresses)
-            except BadInput:
-                self._stop_listening()
-                self._context.term()
-                raise
-            if not advertise and parse_address(listen, lowest_port=0)[0] in ANY_HOST:
-                self._follows = listen
+            addresses, port = self._listen(names, identity, listen, advertise, swarm_keys)
         keys = tuple(map(derive_swarm_key, swarm_keys))
         self._handshake = Handshake(Contact(identity.public_key, addresses), keys, version)
         self._links = Links(self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost)
@@ -87,8 +79,8 @@ class ZmqTransport:
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
         self._house: House | None = None
-        if self._follows and self._router is not None:
-            self._house = House(self._router.port, self.contact, swarm_names(swarm_keys), self._relocate)
+        if self._follows:
+            self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)
 
     @classmethod
     async def open(
@@ -107,6 +99,27 @@ class ZmqTransport:
         """
         return cls(identity, listen, advertise, swarm_keys, version, memory_limit_bytes)
 
+    def _listen(
+        self, names: Names, identity: Identity, listen: str, advertise: Sequence[str], swarm_keys: Sequence[str]
+    ) -> tuple[tuple[str, ...], int]:
+        """What others are told, and the port. Raises BadInput."""
+        circuits = Circuits()
+        try:
+            self._zap = ZapServer(self._context, self._gate)
+            self._router = Router(self, self._context, names, identity, listen, circuits)
+            addresses = advertised(listen, advertise, self._router.port)
+        except BadInput:
+            self._stop_listening()
+            self._context.term()
+            raise
+        self.here = here_of(listen, self._router.port, addresses)
+        host, _ = parse_address(listen, lowest_port=0)
+        if host in ANY_HOST:
+            self._follows = "" if advertise else listen
+            changed = self._relocate if self._follows else None
+            self.relays = Relays(identity, swarm_keys, (host, self._router.port), self._gate, circuits, changed)
+        return addresses, self._router.port
+
     def _stop_listening(self) -> None:
         if self._router is not None:
             self._router.close()
@@ -122,6 +135,8 @@ class ZmqTransport:
         self._addresses.close()
         if self._house is not None:
             await self._house.close()
+        if self.relays is not None:
+            await self.relays.close()
         self._links.close()
         self._stop_listening()
         try:
@@ -277,7 +292,9 @@ class ZmqTransport:
         """Say where we are reached from now on, if that has changed."""
         if self._house is None or self._router is None or self._closed:
             return
-        addresses = advertised(self._follows, (), self._router.port, self._house.address)
+        given = self.relays.given if self.relays is not None else ()
+        given = (self._house.address, *given) if self._house.address else given
+        addresses = advertised(self._follows, (), self._router.port, given)
         if addresses == self.contact.addresses:
             return
         log.info("reached at other addresses from now on, perhaps", addresses=addresses)
@@ -293,6 +310,8 @@ class ZmqTransport:
         hosts = {own.host for own in found}
         if self._house is not None:
             self._house.moved()
+        if self.relays is not None:
+            self.relays.leave_all_but(hosts)
         self._relocate()
         left = self._router.leave_all_but(hosts) if self._router is not None else []
         self._links.leave_all_but(hosts)

@@ -34,11 +34,10 @@ from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
-from dsdnode.swarm.checks import why_unreached
+from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
-from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
@@ -87,7 +86,8 @@ class Node:
         self._organs = organs
         self.rpc = Rpc(transport, rng)
         life = next_life(config.identity_file) if organs.disk else 0
-        self.discovery = Discovery(self.rpc, identity, rng, life)
+        relay_bits_per_s = 0 if config.no_relay else config.relay_bits_per_s
+        self.discovery = Discovery(self.rpc, identity, rng, life, relay_bits_per_s)
         self._pings = Pings(self.rpc)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
@@ -288,17 +288,8 @@ class Node:
             engines=tuple(offer.status() for offer in self._offers.values()),
             protection=next((offer.protection for offer in self._offers.values()), None),
             twin=self._transport.twin,
-            reach=self._reach(),
+            reach=in_words(self.discovery.reach, self._transport),
         )
-
-    def _reach(self) -> str:
-        own, reach = self._transport.contact.addresses, self.discovery.reach
-        told = {
-            Verdict.REACHED: ", ".join(reach.told(own)),
-            Verdict.UNREACHED: why_unreached(own, self._transport.why_no_port),
-            Verdict.UNKNOWN: "no other peer was there to try",
-        }
-        return f"{reach.verdict.value}: {told[reach.verdict]}"
 
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self.discovery, self._pings)

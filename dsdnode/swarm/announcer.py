@@ -106,6 +106,10 @@ class Announcer:
         """The offer is another one: announce it again soon."""
         self._announce_at = min(self._announce_at, max(now, self._announced_at + CHANGE_GAP_S))
 
+    def relocated(self, now: float) -> None:
+        """We are reached elsewhere: until it is announced, what others have of us leads nowhere."""
+        self._announce_at = min(self._announce_at, max(now, self._announced_at + MIN_GAP_S))
+
     def met(self, peer: bytes) -> None:
         """A peer came (back) to life: if it is close to a key of ours it should hold our record, at once."""
         self._news_at = float("-inf")

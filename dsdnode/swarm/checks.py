@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 
 import structlog
+from cachetools import LRUCache
 
 from dsdnode.addresses import may_name, network
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
-from dsdnode.net.port import REACH
+from dsdnode.identity import short_id
+from dsdnode.net.port import REACH, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
+from dsdnode.swarm.relaying import Relaying, own_networks
 from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
 
 MAX_ASKED = 3
 """At once, each of another network where there are so many."""
+MAX_ASKERS = 16
 CALLED_S = 5.5
 """So long an address that nobody answers is called (ATTEMPT_TIMEOUT_S), and a little more."""
 ANSWERED_S = 8.0
@@ -30,13 +35,26 @@ log = structlog.get_logger(__name__)
 class Checks:
     """`changed` is called when others are to be told other addresses of ours than before."""
 
-    def __init__(self, rpc: Rpc, table: Table, homes: Homes, tasks: Tasks, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        table: Table,
+        homes: Homes,
+        tasks: Tasks,
+        changed: Callable[[], None],
+        rng: random.Random,
+        relay_bytes_per_s: float,
+    ) -> None:
         self._rpc = rpc
         self._table = table
         self._homes = homes
         self._tasks = tasks
         self._changed = changed
         self.reach = Reach(_now())
+        self._direct = self._own_direct
+        self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
+        """Who have asked us: where nobody else can be dialled they can be asked all the same."""
+        self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
         rpc.on_request(FindMe, self._on_find_me)
 
     @property
@@ -45,19 +63,38 @@ class Checks:
         own = self._rpc.transport.contact
         return Contact(own.public_key, self.reach.told(own.addresses))
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Addresses of ours that relays have given us."""
+        relays = self._rpc.transport.relays
+        return relays.given if relays is not None else ()
+
+    @property
+    def _own_direct(self) -> tuple[str, ...]:
+        given = self.given
+        return tuple(one for one in self._rpc.transport.contact.addresses if one not in given)
+
+    def moved(self, now: float) -> None:
+        """We have other addresses than before: what was said of another place counts no more."""
+        if self._direct == self._own_direct:
+            self.reach.ask_now(now, self._rpc.transport.contact.addresses)
+        else:
+            self._direct = self._own_direct
+            self.reach.moved(now)
+
     def tick(self, now: float) -> None:
-        """Ask, if it is time to."""
-        if self._rpc.transport.contact.addresses and self.reach.due(now):
-            voices = self._choose()
+        """Ask, if it is time to and anybody is there."""
+        if self._rpc.transport.contact.addresses and self.reach.due(now) and (voices := self._choose()):
             self.reach.asking(now)
             for voice, peer in voices.items():
                 self._tasks.spawn(self._ask(peer, voice))
+        self._relaying.tick(now)
 
     def _choose(self) -> dict[str, bytes]:
         """Whom to ask, by whose word it is: the public network that one is seen in, or, nearby, the peer itself."""
         transport = self._rpc.transport
         voices: dict[str, bytes] = {}
-        for peer in map(node_id, self._table.contacts()):
+        for peer in (*map(node_id, self._table.contacts()), *self._askers):
             if transport.can(peer, REACH):
                 voices.setdefault(network(transport.source_of(peer)) or peer.hex(), peer)
             if len(voices) == MAX_ASKED:
@@ -74,7 +111,9 @@ class Checks:
         if not isinstance(answer, Reached) or own != self._rpc.transport.contact.addresses:
             return
         told, verdict = self.contact, self.reach.verdict
-        self.reach.heard(_now(), voice, own, answer.reached, answer.tried)
+        near = (None, *own_networks(self._own_direct))
+        far = network(self._rpc.transport.source_of(peer)) not in near
+        self.reach.heard(_now(), voice, own, answer.reached, answer.tried, far, self.given)
         if self.reach.verdict is not verdict:
             self._say(own)
         if self.contact != told:
@@ -82,7 +121,9 @@ class Checks:
 
     def _say(self, own: Sequence[str]) -> None:
         if self.reach.verdict is Verdict.UNREACHED:
-            log.warning(f"{Verdict.UNREACHED.value}: {why_unreached(own, self._rpc.transport.why_no_port)}")
+            relays = self._rpc.transport.relays
+            say = log.info if relays is not None and relays.are_of_use else log.warning  # one that relays is looked for
+            say(f"{Verdict.UNREACHED.value}: {why_unreached(own, self._rpc.transport.why_no_port)}")
         else:
             log.info(self.reach.verdict.value, addresses=self.reach.told(own))
 
@@ -90,6 +131,7 @@ class Checks:
         known = self._rpc.transport.contact_of(peer)
         if known is None:
             return Refused("nothing is known of this peer", retry=True), ()
+        self._askers[peer] = None
         contact = Contact(known.public_key, message.addresses)
         if not is_dialable(contact):
             raise PeerMisbehaved("an address that is none")
@@ -99,6 +141,26 @@ class Checks:
         tried = tuple(one for one in contact.addresses if may_name(sighting.near, one))
         reached = tuple(one for one in contact.addresses if one in sighting.reached)
         return Reached(self._rpc.transport.source_of(peer), reached, tried), ()
+
+
+def in_words(reach: Reach, transport: Transport) -> str:
+    """Whether others reach this node, where, and by way of whom; or why not."""
+    own, relays = transport.contact.addresses, transport.relays
+    held = relays.held if relays is not None else {}
+    by = {address: f" by way of the relay {short_id(peer)}" for peer, address in held.items()}
+    looks = relays is not None and relays.are_of_use
+    told = {
+        Verdict.REACHED: ", ".join(address + by.get(address, "") for address in reach.told(own)),
+        Verdict.UNREACHED: "no member that relays is found yet, and " * looks
+        + why_unreached(own, transport.why_no_port),
+        Verdict.UNKNOWN: "no other peer was there to try",
+    }
+    said = f"{reach.verdict.value}: {told[reach.verdict]}"
+    if reach.verdict is Verdict.REACHED and reach.is_cut_off and not any(map(reach.is_reached, by)):
+        said += ", in this house alone" + "; no member that relays is found yet" * looks
+    if relays is not None and relays.port:
+        said += f"; it relays for those that are not reached (circuits now: {relays.num_circuits})"
+    return said
 
 
 def why_unreached(own: Sequence[str], why_no_port: str) -> str:

@@ -14,6 +14,7 @@ import structlog
 from cachetools import LRUCache
 
 from dsdnode.addresses import may_name, parse_address
+from dsdnode.config import RELAY_BITS_PER_S
 from dsdnode.dht.ids import K, is_dialable, node_id
 from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
@@ -73,8 +74,11 @@ class _Join:
 class Discovery:
     """Finds providers and makes this node found. Call `start`, then `join`; `close` (after `withdraw`) at the end."""
 
-    def __init__(self, rpc: Rpc, identity: Identity, rng: random.Random, life: int = 0) -> None:
-        """`life`: how many times this identity has been started; 0: nobody has counted."""
+    def __init__(
+        self, rpc: Rpc, identity: Identity, rng: random.Random, life: int = 0, relay_bits_per_s: int = RELAY_BITS_PER_S
+    ) -> None:
+        """`life`: how many times this identity has been started; 0: nobody has counted. `relay_bits_per_s`: for those
+        that others do not reach."""
         self._rpc = rpc
         self.own_id = identity.peer_id
         self.rng = rng
@@ -90,7 +94,7 @@ class Discovery:
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
         self._homes = Homes(rpc.transport, self._tasks, self._queries.ping)
-        self._checks = Checks(rpc, self.table, self._homes, self._tasks, self.changed)
+        self._checks = Checks(rpc, self.table, self._homes, self._tasks, self._relocated, rng, relay_bits_per_s / 8)
         self._own_places: LRUCache[str, None] = LRUCache(MAX_OWN_PLACES)
         """Addresses where we were said to be, which have been looked at."""
         self._refreshing = False
@@ -227,6 +231,9 @@ class Discovery:
     def changed(self) -> None:
         self._announcer.changed(self._now())
 
+    def _relocated(self) -> None:
+        self._announcer.relocated(self._now())
+
     async def withdraw(self) -> None:
         """Take the offer back at a clean stop: takes a second at most."""
         await self._announcer.withdraw()
@@ -314,7 +321,7 @@ class Discovery:
     def _moved(self) -> None:
         """This machine has other addresses: others hear of it, and those that we joined by are called again."""
         now = self._now()
-        self.reach.moved(now)
+        self._checks.moved(now)
         for join in self._joins.values():
             join.since = join.next_at = now
         self._look_around_at = now

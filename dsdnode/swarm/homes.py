@@ -72,12 +72,14 @@ class Homes:
 
     async def called(self, contact: Contact, patience_s: float) -> None:
         """Return when all that a peer claims has been called, or after `patience_s`."""
-        peer = node_id(contact)
-        if any(not self._is_home(peer, address) for address in contact.addresses):
+        peer, until_s = node_id(contact), _now() + patience_s
+        for _ in range(2):  # what is under way already may be calls of what it claimed before
+            if all(self._is_home(peer, address) for address in contact.addresses):
+                return
             self.call_soon(contact)
             over = self._calling.get(peer)
             if over is not None:
-                await wait_until(over, _now() + patience_s)
+                await wait_until(over, until_s)
 
     def may_show(self, record: ProviderRecord, asker: bytes) -> bool:
         """Does it lead the asker to nobody but its provider? (A tombstone leads nowhere.)"""

@@ -43,18 +43,35 @@ class _Voices:
     def is_reached(self) -> bool:
         return 2 * sum(self.said.values()) > len(self.said)
 
+    @property
+    def is_unreached(self) -> bool:
+        return 2 * sum(self.said.values()) < len(self.said)
+
 
 class Reach:
     """`due` says when others are to be asked; `heard` takes what one has said."""
 
     def __init__(self, now: float) -> None:
         self._voices: dict[str, _Voices] = {}
+        self._far = _Voices()
+        """Of those far away: whether they reach us at an address that no relay has given us."""
+        self._given: frozenset[str] = frozenset()
         self._due_s = now + FIRST_S
 
     def moved(self, now: float) -> None:
         """What was said is of another place."""
         self._voices.clear()
+        self._far = _Voices()
         self._due_s = now + FIRST_S
+
+    def ask_now(self, now: float, addresses: Sequence[str]) -> None:
+        """There is one address more, or one less; the others are what they were."""
+        self._forget_all_but(addresses)
+        self._due_s = now
+
+    def _forget_all_but(self, addresses: Sequence[str]) -> None:
+        for address in [one for one in self._voices if one not in addresses]:
+            del self._voices[address]
 
     def due(self, now: float) -> bool:
         return now >= self._due_s
@@ -64,25 +81,55 @@ class Reach:
         self._due_s = now + ASK_AGAIN_S
 
     def heard(
-        self, now: float, voice: str, addresses: Sequence[str], reached: Collection[str], tried: Collection[str]
+        self,
+        now: float,
+        voice: str,
+        addresses: Sequence[str],
+        reached: Collection[str],
+        tried: Collection[str],
+        far: bool = False,
+        given: Collection[str] = (),
     ) -> None:
-        """`voice`: whose word it is (a network's, or a peer's nearby); of `addresses`, ours, it called `tried`."""
+        """`voice`: whose word it is (a network's, which is `far` away, or a peer's nearby); of `addresses`, ours, some
+        `given` by relays, it called `tried`."""
+        self._given = frozenset(given)
+        if far:
+            self._far.add(voice, any(one in reached and one not in given for one in addresses))
         for address in addresses:
             if address in tried or address in reached:
                 self._voices.setdefault(address, _Voices()).add(voice, address in reached)
-        for address in [one for one in self._voices if one not in addresses]:
-            del self._voices[address]
-        if len({one for voices in self._voices.values() for one in voices.said}) >= ENOUGH:
+        self._forget_all_but(addresses)
+        if len({one for voices in (*self._voices.values(), self._far) for one in voices.said}) >= ENOUGH:
             self._due_s = now + (REACHED_S if self.verdict is Verdict.REACHED else UNREACHED_S)
 
     def told(self, addresses: Sequence[str]) -> tuple[str, ...]:
         """Those of our addresses that are worth telling: who looks for us calls them all. Without a word of others the
         first, which is the likeliest."""
-        reached = tuple(one for one in addresses if one in self._voices and self._voices[one].is_reached)
+        reached = tuple(filter(self.is_reached, addresses))
         return reached or tuple(addresses[:1])
 
     @property
+    def is_far(self) -> bool:
+        """Has anybody far away said a word?"""
+        return bool(self._far.said)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Do those far away (where there is nobody: all others) not reach us, but by way of relays?"""
+        if self.is_far:
+            return not self._far.is_reached
+        direct = [voices for address, voices in self._voices.items() if address not in self._given]
+        return bool(direct) and not any(one.is_reached for one in direct)
+
+    def is_reached(self, address: str) -> bool:
+        return address in self._voices and self._voices[address].is_reached
+
+    def is_unreached(self, address: str) -> bool:
+        """Most have called it in vain."""
+        return address in self._voices and self._voices[address].is_unreached
+
+    @property
     def verdict(self) -> Verdict:
-        if not self._voices:
+        if not self._voices and not self.is_far:
             return Verdict.UNKNOWN
         return Verdict.REACHED if any(one.is_reached for one in self._voices.values()) else Verdict.UNREACHED

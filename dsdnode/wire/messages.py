@@ -151,6 +151,16 @@ class Reached(Message, frozen=True, tag=17):
     tried: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)]
 
 
+class FindRelay(Message, frozen=True, tag=18):
+    """Others do not reach me: where do you relay? Answered by RelayAt or Refused."""
+
+
+class RelayAt(Message, frozen=True, tag=19):
+    """At the host where the asker reaches me, this TCP port (net/relay/)."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+
+
 # --- a reply in the pipeline --------------------------------------------------------------------------------------
 
 

@@ -30,17 +30,15 @@ def test_each_layer_gives_way_to_the_one_above_it(tmp_path: Path) -> None:
     assert (settings["wire"], settings.values["wire"].source) == ("f16", "built-in")
 
 
-def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path) -> None:
-    key_file = write(tmp_path / "swarm.key", "open sesame\nnot this line\n")
-    key_file.chmod(0o600)
-    file = write(
-        tmp_path / "node.toml",
-        f"""
+def everything(data_dir: Path, key_file: Path) -> str:
+    return f"""
         role = ["shard"]
         join = ["{JOIN}"]
         swarm_key = "@{key_file}"
         listen = "127.0.0.1:0"
         advertise = ["tcp://192.0.2.1:29170"]
+        no_relay = true
+        relay_rate = "5000 kbit/s"
         model = "~/model.gguf"
         model_draft = "draft.gguf"
         layers = "0-3"
@@ -57,12 +55,17 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         patience = 90
         strict = true
         name = "attic"
-        data_dir = "{tmp_path}"
+        data_dir = "{data_dir}"
         identity = "id.key"
         log_level = "debug"
         log_format = "json"
-        """,
-    )
+        """
+
+
+def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path) -> None:
+    key_file = write(tmp_path / "swarm.key", "open sesame\nnot this line\n")
+    key_file.chmod(0o600)
+    file = write(tmp_path / "node.toml", everything(tmp_path, key_file))
     settings = resolve({}, {}, file)
     assert all(settings.values[one.key].source == str(file) for one in SETTINGS)
     assert settings.node_config() == NodeConfig(
@@ -71,6 +74,8 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         advertise=("tcp://192.0.2.1:29170",),
         joins=(JOIN,),
         swarm_keys=("open sesame",),
+        no_relay=True,
+        relay_bits_per_s=5_000_000,
         model=Path.home() / "model.gguf",
         draft_model=Path("draft.gguf"),
         layers=(0, 4),

@@ -127,12 +127,11 @@ class BookGame:
                 self._over(circuit)
 
     def _dial(self) -> None:
-        caller, callee = person(self.rng.choice(NAMES)), person(self.rng.choice(NAMES)).id
-        if self.reserved and self.rng.random() < 0.8:
-            callee = self.rng.choice(list(self.reserved)).peer
-        host = self.rng.choice(HOSTS)
-        new, ended = self.book.dial(self.now, caller.contact.public_key, host, callee)
-        assert new.callee in self.reserved and new.callee.peer == callee
+        if not self.reserved:
+            return
+        callee = self.rng.choice(list(self.reserved))
+        new, ended = self.book.dial(self.now, self.rng.choice(HOSTS), callee)
+        assert new.callee is callee
         for one in ended:
             self._over(one)
         self.circuits[new] = None

@@ -1,5 +1,6 @@
 """Homes in network namespaces: `python -m tests.nat kinds` looks at each kind of home from outside, and prints a table.
 
+`homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
 `clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: a home is not as its kind says.
 """
 
@@ -7,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from pathlib import Path
 
+from tests.nat import homes
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
@@ -18,7 +22,8 @@ ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kinds", "clean"])
+    parser.add_argument("what", choices=["kinds", "homes", "clean"])
+    parser.add_argument("--folder", type=Path, help="of homes: where data dirs and logs stay")
     options = parser.parse_args()
     if reason := why_not("nft"):
         print(reason, file=sys.stderr)
@@ -26,6 +31,9 @@ def main() -> int:
     if options.what == "clean":
         print(f"removed: {', '.join(clean()) or 'nothing'}")
         return 0
+    if options.what == "homes":
+        with tempfile.TemporaryDirectory() as temporary:
+            return homes.main(options.folder or Path(temporary))
     return _kinds()
 
 

@@ -1,90 +1,56 @@
-"""Three processes of a lab: rose relays, bob is reached by way of her, and alice reaches him.
+"""One process of a lab: a node that offers nothing, on its host; all that it does is done there.
 
-python -m tests.nat.relayed rose 0.0.0.0
-python -m tests.nat.relayed bob 11.1.1.10
-python -m tests.nat.relayed alice 11.1.1.10
+    python -m tests.nat.relayed carol
+    python -m tests.nat.relayed bob 11.3.3.10
+    python -m tests.nat.relayed client
+
+Whoever is given carol's host joins her, and says where others reach it; a client cannot be called. Then, of each name
+and address that it reads: that one is called, and what came of it is told; of a name alone, how its caller is counted.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import statistics
+import sys
 from random import Random
 
+import structlog
+
 from dsdnode.identity import Identity
-from dsdnode.net.relay.agent import Agent
-from dsdnode.net.relay.frames import Reserved
-from dsdnode.net.relay.server import Relay
-from dsdnode.net.relay.tunnel import Tunnel
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
+from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.messages import Contact
 
-ALICE, BOB, ROSE = (Identity(name * 32) for name in (b"a", b"b", b"r"))
-PORT = 29171
-PINGS = 20
+PORT = 29170
+LOOK_S = 0.02
 
 
-class Bob:
-    """An agent's callee: tells on standard output what it is told."""
-
-    def reserved(self, relay: Contact, terms: Reserved) -> None:
-        print("reserved", flush=True)
-
-    def unreserved(self, relay: Contact, why: str) -> None:
-        print(why, flush=True)
-
-    def admits(self, host: str) -> bool:
-        return True
-
-    def spliced(self, port: int, host: str) -> None:
-        print(host, flush=True)
-
-    def parted(self, port: int) -> None:
-        print("parted", flush=True)
+def identity_of(name: str) -> Identity:
+    return Identity(name.encode().ljust(32))
 
 
-async def rose(host: str) -> None:
-    await Relay.open(ROSE, host, PORT)
-    print("open", flush=True)
-    await asyncio.Event().wait()
-
-
-async def bob(relay: Contact) -> None:
-    rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://127.0.0.1:0"))
+async def run(name: str, host: str) -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    transport = await ZmqTransport.open(identity_of(name), listen=None if name == "client" else f"tcp://0.0.0.0:{PORT}")
+    rpc = Rpc(transport)
+    discovery = Discovery(rpc, identity_of(name), Random(name))
     rpc.start()
-    Agent(Bob(), BOB, relay, ("127.0.0.1", int(rpc.transport.here[0].rpartition(":")[2])), Random(1)).start()
-    await asyncio.Event().wait()
-
-
-async def alice(relay: Contact) -> None:
-    """Prints after how many milliseconds bob first answered, and how many he takes then."""
-    rpc = Rpc(await ZmqTransport.open(ALICE))
-    rpc.start()
-    loop, took_ms = asyncio.get_running_loop(), list[float]()
-    begun_s = loop.time()
-    tunnel = await Tunnel.open(ALICE, relay, BOB.peer_id)
-    rpc.transport.introduce(Contact(BOB.public_key, (tunnel.address,)))
-    for _ in range(1 + PINGS):
-        await rpc.ping(BOB.peer_id, timeout_s=10)
-        took_ms.append((loop.time() - begun_s) * 1e3)
-        begun_s = loop.time()
-    print(round(took_ms[0]), round(statistics.median(took_ms[1:])), flush=True)
-    await rpc.close()
-    await tunnel.close()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("who", choices=("rose", "bob", "alice"))
-    parser.add_argument("host", help="rose's")
-    options = parser.parse_args()
-    relay = Contact(ROSE.public_key, (f"tcp://{options.host}:{PORT}",))
-    asyncio.run(
-        {"rose": lambda: rose(options.host), "bob": lambda: bob(relay), "alice": lambda: alice(relay)}[options.who]()
-    )
+    discovery.start()
+    if host:
+        await discovery.join([Contact(identity_of("carol").public_key, (f"tcp://{host}:{PORT}",))], timeout_s=5)
+        while discovery.reach.verdict is not Verdict.REACHED:  # noqa: ASYNC110 (nobody tells of that)
+            await asyncio.sleep(LOOK_S)
+    print(*discovery.contact.addresses, flush=True)
+    while words := (await asyncio.to_thread(sys.stdin.readline)).split():
+        other = identity_of(words[0])
+        if len(words) > 1:
+            transport.introduce(Contact(other.public_key, (words[1],)))
+            print(f"{await rpc.ping(other.peer_id, timeout_s=5) * 1e3:.0f} ms", flush=True)
+        else:
+            print(transport.source_of(other.peer_id), transport.sighting(other.peer_id).near.name, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    asyncio.run(run(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""))

@@ -16,7 +16,7 @@ from zmq.utils import z85
 from dsdnode.addresses import parse_address
 from dsdnode.identity import Identity
 from dsdnode.net import lobby, router
-from dsdnode.net.door import Door, has_connection, leads_here
+from dsdnode.net.door import Door, leads_here
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.codec import decode, encode
 from dsdnode.wire.messages import Refused
@@ -171,14 +171,3 @@ def test_what_is_no_connection_is_none_and_leaves_nothing_open() -> None:
 def test_which_addresses_are_this_machine_s() -> None:
     assert leads_here("127.0.0.1")
     assert not leads_here("192.0.2.1") and not leads_here("2001:db8::1")
-
-
-def test_whose_a_connection_is() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        there = server.getsockname()
-        with socket.create_connection(there) as ours, server.accept()[0] as other_end:
-            here = ours.getsockname()
-            assert has_connection(here, there) and has_connection(there, here)
-            assert other_end.getpeername() == here
-            ours.close()
-            assert has_connection(here, there) is False

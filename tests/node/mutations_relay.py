@@ -12,18 +12,20 @@ SERVER: Final = "dsdnode.net.relay.server:Relay."
 CONNECTION: Final = "dsdnode.net.relay.connection:Connection."
 RATES: Final = "dsdnode.net.relay.rates:Rates."
 AGENT: Final = "dsdnode.net.relay.agent:Agent."
+CIRCUITS: Final = "dsdnode.net.relays:Circuits."
+RELAYING: Final = "dsdnode.swarm.relaying:Relaying."
+RELAYS: Final = "dsdnode.net.relays:Relays."
 RELAY: Final = {
     "relay-signature": Mutation(SERVER + "_check", "if not verify(", "if False and not verify("),
     "relay-challenge": Mutation(FRAMES + "to_reserve", " + challenge", ""),
     "relay-own-key": Mutation(FRAMES + "to_reserve", " + relay_key", ""),
-    "relay-dialled": Mutation(FRAMES + "to_dial", " + callee", ""),
     "relay-member": Mutation(FRAMES + "is_member", "not known or ", "True or "),
     "relay-token-once": Mutation(BOOK + "accept", " or circuit.accepted", ""),
     "relay-token-time": Mutation(BOOK + "accept", " or now > circuit.since_s + self.limits.answer_s", ""),
     "relay-callee": Mutation(BOOK + "accept", "if not verify(", "if False and not verify("),
-    "relay-early": Mutation(SERVER + "heard", 'raise PeerMisbehaved("it was to wait")', "pass"),
+    "relay-early": Mutation(SERVER + "_dialled", "connection.hold(True)", "pass"),
     "relay-preamble": Mutation(SERVER + "arrived", "self._limits.preamble_s", "3600"),
-    "relay-answer": Mutation(SERVER + "_dial", "self._limits.answer_s", "3600"),
+    "relay-answer": Mutation(SERVER + "_dialled", "self._limits.answer_s", "3600"),
     "relay-guests": Mutation(BOOK + "arrived", "len(self._guests) <= self.limits.guests", "True"),
     "relay-connections": Mutation(BOOK + "arrived", "not self._connections.spend(machine_of(host), now)", "False"),
     "relay-words": Mutation(BOOK + "heard", "return self._words.spend(reservation.peer, now)", "return True"),
@@ -52,5 +54,20 @@ RELAY: Final = {
     "relay-calls": Mutation(AGENT + "_called", 'not self._calls.spend(b"", self._loop.time()) or ', ""),
     "relay-host": Mutation(AGENT + "_called", "not is_ip(incoming.host) or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
-    "tunnel-ours": Mutation("dsdnode.net.relay.tunnel:Tunnel._is_strangers", "is False", "is bool"),
+    "circuit-caller": Mutation(CIRCUITS + "caller", "self._callers.get(door.port, door.host)", "door.host"),
+    "circuit-house": Mutation(CIRCUITS + "begin", "nearness(host) is Nearness.WORLD and ", ""),
+    "circuit-own": Mutation(CIRCUITS + "begin", " and not leads_here(host)", ""),
+    "circuit-late": Mutation(
+        "dsdnode.net.router:Router._caller", '"" if self._circuits and leads_here(claimed) else claimed', "claimed"
+    ),
+    "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
+    "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
+    "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),
+    "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
+    "relaying-own": Mutation(RELAYING + "_is_fit", "is_ip(host) and leads_here(host)", "True"),
+    "relaying-cut-off": Mutation(RELAYING + "_is_fit", "if self._reach.is_cut_off:", "if False:"),
+    "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),
+    "relaying-most": Mutation(RELAYING + "_be_reached", " and len(self._chosen) < MAX_RELAYS", ""),
+    "relaying-pause": Mutation(RELAYING + "_rest", "min(2 * pause_s, MOST_PAUSE_S)", "pause_s"),
+    "relaying-back": Mutation(RELAYING + "_be_reached", "or unreached or not self._reach.is_cut_off:", "or unreached:"),
 }

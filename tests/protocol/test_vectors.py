@@ -198,7 +198,6 @@ def test_key_tokens_beyond_the_bitmap_must_match_too() -> None:
 
 def test_what_a_relay_is_told_is_framed_signed_and_proven_as_the_page_says() -> None:
     keys = {one["name"]: bytes.fromhex(one["public_key"]) for one in cases("identity")}
-    peer_ids = {one["name"]: bytes.fromhex(one["peer_id"]) for one in cases("identity")}
     derived = plain.swarm_key(vectors.load("relays")["swarm_key"])
     values = {case["frame"]: plain.real(case["values"]) for case in cases("relays")}
     for tag, case in enumerate(cases("relays"), start=1):
@@ -206,7 +205,6 @@ def test_what_a_relay_is_told_is_framed_signed_and_proven_as_the_page_says() -> 
     challenge, token, relay = values["challenge"][1], values["incoming"][0], keys["alice"]
     signed = {
         "reserve": ("bob", plain.relay_signed(b"reserve", relay, challenge, keys["bob"])),
-        "dial": ("carol", plain.relay_signed(b"dial", relay, challenge, keys["carol"], peer_ids["bob"])),
         "accept": ("bob", plain.relay_signed(b"accept", relay, token)),
     }
     for case in cases("relays"):
@@ -216,4 +214,3 @@ def test_what_a_relay_is_told_is_framed_signed_and_proven_as_the_page_says() -> 
             [signature] = [one for one in values[case["frame"]] if isinstance(one, bytes) and len(one) == 64]
             VerifyKey(keys[signer]).verify(message, signature)
     assert values["reserve"][2] == [plain.relay_proof(derived, signed["reserve"][1])]
-    assert values["dial"][3] == []

@@ -67,6 +67,26 @@ def test_another_layer_range_replaces_the_old_one() -> None:
     jumping.run(story())
 
 
+@pytest.mark.parametrize(("moves", "start"), [(False, 0), (True, 4)])
+def test_where_alice_is_reached_is_told_sooner_than_what_she_offers(moves: bool, start: int) -> None:
+    """Until then nobody gets to her."""
+
+    async def story() -> None:
+        async with Town() as town:
+            alice, bob = town.begin("alice", offers=False), town.begin("bob", "alice", offers=False)
+            offers = [alice.offer(0, 4)]
+            await asyncio.sleep(5)
+            alice.discovery.provide(lambda: offers)
+            await alice.discovery.announced()
+            offers[:] = [alice.offer(4, 8)]
+            alice.discovery._relocated() if moves else alice.discovery.changed()
+            await asyncio.sleep(2)
+            [record] = await bob.discovery.find_providers(MODELS_KEY)
+            assert record.start == start
+
+    jumping.run(story())
+
+
 def test_a_restarted_provider_counts_on_from_its_earlier_life() -> None:
     async def story() -> None:
         async with Town() as town:

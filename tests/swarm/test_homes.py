@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any, cast
 
 import pytest
 
@@ -13,8 +14,11 @@ from dsdnode.dht.store import record_keys
 from dsdnode.errors import DsdError
 from dsdnode.identity import Identity
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET
+from dsdnode.net.port import Sighting
 from dsdnode.swarm.catalogue import describe_models, describe_peers
+from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.pings import Pings
+from dsdnode.swarm.queries import Tasks
 from dsdnode.wire.messages import Announce, Contact
 from dsdnode.wire.records import ProviderRecord, sign_record
 from tests.swarm.test_joining import Begin, Member, begin, elsewhere
@@ -145,3 +149,37 @@ async def test_who_looks_at_all_models_calls_nobody_beyond_the_budget(begin: Beg
             await describe_peers(alice.discovery, pings)
         await pings.close()
         assert 0 < victim.num_calls <= NUM_NAMES * PER_TEACHER_AND_TARGET
+
+
+async def test_who_claims_one_address_more_while_the_others_are_called_has_that_one_called_too() -> None:
+    """Bob asks where he is reached while what he announced before is still being called."""
+    old, new = "tcp://192.0.2.1:29170", "tcp://192.0.2.2:29170"
+    contact, both = (Contact(mallory(1).public_key, one) for one in ((old,), (old, new)))
+    going_on, claimed, reached = asyncio.Event(), list[Contact](), list[str]()
+
+    class Slow:
+        """A transport whose first calls take their time."""
+
+        contact = Contact(mallory(2).public_key, ())
+
+        def sighting(self, peer: bytes) -> Sighting:
+            return Sighting(tuple(reached))
+
+        async def reach(self, peer: bytes) -> None:
+            called = claimed[-1].addresses
+            await going_on.wait()
+            reached.extend(one for one in called if one == new)
+
+    async def answered(contact: Contact) -> None:
+        """Nobody listens."""
+
+    homes = Homes(cast(Any, Slow()), Tasks(), answered)
+    claimed.append(contact)
+    homes.call_soon(contact)
+    await asyncio.sleep(0)
+    claimed.append(both)
+    asked = asyncio.create_task(homes.called(both, 5.0))
+    await asyncio.sleep(0)
+    going_on.set()
+    await asked
+    assert reached == [new]

@@ -55,6 +55,40 @@ def test_an_address_that_nobody_could_try_is_not_unreached() -> None:
     assert reach.verdict is Verdict.UNKNOWN
 
 
+def cut_off(reach: Reach) -> bool:
+    return reach.is_cut_off
+
+
+def test_whom_those_far_away_do_not_reach_is_cut_off_though_his_neighbours_reach_him() -> None:
+    """And still is when a relay has given him an address; he is not once carol reaches him without."""
+    reach, given = Reach(0.0), "tcp://203.0.113.1:40000"
+    assert not cut_off(reach)
+    reach.heard(0.0, "alice, next door", (LAN,), (LAN,), (LAN,))
+    assert not cut_off(reach)
+    reach.heard(1.0, "carol's", (LAN,), (), (), far=True)
+    assert cut_off(reach) and reach.verdict is Verdict.REACHED and reach.told((LAN,)) == (LAN,)
+    own = (LAN, given)
+    reach.ask_now(2.0, own)
+    assert reach.due(2.0)
+    reach.heard(2.0, "carol's", own, (given,), (given,), far=True, given=(given,))
+    assert reach.told(own) == own and cut_off(reach)
+    reach.ask_now(3.0, (LAN,))
+    assert not reach.is_reached(given)
+    reach.heard(3.0, "carol's", (LAN, IPV6), (IPV6,), (IPV6,), far=True)
+    assert not cut_off(reach)
+    reach.moved(4.0)
+    assert not reach.is_far and reach.told((LAN, IPV6)) == (LAN,)
+
+
+def test_whom_nobody_at_all_reaches_is_cut_off() -> None:
+    reach = Reach(0.0)
+    reach.heard(0.0, "carol's", (LAN,), (), (), far=True)
+    assert reach.verdict is Verdict.UNREACHED and cut_off(reach)
+    reach = Reach(0.0)
+    reach.heard(0.0, "alice, next door", (LAN,), (), (LAN,))
+    assert reach.verdict is Verdict.UNREACHED and cut_off(reach) and reach.is_unreached(LAN)
+
+
 @pytest.mark.parametrize(("reached", "again_s"), [((LAN,), REACHED_S), ((), UNREACHED_S)])
 def test_when_they_are_asked(reached: tuple[str, ...], again_s: float) -> None:
     reach = Reach(10.0)

@@ -31,7 +31,7 @@ MAX_MISSED = 2
 """Pings in a row without an answer: then the relay is dead."""
 MAX_FRAMES = 256
 """From one ping to the next: a relay that says more than that of itself is left."""
-MAX_TAKEN = 32
+MAX_TAKEN = 64
 """Circuits of one relay at once, those that are called back for included, whatever it says."""
 CALLS_BURST, CALLS_PER_S = 32.0, 8.0
 """That a relay may tell of. All of them come to the router from 127.0.0.1, which it gives 32 a second (zap.py): so with
@@ -96,6 +96,8 @@ class Agent:
         self._circuits: set[asyncio.Task[None]] = set()
         self._calls = Credits(CALLS_BURST, CALLS_PER_S)
         self._task: asyncio.Task[None] | None = None
+        self.local = ""
+        """The IP address that its connection is made from ("": there is none)."""
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run())
@@ -127,6 +129,7 @@ class Agent:
         try:
             async with asyncio.timeout(self._patience.answer_s):
                 call, challenge = await Call.greeted(self._relay)
+                self.local = call.connection.local
                 ask = frames.reserve(self._identity, self._swarm_keys, self._relay.public_key, challenge.challenge)
                 call.connection.send(ask)
                 terms = await call.hear(Reserved)

@@ -33,12 +33,15 @@ class Limits:
     circuit_bytes_per_s: float = 2.5e6
     circuit_bytes: int = 1 << 30
     """Both ways together."""
-    circuits: int = 256
-    circuits_per_callee: int = 16
-    circuits_per_caller: int = 8
+    circuits: int = 512
+    circuits_per_callee: int = 64
+    """Whoever has called a peer keeps the connection, and a pipeline two."""
+    circuits_per_caller: int = 32
+    dials_burst: float = 16.0
+    """Of one caller: a drafter opens both lanes to all stages at once."""
     dials_per_s: float = 4.0
-    """Of one caller."""
-    reservations: int = 128
+    reservations: int = 64
+    """Each with a connection, and a port that is listened on."""
     reservations_per_caller: int = 8
     """A household, or some neighbours behind one address."""
     guests: int = 64
@@ -61,18 +64,19 @@ class Limits:
 
 def limits_for(descriptors: int, bytes_per_s: float = Limits.bytes_per_s) -> Limits:
     """For a process that may have so many of them. Each circuit takes two."""
-    others = DESCRIPTORS_ELSEWHERE + Limits.reservations + Limits.guests
+    others = DESCRIPTORS_ELSEWHERE + 2 * Limits.reservations + Limits.guests
     return Limits(bytes_per_s=bytes_per_s, circuits=max(0, min(Limits.circuits, (descriptors - others) // 2)))
 
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """`until_s`: the end of its lease; `heard_s`: when it spoke last."""
+    """`until_s`: the end of its lease; `heard_s`: when it spoke last; `port`: where it is called."""
 
     public_key: bytes
     account: Account
     until_s: float
     heard_s: float
+    port: int = 0
 
     @property
     def peer(self) -> bytes:
@@ -122,7 +126,7 @@ class Book:
     def __post_init__(self) -> None:
         limits = self.limits
         self._connections = Credits(limits.connections_burst, limits.connections_per_s)
-        self._dials = Credits(limits.dials_per_s, limits.dials_per_s)
+        self._dials = Credits(limits.dials_burst, limits.dials_per_s)
         self._words = Credits(16, 1)
         self._rates = Rates(self.now, limits.bytes_per_s, limits.circuit_bytes_per_s)
 
@@ -150,11 +154,10 @@ class Book:
 
     # --- reservations
 
-    @property
-    def terms(self) -> Reserved:
+    def terms(self, port: int) -> Reserved:
         limits = self.limits
         rate = min(limits.circuit_bytes_per_s, limits.bytes_per_s)
-        return Reserved(round(limits.lease_s), limits.circuits_per_callee, round(rate), limits.circuit_bytes)
+        return Reserved(port, round(limits.lease_s), limits.circuits_per_callee, round(rate), limits.circuit_bytes)
 
     def reserve(self, now: float, public_key: bytes, host: str) -> tuple[Reservation, list[Reservation]]:
         """For a key that is proven, and which others end for it: its own older one, too. Raises Overloaded."""
@@ -196,19 +199,17 @@ class Book:
     def num_circuits(self) -> int:
         return len(self._circuits)
 
-    def dial(self, now: float, public_key: bytes, host: str, callee: bytes) -> tuple[Circuit, list[Circuit]]:
-        """A circuit that the callee is to be told of, and which others end for it. Raises Overloaded."""
-        caller = Account(peer_id(public_key), network_of(host), machine_of(host))
+    def dial(self, now: float, host: str, reservation: Reservation) -> tuple[Circuit, list[Circuit]]:
+        """Somebody calls from there: a circuit that the callee is to be told of, and which others end for it. Raises
+        Overloaded."""
+        caller = Account(b"", network_of(host), machine_of(host))
         if not self._dials.spend(caller.address, now):
             raise self._refuse("too many circuits asked for from this address")
         vain = self._vain.get(caller.address)
         if vain is not None and now < vain.until_s:
             raise self._refuse("too many circuits from this address were of no use: wait a minute")
-        reservation = self._reserved.get(callee)
-        if reservation is None:
-            raise self._refuse("this peer has no reservation here")
         circuits = list(self._circuits.values())
-        if sum(one.callee.peer == callee for one in circuits) >= self.limits.circuits_per_callee:
+        if sum(one.callee.peer == reservation.peer for one in circuits) >= self.limits.circuits_per_callee:
             raise self._refuse("this peer has as many circuits as it may have")
         if sum(one.caller.address == caller.address for one in circuits) >= self.limits.circuits_per_caller:
             raise self._refuse("this address has as many circuits as it may have")

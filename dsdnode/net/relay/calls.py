@@ -1,4 +1,4 @@
-"""Calls of a relay: what both a peer that cannot be dialled and one that dials it do first, and how it is joined on."""
+"""Calls of a relay, by a peer that cannot be dialled; and how one is joined to another connection."""
 
 from __future__ import annotations
 

@@ -6,9 +6,11 @@ A frame is read to its last byte and no further, so what follows it is never mix
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Protocol, cast
 
 from dsdnode.errors import PeerMisbehaved
+from dsdnode.net.port import PROBE_AFTER_S, PROBE_EVERY_S, UNACKNOWLEDGED_S
 from dsdnode.net.relay.frames import HEAD_BYTES, MAX_RELAY_FRAME_BYTES, Frame, body_bytes, pack
 from dsdnode.net.relay.rates import CHUNK_BYTES
 
@@ -16,6 +18,17 @@ LINGER_S = 5.0
 """For what is written already to get through, when the other end has gone."""
 MAX_UNREAD_BYTES = 16 * 1024
 """Of frames: whoever reads none of them is hung up on."""
+_PROBES = {
+    "TCP_NODELAY": 1,
+    "TCP_KEEPIDLE": PROBE_AFTER_S,
+    "TCP_KEEPALIVE": PROBE_AFTER_S,
+    "TCP_KEEPINTVL": PROBE_EVERY_S,
+    "TCP_KEEPCNT": round(UNACKNOWLEDGED_S / PROBE_EVERY_S),
+    "TCP_USER_TIMEOUT": round(1e3 * UNACKNOWLEDGED_S),
+}
+_OPTIONS = [(getattr(socket, name), value) for name, value in _PROBES.items() if hasattr(socket, name)]
+"""As of links: whichever of two ends vanishes without a word, the other one is to miss it as soon as if there were no
+relay between them."""
 _SCRATCH = memoryview(bytearray(CHUNK_BYTES))
 """Where each connection reads to: the loop fills it and tells so before it looks at another one."""
 
@@ -39,8 +52,9 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
         self.host = ""
-        """The IP address at the other end, without a zone; and its port."""
-        self.port = 0
+        """The IP address at the other end, without a zone."""
+        self.local, self.local_port = "", 0
+        """Ours."""
         self.chunk_bytes = CHUNK_BYTES
         self.closed = False
         self._loop = asyncio.get_running_loop()
@@ -112,9 +126,15 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=CHUNK_BYTES)
+        own = self._transport.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _OPTIONS:
+            own.setsockopt(socket.IPPROTO_TCP, option, value)
         peer = self._transport.get_extra_info("peername")
         if peer:
-            self.host, self.port = str(peer[0]).partition("%")[0].removeprefix("::ffff:"), int(peer[1])
+            self.host = str(peer[0]).partition("%")[0].removeprefix("::ffff:")
+            own = self._transport.get_extra_info("sockname")
+            self.local, self.local_port = str(own[0]).removeprefix("::ffff:"), int(own[1])
         self._look()
         self.owner.arrived(self)
 

@@ -1,7 +1,8 @@
-"""What a relay and its guests say before bytes flow: two bytes of length, then a msgpack body of at most 1 KiB.
+"""What a relay and its callees say before bytes flow: two bytes of length, then a msgpack body of at most 1 KiB.
 
-Whoever asks for something signs it over a challenge of the relay's, with the relay's own key in it: a signature made
-for one relay is of no use at another. In a private swarm the same is proven once more with the swarm key.
+Callers say none of this: they connect to the port of a reservation, as to any peer's. A callee signs what it asks for
+over a challenge of the relay's, with the relay's own key in it: a signature made for one relay is of no use at another.
+In a private swarm the same is proven once more with the swarm key.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MAX_RELAY_FRAME_BYTES = 1024
 HEAD_BYTES = 2
 MAX_PROOFS = 2
 """As many swarm keys as a peer may have at once, while one replaces the other."""
-RESERVE, DIAL, ACCEPT = (LABEL + b"relay %s 1\n" % purpose for purpose in (b"reserve", b"dial", b"accept"))
+RESERVE, ACCEPT = (LABEL + b"relay %s 1\n" % purpose for purpose in (b"reserve", b"accept"))
 
 Version = Annotated[int, Meta(ge=0, le=65535)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
@@ -33,6 +34,7 @@ Token = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Proofs = Annotated[tuple[Bytes32, ...], Meta(max_length=MAX_PROOFS)]
 Host = Annotated[str, Meta(max_length=64)]
 Words = Annotated[str, Meta(max_length=200)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
 Amount = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
@@ -63,52 +65,45 @@ class Reserve(Frame, frozen=True, tag=3):
 
 
 class Reserved(Frame, frozen=True, tag=4):
-    """For so long, so many circuits at once, and of each so many bytes a second and in all."""
+    """Whoever connects to `port` of the relay calls its owner. For so long, so many circuits at once, and of each so
+    many bytes a second and in all."""
 
+    port: Port
     lease_s: Amount
     circuits: Amount
     bytes_per_s: Amount
     most_bytes: Amount
 
 
-class Dial(Frame, frozen=True, tag=5):
-    """Its sender wants a circuit to the peer of this id."""
-
-    callee: Bytes32
-    public_key: Bytes32
-    signature: Signature
-    proofs: Proofs = ()
-
-
-class Incoming(Frame, frozen=True, tag=6):
+class Incoming(Frame, frozen=True, tag=5):
     """To who has reserved: somebody calls from `host`, to be fetched by `token`."""
 
     token: Token
     host: Host
 
 
-class Accept(Frame, frozen=True, tag=7):
+class Accept(Frame, frozen=True, tag=6):
     """First of the callee's own call for a circuit."""
 
     token: Token
     signature: Signature
 
 
-class Ok(Frame, frozen=True, tag=8):
-    """To both ends: what follows is the other's."""
+class Ok(Frame, frozen=True, tag=7):
+    """To the callee: what follows is the caller's."""
 
 
-class No(Frame, frozen=True, tag=9):
+class No(Frame, frozen=True, tag=8):
     """A request in good order is not granted; the connection ends."""
 
     reason: Words
 
 
-class Ping(Frame, frozen=True, tag=10):
+class Ping(Frame, frozen=True, tag=9):
     pass
 
 
-class Pong(Frame, frozen=True, tag=11):
+class Pong(Frame, frozen=True, tag=10):
     pass
 
 
@@ -145,10 +140,6 @@ def to_reserve(relay_key: bytes, challenge: bytes, public_key: bytes) -> bytes:
     return RESERVE + relay_key + challenge + public_key
 
 
-def to_dial(relay_key: bytes, challenge: bytes, public_key: bytes, callee: bytes) -> bytes:
-    return DIAL + relay_key + challenge + public_key + callee
-
-
 def to_accept(relay_key: bytes, token: bytes) -> bytes:
     """A token is as good as a challenge: random, and used once."""
     return ACCEPT + relay_key + token
@@ -168,8 +159,3 @@ def is_member(swarm_keys: Sequence[bytes], proofs: Sequence[bytes], message: byt
 def reserve(identity: Identity, swarm_keys: Sequence[bytes], relay_key: bytes, challenge: bytes) -> Reserve:
     message = to_reserve(relay_key, challenge, identity.public_key)
     return Reserve(identity.public_key, identity.sign(message), prove(swarm_keys, message))
-
-
-def dial(identity: Identity, swarm_keys: Sequence[bytes], relay_key: bytes, challenge: bytes, callee: bytes) -> Dial:
-    message = to_dial(relay_key, challenge, identity.public_key, callee)
-    return Dial(callee, identity.public_key, identity.sign(message), prove(swarm_keys, message))

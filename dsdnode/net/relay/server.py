@@ -1,5 +1,7 @@
 """The relay: strangers' connections, and circuits between them whose bytes it cannot read. book.py decides.
 
+A callee says on the relay's own port that it wants to be called, and gets another port for it. Whoever connects to that
+one is its caller, and need not know that there is a relay: nothing of what he says is read before his circuit stands.
 Garbage, a wrong signature and a token that is none are closed without a word; a request in good order that is not
 granted is told why.
 """
@@ -7,6 +9,7 @@ granted is told why.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +23,13 @@ from dsdnode.net.handshake import derive_swarm_key
 from dsdnode.net.relay import frames
 from dsdnode.net.relay.book import Book, Circuit, Limits, Reservation, limits_for
 from dsdnode.net.relay.connection import Connection
-from dsdnode.net.relay.frames import Accept, Challenge, Dial, Greet, Incoming, No, Ok, Ping, Pong, Reserve
+from dsdnode.net.relay.frames import Accept, Challenge, Greet, Incoming, No, Ok, Ping, Pong, Reserve
 
 TICK_S = 0.01
 """So often turns are given while a rate holds somebody up."""
 SWEEP_S = 1.0
+QUEUE = 64
+"""Connections to a port that the loop has not looked at yet."""
 CLOSE_S = 2.0
 ENOUGH_DESCRIPTORS = 1 << 20
 """Where the system has no limit."""
@@ -59,8 +64,12 @@ class Relay:
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self.book = Book(limits, rng, self._loop.time())
-        self._server: asyncio.Server | None = None
+        self._host = ""
         self.port = 0
+        self._listening: dict[int, asyncio.Task[asyncio.Server]] = {}
+        """By port: our own, and those of reservations."""
+        self._called: dict[int, Reservation] = {}
+        """Whose port it is."""
         self._closed = False
         self._connections: dict[Connection, None] = {}
         self._empty = asyncio.Event()
@@ -87,18 +96,37 @@ class Relay:
 
         Unless told otherwise it has the usual limits, as far as this process may have descriptors.
         """
-        limits = limits or limits_for(_num_descriptors())
+        limits = limits or limits_of()
         if limits.circuits < 1:
             raise BadInput("a relay needs more open files than this process may have: raise the limit (ulimit -n 2048)")
         relay = cls(identity, tuple(map(derive_swarm_key, swarm_keys)), limits, rng or SystemRandom())
         try:
-            listening = relay._loop.create_server(lambda: Connection(relay), host, port, backlog=limits.guests)
-            relay._server = await listening
+            relay._host, relay.port = host, relay._listen(host, port)
         except OSError as error:
             await relay.close()
             raise BadInput(f"cannot relay on {host}, port {port}: {error.strerror or error}") from error
-        relay.port = int(relay._server.sockets[0].getsockname()[1])
         return relay
+
+    def _listen(self, host: str, port: int) -> int:
+        """The port: 0 is any free one. `::` listens for IPv4, too, and where there is no IPv6, for that alone. Raises
+        OSError."""
+        both = host == "::" and socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listening = socket.create_server((host, port), family=family, backlog=QUEUE, dualstack_ipv6=both)
+        except OSError:
+            if host != "::":
+                raise
+            listening = socket.create_server(("0.0.0.0", port), backlog=QUEUE)
+        port = int(listening.getsockname()[1])
+        serving = self._loop.create_server(lambda: Connection(self), sock=listening, backlog=QUEUE)
+        self._listening[port] = self._loop.create_task(serving)
+        return port
+
+    def _stop_listening(self, port: int) -> None:
+        listening = self._listening.pop(port, None)
+        if listening is not None:
+            listening.add_done_callback(lambda done: done.result().close())
 
     async def close(self) -> None:
         """Ends every circuit. Bounded in time."""
@@ -106,8 +134,8 @@ class Relay:
         for timer in (self._ticker, self._sweeper):
             if timer is not None:
                 timer.cancel()
-        if self._server is not None:
-            self._server.close()
+        for port in list(self._listening):
+            self._stop_listening(port)
         for connection in list(self._connections):
             connection.drop()
         if not self._connections:
@@ -122,8 +150,11 @@ class Relay:
 
     def arrived(self, connection: Connection) -> None:
         self._connections[connection] = None
-        if self._closed:
+        reservation = self._called.get(connection.local_port)
+        if self._closed or (reservation is None and connection.local_port != self.port):  # it has just ended
             return connection.drop()
+        if reservation is not None:
+            return self._dialled(connection, reservation)
         try:
             other = self.book.arrived(self._loop.time(), connection, connection.host)
         except Overloaded:
@@ -145,8 +176,6 @@ class Relay:
                 self._preamble(connection, guest, body)
             elif (reservation := self._reservations.get(connection)) is not None:
                 self._control(connection, reservation, body)
-            else:
-                raise PeerMisbehaved("it was to wait")
         except PeerMisbehaved as error:
             log.debug("no frame for a relay", address=connection.host, reason=str(error))
             connection.drop()
@@ -160,11 +189,9 @@ class Relay:
         connection.finish()
 
     def _preamble(self, connection: Connection, guest: _Guest, body: bytes) -> None:
-        asked = frames.unpack(body, *((Reserve, Dial) if guest.challenge else (Greet, Accept)))
+        asked = frames.unpack(body, *((Reserve,) if guest.challenge else (Greet, Accept)))
         if isinstance(asked, Reserve):
             self._reserve(connection, asked, guest.challenge)
-        elif isinstance(asked, Dial):
-            self._dial(connection, asked, guest.challenge)
         elif isinstance(asked, Accept):
             self._accept(connection, asked)
         elif isinstance(asked, Greet):
@@ -176,7 +203,7 @@ class Relay:
         guest.challenge = self._rng.randbytes(32)
         connection.send(Challenge(frames.RELAY_VERSION, guest.challenge, connection.host))
 
-    def _check(self, asked: Reserve | Dial, message: bytes) -> None:
+    def _check(self, asked: Reserve, message: bytes) -> None:
         """Raises PeerMisbehaved: it is not whom it says it is. Overloaded: it is a stranger."""
         if not verify(asked.public_key, message, asked.signature):
             raise PeerMisbehaved("a wrong signature")
@@ -190,10 +217,16 @@ class Relay:
         reservation, ended = self.book.reserve(self._loop.time(), asked.public_key, connection.host)
         for one in ended:
             self._end_reservation(one, "another connection has this reservation now")
+        try:
+            reservation.port = self._listen(self._host, 0)
+        except OSError as error:
+            self.book.release(reservation)
+            raise Overloaded(f"no port is left for it: {error.strerror or error}") from error
         self._settle(connection)
+        self._called[reservation.port] = reservation
         self._reservations[connection] = reservation
         self._controls[reservation] = connection
-        connection.send(self.book.terms)
+        connection.send(self.book.terms(reservation.port))
         log.debug("reserved", peer=short_id(reservation.peer), address=connection.host)
 
     def _control(self, connection: Connection, reservation: Reservation, body: bytes) -> None:
@@ -205,27 +238,32 @@ class Relay:
             connection.send(Pong())
         else:
             self.book.renew(self._loop.time(), reservation)
-            connection.send(self.book.terms)
+            connection.send(self.book.terms(reservation.port))
 
     def _end_reservation(self, reservation: Reservation, why: str) -> None:
         self.book.release(reservation)
         connection = self._controls.pop(reservation, None)
         if connection is not None:
-            del self._reservations[connection]
+            del self._reservations[connection], self._called[reservation.port]
+            self._stop_listening(reservation.port)
             connection.send(No(why))
             connection.finish()
         for circuit in self.book.waiting_for(reservation):
-            self._give_up(circuit, "the peer has just gone")
+            self._end_circuit(circuit)
 
     # --- circuits
 
-    def _dial(self, connection: Connection, asked: Dial, challenge: bytes) -> None:
-        self._check(asked, frames.to_dial(self._identity.public_key, challenge, asked.public_key, asked.callee))
-        circuit, ended = self.book.dial(self._loop.time(), asked.public_key, connection.host, asked.callee)
+    def _dialled(self, connection: Connection, callee: Reservation) -> None:
+        """Nothing is read of it until the circuit stands: what it says then is the callee's to hear."""
+        connection.hold(True)
+        try:
+            circuit, ended = self.book.dial(self._loop.time(), connection.host, callee)
+        except Overloaded as error:
+            log.debug("refused at the relay", address=connection.host, reason=str(error))
+            return connection.drop()
         for one in ended:
             self._end_circuit(one)
-        self._settle(connection)
-        timer = self._loop.call_later(self._limits.answer_s, self._give_up, circuit, "the peer does not answer")
+        timer = self._loop.call_later(self._limits.answer_s, self._end_circuit, circuit)
         self._circuits[connection] = circuit
         self._ends[circuit] = _Ends(connection, timer)
         self._controls[circuit.callee].send(Incoming(circuit.token, connection.host))
@@ -240,16 +278,9 @@ class Relay:
         ends.timer.cancel()
         ends.callee = connection
         self._circuits[connection] = circuit
-        for one in (ends.caller, connection):
-            one.send(Ok())
+        connection.send(Ok())
         connection.join(ends.caller)
-
-    def _give_up(self, circuit: Circuit, why: str) -> None:
-        """Nobody has called back for it."""
-        ends = self._ends.get(circuit)
-        if ends is not None:
-            ends.caller.send(No(why))
-        self._end_circuit(circuit)
+        ends.caller.hold(False)
 
     def _end_circuit(self, circuit: Circuit) -> None:
         self.book.end(self._loop.time(), circuit)
@@ -308,6 +339,11 @@ class Relay:
         circuit = self._circuits.get(connection)
         if circuit is not None:
             self._end_circuit(circuit)
+
+
+def limits_of(bytes_per_s: float = Limits.bytes_per_s) -> Limits:
+    """As far as this process may have descriptors."""
+    return limits_for(_num_descriptors(), bytes_per_s)
 
 
 def _num_descriptors() -> int:

@@ -28,7 +28,7 @@ from dsdnode.net.relay.frames import Accept, Challenge, Frame, Greet, Incoming, 
 from dsdnode.net.relay.server import Relay
 from tests.node.mutation import ROOT
 
-ALICE, BOB, ROSE = (Identity(name * 32) for name in (b"a", b"b", b"r"))
+BOB, ROSE = (Identity(name * 32) for name in (b"b", b"r"))
 NUMS = (1, 16, 64)
 MESSAGE_BYTES = 100
 CHUNK = bytes(64 * 1024)
@@ -43,7 +43,7 @@ async def serve() -> None:
         circuit_bytes=1 << 50,
         circuits_per_callee=most,
         circuits_per_caller=most,
-        dials_per_s=free,
+        dials_burst=free,
         connections_burst=free,
         unanswered=1 << 30,
     )
@@ -71,23 +71,21 @@ def hear(one: socket.socket, kind: type[Frame]) -> Frame:
     return frames.unpack(one.recv(frames.body_bytes(head), socket.MSG_WAITALL), kind)
 
 
-def reserve(port: int) -> socket.socket:
+def reserve(port: int) -> tuple[socket.socket, int]:
+    """The reservation, and where bob is called."""
     control = call(port)
     challenge = ask(control, Greet(frames.RELAY_VERSION), Challenge)
     assert isinstance(challenge, Challenge)
-    ask(control, frames.reserve(BOB, (), ROSE.public_key, challenge.challenge), Reserved)
-    return control
+    terms = ask(control, frames.reserve(BOB, (), ROSE.public_key, challenge.challenge), Reserved)
+    assert isinstance(terms, Reserved)
+    return control, terms.port
 
 
-def circuit(port: int, control: socket.socket) -> Pair:
-    near, far = call(port), call(port)
-    challenge = ask(near, Greet(frames.RELAY_VERSION), Challenge)
-    assert isinstance(challenge, Challenge)
-    near.sendall(frames.pack(frames.dial(ALICE, (), ROSE.public_key, challenge.challenge, BOB.peer_id)))
+def circuit(port: int, control: socket.socket, called: int) -> Pair:
+    near, far = call(called), call(port)
     incoming = hear(control, Incoming)
     assert isinstance(incoming, Incoming)
     ask(far, Accept(incoming.token, BOB.sign(frames.to_accept(ROSE.public_key, incoming.token))), Ok)
-    hear(near, Ok)
     return near, far
 
 
@@ -165,8 +163,8 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 def row(port: int, process: psutil.Process, num: int, messages: int, num_mb: int) -> str:
-    control = reserve(port)
-    direct, relayed = [plain() for _ in range(num)], [circuit(port, control) for _ in range(num)]
+    control, called = reserve(port)
+    direct, relayed = [plain() for _ in range(num)], [circuit(port, control, called) for _ in range(num)]
     cells = []
     for pairs in (direct, relayed):
         took_us = round_trips_us(pairs, messages)
@@ -176,7 +174,7 @@ def row(port: int, process: psutil.Process, num: int, messages: int, num_mb: int
     for pair in relayed:
         for one in pair:
             one.close()
-    relayed = [circuit(port, control) for _ in range(num)]
+    relayed = [circuit(port, control, called) for _ in range(num)]
     before_s = cpu_s(process)
     wall_s = fill(relayed, num_mb * 1_000_000)
     used_s = cpu_s(process) - before_s

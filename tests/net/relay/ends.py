@@ -1,4 +1,4 @@
-"""Whom a relay meets in tests: alice, who dials bob by way of rose's relay, and strangers with a bare socket."""
+"""Whom a relay meets in tests: alice, who calls bob by way of rose's relay, and strangers with a bare socket."""
 
 from __future__ import annotations
 
@@ -66,6 +66,8 @@ class Bare:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        self.called = 0
+        """Where who has reserved by this connection is called."""
 
     @classmethod
     async def open(cls, port: int) -> Bare:
@@ -108,11 +110,9 @@ class Bare:
 
     async def reserve(self, identity: Identity, *swarm_keys: bytes) -> Frame | None:
         self.say(frames.reserve(identity, swarm_keys, ROSE.public_key, await self.challenge()))
-        return await self.hear()
-
-    async def dial(self, identity: Identity, callee: Identity, *swarm_keys: bytes) -> None:
-        challenge = await self.challenge()
-        self.say(frames.dial(identity, swarm_keys, ROSE.public_key, challenge, callee.peer_id))
+        terms = await self.hear()
+        self.called = terms.port if isinstance(terms, Reserved) else 0
+        return terms
 
     def accept(self, identity: Identity, token: bytes) -> None:
         self.say(Accept(token, identity.sign(frames.to_accept(ROSE.public_key, token))))
@@ -130,13 +130,12 @@ async def answers(control: Bare) -> bool:
         return False
 
 
-async def circuit(port: int, caller: Identity, callee: Identity, control: Bare) -> tuple[Bare, Bare]:
+async def circuit(port: int, callee: Identity, control: Bare) -> tuple[Bare, Bare]:
     """Both ends of one that stands; `control`: the callee's reservation."""
-    near = await Bare.open(port)
-    await near.dial(caller, callee)
+    near = await Bare.open(control.called)
     incoming = await control.hear()
     assert isinstance(incoming, Incoming)
     far = await Bare.open(port)
     far.accept(callee, incoming.token)
-    assert (await near.hear(), await far.hear()) == (Ok(), Ok())
+    assert await far.hear() == Ok()
     return near, far

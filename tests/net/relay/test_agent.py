@@ -13,8 +13,7 @@ from dsdnode.net.handshake import derive_swarm_key
 from dsdnode.net.relay import frames
 from dsdnode.net.relay.frames import Challenge, Incoming, No, Ping, Pong, Reserved, pack, unpack
 from dsdnode.net.relay.server import Relay
-from dsdnode.net.relay.tunnel import Tunnel
-from tests.net.relay.ends import ALICE, BOB, CAROL, PATIENCE_S, ROSE, Bare, Callee, circuit, contact_of
+from tests.net.relay.ends import BOB, CAROL, PATIENCE_S, ROSE, Bare, Callee, circuit
 
 OpenRelay = Callable[..., Awaitable[Relay]]
 ReserveAs = Callable[..., Awaitable[Callee]]
@@ -47,8 +46,8 @@ class Rose:
             writer.close()
 
 
-ACCEPT_TAG = 7
-CHALLENGE, TERMS = pack(Challenge(1, bytes(32), "127.0.0.1")), pack(Reserved(3600, 16, 1, 1))
+ACCEPT_TAG = 6
+CHALLENGE, TERMS = pack(Challenge(1, bytes(32), "127.0.0.1")), pack(Reserved(29172, 3600, 16, 1, 1))
 
 
 async def test_bob_reserves_anew_when_his_relay_is_back(open_relay: OpenRelay, reserve: ReserveAs) -> None:
@@ -71,7 +70,7 @@ async def test_bob_and_alice_are_members(open_relay: OpenRelay, reserve: Reserve
 
 
 async def test_half_way_through_a_lease_bob_asks_again_over_the_same_connection(reserve: ReserveAs) -> None:
-    rose = Rose(CHALLENGE, pack(Reserved(0, 16, 1, 1)), TERMS)
+    rose = Rose(CHALLENGE, pack(Reserved(29172, 0, 16, 1, 1)), TERMS)
     await rose.open()
     try:
         bob = await reserve(BOB, rose, 1)
@@ -90,7 +89,7 @@ async def test_and_the_relay_renews_it(open_relay: OpenRelay) -> None:
     reservation = relay.book._reserved[BOB.peer_id]
     reservation.until_s = 0.0
     bob.say(ask)
-    assert await bob.hear() == relay.book.terms
+    assert await bob.hear() == relay.book.terms(reservation.port)
     assert relay.book._reserved == {BOB.peer_id: reservation} and reservation.until_s > 3600
     bob.close()
 
@@ -103,7 +102,7 @@ async def test_and_the_relay_renews_it(open_relay: OpenRelay) -> None:
         ((CHALLENGE, TERMS), "does not answer our pings", {"ping_s": 0.02}),
         ((b"HTTP/1.1 400 Bad Request\r\n",), "closed the connection", {}),
         ((TERMS,), "answered by a Reserved", {}),
-        ((CHALLENGE, b"\x00\x02\x91\x0a"), "is none: malformed", {}),
+        ((CHALLENGE, b"\x00\x02\x91\x09"), "is none: malformed", {}),
         ((CHALLENGE, CHALLENGE), "answered by a Challenge", {}),
         ((CHALLENGE, TERMS, pack(Pong()) * 300), "more than 256", {"ping_s": 60}),
     ],
@@ -146,32 +145,28 @@ async def test_whatever_a_relay_says_bob_takes_so_many_circuits(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no descriptors")
 async def test_nothing_is_left_of_any_of_them(open_relay: OpenRelay, reserve: ReserveAs) -> None:
-    relay = await open_relay(unanswered=100, dials_per_s=100.0, connections_burst=100.0)
+    relay = await open_relay(unanswered=100, dials_burst=100.0, connections_burst=100.0)
     sink = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     bob = await reserve(BOB, relay, sink.sockets[0].getsockname()[1])
     process, tasks = psutil.Process(), asyncio.all_tasks()
     num = process.num_fds()
     for _ in range(3):
-        tunnel = await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
-        alice = await Bare.open(int(tunnel.address.rpartition(":")[2]))
+        alice = await Bare.open(bob.terms.port)
         assert await alice.rest() == b""
         alice.close()
-        await tunnel.over
-        unused = await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
-        await unused.close()
         mallory = await Bare.open(relay.port)
         mallory.say(b"GET / HTTP/1.1\r\n\r\n")
         assert await mallory.rest() == b""
         mallory.close()
         control = await Bare.open(relay.port)
         await control.reserve(CAROL)
-        near, far = await circuit(relay.port, ALICE, CAROL, control)
+        near, far = await circuit(relay.port, CAROL, control)
         for one in (near, far, control):
             one.close()
     async with asyncio.timeout(PATIENCE_S):
         while process.num_fds() > num or asyncio.all_tasks() != tasks:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    assert bob.num_spliced == 6 and bob.hosts == {}
+    assert bob.num_spliced == 3 and bob.hosts == {}
     assert (relay._ends, relay._circuits, relay._guests, relay.book._guests, relay.book._circuits) == ({},) * 5
     assert list(relay._connections) == list(relay._reservations) == list(relay._controls.values())
     sink.close()

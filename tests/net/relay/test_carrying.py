@@ -13,7 +13,7 @@ from dsdnode.net.relay.book import Limits
 from dsdnode.net.relay.frames import No, Reserved
 from dsdnode.net.relay.rates import BURST_S, CHUNK_BYTES
 from dsdnode.net.relay.server import Relay
-from tests.net.relay.ends import ALICE, BOB, PATIENCE_S, Bare, circuit
+from tests.net.relay.ends import BOB, PATIENCE_S, Bare, circuit
 
 OpenRelay = Callable[..., Awaitable[Relay]]
 
@@ -21,7 +21,7 @@ OpenRelay = Callable[..., Awaitable[Relay]]
 async def both_ends(relay: Relay) -> tuple[Bare, Bare]:
     control = await Bare.open(relay.port)
     assert isinstance(await control.reserve(BOB), Reserved)
-    ends = await circuit(relay.port, ALICE, BOB, control)
+    ends = await circuit(relay.port, BOB, control)
     control.close()
     return ends
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -15,10 +13,9 @@ from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.relay.connection import Connection
 from dsdnode.net.relay.server import Relay
-from dsdnode.net.relay.tunnel import Tunnel
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.messages import Announce, Contact, Stored
-from tests.net.relay.ends import ALICE, BOB, CAROL, PATIENCE_S, Bare, Callee, circuit, contact_of
+from tests.net.relay.ends import ALICE, BOB, CAROL, PATIENCE_S, Bare, Callee, circuit
 
 Start = Callable[..., Awaitable[Rpc]]
 OpenRelay = Callable[..., Awaitable[Relay]]
@@ -37,11 +34,10 @@ def caller_port(rpc: Rpc) -> int:
         return int(copy.getpeername()[1])
 
 
-async def through(relay: Relay, alice: Rpc, callee: Identity) -> Tunnel:
-    """Alice knows of the callee nothing but her own door to it."""
-    tunnel = await Tunnel.open(ALICE, contact_of(relay), callee.peer_id)
-    alice.transport.introduce(Contact(callee.public_key, (tunnel.address,)))
-    return tunnel
+def through(callee: Callee, alice: Rpc, identity: Identity = BOB) -> None:
+    """Alice knows of bob nothing but where he is called."""
+    assert callee.terms is not None
+    alice.transport.introduce(Contact(identity.public_key, (f"tcp://127.0.0.1:{callee.terms.port}",)))
 
 
 def lost(rpc: Rpc) -> asyncio.Future[str]:
@@ -76,7 +72,7 @@ async def test_alice_reaches_bob_under_her_own_name_and_the_relay_reads_nothing(
     bob.on_request(Announce, echo)
     callee = await reserve(BOB, relay, port_of(bob))
     assert callee.terms is not None and callee.terms.lease_s == 3600
-    await through(relay, alice, BOB)
+    through(callee, alice)
     reply, buffers = await alice.request(BOB.peer_id, Announce(bytes(32)), [TEXT], timeout_s=5)
     assert (reply, buffers) == (Stored(), [TEXT])
     assert heard == [(ALICE.peer_id, [TEXT])]
@@ -89,7 +85,7 @@ async def test_the_same_ear_hears_what_is_sent_in_clear(open_relay: OpenRelay, c
     relay = await open_relay()
     control = await Bare.open(relay.port)
     await control.reserve(BOB)
-    near, far = await circuit(relay.port, ALICE, BOB, control)
+    near, far = await circuit(relay.port, BOB, control)
     near.say(TEXT)
     assert await far.read(len(TEXT)) == TEXT and TEXT in carried
     far.say(TEXT[::-1])
@@ -111,8 +107,7 @@ async def test_large_messages_pass_both_ways(start: Start, open_relay: OpenRelay
         return Stored(), buffers
 
     bob.on_request(Announce, echo)
-    await reserve(BOB, relay, port_of(bob))
-    await through(relay, alice, BOB)
+    through(await reserve(BOB, relay, port_of(bob)), alice)
     big = [bytes([number]) * 1_000_000 for number in range(4)]
     assert (await alice.request(BOB.peer_id, Announce(bytes(32)), big, timeout_s=PATIENCE_S))[1] == big
 
@@ -122,8 +117,7 @@ async def test_a_relay_that_connects_alice_to_carol_instead_is_not_believed(
 ) -> None:
     alice, carol, relay = await start(b"a", listen=None), await start(b"c"), await open_relay()
     callee = await reserve(CAROL, relay, port_of(carol))
-    relay.book._reserved[BOB.peer_id] = relay.book._reserved[CAROL.peer_id]
-    await through(relay, alice, BOB)
+    through(callee, alice)
     async with asyncio.timeout(4):
         with pytest.raises(PeerUnavailable, match="does not have the key"):
             await alice.ping(BOB.peer_id, timeout_s=60)
@@ -135,84 +129,21 @@ async def test_when_the_relay_ends_both_ends_know_at_once(
 ) -> None:
     alice, bob, relay = await start(b"a", listen=None), await start(b"b"), await open_relay()
     callee = await reserve(BOB, relay, port_of(bob))
-    tunnel = await through(relay, alice, BOB)
+    through(callee, alice)
     await alice.ping(BOB.peer_id, timeout_s=5)
     ends = [lost(rpc) for rpc in (alice, bob)]
     await relay.close()
     async with asyncio.timeout(2):
-        await asyncio.gather(*ends, tunnel.over)
+        await asyncio.gather(*ends)
     await callee.next_news()
     assert callee.terms is None and "closed the connection" in callee.why
     assert callee.hosts == {}
-
-
-async def test_nobody_is_reached_who_has_no_reservation_and_alice_is_told_why(open_relay: OpenRelay) -> None:
-    relay = await open_relay()
-    with pytest.raises(PeerUnavailable, match="this peer has no reservation here"):
-        await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
 
 
 async def test_bob_does_not_call_back_for_whom_he_does_not_admit(open_relay: OpenRelay, reserve: Reserve) -> None:
     relay = await open_relay(answer_s=0.1)
     callee = await reserve(BOB, relay, 1)
     callee.admitting = False
-    with pytest.raises(PeerUnavailable, match="the peer does not answer"):
-        await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
-    while not callee.asked:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    assert callee.terms is not None
+    assert await (await Bare.open(callee.terms.port)).rest() == b""
     assert callee.asked == ["127.0.0.1"] and callee.num_spliced == 0
-
-
-STRANGER = "import socket, sys; sys.exit(socket.create_connection(('127.0.0.1', int(sys.argv[1]))).recv(1) != b'')"
-
-
-async def test_another_process_gets_nothing_at_alice_s_door_and_she_still_comes_in(
-    start: Start, open_relay: OpenRelay, reserve: Reserve
-) -> None:
-    alice, bob, relay = await start(b"a", listen=None), await start(b"b"), await open_relay()
-    await reserve(BOB, relay, port_of(bob))
-    tunnel = await through(relay, alice, BOB)
-    port = tunnel.address.rpartition(":")[2]
-    stranger = await asyncio.create_subprocess_exec(sys.executable, "-IS", "-c", STRANGER, port)
-    async with asyncio.timeout(PATIENCE_S):
-        assert await stranger.wait() == 0
-    await alice.ping(BOB.peer_id, timeout_s=5)
-    with pytest.raises(OSError):
-        await Bare.open(int(port))
-
-
-async def test_a_door_that_nobody_takes_is_closed_with_its_circuit(
-    monkeypatch: pytest.MonkeyPatch, open_relay: OpenRelay, reserve: Reserve, start: Start
-) -> None:
-    monkeypatch.setattr("dsdnode.net.relay.tunnel.COME_S", 0.05)
-    bob, relay = await start(b"b"), await open_relay()
-    await reserve(BOB, relay, port_of(bob))
-    tunnel = await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
-    async with asyncio.timeout(PATIENCE_S):
-        await tunnel.over
-    with pytest.raises(OSError):
-        await Bare.open(int(tunnel.address.rpartition(":")[2]))
-
-
-async def test_strangers_who_come_again_and_again_end_it(
-    monkeypatch: pytest.MonkeyPatch, open_relay: OpenRelay, reserve: Reserve, start: Start
-) -> None:
-    bob, relay = await start(b"b"), await open_relay()
-    await reserve(BOB, relay, port_of(bob))
-    tunnel = await Tunnel.open(ALICE, contact_of(relay), BOB.peer_id)
-    monkeypatch.setattr("dsdnode.net.relay.tunnel.has_connection", lambda here, there: False)
-    async with asyncio.timeout(PATIENCE_S):
-        while not tunnel.over.done():
-            with contextlib.suppress(OSError):
-                assert await (await Bare.open(int(tunnel.address.rpartition(":")[2]))).rest() == b""
-        await tunnel.over
-
-
-async def test_where_the_system_does_not_tell_whose_a_connection_is_the_first_one_is_taken(
-    monkeypatch: pytest.MonkeyPatch, open_relay: OpenRelay, reserve: Reserve, start: Start
-) -> None:
-    alice, bob, relay = await start(b"a", listen=None), await start(b"b"), await open_relay()
-    await reserve(BOB, relay, port_of(bob))
-    monkeypatch.setattr("dsdnode.net.relay.tunnel.has_connection", lambda here, there: None)
-    await through(relay, alice, BOB)
-    await alice.ping(BOB.peer_id, timeout_s=5)

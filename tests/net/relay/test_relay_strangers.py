@@ -10,9 +10,9 @@ import pytest
 
 from dsdnode.net.handshake import derive_swarm_key
 from dsdnode.net.relay import frames
-from dsdnode.net.relay.frames import Accept, Dial, Greet, Incoming, No, Ok, Ping, Pong, Reserve, Reserved
+from dsdnode.net.relay.frames import Accept, Greet, Incoming, No, Ok, Ping, Pong, Reserve, Reserved
 from dsdnode.net.relay.server import Relay
-from tests.net.relay.ends import ALICE, BOB, CAROL, MALLORY, ROSE, Bare, answers, circuit
+from tests.net.relay.ends import BOB, MALLORY, ROSE, Bare, answers, circuit
 
 OpenRelay = Callable[..., Awaitable[Relay]]
 
@@ -40,7 +40,6 @@ async def reserved(relay: Relay) -> Bare:
         frames.pack(Ok()),
         frames.pack(Accept(bytes(16), bytes(64))),
         frames.pack(Reserve(BOB.public_key, bytes(64))),
-        frames.pack(Dial(BOB.peer_id, ALICE.public_key, bytes(64))),
     ],
     ids=lambda said: said[:12].hex(),
 )
@@ -77,41 +76,30 @@ def five_seconds_pass(relay: Relay) -> None:
     guest.timer._run()
 
 
-async def test_nobody_reserves_or_dials_in_another_s_name(open_relay: OpenRelay) -> None:
+async def test_nobody_reserves_in_another_s_name(open_relay: OpenRelay) -> None:
     relay = await open_relay()
     control = await reserved(relay)
 
-    def forged(challenge: bytes, one: Reserve | Dial) -> list[Reserve | Dial]:
-        """Signed by mallory; for another challenge, relay, purpose, callee; as it should be but for the key."""
-        if isinstance(one, Reserve):
-            return [
-                Reserve(BOB.public_key, frames.reserve(MALLORY, (), ROSE.public_key, challenge).signature),
-                frames.reserve(BOB, (), ROSE.public_key, bytes(32)),
-                frames.reserve(BOB, (), MALLORY.public_key, challenge),
-                Reserve(BOB.public_key, frames.dial(BOB, (), ROSE.public_key, challenge, BOB.peer_id).signature),
-                Reserve(MALLORY.public_key, frames.reserve(BOB, (), ROSE.public_key, challenge).signature),
-            ]
-        other = frames.dial(ALICE, (), ROSE.public_key, challenge, CAROL.peer_id).signature
+    def forged(challenge: bytes) -> list[Reserve]:
+        """Signed by mallory; for another challenge, relay, purpose; as it should be but for the key."""
+        token = BOB.sign(frames.to_accept(ROSE.public_key, challenge[:16]))
         return [
-            Dial(
-                BOB.peer_id,
-                ALICE.public_key,
-                frames.dial(MALLORY, (), ROSE.public_key, challenge, BOB.peer_id).signature,
-            ),
-            Dial(BOB.peer_id, ALICE.public_key, other),
-            frames.dial(ALICE, (), ROSE.public_key, bytes(32), BOB.peer_id),
+            Reserve(BOB.public_key, frames.reserve(MALLORY, (), ROSE.public_key, challenge).signature),
+            frames.reserve(BOB, (), ROSE.public_key, bytes(32)),
+            frames.reserve(BOB, (), MALLORY.public_key, challenge),
+            Reserve(BOB.public_key, token),
+            Reserve(MALLORY.public_key, frames.reserve(BOB, (), ROSE.public_key, challenge).signature),
         ]
 
-    for kind in (Reserve(BOB.public_key, bytes(64)), Dial(BOB.peer_id, ALICE.public_key, bytes(64))):
-        for index in range(len(forged(bytes(32), kind))):
-            mallory = await Bare.open(relay.port)
-            mallory.say(forged(await mallory.challenge(), kind)[index])
-            assert await mallory.rest() == b"", (kind, index)
+    for index in range(len(forged(bytes(32)))):
+        mallory = await Bare.open(relay.port)
+        mallory.say(forged(await mallory.challenge())[index])
+        assert await mallory.rest() == b"", index
     assert await answers(control)
     control.close()
 
 
-async def test_what_alice_signed_before_is_of_no_use_to_who_repeats_it(open_relay: OpenRelay) -> None:
+async def test_what_bob_signed_before_is_of_no_use_to_who_repeats_it(open_relay: OpenRelay) -> None:
     relay = await open_relay()
     bob = await Bare.open(relay.port)
     told = frames.reserve(BOB, (), ROSE.public_key, await bob.challenge())
@@ -128,8 +116,7 @@ async def test_what_alice_signed_before_is_of_no_use_to_who_repeats_it(open_rela
 async def test_a_token_is_bobs_alone_and_serves_once(open_relay: OpenRelay) -> None:
     relay = await open_relay()
     control = await reserved(relay)
-    alice = await Bare.open(relay.port)
-    await alice.dial(ALICE, BOB)
+    alice = await Bare.open(control.called)
     incoming = await control.hear()
     assert isinstance(incoming, Incoming) and incoming.host == "127.0.0.1"
     mallory = await Bare.open(relay.port)
@@ -137,7 +124,7 @@ async def test_a_token_is_bobs_alone_and_serves_once(open_relay: OpenRelay) -> N
     assert await mallory.rest() == b""
     bob = await Bare.open(relay.port)
     bob.accept(BOB, incoming.token)
-    assert await bob.hear() == await alice.hear() == Ok()
+    assert await bob.hear() == Ok()
     again = await Bare.open(relay.port)
     again.accept(BOB, incoming.token)
     assert await again.rest() == b""
@@ -148,40 +135,43 @@ async def test_a_token_is_bobs_alone_and_serves_once(open_relay: OpenRelay) -> N
 
 
 async def test_a_token_of_a_call_that_is_over_is_none(open_relay: OpenRelay) -> None:
-    relay = await open_relay()
+    relay = await open_relay(answer_s=0.05)
     control = await reserved(relay)
-    alice = await Bare.open(relay.port)
-    await alice.dial(ALICE, BOB)
+    alice = await Bare.open(control.called)
     incoming = await control.hear()
     assert isinstance(incoming, Incoming)
-    alice.close()
     while relay.book.num_circuits:  # noqa: ASYNC110
         await asyncio.sleep(0)
     bob = await Bare.open(relay.port)
     bob.accept(BOB, incoming.token)
-    assert await bob.rest() == b""
+    assert await bob.rest() == await alice.rest() == b""
     control.close()
 
 
-async def test_who_speaks_before_the_circuit_stands_is_closed(open_relay: OpenRelay) -> None:
-    relay = await open_relay()
+async def test_what_alice_says_before_the_circuit_stands_is_bobs_to_hear(open_relay: OpenRelay) -> None:
+    """The relay reads nothing of it, and keeps nothing."""
+    relay = await open_relay(circuits_per_callee=1)
     control = await reserved(relay)
-    alice = await Bare.open(relay.port)
-    await alice.dial(ALICE, BOB)
-    assert isinstance(await control.hear(), Incoming)
+    alice = await Bare.open(control.called)
     alice.say(b"\x00\x04early")
-    assert await alice.rest() == b""
-    assert relay.book.num_circuits == 0 and await answers(control)
-    control.close()
+    incoming = await control.hear()
+    assert isinstance(incoming, Incoming)
+    one_more = await Bare.open(control.called)
+    assert await one_more.rest() == b""
+    bob = await Bare.open(relay.port)
+    bob.accept(BOB, incoming.token)
+    assert await bob.hear() == Ok() and await bob.read(7) == b"\x00\x04early"
+    alice.close()
+    assert await bob.rest() == b"" and await answers(control)
+    for one in (bob, control):
+        one.close()
 
 
 async def test_a_callee_that_never_calls_back(open_relay: OpenRelay) -> None:
     relay = await open_relay(answer_s=0.05)
     control = await reserved(relay)
-    alice = await Bare.open(relay.port)
-    await alice.dial(ALICE, BOB)
-    assert await alice.hear() == No("the peer does not answer")
-    assert await alice.hear() is None
+    alice = await Bare.open(control.called)
+    assert await alice.rest() == b""
     assert relay.book.num_circuits == 0
     control.close()
 
@@ -189,26 +179,22 @@ async def test_a_callee_that_never_calls_back(open_relay: OpenRelay) -> None:
 async def test_a_callee_that_goes_meanwhile(open_relay: OpenRelay) -> None:
     relay = await open_relay()
     control = await reserved(relay)
-    alice = await Bare.open(relay.port)
-    await alice.dial(ALICE, BOB)
+    alice = await Bare.open(control.called)
     assert isinstance(await control.hear(), Incoming)
     control.close()
-    assert await alice.hear() == No("the peer has just gone")
+    assert await alice.rest() == b""
+    with pytest.raises(OSError):
+        await Bare.open(control.called)
 
 
 async def test_a_private_swarm_s_relay_serves_its_members_alone(open_relay: OpenRelay) -> None:
     relay = await open_relay(swarm_keys=("open sesame", "the old one"))
     right, old, wrong = map(derive_swarm_key, ("open sesame", "the old one", "abracadabra"))
     for keys in ((), (wrong,)):
-        for ask in ("reserve", "dial"):
-            stranger = await Bare.open(relay.port)
-            if ask == "reserve":
-                answer = await stranger.reserve(BOB, *keys)
-            else:
-                await stranger.dial(ALICE, BOB, *keys)
-                answer = await stranger.hear()
-            assert isinstance(answer, No) and "--swarm-key" in answer.reason
-            assert await stranger.hear() is None
+        stranger = await Bare.open(relay.port)
+        answer = await stranger.reserve(BOB, *keys)
+        assert isinstance(answer, No) and "--swarm-key" in answer.reason
+        assert await stranger.hear() is None
     for known in ((right,), (wrong, right), (old,)):
         member = await Bare.open(relay.port)
         assert isinstance(await member.reserve(BOB, *known), Reserved)
@@ -227,7 +213,7 @@ async def test_bob_who_reserves_again_has_one_reservation(open_relay: OpenRelay)
     relay = await open_relay()
     older, newer = await reserved(relay), await reserved(relay)
     assert await older.hear() == No("another connection has this reservation now")
-    near, far = await circuit(relay.port, ALICE, BOB, newer)
+    near, far = await circuit(relay.port, BOB, newer)
     for one in (near, far, newer):
         one.close()
 
@@ -247,11 +233,11 @@ async def test_silent_guests_make_room_for_newcomers_and_a_flood_is_slowed_down(
     control = await reserved(relay)
     silent = [await Bare.open(relay.port) for _ in range(5)]
     assert await silent[0].rest() == b""
-    near, far = await circuit(relay.port, ALICE, BOB, control)
+    near, far = await circuit(relay.port, BOB, control)
     near.say(b"hello")
     assert await far.read(5) == b"hello"
     more = [await Bare.open(relay.port) for _ in range(8)]
     assert await more[-1].rest() == b""
-    assert relay.book.refusals["too many connections from this address"] == 4
+    assert relay.book.refusals["too many connections from this address"] == 3
     for one in (*silent, near, far, *more, control):
         one.close()

@@ -1,0 +1,197 @@
+"""What a node does with relays: it is reached by way of some that let it, and is one for others.
+
+Who needs a relay, who may be one and which ones are asked is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from random import SystemRandom
+
+import structlog
+
+from dsdnode.addresses import LOWEST_PORT, Nearness, nearness, parse_address
+from dsdnode.errors import BadInput
+from dsdnode.identity import Identity, peer_id, short_id
+from dsdnode.net.door import Door, leads_here
+from dsdnode.net.handshake import derive_swarm_key
+from dsdnode.net.places import is_gone, to_address
+from dsdnode.net.relay.agent import Agent
+from dsdnode.net.relay.frames import Reserved
+from dsdnode.net.relay.server import Relay, limits_of
+from dsdnode.net.zap import Gate
+from dsdnode.wire.messages import Contact
+
+PARTED_S = 30.0
+"""So long after its end a circuit is remembered: the news of its beginning may still wait for us, and its greeting."""
+
+log = structlog.get_logger(__name__)
+
+
+class Circuits:
+    """Who stands behind connections to our router that come from this machine, for a relay has them come from it.
+
+    The relay alone says so. Whatever it says, such a caller is none of this machine, nor of this house: else it could
+    name our own services to us, and we would call them.
+    """
+
+    def __init__(self) -> None:
+        self._callers: dict[int, str] = {}
+        """By the local port of a circuit's end; "": from an address that counts for nobody."""
+        self._ended: dict[int, asyncio.TimerHandle] = {}
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def begin(self, port: int, host: str) -> None:
+        ended = self._ended.pop(port, None)
+        if ended is not None:
+            ended.cancel()
+        self._callers[port] = host if nearness(host) is Nearness.WORLD and not leads_here(host) else ""
+
+    def end(self, port: int) -> None:
+        self._ended[port] = asyncio.get_running_loop().call_later(PARTED_S, self._forget, port)
+
+    def _forget(self, port: int) -> None:
+        del self._callers[port], self._ended[port]
+
+    def caller(self, door: Door) -> str:
+        """The IP address that a connection counts for."""
+        return self._callers.get(door.port, door.host) if door.host == door.local else door.host
+
+
+@dataclass(slots=True)
+class _Held:
+    agent: Agent
+    address: str = ""
+    """Where we are called by way of it ("": not yet)."""
+
+
+class Relays:
+    """`changed` is called when there are other addresses in `given`. Implements Callee (relay/agent.py)."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        swarm_keys: Sequence[str],
+        listens: tuple[str, int],
+        gate: Gate,
+        circuits: Circuits,
+        changed: Callable[[], None] | None,
+    ) -> None:
+        """`listens`: our router, on any address of this machine. `changed` None: others are told nothing but what our
+        user has said."""
+        self._identity = identity
+        self._swarm_keys = swarm_keys
+        self._host, self._port = listens
+        self._gate = gate
+        self._circuits = circuits
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[bytes, _Held] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._relay: Relay | None = None
+
+    # --- to be reached
+
+    @property
+    def are_of_use(self) -> bool:
+        return self._changed is not None
+
+    @property
+    def held(self) -> dict[bytes, str]:
+        """By the peer that relays: the address of ours that it has given us, "" until it has."""
+        return {peer: held.address for peer, held in self._held.items()}
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        return tuple(held.address for held in self._held.values() if held.address)
+
+    def reserve(self, relay: Contact) -> None:
+        keys = tuple(map(derive_swarm_key, self._swarm_keys))
+        agent = Agent(self, self._identity, relay, ("127.0.0.1", self._port), SystemRandom(), swarm_keys=keys)
+        self._held[peer_id(relay.public_key)] = _Held(agent)
+        agent.start()
+
+    def leave(self, peer: bytes) -> None:
+        held = self._held.pop(peer, None)
+        if held is None:
+            return
+        task = self._loop.create_task(held.agent.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        if held.address:
+            self._tell()
+
+    def leave_all_but(self, hosts: Collection[str]) -> None:
+        """Those whose connection is made from an address that is none of ours any more: nothing comes over it."""
+        for peer, held in list(self._held.items()):
+            if is_gone(held.agent.local, hosts):
+                self.leave(peer)
+
+    def reserved(self, relay: Contact, terms: Reserved) -> None:
+        peer = peer_id(relay.public_key)
+        held = self._held.get(peer)
+        if held is None:  # left meanwhile
+            return
+        if terms.port < LOWEST_PORT:
+            return self.unreserved(relay, f"its port {terms.port} is one that nobody calls")
+        host, _ = parse_address(relay.addresses[0])
+        held.address = to_address(host, terms.port)
+        log.info("a relay passes callers on to this node", relay=short_id(peer), address=held.address)
+        self._tell()
+
+    def unreserved(self, relay: Contact, why: str) -> None:
+        peer = peer_id(relay.public_key)
+        log.info("a relay serves us no more", relay=short_id(peer), reason=why)
+        self.leave(peer)
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed()
+
+    def admits(self, host: str) -> bool:
+        return self._gate.admits_circuit(self._loop.time(), host)
+
+    def spliced(self, port: int, host: str) -> None:
+        self._circuits.begin(port, host)
+
+    def parted(self, port: int) -> None:
+        self._circuits.end(port)
+
+    # --- to be one
+
+    @property
+    def port(self) -> int:
+        """Where others ask us to relay (0: we do not)."""
+        return self._relay.port if self._relay is not None else 0
+
+    @property
+    def num_circuits(self) -> int:
+        return self._relay.book.num_circuits if self._relay is not None else 0
+
+    async def serve(self, bytes_per_s: float) -> bool:
+        """Be a relay, on a port of its own, until `serve_no_more`. False: this process cannot."""
+        try:
+            self._relay = await Relay.open(
+                self._identity, self._host, 0, swarm_keys=self._swarm_keys, limits=limits_of(bytes_per_s)
+            )
+        except BadInput as error:
+            log.info("no relay for others", reason=str(error))
+            return False
+        log.info("a relay for those that others do not reach", port=self._relay.port)
+        return True
+
+    async def serve_no_more(self) -> None:
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            await relay.close()
+
+    async def close(self) -> None:
+        self._changed = None
+        for peer in list(self._held):
+            self.leave(peer)
+        await self.serve_no_more()
+        await asyncio.gather(*self._closing)

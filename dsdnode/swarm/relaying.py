@@ -1,0 +1,161 @@
+"""Who needs a relay, and who is one: decided by where others reach this node, and nothing else.
+
+Whom those far away do not reach asks peers that it reaches itself, and is called at the ports that they give it. Such
+an address is one like all others: peers call it, and say whether it was answered.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+import structlog
+from cachetools import LRUCache
+
+from dsdnode.addresses import LOWEST_PORT, Nearness, is_ip, nearness, network, parse_address
+from dsdnode.dht.ids import node_id
+from dsdnode.dht.table import Table
+from dsdnode.errors import DsdError
+from dsdnode.identity import short_id
+from dsdnode.net.door import leads_here
+from dsdnode.net.places import to_address
+from dsdnode.net.port import RELAY
+from dsdnode.net.relays import Relays
+from dsdnode.net.rpc import Response, Rpc
+from dsdnode.swarm.queries import Tasks
+from dsdnode.swarm.reach import Reach, Verdict
+from dsdnode.wire.messages import Contact, FindRelay, Refused, RelayAt
+
+MAX_RELAYS = 2
+"""At once: when one goes, the other one carries on. More would crowd out addresses of our own."""
+ASK_S = 5.0
+FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 600.0
+"""Before a peer that was of no use as a relay is asked again: each time twice as long, less a quarter by chance."""
+MAX_RESTING = 256
+
+log = structlog.get_logger(__name__)
+
+
+class Relaying:
+    def __init__(
+        self, rpc: Rpc, table: Table, tasks: Tasks, reach: Reach, rng: random.Random, bytes_per_s: float
+    ) -> None:
+        """`bytes_per_s`: of all that this node relays for others; 0: nothing."""
+        self._rpc = rpc
+        self._table = table
+        self._tasks = tasks
+        self._reach = reach
+        self._rng = rng
+        self._bytes_per_s = bytes_per_s
+        self._changing = False
+        self._asking = False
+        self._chosen: dict[bytes, str] = {}
+        """Peers that were asked to relay for us, and said yes; their hosts."""
+        self._resting: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_RESTING)
+        """Until when a peer is not asked, and how long that pause is."""
+        rpc.on_request(FindRelay, self._on_find_relay)
+
+    def tick(self, now: float) -> None:
+        relays = self._rpc.transport.relays
+        if relays is None:
+            return
+        self._serve(relays)
+        if relays.are_of_use and self._reach.verdict is not Verdict.UNKNOWN:
+            self._be_reached(now, relays)
+
+    # --- being one
+
+    def _serve(self, relays: Relays) -> None:
+        fit = self._bytes_per_s > 0 and self._is_fit()
+        if fit != bool(relays.port) and not self._changing:
+            self._changing = True
+            self._tasks.spawn(self._change(relays, fit))
+
+    def _is_fit(self) -> bool:
+        """Is it reached at an address of its own machine, and not by its neighbours alone while there are others? A
+        router that passes a port on passes that one alone."""
+        if self._reach.is_cut_off:
+            return False
+        own = self._rpc.transport.contact.addresses
+        hosts = [parse_address(address)[0] for address in filter(self._reach.is_reached, own)]
+        return any(is_ip(host) and leads_here(host) for host in hosts)
+
+    async def _change(self, relays: Relays, fit: bool) -> None:
+        if not fit:
+            await relays.serve_no_more()
+        elif not await relays.serve(self._bytes_per_s):
+            self._bytes_per_s = 0.0
+        self._changing = False
+
+    async def _on_find_relay(self, peer: bytes, message: FindRelay, buffers: Sequence[bytes]) -> Response:
+        relays = self._rpc.transport.relays
+        if relays is None or not relays.port:
+            return Refused("this peer is no relay now", retry=bool(self._bytes_per_s)), ()
+        return RelayAt(relays.port), ()
+
+    # --- being reached by way of some
+
+    def _be_reached(self, now: float, relays: Relays) -> None:
+        held = relays.held
+        for peer in list(self._chosen):
+            unreached = self._reach.is_unreached(held.get(peer, ""))
+            if peer not in held or unreached or not self._reach.is_cut_off:
+                del self._chosen[peer]
+                relays.leave(peer)
+                if self._reach.is_cut_off:
+                    self._rest(now, peer)
+            elif self._reach.is_reached(held[peer]):
+                self._resting.pop(peer, None)
+        if self._reach.is_cut_off and len(self._chosen) < MAX_RELAYS and not self._asking:
+            found = self._choose(now, relays)
+            if found is not None:
+                self._asking = True
+                self._tasks.spawn(self._ask(now, relays, *found))
+
+    def _choose(self, now: float, relays: Relays) -> tuple[bytes, str] | None:
+        """Whom to ask, and its host: of another network than those that we have, where there is one."""
+        transport = self._rpc.transport
+        least = Nearness.WORLD if self._reach.is_far else Nearness.HERE
+        own = own_networks(one for one in transport.contact.addresses if one not in relays.given)
+        taken = {network(host) for host in self._chosen.values()}
+        found: list[tuple[bytes, str]] = []
+        for peer in map(node_id, self._table.contacts()):
+            until_s, _ = self._resting.get(peer, (0.0, 0.0))
+            if now < until_s or peer in self._chosen or not transport.can(peer, RELAY):
+                continue
+            hosts = [parse_address(address)[0] for address in transport.sighting(peer).reached]
+            host = max(hosts, key=_nearness, default="")
+            if host and _nearness(host) >= least and (least < Nearness.WORLD or network(host) not in own):
+                found.append((peer, host))
+        return next((one for one in found if network(one[1]) not in taken), found[0] if found else None)
+
+    async def _ask(self, now: float, relays: Relays, peer: bytes, host: str) -> None:
+        why = "it cannot be called"
+        known = self._rpc.transport.contact_of(peer)
+        try:
+            answer, _ = await self._rpc.request(peer, FindRelay(), timeout_s=ASK_S)
+            if isinstance(answer, RelayAt) and answer.port >= LOWEST_PORT and known is not None:
+                self._chosen[peer] = host
+                return relays.reserve(Contact(known.public_key, (to_address(host, answer.port),)))
+            why = answer.reason if isinstance(answer, Refused) else "it gives no port that can be called"
+        except DsdError as error:
+            why = str(error)
+        finally:
+            self._asking = False
+        log.debug("no relay for us", peer=short_id(peer), reason=why)
+        self._rest(now, peer)
+
+    def _rest(self, now: float, peer: bytes) -> None:
+        _, pause_s = self._resting.get(peer, (0.0, FIRST_PAUSE_S / 2))
+        pause_s = min(2 * pause_s, MOST_PAUSE_S)
+        self._resting[peer] = now + pause_s * self._rng.uniform(0.75, 1.0), pause_s
+
+
+def own_networks(addresses: Iterable[str]) -> set[str]:
+    """The public ones that we live in ourselves: who is in one of them is next door, and behind the same router."""
+    return {one for one in (network(parse_address(address)[0]) for address in addresses) if one is not None}
+
+
+def _nearness(host: str) -> Nearness:
+    near = nearness(host)
+    return Nearness.HERE if near is None else near

@@ -1,0 +1,141 @@
+"""Bob is called by way of a relay: whoever comes counts for where he is, and is never taken for bob's own machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dsdnode.accounts import Account
+from dsdnode.addresses import Nearness
+from dsdnode.identity import Identity
+from dsdnode.net import relays
+from dsdnode.net.door import Door
+from dsdnode.net.relay.frames import Incoming, Reserved
+from dsdnode.net.relay.server import Relay
+from dsdnode.net.relays import Circuits
+from dsdnode.net.router import Router
+from dsdnode.net.rpc import Rpc
+from dsdnode.net.zap import CONNECTIONS_BURST, Gate
+from dsdnode.net.zmq import ZmqTransport
+from dsdnode.wire.messages import Contact
+
+ALICE, BOB, ROSE = (Identity(name * 32) for name in (b"a", b"b", b"r"))
+OWN = "11.9.9.9"
+"""A public address of bob's machine."""
+
+
+def router_of(rpc: Rpc) -> Router:
+    router: Router = rpc.transport._router  # type: ignore[attr-defined]
+    return router
+
+
+async def relayed(bob: Rpc) -> str:
+    """The address that his relay gives him."""
+    relays = bob.transport.relays
+    assert relays is not None
+    async with asyncio.timeout(5):
+        while not relays.given:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    return relays.given[0]
+
+
+@pytest.fixture
+async def rose() -> AsyncIterator[Contact]:
+    relay = await Relay.open(ROSE, "127.0.0.1", 0)
+    yield Contact(ROSE.public_key, (f"tcp://127.0.0.1:{relay.port}",))
+    await relay.close()
+
+
+@pytest.fixture
+async def bob(rose: Contact, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rpc]:
+    monkeypatch.setattr(relays, "leads_here", lambda host: host in (OWN, "127.0.0.1"))
+    rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0"))
+    rpc.start()
+    rpc.transport.relays.reserve(rose)
+    yield rpc
+    await rpc.close()
+
+
+@pytest.fixture
+async def alice() -> AsyncIterator[Rpc]:
+    rpc = Rpc(await ZmqTransport.open(ALICE))
+    rpc.start()
+    yield rpc
+    await rpc.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "account"),
+    [
+        ("11.7.7.7", Account(ALICE.peer_id, "11.7.7.0/24", "11.7.7.7")),
+        ("2a11:7::7", Account(ALICE.peer_id, "2a11:7::/56", "2a11:7::")),
+        ("127.0.0.1", Account(ALICE.peer_id)),
+        ("192.168.1.7", Account(ALICE.peer_id)),
+        ("::ffff:10.0.0.1", Account(ALICE.peer_id)),
+        ("0.0.0.0", Account(ALICE.peer_id)),
+        (OWN, Account(ALICE.peer_id)),
+    ],
+)
+async def test_alice_counts_for_where_the_relay_sees_her_and_never_as_bobs_neighbour(
+    monkeypatch: pytest.MonkeyPatch, alice: Rpc, bob: Rpc, said: str, account: Account
+) -> None:
+    """Whatever it says: else she could name bob's own services to him."""
+    monkeypatch.setattr("dsdnode.net.relay.server.Incoming", lambda token, host: Incoming(token, said))
+    alice.transport.introduce(Contact(BOB.public_key, (await relayed(bob),)))
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    assert bob.account_of(ALICE.peer_id) == account
+    assert bob.transport.sighting(ALICE.peer_id).near is Nearness.WORLD
+    sources = [source for source, _ in router_of(bob).lobby._peers.values()]
+    assert sources == [account.network]
+
+
+async def test_bob_tells_of_his_relays_address_last_and_no_more_when_it_has_gone(rose: Contact, bob: Rpc) -> None:
+    told: list[tuple[str, ...]] = []
+    own = bob.transport.contact.addresses
+    bob.transport.on_moved(lambda: told.append(bob.transport.contact.addresses))
+    given = await relayed(bob)
+    bob.transport.relays.leave(ROSE.peer_id)
+    assert told == [(*own, given)[-4:], own] and bob.transport.relays.held == {}
+
+
+async def test_a_port_of_a_machine_s_services_is_not_told(rose: Contact, bob: Rpc) -> None:
+    """Who is told of it would be had to call there."""
+    own, held = bob.transport.contact, bob.transport.relays
+    assert held is not None
+    held.reserved(rose, Reserved(22, 3600, 16, 1, 1))
+    assert bob.transport.contact == own and held.held == {}
+
+
+async def test_a_greeting_of_a_circuit_that_is_over_is_not_of_this_machine(bob: Rpc) -> None:
+    router, circuits = router_of(bob), router_of(bob)._circuits
+    assert router._caller(9999, "127.0.0.1") == "127.0.0.1"
+    circuits.begin(4000, "11.7.7.7")
+    assert router._caller(9999, "127.0.0.1") == "" and router._caller(9999, "192.0.2.7") == "192.0.2.7"
+
+
+async def test_a_circuit_is_remembered_for_a_while_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has said before may still be on its way to us."""
+    circuits = Circuits()
+    ours = Door(1, "127.0.0.1", "127.0.0.1", 1, port=4000, caller="127.0.0.1")
+    other = Door(1, "11.2.2.2", "127.0.0.1", 1, port=4000, caller="11.2.2.2")
+    circuits.begin(4000, "11.7.7.7")
+    circuits.end(4000)
+    await asyncio.sleep(0.001)
+    assert circuits.caller(ours) == "11.7.7.7" and circuits.caller(other) == "11.2.2.2"
+    circuits.begin(4000, "11.7.7.8")
+    monkeypatch.setattr(relays, "PARTED_S", 0.0)
+    circuits.end(4000)
+    await asyncio.sleep(0.001)
+    assert circuits.caller(ours) == "127.0.0.1" and len(circuits) == 0
+
+
+async def test_a_flood_by_way_of_a_relay_uses_up_its_own_network_and_nobody_elses(bob: Rpc) -> None:
+    admits, gate = bob.transport.relays.admits, bob.transport._gate  # type: ignore
+    num = sum(admits("11.7.7.7") for _ in range(2 * CONNECTIONS_BURST))
+    assert CONNECTIONS_BURST <= num < CONNECTIONS_BURST + 9
+    assert admits("11.7.8.8")
+    gate.lock(asyncio.get_running_loop().time(), "11.7.8.0/24")
+    assert not admits("11.7.8.8") and admits("11.7.9.9")
+    assert Gate().admits_circuit(0.0, "")
