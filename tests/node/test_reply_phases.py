@@ -34,7 +34,7 @@ async def ring(swarm: FakeSwarm) -> Client:
     await swarm.add("dora", drafts=True, patience_s=10.0)
     for name in ("sam", "sid"):
         await swarm.add(name, layers=(0, 4))
-    return await swarm.client()
+    return await swarm.client(patience_s=5.0)
 
 
 async def test_every_line_of_the_table_is_walked(tmp_path: Path, walked: list[Step]) -> None:
