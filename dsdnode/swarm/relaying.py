@@ -120,7 +120,7 @@ class Relaying:
         taken = {network(host) for host in self._chosen.values()}
         found: list[tuple[bytes, str]] = []
         for peer in map(node_id, self._table.contacts()):
-            until_s, _ = self._resting.get(peer, (0.0, 0.0))
+            until_s, _ = self._resting.get(peer, (float("-inf"), 0.0))
             if now < until_s or peer in self._chosen or not transport.can(peer, RELAY):
                 continue
             hosts = [parse_address(address)[0] for address in transport.sighting(peer).reached]
