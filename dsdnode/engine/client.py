@@ -189,7 +189,7 @@ class WorkerEngine:
     async def close(self) -> None:
         """End the processes, each within link.EXIT_S, whatever they are doing."""
         await self._text.close()
-        self._end("the engine is closed")
+        self._end("the engine is closed", log.debug)
         if self._watcher is not None:
             self._watcher.cancel()
         if self._respawner is not None:
@@ -382,16 +382,16 @@ class WorkerEngine:
         log.info("the model file is as it was", path=shown(self._load.path))
         await self._respawn(Rest(0.0))
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, say: Callable[..., object] = log.warning) -> None:
         """Of it all: there is no next life."""
         if not self._ended:
             self._ended = True
-            self._stop(reason)
+            self._stop(reason, say)
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str, say: Callable[..., object] = log.warning) -> None:
         """Nobody waits for it now."""
         self._over = reason
-        log.warning("engine stopped", path=shown(self._load.path), reason=reason)
+        say("engine stopped", path=shown(self._load.path), reason=reason)
         self._settled.set()
         self._changed()
 

@@ -14,6 +14,7 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.net.beacon import Beacon, Neighbours
 from dsdnode.net.mapper import PortMapper
 from dsdnode.net.mapping import Mapped
+from dsdnode.net.places import to_address
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import Contact
 
@@ -40,9 +41,7 @@ class House:
     def address(self) -> str:
         """That the router has given us ("": none)."""
         mapped = self._mapper.mapped
-        if mapped is None:
-            return ""
-        return f"tcp://[{mapped.host}]:{mapped.port}" if ":" in mapped.host else f"tcp://{mapped.host}:{mapped.port}"
+        return to_address(mapped.host, mapped.port) if mapped is not None else ""
 
     @property
     def why_no_port(self) -> str:
@@ -68,7 +67,6 @@ class House:
         await self._mapper.close()
 
     def _mapped(self, mapped: Mapped | None) -> None:
-        log.info("the router passes a port on to this node" if mapped else "the router passes no port on to this node")
         self._changed()
 
     def _hear(self, data: bytes, host: str) -> None:

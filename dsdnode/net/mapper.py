@@ -186,7 +186,10 @@ class PortMapper:
 
     def _settle(self, why_not: str) -> None:
         if not self._settled.is_set() or _place(self._told) != _place(self.mapped):
-            log.info("the router's port", mapped=_place(self.mapped), why_not=why_not)
+            if self.mapped:
+                log.info("the router passes a port on to this node", host=self.mapped.host, port=self.mapped.port)
+            else:
+                log.info("the router passes no port on to this node", reason=why_not)
         self._why_not = why_not
         self._settled.set()
         before, self._told = self._told, self.mapped
