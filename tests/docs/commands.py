@@ -30,7 +30,9 @@ from dsdnode.cli.options import Invocation
 from tests.docs.pages import ROOT, Place
 
 STARTS = ("dsdnode ", "python -m tests.", "python scripts/", "./scripts/", "scripts/", "pytest ")
-LABELS = re.compile(r"dsdnode (hello|welcome|provider record|swarm key|model|relay (reserve|dial|accept)) \d+(\\n)?")
+LABELS = re.compile(
+    r"dsdnode (hello|welcome|provider record|swarm key|swarm name|beacon|beacon tag|model|relay (reserve|dial|accept)) \d+(\\n)?"
+)
 """Bytes that are signed or hashed (docs/protocol.md)."""
 NUMBERS = {"N", "T", "MS", "MINUTES", "SECONDS", "TOKENS", "PORT", "SEED"}
 PARTED = {"|", "||", "&&", ";", "&"}
