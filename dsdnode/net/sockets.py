@@ -20,6 +20,7 @@ from dsdnode.addresses import ANY_HOST, LOWEST_PORT, is_ip, nearness, parse_addr
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity
 from dsdnode.net.door import Door
+from dsdnode.net.listener import listen_on
 from dsdnode.net.port import MAX_TURN, PROBE_AFTER_S, PROBE_EVERY_S, UNACKNOWLEDGED_S
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 
@@ -27,7 +28,6 @@ ZAP_DOMAIN = b"dsdnode"
 FAREWELL_S = 1.0
 """For libzmq to see that a connection of ours has ended: milliseconds, where its thread gets to run."""
 FAREWELL_LOOK_S = 0.002
-_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENODEV, errno.EPROTONOSUPPORT)
 _NOW, _NOW_AND_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _READABLE, _EVENTS = int(zmq.POLLIN), int(zmq.EVENTS)
 """Numbers: what is done with enumerations takes longer than what libzmq does then."""
@@ -66,29 +66,14 @@ def bind_router(
     router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, a dead ZAP handler would let everybody in
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error, not silence
     router.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes over another's routing id
-    router.setsockopt(zmq.BACKLOG, 256)
     try:
-        _bind(router, host, port)
-    except zmq.ZMQError as error:
+        return router, listen_on(router, host, port)
+    except (OSError, zmq.ZMQError) as error:
         router.close()
         raise BadInput(_why_not_bound(listen, port, error)) from error
-    endpoint = router.getsockopt(zmq.LAST_ENDPOINT)
-    assert isinstance(endpoint, bytes)
-    return router, parse_address(endpoint.rstrip(b"\0").decode())[1]
 
 
-def _bind(router: zmq.Socket[bytes], host: str, port: int) -> None:
-    """`::` listens for IPv4, too, and where there is no IPv6, for that alone."""
-    try:
-        router.bind(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
-    except zmq.ZMQError as error:
-        if host != "::" or error.errno not in _NO_IPV6:
-            raise
-        router.setsockopt(zmq.IPV6, 0)
-        router.bind(f"tcp://0.0.0.0:{port}")
-
-
-def _why_not_bound(listen: str, port: int, error: zmq.ZMQError) -> str:
+def _why_not_bound(listen: str, port: int, error: OSError | zmq.ZMQError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"port {port} is in use: stop what uses it, or choose another with --listen tcp://HOST:PORT"
     if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
