@@ -13,6 +13,7 @@ from dsdnode.addresses import Nearness
 from dsdnode.identity import Identity, curve_public_key
 from dsdnode.net.dials import Teacher
 from dsdnode.net.door import Door
+from dsdnode.net.passage import Passage
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S
 from dsdnode.net.sockets import (
     Farewell,
@@ -49,6 +50,8 @@ class Way:
     """What was resolved to `address`."""
     host: str = ""
     """The IP address that has answered."""
+    passage: Passage | None = None
+    """A connection to `address` that has been made already, and is to be taken."""
 
     @property
     def told(self) -> str:
@@ -100,11 +103,12 @@ class Call:
         self._why = f"no answer from {way.address}"
         self._await_answer()
         try:
-            self._socket = open_dealer(context, identity, curve_public_key(public_key), way.address)
+            endpoint = way.passage.endpoint if way.passage is not None else way.address
+            self._socket = open_dealer(context, identity, curve_public_key(public_key), endpoint)
             self._monitor = open_monitor(context, self._socket, names, zmq.EVENT_CONNECTED | _ENDINGS)
             self._frames = Frames(self._socket, most=1 + MAX_BUFFERS)
             self._pumps = [Pump(self._monitor, self._take_event), Pump(self._socket, self._take, self._idle)]
-            self._socket.connect(way.address)
+            self._socket.connect(endpoint)
         except zmq.ZMQError as error:  # no descriptors left, say
             self._loop.call_soon(self._end, f"{way.address}: {error.strerror}")
 
@@ -147,7 +151,9 @@ class Call:
     @property
     def local(self) -> str:
         """The IP address that it is made from ("": there is no connection)."""
-        return self._door.local if self._door is not None else ""
+        if self._door is None:
+            return ""
+        return self.way.passage.local if self.way.passage is not None else self._door.local
 
     def _end(self, why: str) -> None:
         if not self._closed:

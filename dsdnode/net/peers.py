@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dsdnode.addresses import Nearness, check_reachable, may_name, nearness, network
 from dsdnode.identity import curve_public_key, peer_id
@@ -97,7 +97,7 @@ class Peer:
     def answered(self, way: Way, host: str) -> None:
         """A call of ours led to it; `host`: the IP address."""
         self.reached.pop(way.told, None)
-        self.reached[way.told] = replace(way, address=way.told, name="", host=host, teacher=None)
+        self.reached[way.told] = Way(way.told, way.near, host=host)
         self.silent.discard(way.told)
         while len(self.reached) > MAX_ADDRESSES:
             first = next(iter(self.reached))

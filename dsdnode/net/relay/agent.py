@@ -22,7 +22,7 @@ from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.relay import frames
 from dsdnode.net.relay.book import Limits
-from dsdnode.net.relay.calls import Call, Splice, granted
+from dsdnode.net.relay.calls import Call, Splice, granted, held
 from dsdnode.net.relay.connection import Connection
 from dsdnode.net.relay.frames import Accept, Incoming, Ping, Pong, Reserved
 from dsdnode.wire.messages import Contact
@@ -205,11 +205,7 @@ class Agent:
                 self._callee.parted(port)
 
     async def _carry(self, far: Connection, own: socket.socket) -> None:
-        call = Call("our own router")
-        near = call.connection
-        near.hold(True)
-        await self._loop.create_connection(lambda: near, sock=own)
-        splice = Splice(far, near)
+        splice = Splice(far, await held(own))
         try:
             await splice.over
         finally:

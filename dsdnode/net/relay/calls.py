@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from typing import TypeVar
 
@@ -147,3 +148,11 @@ async def granted(call: Call, asked: Frame) -> Connection:
         call.connection.drop()
         raise
     return call.connection
+
+
+async def held(own: socket.socket) -> Connection:
+    """A connected socket of ours, as a connection; what comes over it waits to be joined."""
+    connection = Call("a connection of ours").connection
+    connection.hold(True)
+    await asyncio.get_running_loop().create_connection(lambda: connection, sock=own)
+    return connection
