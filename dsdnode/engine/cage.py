@@ -26,7 +26,7 @@ ENVIRONMENT_PREFIXES: Final = ("CUDA_", "GGML_", "GOMP_", "HIP_", "HSA_", "KMP_"
                                "VK_")  # fmt: skip
 """How libraries compute, and on which device."""
 MAX_OPEN_FILES: Final = 64
-"""Six are open in a worker, and a few more while it loads libraries."""
+"""Six are open in a worker, a few more while it loads libraries, and the files of its model."""
 
 NOT_HERE: Final = "not on this system"
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -86,7 +86,8 @@ class Cage:
         `max_memory_bytes` 0: all the memory that the machine has.
         """
         self._note("clean environment", all(map(_is_needed, os.environ)), "more than was to be there")
-        self._note("limits", _limit(self._gpu, max_memory_bytes))
+        readable = list(readable)
+        self._note("limits", _limit(self._gpu, max_memory_bytes, MAX_OPEN_FILES + len(readable)))
         self._note("no new privileges", _give_up_privileges())
         alone = _is_alone()
         system = [Path(name) for name in _SYSTEM + (_GPU_SYSTEM if self._gpu else ())]
@@ -107,7 +108,7 @@ class Cage:
             self._left_out.append(f"{name}: {why_not}")
 
 
-def _limit(gpu: bool, max_memory_bytes: int) -> bool:
+def _limit(gpu: bool, max_memory_bytes: int, max_open_files: int) -> bool:
     """Not of processes: that one counts the user's threads, llama.cpp's among them."""
     if sys.platform != "linux":
         return False
@@ -115,7 +116,7 @@ def _limit(gpu: bool, max_memory_bytes: int) -> bool:
 
     most = {resource.RLIMIT_CORE: 0}  # a core dump would hold prompts
     if not gpu:
-        most |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_NOFILE: MAX_OPEN_FILES}
+        most |= {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_NOFILE: max_open_files}
         most[resource.RLIMIT_DATA] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if max_memory_bytes:
         most[resource.RLIMIT_DATA] = max_memory_bytes

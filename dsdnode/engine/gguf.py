@@ -15,7 +15,8 @@ from pathlib import Path
 
 from dsdnode.engine.gguf_arch import check_count, supported
 from dsdnode.engine.gguf_cut import layers_of, plan_metadata, plan_tensors, vocab_of
-from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value, read_header
+from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value
+from dsdnode.engine.gguf_parts import open_model, parts_of, read_model, stem_of
 from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.gguf_writer import Progress, write_gguf
 from dsdnode.errors import BadInput, ModelRefused
@@ -67,11 +68,12 @@ class Manifest:
 
 
 def read_manifest(path: Path, cache_folder: Path | None = None) -> Manifest:
-    """Say what the whole model or shard at `path` is. A whole model is hashed; the hash is kept in `cache_folder`.
+    """Say what the whole model, of one file or several, or the shard at `path` is. A whole one is hashed; the hash is
+    kept in `cache_folder`.
 
     Raises ModelRefused for whatever is not the weights of a language model, or not a shard as `cut` writes it.
     """
-    header = read_header(path)
+    header = read_model(path)
     architecture = header.text("general.architecture")
     held, is_shard = layers_of(header), WEIGHTS_KEY in header.metadata
     num_layers = header.count("dsdnode.num_layers") if is_shard else held
@@ -112,21 +114,19 @@ def cut(
     Raises BadInput for layers that the model does not have or an output that cannot be written, ModelRefused for a
     source that is a shard itself or whose shards would not give the whole model's logits bit for bit.
     """
-    header = read_header(source)
+    header = read_model(source)
     if WEIGHTS_KEY in header.metadata:
         raise ModelRefused(f"{source}: is a shard already; cut from the whole model")
-    if header.count("split.count", 1) > 1:
-        raise ModelRefused(f"{source}: is one of several files of a model; merge them first (llama-gguf-split --merge)")
     architecture = supported(header)
     whole = read_manifest(source, cache_folder)
     if not 0 <= start < end <= whole.num_layers:
         raise BadInput(f"layers {start}:{end} are not in {source}: it has layers 0:{whole.num_layers}")
-    if output(out_path).exists() and out_path.samefile(source):
+    if output(out_path).exists() and any(map(out_path.samefile, parts_of(source))):
         raise BadInput(f"{out_path}: is the model itself; choose another output")
     check_count(header, architecture, whole.num_layers, end - start)
     metadata = plan_metadata(header, architecture, start, end) | _remembered(whole, start, end)
     tensors = plan_tensors(header, architecture, start, end)
-    with words(out_path), source.open("rb") as file:
+    with words(out_path), open_model(source) as file:
         write_gguf(out_path, metadata, tensors, file, progress)
     return read_manifest(out_path)
 
@@ -144,14 +144,14 @@ def _remembered(whole: Manifest, start: int, end: int) -> dict[str, Value]:
 
 
 def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
-    """SHA-256 of a file, in hex; with a folder given it is computed once for each state that the file is in."""
+    """SHA-256 of a model's file, or of its parts one behind the other, in hex; with a folder given it is computed once
+    for each state that they are in."""
     try:
-        status = path.stat()
-        identity = f"{path.resolve()}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
+        identity = "|".join(map(_state, parts_of(path)))
         entry = cache_folder / hashlib.sha256(os.fsencode(identity)).hexdigest() if cache_folder is not None else None
         if entry is not None and entry.is_file() and _SHA256.fullmatch(known := entry.read_text("ascii", "replace")):
             return known
-        with path.open("rb") as file:
+        with open_model(path) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -163,8 +163,13 @@ def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
     return digest
 
 
+def _state(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
+
+
 def _name(header: Header, path: Path) -> str:
-    return header.text("general.name", "").strip() or path.stem
+    return header.text("general.name", "").strip() or stem_of(path)
 
 
 def _printable(text: str) -> str:

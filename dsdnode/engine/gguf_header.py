@@ -75,6 +75,8 @@ class Header:
     name: str
     metadata: dict[str, Value]
     tensors: dict[str, Tensor] = field(repr=False)
+    size_bytes: int = 0
+    """Of the whole file."""
 
     def text(self, key: str, default: str | None = None) -> str:
         return self._get(key, str, default)
@@ -142,7 +144,7 @@ class _Parser:
             seen.add(key)
             self._value(key)
         table = [self._tensor() for _ in range(num_tensors)]
-        return Header(self._name, self._metadata, self._place(table, _alignment(self._metadata)))
+        return Header(self._name, self._metadata, self._place(table, _alignment(self._metadata)), self._size_bytes)
 
     def _preamble(self) -> tuple[int, int]:
         magic = self._read(4) if self._size_bytes >= 4 else bytes(self._size_bytes)

@@ -20,6 +20,7 @@ import psutil
 from numpy.typing import NDArray
 
 from dsdnode.engine.gguf import read_manifest
+from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.llama_api import Batch, Tap, llama_cpp, recent_errors
 from dsdnode.engine.port import Broken, CacheSpoiled, Chunk, Draws, Output, ShardInfo, check_chunks, check_sequence
@@ -336,7 +337,7 @@ def _load_model(path: Path, options: EngineOptions) -> Any:
     params.use_extra_bufts = False  # with them every quantised model crashed on machines that advertise AMX
     params.n_gpu_layers = options.gpu_layers
     recent_errors.clear()
-    model = llama_cpp.llama_model_load_from_file(bytes(path), params)
+    model = llama_cpp.llama_model_load_from_file(bytes(parts_of(path)[0]), params)
     if not model:
         raise ModelRefused(f"{path}: llama.cpp cannot load it: {'; '.join(recent_errors) or 'no reason given'}")
     return model

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.llama_api import llama_cpp, recent_errors
 from dsdnode.engine.template import MAX_TEXT_BYTES, ChatTemplate, Control, Message
 from dsdnode.engine.tokenizer import RunCutter
@@ -29,7 +30,7 @@ def load_vocab(path: Path) -> LlamaVocab:
     parameters = llama_cpp.llama_model_default_params()
     parameters.vocab_only = True
     recent_errors.clear()
-    model = llama_cpp.llama_model_load_from_file(bytes(path), parameters)
+    model = llama_cpp.llama_model_load_from_file(bytes(parts_of(path)[0]), parameters)
     if not model:
         raise ModelRefused(
             f"{path}: llama.cpp cannot load its tokenizer: {'; '.join(recent_errors) or 'no reason given'}"

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from dsdnode.engine.gguf import file_sha256
+from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.errors import ModelRefused
 
 QUIET_S = 1.0
@@ -15,21 +16,21 @@ QUIET_S = 1.0
 
 
 class MappedFile:
-    """Made before the file is hashed and mapped. `written` costs a microsecond.
+    """Made before the model is hashed and mapped: its file, or all of its parts. `written` costs a microsecond a file.
 
-    What happens to its name alone is nothing: replaced, moved or deleted, the mapping keeps the old file.
+    What happens to their names alone is nothing: replaced, moved or deleted, the mapping keeps the old file.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises ModelRefused."""
         self._path = path
+        self._parts: list[_Part] = []
         try:
-            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # (a pipe would be waited for)
-        except OSError as error:
-            raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
-        self._first = os.fstat(self._file)
-        self._frame = self._look_around(self._first)
-        self._touched_ns = self._first.st_ctime_ns
+            for part in parts_of(path):
+                self._parts.append(_Part(part))
+        except ModelRefused:
+            self.close()
+            raise
         self._digest = ""
         self._cache_folder: Path | None = None
 
@@ -63,12 +64,36 @@ class MappedFile:
 
     def close(self) -> None:
         """From now on it passes for written."""
+        for part in self._parts:
+            part.close()
+
+    def written(self) -> bool:
+        """Is, or may be, in the files what was not there at first? True for ever, then."""
+        return any(part.written() for part in self._parts)
+
+    def replaced(self) -> bool:
+        """Does a path lead to another file by now, or nowhere?"""
+        return any(part.replaced() for part in self._parts)
+
+
+class _Part:
+    def __init__(self, path: Path) -> None:
+        """Raises ModelRefused."""
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # (a pipe would be waited for)
+        except OSError as error:
+            raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
+        self._first = os.fstat(self._file)
+        self._frame = self._look_around(self._first)
+        self._touched_ns = self._first.st_ctime_ns
+
+    def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
         self._file = -1
 
     def written(self) -> bool:
-        """Is, or may be, in the file what was not there at first? True for ever, then."""
         if self._file < 0:
             return True
         now, first = os.fstat(self._file), self._first
@@ -83,7 +108,6 @@ class MappedFile:
         return False
 
     def replaced(self) -> bool:
-        """Does the path lead to another file by now, or nowhere?"""
         return not self._is_at_path(os.fstat(self._file))
 
     def _look_around(self, status: os.stat_result) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ import psutil
 from numpy.typing import NDArray
 
 from dsdnode.engine.cage import Cage
+from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.ipc import TEXT_CPU_S, Buffer, Ids, Packet, Render, Request, Tokenize, Vocabulary
 from dsdnode.errors import BadInput
 
@@ -33,7 +34,7 @@ class TextWorker:
         """Raises ModelRefused (no tokenizer)."""
         time.localtime()  # templates may ask for it, and the zone is in a file
         cage = Cage()
-        cage.shut_files([path], _memory_bytes())
+        cage.shut_files(parts_of(path), _memory_bytes())
         from dsdnode.engine.llama_vocab import load_vocab
 
         cage.shut_calls()

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from dsdnode.engine.cage import Cage
+from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.ipc import (
     PREFIX,
     SOCKET_BUFFER_BYTES,
@@ -46,7 +47,7 @@ OUT_OF_MEMORY_SCORE = 500
 
 class _Worker:
     def __init__(self, load: Load) -> None:
-        readable = [load.path, *([] if load.cache_folder is None else [load.cache_folder])]
+        readable = [*parts_of(load.path), *([] if load.cache_folder is None else [load.cache_folder])]
         options = load.options
         cage = Cage(gpu=options.gpu_layers > 0)
         cage.shut_files(readable, options.max_memory_bytes)

@@ -12,7 +12,7 @@ from dsdnode.config import NodeConfig
 from dsdnode.cost import CostLine
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, read_manifest
-from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_parts import read_model, size_bytes_of
 from dsdnode.engine.gguf_tokenizer import differences
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.port import Chunk, Engine, TextEngine
@@ -67,7 +67,7 @@ async def pair_differences(draft: Path, target: Path) -> str:
     """What keeps a draft model from drafting for a target, both here, in words ("": not known)."""
 
     def read() -> str:
-        return differences(read_header(draft), read_header(target))
+        return differences(read_model(draft), read_model(target))
 
     try:
         return await asyncio.to_thread(read)
@@ -147,7 +147,7 @@ def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
     """
     if config.max_memory_bytes is None:
         return manifest.num_layers
-    weights = path.stat().st_size / manifest.num_layers
+    weights = size_bytes_of(path) / manifest.num_layers
     cache = config.context_tokens * manifest.width * 2 * 2
     scores = config.context_tokens * EngineOptions().batch_tokens * 4 * (manifest.width // HEAD_WIDTH + 1)
     layers = int((config.max_memory_bytes - PROCESS_BYTES - scores) / (weights + cache))

@@ -182,13 +182,3 @@ def test_tensors_nobody_told_us_about(name: str, tmp_path: Path) -> None:
     model.write_bytes(data.replace(old, name.encode()))
     with pytest.raises(ModelRefused, match=r"do not know how to cut|beyond the 6"):
         cut(model, 0, 2, tmp_path / "shard.gguf")
-
-
-def test_one_file_of_several(tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "part.gguf", "llama")
-    writer.add_uint16("split.count", 3)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    with pytest.raises(ModelRefused, match="merge them first"):
-        cut(tmp_path / "part.gguf", 0, 1, tmp_path / "shard.gguf")
