@@ -49,6 +49,13 @@ def test_where_one_has_said_where_to_be_reached_nothing_else_is_told() -> None:
     assert advertised("tcp://127.0.0.1:0", (), 7000) == ("tcp://127.0.0.1:7000",)
 
 
+def test_whatever_others_give_her_one_address_of_her_own_is_told() -> None:
+    given = [f"tcp://11.1.1.{number}:7000" for number in range(1, 5)]
+    own = "tcp://192.168.1.2:7000"
+    assert advertised("tcp://192.168.1.2:0", (), 7000, given) == (own, *given[:3])
+    assert advertised("tcp://192.168.1.2:0", (), 7000, [own, given[0], given[0]]) == (own, given[0])
+
+
 def test_connections_from_this_machine_to_itself_stay() -> None:
     assert is_gone(HOME, {GLOBAL}) and is_gone(GLOBAL, {HOME})
     assert not any(is_gone(host, set()) for host in ("127.0.0.1", "::1", "fe80::2", ""))
