@@ -20,7 +20,7 @@ from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.call import Call, Way
 from dsdnode.net.handshake import Handshake
-from dsdnode.net.port import Priority
+from dsdnode.net.port import LOOK, Priority
 from dsdnode.net.queues import SendQueue
 from dsdnode.net.sockets import Names, Pump, transmit
 from dsdnode.wire.codec import decode, printable
@@ -76,6 +76,8 @@ class Inbound(Link):
         """`host`: the IP address that it comes from ("": gone before that was seen)."""
         super().__init__(peer_id(hello.contact.public_key), hello.bulk)
         self.contact, self.capabilities = hello.contact, hello.capabilities
+        self.is_look = LOOK in hello.capabilities
+        """Made to be looked at: nothing is to be sent over it, or heard."""
         self.host = host
         self._router = router
         self._pump = pump

@@ -35,7 +35,7 @@ class MemoryTransport:
         self.here = contact.addresses
         self.twin = ""
         self.why_no_port = ""
-        self.relays = None
+        self.relays = self.outlook = None
         self._hub = hub
         self._id = peer_id(contact.public_key)
         self._inbox = Inbox()

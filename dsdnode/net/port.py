@@ -15,6 +15,7 @@ from dsdnode.addresses import Nearness
 from dsdnode.wire.messages import Contact
 
 if TYPE_CHECKING:
+    from dsdnode.net.outlook import Outlook
     from dsdnode.net.relays import Relays
 
 ATTEMPT_TIMEOUT_S = 5.0
@@ -32,6 +33,13 @@ RELAY = "relay"
 """The capability of whoever can be asked to relay (FindRelay)."""
 REACH = "reach"
 """The capability of whoever says where it reaches another (FindMe)."""
+OBSERVE = "observe"
+"""The capability of whoever says where it sees those come from who ask that (LOOK)."""
+LOOK = "look"
+"""Said in a Hello: this connection is made to be looked at. Nothing is sent over it, but where it is seen to come
+from, in Welcome (SEEN)."""
+SEEN = "seen "
+"""Said in a Welcome to LOOK, followed by the caller's tcp://IP:PORT."""
 MAX_DIALLED = 128
 """Connections of ours; the one that was used longest ago is closed for one more."""
 MAX_TURN = 64
@@ -125,6 +133,10 @@ class Transport(Protocol):
     @property
     def relays(self) -> Relays | None:
         """What it does with relays; None: it can do nothing with them."""
+
+    @property
+    def outlook(self) -> Outlook | None:
+        """How its ports look from outside; None: it cannot tell."""
 
     @property
     def why_no_port(self) -> str:

@@ -57,9 +57,12 @@ class Circuits:
     def _forget(self, port: int) -> None:
         del self._callers[port], self._ended[port]
 
+    def has(self, door: Door) -> bool:
+        return door.host == door.local and door.port in self._callers
+
     def caller(self, door: Door) -> str:
         """The IP address that a connection counts for."""
-        return self._callers.get(door.port, door.host) if door.host == door.local else door.host
+        return self._callers[door.port] if self.has(door) else door.host
 
 
 @dataclass(slots=True)

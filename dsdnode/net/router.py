@@ -18,8 +18,8 @@ from dsdnode.net import filling
 from dsdnode.net.door import Door, leads_here, plain_host
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
-from dsdnode.net.places import is_gone
-from dsdnode.net.port import Priority
+from dsdnode.net.places import is_gone, to_address
+from dsdnode.net.port import SEEN, Priority
 from dsdnode.net.relays import Circuits
 from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
@@ -161,7 +161,8 @@ class Router:
         # A routing id alone proves nothing: a caller may choose it. The User-Id is the key that CURVE has verified.
         if inbound is not None and inbound.user == user:
             inbound.num_seen_bytes += filling.sent_for(raw)
-            self._owner.received(inbound, raw)
+            if not inbound.is_look:
+                self._owner.received(inbound, raw)
             return
         descriptor = int(str(frames[1].get("__fd")))
         if self.lobby.hears(descriptor):
@@ -183,6 +184,8 @@ class Router:
         if isinstance(answer, Welcome) and not self.lobby.admits(self._source(host, peer)):
             answer = Refused("this peer has as many connections as it can have", retry=True)
         inbound = Inbound(self._socket, self._pump, routing_id, hello, user, descriptor, host)
+        if inbound.is_look and isinstance(answer, Welcome):
+            answer = Welcome(answer.version, (*answer.capabilities, *self._seen(descriptor)), answer.proof)
         inbound.send(encode(answer), Priority.CONTROL)
         if isinstance(answer, Refused):
             self.lobby.refused(self._loop.time(), descriptor)
@@ -198,6 +201,13 @@ class Router:
         if door is not None and door.host:
             return door.caller
         return "" if self._circuits and leads_here(claimed) else claimed
+
+    def _seen(self, descriptor: int) -> tuple[str, ...]:
+        """Where a caller is seen to come from, unless that is this machine, or a relay."""
+        door, _ = self._doors.get(descriptor, (None, 0.0))
+        if door is None or not door.host or self._circuits.has(door):
+            return ()
+        return (SEEN + to_address(door.host, door.port),)
 
     def _source(self, host: str, peer: bytes) -> str:
         """Whose share of the connections one takes: its network's; its machine's, nearby; on this machine its own."""

@@ -23,6 +23,7 @@ from dsdnode.net.interfaces import AddressWatch, Own
 from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
+from dsdnode.net.outlook import Outlook
 from dsdnode.net.places import advertised, here_of
 from dsdnode.net.port import MAX_DIALLED, Priority, Sighting
 from dsdnode.net.queues import Inbox
@@ -68,6 +69,8 @@ class ZmqTransport:
         self._follows = ""
         """Where it listens, if what it tells others changes with this machine's addresses."""
         self.here: tuple[str, ...] = ()
+        self._listens = "", 0
+        """On any host, and a port; port 0: it does not."""
         addresses, port = tuple[str, ...](), 0
         if listen is not None:
             addresses, port = self._listen(names, identity, listen, advertise, swarm_keys)
@@ -78,6 +81,10 @@ class ZmqTransport:
         self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
+        self.outlook: Outlook | None = None
+        """How the port that we listen on looks from outside, and how that is found out for others."""
+        if self._listens[1]:
+            self.outlook = Outlook(self._links, self._listens, self._relocate)
         self._house: House | None = None
         if self._follows:
             self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)
@@ -117,7 +124,8 @@ class ZmqTransport:
         if host in ANY_HOST:
             self._follows = "" if advertise else listen
             changed = self._relocate if self._follows else None
-            self.relays = Relays(identity, swarm_keys, (host, self._router.port), self._gate, circuits, changed)
+            self._listens = host, self._router.port
+            self.relays = Relays(identity, swarm_keys, self._listens, self._gate, circuits, changed)
         return addresses, self._router.port
 
     def _stop_listening(self) -> None:
@@ -137,6 +145,8 @@ class ZmqTransport:
             await self._house.close()
         if self.relays is not None:
             await self.relays.close()
+        if self.outlook is not None:
+            await self.outlook.close()
         self._links.close()
         self._stop_listening()
         try:
@@ -266,7 +276,8 @@ class ZmqTransport:
 
     def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None:
         self._gate.know(curve_key)
-        self._links.inbound_ready(inbound)
+        if not inbound.is_look:
+            self._links.inbound_ready(inbound)
 
     def inbound_ended(self, inbound: Inbound) -> None:
         self._links.inbound_ended(inbound)
@@ -292,8 +303,9 @@ class ZmqTransport:
         """Say where we are reached from now on, if that has changed."""
         if self._house is None or self._router is None or self._closed:
             return
-        given = self.relays.given if self.relays is not None else ()
-        given = (self._house.address, *given) if self._house.address else given
+        seen = self.outlook.nat.address if self.outlook is not None else ""
+        relayed = self.relays.given if self.relays is not None else ()
+        given = [one for one in (self._house.address, seen, *relayed) if one]
         addresses = advertised(self._follows, (), self._router.port, given)
         if addresses == self.contact.addresses:
             return
@@ -310,6 +322,8 @@ class ZmqTransport:
         hosts = {own.host for own in found}
         if self._house is not None:
             self._house.moved()
+        if self.outlook is not None:
+            self.outlook.moved()
         if self.relays is not None:
             self.relays.leave_all_but(hosts)
         self._relocate()
@@ -329,5 +343,7 @@ class ZmqTransport:
         log.warning("memory limit reached: all connections are dropped, and strangers stay out for a while")
         self._gate.lock(self._loop.time())
         self._links.interrupt("dropped, for memory was short")
+        if self.outlook is not None:
+            self.outlook.moved()
         if self._router is not None:
             self._router.rebind()

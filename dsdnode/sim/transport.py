@@ -41,7 +41,7 @@ class SimTransport:
         self.here = contact.addresses
         self.twin = ""
         self.why_no_port = ""
-        self.relays = None
+        self.relays = self.outlook = None
         self.id = peer_id(contact.public_key)
         self.region = region
         self.traffic = Traffic()

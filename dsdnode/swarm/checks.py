@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import may_name, network
+from dsdnode.addresses import may_name, network, parse_address
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
 from dsdnode.identity import short_id
+from dsdnode.net.door import leads_here
+from dsdnode.net.nat import Nat
 from dsdnode.net.port import REACH, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
@@ -51,7 +53,8 @@ class Checks:
         self._tasks = tasks
         self._changed = changed
         self.reach = Reach(_now())
-        self._direct = self._own_direct
+        self._direct = set(self._own_direct)
+        """All that were ours in this place: of too many those that relays give take the place of some."""
         self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
         """Who have asked us: where nobody else can be dialled they can be asked all the same."""
         self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
@@ -64,22 +67,35 @@ class Checks:
         return Contact(own.public_key, self.reach.told(own.addresses))
 
     @property
+    def nat(self) -> Nat:
+        """What is between us and the world, and how the port that we listen on looks from there."""
+        outlook = self._rpc.transport.outlook
+        return outlook.nat if outlook is not None else Nat()
+
+    @property
     def given(self) -> tuple[str, ...]:
         """Addresses of ours that relays have given us."""
         relays = self._rpc.transport.relays
         return relays.given if relays is not None else ()
 
     @property
+    def seen(self) -> str:
+        """Where others see the port that we listen on, if that is an address of our router's; else ""."""
+        address = self.nat.address
+        return address if address and not leads_here(parse_address(address)[0]) else ""
+
+    @property
     def _own_direct(self) -> tuple[str, ...]:
-        given = self.given
-        return tuple(one for one in self._rpc.transport.contact.addresses if one not in given)
+        others = (*self.given, self.seen)
+        return tuple(one for one in self._rpc.transport.contact.addresses if one not in others)
 
     def moved(self, now: float) -> None:
         """We have other addresses than before: what was said of another place counts no more."""
-        if self._direct == self._own_direct:
+        own = set(self._own_direct)
+        if own <= self._direct:
             self.reach.ask_now(now, self._rpc.transport.contact.addresses)
         else:
-            self._direct = self._own_direct
+            self._direct = own
             self.reach.moved(now)
 
     def tick(self, now: float) -> None:
@@ -88,18 +104,25 @@ class Checks:
             self.reach.asking(now)
             for voice, peer in voices.items():
                 self._tasks.spawn(self._ask(peer, voice))
+        outlook = self._rpc.transport.outlook
+        if outlook is not None and outlook.is_due(now):
+            outlook.look(now, self._peers())
         self._relaying.tick(now)
 
     def _choose(self) -> dict[str, bytes]:
         """Whom to ask, by whose word it is: the public network that one is seen in, or, nearby, the peer itself."""
         transport = self._rpc.transport
         voices: dict[str, bytes] = {}
-        for peer in (*map(node_id, self._table.contacts()), *self._askers):
+        for peer in self._peers():
             if transport.can(peer, REACH):
                 voices.setdefault(network(transport.source_of(peer)) or peer.hex(), peer)
             if len(voices) == MAX_ASKED:
                 break
         return voices
+
+    def _peers(self) -> Iterator[bytes]:
+        yield from map(node_id, self._table.contacts())
+        yield from self._askers
 
     async def _ask(self, peer: bytes, voice: str) -> None:
         own = self._rpc.transport.contact.addresses

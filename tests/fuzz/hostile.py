@@ -83,7 +83,7 @@ class HostileTransport:
         self.here = contact.addresses
         self.twin = ""
         self.why_no_port = ""
-        self.relays = None
+        self.relays = self.outlook = None
         self.id = peer_id(contact.public_key)
         self.inbox = Inbox()
         self.banned: dict[bytes, None] = {}

@@ -1,0 +1,268 @@
+"""How our ports look from outside: peers that we call from them say where they see us.
+
+Such a call is made to be looked at alone. From the port that we listen on it is kept, so that a router keeps what it
+has given that port. Where two peers do not see the same, two calls that are begun at once from another port show
+whether ports can be guessed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+from cachetools import LRUCache
+
+from dsdnode.addresses import Nearness, is_ip, may_name, nearness, network, parse_address
+from dsdnode.net.call import Way
+from dsdnode.net.link import Dealer, Link
+from dsdnode.net.links import Links
+from dsdnode.net.listener import socket_from
+from dsdnode.net.nat import Kind, Nat, judged, stepped
+from dsdnode.net.passage import Passage
+from dsdnode.net.peers import Peer
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S, LOOK, OBSERVE, SEEN
+
+MAX_LOOKS = 3
+"""Peers that are called, each of another network."""
+LOOK_AGAIN_S = 600.0
+"""At a peer that has seen nothing; and, where ports are not the same for all, at any."""
+LOST_S = 30.0
+"""Before a peer that has closed such a call, or two that do not agree with each other, are called again."""
+MAX_LEFT_ALONE = 256
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: when it is closed nothing stays of the connection, and the same one may be made again at once."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a peer of the world can be looked at from: it has answered there."""
+
+    peer: bytes
+    host: str
+    port: int
+
+    @property
+    def network(self) -> str:
+        return network(self.host) or self.host
+
+
+class View:
+    """A call from a port of ours, as whoever was called sees it. Implements DealerOwner."""
+
+    def __init__(self, links: Links, place: Place, ended: Callable[[View], None]) -> None:
+        self.context, self.names, self.resolving = links.context, links.names, links.resolving
+        self.identity, self.may_dial = links.identity, links.may_dial
+        own = links.handshake
+        self.handshake = replace(own, capabilities=(*own.capabilities, LOOK))
+        self.place = place
+        self.seen = ""
+        """tcp://IP:PORT; "": it does not say."""
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._dealer: Dealer | None = None
+        self._passage: Passage | None = None
+        self._over: asyncio.Future[None] = self._loop.create_future()
+
+    async def open(self, listens: tuple[str, int], public_key: bytes) -> None:
+        """From the host and port that we listen on, or any other port. Begun before anything else is waited for.
+
+        Raises OSError, TimeoutError."""
+        far = socket_from(*listens, self.place.host)
+        try:
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            async with asyncio.timeout(ATTEMPT_TIMEOUT_S):
+                await self._loop.sock_connect(far, (self.place.host, self.place.port))
+            self._passage = Passage(far)
+        except BaseException:
+            far.close()
+            raise
+        way = Way(f"tcp://{self.place.host}:{self.place.port}", passage=self._passage)
+        self._dealer = Dealer(self, self.place.peer, public_key, False, [way])
+        await self._over
+
+    def close(self) -> None:
+        if self._dealer is not None:
+            self._dealer.close()
+        if self._passage is not None:
+            self._passage.close()
+
+    # --- what the dealer tells
+
+    def received(self, link: Link, frames: list[bytes]) -> None:
+        """Nothing is to be said over it: whoever does fills our memory."""
+        self.close()
+        self._ended(self)
+
+    def dealer_ready(self, dealer: Dealer) -> None:
+        self.seen = seen_in(dealer.capabilities)
+        self._end()
+
+    def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
+        self.close()
+        self._end()
+        self._ended(self)
+
+    def _end(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+
+class Outlook:
+    """`changed` is called when `nat` is another one."""
+
+    def __init__(self, links: Links, listens: tuple[str, int], changed: Callable[[], None]) -> None:
+        """`listens`: the host (any of ours) and the port."""
+        self.nat = Nat()
+        self._links = links
+        self._listens = listens
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._views: dict[str, View] = {}
+        """Kept, by the network of who was called."""
+        self._looking: asyncio.Task[None] | None = None
+        self._rests_until_s = float("-inf")
+        self._resting: LRUCache[bytes, float] = LRUCache(MAX_LEFT_ALONE)
+
+    def is_due(self, now: float) -> bool:
+        """Is there need of peers that look?"""
+        is_looking = self._looking is not None and not self._looking.done()
+        return not is_looking and len(self._views) < MAX_LOOKS and now >= self._rests_until_s
+
+    def look(self, now: float, peers: Iterable[bytes]) -> None:
+        """Call some of these peers, where any can be."""
+        places = self._choose(now, peers)
+        if places:
+            self._looking = self._loop.create_task(self._look(now, places), name="look at ourselves")
+
+    def moved(self) -> None:
+        """We are in another network, perhaps: nothing is known. (`changed` is not called.)"""
+        self._stop()
+        self._rests_until_s = float("-inf")
+        self._resting.clear()
+        self.nat = Nat()
+
+    async def close(self) -> None:
+        self._stop()
+        if self._looking is not None:
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def view(self, peer: bytes, port: int) -> View | None:
+        """How a port of ours looks to a peer; to be closed. Two that are begun at once call one just after the other.
+        None: it does not say."""
+        place = self._place(peer)
+        return await self._view(place, port) if place is not None else None
+
+    # --- choosing
+
+    def _choose(self, now: float, peers: Iterable[bytes]) -> list[Place]:
+        found: dict[str, Place] = {}
+        for peer in peers:
+            place = self._place(peer) if self._resting.get(peer, now) <= now else None
+            if place is not None and place.network not in self._views:
+                found.setdefault(place.network, place)
+            if len(found) + len(self._views) == MAX_LOOKS:
+                break
+        return list(found.values())
+
+    def _place(self, peer: bytes) -> Place | None:
+        """Of IPv4 alone: nobody translates IPv6."""
+        known = self._links.book.get(peer)
+        if known is None or OBSERVE not in known.capabilities:
+            return None
+        return next((Place(peer, *where) for where in _answering(known)), None)
+
+    # --- looking
+
+    async def _look(self, now: float, places: Sequence[Place]) -> None:
+        await asyncio.gather(*(self._keep(now, place) for place in places))
+        kept = list(self._views.values())
+        nat = judged(view.seen for view in kept)
+        if nat is None:
+            nat = await self._stepped(kept[0].place, kept[1].place)
+            self._rests_until_s = now + (LOST_S if nat.kind is Kind.UNKNOWN else LOOK_AGAIN_S)
+            self._leave()
+        if len(kept) > 1:
+            self._set(nat)
+
+    async def _keep(self, now: float, place: Place) -> None:
+        view = await self._view(place, self._listens[1])
+        if view is None:
+            self._resting[place.peer] = now + LOOK_AGAIN_S
+        else:
+            self._views[place.network] = view
+
+    async def _stepped(self, *places: Place) -> Nat:
+        views: dict[Place, View | None] = {}
+
+        async def look_at(place: Place) -> None:
+            views[place] = await self._view(place, port)
+
+        try:
+            with socket_from(self._listens[0], 0, "0.0.0.0") as other:
+                port = int(other.getsockname()[1])
+                await asyncio.gather(*map(look_at, places))
+        except OSError as error:
+            log.debug("not looked at from another port", reason=str(error))
+        finally:
+            seen = [view.seen for view in map(views.get, places) if view is not None]
+            for view in views.values():
+                if view is not None:
+                    view.close()
+        return stepped(*seen) if len(seen) == 2 else Nat()
+
+    async def _view(self, place: Place, port: int) -> View | None:
+        known, view = self._links.book.get(place.peer), View(self._links, place, self._view_ended)
+        try:
+            if known is not None:
+                await view.open((self._listens[0], port), known.public_key)
+        except (OSError, TimeoutError) as error:
+            log.debug("not looked at", host=place.host, reason=str(error))
+        finally:
+            if not view.seen:
+                view.close()
+        return view if view.seen else None
+
+    def _view_ended(self, view: View) -> None:
+        if self._views.get(view.place.network) is view:
+            del self._views[view.place.network]
+            self._resting[view.place.peer] = self._loop.time() + LOST_S
+
+    def _set(self, nat: Nat) -> None:
+        if nat != self.nat:
+            log.info("how ports of this machine look from outside", kind=nat.kind.value, address=nat.address)
+            self.nat = nat
+            self._changed()
+
+    def _stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        self._leave()
+
+    def _leave(self) -> None:
+        for view in self._views.values():
+            view.close()
+        self._views.clear()
+
+
+def _answering(peer: Peer) -> Iterable[tuple[str, int]]:
+    """Where it has answered in the world of IPv4, the last one first."""
+    for way in reversed(peer.reached.values()):
+        if nearness(way.host) is Nearness.WORLD and is_ip(way.host) and ":" not in way.host:
+            yield way.host, parse_address(way.told)[1]
+
+
+def seen_in(capabilities: Sequence[str]) -> str:
+    """Where a peer says in its Welcome that it sees us ("": nowhere that others could call)."""
+    said = next((one.removeprefix(SEEN) for one in capabilities if one.startswith(SEEN)), "")
+    with contextlib.suppress(ValueError):
+        host, _ = parse_address(said)
+        if is_ip(host) and may_name(Nearness.WORLD, said):
+            return said
+    return ""

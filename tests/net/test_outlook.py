@@ -1,0 +1,175 @@
+"""Alice calls others from the port that she listens on, and hears how it looks from there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from dsdnode.dht.ids import node_id
+from dsdnode.net import outlook as outlooks
+from dsdnode.net.link import Inbound
+from dsdnode.net.listener import CAN_SHARE
+from dsdnode.net.nat import Kind, Nat
+from dsdnode.net.outlook import MAX_LOOKS, Place, seen_in
+from dsdnode.net.peers import Peer
+from dsdnode.net.port import OBSERVE, SEEN, Priority
+from dsdnode.net.router import Router
+from dsdnode.net.rpc import Rpc
+from dsdnode.net.zmq import ZmqTransport
+from dsdnode.wire.codec import encode
+from dsdnode.wire.messages import Ping
+from tests.net.conftest import Start
+
+pytestmark = pytest.mark.skipif(not CAN_SHARE, reason="this system does not share ports")
+
+
+@pytest.fixture(autouse=True)
+def the_world_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each port of this machine is a network of its own."""
+
+    def answering(peer: Peer) -> Iterator[tuple[str, int]]:
+        for way in peer.reached.values():
+            yield way.host, int(way.told.rpartition(":")[2])
+
+    monkeypatch.setattr(outlooks, "_answering", answering)
+    monkeypatch.setattr(Place, "network", property(lambda place: f"{place.port}"))
+    monkeypatch.setattr(outlooks, "may_name", lambda near, address: True)
+
+
+class Alice:
+    """On all addresses of her machine, and linked to the others."""
+
+    def __init__(self, rpc: Rpc, others: dict[str, Rpc]) -> None:
+        assert isinstance(rpc.transport, ZmqTransport) and rpc.transport.outlook is not None
+        self.rpc, self.others, self.transport, self.outlook = rpc, others, rpc.transport, rpc.transport.outlook
+
+    @property
+    def address(self) -> str:
+        return f"tcp://127.0.0.1:{self.transport._listens[1]}"
+
+    def id_of(self, name: str) -> bytes:
+        return node_id(self.others[name].transport.contact)
+
+    async def looks(self, *names: str, now: float = 0.0) -> Nat:
+        self.outlook.look(now, [self.id_of(name) for name in names])
+        assert self.outlook._looking is not None
+        await asyncio.wait_for(self.outlook._looking, 5)
+        return self.outlook.nat
+
+    def link_at(self, name: str) -> Inbound:
+        """Her call to be looked at, as it is seen there."""
+        transport = self.others[name].transport
+        assert isinstance(transport, ZmqTransport) and transport._router is not None
+        return next(one for one in transport._router._by_routing_id.values() if one.is_look)
+
+
+@pytest.fixture
+async def alice(start: Start) -> AsyncIterator[Alice]:
+    others = {name: await start(name[:1].encode()) for name in ("bob", "carol", "dave", "erin")}
+    rpc = await start(b"a", listen="tcp://0.0.0.0:0")
+    for other in others.values():
+        rpc.transport.introduce(other.transport.contact)
+        await rpc.ping(node_id(other.transport.contact), timeout_s=5)
+    yield Alice(rpc, others)
+
+
+def others_see(monkeypatch: pytest.MonkeyPatch, port: Callable[[int], int]) -> None:
+    """Her router's port for each call, by how many it has seen before."""
+    seen: list[int] = []
+
+    def see(self: Router, descriptor: int) -> tuple[str, ...]:
+        seen.append(port(len(seen)))
+        return (f"{SEEN}tcp://127.0.0.1:{seen[-1]}",)
+
+    monkeypatch.setattr(Router, "_seen", see)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 (nobody tells of these)
+            await asyncio.sleep(0.01)
+
+
+async def test_two_see_the_port_that_alice_listens_on_and_she_tells_others_of_it(alice: Alice) -> None:
+    assert await alice.looks("bob") == Nat()
+    assert alice.address not in alice.transport.contact.addresses
+    assert await alice.looks("carol") == Nat(Kind.SAME, address=alice.address)
+    assert alice.address in alice.transport.contact.addresses
+    assert alice.outlook.is_due(0.0)
+    await alice.looks("bob", "dave", "erin")
+    assert len(alice.outlook._views) == MAX_LOOKS and not alice.outlook.is_due(0.0)
+
+
+async def test_a_call_to_be_looked_at_is_no_link(alice: Alice) -> None:
+    """Bob answers her over the one that there is, and hears nothing over the other."""
+    await alice.looks("bob")
+    inbound, bob = alice.link_at("bob"), alice.others["bob"]
+    (view,) = alice.outlook._views.values()
+    assert view._dealer is not None
+    view._dealer.send(encode(Ping(), request_id=7, deadline_ms=5000), Priority.CONTROL)
+    await until(lambda: inbound.num_seen_bytes > 0)
+    answered = bob.sent["Pong"].num
+    await bob.ping(node_id(alice.transport.contact), timeout_s=5)
+    await alice.rpc.ping(alice.id_of("bob"), timeout_s=5)
+    assert bob.sent["Pong"].num == answered + 1
+
+
+@pytest.mark.parametrize(
+    ("port", "nat"),
+    [(lambda num: 20000 + num, Nat(Kind.COUNTING, 1)), (lambda num: 20000 + 1000 * num, Nat(Kind.RANDOM))],
+    ids=("counting", "random"),
+)
+async def test_where_no_two_see_the_same_two_calls_more_tell_why_and_none_is_kept(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch, port: Callable[[int], int], nat: Nat
+) -> None:
+    others_see(monkeypatch, port)
+    assert await alice.looks("bob", "carol") == nat
+    assert not alice.outlook._views and not alice.outlook.is_due(1.0) and alice.outlook.is_due(601.0)
+    assert await alice.looks("bob", now=601.0) == nat, "one alone says nothing new"
+
+
+async def test_who_does_not_say_what_he_sees_is_not_called_again_soon(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Router, "_seen", lambda self, descriptor: ())
+    await alice.looks("bob")
+    assert not alice.outlook._views and not alice.outlook._choose(599.0, [alice.id_of("bob")])
+    assert alice.outlook._choose(600.0, [alice.id_of("bob")])
+
+
+async def test_who_does_not_know_of_it_is_not_called(alice: Alice) -> None:
+    known = alice.transport._links.book.get(alice.id_of("bob"))
+    assert known is not None and OBSERVE in known.capabilities
+    known.capabilities = tuple(one for one in known.capabilities if one != OBSERVE)
+    assert not alice.outlook._choose(0.0, [alice.id_of("bob")])
+
+
+async def test_mallory_who_says_something_over_it_is_hung_up_on(alice: Alice) -> None:
+    await alice.looks("bob", "carol")
+    alice.link_at("bob").send(encode(Ping()), Priority.CONTROL)
+    await until(lambda: len(alice.outlook._views) == 1)
+    assert not alice.outlook._choose(asyncio.get_running_loop().time(), [alice.id_of("bob")])
+    alice.link_at("carol")
+
+
+async def test_in_another_network_nothing_is_known_any_more(alice: Alice) -> None:
+    await alice.looks("bob", "carol")
+    alice.outlook.moved()
+    assert alice.outlook.nat == Nat() and not alice.outlook._views
+    assert (await alice.looks("bob", "carol")).address == alice.address, "by the same port, at once"
+
+
+async def test_where_ports_are_not_shared_nothing_is_known(alice: Alice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsdnode.net.listener.CAN_SHARE", False)
+    assert await alice.looks("bob", "carol") == Nat() and alice.outlook.is_due(0.0)
+
+
+def test_what_is_no_address_of_the_world_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert seen_in(("f32", "seen tcp://11.1.1.1:29170", "seen tcp://11.1.1.1:5")) == "tcp://11.1.1.1:29170"
+    near, service, name = "tcp://192.168.1.2:29170", "tcp://11.1.1.1:22", "tcp://a.example:29170"
+    for said in ("", near, service, name, "11.1.1.1:29170", "tcp://[2001:db8::1", "x" * 9):
+        assert seen_in((SEEN + said,)) == ""
+    assert seen_in(("f32",)) == ""
