@@ -78,6 +78,8 @@ class Inbound(Link):
         self.contact, self.capabilities = hello.contact, hello.capabilities
         self.is_look = LOOK in hello.capabilities
         """Made to be looked at: nothing is to be sent over it, or heard."""
+        self.is_straight = False
+        """It comes from `host` itself, and not by way of a relay."""
         self.host = host
         self._router = router
         self._pump = pump

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 import zmq
+from cachetools import LRUCache
 
 from dsdnode.addresses import is_address, machine_of, nearness, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
@@ -25,6 +26,8 @@ from dsdnode.net.queues import Inbox
 from dsdnode.net.sockets import Names
 from dsdnode.net.zap import Gate
 
+MAX_CALLED = 4096
+"""Hosts that are remembered to have been called."""
 BLOCKED_RETRY_S = 0.005
 """libzmq does not tell which of a router's connections has room again."""
 
@@ -49,6 +52,8 @@ class Links:
         self.resolving = asyncio.Semaphore(2)
         self.book = PeerBook()
         self.dials = Dials()
+        self.called: LRUCache[str, None] = LRUCache(MAX_CALLED)
+        """Hosts that we have called, whatever came of it: a router may let them in, and nobody else."""
         self._gate = gate
         self._inbox = inbox
         self._on_lost = on_lost
@@ -145,7 +150,10 @@ class Links:
         del self._dealers.pop(dealer).dealers[dealer.bulk]
 
     def may_dial(self, way: Way) -> bool:
-        return way.teacher is None or self.dials.allow(self._loop.time(), way.teacher, way.address)
+        allowed = way.teacher is None or self.dials.allow(self._loop.time(), way.teacher, way.address)
+        if allowed:
+            self.called[parse_address(way.address)[0]] = None
+        return allowed
 
     # --- what becomes of them
 

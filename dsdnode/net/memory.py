@@ -34,7 +34,7 @@ class MemoryTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
-        self.why_no_port = ""
+        self.why_no_port = self.seen = ""
         self.relays = self.outlook = None
         self._hub = hub
         self._id = peer_id(contact.public_key)

@@ -19,6 +19,7 @@ from cachetools import LRUCache
 
 from dsdnode.addresses import Nearness, is_ip, may_name, nearness, network, parse_address
 from dsdnode.net.call import Way
+from dsdnode.net.door import leads_here
 from dsdnode.net.link import Dealer, Link
 from dsdnode.net.links import Links
 from dsdnode.net.listener import socket_from
@@ -34,6 +35,8 @@ LOOK_AGAIN_S = 600.0
 LOST_S = 30.0
 """Before a peer that has closed such a call, or two that do not agree with each other, are called again."""
 MAX_LEFT_ALONE = 256
+MAX_STRANGERS = 8
+"""Networks: who is next door is none."""
 _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: when it is closed nothing stays of the connection, and the same one may be made again at once."""
 
@@ -126,6 +129,8 @@ class Outlook:
         self._loop = asyncio.get_running_loop()
         self._views: dict[str, View] = {}
         """Kept, by the network of who was called."""
+        self._strangers: LRUCache[str, None] = LRUCache(MAX_STRANGERS)
+        """Networks of hosts that have called us though we had not called them."""
         self._looking: asyncio.Task[None] | None = None
         self._rests_until_s = float("-inf")
         self._resting: LRUCache[bytes, float] = LRUCache(MAX_LEFT_ALONE)
@@ -146,7 +151,25 @@ class Outlook:
         self._stop()
         self._rests_until_s = float("-inf")
         self._resting.clear()
+        self._strangers.clear()
         self.nat = Nat()
+
+    @property
+    def is_translated(self) -> bool:
+        """Is what others see another address than ours, or another one each time?"""
+        return not (self.nat.address and leads_here(parse_address(self.nat.address)[0]))
+
+    @property
+    def is_open(self) -> bool:
+        """Do those get through, too, whom we have not called before? What others are told is of use to them then."""
+        own = network(parse_address(self.nat.address)[0]) if self.nat.address else None
+        return own is not None and any(one != own for one in self._strangers)
+
+    def called_by(self, host: str) -> None:
+        """Somebody has got through to us from there. (What IPv6 lets in says nothing of IPv4.)"""
+        where = network(host) if is_ip(host) and ":" not in host else None
+        if where is not None and host not in self._links.called:
+            self._strangers[where] = None
 
     async def close(self) -> None:
         self._stop()

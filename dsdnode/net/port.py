@@ -139,6 +139,11 @@ class Transport(Protocol):
         """How its ports look from outside; None: it cannot tell."""
 
     @property
+    def seen(self) -> str:
+        """Where others see the port that we listen on, if that is none of our own addresses, nor one that the router
+        has given us; "": nowhere else."""
+
+    @property
     def why_no_port(self) -> str:
         """Why the house's router passes no port on to us, in words; empty where it does, or is not asked."""
 

@@ -184,8 +184,10 @@ class Router:
         if isinstance(answer, Welcome) and not self.lobby.admits(self._source(host, peer)):
             answer = Refused("this peer has as many connections as it can have", retry=True)
         inbound = Inbound(self._socket, self._pump, routing_id, hello, user, descriptor, host)
+        seen = self._seen(descriptor)
+        inbound.is_straight = bool(seen)
         if inbound.is_look and isinstance(answer, Welcome):
-            answer = Welcome(answer.version, (*answer.capabilities, *self._seen(descriptor)), answer.proof)
+            answer = Welcome(answer.version, (*answer.capabilities, *seen), answer.proof)
         inbound.send(encode(answer), Priority.CONTROL)
         if isinstance(answer, Refused):
             self.lobby.refused(self._loop.time(), descriptor)
@@ -203,7 +205,7 @@ class Router:
         return "" if self._circuits and leads_here(claimed) else claimed
 
     def _seen(self, descriptor: int) -> tuple[str, ...]:
-        """Where a caller is seen to come from, unless that is this machine, or a relay."""
+        """Where a caller is seen to come from, in words of Welcome; nothing: it comes by way of a relay, or is gone."""
         door, _ = self._doors.get(descriptor, (None, 0.0))
         if door is None or not door.host or self._circuits.has(door):
             return ()

@@ -17,6 +17,7 @@ from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
+from dsdnode.net.door import leads_here
 from dsdnode.net.handshake import Handshake, derive_swarm_key, swarm_names
 from dsdnode.net.house import House
 from dsdnode.net.interfaces import AddressWatch, Own
@@ -276,6 +277,8 @@ class ZmqTransport:
 
     def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None:
         self._gate.know(curve_key)
+        if self.outlook is not None and inbound.is_straight:
+            self.outlook.called_by(inbound.host)
         if not inbound.is_look:
             self._links.inbound_ready(inbound)
 
@@ -296,6 +299,12 @@ class ZmqTransport:
         return self._house is not None
 
     @property
+    def seen(self) -> str:
+        address = self.outlook.nat.address if self.outlook is not None else ""
+        is_other = address and self._house is not None and address != self._house.address
+        return address if is_other and not leads_here(parse_address(address)[0]) else ""
+
+    @property
     def why_no_port(self) -> str:
         return self._house.why_no_port if self._house is not None else ""
 
@@ -303,9 +312,8 @@ class ZmqTransport:
         """Say where we are reached from now on, if that has changed."""
         if self._house is None or self._router is None or self._closed:
             return
-        seen = self.outlook.nat.address if self.outlook is not None else ""
         relayed = self.relays.given if self.relays is not None else ()
-        given = [one for one in (self._house.address, seen, *relayed) if one]
+        given = [one for one in (self._house.address, self.seen, *relayed) if one]
         addresses = advertised(self._follows, (), self._router.port, given)
         if addresses == self.contact.addresses:
             return

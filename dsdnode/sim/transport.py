@@ -40,7 +40,7 @@ class SimTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
-        self.why_no_port = ""
+        self.why_no_port = self.seen = ""
         self.relays = self.outlook = None
         self.id = peer_id(contact.public_key)
         self.region = region

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import may_name, network, parse_address
+from dsdnode.addresses import may_name, network
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
 from dsdnode.identity import short_id
-from dsdnode.net.door import leads_here
-from dsdnode.net.nat import Nat
+from dsdnode.net.nat import Kind, Nat
 from dsdnode.net.port import REACH, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
@@ -30,6 +29,13 @@ MAX_ASKERS = 16
 CALLED_S = 5.5
 """So long an address that nobody answers is called (ATTEMPT_TIMEOUT_S), and a little more."""
 ANSWERED_S = 8.0
+
+ROUTERS = {
+    Kind.UNKNOWN: "",
+    Kind.SAME: "; its router shows one port to all whom it calls",
+    Kind.COUNTING: "; its router takes the next port for each call",
+    Kind.RANDOM: "; its router takes any port for each call",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -79,14 +85,14 @@ class Checks:
         return relays.given if relays is not None else ()
 
     @property
-    def seen(self) -> str:
-        """Where others see the port that we listen on, if that is an address of our router's; else ""."""
-        address = self.nat.address
-        return address if address and not leads_here(parse_address(address)[0]) else ""
+    def _discounted(self) -> tuple[str, ...]:
+        """Addresses where some reach us, but perhaps not all, or not without a relay."""
+        outlook = self._rpc.transport.outlook
+        return self.given if outlook is not None and outlook.is_open else (*self.given, self._rpc.transport.seen)
 
     @property
     def _own_direct(self) -> tuple[str, ...]:
-        others = (*self.given, self.seen)
+        others = (*self.given, self._rpc.transport.seen)
         return tuple(one for one in self._rpc.transport.contact.addresses if one not in others)
 
     def moved(self, now: float) -> None:
@@ -107,6 +113,7 @@ class Checks:
         outlook = self._rpc.transport.outlook
         if outlook is not None and outlook.is_due(now):
             outlook.look(now, self._peers())
+        self.reach.discount(self._discounted)
         self._relaying.tick(now)
 
     def _choose(self) -> dict[str, bytes]:
@@ -136,7 +143,7 @@ class Checks:
         told, verdict = self.contact, self.reach.verdict
         near = (None, *own_networks(self._own_direct))
         far = network(self._rpc.transport.source_of(peer)) not in near
-        self.reach.heard(_now(), voice, own, answer.reached, answer.tried, far, self.given)
+        self.reach.heard(_now(), voice, own, answer.reached, answer.tried, far)
         if self.reach.verdict is not verdict:
             self._say(own)
         if self.contact != told:
@@ -180,7 +187,11 @@ def in_words(reach: Reach, transport: Transport) -> str:
     }
     said = f"{reach.verdict.value}: {told[reach.verdict]}"
     if reach.verdict is Verdict.REACHED and reach.is_cut_off and not any(map(reach.is_reached, by)):
-        said += ", in this house alone" + "; no member that relays is found yet" * looks
+        is_seen = reach.is_reached(transport.seen)
+        said += ", perhaps by those alone whom it has called" if is_seen else ", in this house alone"
+        said += "; no member that relays is found yet" * looks
+    if transport.outlook is not None and transport.outlook.is_translated:
+        said += ROUTERS[transport.outlook.nat.kind]
     if relays is not None and relays.port:
         said += f"; it relays for those that are not reached (circuits now: {relays.num_circuits})"
     return said

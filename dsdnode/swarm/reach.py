@@ -7,7 +7,7 @@ call them, and say at which they were answered; what most of them say counts, on
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -53,21 +53,26 @@ class Reach:
 
     def __init__(self, now: float) -> None:
         self._voices: dict[str, _Voices] = {}
-        self._far = _Voices()
-        """Of those far away: whether they reach us at an address that no relay has given us."""
-        self._given: frozenset[str] = frozenset()
+        self._far: OrderedDict[str, frozenset[str]] = OrderedDict()
+        """Of those far away: at which of our addresses each reaches us; whoever has said so last is last."""
+        self._discounted: frozenset[str] = frozenset()
         self._due_s = now + FIRST_S
 
     def moved(self, now: float) -> None:
         """What was said is of another place."""
         self._voices.clear()
-        self._far = _Voices()
+        self._far.clear()
         self._due_s = now + FIRST_S
 
     def ask_now(self, now: float, addresses: Sequence[str]) -> None:
         """There is one address more, or one less; the others are what they were."""
         self._forget_all_but(addresses)
         self._due_s = now
+
+    def discount(self, addresses: Iterable[str]) -> None:
+        """Who is reached there is not for all that reached by all by himself: relays have given them, or they are
+        perhaps open for those alone whom we have called."""
+        self._discounted = frozenset(addresses)
 
     def _forget_all_but(self, addresses: Sequence[str]) -> None:
         for address in [one for one in self._voices if one not in addresses]:
@@ -88,18 +93,19 @@ class Reach:
         reached: Collection[str],
         tried: Collection[str],
         far: bool = False,
-        given: Collection[str] = (),
     ) -> None:
-        """`voice`: whose word it is (a network's, which is `far` away, or a peer's nearby); of `addresses`, ours, some
-        `given` by relays, it called `tried`."""
-        self._given = frozenset(given)
+        """`voice`: whose word it is (a network's, which is `far` away, or a peer's nearby); of `addresses`, ours, it
+        called `tried`."""
         if far:
-            self._far.add(voice, any(one in reached and one not in given for one in addresses))
+            self._far.pop(voice, None)
+            self._far[voice] = frozenset(one for one in addresses if one in reached)
+            while len(self._far) > MAX_VOICES:
+                self._far.popitem(last=False)
         for address in addresses:
             if address in tried or address in reached:
                 self._voices.setdefault(address, _Voices()).add(voice, address in reached)
         self._forget_all_but(addresses)
-        if len({one for voices in (*self._voices.values(), self._far) for one in voices.said}) >= ENOUGH:
+        if len({*self._far, *(one for voices in self._voices.values() for one in voices.said)}) >= ENOUGH:
             self._due_s = now + (REACHED_S if self.verdict is Verdict.REACHED else UNREACHED_S)
 
     def told(self, addresses: Sequence[str]) -> tuple[str, ...]:
@@ -111,14 +117,14 @@ class Reach:
     @property
     def is_far(self) -> bool:
         """Has anybody far away said a word?"""
-        return bool(self._far.said)
+        return bool(self._far)
 
     @property
     def is_cut_off(self) -> bool:
         """Do those far away (where there is nobody: all others) not reach us, but by way of relays?"""
         if self.is_far:
-            return not self._far.is_reached
-        direct = [voices for address, voices in self._voices.items() if address not in self._given]
+            return 2 * sum(bool(reached - self._discounted) for reached in self._far.values()) <= len(self._far)
+        direct = [voices for address, voices in self._voices.items() if address not in self._discounted]
         return bool(direct) and not any(one.is_reached for one in direct)
 
     def is_reached(self, address: str) -> bool:

@@ -82,7 +82,7 @@ class HostileTransport:
         self.contact = contact
         self.here = contact.addresses
         self.twin = ""
-        self.why_no_port = ""
+        self.why_no_port = self.seen = ""
         self.relays = self.outlook = None
         self.id = peer_id(contact.public_key)
         self.inbox = Inbox()

@@ -9,10 +9,11 @@ import pytest
 
 from dsdnode.dht.ids import node_id
 from dsdnode.net import outlook as outlooks
+from dsdnode.net.call import Way
 from dsdnode.net.link import Inbound
 from dsdnode.net.listener import CAN_SHARE
 from dsdnode.net.nat import Kind, Nat
-from dsdnode.net.outlook import MAX_LOOKS, Place, seen_in
+from dsdnode.net.outlook import MAX_LOOKS, Outlook, Place, seen_in
 from dsdnode.net.peers import Peer
 from dsdnode.net.port import OBSERVE, SEEN, Priority
 from dsdnode.net.router import Router
@@ -92,7 +93,10 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_two_see_the_port_that_alice_listens_on_and_she_tells_others_of_it(alice: Alice) -> None:
+async def test_two_see_the_port_that_alice_listens_on_and_she_tells_others_of_it(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsdnode.net.zmq.leads_here", lambda host: False)
     assert await alice.looks("bob") == Nat()
     assert alice.address not in alice.transport.contact.addresses
     assert await alice.looks("carol") == Nat(Kind.SAME, address=alice.address)
@@ -106,11 +110,11 @@ async def test_a_call_to_be_looked_at_is_no_link(alice: Alice) -> None:
     """Bob answers her over the one that there is, and hears nothing over the other."""
     await alice.looks("bob")
     inbound, bob = alice.link_at("bob"), alice.others["bob"]
+    answered = bob.sent["Pong"].num
     (view,) = alice.outlook._views.values()
     assert view._dealer is not None
     view._dealer.send(encode(Ping(), request_id=7, deadline_ms=5000), Priority.CONTROL)
     await until(lambda: inbound.num_seen_bytes > 0)
-    answered = bob.sent["Pong"].num
     await bob.ping(node_id(alice.transport.contact), timeout_s=5)
     await alice.rpc.ping(alice.id_of("bob"), timeout_s=5)
     assert bob.sent["Pong"].num == answered + 1
@@ -164,6 +168,25 @@ async def test_in_another_network_nothing_is_known_any_more(alice: Alice) -> Non
 async def test_where_ports_are_not_shared_nothing_is_known(alice: Alice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsdnode.net.listener.CAN_SHARE", False)
     assert await alice.looks("bob", "carol") == Nat() and alice.outlook.is_due(0.0)
+
+
+def is_open(outlook: Outlook) -> bool:
+    return outlook.is_open
+
+
+async def test_her_port_is_open_when_somebody_has_come_whom_she_has_not_called(alice: Alice) -> None:
+    """Nor is he next door, and what IPv6 lets in does not count."""
+    outlook = alice.outlook
+    outlook.nat = Nat(Kind.SAME, address="tcp://11.1.1.1:29170")
+    assert alice.transport._links.may_dial(Way("tcp://11.7.7.7:29170"))
+    for host in ("11.7.7.7", "11.1.1.9", "2a11:7::7", "192.168.1.7", "127.0.0.1", ""):
+        outlook.called_by(host)
+    assert not is_open(outlook)
+    outlook.called_by("11.8.8.8")
+    assert is_open(outlook)
+    outlook.moved()
+    outlook.nat = Nat(Kind.SAME, address="tcp://11.1.1.1:29170")
+    assert not is_open(outlook)
 
 
 def test_what_is_no_address_of_the_world_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,4 +22,10 @@ HOUSE: Final = {
     "beacon-machine": Mutation(BEACON + "hear", "not self._credits.spend(host, now) or ", ""),
     "beacon-all": Mutation(BEACON + "hear", ' or not self._credits_of_all.spend("", now)', ""),
     "beacon-memory": Mutation(BEACON + "__init__", "LRUCache(MAX_NEIGHBOURS)", "LRUCache(1 << 20)"),
+    "look-said": Mutation("dsdnode.net.router:Router._take", "if not inbound.is_look", "if True"),
+    "look-heard": Mutation("dsdnode.net.outlook:View.received", "self.close()", "return"),
+    "seen-agreed": Mutation("dsdnode.net.nat:judged", "said.total() < 2", "not said"),
+    "seen-world": Mutation("dsdnode.net.outlook:seen_in", " and may_name(Nearness.WORLD, said)", ""),
+    "open-called": Mutation("dsdnode.net.outlook:Outlook.called_by", " and host not in self._links.called", ""),
+    "open-next-door": Mutation("dsdnode.net.outlook:Outlook.is_open", "one != own", "True"),
 }

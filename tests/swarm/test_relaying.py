@@ -54,7 +54,8 @@ class Bob:
     """His transport, table and rpc as well. `others`: by their host, what each answers when it is asked for a relay."""
 
     def __init__(self, *own: str, bytes_per_s: float = 1e6, **others: Message) -> None:
-        self.why_no_port = ""
+        self.why_no_port = self.seen = ""
+        self.outlook = None
         self.own, self.relays, self.transport, self.now = own, Relays(), self, 0.0
         self.others = {self._peer(host): (host.strip("_").replace("_", "."), one) for host, one in others.items()}
         self.asked: list[str] = []
@@ -91,7 +92,8 @@ class Bob:
 
     def hears(self, voice: str, *reached: str, far: bool = True) -> None:
         given = self.relays.given
-        self.reach.heard(self.now, voice, self.contact.addresses, reached, (*reached, *given), far, given)
+        self.reach.discount(given)
+        self.reach.heard(self.now, voice, self.contact.addresses, reached, (*reached, *given), far)
 
     async def ticks(self, num: int = 1, step_s: float = 0.25) -> None:
         for _ in range(num):
