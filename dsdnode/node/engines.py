@@ -11,7 +11,7 @@ import structlog
 from dsdnode.config import NodeConfig
 from dsdnode.cost import CostLine
 from dsdnode.engine.client import WorkerEngine
-from dsdnode.engine.gguf import Manifest, cut, read_manifest
+from dsdnode.engine.gguf import Manifest, cut, fits, read_manifest
 from dsdnode.engine.gguf_parts import read_model, size_bytes_of
 from dsdnode.engine.gguf_tokenizer import differences
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
@@ -113,9 +113,8 @@ async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery:
         return start, end
     if not whole:
         return manifest.start, manifest.end
-    start, end = await claim_layers(
-        discovery, _claim(config, manifest, discovery.contact), _capacity_layers(config, manifest, path)
-    )
+    claim, capacity_layers = _claim(config, manifest, discovery.contact), _capacity_layers(config, manifest, path)
+    start, end = await claim_layers(discovery, claim, capacity_layers, await asyncio.to_thread(fits, path))
     log.info("layers chosen", layers=f"{start}:{end}", of=manifest.num_layers)
     return start, end
 
