@@ -45,6 +45,7 @@ class LlamaEngine:
             raise ModelRefused(f"{options.max_sequences} sequences: llama.cpp allows 1 to {MAX_SEQUENCES}")
         self._manifest = manifest
         self._max_sequences = options.max_sequences
+        self._alike = options.alike
         self._model = _load_model(path, options)
         self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
         architecture = SUPPORTED.get(manifest.architecture, PLAIN)
@@ -56,9 +57,9 @@ class LlamaEngine:
         )
         self._context = self._new_context(options)
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._context_tokens = int(llama_cpp.llama_n_ctx(self._context))
-        self._batch_tokens = int(llama_cpp.llama_n_batch(self._context))
-        self._batch = Batch(self._batch_tokens, 0 if self._fed_tokens else manifest.width)
+        self._context_tokens = int(llama_cpp.llama_n_ctx(self._context)) - self._alike * _CELLS
+        self._batch_tokens = int(llama_cpp.llama_n_batch(self._context)) - self._alike
+        self._batch = Batch(self._batch_tokens + self._alike, 0 if self._fed_tokens else manifest.width)
         self._lengths: dict[int, int] = {}
         self._min_state, self._max_state = 0.0, float("inf")
         """States smaller than the one, or as large as the other, are known to spoil the cache."""
@@ -127,10 +128,10 @@ class LlamaEngine:
 
     def _new_context(self, options: EngineOptions) -> Any:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self._cells(options.context_tokens)
+        params.n_ctx = self._cells(options.context_tokens) + self._alike * _CELLS
         # n_batch below n_seq_max would trip an assertion in output_reserve
-        params.n_batch = params.n_ubatch = max(options.batch_tokens, options.max_sequences)
-        params.n_seq_max = options.max_sequences
+        params.n_batch = params.n_ubatch = max(options.batch_tokens, options.max_sequences) + self._alike
+        params.n_seq_max = options.max_sequences + self._alike
         params.n_threads = params.n_threads_batch = options.threads or psutil.cpu_count(logical=False) or 1
         params.kv_unified = True  # the default permutes rows of several sequences and aborts on partial copies
         params.swa_full = True  # a sliding-window cache could not be rolled back
@@ -292,21 +293,31 @@ class LlamaEngine:
         inputs = np.concatenate([chunk.inputs for chunk in chunks])
         for start in range(0, len(inputs), self._batch_tokens):
             part = slice(start, min(start + self._batch_tokens, len(inputs)))
-            self._feed(inputs[part])
-            self._decode(self._batch.fill(part, sequences, positions, wanted))
+            shown = wanted[part] > 0
+            batch = self._batch.fill(part, sequences, positions, wanted)
+            lone = self._alike and shown.sum() < 2
+            if lone:
+                batch = self._batch.add(self._max_sequences)
+            self._feed(inputs[part], lone)
+            self._decode(batch)
+            if lone:
+                llama_cpp.llama_memory_seq_rm(self._memory, self._max_sequences, -1, -1)
             for sequence, position in zip(sequences[part].tolist(), positions[part].tolist(), strict=True):
                 self._lengths[sequence] = position + 1
-            shown = wanted[part] > 0
-            rows = self._rows(int(shown.sum()))
+            rows = self._rows(int(shown.sum()) + lone)[: int(shown.sum())]
             self._check_finite(rows, sequences[part][shown])
             consume(rows if asked[part][shown].all() else rows[asked[part][shown]])
 
-    def _feed(self, inputs: NDArray[Any]) -> None:
-        """Tokens, or hidden states: in a batch, or in place of what tokens, whichever they are, come to."""
+    def _feed(self, inputs: NDArray[Any], lone: bool) -> None:
+        """Tokens, or hidden states: in a batch, or in place of what tokens, whichever they are, come to.
+
+        `lone`: a row of nothing goes with them. One row alone is rounded otherwise than two or more, where a matrix is
+        not quantised (the router of a mixture of experts).
+        """
         if self.shard.first:
             self._batch.tokens[: len(inputs)] = inputs
         elif self._fed_tokens:
-            self._nodes.put(inputs)
+            self._nodes.put(np.append(inputs, np.ones((lone, self._manifest.width), np.float32), axis=0))
         else:
             self._batch.states[: len(inputs)] = inputs
 

@@ -138,6 +138,14 @@ class Batch:
         kind = type(getattr(self._struct, name))
         setattr(self._struct, name, ctypes.cast(0 if array is None else int(array.ctypes.data), kind))
 
+    def add(self, sequence: int) -> Any:
+        """As `fill`, with one row more, of nothing: position 0 of a sequence that nobody has."""
+        last = self._struct.n_tokens
+        (self.tokens if len(self.tokens) else self.states)[last] = 0 if len(self.tokens) else 1.0
+        self.sequences[last], self.positions[last], self.wanted[last] = sequence, 0, 1
+        self._struct.n_tokens = last + 1
+        return self._struct
+
     def fill(
         self, rows: slice, sequences: NDArray[np.int32], positions: NDArray[np.int32], wanted: NDArray[np.int8]
     ) -> Any:

@@ -37,11 +37,11 @@ HEAD_WIDTH = 32
 """The narrowest usual: with wider heads there are fewer of them, and less is needed."""
 
 
-def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int) -> EngineOptions:
+def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int, strict: bool) -> EngineOptions:
     context_tokens = config.context_tokens
     if manifest.rope_switch_tokens:  # all stages must rotate alike, whatever each one's cache holds
         context_tokens = min(context_tokens, manifest.rope_switch_tokens)
-    if config.strict:
+    if strict:
         return EngineOptions.strict(context_tokens=context_tokens, max_sequences=num_sequences)
     return EngineOptions(
         threads=config.threads or 0,
@@ -59,7 +59,7 @@ async def start_draft(config: NodeConfig, path: Path) -> TextEngine:
         raise ModelRefused(
             f"{path}: a draft model is needed whole; this file holds layers {manifest.start}:{manifest.end}"
         )
-    options = options_of(config, manifest, config.max_sessions * MAX_BRANCHES)
+    options = options_of(config, manifest, config.max_sessions * MAX_BRANCHES, strict=False)
     return _emulated(config, await _start(config, path, options), drafts=True)
 
 
@@ -82,7 +82,9 @@ async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> E
     if (start, end) != (manifest.start, manifest.end):
         path = await asyncio.to_thread(_shard_file, config, manifest, path, start, end)
     num_sequences = min(config.max_sessions * SEQUENCES_PER_SESSION, MAX_SEQUENCES)
-    return _emulated(config, await _start(config, path, options_of(config, manifest, num_sequences)), drafts=False)
+    return _emulated(
+        config, await _start(config, path, options_of(config, manifest, num_sequences, config.strict)), drafts=False
+    )
 
 
 def _emulated(config: NodeConfig, engine: WorkerEngine, *, drafts: bool) -> TextEngine:
