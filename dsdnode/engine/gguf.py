@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsdnode.engine.gguf_arch import check_count, supported
-from dsdnode.engine.gguf_cut import layers_of, plan_metadata, plan_tensors, vocab_of
+from dsdnode.engine.gguf_arch import supported
+from dsdnode.engine.gguf_cut import check_cut, layers_of, plan_metadata, plan_tensors, vocab_of
 from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value
 from dsdnode.engine.gguf_parts import open_model, parts_of, read_model, stem_of
 from dsdnode.engine.gguf_tokenizer import tokenizer_hash
@@ -123,12 +124,28 @@ def cut(
         raise BadInput(f"layers {start}:{end} are not in {source}: it has layers 0:{whole.num_layers}")
     if output(out_path).exists() and any(map(out_path.samefile, parts_of(source))):
         raise BadInput(f"{out_path}: is the model itself; choose another output")
-    check_count(header, architecture, whole.num_layers, end - start)
+    check_cut(header, architecture, start, end)
     metadata = plan_metadata(header, architecture, start, end) | _remembered(whole, start, end)
     tensors = plan_tensors(header, architecture, start, end)
     with words(out_path), open_model(source) as file:
         write_gguf(out_path, metadata, tensors, file, progress)
     return read_manifest(out_path)
+
+
+def fits(path: Path) -> Callable[[int, int], bool]:
+    """May layers [start, end) of the whole model at `path` be hosted by themselves? Raises ModelRefused: it is none."""
+    header = read_model(path)
+    num_layers = layers_of(header)
+
+    def may_be_cut(start: int, end: int) -> bool:
+        try:
+            if (start, end) != (0, num_layers):
+                check_cut(header, supported(header), start, end)
+        except ModelRefused:
+            return False
+        return True
+
+    return may_be_cut
 
 
 def _remembered(whole: Manifest, start: int, end: int) -> dict[str, Value]:

@@ -7,10 +7,20 @@ models' layer counts, gave the whole model's logits bit for bit. Everything here
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsdnode.engine.gguf_header import Header
+import numpy as np
+
+from dsdnode.engine.gguf_header import FLOAT32, UINT32, Header, Value
 from dsdnode.errors import ModelRefused
+
+Said = Callable[[Header], dict[str, Value]]
+"""What llama.cpp takes from the number of layers where a model's metadata leave it open: keys, without the
+architecture's name before them."""
+
+FED = "embd"
+"""The graph's node of what comes in, where nothing renames it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,76 +29,189 @@ class Architecture:
 
     needs_output: bool = False
     """The loader insists on `output.weight` and does not tie it to the embeddings."""
+    needs_output_bias: bool = False
+    """And on `output.bias`."""
     window_period: int = 0
-    """Of so many layers all but the last have the sliding window, unless the file says otherwise (0: it has none)."""
+    """Of so many layers all but the last have the sliding window, unless the file says otherwise (0: it has none,
+    1: it goes by what the file says alone)."""
+    full_first: bool = False
+    """Of a period it is the first that has no window."""
     needs_window: bool = False
     """The loader insists on a sliding window, also where no layer of the shard has one."""
+    windowed: bool = False
+    """Layers without the window are computed otherwise in one more way, which a shard of such layers alone cannot say:
+    each stays with a windowed neighbour."""
+    cut_multiple: int = 1
+    """llama.cpp goes by a layer's number within periods of so many."""
+    least_layers: int = 1
+    """Of a shard."""
+    input_node: str = ""
+    """Hidden states are written into this node of the graph, which is fed tokens: fed embeddings it would do otherwise
+    ("": it would not, and is)."""
+    output_node: str = "l_out-{}"
+    """Of a layer, by its number."""
     first_only_keys: tuple[str, ...] = ()
     """Keys that the graph applies to whatever is fed in, embeddings or not: left out of every shard after the first."""
-    wide_head_layers: int = 0
-    """A model of just this many layers gets an attention scale of its own (gemma3: the 27B)."""
+    whole_only_keys: tuple[str, ...] = ()
+    """Of what only the whole model has, or of what text does not need."""
+    heads_by_layer: bool = False
+    """llama.cpp takes the number of heads of each layer, not the first one's."""
+    full_only_tensors: tuple[str, ...] = ()
+    """They are asked for where a layer has no window, and nowhere else."""
+    special_counts: Callable[[Header], tuple[int, ...]] = lambda _: ()
+    """Models of just so many layers are read otherwise than all others; of such a header."""
+    said: Said = lambda _: {}
 
 
 PLAIN = Architecture()
 
+NEEDS_OUTPUT = Architecture(needs_output=True)
+TOKENS = Architecture(input_node=FED)
+
+
+def _at(*counts: int) -> Callable[[Header], tuple[int, ...]]:
+    return lambda _: counts
+
+
+def _wide_heads_at(header: Header) -> tuple[int, ...]:
+    """gemma3: the 27B, whose heads are not as wide as their number says, has an attention scale of its own."""
+    heads = header.metadata.get("gemma3.attention.head_count")
+    if heads is not None and isinstance(heads.data, int) and heads.data > 0:
+        head_width = header.count("gemma3.embedding_length") // heads.data
+        if header.count("gemma3.attention.key_length", head_width) == head_width:
+            return ()
+    return (62,)
+
+
+def _lite_at(header: Header) -> tuple[int, ...]:
+    """deepseek2 of so many layers is taken for a lite one, whose queries have no rank, whatever the file says."""
+    if not header.count("deepseek2.attention.q_lora_rank", 0):
+        return ()
+    return (26, 27, 48) if header.tensors["token_embd.weight"].shape[1] == 128256 else (26, 27)
+
+
+def _gating(header: Header) -> dict[str, Value]:
+    """It is guessed by the numbers of layers and of words; and a lite one has no rank, which all others must say."""
+    softmax, sigmoid = 1, 2
+    layers, vocab = header.count("deepseek2.block_count"), header.tensors["token_embd.weight"].shape[1]
+    guess = sigmoid if layers in (47, 48) and vocab == 154880 else softmax
+    return {"expert_gating_func": Value(UINT32, guess), "attention.q_lora_rank": Value(UINT32, 0)}
+
+
+def _residual_scale(header: Header) -> dict[str, Value]:
+    """In llama.cpp's precision."""
+    scale = np.float32(1.4) / np.sqrt(np.float32(header.count("minicpm.block_count")))
+    return {"residual_scale": Value(FLOAT32, float(scale))}
+
+
 SUPPORTED = {
+    "afmoe": Architecture(input_node="inp_embd_scaled", window_period=4, needs_window=True, cut_multiple=4),
+    "apertus": NEEDS_OUTPUT,
     "arcee": PLAIN,
+    "arctic": PLAIN,
+    "bailingmoe": NEEDS_OUTPUT,
+    "bailingmoe2": NEEDS_OUTPUT,
+    "cohere2": Architecture(window_period=4, needs_window=True, windowed=True),
+    "cohere2moe": Architecture(window_period=4, full_first=True, needs_window=True, windowed=True),
+    "command-r": Architecture(special_counts=_at(64)),
+    "dbrx": NEEDS_OUTPUT,
+    "deci": Architecture(heads_by_layer=True),
     "deepseek": PLAIN,
+    "deepseek2": Architecture(special_counts=_lite_at, said=_gating),
+    "deepseek32": PLAIN,
+    "dots1": NEEDS_OUTPUT,
     "ernie4_5": PLAIN,
+    "ernie4_5-moe": PLAIN,
     "exaone": PLAIN,
-    "gemma3": Architecture(window_period=6, wide_head_layers=62),
+    "exaone-moe": Architecture(needs_output=True, window_period=4, needs_window=True, windowed=True),
+    "exaone4": Architecture(special_counts=_at(64)),
+    "falcon": PLAIN,
+    "gemma": Architecture(input_node="inp_scaled"),
+    "gemma2": Architecture(input_node="inp_scaled", window_period=2, needs_window=True, special_counts=_at(46)),
+    "gemma3": Architecture(window_period=6, special_counts=_wide_heads_at),
+    "gemma4": Architecture(
+        input_node="inp_scaled",
+        window_period=1,
+        needs_window=True,
+        least_layers=2,
+        full_only_tensors=("rope_freqs.weight",),
+    ),
+    "glm-dsa": PLAIN,
+    "glm4": TOKENS,
+    "glm4moe": TOKENS,
     "gpt-oss": Architecture(needs_output=True, window_period=2, needs_window=True),
+    "gpt2": Architecture(input_node="inpL"),
     "granite": Architecture(first_only_keys=("embedding_scale",)),
     "granitemoe": Architecture(first_only_keys=("embedding_scale",)),
-    "internlm2": Architecture(needs_output=True),
+    "grok": TOKENS,
+    "grovemoe": PLAIN,
+    "hunyuan-dense": PLAIN,
+    "hunyuan-moe": PLAIN,
+    "hy_v3": PLAIN,
+    "internlm2": NEEDS_OUTPUT,
+    "laguna": Architecture(window_period=4, full_first=True, needs_window=True),
     "llama": PLAIN,
+    "llama4": Architecture(window_period=4, needs_window=True, cut_multiple=4, least_layers=4),
+    "mimo2": Architecture(needs_output=True, window_period=1, needs_window=True, heads_by_layer=True),
+    "minicpm": Architecture(input_node=FED, said=_residual_scale),
+    "minimax-m2": NEEDS_OUTPUT,
     "mistral3": PLAIN,
+    "mistral4": PLAIN,
+    "nemotron": NEEDS_OUTPUT,
+    "olmo": PLAIN,
     "olmo2": Architecture(needs_output=True, window_period=4),
-    "olmoe": Architecture(needs_output=True),
+    "olmoe": NEEDS_OUTPUT,
+    "orion": NEEDS_OUTPUT,
+    "phi2": Architecture(needs_output=True, needs_output_bias=True),
     "phi3": PLAIN,
+    "phimoe": Architecture(needs_output=True, needs_output_bias=True),
+    "plamo": NEEDS_OUTPUT,
+    "plamo3": Architecture(window_period=8),
     "qwen2": PLAIN,
-    "qwen2moe": Architecture(needs_output=True),
+    "qwen2moe": NEEDS_OUTPUT,
+    "qwen2vl": TOKENS,
     "qwen3": PLAIN,
     "qwen3moe": PLAIN,
+    "qwen3vl": Architecture(input_node=FED, whole_only_keys=("n_deepstack_layers",)),
+    "qwen3vlmoe": Architecture(input_node=FED, whole_only_keys=("n_deepstack_layers",)),
     "seed_oss": PLAIN,
+    "smallthinker": Architecture(window_period=4, full_first=True, needs_window=True, cut_multiple=4, least_layers=8),
+    "smollm3": Architecture(cut_multiple=4),
+    "stablelm": NEEDS_OUTPUT,
+    "starcoder": Architecture(input_node="inpL"),
     "starcoder2": PLAIN,
+    "step35": Architecture(
+        needs_output=True,
+        window_period=1,
+        needs_window=True,
+        windowed=True,
+        heads_by_layer=True,
+        input_node="attn_norm_in-0",
+        output_node="h_nextn",
+    ),
 }
 
-_SCALED = "llama.cpp scales what a model is fed as if it were embeddings, also when it is hidden states"
 _COUNTED = "llama.cpp derives parts of each layer from the number of layers, and a shard has fewer"
-_NUMBERED = "llama.cpp decides by a layer's number which layers rotate positions, and a shard's layers are renumbered"
-_TOKENS = "llama.cpp aborts when it is fed hidden states in place of tokens"
 _MORE = "its layers take more from outside than one hidden state for each position"
 _RECURRENT = "its layers keep a running state that cannot be rolled back"
 
 REFUSED = {
-    "afmoe": _SCALED,
     "baichuan": _COUNTED,
-    "command-r": _COUNTED,
-    "deepseek2": _COUNTED,
-    "exaone4": _COUNTED,
     "falcon-h1": _RECURRENT,
-    "gemma": _SCALED,
-    "gemma2": _SCALED,
     "gemma3n": _MORE,
-    "gemma4": _MORE,
-    "glm4": _TOKENS,
-    "glm4moe": _TOKENS,
     "granitehybrid": _RECURRENT,
     "jamba": _RECURRENT,
     "lfm2": _RECURRENT,
     "lfm2moe": _RECURRENT,
-    "llama4": _NUMBERED,
     "mamba": _RECURRENT,
     "mamba2": _RECURRENT,
-    "minicpm": _COUNTED,
+    "minicpm3": _COUNTED,
     "nemotron_h": _RECURRENT,
     "qwen35": _RECURRENT,
     "qwen35moe": _RECURRENT,
     "qwen3next": _RECURRENT,
     "rwkv6": _RECURRENT,
     "rwkv7": _RECURRENT,
-    "smollm3": _NUMBERED,
 }
 
 
@@ -97,6 +220,8 @@ def supported(header: Header) -> Architecture:
     name = header.text("general.architecture")
     if name in REFUSED:
         raise ModelRefused(f"{header.name}: {name} models cannot be split exactly: {REFUSED[name]}")
+    if header.count(f"{name}.embedding_length_per_layer_input", 0):
+        raise ModelRefused(f"{header.name}: {name} models with inputs of each layer cannot be split exactly: {_MORE}")
     if name not in SUPPORTED:
         names = ", ".join(sorted(SUPPORTED))
         raise ModelRefused(f"{header.name}: splitting {name} models has not been proven exact; these are: {names}")
@@ -105,16 +230,10 @@ def supported(header: Header) -> Architecture:
 
 def check_count(header: Header, architecture: Architecture, num_layers: int, num_held: int) -> None:
     """Raises ModelRefused where llama.cpp would compute `num_held` layers otherwise than all `num_layers`."""
-    special = architecture.wide_head_layers
-    if (num_layers == special) == (num_held == special):
-        return
-    name = header.text("general.architecture")
-    heads = header.metadata.get(f"{name}.attention.head_count")
-    if heads is not None and isinstance(heads.data, int) and heads.data > 0:
-        head_width = header.count(f"{name}.embedding_length") // heads.data
-        if header.count(f"{name}.attention.key_length", head_width) == head_width:
-            return
-    raise ModelRefused(
-        f"{header.name}: {name} of {special} layers scales attention otherwise than of any other number, "
-        f"so a shard of {num_held} of its {num_layers} layers would not be exact"
-    )
+    special = architecture.special_counts(header)
+    if (num_layers in special) != (num_held in special):
+        count = num_layers if num_layers in special else num_held
+        raise ModelRefused(
+            f"{header.name}: llama.cpp reads a {header.text('general.architecture')} model of {count} layers otherwise "
+            f"than one of any other number, so a shard of {num_held} of its {num_layers} layers would not be exact"
+        )

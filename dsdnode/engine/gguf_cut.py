@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
-from dsdnode.engine.gguf_arch import Architecture
+from dsdnode.engine.gguf_arch import Architecture, check_count
 from dsdnode.engine.gguf_header import ARRAY, BOOL, STRING, UINT32, Header, Tensor, Value
 from dsdnode.engine.gguf_writer import NewTensor
 from dsdnode.errors import ModelRefused
@@ -27,21 +27,73 @@ MAX_WIDTH = 1 << 18
 DUMMY_VOCAB = 8
 NO_WINDOW_TOKENS = 1 << 21
 LAYER_ARRAYS = (
+    "attention.compress_ratios",
     "attention.head_count",
     "attention.head_count_kv",
+    "attention.indexer.types",
     "attention.sliding_window_pattern",
     "expert_feed_forward_length",
     "expert_used_count",
     "feed_forward_length",
+    "swiglu_clamp_exp",
+    "swiglu_clamp_shexp",
+    "xielu.alpha_n",
+    "xielu.alpha_p",
+    "xielu.beta",
+    "xielu.eps",
 )
 """Metadata that may hold one value for each layer."""
 WHOLE_ARRAYS = ("rope.dimension_sections",)
-SHARED_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+BARE = "xielu."
+"""Keys that begin so have no architecture's name before them."""
+SHARED_TENSORS = (
+    "position_embd.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+    "rope_freqs.weight",
+)
 END_TENSORS = ("token_embd.weight", "output.weight", "output.bias", "output_norm.weight", "output_norm.bias")
 
 
 def layers_of(header: Header) -> int:
-    return header.count(f"{header.text('general.architecture')}.block_count")
+    """Those that make the model's text; a model may have more, which guess at what comes next and are left out."""
+    name = header.text("general.architecture")
+    return header.count(f"{name}.block_count") - header.count(f"{name}.nextn_predict_layers", 0)
+
+
+def boundaries_of(header: Header, architecture: Architecture) -> tuple[int, ...]:
+    """Where a model may be cut, 0 and its number of layers among them."""
+    num_layers = layers_of(header)
+    kept_together: set[int] = set()
+    if architecture.windowed and _has_window(header):
+        windowed = windowed_layers(header, architecture)
+        kept_together = {max(layer, 1) for layer in range(num_layers) if not windowed[layer]}
+    multiple = architecture.cut_multiple
+    first = -(-architecture.least_layers // multiple) * multiple
+    inside = range(first, num_layers - architecture.least_layers + 1, multiple)
+    return (0, *(one for one in inside if one not in kept_together), num_layers)
+
+
+def check_cut(header: Header, architecture: Architecture, start: int, end: int) -> None:
+    """Raises ModelRefused where the layers [start, end) alone would not be exact."""
+    name, allowed = header.text("general.architecture"), boundaries_of(header, architecture)
+    for edge in (start, end):
+        if edge not in allowed:
+            before, after = max(one for one in allowed if one < edge), min(one for one in allowed if one > edge)
+            raise ModelRefused(
+                f"{header.name}: a {name} model cannot be cut at layer {edge}, since llama.cpp would compute its "
+                f"neighbours otherwise; at {before} and at {after} it can"
+            )
+    if end - start < min(architecture.least_layers, layers_of(header)):
+        raise ModelRefused(
+            f"{header.name}: a {name} model cannot be cut into pieces of less than {architecture.least_layers} layers, "
+            f"and {start}:{end} are {end - start}"
+        )
+    check_count(header, architecture, layers_of(header), end - start)
+
+
+def _has_window(header: Header) -> bool:
+    return header.count(f"{header.text('general.architecture')}.attention.sliding_window", 0) > 0
 
 
 def vocab_of(header: Header) -> int:
@@ -62,20 +114,22 @@ def _embeddings(header: Header) -> Tensor:
 def plan_metadata(header: Header, architecture: Architecture, start: int, end: int) -> dict[str, Value]:
     """Everything llama.cpp needs of the source's metadata, that of layers cut to [start, end)."""
     name = header.text("general.architecture")
-    num_layers = layers_of(header)
     metadata = {"general.architecture": Value(STRING, name)}
+    left_out = ("nextn_predict_layers", *architecture.whole_only_keys)
     for key, value in header.metadata.items():
         if key.startswith("general.") and value.type != ARRAY and key != "general.alignment":
             metadata[key] = value
-        elif key.startswith(f"{name}."):
+        elif key.startswith((f"{name}.", BARE)):
             suffix = key.removeprefix(f"{name}.")
-            if start == 0 or suffix not in architecture.first_only_keys:
-                metadata[key] = _cut_value(header, key, suffix, num_layers, start, end)
+            if suffix in left_out or (start > 0 and suffix in architecture.first_only_keys):
+                continue
+            metadata[key] = _cut_value(header, architecture, key, suffix, start, end)
+    metadata = {f"{name}.{key}": value for key, value in architecture.said(header).items()} | metadata
     metadata[f"{name}.block_count"] = Value(UINT32, end - start)
-    vocab = vocab_of(header) if start == 0 or end == num_layers else DUMMY_VOCAB
+    vocab = vocab_of(header) if start == 0 or end == layers_of(header) else DUMMY_VOCAB
     metadata[f"{name}.vocab_size"] = Value(UINT32, vocab)
     metadata["tokenizer.ggml.model"] = Value(STRING, "none")
-    if architecture.window_period and header.count(f"{name}.attention.sliding_window", 0):
+    if architecture.window_period and _has_window(header):
         _set_windows(metadata, name, architecture, windowed_layers(header, architecture)[start:end])
     return metadata
 
@@ -93,9 +147,19 @@ def _set_windows(metadata: dict[str, Value], name: str, architecture: Architectu
             del metadata[window]
             return
         metadata[window] = Value(UINT32, NO_WINDOW_TOKENS)
-        metadata.pop(f"{name}.rope.freq_base_swa", None)
+        _rotate_alike(metadata, name)
         windowed = [True] * len(windowed)
     metadata[pattern] = Value(ARRAY, np.array(windowed, bool), BOOL)
+
+
+def _rotate_alike(metadata: dict[str, Value], name: str) -> None:
+    """All layers as those without a window, though they have one now."""
+    for key in ("freq_base", "dimension_count"):
+        windowed, plain = f"{name}.rope.{key}_swa", metadata.get(f"{name}.rope.{key}")
+        if plain is not None and windowed in metadata:
+            metadata[windowed] = plain
+        else:
+            metadata.pop(windowed, None)
 
 
 def windowed_layers(header: Header, architecture: Architecture) -> list[bool]:
@@ -104,20 +168,22 @@ def windowed_layers(header: Header, architecture: Architecture) -> list[bool]:
     key = f"{header.text('general.architecture')}.attention.sliding_window_pattern"
     given = header.metadata.get(key)
     if given is not None and isinstance(given.data, np.ndarray):
-        return [bool(one) for one in given.data]
+        return [bool(one) for one in given.data][:num_layers]
     period = header.count(key, architecture.window_period)
-    return [period == 0 or layer % period < period - 1 for layer in range(num_layers)]
+    full = 0 if architecture.full_first else period - 1
+    return [period == 0 or layer % period != full for layer in range(num_layers)]
 
 
-def _cut_value(header: Header, key: str, suffix: str, num_layers: int, start: int, end: int) -> Value:
+def _cut_value(header: Header, architecture: Architecture, key: str, suffix: str, start: int, end: int) -> Value:
     value = header.metadata[key]
     if suffix == "leading_dense_block_count":
         return Value(value.type, min(max(header.count(key) - start, 0), end - start))
     if value.type != ARRAY or suffix in WHOLE_ARRAYS:
         return value
-    if suffix not in LAYER_ARRAYS or not isinstance(value.data, np.ndarray) or len(value.data) != num_layers:
+    counts = (layers_of(header), header.count(f"{header.text('general.architecture')}.block_count"))
+    if suffix not in LAYER_ARRAYS or not isinstance(value.data, np.ndarray) or len(value.data) not in counts:
         raise ModelRefused(f"{header.name}: {key} is a list that we do not know how to cut")
-    if suffix == "attention.head_count" and len(set(value.data.tolist())) > 1:
+    if suffix == "attention.head_count" and len(set(value.data.tolist())) > 1 and not architecture.heads_by_layer:
         raise ModelRefused(
             f"{header.name}: its layers have different numbers of heads, which llama.cpp takes from the first"
         )
@@ -128,9 +194,11 @@ def plan_tensors(header: Header, architecture: Architecture, start: int, end: in
     """The tensors of the shard of layers [start, end), copies and dummies."""
     last, width = end == layers_of(header), _embeddings(header).shape[0]
     tensors = _end_tensors(header, architecture, start == 0, last)
+    left_out = architecture.full_only_tensors if all(windowed_layers(header, architecture)[start:end]) else ()
     for name, tensor in header.tensors.items():
         if name in SHARED_TENSORS:
-            tensors.append(_copy(tensor))
+            if name not in left_out:
+                tensors.append(_copy(tensor))
         elif name in END_TENSORS:
             if name.startswith("output_norm"):
                 tensors.append(_copy(tensor) if last else _neutral(tensor, width))
@@ -156,10 +224,13 @@ def _end_tensors(header: Header, architecture: Architecture, first: bool, last: 
             return [_copy(embeddings), *([_copy(head)] if both else [])]
         return [_copy(head, "token_embd.weight") if last else _dummy("token_embd.weight", width, DUMMY_VOCAB)]
     rows = vocab if first or last else DUMMY_VOCAB
-    return [
+    ends = [
         _copy(embeddings) if first else _dummy("token_embd.weight", width, rows),
         _copy(head, "output.weight") if last else _dummy("output.weight", width, rows),
     ]
+    if architecture.needs_output_bias and not last:
+        ends.append(NewTensor("output.bias", (rows,), GGMLQuantizationType.F32))
+    return ends
 
 
 def _layer(header: Header, name: str) -> tuple[int, str]:
@@ -168,8 +239,9 @@ def _layer(header: Header, name: str) -> tuple[int, str]:
     number, _, rest = rest.partition(".")
     if prefix != "blk" or not number.isdecimal() or not rest:
         raise ModelRefused(f"{header.name}: has a tensor {name!r} that we do not know how to cut")
-    if int(number) >= layers_of(header):
-        raise ModelRefused(f"{header.name}: the tensor {name!r} is of a layer beyond the {layers_of(header)} it claims")
+    claimed = header.count(f"{header.text('general.architecture')}.block_count")
+    if int(number) >= claimed:
+        raise ModelRefused(f"{header.name}: the tensor {name!r} is of a layer beyond the {claimed} it claims")
     return int(number), rest
 
 

@@ -28,7 +28,7 @@ MAX_KEY_BYTES = (1 << 16) - 1
 """The specification's."""
 MAX_LABEL_BYTES = 1 << 20
 """Of a string that decides nothing here, such as a description; a longer one is passed over."""
-NEEDED = ("tokenizer.ggml.", "general.architecture", "split.", "dsdnode.")
+NEEDED = ("tokenizer.ggml.", "general.architecture", "split.", "dsdnode.", "xielu.")
 """Keys that begin so say what a model is; those under its architecture's name do, too."""
 MAX_ARRAY_ELEMENTS = 1 << 21
 MAX_TENSORS = 1 << 16

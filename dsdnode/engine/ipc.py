@@ -51,10 +51,12 @@ class EngineOptions:
     """None: on a GPU only. On a CPU it took 5 to 18 times as long for a block of 3 to 16 after 2,048 positions."""
     max_memory_bytes: int = 0
     """Of private memory (the mapped file is not counted); beyond it the worker dies. 0: no limit."""
+    alike: bool = False
+    """What comes of a position is the same in blocks of every size (__init__.py)."""
 
     @staticmethod
     def strict(context_tokens: int = 4096, max_sequences: int = 64) -> EngineOptions:
-        return EngineOptions(1, context_tokens, max_sequences, flash_attention=True)
+        return EngineOptions(1, context_tokens, max_sequences, flash_attention=True, alike=True)
 
 
 class Packet(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):

@@ -20,9 +20,10 @@ import psutil
 from numpy.typing import NDArray
 
 from dsdnode.engine.gguf import read_manifest
+from dsdnode.engine.gguf_arch import PLAIN, SUPPORTED
 from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
-from dsdnode.engine.llama_api import Batch, Tap, llama_cpp, recent_errors
+from dsdnode.engine.llama_api import Batch, Nodes, llama_cpp, recent_errors
 from dsdnode.engine.port import Broken, CacheSpoiled, Chunk, Draws, Output, ShardInfo, check_chunks, check_sequence
 from dsdnode.errors import DsdError, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.speculation.sampling import Sampling
@@ -44,24 +45,28 @@ class LlamaEngine:
             raise ModelRefused(f"{options.max_sequences} sequences: llama.cpp allows 1 to {MAX_SEQUENCES}")
         self._manifest = manifest
         self._max_sequences = options.max_sequences
+        self._alike = options.alike
         self._model = _load_model(path, options)
         self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
-        self._tap: Tap | None = None
-        if not manifest.last:
-            self._tap = Tap(f"l_out-{manifest.end - manifest.start - 1}", manifest.width)
+        architecture = SUPPORTED.get(manifest.architecture, PLAIN)
+        self._fed_tokens = manifest.first or bool(architecture.input_node)
+        self._nodes = Nodes(
+            "" if manifest.first else architecture.input_node,
+            "" if manifest.last else architecture.output_node.format(manifest.end - manifest.start - 1),
+            manifest.width,
+        )
         self._context = self._new_context(options)
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._context_tokens = int(llama_cpp.llama_n_ctx(self._context))
-        self._batch_tokens = int(llama_cpp.llama_n_batch(self._context))
-        self._token_batch = Batch(self._batch_tokens, 0)
-        self._input_batch = self._token_batch if manifest.first else Batch(self._batch_tokens, manifest.width)
+        self._context_tokens = int(llama_cpp.llama_n_ctx(self._context)) - self._alike * _CELLS
+        self._batch_tokens = int(llama_cpp.llama_n_batch(self._context)) - self._alike
+        self._batch = Batch(self._batch_tokens + self._alike, 0 if self._fed_tokens else manifest.width)
         self._lengths: dict[int, int] = {}
-        self._max_state = float("inf")
-        """States as large as this are known to spoil the cache."""
+        self._min_state, self._max_state = 0.0, float("inf")
+        """States smaller than the one, or as large as the other, are known to spoil the cache."""
         self.shard = self._describe()
         self.shard = replace(self.shard, can_truncate=self._probe())
         if not manifest.first:
-            self._max_state = self._probe_states()
+            self._min_state, self._max_state = self._probe_states()
 
     def close(self) -> None:
         """Free context and model; the engine must not be used again."""
@@ -123,10 +128,10 @@ class LlamaEngine:
 
     def _new_context(self, options: EngineOptions) -> Any:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self._cells(options.context_tokens)
+        params.n_ctx = self._cells(options.context_tokens) + self._alike * _CELLS
         # n_batch below n_seq_max would trip an assertion in output_reserve
-        params.n_batch = params.n_ubatch = max(options.batch_tokens, options.max_sequences)
-        params.n_seq_max = options.max_sequences
+        params.n_batch = params.n_ubatch = max(options.batch_tokens, options.max_sequences) + self._alike
+        params.n_seq_max = options.max_sequences + self._alike
         params.n_threads = params.n_threads_batch = options.threads or psutil.cpu_count(logical=False) or 1
         params.kv_unified = True  # the default permutes rows of several sequences and aborts on partial copies
         params.swa_full = True  # a sliding-window cache could not be rolled back
@@ -134,8 +139,8 @@ class LlamaEngine:
         flash = options.flash_attention if options.flash_attention is not None else options.gpu_layers != 0
         params.flash_attn_type = enabled if flash else disabled
         params.no_perf = True
-        if self._tap is not None:
-            params.cb_eval = ctypes.cast(self._tap.callback, type(params.cb_eval))
+        if self._nodes.wanted:
+            params.cb_eval = ctypes.cast(self._nodes.callback, type(params.cb_eval))
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
             raise ModelRefused(f"llama.cpp cannot run the model: {'; '.join(recent_errors) or 'no reason given'}")
@@ -160,15 +165,16 @@ class LlamaEngine:
         self.clear()
         return can
 
-    def _probe_states(self) -> float:
-        """The least power of ten that spoils the cache as the size of states, by bisection; inf: none does.
+    def _probe_states(self) -> tuple[float, float]:
+        """The sizes of states, by powers of ten, below and from which they spoil the cache: 0 and inf: none does.
 
-        Most architectures norm what they are fed and carry anything. Those that do not overflow their cache's halves.
+        Most architectures norm what they are fed and carry anything. Some do not, and overflow their cache's halves;
+        others (qwen2vl) divide by what is nothing, or comes to nothing when it is squared.
         """
         noise = np.random.default_rng(0).standard_normal(self._manifest.width)
         shapes = np.stack([np.ones_like(noise), np.sign(noise), noise])
 
-        def spoils(exponent: int) -> bool:
+        def spoils(exponent: float) -> bool:
             states = np.clip(shapes * 10.0**exponent, -3.4e38, 3.4e38)
             try:
                 self.decode([replace(self._blank(0, len(states)), inputs=states.astype(np.float32))])
@@ -177,20 +183,16 @@ class LlamaEngine:
             self.clear()
             return False
 
-        fits, too_large = _LEAST_LIMIT, _MOST_LIMIT
-        if not spoils(too_large):
-            return float("inf")
-        while too_large - fits > 1:
-            middle = (fits + too_large) // 2
-            fits, too_large = (fits, middle) if spoils(middle) else (middle, too_large)
-        return float(10.0**too_large)
+        least = 10.0 ** _bisect(spoils, 0, -_MOST_LIMIT) if spoils(-np.inf) else 0.0
+        most = 10.0 ** _bisect(spoils, _LEAST_LIMIT, _MOST_LIMIT) if spoils(_MOST_LIMIT) else float("inf")
+        return least, most
 
     def _require(self, condition: bool, reason: str) -> None:
         if not condition:
             raise ModelRefused(f"{self._manifest.model_name} ({self._manifest.architecture}): {reason}")
 
     def _blank(self, position: int, count: int) -> Chunk:
-        tokens, states = np.zeros(count, np.int32), np.zeros((count, self._manifest.width), np.float32)
+        tokens, states = np.zeros(count, np.int32), np.ones((count, self._manifest.width), np.float32)
         inputs = tokens if self.shard.first else states
         return Chunk(0, position, inputs, int(self.shard.last), Sampling())
 
@@ -230,11 +232,14 @@ class LlamaEngine:
             raise WorkFailed(f"{type(error).__name__}: {error}") from error
 
     def _check_size(self, chunks: Sequence[Chunk]) -> None:
-        if self._max_state == np.inf:
+        if self._min_state == 0.0 and self._max_state == np.inf:
             return
-        largest = max(float(np.abs(chunk.inputs).max()) for chunk in chunks)
+        sizes = np.concatenate([np.abs(chunk.inputs).max(axis=1) for chunk in chunks])
+        least, largest = float(sizes.min()), float(sizes.max())
         if largest >= self._max_state:
             raise PeerMisbehaved(f"hidden states of {largest:.1e}: these layers carry them below {self._max_state:.0e}")
+        if least < self._min_state:
+            raise PeerMisbehaved(f"hidden states of {least:.1e}: these layers carry none below {self._min_state:.0e}")
 
     def _num_rows(self, chunk: Chunk) -> int:
         return chunk.num_draws if self.shard.last else len(chunk.inputs)
@@ -288,15 +293,33 @@ class LlamaEngine:
         inputs = np.concatenate([chunk.inputs for chunk in chunks])
         for start in range(0, len(inputs), self._batch_tokens):
             part = slice(start, min(start + self._batch_tokens, len(inputs)))
-            batch = self._input_batch
-            (batch.tokens if self.shard.first else batch.states)[: part.stop - start] = inputs[part]
-            self._decode(batch.fill(part, sequences, positions, wanted))
+            shown = wanted[part] > 0
+            batch = self._batch.fill(part, sequences, positions, wanted)
+            lone = self._alike and shown.sum() < 2
+            if lone:
+                batch = self._batch.add(self._max_sequences)
+            self._feed(inputs[part], lone)
+            self._decode(batch)
+            if lone:
+                llama_cpp.llama_memory_seq_rm(self._memory, self._max_sequences, -1, -1)
             for sequence, position in zip(sequences[part].tolist(), positions[part].tolist(), strict=True):
                 self._lengths[sequence] = position + 1
-            shown = wanted[part] > 0
-            rows = self._rows(int(shown.sum()))
+            rows = self._rows(int(shown.sum()) + lone)[: int(shown.sum())]
             self._check_finite(rows, sequences[part][shown])
             consume(rows if asked[part][shown].all() else rows[asked[part][shown]])
+
+    def _feed(self, inputs: NDArray[Any], lone: bool) -> None:
+        """Tokens, or hidden states: in a batch, or in place of what tokens, whichever they are, come to.
+
+        `lone`: a row of nothing goes with them. One row alone is rounded otherwise than two or more, where a matrix is
+        not quantised (the router of a mixture of experts).
+        """
+        if self.shard.first:
+            self._batch.tokens[: len(inputs)] = inputs
+        elif self._fed_tokens:
+            self._nodes.put(np.append(inputs, np.ones((lone, self._manifest.width), np.float32), axis=0))
+        else:
+            self._batch.states[: len(inputs)] = inputs
 
     def _wanted(self, chunks: Sequence[Chunk]) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
         """Positions whose rows llama.cpp is to show, and which of them are asked for. The last one of each chunk is
@@ -322,14 +345,24 @@ class LlamaEngine:
             raise Overloaded("the cache of this engine is full")
         if code != 0:
             raise Broken(f"llama_decode gave {code}: {'; '.join(recent_errors)}")
+        if self._nodes.is_put:
+            raise Broken("the model has not taken the hidden states that it was given")
 
     def _rows(self, count: int) -> Rows:
-        if self._tap is not None:
-            return self._tap.take()
+        if not self.shard.last:
+            return self._nodes.take()
         if count == 0:
             return np.empty((0, self._vocab_size), np.float32)
         pointer = llama_cpp.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, (count * self._vocab_size,)).reshape(count, self._vocab_size)
+
+
+def _bisect(spoils: Callable[[float], bool], fits: int, fails: int) -> int:
+    """Between an exponent that fits and one that fails, on the way there: the first that fails, or its neighbour."""
+    while abs(fails - fits) > 1:
+        middle = (fits + fails) // 2
+        fits, fails = (fits, middle) if spoils(middle) else (middle, fails)
+    return fits if fails < fits else fails
 
 
 def _load_model(path: Path, options: EngineOptions) -> Any:

@@ -21,19 +21,21 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "Tap", "llama_cpp", "recent_errors"]
+__all__ = ["Batch", "Nodes", "ggml", "llama_cpp", "recent_errors"]
 
 log = logging.getLogger(__name__)
 
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _FOLDER = Path(llama_cpp.__file__).parent / "lib"
-_ggml = ctypes.CDLL(str(next(_FOLDER.glob(f"*ggml-base{_SUFFIX}"))))
-_ggml.ggml_get_name.restype = ctypes.c_char_p
-_ggml.ggml_get_name.argtypes = [ctypes.c_void_p]
-_ggml.ggml_nbytes.restype = ctypes.c_size_t
-_ggml.ggml_nbytes.argtypes = [ctypes.c_void_p]
-_ggml.ggml_backend_tensor_get.restype = None
-_ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+ggml = ctypes.CDLL(str(next(_FOLDER.glob(f"*ggml-base{_SUFFIX}"))))
+ggml.ggml_get_name.restype = ctypes.c_char_p
+ggml.ggml_get_name.argtypes = [ctypes.c_void_p]
+ggml.ggml_nbytes.restype = ctypes.c_size_t
+ggml.ggml_nbytes.argtypes = [ctypes.c_void_p]
+ggml.ggml_backend_tensor_get.restype = None
+ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+ggml.ggml_backend_tensor_set.restype = None
+ggml.ggml_backend_tensor_set.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
 _EVAL_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _LEVEL_ERROR = 4
@@ -56,16 +58,32 @@ llama_cpp.llama_backend_init()
 llama_cpp.llama_supports_gpu_offload()  # has drivers loaded now, while a worker's cage is half shut
 
 
-class Tap:
-    """Takes the rows of one graph node and stops the graph there: what follows is a head that the shard lacks.
+class Nodes:
+    """Writes hidden states into one node of the graph, takes the rows of another, and stops the graph there: what
+    follows is a head that the shard lacks.
 
-    The callback is asked about every node, and called with data of the wanted one, once each ubatch (__init__.py).
+    The callback is asked about every node, and called with data of the wanted ones, once each ubatch (__init__.py).
     """
 
-    def __init__(self, node_name: str, width: int) -> None:
-        self._name, self._width = node_name.encode(), width
+    def __init__(self, input_node: str, output_node: str, width: int) -> None:
+        """ "": no such node."""
+        self._input, self._output, self._width = input_node.encode(), output_node.encode(), width
+        self._states: NDArray[np.float32] | None = None
         self._rows: list[NDArray[np.float32]] = []
         self.callback = _EVAL_CALLBACK(self._observe)
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self._input or self._output)
+
+    def put(self, states: NDArray[np.float32]) -> None:
+        """What comes in next, rows [n, width]; `take` tells whether the graph has asked for it."""
+        self._states = np.ascontiguousarray(states, np.float32)
+
+    @property
+    def is_put(self) -> bool:
+        """Has it not been asked for?"""
+        return self._states is not None
 
     def take(self) -> NDArray[np.float32]:
         """Rows [n, width] seen since the last call."""
@@ -75,12 +93,22 @@ class Tap:
         return np.concatenate(rows) if rows else np.empty((0, self._width), np.float32)
 
     def _observe(self, node: int, ask: bool, _: object) -> bool:
+        name = ggml.ggml_get_name(node)
         if ask:
-            return bool(_ggml.ggml_get_name(node) == self._name)
-        rows = np.empty((_ggml.ggml_nbytes(node) // 4 // self._width, self._width), np.float32)
-        _ggml.ggml_backend_tensor_get(node, rows.ctypes.data, 0, rows.nbytes)
+            return name in (self._input, self._output) and bool(name)
+        if name == self._input:
+            self._write(node)
+            return True
+        rows = np.empty((ggml.ggml_nbytes(node) // 4 // self._width, self._width), np.float32)
+        ggml.ggml_backend_tensor_get(node, rows.ctypes.data, 0, rows.nbytes)
         self._rows.append(rows)
         return False
+
+    def _write(self, node: int) -> None:
+        """All of it at once: one ubatch a decode. Of another size it is left, and so missed."""
+        if self._states is not None and self._states.nbytes == ggml.ggml_nbytes(node):
+            ggml.ggml_backend_tensor_set(node, self._states.ctypes.data, 0, self._states.nbytes)
+            self._states = None
 
 
 class Batch:
@@ -109,6 +137,14 @@ class Batch:
     def _point(self, name: str, array: NDArray[Any] | None) -> None:
         kind = type(getattr(self._struct, name))
         setattr(self._struct, name, ctypes.cast(0 if array is None else int(array.ctypes.data), kind))
+
+    def add(self, sequence: int) -> Any:
+        """As `fill`, with one row more, of nothing: position 0 of a sequence that nobody has."""
+        last = self._struct.n_tokens
+        (self.tokens if len(self.tokens) else self.states)[last] = 0 if len(self.tokens) else 1.0
+        self.sequences[last], self.positions[last], self.wanted[last] = sequence, 0, 1
+        self._struct.n_tokens = last + 1
+        return self._struct
 
     def fill(
         self, rows: slice, sequences: NDArray[np.int32], positions: NDArray[np.int32], wanted: NDArray[np.int8]

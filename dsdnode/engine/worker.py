@@ -7,6 +7,7 @@ Before it opens its model it gives up whatever else it could do (cage.py).
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -43,6 +44,9 @@ from dsdnode.errors import DsdError, WorkFailed
 
 OUT_OF_MEMORY_SCORE = 500
 """If the machine runs out of memory, the kernel shall take the worker rather than the daemon."""
+ALIKE = {"GGML_CPU_TILED_MM_FORCE": "1"}
+"""Read by llama.cpp when it is loaded: one kernel for blocks of all sizes. It takes another one from 8 rows on for some
+types of numbers (Q2_K to Q6_K, IQ), which rounds otherwise."""
 
 
 class _Worker:
@@ -51,6 +55,7 @@ class _Worker:
         options = load.options
         cage = Cage(gpu=options.gpu_layers > 0)
         cage.shut_files(readable, options.max_memory_bytes)
+        os.environ |= ALIKE if options.alike else {}
         from dsdnode.engine.llama import LlamaEngine
 
         cage.shut_calls()

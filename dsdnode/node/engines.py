@@ -11,7 +11,7 @@ import structlog
 from dsdnode.config import NodeConfig
 from dsdnode.cost import CostLine
 from dsdnode.engine.client import WorkerEngine
-from dsdnode.engine.gguf import Manifest, cut, read_manifest
+from dsdnode.engine.gguf import Manifest, cut, fits, read_manifest
 from dsdnode.engine.gguf_parts import read_model, size_bytes_of
 from dsdnode.engine.gguf_tokenizer import differences
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
@@ -37,11 +37,11 @@ HEAD_WIDTH = 32
 """The narrowest usual: with wider heads there are fewer of them, and less is needed."""
 
 
-def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int) -> EngineOptions:
+def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int, strict: bool) -> EngineOptions:
     context_tokens = config.context_tokens
     if manifest.rope_switch_tokens:  # all stages must rotate alike, whatever each one's cache holds
         context_tokens = min(context_tokens, manifest.rope_switch_tokens)
-    if config.strict:
+    if strict:
         return EngineOptions.strict(context_tokens=context_tokens, max_sequences=num_sequences)
     return EngineOptions(
         threads=config.threads or 0,
@@ -59,7 +59,7 @@ async def start_draft(config: NodeConfig, path: Path) -> TextEngine:
         raise ModelRefused(
             f"{path}: a draft model is needed whole; this file holds layers {manifest.start}:{manifest.end}"
         )
-    options = options_of(config, manifest, config.max_sessions * MAX_BRANCHES)
+    options = options_of(config, manifest, config.max_sessions * MAX_BRANCHES, strict=False)
     return _emulated(config, await _start(config, path, options), drafts=True)
 
 
@@ -82,7 +82,9 @@ async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> E
     if (start, end) != (manifest.start, manifest.end):
         path = await asyncio.to_thread(_shard_file, config, manifest, path, start, end)
     num_sequences = min(config.max_sessions * SEQUENCES_PER_SESSION, MAX_SEQUENCES)
-    return _emulated(config, await _start(config, path, options_of(config, manifest, num_sequences)), drafts=False)
+    return _emulated(
+        config, await _start(config, path, options_of(config, manifest, num_sequences, config.strict)), drafts=False
+    )
 
 
 def _emulated(config: NodeConfig, engine: WorkerEngine, *, drafts: bool) -> TextEngine:
@@ -113,9 +115,8 @@ async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery:
         return start, end
     if not whole:
         return manifest.start, manifest.end
-    start, end = await claim_layers(
-        discovery, _claim(config, manifest, discovery.contact), _capacity_layers(config, manifest, path)
-    )
+    claim, capacity_layers = _claim(config, manifest, discovery.contact), _capacity_layers(config, manifest, path)
+    start, end = await claim_layers(discovery, claim, capacity_layers, await asyncio.to_thread(fits, path))
     log.info("layers chosen", layers=f"{start}:{end}", of=manifest.num_layers)
     return start, end
 

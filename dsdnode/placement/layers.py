@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from dsdnode.placement.pipelines import Range, ends, missing, num_missing, size
 from dsdnode.wire.records import ProviderRecord
 
+Fits = Callable[[int, int], bool]
+"""May layers [start, end) of the model be hosted by themselves? Some have to stay together."""
 
-def choose_layers(records: Sequence[ProviderRecord], num_layers: int, capacity_layers: int) -> Range:
+
+def _any(start: int, end: int) -> bool:
+    return True
+
+
+def choose_layers(records: Sequence[ProviderRecord], num_layers: int, capacity_layers: int, fits: Fits = _any) -> Range:
     """The layers [start, end) that help the swarm most, at most `capacity_layers` of them.
 
     First what is missing from a pipeline that is closest to whole, in equal pieces; then one more replica of the
     weakest range, cut exactly as it is, so that either can stand in for the other. A range too big for this peer is
-    replaced by pieces of it. `records` are of one model; raises ValueError for no capacity.
+    replaced by pieces of it. `records` are of one model. More than the capacity, where less does not fit; raises
+    ValueError for no capacity.
     """
     if capacity_layers < 1:
         raise ValueError("no room for a single layer")
@@ -24,7 +32,7 @@ def choose_layers(records: Sequence[ProviderRecord], num_layers: int, capacity_l
     hosts = Counter((record.start, record.end) for record in shards)
     lacking = missing(hosts, (0, num_layers))
     if lacking:
-        return _piece(lacking, capacity_layers)
+        return _piece(lacking, capacity_layers, fits)
     ordered = sorted(_tiling(hosts, num_layers), key=lambda part: (_coverage(hosts, part), hosts[part], part))
     weakest = ordered[0]
     if size(weakest) <= capacity_layers:
@@ -32,11 +40,13 @@ def choose_layers(records: Sequence[ProviderRecord], num_layers: int, capacity_l
     fitting = {part for part in hosts if size(part) <= capacity_layers}
     lacking = missing(fitting, weakest)
     if lacking:
-        return _piece(lacking, capacity_layers)
+        return _piece(lacking, capacity_layers, fits)
     return next(part for part in ordered if part in fitting)
 
 
-def choose_in_turn(others: Sequence[ProviderRecord], own: ProviderRecord, capacity_layers: int) -> Range:
+def choose_in_turn(
+    others: Sequence[ProviderRecord], own: ProviderRecord, capacity_layers: int, fits: Fits = _any
+) -> Range:
     """The layers for `own`, which is not settled, among others that are not: they may all have come at once.
 
     As if they had come one after the other, by peer id: whoever claims layers that are taken by then chooses anew.
@@ -49,7 +59,7 @@ def choose_in_turn(others: Sequence[ProviderRecord], own: ProviderRecord, capaci
         span = (claim.start, claim.end)
         known = [*taken, *(later for later in claims[index + 1 :] if not any(_overlap(later, one) for one in taken))]
         if any(_overlap(claim, record) for record in taken):
-            instead = choose_layers(known, own.num_layers, capacity_layers if claim is own else size(span))
+            instead = choose_layers(known, own.num_layers, capacity_layers if claim is own else size(span), fits)
             ranges = [(record.start, record.end) for record in known]
             lacking = num_missing([*ranges, span], own.num_layers)
             if not lacking or lacking > num_missing([*ranges, instead], own.num_layers):
@@ -64,11 +74,13 @@ def _overlap(one: ProviderRecord, other: ProviderRecord) -> bool:
     return one.start < other.end and other.start < one.end
 
 
-def _piece(lacking: Sequence[Range], capacity_layers: int) -> Range:
-    """The first of the equal pieces that the longest missing run is cut into."""
+def _piece(lacking: Sequence[Range], capacity_layers: int, fits: Fits) -> Range:
+    """The first of the equal pieces that the longest missing run is cut into, or the next smaller one that fits, or
+    else the next larger one."""
     start, end = max(lacking, key=lambda run: (size(run), -run[0]))
     num_pieces = -(-(end - start) // capacity_layers)
-    return start, start + -(-(end - start) // num_pieces)
+    wanted = start + -(-(end - start) // num_pieces)
+    return start, next((last for last in (*range(wanted, start, -1), *range(wanted, end)) if fits(start, last)), end)
 
 
 def _tiling(hosts: Collection[Range], num_layers: int) -> list[Range]:

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.engine.gguf import cut
+from dsdnode.engine.gguf import cut, fits
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.port import Chunk
 from dsdnode.speculation.sampling import Sampling
-from tests.engine.random_models import VOCAB
+from tests.engine.loader_models import VOCAB
 
 Rows = NDArray[np.float32]
 OPTIONS = EngineOptions(threads=1, context_tokens=256, max_sequences=4, batch_tokens=64)
 
 
-def ranges(num_layers: int, num_shards: int) -> list[tuple[int, int]]:
-    """Neighbouring layer ranges of uneven sizes (cuts should not fall on a period of anything)."""
+def ranges(
+    num_layers: int, num_shards: int, fit: Callable[[int, int], bool] = lambda *_: True
+) -> list[tuple[int, int]]:
+    """Neighbouring layer ranges of uneven sizes (cuts should not fall on a period of anything), fewer where they would
+    not `fit`."""
     edges = [round(index * num_layers / num_shards) for index in range(num_shards + 1)]
     if 1 < num_shards < num_layers and edges[1] > 1:
         edges[1] -= 1
-    return list(itertools.pairwise(edges))
+    kept = [0]
+    for edge in edges[1:-1]:
+        kept += [end for end in range(edge, num_layers) if end > kept[-1] and fit(kept[-1], end)][:1]
+    while len(kept) > 1 and not fit(kept[-1], num_layers):
+        kept.pop()
+    return list(itertools.pairwise([*kept, num_layers]))
 
 
 class Pair:
@@ -90,7 +98,7 @@ def story(pair: Pair) -> None:
 def max_difference(model: Path, num_layers: int, num_shards: int, folder: Path) -> float:
     """Cut the model, run the story on the whole and on the shards."""
     paths = []
-    for start, end in ranges(num_layers, num_shards):
+    for start, end in ranges(num_layers, num_shards, fits(model)):
         paths.append(folder / f"{start}-{end}.gguf")
         cut(model, start, end, paths[-1], cache_folder=folder / "cache")
     engines = [LlamaEngine(path, OPTIONS, folder / "cache") for path in (model, *paths)]

@@ -14,7 +14,10 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-HEADS, KV_HEADS, VOCAB, EXPERTS, EXPERTS_USED, CONTEXT_TOKENS = 4, 2, 96, 4, 2, 512
+from tests.engine.loader_models import VOCAB, random_q4_k, write_loader_model
+from tests.engine.loader_variants import LOADER_VARIANTS, LoaderVariant
+
+HEADS, KV_HEADS, EXPERTS, EXPERTS_USED, CONTEXT_TOKENS = 4, 2, 4, 2, 512
 Array = NDArray[np.float32]
 
 
@@ -55,7 +58,7 @@ LONG_ROPE = ("rope_factors_long", "rope_factors_short")
 WINDOW = {"attention.sliding_window": 16}
 MHA = {"attention.head_count_kv": HEADS}
 
-VARIANTS = {
+VARIANTS: dict[str, Variant | LoaderVariant] = {
     "llama": Variant("llama", (16, 32, 80), end_tensors=("rope_freqs",)),
     "llama (mistral)": Variant("llama", (32, 40), keys=WINDOW, tied=True),
     "llama (mixture of experts)": Variant("llama", (32, 56), experts=True),
@@ -121,7 +124,7 @@ VARIANTS = {
         biases=(*QKV, "attn_output", "ffn_up", "ffn_down"),
         gate=False,
     ),
-}
+} | LOADER_VARIANTS
 
 
 class _Builder:
@@ -182,19 +185,11 @@ class _Builder:
         kind = self.kind if kind is None else kind
         values = self.rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
         if kind == Type.Q4_K:
-            self.out.add_tensor(name, self._random_q4_k(shape), raw_dtype=kind)
+            self.out.add_tensor(name, random_q4_k(shape, self.rng), raw_dtype=kind)
         elif kind == Type.F32:
             self.out.add_tensor(name, values)
         else:
             self.out.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-
-    def _random_q4_k(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Valid random blocks (the library has no quantiser for them): d, dmin, 12 bytes of scales, 128 of quants."""
-        blocks = self.rng.integers(0, 256, (*shape[:-1], shape[-1] // 256, 144), np.uint8)
-        step = np.float16(1 / (np.sqrt(shape[-1]) * 32 * 8))
-        blocks[..., 0:2] = np.frombuffer(step.tobytes(), np.uint8)
-        blocks[..., 2:4] = np.frombuffer(np.float16(step * 7.5).tobytes(), np.uint8)
-        return blocks.reshape(*shape[:-1], -1)
 
     def linear(self, prefix: str, name: str, *shape: int, kind: Type | None = None) -> None:
         self.matrix(f"{prefix}.{name}.weight", *shape, kind=kind)
@@ -260,13 +255,15 @@ class _Builder:
 
 def write_random_model(
     path: Path,
-    variant: Variant,
+    variant: Variant | LoaderVariant,
     num_layers: int,
     kind: Type = Type.F32,
     seed: int = 0,
     keys: dict[str, Any] | None = None,
 ) -> None:
     """Write a model of `num_layers` tiny layers, its matrices of type `kind`; `keys` go over the variant's."""
+    if isinstance(variant, LoaderVariant):
+        return write_loader_model(path, variant, num_layers, kind, seed, keys)
     builder = _Builder(path, variant, num_layers, kind, seed)
     builder.metadata(keys or {})
     builder.ends()

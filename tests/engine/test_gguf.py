@@ -12,7 +12,8 @@ import pytest
 
 from dsdnode.engine.gguf import cut, file_sha256, read_manifest
 from dsdnode.errors import ModelRefused
-from tests.engine.random_models import CONTEXT_TOKENS, VOCAB, make
+from tests.engine.loader_models import VOCAB
+from tests.engine.random_models import CONTEXT_TOKENS, make
 
 
 def test_a_whole_model(tmp_path: Path) -> None:

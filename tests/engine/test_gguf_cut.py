@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType as Type
 
-from dsdnode.engine.gguf import cut, read_manifest
+from dsdnode.engine.gguf import cut, fits, read_manifest
 from dsdnode.engine.gguf_arch import REFUSED
 from dsdnode.engine.gguf_header import read_header
 from dsdnode.errors import BadInput, ModelRefused
@@ -161,7 +161,10 @@ def test_what_would_not_be_exact_is_refused_by_name(name: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "num_layers", "keys", "complaint"),
     [
-        ("gemma3", 62, {}, "scales attention otherwise"),
+        ("gemma3", 62, {}, "reads a gemma3 model of 62 layers otherwise"),
+        ("exaone4", 64, {}, "reads a exaone4 model of 64 layers otherwise"),
+        ("command-r", 64, {}, "so a shard of 3 of its 64 layers would not be exact"),
+        ("gemma4", 6, {"embedding_length_per_layer_input": 16}, "inputs of each layer cannot be split exactly"),
         ("llama", 6, {"attention.head_count": [4, 4, 4, 4, 4, 2]}, "different numbers of heads"),
         ("llama", 6, {"feed_forward_length": [128] * 5}, "do not know how to cut"),
         ("granite", 6, {"deepstack_mapping": [-1] * 6}, "do not know how to cut"),
@@ -172,6 +175,26 @@ def test_what_a_shard_would_get_wrong(
 ) -> None:
     with pytest.raises(ModelRefused, match=complaint):
         cut(make(tmp_path, name, num_layers, **keys), 0, 3, tmp_path / "shard.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_layers", "layers", "complaint"),
+    [
+        ("smollm3", 12, (3, 8), "cannot be cut at layer 3, .* at 0 and at 4 it can"),
+        ("smollm3", 12, (4, 6), "cannot be cut at layer 6, .* at 4 and at 8 it can"),
+        ("cohere2", 8, (3, 8), "cannot be cut at layer 3, .* at 2 and at 4 it can"),
+        ("gemma4", 8, (4, 5), "into pieces of less than 2 layers, and 4:5 are 1"),
+        ("gemma4", 8, (7, 8), "cannot be cut at layer 7, .* at 6 and at 8 it can"),
+        ("deepseek2 (V3)", 60, (0, 27), "reads a deepseek2 model of 27 layers otherwise"),
+    ],
+)
+def test_layers_that_would_be_another_model_s_are_not_cut_out(
+    name: str, num_layers: int, layers: tuple[int, int], complaint: str, tmp_path: Path
+) -> None:
+    model = make(tmp_path, name, num_layers)
+    with pytest.raises(ModelRefused, match=complaint):
+        cut(model, *layers, tmp_path / "shard.gguf")
+    assert not fits(model)(*layers) and fits(model)(0, num_layers)
 
 
 @pytest.mark.parametrize("name", ["output.scale.and.sound", "blk.6.attn_norm.weight", "blk.x.attn_norm.weight"])

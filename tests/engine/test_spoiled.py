@@ -28,13 +28,16 @@ ALICE, BOB, MALLORY = 0, 1, 2
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Of a model that does not norm what goes into its layers: a middle and a last shard, and one that does."""
+    """Of a model that does not norm what goes into its layers: a middle and a last shard, one that does, and one
+    that divides by their size."""
     folder, paths = tmp_path_factory.mktemp("models"), {}
     for name, start, end in (("middle", 2, 3), ("last", 2, 4)):
         paths[name] = folder / f"{name}.gguf"
         cut(make(folder, "olmo2", num_layers=4), start, end, paths[name])
     paths["normed"] = folder / "normed.gguf"
     cut(make(folder, "llama", num_layers=4), 2, 4, paths["normed"])
+    paths["divides"] = folder / "divides.gguf"
+    cut(make(folder, "qwen2vl", num_layers=4), 2, 4, paths["divides"])
     return paths
 
 
@@ -70,8 +73,23 @@ def test_states_out_of_all_proportion_are_refused_in_words(engine: LlamaEngine, 
 
 def test_layers_that_norm_what_they_are_fed_refuse_nothing(shards: dict[str, Path]) -> None:
     engine = LlamaEngine(shards["normed"], OPTIONS)
-    assert engine._max_state == np.inf
+    assert engine._max_state == np.inf and engine._min_state == 0.0
     engine.forward([chunk(engine, ALICE, huge(engine, 3e38))])
+    engine.close()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, -1e-38])
+def test_states_that_come_to_nothing_are_refused_where_they_would_be_divided_by(
+    size: float, shards: dict[str, Path]
+) -> None:
+    """Mallory's zeros cleared everybody's cache (qwen2vl)."""
+    engine = LlamaEngine(shards["divides"], OPTIONS)
+    mixed = honest(engine)
+    mixed[3] = size
+    with pytest.raises(PeerMisbehaved, match="these layers carry none below 1e-"):
+        engine.forward([chunk(engine, ALICE, honest(engine)), chunk(engine, MALLORY, mixed)])
+    assert engine.length(MALLORY) == 0
+    engine.forward([chunk(engine, ALICE, 1e-4 * honest(engine))])
     engine.close()
 
 

@@ -183,6 +183,7 @@ CULPRITS: Final = {
         "dsdnode.engine.llama:LlamaEngine._wanted", "(asked | (offsets == -1)).astype", "asked.astype"
     ),
     "states-carried": Mutation("dsdnode.engine.llama:LlamaEngine._check_size", "largest >= self._max_state", "False"),
+    "states-something": Mutation("dsdnode.engine.llama:LlamaEngine._check_size", "least < self._min_state", "False"),
     "nothing-drawn": Mutation(
         "dsdnode.speculation.sampling:_clean",
         'raise ArithmeticError("no logit is finite: there is nothing to draw from")',

@@ -47,6 +47,25 @@ def test_a_newcomer_hosts_what_is_needed_most(
     assert choose_layers(swarm(*parts), 8, capacity) == chosen
 
 
+@pytest.mark.parametrize(
+    ("parts", "capacity", "chosen"),
+    [
+        ([], 5, (0, 4)),
+        ([], 3, (0, 4)),
+        ([(0, 4)], 3, (4, 8)),
+        ([(0, 4), (8, 12)], 4, (4, 8)),
+        ([(0, 12)], 7, (0, 4)),
+        ([(0, 4), (4, 12), (0, 4)], 4, (4, 8)),
+    ],
+)
+def test_layers_that_have_to_stay_together_do(
+    parts: list[tuple[int, int]], capacity: int, chosen: tuple[int, int]
+) -> None:
+    """Cut at multiples of four alone: less than four is not to be had, however little room there is."""
+    swarmed = swarm(*parts, num_layers=12)
+    assert choose_layers(swarmed, 12, capacity, lambda start, end: start % 4 == end % 4 == 0) == chosen
+
+
 def test_no_room_is_said() -> None:
     with pytest.raises(ValueError, match="no room"):
         choose_layers([], 8, 0)

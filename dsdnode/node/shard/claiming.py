@@ -12,7 +12,8 @@ import msgspec
 import structlog
 
 from dsdnode.dht.ids import model_key
-from dsdnode.placement.layers import choose_in_turn, choose_layers
+from dsdnode.errors import ModelRefused
+from dsdnode.placement.layers import Fits, choose_in_turn, choose_layers
 from dsdnode.placement.pipelines import Range
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.records import ProviderRecord
@@ -25,20 +26,29 @@ MAX_PAUSE_S = 1.0
 MAX_ROUNDS = 6
 
 
-async def claim_layers(discovery: Discovery, offer: ProviderRecord, capacity_layers: int) -> Range:
+async def claim_layers(
+    discovery: Discovery, offer: ProviderRecord, capacity_layers: int, fits: Fits = lambda *_: True
+) -> Range:
     """The layers [start, end) to host, at most `capacity_layers`; the swarm has been told.
+
+    Raises ModelRefused where so few cannot be hosted by themselves.
 
     `offer` is of the whole model; what is announced of it has no free session yet.
     """
     others = await _shards(discovery, offer)
-    start, end = choose_layers(others, offer.num_layers, capacity_layers)
+    start, end = choose_layers(others, offer.num_layers, capacity_layers, fits)
+    if end - start > capacity_layers:
+        raise ModelRefused(
+            f"{offer.model_name}: layers {start}:{end} have to stay together, and no more than {capacity_layers} fit "
+            "--max-memory"
+        )
     if end - start == offer.num_layers or not discovery.known_peers():
         return start, end
     claim = msgspec.structs.replace(offer, start=start, end=end, free_sessions=0, settled=False)
     for _ in range(MAX_ROUNDS):
         await discovery.publish(claim)
         await asyncio.sleep(discovery.rng.uniform(MIN_PAUSE_S, MAX_PAUSE_S))
-        start, end = choose_in_turn(await _shards(discovery, offer), claim, capacity_layers)
+        start, end = choose_in_turn(await _shards(discovery, offer), claim, capacity_layers, fits)
         if (start, end) == (claim.start, claim.end):
             break
         log.info("another peer takes these layers", layers=f"{claim.start}:{claim.end}", instead=f"{start}:{end}")

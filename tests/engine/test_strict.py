@@ -1,0 +1,54 @@
+"""`--strict`: what a real worker draws at a position does not depend on the block that the position comes in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf.constants import GGMLQuantizationType as Type
+
+from dsdnode.engine.client import WorkerEngine
+from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.port import Chunk
+from dsdnode.speculation.sampling import Sampling
+from tests.engine.loader_models import VOCAB
+from tests.engine.random_models import make
+
+pytestmark = pytest.mark.slow
+
+STRICT = EngineOptions.strict(512, 2)
+TEXT = np.random.default_rng(3).integers(0, VOCAB, 64).astype(np.int32)
+PROMPT = 24
+BLOCKS = (1, 16, 3, 1, 9, 10)
+
+
+async def probabilities(model: Path, options: EngineOptions, sizes: tuple[int, ...]) -> list[float]:
+    """Of what is drawn behind each token of TEXT after the prompt, which comes in blocks of these sizes; each block is
+    rolled back and run again with its last token alone."""
+    engine = await WorkerEngine.start(model, options)
+    drawn: list[float] = []
+    try:
+        await engine.forward([Chunk(0, 0, TEXT[:PROMPT])])
+        position = PROMPT
+        for size in sizes:
+            block = TEXT[position : position + size]
+            [output] = await engine.forward([Chunk(0, position, block, size, Sampling(0.8, seed=7))])
+            await engine.truncate(0, position + size - 1)
+            [again] = await engine.forward([Chunk(0, position + size - 1, block[-1:], 1, Sampling(0.8, seed=7))])
+            assert output.probabilities is not None and again.probabilities is not None
+            drawn += [*output.probabilities.tolist()[:-1], again.probabilities.tolist()[0]]
+            position += size
+    finally:
+        await engine.close()
+    return drawn
+
+
+@pytest.mark.parametrize(("name", "kind"), [("qwen3moe", Type.Q4_K), ("llama", Type.F16)])
+async def test_blocks_of_all_sizes_give_the_same_to_the_last_bit(name: str, kind: Type, tmp_path: Path) -> None:
+    """Each of these types is rounded otherwise in some blocks, unless llama.cpp is kept from it."""
+    model, singles = make(tmp_path, name, 3, kind), (1,) * sum(BLOCKS)
+    assert await probabilities(model, STRICT, BLOCKS) == await probabilities(model, STRICT, singles)
+    usual = replace(STRICT, alike=False)
+    assert await probabilities(model, usual, BLOCKS) != await probabilities(model, usual, singles)
