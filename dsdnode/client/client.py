@@ -19,7 +19,7 @@ from dsdnode.client.part import Piece
 from dsdnode.client.patience import MAX_ASIDE, Patience
 from dsdnode.client.request import Finished, GenerateRequest, PendingReply, ReplyStats
 from dsdnode.client.rivals import Rivals
-from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
+from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded
 from dsdnode.identity import Identity, peer_id, short_id
@@ -112,14 +112,7 @@ class Client:
     async def join(self, contacts: Sequence[wire.Contact], told: Callable[[str], None] | None = None) -> None:
         """Raises PeerUnavailable."""
         self._start()
-        tell = told or log.info
-        telling = asyncio.get_running_loop().call_later(
-            STILL_S, lambda: tell(f"waiting for a peer to join: {self._discovery.why_not_joined()}")
-        )
-        try:
-            await self._discovery.join(contacts, timeout_s=JOIN_TIMEOUT_S)
-        finally:
-            telling.cancel()
+        await self._discovery.join(contacts, JOIN_TIMEOUT_S, told)
 
     def _start(self) -> None:
         self._rpc.transport.on_peer_lost(self._askings.peer_lost)

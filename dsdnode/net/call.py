@@ -9,13 +9,14 @@ from typing import Protocol
 
 import zmq
 
-from dsdnode.addresses import Nearness
+from dsdnode.addresses import Nearness, parse_address
 from dsdnode.identity import Identity, curve_public_key
 from dsdnode.net.dials import Teacher
-from dsdnode.net.door import Door
+from dsdnode.net.door import Door, is_cut_off_from
 from dsdnode.net.passage import Passage
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S
 from dsdnode.net.sockets import (
+    CONNECT_TIMEOUT_S,
     Farewell,
     Frames,
     Names,
@@ -93,6 +94,8 @@ class Call:
         self.hello: Hello | None = None
         self.taken = False
         """Its greeting was answered well: it carries messages from now on."""
+        self.is_known = False
+        """Why it has ended was told by the machine there, or by ours. Silence may mean anything."""
         self._caller = caller
         self._public_key = public_key
         self._loop = asyncio.get_running_loop()
@@ -101,6 +104,7 @@ class Call:
         self._door: Door | None = None
         """The connection, while there is one."""
         self._why = f"no answer from {way.address}"
+        self._began_s = self._connected_s = self._loop.time()
         self._await_answer()
         try:
             endpoint = way.passage.endpoint if way.passage is not None else way.address
@@ -113,7 +117,28 @@ class Call:
             self._loop.call_soon(self._end, f"{way.address}: {error.strerror}")
 
     def _await_answer(self) -> None:
-        self._timer = self._loop.call_later(ATTEMPT_TIMEOUT_S, self._end, f"no answer from {self.way.address}")
+        self._timer = self._loop.call_later(ATTEMPT_TIMEOUT_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._end(self.why.removesuffix(" yet"))
+
+    @property
+    def hears_nothing(self) -> bool:
+        """Did somebody take the connection a while ago, and has not said a byte? A dsdnode does at once."""
+        late = self._door is not None and self._loop.time() - self._connected_s >= CONNECT_TIMEOUT_S
+        if self._door is None or not late or self.is_proven:
+            return False
+        with contextlib.suppress(OSError):  # a system that does not tell
+            return self._door.num_received_bytes() == 0
+        return False
+
+    @property
+    def why(self) -> str:
+        """What keeps it, in words."""
+        address = self.way.address
+        if self.hears_nothing:
+            return f"whoever listens at {address} takes the connection and says nothing: no dsdnode"
+        return f"no answer from {address} yet"
 
     def greet(self, hello: Hello) -> None:
         self.hello = hello
@@ -164,23 +189,36 @@ class Call:
         event, value = receive_event(self._monitor)
         address = self.way.address
         if event == zmq.EVENT_CONNECTED:
-            self._door = Door.at(value)
+            self._door, self._connected_s = Door.at(value), self._loop.time()
             return
         if event == zmq.EVENT_DISCONNECTED:
             self._door = None
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._why = f"{address} refused the connection (banned, or it has too many)"
         elif event == zmq.EVENT_CLOSED:
-            self._why = f"nobody listens at {address}"
+            self._not_connected()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # so ends, too, who is killed just then
             key = self._public_key.hex()[:12]
             self._why = f"{address} hung up: it does not have the key {key}…, is no dsdnode, or was just ended"
+            self.is_known = True
         elif event != zmq.EVENT_DISCONNECTED:
             self._why = f"{address} does not have the key {self._public_key.hex()[:12]}…, or is no dsdnode"
+            self.is_known = True
         elif value and self.hello is not None:
             self._why = f"{address} closed the connection"
         if self.taken or event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:  # more follows: DISCONNECTED
             self._end(self._why)
+
+    def _not_connected(self) -> None:
+        """libzmq does not say why; that nothing came back it says when its time is over."""
+        address = self.way.address
+        if self._loop.time() - self._began_s >= CONNECT_TIMEOUT_S:
+            return
+        self.is_known = True
+        if is_cut_off_from(parse_address(address)[0]):
+            self._why = f"there is no way from this machine to {address}: it is offline, perhaps"
+        else:
+            self._why = f"nobody listens at {address}"
 
     def _idle(self) -> None:
         if self.taken:

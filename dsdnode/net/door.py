@@ -82,6 +82,17 @@ def plain_host(host: object) -> str:
     return str(host).partition("%")[0].removeprefix("::ffff:")
 
 
+def is_cut_off_from(host: str) -> bool:
+    """Has this machine no way to an IP address at all, as when it is offline? Nothing is sent."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))
+    except OSError:
+        return True
+    return False
+
+
 def leads_here(host: str) -> bool:
     """Is this IP address one of this machine? Nothing is sent: the system says from where it would call there."""
     with (

@@ -7,7 +7,6 @@ the link's queue, by priority. A link that is `closed` never comes back: its own
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 from collections.abc import Sequence
 from dataclasses import replace
@@ -149,6 +148,8 @@ class Dealer(Link):
         """That the peer has named in its answer."""
         self.refused = False
         """The peer itself said no, and will say so again."""
+        self._is_known = True
+        """Of all calls so far that led nowhere it is known why."""
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self.failed: list[str] = []
@@ -190,7 +191,7 @@ class Dealer(Link):
         while self._ways and not self.closed:
             way = self._ways.pop(0)
             if not self._owner.may_dial(way):
-                self._note(f"{way.address} is not called again yet: too many such calls led nowhere")
+                self._note(f"{way.address} is not called again yet: too many such calls led nowhere", is_known=False)
                 continue
             self._timer = self._loop.call_later(STAGGER_S, self._start)
             host, port = parse_address(way.address)
@@ -203,8 +204,21 @@ class Dealer(Link):
         if not self._calls and not self._resolutions:
             self._loop.call_soon(self._end)  # its owner may not have it in its books yet
 
-    def _note(self, why: str) -> None:
+    @property
+    def leads_nowhere(self) -> bool:
+        """Each of its addresses was called, and has said, or this machine has, that the peer is not there; or whoever
+        is there does not say a word."""
+        is_tried = not (self.ready or self._ways or self._resolutions) and bool(self._whys or self._calls)
+        return self._is_known and is_tried and all(call.hears_nothing for call in self._calls)
+
+    @property
+    def why(self) -> str:
+        """What keeps it, or has ended it, in words."""
+        return "; ".join([*self._whys, *(call.why for call in self._calls)]) or "no address"
+
+    def _note(self, why: str, is_known: bool = True) -> None:
         self._whys[why] = None
+        self._is_known &= is_known
 
     def _dial(self, way: Way) -> None:
         owner = self._owner
@@ -212,17 +226,22 @@ class Dealer(Link):
 
     async def _resolve(self, named: Way, host: str, port: int) -> None:
         """Ask for a name's addresses here: libzmq would, in the thread that serves every connection."""
-        why, ips = f"{host} cannot be found", list[str]()
-        with contextlib.suppress(OSError, TimeoutError, UnicodeError):
+        why, ips, is_known = f"{host} cannot be found", list[str](), True
+        try:
             async with self._owner.resolving, asyncio.timeout(RESOLVE_TIMEOUT_S):
                 found = await self._loop.getaddrinfo(host, port, type=1)
+        except TimeoutError:
+            why, is_known = f"no name server has said where {host} is", False
+        except (OSError, UnicodeError):
+            pass
+        else:
             hosts = [ip for ip in dict.fromkeys(str(entry[4][0]) for entry in found) if _is_far_enough(ip, named.near)]
             if found and not hosts:
                 why = f"{host} leads to an address that nobody far away may name"
             ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts][:MAX_RESOLVED]
         self._ways[:0] = [replace(named, address=f"tcp://{ip}:{port}", name=named.address) for ip in ips]
         if not ips:
-            self._note(why)
+            self._note(why, is_known)
             self.failed.append(named.address)
         task = asyncio.current_task()
         assert task is not None
@@ -235,7 +254,8 @@ class Dealer(Link):
             return
         was_ready = self.ready
         self.close()
-        self._owner.dealer_ended(self, was_ready, "; ".join(self._whys) or "no address")
+        self._calls.clear()
+        self._owner.dealer_ended(self, was_ready, self.why)
 
     # --- the calls (implements Caller)
 
@@ -256,7 +276,7 @@ class Dealer(Link):
             return self._end()
         self._calls.remove(call)
         self.failed.append(call.way.told)
-        self._note(why)
+        self._note(why, call.is_known)
         if call is self._call:
             self._call = next((other for other in self._calls if other.is_proven), None)
             if self._call is not None:
@@ -275,10 +295,11 @@ class Dealer(Link):
 
     def _answered(self, call: Call, raw: list[bytes], hello: Hello) -> None:
         """The peer's first message: WELCOME or REFUSED."""
+        self._is_known = True
         try:
             answer = decode(raw).message
             if isinstance(answer, Refused):
-                self.refused = not answer.retry
+                self.refused = self._is_known = not answer.retry
                 raise PeerUnavailable(printable(answer.reason))
             if not isinstance(answer, Welcome):
                 raise PeerMisbehaved("it did not answer the greeting")
@@ -287,7 +308,7 @@ class Dealer(Link):
             if self.refused and self._attempt + 1 < self._owner.handshake.num_greetings:
                 self._attempt += 1  # it may not know our newest swarm key yet
                 return self._call_again(call)
-            self._whys = {f"{call.way.address} refused: {error}": None}
+            self._whys, self._ways = {f"{call.way.address} refused: {error}": None}, []
             self._end()  # whoever has this key says no: other addresses would lead to the same
             return
         call.take()

@@ -171,7 +171,7 @@ class Links:
 
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
-        peer.why_lost, peer.refused, peer.retry_at = "", False, 0.0
+        peer.why_lost, peer.refused, peer.leads_nowhere, peer.retry_at = "", False, False, 0.0
         peer.capabilities = dealer.capabilities
         self.settle(peer, dealer)
 
@@ -182,6 +182,7 @@ class Links:
             self.settle(peer, dealer)
             peer.retry_at = self._loop.time() + RETRY_S
         peer.why_lost, peer.refused = why, dealer.refused
+        peer.leads_nowhere = dealer.leads_nowhere and not was_ready
         other = peer.ready_link(dealer.bulk) or peer.ready_link(not dealer.bulk)
         if other is not None:
             dealer.queue.move_to(other.queue)

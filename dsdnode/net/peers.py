@@ -54,6 +54,8 @@ class Peer:
     why_lost: str = ""
     refused: bool = False
     """It answered our last greeting with a no that is meant for good."""
+    leads_nowhere: bool = False
+    """When it was dialled last, each of its addresses was answered, and not by it."""
     retry_at: float = 0.0
     as_teacher: Teacher | None = None
     """How it counts when it names others: by where its last connection came from, or led to."""

@@ -114,6 +114,10 @@ class Transport(Protocol):
     def refused_by(self, peer: bytes) -> bool:
         """Did the peer answer our last greeting with a no that is meant for good (another swarm key, say)?"""
 
+    def leads_nowhere(self, peer: bytes) -> bool:
+        """When the peer was dialled last, was it plain for each of its addresses that it is not there (nobody listens,
+        the name is nobody's, somebody else answers)? Silence is not plain."""
+
     def trouble_with(self, peer: bytes) -> str:
         """Why a peer cannot be reached just now, in words; empty while there is a link to it, or nothing was tried."""
 

@@ -25,6 +25,8 @@ from dsdnode.net.port import MAX_TURN, PROBE_AFTER_S, PROBE_EVERY_S, UNACKNOWLED
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 
 ZAP_DOMAIN = b"dsdnode"
+CONNECT_TIMEOUT_S = 2.0
+"""From a call to the first packet that comes back."""
 FAREWELL_S = 1.0
 """For libzmq to see that a connection of ours has ended: milliseconds, where its thread gets to run."""
 FAREWELL_LOOK_S = 0.002
@@ -92,7 +94,7 @@ def open_dealer(
     dealer.setsockopt(zmq.CURVE_PUBLICKEY, z85.encode(identity.curve_public_key))
     dealer.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(server_key))
     dealer.setsockopt(zmq.IMMEDIATE, 1)  # writable means connected and proven
-    dealer.setsockopt(zmq.CONNECT_TIMEOUT, 2000)
+    dealer.setsockopt(zmq.CONNECT_TIMEOUT, round(1e3 * CONNECT_TIMEOUT_S))
     dealer.setsockopt(zmq.HANDSHAKE_IVL, 10000)  # the call's own timer ends it before, and says what it was
     # A second connection would begin without HELLO: the link closes this socket and dials anew instead.
     dealer.setsockopt(zmq.RECONNECT_IVL, -1)

@@ -224,11 +224,17 @@ class ZmqTransport:
         known = self._links.book.get(peer)
         return known is not None and known.refused
 
+    def leads_nowhere(self, peer: bytes) -> bool:
+        known = self._links.book.get(peer)
+        if known is None or any(link.ready for link in known.links()):
+            return False
+        return known.leads_nowhere or any(dealer.leads_nowhere for dealer in known.dealers.values())
+
     def trouble_with(self, peer: bytes) -> str:
         known = self._links.book.get(peer)
         if known is None or any(link.ready for link in known.links()):
             return ""
-        return known.why_lost
+        return known.why_lost or "; ".join(dict.fromkeys(dealer.why for dealer in known.dealers.values()))
 
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._callbacks.append(callback)

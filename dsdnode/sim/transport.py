@@ -93,6 +93,9 @@ class SimTransport:
     def refused_by(self, peer: bytes) -> bool:
         return False
 
+    def leads_nowhere(self, peer: bytes) -> bool:
+        return False
+
     def trouble_with(self, peer: bytes) -> str:
         return ""
 

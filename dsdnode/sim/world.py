@@ -148,7 +148,7 @@ class World:
         if self._acquaintance is None:
             return []
         self._acquaintance.fill(discovery.table, transport.id, self.loop.now, self.rng(f"known {transport.id.hex()}"))
-        discovery._joined = True
+        discovery._joining.come_in()
         return discovery.table.contacts()[:JOINERS]
 
     def host(self, name: str, region: str, bandwidth_mbit: float = 0.0) -> tuple[Identity, SimTransport]:

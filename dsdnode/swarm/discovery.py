@@ -8,23 +8,23 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import may_name, parse_address
+from dsdnode.addresses import may_name
 from dsdnode.config import RELAY_BITS_PER_S
 from dsdnode.dht.ids import K, is_dialable, node_id
 from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
-from dsdnode.errors import BadInput, DsdError, PeerMisbehaved, PeerUnavailable
-from dsdnode.identity import MAX_NAMED, Identity, short_id
+from dsdnode.errors import BadInput, PeerMisbehaved, PeerUnavailable
+from dsdnode.identity import Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
 from dsdnode.swarm.checks import Checks
 from dsdnode.swarm.homes import Homes
+from dsdnode.swarm.joining import Joining, Tell
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
 from dsdnode.swarm.reach import Reach
 from dsdnode.wire.messages import (
@@ -46,29 +46,10 @@ TICK_S = 0.25
 FIND_TIMEOUT_S = 5.0
 PUBLISH_TIMEOUT_S = 10.0
 SELF_LOOKUP_GAP_S = 2.0
-MIN_RETRY_S = 0.25
-MAX_RETRY_S = 30.0
-RETRY_SHARE = 1 / 60
-"""Back-off of a join: this share of the time spent trying so far."""
 MAX_OWN_PLACES = 256
 MAX_KNOWN = 64
 HOUSE_S = 1.5
 """For a neighbour to hear our second question, where the first one was lost, and for our call of it."""
-MAX_JOINED = 64
-"""Peers that we keep to: those that our user has named, and those that are met in the house."""
-
-
-@dataclass(slots=True)
-class _Join:
-    contact: Contact
-    since: float
-    next_at: float
-    busy: bool = False
-    spare: bool = False
-    """It answered, and the table has no room for it: all is well, and it is no news."""
-    answered: bool = False
-    """Once."""
-    error: DsdError | None = None
 
 
 class Discovery:
@@ -87,9 +68,9 @@ class Discovery:
         self._tasks = Tasks()
         self._queries = Queries(rpc, self.own_id, self.table, self._tasks, self._heard_from)
         self._announcer = Announcer(identity, self.table, self.store, rng, self._queries, life)
-        self._joins: dict[bytes, _Join] = {}
-        self._joined = False
-        self._join_news = asyncio.Event()
+        self._joining = Joining(
+            rpc.transport, self.own_id, self.table, self._queries, self._tasks, rng, self._look_around_now
+        )
         self._wake = asyncio.Event()
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
@@ -124,55 +105,32 @@ class Discovery:
     async def close(self) -> None:
         await self._tasks.close()
 
-    async def join(self, contacts: Sequence[Contact], timeout_s: float) -> None:
+    async def join(self, contacts: Sequence[Contact], timeout_s: float, told: Tell | None = None) -> None:
         """Return when one of `contacts` has answered. The others, and those that are not up yet, are tried on and on.
 
-        Raises BadInput when somebody else has our identity, PeerUnavailable when nobody answered in time, or all said
-        no for good: the node goes on trying all the same. Where all `contacts` are ourselves, the swarm begins here.
+        Raises BadInput when somebody else has our identity, PeerUnavailable when nobody answered in time, all said no
+        for good, or it is plain that they are not there: the node goes on trying all the same. `told` hears in words
+        what is tried. Where all `contacts` are ourselves, the swarm begins here.
         """
         if not contacts:
             raise PeerUnavailable("no peer to join is named")
-        now = self._now()
-        deadline = now + timeout_s
         own = [contact for contact in contacts if node_id(contact) == self.own_id]
         self._queries.elsewhere.update({address: None for contact in own for address in contact.addresses})
         for contact in contacts:
             if contact not in own:
-                self._joins.setdefault(node_id(contact), _Join(contact, now, now))
+                self._joining.add(contact)
         self._wake.set()
-        while self._joins and not self._joined:
-            if self._now() >= deadline or self._all_refuse():
-                raise PeerUnavailable(f"no peer to join answered: {self.why_not_joined()}")
-            self._join_news.clear()
-            await wait_until(self._join_news, deadline)
+        await self._joining.wait(timeout_s, told or log.info)
         await self._look_for_twin()
         self._check_twin()
 
     async def joined_in_the_house(self) -> bool:
         """Is anybody of this swarm in the house that we are in? Who is has answered in HOUSE_S."""
-        deadline = self._now() + HOUSE_S
-        while self._asks_the_house and not self._joined and self._now() < deadline:
-            self._join_news.clear()
-            await wait_until(self._join_news, deadline)
-        return self._joined
+        return await self._joining.wait_for_any(HOUSE_S if self._asks_the_house else 0.0)
 
     async def joined_all(self, timeout_s: float) -> None:
         """Return when each of the peers to join has answered once, or failed: the first may be a hermit, or a liar."""
-        deadline = self._now() + timeout_s
-        while self._now() < deadline and any(join.error is None and not join.answered for join in self._joins.values()):
-            self._join_news.clear()
-            await wait_until(self._join_news, deadline)
-
-    def why_not_joined(self) -> str:
-        """Of some of them, in words."""
-        return "; ".join([self._why_not(peer, join) for peer, join in self._joins.items()][:MAX_NAMED])
-
-    def _why_not(self, peer: bytes, join: _Join) -> str:
-        """In words, with the address that was given for it: a typing error is seen there."""
-        trouble = self._rpc.transport.trouble_with(peer)
-        why = f"peer {short_id(peer)}: {trouble}" if trouble else str(join.error or f"peer {short_id(peer)}: no answer")
-        where = [address for address in join.contact.addresses if parse_address(address)[0] not in why]
-        return f"{why} ({', '.join(where)})" if where else why
+        await self._joining.wait_for_all(timeout_s)
 
     async def check_identity(self) -> None:
         """Raises BadInput when our key has answered elsewhere: two of one name spoil each other's replies.
@@ -197,10 +155,6 @@ class Discovery:
         self._own_places.update(dict.fromkeys(places))
         if places:
             await self._rpc.transport.look_for_twin(places)
-
-    def _all_refuse(self) -> bool:
-        refused_by = self._rpc.transport.refused_by
-        return bool(self._joins) and all(join.error and refused_by(peer) for peer, join in self._joins.items())
 
     async def find_providers(self, key: bytes, *, thorough: bool = False) -> list[ProviderRecord]:
         """Whoever is known under `key` here or at the peers closest to it; what each offers now, verified.
@@ -245,8 +199,7 @@ class Discovery:
             self._announcer.met(peer)
             if contact in self.table.closest(self.own_id, K):
                 self._look_around_at = min(self._look_around_at, self._looked_around_at + SELF_LOOKUP_GAP_S)
-            self._joined = True
-            self._join_news.set()
+            self._joining.come_in()
             self._wake.set()
 
     def forget(self, peer: bytes) -> None:
@@ -311,19 +264,18 @@ class Discovery:
 
     def _met(self, neighbour: Contact) -> None:
         """In our own house: joined, as if our user had named it, while there are not too many of them."""
-        peer, now = node_id(neighbour), self._now()
-        if peer == self.own_id or peer in self._joins or len(self._joins) >= MAX_JOINED:
+        peer = node_id(neighbour)
+        if peer == self.own_id or peer in self._joining or self._joining.is_full:
             return
         log.info("somebody of this swarm is in the same house", peer=short_id(peer), address=neighbour.addresses[0])
-        self._joins[peer] = _Join(neighbour, now, now)
+        self._joining.add(neighbour)
         self._wake.set()
 
     def _moved(self) -> None:
         """This machine has other addresses: others hear of it, and those that we joined by are called again."""
         now = self._now()
         self._checks.moved(now)
-        for join in self._joins.values():
-            join.since = join.next_at = now
+        self._joining.moved()
         self._look_around_at = now
         self.changed()
         self._wake.set()
@@ -334,47 +286,20 @@ class Discovery:
         while True:
             now = self._now()
             self.store.expire(now)
-            self._try_joins(now)
+            self._joining.tick(now)
             for contact in self.table.due(now):
                 self._tasks.spawn(self._queries.ping(contact))
             self._look_around(now)
             self._checks.tick(now)
-            if self._queries.elsewhere and self._joined:
+            if self._queries.elsewhere and self._joining.is_in:
                 self._tasks.spawn(self._look_for_twin())
             if self._announcer.due(now):
                 self._tasks.spawn(self._announcer.tick(now))
             self._wake.clear()
             await wait_until(self._wake, now + TICK_S)
 
-    def _try_joins(self, now: float) -> None:
-        for peer, join in self._joins.items():
-            if self.table.is_live(peer):
-                join.since = now
-            elif now >= join.next_at and not join.busy:
-                join.busy = True
-                self._tasks.spawn(self._dial(join))
-
-    async def _dial(self, join: _Join) -> None:
-        peer, was_spare, join.spare = node_id(join.contact), join.spare, False
-        self._rpc.transport.introduce(join.contact)
-        try:
-            await self._queries.find_node(join.contact, self.own_id)
-            self._joined = join.answered = True
-            self._join_news.set()
-            join.since, join.spare = self._now(), not self.table.is_live(peer)
-            if not (was_spare and join.spare):
-                self._look_around_at = self._now()
-        except DsdError as error:
-            say = log.debug if str(error) == str(join.error) else log.info
-            say("a peer to join does not answer yet", peer=short_id(peer), reason=str(error))
-            join.error = error
-            self._join_news.set()
-        finally:
-            now = self._now()
-            delay_s = min(max((now - join.since) * RETRY_SHARE, MIN_RETRY_S), MAX_RETRY_S)
-            delay_s = MAX_RETRY_S if join.spare else delay_s
-            join.next_at = now + delay_s * self.rng.uniform(0.75, 1.25)
-            join.busy = False
+    def _look_around_now(self) -> None:
+        self._look_around_at = self._now()
 
     def _look_around(self, now: float) -> None:
         """Around our own place after news, and into buckets that saw no lookup for long; one after the other."""

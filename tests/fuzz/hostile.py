@@ -120,6 +120,9 @@ class HostileTransport:
     def refused_by(self, peer: bytes) -> bool:
         return False
 
+    def leads_nowhere(self, peer: bytes) -> bool:
+        return False
+
     def trouble_with(self, peer: bytes) -> str:
         return ""
 

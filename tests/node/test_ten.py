@@ -62,11 +62,12 @@ async def test_ten_daemons_find_one_another(tmp_path: Path, seed: int) -> None:
         (tmp_path / f"n{i}").mkdir()
         identity = load_or_create(tmp_path / f"n{i}" / "identity.key")
         joins.append(format_join(Contact(identity.public_key, (f"tcp://127.0.0.1:{port}",))))
-    order = list(range(10))
+    order = list(range(1, 10))
     rng.shuffle(order)
+    order.insert(0, 0)
     with swarm(tmp_path) as made:
-        for i in order:
-            join = () if i == 0 else ("--join", joins[rng.randrange(i)])  # a tree: each joins one of lower number
+        for num, i in enumerate(order):  # a tree: each joins one that was started before it, and may not be up yet
+            join = () if i == 0 else ("--join", joins[order[rng.randrange(num)]])
             made.start(f"n{i}", *ROLES[i], *join, "--threads", "1", listen=f"tcp://127.0.0.1:{ports[i]}")
         daemons = [made.daemons[f"n{i}"] for i in range(10)]
         providers = frozenset(str(daemon.ready["peer_id"]) for daemon in daemons[1:])

@@ -14,7 +14,7 @@ from dsdnode.dht.ids import MODELS_KEY, model_key, node_id
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.port import Priority
-from dsdnode.swarm.discovery import MAX_RETRY_S
+from dsdnode.swarm.joining import MAX_RETRY_S
 from dsdnode.wire.messages import Announce, Contact, FindNode, FindProviders, Nodes, Providers, Refused, Stored
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record, unpack_contacts
 from tests.node import jumping

@@ -14,6 +14,7 @@ from dsdnode.identity import Identity
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.net.zmq import ZmqTransport
+from dsdnode.swarm import joining
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact, FindNode, Nodes
 from dsdnode.wire.records import pack_contacts, unpack_contacts
@@ -106,6 +107,70 @@ async def test_a_join_that_fails_says_why(begin: Begin) -> None:
     alice = await begin("alice")
     with pytest.raises(PeerUnavailable, match="nobody listens at"):
         await alice.discovery.join([alice.contact, Contact(KEYS["bob"].public_key, (elsewhere(),))], timeout_s=1)
+
+
+# --- nobody
+
+
+async def test_what_is_plainly_in_vain_is_not_waited_for(begin: Begin) -> None:
+    """Each by itself, and all at once: a port where nobody listens, a name that is nobody's, another peer's address,
+    one that takes connections and says nothing."""
+    carol = await begin("carol")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        places = {
+            elsewhere(): "nobody listens at",
+            "tcp://no-such-host.invalid:29170": "no-such-host.invalid cannot be found",
+            carol.contact.addresses[0]: "does not have the key",
+            f"tcp://127.0.0.1:{mute.getsockname()[1]}": "takes the connection and says nothing",
+        }
+        joins: list[tuple[Contact, tuple[str, ...]]] = [
+            (Contact(KEYS["bob"].public_key, (place,)), (why,)) for place, why in places.items()
+        ]
+        joins.append((Contact(KEYS["bob"].public_key, tuple(places)), tuple(places.values())))
+        members = [await begin(Identity(bytes([number]) * 32)) for number in range(len(joins))]
+
+        async def why_not(member: Member, contact: Contact) -> str:
+            with pytest.raises(PeerUnavailable) as failed:
+                await member.discovery.join([contact], timeout_s=90)
+            return str(failed.value)
+
+        async with asyncio.timeout(30):
+            told = await asyncio.gather(
+                *(why_not(*one) for one in zip(members, (one for one, _ in joins), strict=True))
+            )
+        for words, (contact, whys) in zip(told, joins, strict=True):
+            assert all(why in words for why in whys), words
+            assert all(place.removeprefix("tcp://").rpartition(":")[0] in words for place in contact.addresses), words
+
+
+async def test_who_is_just_starting_is_waited_for(begin: Begin) -> None:
+    alice, place = await begin("alice"), elsewhere()
+    trying = asyncio.create_task(alice.discovery.join([Contact(KEYS["bob"].public_key, (place,))], timeout_s=90))
+    await until(lambda: alice.rpc.transport.leads_nowhere(KEYS["bob"].peer_id))
+    await begin("bob", listen=place)
+    await trying
+
+
+async def test_alice_hears_what_is_tried_while_it_is_tried(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two does not answer, so it is not plain that nobody will."""
+    monkeypatch.setattr(joining, "TELL_S", 0.1)
+    alice, told = await begin("alice"), asyncio.Queue[str]()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        silent, nobody = f"tcp://127.0.0.1:{mute.getsockname()[1]}", elsewhere()
+        contacts = [Contact(KEYS[name].public_key, (place,)) for name, place in (("bob", silent), ("carol", nobody))]
+        trying = asyncio.create_task(alice.discovery.join(contacts, 90, told.put_nowait))
+        words = await told.get()
+        assert f"no answer from {silent} yet" in words and f"nobody listens at {nobody}" in words
+        trying.cancel()
+
+
+async def test_who_joins_its_own_address_under_another_key_is_told_so(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "STARTING_S", 0.0)
+    alice = await begin("alice")
+    with pytest.raises(PeerUnavailable, match="This node is there itself, and has another key"):
+        await alice.discovery.join([Contact(KEYS["bob"].public_key, alice.contact.addresses)], timeout_s=90)
 
 
 # --- a copy
