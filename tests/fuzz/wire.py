@@ -18,11 +18,12 @@ from dsdnode.errors import BadInput, PeerMisbehaved, PeerUnavailable
 from dsdnode.net import handshake
 from dsdnode.net.handshake import Handshake
 from dsdnode.speculation.digest import DIGEST_BYTES, split
-from dsdnode.wire import codec, joins, messages, records, replies, tensors
+from dsdnode.wire import codec, invitations, joins, messages, records, replies, tensors
 from dsdnode.wire.messages import Contact, Hello, OpenStages, Welcome
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.parser import Case, Parser
 from tests.protocol import examples, peers
+from tests.protocol import invitations as coded
 from tests.protocol.figures import line_digests
 
 WIDTH, VOCABULARY = 40, 1000
@@ -45,6 +46,13 @@ HOSTS = (
     "[1]",
 )
 PORTS = ("29170", "29171", "80", "443", "5000", "1", "65535", "65536", "0", "00080", "")
+PACKED_CODES = tuple(
+    invitations._packed(one["code"][6:-7]) + more
+    for one in coded.codes()["cases"]
+    for more in (b"", b"\x80\x00", b"\xff\x03abc")
+)
+HARMLESS = ("\n> ", '"', "\u200b", "-", " ", "`", "**", "\u2060", "\u00ad", "\r\n", "_", "\u201c", "~~", "||", "\ufeff")
+CODE_PARTS = ("dsd1", "o", "I", "u", "é", "DSD1", "z", "0", "\u0661", *HARMLESS)
 KEYS = (CALLEE.public_key.hex(), CALLER.public_key.hex(), CALLEE.public_key.hex().upper(), "0" * 64, "f" * 64)
 JOIN_PARTS = ("dsd://", "/", ",", ":", "[", "]", "::1", "0", "65536", "a" * 64, "é", "\n", " ", "_", ".", "\u0661", "-")
 
@@ -258,6 +266,31 @@ def _parse_join(case: Case) -> None:
     assert contact.addresses and all(map(parse_address, contact.addresses))
 
 
+def _code(mutator: Mutator) -> Case:
+    """Most of them have come as they were made: what is wrong in them their maker has put there."""
+    packed = mutator.any_of(PACKED_CODES)
+    code = invitations.spell(mutator.scratched(packed) if mutator.rng.random() < 0.8 else packed)
+    if mutator.rng.random() < 0.3:
+        place = mutator.below(len(code) + 1)
+        code = code[:place] + str(mutator.any_of(HARMLESS)) + code[place:]
+    return (code.encode() if mutator.rng.random() < 0.93 else mutator.respelled(code, CODE_PARTS).encode(),)
+
+
+def _parse_code(case: Case) -> None:
+    text = case[0].decode()
+    invitation = invitations.read_code(text)
+    assert invitations.read_code(invitations.write_code(invitation)) == invitation
+    assert all(one.addresses and all(map(parse_address, one.addresses)) for one in invitation.members)
+    assert all(render.clean(key) == key for key in invitation.swarm_keys), "it would end on a terminal"
+    assert [invitations.read_code(part) for part in invitations.split_joins(text)] == [invitation]
+
+
+def _fits_code(case: Case) -> bool:
+    """With a check that is right."""
+    code = invitations._bare(case[0].decode())
+    return invitations._check(code[:-7]) == code[-7:]
+
+
 def _hello(mutator: Mutator) -> Case:
     """Bob calls Alice, or somebody says that he is Bob."""
     curve_key = CALLER.curve_public_key if mutator.rng.random() < 0.8 else CALLEE.curve_public_key
@@ -337,6 +370,11 @@ PARSERS = (
     ),
     Parser("digests", _digests, _parse_digests, (), (split,), lambda case: len(case[0]) <= codec.MAX_FRAME_BYTES),
     Parser("join", _join, _parse_join, (BadInput,), (joins.parse_join, joins.format_join, parse_address), _fits_join),
+    Parser(
+        "code", _code, _parse_code, (BadInput,),
+        (invitations.read_code, invitations._check_whole, invitations._unpack, invitations._read_address,
+         invitations._read_key, invitations._wrong_symbol), _fits_code,
+    ),
     Parser("hello", _hello, _answer, MISBEHAVED, (*CODEC, Handshake.answer, Handshake._impostor), _fits_greeting),
     Parser("welcome", _welcome, _check, (PeerMisbehaved, PeerUnavailable), (*CODEC, Handshake.check), _fits_header),
 )  # fmt: skip

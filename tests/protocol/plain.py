@@ -1,4 +1,4 @@
-"""docs/protocol.md once more, as a reader would write it down: only hashlib, hmac, struct, msgpack, nacl and numpy.
+"""docs/protocol.md once more, as a reader would write it down: only Python's own, msgpack, nacl and numpy.
 
 Nothing of dsdnode is imported here: the vectors are compared with this, so that the page and the code cannot drift.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import socket
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +46,39 @@ def proof(derived: bytes, label: bytes, speaker: bytes, listener: bytes, nonce: 
     if not derived:
         return b""
     return hmac.new(derived, b"dsdnode " + label + b" 1\n" + speaker + listener + nonce, hashlib.sha256).digest()
+
+
+# --- section 17 ---------------------------------------------------------------------------------------------------
+
+SYMBOLS = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def code_of(members: Sequence[tuple[bytes, Sequence[str]]], expires_s: int, swarm_keys: Sequence[str]) -> str:
+    raw = struct.pack(">I", expires_s)
+    for public_key, addresses in members:
+        raw += bytes([len(addresses)]) + public_key + b"".join(map(_address, addresses))
+    for key in swarm_keys:
+        is_hex = len(key) % 2 == 0 and set(key) <= set("0123456789abcdef")
+        part = bytes.fromhex(key) if is_hex else key.encode()
+        raw += bytes([0x10 if is_hex else 0x11, len(part)]) + part
+    bits = "".join(f"{byte:08b}" for byte in raw)
+    bits += "0" * (-len(bits) % 5)
+    body = "".join(SYMBOLS[int(bits[place : place + 5], 2)] for place in range(0, len(bits), 5))
+    length = 4 + 2 + len(body) + 7
+    begun = "dsd1" + SYMBOLS[length // 32] + SYMBOLS[length % 32] + body
+    check = f"{zlib.crc32(begun.encode()):035b}"
+    return begun + "".join(SYMBOLS[int(check[place : place + 5], 2)] for place in range(0, 35, 5))
+
+
+def _address(address: str) -> bytes:
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if host.startswith("["):
+        kind = b"\x06" + socket.inet_pton(socket.AF_INET6, host[1:-1])
+    elif set(host) <= set("0123456789."):
+        kind = b"\x04" + socket.inet_pton(socket.AF_INET, host)
+    else:
+        kind = bytes([128 + len(host)]) + host.encode()
+    return kind + struct.pack(">H", int(port))
 
 
 # --- section 15 ---------------------------------------------------------------------------------------------------

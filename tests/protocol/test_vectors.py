@@ -9,6 +9,8 @@ import pytest
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
+from dsdnode.errors import BadInput
+from dsdnode.wire.invitations import read_code
 from dsdnode.wire.messages import Message
 from tests.protocol import examples, plain, vectors
 
@@ -61,6 +63,21 @@ def test_bob_proves_the_swarm_key_to_alice_and_she_to_him(case: dict[str, Any]) 
         assert plain.proof(alices, b"welcome", alice, bob, nonce).hex() == case["welcome_proof"]
     else:
         assert (case["welcome_proof"], bool(case["refused"])) == (None, True)
+
+
+@pytest.mark.parametrize("case", cases("invitations"), ids=lambda case: case["what"])
+def test_a_code_is_what_the_page_makes_of_it(case: dict[str, Any]) -> None:
+    members = [(bytes.fromhex(key), addresses) for key, addresses in case["members"]]
+    assert plain.code_of(members, case["expires_s"], case["swarm_keys"]) == case["code"]
+    read = read_code(case["code"].upper())
+    assert [(one.public_key, list(one.addresses)) for one in read.members] == members
+    assert (read.expires_s, list(read.swarm_keys)) == (case["expires_s"], case["swarm_keys"])
+
+
+@pytest.mark.parametrize("case", vectors.load("invitations")["refused"], ids=lambda case: case["what"])
+def test_a_code_that_was_spoiled_is_refused(case: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        read_code(case["code"])
 
 
 def test_there_is_a_header_of_every_message() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.protocol import examples, figures, peers, relays
+from tests.protocol import examples, figures, invitations, peers, relays
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "vectors"
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -27,6 +27,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "acceptance": figures.acceptances,
     "key_tokens": figures.bitmaps,
     "relays": relays.exchange,
+    "invitations": invitations.codes,
 }
 MAX_WIDTH = 116
 
