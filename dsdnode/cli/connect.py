@@ -46,7 +46,7 @@ async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], b
         remembered = read_joins(settings["data_dir"], swarm_names(settings["swarm_key"]))
         if not remembered:
             raise NotRunning(
-                "no node is running here and no swarm is known: run `dsdnode start`, or pass --join dsd://HOST:PORT/KEY"
+                "no node is running here and no swarm is known: run `dsdnode start`, or pass --join with a code or dsd://HOST:PORT/KEY"
             ) from None
         return remembered, settings["swarm_key"], True
     return (here.join,), settings["swarm_key"] or here.swarm_keys, False

@@ -9,14 +9,14 @@ from typing import NoReturn
 
 import click
 
-from dsdnode.cli import about, bench, chat, demo, render, report, run, shards, sim, start, streams, swarm_keys
+from dsdnode.cli import about, bench, chat, demo, invite, render, report, run, shards, sim, start, streams, swarm_keys
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import DsdError
 from dsdnode.files import check_own, replacing
 
 
 @click.group(
-    epilog="\b\nExample (one machine, then another):\n  dsdnode start\n  dsdnode start --join dsd://HOST:PORT/KEY",
+    epilog="\b\nExample (here, then there):\n  dsdnode start --detach && dsdnode invite\n  dsdnode start --join CODE",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 def cli() -> None:
@@ -27,8 +27,8 @@ def cli() -> None:
 
 
 for command in (
-    *(start.start, report.stop, report.status, report.peers, report.models, chat.chat, run.run),
-    *(shards.split, about.identity, about.config, about.version, demo.demo, sim.sim, bench.bench),
+    *(start.start, report.stop, report.status, report.peers, report.models, invite.invite),
+    *(chat.chat, run.run, shards.split, about.identity, about.config, about.version, demo.demo, sim.sim, bench.bench),
 ):
     cli.add_command(command)
 

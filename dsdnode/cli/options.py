@@ -58,8 +58,8 @@ join_options = chain(
         "--initial-peers",
         "join",
         multiple=True,
-        metavar="dsd://HOST:PORT/KEY",
-        help="Any member of the swarm; repeatable.",
+        metavar="CODE|dsd://HOST:PORT/KEY",
+        help="A code of `dsdnode invite`, or the join string of any member; repeatable.",
     ),
     click.option(
         "--swarm-key",

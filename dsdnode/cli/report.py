@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dsdnode.cli import control, render
-from dsdnode.cli.options import common_options, json_option, load
+from dsdnode.cli import connect, control, render
+from dsdnode.cli.options import common_options, join_options, json_option, load
+from dsdnode.cli.settings import Settings
 from dsdnode.engine.cage import Protection
 from dsdnode.errors import NotRunning
 from dsdnode.node.status import EngineStatus, NodeStatus
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
+
+if TYPE_CHECKING:
+    from dsdnode.client.client import Client
+
+T = TypeVar("T")
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode stop")
@@ -79,21 +85,37 @@ def _troubles(engine: EngineStatus) -> list[str]:
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode peers")
+@join_options
 @json_option
 @common_options
 def peers(as_json: bool, **flags: Any) -> None:
-    """List the peers that the running node knows."""
-    answer = asyncio.run(control.ask(load(flags)["data_dir"], "peers", list[PeerInfo]))
+    """List the peers that the running node knows, or with --join those that offer something in that swarm."""
+    settings = load(flags)
+    if flags["join"]:
+        answer = asyncio.run(_ask_swarm(settings, lambda client: client.peers()))
+    else:
+        answer = asyncio.run(control.ask(settings["data_dir"], "peers", list[PeerInfo]))
     render.print_json(answer) if as_json else click.echo(peers_table(answer))
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode models")
+@join_options
 @json_option
 @common_options
 def models(as_json: bool, **flags: Any) -> None:
-    """List the swarm's models, and how many host each layer."""
-    answer = asyncio.run(control.ask(load(flags)["data_dir"], "models", list[ModelInfo]))
+    """List the models of the running node's swarm, or with --join of that one, and how many host each layer."""
+    settings = load(flags)
+    if flags["join"]:
+        answer = asyncio.run(_ask_swarm(settings, lambda client: client.models()))
+    else:
+        answer = asyncio.run(control.ask(settings["data_dir"], "models", list[ModelInfo]))
     render.print_json(answer) if as_json else click.echo(models_table(answer))
+
+
+async def _ask_swarm(settings: Settings, ask: Callable[[Client], Awaitable[T]]) -> T:
+    """No node needs to run here for that."""
+    async with connect.client(settings) as client:
+        return await ask(client)
 
 
 def protection_of(protection: Protection) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import difflib
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from dsdnode.cli.codes import Joins, parse_joins
 from dsdnode.cli.swarm_keys import open_to, read_keys
 from dsdnode.config import (
     ACCEPTANCES,
     MAX_DRAFT,
-    MAX_JOINS,
     MAX_SWARM_KEYS,
     NodeConfig,
     parse_layers,
@@ -29,7 +29,6 @@ from dsdnode.config import (
 )
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
-from dsdnode.wire.joins import parse_join
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
 
 ENV_PREFIX = "DSDNODE_"
@@ -53,11 +52,12 @@ class Setting:
 @dataclass(frozen=True, slots=True)
 class SettingValue:
     """`source` is the flag, the variable or the file that gave the value, or "built-in"; `said` the value as it was
-    written there."""
+    written there; `lent` as much of it as came with an invitation."""
 
-    value: Any
+    value: Any = field(repr=False)
     source: str
     said: Any = field(default=None, repr=False)
+    lent: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def resolve(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | Non
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, SettingValue]:
     given = [(_BY_KEY[key], value) for key, value in flags.items() if value is not None and value != ()]
-    return {s.key: SettingValue(_parse(s, value, s.flag), s.flag, value) for s, value in given}
+    return _with_keys_of_codes({s.key: SettingValue(_parse(s, value, s.flag), s.flag, value) for s, value in given})
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, SettingValue]:
@@ -100,7 +100,7 @@ def _from_env(env: Mapping[str, str]) -> dict[str, SettingValue]:
         if variable.startswith(ENV_PREFIX):
             setting = _known(variable.removeprefix(ENV_PREFIX).lower(), f"{variable}: ")
             result[setting.key] = SettingValue(_parse(setting, text, variable), variable, text)
-    return result
+    return _with_keys_of_codes(result)
 
 
 def _from_file(path: Path) -> dict[str, SettingValue]:
@@ -110,7 +110,9 @@ def _from_file(path: Path) -> dict[str, SettingValue]:
         if setting.secret:
             _check_unseen(path, key, value)
         result[key] = SettingValue(_parse(setting, value, f"{path}: {key}"), str(path), value)
-    return result
+        if isinstance(result[key].value, Joins) and result[key].value.swarm_keys and open_to(path, stat.S_IRWXO):
+            raise BadInput(f"{path}: {key} has a swarm key in it, and can be read by others: chmod 600 {path}")
+    return _with_keys_of_codes(result)
 
 
 def _check_unseen(path: Path, key: str, value: object) -> None:
@@ -118,6 +120,19 @@ def _check_unseen(path: Path, key: str, value: object) -> None:
     words = value if isinstance(value, list) else [value]
     if not all(isinstance(word, str) and word.startswith("@") for word in words) and open_to(path, stat.S_IRWXO):
         raise BadInput(f"{path}: {key} can be read by others: chmod 600 {path}, or name a file of yours alone, @FILE")
+
+
+def _with_keys_of_codes(layer: dict[str, SettingValue]) -> dict[str, SettingValue]:
+    """A code that bears a swarm key says it where it is said itself, beside one that is said there. Raises BadInput."""
+    join = layer.get("join")
+    if join is None:
+        return layer
+    layer["join"] = replace(join, value=join.value.strings)
+    if join.value.swarm_keys:
+        said = layer.get("swarm_key", SettingValue((), join.source, ()))
+        keys = tuple(dict.fromkeys((*said.value, *join.value.swarm_keys)))
+        layer["swarm_key"] = replace(said, value=_few_keys(keys), lent=join.value.swarm_keys)
+    return layer
 
 
 def _built_in() -> dict[str, SettingValue]:
@@ -156,21 +171,12 @@ def _string(raw: object) -> str:
 
 
 def _list(raw: object) -> tuple[str, ...]:
-    """A list of a file or of repeated flags; in a variable, commas part the items (not the hosts of a join string)."""
+    """A list of a file or of repeated flags; in a variable, blanks or commas part the items."""
     if isinstance(raw, str):
-        raw = raw.split() if "dsd://" in raw else raw.replace(",", " ").split()
+        raw = raw.replace(",", " ").split()
     if not isinstance(raw, list | tuple) or not all(isinstance(one, str) and one.strip() for one in raw):
         raise BadInput("a list of texts is expected")
     return tuple(parse_text(one.strip()) for one in raw)
-
-
-def _joins(raw: object) -> tuple[str, ...]:
-    joins = _list(raw)
-    if len(joins) > MAX_JOINS:
-        raise BadInput(f"{len(joins)} join addresses are too many; {MAX_JOINS} at most")
-    for join in joins:
-        parse_join(join)
-    return joins
 
 
 def _advertise(raw: object) -> tuple[str, ...]:
@@ -185,7 +191,10 @@ def _path(raw: object) -> Path:
 
 
 def _swarm_keys(raw: object) -> tuple[str, ...]:
-    keys = tuple(map(parse_text, read_keys(raw)))
+    return _few_keys(tuple(map(parse_text, read_keys(raw))))
+
+
+def _few_keys(keys: tuple[str, ...]) -> tuple[str, ...]:
     if len(keys) > MAX_SWARM_KEYS:
         raise BadInput("two swarm keys at most: the new one, and the one that it replaces")
     return keys
@@ -235,7 +244,7 @@ def _choice(*choices: str) -> Callable[[object], str]:
 
 SETTINGS = (
     Setting("role", "roles", lambda raw: parse_roles(_list(raw)), "--role"),
-    Setting("join", "joins", _joins, "--join"),
+    Setting("join", "joins", parse_joins, "--join"),
     Setting("swarm_key", "swarm_keys", _swarm_keys, "--swarm-key", secret=True),
     Setting("listen", "listen", lambda raw: parse_listen(_text(raw)), "--listen"),
     Setting("advertise", "advertise", _advertise, "--advertise"),

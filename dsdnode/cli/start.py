@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,7 +30,7 @@ from dsdnode.cli.options import (
 )
 from dsdnode.config import NodeConfig, default_data_dir
 from dsdnode.cost import CostLine
-from dsdnode.errors import DsdError
+from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import output, shown, words
 from dsdnode.node.status import Ready
 
@@ -62,14 +63,15 @@ def start(
     """Start a node. With nothing said it serves the bundled demo models in the swarm it last knew, or begins one."""
     settings = load(flags, log_level="info")
     config = replace(settings.node_config(), emulate=None if emulate_ms is None else CostLine.of_ms(*emulate_ms))
+    lent = settings.values["swarm_key"].lent
     if detach:
-        return _detach(invocation.argv, config, as_json)
+        return _detach(invocation.argv, config, as_json, lent)
     if detached:
         logs.to_file(output(_log_file(config)))
     if emulate_ms is None:  # (the fine loop's select() sees no descriptor beyond 1,023)
         raise_descriptor_limit()
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
-        return runner.run(serve(config, as_json, leash))
+        return runner.run(serve(config, as_json, leash, lent))
 
 
 def raise_descriptor_limit() -> None:
@@ -114,8 +116,11 @@ class Ending:
             _kill(EXIT_FAILURE)
 
 
-async def serve(config: NodeConfig, as_json: bool, leash: bool = False) -> int:
-    """Start a node, say that it is ready, and serve until told to end; the exit code. Raises what Node.start raises."""
+async def serve(config: NodeConfig, as_json: bool, leash: bool = False, lent: Sequence[str] = ()) -> int:
+    """Start a node, say that it is ready, and serve until told to end; the exit code. Raises what Node.start raises.
+
+    `lent`: swarm keys that an invitation has brought.
+    """
     from dsdnode.node.node import Node
 
     loop = asyncio.get_running_loop()
@@ -138,9 +143,12 @@ async def serve(config: NodeConfig, as_json: bool, leash: bool = False) -> int:
             async with control.serve(config.data_dir, _handlers(node, config, ending)):
                 ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers)
                 _print_ready(ready, as_json, config)
+                _keep(lent, as_json, config)
                 told = asyncio.create_task(_told(), name="tell that we are ready")
+                again = asyncio.create_task(_tell_again(node, config), name="tell where we are reached")
                 await ending.asked.wait()
                 told.cancel()
+                again.cancel()
                 await _drain(node, config.timeouts.drain_s)
         finally:
             await node.close()
@@ -157,6 +165,12 @@ async def _told() -> None:
         streams.forget()
 
 
+async def _tell_again(node: Node, config: NodeConfig) -> None:
+    """What was said when it was ready may lead nowhere from outside: it was not known where others reach it."""
+    join = await node.reached_elsewhere(node.join)
+    log.info(f"others reach this node now; on the next machine: {_next(join, config)}")
+
+
 def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, control.Handler]:
     async def status() -> Any:
         return node.status()
@@ -169,7 +183,8 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
         ending.on_signal(signal.SIGTERM)
         return {"draining": True}
 
-    return {"status": status, "peers": node.peers, "models": node.models, "connection": connection, "stop": stop}
+    asked = {"status": status, "peers": node.peers, "models": node.models, "inviting": node.inviting}
+    return asked | {"connection": connection, "stop": stop}
 
 
 async def _drain(node: Node, drain_s: float) -> None:
@@ -199,16 +214,16 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
         render.print_json(ready)
         return
     hosted = ", layers {}:{}".format(*ready.layers) if ready.layers else ""
-    key = " --swarm-key @FILE_WITH_THE_SAME_KEY" if config.swarm_keys else ""
     click.echo(f"ready: {', '.join(ready.roles)}{hosted}")
     click.echo(f"  peer id  {ready.peer_id}")
     click.echo(f"  address  {ready.address}")
-    click.echo(f"On the next machine:\n  dsdnode start --join {ready.join}{key}")
+    click.echo(f"On the next machine:\n  {_next(ready.join, config)}")
+    click.echo(f"As one word, for a chat or a phone, with other members in it:\n  dsdnode invite{_here(config)}")
     if "bootstrap" not in ready.roles:
         click.echo(f"To talk to it:\n  dsdnode chat{_here(config)}")
 
 
-def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
+def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[str]) -> int:
     """Start the same command in a session of its own, its log in the data dir; wait for its readiness line."""
     with control.hold(config.data_dir):
         pass  # fail here, in words, when one is running
@@ -220,7 +235,7 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
     with log_file, swarm_keys.handed_over(config.swarm_keys) as (keys, pipes):
         begin = log_file.tell()
         child = subprocess.Popen(
-            [sys.executable, "-m", "dsdnode.cli", *argv, *keys, "--json", "--detached"],
+            [sys.executable, "-m", "dsdnode.cli", *argv, *_joined(config), *keys, "--json", "--detached"],
             pass_fds=pipes,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -237,11 +252,34 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool) -> int:
         code, said = child.wait(), path.read_bytes()
         return _explain(code, said[begin if begin <= len(said) else 0 :].decode(errors="replace"))
     _print_ready(msgspec.json.decode(line, type=Ready), as_json, config)
+    _keep(lent, as_json, config)
     if not as_json:
         click.echo(
             f"It runs on as process {child.pid}, its log in {shown(path)}; `dsdnode stop{_here(config)}` ends it."
         )
     return 0
+
+
+def _keep(lent: Sequence[str], as_json: bool, config: NodeConfig) -> None:
+    """An invitation's keys are needed again at the next start."""
+    try:
+        paths = swarm_keys.keep(config.data_dir, lent)
+    except (OSError, BadInput) as error:
+        log.warning("the invitation's swarm key is not kept for the next start", reason=str(error))
+        return
+    said = " ".join(f"--swarm-key @{shlex.quote(shown(path))}" for path in paths)
+    if paths and not as_json:
+        click.echo(f"The swarm's key came with the invitation, and is kept. At the next start of this node:\n  {said}")
+
+
+def _next(join: str, config: NodeConfig) -> str:
+    """The command that another machine comes in by."""
+    return f"dsdnode start --join {join}" + " --swarm-key @FILE_WITH_THE_SAME_KEY" * bool(config.swarm_keys)
+
+
+def _joined(config: NodeConfig) -> list[str]:
+    """Codes do not go on to the child, but whom they name."""
+    return [word for join in config.joins for word in ("--join", join)]
 
 
 def _log_file(config: NodeConfig) -> Path:

@@ -15,7 +15,9 @@ import sys
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 
+from dsdnode.cli import codes
 from dsdnode.errors import BadInput
+from dsdnode.files import replacing
 
 FLAG = "--swarm-key"
 VARIABLE = "DSDNODE_SWARM_KEY"
@@ -85,6 +87,8 @@ def warnings_about(said: object, keys: Iterable[str], on_command_line: bool) -> 
 def forget(environ: MutableMapping[str, str]) -> None:
     """What this process starts from now on has no key in its environment."""
     environ.pop(VARIABLE, None)
+    if codes.bears_code(environ.get(codes.VARIABLE, "")):
+        del environ[codes.VARIABLE]
 
 
 @contextlib.contextmanager
@@ -103,20 +107,34 @@ def handed_over(keys: Sequence[str]) -> Iterator[tuple[list[str], list[int]]]:
             os.close(pipe)
 
 
+def keep(data_dir: Path, keys: Sequence[str]) -> list[Path]:
+    """Write keys that came with an invitation where their user can name them: it expires, and he has them nowhere else.
+    Raises BadInput, OSError."""
+    from dsdnode.net.handshake import swarm_names
+
+    paths = [data_dir / f"swarm-{name}.key" for name in swarm_names(keys)] if keys else []
+    for path, key in zip(paths, keys, strict=True):
+        with replacing(path) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(key.encode() + b"\n")
+    return paths
+
+
 def without_keys(argv: Sequence[str]) -> list[str]:
-    """A command line without its swarm keys."""
+    """A command line without its swarm keys, and without codes, which may bear some."""
     spans = [(index, attached) for index, _, attached in _places(argv)]
     gone = {index for index, _ in spans} | {index - 1 for index, attached in spans if not attached}
     return [word for index, word in enumerate(argv) if index not in gone]
 
 
 def _places(argv: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
-    """Index of each word with a key, the key, and whether its flag is in the same word."""
+    """Index of each word with a key or a code, either, and whether its flag is in the same word."""
     for index, word in enumerate(argv):
-        if word.startswith(FLAG + "="):
-            yield index, word.removeprefix(FLAG + "="), True
-        elif index and argv[index - 1] == FLAG:
-            yield index, word, False
+        flag, is_attached, value = word.partition("=")
+        if not is_attached or flag not in (FLAG, *codes.FLAGS):
+            flag, is_attached, value = argv[index - 1] if index else "", "", word
+        if flag == FLAG or (flag in codes.FLAGS and codes.bears_code(value)):
+            yield index, value, bool(is_attached)
 
 
 def hide_from_ps() -> None:

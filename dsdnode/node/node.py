@@ -30,7 +30,7 @@ from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure, pair_differences, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
-from dsdnode.node.status import NodeStatus, Sessions
+from dsdnode.node.status import Inviting, NodeStatus, Sessions
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
@@ -38,6 +38,7 @@ from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
+from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
@@ -247,11 +248,27 @@ class Node:
 
     @property
     def address(self) -> str:
-        return self._transport.contact.addresses[0]
+        return self.discovery.joined_at.addresses[0]
 
     @property
     def join(self) -> str:
-        return format_join(self._transport.contact)
+        return format_join(self.discovery.joined_at)
+
+    async def reached_elsewhere(self, told: str) -> str:
+        """Wait until others reach this node at an address that is not in the join string `told`; another one."""
+        known = parse_join(told).addresses
+        while True:
+            self.discovery.relocated.clear()
+            where = filter(self.discovery.reach.is_reached, self._transport.contact.addresses)
+            if not set(where).issubset(known):
+                return self.join
+            await self.discovery.relocated.wait()
+
+    async def inviting(self) -> Inviting:
+        reach = self.discovery.reach
+        joins = tuple(map(format_join, self.discovery.inviting))
+        is_reached = reach.verdict is Verdict.REACHED
+        return Inviting(joins, self._config.swarm_keys, is_reached, in_words(reach, self._transport))
 
     @property
     def join_here(self) -> str:

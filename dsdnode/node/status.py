@@ -17,6 +17,16 @@ class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
     layers: tuple[int, int] | None
 
 
+class Inviting(msgspec.Struct, frozen=True):
+    """Whom an invitation names, as join strings, and the keys of a private swarm, which nobody but `invite` is told.
+    `is_reached`: others have reached this node; `reach` says more."""
+
+    joins: tuple[str, ...]
+    swarm_keys: tuple[str, ...]
+    is_reached: bool
+    reach: str
+
+
 class Sessions(msgspec.Struct, frozen=True):
     """Replies in progress, by role."""
 

@@ -24,9 +24,10 @@ from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.announcer import Announcer, RecordFactory
 from dsdnode.swarm.checks import Checks
 from dsdnode.swarm.homes import Homes
+from dsdnode.swarm.inviting import members_to_name
 from dsdnode.swarm.joining import Joining, Tell
 from dsdnode.swarm.queries import LOOKUP_TIMEOUT_S, Queries, Tasks, wait_until
-from dsdnode.swarm.reach import Reach
+from dsdnode.swarm.reach import Reach, Verdict
 from dsdnode.wire.messages import (
     MAX_ROLES,
     Announce,
@@ -80,11 +81,30 @@ class Discovery:
         """Addresses where we were said to be, which have been looked at."""
         self._refreshing = False
         self._asks_the_house = False
+        self.relocated = asyncio.Event()
+        """Others are told that it is reached elsewhere. Whoever waits for that clears it."""
 
     @property
     def contact(self) -> Contact:
         """What others are told of where this node is reached."""
         return self._checks.contact
+
+    @property
+    def joined_at(self) -> Contact:
+        """What a newcomer is told of it."""
+        own = self._rpc.transport.contact
+        return Contact(own.public_key, self.reach.worth_calling(own.addresses))
+
+    @property
+    def inviting(self) -> list[Contact]:
+        """Whom an invitation names."""
+        sighting = self._rpc.transport.sighting
+        others = []
+        for contact in self.table.contacts():
+            answering = sighting(node_id(contact)).reached
+            if here := tuple(address for address in contact.addresses if address in answering):
+                others.append(Contact(contact.public_key, here))
+        return members_to_name(self.joined_at, self.reach.verdict is not Verdict.UNREACHED, others)
 
     @property
     def reach(self) -> Reach:
@@ -186,6 +206,7 @@ class Discovery:
         self._announcer.changed(self._now())
 
     def _relocated(self) -> None:
+        self.relocated.set()
         self._announcer.relocated(self._now())
 
     async def withdraw(self) -> None:

@@ -114,6 +114,11 @@ class Reach:
         reached = tuple(filter(self.is_reached, addresses))
         return reached or tuple(addresses[:1])
 
+    def worth_calling(self, addresses: Sequence[str]) -> tuple[str, ...]:
+        """Where a newcomer is to call: those where others reach us; without a word of theirs any may be the one."""
+        reached = tuple(filter(self.is_reached, addresses))
+        return reached or tuple(one for one in addresses if not self.is_unreached(one)) or tuple(addresses)
+
     @property
     def is_far(self) -> bool:
         """Has anybody far away said a word?"""

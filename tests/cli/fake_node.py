@@ -9,7 +9,7 @@ import structlog
 from dsdnode.cli.main import main
 from dsdnode.config import NodeConfig
 from dsdnode.node import node
-from dsdnode.node.status import NodeStatus, Sessions
+from dsdnode.node.status import Inviting, NodeStatus, Sessions
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 
 NUM_LINES, LINE_CHARACTERS = 200, 10_000
@@ -41,6 +41,13 @@ class BusyNode:
 
     async def models(self) -> list[ModelInfo]:
         raise ValueError("a bug")
+
+    async def reached_elsewhere(self, told: str) -> str:
+        await asyncio.Event().wait()
+        return told
+
+    async def inviting(self) -> Inviting:
+        return Inviting((self.join,), (), False, "nobody was there to try")
 
     async def drain(self) -> None:
         await asyncio.Event().wait()
