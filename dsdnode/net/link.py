@@ -141,7 +141,8 @@ class Dealer(Link):
         self._calls: list[Call] = []
         """Under way, the first begun first; of them the one that is greeted, or carries messages: `_call`."""
         self._call: Call | None = None
-        self._resolutions: dict[asyncio.Task[None], None] = {}
+        self._resolutions: dict[asyncio.Task[None], str] = {}
+        """Hosts whose addresses are asked for."""
         self._whys: dict[str, None] = {}
         self._attempt = 0
         self.capabilities: tuple[str, ...] = ()
@@ -199,7 +200,7 @@ class Dealer(Link):
                 self._dial(way)
             else:
                 resolution = self._loop.create_task(self._resolve(way, host, port))
-                self._resolutions[resolution] = None
+                self._resolutions[resolution] = host
             return
         if not self._calls and not self._resolutions:
             self._loop.call_soon(self._end)  # its owner may not have it in its books yet
@@ -214,7 +215,8 @@ class Dealer(Link):
     @property
     def why(self) -> str:
         """What keeps it, or has ended it, in words."""
-        return "; ".join([*self._whys, *(call.why for call in self._calls)]) or "no address"
+        asked = [f"no name server has said yet where {host} is" for host in self._resolutions.values()]
+        return "; ".join([*self._whys, *asked, *(call.why for call in self._calls)]) or "no address"
 
     def _note(self, why: str, is_known: bool = True) -> None:
         self._whys[why] = None
@@ -255,6 +257,7 @@ class Dealer(Link):
         was_ready = self.ready
         self.close()
         self._calls.clear()
+        self._resolutions.clear()
         self._owner.dealer_ended(self, was_ready, self.why)
 
     # --- the calls (implements Caller)

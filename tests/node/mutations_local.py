@@ -41,6 +41,17 @@ KEYS: Final = {
     "key-config-mode": Mutation("dsdnode.cli.settings:_check_unseen", " and open_to(path, stat.S_IRWXO)", " and False"),
     "key-environment": Mutation("dsdnode.cli.swarm_keys:forget", "environ.pop(VARIABLE, None)", "pass"),
     "key-words": Mutation("dsdnode.cli.swarm_keys:without_keys", " if index not in gone", ""),
+    "code-words": Mutation(
+        "dsdnode.cli.swarm_keys:_places", " or (flag in codes.FLAGS and codes.bears_code(value))", ""
+    ),
+    "code-environment": Mutation(
+        "dsdnode.cli.swarm_keys:forget", "        del environ[codes.VARIABLE]\n", "        pass\n"
+    ),
+    "code-config-mode": Mutation("dsdnode.cli.settings:_from_file", " and open_to(path, stat.S_IRWXO):", " and False:"),
+    "code-kept-mode": Mutation("dsdnode.cli.swarm_keys:keep", "            os.fchmod(file.fileno(), 0o600)\n", ""),
+    "code-shown": Mutation("dsdnode.cli.codes:_plain", '"://" not in text and len(text) > MAX_SHOWN', "False"),
+    "code-asked": Mutation("dsdnode.cli.invite:invite", "told.swarm_keys if with_swarm_key else ()", "told.swarm_keys"),
+    "code-expired": Mutation("dsdnode.cli.codes:fresh", "invitation.expires_s <= now.timestamp()", "False"),
     "key-other-swarm": Mutation("dsdnode.config:read_joins", "any(name in theirs for name in swarms)", "True"),
 }
 

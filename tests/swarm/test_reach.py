@@ -22,6 +22,18 @@ def test_without_a_word_of_others_the_likeliest_address_is_told() -> None:
     assert reach.verdict is Verdict.UNKNOWN and reach.told(OWN) == (LAN,) and reach.told(()) == ()
 
 
+def test_a_newcomer_is_to_call_where_others_have_been_answered() -> None:
+    reach = Reach(0.0)
+    assert reach.worth_calling(OWN) == OWN
+    reach.heard(0.0, "bob's", OWN, (), (LAN, IPV6))
+    assert reach.worth_calling(OWN) == (VPN,), "nobody has tried that one"
+    reach.heard(0.0, "carol's", OWN, (), OWN)
+    assert reach.worth_calling(OWN) == OWN, "none is better than another"
+    for name in ("bob's", "carol's"):
+        reach.heard(0.0, name, OWN, (IPV6,), OWN)
+    assert reach.worth_calling(OWN) == (IPV6,)
+
+
 def test_what_most_of_them_say_counts() -> None:
     """Mallory says the contrary, under two names of one network."""
     reach = Reach(0.0)

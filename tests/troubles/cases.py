@@ -14,6 +14,8 @@ END_S = 75.0
 """A minute of patience, a last round of pings and lookups, and what a loaded machine adds."""
 JOIN_S = 20.0
 """Ten seconds of trying, and the start and end of a program: a question to a name server that is silent ends late."""
+PLAIN_S = 6.0
+"""Three seconds where it is plain that trying is in vain, and what a loaded machine adds."""
 BLIP_S = 10.0
 KEY = Identity(bytes(32)).public_key.hex()
 
@@ -205,11 +207,11 @@ TROUBLES = {
     "drafter drips": Trouble(drafter_drips, 0, (), may_be_silent=True),
     "all caches full": Trouble(caches_full, 4, ("cache",)),
     "all busy": Trouble(all_busy, 4, ("{dora}", "taken")),
-    "swarm key wrong": Trouble(swarm_key_wrong, 1, ("swarm key",), JOIN_S),
+    "swarm key wrong": Trouble(swarm_key_wrong, 1, ("swarm key",), PLAIN_S, True),
     "own network gone": Trouble(own_network_gone, 4, ("{dora}",)),
-    "own network gone before": Trouble(own_network_gone_before, 1, (HOSTS["boot"],), JOIN_S),
+    "own network gone before": Trouble(own_network_gone_before, 1, (HOSTS["boot"], "offline"), PLAIN_S, True),
     "DNS unknown": Trouble(dns_unknown, 1, ("no-such-host.invalid",), JOIN_S),
-    "port refused": Trouble(port_refused, 1, (f"{HOSTS['boot']}:29171",), JOIN_S),
+    "port refused": Trouble(port_refused, 1, (f"{HOSTS['boot']}:29171",), PLAIN_S, True),
     "model gone": Trouble(model_gone, 4, ("0:4", "{sam}", "4:8", "{sue}")),
     "model taken back": Trouble(model_taken_back, 4, ("hosts a model",), JOIN_S),
     "model unknown": Trouble(model_unknown, 5, ("llama-9",), JOIN_S),
