@@ -89,7 +89,7 @@ def _troubles(engine: EngineStatus) -> list[str]:
 @json_option
 @common_options
 def peers(as_json: bool, **flags: Any) -> None:
-    """List the peers that the running node knows, or with --join those that offer something in that swarm."""
+    """List the peers that the running node knows, or with --join those of that swarm."""
     settings = load(flags)
     if flags["join"]:
         answer = asyncio.run(_ask_swarm(settings, lambda client: client.peers()))

@@ -178,9 +178,10 @@ def _seen_s(peer: bytes, discovery: Discovery, pings: Pings) -> float | None:
 async def describe_peers(discovery: Discovery, pings: Pings) -> list[PeerInfo]:
     """Every peer we know of, pinged now: who it is, what it offers, its round trip (None: no answer), when it was
     heard of."""
-    contacts = {peer_id(contact.public_key): contact for contact in discovery.known_peers()}
     offers: dict[bytes, list[ProviderRecord]] = {}
-    for record in await discovery.find_providers(MODELS_KEY):
+    records = await discovery.find_providers(MODELS_KEY)  # of whom it asks we know more then
+    contacts = {peer_id(contact.public_key): contact for contact in discovery.known_peers()}
+    for record in records:
         offers.setdefault(record.peer_id, []).append(record)
         contacts.setdefault(record.peer_id, record.contact)
     order = sorted(contacts)

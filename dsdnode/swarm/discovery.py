@@ -104,7 +104,8 @@ class Discovery:
             answering = sighting(node_id(contact)).reached
             if here := tuple(address for address in contact.addresses if address in answering):
                 others.append(Contact(contact.public_key, here))
-        return members_to_name(self.joined_at, self.reach.verdict is not Verdict.UNREACHED, others)
+        is_reached = self.reach.verdict is not Verdict.UNREACHED
+        return members_to_name(self.joined_at, is_reached, others, self._checks.given)
 
     @property
     def reach(self) -> Reach:

@@ -6,7 +6,7 @@ sure whom he calls. Three are enough: whoever comes in by one of them learns of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from dsdnode.addresses import Nearness, nearness, network, parse_address
 from dsdnode.wire.messages import Contact
@@ -16,8 +16,11 @@ MAX_TOLD_ADDRESSES = 2
 """Of each: one a family, where there are both, for those who have only one."""
 
 
-def members_to_name(own: Contact, is_own_reached: bool, others: Sequence[Contact]) -> list[Contact]:
-    """`own` with the addresses that are worth calling; `others`, the best first, with those where they have answered.
+def members_to_name(
+    own: Contact, is_own_reached: bool, others: Sequence[Contact], given: Collection[str] = ()
+) -> list[Contact]:
+    """`own` with the addresses that are worth calling, some of them `given` by relays, whose places are not ours;
+    `others`, the best first, with those where they have answered.
 
     The farther away they can be called from, the sooner; ourselves before others, but if nobody reaches us at the end.
     """
@@ -28,7 +31,7 @@ def members_to_name(own: Contact, is_own_reached: bool, others: Sequence[Contact
     taken: set[str] = set()
     for contact in sorted(known, key=lambda one: -_near(one.addresses[0])):
         near = _near(contact.addresses[0])
-        places = {_place(address) for address in contact.addresses if _near(address) is near}
+        places = {_place(one) for one in contact.addresses if _near(one) is near and one not in given}
         is_far_enough = near is farthest or (contact.public_key == own.public_key and near >= least)
         if taken.isdisjoint(places) and is_far_enough and len(found) < MAX_INVITING:
             found.append(Contact(contact.public_key, tuple(one for one in contact.addresses if _near(one) >= least)))

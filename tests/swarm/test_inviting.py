@@ -61,6 +61,13 @@ def test_who_is_named(own: tuple[str, ...], is_reached: bool, others: tuple[Cont
     assert [NAMES[contact.public_key] for contact in found] == named
 
 
+def test_her_relay_is_named_beside_her() -> None:
+    """The relay gave her a port of his own: once he is gone she is somewhere else, and he may be there without her."""
+    alice, relay = one("alice", "tcp://12.1.1.10:41234"), BOB
+    assert members_to_name(alice, True, (relay, CAROL), given=alice.addresses) == [alice, relay, CAROL]
+    assert members_to_name(relay, True, (alice, CAROL)) == [relay, CAROL]
+
+
 @pytest.mark.parametrize(
     ("addresses", "told"),
     [
