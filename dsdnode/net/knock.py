@@ -60,7 +60,7 @@ class _Knock:
     """Implements DealerOwner for one call; `over`: it was answered, or cannot be."""
 
     def __init__(self, links: Links) -> None:
-        self.context, self.names, self.resolving = links.context, links.names, links.resolving
+        self.context, self.names, self.resolver = links.context, links.names, links.resolver
         self.identity, self.handshake = links.identity, links.handshake
         self.may_dial = links.may_dial
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -21,6 +21,7 @@ from dsdnode.net.call import Call, Way
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.port import LOOK, Priority
 from dsdnode.net.queues import SendQueue
+from dsdnode.net.resolver import Resolver
 from dsdnode.net.sockets import Names, Pump, transmit
 from dsdnode.wire.codec import decode, printable
 from dsdnode.wire.messages import Hello, Refused, Welcome
@@ -109,7 +110,7 @@ class DealerOwner(Protocol):
     names: Names
     identity: Identity
     handshake: Handshake
-    resolving: asyncio.Semaphore
+    resolver: Resolver
 
     def may_dial(self, way: Way) -> bool:
         """Is there anything left of what strangers may have us dial? Then it is paid for."""
@@ -230,14 +231,14 @@ class Dealer(Link):
         """Ask for a name's addresses here: libzmq would, in the thread that serves every connection."""
         why, ips, is_known = f"{host} cannot be found", list[str](), True
         try:
-            async with self._owner.resolving, asyncio.timeout(RESOLVE_TIMEOUT_S):
-                found = await self._loop.getaddrinfo(host, port, type=1)
+            async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+                found = await self._owner.resolver.hosts(host)
         except TimeoutError:
             why, is_known = f"no name server has said where {host} is", False
         except (OSError, UnicodeError):
             pass
         else:
-            hosts = [ip for ip in dict.fromkeys(str(entry[4][0]) for entry in found) if _is_far_enough(ip, named.near)]
+            hosts = [ip for ip in found if _is_far_enough(ip, named.near)]
             if found and not hosts:
                 why = f"{host} leads to an address that nobody far away may name"
             ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts][:MAX_RESOLVED]

@@ -23,6 +23,7 @@ from dsdnode.net.peers import Peer, PeerBook
 from dsdnode.net.places import is_gone
 from dsdnode.net.port import MAX_DIALLED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
+from dsdnode.net.resolver import Resolver
 from dsdnode.net.sockets import Names
 from dsdnode.net.zap import Gate
 
@@ -49,7 +50,7 @@ class Links:
         self.names = names
         self.identity = identity
         self.handshake = handshake
-        self.resolving = asyncio.Semaphore(2)
+        self.resolver = Resolver()
         self.book = PeerBook()
         self.dials = Dials()
         self.called: LRUCache[str, None] = LRUCache(MAX_CALLED)

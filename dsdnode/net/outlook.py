@@ -60,7 +60,7 @@ class View:
     """A call from a port of ours, as whoever was called sees it. Implements DealerOwner."""
 
     def __init__(self, links: Links, place: Place, ended: Callable[[View], None]) -> None:
-        self.context, self.names, self.resolving = links.context, links.names, links.resolving
+        self.context, self.names, self.resolver = links.context, links.names, links.resolver
         self.identity, self.may_dial = links.identity, links.may_dial
         own = links.handshake
         self.handshake = replace(own, capabilities=(*own.capabilities, LOOK))

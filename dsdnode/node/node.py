@@ -161,7 +161,8 @@ class Node:
                 log.info("nobody to join is known or in this house: a swarm begins here")
             return
         try:
-            await self.discovery.join(known, timeout_s=self._config.timeouts.join_s)
+            join_s = self._config.timeouts.join_s
+            await self.discovery.join(known, join_s, starting_s=join_s)  # they may be as late as we are
         except PeerUnavailable as error:
             log.warning("the swarm last known does not answer; beginning one, and looking for it", reason=str(error))
 

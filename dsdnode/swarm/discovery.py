@@ -21,6 +21,7 @@ from dsdnode.dht.table import Table
 from dsdnode.errors import BadInput, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
+from dsdnode.swarm import joining
 from dsdnode.swarm.announcer import Announcer, RecordFactory
 from dsdnode.swarm.checks import Checks
 from dsdnode.swarm.homes import Homes
@@ -126,12 +127,18 @@ class Discovery:
     async def close(self) -> None:
         await self._tasks.close()
 
-    async def join(self, contacts: Sequence[Contact], timeout_s: float, told: Tell | None = None) -> None:
+    async def join(
+        self,
+        contacts: Sequence[Contact],
+        timeout_s: float,
+        told: Tell | None = None,
+        starting_s: float = joining.STARTING_S,
+    ) -> None:
         """Return when one of `contacts` has answered. The others, and those that are not up yet, are tried on and on.
 
         Raises BadInput when somebody else has our identity, PeerUnavailable when nobody answered in time, all said no
-        for good, or it is plain that they are not there: the node goes on trying all the same. `told` hears in words
-        what is tried. Where all `contacts` are ourselves, the swarm begins here.
+        for good, or it is plain that they are not there, after `starting_s`: the node goes on trying all the same.
+        `told` hears in words what is tried. Where all `contacts` are ourselves, the swarm begins here.
         """
         if not contacts:
             raise PeerUnavailable("no peer to join is named")
@@ -141,7 +148,7 @@ class Discovery:
             if contact not in own:
                 self._joining.add(contact)
         self._wake.set()
-        await self._joining.wait(timeout_s, told or log.info)
+        await self._joining.wait(timeout_s, told or log.info, starting_s)
         await self._look_for_twin()
         self._check_twin()
 

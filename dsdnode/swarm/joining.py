@@ -102,13 +102,13 @@ class Joining:
 
     # --- waiting for them
 
-    async def wait(self, timeout_s: float, told: Tell) -> None:
+    async def wait(self, timeout_s: float, told: Tell, starting_s: float) -> None:
         """Return when anybody has answered. Raises PeerUnavailable: nobody has in time, or plainly nobody will."""
         begun_s = _now()
         tell_s, said = begun_s + TELL_S, ""
         while self._joins and not self._is_in:
             now = _now()
-            if now >= begun_s + timeout_s or self._is_vain(now >= begun_s + STARTING_S):
+            if now >= begun_s + timeout_s or self._is_vain(now >= begun_s + starting_s):
                 raise PeerUnavailable(f"no peer to join answered: {self.why_not()}")
             if now >= tell_s and not self._is_vain(True):
                 tell_s, before, said = now + TELL_AGAIN_S, said, self.why_not()

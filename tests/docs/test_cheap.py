@@ -49,7 +49,7 @@ CHEAP = (
     Cheap("run hello --window wide", USAGE, "no window policy"),
     *(
         Cheap(command, NO_NODE, "dsdnode start")
-        for command in ("status", "peers", "models", "stop", "chat", "run hello")
+        for command in ("status", "peers", "models", "stop", "invite", "chat", "run hello")
     ),
     Cheap("split nowhere.gguf --layers 0:4 -o {home}/part.gguf", REFUSED, "nowhere.gguf"),
     Cheap("start --role drafter -md nowhere.gguf", REFUSED, "nowhere.gguf"),

@@ -14,6 +14,7 @@ from dsdnode.addresses import Nearness
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET, Teacher
+from dsdnode.net.resolver import Resolver
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.messages import Contact
 
@@ -88,10 +89,10 @@ async def test_nor_by_a_name_that_leads_here(start: Start, monkeypatch: pytest.M
     async with victim() as (address, calls):
         port = int(address.rpartition(":")[2])
 
-        async def resolve(host: str, port: int, **_: object) -> list[Any]:
-            return [(socket.AF_INET, 1, 6, "", ("127.0.0.1", port))]
+        async def hosts(_: Resolver, name: str) -> list[str]:
+            return ["127.0.0.1"]
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+        monkeypatch.setattr(Resolver, "hosts", hosts)
         alice.transport.introduce(Contact(CAROL.public_key, (f"tcp://mallory.example:{port}",)), MALLORY.peer_id)
         assert "nobody far away may name" in await unreachable(alice, CAROL)
         assert calls == []

@@ -164,13 +164,10 @@ async def test_alice_hears_what_is_tried_while_it_is_tried(begin: Begin, monkeyp
         trying.cancel()
 
 
-async def test_who_joins_its_own_address_under_another_key_is_told_so(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(joining, "STARTING_S", 0.0)
+async def test_who_joins_its_own_address_under_another_key_is_told_so(begin: Begin) -> None:
     alice = await begin("alice")
     with pytest.raises(PeerUnavailable, match="This node is there itself, and has another key"):
-        await alice.discovery.join([Contact(KEYS["bob"].public_key, alice.contact.addresses)], timeout_s=90)
+        await alice.discovery.join([Contact(KEYS["bob"].public_key, alice.contact.addresses)], 90, starting_s=0.0)
 
 
 # --- a copy

@@ -1,0 +1,65 @@
+"""Names and their addresses: a name server that is silent holds up nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from dsdnode.net.resolver import MAX_ASKED, Resolver
+from tests.node.mutation import ROOT
+
+
+async def test_a_name_of_this_machine_and_one_that_is_nobody_s() -> None:
+    resolver = Resolver()
+    assert "127.0.0.1" in await resolver.hosts("localhost")
+    for name in ("no-such-host.invalid", "a..b"):
+        with pytest.raises((OSError, UnicodeError)):
+            await resolver.hosts(name)
+
+
+async def test_names_of_a_silent_server_are_given_up_and_leave_a_bounded_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = threading.Event()
+    asked: list[str] = []
+
+    def silent(name: str, *_: object, **__: object) -> list[Any]:
+        asked.append(name)
+        told.wait()
+        return [(socket.AF_INET, 1, 6, "", (address, 0)) for address in ("192.0.2.7", "192.0.2.8", "192.0.2.7")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    resolver = Resolver()
+    given_up = [asyncio.ensure_future(resolver.hosts(f"{number}.example")) for number in range(MAX_ASKED)]
+    last = asyncio.ensure_future(resolver.hosts("last.example"))
+    await asyncio.sleep(0)
+    for one in given_up:
+        one.cancel()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    assert not last.done() and "last.example" not in asked
+    told.set()
+    async with asyncio.timeout(10):
+        assert await last == ["192.0.2.7", "192.0.2.8"]
+
+
+def test_a_process_ends_though_a_name_is_asked_for() -> None:
+    script = """
+import asyncio, socket, threading
+from dsdnode.net.resolver import Resolver
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
+async def main():
+    try:
+        async with asyncio.timeout(0.1):
+            await Resolver().hosts("alice.example")
+    except TimeoutError:
+        print("given up")
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "given up\n"), done.stderr
