@@ -39,7 +39,9 @@ async def run(name: str, host: str) -> None:
     rpc.start()
     discovery.start()
     if host:
-        await discovery.join([Contact(identity_of("carol").public_key, (f"tcp://{host}:{PORT}",))], timeout_s=5)
+        await discovery.join(
+            [Contact(identity_of("carol").public_key, (f"tcp://{host}:{PORT}",))], timeout_s=5, starting_s=5
+        )
         while discovery.reach.verdict is not Verdict.REACHED:  # noqa: ASYNC110 (nobody tells of that)
             await asyncio.sleep(LOOK_S)
     print(*discovery.contact.addresses, flush=True)

@@ -66,8 +66,12 @@ async def test_ten_daemons_find_one_another(tmp_path: Path, seed: int) -> None:
     rng.shuffle(order)
     order.insert(0, 0)
     with swarm(tmp_path) as made:
-        for num, i in enumerate(order):  # a tree: each joins one that was started before it, and may not be up yet
-            join = () if i == 0 else ("--join", joins[order[rng.randrange(num)]])
+        for num, i in enumerate(order):  # a tree: each joins one that was started before it
+            join: tuple[str, ...] = ()
+            if num:
+                other = order[rng.randrange(num)]
+                assert made.daemons[f"n{other}"].ready
+                join = ("--join", joins[other])
             made.start(f"n{i}", *ROLES[i], *join, "--threads", "1", listen=f"tcp://127.0.0.1:{ports[i]}")
         daemons = [made.daemons[f"n{i}"] for i in range(10)]
         providers = frozenset(str(daemon.ready["peer_id"]) for daemon in daemons[1:])
