@@ -8,11 +8,11 @@ models' layer counts, gave the whole model's logits bit for bit. Everything here
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dsdnode.engine.gguf_header import FLOAT32, UINT32, Header, Value
+from dsdnode.engine.gguf_header import ARRAY, BOOL, FLOAT32, UINT32, Header, Value
 from dsdnode.errors import ModelRefused
 
 Said = Callable[[Header], dict[str, Value]]
@@ -50,6 +50,8 @@ class Architecture:
     ("": it would not, and is)."""
     output_node: str = "l_out-{}"
     """Of a layer, by its number."""
+    output_norm: str = "output_norm"
+    """What the tensors of the last norm are called."""
     first_only_keys: tuple[str, ...] = ()
     """Keys that the graph applies to whatever is fed in, embeddings or not: left out of every shard after the first."""
     whole_only_keys: tuple[str, ...] = ()
@@ -61,6 +63,11 @@ class Architecture:
     special_counts: Callable[[Header], tuple[int, ...]] = lambda _: ()
     """Models of just so many layers are read otherwise than all others; of such a header."""
     said: Said = lambda _: {}
+    is_recurrent: bool = False
+    """Layers have a running state (hybrid.py)."""
+    kinds: Callable[[Header], str] = lambda _: ""
+    """Of its layers, where they differ: llama.cpp aborts on a shard that has not some with a state, and some with
+    attention."""
 
 
 PLAIN = Architecture()
@@ -88,6 +95,54 @@ def _lite_at(header: Header) -> tuple[int, ...]:
     if not header.count("deepseek2.attention.q_lora_rank", 0):
         return ()
     return (26, 27, 48) if header.tensors["token_embd.weight"].shape[1] == 128256 else (26, 27)
+
+
+RUNNING, ATTENDING, DENSE = "ra-"
+"""Kinds of layers: with a running state, with attention, with neither."""
+
+
+def _by_interval(header: Header) -> str:
+    name = header.text("general.architecture")
+    given = header.metadata.get(f"{name}.attention.recurrent_layers")
+    if given is not None and isinstance(given.data, np.ndarray):
+        running = [bool(one) for one in given.data]
+    else:
+        interval = header.count(f"{name}.full_attention_interval", 4)
+        running = [interval == 0 or (layer + 1) % interval > 0 for layer in range(header.count(f"{name}.block_count"))]
+    return "".join(RUNNING if one else ATTENDING for one in running)
+
+
+def _say_running(header: Header) -> dict[str, Value]:
+    """By layer, since cuts need not fall on the interval."""
+    running = [kind == RUNNING for kind in _by_interval(header)]
+    return {"attention.recurrent_layers": Value(ARRAY, np.array(running, bool), BOOL)}
+
+
+def _by_heads(header: Header) -> str:
+    """Without heads of attention they have a running state, or (nemotron_h) a dense network in its place."""
+    heads, dense = _by_layer(header, "attention.head_count_kv"), _by_layer(header, "feed_forward_length")
+    alone = header.text("general.architecture") == "nemotron_h"
+    other = [DENSE if alone and width else RUNNING for width in dense]
+    return "".join(ATTENDING if count else kind for count, kind in zip(heads, other, strict=True))
+
+
+def _by_layer(header: Header, key: str) -> list[int]:
+    name = header.text("general.architecture")
+    value, num_layers = header.metadata.get(f"{name}.{key}"), header.count(f"{name}.block_count")
+    if value is not None and isinstance(value.data, np.ndarray) and len(value.data) == num_layers:
+        return [int(one) for one in value.data]
+    return [header.count(f"{name}.{key}", 0)] * num_layers
+
+
+DELTA = Architecture(
+    input_node="model.input_embed",
+    is_recurrent=True,
+    kinds=_by_interval,
+    whole_only_keys=("full_attention_interval",),
+    said=_say_running,
+)
+MIXED = Architecture(is_recurrent=True, kinds=_by_heads)
+LFM2 = replace(MIXED, input_node="model.embed_tokens", output_norm="token_embd_norm")
 
 
 def _gating(header: Header) -> dict[str, Value]:
@@ -126,6 +181,7 @@ SUPPORTED = {
     "exaone-moe": Architecture(needs_output=True, window_period=4, needs_window=True, windowed=True),
     "exaone4": Architecture(special_counts=_at(64)),
     "falcon": PLAIN,
+    "falcon-h1": Architecture(is_recurrent=True),
     "gemma": Architecture(input_node="inp_scaled"),
     "gemma2": Architecture(input_node="inp_scaled", window_period=2, needs_window=True, special_counts=_at(46)),
     "gemma3": Architecture(window_period=6, special_counts=_wide_heads_at),
@@ -142,6 +198,7 @@ SUPPORTED = {
     "gpt-oss": Architecture(needs_output=True, window_period=2, needs_window=True),
     "gpt2": Architecture(input_node="inpL"),
     "granite": Architecture(first_only_keys=("embedding_scale",)),
+    "granitehybrid": replace(MIXED, first_only_keys=("embedding_scale",)),
     "granitemoe": Architecture(first_only_keys=("embedding_scale",)),
     "grok": TOKENS,
     "grovemoe": PLAIN,
@@ -149,15 +206,21 @@ SUPPORTED = {
     "hunyuan-moe": PLAIN,
     "hy_v3": PLAIN,
     "internlm2": NEEDS_OUTPUT,
+    "jamba": MIXED,
+    "kimi-linear": replace(MIXED, needs_output=True, input_node="model.embed_tokens"),
     "laguna": Architecture(window_period=4, full_first=True, needs_window=True),
+    "lfm2": LFM2,
+    "lfm2moe": LFM2,
     "llama": PLAIN,
     "llama4": Architecture(window_period=4, needs_window=True, cut_multiple=4, least_layers=4),
+    "mamba2": Architecture(is_recurrent=True),
     "mimo2": Architecture(needs_output=True, window_period=1, needs_window=True, heads_by_layer=True),
     "minicpm": Architecture(input_node=FED, said=_residual_scale),
     "minimax-m2": NEEDS_OUTPUT,
     "mistral3": PLAIN,
     "mistral4": PLAIN,
     "nemotron": NEEDS_OUTPUT,
+    "nemotron_h": replace(MIXED, output_node="nemotron_h_block_out-{}"),
     "olmo": PLAIN,
     "olmo2": Architecture(needs_output=True, window_period=4),
     "olmoe": NEEDS_OUTPUT,
@@ -171,7 +234,10 @@ SUPPORTED = {
     "qwen2moe": NEEDS_OUTPUT,
     "qwen2vl": TOKENS,
     "qwen3": PLAIN,
+    "qwen35": DELTA,
+    "qwen35moe": DELTA,
     "qwen3moe": PLAIN,
+    "qwen3next": replace(DELTA, input_node="model.embed_tokens"),
     "qwen3vl": Architecture(input_node=FED, whole_only_keys=("n_deepstack_layers",)),
     "qwen3vlmoe": Architecture(input_node=FED, whole_only_keys=("n_deepstack_layers",)),
     "seed_oss": PLAIN,
@@ -197,19 +263,9 @@ _RECURRENT = "its layers keep a running state that cannot be rolled back"
 
 REFUSED = {
     "baichuan": _COUNTED,
-    "falcon-h1": _RECURRENT,
     "gemma3n": _MORE,
-    "granitehybrid": _RECURRENT,
-    "jamba": _RECURRENT,
-    "lfm2": _RECURRENT,
-    "lfm2moe": _RECURRENT,
     "mamba": _RECURRENT,
-    "mamba2": _RECURRENT,
     "minicpm3": _COUNTED,
-    "nemotron_h": _RECURRENT,
-    "qwen35": _RECURRENT,
-    "qwen35moe": _RECURRENT,
-    "qwen3next": _RECURRENT,
     "rwkv6": _RECURRENT,
     "rwkv7": _RECURRENT,
 }

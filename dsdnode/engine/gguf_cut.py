@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
-from dsdnode.engine.gguf_arch import Architecture, check_count
+from dsdnode.engine.gguf_arch import ATTENDING, RUNNING, Architecture, check_count
 from dsdnode.engine.gguf_header import ARRAY, BOOL, STRING, UINT32, Header, Tensor, Value
 from dsdnode.engine.gguf_writer import NewTensor
 from dsdnode.errors import ModelRefused
@@ -31,6 +31,7 @@ LAYER_ARRAYS = (
     "attention.head_count",
     "attention.head_count_kv",
     "attention.indexer.types",
+    "attention.recurrent_layers",
     "attention.sliding_window_pattern",
     "expert_feed_forward_length",
     "expert_used_count",
@@ -52,7 +53,7 @@ SHARED_TENSORS = (
     "rope_factors_short.weight",
     "rope_freqs.weight",
 )
-END_TENSORS = ("token_embd.weight", "output.weight", "output.bias", "output_norm.weight", "output_norm.bias")
+END_TENSORS = ("token_embd.weight", "output.weight", "output.bias")
 
 
 def layers_of(header: Header) -> int:
@@ -68,10 +69,22 @@ def boundaries_of(header: Header, architecture: Architecture) -> tuple[int, ...]
     if architecture.windowed and _has_window(header):
         windowed = windowed_layers(header, architecture)
         kept_together = {max(layer, 1) for layer in range(num_layers) if not windowed[layer]}
+    kept_together |= _within_groups(header, architecture)
     multiple = architecture.cut_multiple
     first = -(-architecture.least_layers // multiple) * multiple
     inside = range(first, num_layers - architecture.least_layers + 1, multiple)
     return (0, *(one for one in inside if one not in kept_together), num_layers)
+
+
+def _within_groups(header: Header, architecture: Architecture) -> set[int]:
+    """Positions inside of the smallest runs of layers that have both kinds."""
+    kinds = architecture.kinds(header)[: layers_of(header)]
+    ends = [0]
+    for end in range(1, len(kinds) + 1):
+        if {RUNNING, ATTENDING} <= set(kinds[ends[-1] : end]):
+            ends.append(end)
+    ends[1:] = [*ends[1:-1], len(kinds)]  # what is left over belongs to the last one
+    return set(range(len(kinds) + 1)) - set(ends)
 
 
 def check_cut(header: Header, architecture: Architecture, start: int, end: int) -> None:
@@ -124,7 +137,9 @@ def plan_metadata(header: Header, architecture: Architecture, start: int, end: i
             if suffix in left_out or (start > 0 and suffix in architecture.first_only_keys):
                 continue
             metadata[key] = _cut_value(header, architecture, key, suffix, start, end)
-    metadata = {f"{name}.{key}": value for key, value in architecture.said(header).items()} | metadata
+    for key, value in architecture.said(header).items():
+        cut = replace(value, data=value.data[start:end]) if isinstance(value.data, np.ndarray) else value
+        metadata.setdefault(f"{name}.{key}", cut)
     metadata[f"{name}.block_count"] = Value(UINT32, end - start)
     vocab = vocab_of(header) if start == 0 or end == layers_of(header) else DUMMY_VOCAB
     metadata[f"{name}.vocab_size"] = Value(UINT32, vocab)
@@ -199,10 +214,10 @@ def plan_tensors(header: Header, architecture: Architecture, start: int, end: in
         if name in SHARED_TENSORS:
             if name not in left_out:
                 tensors.append(_copy(tensor))
+        elif name.startswith(f"{architecture.output_norm}."):
+            tensors.append(_copy(tensor) if last else _neutral(tensor, width))
         elif name in END_TENSORS:
-            if name.startswith("output_norm"):
-                tensors.append(_copy(tensor) if last else _neutral(tensor, width))
-            elif name == "output.bias" and last:
+            if name == "output.bias" and last:
                 tensors.append(_copy(tensor))
         else:
             layer, rest = _layer(header, name)

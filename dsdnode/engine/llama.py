@@ -104,10 +104,7 @@ class LlamaEngine:
 
     def copy(self, source: int, target: int, position: int) -> None:
         """As `Engine.copy`. Raises ValueError when `source` is shorter or `target` in use."""
-        check_sequence(source, self.shard)
-        check_sequence(target, self.shard)
-        if source == target or self.length(target) or not 0 <= position <= self.length(source):
-            raise ValueError(f"copy of {position} positions, {source} -> {target}: does not fit their lengths")
+        self._check_copy(source, target, position)
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, position)
         self._lengths[target] = position
 
@@ -126,12 +123,26 @@ class LlamaEngine:
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         self._lengths.pop(sequence, None)
 
+    def _check_copy(self, source: int, target: int, position: int) -> None:
+        check_sequence(source, self.shard)
+        check_sequence(target, self.shard)
+        if source == target or self.length(target) or not 0 <= position <= self.length(source):
+            raise ValueError(f"copy of {position} positions, {source} -> {target}: does not fit their lengths")
+
+    @property
+    def _first_spare(self) -> int:
+        """Of the sequences that nobody outside knows; before it the one of rows of nothing."""
+        return self._max_sequences + self._alike
+
+    def _num_spare(self, options: EngineOptions) -> int:
+        return 0
+
     def _new_context(self, options: EngineOptions) -> Any:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self._cells(options.context_tokens) + self._alike * _CELLS
+        params.n_seq_max = self._first_spare + self._num_spare(options)
         # n_batch below n_seq_max would trip an assertion in output_reserve
-        params.n_batch = params.n_ubatch = max(options.batch_tokens, options.max_sequences) + self._alike
-        params.n_seq_max = options.max_sequences + self._alike
+        params.n_batch = params.n_ubatch = max(options.batch_tokens, params.n_seq_max) + self._alike
         params.n_threads = params.n_threads_batch = options.threads or psutil.cpu_count(logical=False) or 1
         params.kv_unified = True  # the default permutes rows of several sequences and aborts on partial copies
         params.swa_full = True  # a sliding-window cache could not be rolled back
@@ -160,10 +171,13 @@ class LlamaEngine:
         for position in (0, 2):
             rows = self.decode([self._blank(position, 2)])[0]
             self._require(len(rows) == (1 if self.shard.last else 2), "does not show its layers' results")
-        can = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
-        can = can and int(llama_cpp.llama_memory_seq_pos_max(self._memory, 0)) == 0
+        can = self._can_truncate()
         self.clear()
         return can
+
+    def _can_truncate(self) -> bool:
+        can = bool(llama_cpp.llama_memory_seq_rm(self._memory, 0, 1, -1))
+        return can and int(llama_cpp.llama_memory_seq_pos_max(self._memory, 0)) == 0
 
     def _probe_states(self) -> tuple[float, float]:
         """The sizes of states, by powers of ten, below and from which they spoil the cache: 0 and inf: none does.
@@ -295,7 +309,7 @@ class LlamaEngine:
             part = slice(start, min(start + self._batch_tokens, len(inputs)))
             shown = wanted[part] > 0
             batch = self._batch.fill(part, sequences, positions, wanted)
-            lone = self._alike and shown.sum() < 2
+            lone = self._is_lone(len(shown), int(shown.sum()))
             if lone:
                 batch = self._batch.add(self._max_sequences)
             self._feed(inputs[part], lone)
@@ -308,6 +322,10 @@ class LlamaEngine:
             self._check_finite(rows, sequences[part][shown])
             consume(rows if asked[part][shown].all() else rows[asked[part][shown]])
 
+    def _is_lone(self, num_rows: int, num_shown: int) -> bool:
+        """Is it to get company?"""
+        return self._alike and num_shown < 2
+
     def _feed(self, inputs: NDArray[Any], lone: bool) -> None:
         """Tokens, or hidden states: in a batch, or in place of what tokens, whichever they are, come to.
 
@@ -317,7 +335,7 @@ class LlamaEngine:
         if self.shard.first:
             self._batch.tokens[: len(inputs)] = inputs
         elif self._fed_tokens:
-            self._nodes.put(np.append(inputs, np.ones((lone, self._manifest.width), np.float32), axis=0))
+            self._nodes.put(np.append(inputs, np.ones((int(lone), self._manifest.width), np.float32), axis=0))
         else:
             self._batch.states[: len(inputs)] = inputs
 

@@ -56,11 +56,11 @@ class _Worker:
         cage = Cage(gpu=options.gpu_layers > 0)
         cage.shut_files(readable, options.max_memory_bytes)
         os.environ |= ALIKE if options.alike else {}
-        from dsdnode.engine.llama import LlamaEngine
+        from dsdnode.engine.hybrid import open_engine
 
         cage.shut_calls()
         self._protection = cage.protection
-        self._engine = LlamaEngine(load.path, options, load.cache_folder)
+        self._engine = open_engine(load.path, options, load.cache_folder)
 
     def loaded(self) -> Loaded:
         return Loaded(self._engine.shard, self._protection)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.engine.gguf import cut, fits
+from dsdnode.engine.gguf import cut, fits, read_manifest
+from dsdnode.engine.gguf_arch import SUPPORTED
+from dsdnode.engine.hybrid import open_engine
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.port import Chunk
@@ -18,6 +21,9 @@ from tests.engine.loader_models import VOCAB
 
 Rows = NDArray[np.float32]
 OPTIONS = EngineOptions(threads=1, context_tokens=256, max_sequences=4, batch_tokens=64)
+STRICT = replace(EngineOptions.strict(256, 4), batch_tokens=64)
+"""For layers with a running state: what is cut back is computed again, by a shard from the states that it got, in a
+block of another size, and so rounded otherwise than in the whole model."""
 
 
 def ranges(
@@ -51,6 +57,14 @@ class Pair:
             tokens = self._rng.integers(0, VOCAB, count).astype(np.int32)
             draws = count if num_draws is None else num_draws
             chunks.append(Chunk(sequence, self.whole.length(sequence), tokens, draws, Sampling()))
+        self._run(chunks)
+
+    def feed(self, sequence: int, tokens: Sequence[int]) -> Rows:
+        """These tokens, to one sequence; the whole model's rows."""
+        position = self.whole.length(sequence)
+        return self._run([Chunk(sequence, position, np.array(tokens, np.int32), len(tokens), Sampling())])[0]
+
+    def _run(self, chunks: list[Chunk]) -> list[Rows]:
         wanted = self.whole.decode(chunks)
         rows: list[Rows] = []
         for stage in self.stages:
@@ -65,6 +79,7 @@ class Pair:
             assert want.shape == row.shape and np.isfinite(want).all()
             assert want.std() > 0.01  # zeros would agree too
             self.max_difference = max(self.max_difference, float(np.abs(want - row).max()))
+        return wanted
 
     def truncate(self, sequence: int, position: int) -> None:
         for engine in (self.whole, *self.stages):
@@ -101,7 +116,9 @@ def max_difference(model: Path, num_layers: int, num_shards: int, folder: Path) 
     for start, end in ranges(num_layers, num_shards, fits(model)):
         paths.append(folder / f"{start}-{end}.gguf")
         cut(model, start, end, paths[-1], cache_folder=folder / "cache")
-    engines = [LlamaEngine(path, OPTIONS, folder / "cache") for path in (model, *paths)]
+    name = read_manifest(model, folder / "cache").architecture
+    options = STRICT if SUPPORTED[name].is_recurrent else OPTIONS
+    engines = [open_engine(path, options, folder / "cache") for path in (model, *paths)]
     try:
         pair = Pair(engines[0], engines[1:])
         story(pair)

@@ -22,7 +22,20 @@ from tests.engine.loader_variants import Keys, LoaderVariant
 
 VOCAB, CONTEXT_TOKENS = 96, 4096
 BARE = "xielu."
-_PLAIN = ("norm", "ffn_gate_inp", "rope_f", "sinks", "scale", ".bias", "exp_probs")
+_PLAIN = (
+    "norm",
+    "ffn_gate_inp",
+    "rope_f",
+    "sinks",
+    "scale",
+    ".bias",
+    "exp_probs",
+    "conv1d",
+    "ssm_a.",
+    "ssm_d.",
+    "ssm_dt",
+    "shortconv.conv",
+)
 """Parts of names of tensors that are not quantised."""
 
 
@@ -131,13 +144,17 @@ def shapes(architecture: str, keys: Keys) -> dict[str, tuple[int, ...]]:
 
 def _is_unused(name: str) -> bool:
     """Of a type of numbers that no model here has, or of models that classify."""
-    return name.startswith("cls.") or (name.endswith((".scale", ".input_scale")) and "ffn_gate_inp" not in name)
+    return name.startswith(("cls.", "dense_")) or (
+        name.endswith((".scale", ".input_scale")) and "ffn_gate_inp" not in name
+    )
 
 
 def _random(
     name: str, shape: tuple[int, ...], rng: np.random.Generator, kind: Type
 ) -> tuple[NDArray[Any], Type | None]:
     """Data, and its type where that is not numpy's. Norms and biases are random, too: one in a wrong place shows."""
+    if name.endswith(("ssm_a", "ssm_a.weight")):  # states die away
+        return (-np.abs(rng.standard_normal(shape)) - 0.1).astype(np.float32), None
     if "rope_f" in name:
         return (1.5 + 0.1 * rng.standard_normal(shape)).astype(np.float32), None
     if ("norm" in name and name.endswith("weight")) or name.endswith("scale"):

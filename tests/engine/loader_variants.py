@@ -70,6 +70,16 @@ def _every(period: int, full: int) -> Callable[[int], bool]:
     return lambda layer: layer % period != full
 
 
+_SSM = {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 32, "ssm.time_step_rank": 4}
+_DELTA = _SSM | {"ssm.group_count": 2, "rope.dimension_sections": [4, 2, 2, 0], "full_attention_interval": 4}
+_HEADS_16 = {"attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 16}
+_HEADS_32 = {"attention.key_length": 32, "attention.value_length": 32}
+
+
+def _some_heads(period: int, attending: int) -> Callable[[int], Keys]:
+    return lambda n: by_layer(n, attention__head_count_kv=lambda layer: 2 if layer % period == attending else 0)
+
+
 LOADER_VARIANTS = {
     "afmoe": LoaderVariant("afmoe", (32, 56), lambda _: _EXPERTS | _SHARED_COUNT | _WINDOW | _LEAD | _WIDE),
     "apertus": LoaderVariant(
@@ -130,6 +140,7 @@ LOADER_VARIANTS = {
     ),
     "exaone4": LoaderVariant("exaone4", (30,)),
     "falcon": LoaderVariant("falcon", (32, 60)),
+    "falcon-h1": LoaderVariant("falcon-h1", (36,), lambda _: _SSM | _WIDE | {"ssm.group_count": 1}),
     "gemma": LoaderVariant("gemma", (18, 28), lambda _: _WIDE, tied=True),
     "gemma2": LoaderVariant(
         "gemma2",
@@ -156,6 +167,18 @@ LOADER_VARIANTS = {
         "glm4moe", (46, 92), lambda _: _EXPERTS | _SHARED_COUNT | _WIDE | {"leading_dense_block_count": 3}
     ),
     "gpt2": LoaderVariant("gpt2", (12, 48), lambda _: _ALL_HEADS, tied=True),
+    "granitehybrid": LoaderVariant(
+        "granitehybrid",
+        (40,),
+        lambda n: (
+            _EXPERTS
+            | _SHARED
+            | _SSM
+            | {"ssm.group_count": 1, "residual_scale": 0.22, "embedding_scale": 12.0, "logit_scale": 8.0}
+            | {"attention.scale": 0.0625}
+            | _some_heads(10, 5)(n)
+        ),
+    ),
     "grok": LoaderVariant("grok", (64,), lambda _: _EXPERTS),
     "grovemoe": LoaderVariant(
         "grovemoe",
@@ -169,14 +192,35 @@ LOADER_VARIANTS = {
     "hunyuan-dense": LoaderVariant("hunyuan-dense", (24, 32), lambda _: _WIDE),
     "hunyuan-moe": LoaderVariant("hunyuan-moe", (32,), lambda _: _EXPERTS | _SHARED | _WIDE),
     "hy_v3": LoaderVariant("hy_v3", (48,), lambda _: _EXPERTS | _SHARED | _SIGMOID | _LEAD | _WIDE),
+    "jamba": LoaderVariant("jamba", (32,), lambda n: _EXPERTS | _SSM | {"ssm.state_size": 16} | _some_heads(8, 4)(n)),
+    "kimi-linear": LoaderVariant(
+        "kimi-linear",
+        (27,),
+        lambda n: (
+            _LATENT
+            | _EXPERTS
+            | _SHARED_COUNT
+            | _SIGMOID
+            | _LEAD
+            | {"ssm.conv_kernel": 4, "kda.head_dim": 32, "expert_weights_scale": 2.4}
+            | by_layer(n, attention__head_count_kv=lambda layer: 1 if layer % 4 == 3 else 0)
+        ),
+    ),
     "laguna": LoaderVariant(
         "laguna", (40,), lambda _: _EXPERTS | _SHARED | _SHARED_COUNT | _SIGMOID | _WIDE | _WINDOW | _LEAD
+    ),
+    "lfm2": LoaderVariant("lfm2", (16, 30), lambda n: {"shortconv.l_cache": 3} | _some_heads(3, 2)(n)),
+    "lfm2moe": LoaderVariant(
+        "lfm2moe",
+        (24,),
+        lambda n: _EXPERTS | _SIGMOID | {"shortconv.l_cache": 3, "leading_dense_block_count": 2} | _some_heads(3, 2)(n),
     ),
     "llama4": LoaderVariant(
         "llama4",
         (48,),
-        lambda _: _EXPERTS | {"attention.key_length": 16, "attention.value_length": 16, "interleave_moe_layer_step": 2},
+        lambda _: _EXPERTS | _HEADS_16 | {"interleave_moe_layer_step": 2},
     ),
+    "mamba2": LoaderVariant("mamba2", (24,), lambda _: _SSM | {"ssm.group_count": 1}),
     "mimo2": LoaderVariant(
         "mimo2",
         (48,),
@@ -211,6 +255,17 @@ LOADER_VARIANTS = {
         ),
     ),
     "nemotron": LoaderVariant("nemotron", (32,)),
+    "nemotron_h": LoaderVariant(
+        "nemotron_h",
+        (52,),
+        lambda n: (
+            _SSM
+            | _WIDE
+            | {"ssm.group_count": 2}
+            | _some_heads(14, 4)(n)
+            | by_layer(n, feed_forward_length=lambda layer: 128 if layer % 2 else 0)
+        ),
+    ),
     "olmo": LoaderVariant("olmo", (22, 32, 80), lambda _: _ALL_HEADS | {"attention.clamp_kqv": 8.0}),
     "orion": LoaderVariant("orion", (40,)),
     "phi2": LoaderVariant("phi2", (24, 32), lambda _: _ALL_HEADS),
@@ -222,6 +277,9 @@ LOADER_VARIANTS = {
     "qwen3vlmoe": LoaderVariant(
         "qwen3vlmoe", (48,), lambda _: _EXPERTS | _WIDE | _SECTIONS | {"n_deepstack_layers": 3}
     ),
+    "qwen35": LoaderVariant("qwen35", (24, 32, 64), lambda _: _DELTA | _HEADS_32),
+    "qwen35moe": LoaderVariant("qwen35moe", (40, 48, 60), lambda _: _DELTA | _HEADS_32 | _EXPERTS | _SHARED),
+    "qwen3next": LoaderVariant("qwen3next", (48,), lambda _: _DELTA | _HEADS_32 | _EXPERTS | _SHARED),
     "smallthinker": LoaderVariant("smallthinker", (32, 52), lambda _: _EXPERTS | _SIGMOID | _WIDE | _WINDOW),
     "smollm3": LoaderVariant("smollm3", (36,), tied=True),
     "stablelm": LoaderVariant("stablelm", (24, 32, 40), lambda _: {"use_parallel_residual": False}),
