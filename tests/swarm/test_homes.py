@@ -165,7 +165,7 @@ async def test_who_claims_one_address_more_while_the_others_are_called_has_that_
         def sighting(self, peer: bytes) -> Sighting:
             return Sighting(tuple(reached))
 
-        async def reach(self, peer: bytes) -> None:
+        async def reach(self, peer: bytes, anew: bool = False) -> None:
             called = claimed[-1].addresses
             await going_on.wait()
             reached.extend(one for one in called if one == new)
