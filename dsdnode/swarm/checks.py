@@ -64,7 +64,7 @@ class Checks:
         self._direct = set(self._own_direct)
         """All that were ours in this place: of too many those that relays give take the place of some."""
         self._named = rpc.transport.contact.addresses
-        self._is_callable = True
+        self._known_ways = True, 0.0
         self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
         """Who have asked us: where nobody else can be dialled they can be asked all the same."""
         self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
@@ -96,8 +96,8 @@ class Checks:
     def as_reached(self, records: Iterable[ProviderRecord]) -> list[ProviderRecord]:
         """What is to be announced of them: nothing, where nobody can call us. How much relays let through is filled in
         here."""
-        rate = self._rpc.transport.relay_bytes_per_s if self.reach.is_cut_off else 0.0
-        called = records if self.is_callable else ()
+        is_callable, rate = self._ways
+        called = records if is_callable else ()
         return [msgspec.structs.replace(record, relay_bytes_per_s=rate) for record in called]
 
     @property
@@ -105,6 +105,11 @@ class Checks:
         """Addresses where some reach us, but perhaps not all, or not without a relay."""
         outlook = self._rpc.transport.outlook
         return self.given if outlook is not None and outlook.is_open else (*self.given, self._rpc.transport.seen)
+
+    @property
+    def _ways(self) -> tuple[bool, float]:
+        """May others reach us, and what do our relays let through, if those far away need them (0: they do not)?"""
+        return self.is_callable, self._rpc.transport.relay_bytes_per_s if self.reach.is_cut_off else 0.0
 
     @property
     def _own_direct(self) -> tuple[str, ...]:
@@ -143,8 +148,8 @@ class Checks:
         if self._named != (named := self._to_name):
             self._named = named
             self._rpc.transport.greet_as(named)
-        if self._is_callable is not (is_callable := self.is_callable):
-            self._is_callable = is_callable
+        if self._known_ways != (ways := self._ways):
+            self._known_ways = ways
             self._changed()
 
     def _choose(self) -> dict[str, bytes]:
