@@ -5,6 +5,7 @@ A file of released/ is never changed: it says what a peer of that release sends,
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -101,11 +102,13 @@ def is_prefix(before: Any, now: Any) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if len(arguments) != 1 or (FOLDER / f"{arguments[0]}.json").exists():
-        print("usage: python -m tests.protocol.releases NAME, of a release that is not kept yet", file=sys.stderr)
-        return 2
-    path = FOLDER / f"{arguments[0]}.json"
-    path.write_text(vectors.spell(snapshot(arguments[0]), 0) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("release", help="its number")
+    release = parser.parse_args(arguments).release
+    path = FOLDER / f"{release}.json"
+    if path.exists():
+        parser.error(f"{path} is there, and never changes")
+    path.write_text(vectors.spell(snapshot(release), 0) + "\n")
     print(f"{path} written")
     return 0
 
