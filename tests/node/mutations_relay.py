@@ -54,7 +54,7 @@ RELAY: Final = {
     "relay-calls": Mutation(AGENT + "_called", 'not self._calls.spend(b"", self._loop.time()) or ', ""),
     "relay-host": Mutation(AGENT + "_called", "not is_ip(incoming.host) or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
-    "circuit-caller": Mutation(CIRCUITS + "caller", "self._callers.get(door.port, door.host)", "door.host"),
+    "circuit-caller": Mutation(CIRCUITS + "caller", "self._callers[door.port] if self.has(door) else ", ""),
     "circuit-house": Mutation(CIRCUITS + "begin", "nearness(host) is Nearness.WORLD and ", ""),
     "circuit-own": Mutation(CIRCUITS + "begin", " and not leads_here(host)", ""),
     "circuit-late": Mutation(
