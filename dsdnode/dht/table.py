@@ -10,6 +10,8 @@ A node is absent, spare, live, suspect or dead. `seen` is called when a peer ans
 | suspect | live                                          | suspect; dead at the third failure  | stays               |
 | dead    | live                                          | dead                                | gone                |
 
+Whoever is called no more without a relay, or says that nobody can call it, `leave`s, whatever its state.
+
 Rules: only live nodes are told to others or asked. Failures within a second of each other count once (requests in
 flight together fail together). A spare that comes in is suspect until it answers. New addresses face the caps anew.
 A dead node whose place nobody wants is tried again, ever more rarely, and forgotten after an hour, unless nobody is
@@ -173,6 +175,17 @@ class Table:
         if node.dead:
             self._replace(bucket, node, now)
 
+    def leave(self, peer: bytes, now: float) -> None:
+        """A peer lives, and is no longer one to be asked: it cannot be called where we said that it can."""
+        bucket = self._buckets.get(bucket_index(self._own_id, peer))
+        if bucket is None:
+            return
+        bucket.spares.pop(peer, None)
+        node = bucket.nodes.get(peer)
+        if node is not None:
+            self._remove(bucket, node)
+            self._let_in(bucket, now)
+
     def due(self, now: float) -> list[Contact]:
         """Nodes to be pinged now, at most 10; each comes again only later. Forgets the long dead."""
         due: list[Contact] = []
@@ -260,10 +273,14 @@ class Table:
     def _replace(self, bucket: _Bucket, dead: _Node, now: float) -> None:
         """The newest spare that the caps allow takes the place of `dead`; it must answer before it counts as live."""
         self._remove(bucket, dead)
+        if not self._let_in(bucket, now):
+            self._insert(bucket, dead)
+
+    def _let_in(self, bucket: _Bucket, now: float) -> bool:
         for spare in reversed(bucket.spares.values()):
             if self._has_room(bucket, spare):
                 del bucket.spares[spare.id]
                 spare.failures, spare.check_at = 1, now
                 self._insert(bucket, spare)
-                return
-        self._insert(bucket, dead)
+                return True
+        return False

@@ -53,6 +53,8 @@ class Way:
     """The IP address that has answered."""
     passage: Passage | None = None
     """A connection to `address` that has been made already, and is to be taken."""
+    relayed: bool = False
+    """By way of a relay, as whoever answered has said."""
 
     @property
     def told(self) -> str:

@@ -51,6 +51,8 @@ class Handshake:
     swarm_keys: tuple[bytes, ...] = ()
     version: int = PROTOCOL_VERSION
     capabilities: tuple[str, ...] = CAPABILITIES
+    named: tuple[str, ...] | None = None
+    """Those of its addresses that a hello names; None: all."""
 
     @property
     def num_greetings(self) -> int:
@@ -62,7 +64,9 @@ class Handshake:
         nonce = secrets.token_bytes(16)
         key = self.swarm_keys[attempt] if self.swarm_keys else b""
         proof = _proof(key, b"hello", self.contact.public_key, callee, nonce)
-        return Hello(self.version, self.contact, self.capabilities, nonce, proof, bulk)
+        named = self.contact.addresses if self.named is None else self.named
+        contact = Contact(self.contact.public_key, named)
+        return Hello(self.version, contact, self.capabilities, nonce, proof, bulk)
 
     def answer(self, hello: Hello, curve_key: bytes) -> Welcome | Refused:
         """Our answer to a caller that proved to own `curve_key` (X25519)."""

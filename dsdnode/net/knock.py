@@ -24,9 +24,10 @@ class Knocks:
         self._calling: dict[Dealer, bool] = {}
         """Calls under way, and whether we have heard them ourselves."""
 
-    async def reach(self, peer: Peer) -> None:
-        """Call at every address of the peer that has not answered yet."""
-        answering = peer.sighting().reached
+    async def reach(self, peer: Peer, anew: bool = False) -> None:
+        """Call at every address of the peer that has not answered yet; `anew`: but for those where a link leads now."""
+        linked = [dealer.way.told for dealer in peer.dealers.values() if dealer.ready]
+        answering = linked if anew else peer.sighting().reached
         ways = [way for way in peer.ways() if way.address not in answering]
         await asyncio.gather(*(self._call(peer.public_key, way, peer) for way in ways))
 

@@ -21,7 +21,7 @@ from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.peers import Peer, PeerBook
 from dsdnode.net.places import is_gone
-from dsdnode.net.port import MAX_DIALLED, RETRY_S, Priority
+from dsdnode.net.port import MAX_DIALLED, RELAYED, RETRY_S, Priority
 from dsdnode.net.queues import Inbox
 from dsdnode.net.resolver import Resolver
 from dsdnode.net.sockets import Names
@@ -164,7 +164,8 @@ class Links:
             for address in dealer.failed:
                 peer.unanswered(address)
             if dealer.ready:
-                peer.answered(dealer.way, parse_address(dealer.way.address)[0])
+                host, _ = parse_address(dealer.way.address)
+                peer.answered(dealer.way, host, relayed=RELAYED in dealer.capabilities)
         told = [(way.teacher, address) for way in dealer.proven for address in (way.address, way.told)]
         for teacher, address in dict.fromkeys(told):
             if teacher is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import PeerUnavailable
@@ -36,6 +36,9 @@ class MemoryTransport:
         self.twin = ""
         self.why_no_port = self.seen = ""
         self.relays = self.outlook = None
+        self.given: tuple[str, ...] = ()
+        self.relay_bytes_per_s = 0.0
+        self.is_called = False
         self._hub = hub
         self._id = peer_id(contact.public_key)
         self._inbox = Inbox()
@@ -45,8 +48,12 @@ class MemoryTransport:
         self._called: set[bytes] = set()
         """By whom: a message to them needs no call of ours."""
         self._reached: set[bytes] = set()
+        self._greets: Contact | None = None
         self.banned: set[bytes] = set()
         self._lost: list[Callable[[bytes, str], None]] = []
+
+    def greet_as(self, addresses: Sequence[str]) -> None:
+        self._greets = Contact(self.contact.public_key, tuple(addresses))
 
     def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
         self._contacts[peer_id(contact.public_key)] = contact
@@ -55,7 +62,7 @@ class MemoryTransport:
         contact = self._contacts.get(peer)
         return Sighting(contact.addresses) if contact is not None and peer in self._reached else Sighting()
 
-    async def reach(self, peer: bytes) -> None:
+    async def reach(self, peer: bytes, anew: bool = False) -> None:
         if peer in self._hub.transports:
             self._reached.add(peer)
 
@@ -95,7 +102,7 @@ class MemoryTransport:
         if target is None or self._id not in self._hub.transports:
             raise PeerUnavailable("nobody of that name is here")
         self.calls(peer)
-        target.called_by(self.contact)
+        target.called_by(self._greets or self.contact)
         if self._id not in target.banned:
             where = network_of(self.source), machine_of(self.source)
             asyncio.get_running_loop().call_soon(target._inbox.put, self._id, frames, *where)

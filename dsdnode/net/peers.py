@@ -96,10 +96,10 @@ class Peer:
             best.setdefault(way.address, self.reached.get(way.address, way))
         return list(best.values())[:MAX_ADDRESSES]
 
-    def answered(self, way: Way, host: str) -> None:
+    def answered(self, way: Way, host: str, relayed: bool = False) -> None:
         """A call of ours led to it; `host`: the IP address."""
         self.reached.pop(way.told, None)
-        self.reached[way.told] = Way(way.told, way.near, host=host)
+        self.reached[way.told] = Way(way.told, way.near, host=host, relayed=relayed)
         self.silent.discard(way.told)
         while len(self.reached) > MAX_ADDRESSES:
             first = next(iter(self.reached))
@@ -124,7 +124,8 @@ class Peer:
         hosts = [way.host for way in answering] + [inbound.host for inbound in self.inbounds]
         networks = dict.fromkeys(one for one in (network(host) for host in hosts if host) if one is not None)
         near = self.as_teacher.near if self.as_teacher is not None else Nearness.WORLD
-        return Sighting(tuple(way.address for way in answering), tuple(networks), near)
+        relayed = tuple(way.address for way in answering if way.relayed)
+        return Sighting(tuple(way.address for way in answering), tuple(networks), relayed, near)
 
     @property
     def source(self) -> str:

@@ -6,7 +6,7 @@ at all. It never blocks the sender: a full queue drops the message and raises Ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
@@ -31,6 +31,8 @@ SILENT_S = PROBE_AFTER_S + UNACKNOWLEDGED_S
 """After so long a machine that has vanished without a word is missed, at the latest."""
 RELAY = "relay"
 """The capability of whoever can be asked to relay (FindRelay)."""
+RELAYED = "relayed"
+"""In a Welcome alone: this connection has come by way of a relay."""
 REACH = "reach"
 """The capability of whoever says where it reaches another (FindMe)."""
 OBSERVE = "observe"
@@ -67,6 +69,8 @@ class Sighting:
     """Addresses at which a call of ours was answered by its key, the last one first."""
     networks: tuple[str, ...] = ()
     """Public networks (addresses.network) of who answered there, and of where its connections come from."""
+    relayed: tuple[str, ...] = ()
+    """Of `reached` those where the call came by way of a relay, as its callee has said."""
     near: Nearness = Nearness.HERE
     """How far away it is: what it may name, and what it has any use for."""
 
@@ -84,6 +88,21 @@ class Transport(Protocol):
     def twin(self) -> str:
         """Where another process has our key ("": nowhere that we know of). One of them must have an identity made."""
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Of our addresses those that relays have given us."""
+
+    @property
+    def relay_bytes_per_s(self) -> float:
+        """The most that one of these relays lets through for one caller (0: there is none)."""
+
+    @property
+    def is_called(self) -> bool:
+        """Has anybody a connection to us that he made himself, from another machine, and without a relay?"""
+
+    def greet_as(self, addresses: Sequence[str]) -> None:
+        """Name these of our addresses in greetings from now on (until then: all of them)."""
+
     def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
         """Remember where a peer can be dialled; nothing is sent.
 
@@ -94,8 +113,9 @@ class Transport(Protocol):
 
     def sighting(self, peer: bytes) -> Sighting: ...
 
-    async def reach(self, peer: bytes) -> None:
-        """Call a peer anew at each address that it claims and `sighting` does not name yet; takes seconds at most."""
+    async def reach(self, peer: bytes, anew: bool = False) -> None:
+        """Call a peer at each address that it claims and `sighting` does not name yet; takes seconds at most. `anew`:
+        also where it has answered, unless a connection of ours leads there now."""
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
         """Call addresses where we are said to be, each with its teacher: if our key answers there, and not ourselves,

@@ -70,6 +70,8 @@ class _Held:
     agent: Agent
     address: str = ""
     """Where we are called by way of it ("": not yet)."""
+    bytes_per_s: float = 0.0
+    """Of one caller."""
 
 
 class Relays:
@@ -112,6 +114,11 @@ class Relays:
     def given(self) -> tuple[str, ...]:
         return tuple(held.address for held in self._held.values() if held.address)
 
+    @property
+    def bytes_per_s(self) -> float:
+        """The most that one of them lets through for one caller."""
+        return max((held.bytes_per_s for held in self._held.values() if held.address), default=0.0)
+
     def reserve(self, relay: Contact) -> None:
         keys = tuple(map(derive_swarm_key, self._swarm_keys))
         agent = Agent(self, self._identity, relay, ("127.0.0.1", self._port), SystemRandom(), swarm_keys=keys)
@@ -142,7 +149,7 @@ class Relays:
         if terms.port < LOWEST_PORT:
             return self.unreserved(relay, f"its port {terms.port} is one that nobody calls")
         host, _ = parse_address(relay.addresses[0])
-        held.address = to_address(host, terms.port)
+        held.address, held.bytes_per_s = to_address(host, terms.port), float(terms.bytes_per_s)
         log.info("a relay passes callers on to this node", relay=short_id(peer), address=held.address)
         self._tell()
 

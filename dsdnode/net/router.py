@@ -19,7 +19,7 @@ from dsdnode.net.door import Door, leads_here, plain_host
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
 from dsdnode.net.places import is_gone, to_address
-from dsdnode.net.port import SEEN, Priority
+from dsdnode.net.port import RELAYED, SEEN, Priority
 from dsdnode.net.relays import Circuits
 from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
@@ -142,6 +142,14 @@ class Router:
             self._end(inbound)
             self._close(inbound.descriptor)
 
+    @property
+    def is_called(self) -> bool:
+        """From another machine, without a relay?"""
+        return any(
+            inbound.is_straight and inbound.host and not leads_here(inbound.host)
+            for inbound in self._by_routing_id.values()
+        )
+
     def leave_all_but(self, hosts: Collection[str]) -> list[bytes]:
         """End the connections that lead to an address of ours that is none any more: nothing else would. The peers."""
         left = [descriptor for descriptor, (door, _) in self._doors.items() if is_gone(door.local, hosts)]
@@ -186,8 +194,10 @@ class Router:
         inbound = Inbound(self._socket, self._pump, routing_id, hello, user, descriptor, host)
         seen = self._seen(descriptor)
         inbound.is_straight = bool(seen)
-        if inbound.is_look and isinstance(answer, Welcome):
-            answer = Welcome(answer.version, (*answer.capabilities, *seen), answer.proof)
+        door, _ = self._doors.get(descriptor, (None, 0.0))
+        beside = (*(seen if inbound.is_look else ()), *((RELAYED,) if door and self._circuits.has(door) else ()))
+        if isinstance(answer, Welcome) and beside:
+            answer = Welcome(answer.version, (*answer.capabilities, *beside), answer.proof)
         inbound.send(encode(answer), Priority.CONTROL)
         if isinstance(answer, Refused):
             self.lobby.refused(self._loop.time(), descriptor)

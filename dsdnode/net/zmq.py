@@ -162,6 +162,21 @@ class ZmqTransport:
     def contact(self) -> Contact:
         return self._handshake.contact
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        return self.relays.given if self.relays is not None else ()
+
+    @property
+    def relay_bytes_per_s(self) -> float:
+        return self.relays.bytes_per_s if self.relays is not None else 0.0
+
+    @property
+    def is_called(self) -> bool:
+        return self._router is not None and self._router.is_called
+
+    def greet_as(self, addresses: Sequence[str]) -> None:
+        self._handshake = self._links.handshake = replace(self._handshake, named=tuple(addresses))
+
     def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
         if contact.public_key == self.contact.public_key or not contact.addresses:
             return
@@ -185,10 +200,10 @@ class ZmqTransport:
         known = self._links.book.get(peer)
         return known.sighting() if known is not None else Sighting(near=Nearness.WORLD)
 
-    async def reach(self, peer: bytes) -> None:
+    async def reach(self, peer: bytes, anew: bool = False) -> None:
         known = self._links.book.get(peer)
         if known is not None and not self._closed:
-            await self._knocks.reach(known)
+            await self._knocks.reach(known, anew)
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
         ways = []
@@ -318,8 +333,7 @@ class ZmqTransport:
         """Say where we are reached from now on, if that has changed."""
         if self._house is None or self._router is None or self._closed:
             return
-        relayed = self.relays.given if self.relays is not None else ()
-        given = [one for one in (self._house.address, self.seen, *relayed) if one]
+        given = [one for one in (self._house.address, self.seen, *self.given) if one]
         addresses = advertised(self._follows, (), self._router.port, given)
         if addresses == self.contact.addresses:
             return

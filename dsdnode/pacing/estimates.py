@@ -127,7 +127,7 @@ class PipelineEstimate:
         self.stages = [self._fit() for _ in costs.stages]
         for fit, line in zip(self.stages, costs.stages, strict=True):
             fit.expect(line)
-        self.network.expect(CostLine(costs.network_s, 0.0))
+        self.network.expect(CostLine(costs.network_s, costs.num_hops * costs.payload_s))
 
     def handled(self, excess_s: float) -> None:
         """A block that had to wait for the one before it came so much later than was reckoned with."""

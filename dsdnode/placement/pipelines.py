@@ -30,7 +30,10 @@ from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
 MAX_BOTTLENECKS = 16
 UNKNOWN_RTT_S = 0.05
-"""To a peer that was not yet pinged: farther than most in one country, so that those who are known come first."""
+"""To a peer that was not yet pinged: farther than most in one country, so that those who are known come first. By way
+of a relay, twice as far."""
+STATE_BYTES = 2
+"""Of each value of a hidden state, as they usually travel (f16)."""
 FULL_S = 10.0
 """Added for a stage that said it has no free session, more than any link: it is asked only where there is no other."""
 BROKEN_S = 100.0
@@ -103,7 +106,8 @@ def choose_pipeline(
     `records` are of one model; those of drafters and of the peers in `exclude` (they just failed) do not count, and of
     two of one peer only the newer one: it hosts one range. A link between two stages is as long as either of them
     measured it; one that neither did, as the longer of their round trips from the owner: the middle of what the
-    triangle allows. Raises NoPipeline, naming the layers that are missing.
+    triangle allows; to a stage that is called by way of a relay, as both together: all that it allows. Hidden states
+    come to such a stage no faster than its relay lets them. Raises NoPipeline, naming the layers that are missing.
     """
     shards = [record for record in records if record.role == "shard" and record.num_layers == num_layers]
     hosted = list({record.peer_id: record for record in sorted(shards, key=_age)}.values())
@@ -142,8 +146,9 @@ def with_usual_speeds(shards: Sequence[ProviderRecord]) -> list[ProviderRecord]:
 def predict(places: Sequence[PipelineStage], view: View) -> PipelineCost:
     """What to expect of a pipeline where nobody else is at work."""
     ring = _Field([place.record for place in places], replace(view, taste=b"", broken={}))
+    line = list(range(len(places)))
     stages = (place.record.cost.times(view.slowness.get(place.peer, 1.0)) for place in places)
-    return PipelineCost(tuple(stages), ring.network_s(list(range(len(places)))))
+    return PipelineCost(tuple(stages), ring.network_s(line), payload_s=ring.payload_s(line))
 
 
 def speed(places: Sequence[PipelineStage], view: View) -> float:
@@ -159,13 +164,19 @@ class _Field:
         self.records = records
         self._tuning = tuning = view.tuning
         self._num_layers = records[0].num_layers if records else 0
-        self._rtt_s = np.array([view.rtt_s.get(record.peer_id, UNKNOWN_RTT_S) for record in records])
+        self._relayed = np.array([record.relay_bytes_per_s > 0 for record in records], bool)
+        unknown_s = np.where(self._relayed, 2 * UNKNOWN_RTT_S, UNKNOWN_RTT_S)
+        self._rtt_s = np.array(
+            [view.rtt_s.get(one.peer_id, far_s) for one, far_s in zip(records, unknown_s, strict=True)]
+        )
+        self._carried_s = np.array([_carried_s(record) for record in records])
+        """To bring it the hidden states of a position, by way of its relay."""
         self._loaded = [_loaded(record, view) for record in records]
         self._pace_s = np.array([line.at(BLOCK_POSITIONS) for line in self._loaded])
         full_s = np.array([FULL_S if record.free_sessions == 0 else 0.0 for record in records])
         taste = np.array([_taste(view.taste, record.peer_id) for record in records])
         lost_s = np.array([BROKEN_S * view.broken.get((record.peer_id,) * 2, 0) for record in records])
-        self._own_s = self._pace_s + tuning.handling_s + full_s + lost_s
+        self._own_s = self._pace_s + tuning.handling_s + full_s + lost_s + BLOCK_POSITIONS * self._carried_s
         self._own_s += tuning.spread * taste * (self._own_s + self._rtt_s)
         self._starts = np.array([record.start for record in records], int)
         self._ends = np.array([record.end for record in records], int)
@@ -203,8 +214,13 @@ class _Field:
 
     def _cost(self, line: list[int]) -> PipelineCost:
         """With others at work; what a stage costs beside its decodes is counted with the links."""
-        beside_s = float((self._own_s - self._pace_s)[line].sum())
-        return PipelineCost(tuple(self._loaded[index] for index in line), self.network_s(line) + beside_s)
+        beside_s = float((self._own_s - self._pace_s - BLOCK_POSITIONS * self._carried_s)[line].sum())
+        stages = tuple(self._loaded[index] for index in line)
+        return PipelineCost(stages, self.network_s(line) + beside_s, payload_s=self.payload_s(line))
+
+    def payload_s(self, line: list[int]) -> float:
+        """Of a position, on each of the ring's links: as if all carried what those through relays carry."""
+        return float(self._carried_s[line].sum()) / (len(line) + 1)
 
     def network_s(self, line: list[int]) -> float:
         """All links of the ring, one way each."""
@@ -213,7 +229,9 @@ class _Field:
 
     def _links_s(self, before: Sequence[int], after: Sequence[int]) -> Seconds:
         """One way, of each of `before` to each of `after`."""
-        table: Seconds = np.maximum.outer(self._rtt_s[before], self._rtt_s[after])
+        here_s, there_s = self._rtt_s[before], self._rtt_s[after]
+        relayed = self._relayed[after]
+        table: Seconds = np.where(relayed, np.add.outer(here_s, there_s), np.maximum.outer(here_s, there_s))
         rows, columns = ({index: at for at, index in enumerate(side)} for side in (before, after))
         for here, there, turned in ((rows, columns, False), (columns, rows, True)):
             for index, at in here.items():
@@ -258,6 +276,13 @@ def _loaded(record: ProviderRecord, view: View) -> CostLine:
     others = max(record.queue, view.sessions.get(record.peer_id, 0) / 2)
     alone = record.cost.times(view.slowness.get(record.peer_id, 1.0))
     return CostLine(alone.fixed_s, alone.slope_s * (1 + others)).times(1 + min(1.0, others) / 2)
+
+
+def _carried_s(record: ProviderRecord) -> float:
+    """The first stage gets token ids, which weigh nothing."""
+    if not record.start or not record.relay_bytes_per_s:
+        return 0.0
+    return STATE_BYTES * record.width / record.relay_bytes_per_s
 
 
 def _taste(session: bytes, peer: bytes) -> float:

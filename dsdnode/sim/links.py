@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -22,14 +23,25 @@ class LinkSpec:
     loss: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class SimRelay:
+    """One that stands in a region, and lets so many bytes a second through for one caller, both ways (0: all)."""
+
+    region: str = ""
+    bytes_per_s: float = 0.0
+
+
 @dataclass(slots=True, eq=False)
 class SimLink:
-    """`arrived_s`: when the last message arrives, by receiver."""
+    """`arrived_s`: when the last message arrives, by receiver. `relay`: the one that its callee is called by way of."""
 
     caller: bytes
     callee: bytes
     bulk: bool
     ready_s: float
+    relay: SimRelay | None = None
+    relay_free_s: float = 0.0
+    """When it has passed on what it was given last."""
     arrived_s: dict[bytes, float] = field(default_factory=dict)
     broken: bool = False
 
@@ -51,6 +63,18 @@ def size_of(frames: list[bytes], state_bytes: int) -> int:
     if state_bytes and len(frames) == 4:  # a block that carries hidden states: header, digests, tokens, states
         size_bytes += (len(frames[1]) // 8 - 1) * state_bytes - len(frames[3])
     return size_bytes
+
+
+def arrival_s(link: SimLink, leaves_s: float, size_bytes: int, way: Sequence[LinkSpec], rng: Random) -> float:
+    """When a message is there that leaves then; `way`: of two links, if it goes by way of a relay."""
+    arrives_s = leaves_s + travel_s(size_bytes, way[0], rng)
+    if link.relay is not None:
+        arrives_s = max(arrives_s, link.relay_free_s)
+        if link.relay.bytes_per_s:
+            arrives_s += size_bytes / link.relay.bytes_per_s
+        link.relay_free_s = arrives_s
+        arrives_s += travel_s(size_bytes, way[1], rng)
+    return arrives_s
 
 
 def travel_s(size_bytes: int, spec: LinkSpec, rng: Random) -> float:

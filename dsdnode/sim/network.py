@@ -7,7 +7,7 @@ from random import Random
 from typing import Generic, Protocol, TypeVar
 
 from dsdnode.net.port import SILENT_S, Priority
-from dsdnode.sim.links import LinkSpec, SimLink, Traffic
+from dsdnode.sim.links import LinkSpec, SimLink, SimRelay, Traffic
 from dsdnode.sim.loop import JumpingLoop
 
 
@@ -54,14 +54,22 @@ class Network(Generic[AnyHost]):
         self._regions[host.id] = host.region
 
     def spec(self, sender: bytes, receiver: bytes) -> LinkSpec:
-        key = self._regions.get(sender, ""), self._regions.get(receiver, "")
-        known = self._specs.get(key)
+        return self._spec(self._regions.get(sender, ""), self._regions.get(receiver, ""))
+
+    def _spec(self, here: str, there: str) -> LinkSpec:
+        known = self._specs.get((here, there))
         if known is None:
-            known = self._specs[key] = self._link(*key)
+            known = self._specs[here, there] = self._link(here, there)
         return known
 
-    def round_trip_s(self, one: bytes, other: bytes) -> float:
-        return self.spec(one, other).latency_s + self.spec(other, one).latency_s
+    def way(self, sender: bytes, receiver: bytes, relay: SimRelay | None) -> tuple[LinkSpec, ...]:
+        if relay is None:
+            return (self.spec(sender, receiver),)
+        here, there = self._regions.get(sender, ""), self._regions.get(receiver, "")
+        return self._spec(here, relay.region), self._spec(relay.region, there)
+
+    def round_trip_s(self, one: bytes, other: bytes, relay: SimRelay | None = None) -> float:
+        return sum(spec.latency_s for ends in ((one, other), (other, one)) for spec in self.way(*ends, relay))
 
     # --- what goes wrong
 

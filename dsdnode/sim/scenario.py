@@ -111,6 +111,8 @@ class Group:
     regions: tuple[str, ...] = ("",)
     """Members are spread over them in turn."""
     bandwidth_mbit: float = 0.0
+    relay_mbit: float = 0.0
+    """Others call them by way of relays, in their own regions, that let so much through for one caller; 0: without."""
     churn: Churn | None = None
     private: bool = False
     """Drafters that serve their own user alone, and offer nothing to others."""
@@ -118,7 +120,8 @@ class Group:
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_PEERS or not 1 <= self.stages <= 64 or not 1 <= self.max_sessions <= 64:
             raise ValueError(f"count is 1 to {MAX_PEERS}, stages and max_sessions are 1 to 64")
-        if min(self.fixed_ms, self.position_ms, self.sequence_ms, self.bandwidth_mbit, self.context_tokens) < 0:
+        costs = self.fixed_ms, self.position_ms, self.sequence_ms, self.context_tokens
+        if min(*costs, self.bandwidth_mbit, self.relay_mbit) < 0:
             raise ValueError("costs, bandwidth and context are not negative")
         if not self.regions:
             raise ValueError("regions must not be empty")
@@ -220,6 +223,8 @@ class Scenario:
         roles = {group.role for group in self.peers}
         if not {"shard", "drafter"} <= roles:
             raise ValueError("peers: a group of shards and one of drafters are needed")
+        if all(group.relay_mbit for group in self.peers):
+            raise ValueError("peers: somebody must be called without a relay")
         known = {*self.load.regions, *(region for group in self.peers for region in group.regions)}
         for region in (region for partition in self.partitions for region in partition.regions):
             if region not in known:

@@ -8,16 +8,17 @@ segment lost is sent again, as TCP does, and holds up what is behind it; what is
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dsdnode.addresses import machine_of, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, MAX_DIALLED, RETRY_S, SILENT_S, Priority, Sighting
 from dsdnode.net.queues import Inbox
-from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, Traffic, size_of, travel_s
+from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, SimRelay, Traffic, arrival_s, size_of
 from dsdnode.sim.network import Network
 from dsdnode.wire.messages import Contact
 
@@ -25,7 +26,9 @@ from dsdnode.wire.messages import Contact
 class SimTransport:
     """Implements net/port.py's Transport. `close` is what the end of its process is to the others.
 
-    A new host of `network`; 0 bytes a second: without limit.
+    A new host of `network`; 0 bytes a second: without limit. Others cannot call it if it is not `dialable`, or they
+    do by way of its `relay`, which has given it the addresses that it has; it is seen to call from the IP address
+    `source` (that of its address, if it is not said).
     """
 
     def __init__(
@@ -36,8 +39,16 @@ class SimTransport:
         *,
         up_bytes_s: float = 0.0,
         down_bytes_s: float = 0.0,
+        dialable: bool = True,
+        relay: SimRelay | None = None,
+        source: str = "",
     ) -> None:
         self.contact = contact
+        self.dialable, self.relay = dialable, relay
+        self.given = contact.addresses if relay is not None else ()
+        self.relay_bytes_per_s = relay.bytes_per_s if relay is not None else 0.0
+        self._greets = Contact(contact.public_key, () if relay is not None else contact.addresses)
+        self.source = source or (parse_address(contact.addresses[0])[0] if contact.addresses else "")
         self.here = contact.addresses
         self.twin = ""
         self.why_no_port = self.seen = ""
@@ -52,16 +63,28 @@ class SimTransport:
         self._down_free_s = [0.0, 0.0]
         self._inbox = Inbox()
         self._contacts: dict[bytes, Contact] = {}
+        """As others have told."""
+        self._said: dict[bytes, Contact] = {}
+        """In their greetings."""
         self._links: OrderedDict[tuple[bytes, bool], SimLink] = OrderedDict()
         self._num_dialled = 0
-        self._reached: set[bytes] = set()
+        self._reached: dict[bytes, Sighting] = {}
         self._retry_s: dict[bytes, float] = {}
         self._banned: dict[bytes, float] = {}
         self._lost: list[tuple[contextvars.Context, Callable[[bytes, str], None]]] = []
+        self.num_in_vain = 0
+        """Calls that nobody answered."""
         self.closed = False
         network.add(self)
 
     # --- the port
+
+    @property
+    def is_called(self) -> bool:
+        return self.relay is None and any(link.callee == self.id for link in self._links.values())
+
+    def greet_as(self, addresses: Sequence[str]) -> None:
+        self._greets = Contact(self.contact.public_key, tuple(addresses))
 
     def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
         peer = peer_id(contact.public_key)
@@ -69,26 +92,32 @@ class SimTransport:
             self._contacts[peer] = contact
 
     def sighting(self, peer: bytes) -> Sighting:
-        contact = self._contacts.get(peer)
-        return Sighting(contact.addresses) if contact is not None and peer in self._reached else Sighting()
+        return self._reached.get(peer, Sighting())
 
-    async def reach(self, peer: bytes) -> None:
-        """At once: the ping that follows takes the time of a call."""
-        if peer in self._network.hosts and not self._network.is_cut(self.id, peer):
-            self._reached.add(peer)
+    async def reach(self, peer: bytes, anew: bool = False) -> None:
+        """At once: the ping that follows takes the time of a call. In vain it takes that itself."""
+        host = self._network.hosts.get(peer)
+        if host is None or self._network.is_cut(self.id, peer):
+            return
+        if host.dialable:
+            self._reached[peer] = _seen(host)
+        elif self._has_address(peer):
+            self.num_in_vain += 1
+            await asyncio.sleep(ATTEMPT_TIMEOUT_S)
+            self._reached.pop(peer, None)
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
         """Every host of a simulation has a key of its own."""
 
     def contact_of(self, peer: bytes) -> Contact | None:
-        return self._contacts.get(peer)
+        return self._said.get(peer) or self._contacts.get(peer)
 
     def can(self, peer: bytes, capability: str) -> bool:
         return True
 
     def source_of(self, peer: bytes) -> str:
         known = self._network.hosts.get(peer)
-        return "" if known is None or not known.contact.addresses else parse_address(known.contact.addresses[0])[0]
+        return "" if known is None else known.source
 
     def refused_by(self, peer: bytes) -> bool:
         return False
@@ -126,7 +155,8 @@ class SimTransport:
         if self._up_bytes_s:
             leaves_s += size_bytes / self._up_bytes_s
         self._up_free_s[bulk] = leaves_s
-        arrives_s = max(leaves_s, link.ready_s) + travel_s(size_bytes, network.spec(self.id, peer), network.rng)
+        way = network.way(self.id, peer, link.relay)
+        arrives_s = arrival_s(link, max(leaves_s, link.ready_s), size_bytes, way, network.rng)
         arrives_s = link.arrived_s[peer] = max(arrives_s, link.arrived_s.get(peer, 0.0))
         self._count(priority, size_bytes)
         network.loop.at(arrives_s, self._arrive, link, peer, frames, size_bytes, priority, now)
@@ -184,7 +214,7 @@ class SimTransport:
         if known is not None:
             self.unlink(known)
         self._links[link.caller, link.bulk] = link
-        self._contacts[link.caller] = contact
+        self._said[link.caller] = contact
 
     # --- inside
 
@@ -217,32 +247,43 @@ class SimTransport:
     def _dial(self, peer: bytes, bulk: bool) -> SimLink:
         """A new connection, whose first message waits for the handshake. Raises PeerUnavailable."""
         other = self._links.get((peer, not bulk))
-        contact = self._contacts.get(peer)
         network, now = self._network, self._network.loop.now
-        if contact is None or not contact.addresses:
+        if not self._has_address(peer):
             if other is None:
                 raise PeerUnavailable("it cannot be dialled")
             return other
         if now < self._retry_s.get(peer, 0.0):
             raise PeerUnavailable("it could not be reached just now")
-        link = SimLink(self.id, peer, bulk, now + HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer))
+        target = network.hosts.get(peer)
+        relay = target.relay if target is not None else None
+        shaken_s = HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer, relay)
+        link = SimLink(self.id, peer, bulk, now + shaken_s, relay)
         self._links[peer, bulk] = link
         self._num_dialled += 1
         if self._num_dialled > MAX_DIALLED:
             self._evict()
-        target = network.hosts.get(peer)
-        if target is None or network.is_cut(self.id, peer) or target._banned.get(self.id, 0.0) > now:
+        if (
+            target is None
+            or not target.dialable
+            or network.is_cut(self.id, peer)
+            or target._banned.get(self.id, 0.0) > now
+        ):
+            self.num_in_vain += 1
             refused = target is None and not network.ended.get(peer) and not network.is_cut(self.id, peer)
             later_s = network.round_trip_s(self.id, peer) if refused else ATTEMPT_TIMEOUT_S
             network.loop.at(now + later_s, self._give_up, link)
         else:
-            self._reached.add(peer)
-            target.meet(link, self.contact)
-            self._contacts[peer] = target.contact
+            self._reached[peer] = _seen(target)
+            target.meet(link, self._greets)
         return link
+
+    def _has_address(self, peer: bytes) -> bool:
+        told = (contacts.get(peer) for contacts in (self._contacts, self._said))
+        return peer in self._reached or any(contact.addresses for contact in told if contact is not None)
 
     def _give_up(self, link: SimLink) -> None:
         peer = link.other(self.id)
+        self._reached.pop(peer, None)
         self._retry_s[peer] = self._network.loop.now + RETRY_S
         if self._links.get((peer, link.bulk)) is link:
             self._network.break_link(link, "nobody answers there", 0.0, 0.0)
@@ -258,3 +299,8 @@ class SimTransport:
                     late_s = self._network.loop.now + self._network.spec(self.id, link.callee).latency_s
                     self._network.loop.at(late_s, peer.lose, self.id, "closed")
                 return
+
+
+def _seen(host: SimTransport) -> Sighting:
+    addresses = host.contact.addresses
+    return Sighting(addresses, relayed=host.given)

@@ -19,6 +19,7 @@ from dsdnode.node.node import Node, Organs
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, DecodeCost, ScriptedEngine, Scripts
+from dsdnode.sim.links import SimRelay
 from dsdnode.sim.loop import JumpingLoop, clock
 from dsdnode.sim.network import Network
 from dsdnode.sim.policies import chooser, scheduler_of
@@ -95,14 +96,18 @@ class World:
         return Random(f"{self.seed}/{purpose}")
 
     async def build(self) -> None:
-        """All members joined; shards before drafters, for these look for a model to draft for."""
+        """All members joined; shards before drafters, for these look for a model to draft for, and those that are
+        called without a relay first of all."""
         order = {"bootstrap": 0, "shard": 1, "drafter": 2}
-        groups = sorted(enumerate(self.scenario.peers), key=lambda item: (order[item[1].role], item[0]))
+        groups = sorted(
+            enumerate(self.scenario.peers), key=lambda item: (item[1].relay_mbit > 0, order[item[1].role], item[0])
+        )
         members = [_Member(group, index, _name(group, number, index)) for number, group in groups
                    for index in range(group.count)]  # fmt: skip
         if len(members) > WARM_FROM:
             self._hosts = {member.name: self._new_host(member) for member in members}
-            self._acquaintance = Acquaintance([host.contact for _, host in self._hosts.values()])
+            known = [host.contact for _, host in self._hosts.values() if host.relay is None]
+            self._acquaintance = Acquaintance(known)
         batches = [members[:1], *(members[start : start + JOINING] for start in range(1, len(members), JOINING))]
         for batch in batches if self._acquaintance is None else [members]:
             await asyncio.gather(*(self.add(member.group, member.index, member.name) for member in batch))
@@ -140,7 +145,7 @@ class World:
     def _new_host(self, member: _Member) -> tuple[Identity, SimTransport]:
         group = member.group
         region = group.regions[member.index % len(group.regions)]
-        return self.host(member.name, region, group.bandwidth_mbit)
+        return self.host(member.name, region, group.bandwidth_mbit, group.relay_mbit)
 
     def _acquaint(self, discovery: Discovery, transport: SimTransport) -> list[Contact]:
         """A member of a large swarm knows its place. Whom it joins by: some that live in its table (those that find no
@@ -151,7 +156,9 @@ class World:
         discovery._joining.come_in()
         return discovery.table.contacts()[:JOINERS]
 
-    def host(self, name: str, region: str, bandwidth_mbit: float = 0.0) -> tuple[Identity, SimTransport]:
+    def host(
+        self, name: str, region: str, bandwidth_mbit: float = 0.0, relay_mbit: float = 0.0
+    ) -> tuple[Identity, SimTransport]:
         """An identity and a machine of its own, each in another network (DHT caps count those)."""
         identity = Identity(self.rng(f"identity {name}").randbytes(32))
         self._num_hosts += 1
@@ -159,11 +166,15 @@ class World:
         address = f"tcp://{11 + (number >> 16 & 63)}.{number >> 8 & 255}.{number & 255}.1:29170"
         bytes_s = (bandwidth_mbit or self.scenario.links.bandwidth_mbit) * 125_000
         contact = Contact(identity.public_key, (address,))
-        return identity, SimTransport(self.network, contact, region, up_bytes_s=bytes_s, down_bytes_s=bytes_s)
+        relay = SimRelay(region, relay_mbit * 125_000) if relay_mbit else None
+        host = SimTransport(self.network, contact, region, up_bytes_s=bytes_s, down_bytes_s=bytes_s, relay=relay)
+        if self.network.state_bytes:  # what is told of it is meant for states of the engines' own size
+            host.relay_bytes_per_s *= 2 * WIDTH / self.network.state_bytes
+        return identity, host
 
     def contacts(self, rng: Random) -> list[Contact]:
         """A few members that are up, for a newcomer."""
-        up = [peer.transport.contact for peer in self.peers if peer.up]
+        up = [peer.transport.contact for peer in self.peers if peer.up and peer.transport.relay is None]
         return rng.sample(up, min(JOINERS, len(up)))
 
     def organs(self, peer: SimPeer) -> Organs:

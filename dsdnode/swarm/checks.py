@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import msgspec
 import structlog
 from cachetools import LRUCache
 
@@ -22,6 +23,7 @@ from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
 from dsdnode.swarm.relaying import Relaying, own_networks
 from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
+from dsdnode.wire.records import ProviderRecord
 
 MAX_ASKED = 3
 """At once, each of another network where there are so many."""
@@ -61,6 +63,8 @@ class Checks:
         self.reach = Reach(_now())
         self._direct = set(self._own_direct)
         """All that were ours in this place: of too many those that relays give take the place of some."""
+        self._named = rpc.transport.contact.addresses
+        self._known_ways = True, 0.0
         self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
         """Who have asked us: where nobody else can be dialled they can be asked all the same."""
         self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
@@ -81,8 +85,20 @@ class Checks:
     @property
     def given(self) -> tuple[str, ...]:
         """Addresses of ours that relays have given us."""
-        relays = self._rpc.transport.relays
-        return relays.given if relays is not None else ()
+        return self._rpc.transport.given
+
+    @property
+    def is_callable(self) -> bool:
+        """May others reach us, by way of relays or without? Not if those who were asked say no, and nobody has called
+        all the same."""
+        return self.reach.verdict is not Verdict.UNREACHED or self._rpc.transport.is_called
+
+    def as_reached(self, records: Iterable[ProviderRecord]) -> list[ProviderRecord]:
+        """What is to be announced of them: nothing, where nobody can call us. How much relays let through is filled in
+        here."""
+        is_callable, rate = self._ways
+        called = records if is_callable else ()
+        return [msgspec.structs.replace(record, relay_bytes_per_s=rate) for record in called]
 
     @property
     def _discounted(self) -> tuple[str, ...]:
@@ -91,9 +107,23 @@ class Checks:
         return self.given if outlook is not None and outlook.is_open else (*self.given, self._rpc.transport.seen)
 
     @property
+    def _ways(self) -> tuple[bool, float]:
+        """May others reach us, and what do our relays let through, if those far away need them (0: they do not)?"""
+        return self.is_callable, self._rpc.transport.relay_bytes_per_s if self.reach.is_cut_off else 0.0
+
+    @property
     def _own_direct(self) -> tuple[str, ...]:
         others = (*self.given, self._rpc.transport.seen)
         return tuple(one for one in self._rpc.transport.contact.addresses if one not in others)
+
+    @property
+    def _to_name(self) -> tuple[str, ...]:
+        """What our greetings name: whoever is greeted calls it, to have us in its table of the DHT. So nothing that
+        relays have given us, which would carry all of that, and nothing where most have called in vain."""
+        discounted = self._discounted
+        direct = tuple(one for one in self._rpc.transport.contact.addresses if one not in discounted)
+        heard = tuple(one for one in direct if not self.reach.is_unreached(one))
+        return heard or (direct if self._rpc.transport.is_called else ())
 
     def moved(self, now: float) -> None:
         """We have other addresses than before: what was said of another place counts no more."""
@@ -115,6 +145,12 @@ class Checks:
             outlook.look(now, self._peers())
         self.reach.discount(self._discounted)
         self._relaying.tick(now)
+        if self._named != (named := self._to_name):
+            self._named = named
+            self._rpc.transport.greet_as(named)
+        if self._known_ways != (ways := self._ways):
+            self._known_ways = ways
+            self._changed()
 
     def _choose(self) -> dict[str, bytes]:
         """Whom to ask, by whose word it is: the public network that one is seen in, or, nearby, the peer itself."""
@@ -166,7 +202,7 @@ class Checks:
         if not is_dialable(contact):
             raise PeerMisbehaved("an address that is none")
         self._rpc.transport.introduce(contact, teacher=peer)
-        await self._homes.called(contact, CALLED_S)
+        await self._homes.called(contact, CALLED_S, anew=True)
         sighting = self._rpc.transport.sighting(peer)
         tried = tuple(one for one in contact.addresses if may_name(sighting.near, one))
         reached = tuple(one for one in contact.addresses if one in sighting.reached)

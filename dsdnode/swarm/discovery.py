@@ -14,7 +14,7 @@ from cachetools import LRUCache
 
 from dsdnode.addresses import may_name
 from dsdnode.config import RELAY_BITS_PER_S
-from dsdnode.dht.ids import K, is_dialable, node_id
+from dsdnode.dht.ids import K, node_id
 from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
@@ -198,7 +198,7 @@ class Discovery:
 
     def provide(self, make: RecordFactory) -> None:
         """Announce the records that `make` returns, on schedule, after `changed`, and to new peers."""
-        self._announcer.provide(make)
+        self._announcer.provide(lambda: self._checks.as_reached(make()))
         self._wake.set()
 
     async def publish(self, record: ProviderRecord) -> None:
@@ -272,7 +272,7 @@ class Discovery:
         records = [(open_record(data), data) for data in buffers[: MAX_ROLES + 1]]
         if any(record.peer_id != peer for record, _ in records):
             raise PeerMisbehaved("a provider speaks only for its own key")
-        if not self._rpc.transport.contact.addresses:
+        if not self._rpc.transport.contact.addresses or not self._checks.is_callable:
             return Refused("this peer is a client: it holds no records"), ()
         for record, _ in records:
             self._rpc.transport.introduce(record.contact, teacher=peer)
@@ -283,13 +283,14 @@ class Discovery:
     def _heard_from(self, peer: bytes) -> None:
         """A peer spoke to us, so it lives. Where it can be dialled only calls of our own can show."""
         contact = self._rpc.transport.contact_of(peer)
-        if contact is None or not is_dialable(contact):
+        if contact is None:
             return
         reached = self._homes.reached(contact)
         if reached:
             self.seen(Contact(contact.public_key, reached), self._rpc.transport.sighting(peer).networks)
-        if reached != contact.addresses:
-            self._homes.call_soon(contact)
+        else:
+            self.table.leave(peer, self._now())
+        self._homes.heard(contact, reached)
 
     def _met(self, neighbour: Contact) -> None:
         """In our own house: joined, as if our user had named it, while there are not too many of them."""

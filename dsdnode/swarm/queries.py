@@ -103,10 +103,18 @@ class Queries:
         return reply
 
     async def find_node(self, contact: Contact, target: bytes) -> None:
-        """Ask one peer for a target, and hear what it says. Raises DsdError."""
+        """Ask one peer for a target, and hear what it says. Raises DsdError.
+
+        Where we know nobody yet, though it answers, it is none to be asked further (it is called by way of a relay,
+        say): those that it names may be.
+        """
         request = FindNode(target)
         reply, buffers = await self.request(contact, request)
-        self._hear(node_id(contact), *self._read(request, reply, buffers))
+        contacts, records = self._read(request, reply, buffers)
+        self._hear(node_id(contact), contacts, records)
+        if not len(self._table):
+            for other in contacts:
+                self._tasks.spawn(self.ping(other))
 
     async def ping(self, contact: Contact) -> None:
         with contextlib.suppress(DsdError):

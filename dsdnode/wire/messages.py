@@ -11,7 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""1 is that of dsdnode 0.1.0, which reads other records: who speaks it is refused in words (net/handshake.py)."""
 MAX_ADDRESSES = 4
 """Of a peer."""
 MAX_REASON = 512

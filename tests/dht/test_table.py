@@ -51,6 +51,23 @@ def test_only_who_answered_is_told_to_others() -> None:
     assert set(table.closest(OWN_ID)) == {BOB, CAROL}
 
 
+def test_who_leaves_is_told_to_nobody_and_makes_room() -> None:
+    """Bob lives, but cannot be called any more; the newest spare must answer before it counts."""
+    table = Table(OWN_ID)
+    people = crowd(K + 1)
+    for one in people:
+        table.seen(one, 0.0)
+    gone, spare = people[0], people[-1]
+    table.leave(node_id(gone), 1.0)
+    table.leave(node_id(gone), 1.0)
+    assert gone not in table.known() and spare in table.known() and spare not in table.contacts()
+    assert table.due(1.0) == [spare]
+    table.seen(spare, 2.0)
+    assert len(table) == K
+    table.leave(node_id(spare), 3.0)
+    assert table.seen(gone, 4.0), "it is called again"
+
+
 def test_clients_and_ourselves_have_no_place() -> None:
     table = Table(node_id(BOB))
     assert not table.seen(BOB, 0.0)

@@ -84,12 +84,17 @@ class HostileTransport:
         self.twin = ""
         self.why_no_port = self.seen = ""
         self.relays = self.outlook = None
+        self.given: tuple[str, ...] = ()
+        self.relay_bytes_per_s = 0.0
+        self.is_called = False
         self.id = peer_id(contact.public_key)
         self.inbox = Inbox()
         self.banned: dict[bytes, None] = {}
         self._game = game
         self._known: dict[bytes, Contact] = {}
         self._lost: list[Any] = []
+
+    def greet_as(self, addresses: Sequence[str]) -> None: ...
 
     def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
         self._known.setdefault(peer_id(contact.public_key), contact)
@@ -98,7 +103,7 @@ class HostileTransport:
         known = self._known.get(peer)
         return Sighting() if known is None or peer not in self._game.people else Sighting(known.addresses)
 
-    async def reach(self, peer: bytes) -> None: ...
+    async def reach(self, peer: bytes, anew: bool = False) -> None: ...
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None: ...
 

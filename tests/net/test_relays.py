@@ -91,6 +91,21 @@ async def test_alice_counts_for_where_the_relay_sees_her_and_never_as_bobs_neigh
     assert sources == [account.network]
 
 
+async def test_alice_is_told_that_a_call_has_come_by_way_of_a_relay(alice: Rpc, bob: Rpc) -> None:
+    """Bob himself says so, in his welcome: else she would name that address to all who look for anything. What he says
+    of himself in a greeting leaves it out."""
+    given, port = await relayed(bob), router_of(bob).port
+    alice.transport.introduce(Contact(BOB.public_key, (given,)))
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    assert alice.transport.sighting(BOB.peer_id).relayed == (given,) and not bob.transport.is_called
+    here = f"tcp://127.0.0.1:{port}"
+    alice.transport.introduce(Contact(BOB.public_key, (here,)))
+    await alice.transport.reach(BOB.peer_id)
+    sighting = alice.transport.sighting(BOB.peer_id)
+    assert set(sighting.reached) == {given, here} and sighting.relayed == (given,)
+    assert bob.transport.given == (given,) and bob.transport.relay_bytes_per_s > 0
+
+
 async def test_bob_tells_of_his_relays_address_last_and_no_more_when_it_has_gone(rose: Contact, bob: Rpc) -> None:
     told: list[tuple[str, ...]] = []
     own = bob.transport.contact.addresses

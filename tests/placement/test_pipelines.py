@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import replace as replace_view
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -275,3 +276,51 @@ def test_sixty_four_stages_of_many_replicas() -> None:
     assert [place.start for place in places] == list(range(64))
     rng.shuffle(offers)
     assert choose_pipeline(offers, 64, view) == places
+
+
+# --- by way of relays
+
+RATE = 2.5e6
+"""Bytes a second."""
+
+
+def offers_of(bob: dict[str, Any], carol: dict[str, Any], **alice: Any) -> list[ProviderRecord]:
+    """Alice has the first half of a model of usual width; bob and carol, each in his own way, the second."""
+    parts = shard(1, 0, 4, **alice), shard(2, 4, 8, **bob), shard(3, 4, 8, **carol)
+    return [replace(one, width=4096) for one in parts]
+
+
+def second(offers: list[ProviderRecord], **rtt_s: float) -> int:
+    """Who comes behind alice."""
+    known = {bytes_of(int(who[1:])): seconds for who, seconds in rtt_s.items()}
+    [stage] = choose_pipeline(offers, 8, View.of(known))[1:]
+    return {bytes_of(2): 2, bytes_of(3): 3}[stage.peer]
+
+
+def test_who_is_called_directly_comes_before_who_is_called_by_way_of_a_relay() -> None:
+    """All else being equal, whoever stands first by name; not where the way round is shorter all the same."""
+    relayed, near = {"relay_bytes_per_s": RATE}, {"p1": 0.02, "p2": 0.02, "p3": 0.02}
+    assert second(offers_of({}, relayed), **near) == 2 and second(offers_of(relayed, {}), **near) == 3
+    assert second(offers_of(relayed, {}), p1=0.02, p2=0.02, p3=0.2) == 2
+    assert second(offers_of(relayed, {})) == 3, "nothing is measured yet"
+
+
+def test_a_way_to_a_relayed_stage_is_taken_for_long_until_somebody_has_measured_it() -> None:
+    quick = {"relay_bytes_per_s": 1e12}
+    assert second(offers_of(quick, {}), p1=0.02, p2=0.02, p3=0.03) == 3
+    measured = {"round_trips": trips(p2=15.0, p3=30.0)}
+    assert second(offers_of(quick, {}, **measured), p1=0.02, p2=0.02, p3=0.03) == 2, "the detour is in it"
+
+
+def test_a_prompt_goes_no_faster_than_the_relay_lets_it() -> None:
+    relayed, direct = (
+        [replace(one, width=4096) for one in (shard(1, 0, 4), shard(2, 4, 8, relay_bytes_per_s=rate))]
+        for rate in (RATE, 0.0)
+    )
+    known = View.of({bytes_of(1): 0.02, bytes_of(2): 0.02})
+    costs, without = (predict(choose_pipeline(offers, 8, known), known) for offers in (relayed, direct))
+    late_s = costs.pass_s(1000) - without.pass_s(1000)
+    assert late_s == pytest.approx(1000 * 4096 * 2 / RATE + (costs.network_s - without.network_s))
+    first = [replace(shard(1, 0, 8, relay_bytes_per_s=RATE), width=4096)]
+    assert predict(choose_pipeline(first, 8, known), known).payload_s == 0.0, "token ids weigh nothing"
+    assert speed(choose_pipeline(relayed, 8, known), known) < speed(choose_pipeline(direct, 8, known), known)

@@ -25,7 +25,7 @@ HELLO, WELCOME, REFUSED, PING, PONG, FIND_PROVIDERS, PROVIDERS = 1, 2, 3, 4, 5, 
 GENERATE, ACCEPTED, PIECE, FINISHED, CANCEL = 30, 31, 32, 33, 34
 ATTEMPT_S, FIND_S, LOOKUP_S, ASK_S, SILENCE_S, PAUSE_S, BUSY_S = 5.0, 3.0, 10.0, 10.0, 2.0, 0.5, 30.0
 STUCK_S = 300.0  # Our own bound, not the page's: a drafter that lives, but sends nothing new for so long, has failed.
-SALT, MODELS_KEY = b"dsdnode swarm key 1", hashlib.sha256(b"dsdnode/1/models/").digest()
+VERSION, SALT, MODELS_KEY = 2, b"dsdnode swarm key 1", hashlib.sha256(b"dsdnode/1/models/").digest()
 ADDRESS = re.compile(r"tcp://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9]([A-Za-z0-9.-]{0,98}[A-Za-z0-9])?):[0-9]{1,5}")
 Contact = tuple[bytes, Sequence[str]]  # How to reach a peer: its Ed25519 key and its addresses.
 Answer = tuple[int, list[Any], Sequence[bytes]]  # Of a message: its tag, the fields behind the tag, the buffers.
@@ -72,7 +72,7 @@ def prove(derived: bytes, label: bytes, sender: bytes, receiver: bytes, nonce: b
 
 def read(values: Any, fields: Collection[Any], inner: bool = False) -> list[Any]:
     """Return the fields of a structure (section 6). A type stands for a field that must be there, else a default."""
-    if type(values) is list and (inner or len(values) <= len(fields)):  # Later versions may add fields to inner ones.
+    if type(values) is list and (inner or len(values) <= len(fields)):  # Later versions may add to inner ones.
         values = [*values, *[*fields][len(values) :]][: len(fields)]
         kinds = [field if isinstance(field, type) else type(field) for field in fields]
         # A boolean is no integer here, but an integer will do for a float.
@@ -108,7 +108,7 @@ RECORD = {
     "public_key": bytes, "addresses": list, "role": str, "weights_hash": str, "architecture": str, "model_name": str,
     "start": int, "end": int, "num_layers": int, "tokenizer_hash": str, "vocab_size": int, "width": int,
     "context_tokens": int, "free_sessions": int, "fixed_ms": 0.0, "slope_ms": 0.0, "queue": 0.0, "round_trips": [],
-    "settled": True, "sequence": 0, "ttl_s": 600.0,
+    "settled": True, "sequence": 0, "ttl_s": 600.0, "relay_bytes_per_s": 0.0,
 }  # fmt: skip
 MODEL = "dsdnode model 1\n{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash}\n"
 
@@ -116,7 +116,7 @@ MODEL = "dsdnode model 1\n{weights_hash} {architecture} {num_layers} {width} {vo
 def open_record(signed: bytes) -> Record:
     """Check a signed record; CryptoError says that its key or its signature is wrong (section 8.2)."""
     version, payload, signature = read(unpack(signed), (int, bytes, bytes))
-    record = Record(**dict(zip(RECORD, read(unpack(payload), RECORD.values()), strict=True)))
+    record = Record(**dict(zip(RECORD, read(unpack(payload), RECORD.values(), inner=True), strict=True)))
     layered = record.start < record.end <= record.num_layers
     if version != 1 or not layered or not all(map(ADDRESS.fullmatch, record.addresses)):
         raise LostError("the peer sent a malformed record")
@@ -172,13 +172,13 @@ class Link:
         """Connect, say hello, and check the welcome: the callee must prove the swarm key, too."""
         self.socket.connect(self.address)
         nonce = os.urandom(16)
-        hello = [HELLO, 1, [self.me, []], ["f32"], nonce, prove(derived, b"hello", self.me, self.peer, nonce), False]
-        await self.socket.send(msgpack.packb([0, False, 0, hello]))  # Waits until CURVE is through.
+        told = [[self.me, []], ["f32"], nonce, prove(derived, b"hello", self.me, self.peer, nonce), False]
+        await self.socket.send(msgpack.packb([0, False, 0, [HELLO, VERSION, *told]]))  # Waits until CURVE is through.
         _, _, (tag, fields, _) = decode(await self.socket.recv_multipart())
         if tag == REFUSED:
             raise RefusedError(f"the swarm refused us: {fields[0]}", fields[1])
-        if tag != WELCOME or fields[0] != 1 or "f32" not in fields[1]:
-            raise LostError("the peer does not speak version 1 of the protocol")
+        if tag != WELCOME or fields[0] != VERSION or "f32" not in fields[1]:
+            raise LostError(f"the peer does not speak version {VERSION} of the protocol")
         if not hmac.compare_digest(fields[2], prove(derived, b"welcome", self.peer, self.me, nonce)):
             raise LostError("the peer did not prove the swarm key: it is not of this swarm")
         self.alive, self.reader = True, asyncio.create_task(self._read())

@@ -15,6 +15,7 @@ from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire.codec import Envelope, decode, encode, encode_body
 from dsdnode.wire.messages import (
+    PROTOCOL_VERSION,
     Announce,
     Block,
     Close,
@@ -70,8 +71,8 @@ def _envelopes() -> list[Envelope]:
     target = peers.identity_of("carol").peer_id
     times: tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]] = ((12.5,), (0.25,), (1,))
     return [
-        Envelope(Hello(1, peers.contact_of("carol"), ("f32", "f16", "q8"), peers.NONCE, b"", False)),
-        Envelope(Welcome(1, ("f32", "f16", "q8"), b"")),
+        Envelope(Hello(PROTOCOL_VERSION, peers.contact_of("carol"), ("f32", "f16", "q8"), peers.NONCE, b"", False)),
+        Envelope(Welcome(PROTOCOL_VERSION, ("f32", "f16", "q8"), b"")),
         Envelope(Refused("all 8 sessions are taken", True), request_id=7, reply=True),
         Envelope(Ping(), request_id=1, deadline_ms=2000),
         Envelope(Pong(), request_id=1, reply=True),

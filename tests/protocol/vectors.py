@@ -34,7 +34,7 @@ MAX_WIDTH = 116
 
 def spelled(name: str) -> str:
     """What the file of that name must hold."""
-    return _spell(FILES[name](), 0) + "\n"
+    return spell(FILES[name](), 0) + "\n"
 
 
 def path_of(name: str) -> Path:
@@ -52,16 +52,16 @@ def outdated() -> list[str]:
     return [name for name in FILES if not path_of(name).exists() or path_of(name).read_text() != spelled(name)]
 
 
-def _spell(value: Any, indent: int) -> str:
+def spell(value: Any, indent: int) -> str:
     """JSON with as much on a line as fits one."""
     short = json.dumps(value)
     if len(short) + indent <= MAX_WIDTH or not isinstance(value, dict | list):
         return short
     inner = " " * (indent + 1)
     if isinstance(value, dict):
-        parts = [f"{json.dumps(key)}: {_spell(item, indent + 1)}" for key, item in value.items()]
+        parts = [f"{json.dumps(key)}: {spell(item, indent + 1)}" for key, item in value.items()]
         return "{\n" + ",\n".join(inner + part for part in parts) + "\n" + " " * indent + "}"
-    parts = [_spell(item, indent + 1) for item in value]
+    parts = [spell(item, indent + 1) for item in value]
     return "[\n" + ",\n".join(inner + part for part in parts) + "\n" + " " * indent + "]"
 
 

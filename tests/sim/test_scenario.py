@@ -36,6 +36,7 @@ def test_those_that_come_along_can_be_read(path: Path) -> None:
         ({"peers": PEERS, "partitions": [{"regions": ["mars"]}]}, "nobody is in the region 'mars'"),
         ({"peers": PEERS, "partitions": [{"regions": [""], "for_s": 0}]}, "for_s positive"),
         ({"peers": [{"role": "shard", "churn": {"mean_s": 9, "gone": 2}}]}, "crashes and gone are shares"),
+        ({"peers": [{**one, "relay_mbit": 20} for one in PEERS]}, "somebody must be called without a relay"),
         ({}, "peers must be given"),
     ],
 )

@@ -113,7 +113,7 @@ def test_drafters_that_vanish_cost_their_users_a_moment_once() -> None:
     shards, drafters = SMALL.peers
     doomed = replace(drafters, count=4, churn=Churn(1, lives="fixed", crashes=1, gone=1, away_s=0))
     load = replace(SMALL.load, requests=40, users=1, prompt_tokens=8)
-    result = simulate(replace(SMALL, peers=(shards, doomed, replace(drafters, count=1)), load=load), 2)
+    result = simulate(replace(SMALL, peers=(shards, doomed, replace(drafters, count=1)), load=load), 4)
     windows = result.windows
     assert result.completed == 40 and windows.replies
     for plans, num_tokens in zip(windows.replies, windows.reply_tokens, strict=True):
@@ -160,3 +160,20 @@ def test_nothing_that_is_not_json_is_reported() -> None:
     told = json.loads(as_json(result))
     assert told == json.loads(as_json(simulate(nobody, 1)))
     assert sorted(told["network"]) == ["bulk", "control", "draft", "verify"], "no tokens, so nothing a token"
+
+
+def test_a_stage_behind_a_relay_is_taken_where_there_is_no_other_and_costs_what_it_costs() -> None:
+    """Of two replicas of the second half one is called by way of a relay."""
+    links, pair = NetworkTerms(latency_ms=10), Pair(layers=8, state_bytes=8192)
+    load = LoadTerms(requests=4, prompt_tokens=(100, 100), reply_tokens=(40, 40))
+    first, drafter = Group("shard", layers="0:4", fixed_ms=10), Group("drafter", fixed_ms=3)
+    second = Group("shard", layers="4:8", fixed_ms=10, name="direct")
+    relayed = replace(second, relay_mbit=10, name="relayed")
+
+    def speed(*peers: Group) -> float:
+        report = simulate(Scenario((first, *peers, drafter), links=links, pair=pair, load=load), 1)
+        assert report.completed == 4 and report.reply_tokens_per_second is not None
+        return report.reply_tokens_per_second.p50
+
+    assert speed(relayed) < 0.8 * speed(second)
+    assert speed(relayed, second) > 0.95 * speed(second)

@@ -21,7 +21,7 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.queries import Tasks
 from dsdnode.wire.messages import Announce, Contact
 from dsdnode.wire.records import ProviderRecord, sign_record
-from tests.swarm.test_joining import Begin, Member, begin, elsewhere
+from tests.swarm.test_joining import Begin, Member, begin, elsewhere, until
 
 __all__ = ["begin"]
 NUM_NAMES = 8
@@ -128,6 +128,7 @@ async def test_a_provider_that_is_gone_for_a_while_still_has_its_record(begin: B
     dave.discovery.provide(lambda: [offer(dave.contact)])
     await dave.discovery.announced()
     await dave.close()
+    await until(lambda: bool(alice.rpc.transport.trouble_with(dave.id)))
     with suppress(DsdError):
         await alice.rpc.ping(dave.id, timeout_s=5)
     assert not alice.rpc.transport.sighting(dave.id).reached, "she has noticed"
@@ -165,7 +166,7 @@ async def test_who_claims_one_address_more_while_the_others_are_called_has_that_
         def sighting(self, peer: bytes) -> Sighting:
             return Sighting(tuple(reached))
 
-        async def reach(self, peer: bytes) -> None:
+        async def reach(self, peer: bytes, anew: bool = False) -> None:
             called = claimed[-1].addresses
             await going_on.wait()
             reached.extend(one for one in called if one == new)
