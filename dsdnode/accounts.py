@@ -23,8 +23,9 @@ T = TypeVar("T")
 ASKED_S = 10.0
 """Who asked so shortly ago is likely to be back."""
 MAX_ASKING = 1024
-TURN_S = 60.0
-"""Where shares are less than a place each: so long somebody has a place before another one gets it."""
+TURN_S = 40.0
+"""Where shares are less than a place each: so long somebody has a place before another one gets it. Two thirds of a
+client's patience (config.py): with as much, whether who finds all places taken is served would hang on a second."""
 SPENT_S = 600.0
 """A network that has had its turn waits so long for places that are free, and takes nobody's: otherwise nobody's reply
 would ever be over where many wait."""
