@@ -72,6 +72,8 @@ WAITS: Final = {
     "drafter-beside": Mutation(
         CLIENT + "_started", "self._aside_s(pending, running) if pending.others else inf", "inf"
     ),
+    "beside-network": Mutation(DRAFTERS + "beside", "self._networks.get(peer) in networks", "False"),
+    "late-voices": Mutation("dsdnode.client.usual:UsualPass.of", "network_of(shard)", "str(len(by_network))"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
     "beside-reading": Mutation(CLIENT + "_started", " and _now() >= self._aside_s(pending, running)", ""),
     "beside-claimed": Mutation(PENDING + "checked", "min(len(prompt), usual)", "min(len(prompt), most)"),
