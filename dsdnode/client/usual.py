@@ -18,8 +18,8 @@ ROUNDS = 6
 """Round trips of a reply's beginning beside those of its pass: it is asked for, shards are looked up and pinged, the
 pipeline is opened."""
 MANY, LEAST_S = 3.0, 0.3
-"""So many times as long as usual is long, and so much more: lookups, a tokenizer, a machine that is busy. In peace a
-first token that takes longer is rarer than one in a hundred (python -m tests.sim.asides)."""
+"""So many times as long as usual is long, and so much more: lookups, a tokenizer, a machine that is busy. Of the swarms
+of `python -m tests.sim.asides` no first token is later but where sixteen come at once to one that was idle."""
 
 
 @dataclass(frozen=True, slots=True)
