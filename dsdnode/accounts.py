@@ -23,8 +23,12 @@ T = TypeVar("T")
 ASKED_S = 10.0
 """Who asked so shortly ago is likely to be back."""
 MAX_ASKING = 1024
-TURN_S = 60.0
-"""Where shares are less than a place each: so long somebody has a place before another one gets it."""
+TURN_S = 40.0
+"""Where shares are less than a place each: so long somebody has a place before another one gets it. Two thirds of a
+client's patience (config.py): with as much, whether who finds all places taken is served would hang on a second."""
+BACK_S = 5.0
+"""Who is back so soon at a place that he lost goes on with the turn that he had: it is free again because whoever took
+it has not got what it needs elsewhere, and asks once more."""
 SPENT_S = 600.0
 """A network that has had its turn waits so long for places that are free, and takes nobody's: otherwise nobody's reply
 would ever be over where many wait."""
@@ -113,10 +117,18 @@ class Turns:
 
     def __init__(self) -> None:
         self._lost_s: LRUCache[str, float] = LRUCache(MAX_REMEMBERED)
+        self._since_s: LRUCache[str, float] = LRUCache(MAX_REMEMBERED)
+        """When the turns began that were lost."""
 
-    def lost(self, now: float, holder: Account, asker: Account) -> None:
+    def lost(self, now: float, holder: Account, asker: Account, since_s: float) -> None:
+        """`since_s`: the holder has had his place."""
         if holder.network != asker.network:
-            self._lost_s[holder.network] = now
+            self._lost_s[holder.network], self._since_s[holder.network] = now, since_s
+
+    def since_s(self, now: float, holder: Account) -> float:
+        """When the turn began of one who gets a place now."""
+        is_back = self._lost_s.get(holder.network, -inf) + BACK_S > now
+        return self._since_s.get(holder.network, now) if is_back else now
 
     def may_take(self, now: float, asker: Account, holder: Account) -> bool:
         """A place of one who has had it for long. In one network all are neighbours."""

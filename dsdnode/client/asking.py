@@ -99,7 +99,7 @@ class Asking:
         return error
 
     def aside_s(self, times: int = 1) -> float:
-        """When it is time to ask another one beside it; or after so many times as long."""
+        """When it is time to ask another one beside it, whatever is usual here; or after so many times as long."""
         taken = self.part.taken
         return self.since_s + times * (ASIDE_S + ASIDE_POSITION_S * (taken.num_positions if taken else 0))
 

@@ -16,7 +16,7 @@ from dsdnode.client.drafters import Drafters, no_drafter
 from dsdnode.client.failures import MAX_DENIALS, Failures
 from dsdnode.client.losses import LOSSES, Contradiction, Denied, Died, Left, OtherPrompt
 from dsdnode.client.part import Piece
-from dsdnode.client.patience import MAX_ASIDE, Patience
+from dsdnode.client.patience import MAX_ASIDE, THIRD, Patience
 from dsdnode.client.request import Finished, GenerateRequest, PendingReply, ReplyStats
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
@@ -255,7 +255,7 @@ class Client:
                 if not running:
                     running.append(self._askings.ask(pending, await self._choose_drafter(pending, failures)))
                 running[0].speaks = True
-                due_s = running[-1].aside_s() if pending.others else inf
+                due_s = self._aside_s(pending, running) if pending.others else inf
                 done = await _first_of(running, due_s)
                 for asking in done:
                     error = asking.error
@@ -270,7 +270,9 @@ class Client:
                     self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
                     if running and failures[asking.drafter].again:
                         pending.others.append(asking.drafter)  # those that run may give nothing
-                if not done and pending.others and _now() >= running[-1].aside_s():  # what it took may be long
+                if (
+                    not done and pending.others and _now() >= self._aside_s(pending, running)
+                ):  # what it took may be long
                     self._go_aside(pending, failures, running)
         finally:
             for asking in running:
@@ -285,6 +287,17 @@ class Client:
         running[running.index(asking)] = self._askings.ask(pending, asking.drafter, way)
         return True
 
+    def _aside_s(self, pending: PendingReply, running: Sequence[Asking]) -> float:
+        """When it is time for one more. Beside a stranger it is sooner in a fast swarm; nobody is left for that."""
+        last, taken = running[-1], running[-1].part.taken
+        if len(running) >= MAX_ASIDE:
+            return max(last.aside_s(), running[0].aside_s(MAX_ASIDE))
+        if any(self._drafters.is_trusted(pending.model.model_id, asking.drafter) for asking in running):
+            return last.aside_s()
+        num_positions = taken.num_positions if taken else pending.usual_positions
+        late_s = self._drafters.late_s(pending, num_positions + len(pending.tokens))
+        return min(last.aside_s(), last.since_s + late_s * (1.0 if len(running) == 1 else THIRD))
+
     def _go_aside(self, pending: PendingReply, failures: Failures, running: list[Asking]) -> None:
         if len(running) >= MAX_ASIDE:
             slow = running.pop(0)
@@ -292,7 +305,10 @@ class Client:
             self._drafters.left(slow.drafter)
             why = f"the drafter {short_id(slow.drafter)} gave nothing for {_now() - slow.since_s:.0f} s"
             failures.slow(slow.drafter, Left(why))
-        running.append(self._askings.ask(pending, pending.others.pop(0)))
+        beside = self._drafters.beside(pending, [*failures, *(asking.drafter for asking in running)])
+        late, after_s = running[-1], _now() - running[-1].since_s
+        log.info("late drafter", peer=short_id(late.drafter), after_s=round(after_s, 2), asked_beside=short_id(beside))
+        running.append(self._askings.ask(pending, beside))
 
     def _won(self, pending: PendingReply, failures: Failures, winner: Asking, beaten: Sequence[Asking]) -> None:
         self._drafters.last = winner.drafter

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Collection
 from functools import partial
+from math import inf
 from random import Random
+from statistics import median_high
 from typing import Protocol
 
 from cachetools import LRUCache
@@ -15,6 +17,7 @@ from dsdnode.client.failures import MAX_TRIES, Failure, Failures
 from dsdnode.client.pace import Paces
 from dsdnode.client.preference import by_lot, by_preference
 from dsdnode.client.request import PendingReply
+from dsdnode.client.usual import UsualPass
 from dsdnode.config import STILL_S
 from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import MAX_NAMED, short_id
@@ -55,6 +58,8 @@ class Drafters:
         """Those that gave a reply nothing, or too little: others are asked first from then on, and who was left last
         comes last."""
         self._num_left = 0
+        self._networks: dict[bytes, str] = {}
+        """Of those that were found last."""
         self.paces = Paces()
         self.last = b""
         """It may have kept what it computed."""
@@ -88,6 +93,8 @@ class Drafters:
         while True:
             order = self._order(pending)
             fresh = [peer for peer in order if peer not in failures]
+            tried = {self._networks.get(peer) for peer in failures} - {""}
+            fresh.sort(key=lambda peer: peer not in self.joined and self._networks[peer] in tried)
             again = [peer for peer in failures if peer in order and not failures[peer].final]
             pending.others = [peer for peer in again if failures[peer].again]
             if failures.deniers:
@@ -98,8 +105,8 @@ class Drafters:
                 for peer in silent:
                     failures[peer] = Failure(PeerUnavailable(f"{short_id(peer)} does not answer"), MAX_TRIES, away=True)
                 if living:
-                    rest = [peer for peer in fresh if peer not in living and peer not in silent]
-                    pending.others = [*living[1:], *rest, *pending.others]
+                    others = [peer for peer in fresh if peer != living[0] and peer not in silent]
+                    pending.others = [*others, *pending.others]
                     return living[0]
                 continue
             if again:
@@ -121,6 +128,31 @@ class Drafters:
         await self._look(RECENT_S)
         return [peer for peer in self._order(pending) if peer not in asked]
 
+    def is_trusted(self, model_id: str, drafter: bytes) -> bool:
+        """It gave us a reply before, or we joined it: it has all the time that an honest one may need. (If everybody's
+        first token is late, each that is asked for once more makes it later.)"""
+        return drafter in self.joined or self.paces.rank(model_id, drafter) == 0
+
+    def beside(self, pending: PendingReply, asked: Collection[bytes]) -> bytes:
+        """Out of `pending.others`: of another network than those that were asked, who may be one under many names; and
+        rather one that has answered a ping."""
+        networks = {self._networks.get(peer) for peer in asked} - {""}
+
+        def key(peer: bytes) -> tuple[bool, bool]:
+            return self._networks.get(peer) in networks, self._pings.answered_at(peer) is None
+
+        best = min(pending.others, key=key)
+        pending.others.remove(best)
+        return best
+
+    def late_s(self, pending: PendingReply, num_positions: int) -> float:
+        """After so long a first token is later than is usual in this swarm, of a prompt that is so long."""
+        model = pending.model
+        usual = UsualPass.of(model.shards, model.num_layers, self._network_of)
+        rtts_s = [self._pings.last_rtt_s(record.peer_id) for record in self._known]
+        known_s = [rtt_s for rtt_s in rtts_s if rtt_s is not None]
+        return usual.late_s(num_positions, median_high(known_s)) if usual and known_s else inf
+
     def _check(self, pending: PendingReply, failures: Failures, *, waits: bool) -> None:
         """Nobody is left to ask for now."""
         if failures.deniers or not waits or pending.patience.is_spent(_now()):
@@ -130,6 +162,7 @@ class Drafters:
         tokenizer = pending.model.tokenizer_hash
         drafters = [one for one in self._known if one.role == "drafter" and one.tokenizer_hash == tokenizer]
         last = self.last if pending.request.keep else b""
+        self._networks = {record.peer_id: self._network_of(record) for record in drafters}
         lots = by_lot(drafters, self._network_of, self._rng)
         rank = partial(self.paces.rank, pending.model.model_id)
         return [record.peer_id for record in by_preference(lots, last, self.joined, self._shunned, rank)]

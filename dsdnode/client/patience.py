@@ -11,6 +11,9 @@ ASIDE_POSITION_S = 0.05
 """More for each position of the prompt."""
 MAX_ASIDE = 3
 """Drafters that are asked at once; for one more the first of them is left, which had four times as long."""
+THIRD = 4.0
+"""So many times as long as for the second one, where that is asked sooner, the third one is waited for: if all are late
+the swarm is busy."""
 MIN_SHARE_S = 15.0
 """Of the patience, at most, for one of several drafters: a peer of its pipeline that is away for ten seconds is waited
 for, where it has given enough."""

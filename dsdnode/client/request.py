@@ -238,7 +238,7 @@ class PendingReply:
         goes_on = part.tokens and not named
         if goes_on and part.way is Way.ASKED and prompt != self.prompt_tokens:
             raise OtherPrompt("the drafter takes what was asked for another prompt than the one before it")
-        most, usual = self._positions
+        most, usual = self._most_positions, self.usual_positions
         self.patience.accepted(min(len(prompt), most) + part.num_again)
         return Taken(prompt, answer.acceptance, min(len(prompt), usual) + part.num_again)
 
@@ -251,12 +251,19 @@ class PendingReply:
         self.patience.won(_now(), self.num_better)
 
     @property
-    def _positions(self) -> tuple[int, int]:
-        """Of the prompt, whatever a drafter says: at most, a token a byte, and a template's own; and as is usual."""
+    def _most_positions(self) -> int:
+        """Of the prompt, whatever a drafter says: a token a byte, and a template's own."""
+        return 1024 + self._num_bytes + len(self.request.prompt_tokens or ())
+
+    @property
+    def usual_positions(self) -> int:
+        return 64 + self._num_bytes // 2 + len(self.request.prompt_tokens or ())
+
+    @property
+    def _num_bytes(self) -> int:
         asked = self.request
         texts = [*(message["content"] for message in asked.messages), asked.prompt or ""]
-        num_bytes, named = sum(len(text.encode()) for text in texts), len(asked.prompt_tokens or ())
-        return 1024 + num_bytes + named, 64 + num_bytes // 2 + named
+        return sum(len(text.encode()) for text in texts)
 
     def event(self, part: Part, news: Piece | Ended) -> Piece | Finished:
         """Of the part that was taken."""

@@ -21,6 +21,11 @@ from dsdnode.wire import replies
 
 log = structlog.get_logger(__name__)
 
+LEAST_PAUSE_S = 1.0
+"""In less time few tokens come even where all is well."""
+BLOCK_POSITIONS = 16
+"""Of a large block, whose tokens come all at once."""
+
 
 class Rivals:
     """Of one reply: `watch` whoever gives it, and `stop` when it does not any more.
@@ -33,7 +38,8 @@ class Rivals:
         self._askings = askings
         self._drafters = drafters
         self._pending = pending
-        self._pause_s = ASIDE_S
+        self._pause_s = 0.0
+        """The last one; 0: none yet."""
         self._asked: list[bytes] = []
         self._killed = False
         """An engine died of it: nobody else shall, for some speed."""
@@ -53,20 +59,33 @@ class Rivals:
     async def _watch(self, giver: Asking) -> None:
         pace, pending = giver.inbox.pace, self._pending
         while not giver.is_beaten:
-            pause_s, num_before = self._pause_s, pace.num_tokens
+            pause_s, num_before = self._pause_s or self._first_pause_s(giver), pace.num_tokens
             await asyncio.sleep(pause_s)
             if giver.inbox.has_end:  # its reader pauses
                 return
             least = self._drafters.paces.least(pending.model.model_id, giver.drafter) * pause_s
             given = pace.num_tokens - num_before
             if given < least and not self._killed:
-                self._pause_s *= 2
+                self._pause_s = max(ASIDE_S, 2 * pause_s)
                 if not pending.others:
                     others = await self._drafters.others(pending, self._asked)
                     pending.others = list(filter(self._failures.may_be_better, others))
                 if pending.others:
-                    self._asked.append(pending.others[0])
-                    await self._try(giver, pending.others.pop(0), 1 + given * ASIDE_S / pause_s)
+                    drafter = self._drafters.beside(pending, self._asked)
+                    self._asked.append(drafter)
+                    unseen = pause_s < ASIDE_S  # one more may have come just behind
+                    await self._try(giver, drafter, 1 + (given + unseen) * ASIDE_S / pause_s)
+
+    def _first_pause_s(self, giver: Asking) -> float:
+        """Sooner in a fast swarm, beside a stranger; but who gave his first token late may be at work with many others,
+        and who is as slow as is usual need not have given one yet."""
+        model_id = self._pending.model.model_id
+        if self._drafters.is_trusted(model_id, giver.drafter):
+            return ASIDE_S
+        first_s = (giver.inbox.pace.first_s or giver.since_s) - giver.since_s
+        token_s = 1 / self._drafters.paces.least(model_id, giver.drafter)
+        late_s = self._drafters.late_s(self._pending, BLOCK_POSITIONS)
+        return min(ASIDE_S, max(LEAST_PAUSE_S, first_s, token_s, late_s))
 
     async def _try(self, giver: Asking, drafter: bytes, lead: float) -> None:
         """`lead`: so many tokens ahead, of what the user has, is faster: of two that are alike one may be ahead by what

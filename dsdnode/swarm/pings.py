@@ -32,8 +32,8 @@ class Pings:
         self._tasks = Tasks()
         self._silent: LRUCache[bytes, None] = LRUCache(MAX_SILENT)
         """Peers that did not answer when they were asked last."""
-        self._answered: LRUCache[bytes, float] = LRUCache(MAX_ANSWERED)
-        """When each answered last."""
+        self._answered: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_ANSWERED)
+        """When each answered last, and its round trip then, s."""
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -53,12 +53,18 @@ class Pings:
             self.lost(peer)
             raise
         self._silent.pop(peer, None)
-        self._answered[peer] = asyncio.get_running_loop().time()
+        self._answered[peer] = asyncio.get_running_loop().time(), rtt_s
         return rtt_s
 
     def answered_at(self, peer: bytes) -> float | None:
         """When it answered last, on the loop's clock; None: not that we know."""
-        return self._answered.get(peer)
+        answered = self._answered.get(peer)
+        return None if answered is None else answered[0]
+
+    def last_rtt_s(self, peer: bytes) -> float | None:
+        """Of its last answer; it may have had to dial for it."""
+        answered = self._answered.get(peer)
+        return None if answered is None else answered[1]
 
     async def rtt_s(self, peer: bytes, num_pings: int = 1) -> float | None:
         """The best round trip of several (the first may have to dial); None: no answer."""

@@ -26,6 +26,8 @@ ACCOUNTS: Final = {
     "turn-spent": Mutation(
         "dsdnode.accounts:Turns.may_take", "self._lost_s.get(asker.network, -inf) + SPENT_S < now", "True"
     ),
+    "turn-asked": Mutation(ROOM + "_gives", "shares if asked is None else", "shares if True else"),
+    "turn-back": Mutation("dsdnode.accounts:Turns.since_s", "if is_back else", "if False else"),
     "turn-least": Mutation(SHARES + "beside", "totals[account.network] >= mine", "True"),
     "parked-heaviest": Mutation(ROOM + "_gives", "session.parked and session.account == account", "session.parked"),
     "share-lost": Mutation(STAGE_HOST + "_evict", "not session.parked and ", "False and "),

@@ -69,9 +69,13 @@ WAITS: Final = {
     "beside-again": Mutation(CLIENT + "_started", "if running and failures[asking.drafter].again:", "if False:"),
     "drafter-remembered": Mutation(DRAFTERS + "_shunned", "if peer in self._left", "if False"),
     "drafter-last": Mutation(DRAFTERS + "_shunned", "1 + self._left[peer]", "1"),
-    "drafter-beside": Mutation(CLIENT + "_started", "running[-1].aside_s() if pending.others else inf", "inf"),
+    "drafter-beside": Mutation(
+        CLIENT + "_started", "self._aside_s(pending, running) if pending.others else inf", "inf"
+    ),
+    "beside-network": Mutation(DRAFTERS + "beside", "self._networks.get(peer) in networks", "False"),
+    "late-voices": Mutation("dsdnode.client.usual:UsualPass.of", "network_of(shard)", "str(len(by_network))"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
-    "beside-reading": Mutation(CLIENT + "_started", " and _now() >= running[-1].aside_s()", ""),
+    "beside-reading": Mutation(CLIENT + "_started", " and _now() >= self._aside_s(pending, running)", ""),
     "beside-claimed": Mutation(PENDING + "checked", "min(len(prompt), usual)", "min(len(prompt), most)"),
     "beside-prompt": Mutation(
         ASKINGS + "_start",

@@ -104,6 +104,7 @@ LIMITS: Final[dict[str, float]] = {
     "spare_positions": _STAGE.max_spare_positions,
     "turn_s": accounts.TURN_S,
     "turn_spent_s": accounts.SPENT_S,
+    "turn_back_s": accounts.BACK_S,
     "idle_s": room.IDLE_S,
     "flights": flow.MAX_FLIGHTS,
     "branches": actions.MAX_BRANCHES,

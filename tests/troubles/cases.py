@@ -17,6 +17,9 @@ JOIN_S = 20.0
 PLAIN_S = 6.0
 """Three seconds where it is plain that trying is in vain, and what a loaded machine adds."""
 BLIP_S = 10.0
+HASTE = ("--patience", "20")
+"""Half of what others have before it is somebody else's turn."""
+HASTE_S = 35.0
 KEY = Identity(bytes(32)).public_key.hex()
 
 
@@ -98,19 +101,29 @@ def drafter_drips(scene: Scene) -> Seen:
     return hostile(scene, "drips")
 
 
-def caches_full(scene: Scene) -> Seen:
+def caches_full(scene: Scene, *words: str) -> Seen:
     """Dan's guest has more than half of what there is, and alice asks for more than the other half."""
     scene.ring(drafters=("dora", "dan"), shard=("--ctx-size", "256"))
     scene.person("guest", scene.made.daemons["dan"].join, "220")
     began_s = now()
-    return scene.watch(scene.user("run", "--max-tokens", "180", join=scene.made.daemons["dora"].join), began_s)
+    user = scene.user("run", "--max-tokens", "180", *words, join=scene.made.daemons["dora"].join)
+    return scene.watch(user, began_s)
 
 
-def all_busy(scene: Scene) -> Seen:
+def all_busy(scene: Scene, *words: str) -> Seen:
     scene.ring("--max-sessions", "1")
     scene.person("guest", scene.join, "4000")
     began_s = now()
-    return scene.watch(scene.user("run"), began_s)
+    return scene.watch(scene.user("run", *words), began_s)
+
+
+def caches_stay_full(scene: Scene) -> Seen:
+    return caches_full(scene, *HASTE)
+
+
+def all_stay_busy(scene: Scene) -> Seen:
+    """For as long as she waits."""
+    return all_busy(scene, *HASTE)
 
 
 def swarm_key_wrong(scene: Scene) -> Seen:
@@ -205,8 +218,10 @@ TROUBLES = {
     "only drafter gone for good": Trouble(drafter_gone_for_good, 4, ("{dora}",)),
     "drafter silent": Trouble(drafter_silent, 0, (), may_be_silent=True),
     "drafter drips": Trouble(drafter_drips, 0, (), may_be_silent=True),
-    "all caches full": Trouble(caches_full, 4, ("cache",)),
-    "all busy": Trouble(all_busy, 4, ("{dora}", "taken")),
+    "all caches full": Trouble(caches_full, 0, ("cache",)),
+    "all caches stay full": Trouble(caches_stay_full, 4, ("cache",), HASTE_S),
+    "all busy": Trouble(all_busy, 0, ("{dora}", "taken")),
+    "all stay busy": Trouble(all_stay_busy, 4, ("{dora}", "taken"), HASTE_S),
     "swarm key wrong": Trouble(swarm_key_wrong, 1, ("swarm key",), PLAIN_S, True),
     "own network gone": Trouble(own_network_gone, 4, ("{dora}",)),
     "own network gone before": Trouble(own_network_gone_before, 1, (HOSTS["boot"], "offline"), PLAIN_S, True),

@@ -174,7 +174,7 @@ class DrafterHost:
         longest = min(beside, key=lambda one: one.since_s, default=None)
         if longest is None or longest.since_s + TURN_S >= now:
             return None
-        self._turns.lost(now, longest.account, asker)
+        self._turns.lost(now, longest.account, asker, longest.since_s)
         return [longest]
 
     def _begin(self, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]) -> None:

@@ -85,7 +85,14 @@ class Room(Generic[S]):
             elif self._num_held() + asker.num_positions > self._max_positions:
                 full = "the cache is reserved by other sessions"
                 coming = [(one.account, one.num_positions) for one in self._coming]
-                gives = self._gives(asker.account, asker.num_positions, self._max_positions, self._held, coming)
+                gives = self._gives(
+                    asker.account,
+                    asker.num_positions,
+                    self._max_positions,
+                    self._held,
+                    coming,
+                    lambda one: one.held_positions,
+                )
                 gives = gives or self._own(asker)
                 cuts = gives is not None and not gives.parked and self._held(gives) > gives.needed_positions
             else:
@@ -145,9 +152,11 @@ class Room(Generic[S]):
         capacity: int,
         size: Callable[[S], int],
         coming: Iterable[tuple[Account, int]] = (),
+        asked: Callable[[S], int] | None = None,
     ) -> S | None:
-        """Who has some of what there is `capacity` of, and is the next to make room; None: nobody has to."""
-        having = [one for one in self._here if size(one)]
+        """Who has some of what there is `capacity` of, and is the next to make room; None: nobody has to. `asked`: what
+        each has asked for, if it is not what it has: who takes turns has asked for as much as the asker."""
+        having, coming = [one for one in self._here if size(one)], list(coming)
         shares = Shares(capacity, [*((one.account, size(one)) for one in having), *coming])
         for account in shares.heaviest():
             for session in having:  # who rests longest comes first
@@ -157,7 +166,8 @@ class Room(Generic[S]):
             mine = [one for one in having if one.account == account]
             if mine:
                 return min(mine, key=lambda one: one.worked_s)
-        takes_turns = set(shares.beside(asker, amount))
+        turns = shares if asked is None else Shares(capacity, [*((one.account, asked(one)) for one in having), *coming])
+        takes_turns = set(turns.beside(asker, amount))
         beside = [
             one for one in having if one.account in takes_turns and self._turns.may_take(self._now, asker, one.account)
         ]
@@ -165,5 +175,5 @@ class Room(Generic[S]):
         over = [one for one in beside if one.since_s + TURN_S < self._now]
         gives = min(idle, key=lambda one: one.worked_s, default=min(over, key=lambda one: one.since_s, default=None))
         if gives is not None:
-            self._turns.lost(self._now, gives.account, asker)
+            self._turns.lost(self._now, gives.account, asker, gives.since_s)
         return gives

@@ -146,7 +146,7 @@ class Sessions:
         known = self._sessions.get(message.session)
         if known is None:
             known = self._add(account, message, stages, key_tokens)
-            known.since_s = now
+            known.since_s = self._turns.since_s(now, account)
             return known
         known.account = account
         if known.is_another_reply(message):
