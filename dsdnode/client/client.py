@@ -273,7 +273,7 @@ class Client:
                 if (
                     not done and pending.others and _now() >= self._aside_s(pending, running)
                 ):  # what it took may be long
-                    self._go_aside(pending, failures, running)
+                    await self._go_aside(pending, failures, running)
         finally:
             for asking in running:
                 self._askings.leave(asking)
@@ -298,14 +298,17 @@ class Client:
         late_s = self._drafters.late_s(pending, num_positions + len(pending.tokens))
         return min(last.aside_s(), last.since_s + late_s * (1.0 if len(running) == 1 else THIRD))
 
-    def _go_aside(self, pending: PendingReply, failures: Failures, running: list[Asking]) -> None:
+    async def _go_aside(self, pending: PendingReply, failures: Failures, running: list[Asking]) -> None:
         if len(running) >= MAX_ASIDE:
             slow = running.pop(0)
             self._askings.leave(slow)
             self._drafters.left(slow.drafter)
             why = f"the drafter {short_id(slow.drafter)} gave nothing for {_now() - slow.since_s:.0f} s"
             failures.slow(slow.drafter, Left(why))
-        beside = self._drafters.beside(pending, [*failures, *(asking.drafter for asking in running)])
+        since_s = await self._drafters.scout(pending)
+        if any(asking.started.done() for asking in running):  # meanwhile
+            return
+        beside = self._drafters.beside(pending, [*failures, *(asking.drafter for asking in running)], since_s)
         late, after_s = running[-1], _now() - running[-1].since_s
         log.info("late drafter", peer=short_id(late.drafter), after_s=round(after_s, 2), asked_beside=short_id(beside))
         running.append(self._askings.ask(pending, beside))

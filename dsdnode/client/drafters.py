@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection
+from contextlib import suppress
 from functools import partial
 from math import inf
 from random import Random
@@ -33,6 +34,8 @@ LOOK_AGAIN_S = 5.0
 FULL_PAUSE_S = 0.5
 AWAY_PAUSE_S = 1.0
 MAX_LEFT = 256
+SCOUT_S = 0.3
+"""For one that is to be asked beside another to answer a ping: the longest ways take so long."""
 MAX_RACED = 16
 """Drafters that are asked at once whether they are there."""
 
@@ -133,13 +136,22 @@ class Drafters:
         first token is late, each that is asked for once more makes it later.)"""
         return drafter in self.joined or self.paces.rank(model_id, drafter) == 0
 
-    def beside(self, pending: PendingReply, asked: Collection[bytes]) -> bytes:
-        """Out of `pending.others`: of another network than those that were asked, who may be one under many names; and
-        rather one that has answered a ping."""
+    async def scout(self, pending: PendingReply) -> float:
+        """Look which of `pending.others` are there now, whatever they were when they were asked last. Since when."""
+        begun_s = _now()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SCOUT_S):
+                await self._pings.race(pending.others[:MAX_RACED])
+        return begun_s
+
+    def beside(self, pending: PendingReply, asked: Collection[bytes], since_s: float = -inf) -> bytes:
+        """Out of `pending.others`: rather one that has answered a ping since; and of another network than those that
+        were asked, who may be one under many names."""
         networks = {self._networks.get(peer) for peer in asked} - {""}
 
         def key(peer: bytes) -> tuple[bool, bool]:
-            return self._networks.get(peer) in networks, self._pings.answered_at(peer) is None
+            answered_s = self._pings.answered_at(peer)
+            return answered_s is None or answered_s < since_s, self._networks.get(peer) in networks
 
         best = min(pending.others, key=key)
         pending.others.remove(best)

@@ -3,6 +3,7 @@ than it is so."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from msgspec import structs
 from dsdnode.client.client import Client
 from dsdnode.client.patience import ASIDE_S
 from dsdnode.client.usual import LEAST_S, MANY, ROUNDS, UsualPass
+from dsdnode.errors import PeerUnavailable
+from dsdnode.swarm.pings import PING_TIMEOUT_S
 from dsdnode.wire.records import ProviderRecord
 from tests.client.test_drafters import ask_first
 from tests.client.test_slow_drafters import drips, read
@@ -148,5 +151,33 @@ def test_the_next_one_is_of_another_network(tmp_path: Path, monkeypatch: pytest.
         listener = Listener()
         await listener.read(alice)
         assert (listener.tokens, [len(one) for one in asked]) == (EXPECTED, [1, 0, 0])
+
+    story(tmp_path, tell, cost=lambda num: FAST_S)
+
+
+def test_who_has_vanished_since_he_was_looked_for_is_not_asked_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mortimer answered when alice looked who is there, and is gone when mallory turns out to be mute."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        await lies(swarm, nothing)
+        asked = await lies(swarm, nothing, name="mortimer")
+        alice = await stranger(swarm, monkeypatch, "mallory", "mortimer", "dora")
+        mortimer = swarm.members["mortimer"].node.peer_id
+
+        began_s, listener = now(), Listener()
+        ping = alice._pings.ping
+
+        async def pinged(peer: bytes, timeout_s: float = PING_TIMEOUT_S) -> float:
+            if peer == mortimer and now() > began_s + 0.2:
+                await asyncio.sleep(timeout_s)
+                raise PeerUnavailable("nothing is acknowledged")
+            return await ping(peer, timeout_s)
+
+        monkeypatch.setattr(alice._pings, "ping", pinged)
+        await listener.read(alice)
+        assert (listener.tokens, asked) == (EXPECTED, [])
 
     story(tmp_path, tell, cost=lambda num: FAST_S)
