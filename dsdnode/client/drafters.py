@@ -31,7 +31,8 @@ RECENT_S = 2.0
 LOOK_AGAIN_S = 5.0
 """So often others are looked for, while nobody can be asked."""
 FULL_PAUSE_S = 0.5
-AWAY_PAUSE_S = 1.0
+AWAY_PAUSE_S = 0.5
+"""Who moves into another network is there again after a moment."""
 MAX_LEFT = 256
 MAX_RACED = 16
 """Drafters that are asked at once whether they are there."""

@@ -86,6 +86,7 @@ class DrafterHost:
             wire.SessionLost, lambda peer, m, _: self._to_reply(m.session, Reply.on_session_lost, peer, m)
         )
         self._rpc.transport.on_peer_lost(self._peer_lost)
+        self._rpc.transport.on_broken(lambda peer, bulk, since_s: self._link_broken(peer))
 
     async def close(self) -> None:
         tasks = [delivery.task for delivery in self._deliveries.values() if delivery.task is not None]
@@ -227,6 +228,10 @@ class DrafterHost:
                 delivery.client_lost()
             elif delivery.reply is not None:
                 delivery.reply.on_link_lost(peer)
+
+    def _link_broken(self, peer: bytes) -> None:
+        for reply in list(self._by_session.values()):
+            reply.on_link_lost(peer)
 
     def _to_reply(self, session: bytes, event: Callable[..., None], *arguments: Any) -> None:
         reply = self._by_session.get(session)
