@@ -31,6 +31,7 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
+from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,8 @@ class DrafterHost:
         self._turns = Turns()
         self._asking = Asking()
         self._draining = False
+        self._records: list[ProviderRecord] = []
+        """Of all models with our tokenizer, as they were found last."""
         self.on_change: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -280,7 +283,8 @@ class DrafterHost:
         """The model as the swarm has it now. Raises NoPipeline when nobody offers it with our tokenizer."""
         tokenizer_hash = self._engine.shard.tokenizer_hash
         records = await self._discovery.find_providers(tokenizer_key(tokenizer_hash))
-        models = models_of(records)
+        self._records = records or self._records  # where nobody at all is found, our own network may be a new one
+        models = models_of(self._records)
         for model in models:
             if model.model_id == model_id:
                 return model
