@@ -32,7 +32,8 @@ RECENT_S = 2.0
 LOOK_AGAIN_S = 5.0
 """So often others are looked for, while nobody can be asked."""
 FULL_PAUSE_S = 0.5
-AWAY_PAUSE_S = 1.0
+AWAY_PAUSE_S = 0.5
+"""Who moves into another network is there again after a moment."""
 MAX_LEFT = 256
 SCOUT_S = 0.3
 """For one that is to be asked beside another to answer a ping: the longest ways take so long."""

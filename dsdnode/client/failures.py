@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsdnode.client.losses import Denied, Died, Left
-from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
+from dsdnode.errors import DsdError, LinkBroken, Overloaded, PeerMisbehaved
 
 MAX_TRIES = 2
 """Of one drafter, without a token: a link may break under a drafter that lives."""
@@ -47,7 +47,8 @@ class Failures(dict[bytes, Failure]):
 
     def note(self, drafter: bytes, error: DsdError, *, progressed: bool) -> None:
         known = self.pop(drafter, None)
-        num = 1 if known is None or progressed else known.num + 1
+        num = 0 if known is None or progressed else known.num
+        num += not isinstance(error, LinkBroken)  # it is there, by another link
         final = isinstance(error, Denied) or (isinstance(error, Left) and not progressed)
         self[drafter] = Failure(error, MAX_TRIES if final else num)
         if progressed:

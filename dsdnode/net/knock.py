@@ -45,7 +45,7 @@ class Knocks:
     async def _call(self, public_key: bytes, way: Way, peer: Peer | None) -> bool:
         """Did whoever has the key answer? (Not if that is ourselves.)"""
         async with self._slots:
-            knock = _Knock(self._links)
+            knock = _Knock(self._links, peer)
             dealer = Dealer(knock, peer_id(public_key), public_key, False, [way])
             self._calling[dealer] = False
             try:
@@ -60,14 +60,18 @@ class Knocks:
 class _Knock:
     """Implements DealerOwner for one call; `over`: it was answered, or cannot be."""
 
-    def __init__(self, links: Links) -> None:
+    def __init__(self, links: Links, peer: Peer | None) -> None:
+        """`peer` None: whoever answers has our own key."""
+        self._hear = links.received if peer is not None else None
         self.context, self.names, self.resolver = links.context, links.names, links.resolver
         self.identity, self.handshake = links.identity, links.handshake
         self.may_dial = links.may_dial
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def received(self, link: Link, frames: list[bytes]) -> None:
-        """Whatever is said now is not said to us."""
+        """The newest of our links is the one that a peer answers by."""
+        if self._hear is not None:
+            self._hear(link, frames)
 
     def dealer_ready(self, dealer: Dealer) -> None:
         self._end()

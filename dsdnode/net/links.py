@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import zmq
 from cachetools import LRUCache
@@ -29,12 +29,15 @@ from dsdnode.net.zap import Gate
 
 MAX_CALLED = 4096
 """Hosts that are remembered to have been called."""
+DOUBT_EVERY_S = 10.0
+"""A peer that is slow would be called again and again."""
 BLOCKED_RETRY_S = 0.005
 """libzmq does not tell which of a router's connections has room again."""
 
 
 class Links:
-    """All links of one transport. `on_lost(peer, why)` is called when a peer's last one is gone."""
+    """All links of one transport. `on_lost(peer, why)` is called when a peer has none any more, `on_broken(peer, bulk,
+    since_s)` when the one that a lane has kept to since then has ended, and there is another."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Links:
         gate: Gate,
         inbox: Inbox,
         on_lost: Callable[[bytes, str], None],
+        on_broken: Callable[[bytes, bool, float], None],
     ) -> None:
         self.context = context
         self.names = names
@@ -58,8 +62,11 @@ class Links:
         self._gate = gate
         self._inbox = inbox
         self._on_lost = on_lost
+        self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._dealers: OrderedDict[Dealer, Peer] = OrderedDict()
+        self._spares: dict[Dealer, None] = {}
+        """Of them those that are to take the place of a link that may be dead."""
         self._blocked: dict[Link, None] = {}
         self._blocked_timer: asyncio.TimerHandle | None = None
 
@@ -76,7 +83,7 @@ class Links:
             self._retry_soon(link)
 
     def received(self, link: Link, frames: list[bytes]) -> None:
-        if isinstance(link, Dealer):
+        if isinstance(link, Dealer) and link in self._dealers:  # (a knock is not)
             self._dealers.move_to_end(link)
         known = self.book.get(link.peer)
         source = known.source if known is not None else ""
@@ -96,27 +103,55 @@ class Links:
         """Close everything that we dialled; peers without another link are lost."""
         for dealer, peer in list(self._dealers.items()):
             self._drop(dealer)
-            self._check_lost(peer, why)
+            self._ended(peer, dealer, why)
 
-    def leave_all_but(self, hosts: Collection[str]) -> None:
-        """Close what we dialled from an address that is none of ours any more, and dial anew from those that are: also
-        whom we are just calling, for a call from nowhere takes seconds to fail."""
+    def leave_all_but(self, hosts: Collection[str]) -> list[bytes]:
+        """Close what we dialled from an address that is none of ours any more: whom. Those that we are just calling are
+        dialled anew from those that are ours, for a call from nowhere takes seconds to fail."""
+        left = []
         for dealer, peer in list(self._dealers.items()):
             if is_gone(dealer.local, hosts):
                 self._drop(dealer)
-                self._check_lost(peer, "this machine has another address now")
-                self.call(peer)
+                self._ended(peer, dealer, "this machine has another address now")
+                left.append(peer.id)
+            elif dealer in self._spares:
+                self._drop(dealer)
             elif not dealer.ready:
                 self._drop(dealer)
                 anew = self._dial(peer, dealer.bulk)
                 if anew is not None:
                     dealer.queue.move_to(anew.queue)
+        return left
 
     def call(self, peer: Peer) -> None:
         """Have a link to a peer, for it cannot know where to dial us now."""
         if not any(peer.dealers.values()) and not self._gate.is_banned(self._loop.time(), peer.curve_key):
             peer.retry_at = 0.0
             self._dial(peer, bulk=False)
+
+    def doubt(self, peer: Peer) -> None:
+        """Make a link beside each that is used, and leave that when the other is ready."""
+        now = self._loop.time()
+        if now < peer.doubted_s + DOUBT_EVERY_S or self._gate.is_banned(now, peer.curve_key):
+            return
+        peer.doubted_s = now
+        for bulk, used in list(peer.used.items()):
+            doubted = used.way.told if isinstance(used, Dealer) else ""
+            ways = sorted(peer.ways(), key=lambda way: way.told == doubted)
+            if used.ready and ways:
+                self._spares[self._begin(peer, bulk, ways)] = None
+
+    def _replace(self, peer: Peer, spare: Dealer) -> None:
+        del self._spares[spare]
+        used, own = peer.used.get(spare.bulk), peer.dealers.get(spare.bulk)
+        if own is not None:
+            self._drop(own)
+        peer.dealers[spare.bulk] = spare
+        peer.use(spare.bulk, spare, self._loop.time())
+        for link in dict.fromkeys(filter(None, (used, own))):
+            link.queue.move_to(spare.queue)
+        if used is not None:
+            self._loop.call_soon(self._on_broken, peer.id, spare.bulk, float("-inf"))
 
     # --- choosing
 
@@ -132,23 +167,29 @@ class Links:
             if other is None:
                 raise PeerUnavailable(f"peer {short_id(peer.id)}: {peer.why_lost or 'it cannot be dialled'}")
             return other
-        peer.used[bulk] = link
+        peer.use(bulk, link, now)
         return link
 
     def _dial(self, peer: Peer, bulk: bool) -> Dealer | None:
         ways = peer.ways()
         if not ways:
             return None
+        dealer = peer.dealers[bulk] = self._begin(peer, bulk, ways)
+        return dealer
+
+    def _begin(self, peer: Peer, bulk: bool, ways: Sequence[Way]) -> Dealer:
         while len(self._dealers) >= MAX_DIALLED:
             self._drop(next(iter(self._dealers)))
         dealer = Dealer(self, peer.id, peer.public_key, bulk, ways)
-        peer.dealers[bulk] = dealer
         self._dealers[dealer] = peer
         return dealer
 
     def _drop(self, dealer: Dealer) -> None:
         dealer.close()
-        del self._dealers.pop(dealer).dealers[dealer.bulk]
+        peer = self._dealers.pop(dealer)
+        if peer.dealers.get(dealer.bulk) is dealer:
+            del peer.dealers[dealer.bulk]
+        self._spares.pop(dealer, None)
 
     def may_dial(self, way: Way) -> bool:
         allowed = way.teacher is None or self.dials.allow(self._loop.time(), way.teacher, way.address)
@@ -173,13 +214,17 @@ class Links:
 
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
+        if dealer in self._spares:
+            self._replace(peer, dealer)
         peer.why_lost, peer.refused, peer.leads_nowhere, peer.retry_at = "", False, False, 0.0
         peer.capabilities = dealer.capabilities
         self.settle(peer, dealer)
 
     def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
-        peer = self._dealers[dealer]
+        peer, is_spare = self._dealers[dealer], dealer in self._spares
         self._drop(dealer)
+        if is_spare:
+            return self.settle(peer, dealer)
         if not was_ready:
             self.settle(peer, dealer)
             peer.retry_at = self._loop.time() + RETRY_S
@@ -189,7 +234,7 @@ class Links:
         if other is not None:
             dealer.queue.move_to(other.queue)
             other.flush()
-        self._check_lost(peer, why)
+        self._ended(peer, dealer, why)
 
     def inbound_ready(self, inbound: Inbound) -> None:
         """The newest connection of a lane is the one surely alive; what waited for another goes over it."""
@@ -201,7 +246,7 @@ class Links:
         peer.inbounds.append(inbound)
         used = peer.used.get(inbound.bulk)
         if used is None or not used.ready or isinstance(used, Inbound):
-            peer.used[inbound.bulk] = inbound
+            peer.use(inbound.bulk, inbound, self._loop.time())
             if used is not None:
                 used.queue.move_to(inbound.queue)
                 inbound.flush()
@@ -218,6 +263,7 @@ class Links:
             if dealer.ready and told not in addresses and nearness(parse_address(told)[0]) in nears:
                 self._drop(dealer)
                 dealer.queue.move_to(inbound.queue)
+                self._ended(peer, dealer, "the peer lives elsewhere now", inbound)
 
     def inbound_ended(self, inbound: Inbound) -> None:
         peer = self.book.get(inbound.peer)
@@ -226,12 +272,17 @@ class Links:
             if peer.inbounds:  # of two with one key, say, one is gone
                 peer.said = peer.inbounds[-1].contact
             peer.why_lost = "the connection was closed"
-            self._check_lost(peer, peer.why_lost)
+            self._ended(peer, inbound, peer.why_lost)
 
-    def _check_lost(self, peer: Peer, why: str) -> None:
-        if not any(peer.links()):
+    def _ended(self, peer: Peer, link: Link, why: str, other: Link | None = None) -> None:
+        """`other`: one that is there, and not in the book yet."""
+        if other is None and not any(peer.links()):
             peer.used.clear()
             self._loop.call_soon(self._on_lost, peer.id, f"peer {short_id(peer.id)}: {why}")
+            return
+        for bulk, since_s in peer.used_since_s.items():
+            if peer.used.get(bulk) is link:
+                self._loop.call_soon(self._on_broken, peer.id, bulk, since_s)
 
     # --- blocked links
 

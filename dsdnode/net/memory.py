@@ -91,6 +91,16 @@ class MemoryTransport:
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append(callback)
 
+    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
+        """There are no connections."""
+
+    def doubt(self, peer: bytes) -> None:
+        """Nor do they die without anybody's knowing."""
+
+    @property
+    def is_stranded(self) -> bool:
+        return False
+
     def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
         return False
 

@@ -49,6 +49,7 @@ class Peer:
     inbounds: list[Inbound] = field(default_factory=list)
     """The newest last."""
     used: dict[bool, Link] = field(default_factory=dict)
+    used_since_s: dict[bool, float] = field(default_factory=dict)
     capabilities: tuple[str, ...] = ()
     """That it has named last."""
     why_lost: str = ""
@@ -57,6 +58,8 @@ class Peer:
     leads_nowhere: bool = False
     """When it was dialled last, each of its addresses was answered, and not by it."""
     retry_at: float = 0.0
+    doubted_s: float = float("-inf")
+    """When it was called anew, though there are links to it."""
     as_teacher: Teacher | None = None
     """How it counts when it names others: by where its last connection came from, or led to."""
 
@@ -134,6 +137,11 @@ class Peer:
             return self.inbounds[-1].host
         reached = next(reversed(self.reached.values()), None)
         return "" if reached is None else reached.host
+
+    def use(self, bulk: bool, link: Link, now: float) -> None:
+        """For a lane from now on."""
+        if self.used.get(bulk) is not link:
+            self.used[bulk], self.used_since_s[bulk] = link, now
 
     def ready_link(self, bulk: bool) -> Link | None:
         """An open link of a lane, ours before theirs."""

@@ -73,6 +73,11 @@ def ranked(found: Sequence[Own], sources: Collection[str], v6: bool) -> tuple[st
     return tuple(dict.fromkeys(host for host in hosts if v6 or ":" not in host))
 
 
+def is_anywhere(hosts: Collection[str]) -> bool:
+    """Is this machine, with these addresses, in any network?"""
+    return any((nearness(host) or Nearness.HERE) >= Nearness.HOUSE for host in hosts)
+
+
 def is_gone(host: str, found: Collection[str]) -> bool:
     """Is `host`, where a connection of ours was made from ("": there is none), no address of ours any more?"""
     return host not in (*found, "") and (nearness(host) or Nearness.HERE) >= Nearness.HOUSE

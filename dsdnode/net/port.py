@@ -147,6 +147,18 @@ class Transport(Protocol):
         Messages still queued for it are dropped. It is a hint to look, not a proof of death; the next send dials again.
         """
 
+    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
+        """Have `callback(peer, bulk, since_s)` called when a connection to a peer has ended, and there is another one:
+        what was sent in a lane (control, or `bulk`: everything else) since then, of the loop's time, may be lost."""
+
+    @property
+    def is_stranded(self) -> bool:
+        """Is this machine in no network any more? Then whoever does not answer may well be there."""
+
+    def doubt(self, peer: bytes) -> None:
+        """A peer does not answer: its connections may be dead without our knowing. Have it called anew, at its other
+        addresses first, and what answers take their place; not too often."""
+
     def on_moved(self, callback: Callable[[], None]) -> None:
         """Have `callback()` called when this machine has other addresses than before; `contact` says them already."""
 

@@ -17,13 +17,15 @@ from dsdnode.errors import BadInput
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.door import Door, leads_here
 from dsdnode.net.handshake import derive_swarm_key
-from dsdnode.net.places import is_gone, to_address
+from dsdnode.net.places import is_anywhere, is_gone, to_address
 from dsdnode.net.relay.agent import Agent
 from dsdnode.net.relay.frames import Reserved
 from dsdnode.net.relay.server import Relay, limits_of
 from dsdnode.net.zap import Gate
 from dsdnode.wire.messages import Contact
 
+RETURN_S = 4.0
+"""After a move, for a relay to be reached from where we are now: until then we may well be called where we were."""
 PARTED_S = 30.0
 """So long after its end a circuit is remembered: the news of its beginning may still wait for us, and its greeting."""
 
@@ -72,6 +74,8 @@ class _Held:
     """Where we are called by way of it ("": not yet)."""
     bytes_per_s: float = 0.0
     """Of one caller."""
+    keep_until_s: float = float("-inf")
+    """So long it may fail: we have moved, or are nowhere."""
 
 
 class Relays:
@@ -135,11 +139,15 @@ class Relays:
         if held.address:
             self._tell()
 
-    def leave_all_but(self, hosts: Collection[str]) -> None:
-        """Those whose connection is made from an address that is none of ours any more: nothing comes over it."""
-        for peer, held in list(self._held.items()):
-            if is_gone(held.agent.local, hosts):
-                self.leave(peer)
+    def moved(self, hosts: Collection[str]) -> bool:
+        """This machine has other addresses. Who has a reservation from one that is gone reserves anew, and is called
+        where it was before, if it can be (server.py). Did any?"""
+        until_s = self._loop.time() + RETURN_S if is_anywhere(hosts) else float("inf")
+        gone = [held for held in self._held.values() if not held.agent.local or is_gone(held.agent.local, hosts)]
+        for held in gone:
+            held.keep_until_s = until_s
+            held.agent.begin_again()
+        return bool(gone)
 
     def reserved(self, relay: Contact, terms: Reserved) -> None:
         peer = peer_id(relay.public_key)
@@ -155,6 +163,9 @@ class Relays:
 
     def unreserved(self, relay: Contact, why: str) -> None:
         peer = peer_id(relay.public_key)
+        held = self._held.get(peer)
+        if held is None or self._loop.time() < held.keep_until_s:  # it tries again
+            return
         log.info("a relay serves us no more", relay=short_id(peer), reason=why)
         self.leave(peer)
 

@@ -150,9 +150,14 @@ class Router:
             for inbound in self._by_routing_id.values()
         )
 
-    def leave_all_but(self, hosts: Collection[str]) -> list[bytes]:
-        """End the connections that lead to an address of ours that is none any more: nothing else would. The peers."""
-        left = [descriptor for descriptor, (door, _) in self._doors.items() if is_gone(door.local, hosts)]
+    def leave_all_but(self, hosts: Collection[str], circuits: bool) -> list[bytes]:
+        """End the connections that lead to an address of ours that is none any more: nothing else would. The peers.
+        `circuits`: those by way of relays, too."""
+        left = [
+            descriptor
+            for descriptor, (door, _) in self._doors.items()
+            if is_gone(door.local, hosts) or (circuits and door.caller != door.host)
+        ]
         for descriptor in left:
             self._close(descriptor)
         return [self._by_descriptor[descriptor].peer for descriptor in left if descriptor in self._by_descriptor]

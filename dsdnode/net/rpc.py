@@ -19,7 +19,7 @@ from cachetools import LRUCache
 
 from dsdnode.accounts import Account, Shares
 from dsdnode.addresses import machine_of, network_of
-from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import DsdError, LinkBroken, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import MAX_TURN, Priority, Transport
 from dsdnode.wire.codec import Envelope, decode, encode, printable
@@ -32,6 +32,8 @@ MAX_SERVED_PER_PEER = 32
 """Requests being handled at once; one more is refused."""
 MAX_SERVE_S = 120.0
 """When the caller did not say how long it waits."""
+DOUBT_AFTER_S = 2.0
+"""Without an answer: longer than any round trip. Either the peer is slow, or its connection is dead."""
 BULKY_BYTES = 64 * 1024
 """A larger reply must not hold up control messages."""
 STRIKES = 10
@@ -62,7 +64,7 @@ class Rpc:
     def __init__(self, transport: Transport, rng: Random | None = None) -> None:
         self.transport = transport
         self._next_id = (rng or SystemRandom()).getrandbits(48) + 1
-        self._pending: dict[bytes, dict[int, asyncio.Future[tuple[Message, list[bytes]]]]] = {}
+        self._pending: dict[bytes, dict[int, _Pending]] = {}
         self._num_pending = 0
         self.sent: dict[str, Sent] = {}
         """By the kind of message: what was given to the transport."""
@@ -73,6 +75,7 @@ class Rpc:
         self._strikes = Strikes()
         self._reader: asyncio.Task[None] | None = None
         transport.on_peer_lost(self._peer_lost)
+        transport.on_broken(self._broken)
 
     def start(self) -> None:
         """Begin to receive, within a running loop."""
@@ -99,20 +102,24 @@ class Rpc:
         timeout_s: float,
         priority: Priority = Priority.CONTROL,
     ) -> tuple[Message, list[bytes]]:
-        """The reply, which may be Refused. Raises PeerUnavailable (no answer in time, unreachable) or Overloaded."""
+        """The reply, which may be Refused. Raises PeerUnavailable (no answer in time, unreachable; LinkBroken: it may
+        answer if it is asked again) or Overloaded."""
         if self._num_pending >= MAX_PENDING:
             raise Overloaded(f"{MAX_PENDING} requests wait for an answer already")
         self._next_id += 1
         request_id = self._next_id
         frames = encode(message, buffers, request_id, deadline_ms=max(1, round(timeout_s * 1000)))
-        future: asyncio.Future[tuple[Message, list[bytes]]] = asyncio.get_running_loop().create_future()
-        self._pending.setdefault(peer, {})[request_id] = future
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[tuple[Message, list[bytes]]] = loop.create_future()
+        self._pending.setdefault(peer, {})[request_id] = _Pending(future, priority is not Priority.CONTROL, loop.time())
         self._num_pending += 1
         try:
             self._send(peer, message, frames, priority)
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError as error:
+            if timeout_s >= DOUBT_AFTER_S:
+                self.transport.doubt(peer)
             name = type(message).__name__
             raise PeerUnavailable(f"peer {short_id(peer)}: no answer to {name} within {timeout_s:g} s") from error
         finally:
@@ -185,13 +192,13 @@ class Rpc:
             self._noticed(peer, envelope)
 
     def _replied(self, peer: bytes, envelope: Envelope) -> None:
-        future = self._pending.get(peer, {}).get(envelope.request_id)
-        if future is None or future.done():
+        pending = self._pending.get(peer, {}).get(envelope.request_id)
+        if pending is None or pending.future.done():
             return  # too late
         message = envelope.message
         if isinstance(message, Refused):
             message = Refused(printable(message.reason), message.retry)
-        future.set_result((message, list(envelope.buffers)))
+        pending.future.set_result((message, list(envelope.buffers)))
 
     def _noticed(self, peer: bytes, envelope: Envelope) -> None:
         for handler in self._on_notice.get(type(envelope.message), ()):
@@ -278,9 +285,24 @@ class Rpc:
         sent.num_bytes += sum(map(len, frames))
 
     def _peer_lost(self, peer: bytes, why: str) -> None:
-        for future in self._pending.get(peer, {}).values():
-            if not future.done():
-                future.set_exception(PeerUnavailable(why))
+        for pending in self._pending.get(peer, {}).values():
+            if not pending.future.done():
+                pending.future.set_exception(PeerUnavailable(why))
+
+    def _broken(self, peer: bytes, bulk: bool, since_s: float) -> None:
+        """Nobody would answer what was asked by that connection."""
+        for pending in self._pending.get(peer, {}).values():
+            if pending.bulk is bulk and pending.sent_s >= since_s and not pending.future.done():
+                pending.future.set_exception(LinkBroken(f"peer {short_id(peer)}: a connection to it has ended"))
+
+
+@dataclass(slots=True)
+class _Pending:
+    """`bulk`: the lane in which it was asked."""
+
+    future: asyncio.Future[tuple[Message, list[bytes]]]
+    bulk: bool
+    sent_s: float
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
 from dsdnode.net.outlook import Outlook
-from dsdnode.net.places import advertised, here_of
+from dsdnode.net.places import advertised, here_of, is_anywhere
 from dsdnode.net.port import MAX_DIALLED, Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.net.relays import Circuits, Relays
@@ -60,7 +60,10 @@ class ZmqTransport:
         self._gate = Gate()
         self._inbox = Inbox()
         self._callbacks: list[Callable[[bytes, str], None]] = []
+        self._on_broken: list[Callable[[bytes, bool, float], None]] = []
         self._on_moved: list[Callable[[], None]] = []
+        self._left: dict[bytes, None] = {}
+        """Peers that we were linked to in a network that we have left, to be called from the next one."""
         self._router: Router | None = None
         self._zap: ZapServer | None = None
         self._closed = False
@@ -77,7 +80,9 @@ class ZmqTransport:
             addresses, port = self._listen(names, identity, listen, advertise, swarm_keys)
         keys = tuple(map(derive_swarm_key, swarm_keys))
         self._handshake = Handshake(Contact(identity.public_key, addresses), keys, version)
-        self._links = Links(self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost)
+        self._links = Links(
+            self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost, self._broken
+        )
         self._knocks = Knocks(self._links)
         self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
@@ -86,6 +91,8 @@ class ZmqTransport:
         """How the port that we listen on looks from outside, and how that is found out for others."""
         if self._listens[1]:
             self.outlook = Outlook(self._links, self._listens, self._relocate)
+        self._is_anywhere = is_anywhere([own.host for own in self._addresses.addresses])
+        self.is_stranded = False
         self._house: House | None = None
         if self._follows:
             self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)
@@ -254,6 +261,9 @@ class ZmqTransport:
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._callbacks.append(callback)
 
+    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
+        self._on_broken.append(callback)
+
     def on_moved(self, callback: Callable[[], None]) -> None:
         self._on_moved.append(callback)
 
@@ -314,6 +324,15 @@ class ZmqTransport:
             for callback in self._callbacks:
                 callback(peer, why)
 
+    def doubt(self, peer: bytes) -> None:
+        known = self._links.book.get(peer)
+        if known is not None and not self._closed:
+            self._links.doubt(known)
+
+    def _broken(self, peer: bytes, bulk: bool, since_s: float) -> None:
+        for callback in () if self._closed else self._on_broken:
+            callback(peer, bulk, since_s)
+
     def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
         if self._house is not None:
             self._house.on_neighbour(callback)
@@ -352,12 +371,16 @@ class ZmqTransport:
             self._house.moved()
         if self.outlook is not None:
             self.outlook.moved()
-        if self.relays is not None:
-            self.relays.leave_all_but(hosts)
+        circuits = self.relays is not None and self.relays.moved(hosts)
         self._relocate()
-        left = self._router.leave_all_but(hosts) if self._router is not None else []
-        self._links.leave_all_but(hosts)
-        for peer in filter(None, map(self._links.book.get, left[:MAX_DIALLED])):
+        left = self._router.leave_all_but(hosts, circuits) if self._router is not None else []
+        self._left.update(dict.fromkeys([*left, *self._links.leave_all_but(hosts)]))
+        was_anywhere, self._is_anywhere = self._is_anywhere, is_anywhere(hosts)
+        self.is_stranded = (was_anywhere or self.is_stranded) and not self._is_anywhere
+        if not self._is_anywhere:
+            return
+        called, self._left = list(self._left)[:MAX_DIALLED], {}
+        for peer in filter(None, map(self._links.book.get, called)):
             self._links.call(peer)
 
     def _drop_fillers(self) -> bool:

@@ -131,6 +131,16 @@ class SimTransport:
     def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
         self._lost.append((contextvars.copy_context(), callback))
 
+    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
+        """Here all connections to a peer end together."""
+
+    def doubt(self, peer: bytes) -> None:
+        """They die with their machines, and are made anew when these are back."""
+
+    @property
+    def is_stranded(self) -> bool:
+        return False
+
     def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:
         return False
 

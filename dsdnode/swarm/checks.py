@@ -132,7 +132,7 @@ class Checks:
             self.reach.ask_now(now, self._rpc.transport.contact.addresses)
         else:
             self._direct = own
-            self.reach.moved(now)
+            self.reach.moved(now, self.given)
 
     def tick(self, now: float) -> None:
         """Ask, if it is time to and anybody is there."""
@@ -204,8 +204,8 @@ class Checks:
         self._rpc.transport.introduce(contact, teacher=peer)
         await self._homes.called(contact, CALLED_S, anew=True)
         sighting = self._rpc.transport.sighting(peer)
-        tried = tuple(one for one in contact.addresses if may_name(sighting.near, one))
         reached = tuple(one for one in contact.addresses if one in sighting.reached)
+        tried = tuple(one for one in contact.addresses if may_name(sighting.near, one))
         return Reached(self._rpc.transport.source_of(peer), reached, tried), ()
 
 

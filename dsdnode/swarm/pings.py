@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from cachetools import LRUCache
 
-from dsdnode.errors import DsdError
+from dsdnode.errors import DsdError, LinkBroken
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.queries import Tasks, wait_until
 
@@ -30,6 +30,7 @@ class Pings:
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         self._tasks = Tasks()
+        self._asking: set[bytes] = set()
         self._silent: LRUCache[bytes, None] = LRUCache(MAX_SILENT)
         """Peers that did not answer when they were asked last."""
         self._answered: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_ANSWERED)
@@ -48,13 +49,28 @@ class Pings:
     async def ping(self, peer: bytes, timeout_s: float = PING_TIMEOUT_S) -> float:
         """Round trip in seconds. Raises PeerUnavailable or Overloaded."""
         try:
-            rtt_s = await self._rpc.ping(peer, timeout_s=timeout_s)
+            try:
+                rtt_s = await self._rpc.ping(peer, timeout_s=timeout_s)
+            except LinkBroken:  # of its links that one ended
+                rtt_s = await self._rpc.ping(peer, timeout_s=timeout_s)
         except DsdError:
             self.lost(peer)
             raise
         self._silent.pop(peer, None)
         self._answered[peer] = asyncio.get_running_loop().time(), rtt_s
         return rtt_s
+
+    def ask(self, peer: bytes) -> None:
+        """Without waiting for the answer."""
+        if peer not in self._asking:
+            self._asking.add(peer)
+            self._tasks.spawn(self._ask_alone(peer))
+
+    async def _ask_alone(self, peer: bytes) -> None:
+        try:
+            await self.rtt_s(peer)
+        finally:
+            self._asking.discard(peer)
 
     def answered_at(self, peer: bytes) -> float | None:
         """When it answered last, on the loop's clock; None: not that we know."""

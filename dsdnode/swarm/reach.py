@@ -58,9 +58,9 @@ class Reach:
         self._discounted: frozenset[str] = frozenset()
         self._due_s = now + FIRST_S
 
-    def moved(self, now: float) -> None:
-        """What was said is of another place."""
-        self._voices.clear()
+    def moved(self, now: float, given: Collection[str] = ()) -> None:
+        """What was said is of another place, but of the addresses that relays have `given`: these are in theirs."""
+        self._forget_all_but(given)
         self._far.clear()
         self._due_s = now + FIRST_S
 
@@ -74,7 +74,7 @@ class Reach:
         perhaps open for those alone whom we have called."""
         self._discounted = frozenset(addresses)
 
-    def _forget_all_but(self, addresses: Sequence[str]) -> None:
+    def _forget_all_but(self, addresses: Collection[str]) -> None:
         for address in [one for one in self._voices if one not in addresses]:
             del self._voices[address]
 
@@ -128,9 +128,19 @@ class Reach:
     def is_cut_off(self) -> bool:
         """Do those far away (where there is nobody: all others) not reach us, but by way of relays?"""
         if self.is_far:
-            return 2 * sum(bool(reached - self._discounted) for reached in self._far.values()) <= len(self._far)
-        direct = [voices for address, voices in self._voices.items() if address not in self._discounted]
-        return bool(direct) and not any(one.is_reached for one in direct)
+            return not self.is_open
+        return bool(self._direct) and not self.is_open
+
+    @property
+    def is_open(self) -> bool:
+        """Do they reach us without relays? (Of a place that is new to us nobody knows.)"""
+        if self.is_far:
+            return 2 * sum(bool(reached - self._discounted) for reached in self._far.values()) > len(self._far)
+        return any(one.is_reached for one in self._direct)
+
+    @property
+    def _direct(self) -> list[_Voices]:
+        return [voices for address, voices in self._voices.items() if address not in self._discounted]
 
     def is_reached(self, address: str) -> bool:
         return address in self._voices and self._voices[address].is_reached

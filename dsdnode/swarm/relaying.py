@@ -7,7 +7,7 @@ an address is one like all others: peers call it, and say whether it was answere
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import structlog
 from cachetools import LRUCache
@@ -99,7 +99,7 @@ class Relaying:
         held = relays.held
         for peer in list(self._chosen):
             unreached = self._reach.is_unreached(held.get(peer, ""))
-            if peer not in held or unreached or not self._reach.is_cut_off:
+            if peer not in held or unreached or self._reach.is_open:
                 del self._chosen[peer]
                 relays.leave(peer)
                 if self._reach.is_cut_off:
@@ -108,9 +108,13 @@ class Relaying:
                 self._resting.pop(peer, None)
         if self._reach.is_cut_off and len(self._chosen) < MAX_RELAYS and not self._asking:
             found = self._choose(now, relays)
+            uncalled = None if found is not None else next(self._uncalled(now), None)
             if found is not None:
                 self._asking = True
                 self._tasks.spawn(self._ask(now, relays, *found))
+            elif uncalled is not None:
+                self._asking = True
+                self._tasks.spawn(self._call(now, uncalled))
 
     def _choose(self, now: float, relays: Relays) -> tuple[bytes, str] | None:
         """Whom to ask, and its host: of another network than those that we have, where there is one."""
@@ -119,15 +123,31 @@ class Relaying:
         own = own_networks(one for one in transport.contact.addresses if one not in relays.given)
         taken = {network(host) for host in self._chosen.values()}
         found: list[tuple[bytes, str]] = []
-        for peer in map(node_id, self._table.contacts()):
-            until_s, _ = self._resting.get(peer, (float("-inf"), 0.0))
-            if now < until_s or peer in self._chosen or not transport.can(peer, RELAY):
-                continue
+        for peer in self._candidates(now):
             hosts = [parse_address(address)[0] for address in transport.sighting(peer).reached]
             host = max(hosts, key=_nearness, default="")
             if host and _nearness(host) >= least and (least < Nearness.WORLD or network(host) not in own):
                 found.append((peer, host))
         return next((one for one in found if network(one[1]) not in taken), found[0] if found else None)
+
+    def _candidates(self, now: float) -> Iterator[bytes]:
+        for peer in map(node_id, self._table.contacts()):
+            until_s, _ = self._resting.get(peer, (float("-inf"), 0.0))
+            if now >= until_s and peer not in self._chosen and self._rpc.transport.can(peer, RELAY):
+                yield peer
+
+    def _uncalled(self, now: float) -> Iterator[bytes]:
+        """They have called us, so that we never had to call them: whether we can is not known."""
+        transport = self._rpc.transport
+        return (peer for peer in self._candidates(now) if not transport.sighting(peer).reached)
+
+    async def _call(self, now: float, peer: bytes) -> None:
+        try:
+            await self._rpc.transport.reach(peer)
+        finally:
+            self._asking = False
+        if not self._rpc.transport.sighting(peer).reached:
+            self._rest(now, peer)
 
     async def _ask(self, now: float, relays: Relays, peer: bytes, host: str) -> None:
         why = "it cannot be called"

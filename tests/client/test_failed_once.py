@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from dsdnode.client.failures import MAX_TRIES, Failures
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.engine.port import Chunk, Output
+from dsdnode.errors import LinkBroken, PeerUnavailable
 from dsdnode.wire import replies
 from dsdnode.wire.messages import Pong
 from dsdnode.wire.tensors import pack_tokens
@@ -192,3 +194,14 @@ def test_of_those_that_were_left_the_last_one_is_asked_last(tmp_path: Path) -> N
         assert len(asked) == 1
 
     story(tmp_path, tell)
+
+
+def test_a_drafter_whose_link_broke_has_not_failed() -> None:
+    """It is there, by another one: it is asked again, however often that happens."""
+    failures, dora = Failures(), b"dora"
+    for _ in range(5):
+        failures.note(dora, LinkBroken("a connection to it has ended"), progressed=False)
+    assert failures[dora].again
+    for _ in range(MAX_TRIES):
+        failures.note(dora, PeerUnavailable("it does not answer"), progressed=False)
+    assert failures[dora].final

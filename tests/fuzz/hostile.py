@@ -87,6 +87,7 @@ class HostileTransport:
         self.given: tuple[str, ...] = ()
         self.relay_bytes_per_s = 0.0
         self.is_called = False
+        self.is_stranded = False
         self.id = peer_id(contact.public_key)
         self.inbox = Inbox()
         self.banned: dict[bytes, None] = {}
@@ -111,6 +112,10 @@ class HostileTransport:
         return False
 
     def on_moved(self, callback: Any) -> None: ...
+
+    def on_broken(self, callback: Any) -> None: ...
+
+    def doubt(self, peer: bytes) -> None: ...
 
     def contact_of(self, peer: bytes) -> Contact | None:
         return self._known.get(peer)

@@ -293,7 +293,7 @@ class HostileStages:
         self._carry_out(self.machine.tick(self.now))
 
     def _lost(self) -> None:
-        way, index = self.rng.randrange(5), self.rng.randrange(self.num_stages)
+        way, index = self.rng.randrange(6), self.rng.randrange(self.num_stages)
         if way == 0:
             self._carry_out(self.machine.on_session_lost(self.now, index))
         elif way == 1:
@@ -304,6 +304,8 @@ class HostileStages:
         elif way == 3:
             self.draft = None
             self._carry_out(self.machine.on_drafter_back(self.now))
+        elif way == 4:
+            self._carry_out(self.machine.on_link_broken(self.now))
 
     def _carry_out(self, told: list[do.SessionAction]) -> None:
         for action in told:

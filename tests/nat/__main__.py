@@ -1,6 +1,9 @@
 """Homes in network namespaces: `python -m tests.nat kinds` looks at each kind of home from outside, and prints a table.
 
 `homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
+`moves` carries a laptop into another home while a reply goes on, as client, owner and stage, at once and after some
+time without any network: a table of what becomes of the reply. It takes ten minutes.
+`relays` kills the relay that a reply goes by way of, or has it lie, stall and read: a table of what becomes of it.
 `clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: a home is not as its kind says.
 """
 
@@ -11,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.nat import homes
+from tests.nat import homes, moves, relays
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
@@ -22,8 +25,18 @@ ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kinds", "homes", "clean"])
+    parser.add_argument("what", choices=["kinds", "homes", "moves", "relays", "clean"])
     parser.add_argument("--folder", type=Path, help="of homes: where data dirs and logs stay")
+    parser.add_argument("--roles", default=",".join(moves.ROLES), help="of moves: who moves")
+    parser.add_argument(
+        "--off", default=",".join(f"{one:g}" for one in moves.OFF_S), help="of moves: s without network"
+    )
+    parser.add_argument(
+        "--homes", default=",".join(moves.HOMES), help="of moves: kinds of the old home and the new one"
+    )
+    parser.add_argument("--here", action="store_true", help="of moves: one of them, in this process; prints JSON")
+    parser.add_argument("--kinds", default=",".join(relays.KINDS), help="of relays: what they do")
+    parser.add_argument("--screens", action="store_true", help="of moves, relays: show all that was seen")
     options = parser.parse_args()
     if reason := why_not("nft"):
         print(reason, file=sys.stderr)
@@ -34,6 +47,11 @@ def main() -> int:
     if options.what == "homes":
         with tempfile.TemporaryDirectory() as temporary:
             return homes.main(options.folder or Path(temporary))
+    if options.what == "moves":
+        offs_s = [float(one) for one in options.off.split(",")]
+        return moves.main(options.roles.split(","), offs_s, options.homes.split(","), options.here, options.screens)
+    if options.what == "relays":
+        return relays.main(options.kinds.split(","), options.screens)
     return _kinds()
 
 

@@ -61,7 +61,7 @@ def main(folder: Path) -> int:
     """Exit code 1: somebody is not reached, or there is no answer."""
     with lab() as town, swarm(folder) as people:
         members = list(_begin(town, people))
-        asyncio.run(_until_reached(members))
+        asyncio.run(until_reached(members))
         client = town.home(CLIENT)
         asked_s = time.monotonic()
         text, first_s, num = "", 0.0, 0
@@ -89,7 +89,7 @@ def _begin(town: Lab, people: Swarm) -> Iterator[Member]:
         yield Member(daemon, kind, begun_s)
 
 
-async def _until_reached(members: Sequence[Member]) -> None:
+async def until_reached(members: Sequence[Member]) -> None:
     until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s and not all(one.reached_s for one in members):
         await _look(members)

@@ -125,15 +125,31 @@ class Lab:
         for index in range(num_hosts):
             own, own6 = f"192.168.1.{10 + index}", f"{net6}:{10 + index}"
             host = Host(self._node(), own, own6, public_ip, "192.168.1.1", router, carrier)
-            self._wire(router, f"port{index}", host.namespace, "eth0", 0)
-            configure(router, f"link set port{index} master lan\n")
-            host.configure(
-                f"addr add {own}/24 broadcast + dev eth0\nroute add default via 192.168.1.1\n"
-                f"addr add {own6}/64 dev eth0 nodad\nroute add ::/0 via {net6}:1\n"
-            )
+            self._plug(host, index)
             hosts.append(host)
         _nft(router, router_rules(kind, outside, hosts[0].ip))
         return hosts
+
+    def unplug(self, host: Host) -> None:
+        """It leaves its home, without a word to anybody."""
+        ip("-n", host.namespace, "link", "del", "eth0")
+
+    def plug(self, host: Host, home: Host) -> None:
+        """It comes into another home, of one of `home` and those that are there, as one more."""
+        index = 1 + len(home.others)
+        home.others.append(host)
+        host.ip, host.ip6 = f"192.168.1.{10 + index}", f"{home.ip6.rpartition(':')[0]}:{10 + index}"
+        host.public_ip, host.router, host.carrier = home.public_ip, home.router, home.carrier
+        self._plug(host, index)
+
+    def _plug(self, host: Host, index: int) -> None:
+        """Into its router."""
+        self._wire(host.router, f"port{index}", host.namespace, "eth0", 0)
+        configure(host.router, f"link set port{index} master lan\n")
+        host.configure(
+            f"addr add {host.ip}/24 broadcast + dev eth0\nroute add default via {host.gateway}\n"
+            f"addr add {host.ip6}/64 dev eth0 nodad\nroute add ::/0 via {host.ip6.rpartition(':')[0]}:1\n"
+        )
 
     def _connect(self, node: str, interface: str, number: int, delay_ms: float) -> None:
         """To the core, with the public address and the IPv6 network of that number."""

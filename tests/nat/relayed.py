@@ -11,11 +11,13 @@ and address that it reads: that one is called, and what came of it is told; of a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from random import Random
 
 import structlog
 
+from dsdnode.errors import DsdError
 from dsdnode.identity import Identity
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
@@ -25,10 +27,22 @@ from dsdnode.wire.messages import Contact
 
 PORT = 29170
 LOOK_S = 0.02
+ANSWER_S = 5.0
 
 
 def identity_of(name: str) -> Identity:
     return Identity(name.encode().ljust(32))
+
+
+async def answered(rpc: Rpc, peer: bytes) -> float:
+    """After how many seconds; raises TimeoutError. A connection may break under a question."""
+    begun_s = asyncio.get_running_loop().time()
+    async with asyncio.timeout(ANSWER_S):
+        while True:
+            with contextlib.suppress(DsdError):
+                await rpc.ping(peer, timeout_s=ANSWER_S)
+                return asyncio.get_running_loop().time() - begun_s
+            await asyncio.sleep(LOOK_S)
 
 
 async def run(name: str, host: str) -> None:
@@ -49,7 +63,7 @@ async def run(name: str, host: str) -> None:
         other = identity_of(words[0])
         if len(words) > 1:
             transport.introduce(Contact(other.public_key, (words[1],)))
-            print(f"{await rpc.ping(other.peer_id, timeout_s=5) * 1e3:.0f} ms", flush=True)
+            print(f"{await answered(rpc, other.peer_id) * 1e3:.0f} ms", flush=True)
         else:
             print(transport.source_of(other.peer_id), transport.sighting(other.peer_id).near.name, flush=True)
 

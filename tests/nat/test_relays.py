@@ -47,3 +47,7 @@ def test_alice_and_bob_are_reached_by_way_of_carol_and_alice_reaches_bob() -> No
         assert alice.ask("bob", his).endswith(" ms") and bob.ask("alice", hers).endswith(" ms")
         assert client.hear() == "" and client.ask("bob", his).endswith(" ms")
         assert bob.ask("client") == f"{homes[0].public_ip} WORLD"
+        town.unplug(homes[1])
+        town.plug(homes[1], town.home("prc"))
+        for one in (alice, client):
+            assert one.ask("bob", his).endswith(" ms"), "he has moved, and is called where he was"

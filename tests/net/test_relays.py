@@ -115,6 +115,41 @@ async def test_bob_tells_of_his_relays_address_last_and_no_more_when_it_has_gone
     assert told == [(*own, given)[-4:], own] and bob.transport.relays.held == {}
 
 
+HOME, OFFICE = "192.168.1.2", "10.0.0.2"
+
+
+async def test_bob_who_moves_is_called_where_he_was_and_tells_nothing_else(rose: Contact, bob: Rpc) -> None:
+    relays, given = bob.transport.relays, await relayed(bob)
+    assert relays is not None
+    told: list[tuple[str, ...]] = []
+    bob.transport.on_moved(lambda: told.append(bob.transport.contact.addresses))
+    assert not relays.moved([HOME]), "it is no address of his that he has lost"
+    for hosts in ([], [OFFICE]):
+        relays._held[ROSE.peer_id].agent.local = HOME
+        assert relays.moved(hosts)
+        relays.unreserved(rose, "the network is unreachable")
+        assert relays.given == (given,), "it tries again"
+        async with asyncio.timeout(5):
+            while not relays._held[ROSE.peer_id].agent.local:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+    assert relays.given == (given,) and told == []
+
+
+async def test_a_relay_that_is_not_reached_from_where_bob_is_now_is_left(
+    rose: Contact, bob: Rpc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relays, _ = bob.transport.relays, await relayed(bob)
+    assert relays is not None
+    monkeypatch.setattr("dsdnode.net.relays.RETURN_S", 0.0)
+    relays._held[ROSE.peer_id].agent.local = HOME
+    relays.moved([])
+    relays.unreserved(rose, "the network is unreachable")
+    assert relays.given, "wherever he is, he is not elsewhere yet"
+    relays.moved([OFFICE])
+    relays.unreserved(rose, "the relay does not answer")
+    assert relays.given == () and relays.held == {}
+
+
 async def test_a_port_of_a_machine_s_services_is_not_told(rose: Contact, bob: Rpc) -> None:
     """Who is told of it would be had to call there."""
     own, held = bob.transport.contact, bob.transport.relays

@@ -37,7 +37,7 @@ STAGE: Final = {
     "close-sender": Mutation(STAGE_HOST + "_end", " and owner == session.owner", ""),
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
     "park-once": Mutation(STAGE_HOST + "_keep", "if session.parked:", "if False:"),
-    "next-lost-sender": Mutation(STAGE_HOST + "_next_lost", " and peer == session.peers[session.opened.index + 1]", ""),
+    "next-lost-sender": Mutation(STAGE_HOST + "_next_lost", " and peer == session.after", ""),
     "session-name": Mutation(SESSIONS + "refusal", " or not is_session_of(owner, message.session)", ""),
     "session-owner": Mutation(SESSIONS + "refusal", "known is not None and known.owner != owner", "False"),
     "open-owner": Mutation(SESSIONS + "refusal", "peer_id(message.owner.public_key) != owner or ", ""),
@@ -56,9 +56,10 @@ STAGE: Final = {
     "parked-goes": Mutation(STAGE_HOST + "_make_room", "                self._evict(session)", "                break"),
     "lease-most": Mutation(STAGE_HOST + "_open", "min(message.lease_s, self._max_lease_s)", "message.lease_s"),
     "parked-most": Mutation(STAGE_HOST + "_keep", "min(message.keep_s, MAX_PARKED_S)", "message.keep_s"),
-    "owner-gone": Mutation(
-        STAGE_HOST + "_check", "                self._end(owner, session.id)", "                pass"
+    "owner-stranded": Mutation(
+        "dsdnode.node.shard.owners:Owners._is_told", "if self._transport.is_stranded:", "if False:"
     ),
+    "owner-gone": Mutation(STAGE_HOST + "_owner_gone", "            self._end(owner, session.id)", "            pass"),
 }
 
 KEPT: Final = {

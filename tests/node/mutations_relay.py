@@ -53,6 +53,10 @@ RELAY: Final = {
     "relay-taken": Mutation(AGENT + "_called", " or len(self._circuits) >= MAX_TAKEN", ""),
     "relay-calls": Mutation(AGENT + "_called", 'not self._calls.spend(b"", self._loop.time()) or ', ""),
     "relay-host": Mutation(AGENT + "_called", "not is_ip(incoming.host) or ", ""),
+    "relay-moved": Mutation("dsdnode.net.relay.server:Relay._reserve", "if one.peer == reservation.peer:", "if False:"),
+    "relay-stays": Mutation(RELAYS + "unreserved", " or self._loop.time() < held.keep_until_s", ""),
+    "reach-moved": Mutation("dsdnode.swarm.reach:Reach.moved", "self._forget_all_but(given)", "pass"),
+    "doubt-often": Mutation("dsdnode.net.links:Links.doubt", "now < peer.doubted_s + DOUBT_EVERY_S or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
     "circuit-caller": Mutation(
         CIRCUITS + "caller", "self._callers[door.port] if self.has(door) else door.host", "door.host"
@@ -71,5 +75,5 @@ RELAY: Final = {
     "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),
     "relaying-most": Mutation(RELAYING + "_be_reached", " and len(self._chosen) < MAX_RELAYS", ""),
     "relaying-pause": Mutation(RELAYING + "_rest", "min(2 * pause_s, MOST_PAUSE_S)", "pause_s"),
-    "relaying-back": Mutation(RELAYING + "_be_reached", "or unreached or not self._reach.is_cut_off:", "or unreached:"),
+    "relaying-back": Mutation(RELAYING + "_be_reached", "or unreached or self._reach.is_open:", "or unreached:"),
 }

@@ -69,16 +69,21 @@ class Swarm:
     daemons: dict[str, Daemon] = field(default_factory=dict)
 
     def start(
-        self, name: str, *arguments: str, listen: str = "tcp://127.0.0.1:0", within: Sequence[str] = ()
+        self,
+        name: str,
+        *arguments: str,
+        listen: str = "tcp://127.0.0.1:0",
+        within: Sequence[str] = (),
+        command: Sequence[str] = COMMAND,
     ) -> Daemon:
-        """`within`: what its command begins with (tests/nat/namespaces.py)."""
+        """`within`: what its command begins with (tests/nat/namespaces.py); `command`: that takes the place of ours."""
         data_dir, log = self.folder / name, self.folder / f"{name}.log"
-        start = [*within, *COMMAND, "start", "--json", "--leash", "--data-dir", str(data_dir)]
-        command = [*start, "--listen", listen, *arguments]
+        start = [*within, *command, "start", "--json", "--leash", "--data-dir", str(data_dir)]
+        words = [*start, "--listen", listen, *arguments]
         environment = os.environ | {"NO_COLOR": "1"}
         with log.open("w") as errors:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
             )
         self.daemons[name] = Daemon(name, process, data_dir, log)
         return self.daemons[name]

@@ -147,7 +147,7 @@ def assert_nothing_is_held(member: Member) -> None:
     stage, drafter = member.node._stage, member.node._drafter
     if stage is not None:
         assert sorted(stage._sessions._free) == list(range(2 * SEQUENCES_PER_SESSION)), "sequences"
-        assert not stage._batcher.num_waiting and not stage._checks
+        assert not stage._batcher.num_waiting and not stage._owners._checks
     if drafter is not None:
         assert sorted(drafter._conversations._free) == [0, 1]
         assert not drafter._by_session and not drafter._batcher.num_waiting

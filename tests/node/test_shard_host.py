@@ -170,3 +170,21 @@ async def test_an_owner_that_is_gone_holds_no_place(pair: Pair) -> None:
     async with asyncio.timeout(1):
         while pair.host.num_sessions:  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+async def test_a_stage_that_is_in_no_network_itself_does_not_take_its_owner_for_dead(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Carried into another one it serves on from what it has cached. An owner that is not there even then is gone."""
+    monkeypatch.setattr("dsdnode.node.shard.owners.STRANDED_S", 0.0)
+    assert isinstance(await pair.open(), Opened)
+    transport = pair.rpc.transport
+    monkeypatch.setattr(type(transport), "is_stranded", True)
+    await pair.alice.close()
+    async with asyncio.timeout(5):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert pair.host.num_sessions == 1
+        monkeypatch.setattr(type(transport), "is_stranded", False)
+        while pair.host.num_sessions:  # noqa: ASYNC110
+            await asyncio.sleep(0)

@@ -11,7 +11,7 @@ def held_by(villager: Villager, *, parked: bool) -> list[str]:
     """What a node that serves nobody still holds: nothing, or a leak. `parked`: nor what is kept for a next turn."""
     stage, drafter = villager.node._stage, villager.node._drafter
     held: list[str] = []
-    if stage is not None and (stage.num_sessions or stage._batcher.num_waiting or stage._checks):
+    if stage is not None and (stage.num_sessions or stage._batcher.num_waiting or stage._owners._checks):
         held.append("sessions")
     if drafter is not None and (drafter.num_sessions or drafter._by_session or drafter._conversations._talking):
         held.append("replies")

@@ -70,8 +70,9 @@ def test_outputs_are_kept_for_a_while_the_last_ones() -> None:
     for limits in (StageLimits(max_kept_blocks=2), StageLimits(max_kept_positions=29)):
         kept = KeptOutputs(limits)
         for number in range(4):
-            kept.put(output(10 * number))
+            kept.put(output(10 * number), float(number))
         assert [number for number in range(4) if kept.get((1, 10 * number)) is not None] == [2, 3]
+        assert [one.block.position for one in kept.since(3.0)] == [30] and len(kept.since(0.0)) == 2
 
 
 def test_of_many_closings_the_highest_epochs_are_remembered() -> None:

@@ -203,6 +203,14 @@ def test_a_new_route_that_has_it_all_is_given_the_last_token(alice: Alice) -> No
     assert numbers(sent) == (2, 0, 3, 3, 1, 3)
 
 
+def test_what_was_on_its_way_when_a_link_broke_is_sent_again_at_once(alice: Alice) -> None:
+    """The stage is there, by another link: no other route is wanted. What is answered already is not sent again."""
+    sent = [alice.in_a_round()]
+    assert alice.did(alice.machine.on_link_broken(0.0)) == sent
+    alice.did(alice.machine.on_peer_lost(0.0, [1]))
+    assert alice.did(alice.machine.on_link_broken(0.0)) == [], "a route is being looked for"
+
+
 def test_nobody_is_missed_in_a_route_that_is_being_replaced(alice: Alice) -> None:
     alice.in_a_round()
     (need,) = alice.did(alice.machine.on_peer_lost(0.0, [1]))

@@ -12,6 +12,7 @@ from dsdnode.speculation.actions import (
     RunChunk,
     TruncateSequence,
 )
+from dsdnode.speculation.stage.machine import LOST_S
 from dsdnode.wire.messages import Nack
 
 from .stages import LINE, SESSION, Stage, block, told
@@ -43,6 +44,19 @@ def test_a_duplicate_of_the_block_that_runs_is_dropped(bob: Stage) -> None:
     assert bob.receive(LINE[:6], 0) == bob.receive(LINE[:6], 0) == []
     assert len(bob.held) == 1
     assert len(bob.finish()) == 1
+
+
+def test_what_went_to_the_next_stage_of_late_goes_again_when_the_link_to_it_has_broken(bob: Stage) -> None:
+    bob.hold = True
+    bob.receive(LINE[:4], 0)
+    first = bob.finish(now=1.0)
+    bob.receive(LINE[:6], 4)
+    again = bob.finish(now=2.0)
+    assert bob.machine.on_link_broken(2.0) == [*first, *again]
+    assert bob.machine.on_link_broken(1.0 + LOST_S + 0.5) == again
+    assert bob.machine.on_link_broken(2.0 + LOST_S + 0.5) == []
+    bob.machine.on_engine_lost(2.0)
+    assert bob.machine.on_link_broken(2.0) == []
 
 
 def test_a_block_ahead_waits_for_the_one_before(bob: Stage) -> None:

@@ -93,6 +93,19 @@ def test_whom_those_far_away_do_not_reach_is_cut_off_though_his_neighbours_reach
     assert not reach.is_far and reach.told((LAN, IPV6)) == (LAN,)
 
 
+def test_in_a_new_place_what_was_said_of_relays_counts_and_nothing_else() -> None:
+    """They are where they were. Whether anybody reaches us without them nobody knows."""
+    reach, given = Reach(0.0), "tcp://203.0.113.1:40000"
+    own = (LAN, IPV6, given)
+    reach.discount((given,))
+    reach.heard(0.0, "carol's", own, (IPV6, given), own, far=True)
+    assert reach.is_open and reach.told(own) == (IPV6, given)
+    reach.moved(1.0, (given,))
+    assert reach.told((VPN, given)) == (given,) and (reach.is_open, cut_off(reach)) == (False, False)
+    reach.heard(2.0, "carol's", (VPN, given), (given,), (given,), far=True)
+    assert (reach.is_open, cut_off(reach)) == (False, True)
+
+
 def test_whom_nobody_at_all_reaches_is_cut_off() -> None:
     reach = Reach(0.0)
     reach.heard(0.0, "carol's", (LAN,), (), (), far=True)

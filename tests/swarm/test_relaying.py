@@ -59,9 +59,11 @@ class Bob:
         self.own, self.relays, self.transport, self.now = own, Relays(), self, 0.0
         self.others = {self._peer(host): (host.strip("_").replace("_", "."), one) for host, one in others.items()}
         self.asked: list[str] = []
-        self.tasks, self.reach = Tasks(), Reach(0.0)
+        self.uncalled: set[str] = set()
+        """Hosts of those who have called him."""
+        self.tasks, self.known = Tasks(), Reach(0.0)
         me = cast(Any, self)
-        self.relaying = Relaying(me, me, self.tasks, self.reach, Random(1), bytes_per_s)
+        self.relaying = Relaying(me, me, self.tasks, self.known, Random(1), bytes_per_s)
 
     @property
     def contact(self) -> Contact:
@@ -80,7 +82,12 @@ class Bob:
         return next(one for one in self.others if node_id(one) == peer)
 
     def sighting(self, peer: bytes) -> Sighting:
-        return Sighting((f"tcp://{self.others[self.contact_of(peer)][0]}:29170",))
+        host = self.others[self.contact_of(peer)][0]
+        return Sighting(() if host in self.uncalled else (f"tcp://{host}:29170",))
+
+    async def reach(self, peer: bytes) -> tuple[str, ...]:
+        self.uncalled.discard(self.others[self.contact_of(peer)][0])
+        return ()
 
     def on_request(self, kind: type[Message], handler: Any) -> None:
         self.handler = handler
@@ -92,8 +99,8 @@ class Bob:
 
     def hears(self, voice: str, *reached: str, far: bool = True) -> None:
         given = self.relays.given
-        self.reach.discount(given)
-        self.reach.heard(self.now, voice, self.contact.addresses, reached, (*reached, *given), far)
+        self.known.discount(given)
+        self.known.heard(self.now, voice, self.contact.addresses, reached, (*reached, *given), far)
 
     async def ticks(self, num: int = 1, step_s: float = 0.25) -> None:
         for _ in range(num):
@@ -104,7 +111,7 @@ class Bob:
 
     @property
     def says(self) -> str:
-        return in_words(self.reach, cast(Any, self))
+        return in_words(self.known, cast(Any, self))
 
     @property
     def hosts(self) -> list[str]:
@@ -126,6 +133,14 @@ async def test_where_there_is_one_network_alone_both_are_of_it() -> None:
     bob.hears("carol's")
     await bob.ticks(4)
     assert bob.hosts == ["11.1.1.1:41000", "11.1.1.2:42000"]
+
+
+async def test_who_has_called_bob_is_called_to_see_whether_he_can_ask_it() -> None:
+    bob = Bob(LAN, _11_1_1_1=RelayAt(41000), _11_2_2_2=RelayAt(42000))
+    bob.uncalled = {"11.1.1.1", "11.2.2.2"}
+    bob.hears("carol's")
+    await bob.ticks(8)
+    assert bob.hosts == ["11.1.1.1:41000", "11.2.2.2:42000"] and not bob.uncalled
 
 
 async def test_who_is_no_relay_is_asked_again_and_ever_more_seldom() -> None:
@@ -164,6 +179,20 @@ async def test_bob_gives_his_relays_back_once_he_is_reached_without() -> None:
     assert bob.hosts == []
 
 
+async def test_bob_keeps_his_relays_when_he_moves_until_he_is_reached_without() -> None:
+    bob = Bob(LAN, _11_1_1_1=RelayAt(41000))
+    bob.hears("carol's")
+    await bob.ticks(2)
+    bob.hears("carol's", "tcp://11.1.1.1:41000")
+    bob.own = ("tcp://10.0.0.2:29170",)
+    bob.known.moved(bob.now, bob.relays.given)
+    await bob.ticks(20)
+    assert bob.hosts == ["11.1.1.1:41000"] and bob.asked == ["11.1.1.1"]
+    bob.hears("carol's", *bob.own)
+    await bob.ticks(2)
+    assert bob.hosts == []
+
+
 async def test_a_relay_of_bobs_own_house_is_of_no_use_to_those_far_away() -> None:
     bob = Bob(LAN, _192_168_1_7=RelayAt(41000))
     bob.hears("carol's")
@@ -171,7 +200,7 @@ async def test_a_relay_of_bobs_own_house_is_of_no_use_to_those_far_away() -> Non
     assert bob.asked == []
     bob = Bob(LAN, _192_168_1_7=RelayAt(41000))
     bob.hears("alice's, next door", far=False)
-    bob.reach.heard(0.0, "alice's, next door", (LAN,), (), (LAN,))
+    bob.known.heard(0.0, "alice's, next door", (LAN,), (), (LAN,))
     await bob.ticks(2)
     assert bob.hosts == ["192.168.1.7:41000"], "where there is nobody else"
 
@@ -208,7 +237,7 @@ async def test_bob_relays_while_others_reach_him_at_his_own_address(own: str, by
     await bob.ticks(2)
     answer, _ = await bob.handler(bytes(32), FindRelay(), [])
     assert answer == (RelayAt(40000) if serves else Refused("this peer is no relay now", retry=bytes_per_s > 0))
-    bob.reach.moved(bob.now)
+    bob.known.moved(bob.now)
     await bob.ticks(2)
     assert not bob.relays.port
 

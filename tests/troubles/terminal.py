@@ -52,6 +52,12 @@ class Terminal:
             data = b"".join(data for seen_s, data in self._chunks if seen_s <= until_s)
         return _STEERING.sub("", data.decode(errors="replace"))
 
+    @property
+    def moments_s(self) -> list[float]:
+        """When something was shown."""
+        with self._changed:
+            return [seen_s for seen_s, _ in self._chunks]
+
     def first_s(self, is_there: Callable[[str], bool], since_s: float = 0.0) -> float | None:
         """When the screen first was so, not before `since_s`; None: never yet."""
         with self._changed:

@@ -95,19 +95,31 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._circuits: set[asyncio.Task[None]] = set()
         self._calls = Credits(CALLS_BURST, CALLS_PER_S)
-        self._task: asyncio.Task[None] | None = None
+        self._runs: set[asyncio.Task[None]] = set()
+        """The last one, and those that are just ending."""
         self.local = ""
         """The IP address that its connection is made from ("": there is none)."""
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._run())
+        run = self._loop.create_task(self._run())
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
+
+    def begin_again(self) -> None:
+        """This machine has moved, and nothing comes over its old connections any more: reserve anew, now."""
+        self._end()
+        self.local = ""
+        self.start()
 
     async def close(self) -> None:
         """The reservation and all circuits end."""
-        tasks = [*self._circuits, *([self._task] if self._task is not None else [])]
+        await asyncio.gather(*self._end(), return_exceptions=True)
+
+    def _end(self) -> list[asyncio.Task[None]]:
+        tasks = [*self._circuits, *self._runs]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return tasks
 
     async def _run(self) -> None:
         patience, pause_s = self._patience, self._patience.pause_s

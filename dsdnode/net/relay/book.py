@@ -281,5 +281,8 @@ class Book:
         silent_s = self.limits.silent_s
         return [one for one in self._reserved.values() if now >= min(one.until_s, one.heard_s + silent_s)]
 
+    def circuits_to(self, reservation: Reservation) -> list[Circuit]:
+        return [one for one in self._circuits.values() if one.callee is reservation]
+
     def waiting_for(self, reservation: Reservation) -> list[Circuit]:
-        return [one for one in self._circuits.values() if one.callee is reservation and not one.accepted]
+        return [one for one in self.circuits_to(reservation) if not one.accepted]

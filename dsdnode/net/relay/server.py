@@ -9,6 +9,8 @@ granted is told why.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import socket
 import sys
 from collections.abc import Sequence
@@ -28,6 +30,8 @@ from dsdnode.net.relay.frames import Accept, Challenge, Greet, Incoming, No, Ok,
 TICK_S = 0.01
 """So often turns are given while a rate holds somebody up."""
 SWEEP_S = 1.0
+FIRST_PORT, NUM_PORTS = 16384, 16384
+"""Of reservations: below those that systems give to whoever calls."""
 QUEUE = 64
 """Connections to a port that the loop has not looked at yet."""
 CLOSE_S = 2.0
@@ -123,9 +127,19 @@ class Relay:
         self._listening[port] = self._loop.create_task(serving)
         return port
 
+    def _listen_for(self, public_key: bytes) -> int:
+        """Whoever has reserved once, and does so again, from another network or after our own end, is called where it
+        was called before, if nobody else has that port. Raises OSError."""
+        with contextlib.suppress(OSError):
+            return self._listen(self._host, usual_port(self._identity.public_key, public_key))
+        return self._listen(self._host, 0)
+
     def _stop_listening(self, port: int) -> None:
+        """At once, where that can be: it may be listened on again."""
         listening = self._listening.pop(port, None)
-        if listening is not None:
+        if listening is not None and listening.done():
+            listening.result().close()
+        elif listening is not None:
             listening.add_done_callback(lambda done: done.result().close())
 
     async def close(self) -> None:
@@ -217,8 +231,11 @@ class Relay:
         reservation, ended = self.book.reserve(self._loop.time(), asked.public_key, connection.host)
         for one in ended:
             self._end_reservation(one, "another connection has this reservation now")
+            if one.peer == reservation.peer:  # it has moved, or has lost us: nothing comes over its circuits any more
+                for circuit in self.book.circuits_to(one):
+                    self._end_circuit(circuit)
         try:
-            reservation.port = self._listen(self._host, 0)
+            reservation.port = self._listen_for(asked.public_key)
         except OSError as error:
             self.book.release(reservation)
             raise Overloaded(f"no port is left for it: {error.strerror or error}") from error
@@ -339,6 +356,12 @@ class Relay:
         circuit = self._circuits.get(connection)
         if circuit is not None:
             self._end_circuit(circuit)
+
+
+def usual_port(relay_key: bytes, callee_key: bytes) -> int:
+    """Where a relay has a callee called, if it can be."""
+    digest = hashlib.sha256(relay_key + callee_key).digest()
+    return FIRST_PORT + int.from_bytes(digest[:4], "big") % NUM_PORTS
 
 
 def limits_of(bytes_per_s: float = Limits.bytes_per_s) -> Limits:

@@ -31,6 +31,7 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
+from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
@@ -72,6 +73,8 @@ class DrafterHost:
         self._turns = Turns()
         self._asking = Asking()
         self._draining = False
+        self._records: list[ProviderRecord] = []
+        """Of all models with our tokenizer, as they were found last."""
         self.on_change: Callable[[], None] = lambda: None
 
     def start(self) -> None:
@@ -86,6 +89,7 @@ class DrafterHost:
             wire.SessionLost, lambda peer, m, _: self._to_reply(m.session, Reply.on_session_lost, peer, m)
         )
         self._rpc.transport.on_peer_lost(self._peer_lost)
+        self._rpc.transport.on_broken(lambda peer, bulk, since_s: self._link_broken(peer))
 
     async def close(self) -> None:
         tasks = [delivery.task for delivery in self._deliveries.values() if delivery.task is not None]
@@ -228,6 +232,10 @@ class DrafterHost:
             elif delivery.reply is not None:
                 delivery.reply.on_link_lost(peer)
 
+    def _link_broken(self, peer: bytes) -> None:
+        for reply in list(self._by_session.values()):
+            reply.on_link_lost(peer)
+
     def _to_reply(self, session: bytes, event: Callable[..., None], *arguments: Any) -> None:
         reply = self._by_session.get(session)
         if reply is not None:
@@ -275,7 +283,8 @@ class DrafterHost:
         """The model as the swarm has it now. Raises NoPipeline when nobody offers it with our tokenizer."""
         tokenizer_hash = self._engine.shard.tokenizer_hash
         records = await self._discovery.find_providers(tokenizer_key(tokenizer_hash))
-        models = models_of(records)
+        self._records = records or self._records  # where nobody at all is found, our own network may be a new one
+        models = models_of(self._records)
         for model in models:
             if model.model_id == model_id:
                 return model

@@ -77,6 +77,7 @@ class Reply:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
+        self._checking: dict[bytes, None] = {}  # their connections have ended
         self._draft_life = 0
         self._num_fruitless = self._num_forgotten = 0
         self._num_answered, self._progress_s = 0, self._now()
@@ -123,9 +124,8 @@ class Reply:
     @property
     def waits_for(self) -> str:
         """In words."""
-        if self._trouble:
-            return self._trouble
-        return "looking for a pipeline" if self._route is None else f"at work: {self._route.told()}"
+        at_work = "looking for a pipeline" if self._route is None else f"at work: {self._route.told()}"
+        return self._trouble or at_work
 
     def _stepped(self) -> None:
         self._progress_s, self._trouble, self._num_forgotten = self._now(), "", 0
@@ -169,18 +169,25 @@ class Reply:
         return False
 
     def on_link_lost(self, peer: bytes) -> None:
-        """A hint, no proof: a peer may close a link that it seldom uses."""
-        if self._route and peer in self._route.peers:
-            self._spawn(self._check(peer))
+        """A hint, no proof: a peer may close a link that it seldom uses, or may have moved."""
+        if self._route and peer in self._route.peers and peer not in self._checking:
+            self._checking[peer] = None
+            self._spawn(self._check(peer, self._route))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _check(self, peer: bytes) -> None:
-        if await self._routes.pings.rtt_s(peer) is None:
-            self.on_peer_lost(peer)
+    async def _check(self, peer: bytes, route: Route) -> None:
+        try:
+            rtt_s = await self._routes.pings.rtt_s(peer)
+        finally:
+            del self._checking[peer]
+        if rtt_s is None:
+            return self.on_peer_lost(peer)
+        if self._route is route:
+            self._carry_out(self._machine.on_link_broken(self._now()))
 
     def on_peer_lost(self, peer: bytes) -> None:
         if self._route and peer in self._route.peers:
@@ -267,8 +274,7 @@ class Reply:
         log.info("route", number=action.route, reason=action.reason)
         self._num_fruitless += 1
         if self._num_fruitless > MAX_FRUITLESS_ROUTES:
-            self._out.put_nowait(PeerUnavailable(f"{MAX_FRUITLESS_ROUTES} pipelines failed one after another"))
-            return
+            return self._out.put_nowait(PeerUnavailable(f"{MAX_FRUITLESS_ROUTES} pipelines failed one after another"))
         if self._route is not None:
             self._blame(self._route, action)
         if self._opening is not None:
@@ -278,8 +284,9 @@ class Reply:
 
     def _blame(self, route: Route, action: do.NeedRoute) -> None:
         """A worker that died is back at once; a stage that forgets the reply again, before anything came, is no use."""
-        self._num_forgotten += action.reason == "session_lost"
-        if action.reason != "session_lost":
+        if action.reason == "session_lost":
+            self._num_forgotten += 1
+        else:
             self._avoid.update((route.peers[index], None) for index in action.suspects)
         if self._num_forgotten > 1 or action.reason in ("nack", "timeout"):
             self._routes.fruitless(route)

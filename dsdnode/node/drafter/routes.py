@@ -104,7 +104,8 @@ class Hosts:
     async def _look_up(self, model_id: str) -> None:
         found = await self._discovery.find_providers(model_key(model_id))
         shards = [record for record in found if record.role == "shard" and record.model_id == model_id]
-        self._remembered[model_id] = asyncio.get_running_loop().time(), with_usual_speeds(shards)
+        _, before = self._remembered.get(model_id, (0.0, []))
+        self._remembered[model_id] = asyncio.get_running_loop().time(), with_usual_speeds(shards) if shards else before
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from dsdnode.accounts import Account
 from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved
-from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.batching.culprits import REFUSED
 from dsdnode.node.batching.scheduler import Owner
 from dsdnode.node.shard.neighbours import Neighbours
+from dsdnode.node.shard.owners import Owners
 from dsdnode.node.shard.sessions import Sessions, StageSession
 from dsdnode.speculation import actions as do
 from dsdnode.speculation import seal
@@ -67,13 +67,12 @@ class StageHost:
         self._neighbours = Neighbours(rpc.transport, look)
         self._rpc = rpc
         self._pings = pings
+        self._owners = Owners(rpc.transport, pings, self._owner_gone)
         self._engine = engine
         self._batcher = Batcher(engine)
         self._sessions = Sessions(engine, max_sessions)
         self._max_lease_s = max_lease_s
         self._num_losses = 0
-        self._checks: dict[bytes, asyncio.Task[None]] = {}
-        """Owners whose link was lost, being asked whether they live."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when a session comes or goes: the node's record says how many are free."""
 
@@ -89,6 +88,7 @@ class StageHost:
         self._rpc.on_notice(Park, self._park)
         self._rpc.on_notice(SessionLost, self._next_lost)
         self._rpc.transport.on_peer_lost(self._peer_lost)
+        self._rpc.transport.on_broken(lambda peer, bulk, since_s: self._link_broken(peer))
 
     async def close(self) -> None:
         for session in self._sessions:
@@ -97,9 +97,7 @@ class StageHost:
             lost = SessionLost(session.id, session.opened.index, "the stage is leaving", session.opened.route)
             self._tell(session.owner, lost)
             self._sessions.remove(session)
-        for check in self._checks.values():
-            check.cancel()
-        await asyncio.gather(*self._checks.values(), return_exceptions=True)
+        await self._owners.close()
         await self._batcher.close()
 
     @property
@@ -148,8 +146,8 @@ class StageHost:
         session.reopen(message, stages)
         session.line_positions = max(0, len(digests) // DIGEST_BYTES - 1)
         self.on_change()
-        if not session.last:  # warm the link before the first block needs it
-            self._rpc.warm(session.peers[message.index + 1])
+        if session.after is not None:  # warm the link before the first block needs it
+            self._rpc.warm(session.after)
         self._schedule(session)
         return Opened(length), []
 
@@ -178,8 +176,10 @@ class StageHost:
         session = self._sessions.get(message.session)
         if session is None or peer != session.owner or message.route != session.opened.route:
             return Refused("no such session of yours is here"), []
-        after = None if session.last else session.peers[session.opened.index + 1]
-        trouble = "" if after is None else self._rpc.transport.trouble_with(after)
+        trouble = ""
+        if session.after is not None:  # our connection to it may be dead without our knowing
+            self._pings.ask(session.after)
+            trouble = self._rpc.transport.trouble_with(session.after)
         return Traced(session.machine.reached(message.epoch, message.end), trouble[:MAX_REASON]), []
 
     def _key_tokens(self, buffers: list[bytes]) -> bytes:
@@ -240,24 +240,23 @@ class StageHost:
             self._carry_out(session, session.machine.on_close(asyncio.get_running_loop().time()))
 
     def _peer_lost(self, peer: bytes, reason: str) -> None:
-        """An owner may be dead: the lease would hold its places for a minute."""
-        if peer not in self._checks and any(session.owner == peer for session in self._sessions):
-            self._checks[peer] = asyncio.create_task(self._check(peer), name="check an owner")
+        if any(session.owner == peer for session in self._sessions):
+            self._owners.check(peer)
 
-    async def _check(self, owner: bytes) -> None:
-        try:
-            await self._pings.ping(owner)
-        except DsdError as error:
-            log.info("owner lost", peer=short_id(owner), reason=str(error))
-            for session in self._sessions:
-                self._end(owner, session.id)
-        finally:
-            del self._checks[owner]
+    def _link_broken(self, peer: bytes) -> None:
+        now = asyncio.get_running_loop().time()
+        for session in self._sessions:
+            if session.after == peer:
+                self._carry_out(session, session.machine.on_link_broken(now))
+
+    def _owner_gone(self, owner: bytes) -> None:
+        for session in self._sessions:
+            self._end(owner, session.id)
 
     def _next_lost(self, peer: bytes, message: SessionLost, buffers: list[bytes]) -> None:
         """The stage after us was restarted and knows no owner to tell: we do."""
         session = self._sessions.get(message.session)
-        if session is not None and not session.last and peer == session.peers[session.opened.index + 1]:
+        if session is not None and peer == session.after:
             self._tell(session.owner, message)
 
     def _engine_lost(self, culprit: Owner | None) -> None:

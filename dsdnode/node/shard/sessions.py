@@ -89,6 +89,11 @@ class StageSession:
         return self.opened.index == len(self.stages) - 1
 
     @property
+    def after(self) -> bytes | None:
+        """The next stage."""
+        return None if self.last else self.peers[self.opened.index + 1]
+
+    @property
     def worked_s(self) -> float:
         return self.machine.worked_s
 

@@ -235,6 +235,13 @@ class SessionMachine:
         """These stages of the current route do not answer pings, cannot be reached, or ("straggler") are too slow."""
         return self._leave_route(reason, suspects)
 
+    def on_link_broken(self, now: float) -> list[SessionAction]:
+        """A connection to a stage of the route has ended, and the stage is there: what was on its way may be lost."""
+        main = self._epochs.main
+        if self.finished or self._routing or main is None:
+            return []
+        return [flight.action for flight in main.flights]
+
     def tick(self, now: float) -> list[SessionAction]:
         """Timers: resend, then a new epoch, then another route."""
         wakeup = self.next_wakeup()

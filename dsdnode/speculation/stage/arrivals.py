@@ -169,22 +169,29 @@ class KeptOutputs:
 
     def __init__(self, limits: StageLimits) -> None:
         self._outputs: dict[tuple[int, int], ForwardBlock] = {}
+        self._sent_s: dict[tuple[int, int], float] = {}
         self._num_positions = 0
         self._max_blocks = limits.max_kept_blocks
         self._max_positions = limits.max_kept_positions
 
-    def put(self, output: ForwardBlock) -> None:
+    def put(self, output: ForwardBlock, now: float) -> None:
         key = output.block.epoch, output.block.position
         known = self._outputs.get(key)
-        self._outputs[key] = output
+        self._outputs[key], self._sent_s[key] = output, now
         self._num_positions += len(output.states) - (0 if known is None else len(known.states))
         while len(self._outputs) > self._max_blocks or self._num_positions > self._max_positions:
-            oldest = self._outputs.pop(next(iter(self._outputs)))
-            self._num_positions -= len(oldest.states)
+            key = next(iter(self._outputs))
+            self._num_positions -= len(self._outputs.pop(key).states)
+            del self._sent_s[key]
 
     def get(self, key: tuple[int, int]) -> ForwardBlock | None:
         return self._outputs.get(key)
 
+    def since(self, when_s: float) -> list[ForwardBlock]:
+        """What was sent since then."""
+        return [output for key, output in self._outputs.items() if self._sent_s[key] >= when_s]
+
     def clear(self) -> None:
         self._outputs.clear()
+        self._sent_s.clear()
         self._num_positions = 0

@@ -21,6 +21,9 @@ from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
 from dsdnode.speculation.stage.judge import Decision, Judge, StageMessages
 from dsdnode.wire.messages import Block, Closed
 
+LOST_S = 10.0
+"""So long a connection may have been dead before that is noticed (net/port.py: SILENT_S; swarm/pings.py), and more."""
+
 
 class Phase(Enum):
     """Of a session at one stage."""
@@ -167,7 +170,7 @@ class StageMachine:
         if arrival.block.route != self._route or self._closing_of(arrival.block) is not None:
             return self._go_on(now)
         block = arrival.passed(now, compute_s, queue)
-        actions = self._decide(arrival, block, branch) if self._is_last else self._forward(arrival, block, states)
+        actions = self._decide(arrival, block, branch) if self._is_last else self._forward(now, arrival, block, states)
         return actions + self._go_on(now)
 
     def on_run_failed(self, now: float) -> list[StageAction]:
@@ -204,6 +207,10 @@ class StageMachine:
             return []
         self._cache.close(closed.epoch, Closing(closed.position, closed.token, closed.relaxed, closed.seal))
         return self._go_on(now)
+
+    def on_link_broken(self, now: float) -> list[StageAction]:
+        """A connection to the next stage has ended, and the stage is there: what went to it of late may be lost."""
+        return [*self._kept.since(now - LOST_S)] if self.phase is Phase.OPEN else []
 
     def on_close(self, now: float) -> list[StageAction]:
         """The owner's Close: releases, Gone (after the run in flight, if any)."""
@@ -340,10 +347,10 @@ class StageMachine:
         decision = Decision(closing.position, closing.token, True, closing.relaxed)
         return [self._messages.verdict(block, decision, closing.seal)]
 
-    def _forward(self, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
+    def _forward(self, now: float, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
         assert states is not None
         output = ForwardBlock(block, b"".join(arrival.digests), arrival.draft, states)
-        self._kept.put(output)
+        self._kept.put(output, now)
         return [output]
 
     def _decide(self, arrival: Arrival, block: Block, branch: Branch) -> list[StageAction]:

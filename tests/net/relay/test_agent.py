@@ -174,3 +174,26 @@ async def test_nothing_is_left_of_any_of_them(open_relay: OpenRelay, reserve: Re
     async with asyncio.timeout(PATIENCE_S):
         while relay._connections:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_bob_who_moves_reserves_at_once_and_is_called_where_he_was(
+    open_relay: OpenRelay, reserve: ReserveAs
+) -> None:
+    """What he had before is dead; he is not told that his relay has left him."""
+    relay = await open_relay()
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    bob = await reserve(BOB, relay, server.sockets[0].getsockname()[1], pause_s=60.0, most_pause_s=60.0)
+    assert bob.terms is not None
+    before = bob.terms.port
+    alice = await Bare.open(before)
+    while not bob.hosts:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    bob.agent.begin_again()
+    await bob.next_news()
+    assert bob.terms.port == before and bob.why == ""
+    assert await alice.rest() == b"" and bob.hosts == {}
+    again = await Bare.open(before)
+    while not bob.hosts:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    again.close()
+    server.close()

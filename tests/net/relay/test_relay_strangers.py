@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -11,7 +13,7 @@ import pytest
 from dsdnode.net.handshake import derive_swarm_key
 from dsdnode.net.relay import frames
 from dsdnode.net.relay.frames import Accept, Greet, Incoming, No, Ok, Ping, Pong, Reserve, Reserved
-from dsdnode.net.relay.server import Relay
+from dsdnode.net.relay.server import Relay, usual_port
 from tests.net.relay.ends import BOB, MALLORY, ROSE, Bare, answers, circuit
 
 OpenRelay = Callable[..., Awaitable[Relay]]
@@ -209,12 +211,25 @@ async def test_another_version_is_told_so(open_relay: OpenRelay) -> None:
 
 
 async def test_bob_who_reserves_again_has_one_reservation(open_relay: OpenRelay) -> None:
-    """From another address, say; the older connection may be dead without anybody's knowing."""
+    """From another network, say: his older connections are dead, and nobody else would end them. He is called where he
+    was called before."""
     relay = await open_relay()
-    older, newer = await reserved(relay), await reserved(relay)
+    older = await reserved(relay)
+    ends = await circuit(relay.port, BOB, older)
+    newer = await reserved(relay)
     assert await older.hear() == No("another connection has this reservation now")
+    assert [await end.rest() for end in ends] == [b"", b""] and newer.called == older.called
     near, far = await circuit(relay.port, BOB, newer)
     for one in (near, far, newer):
+        one.close()
+
+
+async def test_where_somebody_else_has_bobs_port_he_gets_another(open_relay: OpenRelay) -> None:
+    relay = await open_relay()
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", usual_port(ROSE.public_key, BOB.public_key))):
+        control = await reserved(relay)
+        near, far = await circuit(relay.port, BOB, control)
+    for one in (near, far, control):
         one.close()
 
 

@@ -1,0 +1,145 @@
+"""Connections that are dead though nobody says so: alice reaches bob by two ways, of which one stalls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from dsdnode.addresses import parse_address
+from dsdnode.errors import LinkBroken, PeerUnavailable
+from dsdnode.identity import Identity
+from dsdnode.net.port import Priority
+from dsdnode.net.rpc import Rpc
+from dsdnode.swarm.pings import Pings
+from dsdnode.wire.messages import Contact
+from dsdnode.wire.replies import Cancel
+
+Start = Callable[..., Awaitable[Rpc]]
+ALICE, BOB = (Identity(name * 32) for name in (b"a", b"b"))
+LAX_S = 5.0
+
+
+@dataclass
+class Relay:
+    """A way to bob that passes everything on, until it does not: connections stay open, and are acknowledged."""
+
+    address: str = ""
+    num_calls: int = 0
+    passes: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @contextlib.asynccontextmanager
+    async def before(self, address: str) -> AsyncIterator[Relay]:
+        host, port = parse_address(address)
+        self.passes.set()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.num_calls += 1
+            far_reader, far_writer = await asyncio.open_connection(host, port)
+            for source, target in ((reader, far_writer), (far_reader, writer)):
+                self.tasks.add(asyncio.create_task(self._carry(source, target)))
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        self.address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError), contextlib.closing(target):
+            while piece := await source.read(1 << 14):
+                await self.passes.wait()
+                target.write(piece)
+
+
+@pytest.fixture
+async def ways(start: Start, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Rpc, Rpc, list[Relay]]]:
+    """Alice, bob, and the relays by which she reaches him: the first is taken."""
+    monkeypatch.setattr("dsdnode.net.rpc.DOUBT_AFTER_S", 0.1)
+    alice, bob = await start(b"a", listen=None), await start(b"b")
+    [address] = bob.transport.contact.addresses
+    async with Relay().before(address) as one, Relay().before(address) as other:
+        alice.transport.introduce(Contact(BOB.public_key, (one.address, other.address)))
+        await alice.ping(BOB.peer_id, timeout_s=LAX_S)
+        alice.notify(BOB.peer_id, Cancel(bytes(16)), priority=Priority.DRAFT)
+        while one.num_calls < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await alice.ping(BOB.peer_id, timeout_s=LAX_S, priority=Priority.DRAFT)
+        assert (one.num_calls, other.num_calls) == (2, 0)
+        yield alice, bob, [one, other]
+
+
+async def test_when_a_relay_stalls_another_one_is_taken_in_both_lanes(ways: tuple[Rpc, Rpc, list[Relay]]) -> None:
+    """Bob answers by it, too: nothing would ever end the connections that he has."""
+    alice, bob, (one, other) = ways
+    heard, broken = asyncio.Event(), list[bool]()
+    bob.on_notice(Cancel, lambda *_: heard.set())
+    alice.transport.on_broken(lambda peer, bulk, since_s: broken.append(bulk))
+    one.passes.clear()
+    with pytest.raises(PeerUnavailable):
+        await alice.ping(BOB.peer_id, timeout_s=0.1)
+    pings = Pings(alice)
+    await pings.ping(BOB.peer_id, LAX_S)
+    await pings.close()
+    while len(broken) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    assert sorted(broken) == [False, True] and other.num_calls == 2
+    alice.notify(BOB.peer_id, Cancel(bytes(16)), priority=Priority.DRAFT)
+    await asyncio.wait_for(heard.wait(), LAX_S)
+    await bob.ping(ALICE.peer_id, timeout_s=LAX_S)
+
+
+async def test_who_waits_by_the_connection_that_is_left_is_told_at_once(ways: tuple[Rpc, Rpc, list[Relay]]) -> None:
+    alice, _, (one, _) = ways
+    one.passes.clear()
+    waiting = asyncio.ensure_future(alice.ping(BOB.peer_id, timeout_s=60))
+    with pytest.raises(PeerUnavailable):
+        await alice.ping(BOB.peer_id, timeout_s=0.1)
+    with pytest.raises(LinkBroken):
+        await asyncio.wait_for(waiting, LAX_S)
+
+
+async def test_a_peer_that_is_slow_is_not_called_again_and_again(ways: tuple[Rpc, Rpc, list[Relay]]) -> None:
+    """And its connections stay, as nothing better is there."""
+    alice, _, both = ways
+    for relay in both:
+        relay.passes.clear()
+    for _ in range(5):
+        with pytest.raises(PeerUnavailable):
+            await alice.ping(BOB.peer_id, timeout_s=0.1)
+    assert sum(relay.num_calls for relay in both) <= 6
+    for relay in both:
+        relay.passes.set()
+    await alice.ping(BOB.peer_id, timeout_s=LAX_S)
+
+
+async def test_when_one_of_two_connections_ends_what_was_asked_by_it_is_asked_again(start: Start) -> None:
+    """She has called him, and he her."""
+    alice, bob = await start(b"a"), await start(b"b")
+    [address] = bob.transport.contact.addresses
+    async with Relay().before(address) as relay:
+        bob.transport.introduce(alice.transport.contact)
+        alice.transport.introduce(Contact(BOB.public_key, (relay.address,)))
+        await alice.ping(BOB.peer_id, timeout_s=LAX_S)
+        links = alice.transport._links  # type: ignore[attr-defined]
+        book = links.book.get(BOB.peer_id)
+        bobs = bob.transport._links  # type: ignore[attr-defined]
+        bobs._dial(bobs.book.get(ALICE.peer_id), False)
+        while not book.inbounds:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        relay.passes.clear()
+        pings = Pings(alice)
+        asked = asyncio.ensure_future(pings.ping(BOB.peer_id, 60))
+        await asyncio.sleep(0)
+        for task in relay.tasks:
+            task.cancel()
+        assert await asyncio.wait_for(asked, LAX_S) > 0
+        await pings.close()
