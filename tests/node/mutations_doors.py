@@ -37,7 +37,9 @@ DOORS: Final = {
     "calls-both": Mutation("dsdnode.net.dials", "PER_TEACHER_AND_TARGET = 4", "PER_TEACHER_AND_TARGET = 1 << 20"),
     "calls-network": Mutation("dsdnode.net.dials:Teacher.seen_at", "network(host) or host", "peer.hex()"),
     "calls-paid": Mutation("dsdnode.net.links:Links.may_dial", "way.teacher is None", "True"),
-    "calls-reached": Mutation("dsdnode.net.peers:Peer.answered", "host=host)", "host=host, teacher=way.teacher)"),
+    "calls-reached": Mutation(
+        "dsdnode.net.peers:Peer.answered", "host=host, relayed", "host=host, teacher=way.teacher, relayed"
+    ),
     "user-first": Mutation("dsdnode.net.zmq:ZmqTransport.introduce", "if teacher is not None:", "if False:"),
     "claims-wrong": Mutation(
         "dsdnode.net.peers:Peer.unanswered", "claim.failed |= address in claim.contact.addresses", "pass"
