@@ -22,7 +22,16 @@ log = structlog.get_logger(__name__)
 
 def advertised(listen: str, advertise: Sequence[str], port: int, given: Sequence[str] = ()) -> tuple[str, ...]:
     """`advertise`, else the address listened on, or this machine's, best first, with the real port, and those that its
-    router and relays have `given`: for one of its own there is always room. Raises BadInput."""
+    router and relays have `given`: for one of its own there is always room."""
+    host, _ = parse_address(listen, lowest_port=0)
+    hosts = () if advertise else hosts_to_tell(host) if host in ANY_HOST else (host,)
+    mine = [*advertise, *(to_address(one, port) for one in hosts)]
+    given = [one for one in dict.fromkeys(given) if one not in mine]
+    return tuple([*mine[: max(1, MAX_ADDRESSES - len(given))], *given][:MAX_ADDRESSES])
+
+
+def check_advertised(advertise: Sequence[str]) -> None:
+    """Raises BadInput."""
     for address in advertise:
         try:
             check_reachable(address)
@@ -32,13 +41,6 @@ def advertised(listen: str, advertise: Sequence[str], port: int, given: Sequence
             log.warning(f"a port below {LOWEST_PORT} is called by those alone who join it by hand", address=address)
     if len(advertise) > MAX_ADDRESSES:
         raise BadInput(f"cannot advertise {len(advertise)} addresses; at most {MAX_ADDRESSES}")
-    if advertise:
-        return tuple(advertise)
-    host, _ = parse_address(listen, lowest_port=0)
-    hosts = hosts_to_tell(host) if host in ANY_HOST else (host,)
-    mine = [to_address(one, port) for one in hosts]
-    given = [one for one in dict.fromkeys(given) if one not in mine]
-    return tuple([*mine[: max(1, MAX_ADDRESSES - len(given))], *given][:MAX_ADDRESSES])
 
 
 def here_of(listen: str, port: int, addresses: Sequence[str]) -> tuple[str, ...]:

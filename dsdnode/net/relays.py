@@ -88,26 +88,24 @@ class Relays:
         listens: tuple[str, int],
         gate: Gate,
         circuits: Circuits,
-        changed: Callable[[], None] | None,
+        changed: Callable[[], None],
+        is_last_resort: bool,
     ) -> None:
-        """`listens`: our router, on any address of this machine. `changed` None: others are told nothing but what our
-        user has said."""
+        """`listens`: our router, on any address of this machine. `is_last_resort`: our user has said where we are
+        reached, and who reaches us there needs no relay."""
         self._identity = identity
         self._swarm_keys = swarm_keys
         self._host, self._port = listens
         self._gate = gate
         self._circuits = circuits
-        self._changed = changed
+        self._changed: Callable[[], None] | None = changed
+        self.is_last_resort = is_last_resort
         self._loop = asyncio.get_running_loop()
         self._held: dict[bytes, _Held] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._relay: Relay | None = None
 
     # --- to be reached
-
-    @property
-    def are_of_use(self) -> bool:
-        return self._changed is not None
 
     @property
     def held(self) -> dict[bytes, str]:

@@ -25,7 +25,7 @@ from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
 from dsdnode.net.outlook import Outlook
-from dsdnode.net.places import advertised, here_of, is_anywhere
+from dsdnode.net.places import advertised, check_advertised, here_of, is_anywhere
 from dsdnode.net.port import MAX_DIALLED, Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.net.relays import Circuits, Relays
@@ -71,7 +71,8 @@ class ZmqTransport:
         names = Names()
         self.relays: Relays | None = None
         self._follows = ""
-        """Where it listens, if what it tells others changes with this machine's addresses."""
+        """Where it listens, if what it tells others may change."""
+        self._advertise = tuple(advertise)
         self.here: tuple[str, ...] = ()
         self._listens = "", 0
         """On any host, and a port; port 0: it does not."""
@@ -94,7 +95,7 @@ class ZmqTransport:
         self._is_anywhere = is_anywhere([own.host for own in self._addresses.addresses])
         self.is_stranded = False
         self._house: House | None = None
-        if self._follows:
+        if self._follows and not advertise:
             self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)
 
     @classmethod
@@ -123,6 +124,7 @@ class ZmqTransport:
             self._zap = ZapServer(self._context, self._gate)
             self._router = Router(self, self._context, names, identity, listen, circuits)
             addresses = advertised(listen, advertise, self._router.port)
+            check_advertised(advertise)
         except BadInput:
             self._stop_listening()
             self._context.term()
@@ -130,10 +132,11 @@ class ZmqTransport:
         self.here = here_of(listen, self._router.port, addresses)
         host, _ = parse_address(listen, lowest_port=0)
         if host in ANY_HOST:
-            self._follows = "" if advertise else listen
-            changed = self._relocate if self._follows else None
+            self._follows = listen
             self._listens = host, self._router.port
-            self.relays = Relays(identity, swarm_keys, self._listens, self._gate, circuits, changed)
+            self.relays = Relays(
+                identity, swarm_keys, self._listens, self._gate, circuits, self._relocate, bool(advertise)
+            )
         return addresses, self._router.port
 
     def _stop_listening(self) -> None:
@@ -350,17 +353,19 @@ class ZmqTransport:
 
     def _relocate(self) -> None:
         """Say where we are reached from now on, if that has changed."""
-        if self._house is None or self._router is None or self._closed:
+        if not self._follows or self._router is None or self._closed:
             return
-        given = [one for one in (self._house.address, self.seen, *self.given) if one]
-        addresses = advertised(self._follows, (), self._router.port, given)
+        mapped = self._house.address if self._house is not None else ""
+        given = [one for one in (mapped, self.seen, *self.given) if one]
+        addresses = advertised(self._follows, self._advertise, self._router.port, given)
         if addresses == self.contact.addresses:
             return
         log.info("reached at other addresses from now on, perhaps", addresses=addresses)
         self._handshake = replace(self._handshake, contact=Contact(self.contact.public_key, addresses))
         self._links.handshake = self._handshake
         self.here = here_of(self._follows, self._router.port, addresses)
-        self._house.say(self.contact)
+        if self._house is not None:
+            self._house.say(self.contact)
         for callback in self._on_moved:
             callback()
 

@@ -188,8 +188,8 @@ class Checks:
     def _say(self, own: Sequence[str]) -> None:
         if self.reach.verdict is Verdict.UNREACHED:
             relays = self._rpc.transport.relays
-            say = log.info if relays is not None and relays.are_of_use else log.warning  # one that relays is looked for
-            say(f"{Verdict.UNREACHED.value}: {why_unreached(own, self._rpc.transport.why_no_port)}")
+            say = log.warning if relays is None or relays.is_last_resort else log.info  # one that relays is looked for
+            say(f"{Verdict.UNREACHED.value}: {why_unreached(self._rpc.transport)}")
         else:
             log.info(self.reach.verdict.value, addresses=self.reach.told(own))
 
@@ -214,18 +214,20 @@ def in_words(reach: Reach, transport: Transport) -> str:
     own, relays = transport.contact.addresses, transport.relays
     held = relays.held if relays is not None else {}
     by = {address: f" by way of the relay {short_id(peer)}" for peer, address in held.items()}
-    looks = relays is not None and relays.are_of_use
+    looks = relays is not None
+    by_user = [one for one in own if one not in by] if relays is not None and relays.is_last_resort else []
     told = {
         Verdict.REACHED: ", ".join(address + by.get(address, "") for address in reach.told(own)),
-        Verdict.UNREACHED: "no member that relays is found yet, and " * looks
-        + why_unreached(own, transport.why_no_port),
+        Verdict.UNREACHED: "no member that relays is found yet, and " * looks + why_unreached(transport),
         Verdict.UNKNOWN: "no other peer was there to try",
     }
     said = f"{reach.verdict.value}: {told[reach.verdict]}"
     if reach.verdict is Verdict.REACHED and reach.is_cut_off and not any(map(reach.is_reached, by)):
         is_seen = reach.is_reached(transport.seen)
         said += ", perhaps by those alone whom it has called" if is_seen else ", in this house alone"
-        said += "; no member that relays is found yet" * looks
+        said += "; no member that relays is found yet" * (looks and not by_user)
+    elif reach.verdict is Verdict.REACHED and by_user and not any(map(reach.is_reached, by_user)):
+        said += f", but not where --advertise says: {', '.join(by_user)}"
     if transport.outlook is not None and transport.outlook.is_translated:
         said += ROUTERS[transport.outlook.nat.kind]
     if relays is not None and relays.port:
@@ -233,10 +235,18 @@ def in_words(reach: Reach, transport: Transport) -> str:
     return said
 
 
-def why_unreached(own: Sequence[str], why_no_port: str) -> str:
-    """What keeps them away, and what to do. `why_no_port`: as the transport says it."""
+def why_unreached(transport: Transport) -> str:
+    """What keeps them away, and what to do."""
+    relays = transport.relays
+    own = [one for one in transport.contact.addresses if relays is None or one not in relays.given]
+    if relays is not None and relays.is_last_resort:
+        port = transport.here[0].rpartition(":")[2]
+        return (
+            f"nobody answered them at {', '.join(own)}, which --advertise says. Is that this machine, or a router that "
+            f"passes the port on to TCP port {port} of this machine? If not, leave --advertise out"
+        )
     port = own[0].rpartition(":")[2] if own else ""
-    asked = f" (asked for it, {why_no_port})" if why_no_port else ""
+    asked = f" (asked for it, {transport.why_no_port})" if transport.why_no_port else ""
     return (
         f"nobody answered them at {', '.join(own)}. A router or firewall keeps them out: have it pass TCP port {port} "
         f"on to this machine{asked}, and say --advertise tcp://PUBLIC_ADDRESS:PORT"

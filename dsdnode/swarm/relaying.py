@@ -60,7 +60,7 @@ class Relaying:
         if relays is None:
             return
         self._serve(relays)
-        if relays.are_of_use and self._reach.verdict is not Verdict.UNKNOWN:
+        if self._reach.verdict is not Verdict.UNKNOWN:
             self._be_reached(now, relays)
 
     # --- being one
@@ -95,18 +95,24 @@ class Relaying:
 
     # --- being reached by way of some
 
+    def _is_well(self, relays: Relays) -> bool:
+        """Where our user has said where we are reached, it is enough if anybody reaches us there."""
+        own = [one for one in self._rpc.transport.contact.addresses if one not in relays.given]
+        return self._reach.is_open or (relays.is_last_resort and any(map(self._reach.is_reached, own)))
+
     def _be_reached(self, now: float, relays: Relays) -> None:
-        held = relays.held
+        held, is_well = relays.held, self._is_well(relays)
+        is_needed = self._reach.is_cut_off and not is_well
         for peer in list(self._chosen):
             unreached = self._reach.is_unreached(held.get(peer, ""))
-            if peer not in held or unreached or self._reach.is_open:
+            if peer not in held or unreached or is_well:
                 del self._chosen[peer]
                 relays.leave(peer)
-                if self._reach.is_cut_off:
+                if is_needed:
                     self._rest(now, peer)
             elif self._reach.is_reached(held[peer]):
                 self._resting.pop(peer, None)
-        if self._reach.is_cut_off and len(self._chosen) < MAX_RELAYS and not self._asking:
+        if is_needed and len(self._chosen) < MAX_RELAYS and not self._asking:
             found = self._choose(now, relays)
             uncalled = None if found is not None else next(self._uncalled(now), None)
             if found is not None:

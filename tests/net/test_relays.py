@@ -150,6 +150,18 @@ async def test_a_relay_that_is_not_reached_from_where_bob_is_now_is_left(
     assert relays.given == () and relays.held == {}
 
 
+async def test_what_bob_s_user_has_said_comes_before_what_a_relay_gives(rose: Contact) -> None:
+    said = tuple(f"tcp://192.0.2.{number}:29170" for number in range(4))
+    rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0", advertise=said))
+    assert rpc.transport.contact.addresses == said and rpc.transport.relays is not None
+    rpc.transport.relays.reserve(rose)
+    given = await relayed(rpc)
+    assert rpc.transport.contact.addresses == (*said[:3], given)
+    rpc.transport.relays.leave(ROSE.peer_id)
+    assert rpc.transport.contact.addresses == said
+    await rpc.close()
+
+
 async def test_a_port_of_a_machine_s_services_is_not_told(rose: Contact, bob: Rpc) -> None:
     """Who is told of it would be had to call there."""
     own, held = bob.transport.contact, bob.transport.relays

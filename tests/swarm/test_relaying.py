@@ -25,7 +25,7 @@ class Relays:
     """A transport's (net/relays.py), where every relay gives an address at once."""
 
     def __init__(self) -> None:
-        self.are_of_use, self.port = True, 0
+        self.is_last_resort, self.port = False, 0
         self.held: dict[bytes, str] = {}
 
     @property
@@ -55,7 +55,7 @@ class Bob:
 
     def __init__(self, *own: str, bytes_per_s: float = 1e6, **others: Message) -> None:
         self.why_no_port = self.seen = ""
-        self.outlook = None
+        self.outlook, self.here = None, (HERE,)
         self.own, self.relays, self.transport, self.now = own, Relays(), self, 0.0
         self.others = {self._peer(host): (host.strip("_").replace("_", "."), one) for host, one in others.items()}
         self.asked: list[str] = []
@@ -274,6 +274,30 @@ async def test_what_bob_is_told_of_all_this() -> None:
     bob.hears("carol's", "tcp://11.1.1.1:41000")
     relay = node_id(next(iter(bob.others))).hex()[:12]
     assert bob.says == f"others reach this node: {LAN}, tcp://11.1.1.1:41000 by way of the relay {relay}"
+
+
+async def test_who_is_reached_as_bob_s_user_has_said_needs_no_relay_for_those_who_are_not() -> None:
+    """Far away nobody gets to his VPN; the relay is of use only once nobody at all does."""
+    bob = Bob(LAN, _11_1_1_1=RelayAt(41000))
+    bob.relays.is_last_resort = True
+    bob.hears("alice's, next door", LAN, far=False)
+    bob.hears("carol's")
+    await bob.ticks(4)
+    assert bob.asked == [] and bob.says == f"others reach this node: {LAN}, in this house alone"
+    bob.reach.moved(bob.now)
+    bob.hears("carol's")
+    assert bob.says == (
+        "others do not reach this node: no member that relays is found yet, and nobody answered them at "
+        f"{LAN}, which --advertise says. Is that this machine, or a router that passes the port on to TCP port 29170 "
+        "of this machine? If not, leave --advertise out"
+    )
+    await bob.ticks(2)
+    assert bob.hosts == ["11.1.1.1:41000"]
+    bob.hears("carol's", "tcp://11.1.1.1:41000")
+    assert bob.says.endswith(f", but not where --advertise says: {LAN}")
+    bob.hears("alice's, next door", LAN, far=False)
+    await bob.ticks(2)
+    assert bob.hosts == []
 
 
 async def test_what_one_is_told_whom_nobody_reaches_and_one_who_relays() -> None:
