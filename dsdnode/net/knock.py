@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 from dsdnode.identity import peer_id
 from dsdnode.net.call import Way
 from dsdnode.net.link import Dealer, Link
 from dsdnode.net.links import Links
 from dsdnode.net.peers import Peer
+from dsdnode.net.port import LOOK
 from dsdnode.wire.messages import Hello
 
 MAX_KNOCKS = 64
@@ -24,16 +27,25 @@ class Knocks:
         self._calling: dict[Dealer, bool] = {}
         """Calls under way, and whether we have heard them ourselves."""
 
-    async def reach(self, peer: Peer, anew: bool = False) -> None:
-        """Call at every address of the peer that has not answered yet; `anew`: but for those where a link leads now."""
+    async def reach(self, peer: Peer, address: str, anew: bool = False) -> bool:
+        """Call at an address of the peer that has not answered yet; `anew`: or did, if no link leads there now. Was it
+        called?"""
         linked = [dealer.way.told for dealer in peer.dealers.values() if dealer.ready]
         answering = linked if anew else peer.sighting().reached
-        ways = [way for way in peer.ways() if way.address not in answering]
-        await asyncio.gather(*(self._call(peer.public_key, way, peer) for way in ways))
+        way = next((way for way in peer.ways() if way.address == address and address not in answering), None)
+        if way is None:
+            return False
+        dealer, _ = await self._call(peer.public_key, way, peer)
+        return bool(dealer.proven or dealer.failed)
+
+    async def visit(self, public_key: bytes, way: Way) -> None:
+        """Call whoever has that key, so that he sees us come. Nothing is learned, and it is no link."""
+        await self._call(public_key, way, None, LOOK)
 
     async def is_twin(self, way: Way) -> bool:
         """Does somebody else answer there who has our own key, whatever he says?"""
-        return await self._call(self._links.identity.public_key, way, None)
+        dealer, is_ours = await self._call(self._links.identity.public_key, way, None)
+        return bool(dealer.proven) and not is_ours
 
     def is_ours(self, hello: Hello) -> bool:
         """Has one of these calls led to ourselves? Then it is no twin's."""
@@ -42,10 +54,10 @@ class Knocks:
             self._calling[caller] = True
         return caller is not None
 
-    async def _call(self, public_key: bytes, way: Way, peer: Peer | None) -> bool:
-        """Did whoever has the key answer? (Not if that is ourselves.)"""
+    async def _call(self, public_key: bytes, way: Way, peer: Peer | None, *said: str) -> tuple[Dealer, bool]:
+        """What came of it, and whether we have called ourselves. `said`: beside our capabilities."""
         async with self._slots:
-            knock = _Knock(self._links, peer)
+            knock = _Knock(self._links, peer, said)
             dealer = Dealer(knock, peer_id(public_key), public_key, False, [way])
             self._calling[dealer] = False
             try:
@@ -54,17 +66,18 @@ class Knocks:
                 self._links.settle(peer, dealer)
                 dealer.close()
                 is_ours = self._calling.pop(dealer)
-            return bool(dealer.proven) and not is_ours
+            return dealer, is_ours
 
 
 class _Knock:
     """Implements DealerOwner for one call; `over`: it was answered, or cannot be."""
 
-    def __init__(self, links: Links, peer: Peer | None) -> None:
-        """`peer` None: whoever answers has our own key."""
+    def __init__(self, links: Links, peer: Peer | None, said: Sequence[str]) -> None:
+        """`peer` None: whoever answers has our own key, or is to say nothing."""
         self._hear = links.received if peer is not None else None
         self.context, self.names, self.resolver = links.context, links.names, links.resolver
-        self.identity, self.handshake = links.identity, links.handshake
+        own = links.handshake
+        self.identity, self.handshake = links.identity, replace(own, capabilities=(*own.capabilities, *said))
         self.may_dial = links.may_dial
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import PeerUnavailable
@@ -62,9 +62,16 @@ class MemoryTransport:
         contact = self._contacts.get(peer)
         return Sighting(contact.addresses) if contact is not None and peer in self._reached else Sighting()
 
-    async def reach(self, peer: bytes, anew: bool = False) -> None:
+    async def reach(self, peer: bytes, address: str, anew: bool = False) -> bool:
         if peer in self._hub.transports:
             self._reached.add(peer)
+        return True
+
+    async def visit(self, contact: Contact, teacher: bytes) -> None:
+        """Everybody is reached here."""
+
+    def linked(self) -> Iterator[bytes]:
+        return iter(())
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
         """Of one name there is one here."""

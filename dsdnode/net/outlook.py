@@ -31,7 +31,8 @@ from dsdnode.net.port import ATTEMPT_TIMEOUT_S, LOOK, OBSERVE, SEEN
 MAX_LOOKS = 3
 """Peers that are called, each of another network."""
 LOOK_AGAIN_S = 600.0
-"""At a peer that has seen nothing; and, where ports are not the same for all, at any."""
+"""At a peer that has seen nothing; and, where ports are not the same for all, at any. So long an address where nobody
+reaches us is not told, either."""
 LOST_S = 30.0
 """Before a peer that has closed such a call, or two that do not agree with each other, are called again."""
 MAX_LEFT_ALONE = 256
@@ -131,6 +132,8 @@ class Outlook:
         """Kept, by the network of who was called."""
         self._strangers: LRUCache[str, None] = LRUCache(MAX_STRANGERS)
         """Networks of hosts that have called us though we had not called them."""
+        self._shut: asyncio.TimerHandle | None = None
+        """While nobody reaches us where we are seen."""
         self._looking: asyncio.Task[None] | None = None
         self._rests_until_s = float("-inf")
         self._resting: LRUCache[bytes, float] = LRUCache(MAX_LEFT_ALONE)
@@ -153,6 +156,27 @@ class Outlook:
         self._resting.clear()
         self._strangers.clear()
         self.nat = Nat()
+        self._open()
+
+    @property
+    def address(self) -> str:
+        """Where others may reach us, as we look from there ("": nowhere that we know of)."""
+        return "" if self._shut is not None else self.nat.address
+
+    def shut(self) -> None:
+        """Nobody reaches us there: for a while it does not take the place of another address."""
+        if self._shut is None:
+            self._shut = self._loop.call_later(LOOK_AGAIN_S, self._reopen)
+            self._changed()
+
+    def _open(self) -> None:
+        if self._shut is not None:
+            self._shut.cancel()
+        self._shut = None
+
+    def _reopen(self) -> None:
+        self._open()
+        self._changed()
 
     @property
     def is_translated(self) -> bool:
@@ -172,6 +196,7 @@ class Outlook:
             self._strangers[where] = None
 
     async def close(self) -> None:
+        self._open()
         self._stop()
         if self._looking is not None:
             await asyncio.gather(self._looking, return_exceptions=True)
@@ -261,6 +286,7 @@ class Outlook:
         if nat != self.nat:
             log.info("how ports of this machine look from outside", kind=nat.kind.value, address=nat.address)
             self.nat = nat
+            self._open()
             self._changed()
 
     def _stop(self) -> None:

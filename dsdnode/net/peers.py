@@ -172,6 +172,9 @@ class PeerBook:
         self._peers.move_to_end(name)
         return known
 
+    def linked(self) -> Iterator[bytes]:
+        return (peer.id for peer in list(self._peers.values()) if any(link.ready for link in peer.links()))
+
     def _forget(self) -> None:
         if len(self._peers) > MAX_PEERS:
             oldest = next((peer for peer in self._peers.values() if not any(peer.links())), None)

@@ -6,7 +6,7 @@ at all. It never blocks the sender: a full queue drops the message and raises Ov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
@@ -113,9 +113,17 @@ class Transport(Protocol):
 
     def sighting(self, peer: bytes) -> Sighting: ...
 
-    async def reach(self, peer: bytes, anew: bool = False) -> None:
-        """Call a peer at each address that it claims and `sighting` does not name yet; takes seconds at most. `anew`:
-        also where it has answered, unless a connection of ours leads there now."""
+    async def reach(self, peer: bytes, address: str, anew: bool = False) -> bool:
+        """Call a peer at an address that it is said to have, if `sighting` does not name it yet; takes seconds at most.
+        `anew`: also where it has answered, unless a connection of ours leads there now. Was it called? Not if too many
+        such calls led nowhere."""
+
+    async def visit(self, contact: Contact, teacher: bytes) -> None:
+        """Call a peer where another one says that it is, so that it sees us come; it is no link, and nothing more is
+        said. Takes seconds at most."""
+
+    def linked(self) -> Iterator[bytes]:
+        """Peers that there are links to."""
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
         """Call addresses where we are said to be, each with its teacher: if our key answers there, and not ourselves,
@@ -177,7 +185,7 @@ class Transport(Protocol):
     @property
     def seen(self) -> str:
         """Where others see the port that we listen on, if that is none of our own addresses, nor one that the router
-        has given us; "": nowhere else."""
+        has given us; "": nowhere else, or nobody reaches us there."""
 
     @property
     def why_no_port(self) -> str:

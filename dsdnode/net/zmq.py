@@ -7,8 +7,9 @@ serve both ways. Settings and their reasons: sockets.py. Who may connect: zap.py
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -123,8 +124,8 @@ class ZmqTransport:
         try:
             self._zap = ZapServer(self._context, self._gate)
             self._router = Router(self, self._context, names, identity, listen, circuits)
-            addresses = advertised(listen, advertise, self._router.port)
             check_advertised(advertise)
+            addresses = advertised(listen, advertise, self._router.port)
         except BadInput:
             self._stop_listening()
             self._context.term()
@@ -210,10 +211,17 @@ class ZmqTransport:
         known = self._links.book.get(peer)
         return known.sighting() if known is not None else Sighting(near=Nearness.WORLD)
 
-    async def reach(self, peer: bytes, anew: bool = False) -> None:
+    async def reach(self, peer: bytes, address: str, anew: bool = False) -> bool:
         known = self._links.book.get(peer)
-        if known is not None and not self._closed:
-            await self._knocks.reach(known, anew)
+        return known is not None and not self._closed and await self._knocks.reach(known, address, anew)
+
+    async def visit(self, contact: Contact, teacher: bytes) -> None:
+        named_by = self._as_teacher(teacher)
+        for address in filter(partial(may_name, named_by.near), () if self._closed else contact.addresses):
+            await self._knocks.visit(contact.public_key, Way(address, named_by.near, named_by))
+
+    def linked(self) -> Iterator[bytes]:
+        return self._links.book.linked()
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
         ways = []
@@ -343,7 +351,7 @@ class ZmqTransport:
 
     @property
     def seen(self) -> str:
-        address = self.outlook.nat.address if self.outlook is not None else ""
+        address = self.outlook.address if self.outlook is not None else ""
         is_other = address and self._house is not None and address != self._house.address
         return address if is_other and not leads_here(parse_address(address)[0]) else ""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dsdnode.addresses import machine_of, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
@@ -94,17 +94,24 @@ class SimTransport:
     def sighting(self, peer: bytes) -> Sighting:
         return self._reached.get(peer, Sighting())
 
-    async def reach(self, peer: bytes, anew: bool = False) -> None:
+    async def reach(self, peer: bytes, address: str, anew: bool = False) -> bool:
         """At once: the ping that follows takes the time of a call. In vain it takes that itself."""
         host = self._network.hosts.get(peer)
         if host is None or self._network.is_cut(self.id, peer):
-            return
+            return True
         if host.dialable:
             self._reached[peer] = _seen(host)
         elif self._has_address(peer):
             self.num_in_vain += 1
             await asyncio.sleep(ATTEMPT_TIMEOUT_S)
             self._reached.pop(peer, None)
+        return True
+
+    async def visit(self, contact: Contact, teacher: bytes) -> None:
+        """Everybody is reached here."""
+
+    def linked(self) -> Iterator[bytes]:
+        return iter(())
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
         """Every host of a simulation has a key of its own."""

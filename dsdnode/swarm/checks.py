@@ -22,6 +22,7 @@ from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
 from dsdnode.swarm.relaying import Relaying, own_networks
+from dsdnode.swarm.visits import Visits
 from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
 from dsdnode.wire.records import ProviderRecord
 
@@ -68,6 +69,7 @@ class Checks:
         self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
         """Who have asked us: where nobody else can be dialled they can be asked all the same."""
         self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
+        self._visits = Visits(rpc, tasks, rng)
         rpc.on_request(FindMe, self._on_find_me)
 
     @property
@@ -179,11 +181,16 @@ class Checks:
         told, verdict = self.contact, self.reach.verdict
         near = (None, *own_networks(self._own_direct))
         far = network(self._rpc.transport.source_of(peer)) not in near
-        self.reach.heard(_now(), voice, own, answer.reached, answer.tried, far)
+        called = [one for one in own if may_name(self._rpc.transport.sighting(peer).near, one)]
+        is_left = not {*answer.tried, *answer.reached}.issuperset(called)
+        self.reach.heard(_now(), voice, own, answer.reached, answer.tried, far, is_left)
         if self.reach.verdict is not verdict:
             self._say(own)
         if self.contact != told:
             self._changed()
+        outlook = self._rpc.transport.outlook
+        if outlook is not None and self.reach.is_unreached(self._rpc.transport.seen):
+            outlook.shut()
 
     def _say(self, own: Sequence[str]) -> None:
         if self.reach.verdict is Verdict.UNREACHED:
@@ -202,10 +209,10 @@ class Checks:
         if not is_dialable(contact):
             raise PeerMisbehaved("an address that is none")
         self._rpc.transport.introduce(contact, teacher=peer)
-        await self._homes.called(contact, CALLED_S, anew=True)
+        tried = await self._homes.tried(contact, CALLED_S)
         sighting = self._rpc.transport.sighting(peer)
-        reached = tuple(one for one in contact.addresses if one in sighting.reached)
-        tried = tuple(one for one in contact.addresses if may_name(sighting.near, one))
+        reached = tuple(one for one in tried if one in sighting.reached)
+        self._visits.ask_for(_now(), peer, reached)
         return Reached(self._rpc.transport.source_of(peer), reached, tried), ()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 
@@ -21,23 +21,35 @@ from dsdnode.wire.messages import MAX_ADDRESSES, Contact
 from dsdnode.wire.records import ProviderRecord
 
 MAX_VERIFYING = 64
+"""Peers that are called at once, each at so many of the addresses that it claims:"""
+MAX_CALLED = 2 * MAX_ADDRESSES
 MAX_CLAIMED = 4096
 VERIFY_AGAIN_S, MOST_AGAIN_S = 30.0, 960.0
 CONFIRM_S = 1800.0
 """An address that did not answer may do so later, and is called after twice as long each time, unless its peer asks for
 it; and a peer may claim another at any time."""
+SETTLED_S = 1.0
+"""After one address has answered, for others that do: by way of a relay a call takes 0.6 s from home to home. A silent
+one takes as long as we have patience."""
 ANNOUNCED_S = 2.0
 """So long an announcement waits for its address to be called: it is to be found as soon as it is held. Its sender waits
 for 3 s."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
-    """Which addresses a peer claimed when they were called last, when, and how long they need not be called again."""
+class _Called:
+    """When an address that a peer claims was called last, and how long it need not be called again."""
 
-    addresses: frozenset[str]
-    called_s: float
+    at_s: float
     pause_s: float = VERIFY_AGAIN_S / 2
+
+
+@dataclass(slots=True)
+class _Calls:
+    """Of one peer: the addresses that are being called, and what is set when one of these calls has ended."""
+
+    under_way: dict[str, None] = field(default_factory=dict)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Homes:
@@ -47,9 +59,10 @@ class Homes:
         self._transport = transport
         self._tasks = tasks
         self._answered = answered
-        self._calling: dict[bytes, asyncio.Event] = {}
-        """Peers that are being called, and what is set when that is over."""
-        self._claimed: LRUCache[bytes, _Claim] = LRUCache(MAX_CLAIMED)
+        self._calling: dict[bytes, _Calls] = {}
+        self._claimed: LRUCache[tuple[bytes, str], _Called] = LRUCache(MAX_CLAIMED)
+        self._silent: LRUCache[tuple[bytes, str], float] = LRUCache(MAX_CLAIMED)
+        """When such a call was over, and had been in vain."""
         self._proven: LRUCache[tuple[bytes, str], None] = LRUCache(MAX_ADDRESSES * MAX_TOTAL)
         """Peers and their addresses that answered once: one that is gone for a while still has its records."""
 
@@ -67,18 +80,22 @@ class Homes:
         return there or answering[:MAX_ADDRESSES]
 
     def call_soon(self, contact: Contact, anew: bool = False) -> None:
-        """Have all that a peer claims called, unless that was done just now. `anew`: it has answered at others, or may
-        not answer any more; so all are called where no connection leads."""
-        peer, claimed = node_id(contact), frozenset(contact.addresses)
-        if peer in self._calling or len(self._calling) >= MAX_VERIFYING or not (anew or is_dialable(contact)):
+        """Have the peer called where it claims to be and has not answered, unless that was done just now. `anew`: it
+        has answered at others, or may not answer any more; so it is called wherever no connection leads."""
+        peer = node_id(contact)
+        if (peer not in self._calling and len(self._calling) >= MAX_VERIFYING) or not (anew or is_dialable(contact)):
             return
-        claim = self._claimed.get(peer)
-        if claim is None or not claimed <= claim.addresses:
-            claim = _Claim(claimed, float("-inf"))
-        if _now() >= claim.called_s + (VERIFY_AGAIN_S if anew else claim.pause_s):
-            self._calling[peer] = asyncio.Event()
-            self._claimed[peer] = _Claim(claimed, _now(), min(2 * claim.pause_s, MOST_AGAIN_S))
-            self._tasks.spawn(self._call(contact, anew))
+        answering = self._transport.sighting(peer).reached
+        for address in dict.fromkeys((*contact.addresses, *answering)) if anew else contact.addresses:
+            calls = self._calling.get(peer) or _Calls()
+            last = self._claimed.get((peer, address)) or _Called(float("-inf"))
+            is_due = _now() >= last.at_s + (VERIFY_AGAIN_S if anew else last.pause_s)
+            is_new = address not in calls.under_way and (anew or address not in answering)
+            if is_due and is_new and len(calls.under_way) < MAX_CALLED:
+                self._calling[peer] = calls
+                calls.under_way[address] = None
+                self._claimed[peer, address] = _Called(_now(), min(2 * last.pause_s, MOST_AGAIN_S))
+                self._tasks.spawn(self._call(contact, address, anew, calls))
 
     def heard(self, contact: Contact, reached: Collection[str]) -> None:
         """A peer has spoken, and has answered at `reached`: what it claims besides is called soon; the rest now and
@@ -86,27 +103,47 @@ class Homes:
         answering, claimed = frozenset(reached), frozenset(contact.addresses)
         if answering != claimed:
             self.call_soon(contact, anew=not answering <= claimed)
-        elif (
-            claimed
-            and _now() >= self._claimed.setdefault(node_id(contact), _Claim(claimed, _now())).called_s + CONFIRM_S
-        ):
+        elif any(_now() >= self._last(contact, address).at_s + CONFIRM_S for address in contact.addresses):
             self.call_soon(contact, anew=True)
+
+    def _last(self, contact: Contact, address: str) -> _Called:
+        return self._claimed.setdefault((node_id(contact), address), _Called(_now()))
 
     async def announced(self, peer: bytes, records: Collection[ProviderRecord]) -> None:
         """It has announced these: call it where they say, and return when that is done or takes too long."""
         for contact in [record.contact for record in records if not record.withdrawn]:
             await self.called(contact, ANNOUNCED_S)
 
-    async def called(self, contact: Contact, patience_s: float, anew: bool = False) -> None:
-        """Return when all that a peer claims has been called, or after `patience_s`. `anew`: what has answered, too."""
+    async def called(self, contact: Contact, patience_s: float) -> None:
+        """Return when all that a peer claims has been called, or after `patience_s`."""
+        until_s = _now() + patience_s
+        if not all(self._is_home(node_id(contact), address) for address in contact.addresses):
+            self.call_soon(contact)
+            while await self._ended(contact, until_s):
+                """There may be more."""
+
+    async def tried(self, contact: Contact, patience_s: float) -> tuple[str, ...]:
+        """Call a peer anew wherever it claims to be: where has it been called of late, whether it has answered there or
+        not? Return when all that is over, or after `patience_s`; but soon after it has answered somewhere."""
         peer, until_s = node_id(contact), _now() + patience_s
-        for _ in range(2):  # what is under way already may be calls of what it claimed before
-            if not anew and all(self._is_home(peer, address) for address in contact.addresses):
-                return
-            self.call_soon(contact, anew)
-            over = self._calling.get(peer)
-            if over is not None:
-                await wait_until(over, until_s)
+        self.call_soon(contact, anew=True)
+        is_going_on = True
+        while is_going_on:
+            if any(self._answers_now(peer, address) for address in contact.addresses):
+                until_s = min(until_s, _now() + SETTLED_S)
+            is_going_on = await self._ended(contact, until_s)
+        since_s = _now() - VERIFY_AGAIN_S
+        silent = [one for one in contact.addresses if self._silent.get((peer, one), float("-inf")) >= since_s]
+        return tuple(one for one in contact.addresses if one in silent or self._answers_now(peer, one))
+
+    async def _ended(self, contact: Contact, until_s: float) -> bool:
+        """Wait for the end of a call of what a peer claims. False: there is none any more, or it is too late."""
+        calls = self._calling.get(node_id(contact))
+        if calls is None or calls.under_way.keys().isdisjoint(contact.addresses) or _now() >= until_s:
+            return False
+        calls.news.clear()
+        await wait_until(calls.news, until_s)
+        return True
 
     def may_show(self, record: ProviderRecord, asker: bytes) -> bool:
         """Does it lead the asker to nobody but its provider? (A tombstone leads nowhere.)"""
@@ -115,21 +152,32 @@ class Homes:
             self._is_home(record.peer_id, address) or not may_name(near, address) for address in record.addresses
         )
 
+    def _answers(self, peer: bytes, address: str) -> bool:
+        return address in self._transport.sighting(peer).reached
+
+    def _answers_now(self, peer: bytes, address: str) -> bool:
+        """What is being called anew may have answered for the last time."""
+        return self._answers(peer, address) and address not in (self._calling.get(peer) or _Calls()).under_way
+
     def _is_home(self, peer: bytes, address: str) -> bool:
         home = (peer, address)
-        if peer == node_id(self._transport.contact) or address in self._transport.sighting(peer).reached:
+        if peer == node_id(self._transport.contact) or self._answers(peer, address):
             self._proven[home] = None
         return home in self._proven
 
-    async def _call(self, contact: Contact, anew: bool) -> None:
+    async def _call(self, contact: Contact, address: str, anew: bool, calls: _Calls) -> None:
         peer = node_id(contact)
         try:
-            await self._transport.reach(peer, anew)
-            for address in contact.addresses:
-                self._is_home(peer, address)
+            was_called = await self._transport.reach(peer, address, anew)
+            self._is_home(peer, address)
+            if was_called and not self._answers(peer, address):
+                self._silent[peer, address] = _now()
         finally:
-            self._calling.pop(peer).set()
-        if self._transport.sighting(peer).reached:
+            del calls.under_way[address]
+            if not calls.under_way:
+                del self._calling[peer]
+            calls.news.set()
+        if self._answers(peer, address):
             await self._answered(contact)
 
 

@@ -21,6 +21,8 @@ ASK_AGAIN_S = 10.0
 """While there are not enough voices."""
 UNREACHED_S = 600.0
 REACHED_S = 1800.0
+MAX_HASTY = 3
+"""Times that others are asked again soon because some were not through with calling us."""
 
 
 class Verdict(Enum):
@@ -57,9 +59,14 @@ class Reach:
         """Of those far away: at which of our addresses each reaches us; whoever has said so last is last."""
         self._discounted: frozenset[str] = frozenset()
         self._due_s = now + FIRST_S
+        self._is_left = False
+        """Was some address still being called when they answered?"""
+        self._num_hasty = 0
+        """Times in succession that they have been asked for that."""
 
     def moved(self, now: float, given: Collection[str] = ()) -> None:
         """What was said is of another place, but of the addresses that relays have `given`: these are in theirs."""
+        self._is_left = False
         self._forget_all_but(given)
         self._far.clear()
         self._due_s = now + FIRST_S
@@ -84,6 +91,8 @@ class Reach:
     def asking(self, now: float) -> None:
         """They are being asked."""
         self._due_s = now + ASK_AGAIN_S
+        self._num_hasty = self._num_hasty + 1 if self._is_left else 0
+        self._is_left = False
 
     def heard(
         self,
@@ -93,9 +102,10 @@ class Reach:
         reached: Collection[str],
         tried: Collection[str],
         far: bool = False,
+        is_left: bool = False,
     ) -> None:
         """`voice`: whose word it is (a network's, which is `far` away, or a peer's nearby); of `addresses`, ours, it
-        called `tried`."""
+        called `tried`, and is not through with all that it calls if `is_left`."""
         if far:
             self._far.pop(voice, None)
             self._far[voice] = frozenset(one for one in addresses if one in reached)
@@ -105,8 +115,11 @@ class Reach:
             if address in tried or address in reached:
                 self._voices.setdefault(address, _Voices()).add(voice, address in reached)
         self._forget_all_but(addresses)
+        self._is_left |= is_left
         if len({*self._far, *(one for voices in self._voices.values() for one in voices.said)}) >= ENOUGH:
-            self._due_s = now + (REACHED_S if self.verdict is Verdict.REACHED else UNREACHED_S)
+            is_well = self.verdict is Verdict.REACHED and not self.is_cut_off
+            is_hasty = self._is_left and self._num_hasty < MAX_HASTY
+            self._due_s = now + (ASK_AGAIN_S if is_hasty else REACHED_S if is_well else UNREACHED_S)
 
     def told(self, addresses: Sequence[str]) -> tuple[str, ...]:
         """Those of our addresses that are worth telling: who looks for us calls them all. Without a word of others the

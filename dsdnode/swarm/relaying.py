@@ -6,6 +6,7 @@ an address is one like all others: peers call it, and say whether it was answere
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -149,7 +150,9 @@ class Relaying:
 
     async def _call(self, now: float, peer: bytes) -> None:
         try:
-            await self._rpc.transport.reach(peer)
+            known = self._rpc.transport.contact_of(peer)
+            where = known.addresses if known is not None else ()
+            await asyncio.gather(*(self._rpc.transport.reach(peer, address) for address in where))
         finally:
             self._asking = False
         if not self._rpc.transport.sighting(peer).reached:

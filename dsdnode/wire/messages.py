@@ -162,6 +162,14 @@ class RelayAt(Message, frozen=True, tag=19):
     port: Annotated[int, Meta(ge=1, le=65535)]
 
 
+class Visit(Message, frozen=True, tag=40):
+    """Somebody answers me there, perhaps because it has called me: call it once (LOOK), so that it knows whether its
+    router lets in anybody."""
+
+    public_key: Bytes32
+    address: Address
+
+
 # --- a reply in the pipeline --------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ what makes sense. Nothing but words of errors.py may come of it, and when they h
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -104,7 +104,14 @@ class HostileTransport:
         known = self._known.get(peer)
         return Sighting() if known is None or peer not in self._game.people else Sighting(known.addresses)
 
-    async def reach(self, peer: bytes, anew: bool = False) -> None: ...
+    async def reach(self, peer: bytes, address: str, anew: bool = False) -> bool:
+        return True
+
+    async def visit(self, contact: Contact, teacher: bytes) -> None:
+        assert teacher in self._game.people
+
+    def linked(self) -> Iterator[bytes]:
+        return iter(self._game.people)
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None: ...
 

@@ -98,5 +98,5 @@ async def test_calls_in_vain_leave_nothing(start: Start) -> None:
         alice.transport.introduce(Contact(somebody.public_key, (f"tcp://127.0.0.1:{port}",)))
         with pytest.raises(DsdError):
             await alice.ping(somebody.peer_id, timeout_s=10)
-        await alice.transport.reach(somebody.peer_id)
+        await alice.transport.reach(somebody.peer_id, f"tcp://127.0.0.1:{port}")
     await back_to(num)

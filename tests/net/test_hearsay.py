@@ -76,10 +76,10 @@ async def test_nor_by_saying_that_it_is_there_itself(start: Start) -> None:
         await mallory.ping(ALICE.peer_id, timeout_s=5)
         known = inside(alice)._links.book.get(MALLORY.peer_id)
         known.as_teacher = Teacher(Nearness.WORLD, "9.9.9.0/24")
-        await alice.transport.reach(MALLORY.peer_id)
+        await alice.transport.reach(MALLORY.peer_id, address)
         assert calls == []
         known.as_teacher = Teacher(Nearness.HERE, "mallory")
-        await alice.transport.reach(MALLORY.peer_id)
+        await alice.transport.reach(MALLORY.peer_id, address)
         assert calls != [], "as neighbours may"
 
 
@@ -190,7 +190,8 @@ async def test_of_what_a_caller_claims_only_what_answers_is_reached(start: Start
         await bob.ping(ALICE.peer_id, timeout_s=5)
         assert alice.transport.contact_of(BOB.peer_id) == Contact(BOB.public_key, claims)
         assert alice.transport.sighting(BOB.peer_id).reached == ()
-        await alice.transport.reach(BOB.peer_id)
+        for claim in claims:
+            await alice.transport.reach(BOB.peer_id, claim)
         assert alice.transport.sighting(BOB.peer_id).reached == (own,)
 
 
@@ -201,7 +202,7 @@ async def test_a_call_to_see_who_answers_disturbs_nobody(start: Start) -> None:
     lost: list[bytes] = []
     for rpc in (alice, bob):
         rpc.transport.on_peer_lost(lambda peer, why: lost.append(peer))
-    await alice.transport.reach(BOB.peer_id)
+    assert await alice.transport.reach(BOB.peer_id, bob.transport.contact.addresses[0])
     assert alice.transport.sighting(BOB.peer_id).reached == bob.transport.contact.addresses
     await alice.ping(BOB.peer_id, timeout_s=5)
     await bob.ping(ALICE.peer_id, timeout_s=5)

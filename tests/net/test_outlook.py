@@ -189,6 +189,23 @@ async def test_her_port_is_open_when_somebody_has_come_whom_she_has_not_called(a
     assert not is_open(outlook)
 
 
+async def test_where_nobody_reaches_her_she_tells_nobody_for_a_while(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsdnode.net.zmq.leads_here", lambda host: False)
+    await alice.looks("bob", "carol")
+    alice.outlook.shut()
+    assert alice.transport.seen == "" and alice.address not in alice.transport.contact.addresses
+    assert alice.outlook.nat.address == alice.address, "as before"
+    monkeypatch.setattr(outlooks, "LOOK_AGAIN_S", 0.0)
+    alice.outlook.moved()
+    await alice.looks("bob", "carol")
+    assert alice.address in alice.transport.contact.addresses, "another network"
+    alice.outlook.shut()
+    assert alice.address not in alice.transport.contact.addresses
+    await until(lambda: alice.address in alice.transport.contact.addresses)
+
+
 def test_what_is_no_address_of_the_world_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert seen_in(("f32", "seen tcp://11.1.1.1:29170", "seen tcp://11.1.1.1:5")) == "tcp://11.1.1.1:29170"

@@ -100,7 +100,7 @@ async def test_alice_is_told_that_a_call_has_come_by_way_of_a_relay(alice: Rpc, 
     assert alice.transport.sighting(BOB.peer_id).relayed == (given,) and not bob.transport.is_called
     here = f"tcp://127.0.0.1:{port}"
     alice.transport.introduce(Contact(BOB.public_key, (here,)))
-    await alice.transport.reach(BOB.peer_id)
+    await alice.transport.reach(BOB.peer_id, here)
     sighting = alice.transport.sighting(BOB.peer_id)
     assert set(sighting.reached) == {given, here} and sighting.relayed == (given,)
     assert bob.transport.given == (given,) and bob.transport.relay_bytes_per_s > 0

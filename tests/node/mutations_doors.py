@@ -66,7 +66,7 @@ DOORS: Final = {
         "dsdnode.node.shard.neighbours:Neighbours._look_around", " and now >= self._looked_s + LOOK_AGAIN_S", ""
     ),
     "twin-told": Mutation("dsdnode.net.zmq:ZmqTransport.greeted", "if not self._knocks.is_ours(hello):", "if False:"),
-    "twin-ourselves": Mutation("dsdnode.net.knock:Knocks._call", " and not is_ours", ""),
+    "twin-ourselves": Mutation("dsdnode.net.knock:Knocks.is_twin", " and not is_ours", ""),
     "twin-named": Mutation(
         "dsdnode.swarm.discovery:Discovery._closest", " or not here.issuperset(contact.addresses)", ""
     ),

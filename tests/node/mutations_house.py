@@ -7,6 +7,7 @@ from typing import Final
 from tests.node.mutation import Mutation
 
 MAPPING: Final = "dsdnode.net.mapping:"
+VISITS: Final = "dsdnode.swarm.visits:"
 BEACON: Final = "dsdnode.net.beacon:Neighbours."
 HOUSE: Final = {
     "router-address": Mutation(MAPPING + "_what_is_wrong", "nearness(host) is not Nearness.WORLD", "False"),
@@ -26,6 +27,16 @@ HOUSE: Final = {
     "look-heard": Mutation("dsdnode.net.outlook:View.received", "self.close()", "return"),
     "seen-agreed": Mutation("dsdnode.net.nat:judged", "said.total() < 2", "not said"),
     "seen-world": Mutation("dsdnode.net.outlook:seen_in", " and may_name(Nearness.WORLD, said)", ""),
+    "visit-home": Mutation(VISITS + "Visits.ask_for", " and parse_address(one)[0] == source", ""),
+    "visit-address": Mutation(VISITS + "Visits._on_visit", "if not _may_visit(message.address)", "if False"),
+    "visit-asked": Mutation(VISITS + "Visits.ask_for", " and self._asked.allow(now, source)", ""),
+    "visit-most": Mutation(VISITS + "_Limit.allow", "self._of_one.spend(network_of(host), now) and ", ""),
+    "visit-all": Mutation(VISITS + "_Limit.allow", ' and self._of_all.spend("", now)', ""),
+    "visit-account": Mutation("dsdnode.net.zmq:ZmqTransport.visit", "named_by.near, named_by)", "named_by.near)"),
+    "visit-near": Mutation("dsdnode.net.zmq:ZmqTransport.visit", "partial(may_name, named_by.near)", "None"),
+    "visit-link": Mutation("dsdnode.net.knock:Knocks.visit", ", LOOK", ""),
+    "calls-of-one": Mutation("dsdnode.swarm.homes:Homes.call_soon", " and len(calls.under_way) < MAX_CALLED", ""),
+    "hasty-most": Mutation("dsdnode.swarm.reach:Reach.heard", " and self._num_hasty < MAX_HASTY", ""),
     "open-called": Mutation("dsdnode.net.outlook:Outlook.called_by", " and host not in self._links.called", ""),
     "open-next-door": Mutation("dsdnode.net.outlook:Outlook.is_open", "one != own", "True"),
 }

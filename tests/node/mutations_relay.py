@@ -75,6 +75,8 @@ RELAY: Final = {
     "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),
     "relaying-most": Mutation(RELAYING + "_be_reached", " and len(self._chosen) < MAX_RELAYS", ""),
     "relaying-pause": Mutation(RELAYING + "_rest", "min(2 * pause_s, MOST_PAUSE_S)", "pause_s"),
-    "relaying-said": Mutation(RELAYING + "_is_well", "return self._reach.is_open or ", "return self._reach.is_open and "),
+    "relaying-said": Mutation(
+        RELAYING + "_is_well", "return self._reach.is_open or ", "return self._reach.is_open and "
+    ),
     "relaying-back": Mutation(RELAYING + "_be_reached", "or unreached or is_well:", "or unreached:"),
 }

@@ -85,7 +85,7 @@ async def test_it_names_others_where_they_have_answered_her(alice: Node) -> None
     alice._transport.introduce(bob)
     alice.discovery.seen(bob)
     assert len((await alice.inviting()).joins) == 1, "she has not called him yet"
-    await alice._transport.reach(Identity(b"bob".ljust(32)).peer_id)
+    await alice._transport.reach(Identity(b"bob".ljust(32)).peer_id, bob.addresses[0])
     hear(alice, (PUBLIC,))
     assert [parse_join(join) for join in (await alice.inviting()).joins] == [
         Contact(alice._transport.contact.public_key, (PUBLIC,)),

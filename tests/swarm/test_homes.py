@@ -16,7 +16,7 @@ from dsdnode.identity import Identity
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET
 from dsdnode.net.port import Sighting
 from dsdnode.swarm.catalogue import describe_models, describe_peers
-from dsdnode.swarm.homes import Homes
+from dsdnode.swarm.homes import MAX_CALLED, Homes
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.queries import Tasks
 from dsdnode.wire.messages import Announce, Contact
@@ -152,35 +152,78 @@ async def test_who_looks_at_all_models_calls_nobody_beyond_the_budget(begin: Beg
         assert 0 < victim.num_calls <= NUM_NAMES * PER_TEACHER_AND_TARGET
 
 
-async def test_who_claims_one_address_more_while_the_others_are_called_has_that_one_called_too() -> None:
-    """Bob asks where he is reached while what he announced before is still being called."""
-    old, new = "tcp://192.0.2.1:29170", "tcp://192.0.2.2:29170"
-    contact, both = (Contact(mallory(1).public_key, one) for one in ((old,), (old, new)))
-    going_on, claimed, reached = asyncio.Event(), list[Contact](), list[str]()
+class Slow:
+    """A transport of somebody who calls carol: at SILENT's host that takes a while, and is in vain."""
 
-    class Slow:
-        """A transport whose first calls take their time."""
+    contact = Contact(mallory(2).public_key, ())
 
-        contact = Contact(mallory(2).public_key, ())
+    def __init__(self) -> None:
+        self.called, self.reached = list[str](), list[str]()
+        self.going_on = asyncio.Event()
+        self.is_allowed = True
 
-        def sighting(self, peer: bytes) -> Sighting:
-            return Sighting(tuple(reached))
+    def sighting(self, peer: bytes) -> Sighting:
+        return Sighting(tuple(self.reached))
 
-        async def reach(self, peer: bytes, anew: bool = False) -> None:
-            called = claimed[-1].addresses
-            await going_on.wait()
-            reached.extend(one for one in called if one == new)
+    async def reach(self, peer: bytes, address: str, anew: bool = False) -> bool:
+        self.called.append(address)
+        if address.startswith("tcp://192.0.2.1:"):
+            await self.going_on.wait()
+        else:
+            self.reached.append(address)
+        return self.is_allowed
 
-    async def answered(contact: Contact) -> None:
-        """Nobody listens."""
 
-    homes = Homes(cast(Any, Slow()), Tasks(), answered)
-    claimed.append(contact)
-    homes.call_soon(contact)
+CAROL = mallory(1).public_key
+SILENT, OPEN = "tcp://192.0.2.1:29170", "tcp://192.0.2.2:29170"
+
+
+async def nothing(contact: Contact) -> None:
+    """Nobody listens."""
+
+
+def homes_of(transport: Slow) -> Homes:
+    return Homes(cast(Any, transport), Tasks(), nothing)
+
+
+async def test_who_claims_one_address_more_while_the_others_are_called_has_that_one_called_at_once() -> None:
+    """Carol asks where she is reached while what she announced before is still being called."""
+    bob = Slow()
+    homes = homes_of(bob)
+    homes.call_soon(Contact(CAROL, (SILENT,)))
     await asyncio.sleep(0)
-    claimed.append(both)
-    asked = asyncio.create_task(homes.called(both, 5.0))
+    await asyncio.wait_for(homes.called(Contact(CAROL, (OPEN,)), 60.0), 5)
+    assert bob.called == [SILENT, OPEN] and homes.busy
+    bob.going_on.set()
+    await homes.called(Contact(CAROL, (SILENT, OPEN)), 60.0)
+    assert not homes.busy
+
+
+async def test_who_is_reached_somewhere_does_not_wait_for_silence_and_hears_of_it_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dsdnode.swarm.homes.SETTLED_S", 0.01)
+    bob, carol = Slow(), Contact(CAROL, (SILENT, OPEN))
+    homes = homes_of(bob)
+    assert await asyncio.wait_for(homes.tried(carol, 60.0), 5) == (OPEN,), "the other is still being called"
+    bob.going_on.set()
+    await homes.called(carol, 60.0)
+    assert await homes.tried(carol, 60.0) == (SILENT, OPEN) and bob.called == [SILENT, OPEN], "just now"
+
+
+async def test_what_could_not_be_called_was_not_tried() -> None:
+    """She has used up what bob calls on her word."""
+    bob, carol = Slow(), Contact(CAROL, (SILENT,))
+    bob.is_allowed = False
+    bob.going_on.set()
+    assert await homes_of(bob).tried(carol, 60.0) == ()
+
+
+async def test_one_peer_has_so_many_addresses_called_at_once() -> None:
+    bob = Slow()
+    homes = homes_of(bob)
+    for number in range(MAX_CALLED + 1):
+        homes.call_soon(Contact(CAROL, (f"tcp://192.0.2.1:{3000 + number}",)))
     await asyncio.sleep(0)
-    going_on.set()
-    await asked
-    assert reached == [new]
+    assert len(bob.called) == MAX_CALLED
+    bob.going_on.set()

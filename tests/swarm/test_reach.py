@@ -7,7 +7,7 @@ import pytest
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.net.port import REACH
 from dsdnode.net.rpc import Response
-from dsdnode.swarm.reach import ASK_AGAIN_S, FIRST_S, MAX_VOICES, REACHED_S, UNREACHED_S, Reach, Verdict
+from dsdnode.swarm.reach import ASK_AGAIN_S, FIRST_S, MAX_HASTY, MAX_VOICES, REACHED_S, UNREACHED_S, Reach, Verdict
 from dsdnode.wire.messages import FindMe, Reached
 from tests.swarm.test_joining import Begin, begin, elsewhere, until
 
@@ -127,6 +127,29 @@ def test_when_they_are_asked(reached: tuple[str, ...], again_s: float) -> None:
     assert not reach.due(21.0 + again_s - 1) and reach.due(21.0 + again_s)
     reach.moved(30.0)
     assert reach.due(30.0 + FIRST_S) and reach.verdict is Verdict.UNKNOWN
+
+
+def is_due(reach: Reach, now: float) -> bool:
+    reach.asking(now)
+    for name, is_left in (("bob's", False), ("carol's", True), ("dave's", False)):
+        reach.heard(now + 1, name, OWN, (LAN,), (LAN,), is_left=is_left)
+    return reach.due(now + 1 + ASK_AGAIN_S)
+
+
+def test_who_is_not_through_with_calling_is_asked_again_soon_but_not_for_ever() -> None:
+    """Carol still called the others when she had reached one; or she says so each time."""
+    reach = Reach(0.0)
+    assert [is_due(reach, 100.0 * number) for number in range(MAX_HASTY + 3)] == [True] * MAX_HASTY + [False] * 3
+    reach.moved(1000.0)
+    assert is_due(reach, 1000.0)
+
+
+def test_who_is_reached_by_relays_alone_asks_again_as_soon_as_who_is_not_reached() -> None:
+    reach = Reach(0.0)
+    reach.discount((VPN,))
+    for name in ("bob's", "carol's", "dave's"):
+        reach.heard(0.0, name, OWN, (VPN,), OWN, far=True)
+    assert reach.verdict is Verdict.REACHED and not reach.due(UNREACHED_S - 1) and reach.due(UNREACHED_S)
 
 
 def test_what_is_no_address_of_ours_any_more_does_not_count() -> None:
