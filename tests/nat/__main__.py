@@ -1,10 +1,12 @@
 """Homes in network namespaces: `python -m tests.nat kinds` looks at each kind of home from outside, and prints a table.
 
+`reached` has a node behind each find out what its router does, and where others reach it.
 `homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
 `moves` carries a laptop into another home while a reply goes on, as client, owner and stage, at once and after some
 time without any network: a table of what becomes of the reply. It takes ten minutes.
 `relays` kills the relay that a reply goes by way of, or has it lie, stall and read: a table of what becomes of it.
-`clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: a home is not as its kind says.
+`clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: a home is not as its kind says,
+or was taken for another kind.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.nat import homes, moves, relays
+from tests.nat import homes, moves, reached, relays
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
@@ -25,7 +27,8 @@ ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kinds", "homes", "moves", "relays", "clean"])
+    parser.add_argument("what", choices=["kinds", "reached", "homes", "moves", "relays", "clean"])
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="of reached: these alone")
     parser.add_argument("--folder", type=Path, help="of homes: where data dirs and logs stay")
     parser.add_argument("--roles", default=",".join(moves.ROLES), help="of moves: who moves")
     parser.add_argument(
@@ -44,6 +47,10 @@ def main() -> int:
     if options.what == "clean":
         print(f"removed: {', '.join(clean()) or 'nothing'}")
         return 0
+    if options.what == "reached":
+        if unknown := [one for one in options.kinds if one not in KINDS]:
+            parser.error(f"no kind of home: {', '.join(unknown)} (there are {', '.join(KINDS)})")
+        return reached.main(options.kinds)
     if options.what == "homes":
         with tempfile.TemporaryDirectory() as temporary:
             return homes.main(options.folder or Path(temporary))

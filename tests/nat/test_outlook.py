@@ -44,9 +44,8 @@ async def test_alice_learns_that_ports_are_counted_and_bob_where_everybody_reach
         assert await looks(homes[0], alice, others) == Nat(Kind.COUNTING, 1)
         outside = f"tcp://{homes[1].public_ip}:29170"
         assert await looks(homes[1], bob, others) == Nat(Kind.SAME, address=outside)
-        alice.transport.introduce(Contact(BOB.public_key, (outside,)))
         assert not outlook_of(bob).is_open, "only those have called him whom he had called"
-        await alice.ping(BOB.peer_id, timeout_s=5)
-        assert bob.transport.outlook is not None and bob.transport.outlook.is_open
+        await alice.transport.visit(Contact(BOB.public_key, (outside,)), CAROL.peer_id)
+        assert outlook_of(bob).is_open and not list(bob.transport.linked())[2:], "she is no link"
         for rpc in (alice, bob, *others):
             await rpc.close()
