@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from dsdnode.identity import Identity
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 
+SWARM_KEYS = (token_hex(16),)
+"""Of this run alone: whoever listens on all addresses is heard by other runs on this machine, and called."""
 Start = Callable[..., Awaitable[Rpc]]
 
 

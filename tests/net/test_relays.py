@@ -20,6 +20,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.net.zap import CONNECTIONS_BURST, Gate
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.messages import Contact
+from tests.net.conftest import SWARM_KEYS
 
 ALICE, BOB, ROSE = (Identity(name * 32) for name in (b"a", b"b", b"r"))
 OWN = "11.9.9.9"
@@ -43,7 +44,7 @@ async def relayed(bob: Rpc) -> str:
 
 @pytest.fixture
 async def rose() -> AsyncIterator[Contact]:
-    relay = await Relay.open(ROSE, "127.0.0.1", 0)
+    relay = await Relay.open(ROSE, "127.0.0.1", 0, swarm_keys=SWARM_KEYS)
     yield Contact(ROSE.public_key, (f"tcp://127.0.0.1:{relay.port}",))
     await relay.close()
 
@@ -51,7 +52,7 @@ async def rose() -> AsyncIterator[Contact]:
 @pytest.fixture
 async def bob(rose: Contact, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rpc]:
     monkeypatch.setattr(relays, "leads_here", lambda host: host in (OWN, "127.0.0.1"))
-    rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0"))
+    rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0", swarm_keys=SWARM_KEYS))
     rpc.start()
     rpc.transport.relays.reserve(rose)
     yield rpc
@@ -60,7 +61,7 @@ async def bob(rose: Contact, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[R
 
 @pytest.fixture
 async def alice() -> AsyncIterator[Rpc]:
-    rpc = Rpc(await ZmqTransport.open(ALICE))
+    rpc = Rpc(await ZmqTransport.open(ALICE, swarm_keys=SWARM_KEYS))
     rpc.start()
     yield rpc
     await rpc.close()
@@ -152,7 +153,7 @@ async def test_a_relay_that_is_not_reached_from_where_bob_is_now_is_left(
 
 async def test_what_bob_s_user_has_said_comes_before_what_a_relay_gives(rose: Contact) -> None:
     said = tuple(f"tcp://192.0.2.{number}:29170" for number in range(4))
-    rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0", advertise=said))
+    rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0", advertise=said, swarm_keys=SWARM_KEYS))
     assert rpc.transport.contact.addresses == said and rpc.transport.relays is not None
     rpc.transport.relays.reserve(rose)
     given = await relayed(rpc)
