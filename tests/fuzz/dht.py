@@ -21,6 +21,7 @@ from dsdnode.placement.pipelines import View, choose_pipeline, longest_context, 
 from dsdnode.swarm import announcer, catalogue, discovery, queries
 from dsdnode.swarm.catalogue import called, models_of
 from dsdnode.swarm.discovery import FIND_TIMEOUT_S, Discovery
+from dsdnode.swarm.visits import PER_MINUTE
 from dsdnode.wire import messages as wire
 from dsdnode.wire.codec import Envelope, decode_body, encode_body
 from dsdnode.wire.messages import Refused
@@ -33,6 +34,8 @@ from tests.fuzz.shards import seed
 
 NAMES = ("alice", "bob", "carol", "dan", "eve", "fay", "gus", "mallory")
 MAX_EVENTS, SLACK_S = 20, 5.0
+MAX_VISITS = 2 * PER_MINUTE
+"""At once, and while a game is watched."""
 LONG_SHARE = 0.02
 """Of games, are watched until the last record has expired."""
 ADDRESSES = (
@@ -67,7 +70,7 @@ class DhtGame(Game):
         self.rpc.start()
         events = (
             self._find, self._find, self._announce, self._announce, self._announce, self._look, self._look, self._lose,
-            self._offer, self._join, self._long,
+            self._offer, self._join, self._long, self._find_me, self._visit,
         )  # fmt: skip
         tasks = []
         for _ in range(rng.randrange(MAX_EVENTS)):
@@ -80,6 +83,7 @@ class DhtGame(Game):
                 roles = [(record.public_key, record.role) for record, _ in dht.store.get(key, self.loop.time())]
                 assert len(roles) == len(set(roles)), "two records of a role"
             assert len(dht.table.known()) <= len(NAMES), "peers that never answered"
+            assert len(self.transport.visited) <= MAX_VISITS, "visits without end"
         self.silent = True
         await asyncio.gather(*tasks)
         if rng.random() < 0.3:
@@ -113,6 +117,16 @@ class DhtGame(Game):
             one = _signed(name, sequence, role, rng.choice((0, 2)), rng.choice((600.0, 600.0, 0.0, 1.0)))
             said.append(one if rng.random() < 0.95 else self.mutator.scratched(one))
         return said
+
+    def _find_me(self) -> None:
+        addresses = tuple(self.rng.choices(ADDRESSES, k=self.rng.choice((1, 2, 4))))
+        self.asks(person(self.rng.choice(NAMES)), wire.FindMe(addresses))
+
+    def _visit(self) -> None:
+        rng, who = self.rng, person(self.rng.choice(NAMES))
+        for _ in range(rng.choice((1, 1, 30))):
+            key = rng.choice((person(rng.choice(NAMES)).identity.public_key, bytes(32), b"\xff" * 32))
+            self.says(who, wire.Visit(key, rng.choice(ADDRESSES)))
 
     def _lose(self) -> None:
         self.transport.lose(person(self.rng.choice(NAMES)).id)

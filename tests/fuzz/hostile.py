@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 import structlog
 
+from dsdnode.addresses import Nearness, may_name
 from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.port import Priority, Sighting
@@ -91,6 +92,7 @@ class HostileTransport:
         self.id = peer_id(contact.public_key)
         self.inbox = Inbox()
         self.banned: dict[bytes, None] = {}
+        self.visited: list[Contact] = []
         self._game = game
         self._known: dict[bytes, Contact] = {}
         self._lost: list[Any] = []
@@ -109,6 +111,8 @@ class HostileTransport:
 
     async def visit(self, contact: Contact, teacher: bytes) -> None:
         assert teacher in self._game.people
+        assert all(may_name(Nearness.WORLD, one) for one in contact.addresses), "a visit to what is near"
+        self.visited.append(contact)
 
     def linked(self) -> Iterator[bytes]:
         return iter(self._game.people)
