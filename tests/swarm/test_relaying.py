@@ -70,7 +70,8 @@ class Bob:
         return Contact(bytes(32), (*self.own, *self.relays.given))
 
     def _peer(self, host: str) -> Contact:
-        return Contact(Identity(host.encode().ljust(32)).public_key, ())
+        where = f"tcp://{host.strip('_').replace('_', '.')}:29170"
+        return Contact(Identity(host.encode().ljust(32)).public_key, (where,))
 
     def contacts(self) -> Iterable[Contact]:
         return self.others
@@ -85,9 +86,9 @@ class Bob:
         host = self.others[self.contact_of(peer)][0]
         return Sighting(() if host in self.uncalled else (f"tcp://{host}:29170",))
 
-    async def reach(self, peer: bytes) -> tuple[str, ...]:
+    async def reach(self, peer: bytes, address: str) -> bool:
         self.uncalled.discard(self.others[self.contact_of(peer)][0])
-        return ()
+        return True
 
     def on_request(self, kind: type[Message], handler: Any) -> None:
         self.handler = handler
@@ -284,7 +285,7 @@ async def test_who_is_reached_as_bob_s_user_has_said_needs_no_relay_for_those_wh
     bob.hears("carol's")
     await bob.ticks(4)
     assert bob.asked == [] and bob.says == f"others reach this node: {LAN}, in this house alone"
-    bob.reach.moved(bob.now)
+    bob.known.moved(bob.now)
     bob.hears("carol's")
     assert bob.says == (
         "others do not reach this node: no member that relays is found yet, and nobody answered them at "
