@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from dsdnode.addresses import may_name
 from dsdnode.identity import peer_id
 from dsdnode.net.call import Way
+from dsdnode.net.dials import Teacher
 from dsdnode.net.link import Dealer, Link
 from dsdnode.net.links import Links
 from dsdnode.net.peers import Peer
 from dsdnode.net.port import LOOK
-from dsdnode.wire.messages import Hello
+from dsdnode.wire.messages import Contact, Hello
 
 MAX_KNOCKS = 64
 """At once; more wait."""
@@ -38,9 +40,22 @@ class Knocks:
         dealer, _ = await self._call(peer.public_key, way, peer)
         return bool(dealer.proven or dealer.failed)
 
-    async def visit(self, public_key: bytes, way: Way) -> None:
+    async def visit(self, contact: Contact, teacher: Teacher) -> None:
         """Call whoever has that key, so that he sees us come. Nothing is learned, and it is no link."""
-        await self._call(public_key, way, None, LOOK)
+        for address in contact.addresses:
+            if may_name(teacher.near, address):
+                await self._call(contact.public_key, Way(address, teacher.near, teacher), None, LOOK)
+
+    async def twins(self, places: Mapping[str, Teacher | None]) -> list[str]:
+        """At which of these addresses somebody else has our own key; each with who has named it."""
+        ways = []
+        for address, teacher in places.items():
+            if teacher is None:
+                ways.append(Way(address))
+            elif may_name(teacher.near, address):
+                ways.append(Way(address, teacher.near, teacher))
+        are_twins = await asyncio.gather(*map(self.is_twin, ways))
+        return [way.address for way, is_twin in zip(ways, are_twins, strict=True) if is_twin]
 
     async def is_twin(self, way: Way) -> bool:
         """Does somebody else answer there who has our own key, whatever he says?"""

@@ -22,7 +22,9 @@ log = structlog.get_logger(__name__)
 
 def advertised(listen: str, advertise: Sequence[str], port: int, given: Sequence[str] = ()) -> tuple[str, ...]:
     """`advertise`, else the address listened on, or this machine's, best first, with the real port, and those that its
-    router and relays have `given`: for one of its own there is always room."""
+    router and relays have `given`: for one of its own there is always room. Raises BadInput."""
+    if not given:
+        check_advertised(advertise)
     host, _ = parse_address(listen, lowest_port=0)
     hosts = () if advertise else hosts_to_tell(host) if host in ANY_HOST else (host,)
     mine = [*advertise, *(to_address(one, port) for one in hosts)]

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import structlog
 
-from dsdnode.addresses import ANY_HOST, Nearness, may_name, parse_address
+from dsdnode.addresses import ANY_HOST, Nearness, parse_address
 from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
-from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
 from dsdnode.net.door import leads_here
 from dsdnode.net.handshake import Handshake, derive_swarm_key, swarm_names
@@ -26,7 +24,7 @@ from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
 from dsdnode.net.outlook import Outlook
-from dsdnode.net.places import advertised, check_advertised, here_of, is_anywhere
+from dsdnode.net.places import advertised, here_of, is_anywhere
 from dsdnode.net.port import MAX_DIALLED, Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.net.relays import Circuits, Relays
@@ -124,7 +122,6 @@ class ZmqTransport:
         try:
             self._zap = ZapServer(self._context, self._gate)
             self._router = Router(self, self._context, names, identity, listen, circuits)
-            check_advertised(advertise)
             addresses = advertised(listen, advertise, self._router.port)
         except BadInput:
             self._stop_listening()
@@ -135,9 +132,8 @@ class ZmqTransport:
         if host in ANY_HOST:
             self._follows = listen
             self._listens = host, self._router.port
-            self.relays = Relays(
-                identity, swarm_keys, self._listens, self._gate, circuits, self._relocate, bool(advertise)
-            )
+            more = self._relocate, bool(advertise)
+            self.relays = Relays(identity, swarm_keys, self._listens, self._gate, circuits, *more)
         return addresses, self._router.port
 
     def _stop_listening(self) -> None:
@@ -216,24 +212,15 @@ class ZmqTransport:
         return known is not None and not self._closed and await self._knocks.reach(known, address, anew)
 
     async def visit(self, contact: Contact, teacher: bytes) -> None:
-        named_by = self._as_teacher(teacher)
-        for address in filter(partial(may_name, named_by.near), () if self._closed else contact.addresses):
-            await self._knocks.visit(contact.public_key, Way(address, named_by.near, named_by))
+        await self._knocks.visit(contact, self._as_teacher(teacher))
 
     def linked(self) -> Iterator[bytes]:
         return self._links.book.linked()
 
     async def look_for_twin(self, places: Mapping[str, bytes | None]) -> None:
-        ways = []
-        for address, named_by in places.items():
-            teacher = self._as_teacher(named_by) if named_by is not None else None
-            if teacher is None:
-                ways.append(Way(address))
-            elif may_name(teacher.near, address):
-                ways.append(Way(address, teacher.near, teacher))
-        for way, is_twin in zip(ways, await asyncio.gather(*map(self._knocks.is_twin, ways)), strict=True):
-            if is_twin:
-                self._meet_twin(way.address)
+        named = {address: self._as_teacher(by) if by is not None else None for address, by in places.items()}
+        for address in await self._knocks.twins(named):
+            self._meet_twin(address)
 
     def _meet_twin(self, where: str) -> None:
         """`where`: an address, or as much as is known of it."""

@@ -75,7 +75,7 @@ DOORS: Final = {
     ),
     "twin-word": Mutation(
         "dsdnode.net.zmq:ZmqTransport.look_for_twin",
-        "self._as_teacher(named_by) if named_by is not None else None",
+        "self._as_teacher(by) if by is not None else None",
         "None",
     ),
     "log-lines": Mutation("dsdnode.cli.logs:Sieve.__call__", "if num >= MAX_LINES:", "if False:"),

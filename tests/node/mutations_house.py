@@ -7,6 +7,7 @@ from typing import Final
 from tests.node.mutation import Mutation
 
 MAPPING: Final = "dsdnode.net.mapping:"
+KNOCKS: Final = "dsdnode.net.knock:Knocks."
 VISITS: Final = "dsdnode.swarm.visits:"
 BEACON: Final = "dsdnode.net.beacon:Neighbours."
 HOUSE: Final = {
@@ -32,9 +33,9 @@ HOUSE: Final = {
     "visit-asked": Mutation(VISITS + "Visits.ask_for", " and self._asked.allow(now, source)", ""),
     "visit-most": Mutation(VISITS + "_Limit.allow", "self._of_one.spend(network_of(host), now) and ", ""),
     "visit-all": Mutation(VISITS + "_Limit.allow", ' and self._of_all.spend("", now)', ""),
-    "visit-account": Mutation("dsdnode.net.zmq:ZmqTransport.visit", "named_by.near, named_by)", "named_by.near)"),
-    "visit-near": Mutation("dsdnode.net.zmq:ZmqTransport.visit", "partial(may_name, named_by.near)", "None"),
-    "visit-link": Mutation("dsdnode.net.knock:Knocks.visit", ", LOOK", ""),
+    "visit-account": Mutation(KNOCKS + "visit", "teacher.near, teacher)", "teacher.near)"),
+    "visit-near": Mutation(KNOCKS + "visit", "may_name(teacher.near, address)", "True"),
+    "visit-link": Mutation(KNOCKS + "visit", ", LOOK", ""),
     "calls-of-one": Mutation("dsdnode.swarm.homes:Homes.call_soon", " and len(calls.under_way) < MAX_CALLED", ""),
     "hasty-most": Mutation("dsdnode.swarm.reach:Reach.heard", " and self._num_hasty < MAX_HASTY", ""),
     "open-called": Mutation("dsdnode.net.outlook:Outlook.called_by", " and host not in self._links.called", ""),
