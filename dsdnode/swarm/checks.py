@@ -10,15 +10,16 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import may_name, network
+from dsdnode.addresses import is_ip, may_name, network
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
 from dsdnode.identity import short_id
 from dsdnode.net.nat import Kind, Nat
-from dsdnode.net.port import REACH, Transport
+from dsdnode.net.port import REACH, RELAY, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
+from dsdnode.swarm.info import AddressInfo, ReachInfo
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
 from dsdnode.swarm.relaying import Relaying, own_networks
@@ -67,6 +68,8 @@ class Checks:
         self._known_ways = True, 0.0
         self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
         """Who have asked us: where nobody else can be dialled they can be asked all the same."""
+        self._seen_at: LRUCache[str, str] = LRUCache(MAX_ASKERS)
+        """IP addresses that we are seen at, by whose word it is."""
         self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
         rpc.on_request(FindMe, self._on_find_me)
 
@@ -125,6 +128,30 @@ class Checks:
         heard = tuple(one for one in direct if not self.reach.is_unreached(one))
         return heard or (direct if self._rpc.transport.is_called else ())
 
+    def info(self) -> ReachInfo:
+        """What is known, for people."""
+        transport, reach = self._rpc.transport, self.reach
+        by = {address: peer.hex() for peer, address in (transport.relays.held if transport.relays else {}).items()}
+        peers = list(map(node_id, self._table.contacts()))
+        return ReachInfo(
+            addresses=tuple(
+                AddressInfo(
+                    one, True if reach.is_reached(one) else False if reach.was_called(one) else None, by.get(one, "")
+                )
+                for one in transport.contact.addresses
+            ),
+            is_known=reach.verdict is not Verdict.UNKNOWN,
+            is_far=reach.is_far,
+            is_cut_off=reach.is_cut_off,
+            seen_at=tuple(sorted(set(self._seen_at.values()))),
+            why_no_port=transport.why_no_port,
+            why_no_relay=self._relaying.why_none,
+            num_peers=len(peers),
+            num_able=sum(transport.can(peer, RELAY) for peer in peers),
+            relays=transport.relays is not None and bool(transport.relays.port),
+            twin=transport.twin,
+        )
+
     def moved(self, now: float) -> None:
         """We have other addresses than before: what was said of another place counts no more."""
         own = set(self._own_direct)
@@ -132,6 +159,7 @@ class Checks:
             self.reach.ask_now(now, self._rpc.transport.contact.addresses)
         else:
             self._direct = own
+            self._seen_at.clear()
             self.reach.moved(now)
 
     def tick(self, now: float) -> None:
@@ -176,6 +204,8 @@ class Checks:
             return
         if not isinstance(answer, Reached) or own != self._rpc.transport.contact.addresses:
             return
+        if is_ip(answer.source):
+            self._seen_at[voice] = answer.source
         told, verdict = self.contact, self.reach.verdict
         near = (None, *own_networks(self._own_direct))
         far = network(self._rpc.transport.source_of(peer)) not in near

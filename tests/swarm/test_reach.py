@@ -135,8 +135,12 @@ async def test_alice_learns_at_which_of_her_addresses_others_reach_her(begin: Be
     await carol.join(bob.contact)
     await alice.join(bob.contact, carol.contact)
     assert alice.discovery.contact.addresses == (nowhere,), "nobody has said yet"
+    assert [one.reached for one in alice.discovery.checks.info().addresses] == [None, None]
     await until(lambda: alice.discovery.reach.verdict is Verdict.REACHED)
     await until(lambda: alice.discovery.contact.addresses == (real,))
+    info = alice.discovery.checks.info()
+    assert [one.reached for one in info.addresses] == [False, True] and info.seen_at == ("127.0.0.1",)
+    assert info.num_peers == info.num_able == 2 and info.is_known and not info.is_cut_off
     assert alice.contact.addresses == (nowhere, real), "her greeting names both: others are not where these are"
 
 
