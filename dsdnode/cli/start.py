@@ -179,12 +179,15 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
         return control.Connection(node.join_here, config.swarm_keys)
 
+    async def situation() -> Any:
+        return node.situation()
+
     async def stop() -> Any:
         ending.on_signal(signal.SIGTERM)
         return {"draining": True}
 
     asked = {"status": status, "peers": node.peers, "models": node.models, "inviting": node.inviting}
-    return asked | {"connection": connection, "stop": stop}
+    return asked | {"situation": situation, "connection": connection, "stop": stop}
 
 
 async def _drain(node: Node, drain_s: float) -> None:
