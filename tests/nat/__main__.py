@@ -1,6 +1,7 @@
 """Homes in network namespaces: `python -m tests.nat kinds` looks at each kind of home from outside, and prints a table.
 
 `homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
+`doctor` has `dsdnode doctor` look at twenty set-ups, most of them broken, and says whether it is right.
 `clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: a home is not as its kind says.
 """
 
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.nat import homes
+from tests.nat import doctors, homes
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
@@ -22,8 +23,9 @@ ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kinds", "homes", "clean"])
-    parser.add_argument("--folder", type=Path, help="of homes: where data dirs and logs stay")
+    parser.add_argument("what", choices=["kinds", "homes", "doctor", "clean"])
+    parser.add_argument("--folder", type=Path, help="of homes and doctor: where data dirs and logs stay")
+    parser.add_argument("--all", action="store_true", help="of doctor: also what it finds to be fine")
     options = parser.parse_args()
     if reason := why_not("nft"):
         print(reason, file=sys.stderr)
@@ -31,10 +33,11 @@ def main() -> int:
     if options.what == "clean":
         print(f"removed: {', '.join(clean()) or 'nothing'}")
         return 0
-    if options.what == "homes":
-        with tempfile.TemporaryDirectory() as temporary:
-            return homes.main(options.folder or Path(temporary))
-    return _kinds()
+    if options.what == "kinds":
+        return _kinds()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        return homes.main(folder) if options.what == "homes" else doctors.main(folder, options.all)
 
 
 def _kinds() -> int:
