@@ -15,7 +15,7 @@ import psutil
 from dsdnode.config import NodeConfig
 from dsdnode.doctor import firewall
 from dsdnode.doctor.facts import Files, Interface, Machine, ModelFile
-from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_parts import read_model, size_bytes_of
 from dsdnode.errors import DsdError
 from dsdnode.files import check_own, shown
 from dsdnode.identity import load
@@ -119,8 +119,8 @@ def _check_folder(folder: Path) -> None:
 
 def _model(role: str, path: Path) -> ModelFile:
     try:
-        num_bytes = path.stat().st_size
-        read_header(path)
+        read_model(path)
+        num_bytes = size_bytes_of(path)
     except DsdError as error:
         return ModelFile(role, shown(path), trouble=str(error))
     except OSError as error:

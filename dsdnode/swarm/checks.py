@@ -62,6 +62,8 @@ class Checks:
         self._tasks = tasks
         self._changed = changed
         self.reach = Reach(_now())
+        self._usable = asyncio.Event()
+        """`is_usable`, since the last tick."""
         self._direct = set(self._own_direct)
         """All that were ours in this place: of too many those that relays give take the place of some."""
         self._named = rpc.transport.contact.addresses
@@ -113,6 +115,15 @@ class Checks:
     def _ways(self) -> tuple[bool, float]:
         """May others reach us, and what do our relays let through, if those far away need them (0: they do not)?"""
         return self.is_callable, self._rpc.transport.relay_bytes_per_s if self.reach.is_cut_off else 0.0
+
+    @property
+    def is_usable(self) -> bool:
+        """Do others reach us, and not our neighbours alone, or those whom we have called, while there are others?"""
+        reach = self.reach
+        return reach.verdict is Verdict.REACHED and (not reach.is_cut_off or any(map(reach.is_reached, self.given)))
+
+    async def until_usable(self) -> None:
+        await self._usable.wait()
 
     @property
     def _own_direct(self) -> tuple[str, ...]:
@@ -179,6 +190,10 @@ class Checks:
         if self._known_ways != (ways := self._ways):
             self._known_ways = ways
             self._changed()
+        if self.is_usable:
+            self._usable.set()
+        else:
+            self._usable.clear()
 
     def _choose(self) -> dict[str, bytes]:
         """Whom to ask, by whose word it is: the public network that one is seen in, or, nearby, the peer itself."""

@@ -1,6 +1,7 @@
 """Homes in network namespaces: `python -m tests.nat kinds` looks at each kind of home from outside, and prints a table.
 
 `homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
+`usable` starts one in each kind of home: after how many seconds others can use it, and what it says until then.
 `doctor` has `dsdnode doctor` look at twenty set-ups, most of them broken, and says whether it is right.
 `clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: a home is not as its kind says.
 """
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.nat import doctors, homes
+from tests.nat import doctors, homes, usable
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
@@ -23,9 +24,9 @@ ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kinds", "homes", "doctor", "clean"])
-    parser.add_argument("--folder", type=Path, help="of homes and doctor: where data dirs and logs stay")
-    parser.add_argument("--all", action="store_true", help="of doctor: also what it finds to be fine")
+    parser.add_argument("what", choices=["kinds", "homes", "usable", "doctor", "clean"])
+    parser.add_argument("--folder", type=Path, help="where data dirs and logs stay")
+    parser.add_argument("--all", action="store_true", help="of usable and doctor: all that was said")
     options = parser.parse_args()
     if reason := why_not("nft"):
         print(reason, file=sys.stderr)
@@ -37,7 +38,10 @@ def main() -> int:
         return _kinds()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        return homes.main(folder) if options.what == "homes" else doctors.main(folder, options.all)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if options.what == "homes":
+            return homes.main(folder)
+        return (usable.main if options.what == "usable" else doctors.main)(folder, options.all)
 
 
 def _kinds() -> int:
