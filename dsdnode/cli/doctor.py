@@ -20,6 +20,7 @@ from dsdnode.node.status import Situation
 if TYPE_CHECKING:
     from dsdnode.doctor.finding import Finding
 
+INDENT = 8
 ASKED_S = 3.0
 """A node that runs answers at once, or not at all."""
 
@@ -75,12 +76,12 @@ async def _examine(config: NodeConfig) -> Any:
 
 
 def shown(found: Sequence[Finding]) -> str:
-    """A name and a paragraph each, and how many are broken."""
-    rows = []
+    """A paragraph each, and how many are broken."""
+    lines = []
     for one in found:
-        rows.append((one.level.name.lower(), one.says))
+        lines.append(render.wrapped(f"{one.level.name.lower():<{INDENT}}{one.says}", INDENT))
         if one.step:
-            rows.append(("", f"Next: {one.step}"))
+            lines.append(render.wrapped(f"{'':{INDENT}}Next: {one.step}", INDENT))
     num = sum(not one.level for one in found)
-    last = "Nothing is broken." if not num else f"{num} thing{'s are' if num > 1 else ' is'} broken: see above."
-    return f"{render.named(rows)}\n{last}"
+    lines.append("Nothing is broken." if not num else f"{num} thing{'s are' if num > 1 else ' is'} broken: see above.")
+    return "\n".join(lines)

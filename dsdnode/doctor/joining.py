@@ -40,7 +40,8 @@ def joining(facts: Facts) -> Iterator[Finding]:
         )
     some_answer = any(member.greeted for member in members)
     for member in members:
-        yield _of(member, facts.machine, Level.DOUBT if some_answer or not member.named else Level.BROKEN)
+        is_needed = member.named and not some_answer and not _follows(member, facts.machine)
+        yield _of(member, facts.machine, Level.BROKEN if is_needed else Level.DOUBT)
     if members and not some_answer and not any(one.named for one in members):
         yield Finding(
             Level.BROKEN,
@@ -48,6 +49,12 @@ def joining(facts: Facts) -> Iterator[Finding]:
             "None of the members that were known last answers: a node begins a swarm of its own, and goes on looking.",
             "Ask somebody who is in it for a join string, and say --join.",
         )
+
+
+def _follows(member: Member, machine: Machine) -> bool:
+    """Is it only to be expected, of a machine from which no way leads to the world? That is said elsewhere."""
+    is_cut_off = not machine.route_v4 and not machine.route_v6
+    return is_cut_off and all(one.answer in (Answer.NO_WAY, Answer.NO_RESOLVER) for one in member.tried)
 
 
 def _of(member: Member, machine: Machine, level: Level) -> Finding:

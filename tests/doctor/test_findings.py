@@ -169,6 +169,13 @@ def test_a_network_without_a_way_out_is_no_harm_where_somebody_in_it_answers() -
     assert worst(replace(WELL, machine=machine(route_v4=""))).level is Level.DOUBT
 
 
+def test_of_a_machine_without_a_network_that_alone_is_told_as_broken() -> None:
+    alone = unjoined(Answer.NO_WAY, machine=machine(interfaces=(), route_v4=""))
+    found = findings(alone)
+    assert [one.kind for one in found if one.level is Level.BROKEN] == ["no-network"]
+    assert [one.kind for one in found if one.level is Level.DOUBT] == ["join-no-way"]
+
+
 def test_neighbours_alone_do_not_prove_that_the_world_gets_through() -> None:
     near = replace(REACH, addresses=(AddressInfo(OWN, True),), is_far=False, seen_at=("192.168.1.10",))
     found = worst(replace(WELL, reach=near))
