@@ -126,7 +126,7 @@ def protection_of(protection: Protection) -> str:
 
 
 def peers_table(found: Sequence[PeerInfo]) -> str:
-    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "SEEN", "ADDRESSES")
+    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "WAY", "SEEN", "ADDRESSES")
     rows = (
         (
             peer.peer_id[:12],
@@ -134,6 +134,7 @@ def peers_table(found: Sequence[PeerInfo]) -> str:
             render.span(peer.layers),
             peer.model,
             peer.rtt_ms,
+            peer.way,
             _seen(peer),
             " ".join(peer.addresses),
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 import msgspec
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import is_ip, may_name, network
+from dsdnode.addresses import is_ip, may_name, network, parse_address
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
@@ -138,6 +138,17 @@ class Checks:
         direct = tuple(one for one in self._rpc.transport.contact.addresses if one not in discounted)
         heard = tuple(one for one in direct if not self.reach.is_unreached(one))
         return heard or (direct if self._rpc.transport.is_called else ())
+
+    def ways_to(self, peers: Iterable[bytes]) -> dict[bytes, str]:
+        """How we reach each, as `way_of` says."""
+        transport = self._rpc.transport
+        lenders = [peer for peer in map(node_id, self._table.contacts()) if transport.can(peer, RELAY)]
+        hosts = {peer: _hosts_of(transport, peer) for peer in {*lenders, *peers}}
+        ways = {}
+        for peer in peers:
+            lent = {host for lender in lenders if lender != peer for host in hosts[lender]}
+            ways[peer] = way_of(hosts[peer], lent, transport.source_of(peer))
+        return ways
 
     def info(self) -> ReachInfo:
         """What is known, for people."""
@@ -286,6 +297,20 @@ def why_unreached(own: Sequence[str], why_no_port: str) -> str:
         f"nobody answered them at {', '.join(own)}. A router or firewall keeps them out: have it pass TCP port {port} "
         f"on to this machine{asked}, and say --advertise tcp://PUBLIC_ADDRESS:PORT"
     )
+
+
+def way_of(hosts: Set[str], lent: Set[str], source: str) -> str:
+    """How a peer is reached, in a word or two, of the `hosts` where our calls were answered: "calls us": at none;
+    "relayed": at those of members that may relay alone (`lent`), while it calls from elsewhere itself; else "called",
+    which a peer that never calls us may be by way of a relay, too. Pure."""
+    if not hosts:
+        return "calls us"
+    return "relayed" if hosts <= lent and source not in hosts else "called"
+
+
+def _hosts_of(transport: Transport, peer: bytes) -> frozenset[str]:
+    """Where it answered our calls."""
+    return frozenset(parse_address(one)[0] for one in transport.sighting(peer).reached)
 
 
 def _now() -> float:
