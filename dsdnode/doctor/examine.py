@@ -38,25 +38,27 @@ ALONE_S = 2.0
 STEP_S = 0.1
 MAX_MEMBERS = 16
 """That are called. (A typing error is found in fewer.)"""
+MAX_REMEMBERED = 4
+"""The best of them: where they are all gone, others would hardly help."""
 
 
 async def examine(config: NodeConfig, situation: Situation | None, unanswered: str = "") -> Facts:
     """`situation`: what the node says that runs on this data dir; None: there is none, or it is `unanswered` (why)."""
-    named = [parse_join(join) for join in (situation.joins if situation is not None else config.joins)]
-    members = (named or _remembered(config))[:MAX_MEMBERS]
+    joins = config.joins or (situation.joins if situation is not None else ())
+    named = list(map(parse_join, joins))
+    members = named[:MAX_MEMBERS] or _remembered(config)[:MAX_REMEMBERED]
     guest = await Guest.open(config, listens=situation is None)
-    files = asyncio.create_task(asyncio.to_thread(at_files, config))
-    listen = situation.listen if situation is not None else config.listen
-    machine = asyncio.create_task(at_machine(parse_address(listen, lowest_port=0)[1]))
+    listening = guest.listening
+    if situation is not None:
+        listening = Listening(situation.listen, situation.advertise)
+    files = asyncio.create_task(asyncio.to_thread(at_files, config, situation is None))
+    machine = asyncio.create_task(at_machine(parse_address(listening.where, lowest_port=0)[1]))
     try:
         called = await guest.call(members, _own_key(config), bool(named))
         is_alone = not any(member.greeted for member in called)
         reach = situation.reach if situation is not None else await guest.reach(is_alone)
     finally:
         await guest.close()
-    listening = guest.listening
-    if situation is not None:
-        listening = Listening(situation.listen, situation.advertise)
     return Facts(
         running=situation is not None,
         unanswered=unanswered,

@@ -84,7 +84,8 @@ def who_listens(port: int) -> str:
     return ""
 
 
-def at_files(config: NodeConfig) -> Files:
+def at_files(config: NodeConfig, models: bool = True) -> Files:
+    """`models`: those that a node would be started with, too."""
     trouble, free_bytes = "", None
     try:
         _check_folder(config.data_dir)
@@ -94,12 +95,9 @@ def at_files(config: NodeConfig) -> Files:
         trouble = str(error)
     with contextlib.suppress(OSError):
         free_bytes = psutil.disk_usage(str(_nearest(config.data_dir))).free
-    models = []
-    if "shard" in config.roles:
-        models.append(_model("shard", config.model or demo_target()))
-    if "drafter" in config.roles:
-        models.append(_model("drafter", config.draft_model or demo_draft()))
-    return Files(shown(config.data_dir), trouble, free_bytes, tuple(models))
+    paths = {"shard": config.model or demo_target(), "drafter": config.draft_model or demo_draft()}
+    found = [_model(role, path) for role, path in paths.items() if models and role in config.roles]
+    return Files(shown(config.data_dir), trouble, free_bytes, tuple(found))
 
 
 def _nearest(folder: Path) -> Path:

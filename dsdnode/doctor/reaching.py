@@ -147,7 +147,7 @@ def _router(facts: Facts, reach: ReachInfo) -> Iterator[Finding]:
     elif mapped is not None:
         says = f"The router gives a port, {mapped.address}, and nobody was answered there."
         yield Finding(level, "port-dead", says, "Does another router, or a firewall of the provider, stand before it?")
-    elif reach.why_no_port:
+    elif reach.why_no_port and (reach.is_cut_off or not reach.is_known):
         says = f"The router gives no port by itself: {reach.why_no_port}."
         yield Finding(level, "port-none", says, "Switch on UPnP, NAT-PMP or PCP in its settings.")
 
