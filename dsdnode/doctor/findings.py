@@ -98,8 +98,8 @@ def _machine(facts: Facts) -> Iterator[Finding]:
         says = f"{_gb(machine.free_memory_bytes)} of memory are free, and the models have {_gb(needed)}."
         yield Finding(Level.DOUBT, "memory", says, "Host fewer layers (--layers, --max-memory), or end other programs.")
     if machine.clock_set is False:
-        says = "Nothing keeps this machine's clock right. Peers do not go by it; when an invitation ends does."
-        yield Finding(Level.FINE, "clock", says, "Switch on NTP: timedatectl set-ntp true.")
+        says = "Nothing is seen to keep this machine's clock right (NTP): invitations end by it, and nothing else."
+        yield Finding(Level.FINE, "clock", says)
     elif machine.clock_set:
         yield Finding(Level.FINE, "clock", "This machine's clock is kept right by others (NTP).")
 

@@ -58,7 +58,8 @@ def _verdict(facts: Facts, reach: ReachInfo) -> Finding:
         relays = ", ".join(f"{short_id(bytes.fromhex(one.by))} ({one.address})" for one in relayed)
         says = f"Others reach this node by way of a relay, {relays}: slower than directly, and all the same."
         return Finding(Level.FINE, "relayed", says, f"To be reached directly: {_lower(_step(facts, reach))}")
-    says = f"Others do not reach this node: nobody was answered at {_listed(reach.addresses)}{_seen(reach)}."
+    called = [one for one in reach.addresses if one.reached is not None] or reach.addresses
+    says = f"Others do not reach this node: nobody was answered at {_listed(called)}{_seen(reach)}."
     return Finding(Level.BROKEN, "unreached", f"{says} {_why_no_relay(reach)}", _step(facts, reach))
 
 
