@@ -9,6 +9,7 @@ from dsdnode.addresses import Nearness, is_ip, nearness, parse_address
 from dsdnode.doctor.facts import Facts
 from dsdnode.doctor.finding import Finding, Level
 from dsdnode.identity import short_id
+from dsdnode.net.nat import Kind
 from dsdnode.net.pcp import ANOTHER_ROUTER
 from dsdnode.swarm.info import AddressInfo, ReachInfo
 
@@ -24,6 +25,13 @@ _ASK_PROVIDER = (
 )
 
 
+_PORTS = {
+    Kind.SAME.value: "shows all whom this node calls the same port",
+    Kind.COUNTING.value: "takes the next port for each call",
+    Kind.RANDOM.value: "takes any port for each call, so that nobody can be told of one",
+}
+
+
 def reaching(facts: Facts) -> Iterator[Finding]:
     reach = facts.reach
     if reach is None:
@@ -36,6 +44,9 @@ def reaching(facts: Facts) -> Iterator[Finding]:
     if facts.listening.advertise:
         yield from _advertised(facts, reach)
     yield _verdict(facts, reach)
+    if reach.nat in _PORTS:
+        where = f" ({reach.seen})" if reach.seen else ""
+        yield Finding(Level.FINE, "nat", f"The router translates addresses: it {_PORTS[reach.nat]}{where}.")
     if reach.relays:
         yield Finding(Level.FINE, "relays", "This node relays for others that are not reached (--no-relay: not).")
 
@@ -58,6 +69,9 @@ def _verdict(facts: Facts, reach: ReachInfo) -> Finding:
         relays = ", ".join(f"{short_id(bytes.fromhex(one.by))} ({one.address})" for one in relayed)
         says = f"Others reach this node by way of a relay, {relays}: slower than directly, and all the same."
         return Finding(Level.FINE, "relayed", says, f"To be reached directly: {_lower(_step(facts, reach))}")
+    if any(one.reached and one.address == reach.seen for one in reach.addresses):
+        says = f"Others reach this node at {reach.seen}, perhaps those alone whom it has called; no relay is found."
+        return Finding(Level.DOUBT, "reached-some", says, _step(facts, reach))
     called = [one for one in reach.addresses if one.reached is not None] or reach.addresses
     says = f"Others do not reach this node: nobody was answered at {_listed(called)}{_seen(reach)}."
     return Finding(Level.BROKEN, "unreached", f"{says} {_why_no_relay(reach)}", _step(facts, reach))
@@ -156,7 +170,8 @@ def _router(facts: Facts, reach: ReachInfo) -> Iterator[Finding]:
 def mapped_by(facts: Facts, reach: ReachInfo) -> AddressInfo | None:
     """The address that the router has given."""
     own = {host for one in facts.machine.interfaces for host in one.hosts}
-    others = [one for one in reach.addresses if not one.by and parse_address(one.address)[0] not in own]
+    others = [one for one in reach.addresses if not one.by and one.address != reach.seen]
+    others = [one for one in others if parse_address(one.address)[0] not in own]
     return next((one for one in others if nearness(parse_address(one.address)[0]) is Nearness.WORLD), None)
 
 

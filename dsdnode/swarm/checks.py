@@ -166,6 +166,8 @@ class Checks:
             is_far=reach.is_far,
             is_cut_off=reach.is_cut_off,
             seen_at=tuple(sorted(set(self._seen_at.values()))),
+            seen=transport.seen,
+            nat=self.nat.kind.value if transport.outlook is not None and transport.outlook.is_translated else "",
             why_no_port=transport.why_no_port,
             why_no_relay=self._relaying.why_none,
             num_peers=len(peers),

@@ -59,15 +59,18 @@ class AddressInfo(msgspec.Struct, frozen=True):
 
 class ReachInfo(msgspec.Struct, frozen=True):
     """Where others reach a node, as they say. `is_far`: has anybody far away said so? `is_cut_off`: they do not, but by
-    way of relays. `seen_at`: IP addresses that others see it at. `why_no_port`: of its router; `why_no_relay`: of the
-    peers that were asked last; both in words. `num_peers`: that are known; `num_able`: of them those that might relay.
-    `relays`: for others."""
+    way of relays. `seen_at`: IP addresses that others see it at; `seen`: as the transport says it; `nat`: how its
+    router takes ports for calls, a Kind's value ("": it translates nothing). `why_no_port`: of its router;
+    `why_no_relay`: of the peers that were asked last; both in words. `num_peers`: that are known; `num_able`: of them
+    those that might relay. `relays`: for others."""
 
     addresses: tuple[AddressInfo, ...] = ()
     is_known: bool = False
     is_far: bool = False
     is_cut_off: bool = False
     seen_at: tuple[str, ...] = ()
+    seen: str = ""
+    nat: str = ""
     why_no_port: str = ""
     why_no_relay: str = ""
     num_peers: int = 0

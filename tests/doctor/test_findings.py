@@ -150,6 +150,16 @@ def test_a_relay_is_enough_and_the_direct_way_is_told_all_the_same() -> None:
     assert AT_RELAY in relayed.says and "pass TCP port" in relayed.step
 
 
+def test_how_the_router_takes_ports_is_told_and_what_is_reached_by_some_alone_is_doubtful() -> None:
+    seen = replace(CUT_OFF, addresses=(AddressInfo(OWN, False), AddressInfo(PUBLIC, True)), seen=PUBLIC, nat="same")
+    found = {one.kind: one for one in findings(replace(WELL, reach=seen))}
+    assert "the same port" in found["nat"].says and PUBLIC in found["nat"].says
+    assert found["reached-some"].level is Level.DOUBT and "pass TCP port" in found["reached-some"].step
+    assert "port-none" in found and "port-mapped" not in found
+    is_open = replace(seen, is_cut_off=False)
+    assert {one.level for one in findings(replace(WELL, reach=is_open))} == {Level.FINE}
+
+
 def test_an_address_that_is_advertised_in_vain_is_broken_and_one_nobody_tries_is_doubtful() -> None:
     said = Listening("tcp://[::]:29170", (PUBLIC,))
     vain = replace(CUT_OFF, addresses=(AddressInfo(PUBLIC, False),))

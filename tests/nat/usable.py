@@ -1,7 +1,8 @@
 """From nothing to being of use: `dsdnode start` on a laptop in each kind of home, with one member named to it.
 
-What it prints is read as a user reads it, with the time; then somebody elsewhere, who knows that member alone, asks for
-a reply, which this laptop gives (it has the whole demo pair): so it is usable indeed.
+Another one is there beside it. What is printed is read as a user reads it, with the time; then somebody elsewhere, who
+knows that first member alone, asks for a reply, which this laptop gives (it has the whole demo pair): it is usable
+indeed.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def main(folder: Path, tells_all: bool) -> int:
     with lab() as town, swarm(folder) as people:
         carols = within(town.home("public").namespace)
         join = people.start("carol", "--role", "bootstrap", listen=DEFAULT_LISTEN, within=carols).join
+        daves = within(town.home("public").namespace)
+        people.start("dave", "--role", "bootstrap", "--join", join, listen=DEFAULT_LISTEN, within=daves)
         print(f"{'kind':8} {'ready s':>8} {'usable s':>9} {'answer s':>9}  what was said last")
         elsewhere = town.home("public")
         for kind in KINDS:
