@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -13,6 +12,7 @@ from dsdnode.addresses import is_ip, parse_address
 from dsdnode.doctor.facts import Answer, Member, Tried
 from dsdnode.errors import DsdError
 from dsdnode.identity import peer_id
+from dsdnode.net.resolver import Resolver
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact
@@ -52,7 +52,7 @@ async def _try(address: str) -> Tried:
     if not is_ip(host):
         try:
             async with asyncio.timeout(RESOLVED_S):
-                hosts = (await _resolve(host, port))[:MAX_HOSTS]
+                hosts = (await Resolver().hosts(host))[:MAX_HOSTS]
         except socket.gaierror as error:
             is_unknown = error.errno in _NO_SUCH_NAME
             return Tried(address, Answer.UNKNOWN_NAME if is_unknown else Answer.NO_RESOLVER)
@@ -60,33 +60,6 @@ async def _try(address: str) -> Tried:
             return Tried(address, Answer.NO_RESOLVER)
     answers = await asyncio.gather(*(_connect(one, port) for one in hosts))
     return Tried(address, min(answers, key=_HOPES.index), () if is_ip(host) else tuple(hosts))
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    """In a thread that nobody waits for in the end: a name server that is silent takes it half a minute."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[list[str]] = loop.create_future()
-
-    def settle(hosts: list[str], error: Exception | None) -> None:
-        if future.done():  # given up meanwhile
-            return
-        if error is None:
-            future.set_result(hosts)
-        else:
-            future.set_exception(error)
-
-    def ask() -> None:
-        hosts, error = list[str](), None
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        except (OSError, UnicodeError) as raised:
-            error = raised
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, hosts, error)
-
-    threading.Thread(target=ask, daemon=True).start()
-    return await future
 
 
 async def _connect(host: str, port: int) -> Answer:
