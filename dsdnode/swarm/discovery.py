@@ -198,7 +198,7 @@ class Discovery:
 
     def provide(self, make: RecordFactory) -> None:
         """Announce the records that `make` returns, on schedule, after `changed`, and to new peers."""
-        self._announcer.provide(lambda: self._checks.as_reached(make()))
+        self._announcer.provide(lambda: self.checks.as_reached(make()))
         self._wake.set()
 
     async def publish(self, record: ProviderRecord) -> None:
@@ -272,7 +272,7 @@ class Discovery:
         records = [(open_record(data), data) for data in buffers[: MAX_ROLES + 1]]
         if any(record.peer_id != peer for record, _ in records):
             raise PeerMisbehaved("a provider speaks only for its own key")
-        if not self._rpc.transport.contact.addresses or not self._checks.is_callable:
+        if not self._rpc.transport.contact.addresses or not self.checks.is_callable:
             return Refused("this peer is a client: it holds no records"), ()
         for record, _ in records:
             self._rpc.transport.introduce(record.contact, teacher=peer)
