@@ -12,7 +12,7 @@ import pytest
 from dsdnode.dht.ids import node_id
 from dsdnode.identity import Identity
 from dsdnode.net.port import Sighting
-from dsdnode.swarm.checks import in_words
+from dsdnode.swarm.checks import in_words, way_of
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach
 from dsdnode.swarm.relaying import MOST_PAUSE_S, Relaying
@@ -148,11 +148,12 @@ async def test_who_is_no_relay_is_asked_again_and_ever_more_seldom() -> None:
     bob.hears("carol's")
     await bob.ticks(4 * 60)
     assert 5 <= len(bob.asked) <= 8
+    assert bob.relaying.why_none.endswith(": no")
     await bob.ticks(20, MOST_PAUSE_S / 4)
     assert len(bob.asked) <= 16
     bob.others[bob._peer("_11_1_1_1")] = "11.1.1.1", RelayAt(41000)
     await bob.ticks(5, MOST_PAUSE_S / 4)
-    assert bob.hosts == ["11.1.1.1:41000"]
+    assert bob.hosts == ["11.1.1.1:41000"] and not bob.relaying.why_none
 
 
 async def test_where_nobody_reaches_bob_by_way_of_a_relay_he_asks_the_next_one() -> None:
@@ -284,3 +285,24 @@ async def test_what_one_is_told_whom_nobody_reaches_and_one_who_relays() -> None
     carol.hears("bob's", HERE)
     await carol.ticks(2)
     assert carol.says == f"others reach this node: {HERE}; it relays for those that are not reached (circuits now: 3)"
+
+
+# --- who is reached by way of one, for people
+
+
+@pytest.mark.parametrize(
+    ("hosts", "source", "way"),
+    [
+        (set(), "11.7.7.7", "calls us"),
+        ({"11.9.9.9"}, "11.9.9.9", "called"),
+        ({"11.9.9.9"}, "11.7.7.7", "called"),
+        ({"11.1.1.1"}, "11.7.7.7", "relayed"),
+        ({"11.1.1.1"}, "11.1.1.1", "called"),
+        ({"11.1.1.1", "11.9.9.9"}, "11.7.7.7", "called"),
+    ],
+    ids=["at no address", "at its own", "at two of one machine", "at carol's", "it lives beside carol", "at both"],
+)
+def test_whom_alice_reaches_by_way_of_carol_is_told_only_where_that_can_be_seen(
+    hosts: set[str], source: str, way: str
+) -> None:
+    assert way_of(hosts, {"11.1.1.1"}, source) == way
