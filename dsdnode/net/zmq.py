@@ -25,8 +25,9 @@ from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
 from dsdnode.net.outlook import Outlook
+from dsdnode.net.paths import Paths
 from dsdnode.net.places import advertised, here_of, is_anywhere
-from dsdnode.net.port import MAX_DIALLED, Priority, Sighting
+from dsdnode.net.port import MAX_DIALLED, LinkKind, Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.net.relays import Circuits, Relays
 from dsdnode.net.router import Router
@@ -84,6 +85,7 @@ class ZmqTransport:
             self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost, self._broken
         )
         self._knocks = Knocks(self._links)
+        self.paths = Paths(self._links)
         self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
@@ -308,7 +310,7 @@ class ZmqTransport:
 
     def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None:
         self._gate.know(curve_key)
-        if self.outlook is not None and inbound.is_straight:
+        if self.outlook is not None and inbound.kind in (LinkKind.DIRECT, LinkKind.REVERSED):
             self.outlook.called_by(inbound.host)
         if not inbound.is_look:
             self._links.inbound_ready(inbound)

@@ -63,8 +63,12 @@ RELAY: Final = {
     ),
     "circuit-house": Mutation(CIRCUITS + "begin", "nearness(host) is Nearness.WORLD and ", ""),
     "circuit-own": Mutation(CIRCUITS + "begin", " and not leads_here(host)", ""),
-    "circuit-late": Mutation(
-        "dsdnode.net.router:Router._caller", '"" if self._circuits and leads_here(claimed) else claimed', "claimed"
+    "circuit-late": Mutation("dsdnode.net.router:Router._greet", "door is None or not door.host", "door is None"),
+    "move-waits": Mutation("dsdnode.net.moves:Moves.leave", "other.waits_for[link] = None", "pass"),
+    "move-time": Mutation("dsdnode.net.moves:Moves.leave", "call_later(MOVE_S, ", "call_later(9999.0, "),
+    "path-near": Mutation("dsdnode.net.paths:Paths.call", " if may_name(teacher.near, one)", ""),
+    "path-asked": Mutation(
+        "dsdnode.swarm.shortcuts:Shortcuts._on_find_path", " or not self._asked.spend(peer, _now())", ""
     ),
     "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
     "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
