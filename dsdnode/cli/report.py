@@ -143,7 +143,7 @@ def peers_table(found: Sequence[PeerInfo]) -> str:
 
 def _seen(peer: PeerInfo) -> str:
     if peer.rtt_ms is not None:
-        return "now"
+        return "now" if peer.link in ("", "direct") else f"now, {peer.link}"
     return "never" if peer.seen_s is None else f"{peer.seen_s:.0f} s ago"
 
 

@@ -22,6 +22,7 @@ from dsdnode.swarm.homes import Homes
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
 from dsdnode.swarm.relaying import Relaying, own_networks
+from dsdnode.swarm.shortcuts import Shortcuts
 from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
 from dsdnode.wire.records import ProviderRecord
 
@@ -68,6 +69,7 @@ class Checks:
         self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
         """Who have asked us: where nobody else can be dialled they can be asked all the same."""
         self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
+        self._shortcuts = Shortcuts(rpc, tasks, self._reached_without_relays)
         rpc.on_request(FindMe, self._on_find_me)
 
     @property
@@ -125,6 +127,9 @@ class Checks:
         heard = tuple(one for one in direct if not self.reach.is_unreached(one))
         return heard or (direct if self._rpc.transport.is_called else ())
 
+    def _reached_without_relays(self) -> tuple[str, ...]:
+        return () if self.reach.is_cut_off else tuple(filter(self.reach.is_reached, self._own_direct))
+
     def moved(self, now: float) -> None:
         """We have other addresses than before: what was said of another place counts no more."""
         own = set(self._own_direct)
@@ -133,6 +138,7 @@ class Checks:
         else:
             self._direct = own
             self.reach.moved(now, self.given)
+            self._shortcuts.moved()
 
     def tick(self, now: float) -> None:
         """Ask, if it is time to and anybody is there."""

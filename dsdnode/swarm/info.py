@@ -19,6 +19,8 @@ class PeerInfo(msgspec.Struct, frozen=True):
     free_sessions: int
     rtt_ms: float | None
     seen_s: float | None = None
+    link: str = ""
+    """How it is linked: direct, reversed (called back), punched, relayed; "": not now, or nobody can tell."""
 
 
 class Coverage(msgspec.Struct, frozen=True):
