@@ -169,8 +169,17 @@ class Dealer(Link):
     One is greeted at a time: a second greeting would look like a newer link to a peer that answers at two addresses.
     """
 
-    def __init__(self, owner: DealerOwner, peer: bytes, public_key: bytes, bulk: bool, ways: Sequence[Way]) -> None:
+    def __init__(
+        self,
+        owner: DealerOwner,
+        peer: bytes,
+        public_key: bytes,
+        bulk: bool,
+        ways: Sequence[Way],
+        stagger_s: float = STAGGER_S,
+    ) -> None:
         super().__init__(peer, bulk)
+        self._stagger_s = stagger_s
         self.owner = owner
         self._public_key = public_key
         self._ways = list(ways)
@@ -199,6 +208,10 @@ class Dealer(Link):
     def way(self) -> Way:
         """The one that is taken, or greeted."""
         return self._call.way if self._call is not None else Way("")
+
+    @property
+    def is_connected(self) -> bool:
+        return any(call.is_connected for call in self._calls)
 
     @property
     def local(self) -> str:
@@ -230,7 +243,7 @@ class Dealer(Link):
             if not self.owner.may_dial(way):
                 self._note(f"{way.address} is not called again yet: too many such calls led nowhere", is_known=False)
                 continue
-            self._timer = self._loop.call_later(STAGGER_S, self._start)
+            self._timer = self._loop.call_later(self._stagger_s, self._start)
             host, port = parse_address(way.address)
             if is_ip(host):
                 self._dial(way)

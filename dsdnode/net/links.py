@@ -69,6 +69,7 @@ class Links:
         self._spares: dict[Dealer, None] = {}
         """Of them those that are to take the place of a link that may be dead."""
         self.moves = Moves(self._drop, self._retry_soon)
+        self._awaited: dict[tuple[bytes, bool], asyncio.Future[None]] = {}
         self._on_detour: list[Callable[[bytes], None]] = []
         self._blocked: dict[Link, None] = {}
         self._blocked_timer: asyncio.TimerHandle | None = None
@@ -192,10 +193,12 @@ class Links:
 
     def _drop(self, dealer: Dealer) -> None:
         dealer.close()
-        peer = self._dealers.pop(dealer)
+        peer = self._dealers.pop(dealer, None) or self.book.get(dealer.peer)
+        if peer is None:
+            return
         if dealer in peer.parting:
             peer.parting.remove(dealer)
-        if peer.dealers.get(dealer.bulk) is dealer:
+        if peer.dealers.get(dealer.bulk) is dealer:  # not, if the peer has left it before it was adopted
             del peer.dealers[dealer.bulk]
         self._spares.pop(dealer, None)
         self.moves.gone(peer, dealer)
@@ -276,6 +279,9 @@ class Links:
         peer.seen_at(inbound.host)
         self.moves.waits(peer, inbound)
         peer.inbounds.append(inbound)
+        awaited = self._awaited.get((peer.id, inbound.bulk)) if inbound.beside else None
+        if awaited is not None and not awaited.done():
+            awaited.set_result(None)
         used = peer.used.get(inbound.bulk)
         if not inbound.beside and (used is None or not used.ready or self._replaces(inbound, used)):
             peer.use(inbound.bulk, inbound, self._loop.time())
@@ -327,6 +333,18 @@ class Links:
         for bulk, since_s in peer.used_since_s.items():
             if peer.used.get(bulk) is link:
                 self._loop.call_soon(self._on_broken, peer.id, bulk, since_s)
+
+    def awaited(self, peer: Peer, bulk: bool) -> asyncio.Future[None]:
+        """Until the peer has made a connection of that lane beside others; to be cancelled by who waits no more."""
+        lane = peer.id, bulk
+        if lane not in self._awaited or self._awaited[lane].done():
+            self._awaited[lane] = self._loop.create_future()
+            self._awaited[lane].add_done_callback(lambda one: self._came(lane, one))
+        return self._awaited[lane]
+
+    def _came(self, lane: tuple[bytes, bool], awaited: asyncio.Future[None]) -> None:
+        if self._awaited.get(lane) is awaited:
+            del self._awaited[lane]
 
     def on_detour(self, callback: Callable[[bytes], None]) -> None:
         self._on_detour.append(callback)

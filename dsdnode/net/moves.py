@@ -16,7 +16,7 @@ from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.peers import Peer
 from dsdnode.net.port import LinkKind, Priority
 from dsdnode.wire.codec import decode, encode
-from dsdnode.wire.messages import Move, Moved
+from dsdnode.wire.paths import Move, Moved
 
 MOVE_S = 30.0
 """A peer that does not say after so long that it has moved does not move: the link is closed."""
@@ -84,7 +84,7 @@ class Moves:
             self._left(peer, link)
         elif isinstance(message, Moved) and link.leaving and not link.is_over:
             link.is_over = True
-            self._release(peer, link)
+            self.gone(peer, link)
             self._look(link)
         return isinstance(message, Move | Moved)
 
@@ -100,7 +100,7 @@ class Moves:
         self._look(link)
 
     def gone(self, peer: Peer, link: Link) -> None:
-        """A link has ended, in whatever way: nobody waits for it any more."""
+        """Nobody waits for this link any more: the peer has taken all, or it has ended."""
         timer = self._timers.pop(link, None)
         if timer is not None:
             timer.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -20,9 +20,9 @@ from dsdnode.net.door import Door, leads_here
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
 from dsdnode.net.places import is_gone, to_address
-from dsdnode.net.port import RELAYED, SEEN, LinkKind, Priority
+from dsdnode.net.port import PUNCHED, RELAYED, SEEN, LinkKind, Priority
 from dsdnode.net.relays import Circuits
-from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, open_monitor, receive_event
+from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, endpoint_from, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
 from dsdnode.wire.messages import Hello, Refused, Welcome
 
@@ -70,7 +70,7 @@ class Router:
 
     def _bind(self, listen: str) -> None:
         socket, self.port = bind_router(self._context, self._identity, listen)
-        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
         try:
             self._monitor = open_monitor(self._context, socket, self._names, events)
         except zmq.ZMQError:
@@ -151,6 +151,25 @@ class Router:
             for inbound in self._by_routing_id.values()
         )
 
+    def call(self, port: int, addresses: Sequence[str]) -> None:
+        """Call from a port of ours, just when we are called from there: then it is a connection as all others."""
+        if self._is_open:
+            for address in addresses:
+                with contextlib.suppress(zmq.ZMQError):
+                    self._socket.connect(endpoint_from(port, address))
+
+    def is_connected(self, addresses: Collection[str]) -> bool:
+        with contextlib.suppress(zmq.ZMQError):
+            self._take_events()
+        return any(to_address(door.host, door.port) in addresses for door, _ in self._doors.values())
+
+    def call_no_more(self, port: int, addresses: Sequence[str]) -> None:
+        """Those where nobody answered."""
+        for address in addresses:
+            if self._is_open and not self.is_connected([address]):
+                with contextlib.suppress(zmq.ZMQError):
+                    self._socket.disconnect(endpoint_from(port, address))
+
     def leave_all_but(self, hosts: Collection[str], circuits: bool) -> list[bytes]:
         """End the connections that lead to an address of ours that is none any more: nothing else would. The peers.
         `circuits`: those by way of relays, too."""
@@ -205,9 +224,9 @@ class Router:
         if self._circuits.has(door):
             inbound.kind = LinkKind.RELAYED
         elif inbound.beside:
-            inbound.kind = LinkKind.REVERSED
+            inbound.kind = LinkKind.PUNCHED if PUNCHED in hello.capabilities else LinkKind.REVERSED
         if isinstance(answer, Welcome):
-            answer = self._welcome(answer, inbound, door)
+            answer = self._welcome(answer, inbound)
         inbound.send(encode(answer), Priority.CONTROL)
         if isinstance(answer, Refused):
             self.lobby.refused(self._loop.time(), descriptor)
@@ -216,14 +235,21 @@ class Router:
         self._close(self.lobby.greeted(descriptor, self._source(host, peer), peer))
         self._owner.inbound_ready(inbound, curve_key)
 
-    def _welcome(self, answer: Welcome, inbound: Inbound, door: Door) -> Welcome:
+    def _welcome(self, answer: Welcome, inbound: Inbound) -> Welcome:
         """With what its caller cannot know of this connection."""
-        said: tuple[str, ...] = ()
+        said = list(answer.capabilities)
         if inbound.kind is LinkKind.RELAYED:
-            said = (RELAYED,)
-        elif inbound.is_look:
-            said = (SEEN + to_address(door.host, door.port),)
-        return Welcome(answer.version, (*answer.capabilities, *said), answer.proof)
+            said.append(RELAYED)
+        if inbound.is_look:
+            said += self._seen(inbound.descriptor)
+        return Welcome(answer.version, tuple(said), answer.proof)
+
+    def _seen(self, descriptor: int) -> tuple[str, ...]:
+        """Where a caller is seen to come from, in words of Welcome; nothing: it comes by way of a relay, or is gone."""
+        door, _ = self._doors.get(descriptor, (None, 0.0))
+        if door is None or not door.host or self._circuits.has(door):
+            return ()
+        return (SEEN + to_address(door.host, door.port),)
 
     def _source(self, host: str, peer: bytes) -> str:
         """Whose share of the connections one takes: its network's; its machine's, nearby; on this machine its own."""
@@ -233,7 +259,7 @@ class Router:
 
     def _take_event(self) -> None:
         event, descriptor = receive_event(self._monitor)
-        if event == zmq.EVENT_ACCEPTED:
+        if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
             self._arrived(descriptor)
             return
         self.lobby.left(descriptor)

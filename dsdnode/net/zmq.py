@@ -85,16 +85,14 @@ class ZmqTransport:
             self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost, self._broken
         )
         self._knocks = Knocks(self._links)
-        self.paths = Paths(self._links)
         self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
-        self.outlook: Outlook | None = None
+        self.outlook = Outlook(self._links, self._listens, self._relocate) if self._listens[1] else None
         """How the port that we listen on looks from outside, and how that is found out for others."""
-        if self._listens[1]:
-            self.outlook = Outlook(self._links, self._listens, self._relocate)
         self._is_anywhere = is_anywhere([own.host for own in self._addresses.addresses])
         self.is_stranded = False
+        self.paths = Paths(self._links, self._router, self.outlook, self.relays)
         self._house: House | None = None
         if self._follows:
             self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)

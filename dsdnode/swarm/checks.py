@@ -128,7 +128,10 @@ class Checks:
         return heard or (direct if self._rpc.transport.is_called else ())
 
     def _reached_without_relays(self) -> tuple[str, ...]:
-        return () if self.reach.is_cut_off else tuple(filter(self.reach.is_reached, self._own_direct))
+        """By all, whether we have called them or not."""
+        others = self._discounted
+        own = [one for one in self._rpc.transport.contact.addresses if one not in others]
+        return () if self.reach.is_cut_off else tuple(filter(self.reach.is_reached, own))
 
     def moved(self, now: float) -> None:
         """We have other addresses than before: what was said of another place counts no more."""
@@ -151,6 +154,7 @@ class Checks:
             outlook.look(now, self._peers())
         self.reach.discount(self._discounted)
         self._relaying.tick(now)
+        self._shortcuts.tick(now)
         if self._named != (named := self._to_name):
             self._named = named
             self._rpc.transport.greet_as(named)

@@ -18,8 +18,10 @@ from dsdnode.identity import short_id
 from dsdnode.net.paths import Paths
 from dsdnode.net.port import PATH
 from dsdnode.net.rpc import Response, Rpc
+from dsdnode.swarm.punching import Punching
 from dsdnode.swarm.queries import Tasks
-from dsdnode.wire.messages import FindPath, Path, Refused
+from dsdnode.wire.messages import Refused
+from dsdnode.wire.paths import FindPath, Path
 
 MAX_AT_ONCE = 4
 MAX_WAITING = 64
@@ -29,8 +31,11 @@ ASKED_BURST, ASKED_PER_S = 4, 1.0
 FIRST_PAUSE_S, MOST_PAUSE_S = 600.0, 6 * 3600.0
 """Before it is tried again with a peer where it has failed; each time twice as long. What keeps two from each other are
 their routers, and these stay as they are."""
-LEAST_PAUSE_S = 1.0
+STRAIGHT_PAUSE_S = 1.0
 """After a success: the link may be lost at once."""
+TRY_AGAIN_S = 30.0
+"""Where nobody was there yet to look at our ports, say."""
+TICK_S = 5.0
 MAX_RESTING = 1024
 
 log = structlog.get_logger(__name__)
@@ -47,6 +52,8 @@ class Shortcuts:
         self._busy: dict[bytes, None] = {}
         self._resting: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_RESTING)
         """Until when it is not tried with a peer, and how long that pause is."""
+        self._punching = Punching(rpc, tasks)
+        self._tick_s = float("-inf")
         self._asked = Credits(ASKED_BURST, ASKED_PER_S)
         rpc.on_request(FindPath, self._on_find_path)
         if rpc.transport.paths is not None:
@@ -54,7 +61,18 @@ class Shortcuts:
 
     def moved(self) -> None:
         """We are in another network: what failed may go now."""
-        self._resting.clear()
+        for peer in list(self._resting):
+            self._resting[peer] = _now(), 0.0
+
+    def tick(self, now: float) -> None:
+        """Try again with those whose pause is over."""
+        paths = self._rpc.transport.paths
+        if paths is None or now < self._tick_s:
+            return
+        self._tick_s = now + TICK_S
+        for peer in [peer for peer, (until_s, _) in self._resting.items() if until_s <= now]:
+            if paths.is_on_detour(peer):
+                self._look_for(peer)
 
     def _look_for(self, peer: bytes) -> None:
         paths = self._rpc.transport.paths
@@ -69,17 +87,24 @@ class Shortcuts:
         try:
             async with self._slots:
                 if paths.is_on_detour(peer):
-                    self._rest(peer, await self._reverse(paths, peer))
+                    found = await self._reverse(paths, peer)
+                    self._rest(peer, found if found is not None else await self._punching.punch(paths, peer))
         finally:
             del self._busy[peer]
 
-    async def _reverse(self, paths: Paths, peer: bytes) -> bool:
+    async def _reverse(self, paths: Paths, peer: bytes) -> bool | None:
+        """Is either of us called by the other one now? None: neither can be."""
+        own = self._reached()
         try:
-            answer, _ = await self._rpc.request(peer, FindPath(self._reached()), timeout_s=ASK_PATH_S)
+            answer, _ = await self._rpc.request(peer, FindPath(own), timeout_s=ASK_PATH_S)
         except DsdError as error:
             log.debug("not told of another path", peer=short_id(peer), reason=str(error))
             return False
-        return isinstance(answer, Path) and await self._call(paths, peer, answer.reached)
+        if not isinstance(answer, Path):
+            return False
+        if not answer.reached:
+            return await paths.is_called(peer) if own else None
+        return await self._call(paths, peer, answer.reached)
 
     async def _call(self, paths: Paths, peer: bytes, addresses: Sequence[str]) -> bool:
         found = bool(addresses) and await paths.call(peer, addresses)
@@ -87,9 +112,13 @@ class Shortcuts:
             log.info("linked without a relay from now on", peer=short_id(peer))
         return found
 
-    def _rest(self, peer: bytes, found: bool) -> None:
+    def _rest(self, peer: bytes, found: bool | None) -> None:
+        """`found` None: it could not be tried."""
         _, pause_s = self._resting.get(peer, (0.0, 0.0))
-        pause_s = LEAST_PAUSE_S if found else min(max(2 * pause_s, FIRST_PAUSE_S), MOST_PAUSE_S)
+        if found is None:
+            self._resting[peer] = _now() + TRY_AGAIN_S, pause_s
+            return
+        pause_s = STRAIGHT_PAUSE_S if found else min(max(2 * pause_s, FIRST_PAUSE_S), MOST_PAUSE_S)
         self._resting[peer] = _now() + pause_s, pause_s
 
     async def _on_find_path(self, peer: bytes, message: FindPath, buffers: Sequence[bytes]) -> Response:

@@ -104,26 +104,6 @@ class Pong(Message, frozen=True, tag=5):
     pass
 
 
-class Move(Message, frozen=True, tag=6):
-    """I say no more over this connection: leave it, too, for another one. Answered by Moved, over this one."""
-
-
-class Moved(Message, frozen=True, tag=7):
-    """All that came over this connection before your Move has been taken."""
-
-
-class FindPath(Message, frozen=True, tag=8):
-    """We talk by way of a relay: where do others reach you without one? (Me: at `reached`.) Answered by Path."""
-
-    reached: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)]
-
-
-class Path(Message, frozen=True, tag=9):
-    """At `reached`. Whoever is not reached calls whoever is."""
-
-    reached: Annotated[tuple[Address, ...], Meta(max_length=MAX_ADDRESSES)]
-
-
 # --- DHT ----------------------------------------------------------------------------------------------------------
 
 

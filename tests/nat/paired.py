@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 
 import structlog
 
 from dsdnode.addresses import parse_address
 from dsdnode.errors import PeerUnavailable
+from dsdnode.identity import peer_id
+from dsdnode.net.nat import Kind
 from dsdnode.net.port import LinkKind
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
@@ -34,6 +37,7 @@ PATIENCE_S = 12.0
 async def relay(name: str) -> None:
     transport = await ZmqTransport.open(identity_of(name), listen=f"tcp://0.0.0.0:{PORT}")
     assert transport.relays is not None and await transport.relays.serve(RATE_BYTES_PER_S)
+    Rpc(transport).start()
     host, _ = parse_address(transport.contact.addresses[0])
     print(f"{name}=tcp://{host}:{transport.relays.port}", flush=True)
     await asyncio.to_thread(sys.stdin.read)
@@ -45,6 +49,19 @@ class Peer:
         self._rpc = Rpc(transport)
         self._shortcuts = Shortcuts(self._rpc, Tasks(), lambda: reached)
         self._rpc.start()
+
+    async def look_around(self, relays: Sequence[Contact]) -> None:
+        """Have our ports looked at, as a whole node does."""
+        outlook, loop = self._transport.outlook, asyncio.get_running_loop()
+        assert outlook is not None
+        for relay in relays:
+            host, _ = parse_address(relay.addresses[0])
+            self._transport.introduce(Contact(relay.public_key, (f"tcp://{host}:{PORT}",)))
+            await self._rpc.ping(peer_id(relay.public_key), timeout_s=ANSWER_S)
+        while outlook.nat.kind is Kind.UNKNOWN:
+            if outlook.is_due(loop.time()):
+                outlook.look(loop.time(), [peer_id(relay.public_key) for relay in relays])
+            await asyncio.sleep(LOOK_S)
 
     async def link(self, name: str, addresses: tuple[str, ...]) -> str:
         other = identity_of(name)
@@ -75,6 +92,7 @@ async def peer(name: str, how: str, where: str) -> None:
         ]
         for contact in contacts:
             transport.relays.reserve(contact)
+        await peer.look_around(contacts)
         while len(transport.relays.given) < len(contacts):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
         print(",".join(transport.relays.given), flush=True)

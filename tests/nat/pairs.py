@@ -60,13 +60,14 @@ class Process:
 
 
 class Town:
-    """A home of each kind for callers, and one for callees, beside two relays."""
+    """A home for each of the callers, and for each of the callees, beside two relays."""
 
-    def __init__(self, town: Lab, kinds: Sequence[str], log: TextIO | None = None) -> None:
+    def __init__(self, town: Lab, callers: Sequence[str], callees: Sequence[str], log: TextIO | None = None) -> None:
+        """By their kinds."""
         relays = [Process(town.home("public", delay_ms=DELAY_MS / 2), name, log=log) for name in RELAYS]
         self._relays = ",".join(relay.begun().where for relay in relays)
         self._log = log
-        names = [f"{side}-{kind}" for side in ("caller", "callee") for kind in dict.fromkeys(kinds)]
+        names = [f"caller-{kind}" for kind in callers] + [f"callee-{kind}" for kind in callees]
         self.peers = {name: self._peer(town, name) for name in names}
         for process in self.peers.values():
             process.begun()
@@ -86,7 +87,7 @@ class Town:
 def main(kinds: Sequence[str]) -> int:
     """Exit code 1: a pair is not linked as it should be."""
     with lab() as homes:
-        town = Town(homes, kinds or list(KINDS))
+        town = Town(homes, kinds[:1] or list(KINDS), kinds[1:] or list(KINDS), sys.stderr if kinds else None)
         found: dict[tuple[str, str], str] = {}
         with ThreadPoolExecutor(len(KINDS)) as pool:
             for pairs in [[(kinds[0], kinds[1])]] if kinds else rounds(list(KINDS)):

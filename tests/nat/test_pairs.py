@@ -1,4 +1,4 @@
-"""A caller whom all reach is called back by a callee whom nobody reaches: the relay is not needed for long."""
+"""Callers whom all reach, or nobody, and a callee behind a firewall: the relay is not needed for long."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tests.nat.pairs import Town
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not("nft")), reason=why_not("nft"))
-def test_a_caller_whom_all_reach_is_called_back() -> None:
+def test_who_is_reached_is_called_back_and_both_call_at_once_where_nobody_is() -> None:
     with lab() as homes:
-        assert Town(homes, ("public", "symf")).link("public", "symf").startswith("reversed ")
+        town = Town(homes, ["public", "prc"], ["fw"])
+        assert town.link("public", "fw").startswith("reversed ")
+        assert town.link("prc", "fw").startswith("punched ")

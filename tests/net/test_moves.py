@@ -81,7 +81,10 @@ async def play(seed: int) -> None:
         for _ in range(rng.randint(1, 2)):
             talks = [asyncio.create_task(one.talk(rng.randint(0, 150))) for one in talkers]
             await asyncio.sleep(rng.choice((0, 0.002, 0.01, 0.03)))
-            assert await bob.paths.call(ALICE.peer_id, alice.contact.addresses)
+            calls = [bob.paths.call(ALICE.peer_id, alice.contact.addresses)]
+            if rng.random() < 0.3:  # at the same time
+                calls.append(alice.paths.call(BOB.peer_id, bob.contact.addresses))
+            assert any(await asyncio.gather(*calls))
             await asyncio.gather(*talks)
             assert bob.paths.kind(ALICE.peer_id) is LinkKind.REVERSED
         await talkers[0].heard_all(talkers[1].said)
@@ -104,19 +107,40 @@ async def test_a_straight_link_takes_over_while_both_talk(monkeypatch: pytest.Mo
     await play(seed)
 
 
+async def test_a_link_that_a_peer_goes_on_to_use_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alice has lost the better one just when she is asked to leave the other."""
+    monkeypatch.setattr(Links, "_follow", lambda *_: None)
+    monkeypatch.setattr(moves, "MOVE_S", 0.05)
+    alice = await ZmqTransport.open(ALICE, listen="tcp://127.0.0.1:0")
+    bob = await ZmqTransport.open(BOB, listen="tcp://127.0.0.1:0")
+    alice.introduce(Contact(BOB.public_key, bob.contact.addresses))
+    alice.send(BOB.peer_id, [b"", b"hello"], Priority.CONTROL)
+    await bob.receive()
+    used = alice._links.book.get(BOB.peer_id).used[False]
+    monkeypatch.setattr(alice._links.moves, "leave", lambda *_: None)
+    assert await bob.paths.call(ALICE.peer_id, alice.contact.addresses)
+    bob.send(ALICE.peer_id, [b"", b"over the better one"], Priority.CONTROL)
+    await asyncio.wait_for(alice.receive(), PATIENCE_S)
+    await asyncio.sleep(2 * moves.MOVE_S)  # when it would have been closed
+    alice.send(BOB.peer_id, [b"", b"as before"], Priority.CONTROL)
+    assert await asyncio.wait_for(bob.receive(), PATIENCE_S) == (ALICE.peer_id, [b"", b"as before"])
+    assert not used.closed
+    await alice.close()
+    await bob.close()
+
+
 async def test_a_link_that_its_peer_does_not_leave_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for it goes over the better one then."""
     monkeypatch.setattr(Links, "_follow", lambda *_: None)
     monkeypatch.setattr(moves, "MOVE_S", 0.01)
     alice = await ZmqTransport.open(ALICE, listen="tcp://127.0.0.1:0")
     bob = await ZmqTransport.open(BOB, listen="tcp://127.0.0.1:0")
-    monkeypatch.setattr(alice._links.moves, "heard", lambda *_: True)
+    monkeypatch.setattr(alice._links.moves, "heard", lambda peer, link, frames: len(frames) == 1)
     alice.introduce(Contact(BOB.public_key, bob.contact.addresses))
     alice.send(BOB.peer_id, [b"", b"hello"], Priority.CONTROL)
     await bob.receive()
     assert await bob.paths.call(ALICE.peer_id, alice.contact.addresses)
     bob.send(ALICE.peer_id, [b"", b"over the better one"], Priority.CONTROL)
-    monkeypatch.undo()
     assert await asyncio.wait_for(alice.receive(), PATIENCE_S) == (BOB.peer_id, [b"", b"over the better one"])
     await alice.close()
     await bob.close()

@@ -15,6 +15,7 @@ AGENT: Final = "dsdnode.net.relay.agent:Agent."
 CIRCUITS: Final = "dsdnode.net.relays:Circuits."
 RELAYING: Final = "dsdnode.swarm.relaying:Relaying."
 RELAYS: Final = "dsdnode.net.relays:Relays."
+PUNCHING: Final = "dsdnode.swarm.punching:Punching."
 RELAY: Final = {
     "relay-signature": Mutation(SERVER + "_check", "if not verify(", "if False and not verify("),
     "relay-challenge": Mutation(FRAMES + "to_reserve", " + challenge", ""),
@@ -70,6 +71,12 @@ RELAY: Final = {
     "path-asked": Mutation(
         "dsdnode.swarm.shortcuts:Shortcuts._on_find_path", " or not self._asked.spend(peer, _now())", ""
     ),
+    "punch-near": Mutation(
+        "dsdnode.net.paths:Paths.may_call", "all(may_name(Nearness.WORLD, one) for one in named)", "True"
+    ),
+    "punch-asked": Mutation(PUNCHING + "_on_punch", "not self._punches.spend(peer, asked_s)", "False"),
+    "punch-met": Mutation(PUNCHING + "_on_punch", "len(self._met) >= MAX_MET", "False"),
+    "punch-relayed": Mutation(PUNCHING + "_on_punch", "paths.kind(peer) is not LinkKind.RELAYED", "False"),
     "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
     "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
     "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),

@@ -22,20 +22,16 @@ from dsdnode.wire.messages import (
     Closed,
     FindMe,
     FindNode,
-    FindPath,
     FindProviders,
     FindRelay,
     Hello,
     Message,
-    Move,
-    Moved,
     Nack,
     Nodes,
     Open,
     Opened,
     OpenStages,
     Park,
-    Path,
     Ping,
     Pong,
     Providers,
@@ -53,6 +49,7 @@ from dsdnode.wire.messages import (
     WireSampling,
     session_of,
 )
+from dsdnode.wire.paths import FindPath, Move, Moved, Path, Punch, PunchAt, PunchNow
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
 from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Waiting
 from dsdnode.wire.tensors import pack_states, pack_tokens
@@ -113,6 +110,9 @@ def _envelopes() -> list[Envelope]:
         Envelope(Waiting(REQUEST, "waiting for layers 4:8 (bob does not answer)")),
         Envelope(Finished(REQUEST, "stop")),
         Envelope(Cancel(REQUEST)),
+        Envelope(Punch("192.0.2.7", (40001, 40002), "tcp://192.0.2.7:29170", False), request_id=8, deadline_ms=6000),
+        Envelope(PunchAt("198.51.100.7", (), "", 204.5), request_id=8, reply=True),
+        Envelope(PunchNow()),
     ]
 
 

@@ -16,7 +16,8 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.swarm import shortcuts
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.shortcuts import ASKED_BURST, Shortcuts
-from dsdnode.wire.messages import WIRE_TYPES, Contact, FindPath, Path, Refused
+from dsdnode.wire.messages import WIRE_TYPES, Contact, Refused
+from dsdnode.wire.paths import FindPath, Path
 from tests.net.detours import Detour, router_of
 
 ALICE, BOB = (Identity(name * 32) for name in (b"a", b"b"))
