@@ -134,7 +134,7 @@ def peers_table(found: Sequence[PeerInfo]) -> str:
             render.span(peer.layers),
             peer.model,
             peer.rtt_ms,
-            peer.way,
+            peer.link,
             _seen(peer),
             " ".join(peer.addresses),
         )

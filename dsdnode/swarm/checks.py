@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import is_ip, may_name, network, parse_address
+from dsdnode.addresses import is_ip, may_name, network
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
@@ -23,6 +23,7 @@ from dsdnode.swarm.info import AddressInfo, ReachInfo
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
 from dsdnode.swarm.relaying import Relaying, own_networks
+from dsdnode.swarm.shortcuts import Shortcuts
 from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
 from dsdnode.wire.records import ProviderRecord
 
@@ -73,6 +74,7 @@ class Checks:
         self._seen_at: LRUCache[str, str] = LRUCache(MAX_ASKERS)
         """IP addresses that we are seen at, by whose word it is."""
         self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
+        self._shortcuts = Shortcuts(rpc, tasks, self._reached_without_relays)
         rpc.on_request(FindMe, self._on_find_me)
 
     @property
@@ -139,17 +141,6 @@ class Checks:
         heard = tuple(one for one in direct if not self.reach.is_unreached(one))
         return heard or (direct if self._rpc.transport.is_called else ())
 
-    def ways_to(self, peers: Iterable[bytes]) -> dict[bytes, str]:
-        """How we reach each, as `way_of` says."""
-        transport = self._rpc.transport
-        lenders = [peer for peer in map(node_id, self._table.contacts()) if transport.can(peer, RELAY)]
-        hosts = {peer: _hosts_of(transport, peer) for peer in {*lenders, *peers}}
-        ways = {}
-        for peer in peers:
-            lent = {host for lender in lenders if lender != peer for host in hosts[lender]}
-            ways[peer] = way_of(hosts[peer], lent, transport.source_of(peer))
-        return ways
-
     def info(self) -> ReachInfo:
         """What is known, for people."""
         transport, reach = self._rpc.transport, self.reach
@@ -176,6 +167,12 @@ class Checks:
             twin=transport.twin,
         )
 
+    def _reached_without_relays(self) -> tuple[str, ...]:
+        """By all, whether we have called them or not."""
+        others = self._discounted
+        own = [one for one in self._rpc.transport.contact.addresses if one not in others]
+        return () if self.reach.is_cut_off else tuple(filter(self.reach.is_reached, own))
+
     def moved(self, now: float) -> None:
         """We have other addresses than before: what was said of another place counts no more."""
         own = set(self._own_direct)
@@ -185,6 +182,7 @@ class Checks:
             self._direct = own
             self._seen_at.clear()
             self.reach.moved(now, self.given)
+            self._shortcuts.moved()
 
     def tick(self, now: float) -> None:
         """Ask, if it is time to and anybody is there."""
@@ -197,6 +195,7 @@ class Checks:
             outlook.look(now, self._peers())
         self.reach.discount(self._discounted)
         self._relaying.tick(now)
+        self._shortcuts.tick(now)
         if self._named != (named := self._to_name):
             self._named = named
             self._rpc.transport.greet_as(named)
@@ -299,20 +298,6 @@ def why_unreached(own: Sequence[str], why_no_port: str) -> str:
         f"nobody answered them at {', '.join(own)}. A router or firewall keeps them out: have it pass TCP port {port} "
         f"on to this machine{asked}, and say --advertise tcp://PUBLIC_ADDRESS:PORT"
     )
-
-
-def way_of(hosts: Set[str], lent: Set[str], source: str) -> str:
-    """How a peer is reached, in a word or two, of the `hosts` where our calls were answered: "calls us": at none;
-    "relayed": at those of members that may relay alone (`lent`), while it calls from elsewhere itself; else "called",
-    which a peer that never calls us may be by way of a relay, too. Pure."""
-    if not hosts:
-        return "calls us"
-    return "relayed" if hosts <= lent and source not in hosts else "called"
-
-
-def _hosts_of(transport: Transport, peer: bytes) -> frozenset[str]:
-    """Where it answered our calls."""
-    return frozenset(parse_address(one)[0] for one in transport.sighting(peer).reached)
 
 
 def _now() -> float:

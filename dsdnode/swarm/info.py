@@ -9,7 +9,6 @@ class PeerInfo(msgspec.Struct, frozen=True):
     """Somebody we know of. `layers` [start, end) of the shard; `model`: names of what it serves, with commas.
 
     `rtt_ms`: of a ping just now, there and back; None: no answer. `seen_s`: how long ago it answered last; None: never.
-    `way`: how it is reached from here, in a word or two (Checks.ways_to); "": it does not answer.
     """
 
     peer_id: str
@@ -20,7 +19,8 @@ class PeerInfo(msgspec.Struct, frozen=True):
     free_sessions: int
     rtt_ms: float | None
     seen_s: float | None = None
-    way: str = ""
+    link: str = ""
+    """How it is linked: direct, reversed (called back), punched, relayed; "": not now, or nobody can tell."""
 
 
 class Coverage(msgspec.Struct, frozen=True):

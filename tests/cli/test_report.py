@@ -18,11 +18,12 @@ AT = ("tcp://192.0.2.9:29170",)
 
 def test_the_living_are_told_from_ghosts() -> None:
     bob = PeerInfo("b" * 64, AT, ("shard",), (0, 4), "demo", 1, 1.5, 0.0)
+    dave = PeerInfo("b" * 64, AT, ("shard",), (0, 4), "demo", 1, 61.5, 0.0, "relayed")
     carol = PeerInfo("c" * 64, AT, ("shard",), (4, 8), "demo", 1, None, 73.4)
     mallory = PeerInfo("d" * 64, AT, ("shard",), (4, 8), "demo", 99, None, None)
-    lines = peers_table([bob, carol, mallory]).splitlines()
+    lines = peers_table([bob, dave, carol, mallory]).splitlines()
     seen = [line.removesuffix(AT[0]).removesuffix("ADDRESSES").rstrip().rpartition("  ")[2] for line in lines]
-    assert seen == ["SEEN", "now", "73 s ago", "never"]
+    assert seen == ["SEEN", "now", "now, relayed", "73 s ago", "never"]
 
 
 def test_what_is_complete_is_told_from_what_was() -> None:

@@ -1,6 +1,7 @@
 """Homes in network namespaces: `python -m tests.nat kinds` looks at each kind of home from outside, and prints a table.
 
 `homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
+`pairs` lets peers of each two kinds call each other: how they are linked in the end, and after how many milliseconds.
 `moves` carries a laptop into another home while a reply goes on, as client, owner and stage, at once and after some
 time without any network: a table of what becomes of the reply. It takes ten minutes.
 `relays` kills the relay that a reply goes by way of, or has it lie, stall and read: a table of what becomes of it.
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.nat import doctors, homes, moves, relays, usable
+from tests.nat import doctors, homes, moves, pairs, relays, usable
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
@@ -27,7 +28,8 @@ ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kinds", "homes", "usable", "doctor", "moves", "relays", "clean"])
+    parser.add_argument("what", choices=["kinds", "homes", "pairs", "usable", "doctor", "moves", "relays", "clean"])
+    parser.add_argument("pair", nargs="*", metavar="KIND", help="of pairs: the caller's and the callee's; all if none")
     parser.add_argument("--folder", type=Path, help="where data dirs and logs stay")
     parser.add_argument("--all", action="store_true", help="of usable and doctor: all that was said")
     parser.add_argument("--roles", default=",".join(moves.ROLES), help="of moves: who moves")
@@ -49,6 +51,10 @@ def main() -> int:
         return 0
     if options.what == "kinds":
         return _kinds()
+    if options.what == "pairs":
+        if len(options.pair) not in (0, 2) or not KINDS.keys() >= set(options.pair):
+            parser.error(f"two of {', '.join(KINDS)}, or none")
+        return pairs.main(options.pair)
     if options.what == "moves":
         offs_s = [float(one) for one in options.off.split(",")]
         return moves.main(options.roles.split(","), offs_s, options.homes.split(","), options.here, options.screens)

@@ -12,7 +12,7 @@ import pytest
 from dsdnode.dht.ids import node_id
 from dsdnode.identity import Identity
 from dsdnode.net.port import Sighting
-from dsdnode.swarm.checks import in_words, way_of
+from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach
 from dsdnode.swarm.relaying import MOST_PAUSE_S, Relaying
@@ -288,21 +288,3 @@ async def test_what_one_is_told_whom_nobody_reaches_and_one_who_relays() -> None
 
 
 # --- who is reached by way of one, for people
-
-
-@pytest.mark.parametrize(
-    ("hosts", "source", "way"),
-    [
-        (set(), "11.7.7.7", "calls us"),
-        ({"11.9.9.9"}, "11.9.9.9", "called"),
-        ({"11.9.9.9"}, "11.7.7.7", "called"),
-        ({"11.1.1.1"}, "11.7.7.7", "relayed"),
-        ({"11.1.1.1"}, "11.1.1.1", "called"),
-        ({"11.1.1.1", "11.9.9.9"}, "11.7.7.7", "called"),
-    ],
-    ids=["at no address", "at its own", "at two of one machine", "at carol's", "it lives beside carol", "at both"],
-)
-def test_whom_alice_reaches_by_way_of_carol_is_told_only_where_that_can_be_seen(
-    hosts: set[str], source: str, way: str
-) -> None:
-    assert way_of(hosts, {"11.1.1.1"}, source) == way
