@@ -40,6 +40,7 @@ FLOORS = {
     "node": 9,
     "sim": 10,
     "bench": 10,
+    "doctor": 10,
     "cli": 11,
     "__init__": 12,
 }

@@ -9,7 +9,22 @@ from typing import NoReturn
 
 import click
 
-from dsdnode.cli import about, bench, chat, demo, invite, render, report, run, shards, sim, start, streams, swarm_keys
+from dsdnode.cli import (
+    about,
+    bench,
+    chat,
+    demo,
+    doctor,
+    invite,
+    render,
+    report,
+    run,
+    shards,
+    sim,
+    start,
+    streams,
+    swarm_keys,
+)
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import DsdError
 from dsdnode.files import check_own, replacing
@@ -27,7 +42,7 @@ def cli() -> None:
 
 
 for command in (
-    *(start.start, report.stop, report.status, report.peers, report.models, invite.invite),
+    *(start.start, report.stop, report.status, report.peers, report.models, invite.invite, doctor.doctor),
     *(chat.chat, run.run, shards.split, about.identity, about.config, about.version, demo.demo, sim.sim, bench.bench),
 ):
     cli.add_command(command)

@@ -111,17 +111,19 @@ node_options = chain(
 )
 
 
-def load(flags: Mapping[str, Any], log_level: str = "warning") -> Settings:
+def load(flags: Mapping[str, Any], log_level: str = "warning", others_folder: bool = False) -> Settings:
     """Settings of this call, and the log as they say (`log_level` when they do not). Raises BadInput.
 
-    `flags` are a command's own arguments: those of `common_options` and of any other group above.
+    `flags` are a command's own arguments: those of `common_options` and of any other group above. `others_folder`: the
+    data dir may be somebody else's; the command itself says so.
     """
     rest = dict(flags)
     config, verbose, quiet = rest.pop("config"), rest.pop("verbose"), rest.pop("quiet")
     if rest.get("log_level") is None and (verbose or quiet):
         rest["log_level"] = "debug" if verbose else "error"
     settings = resolve(rest, os.environ, config)
-    check_own(settings["data_dir"])
+    if not others_folder:
+        check_own(settings["data_dir"])
     swarm_keys.forget(os.environ)
     invocation = click.get_current_context().find_object(Invocation)
     if invocation is not None:

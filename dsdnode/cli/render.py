@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import msgspec
 if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
 
+WIDTH = 80
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls (C0 but tab and newline, C1), marks of direction, and halves of characters."""
@@ -75,6 +77,14 @@ def named(rows: Iterable[tuple[str, str]]) -> str:
     formatter = click.HelpFormatter()
     formatter.write_dl([(name, clean(text)) for name, text in rows])
     return formatter.getvalue().rstrip("\n")
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """Prose in lines of a terminal; those after the first are indented. An address stays in one piece."""
+    lines = textwrap.wrap(
+        cell(text), WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines)
 
 
 def cell(value: object) -> str:

@@ -58,7 +58,8 @@ def status(as_json: bool, **flags: Any) -> None:
         "protection": "" if answer.protection is None else protection_of(answer.protection),
     }
     for name, value in lines.items():
-        click.echo(f"{name:<12} {render.cell(value)}")
+        line = f"{name:<12} {render.cell(value)}"
+        click.echo(render.wrapped(line, indent=13) if name in ("reach", "protection") else line)
     if answer.twin:
         click.echo(f"{'warning':<12} this identity is in use twice: its key is also at {render.cell(answer.twin)}")
     columns = ("ENGINE OF", "MODEL", "WORKER", "CONTEXT", "MS A BLOCK", "MS A TOKEN")
@@ -125,7 +126,7 @@ def protection_of(protection: Protection) -> str:
 
 
 def peers_table(found: Sequence[PeerInfo]) -> str:
-    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "SEEN", "ADDRESSES")
+    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "WAY", "SEEN", "ADDRESSES")
     rows = (
         (
             peer.peer_id[:12],
@@ -133,6 +134,7 @@ def peers_table(found: Sequence[PeerInfo]) -> str:
             render.span(peer.layers),
             peer.model,
             peer.rtt_ms,
+            peer.link,
             _seen(peer),
             " ".join(peer.addresses),
         )

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from dsdnode.node.node import Node
 
 MAX_READY_BYTES = 64 * 1024
+REACHED_S = 10.0
+"""So long it may take to be reached, by way of a relay perhaps, before anything is said of it."""
 log = structlog.get_logger()
 
 
@@ -144,7 +146,7 @@ async def serve(config: NodeConfig, as_json: bool, leash: bool = False, lent: Se
                 ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers)
                 _print_ready(ready, as_json, config)
                 _keep(lent, as_json, config)
-                told = asyncio.create_task(_told(), name="tell that we are ready")
+                told = asyncio.create_task(_told(node, as_json), name="tell that we are ready, and how we are reached")
                 again = asyncio.create_task(_tell_again(node, config), name="tell where we are reached")
                 await ending.asked.wait()
                 told.cancel()
@@ -155,10 +157,12 @@ async def serve(config: NodeConfig, as_json: bool, leash: bool = False, lent: Se
     return ending.exit_code
 
 
-async def _told() -> None:
+async def _told(node: Node, as_json: bool) -> None:
     """Whoever reads what was said, and whether anybody does: the node serves."""
     try:
         await streams.caught_up()
+        if not as_json:
+            await _tell_reach(node)
     except (DsdError, BrokenPipeError) as error:
         log.warning("nobody was told that the node is ready", reason=str(error))
     finally:
@@ -171,6 +175,25 @@ async def _tell_again(node: Node, config: NodeConfig) -> None:
     log.info(f"others reach this node now; on the next machine: {_next(join, config)}")
 
 
+async def _tell_reach(node: Node) -> None:
+    """How others reach it, once they do; and before, where that takes long, why they do not. Later the log tells."""
+    checks = node.discovery.checks
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REACHED_S):
+            await checks.until_usable()
+    _print_reach(node)
+    if not checks.is_usable:
+        await streams.caught_up()
+        await checks.until_usable()
+        _print_reach(node)
+    await streams.caught_up()
+
+
+def _print_reach(node: Node) -> None:
+    status = node.status()
+    click.echo(render.wrapped(f"after {status.uptime_s:.1f} s: {status.reach}"))
+
+
 def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, control.Handler]:
     async def status() -> Any:
         return node.status()
@@ -179,12 +202,15 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
         return control.Connection(node.join_here, config.swarm_keys)
 
+    async def situation() -> Any:
+        return node.situation()
+
     async def stop() -> Any:
         ending.on_signal(signal.SIGTERM)
         return {"draining": True}
 
     asked = {"status": status, "peers": node.peers, "models": node.models, "inviting": node.inviting}
-    return asked | {"connection": connection, "stop": stop}
+    return asked | {"situation": situation, "connection": connection, "stop": stop}
 
 
 async def _drain(node: Node, drain_s: float) -> None:
@@ -214,7 +240,8 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
         render.print_json(ready)
         return
     hosted = ", layers {}:{}".format(*ready.layers) if ready.layers else ""
-    click.echo(f"ready: {', '.join(ready.roles)}{hosted}")
+    click.echo("ready; finding out whether others reach this node ...")
+    click.echo(f"  roles    {', '.join(ready.roles)}{hosted}")
     click.echo(f"  peer id  {ready.peer_id}")
     click.echo(f"  address  {ready.address}")
     click.echo(f"On the next machine:\n  {_next(ready.join, config)}")
@@ -254,9 +281,9 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[s
     _print_ready(msgspec.json.decode(line, type=Ready), as_json, config)
     _keep(lent, as_json, config)
     if not as_json:
-        click.echo(
-            f"It runs on as process {child.pid}, its log in {shown(path)}; `dsdnode stop{_here(config)}` ends it."
-        )
+        here = _here(config)
+        click.echo(f"It runs on as process {child.pid}, its log in {shown(path)}.")
+        click.echo(f"`dsdnode status{here}` says how others reach it, `dsdnode stop{here}` ends it.")
     return 0
 
 

@@ -21,6 +21,7 @@ from dsdnode.net.sockets import (
     Frames,
     Names,
     Pump,
+    endpoint_from,
     events,
     open_dealer,
     open_monitor,
@@ -55,6 +56,16 @@ class Way:
     """A connection to `address` that has been made already, and is to be taken."""
     relayed: bool = False
     """By way of a relay, as whoever answered has said."""
+
+    source_port: int = 0
+    """Of ours, that it is called from (0: any)."""
+
+    @property
+    def endpoint(self) -> str:
+        """For libzmq."""
+        if self.passage is not None:
+            return self.passage.endpoint
+        return endpoint_from(self.source_port, self.address) if self.source_port else self.address
 
     @property
     def told(self) -> str:
@@ -109,12 +120,11 @@ class Call:
         self._began_s = self._connected_s = self._loop.time()
         self._await_answer()
         try:
-            endpoint = way.passage.endpoint if way.passage is not None else way.address
-            self._socket = open_dealer(context, identity, curve_public_key(public_key), endpoint)
+            self._socket = open_dealer(context, identity, curve_public_key(public_key), way.endpoint)
             self._monitor = open_monitor(context, self._socket, names, zmq.EVENT_CONNECTED | _ENDINGS)
             self._frames = Frames(self._socket, most=1 + MAX_BUFFERS)
             self._pumps = [Pump(self._monitor, self._take_event), Pump(self._socket, self._take, self._idle)]
-            self._socket.connect(endpoint)
+            self._socket.connect(way.endpoint)
         except zmq.ZMQError as error:  # no descriptors left, say
             self._loop.call_soon(self._end, f"{way.address}: {error.strerror}")
 
@@ -174,6 +184,10 @@ class Call:
             return False
         self._pumps[1].sent()
         return True
+
+    @property
+    def is_connected(self) -> bool:
+        return self._door is not None
 
     @property
     def local(self) -> str:

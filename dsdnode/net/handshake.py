@@ -15,13 +15,18 @@ from functools import lru_cache
 
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import curve_public_key
-from dsdnode.net.port import OBSERVE, REACH, RELAY
+from dsdnode.net.port import OBSERVE, PATH, PUNCH, REACH, RELAY
 from dsdnode.wire.messages import PROTOCOL_VERSION, WIRE_TYPES, Contact, Hello, Refused, Welcome
 
-CAPABILITIES = (*WIRE_TYPES, REACH, RELAY, OBSERVE)
+CAPABILITIES = (*WIRE_TYPES, REACH, RELAY, OBSERVE, PATH, PUNCH)
 """What this version can do beyond the bare protocol: the wire types of hidden states, and single messages."""
 REQUIRED = ("f32",)
 """What every peer must be able to do."""
+WRONG_KEY = "wrong swarm key"
+KEY_NEEDED = "this swarm is private: its key is needed (--swarm-key)"
+NO_KEY_HERE = "this swarm has no swarm key, and one was given"
+OTHER_VERSION = "protocol version"
+"""What a refusal is about, in its words."""
 
 
 @lru_cache
@@ -108,9 +113,9 @@ class Handshake:
 
     def _mismatch(self, version: int, capabilities: tuple[str, ...]) -> str:
         if version != self.version:
-            return f"protocol version {version} meets version {self.version}: update the older one"
+            return f"{OTHER_VERSION} {version} meets version {self.version}: update the older one"
         lacking = [name for name in REQUIRED if name not in capabilities]
-        return f"protocol version {version} without {', '.join(lacking)} meets {self.version}" if lacking else ""
+        return f"{OTHER_VERSION} {version} without {', '.join(lacking)} meets {self.version}" if lacking else ""
 
 
 def _proof(key: bytes, label: bytes, speaker: bytes, listener: bytes, nonce: bytes) -> bytes:
@@ -121,7 +126,5 @@ def _proof(key: bytes, label: bytes, speaker: bytes, listener: bytes, nonce: byt
 
 def _wrong_key(here: bool, there: bool) -> str:
     if here and there:
-        return "wrong swarm key"
-    if here:
-        return "this swarm is private: its key is needed (--swarm-key)"
-    return "this swarm has no swarm key, and one was given"
+        return WRONG_KEY
+    return KEY_NEEDED if here else NO_KEY_HERE

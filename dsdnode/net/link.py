@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.call import Call, Way
 from dsdnode.net.handshake import Handshake
-from dsdnode.net.port import LOOK, Priority
+from dsdnode.net.port import BESIDE, LOOK, RELAYED, LinkKind, Priority
 from dsdnode.net.queues import SendQueue
 from dsdnode.net.resolver import Resolver
 from dsdnode.net.sockets import Names, Pump, transmit
@@ -41,15 +42,48 @@ class Link:
         self.bulk = bulk
         self.ready = False
         self.closed = False
+        self.since_s = asyncio.get_running_loop().time()
+        self.kind = LinkKind.DIRECT
         self.queue = SendQueue()
+        self.waits_for: dict[Link, None] = {}
+        """Links that were used before it: nothing is sent until all has been taken that was sent over these."""
+        self.beside = False
+        """Its peer has made it beside others, to leave these for it soon: not to be used before."""
+        self.leaving = self.is_left = False
+        """We, the peer, have said that nothing more follows."""
+        self.is_over = False
+        """The peer has taken all that we have sent."""
+        self.is_stale = False
+        """The peer has made a newer one since, perhaps because it has lost this one."""
+        self._urgent: deque[list[bytes]] = deque()
+        """What concerns the link itself: it waits for nothing but room."""
+
+    @property
+    def has_work(self) -> bool:
+        """Is there anything that could be sent if libzmq had room?"""
+        return self.ready and bool(self._urgent or (self.queue and not self.waits_for))
+
+    @property
+    def is_usable(self) -> bool:
+        return self.ready and not self.closed and not self.leaving
 
     def send(self, frames: list[bytes], priority: Priority) -> None:
         """Now if that is possible, else when it is. Raises Overloaded."""
-        if not (self.ready and not self.queue and self._transmit(frames)):
+        waits = self.waits_for or self.queue or self._urgent
+        if not (self.ready and not waits and self._transmit(frames)):
             self.queue.push(frames, priority)
 
+    def say(self, frames: list[bytes]) -> None:
+        """Before all that waits."""
+        self._urgent.append(frames)
+        self.flush()
+
     def flush(self) -> None:
-        while self.ready and (first := self.queue.first()) is not None:
+        while self.ready and self._urgent:
+            if not self._transmit(self._urgent[0]):
+                return
+            self._urgent.popleft()
+        while self.ready and not self.waits_for and (first := self.queue.first()) is not None:
             frames, priority = first
             if not self._transmit(frames):
                 return
@@ -72,14 +106,15 @@ class Inbound(Link):
         user: str,
         descriptor: int,
         host: str,
+        hang_up: Callable[[], None],
     ) -> None:
         """`host`: the IP address that it comes from ("": gone before that was seen)."""
         super().__init__(peer_id(hello.contact.public_key), hello.bulk)
         self.contact, self.capabilities = hello.contact, hello.capabilities
         self.is_look = LOOK in hello.capabilities
         """Made to be looked at: nothing is to be sent over it, or heard."""
-        self.is_straight = False
-        """It comes from `host` itself, and not by way of a relay."""
+        self.beside = BESIDE in hello.capabilities
+        self.hang_up = hang_up
         self.host = host
         self._router = router
         self._pump = pump
@@ -134,9 +169,18 @@ class Dealer(Link):
     One is greeted at a time: a second greeting would look like a newer link to a peer that answers at two addresses.
     """
 
-    def __init__(self, owner: DealerOwner, peer: bytes, public_key: bytes, bulk: bool, ways: Sequence[Way]) -> None:
+    def __init__(
+        self,
+        owner: DealerOwner,
+        peer: bytes,
+        public_key: bytes,
+        bulk: bool,
+        ways: Sequence[Way],
+        stagger_s: float = STAGGER_S,
+    ) -> None:
         super().__init__(peer, bulk)
-        self._owner = owner
+        self._stagger_s = stagger_s
+        self.owner = owner
         self._public_key = public_key
         self._ways = list(ways)
         self._calls: list[Call] = []
@@ -166,6 +210,10 @@ class Dealer(Link):
         return self._call.way if self._call is not None else Way("")
 
     @property
+    def is_connected(self) -> bool:
+        return any(call.is_connected for call in self._calls)
+
+    @property
     def local(self) -> str:
         """The IP address of ours that it is made from ("": there is no connection)."""
         return self._call.local if self._call is not None else ""
@@ -192,10 +240,10 @@ class Dealer(Link):
             self._timer.cancel()
         while self._ways and not self.closed:
             way = self._ways.pop(0)
-            if not self._owner.may_dial(way):
+            if not self.owner.may_dial(way):
                 self._note(f"{way.address} is not called again yet: too many such calls led nowhere", is_known=False)
                 continue
-            self._timer = self._loop.call_later(STAGGER_S, self._start)
+            self._timer = self._loop.call_later(self._stagger_s, self._start)
             host, port = parse_address(way.address)
             if is_ip(host):
                 self._dial(way)
@@ -224,7 +272,7 @@ class Dealer(Link):
         self._is_known &= is_known
 
     def _dial(self, way: Way) -> None:
-        owner = self._owner
+        owner = self.owner
         self._calls.append(Call(self, owner.context, owner.names, owner.identity, self._public_key, way))
 
     async def _resolve(self, named: Way, host: str, port: int) -> None:
@@ -232,7 +280,7 @@ class Dealer(Link):
         why, ips, is_known = f"{host} cannot be found", list[str](), True
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-                found = await self._owner.resolver.hosts(host)
+                found = await self.owner.resolver.hosts(host)
         except TimeoutError:
             why, is_known = f"no name server has said where {host} is", False
         except (OSError, UnicodeError):
@@ -259,7 +307,7 @@ class Dealer(Link):
         self.close()
         self._calls.clear()
         self._resolutions.clear()
-        self._owner.dealer_ended(self, was_ready, self.why)
+        self.owner.dealer_ended(self, was_ready, self.why)
 
     # --- the calls (implements Caller)
 
@@ -272,7 +320,7 @@ class Dealer(Link):
         self._call = call
         if self._timer is not None:
             self._timer.cancel()
-        call.greet(self._owner.handshake.hello(self._public_key, self.bulk, self._attempt))
+        call.greet(self.owner.handshake.hello(self._public_key, self.bulk, self._attempt))
 
     def call_ended(self, call: Call, why: str) -> None:
         if self.ready:
@@ -293,7 +341,7 @@ class Dealer(Link):
 
     def call_heard(self, call: Call, frames: list[bytes]) -> None:
         if self.ready:
-            self._owner.received(self, frames)
+            self.owner.received(self, frames)
         elif call is self._call and call.hello is not None:
             self._answered(call, frames, call.hello)
 
@@ -307,9 +355,9 @@ class Dealer(Link):
                 raise PeerUnavailable(printable(answer.reason))
             if not isinstance(answer, Welcome):
                 raise PeerMisbehaved("it did not answer the greeting")
-            self._owner.handshake.check(answer, hello, self._public_key)
+            self.owner.handshake.check(answer, hello, self._public_key)
         except (PeerUnavailable, PeerMisbehaved) as error:
-            if self.refused and self._attempt + 1 < self._owner.handshake.num_greetings:
+            if self.refused and self._attempt + 1 < self.owner.handshake.num_greetings:
                 self._attempt += 1  # it may not know our newest swarm key yet
                 return self._call_again(call)
             self._whys, self._ways = {f"{call.way.address} refused: {error}": None}, []
@@ -320,7 +368,9 @@ class Dealer(Link):
             other.close()
         self._calls, self._ways = [call], []
         self.capabilities, self.ready = answer.capabilities, True
-        self._owner.dealer_ready(self)
+        if RELAYED in answer.capabilities:
+            self.kind = LinkKind.RELAYED
+        self.owner.dealer_ready(self)
         self.flush()
 
     def _call_again(self, call: Call) -> None:

@@ -19,9 +19,10 @@ from dsdnode.net.call import Way
 from dsdnode.net.dials import Dials
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Inbound, Link
+from dsdnode.net.moves import Moves
 from dsdnode.net.peers import Peer, PeerBook
 from dsdnode.net.places import is_gone
-from dsdnode.net.port import MAX_DIALLED, RELAYED, RETRY_S, Priority
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S, MAX_DIALLED, RELAYED, RETRY_S, LinkKind, Priority
 from dsdnode.net.queues import Inbox
 from dsdnode.net.resolver import Resolver
 from dsdnode.net.sockets import Names
@@ -67,6 +68,9 @@ class Links:
         self._dealers: OrderedDict[Dealer, Peer] = OrderedDict()
         self._spares: dict[Dealer, None] = {}
         """Of them those that are to take the place of a link that may be dead."""
+        self.moves = Moves(self._drop, self._retry_soon)
+        self._awaited: dict[tuple[bytes, bool], asyncio.Future[None]] = {}
+        self._on_detour: list[Callable[[bytes], None]] = []
         self._blocked: dict[Link, None] = {}
         self._blocked_timer: asyncio.TimerHandle | None = None
 
@@ -79,21 +83,23 @@ class Links:
         if isinstance(link, Dealer):
             self._dealers.move_to_end(link)
         link.send(frames, priority)
-        if link.ready and link.queue:
-            self._retry_soon(link)
+        self._retry_soon(link)
 
     def received(self, link: Link, frames: list[bytes]) -> None:
         if isinstance(link, Dealer) and link in self._dealers:  # (a knock is not)
             self._dealers.move_to_end(link)
         known = self.book.get(link.peer)
+        if known is not None and self.moves.heard(known, link, frames):
+            return
         source = known.source if known is not None else ""
         self._inbox.put(link.peer, frames, network_of(source), machine_of(source))
 
     def drop_dealers(self, peer: Peer) -> None:
-        for dealer in list(peer.dealers.values()):
+        for dealer in [*peer.dealers.values(), *peer.parting]:
             self._drop(dealer)
 
     def close(self) -> None:
+        self.moves.close()
         if self._blocked_timer is not None:
             self._blocked_timer.cancel()
         for dealer in list(self._dealers):
@@ -181,15 +187,42 @@ class Links:
         while len(self._dealers) >= MAX_DIALLED:
             self._drop(next(iter(self._dealers)))
         dealer = Dealer(self, peer.id, peer.public_key, bulk, ways)
+        self.moves.waits(peer, dealer)
         self._dealers[dealer] = peer
         return dealer
 
     def _drop(self, dealer: Dealer) -> None:
         dealer.close()
-        peer = self._dealers.pop(dealer)
-        if peer.dealers.get(dealer.bulk) is dealer:
+        peer = self._dealers.pop(dealer, None) or self.book.get(dealer.peer)
+        if peer is None:
+            return
+        if dealer in peer.parting:
+            peer.parting.remove(dealer)
+        if peer.dealers.get(dealer.bulk) is dealer:  # not, if the peer has left it before it was adopted
             del peer.dealers[dealer.bulk]
         self._spares.pop(dealer, None)
+        self.moves.gone(peer, dealer)
+
+    def adopt(self, peer: Peer, dealers: Sequence[Dealer]) -> None:
+        """Links that lead straight to a peer: the other ones are left for them."""
+        while len(self._dealers) + len(dealers) > MAX_DIALLED:
+            self._drop(next(iter(self._dealers)))
+        for spare in [one for one in self._spares if self._dealers[one] is peer]:
+            self._drop(spare)
+        others = [link for link in peer.links() if link.is_usable]
+        idle = [dealer for dealer in peer.dealers.values() if not dealer.ready]
+        peer.parting += peer.dealers.values()
+        peer.dealers = {dealer.bulk: dealer for dealer in dealers}
+        for dealer in dealers:
+            dealer.owner = self
+            self._dealers[dealer] = peer
+            self.moves.waits(peer, dealer)
+            self.dealer_ready(dealer)
+        self.moves.leave(peer, others)
+        for dealer in idle:
+            self.moves.requeue(peer, dealer)
+            if not dealer.nonce:  # else the peer may use it already: it is left when it is ready
+                self._drop(dealer)
 
     def may_dial(self, way: Way) -> bool:
         allowed = way.teacher is None or self.dials.allow(self._loop.time(), way.teacher, way.address)
@@ -201,7 +234,7 @@ class Links:
 
     def settle(self, peer: Peer | None, dealer: Dealer) -> None:
         """What a call has shown of a peer's addresses: at `dealer.way` it answered (or refused us), elsewhere not."""
-        if peer is not None:
+        if peer is not None and dealer.kind is not LinkKind.PUNCHED:
             for address in dealer.failed:
                 peer.unanswered(address)
             if dealer.ready:
@@ -219,6 +252,8 @@ class Links:
         peer.why_lost, peer.refused, peer.leads_nowhere, peer.retry_at = "", False, False, 0.0
         peer.capabilities = dealer.capabilities
         self.settle(peer, dealer)
+        if dealer in peer.parting or (dealer.kind is LinkKind.RELAYED and peer.has_shortcut(dealer.bulk)):
+            self.moves.leave(peer, [dealer])  # a straight one came up while it was being called
 
     def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
         peer, is_spare = self._dealers[dealer], dealer in self._spares
@@ -230,26 +265,37 @@ class Links:
             peer.retry_at = self._loop.time() + RETRY_S
         peer.why_lost, peer.refused = why, dealer.refused
         peer.leads_nowhere = dealer.leads_nowhere and not was_ready
-        other = peer.ready_link(dealer.bulk) or peer.ready_link(not dealer.bulk)
-        if other is not None:
-            dealer.queue.move_to(other.queue)
-            other.flush()
+        self.moves.requeue(peer, dealer)
         self._ended(peer, dealer, why)
+        self._look_at(peer)
 
     def inbound_ready(self, inbound: Inbound) -> None:
         """The newest connection of a lane is the one surely alive; what waited for another goes over it."""
         peer = self.book.meet(inbound.contact.public_key)
-        self._follow(peer, inbound)
+        if not inbound.beside:
+            self._follow(peer, inbound)
         peer.said, peer.why_lost, peer.retry_at = inbound.contact, "", 0.0
         peer.capabilities = inbound.capabilities
         peer.seen_at(inbound.host)
+        self.moves.waits(peer, inbound)
         peer.inbounds.append(inbound)
+        awaited = self._awaited.get((peer.id, inbound.bulk)) if inbound.beside else None
+        if awaited is not None and not awaited.done():
+            awaited.set_result(None)
         used = peer.used.get(inbound.bulk)
-        if used is None or not used.ready or isinstance(used, Inbound):
+        if not inbound.beside and (used is None or not used.ready or self._replaces(inbound, used)):
             peer.use(inbound.bulk, inbound, self._loop.time())
             if used is not None:
+                used.is_stale = True
                 used.queue.move_to(inbound.queue)
                 inbound.flush()
+        self._look_at(peer)
+
+    def _replaces(self, inbound: Inbound, used: Link) -> bool:
+        """(A call by way of a relay may have been under way when a straight link came up.)"""
+        is_fresh = self._loop.time() < used.since_s + ATTEMPT_TIMEOUT_S
+        is_late = is_fresh and used.kind is not LinkKind.RELAYED and inbound.kind is LinkKind.RELAYED
+        return isinstance(used, Inbound) and not is_late
 
     def _follow(self, peer: Peer, inbound: Inbound) -> None:
         """It says that it lives elsewhere now than where we have called it: nobody may have told us that it left.
@@ -260,6 +306,8 @@ class Links:
         nears = [nearness(parse_address(one)[0]) for one in addresses if is_address(one)]
         for dealer in list(peer.dealers.values()):
             told = dealer.way.told
+            if dealer.kind is LinkKind.PUNCHED:  # at a port that its router has chosen
+                continue
             if dealer.ready and told not in addresses and nearness(parse_address(told)[0]) in nears:
                 self._drop(dealer)
                 dealer.queue.move_to(inbound.queue)
@@ -272,7 +320,9 @@ class Links:
             if peer.inbounds:  # of two with one key, say, one is gone
                 peer.said = peer.inbounds[-1].contact
             peer.why_lost = "the connection was closed"
+            self.moves.gone(peer, inbound)
             self._ended(peer, inbound, peer.why_lost)
+            self._look_at(peer)
 
     def _ended(self, peer: Peer, link: Link, why: str, other: Link | None = None) -> None:
         """`other`: one that is there, and not in the book yet."""
@@ -284,9 +334,33 @@ class Links:
             if peer.used.get(bulk) is link:
                 self._loop.call_soon(self._on_broken, peer.id, bulk, since_s)
 
+    def awaited(self, peer: Peer, bulk: bool) -> asyncio.Future[None]:
+        """Until the peer has made a connection of that lane beside others; to be cancelled by who waits no more."""
+        lane = peer.id, bulk
+        if lane not in self._awaited or self._awaited[lane].done():
+            self._awaited[lane] = self._loop.create_future()
+            self._awaited[lane].add_done_callback(lambda one: self._came(lane, one))
+        return self._awaited[lane]
+
+    def _came(self, lane: tuple[bytes, bool], awaited: asyncio.Future[None]) -> None:
+        if self._awaited.get(lane) is awaited:
+            del self._awaited[lane]
+
+    def on_detour(self, callback: Callable[[bytes], None]) -> None:
+        self._on_detour.append(callback)
+
+    def _look_at(self, peer: Peer) -> None:
+        """Is a relay all that there is between us, which it alone does not know?"""
+        if peer.is_on_detour:
+            for callback in self._on_detour:
+                callback(peer.id)
+
     # --- blocked links
 
     def _retry_soon(self, link: Link) -> None:
+        """If there is anything to be sent that could not be."""
+        if not link.has_work:
+            return
         self._blocked[link] = None
         if self._blocked_timer is None:
             self._blocked_timer = self._loop.call_later(BLOCKED_RETRY_S, self._retry)
@@ -296,5 +370,4 @@ class Links:
         links, self._blocked = list(self._blocked), {}
         for link in links:
             link.flush()
-            if link.ready and link.queue:
-                self._retry_soon(link)
+            self._retry_soon(link)

@@ -67,7 +67,8 @@ class PortMapper:
 
     def start(self) -> None:
         """Also after `stop`, when our network is another one: the router may be, too."""
-        router = self._router or _gateway()
+        host = gateway()
+        router = self._router or ((host, SERVER_PORT) if host else None)
         if router is None:
             return self._settle("no gateway is known on this system")
         try:
@@ -209,12 +210,12 @@ def gateway_of(routes: str) -> str | None:
     return min(found)[1] if found else None
 
 
-def _gateway() -> tuple[str, int] | None:
+def gateway() -> str:
+    """Of the default route ("": there is none, or this system does not say)."""
     try:
-        host = gateway_of(ROUTES.read_text())
+        return gateway_of(ROUTES.read_text()) or ""
     except OSError:
-        return None
-    return (host, SERVER_PORT) if host else None
+        return ""
 
 
 def _datagrams(sock: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from dsdnode.addresses import LOWEST_PORT, Nearness, nearness
-from dsdnode.net.pcp import Answer, Protocol, Request, has_started_again
+from dsdnode.net.pcp import ANOTHER_ROUTER, Answer, Protocol, Request, has_started_again
 
 LEASE_S = 1200.0
 """What is asked for, and the most that is believed. A router that forgets us in silence is asked again after half."""
@@ -176,7 +176,7 @@ class Mapping:
 def _what_is_wrong(host: str, answer: Answer) -> str:
     """With what a router says that it gives: in words, or "" """
     if nearness(host) is not Nearness.WORLD:
-        return f"the router's own outside address is {host}, not a public one: another router stands before it"
+        return f"the router's own outside address is {host}, not a public one: {ANOTHER_ROUTER} before it"
     if answer.port < LOWEST_PORT:
         return f"the router gives port {answer.port}, where nobody calls"
     if answer.lifetime_s < 2 * MIN_RENEW_S:

@@ -35,7 +35,7 @@ class MemoryTransport:
         self.here = contact.addresses
         self.twin = ""
         self.why_no_port = self.seen = ""
-        self.relays = self.outlook = None
+        self.relays = self.outlook = self.paths = None
         self.given: tuple[str, ...] = ()
         self.relay_bytes_per_s = 0.0
         self.is_called = False

@@ -25,11 +25,13 @@ _OTHER_VERSION = 1
 _OTHER_OPERATION = 4
 """A PCP result. (Of NAT-PMP, 4 is another one.)"""
 _SWITCHED_OFF = "it maps no ports: switch on UPnP, NAT-PMP or PCP in its settings"
+ANOTHER_ROUTER = "another router stands"
+"""In the words for why there is no port: the provider's, most often."""
 _PCP_REFUSALS = {
     2: _SWITCHED_OFF,
     8: "it has no port to give",
     11: "it cannot give such an address",
-    12: "another router stands between us and it",
+    12: f"{ANOTHER_ROUTER} between us and it",
     13: "it gives us no more ports",
 }
 _PMP_REFUSALS = {2: _SWITCHED_OFF, 3: "it has no outside address yet", 4: "it has no port to give"}

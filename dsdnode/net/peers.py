@@ -12,7 +12,7 @@ from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
 from dsdnode.net.door import leads_here
 from dsdnode.net.link import Dealer, Inbound, Link
-from dsdnode.net.port import Sighting
+from dsdnode.net.port import LinkKind, Sighting
 from dsdnode.wire.messages import Contact
 
 MAX_PEERS = 4096
@@ -48,6 +48,8 @@ class Peer:
     dealers: dict[bool, Dealer] = field(default_factory=dict)
     inbounds: list[Inbound] = field(default_factory=list)
     """The newest last."""
+    parting: list[Dealer] = field(default_factory=list)
+    """Dealers that are being left."""
     used: dict[bool, Link] = field(default_factory=dict)
     used_since_s: dict[bool, float] = field(default_factory=dict)
     capabilities: tuple[str, ...] = ()
@@ -65,6 +67,7 @@ class Peer:
 
     def links(self) -> Iterator[Link]:
         yield from self.dealers.values()
+        yield from self.parting
         yield from self.inbounds
 
     def contact(self) -> Contact | None:
@@ -144,12 +147,24 @@ class Peer:
             self.used[bulk], self.used_since_s[bulk] = link, now
 
     def ready_link(self, bulk: bool) -> Link | None:
-        """An open link of a lane, ours before theirs."""
-        theirs = next((inbound for inbound in reversed(self.inbounds) if inbound.bulk is bulk), None)
-        for link in (self.dealers.get(bulk), theirs):
-            if link is not None and link.ready and not link.closed:
-                return link
-        return None
+        """An open link of a lane: one that leads straight to it first, then ours before theirs, the newest of these."""
+        usable = [link for link in (*self.dealers.values(), *reversed(self.inbounds)) if link.is_usable]
+        usable = [link for link in usable if not link.beside] or usable
+        found = [link for link in usable if link.bulk is bulk]
+        return next((link for link in found if link.kind is not LinkKind.RELAYED), found[0] if found else None)
+
+    def has_shortcut(self, bulk: bool) -> bool:
+        """Is there a link of that lane that needs no relay?"""
+        link = self.ready_link(bulk)
+        return link is not None and not link.beside and link.kind is not LinkKind.RELAYED
+
+    @property
+    def is_on_detour(self) -> bool:
+        """Has it called by way of a relay, and nothing leads straight to it?"""
+        usable = [link for link in self.links() if link.is_usable]
+        straight = {link.bulk for link in usable if link.kind is not LinkKind.RELAYED}
+        detours = [link for link in self.inbounds if link.is_usable and link.kind is LinkKind.RELAYED]
+        return any(link.bulk not in straight for link in detours)
 
 
 class PeerBook:

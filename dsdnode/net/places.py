@@ -58,7 +58,7 @@ def to_address(host: str, port: int) -> str:
 
 def hosts_to_tell(any_host: str) -> tuple[str, ...]:
     """Where others may reach whoever listens on `any_host`, best first; loopback, where there is nothing else."""
-    sources = {_source(family) for family in (socket.AF_INET, socket.AF_INET6)}
+    sources = {source(family) for family in (socket.AF_INET, socket.AF_INET6)}
     return ranked(own_addresses(), sources, v6=any_host == "::") or ("127.0.0.1",)
 
 
@@ -82,12 +82,32 @@ def is_anywhere(hosts: Collection[str]) -> bool:
     return any((nearness(host) or Nearness.HERE) >= Nearness.HOUSE for host in hosts)
 
 
+def why_not_told(found: Sequence[Own], told: Sequence[str], any_host: str) -> tuple[tuple[str, str], ...]:
+    """Of our addresses those that others are not `told` (a list of addresses), and why, in words. `any_host`: listened
+    on; "": one address alone, or others are told what our user has said. Pure."""
+    hosts = {parse_address(address)[0] for address in told}
+    real = [own for own in found if not own.interface.startswith(_MADE_UP)]
+
+    def why(own: Own) -> str:
+        if not any_host:
+            return "other addresses were asked for"
+        if (nearness(own.host) or Nearness.HERE) < Nearness.HOUSE:
+            return "it means something on one cable alone"
+        if real and own.interface.startswith(_MADE_UP):
+            return "it leads to this machine's own containers"
+        return (
+            "IPv6 is not listened for" if ":" in own.host and any_host != "::" else "there are others that are better"
+        )
+
+    return tuple((own.host, why(own)) for own in found if own.host not in hosts)
+
+
 def is_gone(host: str, found: Collection[str]) -> bool:
     """Is `host`, where a connection of ours was made from ("": there is none), no address of ours any more?"""
     return host not in (*found, "") and (nearness(host) or Nearness.HERE) >= Nearness.HOUSE
 
 
-def _source(family: socket.AddressFamily) -> str:
+def source(family: socket.AddressFamily) -> str:
     """The address that this machine would reach the world from (nothing is sent); "": it would not."""
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(("2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1", 9))

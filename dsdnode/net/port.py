@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from dsdnode.addresses import Nearness
@@ -16,6 +16,7 @@ from dsdnode.wire.messages import Contact
 
 if TYPE_CHECKING:
     from dsdnode.net.outlook import Outlook
+    from dsdnode.net.paths import Paths
     from dsdnode.net.relays import Relays
 
 ATTEMPT_TIMEOUT_S = 5.0
@@ -42,6 +43,14 @@ LOOK = "look"
 from, in Welcome (SEEN)."""
 SEEN = "seen "
 """Said in a Welcome to LOOK, followed by the caller's tcp://IP:PORT."""
+PATH = "path"
+"""The capability of whoever leaves links for better ones (Move) and says where it is reached without a relay."""
+PUNCH = "punch"
+"""The capability of whoever calls just when he is called (Punch)."""
+PUNCHED = "punched"
+"""Said in a Hello beside BESIDE: it was punched."""
+BESIDE = "beside"
+"""Said in a Hello: nothing is to be sent over this connection before another one is left for it."""
 MAX_DIALLED = 128
 """Connections of ours; the one that was used longest ago is closed for one more."""
 MAX_TURN = 64
@@ -59,6 +68,17 @@ class Priority(IntEnum):
     VERIFY = 1
     DRAFT = 2
     BULK = 3
+
+
+class LinkKind(StrEnum):
+    """How a link leads to its peer."""
+
+    DIRECT = "direct"
+    REVERSED = "reversed"
+    """Called back: the other end cannot be called."""
+    PUNCHED = "punched"
+    """Both ends called at once, for neither can be called."""
+    RELAYED = "relayed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +206,10 @@ class Transport(Protocol):
     def seen(self) -> str:
         """Where others see the port that we listen on, if that is none of our own addresses, nor one that the router
         has given us; "": nowhere else, or nobody reaches us there."""
+
+    @property
+    def paths(self) -> Paths | None:
+        """How peers are linked, and how to do without relays; None: all links lead straight to their peers."""
 
     @property
     def why_no_port(self) -> str:

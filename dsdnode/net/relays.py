@@ -95,7 +95,7 @@ class Relays:
         reached, and who reaches us there needs no relay."""
         self._identity = identity
         self._swarm_keys = swarm_keys
-        self._host, self._port = listens
+        self.host, self._port = listens
         self._gate = gate
         self._circuits = circuits
         self._changed: Callable[[], None] | None = changed
@@ -195,7 +195,7 @@ class Relays:
         """Be a relay, on a port of its own, until `serve_no_more`. False: this process cannot."""
         try:
             self._relay = await Relay.open(
-                self._identity, self._host, 0, swarm_keys=self._swarm_keys, limits=limits_of(bytes_per_s)
+                self._identity, self.host, 0, swarm_keys=self._swarm_keys, limits=limits_of(bytes_per_s)
             )
         except BadInput as error:
             log.info("no relay for others", reason=str(error))

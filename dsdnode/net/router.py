@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -15,13 +16,13 @@ from dsdnode.addresses import Nearness, nearness, network
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net import filling
-from dsdnode.net.door import Door, leads_here, plain_host
+from dsdnode.net.door import Door, leads_here
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.lobby import Lobby
 from dsdnode.net.places import is_gone, to_address
-from dsdnode.net.port import RELAYED, SEEN, Priority
+from dsdnode.net.port import PUNCHED, RELAYED, SEEN, LinkKind, Priority
 from dsdnode.net.relays import Circuits
-from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, open_monitor, receive_event
+from dsdnode.net.sockets import Farewell, Frames, Names, Pump, bind_router, endpoint_from, open_monitor, receive_event
 from dsdnode.wire.codec import MAX_BUFFERS, decode, encode
 from dsdnode.wire.messages import Hello, Refused, Welcome
 
@@ -69,7 +70,7 @@ class Router:
 
     def _bind(self, listen: str) -> None:
         socket, self.port = bind_router(self._context, self._identity, listen)
-        events = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        events = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED
         try:
             self._monitor = open_monitor(self._context, socket, self._names, events)
         except zmq.ZMQError:
@@ -146,9 +147,28 @@ class Router:
     def is_called(self) -> bool:
         """From another machine, without a relay?"""
         return any(
-            inbound.is_straight and inbound.host and not leads_here(inbound.host)
+            inbound.kind in (LinkKind.DIRECT, LinkKind.REVERSED) and inbound.host and not leads_here(inbound.host)
             for inbound in self._by_routing_id.values()
         )
+
+    def call(self, port: int, addresses: Sequence[str]) -> None:
+        """Call from a port of ours, just when we are called from there: then it is a connection as all others."""
+        if self._is_open:
+            for address in addresses:
+                with contextlib.suppress(zmq.ZMQError):
+                    self._socket.connect(endpoint_from(port, address))
+
+    def is_connected(self, addresses: Collection[str]) -> bool:
+        with contextlib.suppress(zmq.ZMQError):
+            self._take_events()
+        return any(to_address(door.host, door.port) in addresses for door, _ in self._doors.values())
+
+    def call_no_more(self, port: int, addresses: Sequence[str]) -> None:
+        """Those where nobody answered."""
+        for address in addresses:
+            if self._is_open and not self.is_connected([address]):
+                with contextlib.suppress(zmq.ZMQError):
+                    self._socket.disconnect(endpoint_from(port, address))
 
     def leave_all_but(self, hosts: Collection[str], circuits: bool) -> list[bytes]:
         """End the connections that lead to an address of ours that is none any more: nothing else would. The peers.
@@ -179,9 +199,9 @@ class Router:
             return
         descriptor = int(str(frames[1].get("__fd")))
         if self.lobby.hears(descriptor):
-            self._greet(routing_id, user, descriptor, plain_host(str(frames[1].get("Peer-Address"))), raw)
+            self._greet(routing_id, user, descriptor, raw)
 
-    def _greet(self, routing_id: bytes, user: str, descriptor: int, claimed: str, raw: list[bytes]) -> None:
+    def _greet(self, routing_id: bytes, user: str, descriptor: int, raw: list[bytes]) -> None:
         """The first message of a connection: HELLO, or it is dropped."""
         try:
             hello = decode(raw).message
@@ -191,18 +211,22 @@ class Router:
         if not isinstance(hello, Hello):
             return
         self._take_events()  # what ended before this began must not be taken for its end
-        host = self._caller(descriptor, claimed)
+        door, _ = self._doors.get(descriptor, (None, 0.0))
+        if door is None or not door.host:
+            return  # over already: nobody can tell where it came from, nor would tell us of its end
+        host = door.caller
         curve_key, peer = bytes.fromhex(user), peer_id(hello.contact.public_key)
         answer = self._owner.greeted(hello, curve_key, host)
         if isinstance(answer, Welcome) and not self.lobby.admits(self._source(host, peer)):
             answer = Refused("this peer has as many connections as it can have", retry=True)
-        inbound = Inbound(self._socket, self._pump, routing_id, hello, user, descriptor, host)
-        seen = self._seen(descriptor)
-        inbound.is_straight = bool(seen)
-        door, _ = self._doors.get(descriptor, (None, 0.0))
-        beside = (*(seen if inbound.is_look else ()), *((RELAYED,) if door and self._circuits.has(door) else ()))
-        if isinstance(answer, Welcome) and beside:
-            answer = Welcome(answer.version, (*answer.capabilities, *beside), answer.proof)
+        hang_up = partial(self._close, descriptor)
+        inbound = Inbound(self._socket, self._pump, routing_id, hello, user, descriptor, host, hang_up)
+        if self._circuits.has(door):
+            inbound.kind = LinkKind.RELAYED
+        elif inbound.beside:
+            inbound.kind = LinkKind.PUNCHED if PUNCHED in hello.capabilities else LinkKind.REVERSED
+        if isinstance(answer, Welcome):
+            answer = self._welcome(answer, inbound)
         inbound.send(encode(answer), Priority.CONTROL)
         if isinstance(answer, Refused):
             self.lobby.refused(self._loop.time(), descriptor)
@@ -211,13 +235,14 @@ class Router:
         self._close(self.lobby.greeted(descriptor, self._source(host, peer), peer))
         self._owner.inbound_ready(inbound, curve_key)
 
-    def _caller(self, descriptor: int, claimed: str) -> str:
-        """The IP address that a connection counts for; `claimed`: the one that libzmq has seen. Of one that is over
-        already nobody knows whether it came by way of a relay: it is not of this machine then."""
-        door, _ = self._doors.get(descriptor, (None, 0.0))
-        if door is not None and door.host:
-            return door.caller
-        return "" if self._circuits and leads_here(claimed) else claimed
+    def _welcome(self, answer: Welcome, inbound: Inbound) -> Welcome:
+        """With what its caller cannot know of this connection."""
+        said = list(answer.capabilities)
+        if inbound.kind is LinkKind.RELAYED:
+            said.append(RELAYED)
+        if inbound.is_look:
+            said += self._seen(inbound.descriptor)
+        return Welcome(answer.version, tuple(said), answer.proof)
 
     def _seen(self, descriptor: int) -> tuple[str, ...]:
         """Where a caller is seen to come from, in words of Welcome; nothing: it comes by way of a relay, or is gone."""
@@ -234,7 +259,7 @@ class Router:
 
     def _take_event(self) -> None:
         event, descriptor = receive_event(self._monitor)
-        if event == zmq.EVENT_ACCEPTED:
+        if event in (zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
             self._arrived(descriptor)
             return
         self.lobby.left(descriptor)

@@ -68,6 +68,9 @@ def bind_router(
     router.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, a dead ZAP handler would let everybody in
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a peer that is gone is an error, not silence
     router.setsockopt(zmq.ROUTER_HANDOVER, 0)  # nobody takes over another's routing id
+    router.setsockopt(zmq.CONNECT_TIMEOUT, 2000)  # of calls that are made just when we are called (Router.call)
+    router.setsockopt(zmq.RECONNECT_IVL, -1)
+    router.setsockopt(zmq.IMMEDIATE, 1)
     try:
         return router, listen_on(router, host, port)
     except (OSError, zmq.ZMQError) as error:
@@ -83,6 +86,11 @@ def _why_not_bound(listen: str, port: int, error: OSError | zmq.ZMQError) -> str
     if error.errno == errno.EACCES:
         return f"cannot listen on port {port}: those below {LOWEST_PORT} are for administrators; choose a higher one"
     return f"cannot listen on {listen}: {error.strerror}"
+
+
+def endpoint_from(port: int, address: str) -> str:
+    """For a call that leaves from a port of ours: no socket listens on it, and all that use it may share it."""
+    return f"tcp://{'[::]' if '[' in address else '0.0.0.0'}:{port};{address.removeprefix('tcp://')}"
 
 
 def open_dealer(

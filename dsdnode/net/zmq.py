@@ -24,8 +24,9 @@ from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
 from dsdnode.net.outlook import Outlook
+from dsdnode.net.paths import Paths
 from dsdnode.net.places import advertised, here_of, is_anywhere
-from dsdnode.net.port import MAX_DIALLED, Priority, Sighting
+from dsdnode.net.port import MAX_DIALLED, LinkKind, Priority, Sighting
 from dsdnode.net.queues import Inbox
 from dsdnode.net.relays import Circuits, Relays
 from dsdnode.net.router import Router
@@ -87,12 +88,11 @@ class ZmqTransport:
         self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
-        self.outlook: Outlook | None = None
+        self.outlook = Outlook(self._links, self._listens, self._relocate) if self._listens[1] else None
         """How the port that we listen on looks from outside, and how that is found out for others."""
-        if self._listens[1]:
-            self.outlook = Outlook(self._links, self._listens, self._relocate)
         self._is_anywhere = is_anywhere([own.host for own in self._addresses.addresses])
         self.is_stranded = False
+        self.paths = Paths(self._links, self._router, self.outlook, self.relays)
         self._house: House | None = None
         if self._follows and not advertise:
             self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)
@@ -306,7 +306,7 @@ class ZmqTransport:
 
     def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None:
         self._gate.know(curve_key)
-        if self.outlook is not None and inbound.is_straight:
+        if self.outlook is not None and inbound.kind in (LinkKind.DIRECT, LinkKind.REVERSED):
             self.outlook.called_by(inbound.host)
         if not inbound.is_look:
             self._links.inbound_ready(inbound)

@@ -14,6 +14,7 @@ from random import Random
 
 import structlog
 
+from dsdnode.addresses import parse_address
 from dsdnode.config import NodeConfig, next_life, read_joins, write_joins
 from dsdnode.dht.ids import MODELS_KEY, model_key
 from dsdnode.engine.port import Engine, TextEngine
@@ -21,6 +22,7 @@ from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import Identity, load_or_create, short_id
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.handshake import swarm_names
+from dsdnode.net.places import to_address
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
@@ -30,7 +32,7 @@ from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure, pair_differences, start_draft, start_shard
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
-from dsdnode.node.status import Inviting, NodeStatus, Sessions
+from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
@@ -307,6 +309,20 @@ class Node:
             protection=next((offer.protection for offer in self._offers.values()), None),
             twin=self._transport.twin,
             reach=in_words(self.discovery.reach, self._transport),
+        )
+
+    def situation(self) -> Situation:
+        host, _ = parse_address(self._config.listen, lowest_port=0)
+        _, port = parse_address(self._transport.here[0])
+        engines = [offer.status() for offer in self._offers.values()]
+        return Situation(
+            listen=to_address(host, port),
+            advertise=self._config.advertise,
+            joins=self._config.joins,
+            reach=self.discovery.checks.info(),
+            troubles=tuple(
+                f"the {one.role}'s engine is not offered: {one.quarantined}" for one in engines if one.quarantined
+            ),
         )
 
     async def peers(self) -> list[PeerInfo]:

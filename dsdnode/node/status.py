@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dsdnode.engine.cage import Protection
+from dsdnode.swarm.info import ReachInfo
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
@@ -72,3 +73,14 @@ class NodeStatus(msgspec.Struct, frozen=True):
     twin: str = ""
     reach: str = ""
     """Whether others reach this node, in words."""
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """What a running node tells `dsdnode doctor`: how it was started, as far as others are concerned, and how it is
+    reached. `troubles`: of its engines, in words."""
+
+    listen: str
+    advertise: tuple[str, ...]
+    joins: tuple[str, ...]
+    reach: ReachInfo
+    troubles: tuple[str, ...] = ()

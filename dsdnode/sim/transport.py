@@ -52,7 +52,7 @@ class SimTransport:
         self.here = contact.addresses
         self.twin = ""
         self.why_no_port = self.seen = ""
-        self.relays = self.outlook = None
+        self.relays = self.outlook = self.paths = None
         self.id = peer_id(contact.public_key)
         self.region = region
         self.traffic = Traffic()

@@ -10,18 +10,20 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import may_name, network
+from dsdnode.addresses import is_ip, may_name, network
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
 from dsdnode.identity import short_id
 from dsdnode.net.nat import Kind, Nat
-from dsdnode.net.port import REACH, Transport
+from dsdnode.net.port import REACH, RELAY, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
+from dsdnode.swarm.info import AddressInfo, ReachInfo
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach, Verdict
 from dsdnode.swarm.relaying import Relaying, own_networks
+from dsdnode.swarm.shortcuts import Shortcuts
 from dsdnode.swarm.visits import Visits
 from dsdnode.wire.messages import Contact, FindMe, Reached, Refused
 from dsdnode.wire.records import ProviderRecord
@@ -62,14 +64,19 @@ class Checks:
         self._tasks = tasks
         self._changed = changed
         self.reach = Reach(_now())
+        self._usable = asyncio.Event()
+        """`is_usable`, since the last tick."""
         self._direct = set(self._own_direct)
         """All that were ours in this place: of too many those that relays give take the place of some."""
         self._named = rpc.transport.contact.addresses
         self._known_ways = True, 0.0
         self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
         """Who have asked us: where nobody else can be dialled they can be asked all the same."""
+        self._seen_at: LRUCache[str, str] = LRUCache(MAX_ASKERS)
+        """IP addresses that we are seen at, by whose word it is."""
         self._relaying = Relaying(rpc, table, tasks, self.reach, rng, relay_bytes_per_s)
         self._visits = Visits(rpc, tasks, rng)
+        self._shortcuts = Shortcuts(rpc, tasks, self._reached_without_relays)
         rpc.on_request(FindMe, self._on_find_me)
 
     @property
@@ -114,6 +121,15 @@ class Checks:
         return self.is_callable, self._rpc.transport.relay_bytes_per_s if self.reach.is_cut_off else 0.0
 
     @property
+    def is_usable(self) -> bool:
+        """Do others reach us, and not our neighbours alone, or those whom we have called, while there are others?"""
+        reach = self.reach
+        return reach.verdict is Verdict.REACHED and (not reach.is_cut_off or any(map(reach.is_reached, self.given)))
+
+    async def until_usable(self) -> None:
+        await self._usable.wait()
+
+    @property
     def _own_direct(self) -> tuple[str, ...]:
         others = (*self.given, self._rpc.transport.seen)
         return tuple(one for one in self._rpc.transport.contact.addresses if one not in others)
@@ -127,6 +143,38 @@ class Checks:
         heard = tuple(one for one in direct if not self.reach.is_unreached(one))
         return heard or (direct if self._rpc.transport.is_called else ())
 
+    def info(self) -> ReachInfo:
+        """What is known, for people."""
+        transport, reach = self._rpc.transport, self.reach
+        by = {address: peer.hex() for peer, address in (transport.relays.held if transport.relays else {}).items()}
+        peers = list(map(node_id, self._table.contacts()))
+        return ReachInfo(
+            addresses=tuple(
+                AddressInfo(
+                    one, True if reach.is_reached(one) else False if reach.was_called(one) else None, by.get(one, "")
+                )
+                for one in transport.contact.addresses
+            ),
+            is_known=reach.verdict is not Verdict.UNKNOWN,
+            is_far=reach.is_far,
+            is_cut_off=reach.is_cut_off,
+            seen_at=tuple(sorted(set(self._seen_at.values()))),
+            seen=transport.seen,
+            nat=self.nat.kind.value if transport.outlook is not None and transport.outlook.is_translated else "",
+            why_no_port=transport.why_no_port,
+            why_no_relay=self._relaying.why_none,
+            num_peers=len(peers),
+            num_able=sum(transport.can(peer, RELAY) for peer in peers),
+            relays=transport.relays is not None and bool(transport.relays.port),
+            twin=transport.twin,
+        )
+
+    def _reached_without_relays(self) -> tuple[str, ...]:
+        """By all, whether we have called them or not."""
+        others = self._discounted
+        own = [one for one in self._rpc.transport.contact.addresses if one not in others]
+        return () if self.reach.is_cut_off else tuple(filter(self.reach.is_reached, own))
+
     def moved(self, now: float) -> None:
         """We have other addresses than before: what was said of another place counts no more."""
         own = set(self._own_direct)
@@ -134,7 +182,9 @@ class Checks:
             self.reach.ask_now(now, self._rpc.transport.contact.addresses)
         else:
             self._direct = own
+            self._seen_at.clear()
             self.reach.moved(now, self.given)
+            self._shortcuts.moved()
 
     def tick(self, now: float) -> None:
         """Ask, if it is time to and anybody is there."""
@@ -147,12 +197,17 @@ class Checks:
             outlook.look(now, self._peers())
         self.reach.discount(self._discounted)
         self._relaying.tick(now)
+        self._shortcuts.tick(now)
         if self._named != (named := self._to_name):
             self._named = named
             self._rpc.transport.greet_as(named)
         if self._known_ways != (ways := self._ways):
             self._known_ways = ways
             self._changed()
+        if self.is_usable:
+            self._usable.set()
+        else:
+            self._usable.clear()
 
     def _choose(self) -> dict[str, bytes]:
         """Whom to ask, by whose word it is: the public network that one is seen in, or, nearby, the peer itself."""
@@ -178,6 +233,8 @@ class Checks:
             return
         if not isinstance(answer, Reached) or own != self._rpc.transport.contact.addresses:
             return
+        if is_ip(answer.source):
+            self._seen_at[voice] = answer.source
         told, verdict = self.contact, self.reach.verdict
         near = (None, *own_networks(self._own_direct))
         far = network(self._rpc.transport.source_of(peer)) not in near

@@ -77,7 +77,7 @@ class Discovery:
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
         self._homes = Homes(rpc.transport, self._tasks, self._queries.ping)
-        self._checks = Checks(rpc, self.table, self._homes, self._tasks, self._relocated, rng, relay_bits_per_s / 8)
+        self.checks = Checks(rpc, self.table, self._homes, self._tasks, self._relocated, rng, relay_bits_per_s / 8)
         self._own_places: LRUCache[str, None] = LRUCache(MAX_OWN_PLACES)
         """Addresses where we were said to be, which have been looked at."""
         self._refreshing = False
@@ -88,7 +88,7 @@ class Discovery:
     @property
     def contact(self) -> Contact:
         """What others are told of where this node is reached."""
-        return self._checks.contact
+        return self.checks.contact
 
     @property
     def joined_at(self) -> Contact:
@@ -106,11 +106,11 @@ class Discovery:
             if here := tuple(address for address in contact.addresses if address in answering):
                 others.append(Contact(contact.public_key, here))
         is_reached = self.reach.verdict is not Verdict.UNREACHED
-        return members_to_name(self.joined_at, is_reached, others, self._checks.given)
+        return members_to_name(self.joined_at, is_reached, others, self.checks.given)
 
     @property
     def reach(self) -> Reach:
-        return self._checks.reach
+        return self.checks.reach
 
     # --- what the node calls --------------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class Discovery:
 
     def provide(self, make: RecordFactory) -> None:
         """Announce the records that `make` returns, on schedule, after `changed`, and to new peers."""
-        self._announcer.provide(lambda: self._checks.as_reached(make()))
+        self._announcer.provide(lambda: self.checks.as_reached(make()))
         self._wake.set()
 
     async def publish(self, record: ProviderRecord) -> None:
@@ -272,7 +272,7 @@ class Discovery:
         records = [(open_record(data), data) for data in buffers[: MAX_ROLES + 1]]
         if any(record.peer_id != peer for record, _ in records):
             raise PeerMisbehaved("a provider speaks only for its own key")
-        if not self._rpc.transport.contact.addresses or not self._checks.is_callable:
+        if not self._rpc.transport.contact.addresses or not self.checks.is_callable:
             return Refused("this peer is a client: it holds no records"), ()
         for record, _ in records:
             self._rpc.transport.introduce(record.contact, teacher=peer)
@@ -304,7 +304,7 @@ class Discovery:
     def _moved(self) -> None:
         """This machine has other addresses: others hear of it, and those that we joined by are called again."""
         now = self._now()
-        self._checks.moved(now)
+        self.checks.moved(now)
         self._joining.moved()
         self._look_around_at = now
         self.changed()
@@ -320,7 +320,7 @@ class Discovery:
             for contact in self.table.due(now):
                 self._tasks.spawn(self._queries.ping(contact))
             self._look_around(now)
-            self._checks.tick(now)
+            self.checks.tick(now)
             if self._queries.elsewhere and self._joining.is_in:
                 self._tasks.spawn(self._look_for_twin())
             if self._announcer.due(now):

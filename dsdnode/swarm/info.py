@@ -19,6 +19,8 @@ class PeerInfo(msgspec.Struct, frozen=True):
     free_sessions: int
     rtt_ms: float | None
     seen_s: float | None = None
+    link: str = ""
+    """How it is linked: direct, reversed (called back), punched, relayed; "": not now, or nobody can tell."""
 
 
 class Coverage(msgspec.Struct, frozen=True):
@@ -44,3 +46,34 @@ class ModelInfo(msgspec.Struct, frozen=True):
     complete: bool
     missing: str
     once_complete: bool
+
+
+class AddressInfo(msgspec.Struct, frozen=True):
+    """One of our own. `reached`: by most of those who have called it; None: nobody has. `by`: who has given it to us, a
+    relay's id; "": it is this machine's own, its router's, or what its user has said."""
+
+    address: str
+    reached: bool | None
+    by: str = ""
+
+
+class ReachInfo(msgspec.Struct, frozen=True):
+    """Where others reach a node, as they say. `is_far`: has anybody far away said so? `is_cut_off`: they do not, but by
+    way of relays. `seen_at`: IP addresses that others see it at; `seen`: as the transport says it; `nat`: how its
+    router takes ports for calls, a Kind's value ("": it translates nothing). `why_no_port`: of its router;
+    `why_no_relay`: of the peers that were asked last; both in words. `num_peers`: that are known; `num_able`: of them
+    those that might relay. `relays`: for others."""
+
+    addresses: tuple[AddressInfo, ...] = ()
+    is_known: bool = False
+    is_far: bool = False
+    is_cut_off: bool = False
+    seen_at: tuple[str, ...] = ()
+    seen: str = ""
+    nat: str = ""
+    why_no_port: str = ""
+    why_no_relay: str = ""
+    num_peers: int = 0
+    num_able: int = 0
+    relays: bool = False
+    twin: str = ""

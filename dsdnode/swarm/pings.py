@@ -82,6 +82,11 @@ class Pings:
         answered = self._answered.get(peer)
         return None if answered is None else answered[1]
 
+    def link(self, peer: bytes) -> str:
+        """How it is linked ("": not now, or nobody can tell)."""
+        paths = self._rpc.transport.paths
+        return (paths.kind(peer) if paths is not None else None) or ""
+
     async def rtt_s(self, peer: bytes, num_pings: int = 1) -> float | None:
         """The best round trip of several (the first may have to dial); None: no answer."""
         try:

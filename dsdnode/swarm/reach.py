@@ -158,6 +158,9 @@ class Reach:
     def is_reached(self, address: str) -> bool:
         return address in self._voices and self._voices[address].is_reached
 
+    def was_called(self, address: str) -> bool:
+        return address in self._voices
+
     def is_unreached(self, address: str) -> bool:
         """Most have called it in vain."""
         return address in self._voices and self._voices[address].is_unreached

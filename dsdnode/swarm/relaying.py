@@ -54,6 +54,8 @@ class Relaying:
         """Peers that were asked to relay for us, and said yes; their hosts."""
         self._resting: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_RESTING)
         """Until when a peer is not asked, and how long that pause is."""
+        self.why_none = ""
+        """Why the one that was asked last is of no use, in words; "": none was asked, or it is."""
         rpc.on_request(FindRelay, self._on_find_relay)
 
     def tick(self, now: float) -> None:
@@ -165,12 +167,14 @@ class Relaying:
             answer, _ = await self._rpc.request(peer, FindRelay(), timeout_s=ASK_S)
             if isinstance(answer, RelayAt) and answer.port >= LOWEST_PORT and known is not None:
                 self._chosen[peer] = host
+                self.why_none = ""
                 return relays.reserve(Contact(known.public_key, (to_address(host, answer.port),)))
             why = answer.reason if isinstance(answer, Refused) else "it gives no port that can be called"
         except DsdError as error:
             why = str(error)
         finally:
             self._asking = False
+        self.why_none = f"peer {short_id(peer)}: {why}"
         log.debug("no relay for us", peer=short_id(peer), reason=why)
         self._rest(now, peer)
 

@@ -21,7 +21,8 @@ from tests.cli.conftest import JOIN, STATS, Result, Swarm
 
 Call = Callable[..., Result]
 ODD = tuple(os.fsdecode(one) for one in (b"caf\xe9", b"\xff\xfehi", b"8\xe2\x82", b"dsd://h\xf6st:1/x"))
-FAILS = {"start": ("--layers", "4:4"), "demo": ("--seed", "x"), "bench": ("--shards", "0"), "plan": ("--users", "0")}
+EMPTY = ("--layers", "4:4")
+FAILS = {"start": EMPTY, "doctor": EMPTY, "demo": ("--seed", "x"), "bench": ("--shards", "0"), "plan": ("--users", "0")}
 """Else they would begin something."""
 PATHS = ("model", "model_draft", "data_dir", "identity")
 """They may have any bytes."""

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from dsdnode.cli import start
+from dsdnode.cli.render import wrapped
 from dsdnode.cli.report import models_table, peers_table
+from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
 
 AT = ("tcp://192.0.2.9:29170",)
@@ -10,11 +18,12 @@ AT = ("tcp://192.0.2.9:29170",)
 
 def test_the_living_are_told_from_ghosts() -> None:
     bob = PeerInfo("b" * 64, AT, ("shard",), (0, 4), "demo", 1, 1.5, 0.0)
+    dave = PeerInfo("b" * 64, AT, ("shard",), (0, 4), "demo", 1, 61.5, 0.0, "relayed")
     carol = PeerInfo("c" * 64, AT, ("shard",), (4, 8), "demo", 1, None, 73.4)
     mallory = PeerInfo("d" * 64, AT, ("shard",), (4, 8), "demo", 99, None, None)
-    lines = peers_table([bob, carol, mallory]).splitlines()
+    lines = peers_table([bob, dave, carol, mallory]).splitlines()
     seen = [line.removesuffix(AT[0]).removesuffix("ADDRESSES").rstrip().rpartition("  ")[2] for line in lines]
-    assert seen == ["SEEN", "now", "73 s ago", "never"]
+    assert seen == ["SEEN", "now", "now, relayed", "73 s ago", "never"]
 
 
 def test_what_is_complete_is_told_from_what_was() -> None:
@@ -28,3 +37,55 @@ def test_what_is_complete_is_told_from_what_was() -> None:
     assert "0:4 x2, 4:8 x3 (1)" in rows[0]
     assert "0:4 x2, 4:8 x1 (0)" in rows[1]
     assert rows[3:] == [was.missing, never.missing]
+
+
+# --- whether others reach her
+
+
+class Alices:
+    """A node that others do not reach, until they do; its discovery, and its checks."""
+
+    def __init__(self) -> None:
+        self.discovery = self.checks = self
+        self.is_usable, self.asked, self.reached = False, asyncio.Semaphore(0), asyncio.Event()
+
+    async def until_usable(self) -> None:
+        self.asked.release()
+        await self.reached.wait()
+        self.is_usable = True
+
+    def status(self) -> NodeStatus:
+        reach = "others reach this node: tcp://11.1.1.1:40001" if self.is_usable else "others do not reach this node"
+        return NodeStatus(7.04, "ab", "", "", "", (), None, 0, {}, Sessions(), (), reach=reach)
+
+
+async def test_start_says_how_alice_is_reached_once_that_is_so(capsys: pytest.CaptureFixture[str]) -> None:
+    node = Alices()
+    telling = asyncio.create_task(start._tell_reach(cast(Any, node)))
+    await node.asked.acquire()
+    assert capsys.readouterr().out == ""
+    node.reached.set()
+    await telling
+    assert capsys.readouterr().out == "after 7.0 s: others reach this node: tcp://11.1.1.1:40001\n"
+
+
+async def test_where_that_takes_long_it_says_so_and_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "REACHED_S", 0.0)
+    node = Alices()
+    telling = asyncio.create_task(start._tell_reach(cast(Any, node)))
+    await node.asked.acquire()
+    await node.asked.acquire()
+    assert capsys.readouterr().out == "after 7.0 s: others do not reach this node\n"
+    node.reached.set()
+    await telling
+    assert capsys.readouterr().out == "after 7.0 s: others reach this node: tcp://11.1.1.1:40001\n"
+
+
+def test_prose_is_wrapped_for_a_terminal_and_addresses_stay_whole() -> None:
+    address = "tcp://[2a11:1234:5678:9abc:def0:1234:5678:9abc]:29170"
+    lines = wrapped(f"reach        others do not reach this node: nobody answered them at {address}, {address}", 13)
+    first, *rest = lines.splitlines()
+    assert max(map(len, [first, *rest])) <= 80 and lines.count(address) == 2
+    assert first.startswith("reach        others") and all(line.startswith(13 * " " + "tcp") for line in rest[-2:])

@@ -67,7 +67,7 @@ def main(folder: Path) -> int:
         text, first_s, num = "", 0.0, 0
         while not text and time.monotonic() < asked_s + PATIENCE_S:
             num += 1
-            text, first_s = _ask(client, members[0].daemon.join, folder / "client")
+            text, first_s = ask(client, members[0].daemon.join, folder / "client")
         asyncio.run(_look(members))
         print(f"{'member':10} {'home':7} {'ready s':>8} {'reached s':>10}  reach")
         for one in members:
@@ -101,7 +101,7 @@ async def _look(members: Sequence[Member]) -> None:
         await one.look()
 
 
-def _ask(client: Host, join: str, data_dir: Path) -> tuple[str, float]:
+def ask(client: Host, join: str, data_dir: Path) -> tuple[str, float]:
     """What comes, and when its first byte was here."""
     words = ("run", "--join", join, "--data-dir", str(data_dir), "--max-tokens", "48", PROMPT)
     process = client.popen(*COMMAND, *words, stdout=subprocess.PIPE, cwd=ROOT, env=os.environ | {"NO_COLOR": "1"})

@@ -14,7 +14,7 @@ import pytest
 
 from dsdnode.identity import Identity
 from dsdnode.net.interfaces import Own
-from dsdnode.net.places import advertised, is_gone, ranked
+from dsdnode.net.places import advertised, is_gone, ranked, why_not_told
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.replies import Cancel
 
@@ -42,6 +42,15 @@ def test_without_a_way_to_the_world_it_tells_what_it_has() -> None:
 
 def test_a_bridge_to_containers_is_told_where_there_is_nothing_else() -> None:
     assert ranked(LAPTOP[:2], set(), v6=False) == ("172.17.0.1",)
+
+
+def test_of_each_address_that_others_are_not_told_it_is_said_why() -> None:
+    told = [f"tcp://{HOME}:29170", f"tcp://[{GLOBAL}]:29170"]
+    why = dict(why_not_told(LAPTOP, told, "::"))
+    assert list(why) == ["172.17.0.1", "169.254.0.2", UNIQUE, "10.8.0.2"]
+    assert "containers" in why["172.17.0.1"] and "one cable" in why["169.254.0.2"] and "better" in why["10.8.0.2"]
+    assert "IPv6 is not listened for" in dict(why_not_told(LAPTOP, told[:1], "0.0.0.0"))[GLOBAL]
+    assert set(dict(why_not_told(LAPTOP, told, "")).values()) == {"other addresses were asked for"}
 
 
 def test_where_one_has_said_where_to_be_reached_nothing_else_is_told() -> None:

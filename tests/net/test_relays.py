@@ -12,6 +12,7 @@ from dsdnode.addresses import Nearness
 from dsdnode.identity import Identity
 from dsdnode.net import relays
 from dsdnode.net.door import Door
+from dsdnode.net.handshake import Handshake
 from dsdnode.net.relay.frames import Incoming, Reserved
 from dsdnode.net.relay.server import Relay
 from dsdnode.net.relays import Circuits
@@ -19,6 +20,7 @@ from dsdnode.net.router import Router
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zap import CONNECTIONS_BURST, Gate
 from dsdnode.net.zmq import ZmqTransport
+from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Contact
 from tests.net.conftest import SWARM_KEYS
 
@@ -171,11 +173,15 @@ async def test_a_port_of_a_machine_s_services_is_not_told(rose: Contact, bob: Rp
     assert bob.transport.contact == own and held.held == {}
 
 
-async def test_a_greeting_of_a_circuit_that_is_over_is_not_of_this_machine(bob: Rpc) -> None:
-    router, circuits = router_of(bob), router_of(bob)._circuits
-    assert router._caller(9999, "127.0.0.1") == "127.0.0.1"
-    circuits.begin(4000, "11.7.7.7")
-    assert router._caller(9999, "127.0.0.1") == "" and router._caller(9999, "192.0.2.7") == "192.0.2.7"
+@pytest.mark.parametrize("hung_up_at_once", [False, True])
+async def test_a_greeting_of_a_connection_that_is_over_is_nobodys(bob: Rpc, hung_up_at_once: bool) -> None:
+    """Where it came from nobody can tell: it may have been a circuit. And its end has been told already."""
+    router = router_of(bob)
+    if hung_up_at_once:
+        router._doors[9999] = Door(9999, "", "127.0.0.1", 1), 0.0
+    hello = Handshake(Contact(ALICE.public_key, ())).hello(BOB.public_key, bulk=False)
+    router._greet(b"alice", ALICE.curve_public_key.hex(), 9999, encode(hello))
+    assert not router._by_routing_id and bob.transport.sighting(ALICE.peer_id).near is Nearness.WORLD
 
 
 async def test_a_circuit_is_remembered_for_a_while_after_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Guards of what is on one machine, taken out: the cage of workers, and the swarm's key."""
+"""Guards of what is on one machine, taken out: the cage of workers, the swarm's key, and what is posted."""
 
 from __future__ import annotations
 
@@ -55,4 +55,12 @@ KEYS: Final = {
     "key-other-swarm": Mutation("dsdnode.config:read_joins", "any(name in theirs for name in swarms)", "True"),
 }
 
-LOCAL: Final[dict[str, Mutation]] = WORKER | KEYS
+BLOT: Final = "dsdnode.doctor.blot:"
+POSTED: Final = {
+    "blot-address": Mutation(BLOT + "Blotter._ip", " and nearness(text) is Nearness.WORLD", " and False"),
+    "blot-key": Mutation(BLOT + "Blotter.text", 'self._as("key", match[0].lower())', "match[0]"),
+    "blot-path": Mutation(BLOT + "blotter_of", '{home: "~", facts.files.data_dir: "DATA_DIR"}', "dict[str, str]()"),
+    "blot-host": Mutation(BLOT + "Blotter.text", "_HOST.sub(lambda match: self._host(match[0]), text)", "text"),
+}
+
+LOCAL: Final[dict[str, Mutation]] = WORKER | KEYS | POSTED

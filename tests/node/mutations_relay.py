@@ -15,6 +15,7 @@ AGENT: Final = "dsdnode.net.relay.agent:Agent."
 CIRCUITS: Final = "dsdnode.net.relays:Circuits."
 RELAYING: Final = "dsdnode.swarm.relaying:Relaying."
 RELAYS: Final = "dsdnode.net.relays:Relays."
+PUNCHING: Final = "dsdnode.swarm.punching:Punching."
 RELAY: Final = {
     "relay-signature": Mutation(SERVER + "_check", "if not verify(", "if False and not verify("),
     "relay-challenge": Mutation(FRAMES + "to_reserve", " + challenge", ""),
@@ -63,9 +64,19 @@ RELAY: Final = {
     ),
     "circuit-house": Mutation(CIRCUITS + "begin", "nearness(host) is Nearness.WORLD and ", ""),
     "circuit-own": Mutation(CIRCUITS + "begin", " and not leads_here(host)", ""),
-    "circuit-late": Mutation(
-        "dsdnode.net.router:Router._caller", '"" if self._circuits and leads_here(claimed) else claimed', "claimed"
+    "circuit-late": Mutation("dsdnode.net.router:Router._greet", "door is None or not door.host", "door is None"),
+    "move-waits": Mutation("dsdnode.net.moves:Moves.leave", "other.waits_for[link] = None", "pass"),
+    "move-time": Mutation("dsdnode.net.moves:Moves.leave", "call_later(MOVE_S, ", "call_later(9999.0, "),
+    "path-near": Mutation("dsdnode.net.paths:Paths.call", " if may_name(teacher.near, one)", ""),
+    "path-asked": Mutation(
+        "dsdnode.swarm.shortcuts:Shortcuts._on_find_path", " or not self._asked.spend(peer, _now())", ""
     ),
+    "punch-near": Mutation(
+        "dsdnode.net.paths:Paths.may_call", "all(may_name(Nearness.WORLD, one) for one in named)", "True"
+    ),
+    "punch-asked": Mutation(PUNCHING + "_on_punch", "not self._punches.spend(peer, asked_s)", "False"),
+    "punch-met": Mutation(PUNCHING + "_on_punch", "len(self._met) >= MAX_MET", "False"),
+    "punch-relayed": Mutation(PUNCHING + "_on_punch", "paths.kind(peer) is not LinkKind.RELAYED", "False"),
     "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
     "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
     "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),

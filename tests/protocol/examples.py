@@ -50,6 +50,7 @@ from dsdnode.wire.messages import (
     WireSampling,
     session_of,
 )
+from dsdnode.wire.paths import FindPath, Move, Moved, Path, Punch, PunchAt, PunchNow
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
 from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Waiting
 from dsdnode.wire.tensors import pack_states, pack_tokens
@@ -77,6 +78,10 @@ def _envelopes() -> list[Envelope]:
         Envelope(Refused("all 8 sessions are taken", True), request_id=7, reply=True),
         Envelope(Ping(), request_id=1, deadline_ms=2000),
         Envelope(Pong(), request_id=1, reply=True),
+        Envelope(Move()),
+        Envelope(Moved()),
+        Envelope(FindPath(("tcp://192.0.2.7:29170",)), request_id=6, deadline_ms=5000),
+        Envelope(Path(()), request_id=6, reply=True),
         Envelope(FindNode(target), request_id=2, deadline_ms=3000),
         Envelope(Nodes(), request_id=2, reply=True),
         Envelope(FindProviders(KEY), request_id=3, deadline_ms=3000),
@@ -107,6 +112,9 @@ def _envelopes() -> list[Envelope]:
         Envelope(Waiting(REQUEST, "waiting for layers 4:8 (bob does not answer)")),
         Envelope(Finished(REQUEST, "stop")),
         Envelope(Cancel(REQUEST)),
+        Envelope(Punch("192.0.2.7", (40001, 40002), "tcp://192.0.2.7:29170", False), request_id=8, deadline_ms=6000),
+        Envelope(PunchAt("198.51.100.7", (), "", 204.5), request_id=8, reply=True),
+        Envelope(PunchNow()),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Final
 from dsdnode import accounts, addresses
 from dsdnode.client import asking
 from dsdnode.dht import ids, lookup, store, table
-from dsdnode.net import dials, lobby, port, queues, rpc, zap
+from dsdnode.net import dials, lobby, moves, port, queues, rpc, zap
 from dsdnode.node.drafter import delivery, routes
 from dsdnode.node.shard import host, room, sessions
 from dsdnode.speculation import acceptance, actions, digest
@@ -67,6 +67,7 @@ LIMITS: Final[dict[str, float]] = {
     "calls_per_teacher": dials.PER_TEACHER,
     "calls_per_target": dials.PER_TARGET,
     "calls_per_both": dials.PER_TEACHER_AND_TARGET,
+    "move_s": moves.MOVE_S,
     "connections_burst": zap.CONNECTIONS_BURST,
     "connections_per_s": zap.CONNECTIONS_PER_S,
     "lockdown_s": zap.LOCKDOWN_S,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from dsdnode.errors import PeerMisbehaved
@@ -171,8 +173,13 @@ async def test_alice_learns_at_which_of_her_addresses_others_reach_her(begin: Be
     await carol.join(bob.contact)
     await alice.join(bob.contact, carol.contact)
     assert alice.discovery.contact.addresses == (nowhere,), "nobody has said yet"
+    assert [one.reached for one in alice.discovery.checks.info().addresses] == [None, None]
     await until(lambda: alice.discovery.reach.verdict is Verdict.REACHED)
+    await asyncio.wait_for(alice.discovery.checks.until_usable(), 10)
     await until(lambda: alice.discovery.contact.addresses == (real,))
+    info = alice.discovery.checks.info()
+    assert [one.reached for one in info.addresses] == [False, True] and info.seen_at == ("127.0.0.1",)
+    assert info.num_peers == info.num_able == 2 and info.is_known and not info.is_cut_off
     assert alice.contact.addresses == (nowhere, real), "her greeting names both: others are not where these are"
 
 
@@ -181,6 +188,7 @@ async def test_who_is_not_reached_is_told(begin: Begin) -> None:
     alice = await begin("alice", advertise=[elsewhere()])
     await alice.join(bob.contact)
     await until(lambda: alice.discovery.reach.verdict is Verdict.UNREACHED)
+    assert not alice.discovery.checks.is_usable
 
 
 async def test_bob_says_where_he_sees_her_and_calls_no_port_of_a_service(begin: Begin) -> None:

@@ -149,11 +149,12 @@ async def test_who_is_no_relay_is_asked_again_and_ever_more_seldom() -> None:
     bob.hears("carol's")
     await bob.ticks(4 * 60)
     assert 5 <= len(bob.asked) <= 8
+    assert bob.relaying.why_none.endswith(": no")
     await bob.ticks(20, MOST_PAUSE_S / 4)
     assert len(bob.asked) <= 16
     bob.others[bob._peer("_11_1_1_1")] = "11.1.1.1", RelayAt(41000)
     await bob.ticks(5, MOST_PAUSE_S / 4)
-    assert bob.hosts == ["11.1.1.1:41000"]
+    assert bob.hosts == ["11.1.1.1:41000"] and not bob.relaying.why_none
 
 
 async def test_where_nobody_reaches_bob_by_way_of_a_relay_he_asks_the_next_one() -> None:
@@ -309,3 +310,6 @@ async def test_what_one_is_told_whom_nobody_reaches_and_one_who_relays() -> None
     carol.hears("bob's", HERE)
     await carol.ticks(2)
     assert carol.says == f"others reach this node: {HERE}; it relays for those that are not reached (circuits now: 3)"
+
+
+# --- who is reached by way of one, for people

@@ -1,0 +1,98 @@
+"""Alice's own firewall, as nftables tells it: does bob get in at her port, of whom she has never heard?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dsdnode.doctor.firewall import MAX_JUMPS, shuts_out
+
+PORT = 29170
+ACCEPT, DROP = {"accept": None}, {"drop": None}
+COUNTER = {"counter": {"packets": 0, "bytes": 0}}
+
+
+def match(left: Any, right: Any, op: str = "==") -> dict[str, Any]:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def dport(right: Any, protocol: str = "tcp", op: str = "==") -> dict[str, Any]:
+    return match({"payload": {"protocol": protocol, "field": "dport"}}, right, op)
+
+
+def meta(key: str, right: Any) -> dict[str, Any]:
+    return match({"meta": {"key": key}}, right)
+
+
+def state(*words: str) -> dict[str, Any]:
+    return match({"ct": {"key": "state"}}, list(words), "in")
+
+
+def module(name: str) -> dict[str, Any]:
+    return {"xt": {"type": "match", "name": name}}
+
+
+def ruleset(*rules: list[Any], policy: str = "drop", more: dict[str, list[list[Any]]] | None = None) -> str:
+    """Of one chain that all pass, and of others that it may lead to."""
+    of = {"family": "inet", "table": "home"}
+    listed: list[Any] = [{"metainfo": {"version": "1.0.6"}}, {"table": {"family": "inet", "name": "home"}}]
+    listed.append({"chain": {**of, "name": "input", "type": "filter", "hook": "input", "prio": 0, "policy": policy}})
+    for name, inner in {"input": list(rules), **(more or {})}.items():
+        listed += [{"chain": {**of, "name": name}}] if name != "input" else []
+        listed += [{"rule": {**of, "chain": name, "expr": expression}} for expression in inner]
+    return json.dumps({"nftables": listed})
+
+
+USUAL = [
+    [state("established", "related"), ACCEPT],
+    [meta("iifname", "lo"), ACCEPT],
+    [meta("l4proto", "ipv6-icmp"), ACCEPT],
+    [match({"payload": {"protocol": "ip", "field": "saddr"}}, {"prefix": {"addr": "192.168.0.0", "len": 16}}), ACCEPT],
+    [dport(PORT, "udp"), ACCEPT],
+    [dport(22), COUNTER, ACCEPT],
+]
+JUMP = [{"jump": {"target": "more"}}]
+
+
+@pytest.mark.parametrize(
+    ("rules", "shuts"),
+    [
+        (ruleset(*USUAL), True),
+        (ruleset(*USUAL, policy="accept"), False),
+        (ruleset(*USUAL, [DROP], policy="accept"), True),
+        (ruleset(*USUAL, [{"reject": {"type": "icmpx"}}], policy="accept"), True),
+        (ruleset(*USUAL, [dport(PORT), COUNTER, ACCEPT]), False),
+        (ruleset(*USUAL, [state("new"), dport({"set": [22, {"range": [29000, 30000]}]}), ACCEPT]), False),
+        (ruleset(*USUAL, [dport({"set": [22, {"range": [30000, 31000]}]}), ACCEPT]), True),
+        (ruleset(*USUAL, [meta("l4proto", {"set": ["tcp", "udp"]}), dport(PORT, "th"), ACCEPT]), False),
+        (ruleset(*USUAL, [dport(22, op="!="), ACCEPT]), False),
+        (ruleset([dport(PORT), DROP], [ACCEPT]), True),
+        (ruleset(*USUAL, JUMP, more={"more": [[dport(PORT), ACCEPT]]}), False),
+        (
+            ruleset(*USUAL, JUMP, more={"more": [[module("addrtype"), {"return": None}], [DROP]]}, policy="accept"),
+            False,
+        ),
+        (ruleset([module("conntrack"), ACCEPT], JUMP, more={"more": [[dport(22), ACCEPT]]}), True),
+        (ruleset(*USUAL, [module("multiport"), ACCEPT]), None),
+        (ruleset(*USUAL, [dport("@open"), ACCEPT]), None),
+        (ruleset(*USUAL, [meta("iifname", "eth1"), ACCEPT]), None),
+        (ruleset(JUMP, more={"more": [JUMP]}), True),
+        (json.dumps({"nftables": []}), False),
+        ("", None),
+        ('{"nftables": [{"chain": 1}]}', None),
+        ("[" * 100_000, None),
+    ],
+)
+def test_who_is_let_in(rules: str, shuts: bool | None) -> None:
+    assert shuts_out(rules, PORT) is shuts
+
+
+def test_chains_that_lead_to_one_another_twice_each_take_no_time() -> None:
+    assert shuts_out(ruleset(JUMP, more={"more": 9 * [JUMP]}), PORT) is None
+
+
+def test_chains_that_lead_round_in_a_circle_end() -> None:
+    circle = {"more": [JUMP], **{f"more{i}": [JUMP] for i in range(MAX_JUMPS)}}
+    assert shuts_out(ruleset(JUMP, JUMP, more=circle, policy="accept"), PORT) is False
