@@ -31,8 +31,8 @@ ASK_S = 60.0
 
 @dataclass
 class Member:
-    """`reached_s`: after its start, 0 not yet; `reach`: what its `status` says; `met_s`: as `reached_s`, of when it knew
-    `num_others`."""
+    """`reached_s`, `met_s`: after its start it was reached, and knew `num_others`; 0 not yet. `reach`: as `status` has
+    it."""
 
     daemon: Daemon
     host: Host
@@ -158,4 +158,3 @@ def _connections(host: Host) -> Iterable[str]:
     for line in subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines():
         place, _, port = line.split()[3].rpartition(":")
         yield f"{place.strip('[]').removeprefix('::ffff:')} {port}"
-

@@ -70,16 +70,18 @@ def behind_firewalls(town: Lab) -> Layout:
 
 def v4_beside_v6(town: Lab) -> Layout:
     """Those who have IPv4 alone and those who have IPv6 alone; the first one has both."""
-    v4, v6 = (lambda: only_v4(town.home("prc"))), (lambda: only_v6(town.home("prc")))
-    members = {FIRST: town.home("public"), "drafter": v4(), "shard-0-4": v6(), "shard-4-8": v4()}
-    return Layout(members, {"v4": v4(), "v6": v6()})
+    return _both_families(town, "prc")
 
 
 def public_v4_beside_v6(town: Lab) -> Layout:
     """The same without routers: each has an address that others reach, those of the same family."""
-    v4, v6 = (lambda: only_v4(town.home("public"))), (lambda: only_v6(town.home("public")))
-    members = {FIRST: town.home("public"), "drafter": v4(), "shard-0-4": v6(), "shard-4-8": v4()}
-    return Layout(members, {"v4": v4(), "v6": v6()})
+    return _both_families(town, "public")
+
+
+def _both_families(town: Lab, kind: str) -> Layout:
+    v4, v6 = [only_v4(town.home(kind)) for _ in range(3)], [only_v6(town.home(kind)) for _ in range(2)]
+    members = {FIRST: town.home("public"), "drafter": v4[0], "shard-0-4": v6[0], "shard-4-8": v4[1]}
+    return Layout(members, {"v4": v4[2], "v6": v6[1]})
 
 
 def v6_alone(town: Lab) -> Layout:
