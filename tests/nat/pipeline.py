@@ -37,7 +37,7 @@ TEMPERATURE = 0.8
 
 @dataclass
 class Side:
-    """One of the two swarms. Of each reply: its tokens, seconds to the first and to the last one; whether it is right."""
+    """One of the two swarms. Of each reply: its tokens, seconds to the first and the last one, and what is wrong."""
 
     name: str
     members: list[Member]
@@ -90,10 +90,8 @@ async def _main(homes: Lab, publics: Lab, one: Swarm, two: Swarm, num_replies: i
         for side in (left, right):
             _tell(side)
         ratios = [a / b for a, b in zip(right.whole_s, left.whole_s, strict=True)]
-        both = left.tokens_per_s / right.tokens_per_s
-        print(
-            f"tokens/s behind routers to those without: {both:.2f}; of each pair {statistics.median(ratios):.2f} (median)"
-        )
+        both, pairs = left.tokens_per_s / right.tokens_per_s, statistics.median(ratios)
+        print(f"tokens/s behind routers to those without: {both:.2f}; of each pair {pairs:.2f} (median)")
         return int(bool(left.wrong or right.wrong))
 
 
