@@ -57,7 +57,7 @@ async def run(name: str, carols: str) -> None:
     if carols:
         await discovery.join([Contact(identity_of("carol").public_key, (carols,))], timeout_s=5, starting_s=5)
         async with asyncio.timeout(REACHED_S):
-            while {family(parse_address(one)[0]) for one in discovery.contact.addresses} != {4, 6}:
+            while {family(parse_address(one)[0]) for one in discovery.contact.addresses} != {4, 6}:  # noqa: ASYNC110
                 await asyncio.sleep(LOOK_S)
     print(*discovery.contact.addresses, flush=True)
     while words := (await asyncio.to_thread(sys.stdin.readline)).split():
