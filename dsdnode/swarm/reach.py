@@ -194,4 +194,3 @@ class Reach:
 def of_family(addresses: Iterable[str], which: int) -> list[str]:
     """Those of them; names are of both."""
     return [one for one in addresses if family(parse_address(one)[0]) in (which, None)]
-
