@@ -110,9 +110,14 @@ class Reach:
         called `tried`."""
         self._public = frozenset(one for one in addresses if nearness(parse_address(one)[0]) is Nearness.WORLD)
         if far:
-            self._far.pop(voice, None)
+            before = self._far.pop(voice, _Far(frozenset(), frozenset()))
             heard = frozenset(one for one in addresses if one in reached)
-            self._far[voice] = _Far(heard, heard.union(one for one in addresses if one in tried))
+            called = heard.union(one for one in addresses if one in tried)
+            # Of what it cannot call it says nothing: that is no other word than before.
+            self._far[voice] = _Far(
+                heard | (before.reached - called).intersection(addresses),
+                called | before.called.intersection(addresses),
+            )
             while len(self._far) > MAX_VOICES:
                 self._far.popitem(last=False)
         for address in addresses:

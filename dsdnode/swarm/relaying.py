@@ -94,7 +94,15 @@ class Relaying:
         relays = self._rpc.transport.relays
         if relays is None or not relays.port:
             return Refused("this peer is no relay now", retry=bool(self._bytes_per_s)), ()
-        return RelayAt(relays.port, tuple(self._own_hosts())), ()
+        return RelayAt(relays.port, tuple(self._hosts_to_tell())), ()
+
+    def _hosts_to_tell(self) -> list[str]:
+        """Where others may be had to call, for a family in which the asker has no address: they will say whether it was
+        answered. Perhaps nobody who has it was there yet to call us."""
+        own = self._rpc.transport.contact.addresses
+        maybe = [one for one in own if not self._reach.is_unreached(one)]
+        hosts = [parse_address(one)[0] for one in sorted(maybe, key=self._reach.is_reached, reverse=True)]
+        return list(dict.fromkeys(host for host in hosts if is_ip(host) and leads_here(host)))
 
     # --- being reached by way of some
 

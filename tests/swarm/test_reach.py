@@ -127,6 +127,19 @@ def test_of_a_family_they_alone_are_heard_who_have_it() -> None:
     assert families(reach) == [6], "there is no address of that family at all"
 
 
+def test_who_is_seen_in_carol_s_network_and_has_another_family_does_not_unsay_her_word() -> None:
+    """Bob is reached by way of her relay, and has IPv4 alone: his word is one with hers."""
+    v6, given = "tcp://[2a11:9::9]:29170", "tcp://[2a11:1::1]:40000"
+    reach, own = Reach(0.0), (v6, given)
+    reach.discount((given,))
+    reach.heard(0.0, "carol's", own, (given,), own, far=True)
+    reach.heard(1.0, "carol's", own, (), (), far=True)
+    assert reach.cut_off == (4, 6) and reach.is_reached(given)
+    reach.heard(2.0, "carol's", (given,), (), (), far=True)
+    reach.heard(3.0, "carol's", own, (), (), far=True)
+    assert families(reach) == [4], "of an address that has gone meanwhile nothing is kept"
+
+
 def test_whom_nobody_at_all_reaches_is_cut_off() -> None:
     reach = Reach(0.0)
     reach.heard(0.0, "carol's", (LAN,), (), (), far=True)

@@ -293,6 +293,17 @@ async def test_bob_relays_while_others_reach_him_at_his_own_address(own: str, by
     assert not bob.relays.port
 
 
+async def test_bob_tells_of_his_other_family_unless_it_is_known_to_lead_nowhere() -> None:
+    """Who has it may not have come yet, and a relay is asked once."""
+    other = "tcp://[::1]:29170"
+    bob = Bob(other, HERE)
+    bob.hears("carol's", HERE)
+    await bob.ticks(2)
+    assert await bob.handler(bytes(32), FindRelay(), []) == (RelayAt(40000, ("127.0.0.1", "::1")), ())
+    bob.reach.heard(0.0, "dave's", bob.own, (), (other,), far=True)
+    assert await bob.handler(bytes(32), FindRelay(), []) == (RelayAt(40000, ("127.0.0.1",)), ())
+
+
 async def test_whom_his_neighbours_alone_reach_does_not_relay_unless_there_is_nobody_else() -> None:
     bob = Bob(HERE)
     bob.hears("alice's, next door", HERE, far=False)
