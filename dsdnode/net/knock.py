@@ -67,9 +67,7 @@ class _Knock:
         self._hear = links.received if peer is not None else None
         self.context, self.names, self.resolver = links.context, links.names, links.resolver
         self.identity, own = links.identity, links.handshake
-        self.handshake = replace(
-            own, capabilities=(*own.capabilities, LOOK)
-        )  # else it is talked to
+        self.handshake = replace(own, capabilities=(*own.capabilities, LOOK))  # else it is talked to
         self.may_dial = links.may_dial
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -176,7 +176,7 @@ class Reach:
         return 2 * sum(heard) <= len(heard) if heard else not self._own(self._public, which)
 
     def _heard(self, which: int) -> list[bool]:
-        """Whether those who have called an address of that family reach us there: who has the other one can call none."""
+        """Whether those who have called an address of that family reach us: who has the other one can call none."""
         return [bool(own & far.reached) for far in self._far.values() if (own := self._own(far.called, which))]
 
     def _own(self, addresses: Iterable[str], which: int) -> set[str]:

@@ -300,7 +300,7 @@ async def test_bob_tells_of_his_other_family_unless_it_is_known_to_lead_nowhere(
     bob.hears("carol's", HERE)
     await bob.ticks(2)
     assert await bob.handler(bytes(32), FindRelay(), []) == (RelayAt(40000, ("127.0.0.1", "::1")), ())
-    bob.reach.heard(0.0, "dave's", bob.own, (), (other,), far=True)
+    bob.known.heard(0.0, "dave's", bob.own, (), (other,), far=True)
     assert await bob.handler(bytes(32), FindRelay(), []) == (RelayAt(40000, ("127.0.0.1",)), ())
 
 
