@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from dsdnode.identity import peer_id
 from dsdnode.net.call import Way
 from dsdnode.net.link import Dealer, Link
 from dsdnode.net.links import Links
 from dsdnode.net.peers import Peer
+from dsdnode.net.port import LOOK
 from dsdnode.wire.messages import Hello
 
 MAX_KNOCKS = 64
@@ -64,7 +66,8 @@ class _Knock:
         """`peer` None: whoever answers has our own key."""
         self._hear = links.received if peer is not None else None
         self.context, self.names, self.resolver = links.context, links.names, links.resolver
-        self.identity, self.handshake = links.identity, links.handshake
+        self.identity, own = links.identity, links.handshake
+        self.handshake = replace(own, capabilities=(*own.capabilities, LOOK))  # else it is talked to
         self.may_dial = links.may_dial
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -10,12 +10,13 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import is_ip, may_name, network
+from dsdnode.addresses import Nearness, is_ip, may_name, network, parse_address
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
 from dsdnode.identity import short_id
 from dsdnode.net.nat import Kind, Nat
+from dsdnode.net.places import may_lead
 from dsdnode.net.port import REACH, RELAY, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
@@ -144,7 +145,8 @@ class Checks:
     def info(self) -> ReachInfo:
         """What is known, for people."""
         transport, reach = self._rpc.transport, self.reach
-        by = {address: peer.hex() for peer, address in (transport.relays.held if transport.relays else {}).items()}
+        held = transport.relays.held if transport.relays is not None else {}
+        by = {address: peer.hex() for peer, addresses in held.items() for address in addresses}
         peers = list(map(node_id, self._table.contacts()))
         return ReachInfo(
             addresses=tuple(
@@ -262,15 +264,20 @@ class Checks:
         await self._homes.called(contact, CALLED_S, anew=True)
         sighting = self._rpc.transport.sighting(peer)
         reached = tuple(one for one in contact.addresses if one in sighting.reached)
-        tried = tuple(one for one in contact.addresses if may_name(sighting.near, one))
+        tried = tuple(one for one in contact.addresses if one in reached or _can_call(one, sighting.near))
         return Reached(self._rpc.transport.source_of(peer), reached, tried), ()
+
+
+def _can_call(address: str, near: Nearness) -> bool:
+    """May, and can, this node call it, on the word of a peer at that distance?"""
+    return may_name(near, address) and may_lead(parse_address(address)[0])
 
 
 def in_words(reach: Reach, transport: Transport) -> str:
     """Whether others reach this node, where, and by way of whom; or why not."""
     own, relays = transport.contact.addresses, transport.relays
     held = relays.held if relays is not None else {}
-    by = {address: f" by way of the relay {short_id(peer)}" for peer, address in held.items()}
+    by = {one: f" by way of the relay {short_id(peer)}" for peer, addresses in held.items() for one in addresses}
     looks = relays is not None and relays.are_of_use
     told = {
         Verdict.REACHED: ", ".join(address + by.get(address, "") for address in reach.told(own)),

@@ -55,7 +55,7 @@ async def bob(rose: Contact, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[R
     monkeypatch.setattr(relays, "leads_here", lambda host: host in (OWN, "127.0.0.1"))
     rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0"))
     rpc.start()
-    rpc.transport.relays.reserve(rose)
+    rpc.transport.relays.reserve(rose, ["127.0.0.1"])
     yield rpc
     await rpc.close()
 
