@@ -80,6 +80,14 @@ def read_host(text: str) -> str:
         raise ValueError(f"{text!r} is no name of a host: {error}") from None
 
 
+FAMILIES = (4, 6)
+
+
+def family(host: str) -> int | None:
+    """Of FAMILIES the one of an IP address; None: a name, which may lead to both."""
+    return (6 if ":" in host else 4) if is_ip(host) else None
+
+
 def is_ip(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

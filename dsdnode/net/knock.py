@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from dsdnode.addresses import may_name
@@ -44,7 +44,7 @@ class Knocks:
         """Call whoever has that key, so that he sees us come. Nothing is learned, and it is no link."""
         for address in contact.addresses:
             if may_name(teacher.near, address):
-                await self._call(contact.public_key, Way(address, teacher.near, teacher), None, LOOK)
+                await self._call(contact.public_key, Way(address, teacher.near, teacher), None)
 
     async def twins(self, places: Mapping[str, Teacher | None]) -> list[str]:
         """At which of these addresses somebody else has our own key; each with who has named it."""
@@ -69,10 +69,10 @@ class Knocks:
             self._calling[caller] = True
         return caller is not None
 
-    async def _call(self, public_key: bytes, way: Way, peer: Peer | None, *said: str) -> tuple[Dealer, bool]:
-        """What came of it, and whether we have called ourselves. `said`: beside our capabilities."""
+    async def _call(self, public_key: bytes, way: Way, peer: Peer | None) -> tuple[Dealer, bool]:
+        """What came of it, and whether we have called ourselves."""
         async with self._slots:
-            knock = _Knock(self._links, peer, said)
+            knock = _Knock(self._links, peer)
             dealer = Dealer(knock, peer_id(public_key), public_key, False, [way])
             self._calling[dealer] = False
             try:
@@ -87,12 +87,12 @@ class Knocks:
 class _Knock:
     """Implements DealerOwner for one call; `over`: it was answered, or cannot be."""
 
-    def __init__(self, links: Links, peer: Peer | None, said: Sequence[str]) -> None:
+    def __init__(self, links: Links, peer: Peer | None) -> None:
         """`peer` None: whoever answers has our own key, or is to say nothing."""
         self._hear = links.received if peer is not None else None
         self.context, self.names, self.resolver = links.context, links.names, links.resolver
-        own = links.handshake
-        self.identity, self.handshake = links.identity, replace(own, capabilities=(*own.capabilities, *said))
+        self.identity, own = links.identity, links.handshake
+        self.handshake = replace(own, capabilities=(*own.capabilities, LOOK))  # else it is talked to
         self.may_dial = links.may_dial
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

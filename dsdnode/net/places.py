@@ -107,6 +107,21 @@ def is_gone(host: str, found: Collection[str]) -> bool:
     return host not in (*found, "") and (nearness(host) or Nearness.HERE) >= Nearness.HOUSE
 
 
+def may_lead(host: str) -> bool:
+    """Does this machine know a way to an IP address, from an address of its own that is answered there? Whoever has one
+    family alone knows none to the other. Nothing is sent; of a name it cannot be told."""
+    if not is_ip(host):
+        return True
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))
+            own = str(probe.getsockname()[0]).partition("%")[0]
+    except OSError:
+        return False
+    return (nearness(own) or Nearness.HERE) >= min(nearness(host) or Nearness.HERE, Nearness.HOUSE)
+
+
 def source(family: socket.AddressFamily) -> str:
     """The address that this machine would reach the world from (nothing is sent); "": it would not."""
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:

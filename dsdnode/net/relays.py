@@ -12,7 +12,7 @@ from random import SystemRandom
 
 import structlog
 
-from dsdnode.addresses import LOWEST_PORT, Nearness, nearness, parse_address
+from dsdnode.addresses import LOWEST_PORT, Nearness, family, nearness, parse_address
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.door import Door, leads_here
@@ -29,7 +29,32 @@ RETURN_S = 4.0
 PARTED_S = 30.0
 """So long after its end a circuit is remembered: the news of its beginning may still wait for us, and its greeting."""
 
+MAX_GIVEN = 2
+"""Addresses of relays that are told: more would crowd out our own."""
+
 log = structlog.get_logger(__name__)
+
+
+def of_both(offered: Sequence[Sequence[str]], most: int) -> tuple[str, ...]:
+    """Of addresses that relays have given, each relay's together, so many: of both families, if that can be (who has
+    one alone calls no other), and of as many relays, for one may go at any time."""
+    left = [(address, number) for number, addresses in enumerate(offered) for address in addresses]
+    chosen: list[tuple[str, int]] = []
+
+    def rank(one: tuple[str, int]) -> tuple[bool, bool, int]:
+        families = [_family(address) for address, _ in chosen]
+        num_like = sum(_family(address) == _family(one[0]) for address, _ in left)
+        return _family(one[0]) in families, one[1] in [number for _, number in chosen], num_like
+
+    while left and len(chosen) < most:
+        best = min(left, key=rank)
+        left.remove(best)
+        chosen.append(best)
+    return tuple(address for address, _ in chosen)
+
+
+def _family(address: str) -> int | None:
+    return family(parse_address(address)[0])
 
 
 class Circuits:
@@ -70,8 +95,10 @@ class Circuits:
 @dataclass(slots=True)
 class _Held:
     agent: Agent
-    address: str = ""
-    """Where we are called by way of it ("": not yet)."""
+    hosts: tuple[str, ...]
+    """Of the relay, where others call."""
+    addresses: tuple[str, ...] = ()
+    """Where we are called by way of it (none: not yet)."""
     bytes_per_s: float = 0.0
     """Of one caller."""
     keep_until_s: float = float("-inf")
@@ -108,23 +135,25 @@ class Relays:
     # --- to be reached
 
     @property
-    def held(self) -> dict[bytes, str]:
-        """By the peer that relays: the address of ours that it has given us, "" until it has."""
-        return {peer: held.address for peer, held in self._held.items()}
+    def held(self) -> dict[bytes, tuple[str, ...]]:
+        """By the peer that relays: the addresses of ours that it has given us, none until it has."""
+        return {peer: held.addresses for peer, held in self._held.items()}
 
     @property
     def given(self) -> tuple[str, ...]:
-        return tuple(held.address for held in self._held.values() if held.address)
+        """Those that are told."""
+        return of_both([held.addresses for held in self._held.values()], MAX_GIVEN)
 
     @property
     def bytes_per_s(self) -> float:
         """The most that one of them lets through for one caller."""
-        return max((held.bytes_per_s for held in self._held.values() if held.address), default=0.0)
+        return max((held.bytes_per_s for held in self._held.values() if held.addresses), default=0.0)
 
-    def reserve(self, relay: Contact) -> None:
+    def reserve(self, relay: Contact, hosts: Sequence[str]) -> None:
+        """`relay`: where we ask it; `hosts`: its IP addresses where others are to call us."""
         keys = tuple(map(derive_swarm_key, self._swarm_keys))
         agent = Agent(self, self._identity, relay, ("127.0.0.1", self._port), SystemRandom(), swarm_keys=keys)
-        self._held[peer_id(relay.public_key)] = _Held(agent)
+        self._held[peer_id(relay.public_key)] = _Held(agent, tuple(hosts))
         agent.start()
 
     def leave(self, peer: bytes) -> None:
@@ -134,7 +163,14 @@ class Relays:
         task = self._loop.create_task(held.agent.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        if held.address:
+        if held.addresses:
+            self._tell()
+
+    def forget(self, peer: bytes, address: str) -> None:
+        """Nobody is to call us there any more; this relay's other addresses stay."""
+        held = self._held.get(peer)
+        if held is not None and address in held.addresses:
+            held.addresses = tuple(one for one in held.addresses if one != address)
             self._tell()
 
     def moved(self, hosts: Collection[str]) -> bool:
@@ -154,9 +190,9 @@ class Relays:
             return
         if terms.port < LOWEST_PORT:
             return self.unreserved(relay, f"its port {terms.port} is one that nobody calls")
-        host, _ = parse_address(relay.addresses[0])
-        held.address, held.bytes_per_s = to_address(host, terms.port), float(terms.bytes_per_s)
-        log.info("a relay passes callers on to this node", relay=short_id(peer), address=held.address)
+        held.bytes_per_s = float(terms.bytes_per_s)
+        held.addresses = tuple(to_address(host, terms.port) for host in held.hosts)
+        log.info("a relay passes callers on to this node", relay=short_id(peer), addresses=held.addresses)
         self._tell()
 
     def unreserved(self, relay: Contact, why: str) -> None:

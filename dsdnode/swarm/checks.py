@@ -10,12 +10,13 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import is_ip, may_name, network
+from dsdnode.addresses import is_ip, may_name, network, parse_address
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, PeerMisbehaved
 from dsdnode.identity import short_id
 from dsdnode.net.nat import Kind, Nat
+from dsdnode.net.places import may_lead
 from dsdnode.net.port import REACH, RELAY, Transport
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.homes import Homes
@@ -146,7 +147,8 @@ class Checks:
     def info(self) -> ReachInfo:
         """What is known, for people."""
         transport, reach = self._rpc.transport, self.reach
-        by = {address: peer.hex() for peer, address in (transport.relays.held if transport.relays else {}).items()}
+        held = transport.relays.held if transport.relays is not None else {}
+        by = {address: peer.hex() for peer, addresses in held.items() for address in addresses}
         peers = list(map(node_id, self._table.contacts()))
         return ReachInfo(
             addresses=tuple(
@@ -266,9 +268,10 @@ class Checks:
         if not is_dialable(contact):
             raise PeerMisbehaved("an address that is none")
         self._rpc.transport.introduce(contact, teacher=peer)
-        tried = await self._homes.tried(contact, CALLED_S)
+        called = await self._homes.tried(contact, CALLED_S)
         sighting = self._rpc.transport.sighting(peer)
-        reached = tuple(one for one in tried if one in sighting.reached)
+        reached = tuple(one for one in called if one in sighting.reached)
+        tried = tuple(one for one in called if one in reached or may_lead(parse_address(one)[0]))
         self._visits.ask_for(_now(), peer, reached)
         return Reached(self._rpc.transport.source_of(peer), reached, tried), ()
 
@@ -277,7 +280,7 @@ def in_words(reach: Reach, transport: Transport) -> str:
     """Whether others reach this node, where, and by way of whom; or why not."""
     own, relays = transport.contact.addresses, transport.relays
     held = relays.held if relays is not None else {}
-    by = {address: f" by way of the relay {short_id(peer)}" for peer, address in held.items()}
+    by = {one: f" by way of the relay {short_id(peer)}" for peer, addresses in held.items() for one in addresses}
     looks = relays is not None
     by_user = [one for one in own if one not in by] if relays is not None and relays.is_last_resort else []
     told = {

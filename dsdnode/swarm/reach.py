@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from dsdnode.addresses import FAMILIES, Nearness, family, nearness, parse_address
+
 MAX_VOICES = 8
 """That are remembered of an address; the oldest goes."""
 ENOUGH = 3
@@ -50,13 +52,23 @@ class _Voices:
         return 2 * sum(self.said.values()) < len(self.said)
 
 
+@dataclass(frozen=True, slots=True)
+class _Far:
+    """At which of our addresses one reaches us, of those that it has called."""
+
+    reached: frozenset[str]
+    called: frozenset[str]
+
+
 class Reach:
     """`due` says when others are to be asked; `heard` takes what one has said."""
 
     def __init__(self, now: float) -> None:
         self._voices: dict[str, _Voices] = {}
-        self._far: OrderedDict[str, frozenset[str]] = OrderedDict()
-        """Of those far away: at which of our addresses each reaches us; whoever has said so last is last."""
+        self._far: OrderedDict[str, _Far] = OrderedDict()
+        """Of those far away; whoever has spoken last is last."""
+        self._public: frozenset[str] = frozenset()
+        """Addresses of ours that those far away may call, if they can."""
         self._discounted: frozenset[str] = frozenset()
         self._due_s = now + FIRST_S
         self._is_left = False
@@ -106,9 +118,16 @@ class Reach:
     ) -> None:
         """`voice`: whose word it is (a network's, which is `far` away, or a peer's nearby); of `addresses`, ours, it
         called `tried`, and is not through with all that it calls if `is_left`."""
+        self._public = frozenset(one for one in addresses if nearness(parse_address(one)[0]) is Nearness.WORLD)
         if far:
-            self._far.pop(voice, None)
-            self._far[voice] = frozenset(one for one in addresses if one in reached)
+            before = self._far.pop(voice, _Far(frozenset(), frozenset()))
+            heard = frozenset(one for one in addresses if one in reached)
+            called = heard.union(one for one in addresses if one in tried)
+            # Of what it cannot call, or calls still, it says nothing: that is no other word than before.
+            self._far[voice] = _Far(
+                heard | (before.reached - called).intersection(addresses),
+                called | before.called.intersection(addresses),
+            )
             while len(self._far) > MAX_VOICES:
                 self._far.popitem(last=False)
         for address in addresses:
@@ -138,22 +157,43 @@ class Reach:
         return bool(self._far)
 
     @property
-    def is_cut_off(self) -> bool:
-        """Do those far away (where there is nobody: all others) not reach us, but by way of relays?"""
+    def cut_off(self) -> tuple[int, ...]:
+        """The families in which those far away (where there is nobody: all others) do not reach us, but by way of
+        relays. Whoever has that family alone does not at all."""
         if self.is_far:
-            return not self.is_open
-        return bool(self._direct) and not self.is_open
+            return tuple(one for one in FAMILIES if self._is_cut_off_in(one))
+        return FAMILIES if self._direct and not self.open else ()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """In all families."""
+        return self.cut_off == FAMILIES
+
+    @property
+    def open(self) -> tuple[int, ...]:
+        """The families in which they reach us without relays. (Of a place that is new to us nobody knows.)"""
+        if self.is_far:
+            return tuple(one for one in FAMILIES if 2 * sum(heard := self._heard(one)) > len(heard))
+        return FAMILIES if any(one.is_reached for one in self._direct) else ()
 
     @property
     def is_open(self) -> bool:
-        """Do they reach us without relays? (Of a place that is new to us nobody knows.)"""
-        if self.is_far:
-            return 2 * sum(bool(reached - self._discounted) for reached in self._far.values()) > len(self._far)
-        return any(one.is_reached for one in self._direct)
+        return bool(self.open)
 
     @property
     def _direct(self) -> list[_Voices]:
         return [voices for address, voices in self._voices.items() if address not in self._discounted]
+
+    def _is_cut_off_in(self, which: int) -> bool:
+        heard = self._heard(which)
+        return 2 * sum(heard) <= len(heard) if heard else not self._own(self._public, which)
+
+    def _heard(self, which: int) -> list[bool]:
+        """Whether those who have called an address of that family reach us: who has the other one can call none."""
+        return [bool(own & far.reached) for far in self._far.values() if (own := self._own(far.called, which))]
+
+    def _own(self, addresses: Iterable[str], which: int) -> set[str]:
+        return {one for one in of_family(addresses, which) if one not in self._discounted}
 
     def is_reached(self, address: str) -> bool:
         return address in self._voices and self._voices[address].is_reached
@@ -170,3 +210,8 @@ class Reach:
         if not self._voices and not self.is_far:
             return Verdict.UNKNOWN
         return Verdict.REACHED if any(one.is_reached for one in self._voices.values()) else Verdict.UNREACHED
+
+
+def of_family(addresses: Iterable[str], which: int) -> list[str]:
+    """Those of them; names are of both."""
+    return [one for one in addresses if family(parse_address(one)[0]) in (which, None)]

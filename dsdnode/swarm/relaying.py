@@ -1,7 +1,8 @@
 """Who needs a relay, and who is one: decided by where others reach this node, and nothing else.
 
 Whom those far away do not reach asks peers that it reaches itself, and is called at the ports that they give it. Such
-an address is one like all others: peers call it, and say whether it was answered.
+an address is one like all others: peers call it, and say whether it was answered. Each family counts alone: who has
+IPv4 or IPv6 alone is called by those of the other one by way of a relay that has both.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import LOWEST_PORT, Nearness, is_ip, nearness, network, parse_address
+from dsdnode.addresses import FAMILIES, LOWEST_PORT, Nearness, family, is_ip, nearness, network, parse_address
 from dsdnode.dht.ids import node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError
@@ -24,11 +25,11 @@ from dsdnode.net.port import RELAY
 from dsdnode.net.relays import Relays
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm.queries import Tasks
-from dsdnode.swarm.reach import Reach, Verdict
+from dsdnode.swarm.reach import Reach, Verdict, of_family
 from dsdnode.wire.messages import Contact, FindRelay, Refused, RelayAt
 
 MAX_RELAYS = 2
-"""At once: when one goes, the other one carries on. More would crowd out addresses of our own."""
+"""At once: when one goes, the other one carries on. One, for whom those far away reach in the other family without."""
 ASK_S = 5.0
 FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 600.0
 """Before a peer that was of no use as a relay is asked again: each time twice as long, less a quarter by chance."""
@@ -77,11 +78,13 @@ class Relaying:
     def _is_fit(self) -> bool:
         """Is it reached at an address of its own machine, and not by its neighbours alone while there are others? A
         router that passes a port on passes that one alone."""
-        if self._reach.is_cut_off:
-            return False
+        return not self._reach.is_cut_off and bool(self._own_hosts())
+
+    def _own_hosts(self) -> list[str]:
+        """Of this machine, where others reach it."""
         own = self._rpc.transport.contact.addresses
         hosts = [parse_address(address)[0] for address in filter(self._reach.is_reached, own)]
-        return any(is_ip(host) and leads_here(host) for host in hosts)
+        return [host for host in hosts if is_ip(host) and leads_here(host)]
 
     async def _change(self, relays: Relays, fit: bool) -> None:
         if not fit:
@@ -94,28 +97,36 @@ class Relaying:
         relays = self._rpc.transport.relays
         if relays is None or not relays.port:
             return Refused("this peer is no relay now", retry=bool(self._bytes_per_s)), ()
-        return RelayAt(relays.port), ()
+        return RelayAt(relays.port, tuple(self._hosts_to_tell())), ()
+
+    def _hosts_to_tell(self) -> list[str]:
+        """Where others may be had to call, for a family in which the asker has no address: they will say whether it was
+        answered. Perhaps nobody who has it was there yet to call us."""
+        own = self._rpc.transport.contact.addresses
+        maybe = [one for one in own if not self._reach.is_unreached(one)]
+        hosts = [parse_address(one)[0] for one in sorted(maybe, key=self._reach.is_reached, reverse=True)]
+        return list(dict.fromkeys(host for host in hosts if is_ip(host) and leads_here(host)))
 
     # --- being reached by way of some
 
-    def _is_well(self, relays: Relays) -> bool:
-        """Where our user has said where we are reached, it is enough if anybody reaches us there."""
+    def _most(self, relays: Relays) -> int:
+        """So many at once. Where our user has said where we are reached, it is enough if anybody reaches us there."""
         own = [one for one in self._rpc.transport.contact.addresses if one not in relays.given]
-        return self._reach.is_open or (relays.is_last_resort and any(map(self._reach.is_reached, own)))
+        if relays.is_last_resort and any(map(self._reach.is_reached, own)):
+            return 0
+        return MAX_RELAYS if not self._reach.open else len(FAMILIES) - len(self._reach.open)
 
     def _be_reached(self, now: float, relays: Relays) -> None:
-        held, is_well = relays.held, self._is_well(relays)
-        is_needed = self._reach.is_cut_off and not is_well
+        most = self._most(relays)
         for peer in list(self._chosen):
-            unreached = self._reach.is_unreached(held.get(peer, ""))
-            if peer not in held or unreached or is_well:
+            self._look_at(peer, relays)
+            spare = len(self._chosen) > most
+            if peer not in relays.held or spare:
                 del self._chosen[peer]
                 relays.leave(peer)
-                if is_needed:
+                if not spare:
                     self._rest(now, peer)
-            elif self._reach.is_reached(held[peer]):
-                self._resting.pop(peer, None)
-        if is_needed and len(self._chosen) < MAX_RELAYS and not self._asking:
+        if self._reach.cut_off and len(self._chosen) < most and not self._asking:
             found = self._choose(now, relays)
             uncalled = None if found is not None else next(self._uncalled(now), None)
             if found is not None:
@@ -124,6 +135,18 @@ class Relaying:
             elif uncalled is not None:
                 self._asking = True
                 self._tasks.spawn(self._call(now, uncalled))
+
+    def _look_at(self, peer: bytes, relays: Relays) -> None:
+        """Of the addresses that a relay has given us, keep those that are of use; none, and it is left."""
+        given = relays.held.get(peer, ())
+        for address in given:
+            is_wanted = any(of_family((address,), one) for one in FAMILIES if one not in self._reach.open)
+            if self._reach.is_unreached(address) or not is_wanted:
+                relays.forget(peer, address)
+            elif self._reach.is_reached(address):
+                self._resting.pop(peer, None)
+        if given and not relays.held.get(peer):
+            relays.leave(peer)
 
     def _choose(self, now: float, relays: Relays) -> tuple[bytes, str] | None:
         """Whom to ask, and its host: of another network than those that we have, where there is one."""
@@ -166,10 +189,14 @@ class Relaying:
         try:
             answer, _ = await self._rpc.request(peer, FindRelay(), timeout_s=ASK_S)
             if isinstance(answer, RelayAt) and answer.port >= LOWEST_PORT and known is not None:
-                self._chosen[peer] = host
-                self.why_none = ""
-                return relays.reserve(Contact(known.public_key, (to_address(host, answer.port),)))
-            why = answer.reason if isinstance(answer, Refused) else "it gives no port that can be called"
+                hosts = self._hosts(host, answer.hosts)
+                if hosts:
+                    self._chosen[peer] = host
+                    self.why_none = ""
+                    return relays.reserve(Contact(known.public_key, (to_address(host, answer.port),)), hosts)
+                why = "it is of no use to those who do not reach us"
+            else:
+                why = answer.reason if isinstance(answer, Refused) else "it gives no port that can be called"
         except DsdError as error:
             why = str(error)
         finally:
@@ -177,6 +204,15 @@ class Relaying:
         self.why_none = f"peer {short_id(peer)}: {why}"
         log.debug("no relay for us", peer=short_id(peer), reason=why)
         self._rest(now, peer)
+
+    def _hosts(self, host: str, said: Sequence[str]) -> list[str]:
+        """Of a relay that we reach at `host`, and that has `said` where others do: one for each family in which we are
+        cut off. Others will call there, and say what came of it."""
+        if not self._reach.is_far:
+            return [host]
+        far = [one for one in (host, *said) if is_ip(one) and nearness(one) is Nearness.WORLD]
+        called = [next((one for one in far if family(one) == which), "") for which in self._reach.cut_off]
+        return sorted(filter(None, called), key=lambda one: one != host)
 
     def _rest(self, now: float, peer: bytes) -> None:
         _, pause_s = self._resting.get(peer, (0.0, FIRST_PAUSE_S / 2))

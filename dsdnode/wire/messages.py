@@ -157,9 +157,11 @@ class FindRelay(Message, frozen=True, tag=18):
 
 
 class RelayAt(Message, frozen=True, tag=19):
-    """At the host where the asker reaches me, this TCP port (net/relay/)."""
+    """At the host where the asker reaches me, this TCP port (net/relay/). `hosts`: all my IP addresses where others
+    reach me: who has another family than the asker is to call one of those."""
 
     port: Annotated[int, Meta(ge=1, le=65535)]
+    hosts: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=MAX_ADDRESSES)] = ()
 
 
 class Visit(Message, frozen=True, tag=40):

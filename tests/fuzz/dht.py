@@ -170,7 +170,8 @@ class DhtGame(Game):
             said = tuple(rng.choices((*message.addresses, "tcp://192.0.2.1:1024", "\x1b[2J"), k=rng.choice((0, 1, 4))))
             answer = wire.Reached(rng.choice(("", "192.0.2.1", "\x1b[2J")), said, rng.choice((said, message.addresses)))
         elif isinstance(message, wire.FindRelay) and rng.random() < 0.8:
-            answer = wire.RelayAt(rng.choice((1, 1023, 1024, 65535)))
+            hosts = rng.choices(("192.0.2.1", "11.1.1.1", "127.0.0.1", "2a11::1", "a.example", "\x1b[2J", ""), k=2)
+            answer = wire.RelayAt(rng.choice((1, 1023, 1024, 65535)), tuple(hosts))
         elif isinstance(message, wire.Announce) and rng.random() < 0.8:
             answer, buffers = wire.Stored(), self._records(who.name, rng.choice((0, 0, 1, 2)))
         wait_s = rng.choice((0, 0, 0.05, 1.0, 4.0))

@@ -1,15 +1,17 @@
 """Homes in network namespaces: `python -m tests.nat kinds` looks at each kind of home from outside, and prints a table.
 
-`reached` has a node behind each find out what its router does, and where others reach it.
+`reached` has a node behind each (or behind those named) find out what its router does, and where others reach it.
 `homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
-`pairs` lets peers of each two kinds call each other: how they are linked in the end, and after how many milliseconds.
+`pairs` links peers of each two kinds, or of the two that are named: how, and after how long.
+`usable` starts one in each kind of home: after how many seconds others can use it, and what it says until then.
+`doctor` has `dsdnode doctor` look at twenty set-ups, most of them broken, and says whether it is right.
+`table` plays a swarm in each situation that people's machines are in (or in those named): is it as it should be there?
+`pipeline` has four homes answer, and beside them the same swarm without routers: whether it is right, and how fast.
+`beside` says how much slower a relay's own replies are while it carries as much as it may.
 `moves` carries a laptop into another home while a reply goes on, as client, owner and stage, at once and after some
 time without any network: a table of what becomes of the reply. It takes ten minutes.
 `relays` kills the relay that a reply goes by way of, or has it lie, stall and read: a table of what becomes of it.
-`usable` starts one in each kind of home: after how many seconds others can use it, and what it says until then.
-`doctor` has `dsdnode doctor` look at twenty set-ups, most of them broken, and says whether it is right.
-`clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: a home is not as its kind says,
-or was taken for another kind.
+`clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: something is not as it should be.
 """
 
 from __future__ import annotations
@@ -17,25 +19,50 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.nat import doctors, homes, moves, pairs, reached, relays, usable
+from tests.nat import beside, doctors, homes, moves, pairs, pipeline, reached, relays, table, usable
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
 from tests.nat.namespaces import clean, why_not
+from tests.nat.situations import SITUATIONS
 
 ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
+
+WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
+    "kinds": lambda options: _kinds(),
+    "reached": lambda options: reached.main(options.names),
+    "homes": lambda options: homes.main(options.folder),
+    "pairs": lambda options: pairs.main(options.names),
+    "usable": lambda options: usable.main(options.folder, options.all),
+    "doctor": lambda options: doctors.main(options.folder, options.all),
+    "table": lambda options: table.main(options.folder, options.names),
+    "pipeline": lambda options: pipeline.main(options.folder, options.replies),
+    "beside": lambda options: beside.main(options.folder, options.replies),
+    "moves": lambda options: moves.main(
+        options.roles.split(","),
+        [float(one) for one in options.off.split(",")],
+        options.homes.split(","),
+        options.here,
+        options.screens,
+    ),
+    "relays": lambda options: relays.main(options.kinds.split(","), options.screens),
+    "clean": lambda options: _clean(),
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument(
-        "what", choices=["kinds", "reached", "homes", "pairs", "usable", "doctor", "moves", "relays", "clean"]
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of pairs: two kinds; of reached: some; of table: {'; '.join(SITUATIONS)}; none: all",
     )
-    parser.add_argument(
-        "pair", nargs="*", metavar="KIND", help="of pairs: the caller's and the callee's; of reached: any; all if none"
-    )
+    parser.add_argument("--replies", type=int, default=50, metavar="N", help="of pipeline, beside: each side's")
     parser.add_argument("--folder", type=Path, help="where data dirs and logs stay")
     parser.add_argument("--all", action="store_true", help="of usable and doctor: all that was said")
     parser.add_argument("--roles", default=",".join(moves.ROLES), help="of moves: who moves")
@@ -49,33 +76,23 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(relays.KINDS), help="of relays: what they do")
     parser.add_argument("--screens", action="store_true", help="of moves, relays: show all that was seen")
     options = parser.parse_args()
+    known = {"table": list(SITUATIONS), "pairs": list(KINDS), "reached": list(KINDS)}.get(options.what, [])
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"there is no {unknown[0]!r} here: see --help")
+    if options.what == "pairs" and len(options.names) not in (0, 2):
+        parser.error(f"two of {', '.join(KINDS)}, or none")
     if reason := why_not("nft"):
         print(reason, file=sys.stderr)
         return 2
-    if options.what == "clean":
-        print(f"removed: {', '.join(clean()) or 'nothing'}")
-        return 0
-    if options.what == "kinds":
-        return _kinds()
-    if options.what == "reached":
-        if unknown := [one for one in options.pair if one not in KINDS]:
-            parser.error(f"no kind of home: {', '.join(unknown)} (there are {', '.join(KINDS)})")
-        return reached.main(options.pair)
-    if options.what == "pairs":
-        if len(options.pair) not in (0, 2) or not KINDS.keys() >= set(options.pair):
-            parser.error(f"two of {', '.join(KINDS)}, or none")
-        return pairs.main(options.pair)
-    if options.what == "moves":
-        offs_s = [float(one) for one in options.off.split(",")]
-        return moves.main(options.roles.split(","), offs_s, options.homes.split(","), options.here, options.screens)
-    if options.what == "relays":
-        return relays.main(options.kinds.split(","), options.screens)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if options.what == "homes":
-            return homes.main(folder)
-        return (usable.main if options.what == "usable" else doctors.main)(folder, options.all)
+        options.folder = options.folder or Path(temporary)
+        options.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return WHAT[options.what](options)
+
+
+def _clean() -> int:
+    print(f"removed: {', '.join(clean()) or 'nothing'}")
+    return 0
 
 
 def _kinds() -> int:

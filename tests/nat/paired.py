@@ -91,7 +91,7 @@ async def peer(name: str, how: str, where: str) -> None:
             Contact(identity_of(key).public_key, (at,)) for key, at in (one.split("=") for one in where.split(","))
         ]
         for contact in contacts:
-            transport.relays.reserve(contact)
+            transport.relays.reserve(contact, [parse_address(contact.addresses[0])[0]])
         await peer.look_around(contacts)
         while len(transport.relays.given) < len(contacts):  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode.net.places import may_lead
 from tests.nat.kinds import KINDS, Look
 from tests.nat.lab import Host, lab
 from tests.nat.look import Observers, dial
@@ -51,6 +52,13 @@ def test_bob_of_the_same_home_and_carol_by_ipv6_get_where_others_do_not() -> Non
             door.settimeout(0)
             with pytest.raises(BlockingIOError):
                 door.accept()
+        with bob.inside():
+            assert may_lead(carol.ip6) and may_lead(carol.ip) and may_lead(alice.ip)
+        with dave.inside():
+            dave.configure(f"addr del {dave.ip6}/64 dev eth0\n")
+            assert may_lead(carol.ip) and not may_lead(carol.ip6), "the route is there, and no address to call from"
+            dave.configure("route del default\n")
+            assert may_lead(alice.ip) and not may_lead(carol.ip)
         with listening(carol, carol.ip6, socket.AF_INET6) as door, alice.inside():
             socket.create_connection((carol.ip6, 5000), 5).close()
             assert door.accept()[1][0] == alice.ip6

@@ -209,6 +209,23 @@ async def test_a_call_to_see_who_answers_disturbs_nobody(start: Start) -> None:
     assert lost == []
 
 
+async def test_what_is_said_to_a_client_while_it_looks_who_answers_reaches_it(start: Start) -> None:
+    """Bob would take the newest greeting for the connection that is alive, and what he says there would be lost."""
+    bob, alice = await start(b"b", listen="tcp://0.0.0.0:0"), await start(b"a", listen=None)
+    port = bob.transport.here[0].rpartition(":")[2]
+    own = [f"tcp://127.0.0.{number}:{port}" for number in (1, 2, 3, 4)]
+    alice.transport.introduce(Contact(BOB.public_key, tuple(own[:1])))
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    alice.transport.introduce(Contact(BOB.public_key, tuple(own)))
+    looks = asyncio.gather(*(alice.transport.reach(BOB.peer_id, one) for one in own))
+    pings: list[asyncio.Task[float]] = []
+    while not looks.done():
+        pings.append(asyncio.create_task(bob.ping(ALICE.peer_id, timeout_s=5)))
+        await asyncio.sleep(0.001)
+    assert set(alice.transport.sighting(BOB.peer_id).reached) == set(own)
+    await asyncio.gather(*pings)
+
+
 async def test_an_address_that_answers_no_more_is_not_passed_on(start: Start) -> None:
     alice, bob = await start(b"a"), await start(b"b")
     alice.transport.introduce(bob.transport.contact)

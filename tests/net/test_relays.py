@@ -56,7 +56,7 @@ async def bob(rose: Contact, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[R
     monkeypatch.setattr(relays, "leads_here", lambda host: host in (OWN, "127.0.0.1"))
     rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0", swarm_keys=SWARM_KEYS))
     rpc.start()
-    rpc.transport.relays.reserve(rose)
+    rpc.transport.relays.reserve(rose, ["127.0.0.1"])
     yield rpc
     await rpc.close()
 
@@ -157,7 +157,7 @@ async def test_what_bob_s_user_has_said_comes_before_what_a_relay_gives(rose: Co
     said = tuple(f"tcp://192.0.2.{number}:29170" for number in range(4))
     rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0", advertise=said, swarm_keys=SWARM_KEYS))
     assert rpc.transport.contact.addresses == said and rpc.transport.relays is not None
-    rpc.transport.relays.reserve(rose)
+    rpc.transport.relays.reserve(rose, ["127.0.0.1"])
     given = await relayed(rpc)
     assert rpc.transport.contact.addresses == (*said[:3], given)
     rpc.transport.relays.leave(ROSE.peer_id)

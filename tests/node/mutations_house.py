@@ -35,7 +35,7 @@ HOUSE: Final = {
     "visit-all": Mutation(VISITS + "_Limit.allow", ' and self._of_all.spend("", now)', ""),
     "visit-account": Mutation(KNOCKS + "visit", "teacher.near, teacher)", "teacher.near)"),
     "visit-near": Mutation(KNOCKS + "visit", "may_name(teacher.near, address)", "True"),
-    "visit-link": Mutation(KNOCKS + "visit", ", LOOK", ""),
+    "visit-link": Mutation("dsdnode.net.knock:_Knock.__init__", ", LOOK)", ",)"),
     "calls-of-one": Mutation("dsdnode.swarm.homes:Homes.call_soon", " and len(calls.under_way) < MAX_CALLED", ""),
     "hasty-most": Mutation("dsdnode.swarm.reach:Reach.heard", " and self._num_hasty < MAX_HASTY", ""),
     "open-called": Mutation("dsdnode.net.outlook:Outlook.called_by", " and host not in self._links.called", ""),

@@ -81,13 +81,13 @@ RELAY: Final = {
     "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
     "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),
     "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
-    "relaying-own": Mutation(RELAYING + "_is_fit", "is_ip(host) and leads_here(host)", "True"),
-    "relaying-cut-off": Mutation(RELAYING + "_is_fit", "if self._reach.is_cut_off:", "if False:"),
+    "relaying-own": Mutation(RELAYING + "_own_hosts", "is_ip(host) and leads_here(host)", "True"),
+    "relaying-cut-off": Mutation(RELAYING + "_is_fit", "not self._reach.is_cut_off and ", ""),
     "relaying-port": Mutation(RELAYING + "_ask", " and answer.port >= LOWEST_PORT", ""),
-    "relaying-most": Mutation(RELAYING + "_be_reached", " and len(self._chosen) < MAX_RELAYS", ""),
+    "relaying-most": Mutation(RELAYING + "_be_reached", "len(self._chosen) < most and ", ""),
     "relaying-pause": Mutation(RELAYING + "_rest", "min(2 * pause_s, MOST_PAUSE_S)", "pause_s"),
-    "relaying-said": Mutation(
-        RELAYING + "_is_well", "return self._reach.is_open or ", "return self._reach.is_open and "
-    ),
-    "relaying-back": Mutation(RELAYING + "_be_reached", "or unreached or is_well:", "or unreached:"),
+    "relaying-said": Mutation(RELAYING + "_most", "relays.is_last_resort and any", "False and any"),
+    "relaying-hosts": Mutation(RELAYING + "_hosts", "is_ip(one) and nearness(one) is Nearness.WORLD", "True"),
+    "reach-no-way": Mutation("dsdnode.swarm.checks:Checks._on_find_me", "may_lead(parse_address(one)[0])", "True"),
+    "relaying-back": Mutation(RELAYING + "_look_at", " or not is_wanted", ""),
 }

@@ -93,7 +93,7 @@ def _envelopes() -> list[Envelope]:
             Reached("192.0.2.7", ("tcp://192.0.2.7:29170",), ("tcp://192.0.2.7:29170",)), request_id=4, reply=True
         ),
         Envelope(FindRelay(), request_id=5, deadline_ms=5000),
-        Envelope(RelayAt(41234), request_id=5, reply=True),
+        Envelope(RelayAt(41234, ("203.0.113.7", "2001:db8::7")), request_id=5, reply=True),
         Envelope(Visit(peers.identity_of("alice").public_key, "tcp://192.0.2.7:29170")),
         Envelope(_open(), request_id=300, deadline_ms=4000),
         Envelope(Opened(17), request_id=300, reply=True),

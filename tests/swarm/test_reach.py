@@ -9,6 +9,7 @@ import pytest
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.net.port import REACH
 from dsdnode.net.rpc import Response
+from dsdnode.swarm import checks
 from dsdnode.swarm.reach import ASK_AGAIN_S, FIRST_S, MAX_HASTY, MAX_VOICES, REACHED_S, UNREACHED_S, Reach, Verdict
 from dsdnode.wire.messages import FindMe, Reached
 from tests.swarm.test_joining import Begin, begin, elsewhere, until
@@ -73,6 +74,10 @@ def cut_off(reach: Reach) -> bool:
     return reach.is_cut_off
 
 
+def families(reach: Reach) -> list[int]:
+    return list(reach.cut_off)
+
+
 def test_whom_those_far_away_do_not_reach_is_cut_off_though_his_neighbours_reach_him() -> None:
     """And still is when a relay has given him an address; he is not once carol reaches him without."""
     reach, given = Reach(0.0), "tcp://203.0.113.1:40000"
@@ -106,6 +111,35 @@ def test_in_a_new_place_what_was_said_of_relays_counts_and_nothing_else() -> Non
     assert reach.told((VPN, given)) == (given,) and (reach.is_open, cut_off(reach)) == (False, False)
     reach.heard(2.0, "carol's", (VPN, given), (given,), (given,), far=True)
     assert (reach.is_open, cut_off(reach)) == (False, True)
+
+
+def test_of_a_family_they_alone_are_heard_who_have_it() -> None:
+    """Dave has IPv6 alone, carol IPv4 alone: what neither can call neither speaks of."""
+    v4, v6 = "tcp://11.9.9.9:29170", "tcp://[2a11:9::9]:29170"
+    reach, own = Reach(0.0), (v6, v4)
+    reach.heard(0.0, "carol's", own, (v4,), (v4,), far=True)
+    assert not families(reach) and reach.told(own) == (v4,), "nobody has called the other one yet"
+    reach.heard(1.0, "dave's", own, (), (v6,), far=True)
+    assert families(reach) == [6] and not cut_off(reach)
+    reach.heard(2.0, "dave's", own, (v6,), (v6,), far=True)
+    assert not families(reach) and reach.told(own) == own
+    reach.heard(3.0, "dave's", (v4,), (), (), far=True)
+    reach.moved(3.0)
+    reach.heard(4.0, "carol's", (v4,), (v4,), (v4,), far=True)
+    assert families(reach) == [6], "there is no address of that family at all"
+
+
+def test_who_is_seen_in_carol_s_network_and_has_another_family_does_not_unsay_her_word() -> None:
+    """Bob is reached by way of her relay, and has IPv4 alone: his word is one with hers."""
+    v6, given = "tcp://[2a11:9::9]:29170", "tcp://[2a11:1::1]:40000"
+    reach, own = Reach(0.0), (v6, given)
+    reach.discount((given,))
+    reach.heard(0.0, "carol's", own, (given,), own, far=True)
+    reach.heard(1.0, "carol's", own, (), (), far=True)
+    assert reach.cut_off == (4, 6) and reach.is_reached(given)
+    reach.heard(2.0, "carol's", (given,), (), (), far=True)
+    reach.heard(3.0, "carol's", own, (), (), far=True)
+    assert families(reach) == [4], "of an address that has gone meanwhile nothing is kept"
 
 
 def test_whom_nobody_at_all_reaches_is_cut_off() -> None:
@@ -201,6 +235,17 @@ async def test_bob_says_where_he_sees_her_and_calls_no_port_of_a_service(begin: 
     handler = bob.rpc._on_request[FindMe]
     with pytest.raises(PeerMisbehaved):
         await handler(alice.id, FindMe(("http://127.0.0.1:7000",)), [])
+
+
+async def test_bob_says_nothing_of_addresses_to_which_he_knows_no_way(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "may_lead", lambda host: ":" not in host)
+    bob, alice = await begin("bob"), await begin("alice")
+    alice.rpc.transport.introduce(bob.contact)
+    own, other = alice.contact.addresses[0], "tcp://[::1]:29170"
+    answer, _ = await alice.rpc.request(bob.id, FindMe((other, own)), timeout_s=8)
+    assert answer == Reached("127.0.0.1", (own,), (own,))
 
 
 async def test_mallory_s_word_for_another_address_is_not_taken(begin: Begin) -> None:

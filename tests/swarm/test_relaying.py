@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any, cast
 
 import pytest
 
+from dsdnode.addresses import parse_address
 from dsdnode.dht.ids import node_id
 from dsdnode.identity import Identity
+from dsdnode.net.places import to_address
 from dsdnode.net.port import Sighting
+from dsdnode.net.relays import MAX_GIVEN, of_both
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Reach
@@ -26,14 +29,18 @@ class Relays:
 
     def __init__(self) -> None:
         self.is_last_resort, self.port = False, 0
-        self.held: dict[bytes, str] = {}
+        self.held: dict[bytes, tuple[str, ...]] = {}
 
     @property
     def given(self) -> tuple[str, ...]:
-        return tuple(self.held.values())
+        return of_both(list(self.held.values()), MAX_GIVEN)
 
-    def reserve(self, relay: Contact) -> None:
-        self.held[node_id(relay)] = relay.addresses[0]
+    def reserve(self, relay: Contact, hosts: Sequence[str]) -> None:
+        port = parse_address(relay.addresses[0])[1]
+        self.held[node_id(relay)] = tuple(to_address(host, port) for host in hosts)
+
+    def forget(self, peer: bytes, address: str) -> None:
+        self.held[peer] = tuple(one for one in self.held[peer] if one != address)
 
     def leave(self, peer: bytes) -> None:
         self.held.pop(peer, None)
@@ -208,8 +215,9 @@ async def test_a_relay_of_bobs_own_house_is_of_no_use_to_those_far_away() -> Non
 
 
 async def test_nor_is_one_behind_the_same_router_with_a_public_address() -> None:
-    bob = Bob(LAN, "tcp://11.1.1.1:29170", _11_1_1_2=RelayAt(41000), _11_2_2_2=RelayAt(42000))
-    bob.hears("carol's")
+    own = (LAN, "tcp://11.1.1.1:29170")
+    bob = Bob(*own, _11_1_1_2=RelayAt(41000), _11_2_2_2=RelayAt(42000))
+    bob.known.heard(0.0, "carol's", own, (), own[1:], far=True)
     await bob.ticks(4)
     assert bob.hosts == ["11.2.2.2:42000"]
 
@@ -219,6 +227,48 @@ async def test_a_port_of_a_machine_s_services_is_no_relay_s() -> None:
     bob.hears("carol's")
     await bob.ticks(2)
     assert bob.asked == ["11.1.1.1"] and bob.hosts == []
+
+
+BOTH = RelayAt(41000, ("11.1.1.1", "fd00::1", "a.example", "2a11:1::1"))
+"""Of a relay that is reached in both families, by its own word."""
+
+
+async def test_bob_is_called_by_those_who_have_ipv6_alone_though_he_has_none() -> None:
+    """He is reached by IPv4 at an address of his own; carol's relay, which has no IPv6, is of no use to him."""
+    own = "tcp://11.9.9.9:29170"
+    bob = Bob(own, _11_2_2_2=RelayAt(42000, ("11.2.2.2",)), _11_1_1_1=BOTH)
+    bob.hears("carol's", own)
+    await bob.ticks(8)
+    assert bob.asked == ["11.2.2.2", "11.1.1.1"] and bob.hosts == ["[2a11:1::1]:41000"]
+    bob.others[bob._peer("_11_3_3_3")] = "11.3.3.3", BOTH
+    await bob.ticks(8)
+    assert len(bob.asked) < 6 and bob.hosts == ["[2a11:1::1]:41000"], "one is enough"
+
+
+async def test_of_the_relay_s_addresses_bob_keeps_those_of_the_family_in_which_he_is_cut_off() -> None:
+    bob = Bob(LAN, HERE, _11_1_1_1=BOTH, _11_2_2_2=RelayAt(42000, ("2a11:2::2",)))
+    bob.hears("carol's")
+    await bob.ticks(4)
+    assert sorted(bob.hosts) == ["11.1.1.1:41000", "[2a11:2::2]:42000"], "of both relays, and of both families"
+    bob.hears("carol's", HERE, *bob.relays.given)
+    await bob.ticks(2)
+    assert bob.hosts == ["[2a11:2::2]:42000"]
+    bob = Bob(LAN, HERE, _11_1_1_1=BOTH)
+    bob.hears("carol's")
+    await bob.ticks(2)
+    bob.hears("carol's", HERE, *bob.relays.given)
+    await bob.ticks(2)
+    assert bob.hosts == ["[2a11:1::1]:41000"]
+
+
+async def test_an_address_of_a_relay_that_is_called_in_vain_makes_room_for_its_other_one() -> None:
+    bob = Bob(LAN, _11_1_1_1=BOTH)
+    bob.hears("carol's")
+    await bob.ticks(2)
+    assert bob.hosts == ["11.1.1.1:41000", "[2a11:1::1]:41000"]
+    bob.hears("carol's", "tcp://11.1.1.1:41000")
+    await bob.ticks(2)
+    assert bob.hosts == ["11.1.1.1:41000"]
 
 
 @pytest.mark.parametrize(
@@ -238,10 +288,22 @@ async def test_bob_relays_while_others_reach_him_at_his_own_address(own: str, by
     bob.hears("carol's", own)
     await bob.ticks(2)
     answer, _ = await bob.handler(bytes(32), FindRelay(), [])
-    assert answer == (RelayAt(40000) if serves else Refused("this peer is no relay now", retry=bytes_per_s > 0))
+    yes = RelayAt(40000, (parse_address(own)[0],))
+    assert answer == (yes if serves else Refused("this peer is no relay now", retry=bytes_per_s > 0))
     bob.known.moved(bob.now)
     await bob.ticks(2)
     assert not bob.relays.port
+
+
+async def test_bob_tells_of_his_other_family_unless_it_is_known_to_lead_nowhere() -> None:
+    """Who has it may not have come yet, and a relay is asked once."""
+    other = "tcp://[::1]:29170"
+    bob = Bob(other, HERE)
+    bob.hears("carol's", HERE)
+    await bob.ticks(2)
+    assert await bob.handler(bytes(32), FindRelay(), []) == (RelayAt(40000, ("127.0.0.1", "::1")), ())
+    bob.known.heard(0.0, "dave's", bob.own, (), (other,), far=True)
+    assert await bob.handler(bytes(32), FindRelay(), []) == (RelayAt(40000, ("127.0.0.1",)), ())
 
 
 async def test_whom_his_neighbours_alone_reach_does_not_relay_unless_there_is_nobody_else() -> None:
@@ -256,7 +318,7 @@ async def test_whom_his_neighbours_alone_reach_does_not_relay_unless_there_is_no
 
 async def test_bob_does_not_relay_at_an_address_that_a_relay_has_given_him() -> None:
     bob = Bob(LAN, HERE)
-    bob.relays.held[b"rose"] = HERE
+    bob.relays.held[b"rose"] = (HERE,)
     bob.hears("carol's", HERE)
     await bob.ticks(2)
     assert not bob.relays.port

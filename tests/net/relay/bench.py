@@ -55,8 +55,8 @@ async def serve() -> None:
 # --- circuits -----------------------------------------------------------------------------------------------------
 
 
-def call(port: int) -> socket.socket:
-    one = socket.create_connection(("127.0.0.1", port), timeout=10)
+def call(port: int, host: str = "127.0.0.1") -> socket.socket:
+    one = socket.create_connection((host, port), timeout=10)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return one
 
@@ -71,22 +71,36 @@ def hear(one: socket.socket, kind: type[Frame]) -> Frame:
     return frames.unpack(one.recv(frames.body_bytes(head), socket.MSG_WAITALL), kind)
 
 
-def reserve(port: int) -> tuple[socket.socket, int]:
+def reserve(
+    port: int, host: str = "127.0.0.1", relay_key: bytes = ROSE.public_key, callee: Identity = BOB
+) -> tuple[socket.socket, int]:
     """The reservation, and where bob is called."""
-    control = call(port)
+    control = call(port, host)
     challenge = ask(control, Greet(frames.RELAY_VERSION), Challenge)
     assert isinstance(challenge, Challenge)
-    terms = ask(control, frames.reserve(BOB, (), ROSE.public_key, challenge.challenge), Reserved)
+    terms = ask(control, frames.reserve(callee, (), relay_key, challenge.challenge), Reserved)
     assert isinstance(terms, Reserved)
     return control, terms.port
 
 
 def circuit(port: int, control: socket.socket, called: int) -> Pair:
-    near, far = call(called), call(port)
+    near = call(called)
+    return near, answer(port, control)
+
+
+def answer(
+    port: int,
+    control: socket.socket,
+    host: str = "127.0.0.1",
+    relay_key: bytes = ROSE.public_key,
+    callee: Identity = BOB,
+) -> socket.socket:
+    """Bob's end of the next circuit that he is told of."""
+    far = call(port, host)
     incoming = hear(control, Incoming)
     assert isinstance(incoming, Incoming)
-    ask(far, Accept(incoming.token, BOB.sign(frames.to_accept(ROSE.public_key, incoming.token))), Ok)
-    return near, far
+    ask(far, Accept(incoming.token, callee.sign(frames.to_accept(relay_key, incoming.token))), Ok)
+    return far
 
 
 def plain() -> Pair:
