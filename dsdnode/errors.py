@@ -40,10 +40,6 @@ class PeerUnavailable(DsdError):
     """A peer did not answer in time or could not be reached: try another one."""
 
 
-class LinkBroken(PeerUnavailable):
-    """A connection ended while a peer's answer was awaited, and there is another one: ask again."""
-
-
 class PeerMisbehaved(DsdError):
     """A peer sent something that no correct peer sends: drop the message, count it, perhaps ban the peer."""
 

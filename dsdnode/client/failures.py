@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsdnode.client.losses import Denied, Died, Left
-from dsdnode.errors import DsdError, LinkBroken, Overloaded, PeerMisbehaved
+from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
+from dsdnode.net.rpc import LinkBroken
 
 MAX_TRIES = 2
 """Of one drafter, without a token: a link may break under a drafter that lives."""

@@ -19,7 +19,7 @@ from cachetools import LRUCache
 
 from dsdnode.accounts import Account, Shares
 from dsdnode.addresses import machine_of, network_of
-from dsdnode.errors import DsdError, LinkBroken, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import MAX_TURN, Priority, Transport
 from dsdnode.wire.codec import Envelope, decode, encode, printable
@@ -56,6 +56,10 @@ class Sent:
 
     num: int = 0
     num_bytes: int = 0
+
+
+class LinkBroken(PeerUnavailable):
+    """A connection ended while a peer's answer was awaited, and there is another one: ask again."""
 
 
 class Rpc:

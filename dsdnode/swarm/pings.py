@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from cachetools import LRUCache
 
-from dsdnode.errors import DsdError, LinkBroken
-from dsdnode.net.rpc import Rpc
+from dsdnode.errors import DsdError
+from dsdnode.net.rpc import LinkBroken, Rpc
 from dsdnode.swarm.queries import Tasks, wait_until
 
 PING_TIMEOUT_S = 2.0

@@ -30,7 +30,7 @@ STATUS = [
     "uptime_s", "peer_id", "name", "address", "join", "roles", "layers", "known_peers", "sent", "sessions", "engines",
     "protection", "twin", "reach",
 ]  # fmt: skip
-PEER = ["peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms", "seen_s", "way"]
+PEER = ["peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms", "seen_s", "link"]
 
 
 def test_ready_status_stop(call: Call, daemon: Start) -> None:

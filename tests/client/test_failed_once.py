@@ -14,7 +14,8 @@ from dsdnode.client.failures import MAX_TRIES, Failures
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.engine.port import Chunk, Output
-from dsdnode.errors import LinkBroken, PeerUnavailable
+from dsdnode.errors import PeerUnavailable
+from dsdnode.net.rpc import LinkBroken
 from dsdnode.wire import replies
 from dsdnode.wire.messages import Pong
 from dsdnode.wire.tensors import pack_tokens

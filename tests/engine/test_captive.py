@@ -50,9 +50,9 @@ def test_a_worker_is_caged_before_it_opens_its_model(monkeypatch: pytest.MonkeyP
         done.append(f"open {path}")
         return SimpleNamespace(shard=None)
 
-    module: Any = ModuleType("dsdnode.engine.llama")
-    module.LlamaEngine = opened
-    monkeypatch.setitem(sys.modules, "dsdnode.engine.llama", module)
+    module: Any = ModuleType("dsdnode.engine.hybrid")
+    module.open_engine = opened
+    monkeypatch.setitem(sys.modules, "dsdnode.engine.hybrid", module)
     monkeypatch.setattr(worker, "Cage", Recorder)
     worker._Worker(Load.of(Path("m.gguf"), EngineOptions(max_memory_bytes=7), Path("cache")))
     assert done == ["files ['m.gguf', 'cache'] 7", "calls", "open m.gguf"]

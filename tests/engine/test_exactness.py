@@ -48,7 +48,7 @@ def test_a_whole_range_is_the_whole_model(tmp_path: Path) -> None:
 
 def test_the_refusal_of_the_27b_gemma3_is_warranted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """62 layers have an attention scale of their own (gguf_arch.py); its shards would not have it."""
-    monkeypatch.setattr("dsdnode.engine.gguf.check_count", lambda *_: None)
+    monkeypatch.setattr("dsdnode.engine.gguf_cut.check_count", lambda *_: None)
     assert max_difference(make(tmp_path, "gemma3", 62), 62, 2, tmp_path) > 0.1
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dsdnode.engine import gguf, gguf_cut, gguf_header, gguf_tokenizer, ipc
 from dsdnode.engine.cage import Protection
-from dsdnode.engine.gguf_arch import check_count, supported
+from dsdnode.engine.gguf_arch import supported
 from dsdnode.engine.port import Chunk, Output, ShardInfo, Top
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.speculation.sampling import Sampling
@@ -199,7 +199,7 @@ def _read_gguf(case: Case) -> None:
     middle = max(1, manifest.num_layers // 2)
     for start, end in ((0, middle), (middle, manifest.num_layers)):
         if start < end:
-            check_count(header, architecture, manifest.num_layers, end - start)
+            gguf_cut.check_cut(header, architecture, start, end)
             gguf_cut.plan_metadata(header, architecture, start, end)
             gguf_cut.plan_tensors(header, architecture, start, end)
 

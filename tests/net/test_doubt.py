@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from dsdnode.addresses import parse_address
-from dsdnode.errors import LinkBroken, PeerUnavailable
+from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.port import Priority
-from dsdnode.net.rpc import Rpc
+from dsdnode.net.rpc import LinkBroken, Rpc
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.replies import Cancel
