@@ -66,10 +66,15 @@ def test_rogues_are_a_third_at_most_and_the_same_each_time() -> None:
     assert any(world(seed).rogues for seed in range(NUM_SEEDS)), "none where none are asked for"
 
 
+SHOWN_FROM = {"engine-lost": 60}
+"""Worlds before these do not show it; they are played last."""
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_guard_taken_out_is_noticed(name: str) -> None:
+    first = SHOWN_FROM.get(name, 0)
     with MUTATIONS[name].applied():
-        assert any(run_world(seed).violations for seed in range(80))
+        assert any(run_world(seed).violations for seed in (*range(first, 80), *range(first)))
 
 
 def test_the_seeds_bring_every_sort_of_lie() -> None:
