@@ -13,9 +13,11 @@ nothing. The callback comes once a micro-batch, with the rows whose logits were 
 Branches. A branch is a sequence copy within one context with a unified cache; rollback removes a sequence's tail.
 
 Rounding. The shape of a batch, threads, flash attention and the order of cells in the cache change the last bits:
-logits move by up to 0.1, and a near-tie may fall the other way. Shards equal the whole model in the same state, always.
+logits move by up to 0.1, and a near-tie may fall the other way. Shards equal the whole model in the same state, always
+(but for running states that were taken back, which are made anew in blocks of another size: hybrid.py).
 One setting is exact whatever the blocks (`EngineOptions.strict`): one thread, flash attention, one reply in the cache,
-the same chunks of prompt, one kernel for all sizes of blocks (worker.py), and never one row alone.
+the same chunks of prompt, one kernel for all sizes of blocks (worker.py), and never one row alone. (Layers with
+running states, in F32 files, are the exception that is known.)
 
 Crashes. A failed assertion, a bad file or memory that runs out aborts the process: each engine has one of its own
 (worker.py), and the daemon lives. Untrusted files meet a checksum and our own bounded parser before llama.cpp sees
