@@ -183,6 +183,8 @@ def windowed_layers(header: Header, architecture: Architecture) -> list[bool]:
     key = f"{header.text('general.architecture')}.attention.sliding_window_pattern"
     given = header.metadata.get(key)
     if given is not None and isinstance(given.data, np.ndarray):
+        if len(given.data) < num_layers:
+            raise ModelRefused(f"{header.name}: {key} tells of {len(given.data)} layers, and there are {num_layers}")
         return [bool(one) for one in given.data][:num_layers]
     period = header.count(key, architecture.window_period)
     full = 0 if architecture.full_first else period - 1
@@ -209,7 +211,9 @@ def plan_tensors(header: Header, architecture: Architecture, start: int, end: in
     """The tensors of the shard of layers [start, end), copies and dummies."""
     last, width = end == layers_of(header), _embeddings(header).shape[0]
     tensors = _end_tensors(header, architecture, start == 0, last)
-    left_out = architecture.full_only_tensors if all(windowed_layers(header, architecture)[start:end]) else ()
+    left_out = architecture.full_only_tensors
+    if left_out and not all(windowed_layers(header, architecture)[start:end]):
+        left_out = ()
     for name, tensor in header.tensors.items():
         if name in SHARED_TENSORS:
             if name not in left_out:

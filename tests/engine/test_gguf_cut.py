@@ -167,6 +167,7 @@ def test_what_would_not_be_exact_is_refused_by_name(name: str, tmp_path: Path) -
         ("gemma4", 6, {"embedding_length_per_layer_input": 16}, "inputs of each layer cannot be split exactly"),
         ("llama", 6, {"attention.head_count": [4, 4, 4, 4, 4, 2]}, "different numbers of heads"),
         ("llama", 6, {"feed_forward_length": [128] * 5}, "do not know how to cut"),
+        ("cohere2", 8, {"attention.sliding_window_pattern": [True] * 3}, "tells of 3 layers, and there are 8"),
         ("granite", 6, {"deepstack_mapping": [-1] * 6}, "do not know how to cut"),
     ],
 )
