@@ -28,7 +28,7 @@ MAX_KEY_BYTES = (1 << 16) - 1
 """The specification's."""
 MAX_LABEL_BYTES = 1 << 20
 """Of a string that decides nothing here, such as a description; a longer one is passed over."""
-NEEDED = ("tokenizer.ggml.", "general.architecture", "split.", "dsdnode.", "xielu.")
+NEEDED = ("tokenizer.ggml.", "tokenizer.chat_template", "general.architecture", "split.", "dsdnode.", "xielu.")
 """Keys that begin so say what a model is; those under its architecture's name do, too."""
 MAX_ARRAY_ELEMENTS = 1 << 21
 MAX_TENSORS = 1 << 16
@@ -193,7 +193,7 @@ class _Parser:
         if kind != STRING and kind not in NUMBER_FORMATS:
             raise _Malformed(f"{key} is an array of the unknown or unsupported value type {kind}")
         needed = self._needed(key)
-        if needed and num_elements > MAX_ARRAY_ELEMENTS:
+        if needed and kind == STRING and num_elements > MAX_ARRAY_ELEMENTS:
             raise _Malformed(f"{key} claims {num_elements} elements; at most {MAX_ARRAY_ELEMENTS} are read")
         if kind == STRING and needed:
             strings = tuple(self._kept(key, self._number("Q"), 8) for _ in range(num_elements))

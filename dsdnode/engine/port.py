@@ -44,11 +44,19 @@ class ShardInfo:
     """The longest sequence that the model was made for."""
     max_sequences: int
     can_truncate: bool
+    text_hash: str = ""
+    """Of the file that its texts are read with (engine/gguf_text.py)."""
 
     @property
     def model_id(self) -> str:
         return model_id_of(
-            self.weights_hash, self.architecture, self.num_layers, self.width, self.vocab_size, self.tokenizer_hash
+            self.weights_hash,
+            self.architecture,
+            self.num_layers,
+            self.width,
+            self.vocab_size,
+            self.tokenizer_hash,
+            self.text_hash,
         )
 
     @property

@@ -48,16 +48,19 @@ class Control:
 class ChatTemplate:
     """The chat template of a model file, run in a sandbox."""
 
-    def __init__(self, source: str, controls: Mapping[str, Control], bos: str = "", eos: str = "") -> None:
-        """`controls` by their text. Raises ModelRefused for a template that is broken or too long."""
+    def __init__(self, source: str, controls: Mapping[str, Control], specials: Mapping[str, str] | None = None) -> None:
+        """`controls` by their text; `specials`: `bos_token`, `eos_token` and so on, those that the model has.
+
+        Raises ModelRefused for a template that is broken or too long.
+        """
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise ModelRefused(f"the model's chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters")
         try:
             self._template = _Environment().from_string(source)
         except Exception as error:  # a stranger's program may be broken in any way: a break without a loop is no syntax
             raise ModelRefused(f"the model's chat template is broken: {_brief(error)}") from None
-        specials = {"bos_token": Written.by_template(bos), "eos_token": Written.by_template(eos)}
-        self._given = specials | {"tools": None, "documents": None, "add_generation_prompt": True}
+        self._given = {"tools": None, "documents": None, "add_generation_prompt": True}
+        self._given |= {name: Written.by_template(text) for name, text in (specials or {}).items()}
         self._controls = {text: control for text, control in controls.items() if len(text) > 1}
         longest_first = sorted(self._controls, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -134,6 +134,7 @@ def _claim(config: NodeConfig, manifest: Manifest, contact: Contact) -> Provider
         end=manifest.num_layers,
         num_layers=manifest.num_layers,
         tokenizer_hash=manifest.tokenizer_hash,
+        text_hash=manifest.text_hash,
         vocab_size=manifest.vocab_size,
         width=manifest.width,
         context_tokens=min(config.context_tokens, manifest.train_context_tokens),
@@ -164,7 +165,7 @@ def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
 def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int, end: int) -> Path:
     """Cut once, kept in the data dir under the model's id."""
     path = config.data_dir / "shards" / f"{manifest.model_id[:16]}-{start}-{end}.gguf"
-    if not path.exists() or read_manifest(path).tokenizer_hash != manifest.tokenizer_hash:  # by an older rule
+    if not path.exists() or read_manifest(path).model_id != manifest.model_id:  # by an older rule
         log.info("cutting", layers=f"{start}:{end}", model=manifest.model_name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,6 +221,7 @@ def record_of(
         end=shard.end,
         num_layers=shard.num_layers,
         tokenizer_hash=shard.tokenizer_hash,
+        text_hash=shard.text_hash,
         vocab_size=shard.vocab_size,
         width=shard.width,
         context_tokens=min(shard.context_tokens, shard.train_context_tokens),
