@@ -246,6 +246,9 @@ class FakeEngine:
         cached.append(self.model.step(before, self._shard.start, self._shard.end, entering))
         self.num_positions_run += 1
 
+    async def text_file(self) -> bytes:
+        return b""
+
 
 class FakeTextEngine(FakeEngine):
     """A fake draft model with a tokenizer: an id is a character, 32 below its code; id 0 ends a reply."""

@@ -22,6 +22,7 @@ from jinja2.filters import do_join
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Namespace
 
 from dsdnode.engine.written import Written
 from dsdnode.errors import BadInput, ModelRefused
@@ -59,7 +60,7 @@ class ChatTemplate:
             self._template = _Environment().from_string(source)
         except Exception as error:  # a stranger's program may be broken in any way: a break without a loop is no syntax
             raise ModelRefused(f"the model's chat template is broken: {_brief(error)}") from None
-        self._given = {"tools": None, "documents": None, "add_generation_prompt": True}
+        self._given: dict[str, object] = {"tools": None, "documents": None, "add_generation_prompt": True}
         self._given |= {name: Written.by_template(text) for name, text in (specials or {}).items()}
         self._controls = {text: control for text, control in controls.items() if len(text) > 1}
         longest_first = sorted(self._controls, key=lambda text: (-len(text), text))
@@ -132,6 +133,21 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Namespace(Namespace):
+    """As transformers has it: no attribute begins with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *given = args  # so that an attribute may be called self
+        attributes = dict(*given, **kwargs)
+        for name in attributes:
+            _check_attribute(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_attribute(name)
+        super().__setitem__(name, value)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _CodeGenerator
     by_template = staticmethod(Written.by_template)
@@ -141,7 +157,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         # Not optimized: constants that were folded into a list would not be marked.
         extensions: list[Any] = [loopcontrols, _Generation]
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False)
-        self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
+        self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now, "namespace": _Namespace}
         self.filters |= {"tojson": _to_json, "join": _join}
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -170,6 +186,11 @@ def _join(context: EvalContext, value: Iterable[Any], d: str = Written(""), attr
 
 def _strftime_now(layout: str) -> str:
     return datetime.now(UTC).astimezone().strftime(layout)
+
+
+def _check_attribute(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"no attribute of a namespace may be called {name!r}")
 
 
 def _append(pieces: list[int | str], text: str, strip_left: bool, strip_right: bool) -> None:

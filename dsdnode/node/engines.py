@@ -10,14 +10,18 @@ import structlog
 
 from dsdnode.config import NodeConfig
 from dsdnode.cost import CostLine
-from dsdnode.engine.client import WorkerEngine
+from dsdnode.engine.client import LOAD_TIMEOUT_S, WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, fits, read_manifest
+from dsdnode.engine.gguf_header import read_header
 from dsdnode.engine.gguf_parts import read_model, size_bytes_of
-from dsdnode.engine.gguf_tokenizer import differences
+from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
+from dsdnode.engine.pairs import Fit, fit
 from dsdnode.engine.port import Chunk, Engine, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
+from dsdnode.engine.text import TextProcess
 from dsdnode.errors import BadInput, DsdError, ModelRefused
+from dsdnode.node.drafter.texts import Draft
 from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
 from dsdnode.speculation.actions import MAX_BRANCHES
@@ -63,16 +67,17 @@ async def start_draft(config: NodeConfig, path: Path) -> TextEngine:
     return _emulated(config, await _start(config, path, options), drafts=True)
 
 
-async def pair_differences(draft: Path, target: Path) -> str:
-    """What keeps a draft model from drafting for a target, both here, in words ("": not known)."""
+def text_tools(draft: Path) -> Draft:
+    """With the tokenizer of the draft model at `draft`."""
 
-    def read() -> str:
-        return differences(read_model(draft), read_model(target))
+    def compared(path: Path) -> tuple[str, Fit]:
+        target = read_header(path)
+        return tokenizer_hash(target), fit(read_model(draft), target)
 
-    try:
-        return await asyncio.to_thread(read)
-    except ModelRefused:  # a shard has not all of its tokenizer
-        return ""
+    async def compare(path: Path) -> tuple[str, Fit]:
+        return await asyncio.to_thread(compared, path)
+
+    return Draft(compare, lambda path: TextProcess(path, LOAD_TIMEOUT_S))
 
 
 async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> Engine:

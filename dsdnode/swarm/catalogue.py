@@ -35,8 +35,6 @@ class Model:
     width: int
     vocab_size: int
     tokenizer_hash: str
-    text_hash: str
-    """As in records (wire/records.py)."""
     context_tokens: int
     """Of the pipeline with the most room, or where there is none, of the shard with the most. A reply has what its own
     pipeline has."""
@@ -45,6 +43,8 @@ class Model:
     drafters: int
     missing: str
     shards: tuple[ProviderRecord, ...] = ()
+    text_hash: str = ""
+    """As in records (wire/records.py)."""
 
     @property
     def complete(self) -> bool:
