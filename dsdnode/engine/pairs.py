@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dsdnode.engine.gguf_header import Header, Value
 from dsdnode.engine.gguf_tokenizer import MAX_SHOWN, decisive, difference, shown, spelled
+from dsdnode.errors import ModelRefused
 
 _UNUSED, _MERGED = 5, (1, 6)
 """Types of tokens: those that words are merged from are normal ones and bytes."""
@@ -59,6 +60,8 @@ def fit(draft: Header, target: Header) -> Fit:
 
 def _comparable(header: Header) -> Mapping[str, Value]:
     said = dict(decisive(header))
+    if "tokens" not in said:
+        raise ModelRefused(f"{header.name}: has no tokenizer")
     if "pre" in said:
         pre = said["pre"]
         said["pre"] = Value(pre.type, SAME_SPLIT.get(str(pre.data), pre.data))
