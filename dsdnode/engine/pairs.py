@@ -18,7 +18,7 @@ from dsdnode.engine.gguf_header import Header, Value
 from dsdnode.engine.gguf_tokenizer import MAX_SHOWN, decisive, difference, shown, spelled
 from dsdnode.errors import ModelRefused
 
-_UNUSED, _MERGED = 5, (1, 6)
+_MERGED = (1, 6)
 """Types of tokens: those that words are merged from are normal ones and bytes."""
 _ALIKE = (
     "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",

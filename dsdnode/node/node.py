@@ -30,7 +30,7 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
-from dsdnode.node.drafter.pairing import tokenizer_for
+from dsdnode.node.drafter.pairing import tokenizer_for, wait_for_target
 from dsdnode.node.drafter.texts import MAX_OPEN, Draft, Reading, Texts
 from dsdnode.node.engines import measure, record_of, start_draft, start_shard, text_tools
 from dsdnode.node.offers import Offer, keep_current
@@ -39,7 +39,7 @@ from dsdnode.node.shard.texts import TextGiver
 from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
-from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
+from dsdnode.swarm.catalogue import Model, describe_models, describe_peers, models_of
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
@@ -218,9 +218,19 @@ class Node:
         else:
             models = models_of(await self.discovery.find_providers(MODELS_KEY))
         texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models)
+        if not models and self._organs.texts is not None:
+            self._tasks.append(asyncio.create_task(self._wait_for_target(texts, draft), name="wait for a target"))
         for model in [one for one in models if one.tokenizer_hash == texts.tokenizer_hash][:MAX_OPEN]:
             texts.begin(model)
         return texts
+
+    async def _wait_for_target(self, texts: Texts, draft: TextEngine) -> None:
+        async def look() -> list[Model]:
+            return models_of(await self.discovery.find_providers(MODELS_KEY))
+
+        if await wait_for_target(texts, draft.shard, look):
+            self._offers["drafter"].tokenizer_hash = texts.tokenizer_hash
+            self.discovery.changed()
 
     def _on_change(self) -> None:
         """A session came or went: the offer says how many more are welcome, and a drain may be over."""

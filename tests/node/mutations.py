@@ -138,7 +138,7 @@ DRAFTER: Final = {
     ),
     "prompt-vocabulary": Mutation(DRAFTER_HOST + "_check", "max(*prompt, *tokens, 0) >= model.vocab_size", "False"),
     "draft-vocabulary": Mutation(
-        "dsdnode.node.drafter.conversations:draft_tokens_of", "one.token < vocab_size", "True"
+        "dsdnode.node.drafter.conversations:draft_tokens_of", "token < vocab_size and ", "True"
     ),
     "prompt-context": Mutation(DRAFTER_HOST + "_check", "len(prompt) >= model.context_tokens", "False"),
     "client-gone": Mutation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -18,7 +19,8 @@ from dsdnode.client.client import GenerateRequest
 from dsdnode.engine.fake import FakeTextEngine, fake_text
 from dsdnode.engine.pairs import Fit
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import ModelRefused, Overloaded, PeerUnavailable
+from dsdnode.errors import ModelRefused, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.node.drafter import pairing
 from dsdnode.node.drafter import texts as module
 from dsdnode.node.drafter.texts import MAX_ASKED, MAX_KEPT, MAX_OPEN, Draft, Reading, Texts
 from dsdnode.node.shard import texts as given
@@ -186,7 +188,7 @@ class Hosts:
             self.rpcs.append(rpc)
         self.dora = swarm.stranger("dora herself")
         self.struck: list[str] = []
-        self.dora.misbehaved = lambda peer, why: self.struck.append(str(why))  # type: ignore[method-assign, assignment]
+        self.dora.misbehaved = lambda peer, why: self.struck.append(str(why))  # type: ignore[method-assign]
         own = FakeTextEngine(DRAFT)
         self.texts = Texts(self.dora, Reading(own, Vocab([], frozenset(), True)), OWN, READS, folder / "texts")
 
@@ -228,6 +230,16 @@ def test_who_gives_another_file_is_found_out_and_the_next_one_asked(lie: str, tm
         await again.close()
 
     story(tmp_path, tell)
+
+
+def test_a_piece_that_unpacks_to_far_too_much_takes_no_memory() -> None:
+    bomb = zlib.compress(bytes(1 << 26))
+    tracemalloc.start()
+    with pytest.raises(PeerMisbehaved):
+        module._unpacked(bomb, 1 << 10)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 18
 
 
 def test_where_nobody_gives_it_so_many_are_asked_and_it_is_said(tmp_path: Path) -> None:
@@ -302,9 +314,9 @@ def test_whoever_invents_models_pushes_out_her_own_alone(tmp_path: Path) -> None
         by_hash = {sha256(one).hexdigest(): honest(one) for one in files}
         hosts = Hosts(swarm, tmp_path, lambda asked: by_hash[asked.text_hash](asked))
         models = [model_of(one, *hosts.rpcs) for one in files]
-        sams = await hosts.texts.of(models[0])
+        for _ in range(3):
+            sams = await hosts.texts.of(models[0])
         for model in models[1:]:
-            await hosts.texts.of(models[0])
             reading = await hosts.texts.of(model)
         assert not sams.text.closed and not reading.text.closed  # type: ignore[attr-defined]
         assert await hosts.texts.of(models[0]) is sams
@@ -349,5 +361,26 @@ def test_a_shard_gives_its_own_file_so_often_to_a_network(tmp_path: Path, monkey
         assert "often enough" in refused.reason and refused.retry
         assert not isinstance(await asks(carol, own, 0), Refused)
         assert num_reads == 1
+
+    story(tmp_path, tell)
+
+
+def test_a_draft_model_waits_for_a_target_that_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dora is there first; then comes one that she does not fit, then sam's, under another tokenizer's name."""
+    monkeypatch.setattr(pairing, "LOOK_S", 0.01)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        other = replace(TARGET, padding=1).shard(0, 4).tokenizer_hash
+        unfit = json.dumps(json.loads(said(other)) | {"reason": "tokens at 1"}).encode()
+        by_hash = {sha256(one).hexdigest(): honest(one) for one in (unfit, said(other))}
+        hosts = Hosts(swarm, tmp_path, lambda asked: by_hash[asked.text_hash](asked))
+        models = [replace(model_of(one, *hosts.rpcs), tokenizer_hash=other) for one in (unfit, said(other))]
+        looks = [[], models[:1], models[:1], models[1:]]
+
+        async def look() -> list[Model]:
+            return looks.pop(0)
+
+        assert await pairing.wait_for_target(hosts.texts, DRAFT.shard(0, 4), look)
+        assert hosts.texts.tokenizer_hash == other and not looks
 
     story(tmp_path, tell)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -16,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 MAX_COMPARED = 8
 """Models whose text files are got for it: some megabytes each."""
+LOOK_S = 20.0
+"""Between two looks for a target, where there was none."""
 MAX_TOLD = 3
 """Models in an error."""
 
@@ -46,6 +49,25 @@ async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model])
         f"{', '.join(reasons[:MAX_TOLD])}{more}. A text must be the same ids to both: name a draft model of the "
         "target's own family (--model-draft), or leave out the role drafter"
     )
+
+
+async def wait_for_target(texts: Texts, draft: ShardInfo, look: Callable[[], Awaitable[Sequence[Model]]]) -> bool:
+    """Where there was no target at first: until there is one that it fits. Has its tokenizer become another's?"""
+    told = ""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        models = await look()
+        if not models:
+            continue
+        try:
+            found = await tokenizer_for(texts, draft, models)
+        except ModelRefused as error:
+            if str(error) != told:
+                told = str(error)
+                log.warning("nothing to draft for", reason=told)
+            continue
+        changed, texts.tokenizer_hash = found != texts.tokenizer_hash, found
+        return changed
 
 
 def _order(model: Model) -> tuple[bool, int, str, str]:

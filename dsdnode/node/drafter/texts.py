@@ -95,11 +95,14 @@ class Texts:
         if known is not None:
             return known
         task = self._begin(model)
-        done, _ = await asyncio.wait({task}, timeout=WAIT_S)
-        if not done:
+        try:
+            async with asyncio.timeout(WAIT_S):
+                return await asyncio.shield(task)
+        except TimeoutError:
             how_far = self._progress.get(model.text_hash, "it is being looked for")
-            raise Overloaded(f"the tokenizer of {model.name} is being fetched from its shards ({how_far}); ask again")
-        return task.result()
+            raise Overloaded(
+                f"the tokenizer of {model.name} is being fetched from its shards ({how_far}); ask again"
+            ) from None
 
     def begin(self, model: Model) -> None:
         """Have it ready when it is asked for."""
