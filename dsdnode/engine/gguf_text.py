@@ -11,13 +11,12 @@ import hashlib
 
 import numpy as np
 
-from dsdnode.engine.gguf_header import ARRAY, Header, Value
+from dsdnode.engine.gguf_header import ARRAY, UINT8, Header, Value
 from dsdnode.engine.gguf_writer import head
 from dsdnode.errors import ModelRefused
 
 TEXT_KEY = "dsdnode.text"
 """In a shard's file: all of it. (Under keys of their own llama.cpp would take them for the shard's tokenizer.)"""
-_UINT8 = 0
 _KEPT = ("general.architecture", "general.name", "tokenizer.chat_template")
 """llama.cpp goes by some models' names, too, where control tokens swallow the white space beside them."""
 
@@ -44,4 +43,4 @@ def text_hash(header: Header) -> str:
 def kept_text(header: Header) -> dict[str, Value]:
     """For a shard's metadata."""
     text = text_file(header)
-    return {TEXT_KEY: Value(ARRAY, np.frombuffer(text, np.uint8), _UINT8)} if text else {}
+    return {TEXT_KEY: Value(ARRAY, np.frombuffer(text, np.uint8), UINT8)} if text else {}
