@@ -80,6 +80,10 @@ class LlamaVocab:
     def has_template(self) -> bool:
         return self._template_source is not None
 
+    def prepare(self) -> None:
+        """What the first text would wait for: of 262,144 tokens, seconds on a busy machine."""
+        _ = self._controls, self._cutter if self._has_regex else None
+
     def end_tokens(self) -> list[int]:
         """Ids after which a reply is over, ascending."""
         return [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
@@ -102,7 +106,7 @@ class LlamaVocab:
             if self._template_source is None:
                 raise ModelRefused(NO_TEMPLATE)
             specials = {name: self.name(token) for name, token in self._named.items()}
-            self._template = ChatTemplate(self._template_source, self.controls(), specials)
+            self._template = ChatTemplate(self._template_source, self._controls, specials)
         pieces = self._template.render(messages)
         ids = [
             np.array([piece], np.int32) if isinstance(piece, int) else self._tokenize(piece, False) for piece in pieces
@@ -137,6 +141,10 @@ class LlamaVocab:
         whole = _UNKNOWN | _CONTROL | _USER_DEFINED
         attributes = (int(llama_cpp.llama_vocab_get_attr(self._vocab, token)) for token in range(self.size))
         return RunCutter(self.name(token) for token, attribute in enumerate(attributes) if attribute & whole)
+
+    @cached_property
+    def _controls(self) -> dict[str, Control]:
+        return self.controls()
 
     def controls(self) -> dict[str, Control]:
         """Control tokens by the text that names them."""
