@@ -31,7 +31,7 @@ from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.drafter.pairing import tokenizer_for, wait_for_target
-from dsdnode.node.drafter.texts import MAX_OPEN, Draft, Reading, Texts
+from dsdnode.node.drafter.texts import Draft, Reading, Texts
 from dsdnode.node.engines import measure, record_of, start_draft, start_shard, text_tools
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
@@ -220,7 +220,7 @@ class Node:
         texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models)
         if not models and self._organs.texts is not None:
             self._tasks.append(asyncio.create_task(self._wait_for_target(texts, draft), name="wait for a target"))
-        for model in [one for one in models if one.tokenizer_hash == texts.tokenizer_hash][:MAX_OPEN]:
+        for model in [one for one in models if one.complete and one.tokenizer_hash == texts.tokenizer_hash][:1]:
             texts.begin(model)
         return texts
 
