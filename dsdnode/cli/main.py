@@ -19,6 +19,7 @@ from dsdnode.cli import (
     render,
     report,
     run,
+    serve,
     shards,
     sim,
     start,
@@ -43,7 +44,8 @@ def cli() -> None:
 
 for command in (
     *(start.start, report.stop, report.status, report.peers, report.models, invite.invite, doctor.doctor),
-    *(chat.chat, run.run, shards.split, about.identity, about.config, about.version, demo.demo, sim.sim, bench.bench),
+    *(chat.chat, run.run, serve.serve, shards.split, about.identity, about.config, about.version),
+    *(demo.demo, sim.sim, bench.bench),
 ):
     cli.add_command(command)
 

@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 
 from dsdnode.cli.codes import Joins, parse_joins
-from dsdnode.cli.swarm_keys import open_to, read_keys
+from dsdnode.cli.swarm_keys import open_to, read_keys, read_secret
 from dsdnode.config import (
     ACCEPTANCES,
     MAX_DRAFT,
@@ -138,6 +138,7 @@ def _with_keys_of_codes(layer: dict[str, SettingValue]) -> dict[str, SettingValu
 def _built_in() -> dict[str, SettingValue]:
     """NodeConfig's own defaults; of the log's settings, the first of the choices that reads well."""
     defaults: dict[str, Any] = {"log_level": "info", "log_format": "auto"}
+    defaults |= {"api_host": "127.0.0.1", "api_port": 29180, "api_key": "", "api_origin": ()}
     for one in fields(NodeConfig):
         made = one.default if one.default_factory is MISSING else one.default_factory()
         defaults |= {s.key: made for s in SETTINGS if s.field == one.name}
@@ -213,6 +214,12 @@ def _integer(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
+def _origins(raw: object) -> tuple[str, ...]:
+    from dsdnode.gateway.doors import check_origin
+
+    return tuple(check_origin(one) for one in _list(raw))
+
+
 def _threshold(raw: object) -> float:
     return parse_threshold(str(raw) if isinstance(raw, float) else _text(raw))
 
@@ -268,6 +275,10 @@ SETTINGS = (
     Setting("name", "name", _text, "--name"),
     Setting("data_dir", "data_dir", _path, "--data-dir"),
     Setting("identity", "identity_path", _path, "--identity"),
+    Setting("api_host", None, lambda raw: _text(raw), "--api-host"),
+    Setting("api_port", None, _integer(0, 65535), "--api-port"),
+    Setting("api_key", None, lambda raw: read_secret(raw, "API key"), "--api-key", secret=True),
+    Setting("api_origin", None, _origins, "--api-origin"),
     Setting("log_level", None, _choice(*LOG_LEVELS), "--log-level"),
     Setting("log_format", None, _choice(*LOG_FORMATS), "--log-format"),
 )
