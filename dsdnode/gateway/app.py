@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dsdnode.errors import BadInput, DsdError
-from dsdnode.gateway import anthropic, ollama, openai
+from dsdnode.gateway import anthropic, ollama, openai, responses
 from dsdnode.gateway.doors import Doors, Rules
 from dsdnode.gateway.failures import NotHere, failure_of, refusal
 from dsdnode.gateway.port import Swarm
@@ -28,6 +28,7 @@ def make_app(swarm: Swarm, rules: Rules) -> Starlette:
         routes=[
             Route("/v1/chat/completions", openai.chat_completions, methods=["POST"]),
             Route("/v1/completions", openai.completions, methods=["POST"]),
+            Route("/v1/responses", responses.responses, methods=["POST"]),
             Route("/v1/models", openai.models, methods=["GET"]),
             Route("/v1/models/{name:path}", openai.one_model, methods=["GET"]),
             Route("/v1/messages", anthropic.messages, methods=["POST"]),
