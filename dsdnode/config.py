@@ -18,7 +18,7 @@ from dsdnode.errors import BadInput
 from dsdnode.files import replacing
 from dsdnode.wire.messages import MAX_LAYERS
 
-ROLES = ("drafter", "shard", "bootstrap")
+ROLES = ("drafter", "shard", "bootstrap", "gateway")
 DEFAULT_ROLES = ("drafter", "shard")
 """With both, one machine alone already answers, and each further one adds a replica or a drafter."""
 DEFAULT_LISTEN = "tcp://[::]:29170"

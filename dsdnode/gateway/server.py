@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host.strip("[]"), port))
+        bound.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise BadInput(f"cannot listen at {host}:{port}: {why}; --api-port chooses another port") from None
@@ -49,42 +49,43 @@ class Server(uvicorn.Server):
 
 
 class Gateway:
-    """`await gateway.run()` serves until `stop`; `url` is where."""
+    """Listens from the beginning, at `url`; `await gateway.run(swarm)` answers until `stop`."""
 
-    def __init__(self, swarm: Swarm, host: str, port: int, rules: Rules) -> None:
+    def __init__(self, host: str, port: int, rules: Rules) -> None:
         """Raises BadInput."""
         check_exposed(host, rules.key)
+        self._rules = rules
         self._socket = bind(host, port)
-        config = uvicorn.Config(
-            make_app(swarm, rules),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            loop="none",
-            backlog=BACKLOG,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
-        self._server = Server(config)
+        self._server: Server | None = None
+        self._stopped = False
 
     @property
     def url(self) -> str:
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def run(self) -> None:
+    async def run(self, swarm: Swarm) -> None:
+        config = uvicorn.Config(
+            make_app(swarm, self._rules),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            backlog=BACKLOG,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+        self._server = Server(config)
+        self._server.should_exit = self._stopped
         try:
             await self._server.serve(sockets=[self._socket])
         finally:
             self._socket.close()
 
     def stop(self) -> None:
-        """Asked twice: at once."""
-        self._server.force_exit = self._server.should_exit
-        self._server.should_exit = True
-
-    async def started(self) -> None:
-        while not self._server.started:  # noqa: ASYNC110 (uvicorn tells nobody)
-            await asyncio.sleep(0.01)
+        """What was asked is answered. Asked twice: no more."""
+        if self._server is not None:
+            self._server.force_exit = self._stopped
+            self._server.should_exit = True
+        self._stopped = True

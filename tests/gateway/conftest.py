@@ -37,17 +37,16 @@ class ScriptedSwarm:
     asked: list[GenerateRequest] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """A reply was ended before its end."""
-    running: int = 0
+    began: asyncio.Event = field(default_factory=asyncio.Event)
     known: list[ModelInfo] = field(default_factory=lambda: [MODEL])
 
     async def generate(
         self, request: GenerateRequest, told: Callable[[str], None] | None = None
     ) -> AsyncGenerator[Piece | Finished, None]:
         self.asked.append(request)
-        self.running += 1
+        self.began.set()
         try:
-            num = 0
-            for said in self.script:
+            for num, said in enumerate(self.script):
                 if said is WAIT:
                     await asyncio.Event().wait()
                 if isinstance(said, DsdError):
@@ -55,13 +54,10 @@ class ScriptedSwarm:
                 if said in ("stop", "length", "context"):
                     yield Finished(said, stats(num))
                     return
-                num += 1
                 yield Piece((num,), said, 0)
         except (asyncio.CancelledError, GeneratorExit):
             self.left.set()
             raise
-        finally:
-            self.running -= 1
 
     async def models(self) -> list[ModelInfo]:
         return self.known
@@ -99,9 +95,8 @@ def rules() -> Rules:
 @pytest.fixture
 async def served(rules: Rules) -> AsyncIterator[Served]:
     swarm = ScriptedSwarm()
-    gateway = Gateway(swarm, "127.0.0.1", 0, rules)
-    running = asyncio.create_task(gateway.run())
-    await gateway.started()
+    gateway = Gateway("127.0.0.1", 0, rules)
+    running = asyncio.create_task(gateway.run(swarm))
     async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
         yield Served(swarm, gateway.url, http)
     gateway.stop()

@@ -111,12 +111,11 @@ async def test_unknown_paths_were_not_in_the_envelope(served: Served) -> None:
 async def test_a_client_that_hung_up_went_on_costing(served: Served, path: str, stream: bool) -> None:
     """In prefill, when nothing has come yet, and in the middle."""
     for script in ([WAIT], ["Hel", WAIT]):
-        served.swarm.script, served.swarm.left = script, asyncio.Event()
+        served.swarm.script, served.swarm.began, served.swarm.left = script, asyncio.Event(), asyncio.Event()
         body = hello(stream=stream, max_tokens=9, model="demo", input="hello")
         asking = asyncio.create_task(served.http.post(path, json=body))
         async with asyncio.timeout(5):
-            while not served.swarm.running:
-                await asyncio.sleep(0)
+            await served.swarm.began.wait()
             asking.cancel()
             await served.swarm.left.wait()
 
@@ -128,11 +127,10 @@ async def test_nothing_came_for_so_long_that_a_proxy_hung_up(served: Served, mon
     served.swarm.script = [WAIT]
     async with served.http.stream("POST", CHAT, json=hello(stream=True)) as answer:
         assert await anext(answer.aiter_lines()) == ": ping"
-    coming: asyncio.Task[str]
     async with served.http.stream("POST", "/api/chat", json=hello(model="demo")) as answer:
-        coming = asyncio.ensure_future(anext(answer.aiter_lines()))  # type: ignore[arg-type]
+        lines = answer.aiter_lines()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(coming, 0.1)
+            await asyncio.wait_for(anext(lines), 0.1)
 
 
 @pytest.mark.parametrize("rules", [Rules("a key", [APP])])
