@@ -9,7 +9,8 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 
-from dsdnode.client.client import GenerateRequest
+from dsdnode.client.request import NEW_SEED_BELOW, GenerateRequest
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD
 from dsdnode.errors import BadInput
 
 MAX_BODY_BYTES = 16 << 20
@@ -18,7 +19,6 @@ MAX_REPLY_TOKENS = 1 << 20
 MAX_CHOICES = 16
 USUAL_TOKENS = 2048
 """Of a reply whose request does not say: what a long answer has. All the context would be held for every short one."""
-NEW_SEED_BELOW = 1 << 32
 ANY_MODEL = ("", "default", "auto")
 
 Temperature = Annotated[float, Meta(ge=0, le=100)]
@@ -98,8 +98,6 @@ class Sampled(msgspec.Struct, kw_only=True):
         return ((self.seed % (1 << 64)) + choice) % (1 << 63)
 
     def _threshold(self) -> float | None:
-        from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD
-
         if self.acceptance is None:
             return None
         if self.acceptance not in ACCEPTANCES:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dsdnode.client.client import Finished, GenerateRequest, Piece
-from dsdnode.errors import BadInput
+from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.gateway.answers import Answers, unless_hung_up
 from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, read, text_of
 from dsdnode.gateway.failures import openai_error
@@ -242,8 +242,6 @@ async def models(request: Request) -> Response:
 
 
 async def one_model(request: Request) -> Response:
-    from dsdnode.errors import ModelRefused
-
     name = request.path_params["name"]
     known = await request.app.state.swarm.models()
     for one in known:

@@ -17,7 +17,8 @@ DRAIN_S = 30
 """Replies in flight may take so long to end."""
 MAX_CONNECTIONS = 1000
 """One more is told 503: each may hold a reply, and takes a descriptor."""
-BACKLOG = 256
+MAX_WAITING = 256
+"""Connections that the system takes for us before we do."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -27,7 +28,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host.strip("[]"), port))
-        bound.listen(BACKLOG)
+        bound.listen(MAX_WAITING)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise BadInput(f"cannot listen at {host}:{port}: {why}; --api-port chooses another port") from None
@@ -72,7 +73,7 @@ class Gateway:
             server_header=False,
             lifespan="off",
             ws="none",
-            backlog=BACKLOG,
+            backlog=MAX_WAITING,
             limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=DRAIN_S,
         )
