@@ -148,10 +148,12 @@ def protection_of(protection: Protection) -> str:
 
 
 def peers_table(found: Sequence[PeerInfo]) -> str:
-    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "WAY", "SEEN", "ADDRESSES")
+    names = ["NAME"] * any(peer.name for peer in found)
+    columns = ("PEER", *names, "ROLES", "LAYERS", "MODEL", "RTT MS", "WAY", "SEEN", "ADDRESSES")
     rows = (
         (
             peer.peer_id[:12],
+            *(peer.name for _ in names),
             ",".join(peer.roles),
             render.span(peer.layers),
             peer.model,
