@@ -44,12 +44,10 @@ MAX_ROUND_TRIPS = 16
 ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
-Printable = Annotated[
-    str,
-    Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"),
-]
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"
+Printable = Annotated[str, Meta(max_length=96, pattern=_PRINTABLE)]
 MAX_NICKNAME = 32
-Nickname = Annotated[Printable, Meta(max_length=MAX_NICKNAME)]
+Nickname = Annotated[str, Meta(max_length=MAX_NICKNAME, pattern=_PRINTABLE)]
 Architecture = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 """As llama.cpp calls it: a word."""
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
