@@ -109,7 +109,7 @@ class NodeConfig:
     patience_s: float = DEFAULT_PATIENCE_S
     """A reply that has not gone forward for so long ends, and says what it waited for."""
     name: str = ""
-    """A nickname, shown by `status` alone."""
+    """A nickname, shown to others beside the peer id."""
     data_dir: Path = field(default_factory=lambda: default_data_dir())
     identity_path: Path | None = None
     emulate: CostLine | None = None

@@ -30,6 +30,7 @@ from dsdnode.config import (
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
+from dsdnode.wire.records import MAX_NICKNAME
 
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"
@@ -164,6 +165,13 @@ def _text(raw: object) -> str:
     return parse_text(_string(raw))
 
 
+def _nickname(raw: object) -> str:
+    name = _text(raw)
+    if len(name) > MAX_NICKNAME or not name.isprintable():
+        raise BadInput(f"a name is one line of at most {MAX_NICKNAME} characters")
+    return name
+
+
 def _string(raw: object) -> str:
     """A path's: bytes of any kind."""
     if not isinstance(raw, str) or not raw.strip():
@@ -272,7 +280,7 @@ SETTINGS = (
     Setting("wire", "wire", _choice(*WIRE_TYPES), "--wire"),
     Setting("patience", "patience_s", _integer(5, 86400), "--patience"),
     Setting("strict", "strict", _flag, "--strict"),
-    Setting("name", "name", _text, "--name"),
+    Setting("name", "name", _nickname, "--name"),
     Setting("data_dir", "data_dir", _path, "--data-dir"),
     Setting("identity", "identity_path", _path, "--identity"),
     Setting("api_host", None, lambda raw: _text(raw), "--api-host"),

@@ -44,10 +44,10 @@ MAX_ROUND_TRIPS = 16
 ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
-Printable = Annotated[
-    str,
-    Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"),
-]
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"
+Printable = Annotated[str, Meta(max_length=96, pattern=_PRINTABLE)]
+MAX_NICKNAME = 32
+Nickname = Annotated[str, Meta(max_length=MAX_NICKNAME, pattern=_PRINTABLE)]
 Architecture = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 """As llama.cpp calls it: a word."""
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
@@ -74,12 +74,13 @@ class RoundTrip(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     """One offer of one peer: layers [start, end) of a model, or drafting for every model with its tokenizer.
 
-    A drafter's model is its draft model. `weights_hash`: SHA-256 of the whole model's file, in hex. Expected time of a
-    block of n positions: `fixed_ms + slope_ms * n` (0, 0: not measured yet); `queue`: how many sessions had work there,
-    on the average of the last seconds; `round_trips`: to peers that may come before or after it in a pipeline. While
-    not `settled` it may yet take other layers, and serves nobody. `relay_bytes_per_s`: what its relays let through, for
-    those far away call it by way of them alone (0: they need none). Free text is printable: it ends on somebody's
-    terminal. What a newer peer says behind these fields is ignored, and passed on with the rest.
+    A drafter's model is its draft model. `weights_hash`: SHA-256 of the whole model's file, in hex. Expected time
+    of a block of n positions: `fixed_ms + slope_ms * n` (0, 0: not measured yet); `queue`: how many sessions had
+    work there, on the average of the last seconds; `round_trips`: to peers that may come before or after it in a
+    pipeline. While not `settled` it may yet take other layers, and serves nobody. `relay_bytes_per_s`: what its
+    relays let through, for those far away call it by way of them alone (0: they need none). `nickname`: what its
+    user calls it. Free text is printable: it ends on somebody's terminal. What a newer peer says behind these
+    fields is ignored, and passed on with the rest.
     """
 
     public_key: Bytes32
@@ -104,6 +105,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     sequence: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
     ttl_s: Annotated[float, Meta(ge=0, le=MAX_TTL_S)] = MAX_TTL_S
     relay_bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    nickname: Nickname = ""
 
     def __post_init__(self) -> None:
         if not self.start < self.end <= self.num_layers:
