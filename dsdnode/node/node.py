@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import structlog
 
 from dsdnode.addresses import parse_address
@@ -248,7 +249,8 @@ class Node:
             if offer.engine.quarantined:
                 continue
             host = hosts[role]
-            records.append(offer.record(contact, host.num_free_sessions if host else 0, now))
+            record = offer.record(contact, host.num_free_sessions if host else 0, now)
+            records.append(msgspec.structs.replace(record, nickname=self._config.name))
         return records
 
     # --- what it is

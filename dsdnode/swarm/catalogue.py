@@ -199,6 +199,7 @@ async def describe_peers(discovery: Discovery, pings: Pings) -> list[PeerInfo]:
             free_sessions=sum(record.free_sessions for record in offers.get(peer, [])),
             rtt_ms=None if rtt_s is None else round(1e3 * rtt_s, 2),
             seen_s=_seen_s(peer, discovery, pings) if rtt_s is None else 0.0,
+            name=next((record.nickname for record in offers.get(peer, []) if record.nickname), ""),
             link=pings.link(peer),
         )
         for peer, rtt_s in zip(order, rtts_s, strict=True)

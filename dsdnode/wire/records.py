@@ -44,10 +44,10 @@ MAX_ROUND_TRIPS = 16
 ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
-Printable = Annotated[
-    str,
-    Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"),
-]
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"
+Printable = Annotated[str, Meta(max_length=96, pattern=_PRINTABLE)]
+MAX_NICKNAME = 32
+Nickname = Annotated[str, Meta(max_length=MAX_NICKNAME, pattern=_PRINTABLE)]
 Architecture = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 """As llama.cpp calls it: a word."""
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
@@ -88,8 +88,8 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     not `settled` it may yet take other layers, and serves nobody. `relay_bytes_per_s`: what its relays let through, for
     those far away call it by way of them alone (0: they need none). `text_hash`: of the file that the model's texts are
     read with, which each of its shards gives to whoever asks (FindText); empty: its drafters' own tokenizers will do.
-    `tokenizer_hash` of a drafter: that of the models it drafts for. Free text is printable: it ends on somebody's
-    terminal. What a newer peer says behind these fields is ignored, and passed on with the rest.
+    `tokenizer_hash` of a drafter: that of the models it drafts for. `nickname`: what its user calls it. Free text is
+    printable: it ends on somebody's terminal. What a newer peer says behind these fields is ignored, and passed on with the rest.
     """
 
     public_key: Bytes32
@@ -115,6 +115,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     ttl_s: Annotated[float, Meta(ge=0, le=MAX_TTL_S)] = MAX_TTL_S
     relay_bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     text_hash: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    nickname: Nickname = ""
 
     def __post_init__(self) -> None:
         if not self.start < self.end <= self.num_layers:
