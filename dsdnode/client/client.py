@@ -314,11 +314,15 @@ class Client:
         running.append(self._askings.ask(pending, beside))
 
     def _won(self, pending: PendingReply, failures: Failures, winner: Asking, beaten: Sequence[Asking]) -> None:
+        """Who was asked before it and gave nothing is no better, unless it has been left itself in this reply: it may
+        give a few tokens at once, each time, while the others wait for their places."""
         self._drafters.last = winner.drafter
-        slower = [asking.drafter for asking in beaten if asking.since_s < winner.since_s]
+        is_back = failures.was_left(winner.drafter)
+        slower = [asking.drafter for asking in beaten if asking.since_s < winner.since_s and not is_back]
         later = [asking.drafter for asking in beaten if asking.drafter not in slower]
         self._drafters.left(*slower)
-        pending.num_better = sum(map(failures.may_be_better, [*pending.others, *later]))
+        full = failures.full if is_back else []
+        pending.num_better = sum(map(failures.may_be_better, [*pending.others, *later, *full]))
 
     async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
         return await self._drafters.next(pending, failures)

@@ -65,6 +65,15 @@ class Failures(dict[bytes, Failure]):
         known = self.get(drafter)
         return known is None or not isinstance(known.error, Left | Denied | Died | PeerMisbehaved)
 
+    def was_left(self, drafter: bytes) -> bool:
+        """It gave too little, or nothing for too long."""
+        known = self.get(drafter)
+        return known is not None and isinstance(known.error, Left)
+
+    @property
+    def full(self) -> list[bytes]:
+        return [drafter for drafter, failure in self.items() if failure.full]
+
     @property
     def deniers(self) -> list[bytes]:
         return [drafter for drafter, failure in self.items() if isinstance(failure.error, Denied)]

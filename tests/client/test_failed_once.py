@@ -17,9 +17,10 @@ from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import PeerUnavailable
 from dsdnode.net.rpc import LinkBroken
 from dsdnode.wire import replies
-from dsdnode.wire.messages import Pong
+from dsdnode.wire.messages import Open, Pong, Refused
 from dsdnode.wire.tensors import pack_tokens
 from tests.client.test_drafters import BAD_ONE_S, ask_first, says_no
+from tests.client.test_slow_drafters import drips
 from tests.client.test_trust import ring
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST
 from tests.node.swarm import FakeSwarm, Member
@@ -177,6 +178,43 @@ def test_one_that_was_asked_just_before_another_s_first_token_may_be_better(
         assert len(asked) == 1
 
     story(tmp_path, tell, cost=lambda num: 1.0)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("gives_way", [False, True])
+def test_who_gives_a_few_tokens_whenever_he_is_asked_does_not_keep_a_reply_that_others_wait_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gives_way: bool
+) -> None:
+    """Mallory has five tokens each time, and no sixth. Dora, who is asked after him, has to wait for a place at sam, or
+    gives way to others, just when he is asked beside her."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        asked, alice = await drips(swarm, every_s=1000.0, first=5), await swarm.client()
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "mallory", "dora")
+        free_s, dora, mallory = now() + 45, swarm.members["dora"].node, swarm.members["mallory"].node
+        drip, waiting = mallory.rpc._on_request[replies.Generate], dora._drafter._deliveries
+
+        async def taken(peer: bytes, message: Open, buffers: list[bytes]) -> Any:
+            is_free = now() > free_s
+            return await open_(peer, message, buffers) if is_free else (Refused("all is taken", retry=True), [])
+
+        async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+            for delivery in list(waiting.values()) if gives_way else ():
+                delivery.give_way()
+            return await drip(peer, message, buffers)
+
+        sam = swarm.members["sam"].node.rpc
+        open_ = sam._on_request[Open]
+        sam.on_request(Open, taken)
+        mallory.rpc.on_request(replies.Generate, generate)
+        listener = Listener()
+        await listener.read(alice)
+        assert listener.tokens == EXPECTED
+        assert len(asked) == 2, "beside dora, too"
+
+    story(tmp_path, tell)
 
 
 def test_of_those_that_were_left_the_last_one_is_asked_last(tmp_path: Path) -> None:

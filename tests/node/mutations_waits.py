@@ -65,7 +65,9 @@ WAITS: Final = {
     "drafter-gave": Mutation(
         "dsdnode.client.failures:Failures.note", "isinstance(error, Left) and not progressed", "isinstance(error, Left)"
     ),
-    "beside-later": Mutation(CLIENT + "_won", "[*pending.others, *later]", "pending.others"),
+    "beside-later": Mutation(CLIENT + "_won", "[*pending.others, *later, *full]", "[*pending.others, *full]"),
+    "beside-back": Mutation(CLIENT + "_won", "failures.was_left(winner.drafter)", "False"),
+    "beside-full": Mutation(CLIENT + "_won", "failures.full if is_back else []", "[]"),
     "beside-again": Mutation(CLIENT + "_started", "if running and failures[asking.drafter].again:", "if False:"),
     "drafter-remembered": Mutation(DRAFTERS + "_shunned", "if peer in self._left", "if False"),
     "drafter-last": Mutation(DRAFTERS + "_shunned", "1 + self._left[peer]", "1"),
