@@ -342,6 +342,7 @@ class Client:
             self._drafters.left(drafter)
         if isinstance(error, Contradiction):
             self._drafters.left(*failures.givers)  # of the two this one begins the next reply
+            self._drafters.contradicted(failures.givers, drafter)
         if not (pending.killed(drafter, error) or isinstance(error, Overloaded | Denied | Contradiction)):
             self._pings.lost(drafter)
         failures.note(drafter, error, progressed=pending.progressed)

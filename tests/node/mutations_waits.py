@@ -115,4 +115,6 @@ WAITS: Final = {
     "denied-once": Mutation("dsdnode.client.losses:said", "if isinstance(error, LOSSES) else Denied(error)", ""),
     "denied-remembered": Mutation(CLIENT + "_over", "self._drafters.left(*failures.deniers)", "pass"),
     "contradicted": Mutation(CLIENT + "_failed", "self._drafters.left(*failures.givers)", "pass"),
+    "contradicted-by-two": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", "> ENOUGH"),
+    "contradicted-by-one": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", ">= 1"),
 }
