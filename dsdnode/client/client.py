@@ -288,10 +288,13 @@ class Client:
         return True
 
     def _aside_s(self, pending: PendingReply, running: Sequence[Asking]) -> float:
-        """When it is time for one more. Beside a stranger it is sooner in a fast swarm; nobody is left for that."""
+        """When it is time for one more. Beside a stranger it is sooner in a fast swarm, and at once beside one that may
+        be gone; nobody is left for that."""
         last, taken = running[-1], running[-1].part.taken
         if len(running) >= MAX_ASIDE:
             return max(last.aside_s(), running[0].aside_s(MAX_ASIDE))
+        if last.is_silent:
+            return _now()
         if any(self._drafters.is_trusted(pending.model.model_id, asking.drafter) for asking in running):
             return last.aside_s()
         num_positions = taken.num_positions if taken else pending.usual_positions
@@ -306,7 +309,7 @@ class Client:
             why = f"the drafter {short_id(slow.drafter)} gave nothing for {_now() - slow.since_s:.0f} s"
             failures.slow(slow.drafter, Left(why))
         since_s = await self._drafters.scout(pending)
-        if any(asking.started.done() for asking in running):  # meanwhile
+        if any(asking.started.done() for asking in running) or _now() < self._aside_s(pending, running):  # meanwhile
             return
         beside = self._drafters.beside(pending, [*failures, *(asking.drafter for asking in running)], since_s)
         late, after_s = running[-1], _now() - running[-1].since_s
@@ -359,6 +362,7 @@ async def _first_of(running: Sequence[Asking], due_s: float) -> list[Asking]:
     changed = asyncio.Event()
     for asking in running:
         asking.started.add_done_callback(lambda _: changed.set())
+        asking.on_silent = changed.set
     await (changed.wait() if due_s == inf else wait_until(changed, due_s))
     done = [asking for asking in running if asking.started.done()]
     return sorted(done, key=lambda asking: asking.error is not None)

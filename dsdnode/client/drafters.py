@@ -35,8 +35,9 @@ FULL_PAUSE_S = 0.5
 AWAY_PAUSE_S = 0.5
 """Who moves into another network is there again after a moment."""
 MAX_LEFT = 256
-SCOUT_S = 0.3
-"""For one that is to be asked beside another to answer a ping: the longest ways take so long."""
+SCOUT_S, SCOUT_MOMENT_S = 0.3, 0.1
+"""For one that is to be asked beside another to answer a ping: the longest ways take so long; and behind the first that
+does, for it is late already."""
 MAX_RACED = 16
 """Drafters that are asked at once whether they are there."""
 
@@ -150,7 +151,7 @@ class Drafters:
         begun_s = _now()
         with suppress(TimeoutError):
             async with asyncio.timeout(SCOUT_S):
-                await self._pings.race(pending.others[:MAX_RACED])
+                await self._pings.race(pending.others[:MAX_RACED], SCOUT_MOMENT_S)
         return begun_s
 
     def beside(self, pending: PendingReply, asked: Collection[bytes], since_s: float = -inf) -> bytes:

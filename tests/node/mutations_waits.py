@@ -74,6 +74,7 @@ WAITS: Final = {
     "drafter-beside": Mutation(
         CLIENT + "_started", "self._aside_s(pending, running) if pending.others else inf", "inf"
     ),
+    "beside-gone": Mutation(CLIENT + "_aside_s", "if last.is_silent:", "if False:"),
     "beside-network": Mutation(DRAFTERS + "beside", "self._networks.get(peer) in networks", "False"),
     "late-voices": Mutation("dsdnode.client.usual:UsualPass.of", "network_of(shard)", "str(len(by_network))"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
