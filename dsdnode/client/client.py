@@ -348,7 +348,7 @@ class Client:
             self._drafters.contradicted(failures.givers, drafter)
         if not (pending.killed(drafter, error) or isinstance(error, Overloaded | Denied | Contradiction)):
             self._pings.lost(drafter)
-        failures.note(drafter, error, progressed=pending.progressed)
+        failures.note(drafter, error, pending.num_given)
         if isinstance(error, Overloaded) and patience.is_spent(now):
             raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
         denied = isinstance(error, Denied)

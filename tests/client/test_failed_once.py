@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from dsdnode.client.failures import MAX_TRIES, Failures
+from dsdnode.client.losses import Left
+from dsdnode.client.pace import MIN_TOKENS
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.engine.port import Chunk, Output
@@ -239,8 +241,20 @@ def test_a_drafter_whose_link_broke_has_not_failed() -> None:
     """It is there, by another one: it is asked again, however often that happens."""
     failures, dora = Failures(), b"dora"
     for _ in range(5):
-        failures.note(dora, LinkBroken("a connection to it has ended"), progressed=False)
+        failures.note(dora, LinkBroken("a connection to it has ended"), 0)
     assert failures[dora].again
     for _ in range(MAX_TRIES):
-        failures.note(dora, PeerUnavailable("it does not answer"), progressed=False)
+        failures.note(dora, PeerUnavailable("it does not answer"), 0)
     assert failures[dora].final
+
+
+def test_who_is_left_twice_after_a_few_tokens_is_not_asked_again() -> None:
+    """Mallory has one token each half a minute, and each time he is asked; dora stalls in a long reply now and then."""
+    failures, dora, mallory = Failures(), b"dora", b"mallory"
+    for num_given in (1, MIN_TOKENS, 200):
+        failures.note(dora, Left("it says nothing"), num_given)
+        assert failures[dora].again
+    failures.note(mallory, Left("it says nothing"), MIN_TOKENS - 1)
+    assert failures[mallory].again
+    failures.note(mallory, Left("it says nothing"), MIN_TOKENS - 1)
+    assert failures[mallory].final

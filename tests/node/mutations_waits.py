@@ -63,8 +63,9 @@ WAITS: Final = {
         "dsdnode.client.failures:Failures.may_be_better", "known is None or not isinstance", "True or isinstance"
     ),
     "drafter-gave": Mutation(
-        "dsdnode.client.failures:Failures.note", "isinstance(error, Left) and not progressed", "isinstance(error, Left)"
+        "dsdnode.client.failures:Failures.note", "isinstance(error, Left) and not num_given", "isinstance(error, Left)"
     ),
+    "drafter-few": Mutation("dsdnode.client.failures:Failures.note", "num_given >= MIN_TOKENS if is_again else", ""),
     "beside-later": Mutation(CLIENT + "_won", "[*pending.others, *later, *full]", "[*pending.others, *full]"),
     "beside-back": Mutation(CLIENT + "_won", "failures.was_left(winner.drafter)", "False"),
     "beside-full": Mutation(CLIENT + "_won", "failures.full if is_back else []", "[]"),
