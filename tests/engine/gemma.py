@@ -52,8 +52,10 @@ def fetch() -> Path:
         limits = ["--disable-pip-version-check", "--timeout", "15", "--retries", "1", "--dest", folder]
         try:
             subprocess.run([*command, *limits, *PARTS], check=True, timeout=FETCH_WITHIN_S)
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            raise Unfetched(f"pip has not fetched it: {error}") from None
+        except subprocess.CalledProcessError as error:
+            raise Unfetched(f"pip ended with exit code {error.returncode}") from None
+        except subprocess.TimeoutExpired:
+            raise Unfetched(f"pip has not fetched it within {FETCH_WITHIN_S:.0f} s") from None
         whole = Path(folder) / "whole"
         _join([one for one in sorted(Path(folder).glob("*.whl"))], whole)
         with whole.open("rb") as file:
