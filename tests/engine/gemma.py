@@ -7,6 +7,7 @@ fetches it, where it is not there yet, and prints where it is. Tests of it are s
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shutil
@@ -104,6 +105,7 @@ def write_without(source: Path, left_out: Collection[int], path: Path) -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     try:
         print(fetch())
     except Unfetched as error:
