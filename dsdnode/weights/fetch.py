@@ -207,4 +207,5 @@ class Fetch:
     def _leave(self, provider: Provider, why: str) -> None:
         if provider in self._providers:
             self._providers.remove(provider)
-            self._tell(f"{provider.name} is left: {why}")
+            if any(one.num_lanes > 1 for one in self._providers):  # else the end says it
+                self._tell(f"{provider.name} is left: {why}")
