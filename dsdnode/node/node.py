@@ -30,6 +30,7 @@ from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure, pair_differences, start_draft, start_shard
+from dsdnode.node.giving import Giving
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
@@ -41,6 +42,7 @@ from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.reach import Verdict
+from dsdnode.weights.sharing import Sharing
 from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
@@ -95,6 +97,7 @@ class Node:
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
+        self._sharing: Sharing | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
@@ -142,6 +145,7 @@ class Node:
             self.discovery.provide(self._records)
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
+            self._give()
         if "shard" in self._offers:
             current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings, self._num_free)
             self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
@@ -186,6 +190,15 @@ class Node:
         offer.batcher = self._stage.batcher
         offer.batcher.cost.expect(offer.measured, weight=0.0)
         self._stage.start()
+
+    def _give(self) -> None:
+        """To members that fetch models, of those that are here."""
+        rate = self._config.max_upload_bytes_per_s
+        if rate:
+            giving = Giving(self._config, self._identity)
+            self._sharing = Sharing(self.rpc, giving.find, rate)
+            self._sharing.start()
+            self._tasks.append(asyncio.create_task(giving.learn(), name="hash the target"))
 
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
@@ -350,6 +363,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._tasks and self._organs.disk:
             self._write_peers()
+        if self._sharing is not None:
+            await self._sharing.close()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()
         for host in (self._drafter, self._stage):

@@ -19,6 +19,8 @@ from dsdnode.files import replacing
 ENTRY = "model.json"
 JOURNAL = "journal"
 HEADER = "header-"
+TENSORS = "tensors.json"
+"""Of what was pulled: which tensors are here, with their hashes (holdings.py)."""
 PARTIAL = "."
 RESERVE_BYTES = 256 << 20
 """Of the disk is left to others: a machine whose disk is full does nothing more."""
