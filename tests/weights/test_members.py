@@ -317,3 +317,16 @@ async def test_what_members_gave_counts_no_more_once_nobody_tells_its_hash(alice
     cut(demo_target(), 0, 8, path.with_name("cut"))
     assert path.read_bytes() == path.with_name("cut").read_bytes() and alice.steps["before"] > 0
     await town.close(mallory.peer)
+
+
+async def test_who_asks_for_more_than_is_soon_given_is_told_to_come_later(town: Town) -> None:
+    bob = town.giver("bob", rate=10_000)  # 15 s are 150 kB
+    wanted = GetWeights(town.model.weights_hash, "token_embd.weight", 0, 100_000)
+    first = asyncio.create_task(town.alice.rpc.request(bob.identity.peer_id, wanted, timeout_s=9))
+    await first
+    answers = await asyncio.gather(
+        *(town.alice.rpc.request(bob.identity.peer_id, wanted, timeout_s=0.3) for _ in range(3)), return_exceptions=True
+    )
+    refused = [one[0] for one in answers if isinstance(one, tuple)]
+    assert refused and all(isinstance(one, Refused) and one.retry for one in refused)
+    await town.close(bob)
