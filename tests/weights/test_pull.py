@@ -305,7 +305,7 @@ async def test_too_little_room_is_said_before(alice: Alice, hub: Hub, tmp_path: 
 
 
 async def test_what_the_disk_has_lost_is_fetched_again(alice: Alice, hub: Hub, tmp_path: Path) -> None:
-    """A kill, or a loss of power, may keep a journal and lose what it tells of. No file's hash tells, of layers alone."""
+    """A kill, or a loss of power, may keep a journal and lose what it tells of; and of layers no file's hash tells."""
     hub.faults = [some(3, 1, broken)]
     with pytest.raises(SourceFailed):
         await alice.pull(hub, layers=(0, 8))
