@@ -138,7 +138,10 @@ class Pull:
                 f"{remote.source} is another model than the one that is meant: its SHA-256 is {known[:12]}, "
                 f"not {weights_hash[:12]}"
             )
-        header, beginnings = await _header(web, remote, store.partial(name_of(remote, layers)), keep)
+        name = name_of(remote, layers)
+        is_known = store.find(name, None) is not None
+        folder = store.folder / name if is_known else store.partial(name)
+        header, beginnings = await _header(web, remote, folder, keep and not is_known)
         whole = manifest_of(header, known or weights_hash or NO_HASH, Path(remote.files[0].name))
         return cls(store, Looked(remote, header, beginnings, whole), asked, layers, FromHub(web, remote, beginnings))
 
