@@ -93,7 +93,8 @@ async def _pulled(settings: Settings, wanted: _Wanted, as_json: bool) -> str:
             pull = await _from_source(opened, settings, wanted, store, progress.tell)
         else:
             client = await opened.enter_async_context(connect.client(settings))
-            pull, members = await _from_members(client, wanted, store, progress.tell)
+            rate = settings["max_download"] or inf
+            pull, members = await _from_members(client, wanted, store, progress.tell, rate)
         if wanted.dry_run:
             return render.as_json(msgspec.to_builtins(pull.quote())) if as_json else fetching.in_words(pull.quote())
         if pull.known is None:
@@ -135,14 +136,14 @@ async def _from_source(
 
 
 async def _from_members(
-    client: Client, wanted: _Wanted, store: Store, tell: Callable[[str], None]
+    client: Client, wanted: _Wanted, store: Store, tell: Callable[[str], None], rate: float
 ) -> tuple[Pull, Sequence[Member]]:
     from dsdnode.weights.from_members import prepare
     from dsdnode.weights.members import who_has
 
     weights_hash, hosts = await client.hosts(wanted.source)
     members = await who_has(client.rpc, hosts, weights_hash)
-    return await prepare(store, client.rpc, members, wanted.layers, weights_hash, tell), members
+    return await prepare(store, client.rpc, members, wanted.layers, weights_hash, tell, rate), members
 
 
 @click.group(
