@@ -56,7 +56,7 @@ def write_gguf(
 ) -> None:
     """Write `path` in one step: into a file beside it, which then takes its name. Raises BadInput, OSError."""
     with replacing(path) as out:
-        out.write(head_of(metadata, tensors))
+        out.write(head(metadata, tensors))
         _write_tensors(out, tensors, source, progress)
         out.flush()
         os.fsync(out.fileno())
@@ -82,16 +82,17 @@ def _write_tensors(out: BinaryIO, tensors: Sequence[NewTensor], source: BinaryIO
     out.truncate(padded(out.tell(), DEFAULT_ALIGNMENT_BYTES))
 
 
-def offsets_of(head: bytes, tensors: Sequence[NewTensor]) -> tuple[list[int], int]:
+def offsets_of(beginning: bytes, tensors: Sequence[NewTensor]) -> tuple[list[int], int]:
     """Where each tensor lies in the file that `write_gguf` makes, and the size of that, in bytes."""
-    offsets, end = [], len(head)
+    offsets, end = [], len(beginning)
     for tensor in tensors:
         offsets.append(padded(end, DEFAULT_ALIGNMENT_BYTES))
         end = offsets[-1] + tensor.size_bytes
     return offsets, padded(end, DEFAULT_ALIGNMENT_BYTES)
 
 
-def head_of(metadata: Mapping[str, Value], tensors: Sequence[NewTensor]) -> bytes:
+def head(metadata: Mapping[str, Value], tensors: Sequence[NewTensor]) -> bytes:
+    """A file up to its tensors' bytes; all of it, where there are none."""
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         parts += [_string(key.encode()), _value(value)]

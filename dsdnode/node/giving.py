@@ -14,7 +14,9 @@ from dsdnode.engine.gguf import state_of
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.files import replacing
 from dsdnode.identity import Identity
+from dsdnode.net.rpc import Rpc
 from dsdnode.weights.holdings import MAX_KEPT_BYTES, Holding, Tensors, hashed, holding, kept
+from dsdnode.weights.sharing import Sharing
 from dsdnode.weights.store import Store
 
 LOOK_AGAIN_S = 10.0
@@ -24,7 +26,10 @@ log = structlog.get_logger(__name__)
 
 
 class Giving:
-    def __init__(self, config: NodeConfig, identity: Identity) -> None:
+    def __init__(self, config: NodeConfig, identity: Identity, rpc: Rpc) -> None:
+        self._rate = config.max_upload_bytes_per_s
+        self._sharing = Sharing(rpc, self.find, self._rate)
+        self._learning: asyncio.Task[None] | None = None
         self._store = Store(config.data_dir)
         self._target = config.model
         self._cache_folder = config.data_dir / "cache"
@@ -33,7 +38,18 @@ class Giving:
         """By weights hash."""
         self._looked_s = float("-inf")
 
-    async def learn(self) -> None:
+    def start(self) -> None:
+        if self._rate:
+            self._sharing.start()
+            self._learning = asyncio.create_task(self._learn(), name="hash the target")
+
+    async def close(self) -> None:
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.gather(self._learning, return_exceptions=True)
+        await self._sharing.close()
+
+    async def _learn(self) -> None:
         """Hash the target, which may take a minute or more; the store's models were hashed when they came."""
         if self._target is None or self._target.is_relative_to(self._store.folder):
             return

@@ -43,6 +43,8 @@ class Model:
     drafters: int
     missing: str
     shards: tuple[ProviderRecord, ...] = ()
+    text_hash: str = ""
+    """As in records (wire/records.py)."""
 
     @property
     def complete(self) -> bool:
@@ -99,6 +101,7 @@ def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
         width=first.width,
         vocab_size=first.vocab_size,
         tokenizer_hash=first.tokenizer_hash,
+        text_hash=first.text_hash,
         context_tokens=longest_context(offers, first.num_layers) or max(record.context_tokens for record in offers),
         coverage=tuple((start, end, count) for (start, end), count in sorted(replicas.items())),
         drafters=drafters.get(first.tokenizer_hash, 0),

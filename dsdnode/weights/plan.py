@@ -15,7 +15,7 @@ from pathlib import Path
 from dsdnode.engine.gguf import Manifest, plan_shard
 from dsdnode.engine.gguf_header import Header, Tensor
 from dsdnode.engine.gguf_parts import stem_of
-from dsdnode.engine.gguf_writer import head_of, offsets_of
+from dsdnode.engine.gguf_writer import head, offsets_of
 from dsdnode.weights.sources import Remote
 
 BLOCK_BYTES = 256 << 10
@@ -113,8 +113,8 @@ def plan_files(remote: Remote, header: Header) -> Plan:
 def plan_layers(remote: Remote, header: Header, whole: Manifest, start: int, end: int) -> Plan:
     """The shard of layers [start, end) as `cut` would write it. Raises BadInput, ModelRefused."""
     metadata, tensors = plan_shard(header, whole, start, end, Path(remote.files[0].name))
-    head = head_of(metadata, tensors)
-    offsets, size_bytes = offsets_of(head, tensors)
+    beginning = head(metadata, tensors)
+    offsets, size_bytes = offsets_of(beginning, tensors)
     copies = sorted(
         (
             Copy(one.source.offset, one.source.offset + one.size_bytes, 0, offset, one.source.name)
@@ -124,7 +124,7 @@ def plan_layers(remote: Remote, header: Header, whole: Manifest, start: int, end
         key=lambda copy: copy.start,
     )
     literals = tuple((offset, one.data) for one, offset in zip(tensors, offsets, strict=True) if one.data is not None)
-    output = Output(f"{stem_of(Path(remote.files[0].name))}-{start}-{end}.gguf", size_bytes, head, literals)
+    output = Output(f"{stem_of(Path(remote.files[0].name))}-{start}-{end}.gguf", size_bytes, beginning, literals)
     needed = {one.source.name: one.source for one in tensors if one.source is not None}
     starts = file_starts([file.size_bytes for file in remote.files])
     return Plan((output,), tuple(copies), tuple(_blocks(copies, starts)), _in_order(needed.values()))
