@@ -15,17 +15,17 @@ TensorName = Annotated[str, Meta(pattern=r"^[ -~]{1,63}\Z")]
 Bytes = Annotated[int, Meta(ge=0, lt=1 << 60)]
 
 
-class FindWeights(Message, frozen=True, tag=41):
+class FindWeights(Message, frozen=True, tag=43):
     """What have you of the model whose files have this hash? Answered by HasWeights or Refused."""
 
     weights_hash: Hex64
 
 
-class HasWeights(Message, frozen=True, tag=42):
+class HasWeights(Message, frozen=True, tag=44):
     """Buffers: 0: a signed manifest; 1: a bitmap of its tensors that are here, least significant bit first."""
 
 
-class GetWeights(Message, frozen=True, tag=43):
+class GetWeights(Message, frozen=True, tag=45):
     """Bytes [offset, offset + num_bytes) of a tensor, as the whole model names it. Answered by Weights or Refused."""
 
     weights_hash: Hex64
@@ -34,5 +34,5 @@ class GetWeights(Message, frozen=True, tag=43):
     num_bytes: Annotated[int, Meta(ge=1, le=MAX_PIECE_BYTES)]
 
 
-class Weights(Message, frozen=True, tag=44):
+class Weights(Message, frozen=True, tag=46):
     """Buffer 0: the bytes."""
