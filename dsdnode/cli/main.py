@@ -17,6 +17,7 @@ from dsdnode.cli import (
     demo,
     doctor,
     invite,
+    models,
     render,
     report,
     run,
@@ -69,7 +70,7 @@ cli.add_command(help_, "help")
 
 
 for command in (
-    *(start.start, report.stop, report.status, report.peers, report.models, invite.invite, doctor.doctor),
+    *(start.start, report.stop, report.status, report.peers, models.models, models.pull, invite.invite, doctor.doctor),
     *(chat.chat, run.run, serve.serve, shards.split, about.identity, about.config, about.version),
     *(demo.demo, sim.sim, bench.bench),
 ):

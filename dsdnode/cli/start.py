@@ -18,7 +18,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import api, control, logs, render, streams, swarm_keys
+from dsdnode.cli import api, control, fetching, logs, render, streams, swarm_keys
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -61,6 +61,7 @@ def start(
     detached: bool,
     as_json: bool,
     leash: bool,
+    yes: bool,
     emulate_ms: tuple[float, float] | None,
     **flags: Any,
 ) -> int:
@@ -68,6 +69,7 @@ def start(
     settings = load(flags, log_level="info")
     config = replace(settings.node_config(), emulate=None if emulate_ms is None else CostLine.of_ms(*emulate_ms))
     lent = settings.values["swarm_key"].lent
+    config = asyncio.run(fetching.fetched(config, yes))
     if detach:
         return _detach(invocation.argv, config, as_json, lent)
     if detached:

@@ -82,6 +82,15 @@ def _write_tensors(out: BinaryIO, tensors: Sequence[NewTensor], source: BinaryIO
     out.truncate(padded(out.tell(), DEFAULT_ALIGNMENT_BYTES))
 
 
+def offsets_of(beginning: bytes, tensors: Sequence[NewTensor]) -> tuple[list[int], int]:
+    """Where each tensor lies in the file that `write_gguf` makes, and the size of that, in bytes."""
+    offsets, end = [], len(beginning)
+    for tensor in tensors:
+        offsets.append(padded(end, DEFAULT_ALIGNMENT_BYTES))
+        end = offsets[-1] + tensor.size_bytes
+    return offsets, padded(end, DEFAULT_ALIGNMENT_BYTES)
+
+
 def head(metadata: Mapping[str, Value], tensors: Sequence[NewTensor]) -> bytes:
     """A file up to its tensors' bytes; all of it, where there are none."""
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]

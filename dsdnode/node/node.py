@@ -34,6 +34,7 @@ from dsdnode.node.drafter.options import Options
 from dsdnode.node.drafter.pairing import tokenizer_for, wait_for_target
 from dsdnode.node.drafter.texts import Draft, Reading, Texts
 from dsdnode.node.engines import measure, record_of, start_draft, start_shard, text_tools
+from dsdnode.node.giving import Giving
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.shard.texts import TextGiver
@@ -92,6 +93,7 @@ class Node:
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
+        self._giving = Giving(config, identity, self.rpc)
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
@@ -139,6 +141,7 @@ class Node:
             self.discovery.provide(self._records)
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
+            self._giving.start()
         if "shard" in self._offers:
             current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings, self._num_free)
             self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
@@ -360,6 +363,7 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._tasks and self._organs.disk:
             self._write_peers()
+        await self._giving.close()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()
         for host in (self._drafter, self._stage):
