@@ -18,7 +18,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import control, logs, render, streams, swarm_keys
+from dsdnode.cli import control, logs, preview, render, streams, swarm_keys
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -45,6 +45,7 @@ log = structlog.get_logger()
 
 @click.command(epilog="\b\nExample:\n  dsdnode start --role shard --layers 0:4 --join dsd://192.0.2.7:29170/KEY")
 @node_options
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and what the swarm would give; start nothing.")
 @click.option("--detach", is_flag=True, help="Return when the node is ready and leave it running (`dsdnode stop`).")
 @click.option("--detached", is_flag=True, hidden=True, help="The one that --detach started: log into the data dir.")
 @click.option("--emulate-ms", type=(click.FloatRange(0, 1e5), click.FloatRange(0, 1e4)), hidden=True)
@@ -55,6 +56,7 @@ log = structlog.get_logger()
 def start(
     invocation: Invocation,
     /,
+    dry_run: bool,
     detach: bool,
     detached: bool,
     as_json: bool,
@@ -62,10 +64,13 @@ def start(
     emulate_ms: tuple[float, float] | None,
     **flags: Any,
 ) -> int:
-    """Start a node. With nothing said it serves the bundled demo models in the swarm it last knew, or begins one."""
-    settings = load(flags, log_level="info")
+    """Start a node. With nothing said it takes the part that brings the swarm most: the one to join, the one that it
+    last knew, or one of its own with the bundled demo models."""
+    settings = load(flags, log_level="error" if dry_run else "info")
     config = replace(settings.node_config(), emulate=None if emulate_ms is None else CostLine.of_ms(*emulate_ms))
     lent = settings.values["swarm_key"].lent
+    if dry_run:
+        return preview.dry_run(config, as_json)
     if detach:
         return _detach(invocation.argv, config, as_json, lent)
     if detached:

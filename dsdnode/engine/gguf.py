@@ -148,6 +148,12 @@ def fits(path: Path) -> Callable[[int, int], bool]:
     return may_be_cut
 
 
+def shard_bytes(path: Path, start: int, end: int) -> int:
+    """Of layers [start, end) of the whole model at `path` as a file, to a few thousand. Raises ModelRefused."""
+    header = read_model(path)
+    return sum(tensor.size_bytes for tensor in plan_tensors(header, supported(header), start, end))
+
+
 def _remembered(whole: Manifest, start: int, end: int) -> dict[str, Value]:
     return {
         WEIGHTS_KEY: Value(STRING, whole.weights_hash),

@@ -8,33 +8,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from random import Random
 
 import structlog
 
 from dsdnode.addresses import parse_address
-from dsdnode.config import NodeConfig, next_life, read_joins, write_joins
+from dsdnode.config import AUTO, NodeConfig, next_life, read_joins, write_joins
 from dsdnode.dht.ids import MODELS_KEY, model_key
-from dsdnode.engine.port import Engine, TextEngine
+from dsdnode.engine.port import Engine
 from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import Identity, load_or_create, short_id
-from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.handshake import swarm_names
 from dsdnode.net.places import to_address
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
-from dsdnode.node.engines import measure, pair_differences, start_draft, start_shard
+from dsdnode.node.engines import measure
 from dsdnode.node.offers import Offer, keep_current
+from dsdnode.node.organs import Organs, organs_of
+from dsdnode.node.settling import Agree, agreed
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
-from dsdnode.pacing.tuning import TUNING, Tuning
-from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
@@ -49,26 +46,6 @@ from dsdnode.wire.replies import Generate
 log = structlog.get_logger(__name__)
 
 SAVE_PEERS_S = 30.0
-
-
-async def unknown() -> str:
-    return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Organs:
-    """How the node gets its engines; whether it has a disk, to remember the peers that it knows, and offers what it
-    has to others; how it chooses pipelines and shares its engine out."""
-
-    shard: Callable[[Discovery], Awaitable[Engine]]
-    draft: Callable[[], Awaitable[TextEngine]]
-    disk: bool = True
-    offers: bool = True
-    choose: Chooser = choose_pipeline
-    scheduler: Callable[[], Scheduler] | None = None
-    tuning: Tuning = TUNING
-    differences: Callable[[], Awaitable[str]] = unknown
-    """What keeps its draft model from drafting for its target, in words."""
 
 
 MAX_TARGETS_TOLD = 4
@@ -100,21 +77,15 @@ class Node:
         self._started_s = asyncio.get_running_loop().time()
 
     @classmethod
-    async def start(cls, config: NodeConfig) -> Node:
+    async def start(cls, config: NodeConfig, agree: Agree = agreed) -> Node:
         """Raises BadInput (of an identity in use elsewhere, too), PeerUnavailable (no peer of `joins` answers, or all
-        refuse us), ModelRefused."""
+        refuse us), ModelRefused, and what `agree` raises, which hears what a node that chooses its roles is to do."""
         identity = load_or_create(config.identity_file)
         contacts = [parse_join(join) for join in config.joins]
         transport = await ZmqTransport.open(
             identity, listen=config.listen, advertise=config.advertise, swarm_keys=config.swarm_keys
         )
-
-        organs = Organs(
-            shard=lambda discovery: start_shard(config, config.model or demo_target(), discovery),
-            draft=lambda: start_draft(config, config.draft_model or demo_draft()),
-            differences=lambda: pair_differences(config.draft_model or demo_draft(), config.model or demo_target()),
-        )
-        node = cls(config, identity, transport, organs, secrets.SystemRandom())
+        node = cls(config, identity, transport, organs_of(config, agree), secrets.SystemRandom())
         try:
             await node.run(contacts)
             if node._offers:
@@ -126,13 +97,16 @@ class Node:
 
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
-        if "shard" in self._config.roles:  # it may have been one before, and who knows of it asks
+        told = self._config.roles
+        if "shard" in told or AUTO in told:  # it may have been one before, and who knows of it asks
             self.rpc.on_request(Open, _starting)
-        if "drafter" in self._config.roles:
+        if "drafter" in told or AUTO in told:
             self.rpc.on_request(Generate, _starting)
         self.rpc.start()
         self.discovery.start()
         await self._join(contacts)
+        if self._organs.settle is not None:
+            self._config = await self._organs.settle(self.discovery, self._pings)
         if "shard" in self._config.roles:
             await self._start_shard()
         if "drafter" in self._config.roles:

@@ -16,7 +16,8 @@ from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.node import Node, Organs
+from dsdnode.node.node import Node
+from dsdnode.node.organs import Organs
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
 
