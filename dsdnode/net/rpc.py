@@ -165,9 +165,11 @@ class Rpc:
     def on_request(self, kind: type[M], handler: RequestHandler[M]) -> None:
         self._on_request[kind] = handler
 
-    def on_notice(self, kind: type[M], handler: NoticeHandler[M]) -> None:
-        """Several roles of one node may hear the same notice: all handlers are called."""
-        self._on_notice.setdefault(kind, []).append(handler)
+    def on_notice(self, kind: type[M], handler: NoticeHandler[M]) -> Callable[[], None]:
+        """Several roles of one node may hear the same notice: all handlers are called. To call when it is to end."""
+        handlers = self._on_notice.setdefault(kind, [])
+        handlers.append(handler)
+        return lambda: handlers.remove(handler)
 
     def misbehaved(self, peer: bytes, why: object) -> None:
         """Count it; too many within a minute, and the peer is banned for a while."""

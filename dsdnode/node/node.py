@@ -117,8 +117,7 @@ class Node:
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
         if "shard" in self._offers:
-            current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings, self._num_free)
-            self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
+            self._tasks.append(asyncio.create_task(self._keep_shard(), name="keep the shard where it is needed"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
         if contacts:
@@ -160,6 +159,50 @@ class Node:
         offer.batcher = self._stage.batcher
         offer.batcher.cost.expect(offer.measured, weight=0.0)
         self._stage.start()
+
+    async def _keep_shard(self) -> None:
+        """What it says of itself is as it is; and where others need other layers more, it changes over."""
+        moves = self._organs.moves
+        while True:
+            offer = self._offers["shard"]
+            current = keep_current(offer, self.rpc, self.discovery, self._pings, self._num_free)
+            keeping = asyncio.create_task(current, name="keep the offer current")
+            try:
+                now = asyncio.get_running_loop().time()
+                own = offer.record(self.discovery.contact, self._num_free(), now)
+                if moves is None or not await moves(self.discovery, self._pings, own):
+                    await keeping
+            finally:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
+            try:
+                await self._change_over(offer)
+            except DsdError as error:
+                log.error("these layers cannot be hosted", reason=str(error))
+                return
+
+    async def _change_over(self, left: Offer) -> None:
+        """Replies in progress end first, or go on elsewhere."""
+        stage, self._stage = self._stage, None
+        del self._offers["shard"]
+        self.discovery.changed()
+        if stage is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.timeouts.drain_s):
+                    await self._drained(stage)
+            await stage.close()
+        await left.engine.close()
+        await self._start_shard()
+        if self._organs.offers:
+            self.discovery.provide(self._records)
+
+    async def _drained(self, *hosts: StageHost | DrafterHost) -> None:
+        for host in hosts:
+            host.draining = True
+        self._on_change()
+        while any(host.num_sessions for host in hosts):
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
@@ -309,13 +352,7 @@ class Node:
 
     async def drain(self) -> None:
         """Take no new replies, wait for those in progress."""
-        hosts = [host for host in (self._stage, self._drafter) if host is not None]
-        for host in hosts:
-            host.draining = True
-        self._on_change()
-        while any(host.num_sessions for host in hosts):
-            self._changed.clear()
-            await self._changed.wait()
+        await self._drained(*(host for host in (self._stage, self._drafter) if host is not None))
 
     async def close(self) -> None:
         """Say goodbye and free everything; replies in progress break off."""

@@ -10,11 +10,13 @@ from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.engines import Wish, pair_differences, start_draft, start_shard
-from dsdnode.node.settling import Agree, settle
+from dsdnode.node.proposal import Proposal
+from dsdnode.node.settling import Agree, settle, until_needed_elsewhere
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
+from dsdnode.wire.records import ProviderRecord
 
 
 async def unknown() -> str:
@@ -37,22 +39,54 @@ class Organs:
     """What keeps its draft model from drafting for its target, in words."""
     settle: Callable[[Discovery, Pings], Awaitable[NodeConfig]] | None = None
     """Of a node that is to choose its roles itself: what it is once it has joined."""
+    moves: Callable[[Discovery, Pings, ProviderRecord], Awaitable[bool]] | None = None
+    """Of such a node's shard, and what it offers: returns True when `shard` is to be called again, for other layers;
+    False: it stays for good."""
 
 
 def organs_of(config: NodeConfig, agree: Agree) -> Organs:
     """Those of a daemon: workers that run model files. `agree`: of what `--role auto` comes to."""
-    chosen, wish = config, None
-
-    async def choose(discovery: Discovery, pings: Pings) -> NodeConfig:
-        nonlocal chosen, wish
-        chosen, proposal = await settle(config, discovery, pings, agree)
-        if proposal.layers is not None:
-            wish = Wish(proposal.layers, proposal.capacity_layers)
-        return chosen
-
+    chosen = _Chosen(config, agree)
+    is_free = AUTO in config.roles
     return Organs(
-        shard=lambda discovery: start_shard(chosen, chosen.model or demo_target(), discovery, wish),
-        draft=lambda: start_draft(chosen, chosen.draft_model or demo_draft()),
-        differences=lambda: pair_differences(chosen.draft_model or demo_draft(), chosen.model or demo_target()),
-        settle=choose if AUTO in config.roles else None,
+        shard=chosen.shard,
+        draft=chosen.draft,
+        differences=chosen.differences,
+        settle=chosen.settle if is_free else None,
+        moves=chosen.moves if is_free and config.layers is None else None,
     )
+
+
+class _Chosen:
+    """What a daemon runs, as it was told or as it has chosen."""
+
+    def __init__(self, config: NodeConfig, agree: Agree) -> None:
+        self._config = config
+        self._agree = agree
+        self._proposal: Proposal | None = None
+        self._wish: Wish | None = None
+
+    async def settle(self, discovery: Discovery, pings: Pings) -> NodeConfig:
+        self._config, self._proposal = await settle(self._config, discovery, pings, self._agree)
+        if self._proposal.layers is not None:
+            self._wish = Wish(self._proposal.layers, self._proposal.capacity_layers)
+        return self._config
+
+    async def shard(self, discovery: Discovery) -> Engine:
+        return await start_shard(self._config, self._config.model or demo_target(), discovery, self._wish)
+
+    async def moves(self, discovery: Discovery, pings: Pings, own: ProviderRecord) -> bool:
+        target = self._proposal.target if self._proposal else None
+        if target is None or self._wish is None or not target.is_whole:
+            return False
+        capacity = self._wish.capacity_layers
+        layers = await until_needed_elsewhere(discovery, pings, own, capacity, await target.fits())
+        self._wish = Wish(layers, capacity)
+        return True
+
+    async def draft(self) -> TextEngine:
+        return await start_draft(self._config, self._config.draft_model or demo_draft())
+
+    async def differences(self) -> str:
+        config = self._config
+        return await pair_differences(config.draft_model or demo_draft(), config.model or demo_target())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -9,16 +10,22 @@ import structlog
 
 from dsdnode.config import NodeConfig
 from dsdnode.node import machine
+from dsdnode.node.offers import NUM_PINGS
 from dsdnode.node.proposal import Found, Proposal, propose
+from dsdnode.placement.layers import Fits
+from dsdnode.placement.moving import Holes
+from dsdnode.placement.pipelines import Range
 from dsdnode.swarm.catalogue import survey
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
+from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)
 
 MAX_SURVEYED = 256
 """Records; in a larger swarm those that were found first say enough of what it lacks."""
-NUM_PINGS = 2
+LOOK_S = 20.0
+"""Between two looks at what the swarm lacks, on the average: a few of them in placement/moving.py's patience."""
 JOINED_S = 3.0
 """For the others that it was told to join by: the first that answers may be a hermit, or a liar."""
 
@@ -45,6 +52,25 @@ async def settle(config: NodeConfig, discovery: Discovery, pings: Pings, agree: 
         model=target.path if target else config.model,
         draft_model=draft.path if draft else config.draft_model,
     ), proposal
+
+
+async def until_needed_elsewhere(
+    discovery: Discovery, pings: Pings, own: ProviderRecord, capacity_layers: int, fits: Fits
+) -> Range:
+    """Return when this shard, which offers `own`, is to leave its layers: those that it is to host then."""
+    holes, loop = Holes(), asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(discovery.rng.uniform(0.5, 1.5) * LOOK_S)
+        found = Found.of(*await survey(discovery, pings, MAX_SURVEYED, NUM_PINGS))
+        others = [
+            one
+            for one in found.records
+            if one.role == "shard" and one.model_id == own.model_id and one.public_key != own.public_key
+        ]
+        layers = holes.look(loop.time(), own, others, capacity_layers, fits)
+        if layers is not None:
+            log.info("these layers are needed more", layers="{}:{}".format(*layers), left=f"{own.start}:{own.end}")
+            return layers
 
 
 async def look_around(discovery: Discovery, pings: Pings) -> Found:

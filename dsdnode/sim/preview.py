@@ -19,8 +19,9 @@ from dsdnode.models.problems import problems
 from dsdnode.net.handshake import swarm_names
 from dsdnode.node import machine
 from dsdnode.node.machine import Machine
+from dsdnode.node.offers import NUM_PINGS
 from dsdnode.node.proposal import Found, Proposal, propose
-from dsdnode.node.settling import MAX_SURVEYED, NUM_PINGS
+from dsdnode.node.settling import MAX_SURVEYED
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.sim.live import question_of
 from dsdnode.sim.plan import SEED
