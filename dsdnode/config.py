@@ -84,8 +84,11 @@ class NodeConfig:
     """At most so much of that, of all such peers together, both ways."""
     model: Path | None = None
     """Target of the role `shard`: a whole GGUF or a shard file."""
+    model_source: str = ""
+    """Where that is to be fetched from first, in place of a path (weights/sources.py)."""
     draft_model: Path | None = None
     """Draft model and tokenizer of the role `drafter`."""
+    draft_model_source: str = ""
     layers: tuple[int, int] | None = None
     """Layers [start, end) of the target that are hosted here; None: those that the swarm needs most."""
     context_tokens: int = 8192
@@ -97,6 +100,10 @@ class NodeConfig:
     """Replies served at once; one more is refused with a word."""
     max_memory_bytes: int | None = None
     """Weights and caches together; a model that does not fit is refused, or fewer layers are taken."""
+    max_disk_bytes: int | None = None
+    """Of all models that were fetched; None: as much as the disk has to spare."""
+    max_download_bytes_per_s: int | None = None
+    """Of models that are fetched."""
     draft_max: int = 8
     """Draft tokens in a round, or in a block of a stream, at most; 0 is plain decoding."""
     window: str = "throughput"
@@ -215,6 +222,14 @@ def parse_size(text: str) -> int:
     if not 0 < size_bytes < 1 << 60:
         raise BadInput(f"{text!r} is not a size that can be used")
     return size_bytes
+
+
+def parse_byte_rate(text: str) -> int:
+    """Bytes a second of "2MB/s" or "500kB". Raises BadInput."""
+    try:
+        return parse_size(text.strip().removesuffix("/s"))
+    except BadInput:
+        raise BadInput(f"{text!r} is not a rate: write it like 2MB/s or 500kB/s") from None
 
 
 def parse_rate(text: str) -> int:

@@ -36,6 +36,7 @@ FLOORS = {
     "net": 7,
     "engine": 7,
     "swarm": 8,
+    "weights": 8,
     "client": 9,
     "node": 9,
     "sim": 10,

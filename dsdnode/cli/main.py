@@ -16,6 +16,7 @@ from dsdnode.cli import (
     demo,
     doctor,
     invite,
+    models,
     render,
     report,
     run,
@@ -42,7 +43,7 @@ def cli() -> None:
 
 
 for command in (
-    *(start.start, report.stop, report.status, report.peers, report.models, invite.invite, doctor.doctor),
+    *(start.start, report.stop, report.status, report.peers, models.models, models.pull, invite.invite, doctor.doctor),
     *(chat.chat, run.run, shards.split, about.identity, about.config, about.version, demo.demo, sim.sim, bench.bench),
 ):
     cli.add_command(command)

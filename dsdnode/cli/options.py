@@ -68,6 +68,11 @@ join_options = chain(
         help="Secret of a private swarm; proven, never sent. Twice while a new one (first) replaces an old one.",
     ),
 )
+fetch_options = chain(
+    click.option("--max-disk", metavar="200GB", help="Of all models that were fetched (what the disk has to spare)."),
+    click.option("--max-download", metavar="2MB/s", help="While models are fetched (what the line gives)."),
+    click.option("--yes", is_flag=True, help="Fetch without asking."),
+)
 policy_options = chain(
     click.option(
         "--window",
@@ -91,8 +96,13 @@ node_options = chain(
     click.option("--advertise", multiple=True, metavar="tcp://HOST:PORT", help="What others should dial instead."),
     click.option("--no-relay", is_flag=True, default=None, help="Relay nothing for peers that others do not reach."),
     click.option("--relay-rate", metavar="20Mbit/s", help="Relay so much at most, of all of them (20Mbit/s)."),
-    click.option("-m", "--model", metavar="PATH", help="Target of a shard: whole GGUF or shard file (bundled demo)."),
-    click.option("-md", "--model-draft", metavar="PATH", help="Draft model of a drafter (bundled demo)."),
+    click.option(
+        "-m",
+        "--model",
+        metavar="PATH|hf:REPO:QUANT",
+        help="Target of a shard: whole GGUF, shard file, or whence it is fetched (bundled demo).",
+    ),
+    click.option("-md", "--model-draft", metavar="PATH|hf:REPO:QUANT", help="Draft model of a drafter (bundled demo)."),
     click.option("--layers", metavar="0:16|0-15", help="Layers to host (those the swarm needs most)."),
     click.option("-c", "--ctx-size", metavar="TOKENS", help="Cache of each engine, shared by its sessions (8192)."),
     click.option("-t", "--threads", metavar="N", help="Threads of each engine (one a physical core)."),
@@ -106,6 +116,7 @@ node_options = chain(
         metavar="N",
         help="Draft tokens in a round or block at most, when a request does not say (8; 0: plain decoding).",
     ),
+    fetch_options,
     policy_options,
     click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),
     click.option("--name", metavar="NAME", help="A nickname, shown by `status`."),

@@ -1,4 +1,4 @@
-"""Commands that ask the running daemon through its control socket: stop, status, peers, models."""
+"""Commands that ask the running daemon through its control socket: stop, status, peers."""
 
 from __future__ import annotations
 
@@ -93,27 +93,13 @@ def peers(as_json: bool, **flags: Any) -> None:
     """List the peers that the running node knows, or with --join those of that swarm."""
     settings = load(flags)
     if flags["join"]:
-        answer = asyncio.run(_ask_swarm(settings, lambda client: client.peers()))
+        answer = asyncio.run(ask_swarm(settings, lambda client: client.peers()))
     else:
         answer = asyncio.run(control.ask(settings["data_dir"], "peers", list[PeerInfo]))
     render.print_json(answer) if as_json else click.echo(peers_table(answer))
 
 
-@click.command(epilog="\b\nExample:\n  dsdnode models")
-@join_options
-@json_option
-@common_options
-def models(as_json: bool, **flags: Any) -> None:
-    """List the models of the running node's swarm, or with --join of that one, and how many host each layer."""
-    settings = load(flags)
-    if flags["join"]:
-        answer = asyncio.run(_ask_swarm(settings, lambda client: client.models()))
-    else:
-        answer = asyncio.run(control.ask(settings["data_dir"], "models", list[ModelInfo]))
-    render.print_json(answer) if as_json else click.echo(models_table(answer))
-
-
-async def _ask_swarm(settings: Settings, ask: Callable[[Client], Awaitable[T]]) -> T:
+async def ask_swarm(settings: Settings, ask: Callable[[Client], Awaitable[T]]) -> T:
     """No node needs to run here for that."""
     async with connect.client(settings) as client:
         return await ask(client)

@@ -18,6 +18,7 @@ from dsdnode.config import (
     MAX_DRAFT,
     MAX_SWARM_KEYS,
     NodeConfig,
+    parse_byte_rate,
     parse_layers,
     parse_listen,
     parse_rate,
@@ -29,6 +30,7 @@ from dsdnode.config import (
 )
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
+from dsdnode.weights.sources import is_source, parse_source
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
 
 ENV_PREFIX = "DSDNODE_"
@@ -68,6 +70,9 @@ class Settings:
 
     def node_config(self) -> NodeConfig:
         pairs = {s.field: self.values[s.key].value for s in SETTINGS if s.field is not None}
+        for field_name in ("model", "draft_model"):
+            if isinstance(source := pairs[field_name], str):
+                pairs |= {field_name: None, f"{field_name}_source": source}
         return NodeConfig(**pairs)
 
     def __getitem__(self, key: str) -> Any:
@@ -190,6 +195,13 @@ def _path(raw: object) -> Path:
     return raw if isinstance(raw, Path) else Path(_string(raw)).expanduser()
 
 
+def _model(raw: object) -> Path | str:
+    """A path, or where it comes from. Raises BadInput."""
+    if isinstance(raw, str) and is_source(raw):
+        return str(parse_source(_text(raw)))
+    return _path(raw)
+
+
 def _swarm_keys(raw: object) -> tuple[str, ...]:
     return _few_keys(tuple(map(parse_text, read_keys(raw))))
 
@@ -225,6 +237,10 @@ def _rate(raw: object) -> int:
     return parse_rate(str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _text(raw))
 
 
+def _byte_rate(raw: object) -> int:
+    return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0 else parse_byte_rate(_text(raw))
+
+
 def _flag(raw: object) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     value = words.get(raw.lower()) if isinstance(raw, str) else raw
@@ -250,14 +266,16 @@ SETTINGS = (
     Setting("advertise", "advertise", _advertise, "--advertise"),
     Setting("no_relay", "no_relay", _flag, "--no-relay"),
     Setting("relay_rate", "relay_bits_per_s", _rate, "--relay-rate"),
-    Setting("model", "model", _path, "--model"),
-    Setting("model_draft", "draft_model", _path, "--model-draft"),
+    Setting("model", "model", _model, "--model"),
+    Setting("model_draft", "draft_model", _model, "--model-draft"),
     Setting("layers", "layers", lambda raw: parse_layers(_text(raw)), "--layers"),
     Setting("ctx_size", "context_tokens", _integer(16, 1 << 20), "--ctx-size"),
     Setting("threads", "threads", _integer(1, 1024), "--threads"),
     Setting("gpu_layers", "gpu_layers", _integer(0, 4096), "--gpu-layers"),
     Setting("max_sessions", "max_sessions", _integer(1, 64), "--max-sessions"),
     Setting("max_memory", "max_memory_bytes", _size, "--max-memory"),
+    Setting("max_disk", "max_disk_bytes", _size, "--max-disk"),
+    Setting("max_download", "max_download_bytes_per_s", _byte_rate, "--max-download"),
     Setting("draft_max", "draft_max", _integer(0, MAX_DRAFT), "--draft-max"),
     Setting("window", "window", lambda raw: parse_window(_text(raw)), "--window"),
     Setting("acceptance", "acceptance", _choice(*ACCEPTANCES), "--acceptance"),

@@ -18,7 +18,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import control, logs, preview, render, streams, swarm_keys
+from dsdnode.cli import control, fetching, logs, preview, render, streams, swarm_keys
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -61,6 +61,7 @@ def start(
     detached: bool,
     as_json: bool,
     leash: bool,
+    yes: bool,
     emulate_ms: tuple[float, float] | None,
     **flags: Any,
 ) -> int:
@@ -71,6 +72,7 @@ def start(
     lent = settings.values["swarm_key"].lent
     if dry_run:
         return preview.dry_run(config, as_json)
+    config = asyncio.run(fetching.fetched(config, yes))
     if detach:
         return _detach(invocation.argv, config, as_json, lent)
     if detached:

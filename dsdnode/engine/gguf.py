@@ -19,10 +19,10 @@ from dsdnode.engine.gguf_cut import check_cut, layers_of, plan_metadata, plan_te
 from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value
 from dsdnode.engine.gguf_parts import open_model, parts_of, read_model, stem_of
 from dsdnode.engine.gguf_tokenizer import tokenizer_hash
-from dsdnode.engine.gguf_writer import Progress, write_gguf
+from dsdnode.engine.gguf_writer import NewTensor, Progress, write_gguf
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.files import output, replacing, words
-from dsdnode.wire.records import model_id_of
+from dsdnode.wire.records import model_id_of, weights_hash_of
 
 MAX_NAME_CHARACTERS = 96
 MAX_LAYERS = 512
@@ -75,13 +75,20 @@ def read_manifest(path: Path, cache_folder: Path | None = None) -> Manifest:
     Raises ModelRefused for whatever is not the weights of a language model, or not a shard as `cut` writes it.
     """
     header = read_model(path)
+    layers_of(header)  # what is no model's is not hashed
+    is_shard = WEIGHTS_KEY in header.metadata
+    return manifest_of(header, header.text(WEIGHTS_KEY) if is_shard else file_sha256(path, cache_folder), path)
+
+
+def manifest_of(header: Header, weights_hash: str, path: Path) -> Manifest:
+    """The same of a file that need not be here: by its header, its hash, and its name. Raises ModelRefused."""
     architecture = header.text("general.architecture")
     held, is_shard = layers_of(header), WEIGHTS_KEY in header.metadata
     num_layers = header.count("dsdnode.num_layers") if is_shard else held
     start = header.count("dsdnode.layer_start") if is_shard else 0
     end = header.count("dsdnode.layer_end") if is_shard else held
     manifest = Manifest(
-        weights_hash=header.text(WEIGHTS_KEY) if is_shard else file_sha256(path, cache_folder),
+        weights_hash=weights_hash,
         model_name=_printable(header.text("dsdnode.model_name") if is_shard else _name(header, path)),
         architecture=architecture,
         start=start,
@@ -116,25 +123,41 @@ def cut(
     source that is a shard itself or whose shards would not give the whole model's logits bit for bit.
     """
     header = read_model(source)
-    if WEIGHTS_KEY in header.metadata:
-        raise ModelRefused(f"{source}: is a shard already; cut from the whole model")
-    architecture = supported(header)
-    whole = read_manifest(source, cache_folder)
-    if not 0 <= start < end <= whole.num_layers:
-        raise BadInput(f"layers {start}:{end} are not in {source}: it has layers 0:{whole.num_layers}")
+    check_whole(header, source)
+    metadata, tensors = plan_shard(header, read_manifest(source, cache_folder), start, end, source)
     if output(out_path).exists() and any(map(out_path.samefile, parts_of(source))):
         raise BadInput(f"{out_path}: is the model itself; choose another output")
-    check_cut(header, architecture, start, end)
-    metadata = plan_metadata(header, architecture, start, end) | _remembered(whole, start, end)
-    tensors = plan_tensors(header, architecture, start, end)
     with words(out_path), open_model(source) as file:
         write_gguf(out_path, metadata, tensors, file, progress)
     return read_manifest(out_path)
 
 
+def check_whole(header: Header, source: Path) -> None:
+    """Raises ModelRefused for a shard, and for a model that cannot be cut at all."""
+    if WEIGHTS_KEY in header.metadata:
+        raise ModelRefused(f"{source}: is a shard already; cut from the whole model")
+    supported(header)
+
+
+def plan_shard(
+    header: Header, whole: Manifest, start: int, end: int, source: Path
+) -> tuple[dict[str, Value], list[NewTensor]]:
+    """Metadata and tensors of the file of layers [start, end). Raises BadInput, ModelRefused, as `cut`."""
+    if not 0 <= start < end <= whole.num_layers:
+        raise BadInput(f"layers {start}:{end} are not in {source}: it has layers 0:{whole.num_layers}")
+    architecture = supported(header)
+    check_cut(header, architecture, start, end)
+    metadata = plan_metadata(header, architecture, start, end) | _remembered(whole, start, end)
+    return metadata, plan_tensors(header, architecture, start, end)
+
+
 def fits(path: Path) -> Callable[[int, int], bool]:
     """May layers [start, end) of the whole model at `path` be hosted by themselves? Raises ModelRefused: it is none."""
-    header = read_model(path)
+    return fits_header(read_model(path))
+
+
+def fits_header(header: Header) -> Callable[[int, int], bool]:
+    """The same of a model that need not be here."""
     num_layers = layers_of(header)
 
     def may_be_cut(start: int, end: int) -> bool:
@@ -167,15 +190,15 @@ def _remembered(whole: Manifest, start: int, end: int) -> dict[str, Value]:
 
 
 def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
-    """SHA-256 of a model's file, or of its parts one behind the other, in hex; with a folder given it is computed once
-    for each state that they are in."""
+    """SHA-256 of a model's file, in hex, or `weights_hash_of` its parts; with a folder given it is computed once for
+    each state that they are in."""
     try:
-        identity = "|".join(map(_state, parts_of(path)))
+        parts = parts_of(path)
+        identity = "|".join([*(["by parts"] if len(parts) > 1 else []), *map(_state, parts)])
         entry = cache_folder / hashlib.sha256(os.fsencode(identity)).hexdigest() if cache_folder is not None else None
         if entry is not None and entry.is_file() and _SHA256.fullmatch(known := entry.read_text("ascii", "replace")):
             return known
-        with open_model(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = weights_hash_of([_sha256(part) for part in parts])
     except OSError as error:
         raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
     if entry is not None:
@@ -184,6 +207,11 @@ def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
             with replacing(entry) as file:
                 file.write(digest.encode())
     return digest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state(path: Path) -> str:

@@ -8,6 +8,7 @@ malformed files by aborting its process, opens the file.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -119,8 +120,25 @@ def read_header(path: Path) -> Header:
         raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
+def parse_header(beginning: bytes, name: str, size_bytes: int) -> Header | None:
+    """The header of a file of `size_bytes` that is elsewhere, of which this is the beginning; None: it goes on behind.
+
+    Raises ModelRefused, as `read_header`.
+    """
+    try:
+        return _Parser(io.BytesIO(beginning), name, size_bytes).header()
+    except _Short:
+        return None
+    except _Malformed as error:
+        raise ModelRefused(f"{name}: {error}") from None
+
+
 class _Malformed(Exception):
     """What is wrong, without the file's name."""
+
+
+class _Short(_Malformed):
+    """There is less to read than the file's size says."""
 
 
 class _Parser:
@@ -280,7 +298,7 @@ class _Parser:
         self._advance(num_bytes)
         data = self._file.read(num_bytes)
         if len(data) < num_bytes:
-            raise _Malformed("truncated while it was read")
+            raise _Short("truncated while it was read")
         return data
 
     def _pass_over(self, num_bytes: int) -> None:

@@ -56,7 +56,11 @@ def read_model(path: Path) -> Header:
     """The header of the model that `path` is (a part of). Raises ModelRefused, as `read_header`, and where a part is
     missing, or is one of something else."""
     paths = parts_of(path)
-    headers = [_read_part(one, paths) for one in paths]
+    return join_parts(path, paths, [_read_part(one, paths) for one in paths])
+
+
+def join_parts(path: Path, paths: Sequence[Path], headers: Sequence[Header]) -> Header:
+    """The model's header by those of its parts, in their order. Raises ModelRefused."""
     for one, (part, header) in enumerate(zip(paths, headers, strict=True)):
         _check_part(part, header, one, len(paths))
     if len(paths) == 1:

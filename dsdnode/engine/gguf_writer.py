@@ -56,7 +56,7 @@ def write_gguf(
 ) -> None:
     """Write `path` in one step: into a file beside it, which then takes its name. Raises BadInput, OSError."""
     with replacing(path) as out:
-        out.write(_head(metadata, tensors))
+        out.write(head_of(metadata, tensors))
         _write_tensors(out, tensors, source, progress)
         out.flush()
         os.fsync(out.fileno())
@@ -82,7 +82,16 @@ def _write_tensors(out: BinaryIO, tensors: Sequence[NewTensor], source: BinaryIO
     out.truncate(padded(out.tell(), DEFAULT_ALIGNMENT_BYTES))
 
 
-def _head(metadata: Mapping[str, Value], tensors: Sequence[NewTensor]) -> bytes:
+def offsets_of(head: bytes, tensors: Sequence[NewTensor]) -> tuple[list[int], int]:
+    """Where each tensor lies in the file that `write_gguf` makes, and the size of that, in bytes."""
+    offsets, end = [], len(head)
+    for tensor in tensors:
+        offsets.append(padded(end, DEFAULT_ALIGNMENT_BYTES))
+        end = offsets[-1] + tensor.size_bytes
+    return offsets, padded(end, DEFAULT_ALIGNMENT_BYTES)
+
+
+def head_of(metadata: Mapping[str, Value], tensors: Sequence[NewTensor]) -> bytes:
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         parts += [_string(key.encode()), _value(value)]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -59,9 +59,17 @@ T = TypeVar("T")
 def model_id_of(
     weights_hash: str, architecture: str, num_layers: int, width: int, vocab_size: int, tokenizer_hash: str
 ) -> str:
-    """The id of a model, in hex: SHA-256 over all that makes it what it is. `weights_hash`: that of its whole file."""
+    """The id of a model, in hex: SHA-256 over what makes it what it is. `weights_hash`: `weights_hash_of` its files."""
     told = f"{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash}"
     return hashlib.sha256(f"dsdnode model 1\n{told}\n".encode()).hexdigest()
+
+
+def weights_hash_of(sha256s: Sequence[str]) -> str:
+    """Of a model by the SHA-256s of its files: that of its only one, or one over those of its parts, in their order. So
+    it can be told by what a hub says of each, before anything is fetched."""
+    if len(sha256s) == 1:
+        return sha256s[0]
+    return hashlib.sha256(b"".join(map(bytes.fromhex, sha256s))).hexdigest()
 
 
 class RoundTrip(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -1,0 +1,187 @@
+"""`dsdnode pull` and `dsdnode models`: models of the swarm, and those that are here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from dsdnode.cli import control, fetching, render, report
+from dsdnode.cli.options import common_options, fetch_options, join_options, json_option, load
+from dsdnode.cli.settings import Settings
+from dsdnode.config import parse_layers
+from dsdnode.errors import BadInput
+from dsdnode.files import shown
+from dsdnode.swarm.info import ModelInfo
+from dsdnode.weights.sources import is_source, parse_source
+from dsdnode.weights.store import Entry, Store, size
+
+source_options = (
+    click.option("--layers", metavar="0:16|0-15", help="These layers alone (all, as the files are)."),
+    click.option("--sha256", metavar="HEX", help="Of the whole file, where its server does not say it."),
+    click.option("--dry-run", is_flag=True, help="Say what would be fetched, and fetch nothing."),
+)
+
+
+def _with_source_options(command: Any) -> Any:
+    for option in reversed(source_options):
+        command = option(command)
+    return command
+
+
+@click.command(epilog="\b\nExample:\n  dsdnode pull hf:ggml-org/gemma-3-270m-GGUF:Q8_0 --layers 0:9")
+@click.argument("source", metavar="hf:OWNER/REPO[:QUANT]|https://HOST/FILE.gguf")
+@_with_source_options
+@fetch_options
+@json_option
+@common_options
+def pull(source: str, **flags: Any) -> None:
+    """Fetch a model, or layers of it alone, into the store; what was begun goes on. `start --model` takes it from
+    there."""
+    if not is_source(source):
+        raise BadInput(f"{source!r} is no source of models; a file that is here is added by `dsdnode models add`")
+    _pull(source, flags)
+
+
+def _pull(source: str, flags: dict[str, Any]) -> None:
+    layers, weights_hash = flags.pop("layers"), flags.pop("sha256") or ""
+    dry_run, yes, as_json = flags.pop("dry_run"), flags.pop("yes"), flags.pop("as_json")
+    if weights_hash and not re.fullmatch("[0-9a-f]{64}", weights_hash.lower()):
+        raise BadInput("--sha256 takes the 64 hex digits of a file's SHA-256")
+    settings = load(flags)
+    wanted = None if layers is None else parse_layers(layers)
+    asyncio.run(_pulled(settings, str(parse_source(source)), wanted, weights_hash.lower(), dry_run, yes, as_json))
+
+
+async def _pulled(
+    settings: Settings,
+    source: str,
+    layers: tuple[int, int] | None,
+    weights_hash: str,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    from dsdnode.weights.pull import pulling
+
+    store, rate = Store(settings["data_dir"], settings["max_disk"]), settings["max_download"] or inf
+    progress = fetching.progress_to_stderr()
+    async with pulling(
+        store, source, layers, progress.tell, weights_hash=weights_hash, bytes_per_s=rate, keep=not dry_run
+    ) as pull:
+        if dry_run:
+            render.print_json(pull.quote()) if as_json else click.echo(fetching.in_words(pull.quote()))
+            return
+        if pull.known is None:
+            await fetching.agree(pull, yes)
+            await fetching.run(pull, progress)
+        entry = store.named(pull.name)
+    path = shown(store.path_of(entry))
+    if as_json:
+        render.print_json({**msgspec.to_builtins(entry), "path": path, "bytes_by_source": progress.by_source})
+        return
+    click.echo(f"{entry.name}: {size(entry.size_bytes)}, layers {render.span(entry.layers)} of {entry.num_layers}")
+    click.echo(f"  {path}\nTo serve it:\n  dsdnode start --role shard -m {entry.name}")
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="\b\nExamples:\n  dsdnode models\n  dsdnode models list\n  dsdnode models add model.gguf",
+)
+@join_options
+@json_option
+@common_options
+@click.pass_context
+def models(context: click.Context, /, as_json: bool, **flags: Any) -> None:
+    """List the models of the running node's swarm, or with --join of that one, and how many host each layer.
+
+    `list`, `add` and `rm` are about those that are on this machine.
+    """
+    if context.invoked_subcommand is not None:
+        if as_json or any(flags.values()):
+            raise BadInput(f"flags stand behind the command: dsdnode models {context.invoked_subcommand} ...")
+        return
+    settings = load(flags)
+    if flags["join"]:
+        answer = asyncio.run(report.ask_swarm(settings, lambda client: client.models()))
+    else:
+        answer = asyncio.run(control.ask(settings["data_dir"], "models", list[ModelInfo]))
+    render.print_json(answer) if as_json else click.echo(report.models_table(answer))
+
+
+@models.command("list", epilog="\b\nExample:\n  dsdnode models list")
+@json_option
+@common_options
+def list_(as_json: bool, **flags: Any) -> None:
+    """List the models that were fetched or added here."""
+    store = Store(load(flags)["data_dir"])
+    entries, unfinished = store.entries(), store.unfinished()
+    if as_json:
+        render.print_json({"models": entries, "unfinished": unfinished})
+        return
+    if not entries and not unfinished:
+        click.echo("none here; `dsdnode pull` fetches one, `dsdnode models add` takes one that is on this machine")
+        return
+    rows = [(one.name, render.span(one.layers), size(one.size_bytes), one.asked) for one in entries]
+    rows += [(one.name, render.span(one.layers), f"{size(one.size_bytes)} so far", one.asked) for one in unfinished]
+    click.echo(render.table(("NAME", "LAYERS", "SIZE", "SOURCE"), rows))
+
+
+@models.command(epilog="\b\nExample:\n  dsdnode models add model.gguf")
+@click.argument("model", metavar="PATH|SOURCE")
+@_with_source_options
+@fetch_options
+@json_option
+@common_options
+def add(model: str, **flags: Any) -> None:
+    """Add a model that is on this machine, where it is; or fetch one, as `dsdnode pull` does."""
+    if is_source(model):
+        _pull(model, flags)
+        return
+    from dsdnode.engine.gguf import read_manifest
+    from dsdnode.engine.gguf_parts import parts_of, size_bytes_of, stem_of
+
+    as_json, dry_run = flags.pop("as_json"), flags.pop("dry_run")
+    if flags.pop("layers") or flags.pop("sha256"):
+        raise BadInput("of a file that is here `dsdnode split` cuts layers")
+    flags.pop("yes")
+    settings, path = load(flags), Path(model).expanduser().absolute()
+    manifest = read_manifest(path, settings["data_dir"] / "cache")
+    part = "" if manifest.first and manifest.last else f"-{manifest.start}-{manifest.end}"
+    entry = Entry(
+        name=f"{stem_of(path)}{part if part not in stem_of(path) else ''}-{manifest.weights_hash[:8]}",
+        source=shown(path),
+        asked=shown(path),
+        model=manifest.model_name,
+        model_id=manifest.model_id,
+        weights_hash=manifest.weights_hash,
+        layers=(manifest.start, manifest.end),
+        num_layers=manifest.num_layers,
+        files=tuple(map(str, parts_of(path))),
+        size_bytes=size_bytes_of(path),
+    )
+    if not dry_run:
+        Store(settings["data_dir"]).add(entry)
+    render.print_json(entry) if as_json else click.echo(
+        f"{entry.name}: {size(entry.size_bytes)}, layers {render.span(entry.layers)} of {entry.num_layers}"
+    )
+
+
+@models.command(epilog="\b\nExample:\n  dsdnode models rm gemma-3-270m-q4_k_m-09737755")
+@click.argument("name", nargs=-1, required=True)
+@json_option
+@common_options
+def rm(name: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Remove models that were fetched, or what is there of one; of one that was added the file stays."""
+    store = Store(load(flags)["data_dir"])
+    freed = [(one, store.remove(one)) for one in name]
+    if as_json:
+        render.print_json({"removed": [{"name": one, "freed_bytes": num_bytes} for one, num_bytes in freed]})
+        return
+    for one, num_bytes in freed:
+        click.echo(f"{one} is gone; {size(num_bytes)} are free again")

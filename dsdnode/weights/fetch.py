@@ -1,0 +1,210 @@
+"""Fetches what a plan says from several providers at once, hashes it as it comes, and leaves who gives wrong bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+from dsdnode.engine.gguf_header import Tensor
+from dsdnode.errors import DsdError
+from dsdnode.weights.plan import Plan
+from dsdnode.weights.target import DiskTrouble, Target
+from dsdnode.weights.web import SourceFailed
+
+PEER = "peer "
+"""Names of peers begin so, here and in journals."""
+RUN_BLOCKS = 16
+"""Of one request. A longer one would keep others from what is left at the end."""
+
+
+class Provider(Protocol):
+    """Where bytes come from. `is_peer`: what it gives counts by a tensor's hash alone."""
+
+    name: str
+    num_lanes: int
+    is_peer: bool
+
+    def has(self, start: int, end: int) -> bool: ...
+
+    def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """Raises DsdError: it is of no more use."""
+
+
+class Fetch:
+    """`hashes`: SHA-256 in hex, of those tensors of which it is known."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: Target,
+        providers: Sequence[Provider],
+        hashes: Mapping[str, str],
+        tell: Callable[[str], None],
+        progress: Callable[[str, int], None],
+    ) -> None:
+        self._plan = plan
+        self._target = target
+        self._providers = list(providers)
+        self.hashes = dict(hashes)
+        self.found: dict[str, str] = {}
+        """Of the tensors that are there."""
+        self._tell = tell
+        self._progress = progress
+        self._claimed: set[int] = set()
+        self._first = 0
+        """No block before this one is missing."""
+        self._changed = asyncio.Condition()
+        self._failure: DsdError | None = None
+        self._checking: set[str] = set()
+        self.distrusted = False
+        self._denied: dict[str, str] = {}
+        """Tensors whose bytes from a source itself were not as the hashes say, and what their hash was."""
+
+    async def run(self) -> None:
+        """Until all is there. Raises the last provider's DsdError, and what the disk says."""
+        await self._check(self._plan.tensors)
+        lanes = [self._lane(provider) for provider in self._providers for _ in range(provider.num_lanes)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane in lanes:
+                    group.create_task(lane)
+        except* DsdError as errors:
+            raise errors.exceptions[0] from None
+        if not self._is_done:
+            raise self._failure or SourceFailed("nobody is left who has what is missing")
+
+    @property
+    def _is_done(self) -> bool:
+        return len(self._target.suppliers) == len(self._plan.blocks) and not self._checking
+
+    async def _lane(self, provider: Provider) -> None:
+        """One request at a time. It ends when nothing can be missing any more that this one has."""
+        while provider in self._providers:
+            run = self._claim(provider)
+            if run:
+                await self._fetch_run(provider, run)
+            elif self._claimed or self._checking:  # it may come back
+                async with self._changed:
+                    await self._changed.wait()
+            else:
+                break
+        await self._wake()
+
+    async def _fetch_run(self, provider: Provider, run: range) -> None:
+        try:
+            await self._fetch(provider, run)
+        except DiskTrouble:
+            raise
+        except DsdError as error:
+            self._failure = error
+            self._leave(provider, str(error))
+        finally:
+            self._claimed.difference_update(run)
+            await self._wake()
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _claim(self, provider: Provider) -> range:
+        """The next blocks that nobody has or fetches, one behind the other."""
+        blocks = self._plan.blocks
+        while self._first in self._target.suppliers:
+            self._first += 1
+        for first in range(self._first, len(blocks)):
+            if self._is_free(provider, first):
+                end = first + 1
+                while (
+                    end < min(len(blocks), first + RUN_BLOCKS)
+                    and blocks[end].start == blocks[end - 1].end
+                    and self._is_free(provider, end)
+                ):
+                    end += 1
+                self._claimed.update(range(first, end))
+                return range(first, end)
+        return range(0)
+
+    def _is_free(self, provider: Provider, index: int) -> bool:
+        block = self._plan.blocks[index]
+        taken = index in self._target.suppliers or index in self._claimed
+        return not taken and provider.has(block.start, block.end)
+
+    async def _fetch(self, provider: Provider, run: range) -> None:
+        blocks, buffer, index = self._plan.blocks, bytearray(), run.start
+        async with aclosing(provider.read(blocks[run.start].start, blocks[run.stop - 1].end)) as chunks:
+            async for chunk in chunks:
+                buffer += chunk
+                while index < run.stop and len(buffer) >= (size_bytes := blocks[index].size_bytes):
+                    self._target.write(index, bytes(buffer[:size_bytes]), provider.name)
+                    del buffer[:size_bytes]
+                    self._progress(provider.name, size_bytes)
+                    await self._check(self._tensors_in(index))
+                    index += 1
+                if provider not in self._providers:
+                    return
+
+    def _tensors_in(self, index: int) -> list[Tensor]:
+        """Those of which something lies in this block."""
+        block, tensors = self._plan.blocks[index], self._plan.tensors
+        first = bisect_right(tensors, block.start, key=lambda tensor: tensor.offset + tensor.size_bytes)
+        last = bisect_left(tensors, block.end, key=lambda tensor: tensor.offset)
+        return list(tensors[first:last])
+
+    async def _check(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            name = tensor.name
+            whole = all(index in self._target.suppliers for index in self._plan.blocks_of(tensor))
+            if not whole or name in self.found or name in self._checking:
+                continue
+            self._checking.add(name)
+            try:
+                digest = await self._target.sha256_of(tensor)
+            finally:
+                self._checking.discard(name)
+            self.found[name] = digest
+            if self.hashes.get(name, digest) != digest:
+                self._is_wrong(tensor, digest)
+
+    def _is_wrong(self, tensor: Tensor, digest: str) -> None:
+        """Leave the peers that have given of it, and fetch it elsewhere. What the source itself says twice, stands:
+        a manifest is a stranger's word."""
+        givers = {self._target.suppliers[index] for index in self._plan.blocks_of(tensor)}
+        peers = sorted(name for name in givers if name.startswith(PEER))
+        if peers:
+            self._leave_all(peers, f"gave wrong bytes of {tensor.name}")
+        elif self._denied.get(tensor.name) == digest:
+            self._tell(f"the source's own bytes of {tensor.name}, fetched twice, are not what the manifest says")
+            self._distrust()
+            return
+        else:
+            self._tell(f"{tensor.name} came with wrong bytes, and is fetched again")
+            self._denied[tensor.name] = digest
+        self._drop(self._plan.blocks_of(tensor))
+
+    def _distrust(self) -> None:
+        """The manifest: then nothing says that what peers gave is right."""
+        self.hashes.clear()
+        self.distrusted = True
+        self._leave_all([one.name for one in self._providers if one.is_peer], "cannot be checked")
+        given = [index for index, name in self._target.suppliers.items() if name.startswith(PEER)]
+        self._drop(given)
+
+    def _drop(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            self._progress(self._target.suppliers[index], -self._plan.blocks[index].size_bytes)
+            self._target.drop(index)
+            self._first = min(self._first, index)
+            for tensor in self._tensors_in(index):
+                self.found.pop(tensor.name, None)
+
+    def _leave_all(self, names: Sequence[str], why: str) -> None:
+        for provider in [one for one in self._providers if one.name in names]:
+            self._leave(provider, why)
+
+    def _leave(self, provider: Provider, why: str) -> None:
+        if provider in self._providers:
+            self._providers.remove(provider)
+            self._tell(f"{provider.name} is left: {why}")

@@ -1,0 +1,148 @@
+"""Which bytes of a model's files are needed, and where they go: pure.
+
+A model's files count as one, one behind the other (gguf_parts.py): places in it are `start`, `end`. Its bytes come in
+blocks, which are whole or not there; what is needed of a block is told by the copies that lie in it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from dsdnode.engine.gguf import Manifest, plan_shard
+from dsdnode.engine.gguf_header import Header, Tensor
+from dsdnode.engine.gguf_parts import stem_of
+from dsdnode.engine.gguf_writer import head_of, offsets_of
+from dsdnode.weights.sources import Remote
+
+BLOCK_BYTES = 1 << 20
+"""What is fetched again, at most, of each connection that a kill ends."""
+GAP_BYTES = 64 * 1024
+"""So few bytes between two tensors are fetched too: asking twice takes longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Bytes [start, end) of the source go to `offset` of output `output`; `tensor` by the source's name."""
+
+    start: int
+    end: int
+    output: int
+    offset: int
+    tensor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file that is made: so large, with these bytes at its beginning. What else is not copied is zero."""
+
+    name: str
+    size_bytes: int
+    head: bytes = b""
+    literals: tuple[tuple[int, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Bytes [start, end) of the source, all in one of its files."""
+
+    start: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`copies` by their `start`: two are of the same bytes (embeddings that are the head, too), or of none in common.
+    `tensors` that are needed, whole, by their place."""
+
+    outputs: tuple[Output, ...]
+    copies: tuple[Copy, ...]
+    blocks: tuple[Block, ...]
+    tensors: tuple[Tensor, ...]
+    is_whole: bool = False
+    """The files as they are."""
+
+    @property
+    def size_bytes(self) -> int:
+        """To be fetched."""
+        return sum(block.size_bytes for block in self.blocks)
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(output.size_bytes for output in self.outputs)
+
+    def within(self, start: int, end: int) -> Iterator[Copy]:
+        """The copies of which something lies in [start, end), cut to that."""
+        first = bisect_right(self.copies, start, key=lambda copy: copy.end)
+        for copy in self.copies[first:]:
+            if copy.start >= end:
+                return
+            low, high = max(start, copy.start), min(end, copy.end)
+            if low < high:
+                yield Copy(low, high, copy.output, copy.offset + low - copy.start, copy.tensor)
+
+    def blocks_of(self, tensor: Tensor) -> range:
+        """Indices of the blocks in which it lies."""
+        first = bisect_right(self.blocks, tensor.offset, key=lambda block: block.start) - 1
+        last = bisect_right(self.blocks, tensor.offset + tensor.size_bytes - 1, key=lambda block: block.start)
+        return range(first, last)
+
+
+def file_starts(sizes: Sequence[int]) -> list[int]:
+    """Where each file begins, and where all of them end."""
+    return list(accumulate(sizes, initial=0))
+
+
+def plan_files(remote: Remote, header: Header) -> Plan:
+    """All files as they are."""
+    starts = file_starts([file.size_bytes for file in remote.files])
+    copies = [Copy(starts[one], starts[one + 1], one, 0) for one in range(len(remote.files))]
+    outputs = tuple(Output(file.name, file.size_bytes) for file in remote.files)
+    return Plan(
+        outputs, tuple(copies), tuple(_blocks(copies, starts)), _in_order(header.tensors.values()), is_whole=True
+    )
+
+
+def plan_layers(remote: Remote, header: Header, whole: Manifest, start: int, end: int) -> Plan:
+    """The shard of layers [start, end) as `cut` would write it. Raises BadInput, ModelRefused."""
+    metadata, tensors = plan_shard(header, whole, start, end, Path(remote.files[0].name))
+    head = head_of(metadata, tensors)
+    offsets, size_bytes = offsets_of(head, tensors)
+    copies = sorted(
+        (
+            Copy(one.source.offset, one.source.offset + one.size_bytes, 0, offset, one.source.name)
+            for one, offset in zip(tensors, offsets, strict=True)
+            if one.source is not None
+        ),
+        key=lambda copy: copy.start,
+    )
+    literals = tuple((offset, one.data) for one, offset in zip(tensors, offsets, strict=True) if one.data is not None)
+    output = Output(f"{stem_of(Path(remote.files[0].name))}-{start}-{end}.gguf", size_bytes, head, literals)
+    needed = {one.source.name: one.source for one in tensors if one.source is not None}
+    starts = file_starts([file.size_bytes for file in remote.files])
+    return Plan((output,), tuple(copies), tuple(_blocks(copies, starts)), _in_order(needed.values()))
+
+
+def _in_order(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(sorted(tensors, key=lambda tensor: tensor.offset))
+
+
+def _blocks(copies: Sequence[Copy], starts: Sequence[int]) -> Iterator[Block]:
+    """Runs of copies with little between them, in pieces, none of which goes on into another file."""
+    runs: list[tuple[int, int]] = []
+    for copy in copies:
+        same_file = runs and bisect_right(starts, copy.start) == bisect_right(starts, runs[-1][0])
+        if same_file and copy.start - runs[-1][1] <= GAP_BYTES:
+            runs[-1] = runs[-1][0], max(runs[-1][1], copy.end)
+        else:
+            runs.append((copy.start, copy.end))
+    for start, end in runs:
+        for at in range(start, end, BLOCK_BYTES):
+            yield Block(at, min(at + BLOCK_BYTES, end))

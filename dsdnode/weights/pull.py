@@ -1,0 +1,306 @@
+"""`dsdnode pull`: look at a source, say what it would take, fetch it into the store.
+
+What makes bytes right: files are asked for by commit, over TLS, and a whole file must have the SHA-256 that the hub
+said. Of layers alone no hub says a hash: what the source itself gives is believed as the source is, and what it said of
+the whole file is what the model's id is made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from dsdnode.engine.gguf import Manifest, check_whole, manifest_of, read_manifest
+from dsdnode.engine.gguf_header import Header, parse_header
+from dsdnode.engine.gguf_parts import join_parts, stem_of
+from dsdnode.errors import ModelRefused
+from dsdnode.weights.fetch import Fetch, Provider
+from dsdnode.weights.hub import resolve, tokens
+from dsdnode.weights.pace import Pace
+from dsdnode.weights.plan import plan_files, plan_layers
+from dsdnode.weights.providers import FromHeaders, FromHub
+from dsdnode.weights.sources import Remote, RemoteFile, parse_source
+from dsdnode.weights.store import Entry, Store, keep_headers, known_headers, size
+from dsdnode.weights.target import Target, kept_bytes
+from dsdnode.weights.web import PATIENT, Denied, Limits, SourceFailed, Web
+from dsdnode.wire.records import weights_hash_of
+
+FIRST_BYTES = 256 << 10
+"""Of a header: all of it, where it has no tokenizer."""
+FAST_BYTES = 4 << 20
+"""Up to here twice as much is asked for each time, from here on a quarter more: what lies behind is tensors."""
+MAX_BEGINNING_BYTES = 256 << 20
+"""Of a file, in which its header must end."""
+NO_HASH = "0" * 64
+Tell = Callable[[str], None]
+
+
+class WrongBytes(ModelRefused):
+    """All of a file came, and it is not what its source says."""
+
+
+class Progress(Protocol):
+    def begin(self, num_bytes: int, num_done_bytes: int) -> None: ...
+
+    def step(self, source: str, num_bytes: int) -> None:
+        """So many more are there, from this one. Fewer: what came was wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a pull would take, for people to decide."""
+
+    source: str
+    """Pinned: a commit, where there are such."""
+    host: str
+    model: str
+    architecture: str
+    layers: tuple[int, int]
+    num_layers: int
+    licence: str
+    fetch_bytes: int
+    """That are not here yet."""
+    size_bytes: int
+    """Of what is needed, in all."""
+    whole_bytes: int
+    """Of the whole model."""
+    disk_bytes: int
+    disk_free_bytes: int
+    weights_hash: str
+    model_id: str
+    """Both empty where nobody says them before the file is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What is known of a model before it is fetched: the beginnings of its files are in hand."""
+
+    remote: Remote
+    header: Header
+    beginnings: list[bytes]
+    whole: Manifest
+
+
+class Pull:
+    """`await Pull.prepare(...)`, then `quote()`, then `await run(...)`."""
+
+    def __init__(self, web: Web, store: Store, looked: _Looked, asked: str, layers: tuple[int, int] | None) -> None:
+        """Raises BadInput, ModelRefused: no such layers, or they cannot be alone."""
+        self._web = web
+        self._store = store
+        self._looked = looked
+        self._asked = asked
+        self.remote, self.header = looked.remote, looked.header
+        """Of the whole model."""
+        self.manifest = looked.whole
+        """Of what will be there; its weights hash is of zeros where nobody says it before all is there."""
+        if layers is None:
+            self.plan = plan_files(self.remote, self.header)
+        else:
+            check_whole(self.header, Path(self.remote.files[0].name))
+            self.plan = plan_layers(self.remote, self.header, looked.whole, *layers)
+            self.manifest = replace(looked.whole, start=layers[0], end=layers[1])
+        self.name = name_of(self.remote, layers)
+
+    @classmethod
+    async def prepare(
+        cls,
+        web: Web,
+        store: Store,
+        remote: Remote,
+        layers: tuple[int, int] | None,
+        asked: str,
+        weights_hash: str = "",
+        keep: bool = True,
+    ) -> Pull:
+        """Fetch its header, and remember that if we `keep` it. `weights_hash`: of the model that it must be, or "".
+
+        Raises ModelRefused, BadInput (no such layers), SourceFailed, SourceChanged.
+        """
+        known = remote.weights_hash
+        if weights_hash and known and known != weights_hash:
+            raise ModelRefused(
+                f"{remote.source} is another model than the one that is meant: its SHA-256 is {known[:12]}, "
+                f"not {weights_hash[:12]}"
+            )
+        header, beginnings = await _header(web, remote, store.partial(name_of(remote, layers)), keep)
+        whole = manifest_of(header, known or weights_hash or NO_HASH, Path(remote.files[0].name))
+        return cls(web, store, _Looked(remote, header, beginnings, whole), asked, layers)
+
+    def part(self, layers: tuple[int, int] | None) -> Pull:
+        """Of the same model other layers, or all of it. Raises BadInput, ModelRefused."""
+        return Pull(self._web, self._store, self._looked, self._asked, layers)
+
+    @property
+    def known(self) -> Entry | None:
+        """It is here already."""
+        return self._store.find(self.name, None)
+
+    def forget(self) -> None:
+        """Somebody has said no: what was begun of it goes."""
+        self._store.forget(self.name)
+
+    def quote(self) -> Quote:
+        folder, manifest = self._store.partial(self.name), self.manifest
+        return Quote(
+            source=str(self.remote.source),
+            host=self.remote.host,
+            model=manifest.model_name,
+            architecture=manifest.architecture,
+            layers=(manifest.start, manifest.end),
+            num_layers=manifest.num_layers,
+            licence=self.remote.licence,
+            size_bytes=self.plan.size_bytes,
+            fetch_bytes=self.plan.size_bytes - kept_bytes(folder, self.plan),
+            whole_bytes=self.remote.size_bytes,
+            disk_bytes=self.plan.disk_bytes,
+            disk_free_bytes=self._store.free_bytes(),
+            weights_hash="" if manifest.weights_hash == NO_HASH else manifest.weights_hash,
+            model_id="" if manifest.weights_hash == NO_HASH else manifest.model_id,
+        )
+
+    async def run(self, tell: Tell, progress: Progress, peers: Sequence[Provider] = ()) -> Path:
+        """Fetch it, or what is left of it; the path of the model. Whoever ends it may go on later.
+
+        Raises SourceFailed, SourceChanged, ModelRefused (bytes that are not what was said), DiskTrouble, DsdError (no
+        room), BadInput (another process is at it).
+        """
+        if not self.plan.is_whole and self.manifest.weights_hash == NO_HASH:
+            raise ModelRefused(
+                f"{self.remote.host} says no SHA-256 of {self.remote.files[0].name}, so nobody could tell whose layers "
+                "these are: give it (--sha256), or pull the whole model"
+            )
+        self._store.check_room(self.plan.disk_bytes - self._store.used(self.name))
+        folder = self._store.begin(self._entry())
+        keep_headers(folder, self._looked.beginnings)
+        target = Target(folder, self.plan)
+        try:
+            await target.recall()
+            progress.begin(self.plan.size_bytes, sum(self.plan.blocks[one].size_bytes for one in target.suppliers))
+            await self._fetch(target, tell, progress, peers)
+            target.sync()
+        except WrongBytes:
+            self._store.forget(self.name)
+            raise
+        finally:
+            target.close()
+        entry = self._entry()
+        path = self._store.finish(entry)
+        if not self.plan.is_whole:
+            read_manifest(path)  # it is what `start` will take
+        return path
+
+    async def _fetch(self, target: Target, tell: Tell, progress: Progress, peers: Sequence[Provider]) -> None:
+        hub = FromHub(self._web, self.remote)
+        here = FromHeaders(self.remote, self._looked.beginnings)
+        await Fetch(self.plan, target, [here, *peers, hub], {}, tell, progress.step).run()
+        if not self.plan.is_whole:
+            return
+        if not await self._is_right(target):
+            tell("the file has not the SHA-256 that was said of it: all of it is fetched again, once")
+            for index in list(target.suppliers):
+                progress.step(target.suppliers[index], -self.plan.blocks[index].size_bytes)
+                target.drop(index)
+            await Fetch(self.plan, target, [hub], {}, tell, progress.step).run()
+            if not await self._is_right(target):
+                raise WrongBytes(
+                    f"{self.remote.host} has given {self.remote.files[0].name} twice, and never with the SHA-256 that "
+                    f"it says; it is not kept"
+                )
+
+    async def _is_right(self, target: Target) -> bool:
+        found = [await target.sha256_of_file(index) for index in range(len(self.remote.files))]
+        weights_hash = weights_hash_of(found)
+        if self.manifest.weights_hash == NO_HASH:
+            self.manifest = replace(self.manifest, weights_hash=weights_hash)
+        return weights_hash == self.manifest.weights_hash
+
+    def _entry(self) -> Entry:
+        manifest = self.manifest
+        return Entry(
+            name=self.name,
+            source=str(self.remote.source),
+            asked=self._asked,
+            model=manifest.model_name,
+            model_id=manifest.model_id,
+            weights_hash=manifest.weights_hash,
+            layers=(manifest.start, manifest.end),
+            num_layers=manifest.num_layers,
+            files=tuple(output.name for output in self.plan.outputs),
+            size_bytes=self.plan.disk_bytes,
+            licence=self.remote.licence,
+        )
+
+
+def name_of(remote: Remote, layers: tuple[int, int] | None) -> str:
+    """Of a folder of the store: other bytes have another one."""
+    said = "\n".join(file.sha256 or f"{file.url} {file.size_bytes} {file.etag}" for file in remote.files)
+    part = "" if layers is None else f"-{layers[0]}-{layers[1]}"
+    return f"{stem_of(Path(remote.files[0].name))}{part}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+
+
+async def _header(web: Web, remote: Remote, folder: Path, keep: bool) -> tuple[Header, list[bytes]]:
+    """Of all files as one, and the beginning of each. What a pull before has left in `folder` is not fetched again."""
+    beginnings, headers = known_headers(folder, len(remote.files)), []
+    for index, file in enumerate(remote.files):
+        header = None
+        while header is None:
+            header = await _grown(web, file, beginnings[index])
+            if keep:
+                keep_headers(folder, beginnings)
+        headers.append(header)
+    path = Path(remote.files[0].name)
+    return join_parts(path, [Path(file.name) for file in remote.files], headers), list(map(bytes, beginnings))
+
+
+async def _grown(web: Web, file: RemoteFile, beginning: bytearray) -> Header | None:
+    """Fetch more of the beginning of a file, if need be; its header, if that is all in it now."""
+    if beginning:
+        header = await asyncio.to_thread(parse_header, bytes(beginning), file.name, file.size_bytes)
+        if header is not None:
+            return header
+    had = len(beginning)
+    if had >= min(file.size_bytes, MAX_BEGINNING_BYTES):
+        raise ModelRefused(f"{file.name}: its header does not end within {size(had)}")
+    wanted = max(FIRST_BYTES, 2 * had if had < FAST_BYTES else had + had // 4)
+    try:
+        async with aclosing(web.read(file, had, min(wanted, file.size_bytes))) as chunks:
+            async for chunk in chunks:
+                beginning += chunk
+    except Denied as denied:
+        raise SourceFailed(f"{urlsplit(file.url).hostname} does not give {file.name}: it says {denied}") from None
+    return None
+
+
+@asynccontextmanager
+async def pulling(
+    store: Store,
+    text: str,
+    layers: tuple[int, int] | None,
+    tell: Tell,
+    *,
+    weights_hash: str = "",
+    bytes_per_s: float = inf,
+    keep: bool = True,
+    env: Mapping[str, str] = os.environ,
+    limits: Limits = PATIENT,
+) -> AsyncIterator[Pull]:
+    """A pull of what `text` names, ready to be told of and run; with `keep`, what came of it stays in any case.
+
+    Raises BadInput, ModelRefused, SourceFailed.
+    """
+    source = parse_source(text)
+    web = Web(tokens(env), tell, Pace(bytes_per_s), limits)
+    try:
+        remote = await resolve(web, source, env)
+        yield await Pull.prepare(web, store, remote, layers, text, weights_hash, keep)
+    finally:
+        await web.close()

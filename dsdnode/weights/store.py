@@ -1,0 +1,219 @@
+"""The models of this user that are here: a folder each, below `models` in the data dir.
+
+A folder gets its name when all in it is whole; until then it begins with a dot, and a pull of the same goes on in it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from dsdnode.errors import BadInput, DsdError
+from dsdnode.files import replacing
+
+ENTRY = "model.json"
+JOURNAL = "journal"
+HEADER = "header-"
+PARTIAL = "."
+RESERVE_BYTES = 256 << 20
+"""Of the disk is left to others: a machine whose disk is full does nothing more."""
+MAX_ENTRY_BYTES = 1 << 20
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of a model beside its files. `source`: pinned; `asked`: as it was written."""
+
+    name: str
+    source: str
+    asked: str
+    model: str
+    model_id: str
+    weights_hash: str
+    layers: tuple[int, int]
+    num_layers: int
+    files: tuple[str, ...]
+    """In its folder; of one that was added in place, whole paths."""
+    size_bytes: int
+    licence: str = ""
+    checked: str = ""
+    """By what its bytes are known to be right, in words."""
+
+
+class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    layers: tuple[int, int]
+    asked: str
+    size_bytes: int
+    """On the disk by now."""
+
+
+class Store:
+    def __init__(self, data_dir: Path, max_bytes: int | None = None) -> None:
+        self.folder = data_dir / "models"
+        self._max_bytes = max_bytes
+
+    def entries(self) -> list[Entry]:
+        return [entry for folder in self._folders() if (entry := _read(folder / ENTRY)) is not None]
+
+    def unfinished(self) -> list[Unfinished]:
+        found: list[Unfinished] = []
+        for folder in self._folders(partial=True):
+            began = _read(folder / ENTRY)
+            if began is not None:
+                name, layers = began.name, began.layers
+                found.append(Unfinished(name=name, asked=began.asked, layers=layers, size_bytes=_used(folder)))
+        return found
+
+    def find(self, asked: str, layers: tuple[int, int] | None) -> Entry | None:
+        """What was fetched from this source, as it was written or by its name; without layers the whole model, or the
+        only part of it."""
+        meant = [one for one in self.entries() if asked in (one.asked, one.source, one.name)]
+        if layers is not None:
+            meant = [one for one in meant if one.layers in (layers, (0, one.num_layers))]
+            return min(meant, key=lambda one: one.layers != layers, default=None)
+        whole = [one for one in meant if one.layers == (0, one.num_layers)]
+        return whole[0] if whole else meant[0] if len(meant) == 1 else None
+
+    def named(self, name: str) -> Entry:
+        """Raises BadInput."""
+        entry = _read(self.folder / name / ENTRY)
+        if entry is None:
+            raise BadInput(f"there is no model {name!r} here; `dsdnode models list` names them")
+        return entry
+
+    def path_of(self, entry: Entry) -> Path:
+        """Of its first file."""
+        return self.folder / entry.name / entry.files[0]
+
+    def partial(self, name: str) -> Path:
+        return self.folder / f"{PARTIAL}{name}"
+
+    def begin(self, entry: Entry) -> Path:
+        """The folder in which it is fetched. Raises BadInput."""
+        folder = self.partial(entry.name)
+        _write(folder, entry)
+        return folder
+
+    def finish(self, entry: Entry) -> Path:
+        """All of it is there: it gets its name in one step. Raises BadInput."""
+        folder, final = self.partial(entry.name), self.folder / entry.name
+        _write(folder, entry)
+        try:
+            if final.exists():
+                shutil.rmtree(final)
+            os.rename(folder, final)
+            (final / JOURNAL).unlink(missing_ok=True)
+        except OSError as error:
+            raise DsdError(f"{final} cannot be made: {error.strerror or error}") from None
+        return self.path_of(entry)
+
+    def add(self, entry: Entry) -> None:
+        """One whose files stay where they are."""
+        _write(self.folder / entry.name, entry)
+
+    def remove(self, name: str) -> int:
+        """Bytes that are free now. A file that was added in place stays. Raises BadInput."""
+        known = {one.name for one in self.entries()} | {one.name for one in self.unfinished()}
+        if name not in known:
+            raise BadInput(f"there is no model {name!r} here; `dsdnode models list` names them")
+        freed = 0
+        for folder in (self.folder / name, self.partial(name)):
+            freed += _used(folder)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+        return freed
+
+    def used(self, name: str) -> int:
+        """By what is there of it, in bytes on the disk."""
+        return _used(self.partial(name))
+
+    def free_bytes(self) -> int:
+        """That a pull may take: of the disk, and of what the user allows."""
+        at = self.folder
+        while not at.exists():
+            at = at.parent
+        free = shutil.disk_usage(at).free - RESERVE_BYTES
+        if self._max_bytes is not None:
+            free = min(free, self._max_bytes - sum(map(_used, self.all_folders())))
+        return max(0, free)
+
+    def check_room(self, needed_bytes: int) -> None:
+        """Raises DsdError, before anything is fetched in vain."""
+        free = self.free_bytes()
+        if needed_bytes <= free:
+            return
+        limit = "" if self._max_bytes is None else f", --max-disk allows {size(self._max_bytes)}"
+        largest = sorted(self.entries(), key=lambda one: -one.size_bytes)[:3]
+        hint = f"; `dsdnode models rm {largest[0].name}` frees {size(largest[0].size_bytes)}" if largest else ""
+        raise DsdError(f"{size(needed_bytes)} are needed on the disk, and {size(free)} are left{limit}{hint}")
+
+    def all_folders(self) -> list[Path]:
+        return [*self._folders(), *self._folders(partial=True)]
+
+    def forget(self, name: str) -> None:
+        """What was fetched of it and is not whole."""
+        shutil.rmtree(self.partial(name), ignore_errors=True)
+
+    def _folders(self, partial: bool = False) -> Iterator[Path]:
+        if self.folder.is_dir():
+            for one in sorted(self.folder.iterdir()):
+                if one.is_dir() and one.name.startswith(PARTIAL) is partial:
+                    yield one
+
+
+def keep_headers(folder: Path, beginnings: Sequence[bytes | bytearray]) -> None:
+    """What was read of the beginnings of a model's files. Raises BadInput, DsdError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for index, beginning in enumerate(beginnings):
+            path = folder / f"{HEADER}{index}"
+            if not path.exists() or path.stat().st_size != len(beginning):
+                with replacing(path) as file:
+                    file.write(beginning)
+    except OSError as error:
+        raise DsdError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def known_headers(folder: Path, num_files: int) -> list[bytearray]:
+    """Empty where nothing is known."""
+    paths = [folder / f"{HEADER}{index}" for index in range(num_files)]
+    return [bytearray(path.read_bytes() if path.is_file() else b"") for path in paths]
+
+
+def size(num_bytes: int) -> str:
+    """For people."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.{1 if num_bytes < 100 * factor else 0}f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"
+
+
+def _used(folder: Path) -> int:
+    """On the disk: what is not written yet of a file takes nothing."""
+    used = 0
+    with suppress(OSError):
+        for one in folder.iterdir():
+            used += one.stat().st_blocks * 512
+    return used
+
+
+def _read(path: Path) -> Entry | None:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(MAX_ENTRY_BYTES), type=Entry)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _write(folder: Path, entry: Entry) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with replacing(folder / ENTRY) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(entry)))
+    except OSError as error:
+        raise DsdError(f"{folder} cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,334 @@
+"""HTTP as hubs speak it: redirects to addresses that expire, bodies that stall or end early, limits, other bytes.
+
+`read` goes on from where a body ended, so nothing comes twice; whatever goes wrong is said, tried again a few times,
+and ends in words. A token is sent to the one host that it is for, never after a redirect to another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import msgspec
+
+from dsdnode.errors import BadInput, DsdError
+from dsdnode.weights.pace import Pace
+from dsdnode.weights.sources import RemoteFile
+
+MAX_REDIRECTS = 5
+MAX_TRIES = 6
+"""In a row without bytes worth the name; with the pauses between them, half a minute."""
+WORTH_BYTES = 64 * 1024
+MAX_WAIT_S = 600.0
+"""As a server may ask for (429, Retry-After); longer is for people to wait."""
+MAX_SKIPPED_BYTES = 64 << 20
+"""Of the answer of a server that sends a whole file where a range was asked for."""
+MAX_JSON_BYTES = 16 << 20
+"""Of what is not a model: a repository's list of files."""
+BODY_BYTES = 64 * 1024
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Tests shorten them."""
+
+    connect_s: float = 10.0
+    stall_s: float = 20.0
+    """Without a byte; then it is asked for anew."""
+    pause_s: float = 1.0
+    """Before a second try, and twice as long before each further one."""
+
+
+PATIENT = Limits()
+
+
+class SourceFailed(DsdError):
+    """A source does not give what it should, and it makes no sense to go on asking it."""
+
+
+class SourceChanged(SourceFailed):
+    """What it has now is not what it had when the pull began."""
+
+
+class Denied(Exception):
+    """401, 403, 404 or 410, and what the server says of it (X-Error-Code)."""
+
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__(f"{status} {code}".strip())
+        self.status = status
+        self.code = code
+
+
+class _Again(Exception):
+    """It may be better the next time, after `wait_s` if that is said."""
+
+    def __init__(self, words: str, wait_s: float | None = None) -> None:
+        super().__init__(words)
+        self.wait_s = wait_s
+
+
+class Web:
+    """`tokens`: by origin (scheme, host, port)."""
+
+    def __init__(
+        self,
+        tokens: Mapping[str, str],
+        tell: Callable[[str], None],
+        pace: Pace,
+        limits: Limits = PATIENT,
+    ) -> None:
+        self._tokens = dict(tokens)
+        self._tell = tell
+        self._pace = pace
+        self._limits = limits
+        timeout = httpx.Timeout(limits.stall_s, connect=limits.connect_s)
+        self._client = httpx.AsyncClient(timeout=timeout, trust_env=True)
+        self._leads_to: dict[str, str] = {}
+        """By the address of a file: where it was found last, which may expire."""
+        self.num_bytes = 0
+        """Of bodies that were read."""
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    # --- what is small
+
+    async def json(self, url: str) -> Any:
+        """Raises SourceFailed, Denied."""
+        return await self._patiently(lambda: self._json(url), urlsplit(url).hostname or url)
+
+    async def _json(self, url: str) -> Any:
+        async with self._open(url, {}) as answer:
+            if answer.status_code != 200:
+                self._complain(answer)
+            body = bytearray()
+            async for chunk in answer.aiter_bytes(BODY_BYTES):
+                body += chunk
+                if len(body) > MAX_JSON_BYTES:
+                    raise SourceFailed(f"{url} answers with more than {MAX_JSON_BYTES >> 20} MiB")
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            raise SourceFailed(f"{url} does not answer with JSON: is it a hub?") from None
+
+    async def look(self, url: str, name: str) -> RemoteFile:
+        """What a server says of the file at an address. Raises SourceFailed, Denied."""
+        return await self._patiently(lambda: self._look(url, name), urlsplit(url).hostname or url)
+
+    async def _look(self, url: str, name: str) -> RemoteFile:
+        first: dict[str, str] = {}
+        async with self._open(url, {"Range": "bytes=0-0"}, first) as answer:
+            if answer.status_code not in (200, 206):
+                self._complain(answer)
+            size_bytes = _total(answer)
+            if size_bytes is None:
+                raise SourceFailed(f"{urlsplit(url).hostname} does not say how large {name} is")
+            sha256 = first.get("x-linked-etag") or ""
+            return RemoteFile(name, url, size_bytes, _sha256(sha256), answer.headers.get("etag", ""))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], host: str) -> T:
+        for tries in range(1, MAX_TRIES + 1):
+            try:
+                return await ask()
+            except _Again as trouble:
+                await self._pause(trouble, tries, host)
+        raise AssertionError
+
+    # --- what is large
+
+    async def read(self, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """Bytes [start, end) of a file, as they come. Raises SourceFailed, SourceChanged, Denied."""
+        tries, asked_at = 0, start
+        while start < end:
+            try:
+                async with aclosing(self._read_once(file, start, end)) as chunks:
+                    async for chunk in chunks:
+                        self.num_bytes += len(chunk)
+                        await self._pace.take(len(chunk))
+                        start += len(chunk)
+                        yield chunk
+                if start < end:
+                    raise _Again("its answer ended early")
+            except _Again as trouble:
+                tries = 1 if start - asked_at >= WORTH_BYTES else tries + 1
+                asked_at = start
+                await self._pause(trouble, tries, urlsplit(file.url).hostname or "")
+
+    async def _pause(self, trouble: _Again, tries: int, host: str) -> None:
+        if tries >= MAX_TRIES:
+            raise SourceFailed(f"{host}: {trouble}, {tries} times in a row") from None
+        wait_s = self._limits.pause_s * 2 ** (tries - 1) if trouble.wait_s is None else trouble.wait_s
+        if wait_s > MAX_WAIT_S:
+            raise SourceFailed(f"{host}: {trouble}; it wants to be asked again in {wait_s / 60:.0f} min") from None
+        if tries > 1 or wait_s >= self._limits.pause_s:
+            self._tell(f"{host}: {trouble}; again in {wait_s:.0f} s")
+        await asyncio.sleep(wait_s)
+
+    async def _read_once(self, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        first: dict[str, str] = {}
+        async with self._open(file.url, headers, first) as answer:
+            self._check_unchanged(file, first, answer)
+            skip = self._check_range(file, answer, start)
+            async for chunk in answer.aiter_raw(BODY_BYTES):
+                if skip >= len(chunk):
+                    skip -= len(chunk)
+                    continue
+                chunk, skip = chunk[skip : skip + end - start], 0
+                start += len(chunk)
+                yield chunk
+                if start >= end:
+                    return
+
+    def _check_unchanged(self, file: RemoteFile, first: Mapping[str, str], answer: httpx.Response) -> None:
+        said = _sha256(first.get("x-linked-etag", ""))
+        total = _total(answer)
+        etag = answer.headers.get("etag", "")
+        changed = (said and file.sha256 and said != file.sha256) or answer.status_code == 416
+        if changed or (total is not None and total != file.size_bytes) or (file.etag and etag and etag != file.etag):
+            raise SourceChanged(
+                f"{file.name} has changed at {urlsplit(file.url).hostname} since this pull began: pull again"
+            )
+
+    def _check_range(self, file: RemoteFile, answer: httpx.Response, start: int) -> int:
+        """Bytes to pass over before the range that was asked for."""
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            raise SourceFailed(f"{urlsplit(file.url).hostname} sends {file.name} packed, though it was not asked to")
+        if answer.status_code == 206:
+            if not answer.headers.get("content-range", "").startswith(f"bytes {start}-"):
+                raise _Again("it sent another range than was asked for")
+            return 0
+        if answer.status_code != 200:
+            self._complain(answer)
+        if start > MAX_SKIPPED_BYTES:
+            raise _Again("it sent the whole file where a part was asked for")
+        return start
+
+    # --- one request
+
+    @asynccontextmanager
+    async def _open(
+        self, url: str, headers: Mapping[str, str], first: dict[str, str] | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer behind all redirects; `first` gets the headers of those on the way."""
+        at = self._leads_to.get(url, url)
+        for _ in range(MAX_REDIRECTS + 1):
+            async with self._send(at, headers) as answer:
+                if answer.is_redirect and "location" in answer.headers:
+                    for key, value in answer.headers.items():
+                        if first is not None:
+                            first.setdefault(key.lower(), value)
+                    at = _next(at, answer.headers["location"])
+                    continue
+                if at != url and answer.status_code in (401, 403, 404, 410):
+                    if self._leads_to.pop(url, None) is None:
+                        raise _Again(f"the address that it led to says {answer.status_code}")
+                    at = url  # it has expired: ask again where to go
+                    continue
+                if at != url and answer.status_code in (200, 206):
+                    self._leads_to[url] = at
+                yield answer
+                return
+        raise SourceFailed(f"{url} leads on to other addresses without end")
+
+    @asynccontextmanager
+    async def _send(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        token = self._tokens.get(origin_of(url))
+        own = {**headers, **({"Authorization": f"Bearer {token}"} if token else {})}
+        check_scheme(url, token is not None)
+        try:
+            async with self._client.stream("GET", url, headers=own) as answer:
+                yield answer
+        except httpx.TimeoutException as error:
+            slow = "no answer" if isinstance(error, httpx.ConnectTimeout) else "nothing came"
+            limit_s = self._limits.connect_s if isinstance(error, httpx.ConnectTimeout) else self._limits.stall_s
+            raise _Again(f"{slow} for {limit_s:g} s") from None
+        except httpx.TransportError as error:
+            raise _Again(_words(error)) from None
+        except (httpx.InvalidURL, httpx.StreamError) as error:
+            raise SourceFailed(f"{urlsplit(url).hostname}: {error}") from None
+
+    def _complain(self, answer: httpx.Response) -> None:
+        """Raises what follows from a status that is no success."""
+        status = answer.status_code
+        if status in (401, 403, 404, 410):
+            raise Denied(status, answer.headers.get("x-error-code", ""))
+        if status == 429 or status >= 500:
+            what = "it says that we ask too much" if status == 429 else f"it fails ({status})"
+            raise _Again(what, _retry_after_s(answer.headers.get("retry-after", "")))
+        raise SourceFailed(f"{answer.request.url.host} answers {status}")
+
+
+def origin_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def check_scheme(url: str, secret: bool) -> None:
+    """Nothing secret, and no redirect from TLS, goes over a plain connection, but on this machine. Raises BadInput."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or (not secret and parts.scheme == "http") or _is_here(parts.hostname or ""):
+        return
+    raise BadInput(f"{parts.scheme}://{parts.hostname}: a token is not sent without TLS; use https")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _next(url: str, location: str) -> str:
+    target = urljoin(url, location)
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+        raise SourceFailed(f"{urlsplit(url).hostname} leads from https to {urlsplit(target).scheme}: not followed")
+    if urlsplit(target).scheme not in ("http", "https"):
+        raise SourceFailed(f"{urlsplit(url).hostname} leads to {urlsplit(target).scheme}: not followed")
+    return target
+
+
+def _words(error: httpx.TransportError) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise SourceFailed(f"its certificate is not valid ({cause.verify_message})") from None
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "its answer ended early"
+    return f"it cannot be reached ({error})" if isinstance(error, httpx.ConnectError) else f"the link broke ({error})"
+
+
+def _total(answer: httpx.Response) -> int | None:
+    """Size of the whole file, as a 200 or a 206 says it."""
+    text = answer.headers.get("content-length", "")
+    if answer.status_code == 206:
+        text = answer.headers.get("content-range", "").rpartition("/")[2]
+    elif answer.status_code != 200:
+        return None
+    return int(text) if text.isdecimal() and len(text) < 19 else None
+
+
+def _sha256(etag: str) -> str:
+    etag = etag.removeprefix("W/").strip('"').lower()
+    return etag if len(etag) == 64 and set(etag) <= set("0123456789abcdef") else ""
+
+
+def _retry_after_s(text: str) -> float | None:
+    if text.isdecimal() and len(text) < 9:
+        return float(text)
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None

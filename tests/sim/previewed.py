@@ -1,0 +1,168 @@
+"""What `dsdnode start --dry-run` says, and what is measured once it has been started: `python -m tests.sim.previewed`.
+
+Six swarms of real daemons with emulated links and devices, and a newcomer in each. First it only looks; then the same
+command starts it, and replies are asked for at its machine. Tokens per second of a reply, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from dsdnode.bench.emulator import Emulator
+from dsdnode.bench.shape import LinkShape
+from dsdnode.cli import control, render
+from dsdnode.client.client import Client, Finished, GenerateRequest
+from dsdnode.models.problems import problems
+from tests.node.processes import Daemon, Swarm, run, swarm
+
+STAGE, DRAFT = ("10", "2"), ("0", "4")
+"""ms, and ms a position: slow enough for two cores to play all of them."""
+REPLIES, TOKENS, PROMPTS_SEED = 8, 64, 977
+SETTLE_S = 8.0
+"""Until stages have measured their links, and told of them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`members`: of each its words and its device's pace; `newcomer`: the same."""
+
+    name: str
+    latency_ms: float
+    members: tuple[tuple[tuple[str, ...], tuple[str, str]], ...]
+    newcomer: tuple[tuple[str, ...], tuple[str, str]]
+
+
+def shard(layers: str, pace: tuple[str, str] = STAGE) -> tuple[tuple[str, ...], tuple[str, str]]:
+    return ("--role", "shard", "--layers", layers), pace
+
+
+DRAFTER = ("--role", "drafter"), DRAFT
+SLOW = ("60", "6")
+CASES = (
+    Case("the missing half, 5 ms", 5, (DRAFTER, shard("0:4")), (("--role", "auto"), STAGE)),
+    Case("a drafter of one's own, 20 ms", 20, (DRAFTER, shard("0:4"), shard("4:8")), DRAFTER),
+    Case("beside a slow stage, 10 ms", 10, (DRAFTER, shard("0:4"), shard("4:8", SLOW)), shard("4:8")),
+    Case("a third copy, 10 ms", 10, (DRAFTER, shard("0:4"), shard("4:8")), (("--role", "auto"), STAGE)),
+    Case("plain decoding, 20 ms", 20, (DRAFTER, shard("0:4"), shard("4:8", SLOW)), (*shard("4:8"),)),
+    Case("the last of four, 40 ms", 40, (DRAFTER, shard("0:2"), shard("2:4"), shard("4:6")), (("--role", "auto"), STAGE)),
+)  # fmt: skip
+PLAIN = ("--draft-max", "0")
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str
+    part: str
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        return self.predicted / self.measured - 1
+
+
+class Laboratory:
+    """One swarm, each of its daemons behind a proxy."""
+
+    def __init__(self, case: Case, made: Swarm, emulator: Emulator) -> None:
+        self._case, self._made, self._emulator = case, made, emulator
+        self._more = PLAIN if case.name.startswith("plain") else ()
+        self._num = 0
+        self.join = ""
+
+    def begin(self, words: Sequence[str], pace: tuple[str, str]) -> Daemon:
+        port = self._emulator.open()
+        told = [*words, "-t", "1", "--emulate-ms", *pace, *self._more, "--advertise", f"tcp://127.0.0.1:{port}"]
+        told += ["--join", self.join] if self.join else []
+        daemon = self._made.start(f"m{self._num}", *told)
+        ready = daemon.ready
+        self._emulator.aim(self._num, int(ready_port(daemon)))
+        self._num += 1
+        self.join = self.join or str(ready["join"])
+        return daemon
+
+    def figure(self) -> Figure:
+        for words, pace in self._case.members:
+            self.begin(words, pace)
+        words, pace = self._case.newcomer
+        self._emulator.shape([LinkShape(self._case.latency_ms / 1e3)] * self._num)
+        asyncio.run(asyncio.sleep(SETTLE_S))
+        look = (
+            "start",
+            "--dry-run",
+            "--json",
+            "--join",
+            self.join,
+            "-t",
+            "1",
+            "--emulate-ms",
+            *pace,
+            *words,
+            *self._more,
+        )
+        said = json.loads(run(*look, "--data-dir", str(self._made.folder / "look"), timeout_s=300).stdout)
+        print(json.dumps(said), file=sys.stderr)
+        newcomer = self.begin(words, pace)
+        self._emulator.shape([LinkShape(self._case.latency_ms / 1e3)] * self._num)
+        asyncio.run(asyncio.sleep(SETTLE_S))
+        part = "+".join(said["roles"]) + (" {}:{}".format(*said["layers"]) if said["layers"] else "")
+        return Figure(self._case.name, part, said["tokens_per_second"], asyncio.run(measured(newcomer)))
+
+
+def ready_port(daemon: Daemon) -> int:
+    """Where it listens itself."""
+    import psutil
+
+    connections = psutil.Process(daemon.process.pid).net_connections(kind="tcp")
+    return int(next(one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN))
+
+
+async def measured(newcomer: Daemon) -> float:
+    """Tokens a second of replies that its own user asks for, one after the other."""
+    here = await control.ask(newcomer.data_dir, "connection", control.Connection)
+    client = await Client.connect((here.join,))
+    try:
+        speeds = []
+        for problem in problems(PROMPTS_SEED, REPLIES):
+            request = GenerateRequest(messages=[{"role": "user", "content": problem.question}], max_tokens=TOKENS)
+            async for event in client.generate(request):
+                if isinstance(event, Finished) and event.stats.tokens_per_second:
+                    speeds.append(event.stats.tokens_per_second)
+        return statistics.median(speeds)
+    finally:
+        await client.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", type=int, help="numbers, from 0 (all)")
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    figures = []
+    for number in arguments.cases or range(len(CASES)):
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            emulator = stack.enter_context(Emulator(seed=1))
+            made = stack.enter_context(swarm(Path(folder)))
+            figures.append(Laboratory(CASES[number], made, emulator).figure())
+    rows = [
+        (one.name, one.part, f"{one.measured:.3g}", f"{one.predicted:.3g}", f"{100 * one.error:+.1f} %")
+        for one in figures
+    ]
+    print(render.table(("CASE", "PART", "MEASURED", "PREDICTED", "OFF BY"), rows))
+    sizes = sorted(abs(one.error) for one in figures)
+    print(f"{len(sizes)} figures: median error {100 * statistics.median(sizes):.1f} %, worst {100 * sizes[-1]:.1f} %")
+
+
+if __name__ == "__main__":
+    main()
