@@ -48,14 +48,15 @@ def shard(layers: str, pace: tuple[str, str] = STAGE) -> tuple[tuple[str, ...], 
 
 
 DRAFTER = ("--role", "drafter"), DRAFT
+AUTO = ("--role", "auto"), STAGE
 SLOW = ("60", "6")
 CASES = (
-    Case("the missing half, 5 ms", 5, (DRAFTER, shard("0:4")), (("--role", "auto"), STAGE)),
+    Case("the missing half, 5 ms", 5, (DRAFTER, shard("0:4")), AUTO),
     Case("a drafter of one's own, 20 ms", 20, (DRAFTER, shard("0:4"), shard("4:8")), DRAFTER),
     Case("beside a slow stage, 10 ms", 10, (DRAFTER, shard("0:4"), shard("4:8", SLOW)), shard("4:8")),
-    Case("a third copy, 10 ms", 10, (DRAFTER, shard("0:4"), shard("4:8")), (("--role", "auto"), STAGE)),
+    Case("a third copy, 10 ms", 10, (DRAFTER, shard("0:4"), shard("4:8")), AUTO),
     Case("plain decoding, 20 ms", 20, (DRAFTER, shard("0:4"), shard("4:8", SLOW)), (*shard("4:8"),)),
-    Case("the last of four, 40 ms", 40, (DRAFTER, shard("0:2"), shard("2:4"), shard("4:6")), (("--role", "auto"), STAGE)),
+    Case("the last of four, 40 ms", 40, (DRAFTER, shard("0:2"), shard("2:4"), shard("4:6")), AUTO),
 )  # fmt: skip
 PLAIN = ("--draft-max", "0")
 
