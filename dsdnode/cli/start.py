@@ -35,6 +35,7 @@ from dsdnode.files import output, shown, words
 from dsdnode.node.status import Ready
 
 if TYPE_CHECKING:
+    from dsdnode.node.fetching import User
     from dsdnode.node.node import Node
 
 MAX_READY_BYTES = 64 * 1024
@@ -80,7 +81,7 @@ def start(
     if emulate_ms is None:  # (the fine loop's select() sees no descriptor beyond 1,023)
         raise_descriptor_limit()
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
-        return runner.run(serve(config, as_json, leash, lent))
+        return runner.run(serve(config, as_json, leash, lent, preview.Person(yes)))
 
 
 def raise_descriptor_limit() -> None:
@@ -125,7 +126,9 @@ class Ending:
             _kill(EXIT_FAILURE)
 
 
-async def serve(config: NodeConfig, as_json: bool, leash: bool = False, lent: Sequence[str] = ()) -> int:
+async def serve(
+    config: NodeConfig, as_json: bool, leash: bool = False, lent: Sequence[str] = (), user: User | None = None
+) -> int:
     """Start a node, say that it is ready, and serve until told to end; the exit code. Raises what Node.start raises.
 
     `lent`: swarm keys that an invitation has brought.
@@ -139,7 +142,7 @@ async def serve(config: NodeConfig, as_json: bool, leash: bool = False, lent: Se
     if leash:
         loop.add_reader(sys.stdin.fileno(), ending.on_input)
     with control.hold(config.data_dir):
-        ending.starting = asyncio.create_task(Node.start(config))
+        ending.starting = asyncio.create_task(Node.start(config, user))
         try:
             node = await ending.starting
         except asyncio.CancelledError:

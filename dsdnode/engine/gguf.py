@@ -171,9 +171,8 @@ def fits_header(header: Header) -> Callable[[int, int], bool]:
     return may_be_cut
 
 
-def shard_bytes(path: Path, start: int, end: int) -> int:
-    """Of layers [start, end) of the whole model at `path` as a file, to a few thousand. Raises ModelRefused."""
-    header = read_model(path)
+def shard_bytes(header: Header, start: int, end: int) -> int:
+    """Of layers [start, end) of the whole model as a file, to a few thousand. Raises ModelRefused."""
     return sum(tensor.size_bytes for tensor in plan_tensors(header, supported(header), start, end))
 
 

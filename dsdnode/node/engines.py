@@ -165,7 +165,7 @@ def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
     """How many layers fit `max_memory`. Raises ModelRefused: not one."""
     if config.max_memory_bytes is None:
         return manifest.num_layers
-    needs = Needs.of(size_bytes_of(path), manifest.num_layers, manifest.width, config.context_tokens)
+    needs = Needs.of(size_bytes_of(path) // manifest.num_layers, manifest.width, config.context_tokens)
     return needs.capacity_of(manifest.model_name, config.max_memory_bytes, manifest.num_layers)
 
 
@@ -219,6 +219,7 @@ def record_of(
     contact: Contact,
     queue: float = 0.0,
     round_trips: tuple[RoundTrip, ...] = (),
+    source: str = "",
 ) -> ProviderRecord:
     """What the node offers with this engine."""
     shard = engine.shard
@@ -241,4 +242,5 @@ def record_of(
         slope_ms=1e3 * cost.slope_s,
         queue=queue,
         round_trips=round_trips,
+        source=source,
     )

@@ -59,10 +59,10 @@ class Needs:
     layer: int
 
     @classmethod
-    def of(cls, weights_bytes: int, num_layers: int, width: int, context_tokens: int) -> Needs:
-        """Of a model of so many bytes; its keys and values are taken to be as wide as the model, which is the most."""
+    def of(cls, layer_bytes: int, width: int, context_tokens: int) -> Needs:
+        """Of layers of so many bytes; their keys and values are taken to be as wide as the model, which is the most."""
         scores = context_tokens * EngineOptions().batch_tokens * 4 * (width // HEAD_WIDTH + 1)
-        return cls(PROCESS_BYTES + scores, weights_bytes // num_layers + context_tokens * width * 2 * 2)
+        return cls(PROCESS_BYTES + scores, layer_bytes + context_tokens * width * 2 * 2)
 
     def of_layers(self, num_layers: int) -> int:
         return self.beside + num_layers * self.layer

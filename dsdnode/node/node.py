@@ -27,9 +27,9 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure
+from dsdnode.node.fetching import Nobody, User
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.organs import Organs, organs_of
-from dsdnode.node.settling import Agree, agreed
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
 from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
@@ -77,15 +77,15 @@ class Node:
         self._started_s = asyncio.get_running_loop().time()
 
     @classmethod
-    async def start(cls, config: NodeConfig, agree: Agree = agreed) -> Node:
+    async def start(cls, config: NodeConfig, user: User | None = None) -> Node:
         """Raises BadInput (of an identity in use elsewhere, too), PeerUnavailable (no peer of `joins` answers, or all
-        refuse us), ModelRefused, and what `agree` raises, which hears what a node that chooses its roles is to do."""
+        refuse us), ModelRefused, and what `user` raises, who is asked before anything is fetched."""
         identity = load_or_create(config.identity_file)
         contacts = [parse_join(join) for join in config.joins]
         transport = await ZmqTransport.open(
             identity, listen=config.listen, advertise=config.advertise, swarm_keys=config.swarm_keys
         )
-        node = cls(config, identity, transport, organs_of(config, agree), secrets.SystemRandom())
+        node = cls(config, identity, transport, organs_of(config, user or Nobody()), secrets.SystemRandom())
         try:
             await node.run(contacts)
             if node._offers:
@@ -143,7 +143,9 @@ class Node:
 
     async def _start_shard(self) -> None:
         engine = await self._organs.shard(self.discovery)
-        offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
+        offer = self._offers["shard"] = Offer(
+            engine, "shard", self._organs.source("shard")
+        )  # from here on `close` ends it
         offer.measured = await measure(engine)
         self._stage = StageHost(
             self.rpc,
@@ -206,7 +208,7 @@ class Node:
 
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
-        offer = self._offers["drafter"] = Offer(engine, "drafter")
+        offer = self._offers["drafter"] = Offer(engine, "drafter", self._organs.source("drafter"))
         await self._check_tokenizer(engine)
         offer.measured = await measure(engine)
         self._drafter = DrafterHost(

@@ -37,13 +37,15 @@ NUM_PINGS = 2
 class Offer:
     """One engine, with the cost line that was measured at the start, before anybody was served."""
 
-    def __init__(self, engine: Engine, role: str) -> None:
+    def __init__(self, engine: Engine, role: str, source: str = "") -> None:
+        """`source`: where others may fetch its model."""
         self.engine = engine
         self.measured = UNKNOWN
         self.batcher: Batcher | None = None
         """Where replies share it: how busy it is, and what it really costs."""
         self.round_trips: tuple[RoundTrip, ...] = ()
         self._role = role
+        self._source = source
         self._said: ProviderRecord | None = None
         self._said_s = 0.0
 
@@ -55,7 +57,7 @@ class Offer:
         """What is to be announced now."""
         self._said_s = now
         self._said = record_of(
-            self.engine, self._role, self.cost, free_sessions, contact, self._queue(), self.round_trips
+            self.engine, self._role, self.cost, free_sessions, contact, self._queue(), self.round_trips, self._source
         )
         return self._said
 

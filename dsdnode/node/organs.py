@@ -10,16 +10,22 @@ from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.engines import Wish, pair_differences, start_draft, start_shard
+from dsdnode.node.fetching import User
 from dsdnode.node.proposal import Proposal
-from dsdnode.node.settling import Agree, settle, until_needed_elsewhere
+from dsdnode.node.settling import settle, until_needed_elsewhere
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.weights.store import Store
+from dsdnode.wire.records import ProviderRecord, is_pinned
 
 
 async def unknown() -> str:
+    return ""
+
+
+def no_source(role: str) -> str:
     return ""
 
 
@@ -42,11 +48,13 @@ class Organs:
     moves: Callable[[Discovery, Pings, ProviderRecord], Awaitable[bool]] | None = None
     """Of such a node's shard, and what it offers: returns True when `shard` is to be called again, for other layers;
     False: it stays for good."""
+    source: Callable[[str], str] = no_source
+    """Of a role's model: where others may fetch it, or ""."""
 
 
-def organs_of(config: NodeConfig, agree: Agree) -> Organs:
-    """Those of a daemon: workers that run model files. `agree`: of what `--role auto` comes to."""
-    chosen = _Chosen(config, agree)
+def organs_of(config: NodeConfig, user: User) -> Organs:
+    """Those of a daemon: workers that run model files. `user`: who is asked for what `--role auto` comes to."""
+    chosen = _Chosen(config, user)
     is_free = AUTO in config.roles
     return Organs(
         shard=chosen.shard,
@@ -54,20 +62,21 @@ def organs_of(config: NodeConfig, agree: Agree) -> Organs:
         differences=chosen.differences,
         settle=chosen.settle if is_free else None,
         moves=chosen.moves if is_free and config.layers is None else None,
+        source=chosen.source,
     )
 
 
 class _Chosen:
     """What a daemon runs, as it was told or as it has chosen."""
 
-    def __init__(self, config: NodeConfig, agree: Agree) -> None:
+    def __init__(self, config: NodeConfig, user: User) -> None:
         self._config = config
-        self._agree = agree
+        self._user = user
         self._proposal: Proposal | None = None
         self._wish: Wish | None = None
 
     async def settle(self, discovery: Discovery, pings: Pings) -> NodeConfig:
-        self._config, self._proposal = await settle(self._config, discovery, pings, self._agree)
+        self._config, self._proposal = await settle(self._config, discovery, pings, self._user)
         if self._proposal.layers is not None:
             self._wish = Wish(self._proposal.layers, self._proposal.capacity_layers)
         return self._config
@@ -77,10 +86,10 @@ class _Chosen:
 
     async def moves(self, discovery: Discovery, pings: Pings, own: ProviderRecord) -> bool:
         target = self._proposal.target if self._proposal else None
-        if target is None or self._wish is None or not target.is_whole:
+        if target is None or self._wish is None or target.path is None or not target.is_whole:
             return False
         capacity = self._wish.capacity_layers
-        layers = await until_needed_elsewhere(discovery, pings, own, capacity, await target.fits())
+        layers = await until_needed_elsewhere(discovery, pings, own, capacity, target.fits())
         self._wish = Wish(layers, capacity)
         return True
 
@@ -90,3 +99,9 @@ class _Chosen:
     async def differences(self) -> str:
         config = self._config
         return await pair_differences(config.draft_model or demo_draft(), config.model or demo_target())
+
+    def source(self, role: str) -> str:
+        path = self._config.model if role == "shard" else self._config.draft_model
+        store = Store(self._config.data_dir)
+        known = next((one for one in store.entries() if path is not None and store.path_of(one) == path), None)
+        return known.source if known is not None and is_pinned(known.source) else ""

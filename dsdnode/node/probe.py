@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dsdnode.config import NodeConfig
 from dsdnode.cost import CostLine
-from dsdnode.engine.gguf import cut, fits, read_manifest, shard_bytes
+from dsdnode.engine.gguf import cut, fits_header, read_manifest, shard_bytes
+from dsdnode.engine.gguf_parts import read_model
 from dsdnode.engine.gguf_sample import write_sample
 from dsdnode.node.engines import measure, start_draft, start_layers
 from dsdnode.placement.pipelines import Range
@@ -28,8 +29,8 @@ async def stage_cost(config: NodeConfig, path: Path, layers: Range) -> CostLine:
     cost = await _of_file(config, lambda file: cut(path, *piece, file, cache_folder=config.data_dir / "cache"))
     if piece == layers or config.emulate is not None:
         return cost
-    whole, part = [await asyncio.to_thread(shard_bytes, path, *one) for one in (layers, piece)]
-    return cost.times(whole / part)
+    header = await asyncio.to_thread(read_model, path)
+    return cost.times(shard_bytes(header, *layers) / shard_bytes(header, *piece))
 
 
 async def sample_cost(config: NodeConfig, width: int, layer_bytes: int) -> CostLine:
@@ -66,6 +67,7 @@ async def _measured(config: NodeConfig, file: Path) -> CostLine:
 def _piece(path: Path, layers: Range) -> Range:
     """The last of them, with the head where there is one: as many as are not too large, or as few as may be cut."""
     start, end = layers
-    may_be_cut = fits(path)
+    header = read_model(path)
+    may_be_cut = fits_header(header)
     pieces = [(first, end) for first in range(start, end) if may_be_cut(first, end)] or [layers]
-    return next((one for one in pieces if shard_bytes(path, *one) <= PROBE_BYTES), pieces[-1])
+    return next((one for one in pieces if shard_bytes(header, *one) <= PROBE_BYTES), pieces[-1])

@@ -1,17 +1,20 @@
-"""`--role auto`: a node that is to be told nothing looks around, and takes the part that brings the swarm most."""
+"""`--role auto`: a node that is told nothing looks around, and takes the part that brings the swarm most."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 
 import structlog
 
 from dsdnode.config import NodeConfig
 from dsdnode.node import machine
+from dsdnode.node.fetching import Hubs, User
 from dsdnode.node.offers import NUM_PINGS
 from dsdnode.node.proposal import Found, Proposal, propose
+from dsdnode.node.shard.claiming import claim_layers
+from dsdnode.node.targets import Target
 from dsdnode.placement.layers import Fits
 from dsdnode.placement.moving import Holes
 from dsdnode.placement.pipelines import Range
@@ -29,29 +32,43 @@ LOOK_S = 20.0
 JOINED_S = 3.0
 """For the others that it was told to join by: the first that answers may be a hermit, or a liar."""
 
-Agree = Callable[[Proposal], Awaitable[None]]
-"""The user hears what is to be done. Raises DsdError where he does not want it."""
 
+async def settle(config: NodeConfig, discovery: Discovery, pings: Pings, user: User) -> tuple[NodeConfig, Proposal]:
+    """The configuration with the roles, and the models, of what is proposed; what is not here has been fetched.
 
-async def agreed(proposal: Proposal) -> None:
-    """Of who has nobody to ask."""
-
-
-async def settle(config: NodeConfig, discovery: Discovery, pings: Pings, agree: Agree) -> tuple[NodeConfig, Proposal]:
-    """The configuration with the roles, and the models, of what is proposed. Raises ModelRefused, BadInput, and what
-    `agree` raises."""
+    Raises ModelRefused, BadInput, DsdError (it cannot be fetched), and what `user` raises.
+    """
     found = await look_around(discovery, pings)
-    proposal = await propose(config, discovery.contact, found, machine.at_hand(config.data_dir))
-    await agree(proposal)
-    layers = "{}:{}".format(*proposal.layers) if proposal.layers else "none"
-    log.info("part taken", roles=", ".join(proposal.roles), layers=layers, why=proposal.why)
-    target, draft = proposal.target, proposal.draft
+    async with Hubs(config, user) as sources:
+        here = machine.at_hand(config.data_dir)
+        proposal = await propose(config, discovery.contact, found, here, sources)
+        parts = [one.part(layers) for one, layers in proposal.pulls]
+        await user.agree(proposal, [part.quote() for part in parts])
+        layers = "{}:{}".format(*proposal.layers) if proposal.layers else "none"
+        log.info("part taken", roles=", ".join(proposal.roles), layers=layers, why=proposal.why)
+        model = draft = None
+        if proposal.target is not None and proposal.layers is not None:
+            model = await _here(config, discovery, proposal, proposal.target, proposal.layers, sources)
+        if proposal.draft is not None:
+            draft = proposal.draft.path or await sources.fetch(proposal.draft, None)
     return replace(
         config,
         roles=proposal.roles,
-        model=target.path if target else config.model,
-        draft_model=draft.path if draft else config.draft_model,
+        model=model or config.model,
+        model_source="",
+        draft_model=draft or config.draft_model,
     ), proposal
+
+
+async def _here(
+    config: NodeConfig, discovery: Discovery, proposal: Proposal, target: Target, wanted: Range, sources: Hubs
+) -> Path:
+    """The file with these layers; or with others, if somebody else takes these while it looks."""
+    if target.path is not None:
+        return target.path
+    claim = target.kind(config, discovery.contact)
+    layers = await claim_layers(discovery, claim, proposal.capacity_layers, target.fits(), wanted)
+    return await sources.fetch(target, layers)
 
 
 async def until_needed_elsewhere(

@@ -30,14 +30,13 @@ class Means:
     """What one machine could do for a model.
 
     `capacity_layers`: how many layers fit it, beside a draft model if it `drafts`, that is, has one or would fetch it.
-    `layer`: a layer's cost line here. `at_hand`: layers that are on its disk already, if they are not all.
+    `layer`: a layer's cost line here.
     """
 
     contact: Contact
     capacity_layers: int
     drafts: bool
     layer: CostLine
-    at_hand: Range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +68,6 @@ def _layers(
     ranges = [(one.start, one.end) for one in shards]
     wanted = choose_layers(shards, num_layers, capacity, fits)
     lacking = num_missing(ranges, num_layers)
-    kept = means.at_hand
-    if kept is not None and size(kept) <= capacity and _serves(kept, wanted, ranges, num_layers):
-        return kept, "they are on this disk already, and serve as well as any"
     if lacking:
         return wanted, f"{lacking} of {num_layers} layers are hosted by nobody"
     least = _replicas(wanted, ranges)
@@ -80,6 +76,14 @@ def _layers(
         if faster is not None:
             return faster, "the best pipeline gets faster"
     return wanted, f"{least} {'peer hosts' if least == 1 else 'peers host'} them, and none fewer"
+
+
+def still_serves(shards: Sequence[ProviderRecord], kept: Range) -> bool:
+    """Are layers that a peer has on its disk of as much use to these shards' model as any others, as many at most?"""
+    if not shards:
+        return True
+    ranges, num_layers = [(one.start, one.end) for one in shards], shards[0].num_layers
+    return _serves(kept, choose_layers(shards, num_layers, size(kept)), ranges, num_layers)
 
 
 def _serves(kept: Range, wanted: Range, ranges: Sequence[Range], num_layers: int) -> bool:

@@ -18,6 +18,7 @@ from dsdnode.identity import Identity
 from dsdnode.models.problems import problems
 from dsdnode.net.handshake import swarm_names
 from dsdnode.node import machine
+from dsdnode.node.fetching import Hubs, Nobody
 from dsdnode.node.machine import Machine
 from dsdnode.node.offers import NUM_PINGS
 from dsdnode.node.proposal import Found, Proposal, propose
@@ -28,6 +29,7 @@ from dsdnode.sim.plan import SEED
 from dsdnode.sim.scenario import Pair
 from dsdnode.sim.simulate import simulate
 from dsdnode.swarm.catalogue import models_of
+from dsdnode.weights.pull import Quote
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
@@ -53,6 +55,8 @@ class Sight:
     found: Found
     machine: Machine
     proposal: Proposal
+    quotes: tuple[Quote, ...]
+    """Of what it would fetch."""
     trial: Trial
 
 
@@ -75,11 +79,13 @@ async def look(config: NodeConfig) -> Sight:
     contact = Contact(Identity.generate().public_key, ())
     async with _client(config) as client:
         found = Found.of(*await client.survey(MAX_SURVEYED, NUM_PINGS)) if client else Found()
-        proposal = await propose(config, contact, found, here, timed=True)
+        async with Hubs(config, Nobody()) as sources:
+            proposal = await propose(config, contact, found, here, sources, timed=True)
+            quotes = tuple(pull.part(layers).quote() for pull, layers in proposal.pulls)
         trial = Trial()
-        if client is not None and proposal.model_id:
-            trial = await _try(client, found.records, proposal.model_id)
-    return Sight(found, here, proposal, trial)
+        if client is not None and proposal.kind is not None:
+            trial = await _try(client, found.records, proposal.kind.model_id)
+    return Sight(found, here, proposal, quotes, trial)
 
 
 @contextlib.asynccontextmanager
@@ -120,14 +126,14 @@ async def _try(client: Client, records: Sequence[ProviderRecord], model_id: str)
 
 def predict(config: NodeConfig, sight: Sight) -> Prediction | None:
     """None: of a machine that has no part in replies. Raises BadInput."""
-    model_id, trial, found = sight.proposal.model_id, sight.trial, sight.found
-    if not model_id:
+    kind, trial, found = sight.proposal.kind, sight.trial, sight.found
+    if kind is None:
         return None
     pair = Pair() if trial.acceptance is None else Pair(acceptance=trial.acceptance)
     tokens = round(statistics.mean(trial.num_tokens)) if trial.num_tokens else TRIAL_TOKENS
     own = sight.proposal.records
     rtt_s = {**found.rtt_s, **{one.peer_id: 0.0 for one in own}}
-    case = _Case(model_id, rtt_s, pair, (config.window, config.draft_max), tokens)
+    case = _Case(kind.model_id, rtt_s, pair, (config.window, config.draft_max), tokens)
     without, _ = case.speed(found.records)
     with_it, missing = case.speed([*found.records, *own])
     measured = statistics.median(trial.tokens_per_second) if trial.tokens_per_second else None

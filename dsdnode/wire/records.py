@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, TypeVar
 
@@ -50,6 +51,10 @@ Printable = Annotated[
 ]
 Architecture = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 """As llama.cpp calls it: a word."""
+MAX_SOURCE = 400
+_SOURCE = r"^(hf:[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}){2,4}\.gguf@[0-9a-f]{40})?\Z"
+PinnedSource = Annotated[str, Meta(max_length=MAX_SOURCE, pattern=_SOURCE)]
+"""Nothing, or a file of a hub's repository at a commit: that stays as it is, and the hub says its SHA-256."""
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
 Count = Annotated[int, Meta(ge=0, le=1 << 30)]
 T = TypeVar("T")
@@ -72,6 +77,11 @@ def weights_hash_of(sha256s: Sequence[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, sha256s))).hexdigest()
 
 
+def is_pinned(source: str) -> bool:
+    """May a record name it?"""
+    return len(source) <= MAX_SOURCE and re.match(_SOURCE, source) is not None
+
+
 class RoundTrip(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """To the peer whose id begins with `peer`, as measured by the provider."""
 
@@ -86,8 +96,9 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     block of n positions: `fixed_ms + slope_ms * n` (0, 0: not measured yet); `queue`: how many sessions had work there,
     on the average of the last seconds; `round_trips`: to peers that may come before or after it in a pipeline. While
     not `settled` it may yet take other layers, and serves nobody. `relay_bytes_per_s`: what its relays let through, for
-    those far away call it by way of them alone (0: they need none). Free text is printable: it ends on somebody's
-    terminal. What a newer peer says behind these fields is ignored, and passed on with the rest.
+    those far away call it by way of them alone (0: they need none). `source`: where the provider has its model's file
+    from; whoever fetches it there takes it for that model by its `weights_hash` alone. Free text is printable: it ends
+    on somebody's terminal. What a newer peer says behind these fields is ignored, and passed on with the rest.
     """
 
     public_key: Bytes32
@@ -112,6 +123,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     sequence: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
     ttl_s: Annotated[float, Meta(ge=0, le=MAX_TTL_S)] = MAX_TTL_S
     relay_bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    source: PinnedSource = ""
 
     def __post_init__(self) -> None:
         if not self.start < self.end <= self.num_layers:

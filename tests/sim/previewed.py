@@ -12,11 +12,13 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import structlog
 
 from dsdnode.bench.emulator import Emulator
@@ -29,6 +31,7 @@ from tests.node.processes import Daemon, Swarm, run, swarm
 STAGE, DRAFT = ("10", "2"), ("0", "4")
 """ms, and ms a position: slow enough for two cores to play all of them."""
 REPLIES, TOKENS, PROMPTS_SEED = 8, 64, 977
+LISTENS_S, POLL_S = 60.0, 0.02
 SETTLE_S = 8.0
 """Until stages have measured their links, and told of them."""
 
@@ -87,10 +90,10 @@ class Laboratory:
         told = [*words, "-t", "1", "--emulate-ms", *pace, *self._more, "--advertise", f"tcp://127.0.0.1:{port}"]
         told += ["--join", self.join] if self.join else []
         daemon = self._made.start(f"m{self._num}", *told)
-        ready = daemon.ready
-        self._emulator.aim(self._num, int(ready_port(daemon)))
+        self._emulator.aim(self._num, listening_port(daemon))
         self._num += 1
-        self.join = self.join or str(ready["join"])
+        self.join = self.join or daemon.join
+        assert daemon.ready
         return daemon
 
     def figure(self) -> Figure:
@@ -121,12 +124,16 @@ class Laboratory:
         return Figure(self._case.name, part, said["tokens_per_second"], asyncio.run(measured(newcomer)))
 
 
-def ready_port(daemon: Daemon) -> int:
-    """Where it listens itself."""
-    import psutil
-
-    connections = psutil.Process(daemon.process.pid).net_connections(kind="tcp")
-    return int(next(one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN))
+def listening_port(daemon: Daemon) -> int:
+    """Where it listens itself, as soon as it does."""
+    until_s = time.monotonic() + LISTENS_S
+    while time.monotonic() < until_s:
+        connections = psutil.Process(daemon.process.pid).net_connections(kind="tcp")
+        listening = [one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN]
+        if listening:
+            return int(listening[0])
+        time.sleep(POLL_S)
+    raise AssertionError(f"{daemon.name} does not listen:\n{daemon.log.read_text()}")
 
 
 async def measured(newcomer: Daemon) -> float:

@@ -1,0 +1,83 @@
+"""Models that are fetched before a node can serve: from where, and who is asked before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from math import inf
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from dsdnode.config import NodeConfig
+from dsdnode.errors import BadInput
+from dsdnode.node.proposal import Proposal
+from dsdnode.node.targets import Target
+from dsdnode.placement.pipelines import Range
+from dsdnode.weights.pull import Progress, Pull, Quote, pulling
+from dsdnode.weights.store import Store, size
+
+log = structlog.get_logger(__name__)
+
+
+class User(Progress, Protocol):
+    """Whom this machine belongs to."""
+
+    async def agree(self, proposal: Proposal, quotes: Sequence[Quote]) -> None:
+        """Hears what is to be done, and fetched. Raises DsdError where nothing is to be done; what is cancelled here
+        leaves nothing."""
+
+    def tell(self, words: str) -> None: ...
+
+
+class Nobody:
+    """There is no one to ask: what is not here is not fetched."""
+
+    async def agree(self, proposal: Proposal, quotes: Sequence[Quote]) -> None:
+        num_bytes = sum(quote.fetch_bytes for quote in quotes)
+        if num_bytes:
+            raise BadInput(f"{size(num_bytes)} would be fetched, and nobody can be asked here: say so with --yes")
+
+    def tell(self, words: str) -> None:
+        log.info(words)
+
+    def begin(self, num_bytes: int, num_done_bytes: int) -> None: ...
+
+    def step(self, source: str, num_bytes: int) -> None: ...
+
+
+class Hubs:
+    """A context: what was looked at in it can be fetched while it lasts, and leaves nothing behind otherwise."""
+
+    def __init__(self, config: NodeConfig, user: User) -> None:
+        self._store = Store(config.data_dir, config.max_disk_bytes)
+        limit = config.max_download_bytes_per_s
+        self._bytes_per_s = inf if limit is None else limit
+        self._user = user
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Hubs:
+        return self
+
+    async def __aexit__(self, *ended: object) -> None:
+        await self._open.aclose()
+
+    async def fetch(self, target: Target, layers: Range | None) -> Path:
+        """These layers of it, or all, if they are not in the store yet; where they are then. Raises DsdError."""
+        assert target.pull is not None, "a target is here, or at a source"
+        part = target.pull.part(layers)
+        known = part.known
+        return self._store.path_of(known) if known is not None else await part.run(self._user.tell, self._user)
+
+    async def look(self, source: str, weights_hash: str) -> Pull:
+        opened = pulling(
+            self._store,
+            source,
+            None,
+            self._user.tell,
+            weights_hash=weights_hash,
+            bytes_per_s=self._bytes_per_s,
+            keep=False,
+        )
+        return await self._open.enter_async_context(opened)
