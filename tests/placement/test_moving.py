@@ -94,6 +94,24 @@ def test_who_has_room_takes_the_hole_beside_its_own_layers_along() -> None:
     assert village.ranges == [(0, 4), (4, 8)] and len(village.moved) == 1
 
 
+def test_twins_who_look_at_once_do_not_both_move() -> None:
+    """Neither has seen yet that the other moves."""
+    twins, bob = swarm((0, 2), (0, 2)), swarm((2, 4), (4, 6))
+    eyes = [Holes(), Holes()]
+    moved = []
+    for now in range(0, int(LATE_S), int(LOOK_S)):
+        for mine, own in zip(eyes, twins, strict=True):
+            others = [*(one for one in twins if one is not own), *bob_s(bob)]
+            moved.append(mine.look(now, own, others, 4, any_cut))
+        if any(moved):
+            break
+    assert [one for one in moved if one] == [(6, 8)]
+
+
+def bob_s(shards: list[ProviderRecord]) -> list[ProviderRecord]:
+    return [replace(one, public_key=bytes([20 + index]) * 32) for index, one in enumerate(shards)]
+
+
 @pytest.mark.parametrize("ranges", [((0, 4),), ((0, 4), (6, 8)), ((0, 2), (2, 4))])
 def test_who_is_needed_and_has_no_room_stays(ranges: tuple[Range, ...]) -> None:
     village = Village(*ranges, capacity=3 if len(ranges) == 1 else 2)
