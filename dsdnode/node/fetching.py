@@ -47,6 +47,21 @@ class Nobody:
     def step(self, source: str, num_bytes: int) -> None: ...
 
 
+class _Counted:
+    """Passes on how far it is, and remembers who gave what."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.by_source: dict[str, int] = {}
+        self._progress = progress
+
+    def begin(self, num_bytes: int, num_done_bytes: int) -> None:
+        self._progress.begin(num_bytes, num_done_bytes)
+
+    def step(self, source: str, num_bytes: int) -> None:
+        self.by_source[source] = self.by_source.get(source, 0) + num_bytes
+        self._progress.step(source, num_bytes)
+
+
 class Hubs:
     """A context: what was looked at in it can be fetched while it lasts, and leaves nothing behind otherwise."""
 
@@ -67,8 +82,12 @@ class Hubs:
         """These layers of it, or all, if they are not in the store yet; where they are then. Raises DsdError."""
         assert target.pull is not None, "a target is here, or at a source"
         part = target.pull.part(layers)
-        known = part.known
-        return self._store.path_of(known) if known is not None else await part.run(self._user.tell, self._user)
+        if (known := part.known) is not None:
+            return self._store.path_of(known)
+        counted = _Counted(self._user)
+        path = await part.run(self._user.tell, counted)
+        log.info("fetched", path=str(path), bytes_by_source=counted.by_source)
+        return path
 
     async def look(self, source: str, weights_hash: str) -> Pull:
         opened = pulling(
