@@ -29,6 +29,8 @@ RELAY_BITS_PER_S = 20_000_000
 """Of all that a node relays: what a home's line has to spare, and a few pipelines fill."""
 MIN_RELAY_BITS_PER_S, MAX_RELAY_BITS_PER_S = 1_000_000, 100_000_000_000
 """At less, a few busy circuits wait so long for their turns that their ends give them up."""
+MAX_UPLOAD_BYTES_PER_S = RELAY_BITS_PER_S // 8
+"""For the same reason."""
 MAX_JOINS = 64
 MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
@@ -104,6 +106,8 @@ class NodeConfig:
     """Of all models that were fetched; None: as much as the disk has to spare."""
     max_download_bytes_per_s: int | None = None
     """Of models that are fetched."""
+    max_upload_bytes_per_s: int = MAX_UPLOAD_BYTES_PER_S
+    """Of models that are here, to members that fetch them, all together; 0: none."""
     draft_max: int = 8
     """Draft tokens in a round, or in a block of a stream, at most; 0 is plain decoding."""
     window: str = "throughput"
@@ -225,7 +229,9 @@ def parse_size(text: str) -> int:
 
 
 def parse_byte_rate(text: str) -> int:
-    """Bytes a second of "2MB/s" or "500kB". Raises BadInput."""
+    """Bytes a second of "2MB/s" or "500kB"; 0: nothing. Raises BadInput."""
+    if text.strip() == "0":
+        return 0
     try:
         return parse_size(text.strip().removesuffix("/s"))
     except BadInput:

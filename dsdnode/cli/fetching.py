@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -12,13 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsdnode.cli import render
+from dsdnode.cli import connect, control, render
 from dsdnode.cli.progress import LINE_EVERY_S
+from dsdnode.cli.settings import Settings
 from dsdnode.config import NodeConfig
-from dsdnode.errors import BadInput
+from dsdnode.errors import BadInput, ModelRefused, NotRunning
 from dsdnode.weights.store import Store, size
 
 if TYPE_CHECKING:
+    from dsdnode.client.client import Client
+    from dsdnode.net.rpc import Rpc
+    from dsdnode.weights.members import Member
     from dsdnode.weights.pull import Pull, Quote
 
 MAX_RATE_S = 1e9
@@ -71,9 +77,35 @@ async def fetch(
         return await run(pull, progress)
 
 
-async def run(pull: Pull, progress: FetchProgress) -> Path:
+async def run(pull: Pull, progress: FetchProgress, rpc: Rpc | None = None, members: Sequence[Member] = ()) -> Path:
     with progress:
-        return await pull.run(progress.tell, progress)
+        return await pull.run(progress.tell, progress, rpc, members)
+
+
+@contextlib.asynccontextmanager
+async def swarm(settings: Settings) -> AsyncIterator[Client | None]:
+    """Of --join, or of the node that runs here. None: there is none, and none is needed."""
+    if not settings["join"]:
+        try:
+            await control.ask(settings["data_dir"], "connection", control.Connection)
+        except NotRunning:
+            yield None
+            return
+    async with connect.client(settings) as client:
+        yield client
+
+
+async def members(client: Client | None, weights_hash: str) -> list[Member]:
+    """Of the swarm those that give some of this model; that there are none is no trouble."""
+    from dsdnode.weights.members import who_has
+
+    if client is None:
+        return []
+    try:
+        _, hosts = await client.hosts(weights_hash)
+        return await who_has(client.rpc, hosts, weights_hash)
+    except ModelRefused:
+        return []
 
 
 async def agree(pull: Pull, yes: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import AsyncExitStack
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import click
 import msgspec
 
-from dsdnode.cli import control, fetching, render, report
+from dsdnode.cli import connect, control, fetching, render, report
 from dsdnode.cli.options import common_options, fetch_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
 from dsdnode.config import parse_layers
@@ -35,63 +36,89 @@ def _with_source_options(command: Any) -> Any:
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode pull hf:ggml-org/gemma-3-270m-GGUF:Q8_0 --layers 0:9")
-@click.argument("source", metavar="hf:OWNER/REPO[:QUANT]|https://HOST/FILE.gguf")
+@click.argument("source", metavar="hf:OWNER/REPO[:QUANT]|https://HOST/FILE.gguf|MODEL")
 @_with_source_options
 @fetch_options
+@join_options
 @json_option
 @common_options
 def pull(source: str, **flags: Any) -> None:
-    """Fetch a model, or layers of it alone, into the store; what was begun goes on. `start --model` takes it from
-    there."""
-    if not is_source(source):
-        raise BadInput(f"{source!r} is no source of models; a file that is here is added by `dsdnode models add`")
+    """Fetch a model, or layers of it alone, into the store; what was begun goes on.
+
+    From a hub, an address, or, by the name that it has in the swarm, from members. With --join, or where a node runs,
+    members that have some of it give it, too. `start --model` takes it from the store.
+    """
     _pull(source, flags)
 
 
 def _pull(source: str, flags: dict[str, Any]) -> None:
-    layers, weights_hash = flags.pop("layers"), flags.pop("sha256") or ""
-    dry_run, yes, as_json = flags.pop("dry_run"), flags.pop("yes"), flags.pop("as_json")
-    if weights_hash and not re.fullmatch("[0-9a-f]{64}", weights_hash.lower()):
-        raise BadInput("--sha256 takes the 64 hex digits of a file's SHA-256")
-    settings = load(flags)
-    wanted = None if layers is None else parse_layers(layers)
-    asyncio.run(_pulled(settings, str(parse_source(source)), wanted, weights_hash.lower(), dry_run, yes, as_json))
+    as_json = flags.pop("as_json")
+    wanted = _Wanted(
+        str(parse_source(source)) if is_source(source) else source,
+        *(flags.pop(name) for name in ("layers", "sha256", "dry_run", "yes")),
+    )
+    told = asyncio.run(_pulled(load(flags), wanted, as_json))
+    if told:
+        click.echo(told)
 
 
-async def _pulled(
-    settings: Settings,
-    source: str,
-    layers: tuple[int, int] | None,
-    weights_hash: str,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+class _Wanted:
+    """Raises BadInput."""
+
+    def __init__(self, source: str, layers: str | None, sha256: str | None, dry_run: bool, yes: bool) -> None:
+        self.source, self.dry_run, self.yes = source, dry_run, yes
+        self.layers = None if layers is None else parse_layers(layers)
+        self.weights_hash = (sha256 or "").lower()
+        if self.weights_hash and not re.fullmatch("[0-9a-f]{64}", self.weights_hash):
+            raise BadInput("--sha256 takes the 64 hex digits of a file's SHA-256")
+
+
+async def _pulled(settings: Settings, wanted: _Wanted, as_json: bool) -> str:
+    """What is to be said at the end."""
+    from dsdnode.weights.from_members import prepare
+    from dsdnode.weights.members import who_has
     from dsdnode.weights.pull import pulling
 
     store, rate = Store(settings["data_dir"], settings["max_disk"]), settings["max_download"] or inf
     progress = fetching.progress_to_stderr()
-    async with pulling(
-        store, source, layers, progress.tell, weights_hash=weights_hash, bytes_per_s=rate, keep=not dry_run
-    ) as pull:
-        if dry_run:
-            render.print_json(pull.quote()) if as_json else click.echo(fetching.in_words(pull.quote()))
-            return
+    async with AsyncExitStack() as opened:
+        if is_source(wanted.source):
+            pull = await opened.enter_async_context(
+                pulling(
+                    store,
+                    wanted.source,
+                    wanted.layers,
+                    progress.tell,
+                    weights_hash=wanted.weights_hash,
+                    bytes_per_s=rate,
+                    keep=not wanted.dry_run,
+                )
+            )
+            client = await opened.enter_async_context(fetching.swarm(settings))
+            members = await fetching.members(client, pull.manifest.weights_hash)
+        else:
+            client = await opened.enter_async_context(connect.client(settings))
+            weights_hash, hosts = await client.hosts(wanted.source)
+            members = await who_has(client.rpc, hosts, weights_hash)
+            pull = await prepare(store, client.rpc, members, wanted.layers, weights_hash, progress.tell)
+        if wanted.dry_run:
+            return render.as_json(msgspec.to_builtins(pull.quote())) if as_json else fetching.in_words(pull.quote())
         if pull.known is None:
-            await fetching.agree(pull, yes)
-            await fetching.run(pull, progress)
+            await fetching.agree(pull, wanted.yes)
+            await fetching.run(pull, progress, None if client is None else client.rpc, members)
         entry = store.named(pull.name)
     path = shown(store.path_of(entry))
     if as_json:
-        render.print_json({**msgspec.to_builtins(entry), "path": path, "bytes_by_source": progress.by_source})
-        return
-    click.echo(f"{entry.name}: {size(entry.size_bytes)}, layers {render.span(entry.layers)} of {entry.num_layers}")
-    click.echo(f"  {path}\nTo serve it:\n  dsdnode start --role shard -m {entry.name}")
+        return render.as_json({**msgspec.to_builtins(entry), "path": path, "bytes_by_source": progress.by_source})
+    return (
+        f"{entry.name}: {size(entry.size_bytes)}, layers {render.span(entry.layers)} of {entry.num_layers}\n  {path}\n"
+        f"To serve it:\n  dsdnode start --role shard -m {entry.name}"
+    )
 
 
 @click.group(
     invoke_without_command=True,
-    epilog="\b\nExamples:\n  dsdnode models\n  dsdnode models list\n  dsdnode models add model.gguf",
+    epilog="\b\nExample (the swarm's, and those that are here):\n  dsdnode models\n  dsdnode models list",
 )
 @join_options
 @json_option
@@ -136,6 +163,7 @@ def list_(as_json: bool, **flags: Any) -> None:
 @click.argument("model", metavar="PATH|SOURCE")
 @_with_source_options
 @fetch_options
+@join_options
 @json_option
 @common_options
 def add(model: str, **flags: Any) -> None:

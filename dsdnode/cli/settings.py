@@ -238,7 +238,14 @@ def _rate(raw: object) -> int:
 
 
 def _byte_rate(raw: object) -> int:
-    return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw > 0 else parse_byte_rate(_text(raw))
+    return raw if isinstance(raw, int) and not isinstance(raw, bool) and raw >= 0 else parse_byte_rate(_text(raw))
+
+
+def _download_rate(raw: object) -> int:
+    rate = _byte_rate(raw)
+    if not rate:
+        raise BadInput("at no bytes a second nothing would ever be there")
+    return rate
 
 
 def _flag(raw: object) -> bool:
@@ -275,7 +282,8 @@ SETTINGS = (
     Setting("max_sessions", "max_sessions", _integer(1, 64), "--max-sessions"),
     Setting("max_memory", "max_memory_bytes", _size, "--max-memory"),
     Setting("max_disk", "max_disk_bytes", _size, "--max-disk"),
-    Setting("max_download", "max_download_bytes_per_s", _byte_rate, "--max-download"),
+    Setting("max_download", "max_download_bytes_per_s", _download_rate, "--max-download"),
+    Setting("max_upload", "max_upload_bytes_per_s", _byte_rate, "--max-upload"),
     Setting("draft_max", "draft_max", _integer(0, MAX_DRAFT), "--draft-max"),
     Setting("window", "window", lambda raw: parse_window(_text(raw)), "--window"),
     Setting("acceptance", "acceptance", _choice(*ACCEPTANCES), "--acceptance"),

@@ -133,6 +133,24 @@ class Client:
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self._discovery, self._pings)
 
+    async def hosts(self, named: str) -> tuple[str, list[bytes]]:
+        """Who hosts layers of the model with this name, id, or SHA-256 of its files; and that SHA-256.
+
+        Raises ModelRefused: there is none, or there are several.
+        """
+        records = [one for one in await self._discovery.find_providers(MODELS_KEY) if one.role == "shard"]
+        models = {one.model_id for one in called(models_of(records), named)}
+        meant = [one for one in records if one.model_id in models or one.weights_hash == named]
+        hashes = dict.fromkeys(one.weights_hash for one in meant)
+        if len(hashes) != 1:
+            found = "there is none" if not hashes else f"{len(hashes)} are called so; name one by its id"
+            raise ModelRefused(f"no model of the swarm is meant by {named!r}: {found} (`dsdnode models`)")
+        return next(iter(hashes)), list(dict.fromkeys(one.peer_id for one in meant))
+
+    @property
+    def rpc(self) -> Rpc:
+        return self._rpc
+
     async def survey(self, max_records: int, num_pings: int) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """What is offered, and the round trips, s, to those of the peers that answered `num_pings`."""
         await self._discovery.joined_all(JOIN_TIMEOUT_S)

@@ -193,7 +193,7 @@ def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
     each state that they are in."""
     try:
         parts = parts_of(path)
-        identity = "|".join([*(["by parts"] if len(parts) > 1 else []), *map(_state, parts)])
+        identity = state_of(path)
         entry = cache_folder / hashlib.sha256(os.fsencode(identity)).hexdigest() if cache_folder is not None else None
         if entry is not None and entry.is_file() and _SHA256.fullmatch(known := entry.read_text("ascii", "replace")):
             return known
@@ -206,6 +206,12 @@ def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
             with replacing(entry) as file:
                 file.write(digest.encode())
     return digest
+
+
+def state_of(path: Path) -> str:
+    """Of a model's files: another one as soon as they are written to. Raises OSError, ModelRefused."""
+    parts = parts_of(path)
+    return "|".join([*(["by parts"] if len(parts) > 1 else []), *map(_state, parts)])
 
 
 def _sha256(path: Path) -> str:

@@ -11,10 +11,13 @@ from typing import Protocol
 import structlog
 
 from dsdnode.config import NodeConfig
-from dsdnode.errors import BadInput
+from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.net.rpc import Rpc
 from dsdnode.node.proposal import Proposal
 from dsdnode.node.targets import Target
 from dsdnode.placement.pipelines import Range
+from dsdnode.weights.from_members import prepare
+from dsdnode.weights.members import Member, who_has
 from dsdnode.weights.pull import Progress, Pull, Quote, pulling
 from dsdnode.weights.store import Store, size
 
@@ -65,11 +68,15 @@ class _Counted:
 class Hubs:
     """A context: what was looked at in it can be fetched while it lasts, and leaves nothing behind otherwise."""
 
-    def __init__(self, config: NodeConfig, user: User) -> None:
+    def __init__(self, config: NodeConfig, user: User, rpc: Rpc | None) -> None:
+        """`rpc`: to members, if there are any."""
         self._store = Store(config.data_dir, config.max_disk_bytes)
         limit = config.max_download_bytes_per_s
         self._bytes_per_s = inf if limit is None else limit
         self._user = user
+        self._rpc = rpc
+        self._peers: dict[str, Sequence[bytes]] = {}
+        """That host some of a model, by its weights hash."""
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Hubs:
@@ -85,11 +92,25 @@ class Hubs:
         if (known := part.known) is not None:
             return self._store.path_of(known)
         counted = _Counted(self._user)
-        path = await part.run(self._user.tell, counted)
+        members = await self._members(part.manifest.weights_hash)
+        path = await part.run(self._user.tell, counted, self._rpc, members)
         log.info("fetched", path=str(path), bytes_by_source=counted.by_source)
         return path
 
-    async def look(self, source: str, weights_hash: str) -> Pull:
+    async def _members(self, weights_hash: str) -> list[Member]:
+        peers = self._peers.get(weights_hash, ())
+        return await who_has(self._rpc, peers, weights_hash) if self._rpc is not None and peers else []
+
+    async def among(self, peers: Sequence[bytes], weights_hash: str) -> Pull:
+        self._peers[weights_hash] = peers
+        members = await self._members(weights_hash)
+        if self._rpc is None or not members:
+            raise ModelRefused("no member gives bytes of it")
+        return await prepare(self._store, self._rpc, members, None, weights_hash, self._user.tell)
+
+    async def look(self, source: str, weights_hash: str, peers: Sequence[bytes] = ()) -> Pull:
+        if peers:
+            self._peers[weights_hash] = peers
         opened = pulling(
             self._store,
             source,

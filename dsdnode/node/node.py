@@ -14,7 +14,7 @@ from random import Random
 import structlog
 
 from dsdnode.addresses import parse_address
-from dsdnode.config import AUTO, NodeConfig, next_life, read_joins, write_joins
+from dsdnode.config import AUTO, NodeConfig, next_life, read_joins
 from dsdnode.dht.ids import MODELS_KEY, model_key
 from dsdnode.engine.port import Engine
 from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
@@ -28,6 +28,7 @@ from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.engines import measure
 from dsdnode.node.fetching import Nobody, User
+from dsdnode.node.giving import Giving
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.organs import Organs, organs_of
 from dsdnode.node.shard.host import StageHost
@@ -36,6 +37,7 @@ from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
+from dsdnode.swarm.joining import remember
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, parse_join
@@ -72,6 +74,7 @@ class Node:
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
+        self._giving: Giving | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
@@ -106,7 +109,7 @@ class Node:
         self.discovery.start()
         await self._join(contacts)
         if self._organs.settle is not None:
-            self._config = await self._organs.settle(self.discovery, self._pings)
+            self._config = await self._organs.settle(self.rpc, self.discovery, self._pings)
         if "shard" in self._config.roles:
             await self._start_shard()
         if "drafter" in self._config.roles:
@@ -116,6 +119,7 @@ class Node:
             self.discovery.provide(self._records)
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
+            self._giving = Giving.begin(self._config, self._identity, self.rpc)
         if "shard" in self._offers:
             self._tasks.append(asyncio.create_task(self._keep_shard(), name="keep the shard where it is needed"))
 
@@ -363,6 +367,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._tasks and self._organs.disk:
             self._write_peers()
+        if self._giving is not None:
+            await self._giving.close()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()
         for host in (self._drafter, self._stage):
@@ -381,13 +387,7 @@ class Node:
             await asyncio.sleep(SAVE_PEERS_S)
 
     def _write_peers(self) -> None:
-        joins = tuple(format_join(contact) for contact in self.discovery.known_peers() if contact.addresses)
-        if not joins:
-            return
-        try:
-            write_joins(self._config.data_dir, joins, swarm_names(self._config.swarm_keys))
-        except (OSError, BadInput) as error:
-            log.warning("known peers not saved", reason=str(error))
+        remember(self.discovery.known_peers(), self._config.data_dir, swarm_names(self._config.swarm_keys))
 
 
 async def _starting(peer: bytes, message: Open | Generate, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dsdnode.config import AUTO, NodeConfig
 from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.models import demo_draft, demo_target
+from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.engines import Wish, pair_differences, start_draft, start_shard
 from dsdnode.node.fetching import User
@@ -43,7 +44,7 @@ class Organs:
     tuning: Tuning = TUNING
     differences: Callable[[], Awaitable[str]] = unknown
     """What keeps its draft model from drafting for its target, in words."""
-    settle: Callable[[Discovery, Pings], Awaitable[NodeConfig]] | None = None
+    settle: Callable[[Rpc, Discovery, Pings], Awaitable[NodeConfig]] | None = None
     """Of a node that is to choose its roles itself: what it is once it has joined."""
     moves: Callable[[Discovery, Pings, ProviderRecord], Awaitable[bool]] | None = None
     """Of such a node's shard, and what it offers: returns True when `shard` is to be called again, for other layers;
@@ -75,8 +76,8 @@ class _Chosen:
         self._proposal: Proposal | None = None
         self._wish: Wish | None = None
 
-    async def settle(self, discovery: Discovery, pings: Pings) -> NodeConfig:
-        self._config, self._proposal = await settle(self._config, discovery, pings, self._user)
+    async def settle(self, rpc: Rpc, discovery: Discovery, pings: Pings) -> NodeConfig:
+        self._config, self._proposal = await settle(self._config, rpc, discovery, pings, self._user)
         if self._proposal.layers is not None:
             self._wish = Wish(self._proposal.layers, self._proposal.capacity_layers)
         return self._config

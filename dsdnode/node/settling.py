@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from dsdnode.config import NodeConfig
+from dsdnode.net.rpc import Rpc
 from dsdnode.node import machine
 from dsdnode.node.fetching import Hubs, User
 from dsdnode.node.offers import NUM_PINGS
@@ -33,13 +34,15 @@ JOINED_S = 3.0
 """For the others that it was told to join by: the first that answers may be a hermit, or a liar."""
 
 
-async def settle(config: NodeConfig, discovery: Discovery, pings: Pings, user: User) -> tuple[NodeConfig, Proposal]:
+async def settle(
+    config: NodeConfig, rpc: Rpc, discovery: Discovery, pings: Pings, user: User
+) -> tuple[NodeConfig, Proposal]:
     """The configuration with the roles, and the models, of what is proposed; what is not here has been fetched.
 
     Raises ModelRefused, BadInput, DsdError (it cannot be fetched), and what `user` raises.
     """
     found = await look_around(discovery, pings)
-    async with Hubs(config, user) as sources:
+    async with Hubs(config, user, rpc) as sources:
         here = machine.at_hand(config.data_dir)
         proposal = await propose(config, discovery.contact, found, here, sources)
         parts = [one.part(layers) for one, layers in proposal.pulls]

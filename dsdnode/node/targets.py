@@ -43,8 +43,12 @@ MAX_MODELS = 8
 class Sources(Protocol):
     """Where models that are not here are fetched from."""
 
-    async def look(self, source: str, weights_hash: str) -> Pull:
-        """What is there; nothing is fetched but its header. `weights_hash`: what it must be, or "". Raises DsdError."""
+    async def look(self, source: str, weights_hash: str, peers: Sequence[bytes] = ()) -> Pull:
+        """What is there; nothing is fetched but its header. `weights_hash`: what it must be, or ""; `peers`: members
+        that may give some of it, too. Raises DsdError."""
+
+    async def among(self, peers: Sequence[bytes], weights_hash: str) -> Pull:
+        """What these members give of a model that no source is known of. Raises DsdError."""
 
 
 @dataclass(frozen=True)
@@ -161,11 +165,12 @@ async def _here(config: NodeConfig, model_id: str, shards: Sequence[ProviderReco
 
 
 async def _elsewhere(model_id: str, records: Sequence[ProviderRecord], sources: Sources) -> Target | None:
-    """Where those who have it say that it is: what the most say first."""
+    """Where those who have it say that it is, what the most say first; or else from themselves."""
+    peers = list(dict.fromkeys(one.peer_id for one in records))
     told = Counter((one.source, one.weights_hash) for one in records if one.source)
     for (source, weights_hash), _ in told.most_common(MAX_SOURCES):
         try:
-            pull = await sources.look(source, weights_hash)
+            pull = await sources.look(source, weights_hash, peers)
         except DsdError as error:
             log.warning("a source that the swarm names is of no use", source=source, reason=str(error))
             continue
@@ -173,4 +178,9 @@ async def _elsewhere(model_id: str, records: Sequence[ProviderRecord], sources: 
         if pull.remote.weights_hash == weights_hash and found.manifest.model_id == model_id:
             return found
         log.warning("a source that the swarm names has another model, or does not say which", source=source)
-    return None
+    try:
+        found = Target.at(await sources.among(peers, records[0].weights_hash))
+    except DsdError as error:
+        log.info("members do not give this model", reason=str(error))
+        return None
+    return found if found.manifest.model_id == model_id else None

@@ -79,7 +79,7 @@ async def look(config: NodeConfig) -> Sight:
     contact = Contact(Identity.generate().public_key, ())
     async with _client(config) as client:
         found = Found.of(*await client.survey(MAX_SURVEYED, NUM_PINGS)) if client else Found()
-        async with Hubs(config, Nobody()) as sources:
+        async with Hubs(config, Nobody(), client.rpc if client else None) as sources:
             proposal = await propose(config, contact, found, here, sources, timed=True)
             quotes = tuple(pull.part(layers).quote() for pull, layers in proposal.pulls)
         trial = Trial()

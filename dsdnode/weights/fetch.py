@@ -34,21 +34,17 @@ class Provider(Protocol):
 
 
 class Fetch:
-    """`hashes`: SHA-256 in hex, of those tensors of which it is known."""
-
     def __init__(
         self,
         plan: Plan,
         target: Target,
-        providers: Sequence[Provider],
-        hashes: Mapping[str, str],
         tell: Callable[[str], None],
         progress: Callable[[str, int], None],
     ) -> None:
         self._plan = plan
         self._target = target
-        self._providers = list(providers)
-        self.hashes = dict(hashes)
+        self._providers: list[Provider] = []
+        self._hashes: dict[str, str] = {}
         self.found: dict[str, str] = {}
         """Of the tensors that are there."""
         self._tell = tell
@@ -63,8 +59,12 @@ class Fetch:
         self._denied: dict[str, str] = {}
         """Tensors whose bytes from a source itself were not as the hashes say, and what their hash was."""
 
-    async def run(self) -> None:
-        """Until all is there. Raises the last provider's DsdError, and what the disk says."""
+    async def run(self, providers: Sequence[Provider], hashes: Mapping[str, str]) -> None:
+        """Until all is there. `hashes`: SHA-256 in hex, of those tensors of which it is known.
+
+        Raises the last provider's DsdError, and what the disk says.
+        """
+        self._providers, self._hashes = list(providers), dict(hashes)
         await self._check(self._plan.tensors)
         lanes = [self._lane(provider) for provider in self._providers for _ in range(provider.num_lanes)]
         try:
@@ -165,7 +165,7 @@ class Fetch:
             finally:
                 self._checking.discard(name)
             self.found[name] = digest
-            if self.hashes.get(name, digest) != digest:
+            if self._hashes.get(name, digest) != digest:
                 self._is_wrong(tensor, digest)
 
     def _is_wrong(self, tensor: Tensor, digest: str) -> None:
@@ -182,17 +182,18 @@ class Fetch:
         else:
             self._tell(f"{tensor.name} came with wrong bytes, and is fetched again")
             self._denied[tensor.name] = digest
-        self._drop(self._plan.blocks_of(tensor))
+        self.drop(self._plan.blocks_of(tensor))
 
     def _distrust(self) -> None:
         """The manifest: then nothing says that what peers gave is right."""
-        self.hashes.clear()
+        self._hashes.clear()
         self.distrusted = True
         self._leave_all([one.name for one in self._providers if one.is_peer], "cannot be checked")
         given = [index for index, name in self._target.suppliers.items() if name.startswith(PEER)]
-        self._drop(given)
+        self.drop(given)
 
-    def _drop(self, indices: Iterable[int]) -> None:
+    def drop(self, indices: Iterable[int]) -> None:
+        """These blocks were not right."""
         for index in indices:
             self._progress(self._target.suppliers[index], -self._plan.blocks[index].size_bytes)
             self._target.drop(index)
@@ -207,4 +208,5 @@ class Fetch:
     def _leave(self, provider: Provider, why: str) -> None:
         if provider in self._providers:
             self._providers.remove(provider)
-            self._tell(f"{provider.name} is left: {why}")
+            if any(one.num_lanes > 1 for one in self._providers):  # else the end says it
+                self._tell(f"{provider.name} is left: {why}")

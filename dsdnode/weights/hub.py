@@ -46,6 +46,8 @@ class _Sibling(msgspec.Struct):
 class _Repo(msgspec.Struct):
     sha: Annotated[str, Meta(pattern=r"^[0-9a-f]{40}\Z")]
     siblings: Annotated[list[_Sibling], Meta(max_length=100_000)] = []
+    gated: bool | str = False
+    private: bool = False
     tags: Annotated[list[str], Meta(max_length=1000)] = []
 
 
@@ -95,7 +97,7 @@ async def resolve(web: Web, source: Source, env: Mapping[str, str] = os.environ)
     chosen = choose(repo.siblings, source)
     files = tuple(_file(where, source, repo.sha, one) for one in chosen)
     licence = next((tag.removeprefix("license:") for tag in repo.tags if tag.startswith("license:")), "")
-    return Remote(source.pinned(chosen[0].rfilename, repo.sha), files, licence[:64])
+    return Remote(source.pinned(chosen[0].rfilename, repo.sha), files, licence[:64], bool(repo.gated) or repo.private)
 
 
 async def _repo(web: Web, where: str, source: Source) -> _Repo:

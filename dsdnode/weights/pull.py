@@ -22,13 +22,16 @@ from dsdnode.engine.gguf import Manifest, check_whole, manifest_of, read_manifes
 from dsdnode.engine.gguf_header import Header, parse_header
 from dsdnode.engine.gguf_parts import join_parts, stem_of
 from dsdnode.errors import ModelRefused
+from dsdnode.net.rpc import Rpc
 from dsdnode.weights.fetch import Fetch, Provider
+from dsdnode.weights.holdings import BEGINNING, Place, Tensors, keep
 from dsdnode.weights.hub import resolve, tokens
+from dsdnode.weights.members import FromMember, Member, agreed, beginning_of
 from dsdnode.weights.pace import Pace
-from dsdnode.weights.plan import plan_files, plan_layers
+from dsdnode.weights.plan import file_starts, plan_files, plan_layers
 from dsdnode.weights.providers import FromHeaders, FromHub
 from dsdnode.weights.sources import Remote, RemoteFile, parse_source
-from dsdnode.weights.store import Entry, Store, keep_headers, known_headers, size
+from dsdnode.weights.store import HEADER, Entry, Store, keep_headers, known_headers, size
 from dsdnode.weights.target import Target, kept_bytes
 from dsdnode.weights.web import PATIENT, Denied, Limits, SourceFailed, Web
 from dsdnode.wire.records import weights_hash_of
@@ -80,7 +83,7 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked:
+class Looked:
     """What is known of a model before it is fetched: the beginnings of its files are in hand."""
 
     remote: Remote
@@ -92,9 +95,11 @@ class _Looked:
 class Pull:
     """`await Pull.prepare(...)`, then `quote()`, then `await run(...)`."""
 
-    def __init__(self, web: Web, store: Store, looked: _Looked, asked: str, layers: tuple[int, int] | None) -> None:
-        """Raises BadInput, ModelRefused: no such layers, or they cannot be alone."""
-        self._web = web
+    def __init__(
+        self, store: Store, looked: Looked, asked: str, layers: tuple[int, int] | None, source: Provider | None
+    ) -> None:
+        """`source`: None where members alone have it. Raises BadInput, ModelRefused: no such layers, or not alone."""
+        self._source = source
         self._store = store
         self._looked = looked
         self._asked = asked
@@ -133,11 +138,11 @@ class Pull:
             )
         header, beginnings = await _header(web, remote, store.partial(name_of(remote, layers)), keep)
         whole = manifest_of(header, known or weights_hash or NO_HASH, Path(remote.files[0].name))
-        return cls(web, store, _Looked(remote, header, beginnings, whole), asked, layers)
+        return cls(store, Looked(remote, header, beginnings, whole), asked, layers, FromHub(web, remote))
 
     def part(self, layers: tuple[int, int] | None) -> Pull:
         """Of the same model other layers, or all of it. Raises BadInput, ModelRefused."""
-        return Pull(self._web, self._store, self._looked, self._asked, layers)
+        return Pull(self._store, self._looked, self._asked, layers, self._source)
 
     @property
     def known(self) -> Entry | None:
@@ -167,8 +172,10 @@ class Pull:
             model_id="" if manifest.weights_hash == NO_HASH else manifest.model_id,
         )
 
-    async def run(self, tell: Tell, progress: Progress, peers: Sequence[Provider] = ()) -> Path:
+    async def run(self, tell: Tell, progress: Progress, rpc: Rpc | None = None, members: Sequence[Member] = ()) -> Path:
         """Fetch it, or what is left of it; the path of the model. Whoever ends it may go on later.
+
+        `members` (members.py: who_has) are asked over `rpc` beside the source.
 
         Raises SourceFailed, SourceChanged, ModelRefused (bytes that are not what was said), DiskTrouble, DsdError (no
         room), BadInput (another process is at it).
@@ -185,42 +192,75 @@ class Pull:
         try:
             await target.recall()
             progress.begin(self.plan.size_bytes, sum(self.plan.blocks[one].size_bytes for one in target.suppliers))
-            await self._fetch(target, tell, progress, peers)
+            fetch = Fetch(self.plan, target, tell, progress.step)
+            await self._fetch(fetch, target, tell, progress, rpc, members)
             target.sync()
         except WrongBytes:
             self._store.forget(self.name)
             raise
         finally:
             target.close()
-        entry = self._entry()
-        path = self._store.finish(entry)
+        if not self.remote.restricted:  # else it is not ours to hand on
+            keep(folder, self._tensors(fetch.found, [] if fetch.distrusted else members))
+        path = self._store.finish(self._entry())
         if not self.plan.is_whole:
             read_manifest(path)  # it is what `start` will take
         return path
 
-    async def _fetch(self, target: Target, tell: Tell, progress: Progress, peers: Sequence[Provider]) -> None:
-        hub = FromHub(self._web, self.remote)
-        here = FromHeaders(self.remote, self._looked.beginnings)
-        await Fetch(self.plan, target, [here, *peers, hub], {}, tell, progress.step).run()
-        if not self.plan.is_whole:
+    async def _fetch(
+        self,
+        fetch: Fetch,
+        target: Target,
+        tell: Tell,
+        progress: Progress,
+        rpc: Rpc | None,
+        members: Sequence[Member],
+    ) -> None:
+        hashes, disputes = agreed(members)
+        for words in disputes:
+            tell(words)
+        sizes = [file.size_bytes for file in self.remote.files]
+        peers = [] if rpc is None else [FromMember(rpc, one, hashes, self.header, sizes) for one in members]
+        own = [] if self._source is None else [self._source]
+        await fetch.run([FromHeaders(self.remote, self._looked.beginnings), *peers, *own], hashes)
+        if not self.plan.is_whole or await self._is_right(target):
             return
+        tell("the file has not the SHA-256 that was said of it: all of it is fetched again, once")
+        fetch.drop(list(target.suppliers))
+        await fetch.run(own or peers, {} if own else hashes)
         if not await self._is_right(target):
-            tell("the file has not the SHA-256 that was said of it: all of it is fetched again, once")
-            for index in list(target.suppliers):
-                progress.step(target.suppliers[index], -self.plan.blocks[index].size_bytes)
-                target.drop(index)
-            await Fetch(self.plan, target, [hub], {}, tell, progress.step).run()
-            if not await self._is_right(target):
-                raise WrongBytes(
-                    f"{self.remote.host} has given {self.remote.files[0].name} twice, and never with the SHA-256 that "
-                    f"it says; it is not kept"
-                )
+            raise WrongBytes(
+                f"{self.remote.host or 'the swarm'} has given {self.remote.files[0].name} twice, and never with the "
+                "SHA-256 that was said of it; it is not kept"
+            )
+
+    def _tensors(self, found: Mapping[str, str], members: Sequence[Member]) -> Tensors:
+        """What is here now, for others."""
+        starts = file_starts([file.size_bytes for file in self.remote.files])
+        places: dict[str, Place] = {}
+        for index, beginning in enumerate(self._looked.beginnings):
+            size_bytes = beginning_of(self.header, starts[index], starts[index + 1])
+            digest = hashlib.sha256(beginning[:size_bytes]).hexdigest()
+            places[BEGINNING.format(index)] = Place(f"{HEADER}{index}", 0, size_bytes, digest)
+        for tensor in self.plan.tensors:
+            copy = next(self.plan.within(tensor.offset, tensor.offset + tensor.size_bytes))
+            file = self.plan.outputs[copy.output].name
+            places[tensor.name] = Place(file, copy.offset, tensor.size_bytes, found[tensor.name])
+        hashes = {name: place.sha256 for name, place in places.items()}
+        signed = next((one.signed for one in members if one.manifest.whole and one.agrees(hashes)), b"")
+        files = tuple((file.name, file.size_bytes, file.sha256) for file in self.remote.files)
+        whole = self.plan.is_whole
+        return Tensors(
+            files=files, places=places, whole=whole, licence=self.remote.licence, signed=b"" if whole else signed
+        )
 
     async def _is_right(self, target: Target) -> bool:
         found = [await target.sha256_of_file(index) for index in range(len(self.remote.files))]
         weights_hash = weights_hash_of(found)
         if self.manifest.weights_hash == NO_HASH:
             self.manifest = replace(self.manifest, weights_hash=weights_hash)
+            files = (replace(file, sha256=sha256) for file, sha256 in zip(self.remote.files, found, strict=True))
+            self.remote = replace(self.remote, files=tuple(files))
         return weights_hash == self.manifest.weights_hash
 
     def _entry(self) -> Entry:

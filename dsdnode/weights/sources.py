@@ -59,10 +59,12 @@ class Remote:
     """Pinned to a commit where the source has such."""
     files: tuple[RemoteFile, ...]
     licence: str = ""
+    restricted: bool = False
+    """Who has it was asked for his name, or is one of few."""
 
     @property
     def host(self) -> str:
-        return urlsplit(self.files[0].url).hostname or ""
+        return urlsplit(self.files[0].url).hostname or ""  # (members have no address)
 
     @property
     def size_bytes(self) -> int:

@@ -19,6 +19,8 @@ from dsdnode.files import replacing
 ENTRY = "model.json"
 JOURNAL = "journal"
 HEADER = "header-"
+TENSORS = "tensors.json"
+"""Of what was pulled: which tensors are here, with their hashes (holdings.py)."""
 PARTIAL = "."
 RESERVE_BYTES = 256 << 20
 """Of the disk is left to others: a machine whose disk is full does nothing more."""
@@ -129,8 +131,8 @@ class Store:
         return freed
 
     def used(self, name: str) -> int:
-        """By what is there of it, in bytes on the disk."""
-        return _used(self.partial(name))
+        """By what is there of its files, in bytes on the disk."""
+        return _used(self.partial(name), but=HEADER)
 
     def free_bytes(self) -> int:
         """That a pull may take: of the disk, and of what the user allows."""
@@ -193,12 +195,12 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes / 1e3:.0f} kB"
 
 
-def _used(folder: Path) -> int:
-    """On the disk: what is not written yet of a file takes nothing."""
+def _used(folder: Path, but: str = "/") -> int:
+    """On the disk, files that begin so left out: what is not written yet of a file takes nothing."""
     used = 0
     with suppress(OSError):
         for one in folder.iterdir():
-            used += one.stat().st_blocks * 512
+            used += one.stat().st_blocks * 512 * (not one.name.startswith(but))
     return used
 
 

@@ -221,19 +221,21 @@ class Web:
         self, url: str, headers: Mapping[str, str], first: dict[str, str] | None = None
     ) -> AsyncIterator[httpx.Response]:
         """The answer behind all redirects; `first` gets the headers of those on the way."""
-        at = self._leads_to.get(url, url)
+        at, is_new = self._leads_to.get(url, url), False
         for _ in range(MAX_REDIRECTS + 1):
             async with self._send(at, headers) as answer:
                 if answer.is_redirect and "location" in answer.headers:
                     for key, value in answer.headers.items():
                         if first is not None:
                             first.setdefault(key.lower(), value)
-                    at = _next(at, answer.headers["location"])
+                    at, is_new = _next(at, answer.headers["location"]), True
                     continue
                 if at != url and answer.status_code in (401, 403, 404, 410):
-                    if self._leads_to.pop(url, None) is None:
-                        raise _Again(f"the address that it led to says {answer.status_code}")
-                    at = url  # it has expired: ask again where to go
+                    if is_new:
+                        raise _Again(f"the address that it leads to says {answer.status_code}")
+                    if self._leads_to.get(url) == at:
+                        del self._leads_to[url]
+                    at = self._leads_to.get(url, url)  # it has expired: ask again where to go
                     continue
                 if at != url and answer.status_code in (200, 206):
                     self._leads_to[url] = at

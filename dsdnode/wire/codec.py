@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.wire import messages, paths, replies
+from dsdnode.wire import messages, paths, pieces, replies
 
 MAX_HEADER_BYTES = 4 * 1024
 MAX_BUFFERS = 8
@@ -46,7 +46,11 @@ class Envelope:
 
 
 def _kinds() -> dict[int, type[messages.Message]]:
-    kinds = [kind for kind in (vars(messages) | vars(replies) | vars(paths)).values() if isinstance(kind, type)]
+    kinds = [
+        kind
+        for kind in (vars(messages) | vars(replies) | vars(paths) | vars(pieces)).values()
+        if isinstance(kind, type)
+    ]
     concrete = [kind for kind in kinds if issubclass(kind, messages.Message) and kind is not messages.Message]
     return {int(str(kind.__struct_config__.tag)): kind for kind in concrete}
 

@@ -47,6 +47,9 @@ def everything(data_dir: Path, key_file: Path) -> str:
         gpu_layers = 1
         max_sessions = 3
         max_memory = "6GB"
+        max_disk = "200GB"
+        max_download = "5MB/s"
+        max_upload = "0"
         draft_max = 0
         window = "stream:2:16"
         acceptance = "relaxed"
@@ -84,6 +87,9 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         gpu_layers=1,
         max_sessions=3,
         max_memory_bytes=6_000_000_000,
+        max_disk_bytes=200_000_000_000,
+        max_download_bytes_per_s=5_000_000,
+        max_upload_bytes_per_s=0,
         draft_max=0,
         window="stream:2:16",
         acceptance="relaxed",
@@ -127,6 +133,8 @@ def test_the_example_files_are_right() -> None:
         ("threshold = 'nan'", "between 0 (exact) and 1"),
         ("threshold = true", "a text is expected"),
         ("role = 'relay'", "unknown role relay: choose from drafter, shard, bootstrap"),
+        ("max_upload = 'fast'", "is not a rate"),
+        ("max_download = 0", "nothing would ever be there"),
         ("join = ['192.0.2.1:29170']", "is not a join address"),
         ("swarm_key = '@/no/such/file'", "cannot read the swarm key"),
         ("max_memory = 'lots'", "is not a size"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,15 @@ class Hub:
     told: bool = True
     """It says the hashes of its files."""
 
-    async def look(self, source: str, weights_hash: str) -> Any:
+    given: dict[str, Manifest] = field(default_factory=dict)
+    """By members, by weights hash."""
+
+    async def among(self, peers: Sequence[bytes], weights_hash: str) -> Any:
+        if weights_hash not in self.given:
+            raise DsdError("nobody gives it")
+        return self._pull(self.given[weights_hash], weights_hash)
+
+    async def look(self, source: str, weights_hash: str, peers: Sequence[bytes] = ()) -> Any:
         self.asked.append(source)
         if source not in self.models:
             raise DsdError("there is no such file")
@@ -47,6 +56,9 @@ class Hub:
             raise ModelRefused("another model")
         if not known:
             manifest = replace(manifest, weights_hash=weights_hash)
+        return self._pull(manifest, known)
+
+    def _pull(self, manifest: Manifest, known: str) -> Any:
         whole = SimpleNamespace(manifest=manifest)
         remote = SimpleNamespace(weights_hash=known, size_bytes=demo_target().stat().st_size)
         return SimpleNamespace(header=read_model(demo_target()), remote=remote, part=lambda layers: whole)
@@ -116,6 +128,14 @@ def test_what_is_not_here_comes_from_where_its_hosts_say_that_it_is(tmp_path: Pa
     found = proposed(tmp_path, alice, hub=hub)
     assert found.roles == ("drafter", "shard") and found.layers == (4, 8)
     assert len(found.pulls) == 1 and found.disk_bytes > 1_000_000
+
+
+def test_without_a_source_members_give_it(tmp_path: Path) -> None:
+    """Alice has it from nowhere that anybody could go to. What mallory gives under its name is of another shape."""
+    alice = member(1, (0, 4), weights_hash=OTHER)
+    assert proposed(tmp_path, alice, hub=Hub(given={OTHER: manifest_of(OTHER)})).layers == (4, 8)
+    wrong = replace(manifest_of(OTHER), num_layers=7, end=7)
+    assert "shard" not in proposed(tmp_path, alice, hub=Hub(given={OTHER: wrong})).roles
 
 
 @pytest.mark.parametrize("told", [True, False])

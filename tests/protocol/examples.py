@@ -14,6 +14,7 @@ import numpy as np
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire.codec import Envelope, decode, encode, encode_body
+from dsdnode.wire.manifests import ManifestFile, ManifestTensor, WeightsManifest, pack_held, sign_manifest
 from dsdnode.wire.messages import (
     PROTOCOL_VERSION,
     Announce,
@@ -51,6 +52,7 @@ from dsdnode.wire.messages import (
     session_of,
 )
 from dsdnode.wire.paths import FindPath, Move, Moved, Path, Punch, PunchAt, PunchNow
+from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
 from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Waiting
 from dsdnode.wire.tensors import pack_states, pack_tokens
@@ -115,6 +117,10 @@ def _envelopes() -> list[Envelope]:
         Envelope(Punch("192.0.2.7", (40001, 40002), "tcp://192.0.2.7:29170", False), request_id=8, deadline_ms=6000),
         Envelope(PunchAt("198.51.100.7", (), "", 204.5), request_id=8, reply=True),
         Envelope(PunchNow()),
+        Envelope(FindWeights("ab" * 32), request_id=9, deadline_ms=10000),
+        Envelope(HasWeights(), request_id=9, reply=True),
+        Envelope(GetWeights("ab" * 32, "blk.4.ffn_up.weight", 1048576, 65536), request_id=10, deadline_ms=30000),
+        Envelope(Weights(), request_id=10, reply=True),
     ]
 
 
@@ -181,12 +187,25 @@ def _stages() -> OpenStages:
     return OpenStages((StagePlace(peers.contact_of("alice"), 0, 16), StagePlace(peers.contact_of("bob"), 16, 32)))
 
 
+def _manifest() -> WeightsManifest:
+    tensors = ("#0", "token_embd.weight", "blk.0.attn_q.weight")
+    return WeightsManifest(
+        peers.identity_of("alice").public_key,
+        (ManifestFile("demo.gguf", 4096, bytes([171] * 32)),),
+        tuple(ManifestTensor(name, 1024, bytes([index] * 32)) for index, name in enumerate(tensors)),
+        True,
+        "apache-2.0",
+    )
+
+
 def whole_messages() -> dict[str, Any]:
     record = sign_record(peers.identity_of("alice"), peers.record_of("alice"))
     contacts, digests = [peers.contact_of("alice"), peers.contact_of("bob")], line_digests()
     states = np.array([[0.5, -0.25, 3.0, 0.0], [1.0, 2.0, -4.0, 0.125]], np.float32)
     asked, resumed, stages = _body(), _body((5, 6), (1, 2, 3)), _stages()
     judging = msgspec.structs.replace(_open(), index=1, seal_key=bytes(range(16)))
+    manifest = _manifest()
+    signed = sign_manifest(peers.identity_of("alice"), manifest)
     packed = encode_body
     cases = [
         _whole("a question for providers", Envelope(FindProviders(KEY), (), 3, False, 3000), ()),
@@ -210,6 +229,9 @@ def whole_messages() -> dict[str, Any]:
         _whole("the same block to the second", Envelope(Block(SESSION, 0, 1, 0, 0, 3, 1, 1, 1, (2.5,), (0.5,), (0,)),
                (b"".join(digests[3:6]), pack_tokens([15]), pack_states(states, "f16"))),
                ("3 digests", [15], states.tolist())),
+        _whole("alice tells carol what she has of a model",
+               Envelope(HasWeights(), (signed, pack_held([True, False, True])), 9, True),
+               (manifest, "the first and the third tensor")),
     ]  # fmt: skip
     return {"about": "Sections 5 to 10: whole messages, frame by frame, and what their buffers say.", "cases": cases}
 

@@ -15,7 +15,8 @@ from dsdnode.speculation.owner import flow, session, timer
 from dsdnode.speculation.plan import SessionConfig
 from dsdnode.speculation.stage import arrivals, judge
 from dsdnode.swarm import announcer
-from dsdnode.wire import codec, messages, records
+from dsdnode.weights import sharing
+from dsdnode.wire import codec, manifests, messages, pieces, records
 
 _PATIENCE: Final = SessionConfig(b"", b"", 1, 1, 1)
 _STAGE: Final = arrivals.DEFAULT_LIMITS
@@ -45,6 +46,10 @@ LIMITS: Final[dict[str, float]] = {
     "digest_bytes": digest.DIGEST_BYTES,
     "seal_bytes": messages.MAX_SEAL_BYTES,
     "seal_key_bytes": messages.MAX_SEAL_KEY_BYTES,
+    "weights_piece_bytes": pieces.MAX_PIECE_BYTES,
+    "manifest_files": manifests.MAX_FILES,
+    "manifest_tensors": manifests.MAX_TENSORS_TOLD,
+    "weights_wait_s": sharing.MAX_WAIT_S,
     "open_digests": digest.MAX_OPEN_DIGESTS,
     "relaxed_told": judge.MAX_TOLD,
     "k": ids.K,

@@ -104,6 +104,10 @@ def test_buffers_say_what_stands_beside_them(case: dict[str, Any]) -> None:
             assert frame == b"".join(one.to_bytes(4, "little") for one in meaning)
         elif case["what"].startswith("the same block") and isinstance(meaning, list):
             assert frame == plain.pack(meaning, "f16")
+        elif case["message"] == "HasWeights" and not isinstance(meaning, str):
+            version, payload, signature = msgpack.unpackb(frame)
+            assert (version, payload) == (1, plain.packed(meaning))
+            VerifyKey(msgpack.unpackb(payload)[0]).verify(b"dsdnode manifest 1\n" + payload, signature)
         elif not isinstance(meaning, str):
             assert frame == plain.packed(meaning)
         elif case["message"] == "Piece":

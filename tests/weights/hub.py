@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee" * 6 + "c0ff"
+TAGS = ["gguf", "license:gemma"]
 REPO = "alice/demo-GGUF"
 
 
@@ -54,6 +55,8 @@ class Hub:
         self.link_uses = 1_000_000
         self.token = ""
         self.gated = False
+        self.is_gated_now = False
+        """Its terms were accepted."""
         self.others = ["alice/demo-GGUF", "bob/gemma-3-270m-GGUF"]
         self.bytes_per_s = 0.0
         self.sent_bytes = 0
@@ -138,7 +141,8 @@ class Hub:
             {"rfilename": name, "size": len(data), "lfs": {"sha256": self.sha256(name), "size": len(data)}}
             for name, data in self.files.items()
         ]
-        return {"sha": COMMIT, "siblings": [{"rfilename": "README.md"}, *siblings], "tags": ["gguf", "license:gemma"]}
+        gated = "auto" if self.gated or self.is_gated_now else False
+        return {"sha": COMMIT, "gated": gated, "siblings": [{"rfilename": "README.md"}, *siblings], "tags": TAGS}
 
     def _redirect(self, asked: Asked, name: str) -> None:
         self._num_links += 1

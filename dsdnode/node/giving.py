@@ -1,0 +1,99 @@
+"""Which models this node gives bytes of to other members: those of its store, and its target if that is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from dsdnode.config import NodeConfig
+from dsdnode.engine.gguf import state_of
+from dsdnode.errors import DsdError, ModelRefused
+from dsdnode.files import replacing
+from dsdnode.identity import Identity
+from dsdnode.net.rpc import Rpc
+from dsdnode.weights.holdings import MAX_KEPT_BYTES, Holding, Tensors, hashed, holding, kept
+from dsdnode.weights.sharing import Sharing
+from dsdnode.weights.store import Store
+
+LOOK_AGAIN_S = 10.0
+"""Strangers' questions have us look into the store no more often: something may have been pulled meanwhile."""
+
+log = structlog.get_logger(__name__)
+
+
+class Giving:
+    def __init__(self, config: NodeConfig, identity: Identity) -> None:
+        self._store = Store(config.data_dir)
+        self._target = config.model
+        self._cache_folder = config.data_dir / "cache"
+        self._identity = identity
+        self._holdings: dict[str, Holding] = {}
+        """By weights hash."""
+        self._looked_s = float("-inf")
+        self._sharing: Sharing | None = None
+        self._learning: asyncio.Task[None] | None = None
+
+    @classmethod
+    def begin(cls, config: NodeConfig, identity: Identity, rpc: Rpc) -> Giving | None:
+        """To members that fetch models, of those that are here. None: the user gives none."""
+        if not config.max_upload_bytes_per_s:
+            return None
+        giving = cls(config, identity)
+        giving._sharing = Sharing(rpc, giving.find, config.max_upload_bytes_per_s)
+        giving._sharing.start()
+        giving._learning = asyncio.create_task(giving.learn(), name="hash the target")
+        return giving
+
+    async def close(self) -> None:
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.gather(self._learning, return_exceptions=True)
+        if self._sharing is not None:
+            await self._sharing.close()
+
+    async def learn(self) -> None:
+        """Hash the target, which may take a minute or more; the store's models were hashed when they came."""
+        if self._target is None or self._target.is_relative_to(self._store.folder):
+            return
+        try:
+            tensors = await self._of_target(self._target)
+            self._holdings.setdefault(tensors.weights_hash, holding(tensors, self._target.parent, self._identity))
+        except (DsdError, OSError) as error:
+            log.info("the target's file is not given to other members", reason=str(error))
+
+    async def _of_target(self, path: Path) -> Tensors:
+        entry = self._cache_folder / f"{hashlib.sha256(state_of(path).encode()).hexdigest()}.tensors"
+        try:
+            return msgspec.json.decode(entry.read_bytes()[:MAX_KEPT_BYTES], type=Tensors)
+        except (OSError, msgspec.DecodeError):
+            tensors = await hashed(path)
+        await asyncio.to_thread(entry.parent.mkdir, parents=True, exist_ok=True)
+        with replacing(entry) as file:
+            file.write(msgspec.json.encode(tensors))
+        return tensors
+
+    def find(self, weights_hash: str) -> Holding | None:
+        """What is given of this model."""
+        now = asyncio.get_running_loop().time()
+        if weights_hash not in self._holdings and now > self._looked_s + LOOK_AGAIN_S:
+            self._looked_s = now
+            self._look()
+        return self._holdings.get(weights_hash)
+
+    def _look(self) -> None:
+        """Of a model that is here in several ways, the most."""
+        for entry in self._store.entries():
+            folder = self._store.folder / entry.name
+            tensors = kept(folder)
+            if tensors is None or tensors.weights_hash != entry.weights_hash:
+                continue
+            known = self._holdings.get(entry.weights_hash)
+            if known is None or len(known.places) < len(tensors.places):
+                try:
+                    self._holdings[entry.weights_hash] = holding(tensors, folder, self._identity)
+                except (ModelRefused, DsdError) as error:
+                    log.info("a model of the store is not given to other members", name=entry.name, reason=str(error))

@@ -1,0 +1,154 @@
+"""What is here of models' bytes, for others: by tensor, with the hash of each."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from dsdnode.engine.gguf import WEIGHTS_KEY
+from dsdnode.engine.gguf_header import Header, read_header
+from dsdnode.engine.gguf_parts import join_parts, parts_of
+from dsdnode.errors import ModelRefused
+from dsdnode.files import replacing
+from dsdnode.identity import Identity
+from dsdnode.weights.store import TENSORS
+from dsdnode.wire.manifests import ManifestFile, ManifestTensor, WeightsManifest, open_manifest, sign_manifest
+from dsdnode.wire.records import weights_hash_of
+
+READ_BYTES = 4 << 20
+MAX_KEPT_BYTES = 8 << 20
+BEGINNING = "#{}"
+"""What is before the tensors of a file, by the file's number."""
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor, by its name in the whole model, lies here; `sha256` in hex."""
+
+    file: str
+    """In the model's folder, or a whole path."""
+    offset: int
+    size_bytes: int
+    sha256: str
+
+
+class Tensors(msgspec.Struct, frozen=True, kw_only=True):
+    """What is here of one model. `files` of the whole model: name, size, and SHA-256 in hex."""
+
+    files: tuple[tuple[str, int, str], ...]
+    places: dict[str, Place]
+    whole: bool
+    """All files are here, and were hashed."""
+    licence: str = ""
+    signed: bytes = b""
+    """Else the manifest of somebody who says that he has hashed all, and who says the same of what is here."""
+
+    @property
+    def weights_hash(self) -> str:
+        return weights_hash_of([sha256 for _, _, sha256 in self.files])
+
+
+@dataclass(frozen=True)
+class Holding:
+    """`signed`: the manifest as it travels. `places` by tensor: those that are here."""
+
+    manifest: WeightsManifest
+    signed: bytes
+    places: Mapping[str, Place]
+    folder: Path
+
+    def held(self) -> list[bool]:
+        return [tensor.name in self.places for tensor in self.manifest.tensors]
+
+    def read(self, tensor: str, offset: int, num_bytes: int) -> bytes:
+        """Raises OSError; fewer bytes where the file has become shorter."""
+        place = self.places[tensor]
+        with (self.folder / place.file).open("rb") as file:
+            return os.pread(file.fileno(), num_bytes, place.offset + offset)
+
+
+def holding(tensors: Tensors, folder: Path, identity: Identity) -> Holding:
+    """Raises ModelRefused: there are too many tensors to tell of."""
+    if tensors.signed:
+        manifest = open_manifest(tensors.signed, tensors.weights_hash)
+        return Holding(manifest, tensors.signed, tensors.places, folder)
+    try:
+        manifest = WeightsManifest(
+            identity.public_key,
+            tuple(ManifestFile(name, size, bytes.fromhex(sha256)) for name, size, sha256 in tensors.files),
+            tuple(
+                ManifestTensor(name, one.size_bytes, bytes.fromhex(one.sha256)) for name, one in tensors.places.items()
+            ),
+            tensors.whole,
+            tensors.licence,
+        )
+        return Holding(manifest, sign_manifest(identity, manifest), tensors.places, folder)
+    except ValueError:
+        raise ModelRefused("the model has too many tensors to tell members of") from None
+
+
+def keep(folder: Path, tensors: Tensors) -> None:
+    """Beside what was pulled. Raises OSError, BadInput."""
+    with replacing(folder / TENSORS) as file:
+        file.write(msgspec.json.encode(tensors))
+
+
+def kept(folder: Path) -> Tensors | None:
+    try:
+        with (folder / TENSORS).open("rb") as file:
+            return msgspec.json.decode(file.read(MAX_KEPT_BYTES), type=Tensors)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+async def hashed(path: Path) -> Tensors:
+    """A whole model that is here, in one file or several. Reads all of it. Raises ModelRefused."""
+    parts = parts_of(path)
+    headers = [await asyncio.to_thread(read_header, part) for part in parts]
+    if WEIGHTS_KEY in join_parts(path, parts, headers).metadata:
+        raise ModelRefused(f"{path}: is a shard: what its tensors are called in the whole model is not known")
+    files: list[tuple[str, int, str]] = []
+    places: dict[str, Place] = {}
+    try:
+        for index, (part, header) in enumerate(zip(parts, headers, strict=True)):
+            inside = [(0, beginning_bytes(header), BEGINNING.format(index))]
+            inside += [(one.offset, one.size_bytes, one.name) for one in header.tensors.values()]
+            files.append((part.name, header.size_bytes, await _hash_file(part, inside, places)))
+    except OSError as error:
+        raise ModelRefused(f"{path}: cannot be read ({error.strerror or error})") from None
+    return Tensors(files=tuple(files), places=places, whole=True)
+
+
+def beginning_bytes(header: Header) -> int:
+    """Of one file, before its tensors."""
+    return min((tensor.offset for tensor in header.tensors.values()), default=header.size_bytes)
+
+
+async def _hash_file(part: Path, inside: Sequence[tuple[int, int, str]], places: dict[str, Place]) -> str:
+    """It is read once: beside its own hash those of what lies in it."""
+    whole, at = hashlib.sha256(), 0
+    with part.open("rb") as file:
+        for offset, size_bytes, name in sorted(inside):
+            await _feed(file.fileno(), at, offset, whole)
+            own = hashlib.sha256()
+            await _feed(file.fileno(), offset, offset + size_bytes, whole, own)
+            places[name] = Place(str(part), offset, size_bytes, own.hexdigest())
+            at = offset + size_bytes
+        await _feed(file.fileno(), at, os.fstat(file.fileno()).st_size, whole)
+    return whole.hexdigest()
+
+
+async def _feed(file: int, start: int, end: int, *digests: hashlib._Hash) -> None:
+    for at in range(start, end, READ_BYTES):
+        await asyncio.to_thread(_feed_piece, file, at, min(READ_BYTES, end - at), digests)
+
+
+def _feed_piece(file: int, offset: int, num_bytes: int, digests: Sequence[hashlib._Hash]) -> None:
+    data = os.pread(file, num_bytes, offset)
+    for digest in digests:
+        digest.update(data)
