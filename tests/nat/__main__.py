@@ -51,7 +51,7 @@ WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
         options.screens,
     ),
     "relays": lambda options: relays.main(options.kinds.split(","), options.screens),
-    "newcomers": lambda options: newcomers.main(options.folder, options.model, options.draft),
+    "newcomers": lambda options: newcomers.main(options.folder, options.model, options.draft, options.hub),
     "clean": lambda options: _clean(),
 }
 
@@ -78,6 +78,7 @@ def main() -> int:
     parser.add_argument("--here", action="store_true", help="of moves: one of them, in this process; prints JSON")
     parser.add_argument("--kinds", default=",".join(relays.KINDS), help="of relays: what they do")
     parser.add_argument("--model", type=Path, help="of newcomers: a GGUF (the demo's)")
+    parser.add_argument("--hub", action="store_true", help="of newcomers: a hub has the model, too")
     parser.add_argument("--draft", type=Path, help="of newcomers: a draft model for it, that the first one has")
     parser.add_argument("--screens", action="store_true", help="of moves, relays: show all that was seen")
     options = parser.parse_args()

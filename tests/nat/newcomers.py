@@ -1,8 +1,9 @@
 """From nothing: five machines, of which one has the model, and four type one line: `python -m tests.nat newcomers`.
 
-Each machine is a host of its own in the lab; the model lies on a hub behind a line of 100 Mbit/s, which all that fetch
-from it share. The four start at the same moment, each with memory for a quarter of the layers. Somebody asks at once,
-and waits. Then one whose layers nobody else has leaves, and another one comes. Exit code 1: no reply.
+Each machine is a host of its own in the lab, and gives others 100 Mbit/s at most. The model is a file that the first
+one has; with `--hub` it is also at a hub, behind a line of 100 Mbit/s that all who fetch from it share. The four start
+at the same moment, each with memory for a quarter of the layers. Somebody asks at once, and waits. Then one whose
+layers nobody else has leaves, and another one comes. Exit code 1: no reply.
 
 A table of who took what, bytes by where they came from, seconds until the first reply, and what moved.
 """
@@ -27,6 +28,7 @@ from tests.node.processes import Swarm, swarm
 from tests.weights.hub import REPO, Hub
 
 LINE_BYTES_PER_S = 100e6 / 8
+GIVES = ("--max-upload", f"{LINE_BYTES_PER_S:.0f}B/s")
 SHARE = 4
 """Newcomers, and into how many parts the model is cut."""
 PATIENCE_S = 240.0
@@ -54,37 +56,39 @@ class TownHub(Hub):
         return f"http://{self._host.ip}:{self._servers[1].sockets[0].getsockname()[1]}"
 
 
-def main(folder: Path, model: Path | None, draft: Path | None) -> int:
+def main(folder: Path, model: Path | None, draft: Path | None, with_hub: bool) -> int:
+    file = folder / "model.gguf"
     data = model.read_bytes() if model else demo_target().read_bytes() + bytes(32)  # not the one that is bundled
+    file.write_bytes(data)
     with lab() as town, swarm(folder) as people:
-        return asyncio.run(_main(town, people, data, model or demo_target(), draft))
+        hub = TownHub(town.home("public"), {file.name: data}) if with_hub else None
+        return asyncio.run(_main(town, people, file, draft, hub))
 
 
-async def _main(town: Lab, people: Swarm, data: bytes, model: Path, draft: Path | None) -> int:
-    hub = TownHub(town.home("public"), {"model.gguf": data})
-    await hub.start()
-    os.environ.update(hub.env)
-    memory = await _memory_bytes(people.folder, model, draft)
-    layers = f"0:{await _num_layers(people.folder, model) // SHARE}"
+async def _main(town: Lab, people: Swarm, file: Path, draft: Path | None, hub: TownHub | None) -> int:
+    if hub is not None:
+        await hub.start()
+        os.environ.update(hub.env)
+    memory, num_layers = await _size(people.folder, file, draft)
     own = ("--role", "drafter", *(("-md", str(draft)) if draft else ()))
-    first = ("--role", "shard", "-m", f"hf:{REPO}/model.gguf", "--layers", layers, "--yes")
+    source = f"hf:{REPO}/{file.name}" if hub else str(file)
+    first = ("--role", "shard", "-m", source, "--layers", f"0:{num_layers // SHARE}", "--yes", *GIVES)
     alice = begin(people, town.home("public"), "alice", *own, *first)
     join = await asyncio.to_thread(getattr, alice.daemon, "join")
-    line = ("--join", join, "--yes", "--max-memory", f"{memory}B")
-    began_s, before = time.monotonic(), hub.sent_bytes
+    line = ("--join", join, "--yes", "--max-memory", f"{memory}B", *GIVES)
+    began_s = time.monotonic()
     four = [begin(people, town.home("public"), name, *line) for name in ("bob", "carol", "dave", "erin")]
     reply = await _asked(town, people, join, "first")
     first_s = time.monotonic() - began_s
     for one in four:
         assert await asyncio.to_thread(getattr, one.daemon, "ready")
-    print(f"{len(data) / 1e6:.1f} MB of model; {memory / 1e6:.0f} MB of memory each")
+    size_mb = (await asyncio.to_thread(file.stat)).st_size / 1e6
+    print(f"{size_mb:.1f} MB of model; {memory / 1e6:.0f} MB of memory each")
     print(_table([alice, *four]))
-    given = (hub.sent_bytes - before) / 1e6
-    print(
-        f"first reply {first_s:.1f} s after the lines were typed (exit code {reply.code}); the hub gave {given:.1f} MB"
-    )
+    print(f"first reply {first_s:.1f} s after the lines were typed, exit code {reply.code}")
     again = await _change(town, people, join, [alice, *four], line)
-    await hub.close()
+    if hub is not None:
+        await hub.close()
     return int(bool(reply.code or again.code))
 
 
@@ -117,20 +121,16 @@ async def _asked(town: Lab, people: Swarm, join: str, name: str) -> Reply:
         await asyncio.sleep(0.2)
 
 
-async def _memory_bytes(folder: Path, model: Path, draft: Path | None) -> int:
-    """For a quarter of the layers, half a layer more, and the draft model where newcomers have it."""
+async def _size(folder: Path, model: Path, draft: Path | None) -> tuple[int, int]:
+    """Memory for a quarter of the layers, half a layer more, and the draft model where newcomers have it; layers."""
     config = NodeConfig(data_dir=folder / "look")
     target = await Target.read(config, model)
-    needs = target.needs(config.context_tokens)
+    needs, num_layers = target.needs(config.context_tokens), target.manifest.num_layers
     beside = 0
     if draft is None:
         one = await Target.read(config, demo_draft())
         beside = one.needs(config.context_tokens).of_layers(one.manifest.num_layers)
-    return needs.of_layers(target.manifest.num_layers // SHARE) + needs.layer // 2 + beside
-
-
-async def _num_layers(folder: Path, model: Path) -> int:
-    return (await Target.read(NodeConfig(data_dir=folder / "look"), model)).manifest.num_layers
+    return needs.of_layers(num_layers // SHARE) + needs.layer // 2 + beside, num_layers
 
 
 def _table(members: list[Member]) -> str:
