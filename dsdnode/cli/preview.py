@@ -77,14 +77,14 @@ class Person(fetching.FetchProgress):
 
     def __init__(self, yes: bool) -> None:
         super().__init__()
-        self._yes = yes
+        self.has_agreed = yes
 
     async def agree(self, proposal: Proposal, quotes: Sequence[Quote]) -> None:
         """Raises BadInput where nobody can be asked, click.Abort where somebody says no."""
         if quotes or sys.stderr.isatty():
             self._say(proposal, quotes)
         num_bytes = sum(quote.fetch_bytes for quote in quotes)
-        if not num_bytes or self._yes:
+        if not num_bytes or self.has_agreed:
             return
         if not sys.stdin.isatty() or not sys.stderr.isatty():
             raise BadInput(f"{size(num_bytes)} would be fetched, and nobody can be asked here: say so with --yes")

@@ -27,6 +27,10 @@ log = structlog.get_logger(__name__)
 class User(Progress, Protocol):
     """Whom this machine belongs to."""
 
+    @property
+    def has_agreed(self) -> bool:
+        """To whatever is fetched later, too."""
+
     async def agree(self, proposal: Proposal, quotes: Sequence[Quote]) -> None:
         """Hears what is to be done, and fetched. Raises DsdError where nothing is to be done; what is cancelled here
         leaves nothing."""
@@ -36,6 +40,8 @@ class User(Progress, Protocol):
 
 class Nobody:
     """There is no one to ask: what is not here is not fetched."""
+
+    has_agreed = False
 
     async def agree(self, proposal: Proposal, quotes: Sequence[Quote]) -> None:
         num_bytes = sum(quote.fetch_bytes for quote in quotes)

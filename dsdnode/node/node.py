@@ -173,11 +173,13 @@ class Node:
             offer = self._offers["shard"]
             current = keep_current(offer, self.rpc, self.discovery, self._pings, self._num_free)
             keeping = asyncio.create_task(current, name="keep the offer current")
+            own = offer.record(self.discovery.contact, self._num_free(), asyncio.get_running_loop().time())
             try:
-                now = asyncio.get_running_loop().time()
-                own = offer.record(self.discovery.contact, self._num_free(), now)
                 if moves is None or not await moves(self.discovery, self._pings, own):
                     await keeping
+            except DsdError as error:
+                log.warning("other layers are needed, and cannot be had", reason=str(error))
+                continue
             finally:
                 keeping.cancel()
                 await asyncio.gather(keeping, return_exceptions=True)
@@ -194,8 +196,7 @@ class Node:
         self.discovery.changed()
         if stage is not None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._config.timeouts.drain_s):
-                    await self._drained(stage)
+                await asyncio.wait_for(self._drained(stage), self._config.timeouts.drain_s)
             await stage.close()
         await left.engine.close()
         await self._start_shard()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsdnode.config import AUTO, NodeConfig
 from dsdnode.engine.port import Engine, TextEngine
@@ -13,7 +13,7 @@ from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.engines import Wish, pair_differences, start_draft, start_shard
 from dsdnode.node.fetching import User
 from dsdnode.node.proposal import Proposal
-from dsdnode.node.settling import settle, until_needed_elsewhere
+from dsdnode.node.settling import moved, settle, until_needed_elsewhere
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.discovery import Discovery
@@ -75,8 +75,10 @@ class _Chosen:
         self._user = user
         self._proposal: Proposal | None = None
         self._wish: Wish | None = None
+        self._rpc: Rpc | None = None
 
     async def settle(self, rpc: Rpc, discovery: Discovery, pings: Pings) -> NodeConfig:
+        self._rpc = rpc
         self._config, self._proposal = await settle(self._config, rpc, discovery, pings, self._user)
         if self._proposal.layers is not None:
             self._wish = Wish(self._proposal.layers, self._proposal.capacity_layers)
@@ -87,10 +89,15 @@ class _Chosen:
 
     async def moves(self, discovery: Discovery, pings: Pings, own: ProviderRecord) -> bool:
         target = self._proposal.target if self._proposal else None
-        if target is None or self._wish is None or target.path is None or not target.is_whole:
+        if target is None or self._wish is None or self._rpc is None or not target.is_whole:
+            return False
+        if target.path is None and not self._user.has_agreed:
             return False
         capacity = self._wish.capacity_layers
         layers = await until_needed_elsewhere(discovery, pings, own, capacity, target.fits())
+        if target.path is None:
+            path = await moved(self._config, self._rpc, discovery, target, layers, self._user)
+            self._config = replace(self._config, model=path)
         self._wish = Wish(layers, capacity)
         return True
 

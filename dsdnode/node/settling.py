@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from dsdnode.config import NodeConfig
+from dsdnode.dht.ids import model_key
 from dsdnode.net.rpc import Rpc
 from dsdnode.node import machine
 from dsdnode.node.fetching import Hubs, User
@@ -22,7 +23,7 @@ from dsdnode.placement.pipelines import Range
 from dsdnode.swarm.catalogue import survey
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import ProviderRecord, is_pinned
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,20 @@ async def _here(
     claim = target.kind(config, discovery.contact)
     layers = await claim_layers(discovery, claim, proposal.capacity_layers, target.fits(), wanted)
     return await sources.fetch(target, layers)
+
+
+async def moved(config: NodeConfig, rpc: Rpc, discovery: Discovery, target: Target, layers: Range, user: User) -> Path:
+    """The file with these layers of a model that is not here as a whole. Raises DsdError."""
+    assert target.pull is not None, "a target is here, or at a source"
+    found = await discovery.find_providers(model_key(target.manifest.model_id))
+    peers = list(dict.fromkeys(one.peer_id for one in found if one.role == "shard"))
+    source, weights_hash = str(target.pull.remote.source), target.manifest.weights_hash
+    async with Hubs(config, user, rpc) as sources:
+        if is_pinned(source):
+            pull = await sources.look(source, weights_hash, peers)
+        else:
+            pull = await sources.among(peers, weights_hash)
+        return await sources.fetch(replace(target, pull=pull), layers)
 
 
 async def until_needed_elsewhere(
