@@ -110,10 +110,14 @@ async def _pulled(settings: Settings, wanted: _Wanted, as_json: bool) -> str:
     path = shown(store.path_of(entry))
     if as_json:
         return render.as_json({**msgspec.to_builtins(entry), "path": path, "bytes_by_source": progress.by_source})
-    return (
-        f"{entry.name}: {size(entry.size_bytes)}, layers {render.span(entry.layers)} of {entry.num_layers}\n  {path}\n"
-        f"To serve it:\n  dsdnode start --role shard -m {entry.name}"
+    layers = f"layers {render.span(entry.layers)} of {entry.num_layers}"
+    lines = (
+        f"{entry.name}: {size(entry.size_bytes)}, {layers}",
+        render.wrapped(f"  right {entry.checked}", indent=2) if entry.checked else "",
+        f"  {path}",
+        f"To serve it:\n  dsdnode start --role shard -m {entry.name}",
     )
+    return "\n".join(line for line in lines if line)
 
 
 @click.group(

@@ -22,8 +22,9 @@ from dsdnode.engine.gguf import Manifest, check_whole, manifest_of, read_manifes
 from dsdnode.engine.gguf_header import Header, parse_header
 from dsdnode.engine.gguf_parts import join_parts, stem_of
 from dsdnode.errors import ModelRefused
+from dsdnode.identity import MAX_NAMED, peer_id, short_id
 from dsdnode.net.rpc import Rpc
-from dsdnode.weights.fetch import Fetch, Provider
+from dsdnode.weights.fetch import PEER, Fetch, Provider
 from dsdnode.weights.holdings import BEGINNING, Place, Tensors, keep
 from dsdnode.weights.hub import resolve, tokens
 from dsdnode.weights.members import FromMember, Member, agreed, beginning_of
@@ -114,6 +115,7 @@ class Pull:
             self.plan = plan_layers(self.remote, self.header, looked.whole, *layers)
             self.manifest = replace(looked.whole, start=layers[0], end=layers[1])
         self.name = name_of(self.remote, layers)
+        self._checked = ""
 
     @classmethod
     async def prepare(
@@ -194,6 +196,7 @@ class Pull:
             progress.begin(self.plan.size_bytes, sum(self.plan.blocks[one].size_bytes for one in target.suppliers))
             fetch = Fetch(self.plan, target, tell, progress.step)
             await self._fetch(fetch, target, tell, progress, rpc, members)
+            self._checked = self._by_what(target, members)
             target.sync()
         except WrongBytes:
             self._store.forget(self.name)
@@ -233,6 +236,16 @@ class Pull:
                 f"{self.remote.host or 'the swarm'} has given {self.remote.files[0].name} twice, and never with the "
                 "SHA-256 that was said of it; it is not kept"
             )
+
+    def _by_what(self, target: Target, members: Sequence[Member]) -> str:
+        """Its bytes are known to be right, in words."""
+        if self.plan.is_whole:
+            known = self._looked.remote.weights_hash or self._looked.whole.weights_hash != NO_HASH
+            return "by the SHA-256 of the whole file" if known else "by nobody: its source says no SHA-256"
+        own = [f"as {self.remote.host} gave it"] * any(not one.startswith(PEER) for one in target.suppliers.values())
+        makers = sorted({short_id(peer_id(one.manifest.public_key)) for one in members if one.manifest.whole})
+        signed = f"by the hashes of tensors that {' and '.join(makers[:MAX_NAMED]) or 'members'} signed"
+        return "; ".join([*own, *[signed] * any(one.startswith(PEER) for one in target.suppliers.values())])
 
     def _tensors(self, found: Mapping[str, str], members: Sequence[Member]) -> Tensors:
         """What is here now, for others."""
@@ -277,6 +290,7 @@ class Pull:
             files=tuple(output.name for output in self.plan.outputs),
             size_bytes=self.plan.disk_bytes,
             licence=self.remote.licence,
+            checked=self._checked,
         )
 
 

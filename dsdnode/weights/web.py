@@ -180,7 +180,7 @@ class Web:
         async with self._open(file.url, headers, first) as answer:
             self._check_unchanged(file, first, answer)
             skip = self._check_range(file, answer, start)
-            async for chunk in answer.aiter_raw(BODY_BYTES):
+            async for chunk in answer.aiter_raw():
                 if skip >= len(chunk):
                     skip -= len(chunk)
                     continue

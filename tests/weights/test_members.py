@@ -23,6 +23,7 @@ from dsdnode.weights.holdings import Holding, Place, Tensors, hashed, holding, k
 from dsdnode.weights.members import Member, agreed, who_has
 from dsdnode.weights.sharing import Sharing
 from dsdnode.weights.store import Store
+from dsdnode.weights.target import Target
 from dsdnode.wire.manifests import open_manifest, pack_held, sign_manifest, unpack_held
 from dsdnode.wire.messages import Contact, Message, Refused
 from dsdnode.wire.pieces import MAX_PIECE_BYTES, FindWeights, GetWeights, HasWeights, Weights
@@ -300,3 +301,19 @@ def test_a_holding_tells_what_it_has(town: Town) -> None:
     )
     one: Holding = holding(some, Path(), Identity.generate())
     assert one.held() == [True] and not one.manifest.whole
+
+
+async def test_what_members_gave_counts_no_more_once_nobody_tells_its_hash(alice: Alice, town: Town) -> None:
+    """Mallory is gone when alice goes on, and with her the word that her bytes were right."""
+    mallory = Mallory(town)
+    async with hub_of(demo_target()) as hub:
+        members = await town.who_has(mallory.peer)
+        async with alice.pulling(hub, SOURCE, (0, 8)) as one:
+            target = Target(alice.store.begin(one._entry()), one.plan)
+            for index in range(4):
+                target.write(index, bytes(one.plan.blocks[index].size_bytes), f"peer {members[0].name}")
+            target.close()
+        path = await pull(alice, town, hub, [], (0, 8))
+    cut(demo_target(), 0, 8, path.with_name("cut"))
+    assert path.read_bytes() == path.with_name("cut").read_bytes() and alice.steps["before"] > 0
+    await town.close(mallory.peer)

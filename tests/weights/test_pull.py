@@ -165,10 +165,8 @@ async def test_one_trouble_among_many_requests(trouble: Fault, alice: Alice, hub
     path = await alice.pull(hub)
     assert path.read_bytes() == demo_target().read_bytes()
     assert sum(alice.steps.values()) == demo_target().stat().st_size
-    if trouble in (busy, broken, dropped):
+    if trouble not in (whole, silent, elsewhere):
         assert hub.sent_bytes == demo_target().stat().st_size
-    if trouble is short:
-        assert hub.sent_bytes <= demo_target().stat().st_size + 65536  # what was on its way in a broken connection
 
 
 @pytest.mark.parametrize(
@@ -334,7 +332,7 @@ async def test_a_source_without_a_hash_gives_whole_files_alone(alice: Alice, hub
 
 @pytest.mark.slow
 async def test_a_pull_that_is_killed_goes_on(hub: Hub, tmp_path: Path) -> None:
-    hub.bytes_per_s = 2_000_000
+    hub.bytes_per_s = 4_000_000
     command = [sys.executable, "-m", "dsdnode.cli", "pull", SOURCE, "--yes", "--data-dir", str(tmp_path / "alice")]
     env = {**os.environ, **hub.env}
     journal = Store(tmp_path / "alice").partial("demo-target-d011edef") / "journal"
