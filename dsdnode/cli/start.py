@@ -28,7 +28,7 @@ from dsdnode.cli.options import (
     load,
     node_options,
 )
-from dsdnode.config import NodeConfig, default_data_dir
+from dsdnode.config import AUTO, NodeConfig, default_data_dir
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import output, shown, words
@@ -73,7 +73,7 @@ def start(
     lent = settings.values["swarm_key"].lent
     if dry_run:
         return preview.dry_run(config, as_json)
-    config = asyncio.run(fetching.fetched(config, yes))
+    config = asyncio.run(_fetched(config, yes))
     if detach:
         return _detach(invocation.argv, config, as_json, lent)
     if detached:
@@ -82,6 +82,14 @@ def start(
         raise_descriptor_limit()
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
         return runner.run(serve(config, as_json, leash, lent, preview.Person(yes)))
+
+
+async def _fetched(config: NodeConfig, yes: bool) -> NodeConfig:
+    """What was named is here; but a node that chooses its layers itself fetches its model then, and not all of it."""
+    if AUTO not in config.roles or not config.model_source:
+        return await fetching.fetched(config, yes)
+    others = await fetching.fetched(replace(config, model_source=""), yes)
+    return replace(others, model_source=config.model_source)
 
 
 def raise_descriptor_limit() -> None:

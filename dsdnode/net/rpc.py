@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from secrets import SystemRandom
@@ -164,6 +164,11 @@ class Rpc:
 
     def on_request(self, kind: type[M], handler: RequestHandler[M]) -> None:
         self._on_request[kind] = handler
+
+    def off_requests(self, kinds: Iterable[type[Message]]) -> None:
+        """Nobody here answers them any more."""
+        for kind in kinds:
+            self._on_request.pop(kind, None)
 
     def on_notice(self, kind: type[M], handler: NoticeHandler[M]) -> Callable[[], None]:
         """Several roles of one node may hear the same notice: all handlers are called. To call when it is to end."""

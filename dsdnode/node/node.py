@@ -41,7 +41,7 @@ from dsdnode.swarm.joining import remember
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, parse_join
-from dsdnode.wire.messages import Contact, Open, Refused
+from dsdnode.wire.messages import Contact, Message, Open, Refused
 from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.replies import Generate
 
@@ -50,6 +50,7 @@ log = structlog.get_logger(__name__)
 SAVE_PEERS_S = 30.0
 
 
+ASKED: dict[str, type[Message]] = {"shard": Open, "drafter": Generate}
 MAX_TARGETS_TOLD = 4
 """Of models in an error."""
 
@@ -100,16 +101,16 @@ class Node:
 
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
-        told = self._config.roles
-        if "shard" in told or AUTO in told:  # it may have been one before, and who knows of it asks
+        if {"shard", AUTO} & {*self._config.roles}:  # it may have been one before, and who knows of it asks
             self.rpc.on_request(Open, _starting)
-        if "drafter" in told or AUTO in told:
+        if {"drafter", AUTO} & {*self._config.roles}:
             self.rpc.on_request(Generate, _starting)
         self.rpc.start()
         self.discovery.start()
         await self._join(contacts)
         if self._organs.settle is not None:
             self._config = await self._organs.settle(self.rpc, self.discovery, self._pings)
+            self.rpc.off_requests([kind for role, kind in ASKED.items() if role not in self._config.roles])
         if "shard" in self._config.roles:
             await self._start_shard()
         if "drafter" in self._config.roles:

@@ -112,7 +112,7 @@ async def target_of(config: NodeConfig, others: Sequence[ProviderRecord], source
     if AUTO not in config.roles and "shard" not in config.roles:
         return None
     if config.model_source:
-        return Target.at(await sources.look(config.model_source, ""))
+        return await _named(config, config.model_source, sources)
     models = models_of(others)
     if config.model is not None or AUTO not in config.roles or not models:
         return await Target.read(config, config.model or demo_target())
@@ -132,6 +132,8 @@ async def draft_of(
     with, while there are few of them."""
     if AUTO not in config.roles and "drafter" not in config.roles:
         return None
+    if config.draft_model_source:
+        return await _named(config, config.draft_model_source, sources)
     if config.draft_model is not None or AUTO not in config.roles:
         return await Target.read(config, config.draft_model or demo_draft())
     useful = {one.tokenizer_hash for one in others} if target is None else {target.manifest.tokenizer_hash}
@@ -147,6 +149,15 @@ async def draft_of(
         if len(drafters) < ENOUGH_DRAFTERS and (found := await _elsewhere(model_id, theirs, sources)) is not None:
             return found
     return None
+
+
+async def _named(config: NodeConfig, source: str, sources: Sources) -> Target:
+    """What the user named, if it is not in the store as a whole."""
+    store = Store(config.data_dir, config.max_disk_bytes)
+    known = store.find(source, None)
+    if known is not None and known.layers == (0, known.num_layers):
+        return await Target.read(config, store.path_of(known))
+    return Target.at(await sources.look(source, ""))
 
 
 async def _here(config: NodeConfig, model_id: str, shards: Sequence[ProviderRecord]) -> Target | None:
