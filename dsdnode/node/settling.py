@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +30,10 @@ log = structlog.get_logger(__name__)
 
 MAX_SURVEYED = 256
 """Records; in a larger swarm those that were found first say enough of what it lacks."""
-LOOK_S = 20.0
+LOOK_S = 40.0
 """Between two looks at what the swarm lacks, on the average: a few of them in placement/moving.py's patience."""
+MAX_PINGED = 64
+"""Shards, at each look."""
 JOINED_S = 3.0
 """For the others that it was told to join by: the first that answers may be a hermit, or a liar."""
 
@@ -96,16 +99,24 @@ async def until_needed_elsewhere(
     holes, loop = Holes(), asyncio.get_running_loop()
     while True:
         await asyncio.sleep(discovery.rng.uniform(0.5, 1.5) * LOOK_S)
-        found = Found.of(*await survey(discovery, pings, MAX_SURVEYED, NUM_PINGS))
-        others = [
-            one
-            for one in found.records
-            if one.role == "shard" and one.model_id == own.model_id and one.public_key != own.public_key
-        ]
+        others = await _living(discovery, pings, own)
         layers = holes.look(loop.time(), own, others, capacity_layers, fits)
         if layers is not None:
             log.info("these layers are needed more", layers="{}:{}".format(*layers), left=f"{own.start}:{own.end}")
             return layers
+
+
+async def _living(discovery: Discovery, pings: Pings, own: ProviderRecord) -> list[ProviderRecord]:
+    """The model's other shards, but for those that do not answer. Of many, those are asked that the fewest stand in
+    for: the others' silence would open no hole."""
+    found = await discovery.find_providers(model_key(own.model_id))
+    others = [one for one in found if one.role == "shard" and one.model_id == own.model_id]
+    others = [one for one in others if one.public_key != own.public_key]
+    replicas = Counter((one.start, one.end) for one in others)
+    asked = sorted(others, key=lambda one: (replicas[one.start, one.end], one.peer_id))[:MAX_PINGED]
+    answers = await asyncio.gather(*(pings.rtt_s(one.peer_id) for one in asked))
+    silent = {one.peer_id for one, rtt_s in zip(asked, answers, strict=True) if rtt_s is None}
+    return [one for one in others if one.peer_id not in silent]
 
 
 async def look_around(discovery: Discovery, pings: Pings) -> Found:
