@@ -23,6 +23,7 @@ from dsdnode.placement.parts import Means, Part, as_record, choose_part
 from dsdnode.placement.pipelines import Range, View, is_covered, size
 from dsdnode.swarm.catalogue import models_of
 from dsdnode.weights.pull import Pull
+from dsdnode.weights.store import size as size_text
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
@@ -103,7 +104,9 @@ class _Case:
         if capacity < (1 if span is None else size(span)):
             needs = target.needs(config.context_tokens)
             least = needs.of_layers(1 if span is None else size(span))
-            return self._without_layers(f"its layers take {_mb(least)} at least, and {_mb(self._memory)} are free")
+            return self._without_layers(
+                f"its layers take {size_text(least)} at least, and {size_text(self._memory)} are free"
+            )
         if span is not None:
             return Part(FIRST_ROLES if self._drafts(target) else ("shard",), span, "this machine was given them")
         return await self._chosen(target, capacity)
@@ -132,7 +135,7 @@ class _Case:
         """What is left for it."""
         if self.draft is not None and self._draft_bytes <= self._memory:
             return Part(("drafter",), None, f"{why}; a draft model fits")
-        more = f"; a draft model would take {_mb(self._draft_bytes)}" if self.draft else ""
+        more = f"; a draft model would take {size_text(self._draft_bytes)}" if self.draft else ""
         return Part(("bootstrap",), None, f"{why}{more}: it holds records, and relays for others")
 
     # --- what fits
@@ -222,7 +225,3 @@ class _Case:
         path = shard_path(self.config, target.manifest.model_id, *layers)
         is_here = target.path is not None and (layers == target.held or path.exists())
         return 0 if is_here else target.bytes_of(layers)
-
-
-def _mb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.0f} MB"
