@@ -16,8 +16,8 @@ from dsdnode.weights.web import SourceFailed
 
 PEER = "peer "
 """Names of peers begin so, here and in journals."""
-RUN_BLOCKS = 16
-"""Of one request, at most."""
+FIRST_BLOCKS, RUN_BLOCKS = 4, 64
+"""Of one request: the first one, and the largest."""
 RUN_S = 2.0
 """As much as comes in so long is asked for at once: at the end nobody waits longer for the slowest. (With 16 MiB each,
 four requests to a hub of 2 MB/s kept a member of 50 MB/s waiting for half a minute.)"""
@@ -94,7 +94,7 @@ class Fetch:
 
     async def _lane(self, provider: Provider) -> None:
         """One request at a time. It ends when nothing can be missing any more that this one has."""
-        loop, num_blocks = asyncio.get_running_loop(), 1
+        loop, num_blocks = asyncio.get_running_loop(), FIRST_BLOCKS
         while provider in self._providers:
             run = self._claim(provider, num_blocks)
             if run:

@@ -18,8 +18,8 @@ from dsdnode.engine.gguf_parts import stem_of
 from dsdnode.engine.gguf_writer import head_of, offsets_of
 from dsdnode.weights.sources import Remote
 
-BLOCK_BYTES = 1 << 20
-"""What is fetched again, at most, of each connection that a kill ends."""
+BLOCK_BYTES = 256 << 10
+"""What is fetched again, at most, of each connection that a kill ends. (Each costs 0.3 ms, and 60 bytes of journal.)"""
 GAP_BYTES = 64 * 1024
 """So few bytes between two tensors are fetched too: asking twice takes longer."""
 

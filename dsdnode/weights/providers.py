@@ -16,15 +16,18 @@ NUM_LANES = 4
 
 
 class FromHub:
-    """All of it. `read` raises SourceFailed, SourceChanged."""
+    """All of it; what came already when the header was looked for (`beginnings` of its files) is not fetched again.
+    `read` raises SourceFailed, SourceChanged.
+    """
 
     num_lanes = NUM_LANES
     is_peer = False
 
-    def __init__(self, web: Web, remote: Remote) -> None:
+    def __init__(self, web: Web, remote: Remote, beginnings: Sequence[bytes]) -> None:
         self.name = remote.host
         self._web = web
         self._files = remote.files
+        self._beginnings = beginnings
         self._starts = file_starts([file.size_bytes for file in remote.files])
 
     def has(self, start: int, end: int) -> bool:
@@ -35,6 +38,11 @@ class FromHub:
             index = bisect_right(self._starts, start) - 1
             file, begins = self._files[index], self._starts[index]
             stop = min(end, self._starts[index + 1])
+            known = self._beginnings[index][start - begins : stop - begins]
+            if known:
+                yield known
+                start += len(known)
+                continue
             try:
                 async with aclosing(self._web.read(file, start - begins, stop - begins)) as chunks:
                     async for chunk in chunks:
@@ -46,7 +54,7 @@ class FromHub:
 
 
 class FromHeaders:
-    """What came when the header was looked for, and is behind it: nothing is fetched twice."""
+    """What came when the header was looked for, and is behind it."""
 
     name = "read before"
     num_lanes = 1

@@ -140,7 +140,7 @@ class Pull:
             )
         header, beginnings = await _header(web, remote, store.partial(name_of(remote, layers)), keep)
         whole = manifest_of(header, known or weights_hash or NO_HASH, Path(remote.files[0].name))
-        return cls(store, Looked(remote, header, beginnings, whole), asked, layers, FromHub(web, remote))
+        return cls(store, Looked(remote, header, beginnings, whole), asked, layers, FromHub(web, remote, beginnings))
 
     def part(self, layers: tuple[int, int] | None) -> Pull:
         """Of the same model other layers, or all of it. Raises BadInput, ModelRefused."""

@@ -18,6 +18,7 @@ from tests.node.mutations_relay import RELAY
 from tests.node.mutations_swarm import SWARM
 from tests.node.mutations_text import TEXT
 from tests.node.mutations_waits import WAITS
+from tests.node.mutations_weights import WEIGHTS
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
 SESSIONS: Final = "dsdnode.node.shard.sessions:Sessions."
@@ -240,5 +241,6 @@ GROUPS: Final = (
     HOUSE,
     RELAY,
     PARTS,
+    WEIGHTS,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

@@ -26,7 +26,7 @@ from dsdnode.weights.store import Store
 from dsdnode.weights.target import Target
 from dsdnode.wire.manifests import open_manifest, pack_held, sign_manifest, unpack_held
 from dsdnode.wire.messages import Contact, Message, Refused
-from dsdnode.wire.pieces import MAX_PIECE_BYTES, FindWeights, GetWeights, HasWeights, Weights
+from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 from tests.weights.hub import Hub, hub_of
 from tests.weights.test_pull import BLOCK_BYTES, SOURCE, Alice
 
@@ -254,7 +254,7 @@ async def test_gated_models_are_not_handed_on(alice: Alice) -> None:
     [
         GetWeights("0" * 64, "output_norm.weight", 0, 8),
         GetWeights("", "no such tensor", 0, 8),
-        GetWeights("", "output_norm.weight", 0, MAX_PIECE_BYTES),
+        GetWeights("", "blk.0.attn_norm.weight", 0, 1 << 16),
         GetWeights("", "output_norm.weight", 1 << 59, 8),
     ],
 )
@@ -278,7 +278,7 @@ async def test_the_cap_holds_and_a_greedy_member_waits_for_its_turn(town: Town) 
     loop = asyncio.get_running_loop()
     began = loop.time()
     many = [asyncio.create_task(mallory.rpc.request(bob.identity.peer_id, wanted, timeout_s=20)) for _ in range(30)]
-    await asyncio.sleep(0)
+    await many[0]  # and all the others wait
     await carol.rpc.request(bob.identity.peer_id, wanted, timeout_s=20)
     num_before = sum(one.done() for one in many)
     answers = await asyncio.gather(*many)
@@ -317,3 +317,16 @@ async def test_what_members_gave_counts_no_more_once_nobody_tells_its_hash(alice
     cut(demo_target(), 0, 8, path.with_name("cut"))
     assert path.read_bytes() == path.with_name("cut").read_bytes() and alice.steps["before"] > 0
     await town.close(mallory.peer)
+
+
+async def test_who_asks_for_more_than_is_soon_given_is_told_to_come_later(town: Town) -> None:
+    bob = town.giver("bob", rate=10_000)  # 15 s are 150 kB
+    wanted = GetWeights(town.model.weights_hash, "token_embd.weight", 0, 100_000)
+    first = asyncio.create_task(town.alice.rpc.request(bob.identity.peer_id, wanted, timeout_s=9))
+    await first
+    answers = await asyncio.gather(
+        *(town.alice.rpc.request(bob.identity.peer_id, wanted, timeout_s=0.3) for _ in range(3)), return_exceptions=True
+    )
+    refused = [one[0] for one in answers if isinstance(one, tuple)]
+    assert refused and all(isinstance(one, Refused) and one.retry for one in refused)
+    await town.close(bob)

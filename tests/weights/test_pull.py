@@ -21,10 +21,11 @@ from dsdnode.engine.gguf_parts import open_model
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.models import demo_target
 from dsdnode.weights import plan
+from dsdnode.weights.hub import tokens
 from dsdnode.weights.pull import Pull, WrongBytes, pulling
 from dsdnode.weights.store import Store
 from dsdnode.weights.target import DiskTrouble, Target
-from dsdnode.weights.web import Limits, SourceChanged, SourceFailed
+from dsdnode.weights.web import Limits, SourceChanged, SourceFailed, _next
 from tests.engine.test_gguf_parts import split
 from tests.weights.hub import REPO, Asked, Fault, Hub, hub_of
 
@@ -303,20 +304,21 @@ async def test_too_little_room_is_said_before(alice: Alice, hub: Hub, tmp_path: 
     assert hub.sent_bytes == HEADER_BYTES
 
 
-async def test_what_the_disk_has_lost_is_fetched_again(alice: Alice, hub: Hub) -> None:
-    """A kill, or a loss of power, may keep a journal and lose what it tells of."""
+async def test_what_the_disk_has_lost_is_fetched_again(alice: Alice, hub: Hub, tmp_path: Path) -> None:
+    """A kill, or a loss of power, may keep a journal and lose what it tells of; and of layers no file's hash tells."""
     hub.faults = [some(3, 1, broken)]
     with pytest.raises(SourceFailed):
-        await alice.pull(hub)
+        await alice.pull(hub, layers=(0, 8))
     hub.faults = []
-    partial = alice.store.partial("demo-target-d011edef")
-    with (partial / "demo-target.gguf").open("r+b") as file:
-        file.seek(BLOCK_BYTES + 5)
+    partial = alice.store.partial("demo-target-0-8-d011edef")
+    with (partial / "demo-target-0-8.gguf").open("r+b") as file:
+        file.seek(BLOCK_BYTES + 5000)
         file.write(b"lost")
     with (partial / "journal").open("ab") as file:
         file.write(b"\n3 00ff\n7")  # torn
-    path = await alice.pull(hub)
-    assert path.read_bytes() == demo_target().read_bytes()
+    path = await alice.pull(hub, layers=(0, 8))
+    cut(demo_target(), 0, 8, tmp_path / "cut.gguf")
+    assert path.read_bytes() == (tmp_path / "cut.gguf").read_bytes() and alice.steps["before"] > 0
 
 
 async def test_a_source_without_a_hash_gives_whole_files_alone(alice: Alice, hub: Hub) -> None:
@@ -356,3 +358,17 @@ async def test_two_do_not_write_one_file(alice: Alice, hub: Hub) -> None:
         with pytest.raises(BadInput, match="another process is fetching demo-target-d011edef already"):
             await other.run(print, alice)
         target.close()
+
+
+def test_a_token_goes_over_no_plain_connection() -> None:
+    env = {"HF_ENDPOINT": "http://hub.example", "HF_TOKEN": "hf_secret"}
+    with pytest.raises(BadInput, match="a token is not sent without TLS"):
+        tokens(env)
+    assert tokens({**env, "HF_ENDPOINT": "https://hub.example"}) == {"https://hub.example:443": "hf_secret"}
+
+
+@pytest.mark.parametrize("location", ["http://cdn.example/file", "file:///etc/passwd", "ftp://cdn.example/file"])
+def test_no_redirect_leads_out_of_tls(location: str) -> None:
+    assert _next("https://hub.example/a/b", "/c") == "https://hub.example/c"
+    with pytest.raises(SourceFailed, match="not followed"):
+        _next("https://hub.example/a/b", location)

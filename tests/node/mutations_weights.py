@@ -1,0 +1,45 @@
+"""Guards of models that are fetched, and given to others (mutations.py has the others)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+FETCH: Final = "dsdnode.weights.fetch:Fetch."
+PULL: Final = "dsdnode.weights.pull:Pull."
+WEB: Final = "dsdnode.weights.web:"
+SHARING: Final = "dsdnode.weights.sharing:Sharing."
+MANIFESTS: Final = "dsdnode.wire.manifests:open_manifest"
+
+WEIGHTS: Final = {
+    "weights-tensor": Mutation(FETCH + "_check", "self._hashes.get(name, digest) != digest", "False"),
+    "weights-doubt": Mutation(FETCH + "run", "        self.drop(self._doubtful())\n", ""),
+    "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
+    "weights-file": Mutation(PULL + "_fetch", "not self.plan.is_whole or await self._is_right(target)", "True"),
+    "weights-meant": Mutation(PULL + "prepare", "weights_hash and known and known != weights_hash", "False"),
+    "weights-gated": Mutation(PULL + "run", "not self.remote.restricted", "True"),
+    "weights-journal": Mutation(
+        "dsdnode.weights.target:Target.recall",
+        "self._digest(self._plan.blocks[index]).hex().encode() == digest",
+        "True",
+    ),
+    "weights-changed": Mutation(WEB + "Web._check_unchanged", "if changed or ", "if False and "),
+    "token-origin": Mutation(
+        WEB + "Web._send", "self._tokens.get(origin_of(url))", "next(iter(self._tokens.values()), None)"
+    ),
+    "token-plain": Mutation(WEB + "check_scheme", "not secret and ", ""),
+    "redirect-plain": Mutation(WEB + "_next", 'urlsplit(target).scheme != "https"', "False"),
+    "manifest-model": Mutation(MANIFESTS, "manifest.weights_hash != weights_hash", "False"),
+    "manifest-signature": Mutation(
+        MANIFESTS, "not verify(manifest.public_key, _LABEL + signed.payload, signed.signature)", "False"
+    ),
+    "manifests-agree": Mutation("dsdnode.weights.members:agreed", " if name not in disputed", ""),
+    "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
+    "weights-waiting": Mutation(SHARING + "_turn", "ahead + num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"),
+    "weights-turns": Mutation(
+        SHARING + "_give_turns",
+        "min(self._waiting, key=lambda one: [self._served.get(key, -1) for key in _levels(one.account)])",
+        "self._waiting[0]",
+    ),
+}
