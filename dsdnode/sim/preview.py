@@ -6,12 +6,13 @@ where it gives none yet, both are assumed.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import statistics
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dsdnode.client.client import Client, Finished, GenerateRequest
+from dsdnode.client.client import Client, Finished, GenerateRequest, ReplyStats
 from dsdnode.config import NodeConfig, read_joins
 from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import Identity
@@ -35,6 +36,8 @@ from dsdnode.wire.records import ProviderRecord
 
 TRIALS = 4
 TRIAL_TOKENS = 64
+TRIAL_S = 30.0
+"""For all of them: of a swarm that is slower than that, those count that were over by then."""
 PROMPTS_SEED = 29
 
 
@@ -110,12 +113,14 @@ async def _try(client: Client, records: Sequence[ProviderRecord], model_id: str)
     models = [one for one in models_of(records) if one.model_id == model_id]
     if not models or not models[0].complete or not models[0].drafters:
         return Trial()
-    done = []
-    with contextlib.suppress(DsdError):
-        for problem in problems(PROMPTS_SEED, TRIALS):
-            messages = [{"role": "user", "content": problem.question}]
-            request = GenerateRequest(messages=messages, model=model_id, max_tokens=TRIAL_TOKENS)
-            done += [event.stats async for event in client.generate(request) if isinstance(event, Finished)]
+    done: list[ReplyStats] = []
+    with contextlib.suppress(DsdError, TimeoutError):
+        async with asyncio.timeout(TRIAL_S):
+            for problem in problems(PROMPTS_SEED, TRIALS):
+                messages = [{"role": "user", "content": problem.question}]
+                request = GenerateRequest(messages=messages, model=model_id, max_tokens=TRIAL_TOKENS)
+                async with contextlib.aclosing(client.generate(request)) as events:
+                    done += [event.stats async for event in events if isinstance(event, Finished)]
     judged = sum(one.judged for one in done)
     return Trial(
         tuple(one.tokens_per_second for one in done if one.tokens_per_second),

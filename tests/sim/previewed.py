@@ -28,7 +28,7 @@ from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.models.problems import problems
 from tests.node.processes import Daemon, Swarm, run, swarm
 
-STAGE, DRAFT = ("400", "80"), ("0", "160")
+STAGE, DRAFT = ("50", "10"), ("0", "20")
 """ms, and ms a position: slow enough for two cores to play all of them, and to have something else to do."""
 REPLIES, TOKENS, PROMPTS_SEED = 4, 64, 977
 LISTENS_S, POLL_S = 120.0, 0.02
@@ -52,14 +52,14 @@ def shard(layers: str, pace: tuple[str, str] = STAGE) -> tuple[tuple[str, ...], 
 
 DRAFTER = ("--role", "drafter"), DRAFT
 AUTO = ("--role", "auto"), STAGE
-SLOW = ("1600", "160")
+SLOW = ("200", "20")
 CASES = (
-    Case("the missing half, 100 ms", 100, (DRAFTER, shard("0:4")), AUTO),
-    Case("a drafter of one's own, 300 ms", 300, (DRAFTER, shard("0:4"), shard("4:8")), DRAFTER),
-    Case("beside a slow stage, 150 ms", 150, (DRAFTER, shard("0:4"), shard("4:8", SLOW)), shard("4:8")),
-    Case("a third copy, 150 ms", 150, (DRAFTER, shard("0:4"), shard("4:8")), AUTO),
-    Case("plain decoding, 300 ms", 300, (DRAFTER, shard("0:4"), shard("4:8", SLOW)), (*shard("4:8"),)),
-    Case("the last of four, 300 ms", 300, (DRAFTER, shard("0:2"), shard("2:4"), shard("4:6")), AUTO),
+    Case("the missing half, 20 ms", 20, (DRAFTER, shard("0:4")), AUTO),
+    Case("a drafter of one's own, 80 ms", 80, (DRAFTER, shard("0:4"), shard("4:8")), DRAFTER),
+    Case("beside a slow stage, 40 ms", 40, (DRAFTER, shard("0:4"), shard("4:8", SLOW)), shard("4:8")),
+    Case("a third copy, 40 ms", 40, (DRAFTER, shard("0:4"), shard("4:8")), AUTO),
+    Case("plain decoding, 80 ms", 80, (DRAFTER, shard("0:4"), shard("4:8", SLOW)), (*shard("4:8"),)),
+    Case("the last of four, 120 ms", 120, (DRAFTER, shard("0:2"), shard("2:4"), shard("4:6")), AUTO),
 )  # fmt: skip
 PLAIN = ("--draft-max", "0")
 
