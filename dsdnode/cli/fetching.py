@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -73,7 +73,7 @@ async def fetch(
     async with pulling(
         store, source, layers, progress.tell, weights_hash=weights_hash, bytes_per_s=bytes_per_s
     ) as pull:
-        await agree(pull, yes)
+        agree(pull, yes)
         return await run(pull, progress)
 
 
@@ -108,7 +108,7 @@ async def members(client: Client | None, weights_hash: str) -> list[Member]:
         return []
 
 
-async def agree(pull: Pull, yes: bool) -> None:
+def agree(pull: Pull, yes: bool) -> None:
     """Raises BadInput where nobody is asked, click.Abort where somebody says no."""
     quote = pull.quote()
     click.echo(in_words(quote), err=True)
@@ -116,9 +116,13 @@ async def agree(pull: Pull, yes: bool) -> None:
         return
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         raise BadInput(f"{size(quote.fetch_bytes)} would be fetched, and nobody can be asked here: say so with --yes")
-    if not await asyncio.to_thread(click.confirm, "Fetch it?", default=True, err=True):
-        pull.forget()
-        raise click.Abort
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the loop's own would wait for the answer
+    try:
+        if not click.confirm("Fetch it?", default=True, err=True):
+            pull.forget()
+            raise click.Abort
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def in_words(quote: Quote) -> str:

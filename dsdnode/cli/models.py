@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -21,6 +22,11 @@ from dsdnode.files import shown
 from dsdnode.swarm.info import ModelInfo
 from dsdnode.weights.sources import is_source, parse_source
 from dsdnode.weights.store import Entry, Store, size
+
+if TYPE_CHECKING:
+    from dsdnode.client.client import Client
+    from dsdnode.weights.members import Member
+    from dsdnode.weights.pull import Pull
 
 source_options = (
     click.option("--layers", metavar="0:16|0-15", help="These layers alone (all, as the files are)."),
@@ -57,7 +63,11 @@ def _pull(source: str, flags: dict[str, Any]) -> None:
         str(parse_source(source)) if is_source(source) else source,
         *(flags.pop(name) for name in ("layers", "sha256", "dry_run", "yes")),
     )
-    told = asyncio.run(_pulled(load(flags), wanted, as_json))
+    try:
+        told = asyncio.run(_pulled(load(flags), wanted, as_json))
+    except KeyboardInterrupt:
+        click.echo("stopped; what came is kept, and the same command goes on from there", err=True)
+        raise
     if told:
         click.echo(told)
 
@@ -75,36 +85,23 @@ class _Wanted:
 
 async def _pulled(settings: Settings, wanted: _Wanted, as_json: bool) -> str:
     """What is to be said at the end."""
-    from dsdnode.weights.from_members import prepare
-    from dsdnode.weights.members import who_has
-    from dsdnode.weights.pull import pulling
-
-    store, rate = Store(settings["data_dir"], settings["max_disk"]), settings["max_download"] or inf
-    progress = fetching.progress_to_stderr()
+    store, progress = Store(settings["data_dir"], settings["max_disk"]), fetching.progress_to_stderr()
+    client: Client | None = None
+    members: Sequence[Member] = ()
     async with AsyncExitStack() as opened:
         if is_source(wanted.source):
-            pull = await opened.enter_async_context(
-                pulling(
-                    store,
-                    wanted.source,
-                    wanted.layers,
-                    progress.tell,
-                    weights_hash=wanted.weights_hash,
-                    bytes_per_s=rate,
-                    keep=not wanted.dry_run,
-                )
-            )
-            client = await opened.enter_async_context(fetching.swarm(settings))
-            members = await fetching.members(client, pull.manifest.weights_hash)
+            pull = await _from_source(opened, settings, wanted, store, progress.tell)
         else:
             client = await opened.enter_async_context(connect.client(settings))
-            weights_hash, hosts = await client.hosts(wanted.source)
-            members = await who_has(client.rpc, hosts, weights_hash)
-            pull = await prepare(store, client.rpc, members, wanted.layers, weights_hash, progress.tell)
+            rate = settings["max_download"] or inf
+            pull, members = await _from_members(client, wanted, store, progress.tell, rate)
         if wanted.dry_run:
             return render.as_json(msgspec.to_builtins(pull.quote())) if as_json else fetching.in_words(pull.quote())
         if pull.known is None:
-            await fetching.agree(pull, wanted.yes)
+            fetching.agree(pull, wanted.yes)
+            if client is None:
+                client = await opened.enter_async_context(fetching.swarm(settings))
+                members = await fetching.members(client, pull.manifest.weights_hash)
             await fetching.run(pull, progress, None if client is None else client.rpc, members)
         entry = store.named(pull.name)
     path = shown(store.path_of(entry))
@@ -118,6 +115,35 @@ async def _pulled(settings: Settings, wanted: _Wanted, as_json: bool) -> str:
         f"To serve it:\n  dsdnode start --role shard -m {entry.name}",
     )
     return "\n".join(line for line in lines if line)
+
+
+async def _from_source(
+    opened: AsyncExitStack, settings: Settings, wanted: _Wanted, store: Store, tell: Callable[[str], None]
+) -> Pull:
+    from dsdnode.weights.pull import pulling
+
+    return await opened.enter_async_context(
+        pulling(
+            store,
+            wanted.source,
+            wanted.layers,
+            tell,
+            weights_hash=wanted.weights_hash,
+            bytes_per_s=settings["max_download"] or inf,
+            keep=not wanted.dry_run,
+        )
+    )
+
+
+async def _from_members(
+    client: Client, wanted: _Wanted, store: Store, tell: Callable[[str], None], rate: float
+) -> tuple[Pull, Sequence[Member]]:
+    from dsdnode.weights.from_members import prepare
+    from dsdnode.weights.members import who_has
+
+    weights_hash, hosts = await client.hosts(wanted.source)
+    members = await who_has(client.rpc, hosts, weights_hash)
+    return await prepare(store, client.rpc, members, wanted.layers, weights_hash, tell, rate), members
 
 
 @click.group(

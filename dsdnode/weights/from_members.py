@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from math import inf
 from pathlib import Path
 
 from dsdnode.engine.gguf import manifest_of
@@ -18,6 +19,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.weights.fetch import PEER
 from dsdnode.weights.holdings import BEGINNING
 from dsdnode.weights.members import Member, agreed, get
+from dsdnode.weights.pace import Pace
 from dsdnode.weights.pull import MAX_BEGINNING_BYTES, Looked, Pull, Tell
 from dsdnode.weights.sources import Remote, RemoteFile, Source
 from dsdnode.weights.store import Store
@@ -25,7 +27,13 @@ from dsdnode.wire.pieces import MAX_PIECE_BYTES, GetWeights
 
 
 async def prepare(
-    store: Store, rpc: Rpc, members: list[Member], layers: tuple[int, int] | None, weights_hash: str, tell: Tell
+    store: Store,
+    rpc: Rpc,
+    members: list[Member],
+    layers: tuple[int, int] | None,
+    weights_hash: str,
+    tell: Tell,
+    bytes_per_s: float = inf,
 ) -> Pull:
     """`members`: of `who_has`. Raises ModelRefused (nobody has what is needed of it), BadInput (no such layers)."""
     if not members:
@@ -43,7 +51,7 @@ async def prepare(
     path = Path(files[0].name)
     header = join_parts(path, [Path(file.name) for file in files], headers)
     whole = manifest_of(header, weights_hash, path)
-    return Pull(store, Looked(remote, header, beginnings, whole), str(remote.source), layers, None)
+    return Pull(store, Looked(remote, header, beginnings, whole), str(remote.source), layers, None, Pace(bytes_per_s))
 
 
 async def _beginning(

@@ -19,6 +19,7 @@ from dsdnode.net.port import WEIGHTS, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.weights.fetch import PEER
 from dsdnode.weights.holdings import BEGINNING
+from dsdnode.weights.pace import Pace
 from dsdnode.weights.plan import file_starts
 from dsdnode.wire.manifests import WeightsManifest, open_manifest, unpack_held
 from dsdnode.wire.messages import Refused
@@ -105,11 +106,14 @@ class FromMember:
     num_lanes = NUM_LANES
     is_peer = True
 
-    def __init__(self, rpc: Rpc, member: Member, hashes: Iterable[str], header: Header, sizes: Sequence[int]) -> None:
+    def __init__(
+        self, rpc: Rpc, member: Member, hashes: Iterable[str], header: Header, sizes: Sequence[int], pace: Pace
+    ) -> None:
         """`sizes` of the model's files, in bytes."""
         self.name = PEER + member.name
         self._rpc = rpc
         self._member = member
+        self._pace = pace
         known = member.tensors & set(hashes)
         places = [(one.offset, one.size_bytes, one.name) for one in header.tensors.values() if one.name in known]
         starts = file_starts(sizes)
@@ -144,6 +148,7 @@ class FromMember:
             while start < stop:
                 num_bytes = min(MAX_PIECE_BYTES, stop - start)
                 wanted = GetWeights(self._member.manifest.weights_hash, name, start - offset, num_bytes)
+                await self._pace.take(num_bytes)
                 yield await get(self._rpc, self._member.peer, wanted)
                 start += num_bytes
         if start < end:

@@ -97,10 +97,20 @@ class Pull:
     """`await Pull.prepare(...)`, then `quote()`, then `await run(...)`."""
 
     def __init__(
-        self, store: Store, looked: Looked, asked: str, layers: tuple[int, int] | None, source: Provider | None
+        self,
+        store: Store,
+        looked: Looked,
+        asked: str,
+        layers: tuple[int, int] | None,
+        source: Provider | None,
+        pace: Pace,
     ) -> None:
-        """`source`: None where members alone have it. Raises BadInput, ModelRefused: no such layers, or not alone."""
+        """`source`: None where members alone have it; `pace`: of what members give.
+
+        Raises BadInput, ModelRefused: no such layers, or they cannot be alone.
+        """
         self._source = source
+        self._pace = pace
         self._store = store
         self._looked = looked
         self._asked = asked
@@ -138,13 +148,18 @@ class Pull:
                 f"{remote.source} is another model than the one that is meant: its SHA-256 is {known[:12]}, "
                 f"not {weights_hash[:12]}"
             )
-        header, beginnings = await _header(web, remote, store.partial(name_of(remote, layers)), keep)
+        name = name_of(remote, layers)
+        is_known = store.find(name, None) is not None
+        folder = store.folder / name if is_known else store.partial(name)
+        header, beginnings = await _header(web, remote, folder, keep and not is_known)
         whole = manifest_of(header, known or weights_hash or NO_HASH, Path(remote.files[0].name))
-        return cls(store, Looked(remote, header, beginnings, whole), asked, layers, FromHub(web, remote, beginnings))
+        return cls(
+            store, Looked(remote, header, beginnings, whole), asked, layers, FromHub(web, remote, beginnings), web.pace
+        )
 
     def part(self, layers: tuple[int, int] | None) -> Pull:
         """Of the same model other layers, or all of it. Raises BadInput, ModelRefused."""
-        return Pull(self._store, self._looked, self._asked, layers, self._source)
+        return Pull(self._store, self._looked, self._asked, layers, self._source, self._pace)
 
     @property
     def known(self) -> Entry | None:
@@ -223,7 +238,7 @@ class Pull:
         for words in disputes:
             tell(words)
         sizes = [file.size_bytes for file in self.remote.files]
-        peers = [] if rpc is None else [FromMember(rpc, one, hashes, self.header, sizes) for one in members]
+        peers = [] if rpc is None else [FromMember(rpc, one, hashes, self.header, sizes, self._pace) for one in members]
         own = [] if self._source is None else [self._source]
         await fetch.run([FromHeaders(self.remote, self._looked.beginnings), *peers, *own], hashes)
         if not self.plan.is_whole or await self._is_right(target):

@@ -89,7 +89,7 @@ class Web:
     ) -> None:
         self._tokens = dict(tokens)
         self._tell = tell
-        self._pace = pace
+        self.pace = pace
         self._limits = limits
         timeout = httpx.Timeout(limits.stall_s, connect=limits.connect_s)
         self._client = httpx.AsyncClient(timeout=timeout, trust_env=True)
@@ -154,7 +154,7 @@ class Web:
                 async with aclosing(self._read_once(file, start, end)) as chunks:
                     async for chunk in chunks:
                         self.num_bytes += len(chunk)
-                        await self._pace.take(len(chunk))
+                        await self.pace.take(len(chunk))
                         start += len(chunk)
                         yield chunk
                 if start < end:

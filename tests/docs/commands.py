@@ -31,7 +31,8 @@ from tests.docs.pages import ROOT, Place
 
 STARTS = ("dsdnode ", "python -m tests.", "python scripts/", "./scripts/", "scripts/", "pytest ")
 LABELS = re.compile(
-    r"dsdnode (hello|welcome|provider record|swarm (key|name)|beacon( tag)?|model|relay (reserve|accept)) \d+(\\n)?"
+    r"dsdnode (hello|welcome|provider record|swarm (key|name)|beacon( tag)?|model|manifest|relay (reserve|accept)) "
+    r"\d+(\\n)?"
 )
 """Bytes that are signed or hashed (docs/protocol.md)."""
 NUMBERS = {"N", "T", "MS", "MINUTES", "SECONDS", "TOKENS", "PORT", "SEED"}

@@ -23,7 +23,21 @@ from pathlib import Path
 
 import psutil
 
-from tests.fuzz import clients, dht, doors, drafters, engine, house, machines, relays, shards, text, wire, words
+from tests.fuzz import (
+    clients,
+    dht,
+    doors,
+    drafters,
+    engine,
+    house,
+    machines,
+    relays,
+    shards,
+    text,
+    weights,
+    wire,
+    words,
+)
 from tests.fuzz.campaign import campaign, table
 from tests.fuzz.parser import Parser
 from tests.fuzz.run import Report, cases_of, read_cases, run
@@ -31,7 +45,7 @@ from tests.fuzz.seen import run_seen
 
 PARSERS: dict[str, Parser] = {
     one.name: one
-    for room in (wire, words, engine, text, dht, doors, house, relays, machines, shards, drafters, clients)
+    for room in (wire, weights, words, engine, text, dht, doors, house, relays, machines, shards, drafters, clients)
     for one in room.PARSERS
 }
 FOLDER = Path(".fuzz")

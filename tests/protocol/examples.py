@@ -187,7 +187,7 @@ def _stages() -> OpenStages:
     return OpenStages((StagePlace(peers.contact_of("alice"), 0, 16), StagePlace(peers.contact_of("bob"), 16, 32)))
 
 
-def _manifest() -> WeightsManifest:
+def manifest() -> WeightsManifest:
     tensors = ("#0", "token_embd.weight", "blk.0.attn_q.weight")
     return WeightsManifest(
         peers.identity_of("alice").public_key,
@@ -204,8 +204,8 @@ def whole_messages() -> dict[str, Any]:
     states = np.array([[0.5, -0.25, 3.0, 0.0], [1.0, 2.0, -4.0, 0.125]], np.float32)
     asked, resumed, stages = _body(), _body((5, 6), (1, 2, 3)), _stages()
     judging = msgspec.structs.replace(_open(), index=1, seal_key=bytes(range(16)))
-    manifest = _manifest()
-    signed = sign_manifest(peers.identity_of("alice"), manifest)
+    told = manifest()
+    signed = sign_manifest(peers.identity_of("alice"), told)
     packed = encode_body
     cases = [
         _whole("a question for providers", Envelope(FindProviders(KEY), (), 3, False, 3000), ()),
@@ -231,7 +231,7 @@ def whole_messages() -> dict[str, Any]:
                ("3 digests", [15], states.tolist())),
         _whole("alice tells carol what she has of a model",
                Envelope(HasWeights(), (signed, pack_held([True, False, True])), 9, True),
-               (manifest, "the first and the third tensor")),
+               (told, "the first and the third tensor")),
     ]  # fmt: skip
     return {"about": "Sections 5 to 10: whole messages, frame by frame, and what their buffers say.", "cases": cases}
 
