@@ -18,9 +18,11 @@ from dsdnode.errors import BadInput
 from dsdnode.files import replacing
 from dsdnode.wire.messages import MAX_LAYERS
 
-ROLES = ("drafter", "shard", "bootstrap", "gateway")
-DEFAULT_ROLES = ("drafter", "shard")
-"""With both, one machine alone already answers, and each further one adds a replica or a drafter."""
+AUTO = "auto"
+"""No role, but whatever brings the swarm most (node/proposal.py)."""
+ROLES = ("drafter", "shard", "bootstrap", "gateway", AUTO)
+FIRST_ROLES = ("drafter", "shard")
+"""Of who begins a swarm by itself: one machine alone already answers."""
 DEFAULT_LISTEN = "tcp://[::]:29170"
 """Every address of this machine, of both families."""
 RELAY_BITS_PER_S = 20_000_000
@@ -69,7 +71,7 @@ class Timeouts:
 class NodeConfig:
     """Everything that `Node.start` needs. Paths left None: the bundled demo model, and files in the data dir."""
 
-    roles: tuple[str, ...] = DEFAULT_ROLES
+    roles: tuple[str, ...] = (AUTO,)
     listen: str = DEFAULT_LISTEN
     """Where the node is bound; port 0: any free one, another one after a restart."""
     advertise: tuple[str, ...] = ()
@@ -287,4 +289,6 @@ def parse_roles(names: tuple[str, ...]) -> tuple[str, ...]:
     unknown = [name for name in names if name not in ROLES]
     if unknown or not names:
         raise BadInput(f"unknown role {', '.join(unknown) or '(none)'}: choose from {', '.join(ROLES)}")
+    if AUTO in names and set(names) != {AUTO}:
+        raise BadInput(f"the role {AUTO} chooses all roles itself: name it alone, or name the others")
     return tuple(role for role in ROLES if role in names)

@@ -91,7 +91,9 @@ policy_options = chain(
 )
 """Of `start`: what its drafter does with replies that do not say; of `run` and `chat`: what they say."""
 node_options = chain(
-    click.option("--role", multiple=True, metavar="|".join(ROLES), help="Repeatable (drafter and shard)."),
+    click.option(
+        "--role", multiple=True, metavar="|".join(ROLES), help="Repeatable (auto: what brings the swarm most)."
+    ),
     join_options,
     click.option(
         "--listen", metavar="tcp://HOST:PORT", help="Where to be reached ([::]:29170, all addresses; port 0: any)."

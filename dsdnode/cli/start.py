@@ -18,7 +18,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import api, control, fetching, logs, render, streams, swarm_keys
+from dsdnode.cli import api, control, fetching, logs, preview, render, streams, swarm_keys
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -28,7 +28,7 @@ from dsdnode.cli.options import (
     load,
     node_options,
 )
-from dsdnode.config import NodeConfig, default_data_dir
+from dsdnode.config import AUTO, NodeConfig, default_data_dir
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import output, shown, words
@@ -36,6 +36,7 @@ from dsdnode.node.status import Ready
 
 if TYPE_CHECKING:
     from dsdnode.gateway.server import Gateway
+    from dsdnode.node.fetching import User
     from dsdnode.node.node import Node
 
 MAX_READY_BYTES = 64 * 1024
@@ -47,6 +48,7 @@ log = structlog.get_logger()
 @click.command(epilog="\b\nExample:\n  dsdnode start --role shard --layers 0:4 --join dsd://192.0.2.7:29170/KEY")
 @node_options
 @api.api_options
+@click.option("--dry-run", is_flag=True, help="Say what it would do, and what the swarm would give; start nothing.")
 @click.option("--detach", is_flag=True, help="Return when the node is ready and leave it running (`dsdnode stop`).")
 @click.option("--detached", is_flag=True, hidden=True, help="The one that --detach started: log into the data dir.")
 @click.option("--emulate-ms", type=(click.FloatRange(0, 1e5), click.FloatRange(0, 1e4)), hidden=True)
@@ -57,6 +59,7 @@ log = structlog.get_logger()
 def start(
     invocation: Invocation,
     /,
+    dry_run: bool,
     detach: bool,
     detached: bool,
     as_json: bool,
@@ -65,11 +68,14 @@ def start(
     emulate_ms: tuple[float, float] | None,
     **flags: Any,
 ) -> int:
-    """Start a node. With nothing said it serves the bundled demo models in the swarm it last knew, or begins one."""
-    settings = load(flags, log_level="info")
+    """Start a node. With nothing said it takes the part that brings the swarm most: the one to join, the one that it
+    last knew, or one of its own with the bundled demo models."""
+    settings = load(flags, log_level="error" if dry_run else "info")
     config = replace(settings.node_config(), emulate=None if emulate_ms is None else CostLine.of_ms(*emulate_ms))
     lent = settings.values["swarm_key"].lent
-    config = asyncio.run(fetching.fetched(config, yes))
+    if dry_run:
+        return preview.dry_run(config, as_json)
+    config = asyncio.run(_fetched(config, yes))
     if detach:
         return _detach(invocation.argv, config, as_json, lent)
     if detached:
@@ -78,7 +84,15 @@ def start(
     if emulate_ms is None:  # (the fine loop's select() sees no descriptor beyond 1,023)
         raise_descriptor_limit()
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
-        return runner.run(serve(config, as_json, leash, lent, gateway))
+        return runner.run(serve(config, as_json, leash, lent, preview.Person(yes), gateway))
+
+
+async def _fetched(config: NodeConfig, yes: bool) -> NodeConfig:
+    """What was named is here; but a node that chooses its layers itself fetches its model then, and not all of it."""
+    if AUTO not in config.roles or not config.model_source:
+        return await fetching.fetched(config, yes)
+    others = await fetching.fetched(replace(config, model_source=""), yes)
+    return replace(others, model_source=config.model_source)
 
 
 def raise_descriptor_limit() -> None:
@@ -128,6 +142,7 @@ async def serve(
     as_json: bool,
     leash: bool = False,
     lent: Sequence[str] = (),
+    user: User | None = None,
     gateway: Gateway | None = None,
 ) -> int:
     """Start a node, say that it is ready, and serve until told to end; the exit code. Raises what Node.start raises.
@@ -143,7 +158,7 @@ async def serve(
     if leash:
         loop.add_reader(sys.stdin.fileno(), ending.on_input)
     with control.hold(config.data_dir):
-        ending.starting = asyncio.create_task(Node.start(config))
+        ending.starting = asyncio.create_task(Node.start(config, user))
         try:
             node = await ending.starting
         except asyncio.CancelledError:

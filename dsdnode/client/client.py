@@ -26,7 +26,7 @@ from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.swarm.catalogue import Model, called, describe_models, describe_peers, models_of
+from dsdnode.swarm.catalogue import Model, called, describe_models, describe_peers, models_of, survey
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
@@ -153,10 +153,8 @@ class Client:
 
     async def survey(self, max_records: int, num_pings: int) -> tuple[list[ProviderRecord], dict[bytes, float]]:
         """What is offered, and the round trips, s, to those of the peers that answered `num_pings`."""
-        records = (await self._discovery.find_providers(MODELS_KEY))[:max_records]
-        peers = dict.fromkeys(record.peer_id for record in records)
-        rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer, num_pings) for peer in peers))
-        return records, {peer: took_s for peer, took_s in zip(peers, rtts_s, strict=True) if took_s is not None}
+        await self._discovery.joined_all(JOIN_TIMEOUT_S)
+        return await survey(self._discovery, self._pings, max_records, num_pings)
 
     async def _records(self, max_age_s: float = 0.0, *, thorough: bool = False) -> list[ProviderRecord]:
         loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from dsdnode.config import NodeConfig
+from dsdnode.config import AUTO, NodeConfig
 from dsdnode.doctor import firewall
 from dsdnode.doctor.facts import Files, Interface, Machine, ModelFile
 from dsdnode.engine.gguf_parts import read_model, size_bytes_of
@@ -96,7 +96,7 @@ def at_files(config: NodeConfig, models: bool = True) -> Files:
     with contextlib.suppress(OSError):
         free_bytes = psutil.disk_usage(str(_nearest(config.data_dir))).free
     paths = {"shard": config.model or demo_target(), "drafter": config.draft_model or demo_draft()}
-    found = [_model(role, path) for role, path in paths.items() if models and role in config.roles]
+    found = [_model(role, path) for role, path in paths.items() if models and {role, AUTO} & set(config.roles)]
     return Files(shown(config.data_dir), trouble, free_bytes, tuple(found))
 
 

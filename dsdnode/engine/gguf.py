@@ -182,6 +182,11 @@ def fits_header(header: Header) -> Callable[[int, int], bool]:
     return may_be_cut
 
 
+def shard_bytes(header: Header, start: int, end: int) -> int:
+    """Of layers [start, end) of the whole model as a file, to a few thousand. Raises ModelRefused."""
+    return sum(tensor.size_bytes for tensor in plan_tensors(header, supported(header), start, end))
+
+
 def _remembered(whole: Manifest, start: int, end: int) -> dict[str, Value]:
     return {
         WEIGHTS_KEY: Value(STRING, whole.weights_hash),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from secrets import SystemRandom
@@ -165,9 +165,16 @@ class Rpc:
     def on_request(self, kind: type[M], handler: RequestHandler[M]) -> None:
         self._on_request[kind] = handler
 
-    def on_notice(self, kind: type[M], handler: NoticeHandler[M]) -> None:
-        """Several roles of one node may hear the same notice: all handlers are called."""
-        self._on_notice.setdefault(kind, []).append(handler)
+    def off_requests(self, kinds: Iterable[type[Message]]) -> None:
+        """Nobody here answers them any more."""
+        for kind in kinds:
+            self._on_request.pop(kind, None)
+
+    def on_notice(self, kind: type[M], handler: NoticeHandler[M]) -> Callable[[], None]:
+        """Several roles of one node may hear the same notice: all handlers are called. To call when it is to end."""
+        handlers = self._on_notice.setdefault(kind, [])
+        handlers.append(handler)
+        return lambda: handlers.remove(handler)
 
     def misbehaved(self, peer: bytes, why: object) -> None:
         """Count it; too many within a minute, and the peer is banned for a while."""

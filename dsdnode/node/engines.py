@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.engine.text import TextProcess
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.node.drafter.texts import Draft
+from dsdnode.node.machine import Needs
 from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
 from dsdnode.speculation.actions import MAX_BRANCHES
@@ -35,10 +37,6 @@ log = structlog.get_logger(__name__)
 PROBE_POSITIONS = (2, 10)
 """Not 1: llama.cpp took three times as long for one position as for two (the demo pair, half precision)."""
 PROBE_ROUNDS = 3
-PROCESS_BYTES = 160_000_000
-"""Of a worker without a model (104 MB on Linux), and what is rounded up."""
-HEAD_WIDTH = 32
-"""The narrowest usual: with wider heads there are fewer of them, and less is needed."""
 
 
 def options_of(config: NodeConfig, manifest: Manifest, num_sequences: int, strict: bool) -> EngineOptions:
@@ -80,12 +78,26 @@ def text_tools(draft: Path) -> Draft:
     return Draft(compare, lambda path: TextProcess(path, LOAD_TIMEOUT_S))
 
 
-async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> Engine:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Layers [start, end) that were chosen, and how many fit, should others have chosen the same."""
+
+    layers: tuple[int, int]
+    capacity_layers: int
+
+
+async def start_shard(config: NodeConfig, path: Path, discovery: Discovery, wish: Wish | None = None) -> Engine:
     """Layers `config.layers` of the target, or those that the swarm needs most. Raises ModelRefused, BadInput."""
     manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
-    start, end = await _layers(config, manifest, path, discovery)
+    start, end = await _layers(config, manifest, path, discovery, wish)
     if (start, end) != (manifest.start, manifest.end):
         path = await asyncio.to_thread(_shard_file, config, manifest, path, start, end)
+    return await start_layers(config, path)
+
+
+async def start_layers(config: NodeConfig, path: Path) -> Engine:
+    """All that is in a file. Raises ModelRefused."""
+    manifest = await asyncio.to_thread(read_manifest, path, config.data_dir / "cache")
     num_sequences = min(config.max_sessions * SEQUENCES_PER_SESSION, MAX_SEQUENCES)
     return _emulated(
         config, await _start(config, path, options_of(config, manifest, num_sequences, config.strict)), drafts=False
@@ -109,24 +121,32 @@ async def _start(config: NodeConfig, path: Path, options: EngineOptions) -> Work
     return engine
 
 
-async def _layers(config: NodeConfig, manifest: Manifest, path: Path, discovery: Discovery) -> tuple[int, int]:
-    whole = manifest.first and manifest.last
-    if config.layers is not None:
-        start, end = config.layers
-        if end > manifest.num_layers:
-            raise BadInput(f"layers {start}:{end} do not exist: {manifest.model_name} has 0:{manifest.num_layers}")
-        if not whole and (start, end) != (manifest.start, manifest.end):
-            raise BadInput(f"{path} holds layers {manifest.start}:{manifest.end} alone, not {start}:{end}")
-        return start, end
-    if not whole:
-        return manifest.start, manifest.end
-    claim, capacity_layers = _claim(config, manifest, discovery.contact), _capacity_layers(config, manifest, path)
-    start, end = await claim_layers(discovery, claim, capacity_layers, await asyncio.to_thread(fits, path))
+async def _layers(
+    config: NodeConfig, manifest: Manifest, path: Path, discovery: Discovery, wish: Wish | None
+) -> tuple[int, int]:
+    if (span := span_of(config, manifest, path)) is not None:
+        return span
+    capacity_layers = wish.capacity_layers if wish else _capacity_layers(config, manifest, path)
+    claim, may_be_cut = claim_of(config, manifest, discovery.contact), await asyncio.to_thread(fits, path)
+    start, end = await claim_layers(discovery, claim, capacity_layers, may_be_cut, wish.layers if wish else None)
     log.info("layers chosen", layers=f"{start}:{end}", of=manifest.num_layers)
     return start, end
 
 
-def _claim(config: NodeConfig, manifest: Manifest, contact: Contact) -> ProviderRecord:
+def span_of(config: NodeConfig, manifest: Manifest, path: Path) -> tuple[int, int] | None:
+    """The layers that the user named, or those that the file has, where it has not all; None: any. Raises BadInput."""
+    whole = manifest.first and manifest.last
+    if config.layers is None:
+        return None if whole else (manifest.start, manifest.end)
+    start, end = config.layers
+    if end > manifest.num_layers:
+        raise BadInput(f"layers {start}:{end} do not exist: {manifest.model_name} has 0:{manifest.num_layers}")
+    if not whole and (start, end) != (manifest.start, manifest.end):
+        raise BadInput(f"{path} holds layers {manifest.start}:{manifest.end} alone, not {start}:{end}")
+    return start, end
+
+
+def claim_of(config: NodeConfig, manifest: Manifest, contact: Contact) -> ProviderRecord:
     """As `record_of` will say it when there is an engine, of the whole model."""
     return ProviderRecord(
         public_key=contact.public_key,
@@ -148,28 +168,21 @@ def _claim(config: NodeConfig, manifest: Manifest, contact: Contact) -> Provider
 
 
 def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
-    """How many layers fit `max_memory`: weights as if spread evenly, a cache of float16 keys and values, full width.
-
-    Beside them lie the process and, for each cell of the cache, the scores of a batch under every head.
-    """
+    """How many layers fit `max_memory`. Raises ModelRefused: not one."""
     if config.max_memory_bytes is None:
         return manifest.num_layers
-    weights = size_bytes_of(path) / manifest.num_layers
-    cache = config.context_tokens * manifest.width * 2 * 2
-    scores = config.context_tokens * EngineOptions().batch_tokens * 4 * (manifest.width // HEAD_WIDTH + 1)
-    layers = int((config.max_memory_bytes - PROCESS_BYTES - scores) / (weights + cache))
-    if layers < 1:
-        least = PROCESS_BYTES + scores + weights + cache
-        raise ModelRefused(
-            f"not one layer of {manifest.model_name} fits --max-memory: it takes about {least / 1e6:.0f} MB, "
-            f"each further one {(weights + cache) / 1e6:.0f} MB (less with a smaller --ctx-size)"
-        )
-    return min(layers, manifest.num_layers)
+    needs = Needs.of(size_bytes_of(path) // manifest.num_layers, manifest.width, config.context_tokens)
+    return needs.capacity_of(manifest.model_name, config.max_memory_bytes, manifest.num_layers)
+
+
+def shard_path(config: NodeConfig, model_id: str, start: int, end: int) -> Path:
+    """Where these layers are kept, once they are cut."""
+    return config.data_dir / "shards" / f"{model_id[:16]}-{start}-{end}.gguf"
 
 
 def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int, end: int) -> Path:
     """Cut once, kept in the data dir under the model's id."""
-    path = config.data_dir / "shards" / f"{manifest.model_id[:16]}-{start}-{end}.gguf"
+    path = shard_path(config, manifest.model_id, start, end)
     if not path.exists() or read_manifest(path).model_id != manifest.model_id:  # by an older rule
         log.info("cutting", layers=f"{start}:{end}", model=manifest.model_name)
         try:
@@ -212,6 +225,7 @@ def record_of(
     contact: Contact,
     queue: float = 0.0,
     round_trips: tuple[RoundTrip, ...] = (),
+    source: str = "",
 ) -> ProviderRecord:
     """What the node offers with this engine."""
     shard = engine.shard
@@ -235,4 +249,5 @@ def record_of(
         slope_ms=1e3 * cost.slope_s,
         queue=queue,
         round_trips=round_trips,
+        source=source,
     )

@@ -8,47 +8,45 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
 import structlog
 
 from dsdnode.addresses import parse_address
-from dsdnode.config import NodeConfig, next_life, read_joins, write_joins
+from dsdnode.config import AUTO, NodeConfig, next_life, read_joins
 from dsdnode.cost import UNKNOWN
 from dsdnode.dht.ids import MODELS_KEY, model_key
-from dsdnode.engine.port import Engine, TextEngine
+from dsdnode.engine.port import TextEngine
 from dsdnode.errors import BadInput, DsdError, PeerUnavailable
 from dsdnode.identity import Identity, load_or_create, short_id
-from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.handshake import swarm_names
 from dsdnode.net.places import to_address
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.drafter.pairing import tokenizer_for, wait_for_target
-from dsdnode.node.drafter.texts import Draft, Reading, Texts
-from dsdnode.node.engines import measure, record_of, start_draft, start_shard, text_tools
+from dsdnode.node.drafter.texts import Reading, Texts
+from dsdnode.node.engines import measure, record_of
+from dsdnode.node.fetching import Nobody, User
 from dsdnode.node.giving import Giving
 from dsdnode.node.offers import Offer, keep_current
+from dsdnode.node.organs import Organs, organs_of
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.shard.texts import TextGiver
 from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
-from dsdnode.pacing.tuning import TUNING, Tuning
-from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import Model, describe_models, describe_peers, models_of
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
+from dsdnode.swarm.joining import remember
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, parse_join
-from dsdnode.wire.messages import Contact, Open, Refused
+from dsdnode.wire.messages import Contact, Message, Open, Refused
 from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.replies import Generate
 
@@ -57,20 +55,7 @@ log = structlog.get_logger(__name__)
 SAVE_PEERS_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Organs:
-    """How the node gets its engines; whether it has a disk, to remember the peers that it knows, and offers what it
-    has to others; how it chooses pipelines and shares its engine out."""
-
-    shard: Callable[[Discovery], Awaitable[Engine]]
-    draft: Callable[[], Awaitable[TextEngine]]
-    disk: bool = True
-    offers: bool = True
-    choose: Chooser = choose_pipeline
-    scheduler: Callable[[], Scheduler] | None = None
-    tuning: Tuning = TUNING
-    texts: Draft | None = None
-    """How it reads with targets' own tokenizers; None: with the draft model's alone."""
+ASKED: dict[str, type[Message]] = {"shard": Open, "drafter": Generate}
 
 
 class Node:
@@ -93,27 +78,21 @@ class Node:
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
-        self._giving = Giving(config, identity, self.rpc)
+        self._giving: Giving | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
 
     @classmethod
-    async def start(cls, config: NodeConfig) -> Node:
+    async def start(cls, config: NodeConfig, user: User | None = None) -> Node:
         """Raises BadInput (of an identity in use elsewhere, too), PeerUnavailable (no peer of `joins` answers, or all
-        refuse us), ModelRefused."""
+        refuse us), ModelRefused, and what `user` raises, who is asked before anything is fetched."""
         identity = load_or_create(config.identity_file)
         contacts = [parse_join(join) for join in config.joins]
         transport = await ZmqTransport.open(
             identity, listen=config.listen, advertise=config.advertise, swarm_keys=config.swarm_keys
         )
-
-        organs = Organs(
-            shard=lambda discovery: start_shard(config, config.model or demo_target(), discovery),
-            draft=lambda: start_draft(config, config.draft_model or demo_draft()),
-            texts=text_tools(config.draft_model or demo_draft()),
-        )
-        node = cls(config, identity, transport, organs, secrets.SystemRandom())
+        node = cls(config, identity, transport, organs_of(config, user or Nobody()), secrets.SystemRandom())
         try:
             await node.run(contacts)
             if node._offers:
@@ -125,13 +104,16 @@ class Node:
 
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
-        if "shard" in self._config.roles:  # it may have been one before, and who knows of it asks
+        if {"shard", AUTO} & {*self._config.roles}:  # it may have been one before, and who knows of it asks
             self.rpc.on_request(Open, _starting)
-        if "drafter" in self._config.roles:
+        if {"drafter", AUTO} & {*self._config.roles}:
             self.rpc.on_request(Generate, _starting)
         self.rpc.start()
         self.discovery.start()
         await self._join(contacts)
+        if self._organs.settle is not None:
+            self._config = await self._organs.settle(self.rpc, self.discovery, self._pings)
+            self.rpc.off_requests([kind for role, kind in ASKED.items() if role not in self._config.roles])
         if "shard" in self._config.roles:
             await self._start_shard()
         if "drafter" in self._config.roles:
@@ -141,10 +123,10 @@ class Node:
             self.discovery.provide(self._records)
         if self._organs.disk:
             self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
+            self._giving = Giving(self._config, self._identity, self.rpc)
             self._giving.start()
         if "shard" in self._offers:
-            current = keep_current(self._offers["shard"], self.rpc, self.discovery, self._pings, self._num_free)
-            self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
+            self._tasks.append(asyncio.create_task(self._keep_shard(), name="keep the shard where it is needed"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
         if contacts:
@@ -170,7 +152,9 @@ class Node:
 
     async def _start_shard(self) -> None:
         engine = await self._organs.shard(self.discovery)
-        offer = self._offers["shard"] = Offer(engine, "shard")  # from here on `close` ends it
+        offer = self._offers["shard"] = Offer(
+            engine, "shard", self._organs.source("shard")
+        )  # from here on `close` ends it
         offer.measured = await measure(engine)
         self._stage = StageHost(
             self.rpc,
@@ -189,9 +173,54 @@ class Node:
         if engine.shard.text_hash:
             TextGiver(self.rpc, engine.shard.text_hash, engine.text_file)
 
+    async def _keep_shard(self) -> None:
+        """What it says of itself is as it is; and where others need other layers more, it changes over."""
+        moves = self._organs.moves
+        while True:
+            offer = self._offers["shard"]
+            current = keep_current(offer, self.rpc, self.discovery, self._pings, self._num_free)
+            keeping = asyncio.create_task(current, name="keep the offer current")
+            own = offer.record(self.discovery.contact, self._num_free(), asyncio.get_running_loop().time())
+            try:
+                if moves is None or not await moves(self.discovery, self._pings, own):
+                    await keeping
+            except DsdError as error:
+                log.warning("other layers are needed, and cannot be had", reason=str(error))
+                continue
+            finally:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
+            try:
+                await self._change_over(offer)
+            except DsdError as error:
+                log.error("these layers cannot be hosted", reason=str(error))
+                return
+
+    async def _change_over(self, left: Offer) -> None:
+        """Replies in progress end first, or go on elsewhere."""
+        stage, self._stage = self._stage, None
+        del self._offers["shard"]
+        self.discovery.changed()
+        if stage is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained(stage), self._config.timeouts.drain_s)
+            await stage.close()
+        await left.engine.close()
+        await self._start_shard()
+        if self._organs.offers:
+            self.discovery.provide(self._records)
+
+    async def _drained(self, *hosts: StageHost | DrafterHost) -> None:
+        for host in hosts:
+            host.draining = True
+        self._on_change()
+        while any(host.num_sessions for host in hosts):
+            self._changed.clear()
+            await self._changed.wait()
+
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
-        offer = self._offers["drafter"] = Offer(engine, "drafter")
+        offer = self._offers["drafter"] = Offer(engine, "drafter", self._organs.source("drafter"))
         texts = await self._texts(engine)
         offer.tokenizer_hash = texts.tokenizer_hash
         offer.measured = await measure(engine)
@@ -214,7 +243,8 @@ class Node:
         """Raises ModelRefused for a draft model that fits none of the targets here, or else in the swarm."""
         own = Reading(draft, await draft.vocabulary())
         folder = self._config.data_dir / "texts"
-        texts = Texts(self.rpc, own, draft.shard.tokenizer_hash, self._organs.texts, folder)
+        tools = self._organs.texts() if self._organs.texts is not None else None
+        texts = Texts(self.rpc, own, draft.shard.tokenizer_hash, tools, folder)
         if "shard" in self._offers:
             target = self._offers["shard"].engine
             models = models_of([record_of(target, "shard", UNKNOWN, 0, self.discovery.contact)])
@@ -222,7 +252,7 @@ class Node:
         else:
             models = models_of(await self.discovery.find_providers(MODELS_KEY))
         texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models)
-        if not models and self._organs.texts is not None:
+        if not models and tools is not None:
             self._tasks.append(asyncio.create_task(self._wait_for_target(texts, draft), name="wait for a target"))
         for model in [one for one in models if one.complete and one.tokenizer_hash == texts.tokenizer_hash][:1]:
             texts.begin(model)
@@ -348,13 +378,7 @@ class Node:
 
     async def drain(self) -> None:
         """Take no new replies, wait for those in progress."""
-        hosts = [host for host in (self._stage, self._drafter) if host is not None]
-        for host in hosts:
-            host.draining = True
-        self._on_change()
-        while any(host.num_sessions for host in hosts):
-            self._changed.clear()
-            await self._changed.wait()
+        await self._drained(*(host for host in (self._stage, self._drafter) if host is not None))
 
     async def close(self) -> None:
         """Say goodbye and free everything; replies in progress break off."""
@@ -363,7 +387,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._tasks and self._organs.disk:
             self._write_peers()
-        await self._giving.close()
+        if self._giving is not None:
+            await self._giving.close()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()
         for host in (self._drafter, self._stage):
@@ -382,13 +407,7 @@ class Node:
             await asyncio.sleep(SAVE_PEERS_S)
 
     def _write_peers(self) -> None:
-        joins = tuple(format_join(contact) for contact in self.discovery.known_peers() if contact.addresses)
-        if not joins:
-            return
-        try:
-            write_joins(self._config.data_dir, joins, swarm_names(self._config.swarm_keys))
-        except (OSError, BadInput) as error:
-            log.warning("known peers not saved", reason=str(error))
+        remember(self.discovery.known_peers(), self._config.data_dir, swarm_names(self._config.swarm_keys))
 
 
 async def _starting(peer: bytes, message: Open | Generate, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:

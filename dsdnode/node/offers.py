@@ -39,7 +39,8 @@ NUM_PINGS = 2
 class Offer:
     """One engine, with the cost line that was measured at the start, before anybody was served."""
 
-    def __init__(self, engine: Engine, role: str) -> None:
+    def __init__(self, engine: Engine, role: str, source: str = "") -> None:
+        """`source`: where others may fetch its model."""
         self.engine = engine
         self.tokenizer_hash = engine.shard.tokenizer_hash
         """A drafter's: that of the models it drafts for."""
@@ -48,6 +49,7 @@ class Offer:
         """Where replies share it: how busy it is, and what it really costs."""
         self.round_trips: tuple[RoundTrip, ...] = ()
         self._role = role
+        self._source = source
         self._said: ProviderRecord | None = None
         self._said_s = 0.0
 
@@ -59,7 +61,7 @@ class Offer:
         """What is to be announced now."""
         self._said_s = now
         self._said = record_of(
-            self.engine, self._role, self.cost, free_sessions, contact, self._queue(), self.round_trips
+            self.engine, self._role, self.cost, free_sessions, contact, self._queue(), self.round_trips, self._source
         )
         self._said = msgspec.structs.replace(self._said, tokenizer_hash=self.tokenizer_hash)
         return self._said

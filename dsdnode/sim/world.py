@@ -15,7 +15,8 @@ from dsdnode.config import NodeConfig
 from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.identity import Identity
-from dsdnode.node.node import Node, Organs
+from dsdnode.node.node import Node
+from dsdnode.node.organs import Organs
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.sim.engine import VOCAB_SIZE, WIDTH, DecodeCost, ScriptedEngine, Scripts

@@ -110,6 +110,17 @@ def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
     )
 
 
+async def survey(
+    discovery: Discovery, pings: Pings, max_records: int, num_pings: int
+) -> tuple[list[ProviderRecord], dict[bytes, float]]:
+    """What is offered, and the round trips, s, to those of the peers that answered `num_pings`. Nobody's word alone
+    counts: all that hold records of models are asked."""
+    records = (await discovery.find_providers(MODELS_KEY, thorough=True))[:max_records]
+    peers = dict.fromkeys(record.peer_id for record in records)
+    rtts_s = await asyncio.gather(*(pings.rtt_s(peer, num_pings) for peer in peers))
+    return records, {peer: took_s for peer, took_s in zip(peers, rtts_s, strict=True) if took_s is not None}
+
+
 # --- for people: who of them answers now
 
 

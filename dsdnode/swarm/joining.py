@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
 from dsdnode.addresses import parse_address
+from dsdnode.config import write_joins
 from dsdnode.dht.ids import node_id
 from dsdnode.dht.table import Table
-from dsdnode.errors import DsdError, PeerUnavailable
+from dsdnode.errors import BadInput, DsdError, PeerUnavailable
 from dsdnode.identity import MAX_NAMED, short_id
 from dsdnode.net.port import Transport
 from dsdnode.swarm.queries import Queries, Tasks, wait_until
+from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact
 
 log = structlog.get_logger(__name__)
@@ -35,6 +38,17 @@ LOOK_S = 0.25
 TELL_S = 1.0
 """Who waits for a join hears after so long what is tried; and again after each TELL_AGAIN_S, if that has changed."""
 TELL_AGAIN_S = 3.0
+
+
+def remember(known: Sequence[Contact], data_dir: Path, swarms: tuple[str, ...]) -> None:
+    """Peers for the next start, so that it finds the swarm though every peer that it was told of is gone."""
+    joins = tuple(format_join(contact) for contact in known if contact.addresses)
+    if not joins:
+        return
+    try:
+        write_joins(data_dir, joins, swarms)
+    except (OSError, BadInput) as error:
+        log.warning("known peers not saved", reason=str(error))
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, TypeVar
 
@@ -50,6 +51,10 @@ MAX_NICKNAME = 32
 Nickname = Annotated[str, Meta(max_length=MAX_NICKNAME, pattern=_PRINTABLE)]
 Architecture = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 """As llama.cpp calls it: a word."""
+MAX_SOURCE = 400
+_SOURCE = r"^(hf:[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}){2,4}\.gguf@[0-9a-f]{40})?\Z"
+PinnedSource = Annotated[str, Meta(max_length=MAX_SOURCE, pattern=_SOURCE)]
+"""Nothing, or a file of a hub's repository at a commit: that stays as it is, and the hub says its SHA-256."""
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
 Count = Annotated[int, Meta(ge=0, le=1 << 30)]
 T = TypeVar("T")
@@ -80,6 +85,11 @@ def weights_hash_of(sha256s: Sequence[str]) -> str:
     return hashlib.sha256(b"".join(map(bytes.fromhex, sha256s))).hexdigest()
 
 
+def is_pinned(source: str) -> bool:
+    """May a record name it?"""
+    return len(source) <= MAX_SOURCE and re.match(_SOURCE, source) is not None
+
+
 class RoundTrip(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """To the peer whose id begins with `peer`, as measured by the provider."""
 
@@ -96,9 +106,10 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     not `settled` it may yet take other layers, and serves nobody. `relay_bytes_per_s`: what its relays let through, for
     those far away call it by way of them alone (0: they need none). `text_hash`: of the file that the model's texts are
     read with, which each of its shards gives to whoever asks (FindText); empty: its drafters' own tokenizers will do.
-    `tokenizer_hash` of a drafter: that of the models it drafts for. `nickname`: what its user calls it. Free text is
-    printable: it ends on somebody's terminal. What a newer peer says behind these fields is ignored, and passed on with
-    the rest.
+    `tokenizer_hash` of a drafter: that of the models it drafts for. `nickname`: what its user calls it. `source`: where
+    the provider has its model's file from; whoever fetches it there takes it for that model by its `weights_hash` alone.
+    Free text is printable: it ends on somebody's terminal. What a newer peer says behind these fields is ignored, and
+    passed on with the rest.
     """
 
     public_key: Bytes32
@@ -125,6 +136,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     relay_bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     text_hash: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     nickname: Nickname = ""
+    source: PinnedSource = ""
 
     def __post_init__(self) -> None:
         if not self.start < self.end <= self.num_layers:

@@ -26,7 +26,7 @@ class BusyNode:
     layers = (0, 4)
 
     @classmethod
-    async def start(cls, config: NodeConfig) -> BusyNode:
+    async def start(cls, config: NodeConfig, user: object = None) -> BusyNode:
         return cls()
 
     def status(self) -> NodeStatus:

@@ -11,6 +11,8 @@
 `moves` carries a laptop into another home while a reply goes on, as client, owner and stage, at once and after some
 time without any network: a table of what becomes of the reply. It takes ten minutes.
 `relays` kills the relay that a reply goes by way of, or has it lie, stall and read: a table of what becomes of it.
+`newcomers` has four machines come to one that has a model, with one line each: who takes what, and after how long
+there is a reply.
 `clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: something is not as it should be.
 """
 
@@ -22,7 +24,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.nat import beside, doctors, homes, moves, pairs, pipeline, reached, relays, table, usable
+from tests.nat import beside, doctors, homes, moves, newcomers, pairs, pipeline, reached, relays, table, usable
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
@@ -49,6 +51,7 @@ WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
         options.screens,
     ),
     "relays": lambda options: relays.main(options.kinds.split(","), options.screens),
+    "newcomers": lambda options: newcomers.main(options.folder, options.model, options.draft, options.hub),
     "clean": lambda options: _clean(),
 }
 
@@ -74,6 +77,9 @@ def main() -> int:
     )
     parser.add_argument("--here", action="store_true", help="of moves: one of them, in this process; prints JSON")
     parser.add_argument("--kinds", default=",".join(relays.KINDS), help="of relays: what they do")
+    parser.add_argument("--model", type=Path, help="of newcomers: a GGUF (the demo's)")
+    parser.add_argument("--hub", action="store_true", help="of newcomers: a hub has the model, too")
+    parser.add_argument("--draft", type=Path, help="of newcomers: a draft model for it, that the first one has")
     parser.add_argument("--screens", action="store_true", help="of moves, relays: show all that was seen")
     options = parser.parse_args()
     known = {"table": list(SITUATIONS), "pairs": list(KINDS), "reached": list(KINDS)}.get(options.what, [])

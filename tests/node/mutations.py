@@ -13,6 +13,7 @@ from tests.node.mutations_accounts import ACCOUNTS
 from tests.node.mutations_files import FILES
 from tests.node.mutations_house import HOUSE
 from tests.node.mutations_local import LOCAL
+from tests.node.mutations_parts import PARTS
 from tests.node.mutations_relay import RELAY
 from tests.node.mutations_swarm import SWARM
 from tests.node.mutations_text import TEXT
@@ -237,6 +238,7 @@ GROUPS: Final = (
     ACCOUNTS,
     HOUSE,
     RELAY,
+    PARTS,
     WEIGHTS,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

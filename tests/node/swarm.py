@@ -17,9 +17,12 @@ from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.texts import Draft
-from dsdnode.node.node import Node, Organs
+from dsdnode.node.node import Node
+from dsdnode.node.organs import Organs
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import ProviderRecord
 
 TARGET = FakeModel()
 DRAFT = FakeModel(agreement=0.7)
@@ -64,9 +67,12 @@ class FakeSwarm:
         context_tokens: int = 4096,
         drafts_after_s: float = 0.0,
         texts: Draft | None = None,
+        shard: Callable[[Discovery], Awaitable[FakeEngine]] | None = None,
+        moves: Callable[[Discovery, Pings, ProviderRecord], Awaitable[bool]] | None = None,
         **options: object,
     ) -> Member:
-        """`before`: what happens until its shard's engine is there; `drafts_after_s`: until its draft engine is."""
+        """`before`: what happens until its shard's engine is there; `drafts_after_s`: until its draft engine is.
+        `shard`, `moves`: as node/organs.py has them."""
         identity, contact = self._identity(name)
         member = Member(None, contact)  # type: ignore[arg-type]
 
@@ -86,7 +92,9 @@ class FakeSwarm:
         roles = (("drafter",) if drafts else ()) + (("shard",) if layers else ())
         config = NodeConfig(roles=roles or ("bootstrap",), data_dir=self.folder / name, name=name, **options)  # type: ignore[arg-type]
         transport = self.hub.transport(contact)
-        member.node = Node(config, identity, transport, Organs(start_shard, start_draft, texts=texts), Random(name))
+        tools = None if texts is None else lambda: texts
+        organs = Organs(shard or start_shard, start_draft, texts=tools, moves=moves)
+        member.node = Node(config, identity, transport, organs, Random(name))
         others = [other.contact for other in self.members.values()]
         await member.node.run(others)
         self.members[name] = member

@@ -13,7 +13,8 @@ import pytest
 from dsdnode.config import NodeConfig
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
-from dsdnode.node.node import Node, Organs
+from dsdnode.node.node import Node
+from dsdnode.node.organs import Organs
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.joins import parse_join
 from dsdnode.wire.messages import Contact

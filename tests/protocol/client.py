@@ -109,6 +109,7 @@ RECORD = {
     "start": int, "end": int, "num_layers": int, "tokenizer_hash": str, "vocab_size": int, "width": int,
     "context_tokens": int, "free_sessions": int, "fixed_ms": 0.0, "slope_ms": 0.0, "queue": 0.0, "round_trips": [],
     "settled": True, "sequence": 0, "ttl_s": 600.0, "relay_bytes_per_s": 0.0, "text_hash": "", "nickname": "",
+    "source": "",
 }  # fmt: skip
 MODEL = "dsdnode model 1\n{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash} {text_hash}"
 

@@ -20,7 +20,8 @@ from dsdnode.engine.port import Chunk, Engine, Output, TextEngine
 from dsdnode.errors import DsdError, Overloaded
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.port import Priority
-from dsdnode.node.node import Node, Organs
+from dsdnode.node.node import Node
+from dsdnode.node.organs import Organs
 from dsdnode.sim.links import LinkSpec, SimLink
 from dsdnode.sim.loop import JumpingLoop, clock
 from dsdnode.sim.network import Network

@@ -27,16 +27,20 @@ MAX_ROUNDS = 6
 
 
 async def claim_layers(
-    discovery: Discovery, offer: ProviderRecord, capacity_layers: int, fits: Fits = lambda *_: True
+    discovery: Discovery,
+    offer: ProviderRecord,
+    capacity_layers: int,
+    fits: Fits = lambda *_: True,
+    wanted: Range | None = None,
 ) -> Range:
-    """The layers [start, end) to host, at most `capacity_layers`; the swarm has been told.
+    """The layers [start, end) to host, at most `capacity_layers`; the swarm has been told. `wanted`: those that were
+    chosen already; others may want them at the same time.
 
     Raises ModelRefused where so few cannot be hosted by themselves.
 
     `offer` is of the whole model; what is announced of it has no free session yet.
     """
-    others = await _shards(discovery, offer)
-    start, end = choose_layers(others, offer.num_layers, capacity_layers, fits)
+    start, end = wanted or choose_layers(await _shards(discovery, offer), offer.num_layers, capacity_layers, fits)
     if end - start > capacity_layers:
         raise ModelRefused(
             f"{offer.model_name}: layers {start}:{end} have to stay together, and no more than {capacity_layers} fit "

@@ -73,6 +73,7 @@ class StageHost:
         self._sessions = Sessions(engine, max_sessions)
         self._max_lease_s = max_lease_s
         self._num_losses = 0
+        self._hears: list[Callable[[], None]] = []
         self.on_change: Callable[[], None] = lambda: None
         """Called when a session comes or goes: the node's record says how many are free."""
 
@@ -82,11 +83,9 @@ class StageHost:
         self._engine.on_change(lambda: self.on_change())
         self._rpc.on_request(Open, self._open)
         self._rpc.on_request(Trace, self._trace)
-        self._rpc.on_notice(Block, self._block)
-        self._rpc.on_notice(Closed, self._closed)
-        self._rpc.on_notice(Close, self._close)
-        self._rpc.on_notice(Park, self._park)
-        self._rpc.on_notice(SessionLost, self._next_lost)
+        on = self._rpc.on_notice
+        self._hears = [on(Block, self._block), on(Closed, self._closed), on(Close, self._close), on(Park, self._park)]
+        self._hears.append(on(SessionLost, self._next_lost))
         self._rpc.transport.on_peer_lost(self._peer_lost)
         self._rpc.transport.on_broken(lambda peer, bulk, since_s: self._link_broken(peer))
 
@@ -97,6 +96,8 @@ class StageHost:
             lost = SessionLost(session.id, session.opened.index, "the stage is leaving", session.opened.route)
             self._tell(session.owner, lost)
             self._sessions.remove(session)
+        while self._hears:
+            self._hears.pop()()
         await self._owners.close()
         await self._batcher.close()
 

@@ -1,0 +1,194 @@
+"""What a newcomer would do in a swarm that it looks at: no process, no socket; files and machines as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from dsdnode.config import NodeConfig
+from dsdnode.engine.gguf import Manifest, read_manifest
+from dsdnode.engine.gguf_parts import read_model
+from dsdnode.errors import DsdError, ModelRefused
+from dsdnode.models import demo_draft, demo_target
+from dsdnode.node.engines import claim_of
+from dsdnode.node.machine import Machine
+from dsdnode.node.proposal import Found, Proposal, propose
+from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import ProviderRecord
+
+ROOMY = Machine(free_memory_bytes=8 << 30, free_disk_bytes=1 << 40)
+SOURCE = "hf:alice/demo-GGUF/demo.gguf@" + "c0" * 20
+OTHER = "5e" * 32
+"""Weights of a model with the demo's tokenizer that is not bundled."""
+
+
+@dataclass
+class Hub:
+    """What is where, by source; `asked` for."""
+
+    models: dict[str, Manifest] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    told: bool = True
+    """It says the hashes of its files."""
+
+    given: dict[str, Manifest] = field(default_factory=dict)
+    """By members, by weights hash."""
+
+    async def among(self, peers: Sequence[bytes], weights_hash: str) -> Any:
+        if weights_hash not in self.given:
+            raise DsdError("nobody gives it")
+        return self._pull(self.given[weights_hash], weights_hash)
+
+    async def look(self, source: str, weights_hash: str, peers: Sequence[bytes] = ()) -> Any:
+        self.asked.append(source)
+        if source not in self.models:
+            raise DsdError("there is no such file")
+        manifest = self.models[source]
+        known = manifest.weights_hash if self.told else ""
+        if weights_hash and known and known != weights_hash:
+            raise ModelRefused("another model")
+        if not known:
+            manifest = replace(manifest, weights_hash=weights_hash)
+        return self._pull(manifest, known)
+
+    def _pull(self, manifest: Manifest, known: str) -> Any:
+        whole = SimpleNamespace(manifest=manifest)
+        remote = SimpleNamespace(weights_hash=known, size_bytes=demo_target().stat().st_size)
+        return SimpleNamespace(header=read_model(demo_target()), remote=remote, part=lambda layers: whole)
+
+
+def manifest_of(weights_hash: str = "") -> Manifest:
+    manifest = read_manifest(demo_target())
+    return replace(manifest, weights_hash=weights_hash) if weights_hash else manifest
+
+
+def member(
+    who: int, layers: tuple[int, int] = (0, 8), *, weights_hash: str = "", role: str = "shard", source: str = ""
+) -> ProviderRecord:
+    contact = Contact(bytes([who]) * 32, (f"tcp://192.0.{who}.1:1",))
+    manifest = manifest_of(weights_hash) if role == "shard" else read_manifest(demo_draft())
+    whole = claim_of(NodeConfig(), manifest, contact)
+    start, end = layers if role == "shard" else (0, whole.num_layers)
+    more = {"role": role, "start": start, "end": end, "free_sessions": 1, "source": source}
+    return msgspec.structs.replace(whole, **more)
+
+
+def proposed(
+    tmp_path: Path,
+    *records: ProviderRecord,
+    silent: tuple[int, ...] = (),
+    machine: Machine = ROOMY,
+    hub: Hub | None = None,
+    **settings: Any,
+) -> Proposal:
+    rtt_s = {one.peer_id: 0.01 for one in records if one.public_key[0] not in silent}
+    config = NodeConfig(data_dir=tmp_path, **settings)
+    contact = Contact(bytes([99]) * 32, ())
+    return asyncio.run(propose(config, contact, Found.of(records, rtt_s), machine, hub or Hub()))
+
+
+def test_who_begins_a_swarm_does_all_of_it_with_the_bundled_models(tmp_path: Path) -> None:
+    found = proposed(tmp_path)
+    assert found.roles == ("drafter", "shard") and found.layers == (0, 8)
+    assert found.disk_bytes == 0 and found.memory_bytes > 0
+    assert [one.role for one in found.records] == ["shard", "drafter"]
+
+
+def test_bob_takes_what_alice_lacks(tmp_path: Path) -> None:
+    found = proposed(tmp_path, member(1, (0, 3)), member(2, role="drafter"))
+    assert found.roles == ("drafter", "shard") and found.layers == (3, 8)
+    assert found.disk_bytes > 1_000_000, "its layers are cut out"
+
+
+def test_layers_of_somebody_who_does_not_answer_are_hosted_by_nobody(tmp_path: Path) -> None:
+    records = member(1, (0, 3)), member(2, (3, 8))
+    assert proposed(tmp_path, *records).layers == (0, 3)
+    assert proposed(tmp_path, *records, silent=(2,)).layers == (3, 8)
+
+
+def test_a_liar_s_model_that_lacks_almost_everything_draws_nobody(tmp_path: Path) -> None:
+    """Mallory makes up a model, and that all of it but one layer is missing; alice and carol host theirs."""
+    mallory = member(9, (0, 1), weights_hash=OTHER, source=SOURCE)
+    hub = Hub({SOURCE: manifest_of(OTHER)})
+    found = proposed(tmp_path, member(1, (0, 4)), member(2, (4, 8)), mallory, hub=hub)
+    assert found.kind is not None and found.kind.model_id == manifest_of().model_id
+    assert hub.asked == []
+
+
+def test_what_is_not_here_comes_from_where_its_hosts_say_that_it_is(tmp_path: Path) -> None:
+    hub = Hub({SOURCE: manifest_of(OTHER)})
+    alice = member(1, (0, 4), weights_hash=OTHER, source=SOURCE)
+    found = proposed(tmp_path, alice, hub=hub)
+    assert found.roles == ("drafter", "shard") and found.layers == (4, 8)
+    assert len(found.pulls) == 1 and found.disk_bytes > 1_000_000
+
+
+def test_without_a_source_members_give_it(tmp_path: Path) -> None:
+    """Alice has it from nowhere that anybody could go to. What mallory gives under its name is of another shape."""
+    alice = member(1, (0, 4), weights_hash=OTHER)
+    assert proposed(tmp_path, alice, hub=Hub(given={OTHER: manifest_of(OTHER)})).layers == (4, 8)
+    wrong = replace(manifest_of(OTHER), num_layers=7, end=7)
+    assert "shard" not in proposed(tmp_path, alice, hub=Hub(given={OTHER: wrong})).roles
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_record_that_names_another_file_leads_nobody_there(tmp_path: Path, told: bool) -> None:
+    """Mallory hosts alice's model, and says that it lies where something else does. Her hub says no hashes."""
+    elsewhere = SOURCE.replace("alice", "mallory")
+    hub = Hub({elsewhere: manifest_of("66" * 32)}, told=told)
+    found = proposed(tmp_path, member(9, (0, 4), weights_hash=OTHER, source=elsewhere), hub=hub)
+    assert hub.asked == [elsewhere]
+    assert "shard" not in found.roles and found.pulls == []
+    hub.models[SOURCE], hub.told = manifest_of(OTHER), True
+    both = member(9, (0, 4), weights_hash=OTHER, source=elsewhere), member(1, (4, 8), weights_hash=OTHER, source=SOURCE)
+    assert proposed(tmp_path, *both, hub=hub).layers == (0, 4), "alice's is still found"
+
+
+def test_the_same_bytes_under_another_shape_are_another_model(tmp_path: Path) -> None:
+    """Mallory's record has the hash of the file, and makes up the number of its layers."""
+    hub = Hub({SOURCE: replace(manifest_of(OTHER), num_layers=7, end=7)})
+    found = proposed(tmp_path, member(9, (0, 4), weights_hash=OTHER, source=SOURCE), hub=hub)
+    assert hub.asked == [SOURCE] and "shard" not in found.roles
+
+
+def test_sources_that_lead_nowhere_are_tried_a_few_times(tmp_path: Path) -> None:
+    liars = [member(who, (0, 4), weights_hash=OTHER, source=SOURCE.replace("alice", f"m{who}")) for who in range(1, 40)]
+    hub = Hub()
+    proposed(tmp_path, *liars, hub=hub)
+    assert len(hub.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "roles", "words"),
+    [
+        (8000, ("drafter", "shard"), "hosted by nobody"),
+        (330, ("shard",), "hosted by nobody"),
+        (230, ("bootstrap",), "its layers take 216 MB at least, and 207 MB are free; a draft model would take 227 MB"),
+    ],
+)
+def test_a_small_machine_takes_what_fits_it_and_says_so(
+    tmp_path: Path, free_mb: int, roles: tuple[str, ...], words: str
+) -> None:
+    small = Machine(free_mb * 1_000_000, 1 << 40)
+    found = proposed(tmp_path, member(1, (0, 3)), member(2, role="drafter"), machine=small)
+    assert found.roles == roles and words in found.why
+
+
+def test_a_limit_counts_as_the_machine_does(tmp_path: Path) -> None:
+    assert proposed(tmp_path, member(1, (0, 3)), max_memory_bytes=100_000_000).roles == ("bootstrap",)
+    with pytest.raises(ModelRefused, match="not one layer"):
+        proposed(tmp_path, member(1, (0, 3)), max_memory_bytes=100_000_000, roles=("shard",))
+
+
+def test_what_is_told_is_done(tmp_path: Path) -> None:
+    found = proposed(tmp_path, member(1, (0, 3)), roles=("shard",), layers=(2, 4))
+    assert (found.roles, found.layers) == (("shard",), (2, 4))
+    assert proposed(tmp_path, roles=("bootstrap",)).records == ()
+    assert proposed(tmp_path, roles=("drafter",)).layers is None
