@@ -37,10 +37,10 @@ class Hole:
         self.own.close()
 
 
-async def dig(outlook: Outlook, host: str, peers: Iterable[bytes]) -> Hole | None:
-    """`host`: that we listen on. `peers`: who may be asked how it looks. None: nobody says."""
+async def dig(outlook: Outlook, peers: Iterable[bytes]) -> Hole | None:
+    """`peers`: who may be asked how it looks. None: nobody says."""
     try:
-        own = socket_from(host, 0, "0.0.0.0")
+        own = socket_from(outlook.host, 0, "0.0.0.0")
     except OSError:
         return None
     view: View | None = None

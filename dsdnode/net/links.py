@@ -346,6 +346,15 @@ class Links:
         if self._awaited.get(lane) is awaited:
             del self._awaited[lane]
 
+    def has_detour(self, since_s: float) -> bool:
+        """Has a call of ours by way of a relay been used since then?"""
+        return any(one.kind is LinkKind.RELAYED and one.is_usable and one.since_s <= since_s for one in self._dealers)
+
+    def called_by_detour(self) -> list[bytes]:
+        """Peers that we call by way of a relay, and have no other link to."""
+        relayed = [peer for one, peer in self._dealers.items() if one.kind is LinkKind.RELAYED and one.is_usable]
+        return [peer.id for peer in dict.fromkeys(relayed) if not peer.has_shortcut(False)]
+
     def on_detour(self, callback: Callable[[bytes], None]) -> None:
         self._on_detour.append(callback)
 

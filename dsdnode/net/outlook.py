@@ -3,6 +3,9 @@
 Such a call is made to be looked at alone. From the port that we listen on it is kept, so that a router keeps what it
 has given that port. Where two peers do not see the same, two calls that are begun at once from another port show
 whether ports can be guessed.
+
+Who does not listen, a client, has its ports looked at once a relay carries what it says for longer than a short reply
+takes: then it is worth knowing from where both can call each other at once (holes.py).
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ LOOK_AGAIN_S = 600.0
 reaches us is not told, either."""
 LOST_S = 30.0
 """Before a peer that has closed such a call, or two that do not agree with each other, are called again."""
+DETOUR_S = 2.0
+"""So long a relay carries a client's link before its ports are looked at: a short reply is over by then."""
 MAX_LEFT_ALONE = 256
 MAX_STRANGERS = 8
 """Networks: who is next door is none."""
@@ -122,8 +127,10 @@ class Outlook:
     """`changed` is called when `nat` is another one."""
 
     def __init__(self, links: Links, listens: tuple[str, int], changed: Callable[[], None]) -> None:
-        """`listens`: the host (any of ours) and the port."""
+        """`listens`: the host (any of ours) and the port; port 0: we do not."""
         self.nat = Nat()
+        self.witnesses: tuple[bytes, ...] = ()
+        """Who have seen our ports last: they can be asked how another one looks."""
         self._links = links
         self._listens = listens
         self._changed = changed
@@ -134,12 +141,16 @@ class Outlook:
         """Networks of hosts that have called us though we had not called them."""
         self._shut: asyncio.TimerHandle | None = None
         """While nobody reaches us where we are seen."""
+        self._own: socket.socket | None = None
+        """Of who does not listen: it keeps the port that is looked at."""
         self._looking: asyncio.Task[None] | None = None
         self._rests_until_s = float("-inf")
         self._resting: LRUCache[bytes, float] = LRUCache(MAX_LEFT_ALONE)
 
     def is_due(self, now: float) -> bool:
         """Is there need of peers that look?"""
+        if not self.listens and not self._links.has_detour(now - DETOUR_S):
+            return False
         is_looking = self._looking is not None and not self._looking.done()
         return not is_looking and len(self._views) < MAX_LOOKS and now >= self._rests_until_s
 
@@ -155,8 +166,34 @@ class Outlook:
         self._rests_until_s = float("-inf")
         self._resting.clear()
         self._strangers.clear()
-        self.nat = Nat()
+        self.nat, self.witnesses = Nat(), ()
         self._open()
+
+    @property
+    def listens(self) -> bool:
+        return bool(self._listens[1])
+
+    def free_port(self) -> int:
+        """The port that was looked at, given up for a listener. Raises OSError."""
+        port = self._port()
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+        return port
+
+    async def listen(self, port: int) -> None:
+        """We do, from now on. Return when it has been looked at."""
+        self._listens = self.host, port
+        self._stop()
+        now = self._loop.time()
+        places = self._choose(now, self.witnesses)
+        if places:
+            await self._look(now, places)
+
+    @property
+    def host(self) -> str:
+        """Of this machine, that calls leave from."""
+        return self._listens[0]
 
     @property
     def address(self) -> str:
@@ -232,15 +269,29 @@ class Outlook:
         await asyncio.gather(*(self._keep(now, place) for place in places))
         kept = list(self._views.values())
         nat = judged(view.seen for view in kept)
+        agree = nat is not None
         if nat is None:
             nat = await self._stepped(kept[0].place, kept[1].place)
+        if not agree or (len(kept) > 1 and not self.listens):  # nobody is to come to a port where nobody listens
             self._rests_until_s = now + (LOST_S if nat.kind is Kind.UNKNOWN else LOOK_AGAIN_S)
             self._leave()
+        self.witnesses = tuple(view.place.peer for view in kept)
         if len(kept) > 1:
             self._set(nat)
 
+    def _port(self) -> int:
+        """That is looked at. Raises OSError."""
+        if self.listens:
+            return self._listens[1]
+        if self._own is None:
+            self._own = socket_from(self._listens[0], 0, "0.0.0.0")
+        return int(self._own.getsockname()[1])
+
     async def _keep(self, now: float, place: Place) -> None:
-        view = await self._view(place, self._listens[1])
+        try:
+            view = await self._view(place, self._port())
+        except OSError:  # no port is left
+            view = None
         if view is None:
             self._resting[place.peer] = now + LOOK_AGAIN_S
         else:
@@ -293,6 +344,9 @@ class Outlook:
         if self._looking is not None:
             self._looking.cancel()
         self._leave()
+        if self._own is not None:
+            self._own.close()
+            self._own = None
 
     def _leave(self) -> None:
         for view in self._views.values():
@@ -303,7 +357,8 @@ class Outlook:
 def _answering(peer: Peer) -> Iterable[tuple[str, int]]:
     """Where it has answered in the world of IPv4, the last one first."""
     for way in reversed(peer.reached.values()):
-        if nearness(way.host) is Nearness.WORLD and is_ip(way.host) and ":" not in way.host:
+        is_world = nearness(way.host) is Nearness.WORLD and is_ip(way.host) and ":" not in way.host
+        if is_world and not way.relayed:
             yield way.host, parse_address(way.told)[1]
 
 

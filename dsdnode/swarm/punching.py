@@ -141,6 +141,8 @@ class Punching:
             hole.close()
             return Refused("another one has come meanwhile", retry=True), ()
         met.hole = hole
+        if not message.ports:
+            await paths.listen()
         return PunchAt(hole.host, hole.ports, paths.at, 1e3 * (_now() - asked_s)), ()
 
     def _on_now(self, peer: bytes, message: PunchNow, buffers: Sequence[bytes]) -> None:

@@ -3,6 +3,7 @@
 `reached` has a node behind each (or behind those named) find out what its router does, and where others reach it.
 `homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
 `pairs` links peers of each two kinds, or of the two that are named: how, and after how long.
+`clients` asks somebody at home from each kind of home: how that client is linked to him at first, and in the end.
 `usable` starts one in each kind of home: after how many seconds others can use it, and what it says until then.
 `doctor` has `dsdnode doctor` look at twenty set-ups, most of them broken, and says whether it is right.
 `table` plays a swarm in each situation that people's machines are in (or in those named): is it as it should be there?
@@ -22,13 +23,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.nat import beside, doctors, homes, moves, pairs, pipeline, reached, relays, table, usable
+from tests.nat import beside, clients, doctors, homes, moves, pairs, pipeline, reached, relays, table, usable
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
 from tests.nat.namespaces import clean, why_not
 from tests.nat.situations import SITUATIONS
 
+OF_KINDS = "pairs", "clients", "reached"
+"""Whose names are kinds of homes."""
 ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
 
 WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -36,6 +39,7 @@ WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
     "reached": lambda options: reached.main(options.names),
     "homes": lambda options: homes.main(options.folder),
     "pairs": lambda options: pairs.main(options.names),
+    "clients": lambda options: clients.main(options.names),
     "usable": lambda options: usable.main(options.folder, options.all),
     "doctor": lambda options: doctors.main(options.folder, options.all),
     "table": lambda options: table.main(options.folder, options.names),
@@ -60,7 +64,7 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of pairs: two kinds; of reached: some; of table: {'; '.join(SITUATIONS)}; none: all",
+        help=f"of pairs and clients: two kinds; of reached: some; of table: {'; '.join(SITUATIONS)}; none: all",
     )
     parser.add_argument("--replies", type=int, default=50, metavar="N", help="of pipeline, beside: each side's")
     parser.add_argument("--folder", type=Path, help="where data dirs and logs stay")
@@ -76,10 +80,10 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(relays.KINDS), help="of relays: what they do")
     parser.add_argument("--screens", action="store_true", help="of moves, relays: show all that was seen")
     options = parser.parse_args()
-    known = {"table": list(SITUATIONS), "pairs": list(KINDS), "reached": list(KINDS)}.get(options.what, [])
+    known = list(SITUATIONS) if options.what == "table" else list(KINDS) if options.what in OF_KINDS else []
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"there is no {unknown[0]!r} here: see --help")
-    if options.what == "pairs" and len(options.names) not in (0, 2):
+    if options.what in ("pairs", "clients") and len(options.names) not in (0, 2):
         parser.error(f"two of {', '.join(KINDS)}, or none")
     if reason := why_not("nft"):
         print(reason, file=sys.stderr)

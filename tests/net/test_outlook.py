@@ -14,14 +14,14 @@ from dsdnode.net.call import Way
 from dsdnode.net.link import Inbound
 from dsdnode.net.listener import CAN_SHARE
 from dsdnode.net.nat import Kind, Nat
-from dsdnode.net.outlook import MAX_LOOKS, Outlook, Place, seen_in
+from dsdnode.net.outlook import DETOUR_S, MAX_LOOKS, Outlook, Place, seen_in
 from dsdnode.net.peers import Peer
-from dsdnode.net.port import OBSERVE, SEEN, Priority
+from dsdnode.net.port import OBSERVE, SEEN, LinkKind, Priority
 from dsdnode.net.router import Router
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode
-from dsdnode.wire.messages import Ping
+from dsdnode.wire.messages import Contact, Ping
 from tests.net.conftest import SWARM_KEYS, Start
 
 pytestmark = pytest.mark.skipif(not CAN_SHARE, reason="this system does not share ports")
@@ -216,3 +216,31 @@ def test_what_is_no_address_of_the_world_is_not_seen(monkeypatch: pytest.MonkeyP
     for said in ("", near, service, name, "11.1.1.1:29170", "tcp://[2001:db8::1", "x" * 9):
         assert seen_in((SEEN + said,)) == ""
     assert seen_in(("f32",)) == ""
+
+
+async def test_a_client_has_its_port_looked_at_once_a_relay_carries_its_link_and_listens_when_it_is_to_be_called(
+    start: Start, alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frank = await start(b"f", listen=None, swarm_keys=SWARM_KEYS)
+    transport = frank.transport
+    assert isinstance(transport, ZmqTransport) and transport.outlook is not None
+    outlook, ids = transport.outlook, [alice.id_of(name) for name in ("bob", "carol")]
+    for name in ("bob", "carol"):
+        transport.introduce(alice.others[name].transport.contact)
+        await frank.ping(alice.id_of(name), timeout_s=5)
+    now = asyncio.get_running_loop().time()
+    assert not outlook.is_due(now + 60), "no relay is between him and anybody"
+    (link, _) = next(iter(transport._links._dealers.items()))
+    link.kind = LinkKind.RELAYED
+    assert not outlook.is_due(link.since_s + DETOUR_S - 0.1), "a short reply is over sooner"
+    assert outlook.is_due(link.since_s + DETOUR_S)
+    outlook.look(now, ids)
+    assert outlook._looking is not None
+    await asyncio.wait_for(outlook._looking, 5)
+    assert outlook.nat.kind is Kind.SAME and transport.paths.at == "" and not outlook._views
+    port, seen = outlook._port(), outlook.nat.address
+    await transport.paths.listen()
+    assert transport.paths.at == outlook.nat.address == seen == f"tcp://127.0.0.1:{port}" and outlook._views
+    assert transport.contact.addresses == (), "nobody is told"
+    alice.transport.introduce(Contact(transport.contact.public_key, (seen,)))
+    await alice.rpc.ping(node_id(transport.contact), timeout_s=5)

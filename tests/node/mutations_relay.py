@@ -71,6 +71,9 @@ RELAY: Final = {
     "path-asked": Mutation(
         "dsdnode.swarm.shortcuts:Shortcuts._on_find_path", " or not self._asked.spend(peer, _now())", ""
     ),
+    "path-asked-back": Mutation(
+        "dsdnode.swarm.shortcuts:Shortcuts._may_go_now", " and _now() >= rest.until_s - TRY_AGAIN_S + ASKED_BACK_S", ""
+    ),
     "punch-near": Mutation(
         "dsdnode.net.paths:Paths.may_call", "all(may_name(Nearness.WORLD, one) for one in named)", "True"
     ),
