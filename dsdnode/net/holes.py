@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from dsdnode.addresses import parse_address
 from dsdnode.net.listener import socket_from
 from dsdnode.net.nat import Kind, Nat
-from dsdnode.net.outlook import Outlook, View
+from dsdnode.net.outlook import Outlook
+from dsdnode.net.views import View
 
 MAX_GUESSES = 4
 """Next ports of a router that counts: others of the house may call somebody meanwhile."""

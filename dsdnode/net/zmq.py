@@ -307,7 +307,7 @@ class ZmqTransport:
     def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None:
         self._gate.know(curve_key)
         if self.outlook is not None and inbound.kind in (LinkKind.DIRECT, LinkKind.REVERSED):
-            self.outlook.called_by(inbound.host)
+            self.outlook.came(inbound)
         if not inbound.is_look:
             self._links.inbound_ready(inbound)
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
+from dsdnode.addresses import parse_address
 from dsdnode.dht.ids import node_id
+from dsdnode.net import listener, views
 from dsdnode.net import outlook as outlooks
 from dsdnode.net.call import Way
 from dsdnode.net.link import Inbound
 from dsdnode.net.listener import CAN_SHARE
 from dsdnode.net.nat import Kind, Nat
-from dsdnode.net.outlook import DETOUR_S, MAX_LOOKS, Outlook, Place, seen_in
+from dsdnode.net.outlook import DETOUR_S, MAX_LOOKS, Outlook
 from dsdnode.net.peers import Peer
 from dsdnode.net.port import OBSERVE, SEEN, LinkKind, Priority
 from dsdnode.net.router import Router
 from dsdnode.net.rpc import Rpc
+from dsdnode.net.views import Place, seen_in
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Contact, Ping
@@ -37,7 +42,7 @@ def the_world_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(outlooks, "_answering", answering)
     monkeypatch.setattr(Place, "network", property(lambda place: f"{place.port}"))
-    monkeypatch.setattr(outlooks, "may_name", lambda near, address: True)
+    monkeypatch.setattr(views, "may_name", lambda near, address: True)
 
 
 class Alice:
@@ -244,3 +249,36 @@ async def test_a_client_has_its_port_looked_at_once_a_relay_carries_its_link_and
     assert transport.contact.addresses == (), "nobody is told"
     alice.transport.introduce(Contact(transport.contact.public_key, (seen,)))
     await alice.rpc.ping(node_id(transport.contact), timeout_s=5)
+
+
+async def test_whom_bob_calls_from_his_port_cannot_call_him_from_hers_but_is_told_where_he_has_called_her(
+    alice: Alice, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ports have one connection."""
+
+    def none_is_left(host: str, port: int, to: str) -> socket.socket:
+        raise OSError(errno.EADDRNOTAVAIL, "there is such a connection")
+
+    frank, grace = [await start(name, listen="tcp://0.0.0.0:0", swarm_keys=SWARM_KEYS) for name in (b"f", b"g")]
+    alice.others |= {"frank": frank, "grace": grace}
+    for one in (frank, grace):
+        port = parse_address(one.transport.here[0])[1]
+        alice.rpc.transport.introduce(Contact(one.transport.contact.public_key, (f"tcp://127.0.0.1:{port}",)))
+        one.transport.introduce(Contact(alice.transport.contact.public_key, (alice.address,)))
+        await alice.rpc.ping(node_id(one.transport.contact), timeout_s=5)
+        assert await one.transport.reach(node_id(alice.transport.contact), alice.address)
+    socket_from = listener.socket_from
+    monkeypatch.setattr("dsdnode.net.views.socket_from", none_is_left)
+    assert await alice.looks("frank", "grace") == Nat() and not alice.outlook._views
+    monkeypatch.setattr("dsdnode.net.views.socket_from", socket_from)
+    for one in (frank, grace):
+        assert isinstance(one.transport, ZmqTransport) and one.transport.outlook is not None
+        one.transport.outlook.look(0.0, [node_id(alice.transport.contact)])
+        assert one.transport.outlook._looking is not None
+        await asyncio.wait_for(one.transport.outlook._looking, 5)
+    monkeypatch.setattr("dsdnode.net.views.socket_from", none_is_left)
+    assert await alice.looks("frank", "grace") == Nat(Kind.SAME, address=alice.address)
+    assert isinstance(frank.transport, ZmqTransport) and frank.transport.outlook is not None
+    await until(lambda: len(alice.outlook._views) == 2)
+    frank.transport.outlook.moved()
+    await until(lambda: alice.outlook.is_due(0.0) and len(alice.outlook._views) == 1)
