@@ -233,6 +233,7 @@ class Client:
             pending.num_resumed += 1
 
     def _over(self, pending: PendingReply, failures: Failures, asking: Asking) -> None:
+        log.debug("the reply has come", peer=short_id(asking.drafter), way=self._pings.link(asking.drafter))
         self._drafters.left(*failures.deniers)
         self._drafters.gave(pending.model.model_id, asking.drafter, asking.inbox.pace.tokens_per_s())
 
@@ -314,6 +315,7 @@ class Client:
         running.append(self._askings.ask(pending, beside))
 
     def _won(self, pending: PendingReply, failures: Failures, winner: Asking, beaten: Sequence[Asking]) -> None:
+        log.debug("the reply comes", peer=short_id(winner.drafter), way=self._pings.link(winner.drafter))
         self._drafters.last = winner.drafter
         slower = [asking.drafter for asking in beaten if asking.since_s < winner.since_s]
         later = [asking.drafter for asking in beaten if asking.drafter not in slower]
