@@ -43,6 +43,8 @@ class Link:
         self.ready = False
         self.closed = False
         self.since_s = asyncio.get_running_loop().time()
+        self.heard_s = float("-inf")
+        """When something came over it last."""
         self.kind = LinkKind.DIRECT
         self.queue = SendQueue()
         self.waits_for: dict[Link, None] = {}

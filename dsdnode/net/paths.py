@@ -158,7 +158,7 @@ class Paths:
             return False
         if not self._is_paid(known, addresses[0]):
             return False
-        came = self._links.awaited(known, bulk)
+        came = self._links.arrivals.awaited(peer, bulk)
         self._router.call(hole.port, addresses)
         try:
             if not await _in_time(TRY_S, came) and self._router.is_connected(addresses):
@@ -204,7 +204,7 @@ class Paths:
         known = self._links.book.get(peer)
         if known is None:
             return False
-        came = [self._links.awaited(known, bulk) for bulk in (False, True)]
+        came = [self._links.arrivals.awaited(peer, bulk) for bulk in (False, True)]
         try:
             await _in_time(ATTEMPT_TIMEOUT_S, *came)
         finally:
