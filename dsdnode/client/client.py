@@ -32,7 +32,7 @@ from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.queries import wait_until
 from dsdnode.wire import messages as wire
-from dsdnode.wire.joins import parse_join
+from dsdnode.wire.joins import of_one_key, parse_join
 from dsdnode.wire.records import ProviderRecord
 
 __all__ = ["Client", "Finished", "GenerateRequest", "Piece", "ReplyStats"]
@@ -97,7 +97,7 @@ class Client:
 
         Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
         """
-        contacts = [parse_join(join) for join in joins]
+        contacts = of_one_key([parse_join(join) for join in joins], ())
         identity = Identity.generate()
         keys = (swarm_keys,) if isinstance(swarm_keys, str) else swarm_keys
         transport = await ZmqTransport.open(identity, swarm_keys=keys)

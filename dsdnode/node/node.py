@@ -41,7 +41,7 @@ from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.reach import Verdict
-from dsdnode.wire.joins import format_join, parse_join
+from dsdnode.wire.joins import format_join, of_one_key, parse_join
 from dsdnode.wire.messages import Contact, Open, Refused
 from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.replies import Generate
@@ -147,16 +147,12 @@ class Node:
             self._tasks.append(asyncio.create_task(current, name="keep the offer current"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
+        known = self._remembered()
         if contacts:
-            await self.discovery.join(contacts, timeout_s=self._config.timeouts.join_s)
+            await self.discovery.join(of_one_key(contacts, known), timeout_s=self._config.timeouts.join_s)
             if any(contact.public_key != self._identity.public_key for contact in contacts):
                 return
             log.info("the only peer to join is this node itself: the swarm begins here")
-        known = []
-        swarms = swarm_names(self._config.swarm_keys)
-        for join in read_joins(self._config.data_dir, swarms) if self._organs.disk else ():
-            with contextlib.suppress(BadInput):
-                known.append(parse_join(join))
         known = [contact for contact in known if contact.public_key != self._identity.public_key]
         if not known:
             if not await self.discovery.joined_in_the_house():
@@ -167,6 +163,16 @@ class Node:
             await self.discovery.join(known, join_s, starting_s=join_s)  # they may be as late as we are
         except PeerUnavailable as error:
             log.warning("the swarm last known does not answer; beginning one, and looking for it", reason=str(error))
+
+    def _remembered(self) -> list[Contact]:
+        """Members of the swarm that was known when this node ended."""
+        known = []
+        for join in (
+            read_joins(self._config.data_dir, swarm_names(self._config.swarm_keys)) if self._organs.disk else ()
+        ):
+            with contextlib.suppress(BadInput):
+                known.append(parse_join(join))
+        return known
 
     async def _start_shard(self) -> None:
         engine = await self._organs.shard(self.discovery)
