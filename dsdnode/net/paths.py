@@ -13,7 +13,7 @@ import structlog
 from dsdnode.addresses import LOWEST_PORT, Nearness, is_ip, may_name
 from dsdnode.errors import BadInput
 from dsdnode.net.call import Way
-from dsdnode.net.holes import Hole, dig, poke
+from dsdnode.net.holes import POKED_PORT, Hole, dig, dig_v6, own_v6, poke
 from dsdnode.net.link import STAGGER_S, Dealer, Inbound, Link
 from dsdnode.net.links import Links
 from dsdnode.net.nat import Kind
@@ -26,8 +26,6 @@ from dsdnode.net.router import Router
 
 TRY_S = 0.7
 """For two calls to meet, and a little more; then they are begun anew."""
-POKED_PORT = 29170
-"""Any: nobody listens there, or somebody who does not know us."""
 
 log = structlog.get_logger(__name__)
 
@@ -132,16 +130,25 @@ class Paths:
             return
         await outlook.listen(self._router.port)
 
-    async def dig(self) -> Hole | None:
+    @property
+    def can_meet_in_v6(self) -> bool:
+        """May our router call just when it is called, in IPv6?"""
+        return self._outlook is not None and self._outlook.host == "::" and bool(own_v6())
+
+    async def dig(self, v6: bool = False) -> Hole | None:
         """A port of ours, and how it looks. None: nobody tells."""
+        if v6:
+            return dig_v6()
         if self._outlook is None:
             return None
         return await dig(self._outlook, dict.fromkeys(self._witnesses))
 
     def may_call(self, peer: bytes, host: str, ports: Sequence[int]) -> bool:
-        """May it name these to us? Only the world's, of IPv4."""
+        """May it name these to us? Only the world's."""
+        if not is_ip(host):
+            return False
         named = _to(host, ports or (LOWEST_PORT,))
-        return is_ip(host) and ":" not in host and all(may_name(Nearness.WORLD, one) for one in named)
+        return all(may_name(Nearness.WORLD, one) for one in named)
 
     def _is_paid(self, peer: Peer, address: str) -> bool:
         teacher = peer.as_teacher

@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(relays.KINDS), help="of relays: what they do")
     parser.add_argument("--screens", action="store_true", help="of moves, relays: show all that was seen")
     options = parser.parse_args()
-    known = list(SITUATIONS) if options.what == "table" else list(KINDS) if options.what in OF_KINDS else []
+    known = list(SITUATIONS) if options.what == "table" else [*KINDS, clients.V6] if options.what in OF_KINDS else []
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"there is no {unknown[0]!r} here: see --help")
     if options.what in ("pairs", "clients") and len(options.names) not in (0, 2):

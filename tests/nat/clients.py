@@ -28,15 +28,18 @@ from dsdnode.net.port import LinkKind
 from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact
 from tests.nat.kinds import KINDS
-from tests.nat.lab import Host, lab
+from tests.nat.lab import Host, Lab, lab
 from tests.nat.pairs import DELAY_MS, RANDOM, REACHED
 from tests.nat.relayed import PORT, identity_of
+from tests.nat.situations import only_v4, only_v6
 from tests.node.mutation import ROOT
 
 RELAYS = "carol", "rose"
 OPEN = (*REACHED, "arc")
 CALLEES = "public", "prc", "cgn", "symseq", "symf"
-"""Who are asked, by default."""
+"""Who are asked, by default; they and their clients have IPv4 alone."""
+V6 = "v6fw"
+"""Both have IPv6 alone, behind firewalls that let in answers."""
 PATIENCE_S = 20.0
 ASK_EVERY_S = 0.25
 ASKED_S = 5.0
@@ -46,32 +49,44 @@ def expected(client: str, callee: str) -> str:
     """Whoever is reached is called; of two that nobody reaches, one whose ports can be told calls another one."""
     if callee in REACHED:
         return "direct"
+    if callee == V6:
+        return "punched"
     return "relayed" if {client, callee} & set(RANDOM) and not {client, callee} & set(OPEN) else "punched"
 
 
 def main(kinds: Sequence[str]) -> int:
     """`kinds`: a client's and a callee's. Exit code 1: a link is not as it should be."""
-    clients, callees = kinds[:1] or list(KINDS), kinds[1:] or CALLEES
+    return int(not play(kinds[:1] or [*KINDS, V6], kinds[1:] or (*CALLEES, V6)))
+
+
+def play(clients: Sequence[str], callees: Sequence[str]) -> bool:
     with lab() as town, ExitStack() as stack:
-        carols = f"tcp://{_begin(stack, town.home('public', delay_ms=DELAY_MS / 2), RELAYS[0])[1]}"
-        _begin(stack, town.home("public", delay_ms=DELAY_MS / 2), RELAYS[1], carols)
-        where = {kind: _begin(stack, town.home(kind, delay_ms=DELAY_MS), f"bob-{kind}", carols)[0] for kind in callees}
-        homes = {kind: town.home(kind, delay_ms=DELAY_MS) for kind in clients}
-        join = format_join(Contact(identity_of(RELAYS[0]).public_key, (carols,)))
+        carol, rose = [town.home("public", delay_ms=DELAY_MS / 2) for _ in RELAYS]
+        carols = f"tcp://{carol.public_ip}:{PORT}", f"tcp://[{carol.ip6}]:{PORT}"
+        for host, name, joined in ((carol, RELAYS[0], ()), (rose, RELAYS[1], carols[:1])):
+            _begin(stack, host, name, *joined)
+        where = {kind: _begin(stack, _home(town, kind), f"bob-{kind}", carols[kind == V6]) for kind in callees}
+        homes = {kind: _home(town, kind) for kind in clients}
+        join = format_join(Contact(identity_of(RELAYS[0]).public_key, carols))
         print("| client | callee | at first | after s | in the end | after s | as it should be |")
         print("|---|---|---|---|---|---|---|")
-        pairs = [(client, callee) for client in clients for callee in callees]
+        pairs = [(one, other) for one in clients for other in callees if (one == V6) == (other == V6)]
         with ThreadPoolExecutor(2) as pool:
             found = pool.map(lambda pair: _try(homes[pair[0]], pair, join, where[pair[1]]), pairs)
-        return int(not all(found))
+        return all(found)
 
 
-def _begin(stack: ExitStack, host: Host, name: str, *words: str) -> tuple[str, str]:
-    """Where it is called, and its own place."""
+def _home(town: Lab, kind: str) -> Host:
+    home = town.home("prc" if kind == V6 else kind, delay_ms=DELAY_MS)
+    return only_v6(home) if kind == V6 else only_v4(home)
+
+
+def _begin(stack: ExitStack, host: Host, name: str, *words: str) -> str:
+    """Where it is called."""
     process = stack.enter_context(_process(host, "tests.nat.relayed", name, *words))
     told = process.stdout.readline().decode().split()
     assert told, f"{name} is not reached"
-    return ",".join(told), f"{host.public_ip}:{PORT}"
+    return ",".join(told)
 
 
 def _try(home: Host, pair: tuple[str, str], join: str, where: str) -> bool:
