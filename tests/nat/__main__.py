@@ -12,6 +12,7 @@
 `moves` carries a laptop into another home while a reply goes on, as client, owner and stage, at once and after some
 time without any network: a table of what becomes of the reply. It takes ten minutes.
 `relays` kills the relay that a reply goes by way of, or has it lie, stall and read: a table of what becomes of it.
+`abuse` has a stranger try what nodes and relays do on a stranger's word: a table of how far each attack gets.
 `clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: something is not as it should be.
 """
 
@@ -23,7 +24,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.nat import beside, clients, doctors, homes, moves, pairs, pipeline, reached, relays, table, usable
+from tests.nat import abuse, beside, clients, doctors, homes, moves, pairs, pipeline, reached, relays, table, usable
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
@@ -53,6 +54,7 @@ WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
         options.screens,
     ),
     "relays": lambda options: relays.main(options.kinds.split(","), options.screens),
+    "abuse": lambda options: abuse.main(),
     "clean": lambda options: _clean(),
 }
 
