@@ -13,8 +13,8 @@ from typing import Any
 Json = Mapping[str, Any]
 TABLE = "legacy filter"
 _ENDS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject", "RETURN": "return"}
-_QUIET = {"-m": 1, "--comment": 1, "--reject-with": 1, "--log-prefix": 1, "--log-level": 1}
-"""Words that ask nothing, and how many follow."""
+_QUIET = "-m", "--comment", "--reject-with", "--log-prefix", "--log-level"
+"""Words that ask nothing."""
 
 
 def as_nft(listing: str, family: str) -> list[Json]:
