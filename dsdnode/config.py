@@ -102,8 +102,8 @@ class NodeConfig:
     acceptance: str = "exact"
     """As `draft_max`, `window`, `threshold` and `wire`: of replies that do not ask for their own."""
     threshold: float = DEFAULT_THRESHOLD
-    wire: str = "f16"
-    """Type in which hidden states travel: f32 alone is exact, f16 and q8 may tip near-ties."""
+    wire: str = "auto"
+    """Type in which hidden states travel: auto is f32, which alone is exact; f16 and q8 may tip near-ties."""
     strict: bool = False
     """The engine setting in which rounding does not depend on the block: one thread, one reply at a time."""
     patience_s: float = DEFAULT_PATIENCE_S

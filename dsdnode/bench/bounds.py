@@ -43,6 +43,8 @@ def costs_of(
 
 def bound(scheme: Scheme, costs: PipelineCost, stats: Sequence[ReplyStats]) -> float | None:
     """Tokens per second at the acceptance that these replies had, with the best block where the policy may choose."""
+    if scheme.alone:
+        return None
     if scheme.plain:
         return plain_speed(costs)
     tokens, judged = sum(one.completion_tokens for one in stats), sum(one.judged for one in stats)

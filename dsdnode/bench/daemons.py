@@ -74,9 +74,23 @@ class Daemon:
             time.sleep(POLL_S)
         raise self._ended()
 
+    def cpu_s(self) -> tuple[float, float]:
+        """So far: by its workers, in which the layers are computed, and by itself."""
+        return cpu_s(self.process.pid)
+
     def _ended(self) -> DsdError:
         said = self._log.read_text(errors="replace").splitlines()
         return DsdError("a daemon did not start:\n" + "\n".join(said[-10:]))
+
+
+def cpu_s(pid: int) -> tuple[float, float]:
+    """Spent so far, of a processor: by the processes that this one started, and by itself."""
+    import psutil
+
+    process = psutil.Process(pid)
+    spent = [one.cpu_times() for one in (process, *process.children())]
+    own, *others = (one.user + one.system for one in spent)
+    return sum(others), own
 
 
 def take_down(running: Sequence[Daemon]) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsdnode.bench.config import BenchConfig
+from dsdnode.bench.oracle import Oracle
 from dsdnode.bench.schemes import Scheme
 from dsdnode.bench.swarm import Swarm
 from dsdnode.client.client import Client, Finished, GenerateRequest, ReplyStats
@@ -39,6 +41,8 @@ class MeasuredReply:
     num_messages: int = 0
     num_bytes: int = 0
     num_link_bytes: int = 0
+    cpu_s: tuple[float, float] = (0.0, 0.0)
+    """Of a processor: by the workers, in which the layers are computed, and by the daemons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,18 @@ class Laboratory:
     """Asks a swarm; `prompts` are token ids."""
 
     def __init__(
-        self, config: BenchConfig, swarm: Swarm, client: Client, prompts: Sequence[Sequence[int]], ask: Ask
+        self,
+        config: BenchConfig,
+        swarm: Swarm,
+        client: Client,
+        oracle: Oracle,
+        prompts: Sequence[Sequence[int]],
+        ask: Ask,
     ) -> None:
         self._config = config
         self._swarm = swarm
         self._client = client
+        self._oracle = oracle
         self._prompts = prompts
         self._ask = ask
 
@@ -84,7 +95,7 @@ class Laboratory:
                 tell(scheme.name)
         crowds = []
         for num_sessions in self._config.sessions:
-            for scheme in schemes if num_sessions > 1 else ():
+            for scheme in [one for one in schemes if num_sessions > 1 and not one.alone]:
                 crowds.append(await self._crowd(scheme, num_sessions))
                 tell(f"{scheme.name} x{num_sessions}")
         return Measurements(tuple(replies), tuple(crowds), tuple(await self._statuses()))
@@ -110,17 +121,26 @@ class Laboratory:
         return sum(num for num, _ in sent), sum(size for _, size in sent), self._swarm.num_link_bytes()
 
     async def _counted(self, scheme: Scheme, prompt: int) -> MeasuredReply:
-        """One reply, alone."""
-        before = await self._traffic()
+        """One reply, and no other."""
+        before, spent_s = await self._traffic(), await self._cpu_s(scheme)
         reply = await self._reply(scheme, prompt, self._config.max_tokens, self._slow_down)
+        now_s = await self._cpu_s(scheme)
         num_messages, num_bytes, num_link_bytes = (
             after - earlier for after, earlier in zip(await self._traffic(), before, strict=True)
         )
-        return replace(reply, num_messages=num_messages, num_bytes=num_bytes, num_link_bytes=num_link_bytes)
+        cpu_s = now_s[0] - spent_s[0], now_s[1] - spent_s[1]
+        return replace(
+            reply, num_messages=num_messages, num_bytes=num_bytes, num_link_bytes=num_link_bytes, cpu_s=cpu_s
+        )
+
+    async def _cpu_s(self, scheme: Scheme) -> tuple[float, float]:
+        return await self._oracle.cpu_s() if scheme.alone else self._swarm.cpu_s()
 
     async def _reply(
         self, scheme: Scheme, prompt: int, max_tokens: int, watch: Callable[[int], None] = lambda num_tokens: None
     ) -> MeasuredReply:
+        if scheme.alone:
+            return await self._alone(scheme, prompt, max_tokens)
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         tokens: list[int] = []
@@ -141,6 +161,27 @@ class Laboratory:
         return MeasuredReply(
             scheme, prompt, tuple(tokens), text, loop.time() - began_s, tuple(arrivals), finished.stats
         )
+
+    async def _alone(self, scheme: Scheme, prompt: int, max_tokens: int) -> MeasuredReply:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        ends = frozenset() if self._config.ignore_eos else await self._oracle.end_tokens()
+        arrivals: list[tuple[float, int]] = []
+        tokens: list[int] = []
+        async with aclosing(self._oracle.tokens(self._prompts[prompt], max_tokens)) as said:
+            async for token in said:
+                if token in ends:
+                    break
+                tokens.append(token)
+                arrivals.append((loop.time() - began_s, len(tokens)))
+        first_s, last_s = (arrivals[0][0], arrivals[-1][0]) if arrivals else (0.0, 0.0)
+        stats = ReplyStats(
+            completion_tokens=len(tokens),
+            passes=len(tokens),
+            time_to_first_token_s=first_s,
+            tokens_per_second=(len(tokens) - 1) / (last_s - first_s) if last_s > first_s else None,
+        )
+        return MeasuredReply(scheme, prompt, tuple(tokens), "", loop.time() - began_s, tuple(arrivals), stats)
 
     def _request(self, scheme: Scheme, prompt: int, max_tokens: int) -> GenerateRequest:
         return GenerateRequest(

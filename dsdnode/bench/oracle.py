@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 import numpy as np
 
+from dsdnode.bench.daemons import cpu_s
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.port import Chunk, Output
@@ -33,9 +34,16 @@ class DraftTrace(msgspec.Struct, frozen=True):
 class Oracle:
     """An async context. Its workers start when they are first needed and rest while replies are measured."""
 
-    def __init__(self, model: Path | None, draft_model: Path | None, sampling: Sampling, context_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Path | None,
+        draft_model: Path | None,
+        sampling: Sampling,
+        context_tokens: int,
+        threads: int = 1,
+    ) -> None:
         self._paths = {"target": model or demo_target(), "draft": draft_model or demo_draft()}
-        self._options = EngineOptions(threads=1, context_tokens=context_tokens, max_sequences=1)
+        self._options = EngineOptions(threads=threads, context_tokens=context_tokens, max_sequences=1)
         self._sampling = sampling
         self._engines: dict[str, WorkerEngine] = {}
 
@@ -54,8 +62,34 @@ class Oracle:
         return self._engines[role]
 
     async def render(self, text: str) -> list[int]:
-        """Ids of a user's message, as the drafter would make them. Raises BadInput, ModelRefused."""
-        return await (await self._engine("draft")).render([("user", text)])
+        """Ids of a user's message, as the drafter would make them; of the bare text where it has no chat template.
+        Raises BadInput."""
+        engine = await self._engine("draft")
+        if not (await engine.vocabulary()).has_template:
+            return await engine.tokenize(text)
+        return await engine.render([("user", text)])
+
+    async def end_tokens(self) -> frozenset[int]:
+        return (await (await self._engine("draft")).vocabulary()).end_tokens
+
+    async def cpu_s(self) -> tuple[float, float]:
+        """That the target's process has spent so far."""
+        return cpu_s((await self._engine("target")).pid or 0)[1], 0.0
+
+    async def tokens(self, prompt: Sequence[int], max_tokens: int) -> AsyncGenerator[int, None]:
+        """What the target says to that by itself, as it comes."""
+        engine, context = await self._engine("target"), list(prompt)
+        position = 0
+        while len(context) < len(prompt) + max_tokens:
+            inputs = np.asarray(context[position : position + CHUNK_POSITIONS], np.int32)
+            last = position + len(inputs) == len(context)
+            chunk = Chunk(0, position, inputs, int(last), self._sampling)
+            (output,) = await engine.forward([chunk])
+            position += len(inputs)
+            if last and output.tokens is not None:
+                context.append(int(output.tokens[0]))
+                yield context[-1]
+        await engine.release(0)
 
     async def gap(self, tokens: Sequence[int]) -> float:
         """How far ahead the target's first choice after `tokens` is of its second one: the difference of logits."""

@@ -10,8 +10,8 @@ from dsdnode.bench.run import Cell
 from dsdnode.bench.summary import Details, SchemeResult, as_json
 
 COLUMNS = (
-    "SCHEME", "TOK/S", "X PLAIN", "QUARTILES", "ACCEPTED", "TOK/PASS", "WASTED", "B/TOK", "MSG/TOK", "FIRST S",
-    "BOUND", "OF BOUND", "TEXT",
+    "SCHEME", "TOK/S", "X PLAIN", "QUARTILES", "ACCEPTED", "TOK/PASS", "WASTED", "CPU MS", "B/TOK", "MSG/TOK",
+    "FIRST S", "BOUND", "OF BOUND", "TEXT",
 )  # fmt: skip
 SESSION_COLUMNS = ("SCHEME", "SESSIONS", "TOK/S", "ONE BY ONE", "REPLY S P50", "P99", "FAIRNESS")
 TINY_GAP = 0.01
@@ -51,6 +51,7 @@ def _row(result: SchemeResult, details: Details) -> tuple[object, ...]:
         _percent(result.acceptance_rate),
         result.tokens_per_pass,
         _percent(result.wasted_share),
+        result.cpu_ms_per_token,
         None if result.bytes_per_token is None else round(result.bytes_per_token),
         None if result.messages_per_token is None else f"{result.messages_per_token:.1f}",
         result.time_to_first_token_s,

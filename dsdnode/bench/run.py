@@ -103,7 +103,7 @@ class _Run:
         manifest = read_manifest(config.model or demo_target())
         self._width = manifest.width
         sampling = Sampling(config.temperature, seed=config.seed)
-        self._oracle = Oracle(config.model, config.draft_model, sampling, MAX_CONTEXT_TOKENS)
+        self._oracle = Oracle(config.model, config.draft_model, sampling, MAX_CONTEXT_TOKENS, config.threads)
 
     async def cells(self, record: Any) -> list[Cell]:
         config = self._config
@@ -124,7 +124,8 @@ class _Run:
     async def _measure(self, tokens: Sequence[Sequence[int]]) -> Measurements:
         client = await Client.connect([self._swarm.join])
         try:
-            return await Laboratory(self._config, self._swarm, client, tokens, self._ask).measure(self._progress.step)
+            laboratory = Laboratory(self._config, self._swarm, client, self._oracle, tokens, self._ask)
+            return await laboratory.measure(self._progress.step)
         finally:
             await client.close()
 

@@ -11,10 +11,14 @@ from dsdnode.pacing.policies import PLANS, POLICIES, parse_window
 from dsdnode.wire.tensors import parse_wire
 
 PLAIN = "plain"
+ALONE = "alone"
+"""The whole model in one process here, token by token, without a swarm: what cutting it costs."""
 MAX_ROUNDS = 64
 _POLICIES = {"rounds-adaptive": "throughput:rounds", "stream": "throughput:stream", "hedged": "throughput"}
 """Short names of some; every other window policy is a scheme of its own name."""
-KNOWN = f"plain, rounds-K, {', '.join(_POLICIES)}, relaxed-T, deferred-T, default, {', '.join(POLICIES)}, {PLANS}"
+KNOWN = (
+    f"plain, alone, rounds-K, {', '.join(_POLICIES)}, relaxed-T, deferred-T, default, {', '.join(POLICIES)}, {PLANS}"
+)
 _ROUNDS = re.compile(r"rounds-(\d{1,2})")
 _RELAXED = re.compile(r"(relaxed|deferred)-(0?\.\d+)")
 
@@ -34,6 +38,10 @@ class Scheme:
     def plain(self) -> bool:
         return self.draft_max == 0
 
+    @property
+    def alone(self) -> bool:
+        return self.window == ALONE
+
 
 def parse_schemes(names: str, wires: str) -> tuple[Scheme, ...]:
     """Comma-separated names, each in every type of hidden states: `stream@q8` where there are several. `plain`, which
@@ -52,8 +60,8 @@ def parse_schemes(names: str, wires: str) -> tuple[Scheme, ...]:
 
 def _scheme(name: str, label: str, wire: str) -> Scheme:
     rounds, relaxed = _ROUNDS.fullmatch(name), _RELAXED.fullmatch(name)
-    if name == PLAIN:
-        return Scheme(label, "fixed", 0, wire)
+    if name in (PLAIN, ALONE):
+        return Scheme(label, ALONE if name == ALONE else "fixed", 0, wire)
     if name == "default":
         return Scheme(label, wire=wire)
     if rounds and 1 <= int(rounds[1]) <= MAX_ROUNDS:

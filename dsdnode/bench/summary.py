@@ -38,6 +38,8 @@ class SchemeResult:
     acceptance_rate: float | None
     tokens_per_pass: float | None
     wasted_share: float | None
+    cpu_ms_per_token: float | None
+    """Of all processes, but for the client's and the links'."""
     bytes_per_token: float | None
     messages_per_token: float | None
     time_to_first_token_s: float | None
@@ -70,6 +72,8 @@ class Details:
     num_replies: int
     num_tokens: int
     link_bytes_per_token: float | None
+    worker_cpu_ms_per_token: float | None
+    """Of the scheme's, what the layers take."""
     speedup_quartiles: tuple[float, float] | None
     end_to_end_tokens_per_second: float | None
     late_tokens_per_second: float | None
@@ -102,6 +106,7 @@ def result_of(
         acceptance_rate=_share(replies, lambda one: one.accepted, lambda one: one.judged),
         tokens_per_pass=_share(replies, lambda one: one.completion_tokens, lambda one: one.passes),
         wasted_share=None if used_share is None else max(0.0, 1 - used_share),
+        cpu_ms_per_token=1e3 * sum(sum(reply.cpu_s) for reply in replies) / num_tokens if num_tokens else None,
         bytes_per_token=sum(reply.num_bytes for reply in replies) / num_tokens if num_tokens else None,
         messages_per_token=sum(reply.num_messages for reply in replies) / num_tokens if num_tokens else None,
         time_to_first_token_s=_median(reply.stats.time_to_first_token_s for reply in replies),
@@ -127,6 +132,7 @@ def details_of(
         num_replies=len(replies),
         num_tokens=num_tokens,
         link_bytes_per_token=sum(reply.num_link_bytes for reply in replies) / num_tokens if num_tokens else None,
+        worker_cpu_ms_per_token=1e3 * sum(reply.cpu_s[0] for reply in replies) / num_tokens if num_tokens else None,
         speedup_quartiles=_quartiles(ratios),
         end_to_end_tokens_per_second=_median(len(reply.tokens) / reply.took_s for reply in replies),
         late_tokens_per_second=_median(late_speed(reply) for reply in replies),

@@ -80,6 +80,11 @@ class Swarm:
         temporary.write_text(str(factor))
         temporary.replace(path)
 
+    def cpu_s(self) -> tuple[float, float]:
+        """That all have spent so far: workers, daemons."""
+        spent = [daemon.cpu_s() for daemon in self._running]
+        return sum(workers for workers, _ in spent), sum(own for _, own in spent)
+
     def num_link_bytes(self) -> int:
         """That went over all emulated links so far, as TCP carried them."""
         return self._emulator.counts().num_bytes

@@ -32,7 +32,7 @@ MAX_MS = 60_000.0
     default="plain,rounds-4,rounds-8,default",
     show_default=True,
     metavar="NAMES",
-    help="plain, rounds-K, rounds-adaptive, stream, hedged, relaxed-T, deferred-T, awc, default, "
+    help="plain, alone (no swarm), rounds-K, rounds-adaptive, stream, hedged, relaxed-T, deferred-T, awc, default, "
     "stream:BLOCK:WINDOW; in turn, prompt by prompt, each compared with plain.",
 )
 @click.option(

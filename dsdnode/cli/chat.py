@@ -131,6 +131,8 @@ async def answer(state: ChatState) -> None:
     if stats is not None:
         _count(state, stats)
         _footer(render.stats_line(stats, state.plain_tokens_per_second))
+        if word := render.links_word(stats):
+            _footer(render.wrapped(word))
 
 
 def _count(state: ChatState, stats: ReplyStats) -> None:

@@ -18,6 +18,7 @@ from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_d
 from dsdnode.files import check_own
 from dsdnode.pacing.policies import PLANS, POLICIES
 from dsdnode.wire.messages import WIRE_TYPES
+from dsdnode.wire.tensors import AUTO
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 log = structlog.get_logger()
@@ -76,7 +77,11 @@ policy_options = chain(
     ),
     click.option("--acceptance", metavar="|".join(ACCEPTANCES), help="All but exact may change the text, and say so."),
     click.option("--threshold", metavar="T", help=f"How lax relaxed acceptance is, below 1 ({DEFAULT_THRESHOLD})."),
-    click.option("--wire", metavar="|".join(WIRE_TYPES), help="Type in which hidden states travel (f16)."),
+    click.option(
+        "--wire",
+        metavar="|".join((AUTO, *WIRE_TYPES)),
+        help="Type in which hidden states travel (auto: f32, and a word where links are the limit).",
+    ),
     click.option("--patience", metavar="SECONDS", help="A reply that stands still for so long ends (60)."),
 )
 """Of `start`: what its drafter does with replies that do not say; of `run` and `chat`: what they say."""

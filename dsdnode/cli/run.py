@@ -143,5 +143,7 @@ def _finish(reply: PrintedReply, seed: int, as_json: bool, error: str | None) ->
         click.echo()
     if reply.stats is not None and (reply.stats.threshold or sys.stderr.isatty()):  # relaxed is never silent
         click.echo(render.stats_line(reply.stats), err=True)
+    if reply.stats is not None and sys.stderr.isatty() and (word := render.links_word(reply.stats)):
+        click.echo(render.wrapped(word), err=True)
     elif reply.stats is None and reply.threshold:
         click.echo(f"{len(reply.tokens)} tok · {render.relaxed_label(reply.threshold)}", err=True)

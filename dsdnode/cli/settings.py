@@ -31,6 +31,7 @@ from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
 from dsdnode.wire.records import MAX_NICKNAME
+from dsdnode.wire.tensors import AUTO
 
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"
@@ -277,7 +278,7 @@ SETTINGS = (
     Setting("window", "window", lambda raw: parse_window(_text(raw)), "--window"),
     Setting("acceptance", "acceptance", _choice(*ACCEPTANCES), "--acceptance"),
     Setting("threshold", "threshold", _threshold, "--threshold"),
-    Setting("wire", "wire", _choice(*WIRE_TYPES), "--wire"),
+    Setting("wire", "wire", _choice(AUTO, *WIRE_TYPES), "--wire"),
     Setting("patience", "patience_s", _integer(5, 86400), "--patience"),
     Setting("strict", "strict", _flag, "--strict"),
     Setting("name", "name", _nickname, "--name"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,11 @@ ASK_TIMEOUT_S = 10.0
 """A drafter tokenizes the prompt and looks for a model in this time."""
 SILENCE_S = 2.0
 """A drafter that sends nothing for so long is asked whether it knows of the reply."""
+PULSE_S, PULSE_SHARE = 0.2, 0.25
+"""So soon, and then so much of the time that it took so far, one is asked whether it is there that has not given its
+first token: a machine that vanishes says nothing, and everybody may be on it."""
+LATE, LEAST_LATE_S = 3.0, 0.1
+"""Times that its last answer took: an answer that takes longer is late."""
 MAX_QUEUED_NOTICES = 4096
 OVER_AGAIN = "the drafter before named another prompt: this one does the reply over again"
 
@@ -74,8 +79,15 @@ class Asking:
     is_over: bool = False
     ahead: asyncio.Event = field(default_factory=asyncio.Event)
     """What it says is not read before. (Of one that is asked beside another that gives the reply.)"""
+    is_silent: bool = False
+    """Its answer to a ping is late: it may be gone."""
+    on_silent: Callable[[], None] = lambda: None
     rival: Asking | None = None
     """Whoever is asked beside it."""
+
+    def fall_silent(self) -> None:
+        self.is_silent = True
+        self.on_silent()
 
     @property
     def has_begun(self) -> bool:
@@ -124,7 +136,23 @@ class Askings:
         if not beside:
             asking.ahead.set()
         asking.started = asyncio.create_task(self._start(pending, asking, body), name="ask a drafter")
+        if not beside:
+            pulse = asyncio.create_task(self._feel_pulse(asking), name="ask whether a drafter is there")
+            asking.started.add_done_callback(lambda _: pulse.cancel())
         return asking
+
+    async def _feel_pulse(self, asking: Asking) -> None:
+        while True:
+            await asyncio.sleep(max(PULSE_S, PULSE_SHARE * (_now() - asking.since_s)))
+            late_s = max(LEAST_LATE_S, LATE * (self._pings.last_rtt_s(asking.drafter) or 0.0))
+            timer = asyncio.get_running_loop().call_later(late_s, asking.fall_silent)
+            try:
+                if await self._pings.rtt_s(asking.drafter) is None:
+                    asking.fall_silent()
+                else:
+                    asking.is_silent = False
+            finally:
+                timer.cancel()
 
     def leave(self, asking: Asking) -> None:
         if self.inboxes.pop(asking.request, None) is None:

@@ -289,10 +289,13 @@ class Client:
         return True
 
     def _aside_s(self, pending: PendingReply, running: Sequence[Asking]) -> float:
-        """When it is time for one more. Beside a stranger it is sooner in a fast swarm; nobody is left for that."""
+        """When it is time for one more. Beside a stranger it is sooner in a fast swarm, and at once beside one that may
+        be gone; nobody is left for that."""
         last, taken = running[-1], running[-1].part.taken
         if len(running) >= MAX_ASIDE:
             return max(last.aside_s(), running[0].aside_s(MAX_ASIDE))
+        if last.is_silent:
+            return _now()
         if any(self._drafters.is_trusted(pending.model.model_id, asking.drafter) for asking in running):
             return last.aside_s()
         num_positions = taken.num_positions if taken else pending.usual_positions
@@ -307,7 +310,7 @@ class Client:
             why = f"the drafter {short_id(slow.drafter)} gave nothing for {_now() - slow.since_s:.0f} s"
             failures.slow(slow.drafter, Left(why))
         since_s = await self._drafters.scout(pending)
-        if any(asking.started.done() for asking in running):  # meanwhile
+        if any(asking.started.done() for asking in running) or _now() < self._aside_s(pending, running):  # meanwhile
             return
         beside = self._drafters.beside(pending, [*failures, *(asking.drafter for asking in running)], since_s)
         late, after_s = running[-1], _now() - running[-1].since_s
@@ -315,12 +318,16 @@ class Client:
         running.append(self._askings.ask(pending, beside))
 
     def _won(self, pending: PendingReply, failures: Failures, winner: Asking, beaten: Sequence[Asking]) -> None:
+        """Who was asked before it and gave nothing is no better, unless it has been left itself in this reply: it may
+        give a few tokens at once, each time, while the others wait for their places."""
         log.debug("the reply comes", peer=short_id(winner.drafter), way=self._pings.link(winner.drafter))
         self._drafters.last = winner.drafter
-        slower = [asking.drafter for asking in beaten if asking.since_s < winner.since_s]
+        is_back = failures.was_left(winner.drafter)
+        slower = [asking.drafter for asking in beaten if asking.since_s < winner.since_s and not is_back]
         later = [asking.drafter for asking in beaten if asking.drafter not in slower]
         self._drafters.left(*slower)
-        pending.num_better = sum(map(failures.may_be_better, [*pending.others, *later]))
+        full = failures.full if is_back else []
+        pending.num_better = sum(map(failures.may_be_better, [*pending.others, *later, *full]))
 
     async def _choose_drafter(self, pending: PendingReply, failures: Failures) -> bytes:
         return await self._drafters.next(pending, failures)
@@ -340,9 +347,10 @@ class Client:
             self._drafters.left(drafter)
         if isinstance(error, Contradiction):
             self._drafters.left(*failures.givers)  # of the two this one begins the next reply
+            self._drafters.contradicted(failures.givers, drafter)
         if not (pending.killed(drafter, error) or isinstance(error, Overloaded | Denied | Contradiction)):
             self._pings.lost(drafter)
-        failures.note(drafter, error, progressed=pending.progressed)
+        failures.note(drafter, error, pending.num_given)
         if isinstance(error, Overloaded) and patience.is_spent(now):
             raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
         denied = isinstance(error, Denied)
@@ -356,6 +364,7 @@ async def _first_of(running: Sequence[Asking], due_s: float) -> list[Asking]:
     changed = asyncio.Event()
     for asking in running:
         asking.started.add_done_callback(lambda _: changed.set())
+        asking.on_silent = changed.set
     await (changed.wait() if due_s == inf else wait_until(changed, due_s))
     done = [asking for asking in running if asking.started.done()]
     return sorted(done, key=lambda asking: asking.error is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from dsdnode.addresses import network_of, parse_address
 from dsdnode.client.failures import MAX_TRIES, Failure, Failures
 from dsdnode.client.pace import Paces
-from dsdnode.client.preference import by_lot, by_preference
+from dsdnode.client.preference import Doubts, by_lot, by_preference
 from dsdnode.client.request import PendingReply
 from dsdnode.client.usual import UsualPass
 from dsdnode.config import STILL_S
@@ -35,8 +35,9 @@ FULL_PAUSE_S = 0.5
 AWAY_PAUSE_S = 0.5
 """Who moves into another network is there again after a moment."""
 MAX_LEFT = 256
-SCOUT_S = 0.3
-"""For one that is to be asked beside another to answer a ping: the longest ways take so long."""
+SCOUT_S, SCOUT_MOMENT_S = 0.3, 0.1
+"""For one that is to be asked beside another to answer a ping: the longest ways take so long; and behind the first that
+does, for it is late already."""
 MAX_RACED = 16
 """Drafters that are asked at once whether they are there."""
 
@@ -65,6 +66,7 @@ class Drafters:
         self._networks: dict[bytes, str] = {}
         """Of those that were found last."""
         self.paces = Paces()
+        self._doubts = Doubts()
         self.last = b""
         """It may have kept what it computed."""
 
@@ -75,6 +77,12 @@ class Drafters:
         self._num_left += 1
         self._left.update(dict.fromkeys(drafters, self._num_left))
 
+    def contradicted(self, givers: Iterable[bytes], by: bytes) -> None:
+        """They gave a reply with which this one does not go on. Whom several contradict is asked when nobody else is
+        left: quick as it may be, nobody else goes on with what it gives."""
+        for giver in givers:
+            self._doubts.note(giver, self._networks.get(by) or by.hex())
+
     def gave(self, model_id: str, drafter: bytes, tokens_per_s: float | None) -> None:
         """Of a reply. Who is slow does not say what is usual: nobody else may have been tried."""
         if tokens_per_s is None:
@@ -84,6 +92,7 @@ class Drafters:
             self.left(drafter)
         else:
             self.paces.note(model_id, drafter, tokens_per_s)
+            self._doubts.forget(drafter)
 
     async def next(self, pending: PendingReply, failures: Failures) -> bytes:
         """The one to be preferred of those that answer; when all were asked, who was full, or failed but once, or was
@@ -95,7 +104,7 @@ class Drafters:
             await self._look(RECENT_S)
         thorough = False
         while True:
-            order = self._order(pending)
+            order = self._usable(pending, failures)
             fresh = [peer for peer in order if peer not in failures]
             tried = {self._networks.get(peer) for peer in failures} - {""}
             fresh.sort(key=lambda peer: peer not in self.joined and self._networks[peer] in tried)
@@ -130,7 +139,7 @@ class Drafters:
     async def others(self, pending: PendingReply, asked: Collection[bytes]) -> list[bytes]:
         """That may be there by now."""
         await self._look(RECENT_S)
-        return [peer for peer in self._order(pending) if peer not in asked]
+        return [peer for peer in self._order(pending) if peer not in asked and not self._doubts.is_caught(peer)]
 
     def is_trusted(self, model_id: str, drafter: bytes) -> bool:
         """It gave us a reply before, or we joined it: it has all the time that an honest one may need. (If everybody's
@@ -142,7 +151,7 @@ class Drafters:
         begun_s = _now()
         with suppress(TimeoutError):
             async with asyncio.timeout(SCOUT_S):
-                await self._pings.race(pending.others[:MAX_RACED])
+                await self._pings.race(pending.others[:MAX_RACED], SCOUT_MOMENT_S)
         return begun_s
 
     def beside(self, pending: PendingReply, asked: Collection[bytes], since_s: float = -inf) -> bytes:
@@ -170,6 +179,11 @@ class Drafters:
         """Nobody is left to ask for now."""
         if failures.deniers or not waits or pending.patience.is_spent(_now()):
             raise no_drafter(pending, failures)
+
+    def _usable(self, pending: PendingReply, failures: Failures) -> list[bytes]:
+        order = self._order(pending)
+        others = [peer for peer in order if not self._doubts.is_caught(peer)]
+        return others if any(peer not in failures or not failures[peer].final for peer in others) else order
 
     def _order(self, pending: PendingReply) -> list[bytes]:
         tokenizer = pending.model.tokenizer_hash

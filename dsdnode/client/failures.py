@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsdnode.client.losses import Denied, Died, Left
+from dsdnode.client.pace import MIN_TOKENS
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved
 from dsdnode.net.rpc import LinkBroken
 
@@ -46,13 +47,16 @@ class Failures(dict[bytes, Failure]):
         self.givers: set[bytes] = set()
         """Those that gave tokens before they failed."""
 
-    def note(self, drafter: bytes, error: DsdError, *, progressed: bool) -> None:
+    def note(self, drafter: bytes, error: DsdError, num_given: int) -> None:
+        """`num_given`: tokens, since it was asked. Who is left again after a few of them could go on so for hours."""
         known = self.pop(drafter, None)
+        is_again = known is not None and isinstance(known.error, Left) and isinstance(error, Left)
+        progressed = num_given >= MIN_TOKENS if is_again else num_given > 0
         num = 0 if known is None or progressed else known.num
         num += not isinstance(error, LinkBroken)  # it is there, by another link
-        final = isinstance(error, Denied) or (isinstance(error, Left) and not progressed)
+        final = isinstance(error, Denied) or (isinstance(error, Left) and not num_given)
         self[drafter] = Failure(error, MAX_TRIES if final else num)
-        if progressed:
+        if num_given:
             self.givers.add(drafter)
 
     def slow(self, drafter: bytes, error: Left) -> None:
@@ -64,6 +68,15 @@ class Failures(dict[bytes, Failure]):
         """Than one that gives something: it was not asked yet, or was not at fault."""
         known = self.get(drafter)
         return known is None or not isinstance(known.error, Left | Denied | Died | PeerMisbehaved)
+
+    def was_left(self, drafter: bytes) -> bool:
+        """It gave too little, or nothing for too long."""
+        known = self.get(drafter)
+        return known is not None and isinstance(known.error, Left)
+
+    @property
+    def full(self) -> list[bytes]:
+        return [drafter for drafter, failure in self.items() if failure.full]
 
     @property
     def deniers(self) -> list[bytes]:

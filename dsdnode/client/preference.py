@@ -7,12 +7,37 @@ from math import log2
 from random import Random
 from statistics import median_high
 
+from cachetools import LRUCache
+
 from dsdnode.accounts import Account, in_turn
 from dsdnode.cost import UNKNOWN
 from dsdnode.wire.records import ProviderRecord
 
 SPEED_CLASS = 2.0
 """Times slower than is usual: less than that is as good."""
+
+
+MAX_DOUBTED = 256
+ENOUGH = 2
+"""Networks: of two drafters that contradict each other either may lie."""
+
+
+class Doubts:
+    """Which drafters began replies, with whose tokens or texts others did not agree."""
+
+    def __init__(self) -> None:
+        self._contradicted: LRUCache[bytes, tuple[str, ...]] = LRUCache(MAX_DOUBTED)
+        """From which networks."""
+
+    def note(self, giver: bytes, network: str) -> None:
+        known = self._contradicted.get(giver, ())
+        self._contradicted[giver] = tuple(dict.fromkeys((*known, network)))[:ENOUGH]
+
+    def forget(self, giver: bytes) -> None:
+        self._contradicted.pop(giver, None)
+
+    def is_caught(self, giver: bytes) -> bool:
+        return len(self._contradicted.get(giver, ())) >= ENOUGH
 
 
 def by_lot(

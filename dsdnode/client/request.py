@@ -203,9 +203,9 @@ class PendingReply:
         )
 
     @property
-    def progressed(self) -> bool:
-        """Did the drafter that was asked last give anything?"""
-        return len(self.tokens) > self._num_before
+    def num_given(self) -> int:
+        """Tokens, by the drafter that was asked last."""
+        return len(self.tokens) - self._num_before
 
     def killed(self, drafter: bytes, error: DsdError) -> bool:
         """Did a drafter's engine die of it, or could it not do it? Raises NoPipeline when that is enough.
@@ -214,7 +214,7 @@ class PendingReply:
         """
         if not isinstance(error, Died):
             return False
-        if self.progressed:
+        if self.num_given:
             self.died.clear()
         self.died.add(drafter)
         if len(self.died) >= wire.MAX_KILLED:

@@ -126,6 +126,8 @@ class Rivals:
             self._drafters.paces.note(self._pending.model.model_id, rival.drafter, own)
         elif not isinstance(error, Overloaded | Contradiction):
             self._drafters.left(rival.drafter)
+        if isinstance(error, Contradiction):
+            self._drafters.contradicted({*self._failures.givers, giver.drafter}, rival.drafter)
         self._killed |= isinstance(error, Died)
 
 

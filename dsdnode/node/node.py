@@ -146,7 +146,7 @@ class Node:
     async def _join(self, contacts: Sequence[Contact]) -> None:
         known = self._remembered()
         if contacts:
-            await self.discovery.join(of_one_key(contacts, known), timeout_s=self._config.timeouts.join_s)
+            await self.discovery.join(of_one_key(contacts, known), self._config.timeouts.join_s)
             if any(contact.public_key != self._identity.public_key for contact in contacts):
                 return
             log.info("the only peer to join is this node itself: the swarm begins here")
@@ -163,10 +163,8 @@ class Node:
 
     def _remembered(self) -> list[Contact]:
         """Members of the swarm that was known when this node ended."""
-        known = []
-        for join in (
-            read_joins(self._config.data_dir, swarm_names(self._config.swarm_keys)) if self._organs.disk else ()
-        ):
+        known, swarms = list[Contact](), swarm_names(self._config.swarm_keys)
+        for join in read_joins(self._config.data_dir, swarms) if self._organs.disk else ():
             with contextlib.suppress(BadInput):
                 known.append(parse_join(join))
         return known

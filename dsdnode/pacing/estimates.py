@@ -6,13 +6,17 @@ draft engine's time, the load of others, and how far predictions were off. Specu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
 
 from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.fits import MAX_FITTED_POSITIONS, CostFit, Mean, Ratio
 from dsdnode.pacing.formulas import MAX_RUN, HedgeValue, plain_speed
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.events import PassEvent
+from dsdnode.wire.replies import Statistics
 
 RECENT_TOKENS = 10.0
 """Draft tokens: the last few, that tell whether the text has changed."""
@@ -24,6 +28,9 @@ pings of one link differ, less than another machine would."""
 MAX_BARE = 4
 """Passes in a row for which no draft token was there in time, before the draft engine counts as that slow: a prompt is
 read for a pass or two."""
+
+LEAST_PASSES = 4
+"""So few say of no line how certain it is."""
 
 
 class AcceptanceEstimate:
@@ -228,6 +235,33 @@ class Experience:
         self.plain_ago += event.num_committed
         if event.mode == "hedged" and event.num_judged > event.num_accepted:
             self.coverage.share.add(event.covered)
+
+
+def with_estimates(told: Statistics, passes: Sequence[PassEvent]) -> Statistics:
+    """Of a reply, what its passes say beside their number."""
+    return replace(told, plain_tokens_per_second=plain_estimate(passes), links_share=links_share(passes))
+
+
+def links_share(passes: Iterable[PassEvent]) -> float | None:
+    """Of the passes' time, what their hidden states took on the links for their size: that much is at least certain.
+
+    By the line through all that passes took beside stages and queues: what larger ones took longer. A pass that was
+    sent behind others of its reply may have waited for them there, and tells nothing, but for the end of the prompt: it
+    waited for all of that. None: all were of one size.
+    """
+    seen = [one for index, one in enumerate(passes) if one.stage_s and (one.alone or not index)]
+    sizes = [one.num_positions if one.alone else one.position + one.num_positions for one in seen]
+    took = [one.judged_s - one.sent_s for one in seen]
+    rest = [max(0.0, all_s - sum(one.stage_s) - sum(one.waited_s)) for all_s, one in zip(took, seen, strict=True)]
+    num = len(seen)
+    if num < LEAST_PASSES or len(set(sizes)) < 2:
+        return None
+    mean_size, mean_s = sum(sizes) / num, sum(rest) / num
+    spread = sum((size - mean_size) ** 2 for size in sizes)
+    slope = sum((size - mean_size) * (one - mean_s) for size, one in zip(sizes, rest, strict=True)) / spread
+    errors = sum((one - mean_s - slope * (size - mean_size)) ** 2 for size, one in zip(sizes, rest, strict=True))
+    certain = max(0.0, slope - 2 * math.sqrt(errors / (num - 2) / spread))
+    return min(1.0, certain * sum(sizes) / max(sum(took), 1e-9))
 
 
 def plain_estimate(passes: Iterable[PassEvent]) -> float | None:

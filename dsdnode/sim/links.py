@@ -44,6 +44,11 @@ class SimLink:
     """When it has passed on what it was given last."""
     arrived_s: dict[bytes, float] = field(default_factory=dict)
     broken: bool = False
+    made_s: float = 0.0
+    ended: dict[bytes, None] = field(default_factory=dict)
+    """Peers that have seen its end."""
+    unheard: dict[bytes, None] = field(default_factory=dict)
+    """By whom something was sent to a machine that was gone: TCP sends it again."""
 
     def other(self, peer: bytes) -> bytes:
         return self.callee if peer == self.caller else self.caller

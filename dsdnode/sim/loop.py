@@ -82,6 +82,10 @@ class JumpingLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self.now + _OFFSET_S.get()
 
+    def clocked(self, when_s: float) -> float:
+        """What `time` says, or said, here at the true time `when_s`."""
+        return when_s + _OFFSET_S.get()
+
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Call:

@@ -22,10 +22,8 @@ class Host(Protocol):
 
     def links_to(self, peer: bytes) -> list[SimLink]: ...
 
-    def unlink(self, link: SimLink) -> None: ...
-
-    def lose(self, peer: bytes, why: str) -> None:
-        """Tell the node that the last connection to a peer is gone, if it is."""
+    def lose(self, link: SimLink, why: str) -> None:
+        """It sees a connection end: the node is told if that was the last one to its peer, or the one that it used."""
 
 
 AnyHost = TypeVar("AnyHost", bound=Host)
@@ -110,10 +108,13 @@ class Network(Generic[AnyHost]):
                 self.break_link(link, "nothing is acknowledged", 0.0, 0.0)
 
     def break_link(self, link: SimLink, why: str, caller_s: float, callee_s: float) -> None:
-        """Its ends forget it; what is on its way is lost; each end hears so much later that the peer may be gone."""
+        """What is on its way is lost; each end sees so much later that the connection has ended."""
         link.broken = True
         for peer, delay_s in ((link.caller, caller_s), (link.callee, callee_s)):
             host = self.hosts.get(peer)
-            if host is not None:
-                host.unlink(link)
-                self.loop.at(self.loop.now + delay_s, host.lose, link.other(peer), why)
+            if host is None:
+                continue
+            if delay_s:
+                self.loop.at(self.loop.now + delay_s, host.lose, link, why)
+            else:
+                host.lose(link, why)

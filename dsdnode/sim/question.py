@@ -59,7 +59,7 @@ class Question:
                 replay=bool(self.pair.trace),
                 regions=(self.home,),
             ),
-            policies=Policies(window=window, draft_max=draft_max, wire="f16"),
+            policies=Policies(window=window, draft_max=draft_max, wire="f32"),
         )
 
 

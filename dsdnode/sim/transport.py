@@ -3,7 +3,8 @@
 A pair of peers has one connection a lane (control, bulk), made when the first message needs it and kept until one of
 them dies or it is evicted; within a lane messages keep their order. A message leaves when the sender's uplink is free
 (control never waits for bulk), takes the link's latency, and is received when the receiver's downlink is free. A
-segment lost is sent again, as TCP does, and holds up what is behind it; what is on its way into a cut is gone.
+segment lost is sent again, as TCP does, and holds up what is behind it; what is on its way into a cut is gone. What
+reaches a machine that was away meanwhile is gone, too, and the connection with it: of two lanes that one is broken.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ class SimTransport:
         self._reached: dict[bytes, Sighting] = {}
         self._retry_s: dict[bytes, float] = {}
         self._banned: dict[bytes, float] = {}
+        self._newer: dict[tuple[bytes, bool], SimLink] = {}
+        """Made by peers beside those that we have dialled, which are dead without our knowing."""
         self._lost: list[tuple[contextvars.Context, Callable[[bytes, str], None]]] = []
+        self._broken: list[tuple[contextvars.Context, Callable[[bytes, bool, float], None]]] = []
         self.num_in_vain = 0
         """Calls that nobody answered."""
         self.closed = False
@@ -144,7 +148,7 @@ class SimTransport:
         self._lost.append((contextvars.copy_context(), callback))
 
     def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
-        """Here all connections to a peer end together."""
+        self._broken.append((contextvars.copy_context(), callback))
 
     def doubt(self, peer: bytes) -> None:
         """They die with their machines, and are made anew when these are back."""
@@ -167,11 +171,7 @@ class SimTransport:
             network.loop.at(now, self._inbox.put, peer, frames)
             return
         bulk = priority is not Priority.CONTROL
-        link = self._links.get((peer, bulk))
-        if link is not None and link.broken and peer in network.hosts:  # that machine is back, and knows nothing of it
-            self.unlink(link)
-            link = None
-        link = link or self._dial(peer, bulk)
+        link = self._links.get((peer, bulk)) or self._dial(peer, bulk)
         size_bytes = size_of(frames, network.state_bytes)
         leaves_s = max(now, self._up_free_s[0], self._up_free_s[bulk])
         if self._up_bytes_s:
@@ -219,24 +219,49 @@ class SimTransport:
     def peers(self) -> list[bytes]:
         return list(dict.fromkeys(peer for peer, _ in self._links))
 
-    def unlink(self, link: SimLink) -> None:
-        peer = link.other(self.id)
-        if self._links.get((peer, link.bulk)) is link:
-            del self._links[peer, link.bulk]
-            self._num_dialled -= link.caller == self.id
+    def unlink(self, link: SimLink) -> bool:
+        """Was it the one that is used?"""
+        lane = link.other(self.id), link.bulk
+        if self._newer.get(lane) is link:
+            del self._newer[lane]
+        if self._links.get(lane) is not link:
+            return False
+        del self._links[lane]
+        self._num_dialled -= link.caller == self.id
+        if lane in self._newer:
+            self._links[lane] = self._newer.pop(lane)
+        return True
 
-    def lose(self, peer: bytes, why: str) -> None:
-        if not self.closed and not self.links_to(peer):
+    def lose(self, link: SimLink, why: str) -> None:
+        if self.closed or self.id in link.ended:
+            return
+        link.ended[self.id] = None
+        peer, network = link.other(self.id), self._network
+        was_used = self.unlink(link)
+        if not self.links_to(peer):
             for context, callback in self._lost:
-                context.copy().run(callback, peer, why)
+                network.loop.at(network.loop.now, context.copy().run, callback, peer, why)
+        elif was_used:
+            for broken_context, on_broken in self._broken:
+                network.loop.at(network.loop.now, broken_context.copy().run, self._tell_broken, on_broken, peer, link)
+
+    def _tell_broken(self, callback: Callable[[bytes, bool, float], None], peer: bytes, link: SimLink) -> None:
+        callback(peer, link.bulk, self._network.loop.clocked(link.made_s))
 
     def meet(self, link: SimLink, contact: Contact) -> None:
-        """Somebody has dialled us."""
-        known = self._links.get((link.caller, link.bulk))
+        """Somebody has dialled us. What we have dialled ourselves is left for that when it is seen to be dead."""
+        lane, network = (link.caller, link.bulk), self._network
+        known = self._links.get(lane)
+        self._said[link.caller] = contact
+        if known is not None and known.broken and known.caller == self.id:
+            self._newer[lane] = link
+            if self.id in known.unheard:
+                late_s = network.loop.now + network.round_trip_s(self.id, link.caller)
+                network.loop.at(late_s, self.lose, known, "the connection was reset")
+            return
         if known is not None:
             self.unlink(known)
-        self._links[link.caller, link.bulk] = link
-        self._said[link.caller] = contact
+        self._links[lane] = link
 
     # --- inside
 
@@ -250,7 +275,14 @@ class SimTransport:
     ) -> None:
         network = self._network
         target = network.hosts.get(peer)
-        if target is None or link.broken or network.is_cut(self.id, peer):
+        if target is None:
+            link.unheard[self.id] = None
+            return
+        if network.is_cut(self.id, peer):
+            return
+        if link.broken:  # that machine is back, knows nothing of the connection, and says so
+            late_s = network.loop.now + network.spec(peer, self.id).latency_s
+            network.loop.at(late_s, self.lose, link, "the connection was reset")
             return
         now = network.loop.now
         if target._down_bytes_s:
@@ -279,7 +311,7 @@ class SimTransport:
         target = network.hosts.get(peer)
         relay = target.relay if target is not None else None
         shaken_s = HANDSHAKE_ROUND_TRIPS * network.round_trip_s(self.id, peer, relay)
-        link = SimLink(self.id, peer, bulk, now + shaken_s, relay)
+        link = SimLink(self.id, peer, bulk, now + shaken_s, relay, made_s=now)
         self._links[peer, bulk] = link
         self._num_dialled += 1
         if self._num_dialled > MAX_DIALLED:
@@ -317,9 +349,8 @@ class SimTransport:
                 self.unlink(link)
                 peer = self._network.hosts.get(link.callee)
                 if peer is not None:
-                    peer.unlink(link)
                     late_s = self._network.loop.now + self._network.spec(self.id, link.callee).latency_s
-                    self._network.loop.at(late_s, peer.lose, self.id, "closed")
+                    self._network.loop.at(late_s, peer.lose, link, "closed")
                 return
 
 

@@ -122,7 +122,7 @@ class Pings:
         found = {peer: answers.get(peer) for peer in peers}
         return {peer: rtt_s for peer, rtt_s in found.items() if rtt_s is not None}
 
-    async def race(self, peers: Sequence[bytes]) -> list[bytes]:
+    async def race(self, peers: Sequence[bytes], moment_s: float = MOMENT_S) -> list[bytes]:
         """Those that answer, in the order given: as soon as the first of them does, or a moment after another one did,
         during which the first would have had as long again."""
         loop = asyncio.get_running_loop()
@@ -137,7 +137,7 @@ class Pings:
             if not waited or waited[0] in answers:
                 break
             if is_first and any(peer in answers for peer in waited):
-                is_first, ends_s = False, loop.time() + max(MOMENT_S, loop.time() - began_s)
+                is_first, ends_s = False, loop.time() + max(moment_s, loop.time() - began_s)
             changed.clear()
             await wait_until(changed, ends_s)
         return [peer for peer in peers if answers.get(peer) is not None]

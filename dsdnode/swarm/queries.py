@@ -125,7 +125,7 @@ class Queries:
         async with self._slots:
             now = _now()
             exclude = [self._own_id, *self._table.shunned(now)]
-            lookup = Lookup(target, self._table.closest(target), exclude, now + timeout_s)
+            lookup = Lookup(target, self._table.closest(target), exclude, now + timeout_s, hurried=settle)
             changed = asyncio.Event()
             while not (lookup.done(now) or (settle and lookup.settled(now))):
                 changed.clear()
@@ -137,7 +137,7 @@ class Queries:
 
     async def _ask(self, contact: Contact, request: Message, lookup: Lookup, changed: asyncio.Event) -> None:
         """One step of a lookup. It outlives the lookup: the table wants to know, too, who is slow and who is gone."""
-        peer = node_id(contact)
+        peer, began_s = node_id(contact), _now()
         try:
             reply, buffers = await self.request(contact, request)
             contacts, records = self._read(request, reply, buffers)
@@ -148,7 +148,8 @@ class Queries:
             lookup.on_failure(peer)
         else:
             self._hear(peer, contacts, records)
-            lookup.on_reply(peer, contacts, records, self._rpc.transport.sighting(peer).networks)
+            networks = self._rpc.transport.sighting(peer).networks
+            lookup.on_reply(peer, contacts, records, networks, _now() - began_s)
         changed.set()
 
     def _hear(self, teacher: bytes, contacts: Sequence[Contact], records: Sequence[ProviderRecord]) -> None:

@@ -146,6 +146,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / draft tokens judged);
     `acceptance_length_mean` counts the judge's own token; `drafted` are all draft tokens sent, the wasted among them.
     `by_position[i]`: (judged, accepted) of the draft tokens i after the last rejection.
+    `wire`: the type in which hidden states travelled; `links_share`: of the passes' time, what they took to be sent.
     """
 
     prompt_tokens: Count = 0
@@ -168,6 +169,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     plans: Annotated[tuple[PlanChange, ...], Meta(max_length=MAX_PLANS)] = ()
     plain_tokens_per_second: Figure | None = None
     pipeline: Annotated[tuple[StageInfo, ...], Meta(max_length=MAX_STAGES)] = ()
+    wire: Name = ""
+    links_share: Figure | None = None
 
 
 class Cancel(Message, frozen=True, tag=34):

@@ -20,13 +20,14 @@ from tests.bench.replies import PLAIN, ROUNDS, config, reply
 pytestmark = pytest.mark.slow
 
 KEYS = [
-    "scheme", "tokens_per_second", "speedup", "acceptance_rate", "tokens_per_pass", "wasted_share", "bytes_per_token",
-    "messages_per_token", "time_to_first_token_s", "bound_tokens_per_second", "of_bound", "text_equal", "near_ties",
+    "scheme", "tokens_per_second", "speedup", "acceptance_rate", "tokens_per_pass", "wasted_share", "cpu_ms_per_token",
+    "bytes_per_token", "messages_per_token", "time_to_first_token_s", "bound_tokens_per_second", "of_bound",
+    "text_equal", "near_ties",
 ]  # fmt: skip
 DETAILS = [
-    "scheme", "num_replies", "num_tokens", "link_bytes_per_token", "speedup_quartiles", "end_to_end_tokens_per_second",
-    "late_tokens_per_second", "late_speedup", "relaxed_share", "covered_share", "num_differing_replies", "right",
-    "num_known", "recoveries", "plans", "sessions",
+    "scheme", "num_replies", "num_tokens", "link_bytes_per_token", "worker_cpu_ms_per_token", "speedup_quartiles",
+    "end_to_end_tokens_per_second", "late_tokens_per_second", "late_speedup", "relaxed_share", "covered_share",
+    "num_differing_replies", "right", "num_known", "recoveries", "plans", "sessions",
 ]  # fmt: skip
 PLANS = (PlanChange(0, 1 / 3, "rounds", 4, 4),)
 

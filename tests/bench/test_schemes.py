@@ -9,9 +9,10 @@ from dsdnode.errors import BadInput
 
 
 def test_each_name_asks_for_what_it_says() -> None:
-    names = "plain,rounds-8,rounds-adaptive,stream,hedged,relaxed-0.3,deferred-.5,awc,default,stream:2:16"
+    names = "plain,alone,rounds-8,rounds-adaptive,stream,hedged,relaxed-0.3,deferred-.5,awc,default,stream:2:16"
     assert parse_schemes(names, "f32") == (
         Scheme("plain", "fixed", 0, "f32"),
+        Scheme("alone", "alone", 0, "f32"),
         Scheme("rounds-8", "fixed", 8, "f32"),
         Scheme("rounds-adaptive", "throughput:rounds", None, "f32"),
         Scheme("stream", "throughput:stream", None, "f32"),
@@ -42,7 +43,7 @@ def test_several_wires_cross_with_every_scheme() -> None:
 @pytest.mark.parametrize(
     ("names", "wires", "says"),
     [
-        ("", "f32", "names none; there are plain, rounds-K"),
+        ("", "f32", "names none; there are plain, alone, rounds-K"),
         ("rounds", "f32", "'rounds' is no scheme"),
         ("rounds-0", "f32", "'rounds-0' is no scheme"),
         ("rounds-65", "f32", "K from 1 to 64"),

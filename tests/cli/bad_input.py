@@ -134,7 +134,7 @@ def rows_alone(port: int) -> Iterator[Row]:
     yield Row("unknown acceptance", "run hello --acceptance lax", 2, "exact, relaxed, deferred")
     yield Row("threshold without relaxed", "run hello --threshold 0.3", 2, "relaxed or deferred")
     yield Row("threshold out of range", "start --threshold 1", 2, "between 0 (exact) and 1")
-    yield Row("unknown wire type", "start --wire f8", 2, "f32, f16")
+    yield Row("unknown wire type", "start --wire f8", 2, "auto, f32, f16")
     yield Row("temperature in words", "run hello --temperature hot", 2, "from 0 to 100")
     yield Row("sizes in words", "start --max-memory plenty", 2, "6GB")
     yield Row("too little memory", "start --max-memory 1MB", 5, "--max-memory")

@@ -61,7 +61,7 @@ def test_two_shards_two_prompts_and_nothing_is_left(home: Path) -> None:
     words = ["--shards", "2", "--latency-ms", "0,5", "--num-prompts", "2", "--max-tokens", "8", "--sessions", "1,2"]
     files = ["--plot", str(home / "speeds.svg"), "--record", str(home / "trace.jsonl")]
     done = subprocess.run(
-        [*COMMAND, *words, *files, "--schemes", "plain,rounds-4", "--stage-ms", "2", "--draft-ms", "1", "--json"],
+        [*COMMAND, *words, *files, "--schemes", "plain,rounds-4,alone", "--stage-ms", "2", "--draft-ms", "1", "--json"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -73,13 +73,15 @@ def test_two_shards_two_prompts_and_nothing_is_left(home: Path) -> None:
     shown = json.loads(done.stdout)
     assert shown["config"]["latency_ms"] == [0.0, 5.0]
     for cell in shown["cells"]:
-        plain, rounds = cell["schemes"]
-        assert list(plain) == list(rounds) == KEYS
+        plain, rounds, alone = cell["schemes"]
+        assert list(plain) == list(rounds) == list(alone) == KEYS
+        assert alone["text_equal"] and 0 < alone["cpu_ms_per_token"] < plain["cpu_ms_per_token"]
+        assert alone["messages_per_token"] == 0 and alone["tokens_per_second"] > 0
         assert rounds["speedup"] > 0 and rounds["text_equal"]
         assert plain["messages_per_token"] >= 3 - 1e-9  # two blocks and a verdict
         assert rounds["messages_per_token"] < plain["messages_per_token"]
         assert plain["tokens_per_second"] < plain["bound_tokens_per_second"] <= 250.0  # two stages of 2 ms
-        assert [one["num_sessions"] for one in cell["details"][1]["sessions"]] == [2]
+        assert [[one["num_sessions"] for one in each["sessions"]] for each in cell["details"]] == [[2], [2], []]
     slow, fast = shown["cells"][1]["schemes"][0], shown["cells"][0]["schemes"][0]
     assert slow["tokens_per_second"] < fast["tokens_per_second"]  # 3 x 5 ms a token more
     assert "8/8" in done.stderr.splitlines()[-1] or "2 shards, 5 ms" in done.stderr

@@ -5,7 +5,7 @@ import json
 import pytest
 from msgspec.structs import replace
 
-from dsdnode.cli.render import as_json, clean, span, stats_line, table
+from dsdnode.cli.render import as_json, clean, links_word, span, stats_line, table
 from tests.cli.conftest import STATS
 
 
@@ -71,3 +71,10 @@ def test_an_estimated_plain_speed_gives_way_to_a_measured_one() -> None:
     estimated = replace(STATS, plain_tokens_per_second=2.7)
     assert stats_line(estimated).endswith("· 3.0x plain")
     assert stats_line(estimated, plain_tokens_per_second=4.05).endswith("· 2.0x plain")
+
+
+def test_where_links_are_the_limit_it_says_what_can_be_done() -> None:
+    limited = replace(STATS, links_share=0.6, wire="f32")
+    assert "for 60 % of the time" in links_word(limited) and "--wire f16" in links_word(limited)
+    assert links_word(replace(limited, links_share=0.1)) == links_word(STATS) == ""
+    assert links_word(replace(limited, wire="f16")) == ""

@@ -40,7 +40,7 @@ def test_json_is_one_object_with_the_seed(call: Call, swarm: Swarm) -> None:
         '"drafted": 10, "judged": 0, "accepted": 7, "covered": 0, "relaxed": 0, "acceptance_rate": 0.71, '
         '"acceptance_length_mean": 3.6, "wasted_share": null, "passes": 2, "recoveries": 0, "by_position": [], '
         '"plans": [], "plain_tokens_per_second": null, "pipeline": [{"peer_id": "' + "ab" * 32 + '", "layers": [0, 8]}]'
-        ', "acceptance": "exact", "threshold": 0.0, "seed": 7}}\n'
+        ', "wire": "", "links_share": null, "acceptance": "exact", "threshold": 0.0, "seed": 7}}\n'
     )
 
 
@@ -78,7 +78,7 @@ def test_exact_is_not_the_same_as_not_said(call: Call, swarm: Swarm, flags: str,
         ("--acceptance relaxed --threshold 1", "between 0 (exact) and 1"),
         ("--threshold 0.3", "goes with acceptance relaxed or deferred"),
         ("--acceptance exact --threshold 0.3", "goes with acceptance relaxed or deferred"),
-        ("--wire f8", "choose from f32, f16"),
+        ("--wire f8", "choose from auto, f32, f16"),
     ],
 )
 def test_a_policy_that_is_not_there_is_told_with_those_that_are(

@@ -32,7 +32,7 @@ def test_each_layer_gives_way_to_the_one_above_it(tmp_path: Path) -> None:
     ]
     assert (settings["max_sessions"], settings.values["max_sessions"].source) == (2, str(file))
     assert (settings["name"], settings.values["name"].source) == ("user", str(user_file()))
-    assert (settings["wire"], settings.values["wire"].source) == ("f16", "built-in")
+    assert (settings["wire"], settings.values["wire"].source) == ("auto", "built-in")
 
 
 def everything(data_dir: Path, key_file: Path) -> str:

@@ -97,6 +97,49 @@ def test_of_two_drafters_that_contradict_each_other_the_later_one_begins_the_nex
     story(tmp_path, tell)
 
 
+@pytest.mark.parametrize("both_contradict", [True, False])
+def test_whom_two_contradict_is_not_asked_while_the_others_wait_for_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, both_contradict: bool
+) -> None:
+    """Whenever he is asked mallory is there first, with what nobody can go on with. (Of two one may lie.)"""
+    request, text = ASKED["text"]
+    right = reply_to(text)
+
+    def speaks(mallory: Member, client: bytes, name: bytes, second: int) -> None:
+        if second == 0:
+            mallory.node.rpc.notify(client, replies.Piece(name, 0, 0), [pack_tokens(right[:3]), b"spam"])
+            mallory.node.rpc.notify(client, replies.Finished(name, "", "PeerUnavailable", "gone"))
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        await swarm.add("dan", drafts=True)
+        alice, asked = await lying(swarm, speaks, prompt=(9, 9, 9, 9))
+        await asyncio.sleep(5)  # everybody has been announced
+        if both_contradict:
+            monkeypatch.setattr(alice._drafters, "_network_of", lambda one: one.peer_id.hex())
+        with pytest.raises(NoPipeline, match="another text for the same tokens"):
+            await Listener().read(alice, request)
+        sam, free_s = swarm.members["sam"].node.rpc, now() + 20
+        open_ = sam._on_request[Open]
+
+        async def taken(peer: bytes, message: Open, buffers: list[bytes]) -> Any:
+            is_free = now() > free_s
+            return await open_(peer, message, buffers) if is_free else (Refused("all is taken", retry=True), [])
+
+        sam.on_request(Open, taken)
+        asked.clear()
+        listener = Listener()
+        if both_contradict:
+            await listener.read(alice, request)
+            assert (listener.tokens, asked) == (right, [])
+        else:
+            with pytest.raises(NoPipeline):
+                await listener.read(alice, request)
+            assert asked
+
+    story(tmp_path, tell)
+
+
 def other_template(member: Member) -> None:
     engine = member.draft
     assert engine is not None

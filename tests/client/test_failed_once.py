@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from dsdnode.client.failures import MAX_TRIES, Failures
+from dsdnode.client.losses import Left
+from dsdnode.client.pace import MIN_TOKENS
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import PeerUnavailable
 from dsdnode.net.rpc import LinkBroken
 from dsdnode.wire import replies
-from dsdnode.wire.messages import Pong
+from dsdnode.wire.messages import Open, Pong, Refused
 from dsdnode.wire.tensors import pack_tokens
 from tests.client.test_drafters import BAD_ONE_S, ask_first, says_no
+from tests.client.test_slow_drafters import drips
 from tests.client.test_trust import ring
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST
 from tests.node.swarm import FakeSwarm, Member
@@ -179,6 +182,43 @@ def test_one_that_was_asked_just_before_another_s_first_token_may_be_better(
     story(tmp_path, tell, cost=lambda num: 1.0)
 
 
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("gives_way", [False, True])
+def test_who_gives_a_few_tokens_whenever_he_is_asked_does_not_keep_a_reply_that_others_wait_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gives_way: bool
+) -> None:
+    """Mallory has five tokens each time, and no sixth. Dora, who is asked after him, has to wait for a place at sam, or
+    gives way to others, just when he is asked beside her."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        asked, alice = await drips(swarm, every_s=1000.0, first=5), await swarm.client()
+        alice._drafters.joined = ()
+        ask_first(monkeypatch, swarm, "mallory", "dora")
+        free_s, dora, mallory = now() + 45, swarm.members["dora"].node, swarm.members["mallory"].node
+        drip, waiting = mallory.rpc._on_request[replies.Generate], dora._drafter._deliveries
+
+        async def taken(peer: bytes, message: Open, buffers: list[bytes]) -> Any:
+            is_free = now() > free_s
+            return await open_(peer, message, buffers) if is_free else (Refused("all is taken", retry=True), [])
+
+        async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+            for delivery in list(waiting.values()) if gives_way else ():
+                delivery.give_way()
+            return await drip(peer, message, buffers)
+
+        sam = swarm.members["sam"].node.rpc
+        open_ = sam._on_request[Open]
+        sam.on_request(Open, taken)
+        mallory.rpc.on_request(replies.Generate, generate)
+        listener = Listener()
+        await listener.read(alice)
+        assert listener.tokens == EXPECTED
+        assert len(asked) == 2, "beside dora, too"
+
+    story(tmp_path, tell)
+
+
 def test_of_those_that_were_left_the_last_one_is_asked_last(tmp_path: Path) -> None:
     """Dora was left once, for a moment without a token; mallory gives none at all, and alice joined him."""
 
@@ -201,8 +241,20 @@ def test_a_drafter_whose_link_broke_has_not_failed() -> None:
     """It is there, by another one: it is asked again, however often that happens."""
     failures, dora = Failures(), b"dora"
     for _ in range(5):
-        failures.note(dora, LinkBroken("a connection to it has ended"), progressed=False)
+        failures.note(dora, LinkBroken("a connection to it has ended"), 0)
     assert failures[dora].again
     for _ in range(MAX_TRIES):
-        failures.note(dora, PeerUnavailable("it does not answer"), progressed=False)
+        failures.note(dora, PeerUnavailable("it does not answer"), 0)
     assert failures[dora].final
+
+
+def test_who_is_left_twice_after_a_few_tokens_is_not_asked_again() -> None:
+    """Mallory has one token each half a minute, and each time he is asked; dora stalls in a long reply now and then."""
+    failures, dora, mallory = Failures(), b"dora", b"mallory"
+    for num_given in (1, MIN_TOKENS, 200):
+        failures.note(dora, Left("it says nothing"), num_given)
+        assert failures[dora].again
+    failures.note(mallory, Left("it says nothing"), MIN_TOKENS - 1)
+    assert failures[mallory].again
+    failures.note(mallory, Left("it says nothing"), MIN_TOKENS - 1)
+    assert failures[mallory].final

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -15,11 +16,13 @@ from dsdnode.client.patience import ASIDE_S
 from dsdnode.client.usual import LEAST_S, MANY, ROUNDS, UsualPass
 from dsdnode.errors import PeerUnavailable
 from dsdnode.swarm.pings import PING_TIMEOUT_S
+from dsdnode.wire import replies
 from dsdnode.wire.records import ProviderRecord
 from tests.client.test_drafters import ask_first
+from tests.client.test_failed_once import asked_of
 from tests.client.test_slow_drafters import drips, read
 from tests.client.test_trust import ring
-from tests.node.mallory import EXPECTED, REQUEST
+from tests.node.mallory import EXPECTED, REQUEST, id_of
 from tests.node.swarm import FakeSwarm
 from tests.node.test_drafter_host import story
 from tests.node.test_waits import Listener, excuses, lies, nothing, now
@@ -181,3 +184,33 @@ def test_who_has_vanished_since_he_was_looked_for_is_not_asked_beside(
         assert (listener.tokens, asked) == (EXPECTED, [])
 
     story(tmp_path, tell, cost=lambda num: FAST_S)
+
+
+@pytest.mark.parametrize("vanishes", [True, False])
+def test_beside_one_that_answers_no_ping_another_is_asked_at_once_however_trusted_she_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vanishes: bool
+) -> None:
+    """Alice joined dora, whose pipeline takes its time. Her machine vanishes as soon as she has accepted, or it does
+    not."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora", "dan")
+        dora, dan, alice = swarm.members["dora"].node, swarm.members["dan"], await swarm.client()
+        alice._drafters.joined = [dora.peer_id]
+        ask_first(monkeypatch, swarm, "dora", "dan")
+        way, asked = frozenset((id_of(alice), dora.peer_id)), asked_of(dan)
+        generate = dora.rpc._on_request[replies.Generate]
+
+        async def accept(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+            if vanishes:
+                asyncio.get_running_loop().call_later(0.05, swarm.hub.cuts.add, way)  # type: ignore[attr-defined]
+            return await generate(peer, message, buffers)
+
+        dora.rpc.on_request(replies.Generate, accept)
+        first_s, began_s = list[float](), now()
+        async for _ in alice.generate(REQUEST):
+            first_s.append(now() - began_s)
+        assert len(asked) == vanishes
+        assert not vanishes or first_s[0] < ASIDE_S
+
+    story(tmp_path, tell, cost=lambda num: SLOW_S)

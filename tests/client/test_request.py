@@ -99,7 +99,7 @@ def test_relaxed_acceptance_reaches_the_stages(tmp_path: Path) -> None:
         ({"window": "big"}, "choose from throughput"),
         ({"window": "stream:4"}, "stream:BLOCK:WINDOW"),
         ({"window": "stream:9:8"}, "stream:BLOCK:WINDOW"),
-        ({"wire": "f8"}, "choose from f32, f16"),
+        ({"wire": "f8"}, "choose from auto, f32, f16"),
         ({"threshold": 1.0}, "cannot be asked"),
         ({"threshold": float("nan")}, "cannot be asked"),
     ],

@@ -41,6 +41,8 @@ TOLD: dict[str, Any] = {
     "plans": [PLAN],
     "plain_tokens_per_second": 7.5,
     "pipeline": [{"peer_id": "ab" * 32, "layers": [0, 4]}],
+    "wire": "f32",
+    "links_share": 0.25,
 }
 """Every key, in the order in which a drafter writes them."""
 STATISTICS = Statistics(

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.dht.ids import MAX_PER_GROUP, K, distance, ip_groups, node_id
-from dsdnode.dht.lookup import MAX_ASKED, MAX_PARALLELISM, MAX_PROVIDERS, PARALLELISM, PATIENCE_S, QUORUM, Lookup
+from dsdnode.dht.lookup import (
+    LEAST_PATIENCE_S,
+    MANY,
+    MAX_ASKED,
+    MAX_PARALLELISM,
+    MAX_PROVIDERS,
+    PARALLELISM,
+    PATIENCE_S,
+    QUORUM,
+    Lookup,
+)
 from dsdnode.dht.table import Table
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import MAX_RECORDS, ProviderRecord
@@ -26,8 +36,8 @@ def peers(num: int, address: Callable[[int], str] = lambda i: f"127.0.0.1:{i + 1
     return sorted(made, key=lambda contact: distance(TARGET, node_id(contact)))
 
 
-def start(seeds: list[Contact], deadline: float = 100.0) -> Lookup:
-    return Lookup(TARGET, seeds, [OWN_ID], deadline)
+def start(seeds: list[Contact], deadline: float = 100.0, *, hurried: bool = False) -> Lookup:
+    return Lookup(TARGET, seeds, [OWN_ID], deadline, hurried=hurried)
 
 
 def ask(lookup: Lookup, now: float = 0.0) -> list[Contact]:
@@ -82,6 +92,22 @@ def test_a_silent_peer_raises_the_parallelism_and_may_still_answer() -> None:
     assert ask(lookup, PATIENCE_S) == known[3 : 3 + MAX_PARALLELISM]
     lookup.on_reply(node_id(known[0]), [])
     assert lookup.closest == [known[0]]
+
+
+def test_in_a_hurry_a_peer_has_no_longer_than_is_usual_here() -> None:
+    """Those that answered took 30 ms each, one of them a second."""
+    known = peers(30)
+    lookup = start(known, hurried=True)
+    ask(lookup)
+    assert lookup.wakes_at() == PATIENCE_S, "nobody has answered yet"
+    for contact, took_s in zip(known, (0.03, 1.0), strict=False):
+        lookup.on_reply(node_id(contact), [], took_s=took_s)
+    ask(lookup, 0.05)
+    assert lookup.wakes_at() == pytest.approx(MANY * 0.03)
+    assert ask(lookup, MANY * 0.03 + 0.001) == known[5 : 5 + MAX_PARALLELISM - 2]
+    lookup.on_reply(node_id(known[5]), [], took_s=0.0001)
+    lookup.on_reply(node_id(known[6]), [], took_s=0.0001)
+    assert lookup._patience_s == LEAST_PATIENCE_S
 
 
 def test_over_when_the_k_closest_replied_though_a_slow_one_did_not() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,10 +43,10 @@ def ranges(
 
 
 class Pair:
-    """Alice has the whole model, Bob's pipeline its shards; every step goes to both."""
+    """Alice has the whole model, Bob's pipeline its shards (others' pipelines, too); every step goes to all."""
 
-    def __init__(self, whole: LlamaEngine, stages: Sequence[LlamaEngine], seed: int = 0) -> None:
-        self.whole, self.stages = whole, stages
+    def __init__(self, whole: LlamaEngine, *pipelines: Sequence[LlamaEngine], seed: int = 0) -> None:
+        self.whole, self.pipelines = whole, pipelines
         self.max_difference = 0.0
         self._rng = np.random.default_rng(seed)
 
@@ -66,8 +66,13 @@ class Pair:
 
     def _run(self, chunks: list[Chunk]) -> list[Rows]:
         wanted = self.whole.decode(chunks)
+        for stages in self.pipelines:
+            self._compare(stages, chunks, wanted)
+        return wanted
+
+    def _compare(self, stages: Sequence[LlamaEngine], chunks: list[Chunk], wanted: list[Rows]) -> None:
         rows: list[Rows] = []
-        for stage in self.stages:
+        for stage in stages:
             given = [chunk.inputs for chunk in chunks] if stage.shard.first else rows
             rows = stage.decode(
                 [
@@ -79,18 +84,21 @@ class Pair:
             assert want.shape == row.shape and np.isfinite(want).all()
             assert want.std() > 0.01  # zeros would agree too
             self.max_difference = max(self.max_difference, float(np.abs(want - row).max()))
-        return wanted
+
+    @property
+    def _engines(self) -> Iterator[LlamaEngine]:
+        return itertools.chain([self.whole], *self.pipelines)
 
     def truncate(self, sequence: int, position: int) -> None:
-        for engine in (self.whole, *self.stages):
+        for engine in self._engines:
             engine.truncate(sequence, position)
 
     def copy(self, source: int, target: int, position: int) -> None:
-        for engine in (self.whole, *self.stages):
+        for engine in self._engines:
             engine.copy(source, target, position)
 
     def release(self, sequence: int) -> None:
-        for engine in (self.whole, *self.stages):
+        for engine in self._engines:
             engine.release(sequence)
 
 
@@ -110,21 +118,29 @@ def story(pair: Pair) -> None:
     pair.decode((1, 70), num_draws=1)
 
 
-def max_difference(model: Path, num_layers: int, num_shards: int, folder: Path) -> float:
-    """Cut the model, run the story on the whole and on the shards."""
-    paths = []
-    for start, end in ranges(num_layers, num_shards, fits(model)):
-        paths.append(folder / f"{start}-{end}.gguf")
-        cut(model, start, end, paths[-1], cache_folder=folder / "cache")
-    name = read_manifest(model, folder / "cache").architecture
+def max_difference(model: Path, num_layers: int, folder: Path, *num_shards: int) -> float:
+    """Cut the model into so many shards, or in several ways at once; run the story on the whole and on the shards."""
+    fit, cache = fits(model), folder / "cache"
+    name = read_manifest(model, cache).architecture
     options = STRICT if SUPPORTED[name].is_recurrent else OPTIONS
-    engines = [open_engine(path, options, folder / "cache") for path in (model, *paths)]
+    engines: list[LlamaEngine] = []
+
+    def opened(path: Path) -> LlamaEngine:
+        engines.append(open_engine(path, options, cache))
+        return engines[-1]
+
+    def shard(start: int, end: int) -> LlamaEngine:
+        path = folder / f"{start}-{end}.gguf"
+        cut(model, start, end, path, cache_folder=cache)
+        engine = opened(path)
+        path.unlink()
+        return engine
+
     try:
-        pair = Pair(engines[0], engines[1:])
+        ways = [ranges(num_layers, count, fit) for count in num_shards]
+        pair = Pair(opened(model), *([shard(*layers) for layers in way] for way in ways))
         story(pair)
         return pair.max_difference
     finally:
         for engine in engines:
             engine.close()
-        for path in paths:
-            path.unlink()

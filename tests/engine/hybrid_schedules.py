@@ -43,7 +43,7 @@ class Schedule:
     """`lines`: of each sequence, the tokens that it has by now."""
 
     def __init__(self, engines: Sequence[LlamaEngine], alone: LlamaEngine, seed: int) -> None:
-        self.pair = Pair(engines[0], engines[1:], seed)
+        self.pair = Pair(engines[0], engines[1:], seed=seed)
         self.alone = alone
         self.rng = random.Random(seed)
         self.lines: dict[int, list[int]] = {}

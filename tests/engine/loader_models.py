@@ -48,6 +48,8 @@ def write_loader_model(
     given = _base(num_layers, width) | variant.keys(num_layers) | (keys or {})
     if width > 64:
         given |= {key: width for key in ("expert_feed_forward_length",) if key in given}
+        if variant.architecture in ("granitehybrid", "jamba"):  # llama.cpp insists on it
+            given["ssm.inner_size"] = 2 * width
     given["block_count"] += given.get("nextn_predict_layers", 0)
     out = _writer(path, variant.architecture, given)
     for name, shape in shapes(variant.architecture, given).items():
@@ -166,12 +168,25 @@ def _random(
     if kind == Type.F32 or shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
         return values, None
     if kind == Type.Q4_K:
-        return random_q4_k(shape, rng), kind
+        return random_blocks(kind, shape, rng), kind
     return gguf.quants.quantize(values, kind), kind
 
 
+def random_blocks(kind: Type, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Of a type that the library has no quantiser for."""
+    return {Type.Q4_K: random_q4_k, Type.Q6_K: random_q6_k}[kind](shape, rng)
+
+
+def random_q6_k(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Valid random blocks: 192 bytes of quants, 16 of scales, d."""
+    blocks = rng.integers(0, 256, (*shape[:-1], shape[-1] // 256, 210), np.uint8)
+    blocks[..., 192:208] = rng.integers(-16, 17, blocks[..., 192:208].shape, np.int8).view(np.uint8)
+    blocks[..., 208:210] = np.frombuffer(np.float16(1 / (np.sqrt(shape[-1]) * 18 * 10)).tobytes(), np.uint8)
+    return blocks.reshape(*shape[:-1], -1)
+
+
 def random_q4_k(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Valid random blocks (the library has no quantiser for them): d, dmin, 12 bytes of scales, 128 of quants."""
+    """Valid random blocks: d, dmin, 12 bytes of scales, 128 of quants."""
     blocks = rng.integers(0, 256, (*shape[:-1], shape[-1] // 256, 144), np.uint8)
     step = np.float16(1 / (np.sqrt(shape[-1]) * 32 * 8))
     blocks[..., 0:2] = np.frombuffer(step.tobytes(), np.uint8)

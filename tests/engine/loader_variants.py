@@ -73,7 +73,7 @@ def _every(period: int, full: int) -> Callable[[int], bool]:
 _SSM = {"ssm.conv_kernel": 4, "ssm.inner_size": 128, "ssm.state_size": 32, "ssm.time_step_rank": 4}
 _DELTA = _SSM | {"ssm.group_count": 2, "rope.dimension_sections": [4, 2, 2, 0], "full_attention_interval": 4}
 _HEADS_16 = {"attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 16}
-_HEADS_32 = {"attention.key_length": 32, "attention.value_length": 32}
+_HEADS_32 = {"attention.key_length": 32, "attention.value_length": 32, "rope.dimension_count": 16}
 
 
 def _some_heads(period: int, attending: int) -> Callable[[int], Keys]:

@@ -14,7 +14,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from tests.engine.loader_models import VOCAB, random_q4_k, write_loader_model
+from tests.engine.loader_models import VOCAB, random_blocks, write_loader_model
 from tests.engine.loader_variants import LOADER_VARIANTS, LoaderVariant
 
 HEADS, KV_HEADS, EXPERTS, EXPERTS_USED, CONTEXT_TOKENS = 4, 2, 4, 2, 512
@@ -133,6 +133,7 @@ class _Builder:
         self.width = 256 if gguf.GGML_QUANT_SIZES[kind][0] > 32 else 64
         self.feed_forward = max(self.width, 128)
         self.head_width = self.width // HEADS * (2 if variant.wide_heads else 1)
+        self.vocab_size = VOCAB
         self.rng = np.random.default_rng(seed)
         self.out = gguf.GGUFWriter(path, variant.architecture)
 
@@ -161,6 +162,7 @@ class _Builder:
             plain |= {"attention.key_length": self.head_width, "attention.value_length": self.head_width}
         self.out.add_tokenizer_model("none")
         self.out.add_name(f"Random {name}")
+        self.vocab_size = keys.get("vocab_size", VOCAB)
         for key, value in (plain | self.variant.keys | keys).items():
             self._key(f"{name}.{key}", value)
 
@@ -184,8 +186,8 @@ class _Builder:
         """Entries of variance 1 / columns, in the model's type."""
         kind = self.kind if kind is None else kind
         values = self.rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
-        if kind == Type.Q4_K:
-            self.out.add_tensor(name, random_q4_k(shape, self.rng), raw_dtype=kind)
+        if kind in (Type.Q4_K, Type.Q6_K):
+            self.out.add_tensor(name, random_blocks(kind, shape, self.rng), raw_dtype=kind)
         elif kind == Type.F32:
             self.out.add_tensor(name, values)
         else:
@@ -202,9 +204,9 @@ class _Builder:
             self.vector(f"{name}.bias", size, 0)
 
     def ends(self) -> None:
-        self.matrix("token_embd.weight", VOCAB, self.width)
+        self.matrix("token_embd.weight", self.vocab_size, self.width)
         if not self.variant.tied:
-            self.matrix("output.weight", VOCAB, self.width)
+            self.matrix("output.weight", self.vocab_size, self.width)
         self.norm("output_norm", self.width)
         for name in self.variant.end_tensors:
             self.vector(f"{name}.weight", self.head_width // 2, 1.5)

@@ -27,29 +27,29 @@ def test_every_supported_architecture_has_a_random_model() -> None:
 def test_as_many_shards_as_there_can_be(name: str, tmp_path: Path) -> None:
     """9 layers: more than any sliding-window period but one, not a multiple of one."""
     num_layers = LITE.get(name, 9)
-    assert max_difference(make(tmp_path, name, num_layers), num_layers, num_layers, tmp_path) == 0.0
+    assert max_difference(make(tmp_path, name, num_layers), num_layers, tmp_path, num_layers) == 0.0
 
 
 @pytest.mark.parametrize("kind", [Type.F16, Type.Q8_0, Type.Q4_K], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", ["llama (mixture of experts)", "gemma3", "granite", "olmo2", "gpt-oss"])
 def test_quantised(name: str, kind: Type, tmp_path: Path) -> None:
-    assert max_difference(make(tmp_path, name, 7, kind), 7, 3, tmp_path) == 0.0
+    assert max_difference(make(tmp_path, name, 7, kind), 7, tmp_path, 3) == 0.0
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in LOADER_VARIANTS])
 def test_as_many_layers_as_the_real_model(name: str, tmp_path: Path) -> None:
     num_layers = VARIANTS[name].num_layers[-1]
-    assert max_difference(make(tmp_path, name, num_layers, Type.Q8_0), num_layers, 2, tmp_path) == 0.0
+    assert max_difference(make(tmp_path, name, num_layers, Type.Q8_0), num_layers, tmp_path, 2) == 0.0
 
 
 def test_a_whole_range_is_the_whole_model(tmp_path: Path) -> None:
-    assert max_difference(make(tmp_path, "llama", 3), 3, 1, tmp_path) == 0.0
+    assert max_difference(make(tmp_path, "llama", 3), 3, tmp_path, 1) == 0.0
 
 
 def test_the_refusal_of_the_27b_gemma3_is_warranted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """62 layers have an attention scale of their own (gguf_arch.py); its shards would not have it."""
     monkeypatch.setattr("dsdnode.engine.gguf_cut.check_count", lambda *_: None)
-    assert max_difference(make(tmp_path, "gemma3", 62), 62, 2, tmp_path) > 0.1
+    assert max_difference(make(tmp_path, "gemma3", 62), 62, tmp_path, 2) > 0.1
 
 
 def test_shards_in_the_wrong_order_are_seen(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def main() -> int:
     running.add_argument("--all", action="store_true")
     running.add_argument("--under", type=float, metavar="MINUTES", help="with --all: those that take at most so long")
     for name, what in INPUTS.items():
-        running.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"{what}, JSON Lines")
+        running.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
     commands.add_parser("write", help="make the page out of what is known")
     options = parser.parse_args()
     if options.command == "list":

@@ -11,8 +11,12 @@ from string import Formatter
 from tests.measurements.figures import Figures
 from tests.measurements.reading import Output
 
-INPUTS = {"gsm8k": "test prompts of GSM8K", "humaneval": "prompts of HumanEval"}
-"""Files that are not in this repository, JSON Lines each; commands name them as {gsm8k}."""
+INPUTS = {
+    "gsm8k": "test prompts of GSM8K, JSON Lines",
+    "humaneval": "prompts of HumanEval, JSON Lines",
+    "gemma": "Gemma 3 270M in Q4_K_M (`python -m tests.engine.gemma` fetches it)",
+}
+"""Files that are not in this repository; commands name them as {gsm8k}."""
 WORK = "work"
 """{work} in a command: the measurement's own folder, kept until it is known."""
 

@@ -157,6 +157,18 @@ SOUND = Chapter(
             read=exactness,
         ),
         Measurement(
+            "texts",
+            "The text of a real model",
+            """Gemma 3 270M in Q4_K_M, a random mixture of experts in Q4_K and a random model in Q6_K; 40 prompts
+            (English, German, Chinese, code), 40 tokens each, greedy, f32 states. The draft model is the target without
+            some of its layers. Each text beside that of the whole model alone in the same setting, one token at a time;
+            where they differ, the gaps in logits between the whole model's first and second choice. A window of 8 is
+            nine positions in a block: in the strict setting one kernel computes blocks of all sizes.""",
+            (Step("python -m tests.node.real_texts --strict"), Step("python -m tests.node.real_texts")),
+            minutes=90,
+            read=markdown,
+        ),
+        Measurement(
             "ten",
             "Ten daemons find one another",
             "Started in any order, each told of one other.",
@@ -216,7 +228,7 @@ SOUND = Chapter(
         Measurement(
             "architectures",
             "Supported architectures",
-            """Random models with the real layer counts, cut into 1, 2, 3 and all single-layer shards: the
+            """Random models with the real layer counts, cut into 1, 2, 3 shards and as many as there can be: the
             largest difference of the logits to the whole model, for prefill, blocks and after rollbacks,
             in one and several sequences.
 
@@ -226,7 +238,7 @@ SOUND = Chapter(
             (not proven), and whatever is not in `dsdnode/engine/gguf_arch.py`. A table of an earlier commit lacks
             those that have come since.""",
             (Step("python -m tests.engine.exactness_matrix"),),
-            minutes=40,
+            minutes=30,
             read=markdown,
         ),
     ),

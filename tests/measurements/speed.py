@@ -53,6 +53,20 @@ def trouble(outputs: Sequence[Output]) -> Figures:
     return Figures((table(columns, rows),))
 
 
+def gemma(outputs: Sequence[Output]) -> Figures:
+    """What cutting costs: of each number of shards, beside the whole model in one process."""
+    rows = []
+    for cell in json.loads(outputs[0].text)["cells"]:
+        (plain, plain_details), (alone, _) = pairs(cell)
+        cpu_ms, whole_ms = plain["cpu_ms_per_token"], alone["cpu_ms_per_token"]
+        rows.append([
+            cell["shards"], alone["tokens_per_second"], plain["tokens_per_second"], whole_ms, cpu_ms,
+            plain_details["worker_cpu_ms_per_token"], f"{cpu_ms / whole_ms:.2f}",
+        ])  # fmt: skip
+    columns = "shards | whole, tok/s | shards, tok/s | whole, CPU ms a token | shards | of it layers | shards / whole"
+    return Figures((table(columns, rows),))
+
+
 def saved(outputs: Sequence[Output]) -> Figures:
     rows: list[list[Cell]] = []
     for row in aligned(outputs[-1].text, "shards"):
@@ -213,6 +227,20 @@ SPEED = Chapter(
             ),
             minutes=15,
             read=crowd,
+        ),
+        Measurement(
+            "gemma",
+            "What cutting costs, of a real model",
+            """Gemma 3 270M in Q4_K_M, 64 tokens of plain decoding after each of 4 prompts, no latency; beside it the
+            whole model in one process. CPU of all processes, but for the client's and the links'.""",
+            (
+                Step(
+                    "dsdnode bench -m {gemma} -md {gemma} --shards 1,2,3 --latency-ms 0 --schemes plain,alone "
+                    "--num-prompts 4 --max-tokens 64 --ignore-eos --json"
+                ),
+            ),
+            minutes=3,
+            read=gemma,
         ),
         Measurement(
             "prefill",

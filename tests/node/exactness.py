@@ -49,7 +49,9 @@ def split(num_layers: int, num_shards: int) -> list[tuple[int, int]]:
 
 
 @contextlib.asynccontextmanager
-async def swarm(folder: Path, num_shards: int, *, strict: bool, **more: object) -> AsyncIterator[Client]:
+async def swarm(
+    folder: Path, num_shards: int, *, strict: bool, num_layers: int = NUM_LAYERS, **more: object
+) -> AsyncIterator[Client]:
     """A bootstrap that drafts, one peer a shard, and a client of theirs."""
 
     def config(name: str, **options: Any) -> NodeConfig:
@@ -66,7 +68,7 @@ async def swarm(folder: Path, num_shards: int, *, strict: bool, **more: object) 
     async with contextlib.AsyncExitStack() as stack:
         drafter = await Node.start(config("drafter", roles=("drafter",)))
         stack.push_async_callback(drafter.close)
-        for i, layers in enumerate(split(NUM_LAYERS, num_shards)):
+        for i, layers in enumerate(split(num_layers, num_shards)):
             shard = await Node.start(config(f"shard{i}", roles=("shard",), layers=layers, joins=(drafter.join,)))
             stack.push_async_callback(shard.close)
         client = await Client.connect([drafter.join])

@@ -63,15 +63,19 @@ WAITS: Final = {
         "dsdnode.client.failures:Failures.may_be_better", "known is None or not isinstance", "True or isinstance"
     ),
     "drafter-gave": Mutation(
-        "dsdnode.client.failures:Failures.note", "isinstance(error, Left) and not progressed", "isinstance(error, Left)"
+        "dsdnode.client.failures:Failures.note", "isinstance(error, Left) and not num_given", "isinstance(error, Left)"
     ),
-    "beside-later": Mutation(CLIENT + "_won", "[*pending.others, *later]", "pending.others"),
+    "drafter-few": Mutation("dsdnode.client.failures:Failures.note", "num_given >= MIN_TOKENS if is_again else", ""),
+    "beside-later": Mutation(CLIENT + "_won", "[*pending.others, *later, *full]", "[*pending.others, *full]"),
+    "beside-back": Mutation(CLIENT + "_won", "failures.was_left(winner.drafter)", "False"),
+    "beside-full": Mutation(CLIENT + "_won", "failures.full if is_back else []", "[]"),
     "beside-again": Mutation(CLIENT + "_started", "if running and failures[asking.drafter].again:", "if False:"),
     "drafter-remembered": Mutation(DRAFTERS + "_shunned", "if peer in self._left", "if False"),
     "drafter-last": Mutation(DRAFTERS + "_shunned", "1 + self._left[peer]", "1"),
     "drafter-beside": Mutation(
         CLIENT + "_started", "self._aside_s(pending, running) if pending.others else inf", "inf"
     ),
+    "beside-gone": Mutation(CLIENT + "_aside_s", "if last.is_silent:", "if False:"),
     "beside-network": Mutation(DRAFTERS + "beside", "self._networks.get(peer) in networks", "False"),
     "late-voices": Mutation("dsdnode.client.usual:UsualPass.of", "network_of(shard)", "str(len(by_network))"),
     "beside-most": Mutation(CLIENT + "_go_aside", "len(running) >= MAX_ASIDE", "False"),
@@ -113,4 +117,6 @@ WAITS: Final = {
     "denied-once": Mutation("dsdnode.client.losses:said", "if isinstance(error, LOSSES) else Denied(error)", ""),
     "denied-remembered": Mutation(CLIENT + "_over", "self._drafters.left(*failures.deniers)", "pass"),
     "contradicted": Mutation(CLIENT + "_failed", "self._drafters.left(*failures.givers)", "pass"),
+    "contradicted-by-two": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", "> ENOUGH"),
+    "contradicted-by-one": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", ">= 1"),
 }

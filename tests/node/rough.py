@@ -13,9 +13,10 @@ from dsdnode.wire.messages import Contact
 
 
 class RoughHub(MemoryHub):
-    def __init__(self, latency_s: float = 0.003) -> None:
+    def __init__(self, latency_s: float = 0.003, byte_s: float = 0.0) -> None:
         super().__init__()
         self.latency_s = latency_s
+        self.byte_s = byte_s
         self.cuts: set[frozenset[bytes]] = set()
 
     def transport(self, contact: Contact) -> MemoryTransport:
@@ -27,6 +28,8 @@ class RoughTransport(MemoryTransport):
     def __init__(self, hub: RoughHub, contact: Contact) -> None:
         super().__init__(hub, contact)
         self._rough = hub
+        self._sent_s: dict[bytes, float] = {}
+        """Until when the link to that peer is taken by what went before."""
         self._arrived_s: dict[bytes, float] = {}
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
@@ -36,8 +39,9 @@ class RoughTransport(MemoryTransport):
         self.calls(peer)
         loop = asyncio.get_running_loop()
         latency_s = 0.0 if target is self else self._rough.latency_s
+        self._sent_s[peer] = max(loop.time(), self._sent_s.get(peer, 0.0)) + self._rough.byte_s * sum(map(len, frames))
         # Later than the message before it by a hair: timers of one moment have no order.
-        self._arrived_s[peer] = max(loop.time() + latency_s, self._arrived_s.get(peer, 0.0) + 1e-6)
+        self._arrived_s[peer] = max(self._sent_s[peer] + latency_s, self._arrived_s.get(peer, 0.0) + 1e-6)
         loop.call_at(self._arrived_s[peer], self._arrive, peer, frames)
 
     def _arrive(self, peer: bytes, frames: list[bytes]) -> None:

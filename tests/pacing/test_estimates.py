@@ -8,7 +8,7 @@ from dataclasses import astuple, replace
 import pytest
 
 from dsdnode.cost import CostLine, PipelineCost
-from dsdnode.pacing.estimates import AcceptanceEstimate, PipelineEstimate
+from dsdnode.pacing.estimates import AcceptanceEstimate, PipelineEstimate, links_share
 from dsdnode.pacing.fits import CostFit, Ratio
 from dsdnode.pacing.formulas import drafting_s, round_s
 from dsdnode.speculation.events import PassEvent
@@ -222,3 +222,31 @@ def test_a_ratio_decays() -> None:
     for _ in range(60):
         ratio.add(1.0, 2.0)
     assert ratio.value == pytest.approx(0.5, abs=0.01)
+
+
+# --- links as the limit -------------------------------------------------------------------------------------------
+
+
+def on_links(rng: random.Random, slope_s: float, jitter_s: float, sizes: tuple[int, ...]) -> float | None:
+    """What is said of links that take `slope_s` a position, beside 20 ms and jitter."""
+    nets = [(size, 0.02 + slope_s * size + rng.uniform(0, jitter_s)) for size in sizes]
+    return links_share([passed(size, stages_s(size), net_s) for size, net_s in nets])
+
+
+def test_links_that_are_the_limit_are_seen() -> None:
+    """A prompt of 60, then single tokens at Alice's, blocks of five at Bob's."""
+    rng = random.Random(1)
+    alice, bob = on_links(rng, 0.03, 0.01, (60, *[1] * 40)), on_links(rng, 0.03, 0.01, (60, *[5, 4, 5] * 15))
+    assert alice == pytest.approx(0.03 * 100 / (60 * 0.037 + 40 * 0.091), abs=0.2)
+    assert bob is not None and bob > 0.3
+
+
+def test_neither_jitter_nor_slow_stages_are_taken_for_narrow_links() -> None:
+    rng = random.Random(2)
+    for sizes in ((60, *[1] * 40), (9, *[5, 4, 5] * 15), (3, 1, 2, 1, 1)):
+        assert (on_links(rng, 0.0, 0.05, sizes) or 0.0) < 0.1
+
+
+def test_of_passes_of_one_size_nothing_is_said() -> None:
+    assert on_links(random.Random(3), 0.03, 0.01, (1,) * 40) is None
+    assert links_share([]) is None

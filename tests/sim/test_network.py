@@ -15,7 +15,7 @@ from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, SILENT_S, Priority
 from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, OVERHEAD_BYTES, LinkSpec
-from dsdnode.sim.loop import JumpingLoop, run
+from dsdnode.sim.loop import JumpingLoop, clock, run
 from dsdnode.sim.network import Network
 from dsdnode.sim.transport import SimTransport
 from dsdnode.wire.messages import Contact
@@ -189,19 +189,60 @@ def test_a_call_into_a_cut_hangs() -> None:
 
 
 def test_a_machine_that_is_back_is_dialled_anew() -> None:
+    """What alice sends by the connection that it was told of before is lost; so she learns that it has ended."""
+
     async def story(pair: Pair) -> None:
         pair.say("hello")
         await pair.hear()
         pair.bob.end(silent=True)
         pair.say("lost")
+        await asyncio.sleep(1)
         pair.bob = SimTransport(pair.network, pair.bob.contact)
+        assert not pair.lost
+        back_s = pair.network.loop.now
+        pair.say("lost, too")
+        await asyncio.sleep(2 * LATENCY_S + 0.001)
+        [(name, lost_s)] = pair.lost
+        assert (name, lost_s) == ("alice", back_s + 2 * LATENCY_S)
         pair.say("welcome back")
         assert (await pair.hear())[0] == "welcome back"
         await asyncio.sleep(SILENT_S + 1)
-        assert not pair.lost, "there is a connection"
+        assert len(pair.lost) == 1, "there is a connection"
         pair.bob.send(pair.alice.id, [b"thanks"], Priority.CONTROL)
         await pair.alice.receive()
         assert pair.alice._num_dialled == 1
+
+    tell(story)
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 3600.1])
+@pytest.mark.parametrize("dials", ["alice", "bob"])
+def test_one_of_two_lanes_is_broken_where_only_that_is_seen(dials: str, offset_s: float) -> None:
+    """Bob is back before anybody has missed him. By one lane alice has sent something, or does: in vain."""
+
+    async def story(pair: Pair) -> None:
+        broken: list[tuple[bool, float]] = []
+        with clock(offset_s):
+            pair.alice.on_broken(lambda peer, bulk, since_s: broken.append((bulk, since_s)))
+        await asyncio.sleep(1)
+        for priority in (Priority.CONTROL, Priority.VERIFY):
+            pair.say("hello", priority)
+            await pair.hear()
+        pair.bob.end(silent=True)
+        if dials == "bob":
+            pair.say("lost")
+            await asyncio.sleep(1)
+        pair.bob = SimTransport(pair.network, pair.bob.contact)
+        if dials == "bob":
+            pair.bob.introduce(pair.alice.contact)
+            pair.bob.send(pair.alice.id, [b"I am back"], Priority.CONTROL)
+            await pair.alice.receive()
+        else:
+            pair.say("lost")
+            await asyncio.sleep(2 * LATENCY_S + 0.001)
+        assert (broken, pair.lost) == ([(False, offset_s + 1)], [])
+        pair.say("welcome back")
+        assert (await pair.hear())[0] == "welcome back"
 
     tell(story)
 

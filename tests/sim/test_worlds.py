@@ -47,6 +47,7 @@ def test_same_seed_same_world(seed: int) -> None:
 def test_the_seeds_bring_every_kind_of_trouble() -> None:
     faults: Counter[str] = sum((world(seed).faults for seed in range(NUM_SEEDS)), Counter())
     kinds = {"message lost", "message twice", "message late", "link cut", "partition", "stage killed", "drafter killed"}
+    kinds |= {"lane broken"}
     assert kinds | {"restart", "worker death", "draft worker death", "stage suspected", "overload"} <= faults.keys()
 
 

@@ -21,7 +21,7 @@ from dsdnode.errors import DsdError, Overloaded
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.port import Priority
 from dsdnode.node.node import Node, Organs
-from dsdnode.sim.links import LinkSpec
+from dsdnode.sim.links import LinkSpec, SimLink
 from dsdnode.sim.loop import JumpingLoop, clock
 from dsdnode.sim.network import Network
 from dsdnode.sim.transport import SimTransport
@@ -81,6 +81,12 @@ class RoughTransport(SimTransport):
         if rng.random() < rough.duplicate:
             counts["message twice"] += 1
             self._send_late(peer, frames, priority)
+
+    def _tell_broken(self, callback: Callable[[bytes, bool, float], None], peer: bytes, link: SimLink) -> None:
+        network = self._network
+        assert isinstance(network, RoughNetwork)
+        network.counts["lane broken"] += 1
+        super()._tell_broken(callback, peer, link)
 
     def ban(self, peer: bytes, duration_s: float) -> None:
         network = self._network

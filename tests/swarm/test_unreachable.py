@@ -61,6 +61,7 @@ def test_whom_nobody_can_call_any_more_is_named_no_more_though_it_speaks(monkeyp
         for one in (alice, bob):
             for link in one.transport.links_to(carol.identity.peer_id):
                 town.network.break_link(link, "her router", 0.0, 0.0)
+            await asyncio.sleep(0.01)  # both have seen it
             await carol.rpc.ping(one.identity.peer_id, timeout_s=5)
         await asyncio.sleep(2 * CONFIRM_S)
         await carol.rpc.ping(alice.identity.peer_id, timeout_s=5)

@@ -19,7 +19,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of, session_config
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.routes import Route, Routes
-from dsdnode.pacing.estimates import plain_estimate
+from dsdnode.pacing.estimates import with_estimates
 from dsdnode.pacing.suspects import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.owner.session import SessionMachine
@@ -114,7 +114,7 @@ class Reply:
     def statistics(self) -> Statistics:
         told = self._machine.log
         pipeline = self._route.stages() if self._route is not None else ()
-        return replace(told.statistics(), plain_tokens_per_second=plain_estimate(told.passes), pipeline=pipeline)
+        return replace(with_estimates(told.statistics(), told.passes), pipeline=pipeline, wire=self._options.wire)
 
     @property
     def still_s(self) -> float:
