@@ -37,13 +37,11 @@ async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], b
     """Join strings, swarm keys, and whether they are only remembered."""
     given: tuple[str, ...] = settings["join"]
     if given:
-        return given, settings["swarm_key"], False
+        return (*given, *_known(settings, given)), settings["swarm_key"], False
     try:
         here = await control.ask(settings["data_dir"], "connection", control.Connection)
     except NotRunning:
-        from dsdnode.net.handshake import swarm_names
-
-        remembered = read_joins(settings["data_dir"], swarm_names(settings["swarm_key"]))
+        remembered = _remembered(settings)
         if not remembered:
             raise NotRunning(
                 "no node is running here and no swarm is known (there is no public one): run `dsdnode start`, or pass "
@@ -51,3 +49,15 @@ async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], b
             ) from None
         return remembered, settings["swarm_key"], True
     return (here.join,), settings["swarm_key"] or here.swarm_keys, False
+
+
+def _remembered(settings: Settings) -> tuple[str, ...]:
+    from dsdnode.net.handshake import swarm_names
+
+    return read_joins(settings["data_dir"], swarm_names(settings["swarm_key"]))
+
+
+def _known(settings: Settings, given: tuple[str, ...]) -> list[str]:
+    """Other addresses of those who are to be joined, by key: a name may be asked for in vain."""
+    keys = {join.rstrip("/").rpartition("/")[2].lower() for join in given}
+    return [join for join in _remembered(settings) if join.rpartition("/")[2] in keys]

@@ -163,7 +163,7 @@ def models_table(found: Sequence[ModelInfo]) -> str:
     """Of the hosts of each range, how many answer now. Below the table, what the models lack that are not complete."""
     if not found:
         return "no models are hosted here or by any peer known"
-    columns = ("MODEL", "ID", "LAYERS", "DRAFTERS", "HOSTED (ANSWERING)", "COMPLETE")
+    columns = ("MODEL", "ID", "LAYERS", "DRAFTERS", "HOSTED (ANSWERING)", "WAYS", "COMPLETE")
     rows = (
         (
             model.name,
@@ -171,6 +171,7 @@ def models_table(found: Sequence[ModelInfo]) -> str:
             model.num_layers,
             model.drafters,
             ", ".join(map(_hosted, model.coverage)),
+            ", ".join(f"{way} x{num}" for way, num in model.ways.items()),
             "yes" if model.complete else "not now" if model.once_complete else "no",
         )
         for model in found

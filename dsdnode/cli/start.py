@@ -172,6 +172,7 @@ async def serve(
                 url = gateway.url if gateway is not None else ""
                 ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers, url)
                 _print_ready(ready, as_json, config)
+                node.discovery.checks.is_said = not as_json
                 _keep(lent, as_json, config)
                 told = asyncio.create_task(_told(node, as_json), name="tell that we are ready, and how we are reached")
                 again = asyncio.create_task(_tell_again(node, config), name="tell where we are reached")
@@ -215,7 +216,7 @@ async def _told(node: Node, as_json: bool) -> None:
 async def _tell_again(node: Node, config: NodeConfig) -> None:
     """What was said when it was ready may lead nowhere from outside: it was not known where others reach it."""
     join = await node.reached_elsewhere(node.join)
-    log.info(f"others reach this node now; on the next machine: {_next(join, config)}")
+    log.info(f"on the next machine, from now on: {_next(join, config)}")
 
 
 async def _tell_reach(node: Node) -> None:

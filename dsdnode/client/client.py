@@ -32,7 +32,7 @@ from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.queries import wait_until
 from dsdnode.wire import messages as wire
-from dsdnode.wire.joins import parse_join
+from dsdnode.wire.joins import of_one_key, parse_join
 from dsdnode.wire.records import ProviderRecord
 
 __all__ = ["Client", "Finished", "GenerateRequest", "Piece", "ReplyStats"]
@@ -97,7 +97,7 @@ class Client:
 
         Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
         """
-        contacts = [parse_join(join) for join in joins]
+        contacts = of_one_key([parse_join(join) for join in joins], ())
         identity = Identity.generate()
         keys = (swarm_keys,) if isinstance(swarm_keys, str) else swarm_keys
         transport = await ZmqTransport.open(identity, swarm_keys=keys)
@@ -249,6 +249,7 @@ class Client:
             pending.num_resumed += 1
 
     def _over(self, pending: PendingReply, failures: Failures, asking: Asking) -> None:
+        log.debug("the reply has come", peer=short_id(asking.drafter), way=self._pings.link(asking.drafter))
         self._drafters.left(*failures.deniers)
         self._drafters.gave(pending.model.model_id, asking.drafter, asking.inbox.pace.tokens_per_s())
 
@@ -335,6 +336,7 @@ class Client:
     def _won(self, pending: PendingReply, failures: Failures, winner: Asking, beaten: Sequence[Asking]) -> None:
         """Who was asked before it and gave nothing is no better, unless it has been left itself in this reply: it may
         give a few tokens at once, each time, while the others wait for their places."""
+        log.debug("the reply comes", peer=short_id(winner.drafter), way=self._pings.link(winner.drafter))
         self._drafters.last = winner.drafter
         is_back = failures.was_left(winner.drafter)
         slower = [asking.drafter for asking in beaten if asking.since_s < winner.since_s and not is_back]

@@ -1,7 +1,8 @@
 """This machine's own firewall: does it let a stranger in at our port? As far as can be seen, which takes root.
 
-nftables' rules are read, which is also what ufw, firewalld and today's iptables make of theirs. Whom
-a rule names by address is no stranger; what else it asks may not be understood here, and then it cannot be told.
+nftables' rules are read, which is also what ufw, firewalld and today's iptables make of theirs; and those of the older
+iptables, where the kernel has any. Whom a rule names by address is no stranger; what else it asks may not be understood
+here, and then it cannot be told.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import psutil
 
 from dsdnode.doctor.facts import Firewall
+from dsdnode.doctor.legacy import as_nft
 
 NFT_S = 2.0
 MAX_RULES_BYTES = 8 << 20
@@ -25,6 +27,11 @@ MAX_RULES = 20_000
 """That are looked at, each as often as a chain leads to it."""
 MAX_JUMPS = 16
 """From chain to chain; nftables allows as many."""
+LEGACY = (
+    (Path("/proc/net/ip_tables_names"), "iptables-legacy", "ip"),
+    (Path("/proc/net/ip6_tables_names"), "ip6tables-legacy", "ip6"),
+)
+"""Where the kernel names the tables of the older iptables that it has, and what lists their rules."""
 UFW = Path("/etc/ufw/ufw.conf")
 _ENDS = {"accept": False, "drop": True, "reject": True}
 _VERDICTS = (*_ENDS, "jump", "goto", "return", "vmap")
@@ -36,13 +43,32 @@ Json = Mapping[str, Any]
 
 def look(port: int) -> Firewall:
     """Takes seconds at most."""
-    shuts = None
+    listed = _list("nft", "-j", "list", "ruleset")
+    said = [None if listed is None else shuts_out(listed, port)]
+    for names, tool, family in LEGACY:
+        with suppress(OSError):  # asking it where there are none would load it into the kernel
+            if "filter" in names.read_text().split():
+                listed = _list(tool, "-S")
+                said.append(None if listed is None else legacy_shuts_out(listed, family, port))
+    return Firewall(_tool(), True if True in said else None if None in said else False)
+
+
+def _list(tool: str, *words: str) -> str | None:
+    """What it prints; None: it is not there, or cannot."""
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     with suppress(OSError, subprocess.SubprocessError):
-        path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-        nft = shutil.which("nft", path=path) or "nft"
-        done = subprocess.run([nft, "-j", "list", "ruleset"], capture_output=True, text=True, timeout=NFT_S)
-        shuts = None if done.returncode else shuts_out(done.stdout, port)
-    return Firewall(_tool(), shuts)
+        found = shutil.which(tool, path=path) or tool
+        done = subprocess.run([found, *words], capture_output=True, text=True, timeout=NFT_S)
+        return None if done.returncode else done.stdout
+    return None
+
+
+def legacy_shuts_out(listing: str, family: str, port: int) -> bool | None:
+    """The same, by what `iptables-legacy -S` says. Pure."""
+    try:
+        return shuts_out(json.dumps({"nftables": as_nft(listing[:MAX_RULES_BYTES], family)}), port)
+    except ValueError:
+        return None
 
 
 def _tool() -> str:

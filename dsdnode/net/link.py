@@ -43,6 +43,8 @@ class Link:
         self.ready = False
         self.closed = False
         self.since_s = asyncio.get_running_loop().time()
+        self.heard_s = float("-inf")
+        """When something came over it last."""
         self.kind = LinkKind.DIRECT
         self.queue = SendQueue()
         self.waits_for: dict[Link, None] = {}
@@ -279,12 +281,12 @@ class Dealer(Link):
 
     async def _resolve(self, named: Way, host: str, port: int) -> None:
         """Ask for a name's addresses here: libzmq would, in the thread that serves every connection."""
-        why, ips, is_known = f"{host} cannot be found", list[str](), True
+        why, ips = f"{host} cannot be found", list[str]()
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
                 found = await self.owner.resolver.hosts(host)
         except TimeoutError:
-            why, is_known = f"no name server has said where {host} is", False
+            why = f"no name server has said in {RESOLVE_TIMEOUT_S:g} s where {host} is"
         except (OSError, UnicodeError):
             pass
         else:
@@ -294,7 +296,7 @@ class Dealer(Link):
             ips = [f"[{ip}]" if ":" in ip else ip for ip in hosts][:MAX_RESOLVED]
         self._ways[:0] = [replace(named, address=f"tcp://{ip}:{port}", name=named.address) for ip in ips]
         if not ips:
-            self._note(why, is_known)
+            self._note(why)
             self.failed.append(named.address)
         task = asyncio.current_task()
         assert task is not None

@@ -19,7 +19,7 @@ from dsdnode.net.call import Way
 from dsdnode.net.dials import Dials
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Inbound, Link
-from dsdnode.net.moves import Moves
+from dsdnode.net.moves import Arrivals, Moves
 from dsdnode.net.peers import Peer, PeerBook
 from dsdnode.net.places import is_gone
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, MAX_DIALLED, RELAYED, RETRY_S, LinkKind, Priority
@@ -32,6 +32,8 @@ MAX_CALLED = 4096
 """Hosts that are remembered to have been called."""
 DOUBT_EVERY_S = 10.0
 """A peer that is slow would be called again and again."""
+LAST_WORD_S = 0.5
+"""A straight link that is doubted may say something yet when a relayed one is ready: who is slow answers by both."""
 BLOCKED_RETRY_S = 0.005
 """libzmq does not tell which of a router's connections has room again."""
 
@@ -69,7 +71,7 @@ class Links:
         self._spares: dict[Dealer, None] = {}
         """Of them those that are to take the place of a link that may be dead."""
         self.moves = Moves(self._drop, self._retry_soon)
-        self._awaited: dict[tuple[bytes, bool], asyncio.Future[None]] = {}
+        self.arrivals = Arrivals()
         self._on_detour: list[Callable[[bytes], None]] = []
         self._blocked: dict[Link, None] = {}
         self._blocked_timer: asyncio.TimerHandle | None = None
@@ -86,6 +88,7 @@ class Links:
             self._retry_soon(link)
 
     def received(self, link: Link, frames: list[bytes]) -> None:
+        link.heard_s = self._loop.time()
         if isinstance(link, Dealer) and link in self._dealers:  # (a knock is not)
             self._dealers.move_to_end(link)
         known = self.book.get(link.peer)
@@ -147,6 +150,24 @@ class Links:
             if used.ready and ways:
                 self._spares[self._begin(peer, bulk, ways)] = None
 
+    def _is_worse(self, peer: Peer, spare: Dealer) -> bool:
+        """Does a relay lead to it, while what is used leads straight to the peer?"""
+        used = peer.used.get(spare.bulk)
+        is_straight = used is not None and used.is_usable and used.kind is not LinkKind.RELAYED
+        return is_straight and spare.kind is LinkKind.RELAYED
+
+    def _choose_spare(self, peer: Peer, spare: Dealer) -> None:
+        """Unless what is used has said a word since it was doubted: then it lives."""
+        if spare not in self._spares:
+            return
+        used = peer.used.get(spare.bulk)
+        if used is not None and self._is_worse(peer, spare) and used.heard_s >= peer.doubted_s:
+            del self._spares[spare]
+            peer.parting.append(spare)
+            self.moves.leave(peer, [spare])  # the peer may use it already
+        else:
+            self._replace(peer, spare)
+
     def _replace(self, peer: Peer, spare: Dealer) -> None:
         del self._spares[spare]
         used, own = peer.used.get(spare.bulk), peer.dealers.get(spare.bulk)
@@ -172,6 +193,7 @@ class Links:
             other = peer.ready_link(not bulk)  # who cannot be dialled gets everything over the one that it made
             if other is None:
                 raise PeerUnavailable(f"peer {short_id(peer.id)}: {peer.why_lost or 'it cannot be dialled'}")
+            peer.borrowed[bulk] = other
             return other
         peer.use(bulk, link, now)
         return link
@@ -248,6 +270,9 @@ class Links:
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
         if dealer in self._spares:
+            if self._is_worse(peer, dealer):
+                self._loop.call_later(LAST_WORD_S, self._choose_spare, peer, dealer)
+                return self.settle(peer, dealer)
             self._replace(peer, dealer)
         peer.why_lost, peer.refused, peer.leads_nowhere, peer.retry_at = "", False, False, 0.0
         peer.capabilities = dealer.capabilities
@@ -279,9 +304,7 @@ class Links:
         peer.seen_at(inbound.host)
         self.moves.waits(peer, inbound)
         peer.inbounds.append(inbound)
-        awaited = self._awaited.get((peer.id, inbound.bulk)) if inbound.beside else None
-        if awaited is not None and not awaited.done():
-            awaited.set_result(None)
+        self.arrivals.came(inbound)
         used = peer.used.get(inbound.bulk)
         if not inbound.beside and (used is None or not used.ready or self._replaces(inbound, used)):
             peer.use(inbound.bulk, inbound, self._loop.time())
@@ -334,17 +357,14 @@ class Links:
             if peer.used.get(bulk) is link:
                 self._loop.call_soon(self._on_broken, peer.id, bulk, since_s)
 
-    def awaited(self, peer: Peer, bulk: bool) -> asyncio.Future[None]:
-        """Until the peer has made a connection of that lane beside others; to be cancelled by who waits no more."""
-        lane = peer.id, bulk
-        if lane not in self._awaited or self._awaited[lane].done():
-            self._awaited[lane] = self._loop.create_future()
-            self._awaited[lane].add_done_callback(lambda one: self._came(lane, one))
-        return self._awaited[lane]
+    def has_detour(self, since_s: float) -> bool:
+        """Has a call of ours by way of a relay been used since then?"""
+        return any(one.kind is LinkKind.RELAYED and one.is_usable and one.since_s <= since_s for one in self._dealers)
 
-    def _came(self, lane: tuple[bytes, bool], awaited: asyncio.Future[None]) -> None:
-        if self._awaited.get(lane) is awaited:
-            del self._awaited[lane]
+    def called_by_detour(self) -> list[bytes]:
+        """Peers that we call by way of a relay, and have no other link to."""
+        relayed = [peer for one, peer in self._dealers.items() if one.kind is LinkKind.RELAYED and one.is_usable]
+        return [peer.id for peer in dict.fromkeys(relayed) if not peer.has_shortcut(False)]
 
     def on_detour(self, callback: Callable[[bytes], None]) -> None:
         self._on_detour.append(callback)

@@ -1,32 +1,30 @@
 """How our ports look from outside: peers that we call from them say where they see us.
 
-Such a call is made to be looked at alone. From the port that we listen on it is kept, so that a router keeps what it
-has given that port. Where two peers do not see the same, two calls that are begun at once from another port show
-whether ports can be guessed.
+From the port that we listen on such calls are kept, so that a router keeps what it has given that port. Where two peers
+do not see the same, two calls that are begun at once from another port show whether ports can be guessed.
+
+Who does not listen, a client, has its ports looked at once a relay carries what it says for longer than a short reply
+takes: then it is worth knowing from where both can call each other at once (holes.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.addresses import Nearness, is_ip, may_name, nearness, network, parse_address
-from dsdnode.net.call import Way
+from dsdnode.addresses import Nearness, is_ip, nearness, network, parse_address
 from dsdnode.net.door import leads_here
-from dsdnode.net.link import Dealer, Link
+from dsdnode.net.link import Inbound
 from dsdnode.net.links import Links
 from dsdnode.net.listener import socket_from
 from dsdnode.net.nat import Kind, Nat, judged, stepped
-from dsdnode.net.passage import Passage
 from dsdnode.net.peers import Peer
-from dsdnode.net.port import ATTEMPT_TIMEOUT_S, LOOK, OBSERVE, SEEN
+from dsdnode.net.port import OBSERVE
+from dsdnode.net.views import Met, Place, View, seen_in
 
 MAX_LOOKS = 3
 """Peers that are called, each of another network."""
@@ -35,111 +33,48 @@ LOOK_AGAIN_S = 600.0
 reaches us is not told, either."""
 LOST_S = 30.0
 """Before a peer that has closed such a call, or two that do not agree with each other, are called again."""
+DETOUR_S = 2.0
+"""So long a relay carries a client's link before its ports are looked at: a short reply is over by then."""
 MAX_LEFT_ALONE = 256
 MAX_STRANGERS = 8
 """Networks: who is next door is none."""
-_RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: when it is closed nothing stays of the connection, and the same one may be made again at once."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a peer of the world can be looked at from: it has answered there."""
-
-    peer: bytes
-    host: str
-    port: int
-
-    @property
-    def network(self) -> str:
-        return network(self.host) or self.host
-
-
-class View:
-    """A call from a port of ours, as whoever was called sees it. Implements DealerOwner."""
-
-    def __init__(self, links: Links, place: Place, ended: Callable[[View], None]) -> None:
-        self.context, self.names, self.resolver = links.context, links.names, links.resolver
-        self.identity, self.may_dial = links.identity, links.may_dial
-        own = links.handshake
-        self.handshake = replace(own, capabilities=(*own.capabilities, LOOK))
-        self.place = place
-        self.seen = ""
-        """tcp://IP:PORT; "": it does not say."""
-        self._ended = ended
-        self._loop = asyncio.get_running_loop()
-        self._dealer: Dealer | None = None
-        self._passage: Passage | None = None
-        self._over: asyncio.Future[None] = self._loop.create_future()
-
-    async def open(self, listens: tuple[str, int], public_key: bytes) -> None:
-        """From the host and port that we listen on, or any other port. Begun before anything else is waited for.
-
-        Raises OSError, TimeoutError."""
-        far = socket_from(*listens, self.place.host)
-        try:
-            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            async with asyncio.timeout(ATTEMPT_TIMEOUT_S):
-                await self._loop.sock_connect(far, (self.place.host, self.place.port))
-            self._passage = Passage(far)
-        except BaseException:
-            far.close()
-            raise
-        way = Way(f"tcp://{self.place.host}:{self.place.port}", passage=self._passage)
-        self._dealer = Dealer(self, self.place.peer, public_key, False, [way])
-        await self._over
-
-    def close(self) -> None:
-        if self._dealer is not None:
-            self._dealer.close()
-        if self._passage is not None:
-            self._passage.close()
-
-    # --- what the dealer tells
-
-    def received(self, link: Link, frames: list[bytes]) -> None:
-        """Nothing is to be said over it: whoever does fills our memory."""
-        self.close()
-        self._ended(self)
-
-    def dealer_ready(self, dealer: Dealer) -> None:
-        self.seen = seen_in(dealer.capabilities)
-        self._end()
-
-    def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
-        self.close()
-        self._end()
-        self._ended(self)
-
-    def _end(self) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
 
 
 class Outlook:
     """`changed` is called when `nat` is another one."""
 
     def __init__(self, links: Links, listens: tuple[str, int], changed: Callable[[], None]) -> None:
-        """`listens`: the host (any of ours) and the port."""
+        """`listens`: the host (any of ours) and the port; port 0: we do not."""
         self.nat = Nat()
+        self.witnesses: tuple[bytes, ...] = ()
+        """Who have seen our ports last: they can be asked how another one looks."""
         self._links = links
         self._listens = listens
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._views: dict[str, View] = {}
+        self._views: dict[str, View | Met] = {}
         """Kept, by the network of who was called."""
+        self._calls: LRUCache[bytes, Inbound] = LRUCache(MAX_LEFT_ALONE)
+        """Of peers that look at themselves."""
         self._strangers: LRUCache[str, None] = LRUCache(MAX_STRANGERS)
         """Networks of hosts that have called us though we had not called them."""
         self._shut: asyncio.TimerHandle | None = None
         """While nobody reaches us where we are seen."""
+        self._own: socket.socket | None = None
+        """Of who does not listen: it keeps the port that is looked at."""
         self._looking: asyncio.Task[None] | None = None
         self._rests_until_s = float("-inf")
         self._resting: LRUCache[bytes, float] = LRUCache(MAX_LEFT_ALONE)
 
     def is_due(self, now: float) -> bool:
         """Is there need of peers that look?"""
+        if not self.listens and not self._links.has_detour(now - DETOUR_S):
+            return False
+        for where, view in list(self._views.items()):
+            if isinstance(view, Met) and view.inbound.closed:
+                del self._views[where]
         is_looking = self._looking is not None and not self._looking.done()
         return not is_looking and len(self._views) < MAX_LOOKS and now >= self._rests_until_s
 
@@ -155,8 +90,34 @@ class Outlook:
         self._rests_until_s = float("-inf")
         self._resting.clear()
         self._strangers.clear()
-        self.nat = Nat()
+        self.nat, self.witnesses = Nat(), ()
         self._open()
+
+    @property
+    def listens(self) -> bool:
+        return bool(self._listens[1])
+
+    def free_port(self) -> int:
+        """The port that was looked at, given up for a listener. Raises OSError."""
+        port = self._port()
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+        return port
+
+    async def listen(self, port: int) -> None:
+        """We do, from now on. Return when it has been looked at."""
+        self._listens = self.host, port
+        self._stop()
+        now = self._loop.time()
+        places = self._choose(now, self.witnesses)
+        if places:
+            await self._look(now, places)
+
+    @property
+    def host(self) -> str:
+        """Of this machine, that calls leave from."""
+        return self._listens[0]
 
     @property
     def address(self) -> str:
@@ -188,6 +149,13 @@ class Outlook:
         """Do those get through, too, whom we have not called before? What others are told is of use to them then."""
         own = network(parse_address(self.nat.address)[0]) if self.nat.address else None
         return own is not None and any(one != own for one in self._strangers)
+
+    def came(self, inbound: Inbound) -> None:
+        """Somebody has called us, without a relay."""
+        self.called_by(inbound.host)
+        if inbound.is_look:  # we may have tried to call it just then, over the same two ports
+            self._calls[inbound.peer] = inbound
+            self._resting.pop(inbound.peer, None)
 
     def called_by(self, host: str) -> None:
         """Somebody has got through to us from there. (What IPv6 lets in says nothing of IPv4.)"""
@@ -232,19 +200,36 @@ class Outlook:
         await asyncio.gather(*(self._keep(now, place) for place in places))
         kept = list(self._views.values())
         nat = judged(view.seen for view in kept)
+        agree = nat is not None
         if nat is None:
             nat = await self._stepped(kept[0].place, kept[1].place)
+        if not agree or (len(kept) > 1 and not self.listens):  # nobody is to come to a port where nobody listens
             self._rests_until_s = now + (LOST_S if nat.kind is Kind.UNKNOWN else LOOK_AGAIN_S)
             self._leave()
+        self.witnesses = tuple(view.place.peer for view in kept)
         if len(kept) > 1:
             self._set(nat)
 
+    def _port(self) -> int:
+        """That is looked at. Raises OSError."""
+        if self.listens:
+            return self._listens[1]
+        if self._own is None:
+            self._own = socket_from(self._listens[0], 0, "0.0.0.0")
+        return int(self._own.getsockname()[1])
+
     async def _keep(self, now: float, place: Place) -> None:
-        view = await self._view(place, self._listens[1])
-        if view is None:
-            self._resting[place.peer] = now + LOOK_AGAIN_S
-        else:
+        try:
+            view = await self._view(place, self._port())
+        except OSError:  # no port is left
+            view = None
+        met = self._calls.get(place.peer)
+        if view is not None:
             self._views[place.network] = view
+        elif met is not None and self.listens and not met.closed and seen_in(met.capabilities):
+            self._views[place.network] = Met(place, met)
+        else:
+            self._resting[place.peer] = now + LOOK_AGAIN_S
 
     async def _stepped(self, *places: Place) -> Nat:
         views: dict[Place, View | None] = {}
@@ -293,6 +278,9 @@ class Outlook:
         if self._looking is not None:
             self._looking.cancel()
         self._leave()
+        if self._own is not None:
+            self._own.close()
+            self._own = None
 
     def _leave(self) -> None:
         for view in self._views.values():
@@ -303,15 +291,6 @@ class Outlook:
 def _answering(peer: Peer) -> Iterable[tuple[str, int]]:
     """Where it has answered in the world of IPv4, the last one first."""
     for way in reversed(peer.reached.values()):
-        if nearness(way.host) is Nearness.WORLD and is_ip(way.host) and ":" not in way.host:
+        is_world = nearness(way.host) is Nearness.WORLD and is_ip(way.host) and ":" not in way.host
+        if is_world and not way.relayed:
             yield way.host, parse_address(way.told)[1]
-
-
-def seen_in(capabilities: Sequence[str]) -> str:
-    """Where a peer says in its Welcome that it sees us ("": nowhere that others could call)."""
-    said = next((one.removeprefix(SEEN) for one in capabilities if one.startswith(SEEN)), "")
-    with contextlib.suppress(ValueError):
-        host, _ = parse_address(said)
-        if is_ip(host) and may_name(Nearness.WORLD, said):
-            return said
-    return ""

@@ -8,30 +8,42 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import structlog
+
 from dsdnode.addresses import LOWEST_PORT, Nearness, is_ip, may_name
+from dsdnode.errors import BadInput
 from dsdnode.net.call import Way
-from dsdnode.net.holes import Hole, dig, poke
+from dsdnode.net.holes import POKED_PORT, Hole, dig, dig_v6, own_v6, poke
 from dsdnode.net.link import STAGGER_S, Dealer, Inbound, Link
 from dsdnode.net.links import Links
+from dsdnode.net.nat import Kind
 from dsdnode.net.outlook import Outlook
 from dsdnode.net.peers import Peer
 from dsdnode.net.places import to_address
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, BESIDE, PUNCHED, LinkKind
-from dsdnode.net.relays import Relays
+from dsdnode.net.relays import Circuits, Relays
 from dsdnode.net.router import Router
 
 TRY_S = 0.7
 """For two calls to meet, and a little more; then they are begun anew."""
-POKED_PORT = 29170
-"""Any: nobody listens there, or somebody who does not know us."""
+
+log = structlog.get_logger(__name__)
 
 
 class Paths:
-    def __init__(self, links: Links, router: Router | None, outlook: Outlook | None, relays: Relays | None) -> None:
+    def __init__(
+        self,
+        links: Links,
+        router: Router | None,
+        outlook: Outlook | None,
+        relays: Relays | None,
+        open_router: Callable[[str, Circuits], Router],
+    ) -> None:
         self._links = links
         self._router = router
         self._outlook = outlook
         self._relays = relays
+        self._open_router = open_router
 
     def on_detour(self, callback: Callable[[bytes], None]) -> None:
         """Have `callback(peer)` called when a peer calls by way of a relay, and nothing leads straight to it."""
@@ -88,18 +100,55 @@ class Paths:
     @property
     def at(self) -> str:
         """How the port that we listen on looks from outside, if that is the same for all ("": not, or not known)."""
-        return self._outlook.nat.address if self._outlook is not None else ""
+        return self._outlook.nat.address if self._outlook is not None and self._outlook.listens else ""
 
-    async def dig(self) -> Hole | None:
+    @property
+    def insight(self) -> tuple[Kind, bool]:
+        """What is between us and the world, and whether anybody says how a port of ours looks: if this is another one,
+        what could not be tried may be tried now."""
+        return (self._outlook.nat.kind, bool(self._witnesses)) if self._outlook is not None else (Kind.UNKNOWN, False)
+
+    @property
+    def _witnesses(self) -> tuple[bytes, ...]:
+        held = self._relays.held if self._relays is not None else ()
+        return (*held, *(self._outlook.witnesses if self._outlook is not None else ()))
+
+    def called_by_detour(self) -> list[bytes]:
+        """Whom we call by way of a relay, which they know."""
+        return self._links.called_by_detour()
+
+    async def listen(self) -> None:
+        """Somebody is to call us whose ports nobody can tell: a client begins to listen, where that may be of use.
+        Nobody else is told of it."""
+        outlook = self._outlook
+        if outlook is None or self._router is not None or outlook.nat.kind is not Kind.SAME:
+            return
+        try:
+            self._router = self._open_router(f"tcp://{outlook.host}:{outlook.free_port()}", Circuits())
+        except (BadInput, OSError) as error:
+            log.debug("a client cannot listen", reason=str(error))
+            return
+        await outlook.listen(self._router.port)
+
+    @property
+    def can_meet_in_v6(self) -> bool:
+        """May our router call just when it is called, in IPv6?"""
+        return self._outlook is not None and self._outlook.host == "::" and bool(own_v6())
+
+    async def dig(self, v6: bool = False) -> Hole | None:
         """A port of ours, and how it looks. None: nobody tells."""
-        if self._outlook is None or self._router is None or self._relays is None:
+        if v6:
+            return dig_v6()
+        if self._outlook is None:
             return None
-        return await dig(self._outlook, self._relays.host, self._relays.held)
+        return await dig(self._outlook, dict.fromkeys(self._witnesses))
 
     def may_call(self, peer: bytes, host: str, ports: Sequence[int]) -> bool:
-        """May it name these to us? Only the world's, of IPv4."""
+        """May it name these to us? Only the world's."""
+        if not is_ip(host):
+            return False
         named = _to(host, ports or (LOWEST_PORT,))
-        return is_ip(host) and ":" not in host and all(may_name(Nearness.WORLD, one) for one in named)
+        return all(may_name(Nearness.WORLD, one) for one in named)
 
     def _is_paid(self, peer: Peer, address: str) -> bool:
         teacher = peer.as_teacher
@@ -116,7 +165,7 @@ class Paths:
             return False
         if not self._is_paid(known, addresses[0]):
             return False
-        came = self._links.awaited(known, bulk)
+        came = self._links.arrivals.awaited(peer, bulk)
         self._router.call(hole.port, addresses)
         try:
             if not await _in_time(TRY_S, came) and self._router.is_connected(addresses):
@@ -162,7 +211,7 @@ class Paths:
         known = self._links.book.get(peer)
         if known is None:
             return False
-        came = [self._links.awaited(known, bulk) for bulk in (False, True)]
+        came = [self._links.arrivals.awaited(peer, bulk) for bulk in (False, True)]
         try:
             await _in_time(ATTEMPT_TIMEOUT_S, *came)
         finally:

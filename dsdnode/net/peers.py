@@ -52,6 +52,8 @@ class Peer:
     """Dealers that are being left."""
     used: dict[bool, Link] = field(default_factory=dict)
     used_since_s: dict[bool, float] = field(default_factory=dict)
+    borrowed: dict[bool, Link] = field(default_factory=dict)
+    """Lanes that have no link of their own: the other lane's, that their messages have gone over."""
     capabilities: tuple[str, ...] = ()
     """That it has named last."""
     why_lost: str = ""
@@ -145,6 +147,7 @@ class Peer:
         """For a lane from now on."""
         if self.used.get(bulk) is not link:
             self.used[bulk], self.used_since_s[bulk] = link, now
+            link.is_stale = False
 
     def ready_link(self, bulk: bool) -> Link | None:
         """An open link of a lane: one that leads straight to it first, then ours before theirs, the newest of these."""

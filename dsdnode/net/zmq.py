@@ -67,32 +67,29 @@ class ZmqTransport:
         self._router: Router | None = None
         self._zap: ZapServer | None = None
         self._closed = False
-        self._own_id = identity.peer_id
-        names = Names()
+        self._names, self._identity = Names(), identity
         self.relays: Relays | None = None
         self._follows = ""
         """Where it listens, if what it tells others may change."""
         self._advertise = tuple(advertise)
         self.here: tuple[str, ...] = ()
-        self._listens = "", 0
-        """On any host, and a port; port 0: it does not."""
+        self._listens = (ANY_HOST[0] if listen is None else ""), 0
+        """On any host, and a port; port 0: it does not; host "": on a certain one."""
         addresses, port = tuple[str, ...](), 0
         if listen is not None:
-            addresses, port = self._listen(names, identity, listen, advertise, swarm_keys)
+            addresses, port = self._listen(listen, advertise, swarm_keys)
         keys = tuple(map(derive_swarm_key, swarm_keys))
         self._handshake = Handshake(Contact(identity.public_key, addresses), keys, version)
-        self._links = Links(
-            self._context, names, identity, self._handshake, self._gate, self._inbox, self._lost, self._broken
-        )
+        more = self._gate, self._inbox, self._lost, self._broken
+        self._links = Links(self._context, self._names, identity, self._handshake, *more)
         self._knocks = Knocks(self._links)
-        self.twin = ""
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
-        self.outlook = Outlook(self._links, self._listens, self._relocate) if self._listens[1] else None
-        """How the port that we listen on looks from outside, and how that is found out for others."""
+        self.outlook = Outlook(self._links, self._listens, self._relocate) if self._listens[0] else None
+        """How our ports look from outside, and how that is found out for others."""
         self._is_anywhere = is_anywhere([own.host for own in self._addresses.addresses])
-        self.is_stranded = False
-        self.paths = Paths(self._links, self._router, self.outlook, self.relays)
+        self.twin, self.is_stranded = "", False
+        self.paths = Paths(self._links, self._router, self.outlook, self.relays, self._open_router)
         self._house: House | None = None
         if self._follows and not advertise:
             self._house = House(port, self.contact, swarm_names(swarm_keys), self._relocate)
@@ -114,27 +111,30 @@ class ZmqTransport:
         """
         return cls(identity, listen, advertise, swarm_keys, version, memory_limit_bytes)
 
-    def _listen(
-        self, names: Names, identity: Identity, listen: str, advertise: Sequence[str], swarm_keys: Sequence[str]
-    ) -> tuple[tuple[str, ...], int]:
+    def _listen(self, listen: str, advertise: Sequence[str], keys: Sequence[str]) -> tuple[tuple[str, ...], int]:
         """What others are told, and the port. Raises BadInput."""
         circuits = Circuits()
         try:
-            self._zap = ZapServer(self._context, self._gate)
-            self._router = Router(self, self._context, names, identity, listen, circuits)
-            addresses = advertised(listen, advertise, self._router.port)
+            router = self._open_router(listen, circuits)
+            addresses = advertised(listen, advertise, router.port)
         except BadInput:
             self._stop_listening()
             self._context.term()
             raise
-        self.here = here_of(listen, self._router.port, addresses)
+        self.here = here_of(listen, router.port, addresses)
         host, _ = parse_address(listen, lowest_port=0)
         if host in ANY_HOST:
             self._follows = listen
-            self._listens = host, self._router.port
+            self._listens = host, router.port
             more = self._relocate, bool(advertise)
-            self.relays = Relays(identity, swarm_keys, self._listens, self._gate, circuits, *more)
-        return addresses, self._router.port
+            self.relays = Relays(self._identity, keys, self._listens, self._gate, circuits, *more)
+        return addresses, router.port
+
+    def _open_router(self, listen: str, circuits: Circuits) -> Router:
+        """Raises BadInput. (A client's own is opened when somebody is to call it, and told to nobody else.)"""
+        self._zap = self._zap or ZapServer(self._context, self._gate)
+        self._router = Router(self, self._context, self._names, self._identity, listen, circuits)
+        return self._router
 
     def _stop_listening(self) -> None:
         if self._router is not None:
@@ -198,7 +198,7 @@ class ZmqTransport:
             peer.given, peer.retry_at = contact, 0.0
 
     def _as_teacher(self, peer: bytes) -> Teacher:
-        if peer == self._own_id:
+        if peer == self._identity.peer_id:
             return Teacher(Nearness.HERE, peer.hex())
         known = self._links.book.get(peer)
         return (known and known.as_teacher) or Teacher(Nearness.WORLD, peer.hex())
@@ -266,7 +266,7 @@ class ZmqTransport:
         self._on_moved.append(callback)
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
-        if peer == self._own_id and not self._closed:  # one node with several roles
+        if peer == self._identity.peer_id and not self._closed:  # one node with several roles
             self._loop.call_soon(self._inbox.put, peer, frames)
             return
         known = self._links.book.get(peer)
@@ -307,7 +307,7 @@ class ZmqTransport:
     def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None:
         self._gate.know(curve_key)
         if self.outlook is not None and inbound.kind in (LinkKind.DIRECT, LinkKind.REVERSED):
-            self.outlook.called_by(inbound.host)
+            self.outlook.came(inbound)
         if not inbound.is_look:
             self._links.inbound_ready(inbound)
 

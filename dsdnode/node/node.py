@@ -15,11 +15,11 @@ import msgspec
 import structlog
 
 from dsdnode.addresses import parse_address
-from dsdnode.config import AUTO, NodeConfig, next_life, read_joins
+from dsdnode.config import AUTO, NodeConfig, next_life
 from dsdnode.cost import UNKNOWN
 from dsdnode.dht.ids import MODELS_KEY, model_key
 from dsdnode.engine.port import TextEngine
-from dsdnode.errors import BadInput, DsdError, PeerUnavailable
+from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import Identity, load_or_create, short_id
 from dsdnode.net.handshake import swarm_names
 from dsdnode.net.places import to_address
@@ -28,8 +28,8 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
-from dsdnode.node.drafter.pairing import tokenizer_for, wait_for_target
-from dsdnode.node.drafter.texts import Reading, Texts
+from dsdnode.node.drafter.pairing import texts_of, wait_for_target
+from dsdnode.node.drafter.texts import Texts
 from dsdnode.node.engines import measure, record_of
 from dsdnode.node.fetching import Nobody, User
 from dsdnode.node.giving import Giving
@@ -42,10 +42,10 @@ from dsdnode.swarm.catalogue import Model, describe_models, describe_peers, mode
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
-from dsdnode.swarm.joining import remember
+from dsdnode.swarm.joining import remember, remembered
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.reach import Verdict
-from dsdnode.wire.joins import format_join, parse_join
+from dsdnode.wire.joins import format_join, of_one_key, parse_join
 from dsdnode.wire.messages import Contact, Message, Open, Refused
 from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.replies import Generate
@@ -129,16 +129,13 @@ class Node:
             self._tasks.append(asyncio.create_task(self._keep_shard(), name="keep the shard where it is needed"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
+        swarms = swarm_names(self._config.swarm_keys)
+        known = remembered(self._config.data_dir, swarms) if self._organs.disk else []
         if contacts:
-            await self.discovery.join(contacts, timeout_s=self._config.timeouts.join_s)
+            await self.discovery.join(of_one_key(contacts, known), self._config.timeouts.join_s)
             if any(contact.public_key != self._identity.public_key for contact in contacts):
                 return
             log.info("the only peer to join is this node itself: the swarm begins here")
-        known = []
-        swarms = swarm_names(self._config.swarm_keys)
-        for join in read_joins(self._config.data_dir, swarms) if self._organs.disk else ():
-            with contextlib.suppress(BadInput):
-                known.append(parse_join(join))
         known = [contact for contact in known if contact.public_key != self._identity.public_key]
         if not known:
             if not await self.discovery.joined_in_the_house():
@@ -152,9 +149,8 @@ class Node:
 
     async def _start_shard(self) -> None:
         engine = await self._organs.shard(self.discovery)
-        offer = self._offers["shard"] = Offer(
-            engine, "shard", self._organs.source("shard")
-        )  # from here on `close` ends it
+        source = self._organs.source("shard")
+        offer = self._offers["shard"] = Offer(engine, "shard", source)  # from here on `close` ends it
         offer.measured = await measure(engine)
         self._stage = StageHost(
             self.rpc,
@@ -241,28 +237,20 @@ class Node:
 
     async def _texts(self, draft: TextEngine) -> Texts:
         """Raises ModelRefused for a draft model that fits none of the targets here, or else in the swarm."""
-        own = Reading(draft, await draft.vocabulary())
-        folder = self._config.data_dir / "texts"
+        shard = self._offers["shard"].engine if "shard" in self._offers else None
+        here = shard and record_of(shard, "shard", UNKNOWN, 0, self.discovery.contact)
+        models = models_of([here]) if here else await self._targets()
         tools = self._organs.texts() if self._organs.texts is not None else None
-        texts = Texts(self.rpc, own, draft.shard.tokenizer_hash, tools, folder)
-        if "shard" in self._offers:
-            target = self._offers["shard"].engine
-            models = models_of([record_of(target, "shard", UNKNOWN, 0, self.discovery.contact)])
-            texts.know(target.shard.text_hash, target.text_file)
-        else:
-            models = models_of(await self.discovery.find_providers(MODELS_KEY))
-        texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models)
+        texts = await texts_of(self.rpc, draft, tools, self._config.data_dir / "texts", models, shard)
         if not models and tools is not None:
             self._tasks.append(asyncio.create_task(self._wait_for_target(texts, draft), name="wait for a target"))
-        for model in [one for one in models if one.complete and one.tokenizer_hash == texts.tokenizer_hash][:1]:
-            texts.begin(model)
         return texts
 
-    async def _wait_for_target(self, texts: Texts, draft: TextEngine) -> None:
-        async def look() -> list[Model]:
-            return models_of(await self.discovery.find_providers(MODELS_KEY))
+    async def _targets(self) -> list[Model]:
+        return models_of(await self.discovery.find_providers(MODELS_KEY))
 
-        if await wait_for_target(texts, draft.shard, look):
+    async def _wait_for_target(self, texts: Texts, draft: TextEngine) -> None:
+        if await wait_for_target(texts, draft.shard, self._targets):
             self._offers["drafter"].tokenizer_hash = texts.tokenizer_hash
             self.discovery.changed()
 
@@ -302,13 +290,8 @@ class Node:
 
     async def reached_elsewhere(self, told: str) -> str:
         """Wait until others reach this node at an address that is not in the join string `told`; another one."""
-        known = parse_join(told).addresses
-        while True:
-            self.discovery.relocated.clear()
-            where = filter(self.discovery.reach.is_reached, self._transport.contact.addresses)
-            if not set(where).issubset(known):
-                return self.join
-            await self.discovery.relocated.wait()
+        await self.discovery.reached_elsewhere(parse_join(told).addresses)
+        return self.join
 
     async def inviting(self) -> Inviting:
         reach = self.discovery.reach

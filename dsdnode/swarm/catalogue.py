@@ -136,7 +136,12 @@ async def describe_models(discovery: Discovery, pings: Pings) -> list[ModelInfo]
     def seen_s(peer: bytes) -> float | None:
         return _seen_s(peer, discovery, pings)
 
-    return [_told(model, living.get(model.model_id), drafters, silent, seen_s) for model in models_of(records)]
+    def ways(model: Model) -> dict[str, int]:
+        drafting = [one for one in there if one.role == "drafter" and one.tokenizer_hash == model.tokenizer_hash]
+        peers = dict.fromkeys(one.peer_id for one in (*model.shards, *drafting) if one.peer_id not in silent)
+        return dict(sorted(Counter(filter(None, map(pings.link, peers))).items()))
+
+    return [_told(one, living.get(one.model_id), drafters, silent, seen_s, ways(one)) for one in models_of(records)]
 
 
 def _told(
@@ -145,6 +150,7 @@ def _told(
     drafters: Counter[str],
     silent: Collection[bytes],
     seen_s: Callable[[bytes], float | None],
+    ways: dict[str, int],
 ) -> ModelInfo:
     """As it is with those who answer, `living`; and who of the others was there."""
     answering = {} if living is None else {(start, end): count for start, end, count in living.coverage}
@@ -168,6 +174,7 @@ def _told(
         complete=not missing,
         missing=missing,
         once_complete=model.complete,
+        ways=ways,
     )
 
 

@@ -32,6 +32,8 @@ from dsdnode.wire.records import ProviderRecord
 MAX_ASKED = 3
 """At once, each of another network where there are so many."""
 MAX_ASKERS = 16
+MAX_TOLD = 16
+"""Peers that are asked at once when we are reached where our greetings did not name it: so they learn of it."""
 CALLED_S = 5.5
 """So long an address that nobody answers is called (ATTEMPT_TIMEOUT_S), and a little more."""
 ANSWERED_S = 8.0
@@ -70,7 +72,11 @@ class Checks:
         self._direct = set(self._own_direct)
         """All that were ours in this place: of too many those that relays give take the place of some."""
         self._named = rpc.transport.contact.addresses
+        self._news: set[str] = set()
+        """Of them those that were not named when we greeted whom we are linked to."""
         self._known_ways = True, 0.0
+        self.is_said = False
+        """Somebody else says how others reach us at first: so it is not logged as well."""
         self._askers: LRUCache[bytes, None] = LRUCache(MAX_ASKERS)
         """Who have asked us: where nobody else can be dialled they can be asked all the same."""
         self._seen_at: LRUCache[str, str] = LRUCache(MAX_ASKERS)
@@ -201,8 +207,13 @@ class Checks:
         self._relaying.tick(now)
         self._shortcuts.tick(now)
         if self._named != (named := self._to_name):
+            self._news = {one for one in named if one in self._news or one not in self._named}
             self._named = named
             self._rpc.transport.greet_as(named)
+        if any(map(self.reach.is_reached, self._news)):
+            self._news = {one for one in self._news if not self.reach.is_reached(one)}
+            for peer in self._unasked():
+                self._tasks.spawn(self._ask(peer, self._voice_of(peer)))
         if self._known_ways != (ways := self._ways):
             self._known_ways = ways
             self._changed()
@@ -217,10 +228,19 @@ class Checks:
         voices: dict[str, bytes] = {}
         for peer in self._peers():
             if transport.can(peer, REACH):
-                voices.setdefault(network(transport.source_of(peer)) or peer.hex(), peer)
+                voices.setdefault(self._voice_of(peer), peer)
             if len(voices) == MAX_ASKED:
                 break
         return voices
+
+    def _voice_of(self, peer: bytes) -> str:
+        return network(self._rpc.transport.source_of(peer)) or peer.hex()
+
+    def _unasked(self) -> list[bytes]:
+        """Those who know us by a greeting that does not name what is reached now: who is asked calls it."""
+        transport, asked = self._rpc.transport, set(self._choose().values())
+        others = [peer for peer in transport.linked() if peer not in asked and transport.can(peer, REACH)]
+        return others[:MAX_TOLD]
 
     def _peers(self) -> Iterator[bytes]:
         yield from map(node_id, self._table.contacts())
@@ -243,7 +263,7 @@ class Checks:
         called = [one for one in own if may_name(self._rpc.transport.sighting(peer).near, one)]
         is_left = not {*answer.tried, *answer.reached}.issuperset(called)
         self.reach.heard(_now(), voice, own, answer.reached, answer.tried, far, is_left)
-        if self.reach.verdict is not verdict:
+        if self.reach.verdict is not verdict and not (self.is_said and verdict is Verdict.UNKNOWN):
             self._say(own)
         if self.contact != told:
             self._changed()

@@ -213,6 +213,15 @@ class Discovery:
     def changed(self) -> None:
         self._announcer.changed(self._now())
 
+    async def reached_elsewhere(self, known: Sequence[str]) -> None:
+        """Until others reach us at an address that is not among those."""
+        while True:
+            self.relocated.clear()
+            where = filter(self.reach.is_reached, self._rpc.transport.contact.addresses)
+            if not set(where).issubset(known):
+                return
+            await self.relocated.wait()
+
     def _relocated(self) -> None:
         self.relocated.set()
         self._announcer.relocated(self._now())

@@ -37,7 +37,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """A model that somebody hosts layers of. `complete`: some of those who answer make a pipeline; if not, `missing`
     says why. `once_complete`: some do by what they announced, in the last ten minutes.
 
-    `coverage` by first layer; `drafters`: so many peers who answer can draft for it.
+    `coverage` by first layer; `drafters`: so many peers who answer can draft for it. `ways`: how those of both are
+    linked that answer (as PeerInfo.link has it), and how many of them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     complete: bool
     missing: str
     once_complete: bool
+    ways: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class AddressInfo(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ answer, and again when they are lost."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from pathlib import Path
 import structlog
 
 from dsdnode.addresses import parse_address
-from dsdnode.config import write_joins
+from dsdnode.config import read_joins, write_joins
 from dsdnode.dht.ids import node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import BadInput, DsdError, PeerUnavailable
 from dsdnode.identity import MAX_NAMED, short_id
 from dsdnode.net.port import Transport
 from dsdnode.swarm.queries import Queries, Tasks, wait_until
-from dsdnode.wire.joins import format_join
+from dsdnode.wire.joins import format_join, parse_join
 from dsdnode.wire.messages import Contact
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,15 @@ def remember(known: Sequence[Contact], data_dir: Path, swarms: tuple[str, ...]) 
         write_joins(data_dir, joins, swarms)
     except (OSError, BadInput) as error:
         log.warning("known peers not saved", reason=str(error))
+
+
+def remembered(data_dir: Path, swarms: tuple[str, ...]) -> list[Contact]:
+    """Members of the swarm that was known when this node ended."""
+    known = []
+    for join in read_joins(data_dir, swarms):
+        with contextlib.suppress(BadInput):
+            known.append(parse_join(join))
+    return known
 
 
 @dataclass(slots=True)

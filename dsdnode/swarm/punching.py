@@ -1,12 +1,14 @@
 """Two peers that nobody reaches call each other at once, having said over a relay from where and when.
 
 Whom the other one has called by way of the relay asks (Punch), says when (PunchNow), and lets libzmq's router call;
-the caller's side makes the new links, as it made the old ones. One lane after the other.
+the caller's side makes the new links, as it made the old ones. One lane after the other; in IPv6 first, where nobody
+translates, and firewalls alone are to be got through.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -66,29 +68,31 @@ class Punching:
         num_lanes = 0
         self._asking[peer] = None
         try:
-            while num_lanes < 2:
-                more = await self._lanes(paths, peer, bulk=num_lanes > 0)
-                if not more:
-                    return False
-                num_lanes += more
+            if paths.can_meet_in_v6:
+                with contextlib.suppress(DsdError):  # it has none, or cannot
+                    num_lanes = await self._lanes(paths, peer, num_lanes, v6=True)
+            num_lanes = await self._lanes(paths, peer, num_lanes, v6=False)
         except DsdError as error:
             log.debug("no straight link", peer=short_id(peer), reason=str(error))
             return None
         finally:
             del self._asking[peer]
-        return True
+        return num_lanes >= 2
 
-    async def _lanes(self, paths: Paths, peer: bytes, bulk: bool) -> int:
-        """How many have links now."""
-        for _ in range(ATTEMPTS):
-            num = await self._attempt(paths, peer, bulk)
-            if num is not None:
-                return num
-        return 0
+    async def _lanes(self, paths: Paths, peer: bytes, num: int, v6: bool) -> int:
+        """How many have links in the end, of which `num` have them already."""
+        num_left = ATTEMPTS
+        while num < 2 and num_left:
+            more = await self._attempt(paths, peer, num > 0, v6)
+            if more == 0:
+                break
+            num_left = num_left - 1 if more is None else ATTEMPTS
+            num += more or 0
+        return num
 
-    async def _attempt(self, paths: Paths, peer: bytes, bulk: bool) -> int | None:
-        """How many lanes have a link? None: one may have the next time."""
-        hole = await paths.dig()
+    async def _attempt(self, paths: Paths, peer: bytes, bulk: bool, v6: bool) -> int | None:
+        """How many more lanes have a link? None: one may have the next time."""
+        hole = await paths.dig(v6)
         if hole is None:
             raise PeerUnavailable("nobody says how our ports look")
         try:
@@ -134,13 +138,15 @@ class Punching:
         if met.hole is not None:
             met.hole.close()
             met.hole = None
-        met.asked, hole = message, await paths.dig()
+        met.asked, hole = message, await paths.dig(":" in message.host)
         if hole is None:
             return Refused("nobody says how our ports look"), ()
         if self._met.get(peer) is not met or met.asked is not message:
             hole.close()
             return Refused("another one has come meanwhile", retry=True), ()
         met.hole = hole
+        if not message.ports:
+            await paths.listen()
         return PunchAt(hole.host, hole.ports, paths.at, 1e3 * (_now() - asked_s)), ()
 
     def _on_now(self, peer: bytes, message: PunchNow, buffers: Sequence[bytes]) -> None:

@@ -2,12 +2,15 @@
 
 Whom a peer has called by way of a relay asks it where it is reached itself, and calls it there. The links take over
 from the relayed ones when they stand (net/moves.py), so nobody waits for this, and nothing is lost where it fails.
+A caller who could not say yet how his ports look asks back when he can: then it is tried again at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 from cachetools import LRUCache
@@ -15,6 +18,7 @@ from cachetools import LRUCache
 from dsdnode.accounts import Credits
 from dsdnode.errors import DsdError
 from dsdnode.identity import short_id
+from dsdnode.net.nat import Kind
 from dsdnode.net.paths import Paths
 from dsdnode.net.port import PATH
 from dsdnode.net.rpc import Response, Rpc
@@ -35,10 +39,21 @@ STRAIGHT_PAUSE_S = 1.0
 """After a success: the link may be lost at once."""
 TRY_AGAIN_S = 30.0
 """Where nobody was there yet to look at our ports, say."""
+ASKED_BACK_S = 1.0
+"""And if the other one asks, who has found somebody since."""
 TICK_S = 5.0
 MAX_RESTING = 1024
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """`pause_s`: how long it is; `is_untried`: because nothing could be tried."""
+
+    until_s: float
+    pause_s: float
+    is_untried: bool = False
 
 
 class Shortcuts:
@@ -50,8 +65,9 @@ class Shortcuts:
         self._reached = reached
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._busy: dict[bytes, None] = {}
-        self._resting: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_RESTING)
-        """Until when it is not tried with a peer, and how long that pause is."""
+        self._resting: LRUCache[bytes, _Rest] = LRUCache(MAX_RESTING)
+        """Peers with whom it is not tried for a while."""
+        self._insight = Kind.UNKNOWN, False
         self._punching = Punching(rpc, tasks)
         self._tick_s = float("-inf")
         self._asked = Credits(ASKED_BURST, ASKED_PER_S)
@@ -62,26 +78,38 @@ class Shortcuts:
     def moved(self) -> None:
         """We are in another network: what failed may go now."""
         for peer in list(self._resting):
-            self._resting[peer] = _now(), 0.0
+            self._resting[peer] = _Rest(_now(), 0.0)
 
     def tick(self, now: float) -> None:
-        """Try again with those whose pause is over."""
+        """Try again with those whose pause is over; once we learn how our ports look, with whom that was missing."""
         paths = self._rpc.transport.paths
-        if paths is None or now < self._tick_s:
+        if paths is None:
+            return
+        is_news, self._insight = self._insight != paths.insight, paths.insight
+        for peer in paths.called_by_detour() if is_news else ():
+            self._tasks.spawn(self._ask_back(peer))
+        if now < self._tick_s and not is_news:
             return
         self._tick_s = now + TICK_S
-        for peer in [peer for peer, (until_s, _) in self._resting.items() if until_s <= now]:
-            if paths.is_on_detour(peer):
-                self._look_for(peer)
+        for peer, rest in list(self._resting.items()):
+            if (rest.until_s <= now or (is_news and rest.is_untried)) and paths.is_on_detour(peer):
+                self._look_for(peer, anew=True)
 
-    def _look_for(self, peer: bytes) -> None:
-        paths = self._rpc.transport.paths
-        until_s, _ = self._resting.get(peer, (float("-inf"), 0.0))
-        if paths is None or _now() < until_s or peer in self._busy or len(self._busy) >= MAX_WAITING:
+    def _look_for(self, peer: bytes, anew: bool = False) -> None:
+        """`anew`: whatever pause was to be made."""
+        paths, rest = self._rpc.transport.paths, self._resting.get(peer)
+        is_resting = rest is not None and not anew and _now() < rest.until_s
+        if paths is None or is_resting or peer in self._busy or len(self._busy) >= MAX_WAITING:
             return
         if self._rpc.transport.can(peer, PATH):
             self._busy[peer] = None
             self._tasks.spawn(self._shorten(paths, peer))
+
+    async def _ask_back(self, peer: bytes) -> None:
+        """Whom we have called by way of a relay could not make anything of us, perhaps. It can now."""
+        if self._rpc.transport.can(peer, PATH):
+            with contextlib.suppress(DsdError):
+                await self._rpc.request(peer, FindPath(self._reached()), timeout_s=ASK_PATH_S)
 
     async def _shorten(self, paths: Paths, peer: bytes) -> None:
         try:
@@ -114,12 +142,13 @@ class Shortcuts:
 
     def _rest(self, peer: bytes, found: bool | None) -> None:
         """`found` None: it could not be tried."""
-        _, pause_s = self._resting.get(peer, (0.0, 0.0))
+        rest = self._resting.get(peer)
+        pause_s = 0.0 if rest is None else rest.pause_s
         if found is None:
-            self._resting[peer] = _now() + TRY_AGAIN_S, pause_s
+            self._resting[peer] = _Rest(_now() + TRY_AGAIN_S, pause_s, is_untried=True)
             return
         pause_s = STRAIGHT_PAUSE_S if found else min(max(2 * pause_s, FIRST_PAUSE_S), MOST_PAUSE_S)
-        self._resting[peer] = _now() + pause_s, pause_s
+        self._resting[peer] = _Rest(_now() + pause_s, pause_s)
 
     async def _on_find_path(self, peer: bytes, message: FindPath, buffers: Sequence[bytes]) -> Response:
         paths, own = self._rpc.transport.paths, self._reached()
@@ -128,7 +157,14 @@ class Shortcuts:
         if message.reached and not own and peer not in self._busy and len(self._busy) < MAX_AT_ONCE:
             self._busy[peer] = None
             self._tasks.spawn(self._answer(paths, peer, message.reached))
+        elif paths.is_on_detour(peer) and self._may_go_now(peer):
+            self._look_for(peer, anew=True)
         return Path(own), ()
+
+    def _may_go_now(self, peer: bytes) -> bool:
+        """It could not be tried with it before, but now it asks itself. (Each time costs a call of ours.)"""
+        rest = self._resting.get(peer)
+        return rest is not None and rest.is_untried and _now() >= rest.until_s - TRY_AGAIN_S + ASKED_BACK_S
 
     async def _answer(self, paths: Paths, peer: bytes, addresses: Sequence[str]) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from dsdnode.addresses import check_reachable, read_host
 from dsdnode.errors import BadInput
@@ -36,3 +37,15 @@ def format_join(contact: Contact) -> str:
         raise ValueError("a peer without an address cannot be joined")
     hosts = ",".join(address.removeprefix("tcp://") for address in contact.addresses)
     return f"dsd://{hosts}/{contact.public_key.hex()}"
+
+
+def of_one_key(contacts: Sequence[Contact], known: Sequence[Contact]) -> list[Contact]:
+    """These contacts, each key once; behind their own addresses those of `known` that has the same key: a name may be
+    asked for in vain, and an address be an old one."""
+    found: dict[bytes, dict[str, None]] = {}
+    for contact in contacts:
+        found.setdefault(contact.public_key, {}).update(dict.fromkeys(contact.addresses))
+    for contact in known:
+        if contact.public_key in found:
+            found[contact.public_key].update(dict.fromkeys(contact.addresses))
+    return [Contact(key, tuple(addresses)[:MAX_ADDRESSES]) for key, addresses in found.items()]

@@ -107,7 +107,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     those far away call it by way of them alone (0: they need none). `text_hash`: of the file that the model's texts are
     read with, which each of its shards gives to whoever asks (FindText); empty: its drafters' own tokenizers will do.
     `tokenizer_hash` of a drafter: that of the models it drafts for. `nickname`: what its user calls it. `source`: where
-    the provider has its model's file from; whoever fetches it there takes it for that model by its `weights_hash` alone.
+    the provider has its model's file from; who fetches it there takes it for that model by its `weights_hash` alone.
     Free text is printable: it ends on somebody's terminal. What a newer peer says behind these fields is ignored, and
     passed on with the rest.
     """

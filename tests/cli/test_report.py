@@ -29,13 +29,13 @@ def test_the_living_are_told_from_ghosts() -> None:
 
 def test_what_is_complete_is_told_from_what_was() -> None:
     both = (Coverage((0, 4), 2, 2), Coverage((4, 8), 3, 1))
-    whole = ModelInfo("whole", "a" * 64, 8, both, 1, True, "", True)
+    whole = ModelInfo("whole", "a" * 64, 8, both, 1, True, "", True, {"punched": 1, "relayed": 2})
     gone = (Coverage((0, 4), 2, 2), Coverage((4, 8), 1, 0))
     was = ModelInfo("was", "b" * 64, 8, gone, 1, False, "layers 4:8 of was are hosted by nobody", True)
     never = ModelInfo("never", "c" * 64, 8, gone[:1], 0, False, "layers 4:8 of never are hosted by nobody", False)
     _, *rows = models_table([whole, was, never]).splitlines()
     assert [row.split("  ")[-1].strip() for row in rows[:3]] == ["yes", "not now", "no"]
-    assert "0:4 x2, 4:8 x3 (1)" in rows[0]
+    assert "0:4 x2, 4:8 x3 (1)" in rows[0] and "punched x1, relayed x2" in rows[0]
     assert "0:4 x2, 4:8 x1 (0)" in rows[1]
     assert rows[3:] == [was.missing, never.missing]
 

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dsdnode.cli import connect
 from dsdnode.cli.settings import SETTINGS, resolve, user_file
-from dsdnode.config import NodeConfig
+from dsdnode.config import NodeConfig, write_joins
 from dsdnode.errors import BadInput
+from dsdnode.identity import Identity
+from dsdnode.net.handshake import swarm_names
 from tests.cli.conftest import JOIN
 
 
@@ -172,3 +177,15 @@ def test_lists_in_a_variable() -> None:
 def test_a_false_in_a_nearer_layer_wins(tmp_path: Path) -> None:
     file = write(tmp_path / "node.toml", "strict = true")
     assert resolve({}, {"DSDNODE_STRICT": "off"}, file)["strict"] is False
+
+
+def test_what_is_remembered_of_a_peer_that_is_joined_by_name_is_tried_beside_it(tmp_path: Path) -> None:
+    key, other = (Identity(name * 32).public_key.hex() for name in (b"a", b"b"))
+    remembered = f"dsd://11.1.1.1:29170/{key}", f"dsd://11.2.2.2:29170/{other}"
+    write_joins(tmp_path, remembered, swarm_names(()))
+    settings: Any = {"join": (f"dsd://alice.example:29170/{key.upper()}",), "swarm_key": (), "data_dir": tmp_path}
+    joins, _, only_remembered = asyncio.run(connect._find(settings))
+    assert joins == (*settings["join"], remembered[0]) and not only_remembered
+    assert (
+        asyncio.run(connect._find(settings | {"swarm_key": ("of another swarm, long enough",)}))[0] == settings["join"]
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dsdnode.doctor.firewall import MAX_JUMPS, shuts_out
+from dsdnode.doctor.firewall import MAX_JUMPS, legacy_shuts_out, shuts_out
 
 PORT = 29170
 ACCEPT, DROP = {"accept": None}, {"drop": None}
@@ -96,3 +96,32 @@ def test_chains_that_lead_to_one_another_twice_each_take_no_time() -> None:
 def test_chains_that_lead_round_in_a_circle_end() -> None:
     circle = {"more": [JUMP], **{f"more{i}": [JUMP] for i in range(MAX_JUMPS)}}
     assert shuts_out(ruleset(JUMP, JUMP, more=circle, policy="accept"), PORT) is False
+
+
+INPUT = "-P INPUT DROP\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n-N guard\n"
+ANSWERS = "-A INPUT -i lo -j ACCEPT\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
+
+
+@pytest.mark.parametrize(
+    ("listing", "shuts"),
+    [
+        ("-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n", False),
+        (INPUT + ANSWERS, True),
+        (INPUT + ANSWERS + "-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n", True),
+        (INPUT + ANSWERS + f"-A INPUT -p tcp -m tcp --dport {PORT} -j ACCEPT\n", False),
+        (INPUT + f"-A INPUT -p udp -m udp --dport {PORT} -j ACCEPT\n", True),
+        (INPUT + f"-A INPUT -p tcp -m multiport --dports 80,443,{PORT - 5}:{PORT + 5} -j ACCEPT\n", False),
+        (INPUT + f"-A INPUT -s 10.0.0.0/8 -p tcp -m tcp --dport {PORT} -j ACCEPT\n", True),
+        (
+            INPUT + f"-A INPUT -j guard\n-A guard -p tcp -m tcp --dport {PORT} -m comment --comment 'a b' -j ACCEPT\n",
+            False,
+        ),
+        ("-P INPUT ACCEPT\n-A INPUT -j REJECT --reject-with icmp-port-unreachable\n", True),
+        (f"-P INPUT ACCEPT\n-A INPUT -p tcp -m tcp ! --dport {PORT} -j DROP\n", False),
+        (INPUT + "-A INPUT -p tcp -m recent --rcheck --name knock -j ACCEPT\n", None),
+        ("-P INPUT DROP\n-A INPUT -p tcp --dport bob -j ACCEPT\n", None),
+        ("# Warning: what is this\n", None),
+    ],
+)
+def test_rules_of_the_older_iptables_are_read_alike(listing: str, shuts: bool | None) -> None:
+    assert legacy_shuts_out(listing, "ip", PORT) is shuts

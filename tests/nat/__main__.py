@@ -3,6 +3,7 @@
 `reached` has a node behind each (or behind those named) find out what its router does, and where others reach it.
 `homes` lets real daemons answer a prompt from behind their routers: after how many seconds, and where each is reached.
 `pairs` links peers of each two kinds, or of the two that are named: how, and after how long.
+`clients` asks somebody at home from each kind of home: how that client is linked to him at first, and in the end.
 `usable` starts one in each kind of home: after how many seconds others can use it, and what it says until then.
 `doctor` has `dsdnode doctor` look at twenty set-ups, most of them broken, and says whether it is right.
 `table` plays a swarm in each situation that people's machines are in (or in those named): is it as it should be there?
@@ -13,6 +14,7 @@ time without any network: a table of what becomes of the reply. It takes ten min
 `relays` kills the relay that a reply goes by way of, or has it lie, stall and read: a table of what becomes of it.
 `newcomers` has four machines come to one that has a model, with one line each: who takes what, and after how long
 there is a reply.
+`abuse` has a stranger try what nodes and relays do on a stranger's word: a table of how far each attack gets.
 `clean` removes what killed runs left. It takes root, `ip` and `nft`. Exit code 1: something is not as it should be.
 """
 
@@ -24,13 +26,29 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.nat import beside, doctors, homes, moves, newcomers, pairs, pipeline, reached, relays, table, usable
+from tests.nat import (
+    abuse,
+    beside,
+    clients,
+    doctors,
+    homes,
+    moves,
+    newcomers,
+    pairs,
+    pipeline,
+    reached,
+    relays,
+    table,
+    usable,
+)
 from tests.nat.kinds import KINDS
 from tests.nat.lab import lab
 from tests.nat.look import Observers
 from tests.nat.namespaces import clean, why_not
 from tests.nat.situations import SITUATIONS
 
+OF_KINDS = "pairs", "clients", "reached"
+"""Whose names are kinds of homes."""
 ROW = "| {:7} | {:52} | {:7} | {:10} | {:14} |"
 
 WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -38,6 +56,7 @@ WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
     "reached": lambda options: reached.main(options.names),
     "homes": lambda options: homes.main(options.folder),
     "pairs": lambda options: pairs.main(options.names),
+    "clients": lambda options: clients.main(options.names),
     "usable": lambda options: usable.main(options.folder, options.all),
     "doctor": lambda options: doctors.main(options.folder, options.all),
     "table": lambda options: table.main(options.folder, options.names),
@@ -52,6 +71,7 @@ WHAT: dict[str, Callable[[argparse.Namespace], int]] = {
     ),
     "relays": lambda options: relays.main(options.kinds.split(","), options.screens),
     "newcomers": lambda options: newcomers.main(options.folder, options.model, options.draft, options.hub),
+    "abuse": lambda options: abuse.main(),
     "clean": lambda options: _clean(),
 }
 
@@ -63,7 +83,7 @@ def main() -> int:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of pairs: two kinds; of reached: some; of table: {'; '.join(SITUATIONS)}; none: all",
+        help=f"of pairs and clients: two kinds; of reached: some; of table: {'; '.join(SITUATIONS)}; none: all",
     )
     parser.add_argument("--replies", type=int, default=50, metavar="N", help="of pipeline, beside: each side's")
     parser.add_argument("--folder", type=Path, help="where data dirs and logs stay")
@@ -82,10 +102,10 @@ def main() -> int:
     parser.add_argument("--draft", type=Path, help="of newcomers: a draft model for it, that the first one has")
     parser.add_argument("--screens", action="store_true", help="of moves, relays: show all that was seen")
     options = parser.parse_args()
-    known = {"table": list(SITUATIONS), "pairs": list(KINDS), "reached": list(KINDS)}.get(options.what, [])
+    known = list(SITUATIONS) if options.what == "table" else [*KINDS, clients.V6] if options.what in OF_KINDS else []
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"there is no {unknown[0]!r} here: see --help")
-    if options.what == "pairs" and len(options.names) not in (0, 2):
+    if options.what in ("pairs", "clients") and len(options.names) not in (0, 2):
         parser.error(f"two of {', '.join(KINDS)}, or none")
     if reason := why_not("nft"):
         print(reason, file=sys.stderr)

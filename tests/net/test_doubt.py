@@ -12,7 +12,9 @@ import pytest
 from dsdnode.addresses import parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
-from dsdnode.net.port import Priority
+from dsdnode.net import links as net_links
+from dsdnode.net.link import Dealer
+from dsdnode.net.port import LinkKind, Priority
 from dsdnode.net.rpc import LinkBroken, Rpc
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import Contact
@@ -143,3 +145,38 @@ async def test_when_one_of_two_connections_ends_what_was_asked_by_it_is_asked_ag
             task.cancel()
         assert await asyncio.wait_for(asked, LAX_S) > 0
         await pings.close()
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_a_straight_link_that_has_something_to_say_is_not_left_for_a_relayed_one(
+    ways: tuple[Rpc, Rpc, list[Relay]], monkeypatch: pytest.MonkeyPatch, lives: bool
+) -> None:
+    """Bob is slow to answer; the way to him that is called beside the other leads by a relay."""
+    monkeypatch.setattr(net_links, "LAST_WORD_S", 0.1)
+    alice, _, both = ways
+    links = alice.transport._links  # type: ignore[attr-defined]
+    book = links.book.get(BOB.peer_id)
+    used = dict(book.used)
+    ready = links.dealer_ready
+
+    def by_a_relay(dealer: Dealer) -> None:
+        dealer.kind = LinkKind.RELAYED if dealer in links._spares else dealer.kind
+        ready(dealer)
+
+    monkeypatch.setattr(links, "dealer_ready", by_a_relay)
+    both[0].passes.clear()
+    with pytest.raises(PeerUnavailable):
+        await alice.ping(BOB.peer_id, timeout_s=0.1)
+    if lives:
+        both[0].passes.set()
+        for link in used.values():
+            link.heard_s = asyncio.get_running_loop().time()
+    while not links._spares:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    while links._spares:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    kinds = {link.kind for link in book.used.values()}
+    assert (LinkKind.RELAYED in kinds) is not lives
+    pings = Pings(alice)
+    await pings.ping(BOB.peer_id, LAX_S)
+    await pings.close()

@@ -64,6 +64,9 @@ def test_what_isadvertised() -> None:
     assert advertised("tcp://127.0.0.1:0", (), 7000) == ("tcp://127.0.0.1:7000",)
     assert advertised("tcp://[::1]:0", (), 7000) == ("tcp://[::1]:7000",)
     assert advertised("tcp://0.0.0.0:0", ["tcp://example.org:1"], 7000) == ("tcp://example.org:1",)
+    given = ["tcp://11.7.7.7:4001", "tcp://11.8.8.8:4002"]
+    four = [f"tcp://11.1.1.{number}:29170" for number in range(1, 5)]
+    assert advertised("tcp://0.0.0.0:0", four, 7000, given) == (*four[:2], *given), "relays have room beside them"
     with pytest.raises(BadInput, match="at most 4"):
         check_advertised([f"tcp://10.0.0.{index}:1" for index in range(5)])
     host, port = parse_address(advertised("tcp://0.0.0.0:7000", (), 7000)[0])

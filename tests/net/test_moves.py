@@ -12,7 +12,8 @@ from dsdnode.net import moves
 from dsdnode.net.links import Links
 from dsdnode.net.port import LinkKind, Priority
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.wire.messages import Contact
+from dsdnode.wire.codec import decode, encode
+from dsdnode.wire.messages import Contact, Pong
 from tests.net.detours import Detour, router_of
 
 ALICE, BOB = (Identity(name * 32) for name in (b"a", b"b"))
@@ -44,7 +45,13 @@ class Talker:
 
     async def _listen(self) -> None:
         while True:
-            _, (kind, number, _) = await self.transport.receive()
+            _, frames = await self.transport.receive()
+            if len(frames) == 1:  # as everybody answers it
+                asked = decode(frames)
+                pong = encode(Pong(), request_id=asked.request_id, reply=True)
+                self.transport.send(self._other, pong, Priority.CONTROL)
+                continue
+            kind, number, _ = frames
             self.heard[Priority(kind[0])].append(int.from_bytes(number, "big"))
             self.news.set()
 
@@ -144,3 +151,34 @@ async def test_a_link_that_its_peer_does_not_leave_is_closed(monkeypatch: pytest
     assert await asyncio.wait_for(alice.receive(), PATIENCE_S) == (BOB.peer_id, [b"", b"over the better one"])
     await alice.close()
     await bob.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_lane_that_gets_its_own_link_does_not_overtake_what_went_over_the_other_ones(seed: int) -> None:
+    """Alice cannot be called, and has opened a lane by a slow way. Bob answers all over it; then she opens the other
+    one, by a fast way."""
+    rng = Random(seed)
+    slow = Detour(rng)
+    bob = await ZmqTransport.open(BOB, listen="tcp://127.0.0.1:0")
+    alice = await ZmqTransport.open(ALICE)
+    (slow.address,) = bob.contact.addresses
+    async with slow.begin() as address:
+        alice.introduce(Contact(BOB.public_key, (address,)))
+        talkers = Talker(alice, BOB.peer_id, rng), Talker(bob, ALICE.peer_id, rng)
+        first = rng.choice((Priority.CONTROL, Priority.BULK))
+        alice.send(BOB.peer_id, [bytes([first]), bytes(4), b""], first)
+        talkers[0].said[first] += 1
+        await talkers[1].heard_all(talkers[0].said)
+        talks = asyncio.create_task(talkers[1].talk(200))
+        await asyncio.sleep(0.005)
+        alice._links.book.get(BOB.peer_id).reached.clear()
+        alice.introduce(bob.contact)
+        await talkers[0].talk(9)
+        await talks
+        await talkers[0].heard_all(talkers[1].said)
+        await talkers[1].heard_all(talkers[0].said)
+        assert not bob._links.moves._marks and len(alice._links._dealers) == 2
+        for one in talkers:
+            one.close()
+        await alice.close()
+        await bob.close()

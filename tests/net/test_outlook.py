@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
+from dsdnode.addresses import parse_address
 from dsdnode.dht.ids import node_id
+from dsdnode.net import listener, views
 from dsdnode.net import outlook as outlooks
 from dsdnode.net.call import Way
 from dsdnode.net.link import Inbound
 from dsdnode.net.listener import CAN_SHARE
 from dsdnode.net.nat import Kind, Nat
-from dsdnode.net.outlook import MAX_LOOKS, Outlook, Place, seen_in
+from dsdnode.net.outlook import DETOUR_S, MAX_LOOKS, Outlook
 from dsdnode.net.peers import Peer
-from dsdnode.net.port import OBSERVE, SEEN, Priority
+from dsdnode.net.port import OBSERVE, SEEN, LinkKind, Priority
 from dsdnode.net.router import Router
 from dsdnode.net.rpc import Rpc
+from dsdnode.net.views import Place, seen_in
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode
-from dsdnode.wire.messages import Ping
+from dsdnode.wire.messages import Contact, Ping
 from tests.net.conftest import SWARM_KEYS, Start
 
 pytestmark = pytest.mark.skipif(not CAN_SHARE, reason="this system does not share ports")
@@ -37,7 +42,7 @@ def the_world_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(outlooks, "_answering", answering)
     monkeypatch.setattr(Place, "network", property(lambda place: f"{place.port}"))
-    monkeypatch.setattr(outlooks, "may_name", lambda near, address: True)
+    monkeypatch.setattr(views, "may_name", lambda near, address: True)
 
 
 class Alice:
@@ -216,3 +221,64 @@ def test_what_is_no_address_of_the_world_is_not_seen(monkeypatch: pytest.MonkeyP
     for said in ("", near, service, name, "11.1.1.1:29170", "tcp://[2001:db8::1", "x" * 9):
         assert seen_in((SEEN + said,)) == ""
     assert seen_in(("f32",)) == ""
+
+
+async def test_a_client_has_its_port_looked_at_once_a_relay_carries_its_link_and_listens_when_it_is_to_be_called(
+    start: Start, alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frank = await start(b"f", listen=None, swarm_keys=SWARM_KEYS)
+    transport = frank.transport
+    assert isinstance(transport, ZmqTransport) and transport.outlook is not None
+    outlook, ids = transport.outlook, [alice.id_of(name) for name in ("bob", "carol")]
+    for name in ("bob", "carol"):
+        transport.introduce(alice.others[name].transport.contact)
+        await frank.ping(alice.id_of(name), timeout_s=5)
+    now = asyncio.get_running_loop().time()
+    assert not outlook.is_due(now + 60), "no relay is between him and anybody"
+    (link, _) = next(iter(transport._links._dealers.items()))
+    link.kind = LinkKind.RELAYED
+    assert not outlook.is_due(link.since_s + DETOUR_S - 0.1), "a short reply is over sooner"
+    assert outlook.is_due(link.since_s + DETOUR_S)
+    outlook.look(now, ids)
+    assert outlook._looking is not None
+    await asyncio.wait_for(outlook._looking, 5)
+    assert outlook.nat.kind is Kind.SAME and transport.paths.at == "" and not outlook._views
+    port, seen = outlook._port(), outlook.nat.address
+    await transport.paths.listen()
+    assert transport.paths.at == outlook.nat.address == seen == f"tcp://127.0.0.1:{port}" and outlook._views
+    assert transport.contact.addresses == (), "nobody is told"
+    alice.transport.introduce(Contact(transport.contact.public_key, (seen,)))
+    await alice.rpc.ping(node_id(transport.contact), timeout_s=5)
+
+
+async def test_whom_bob_calls_from_his_port_cannot_call_him_from_hers_but_is_told_where_he_has_called_her(
+    alice: Alice, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ports have one connection."""
+
+    def none_is_left(host: str, port: int, to: str) -> socket.socket:
+        raise OSError(errno.EADDRNOTAVAIL, "there is such a connection")
+
+    frank, grace = [await start(name, listen="tcp://0.0.0.0:0", swarm_keys=SWARM_KEYS) for name in (b"f", b"g")]
+    alice.others |= {"frank": frank, "grace": grace}
+    for one in (frank, grace):
+        port = parse_address(one.transport.here[0])[1]
+        alice.rpc.transport.introduce(Contact(one.transport.contact.public_key, (f"tcp://127.0.0.1:{port}",)))
+        one.transport.introduce(Contact(alice.transport.contact.public_key, (alice.address,)))
+        await alice.rpc.ping(node_id(one.transport.contact), timeout_s=5)
+        assert await one.transport.reach(node_id(alice.transport.contact), alice.address)
+    socket_from = listener.socket_from
+    monkeypatch.setattr("dsdnode.net.views.socket_from", none_is_left)
+    assert await alice.looks("frank", "grace") == Nat() and not alice.outlook._views
+    monkeypatch.setattr("dsdnode.net.views.socket_from", socket_from)
+    for one in (frank, grace):
+        assert isinstance(one.transport, ZmqTransport) and one.transport.outlook is not None
+        one.transport.outlook.look(0.0, [node_id(alice.transport.contact)])
+        assert one.transport.outlook._looking is not None
+        await asyncio.wait_for(one.transport.outlook._looking, 5)
+    monkeypatch.setattr("dsdnode.net.views.socket_from", none_is_left)
+    assert await alice.looks("frank", "grace") == Nat(Kind.SAME, address=alice.address)
+    assert isinstance(frank.transport, ZmqTransport) and frank.transport.outlook is not None
+    await until(lambda: len(alice.outlook._views) == 2)
+    frank.transport.outlook.moved()
+    await until(lambda: alice.outlook.is_due(0.0) and len(alice.outlook._views) == 1)

@@ -48,6 +48,26 @@ async def test_names_of_a_silent_server_are_given_up_and_leave_a_bounded_number_
         assert await last == ["192.0.2.7", "192.0.2.8"]
 
 
+async def test_who_asks_again_while_a_server_is_silent_takes_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, asked = threading.Event(), list[str]()
+
+    def silent(name: str, *_: object, **__: object) -> list[Any]:
+        asked.append(name)
+        told.wait()
+        return [(socket.AF_INET, 1, 6, "", ("192.0.2.7", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    resolver = Resolver()
+    for _ in range(2 * MAX_ASKED):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(resolver.hosts("alice.example"), 0.001)
+    again = asyncio.ensure_future(resolver.hosts("alice.example"))
+    await asyncio.sleep(0)
+    told.set()
+    assert await asyncio.wait_for(again, 10) == ["192.0.2.7"] and asked == ["alice.example"]
+    assert not resolver._asked and resolver._slots._value == MAX_ASKED
+
+
 def test_a_process_ends_though_a_name_is_asked_for() -> None:
     script = """
 import asyncio, socket, threading

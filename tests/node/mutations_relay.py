@@ -67,9 +67,13 @@ RELAY: Final = {
     "circuit-late": Mutation("dsdnode.net.router:Router._greet", "door is None or not door.host", "door is None"),
     "move-waits": Mutation("dsdnode.net.moves:Moves.leave", "other.waits_for[link] = None", "pass"),
     "move-time": Mutation("dsdnode.net.moves:Moves.leave", "call_later(MOVE_S, ", "call_later(9999.0, "),
+    "lane-borrowed": Mutation("dsdnode.net.moves:Moves.waits", "link.waits_for[lent] = None", "pass"),
     "path-near": Mutation("dsdnode.net.paths:Paths.call", " if may_name(teacher.near, one)", ""),
     "path-asked": Mutation(
         "dsdnode.swarm.shortcuts:Shortcuts._on_find_path", " or not self._asked.spend(peer, _now())", ""
+    ),
+    "path-asked-back": Mutation(
+        "dsdnode.swarm.shortcuts:Shortcuts._may_go_now", " and _now() >= rest.until_s - TRY_AGAIN_S + ASKED_BACK_S", ""
     ),
     "punch-near": Mutation(
         "dsdnode.net.paths:Paths.may_call", "all(may_name(Nearness.WORLD, one) for one in named)", "True"

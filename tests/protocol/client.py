@@ -1,5 +1,4 @@
 """A client of a dsdnode swarm, written from its protocol page alone; it needs Python 3.11, pyzmq, msgpack and PyNaCl.
-
 `python client.py JOIN` lists the models of a swarm, `python client.py JOIN "A question"` prints an answer as it comes.
 """
 

@@ -12,10 +12,12 @@ import pytest
 from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET
+from dsdnode.net.resolver import Resolver
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.swarm import joining
 from dsdnode.swarm.discovery import Discovery
+from dsdnode.wire.joins import of_one_key
 from dsdnode.wire.messages import Contact, FindNode, Nodes
 from dsdnode.wire.records import pack_contacts, unpack_contacts
 
@@ -141,6 +143,25 @@ async def test_what_is_plainly_in_vain_is_not_waited_for(begin: Begin) -> None:
         for words, (contact, whys) in zip(told, joins, strict=True):
             assert all(why in words for why in whys), words
             assert all(place.removeprefix("tcp://").rpartition(":")[0] in words for place in contact.addresses), words
+
+
+async def test_a_silent_name_server_is_waited_for_three_seconds_and_not_where_an_address_is_known(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(self: Resolver, name: str) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(Resolver, "hosts", silent)
+    monkeypatch.setattr("dsdnode.net.link.RESOLVE_TIMEOUT_S", 0.2)
+    bob, alice, carol = await begin("bob"), await begin("alice"), await begin("carol")
+    named = Contact(bob.contact.public_key, ("tcp://bob.example:29170",))
+    with pytest.raises(PeerUnavailable, match=r"no name server has said in 0.2 s where bob.example is"):
+        await alice.discovery.join([named], timeout_s=60, starting_s=0.1)
+    other = Contact(carol.contact.public_key, ("tcp://carol.example:29170",))
+    found = of_one_key([named, other, named], [bob.contact, alice.contact])
+    assert found == [Contact(named.public_key, (*named.addresses, *bob.contact.addresses)), other]
+    await carol.join(*found[:1])
 
 
 async def test_who_is_just_starting_is_waited_for(begin: Begin) -> None:

@@ -40,7 +40,7 @@ class View:
 def holes(monkeypatch: pytest.MonkeyPatch) -> list[Hole]:
     dug: list[Hole] = []
 
-    async def dig(paths: Paths) -> Hole:
+    async def dig(paths: Paths, v6: bool = False) -> Hole:
         view: Any = View()
         dug.append(Hole(socket.socket(), view, 4000, HOST, (4000,)))
         return dug[-1]
@@ -77,13 +77,13 @@ async def test_alice_is_told_of_a_hole_which_is_closed_when_she_asks_anew(
     answer = await ask(bob, alice)
     assert isinstance(answer, PunchAt) and (answer.host, answer.ports) == (HOST, (4000,))
     await ask(bob, alice)
-    assert [hole.view.num_closed for hole in holes] == [1, 0]  # type: ignore[attr-defined]
+    assert [hole.view.num_closed for hole in holes] == [1, 0]
     alice.shortcuts._punching._part(bob.id)
-    assert holes[1].view.num_closed == 1  # type: ignore[attr-defined]
+    assert holes[1].view.num_closed == 1
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "192.168.1.7", "100.64.0.1", "2a11:7::7", "rose.example", "255.255.255.255"]
+    "host", ["127.0.0.1", "192.168.1.7", "100.64.0.1", "fe80::7", "fd00:7::7", "::1", "rose.example", "255.255.255.255"]
 )
 async def test_nobody_has_alice_call_what_is_near_her(
     alice: Peer, bob: Peer, detour: Detour, holes: list[Hole], host: str
@@ -92,6 +92,28 @@ async def test_nobody_has_alice_call_what_is_near_her(
     assert isinstance(await ask(bob, alice, host), Refused)
     assert isinstance(await ask(bob, alice, ports=(4001, 80)), Refused)
     assert not holes and not alice.shortcuts._punching._met
+
+
+async def test_who_has_no_ipv6_says_so_and_is_asked_in_ipv4(
+    alice: Peer, bob: Peer, detour: Detour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def dig(paths: Paths, v6: bool = False) -> Hole | None:
+        if v6 and paths is alice.rpc.transport.paths:
+            return None
+        return Hole(socket.socket(), None, 4000, "2a11:7::7" if v6 else HOST, (4000,))
+
+    async def open_it(paths: Paths, peer: bytes, bulk: bool, hole: Hole, host: str, ports: tuple[int, ...]) -> bool:
+        asked.append(host)
+        return True
+
+    monkeypatch.setattr(Paths, "dig", dig)
+    monkeypatch.setattr(Paths, "can_meet_in_v6", True)
+    monkeypatch.setattr(Paths, "open", open_it)
+    await alice.rpc.ping(bob.id, timeout_s=PATIENCE_S)
+    await until(lambda: len(asked) == 2)
+    assert asked == [HOST, HOST]
 
 
 async def test_whom_no_relay_leads_to_is_not_called_so(alice: Peer, bob: Peer, holes: list[Hole]) -> None:
@@ -120,7 +142,7 @@ async def test_a_lane_without_the_other_is_given_up(
     await linked(alice, bob)
     await ask(bob, alice)
     await until(lambda: not alice.shortcuts._punching._met)
-    assert holes[-1].view.num_closed == 1  # type: ignore[attr-defined]
+    assert holes[-1].view.num_closed == 1
     bob.rpc.notify(alice.id, PunchNow())
     await alice.rpc.ping(bob.id, timeout_s=PATIENCE_S)
     assert alice.kind_to(bob) is LinkKind.RELAYED

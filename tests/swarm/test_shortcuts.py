@@ -10,10 +10,13 @@ import pytest
 
 from dsdnode.identity import Identity
 from dsdnode.net.links import Links
+from dsdnode.net.nat import Kind
+from dsdnode.net.paths import Paths
 from dsdnode.net.port import LinkKind
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.swarm import shortcuts
+from dsdnode.swarm.punching import Punching
 from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.shortcuts import ASKED_BURST, Shortcuts
 from dsdnode.wire.messages import WIRE_TYPES, Contact, Refused
@@ -138,7 +141,7 @@ async def test_pauses_grow_to_hours(alice: Peer, monkeypatch: pytest.MonkeyPatch
     pauses = []
     for found in (*[False] * 7, True, False):
         alice.shortcuts._rest(b"bob", found)
-        pauses.append(alice.shortcuts._resting[b"bob"][0] - 1000.0)
+        pauses.append(alice.shortcuts._resting[b"bob"].until_s - 1000.0)
     assert pauses == [600, 1200, 2400, 4800, 9600, 19200, 21600, 1, 600]
 
 
@@ -158,3 +161,28 @@ async def test_a_peer_of_the_last_release_is_not_asked(
     alice.reached = alice.rpc.transport.contact.addresses
     await alice.rpc.ping(bob.id, timeout_s=PATIENCE_S)
     assert not bob.shortcuts._busy and bob.kind_to(alice) is LinkKind.RELAYED
+
+
+async def test_who_could_not_say_how_her_ports_look_asks_back_when_she_can(
+    alice: Peer, bob: Peer, detour: Detour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[bytes] = []
+
+    async def cannot_be_tried(self: Punching, paths: Paths, peer: bytes) -> None:
+        tried.append(peer)
+
+    monkeypatch.setattr(Punching, "punch", cannot_be_tried)
+    await alice.rpc.ping(bob.id, timeout_s=PATIENCE_S)
+    await until(lambda: bool(bob.shortcuts._resting))
+    alice.shortcuts.tick(0.0)
+    await alice.rpc.ping(bob.id, timeout_s=PATIENCE_S)
+    assert tried == [alice.id], "she knows no more than before"
+    monkeypatch.setattr(Paths, "insight", (Kind.SAME, True))
+    alice.shortcuts.tick(0.0)
+    for _ in range(3):
+        await alice.rpc.ping(bob.id, timeout_s=PATIENCE_S)
+    assert tried == [alice.id] and not bob.shortcuts._busy, "a moment ago"
+    monkeypatch.setattr(shortcuts, "ASKED_BACK_S", 0.0)
+    monkeypatch.setattr(Paths, "insight", (Kind.COUNTING, True))
+    alice.shortcuts.tick(0.0)
+    await until(lambda: len(tried) == 2)

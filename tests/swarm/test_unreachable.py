@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from dsdnode.dht.ids import MODELS_KEY, node_id
+from dsdnode.identity import Identity
 from dsdnode.net.rpc import Response
+from dsdnode.net.zmq import ZmqTransport
 from dsdnode.sim import loop as jumping
 from dsdnode.swarm import homes
 from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.messages import Announce, Contact, FindMe, Reached, Refused
 from dsdnode.wire.records import sign_record
+from tests.net.detours import router_of
 from tests.sim.town import Town
 from tests.sim.unreachable import Outskirts, Terms, run
 from tests.swarm.test_homes import found, offer
@@ -106,6 +110,26 @@ async def test_who_is_called_all_the_same_is_no_client_whatever_mallory_says(
     await bob.join(dave.contact)
     await until(lambda: dave.id in told(dave) and bob.discovery.table.is_live(dave.id))
     assert await found(bob) == {dave.id}
+
+
+async def test_all_whom_dave_knows_learn_at_once_that_he_is_reached_now(begin: Begin) -> None:
+    """He asks three of them whether they reach him; the others have been greeted by somebody whom nobody reaches."""
+    bob, dave = await begin("bob"), await begin("dave", advertise=[elsewhere()])
+    others = [bob, *[await begin(Identity(b"%32d" % number)) for number in range(4)]]
+    await dave.join(*(one.contact for one in others))
+    await until(lambda: dave.discovery.reach.verdict is Verdict.UNREACHED)
+    transport = dave.rpc.transport
+    assert isinstance(transport, ZmqTransport)
+    for one in others:
+        transport._links.drop_dealers(transport._links.book.meet(one.contact.public_key))
+    await until(lambda: transport._handshake.named == ())
+    for one in others:
+        await dave.rpc.ping(one.id, timeout_s=5)
+    contact = Contact(dave.contact.public_key, (f"tcp://127.0.0.1:{router_of(transport).port}",))
+    transport._handshake = transport._links.handshake = replace(transport._handshake, contact=contact)
+    for moved in transport._on_moved:
+        moved()
+    await until(lambda: all(one.discovery.table.is_live(dave.id) for one in others))
 
 
 def told(holder: Member) -> set[bytes]:

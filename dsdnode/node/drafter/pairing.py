@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import structlog
 
 from dsdnode.dht.ids import ip_groups
-from dsdnode.engine.port import ShardInfo
+from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, ModelRefused
-from dsdnode.node.drafter.texts import Texts
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.drafter.texts import Draft, Reading, Texts
 from dsdnode.swarm.catalogue import Model
 
 log = structlog.get_logger(__name__)
@@ -21,6 +23,20 @@ LOOK_S = 20.0
 """Between two looks for a target, where there was none."""
 MAX_TOLD = 3
 """Models in an error."""
+
+
+async def texts_of(
+    rpc: Rpc, draft: TextEngine, tools: Draft | None, folder: Path, models: Sequence[Model], shard: Engine | None
+) -> Texts:
+    """What a drafter reads with. `models`: that it might draft for; `shard`: of one of them, where it is hosted here.
+    Raises ModelRefused for a draft model that fits none of them."""
+    texts = Texts(rpc, Reading(draft, await draft.vocabulary()), draft.shard.tokenizer_hash, tools, folder)
+    if shard is not None:
+        texts.know(shard.shard.text_hash, shard.text_file)
+    texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models)
+    for model in [one for one in models if one.complete and one.tokenizer_hash == texts.tokenizer_hash][:1]:
+        texts.begin(model)
+    return texts
 
 
 async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model]) -> str:
