@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
 
 WIDTH = 80
+TOLD_WAIT_S = 1.0
+"""Of a shorter wait for a place nobody needs to hear."""
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls (C0 but tab and newline, C1), marks of direction, and halves of characters."""
@@ -104,14 +106,14 @@ def stats_line(stats: ReplyStats, plain_tokens_per_second: float | None = None) 
 
     `plain_tokens_per_second`: plain decoding as measured; without it the drafter's estimate serves.
     """
-    speed, first_s = stats.tokens_per_second, stats.time_to_first_token_s
+    speed = stats.tokens_per_second
     rate, mean = stats.acceptance_rate, stats.acceptance_length_mean
     plain = plain_tokens_per_second or stats.plain_tokens_per_second
     parts = [f"{stats.completion_tokens} tok"]
     if speed is not None:  # one token takes no time after the first
         parts.append(f"{speed:.1f} tok/s")
-    if first_s is not None:
-        parts.append(f"first token {first_s:.{1 if first_s >= 0.1 else 2}f} s")
+    if first := _first_token(stats):
+        parts.append(first)
     if rate is not None and mean is not None:
         parts.append(f"accepted {100 * rate:.0f} % (mean {mean:.1f} a window)")
     if stats.threshold:
@@ -121,6 +123,19 @@ def stats_line(stats: ReplyStats, plain_tokens_per_second: float | None = None) 
     if plain and stats.drafted and speed is not None:
         parts.append(f"{speed / plain:.1f}x plain")
     return " · ".join(parts)
+
+
+def _first_token(stats: ReplyStats) -> str:
+    """As long as the user has waited for it, wherever; and where most of that was before anything was computed."""
+    own_s, waited_s = stats.time_to_first_token_s, stats.waited_s
+    first_s = own_s if waited_s is None else waited_s
+    if first_s is None:
+        return ""
+    first = f"first token {first_s:.{1 if first_s >= 0.1 else 2}f} s"
+    before_s = first_s - (own_s or 0.0)
+    if before_s < max(TOLD_WAIT_S, first_s / 2):
+        return first
+    return f"{first} ({before_s:.1f} s of it waiting{' for a place' if stats.was_full else ''})"
 
 
 def relaxed_label(threshold: float) -> str:
