@@ -249,26 +249,6 @@ def test_the_prompt_of_a_usual_question_does_not_wait_with_long_texts() -> None:
     assert max(alice.waits) <= 2 * ONE_DECODE_S  # what is in progress, and her two pieces
 
 
-def test_long_texts_take_no_more_of_the_time_than_one_network_s_share() -> None:
-    """A decode of half a second with mallory's text in it, beside three others' tokens; and when she is alone."""
-
-    def rests_s(num_others: int) -> float:
-        scheduler, asked = Scheduler(512), [(9, 600, HERS), *((i, 1, str(i)) for i in range(num_others))]
-        runs = [
-            Run(Chunk(number, 0, np.zeros(size, np.int32)), number, lambda: True, lambda result: None, 0, of(network))
-            for number, size, network in asked
-        ]
-        for moment in (10.0, 10.1):  # in the first one she lets them go first
-            for run in runs:
-                scheduler.active(run.owner, moment, run.account)
-            batch = scheduler.choose(runs, moment)
-        assert any(run is runs[0] for run, _ in batch)
-        scheduler.took(10.6, 0.5)
-        return scheduler.wakes_at - 10.6
-
-    assert [rests_s(num) for num in (0, 1, 3)] == pytest.approx([0.5, 0.5, 1.5])
-
-
 def test_two_who_read_long_prompts_leave_no_pauses() -> None:
     one, other = talk(*[lambda b, i=i: Talker(b, i, [250], account=of(str(i))) for i in range(2)])
     assert max(one.waits[0], other.waits[0]) <= 2 * (250 / SHARED_POSITIONS + 1) * ONE_DECODE_S

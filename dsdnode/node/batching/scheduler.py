@@ -6,10 +6,10 @@ are at work, one decode has at most SHARED_POSITIONS: short runs (a block of dra
 PIECE_POSITIONS of the long ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for
 ever. An owner that is alone is decoded in one piece.
 
-Runs longer than a shared decode make many of these long, whoever else is in them. So all of them together rest after
-each piece, whosever it was: for as long as it took, once for each other network that has shorter runs, so that they
-take no more of the time than one network's share. Before the next piece of a network shorter runs that are there go
-first, once. The prompt of a usual question is none of these: it would wait its turn behind every long text's pieces.
+Runs longer than a shared decode make many of these long, whoever else is in them. So all of them together take no more
+of the time than they leave while other networks have shorter ones: after each piece there is a pause that is as long as
+it took, whosever piece it was, and before the next one of that network shorter runs that are there go first, once. The
+prompt of a usual question is none of these: it would wait its turn behind every long text's pieces.
 """
 
 from __future__ import annotations
@@ -155,8 +155,7 @@ class Scheduler:
     def took(self, now: float, seconds: float) -> None:
         """The decode chosen last."""
         if self._long:
-            others = self._with_shorter(now) - self._long
-            self._rests_until_s = now + seconds * max(1, len(others))
+            self._rests_until_s = now + seconds
 
     @property
     def wakes_at(self) -> float:
@@ -169,7 +168,7 @@ class Scheduler:
             self._turns[run.owner].short_s = now
         if len(short) == len(order):
             return short
-        lately = self._with_shorter(now)
+        lately = {turn.account.network for turn in self._turns.values() if now - turn.short_s < ACTIVE_S}
         waits = set()
         for network in {run.account.network for run in order if run not in short and lately - {run.account.network}}:
             lets_go_first = network not in self._went_first and any(run.account.network != network for run in short)
@@ -179,10 +178,6 @@ class Scheduler:
             if not rests and lets_go_first:
                 self._went_first.add(network)
         return [run for run in order if run in short or run.account.network not in waits]
-
-    def _with_shorter(self, now: float) -> set[str]:
-        """Networks that have had runs that are not long, of late."""
-        return {turn.account.network for turn in self._turns.values() if now - turn.short_s < ACTIVE_S}
 
     def _in_turn(self, ready: Sequence[Run]) -> list[Run]:
         if len(ready) < 2:
