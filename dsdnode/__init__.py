@@ -1,9 +1,8 @@
 """dsdnode from a program: ask a swarm for text.
 
-    client = await dsdnode.Client.connect(["dsd://HOST:PORT/KEY"])
-    async for event in client.generate(dsdnode.GenerateRequest(prompt="Once upon a time")):
-        ...  # Piece after Piece, then one Finished; or an error of those below
-    await client.close()
+    with dsdnode.connect("dsd://HOST:PORT/KEY") as swarm:  # or: async with
+        for piece in swarm.chat([{"role": "user", "content": "What is 12 plus 30?"}]):  # or: async for
+            print(piece.text, end="")  # Piece after Piece; or an error of those below
 
 `dsdnode start --json` prints the join string. What is not named here may change without notice.
 """
@@ -28,9 +27,12 @@ from dsdnode.errors import (
 
 if TYPE_CHECKING:
     from dsdnode.client.client import Client, Finished, GenerateRequest, Piece, ReplyStats
+    from dsdnode.client.face import BlockingReply, BlockingSwarm, Reply, Swarm, connect
 
 __all__ = [
     "BadInput",
+    "BlockingReply",
+    "BlockingSwarm",
     "Client",
     "DsdError",
     "EngineLost",
@@ -43,9 +45,12 @@ __all__ = [
     "PeerMisbehaved",
     "PeerUnavailable",
     "Piece",
+    "Reply",
     "ReplyStats",
+    "Swarm",
     "WorkFailed",
     "WorkerDied",
+    "connect",
 ]
 
 
@@ -53,9 +58,9 @@ def __getattr__(name: str) -> Any:
     """The client and its nouns, imported when first asked for: they bring ZeroMQ and numpy."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dsdnode.client import client
+    from dsdnode.client import client, face
 
-    return getattr(client, name)
+    return getattr(face, name, None) or getattr(client, name)
 
 
 def __dir__() -> list[str]:

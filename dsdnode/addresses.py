@@ -88,6 +88,7 @@ def family(host: str) -> int | None:
     return (6 if ":" in host else 4) if is_ip(host) else None
 
 
+@functools.lru_cache(_MAX_READINGS)
 def is_ip(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

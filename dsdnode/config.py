@@ -18,7 +18,7 @@ from dsdnode.errors import BadInput
 from dsdnode.files import replacing
 from dsdnode.wire.messages import MAX_LAYERS
 
-ROLES = ("drafter", "shard", "bootstrap")
+ROLES = ("drafter", "shard", "bootstrap", "gateway")
 DEFAULT_ROLES = ("drafter", "shard")
 """With both, one machine alone already answers, and each further one adds a replica or a drafter."""
 DEFAULT_LISTEN = "tcp://[::]:29170"
@@ -109,7 +109,7 @@ class NodeConfig:
     patience_s: float = DEFAULT_PATIENCE_S
     """A reply that has not gone forward for so long ends, and says what it waited for."""
     name: str = ""
-    """A nickname, shown by `status` alone."""
+    """A nickname, shown to others beside the peer id."""
     data_dir: Path = field(default_factory=lambda: default_data_dir())
     identity_path: Path | None = None
     emulate: CostLine | None = None

@@ -6,12 +6,12 @@ So a verified CURVE key proves a peer id, and one file on disk is the whole iden
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
 import secrets
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from nacl.encoding import RawEncoder
@@ -40,24 +40,24 @@ class Identity:
         """A new one, for as long as the process lives."""
         return cls(secrets.token_bytes(32))
 
-    @cached_property
+    @functools.cached_property
     def _key(self) -> SigningKey:
         return SigningKey(self.seed)
 
-    @cached_property
+    @functools.cached_property
     def public_key(self) -> bytes:
         return bytes(self._key.verify_key)
 
-    @cached_property
+    @functools.cached_property
     def peer_id(self) -> bytes:
         return peer_id(self.public_key)
 
-    @cached_property
+    @functools.cached_property
     def curve_public_key(self) -> bytes:
         """X25519, 32 bytes raw (net/ writes it as Z85)."""
         return curve_public_key(self.public_key)
 
-    @cached_property
+    @functools.cached_property
     def curve_secret_key(self) -> bytes:
         return bytes(self._key.to_curve25519_private_key())
 
@@ -70,6 +70,7 @@ class Identity:
         return f"Identity({short_id(self.peer_id)})"
 
 
+@functools.lru_cache(maxsize=4096)  # as many peers as a transport knows at once; each message asks for some
 def peer_id(public_key: bytes) -> bytes:
     """SHA-256 of an Ed25519 public key."""
     return hashlib.sha256(public_key).digest()

@@ -41,6 +41,7 @@ FLOORS = {
     "sim": 10,
     "bench": 10,
     "doctor": 10,
+    "gateway": 10,
     "cli": 11,
     "__init__": 12,
 }
@@ -61,7 +62,7 @@ PORT = {"speculation.controller", "speculation.events", "speculation.plan"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_SCRIPT_LINES = 150
-ONLY_IN = {"zmq": "net", "llama_cpp": "engine"}
+ONLY_IN = {"zmq": "net", "llama_cpp": "engine", "starlette": "gateway", "uvicorn": "gateway"}
 """Third-party modules that a single room may import."""
 BANNED_CALLS = {("time", "time"), ("asyncio", "wait")}
 RANDOM_CLASSES = {"Random", "SystemRandom"}
@@ -250,6 +251,7 @@ BAD: list[tuple[Rule, str, str]] = [
     (roles, "node/batching/peek.py", "from dsdnode.node.shard import host"),
     (guests, "swarm/raw.py", "import zmq.asyncio"),
     (guests, "node/raw.py", "from llama_cpp import Llama"),
+    (guests, "cli/raw.py", "from starlette.requests import Request"),
     (guests, "wire/raw.py", "import pickle"),
     (guests, "pacing/raw.py", "import time"),
     (banned, "net/late.py", "import time\ntime.time()"),

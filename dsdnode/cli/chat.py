@@ -17,6 +17,7 @@ from dsdnode.cli.options import common_options, join_options, load
 from dsdnode.cli.reply_flags import ReplyFlags
 from dsdnode.cli.settings import Settings
 from dsdnode.cli.slash import ChatState
+from dsdnode.cli.wrapping import Wrapping, wrapping
 from dsdnode.config import parse_text
 from dsdnode.errors import DsdError
 
@@ -110,14 +111,14 @@ async def answer(state: ChatState) -> None:
     from dsdnode.client.client import Piece
 
     system = [{"role": "system", "content": state.system}] if state.system else []
-    text, threshold, stats = "", 0.0, None
+    text, threshold, stats, wrap = "", 0.0, None, wrapping()
     request = state.wanted.request(messages=system + state.messages, keep=True)
     try:
         async with contextlib.aclosing(state.client.generate(request, render.tell_waiting)) as events:
             async for event in events:
                 if isinstance(event, Piece):
                     text, threshold = text + event.text, event.threshold
-                    show(event, state.colors)
+                    show(event, state.colors, wrap)
                     await streams.room()
                 else:
                     stats, threshold = event.stats, 0.0
@@ -141,9 +142,10 @@ def _count(state: ChatState, stats: ReplyStats) -> None:
         state.plain_tokens_per_second = stats.tokens_per_second
 
 
-def show(piece: Any, colors: bool) -> None:
+def show(piece: Any, colors: bool, wrap: Wrapping | None) -> None:
     """A piece of text; with colors, green when all of its tokens were drafted (a verdict's own token is not)."""
     text = render.shown(piece.text)
+    text = wrap.feed(text) if wrap is not None else text
     drafted = colors and render.colors() and 0 < piece.num_accepted == len(piece.tokens)
     click.echo(f"{GREEN}{text}{render.RESET}" if drafted else text, nl=False, color=True if drafted else None)
 

@@ -46,7 +46,8 @@ async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], b
         remembered = read_joins(settings["data_dir"], swarm_names(settings["swarm_key"]))
         if not remembered:
             raise NotRunning(
-                "no node is running here and no swarm is known: run `dsdnode start`, or pass --join with a code or dsd://HOST:PORT/KEY"
+                "no node is running here and no swarm is known (there is no public one): run `dsdnode start`, or pass "
+                "--join with a code or dsd://HOST:PORT/KEY of somebody's swarm"
             ) from None
         return remembered, settings["swarm_key"], True
     return (here.join,), settings["swarm_key"] or here.swarm_keys, False

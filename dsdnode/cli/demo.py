@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 import sys
 import tempfile
 import time
@@ -69,9 +71,16 @@ def _daemons(folder: Path, num_shards: int) -> Iterator[str]:
         took_s = time.monotonic() - began_s
         shards = f"{num_shards} shard{'s' * (num_shards > 1)} (layers {', '.join(ranges)})"
         _tell(f"a bootstrap, {shards} and a drafter, up in {took_s:.1f} s")
+        _tell(f"from a second terminal, as long as this runs:\n  {_command()} chat --join {join}")
         yield join
     finally:
         take_down(running)
+
+
+def _command() -> str:
+    """How this very program is called from another terminal, in the folder where this one was."""
+    beside = Path(sys.executable).parent / "dsdnode"
+    return shlex.quote(os.path.relpath(beside) if beside.exists() else "dsdnode")
 
 
 def _to(join: str, layers: str) -> tuple[str, ...]:

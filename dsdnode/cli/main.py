@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from dsdnode.cli import (
     render,
     report,
     run,
+    serve,
     shards,
     sim,
     start,
@@ -26,24 +28,50 @@ from dsdnode.cli import (
     swarm_keys,
 )
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
-from dsdnode.errors import DsdError
+from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import check_own, replacing
+
+
+def _print_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked and not context.resilient_parsing:
+        click.echo(f"dsdnode {importlib.metadata.version('dsdnode')}")
+        context.exit()
 
 
 @click.group(
     epilog="\b\nExample (here, then there):\n  dsdnode start --detach && dsdnode invite\n  dsdnode start --join CODE",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Its number.")
 def cli() -> None:
     """Run large language models nobody could run alone, together: shards, drafters, speculation.
 
-    `start` a node on each machine, then `chat` from any of them.
+    `start` a node on each machine, then `chat` from any of them. There is no public swarm to join: somebody begins one.
     """
+
+
+@click.command(epilog="\b\nExample:\n  dsdnode help start")
+@click.argument("words", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def help_(context: click.Context, words: Sequence[str]) -> None:
+    """Show what a command is for, as its --help does."""
+    command: click.Command = cli
+    parent = context.parent
+    for word in words:
+        found = command.get_command(context, word) if isinstance(command, click.Group) else None
+        if found is None:
+            raise BadInput(f"there is no command {' '.join(words)!r}; `dsdnode help` lists what there is")
+        command, parent = found, click.Context(found, info_name=word, parent=parent)
+    click.echo(command.get_help(parent or context))
+
+
+cli.add_command(help_, "help")
 
 
 for command in (
     *(start.start, report.stop, report.status, report.peers, report.models, invite.invite, doctor.doctor),
-    *(chat.chat, run.run, shards.split, about.identity, about.config, about.version, demo.demo, sim.sim, bench.bench),
+    *(chat.chat, run.run, serve.serve, shards.split, about.identity, about.config, about.version),
+    *(demo.demo, sim.sim, bench.bench),
 ):
     cli.add_command(command)
 

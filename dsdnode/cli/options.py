@@ -106,7 +106,7 @@ node_options = chain(
     ),
     policy_options,
     click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),
-    click.option("--name", metavar="NAME", help="A nickname, shown by `status`."),
+    click.option("--name", metavar="NAME", help="A nickname, shown to others by `peers`."),
     click.option("--identity", metavar="PATH", help="Key file (identity.key in the data dir)."),
 )
 

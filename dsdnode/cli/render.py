@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import msgspec
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
 WIDTH = 80
 TOLD_WAIT_S = 1.0
 """Of a shorter wait for a place nobody needs to hear."""
+GAP = 2
+_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
+"""An address stays in one piece."""
 DIM, RESET = "\x1b[2m", "\x1b[0m"
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls (C0 but tab and newline, C1), marks of direction, and halves of characters."""
@@ -64,29 +73,72 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns aligned by their widest cell."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], width: int | None = None) -> str:
+    """Columns aligned by their widest cell. Where a terminal has fewer than `width` cells (None: as it is; a pipe has
+    no end) they are folded between words; where that is not enough, what stands last goes below its row, or each row
+    becomes a block."""
     cells = [[cell(one) for one in row] for row in rows]
+    most = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() else 0)
     lines = [list(columns), *cells]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(one.ljust(width) for one, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    if fitting := _fitting(lines, most):
+        return "\n".join(_drawn(lines, fitting))
+    rest = [line[:-1] for line in lines]
+    if len(columns) < 3 or not (fitting := _fitting(rest, most)):
+        return "\n\n".join(_block(columns, row, most) for row in cells)
+    indent = " " * (fitting[0] + GAP)
+    shown = _drawn(rest[:1], fitting)
+    for row in cells:
+        below = textwrap.wrap(row[-1], most, initial_indent=indent, subsequent_indent=indent, **_WORDS)
+        shown += [*_drawn([row[:-1]], fitting), *below]
+    return "\n".join(shown)
+
+
+def _fitting(lines: Sequence[Sequence[str]], most: int) -> list[int]:
+    """Widths of columns that together, with their gaps, take no more than `most` (0: no end); the widest give way
+    first. None at all where words would have to be cut."""
+    places = range(len(lines[0]))
+    widths = [max(cell_len(line[i]) for line in lines) for i in places]
+    words = [max(cell_len(word) for line in lines for word in line[i].split(" ")) for i in places]
+    while most and sum(widths) + GAP * (len(widths) - 1) > most:
+        able = [i for i in places if widths[i] > words[i]]
+        if not able:
+            return []
+        widths[max(able, key=lambda i: widths[i])] -= 1
+    return widths
+
+
+def _drawn(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    drawn = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=False)
+    for width in widths:
+        drawn.add_column(width=width)
+    for line in lines:
+        drawn.add_row(*map(Text, line))
+    console = Console(width=sum(widths) + GAP * len(widths) + 1, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(drawn)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def _block(columns: Sequence[str], row: Sequence[str], width: int) -> str:
+    indent = max(map(len, columns)) + GAP
+    lines = (
+        textwrap.fill(f"{name:{indent}}{value}", width, subsequent_indent=" " * indent, **_WORDS)
+        for name, value in zip(columns, row, strict=True)
     )
+    return "\n".join(lines)
 
 
 def named(rows: Iterable[tuple[str, str]]) -> str:
     """A name and what is said of it, wrapped where the terminal ends; without a name it belongs to the one above."""
-    formatter = click.HelpFormatter()
+    formatter = click.HelpFormatter(max_width=shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH)
     formatter.write_dl([(name, clean(text)) for name, text in rows])
     return formatter.getvalue().rstrip("\n")
 
 
 def wrapped(text: str, indent: int = 0) -> str:
-    """Prose in lines of a terminal; those after the first are indented. An address stays in one piece."""
-    lines = textwrap.wrap(
-        cell(text), WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-    )
-    return "\n".join(lines)
+    """Prose in lines of a terminal; those after the first are indented."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    return textwrap.fill(cell(text), width, subsequent_indent=" " * indent, **_WORDS)
 
 
 def cell(value: object) -> str:
@@ -95,6 +147,10 @@ def cell(value: object) -> str:
         return "-"
     text = (f"{value:.2f}" if value < 10 else f"{value:.0f}") if isinstance(value, float) else str(value)
     return clean(text).replace("\n", " ")
+
+
+def count(num: int, what: str) -> str:
+    return f"{num} {what}{'s' * (num != 1)}"
 
 
 def span(layers: Sequence[int] | None) -> str | None:

@@ -22,8 +22,6 @@ MAX_TOKENS = 1 << 20
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_SEED = (1 << 63) - 1
-NEW_SEED_BELOW = 1 << 32
-"""Seeds that we draw ourselves stay short enough to be typed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ class ReplyFlags:
         keep: bool = False,
     ) -> GenerateRequest:
         """One of the three is given. The seed is settled here, so that it can be told."""
-        from dsdnode.client.client import GenerateRequest
+        from dsdnode.client.request import NEW_SEED_BELOW, GenerateRequest
 
         return GenerateRequest(
             messages=messages,

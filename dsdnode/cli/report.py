@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from rich.filesize import decimal
 
 from dsdnode.cli import connect, control, render
 from dsdnode.cli.options import common_options, join_options, json_option, load
@@ -16,11 +17,23 @@ from dsdnode.engine.cage import Protection
 from dsdnode.errors import NotRunning
 from dsdnode.node.status import EngineStatus, NodeStatus
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
+from dsdnode.wire import messages as wire
+from dsdnode.wire import replies
 
 if TYPE_CHECKING:
     from dsdnode.client.client import Client
 
 T = TypeVar("T")
+
+OF_REPLIES = {
+    kind.__name__
+    for kind in (
+        *(replies.Generate, replies.Accepted, replies.Piece, replies.Waiting, replies.Finished, replies.Cancel),
+        *(wire.Open, wire.Opened, wire.Block, wire.Verdict, wire.Closed, wire.Nack, wire.SessionLost),
+        *(wire.Park, wire.Close),
+    )
+}
+"""Messages that would not be sent if nobody asked for anything."""
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode stop")
@@ -55,6 +68,7 @@ def status(as_json: bool, **flags: Any) -> None:
         "layers": render.span(answer.layers),
         "known peers": answer.known_peers,
         "sessions": f"shard {answer.sessions.shard}, drafter {answer.sessions.drafter}",
+        "sent": sent_of(answer),
         "protection": "" if answer.protection is None else protection_of(answer.protection),
     }
     for name, value in lines.items():
@@ -71,9 +85,17 @@ def status(as_json: bool, **flags: Any) -> None:
     for one in answer.engines:
         for line in _troubles(one):
             click.echo(render.clean(line))
-    sent = ((kind, *counts) for kind, counts in answer.sent.items())
-    if answer.sent:
-        click.echo("\n" + render.table(("SENT", "MESSAGES", "BYTES"), sent))
+
+
+def sent_of(status: NodeStatus) -> str:
+    """Sums, of what replies cost and of what the swarm does; `--json` has each kind of message."""
+    sums = {True: [0, 0], False: [0, 0]}
+    for kind, counts in status.sent.items():
+        for place, count in enumerate(counts):
+            sums[kind in OF_REPLIES][place] += count
+    (num, num_bytes), (num_upkeep, upkeep_bytes) = sums[True], sums[False]
+    replies = f"{render.count(num, 'message')} of replies ({decimal(num_bytes)})"
+    return f"{replies}, {num_upkeep} of the swarm's upkeep ({decimal(upkeep_bytes)})"
 
 
 def _troubles(engine: EngineStatus) -> list[str]:
@@ -126,10 +148,12 @@ def protection_of(protection: Protection) -> str:
 
 
 def peers_table(found: Sequence[PeerInfo]) -> str:
-    columns = ("PEER", "ROLES", "LAYERS", "MODEL", "RTT MS", "WAY", "SEEN", "ADDRESSES")
+    names = ["NAME"] * any(peer.name for peer in found)
+    columns = ("PEER", *names, "ROLES", "LAYERS", "MODEL", "RTT MS", "WAY", "SEEN", "ADDRESSES")
     rows = (
         (
             peer.peer_id[:12],
+            *(peer.name for _ in names),
             ",".join(peer.roles),
             render.span(peer.layers),
             peer.model,

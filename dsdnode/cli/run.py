@@ -15,6 +15,7 @@ from dsdnode.cli import connect, render, reply_flags, streams
 from dsdnode.cli.lines import read_all
 from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
+from dsdnode.cli.wrapping import Wrapping, wrapping
 from dsdnode.config import parse_text
 from dsdnode.errors import BadInput, DsdError
 
@@ -27,34 +28,49 @@ MAX_PROMPT_TOKENS = 1 << 20
 
 @click.command(epilog='\b\nExample:\n  dsdnode run "Ben has 34 stickers. Mia gives Ben 25 more. How many now?"')
 @click.argument("prompt", required=False)
+@click.option("--system", metavar="TEXT", default="", help="What the model is told before the prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without the model's chat template.")
 @click.option("--prompt-tokens", metavar="1,2,3", help="Token ids in place of a text.")
 @reply_flags.reply_options
 @join_options
 @json_option
 @common_options
-def run(prompt: str | None, raw: bool, prompt_tokens: str | None, as_json: bool, **flags: Any) -> None:
-    """Answer PROMPT once; - reads it from stdin. The reply is printed as it comes, or as one JSON object."""
+def run(prompt: str | None, system: str, raw: bool, prompt_tokens: str | None, as_json: bool, **flags: Any) -> None:
+    """Answer PROMPT once. Without one, or with -, it is read from a pipe. The reply is printed as it comes, or as one
+    JSON object."""
     wanted = reply_flags.take(flags)
     settings = load(flags)
-    if (prompt is None) == (prompt_tokens is None):
-        raise BadInput('give a prompt ("-" reads it from stdin) or --prompt-tokens, and not both')
+    if prompt is not None and prompt_tokens is not None:
+        raise BadInput("give a prompt or --prompt-tokens, and not both")
+    if system and (raw or prompt_tokens is not None):
+        raise BadInput("--system is for the model's chat template, which --raw and --prompt-tokens do without")
     if prompt_tokens is not None:
         request = wanted.request(prompt_tokens=_ids(prompt_tokens))
-    elif prompt == "-":
-        request = text_request(wanted, read_all(sys.stdin, MAX_PROMPT_BYTES), raw)
     else:
-        request = text_request(wanted, prompt or "", raw)
+        request = text_request(wanted, _text(prompt), raw, system)
     asyncio.run(reply_once(settings, request, as_json))
 
 
-def text_request(wanted: reply_flags.ReplyFlags, text: str, raw: bool) -> GenerateRequest:
+def _text(prompt: str | None) -> str:
+    """What was typed, or comes through a pipe. Raises BadInput."""
+    if prompt is None and sys.stdin.isatty():
+        raise BadInput("give a prompt, pipe one in, or say --prompt-tokens")
+    text = read_all(sys.stdin, MAX_PROMPT_BYTES) if prompt in (None, "-") else prompt or ""
+    if prompt is None and not text.strip():
+        raise BadInput("give a prompt: nothing came through the pipe")
+    return text
+
+
+def text_request(wanted: reply_flags.ReplyFlags, text: str, raw: bool, system: str = "") -> GenerateRequest:
     """A request for a text, as a chat message or raw. Raises BadInput."""
     if not text.strip():
         raise BadInput("the prompt is empty")
     if len(parse_text(text, "the prompt").encode()) > MAX_PROMPT_BYTES:
         raise BadInput(f"the prompt is longer than {MAX_PROMPT_BYTES} bytes")
-    return wanted.request(prompt=text) if raw else wanted.request(messages=[{"role": "user", "content": text}])
+    if raw:
+        return wanted.request(prompt=text)
+    told = [{"role": "system", "content": parse_text(system, "--system")}] if system else []
+    return wanted.request(messages=[*told, {"role": "user", "content": text}])
 
 
 def _ids(text: str) -> list[int]:
@@ -73,6 +89,7 @@ class PrintedReply:
     finish_reason: str = ""
     threshold: float = 0.0
     stats: ReplyStats | None = None
+    wrap: Wrapping | None = field(default_factory=wrapping)
 
 
 async def reply_once(settings: Settings, request: GenerateRequest, as_json: bool) -> None:
@@ -109,7 +126,8 @@ def _take(reply: PrintedReply, event: Any, as_json: bool) -> None:
     reply.tokens.extend(event.tokens)
     reply.text += event.text
     if not as_json:
-        click.echo(render.shown(event.text), nl=False)
+        text = render.shown(event.text)
+        click.echo(reply.wrap.feed(text) if reply.wrap is not None else text, nl=False)
 
 
 def _finish(reply: PrintedReply, seed: int, as_json: bool, error: str | None) -> None:

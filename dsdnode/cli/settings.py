@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 
 from dsdnode.cli.codes import Joins, parse_joins
-from dsdnode.cli.swarm_keys import open_to, read_keys
+from dsdnode.cli.swarm_keys import open_to, read_keys, read_secret
 from dsdnode.config import (
     ACCEPTANCES,
     MAX_DRAFT,
@@ -30,6 +30,7 @@ from dsdnode.config import (
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
+from dsdnode.wire.records import MAX_NICKNAME
 
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"
@@ -138,6 +139,7 @@ def _with_keys_of_codes(layer: dict[str, SettingValue]) -> dict[str, SettingValu
 def _built_in() -> dict[str, SettingValue]:
     """NodeConfig's own defaults; of the log's settings, the first of the choices that reads well."""
     defaults: dict[str, Any] = {"log_level": "info", "log_format": "auto"}
+    defaults |= {"api_host": "127.0.0.1", "api_port": 29180, "api_key": "", "api_origin": ()}
     for one in fields(NodeConfig):
         made = one.default if one.default_factory is MISSING else one.default_factory()
         defaults |= {s.key: made for s in SETTINGS if s.field == one.name}
@@ -161,6 +163,13 @@ def _parse(setting: Setting, raw: object, where: str) -> Any:
 
 def _text(raw: object) -> str:
     return parse_text(_string(raw))
+
+
+def _nickname(raw: object) -> str:
+    name = _text(raw)
+    if len(name) > MAX_NICKNAME or not name.isprintable():
+        raise BadInput(f"a name is one line of at most {MAX_NICKNAME} characters")
+    return name
 
 
 def _string(raw: object) -> str:
@@ -211,6 +220,12 @@ def _integer(low: int, high: int) -> Callable[[object], int]:
         return value
 
     return parse
+
+
+def _origins(raw: object) -> tuple[str, ...]:
+    from dsdnode.gateway.doors import check_origin
+
+    return tuple(check_origin(one) for one in _list(raw))
 
 
 def _threshold(raw: object) -> float:
@@ -265,9 +280,13 @@ SETTINGS = (
     Setting("wire", "wire", _choice(*WIRE_TYPES), "--wire"),
     Setting("patience", "patience_s", _integer(5, 86400), "--patience"),
     Setting("strict", "strict", _flag, "--strict"),
-    Setting("name", "name", _text, "--name"),
+    Setting("name", "name", _nickname, "--name"),
     Setting("data_dir", "data_dir", _path, "--data-dir"),
     Setting("identity", "identity_path", _path, "--identity"),
+    Setting("api_host", None, lambda raw: _text(raw), "--api-host"),
+    Setting("api_port", None, _integer(0, 65535), "--api-port"),
+    Setting("api_key", None, lambda raw: read_secret(raw, "API key"), "--api-key", secret=True),
+    Setting("api_origin", None, _origins, "--api-origin"),
     Setting("log_level", None, _choice(*LOG_LEVELS), "--log-level"),
     Setting("log_format", None, _choice(*LOG_FORMATS), "--log-format"),
 )

@@ -13,7 +13,8 @@ from msgspec import structs
 
 from dsdnode.cli import render
 from dsdnode.cli.reply_flags import KNOBS, ReplyFlags
-from dsdnode.cli.report import peers_table
+from dsdnode.cli.report import models_table, peers_table
+from dsdnode.config import NodeConfig
 from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
@@ -52,12 +53,13 @@ HELP = (
     ("/set KEY VALUE", "how to reply; no value: back to the default"),
     ("", ", ".join((*KNOBS, "colors on|off"))),
     ("/show", "the settings and how long the conversation is"),
+    ("/models", "which models the swarm serves"),
     ("/peers", "who is in the swarm"),
     ("/stats", "figures of the last reply, and the peers that gave it"),
     ("/system TEXT", "what the model is told first; no text: nothing"),
     ("/clear", "forget the conversation"),
     ("/retry", "answer the last question again (with another seed, unless one is set)"),
-    ("/bye", "leave, as Ctrl-D does"),
+    ("/bye", "leave, as /quit, /exit and Ctrl-D do"),
     ('"""', "begins and ends an input of several lines"),
 )
 
@@ -65,6 +67,7 @@ HELP = (
 async def obey(state: ChatState, line: str) -> Then:
     """Carry out one command; a mistake is told, and the chat goes on."""
     name, _, rest = line[1:].strip().partition(" ")
+    name = ALIASES.get(name, name)
     command = COMMANDS.get(name)
     if command is None:
         close = _close(name, COMMANDS)
@@ -98,8 +101,10 @@ async def _set(state: ChatState, rest: str) -> Then:
         if value not in ("on", "off"):
             raise BadInput("colors are on or off")
         state.colors = value == "on"
+        click.echo(f"colors: {value}")
     elif key in KNOBS:
         state.wanted = state.wanted.with_text(key, value)
+        click.echo(f"{key}: {_told(state.wanted, key)}")
     else:
         close = _close(key, (*KNOBS, "colors"))
         raise BadInput(f"there is no {key!r} to set; " + (f"did you mean {close[0]!r}?" if close else "see /help"))
@@ -107,10 +112,24 @@ async def _set(state: ChatState, rest: str) -> Then:
 
 
 async def _show(state: ChatState, rest: str) -> Then:
-    values = {knob: getattr(state.wanted, knob) for knob in KNOBS}
-    told = {knob: "-" if value is None or value == () else str(value) for knob, value in values.items()}
-    told |= {"colors": "on" if state.colors else "off", "system": state.system or "-"}
+    told = {knob: _told(state.wanted, knob) for knob in KNOBS}
+    told |= {"colors": "on" if state.colors else "off", "system": state.system or "nothing"}
     click.echo(render.named([*told.items(), ("messages", str(len(state.messages)))]))
+    return Then.GO_ON
+
+
+def _told(wanted: ReplyFlags, knob: str) -> str:
+    """What a knob stands at, and what that means where nothing was set."""
+    value = getattr(wanted, knob)
+    if value is None or value == ():
+        return UNSET[knob]
+    if value == 0 and knob in ("temperature", "top_k", "min_p"):
+        return {"temperature": "0 (always the likeliest token)"}.get(knob, "0 (all tokens)")
+    return ", ".join(map(repr, value)) if isinstance(value, tuple) else str(value)
+
+
+async def _models(state: ChatState, rest: str) -> Then:
+    click.echo(models_table(await state.client.models()))
     return Then.GO_ON
 
 
@@ -157,11 +176,14 @@ def _plan(change: PlanChange) -> str:
 
 async def _system(state: ChatState, rest: str) -> Then:
     state.system = rest
+    click.echo("the model is told that first" if rest else "the model is told nothing first")
     return Then.GO_ON
 
 
 async def _clear(state: ChatState, rest: str) -> Then:
+    num_questions = sum(message["role"] == "user" for message in state.messages)
     state.messages.clear()
+    click.echo(f"forgotten: {num_questions} question{'s' * (num_questions != 1)} and what was answered")
     return Then.GO_ON
 
 
@@ -177,10 +199,25 @@ async def _bye(state: ChatState, rest: str) -> Then:
     return Then.LEAVE
 
 
+_OWN = NodeConfig()
+UNSET = {
+    "model": "the one that the swarm serves",
+    "seed": "a new one for each reply",
+    "stop": "nothing but the model's own end",
+    "draft_max": f"the drafter's own ({_OWN.draft_max}, unless its owner says otherwise)",
+    "window": f"the drafter's own ({_OWN.window}, unless its owner says otherwise)",
+    "acceptance": f"the drafter's own ({_OWN.acceptance}, unless its owner says otherwise)",
+    "threshold": f"the drafter's own ({_OWN.threshold}, where acceptance is not exact)",
+    "wire": f"the drafter's own ({_OWN.wire}, unless its owner says otherwise)",
+}
+"""What holds where nothing was set."""
+ALIASES = {"?": "help", "h": "help", "quit": "bye", "exit": "bye", "q": "bye"}
+"""As other programs call them."""
 COMMANDS: dict[str, Callable[[ChatState, str], Awaitable[Then]]] = {
     "help": _help,
     "set": _set,
     "show": _show,
+    "models": _models,
     "peers": _peers,
     "stats": _stats,
     "system": _system,

@@ -9,7 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +18,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import control, logs, render, streams, swarm_keys
+from dsdnode.cli import api, control, logs, render, streams, swarm_keys
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -35,6 +35,7 @@ from dsdnode.files import output, shown, words
 from dsdnode.node.status import Ready
 
 if TYPE_CHECKING:
+    from dsdnode.gateway.server import Gateway
     from dsdnode.node.node import Node
 
 MAX_READY_BYTES = 64 * 1024
@@ -45,6 +46,7 @@ log = structlog.get_logger()
 
 @click.command(epilog="\b\nExample:\n  dsdnode start --role shard --layers 0:4 --join dsd://192.0.2.7:29170/KEY")
 @node_options
+@api.api_options
 @click.option("--detach", is_flag=True, help="Return when the node is ready and leave it running (`dsdnode stop`).")
 @click.option("--detached", is_flag=True, hidden=True, help="The one that --detach started: log into the data dir.")
 @click.option("--emulate-ms", type=(click.FloatRange(0, 1e5), click.FloatRange(0, 1e4)), hidden=True)
@@ -70,10 +72,11 @@ def start(
         return _detach(invocation.argv, config, as_json, lent)
     if detached:
         logs.to_file(output(_log_file(config)))
+    gateway = api.gateway(settings) if "gateway" in config.roles else None
     if emulate_ms is None:  # (the fine loop's select() sees no descriptor beyond 1,023)
         raise_descriptor_limit()
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:
-        return runner.run(serve(config, as_json, leash, lent))
+        return runner.run(serve(config, as_json, leash, lent, gateway))
 
 
 def raise_descriptor_limit() -> None:
@@ -118,10 +121,16 @@ class Ending:
             _kill(EXIT_FAILURE)
 
 
-async def serve(config: NodeConfig, as_json: bool, leash: bool = False, lent: Sequence[str] = ()) -> int:
+async def serve(
+    config: NodeConfig,
+    as_json: bool,
+    leash: bool = False,
+    lent: Sequence[str] = (),
+    gateway: Gateway | None = None,
+) -> int:
     """Start a node, say that it is ready, and serve until told to end; the exit code. Raises what Node.start raises.
 
-    `lent`: swarm keys that an invitation has brought.
+    `lent`: swarm keys that an invitation has brought; `gateway`: for other programs.
     """
     from dsdnode.node.node import Node
 
@@ -142,8 +151,9 @@ async def serve(config: NodeConfig, as_json: bool, leash: bool = False, lent: Se
         finally:
             ending.starting = None
         try:
-            async with control.serve(config.data_dir, _handlers(node, config, ending)):
-                ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers)
+            async with control.serve(config.data_dir, _handlers(node, config, ending)), _riding(node, config, gateway):
+                url = gateway.url if gateway is not None else ""
+                ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers, url)
                 _print_ready(ready, as_json, config)
                 _keep(lent, as_json, config)
                 told = asyncio.create_task(_told(node, as_json), name="tell that we are ready, and how we are reached")
@@ -155,6 +165,22 @@ async def serve(config: NodeConfig, as_json: bool, leash: bool = False, lent: Se
         finally:
             await node.close()
     return ending.exit_code
+
+
+@contextlib.asynccontextmanager
+async def _riding(node: Node, config: NodeConfig, gateway: Gateway | None) -> AsyncIterator[None]:
+    """The gateway beside a node, as a client of its swarm."""
+    if gateway is None:
+        yield
+        return
+    from dsdnode.client.client import Client
+
+    client = await Client.connect([node.join_here], config.swarm_keys, config.patience_s)
+    try:
+        async with api.serving(gateway, client):
+            yield
+    finally:
+        await client.close()
 
 
 async def _told(node: Node, as_json: bool) -> None:
@@ -248,6 +274,8 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
     click.echo(f"As one word, for a chat or a phone, with other members in it:\n  dsdnode invite{_here(config)}")
     if "bootstrap" not in ready.roles:
         click.echo(f"To talk to it:\n  dsdnode chat{_here(config)}")
+    if ready.api:
+        api.tell(ready.api)
 
 
 def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[str]) -> int:

@@ -32,28 +32,29 @@ def read_keys(raw: object) -> tuple[str, ...]:
     said = [raw] if isinstance(raw, str) else raw
     if not isinstance(said, list | tuple) or not said:
         raise BadInput("a text is expected")
-    return tuple(dict.fromkeys(map(_read_key, said)))
+    return tuple(dict.fromkeys(read_secret(one, "swarm key") for one in said))
 
 
-def _read_key(said: object) -> str:
+def read_secret(said: object, what: str) -> str:
+    """Itself, or as `@FILE`, whose first line it is. `what` it is. Raises BadInput; never shows it."""
     if not isinstance(said, str):
         raise BadInput("a text is expected")
-    key = _first_line(Path(said[1:]).expanduser()) if said.startswith("@") else said.strip()
+    key = _first_line(Path(said[1:]).expanduser(), what) if said.startswith("@") else said.strip()
     if not key:
-        raise BadInput("the swarm key is empty")
+        raise BadInput(f"the {what} is empty")
     if len(key) > MAX_KEY_CHARACTERS:
-        raise BadInput(f"a swarm key has at most {MAX_KEY_CHARACTERS} characters")
+        raise BadInput(f"the {what} has at most {MAX_KEY_CHARACTERS} characters")
     return key
 
 
-def _first_line(path: Path) -> str:
+def _first_line(path: Path, what: str) -> str:
     try:
         with path.open("rb") as file:
             if open_to(file.fileno(), stat.S_IRWXO | stat.S_IWGRP):
-                raise BadInput(f"the swarm key in {path} can be read or changed by others: chmod 600 {path}")
+                raise BadInput(f"the {what} in {path} can be read or changed by others: chmod 600 {path}")
             return file.read(4 * MAX_KEY_CHARACTERS + 1).partition(b"\n")[0].decode("utf-8-sig").strip()
     except (OSError, ValueError):
-        raise BadInput(f"cannot read the swarm key from {path}") from None
+        raise BadInput(f"cannot read the {what} from {path}") from None
 
 
 def open_to(file: int | Path, whom: int) -> bool:

@@ -22,6 +22,8 @@ from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.tensors import parse_wire
 
+NEW_SEED_BELOW = 1 << 32
+"""Seeds that we draw for who names none stay short enough to be typed again."""
 WORDS_EVERY_S = 0.5
 """What a reply waits for is told no more often. An honest drafter says it once a second at most; others could fill the
 user's screen."""

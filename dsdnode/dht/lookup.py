@@ -23,7 +23,6 @@ Place for disjoint paths: several lookups with seeds split among them and one sh
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -176,14 +175,16 @@ class Lookup:
             self._parallelism = MAX_PARALLELISM
 
     def _closest_set(self) -> Iterator[_Candidate]:
-        groups: Counter[str] = Counter()
+        counts: dict[str, int] = {}
         num = 0
         for candidate in self._candidates:
             if candidate.state in (_State.FAILED, _State.SLOW):
                 continue
-            if any(groups[group] >= MAX_PER_GROUP for group in candidate.groups):
+            groups = candidate.groups
+            if any([counts.get(group, 0) >= MAX_PER_GROUP for group in groups]):
                 continue
-            groups.update(candidate.groups)
+            for group in groups:
+                counts[group] = counts.get(group, 0) + 1
             yield candidate
             num += 1
             if num == K:

@@ -200,19 +200,19 @@ class WorkerEngine:
             await link.close()
         self._file.close()
 
-    # --- text -----------------------------------------------------------------------------------------------------
+    # --- text (errors: as TextProcess) ----------------------------------------------------------------------------
 
     async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
-        """Ids of `text`, with BOS where the model wants one. Raises as TextProcess does."""
         return await self._tokenizer().tokenize(text, parse_special)
 
     async def render(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation, ready for the reply. Raises as TextProcess does."""
         return await self._tokenizer().render(messages)
 
     async def vocabulary(self) -> Vocab:
-        """Everything that turns ids into text. Raises as TextProcess does."""
         return await self._tokenizer().vocabulary()
+
+    async def text_file(self) -> bytes:
+        return await self._text.text_file()
 
     def _tokenizer(self) -> TextProcess:
         """It works while the engine restarts. Raises EngineLost: the file is not what it was."""

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Final
 
 import numpy as np
@@ -37,6 +37,8 @@ class FakeModel:
     logit_scale: float = 4.0
     padding: int = field(default=0, repr=False)
     """The last rows of the vocabulary, which belong to no token."""
+    text: bytes = field(default=b"", repr=False)
+    """What it is read with."""
 
     def shard(self, start: int, end: int, context_tokens: int = 4096, max_sequences: int = 64) -> ShardInfo:
         return ShardInfo(
@@ -53,6 +55,7 @@ class FakeModel:
             train_context_tokens=context_tokens,
             max_sequences=max_sequences,
             can_truncate=True,
+            text_hash=sha256(self.text).hexdigest() if self.text else "",
         )
 
     def step(self, before: Hashes, start: int, end: int, entering: int) -> Hashes:
@@ -245,6 +248,9 @@ class FakeEngine:
         before = cached[-1] if cached else ()
         cached.append(self.model.step(before, self._shard.start, self._shard.end, entering))
         self.num_positions_run += 1
+
+    async def text_file(self) -> bytes:
+        return self.model.text
 
 
 class FakeTextEngine(FakeEngine):

@@ -18,6 +18,7 @@ from dsdnode.engine.gguf_arch import supported
 from dsdnode.engine.gguf_cut import check_cut, layers_of, plan_metadata, plan_tensors, vocab_of
 from dsdnode.engine.gguf_header import STRING, UINT32, Header, Value
 from dsdnode.engine.gguf_parts import open_model, parts_of, read_model, stem_of
+from dsdnode.engine.gguf_text import kept_text, text_hash
 from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.gguf_writer import Progress, write_gguf
 from dsdnode.errors import BadInput, ModelRefused
@@ -51,12 +52,21 @@ class Manifest:
     rope_switch_tokens: int
     """llama.cpp rotates otherwise in contexts of more cells than this (phi3's long factors), so all stages of a
     pipeline must stay on one side of it. 0: it does not."""
+    text_hash: str = ""
+    """SHA-256 of the file that its texts are read with (gguf_text.py); empty: it has no tokenizer, or was cut before
+    shards remembered it."""
 
     @property
     def model_id(self) -> str:
         """The same for the whole model and for whatever is cut from it."""
         return model_id_of(
-            self.weights_hash, self.architecture, self.num_layers, self.width, self.vocab_size, self.tokenizer_hash
+            self.weights_hash,
+            self.architecture,
+            self.num_layers,
+            self.width,
+            self.vocab_size,
+            self.tokenizer_hash,
+            self.text_hash,
         )
 
     @property
@@ -92,6 +102,7 @@ def read_manifest(path: Path, cache_folder: Path | None = None) -> Manifest:
         tokenizer_hash=header.text("dsdnode.tokenizer_hash") if is_shard else tokenizer_hash(header),
         train_context_tokens=header.count(f"{architecture}.context_length"),
         rope_switch_tokens=_rope_switch(header, architecture),
+        text_hash=text_hash(header),
     )
     if end - start != held or not 0 <= start < end <= num_layers <= MAX_LAYERS:
         raise ModelRefused(f"{path}: says it holds layers {start}:{end} of {num_layers} in {held} blocks")
@@ -125,7 +136,7 @@ def cut(
     if output(out_path).exists() and any(map(out_path.samefile, parts_of(source))):
         raise BadInput(f"{out_path}: is the model itself; choose another output")
     check_cut(header, architecture, start, end)
-    metadata = plan_metadata(header, architecture, start, end) | _remembered(whole, start, end)
+    metadata = plan_metadata(header, architecture, start, end) | _remembered(whole, start, end) | kept_text(header)
     tensors = plan_tensors(header, architecture, start, end)
     with words(out_path), open_model(source) as file:
         write_gguf(out_path, metadata, tensors, file, progress)

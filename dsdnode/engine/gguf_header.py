@@ -37,7 +37,7 @@ MAX_DIMENSION = 1 << 40
 MAX_ALIGNMENT_BYTES = 1 << 16
 DEFAULT_ALIGNMENT_BYTES = 32
 
-BOOL, STRING, ARRAY, UINT32, INT32, FLOAT32 = 7, 8, 9, 4, 5, 6
+UINT8, BOOL, STRING, ARRAY, UINT32, INT32, FLOAT32 = 0, 7, 8, 9, 4, 5, 6
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """GGUF's value types that are numbers, and how `struct` and numpy spell them."""
 
@@ -193,8 +193,9 @@ class _Parser:
         if kind != STRING and kind not in NUMBER_FORMATS:
             raise _Malformed(f"{key} is an array of the unknown or unsupported value type {kind}")
         needed = self._needed(key)
-        if needed and num_elements > MAX_ARRAY_ELEMENTS:
-            raise _Malformed(f"{key} claims {num_elements} elements; at most {MAX_ARRAY_ELEMENTS} are read")
+        most = MAX_HEADER_BYTES if kind == UINT8 else MAX_ARRAY_ELEMENTS
+        if needed and num_elements > most:
+            raise _Malformed(f"{key} claims {num_elements} elements; at most {most} are read")
         if kind == STRING and needed:
             strings = tuple(self._kept(key, self._number("Q"), 8) for _ in range(num_elements))
             self._metadata[key] = Value(ARRAY, strings, kind)

@@ -42,43 +42,36 @@ def tokenizer_hash(header: Header) -> str:
     agree although one writes int32 and the other uint32. Raises ModelRefused for keys of the wrong type.
     """
     digest = hashlib.sha256()
-    for key, value in sorted(_decisive(header).items()):
+    for key, value in sorted(decisive(header).items()):
         data = _canonical(value)
         digest.update(f"{_PREFIX}{key} {len(data)}\n".encode("utf-8", "surrogateescape") + data)
     return digest.hexdigest()
 
 
-def differences(one: Header, other: Header) -> str:
-    """In what two tokenizers differ, in words; empty: in nothing that decides ids or text. Raises ModelRefused."""
-    mine, theirs = _decisive(one), _decisive(other)
-    keys = sorted(key for key in mine.keys() | theirs.keys() if _spelled(mine, key) != _spelled(theirs, key))
-    return "; ".join(_difference(key, mine, theirs) for key in keys)
-
-
-def _spelled(said: Mapping[str, Value], key: str) -> bytes | None:
+def spelled(said: Mapping[str, Value], key: str) -> bytes | None:
     return _canonical(said[key]) if key in said else None
 
 
-def _difference(key: str, mine: Mapping[str, Value], theirs: Mapping[str, Value]) -> str:
+def difference(key: str, mine: Mapping[str, Value], theirs: Mapping[str, Value]) -> str:
     if key not in mine or key not in theirs:
         return f"{key} is said in one file alone"
     one, other = mine[key].data, theirs[key].data
     if not isinstance(one, np.ndarray | tuple) or not isinstance(other, np.ndarray | tuple):
-        return f"{key} ({_shown(one)} and {_shown(other)})"
+        return f"{key} ({shown(one)} and {shown(other)})"
     places = [index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
-    told = [f"{index} ({_shown(one[index])} and {_shown(other[index])})" for index in places[:MAX_SHOWN]]
+    told = [f"{index} ({shown(one[index])} and {shown(other[index])})" for index in places[:MAX_SHOWN]]
     more = [f"{len(places) - MAX_SHOWN} more"] if len(places) > MAX_SHOWN else []
     longer = [f"there are {len(one)} and {len(other)}"] if len(one) != len(other) else []
     return f"{key} at {', '.join([*told, *more, *longer])}" if told else f"{key}: {longer[0]}"
 
 
-def _shown(data: object) -> str:
+def shown(data: object) -> str:
     """A stranger chose it."""
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
     return repr(text[:MAX_SHOWN_CHARACTERS]) if isinstance(data, bytes | str) else text
 
 
-def _decisive(header: Header) -> Mapping[str, Value]:
+def decisive(header: Header) -> Mapping[str, Value]:
     found = {key.removeprefix(_PREFIX): value for key, value in header.metadata.items() if key.startswith(_PREFIX)}
     said = {key: value for key, value in found.items() if key not in _SILENT and not key.endswith("_token_id")}
     model, pre = header.text(_PREFIX + "model", ""), header.text(_PREFIX + "pre", "default")

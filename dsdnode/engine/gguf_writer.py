@@ -56,7 +56,7 @@ def write_gguf(
 ) -> None:
     """Write `path` in one step: into a file beside it, which then takes its name. Raises BadInput, OSError."""
     with replacing(path) as out:
-        out.write(_head(metadata, tensors))
+        out.write(head(metadata, tensors))
         _write_tensors(out, tensors, source, progress)
         out.flush()
         os.fsync(out.fileno())
@@ -82,7 +82,8 @@ def _write_tensors(out: BinaryIO, tensors: Sequence[NewTensor], source: BinaryIO
     out.truncate(padded(out.tell(), DEFAULT_ALIGNMENT_BYTES))
 
 
-def _head(metadata: Mapping[str, Value], tensors: Sequence[NewTensor]) -> bytes:
+def head(metadata: Mapping[str, Value], tensors: Sequence[NewTensor]) -> bytes:
+    """A file up to its tensors' bytes; all of it, where there are none."""
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
         parts += [_string(key.encode()), _value(value)]

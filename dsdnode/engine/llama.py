@@ -226,6 +226,7 @@ class LlamaEngine:
             train_context_tokens=manifest.train_context_tokens,
             max_sequences=self._max_sequences,
             can_truncate=False,
+            text_hash=manifest.text_hash,
         )
 
     # --- one batch ------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ _TYPE_NONE, _TYPE_BPE = 0, 2
 _UNKNOWN, _CONTROL, _USER_DEFINED, _LSTRIP, _RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 """llama_token_attr"""
 _PIECE_BYTES = 1024
+_SPECIALS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator"}
+_SPECIALS |= {"pad_token": "padding", "mask_token": "mask"}
+"""As `apply_chat_template` and GGUF call them."""
 NO_TEMPLATE = "the model has no chat template, so nobody can chat with it; `dsdnode run --raw TEXT` continues a text"
 
 
@@ -37,14 +40,27 @@ def load_vocab(path: Path) -> LlamaVocab:
         )
     template = llama_cpp.llama_model_chat_template(model, None)
     vocab = llama_cpp.llama_model_get_vocab(model)
-    return LlamaVocab(vocab, template.decode("utf-8", "replace") if template else None)
+    return LlamaVocab(vocab, template.decode("utf-8", "replace") if template else None, _named(model))
+
+
+def _named(model: Any) -> dict[str, int]:
+    """Ids of special tokens, as the file names them; llama.cpp makes up the others (a comma, for one)."""
+    ids, buffer = {}, ctypes.create_string_buffer(16)
+    for name, key in _SPECIALS.items():
+        length = llama_cpp.llama_model_meta_val_str(model, f"tokenizer.ggml.{key}_token_id".encode(), buffer, 16)
+        if length > 0 and buffer.value.isdigit():
+            ids[name] = int(buffer.value)
+    return ids
 
 
 class LlamaVocab:
     """Text to token ids and back, for a model file that has a tokenizer."""
 
-    def __init__(self, vocab: Any, template_source: str | None) -> None:
-        """`vocab`: llama.cpp's pointer. Raises ModelRefused when there is no tokenizer: in a shard."""
+    def __init__(self, vocab: Any, template_source: str | None, named: Mapping[str, int]) -> None:
+        """`vocab`: llama.cpp's pointer; `named`: ids of special tokens, as templates call them.
+
+        Raises ModelRefused when there is no tokenizer: in a shard.
+        """
         kind = int(llama_cpp.llama_vocab_type(vocab))
         if kind == _TYPE_NONE:
             raise ModelRefused("the model file has no tokenizer: a shard needs none, but a draft model does")
@@ -52,6 +68,9 @@ class LlamaVocab:
         self.size = int(llama_cpp.llama_vocab_n_tokens(vocab))
         self._bos = int(llama_cpp.llama_vocab_bos(vocab))
         self._add_bos = bool(llama_cpp.llama_vocab_get_add_bos(vocab)) and self._bos >= 0
+        self._named = dict(named)
+        if kind != _TYPE_BPE and self._bos >= 0:
+            self._named.setdefault("bos_token", self._bos)
         self._template_source = template_source
         self._template: ChatTemplate | None = None
         self._has_regex = kind == _TYPE_BPE
@@ -60,6 +79,10 @@ class LlamaVocab:
     @property
     def has_template(self) -> bool:
         return self._template_source is not None
+
+    def prepare(self) -> None:
+        """What the first text would wait for: of 262,144 tokens, seconds on a busy machine."""
+        _ = self._controls, self._cutter if self._has_regex else None
 
     def end_tokens(self) -> list[int]:
         """Ids after which a reply is over, ascending."""
@@ -82,8 +105,8 @@ class LlamaVocab:
         if self._template is None:
             if self._template_source is None:
                 raise ModelRefused(NO_TEMPLATE)
-            eos = self.name(int(llama_cpp.llama_vocab_eos(self._vocab)))
-            self._template = ChatTemplate(self._template_source, self.controls(), self.name(self._bos), eos)
+            specials = {name: self.name(token) for name, token in self._named.items()}
+            self._template = ChatTemplate(self._template_source, self._controls, specials)
         pieces = self._template.render(messages)
         ids = [
             np.array([piece], np.int32) if isinstance(piece, int) else self._tokenize(piece, False) for piece in pieces
@@ -118,6 +141,10 @@ class LlamaVocab:
         whole = _UNKNOWN | _CONTROL | _USER_DEFINED
         attributes = (int(llama_cpp.llama_vocab_get_attr(self._vocab, token)) for token in range(self.size))
         return RunCutter(self.name(token) for token, attribute in enumerate(attributes) if attribute & whole)
+
+    @cached_property
+    def _controls(self) -> dict[str, Control]:
+        return self.controls()
 
     def controls(self) -> dict[str, Control]:
         """Control tokens by the text that names them."""

@@ -44,11 +44,19 @@ class ShardInfo:
     """The longest sequence that the model was made for."""
     max_sequences: int
     can_truncate: bool
+    text_hash: str = ""
+    """Of the file that its texts are read with (engine/gguf_text.py)."""
 
     @property
     def model_id(self) -> str:
         return model_id_of(
-            self.weights_hash, self.architecture, self.num_layers, self.width, self.vocab_size, self.tokenizer_hash
+            self.weights_hash,
+            self.architecture,
+            self.num_layers,
+            self.width,
+            self.vocab_size,
+            self.tokenizer_hash,
+            self.text_hash,
         )
 
     @property
@@ -169,13 +177,16 @@ class Engine(Protocol):
     async def release(self, sequence: int) -> None:
         """Forget the whole sequence."""
 
+    async def text_file(self) -> bytes:
+        """What texts of its model are read with (gguf_text.py); of a shard, too. Raises ModelRefused."""
+
     async def close(self) -> None: ...
 
 
-class TextEngine(Engine, Protocol):
-    """A draft model's engine also has the tokenizer and the chat template: text never enters a shard."""
+class Text(Protocol):
+    """A model's tokenizer and chat template. Raises EngineLost when their process cannot be had."""
 
-    async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
+    async def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Raises BadInput, ModelRefused (no tokenizer)."""
 
     async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
@@ -183,6 +194,12 @@ class TextEngine(Engine, Protocol):
 
     async def vocabulary(self) -> Vocab:
         """Everything that turns ids into text. Raises ModelRefused (no tokenizer)."""
+
+    async def close(self) -> None: ...
+
+
+class TextEngine(Engine, Text, Protocol):
+    """A draft model's engine also has its tokenizer and chat template."""
 
 
 def check_chunks(chunks: Sequence[Chunk], shard: ShardInfo, length: Callable[[int], int]) -> None:

@@ -138,5 +138,8 @@ class SlowEngine:
     async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         return await self._engine.render(messages)
 
+    async def text_file(self) -> bytes:
+        return await self._engine.text_file()
+
     async def vocabulary(self) -> Vocab:
         return await self._engine.vocabulary()

@@ -22,6 +22,7 @@ from jinja2.filters import do_join
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.utils import Namespace
 
 from dsdnode.engine.written import Written
 from dsdnode.errors import BadInput, ModelRefused
@@ -48,16 +49,19 @@ class Control:
 class ChatTemplate:
     """The chat template of a model file, run in a sandbox."""
 
-    def __init__(self, source: str, controls: Mapping[str, Control], bos: str = "", eos: str = "") -> None:
-        """`controls` by their text. Raises ModelRefused for a template that is broken or too long."""
+    def __init__(self, source: str, controls: Mapping[str, Control], specials: Mapping[str, str] | None = None) -> None:
+        """`controls` by their text; `specials`: `bos_token`, `eos_token` and so on, those that the model has.
+
+        Raises ModelRefused for a template that is broken or too long.
+        """
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise ModelRefused(f"the model's chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters")
         try:
             self._template = _Environment().from_string(source)
         except Exception as error:  # a stranger's program may be broken in any way: a break without a loop is no syntax
             raise ModelRefused(f"the model's chat template is broken: {_brief(error)}") from None
-        specials = {"bos_token": Written.by_template(bos), "eos_token": Written.by_template(eos)}
-        self._given = specials | {"tools": None, "documents": None, "add_generation_prompt": True}
+        self._given: dict[str, object] = {"tools": None, "documents": None, "add_generation_prompt": True}
+        self._given |= {name: Written.by_template(text) for name, text in (specials or {}).items()}
         self._controls = {text: control for text, control in controls.items() if len(text) > 1}
         longest_first = sorted(self._controls, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -129,6 +133,21 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Namespace(Namespace):
+    """As transformers has it: no attribute begins with an underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *given = args  # so that an attribute may be called self
+        attributes = dict(*given, **kwargs)
+        for name in attributes:
+            _check_attribute(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_attribute(name)
+        super().__setitem__(name, value)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _CodeGenerator
     by_template = staticmethod(Written.by_template)
@@ -138,7 +157,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         # Not optimized: constants that were folded into a list would not be marked.
         extensions: list[Any] = [loopcontrols, _Generation]
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False)
-        self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now}
+        self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now, "namespace": _Namespace}
         self.filters |= {"tojson": _to_json, "join": _join}
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -167,6 +186,11 @@ def _join(context: EvalContext, value: Iterable[Any], d: str = Written(""), attr
 
 def _strftime_now(layout: str) -> str:
     return datetime.now(UTC).astimezone().strftime(layout)
+
+
+def _check_attribute(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"no attribute of a namespace may be called {name!r}")
 
 
 def _append(pieces: list[int | str], text: str, strip_left: bool, strip_right: bool) -> None:

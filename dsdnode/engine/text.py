@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from dsdnode.engine.gguf_parts import read_model
+from dsdnode.engine.gguf_text import text_file
 from dsdnode.engine.ipc import TEXT_CPU_S, Failed, Ids, LoadText, Packet, Render, Response, Tokenize, Vocabulary
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.template import Message
@@ -52,6 +54,10 @@ class TextProcess:
                 await self._start()
             assert self._vocab is not None
             return self._vocab
+
+    async def text_file(self) -> bytes:
+        """Of the model file, whatever it is. Raises ModelRefused."""
+        return await asyncio.to_thread(lambda: text_file(read_model(self._path)))
 
     async def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Raises BadInput (too long, or the process died of it), ModelRefused (no tokenizer), EngineLost."""

@@ -42,6 +42,7 @@ class TextWorker:
 
     def describe(self) -> tuple[Packet, list[Buffer]]:
         vocab = self._vocab
+        vocab.prepare()
         pieces = vocab.pieces()
         lengths = np.array([len(piece) for piece in pieces], "<u4")
         names = {vocab.name(token): token for token, piece in enumerate(pieces) if not piece}

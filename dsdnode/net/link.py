@@ -67,11 +67,13 @@ class Link:
     def is_usable(self) -> bool:
         return self.ready and not self.closed and not self.leaving
 
-    def send(self, frames: list[bytes], priority: Priority) -> None:
-        """Now if that is possible, else when it is. Raises Overloaded."""
+    def send(self, frames: list[bytes], priority: Priority) -> bool:
+        """Now if that is possible, else when it is: has it left, with all before it? Raises Overloaded."""
         waits = self.waits_for or self.queue or self._urgent
-        if not (self.ready and not waits and self._transmit(frames)):
-            self.queue.push(frames, priority)
+        if self.ready and not waits and self._transmit(frames):
+            return True
+        self.queue.push(frames, priority)
+        return False
 
     def say(self, frames: list[bytes]) -> None:
         """Before all that waits."""

@@ -82,8 +82,8 @@ class Links:
             link = self._choose(peer, bulk)
         if isinstance(link, Dealer):
             self._dealers.move_to_end(link)
-        link.send(frames, priority)
-        self._retry_soon(link)
+        if not link.send(frames, priority):
+            self._retry_soon(link)
 
     def received(self, link: Link, frames: list[bytes]) -> None:
         if isinstance(link, Dealer) and link in self._dealers:  # (a knock is not)

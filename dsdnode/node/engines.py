@@ -10,14 +10,18 @@ import structlog
 
 from dsdnode.config import NodeConfig
 from dsdnode.cost import CostLine
-from dsdnode.engine.client import WorkerEngine
+from dsdnode.engine.client import LOAD_TIMEOUT_S, WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, fits, read_manifest
+from dsdnode.engine.gguf_header import read_header
 from dsdnode.engine.gguf_parts import read_model, size_bytes_of
-from dsdnode.engine.gguf_tokenizer import differences
+from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
+from dsdnode.engine.pairs import Fit, fit
 from dsdnode.engine.port import Chunk, Engine, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
+from dsdnode.engine.text import TextProcess
 from dsdnode.errors import BadInput, DsdError, ModelRefused
+from dsdnode.node.drafter.texts import Draft
 from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.node.shard.sessions import SEQUENCES_PER_SESSION
 from dsdnode.speculation.actions import MAX_BRANCHES
@@ -63,16 +67,17 @@ async def start_draft(config: NodeConfig, path: Path) -> TextEngine:
     return _emulated(config, await _start(config, path, options), drafts=True)
 
 
-async def pair_differences(draft: Path, target: Path) -> str:
-    """What keeps a draft model from drafting for a target, both here, in words ("": not known)."""
+def text_tools(draft: Path) -> Draft:
+    """With the tokenizer of the draft model at `draft`."""
 
-    def read() -> str:
-        return differences(read_model(draft), read_model(target))
+    def compared(path: Path) -> tuple[str, Fit]:
+        target = read_header(path)
+        return tokenizer_hash(target), fit(read_model(draft), target)
 
-    try:
-        return await asyncio.to_thread(read)
-    except ModelRefused:  # a shard has not all of its tokenizer
-        return ""
+    async def compare(path: Path) -> tuple[str, Fit]:
+        return await asyncio.to_thread(compared, path)
+
+    return Draft(compare, lambda path: TextProcess(path, LOAD_TIMEOUT_S))
 
 
 async def start_shard(config: NodeConfig, path: Path, discovery: Discovery) -> Engine:
@@ -134,6 +139,7 @@ def _claim(config: NodeConfig, manifest: Manifest, contact: Contact) -> Provider
         end=manifest.num_layers,
         num_layers=manifest.num_layers,
         tokenizer_hash=manifest.tokenizer_hash,
+        text_hash=manifest.text_hash,
         vocab_size=manifest.vocab_size,
         width=manifest.width,
         context_tokens=min(config.context_tokens, manifest.train_context_tokens),
@@ -164,7 +170,7 @@ def _capacity_layers(config: NodeConfig, manifest: Manifest, path: Path) -> int:
 def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int, end: int) -> Path:
     """Cut once, kept in the data dir under the model's id."""
     path = config.data_dir / "shards" / f"{manifest.model_id[:16]}-{start}-{end}.gguf"
-    if not path.exists() or read_manifest(path).tokenizer_hash != manifest.tokenizer_hash:  # by an older rule
+    if not path.exists() or read_manifest(path).model_id != manifest.model_id:  # by an older rule
         log.info("cutting", layers=f"{start}:{end}", model=manifest.model_name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,6 +226,7 @@ def record_of(
         end=shard.end,
         num_layers=shard.num_layers,
         tokenizer_hash=shard.tokenizer_hash,
+        text_hash=shard.text_hash,
         vocab_size=shard.vocab_size,
         width=shard.width,
         context_tokens=min(shard.context_tokens, shard.train_context_tokens),

@@ -12,13 +12,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import structlog
 
 from dsdnode.addresses import parse_address
 from dsdnode.config import NodeConfig, next_life, read_joins, write_joins
+from dsdnode.cost import UNKNOWN
 from dsdnode.dht.ids import MODELS_KEY, model_key
 from dsdnode.engine.port import Engine, TextEngine
-from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
+from dsdnode.errors import BadInput, DsdError, PeerUnavailable
 from dsdnode.identity import Identity, load_or_create, short_id
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.handshake import swarm_names
@@ -29,13 +31,16 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.batching.scheduler import Scheduler
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
-from dsdnode.node.engines import measure, pair_differences, start_draft, start_shard
+from dsdnode.node.drafter.pairing import tokenizer_for, wait_for_target
+from dsdnode.node.drafter.texts import Draft, Reading, Texts
+from dsdnode.node.engines import measure, record_of, start_draft, start_shard, text_tools
 from dsdnode.node.offers import Offer, keep_current
 from dsdnode.node.shard.host import StageHost
+from dsdnode.node.shard.texts import TextGiver
 from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
-from dsdnode.swarm.catalogue import describe_models, describe_peers, models_of
+from dsdnode.swarm.catalogue import Model, describe_models, describe_peers, models_of
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
@@ -51,10 +56,6 @@ log = structlog.get_logger(__name__)
 SAVE_PEERS_S = 30.0
 
 
-async def unknown() -> str:
-    return ""
-
-
 @dataclass(frozen=True, slots=True)
 class Organs:
     """How the node gets its engines; whether it has a disk, to remember the peers that it knows, and offers what it
@@ -67,12 +68,8 @@ class Organs:
     choose: Chooser = choose_pipeline
     scheduler: Callable[[], Scheduler] | None = None
     tuning: Tuning = TUNING
-    differences: Callable[[], Awaitable[str]] = unknown
-    """What keeps its draft model from drafting for its target, in words."""
-
-
-MAX_TARGETS_TOLD = 4
-"""Of models in an error."""
+    texts: Draft | None = None
+    """How it reads with targets' own tokenizers; None: with the draft model's alone."""
 
 
 class Node:
@@ -112,7 +109,7 @@ class Node:
         organs = Organs(
             shard=lambda discovery: start_shard(config, config.model or demo_target(), discovery),
             draft=lambda: start_draft(config, config.draft_model or demo_draft()),
-            differences=lambda: pair_differences(config.draft_model or demo_draft(), config.model or demo_target()),
+            texts=text_tools(config.draft_model or demo_draft()),
         )
         node = cls(config, identity, transport, organs, secrets.SystemRandom())
         try:
@@ -186,18 +183,21 @@ class Node:
         offer.batcher = self._stage.batcher
         offer.batcher.cost.expect(offer.measured, weight=0.0)
         self._stage.start()
+        if engine.shard.text_hash:
+            TextGiver(self.rpc, engine.shard.text_hash, engine.text_file)
 
     async def _start_drafter(self) -> None:
         engine = await self._organs.draft()
         offer = self._offers["drafter"] = Offer(engine, "drafter")
-        await self._check_tokenizer(engine)
+        texts = await self._texts(engine)
+        offer.tokenizer_hash = texts.tokenizer_hash
         offer.measured = await measure(engine)
         self._drafter = DrafterHost(
             self.rpc,
             self.discovery,
             self._pings,
             engine,
-            await engine.vocabulary(),
+            texts,
             max_sessions=self._config.max_sessions,
             options=Options.of(self._config, self._organs.tuning),
             rng=self._rng,
@@ -207,22 +207,31 @@ class Node:
         self._drafter.on_change = self._on_change
         self._drafter.start()
 
-    async def _check_tokenizer(self, draft: Engine) -> None:
-        """A draft model that nothing here can use is a mistake, and never silent. Raises ModelRefused."""
+    async def _texts(self, draft: TextEngine) -> Texts:
+        """Raises ModelRefused for a draft model that fits none of the targets here, or else in the swarm."""
+        own = Reading(draft, await draft.vocabulary())
+        folder = self._config.data_dir / "texts"
+        texts = Texts(self.rpc, own, draft.shard.tokenizer_hash, self._organs.texts, folder)
         if "shard" in self._offers:
-            target = self._offers["shard"].engine.shard
-            known = {(target.model_name, target.tokenizer_hash)}
-        else:  # a name may be that of several models
+            target = self._offers["shard"].engine
+            models = models_of([record_of(target, "shard", UNKNOWN, 0, self.discovery.contact)])
+            texts.know(target.shard.text_hash, target.text_file)
+        else:
             models = models_of(await self.discovery.find_providers(MODELS_KEY))
-            known = {(model.name, model.tokenizer_hash) for model in models}
-        if known and draft.shard.tokenizer_hash not in {tokenizer for _, tokenizer in known}:
-            targets = ", ".join(f"{name} ({tokenizer[:12]})" for name, tokenizer in sorted(known)[:MAX_TARGETS_TOLD])
-            differing = await self._organs.differences() if "shard" in self._offers else ""
-            raise ModelRefused(
-                f"the draft model {draft.shard.model_name} has another tokenizer ({draft.shard.tokenizer_hash[:12]}) "
-                f"than {targets}: a draft model must share its target's"
-                + (f". They differ in {differing}" if differing else "")
-            )
+        texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models)
+        if not models and self._organs.texts is not None:
+            self._tasks.append(asyncio.create_task(self._wait_for_target(texts, draft), name="wait for a target"))
+        for model in [one for one in models if one.complete and one.tokenizer_hash == texts.tokenizer_hash][:1]:
+            texts.begin(model)
+        return texts
+
+    async def _wait_for_target(self, texts: Texts, draft: TextEngine) -> None:
+        async def look() -> list[Model]:
+            return models_of(await self.discovery.find_providers(MODELS_KEY))
+
+        if await wait_for_target(texts, draft.shard, look):
+            self._offers["drafter"].tokenizer_hash = texts.tokenizer_hash
+            self.discovery.changed()
 
     def _on_change(self) -> None:
         """A session came or went: the offer says how many more are welcome, and a drain may be over."""
@@ -240,7 +249,8 @@ class Node:
             if offer.engine.quarantined:
                 continue
             host = hosts[role]
-            records.append(offer.record(contact, host.num_free_sessions if host else 0, now))
+            record = offer.record(contact, host.num_free_sessions if host else 0, now)
+            records.append(msgspec.structs.replace(record, nickname=self._config.name))
         return records
 
     # --- what it is

@@ -9,6 +9,8 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from dsdnode.cost import UNKNOWN, CostLine
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.cage import Protection
@@ -39,6 +41,8 @@ class Offer:
 
     def __init__(self, engine: Engine, role: str) -> None:
         self.engine = engine
+        self.tokenizer_hash = engine.shard.tokenizer_hash
+        """A drafter's: that of the models it drafts for."""
         self.measured = UNKNOWN
         self.batcher: Batcher | None = None
         """Where replies share it: how busy it is, and what it really costs."""
@@ -57,6 +61,7 @@ class Offer:
         self._said = record_of(
             self.engine, self._role, self.cost, free_sessions, contact, self._queue(), self.round_trips
         )
+        self._said = msgspec.structs.replace(self._said, tokenizer_hash=self.tokenizer_hash)
         return self._said
 
     def outdated(self, now: float, free_sessions: int) -> bool:
@@ -85,7 +90,7 @@ class Offer:
             role=self._role,
             model=shard.model_name,
             model_id=shard.model_id,
-            tokenizer_hash=shard.tokenizer_hash,
+            tokenizer_hash=self.tokenizer_hash,
             worker_pid=getattr(self.engine, "pid", None),
             context_tokens=shard.context_tokens,
             fixed_ms=round(1e3 * self.cost.fixed_s, 3),

@@ -9,13 +9,15 @@ from dsdnode.swarm.info import ReachInfo
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
-    """It serves. `join`: how others find it; `layers` [start, end) of its shard."""
+    """It serves. `join`: how others find it; `layers` [start, end) of its shard; `api`: where other programs ask, of a
+    gateway."""
 
     peer_id: str
     address: str
     join: str
     roles: tuple[str, ...]
     layers: tuple[int, int] | None
+    api: str = ""
 
 
 class Inviting(msgspec.Struct, frozen=True):

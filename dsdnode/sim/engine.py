@@ -201,6 +201,9 @@ class ScriptedEngine:
         rest = 1 - confidences
         return Output(None, tokens, confidences, compute_s, seconds, rest * np.float32(0.6), top)
 
+    async def text_file(self) -> bytes:
+        return b""
+
     def _say(self, key: int, position: int) -> tuple[int, float, int]:
         """What is said at a position: token, confidence, second choice."""
         true = token_at(key, position)

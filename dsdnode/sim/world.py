@@ -153,6 +153,7 @@ class World:
         if self._acquaintance is None:
             return []
         self._acquaintance.fill(discovery.table, transport.id, self.loop.now, self.rng(f"known {transport.id.hex()}"))
+        transport.has_called(discovery.table.contacts())
         discovery._joining.come_in()
         return discovery.table.contacts()[:JOINERS]
 

@@ -43,6 +43,8 @@ class Model:
     drafters: int
     missing: str
     shards: tuple[ProviderRecord, ...] = ()
+    text_hash: str = ""
+    """As in records (wire/records.py)."""
 
     @property
     def complete(self) -> bool:
@@ -99,6 +101,7 @@ def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
         width=first.width,
         vocab_size=first.vocab_size,
         tokenizer_hash=first.tokenizer_hash,
+        text_hash=first.text_hash,
         context_tokens=longest_context(offers, first.num_layers) or max(record.context_tokens for record in offers),
         coverage=tuple((start, end, count) for (start, end), count in sorted(replicas.items())),
         drafters=drafters.get(first.tokenizer_hash, 0),
@@ -196,6 +199,7 @@ async def describe_peers(discovery: Discovery, pings: Pings) -> list[PeerInfo]:
             free_sessions=sum(record.free_sessions for record in offers.get(peer, [])),
             rtt_ms=None if rtt_s is None else round(1e3 * rtt_s, 2),
             seen_s=_seen_s(peer, discovery, pings) if rtt_s is None else 0.0,
+            name=next((record.nickname for record in offers.get(peer, []) if record.nickname), ""),
             link=pings.link(peer),
         )
         for peer, rtt_s in zip(order, rtts_s, strict=True)

@@ -103,11 +103,19 @@ class Homes:
         answering, claimed = frozenset(reached), frozenset(contact.addresses)
         if answering != claimed:
             self.call_soon(contact, anew=not answering <= claimed)
-        elif any(_now() >= self._last(contact, address).at_s + CONFIRM_S for address in contact.addresses):
+        elif self._is_to_confirm(contact):
             self.call_soon(contact, anew=True)
 
-    def _last(self, contact: Contact, address: str) -> _Called:
-        return self._claimed.setdefault((node_id(contact), address), _Called(_now()))
+    def _is_to_confirm(self, contact: Contact) -> bool:
+        """Was any of its addresses called long ago? (Asked of every message: what is not known yet is noted here.)"""
+        peer, now = node_id(contact), _now()
+        for address in contact.addresses:
+            last = self._claimed.get((peer, address))
+            if last is None:
+                self._claimed[peer, address] = _Called(now)
+            elif now >= last.at_s + CONFIRM_S:
+                return True
+        return False
 
     async def announced(self, peer: bytes, records: Collection[ProviderRecord]) -> None:
         """It has announced these: call it where they say, and return when that is done or takes too long."""

@@ -19,6 +19,8 @@ class PeerInfo(msgspec.Struct, frozen=True):
     free_sessions: int
     rtt_ms: float | None
     seen_s: float | None = None
+    name: str = ""
+    """What its user calls it, and anybody may call himself."""
     link: str = ""
     """How it is linked: direct, reversed (called back), punched, relayed; "": not now, or nobody can tell."""
 

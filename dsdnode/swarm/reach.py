@@ -60,6 +60,14 @@ class _Far:
     called: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Families:
+    """Of FAMILIES: see Reach.cut_off and Reach.open."""
+
+    cut_off: tuple[int, ...]
+    open: tuple[int, ...]
+
+
 class Reach:
     """`due` says when others are to be asked; `heard` takes what one has said."""
 
@@ -70,6 +78,9 @@ class Reach:
         self._public: frozenset[str] = frozenset()
         """Addresses of ours that those far away may call, if they can."""
         self._discounted: frozenset[str] = frozenset()
+        self._known: _Families | None = None
+        """What follows for the families; None: something has been said since it was found. (It is asked for all the
+        time.)"""
         self._due_s = now + FIRST_S
         self._is_left = False
         """Was some address still being called when they answered?"""
@@ -79,19 +90,22 @@ class Reach:
     def moved(self, now: float, given: Collection[str] = ()) -> None:
         """What was said is of another place, but of the addresses that relays have `given`: these are in theirs."""
         self._is_left = False
+        self._known = None
         self._forget_all_but(given)
         self._far.clear()
         self._due_s = now + FIRST_S
 
     def ask_now(self, now: float, addresses: Sequence[str]) -> None:
         """There is one address more, or one less; the others are what they were."""
+        self._known = None
         self._forget_all_but(addresses)
         self._due_s = now
 
     def discount(self, addresses: Iterable[str]) -> None:
         """Who is reached there is not for all that reached by all by himself: relays have given them, or they are
         perhaps open for those alone whom we have called."""
-        self._discounted = frozenset(addresses)
+        if self._discounted != (discounted := frozenset(addresses)):
+            self._discounted, self._known = discounted, None
 
     def _forget_all_but(self, addresses: Collection[str]) -> None:
         for address in [one for one in self._voices if one not in addresses]:
@@ -135,6 +149,7 @@ class Reach:
                 self._voices.setdefault(address, _Voices()).add(voice, address in reached)
         self._forget_all_but(addresses)
         self._is_left |= is_left
+        self._known = None
         if len({*self._far, *(one for voices in self._voices.values() for one in voices.said)}) >= ENOUGH:
             is_well = self.verdict is Verdict.REACHED and not self.is_cut_off
             is_hasty = self._is_left and self._num_hasty < MAX_HASTY
@@ -160,9 +175,7 @@ class Reach:
     def cut_off(self) -> tuple[int, ...]:
         """The families in which those far away (where there is nobody: all others) do not reach us, but by way of
         relays. Whoever has that family alone does not at all."""
-        if self.is_far:
-            return tuple(one for one in FAMILIES if self._is_cut_off_in(one))
-        return FAMILIES if self._direct and not self.open else ()
+        return self._families.cut_off
 
     @property
     def is_cut_off(self) -> bool:
@@ -172,13 +185,25 @@ class Reach:
     @property
     def open(self) -> tuple[int, ...]:
         """The families in which they reach us without relays. (Of a place that is new to us nobody knows.)"""
-        if self.is_far:
-            return tuple(one for one in FAMILIES if 2 * sum(heard := self._heard(one)) > len(heard))
-        return FAMILIES if any(one.is_reached for one in self._direct) else ()
+        return self._families.open
 
     @property
     def is_open(self) -> bool:
         return bool(self.open)
+
+    @property
+    def _families(self) -> _Families:
+        if self._known is None:
+            self._known = self._found_of_families()
+        return self._known
+
+    def _found_of_families(self) -> _Families:
+        if self.is_far:
+            is_open = tuple(one for one in FAMILIES if 2 * sum(heard := self._heard(one)) > len(heard))
+            return _Families(tuple(one for one in FAMILIES if self._is_cut_off_in(one)), is_open)
+        direct = self._direct
+        is_reached = any(one.is_reached for one in direct)
+        return _Families(FAMILIES if direct and not is_reached else (), FAMILIES if is_reached else ())
 
     @property
     def _direct(self) -> list[_Voices]:

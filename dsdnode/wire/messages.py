@@ -25,6 +25,9 @@ MAX_ROLES = 2
 SESSION_OWNER_BYTES = 8
 """So many last bytes of a session's id are the first ones of its owner's peer id."""
 MAX_STAGES = 64
+TEXT_PIECE_BYTES = 1 << 20
+MAX_TEXT_PIECES = 64
+"""Of a model's text file: 64 MiB, as much as the header of a model's file that we read; the largest known has 16."""
 MAX_LAYERS = 4096
 WIRE_TYPES = ("f32", "f16", "q8")
 """In which hidden states travel (wire/tensors.py)."""
@@ -170,6 +173,20 @@ class Visit(Message, frozen=True, tag=40):
 
     public_key: Bytes32
     address: Address
+
+
+class FindText(Message, frozen=True, tag=41):
+    """A drafter to a shard: piece number `piece` of the file that your model's texts are read with. Answered by
+    TextPiece or Refused."""
+
+    text_hash: Hex64
+    piece: Annotated[int, Meta(ge=0, lt=MAX_TEXT_PIECES)]
+
+
+class TextPiece(Message, frozen=True, tag=42):
+    """Buffer 0: the piece, TEXT_PIECE_BYTES of the file or its rest, in zlib's format. `num_bytes`: of all of it."""
+
+    num_bytes: Annotated[int, Meta(ge=1, le=MAX_TEXT_PIECES * TEXT_PIECE_BYTES)]
 
 
 # --- a reply in the pipeline --------------------------------------------------------------------------------------

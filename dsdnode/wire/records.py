@@ -44,10 +44,10 @@ MAX_ROUND_TRIPS = 16
 ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
-Printable = Annotated[
-    str,
-    Meta(max_length=96, pattern=r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"),
-]
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069]*\Z"
+Printable = Annotated[str, Meta(max_length=96, pattern=_PRINTABLE)]
+MAX_NICKNAME = 32
+Nickname = Annotated[str, Meta(max_length=MAX_NICKNAME, pattern=_PRINTABLE)]
 Architecture = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 """As llama.cpp calls it: a word."""
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
@@ -57,10 +57,18 @@ T = TypeVar("T")
 
 @functools.lru_cache(maxsize=4096)
 def model_id_of(
-    weights_hash: str, architecture: str, num_layers: int, width: int, vocab_size: int, tokenizer_hash: str
+    weights_hash: str,
+    architecture: str,
+    num_layers: int,
+    width: int,
+    vocab_size: int,
+    tokenizer_hash: str,
+    text_hash: str = "",
 ) -> str:
-    """The id of a model, in hex: SHA-256 over all that makes it what it is. `weights_hash`: that of its whole file."""
+    """The id of a model, in hex: SHA-256 over all that makes it what it is. `weights_hash`: that of its whole file;
+    `text_hash`: that of what its texts are read with, where there is such a thing."""
     told = f"{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash}"
+    told += f" {text_hash}" if text_hash else ""
     return hashlib.sha256(f"dsdnode model 1\n{told}\n".encode()).hexdigest()
 
 
@@ -78,8 +86,10 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     block of n positions: `fixed_ms + slope_ms * n` (0, 0: not measured yet); `queue`: how many sessions had work there,
     on the average of the last seconds; `round_trips`: to peers that may come before or after it in a pipeline. While
     not `settled` it may yet take other layers, and serves nobody. `relay_bytes_per_s`: what its relays let through, for
-    those far away call it by way of them alone (0: they need none). Free text is printable: it ends on somebody's
-    terminal. What a newer peer says behind these fields is ignored, and passed on with the rest.
+    those far away call it by way of them alone (0: they need none). `text_hash`: of the file that the model's texts are
+    read with, which each of its shards gives to whoever asks (FindText); empty: its drafters' own tokenizers will do.
+    `tokenizer_hash` of a drafter: that of the models it drafts for. `nickname`: what its user calls it. Free text is
+    printable: it ends on somebody's terminal. What a newer peer says behind these fields is ignored, and passed on with the rest.
     """
 
     public_key: Bytes32
@@ -104,6 +114,8 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     sequence: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
     ttl_s: Annotated[float, Meta(ge=0, le=MAX_TTL_S)] = MAX_TTL_S
     relay_bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    text_hash: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    nickname: Nickname = ""
 
     def __post_init__(self) -> None:
         if not self.start < self.end <= self.num_layers:
@@ -126,7 +138,13 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     @property
     def model_id(self) -> str:
         return model_id_of(
-            self.weights_hash, self.architecture, self.num_layers, self.width, self.vocab_size, self.tokenizer_hash
+            self.weights_hash,
+            self.architecture,
+            self.num_layers,
+            self.width,
+            self.vocab_size,
+            self.tokenizer_hash,
+            self.text_hash,
         )
 
     @property

@@ -114,7 +114,7 @@ def rows_alone(port: int) -> Iterator[Row]:
     yield Row("no layers", "start --layers 4:4", 2, "empty or out of range")
     yield Row("not a range", "start --layers first", 2, "0:16")
     yield Row("draft model of another tokenizer", "start -md foreign.gguf", 5, "another tokenizer")
-    yield Row("and in what they differ", "start -md foreign.gguf", 5, "They differ in ")
+    yield Row("and in what they differ", "start -md foreign.gguf", 5, "tokens at ")
     yield Row("a model without tokenizer as draft", "start --role drafter -md llama.gguf", 5, "tokenizer")
     yield Row("port in use", f"start --role bootstrap --listen 127.0.0.1:{port}", 2, f"{port} is in use")
     yield Row("no such address", "start --role bootstrap --listen 192.0.2.1:29170", 2, "no such address")

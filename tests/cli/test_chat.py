@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from dsdnode.client.client import Finished, Piece
@@ -123,6 +124,29 @@ def test_stats_show_the_trace_of_windows_and_modes(call: Call, swarm: Swarm) -> 
 def test_bye_leaves_at_once(call: Call, swarm: Swarm) -> None:
     result = call("chat", "--join", JOIN, stdin="/bye\nnever asked\n")
     assert (result.code, swarm.requests, swarm.closed) == (0, [], 1)
+
+
+@pytest.mark.parametrize("word", ["/quit", "/exit", "/q"])
+def test_whoever_comes_from_another_chat_finds_the_way_out(call: Call, swarm: Swarm, word: str) -> None:
+    assert call("chat", "--join", JOIN, stdin=f"{word}\nnever asked\n").code == 0
+    assert swarm.requests == []
+    assert "/set KEY VALUE" in call("chat", "--join", JOIN, stdin="/?\n").out
+
+
+def test_a_command_says_what_it_did(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [reply("ok")]
+    script = "/set temperature 0.5\n/set temperature\n/set seed\nhi\n/clear\n/system Be short.\n/models\n/show\n"
+    out = call("chat", "--join", JOIN, stdin=script).out
+    for said in (
+        "temperature: 0.5\n",
+        "temperature: 0 (always the likeliest token)\n",
+        "seed: a new one for each reply\n",
+        "forgotten: 1 question and what was answered\n",
+        "the model is told that first\n",
+        "demo-target  efefefefefef",
+        "draft_max    the drafter's own (8, unless its owner says otherwise)",
+    ):
+        assert said in out
 
 
 def test_a_speed_up_is_claimed_once_plain_decoding_was_measured(call: Call, swarm: Swarm) -> None:

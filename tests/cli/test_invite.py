@@ -99,6 +99,7 @@ def test_a_file_that_others_can_read_must_not_hold_a_code_with_a_key() -> None:
         (f"{CODE} thanks!", "6 characters too many"),
         (f"see {CODE}", "not a join address"),
     ],
+    ids=["expired", "short", "half", "beheaded", "and more", "more before"],  # codes have the time in them
 )
 @pytest.mark.parametrize("command", ["start", "run hello", "chat", "models", "peers", "config show"])
 def test_what_is_wrong_with_it_is_said_and_not_what_is_in_it(call: Call, command: str, text: str, word: str) -> None:

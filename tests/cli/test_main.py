@@ -186,6 +186,13 @@ def test_config_show_tells_values_and_origins_but_no_key(
 
 def test_version(call: Call) -> None:
     assert {"dsdnode", "protocol", "python"} <= json.loads(call("version", "--json").out).keys()
+    assert call("--version").out.startswith("dsdnode 0.")
+
+
+def test_help_is_a_command_too(call: Call) -> None:
+    assert call("help").out == call("--help").out
+    assert call("help", "sim", "plan").out == call("sim", "plan", "--help").out
+    assert call("help", "sim", "nothing").code == 2 and "`dsdnode help`" in call("help", "nothing").err
 
 
 def test_the_entry_point_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,20 @@ def test_tables_align_and_show_gaps() -> None:
     assert text.splitlines() == ["A          LONG", "wide cell  -", "x          1.25", "two lines  1234"]
 
 
+PEERS = [
+    ("497d1c1df03d", "drafter", "dsdnode demo draft", 1.62, "tcp://127.0.0.1:45181 tcp://192.168.1.20:45181"),
+    ("7ebd0b916e65", "shard", "dsdnode demo target", 0.55, "tcp://127.0.0.1:44471"),
+]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
+def test_a_table_fits_its_terminal_and_cuts_no_address(width: int) -> None:
+    text = table(("PEER", "ROLES", "MODEL", "RTT MS", "ADDRESSES"), PEERS, width)
+    assert max(map(len, text.splitlines())) <= width
+    for row in PEERS:
+        assert all(word in text for one in row for word in str(one).split())
+
+
 def test_spans() -> None:
     assert span([0, 4]) == "0:4"
     assert span(None) is None

@@ -123,6 +123,14 @@ def test_prompts_come_as_text_raw_text_stdin_or_ids(call: Call, swarm: Swarm) ->
     assert (list(ids.prompt_tokens), ids.prompt, ids.messages) == ([1, 2, 3], None, ())
 
 
+def test_a_pipe_needs_no_dash_and_the_model_may_be_told_something_first(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [REPLY]
+    call("run", "--system", "Be short.", "--join", JOIN, stdin="from a pipe\n")
+    told, asked = swarm.requests[0].messages
+    assert (told, asked["content"]) == ({"role": "system", "content": "Be short."}, "from a pipe\n")
+    assert "chat template" in call("run", "x", "--raw", "--system", "Be short.", "--join", JOIN).err
+
+
 def test_what_was_generated_is_kept_when_layers_are_lost(call: Call, swarm: Swarm) -> None:
     swarm.replies = [[REPLY[0], NoPipeline("layers 3:5 are hosted by nobody")]] * 2
     result = call("run", "34 plus 25?", "--join", JOIN)

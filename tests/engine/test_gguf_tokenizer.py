@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsdnode.engine.gguf_header import ARRAY, FLOAT32, INT32, STRING, UINT32, Header, Value, read_header
-from dsdnode.engine.gguf_tokenizer import differences, tokenizer_hash
+from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.errors import ModelRefused
 
@@ -90,37 +90,6 @@ def test_what_decides_no_id_is_not_in_the_name(changes: dict[str, Any]) -> None:
 )
 def test_what_decides_ids_is_in_the_name(changes: dict[str, Any]) -> None:
     assert named(**changes) != named()
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        (PADDED, ""),
-        ({"padding_token_id": 4}, ""),
-        ({"tokens": ["a", "c", "ab", "<|fin|>", "<|pad|>"]}, "tokens at 1 ('b' and 'c'), 3 ('<|end|>' and '<|fin|>')"),
-        (
-            {"tokens": [*"vwxyz"]},
-            "tokens at 0 ('a' and 'v'), 1 ('b' and 'w'), 2 ('ab' and 'x'), 3 ('<|end|>' and 'y'), 1 more",
-        ),
-        ({"token_type": [NORMAL, NORMAL, NORMAL, NORMAL, CONTROL]}, "token_type at 3 (3 and 1)"),
-        (
-            {"tokens": [*TOKENS, "c"], "token_type": [*TYPES, NORMAL]},
-            "token_type: there are 5 and 6; tokens: there are 5 and 6",
-        ),
-        ({"merges": ["b a"]}, "merges at 0 ('a b' and 'b a')"),
-        ({"pre": "llama-bpe"}, "bos is said in one file alone; pre ('qwen2' and 'llama3')"),
-        ({"add_bos_token": 1}, "bos is said in one file alone"),
-    ],
-)
-def test_a_pair_that_does_not_fit_is_told_where(changes: dict[str, Any], told: str) -> None:
-    assert differences(header(), header(**changes)) == told
-    assert bool(differences(header(**changes), header())) == bool(told)
-    assert (named() != named(**changes)) == bool(told)
-
-
-def test_what_is_told_of_a_stranger_s_file_is_short_and_clean() -> None:
-    told = differences(header(), header(tokens=["\x1b[2J" + "x" * 1000, *TOKENS[1:]]))
-    assert "\x1b" not in told and len(told) < 100
 
 
 def test_a_text_begins_with_the_same_token() -> None:

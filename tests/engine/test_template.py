@@ -130,7 +130,7 @@ def test_whatever_a_template_does_with_it(source: str) -> None:
     ],
 )  # fmt: skip
 def test_what_a_template_says_is_a_control_token_however_it_says_it(source: str, pieces: list[int | str]) -> None:
-    assert ChatTemplate(source, CONTROLS, eos="</s>").render([("user", "hi")]) == pieces
+    assert ChatTemplate(source, CONTROLS, {"eos_token": "</s>"}).render([("user", "hi")]) == pieces
 
 
 def as_transformers(source: str, messages: list[tuple[str, str]], **given: Any) -> str:
@@ -142,7 +142,7 @@ def as_transformers(source: str, messages: list[tuple[str, str]], **given: Any) 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = tojson
     turns = [{"role": role, "content": content} for role, content in messages]
-    given = {"tools": None, "documents": None, "add_generation_prompt": True, "bos_token": "", "eos_token": ""} | given
+    given = {"tools": None, "documents": None, "add_generation_prompt": True} | given
     return environment.from_string(source).render(messages=turns, **given)
 
 

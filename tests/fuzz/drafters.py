@@ -12,6 +12,7 @@ from dsdnode.identity import peer_id
 from dsdnode.node.drafter import attempt, conversations, delivery, host, options, reply, routes
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
+from dsdnode.node.drafter.texts import Reading, Texts
 from dsdnode.placement import pipelines
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
@@ -70,8 +71,9 @@ class DrafterGame(Game):
         self.engine = engine = FakeTextEngine(DRAFT, cost=rng.choice((None, lambda num: 0.002 * num)))
         records: Any = Records(self.transport.id, self._found)
         asked = Options(4, "throughput", "f32", WireAcceptance(), strict=rng.random() < 0.2, patience_s=PATIENCE_S)
+        texts = Texts(self.rpc, Reading(engine, await engine.vocabulary()), engine.shard.tokenizer_hash)
         self.host = DrafterHost(
-            self.rpc, records, Pings(self.rpc), engine, await engine.vocabulary(),
+            self.rpc, records, Pings(self.rpc), engine, texts,
             max_sessions=MAX_SESSIONS, options=asked, rng=rng,
         )  # fmt: skip
         self.host.start()

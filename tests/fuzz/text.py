@@ -13,6 +13,7 @@ CONTROLS = {
     "<|im_start|>": Control(1), "<|im_end|>": Control(2, True, True), "<s>": Control(3), "</s>": Control(4),
     "[INST]": Control(5), "\n\n": Control(6, False, True),
 }  # fmt: skip
+SPECIALS = {"bos_token": "<s>", "eos_token": "</s>"}
 TEMPLATES = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
@@ -46,7 +47,7 @@ def _template(mutator: Mutator) -> Case:
 
 
 def _render(case: Case) -> None:
-    template = ChatTemplate(case[0].decode("utf-8", "surrogatepass"), CONTROLS, "<s>", "</s>")
+    template = ChatTemplate(case[0].decode("utf-8", "surrogatepass"), CONTROLS, SPECIALS)
     pieces = template.render(TALK[case[1][0]])
     assert all(isinstance(piece, str) or piece in {one.token for one in CONTROLS.values()} for piece in pieces)
 
@@ -88,7 +89,7 @@ def _say(case: Case) -> None:
 
 @cache
 def _templates() -> list[ChatTemplate]:
-    return [ChatTemplate(source, CONTROLS, "<s>", "</s>") for source in TEMPLATES]
+    return [ChatTemplate(source, CONTROLS, SPECIALS) for source in TEMPLATES]
 
 
 PARSERS = (

@@ -368,7 +368,7 @@ PARSERS = (
     ),
     Parser(
         "key-file", _key_file, _read_key_files, (BadInput,),
-        (swarm_keys.read_keys, swarm_keys._read_key, swarm_keys._first_line, identity.load),
+        (swarm_keys.read_keys, swarm_keys.read_secret, swarm_keys._first_line, identity.load),
         lambda case: len(case[0]) <= 4 * swarm_keys.MAX_KEY_CHARACTERS,
     ),
 )  # fmt: skip

@@ -137,9 +137,7 @@ DRAFTER: Final = {
         "        except DsdError as error:\n",
     ),
     "prompt-vocabulary": Mutation(DRAFTER_HOST + "_check", "max(*prompt, *tokens, 0) >= model.vocab_size", "False"),
-    "draft-vocabulary": Mutation(
-        "dsdnode.node.drafter.conversations:draft_tokens_of", "one.token < vocab_size", "True"
-    ),
+    "draft-vocabulary": Mutation("dsdnode.node.drafter.conversations:draft_tokens_of", "token < vocab_size and ", ""),
     "prompt-context": Mutation(DRAFTER_HOST + "_check", "len(prompt) >= model.context_tokens", "False"),
     "client-gone": Mutation(
         DRAFTER_HOST + "_peer_lost", "                delivery.client_lost()", "                pass"

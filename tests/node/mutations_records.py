@@ -39,9 +39,9 @@ RECORDS: Final = {
     ),
     "model-shape": Mutation("dsdnode.wire.records:model_id_of", " {vocab_size}", ""),
     "tokenizer-names": Mutation(
-        "dsdnode.node.node:Node._check_tokenizer",
-        "{tokenizer for _, tokenizer in known}",
-        "dict(sorted(known)).values()",
+        "dsdnode.node.drafter.pairing:tokenizer_for",
+        "any(model.tokenizer_hash == draft.tokenizer_hash for model in models)",
+        "{model.name: model for model in models}[models[0].name].tokenizer_hash == draft.tokenizer_hash",
     ),
     "newest-whole": Mutation(
         NEWEST, "record.sequence, {record.role: record}", "record.sequence, {**roles, record.role: record}"

@@ -8,6 +8,8 @@ from tests.node.mutation import Mutation
 
 TEXT_PROCESS: Final = "dsdnode.engine.text:TextProcess."
 
+TEXTS: Final = "dsdnode.node.drafter.texts:"
+
 TEXT: Final = {
     "template-typed": Mutation(
         "dsdnode.engine.template:ChatTemplate.render", "Written(content)", "Written.by_template(content)"
@@ -23,4 +25,22 @@ TEXT: Final = {
     "text-next": Mutation(TEXT_PROCESS + "_try", "            self._link = None\n", ""),
     "text-ids": Mutation("dsdnode.engine.text:_ids_of", "not isinstance(reply, Ids) or len(body) % 4", "False"),
     "text-vocabulary": Mutation("dsdnode.engine.text:_vocab", "starts[-1] != len(body) or ", ""),
+    "text-file-hash": Mutation(TEXTS + "Texts._got", "hashlib.sha256(data).hexdigest() == model.text_hash", "True"),
+    "text-file-kept": Mutation(
+        TEXTS + "_is_whole", 'hashlib.file_digest(file, "sha256").hexdigest() == text_hash', "bool(file.read(1))"
+    ),
+    "text-file-tokenizer": Mutation(TEXTS + "Texts._compared", "tokenizer_hash != model.tokenizer_hash", "False"),
+    "text-file-bomb": Mutation(TEXTS + "_unpacked", "decompress(data, num_bytes)", "decompress(data)"),
+    "text-file-asked": Mutation(TEXTS + "Texts._got", "[:MAX_ASKED]", ""),
+    "text-file-failed": Mutation(TEXTS + "Texts._begin", "_now() < failed_s + FAILED_S", "False"),
+    "text-file-disk": Mutation(TEXTS + "_keep", "kept[:-MAX_KEPT]", "()"),
+    "text-file-most-used": Mutation(TEXTS + "_Readings", "LFUCache[str, Reading]", '__import__("cachetools").LRUCache'),
+    "text-file-given": Mutation(
+        "dsdnode.node.shard.texts:TextGiver._may_have", "num >= MAX_FILES_AN_HOUR * len(self._pieces)", "False"
+    ),
+    "model-text": Mutation("dsdnode.wire.records:model_id_of", 'f" {text_hash}" if text_hash else ""', '""'),
+    "foreign-proposed": Mutation("dsdnode.node.drafter.conversations:draft_tokens_of", " and token not in foreign", ""),
+    "foreign-shown": Mutation(
+        "dsdnode.node.drafter.conversations:DraftSequences.draft", " and token not in self._foreign", ""
+    ),
 }

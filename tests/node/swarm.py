@@ -16,6 +16,7 @@ from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.drafter.texts import Draft
 from dsdnode.node.node import Node, Organs
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Contact
@@ -62,6 +63,7 @@ class FakeSwarm:
         before: Callable[[Discovery], Awaitable[None]] | None = None,
         context_tokens: int = 4096,
         drafts_after_s: float = 0.0,
+        texts: Draft | None = None,
         **options: object,
     ) -> Member:
         """`before`: what happens until its shard's engine is there; `drafts_after_s`: until its draft engine is."""
@@ -84,7 +86,7 @@ class FakeSwarm:
         roles = (("drafter",) if drafts else ()) + (("shard",) if layers else ())
         config = NodeConfig(roles=roles or ("bootstrap",), data_dir=self.folder / name, name=name, **options)  # type: ignore[arg-type]
         transport = self.hub.transport(contact)
-        member.node = Node(config, identity, transport, Organs(start_shard, start_draft), Random(name))
+        member.node = Node(config, identity, transport, Organs(start_shard, start_draft, texts=texts), Random(name))
         others = [other.contact for other in self.members.values()]
         await member.node.run(others)
         self.members[name] = member

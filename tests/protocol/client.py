@@ -108,9 +108,9 @@ RECORD = {
     "public_key": bytes, "addresses": list, "role": str, "weights_hash": str, "architecture": str, "model_name": str,
     "start": int, "end": int, "num_layers": int, "tokenizer_hash": str, "vocab_size": int, "width": int,
     "context_tokens": int, "free_sessions": int, "fixed_ms": 0.0, "slope_ms": 0.0, "queue": 0.0, "round_trips": [],
-    "settled": True, "sequence": 0, "ttl_s": 600.0, "relay_bytes_per_s": 0.0,
+    "settled": True, "sequence": 0, "ttl_s": 600.0, "relay_bytes_per_s": 0.0, "text_hash": "", "nickname": "",
 }  # fmt: skip
-MODEL = "dsdnode model 1\n{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash}\n"
+MODEL = "dsdnode model 1\n{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash} {text_hash}"
 
 
 def open_record(signed: bytes) -> Record:
@@ -122,7 +122,7 @@ def open_record(signed: bytes) -> Record:
         raise LostError("the peer sent a malformed record")
     VerifyKey(record.public_key).to_curve25519_public_key()
     VerifyKey(record.public_key).verify(b"dsdnode provider record 1\n" + payload, signature)  # The payload as it came.
-    record.model_id = hashlib.sha256(MODEL.format(**vars(record)).encode()).hexdigest()  # Section 8.5.
+    record.model_id = hashlib.sha256(f"{MODEL.format(**vars(record)).rstrip()}\n".encode()).hexdigest()  # Section 8.5.
     return record
 
 

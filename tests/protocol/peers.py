@@ -128,6 +128,7 @@ def records() -> dict[str, Any]:
     cases = [
         _record("a shard", "alice", record_of("alice")),
         _record("the same offer taken back", "alice", record_of("alice", sequence=8, ttl_s=0.0)),
+        _record("a shard that has its text file", "alice", record_of("alice", text_hash="5e" * 32)),
         _record("a drafter", "bob", record_of("bob", width=896, round_trips=(), **draft)),
     ]
     fields = list(ProviderRecord.__struct_fields__)

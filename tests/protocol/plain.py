@@ -120,7 +120,7 @@ def signed_record(seed: bytes, payload: bytes) -> bytes:
 def model_id(values: dict[str, Any]) -> str:
     """Of a record's values, by name."""
     names = ("weights_hash", "architecture", "num_layers", "width", "vocab_size", "tokenizer_hash")
-    told = " ".join(str(values[name]) for name in names)
+    told = " ".join(str(values[name]) for name in (*names, *(["text_hash"] if values["text_hash"] else [])))
     return hashlib.sha256(f"dsdnode model 1\n{told}\n".encode()).hexdigest()
 
 

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from dsdnode.sim.report import as_json
+from dsdnode.sim.report import Report, as_json
 from dsdnode.sim.scenario import Churn, Group, LoadTerms, NetworkTerms, Pair, Partition, Policies, Scenario
 from dsdnode.sim.simulate import simulate
 from tests.sim.theory import cpu, measure, schemes
@@ -31,6 +32,12 @@ SMALL = Scenario(
 )
 
 
+@cache
+def small() -> Report:
+    """Played once for all who look at it."""
+    return simulate(SMALL, 1)
+
+
 @pytest.fixture(autouse=True)
 def quiet() -> Any:
     with structlog.testing.capture_logs() as logs:
@@ -39,7 +46,7 @@ def quiet() -> Any:
 
 
 def test_every_reply_is_answered_right() -> None:
-    result = simulate(SMALL, 1)
+    result = small()
     assert (result.completed, result.lost, result.stuck, result.wrong_tokens) == (12, 0, 0, 0)
     assert not result.complaints
     assert result.acceptance_rate == pytest.approx(0.8, abs=0.08)
@@ -80,7 +87,7 @@ def test_members_come_and_go_and_the_text_is_right() -> None:
 
 
 def test_what_is_not_over_in_time_is_reported_as_stuck() -> None:
-    whole = simulate(SMALL, 1)
+    whole = small()
     result = simulate(replace(SMALL, limit_s=1), 1)
     assert result.completed < 12 and not result.lost and result.stuck == 4, "every user waits for one"
     assert result.simulated_s < whole.simulated_s
@@ -88,7 +95,7 @@ def test_what_is_not_over_in_time_is_reported_as_stuck() -> None:
 
 def test_a_reply_that_is_over_is_told() -> None:
     heard: list[str] = []
-    assert simulate(SMALL, 1, heard.append) == simulate(SMALL, 1)
+    assert simulate(SMALL, 1, heard.append) == small()
     assert len(heard) == 12
 
 

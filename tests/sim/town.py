@@ -128,6 +128,7 @@ class Town:
         acquaintance = Acquaintance([one.contact for one in self.people])
         for one in self.people:
             acquaintance.fill(one.discovery.table, one.identity.peer_id, self.loop.now, self.rng)
+            one.transport.has_called(one.discovery.table.contacts())
         self.announce(self.people)
         await asyncio.sleep(5)
 

@@ -135,6 +135,7 @@ def test_a_zero_life_takes_the_offer_back() -> None:
         {"width": 321},
         {"vocab_size": 5},
         {"tokenizer_hash": "ef" * 32},
+        {"text_hash": "ef" * 32},
     ],
 )
 def test_mallory_cannot_say_otherwise_of_alices_model(shape: dict[str, object]) -> None:

@@ -39,18 +39,26 @@ class DraftSequences:
     """A conversation's sequences in the draft engine, for one reply; None in their place: plain decoding."""
 
     def __init__(
-        self, batcher: Batcher, sequences: Sequence[int], sampling: Sampling, session: bytes, account: Account
+        self,
+        batcher: Batcher,
+        sequences: Sequence[int],
+        sampling: Sampling,
+        session: bytes,
+        account: Account,
+        foreign: frozenset[int] = frozenset(),
     ) -> None:
-        """`sequences`: MAX_BRANCHES empty ones; `session` of `account`: whose work it is, and is charged for it."""
+        """`sequences`: MAX_BRANCHES empty ones; `session` of `account`: whose work it is, and is charged for it;
+        `foreign`: ids of the target that are other tokens to the draft model."""
         self._batcher = batcher
         self._session, self._account = session, account
         self._sequences = tuple(sequences)
         self._sampling = sampling
+        self._foreign = foreign
         self._lengths = [0] * len(self._sequences)
 
     def follow(self, sampling: Sampling) -> DraftSequences:
         """For the next reply of the same session, with what is cached."""
-        next_ = DraftSequences(self._batcher, self._sequences, sampling, self._session, self._account)
+        next_ = DraftSequences(self._batcher, self._sequences, sampling, self._session, self._account, self._foreign)
         next_._lengths = self._lengths
         return next_
 
@@ -62,7 +70,7 @@ class DraftSequences:
         return self._batcher.engine.available and not self._batcher.culprits.is_refused(self._session, now)
 
     def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
-        """Tokens of the target that the draft model lacks (its padding, once in a blue moon) are another one to it."""
+        """A token of the target that the draft model lacks, or takes for something else, is the first one to it."""
         sequence = self._sequences[action.sequence]
         if action.source is not None:
             self._batcher.release(sequence)
@@ -71,7 +79,8 @@ class DraftSequences:
             self._batcher.truncate(sequence, action.position)
         self._lengths[action.sequence] = action.position + len(action.tokens) + action.count - 1
         known = self._batcher.engine.shard.vocab_size
-        inputs = np.asarray([token if token < known else 0 for token in action.tokens], np.int32)
+        seen = [token if token < known and token not in self._foreign else 0 for token in action.tokens]
+        inputs = np.asarray(seen, np.int32)
         chunk = Chunk(
             sequence, action.position, inputs, 1, self._sampling,
             extend=action.count - 1, runners_up=True, owner=self._account.owner,
@@ -210,7 +219,7 @@ class Conversations:
         elif conversation.sequences is None:
             sequences = range(slot * MAX_BRANCHES, (slot + 1) * MAX_BRANCHES)
             conversation.sequences = DraftSequences(
-                self._batcher, sequences, options.sampling, conversation.session, conversation.account
+                self._batcher, sequences, options.sampling, conversation.session, conversation.account, options.foreign
             )
         else:
             conversation.sequences = conversation.sequences.follow(options.sampling)
@@ -257,14 +266,21 @@ def _num_shared(mine: Sequence[int], other: Sequence[int]) -> int:
     return next((index for index, (one, two) in enumerate(pairs) if one != two), min(len(mine), len(other)))
 
 
-def draft_tokens_of(output: Output, vocab_size: int) -> tuple[do.DraftToken, ...]:
-    """Up to the first id that the target lacks; its own rows, a draft model may have padded further."""
+def draft_tokens_of(
+    output: Output, vocab_size: int, foreign: frozenset[int] = frozenset()
+) -> tuple[do.DraftToken, ...]:
+    """Up to the first id that the target lacks (its own rows, a draft model may have padded further) or that says
+    something else there."""
+
+    def usable(token: int) -> bool:
+        return token < vocab_size and token not in foreign
+
     assert output.tokens is not None and output.probabilities is not None
     assert output.runners_up is not None and output.runner_up_probabilities is not None
     columns = (output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities)
     drawn = [do.DraftToken(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
-    known = takewhile(lambda one: one.token < vocab_size, drawn)
-    return tuple(one if one.second < vocab_size else do.DraftToken(one.token, one.probability) for one in known)
+    known = takewhile(lambda one: usable(one.token), drawn)
+    return tuple(one if usable(one.second) else do.DraftToken(one.token, one.probability) for one in known)
 
 
 def session_config(conversation: Conversation, options: ReplyOptions) -> SessionConfig:

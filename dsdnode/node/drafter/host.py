@@ -12,7 +12,7 @@ import structlog
 
 from dsdnode.accounts import TURN_S, Account, Asking, Shares, Turns
 from dsdnode.dht.ids import tokenizer_key
-from dsdnode.engine.port import TextEngine
+from dsdnode.engine.port import Text, TextEngine
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import peer_id
@@ -23,6 +23,7 @@ from dsdnode.node.drafter.delivery import Delivery, finished
 from dsdnode.node.drafter.options import Options, ReplyOptions
 from dsdnode.node.drafter.reply import Reply
 from dsdnode.node.drafter.routes import Routes
+from dsdnode.node.drafter.texts import Reading, Texts
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.catalogue import Model, models_of
@@ -46,7 +47,7 @@ class DrafterHost:
         discovery: Discovery,
         pings: Pings,
         engine: TextEngine,
-        vocabulary: Vocab,
+        texts: Texts,
         *,
         max_sessions: int,
         options: Options,
@@ -59,7 +60,7 @@ class DrafterHost:
         self._discovery = discovery
         self._pings = pings
         self._engine = engine
-        self._vocabulary = vocabulary
+        self._texts = texts
         self._batcher = Batcher(engine)
         self._routes = Routes(rpc, discovery, pings, choose, tuning)
         self._max_sessions = max_sessions
@@ -97,6 +98,7 @@ class DrafterHost:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._conversations.forget()
+        await self._texts.close()
         await self._batcher.close()
 
     @property
@@ -149,14 +151,15 @@ class DrafterHost:
                 if isinstance(failed, BaseException):
                     raise failed
             assert isinstance(model, Model)
-            self._check_length(body, model)
+            reading = await self._texts.of(model)
+            self._check_length(body, model, reading)
             # One at a time of a network: whoever sends long texts waits for himself.
             async with self._prompting.setdefault(account.network, asyncio.Lock()):
-                prompt = await self._prompt(body)
+                prompt = await self._prompt(body, reading.text)
             if delivery.cancelled:
                 raise delivery.failure or PeerUnavailable("cancelled before it began")
-            options = self._options.reply(body, model, self._vocabulary)
-            self._begin(delivery, body, options, prompt)
+            options = self._options.reply(body, model, reading.vocabulary, reading.foreign)
+            self._begin(delivery, body, options, prompt, reading.vocabulary)
         except DsdError as error:
             self._forget(delivery)
             return finished(message.request, "", error), []
@@ -181,7 +184,14 @@ class DrafterHost:
         self._turns.lost(now, longest.account, asker, longest.since_s)
         return [longest]
 
-    def _begin(self, delivery: Delivery, body: replies.GenerateBody, options: ReplyOptions, prompt: list[int]) -> None:
+    def _begin(
+        self,
+        delivery: Delivery,
+        body: replies.GenerateBody,
+        options: ReplyOptions,
+        prompt: list[int],
+        vocabulary: Vocab,
+    ) -> None:
         self._check(options.model, prompt, body.tokens)
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
         self._check_share(delivery.account, num_positions)
@@ -189,7 +199,7 @@ class DrafterHost:
         line = [*prompt, *body.tokens]
         conversation = self._conversations.take(delivery.account, line, num_positions, options)
         reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)
-        delivery.start(reply, body, self._vocabulary, lambda: self._forget(delivery))
+        delivery.start(reply, body, vocabulary, lambda: self._forget(delivery))
         self.on_change()
 
     def _check_share(self, account: Account, num_positions: int) -> None:
@@ -203,7 +213,7 @@ class DrafterHost:
 
     def _least_positions(self, body: replies.GenerateBody) -> int:
         """That its line may grow to, before anything was looked up or read."""
-        num_tokens = len(body.prompt_tokens) or -(-_num_bytes(body) // self._vocabulary.longest_bytes)
+        num_tokens = len(body.prompt_tokens) or -(-_num_bytes(body) // self._texts.own.vocabulary.longest_bytes)
         return min(self._engine.shard.context_tokens, num_tokens + body.max_tokens)
 
     def _forget(self, delivery: Delivery) -> None:
@@ -256,15 +266,15 @@ class DrafterHost:
 
     # --- one reply
 
-    def _check_length(self, body: replies.GenerateBody, model: Model) -> None:
+    def _check_length(self, body: replies.GenerateBody, model: Model, reading: Reading) -> None:
         """Raises BadInput. The tokenizer is everybody's, and a text that cannot fit need not be read to be refused."""
         num_bytes = _num_bytes(body)
-        most = model.context_tokens * self._vocabulary.longest_bytes
+        most = model.context_tokens * reading.vocabulary.longest_bytes
         if num_bytes > most:
             known = f"the context of {model.name} here is {model.context_tokens} tokens, at most {most} bytes"
             raise BadInput(f"the prompt is {num_bytes} bytes long; {known}")
 
-    async def _prompt(self, body: replies.GenerateBody) -> list[int]:
+    async def _prompt(self, body: replies.GenerateBody, text: Text) -> list[int]:
         if body.prompt_tokens:
             prompt = list(body.prompt_tokens)
         elif self._engine.quarantined:
@@ -272,16 +282,16 @@ class DrafterHost:
         elif not self._engine.available:
             raise Overloaded("the draft engine, which has the tokenizer, is restarting")
         elif body.messages:
-            prompt = await self._engine.render([(message.role, message.content) for message in body.messages])
+            prompt = await text.render([(message.role, message.content) for message in body.messages])
         else:
-            prompt = await self._engine.tokenize(body.text, parse_special=True)
+            prompt = await text.tokenize(body.text, parse_special=True)
         if not prompt:
             raise BadInput("the prompt is empty")
         return prompt
 
     async def _model(self, model_id: str) -> Model:
         """The model as the swarm has it now. Raises NoPipeline when nobody offers it with our tokenizer."""
-        tokenizer_hash = self._engine.shard.tokenizer_hash
+        tokenizer_hash = self._texts.tokenizer_hash
         records = await self._discovery.find_providers(tokenizer_key(tokenizer_hash))
         self._records = records or self._records  # where nobody at all is found, our own network may be a new one
         models = models_of(self._records)

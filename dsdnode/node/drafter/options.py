@@ -51,6 +51,8 @@ class ReplyOptions:
     lease_s: float = 60.0
     patience_s: float = 60.0
     """The reply ends when it has not gone forward for so long."""
+    foreign: frozenset[int] = frozenset()
+    """Ids that say something else to the draft model: it is not shown them, and they are not proposed."""
 
     @property
     def sampling(self) -> Sampling:
@@ -81,8 +83,10 @@ class Options:
         lease_s, patience_s = config.timeouts.lease_s, config.patience_s
         return cls(config.draft_max, config.window, config.wire, rule, config.strict, lease_s, patience_s, tuning)
 
-    def reply(self, body: GenerateBody, model: Model, vocabulary: Vocab) -> ReplyOptions:
-        """Raises BadInput."""
+    def reply(
+        self, body: GenerateBody, model: Model, vocabulary: Vocab, foreign: frozenset[int] = frozenset()
+    ) -> ReplyOptions:
+        """`vocabulary`: the model's; `foreign`: as in ReplyOptions. Raises BadInput."""
         room = room_of(model.width)
         draft_max = min(self.draft_max if body.draft_max < 0 else body.draft_max, self._max_draft(room))
         experience = self._experiences.setdefault(model.model_id, Experience(self.tuning))
@@ -107,6 +111,7 @@ class Options:
             keep=body.keep and not self.strict,
             lease_s=self.lease_s,
             patience_s=body.patience_s or self.patience_s,
+            foreign=foreign,
         )
 
     def _max_draft(self, room: int) -> int:

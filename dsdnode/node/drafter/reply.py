@@ -262,8 +262,8 @@ class Reply:
             if life != self._draft_life:
                 return
             if isinstance(result, Output) and result.tokens is not None:
-                vocab_size = self._options.model.vocab_size
-                self._carry_out(self._machine.on_draft(self._now(), draft_tokens_of(result, vocab_size)))
+                usable = draft_tokens_of(result, self._options.model.vocab_size, self._options.foreign)
+                self._carry_out(self._machine.on_draft(self._now(), usable))
             else:  # dead or full: go on without
                 log.info("not drafted", reason=str(result))
                 self.on_drafter_lost()

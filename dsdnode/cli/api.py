@@ -1,0 +1,50 @@
+"""Where and to whom the APIs of other programs are served: flags of `serve` and `start --role gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import click
+
+from dsdnode.cli.options import chain
+from dsdnode.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from dsdnode.gateway.port import Swarm
+    from dsdnode.gateway.server import Gateway
+
+api_options = chain(
+    click.option("--api-host", metavar="HOST", help="Where to serve them (127.0.0.1; others need --api-key)."),
+    click.option("--api-port", metavar="PORT", help="The port (29180; 0: any)."),
+    click.option("--api-key", metavar="@FILE|KEY", help="Whoever asks must send it."),
+    click.option("--api-origin", multiple=True, metavar="ORIGIN", help="Pages of this origin may ask; repeatable."),
+)
+EXAMPLE = '{"messages": [{"role": "user", "content": "What is 12 plus 30?"}]}'
+
+
+def gateway(settings: Settings) -> Gateway:
+    """On its port already, so that a port in use is told before models are loaded. Raises BadInput."""
+    from dsdnode.gateway.doors import Rules
+    from dsdnode.gateway.server import Gateway
+
+    rules = Rules(settings["api_key"], settings["api_origin"])
+    return Gateway(settings["api_host"], settings["api_port"], rules)
+
+
+@contextlib.asynccontextmanager
+async def serving(made: Gateway, swarm: Swarm) -> AsyncIterator[asyncio.Task[None]]:
+    """Until the block is left, and what was asked by then is answered; the task ends when it is stopped before."""
+    task = asyncio.create_task(made.run(swarm), name="serve the APIs")
+    try:
+        yield task
+    finally:
+        made.stop()
+        await task
+
+
+def tell(url: str) -> None:
+    click.echo(f"Other programs reach it at {url} (Anthropic's, Ollama's), {url}/v1 (OpenAI's):")
+    click.echo(f"  curl {url}/v1/chat/completions -d '{EXAMPLE}'")

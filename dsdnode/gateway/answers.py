@@ -1,0 +1,163 @@
+"""One request's replies, driven: several at once, whole or as they come, and ended when who asked has hung up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.gateway.port import Swarm
+
+T = TypeVar("T")
+
+FINISH = {"stop": "stop", "length": "length", "context": "length"}
+"""By the reasons that a reply ends for. The context's end is one of length to whoever asked."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A reply, as far as it has come."""
+
+    request: GenerateRequest
+    text: str = ""
+    num_tokens: int = 0
+    finish_reason: str = ""
+    stats: ReplyStats | None = None
+
+    def take(self, event: Piece | Finished) -> None:
+        if isinstance(event, Piece):
+            self.text += event.text
+            self.num_tokens += len(event.tokens)
+        else:
+            self.finish_reason, self.stats = FINISH.get(event.reason, event.reason), event.stats
+
+
+@dataclass(slots=True)
+class Answers:
+    """Of one request. `events` gives (which reply, what came); the figures are there when it is over."""
+
+    swarm: Swarm
+    requests: Sequence[GenerateRequest]
+    each: list[Answer] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.each = [Answer(request) for request in self.requests]
+
+    async def events(self) -> AsyncGenerator[tuple[int, Piece | Finished], None]:
+        """Raises DsdError: of several replies the first that fails ends all."""
+        if len(self.requests) == 1:
+            async with contextlib.aclosing(self.swarm.generate(self.requests[0])) as events:
+                async for event in events:
+                    self.each[0].take(event)
+                    yield 0, event
+        else:
+            async with contextlib.aclosing(self._together()) as both:
+                async for index, event in both:
+                    self.each[index].take(event)
+                    yield index, event
+        if not all(answer.finish_reason for answer in self.each):
+            raise PeerMisbehaved("the reply ended without a word")
+
+    async def _together(self) -> AsyncGenerator[tuple[int, Piece | Finished], None]:
+        """All at once. Whoever reads slowly holds all of them back."""
+        came: asyncio.Queue[tuple[int, Piece | Finished | BaseException | None]] = asyncio.Queue(1)
+        tasks = [asyncio.create_task(self._into(came, index)) for index in range(len(self.requests))]
+        try:
+            num_left = len(tasks)
+            while num_left:
+                index, event = await came.get()
+                if event is None:
+                    num_left -= 1
+                elif isinstance(event, BaseException):
+                    raise event
+                else:
+                    yield index, event
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _into(self, came: asyncio.Queue[tuple[int, Any]], index: int) -> None:
+        try:
+            async with contextlib.aclosing(self.swarm.generate(self.requests[index])) as events:
+                async for event in events:
+                    await came.put((index, event))
+        except Exception as error:
+            await came.put((index, error))
+        else:
+            await came.put((index, None))
+
+    async def whole(self) -> list[Answer]:
+        async with contextlib.aclosing(self.events()) as events:
+            async for _ in events:
+                pass
+        return self.each
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return max((answer.stats.prompt_tokens for answer in self.each if answer.stats), default=0)
+
+    @property
+    def num_reused(self) -> int:
+        return max((answer.stats.prompt_tokens_reused for answer in self.each if answer.stats), default=0)
+
+    @property
+    def num_completion_tokens(self) -> int:
+        return sum(answer.num_tokens for answer in self.each)
+
+    def speculation(self) -> dict[str, Any]:
+        """Our own figures of the first reply."""
+        answer = self.each[0]
+        stats = answer.stats
+        if stats is None:
+            return {"seed": answer.request.seed}
+        return {
+            "seed": answer.request.seed,
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
+            "acceptance_rate": stats.acceptance_rate,
+            "passes": stats.passes,
+            "tokens_per_second": stats.tokens_per_second,
+            "plain_tokens_per_second": stats.plain_tokens_per_second,
+            "recoveries": stats.recoveries,
+            "acceptance": stats.acceptance,
+            "threshold": stats.threshold,
+        }
+
+    def route(self) -> str:
+        """Who ran which layers, for a header; "" where it is not known."""
+        stats = self.each[0].stats
+        stages = stats.pipeline if stats is not None else ()
+        return ", ".join(f"{stage.layers[0]}:{stage.layers[1]}={stage.peer_id[:12]}" for stage in stages)
+
+
+async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """`work`, ended at once when who asked has hung up. Raises ClientDisconnect then, and what `work` raises.
+
+    The request's body must have been read.
+    """
+    task = asyncio.create_task(work)
+    watch = asyncio.create_task(_until_hung_up(request, task))
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if watch.done() and not watch.cancelled():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watch.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _until_hung_up(request: Request, task: asyncio.Task[Any]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    task.cancel()

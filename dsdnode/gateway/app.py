@@ -1,0 +1,94 @@
+"""The gateway's paths, and what is around all of them: doors, CORS, and errors in the words of whoever asks."""
+
+from __future__ import annotations
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dsdnode.errors import BadInput, DsdError
+from dsdnode.gateway import anthropic, ollama, openai, responses
+from dsdnode.gateway.doors import Doors, Rules
+from dsdnode.gateway.failures import NotHere, failure_of, refusal
+from dsdnode.gateway.port import Swarm
+
+log = structlog.get_logger(__name__)
+
+HUNG_UP = 499
+"""As nginx has it; nobody reads it."""
+
+
+def make_app(swarm: Swarm, rules: Rules) -> Starlette:
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", openai.chat_completions, methods=["POST"]),
+            Route("/v1/completions", openai.completions, methods=["POST"]),
+            Route("/v1/responses", responses.responses, methods=["POST"]),
+            Route("/v1/models", openai.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", openai.one_model, methods=["GET"]),
+            Route("/v1/messages", anthropic.messages, methods=["POST"]),
+            Route("/api/chat", ollama.chat, methods=["POST"]),
+            Route("/api/generate", ollama.generate, methods=["POST"]),
+            Route("/api/tags", ollama.tags, methods=["GET"]),
+            Route("/api/show", ollama.show, methods=["POST"]),
+            Route("/api/version", ollama.version, methods=["GET"]),
+            Route("/health", health, methods=["GET"]),
+        ],
+        middleware=[
+            Middleware(
+                CORSMiddleware, allow_origins=list(rules.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+            ),
+            Middleware(Doors, rules=rules),
+        ],
+        exception_handlers={
+            DsdError: _refused,
+            HTTPException: _no_such_path,
+            ClientDisconnect: _hung_up,
+            Exception: _failed,
+        },
+    )
+    app.state.swarm = swarm
+    return app
+
+
+async def health(request: Request) -> Response:
+    """200 once some model can be asked for; 503 with a reason before."""
+    swarm: Swarm = request.app.state.swarm
+    known = await swarm.models()
+    if any(one.complete and one.drafters for one in known):
+        return JSONResponse({"status": "ok"})
+    missing = "; ".join(f"{one.name}: {one.missing or 'nobody drafts for it'}" for one in known)
+    reason = missing or "nobody in this swarm hosts a model yet"
+    return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"retry-after": "5"})
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if failure_of(error).status >= 500:
+        log.info("a request came to nothing", path=request.url.path, reason=str(error))
+    return refusal(request.url.path, error)
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 405:
+        words = f"{request.method} is not for {path[:100]}"
+    elif error.status_code == 404:
+        words = f"there is no {path[:100]} here"
+    else:
+        return refusal(path, BadInput(error.detail))
+    return refusal(path, NotHere(words))
+
+
+async def _hung_up(request: Request, error: Exception) -> Response:
+    return Response(status_code=HUNG_UP)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    log.error("bug in the gateway", path=request.url.path, exc_info=error)
+    return refusal(request.url.path, error)

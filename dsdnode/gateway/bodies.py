@@ -1,0 +1,127 @@
+"""Bodies of requests: read up to a limit, decoded onto typed nouns, and what the nouns have in common."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+
+from dsdnode.client.request import NEW_SEED_BELOW, GenerateRequest
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD
+from dsdnode.errors import BadInput
+
+MAX_BODY_BYTES = 16 << 20
+"""A conversation with long documents in it has a few; its texts have limits of their own on the wire."""
+MAX_REPLY_TOKENS = 1 << 20
+MAX_CHOICES = 16
+USUAL_TOKENS = 2048
+"""Of a reply whose request does not say: what a long answer has. All the context would be held for every short one."""
+ANY_MODEL = ("", "default", "auto")
+
+Temperature = Annotated[float, Meta(ge=0, le=100)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+TopK = Annotated[int, Meta(ge=-1, le=1 << 24)]
+Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Tokens = Annotated[int, Meta(ge=1)]
+StopText = Annotated[str, Meta(min_length=1, max_length=256)]
+Stops = StopText | Annotated[list[StopText], Meta(max_length=16)] | None
+
+T = TypeVar("T")
+
+
+async def read(request: Request, kind: type[T]) -> T:
+    """Raises BadInput, which says where in the body the fault is."""
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > MAX_BODY_BYTES:
+            raise BadInput(f"the request's body is longer than {MAX_BODY_BYTES >> 20} MiB")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise BadInput(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"the request's body is not JSON: {error}") from None
+
+
+class Sampled(msgspec.Struct, kw_only=True):
+    """How a reply is drawn, in the words that all dialects share, and our own knobs. None stands for what is not said:
+    many programs send null for it."""
+
+    model: str | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_k: TopK | None = None
+    min_p: Share | None = None
+    seed: Seed | None = None
+    window: str | None = None
+    acceptance: str | None = None
+    threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    draft_max: Annotated[int, Meta(ge=0, le=64)] | None = None
+
+    def request(
+        self,
+        messages: list[dict[str, str]] | None = None,
+        prompt: str | None = None,
+        prompt_tokens: list[int] | None = None,
+        *,
+        max_tokens: int | None = None,
+        stop: Stops = None,
+        choice: int = 0,
+    ) -> GenerateRequest:
+        """`choice`: the how-manieth of several replies to one request, each with a seed of its own. Raises BadInput."""
+        return GenerateRequest(
+            messages=messages or (),
+            prompt=prompt,
+            prompt_tokens=prompt_tokens,
+            model=None if self.model in (None, *ANY_MODEL) else self.model,
+            max_tokens=min(max_tokens or USUAL_TOKENS, MAX_REPLY_TOKENS),
+            temperature=self.temperature or 0.0,
+            top_k=max(0, self.top_k or 0),
+            top_p=self.top_p or 1.0,
+            min_p=self.min_p or 0.0,
+            seed=self._seed(choice),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+            draft_max=self.draft_max,
+            window=self.window or "",
+            threshold=self._threshold(),
+            deferred=self.acceptance == "deferred",
+            keep=prompt_tokens is None,
+        )
+
+    def _seed(self, choice: int) -> int:
+        if self.seed is None or self.seed == -1:
+            return secrets.randbelow(NEW_SEED_BELOW)
+        return ((self.seed % (1 << 64)) + choice) % (1 << 63)
+
+    def _threshold(self) -> float | None:
+        if self.acceptance is None:
+            return None
+        if self.acceptance not in ACCEPTANCES:
+            raise BadInput(f"acceptance is one of {', '.join(ACCEPTANCES)}, not {self.acceptance!r}")
+        return 0.0 if self.acceptance == "exact" else self.threshold or DEFAULT_THRESHOLD
+
+
+def text_of(content: Any, where: str) -> str:
+    """Of a message's content: a text, parts of which all are texts, or nothing. Raises BadInput naming other parts."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    return "".join(_part(part, where) for part in parts)
+
+
+def _part(part: Any, where: str) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+        text: str = part["text"]
+        return text
+    if kind == "refusal" and isinstance(part.get("refusal"), str):
+        return str(part["refusal"])
+    raise BadInput(f"{where}: content of type {kind!r} cannot be used: the models here read text alone")

@@ -1,0 +1,94 @@
+"""Who may come in: the key, and whether a page of another origin, or a name that leads here by trickery, is behind it.
+
+A browser lets any page send requests to this machine, and a name that its owner turns to 127.0.0.1 makes them look like
+requests of that page's own origin. So without a key, only names that are this machine's are answered, and a request
+that says it comes from another origin is refused unless that origin was named.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dsdnode.errors import BadInput
+from dsdnode.gateway.failures import Forbidden, Unauthorized, refusal
+
+OPEN_PATHS = ("/", "/health")
+"""They tell nothing of anybody's, and are asked for by who has no key: a browser, a supervisor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """`hosts`: names under which this machine may be called without a key, beside its loopback ones."""
+
+    key: str = ""
+    origins: Sequence[str] = ()
+    hosts: Sequence[str] = ()
+
+    def check(self, path: str, headers: Headers) -> None:
+        """Raises Unauthorized or Forbidden."""
+        origin, host = headers.get("origin", ""), headers.get("host", "")
+        if origin and origin not in self.origins and "*" not in self.origins and urlsplit(origin).netloc != host:
+            raise Forbidden(f"pages of {origin[:100]} may not ask here: --api-origin names those that may")
+        if self.key:
+            if path not in OPEN_PATHS and not self._has_key(headers):
+                raise Unauthorized("this server has a key: send it as `Authorization: Bearer KEY`, or as `x-api-key`")
+        elif not self._is_here(host):
+            raise Forbidden(f"{host[:100]!r} is no name of this machine that is answered without --api-key")
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return hmac.compare_digest(given.encode(), self.key.encode())
+
+    def _is_here(self, host: str) -> bool:
+        name = hostname(host)
+        return is_loopback(name) or name in self.hosts
+
+
+def hostname(host: str) -> str:
+    """Without the port, small, as a Host header or a flag has it."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
+
+
+def is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def check_origin(origin: str) -> str:
+    """Raises BadInput."""
+    parts = urlsplit(origin)
+    if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query):
+        raise BadInput(f"an origin is http://HOST:PORT or https://HOST, without a path, not {origin[:100]!r}")
+    return origin
+
+
+class Doors:
+    """The middleware that asks the rules."""
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._rules.check(scope["path"], Headers(scope=scope))
+            except (Unauthorized, Forbidden) as error:
+                await refusal(scope["path"], error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

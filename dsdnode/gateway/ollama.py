@@ -1,0 +1,175 @@
+"""Ollama's `POST /api/chat`, `/api/generate`, `/api/show`, `GET /api/tags`, `/api/version`: lines of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from dsdnode.client.client import GenerateRequest, Piece
+from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.gateway.answers import Answers, unless_hung_up
+from dsdnode.gateway.bodies import Sampled, Stops, read, text_of
+from dsdnode.gateway.failures import ollama_error
+from dsdnode.gateway.openai import Message, refuse
+from dsdnode.gateway.streams import line, streamed
+
+NDJSON = "application/x-ndjson"
+
+
+class Options(Sampled, kw_only=True):
+    num_predict: int | None = None
+    """Negative: as long as it likes."""
+    stop: Stops = None
+
+
+class Asked(msgspec.Struct, kw_only=True):
+    """What both kinds have. `stream` is on unless it is switched off."""
+
+    model: str
+    stream: bool | None = None
+    options: Options | None = None
+    format: Any = None
+    think: Any = None
+
+    def draw(self, messages: list[dict[str, str]] | None = None, prompt: str | None = None) -> GenerateRequest:
+        refuse({"format": bool(self.format)})
+        options = self.options or Options()
+        options.model = self.model.removesuffix(":latest")
+        most = options.num_predict
+        return options.request(messages, prompt, max_tokens=most if most and most > 0 else None, stop=options.stop)
+
+
+class ChatBody(Asked, kw_only=True):
+    messages: Annotated[list[Message], Meta(max_length=1024)]
+    tools: Any = None
+
+    def asked(self) -> GenerateRequest:
+        refuse({"tools": bool(self.tools)})
+        if not self.messages:
+            raise BadInput("there are no messages to answer")
+        messages = [
+            {"role": one.role, "content": text_of(one.content, f"messages[{index}]")}
+            for index, one in enumerate(self.messages)
+        ]
+        return self.draw(messages)
+
+
+class GenerateBody(Asked, kw_only=True):
+    prompt: str
+    system: str | None = None
+    raw: bool | None = None
+    suffix: str | None = None
+    images: Any = None
+
+    def asked(self) -> GenerateRequest:
+        refuse({"suffix": bool(self.suffix), "images": bool(self.images)})
+        if self.raw:
+            return self.draw(prompt=self.prompt)
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return self.draw([*system, {"role": "user", "content": self.prompt}])
+
+
+async def chat(request: Request) -> Response:
+    body = await read(request, ChatBody)
+    return await _answer(request, body, body.asked(), lambda text: {"message": {"role": "assistant", "content": text}})
+
+
+async def generate(request: Request) -> Response:
+    body = await read(request, GenerateBody)
+    return await _answer(request, body, body.asked(), lambda text: {"response": text})
+
+
+async def _answer(
+    request: Request, body: Asked, asked: GenerateRequest, written: Callable[[str], dict[str, Any]]
+) -> Response:
+    answers = Answers(request.app.state.swarm, [asked])
+    if body.stream is None or body.stream:
+        lines = _lines(answers, body.model, written)
+        # Their readers take every line for JSON: nothing is sent while nothing comes.
+        return await streamed(request, lines, lambda error: line(ollama_error(error)), media_type=NDJSON, ping=b"")
+    (answer,) = await unless_hung_up(request, answers.whole())
+    return JSONResponse({**_head(body.model), **written(answer.text), **_ending(answers)})
+
+
+async def _lines(answers: Answers, model: str, written: Callable[[str], dict[str, Any]]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(answers.events()) as events:
+        async for _, came in events:
+            if isinstance(came, Piece) and came.text:
+                yield line({**_head(model), **written(came.text), "done": False})
+    yield line({**_head(model), **written(""), **_ending(answers)})
+
+
+def _head(model: str) -> dict[str, Any]:
+    return {"model": model, "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+
+
+def _ending(answers: Answers) -> dict[str, Any]:
+    """Times are in nanoseconds there."""
+    (answer,) = answers.each
+    stats = answer.stats
+    first_s = (stats and stats.time_to_first_token_s) or 0.0
+    per_s = (stats and stats.tokens_per_second) or 0.0
+    rest_s = answer.num_tokens / per_s if per_s else 0.0
+    return {
+        "done": True,
+        "done_reason": answer.finish_reason,
+        "total_duration": int((first_s + rest_s) * 1e9),
+        "load_duration": 0,
+        "prompt_eval_count": answers.num_prompt_tokens,
+        "prompt_eval_duration": int(first_s * 1e9),
+        "eval_count": answer.num_tokens,
+        "eval_duration": int(rest_s * 1e9),
+    }
+
+
+async def tags(request: Request) -> Response:
+    return JSONResponse({"models": [_tag(one) for one in await request.app.state.swarm.models()]})
+
+
+def _tag(one: Any) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "model": one.name,
+        "modified_at": "1970-01-01T00:00:00Z",
+        "size": 0,
+        "digest": one.model_id,
+        "details": _details(),
+    }
+
+
+def _details() -> dict[str, Any]:
+    return {
+        "parent_model": "", "format": "gguf", "family": "", "families": None, "parameter_size": "",
+        "quantization_level": "",
+    }  # fmt: skip
+
+
+class ShowBody(msgspec.Struct, kw_only=True):
+    model: str = ""
+    name: str = ""
+
+
+async def show(request: Request) -> Response:
+    body = await read(request, ShowBody)
+    name = (body.model or body.name).removesuffix(":latest")
+    known = await request.app.state.swarm.models()
+    for one in known:
+        if name in (one.name, one.model_id):
+            info = {"general.name": one.name, "dsdnode.model_id": one.model_id, "dsdnode.block_count": one.num_layers}
+            return JSONResponse(
+                {"details": _details(), "model_info": info, "capabilities": ["completion"], "template": ""}
+            )
+    names = ", ".join(one.name for one in known) or "none"
+    raise ModelRefused(f"no model named {name!r} in this swarm (there is: {names})")
+
+
+async def version(request: Request) -> Response:
+    return JSONResponse({"version": version_of("dsdnode")})

@@ -1,0 +1,261 @@
+"""OpenAI's chat and text completions: `POST /v1/chat/completions`, `POST /v1/completions`, `GET /v1/models`.
+
+What cannot be honoured is refused by name, and never dropped; fields that are not known are no business of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from dsdnode.client.client import Finished, GenerateRequest, Piece
+from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.gateway.answers import Answers, unless_hung_up
+from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, read, text_of
+from dsdnode.gateway.failures import openai_error
+from dsdnode.gateway.port import Swarm
+from dsdnode.gateway.streams import event, streamed
+
+ROLES = {"developer": "system"}
+"""Other names of a role."""
+DONE = b"data: [DONE]\n\n"
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Completing(Sampled, kw_only=True):
+    """What both kinds of completions have."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: Stops = None
+    max_tokens: Tokens | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: Any = None
+    logit_bias: Any = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+
+    def refuse(self) -> None:
+        """Raises BadInput for what is asked for and cannot be done."""
+        asked = {
+            "logprobs": bool(self.logprobs),
+            "logit_bias": bool(self.logit_bias),
+            "presence_penalty": bool(self.presence_penalty),
+            "frequency_penalty": bool(self.frequency_penalty),
+            "repetition_penalty": self.repetition_penalty not in (None, 1.0),
+        }
+        refuse(asked)
+
+
+def refuse(asked: dict[str, bool]) -> None:
+    if names := [name for name, is_asked in asked.items() if is_asked]:
+        raise BadInput(f"{', '.join(names)}: not supported by this server; leave it out")
+
+
+class Message(msgspec.Struct, kw_only=True):
+    role: Annotated[str, Meta(min_length=1, max_length=32)]
+    content: Any = None
+    tool_calls: Any = None
+
+
+class ChatBody(Completing, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=1024)]
+    max_completion_tokens: Tokens | None = None
+    response_format: Any = None
+    tools: Any = None
+    functions: Any = None
+    modalities: Any = None
+
+    def requests(self) -> list[GenerateRequest]:
+        self.refuse()
+        kind = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
+        others = [one for one in self.modalities or () if one != "text"]
+        refuse(
+            {
+                f"response_format {kind}": kind not in (None, "text"),
+                "tools": bool(self.tools),
+                "functions": bool(self.functions),
+                f"modalities {others}": bool(others),
+                "tool_calls": any(message.tool_calls for message in self.messages),
+            }
+        )
+        messages = [
+            {"role": ROLES.get(one.role, one.role), "content": text_of(one.content, f"messages[{index}]")}
+            for index, one in enumerate(self.messages)
+        ]
+        most = self.max_completion_tokens or self.max_tokens
+        return [self.request(messages, max_tokens=most, stop=self.stop, choice=choice) for choice in range(self.n or 1)]
+
+
+Prompt = str | list[str] | list[int] | list[list[int]]
+
+
+class CompletionBody(Completing, kw_only=True):
+    prompt: Any
+    suffix: str | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+
+    def requests(self) -> list[GenerateRequest]:
+        self.refuse()
+        refuse({"suffix": bool(self.suffix), "echo": bool(self.echo), "best_of": self.best_of not in (None, 1)})
+        try:
+            prompt = msgspec.convert(self.prompt, str | list[Any])
+            many = [prompt] if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int) else prompt
+            prompts = [msgspec.convert(one, str | list[int]) for one in many]
+        except msgspec.ValidationError:
+            raise BadInput("prompt is a text, a list of texts, a list of token ids, or a list of such") from None
+        if not all(prompts) or not prompts:
+            raise BadInput("the prompt is empty")
+        if len(prompts) * (self.n or 1) > MAX_CHOICES:
+            raise BadInput(f"{len(prompts)} prompts with n {self.n or 1}: {MAX_CHOICES} replies at most at once")
+        return [
+            self.request(
+                prompt=one if isinstance(one, str) else None,
+                prompt_tokens=None if isinstance(one, str) else one,
+                max_tokens=self.max_tokens or 16,
+                stop=self.stop,
+                choice=choice,
+            )
+            for one in prompts
+            for choice in range(self.n or 1)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a kind of completion is written: whole, and in chunks."""
+
+    prefix: str
+    whole: str
+    chunk: str
+    choice: Callable[[str], dict[str, Any]]
+    delta: Callable[[str], dict[str, Any]]
+    opening: dict[str, Any] | None = None
+    closing: Callable[[], dict[str, Any]] = dict
+
+
+CHAT = Shape(
+    prefix="chatcmpl-",
+    whole="chat.completion",
+    chunk="chat.completion.chunk",
+    choice=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
+    delta=lambda text: {"delta": {"content": text}},
+    opening={"delta": {"role": "assistant", "content": ""}},
+    closing=lambda: {"delta": {}},
+)
+TEXT = Shape(
+    prefix="cmpl-",
+    whole="text_completion",
+    chunk="text_completion",
+    choice=lambda text: {"text": text},
+    delta=lambda text: {"text": text},
+    closing=lambda: {"text": ""},
+)
+
+
+def usage_of(answers: Answers) -> dict[str, Any]:
+    prompt, completion = answers.num_prompt_tokens, answers.num_completion_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": answers.num_reused},
+        "speculation": answers.speculation(),
+    }
+
+
+async def chat_completions(request: Request) -> Response:
+    body = await read(request, ChatBody)
+    return await _complete(request, body, body.requests(), CHAT)
+
+
+async def completions(request: Request) -> Response:
+    body = await read(request, CompletionBody)
+    return await _complete(request, body, body.requests(), TEXT)
+
+
+async def _complete(request: Request, body: Completing, asked: list[GenerateRequest], shape: Shape) -> Response:
+    swarm: Swarm = request.app.state.swarm
+    answers = Answers(swarm, asked)
+    head = {
+        "id": shape.prefix + token_hex(12),
+        "object": shape.chunk if body.stream else shape.whole,
+        "created": int(datetime.now(UTC).timestamp()),
+        "model": body.model or "default",
+        "system_fingerprint": "dsdnode",
+    }
+    if body.stream:
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        return await streamed(
+            request, _chunks(answers, head, shape, with_usage), lambda error: event(openai_error(error))
+        )
+    await unless_hung_up(request, answers.whole())
+    choices = [
+        {"index": index, **shape.choice(answer.text), "logprobs": None, "finish_reason": answer.finish_reason}
+        for index, answer in enumerate(answers.each)
+    ]
+    headers = {"x-dsdnode-route": route} if (route := answers.route()) else {}
+    return JSONResponse({**head, "choices": choices, "usage": usage_of(answers)}, headers=headers)
+
+
+async def _chunks(
+    answers: Answers, head: dict[str, Any], shape: Shape, with_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """usage comes in a chunk of its own, without choices, behind the finish reasons."""
+    none = {"usage": None} if with_usage else {}
+
+    def chunk(index: int, part: dict[str, Any], reason: str | None = None) -> bytes:
+        choice = {"index": index, **part, "logprobs": None, "finish_reason": reason}
+        return event({**head, "choices": [choice], **none})
+
+    opened: set[int] = set()
+    async with aclosing(answers.events()) as events:
+        async for index, came in events:
+            if index not in opened and shape.opening is not None:
+                yield chunk(index, shape.opening)
+            opened.add(index)
+            if isinstance(came, Piece) and came.text:
+                yield chunk(index, shape.delta(came.text))
+            elif isinstance(came, Finished):
+                yield chunk(index, shape.closing(), answers.each[index].finish_reason)
+    if with_usage:
+        yield event({**head, "choices": [], "usage": usage_of(answers)})
+    yield DONE
+
+
+async def models(request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [_model(one) for one in await request.app.state.swarm.models()]})
+
+
+async def one_model(request: Request) -> Response:
+    name = request.path_params["name"]
+    known = await request.app.state.swarm.models()
+    for one in known:
+        if name in (one.name, one.model_id):
+            return JSONResponse(_model(one))
+    names = ", ".join(one.name for one in known) or "none"
+    raise ModelRefused(f"no model named {name!r} in this swarm (there is: {names})")
+
+
+def _model(one: Any) -> dict[str, Any]:
+    return {
+        "id": one.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "dsdnode",
+        "dsdnode": {"model_id": one.model_id, "complete": one.complete, "missing": one.missing},
+    }

@@ -1,0 +1,92 @@
+"""The gateway on a port of this machine, from its first request to its drain."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from dsdnode.errors import BadInput
+from dsdnode.gateway.app import make_app
+from dsdnode.gateway.doors import Rules, hostname, is_loopback
+from dsdnode.gateway.port import Swarm
+
+DRAIN_S = 30
+"""Replies in flight may take so long to end."""
+MAX_CONNECTIONS = 1000
+"""One more is told 503: each may hold a reply, and takes a descriptor."""
+MAX_WAITING = 256
+"""Connections that the system takes for us before we do."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Raises BadInput."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host.strip("[]"), port))
+        bound.listen(MAX_WAITING)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInput(f"cannot listen at {host}:{port}: {why}; --api-port chooses another port") from None
+    return bound
+
+
+def check_exposed(host: str, key: str) -> None:
+    """Raises BadInput."""
+    if not key and not is_loopback(hostname(host if ":" not in host else f"[{host.strip('[]')}]")):
+        raise BadInput(f"at {host} anybody who reaches this machine could ask: --api-key @FILE says who may")
+
+
+class Server(uvicorn.Server):
+    """Signals are its caller's business."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Gateway:
+    """Listens from the beginning, at `url`; `await gateway.run(swarm)` answers until `stop`."""
+
+    def __init__(self, host: str, port: int, rules: Rules) -> None:
+        """Raises BadInput."""
+        check_exposed(host, rules.key)
+        self._rules = rules
+        self._socket = bind(host, port)
+        self._server: Server | None = None
+        self._stopped = False
+
+    @property
+    def url(self) -> str:
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def run(self, swarm: Swarm) -> None:
+        config = uvicorn.Config(
+            make_app(swarm, self._rules),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            backlog=MAX_WAITING,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+        self._server = Server(config)
+        self._server.should_exit = self._stopped
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            self._socket.close()
+
+    def stop(self) -> None:
+        """What was asked is answered. Asked twice: no more."""
+        if self._server is not None:
+            self._server.force_exit = self._stopped
+            self._server.should_exit = True
+        self._stopped = True

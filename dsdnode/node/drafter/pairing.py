@@ -1,0 +1,76 @@
+"""Which models a draft model drafts for: those with its own tokenizer, or else those whose tokenizer it fits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from dsdnode.dht.ids import ip_groups
+from dsdnode.engine.port import ShardInfo
+from dsdnode.errors import DsdError, ModelRefused
+from dsdnode.node.drafter.texts import Texts
+from dsdnode.swarm.catalogue import Model
+
+log = structlog.get_logger(__name__)
+
+MAX_COMPARED = 8
+"""Models whose text files are got for it: some megabytes each."""
+LOOK_S = 20.0
+"""Between two looks for a target, where there was none."""
+MAX_TOLD = 3
+"""Models in an error."""
+
+
+async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model]) -> str:
+    """The tokenizer hash of the models to draft for, of the `models` that there are (none: its own).
+
+    Raises ModelRefused where it fits none of them: a draft model that nobody can use is a mistake, and never silent.
+    """
+    if not models or any(model.tokenizer_hash == draft.tokenizer_hash for model in models):
+        return draft.tokenizer_hash
+    reasons = []
+    for model in sorted(models, key=_order)[:MAX_COMPARED]:
+        reason = ""
+        if model.text_hash:
+            try:
+                fit = await texts.fit(model)
+                reason = fit.reason
+            except DsdError as error:
+                fit, reason = None, str(error)
+            if fit is not None and not reason:
+                log.info("drafting for another tokenizer", model=model.name, ids_that_differ=fit.told or "none")
+                return model.tokenizer_hash
+        reasons.append(f"{model.name} ({model.tokenizer_hash[:12]}{f': {reason}' if reason else ''})")
+    more = f" and {len(reasons) - MAX_TOLD} more" if len(reasons) > MAX_TOLD else ""
+    raise ModelRefused(
+        f"the draft model {draft.model_name} has another tokenizer ({draft.tokenizer_hash[:12]}) than "
+        f"{', '.join(reasons[:MAX_TOLD])}{more}. A text must be the same ids to both: name a draft model of the "
+        "target's own family (--model-draft), or leave out the role drafter"
+    )
+
+
+async def wait_for_target(texts: Texts, draft: ShardInfo, look: Callable[[], Awaitable[Sequence[Model]]]) -> bool:
+    """Where there was no target at first: until there is one that it fits. Has its tokenizer become another's?"""
+    told = ""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        models = await look()
+        if not models:
+            continue
+        try:
+            found = await tokenizer_for(texts, draft, models)
+        except ModelRefused as error:
+            if str(error) != told:
+                told = str(error)
+                log.warning("nothing to draft for", reason=told)
+            continue
+        changed, texts.tokenizer_hash = found != texts.tokenizer_hash, found
+        return changed
+
+
+def _order(model: Model) -> tuple[bool, int, str, str]:
+    """What is whole first, and hosted in the most networks."""
+    networks = {network for shard in model.shards for network in ip_groups(shard.addresses) or ("",)}
+    return not model.complete, -len(networks), model.name, model.model_id

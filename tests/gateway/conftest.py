@@ -1,0 +1,108 @@
+"""A gateway on a port of its own, before a swarm that says what a test has it say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats
+from dsdnode.errors import DsdError
+from dsdnode.gateway.doors import Rules
+from dsdnode.gateway.server import Gateway
+from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
+
+MODEL = ModelInfo("demo", "ef" * 32, 8, (Coverage((0, 8), 1, 1),), 1, True, "", True)
+WAIT = object()
+"""In a script: nothing comes any more."""
+
+
+def stats(num_tokens: int, prompt_tokens: int = 12, reused: int = 5) -> ReplyStats:
+    return ReplyStats(
+        prompt_tokens=prompt_tokens, prompt_tokens_reused=reused, completion_tokens=num_tokens, drafted=6, accepted=4,
+        time_to_first_token_s=0.25, tokens_per_second=8.0, passes=2,
+    )  # fmt: skip
+
+
+@dataclass
+class ScriptedSwarm:
+    """`script`: texts, each a token; then an error, WAIT, or a reason to end."""
+
+    script: list[Any] = field(default_factory=lambda: ["Hel", "lo", "stop"])
+    asked: list[GenerateRequest] = field(default_factory=list)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    """A reply was ended before its end."""
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    known: list[ModelInfo] = field(default_factory=lambda: [MODEL])
+
+    async def generate(
+        self, request: GenerateRequest, told: Callable[[str], None] | None = None
+    ) -> AsyncGenerator[Piece | Finished, None]:
+        self.asked.append(request)
+        self.began.set()
+        try:
+            for num, said in enumerate(self.script):
+                if said is WAIT:
+                    await asyncio.Event().wait()
+                if isinstance(said, DsdError):
+                    raise said
+                if said in ("stop", "length", "context"):
+                    yield Finished(said, stats(num))
+                    return
+                yield Piece((num,), said, 0)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.left.set()
+            raise
+
+    async def models(self) -> list[ModelInfo]:
+        return self.known
+
+    async def peers(self) -> list[PeerInfo]:
+        return []
+
+
+@dataclass
+class Served:
+    swarm: ScriptedSwarm
+    url: str
+    http: httpx.AsyncClient
+
+    async def events(self, path: str, body: dict[str, Any]) -> list[tuple[str, Any]]:
+        """(name, data) of each server-sent event; data "[DONE]" as it is."""
+        answer = await self.http.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        found = []
+        for block in answer.text.split("\n\n"):
+            lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            if "data" in lines:
+                data = lines["data"]
+                found.append((lines.get("event", ""), data if data == "[DONE]" else msgspec.json.decode(data)))
+        return found
+
+
+@pytest.fixture
+def rules() -> Rules:
+    """A test says others by @pytest.mark.parametrize("rules", ...)."""
+    return Rules()
+
+
+@pytest.fixture
+async def served(rules: Rules) -> AsyncIterator[Served]:
+    swarm = ScriptedSwarm()
+    gateway = Gateway("127.0.0.1", 0, rules)
+    running = asyncio.create_task(gateway.run(swarm))
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
+        yield Served(swarm, gateway.url, http)
+    gateway.stop()
+    gateway.stop()
+    await running
+
+
+def hello(**more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "hello"}], **more}
