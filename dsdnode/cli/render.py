@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
 
 WIDTH = 80
+TOLD_WAIT_S = 1.0
+"""Of a shorter wait for a place nobody needs to hear."""
 GAP = 2
 _WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 """An address stays in one piece."""
@@ -162,14 +164,14 @@ def stats_line(stats: ReplyStats, plain_tokens_per_second: float | None = None) 
 
     `plain_tokens_per_second`: plain decoding as measured; without it the drafter's estimate serves.
     """
-    speed, first_s = stats.tokens_per_second, stats.time_to_first_token_s
+    speed = stats.tokens_per_second
     rate, mean = stats.acceptance_rate, stats.acceptance_length_mean
     plain = plain_tokens_per_second or stats.plain_tokens_per_second
     parts = [f"{stats.completion_tokens} tok"]
     if speed is not None:  # one token takes no time after the first
         parts.append(f"{speed:.1f} tok/s")
-    if first_s is not None:
-        parts.append(f"first token {first_s:.{1 if first_s >= 0.1 else 2}f} s")
+    if first := _first_token(stats):
+        parts.append(first)
     if rate is not None and mean is not None:
         parts.append(f"accepted {100 * rate:.0f} % (mean {mean:.1f} a window)")
     if stats.threshold:
@@ -190,6 +192,19 @@ def links_word(stats: ReplyStats) -> str:
         f"links are the limit: for {100 * share:.0f} % of the time hidden states were on them; --wire f16 halves that, "
         "and may tip a near-tie of tokens"
     )
+
+
+def _first_token(stats: ReplyStats) -> str:
+    """As long as the user has waited for it, wherever; and where most of that was before anything was computed."""
+    own_s, waited_s = stats.time_to_first_token_s, stats.waited_s
+    first_s = own_s if waited_s is None else waited_s
+    if first_s is None:
+        return ""
+    first = f"first token {first_s:.{1 if first_s >= 0.1 else 2}f} s"
+    before_s = first_s - (own_s or 0.0)
+    if before_s < max(TOLD_WAIT_S, first_s / 2):
+        return first
+    return f"{first} ({before_s:.1f} s of it waiting{' for a place' if stats.was_full else ''})"
 
 
 def relaxed_label(threshold: float) -> str:

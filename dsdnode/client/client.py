@@ -208,8 +208,9 @@ class Client:
         Raises NoPipeline (no drafter left, layers that nobody hosts, or nothing came), BadInput, ModelRefused,
         Overloaded; what was yielded before stands.
         """
+        asked_s = _now()
         model = await self._choose_model(request)
-        pending = PendingReply(request, model, self._rng, Patience(_now(), self._patience_s), told)
+        pending = PendingReply(request, model, self._rng, Patience(_now(), self._patience_s), told, asked_s)
         failures = Failures()
         try:
             async with contextlib.aclosing(self._ask_all(pending, failures)) as events:
@@ -367,6 +368,7 @@ class Client:
         if not (pending.killed(drafter, error) or isinstance(error, Overloaded | Denied | Contradiction)):
             self._pings.lost(drafter)
         failures.note(drafter, error, pending.num_given)
+        pending.was_full |= isinstance(error, Overloaded) and not pending.tokens
         if isinstance(error, Overloaded) and patience.is_spent(now):
             raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
         denied = isinstance(error, Denied)

@@ -67,6 +67,10 @@ class ReplyStats(replies.Statistics, frozen=True, kw_only=True):
 
     acceptance: str = "exact"
     threshold: float = 0.0
+    waited_s: float | None = None
+    """From when it was asked for to the first token, by the user's own clock: a drafter's begins with the pipeline."""
+    was_full: bool = False
+    """A drafter had no place for it, before the first token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class PendingReply:
     patience: Patience = field(default_factory=lambda: Patience(_now(), DEFAULT_PATIENCE_S))
     told: Callable[[str], None] | None = None
     """Hears what the reply waits for."""
+    asked_s: float = field(default_factory=lambda: _now())
+    was_full: bool = False
     others: list[bytes] = field(default_factory=list)
     """Drafters to ask beside the one that is asked, in this order."""
     num_better: int = 0
@@ -101,7 +107,6 @@ class PendingReply:
     died: set[bytes] = field(default_factory=set)
     """Drafters that said, without a token in between, that their engines died of it or could not do it."""
     _num_before: int = 0
-    _started_s: float = field(default_factory=lambda: _now())
     _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
     """When the first tokens came and when the last, with how many there were then."""
 
@@ -275,7 +280,11 @@ class PendingReply:
         rule = self.acceptance or wire.WireAcceptance()
         name = "exact" if not rule.threshold else "deferred" if rule.deferred else "relaxed"
         figures = structs.asdict(self._whole(news.told) if self.num_resumed else news.told)
-        return Finished(news.reason, ReplyStats(**figures, acceptance=name, threshold=rule.threshold))
+        waited_s = round(self._arrivals_s[0][0] - self.asked_s, 3) if self._arrivals_s else None
+        stats = ReplyStats(
+            **figures, acceptance=name, threshold=rule.threshold, waited_s=waited_s, was_full=self.was_full
+        )
+        return Finished(news.reason, stats)
 
     def _add(self, part: Part, piece: Piece) -> None:
         self.tokens.extend(piece.tokens)
@@ -303,7 +312,7 @@ class PendingReply:
         took_s = last_s - first_s
         return structs.replace(
             whole,
-            time_to_first_token_s=first_s - self._started_s,
+            time_to_first_token_s=first_s - self.asked_s,
             tokens_per_second=(num_last - num_first) / took_s if took_s > 0 else None,
         )
 

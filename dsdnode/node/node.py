@@ -129,8 +129,7 @@ class Node:
             self._tasks.append(asyncio.create_task(self._keep_shard(), name="keep the shard where it is needed"))
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
-        swarms = swarm_names(self._config.swarm_keys)
-        known = remembered(self._config.data_dir, swarms) if self._organs.disk else []
+        known = remembered(self._config.data_dir, swarm_names(self._config.swarm_keys)) if self._organs.disk else []
         if contacts:
             await self.discovery.join(of_one_key(contacts, known), self._config.timeouts.join_s)
             if any(contact.public_key != self._identity.public_key for contact in contacts):

@@ -39,6 +39,7 @@ STATS = ReplyStats(
     acceptance_length_mean=3.6,
     passes=2,
     pipeline=(StageInfo("ab" * 32, (0, 8)),),
+    waited_s=0.25,
 )
 PEERS = [PeerInfo("cd" * 32, ("tcp://192.0.2.9:29170",), ("shard",), (0, 8), "demo\x1b[31m", 1, 1.5, 0.0)]
 MODELS = [ModelInfo("demo-target", "ef" * 32, 8, (Coverage((0, 8), 2, 1),), 1, True, "", True)]

@@ -55,6 +55,15 @@ def test_the_line_after_a_reply() -> None:
     assert stats_line(replace(STATS, recoveries=1)) == line + " · 1 recoveries"
 
 
+def test_who_waited_reads_how_long_and_for_what() -> None:
+    slow = replace(STATS, waited_s=40.4)
+    assert " · first token 40.4 s (40.1 s of it waiting) · " in stats_line(slow)
+    assert " · first token 40.4 s (40.1 s of it waiting for a place) · " in stats_line(replace(slow, was_full=True))
+    computed = replace(STATS, time_to_first_token_s=21.0, waited_s=40.4, was_full=True)
+    assert " · first token 40.4 s · " in stats_line(computed)
+    assert " · first token 0.9 s · " in stats_line(replace(STATS, waited_s=0.9))
+
+
 def test_nothing_is_claimed_that_was_not_measured() -> None:
     plain = replace(STATS, drafted=0, acceptance_rate=None, acceptance_length_mean=None)
     assert stats_line(plain, plain_tokens_per_second=4.0) == "3 tok · 8.1 tok/s · first token 0.2 s"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsdnode.cli.render import stats_line
 from dsdnode.client.asking import ASK_TIMEOUT_S
+from dsdnode.client.client import Finished
 from dsdnode.client.patience import MARGIN_S, MAX_ASIDE
 from dsdnode.client.request import WORDS_EVERY_S
 from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
@@ -258,6 +261,25 @@ def test_drafters_that_stay_full_are_named_while_they_are_waited_for(tmp_path: P
             f"waiting for a place at the drafter {named(swarm.members['dora'])} (mallory says so)"
         ]
         assert listener.first_word_s - began_s < 15
+
+    story(tmp_path, tell)
+
+
+def test_a_user_s_wait_for_a_place_is_part_of_the_time_to_the_first_token(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        alice, rpc = await swarm.client(), swarm.members["dora"].node.rpc
+        serves = rpc._on_request[replies.Generate]
+        rpc.on_request(replies.Generate, says_no("Overloaded"))
+        asyncio.get_running_loop().call_later(40, rpc.on_request, replies.Generate, serves)
+        [*_, end] = [event async for event in alice.generate(REQUEST)]
+        assert isinstance(end, Finished)
+        assert (end.stats.time_to_first_token_s or 0.0) < 2 and 40 < (end.stats.waited_s or 0.0) < 42
+        assert re.search(
+            r"first token 4[01]\.\d s \((39|40|41)\.\d s of it waiting for a place\)", stats_line(end.stats)
+        )
+        [*_, end] = [event async for event in alice.generate(REQUEST)]
+        assert isinstance(end, Finished) and "waiting" not in stats_line(end.stats)
 
     story(tmp_path, tell)
 

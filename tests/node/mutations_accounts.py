@@ -55,6 +55,7 @@ ACCOUNTS: Final = {
         "if rests or lets_go_first:",
         "if False:",
     ),
+    "turn-question": Mutation("dsdnode.node.batching.scheduler:Run.is_long", "SHARED_POSITIONS", "PIECE_POSITIONS"),
     "cells-modest": Mutation(
         "dsdnode.node.shard.sessions:Sessions.room_for", "if not used.is_modest(", "if False and used.is_modest("
     ),

@@ -240,6 +240,15 @@ def test_long_runs_of_two_networks_take_no_more_of_it_than_those_of_one() -> Non
     assert sum(waits(of(HERS), of("third"))) < 1.1 * sum(waits(of(HERS)))
 
 
+def test_the_prompt_of_a_usual_question_does_not_wait_with_long_texts() -> None:
+    """Alice asks her third question while mallory's long texts are read, and bob and carol chat."""
+    asks = lambda b: Talker(b, 0, [60] * 6, pause_s=0.3, account=of(ELSEWHERE))  # noqa: E731
+    chats = [lambda b, i=i: Talker(b, i, [2] * 60, pause_s=0.05, account=of(str(i))) for i in (1, 2)]
+    longs = [lambda b, i=i: Talker(b, i, [600], account=of(HERS, b"%d" % i)) for i in (3, 4)]
+    alice, *_ = talk(asks, *chats, *longs)
+    assert max(alice.waits) <= 2 * ONE_DECODE_S  # what is in progress, and her two pieces
+
+
 def test_two_who_read_long_prompts_leave_no_pauses() -> None:
     one, other = talk(*[lambda b, i=i: Talker(b, i, [250], account=of(str(i))) for i in range(2)])
     assert max(one.waits[0], other.waits[0]) <= 2 * (250 / SHARED_POSITIONS + 1) * ONE_DECODE_S

@@ -6,9 +6,10 @@ are at work, one decode has at most SHARED_POSITIONS: short runs (a block of dra
 PIECE_POSITIONS of the long ones (prompts). So nobody waits for longer than for one such decode, and no prompt waits for
 ever. An owner that is alone is decoded in one piece.
 
-Long runs make each decode long, whoever else is in it. So all of them together take no more of the time than they leave
-while other networks have short ones: after each piece there is a pause that is as long as it took, whosever piece it
-was, and before the next one of that network short runs that are there go first, once.
+Runs longer than a shared decode make many of these long, whoever else is in them. So all of them together take no more
+of the time than they leave while other networks have shorter ones: after each piece there is a pause that is as long as
+it took, whosever piece it was, and before the next one of that network shorter runs that are there go first, once. The
+prompt of a usual question is none of these: it would wait its turn behind every long text's pieces.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class Run:
     def end(self) -> int:
         """The position behind it."""
         return self.chunk.position + len(self.chunk.inputs) + self.chunk.extend
+
+    @property
+    def is_long(self) -> bool:
+        return len(self.chunk.inputs) + self.chunk.extend > SHARED_POSITIONS
 
     @property
     def num_left(self) -> int:
@@ -111,7 +116,7 @@ class _Owner:
     active_s: float
     account: Account
     short_s: float = float("-inf")
-    """When it last had a short run."""
+    """When it last had a run that is not long."""
 
 
 class Scheduler:
@@ -122,9 +127,9 @@ class Scheduler:
         self._turns: dict[Owner, _Owner] = {}
         self._num_decodes = 0
         self._rests_until_s = float("-inf")
-        """A decode had a long run: until then there is none, where others have short ones."""
+        """A decode had a long run: until then there is none, where others have shorter ones."""
         self._went_first: set[str] = set()
-        """Networks whose long runs have let short ones go before."""
+        """Networks whose long runs have let shorter ones go before."""
         self._long: set[str] = set()
         """Of the decode chosen last."""
 
@@ -143,7 +148,7 @@ class Scheduler:
         self._num_decodes += 1
         for run, _ in batch:
             self._turns[run.owner].served = self._num_decodes
-        self._long = {run.account.network for run, _ in batch if run.num_left > PIECE_POSITIONS}
+        self._long = {run.account.network for run, _ in batch if run.is_long}
         self._went_first -= self._long
         return batch
 
@@ -158,7 +163,7 @@ class Scheduler:
         return self._rests_until_s
 
     def _without_those_that_rest(self, order: Sequence[Run], now: float) -> list[Run]:
-        short = [run for run in order if run.num_left <= PIECE_POSITIONS]
+        short = [run for run in order if not run.is_long]
         for run in short:
             self._turns[run.owner].short_s = now
         if len(short) == len(order):
