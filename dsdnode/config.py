@@ -20,7 +20,9 @@ from dsdnode.wire.messages import MAX_LAYERS
 
 AUTO = "auto"
 """No role, but whatever brings the swarm most (node/proposal.py)."""
-ROLES = ("drafter", "shard", "bootstrap", "gateway", AUTO)
+GATEWAY = "gateway"
+"""The one that a node of any other role may have beside: it asks the swarm for programs, and offers it nothing."""
+ROLES = ("drafter", "shard", "bootstrap", GATEWAY, AUTO)
 FIRST_ROLES = ("drafter", "shard")
 """Of who begins a swarm by itself: one machine alone already answers."""
 DEFAULT_LISTEN = "tcp://[::]:29170"
@@ -289,6 +291,6 @@ def parse_roles(names: tuple[str, ...]) -> tuple[str, ...]:
     unknown = [name for name in names if name not in ROLES]
     if unknown or not names:
         raise BadInput(f"unknown role {', '.join(unknown) or '(none)'}: choose from {', '.join(ROLES)}")
-    if AUTO in names and set(names) != {AUTO}:
-        raise BadInput(f"the role {AUTO} chooses all roles itself: name it alone, or name the others")
+    if AUTO in names and not set(names) <= {AUTO, GATEWAY}:
+        raise BadInput(f"the role {AUTO} chooses the others itself: name it alone, with {GATEWAY}, or name the others")
     return tuple(role for role in ROLES if role in names)

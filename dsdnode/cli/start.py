@@ -28,7 +28,7 @@ from dsdnode.cli.options import (
     load,
     node_options,
 )
-from dsdnode.config import AUTO, NodeConfig, default_data_dir
+from dsdnode.config import AUTO, GATEWAY, NodeConfig, default_data_dir
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import output, shown, words
@@ -80,7 +80,7 @@ def start(
         return _detach(invocation.argv, config, as_json, lent)
     if detached:
         logs.to_file(output(_log_file(config)))
-    gateway = api.gateway(settings) if "gateway" in config.roles else None
+    gateway = api.gateway(settings) if GATEWAY in config.roles else None
     if emulate_ms is None:  # (the fine loop's select() sees no descriptor beyond 1,023)
         raise_descriptor_limit()
     with asyncio.Runner(loop_factory=None if emulate_ms is None else _fine_loop) as runner:

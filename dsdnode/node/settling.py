@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from dsdnode.config import NodeConfig
+from dsdnode.config import GATEWAY, NodeConfig
 from dsdnode.dht.ids import model_key
 from dsdnode.net.rpc import Rpc
 from dsdnode.node import machine
@@ -60,7 +60,7 @@ async def settle(
             draft = proposal.draft.path or await sources.fetch(proposal.draft, None)
     return replace(
         config,
-        roles=proposal.roles,
+        roles=proposal.roles + tuple(role for role in config.roles if role == GATEWAY),
         model=model or config.model,
         model_source="",
         draft_model=draft or config.draft_model,
