@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from dsdnode.cli import connect, control, fetching, render, report
-from dsdnode.cli.options import common_options, fetch_options, join_options, json_option, load
+from dsdnode.cli.options import common_options, fetch_options, join_options, json_option, load, yes_option
 from dsdnode.cli.settings import Settings
 from dsdnode.config import parse_layers
 from dsdnode.errors import BadInput
@@ -45,6 +45,7 @@ def _with_source_options(command: Any) -> Any:
 @click.argument("source", metavar="hf:OWNER/REPO[:QUANT]|https://HOST/FILE.gguf|MODEL")
 @_with_source_options
 @fetch_options
+@yes_option
 @join_options
 @json_option
 @common_options
@@ -193,6 +194,7 @@ def list_(as_json: bool, **flags: Any) -> None:
 @click.argument("model", metavar="PATH|SOURCE")
 @_with_source_options
 @fetch_options
+@yes_option
 @join_options
 @json_option
 @common_options

@@ -18,7 +18,7 @@ from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_d
 from dsdnode.files import check_own
 from dsdnode.pacing.policies import PLANS, POLICIES
 from dsdnode.wire.messages import WIRE_TYPES
-from dsdnode.wire.tensors import AUTO
+from dsdnode.wire.tensors import EXACT_WIRE
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 log = structlog.get_logger()
@@ -72,8 +72,8 @@ join_options = chain(
 fetch_options = chain(
     click.option("--max-disk", metavar="200GB", help="Of all models that were fetched (what the disk has to spare)."),
     click.option("--max-download", metavar="2MB/s", help="While models are fetched (what the line gives)."),
-    click.option("--yes", is_flag=True, help="Fetch without asking."),
 )
+yes_option = click.option("--yes", is_flag=True, help="Fetch without asking.")
 policy_options = chain(
     click.option(
         "--window",
@@ -84,7 +84,7 @@ policy_options = chain(
     click.option("--threshold", metavar="T", help=f"How lax relaxed acceptance is, below 1 ({DEFAULT_THRESHOLD})."),
     click.option(
         "--wire",
-        metavar="|".join((AUTO, *WIRE_TYPES)),
+        metavar="|".join((EXACT_WIRE, *WIRE_TYPES)),
         help="Type in which hidden states travel (auto: f32, and a word where links are the limit).",
     ),
     click.option("--patience", metavar="SECONDS", help="A reply that stands still for so long ends (60)."),

@@ -33,7 +33,7 @@ from dsdnode.pacing.policies import parse_window
 from dsdnode.weights.sources import is_source, parse_source
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
 from dsdnode.wire.records import MAX_NICKNAME
-from dsdnode.wire.tensors import AUTO
+from dsdnode.wire.tensors import EXACT_WIRE
 
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"
@@ -304,7 +304,7 @@ SETTINGS = (
     Setting("window", "window", lambda raw: parse_window(_text(raw)), "--window"),
     Setting("acceptance", "acceptance", _choice(*ACCEPTANCES), "--acceptance"),
     Setting("threshold", "threshold", _threshold, "--threshold"),
-    Setting("wire", "wire", _choice(AUTO, *WIRE_TYPES), "--wire"),
+    Setting("wire", "wire", _choice(EXACT_WIRE, *WIRE_TYPES), "--wire"),
     Setting("patience", "patience_s", _integer(5, 86400), "--patience"),
     Setting("strict", "strict", _flag, "--strict"),
     Setting("name", "name", _nickname, "--name"),

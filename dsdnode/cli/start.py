@@ -27,6 +27,7 @@ from dsdnode.cli.options import (
     json_option,
     load,
     node_options,
+    yes_option,
 )
 from dsdnode.config import AUTO, GATEWAY, NodeConfig, default_data_dir
 from dsdnode.cost import CostLine
@@ -47,6 +48,7 @@ log = structlog.get_logger()
 
 @click.command(epilog="\b\nExample:\n  dsdnode start --role shard --layers 0:4 --join dsd://192.0.2.7:29170/KEY")
 @node_options
+@yes_option
 @api.api_options
 @click.option("--dry-run", is_flag=True, help="Say what it would do, and what the swarm would give; start nothing.")
 @click.option("--detach", is_flag=True, help="Return when the node is ready and leave it running (`dsdnode stop`).")

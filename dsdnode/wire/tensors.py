@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.wire.messages import WIRE_TYPES
 
-AUTO = "auto"
+EXACT_WIRE = "auto"
 """Nothing is rounded on the way; whoever wants that asks for it."""
 _TOP_EXPONENT = 15
 """The largest value of a row lands in [2^14, 2^15): within range, with the most room below."""
@@ -132,8 +132,8 @@ def unpack_tokens(buffer: bytes, num_tokens: int, vocab_size: int) -> NDArray[np
 
 def parse_wire(text: str) -> str:
     """A type of hidden states, one of WIRE_TYPES; `auto` is f32. Raises BadInput naming them."""
-    if text == AUTO:
+    if text == EXACT_WIRE:
         return "f32"
     if text not in WIRE_TYPES:
-        raise BadInput(f"{text!r} is no type for hidden states: choose from {', '.join((AUTO, *WIRE_TYPES))}")
+        raise BadInput(f"{text!r} is no type for hidden states: choose from {', '.join((EXACT_WIRE, *WIRE_TYPES))}")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import structlog
 
@@ -24,6 +25,7 @@ class BusyNode:
     join = join_here = "dsd://127.0.0.1:1/" + 64 * "0"
     roles = ("drafter", "shard")
     layers = (0, 4)
+    discovery = SimpleNamespace(checks=SimpleNamespace())
 
     @classmethod
     async def start(cls, config: NodeConfig, user: object = None) -> BusyNode:

@@ -128,7 +128,7 @@ def test_chat_and_run_find_the_node_that_runs_here(call: Callable[..., Result], 
     assert "opensesame" not in status
     if sys.platform == "linux":
         assert re.search("^protection +clean environment, limits, no new privileges, ", status, re.MULTILINE)
-    assert re.search(r"^Piece +\d+ +\d+$", status, re.MULTILINE)
+    assert re.search(r"^sent +\d+ messages of replies \(.+B\), \d+ of the swarm's upkeep", status, re.MULTILINE)
     stranger = call("run", PROMPT, "--join", json.loads(call("status", "--json", *there).out)["join"])
     assert stranger.code == 1
     assert "--swarm-key" in stranger.err

@@ -18,13 +18,22 @@ AT = ("tcp://192.0.2.9:29170",)
 
 def test_the_living_are_told_from_ghosts() -> None:
     bob = PeerInfo("b" * 64, AT, ("shard",), (0, 4), "demo", 1, 1.5, 0.0)
-    dave = PeerInfo("b" * 64, AT, ("shard",), (0, 4), "demo", 1, 61.5, 0.0, "relayed")
+    dave = PeerInfo("b" * 64, AT, ("shard",), (0, 4), "demo", 1, 61.5, 0.0, link="relayed")
     carol = PeerInfo("c" * 64, AT, ("shard",), (4, 8), "demo", 1, None, 73.4)
     mallory = PeerInfo("d" * 64, AT, ("shard",), (4, 8), "demo", 99, None, None)
     lines = peers_table([bob, dave, carol, mallory]).splitlines()
     way, seen = (lines[0].index(column) for column in ("WAY", "SEEN"))
     assert [line[seen:].split("  ")[0] for line in lines] == ["SEEN", "now", "now", "73 s ago", "never"]
     assert [line[way:seen].strip() for line in lines] == ["WAY", "-", "relayed", "-", "-"]
+
+
+def test_names_are_shown_where_anybody_has_one() -> None:
+    bob = PeerInfo("b" * 64, AT, ("shard",), (0, 4), "demo", 1, 1.5, 0.0, "bob\x1b[2J")
+    carol = PeerInfo("c" * 64, AT, ("shard",), (4, 8), "demo", 1, 1.5, 0.0)
+    assert "NAME" not in peers_table([carol])
+    head, his, hers = (line.split() for line in peers_table([bob, carol]).splitlines())
+    assert head[:2] == ["PEER", "NAME"]
+    assert (his[1], hers[1]) == ("bob\N{REPLACEMENT CHARACTER}[2J", "-")
 
 
 def test_what_is_complete_is_told_from_what_was() -> None:

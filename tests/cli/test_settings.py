@@ -65,6 +65,10 @@ def everything(data_dir: Path, key_file: Path) -> str:
         name = "attic"
         data_dir = "{data_dir}"
         identity = "id.key"
+        api_host = "localhost"
+        api_port = 8081
+        api_key = "@{key_file}"
+        api_origin = ["https://app.example"]
         log_level = "debug"
         log_format = "json"
         """

@@ -84,7 +84,7 @@ DHT: Final = {
     "table-living": Mutation("dsdnode.dht.table:Table._has_room", "return len(bucket.nodes) < K", "return True"),
     "table-network": Mutation("dsdnode.dht.table:Table._has_room", "in_bucket[group] < MAX_PER_GROUP and ", ""),
     "lookup-network": Mutation(
-        "dsdnode.dht.lookup:Lookup._closest_set", "any(groups[group] >= MAX_PER_GROUP", "any(False"
+        "dsdnode.dht.lookup:Lookup._closest_set", "any([counts.get(group, 0) >= MAX_PER_GROUP", "any([False"
     ),
     "table-leave": Mutation(DISCOVERY + "_heard_from", "self.table.leave(peer, self._now())", "pass"),
     "called-all-the-same": Mutation("dsdnode.swarm.checks:Checks.is_callable", " or self._rpc.transport.is_called", ""),

@@ -170,7 +170,7 @@ def test_alice_hears_of_the_end_whatever_fails_at_it(
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm)
         if where == "statistics":
-            monkeypatch.setattr(reply_module, "plain_estimate", bug)
+            monkeypatch.setattr(reply_module, "with_estimates", bug)
         elif where == "leave":
             monkeypatch.setattr(Conversations, "leave", bug)
         else:

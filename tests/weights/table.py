@@ -174,7 +174,16 @@ async def beside_mallory(model: Path, folder: Path, layers: tuple[int, int], mbi
     return row
 
 
-async def main(model: Path, layers: tuple[int, int], mbit: float) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", type=Path, default=demo_target())
+    parser.add_argument("--layers", type=parse_layers, default=(4, 8))
+    parser.add_argument("--mbit", type=float, default=400.0)
+    arguments = parser.parse_args()
+    return asyncio.run(tell(arguments.model, arguments.layers, arguments.mbit))
+
+
+async def tell(model: Path, layers: tuple[int, int], mbit: float) -> int:
     print(f"{model.name}, {size(len(whole_of(model)))}, {REPO} on loopback, {mbit:.0f} Mbit/s")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -203,9 +212,4 @@ async def main(model: Path, layers: tuple[int, int], mbit: float) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", type=Path, default=demo_target())
-    parser.add_argument("--layers", type=parse_layers, default=(4, 8))
-    parser.add_argument("--mbit", type=float, default=400.0)
-    arguments = parser.parse_args()
-    raise SystemExit(asyncio.run(main(arguments.model, arguments.layers, arguments.mbit)))
+    raise SystemExit(main())
