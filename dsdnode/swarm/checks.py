@@ -32,6 +32,8 @@ from dsdnode.wire.records import ProviderRecord
 MAX_ASKED = 3
 """At once, each of another network where there are so many."""
 MAX_ASKERS = 16
+MAX_LINKED = 256
+"""Peers of whom it is known that they have called us."""
 MAX_TOLD = 16
 """Peers that are asked at once when we are reached where our greetings did not name it: so they learn of it."""
 CALLED_S = 5.5
@@ -74,6 +76,8 @@ class Checks:
         self._named = rpc.transport.contact.addresses
         self._news: set[str] = set()
         """Of them those that were not named when we greeted whom we are linked to."""
+        self._asked: LRUCache[bytes, None] = LRUCache(MAX_LINKED)
+        """Who have called what is named now."""
         self._known_ways = True, 0.0
         self.is_said = False
         """Somebody else says how others reach us at first: so it is not logged as well."""
@@ -209,6 +213,7 @@ class Checks:
         if self._named != (named := self._to_name):
             self._news = {one for one in named if one in self._news or one not in self._named}
             self._named = named
+            self._asked.clear()
             self._rpc.transport.greet_as(named)
         if any(map(self.reach.is_reached, self._news)):
             self._news = {one for one in self._news if not self.reach.is_reached(one)}
@@ -238,8 +243,8 @@ class Checks:
 
     def _unasked(self) -> list[bytes]:
         """Those who know us by a greeting that does not name what is reached now: who is asked calls it."""
-        transport, asked = self._rpc.transport, set(self._choose().values())
-        others = [peer for peer in transport.linked() if peer not in asked and transport.can(peer, REACH)]
+        transport = self._rpc.transport
+        others = [peer for peer in transport.linked() if peer not in self._asked and transport.can(peer, REACH)]
         return others[:MAX_TOLD]
 
     def _peers(self) -> Iterator[bytes]:
@@ -255,6 +260,7 @@ class Checks:
             return
         if not isinstance(answer, Reached) or own != self._rpc.transport.contact.addresses:
             return
+        self._asked[peer] = None
         if is_ip(answer.source):
             self._seen_at[voice] = answer.source
         told, verdict = self.contact, self.reach.verdict
