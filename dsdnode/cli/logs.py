@@ -20,6 +20,9 @@ import structlog
 
 from dsdnode.cli import render, streams
 
+QUIET = ("asyncio", "httpx", "httpcore", "uvicorn")
+"""Libraries of which only warnings are passed on: among the rest are addresses with signatures in them, which are as
+good as keys."""
 MAX_LOG_BYTES = 8 << 20
 """Of a log file, and of the one before it: days of an ordinary node, and what anybody's disk can bear."""
 MAX_LINES = 60
@@ -109,7 +112,8 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class _Rotating(RotatingFileHandler):

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator
 
+import httpx
 import pytest
 import structlog
 
@@ -90,6 +91,16 @@ def test_a_log_holds_no_prompt_and_no_key_that_a_variable_held(style: str) -> No
     said = stream.getvalue()
     assert "11 characters" in said and "Traceback" in said
     assert "open-sesame" not in re.sub(r"\x1b\[[0-9;]*m", "", said)
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_an_address_that_is_as_good_as_a_key_is_not_logged(level: str) -> None:
+    """A hub leads to addresses with a signature in them, and the library that follows logs each."""
+    stream = io.StringIO()
+    logs.set_up(level, "json", stream)
+    with httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200))) as client:
+        client.get("https://store.example/model.gguf?X-Signature=opensesame")
+    assert "opensesame" not in stream.getvalue()
 
 
 def test_of_one_event_so_many_lines_a_minute_whatever_strangers_make_of_it() -> None:
