@@ -312,7 +312,7 @@ SETTINGS = (
     Setting("identity", "identity_path", _path, "--identity"),
     Setting("api_host", None, lambda raw: _text(raw), "--api-host"),
     Setting("api_port", None, _integer(0, 65535), "--api-port"),
-    Setting("api_key", None, lambda raw: read_secret(raw, "API key"), "--api-key", secret=True),
+    Setting("api_key", None, lambda raw: parse_text(read_secret(raw, "API key")), "--api-key", secret=True),
     Setting("api_origin", None, _origins, "--api-origin"),
     Setting("log_level", None, _choice(*LOG_LEVELS), "--log-level"),
     Setting("log_format", None, _choice(*LOG_FORMATS), "--log-format"),
