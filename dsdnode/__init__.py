@@ -60,7 +60,21 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from dsdnode.client import client, face
 
+    _log_as_libraries_do()
     return getattr(face, name, None) or getattr(client, name)
+
+
+def _log_as_libraries_do() -> None:
+    """By Python's own logging, which shows warnings alone unless the program says otherwise."""
+    import structlog
+
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
 
 
 def __dir__() -> list[str]:

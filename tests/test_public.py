@@ -41,5 +41,12 @@ def test_the_import_is_cheap_and_the_client_comes_when_asked_for() -> None:
     assert (home, later) == ("dsdnode.client.client", "True")
 
 
+@pytest.mark.slow
+def test_a_program_s_output_is_its_own() -> None:
+    code = "import dsdnode, structlog; dsdnode.connect; structlog.get_logger('x').info('hello', peer='bob')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_types_are_for_users_too() -> None:
     assert (ROOT / "dsdnode" / "py.typed").exists()
