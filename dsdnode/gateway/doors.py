@@ -25,11 +25,10 @@ OPEN_PATHS = ("/", "/health")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`hosts`: names under which this machine may be called without a key, beside its loopback ones."""
+    """Without a `key` this machine answers to its loopback names alone; pages of `origins` may ask."""
 
     key: str = ""
     origins: Sequence[str] = ()
-    hosts: Sequence[str] = ()
 
     def check(self, path: str, headers: Headers) -> None:
         """Raises Unauthorized or Forbidden."""
@@ -39,17 +38,13 @@ class Rules:
         if self.key:
             if path not in OPEN_PATHS and not self._has_key(headers):
                 raise Unauthorized("this server has a key: send it as `Authorization: Bearer KEY`, or as `x-api-key`")
-        elif not self._is_here(host):
+        elif not is_loopback(hostname(host)):
             raise Forbidden(f"{host[:100]!r} is no name of this machine that is answered without --api-key")
 
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return hmac.compare_digest(given.encode(), self.key.encode())
-
-    def _is_here(self, host: str) -> bool:
-        name = hostname(host)
-        return is_loopback(name) or name in self.hosts
 
 
 def hostname(host: str) -> str:

@@ -100,9 +100,6 @@ class ChatBody(Completing, kw_only=True):
         return [self.request(messages, max_tokens=most, stop=self.stop, choice=choice) for choice in range(self.n or 1)]
 
 
-Prompt = str | list[str] | list[int] | list[list[int]]
-
-
 class CompletionBody(Completing, kw_only=True):
     prompt: Any
     suffix: str | None = None
