@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import msgspec
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from dsdnode.errors import DsdError
 from dsdnode.gateway.answers import unless_hung_up
 
 log = structlog.get_logger(__name__)
@@ -46,45 +47,71 @@ async def streamed(
 ) -> Response:
     """`parts` as they come. What fails before the first of them is raised, so that it gets a status of its own; later
     `tell` says it. `ping` is sent when nothing has come for a while; b"": nothing is."""
-    first: asyncio.Task[bytes | None] = asyncio.ensure_future(_next(parts))
+    coming = _Coming(parts)
     try:
-        await unless_hung_up(request, _at_most(first, FIRST_S))
+        await unless_hung_up(request, _at_most(coming.next, FIRST_S))
     except BaseException:
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-        await parts.aclose()
+        await coming.aclose()
         raise
-    body = _body(parts, first, tell, ping)
-    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return StreamingResponse(body, media_type=media_type, headers=headers)
+    return _Streamed(coming, tell, ping, media_type)
 
 
-async def _body(
-    parts: AsyncGenerator[bytes, None],
-    first: asyncio.Task[bytes | None],
-    tell: Callable[[Exception], bytes],
-    ping: bytes,
-) -> AsyncGenerator[bytes, None]:
-    coming: asyncio.Task[bytes | None] = first
+class _Coming:
+    """The next part, awaited by a task of its own: a ping in between does not end it."""
+
+    def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
+        self._parts = parts
+        self.next = self._ask()
+
+    def _ask(self) -> asyncio.Task[bytes | None]:
+        return asyncio.ensure_future(_next(self._parts))
+
+    def take(self) -> bytes | None:
+        """None at the end. Raises what the reply has ended with. The next one is asked for."""
+        part = self.next.result()
+        if part is not None:
+            self.next = self._ask()
+        return part
+
+    async def aclose(self) -> None:
+        self.next.cancel()
+        await asyncio.gather(self.next, return_exceptions=True)
+        await self._parts.aclose()
+
+
+class _Streamed(StreamingResponse):
+    """Ends the reply on whichever way it is left: also where the client has hung up before a byte was sent, when
+    nothing would ever iterate the body, and nobody end it."""
+
+    def __init__(self, coming: _Coming, tell: Callable[[Exception], bytes], ping: bytes, media_type: str) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(_body(coming, tell, ping), media_type=media_type, headers=headers)
+        self._coming = coming
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._coming.aclose()
+
+
+async def _body(coming: _Coming, tell: Callable[[Exception], bytes], ping: bytes) -> AsyncGenerator[bytes, None]:
     try:
         while True:
-            await _at_most(coming, PING_S)
-            if not coming.done():
-                if ping:
-                    yield ping
-                continue
-            part = coming.result()
-            if part is None:
-                return
-            yield part
-            coming = asyncio.ensure_future(_next(parts))
-    except Exception as error:
+            await _at_most(coming.next, PING_S)
+            if coming.next.done():
+                part = coming.take()
+                if part is None:
+                    return
+                yield part
+            elif ping:
+                yield ping
+    except DsdError as error:
         log.info("a stream ended early", reason=str(error))
         yield tell(error)
-    finally:
-        coming.cancel()
-        await asyncio.gather(coming, return_exceptions=True)
-        await parts.aclose()
+    except Exception as error:
+        log.exception("bug in the gateway")
+        yield tell(error)
 
 
 async def _next(parts: AsyncGenerator[bytes, None]) -> bytes | None:
@@ -92,7 +119,8 @@ async def _next(parts: AsyncGenerator[bytes, None]) -> bytes | None:
     return await anext(parts, None)
 
 
-async def _at_most(task: Awaitable[Any], timeout_s: float) -> None:
+async def _at_most(task: asyncio.Task[Any], timeout_s: float) -> None:
     """Waits for it, not for longer; it goes on. Raises what it raises."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(task), timeout_s)
+    await asyncio.wait([task], timeout=timeout_s)
+    if task.done():
+        task.result()
