@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -31,11 +31,14 @@ class Answer:
     stats: ReplyStats | None = None
 
     def take(self, event: Piece | Finished) -> None:
+        """Raises PeerMisbehaved: the reason is a drafter's word, which whoever asks would take for a whole reply."""
         if isinstance(event, Piece):
             self.text += event.text
             self.num_tokens += len(event.tokens)
+        elif event.reason in FINISH:
+            self.finish_reason, self.stats = FINISH[event.reason], event.stats
         else:
-            self.finish_reason, self.stats = FINISH.get(event.reason, event.reason), event.stats
+            raise PeerMisbehaved(f"the drafter ended the reply: {event.reason}")
 
 
 @dataclass(slots=True)
@@ -101,11 +104,19 @@ class Answers:
 
     @property
     def num_prompt_tokens(self) -> int:
-        return max((answer.stats.prompt_tokens for answer in self.each if answer.stats), default=0)
+        return sum(stats.prompt_tokens for stats in self._of_prompts())
 
     @property
     def num_reused(self) -> int:
-        return max((answer.stats.prompt_tokens_reused for answer in self.each if answer.stats), default=0)
+        return sum(stats.prompt_tokens_reused for stats in self._of_prompts())
+
+    def _of_prompts(self) -> Collection[ReplyStats]:
+        """Of one reply to each prompt: several to the same one are billed for it once."""
+        by_prompt: dict[Any, ReplyStats] = {}
+        for answer in self.each:
+            if answer.stats is not None:
+                by_prompt.setdefault((answer.request.prompt, tuple(answer.request.prompt_tokens or ())), answer.stats)
+        return by_prompt.values()
 
     @property
     def num_completion_tokens(self) -> int:

@@ -19,6 +19,8 @@ MAX_REPLY_TOKENS = 1 << 20
 MAX_CHOICES = 16
 USUAL_TOKENS = 2048
 """Of a reply whose request does not say: what a long answer has. All the context would be held for every short one."""
+LEAST_TOP_P = 1e-6
+"""Programs say 0 for the likeliest token alone; on the wire it is above that."""
 ANY_MODEL = ("", "default", "auto")
 
 Temperature = Annotated[float, Meta(ge=0, le=100)]
@@ -59,7 +61,7 @@ class Sampled(msgspec.Struct, kw_only=True):
     seed: Seed | None = None
     window: str | None = None
     acceptance: str | None = None
-    threshold: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
     draft_max: Annotated[int, Meta(ge=0, le=64)] | None = None
 
     def request(
@@ -81,7 +83,7 @@ class Sampled(msgspec.Struct, kw_only=True):
             max_tokens=min(max_tokens or USUAL_TOKENS, MAX_REPLY_TOKENS),
             temperature=self.temperature or 0.0,
             top_k=max(0, self.top_k or 0),
-            top_p=self.top_p or 1.0,
+            top_p=1.0 if self.top_p is None else max(self.top_p, LEAST_TOP_P),
             min_p=self.min_p or 0.0,
             seed=self._seed(choice),
             stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
@@ -98,10 +100,12 @@ class Sampled(msgspec.Struct, kw_only=True):
         return ((self.seed % (1 << 64)) + choice) % (1 << 63)
 
     def _threshold(self) -> float | None:
+        if self.threshold is not None and self.acceptance in (None, "exact"):
+            raise BadInput("a threshold goes with acceptance relaxed or deferred: exact acceptance has none")
         if self.acceptance is None:
             return None
         if self.acceptance not in ACCEPTANCES:
-            raise BadInput(f"acceptance is one of {', '.join(ACCEPTANCES)}, not {self.acceptance!r}")
+            raise BadInput(f"acceptance is one of {', '.join(ACCEPTANCES)}, not {self.acceptance[:100]!r}")
         return 0.0 if self.acceptance == "exact" else self.threshold or DEFAULT_THRESHOLD
 
 

@@ -7,6 +7,7 @@ that says it comes from another origin is refused unless that origin was named.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Rules:
     def check(self, path: str, headers: Headers) -> None:
         """Raises Unauthorized or Forbidden."""
         origin, host = headers.get("origin", ""), headers.get("host", "")
-        if origin and origin not in self.origins and "*" not in self.origins and urlsplit(origin).netloc != host:
+        if origin and origin not in self.origins and "*" not in self.origins and not is_same(origin, host):
             raise Forbidden(f"pages of {origin[:100]} may not ask here: --api-origin names those that may")
         if self.key:
             if path not in OPEN_PATHS and not self._has_key(headers):
@@ -42,9 +43,18 @@ class Rules:
             raise Forbidden(f"{host[:100]!r} is no name of this machine that is answered without --api-key")
 
     def _has_key(self, headers: Headers) -> bool:
+        """In either place: programs fill the other one with whatever they have of somebody else."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(given.encode(), self.key.encode())
+        given = (bearer.strip() if scheme.lower() == "bearer" else "", headers.get("x-api-key", ""))
+        return any([hmac.compare_digest(one.encode(), self.key.encode()) for one in given])
+
+
+def is_same(origin: str, host: str) -> bool:
+    """Is it the origin of pages that come from here? False for what is no origin."""
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def hostname(host: str) -> str:
@@ -66,10 +76,13 @@ def is_loopback(name: str) -> bool:
 
 def check_origin(origin: str) -> str:
     """Raises BadInput."""
-    parts = urlsplit(origin)
-    if origin != "*" and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query):
-        raise BadInput(f"an origin is http://HOST:PORT or https://HOST, without a path, not {origin[:100]!r}")
-    return origin
+    if origin == "*":
+        return origin
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(origin)
+        if parts.scheme in ("http", "https") and origin == f"{parts.scheme}://{parts.netloc}" and parts.netloc:
+            return origin
+    raise BadInput(f"an origin is http://HOST:PORT or https://HOST, without a path, not {origin[:100]!r}")
 
 
 class Doors:

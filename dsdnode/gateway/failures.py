@@ -10,7 +10,16 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, NotRunning, Overloaded, PeerUnavailable
+from dsdnode.errors import (
+    BadInput,
+    DsdError,
+    ModelRefused,
+    NoPipeline,
+    NotRunning,
+    Overloaded,
+    PeerMisbehaved,
+    PeerUnavailable,
+)
 
 RETRY_AFTER_S = 5
 """A place at a drafter is free after a reply, a machine that restarts is back after seconds."""
@@ -48,6 +57,7 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     (NoPipeline, Failure(503, "api_error", "no_pipeline", retry=True)),
     (NotRunning, Failure(503, "api_error", "no_swarm", retry=True)),
     (PeerUnavailable, Failure(503, "api_error", "no_peer", retry=True)),
+    (PeerMisbehaved, Failure(502, "api_error", "bad_peer", retry=True)),
 )
 _BUG = Failure(500, "api_error", "internal_error")
 

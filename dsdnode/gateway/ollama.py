@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dsdnode.client.client import GenerateRequest, Piece
-from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.gateway.answers import Answers, unless_hung_up
 from dsdnode.gateway.bodies import Sampled, Stops, read, text_of
 from dsdnode.gateway.failures import ollama_error
-from dsdnode.gateway.openai import Message, refuse
+from dsdnode.gateway.openai import Message, model_named, refuse
 from dsdnode.gateway.streams import line, streamed
+from dsdnode.swarm.info import ModelInfo
 
 NDJSON = "application/x-ndjson"
 
@@ -38,23 +38,36 @@ class Asked(msgspec.Struct, kw_only=True):
     options: Options | None = None
     format: Any = None
     think: Any = None
+    keep_alive: Any = None
 
     def draw(self, messages: list[dict[str, str]] | None = None, prompt: str | None = None) -> GenerateRequest:
-        refuse({"format": bool(self.format)})
+        refuse({"format": bool(self.format), "think": bool(self.think)})
         options = self.options or Options()
         options.model = self.model.removesuffix(":latest")
         most = options.num_predict
         return options.request(messages, prompt, max_tokens=most if most and most > 0 else None, stop=options.stop)
 
 
+class ChatMessage(Message, kw_only=True):
+    images: Any = None
+    """Beside the content, where OpenAI has parts of it."""
+
+
 class ChatBody(Asked, kw_only=True):
-    messages: Annotated[list[Message], Meta(max_length=1024)]
+    messages: Annotated[list[ChatMessage], Meta(max_length=1024)] = []
     tools: Any = None
 
-    def asked(self) -> GenerateRequest:
-        refuse({"tools": bool(self.tools)})
+    def asked(self) -> GenerateRequest | None:
+        """None: programs say nothing where they only want the model to be loaded, or unloaded. Raises BadInput."""
+        refuse(
+            {
+                "tools": bool(self.tools),
+                "images": any(one.images for one in self.messages),
+                "tool_calls": any(one.tool_calls for one in self.messages),
+            }
+        )
         if not self.messages:
-            raise BadInput("there are no messages to answer")
+            return None
         messages = [
             {"role": one.role, "content": text_of(one.content, f"messages[{index}]")}
             for index, one in enumerate(self.messages)
@@ -63,14 +76,20 @@ class ChatBody(Asked, kw_only=True):
 
 
 class GenerateBody(Asked, kw_only=True):
-    prompt: str
+    prompt: str = ""
     system: str | None = None
     raw: bool | None = None
     suffix: str | None = None
     images: Any = None
+    context: Any = None
+    template: str | None = None
 
-    def asked(self) -> GenerateRequest:
-        refuse({"suffix": bool(self.suffix), "images": bool(self.images)})
+    def asked(self) -> GenerateRequest | None:
+        """As ChatBody's."""
+        asked = {"suffix": self.suffix, "images": self.images, "context": self.context, "template": self.template}
+        refuse({name: bool(value) for name, value in asked.items()})
+        if not self.prompt:
+            return None
         if self.raw:
             return self.draw(prompt=self.prompt)
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -88,8 +107,12 @@ async def generate(request: Request) -> Response:
 
 
 async def _answer(
-    request: Request, body: Asked, asked: GenerateRequest, written: Callable[[str], dict[str, Any]]
+    request: Request, body: Asked, asked: GenerateRequest | None, written: Callable[[str], dict[str, Any]]
 ) -> Response:
+    if asked is None:
+        await model_named(request, body.model.removesuffix(":latest"))
+        reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
+        return JSONResponse({**_head(body.model), **written(""), "done": True, "done_reason": reason})
     answers = Answers(request.app.state.swarm, [asked])
     if body.stream is None or body.stream:
         lines = _lines(answers, body.model, written)
@@ -134,7 +157,7 @@ async def tags(request: Request) -> Response:
     return JSONResponse({"models": [_tag(one) for one in await request.app.state.swarm.models()]})
 
 
-def _tag(one: Any) -> dict[str, Any]:
+def _tag(one: ModelInfo) -> dict[str, Any]:
     return {
         "name": one.name,
         "model": one.name,
@@ -159,16 +182,9 @@ class ShowBody(msgspec.Struct, kw_only=True):
 
 async def show(request: Request) -> Response:
     body = await read(request, ShowBody)
-    name = (body.model or body.name).removesuffix(":latest")
-    known = await request.app.state.swarm.models()
-    for one in known:
-        if name in (one.name, one.model_id):
-            info = {"general.name": one.name, "dsdnode.model_id": one.model_id, "dsdnode.block_count": one.num_layers}
-            return JSONResponse(
-                {"details": _details(), "model_info": info, "capabilities": ["completion"], "template": ""}
-            )
-    names = ", ".join(one.name for one in known) or "none"
-    raise ModelRefused(f"no model named {name!r} in this swarm (there is: {names})")
+    one = await model_named(request, (body.model or body.name).removesuffix(":latest"))
+    info = {"general.name": one.name, "dsdnode.model_id": one.model_id, "dsdnode.block_count": one.num_layers}
+    return JSONResponse({"details": _details(), "model_info": info, "capabilities": ["completion"], "template": ""})
 
 
 async def version(request: Request) -> Response:

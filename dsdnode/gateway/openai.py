@@ -24,6 +24,7 @@ from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, read, te
 from dsdnode.gateway.failures import openai_error
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.streams import event, streamed
+from dsdnode.swarm.info import ModelInfo
 
 ROLES = {"developer": "system"}
 """Other names of a role."""
@@ -112,13 +113,13 @@ class CompletionBody(Completing, kw_only=True):
         try:
             prompt = msgspec.convert(self.prompt, str | list[Any])
             many = [prompt] if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int) else prompt
-            prompts = [msgspec.convert(one, str | list[int]) for one in many]
+            prompts = [msgspec.convert(one, str | list[int]) for one in many[: MAX_CHOICES + 1]]
         except msgspec.ValidationError:
             raise BadInput("prompt is a text, a list of texts, a list of token ids, or a list of such") from None
         if not all(prompts) or not prompts:
             raise BadInput("the prompt is empty")
         if len(prompts) * (self.n or 1) > MAX_CHOICES:
-            raise BadInput(f"{len(prompts)} prompts with n {self.n or 1}: {MAX_CHOICES} replies at most at once")
+            raise BadInput(f"{len(many)} prompts with n {self.n or 1}: {MAX_CHOICES} replies at most at once")
         return [
             self.request(
                 prompt=one if isinstance(one, str) else None,
@@ -239,16 +240,21 @@ async def models(request: Request) -> Response:
 
 
 async def one_model(request: Request) -> Response:
-    name = request.path_params["name"]
-    known = await request.app.state.swarm.models()
+    return JSONResponse(_model(await model_named(request, request.path_params["name"])))
+
+
+async def model_named(request: Request, name: str) -> ModelInfo:
+    """By its name or its id. Raises ModelRefused, which names what there is."""
+    swarm: Swarm = request.app.state.swarm
+    known = await swarm.models()
     for one in known:
         if name in (one.name, one.model_id):
-            return JSONResponse(_model(one))
+            return one
     names = ", ".join(one.name for one in known) or "none"
-    raise ModelRefused(f"no model named {name!r} in this swarm (there is: {names})")
+    raise ModelRefused(f"no model named {name[:100]!r} in this swarm (there is: {names})")
 
 
-def _model(one: Any) -> dict[str, Any]:
+def _model(one: ModelInfo) -> dict[str, Any]:
     return {
         "id": one.name,
         "object": "model",

@@ -31,7 +31,7 @@ def stats(num_tokens: int, prompt_tokens: int = 12, reused: int = 5) -> ReplySta
 
 @dataclass
 class ScriptedSwarm:
-    """`script`: texts, each a token; then an error, WAIT, or a reason to end."""
+    """`script`: texts, each a token; then an error, WAIT, a Finished, or a reason to end."""
 
     script: list[Any] = field(default_factory=lambda: ["Hel", "lo", "stop"])
     asked: list[GenerateRequest] = field(default_factory=list)
@@ -51,6 +51,9 @@ class ScriptedSwarm:
                     await asyncio.Event().wait()
                 if isinstance(said, DsdError):
                     raise said
+                if isinstance(said, Finished):
+                    yield said
+                    return
                 if said in ("stop", "length", "context"):
                     yield Finished(said, stats(num))
                     return

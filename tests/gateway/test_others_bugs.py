@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from dsdnode.client.client import Finished
 from dsdnode.errors import BadInput, NoPipeline, Overloaded
 from dsdnode.gateway import streams
-from dsdnode.gateway.doors import Rules
-from tests.gateway.conftest import WAIT, Served, hello
+from dsdnode.gateway.doors import Rules, check_origin
+from tests.gateway.conftest import WAIT, Served, hello, stats
 
 CHAT = "/v1/chat/completions"
 APP = "https://app.example"
@@ -179,3 +180,69 @@ async def test_responses_came_out_of_order_or_without_numbers(served: Served) ->
 async def test_an_id_of_a_response_that_is_not_kept_was_ignored(served: Served) -> None:
     answer = await served.http.post("/v1/responses", json={"input": "hi", "previous_response_id": "resp_1"})
     assert answer.status_code == 400 and "whole conversation" in answer.json()["error"]["message"]
+
+
+async def test_an_image_beside_the_content_was_dropped_in_silence(served: Served) -> None:
+    """Ollama's clients have it there."""
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "what is it?", "images": ["iVBORw0="]}]}
+    answer = await served.http.post("/api/chat", json=asked)
+    assert answer.status_code == 400 and "images" in answer.json()["error"]
+    for field in ({"think": True}, {"context": [1]}, {"images": ["iVBORw0="]}):
+        answer = await served.http.post("/api/generate", json={"model": "demo", "prompt": "hi", **field})
+        assert answer.status_code == 400 and next(iter(field)) in answer.json()["error"]
+    assert served.swarm.asked == []
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+async def test_loading_a_model_was_an_error(served: Served, path: str) -> None:
+    assert (await served.http.post(path, json={"model": "demo"})).json()["done_reason"] == "load"
+    assert (await served.http.post(path, json={"model": "demo", "keep_alive": 0})).json()["done_reason"] == "unload"
+    assert (await served.http.post(path, json={"model": "other"})).status_code == 404
+    assert served.swarm.asked == []
+
+
+async def test_the_likeliest_token_alone_was_taken_for_any_token(served: Served) -> None:
+    await served.http.post(CHAT, json=hello(top_p=0, temperature=1))
+    assert 0 < served.swarm.asked[0].top_p < 1e-3
+
+
+async def test_a_threshold_without_its_rule_was_dropped_in_silence(served: Served) -> None:
+    answer = await served.http.post(CHAT, json=hello(threshold=0.5))
+    assert answer.status_code == 400 and "threshold" in answer.json()["error"]["message"]
+    await served.http.post(CHAT, json=hello(threshold=0.5, acceptance="relaxed"))
+    assert [request.threshold for request in served.swarm.asked] == [0.5]
+
+
+async def test_a_reply_that_a_drafter_gave_up_looked_whole(served: Served) -> None:
+    served.swarm.script = ["Hel", Finished("cancelled", stats(1))]
+    assert (await served.http.post(CHAT, json=hello())).status_code == 502
+    said = await chunks(served)
+    assert "cancelled" in said[-1]["error"]["message"] and "[DONE]" not in said
+
+
+async def test_prompts_were_not_all_counted(served: Served) -> None:
+    """Twelve tokens each, in two replies each."""
+    answer = await served.http.post("/v1/completions", json={"prompt": ["one", "two", "three"], "n": 2})
+    usage = answer.json()["usage"]
+    assert (usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]) == (36, 15)
+
+
+@pytest.mark.parametrize("origin", ["http://[::1", "null", "http://x:port"])
+async def test_an_origin_that_is_none_was_a_bug_of_the_server(served: Served, origin: str) -> None:
+    answer = await served.http.post(CHAT, json=hello(), headers={"origin": origin})
+    assert answer.status_code == 403 and served.swarm.asked == []
+
+
+@pytest.mark.parametrize("origin", ["http://[::1", "ftp://x", "https://", "https://x/", "x"])
+def test_an_origin_that_no_page_has_is_refused(origin: str) -> None:
+    with pytest.raises(BadInput, match="an origin is"):
+        check_origin(origin)
+
+
+@pytest.mark.parametrize("rules", [Rules("a key")])
+async def test_a_key_was_not_seen_beside_another_one(served: Served) -> None:
+    """Some programs send what they have of somebody else in the header that is not ours."""
+    both = {"authorization": "Bearer another", "x-api-key": "a key"}
+    assert (await served.http.post(CHAT, json=hello(), headers=both)).status_code == 200
+    for wrong in ({"x-api-key": "a kex"}, {"authorization": "Basic a key"}, {}):
+        assert (await served.http.post(CHAT, json=hello(), headers=wrong)).status_code == 401
