@@ -57,7 +57,8 @@ class Fetch:
         """No block before this one is missing."""
         self._changed = asyncio.Condition()
         self._failure: DsdError | None = None
-        self._checking: set[str] = set()
+        self._checking: dict[str, bool] = {}
+        """Tensors that are being hashed; True: something of it was dropped meanwhile."""
         self.distrusted = False
         self._denied: dict[str, str] = {}
         """Tensors whose bytes from a source itself were not as the hashes say, and what their hash was."""
@@ -171,18 +172,27 @@ class Fetch:
 
     async def _check(self, tensors: Iterable[Tensor]) -> None:
         for tensor in tensors:
-            name = tensor.name
-            whole = all(index in self._target.suppliers for index in self._plan.blocks_of(tensor))
-            if not whole or name in self.found or name in self._checking:
-                continue
-            self._checking.add(name)
-            try:
-                digest = await self._target.sha256_of(tensor)
-            finally:
-                self._checking.discard(name)
-            self.found[name] = digest
-            if self._hashes.get(name, digest) != digest:
-                self._is_wrong(tensor, digest)
+            while self._is_due(tensor):
+                await self._hash(tensor)
+
+    def _is_due(self, tensor: Tensor) -> bool:
+        """It is whole, and nobody has hashed it, or does."""
+        if tensor.name in self.found or tensor.name in self._checking:
+            return False
+        return all(index in self._target.suppliers for index in self._plan.blocks_of(tensor))
+
+    async def _hash(self, tensor: Tensor) -> None:
+        name = tensor.name
+        self._checking[name] = False
+        try:
+            digest = await self._target.sha256_of(tensor)
+        finally:
+            was_dropped = self._checking.pop(name)
+        if was_dropped:  # other bytes than these may be there by now, or come yet
+            return
+        self.found[name] = digest
+        if self._hashes.get(name, digest) != digest:
+            self._is_wrong(tensor, digest)
 
     def _is_wrong(self, tensor: Tensor, digest: str) -> None:
         """Leave the peers that have given of it, and fetch it elsewhere. What the source itself says twice, stands:
@@ -216,6 +226,8 @@ class Fetch:
             self._first = min(self._first, index)
             for tensor in self._tensors_in(index):
                 self.found.pop(tensor.name, None)
+                if tensor.name in self._checking:
+                    self._checking[tensor.name] = True
 
     def _leave_all(self, names: Sequence[str], why: str) -> None:
         for provider in [one for one in self._providers if one.name in names]:

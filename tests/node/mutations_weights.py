@@ -13,7 +13,8 @@ SHARING: Final = "dsdnode.weights.sharing:Sharing."
 MANIFESTS: Final = "dsdnode.wire.manifests:open_manifest"
 
 WEIGHTS: Final = {
-    "weights-tensor": Mutation(FETCH + "_check", "self._hashes.get(name, digest) != digest", "False"),
+    "weights-tensor": Mutation(FETCH + "_hash", "self._hashes.get(name, digest) != digest", "False"),
+    "weights-dropped": Mutation(FETCH + "_hash", "if was_dropped:", "if False:"),
     "weights-doubt": Mutation(FETCH + "run", "        self.drop(self._doubtful())\n", ""),
     "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
     "weights-file": Mutation(PULL + "_fetch", "not self.plan.is_whole or await self._is_right(target)", "True"),

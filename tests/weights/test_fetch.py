@@ -1,0 +1,81 @@
+"""Who gives what, in which order: fetching from several at once, without a wire."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsdnode.engine.gguf_header import Tensor
+from dsdnode.weights.fetch import PEER, Fetch
+from dsdnode.weights.plan import Block, Copy, Output, Plan
+from dsdnode.weights.target import Target
+
+RIGHT = b"onetwothree!"
+ONE, TWO = Tensor("one", (6,), 24, 0, 6), Tensor("two", (6,), 24, 6, 6)
+PLAN = Plan(
+    (Output("layers.gguf", 12),), (Copy(0, 12, 0, 0),), (Block(0, 4), Block(4, 8), Block(8, 12)), (ONE, TWO)
+)  # fmt: skip
+HASHES = {one.name: hashlib.sha256(RIGHT[one.offset : one.offset + one.size_bytes]).hexdigest() for one in (ONE, TWO)}
+
+
+@dataclass
+class Giver:
+    """Gives `data` of [start, end), when it is `time`."""
+
+    name: str
+    data: bytes
+    start: int
+    end: int
+    time: asyncio.Event
+    is_peer: bool = True
+    num_lanes: int = 1
+
+    def has(self, start: int, end: int) -> bool:
+        return self.start <= start and end <= self.end
+
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        await self.time.wait()
+        yield self.data[start:end]
+
+
+class SlowToHash(Target):
+    """The first tensor's first hash is not told before something was dropped."""
+
+    dropped: asyncio.Event
+    hashes_one: asyncio.Event
+
+    async def sha256_of(self, tensor: Tensor) -> str:
+        digest = await super().sha256_of(tensor)
+        if tensor is ONE and not self.hashes_one.is_set():
+            self.hashes_one.set()
+            await self.dropped.wait()
+        return digest
+
+    def drop(self, index: int) -> None:
+        super().drop(index)
+        self.dropped.set()
+
+
+async def test_a_block_that_is_dropped_while_its_tensor_is_hashed_is_hashed_again(tmp_path: Path) -> None:
+    """Carol gives the first two blocks. While the first tensor is hashed, mallory gives a wrong third block, and the
+    middle one, where both tensors lie, comes again: from eve, who has other bytes for the end of the first."""
+    now = asyncio.Event()
+    now.set()
+    target = SlowToHash(tmp_path, PLAN)
+    target.dropped, target.hashes_one = asyncio.Event(), asyncio.Event()
+    carol = Giver(PEER + "carol", RIGHT, 0, 8, now)
+    mallory = Giver(PEER + "mallory", b"onetwothrEE!", 8, 12, target.hashes_one)
+    eve = Giver(PEER + "eve", b"onetWOthree!", 4, 12, now)
+    hub = Giver("hub.example", RIGHT, 0, 12, now, is_peer=False)
+    left: list[str] = []
+    fetch = Fetch(PLAN, target, left.append, lambda source, num_bytes: None)
+    try:
+        async with asyncio.timeout(10):
+            await fetch.run([carol, mallory, eve, hub], HASHES)
+    finally:
+        target.close()
+    assert (tmp_path / "layers.gguf").read_bytes() == RIGHT
+    assert fetch.found == HASHES
