@@ -63,7 +63,7 @@ async def _beginning(
         if name not in hashes or name not in member.tensors or not 0 < size_bytes <= MAX_BEGINNING_BYTES:
             continue
         try:
-            data = b""
+            data = bytearray()
             while len(data) < size_bytes:
                 num_bytes = min(MAX_PIECE_BYTES, size_bytes - len(data))
                 wanted = GetWeights(member.manifest.weights_hash, name, len(data), num_bytes)
@@ -73,7 +73,7 @@ async def _beginning(
         except DsdError as error:
             tell(f"{PEER}{member.name} is left: {error}")
             continue
-        header = await asyncio.to_thread(parse_header, data, file.name, file.size_bytes)
+        header = await asyncio.to_thread(parse_header, bytes(data), file.name, file.size_bytes)
         if header is not None:
-            return data, header
+            return bytes(data), header
     raise ModelRefused(f"no member gives the beginning of {file.name}")

@@ -15,7 +15,7 @@ from dsdnode.engine.gguf import WEIGHTS_KEY
 from dsdnode.engine.gguf_header import Header, read_header
 from dsdnode.engine.gguf_parts import join_parts, parts_of
 from dsdnode.errors import ModelRefused
-from dsdnode.files import replacing
+from dsdnode.files import replacing, words
 from dsdnode.identity import Identity
 from dsdnode.weights.store import TENSORS
 from dsdnode.wire.manifests import ManifestFile, ManifestTensor, WeightsManifest, open_manifest, sign_manifest
@@ -93,8 +93,8 @@ def holding(tensors: Tensors, folder: Path, identity: Identity) -> Holding:
 
 
 def keep(folder: Path, tensors: Tensors) -> None:
-    """Beside what was pulled. Raises OSError, BadInput."""
-    with replacing(folder / TENSORS) as file:
+    """Beside what was pulled. Raises BadInput."""
+    with words(folder / TENSORS), replacing(folder / TENSORS) as file:
         file.write(msgspec.json.encode(tensors))
 
 

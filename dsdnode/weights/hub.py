@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.errors import BadInput, ModelRefused
-from dsdnode.weights.sources import Remote, RemoteFile, Source, file_name
+from dsdnode.weights.sources import Remote, RemoteFile, Source, check_address, file_name
 from dsdnode.weights.web import Denied, SourceFailed, Web, check_scheme, origin_of
 
 ENDPOINT = "https://huggingface.co"
@@ -58,8 +58,10 @@ class _Found(msgspec.Struct):
 def endpoint(env: Mapping[str, str]) -> str:
     """Raises BadInput."""
     said = env.get("HF_ENDPOINT", "").strip().rstrip("/") or ENDPOINT
-    if urlsplit(said).scheme not in ("http", "https") or not urlsplit(said).hostname:
-        raise BadInput(f"HF_ENDPOINT is {said!r}: it should be an address like {ENDPOINT}")
+    try:
+        check_address(said)
+    except ValueError:
+        raise BadInput(f"HF_ENDPOINT is {said!r}: it should be an address like {ENDPOINT}") from None
     return said
 
 
@@ -77,10 +79,12 @@ def token(env: Mapping[str, str]) -> str:
 
 
 def tokens(env: Mapping[str, str]) -> dict[str, str]:
-    """For `Web`. Raises BadInput where a token would go over a plain connection."""
+    """For `Web`. Raises BadInput where a token would go over a plain connection, or no header can bear it."""
     secret, where = token(env), endpoint(env)
-    if not secret or not secret.isprintable():
+    if not secret:
         return {}
+    if not secret.isascii() or not secret.isprintable():
+        raise BadInput("the hub's token that is here (HF_TOKEN, or `hf auth login`) has characters that no token has")
     check_scheme(where, secret=True)
     return {origin_of(where): secret}
 

@@ -220,10 +220,9 @@ class Pull:
             target.close()
         if not self.remote.restricted:  # else it is not ours to hand on
             keep(folder, self._tensors(fetch.found, [] if fetch.distrusted else members))
-        path = self._store.finish(self._entry())
         if not self.plan.is_whole:
-            read_manifest(path)  # it is what `start` will take
-        return path
+            read_manifest(folder / self.plan.outputs[0].name)  # it is what `start` will take
+        return self._store.finish(self._entry())
 
     async def _fetch(
         self,

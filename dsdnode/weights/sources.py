@@ -77,6 +77,13 @@ class Remote:
         return weights_hash_of(hashes) if all(hashes) else ""
 
 
+def check_address(url: str) -> None:
+    """Raises ValueError for what is no address of the web: another scheme, no host, or a port that cannot be."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError
+
+
 def is_source(text: str) -> bool:
     """Is this no path?"""
     return text.startswith(HF) or "://" in text
@@ -90,9 +97,11 @@ def parse_source(text: str) -> Source:
             raise BadInput(f"{text!r} names no model of a hub; write it like {EXAMPLES}")
         revision = (match["at"] or match["later"] or "").removeprefix("@")
         return Source(match["repo"], revision, match["file"] or "", match["quant"] or "")
+    try:
+        check_address(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is no source of models: write https://HOST/FILE.gguf, or {EXAMPLES}") from None
     parts = urlsplit(text)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise BadInput(f"{text!r} is no source of models: write https://HOST/FILE.gguf, or {EXAMPLES}")
     if parts.username or parts.password:
         raise BadInput("an address with a user or a password in it is not taken: it would end in logs")
     file_name(parts.path)

@@ -127,7 +127,9 @@ class Target:
     def _read(self, copy: Copy) -> Iterator[bytes]:
         file, size_bytes = self._files[copy.output].fileno(), copy.end - copy.start
         for at in range(0, size_bytes, READ_BYTES):
-            yield os.pread(file, min(READ_BYTES, size_bytes - at), copy.offset + at)
+            with _told(self._folder, "read"):
+                part = os.pread(file, min(READ_BYTES, size_bytes - at), copy.offset + at)
+            yield part
 
 
 def kept_bytes(folder: Path, plan: Plan) -> int:
@@ -162,7 +164,7 @@ def _write(file: BinaryIO, offset: int, data: bytes) -> None:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _told(folder: Path, done: str = "written") -> Iterator[None]:
     """What the disk says is the user's."""
     try:
         yield
@@ -171,4 +173,4 @@ def _told(folder: Path) -> Iterator[None]:
             raise DiskTrouble(
                 f"the disk is full ({folder.parent}): make room, then the same command goes on; nothing is lost"
             ) from None
-        raise DiskTrouble(f"{folder} cannot be written: {error.strerror or error}") from None
+        raise DiskTrouble(f"{folder} cannot be {done}: {error.strerror or error}") from None

@@ -22,7 +22,7 @@ import msgspec
 
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.weights.pace import Pace
-from dsdnode.weights.sources import RemoteFile
+from dsdnode.weights.sources import RemoteFile, check_address
 
 MAX_REDIRECTS = 5
 MAX_TRIES = 6
@@ -191,6 +191,8 @@ class Web:
                     return
 
     def _check_unchanged(self, file: RemoteFile, first: Mapping[str, str], answer: httpx.Response) -> None:
+        if answer.status_code not in (200, 206, 416):
+            return  # it is not about the file, nor is its tag
         said = _sha256(first.get("x-linked-etag", ""))
         total = _total(answer)
         etag = answer.headers.get("etag", "")
@@ -257,6 +259,8 @@ class Web:
             raise _Again(f"{slow} for {limit_s:g} s") from None
         except httpx.TransportError as error:
             raise _Again(_words(error)) from None
+        except httpx.DecodingError:
+            raise _Again("its answer is packed, and cannot be unpacked") from None
         except (httpx.InvalidURL, httpx.StreamError) as error:
             raise SourceFailed(f"{urlsplit(url).hostname}: {error}") from None
 
@@ -272,6 +276,7 @@ class Web:
 
 
 def origin_of(url: str) -> str:
+    """Of what `check_address` has let pass."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
 
@@ -292,11 +297,16 @@ def _is_here(host: str) -> bool:
 
 
 def _next(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
-        raise SourceFailed(f"{urlsplit(url).hostname} leads from https to {urlsplit(target).scheme}: not followed")
-    if urlsplit(target).scheme not in ("http", "https"):
-        raise SourceFailed(f"{urlsplit(url).hostname} leads to {urlsplit(target).scheme}: not followed")
+    """Raises SourceFailed: a Location is a stranger's word."""
+    here = urlsplit(url)
+    try:
+        target = urljoin(url, location)
+        scheme = urlsplit(target).scheme
+        if here.scheme == "https" and scheme != "https":
+            raise SourceFailed(f"{here.hostname} leads from https to {scheme}: not followed")
+        check_address(target)
+    except ValueError:
+        raise SourceFailed(f"{here.hostname} leads to what is no address of the web: not followed") from None
     return target
 
 
