@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 api_options = chain(
     click.option("--api-host", metavar="HOST", help="Where to serve them (127.0.0.1; others need --api-key)."),
     click.option("--api-port", metavar="PORT", help="The port (29180; 0: any)."),
-    click.option("--api-key", metavar="@FILE|KEY", help="Whoever asks must send it."),
+    click.option(
+        "--api-key",
+        metavar="@FILE|KEY",
+        help="Whoever asks must send it (@FILE, or DSDNODE_API_KEY: no `ps` shows it).",
+    ),
     click.option("--api-origin", multiple=True, metavar="ORIGIN", help="Pages of this origin may ask; repeatable."),
 )
 EXAMPLE = '{"messages": [{"role": "user", "content": "What is 12 plus 30?"}]}'

@@ -13,7 +13,7 @@ import click
 import structlog
 
 from dsdnode.cli import logs, swarm_keys
-from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Settings, resolve
+from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Settings, SettingValue, resolve
 from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_dir
 from dsdnode.files import check_own
 from dsdnode.pacing.policies import PLANS, POLICIES
@@ -150,8 +150,13 @@ def load(flags: Mapping[str, Any], log_level: str = "warning", others_folder: bo
         invocation.data_dir = settings["data_dir"]
     said = settings.values["log_level"]
     logs.set_up(log_level if said.source == BUILT_IN else said.value, settings["log_format"], sys.stderr)
-    if "swarm_key" in flags:
-        keys = settings.values["swarm_key"]
-        for warning in swarm_keys.warnings_about(keys.said, keys.value, keys.source == swarm_keys.FLAG):
-            log.warning(warning)
+    for key, secret in (("swarm_key", swarm_keys.SWARM_KEY), ("api_key", swarm_keys.API_KEY)):
+        if key in flags:
+            _warn(settings.values[key], secret)
     return settings
+
+
+def _warn(said: SettingValue, secret: swarm_keys.Secret) -> None:
+    keys = said.value if isinstance(said.value, tuple) else (said.value,) * bool(said.value)
+    for warning in swarm_keys.warnings_about(said.said, keys, said.source == secret.flag, secret):
+        log.warning(warning)

@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 
 from dsdnode.cli.codes import Joins, parse_joins
-from dsdnode.cli.swarm_keys import open_to, read_keys, read_secret
+from dsdnode.cli.swarm_keys import API_KEY, open_to, read_keys, read_secret
 from dsdnode.config import (
     ACCEPTANCES,
     MAX_DRAFT,
@@ -38,7 +38,6 @@ from dsdnode.wire.tensors import EXACT_WIRE
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"
 LOG_LEVELS = ("debug", "info", "warning", "error")
-MAX_KEY_FILE_BYTES = 4096
 LOG_FORMATS = ("auto", "pretty", "json")
 
 
@@ -312,7 +311,7 @@ SETTINGS = (
     Setting("identity", "identity_path", _path, "--identity"),
     Setting("api_host", None, lambda raw: _text(raw), "--api-host"),
     Setting("api_port", None, _integer(0, 65535), "--api-port"),
-    Setting("api_key", None, lambda raw: parse_text(read_secret(raw, "API key")), "--api-key", secret=True),
+    Setting("api_key", None, lambda raw: parse_text(read_secret(raw, API_KEY.what)), "--api-key", secret=True),
     Setting("api_origin", None, _origins, "--api-origin"),
     Setting("log_level", None, _choice(*LOG_LEVELS), "--log-level"),
     Setting("log_format", None, _choice(*LOG_FORMATS), "--log-format"),

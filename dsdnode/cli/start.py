@@ -79,7 +79,7 @@ def start(
         return preview.dry_run(config, as_json)
     config = asyncio.run(_fetched(config, yes))
     if detach:
-        return _detach(invocation.argv, config, as_json, lent)
+        return _detach(invocation.argv, config, as_json, lent, settings["api_key"])
     if detached:
         logs.to_file(output(_log_file(config)))
     gateway = api.gateway(settings) if GATEWAY in config.roles else None
@@ -298,7 +298,7 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
         api.tell(ready.api)
 
 
-def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[str]) -> int:
+def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[str], api_key: str) -> int:
     """Start the same command in a session of its own, its log in the data dir; wait for its readiness line."""
     with control.hold(config.data_dir):
         pass  # fail here, in words, when one is running
@@ -307,7 +307,7 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[s
     argv = [word for word in swarm_keys.without_keys(argv) if word not in ("--detach", "--json")]
     with words(path):
         log_file = path.open("ab")
-    with log_file, swarm_keys.handed_over(config.swarm_keys) as (keys, pipes):
+    with log_file, swarm_keys.handed_over(config.swarm_keys, api_key) as (keys, pipes):
         begin = log_file.tell()
         child = subprocess.Popen(
             [sys.executable, "-m", "dsdnode.cli", *argv, *_joined(config), *keys, "--json", "--detached"],

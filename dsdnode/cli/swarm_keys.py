@@ -1,4 +1,4 @@
-"""How swarm keys come in and go on without anybody else on the machine seeing them.
+"""How swarm keys, and the key of the APIs, come in and go on without anybody else on the machine seeing them.
 
 A key on the command line is in `ps` for all to read. It is overwritten there where the kernel shows our own memory
 (Linux); a second start with the key elsewhere would show it as long as that takes, and twice. A child that needs keys
@@ -13,18 +13,33 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsdnode.cli import codes
 from dsdnode.errors import BadInput
 from dsdnode.files import replacing
 
-FLAG = "--swarm-key"
-VARIABLE = "DSDNODE_SWARM_KEY"
 MAX_KEY_CHARACTERS = 1024
 """So a pipe takes any of them at once."""
 SHORT_CHARACTERS = 16
 """Hex digits of 64 random bits. Every peer that we dial could try to guess a key (docs/protocol.md, section 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A kind of key; `guessed_by` whom, if it is short."""
+
+    what: str
+    flag: str
+    variable: str
+    guessed_by: str
+
+
+SWARM_KEY = Secret("swarm key", "--swarm-key", "DSDNODE_SWARM_KEY", "whoever a member dials")
+API_KEY = Secret("API key", "--api-key", "DSDNODE_API_KEY", "whoever reaches the port")
+SECRETS = (SWARM_KEY, API_KEY)
+_FLAGS = tuple(one.flag for one in SECRETS)
 
 
 def read_keys(raw: object) -> tuple[str, ...]:
@@ -32,11 +47,11 @@ def read_keys(raw: object) -> tuple[str, ...]:
     said = [raw] if isinstance(raw, str) else raw
     if not isinstance(said, list | tuple) or not said:
         raise BadInput("a text is expected")
-    return tuple(dict.fromkeys(read_secret(one, "swarm key") for one in said))
+    return tuple(dict.fromkeys(read_secret(one, SWARM_KEY.what) for one in said))
 
 
 def read_secret(said: object, what: str) -> str:
-    """Itself, or as `@FILE`, whose first line it is. `what` it is. Raises BadInput; never shows it."""
+    """Itself, or as `@FILE`, whose first line it is; `what` is for the words. Raises BadInput; never shows it."""
     if not isinstance(said, str):
         raise BadInput("a text is expected")
     key = _first_line(Path(said[1:]).expanduser(), what) if said.startswith("@") else said.strip()
@@ -63,23 +78,23 @@ def open_to(file: int | Path, whom: int) -> bool:
     return os.name == "posix" and stat.S_ISREG(mode) and bool(mode & whom)
 
 
-def warnings_about(said: object, keys: Iterable[str], on_command_line: bool) -> list[str]:
+def warnings_about(said: object, keys: Iterable[str], on_command_line: bool, secret: Secret = SWARM_KEY) -> list[str]:
     """What is not wrong, but unwise, about keys that were `said` so; never a key itself."""
     found = []
     words = [said] if isinstance(said, str) else list(said) if isinstance(said, list | tuple) else []
     if on_command_line and not all(word.startswith("@") for word in words):
         found.append(
-            "a swarm key on the command line is seen by others on this machine, and kept by the shell: write it into "
-            f"a file (chmod 600) and say {FLAG} @FILE, or set {VARIABLE}"
+            f"the {secret.what} on the command line is seen by others on this machine, and kept by the shell: write it "
+            f"into a file (chmod 600) and say {secret.flag} @FILE, or set {secret.variable}"
         )
     for word in words:
         path = Path(word[1:]).expanduser()
         with contextlib.suppress(OSError):
             if word.startswith("@") and open_to(path, stat.S_IRGRP):
-                found.append(f"the swarm key in {path} can be read by its group: chmod 600 {path}")
+                found.append(f"the {secret.what} in {path} can be read by its group: chmod 600 {path}")
     if any(len(key) < SHORT_CHARACTERS for key in keys):
         found.append(
-            f"a swarm key of less than {SHORT_CHARACTERS} characters can be guessed by whoever a member dials: "
+            f"a key ({secret.flag}) of less than {SHORT_CHARACTERS} characters can be guessed by {secret.guessed_by}: "
             "`openssl rand -hex 16` makes a good one"
         )
     return found
@@ -87,22 +102,24 @@ def warnings_about(said: object, keys: Iterable[str], on_command_line: bool) -> 
 
 def forget(environ: MutableMapping[str, str]) -> None:
     """What this process starts from now on has no key in its environment."""
-    environ.pop(VARIABLE, None)
+    for secret in SECRETS:
+        environ.pop(secret.variable, None)
     if codes.bears_code(environ.get(codes.VARIABLE, "")):
         del environ[codes.VARIABLE]
 
 
 @contextlib.contextmanager
-def handed_over(keys: Sequence[str]) -> Iterator[tuple[list[str], list[int]]]:
+def handed_over(keys: Sequence[str], api_key: str = "") -> Iterator[tuple[list[str], list[int]]]:
     """Words by which a child reads these keys, and the descriptors that it must be given for that."""
-    pipes = []
+    pipes: list[int] = []
+    flags = [*(SWARM_KEY.flag for _ in keys), *[API_KEY.flag] * bool(api_key)]
     try:
-        for key in keys:
+        for key in (*keys, api_key)[: len(flags)]:
             reading, writing = os.pipe()
             pipes.append(reading)
             with os.fdopen(writing, "wb") as file:
                 file.write(key.encode("utf-8", "surrogateescape"))
-        yield [word for pipe in pipes for word in (FLAG, f"@/dev/fd/{pipe}")], pipes
+        yield [word for flag, pipe in zip(flags, pipes, strict=True) for word in (flag, f"@/dev/fd/{pipe}")], pipes
     finally:
         for pipe in pipes:
             os.close(pipe)
@@ -122,7 +139,7 @@ def keep(data_dir: Path, keys: Sequence[str]) -> list[Path]:
 
 
 def without_keys(argv: Sequence[str]) -> list[str]:
-    """A command line without its swarm keys, and without codes, which may bear some."""
+    """A command line without its keys, and without codes, which may bear some."""
     spans = [(index, attached) for index, _, attached in _places(argv)]
     gone = {index for index, _ in spans} | {index - 1 for index, attached in spans if not attached}
     return [word for index, word in enumerate(argv) if index not in gone]
@@ -132,9 +149,9 @@ def _places(argv: Sequence[str]) -> Iterator[tuple[int, str, bool]]:
     """Index of each word with a key or a code, either, and whether its flag is in the same word."""
     for index, word in enumerate(argv):
         flag, is_attached, value = word.partition("=")
-        if not is_attached or flag not in (FLAG, *codes.FLAGS):
+        if not is_attached or flag not in (*_FLAGS, *codes.FLAGS):
             flag, is_attached, value = argv[index - 1] if index else "", "", word
-        if flag == FLAG or (flag in codes.FLAGS and codes.bears_code(value)):
+        if flag in _FLAGS or (flag in codes.FLAGS and codes.bears_code(value)):
             yield index, value, bool(is_attached)
 
 

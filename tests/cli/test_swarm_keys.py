@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,6 +73,13 @@ def test_a_key_through_a_pipe() -> None:
         assert read(words[1], words[3]) == (KEY, OLD)
 
 
+def test_the_key_of_the_apis_through_another_pipe() -> None:
+    with swarm_keys.handed_over([OLD], KEY) as (words, pipes):
+        assert words[0::2] == ["--swarm-key", "--api-key"] and len(pipes) == 2
+        assert resolve({"api_key": words[3]}, {}, None)["api_key"] == KEY
+        assert read(words[1]) == (OLD,)
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o604])
 def test_a_configuration_that_others_read_holds_no_key(tmp_path: Path, mode: int) -> None:
     for text in (f"swarm_key = '{KEY}'", f"swarm_key = ['@{file_of(tmp_path, OLD)}', '{KEY}']"):
@@ -119,6 +127,17 @@ def test_a_file_or_a_variable_is_not(call: Call, home: Path, monkeypatch: pytest
     assert "DSDNODE_SWARM_KEY" not in os.environ, "whatever is started now would have it"
 
 
+def test_the_same_holds_of_the_key_of_the_apis(call: Call, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(The port is in use: what is told comes before.)"""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        serve = ("serve", "--join", JOIN, "--api-port", str(taken.getsockname()[1]), "--api-key")
+        result = call(*serve, "short")
+        assert "--api-key @FILE, or set DSDNODE_API_KEY" in result.err and "can be guessed" in result.err
+        assert "command line" not in call(*serve, f"@{file_of(home, KEY)}").err
+        monkeypatch.setenv("DSDNODE_API_KEY", KEY)
+        assert "command line" not in call(*serve[:-1]).err and "DSDNODE_API_KEY" not in os.environ
+
+
 # --- who else sees it
 
 
@@ -129,6 +148,7 @@ def test_a_file_or_a_variable_is_not(call: Call, home: Path, monkeypatch: pytest
         (["start", f"--swarm-key={KEY}", "--swarm-key", f"@{OLD}"], ["start"]),
         (["start", "--join", JOIN], ["start", "--join", JOIN]),
         (["start", "--swarm-key"], ["start", "--swarm-key"]),
+        (["start", "--api-key", KEY, f"--api-key={KEY}", "-v"], ["start", "-v"]),
     ],
 )
 def test_a_command_line_without_its_keys(argv: list[str], left: list[str]) -> None:

@@ -39,7 +39,7 @@ KEYS: Final = {
         "dsdnode.cli.swarm_keys:_first_line", "open_to(file.fileno(), stat.S_IRWXO | stat.S_IWGRP)", "False"
     ),
     "key-config-mode": Mutation("dsdnode.cli.settings:_check_unseen", " and open_to(path, stat.S_IRWXO)", " and False"),
-    "key-environment": Mutation("dsdnode.cli.swarm_keys:forget", "environ.pop(VARIABLE, None)", "pass"),
+    "key-environment": Mutation("dsdnode.cli.swarm_keys:forget", "environ.pop(secret.variable, None)", "pass"),
     "key-words": Mutation("dsdnode.cli.swarm_keys:without_keys", " if index not in gone", ""),
     "code-words": Mutation(
         "dsdnode.cli.swarm_keys:_places", " or (flag in codes.FLAGS and codes.bears_code(value))", ""
