@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from dsdnode.cli import connect, control, fetching, render, report
-from dsdnode.cli.options import common_options, fetch_options, join_options, json_option, load, yes_option
+from dsdnode.cli.options import chain, common_options, fetch_options, join_options, json_option, load, yes_option
 from dsdnode.cli.settings import Settings
 from dsdnode.config import parse_layers
 from dsdnode.errors import BadInput
@@ -28,27 +28,22 @@ if TYPE_CHECKING:
     from dsdnode.weights.members import Member
     from dsdnode.weights.pull import Pull
 
-source_options = (
+pull_options = chain(
     click.option("--layers", metavar="0:16|0-15", help="These layers alone (all, as the files are)."),
     click.option("--sha256", metavar="HEX", help="Of the whole file, where its server does not say it."),
     click.option("--dry-run", is_flag=True, help="Say what would be fetched, and fetch nothing."),
+    fetch_options,
+    yes_option,
+    join_options,
+    json_option,
+    common_options,
 )
-
-
-def _with_source_options(command: Any) -> Any:
-    for option in reversed(source_options):
-        command = option(command)
-    return command
+"""Of `pull`, and of `models add`, which may be one."""
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode pull hf:ggml-org/gemma-3-270m-GGUF:Q8_0 --layers 0:9")
 @click.argument("source", metavar="hf:OWNER/REPO[:QUANT]|https://HOST/FILE.gguf|MODEL")
-@_with_source_options
-@fetch_options
-@yes_option
-@join_options
-@json_option
-@common_options
+@pull_options
 def pull(source: str, **flags: Any) -> None:
     """Fetch a model, or layers of it alone, into the store; what was begun goes on.
 
@@ -192,12 +187,7 @@ def list_(as_json: bool, **flags: Any) -> None:
 
 @models.command(epilog="\b\nExample:\n  dsdnode models add model.gguf")
 @click.argument("model", metavar="PATH|SOURCE")
-@_with_source_options
-@fetch_options
-@yes_option
-@join_options
-@json_option
-@common_options
+@pull_options
 def add(model: str, **flags: Any) -> None:
     """Add a model that is on this machine, where it is; or fetch one, as `dsdnode pull` does."""
     if is_source(model):
