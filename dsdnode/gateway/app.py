@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,11 +16,16 @@ from starlette.routing import Route
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.gateway import anthropic, ollama, openai, responses
 from dsdnode.gateway.doors import Doors, Rules
-from dsdnode.gateway.failures import NotHere, failure_of, refusal
+from dsdnode.gateway.failures import RETRY_AFTER_S, NotHere, failure_of, refusal
 from dsdnode.gateway.port import Swarm
+from dsdnode.swarm.info import ModelInfo
 
 log = structlog.get_logger(__name__)
 
+SEEN_S = 2.0
+"""No supervisor asks more often."""
+MAX_TOLD = 4
+"""Models in a reason: anybody may name as many as he likes to the swarm."""
 HUNG_UP = 499
 """As nginx has it; nobody reads it."""
 
@@ -53,18 +60,39 @@ def make_app(swarm: Swarm, rules: Rules) -> Starlette:
         },
     )
     app.state.swarm = swarm
+    app.state.seen = Seen(swarm)
     return app
+
+
+class Seen:
+    """The swarm's models as they were when somebody looked last: whoever has no key may ask as often as he likes, and a
+    look is a question to the swarm and a ping to each of its peers."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._swarm = swarm
+        self._models: list[ModelInfo] = []
+        self._until_s = float("-inf")
+        self._looking = asyncio.Lock()
+
+    async def models(self) -> list[ModelInfo]:
+        loop = asyncio.get_running_loop()
+        async with self._looking:
+            if loop.time() >= self._until_s:
+                self._models = await self._swarm.models()
+                self._until_s = loop.time() + SEEN_S
+            return self._models
 
 
 async def health(request: Request) -> Response:
     """200 once some model can be asked for; 503 with a reason before."""
-    swarm: Swarm = request.app.state.swarm
-    known = await swarm.models()
+    seen: Seen = request.app.state.seen
+    known = await seen.models()
     if any(one.complete and one.drafters for one in known):
         return JSONResponse({"status": "ok"})
-    missing = "; ".join(f"{one.name}: {one.missing or 'nobody drafts for it'}" for one in known)
-    reason = missing or "nobody in this swarm hosts a model yet"
-    return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"retry-after": "5"})
+    missing = [f"{one.name}: {one.missing or 'nobody drafts for it'}" for one in known[:MAX_TOLD]]
+    missing += [f"and {len(known) - MAX_TOLD} more"] * (len(known) > MAX_TOLD)
+    reason = "; ".join(missing) or "nobody in this swarm hosts a model yet"
+    return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"retry-after": str(RETRY_AFTER_S)})
 
 
 async def _refused(request: Request, error: Exception) -> Response:

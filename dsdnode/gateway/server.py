@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dsdnode.errors import BadInput
 from dsdnode.gateway.app import make_app
@@ -17,6 +19,10 @@ DRAIN_S = 30
 """Replies in flight may take so long to end."""
 MAX_CONNECTIONS = 1000
 """One more is told 503: each may hold a reply, and takes a descriptor."""
+HEAD_S = 20.0
+"""So long a connection may take to say what it asks: who says nothing takes a place of those who would."""
+KEEP_ALIVE_S = 75
+"""Longer than clients keep connections that are not in use: of two that close at once one sees an error."""
 MAX_WAITING = 256
 """Connections that the system takes for us before we do."""
 
@@ -39,6 +45,35 @@ def check_exposed(host: str, key: str) -> None:
     """Raises BadInput."""
     if not key and not is_loopback(hostname(host if ":" not in host else f"[{host.strip('[]')}]")):
         raise BadInput(f"at {host} anybody who reaches this machine could ask: --api-key @FILE says who may")
+
+
+class Connection(H11Protocol):
+    """Ends when its request's head does not come in time, also where it comes byte by byte."""
+
+    _overdue: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._expect_nothing()
+        elif self._overdue is None:
+            self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        self._overdue = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _expect_nothing(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
 
 
 class Server(uvicorn.Server):
@@ -68,6 +103,8 @@ class Gateway:
     async def run(self, swarm: Swarm) -> None:
         config = uvicorn.Config(
             make_app(swarm, self._rules),
+            http=Connection,
+            timeout_keep_alive=KEEP_ALIVE_S,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -75,6 +75,10 @@ class Served:
     url: str
     http: httpx.AsyncClient
 
+    @property
+    def port(self) -> int:
+        return httpx.URL(self.url).port or 80
+
     async def events(self, path: str, body: dict[str, Any]) -> list[tuple[str, Any]]:
         """(name, data) of each server-sent event; data "[DONE]" as it is."""
         answer = await self.http.post(path, json=body)

@@ -1,0 +1,75 @@
+"""Who holds a connection without asking, or asks without end."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from dsdnode.gateway import bodies, server
+from dsdnode.swarm.info import ModelInfo
+from tests.gateway.conftest import MODEL, Served, hello
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+
+async def _said(served: Served, parts: list[bytes], every_s: float) -> bytes:
+    """What the server says until it hangs up on who sends these parts one after the other."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+
+    async def send() -> None:
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(every_s)
+
+    sending = asyncio.create_task(send())
+    try:
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        sending.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await sending
+        writer.close()
+
+
+@pytest.mark.parametrize("parts", [[], [HEAD[num : num + 1] for num in range(len(HEAD))]])
+async def test_who_does_not_say_what_he_asks_is_hung_up_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
+) -> None:
+    monkeypatch.setattr(server, "HEAD_S", 0.2)
+    assert await _said(served, parts, 0.02) == b""
+
+
+async def test_a_body_that_does_not_come_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_S", 0.1)
+    said = await _said(served, [HEAD + b"connection: close\r\ncontent-length: 100\r\n\r\n{"], 0.0)
+    assert said.startswith(b"HTTP/1.1 400") and b"had not come" in said
+
+
+async def test_a_connection_serves_one_request_after_another(served: Served) -> None:
+    for _ in range(3):
+        assert (await served.http.post("/v1/chat/completions", json=hello())).status_code == 200
+
+
+async def test_who_has_no_key_does_not_have_the_swarm_asked_each_time(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_looks = 0
+
+    async def models() -> list[ModelInfo]:
+        nonlocal num_looks
+        num_looks += 1
+        return [MODEL]
+
+    monkeypatch.setattr(served.swarm, "models", models)
+    answers = await asyncio.gather(*(served.http.get("/health") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200} and num_looks == 1
+
+
+async def test_a_reason_has_an_end(served: Served) -> None:
+    served.swarm.known = [ModelInfo(f"m{num}", "ef" * 32, 8, (), 0, False, "no layers", False) for num in range(1000)]
+    answer = await served.http.get("/health")
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    assert answer.json()["reason"].endswith("and 996 more")
