@@ -159,5 +159,8 @@ class connect:
             self._blocking = stack.pop_all()
         return BlockingSwarm(portal, swarm)
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._blocking.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """By Ctrl-C, or another exception: what is awaited still, a reply's next piece, is ended and not waited for."""
+        self._blocking.__exit__(kind, error, trace)
