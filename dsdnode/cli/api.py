@@ -26,7 +26,10 @@ api_options = chain(
     ),
     click.option("--api-origin", multiple=True, metavar="ORIGIN", help="Pages of this origin may ask; repeatable."),
 )
-EXAMPLE = '{"messages": [{"role": "user", "content": "What is 12 plus 30?"}]}'
+EXAMPLE = """\\
+    -d '{"messages": [{"role": "user", "content":
+    "Ben has 34 stickers. Mia gives Ben 25 more. How many now?"}]}'"""
+"""One that the bundled models can answer, in lines of a terminal."""
 
 
 def gateway(settings: Settings) -> Gateway:
@@ -49,6 +52,7 @@ async def serving(made: Gateway, swarm: Swarm) -> AsyncIterator[asyncio.Task[Non
         await task
 
 
-def tell(url: str) -> None:
-    click.echo(f"Other programs reach it at {url} (Anthropic's, Ollama's), {url}/v1 (OpenAI's):")
-    click.echo(f"  curl {url}/v1/chat/completions -d '{EXAMPLE}'")
+def tell(url: str, has_key: bool) -> None:
+    click.echo(f"Other programs reach it at {url}/v1 (OpenAI's), or\n{url} (Anthropic's, Ollama's):")
+    key = ' -H "Authorization: Bearer KEY"' * has_key
+    click.echo(f"  curl {url}/v1/chat/completions{key} {EXAMPLE}")

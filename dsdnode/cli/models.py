@@ -178,7 +178,8 @@ def list_(as_json: bool, **flags: Any) -> None:
         render.print_json({"models": entries, "unfinished": unfinished})
         return
     if not entries and not unfinished:
-        click.echo("none here; `dsdnode pull` fetches one, `dsdnode models add` takes one that is on this machine")
+        words = "none here; `dsdnode pull` fetches one, `dsdnode models add` takes one that is on this machine"
+        click.echo(render.wrapped(words))
         return
     rows = [(one.name, render.span(one.layers), size(one.size_bytes), one.asked) for one in entries]
     rows += [(one.name, render.span(one.layers), f"{size(one.size_bytes)} so far", one.asked) for one in unfinished]

@@ -41,7 +41,7 @@ async def _serve(settings: Settings, as_json: bool) -> int:
             render.print_json({"event": "ready", "api": gateway.url})
         else:
             click.echo("serving; Ctrl-C ends it")
-            api.tell(gateway.url)
+            api.tell(gateway.url, bool(settings["api_key"]))
         await streams.caught_up()
         await task
     return exit_code

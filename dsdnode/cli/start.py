@@ -173,7 +173,7 @@ async def serve(
             async with control.serve(config.data_dir, _handlers(node, config, ending)), _riding(node, config, gateway):
                 url = gateway.url if gateway is not None else ""
                 ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers, url)
-                _print_ready(ready, as_json, config)
+                _print_ready(ready, as_json, config, gateway is not None and gateway.has_key)
                 node.discovery.checks.is_said = not as_json
                 _keep(lent, as_json, config)
                 told = asyncio.create_task(_told(node, as_json), name="tell that we are ready, and how we are reached")
@@ -281,7 +281,7 @@ def _here(config: NodeConfig) -> str:
     return "" if config.data_dir == default_data_dir() else f" --data-dir {shlex.quote(shown(config.data_dir))}"
 
 
-def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
+def _print_ready(ready: Ready, as_json: bool, config: NodeConfig, has_key: bool) -> None:
     if as_json:
         render.print_json(ready)
         return
@@ -295,7 +295,7 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig) -> None:
     if "bootstrap" not in ready.roles:
         click.echo(f"To talk to it:\n  dsdnode chat{_here(config)}")
     if ready.api:
-        api.tell(ready.api)
+        api.tell(ready.api, has_key)
 
 
 def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[str], api_key: str) -> int:
@@ -326,7 +326,7 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[s
     if not line:
         code, said = child.wait(), path.read_bytes()
         return _explain(code, said[begin if begin <= len(said) else 0 :].decode(errors="replace"))
-    _print_ready(msgspec.json.decode(line, type=Ready), as_json, config)
+    _print_ready(msgspec.json.decode(line, type=Ready), as_json, config, bool(api_key))
     _keep(lent, as_json, config)
     if not as_json:
         here = _here(config)

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 SEEN_S = 2.0
 """No supervisor asks more often."""
-MAX_TOLD = 4
+MAX_REASONS = 4
 """Models in a reason: anybody may name as many as he likes to the swarm."""
 HUNG_UP = 499
 """As nginx has it; nobody reads it."""
@@ -89,8 +89,8 @@ async def health(request: Request) -> Response:
     known = await seen.models()
     if any(one.complete and one.drafters for one in known):
         return JSONResponse({"status": "ok"})
-    missing = [f"{one.name}: {one.missing or 'nobody drafts for it'}" for one in known[:MAX_TOLD]]
-    missing += [f"and {len(known) - MAX_TOLD} more"] * (len(known) > MAX_TOLD)
+    missing = [f"{one.name}: {one.missing or 'nobody drafts for it'}" for one in known[:MAX_REASONS]]
+    missing += [f"and {len(known) - MAX_REASONS} more"] * (len(known) > MAX_REASONS)
     reason = "; ".join(missing) or "nobody in this swarm hosts a model yet"
     return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"retry-after": str(RETRY_AFTER_S)})
 

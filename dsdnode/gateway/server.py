@@ -100,6 +100,10 @@ class Gateway:
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    @property
+    def has_key(self) -> bool:
+        return bool(self._rules.key)
+
     async def run(self, swarm: Swarm) -> None:
         config = uvicorn.Config(
             make_app(swarm, self._rules),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -121,6 +122,5 @@ async def _next(parts: AsyncGenerator[bytes, None]) -> bytes | None:
 
 async def _at_most(task: asyncio.Task[Any], timeout_s: float) -> None:
     """Waits for it, not for longer; it goes on. Raises what it raises."""
-    await asyncio.wait([task], timeout=timeout_s)
-    if task.done():
-        task.result()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(task), timeout_s)
