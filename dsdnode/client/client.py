@@ -48,7 +48,7 @@ MAX_TOLD, ID_DIGITS = 4, 12
 
 
 class Client:
-    """`async for event in client.generate(request)`: Pieces, then one Finished. One reply at a time is plenty."""
+    """`async for event in client.generate(request)`: Pieces, then one Finished; several at once, too."""
 
     def __init__(
         self,
