@@ -16,7 +16,6 @@ from dsdnode.dht.lookup import Lookup
 from dsdnode.dht.store import record_keys
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
-from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers, Refused
@@ -93,9 +92,7 @@ class Queries:
         if reached is not None:  # the transport may have forgotten it
             self._rpc.transport.introduce(reached)
         try:
-            reply = await self._rpc.request(
-                peer, message, buffers, timeout_s=REQUEST_TIMEOUT_S, priority=Priority.CONTROL
-            )
+            reply = await self._rpc.ask(peer, message, buffers, timeout_s=REQUEST_TIMEOUT_S)
         except PeerUnavailable:
             self._table.failed(peer, _now())
             raise

@@ -24,7 +24,6 @@ from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, ModelRefused, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.files import replacing
 from dsdnode.identity import peer_id, short_id
-from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.messages import TEXT_PIECE_BYTES, FindText, Refused, TextPiece
@@ -210,9 +209,7 @@ class Texts:
         num_bytes = 1
         while len(parts) * TEXT_PIECE_BYTES < num_bytes:
             question = FindText(model.text_hash, len(parts))
-            answer, buffers = await self._rpc.request(
-                peer, question, timeout_s=PIECE_TIMEOUT_S, priority=Priority.CONTROL
-            )
+            answer, buffers = await self._rpc.ask(peer, question, timeout_s=PIECE_TIMEOUT_S)
             if isinstance(answer, Refused):
                 raise PeerUnavailable(f"peer {short_id(peer)}: {answer.reason}")
             if not isinstance(answer, TextPiece) or len(buffers) != 1:
