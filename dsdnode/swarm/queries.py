@@ -66,7 +66,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            log.error("discovery_task_failed", exc_info=task.exception())
+            log.error("bug in a task", exc_info=task.exception())
 
 
 class Queries:
