@@ -124,10 +124,10 @@ def test_who_is_closed_while_replies_are_still_ending_leaves_no_engine_behind(tm
             alice = await swarm.client()
             request = GenerateRequest(prompt_tokens=PROMPT, max_tokens=2000, draft_max=2)
             reply = asyncio.ensure_future(tokens_of(alice, request))
-            while not sam.node.status().sessions.shard:
+            while not sam.node.status().sessions.shard:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             leaves.set()
-            while sam.node.layers is not None:
+            while sam.node.layers is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             assert sam.node.status().sessions.shard and not engine.quarantined
             await sam.node.close()

@@ -169,11 +169,12 @@ def honest(text: bytes) -> Giver:
     return give
 
 
-def model_of(text: bytes, *hosts: Any) -> Model:
+def model_of(text: bytes, *hosts: Any, name: str = "sam's") -> Model:
     keys = [one.transport.contact.public_key for one in hosts]
     shards = tuple(msgspec.structs.replace(shard(1, 0, 4), public_key=key) for key in keys)
     text_hash = sha256(text).hexdigest()
-    return Model("ab" * 32, "sam's", 4, 16, 97, OWN, 4096, ((0, 4, 1),), 1, "", shards, text_hash)
+    model_id = sha256(f"{name} {text_hash}".encode()).hexdigest()
+    return Model(model_id, name, 4, 16, 97, OWN, 4096, ((0, 4, 1),), 1, "", shards, text_hash)
 
 
 class Hosts:
@@ -300,8 +301,36 @@ def test_a_client_is_told_that_it_is_on_its_way(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(Overloaded, match="1 of 3 MiB"):
             await hosts.texts.of(model)
         go.set()
-        await hosts.texts._opening[model.text_hash]
+        await hosts.texts._opening[model.model_id]
         await hosts.texts.of(model)
+
+    story(tmp_path, tell)
+
+
+def test_a_made_up_model_with_the_same_file_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Mallory's shards say that theirs is read with sam's file, and never give it, or say that they have none. Then
+    they give it at last: there is one process for both."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        asked, go = asyncio.Event(), asyncio.Event()
+        hosts = Hosts(swarm, tmp_path, honest(LONG), LIES["a refusal"][0], honest(LONG))
+        sam, zoe, mallory = hosts.rpcs
+
+        async def slow(peer: bytes, message: FindText, buffers: list[bytes]) -> tuple[Any, list[bytes]]:
+            asked.set()
+            await go.wait()
+            return honest(LONG)(message)
+
+        mallory.on_request(FindText, slow)
+        waiting = asyncio.ensure_future(hosts.texts.of(model_of(LONG, mallory, name="mallory's")))
+        with pytest.raises(PeerUnavailable):
+            await hosts.texts.of(model_of(LONG, zoe, name="zoe's"))
+        await asked.wait()
+        sams = await hosts.texts.of(model_of(LONG, sam))
+        go.set()
+        assert await waiting is sams
+        await hosts.texts.close()
+        assert sams.text.closed  # type: ignore[attr-defined]
 
     story(tmp_path, tell)
 
