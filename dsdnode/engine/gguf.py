@@ -113,6 +113,8 @@ def manifest_of(header: Header, weights_hash: str, path: Path) -> Manifest:
     )
     if end - start != held or not 0 <= start < end <= num_layers <= MAX_LAYERS:
         raise ModelRefused(f"{path}: says it holds layers {start}:{end} of {num_layers} in {held} blocks")
+    if not manifest.width:
+        raise ModelRefused(f"{path}: its hidden states are 0 wide")
     if not _SHA256.fullmatch(manifest.weights_hash) or not _SHA256.fullmatch(manifest.tokenizer_hash):
         raise ModelRefused(f"{path}: its model or tokenizer id is not a SHA-256")
     if not _WORD.fullmatch(architecture):
