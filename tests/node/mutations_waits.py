@@ -119,4 +119,5 @@ WAITS: Final = {
     "contradicted": Mutation(CLIENT + "_failed", "self._drafters.left(*failures.givers)", "pass"),
     "contradicted-by-two": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", "> ENOUGH"),
     "contradicted-by-one": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", ">= 1"),
+    "answer-lost": Mutation("dsdnode.net.links:Links._ended", "if peer.answers_by(link):", "if False:"),
 }
