@@ -307,34 +307,6 @@ def test_a_client_is_told_that_it_is_on_its_way(tmp_path: Path, monkeypatch: pyt
     story(tmp_path, tell)
 
 
-def test_a_made_up_model_with_the_same_file_keeps_nobody_waiting(tmp_path: Path) -> None:
-    """Mallory's shards say that theirs is read with sam's file, and never give it, or say that they have none. Then
-    they give it at last: there is one process for both."""
-
-    async def tell(swarm: FakeSwarm) -> None:
-        asked, go = asyncio.Event(), asyncio.Event()
-        hosts = Hosts(swarm, tmp_path, honest(LONG), LIES["a refusal"][0], honest(LONG))
-        sam, zoe, mallory = hosts.rpcs
-
-        async def slow(peer: bytes, message: FindText, buffers: list[bytes]) -> tuple[Any, list[bytes]]:
-            asked.set()
-            await go.wait()
-            return honest(LONG)(message)
-
-        mallory.on_request(FindText, slow)
-        waiting = asyncio.ensure_future(hosts.texts.of(model_of(LONG, mallory, name="mallory's")))
-        with pytest.raises(PeerUnavailable):
-            await hosts.texts.of(model_of(LONG, zoe, name="zoe's"))
-        await asked.wait()
-        sams = await hosts.texts.of(model_of(LONG, sam))
-        go.set()
-        assert await waiting is sams
-        await hosts.texts.close()
-        assert sams.text.closed  # type: ignore[attr-defined]
-
-    story(tmp_path, tell)
-
-
 def test_whoever_invents_models_pushes_out_her_own_alone(tmp_path: Path) -> None:
     """So many processes, so many files; and what is used most stays."""
 
