@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -84,13 +84,21 @@ class Daemon:
 
 
 def cpu_s(pid: int) -> tuple[float, float]:
-    """Spent so far, of a processor: by the processes that this one started, and by itself."""
+    """Spent so far, of a processor: by the processes that this one started, and by itself. What has ended counts
+    nothing: who needed it says so."""
     import psutil
 
-    process = psutil.Process(pid)
-    spent = [one.cpu_times() for one in (process, *process.children())]
-    own, *others = (one.user + one.system for one in spent)
-    return sum(others), own
+    def spent_s(process: psutil.Process) -> float:
+        with contextlib.suppress(psutil.Error):
+            spent = process.cpu_times()
+            return float(spent.user + spent.system)
+        return 0.0
+
+    try:
+        process = psutil.Process(pid)
+        return sum(map(spent_s, process.children())), spent_s(process)
+    except psutil.Error:
+        return 0.0, 0.0
 
 
 def take_down(running: Sequence[Daemon]) -> None:
@@ -112,7 +120,7 @@ def take_down(running: Sequence[Daemon]) -> None:
     signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
+@contextlib.contextmanager
 def leaving_by_exception() -> Iterator[None]:
     """Every way of being told to leave is an exception, which takes the daemons down.
 

@@ -74,22 +74,25 @@ class Oracle:
 
     async def cpu_s(self) -> tuple[float, float]:
         """That the target's process has spent so far."""
-        return cpu_s((await self._engine("target")).pid or 0)[1], 0.0
+        pid = (await self._engine("target")).pid
+        return cpu_s(pid)[1] if pid is not None else 0.0, 0.0
 
     async def tokens(self, prompt: Sequence[int], max_tokens: int) -> AsyncGenerator[int, None]:
         """What the target says to that by itself, as it comes."""
         engine, context = await self._engine("target"), list(prompt)
         position = 0
-        while len(context) < len(prompt) + max_tokens:
-            inputs = np.asarray(context[position : position + CHUNK_POSITIONS], np.int32)
-            last = position + len(inputs) == len(context)
-            chunk = Chunk(0, position, inputs, int(last), self._sampling)
-            (output,) = await engine.forward([chunk])
-            position += len(inputs)
-            if last and output.tokens is not None:
-                context.append(int(output.tokens[0]))
-                yield context[-1]
-        await engine.release(0)
+        try:
+            while len(context) < len(prompt) + max_tokens:
+                inputs = np.asarray(context[position : position + CHUNK_POSITIONS], np.int32)
+                last = position + len(inputs) == len(context)
+                chunk = Chunk(0, position, inputs, int(last), self._sampling)
+                (output,) = await engine.forward([chunk])
+                position += len(inputs)
+                if last and output.tokens is not None:
+                    context.append(int(output.tokens[0]))
+                    yield context[-1]
+        finally:  # whoever has heard an end asks for no more
+            await engine.release(0)
 
     async def gap(self, tokens: Sequence[int]) -> float:
         """How far ahead the target's first choice after `tokens` is of its second one: the difference of logits."""

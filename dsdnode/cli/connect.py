@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from dsdnode.cli import control, render
 from dsdnode.cli.settings import Settings
-from dsdnode.config import read_joins
 from dsdnode.errors import NotRunning, PeerUnavailable
 
 if TYPE_CHECKING:
@@ -53,8 +52,11 @@ async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], b
 
 def _remembered(settings: Settings) -> tuple[str, ...]:
     from dsdnode.net.handshake import swarm_names
+    from dsdnode.swarm.joining import remembered
+    from dsdnode.wire.joins import format_join
 
-    return read_joins(settings["data_dir"], swarm_names(settings["swarm_key"]))
+    known = remembered(settings["data_dir"], swarm_names(settings["swarm_key"]))
+    return tuple(map(format_join, known))
 
 
 def _known(settings: Settings, given: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from random import SystemRandom
 import msgspec
 
 from dsdnode.addresses import ANY_HOST, parse_address
-from dsdnode.config import NodeConfig, read_joins
+from dsdnode.config import NodeConfig
 from dsdnode.doctor.calls import call
 from dsdnode.doctor.facts import Facts, Listening, Member
 from dsdnode.doctor.look import at_files, at_machine, who_listens
@@ -28,6 +28,7 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.node.status import Situation
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ReachInfo
+from dsdnode.swarm.joining import remembered
 from dsdnode.wire.joins import parse_join
 from dsdnode.wire.messages import Contact
 
@@ -46,7 +47,8 @@ async def examine(config: NodeConfig, situation: Situation | None, unanswered: s
     """`situation`: what the node says that runs on this data dir; None: there is none, or it is `unanswered` (why)."""
     joins = config.joins or (situation.joins if situation is not None else ())
     named = list(map(parse_join, joins))
-    members = named[:MAX_MEMBERS] or _remembered(config)[:MAX_REMEMBERED]
+    known = remembered(config.data_dir, swarm_names(config.swarm_keys))
+    members = named[:MAX_MEMBERS] or known[:MAX_REMEMBERED]
     guest = await Guest.open(config, listens=situation is None)
     listening = guest.listening
     if situation is not None:
@@ -134,14 +136,6 @@ class Guest:
 def is_settled(reach: ReachInfo) -> bool:
     """Will waiting change nothing any more?"""
     return reach.is_known and (not reach.is_cut_off or any(one.by and one.reached for one in reach.addresses))
-
-
-def _remembered(config: NodeConfig) -> list[Contact]:
-    found = []
-    for join in read_joins(config.data_dir, swarm_names(config.swarm_keys)):
-        with suppress(BadInput):
-            found.append(parse_join(join))
-    return found
 
 
 def _own_key(config: NodeConfig) -> bytes:

@@ -23,7 +23,7 @@ from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.gguf_writer import NewTensor, Progress, write_gguf
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.files import output, replacing, words
-from dsdnode.wire.records import model_id_of, weights_hash_of
+from dsdnode.wire.records import model_id_by, weights_hash_of
 
 MAX_NAME_CHARACTERS = 96
 MAX_LAYERS = 512
@@ -59,15 +59,7 @@ class Manifest:
     @property
     def model_id(self) -> str:
         """The same for the whole model and for whatever is cut from it."""
-        return model_id_of(
-            self.weights_hash,
-            self.architecture,
-            self.num_layers,
-            self.width,
-            self.vocab_size,
-            self.tokenizer_hash,
-            self.text_hash,
-        )
+        return model_id_by(self)
 
     @property
     def first(self) -> bool:
@@ -113,6 +105,8 @@ def manifest_of(header: Header, weights_hash: str, path: Path) -> Manifest:
     )
     if end - start != held or not 0 <= start < end <= num_layers <= MAX_LAYERS:
         raise ModelRefused(f"{path}: says it holds layers {start}:{end} of {num_layers} in {held} blocks")
+    if not manifest.width:
+        raise ModelRefused(f"{path}: its hidden states are 0 wide")
     if not _SHA256.fullmatch(manifest.weights_hash) or not _SHA256.fullmatch(manifest.tokenizer_hash):
         raise ModelRefused(f"{path}: its model or tokenizer id is not a SHA-256")
     if not _WORD.fullmatch(architecture):

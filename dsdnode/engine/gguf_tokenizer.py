@@ -75,9 +75,9 @@ def decisive(header: Header) -> Mapping[str, Value]:
     found = {key.removeprefix(_PREFIX): value for key, value in header.metadata.items() if key.startswith(_PREFIX)}
     said = {key: value for key, value in found.items() if key not in _SILENT and not key.endswith("_token_id")}
     model, pre = header.text(_PREFIX + "model", ""), header.text(_PREFIX + "pre", "default")
-    said |= _without_padding(header, said)
     for key in ("merges", "pre") if model in _SCORED else ("scores",):
         said.pop(key, None)
+    said |= _without_padding(header, said)
     if model not in _SCORED:
         said["pre"] = Value(STRING, _OTHER_NAMES.get(pre, pre))
     said.setdefault("add_space_prefix", Value(UINT32, int(model == "llama")))
@@ -93,27 +93,25 @@ def _without_padding(header: Header, said: Mapping[str, Value]) -> Mapping[str, 
     if "tokens" not in said:
         return {}
     tokens = said["tokens"].data
-    types = said["token_type"].data if "token_type" in said else np.full(len(_array(header, tokens)), _NORMAL)
-    if not isinstance(tokens, tuple) or not isinstance(types, np.ndarray) or len(types) != len(tokens):
+    if not isinstance(tokens, tuple):
+        raise ModelRefused(f"{header.name}: the tokenizer has something else where its tokens belong")
+    types = said["token_type"].data if "token_type" in said else np.full(len(tokens), _NORMAL)
+    if not isinstance(types, np.ndarray) or len(types) != len(tokens):
         raise ModelRefused(f"{header.name}: the tokenizer's tokens and their types do not fit together")
     used = np.flatnonzero(types != _UNUSED)
     count = int(used[-1]) + 1 if len(used) else 0
     kept = {"tokens": Value(ARRAY, tokens[:count], STRING), "token_type": Value(ARRAY, types[:count], INT32)}
     if "scores" in said:
-        scores = _array(header, said["scores"].data)
+        scores = said["scores"].data
+        if not isinstance(scores, np.ndarray) or len(scores) != len(tokens):
+            raise ModelRefused(f"{header.name}: the tokenizer's tokens and their scores do not fit together")
         kept["scores"] = Value(ARRAY, scores[:count], said["scores"].element_type)
     return kept
 
 
-def _array(header: Header, data: object) -> np.ndarray | tuple[bytes, ...]:
-    if not isinstance(data, np.ndarray | tuple):
-        raise ModelRefused(f"{header.name}: the tokenizer has a single value where a list belongs")
-    return data
-
-
 def _flag(header: Header, key: str, default: bool) -> bool:
-    value = header.metadata.get(_PREFIX + key)
-    return default if value is None else bool(value.data)
+    """Raises ModelRefused."""
+    return bool(header.number(_PREFIX + key, default))
 
 
 def _canonical(value: Value) -> bytes:

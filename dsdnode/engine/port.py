@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dsdnode.errors import EngineLost, Overloaded, PeerMisbehaved
 from dsdnode.speculation.sampling import Sampling, draw, draw_two, most_likely, probabilities
-from dsdnode.wire.records import model_id_of
+from dsdnode.wire.records import model_id_by
 
 if TYPE_CHECKING:
     from dsdnode.engine.tokenizer import Vocab
@@ -49,15 +49,7 @@ class ShardInfo:
 
     @property
     def model_id(self) -> str:
-        return model_id_of(
-            self.weights_hash,
-            self.architecture,
-            self.num_layers,
-            self.width,
-            self.vocab_size,
-            self.tokenizer_hash,
-            self.text_hash,
-        )
+        return model_id_by(self)
 
     @property
     def first(self) -> bool:

@@ -99,8 +99,8 @@ def guessed(nat: Nat, port: int) -> tuple[int, ...]:
 def poke(host: str, port: int) -> None:
     """Begin to call, so that our router lets in what comes from there; whether anybody answers is all the same."""
     with contextlib.suppress(OSError):
-        own = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        own = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        asyncio.get_running_loop().call_later(POKE_S, own.close)
         own.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             own.connect((host, port))
-        asyncio.get_running_loop().call_later(POKE_S, own.close)

@@ -40,7 +40,8 @@ BLOCKED_RETRY_S = 0.005
 
 class Links:
     """All links of one transport. `on_lost(peer, why)` is called when a peer has none any more, `on_broken(peer, bulk,
-    since_s)` when the one that a lane has kept to since then has ended, and there is another."""
+    since_s)` when the one that a lane has kept to since then has ended, and there is another; or the one that the peer
+    answers by, whenever it was asked."""
 
     def __init__(
         self,
@@ -353,9 +354,11 @@ class Links:
             peer.used.clear()
             self._loop.call_soon(self._on_lost, peer.id, f"peer {short_id(peer.id)}: {why}")
             return
-        for bulk, since_s in peer.used_since_s.items():
-            if peer.used.get(bulk) is link:
-                self._loop.call_soon(self._on_broken, peer.id, bulk, since_s)
+        lost = {bulk: since_s for bulk, since_s in peer.used_since_s.items() if peer.used.get(bulk) is link}
+        if peer.answers_by(link):
+            lost = {False: float("-inf"), True: float("-inf")}
+        for bulk, since_s in lost.items():
+            self._loop.call_soon(self._on_broken, peer.id, bulk, since_s)
 
     def has_detour(self, since_s: float) -> bool:
         """Has a call of ours by way of a relay been used since then?"""

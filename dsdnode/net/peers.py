@@ -161,6 +161,15 @@ class Peer:
         link = self.ready_link(bulk)
         return link is not None and not link.beside and link.kind is not LinkKind.RELAYED
 
+    def answers_by(self, link: Link) -> bool:
+        """Does it send by this one, which has just ended, as far as is known? It does by what something came over last,
+        or is to come: what it has answered there may be lost, whichever link was asked by."""
+        if link.is_left or (isinstance(link, Dealer) and not link.nonce):
+            return False
+        heard_s = max(link.heard_s, link.since_s)
+        others = [one for one in self.links() if one.is_usable and one.bulk is link.bulk]
+        return all(one.heard_s < heard_s for one in others)
+
     @property
     def is_on_detour(self) -> bool:
         """Has it called by way of a relay, and nothing leads straight to it?"""

@@ -179,7 +179,8 @@ class Transport(Protocol):
 
     def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
         """Have `callback(peer, bulk, since_s)` called when a connection to a peer has ended, and there is another one:
-        what was sent in a lane (control, or `bulk`: everything else) since then, of the loop's time, may be lost."""
+        what was sent in a lane (control, or `bulk`: everything else) since then, of the loop's time, may be lost, or
+        what the peer has answered to it."""
 
     @property
     def is_stranded(self) -> bool:

@@ -133,6 +133,17 @@ class Rpc:
             if not waiting:
                 del self._pending[peer]
 
+    async def ask(
+        self, peer: bytes, message: Message, buffers: Sequence[bytes] = (), *, timeout_s: float
+    ) -> tuple[Message, list[bytes]]:
+        """`request` of what may be asked twice: once more where a connection has ended, in the time that is left."""
+        until_s = asyncio.get_running_loop().time() + timeout_s
+        try:
+            return await self.request(peer, message, buffers, timeout_s=timeout_s)
+        except LinkBroken:
+            left_s = until_s - asyncio.get_running_loop().time()
+            return await self.request(peer, message, buffers, timeout_s=max(0.0, left_s))
+
     def notify(
         self,
         peer: bytes,

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import structlog
 
@@ -18,7 +19,7 @@ from dsdnode.engine.gguf_parts import read_model, size_bytes_of
 from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.pairs import Fit, fit
-from dsdnode.engine.port import Chunk, Engine, TextEngine
+from dsdnode.engine.port import Chunk, Engine, ShardInfo, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
 from dsdnode.engine.text import TextProcess
 from dsdnode.errors import BadInput, DsdError, ModelRefused
@@ -148,21 +149,29 @@ def span_of(config: NodeConfig, manifest: Manifest, path: Path) -> tuple[int, in
 
 def claim_of(config: NodeConfig, manifest: Manifest, contact: Contact) -> ProviderRecord:
     """As `record_of` will say it when there is an engine, of the whole model."""
+    context_tokens = min(config.context_tokens, manifest.train_context_tokens)
+    return _offer(manifest, contact, "shard", (0, manifest.num_layers), context_tokens)
+
+
+def _offer(
+    model: Manifest | ShardInfo, contact: Contact, role: str, layers: tuple[int, int], context_tokens: int
+) -> ProviderRecord:
+    """What does not change while it is offered."""
     return ProviderRecord(
         public_key=contact.public_key,
         addresses=contact.addresses,
-        role="shard",
-        weights_hash=manifest.weights_hash,
-        architecture=manifest.architecture,
-        model_name=manifest.model_name,
-        start=0,
-        end=manifest.num_layers,
-        num_layers=manifest.num_layers,
-        tokenizer_hash=manifest.tokenizer_hash,
-        text_hash=manifest.text_hash,
-        vocab_size=manifest.vocab_size,
-        width=manifest.width,
-        context_tokens=min(config.context_tokens, manifest.train_context_tokens),
+        role="shard" if role == "shard" else "drafter",
+        weights_hash=model.weights_hash,
+        architecture=model.architecture,
+        model_name=model.model_name,
+        start=layers[0],
+        end=layers[1],
+        num_layers=model.num_layers,
+        tokenizer_hash=model.tokenizer_hash,
+        text_hash=model.text_hash,
+        vocab_size=model.vocab_size,
+        width=model.width,
+        context_tokens=context_tokens,
         free_sessions=0,
     )
 
@@ -229,21 +238,9 @@ def record_of(
 ) -> ProviderRecord:
     """What the node offers with this engine."""
     shard = engine.shard
-    return ProviderRecord(
-        public_key=contact.public_key,
-        addresses=contact.addresses,
-        role="shard" if role == "shard" else "drafter",
-        weights_hash=shard.weights_hash,
-        architecture=shard.architecture,
-        model_name=shard.model_name,
-        start=shard.start,
-        end=shard.end,
-        num_layers=shard.num_layers,
-        tokenizer_hash=shard.tokenizer_hash,
-        text_hash=shard.text_hash,
-        vocab_size=shard.vocab_size,
-        width=shard.width,
-        context_tokens=min(shard.context_tokens, shard.train_context_tokens),
+    context_tokens = min(shard.context_tokens, shard.train_context_tokens)
+    return msgspec.structs.replace(
+        _offer(shard, contact, role, (shard.start, shard.end), context_tokens),
         free_sessions=free_sessions,
         fixed_ms=1e3 * cost.fixed_s,
         slope_ms=1e3 * cost.slope_s,

@@ -33,7 +33,7 @@ from dsdnode.node.drafter.texts import Texts
 from dsdnode.node.engines import measure, record_of
 from dsdnode.node.fetching import Nobody, User
 from dsdnode.node.giving import Giving
-from dsdnode.node.offers import Offer, keep_current
+from dsdnode.node.offers import ASKED, Offer, keep_current, starting
 from dsdnode.node.organs import Organs, organs_of
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.shard.texts import TextGiver
@@ -44,18 +44,16 @@ from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.joining import remember, remembered
 from dsdnode.swarm.pings import Pings
+from dsdnode.swarm.queries import Tasks
 from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, of_one_key, parse_join
-from dsdnode.wire.messages import Contact, Message, Open, Refused
+from dsdnode.wire.messages import Contact, Open
 from dsdnode.wire.records import ProviderRecord
 from dsdnode.wire.replies import Generate
 
 log = structlog.get_logger(__name__)
 
 SAVE_PEERS_S = 30.0
-
-
-ASKED: dict[str, type[Message]] = {"shard": Open, "drafter": Generate}
 
 
 class Node:
@@ -79,7 +77,7 @@ class Node:
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
         self._giving: Giving | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks = Tasks()
         self._changed = asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
 
@@ -105,9 +103,9 @@ class Node:
     async def run(self, contacts: Sequence[Contact]) -> None:
         """Join, then take up the roles."""
         if {"shard", AUTO} & {*self._config.roles}:  # it may have been one before, and who knows of it asks
-            self.rpc.on_request(Open, _starting)
+            self.rpc.on_request(Open, starting)
         if {"drafter", AUTO} & {*self._config.roles}:
-            self.rpc.on_request(Generate, _starting)
+            self.rpc.on_request(Generate, starting)
         self.rpc.start()
         self.discovery.start()
         await self._join(contacts)
@@ -122,11 +120,11 @@ class Node:
         if self._organs.offers:
             self.discovery.provide(self._records)
         if self._organs.disk:
-            self._tasks.append(asyncio.create_task(self._save_peers(), name="save peers"))
+            self._tasks.spawn(self._save_peers())
             self._giving = Giving(self._config, self._identity, self.rpc)
             self._giving.start()
         if "shard" in self._offers:
-            self._tasks.append(asyncio.create_task(self._keep_shard(), name="keep the shard where it is needed"))
+            self._tasks.spawn(self._keep_shard())
 
     async def _join(self, contacts: Sequence[Contact]) -> None:
         known = remembered(self._config.data_dir, swarm_names(self._config.swarm_keys)) if self._organs.disk else []
@@ -193,15 +191,25 @@ class Node:
 
     async def _change_over(self, left: Offer) -> None:
         """Replies in progress end first, or go on elsewhere."""
-        stage, self._stage = self._stage, None
+        stage = self._stage
         del self._offers["shard"]
         self.discovery.changed()
-        if stage is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._drained(stage), self._config.timeouts.drain_s)
-            await stage.close()
-        await left.engine.close()
-        await self._start_shard()
+        try:
+            if stage is not None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._drained(stage), self._config.timeouts.drain_s)
+        finally:  # also if this node is closed meanwhile
+            self._stage = None
+            if stage is not None:
+                await stage.close()
+            await left.engine.close()
+        try:
+            await self._start_shard()
+        except DsdError:
+            failed = self._offers.pop("shard", None)
+            if failed is not None:  # the engine was there, and could not be measured
+                await failed.engine.close()
+            raise
         if self._organs.offers:
             self.discovery.provide(self._records)
 
@@ -242,7 +250,7 @@ class Node:
         tools = self._organs.texts() if self._organs.texts is not None else None
         texts = await texts_of(self.rpc, draft, tools, self._config.data_dir / "texts", models, shard)
         if not models and tools is not None:
-            self._tasks.append(asyncio.create_task(self._wait_for_target(texts, draft), name="wait for a target"))
+            self._tasks.spawn(self._wait_for_target(texts, draft))
         return texts
 
     async def _targets(self) -> list[Model]:
@@ -364,12 +372,9 @@ class Node:
 
     async def close(self) -> None:
         """Say goodbye and free everything; replies in progress break off."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._tasks and self._organs.disk:
-            self._write_peers()
+        await self._tasks.close()
         if self._giving is not None:
+            self._write_peers()
             await self._giving.close()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()
@@ -390,11 +395,3 @@ class Node:
 
     def _write_peers(self) -> None:
         remember(self.discovery.known_peers(), self._config.data_dir, swarm_names(self._config.swarm_keys))
-
-
-async def _starting(peer: bytes, message: Open | Generate, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
-    """What it offers is in the records, the engine is not there yet: who asks waits for it.
-
-    Generate without a buffer asks for a reply that is in progress: those of an earlier life are not.
-    """
-    return Refused("this peer is starting", retry=bool(buffers)), []

@@ -22,8 +22,9 @@ from dsdnode.node.engines import record_of
 from dsdnode.node.status import EngineStatus
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
-from dsdnode.wire.messages import Contact
+from dsdnode.wire.messages import Contact, Message, Open, Refused
 from dsdnode.wire.records import ID_PREFIX_BYTES, MAX_ROUND_TRIPS, ProviderRecord, RoundTrip
+from dsdnode.wire.replies import Generate
 
 LOOK_S = 5.0
 REPEAT_S = 15.0
@@ -34,6 +35,8 @@ QUEUE_CHANGE = 0.5
 FIRST_LINKS_S = 2.0
 LINKS_EVERY_S = 120.0
 NUM_PINGS = 2
+ASKED: dict[str, type[Message]] = {"shard": Open, "drafter": Generate}
+"""What each role is asked for at first."""
 
 
 class Offer:
@@ -142,3 +145,11 @@ def _links_differ(now: Sequence[RoundTrip], said: Sequence[RoundTrip]) -> bool:
         return True
     changes = ((trip.rtt_ms, before[trip.peer]) for trip in now)
     return any(abs(one - other) > max(MIN_CHANGE_MS, CHANGE * other) for one, other in changes)
+
+
+async def starting(peer: bytes, message: Open | Generate, buffers: list[bytes]) -> tuple[Refused, list[bytes]]:
+    """What it offers is in the records, the engine is not there yet: who asks waits for it.
+
+    Generate without a buffer asks for a reply that is in progress: those of an earlier life are not.
+    """
+    return Refused("this peer is starting", retry=bool(buffers)), []

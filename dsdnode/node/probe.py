@@ -12,6 +12,7 @@ from dsdnode.cost import CostLine
 from dsdnode.engine.gguf import cut, fits_header, read_manifest, shard_bytes
 from dsdnode.engine.gguf_parts import read_model
 from dsdnode.engine.gguf_sample import write_sample
+from dsdnode.errors import DsdError
 from dsdnode.node.engines import measure, start_draft, start_layers
 from dsdnode.placement.pipelines import Range
 
@@ -50,10 +51,16 @@ async def draft_cost(config: NodeConfig, path: Path) -> CostLine:
 
 
 async def _of_file(config: NodeConfig, write: Callable[[Path], object]) -> CostLine:
-    with tempfile.TemporaryDirectory(prefix="dsdnode-") as folder:
-        file = Path(folder, "probe.gguf")
-        await asyncio.to_thread(write, file)
-        return await _measured(config, file)
+    try:
+        with tempfile.TemporaryDirectory(prefix="dsdnode-") as folder:
+            file = Path(folder, "probe.gguf")
+            await asyncio.to_thread(write, file)
+            return await _measured(config, file)
+    except OSError as error:
+        raise DsdError(
+            "how fast this machine is cannot be measured: no file can be written for that "
+            f"({error.strerror or error}); TMPDIR names another folder"
+        ) from None
 
 
 async def _measured(config: NodeConfig, file: Path) -> CostLine:

@@ -129,7 +129,8 @@ class _Case:
         layer = await self._layer_cost(target) if is_whole else UNKNOWN
         means = Means(self.contact, capacity, self._drafts(target), layer)
         view = View.of({**self.rtt_s, kind.peer_id: 0.0})
-        return choose_part(shards or [kind], len(self._drafters(target)), means, view, target.fits())
+        part = choose_part(shards or [kind], len(self._drafters(target)), means, view, target.fits())
+        return part if part.layers is not None else self._without_layers(part.why)
 
     def _without_layers(self, why: str) -> Part:
         """What is left for it."""

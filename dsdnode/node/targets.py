@@ -85,7 +85,8 @@ class Target:
 
     @property
     def layer_bytes(self) -> int:
-        return self.size_bytes // (self.manifest.end - self.manifest.start)
+        """At least one, whatever a stranger's header says."""
+        return max(1, self.size_bytes // (self.manifest.end - self.manifest.start))
 
     def needs(self, context_tokens: int) -> Needs:
         """Of memory; layers that are not in the file are taken to be like those that are."""

@@ -28,7 +28,6 @@ pings of one link differ, less than another machine would."""
 MAX_BARE = 4
 """Passes in a row for which no draft token was there in time, before the draft engine counts as that slow: a prompt is
 read for a pass or two."""
-
 LEAST_PASSES = 4
 """So few say of no line how certain it is."""
 

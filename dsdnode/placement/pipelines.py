@@ -334,16 +334,25 @@ def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_f
 def missing(parts: Collection[Range], span: Range) -> list[Range]:
     """What must be added to `parts` so that some of them tile `span`: as few layers as possible, then as few stages."""
     start, end = span
+    starts = starts_of(parts)
     best: dict[int, tuple[int, int, tuple[int, ...]]] = {start: (0, 0, ())}
     for position in range(start + 1, end + 1):
         num, num_steps, layers = best[position - 1]
         options = [(num + 1, num_steps + 1, (*layers, position - 1))]
-        for part_start, part_end in parts:
-            if part_end == position and part_start >= start:
-                num, num_steps, layers = best[part_start]
+        for first in starts.get(position, ()):
+            if first >= start:
+                num, num_steps, layers = best[first]
                 options.append((num, num_steps + 1, layers))
         best[position] = min(options)
     return _runs(best[end][2])
+
+
+def starts_of(ranges: Iterable[Range]) -> dict[int, list[int]]:
+    """Where those begin that end at a layer, by that."""
+    starts: dict[int, list[int]] = {}
+    for start, end in ranges:
+        starts.setdefault(end, []).append(start)
+    return starts
 
 
 def ends(ranges: Iterable[Range]) -> set[int]:

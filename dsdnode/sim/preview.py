@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dsdnode.client.client import Client, Finished, GenerateRequest, ReplyStats
-from dsdnode.config import NodeConfig, read_joins
+from dsdnode.config import NodeConfig
 from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.models.problems import problems
@@ -30,7 +30,9 @@ from dsdnode.sim.plan import SEED
 from dsdnode.sim.scenario import Pair
 from dsdnode.sim.simulate import simulate
 from dsdnode.swarm.catalogue import models_of
+from dsdnode.swarm.joining import remembered
 from dsdnode.weights.pull import Quote
+from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
@@ -94,7 +96,8 @@ async def look(config: NodeConfig) -> Sight:
 @contextlib.asynccontextmanager
 async def _client(config: NodeConfig) -> AsyncIterator[Client | None]:
     """None: no swarm is known, or the one last known does not answer."""
-    joins = config.joins or read_joins(config.data_dir, swarm_names(config.swarm_keys))
+    known = remembered(config.data_dir, swarm_names(config.swarm_keys))
+    joins = config.joins or tuple(map(format_join, known))
     client = None
     try:
         client = await Client.connect(joins, config.swarm_keys) if joins else None

@@ -138,7 +138,8 @@ class Punching:
         if met.hole is not None:
             met.hole.close()
             met.hole = None
-        met.asked, hole = message, await paths.dig(":" in message.host)
+        met.asked = message  # before the next one may ask: of two that are dug at once the later one's hole is kept
+        hole = await paths.dig(":" in message.host)
         if hole is None:
             return Refused("nobody says how our ports look"), ()
         if self._met.get(peer) is not met or met.asked is not message:

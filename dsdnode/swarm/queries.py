@@ -16,7 +16,6 @@ from dsdnode.dht.lookup import Lookup
 from dsdnode.dht.store import record_keys
 from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
-from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.wire.codec import buffer_at
 from dsdnode.wire.messages import Contact, FindNode, FindProviders, Message, Nodes, Ping, Providers, Refused
@@ -67,7 +66,7 @@ class Tasks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
-            log.error("discovery_task_failed", exc_info=task.exception())
+            log.error("bug in a task", exc_info=task.exception())
 
 
 class Queries:
@@ -93,9 +92,7 @@ class Queries:
         if reached is not None:  # the transport may have forgotten it
             self._rpc.transport.introduce(reached)
         try:
-            reply = await self._rpc.request(
-                peer, message, buffers, timeout_s=REQUEST_TIMEOUT_S, priority=Priority.CONTROL
-            )
+            reply = await self._rpc.ask(peer, message, buffers, timeout_s=REQUEST_TIMEOUT_S)
         except PeerUnavailable:
             self._table.failed(peer, _now())
             raise

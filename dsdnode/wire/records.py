@@ -15,7 +15,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -75,6 +75,37 @@ def model_id_of(
     told = f"{weights_hash} {architecture} {num_layers} {width} {vocab_size} {tokenizer_hash}"
     told += f" {text_hash}" if text_hash else ""
     return hashlib.sha256(f"dsdnode model 1\n{told}\n".encode()).hexdigest()
+
+
+class OfModel(Protocol):
+    """Whatever says of a model what its id is made of: a file's manifest, an engine, a record."""
+
+    @property
+    def weights_hash(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def tokenizer_hash(self) -> str: ...
+    @property
+    def text_hash(self) -> str: ...
+
+
+def model_id_by(told: OfModel) -> str:
+    return model_id_of(
+        told.weights_hash,
+        told.architecture,
+        told.num_layers,
+        told.width,
+        told.vocab_size,
+        told.tokenizer_hash,
+        told.text_hash,
+    )
 
 
 def weights_hash_of(sha256s: Sequence[str]) -> str:
@@ -158,15 +189,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def model_id(self) -> str:
-        return model_id_of(
-            self.weights_hash,
-            self.architecture,
-            self.num_layers,
-            self.width,
-            self.vocab_size,
-            self.tokenizer_hash,
-            self.text_hash,
-        )
+        return model_id_by(self)
 
     @property
     def withdrawn(self) -> bool:

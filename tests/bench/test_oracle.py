@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import aclosing
+
 import msgspec
 import pytest
 
+from dsdnode.bench.daemons import cpu_s
 from dsdnode.bench.oracle import Oracle
 from dsdnode.models import demo_target
 from dsdnode.sim.traces import _parse
@@ -52,3 +57,25 @@ async def test_a_trace_is_what_the_simulator_reads() -> None:
     async with Oracle(None, None, Sampling(), 1024) as oracle:
         trace = await oracle.trace(await oracle.render(PROMPT), [1617, 353, 306])
         assert len(_parse(msgspec.json.encode(trace), "here")) == 3
+
+
+async def test_the_target_is_asked_again_when_somebody_has_heard_enough() -> None:
+    """A reply of its own that ended early, say."""
+    async with Oracle(None, None, Sampling(), 1024) as oracle:
+        prompt = await oracle.render(PROMPT)
+        heard: list[list[int]] = []
+        for _ in range(2):
+            heard.append([])
+            async with aclosing(oracle.tokens(prompt, 20)) as said:
+                async for token in said:
+                    heard[-1].append(token)
+                    if len(heard[-1]) == 5:
+                        break
+        assert heard[0] == heard[1] and len(heard[0]) == 5
+        assert (await oracle.cpu_s())[0] > 0
+
+
+def test_a_process_that_has_ended_has_spent_nothing() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert cpu_s(ended.pid) == (0.0, 0.0)

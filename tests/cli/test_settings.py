@@ -183,6 +183,14 @@ def test_a_false_in_a_nearer_layer_wins(tmp_path: Path) -> None:
     assert resolve({}, {"DSDNODE_STRICT": "off"}, file)["strict"] is False
 
 
+def test_what_is_remembered_and_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    """An earlier version, or a full disk: nobody has typed it, and nobody is told to correct it."""
+    known = f"dsd://198.51.100.7:29170/{Identity(b'k' * 32).public_key.hex()}"
+    write_joins(tmp_path, ("dsd://nonsense", known), ("open",))
+    settings: Any = {"data_dir": tmp_path, "swarm_key": ()}
+    assert connect._remembered(settings) == (known,)
+
+
 def test_what_is_remembered_of_a_peer_that_is_joined_by_name_is_tried_beside_it(tmp_path: Path) -> None:
     key, other = (Identity(name * 32).public_key.hex() for name in (b"a", b"b"))
     remembered = f"dsd://11.1.1.1:29170/{key}", f"dsd://11.2.2.2:29170/{other}"

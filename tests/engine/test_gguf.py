@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from dsdnode.engine.gguf import cut, file_sha256, read_manifest
+from dsdnode.engine.gguf import cut, file_sha256, manifest_of, read_manifest
+from dsdnode.engine.gguf_parts import read_model
 from dsdnode.errors import ModelRefused
+from dsdnode.models import demo_target
 from tests.engine.loader_models import VOCAB
 from tests.engine.random_models import CONTEXT_TOKENS, make
 
@@ -129,3 +131,12 @@ def test_a_forged_shard_is_refused(old: bytes, new: bytes, tmp_path: Path) -> No
     shard.write_bytes(data.replace(old, new))
     with pytest.raises(ModelRefused):
         read_manifest(shard)
+
+
+def test_a_model_without_hidden_states_is_none() -> None:
+    """Whoever offers it would have others divide by that."""
+    header = read_model(demo_target())
+    width = f"{header.text('general.architecture')}.embedding_length"
+    said = header.metadata | {width: replace(header.metadata[width], data=0)}
+    with pytest.raises(ModelRefused, match="0 wide"):
+        manifest_of(replace(header, metadata=said), "5e" * 32, demo_target())

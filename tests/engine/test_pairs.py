@@ -90,12 +90,28 @@ def test_what_is_told_of_a_stranger_s_file_is_short_and_clean() -> None:
         assert found and "\x1b" not in found and "\u202e" not in found and len(found) < 150
 
 
-@pytest.mark.parametrize("changes", [{"tokens": None, "token_type": None}, {"token_type": [1]}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokens": None, "token_type": None},
+        {"tokens": [1, 2, 3, 4, 5]},
+        {"tokens": 5, "token_type": None},
+        {"token_type": [1]},
+        {"token_type": "normal"},
+        {"add_bos_token": [1, 0]},
+        {"add_bos_token": "yes"},
+        SPM | {"scores": [0.0]},
+        SPM | {"scores": TOKENS},
+        SPM | {"scores": 1},
+    ],
+)
 def test_a_tokenizer_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ModelRefused):
-        pair(changes, {})
-    with pytest.raises(ModelRefused):
-        pair({}, changes)
+    """By whoever meets it: a stranger may have made it, and a drafter reads it at its start."""
+    for other in ({}, SPM):
+        with pytest.raises(ModelRefused):
+            pair(changes, other)
+        with pytest.raises(ModelRefused):
+            pair(other, changes)
 
 
 TEXT = (

@@ -17,7 +17,7 @@ from dsdnode.net.link import Dealer
 from dsdnode.net.port import LinkKind, Priority
 from dsdnode.net.rpc import LinkBroken, Rpc
 from dsdnode.swarm.pings import Pings
-from dsdnode.wire.messages import Contact
+from dsdnode.wire.messages import Contact, Ping, Pong
 from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
@@ -123,30 +123,85 @@ async def test_a_peer_that_is_slow_is_not_called_again_and_again(ways: tuple[Rpc
     await alice.ping(BOB.peer_id, timeout_s=LAX_S)
 
 
-async def test_when_one_of_two_connections_ends_what_was_asked_by_it_is_asked_again(start: Start) -> None:
-    """She has called him, and he her."""
+@pytest.fixture
+async def both(start: Start) -> AsyncIterator[tuple[Rpc, Rpc, Relay, Relay]]:
+    """Alice has called bob, and bob has called her: each sends by the own connection. The relays: on her way to him,
+    and on his to her."""
     alice, bob = await start(b"a"), await start(b"b")
-    [address] = bob.transport.contact.addresses
-    async with Relay().before(address) as relay:
-        bob.transport.introduce(alice.transport.contact)
-        alice.transport.introduce(Contact(BOB.public_key, (relay.address,)))
+    [hers], [his] = alice.transport.contact.addresses, bob.transport.contact.addresses
+    async with Relay().before(his) as there, Relay().before(hers) as here:
+        alice.transport.introduce(Contact(BOB.public_key, (there.address,)))
+        bob.transport.introduce(Contact(ALICE.public_key, (here.address,)))
         await alice.ping(BOB.peer_id, timeout_s=LAX_S)
         links = alice.transport._links  # type: ignore[attr-defined]
-        book = links.book.get(BOB.peer_id)
         bobs = bob.transport._links  # type: ignore[attr-defined]
         # Where she has called him: else she would take it that he has moved, and hang up.
-        bobs.handshake = replace(bobs.handshake, named=(relay.address,))
-        bobs._dial(bobs.book.get(ALICE.peer_id), False)
-        while not book.inbounds:  # noqa: ASYNC110
+        bobs.handshake = replace(bobs.handshake, named=(there.address,))
+        known, book = links.book.get(BOB.peer_id), bobs.book.get(ALICE.peer_id)
+        own = bobs._dial(book, False)
+        while not (known.inbounds and own.ready):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-        relay.passes.clear()
-        pings = Pings(alice)
-        asked = asyncio.ensure_future(pings.ping(BOB.peer_id, 60))
-        await asyncio.sleep(0)
-        for task in relay.tasks:
-            task.cancel()
-        assert await asyncio.wait_for(asked, LAX_S) > 0
-        await pings.close()
+        book.use(False, own, asyncio.get_running_loop().time())
+        yield alice, bob, there, here
+
+
+async def cut(relay: Relay) -> None:
+    for task in relay.tasks:
+        task.cancel()
+    await asyncio.gather(*relay.tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("ends", ["hers", "his"])
+@pytest.mark.parametrize("spoke", [True, False])
+async def test_when_one_of_two_connections_ends_what_was_asked_or_answered_by_it_is_asked_again(
+    both: tuple[Rpc, Rpc, Relay, Relay], ends: str, spoke: bool
+) -> None:
+    """She would wait for a minute. `spoke`: bob has answered by his own connection before."""
+    alice, bob, there, here = both
+    if spoke:
+        await alice.ping(BOB.peer_id, timeout_s=LAX_S)
+    relay = there if ends == "hers" else here
+    relay.passes.clear()
+    num_answers = bob.sent["Pong"].num
+    pings = Pings(alice)
+    asked = asyncio.ensure_future(pings.ping(BOB.peer_id, 60))
+    await asyncio.sleep(0)
+    while relay is here and bob.sent["Pong"].num == num_answers:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    await cut(relay)
+    assert await asyncio.wait_for(asked, LAX_S) > 0
+    await pings.close()
+
+
+async def test_what_may_be_asked_twice_is_when_the_answer_is_lost(both: tuple[Rpc, Rpc, Relay, Relay]) -> None:
+    alice, bob, _, here = both
+    here.passes.clear()
+    num_answers = bob.sent["Pong"].num
+    asked = asyncio.ensure_future(alice.ask(BOB.peer_id, Ping(), timeout_s=60))
+    while bob.sent["Pong"].num == num_answers:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    await cut(here)
+    answer, _ = await asyncio.wait_for(asked, LAX_S)
+    assert isinstance(answer, Pong)
+
+
+async def test_the_end_of_a_connection_that_nobody_sends_by_is_nothing_to_who_waits(
+    both: tuple[Rpc, Rpc, Relay, Relay],
+) -> None:
+    alice, bob, _, here = both
+    bobs = bob.transport._links  # type: ignore[attr-defined]
+    book = bobs.book.get(ALICE.peer_id)
+    book.use(False, book.inbounds[-1], asyncio.get_running_loop().time())
+    await alice.ping(BOB.peer_id, timeout_s=LAX_S)  # so that she has heard him by the other one since
+    broken = list[bool]()
+    links = alice.transport._links  # type: ignore[attr-defined]
+    [inbound] = links.book.get(BOB.peer_id).inbounds
+    alice.transport.on_broken(lambda peer, bulk, since_s: broken.append(bulk))
+    await cut(here)
+    while not inbound.closed:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    await alice.ping(BOB.peer_id, timeout_s=LAX_S)
+    assert not broken
 
 
 @pytest.mark.parametrize("lives", [True, False])

@@ -81,6 +81,7 @@ RELAY: Final = {
     "punch-asked": Mutation(PUNCHING + "_on_punch", "not self._punches.spend(peer, asked_s)", "False"),
     "punch-met": Mutation(PUNCHING + "_on_punch", "len(self._met) >= MAX_MET", "False"),
     "punch-relayed": Mutation(PUNCHING + "_on_punch", "paths.kind(peer) is not LinkKind.RELAYED", "False"),
+    "punch-one": Mutation(PUNCHING + "_on_punch", "met.asked is not message", "False"),
     "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
     "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
     "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),

@@ -33,6 +33,7 @@ TEXT: Final = {
     "text-file-bomb": Mutation(TEXTS + "_unpacked", "decompress(data, num_bytes)", "decompress(data)"),
     "text-file-asked": Mutation(TEXTS + "Texts._got", "[:MAX_ASKED]", ""),
     "text-file-failed": Mutation(TEXTS + "Texts._begin", "_now() < failed_s + FAILED_S", "False"),
+    "text-file-model": Mutation(TEXTS + "Texts._opened", "if known is not None:", "if False:"),
     "text-file-disk": Mutation(TEXTS + "_keep", "kept[:-MAX_KEPT]", "()"),
     "text-file-most-used": Mutation(TEXTS + "_Readings", "LFUCache[str, Reading]", '__import__("cachetools").LRUCache'),
     "text-file-given": Mutation(

@@ -90,7 +90,7 @@ WAITS: Final = {
     "drafters-away": Mutation(DRAFTERS + "next", "            if away:", "            if False:"),
     "drafters-end": Mutation(DRAFTERS + "_check", " or pending.patience.is_spent(_now())", ""),
     "drafter-starting": Mutation(
-        "dsdnode.node.node:Node.run", "on_request(Generate, _starting)", "on_request(Open, _starting)"
+        "dsdnode.node.node:Node.run", "on_request(Generate, starting)", "on_request(Open, starting)"
     ),
     "joins-all": Mutation(CLIENT + "_choose_model", "await self._discovery.joined_all(JOIN_TIMEOUT_S)", "pass"),
     "one-says-no": Mutation(CLIENT + "_failed", "not others or patience.is_spent(now) or len(", "True or len("),
@@ -119,4 +119,5 @@ WAITS: Final = {
     "contradicted": Mutation(CLIENT + "_failed", "self._drafters.left(*failures.givers)", "pass"),
     "contradicted-by-two": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", "> ENOUGH"),
     "contradicted-by-one": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", ">= 1"),
+    "answer-lost": Mutation("dsdnode.net.links:Links._ended", "if peer.answers_by(link):", "if False:"),
 }

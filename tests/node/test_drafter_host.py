@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dsdnode.client.client import Finished, GenerateRequest, Piece
-from dsdnode.engine.fake import FakeModel, fake_text
+from dsdnode.engine.fake import FakeModel, FakeTextEngine, fake_text
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded
 from dsdnode.node.status import Sessions
 from tests.node import jumping
@@ -242,6 +242,22 @@ def test_a_draft_worker_that_restarts_or_stays_away_holds_nobody_up(tmp_path: Pa
         async for event in events:
             tokens += event.tokens if isinstance(event, Piece) else ()
         assert tokens == EXPECTED
+
+    story(tmp_path, tell)
+
+
+def test_a_reply_begins_while_the_draft_worker_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads its text is another process."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await swarm.add("dora", drafts=True)
+        await swarm.add("sam", layers=(0, 4))
+        client = await swarm.client()
+        prompt = await FakeTextEngine(DRAFT).render([("user", "hello")])
+        monkeypatch.setattr(FakeTextEngine, "available", False)
+        request = GenerateRequest(messages=({"role": "user", "content": "hello"},), max_tokens=8)
+        tokens, finished = await tokens_of(client, request)
+        assert tokens == fake_text(TARGET, prompt, 8) and finished.stats.drafted == 0
 
     story(tmp_path, tell)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import Event
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from dsdnode.client.client import GenerateRequest
 from dsdnode.engine.fake import FakeEngine, fake_text
+from dsdnode.engine.port import Chunk, Output
+from dsdnode.errors import EngineLost
 from dsdnode.node.settling import until_needed_elsewhere
 from dsdnode.placement.moving import PATIENCE_S, TURN_S
 from dsdnode.placement.pipelines import Range
@@ -85,5 +89,61 @@ def test_bob_is_back_in_time_and_nobody_moves(tmp_path: Path) -> None:
             await asyncio.sleep(3 * LATE_S)
             assert layers_of(swarm) == {"sam": (0, 2), "sue": (0, 2), "bert": (2, 4)}
             assert await answers(swarm)
+
+    jumping.run(story())
+
+
+class Unmeasured(FakeEngine):
+    """That is lost as soon as it is to compute something."""
+
+    async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        raise EngineLost("it died")
+
+
+async def told(swarm: FakeSwarm, first: FakeEngine, then: type[FakeEngine]) -> tuple[Member, list[FakeEngine], Event]:
+    """Sam, who is to leave the engine `first` for one of another kind when that is set; all that he has had."""
+    engines, leaves = list[FakeEngine](), Event()
+
+    async def shard(discovery: Discovery) -> FakeEngine:
+        engines.append(then(TARGET, 2, 4) if engines else first)
+        return engines[-1]
+
+    async def moves(discovery: Discovery, pings: Pings, own: ProviderRecord) -> bool:
+        await leaves.wait()
+        leaves.clear()
+        return True
+
+    return await swarm.add("sam", layers=(0, 4), shard=shard, moves=moves), engines, leaves
+
+
+def test_who_is_closed_while_replies_are_still_ending_leaves_no_engine_behind(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with fake_swarm(tmp_path, cost=lambda num_positions: 0.05) as swarm:
+            await swarm.add("dora", drafts=True)
+            sam, [engine], leaves = await told(swarm, FakeEngine(TARGET, 0, 4, cost=swarm.cost), FakeEngine)
+            alice = await swarm.client()
+            request = GenerateRequest(prompt_tokens=PROMPT, max_tokens=2000, draft_max=2)
+            reply = asyncio.ensure_future(tokens_of(alice, request))
+            while not sam.node.status().sessions.shard:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            leaves.set()
+            while sam.node.layers is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            assert sam.node.status().sessions.shard and engine.available
+            await sam.node.close()
+            assert engine.quarantined == "closed" and not sam.node._stage
+            reply.cancel()
+
+    jumping.run(story())
+
+
+def test_layers_that_cannot_be_hosted_after_all_are_not_offered(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with fake_swarm(tmp_path) as swarm:
+            sam, engines, leaves = await told(swarm, FakeEngine(TARGET, 0, 4), Unmeasured)
+            leaves.set()
+            await asyncio.sleep(60)
+            assert [one.quarantined for one in engines] == ["closed", "closed"]
+            assert sam.node.layers is None and not sam.node._records()
 
     jumping.run(story())

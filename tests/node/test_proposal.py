@@ -17,9 +17,11 @@ from dsdnode.engine.gguf import Manifest, read_manifest
 from dsdnode.engine.gguf_parts import read_model
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.models import demo_draft, demo_target
+from dsdnode.node import probe, targets
 from dsdnode.node.engines import claim_of
 from dsdnode.node.machine import Machine
 from dsdnode.node.proposal import Found, Proposal, propose
+from dsdnode.node.targets import Target
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
@@ -179,6 +181,26 @@ def test_a_small_machine_takes_what_fits_it_and_says_so(
     small = Machine(free_mb * 1_000_000, 1 << 40)
     found = proposed(tmp_path, member(1, (0, 3)), member(2, role="drafter"), machine=small)
     assert found.roles == roles and words in found.why
+
+
+def test_layers_that_have_to_stay_together_and_do_not_fit_leave_what_a_small_machine_can_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "fits_header", lambda header: lambda start, end: (start, end) == (0, 8))
+    small = Machine(245_000_000, 1 << 40)
+    found = proposed(tmp_path, member(2, role="drafter"), member(3, (0, 8)), machine=small)
+    assert found.roles == ("bootstrap",) and "have to stay together" in found.why
+
+
+def test_a_machine_that_cannot_be_measured_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(DsdError, match=r"cannot be measured.*No such file.*TMPDIR"):
+        asyncio.run(probe.sample_cost(NodeConfig(data_dir=tmp_path), 64, 1000))
+
+
+def test_a_stranger_s_file_that_is_smaller_than_its_layers_are_many_is_reckoned_with() -> None:
+    odd = Target(replace(manifest_of(OTHER), end=512, num_layers=512), read_model(demo_target()), 100)
+    assert odd.layer_bytes == 1
 
 
 def test_a_limit_counts_as_the_machine_does(tmp_path: Path) -> None:

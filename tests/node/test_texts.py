@@ -169,11 +169,12 @@ def honest(text: bytes) -> Giver:
     return give
 
 
-def model_of(text: bytes, *hosts: Any) -> Model:
+def model_of(text: bytes, *hosts: Any, name: str = "sam's") -> Model:
     keys = [one.transport.contact.public_key for one in hosts]
     shards = tuple(msgspec.structs.replace(shard(1, 0, 4), public_key=key) for key in keys)
     text_hash = sha256(text).hexdigest()
-    return Model("ab" * 32, "sam's", 4, 16, 97, OWN, 4096, ((0, 4, 1),), 1, "", shards, text_hash)
+    model_id = sha256(f"{name} {text_hash}".encode()).hexdigest()
+    return Model(model_id, name, 4, 16, 97, OWN, 4096, ((0, 4, 1),), 1, "", shards, text_hash)
 
 
 class Hosts:
@@ -300,7 +301,7 @@ def test_a_client_is_told_that_it_is_on_its_way(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(Overloaded, match="1 of 3 MiB"):
             await hosts.texts.of(model)
         go.set()
-        await hosts.texts._opening[model.text_hash]
+        await hosts.texts._opening[model.model_id]
         await hosts.texts.of(model)
 
     story(tmp_path, tell)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
-from dsdnode.placement.moving import PATIENCE_S, TURN_S, Holes
-from dsdnode.placement.pipelines import Range
+from dsdnode.placement.moving import PATIENCE_S, TURN_S, Holes, _needed
+from dsdnode.placement.pipelines import Range, num_missing
 from dsdnode.wire.records import ProviderRecord
 from tests.placement.offers import replace, swarm
 
@@ -117,3 +119,16 @@ def test_who_is_needed_and_has_no_room_stays(ranges: tuple[Range, ...]) -> None:
     village = Village(*ranges, capacity=3 if len(ranges) == 1 else 2)
     village.pass_s(5 * LATE_S)
     assert village.moved == []
+
+
+def test_who_is_needed_is_found_as_if_each_were_taken_out_in_turn() -> None:
+    """Without doing so: strangers make up thousands of records, and whoever looks at them serves replies."""
+    rng = Random(1)
+    for _ in range(300):
+        num_layers = rng.randrange(1, 9)
+        starts = [rng.randrange(num_layers) for _ in range(rng.randrange(1, 9))]
+        ranges = [(start, rng.randrange(start + 1, num_layers + 1)) for start in starts]
+        least = num_missing(ranges, num_layers)
+        rests = [[*ranges[:one], *ranges[one + 1 :]] for one in range(len(ranges))]
+        needed = {one for one, rest in zip(ranges, rests, strict=True) if num_missing(rest, num_layers) > least}
+        assert _needed(ranges, num_layers) == needed

@@ -82,6 +82,29 @@ async def test_alice_is_told_of_a_hole_which_is_closed_when_she_asks_anew(
     assert holes[1].view.num_closed == 1
 
 
+async def test_of_two_questions_at_once_one_hole_is_kept(
+    alice: Peer, bob: Peer, detour: Detour, holes: list[Hole], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no descriptor is left behind: how a port looks takes seconds to be told."""
+    await linked(alice, bob)
+    dig, told = Paths.dig, asyncio.Event()
+
+    async def slowly(paths: Paths, v6: bool = False) -> Hole | None:
+        hole = await dig(paths, v6)
+        await told.wait()
+        return hole
+
+    monkeypatch.setattr(Paths, "dig", slowly)
+    asking = [asyncio.ensure_future(ask(bob, alice)) for _ in range(2)]
+    await until(lambda: len(holes) == 2)
+    told.set()
+    refused, answer = await asyncio.gather(*asking)
+    assert isinstance(refused, Refused) and isinstance(answer, PunchAt)
+    assert [hole.view.num_closed for hole in holes] == [1, 0]
+    alice.shortcuts._punching._part(bob.id)
+    assert holes[1].view.num_closed == 1
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "192.168.1.7", "100.64.0.1", "fe80::7", "fd00:7::7", "::1", "rose.example", "255.255.255.255"]
 )

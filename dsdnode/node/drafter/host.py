@@ -279,8 +279,6 @@ class DrafterHost:
             prompt = list(body.prompt_tokens)
         elif self._engine.quarantined:
             raise PeerUnavailable(self._engine.quarantined)
-        elif not self._engine.available:
-            raise Overloaded("the draft engine, which has the tokenizer, is restarting")
         elif body.messages:
             prompt = await text.render([(message.role, message.content) for message in body.messages])
         else:

@@ -24,7 +24,6 @@ from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, ModelRefused, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.files import replacing
 from dsdnode.identity import peer_id, short_id
-from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.messages import TEXT_PIECE_BYTES, FindText, Refused, TextPiece
@@ -76,7 +75,10 @@ class Texts:
         self._draft = draft
         self._folder = folder
         self._open: _Readings = _Readings(MAX_OPEN)
+        """By text hash, as the files on the disk."""
         self._opening: dict[str, asyncio.Task[Reading]] = {}
+        """By model id, as all that may fail: anybody can make up a model that is said to have another one's file, and
+        shards that never give it."""
         self._failed: dict[str, tuple[float, DsdError]] = {}
         self._progress: dict[str, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -99,7 +101,7 @@ class Texts:
             async with asyncio.timeout(WAIT_S):
                 return await asyncio.shield(task)
         except TimeoutError:
-            how_far = self._progress.get(model.text_hash, "it is being looked for")
+            how_far = self._progress.get(model.model_id, "it is being looked for")
             raise Overloaded(
                 f"the tokenizer of {model.name} is being fetched from its shards ({how_far}); ask again"
             ) from None
@@ -126,16 +128,16 @@ class Texts:
     # --- one file
 
     def _begin(self, model: Model) -> asyncio.Task[Reading]:
-        task = self._opening.get(model.text_hash)
+        task = self._opening.get(model.model_id)
         if task is None:
-            failed_s, error = self._failed.get(model.text_hash, (float("-inf"), None))
+            failed_s, error = self._failed.get(model.model_id, (float("-inf"), None))
             if error is not None and _now() < failed_s + FAILED_S:
-                raise error
+                raise error.with_traceback(None)  # else each one that hears of it makes it longer
             if len(self._opening) >= MAX_OPEN:
                 raise Overloaded(f"the tokenizers of {MAX_OPEN} models are being fetched here already; ask again")
             task = asyncio.create_task(self._read(model), name="read texts of a model")
-            self._opening[model.text_hash] = task
-            task.add_done_callback(lambda _: self._opening.pop(model.text_hash, None))
+            self._opening[model.model_id] = task
+            task.add_done_callback(lambda _: self._opening.pop(model.model_id, None))
         return task
 
     async def _read(self, model: Model) -> Reading:
@@ -144,7 +146,7 @@ class Texts:
         except DsdError as error:
             while len(self._failed) >= MAX_KEPT:
                 del self._failed[next(iter(self._failed))]
-            self._failed[model.text_hash] = _now(), error
+            self._failed[model.model_id] = _now(), error
             raise
 
     async def _opened(self, model: Model) -> Reading:
@@ -159,6 +161,10 @@ class Texts:
         except BaseException:
             await text.close()
             raise
+        known: Reading | None = self._open.get(model.text_hash)
+        if known is not None:  # another model has the same file
+            await text.close()
+            return known
         if fit.foreign:
             log.info("ids that differ are not drafted", model=model.name, ids=len(fit.foreign), first=fit.told)
         reading = Reading(text, vocabulary, frozenset(fit.foreign))
@@ -201,7 +207,7 @@ class Texts:
                 self._rpc.misbehaved(peer, "a text file that is another one")
                 why = f"peer {short_id(peer)} gave another file"
         finally:
-            self._progress.pop(model.text_hash, None)
+            self._progress.pop(model.model_id, None)
         raise PeerUnavailable(f"none of its shards gives the tokenizer of {model.name} ({why})")
 
     async def _got_from(self, peer: bytes, model: Model) -> bytes:
@@ -210,9 +216,7 @@ class Texts:
         num_bytes = 1
         while len(parts) * TEXT_PIECE_BYTES < num_bytes:
             question = FindText(model.text_hash, len(parts))
-            answer, buffers = await self._rpc.request(
-                peer, question, timeout_s=PIECE_TIMEOUT_S, priority=Priority.CONTROL
-            )
+            answer, buffers = await self._rpc.ask(peer, question, timeout_s=PIECE_TIMEOUT_S)
             if isinstance(answer, Refused):
                 raise PeerUnavailable(f"peer {short_id(peer)}: {answer.reason}")
             if not isinstance(answer, TextPiece) or len(buffers) != 1:
@@ -220,7 +224,7 @@ class Texts:
             num_bytes = answer.num_bytes
             due = min(TEXT_PIECE_BYTES, num_bytes - len(parts) * TEXT_PIECE_BYTES)
             parts.append(_unpacked(buffers[0], due))
-            self._progress[model.text_hash] = f"{len(parts)} of {-(-num_bytes // TEXT_PIECE_BYTES)} MiB"
+            self._progress[model.model_id] = f"{len(parts)} of {-(-num_bytes // TEXT_PIECE_BYTES)} MiB"
         return b"".join(parts)
 
 
