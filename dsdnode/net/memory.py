@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
-from dsdnode.net.port import Priority, Sighting
+from dsdnode.net.port import Priority, Sighting, listed
 from dsdnode.net.queues import Inbox
 from dsdnode.wire.messages import Contact
 
@@ -95,11 +95,12 @@ class MemoryTransport:
     def trouble_with(self, peer: bytes) -> str:
         return ""
 
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
-        self._lost.append(callback)
+    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> Callable[[], None]:
+        return listed(self._lost, callback)
 
-    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
+    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> Callable[[], None]:
         """There are no connections."""
+        return lambda: None
 
     def doubt(self, peer: bytes) -> None:
         """Nor do they die without anybody's knowing."""
@@ -143,5 +144,5 @@ class MemoryTransport:
     async def close(self) -> None:
         if self._hub.transports.pop(self._id, None) is not None:
             for other in self._hub.transports.values():
-                for callback in other._lost:
+                for callback in list(other._lost):
                     callback(self._id, "gone")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dsdnode.addresses import Nearness
 from dsdnode.wire.messages import Contact
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dsdnode.net.paths import Paths
     from dsdnode.net.relays import Relays
 
+T = TypeVar("T")
 ATTEMPT_TIMEOUT_S = 5.0
 """From dialling an address to its WELCOME."""
 RETRY_S = 0.5
@@ -171,16 +172,17 @@ class Transport(Protocol):
     def trouble_with(self, peer: bytes) -> str:
         """Why a peer cannot be reached just now, in words; empty while there is a link to it, or nothing was tried."""
 
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
-        """Have `callback(peer, why)` called when the last connection to a peer is gone, or none could be made.
+    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> Callable[[], None]:
+        """Have `callback(peer, why)` called when the last connection to a peer is gone, or none could be made; to call
+        when that is to end.
 
         Messages still queued for it are dropped. It is a hint to look, not a proof of death; the next send dials again.
         """
 
-    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
+    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> Callable[[], None]:
         """Have `callback(peer, bulk, since_s)` called when a connection to a peer has ended, and there is another one:
         what was sent in a lane (control, or `bulk`: everything else) since then, of the loop's time, may be lost, or
-        what the peer has answered to it."""
+        what the peer has answered to it. To call when that is to end."""
 
     @property
     def is_stranded(self) -> bool:
@@ -228,3 +230,9 @@ class Transport(Protocol):
         """Close the peer's links, and let it in no more for a while."""
 
     async def close(self) -> None: ...
+
+
+def listed(callbacks: list[T], callback: T) -> Callable[[], None]:
+    """Add it; to call when it is to end."""
+    callbacks.append(callback)
+    return lambda: callbacks.remove(callback)

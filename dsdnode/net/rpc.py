@@ -21,7 +21,7 @@ from dsdnode.accounts import Account, Shares
 from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
-from dsdnode.net.port import MAX_TURN, Priority, Transport
+from dsdnode.net.port import MAX_TURN, Priority, Transport, listed
 from dsdnode.wire.codec import Envelope, decode, encode, printable
 from dsdnode.wire.messages import MAX_REASON, Message, Ping, Pong, Refused
 
@@ -184,8 +184,7 @@ class Rpc:
     def on_notice(self, kind: type[M], handler: NoticeHandler[M]) -> Callable[[], None]:
         """Several roles of one node may hear the same notice: all handlers are called. To call when it is to end."""
         handlers = self._on_notice.setdefault(kind, [])
-        handlers.append(handler)
-        return lambda: handlers.remove(handler)
+        return listed(handlers, handler)
 
     def misbehaved(self, peer: bytes, why: object) -> None:
         """Count it; too many within a minute, and the peer is banned for a while."""

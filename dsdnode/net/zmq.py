@@ -26,7 +26,7 @@ from dsdnode.net.links import Links
 from dsdnode.net.outlook import Outlook
 from dsdnode.net.paths import Paths
 from dsdnode.net.places import advertised, here_of, is_anywhere
-from dsdnode.net.port import MAX_DIALLED, LinkKind, Priority, Sighting
+from dsdnode.net.port import MAX_DIALLED, LinkKind, Priority, Sighting, listed
 from dsdnode.net.queues import Inbox
 from dsdnode.net.relays import Circuits, Relays
 from dsdnode.net.router import Router
@@ -256,11 +256,11 @@ class ZmqTransport:
             return ""
         return known.why_lost or "; ".join(dict.fromkeys(dealer.why for dealer in known.dealers.values()))
 
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
-        self._callbacks.append(callback)
+    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> Callable[[], None]:
+        return listed(self._callbacks, callback)
 
-    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
-        self._on_broken.append(callback)
+    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> Callable[[], None]:
+        return listed(self._on_broken, callback)
 
     def on_moved(self, callback: Callable[[], None]) -> None:
         self._on_moved.append(callback)
@@ -319,7 +319,7 @@ class ZmqTransport:
 
     def _lost(self, peer: bytes, why: str) -> None:
         if not self._closed:
-            for callback in self._callbacks:
+            for callback in list(self._callbacks):
                 callback(peer, why)
 
     def doubt(self, peer: bytes) -> None:
@@ -328,7 +328,7 @@ class ZmqTransport:
             self._links.doubt(known)
 
     def _broken(self, peer: bytes, bulk: bool, since_s: float) -> None:
-        for callback in () if self._closed else self._on_broken:
+        for callback in () if self._closed else list(self._on_broken):
             callback(peer, bulk, since_s)
 
     def on_neighbour(self, callback: Callable[[Contact], None]) -> bool:

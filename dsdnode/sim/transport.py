@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dsdnode.addresses import machine_of, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
-from dsdnode.net.port import ATTEMPT_TIMEOUT_S, MAX_DIALLED, RETRY_S, SILENT_S, Priority, Sighting
+from dsdnode.net.port import ATTEMPT_TIMEOUT_S, MAX_DIALLED, RETRY_S, SILENT_S, Priority, Sighting, listed
 from dsdnode.net.queues import Inbox
 from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, SimRelay, Traffic, arrival_s, size_of
 from dsdnode.sim.network import Network
@@ -144,11 +144,11 @@ class SimTransport:
     def trouble_with(self, peer: bytes) -> str:
         return ""
 
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> None:
-        self._lost.append((contextvars.copy_context(), callback))
+    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> Callable[[], None]:
+        return listed(self._lost, (contextvars.copy_context(), callback))
 
-    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> None:
-        self._broken.append((contextvars.copy_context(), callback))
+    def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> Callable[[], None]:
+        return listed(self._broken, (contextvars.copy_context(), callback))
 
     def doubt(self, peer: bytes) -> None:
         """They die with their machines, and are made anew when these are back."""

@@ -7,7 +7,7 @@ what makes sense. Nothing but words of errors.py may come of it, and when they h
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -19,7 +19,7 @@ import structlog
 from dsdnode.addresses import Nearness, may_name
 from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id
-from dsdnode.net.port import Priority, Sighting
+from dsdnode.net.port import Priority, Sighting, listed
 from dsdnode.net.queues import Inbox
 from dsdnode.net.rpc import Rpc
 from dsdnode.sim.loop import JumpingLoop
@@ -124,7 +124,8 @@ class HostileTransport:
 
     def on_moved(self, callback: Any) -> None: ...
 
-    def on_broken(self, callback: Any) -> None: ...
+    def on_broken(self, callback: Any) -> Callable[[], None]:
+        return lambda: None
 
     def doubt(self, peer: bytes) -> None: ...
 
@@ -147,11 +148,11 @@ class HostileTransport:
     def trouble_with(self, peer: bytes) -> str:
         return ""
 
-    def on_peer_lost(self, callback: Any) -> None:
-        self._lost.append(callback)
+    def on_peer_lost(self, callback: Any) -> Callable[[], None]:
+        return listed(self._lost, callback)
 
     def lose(self, peer: bytes) -> None:
-        for callback in self._lost:
+        for callback in list(self._lost):
             callback(peer, "gone")
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:

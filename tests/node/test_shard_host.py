@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from dataclasses import dataclass
 from random import Random
 
@@ -25,6 +27,7 @@ from dsdnode.wire.messages import (
     OpenStages,
     Refused,
     StagePlace,
+    Trace,
     Verdict,
     WireSampling,
     session_of,
@@ -188,3 +191,15 @@ async def test_a_stage_that_is_in_no_network_itself_does_not_take_its_owner_for_
         monkeypatch.setattr(type(transport), "is_stranded", False)
         while pair.host.num_sessions:  # noqa: ASYNC110
             await asyncio.sleep(0)
+
+
+async def test_a_stage_that_left_is_held_by_nobody(pair: Pair) -> None:
+    """Sam takes other layers, as a node may many times: each stage before would hold the memory of its engine."""
+    assert isinstance(await pair.open(), Opened)
+    await pair.host.close()
+    pair.rpc.off_requests((Open, Trace))
+    left = weakref.ref(pair.host)
+    del pair.host, pair.engine
+    await asyncio.sleep(0)  # what is on its way
+    gc.collect()
+    assert left() is None

@@ -86,8 +86,8 @@ class StageHost:
         on = self._rpc.on_notice
         self._hears = [on(Block, self._block), on(Closed, self._closed), on(Close, self._close), on(Park, self._park)]
         self._hears.append(on(SessionLost, self._next_lost))
-        self._rpc.transport.on_peer_lost(self._peer_lost)
-        self._rpc.transport.on_broken(lambda peer, bulk, since_s: self._link_broken(peer))
+        self._hears.append(self._rpc.transport.on_peer_lost(self._peer_lost))
+        self._hears.append(self._rpc.transport.on_broken(lambda peer, bulk, since_s: self._link_broken(peer)))
 
     async def close(self) -> None:
         for session in self._sessions:
