@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dsdnode.identity import Identity
 from dsdnode.net.rpc import Rpc
 from dsdnode.weights.holdings import MAX_KEPT_BYTES, Holding, Tensors, hashed, holding, kept
 from dsdnode.weights.sharing import Sharing
-from dsdnode.weights.store import Store
+from dsdnode.weights.store import TENSORS, Store
 
 LOOK_AGAIN_S = 10.0
 """Strangers' questions have us look into the store no more often: something may have been pulled meanwhile."""
@@ -37,6 +38,8 @@ class Giving:
         self._holdings: dict[str, Holding] = {}
         """By weights hash."""
         self._looked_s = float("-inf")
+        self._read: dict[str, float] = {}
+        """When what is said of a folder of the store was written that was read last: it may be long."""
 
     def start(self) -> None:
         if self._rate:
@@ -73,7 +76,7 @@ class Giving:
     def find(self, weights_hash: str) -> Holding | None:
         """What is given of this model."""
         now = asyncio.get_running_loop().time()
-        if weights_hash not in self._holdings and now > self._looked_s + LOOK_AGAIN_S:
+        if now > self._looked_s + LOOK_AGAIN_S:
             self._looked_s = now
             self._look()
         return self._holdings.get(weights_hash)
@@ -82,6 +85,11 @@ class Giving:
         """Of a model that is here in several ways, the most."""
         for entry in self._store.entries():
             folder = self._store.folder / entry.name
+            with contextlib.suppress(OSError):
+                written_s = (folder / TENSORS).stat().st_mtime
+                if self._read.get(entry.name) == written_s:
+                    continue
+                self._read[entry.name] = written_s
             tensors = kept(folder)
             if tensors is None or tensors.weights_hash != entry.weights_hash:
                 continue

@@ -1,0 +1,38 @@
+"""What of her store alice gives to other members, while she pulls more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsdnode.config import NodeConfig
+from dsdnode.identity import Identity
+from dsdnode.models import demo_target
+from dsdnode.net.memory import MemoryHub
+from dsdnode.net.rpc import Rpc
+from dsdnode.node import giving
+from dsdnode.weights import plan
+from dsdnode.weights.holdings import kept
+from dsdnode.weights.store import Store
+from dsdnode.wire.messages import Contact
+from tests.weights.hub import hub_of
+from tests.weights.test_pull import BLOCK_BYTES, Alice
+
+
+async def test_layers_that_come_later_are_given_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "BLOCK_BYTES", BLOCK_BYTES)
+    monkeypatch.setattr(giving, "LOOK_AGAIN_S", -1.0)
+    identity = Identity(b"alice".ljust(32))
+    config = NodeConfig(roles=("shard",), data_dir=tmp_path)
+    own = giving.Giving(config, identity, Rpc(MemoryHub().transport(Contact(identity.public_key, ()))))
+    alice = Alice(Store(tmp_path))
+    async with hub_of(demo_target()) as hub:
+        few = kept((await alice.pull(hub, layers=(2, 4))).parent)
+        assert few is not None
+        held = own.find(few.weights_hash)
+        assert held is not None and sum(held.held()) == len(few.places)
+        more = kept((await alice.pull(hub, layers=(0, 6))).parent)
+    held = own.find(few.weights_hash)
+    assert more is not None and held is not None
+    assert sum(held.held()) == len(more.places) > len(few.places)
