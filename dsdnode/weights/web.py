@@ -28,6 +28,8 @@ MAX_REDIRECTS = 5
 MAX_TRIES = 6
 """In a row without bytes worth the name; with the pauses between them, half a minute."""
 WORTH_BYTES = 64 * 1024
+LEAST_BYTES_PER_S = 1000
+"""Of an answer that goes on: a modem gave more."""
 MAX_WAIT_S = 600.0
 """As a server may ask for (429, Retry-After); longer is for people to wait."""
 MAX_SKIPPED_BYTES = 64 << 20
@@ -180,7 +182,7 @@ class Web:
         async with self._open(file.url, headers, first) as answer:
             self._check_unchanged(file, first, answer)
             skip = self._check_range(file, answer, start)
-            async for chunk in answer.aiter_raw():
+            async for chunk in self._moving(answer):
                 if skip >= len(chunk):
                     skip -= len(chunk)
                     continue
@@ -189,6 +191,22 @@ class Web:
                 yield chunk
                 if start >= end:
                     return
+
+    async def _moving(self, answer: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """Its bytes. What comes a byte at a time never stalls, and keeps a place of those that would give more."""
+        clock = asyncio.get_running_loop().time
+        num_bytes, waited_s, chunks = 0, 0.0, answer.aiter_raw()
+        while True:
+            began_s = clock()
+            chunk = await anext(chunks, b"")
+            if not chunk:
+                return
+            num_bytes, waited_s = num_bytes + len(chunk), waited_s + clock() - began_s
+            yield chunk
+            if waited_s >= self._limits.stall_s:
+                if num_bytes < LEAST_BYTES_PER_S * waited_s:
+                    raise _Again(f"next to nothing came for {self._limits.stall_s:g} s")
+                num_bytes, waited_s = 0, 0.0
 
     def _check_unchanged(self, file: RemoteFile, first: Mapping[str, str], answer: httpx.Response) -> None:
         if answer.status_code not in (200, 206, 416):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -33,6 +34,8 @@ class Asked:
     cut_at: int | None = None
     """The connection ends after so many bytes of the body."""
     stalls_at: int | None = None
+    drips: bool = False
+    """Where it would stall a byte comes now and then."""
     whole: bool = False
     """Answer 200 with all of the file."""
 
@@ -41,6 +44,7 @@ class Asked:
         return self.end - self.start
 
 
+DRIP_S = 0.02
 Fault = Callable[[Asked], None]
 
 
@@ -188,8 +192,12 @@ class Hub:
             writer.write(part)
             self.sent_bytes += len(part) * (asked.number >= 0)
             await writer.drain()
-        if asked.stalls_at is not None:
-            await self._released.wait()
+        while asked.stalls_at is not None and not self._released.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._released.wait(), DRIP_S if asked.drips else None)
+            if asked.drips:
+                writer.write(body[:1])
+                await writer.drain()
         return asked.cut_at is None and asked.stalls_at is None
 
     async def _paced(self, num_bytes: int) -> None:

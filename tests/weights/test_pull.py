@@ -139,6 +139,10 @@ def silent(asked: Asked) -> None:
     asked.stalls_at = asked.num_bytes // 2
 
 
+def dripping(asked: Asked) -> None:
+    asked.stalls_at, asked.drips = 0, True
+
+
 def whole(asked: Asked) -> None:
     asked.whole = True
 
@@ -174,6 +178,7 @@ async def test_one_trouble_among_many_requests(trouble: Fault, alice: Alice, hub
     ("trouble", "words"),
     [
         (silent, "127.0.0.1: nothing came for 0.3 s, 6 times in a row"),
+        (dripping, "127.0.0.1: next to nothing came for 0.3 s, 6 times in a row"),
         (dropped, "127.0.0.1: its answer ended early, 6 times in a row"),
         (busy, "127.0.0.1: it says that we ask too much, 6 times in a row"),
         (broken, r"127.0.0.1: it fails \(500\), 6 times in a row"),
