@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsdnode.engine import link, worker
+from dsdnode.engine import deaths, link, worker
 from dsdnode.engine.cage import Cage
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.ipc import Done, EngineOptions, Load, Tokenize
@@ -182,19 +182,23 @@ LIES = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lie", LIES)
-async def test_outputs_that_do_not_fit_what_alice_asked_are_a_death(lie: str, captive: WorkerEngine) -> None:
+async def test_outputs_that_do_not_fit_what_alice_asked_are_a_death(
+    captive: WorkerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One lie after the other: each is told by a worker that nobody has lied to, or had killed, before."""
+    monkeypatch.setattr(deaths, "MAX_PAUSE_S", 0.001)
     asked = [
         Chunk(0, 0, np.arange(10, 30, dtype=np.int32), 2, Sampling(0.7), 3, runners_up=True, num_top=4, owner=b"alice"),
         Chunk(1, 0, np.arange(10, 20, dtype=np.int32), 1, Sampling(), owner=b"bob"),
     ]
+    for num_deaths, lie in enumerate(LIES, 1):
+        await captive.forward(asked)  # waits for the next one, which nobody has lied to
+        await asyncio.gather(captive.release(0), captive.release(1))
+        assert await run(captive, LIE.format(lie=lie)) == "done"
+        with pytest.raises(WorkerDied, match=r"not asked|SIGKILL"):  # at the latest when it is looked at
+            await captive.forward(asked)
+        assert captive.num_deaths == num_deaths, lie
     await captive.forward(asked)
-    await asyncio.gather(captive.release(0), captive.release(1))
-    assert await run(captive, LIE.format(lie=lie)) == "done"
-    with pytest.raises(WorkerDied, match=r"not asked|SIGKILL"):  # at the latest when it is looked at
-        await captive.forward(asked)
-    assert captive.num_deaths == 1
-    await captive.forward(asked)  # waits for the next one, which nobody has lied to
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import pytest_asyncio
 
 from dsdnode.engine import client, deaths
 from dsdnode.engine.client import WorkerEngine
@@ -40,6 +41,25 @@ async def engine() -> AsyncIterator[WorkerEngine]:
     await engine.close()
 
 
+together = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[WorkerEngine]:
+    engine = await WorkerEngine.start(DEMO, OPTIONS)
+    yield engine
+    await engine.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def unharmed(shared: WorkerEngine) -> AsyncIterator[WorkerEngine]:
+    """For tests that do it no harm: one for all of them, as good as new."""
+    yield shared
+    for sequence in range(OPTIONS.max_sequences):
+        await shared.release(sequence)
+    assert shared.num_deaths == 0
+
+
 def start_of(sequence: int, extend: int = 8) -> Chunk:
     return Chunk(sequence, 0, PROMPT, 1, SAMPLING, extend)
 
@@ -56,24 +76,25 @@ def flat(output: Output) -> list[object]:
     return [None if array is None else (array.dtype, array.tolist()) for array in arrays]
 
 
-async def test_a_worker_is_the_adapter_from_afar(engine: WorkerEngine) -> None:
+@together
+async def test_a_worker_is_the_adapter_from_afar(unharmed: WorkerEngine) -> None:
     local = LlamaEngine(DEMO, OPTIONS)
-    assert engine.shard == local.shard
+    assert unharmed.shard == local.shard
     asked = [
         start_of(0),
         replace(start_of(2, 3), runners_up=True, num_top=8),
         Chunk(3, 0, PROMPT[:5]),
         replace(start_of(1, 0), num_top=2),
     ]
-    for near, far in zip(local.forward(asked), await engine.forward(asked), strict=True):
+    for near, far in zip(local.forward(asked), await unharmed.forward(asked), strict=True):
         assert flat(far) == flat(near)
         assert far.compute_s > 0
     for sequence in (1, 3):
-        await engine.release(sequence)
-    await engine.copy(0, 1, 20)
-    await engine.truncate(2, 20)
+        await unharmed.release(sequence)
+    await unharmed.copy(0, 1, 20)
+    await unharmed.truncate(2, 20)
     block = np.array([7, 8, 9], np.int32)
-    [one, two] = await engine.forward([Chunk(1, 20, block, 3, SAMPLING), Chunk(2, 20, block, 3, SAMPLING)])
+    [one, two] = await unharmed.forward([Chunk(1, 20, block, 3, SAMPLING), Chunk(2, 20, block, 3, SAMPLING)])
     assert one.tokens.tolist() == two.tokens.tolist()
 
 
@@ -94,30 +115,33 @@ async def test_a_middle_shard_takes_and_gives_states(tmp_path: Path) -> None:
     await asyncio.gather(first.close(), last.close())
 
 
-async def test_requests_are_pipelined_in_order(engine: WorkerEngine) -> None:
+@together
+async def test_requests_are_pipelined_in_order(unharmed: WorkerEngine) -> None:
     """A chunk may follow its predecessor before that has been answered."""
-    steps = [engine.forward([Chunk(0, i, PROMPT[i : i + 1], 1, SAMPLING)]) for i in range(20)]
+    steps = [unharmed.forward([Chunk(0, i, PROMPT[i : i + 1], 1, SAMPLING)]) for i in range(20)]
     outputs = await asyncio.gather(*steps)
-    [again] = await engine.forward([Chunk(1, 0, PROMPT, 20, SAMPLING)])
+    [again] = await unharmed.forward([Chunk(1, 0, PROMPT, 20, SAMPLING)])
     assert [int(output[0].tokens[0]) for output in outputs] == again.tokens.tolist()
 
 
-async def test_errors_keep_their_names(engine: WorkerEngine) -> None:
+@together
+async def test_errors_keep_their_names(unharmed: WorkerEngine) -> None:
     with pytest.raises(ValueError, match="no chunk begins at 5"):
-        await engine.forward([Chunk(0, 5, PROMPT)])
+        await unharmed.forward([Chunk(0, 5, PROMPT)])
     with pytest.raises(Overloaded):
-        await engine.forward([Chunk(0, 0, np.zeros(1025, np.int32))])
+        await unharmed.forward([Chunk(0, 0, np.zeros(1025, np.int32))])
     with pytest.raises(PeerMisbehaved):
-        await engine.forward([Chunk(0, 0, np.array([1 << 20], np.int32))])
-    assert engine.num_deaths == 0
+        await unharmed.forward([Chunk(0, 0, np.array([1 << 20], np.int32))])
+    assert unharmed.num_deaths == 0
 
 
-async def test_text_goes_through_the_worker(engine: WorkerEngine) -> None:
-    vocab = await engine.vocabulary()
-    ids = await engine.tokenize("naïve <|end|> \U0001f389\ud800")
+@together
+async def test_text_goes_through_the_worker(unharmed: WorkerEngine) -> None:
+    vocab = await unharmed.vocabulary()
+    ids = await unharmed.tokenize("naïve <|end|> \U0001f389\ud800")
     detokenizer = vocab.detokenizer()
     assert detokenizer.feed(ids) + detokenizer.finish() == "naïve <|end|> \U0001f389?"
-    conversation = await engine.render([("user", "Hi <|end|>")])
+    conversation = await unharmed.render([("user", "Hi <|end|>")])
     assert len([token for token in conversation if token in vocab.end_tokens]) == 1
     assert vocab.has_template
 
@@ -173,13 +197,13 @@ async def killed(engine: WorkerEngine, owner: bytes | None) -> None:
             await work
 
 
-@pytest.mark.parametrize("owners", [(None, None, None), (b"alice", b"bob", b"carol"), (b"alice", None, b"bob")])
 async def test_deaths_that_nobody_explains_are_a_quarantine_that_ends(
-    engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch, owners: tuple[bytes | None, ...]
+    engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At work for two that have nothing in common, and idle; which other deaths are one, test_deaths.py says."""
     monkeypatch.setattr(deaths, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(deaths, "QUARANTINE_S", 0.2)
-    for owner in owners:
+    for owner in (b"alice", None, b"bob"):
         await state_of(engine, lambda engine: engine.available)
         await killed(engine, owner)
     await state_of(engine, lambda engine: engine.quarantined)
@@ -284,8 +308,9 @@ async def test_a_crash_while_loading_is_a_refusal_not_a_loop() -> None:
         await WorkerEngine.start(DEMO, options)
 
 
-async def test_the_loop_is_never_blocked(engine: WorkerEngine) -> None:
-    task = asyncio.create_task(engine.forward([start_of(0, 900)]))
+@together
+async def test_the_loop_is_never_blocked(unharmed: WorkerEngine) -> None:
+    task = asyncio.create_task(unharmed.forward([start_of(0, 900)]))
     loop, gaps = asyncio.get_running_loop(), []
     while not task.done():
         before = loop.time()
