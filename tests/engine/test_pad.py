@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +28,19 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "dsdnode" / "models" / "demo-target.gguf"
 
 
-def pad(source: Path, target: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "pad_model.py"), str(source), str(target), *words]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+SCRIPT = ROOT / "scripts" / "pad_model.py"
+
+
+def pad(source: Path, target: Path, *words: str) -> tuple[int, str]:
+    """The script's exit code and what it says, of its `main` in this process."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stderr(said):
+        patched.setattr(sys, "argv", [str(SCRIPT), str(source), str(target), *words])
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0), said.getvalue()
+    return 0, said.getvalue()
 
 
 def greedy(path: Path, prompt: list[int], num_tokens: int) -> list[int]:
@@ -42,8 +55,7 @@ def greedy(path: Path, prompt: list[int], num_tokens: int) -> list[int]:
     "words", [("--layers", "12"), ("--ffn-width", "1024"), ("--layers", "11", "--ffn-width", "640")]
 )
 def test_a_padded_demo_target_says_the_same(words: tuple[str, ...], tmp_path: Path) -> None:
-    done = pad(DEMO, tmp_path / "padded.gguf", *words)
-    assert done.returncode == 0, done.stderr
+    assert pad(DEMO, tmp_path / "padded.gguf", *words) == (0, "")
     prompt = [1, 300, 417, 12, 99, 4, 2]
     assert greedy(tmp_path / "padded.gguf", prompt, 48) == greedy(DEMO, prompt, 48)
     header, source = read_header(tmp_path / "padded.gguf"), read_header(DEMO)
@@ -57,12 +69,13 @@ def test_a_padded_demo_target_says_the_same(words: tuple[str, ...], tmp_path: Pa
 def test_other_layers_are_silent_too(name: str, tmp_path: Path) -> None:
     """Biases, norms behind the feed-forward, no gate."""
     model = make(tmp_path, name, kind=Type.F32)
-    assert pad(model, tmp_path / "padded.gguf", "--layers", "9", "--ffn-width", "256").returncode == 0
+    assert pad(model, tmp_path / "padded.gguf", "--layers", "9", "--ffn-width", "256") == (0, "")
     assert greedy(tmp_path / "padded.gguf", [1, 5, 9], 24) == greedy(model, [1, 5, 9], 24)
 
 
 def test_it_is_an_ordinary_model(tmp_path: Path) -> None:
-    assert pad(DEMO, tmp_path / "padded.gguf", "--layers", "10").returncode == 0
+    command = [sys.executable, str(SCRIPT), str(DEMO), str(tmp_path / "padded.gguf"), "--layers", "10"]
+    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0
     cut(tmp_path / "padded.gguf", 7, 10, tmp_path / "shard.gguf")
     shard = read_manifest(tmp_path / "shard.gguf")
     assert (shard.start, shard.end, shard.num_layers) == (7, 10, 10)
@@ -75,8 +88,8 @@ def test_what_cannot_be_padded_is_refused_in_words(tmp_path: Path) -> None:
         (("--ffn-width", "460"), "a multiple of 32"),
         (("--layers", "600"), "512 at most"),
     ):
-        done = pad(DEMO, tmp_path / "padded.gguf", *words)
-        assert done.returncode == 2 and why in done.stderr
-    done = pad(make(tmp_path, "phi3"), tmp_path / "padded.gguf", "--ffn-width", "512")
-    assert done.returncode == 2 and "--layers alone" in done.stderr
+        code, said = pad(DEMO, tmp_path / "padded.gguf", *words)
+        assert code == 2 and why in said
+    code, said = pad(make(tmp_path, "phi3"), tmp_path / "padded.gguf", "--ffn-width", "512")
+    assert code == 2 and "--layers alone" in said
     assert not (tmp_path / "padded.gguf").exists()
