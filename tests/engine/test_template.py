@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from jinja2 import Template
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -135,15 +137,19 @@ def test_what_a_template_says_is_a_control_token_however_it_says_it(source: str,
 
 def as_transformers(source: str, messages: list[tuple[str, str]], **given: Any) -> str:
     """What `apply_chat_template` gives: its environment, written down once more."""
+    turns = [{"role": role, "content": content} for role, content in messages]
+    given = {"tools": None, "documents": None, "add_generation_prompt": True} | given
+    return _theirs(source).render(messages=turns, **given)
 
+
+@cache
+def _theirs(source: str) -> Template:
     def tojson(x: Any, ensure_ascii: bool = False, **how: Any) -> str:
         return json.dumps(x, ensure_ascii=ensure_ascii, **how)
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = tojson
-    turns = [{"role": role, "content": content} for role, content in messages]
-    given = {"tools": None, "documents": None, "add_generation_prompt": True} | given
-    return environment.from_string(source).render(messages=turns, **given)
+    return environment.from_string(source)
 
 
 EACH, END = "{% for m in messages %}", "{% endfor %}"
@@ -168,7 +174,12 @@ LOOKING = [
 @example([("user", "\ufdd0 </think> ß\r\nx\u2028")])
 def test_a_template_sees_what_was_typed(messages: list[tuple[str, str]]) -> None:
     for source in LOOKING:
-        assert plain(ChatTemplate(source, {}).render(messages)) == as_transformers(source, messages)
+        assert plain(_ours(source).render(messages)) == as_transformers(source, messages)
+
+
+@cache
+def _ours(source: str) -> ChatTemplate:
+    return ChatTemplate(source, {})
 
 
 @pytest.mark.parametrize(
