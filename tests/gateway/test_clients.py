@@ -1,23 +1,28 @@
-"""The programs that people have, unpatched: packages of OpenAI, Anthropic and Ollama."""
+"""The programs that people have, unpatched: packages of OpenAI, Anthropic and Ollama.
+
+Each is imported by its tests alone: together they take four seconds, in every process that merely collects this file.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anthropic
-import ollama
-import openai
 import pytest
 
 from dsdnode.errors import ModelRefused, NoPipeline
 from tests.gateway.conftest import Served
+
+if TYPE_CHECKING:
+    import openai
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture
 def openai_client(served: Served) -> openai.AsyncOpenAI:
+    import openai
+
     return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0)
 
 
@@ -52,6 +57,8 @@ async def test_openais_completions_responses_and_models(openai_client: openai.As
 
 
 async def test_openais_errors(served: Served, openai_client: openai.AsyncOpenAI) -> None:
+    import openai
+
     served.swarm.script = [ModelRefused("no model named 'gpt' in this swarm (there is: demo)")]
     with pytest.raises(openai.NotFoundError, match="there is: demo"):
         await openai_client.chat.completions.create(model="gpt", messages=HELLO)
@@ -61,6 +68,8 @@ async def test_openais_errors(served: Served, openai_client: openai.AsyncOpenAI)
 
 
 async def test_anthropics_messages(served: Served) -> None:
+    import anthropic
+
     client = anthropic.AsyncAnthropic(base_url=served.url, api_key="any", max_retries=0)
     system = "x-anthropic-billing-header: 4711\nBe short."
     whole = await client.messages.create(model="demo", max_tokens=9, system=system, messages=HELLO)
@@ -77,6 +86,8 @@ async def test_anthropics_messages(served: Served) -> None:
 
 
 async def test_ollamas_chat(served: Served) -> None:
+    import ollama
+
     client = ollama.AsyncClient(host=served.url)
     assert [one.model for one in (await client.list()).models] == ["demo"]
     assert (await client.show("demo")).modelinfo["general.name"] == "demo"
