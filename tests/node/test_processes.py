@@ -57,26 +57,73 @@ def config(data_dir: Path, roles: tuple[str, ...], joins: tuple[str, ...] = ()) 
     return NodeConfig(roles=roles, listen="tcp://127.0.0.1:0", joins=joins, data_dir=data_dir, threads=1)
 
 
+async def status_of(daemon: Daemon) -> NodeStatus:
+    return await control.ask(daemon.data_dir, "status", NodeStatus)
+
+
 async def serving(daemons: Sequence[Daemon]) -> Daemon:
     """Which of these replicas has the session?"""
     for daemon in daemons:
-        status = await control.ask(daemon.data_dir, "status", NodeStatus)
-        if status.sessions.shard:
+        if (await status_of(daemon)).sessions.shard:
             return daemon
     raise AssertionError("none of them serves")
 
 
-async def test_a_shard_peer_is_killed_and_a_replica_goes_on(real: Swarm) -> None:
-    join = real.start_ring(["0:4", "4:8", "4:8"])
+@pytest.mark.timeout(240)
+async def test_a_reply_goes_on_whoever_dies_as_long_as_somebody_has_its_layers(real: Swarm) -> None:
+    """A worker; then of two peers with the same layers the one that serves; then the other."""
+    join = real.start_ring(["0:4", "4:8", "4:8"], "--patience", "10")
     expected, finished = await reply(join)
     assert finished.stats.recoveries == 0
+    await worker_dies(real.daemons["shard0"], join, expected)
+    replicas = [real.daemons["shard1"], real.daemons["shard2"]]
 
     async def kill() -> None:
-        (await serving([real.daemons["shard1"], real.daemons["shard2"]])).kill()
+        (await serving(replicas)).kill()
 
     text, finished = await reply(join, kill)
     assert text == expected
     assert finished.stats.recoveries >= 1
+    [last] = [one for one in replicas if one.process.poll() is None]
+    await last_one_dies(last, join)
+
+
+async def worker_dies(victim: Daemon, join: str, expected: str) -> None:
+    """Its daemon starts another one, and says what was."""
+    pid = (await status_of(victim)).engines[0].worker_pid
+    assert pid is not None
+
+    async def kill() -> None:
+        os.kill(pid, signal.SIGKILL)
+
+    text, finished = await reply(join, kill)
+    assert text == expected
+    assert finished.stats.recoveries >= 1
+    assert victim.process.poll() is None
+    [engine] = (await status_of(victim)).engines
+    assert engine.worker_pid != pid
+    assert (engine.num_deaths, engine.quarantined) == (1, "") and "SIGKILL" in engine.last_death
+    said = run("status", "--data-dir", str(victim.data_dir)).stdout
+    assert "deaths of the shard's worker: 1; the last one: the engine's process was ended by SIGKILL" in said
+
+
+async def last_one_dies(victim: Daemon, join: str) -> None:
+    """Nobody has layers 4:8 any more."""
+    client = await Client.connect([join], patience_s=5)
+    text = ""
+    try:
+        with pytest.raises(NoPipeline, match="4:8"):
+            async for event in client.generate(REQUEST):
+                if isinstance(event, Piece):
+                    text += event.text
+                if len(text) > 20 and victim.process.poll() is None:
+                    victim.kill()
+    finally:
+        await client.close()
+    assert len(text) > 20
+    failed = run("run", "--join", join, "--patience", "5", "hello", check=False)
+    assert failed.returncode == 4
+    assert "4:8" in failed.stderr
 
 
 async def test_who_is_ready_is_known(tmp_path: Path) -> None:
@@ -89,45 +136,6 @@ async def test_who_is_ready_is_known(tmp_path: Path) -> None:
     finally:
         await alice.close()
     assert [(record.role, record.contact) for record in records] == [("drafter", bob.discovery.contact)]
-
-
-async def test_the_worker_of_a_shard_is_killed(real: Swarm) -> None:
-    join = real.start_ring(["0:4", "4:8"])
-    expected, _ = await reply(join)
-    victim = real.daemons["shard0"]
-    pid = victim.worker_pid
-
-    async def kill() -> None:
-        os.kill(pid, signal.SIGKILL)
-
-    text, finished = await reply(join, kill)
-    assert text == expected
-    assert finished.stats.recoveries >= 1
-    assert victim.process.poll() is None
-    assert victim.worker_pid != pid
-    [engine] = victim.status()["engines"]
-    assert (engine["num_deaths"], engine["quarantined"]) == (1, "") and "SIGKILL" in engine["last_death"]
-    said = run("status", "--data-dir", str(victim.data_dir)).stdout
-    assert "deaths of the shard's worker: 1; the last one: the engine's process was ended by SIGKILL" in said
-
-
-async def test_a_shard_peer_is_killed_and_nobody_has_its_layers(real: Swarm) -> None:
-    join = real.start_ring(["0:4", "4:8"], *SOON)
-    client = await Client.connect([join], patience_s=5)
-    text = ""
-    try:
-        with pytest.raises(NoPipeline, match="4:8"):
-            async for event in client.generate(REQUEST):
-                if isinstance(event, Piece):
-                    text += event.text
-                if len(text) > 20 and real.daemons["shard1"].process.poll() is None:
-                    real.daemons["shard1"].kill()
-    finally:
-        await client.close()
-    assert len(text) > 20
-    failed = run("run", "--join", join, "--patience", "5", "hello", check=False)
-    assert failed.returncode == 4
-    assert "4:8" in failed.stderr
 
 
 async def test_a_model_file_is_written_to_in_mid_reply_and_another_peer_goes_on(real: Swarm, tmp_path: Path) -> None:
