@@ -233,17 +233,17 @@ class _Parser:
         num_dimensions = self._number("I")
         if not 1 <= num_dimensions <= 4:
             raise _Malformed(f"the tensor {name!r} has {num_dimensions} dimensions; 1 to 4 are possible")
-        shape = tuple(self._number("Q") for _ in range(num_dimensions))
-        if not all(1 <= dimension <= MAX_DIMENSION for dimension in shape):
+        layout = _TENSORS[num_dimensions]
+        *dimensions, number, offset = layout.unpack(self._read(layout.size))
+        shape = tuple(dimensions)
+        if not (min(shape) >= 1 and max(shape) <= MAX_DIMENSION):
             raise _Malformed(f"the tensor {name!r} has the impossible shape {shape}")
-        number = self._number("I")
-        try:
-            kind = GGMLQuantizationType(number)
-        except ValueError:
-            raise _Malformed(f"the tensor {name!r} has the unknown type {number}") from None
+        kind = _TYPES.get(number)
+        if kind is None:
+            raise _Malformed(f"the tensor {name!r} has the unknown type {number}")
         if shape[0] % GGML_QUANT_SIZES[kind][0]:
             raise _Malformed(f"the tensor {name!r} has rows of {shape[0]}, which {kind.name} blocks do not divide")
-        return name, shape, kind, self._number("Q"), tensor_size_bytes(shape, kind)
+        return name, shape, kind, offset, tensor_size_bytes(shape, kind)
 
     def _place(
         self, table: list[tuple[str, tuple[int, ...], GGMLQuantizationType, int, int]], alignment: int
@@ -318,6 +318,9 @@ def _decoded(data: bytes) -> str:
 
 
 _LAYOUTS = {code: struct.Struct("<" + code) for code in NUMBER_FORMATS.values()}
+_TENSORS = {count: struct.Struct(f"<{count}QIQ") for count in range(1, 5)}
+"""By the number of dimensions: them, the type, the offset; read at once, as there are thousands at each start."""
+_TYPES = {int(kind): kind for kind in GGMLQuantizationType}
 
 
 def _alignment(metadata: dict[str, Value]) -> int:

@@ -45,6 +45,8 @@ recent_errors: deque[str] = deque(maxlen=4)
 
 
 def _on_log(level: int, text: bytes, _: object) -> None:
+    if level != _LEVEL_ERROR and not log.isEnabledFor(logging.DEBUG):  # a thousand lines a model
+        return
     line = text.decode("utf-8", "replace").strip()
     if level == _LEVEL_ERROR and line:
         recent_errors.append(line)
