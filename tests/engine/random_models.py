@@ -14,7 +14,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from tests.engine.loader_models import VOCAB, random_blocks, write_loader_model
+from tests.engine.loader_models import VOCAB, quantised, random_blocks, write_loader_model
 from tests.engine.loader_variants import LOADER_VARIANTS, LoaderVariant
 
 HEADS, KV_HEADS, EXPERTS, EXPERTS_USED, CONTEXT_TOKENS = 4, 2, 4, 2, 512
@@ -191,7 +191,7 @@ class _Builder:
         elif kind == Type.F32:
             self.out.add_tensor(name, values)
         else:
-            self.out.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+            self.out.add_tensor(name, quantised(values, kind), raw_dtype=kind)
 
     def linear(self, prefix: str, name: str, *shape: int, kind: Type | None = None) -> None:
         self.matrix(f"{prefix}.{name}.weight", *shape, kind=kind)
