@@ -20,9 +20,6 @@ from tests.protocol.examples import kinds
 
 CORPUS = Path(__file__).parent / "corpus"
 NUM_CASES = 150
-NUM_GAMES = 50
-HOSTS = ("dht", "shard-host", "drafter-host", "client")
-"""Their cases are whole games, each of many events."""
 TIME_LIMIT_S = 10.0
 
 
@@ -34,11 +31,10 @@ def test_each_parser_has_a_corpus_and_each_corpus_a_parser() -> None:
 @pytest.mark.parametrize("name", PARSERS)
 def test_the_corpus_and_some_more(name: str) -> None:
     parser = PARSERS[name]
-    num = NUM_GAMES if name in HOSTS else NUM_CASES
-    cases = [*read_cases(CORPUS / f"{name}.txt"), *cases_of(parser, 0, num)]
+    cases = [*read_cases(CORPUS / f"{name}.txt"), *cases_of(parser, 0, NUM_CASES)]
     report = run(parser, cases, TIME_LIMIT_S)
     assert not report.findings, next(iter(report.findings.values())).told
-    assert report.num == len(cases) > num
+    assert report.num == len(cases) > NUM_CASES
     assert report.num_accepted > 0, "nothing gets through: the examples are out of date"
 
 
