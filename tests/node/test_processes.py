@@ -69,7 +69,7 @@ async def serving(daemons: Sequence[Daemon]) -> Daemon:
     raise AssertionError("none of them serves")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(120)
 async def test_a_reply_goes_on_whoever_dies_as_long_as_somebody_has_its_layers(real: Swarm) -> None:
     """A worker; then of two peers with the same layers the one that serves; then the other."""
     join = real.start_ring(["0:4", "4:8", "4:8"], "--patience", "10")
