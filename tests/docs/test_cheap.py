@@ -52,10 +52,7 @@ CHEAP = (
     Cheap("fly", USAGE, "No such command"),
     Cheap("start --role miner", USAGE, "unknown role"),
     Cheap("run hello --window wide", USAGE, "no window policy"),
-    *(
-        Cheap(command, NO_NODE, "dsdnode start")
-        for command in ("status", "peers", "models", "stop", "invite", "chat")
-    ),
+    *(Cheap(command, NO_NODE, "dsdnode start") for command in ("status", "peers", "models", "stop", "invite", "chat")),
     Cheap("run hello", NO_NODE, "dsdnode start", alone=True),
     Cheap("split nowhere.gguf --layers 0:4 -o {home}/part.gguf", REFUSED, "nowhere.gguf"),
     Cheap("start --role drafter -md nowhere.gguf", REFUSED, "nowhere.gguf", alone=True),

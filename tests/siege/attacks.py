@@ -26,8 +26,9 @@ from dsdnode.net.port import Priority
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
 from dsdnode.wire.messages import Block, Message, Open, Opened, Pong, Trace, Traced
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import ProviderRecord
-from dsdnode.wire.tensors import pack_states, pack_tokens
+from dsdnode.wire.tensors import pack_states
 from tests.siege.floods import connections, frames, ghosts, hellos, pings, prompts
 from tests.siege.mallory import ANSWER_S, Mallory, Siege, digests
 
