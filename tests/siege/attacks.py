@@ -95,7 +95,7 @@ async def branches(siege: Siege) -> None:
 def _line(shard: ProviderRecord, epoch: int, position: int) -> list[bytes]:
     """A block's buffers: for a first stage tokens, for a later one states."""
     if not shard.start:
-        return [digests(position, BLOCK), pack_tokens(np.full(BLOCK, 5 + epoch, np.int32))]
+        return [digests(position, BLOCK), pack_tokens([5 + epoch] * BLOCK)]
     states = np.full((BLOCK, shard.width), epoch / 10, np.float32)
     return [digests(position, BLOCK), pack_tokens([]), pack_states(states, "f32")]
 
