@@ -81,6 +81,15 @@ class Source:
     def tree(self) -> ast.Module:
         return ast.parse(self.text, str(self.path))
 
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def imports(self) -> list[str]:
+        """Dotted names of everything that is imported, wherever in the file; `from a import b` gives a and a.b."""
+        return list(_imports(self.nodes))
+
     @property
     def name(self) -> str:
         return str(self.path.relative_to(ROOT))
@@ -104,9 +113,8 @@ TESTS = sources("tests/**/*.py")
 Rule = Callable[[Source], Iterator[str]]
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
-    """Dotted names of everything that is imported, wherever in the file; `from a import b` gives a and a.b."""
-    for node in ast.walk(tree):
+def _imports(nodes: list[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -114,14 +122,14 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def own_modules(tree: ast.Module) -> list[str]:
+def own_modules(source: Source) -> list[str]:
     """`speculation.plan` of `from dsdnode.speculation.plan import Plan`, `speculation.plan.Plan` too."""
-    return sorted({name.removeprefix("dsdnode.") for name in imports(tree) if name.startswith("dsdnode.")})
+    return sorted({name.removeprefix("dsdnode.") for name in source.imports if name.startswith("dsdnode.")})
 
 
-def calls(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
+def calls(source: Source) -> Iterator[tuple[str, str, int]]:
     """Uses of an attribute of a plain name: (`time`, `monotonic`, line)."""
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             yield node.value.id, node.attr, node.lineno
 
@@ -131,17 +139,17 @@ def calls(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
 
 def floors(source: Source) -> Iterator[str]:
     """A floor imports only floors below."""
-    if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(source.tree)):
+    if any(isinstance(node, ast.ImportFrom) and node.level for node in source.nodes):
         yield "a relative import: say from where"
     own = FLOORS[source.room]
-    for other in sorted({module.split(".")[0] for module in own_modules(source.tree)} & FLOORS.keys() - {source.room}):
+    for other in sorted({module.split(".")[0] for module in own_modules(source)} & FLOORS.keys() - {source.room}):
         if FLOORS[other] >= own:
             yield f"{source.room} (floor {own}) imports {other} (floor {FLOORS[other]})"
 
 
 def wall(source: Source) -> Iterator[str]:
     """What decides which tokens are committed imports nothing that decides how fast, and is known to it by a port."""
-    for module in own_modules(source.tree):
+    for module in own_modules(source):
         if source.room == "speculation" and module.split(".")[0] in {"pacing", "placement"}:
             yield f"{module} decides how fast: take it by a port"
         behind = module.startswith("speculation.") and not {module, module.rpartition(".")[0]} & PORT
@@ -153,13 +161,13 @@ def roles(source: Source) -> Iterator[str]:
     """Roles know each other by the wire alone."""
     for one, other in APART:
         if source.lies_in(one):
-            known = [module for module in own_modules(source.tree) if f"{module}.".startswith(f"{other}.")]
+            known = [module for module in own_modules(source) if f"{module}.".startswith(f"{other}.")]
             yield from (f"{one} imports {module}" for module in known)
 
 
 def guests(source: Source) -> Iterator[str]:
     """Third-party modules stay in their room, and pure thinking does without the world."""
-    for name in imports(source.tree):
+    for name in source.imports:
         top = name.split(".")[0]
         if ONLY_IN.get(top, source.room) != source.room:
             yield f"{name} belongs to {ONLY_IN[top]}/"
@@ -171,12 +179,12 @@ def guests(source: Source) -> Iterator[str]:
 
 def banned(source: Source) -> Iterator[str]:
     """No wall clock, no wait that forgets exceptions, no global random numbers."""
-    for module, attribute, line in calls(source.tree):
+    for module, attribute, line in calls(source):
         if (module, attribute) in BANNED_CALLS:
             yield f"line {line}: {module}.{attribute}"
         if module == "random" and attribute not in RANDOM_CLASSES:
             yield f"line {line}: global random numbers"
-    for name in imports(source.tree):
+    for name in source.imports:
         if tuple(name.rsplit(".", 1)) in BANNED_CALLS:
             yield name
         if name.startswith("random.") and name.removeprefix("random.") not in RANDOM_CLASSES:
@@ -186,7 +194,7 @@ def banned(source: Source) -> Iterator[str]:
 def sizes(source: Source) -> Iterator[str]:
     if len(source.text.splitlines()) > MAX_FILE_LINES:
         yield f"more than {MAX_FILE_LINES} lines"
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
@@ -226,7 +234,7 @@ def test_scripts_are_thin() -> None:
 
 def test_torch_is_for_training_alone() -> None:
     files = [*sources("scripts/*.py"), *TESTS]
-    assert [one.name for one in files if "torch" in {name.split(".")[0] for name in imports(one.tree)}] == []
+    assert [one.name for one in files if "torch" in {name.split(".")[0] for name in one.imports}] == []
 
 
 def test_every_room_that_is_kept_apart_is_one() -> None:

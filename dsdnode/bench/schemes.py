@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dsdnode.config import parse_threshold
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import PLANS, POLICIES, parse_window
-from dsdnode.wire.tensors import parse_wire
+from dsdnode.wire.numbers import parse_wire
 
 PLAIN = "plain"
 ALONE = "alone"

@@ -18,7 +18,7 @@ from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_d
 from dsdnode.files import check_own
 from dsdnode.pacing.policies import PLANS, POLICIES
 from dsdnode.wire.messages import WIRE_TYPES
-from dsdnode.wire.tensors import EXACT_WIRE
+from dsdnode.wire.numbers import EXACT_WIRE
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 log = structlog.get_logger()

@@ -13,7 +13,7 @@ from dsdnode.cli.options import chain, policy_options
 from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, MAX_DRAFT, parse_text, parse_threshold
 from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
-from dsdnode.wire.tensors import parse_wire
+from dsdnode.wire.numbers import parse_wire
 
 if TYPE_CHECKING:
     from dsdnode.client.client import GenerateRequest

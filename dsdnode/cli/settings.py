@@ -32,8 +32,8 @@ from dsdnode.errors import BadInput
 from dsdnode.pacing.policies import parse_window
 from dsdnode.weights.sources import is_source, parse_source
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
+from dsdnode.wire.numbers import EXACT_WIRE
 from dsdnode.wire.records import MAX_NICKNAME
-from dsdnode.wire.tensors import EXACT_WIRE
 
 ENV_PREFIX = "DSDNODE_"
 BUILT_IN = "built-in"

@@ -12,7 +12,7 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import buffer_at, decode_body, printable
-from dsdnode.wire.tensors import unpack_tokens
+from dsdnode.wire.numbers import unpack_tokens
 
 MAX_VOCAB = 1 << 24
 MAX_TOKEN_BYTES = 4096
@@ -144,4 +144,4 @@ class Part:
 
 def ids_of(buffers: Sequence[bytes]) -> tuple[int, ...]:
     ids = buffer_at(buffers, 0)
-    return tuple(unpack_tokens(ids, len(ids) // 4, MAX_VOCAB).tolist())
+    return unpack_tokens(ids, len(ids) // 4, MAX_VOCAB)

@@ -20,7 +20,7 @@ from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
-from dsdnode.wire.tensors import parse_wire
+from dsdnode.wire.numbers import parse_wire
 
 NEW_SEED_BELOW = 1 << 32
 """Seeds that we draw for who names none stay short enough to be typed again."""

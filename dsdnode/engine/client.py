@@ -45,7 +45,6 @@ from dsdnode.engine.ipc import (
 from dsdnode.engine.link import NoProcess, WorkerLink
 from dsdnode.engine.mapped import MappedFile
 from dsdnode.engine.port import CacheSpoiled, Chunk, Lost, Output, ShardInfo
-from dsdnode.engine.template import Message
 from dsdnode.engine.text import TextProcess
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import DsdError, EngineLost, ModelRefused, WorkerDied
@@ -205,7 +204,7 @@ class WorkerEngine:
     async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         return await self._tokenizer().tokenize(text, parse_special)
 
-    async def render(self, messages: Sequence[Message]) -> list[int]:
+    async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
         return await self._tokenizer().render(messages)
 
     async def vocabulary(self) -> Vocab:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -18,10 +19,12 @@ from dsdnode.engine.gguf_parts import read_model
 from dsdnode.engine.gguf_text import text_file
 from dsdnode.engine.ipc import TEXT_CPU_S, Failed, Ids, LoadText, Packet, Render, Response, Tokenize, Vocabulary
 from dsdnode.engine.link import WorkerLink
-from dsdnode.engine.template import Message
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused
 from dsdnode.files import shown
+
+if TYPE_CHECKING:  # jinja2, which only the text's own process needs
+    from dsdnode.engine.template import Message
 
 log = structlog.get_logger(__name__)
 

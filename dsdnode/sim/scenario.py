@@ -16,7 +16,7 @@ from dsdnode.pacing.policies import parse_window
 from dsdnode.sim.links import LinkSpec
 from dsdnode.sim.parse import build
 from dsdnode.sim.policies import Batching, Routing
-from dsdnode.wire.tensors import parse_wire
+from dsdnode.wire.numbers import parse_wire
 
 MAX_PEERS = 100_000
 Count = int | tuple[int, int]

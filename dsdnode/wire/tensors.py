@@ -1,4 +1,4 @@
-"""Hidden states and token ids as raw little-endian buffers, checked against what the header claims.
+"""Hidden states as raw little-endian buffers, checked against what the header claims.
 
 "f32": float32 [n, width]. "f16": one float32 scale a row [n], then float16 [n, width]; value = scale * half. Scales are
 powers of two, so that scaling adds no rounding: some models' states exceed the range of float16 (65,504), and small
@@ -14,14 +14,11 @@ from math import frexp, ldexp
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.errors import BadInput, PeerMisbehaved
+from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire.messages import WIRE_TYPES
 
-EXACT_WIRE = "auto"
-"""Nothing is rounded on the way; whoever wants that asks for it."""
 _TOP_EXPONENT = 15
 """The largest value of a row lands in [2^14, 2^15): within range, with the most room below."""
-_NO_TOKENS = np.frombuffer(b"", np.int32)
 _GROUP = 32
 _MAX_BYTE = 127
 _MAX_STATE = 1e38
@@ -109,31 +106,3 @@ def _num_groups(width: int) -> int:
 def _spread(steps: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     """Each group's step at each of its values."""
     return np.repeat(steps, _GROUP, axis=1)[:, :width]
-
-
-def pack_tokens(tokens: NDArray[np.int32] | list[int]) -> bytes:
-    """Token ids as int32 [n]."""
-    if len(tokens) == 0:
-        return b""
-    return np.asarray(tokens, dtype="<i4").tobytes()
-
-
-def unpack_tokens(buffer: bytes, num_tokens: int, vocab_size: int) -> NDArray[np.int32]:
-    """Token ids, int32 [num_tokens], read-only. Raises PeerMisbehaved: another count, ids outside [0, vocab_size)."""
-    if len(buffer) != 4 * num_tokens:
-        raise PeerMisbehaved(f"{len(buffer)} bytes for {num_tokens} token ids")
-    if num_tokens == 0:
-        return _NO_TOKENS
-    tokens = np.frombuffer(buffer, "<i4").astype(np.int32, copy=False)
-    if not (tokens.min() >= 0 and tokens.max() < vocab_size):
-        raise PeerMisbehaved(f"token ids outside of a vocabulary of {vocab_size}")
-    return tokens
-
-
-def parse_wire(text: str) -> str:
-    """A type of hidden states, one of WIRE_TYPES; `auto` is f32. Raises BadInput naming them."""
-    if text == EXACT_WIRE:
-        return "f32"
-    if text not in WIRE_TYPES:
-        raise BadInput(f"{text!r} is no type for hidden states: choose from {', '.join((EXACT_WIRE, *WIRE_TYPES))}")
-    return text

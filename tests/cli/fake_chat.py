@@ -14,7 +14,7 @@ from dsdnode.cli.main import main
 from dsdnode.client import client
 from dsdnode.client.client import Finished, GenerateRequest, Piece
 from dsdnode.swarm.info import ModelInfo
-from tests.cli.conftest import MODELS, STATS
+from tests.cli.known import MODELS, STATS
 
 PULSE_S = 0.01
 

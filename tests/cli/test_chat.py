@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from dsdnode.client.client import Finished, Piece
 from dsdnode.errors import NoPipeline
 from dsdnode.wire.replies import PlanChange
-from tests.cli.conftest import JOIN, STATS, Result, Swarm
+from tests.cli.conftest import JOIN, Result, Swarm
+from tests.cli.known import STATS
 
 Call = Callable[..., Result]
 

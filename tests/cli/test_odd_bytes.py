@@ -17,7 +17,8 @@ from dsdnode.client.request import PendingReply
 from dsdnode.errors import BadInput
 from dsdnode.files import shown
 from dsdnode.swarm.catalogue import Model
-from tests.cli.conftest import JOIN, STATS, Result, Swarm
+from tests.cli.conftest import JOIN, Result, Swarm
+from tests.cli.known import STATS
 
 Call = Callable[..., Result]
 ODD = tuple(os.fsdecode(one) for one in (b"caf\xe9", b"\xff\xfehi", b"8\xe2\x82", b"dsd://h\xf6st:1/x"))

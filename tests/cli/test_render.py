@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from dsdnode.cli.render import as_json, clean, links_word, span, stats_line, table
-from tests.cli.conftest import STATS
+from tests.cli.known import STATS
 
 
 def test_a_strangers_text_cannot_steer_the_terminal() -> None:

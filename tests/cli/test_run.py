@@ -14,7 +14,8 @@ from msgspec import structs
 from dsdnode.client.client import Finished, Piece
 from dsdnode.config import DEFAULT_THRESHOLD
 from dsdnode.errors import NoPipeline, PeerUnavailable
-from tests.cli.conftest import CTRL_C, JOIN, ROOT, STATS, Result, Swarm, Words
+from tests.cli.conftest import CTRL_C, JOIN, ROOT, Result, Swarm, Words
+from tests.cli.known import STATS
 
 Call = Callable[..., Result]
 RELAXED: dict[str, Any] = {"relaxed": 2, "acceptance": "relaxed", "threshold": 0.3}

@@ -20,7 +20,7 @@ from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import Open, Refused
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.node.mallory import EXPECTED, REQUEST, ring
 from tests.node.swarm import TARGET, FakeSwarm, Member
 from tests.node.test_drafter_host import some, story

@@ -22,7 +22,7 @@ from dsdnode.swarm.pings import PING_TIMEOUT_S
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
 from dsdnode.wire.messages import Pong, WireAcceptance
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.client.test_trust import ring
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, id_of, rest
 from tests.node.swarm import TARGET, FakeSwarm, Member

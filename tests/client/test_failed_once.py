@@ -20,7 +20,7 @@ from dsdnode.errors import PeerUnavailable
 from dsdnode.net.rpc import LinkBroken
 from dsdnode.wire import replies
 from dsdnode.wire.messages import Open, Pong, Refused
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.client.test_drafters import BAD_ONE_S, ask_first, says_no
 from tests.client.test_slow_drafters import drips
 from tests.client.test_trust import ring

@@ -16,7 +16,7 @@ from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode, decode_body
 from dsdnode.wire.messages import WIRE_TYPES, Contact, Open, WireAcceptance
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.node import jumping
 from tests.node.swarm import FakeSwarm, fake_swarm, tokens_of
 

@@ -20,7 +20,7 @@ from dsdnode.errors import DsdError
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import Message, Pong, Refused
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.client.test_another_drafter import ASKED, reply_to, shown
 from tests.client.test_drafters import ask_first, says_no
 from tests.client.test_trust import ring

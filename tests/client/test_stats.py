@@ -17,8 +17,8 @@ from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.messages import WireAcceptance
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.replies import MAX_DEPTHS, MAX_PLANS, PlanChange, StageInfo, Statistics
-from dsdnode.wire.tensors import pack_tokens
 
 PLAN = {"index": 0, "at_s": 0.25, "mode": "stream", "block": 2, "window": 8, "hedges": 1, "reason": "long links"}
 TOLD: dict[str, Any] = {

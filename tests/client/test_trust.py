@@ -17,7 +17,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import PING_TIMEOUT_S
 from dsdnode.wire import replies
 from dsdnode.wire.codec import encode_body
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, id_of, request_of, rest
 from tests.node.swarm import FakeSwarm
 from tests.node.test_drafter_host import some, story

@@ -16,8 +16,8 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import Envelope, encode_body
 from dsdnode.wire.messages import Refused
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import ProviderRecord
-from dsdnode.wire.tensors import pack_tokens
 from tests.fuzz.hostile import Game, Person, person, play
 from tests.fuzz.parser import Parser
 from tests.fuzz.shards import seed

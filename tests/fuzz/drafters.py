@@ -19,8 +19,8 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import Envelope, decode, decode_body, encode_body
 from dsdnode.wire.messages import Refused, WireAcceptance
+from dsdnode.wire.numbers import unpack_tokens
 from dsdnode.wire.records import ProviderRecord, RoundTrip
-from dsdnode.wire.tensors import unpack_tokens
 from tests.fuzz.clients import WORDS, Records, shard_of
 from tests.fuzz.hostile import Game, Person, is_message, person, play
 from tests.fuzz.parser import Parser

@@ -17,8 +17,9 @@ from dsdnode.node.shard.host import MAX_PARKED_S, StageHost
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire.codec import Envelope, encode_body
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.replies import Cancel, Generate
-from dsdnode.wire.tensors import pack_states, pack_tokens
+from dsdnode.wire.tensors import pack_states
 from tests.fuzz.hostile import Game, Person, person, play
 from tests.fuzz.machines import digest_line
 from tests.fuzz.mutate import Mutator

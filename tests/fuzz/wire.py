@@ -18,7 +18,7 @@ from dsdnode.errors import BadInput, PeerMisbehaved, PeerUnavailable
 from dsdnode.net import handshake
 from dsdnode.net.handshake import Handshake
 from dsdnode.speculation.digest import DIGEST_BYTES, split
-from dsdnode.wire import codec, invitations, joins, messages, records, replies, tensors
+from dsdnode.wire import codec, invitations, joins, messages, numbers, records, replies, tensors
 from dsdnode.wire.messages import Contact, Hello, OpenStages, Welcome
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.parser import Case, Parser
@@ -227,18 +227,18 @@ def _fits_states(case: Case) -> bool:
 
 def _tokens(mutator: Mutator) -> Case:
     tokens = [mutator.below(VOCABULARY + 1) for _ in range(mutator.below(6))]
-    data = tensors.pack_tokens(tokens)
+    data = numbers.pack_tokens(tokens)
     if tokens and mutator.rng.random() < 0.8:
         tokens[mutator.below(len(tokens))] = mutator.any_of((-1, VOCABULARY, VOCABULARY - 1, -(1 << 31), 1 << 30))
-        data = tensors.pack_tokens(tokens)
+        data = numbers.pack_tokens(tokens)
     elif mutator.rng.random() < 0.3:
         data = mutator.scratched(data)
     return data, bytes([len(tokens)])
 
 
 def _parse_tokens(case: Case) -> None:
-    tokens = tensors.unpack_tokens(case[0], case[1][0], VOCABULARY)
-    assert len(tokens) == case[1][0] and all(0 <= token < VOCABULARY for token in tokens.tolist())
+    tokens = numbers.unpack_tokens(case[0], case[1][0], VOCABULARY)
+    assert len(tokens) == case[1][0] and all(0 <= token < VOCABULARY for token in tokens)
 
 
 def _digests(mutator: Mutator) -> Case:
@@ -365,7 +365,7 @@ PARSERS = (
         (tensors.unpack_states, tensors._unpack_halves, tensors._unpack_bytes), _fits_states,
     ),
     Parser(
-        "tokens", _tokens, _parse_tokens, MISBEHAVED, (tensors.unpack_tokens,),
+        "tokens", _tokens, _parse_tokens, MISBEHAVED, (numbers.unpack_tokens,),
         lambda case: len(case[0]) == 4 * case[1][0],
     ),
     Parser("digests", _digests, _parse_digests, (), (split,), lambda case: len(case[0]) <= codec.MAX_FRAME_BYTES),

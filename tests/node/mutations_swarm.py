@@ -57,7 +57,7 @@ WIRE: Final = {
     "body-bytes": Mutation(CODEC + "decode_body", "len(buffer) > MAX_BODY_BYTES", "False"),
     "header-items": Mutation(CODEC + "_strict", "max_array_len=max_items", "max_array_len=1 << 20"),
     "token-ids": Mutation(
-        "dsdnode.wire.tensors:unpack_tokens", "tokens.min() >= 0 and tokens.max() < vocab_size", "True"
+        "dsdnode.wire.numbers:unpack_tokens", "min(tokens) >= 0 and max(tokens) < vocab_size", "True"
     ),
     "states-finite": Mutation("dsdnode.wire.tensors:unpack_states", "not np.isfinite(states).all()", "False"),
     "states-size": Mutation(

@@ -22,7 +22,7 @@ from dsdnode.wire.messages import (
     StagePlace,
     WireSampling,
 )
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.node.mallory import EXPECTED, REQUEST, Mallory, rest, ring, session_at, sessions_at
 from tests.node.swarm import TARGET, FakeSwarm, Member
 from tests.node.test_drafter_host import story

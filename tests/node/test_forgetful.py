@@ -15,7 +15,7 @@ from dsdnode.config import DEFAULT_PATIENCE_S, POSITION_PATIENCE_S
 from dsdnode.engine.fake import fake_text
 from dsdnode.wire import replies
 from dsdnode.wire.messages import Block, Message, Nack, Refused, SessionLost, Trace
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, ring
 from tests.node.swarm import TARGET, FakeSwarm, Member
 from tests.node.test_drafter_host import all_free, story

@@ -17,8 +17,8 @@ from dsdnode.node.offers import REPEAT_S
 from dsdnode.node.shard.host import MAX_LEASE_S, MAX_PARKED_S, StageHost
 from dsdnode.node.shard.room import IDLE_S
 from dsdnode.wire.messages import Block, Close, Opened, Park, Refused
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.replies import Accepted, Cancel, Generate
-from dsdnode.wire.tensors import pack_tokens
 from tests.node.mallory import PROMPT, REQUEST, Mallory, rest, ring, sessions_at
 from tests.node.swarm import FakeSwarm, Member
 from tests.node.test_drafter_host import all_free, some, story

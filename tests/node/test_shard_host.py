@@ -32,7 +32,7 @@ from dsdnode.wire.messages import (
     WireSampling,
     session_of,
 )
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 
 ALICE, SAM = (Identity(Random(name).randbytes(32)) for name in ("alice", "sam"))
 SESSION = session_of(ALICE.peer_id, bytes(8))

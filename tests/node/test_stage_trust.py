@@ -11,7 +11,8 @@ import pytest
 
 from dsdnode.net.rpc import STRIKES
 from dsdnode.wire.messages import Block, Close, Closed, Message, Open, Park, SessionLost
-from dsdnode.wire.tensors import pack_states, pack_tokens
+from dsdnode.wire.numbers import pack_tokens
+from dsdnode.wire.tensors import pack_states
 from tests.node.mallory import EXPECTED, REQUEST, Mallory, rest, ring, session_at
 from tests.node.swarm import FakeSwarm, Member
 from tests.node.test_drafter_host import some, story

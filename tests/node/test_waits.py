@@ -18,7 +18,7 @@ from dsdnode.identity import short_id
 from dsdnode.pacing.suspects import HERE, NOT_COME, PASSED_ON
 from dsdnode.wire import replies
 from dsdnode.wire.messages import Block, Message, Pong, Refused, Trace, Traced
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST, ring, session_at
 from tests.node.rough import RoughHub
 from tests.node.swarm import TARGET, FakeSwarm, Member

@@ -53,11 +53,12 @@ from dsdnode.wire.messages import (
     WireSampling,
     session_of,
 )
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.paths import FindPath, Move, Moved, Path, Punch, PunchAt, PunchNow
 from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
 from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Waiting
-from dsdnode.wire.tensors import pack_states, pack_tokens
+from dsdnode.wire.tensors import pack_states
 from tests.protocol import peers
 from tests.protocol.figures import line_digests
 

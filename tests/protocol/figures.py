@@ -11,7 +11,8 @@ from dsdnode.speculation import digest, seal
 from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, RelaxedRule, key_tokens
 from dsdnode.speculation.sampling import Sampling, draw, noise
 from dsdnode.wire.messages import WIRE_TYPES, Closed
-from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states
+from dsdnode.wire.numbers import pack_tokens
+from dsdnode.wire.tensors import pack_states, unpack_states
 
 SECRET = bytes(range(32))
 LINE = (11, 12, 13, 14, 15, 0, 31999, 1 << 24)

@@ -26,8 +26,9 @@ from dsdnode.net.port import Priority
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
 from dsdnode.wire.messages import Block, Message, Open, Opened, Pong, Trace, Traced
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import ProviderRecord
-from dsdnode.wire.tensors import pack_states, pack_tokens
+from dsdnode.wire.tensors import pack_states
 from tests.siege.floods import connections, frames, ghosts, hellos, pings, prompts
 from tests.siege.mallory import ANSWER_S, Mallory, Siege, digests
 
@@ -94,7 +95,7 @@ async def branches(siege: Siege) -> None:
 def _line(shard: ProviderRecord, epoch: int, position: int) -> list[bytes]:
     """A block's buffers: for a first stage tokens, for a later one states."""
     if not shard.start:
-        return [digests(position, BLOCK), pack_tokens(np.full(BLOCK, 5 + epoch, np.int32))]
+        return [digests(position, BLOCK), pack_tokens([5 + epoch] * BLOCK)]
     states = np.full((BLOCK, shard.width), epoch / 10, np.float32)
     return [digests(position, BLOCK), pack_tokens([]), pack_states(states, "f32")]
 

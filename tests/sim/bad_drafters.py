@@ -12,7 +12,7 @@ from dsdnode.speculation.sampling import Sampling
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 
 from .rogue import Rogue, say
 from .words import ids_of, prompt_of, words_of

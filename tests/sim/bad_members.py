@@ -14,8 +14,8 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.messages import Contact
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import pack_contacts, pack_records
-from dsdnode.wire.tensors import pack_tokens
 
 from .lies import squat
 from .rogue import HOURS_S, MANY, Rogue, say, sign_anything

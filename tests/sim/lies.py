@@ -19,7 +19,8 @@ from dsdnode.speculation.owner.epochs import OwnEpoch
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import MAX_FRAME_BYTES, MAX_HEADER_BYTES, MAX_REQUEST_ID, encode, encode_body
-from dsdnode.wire.tensors import pack_states, pack_tokens
+from dsdnode.wire.numbers import pack_tokens
+from dsdnode.wire.tensors import pack_states
 
 from .scene import ANNOUNCE, FIND_NODE, FIND_PROVIDERS, GENERATE, OPEN, Scene, Tale, request_of
 

@@ -6,6 +6,7 @@ A red seed is replayed by `python -m tests.speculation.schedules --kind KIND --f
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from .schedules import KINDS, first_sign, red_seeds, violations_of
 pytestmark = pytest.mark.slow
 
 NUM_SEEDS = 40
+GUARDS = (Path(__file__).parent / "guards.txt").read_text().splitlines()
+SHOWN_BY = {name: re.findall(r" (\w+) (\d+): ", line)[-1] for line in GUARDS for name in line.split()[:1]}
+"""Kind and seed of the schedule that showed it when the list was written: played first, and all others after it."""
 RARE = (
     "closing-again",
     "closing-seal",
@@ -48,7 +52,8 @@ def test_same_seed_same_run(kind: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MUTATIONS if name not in RARE])
 def test_a_guard_taken_out_turns_the_schedules_red(name: str) -> None:
-    assert first_sign(name, range(10)) is not None
+    kind, seed = SHOWN_BY[name]
+    assert first_sign(name, [int(seed)], (kind,)) or first_sign(name, range(10))
 
 
 def test_without_the_digest_check_texts_are_wrong() -> None:
@@ -58,6 +63,5 @@ def test_without_the_digest_check_texts_are_wrong() -> None:
 
 
 def test_the_list_of_guards_is_whole() -> None:
-    listed = (Path(__file__).parent / "guards.txt").read_text().splitlines()
-    assert [line.split()[0] for line in listed] == list(MUTATIONS)
-    assert not any("GREEN" in line for line in listed)
+    assert [line.split()[0] for line in GUARDS] == list(MUTATIONS)
+    assert not any("GREEN" in line for line in GUARDS)

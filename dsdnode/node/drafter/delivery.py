@@ -21,7 +21,7 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import encode_body
-from dsdnode.wire.tensors import pack_tokens
+from dsdnode.wire.numbers import pack_tokens
 
 log = structlog.get_logger(__name__)
 

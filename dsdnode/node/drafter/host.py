@@ -32,8 +32,8 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import ProviderRecord
-from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
 

@@ -19,8 +19,8 @@ from dsdnode.speculation.sampling import Sampling
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance, WireSampling
+from dsdnode.wire.numbers import parse_wire
 from dsdnode.wire.replies import GenerateBody
-from dsdnode.wire.tensors import parse_wire
 
 PREFILL_POSITIONS = 256
 MAX_EXPERIENCES = 64

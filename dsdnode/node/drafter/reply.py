@@ -25,8 +25,8 @@ from dsdnode.speculation import actions as do
 from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.wire.codec import printable
 from dsdnode.wire.messages import MAX_KILLED, Block, Nack, SessionLost, Verdict
+from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.replies import Statistics
-from dsdnode.wire.tensors import pack_tokens
 
 log = structlog.get_logger(__name__)
 

@@ -43,7 +43,8 @@ from dsdnode.wire.messages import (
     Trace,
     Traced,
 )
-from dsdnode.wire.tensors import pack_states, pack_tokens, unpack_states, unpack_tokens
+from dsdnode.wire.numbers import pack_tokens, unpack_tokens
+from dsdnode.wire.tensors import pack_states, unpack_states
 
 log = structlog.get_logger(__name__)
 
@@ -202,7 +203,7 @@ class StageHost:
             raise PeerMisbehaved("a block has two buffers, three after the first stage")
         shard, num_positions = self._engine.shard, message.num_given + message.num_draft
         num_tokens = num_positions if index == 0 else message.num_draft
-        tokens = tuple(unpack_tokens(buffers[1], num_tokens, shard.vocab_size).tolist())
+        tokens = unpack_tokens(buffers[1], num_tokens, shard.vocab_size)
         states = None if index == 0 else unpack_states(buffers[2], num_positions, shard.width, session.opened.wire)
         session.begun = True
         now = asyncio.get_running_loop().time()
