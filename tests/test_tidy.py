@@ -63,7 +63,13 @@ PORT = {"speculation.controller", "speculation.events", "speculation.plan"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_SCRIPT_LINES = 150
-ONLY_IN = {"zmq": "net", "llama_cpp": "engine", "starlette": "gateway", "uvicorn": "gateway"}
+ONLY_IN = {
+    "zmq": "net",
+    "llama_cpp": "engine",
+    "starlette": "gateway",
+    "uvicorn": "gateway",
+    "prometheus_client": "gateway",
+}
 """Third-party modules that a single room may import."""
 BANNED_CALLS = {("time", "time"), ("asyncio", "wait")}
 RANDOM_CLASSES = {"Random", "SystemRandom"}

@@ -13,6 +13,7 @@ from dsdnode.cli.options import chain
 from dsdnode.cli.settings import Settings
 
 if TYPE_CHECKING:
+    from dsdnode.gateway.map import Here
     from dsdnode.gateway.port import Swarm
     from dsdnode.gateway.server import Gateway
 
@@ -42,9 +43,10 @@ def gateway(settings: Settings) -> Gateway:
 
 
 @contextlib.asynccontextmanager
-async def serving(made: Gateway, swarm: Swarm) -> AsyncIterator[asyncio.Task[None]]:
-    """Until the block is left, and what was asked by then is answered; the task ends when it is stopped before."""
-    task = asyncio.create_task(made.run(swarm), name="serve the APIs")
+async def serving(made: Gateway, swarm: Swarm, here: Here | None = None) -> AsyncIterator[asyncio.Task[None]]:
+    """Until the block is left, and what was asked by then is answered; the task ends when it is stopped before. `here`:
+    tells of the node beside it."""
+    task = asyncio.create_task(made.run(swarm, here), name="serve the APIs")
     try:
         yield task
     finally:
@@ -53,6 +55,7 @@ async def serving(made: Gateway, swarm: Swarm) -> AsyncIterator[asyncio.Task[Non
 
 
 def tell(url: str, has_key: bool) -> None:
+    click.echo(f"In a browser, with a map of the swarm: {url}/")
     click.echo(f"Other programs reach it at {url}/v1 (OpenAI's), or\n{url} (Anthropic's, Ollama's):")
     key = ' -H "Authorization: Bearer KEY"' * has_key
     click.echo(f"  curl {url}/v1/chat/completions{key} {EXAMPLE}")

@@ -8,22 +8,24 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from dsdnode.bench.daemons import Daemon, even_ranges, isolate, leaving_by_exception, run_leaving, take_down
-from dsdnode.cli import connect, reply_flags
+from dsdnode.cli import api, connect, reply_flags
 from dsdnode.cli.chat import converse
 from dsdnode.cli.options import common_options, json_option, load
 from dsdnode.cli.run import reply_once, text_request
 from dsdnode.cli.settings import ENV_PREFIX, Settings
-from dsdnode.errors import BadInput, NoPipeline
+from dsdnode.errors import BadInput, DsdError, NoPipeline
 
 READY_WITHIN_S = 20.0
+ALIVE_S = 1.0
+"""So often it is looked at whether the one that serves lives."""
 EXAMPLE = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Ben have now?"
 """What the demo models were trained for."""
 
@@ -31,30 +33,47 @@ EXAMPLE = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Be
 @click.command(hidden=True, epilog='\b\nExample:\n  scripts/demo --shards 4 --prompt "What is 12 plus 30?"')
 @click.option("--shards", default=3, show_default=True, metavar="N", help="Shard peers to split the demo target over.")
 @click.option("--prompt", metavar="TEXT", help="Answer this once and leave, in place of a chat.")
+@click.option("--serve", is_flag=True, help="Serve a page and other programs' APIs until Ctrl-C, in place of a chat.")
+@click.option("--api-port", default=29180, show_default=True, metavar="PORT", help="Where --serve does (0: any).")
 @reply_flags.reply_options
 @json_option
 @common_options
-def demo(shards: int, prompt: str | None, as_json: bool, **flags: Any) -> None:
+def demo(shards: int, prompt: str | None, serve: bool, api_port: int, as_json: bool, **flags: Any) -> None:
     """Start a bootstrap, shards and a drafter as daemons of their own on the demo models, and talk with them."""
     wanted = reply_flags.take(flags)
+    if serve and (as_json or prompt is not None):
+        raise BadInput("--serve answers browsers and programs until Ctrl-C: it goes without --prompt and --json")
     if as_json and prompt is None:
         raise BadInput("--json goes with --prompt")
     request = None if prompt is None else text_request(wanted, prompt, raw=False)
     temporary = tempfile.TemporaryDirectory(prefix="dsdnode-demo-", ignore_cleanup_errors=True)
     with leaving_by_exception(), temporary as folder:
         isolate(Path(folder), ENV_PREFIX)
-        with _daemons(Path(folder), shards) as join:
+        gateway = ("--role", "gateway", "--api-port", str(api_port)) if serve else ()
+        with _daemons(Path(folder), shards, gateway) as (join, drafter, api_url):
             settings = load({**flags, "join": (join,), "swarm_key": None})
             run_leaving(_wait_complete(settings))
-            if request is None:
+            if serve:
+                run_leaving(_serve(drafter, api_url))
+            elif request is None:
                 run_leaving(converse(settings, wanted, example=EXAMPLE))
             else:
                 run_leaving(reply_once(settings, request, as_json))
 
 
+async def _serve(daemon: Daemon, url: str) -> NoReturn:
+    """Until a signal's exception. Raises DsdError when the daemon has ended."""
+    api.tell(url, has_key=False)
+    click.echo("Ctrl-C ends all of it")
+    while daemon.process.poll() is None:  # noqa: ASYNC110 (no event tells it)
+        await asyncio.sleep(ALIVE_S)
+    raise DsdError("the daemon that served, the drafter, has ended")
+
+
 @contextmanager
-def _daemons(folder: Path, num_shards: int) -> Iterator[str]:
-    """All daemons, ready; yields how to join them. However it is left, none survives."""
+def _daemons(folder: Path, num_shards: int, gateway: Sequence[str]) -> Iterator[tuple[str, Daemon, str]]:
+    """All daemons, ready; yields how to join them, the drafter, and where it serves APIs, if `gateway`, more words for
+    it, says so. However it is left, none survives."""
     ranges = _ranges(num_shards)
     running: list[Daemon] = []
     began_s = time.monotonic()
@@ -65,14 +84,13 @@ def _daemons(folder: Path, num_shards: int) -> Iterator[str]:
         join = running[0].ready().join
         for layers in ranges:
             running.append(Daemon(folder / f"shard-{layers.replace(':', '-')}", "--role", "shard", *_to(join, layers)))
-        running.append(Daemon(folder / "drafter", "--role", "drafter", "--join", join))
-        for daemon in running[1:]:
-            daemon.ready()
+        running.append(Daemon(folder / "drafter", "--role", "drafter", *gateway, "--join", join))
+        api_url = [daemon.ready().api for daemon in running[1:]][-1]
         took_s = time.monotonic() - began_s
         shards = f"{num_shards} shard{'s' * (num_shards > 1)} (layers {', '.join(ranges)})"
         _tell(f"a bootstrap, {shards} and a drafter, up in {took_s:.1f} s")
         _tell(f"from a second terminal, as long as this runs:\n  {_command()} chat --join {join}")
-        yield join
+        yield join, running[-1], api_url
     finally:
         take_down(running)
 

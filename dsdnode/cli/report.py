@@ -15,25 +15,13 @@ from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
 from dsdnode.engine.cage import Protection
 from dsdnode.errors import NotRunning
-from dsdnode.node.status import EngineStatus, NodeStatus
+from dsdnode.node.status import EngineStatus, NodeStatus, sent_by_class
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
-from dsdnode.wire import messages as wire
-from dsdnode.wire import replies
 
 if TYPE_CHECKING:
     from dsdnode.client.client import Client
 
 T = TypeVar("T")
-
-OF_REPLIES = {
-    kind.__name__
-    for kind in (
-        *(replies.Generate, replies.Accepted, replies.Piece, replies.Waiting, replies.Finished, replies.Cancel),
-        *(wire.Open, wire.Opened, wire.Block, wire.Verdict, wire.Closed, wire.Nack, wire.SessionLost),
-        *(wire.Park, wire.Close),
-    )
-}
-"""Messages that would not be sent if nobody asked for anything."""
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode stop")
@@ -89,11 +77,9 @@ def status(as_json: bool, **flags: Any) -> None:
 
 def sent_of(status: NodeStatus) -> str:
     """Sums, of what replies cost and of what the swarm does; `--json` has each kind of message."""
-    sums = {True: [0, 0], False: [0, 0]}
-    for kind, counts in status.sent.items():
-        for place, count in enumerate(counts):
-            sums[kind in OF_REPLIES][place] += count
-    (num, num_bytes), (num_upkeep, upkeep_bytes) = sums[True], sums[False]
+    sums = sent_by_class(status.sent)
+    num, num_bytes = sums["replies"]
+    num_upkeep, upkeep_bytes = map(sum, zip(sums["upkeep"], sums["weights"], strict=True))
     replies = f"{render.count(num, 'message')} of replies ({decimal(num_bytes)})"
     return f"{replies}, {num_upkeep} of the swarm's upkeep ({decimal(upkeep_bytes)})"
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from typing import Any
 
 import click
 
-from dsdnode.cli import api, connect, render, streams
+from dsdnode.cli import api, connect, control, render, streams
 from dsdnode.cli.options import EXIT_INTERRUPTED, common_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
+from dsdnode.errors import DsdError
+from dsdnode.node.status import NodeStatus
 
 
 @click.command(epilog="\b\nExample:\n  dsdnode serve --join dsd://192.0.2.7:29170/KEY --api-port 8081")
@@ -34,7 +37,13 @@ async def _serve(settings: Settings, as_json: bool) -> int:
         exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else 0
         gateway.stop()
 
-    async with connect.client(settings) as client, api.serving(gateway, client) as task:
+    async def here() -> NodeStatus | None:
+        """Of the node that runs here, if it is its swarm that is served."""
+        with contextlib.suppress(DsdError):
+            return None if settings["join"] else await control.ask(settings["data_dir"], "status", NodeStatus)
+        return None
+
+    async with connect.client(settings) as client, api.serving(gateway, client, here) as task:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
         if as_json:

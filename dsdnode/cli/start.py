@@ -195,9 +195,12 @@ async def _riding(node: Node, config: NodeConfig, gateway: Gateway | None) -> As
         return
     from dsdnode.client.client import Client
 
+    async def here() -> Any:
+        return node.status()
+
     client = await Client.connect([node.join_here], config.swarm_keys, config.patience_s)
     try:
-        async with api.serving(gateway, client):
+        async with api.serving(gateway, client, here):
             yield
     finally:
         await client.close()

@@ -124,7 +124,7 @@ class Askings:
         self._pings = pings
         self.inboxes: dict[bytes, Inbox] = {}
         """By request."""
-        for kind in (replies.Piece, replies.Finished, replies.Waiting):
+        for kind in (replies.Piece, replies.Finished, replies.Waiting, replies.Routed):
             rpc.on_notice(kind, self._notice)
 
     def ask(self, pending: PendingReply, drafter: bytes, way: Way = Way.ASKED, *, beside: bool = False) -> Asking:
@@ -132,6 +132,7 @@ class Askings:
         would accept."""
         part, body = pending.begin(way, beside=beside)
         inbox = self.inboxes[part.request] = Inbox(drafter)
+        part.drafter = drafter
         asking = Asking(drafter, part, inbox)
         if not beside:
             asking.ahead.set()
@@ -230,9 +231,11 @@ class Askings:
                 continue
             if isinstance(message, replies.Cancel):
                 raise PeerUnavailable("the connection to the drafter is gone")
-            if isinstance(message, replies.Waiting):  # words are no progress
+            if isinstance(message, replies.Waiting | replies.Routed):  # words are no progress
                 pending.check(asking.drafter, asking.speaks)
-                if asking.speaks:
+                if isinstance(message, replies.Routed):
+                    asking.part.by(message)
+                elif asking.speaks:
                     pending.hear(printable(message.reason))
                 continue
             return message, buffers

@@ -13,6 +13,7 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import buffer_at, decode_body, printable
 from dsdnode.wire.numbers import unpack_tokens
+from dsdnode.wire.replies import StageInfo
 
 MAX_VOCAB = 1 << 24
 MAX_TOKEN_BYTES = 4096
@@ -42,6 +43,9 @@ class Piece:
     text: str
     num_accepted: int
     threshold: float = 0.0
+    drafter: bytes = b""
+    """Whose it is, and by which stages it came, as that one says; (): it has not said so."""
+    route: tuple[StageInfo, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ class Part:
     num_bytes: int
     """Of text that came, or that `tokens` came with."""
     taken: Taken | None = None
+    drafter: bytes = b""
+    route: tuple[StageInfo, ...] = ()
     _num_here: int = field(init=False)
     """Of the reply's tokens with what this drafter gave."""
     _again: str = ""
@@ -97,6 +103,10 @@ class Part:
     def grow(self, tokens: tuple[int, ...], text: str) -> None:
         """So much of the reply is there now; another one gave it meanwhile."""
         self.tokens, self.text = tokens, text
+
+    def by(self, routed: replies.Routed) -> None:
+        """What comes from now on comes by these stages."""
+        self.route = tuple(StageInfo(peer, (start, end)) for peer, start, end in routed.stages)
 
     def read(self, notice: wire.Message, buffers: Sequence[bytes]) -> Piece | Ended:
         """What is new in it. Raises PeerMisbehaved when something before it was lost, OtherPrompt or Contradiction when
@@ -128,7 +138,8 @@ class Part:
         news = self._news(text.decode("utf-8", "replace"))
         self._had_rest, self.num_bytes, self._num_here = not given, num_bytes, num_tokens
         threshold = self.taken.acceptance.threshold if self.taken else 0.0
-        return Piece(given[len(known) :], news, max(0, piece.accepted - len(known)), threshold)
+        num_accepted = max(0, piece.accepted - len(known))
+        return Piece(given[len(known) :], news, num_accepted, threshold, self.drafter, self.route)
 
     def _news(self, text: str) -> str:
         """What of it was not shown yet."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,23 +12,29 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dsdnode.errors import BadInput, DsdError
-from dsdnode.gateway import anthropic, ollama, openai, responses
+from dsdnode.gateway import anthropic, ollama, openai, page, responses
 from dsdnode.gateway.doors import Doors, Rules
 from dsdnode.gateway.failures import RETRY_AFTER_S, NotHere, failure_of, refusal
+from dsdnode.gateway.map import Here
+from dsdnode.gateway.map import swarm as swarm_map
+from dsdnode.gateway.metrics import Metrics, metrics
 from dsdnode.gateway.port import Swarm
-from dsdnode.swarm.info import ModelInfo
+from dsdnode.gateway.watched import Watched
 
 log = structlog.get_logger(__name__)
 
-SEEN_S = 2.0
-"""No supervisor asks more often."""
 MAX_REASONS = 4
 """Models in a reason: anybody may name as many as he likes to the swarm."""
 HUNG_UP = 499
 """As nginx has it; nobody reads it."""
 
 
-def make_app(swarm: Swarm, rules: Rules) -> Starlette:
+async def _nobody() -> None:
+    return None
+
+
+def make_app(swarm: Swarm, rules: Rules, here: Here | None = None) -> Starlette:
+    """`here`: the node beside it, if there is one."""
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", openai.chat_completions, methods=["POST"]),
@@ -45,6 +49,9 @@ def make_app(swarm: Swarm, rules: Rules) -> Starlette:
             Route("/api/show", ollama.show, methods=["POST"]),
             Route("/api/version", ollama.version, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+            Route("/swarm", swarm_map, methods=["GET"]),
+            *page.ROUTES,
         ],
         middleware=[
             Middleware(
@@ -59,34 +66,16 @@ def make_app(swarm: Swarm, rules: Rules) -> Starlette:
             Exception: _failed,
         },
     )
-    app.state.swarm = swarm
-    app.state.seen = Seen(swarm)
+    app.state.metrics = Metrics()
+    app.state.swarm = Watched(swarm, app.state.metrics)
+    app.state.here = here or _nobody
     return app
-
-
-class Seen:
-    """The swarm's models as they were when somebody looked last: whoever has no key may ask as often as he likes, and a
-    look is a question to the swarm and a ping to each of its peers."""
-
-    def __init__(self, swarm: Swarm) -> None:
-        self._swarm = swarm
-        self._models: list[ModelInfo] = []
-        self._until_s = float("-inf")
-        self._looking = asyncio.Lock()
-
-    async def models(self) -> list[ModelInfo]:
-        loop = asyncio.get_running_loop()
-        async with self._looking:
-            if loop.time() >= self._until_s:
-                self._models = await self._swarm.models()
-                self._until_s = loop.time() + SEEN_S
-            return self._models
 
 
 async def health(request: Request) -> Response:
     """200 once some model can be asked for; 503 with a reason before."""
-    seen: Seen = request.app.state.seen
-    known = await seen.models()
+    watched: Watched = request.app.state.swarm
+    known = await watched.seen_models()
     if any(one.complete and one.drafters for one in known):
         return JSONResponse({"status": "ok"})
     missing = [f"{one.name}: {one.missing or 'nobody drafts for it'}" for one in known[:MAX_REASONS]]

@@ -21,6 +21,7 @@ from dsdnode.errors import BadInput
 from dsdnode.gateway.failures import Forbidden, Unauthorized, refusal
 
 OPEN_PATHS = ("/", "/health")
+OPEN_FOLDER = "/page/"
 """They tell nothing of anybody's, and are asked for by who has no key: a browser, a supervisor."""
 
 
@@ -37,7 +38,8 @@ class Rules:
         if origin and origin not in self.origins and "*" not in self.origins and not is_same(origin, host):
             raise Forbidden(f"pages of {origin[:100]} may not ask here: --api-origin names those that may")
         if self.key:
-            if path not in OPEN_PATHS and not self._has_key(headers):
+            is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+            if not is_open and not self._has_key(headers):
                 raise Unauthorized("this server has a key: send it as `Authorization: Bearer KEY`, or as `x-api-key`")
         elif not is_loopback(hostname(host)):
             raise Forbidden(f"{host[:100]!r} is no name of this machine that is answered without --api-key")

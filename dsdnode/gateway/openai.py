@@ -33,6 +33,8 @@ DONE = b"data: [DONE]\n\n"
 
 class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
+    include_speculation: bool | None = None
+    """Our own: each chunk says how many tokens it has, and how many of them were accepted draft tokens."""
 
 
 class Completing(Sampled, kw_only=True):
@@ -197,10 +199,8 @@ async def _complete(request: Request, body: Completing, asked: list[GenerateRequ
         "system_fingerprint": "dsdnode",
     }
     if body.stream:
-        with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        return await streamed(
-            request, _chunks(answers, head, shape, with_usage), lambda error: event(openai_error(error))
-        )
+        options = body.stream_options or StreamOptions()
+        return await streamed(request, _chunks(answers, head, shape, options), lambda error: event(openai_error(error)))
     await unless_hung_up(request, answers.whole())
     choices = [
         {"index": index, **shape.choice(answer.text), "logprobs": None, "finish_reason": answer.finish_reason}
@@ -211,14 +211,19 @@ async def _complete(request: Request, body: Completing, asked: list[GenerateRequ
 
 
 async def _chunks(
-    answers: Answers, head: dict[str, Any], shape: Shape, with_usage: bool
+    answers: Answers, head: dict[str, Any], shape: Shape, options: StreamOptions
 ) -> AsyncGenerator[bytes, None]:
     """usage comes in a chunk of its own, without choices, behind the finish reasons."""
-    none = {"usage": None} if with_usage else {}
+    none = {"usage": None} if options.include_usage else {}
 
-    def chunk(index: int, part: dict[str, Any], reason: str | None = None) -> bytes:
+    def chunk(index: int, part: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
         choice = {"index": index, **part, "logprobs": None, "finish_reason": reason}
-        return event({**head, "choices": [choice], **none})
+        return event({**head, "choices": [choice], **none, **more})
+
+    def drafted(piece: Piece) -> dict[str, Any]:
+        if not options.include_speculation:
+            return {}
+        return {"speculation": {"tokens": len(piece.tokens), "accepted": piece.num_accepted}}
 
     opened: set[int] = set()
     async with aclosing(answers.events()) as events:
@@ -227,10 +232,10 @@ async def _chunks(
                 yield chunk(index, shape.opening)
             opened.add(index)
             if isinstance(came, Piece) and came.text:
-                yield chunk(index, shape.delta(came.text))
+                yield chunk(index, shape.delta(came.text), **drafted(came))
             elif isinstance(came, Finished):
                 yield chunk(index, shape.closing(), answers.each[index].finish_reason)
-    if with_usage:
+    if options.include_usage:
         yield event({**head, "choices": [], "usage": usage_of(answers)})
     yield DONE
 

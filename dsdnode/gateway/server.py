@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dsdnode.errors import BadInput
 from dsdnode.gateway.app import make_app
 from dsdnode.gateway.doors import Rules, hostname, is_loopback
+from dsdnode.gateway.map import Here
 from dsdnode.gateway.port import Swarm
 
 DRAIN_S = 30
@@ -104,9 +105,10 @@ class Gateway:
     def has_key(self) -> bool:
         return bool(self._rules.key)
 
-    async def run(self, swarm: Swarm) -> None:
+    async def run(self, swarm: Swarm, here: Here | None = None) -> None:
+        """`here`: tells of the node beside it."""
         config = uvicorn.Config(
-            make_app(swarm, self._rules),
+            make_app(swarm, self._rules, here),
             http=Connection,
             timeout_keep_alive=KEEP_ALIVE_S,
             log_config=None,

@@ -160,7 +160,7 @@ class Node:
         if self._organs.scheduler is not None:
             self._stage.batcher.scheduler = self._organs.scheduler()
         self._stage.on_change = self._on_change
-        offer.batcher = self._stage.batcher
+        offer.batcher = offer.decodes = self._stage.batcher
         offer.batcher.cost.expect(offer.measured, weight=0.0)
         self._stage.start()
         if engine.shard.text_hash:
@@ -239,6 +239,7 @@ class Node:
             choose=self._organs.choose,
             tuning=self._organs.tuning,
         )
+        offer.decodes = self._drafter.batcher
         self._drafter.on_change = self._on_change
         self._drafter.start()
 
@@ -334,12 +335,11 @@ class Node:
             layers=self.layers,
             known_peers=len(self.discovery.known_peers()),
             sent={kind: (sent.num, sent.num_bytes) for kind, sent in self.rpc.sent.items()},
-            sessions=Sessions(
-                shard=self._stage.num_sessions if self._stage else 0,
-                drafter=self._drafter.num_sessions if self._drafter else 0,
-            ),
+            sessions=Sessions(*(host.num_sessions if host else 0 for host in (self._stage, self._drafter))),
             engines=tuple(offer.status() for offer in self._offers.values()),
             protection=next((offer.protection for offer in self._offers.values()), None),
+            num_records=len(self.discovery.store),
+            num_relay_circuits=self._transport.relays.num_circuits if self._transport.relays is not None else 0,
             twin=self._transport.twin,
             reach=in_words(self.discovery.reach, self._transport),
         )

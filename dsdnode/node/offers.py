@@ -50,6 +50,8 @@ class Offer:
         self.measured = UNKNOWN
         self.batcher: Batcher | None = None
         """Where replies share it: how busy it is, and what it really costs."""
+        self.decodes: Batcher | None = None
+        """For whoever looks at it."""
         self.round_trips: tuple[RoundTrip, ...] = ()
         self._role = role
         self._source = source
@@ -104,6 +106,9 @@ class Offer:
             num_deaths=getattr(self.engine, "num_deaths", 0),
             last_death=getattr(self.engine, "last_death", ""),
             quarantined=self.engine.quarantined,
+            num_waiting=self.decodes.num_waiting if self.decodes else 0,
+            num_decodes=self.decodes.num_decodes if self.decodes else 0,
+            num_positions=self.decodes.num_positions if self.decodes else 0,
         )
 
 

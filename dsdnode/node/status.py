@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from dsdnode.engine.cage import Protection
 from dsdnode.swarm.info import ReachInfo
+from dsdnode.wire import messages as wire
+from dsdnode.wire import pieces, replies
+
+OF_REPLIES = {
+    kind.__name__
+    for kind in (
+        *(replies.Generate, replies.Accepted, replies.Piece, replies.Waiting, replies.Finished, replies.Cancel),
+        *(wire.Open, wire.Opened, wire.Block, wire.Verdict, wire.Closed, wire.Nack, wire.SessionLost),
+        *(wire.Park, wire.Close),
+    )
+}
+"""Messages that would not be sent if nobody asked for anything."""
+OF_WEIGHTS = {kind.__name__ for kind in (pieces.FindWeights, pieces.HasWeights, pieces.GetWeights, pieces.Weights)}
+
+
+def sent_by_class(sent: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Of NodeStatus.sent: messages and bytes of replies, of models that others fetch, and of the swarm's upkeep."""
+    sums = {"replies": (0, 0), "weights": (0, 0), "upkeep": (0, 0)}
+    for kind, (num, num_bytes) in sent.items():
+        name = "replies" if kind in OF_REPLIES else "weights" if kind in OF_WEIGHTS else "upkeep"
+        sums[name] = sums[name][0] + num, sums[name][1] + num_bytes
+    return sums
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
@@ -39,7 +63,8 @@ class Sessions(msgspec.Struct, frozen=True):
 
 class EngineStatus(msgspec.Struct, frozen=True):
     """One engine. A block of n positions takes fixed_ms + slope_ms n; `queue`: sessions that have work there, on the
-    average of the last seconds; `worker_pid` None: no process of its own. `num_deaths` since the start, the last one's
+    average of the last seconds; `num_waiting`: chunks and cache operations that wait now; `num_decodes`, of
+    `num_positions` together; `worker_pid` None: no process of its own. `num_deaths` since the start, the last one's
     reason, and why it rests now and is not offered (empty: it does not)."""
 
     role: str
@@ -54,6 +79,9 @@ class EngineStatus(msgspec.Struct, frozen=True):
     num_deaths: int = 0
     last_death: str = ""
     quarantined: str = ""
+    num_waiting: int = 0
+    num_decodes: int = 0
+    num_positions: int = 0
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
@@ -73,6 +101,10 @@ class NodeStatus(msgspec.Struct, frozen=True):
     protection: Protection | None = None
     """What holds for the engines' workers; None: there is none."""
     twin: str = ""
+    num_records: int = 0
+    """That it keeps for the swarm."""
+    num_relay_circuits: int = 0
+    """That go by way of it, as a relay."""
     reach: str = ""
     """Whether others reach this node, in words."""
 

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from dsdnode.dht.ids import MODELS_KEY, ip_groups
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import peer_id, short_id
-from dsdnode.placement.pipelines import View, choose_pipeline, is_covered, longest_context
+from dsdnode.placement.pipelines import View, choose_pipeline, is_covered, longest_context, missing
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
+from dsdnode.swarm.newcomer import newcomer
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import ProviderRecord
 
@@ -91,9 +94,9 @@ def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
     name = min(names, key=lambda name: (-names[name], name))
     try:
         choose_pipeline(offers, first.num_layers, View.of({}), model_name=name)
-        missing = ""
+        lacks = ""
     except NoPipeline as error:
-        missing = str(error)
+        lacks = str(error)
     return Model(
         model_id=first.model_id,
         name=name,
@@ -105,7 +108,7 @@ def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
         context_tokens=longest_context(offers, first.num_layers) or max(record.context_tokens for record in offers),
         coverage=tuple((start, end, count) for (start, end), count in sorted(replicas.items())),
         drafters=drafters.get(first.tokenizer_hash, 0),
-        missing=missing,
+        missing=lacks,
         shards=tuple(offers),
     )
 
@@ -141,7 +144,13 @@ async def describe_models(discovery: Discovery, pings: Pings) -> list[ModelInfo]
         peers = dict.fromkeys(one.peer_id for one in (*model.shards, *drafting) if one.peer_id not in silent)
         return dict(sorted(Counter(filter(None, map(pings.link, peers))).items()))
 
-    return [_told(one, living.get(one.model_id), drafters, silent, seen_s, ways(one)) for one in models_of(records)]
+    view = View.of({peer: rtt_s for peer, rtt_s in rtts_s.items() if rtt_s is not None})
+    models = models_of(records)
+    told = [_told(one, living.get(one.model_id), drafters, silent, seen_s, ways(one)) for one in models]
+    return [
+        msgspec.structs.replace(one, newcomer=newcomer(model.shards, silent, one.drafters, view))
+        for one, model in zip(told, models, strict=True)
+    ]
 
 
 def _told(
@@ -154,15 +163,15 @@ def _told(
 ) -> ModelInfo:
     """As it is with those who answer, `living`; and who of the others was there."""
     answering = {} if living is None else {(start, end): count for start, end, count in living.coverage}
-    missing = f"nobody who answers hosts layers of {model.name}" if living is None else living.missing
-    gone = [shard for shard in model.shards if shard.peer_id in silent] if missing else []
+    lacks = f"nobody who answers hosts layers of {model.name}" if living is None else living.missing
+    gone = [shard for shard in model.shards if shard.peer_id in silent] if lacks else []
     if gone:
         told = [
             f"{short_id(shard.peer_id)} ({shard.start}:{shard.end}, {_ago(seen_s(shard.peer_id))})"
             for shard in gone[:MAX_SILENT_TOLD]
         ]
         more = f" and {len(gone) - MAX_SILENT_TOLD} more" if len(gone) > MAX_SILENT_TOLD else ""
-        missing += f"; no answer of {', '.join(told)}{more}"
+        lacks += f"; no answer of {', '.join(told)}{more}"
     return ModelInfo(
         name=model.name,
         model_id=model.model_id,
@@ -171,10 +180,11 @@ def _told(
             Coverage((start, end), count, answering.get((start, end), 0)) for start, end, count in model.coverage
         ),
         drafters=drafters[model.tokenizer_hash],
-        complete=not missing,
-        missing=missing,
+        complete=not lacks,
+        missing=lacks,
         once_complete=model.complete,
         ways=ways,
+        holes=tuple(missing(answering, (0, model.num_layers))),
     )
 
 
@@ -219,6 +229,15 @@ async def describe_peers(discovery: Discovery, pings: Pings) -> list[PeerInfo]:
             seen_s=_seen_s(peer, discovery, pings) if rtt_s is None else 0.0,
             name=next((record.nickname for record in offers.get(peer, []) if record.nickname), ""),
             link=pings.link(peer),
+            model_ids=tuple(dict.fromkeys(record.model_id for record in offers.get(peer, []))),
+            **_figures(offers.get(peer, [])),
         )
         for peer, rtt_s in zip(order, rtts_s, strict=True)
     ]
+
+
+def _figures(offers: list[ProviderRecord]) -> dict[str, float]:
+    """Of a shard before those of a drafter."""
+    for record in sorted(offers, key=lambda record: record.role, reverse=True)[:1]:
+        return {"fixed_ms": record.fixed_ms, "slope_ms": record.slope_ms, "queue": record.queue}
+    return {}

@@ -23,6 +23,13 @@ class PeerInfo(msgspec.Struct, frozen=True):
     """What its user calls it, and anybody may call himself."""
     link: str = ""
     """How it is linked: direct, reversed (called back), punched, relayed; "": not now, or nobody can tell."""
+    fixed_ms: float = 0.0
+    slope_ms: float = 0.0
+    """A block of n positions takes it fixed_ms + slope_ms n, it says, as a shard if it is one; 0, 0: not known."""
+    model_ids: tuple[str, ...] = ()
+    """Of what it serves; names are anybody's to give."""
+    queue: float = 0.0
+    """How many replies had work there, on the average of the last seconds, as it says."""
 
 
 class Coverage(msgspec.Struct, frozen=True):
@@ -33,12 +40,25 @@ class Coverage(msgspec.Struct, frozen=True):
     answering: int
 
 
+class Newcomer(msgspec.Struct, frozen=True):
+    """What one more machine, as large as those that are there, would bring: its roles and layers [start, end), `why` in
+    words, and the tokens a second that the best pipeline is expected to give without it and with it (None: there is
+    none)."""
+
+    roles: tuple[str, ...]
+    layers: tuple[int, int] | None
+    why: str
+    without: float | None
+    with_it: float | None
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """A model that somebody hosts layers of. `complete`: some of those who answer make a pipeline; if not, `missing`
     says why. `once_complete`: some do by what they announced, in the last ten minutes.
 
     `coverage` by first layer; `drafters`: so many peers who answer can draft for it. `ways`: how those of both are
-    linked that answer (as PeerInfo.link has it), and how many of them.
+    linked that answer (as PeerInfo.link has it), and how many of them. `holes`: what to a whole pipeline is hosted by
+    nobody who answers.
     """
 
     name: str
@@ -50,6 +70,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     missing: str
     once_complete: bool
     ways: dict[str, int] = msgspec.field(default_factory=dict)
+    holes: tuple[tuple[int, int], ...] = ()
+    newcomer: Newcomer | None = None
 
 
 class AddressInfo(msgspec.Struct, frozen=True):

@@ -137,6 +137,15 @@ class StageInfo(msgspec.Struct, frozen=True):
     layers: tuple[Layer, Layer]
 
 
+class Routed(Message, frozen=True, tag=52):
+    """Drafter to client, who has named the capability: the tokens from here on come by these stages, each (peer id,
+    start, end). Nothing but a picture hangs on it.
+    """
+
+    request: SessionId
+    stages: Annotated[tuple[tuple[Hex64, Layer, Layer], ...], Meta(max_length=MAX_STAGES)]
+
+
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """What a drafter says of a reply, as a map by name: keys that are not known are ignored, of those that are missing
     the default counts. None: not measured, or there was nothing to measure.

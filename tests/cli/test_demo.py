@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -148,3 +149,26 @@ def test_uncovered_layers_are_named(call: Callable[..., Result], daemon: Callabl
     wrong = call("run", PROMPT, "--join", join, "-m", "gpt")
     assert wrong.code == 5
     assert "no model named 'gpt' in this swarm" in wrong.err
+
+
+def test_serve_prints_a_page_and_a_line_of_curl_that_work_until_ctrl_c(home: Path) -> None:
+    demo = subprocess.Popen(
+        [*COMMAND, "demo", "--shards", "1", "--serve", "--api-port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(home)},
+        start_new_session=True,
+    )
+    try:
+        assert demo.stdout is not None
+        said = "".join(iter(demo.stdout.readline, "Ctrl-C ends all of it\n"))
+        curl = said[said.index("  curl ") :]
+        answer = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=120, check=True)
+        assert json.loads(answer.stdout)["choices"][0]["finish_reason"] == "stop"
+        page = re.search(r"http://\S+/$", said, re.MULTILINE)
+        assert page is not None and "<title>dsdnode" in httpx.get(page[0]).text
+    finally:
+        demo.send_signal(signal.SIGINT)
+        code = demo.wait(60)
+    assert code == 130 and alive(home) == []

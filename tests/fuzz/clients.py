@@ -194,7 +194,7 @@ class ClientGame(Game):
         other = person(rng.choice(self.names))
         message = rng.choice(
             (replies.Cancel(request), replies.Generate(request), wire.Close(request), replies.Waiting(request, "x"),
-             replies.Piece(request, self.num_given.get(request, 0), 0))
+             replies.Routed(request, (("ab" * 32, 0, 1),)), replies.Piece(request, self.num_given.get(request, 0), 0))
         )  # fmt: skip
         self.says(rng.choice((who, other)), message, *rng.choice(((), (b"\1\0\0",), (b"\1\0\0\0", b"x"))))
 

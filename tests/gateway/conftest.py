@@ -15,6 +15,7 @@ from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats
 from dsdnode.errors import DsdError
 from dsdnode.gateway.doors import Rules
 from dsdnode.gateway.server import Gateway
+from dsdnode.node.status import NodeStatus
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
 
 MODEL = ModelInfo("demo", "ef" * 32, 8, (Coverage((0, 8), 1, 1),), 1, True, "", True)
@@ -39,6 +40,10 @@ class ScriptedSwarm:
     """A reply was ended before its end."""
     began: asyncio.Event = field(default_factory=asyncio.Event)
     known: list[ModelInfo] = field(default_factory=lambda: [MODEL])
+    num_looks: int = 0
+    words: str = ""
+    """What it says that each reply waits for, before its first token."""
+    others: list[PeerInfo] = field(default_factory=list)
 
     async def generate(
         self, request: GenerateRequest, told: Callable[[str], None] | None = None
@@ -46,6 +51,8 @@ class ScriptedSwarm:
         self.asked.append(request)
         self.began.set()
         try:
+            if told is not None and self.words:
+                told(self.words)
             for num, said in enumerate(self.script):
                 if said is WAIT:
                     await asyncio.Event().wait()
@@ -57,7 +64,7 @@ class ScriptedSwarm:
                 if said in ("stop", "length", "context"):
                     yield Finished(said, stats(num))
                     return
-                yield Piece((num,), said, 0)
+                yield said if isinstance(said, Piece) else Piece((num,), said, 0)
         except (asyncio.CancelledError, GeneratorExit):
             self.left.set()
             raise
@@ -66,7 +73,8 @@ class ScriptedSwarm:
         return self.known
 
     async def peers(self) -> list[PeerInfo]:
-        return []
+        self.num_looks += 1
+        return self.others
 
 
 @dataclass
@@ -74,6 +82,11 @@ class Served:
     swarm: ScriptedSwarm
     url: str
     http: httpx.AsyncClient
+    here: NodeStatus | None = None
+    """The node beside the gateway."""
+
+    async def status(self) -> NodeStatus | None:
+        return self.here
 
     @property
     def port(self) -> int:
@@ -103,9 +116,10 @@ def rules() -> Rules:
 async def served(rules: Rules) -> AsyncIterator[Served]:
     swarm = ScriptedSwarm()
     gateway = Gateway("127.0.0.1", 0, rules)
-    running = asyncio.create_task(gateway.run(swarm))
     async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
-        yield Served(swarm, gateway.url, http)
+        made = Served(swarm, gateway.url, http)
+        running = asyncio.create_task(gateway.run(swarm, made.status))
+        yield made
     gateway.stop()
     gateway.stop()
     await running

@@ -11,6 +11,7 @@ from typing import Final
 from tests.node.mutation import Mutation
 from tests.node.mutations_accounts import ACCOUNTS
 from tests.node.mutations_files import FILES
+from tests.node.mutations_gateway import GATEWAY
 from tests.node.mutations_house import HOUSE
 from tests.node.mutations_local import LOCAL
 from tests.node.mutations_parts import PARTS
@@ -240,5 +241,6 @@ GROUPS: Final = (
     RELAY,
     PARTS,
     WEIGHTS,
+    GATEWAY,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

@@ -57,7 +57,7 @@ from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.paths import FindPath, Move, Moved, Path, Punch, PunchAt, PunchNow
 from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
-from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Waiting
+from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Routed, Waiting
 from dsdnode.wire.tensors import pack_states
 from tests.protocol import peers
 from tests.protocol.figures import line_digests
@@ -117,6 +117,7 @@ def _envelopes() -> list[Envelope]:
         Envelope(Accepted(REQUEST, peers.MODEL_ID, WireAcceptance(0.3, True)), request_id=70000, reply=True),
         Envelope(Piece(REQUEST, 2, 2)),
         Envelope(Waiting(REQUEST, "waiting for layers 4:8 (bob does not answer)")),
+        Envelope(Routed(REQUEST, (("ab" * 32, 0, 4), ("cd" * 32, 4, 8)))),
         Envelope(Finished(REQUEST, "stop")),
         Envelope(Cancel(REQUEST)),
         Envelope(Punch("192.0.2.7", (40001, 40002), "tcp://192.0.2.7:29170", False), request_id=8, deadline_ms=6000),

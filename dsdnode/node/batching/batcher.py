@@ -53,6 +53,9 @@ class Batcher:
         self._busy = TimeMean()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.num_decodes = 0
+        self.num_positions = 0
+        """In all of them."""
         self._life = 0
         """Of the engine. What was queued in an earlier one speaks of caches that are gone: it must not run in this."""
 
@@ -230,7 +233,9 @@ class Batcher:
                     pair[0].finish(EngineLost("the worker process died"))
 
     def _decoded(self, batch: Batch, outputs: Sequence[Output]) -> None:
+        self.num_decodes += 1
         for (item, chunk), output in zip(batch, outputs, strict=True):
+            self.num_positions += len(chunk.inputs)
             item.add(output, len(chunk.inputs))
         if not any(chunk.extend for _, chunk in batch):
             self.cost.add(sum(len(chunk.inputs) for _, chunk in batch), outputs[0].compute_s)

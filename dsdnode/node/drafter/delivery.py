@@ -13,7 +13,7 @@ from dsdnode.config import STILL_S
 from dsdnode.engine.tokenizer import Detokenizer, Vocab
 from dsdnode.errors import DsdError, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import short_id
-from dsdnode.net.port import Priority
+from dsdnode.net.port import ROUTE, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.reply import Reply
 from dsdnode.speculation.actions import Emit
@@ -52,6 +52,7 @@ class Delivery:
         self.request = request
         self.failure: DsdError | None = None
         """The client does not take what it is sent, or others need the place; it may resume."""
+        self._told_route: tuple[replies.StageInfo, ...] = ()
 
     @property
     def client(self) -> bytes:
@@ -120,6 +121,7 @@ class Delivery:
         try:
             async with contextlib.aclosing(reply.run()) as emits:
                 async for emit in emits:
+                    self._tell_route(reply)
                     for tokens, num_accepted in _by_origin(emit):
                         shown = stops.feed(text.feed(tokens)).encode()
                         self._tell(replies.Piece(self.request, index, num_accepted), [pack_tokens(tokens), shown])
@@ -131,6 +133,14 @@ class Delivery:
             raise
         self._tell_rest(index, text, stops)
         return reply.reason
+
+    def _tell_route(self, reply: Reply) -> None:
+        """To whoever wants to see it, when it is another one."""
+        stages = reply.pipeline
+        if stages != self._told_route and self._rpc.transport.can(self.client, ROUTE):
+            self._told_route = stages
+            told = tuple((stage.peer_id, *stage.layers) for stage in stages)
+            self._tell(replies.Routed(self.request, told), [])
 
     def _tell_rest(self, index: int, text: Detokenizer, stops: StopFilter) -> None:
         rest = "" if stops.stopped else stops.feed(text.finish()) + stops.flush()

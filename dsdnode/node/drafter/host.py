@@ -102,6 +102,10 @@ class DrafterHost:
         await self._batcher.close()
 
     @property
+    def batcher(self) -> Batcher:
+        return self._batcher
+
+    @property
     def draining(self) -> bool:
         return self._draining
 

@@ -26,7 +26,7 @@ from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.wire.codec import printable
 from dsdnode.wire.messages import MAX_KILLED, Block, Nack, SessionLost, Verdict
 from dsdnode.wire.numbers import pack_tokens
-from dsdnode.wire.replies import Statistics
+from dsdnode.wire.replies import StageInfo, Statistics
 
 log = structlog.get_logger(__name__)
 
@@ -78,13 +78,10 @@ class Reply:
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._checking: dict[bytes, None] = {}  # their connections have ended
-        self._draft_life = 0
-        self._num_fruitless = self._num_forgotten = 0
-        self._num_answered, self._progress_s = 0, self._now()
-        self._trouble = ""
+        self._draft_life = self._num_fruitless = self._num_forgotten = self._num_killed = 0
+        self._num_answered, self._progress_s, self._trouble = 0, self._now(), ""
         self._traced: dict[tuple[int, int, int], None] = {}
         """Blocks that were asked for, by route, epoch and end."""
-        self._num_killed = 0
         self._stragglers = StragglerWatch(routes.tuning)
 
     # --- for the drafter
@@ -112,9 +109,12 @@ class Reply:
         return self._machine.finished or "error"
 
     def statistics(self) -> Statistics:
-        told = self._machine.log
-        pipeline = self._route.stages() if self._route is not None else ()
-        return replace(with_estimates(told.statistics(), told.passes), pipeline=pipeline, wire=self._options.wire)
+        figures = with_estimates(self._machine.log.statistics(), self._machine.log.passes)
+        return replace(figures, pipeline=self.pipeline, wire=self._options.wire)
+
+    @property
+    def pipeline(self) -> tuple[StageInfo, ...]:
+        return self._route.stages() if self._route is not None else ()
 
     @property
     def still_s(self) -> float:
