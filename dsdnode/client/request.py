@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
@@ -20,6 +20,7 @@ from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
+from dsdnode.wire.shaping import WireShaping
 from dsdnode.wire.tensors import parse_wire
 
 NEW_SEED_BELOW = 1 << 32
@@ -53,6 +54,15 @@ class GenerateRequest:
     wire: str = ""
     threshold: float | None = None
     deferred: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    repeat_last_n: int = -1
+    """So many tokens before a position repetition looks at, the prompt's among them; -1: all; 0: none."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """By token id, what is added to its logit."""
+    logprobs: int = -1
+    """Also tell each token's log-probability, and those of so many of the most likely ones. -1: do not."""
     ignore_eos: bool = False
     """End tokens do not end the reply."""
     keep: bool = False
@@ -205,6 +215,8 @@ class PendingReply:
             keep=asked.keep,
             ignore_eos=asked.ignore_eos,
             patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
+            shaping=_shaping(asked),
+            num_logprobs=asked.logprobs,
         )
 
     @property
@@ -321,6 +333,12 @@ def _sampling(asked: GenerateRequest) -> wire.WireSampling:
     """A temperature too small to make a difference is 0: programs write 1e-5 where 0 used to be refused."""
     temperature = 0.0 if 0 < asked.temperature < wire.MIN_TEMPERATURE else asked.temperature
     return wire.WireSampling(temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
+
+
+def _shaping(asked: GenerateRequest) -> WireShaping:
+    bias = tuple(asked.logit_bias.items())
+    penalties = asked.presence_penalty, asked.frequency_penalty, asked.repetition_penalty
+    return WireShaping(*penalties, asked.repeat_last_n, bias)
 
 
 def _now() -> float:
