@@ -12,6 +12,7 @@ from msgspec import structs
 from dsdnode.client.losses import Died, Left, OtherPrompt, said
 from dsdnode.client.part import Ended, Part, Piece, Taken, Way, ids_of
 from dsdnode.client.patience import Patience
+from dsdnode.client.shaping import check_logprobs, shaping_of
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
@@ -216,7 +217,7 @@ class PendingReply:
             ignore_eos=asked.ignore_eos,
             patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
             shaping=_shaping(asked),
-            num_logprobs=asked.logprobs,
+            num_logprobs=check_logprobs(asked.logprobs),
         )
 
     @property
@@ -336,9 +337,8 @@ def _sampling(asked: GenerateRequest) -> wire.WireSampling:
 
 
 def _shaping(asked: GenerateRequest) -> WireShaping:
-    bias = tuple(asked.logit_bias.items())
     penalties = asked.presence_penalty, asked.frequency_penalty, asked.repetition_penalty
-    return WireShaping(*penalties, asked.repeat_last_n, bias)
+    return shaping_of(*penalties, asked.repeat_last_n, asked.logit_bias)
 
 
 def _now() -> float:

@@ -111,8 +111,9 @@ class Options:
         if largest > room // 2:
             raise BadInput(f"blocks of {largest} hidden states of {model.name} are too large: {room // 2} at most")
         rule = self._rule(body)
-        if max((token for token, _ in body.shaping.bias), default=0) >= model.vocab_size:
-            raise BadInput(f"logit_bias: {model.name} has token ids below {model.vocab_size}")
+        largest = max((token for token, _ in body.shaping.bias), default=0)
+        if largest >= model.vocab_size:
+            raise BadInput(f"logit_bias: token {largest}: {model.name} has token ids below {model.vocab_size}")
         return ReplyOptions(
             model=model,
             asked=body.sampling,
