@@ -19,7 +19,7 @@ from dsdnode.node.shard.host import StageHost
 from dsdnode.speculation.actions import SendToOwner
 from dsdnode.wire.logprobs import SaidPosition
 from dsdnode.wire.messages import Verdict
-from tests.node.shaped import shaped_reply
+from tests.node.shaped import farthest, shaped_reply
 from tests.node.swarm import TARGET, FakeSwarm
 from tests.node.test_drafter_host import story
 
@@ -66,12 +66,7 @@ class Heard:
         if self.request.logprobs < 0:
             assert not self.positions
         else:
-            assert [one.said.token for one in self.positions] == expected
-            for one, all_of_them in zip(self.positions, logprobs, strict=True):
-                likeliest = sorted(all_of_them, key=lambda token: (-all_of_them[token], token))
-                assert [other.token for other in one.top] == likeliest[: self.request.logprobs]
-                for other in (one.said, *one.top):
-                    assert other.logprob == pytest.approx(all_of_them[other.token], abs=1e-4)
+            assert farthest(self.positions, expected, logprobs, self.request.logprobs) < 1e-4
         assert self.stats is not None
         return self.stats
 
@@ -110,7 +105,7 @@ def test_whoever_dies_the_text_and_its_figures_are_the_same(tmp_path: Path, vict
 
     async def tell(swarm: FakeSwarm) -> None:
         alice = await ring(swarm)
-        heard = Heard(alice, replace(ALONE[name], window="stream:3:8"))
+        heard = Heard(alice, replace(ALONE[name], window="stream:3:8", max_tokens=120))
         await heard.some(12)
         await swarm.add("ruth", layers=(2, 4))
         await swarm.add("tom", layers=(0, 2))
