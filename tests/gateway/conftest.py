@@ -31,7 +31,7 @@ def stats(num_tokens: int, prompt_tokens: int = 12, reused: int = 5) -> ReplySta
 
 @dataclass
 class ScriptedSwarm:
-    """`script`: texts, each a token; then an error, WAIT, a Finished, or a reason to end."""
+    """`script`: texts, each a token, or whole Pieces; then an error, WAIT, a Finished, or a reason to end."""
 
     script: list[Any] = field(default_factory=lambda: ["Hel", "lo", "stop"])
     asked: list[GenerateRequest] = field(default_factory=list)
@@ -57,7 +57,7 @@ class ScriptedSwarm:
                 if said in ("stop", "length", "context"):
                     yield Finished(said, stats(num))
                     return
-                yield Piece((num,), said, 0)
+                yield said if isinstance(said, Piece) else Piece((num,), said, 0)
         except (asyncio.CancelledError, GeneratorExit):
             self.left.set()
             raise

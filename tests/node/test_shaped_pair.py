@@ -31,7 +31,9 @@ class Whole:
 
     def _then(self, token: int) -> NDArray[np.float32]:
         chunk = Chunk(0, self._engine.length(0), np.array([token], np.int32), 1, Sampling())
-        return self._engine.decode([chunk])[0][-1]
+        rows: list[NDArray[np.float32]] = self._engine.decode([chunk])
+        logits: NDArray[np.float32] = rows[0][-1]
+        return logits
 
 
 async def test_penalties_and_logprobs_are_the_whole_model_s_with_every_window(

@@ -17,7 +17,7 @@ from dsdnode.net.memory import MemoryTransport
 from dsdnode.net.port import SHAPING
 from dsdnode.node.shard.host import StageHost
 from dsdnode.speculation.actions import SendToOwner
-from dsdnode.wire.logprobs import SaidPosition
+from dsdnode.wire.logprobs import SaidPosition, TokenLogprobs
 from dsdnode.wire.messages import Verdict
 from tests.node.shaped import farthest, shaped_reply
 from tests.node.swarm import TARGET, FakeSwarm
@@ -135,7 +135,7 @@ def test_each_turn_counts_its_own_reply_and_costs_what_is_new(tmp_path: Path) ->
 
     async def tell(swarm: FakeSwarm) -> None:
         alice = await ring(swarm)
-        line = PROMPT
+        line: tuple[int, ...] = PROMPT
         for number, asked in enumerate((ASKED, ALONE["presence"], PLAIN, ALONE["the last 5"], replace(ASKED, seed=9))):
             heard = Heard(alice, replace(asked, prompt_tokens=line, max_tokens=25))
             stats = await heard.all()
@@ -155,17 +155,24 @@ def test_several_at_once_are_shaped_each_by_its_own(tmp_path: Path) -> None:
 
 
 def test_a_verdict_that_is_lost_costs_no_log_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other stages repeat what the judge has sealed, without them: dora does not take it for enough."""
+    """Other stages repeat what the judge has sealed, here with figures of their own: dora takes none but the judge's,
+    and waits for those."""
     true, num_verdicts = StageHost._carry_out, 0
 
     def forgetful(self: StageHost, session: Any, actions: list[Any]) -> None:
         nonlocal num_verdicts
         left = []
         for action in actions:
-            is_verdict = isinstance(action, SendToOwner) and isinstance(action.message, Verdict) and session.last
-            num_verdicts += is_verdict
-            if not (is_verdict and num_verdicts % 5 == 2):
+            if not (isinstance(action, SendToOwner) and isinstance(action.message, Verdict)):
                 left.append(action)
+            elif not session.last:
+                token = action.message.token
+                forged = TokenLogprobs(token, -7.0, ((token, -7.0),) * ASKED.logprobs)
+                left.append(replace(action, logprobs=(forged,)))
+            else:
+                num_verdicts += 1
+                if num_verdicts % 3:
+                    left.append(action)
         true(self, session, left)
 
     monkeypatch.setattr(StageHost, "_carry_out", forgetful)

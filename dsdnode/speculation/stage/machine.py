@@ -120,7 +120,7 @@ class StageMachine:
 
     def on_turn(self, max_positions: int, acceptance: AcceptanceRule) -> None:
         """Another reply comes, with the next on_open: nothing that was drawn for the last one may serve it."""
-        self._max_positions, self._judge, self._renews, self._told = max_positions, Judge(acceptance), True, -1
+        self._max_positions, self._judge, self._renews = max_positions, Judge(acceptance), True
         self._cache.forget_draws()
 
     def on_block(
