@@ -53,7 +53,7 @@ def carol(shaping: Shaping = COUNTS) -> StageMachine:
 def receive(
     machine: StageMachine, line: Sequence[int], position: int, num_draft: int, given: Sequence[int], **numbers: int
 ) -> list[Any]:
-    fields: dict[str, int] = {"route": 0, "epoch": 1, "parent": 0, "base": 0, "floor": 0} | numbers
+    fields: dict[str, Any] = {"route": 0, "epoch": 1, "parent": 0, "base": 0, "floor": 0} | numbers
     num = len(line) - position
     block = Block(SESSION, position=position, num_given=num - num_draft, num_draft=num_draft, **fields)
     digests = b"".join(digests_of(line)[position:])
@@ -159,11 +159,13 @@ def test_a_block_has_its_note_and_one_of_a_bounded_size() -> None:
     usual = [bytes(16), b"", pack_states(np.ones((1, 16), np.float32), "f32")]
     note = encode_body(JudgeNote((7,)))
     assert BlockBuffers.of(asked(), block, [*usual, note], SHARD).note == Note(note, (7,))
-    for buffers in (usual, [*usual, note, b""], [*usual, bytes(MAX_NOTE_BYTES + 1)], [*usual, b"?"]):
+    for buffers in (usual, [*usual, note, b""], [*usual, b"?"]):
         with pytest.raises(PeerMisbehaved):
             BlockBuffers.of(asked(), block, buffers, SHARD)
     first = [bytes(16), pack_tokens([7])]
     assert BlockBuffers.of(asked(index=0), block, [*first, b"?"], SHARD).note == Note(b"?"), "it is not read there"
+    with pytest.raises(PeerMisbehaved, match="65537 bytes"):
+        BlockBuffers.of(asked(index=0), block, [*first, bytes(MAX_NOTE_BYTES + 1)], SHARD)
 
 
 def test_log_probabilities_of_a_verdict_are_of_tokens_that_there_are() -> None:
@@ -187,7 +189,7 @@ def test_log_probabilities_of_a_piece_are_of_its_tokens() -> None:
     def read(*positions: SaidPosition) -> tuple[SaidPosition, ...]:
         part = Part(bytes(16), body, Way.ASKED, (), "", 0)
         news = part.read(piece, [pack_tokens([5, 6]), b"ab", encode_body(PieceLogprobs(positions))])
-        told_of: tuple[SaidPosition, ...] = news.logprobs  # type: ignore[union-attr]
+        told_of: tuple[SaidPosition, ...] = news.logprobs
         return told_of
 
     assert read(said(5), said(6)) == (said(5), said(6))
