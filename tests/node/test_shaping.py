@@ -15,6 +15,7 @@ from dsdnode.client.client import Client, Finished, GenerateRequest, Piece, Repl
 from dsdnode.errors import BadInput, ModelRefused, NoPipeline
 from dsdnode.net.memory import MemoryTransport
 from dsdnode.net.port import SHAPING
+from dsdnode.node.drafter.delivery import Delivery
 from dsdnode.node.shard.host import StageHost
 from dsdnode.speculation.actions import SendToOwner
 from dsdnode.wire.logprobs import SaidPosition, TokenLogprobs
@@ -157,7 +158,14 @@ def test_several_at_once_are_shaped_each_by_its_own(tmp_path: Path) -> None:
 def test_a_verdict_that_is_lost_costs_no_log_probability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other stages repeat what the judge has sealed, here with figures of their own: dora takes none but the judge's,
     and waits for those."""
-    true, num_verdicts = StageHost._carry_out, 0
+    true, start, num_verdicts, num_begun = StageHost._carry_out, Delivery.start, 0, 0
+
+    def counted(self: Delivery, *arguments: Any) -> None:
+        nonlocal num_begun
+        num_begun += 1
+        start(self, *arguments)
+
+    monkeypatch.setattr(Delivery, "start", counted)
 
     def forgetful(self: StageHost, session: Any, actions: list[Any]) -> None:
         nonlocal num_verdicts
@@ -182,6 +190,7 @@ def test_a_verdict_that_is_lost_costs_no_log_probability(tmp_path: Path, monkeyp
         for _, policy in WINDOWS[1:]:
             await Heard(alice, replace(ASKED, window=policy, max_tokens=30)).all()
         assert num_verdicts > 10
+        assert num_begun == len(WINDOWS) - 1, "alice had to resume at dora"
 
     story(tmp_path, tell)
 
