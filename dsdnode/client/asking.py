@@ -9,13 +9,14 @@ from typing import Any
 
 import structlog
 
-from dsdnode.client.losses import Left
+from dsdnode.client.losses import Denied, Left
 from dsdnode.client.pace import Pace
 from dsdnode.client.part import Ended, Part, Piece, Way
 from dsdnode.client.patience import ASIDE_POSITION_S, ASIDE_S
 from dsdnode.client.request import Finished, PendingReply
-from dsdnode.errors import DsdError, PeerUnavailable
-from dsdnode.net.port import Priority
+from dsdnode.errors import DsdError, ModelRefused, PeerUnavailable
+from dsdnode.identity import short_id
+from dsdnode.net.port import SHAPING, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
 from dsdnode.wire import messages as wire
@@ -165,8 +166,10 @@ class Askings:
             self._cancel(asking.drafter, asking.request)
 
     async def _start(self, pending: PendingReply, asking: Asking, body: bytes) -> None:
-        answer, buffers = await self._answered(asking.drafter, replies.Generate(asking.request), body)
         part = asking.part
+        if part.body.is_shaped:
+            await self._check_can(asking.drafter)
+        answer, buffers = await self._answered(asking.drafter, replies.Generate(asking.request), body)
         part.taken = pending.checked(part, answer, buffers)
         if part.way is Way.OVER and asking.speaks:
             pending.hear(OVER_AGAIN)
@@ -206,6 +209,13 @@ class Askings:
         notice, payload = await self._next(pending, asking)
         asking.is_over = isinstance(notice, replies.Finished)
         return asking.part.read(notice, payload)
+
+    async def _check_can(self, drafter: bytes) -> None:
+        """What it does not know it would leave out, without a word. Raises Denied, PeerUnavailable."""
+        await self._pings.ping(drafter)
+        if not self._rpc.transport.can(drafter, SHAPING):
+            known = f"the drafter {short_id(drafter)} knows no penalties, logit biases and log-probabilities"
+            raise Denied(ModelRefused(f"{known}: a newer version of it does"))
 
     async def _answered(self, drafter: bytes, message: wire.Message, body: bytes) -> tuple[wire.Message, list[bytes]]:
         """Its answer, which may take a while. Raises PeerUnavailable at once when it does not even answer a ping."""

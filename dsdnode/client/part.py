@@ -12,6 +12,7 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import buffer_at, decode_body, printable
+from dsdnode.wire.logprobs import PieceLogprobs, SaidPosition
 from dsdnode.wire.numbers import unpack_tokens
 from dsdnode.wire.replies import StageInfo
 
@@ -46,6 +47,8 @@ class Piece:
     drafter: bytes = b""
     """Whose it is, and by which stages it came, as that one says; (): it has not said so."""
     route: tuple[StageInfo, ...] = ()
+    logprobs: tuple[SaidPosition, ...] = ()
+    """Of each of `tokens`, where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,18 @@ class Part:
         news = self._news(text.decode("utf-8", "replace"))
         self._had_rest, self.num_bytes, self._num_here = not given, num_bytes, num_tokens
         threshold = self.taken.acceptance.threshold if self.taken else 0.0
-        num_accepted = max(0, piece.accepted - len(known))
-        return Piece(given[len(known) :], news, num_accepted, threshold, self.drafter, self.route)
+        num_accepted, rest = max(0, piece.accepted - len(known)), given[len(known) :]
+        logprobs = self._logprobs(given, buffers)[len(known) :]
+        return Piece(rest, news, num_accepted, threshold, self.drafter, self.route, logprobs)
+
+    def _logprobs(self, given: tuple[int, ...], buffers: Sequence[bytes]) -> tuple[SaidPosition, ...]:
+        num = self.body.num_logprobs
+        if num < 0 or not given:
+            return ()
+        told = decode_body(buffer_at(buffers, 2), PieceLogprobs).positions
+        if tuple(one.said.token for one in told) != given or any(len(one.top) > num for one in told):
+            raise PeerMisbehaved("the drafter has log-probabilities of other tokens than its own")
+        return told
 
     def _news(self, text: str) -> str:
         """What of it was not shown yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 
@@ -12,6 +12,7 @@ from msgspec import structs
 from dsdnode.client.losses import Died, Left, OtherPrompt, said
 from dsdnode.client.part import Ended, Part, Piece, Taken, Way, ids_of
 from dsdnode.client.patience import Patience
+from dsdnode.client.shaping import check_logprobs, shaping_of
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import short_id
@@ -21,6 +22,7 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.numbers import parse_wire
+from dsdnode.wire.shaping import WireShaping
 
 NEW_SEED_BELOW = 1 << 32
 """Seeds that we draw for who names none stay short enough to be typed again."""
@@ -53,6 +55,15 @@ class GenerateRequest:
     wire: str = ""
     threshold: float | None = None
     deferred: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    repeat_last_n: int = -1
+    """So many tokens before a position repetition looks at, the prompt's among them; -1: all; 0: none."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """By token id, what is added to its logit."""
+    logprobs: int = -1
+    """Also tell each token's log-probability, and those of so many of the most likely ones. -1: do not."""
     ignore_eos: bool = False
     """End tokens do not end the reply."""
     keep: bool = False
@@ -205,6 +216,8 @@ class PendingReply:
             keep=asked.keep,
             ignore_eos=asked.ignore_eos,
             patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
+            shaping=_shaping(asked),
+            num_logprobs=check_logprobs(asked.logprobs),
         )
 
     @property
@@ -321,6 +334,11 @@ def _sampling(asked: GenerateRequest) -> wire.WireSampling:
     """A temperature too small to make a difference is 0: programs write 1e-5 where 0 used to be refused."""
     temperature = 0.0 if 0 < asked.temperature < wire.MIN_TEMPERATURE else asked.temperature
     return wire.WireSampling(temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
+
+
+def _shaping(asked: GenerateRequest) -> WireShaping:
+    penalties = asked.presence_penalty, asked.frequency_penalty, asked.repetition_penalty
+    return shaping_of(*penalties, asked.repeat_last_n, asked.logit_bias)
 
 
 def _now() -> float:

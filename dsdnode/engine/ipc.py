@@ -19,9 +19,10 @@ import numpy as np
 from msgspec import Meta
 
 from dsdnode.engine.cage import Protection
-from dsdnode.engine.port import Chunk, Output, ShardInfo, States, Tokens, Top, check_outputs
+from dsdnode.engine.port import Chunk, Logprobs, Output, ShardInfo, States, Tokens, Top, check_outputs
 from dsdnode.errors import BadInput, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.shaping import Past
 
 SOCKET_BUFFER_BYTES = 1 << 20
 """A hop of hidden states goes through in one piece."""
@@ -102,6 +103,12 @@ Count = Annotated[int, Meta(ge=0, le=1 << 24)]
 """A negative one would be read as "whatever there is"."""
 
 
+class PastHeader(msgspec.Struct, frozen=True, array_like=True):
+    num_tokens: Count
+    num_prompt: Count
+    num_then: Count
+
+
 class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     position: int
@@ -111,10 +118,13 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     extend: int
     runners_up: bool
     num_top: int
+    num_logprobs: int
+    past: PastHeader | None
 
 
 class Forward(Packet, frozen=True, tag=2):
-    """Body: the chunks' inputs. Answered by Outputs or Failed."""
+    """Body: the chunks' inputs; then of each that has a past, the tokens of it, int32. Answered by Outputs or
+    Failed."""
 
     chunks: list[ChunkHeader]
     states: bool
@@ -156,8 +166,9 @@ class Loaded(Packet, frozen=True, tag=20):
 class Outputs(Packet, frozen=True, tag=21):
     """Body: of each chunk states float32 [count, width]; or tokens int32 and probabilities float32, each [count].
 
-    After these, where asked for: runners-up int32 and their probabilities float32, each [count]; and the most likely
-    tokens int32 and their probabilities float32, each [count, num_top], with the entropies float32 [count].
+    After these, where asked for: runners-up int32 and their probabilities float32, each [count]; the most likely
+    tokens int32 and their probabilities float32, each [count, num_top], with the entropies float32 [count]; and
+    log-probabilities: float32 [count] of the draws, tokens int32 and theirs float32, each [count, num_logprobs].
     """
 
     counts: list[Count]
@@ -165,6 +176,7 @@ class Outputs(Packet, frozen=True, tag=21):
     compute_s: Annotated[float, Meta(ge=0, le=1e6)]
     runners_up: list[bool]
     num_tops: list[Count]
+    num_logprobs: list[Annotated[int, Meta(ge=-1, le=1 << 24)]]
 
 
 class Done(Packet, frozen=True, tag=22):
@@ -256,24 +268,28 @@ def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:
     """All chunks of a batch are fed alike: token ids, or hidden states."""
     states = any(chunk.inputs.ndim == 2 for chunk in chunks)
     kind = "<f4" if states else "<i4"
-    headers = [
-        ChunkHeader(c.sequence, c.position, len(c.inputs), c.num_draws, c.sampling, c.extend, c.runners_up, c.num_top)
-        for c in chunks
-    ]
-    return Forward(headers, states), [np.ascontiguousarray(c.inputs, kind).data.cast("B") for c in chunks]
+    headers = [_header_of(chunk) for chunk in chunks]
+    pasts = [array for c in chunks if c.past is not None for array in (c.past.tokens, c.past.then) if array.size]
+    bodies: list[Buffer] = [np.ascontiguousarray(c.inputs, kind).data.cast("B") for c in chunks]
+    bodies += [np.ascontiguousarray(one, "<i4").data.cast("B") for one in pasts]
+    return Forward(headers, states), bodies
+
+
+def _header_of(c: Chunk) -> ChunkHeader:
+    past = None if c.past is None else PastHeader(len(c.past.tokens), c.past.num_prompt, len(c.past.then))
+    drawn = c.num_draws, c.sampling, c.extend, c.runners_up, c.num_top, c.num_logprobs
+    return ChunkHeader(c.sequence, c.position, len(c.inputs), *drawn, past)
 
 
 def unpack_chunks(forward: Forward, body: Buffer, width: int) -> list[Chunk]:
     """Raises ValueError when the body is not what the header says."""
-    flat = np.frombuffer(body, "<f4" if forward.states else "<i4")
-    inputs = flat.reshape(-1, width) if forward.states else flat
-    if len(inputs) != sum(header.count for header in forward.chunks):
-        raise ValueError("the chunks' inputs are not as many as they say")
-    chunks, start = [], 0
-    for h in forward.chunks:
-        rows = inputs[start : start + h.count]
-        chunks.append(Chunk(h.sequence, h.position, rows, h.num_draws, h.sampling, h.extend, h.runners_up, h.num_top))
-        start += h.count
+    reader = _Reader(body)
+    inputs = [reader.floats(h.count, width) if forward.states else reader.ints(h.count) for h in forward.chunks]
+    chunks = []
+    for h, rows in zip(forward.chunks, inputs, strict=True):
+        drawn = h.num_draws, h.sampling, h.extend, h.runners_up, h.num_top
+        chunks.append(Chunk(h.sequence, h.position, rows, *drawn, _read_past(reader, h.past), h.num_logprobs))
+    reader.end()
     return chunks
 
 
@@ -283,6 +299,8 @@ def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
         arrays = [output.states, output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities]
         if output.top is not None:
             arrays += [output.top.tokens, output.top.probabilities, output.top.entropies]
+        if output.logprobs is not None:
+            arrays += [output.logprobs.drawn, output.logprobs.tokens, output.logprobs.values]
         present = [array for array in arrays if array is not None]
         bodies += [np.ascontiguousarray(array).data.cast("B") for array in present if array.size]
     header = Outputs(
@@ -291,6 +309,7 @@ def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
         outputs[0].compute_s if outputs else 0.0,
         [output.runners_up is not None for output in outputs],
         [0 if output.top is None else output.top.tokens.shape[1] for output in outputs],
+        [-1 if output.logprobs is None else output.logprobs.tokens.shape[1] for output in outputs],
     )
     return header, bodies
 
@@ -302,11 +321,13 @@ def _count(output: Output) -> int:
 
 def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
     """Raises ValueError when the body is not what the header says."""
-    if not len(header.counts) == len(header.runners_up) == len(header.num_tops):
+    lengths = {len(header.counts), len(header.runners_up), len(header.num_tops), len(header.num_logprobs)}
+    if len(lengths) != 1:
         raise ValueError("the header does not say of how many outputs it is")
     reader = _Reader(body)
     outputs = []
-    for count, runners_up, num_top in zip(header.counts, header.runners_up, header.num_tops, strict=True):
+    columns = header.counts, header.runners_up, header.num_tops, header.num_logprobs
+    for count, runners_up, num_top, num_logprobs in zip(*columns, strict=True):
         if header.states:
             outputs.append(Output(reader.floats(count, width), None, None, header.compute_s))
         else:
@@ -319,6 +340,7 @@ def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
                     reader.ints(count) if runners_up else None,
                     reader.floats(count) if runners_up else None,
                     _read_top(reader, count, num_top) if num_top else None,
+                    _read_logprobs(reader, count, num_logprobs) if num_logprobs >= 0 else None,
                 )
             )
     reader.end()
@@ -336,6 +358,16 @@ def outputs_of(reply: Response, body: Buffer, chunks: Sequence[Chunk], shard: Sh
 
 def _read_top(reader: _Reader, count: int, num_top: int) -> Top:
     return Top(reader.ints(count, num_top), reader.floats(count, num_top), reader.floats(count))
+
+
+def _read_past(reader: _Reader, header: PastHeader | None) -> Past | None:
+    if header is None:
+        return None
+    return Past(reader.ints(header.num_tokens), header.num_prompt, reader.ints(header.num_then))
+
+
+def _read_logprobs(reader: _Reader, count: int, num: int) -> Logprobs:
+    return Logprobs(reader.floats(count), reader.ints(count, num), reader.floats(count, num))
 
 
 class _Reader:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.errors import EngineLost, Overloaded, PeerMisbehaved
-from dsdnode.speculation.sampling import Sampling, draw, draw_two, most_likely, probabilities
+from dsdnode.speculation.sampling import Sampling, draw, draw_two, log_probabilities, most_likely, probabilities
+from dsdnode.speculation.shaping import Past, Shaper
 from dsdnode.wire.records import model_id_by
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class Chunk:
     extend: int = 0
     runners_up: bool = False
     num_top: int = 0
+    past: Past | None = None
+    """The tokens before the draws, where `sampling.shaping` counts them."""
+    num_logprobs: int = -1
+    """Also tell each draw's log-probability, and those of so many of the most likely tokens. -1: do not."""
     owner: bytes = b""
     """Who is to be named should the engine die of it; empty: nobody."""
 
@@ -95,6 +100,16 @@ class Top:
     tokens: Tokens
     probabilities: NDArray[np.float32]
     entropies: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Of n draws, as the model itself has them: before shaping, filters and temperature. `drawn` float32 [n], of the
+    tokens drawn; `tokens` int32 and `values` float32, both [n, num_logprobs], most likely first."""
+
+    drawn: NDArray[np.float32]
+    tokens: Tokens
+    values: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +129,7 @@ class Output:
     """int32, as many as `tokens`: what would have been drawn had that token been impossible."""
     runner_up_probabilities: NDArray[np.float32] | None = None
     top: Top | None = None
+    logprobs: Logprobs | None = None
 
 
 class Broken(RuntimeError):
@@ -228,6 +244,8 @@ def _check_draws(chunk: Chunk, shard: ShardInfo) -> None:
         raise ValueError("draws need a sampling")
     if not 0 <= chunk.num_top <= shard.vocab_size:
         raise ValueError(f"the {chunk.num_top} most likely of {shard.vocab_size} tokens")
+    if not -1 <= chunk.num_logprobs <= shard.vocab_size:
+        raise ValueError(f"log-probabilities of {chunk.num_logprobs} of {shard.vocab_size} tokens")
     if chunk.extend and not (chunk.num_draws and shard.first):
         raise ValueError("only a whole model that draws can go on by itself")
 
@@ -267,6 +285,11 @@ def check_outputs(outputs: Sequence[Output], chunks: Sequence[Chunk], shard: Sha
             if top is None or top.entropies.shape != (num,) or not np.isfinite(top.entropies).all():
                 raise ValueError("no entropies of its draws")
             _check_drawn(top.tokens, top.probabilities, (num, chunk.num_top), shard)
+        if chunk.num_logprobs >= 0:
+            told = output.logprobs
+            if told is None or told.drawn.shape != (num,) or not np.isfinite(told.drawn).all():
+                raise ValueError("no log-probabilities of its draws")
+            _check_drawn(told.tokens, told.values, (num, chunk.num_logprobs), shard)
 
 
 def _check_drawn(
@@ -287,20 +310,32 @@ class Draws:
         self._chosen: list[tuple[int, ...]] = []
         self._chances: list[tuple[float, ...]] = []
         self._tops: list[tuple[NDArray[np.intp], NDArray[np.float64], float]] = []
+        self._logprobs: list[tuple[NDArray[np.intp], NDArray[np.float32]]] = []
+        self._shaper: Shaper | None = None
 
     def take(self, logits: NDArray[np.float32], position: int) -> int:
         """Draw the token at `position` from the logits [vocab_size] of the position before it; returns it.
 
         Raises ArithmeticError, or whatever else these logits and this sampling come to.
         """
+        own = logits
+        if not self._sampling.shaping.is_plain:
+            if self._shaper is None:
+                self._shaper = Shaper(self._sampling.shaping, self.chunk.past or Past(), len(logits))
+            logits = self._shaper.shaped(logits)
         if self.chunk.runners_up:
             chosen: tuple[int, ...] = draw_two(logits, position, self._sampling)
         else:
             chosen = (draw(logits, position, self._sampling),)
+        if self._shaper is not None:
+            self._shaper.follow(chosen[0])
         self._chosen.append(chosen)
         self._chances.append(probabilities(logits, chosen))
         if self.chunk.num_top:
             self._tops.append(most_likely(logits, self.chunk.num_top))
+        if self.chunk.num_logprobs >= 0:
+            top = most_likely(own, self.chunk.num_logprobs)[0] if self.chunk.num_logprobs else np.zeros(0, np.intp)
+            self._logprobs.append((top, log_probabilities(own, [chosen[0], *top.tolist()])))
         return chosen[0]
 
     @property
@@ -320,7 +355,14 @@ class Draws:
             runners_up=tokens[:, 1] if self.chunk.runners_up else None,
             runner_up_probabilities=chances[:, 1] if self.chunk.runners_up else None,
             top=self._top() if self.chunk.num_top else None,
+            logprobs=self._told() if self.chunk.num_logprobs >= 0 else None,
         )
+
+    def _told(self) -> Logprobs:
+        num, num_top = len(self._logprobs), self.chunk.num_logprobs
+        tokens = np.array([tokens for tokens, _ in self._logprobs], np.int32).reshape(num, num_top)
+        values = np.array([values for _, values in self._logprobs], np.float32).reshape(num, 1 + num_top)
+        return Logprobs(values[:, 0], tokens, values[:, 1:])
 
     def _top(self) -> Top:
         shape = (-1, self.chunk.num_top)

@@ -101,6 +101,15 @@ class Vocab:
         self.names: Mapping[str, int] = names or {}
 
     @cached_property
+    def _named(self) -> Mapping[int, str]:
+        return {token: name for name, token in self.names.items()}
+
+    def bytes_of(self, token: int) -> bytes:
+        """What it says, or, if it has no bytes, what it is called."""
+        piece = self.pieces[token] if token < len(self.pieces) else b""
+        return piece or self._named.get(token, "").encode()
+
+    @cached_property
     def longest_bytes(self) -> int:
         """That a token can stand for, or, of those without bytes, is written as."""
         return max(map(len, (*self.pieces, *(name.encode() for name in self.names))), default=1)

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.gateway.port import Swarm
+from dsdnode.wire.logprobs import SaidPosition
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class Answer:
     request: GenerateRequest
     text: str = ""
     num_tokens: int = 0
+    logprobs: list[SaidPosition] = field(default_factory=list)
     finish_reason: str = ""
     stats: ReplyStats | None = None
 
@@ -35,6 +37,7 @@ class Answer:
         if isinstance(event, Piece):
             self.text += event.text
             self.num_tokens += len(event.tokens)
+            self.logprobs += event.logprobs
         elif event.reason in FINISH:
             self.finish_reason, self.stats = FINISH[event.reason], event.stats
         else:

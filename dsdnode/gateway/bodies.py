@@ -13,6 +13,7 @@ from starlette.requests import Request
 from dsdnode.client.request import NEW_SEED_BELOW, GenerateRequest
 from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD
 from dsdnode.errors import BadInput
+from dsdnode.wire.shaping import MAX_BIAS, MAX_BIASES, MAX_LOGPROBS, LastTokens, Penalty, Repetition
 
 MAX_BODY_BYTES = 16 << 20
 """A conversation with long documents in it has a few; its texts have limits of their own on the wire."""
@@ -30,6 +31,8 @@ Temperature = Annotated[float, Meta(ge=0, le=100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 TopK = Annotated[int, Meta(ge=-1, le=1 << 24)]
 Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Bias = Annotated[float, Meta(ge=-MAX_BIAS, le=MAX_BIAS)]
+TopLogprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 Tokens = Annotated[int, Meta(ge=1)]
 StopText = Annotated[str, Meta(min_length=1, max_length=256)]
 Stops = StopText | Annotated[list[StopText], Meta(max_length=16)] | None
@@ -70,6 +73,13 @@ class Sampled(msgspec.Struct, kw_only=True):
     acceptance: str | None = None
     threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
     draft_max: Annotated[int, Meta(ge=0, le=64)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Repetition | None = None
+    repeat_penalty: Repetition | None = None
+    """The same, as llama.cpp and Ollama call it."""
+    repeat_last_n: LastTokens | None = None
+    logit_bias: dict[str, Bias] | None = None
 
     def request(
         self,
@@ -80,6 +90,7 @@ class Sampled(msgspec.Struct, kw_only=True):
         max_tokens: int | None = None,
         stop: Stops = None,
         choice: int = 0,
+        logprobs: int = -1,
     ) -> GenerateRequest:
         """`choice`: the how-manieth of several replies to one request, each with a seed of its own. Raises BadInput."""
         return GenerateRequest(
@@ -99,7 +110,22 @@ class Sampled(msgspec.Struct, kw_only=True):
             threshold=self._threshold(),
             deferred=self.acceptance == "deferred",
             keep=prompt_tokens is None,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or self.repeat_penalty or 1.0,
+            repeat_last_n=-1 if self.repeat_last_n is None else self.repeat_last_n,
+            logit_bias=self._biases(),
+            logprobs=logprobs,
         )
+
+    def _biases(self) -> dict[int, float]:
+        told = self.logit_bias or {}
+        if len(told) > MAX_BIASES:
+            raise BadInput(f"logit_bias has {len(told)} entries: {MAX_BIASES} at most")
+        odd = next((key for key in told if not (key.isascii() and key.isdigit() and len(key) < 9)), None)
+        if odd is not None:
+            raise BadInput(f"logit_bias: a key is the id of a token, not {odd[:32]!r}")
+        return {int(key): value for key, value in told.items()}
 
     def _seed(self, choice: int) -> int:
         if self.seed is None or self.seed == -1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
@@ -15,11 +15,13 @@ from starlette.responses import JSONResponse, Response
 
 from dsdnode.client.client import GenerateRequest, Piece
 from dsdnode.gateway.answers import Answers, unless_hung_up
-from dsdnode.gateway.bodies import Sampled, Stops, read, text_of
+from dsdnode.gateway.bodies import Sampled, Stops, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import ollama_error
-from dsdnode.gateway.openai import Message, model_named, refuse
+from dsdnode.gateway.logprobs import chat_logprobs
+from dsdnode.gateway.openai import Message, model_named, num_logprobs, refuse
 from dsdnode.gateway.streams import line, streamed
 from dsdnode.swarm.info import ModelInfo
+from dsdnode.wire.logprobs import SaidPosition
 
 NDJSON = "application/x-ndjson"
 
@@ -39,13 +41,21 @@ class Asked(msgspec.Struct, kw_only=True):
     format: Any = None
     think: Any = None
     keep_alive: Any = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
 
     def draw(self, messages: list[dict[str, str]] | None = None, prompt: str | None = None) -> GenerateRequest:
         refuse({"format": bool(self.format), "think": bool(self.think)})
         options = self.options or Options()
         options.model = self.model.removesuffix(":latest")
         most = options.num_predict
-        return options.request(messages, prompt, max_tokens=most if most and most > 0 else None, stop=options.stop)
+        return options.request(
+            messages,
+            prompt,
+            max_tokens=most if most and most > 0 else None,
+            stop=options.stop,
+            logprobs=num_logprobs(self.logprobs, self.top_logprobs),
+        )
 
 
 class ChatMessage(Message, kw_only=True):
@@ -119,15 +129,20 @@ async def _answer(
         # Their readers take every line for JSON: nothing is sent while nothing comes.
         return await streamed(request, lines, lambda error: line(ollama_error(error)), media_type=NDJSON, ping=b"")
     (answer,) = await unless_hung_up(request, answers.whole())
-    return JSONResponse({**_head(body.model), **written(answer.text), **_ending(answers)})
+    told = _logprobs(answer.logprobs)
+    return JSONResponse({**_head(body.model), **written(answer.text), **_ending(answers), **told})
 
 
 async def _lines(answers: Answers, model: str, written: Callable[[str], dict[str, Any]]) -> AsyncGenerator[bytes, None]:
     async with aclosing(answers.events()) as events:
         async for _, came in events:
-            if isinstance(came, Piece) and came.text:
-                yield line({**_head(model), **written(came.text), "done": False})
+            if isinstance(came, Piece) and (came.text or came.logprobs):
+                yield line({**_head(model), **written(came.text), "done": False, **_logprobs(came.logprobs)})
     yield line({**_head(model), **written(""), **_ending(answers)})
+
+
+def _logprobs(positions: Sequence[SaidPosition]) -> dict[str, Any]:
+    return {"logprobs": chat_logprobs(positions)} if positions else {}
 
 
 def _head(model: str) -> dict[str, Any]:

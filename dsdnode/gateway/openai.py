@@ -5,7 +5,7 @@ What cannot be honoured is refused by name, and never dropped; fields that are n
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,11 +20,13 @@ from starlette.responses import JSONResponse, Response
 from dsdnode.client.client import Finished, GenerateRequest, Piece
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.gateway.answers import Answers, unless_hung_up
-from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, read, text_of
+from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import openai_error
+from dsdnode.gateway.logprobs import chat_logprobs, text_logprobs
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.streams import event, streamed
 from dsdnode.swarm.info import ModelInfo
+from dsdnode.wire.logprobs import SaidPosition
 
 ROLES = {"developer": "system"}
 """Other names of a role."""
@@ -45,22 +47,13 @@ class Completing(Sampled, kw_only=True):
     stop: Stops = None
     max_tokens: Tokens | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
-    logprobs: Any = None
-    logit_bias: Any = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
 
-    def refuse(self) -> None:
-        """Raises BadInput for what is asked for and cannot be done."""
-        asked = {
-            "logprobs": bool(self.logprobs),
-            "logit_bias": bool(self.logit_bias),
-            "presence_penalty": bool(self.presence_penalty),
-            "frequency_penalty": bool(self.frequency_penalty),
-            "repetition_penalty": self.repetition_penalty not in (None, 1.0),
-        }
-        refuse(asked)
+
+def num_logprobs(asked: bool | None, top: int | None) -> int:
+    """As GenerateRequest.logprobs. Raises BadInput."""
+    if top is not None and not asked:
+        raise BadInput("top_logprobs goes with logprobs: true")
+    return (top or 0) if asked else -1
 
 
 def refuse(asked: dict[str, bool]) -> None:
@@ -81,9 +74,10 @@ class ChatBody(Completing, kw_only=True):
     tools: Any = None
     functions: Any = None
     modalities: Any = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
 
     def requests(self) -> list[GenerateRequest]:
-        self.refuse()
         kind = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
         others = [one for one in self.modalities or () if one != "text"]
         refuse(
@@ -99,8 +93,11 @@ class ChatBody(Completing, kw_only=True):
             {"role": ROLES.get(one.role, one.role), "content": text_of(one.content, f"messages[{index}]")}
             for index, one in enumerate(self.messages)
         ]
-        most = self.max_completion_tokens or self.max_tokens
-        return [self.request(messages, max_tokens=most, stop=self.stop, choice=choice) for choice in range(self.n or 1)]
+        most, logprobs = self.max_completion_tokens or self.max_tokens, num_logprobs(self.logprobs, self.top_logprobs)
+        return [
+            self.request(messages, max_tokens=most, stop=self.stop, choice=choice, logprobs=logprobs)
+            for choice in range(self.n or 1)
+        ]
 
 
 class CompletionBody(Completing, kw_only=True):
@@ -108,9 +105,9 @@ class CompletionBody(Completing, kw_only=True):
     suffix: str | None = None
     echo: bool | None = None
     best_of: int | None = None
+    logprobs: TopLogprobs | None = None
 
     def requests(self) -> list[GenerateRequest]:
-        self.refuse()
         refuse({"suffix": bool(self.suffix), "echo": bool(self.echo), "best_of": self.best_of not in (None, 1)})
         try:
             prompt = msgspec.convert(self.prompt, str | list[Any])
@@ -129,6 +126,7 @@ class CompletionBody(Completing, kw_only=True):
                 max_tokens=self.max_tokens or 16,
                 stop=self.stop,
                 choice=choice,
+                logprobs=-1 if self.logprobs is None else self.logprobs,
             )
             for one in prompts
             for choice in range(self.n or 1)
@@ -146,6 +144,8 @@ class Shape:
     delta: Callable[[str], dict[str, Any]]
     opening: dict[str, Any] | None = None
     closing: Callable[[], dict[str, Any]] = dict
+    logprobs: Callable[[Sequence[SaidPosition], int], dict[str, Any]] = text_logprobs
+    """Of some tokens, with as many characters of the text before them."""
 
 
 CHAT = Shape(
@@ -156,6 +156,7 @@ CHAT = Shape(
     delta=lambda text: {"delta": {"content": text}},
     opening={"delta": {"role": "assistant", "content": ""}},
     closing=lambda: {"delta": {}},
+    logprobs=lambda positions, _: {"content": chat_logprobs(positions), "refusal": None},
 )
 TEXT = Shape(
     prefix="cmpl-",
@@ -203,7 +204,12 @@ async def _complete(request: Request, body: Completing, asked: list[GenerateRequ
         return await streamed(request, _chunks(answers, head, shape, options), lambda error: event(openai_error(error)))
     await unless_hung_up(request, answers.whole())
     choices = [
-        {"index": index, **shape.choice(answer.text), "logprobs": None, "finish_reason": answer.finish_reason}
+        {
+            "index": index,
+            **shape.choice(answer.text),
+            "logprobs": shape.logprobs(answer.logprobs, 0) if answer.request.logprobs >= 0 else None,
+            "finish_reason": answer.finish_reason,
+        }
         for index, answer in enumerate(answers.each)
     ]
     headers = {"x-dsdnode-route": route} if (route := answers.route()) else {}
@@ -216,8 +222,8 @@ async def _chunks(
     """usage comes in a chunk of its own, without choices, behind the finish reasons."""
     none = {"usage": None} if options.include_usage else {}
 
-    def chunk(index: int, part: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": index, **part, "logprobs": None, "finish_reason": reason}
+    def chunk(index: int, part: dict[str, Any], reason: str | None = None, logprobs: Any = None, **more: Any) -> bytes:
+        choice = {"index": index, **part, "logprobs": logprobs, "finish_reason": reason}
         return event({**head, "choices": [choice], **none, **more})
 
     def drafted(piece: Piece) -> dict[str, Any]:
@@ -231,8 +237,10 @@ async def _chunks(
             if index not in opened and shape.opening is not None:
                 yield chunk(index, shape.opening)
             opened.add(index)
-            if isinstance(came, Piece) and came.text:
-                yield chunk(index, shape.delta(came.text), **drafted(came))
+            if isinstance(came, Piece) and (came.text or came.logprobs):
+                before = len(answers.each[index].text) - len(came.text)
+                told = shape.logprobs(came.logprobs, before) if came.logprobs else None
+                yield chunk(index, shape.delta(came.text), logprobs=told, **drafted(came))
             elif isinstance(came, Finished):
                 yield chunk(index, shape.closing(), answers.each[index].finish_reason)
     if options.include_usage:

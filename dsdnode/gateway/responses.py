@@ -18,9 +18,10 @@ from starlette.responses import JSONResponse, Response
 from dsdnode.client.client import GenerateRequest, Piece
 from dsdnode.errors import BadInput
 from dsdnode.gateway.answers import Answers, unless_hung_up
-from dsdnode.gateway.bodies import Sampled, Tokens, read, text_of
+from dsdnode.gateway.bodies import Sampled, Tokens, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import failure_of, openai_error, words
-from dsdnode.gateway.openai import ROLES, refuse
+from dsdnode.gateway.logprobs import chat_logprobs
+from dsdnode.gateway.openai import ROLES, num_logprobs, refuse
 from dsdnode.gateway.streams import event, streamed
 
 IGNORED_ITEMS = ("reasoning",)
@@ -43,6 +44,8 @@ class ResponsesBody(Sampled, kw_only=True):
     text: TextOptions | None = None
     tools: Any = None
     metadata: Any = None
+    top_logprobs: TopLogprobs | None = None
+    include: list[str] | None = None
 
     def asked(self) -> GenerateRequest:
         """Raises BadInput."""
@@ -51,7 +54,9 @@ class ResponsesBody(Sampled, kw_only=True):
         kind = ((self.text and self.text.format) or {}).get("type", "text")
         refuse({"tools": bool(self.tools), "background": bool(self.background), f"format {kind}": kind != "text"})
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
-        return self.request([*system, *self._messages()], max_tokens=self.max_output_tokens)
+        wanted = bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
+        num = num_logprobs(wanted, self.top_logprobs or None)
+        return self.request([*system, *self._messages()], max_tokens=self.max_output_tokens, logprobs=num)
 
     def _messages(self) -> Iterator[dict[str, str]]:
         if isinstance(self.input, str):
@@ -109,8 +114,9 @@ class Written:
         return {"id": self.item, "type": "message", "role": "assistant", "status": status, "content": content}
 
     def part(self, *, empty: bool = False) -> dict[str, Any]:
-        text = "" if empty else self.answers.each[0].text
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        answer = self.answers.each[0]
+        text, logprobs = ("", []) if empty else (answer.text, chat_logprobs(answer.logprobs))
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
     @property
     def status(self) -> str:
@@ -161,10 +167,11 @@ async def _events(written: Written, numbers: Iterator[int]) -> AsyncGenerator[by
                 item = written.message("in_progress", empty=True)
                 yield _event("response.output_item.added", numbers, output_index=0, item=item)
                 yield _event("response.content_part.added", numbers, **text, part=written.part(empty=True))
-            if isinstance(came, Piece) and came.text:
-                yield _event("response.output_text.delta", numbers, **text, delta=came.text, logprobs=[])
-    whole = written.answers.each[0].text
-    yield _event("response.output_text.done", numbers, **text, text=whole, logprobs=[])
+            if isinstance(came, Piece) and (came.text or came.logprobs):
+                told = chat_logprobs(came.logprobs)
+                yield _event("response.output_text.delta", numbers, **text, delta=came.text, logprobs=told)
+    whole = written.part()
+    yield _event("response.output_text.done", numbers, **text, text=whole["text"], logprobs=whole["logprobs"])
     yield _event("response.content_part.done", numbers, **text, part=written.part())
     yield _event("response.output_item.done", numbers, output_index=0, item=written.message(written.status))
     yield _event(f"response.{written.status}", numbers, response=written.response(written.status))

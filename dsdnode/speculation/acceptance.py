@@ -22,6 +22,8 @@ from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from dsdnode.wire.logprobs import TokenLogprobs
+
 NUM_TOP: Final = 8
 KEY_ENTROPY: Final = 0.05
 """Normalised: below it the model is nearly sure, and means what it says."""
@@ -51,6 +53,8 @@ class JudgeDraw:
     top: tuple[int, ...] = ()
     probabilities: tuple[float, ...] = ()
     entropy: float = 0.0
+    logprobs: TokenLogprobs | None = None
+    """Where they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)

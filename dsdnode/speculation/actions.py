@@ -8,6 +8,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.speculation.shaping import Past
+from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
 MAX_BRANCHES = 4
@@ -61,7 +63,7 @@ class Draft:
     In sequence `sequence` (0 to MAX_BRANCHES - 1) of this reply: with a `source`, first make it anew as a copy of the
     first `position` tokens of that one; then forget positions >= `position` and feed `tokens` there (perhaps a whole
     prompt: split it as the engine needs). The token drawn last is not fed, the ones before are (Chunk.extend = count -
-    1). One at a time is outstanding.
+    1). One at a time is outstanding. `past`: of the first draw, where the reply's shaping has one.
     """
 
     sequence: int
@@ -69,14 +71,17 @@ class Draft:
     position: int
     tokens: Tokens
     count: int
+    past: Past | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Committed for good: `tokens` go to the client; `num_accepted` of them, the first ones, were drafted."""
+    """Committed for good: `tokens` go to the client; `num_accepted` of them, the first ones, were drafted. `logprobs`:
+    of each of them, where they are asked for."""
 
     tokens: Tokens
     num_accepted: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ class ReleaseSequence:
 class RunChunk:
     """Decode n positions from `position`: `tokens` at the first stage, `states` [n, width] at the others (else None).
 
-    At the last stage a token is drawn after each of the last `num_draws` positions; `num_top` as in Chunk.
+    At the last stage a token is drawn after each of the last `num_draws` positions; `num_top`, `past` as in Chunk.
     """
 
     sequence: int
@@ -127,21 +132,35 @@ class RunChunk:
     states: States | None
     num_draws: int
     num_top: int = 0
+    past: Past | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What comes with a block for the judge alone: passed on as it came. `given`: of JudgeNote, read at the judge."""
+
+    data: bytes
+    given: Tokens = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardBlock:
-    """Send to stage index + 1: `digests` buffer 0, `tokens` (draft alone) buffer 1, `states` [n, width] buffer 2."""
+    """Send to stage index + 1: `digests` buffer 0, `tokens` (draft alone) buffer 1, `states` [n, width] buffer 2, and
+    the judge's `note`, if there is one."""
 
     block: Block
     digests: bytes
     tokens: Tokens
     states: States
+    note: Note | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SendToOwner:
+    """`logprobs`, of a Verdict: of the last positions up to the one that it decides; its buffer 0."""
+
     message: Verdict | Nack | SessionLost
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

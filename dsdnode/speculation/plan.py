@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dsdnode.speculation.shaping import PLAIN, Shaping
+
 Mode = Literal["plain", "rounds", "stream", "hedged"]
 MIN_CHANCE = 0.03
 """A draft token less likely to be needed is not worth anybody's energy."""
@@ -65,3 +67,7 @@ class SessionConfig:
     position_timeout_s: float = 0.05
     """A pass may take pass_timeout_s + position_timeout_s * positions in flight before it counts as lost."""
     carried: Continuation = Continuation()
+    shaping: Shaping = PLAIN
+    """How its draws are shaped: what they look back at goes with each Draft."""
+    logprobs: bool = False
+    """A token is not committed without its log-probabilities."""

@@ -24,12 +24,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.speculation.shaping import PLAIN, Shaping
 from dsdnode.wire.messages import MIN_TEMPERATURE
 
 Logits = NDArray[np.float32]
 Words = NDArray[np.uint32]
 Ids = NDArray[np.intp]
 
+LEAST_LOG_PROBABILITY: Final = -9999.0
+"""Of what is impossible: there is no minus infinity in JSON, and this is what OpenAI writes."""
 _MASK64: Final = (1 << 64) - 1
 _M1: Final = np.uint32(0x7FEB352D)
 _M2: Final = np.uint32(0x846CA68B)
@@ -42,13 +45,15 @@ _ROUNDING: Final = np.float32(2**-22)
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn: greedily below MIN_TEMPERATURE. `top_k` 0, `top_p` 1, `min_p` 0: no filter."""
+    """How tokens are drawn: greedily below MIN_TEMPERATURE. `top_k` 0, `top_p` 1, `min_p` 0: no filter. `shaping`: what
+    was done to the logits before (shaping.py): `draw` takes them so."""
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    shaping: Shaping = PLAIN
 
 
 def draw(logits: Logits, position: int, sampling: Sampling) -> int:
@@ -105,6 +110,14 @@ def most_likely(logits: Logits, count: int) -> tuple[Ids, NDArray[np.float64], f
     ids = _largest(logits, count) if count < len(logits) else np.arange(len(logits))
     ids = ids[np.argsort(-logits[ids], kind="stable")]
     return ids, weights[ids].astype(np.float64) / mass, float(entropy / np.log(max(2, len(logits))))
+
+
+def log_probabilities(logits: Logits, tokens: Sequence[int] | Ids) -> NDArray[np.float32]:
+    """Of each of `tokens` at temperature 1, without filters: logits less the logarithm of all weights' sum."""
+    logits, best = _clean(logits)
+    values = logits[np.asarray(tokens, np.intp)].astype(np.float64) - float(logits[best]) - np.log(_mass(logits, best))
+    result: NDArray[np.float32] = np.maximum(values, LEAST_LOG_PROBABILITY).astype(np.float32)
+    return result
 
 
 def noise(seed: int, position: int, tokens: Ids) -> Words:

@@ -11,6 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from dsdnode.wire.shaping import PLAIN, NumLogprobs, WireShaping
+
 PROTOCOL_VERSION = 2
 """1 is that of dsdnode 0.1.0, which reads other records: who speaks it is refused in words (net/handshake.py)."""
 MAX_ADDRESSES = 4
@@ -252,10 +254,22 @@ class OpenStages(msgspec.Struct, frozen=True, array_like=True):
     """Buffer 0 of Open (big for a header). Buffer 1: digests, 8 bytes, of the owner's line after 0, 1, 2 ... tokens.
 
     Buffer 2, to the judge, relaxed mode only: bitmap of token ids that must match exactly, least significant bit first.
-    Ids beyond its end must match too.
+    Ids beyond its end must match too. Buffer 3, to the judge, where the shaping has a past alone: the last tokens of
+    the line, int32, as many as count. `num_line`: tokens of the line; `num_prompt`: of these, not the reply's own.
     """
 
     stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]
+    shaping: WireShaping = PLAIN
+    num_prompt: Position = 0
+    num_line: Position = 0
+    num_logprobs: NumLogprobs = -1
+
+
+class JudgeNote(msgspec.Struct, frozen=True, array_like=True):
+    """Last buffer of Block, in a session whose judge has to know more than a stage: passed on from stage to stage.
+    `given`: the block's given tokens behind the line of Open."""
+
+    given: Annotated[tuple[TokenId, ...], Meta(max_length=MAX_BLOCK_POSITIONS)] = ()
 
 
 class Opened(Message, frozen=True, tag=21):
@@ -271,7 +285,8 @@ class Block(Message, frozen=True, tag=22):
     digest at `base` fits may serve (recovery). `stage_ms`: own times of the stages passed; `waited_ms`: how long it lay
     there before; `queue`: how many other sessions had work waiting there. Buffers: 0 digests, 8 bytes each, of the
     sequence before the block and after each position (n + 1); 1 token ids int32: given and draft to the first stage,
-    draft alone after it; 2 hidden states [n, width] in `wire`'s type (after the first stage).
+    draft alone after it; 2 hidden states [n, width] in `wire`'s type (after the first stage); last, where the session's
+    shaping has a past, JudgeNote.
     """
 
     session: SessionId
@@ -293,7 +308,8 @@ class Verdict(Message, frozen=True, tag=23):
 
     `relaxed`: positions before `decided` where the draft stands though it is not what the judge drew; also some that
     earlier verdicts told of: these may have been lost. Of a block that was closed unrun the judge's times are missing.
-    `seal`: the closing's, where another stage repeats it; without that only the judge is believed.
+    `seal`: the closing's, where another stage repeats it; without that only the judge is believed. Buffer 0, where
+    log-probabilities were asked for: those of the last positions up to `decided` (wire/logprobs.py).
     """
 
     session: SessionId

@@ -22,6 +22,7 @@ from dsdnode.wire.messages import (
     WireAcceptance,
     WireSampling,
 )
+from dsdnode.wire.shaping import PLAIN, NumLogprobs, WireShaping
 
 MAX_PLANS = 256
 MAX_DEPTHS = 64
@@ -77,6 +78,13 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
     """The reply goes on to `max_tokens`, whatever it says."""
     patience_s: Annotated[float, Meta(ge=0, le=MAX_PATIENCE_S)] = 0.0
     """So long the client waits for a reply that stands still; 0: as long as the drafter does by itself."""
+    shaping: WireShaping = PLAIN
+    num_logprobs: NumLogprobs = -1
+
+    @property
+    def is_shaped(self) -> bool:
+        """Does it ask for what only peers with the capability SHAPING do?"""
+        return not self.shaping.is_plain or self.num_logprobs >= 0
 
 
 class Accepted(Message, frozen=True, tag=31):
@@ -93,6 +101,7 @@ class Accepted(Message, frozen=True, tag=31):
 class Piece(Message, frozen=True, tag=32):
     """Drafter to client. Buffer 0: token ids int32, the first of them the reply's token `index`; buffer 1: their text,
     UTF-8, whole characters only. The first `accepted` of the tokens were drafted. `index` shows a gap: resume then.
+    Buffer 2, where log-probabilities were asked for: PieceLogprobs, of each of the tokens.
     """
 
     request: SessionId

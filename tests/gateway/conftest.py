@@ -32,7 +32,7 @@ def stats(num_tokens: int, prompt_tokens: int = 12, reused: int = 5) -> ReplySta
 
 @dataclass
 class ScriptedSwarm:
-    """`script`: texts, each a token; then an error, WAIT, a Finished, or a reason to end."""
+    """`script`: texts, each a token, or whole Pieces; then an error, WAIT, a Finished, or a reason to end."""
 
     script: list[Any] = field(default_factory=lambda: ["Hel", "lo", "stop"])
     asked: list[GenerateRequest] = field(default_factory=list)

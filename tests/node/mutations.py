@@ -16,12 +16,14 @@ from tests.node.mutations_house import HOUSE
 from tests.node.mutations_local import LOCAL
 from tests.node.mutations_parts import PARTS
 from tests.node.mutations_relay import RELAY
+from tests.node.mutations_shaping import SHAPING
 from tests.node.mutations_swarm import SWARM
 from tests.node.mutations_text import TEXT
 from tests.node.mutations_waits import WAITS
 from tests.node.mutations_weights import WEIGHTS
 
 STAGE_HOST: Final = "dsdnode.node.shard.host:StageHost."
+TERMS: Final = "dsdnode.node.shard.terms:"
 SESSIONS: Final = "dsdnode.node.shard.sessions:Sessions."
 ROOM: Final = "dsdnode.node.shard.room:Room."
 ARRIVALS: Final = "dsdnode.speculation.stage.arrivals:"
@@ -44,14 +46,12 @@ STAGE: Final = {
     "session-name": Mutation(SESSIONS + "refusal", " or not is_session_of(owner, message.session)", ""),
     "session-owner": Mutation(SESSIONS + "refusal", "known is not None and known.owner != owner", "False"),
     "open-owner": Mutation(SESSIONS + "refusal", "peer_id(message.owner.public_key) != owner or ", ""),
-    "block-buffers": Mutation(
-        STAGE_HOST + "_block", "len(buffers) != (2 if index == 0 else 3)", "len(buffers) < (2 if index == 0 else 3)"
-    ),
-    "key-tokens": Mutation(STAGE_HOST + "_key_tokens", "if len(keys) > ", "if len(keys) > 9999 + "),
+    "block-buffers": Mutation(TERMS + "BlockBuffers.of", "len(buffers) != (2 if first else 3)", "len(buffers) < 2"),
+    "key-tokens": Mutation(TERMS + "Asked.of", "if len(keys) > ", "if len(keys) > 9999 + "),
     "stage-sessions": Mutation(ROOM + "make", "len(self._here) + len(self._coming) >= self._max_sessions", "False"),
     "stage-cells": Mutation(ROOM + "make", "self._num_held() + asker.num_positions > self._max_positions", "False"),
     "stage-turn": Mutation(
-        SESSIONS + "refusal", "known is not None and not known.is_another_reply(message)", "known is not None"
+        SESSIONS + "refusal", "known is not None and not known.is_another_reply(asked)", "known is not None"
     ),
     "stage-terms": Mutation(SESSIONS + "refusal", "message.route <= known.opened.route", "False"),
     "route-terms": Mutation(SESSIONS + "refusal", " if changed else None", " if False else None"),
@@ -242,5 +242,6 @@ GROUPS: Final = (
     PARTS,
     WEIGHTS,
     GATEWAY,
+    SHAPING,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

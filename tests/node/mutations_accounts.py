@@ -32,7 +32,7 @@ ACCOUNTS: Final = {
     "parked-heaviest": Mutation(ROOM + "_gives", "session.parked and session.account == account", "session.parked"),
     "share-lost": Mutation(STAGE_HOST + "_evict", "not session.parked and ", "False and "),
     "cells-grown": Mutation(STAGE_HOST + "_run", "self._sessions.overflow(now, session)", "()"),
-    "open-digests": Mutation(STAGE_HOST + "_open", "[: DIGEST_BYTES * (message.max_positions + 1)]", ""),
+    "open-digests": Mutation("dsdnode.node.shard.terms:Asked.of", "[: DIGEST_BYTES * (message.max_positions + 1)]", ""),
     "cells-branches": Mutation(
         MACHINE + "_append",
         "        actions += self._cache.shrink(self._max_positions + self._max_spare_positions, branch)\n",

@@ -356,7 +356,7 @@ def test_a_reply_goes_on_over_other_stages_while_mallory_waits_for_its_places(tm
         while not tokens:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         waiting = asyncio.create_task(wait())
-        route = session_at(swarm.members["sam"]).stages[1].contact
+        route = session_at(swarm.members["sam"]).asked.stages[1].contact
         await swarm.kill("sue" if swarm.members["sue"].contact == route else "sven")
         finished = await reply
         waiting.cancel()

@@ -14,6 +14,7 @@ import numpy as np
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire.codec import Envelope, decode, encode, encode_body
+from dsdnode.wire.logprobs import PieceLogprobs, SaidPosition, SaidToken
 from dsdnode.wire.manifests import ManifestFile, ManifestTensor, WeightsManifest, pack_held, sign_manifest
 from dsdnode.wire.messages import (
     PROTOCOL_VERSION,
@@ -27,6 +28,7 @@ from dsdnode.wire.messages import (
     FindRelay,
     FindText,
     Hello,
+    JudgeNote,
     Message,
     Nack,
     Nodes,
@@ -58,6 +60,7 @@ from dsdnode.wire.paths import FindPath, Move, Moved, Path, Punch, PunchAt, Punc
 from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
 from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Routed, Waiting
+from dsdnode.wire.shaping import WireShaping
 from dsdnode.wire.tensors import pack_states
 from tests.protocol import peers
 from tests.protocol.figures import line_digests
@@ -210,6 +213,11 @@ def whole_messages() -> dict[str, Any]:
     states = np.array([[0.5, -0.25, 3.0, 0.0], [1.0, 2.0, -4.0, 0.125]], np.float32)
     asked, resumed, stages = _body(), _body((5, 6), (1, 2, 3)), _stages()
     judging = msgspec.structs.replace(_open(), index=1, seal_key=bytes(range(16)))
+    shaping = WireShaping(0.5, 0.25, 1.25, 64, ((7, -100.0), (9, 1.5)))
+    shaped = msgspec.structs.replace(asked, shaping=shaping, num_logprobs=1)
+    counting = msgspec.structs.replace(stages, shaping=shaping, num_prompt=2, num_line=3, num_logprobs=1)
+    tokens = SaidToken(5, -0.5, "fü".encode()), SaidToken(6, -0.25, b"nf")
+    said = PieceLogprobs(tuple(SaidPosition(one, (one,)) for one in tokens))
     told = manifest()
     signed = sign_manifest(peers.identity_of("alice"), told)
     packed = encode_body
@@ -223,6 +231,11 @@ def whole_messages() -> dict[str, Any]:
         _whole("does it go on?", Envelope(Generate(REQUEST), (), 7, False, 2000), ()),
         _whole("accepted", Envelope(Accepted(REQUEST, peers.MODEL_ID), (pack_tokens([1, 2, 3]),), 5, True),
                ([1, 2, 3],)),
+        _whole("a shaped reply is asked for", Envelope(Generate(REQUEST), (packed(shaped),), 5, False, 10000),
+               (shaped,)),
+        _whole("a piece with log-probabilities",
+               Envelope(Piece(REQUEST, 0, 1), (pack_tokens([5, 6]), "fünf".encode(), packed(said))),
+               ([5, 6], "fünf", said)),
         _whole("a piece", Envelope(Piece(REQUEST, 0, 1), (pack_tokens([5, 6]), "fünf".encode())), ([5, 6], "fünf")),
         _whole("the end", Envelope(Finished(REQUEST, "stop"), (packed({"completion_tokens": 2}),)),
                ({"completion_tokens": 2},)),
@@ -230,6 +243,12 @@ def whole_messages() -> dict[str, Any]:
                (stages, "digests after 0, 1, 2 ... tokens of the line")),
         _whole("to the second, which judges", Envelope(judging, (packed(stages), b"".join(digests)), 9, False, 4000),
                (stages, "digests after 0, 1, 2 ... tokens of the line")),
+        _whole("a shaped one, to the judge", Envelope(judging,
+               (packed(counting), b"".join(digests), b"", pack_tokens([12, 13])), 9, False, 4000),
+               (counting, "digests after 0, 1, 2 ... tokens of the line", "no key tokens", [12, 13])),
+        _whole("its block, to the judge", Envelope(Block(SESSION, 0, 1, 0, 0, 3, 1, 1, 1, (2.5,), (0.5,), (0,)),
+               (b"".join(digests[3:6]), pack_tokens([15]), pack_states(states, "f16"), packed(JudgeNote((14,))))),
+               ("3 digests", [15], states.tolist(), JudgeNote((14,)))),
         _whole("a block to the first stage", Envelope(Block(SESSION, 0, 1, 0, 0, 3, 1, 1, 1),
                (b"".join(digests[3:6]), pack_tokens([14, 15]))), ("3 digests", [14, 15])),
         _whole("the same block to the second", Envelope(Block(SESSION, 0, 1, 0, 0, 3, 1, 1, 1, (2.5,), (0.5,), (0,)),

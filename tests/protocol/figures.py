@@ -9,7 +9,9 @@ import numpy as np
 
 from dsdnode.speculation import digest, seal
 from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, RelaxedRule, key_tokens
-from dsdnode.speculation.sampling import Sampling, draw, noise
+from dsdnode.speculation.sampling import Sampling, draw, log_probabilities, noise
+from dsdnode.speculation.shaping import Past, Shaper, Shaping
+from dsdnode.wire.logprobs import TokenLogprobs, pack_logprobs
 from dsdnode.wire.messages import WIRE_TYPES, Closed
 from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.tensors import pack_states, unpack_states
@@ -100,6 +102,56 @@ def _draws(what: str, logits: Sequence[float], sampling: Sampling) -> dict[str, 
         "seed": sampling.seed,
         "first_position": 100,
         "tokens": [draw(row, 100 + offset, sampling) for offset in range(DRAWN)],
+    }
+
+
+# --- shaping and log-probabilities ---------------------------------------------------------------------------------
+
+
+def shapings() -> dict[str, Any]:
+    cases = [
+        _shaped("presence", Shaping(presence=0.75), (4, 5), (1, 4, 1)),
+        _shaped("frequency", Shaping(frequency=0.5), (4, 5), (1, 4, 1)),
+        _shaped("repetition looks at the prompt, too", Shaping(repetition=1.5), (3, 4, 5), (1, 7)),
+        _shaped("and back no further than it may", Shaping(repetition=1.5, last_tokens=3), (3, 4, 5), (1, 7)),
+        _shaped("biases", Shaping(bias=((0, 2.5), (4, -100.0))), (4, 5), (1,)),
+        _shaped("all of it", Shaping(0.75, 0.5, 1.5, 4, ((0, 2.5), (4, -1.0), (3, 100.0))), (3, 4, 5), (1, 4, 1)),
+        _shaped("encouraged", Shaping(-0.75, -0.5, 0.5), (3, 4), (4, 9)),
+    ]
+    told = log_probabilities(np.array(LOGITS, np.float32), range(len(LOGITS)))
+    rows = [TokenLogprobs(2, -1.5, ((4, -0.25), (5, -0.75))), TokenLogprobs(4, -0.5, ((4, -0.5), (2, -9999.0)))]
+    packed = {
+        "num_logprobs": 2,
+        "rows": [[row.token, row.logprob, [list(one) for one in row.top]] for row in rows],
+        "buffer": pack_logprobs(rows).hex(),
+    }
+    about = (
+        "Sections 11.5 and 11.6: the logits of the positions behind `reply`, with the draft tokens before each; the "
+        "log-probabilities of all tokens, and a Verdict's buffer."
+    )
+    logprobs = {"logits": list(LOGITS), "values": [round(float(value), 5) for value in told], "verdict": packed}
+    return {"about": about, "cases": cases, "logprobs": logprobs}
+
+
+def _shaped(what: str, shaping: Shaping, prompt: tuple[int, ...], reply: tuple[int, ...]) -> dict[str, Any]:
+    draft = (5, 1, 5)
+    shaper = Shaper(shaping, Past.of((*prompt, *reply), len(prompt), draft), len(LOGITS))
+    rows = []
+    for index in range(len(draft) + 1):
+        rows.append(shaper.shaped(np.array(LOGITS, np.float32)).tolist())
+        shaper.follow(draft[index] if index < len(draft) else 0)
+    return {
+        "what": what,
+        "presence": shaping.presence,
+        "frequency": shaping.frequency,
+        "repetition": shaping.repetition,
+        "last_tokens": shaping.last_tokens,
+        "bias": [list(one) for one in shaping.bias],
+        "prompt": list(prompt),
+        "reply": list(reply),
+        "draft": list(draft),
+        "logits": list(LOGITS),
+        "shaped": rows,
     }
 
 

@@ -9,19 +9,23 @@ from dsdnode.client import asking
 from dsdnode.dht import ids, lookup, store, table
 from dsdnode.net import dials, lobby, moves, port, queues, rpc, zap
 from dsdnode.node.drafter import delivery, routes
-from dsdnode.node.shard import host, room, sessions
+from dsdnode.node.shard import host, room, sessions, terms
 from dsdnode.speculation import acceptance, actions, digest
 from dsdnode.speculation.owner import flow, session, timer
 from dsdnode.speculation.plan import SessionConfig
 from dsdnode.speculation.stage import arrivals, judge
 from dsdnode.swarm import announcer
 from dsdnode.weights import sharing
-from dsdnode.wire import codec, manifests, messages, pieces, records
+from dsdnode.wire import codec, logprobs, manifests, messages, pieces, records, shaping
 
 _PATIENCE: Final = SessionConfig(b"", b"", 1, 1, 1)
 _STAGE: Final = arrivals.DEFAULT_LIMITS
 
 LIMITS: Final[dict[str, float]] = {
+    "biases": shaping.MAX_BIASES,
+    "logprobs": shaping.MAX_LOGPROBS,
+    "token_bytes": logprobs.MAX_TOKEN_BYTES,
+    "note_bytes": terms.MAX_NOTE_BYTES,
     "header_bytes": codec.MAX_HEADER_BYTES,
     "header_items": 1024,  # codec.decode has no name for it: test_page.py tries it
     "buffers": codec.MAX_BUFFERS,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
@@ -102,7 +105,7 @@ def test_buffers_say_what_stands_beside_them(case: dict[str, Any]) -> None:
     for frame, meaning in zip(frames[1:], case["buffers"], strict=True):
         if isinstance(meaning, list) and all(isinstance(one, int) for one in meaning):
             assert frame == b"".join(one.to_bytes(4, "little") for one in meaning)
-        elif case["what"].startswith("the same block") and isinstance(meaning, list):
+        elif case["message"] == "Block" and isinstance(meaning, list) and isinstance(meaning[0][0], float):
             assert frame == plain.pack(meaning, "f16")
         elif case["message"] == "HasWeights" and not isinstance(meaning, str):
             version, payload, signature = msgpack.unpackb(frame)
@@ -122,9 +125,8 @@ def test_bob_s_session_bears_his_name() -> None:
 
 
 def test_the_second_stage_differs_in_its_place_and_its_key_alone() -> None:
-    one, other = [
-        msgpack.unpackb(bytes.fromhex(case["frames"][0]))[3] for case in cases("frames") if case["message"] == "Open"
-    ]
+    openings = [case for case in cases("frames") if case["message"] == "Open"]
+    one, other, _ = [msgpack.unpackb(bytes.fromhex(case["frames"][0]))[3] for case in openings]
     assert [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine != theirs] == [
         (0, 1),
         (b"", bytes(range(16))),
@@ -181,6 +183,37 @@ def test_seals(case: dict[str, Any]) -> None:
 def test_noise(case: dict[str, Any]) -> None:
     tokens = vectors.load("noise")["tokens"]
     assert [f"{plain.noise(case['seed'], case['position'], token):08x}" for token in tokens] == case["words"]
+
+
+@pytest.mark.parametrize("case", cases("shaping"), ids=lambda case: case["what"])
+def test_shaping(case: dict[str, Any]) -> None:
+    """From the page alone, in dave's own words."""
+    for index, row in enumerate(case["shaped"]):
+        reply = [*case["reply"], *case["draft"][:index]]
+        line = [*case["prompt"], *reply]
+        last = line if case["last_tokens"] < 0 else line[-case["last_tokens"] :]
+        own = [np.float32(value) for value in case["logits"]]
+        for token, value in case["bias"]:
+            own[token] += np.float32(value)
+        by = np.float32(case["repetition"])
+        own = [(value / by if value > 0 else value * by) if token in last else value for token, value in enumerate(own)]
+        for token in set(reply):
+            times = np.float32(reply.count(token))
+            own[token] -= np.float32(case["frequency"]) * times + np.float32(case["presence"])
+        assert own == row
+
+
+def test_log_probabilities() -> None:
+    told = vectors.load("shaping")["logprobs"]
+    total = math.log(math.fsum(map(math.exp, told["logits"])))
+    assert told["values"] == pytest.approx([value - total for value in told["logits"]], abs=1e-4)
+    verdict = told["verdict"]
+    data, width = bytes.fromhex(verdict["buffer"]), 1 + verdict["num_logprobs"]
+    num = len(data) // (8 * width)
+    numbers = struct.unpack(f"<{num * width}i{num * width}f", data)
+    for index, (token, logprob, top) in enumerate(verdict["rows"]):
+        ids, values = numbers[index * width :][:width], numbers[(num + index) * width :][:width]
+        assert list(zip(ids, values, strict=True)) == [(token, logprob), *map(tuple, top)]
 
 
 @pytest.mark.parametrize("case", cases("draws"), ids=lambda case: case["what"])

@@ -23,6 +23,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "seals": figures.seals,
     "noise": figures.noises,
     "draws": figures.draws,
+    "shaping": figures.shapings,
     "states": figures.states,
     "acceptance": figures.acceptances,
     "key_tokens": figures.bitmaps,

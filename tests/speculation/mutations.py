@@ -16,7 +16,8 @@ from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.speculation.stage import judge
 from dsdnode.speculation.stage.cache import BranchCache, Fate
 from dsdnode.speculation.stage.judge import Judge
-from dsdnode.speculation.stage.machine import Phase, StageMachine
+from dsdnode.speculation.stage.machine import StageMachine
+from dsdnode.speculation.stage.phases import Phase
 
 from .mutation import Mutation, always, constant
 from .mutations_stream import STREAM

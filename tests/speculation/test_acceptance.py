@@ -152,7 +152,7 @@ def test_the_judge_keeps_what_the_next_block_is_judged_by() -> None:
     assert carol.rejects(line, block(6, 0, 2), (EEL, CAT))
     carol.keep_draws(line, block(6, 0, 2), (CAT, CAT), mine[:2])
     assert carol.judge(line, block(6, 0, 2), (DOG, EEL)) == Decision(7, CAT, True, (4, 6))
-    assert carol.again(line) == Decision(7, CAT, False, (4, 6))
+    assert carol.again(line, block(6, 0, 2)) == Decision(7, CAT, False, (4, 6))
 
 
 def test_what_the_judge_keeps_is_bounded() -> None:

@@ -9,7 +9,8 @@ import pytest
 from dsdnode.speculation.actions import Gone, RunChunk, SendToOwner
 from dsdnode.speculation.digest import first
 from dsdnode.speculation.stage.cache import Fate
-from dsdnode.speculation.stage.machine import NEXT, Phase, StageMachine
+from dsdnode.speculation.stage.machine import StageMachine
+from dsdnode.speculation.stage.phases import NEXT, Phase
 from dsdnode.wire.messages import Block, Closed, SessionLost
 
 SESSION, SECRET, LEASE_S = b"s" * 16, b"k" * 32, 60.0

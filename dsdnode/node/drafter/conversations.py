@@ -83,7 +83,7 @@ class DraftSequences:
         inputs = np.asarray(seen, np.int32)
         chunk = Chunk(
             sequence, action.position, inputs, 1, self._sampling,
-            extend=action.count - 1, runners_up=True, owner=self._account.owner,
+            extend=action.count - 1, runners_up=True, past=action.past, owner=self._account.owner,
         )  # fmt: skip
         self._batcher.run(chunk, done, owner=self._session, account=self._account)
 
@@ -296,4 +296,6 @@ def session_config(conversation: Conversation, options: ReplyOptions) -> Session
         chunk_positions=options.chunk_positions,
         fixed_chunks=options.fixed_chunks,
         carried=conversation.carried,
+        shaping=options.sampling.shaping,
+        logprobs=options.num_logprobs >= 0,
     )

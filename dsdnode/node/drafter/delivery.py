@@ -21,6 +21,7 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import encode_body
+from dsdnode.wire.logprobs import MAX_TOKEN_BYTES, PieceLogprobs, SaidPosition, SaidToken, TokenLogprobs
 from dsdnode.wire.numbers import pack_tokens
 
 log = structlog.get_logger(__name__)
@@ -122,9 +123,10 @@ class Delivery:
             async with contextlib.aclosing(reply.run()) as emits:
                 async for emit in emits:
                     self._tell_route(reply)
-                    for tokens, num_accepted in _by_origin(emit):
+                    for tokens, num_accepted, logprobs in _by_origin(emit):
                         shown = stops.feed(text.feed(tokens)).encode()
-                        self._tell(replies.Piece(self.request, index, num_accepted), [pack_tokens(tokens), shown])
+                        buffers = [pack_tokens(tokens), shown, *([_said(logprobs, vocabulary)] if logprobs else [])]
+                        self._tell(replies.Piece(self.request, index, num_accepted), buffers)
                         index += len(tokens)
                     if stops.stopped:
                         reply.cancel("stop")
@@ -185,10 +187,21 @@ def finished(request: bytes, reason: str, error: Exception | None) -> replies.Fi
     return replies.Finished(request, "", type(error).__name__, str(error)[: wire.MAX_REASON])
 
 
-def _by_origin(emit: Emit) -> list[tuple[list[int], int]]:
+def _by_origin(emit: Emit) -> list[tuple[list[int], int, tuple[TokenLogprobs, ...]]]:
     """The drafted tokens and the verdict's own apart, so that a client can colour the text of each."""
-    drafted, own = emit.tokens[: emit.num_accepted], emit.tokens[emit.num_accepted :]
-    return [(list(tokens), num) for tokens, num in ((drafted, len(drafted)), (own, 0)) if tokens]
+    num = emit.num_accepted
+    drafted, own = (emit.tokens[:num], num, emit.logprobs[:num]), (emit.tokens[num:], 0, emit.logprobs[num:])
+    return [(list(tokens), num_accepted, told) for tokens, num_accepted, told in (drafted, own) if tokens]
+
+
+def _said(logprobs: Sequence[TokenLogprobs], vocabulary: Vocab) -> bytes:
+    """With the bytes of each token: a client has no tokenizer."""
+
+    def said(token: int, logprob: float) -> SaidToken:
+        return SaidToken(token, logprob, vocabulary.bytes_of(token)[:MAX_TOKEN_BYTES])
+
+    positions = [SaidPosition(said(one.token, one.logprob), tuple(said(*pair) for pair in one.top)) for one in logprobs]
+    return encode_body(PieceLogprobs(tuple(positions)))
 
 
 class StopFilter:

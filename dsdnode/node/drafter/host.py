@@ -84,7 +84,7 @@ class DrafterHost:
         self._engine.on_change(self._draft_changed)
         self._rpc.on_request(replies.Generate, self._generate)
         self._rpc.on_notice(replies.Cancel, self._cancel)
-        self._rpc.on_notice(wire.Verdict, lambda peer, m, _: self._to_reply(m.session, Reply.on_verdict, peer, m))
+        self._rpc.on_notice(wire.Verdict, lambda peer, m, b: self._to_reply(m.session, Reply.on_verdict, peer, m, b))
         self._rpc.on_notice(wire.Nack, lambda peer, m, _: self._to_reply(m.session, Reply.on_nack, peer, m))
         self._rpc.on_notice(
             wire.SessionLost, lambda peer, m, _: self._to_reply(m.session, Reply.on_session_lost, peer, m)

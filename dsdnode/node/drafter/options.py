@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
+from msgspec.structs import asdict
 
 from dsdnode.config import NodeConfig
 from dsdnode.engine.tokenizer import Vocab
@@ -16,11 +17,14 @@ from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.owner.prefill import MAX_SINGLES_POSITIONS
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.shaping import Shaping
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
+from dsdnode.wire.logprobs import TokenLogprobs, unpack_logprobs
 from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, WireAcceptance, WireSampling
 from dsdnode.wire.numbers import parse_wire
 from dsdnode.wire.replies import GenerateBody
+from dsdnode.wire.shaping import PLAIN, WireShaping
 
 PREFILL_POSITIONS = 256
 MAX_EXPERIENCES = 64
@@ -53,11 +57,23 @@ class ReplyOptions:
     """The reply ends when it has not gone forward for so long."""
     foreign: frozenset[int] = frozenset()
     """Ids that say something else to the draft model: it is not shown them, and they are not proposed."""
+    shaping: WireShaping = PLAIN
+    num_logprobs: int = -1
 
     @property
     def sampling(self) -> Sampling:
-        asked = self.asked
-        return Sampling(asked.temperature, asked.top_k, asked.top_p, asked.min_p, asked.seed)
+        return Sampling(**asdict(self.asked), shaping=Shaping(**asdict(self.shaping)))
+
+    def logprobs_of(self, buffers: list[bytes]) -> tuple[TokenLogprobs, ...]:
+        """Of a Verdict. Raises PeerMisbehaved."""
+        if self.num_logprobs < 0 or not buffers:
+            return ()
+        return unpack_logprobs(buffers[0], min(self.num_logprobs, self.model.vocab_size), self.model.vocab_size)
+
+    @property
+    def is_shaped(self) -> bool:
+        """Does it take stages with the capability SHAPING?"""
+        return not self.shaping.is_plain or self.num_logprobs >= 0
 
 
 @dataclass(slots=True)
@@ -94,7 +110,10 @@ class Options:
         largest = max(draft_max, window.plan().block)  # a plan for ever knows no draft_max
         if largest > room // 2:
             raise BadInput(f"blocks of {largest} hidden states of {model.name} are too large: {room // 2} at most")
-        rule = self.acceptance if body.acceptance is None else body.acceptance
+        rule = self._rule(body)
+        largest = max((token for token, _ in body.shaping.bias), default=0)
+        if largest >= model.vocab_size:
+            raise BadInput(f"logit_bias: token {largest}: {model.name} has token ids below {model.vocab_size}")
         return ReplyOptions(
             model=model,
             asked=body.sampling,
@@ -112,7 +131,17 @@ class Options:
             lease_s=self.lease_s,
             patience_s=body.patience_s or self.patience_s,
             foreign=foreign,
+            shaping=body.shaping,
+            num_logprobs=body.num_logprobs,
         )
+
+    def _rule(self, body: GenerateBody) -> WireAcceptance:
+        """Log-probabilities are of what the model says, so what they are told of is accepted exactly."""
+        if body.num_logprobs < 0:
+            return self.acceptance if body.acceptance is None else body.acceptance
+        if body.acceptance is not None and body.acceptance.threshold > 0:
+            raise BadInput("logprobs: they go with exact acceptance alone")
+        return WireAcceptance()
 
     def _max_draft(self, room: int) -> int:
         return min(room // 2, MAX_SINGLES_POSITIONS - 1) if self.strict else room // 2

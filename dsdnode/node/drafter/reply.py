@@ -18,13 +18,14 @@ from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of, session_config
 from dsdnode.node.drafter.options import ReplyOptions
-from dsdnode.node.drafter.routes import Route, Routes
+from dsdnode.node.drafter.route import Route
+from dsdnode.node.drafter.routes import Routes
 from dsdnode.pacing.estimates import with_estimates
 from dsdnode.pacing.suspects import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.wire.codec import printable
-from dsdnode.wire.messages import MAX_KILLED, Block, Nack, SessionLost, Verdict
+from dsdnode.wire.messages import MAX_KILLED, Nack, SessionLost, Verdict
 from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.replies import StageInfo, Statistics
 
@@ -70,8 +71,7 @@ class Reply:
         config = session_config(conversation, options)
         self._machine = SessionMachine(config, conversation.tokens, options.window, drafter=drafting)
         self.phase = Phase.OPENING
-        self._route: Route | None = None
-        """The one opened last."""
+        self._route: Route | None = None  # the one opened last
         self._avoid: dict[bytes, None] = {}
         self._out: asyncio.Queue[do.Emit | do.Finish | Exception] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
@@ -123,19 +123,18 @@ class Reply:
 
     @property
     def waits_for(self) -> str:
-        """In words."""
-        at_work = "looking for a pipeline" if self._route is None else f"at work: {self._route.told()}"
-        return self._trouble or at_work
+        return self._trouble or (f"at work: {self._route.told()}" if self._route else "looking for a pipeline")
 
     def _stepped(self) -> None:
         self._progress_s, self._trouble, self._num_forgotten = self._now(), "", 0
 
     # --- events (sync: decide, then act)
 
-    def on_verdict(self, peer: bytes, verdict: Verdict) -> None:
+    def on_verdict(self, peer: bytes, verdict: Verdict, buffers: list[bytes]) -> None:
         judge = self._route.peers[-1] if self._route else b""
         if self._route and (peer == judge or self._machine.is_sealed(verdict, judge)):
-            self._carry_out(self._machine.on_verdict(self._now(), verdict))
+            logprobs = self._options.logprobs_of(buffers) if peer == judge else ()
+            self._carry_out(self._machine.on_verdict(self._now(), verdict, logprobs))
             if self._machine.num_answered > self._num_answered:
                 self._num_answered = self._machine.num_answered
                 self._stepped()
@@ -236,8 +235,8 @@ class Reply:
 
     def _act(self, action: do.SessionAction) -> None:
         match action:
-            case do.SendBlock(block, digests, tokens):
-                self._send(block, [digests, pack_tokens(list(tokens))])
+            case do.SendBlock():
+                self._send(action)
             case do.Draft():
                 self._draft(action)
             case do.NeedRoute():
@@ -246,11 +245,12 @@ class Reply:
                 self._num_fruitless = self._num_killed = 0
                 self._out.put_nowait(action)
 
-    def _send(self, block: Block, buffers: list[bytes]) -> None:
+    def _send(self, sent: do.SendBlock) -> None:
         if self._route is None:
             return
+        buffers = [sent.digests, pack_tokens(list(sent.tokens)), *self._route.line.notes(sent)]
         try:
-            self._rpc.notify(self._route.peers[0], block, buffers, priority=Priority.VERIFY)
+            self._rpc.notify(self._route.peers[0], sent.block, buffers, priority=Priority.VERIFY)
         except DsdError as error:
             log.info("block not sent", reason=str(error))  # the pass times out, and another route is asked for
 
@@ -299,7 +299,7 @@ class Reply:
                 action.route,
                 action.digests,
                 tuple(self._avoid),
-                len(self._machine.tokens),
+                self._machine.tokens,
                 self._progress_s + self._options.patience_s,
                 self._told,
             )

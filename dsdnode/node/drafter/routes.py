@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import structlog
 from cachetools import LRUCache
@@ -12,12 +11,13 @@ from cachetools import LRUCache
 from dsdnode.cost import PipelineCost
 from dsdnode.dht.ids import model_key
 from dsdnode.errors import DsdError, NoPipeline
-from dsdnode.identity import short_id
-from dsdnode.net.port import Priority
+from dsdnode.net.port import SHAPING, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.attempt import BETTER, Attempt, some_of
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
+from dsdnode.node.drafter.route import Loss, Route
+from dsdnode.node.drafter.telling import ToldLine
 from dsdnode.pacing.suspects import HERE, TRIAL_PASSES, TRIAL_S, Slowness, Suspects, Trials, lost_at
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import (
@@ -48,7 +48,6 @@ from dsdnode.wire.messages import (
     Traced,
 )
 from dsdnode.wire.records import ProviderRecord
-from dsdnode.wire.replies import StageInfo
 
 log = structlog.get_logger(__name__)
 
@@ -108,57 +107,6 @@ class Hosts:
         self._remembered[model_id] = asyncio.get_running_loop().time(), with_usual_speeds(shards) if shards else before
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """An opened pipeline; `lengths` as the stages answered (speculation/actions.py, NeedRoute); `max_positions`: what
-    they all have room for."""
-
-    places: tuple[PipelineStage, ...]
-    peers: tuple[bytes, ...]
-    lengths: tuple[int, ...]
-    max_positions: int
-    costs: PipelineCost
-    """As predicted from the peers' records and the links; what was seen of them, too."""
-    first_costs: PipelineCost
-    """As they were when this drafter first took this pipeline."""
-    trial_s: float | None = None
-    """Some of its stages are new here, and others would do: then by so long something should have come."""
-
-    def told(self, index: int | None = None) -> str:
-        """Its stages, or one of them, for people."""
-        stages = [
-            f"{short_id(peer)} (layers {place.start}:{place.end})"
-            for place, peer in zip(self.places, self.peers, strict=True)
-        ]
-        return ", ".join(stages) if index is None else stages[index]
-
-    def stages(self) -> tuple[StageInfo, ...]:
-        """The same for programs."""
-        both = zip(self.places, self.peers, strict=True)
-        return tuple(StageInfo(peer.hex(), (place.start, place.end)) for place, peer in both)
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Where on a route a block is that nobody answers: between two stages, or (twice the same index) at one."""
-
-    first: int
-    second: int
-    trouble: str = ""
-    """What the first one says of its link to the second."""
-    silent: bool = False
-    """It does not even say where the block is."""
-    computing: bool = False
-    """The block is there, and perhaps is only slow."""
-
-    def told(self, route: Route) -> str:
-        """In words."""
-        one, other = route.told(self.first), route.told(self.second)
-        if self.first != self.second:
-            return f"nothing comes from {one} to {other}" + (f": {self.trouble}" if self.trouble else "")
-        return f"{one} does not say what became of it" if self.silent else f"{one} has not passed on what it was sent"
-
-
 class Routes:
     """Opens pipelines for the replies of one owner."""
 
@@ -189,19 +137,19 @@ class Routes:
         number: int,
         digests: bytes,
         avoid: Collection[bytes],
-        num_tokens: int,
+        tokens: Sequence[int],
         deadline_s: float,
         told: Callable[[str], None],
     ) -> Route:
         """The best pipeline of peers that answer now, opened: with room for the whole reply if there is one, else with
-        the most. `avoid`: peers to do without where there is another way; `num_tokens`: of the line so far.
+        the most. `avoid`: peers to do without where there is another way; `tokens`: the line so far.
 
         Every peer that may have opened is a holder of the conversation from then on. While there is none, because peers
         are silent, full or restarting, they are asked again until `deadline_s`, and `told` hears what is waited for.
 
         Raises NoPipeline (nobody has these layers, or their hosts are silent to the end), Overloaded.
         """
-        session, model = conversation.session, options.model
+        session, model, num_tokens = conversation.session, options.model, len(tokens)
         avoid = dict.fromkeys([*avoid, *self.suspects.peers(_now())])
         attempt = Attempt(set(avoid), self._choose, num_tokens, conversation.num_positions)
         fresh = False
@@ -229,19 +177,30 @@ class Routes:
                 continue
             trial_s = self._trial_s(places, attempt.instead(model, records, view, strangers), view, num_tokens)
             conversation.asked(place.peer for place in places)
-            answers = await self._open_all(conversation, options, number, digests, places)
+            line = ToldLine.of(options, tokens, len(conversation.tokens) - options.num_resumed)
+            answers = await self._open_all(conversation, options, number, digests, places, line)
             failed = {peer: answer for peer, answer in answers.items() if not isinstance(answer, Opened)}
             if not failed:
-                lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
-                for peer in answers:
-                    self._sessions.setdefault(peer, {})[session] = None
-                costs = self._costs(session, places, rtt_s)
-                max_positions = min(place.record.context_tokens for place in places)
-                first_costs = self._first_seen(tuple(answers), costs)
-                return Route(places, tuple(answers), lengths, max_positions, costs, first_costs, trial_s)
+                return self._opened(session, places, answers, self._costs(session, places, rtt_s), line, trial_s)
             attempt.refused(failed)
             empty = [peer for peer, answer in answers.items() if isinstance(answer, Opened) and not answer.length]
             self.close(conversation, empty)
+
+    def _opened(
+        self,
+        session: bytes,
+        places: tuple[PipelineStage, ...],
+        answers: Mapping[bytes, object],
+        costs: PipelineCost,
+        line: ToldLine,
+        trial_s: float | None,
+    ) -> Route:
+        lengths = tuple(answer.length for answer in answers.values() if isinstance(answer, Opened))
+        for peer in answers:
+            self._sessions.setdefault(peer, {})[session] = None
+        max_positions = min(place.record.context_tokens for place in places)
+        first_costs = self._first_seen(tuple(answers), costs)
+        return Route(places, tuple(answers), lengths, max_positions, costs, first_costs, line, trial_s)
 
     def _trial_s(
         self,
@@ -357,10 +316,12 @@ class Routes:
         number: int,
         digests: bytes,
         places: Sequence[PipelineStage],
+        line: ToldLine,
     ) -> dict[bytes, Opened | Refused | DsdError]:
         """Each is asked for what it has room for, whatever the others have: they may be others at the next try, and a
         stage that has opened already takes no other terms under the same number."""
-        stages = encode_body(OpenStages(tuple(StagePlace(place.contact, place.start, place.end) for place in places)))
+        where = tuple(StagePlace(place.contact, place.start, place.end) for place in places)
+        stages = encode_body(OpenStages(where, options.shaping, line.num_prompt, line.num_line, options.num_logprobs))
 
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
             judges = index == len(places) - 1
@@ -370,7 +331,9 @@ class Routes:
                 options.asked, reserved, options.lease_s, options.wire, options.acceptance,
                 seal.key_for(conversation.secret, number, peer) if judges else b"",
             )  # fmt: skip
-            buffers = [stages, digests, *([options.key_tokens] if judges and options.key_tokens else [])]
+            if options.is_shaped and not self._rpc.transport.can(peer, SHAPING):
+                return Refused("it does not know penalties, biases and log-probabilities: a newer version does")
+            buffers = [stages, digests, *(line.buffers(options.key_tokens) if judges else [])]
             try:
                 answer, _ = await self._rpc.request(
                     peer, message, buffers, timeout_s=OPEN_TIMEOUT_S, priority=Priority.CONTROL

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from dsdnode.accounts import Account
 from dsdnode.engine.port import Chunk, Engine, Output
-from dsdnode.errors import DsdError, EngineLost, Overloaded, PeerMisbehaved
+from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
@@ -21,12 +21,11 @@ from dsdnode.node.batching.scheduler import Owner
 from dsdnode.node.shard.neighbours import Neighbours
 from dsdnode.node.shard.owners import Owners
 from dsdnode.node.shard.sessions import Sessions, StageSession
+from dsdnode.node.shard.terms import Asked, BlockBuffers, seen_of
 from dsdnode.speculation import actions as do
 from dsdnode.speculation import seal
-from dsdnode.speculation.acceptance import JudgeDraw
-from dsdnode.speculation.digest import DIGEST_BYTES
 from dsdnode.swarm.pings import Pings
-from dsdnode.wire.codec import buffer_at, decode_body
+from dsdnode.wire.logprobs import pack_logprobs
 from dsdnode.wire.messages import (
     MAX_REASON,
     Block,
@@ -35,16 +34,14 @@ from dsdnode.wire.messages import (
     Message,
     Open,
     Opened,
-    OpenStages,
     Park,
     Refused,
     SessionLost,
-    StagePlace,
     Trace,
     Traced,
 )
-from dsdnode.wire.numbers import pack_tokens, unpack_tokens
-from dsdnode.wire.tensors import pack_states, unpack_states
+from dsdnode.wire.numbers import pack_tokens
+from dsdnode.wire.tensors import pack_states
 
 log = structlog.get_logger(__name__)
 
@@ -129,41 +126,41 @@ class StageHost:
     # --- messages
 
     async def _open(self, peer: bytes, message: Open, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
-        stages = decode_body(buffer_at(buffers, 0), OpenStages).stages
-        digests = buffer_at(buffers, 1)[: DIGEST_BYTES * (message.max_positions + 1)]  # no line is longer
-        account, key_tokens = self._rpc.account_of(peer), self._key_tokens(buffers)
+        asked, account = Asked.of(message, buffers, self._engine.shard), self._rpc.account_of(peer)
         if self._batcher.culprits.is_refused(message.session, asyncio.get_running_loop().time()):
             return Refused(REFUSED), []
-        refusal = self._sessions.refusal(peer, message, stages) or await self._neighbours.refusal(message.index, stages)
+        refusal = self._sessions.refusal(peer, asked)
+        refusal = refusal or await self._neighbours.refusal(message.index, asked.stages)
         if refusal is None:
             with self._sessions.kept_for(account, message):
-                refusal = await self._make_room(account, message, stages)
+                refusal = await self._make_room(account, asked)
         if refusal is not None:
             return refusal, []
         now, lease_s = asyncio.get_running_loop().time(), min(message.lease_s, self._max_lease_s)
-        session = self._sessions.admit(now, account, message, stages, key_tokens)
-        length = session.machine.on_open(now, message.route, message.index, len(stages), lease_s, digests)
+        session = self._sessions.admit(now, account, asked)
+        place = message.route, message.index, len(asked.stages)
+        session.machine.known = asked.known
+        length = session.machine.on_open(now, *place, lease_s, asked.digests)
         if length is None:
             return Refused("an older route of this session, or its end", retry=True), []
-        session.reopen(message, stages)
-        session.line_positions = max(0, len(digests) // DIGEST_BYTES - 1)
+        session.reopen(asked)
         self.on_change()
         if session.after is not None:  # warm the link before the first block needs it
             self._rpc.warm(session.after)
         self._schedule(session)
         return Opened(length), []
 
-    async def _make_room(self, account: Account, message: Open, stages: tuple[StagePlace, ...]) -> Refused | None:
+    async def _make_room(self, account: Account, asked: Asked) -> Refused | None:
         """None: the session may be admitted, now."""
         while True:
             now = asyncio.get_running_loop().time()
-            refusal = self._sessions.refusal(account.owner, message, stages)
-            going = refusal or self._sessions.room_for(now, account, message)
+            refusal = self._sessions.refusal(account.owner, asked)
+            going = refusal or self._sessions.room_for(now, account, asked)
             if isinstance(going, Refused):
                 return going
             for session in going:
                 self._evict(session)
-            leaving = self._sessions.leaving(message)
+            leaving = self._sessions.leaving(asked)
             if leaving is None:
                 return None
             await leaving.gone.wait()
@@ -184,12 +181,6 @@ class StageHost:
             trouble = self._rpc.transport.trouble_with(session.after)
         return Traced(session.machine.reached(message.epoch, message.end), trouble[:MAX_REASON]), []
 
-    def _key_tokens(self, buffers: list[bytes]) -> bytes:
-        keys = buffers[2] if len(buffers) > 2 else b""
-        if len(keys) > -(-self._engine.shard.vocab_size // 8):
-            raise PeerMisbehaved("more key tokens than there are tokens")
-        return keys
-
     def _block(self, peer: bytes, message: Block, buffers: list[bytes]) -> None:
         session = self._sessions.get(message.session)
         if session is None:  # the sender is the owner, or a stage that passes it on to the owner
@@ -199,15 +190,10 @@ class StageHost:
         sender = session.owner if index == 0 else session.peers[index - 1]
         if message.route != session.opened.route or peer != sender:
             return  # of a route that was left: its owner knows
-        if len(buffers) != (2 if index == 0 else 3):
-            raise PeerMisbehaved("a block has two buffers, three after the first stage")
-        shard, num_positions = self._engine.shard, message.num_given + message.num_draft
-        num_tokens = num_positions if index == 0 else message.num_draft
-        tokens = unpack_tokens(buffers[1], num_tokens, shard.vocab_size)
-        states = None if index == 0 else unpack_states(buffers[2], num_positions, shard.width, session.opened.wire)
+        has = BlockBuffers.of(session.asked, message, buffers, self._engine.shard)
         session.begun = True
-        now = asyncio.get_running_loop().time()
-        self._carry_out(session, session.machine.on_block(now, message, buffers[0], tokens, states))
+        now, on_block = asyncio.get_running_loop().time(), session.machine.on_block
+        self._carry_out(session, on_block(now, message, has.digests, has.tokens, has.states, has.note))
 
     def _closed(self, peer: bytes, message: Closed, buffers: list[bytes]) -> None:
         session = self._sessions.get(message.session)
@@ -290,14 +276,15 @@ class StageHost:
                     self._batcher.release(sequence)
                 case do.RunChunk():
                     self._run(session, action)
-                case do.ForwardBlock(block, digests, tokens, states):
+                case do.ForwardBlock(block, digests, tokens, states, note):
                     try:
                         buffers = [digests, pack_tokens(list(tokens)), pack_states(states, session.opened.wire)]
+                        buffers += [] if note is None else [note.data]
                     except ValueError as error:
                         return self._fail(session, str(error))
                     self._tell(session.peers[session.opened.index + 1], block, buffers, Priority.VERIFY)
-                case do.SendToOwner(message):
-                    self._tell(session.owner, message)
+                case do.SendToOwner(message, logprobs):
+                    self._tell(session.owner, message, [pack_logprobs(logprobs)] if logprobs else [])
                 case do.BroadcastClosed(message, digest):
                     sealed = replace(message, seal=seal.of(session.opened.seal_key, message, digest))
                     for peer in session.peers[: session.opened.index]:
@@ -345,8 +332,11 @@ class StageHost:
     def _chunk(self, session: StageSession, run: do.RunChunk) -> Chunk:
         inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
         sampling = session.sampling if run.num_draws else None
-        num_top = min(run.num_top, self._engine.shard.vocab_size)
-        return Chunk(run.sequence, run.position, inputs, run.num_draws, sampling, num_top=num_top, owner=session.owner)
+        most = self._engine.shard.vocab_size
+        return Chunk(
+            run.sequence, run.position, inputs, run.num_draws, sampling, num_top=min(run.num_top, most), past=run.past,
+            num_logprobs=min(session.asked.body.num_logprobs, most) if run.num_draws else -1, owner=session.owner,
+        )  # fmt: skip
 
     def _done(self, session: StageSession, result: Output | DsdError | None) -> None:
         now = asyncio.get_running_loop().time()
@@ -354,7 +344,7 @@ class StageHost:
             queue = self._batcher.num_others(session.id)
             draws = () if result.tokens is None else tuple(result.tokens.tolist())
             actions = session.machine.on_output(
-                now, result.states, draws, result.compute_s, seen=_seen(result), queue=queue
+                now, result.states, draws, result.compute_s, seen=seen_of(result), queue=queue
             )
             self._carry_out(session, actions)
         elif isinstance(result, Overloaded):
@@ -389,12 +379,3 @@ class StageHost:
     def _tick(self, session: StageSession) -> None:
         session.timer = None
         self._carry_out(session, session.machine.tick(asyncio.get_running_loop().time()))
-
-
-def _seen(output: Output) -> tuple[JudgeDraw, ...]:
-    """The draws with the distributions behind them, where these were asked for."""
-    if output.top is None or output.tokens is None:
-        return ()
-    columns = (output.tokens, output.top.tokens, output.top.probabilities, output.top.entropies)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    return tuple(JudgeDraw(token, tuple(top), tuple(chances), entropy) for token, top, chances, entropy in rows)

@@ -7,26 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import msgspec
-
 from dsdnode.accounts import Account, Asking, Shares, Turns
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
 from dsdnode.node.shard.room import Coming, Room
-from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, KeyTokens, RelaxedRule
+from dsdnode.node.shard.terms import Asked
+from dsdnode.speculation.digest import DIGEST_BYTES
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.stage.machine import StageMachine
-from dsdnode.wire.messages import (
-    MAX_REASON,
-    WIRE_TYPES,
-    Open,
-    Refused,
-    StagePlace,
-    WireAcceptance,
-    WireSampling,
-    is_session_of,
-)
+from dsdnode.wire.messages import MAX_REASON, WIRE_TYPES, Open, Refused, StagePlace, is_session_of
 
 SEQUENCES_PER_SESSION = 8
 """A main line and three hedges, and as many that were just left."""
@@ -38,15 +28,13 @@ MAX_KEPT_BYTES = 64 * 1024 * 1024
 
 @dataclass(slots=True, eq=False)
 class StageSession:
-    """One owner's session. `opened` and `stages` are of its current route."""
+    """One owner's session. `asked` is of its current route."""
 
     machine: StageMachine
     account: Account
     sequences: tuple[int, ...]
     reserved_positions: int
-    opened: Open
-    stages: tuple[StagePlace, ...]
-    sampling: Sampling
+    asked: Asked
     timer: asyncio.TimerHandle | None = None
     peers: tuple[bytes, ...] = field(default=())
     parked: bool = False
@@ -60,12 +48,21 @@ class StageSession:
     num_cells: int = 0
     """In use, as of the last event."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    sampling: Sampling = field(init=False)
 
-    def reopen(self, message: Open, stages: tuple[StagePlace, ...]) -> None:
-        self.begun = self.begun and message.route == self.opened.route
-        self.opened, self.stages, self.parked = message, stages, False
-        self.sampling = _sampling(message)
-        self.peers = tuple(peer_id(stage.contact.public_key) for stage in stages)
+    def __post_init__(self) -> None:
+        self.sampling = self.asked.sampling
+
+    def reopen(self, asked: Asked) -> None:
+        self.begun = self.begun and asked.message.route == self.opened.route
+        self.asked, self.parked = asked, False
+        self.sampling = asked.sampling
+        self.peers = tuple(peer_id(stage.contact.public_key) for stage in asked.stages)
+        self.line_positions = max(0, len(asked.digests) // DIGEST_BYTES - 1)
+
+    @property
+    def opened(self) -> Open:
+        return self.asked.message
 
     @property
     def id(self) -> bytes:
@@ -86,7 +83,7 @@ class StageSession:
 
     @property
     def last(self) -> bool:
-        return self.opened.index == len(self.stages) - 1
+        return self.asked.judges
 
     @property
     def after(self) -> bytes | None:
@@ -97,15 +94,14 @@ class StageSession:
     def worked_s(self) -> float:
         return self.machine.worked_s
 
-    def is_another_reply(self, message: Open) -> bool:
+    def is_another_reply(self, asked: Asked) -> bool:
         """(Its Park may be lost.)"""
-        return self.parked or _terms(self.opened) != _terms(message)
+        return self.parked or self.asked.terms != asked.terms
 
-    def changes_its_route(self, message: Open, stages: tuple[StagePlace, ...]) -> bool:
+    def changes_its_route(self, asked: Asked) -> bool:
         """Until a block has come its owner may still be looking for the other stages. From then on a run may be in
         flight that belongs to this place on this route."""
-        same = (message, stages) == (self.opened, self.stages)
-        return self.begun and message.route == self.opened.route and not same
+        return self.begun and asked.message.route == self.opened.route and asked.place != self.asked.place
 
 
 class Sessions:
@@ -144,31 +140,30 @@ class Sessions:
     def _room(self, now: float, here: Iterable[StageSession], coming: Iterable[Coming] = ()) -> Room[StageSession]:
         return Room(now, self._max_sessions, self._engine.shard.context_tokens, here, coming, self._turns)
 
-    def admit(
-        self, now: float, account: Account, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes
-    ) -> StageSession:
+    def admit(self, now: float, account: Account, asked: Asked) -> StageSession:
         """After `refusal` gave None, and `room_for` nobody. A session that is here already hears of a new reply."""
-        known = self._sessions.get(message.session)
+        known, max_positions = self._sessions.get(asked.message.session), asked.message.max_positions
         if known is None:
-            known = self._add(account, message, stages, key_tokens)
+            known = self._add(account, asked)
             known.since_s = self._turns.since_s(now, account)
             return known
         known.account = account
-        if known.is_another_reply(message):
-            known.machine.on_turn(message.max_positions, _acceptance(message, key_tokens))
-            known.reserved_positions, known.since_s = message.max_positions, now
+        if known.is_another_reply(asked):
+            known.machine.on_turn(max_positions, asked.acceptance)
+            known.reserved_positions, known.since_s = max_positions, now
         return known
 
-    def _add(self, account: Account, message: Open, stages: tuple[StagePlace, ...], key_tokens: bytes) -> StageSession:
+    def _add(self, account: Account, asked: Asked) -> StageSession:
+        message = asked.message
         sequences, self._free = tuple(self._free[: self._per_session]), self._free[self._per_session :]
         machine = StageMachine(
             message.session,
             sequences,
             max_positions=message.max_positions,
             limits=replace(self._limits, account=account),
-            acceptance=_acceptance(message, key_tokens),
+            acceptance=asked.acceptance,
         )
-        session = StageSession(machine, account, sequences, message.max_positions, message, stages, _sampling(message))
+        session = StageSession(machine, account, sequences, message.max_positions, asked)
         self._sessions[message.session] = session
         return session
 
@@ -185,8 +180,9 @@ class Sessions:
         session.gone.set()
         return True
 
-    def refusal(self, owner: bytes, message: Open, stages: tuple[StagePlace, ...]) -> Refused | None:
+    def refusal(self, owner: bytes, asked: Asked) -> Refused | None:
         """Why not, in words; None: it may be opened, or opened again, where there is `room_for` it."""
+        message, stages = asked.message, asked.stages
         shard, known = self._engine.shard, self._sessions.get(message.session)
         if message.index >= len(stages) or message.model_id != shard.model_id:
             return Refused(f"this peer hosts {shard.model_name}, not the model asked for")
@@ -204,8 +200,8 @@ class Sessions:
         if not self._engine.available:
             over = self._engine.quarantined
             return Refused(over[:MAX_REASON] or "the engine is restarting", retry=not over)
-        if known is not None and not known.is_another_reply(message):
-            changed = known.changes_its_route(message, stages)
+        if known is not None and not known.is_another_reply(asked):
+            changed = known.changes_its_route(asked)
             return Refused("blocks of this route have come: other terms take a higher one") if changed else None
         if known is not None and message.route <= known.opened.route:  # or less would be reserved than is in use
             return Refused("another reply of this session takes a higher route", retry=True)
@@ -215,10 +211,11 @@ class Sessions:
             return Refused(f"{message.max_positions} positions do not fit the cache of {shard.context_tokens}")
         return None
 
-    def room_for(self, now: float, account: Account, message: Open) -> list[StageSession] | Refused:
+    def room_for(self, now: float, account: Account, asked: Asked) -> list[StageSession] | Refused:
         """Who must go before this session may be opened, or go on with another reply. Refused: nobody has to."""
+        message = asked.message
         known = self._sessions.get(message.session)
-        if known is not None and not known.is_another_reply(message):
+        if known is not None and not known.is_another_reply(asked):
             return []
         self._asking.asks(account.network, now, message.max_positions)
         others = [one for one in self._sessions.values() if one is not known and not one.machine.is_over]
@@ -228,10 +225,11 @@ class Sessions:
         coming = [one for session, one in self._coming.items() if session != message.session]
         return self._room(now, others, coming).make(Coming(account, message.max_positions))
 
-    def leaving(self, message: Open) -> StageSession | None:
+    def leaving(self, asked: Asked) -> StageSession | None:
         """Who is over, but for a run in flight, and is still in the way of this session."""
+        message = asked.message
         known = self._sessions.get(message.session)
-        if known is not None and not known.is_another_reply(message):
+        if known is not None and not known.is_another_reply(asked):
             return None
         others = [one for one in self._sessions.values() if one is not known]
         num_held = sum(one.held_positions for one in others)
@@ -261,22 +259,6 @@ def _make_a_model(stages: Sequence[StagePlace], num_layers: int) -> bool:
     ends = [0, *(stage.end for stage in stages)]
     follow = all(stage.start == end < stage.end for stage, end in zip(stages, ends, strict=False))
     return follow and ends[-1] == num_layers
-
-
-def _acceptance(message: Open, key_tokens: bytes) -> AcceptanceRule:
-    asked = message.acceptance
-    if asked.threshold == 0:
-        return ExactRule()
-    return RelaxedRule(asked.threshold, deferred=asked.deferred, key_tokens=KeyTokens(key_tokens))
-
-
-def _sampling(message: Open) -> Sampling:
-    return Sampling(**msgspec.structs.asdict(message.sampling))
-
-
-def _terms(message: Open) -> tuple[WireSampling, WireAcceptance, int]:
-    """What is one reply's: draws, and their fate, are made by these."""
-    return message.sampling, message.acceptance, message.max_positions
 
 
 def _limits(width: int, max_sessions: int) -> StageLimits:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dsdnode.speculation.actions import Draft, DraftToken, Tokens
 from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
+from dsdnode.speculation.shaping import PLAIN, Past, Shaping
 
 _NUM_BINS = 10
 _PRIOR_WEIGHT = 3.0
@@ -65,9 +66,18 @@ class DraftPlanner:
     """The draft engine of one reply: `num_sequences` sequences, one Draft outstanding at a time."""
 
     def __init__(
-        self, epochs: Epochs, num_sequences: int, *, alive: bool, cached: Sequence[Sequence[bytes]] = ()
+        self,
+        epochs: Epochs,
+        num_sequences: int,
+        *,
+        alive: bool,
+        cached: Sequence[Sequence[bytes]] = (),
+        shaping: Shaping = PLAIN,
+        num_prompt: int = 0,
     ) -> None:
-        """`cached`: by sequence, what the reply before left in it (digests after each token)."""
+        """`cached`: by sequence, what the reply before left in it (digests after each token). `num_prompt`: tokens of
+        the line that are not the reply's own."""
+        self._shaping, self._num_prompt = shaping, num_prompt
         self.alive = alive
         self.asked: OutstandingDraft | None = None
         self.first = Calibration()
@@ -107,9 +117,17 @@ class DraftPlanner:
         position = min(self._num_common(cached, epoch), end - 1)
         own = self._cached[epoch.sequence] = cached[:position]
         own += [self._digest(epoch, length) for length in range(position + 1, end + 1)]
-        draft = Draft(epoch.sequence, source, position, self._epochs.tokens(epoch, position, end), count)
+        tokens = self._epochs.tokens(epoch, position, end)
+        draft = Draft(epoch.sequence, source, position, tokens, count, self._past(epoch, end))
         self.asked = OutstandingDraft(epoch, end, self._digest(epoch, end), draft, now)
         return draft
+
+    def _past(self, epoch: OwnEpoch, end: int) -> Past | None:
+        """The judge will draw under the same."""
+        if not self._shaping.has_past:
+            return None
+        first = self._shaping.first_counted(end, self._num_prompt)
+        return Past.of(self._epochs.tokens(epoch, first, end), self._num_prompt - first)
 
     def answered(self, draft_tokens: tuple[DraftToken, ...]) -> None:
         """Draft tokens that fit a live epoch's end are its own now; the engine holds all of them but the last."""

@@ -33,6 +33,7 @@ from dsdnode.speculation.owner.flow import Flow
 from dsdnode.speculation.owner.prefill import Prefill
 from dsdnode.speculation.owner.timer import RetransmissionTimer
 from dsdnode.speculation.plan import Continuation, Plan, SessionConfig
+from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.messages import Nack, Verdict
 
 __all__ = ["MAX_NACKS", "SessionConfig", "SessionMachine"]
@@ -59,10 +60,17 @@ class SessionMachine:
         self._window = window
         self._line = CommittedLine(config.secret, prompt)
         self._epochs = Epochs(self._line, config.session, MAX_BRANCHES, carried.epoch)
-        self._drafts = DraftPlanner(self._epochs, MAX_BRANCHES, alive=drafter, cached=carried.cached)
+        num_prompt = len(prompt) - config.num_resumed
+        self._drafts = DraftPlanner(
+            self._epochs,
+            MAX_BRANCHES,
+            alive=drafter,
+            cached=carried.cached,
+            shaping=config.shaping,
+            num_prompt=num_prompt,
+        )
         self._wanted_length = len(prompt) + config.max_tokens
         self._max_length = min(self._wanted_length, config.max_positions)
-        num_prompt = len(prompt) - config.num_resumed
         self._prefill = Prefill(num_prompt, config.chunk_positions, fixed=config.fixed_chunks)
         self._flow = Flow(self._epochs, self._drafts, self._prefill, self._max_length)
         self._full = "context" if self._max_length == config.max_positions else "length"
@@ -179,13 +187,15 @@ class SessionMachine:
         self._drafts.alive = True
         return self._go_on(now)
 
-    def on_verdict(self, now: float, verdict: Verdict) -> list[SessionAction]:
-        """Cumulative: it answers every block up to `decided`, and commits when it decides past the line."""
+    def on_verdict(self, now: float, verdict: Verdict, logprobs: tuple[TokenLogprobs, ...] = ()) -> list[SessionAction]:
+        """Cumulative: it answers every block up to `decided`, and commits when it decides past the line. `logprobs`: of
+        the last positions up to there; where too few came that should, it is as if it had been lost."""
         epoch = self._current(verdict.route, verdict.epoch)
         if epoch is None or verdict.token >= self._config.vocab_size or verdict.decided > epoch.sent:
             return []
         judged = next((flight for flight in epoch.flights if flight.end >= verdict.decided), None)
-        if judged is None:
+        lacking = self._config.logprobs and len(logprobs) < verdict.decided + 1 - len(self._line)
+        if judged is None or lacking:
             return []
         epoch.flights = [flight for flight in epoch.flights if flight.end > verdict.decided]
         self._timer.answered(now, judged.sent_s)
@@ -194,7 +204,8 @@ class SessionMachine:
             self._num_lacking, self._num_judged = 0, verdict.decided
         if verdict.decided < len(self._line):
             return self._go_on(now)
-        actions = self._commit(now, verdict, epoch, judged)
+        told = logprobs[len(logprobs) - (verdict.decided + 1 - len(self._line)) :] if self._config.logprobs else ()
+        actions = self._commit(now, verdict, epoch, judged, told)
         if self.finished is None and self._epochs.main is None:
             self._epochs.begin(verdict.epoch, verdict.decided)
         return actions + self._go_on(now)
@@ -289,9 +300,11 @@ class SessionMachine:
             actions.append(action)
         return actions
 
-    def _commit(self, now: float, verdict: Verdict, epoch: OwnEpoch, judged: Flight) -> list[SessionAction]:
+    def _commit(
+        self, now: float, verdict: Verdict, epoch: OwnEpoch, judged: Flight, told: tuple[TokenLogprobs, ...]
+    ) -> list[SessionAction]:
         """The accepted draft tokens and the judge's own token behind them, up to the end of the reply if that is
-        there."""
+        there. `told`: of each of them, if they are asked for."""
         position = len(self._line)
         tokens: Tokens = self._epochs.tokens(epoch, position, verdict.decided)
         if not (self._config.relaxed and judged.end == verdict.decided < epoch.sent):
@@ -326,7 +339,7 @@ class SessionMachine:
         self._depth = 0 if rejected else self._depth + outcome.num_accepted
         self.log.judged(event)
         self._window.on_verdict(event)
-        actions: list[SessionAction] = [Emit(tokens[:stop], outcome.num_accepted)] if stop else []
+        actions: list[SessionAction] = [Emit(tokens[:stop], outcome.num_accepted, told[:stop])] if stop else []
         if stop < len(tokens):
             return actions + self._finish("stop")
         return actions + self._finish(self._full) if len(self._line) == self._max_length else actions

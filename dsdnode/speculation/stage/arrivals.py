@@ -9,7 +9,7 @@ import msgspec
 
 from dsdnode.accounts import NOBODY, Account, Shares
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.speculation.actions import ForwardBlock, States, Tokens
+from dsdnode.speculation.actions import ForwardBlock, Note, States, Tokens
 from dsdnode.speculation.digest import DIGEST_BYTES, split
 from dsdnode.wire.messages import Block
 
@@ -68,6 +68,9 @@ class Arrival:
     tokens: Tokens
     states: States | None
     arrived_s: float
+    note: Note | None = None
+    behind: Tokens = ()
+    """At the judge, where a past is needed: its tokens behind the line that was told."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -81,7 +84,7 @@ class Arrival:
     @property
     def size_bytes(self) -> int:
         """Of the hidden states: the rest is small."""
-        return 0 if self.states is None else self.states.nbytes
+        return (0 if self.states is None else self.states.nbytes) + (0 if self.note is None else len(self.note.data))
 
     @property
     def draft(self) -> Tokens:

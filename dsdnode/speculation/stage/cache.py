@@ -37,6 +37,8 @@ class Branch:
     """Judge, relaxed: the draws of the last positions with the distributions behind them."""
     relaxed: tuple[int, ...] = ()
     """Judge: positions where the branch is not what the judge drew."""
+    tail: list[int] = field(default_factory=list)
+    """Judge, where a past is needed: its tokens behind the line that was told (known.py)."""
     runs: tuple[tuple[int, int], ...] = ((0, 0),)
     """Where its cells are from: (number, first position) of each run of positions that one branch made."""
 
@@ -79,6 +81,8 @@ class BranchCache:
         self.floor = 0
         self.judging = False
         """Is this the last stage, where `decided` means something?"""
+        self.num_told: int | None = None
+        """Judge: so long is the line whose tokens were told; None: it needs no tokens."""
         self._branches: dict[int, Branch] = {}
         self._closings: dict[int, Closing] = {}
         self._sequences = tuple(sequences)
@@ -117,6 +121,7 @@ class BranchCache:
             branch = self._branches[epoch]
             if (
                 self._is_decided(branch, block)
+                and self._knows(branch, block.base)
                 and branch.length >= block.base
                 and digest_.same(branch.digests[block.base], digest)
             ):
@@ -125,6 +130,16 @@ class BranchCache:
 
     def _is_decided(self, source: Branch, block: Block) -> bool:
         return block.parent == 0 or not self.judging or source.decided >= block.base
+
+    def _knows(self, branch: Branch, length: int) -> bool:
+        """All tokens of its first `length`, or at least those that count?"""
+        return self.num_told is None or len(branch.tail) >= length - self.num_told
+
+    def tell(self, num_told: int | None) -> None:
+        """A new route: the line is told again, as long as it is now, and what was known beyond counts no more."""
+        self.num_told = num_told
+        for branch in self._branches.values():
+            branch.tail.clear()
 
     def matching(self, line: Sequence[bytes]) -> int:
         """How many leading tokens of the line (its digests after 0, 1, 2 ... tokens) are in some branch."""
@@ -140,7 +155,8 @@ class BranchCache:
         if branch is not None:
             if block.position != branch.length:
                 return (Fate.DUPLICATE if block.position < branch.length else Fate.WAIT), branch
-            return (Fate.APPEND if digest_.same(branch.digests[-1], digest) else Fate.MISMATCH), branch
+            fits = digest_.same(branch.digests[-1], digest) and self._knows(branch, branch.length)
+            return (Fate.APPEND if fits else Fate.MISMATCH), branch
         if block.position > block.base:
             return Fate.WAIT, None
         source = self._fitting(block, digest)
@@ -180,6 +196,8 @@ class BranchCache:
             branch, made = self._take_over(block, source)
         else:
             branch, made = self._copy(block, source)
+        if source is not None and self.num_told is not None:
+            branch.tail = source.tail[: max(0, block.base - self.num_told)]
         self._branches[block.epoch] = branch
         self._merge_runs()
         return branch, actions + made
@@ -297,4 +315,4 @@ def _child(block: Block, source: Branch, sequence: int, run: int) -> Branch:
     seen = {position: own for position, own in source.seen.items() if position <= block.base}
     relaxed = tuple(position for position in source.relaxed if position < block.base)
     runs = (*(before for before in source.runs if before[1] < block.base), (run, block.base))
-    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, block.base, seen, relaxed, runs)
+    return Branch(block.epoch, block.parent, block.base, sequence, digests, draws, block.base, seen, relaxed, runs=runs)

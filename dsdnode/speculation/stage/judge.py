@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw
 from dsdnode.speculation.actions import BroadcastClosed, SendToOwner, Tokens
 from dsdnode.speculation.stage.cache import Branch
+from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
-MAX_SEEN = 64
-"""Positions of a branch whose distributions are kept, the last ones: hedges begin a little before its end."""
+MAX_SEEN = 160
+"""Positions of a branch whose distributions are kept, the last ones: hedges begin a little before its end, and what was
+lost is said again, of all that a window has (64) and the block before it."""
 MAX_TOLD = 256
 """A verdict names the relaxed positions of so many before `decided`: an earlier one may have been lost."""
 
@@ -24,13 +26,15 @@ MAX_TOLD = 256
 class Decision:
     """Before `decided` everything stands, there `token` is right; `closed`: the rest of the branch falls.
 
-    `relaxed`: the positions shortly before `decided` where what stands is not what the judge drew.
+    `relaxed`: the positions shortly before `decided` where what stands is not what the judge drew. `logprobs`: of the
+    positions from the block's first draft token to `decided`, where they are asked for.
     """
 
     decided: int
     token: int
     closed: bool
     relaxed: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Judge:
@@ -60,7 +64,7 @@ class Judge:
 
     def reject(self, branch: Branch, block: Block) -> Decision:
         """The decision on a block that `rejects`, unrun."""
-        return self._decision(branch, block.position, closed=True)
+        return self._decision(branch, block, block.position, closed=True)
 
     def keep_draws(self, branch: Branch, block: Block, draws: Tokens, seen: Sequence[JudgeDraw] = ()) -> None:
         """`draws` are of the block's run, the last of them behind its end; `seen`: with what `num_top` asked for."""
@@ -77,17 +81,28 @@ class Judge:
         accepted = self._acceptance.accept(start, draft, own)
         branch.decided = start + accepted.count
         branch.relaxed += accepted.relaxed
-        return self._decision(branch, branch.decided, closed=accepted.count < len(draft))
+        return self._decision(branch, block, branch.decided, closed=accepted.count < len(draft))
 
-    def again(self, branch: Branch) -> Decision | None:
-        """What was decided last, for an owner that missed it; None: nothing was yet."""
+    def again(self, branch: Branch, block: Block) -> Decision | None:
+        """What was decided last, for an owner that missed it of `block`; None: nothing was yet."""
         if branch.decided not in branch.draws:
             return None
-        return self._decision(branch, branch.decided, closed=False)
+        return self._decision(branch, block, branch.decided, closed=False)
 
-    def _decision(self, branch: Branch, decided: int, *, closed: bool) -> Decision:
+    def _decision(self, branch: Branch, block: Block, decided: int, *, closed: bool) -> Decision:
         relaxed = tuple(position for position in branch.relaxed if decided - MAX_TOLD <= position < decided)
-        return Decision(decided, branch.draws[decided], closed, relaxed)
+        return Decision(decided, branch.draws[decided], closed, relaxed, self._logprobs(branch, block, decided))
+
+    @staticmethod
+    def _logprobs(branch: Branch, block: Block, decided: int) -> tuple[TokenLogprobs, ...]:
+        """Without a gap up to `decided`, as far back as the block, or as there are any."""
+        rows: list[TokenLogprobs] = []
+        for position in range(decided, block.position + block.num_given - 1, -1):
+            own = branch.seen.get(position)
+            if own is None or own.logprobs is None:
+                break
+            rows.insert(0, own.logprobs)
+        return tuple(rows)
 
 
 def _own(branch: Branch, position: int) -> JudgeDraw:
@@ -109,7 +124,8 @@ class StageMessages:
             Verdict(
                 self.session, self.route, block.epoch, decision.decided, decision.token,
                 block.stage_ms, block.waited_ms, block.queue, decision.relaxed, seal,
-            )
+            ),
+            decision.logprobs,
         )  # fmt: skip
 
     def closed(self, block: Block, decision: Decision, digest: bytes) -> BroadcastClosed:

@@ -9,50 +9,37 @@ and closings of another route are dropped: they are of a pipeline that is no mor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
 
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import AcceptanceRule, JudgeDraw
-from dsdnode.speculation.actions import ForwardBlock, Gone, RunChunk, StageAction, States, Tokens, TruncateSequence
-from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, KeptOutputs, StageLimits, WaitingBlocks, arrive
+from dsdnode.speculation.actions import (
+    ForwardBlock,
+    Gone,
+    Note,
+    RunChunk,
+    StageAction,
+    States,
+    Tokens,
+    TruncateSequence,
+)
+from dsdnode.speculation.stage.arrivals import (
+    DEFAULT_LIMITS,
+    Arrival,
+    KeptOutputs,
+    StageLimits,
+    WaitingBlocks,
+    arrive,
+)
 from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
 from dsdnode.speculation.stage.judge import Decision, Judge, StageMessages
+from dsdnode.speculation.stage.known import KnownLine, behind_line
+from dsdnode.speculation.stage.phases import NEXT, Phase
 from dsdnode.wire.messages import Block, Closed
 
 LOST_S = 10.0
 """So long a connection may have been dead before that is noticed (net/port.py: SILENT_S; swarm/pings.py), and more."""
-
-
-class Phase(Enum):
-    """Of a session at one stage."""
-
-    OPEN = "it appends, forwards or judges"
-    LOST = "its worker died, and with it the cache: it waits, empty, to be opened again"
-    CLOSING = "it is over, but a run is in flight, whose sequences are not free before its end"
-    GONE = "it is forgotten"
-
-
-NEXT: Final[Mapping[tuple[Phase, str], Phase]] = {
-    (Phase.OPEN, "Open"): Phase.OPEN,
-    (Phase.OPEN, "Block"): Phase.OPEN,
-    (Phase.OPEN, "Closed"): Phase.OPEN,
-    (Phase.OPEN, "run over"): Phase.OPEN,
-    (Phase.OPEN, "worker died"): Phase.LOST,
-    (Phase.OPEN, "Close"): Phase.CLOSING,
-    (Phase.OPEN, "lease over"): Phase.CLOSING,
-    (Phase.LOST, "Open"): Phase.OPEN,
-    (Phase.LOST, "Block"): Phase.LOST,
-    (Phase.LOST, "Closed"): Phase.LOST,
-    (Phase.LOST, "worker died"): Phase.LOST,
-    (Phase.LOST, "Close"): Phase.CLOSING,
-    (Phase.LOST, "lease over"): Phase.CLOSING,
-    (Phase.CLOSING, "run over"): Phase.GONE,
-    (Phase.CLOSING, "worker died"): Phase.GONE,
-    (Phase.CLOSING, "Close"): Phase.CLOSING,
-}
-"""What is not here is not heard. (A session that is closing without a run in flight is gone at once.)"""
 
 
 class StageMachine:
@@ -79,6 +66,11 @@ class StageMachine:
         self._kept = KeptOutputs(limits)
         self._inbox = WaitingBlocks(limits)
         self._running: tuple[Arrival, Branch, Judge] | None = None
+        self.known: KnownLine | None = None
+        """Set before on_open: what the judge is told, where its draws have a past."""
+        self._known: KnownLine | None = None
+        self._told = -1
+        """The route that `_known` is of."""
         self._num_stages = 0
         self._max_spare_positions = limits.max_spare_positions
         self._lease_s, self._lease_end_s = 0.0, float("inf")
@@ -109,6 +101,9 @@ class StageMachine:
         if route > self._route:
             self._inbox.items.clear()
             self._kept.clear()
+        if route != self._told or (self.known is None) != (self._known is None):
+            self._known, self._told = self.known, route
+            self._cache.tell(None if self.known is None else self.known.length)
         self._messages.route, self._messages.index, self._num_stages = route, index, num_stages
         self._cache.judging = self._is_last
         self._lease_s = lease_s
@@ -129,13 +124,15 @@ class StageMachine:
         self._cache.forget_draws()
 
     def on_block(
-        self, now: float, block: Block, digests: bytes, tokens: Tokens, states: States | None
+        self, now: float, block: Block, digests: bytes, tokens: Tokens, states: States | None, note: Note | None = None
     ) -> list[StageAction]:
         """Buffers as in Block's docstring, decoded; `states` None at the first stage. Raises PeerMisbehaved: no fit."""
         if block.route != self._route or not self._hears("Block"):
             return []
         first = self._messages.index == 0
         arrival = arrive(now, block, digests, tokens, states, first=first, max_positions=self._max_positions)
+        if note is not None:
+            arrival = replace(arrival, note=note, behind=behind_line(self._known, arrival, note))
         if self.phase is Phase.LOST:
             return [self._messages.lost("its cache is gone")]
         self._inbox.drop_dead(block.floor)
@@ -182,6 +179,8 @@ class StageMachine:
         if self.phase is Phase.GONE:
             return self._leave()
         del branch.digests[arrival.block.position + 1 :]
+        if self._known is not None:
+            del branch.tail[max(0, arrival.block.position - self._known.length) :]
         return [TruncateSequence(branch.sequence, branch.length), *self._go_on(now)]
 
     def on_engine_lost(
@@ -323,19 +322,21 @@ class StageMachine:
         block = arrival.block
         branch, actions = self._cache.ready(block, arrival.digests[0])
         branch.digests.extend(arrival.digests[1:])
+        branch.tail += arrival.behind
         actions += self._cache.shrink(self._max_positions + self._max_spare_positions, branch)
         self._running = (arrival, branch, self._judge)
         num_draws = self._judge.num_draws(block) if self._is_last else 0
         tokens = arrival.tokens if self._messages.index == 0 else None
         num_top = self._judge.num_top if num_draws else 0
-        return [*actions, RunChunk(branch.sequence, block.position, tokens, arrival.states, num_draws, num_top)]
+        past = self._known.past(branch, block, arrival.draft) if self._known and num_draws else None
+        return [*actions, RunChunk(branch.sequence, block.position, tokens, arrival.states, num_draws, num_top, past)]
 
     def _again(self, arrival: Arrival) -> list[StageAction]:
         """A duplicate: what followed from it may have been lost."""
         branch = self._cache.get(arrival.block.epoch)
         assert branch is not None
         if self._is_last:
-            decision = self._judge.again(branch)
+            decision = self._judge.again(branch, arrival.block)
             return [] if decision is None else [self._messages.verdict(arrival.block, decision)]
         kept = self._kept.get(arrival.key)
         return [self._messages.nack(arrival.block, branch.length) if kept is None else kept]
@@ -349,7 +350,7 @@ class StageMachine:
 
     def _forward(self, now: float, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
         assert states is not None
-        output = ForwardBlock(block, b"".join(arrival.digests), arrival.draft, states)
+        output = ForwardBlock(block, b"".join(arrival.digests), arrival.draft, states, arrival.note)
         self._kept.put(output, now)
         return [output]
 

@@ -1,0 +1,143 @@
+"""What an Open asks of a stage, and what comes with a block: the buffers of both, read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dsdnode.engine.port import Output, ShardInfo
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw, KeyTokens, RelaxedRule
+from dsdnode.speculation.actions import Note, States, Tokens
+from dsdnode.speculation.digest import DIGEST_BYTES
+from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.shaping import Shaping
+from dsdnode.speculation.stage.known import KnownLine
+from dsdnode.wire.codec import buffer_at, decode_body
+from dsdnode.wire.logprobs import TokenLogprobs
+from dsdnode.wire.messages import Block, JudgeNote, Open, OpenStages, StagePlace
+from dsdnode.wire.numbers import unpack_tokens
+from dsdnode.wire.tensors import unpack_states
+
+MAX_NOTE_BYTES = 1 << 16
+"""Of what a block has for its judge: 1,024 tokens take 5 KiB."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """An Open. `digests`: of the line, as far as it may reach; `known`: to a judge that needs the line's tokens."""
+
+    message: Open
+    body: OpenStages
+    digests: bytes
+    key_tokens: bytes = b""
+    known: KnownLine | None = None
+
+    @classmethod
+    def of(cls, message: Open, buffers: list[bytes], shard: ShardInfo) -> Asked:
+        """Raises PeerMisbehaved."""
+        body = decode_body(buffer_at(buffers, 0), OpenStages)
+        digests = buffer_at(buffers, 1)[: DIGEST_BYTES * (message.max_positions + 1)]  # no line is longer
+        keys = buffers[2] if len(buffers) > 2 else b""
+        if len(keys) > -(-shard.vocab_size // 8):
+            raise PeerMisbehaved("more key tokens than there are tokens")
+        asked = cls(message, body, digests, keys)
+        if not (asked.judges and asked.has_note):
+            return asked
+        told = buffer_at(buffers, 3)
+        if not len(told) // 4 <= body.num_line <= message.max_positions:
+            raise PeerMisbehaved("more tokens of the line than it has, or than it may have")
+        tokens = np.array(unpack_tokens(told, len(told) // 4, shard.vocab_size), np.int32)
+        return replace(asked, known=KnownLine(asked.shaping, body.num_prompt, body.num_line, tokens))
+
+    @property
+    def stages(self) -> tuple[StagePlace, ...]:
+        return self.body.stages
+
+    @property
+    def judges(self) -> bool:
+        return self.message.index == len(self.stages) - 1
+
+    @property
+    def shaping(self) -> Shaping:
+        return Shaping(**msgspec.structs.asdict(self.body.shaping))
+
+    @property
+    def has_note(self) -> bool:
+        """Do its blocks bring one for the judge?"""
+        return self.shaping.has_past
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(**msgspec.structs.asdict(self.message.sampling), shaping=self.shaping)
+
+    @property
+    def acceptance(self) -> AcceptanceRule:
+        asked = self.message.acceptance
+        if asked.threshold == 0:
+            return ExactRule()
+        return RelaxedRule(asked.threshold, deferred=asked.deferred, key_tokens=KeyTokens(self.key_tokens))
+
+    @property
+    def terms(self) -> tuple[Any, ...]:
+        """What is one reply's: draws, and their fate, are made by these."""
+        message, body = self.message, self.body
+        return message.sampling, message.acceptance, message.max_positions, body.shaping, body.num_logprobs
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What is one route's."""
+        return self.message, self.body
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockBuffers:
+    """`states` None at the first stage."""
+
+    digests: bytes
+    tokens: Tokens
+    states: States | None
+    note: Note | None = None
+
+    @classmethod
+    def of(cls, asked: Asked, block: Block, buffers: list[bytes], shard: ShardInfo) -> BlockBuffers:
+        """Raises PeerMisbehaved."""
+        first = asked.message.index == 0
+        if len(buffers) != (2 if first else 3) + asked.has_note:
+            raise PeerMisbehaved("a block has two buffers, three after the first stage, and a note if one is due")
+        num_positions = block.num_given + block.num_draft
+        num_tokens = num_positions if first else block.num_draft
+        tokens = unpack_tokens(buffers[1], num_tokens, shard.vocab_size)
+        states = None if first else unpack_states(buffers[2], num_positions, shard.width, asked.message.wire)
+        return cls(buffers[0], tokens, states, _note(buffers[-1], read=asked.judges) if asked.has_note else None)
+
+
+def _note(data: bytes, *, read: bool) -> Note:
+    if len(data) > MAX_NOTE_BYTES:
+        raise PeerMisbehaved(f"a note of {len(data)} bytes")
+    return Note(data, decode_body(data, JudgeNote).given if read else ())
+
+
+def seen_of(output: Output) -> tuple[JudgeDraw, ...]:
+    """The draws with the distributions behind them, where these were asked for."""
+    if output.tokens is None or (output.top is None and output.logprobs is None):
+        return ()
+    draws = [JudgeDraw(token) for token in output.tokens.tolist()]
+    if output.top is not None:
+        columns = (output.tokens, output.top.tokens, output.top.probabilities, output.top.entropies)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        draws = [JudgeDraw(token, tuple(top), tuple(chances), entropy) for token, top, chances, entropy in rows]
+    if output.logprobs is None:
+        return tuple(draws)
+    told = output.logprobs
+    tops = [
+        tuple(zip(ids, values, strict=True))
+        for ids, values in zip(told.tokens.tolist(), told.values.tolist(), strict=True)
+    ]
+    return tuple(
+        replace(one, logprobs=TokenLogprobs(one.token, value, top))
+        for one, value, top in zip(draws, told.drawn.tolist(), tops, strict=True)
+    )

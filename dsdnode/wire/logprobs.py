@@ -1,0 +1,69 @@
+"""Log-probabilities of a reply's tokens, as they travel: from judge to owner as numbers, to the client with the bytes
+of each token, since a client has no tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, TokenId
+from dsdnode.wire.shaping import MAX_LOGPROBS
+
+MAX_TOKEN_BYTES = 256
+"""Of one token's bytes; the few that are longer are runs of blanks, and are cut."""
+
+Logprob = Annotated[float, Meta(ge=-1e30, le=1e30)]
+TokenBytes = Annotated[bytes, Meta(max_length=MAX_TOKEN_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Of one position: the token that stands there, and the most likely ones, falling."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class SaidToken(msgspec.Struct, frozen=True, array_like=True):
+    token: TokenId
+    logprob: Logprob
+    data: TokenBytes
+
+
+class SaidPosition(msgspec.Struct, frozen=True, array_like=True):
+    said: SaidToken
+    top: Annotated[tuple[SaidToken, ...], Meta(max_length=MAX_LOGPROBS)] = ()
+
+
+class PieceLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Buffer 2 of Piece, where they were asked for: of each of its tokens."""
+
+    positions: Annotated[tuple[SaidPosition, ...], Meta(max_length=MAX_BLOCK_POSITIONS)]
+
+
+def pack_logprobs(rows: Sequence[TokenLogprobs]) -> bytes:
+    """Ids int32 [n, 1 + k], then values float32 [n, 1 + k]; all rows have k of the most likely."""
+    ids = [[row.token, *(token for token, _ in row.top)] for row in rows]
+    values = [[row.logprob, *(value for _, value in row.top)] for row in rows]
+    return np.array(ids, "<i4").tobytes() + np.array(values, "<f4").tobytes()
+
+
+def unpack_logprobs(data: bytes, num_top: int, vocab_size: int) -> tuple[TokenLogprobs, ...]:
+    """Raises PeerMisbehaved."""
+    width = 1 + num_top
+    num, rest = divmod(len(data), 8 * width)
+    if rest or num > MAX_BLOCK_POSITIONS + 1:
+        raise PeerMisbehaved(f"{len(data)} bytes of log-probabilities, {width} for each token")
+    ids = np.frombuffer(data, "<i4", num * width)
+    values = np.frombuffer(data, "<f4", num * width, 4 * num * width)
+    if num and not (ids.min() >= 0 and ids.max() < vocab_size and np.isfinite(values).all()):
+        raise PeerMisbehaved("log-probabilities of tokens that the model does not have, or that are none")
+    both = zip(ids.reshape(num, width).tolist(), values.reshape(num, width).tolist(), strict=True)
+    return tuple(TokenLogprobs(row[0], said[0], tuple(zip(row[1:], said[1:], strict=True))) for row, said in both)
