@@ -9,8 +9,10 @@ import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from dsdnode.speculation.acceptance import key_tokens
+from dsdnode.wire.calls import CallFormat
 
 MAX_RUN = 1024
 """Characters. std::regex died of 26,000 with a stack of 8 MiB, whatever the expression and the script."""
@@ -84,6 +86,19 @@ class Detokenizer:
         return self._decoder.decode(b"", final=True)
 
 
+class _Shown(Sequence[bytes]):
+    """A vocabulary of which some tokens have another text."""
+
+    def __init__(self, pieces: Sequence[bytes], shown: Mapping[int, bytes]) -> None:
+        self._pieces, self._shown = pieces, shown
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, token: Any) -> Any:
+        return self._shown.get(token) or self._pieces[token]
+
+
 class Vocab:
     """What ids say. `pieces[token]`: its bytes (control tokens: none); a reply is over after one of `end_tokens`.
 
@@ -105,8 +120,12 @@ class Vocab:
         """That a token can stand for, or, of those without bytes, is written as."""
         return max(map(len, (*self.pieces, *(name.encode() for name in self.names))), default=1)
 
-    def detokenizer(self) -> Detokenizer:
-        return Detokenizer(self.pieces)
+    def detokenizer(self, calls: CallFormat | None = None) -> Detokenizer:
+        """`calls`: control tokens that these are marked by are shown as what a template calls them."""
+        if calls is None:
+            return Detokenizer(self.pieces)
+        shown = {id_: name.encode() for name, id_ in self.names.items() if any(name in mark for mark in calls.marks)}
+        return Detokenizer(_Shown(self.pieces, shown) if shown else self.pieces)
 
     @cached_property
     def key_tokens(self) -> bytes:

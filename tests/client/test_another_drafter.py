@@ -15,6 +15,7 @@ from dsdnode.client.losses import OtherPrompt
 from dsdnode.client.part import Part, Taken, Way
 from dsdnode.client.request import PendingReply
 from dsdnode.engine.fake import FakeModel, fake_text
+from dsdnode.engine.port import Message
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import replies
@@ -144,9 +145,9 @@ def other_template(member: Member) -> None:
     engine = member.draft
     assert engine is not None
 
-    async def render(messages: Sequence[tuple[str, str]]) -> list[int]:
+    async def render(messages: Sequence[Message], tools: str = "") -> list[int]:
         assert engine is not None
-        return await engine.tokenize("\n".join(f"<{role}> {content}" for role, content in messages))
+        return await engine.tokenize("\n".join(f"<{role}> {content}" for role, content, *_ in messages))
 
     engine.render = render  # type: ignore[method-assign]
 

@@ -128,7 +128,6 @@ DRAFTER: Final = {
     ),
     "drafter-seats": Mutation(DRAFTER_HOST + "_giving", "len(here) < self._max_sessions", "True"),
     "drafter-cells": Mutation(CONVERSATIONS + "_is_full", " or num_positions > self._engine.shard.context_tokens", ""),
-    "resting-client": Mutation(CONVERSATIONS + "leave", "len(mine) > MAX_RESTING_PER_CLIENT", "False"),
     "resting-time": Mutation(CONVERSATIONS + "leave", "call_later(PARKED_S, ", "call_later(9 * PARKED_S, "),
     "slots-back": Mutation(
         CONVERSATIONS + "_free_it", "            self._free.append(conversation.slot)", "            pass"

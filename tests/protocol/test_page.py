@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.wire import manifests, messages, paths, pieces, records, replies
+from dsdnode.wire import calls, manifests, messages, paths, pieces, records, replies
 from dsdnode.wire.codec import decode
 from tests.protocol import vectors
 from tests.protocol.limits import LIMITS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text()
 LINES = PAGE.splitlines()
-MODULES = (messages, replies, paths, pieces, records, manifests)
+MODULES = (calls, messages, replies, paths, pieces, records, manifests)
 MAX_LINE = 120
 
 
