@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dsdnode.client.json_scan import ValueScan
+from dsdnode.client.json_scan import ValueScan, arguments_of, is_text, json_of
 from dsdnode.wire.calls import CallFormat
 
 MAX_HEAD = 1024
@@ -252,7 +252,7 @@ class CallReader:
                 if key in (calls.name_key, "name"):
                     name = self._checked(value)
                 elif key in self._arguments:
-                    arguments = _arguments_of(value)
+                    arguments = arguments_of(value)
             match = yield from self._match(_NEXT_MEMBER)
             if match[1] == "}":
                 break
@@ -348,7 +348,7 @@ class CallReader:
     def _tagged_value(self, schema: Any) -> Steps:
         """A text goes out as it comes, all else when it is whole."""
         calls = self._calls
-        close, is_text = calls.value_close.strip(), _is_text(schema)
+        close, is_text = calls.value_close.strip(), is_text(schema)
         parts = list[str]()
         if calls.key_close.endswith("\n"):
             while not self._text:
@@ -369,31 +369,7 @@ class CallReader:
                 break
             yield from self._more()
         self._advance(len(close))
-        self._give(arguments='"' if is_text else _json_of("".join(parts)))
-
-
-def _is_text(schema: Any) -> bool:
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    return kind == "string" or (isinstance(kind, list) and "string" in kind)
-
-
-def _json_of(text: str) -> str:
-    """A value that no schema says to be a text: the JSON that it is, or a text nevertheless."""
-    try:
-        return json.dumps(json.loads(text), ensure_ascii=False)
-    except ValueError:
-        return json.dumps(text, ensure_ascii=False)
-
-
-def _arguments_of(value: str) -> str:
-    """Of a call, as JSON: some write that as a text once more."""
-    try:
-        read = json.loads(value)
-        if isinstance(read, str):
-            value, read = read, json.loads(read)
-        return value if isinstance(read, dict) else "{}"
-    except ValueError:
-        return "{}"
+        self._give(arguments='"' if is_text else json_of("".join(parts)))
 
 
 def _overlap(text: str, mark: str) -> int:

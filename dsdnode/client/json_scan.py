@@ -1,8 +1,10 @@
-"""One JSON value found in a text that comes in pieces, without being read twice."""
+"""JSON in what a model writes: a value found in a text that comes in pieces, without being read twice, and mended."""
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 _IN_STRING = re.compile(r'[^"\\]*')
 _BETWEEN = re.compile(r'[^"{}\[\],]*')
@@ -80,3 +82,27 @@ class ValueScan:
                 if not self._in_string:
                     break
         return at, not (self._in_string or self._open)
+
+
+def is_text(schema: Any) -> bool:
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    return kind == "string" or (isinstance(kind, list) and "string" in kind)
+
+
+def json_of(text: str) -> str:
+    """A value that no schema says to be a text: the JSON that it is, or a text nevertheless."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except ValueError:
+        return json.dumps(text, ensure_ascii=False)
+
+
+def arguments_of(value: str) -> str:
+    """Of a call, as JSON: some write that as a text once more."""
+    try:
+        read = json.loads(value)
+        if isinstance(read, str):
+            value, read = read, json.loads(read)
+        return value if isinstance(read, dict) else "{}"
+    except ValueError:
+        return "{}"

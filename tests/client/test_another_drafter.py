@@ -15,7 +15,6 @@ from dsdnode.client.losses import OtherPrompt
 from dsdnode.client.part import Part, Taken, Way
 from dsdnode.client.request import PendingReply
 from dsdnode.engine.fake import FakeModel, fake_text
-from dsdnode.engine.port import Message
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded, PeerMisbehaved
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire import replies
@@ -145,7 +144,7 @@ def other_template(member: Member) -> None:
     engine = member.draft
     assert engine is not None
 
-    async def render(messages: Sequence[Message], tools: str = "") -> list[int]:
+    async def render(messages: Sequence[Any], tools: str = "") -> list[int]:
         assert engine is not None
         return await engine.tokenize("\n".join(f"<{role}> {content}" for role, content, *_ in messages))
 

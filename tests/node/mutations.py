@@ -137,7 +137,7 @@ DRAFTER: Final = {
         "        except DsdError as error:\n            self._forget(delivery)\n",
         "        except DsdError as error:\n",
     ),
-    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_check", "max(*prompt, *tokens, 0) >= model.vocab_size", "False"),
+    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_check_ids", "max(ids, default=0) >= model.vocab_size", "False"),
     "draft-vocabulary": Mutation("dsdnode.node.drafter.conversations:draft_tokens_of", "token < vocab_size and ", ""),
     "prompt-context": Mutation(DRAFTER_HOST + "_check", "len(prompt) >= model.context_tokens", "False"),
     "client-gone": Mutation(
