@@ -348,13 +348,13 @@ class CallReader:
     def _tagged_value(self, schema: Any) -> Steps:
         """A text goes out as it comes, all else when it is whole."""
         calls = self._calls
-        close, is_text = calls.value_close.strip(), is_text(schema)
+        close, as_text = calls.value_close.strip(), is_text(schema)
         parts = list[str]()
         if calls.key_close.endswith("\n"):
             while not self._text:
                 yield from self._more()
             self._advance(int(self._text[0] == "\n"))
-        if is_text:
+        if as_text:
             self._give(arguments='"')
         while True:
             at = self._text.find(close)
@@ -362,14 +362,14 @@ class CallReader:
             part = self._advance(at if at >= 0 else max(0, len(self._text) - keep))
             if at >= 0 and calls.value_close.startswith("\n"):
                 part = part.removesuffix("\n")
-            if is_text:
+            if as_text:
                 self._give(arguments=json.dumps(part, ensure_ascii=False)[1:-1])
             parts.append(part)
             if at >= 0:
                 break
             yield from self._more()
         self._advance(len(close))
-        self._give(arguments='"' if is_text else json_of("".join(parts)))
+        self._give(arguments='"' if as_text else json_of("".join(parts)))
 
 
 def _overlap(text: str, mark: str) -> int:
