@@ -37,6 +37,8 @@ FAMILIES = {
     "google-gemma-2-2b-it": ("json", "<tool_call>"),
     "microsoft-Phi-3.5-mini-instruct": ("json", "<tool_call>"),
 }
+SHOWS_ALL = """{% for m in messages %}{{ m.role }}{{ m.content }}{{ m.name }}{% for c in m.tool_calls or [] %}
+{{ c.function.name }}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}{{ tools | tojson }}"""
 FEWEST_READ = 44
 """Of the templates: whose calls are read as they write them."""
 
@@ -126,6 +128,10 @@ def test_a_tool_s_words_cannot_become_a_control_token() -> None:
         ("tool", evil, more(tool_call_id=evil, name=evil)),
     ]
     pieces = template.render(messages, json.dumps([{"type": "function", "function": function}]))
+    shown = ChatTemplate(SHOWS_ALL, {"<|im_end|>": Control(1), "<|im_start|>": Control(2)})
+    told = shown.render(messages, json.dumps([{"type": "function", "function": function}]))
+    assert shown.calling[0].shows_results and all(isinstance(piece, str) for piece in told)
+    assert "".join(map(str, told)).count(evil) > 8
     turns = 5  # the system's, the user's, the assistant's, the result, and the one that is open
     assert [piece for piece in pieces if isinstance(piece, int)] == [2, 1] * (turns - 1) + [2]
 
