@@ -187,7 +187,10 @@ def _format(text: str, plain: str, source: str) -> CallFormat | None:
     at = body.find(NAME)
     if at < 0:
         return None
-    found = _json(body, at, source) or _named(body, at) or _tagged(body, at)
+    try:
+        found = _json(body, at, source) or _named(body, at) or _tagged(body, at)
+    except ValueError:  # by its marks no call could be told apart
+        return None
     return found if found and all(len(mark) <= MAX_MARK for mark in found.marks) else None
 
 

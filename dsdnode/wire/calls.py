@@ -34,6 +34,14 @@ class CallFormat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key_close: Mark = ""
     value_close: Mark = ""
 
+    def __post_init__(self) -> None:
+        """Whoever reads by it must get on: a stranger says it."""
+        needed = {"json": (), "named": (self.open,), "tagged": (self.open, self.key_open, self.key_close)}[self.kind]
+        if self.kind == "tagged":
+            needed += (self.value_close, self.end or self.close)
+        if not all(mark.strip() for mark in needed) or (self.open and not self.open.strip()):
+            raise ValueError(f"calls of kind {self.kind} cannot be told apart by such marks")
+
     @property
     def marks(self) -> tuple[str, ...]:
         return tuple(

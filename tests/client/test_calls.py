@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsdnode.client.calls import CallPart, CallReader
 from dsdnode.client.json_scan import ValueScan
+from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire.calls import PLAIN, CallFormat
+from dsdnode.wire.codec import decode_body
 
 PROPERTIES = {"city": {"type": "string"}, "days": {"type": "integer"}}
 TOOLS: list[dict[str, Any]] = [
@@ -114,6 +117,31 @@ def test_whatever_a_model_writes(parts: list[str], calls: CallFormat) -> None:
     assert told(calls, parts) == whole == told(calls, "".join(parts))
     if all(isinstance(one, str) for one in whole):
         assert "".join(map(str, whole)) == "".join(parts)
+
+
+MARKS = st.sampled_from(["", " ", "\n", "<", "<a>", "{", "}", '"', "a", "<a> ", "</a>"])
+NAMES = ("open", "close", "lead", "mid", "end", "key_open", "key_close", "value_close", "name_key", "arguments_key")
+
+
+@given(
+    st.sampled_from(["json", "named", "tagged"]),
+    st.fixed_dictionaries(dict.fromkeys(NAMES, MARKS)),
+    st.lists(st.sampled_from(["<", "<a>", "</a>", "{", "}", '"a"', ":", "a", " ", "\n", "stop", "<a> "]), max_size=12),
+)
+def test_a_stranger_says_how_calls_are_written(kind: str, marks: dict[str, str], parts: list[str]) -> None:
+    """Mallory drafts: carol's client gets on with any text by any marks, or takes none of them."""
+    packed = msgspec.msgpack.encode({"kind": kind, **marks})
+    try:
+        calls = decode_body(packed, CallFormat)
+    except PeerMisbehaved:
+        return
+    assert told(calls, parts) is not None
+
+
+@pytest.mark.parametrize("kind", ["named", "tagged"])
+def test_marks_by_which_nothing_ends_are_refused(kind: str) -> None:
+    with pytest.raises(PeerMisbehaved, match="cannot be told apart"):
+        decode_body(msgspec.msgpack.encode({"kind": kind, "open": ""}), CallFormat)
 
 
 def test_a_long_reply_that_is_no_call_is_not_held_back() -> None:
