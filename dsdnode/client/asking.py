@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import structlog
@@ -14,11 +15,12 @@ from dsdnode.client.pace import Pace
 from dsdnode.client.part import Ended, Part, Piece, Way
 from dsdnode.client.patience import ASIDE_POSITION_S, ASIDE_S
 from dsdnode.client.request import Finished, PendingReply
-from dsdnode.errors import DsdError, ModelRefused, PeerUnavailable
+from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import short_id
-from dsdnode.net.port import SHAPING, Priority
+from dsdnode.net.port import SHAPING, TOOLS, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
+from dsdnode.swarm.queries import wait_until
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import printable
@@ -117,6 +119,14 @@ class Asking:
         return self.since_s + times * (ASIDE_S + ASIDE_POSITION_S * (taken.num_positions if taken else 0))
 
 
+async def check_tools(rpc: Rpc, pings: Pings, drafter: bytes) -> None:
+    """An older one would drop what is said of tools without a word. Raises Denied."""
+    if not rpc.transport.can(drafter, TOOLS):
+        await pings.ping(drafter)  # what it can is known once it is linked
+    if not rpc.transport.can(drafter, TOOLS):
+        raise Denied(BadInput(f"the drafter {short_id(drafter)} is too old to be told of tools: update it"))
+
+
 class Askings:
     """Those of one client. `ask` begins one, `follow` goes on with it, and `leave` ends it, however it stands."""
 
@@ -169,6 +179,8 @@ class Askings:
         part = asking.part
         if part.body.is_shaped:
             await self._check_can(asking.drafter)
+        if part.body.needs_tools:
+            await check_tools(self._rpc, self._pings, asking.drafter)
         answer, buffers = await self._answered(asking.drafter, replies.Generate(asking.request), body)
         part.taken = pending.checked(part, answer, buffers)
         if part.way is Way.OVER and asking.speaks:
@@ -272,6 +284,17 @@ class Askings:
             self._rpc.notify(drafter, replies.Cancel(request))
         except DsdError as error:
             log.debug("cancel not sent", reason=str(error))
+
+
+async def first_of(running: Sequence[Asking], due_s: float) -> list[Asking]:
+    """Those that have begun, who gave something before who failed; nobody, when it is time for another one."""
+    changed = asyncio.Event()
+    for asking in running:
+        asking.started.add_done_callback(lambda _: changed.set())
+        asking.on_silent = changed.set
+    await (changed.wait() if due_s == inf else wait_until(changed, due_s))
+    done = [asking for asking in running if asking.started.done()]
+    return sorted(done, key=lambda asking: asking.error is not None)
 
 
 def _now() -> float:

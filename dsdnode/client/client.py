@@ -11,12 +11,13 @@ from random import Random, SystemRandom
 import structlog
 from cachetools import LRUCache
 
-from dsdnode.client.asking import Asking, Askings
+from dsdnode.client.asking import Asking, Askings, first_of
 from dsdnode.client.drafters import Drafters, no_drafter
 from dsdnode.client.failures import MAX_DENIALS, Failures
 from dsdnode.client.losses import LOSSES, Contradiction, Denied, Died, Left, OtherPrompt
 from dsdnode.client.part import Piece
 from dsdnode.client.patience import MAX_ASIDE, THIRD, Patience
+from dsdnode.client.reading import TextRead, read_text
 from dsdnode.client.request import Finished, GenerateRequest, PendingReply, ReplyStats
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
@@ -30,12 +31,11 @@ from dsdnode.swarm.catalogue import Model, called, describe_models, describe_pee
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
-from dsdnode.swarm.queries import wait_until
 from dsdnode.wire import messages as wire
 from dsdnode.wire.joins import of_one_key, parse_join
 from dsdnode.wire.records import ProviderRecord
 
-__all__ = ["Client", "Finished", "GenerateRequest", "Piece", "ReplyStats"]
+__all__ = ["Client", "Finished", "GenerateRequest", "Piece", "ReplyStats", "TextRead"]
 
 log = structlog.get_logger(__name__)
 
@@ -215,13 +215,20 @@ class Client:
         try:
             async with contextlib.aclosing(self._ask_all(pending, failures)) as events:
                 async for event in events:
-                    yield event
+                    for one in pending.read(event):
+                        yield one
         except DsdError as error:
             by_peers = bool(failures) or not isinstance(error, BadInput)  # else it can be asked of no model
             if by_peers and not pending.tokens:
                 self._fruitless[model.model_id] = None
             raise
         self._fruitless.pop(model.model_id, None)
+
+    async def read_text(self, request: GenerateRequest) -> TextRead:
+        """Which ids a prompt has, and which text these have; nothing is computed. Raises as `generate`."""
+        model = await self._choose_model(request)
+        pending = PendingReply(request, model, self._rng, Patience(_now(), self._patience_s))
+        return await read_text(self._rpc, self._pings, self._drafters, pending)
 
     async def _ask_all(self, pending: PendingReply, failures: Failures) -> AsyncGenerator[Piece | Finished, None]:
         """One drafter after the other, or beside it, until the reply is over."""
@@ -274,7 +281,7 @@ class Client:
                     running.append(self._askings.ask(pending, await self._choose_drafter(pending, failures)))
                 running[0].speaks = True
                 due_s = self._aside_s(pending, running) if pending.others else inf
-                done = await _first_of(running, due_s)
+                done = await first_of(running, due_s)
                 for asking in done:
                     error = asking.error
                     if error is None:
@@ -375,17 +382,6 @@ class Client:
         enough = not others or patience.is_spent(now) or len(failures.deniers) >= MAX_DENIALS
         if patience.is_over(now) or (denied and enough):
             raise no_drafter(pending, failures) from None
-
-
-async def _first_of(running: Sequence[Asking], due_s: float) -> list[Asking]:
-    """Those that have begun, who gave something before who failed; nobody, when it is time for another one."""
-    changed = asyncio.Event()
-    for asking in running:
-        asking.started.add_done_callback(lambda _: changed.set())
-        asking.on_silent = changed.set
-    await (changed.wait() if due_s == inf else wait_until(changed, due_s))
-    done = [asking for asking in running if asking.started.done()]
-    return sorted(done, key=lambda asking: asking.error is not None)
 
 
 def _now() -> float:

@@ -15,7 +15,7 @@ from dsdnode.client.request import Finished, GenerateRequest
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[dict[str, Any]]
 
 
 class Reply:
@@ -59,7 +59,8 @@ class Swarm:
         self.client = client
 
     def chat(self, messages: Messages, **options: Any) -> Reply:
-        """Answer a conversation of {"role", "content"}. What is cached of it is kept a while for the next turn."""
+        """Answer a conversation of {"role", "content"}. What is cached of it is kept a while for the next turn. Of
+        `tools` (OpenAI's functions) that the model calls, pieces have `calls`."""
         return Reply(self.client, GenerateRequest(messages=messages, **{"keep": True, **options}))
 
     def complete(self, text: str, **options: Any) -> Reply:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from dsdnode.client.calls import CallPart
 from dsdnode.client.losses import Contradiction, Left, OtherPrompt, said
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
+from dsdnode.wire.calls import CallFormat
 from dsdnode.wire.codec import buffer_at, decode_body, printable
 from dsdnode.wire.logprobs import PieceLogprobs, SaidPosition
 from dsdnode.wire.numbers import unpack_tokens
@@ -49,6 +51,10 @@ class Piece:
     route: tuple[StageInfo, ...] = ()
     logprobs: tuple[SaidPosition, ...] = ()
     """Of each of `tokens`, where they were asked for."""
+    calls: tuple[CallPart, ...] = ()
+    """What came of calls of tools."""
+    model: str = field(default="", compare=False)
+    """Its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class Taken:
     acceptance: wire.WireAcceptance
     num_positions: int
     """Of the prompt, as is usual of what was asked, and of what it does over again: for these it may take time."""
+    calls: CallFormat | None = None
+    """Where tools were told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +172,11 @@ class Part:
             raise Contradiction("the drafter has another text for the same tokens than the one before it")
         self._again = again[:most]
         return again[most:]
+
+
+def calls_of(buffers: Sequence[bytes]) -> CallFormat:
+    """How calls are written. Raises PeerMisbehaved."""
+    return decode_body(buffer_at(buffers, 1), CallFormat)
 
 
 def ids_of(buffers: Sequence[bytes]) -> tuple[int, ...]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random, SystemRandom
+from typing import Any
 
+import msgspec
 from msgspec import structs
 
+from dsdnode.client.calls import CallPart, CallReader
 from dsdnode.client.losses import Died, Left, OtherPrompt, said
-from dsdnode.client.part import Ended, Part, Piece, Taken, Way, ids_of
+from dsdnode.client.part import Ended, Part, Piece, Taken, Way, calls_of, ids_of
 from dsdnode.client.patience import Patience
 from dsdnode.client.shaping import check_logprobs, shaping_of
 from dsdnode.config import DEFAULT_PATIENCE_S
@@ -26,6 +29,8 @@ from dsdnode.wire.shaping import WireShaping
 
 NEW_SEED_BELOW = 1 << 32
 """Seeds that we draw for who names none stay short enough to be typed again."""
+MORE = ("tool_calls", "tool_call_id", "name")
+"""What templates may use of a message, beside its role and content."""
 WORDS_EVERY_S = 0.5
 """What a reply waits for is told no more often. An honest drafter says it once a second at most; others could fill the
 user's screen."""
@@ -39,7 +44,10 @@ class GenerateRequest:
     acceptance, above it relaxed, with `deferred` also where the next tokens match (speculation/acceptance.py).
     """
 
-    messages: Sequence[dict[str, str]] = ()
+    messages: Sequence[dict[str, Any]] = ()
+    """Of OpenAI's shape: role, content; tool_calls, tool_call_id, name where there are such."""
+    tools: Sequence[dict[str, Any]] = ()
+    """{"type": "function", "function": {"name", "description", "parameters"}}, which the model may call."""
     prompt: str | None = None
     prompt_tokens: Sequence[int] | None = None
     model: str | None = None
@@ -121,6 +129,8 @@ class PendingReply:
     _arrivals_s: list[tuple[float, int]] = field(default_factory=list)
     """When the first tokens came and when the last, with how many there were then."""
 
+    _reader: CallReader | None = None
+    """Where the model may call tools."""
     _waits_for: str = ""
     _told: str = ""
     _told_s: float = float("-inf")
@@ -201,7 +211,7 @@ class PendingReply:
     def _body(self, way: Way) -> replies.GenerateBody:
         asked, named = self.request, way is Way.NAMED
         return replies.GenerateBody(
-            messages=() if named else tuple(replies.ChatMessage(m["role"], m["content"]) for m in asked.messages),
+            messages=() if named else tuple(map(_message, asked.messages)),
             text="" if named else asked.prompt or "",
             prompt_tokens=self.prompt_tokens if named else tuple(asked.prompt_tokens or ()),
             tokens=() if way is Way.OVER else tuple(self.tokens),
@@ -218,6 +228,7 @@ class PendingReply:
             patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
             shaping=_shaping(asked),
             num_logprobs=check_logprobs(asked.logprobs),
+            tools=_json(asked.tools) if asked.tools else "",
         )
 
     @property
@@ -258,13 +269,16 @@ class PendingReply:
         goes_on = part.tokens and not named
         if goes_on and part.way is Way.ASKED and prompt != self.prompt_tokens:
             raise OtherPrompt("the drafter takes what was asked for another prompt than the one before it")
+        calls = calls_of(buffers) if part.body.tools else None
         most, usual = self._most_positions, self.usual_positions
         self.patience.accepted(min(len(prompt), most) + part.num_again)
-        return Taken(prompt, answer.acceptance, min(len(prompt), usual) + part.num_again)
+        return Taken(prompt, answer.acceptance, min(len(prompt), usual) + part.num_again, calls)
 
     def take(self, taken: Taken) -> None:
         """Whoever goes on goes on from this; its drafter gives the next token."""
         self.acceptance = taken.acceptance
+        if self._reader is None and taken.calls is not None:
+            self._reader = CallReader(taken.calls, self.request.tools)
         self._num_before = len(self.tokens)
         if self.request.prompt_tokens or not self.tokens:
             self.prompt_tokens = taken.prompt_tokens
@@ -282,14 +296,15 @@ class PendingReply:
     @property
     def _num_bytes(self) -> int:
         asked = self.request
-        texts = [*(message["content"] for message in asked.messages), asked.prompt or ""]
+        texts = [text for one in map(_message, asked.messages) for text in (one.content, one.more)]
+        texts += [asked.prompt or "", _json(asked.tools) if asked.tools else ""]
         return sum(len(text.encode()) for text in texts)
 
     def event(self, part: Part, news: Piece | Ended) -> Piece | Finished:
         """Of the part that was taken."""
         if isinstance(news, Piece):
             self._add(part, news)
-            return news
+            return replace(news, model=self.model.name)
         rule = self.acceptance or wire.WireAcceptance()
         name = "exact" if not rule.threshold else "deferred" if rule.deferred else "relaxed"
         figures = structs.asdict(self._whole(news.told) if self.num_resumed else news.told)
@@ -298,6 +313,14 @@ class PendingReply:
             **figures, acceptance=name, threshold=rule.threshold, waited_s=waited_s, was_full=self.was_full
         )
         return Finished(news.reason, stats)
+
+    def read(self, event: Piece | Finished) -> list[Piece | Finished]:
+        """Calls of tools, told apart from the text."""
+        if self._reader is None:
+            return [event]
+        if isinstance(event, Finished):
+            return [*_pieces(self._reader.finish(), Piece((), "", 0)), event]
+        return _pieces(self._reader.feed(event.text), replace(event, text="")) or [replace(event, text="")]
 
     def _add(self, part: Part, piece: Piece) -> None:
         self.tokens.extend(piece.tokens)
@@ -328,6 +351,24 @@ class PendingReply:
             time_to_first_token_s=first_s - self.asked_s,
             tokens_per_second=(num_last - num_first) / took_s if took_s > 0 else None,
         )
+
+
+def _pieces(read: Sequence[str | CallPart], first: Piece) -> list[Piece | Finished]:
+    """`first` has the tokens."""
+    pieces: list[Piece | Finished] = []
+    for one in read:
+        piece = replace(first, tokens=(), num_accepted=0) if pieces else first
+        pieces.append(replace(piece, text=one) if isinstance(one, str) else replace(piece, calls=(one,)))
+    return pieces
+
+
+def _message(said: Mapping[str, Any]) -> replies.ChatMessage:
+    more = {key: said[key] for key in MORE if said.get(key)}
+    return replies.ChatMessage(said["role"], said.get("content") or "", _json(more) if more else "")
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _sampling(asked: GenerateRequest) -> wire.WireSampling:

@@ -16,10 +16,22 @@ from typing import Final
 
 import numpy as np
 
-from dsdnode.engine.port import Chunk, Draws, Lost, Output, ShardInfo, States, Tokens, check_chunks, check_sequence
+from dsdnode.engine.port import (
+    Chunk,
+    Draws,
+    Lost,
+    Message,
+    Output,
+    ShardInfo,
+    States,
+    Tokens,
+    check_chunks,
+    check_sequence,
+)
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, EngineLost, Overloaded, WorkerDied, WorkFailed
 from dsdnode.speculation.sampling import Sampling, draw, noise
+from dsdnode.wire.calls import PLAIN, CallFormat
 
 WIDTH: Final = 16
 _SALT: Final = 0x0D5D
@@ -259,10 +271,14 @@ class FakeTextEngine(FakeEngine):
     async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         return [1 + (ord(character) - 33) % (self.model.vocab_size - 1) for character in text]
 
-    async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+    async def render(self, messages: Sequence[Message], tools: str = "") -> list[int]:
         if not messages:
             raise BadInput("a conversation has at least one message")
-        return await self.tokenize("\n".join(f"{role}: {content}" for role, content in messages))
+        lines = [f"{role}: {content}{''.join(more)}" for role, content, *more in messages]
+        return await self.tokenize("\n".join([tools, *lines] if tools else lines))
+
+    async def calls(self) -> CallFormat:
+        return PLAIN
 
     async def vocabulary(self) -> Vocab:
         pieces = [b"", *(chr(32 + token).encode() for token in range(1, self.model.vocab_size))]

@@ -23,6 +23,7 @@ from dsdnode.engine.port import Chunk, Logprobs, Output, ShardInfo, States, Toke
 from dsdnode.errors import BadInput, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.shaping import Past
+from dsdnode.wire.calls import CallFormat
 
 SOCKET_BUFFER_BYTES = 1 << 20
 """A hop of hidden states goes through in one piece."""
@@ -153,9 +154,15 @@ class Tokenize(Packet, frozen=True, tag=7):
 
 
 class Render(Packet, frozen=True, tag=8):
-    """(role, content) of each message through the model's chat template. Answered by Ids."""
+    """Messages (template.py) through the model's chat template. Answered by Ids."""
 
-    messages: list[tuple[str, str]]
+    messages: list[tuple[str, str, str]]
+    tools: str = ""
+    """JSON."""
+
+
+class ReadCalls(Packet, frozen=True, tag=10):
+    """How the model writes that it calls a tool, by its chat template. Answered by Calls."""
 
 
 class Loaded(Packet, frozen=True, tag=20):
@@ -199,6 +206,10 @@ class Vocabulary(Packet, frozen=True, tag=24):
     names: dict[str, int]
 
 
+class Calls(Packet, frozen=True, tag=26):
+    calls: CallFormat
+
+
 class Failed(Packet, frozen=True, tag=25):
     """`kind` is the name of an error class, one of ERRORS. `sequences`: as CacheSpoiled's."""
 
@@ -216,8 +227,8 @@ def error_of(failed: Failed) -> Exception:
     return ERRORS.get(failed.kind, ValueError)(failed.reason)
 
 
-Request = Load | LoadText | Forward | Copy | Truncate | Release | Tokenize | Render
-Response = Loaded | Outputs | Done | Ids | Vocabulary | Failed
+Request = Load | LoadText | Forward | Copy | Truncate | Release | Tokenize | Render | ReadCalls
+Response = Loaded | Outputs | Done | Ids | Vocabulary | Calls | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

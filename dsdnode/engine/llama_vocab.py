@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.llama_api import llama_cpp, recent_errors
-from dsdnode.engine.template import MAX_TEXT_BYTES, ChatTemplate, Control, Message
+from dsdnode.engine.port import Message
+from dsdnode.engine.template import MAX_TEXT_BYTES, ChatTemplate, Control
 from dsdnode.engine.tokenizer import RunCutter
 from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.wire.calls import CallFormat
 
 _TYPE_NONE, _TYPE_BPE = 0, 2
 """llama_vocab_type"""
@@ -100,14 +102,21 @@ class LlamaVocab:
         """
         return self._with_bos(self._tokenize(text, parse_special))
 
-    def render(self, messages: Sequence[Message]) -> NDArray[np.int32]:
-        """Ids of a conversation. Raises BadInput, or ModelRefused without a (working) template."""
+    def calls(self) -> CallFormat:
+        """How the model writes that it calls a tool. Raises ModelRefused, as `render`."""
+        return self._chat_template().calling[1]
+
+    def _chat_template(self) -> ChatTemplate:
         if self._template is None:
             if self._template_source is None:
                 raise ModelRefused(NO_TEMPLATE)
             specials = {name: self.name(token) for name, token in self._named.items()}
             self._template = ChatTemplate(self._template_source, self._controls, specials)
-        pieces = self._template.render(messages)
+        return self._template
+
+    def render(self, messages: Sequence[Message], tools: str = "") -> NDArray[np.int32]:
+        """Ids of a conversation. Raises BadInput, or ModelRefused without a (working) template."""
+        pieces = self._chat_template().render(messages, tools)
         ids = [
             np.array([piece], np.int32) if isinstance(piece, int) else self._tokenize(piece, False) for piece in pieces
         ]

@@ -21,6 +21,7 @@ from dsdnode.wire.records import model_id_by
 
 if TYPE_CHECKING:
     from dsdnode.engine.tokenizer import Vocab
+    from dsdnode.wire.calls import CallFormat
 
 Tokens = NDArray[np.int32]
 States = NDArray[np.float32]
@@ -191,14 +192,21 @@ class Engine(Protocol):
     async def close(self) -> None: ...
 
 
+Message = tuple[str, str] | tuple[str, str, str]
+"""(role, content), and as a JSON object what else a template may use of it: tool_calls, tool_call_id, name."""
+
+
 class Text(Protocol):
     """A model's tokenizer and chat template. Raises EngineLost when their process cannot be had."""
 
     async def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Raises BadInput, ModelRefused (no tokenizer)."""
 
-    async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Ids of a conversation of (role, content), open for the reply. Raises BadInput, ModelRefused (no template)."""
+    async def render(self, messages: Sequence[Message], tools: str = "") -> list[int]:
+        """Ids of a conversation, open for the reply; `tools`: JSON. Raises BadInput, ModelRefused (no template)."""
+
+    async def calls(self) -> CallFormat:
+        """How the model writes that it calls a tool. Raises as `render`."""
 
     async def vocabulary(self) -> Vocab:
         """Everything that turns ids into text. Raises ModelRefused (no tokenizer)."""

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from dsdnode.cost import CostLine
 from dsdnode.engine.cage import Protection
-from dsdnode.engine.port import Chunk, Lost, Output, ShardInfo, TextEngine
+from dsdnode.engine.port import Chunk, Lost, Message, Output, ShardInfo, TextEngine
 from dsdnode.engine.tokenizer import Vocab
+from dsdnode.wire.calls import CallFormat
 
 PREFILL_SHARE = 1 / 16
 """Of a draft model's time for a token it draws: what one more position costs that it is only fed."""
@@ -135,8 +136,11 @@ class SlowEngine:
     async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         return await self._engine.tokenize(text, parse_special)
 
-    async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        return await self._engine.render(messages)
+    async def render(self, messages: Sequence[Message], tools: str = "") -> list[int]:
+        return await self._engine.render(messages, tools)
+
+    async def calls(self) -> CallFormat:
+        return await self._engine.calls()
 
     async def text_file(self) -> bytes:
         return await self._engine.text_file()

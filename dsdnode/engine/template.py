@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import jinja2
+import msgspec
 from jinja2 import nodes, pass_eval_context
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
@@ -24,8 +26,11 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
+from dsdnode.engine import calling
+from dsdnode.engine.port import Message
 from dsdnode.engine.written import Written
 from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.wire.calls import CallFormat
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_MESSAGES = 1024
@@ -33,8 +38,19 @@ MAX_TEXT_BYTES = 4 << 20
 """Of one text or a whole conversation, before and after the template."""
 MAX_TEMPLATE_CHARACTERS = 1 << 18
 
-Message = tuple[str, str]
-"""(role, content)"""
+
+T = TypeVar("T")
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str = ""
+    """JSON, as it was written."""
+
+
+class _Call(msgspec.Struct):
+    function: _Function
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +76,44 @@ class ChatTemplate:
             self._template = _Environment().from_string(source)
         except Exception as error:  # a stranger's program may be broken in any way: a break without a loop is no syntax
             raise ModelRefused(f"the model's chat template is broken: {_brief(error)}") from None
+        self._source = source
         self._given: dict[str, object] = {"tools": None, "documents": None, "add_generation_prompt": True}
         self._given |= {name: Written.by_template(text) for name, text in (specials or {}).items()}
         self._controls = {text: control for text, control in controls.items() if len(text) > 1}
         longest_first = sorted(self._controls, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def render(self, messages: Sequence[Message]) -> list[int | str]:
-        """The conversation, open for the assistant's reply: control tokens, and plain text between them.
+    def render(self, messages: Sequence[Message], tools: str = "") -> list[int | str]:
+        """The conversation, open for the assistant's reply: control tokens, and plain text between them. `tools`: JSON
+        of a list, as OpenAI has them.
 
         Raises BadInput for a conversation that the template does not accept, or that is too long.
         """
-        check_messages(messages)
-        turns = [{"role": Written.by_template(role), "content": Written(content)} for role, content in messages]
+        check_messages(messages, tools)
+        turns, given = [_turn_of(*message) for message in messages], _tools_of(tools)
+        shape = self.calling[0] if given or any(len(turn) > 2 for turn in turns) else None
+        if shape is not None:
+            turns, given = shape.turns(turns, given), given if shape.shows_tools else None
         try:
-            text = self._run(turns)
+            text = self._run([_marked(turn) for turn in turns], tools=given)
         except BadInput:
             raise
         except Exception as error:  # a stranger's program may fail in any way
             raise BadInput(f"the model's chat template failed: {_brief(error)}") from None
         return self._split(text)
 
-    def _run(self, turns: list[dict[str, Written]]) -> Written:
+    @cached_property
+    def calling(self) -> tuple[calling.Shape, CallFormat]:
+        """How it is told of tools, and how its model calls them."""
+
+        def render(turns: Sequence[calling.Turn], tools: Sequence[Any] | None) -> str:
+            return self._run([_marked(turn) for turn in turns], tools=tools, add_generation_prompt=False)
+
+        return calling.read(self._source, render)
+
+    def _run(self, turns: list[dict[str, Any]], **given: Any) -> Written:
         parts, size = [], 0
-        for part in self._template.generate(messages=turns, **self._given):
+        for part in self._template.generate(messages=turns, **self._given | given):
             parts.append(part)
             size += len(part)
             if size > MAX_TEXT_BYTES:
@@ -200,14 +230,47 @@ def _append(pieces: list[int | str], text: str, strip_left: bool, strip_right: b
         pieces.append(text)
 
 
-def check_messages(messages: Sequence[Message]) -> None:
+def _turn_of(role: str, content: str, more: str = "") -> dict[str, Any]:
+    """Raises BadInput."""
+    said = _read_json(more, dict[str, Any]) if more else {}
+    calls = said.get("tool_calls") or []
+    try:
+        msgspec.convert(calls, list[_Call])
+        msgspec.convert(said.get("tool_call_id", ""), str)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"a message's tool_calls cannot be used: {error}") from None
+    return {**said, "role": role, "content": content}
+
+
+def _tools_of(tools: str) -> list[Any] | None:
+    return _read_json(tools, list[Any]) or None if tools else None
+
+
+def _read_json(text: str, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadInput(f"what is said of tools is no JSON that can be used: {error}") from None
+
+
+def _marked(turn: dict[str, Any]) -> dict[str, Any]:
+    """Nobody but a template writes a control token."""
+    content = turn["content"]
+    return {
+        **turn,
+        "role": Written.by_template(turn["role"]),
+        "content": Written(content) if isinstance(content, str) else content,
+    }
+
+
+def check_messages(messages: Sequence[Message], tools: str = "") -> None:
     """Raises BadInput."""
     if not messages or len(messages) > MAX_MESSAGES:
         raise BadInput(f"a conversation has 1 to {MAX_MESSAGES} messages, not {len(messages)}")
-    for role, _ in messages:
+    for role, *_ in messages:
         if role not in ROLES:
             raise BadInput(f"{role[:32]!r} is not a role: choose from {', '.join(ROLES)}")
-    if sum(len(content) for _, content in messages) > MAX_TEXT_BYTES:
+    if len(tools) + sum(len(text) for _, *texts in messages for text in texts) > MAX_TEXT_BYTES:
         raise BadInput(f"the conversation is longer than {MAX_TEXT_BYTES} characters")
 
 

@@ -8,30 +8,43 @@ dies of the plainest conversation is not run again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 import structlog
 
 from dsdnode.engine.gguf_parts import read_model
 from dsdnode.engine.gguf_text import text_file
-from dsdnode.engine.ipc import TEXT_CPU_S, Failed, Ids, LoadText, Packet, Render, Response, Tokenize, Vocabulary
+from dsdnode.engine.ipc import (
+    TEXT_CPU_S,
+    Calls,
+    Failed,
+    Ids,
+    LoadText,
+    Packet,
+    ReadCalls,
+    Render,
+    Response,
+    Tokenize,
+    Vocabulary,
+)
 from dsdnode.engine.link import WorkerLink
+from dsdnode.engine.port import Message
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused
 from dsdnode.files import shown
-
-if TYPE_CHECKING:  # jinja2, which only the text's own process needs
-    from dsdnode.engine.template import Message
+from dsdnode.wire.calls import CallFormat
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 TIMEOUT_S = 5.0
 """By the clock, on a busy machine. A client waits 10 s for an answer, which two such requests may be before."""
 SPENT = f"it took more than {TEXT_CPU_S:g} s of a processor"
-PLAINEST: list[Message] = [("user", "Hello")]
+PLAINEST = Render([("user", "Hello", "")])
 _ERRORS: dict[str, type[DsdError]] = {error.__name__: error for error in (BadInput, ModelRefused)}
 
 
@@ -47,6 +60,7 @@ class TextProcess:
         self._closed = False
         self._no_template = ""
         """Why the template is not run (any more)."""
+        self._calls: CallFormat | None = None
         self._suspected = ""
         """How the process died of it, if since then it was not run again."""
 
@@ -66,21 +80,31 @@ class TextProcess:
         """Raises BadInput (too long, or the process died of it), ModelRefused (no tokenizer), EngineLost."""
         async with self._one_by_one:
             try:
-                return await self._ids(Tokenize(_encodable(text), parse_special))
+                return await self._asked(Tokenize(_encodable(text), parse_special), self._read_ids)
             except _Died as death:
                 raise BadInput(f"the text cannot be tokenized: {death}") from None
 
-    async def render(self, messages: Sequence[Message]) -> list[int]:
+    async def render(self, messages: Sequence[Message], tools: str = "") -> list[int]:
         """Raises BadInput (the template does not take it, or died of it), ModelRefused (no template, or none that
         works), EngineLost.
         """
+        encodable = [(one[0], _encodable(one[1]), _encodable("".join(one[2:]))) for one in messages]
+        return await self._templated(Render(encodable, _encodable(tools)), self._read_ids)
+
+    async def calls(self) -> CallFormat:
+        """How the model writes that it calls a tool. Raises as `render`."""
+        if self._calls is None:
+            self._calls = await self._templated(ReadCalls(), _calls_of)
+        return self._calls
+
+    async def _templated(self, packet: Packet, read: Callable[[Response, bytes], T]) -> T:
         async with self._one_by_one:
             if self._suspected:
                 await self._try_template()
             if self._no_template:
                 raise ModelRefused(self._no_template)
             try:
-                return await self._ids(Render([(role, _encodable(content)) for role, content in messages]))
+                return await self._asked(packet, read)
             except ModelRefused as error:
                 self._no_template = str(error)
                 raise
@@ -102,32 +126,35 @@ class TextProcess:
         """Was it the conversation, or is it the template?"""
         why, self._suspected = self._suspected, ""
         try:
-            await self._ids(Render(PLAINEST))
+            await self._asked(PLAINEST, self._read_ids)
         except _Died:
             self._no_template = f"the model's chat template does not work, and is not run any more: {why}"
             log.warning("chat template refused", path=shown(self._path), reason=why)
         except DsdError:  # it lives, and wants another conversation
             return
 
-    async def _ids(self, packet: Packet) -> list[int]:
+    def _read_ids(self, reply: Response, body: bytes) -> list[int]:
+        return _ids_of(reply, body, self._vocab_size)
+
+    async def _asked(self, packet: Packet, read: Callable[[Response, bytes], T]) -> T:
         """Where it may be anybody's doing that the process died or stood still, a fresh one shows whose."""
         try:
-            return await self._try(packet)
+            return await self._try(packet, read)
         except _Died as death:
             if death.is_spent:
                 raise
         try:
-            return await self._try(packet)
+            return await self._try(packet, read)
         except _Died as death:
             if death.is_silent:  # what takes long takes the processor, and is ended for that
                 raise EngineLost("the process that reads texts does not answer: this machine is too busy") from None
             raise
 
-    async def _try(self, packet: Packet) -> list[int]:
+    async def _try(self, packet: Packet, read: Callable[[Response, bytes], T]) -> T:
         link = self._link or await self._start()
         try:
             reply, body = await link.request(packet, timeout_s=TIMEOUT_S)
-            ids = [] if isinstance(reply, Failed) else _ids_of(reply, body, self._vocab_size)
+            found = None if isinstance(reply, Failed) else read(reply, body)
         except BaseException as error:  # also if nobody waits any more: the next one shall not wait behind this
             self._link = None
             link.kill()
@@ -137,7 +164,8 @@ class TextProcess:
                 raise _Died(_words(error)) from None
             raise
         _checked(reply)
-        return ids
+        assert found is not None
+        return found
 
     async def _start(self) -> WorkerLink:
         if self._closed:
@@ -158,6 +186,25 @@ class TextProcess:
     def _lost(self, *_: object) -> None:
         """It died, perhaps of nothing that it was asked: the next request gets another."""
         self._link = None
+
+
+class TextFace:
+    """What an engine that has a text process says of texts. Errors as that one's."""
+
+    def _tokenizer(self) -> TextProcess:
+        raise NotImplementedError
+
+    async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
+        return await self._tokenizer().tokenize(text, parse_special)
+
+    async def render(self, messages: Sequence[Message], tools: str = "") -> list[int]:
+        return await self._tokenizer().render(messages, tools)
+
+    async def calls(self) -> CallFormat:
+        return await self._tokenizer().calls()
+
+    async def vocabulary(self) -> Vocab:
+        return await self._tokenizer().vocabulary()
 
 
 class _Died(Exception):
@@ -205,6 +252,13 @@ def _ids_of(reply: Response, body: bytes, vocab_size: int) -> list[int]:
         raise EngineLost("the process with the tokenizer says ids that it has no tokens for")
     found: list[int] = ids.tolist()
     return found
+
+
+def _calls_of(reply: Response, body: bytes) -> CallFormat:
+    """Raises EngineLost, as `_vocab` does."""
+    if not isinstance(reply, Calls):
+        raise EngineLost("the process with the chat template did not say how calls are written")
+    return reply.calls
 
 
 def _encodable(text: str) -> str:

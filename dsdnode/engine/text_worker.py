@@ -17,7 +17,18 @@ from numpy.typing import NDArray
 
 from dsdnode.engine.cage import Cage
 from dsdnode.engine.gguf_parts import parts_of
-from dsdnode.engine.ipc import TEXT_CPU_S, Buffer, Ids, Packet, Render, Request, Tokenize, Vocabulary
+from dsdnode.engine.ipc import (
+    TEXT_CPU_S,
+    Buffer,
+    Calls,
+    Ids,
+    Packet,
+    ReadCalls,
+    Render,
+    Request,
+    Tokenize,
+    Vocabulary,
+)
 from dsdnode.errors import BadInput
 
 if TYPE_CHECKING:
@@ -57,7 +68,9 @@ class TextWorker:
                 case Tokenize():
                     return _ids(self._vocab.tokenize(request.text, request.parse_special))
                 case Render():
-                    return _ids(self._vocab.render(request.messages))
+                    return _ids(self._vocab.render(request.messages, request.tools))
+                case ReadCalls():
+                    return Calls(self._vocab.calls()), []
             raise ValueError("there are no layers here")
         except MemoryError:
             raise BadInput("the text takes too much memory") from None

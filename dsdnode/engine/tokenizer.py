@@ -9,8 +9,10 @@ import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from dsdnode.speculation.acceptance import key_tokens
+from dsdnode.wire.calls import CallFormat
 
 MAX_RUN = 1024
 """Characters. std::regex died of 26,000 with a stack of 8 MiB, whatever the expression and the script."""
@@ -70,18 +72,37 @@ class RunCutter:
 class Detokenizer:
     """Token ids of one reply to text, as they come; only whole characters leave it."""
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        """`pieces[token]`: the token's bytes; control tokens have none, nor has what lies behind (padding)."""
-        self._pieces = pieces
+    def __init__(self, pieces: Sequence[bytes], named: Mapping[int, str] | None = None) -> None:
+        """`pieces[token]`: the token's bytes; control tokens have none, nor has what lies behind (padding).
+        `named`: what those without are called."""
+        self._pieces, self._named = pieces, named or {}
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, tokens: Iterable[int]) -> str:
         """The text that is complete now; bytes that can never become a character are replaced by U+FFFD."""
         return self._decoder.decode(b"".join(self._pieces[token] for token in tokens if token < len(self._pieces)))
 
+    def bytes_of(self, token: int) -> bytes:
+        """What it says, or, if it has no bytes, what it is called."""
+        piece = self._pieces[token] if token < len(self._pieces) else b""
+        return piece or self._named.get(token, "").encode()
+
     def finish(self) -> str:
         """What is left at the end of the reply: half a character is replaced by U+FFFD."""
         return self._decoder.decode(b"", final=True)
+
+
+class _Shown(Sequence[bytes]):
+    """A vocabulary of which some tokens have another text."""
+
+    def __init__(self, pieces: Sequence[bytes], shown: Mapping[int, bytes]) -> None:
+        self._pieces, self._shown = pieces, shown
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, token: Any) -> Any:
+        return self._shown.get(token) or self._pieces[token]
 
 
 class Vocab:
@@ -104,18 +125,17 @@ class Vocab:
     def _named(self) -> Mapping[int, str]:
         return {token: name for name, token in self.names.items()}
 
-    def bytes_of(self, token: int) -> bytes:
-        """What it says, or, if it has no bytes, what it is called."""
-        piece = self.pieces[token] if token < len(self.pieces) else b""
-        return piece or self._named.get(token, "").encode()
-
     @cached_property
     def longest_bytes(self) -> int:
         """That a token can stand for, or, of those without bytes, is written as."""
         return max(map(len, (*self.pieces, *(name.encode() for name in self.names))), default=1)
 
-    def detokenizer(self) -> Detokenizer:
-        return Detokenizer(self.pieces)
+    def detokenizer(self, calls: CallFormat | None = None) -> Detokenizer:
+        """`calls`: control tokens that these are marked by are shown as what a template calls them."""
+        if calls is None:
+            return Detokenizer(self.pieces, self._named)
+        shown = {id_: name.encode() for name, id_ in self.names.items() if any(name in mark for mark in calls.marks)}
+        return Detokenizer(_Shown(self.pieces, shown) if shown else self.pieces, self._named)
 
     @cached_property
     def key_tokens(self) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from secrets import token_hex
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats
@@ -16,6 +18,24 @@ from dsdnode.gateway.port import Swarm
 from dsdnode.wire.logprobs import SaidPosition
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Call:
+    """Of a tool, as far as it has come; `key`: what its id is made of."""
+
+    name: str
+    arguments: str = ""
+    key: str = field(default_factory=lambda: token_hex(12))
+
+    def parsed(self) -> dict[str, Any]:
+        """Its arguments, for dialects that have no JSON text there; what is none comes under a name of its own."""
+        try:
+            read = msgspec.json.decode(self.arguments or "{}")
+        except (msgspec.DecodeError, RecursionError):
+            read = None
+        return read if isinstance(read, dict) else {"arguments": self.arguments}
+
 
 FINISH = {"stop": "stop", "length": "length", "context": "length"}
 """By the reasons that a reply ends for. The context's end is one of length to whoever asked."""
@@ -27,21 +47,37 @@ class Answer:
 
     request: GenerateRequest
     text: str = ""
+    calls: list[Call] = field(default_factory=list)
+    single: bool = False
+    """Of several calls the first is given."""
     num_tokens: int = 0
     logprobs: list[SaidPosition] = field(default_factory=list)
     finish_reason: str = ""
+    model: str = ""
     stats: ReplyStats | None = None
 
-    def take(self, event: Piece | Finished) -> None:
-        """Raises PeerMisbehaved: the reason is a drafter's word, which whoever asks would take for a whole reply."""
+    def take(self, event: Piece | Finished) -> Piece | Finished:
+        """What of it is to be given. Raises PeerMisbehaved: the reason is a drafter's word, which whoever asks would
+        take for a whole reply."""
         if isinstance(event, Piece):
+            if self.single:
+                event = replace(event, calls=tuple(part for part in event.calls if part.index == 0))
             self.text += event.text
+            self.model = event.model
             self.num_tokens += len(event.tokens)
             self.logprobs += event.logprobs
+            for part in event.calls:
+                if part.index == len(self.calls):
+                    self.calls.append(Call(""))
+                self.calls[part.index].name += part.name
+                self.calls[part.index].arguments += part.arguments
         elif event.reason in FINISH:
             self.finish_reason, self.stats = FINISH[event.reason], event.stats
+            if self.finish_reason == "stop" and self.calls:
+                self.finish_reason = "tool_calls"
         else:
             raise PeerMisbehaved(f"the drafter ended the reply: {event.reason}")
+        return event
 
 
 @dataclass(slots=True)
@@ -50,23 +86,22 @@ class Answers:
 
     swarm: Swarm
     requests: Sequence[GenerateRequest]
+    single: bool = False
     each: list[Answer] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.each = [Answer(request) for request in self.requests]
+        self.each = [Answer(request, single=self.single) for request in self.requests]
 
     async def events(self) -> AsyncGenerator[tuple[int, Piece | Finished], None]:
         """Raises DsdError: of several replies the first that fails ends all."""
         if len(self.requests) == 1:
             async with contextlib.aclosing(self.swarm.generate(self.requests[0])) as events:
                 async for event in events:
-                    self.each[0].take(event)
-                    yield 0, event
+                    yield 0, self.each[0].take(event)
         else:
             async with contextlib.aclosing(self._together()) as both:
                 async for index, event in both:
-                    self.each[index].take(event)
-                    yield index, event
+                    yield index, self.each[index].take(event)
         if not all(answer.finish_reason for answer in self.each):
             raise PeerMisbehaved("the reply ended without a word")
 
@@ -104,6 +139,10 @@ class Answers:
             async for _ in events:
                 pass
         return self.each
+
+    def model(self, asked: str | None) -> str:
+        """Whose answer it is: `asked` may be a name for whichever is there."""
+        return self.each[0].model or asked or "default"
 
     @property
     def num_prompt_tokens(self) -> int:

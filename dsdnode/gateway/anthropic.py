@@ -2,65 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from secrets import token_hex
 from typing import Annotated, Any
 
+import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dsdnode.client.client import GenerateRequest, Piece
-from dsdnode.gateway.answers import Answers, unless_hung_up
+from dsdnode.errors import BadInput
+from dsdnode.gateway.answers import Answers, Call, unless_hung_up
 from dsdnode.gateway.bodies import Sampled, StopText, Tokens, read, text_of
 from dsdnode.gateway.failures import anthropic_error
-from dsdnode.gateway.openai import Message, refuse
 from dsdnode.gateway.streams import event, streamed
+from dsdnode.gateway.tools import Offer, anthropic_tools, call, offer, settled
 
-REASONS = {"stop": "end_turn", "length": "max_tokens"}
+REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 VOLATILE = "x-anthropic-billing-header:"
 """A line that an agent puts first and changes with every request: with it no conversation would begin like the one
 before it."""
+IGNORED_BLOCKS = ("thinking", "redacted_thinking")
+"""What models have thought before is no part of what they are asked."""
 
 
-class MessagesBody(Sampled, kw_only=True):
+class Message(msgspec.Struct, kw_only=True):
+    role: Annotated[str, Meta(min_length=1, max_length=32)]
+    content: Any = None
+
+    def turns(self, where: str) -> Iterator[dict[str, Any]]:
+        """Results of tools come before what the user says beside them. Raises BadInput."""
+        blocks = self.content if isinstance(self.content, list) else [{"type": "text", "text": self.content or ""}]
+        found: dict[str, list[Any]] = {"text": [], "tool_use": [], "tool_result": []}
+        for index, block in enumerate(blocks):
+            kind = block.get("type") if isinstance(block, dict) else None
+            if kind not in IGNORED_BLOCKS:
+                read_as = BLOCKS.get(kind) if isinstance(kind, str) else None
+                name, said = (read_as or _text)(block, f"{where}.content[{index}]")
+                found[name].append(said)
+        yield from found["tool_result"]
+        if found["text"] or found["tool_use"] or not found["tool_result"]:
+            calls = {"tool_calls": found["tool_use"]} if found["tool_use"] else {}
+            yield {"role": self.role, "content": "\n".join(found["text"]), **calls}
+
+
+def _text(block: Any, where: str) -> tuple[str, Any]:
+    return "text", text_of(block, where)
+
+
+def _tool_use(block: dict[str, Any], where: str) -> tuple[str, Any]:
+    call_id, name = block.get("id"), block.get("name")
+    if not isinstance(call_id, str) or not isinstance(name, str):
+        raise BadInput(f"{where}: a tool_use has an id and a name")
+    return "tool_use", call(call_id, name, msgspec.json.encode(block.get("input") or {}).decode())
+
+
+def _tool_result(block: dict[str, Any], where: str) -> tuple[str, Any]:
+    call_id = block.get("tool_use_id")
+    if not isinstance(call_id, str):
+        raise BadInput(f"{where}: a tool_result has a tool_use_id")
+    text = text_of(block.get("content"), where)
+    content = f"Error: {text}" if block.get("is_error") else text
+    return "tool_result", {"role": "tool", "content": content, "tool_call_id": call_id}
+
+
+BLOCKS: Mapping[str, Callable[[dict[str, Any], str], tuple[str, Any]]] = {
+    "text": _text,
+    "tool_use": _tool_use,
+    "tool_result": _tool_result,
+}
+"""By type: into which part of a turn it goes, and as what."""
+
+
+class Counted(Sampled, kw_only=True):
+    """What tokens are counted of."""
+
     messages: Annotated[list[Message], Meta(min_length=1, max_length=1024)]
-    max_tokens: Tokens
+    max_tokens: Tokens = 1
     system: Any = None
     stop_sequences: Annotated[list[StopText], Meta(max_length=16)] | None = None
-    stream: bool | None = None
     tools: Any = None
+    tool_choice: Any = None
+
+    def offer(self) -> Offer:
+        """Raises BadInput."""
+        choice = self.tool_choice if isinstance(self.tool_choice, dict) else {}
+        return offer(anthropic_tools(self.tools), choice or None, not choice.get("disable_parallel_tool_use"))
 
     def asked(self) -> GenerateRequest:
         """Raises BadInput."""
-        refuse({"tools": bool(self.tools)})
-        system = _lasting(text_of(self.system, "system"))
-        messages = [{"role": "system", "content": system}] if system else []
-        messages += [
-            {"role": one.role, "content": text_of(one.content, f"messages[{index}]")}
-            for index, one in enumerate(self.messages)
-        ]
-        return self.request(messages, max_tokens=self.max_tokens, stop=self.stop_sequences)
+        system = _system(self.system)
+        turns = [{"role": "system", "content": system}] if system else []
+        for index, one in enumerate(self.messages):
+            turns += one.turns(f"messages[{index}]")
+        tools = self.offer().tools
+        return self.request(settled(turns), max_tokens=self.max_tokens, stop=self.stop_sequences, tools=tools)
 
 
-def _lasting(system: str) -> str:
-    return "\n".join(line for line in system.splitlines() if not line.startswith(VOLATILE))
+class MessagesBody(Counted, kw_only=True):
+    max_tokens: Tokens
+    stream: bool | None = None
+
+
+def _system(said: Any) -> str:
+    """Without lines that change with every request."""
+    parts = said if isinstance(said, list) else [said]
+    texts = (_lasting(text_of(part, "system")) for part in parts)
+    return "\n".join(text for text in texts if text)
+
+
+def _lasting(text: str) -> str:
+    if VOLATILE not in text:
+        return text
+    return "\n".join(line for line in text.split("\n") if not line.startswith(VOLATILE)).strip("\n")
 
 
 async def messages(request: Request) -> Response:
     body = await read(request, MessagesBody)
-    answers = Answers(request.app.state.swarm, [body.asked()])
-    head = {"id": "msg_" + token_hex(12), "type": "message", "role": "assistant", "model": body.model or "default"}
+    answers = Answers(request.app.state.swarm, [body.asked()], body.offer().single)
+    head = {"id": "msg_" + token_hex(12), "type": "message", "role": "assistant", "model": body.model}
     if body.stream:
         return await streamed(request, _events(answers, head), lambda error: event(anthropic_error(error), "error"))
     (answer,) = await unless_hung_up(request, answers.whole())
-    content = [{"type": "text", "text": answer.text}]
+    content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}] if answer.text or not answer.calls else []
+    content += [_block(one, one.parsed()) for one in answer.calls]
+    head["model"] = answers.model(body.model)
     return JSONResponse({**head, "content": content, **_ending(answers), "usage": _usage(answers)})
 
 
+async def count_tokens(request: Request) -> Response:
+    """As they would be asked for; nothing is computed."""
+    body = await read(request, Counted)
+    found = await unless_hung_up(request, request.app.state.swarm.read_text(body.asked()))
+    return JSONResponse({"input_tokens": len(found.tokens)})
+
+
+def _block(one: Call, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{one.key}", "name": one.name, "input": arguments}
+
+
 def _ending(answers: Answers) -> dict[str, Any]:
-    return {"stop_reason": REASONS.get(answers.each[0].finish_reason, "end_turn"), "stop_sequence": None}
+    (answer,) = answers.each
+    if answer.finish_reason == "stop" and answer.stats is not None and answer.stats.stop_text:
+        return {"stop_reason": "stop_sequence", "stop_sequence": answer.stats.stop_text}
+    return {"stop_reason": REASONS.get(answer.finish_reason, "end_turn"), "stop_sequence": None}
 
 
 def _usage(answers: Answers) -> dict[str, Any]:
@@ -74,18 +161,62 @@ def _usage(answers: Answers) -> dict[str, Any]:
     }
 
 
+class _Blocks:
+    """Content blocks of a stream: one is open at a time, and they are numbered."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._open: Any = None
+
+    def go_to(self, key: Any, block: Callable[[], dict[str, Any]]) -> Iterator[bytes]:
+        """`key` names a block; it is begun, as `block`, where another one is open."""
+        if self._open != key:
+            yield from self.close()
+            self._open, self._index = key, self._index + 1
+            yield _event("content_block_start", index=self._index, content_block=block())
+
+    def delta(self, **delta: Any) -> bytes:
+        return _event("content_block_delta", index=self._index, delta=delta)
+
+    def close(self) -> Iterator[bytes]:
+        if self._open is not None:
+            yield _event("content_block_stop", index=self._index)
+        self._open = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self._index < 0
+
+
+def _no_text() -> dict[str, Any]:
+    return {"type": "text", "text": ""}
+
+
 async def _events(answers: Answers, head: dict[str, Any]) -> AsyncGenerator[bytes, None]:
-    opened = False
+    opened, blocks, (answer,) = False, _Blocks(), answers.each
     async with aclosing(answers.events()) as events:
         async for _, came in events:
             if not opened:
                 opened = True
+                head["model"] = answers.model(head["model"])
                 message = {**head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(answers)}
                 yield _event("message_start", message=message)
-                yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
-            if isinstance(came, Piece) and came.text:
-                yield _event("content_block_delta", index=0, delta={"type": "text_delta", "text": came.text})
-    yield _event("content_block_stop", index=0)
+            if not isinstance(came, Piece):
+                continue
+            if came.text:
+                for part in blocks.go_to("text", _no_text):
+                    yield part
+                yield blocks.delta(type="text_delta", text=came.text)
+            for call_part in came.calls:
+                called = answer.calls[call_part.index]
+                for part in blocks.go_to(call_part.index, lambda called=called: _block(called, {})):  # type: ignore[misc]
+                    yield part
+                yield blocks.delta(type="input_json_delta", partial_json=call_part.arguments)
+    if blocks.is_empty:
+        for part in blocks.go_to("text", _no_text):
+            yield part
+    for part in blocks.close():
+        yield part
     yield _event("message_delta", delta=_ending(answers), usage=_usage(answers))
     yield _event("message_stop")
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dsdnode.errors import BadInput, DsdError
-from dsdnode.gateway import anthropic, ollama, openai, page, responses
+from dsdnode.gateway import anthropic, ollama, openai, page, responses, texts
 from dsdnode.gateway.doors import Doors, Rules
 from dsdnode.gateway.failures import RETRY_AFTER_S, NotHere, failure_of, refusal
 from dsdnode.gateway.map import Here
@@ -43,6 +43,9 @@ def make_app(swarm: Swarm, rules: Rules, here: Here | None = None) -> Starlette:
             Route("/v1/models", openai.models, methods=["GET"]),
             Route("/v1/models/{name:path}", openai.one_model, methods=["GET"]),
             Route("/v1/messages", anthropic.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", anthropic.count_tokens, methods=["POST"]),
+            Route("/tokenize", texts.tokenize, methods=["POST"]),
+            Route("/detokenize", texts.detokenize, methods=["POST"]),
             Route("/api/chat", ollama.chat, methods=["POST"]),
             Route("/api/generate", ollama.generate, methods=["POST"]),
             Route("/api/tags", ollama.tags, methods=["GET"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -83,7 +84,7 @@ class Sampled(msgspec.Struct, kw_only=True):
 
     def request(
         self,
-        messages: list[dict[str, str]] | None = None,
+        messages: list[dict[str, Any]] | None = None,
         prompt: str | None = None,
         prompt_tokens: list[int] | None = None,
         *,
@@ -91,10 +92,12 @@ class Sampled(msgspec.Struct, kw_only=True):
         stop: Stops = None,
         choice: int = 0,
         logprobs: int = -1,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> GenerateRequest:
         """`choice`: the how-manieth of several replies to one request, each with a seed of its own. Raises BadInput."""
         return GenerateRequest(
             messages=messages or (),
+            tools=tools,
             prompt=prompt,
             prompt_tokens=prompt_tokens,
             model=None if self.model in (None, *ANY_MODEL) else self.model,

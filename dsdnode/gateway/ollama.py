@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
+from time import monotonic
 from typing import Annotated, Any
 
 import msgspec
@@ -14,16 +15,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dsdnode.client.client import GenerateRequest, Piece
-from dsdnode.gateway.answers import Answers, unless_hung_up
+from dsdnode.gateway.answers import Answers, Call, unless_hung_up
 from dsdnode.gateway.bodies import Sampled, Stops, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import ollama_error
 from dsdnode.gateway.logprobs import chat_logprobs
-from dsdnode.gateway.openai import Message, model_named, num_logprobs, refuse
+from dsdnode.gateway.openai import model_named, num_logprobs, refuse
 from dsdnode.gateway.streams import line, streamed
+from dsdnode.gateway.tools import Offer, call, chat_tools, offer, settled
 from dsdnode.swarm.info import ModelInfo
 from dsdnode.wire.logprobs import SaidPosition
 
 NDJSON = "application/x-ndjson"
+Writes = Callable[[str, Sequence[Call]], dict[str, Any]]
 
 
 class Options(Sampled, kw_only=True):
@@ -44,7 +47,11 @@ class Asked(msgspec.Struct, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
 
-    def draw(self, messages: list[dict[str, str]] | None = None, prompt: str | None = None) -> GenerateRequest:
+    def offer(self) -> Offer:
+        """What may be called."""
+        return Offer()
+
+    def draw(self, messages: list[dict[str, Any]] | None = None, prompt: str | None = None) -> GenerateRequest:
         refuse({"format": bool(self.format), "think": bool(self.think)})
         options = self.options or Options()
         options.model = self.model.removesuffix(":latest")
@@ -54,35 +61,60 @@ class Asked(msgspec.Struct, kw_only=True):
             prompt,
             max_tokens=most if most and most > 0 else None,
             stop=options.stop,
+            tools=self.offer().tools,
             logprobs=num_logprobs(self.logprobs, self.top_logprobs),
         )
 
 
-class ChatMessage(Message, kw_only=True):
+class CalledFunction(msgspec.Struct):
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class ToolCall(msgspec.Struct):
+    function: CalledFunction
+    id: str | None = None
+
+
+class Message(msgspec.Struct, kw_only=True):
+    role: Annotated[str, Meta(min_length=1, max_length=32)]
+    content: Any = None
     images: Any = None
-    """Beside the content, where OpenAI has parts of it."""
+    tool_calls: list[ToolCall] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+    def turn(self, where: str) -> dict[str, Any]:
+        """Calls have no ids there: results are told by names. Raises BadInput."""
+        refuse({"images": bool(self.images)})
+        turn: dict[str, Any] = {"role": self.role, "content": text_of(self.content, where)}
+        if self.tool_calls:
+            turn["tool_calls"] = [
+                call(one.id or f"{where}.{one.function.name}", one.function.name, _json(one.function.arguments))
+                for one in self.tool_calls
+            ]
+        if self.role == "tool":
+            turn |= {"name": self.tool_name or "", "tool_call_id": self.tool_call_id or ""}
+        return turn
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 class ChatBody(Asked, kw_only=True):
-    messages: Annotated[list[ChatMessage], Meta(max_length=1024)] = []
+    messages: Annotated[list[Message], Meta(max_length=1024)] = []
     tools: Any = None
+
+    def offer(self) -> Offer:
+        """Raises BadInput."""
+        return offer(chat_tools(self.tools), None)
 
     def asked(self) -> GenerateRequest | None:
         """None: programs say nothing where they only want the model to be loaded, or unloaded. Raises BadInput."""
-        refuse(
-            {
-                "tools": bool(self.tools),
-                "images": any(one.images for one in self.messages),
-                "tool_calls": any(one.tool_calls for one in self.messages),
-            }
-        )
         if not self.messages:
             return None
-        messages = [
-            {"role": one.role, "content": text_of(one.content, f"messages[{index}]")}
-            for index, one in enumerate(self.messages)
-        ]
-        return self.draw(messages)
+        return self.draw(settled(one.turn(f"messages[{index}]") for index, one in enumerate(self.messages)))
 
 
 class GenerateBody(Asked, kw_only=True):
@@ -106,39 +138,53 @@ class GenerateBody(Asked, kw_only=True):
         return self.draw([*system, {"role": "user", "content": self.prompt}])
 
 
+def _message(text: str, calls: Sequence[Call]) -> dict[str, Any]:
+    """Its readers take arguments for an object, and calls for whole."""
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if calls:
+        message["tool_calls"] = [{"function": {"name": one.name, "arguments": one.parsed()}} for one in calls]
+    return {"message": message}
+
+
 async def chat(request: Request) -> Response:
     body = await read(request, ChatBody)
-    return await _answer(request, body, body.asked(), lambda text: {"message": {"role": "assistant", "content": text}})
+    return await _answer(request, body, body.asked(), _message)
 
 
 async def generate(request: Request) -> Response:
     body = await read(request, GenerateBody)
-    return await _answer(request, body, body.asked(), lambda text: {"response": text})
+    return await _answer(request, body, body.asked(), lambda text, _: {"response": text})
 
 
-async def _answer(
-    request: Request, body: Asked, asked: GenerateRequest | None, written: Callable[[str], dict[str, Any]]
-) -> Response:
+async def _answer(request: Request, body: Asked, asked: GenerateRequest | None, written: Writes) -> Response:
+    begun_s = monotonic()
     if asked is None:
         await model_named(request, body.model.removesuffix(":latest"))
         reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
-        return JSONResponse({**_head(body.model), **written(""), "done": True, "done_reason": reason})
+        return JSONResponse({**_head(body.model), **written("", ()), "done": True, "done_reason": reason})
     answers = Answers(request.app.state.swarm, [asked])
     if body.stream is None or body.stream:
-        lines = _lines(answers, body.model, written)
+        lines = _lines(answers, body.model, written, begun_s)
         # Their readers take every line for JSON: nothing is sent while nothing comes.
         return await streamed(request, lines, lambda error: line(ollama_error(error)), media_type=NDJSON, ping=b"")
     (answer,) = await unless_hung_up(request, answers.whole())
     told = _logprobs(answer.logprobs)
-    return JSONResponse({**_head(body.model), **written(answer.text), **_ending(answers), **told})
+    return JSONResponse(
+        {**_head(body.model), **written(answer.text, answer.calls), **_ending(answers, begun_s), **told}
+    )
 
 
-async def _lines(answers: Answers, model: str, written: Callable[[str], dict[str, Any]]) -> AsyncGenerator[bytes, None]:
+async def _lines(answers: Answers, model: str, written: Writes, begun_s: float) -> AsyncGenerator[bytes, None]:
+    (answer,), num_told = answers.each, 0
     async with aclosing(answers.events()) as events:
         async for _, came in events:
-            if isinstance(came, Piece) and (came.text or came.logprobs):
-                yield line({**_head(model), **written(came.text), "done": False, **_logprobs(came.logprobs)})
-    yield line({**_head(model), **written(""), **_ending(answers)})
+            # The last call may go on yet.
+            whole = answer.calls[num_told : len(answer.calls) - isinstance(came, Piece)]
+            num_told += len(whole)
+            text, logprobs = (came.text, came.logprobs) if isinstance(came, Piece) else ("", ())
+            if text or whole or logprobs:
+                yield line({**_head(model), **written(text, whole), "done": False, **_logprobs(logprobs)})
+    yield line({**_head(model), **written("", ()), **_ending(answers, begun_s)})
 
 
 def _logprobs(positions: Sequence[SaidPosition]) -> dict[str, Any]:
@@ -149,17 +195,16 @@ def _head(model: str) -> dict[str, Any]:
     return {"model": model, "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
 
 
-def _ending(answers: Answers) -> dict[str, Any]:
-    """Times are in nanoseconds there."""
+def _ending(answers: Answers, begun_s: float) -> dict[str, Any]:
+    """Times are in nanoseconds there, and the user's own: a drafter's begin when the pipeline is there."""
     (answer,) = answers.each
-    stats = answer.stats
-    first_s = (stats and stats.time_to_first_token_s) or 0.0
-    per_s = (stats and stats.tokens_per_second) or 0.0
-    rest_s = answer.num_tokens / per_s if per_s else 0.0
+    stats, all_s = answer.stats, monotonic() - begun_s
+    first_s = min(all_s, (stats and stats.waited_s) or 0.0)
+    rest_s = all_s - first_s
     return {
         "done": True,
-        "done_reason": answer.finish_reason,
-        "total_duration": int((first_s + rest_s) * 1e9),
+        "done_reason": "stop" if answer.finish_reason == "tool_calls" else answer.finish_reason,
+        "total_duration": int(all_s * 1e9),
         "load_duration": 0,
         "prompt_eval_count": answers.num_prompt_tokens,
         "prompt_eval_duration": int(first_s * 1e9),
@@ -199,7 +244,8 @@ async def show(request: Request) -> Response:
     body = await read(request, ShowBody)
     one = await model_named(request, (body.model or body.name).removesuffix(":latest"))
     info = {"general.name": one.name, "dsdnode.model_id": one.model_id, "dsdnode.block_count": one.num_layers}
-    return JSONResponse({"details": _details(), "model_info": info, "capabilities": ["completion"], "template": ""})
+    capabilities = ["completion", "tools"]
+    return JSONResponse({"details": _details(), "model_info": info, "capabilities": capabilities, "template": ""})
 
 
 async def version(request: Request) -> Response:

@@ -17,14 +17,16 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from dsdnode.client.calls import CallPart
 from dsdnode.client.client import Finished, GenerateRequest, Piece
 from dsdnode.errors import BadInput, ModelRefused
-from dsdnode.gateway.answers import Answers, unless_hung_up
+from dsdnode.gateway.answers import Answer, Answers, unless_hung_up
 from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import openai_error
 from dsdnode.gateway.logprobs import chat_logprobs, text_logprobs
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.streams import event, streamed
+from dsdnode.gateway.tools import Offer, call, chat_tools, offer, settled
 from dsdnode.swarm.info import ModelInfo
 from dsdnode.wire.logprobs import SaidPosition
 
@@ -48,6 +50,10 @@ class Completing(Sampled, kw_only=True):
     max_tokens: Tokens | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
 
+    def offer(self) -> Offer:
+        """What may be called."""
+        return Offer()
+
 
 def num_logprobs(asked: bool | None, top: int | None) -> int:
     """As GenerateRequest.logprobs. Raises BadInput."""
@@ -61,10 +67,31 @@ def refuse(asked: dict[str, bool]) -> None:
         raise BadInput(f"{', '.join(names)}: not supported by this server; leave it out")
 
 
+class CalledFunction(msgspec.Struct):
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(msgspec.Struct, kw_only=True):
+    function: CalledFunction
+    id: str = ""
+
+
 class Message(msgspec.Struct, kw_only=True):
     role: Annotated[str, Meta(min_length=1, max_length=32)]
     content: Any = None
-    tool_calls: Any = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def turn(self, where: str) -> dict[str, Any]:
+        """As it is asked for. Raises BadInput."""
+        turn: dict[str, Any] = {"role": ROLES.get(self.role, self.role), "content": text_of(self.content, where)}
+        if self.tool_calls:
+            turn["tool_calls"] = [call(one.id, one.function.name, one.function.arguments) for one in self.tool_calls]
+        if self.role == "tool":
+            turn |= {"tool_call_id": self.tool_call_id or "", "name": self.name or ""}
+        return turn
 
 
 class ChatBody(Completing, kw_only=True):
@@ -72,10 +99,16 @@ class ChatBody(Completing, kw_only=True):
     max_completion_tokens: Tokens | None = None
     response_format: Any = None
     tools: Any = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: Any = None
-    modalities: Any = None
+    modalities: list[Any] | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
+
+    def offer(self) -> Offer:
+        """Raises BadInput."""
+        return offer(chat_tools(self.tools), self.tool_choice, self.parallel_tool_calls)
 
     def requests(self) -> list[GenerateRequest]:
         kind = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
@@ -83,19 +116,15 @@ class ChatBody(Completing, kw_only=True):
         refuse(
             {
                 f"response_format {kind}": kind not in (None, "text"),
-                "tools": bool(self.tools),
                 "functions": bool(self.functions),
                 f"modalities {others}": bool(others),
-                "tool_calls": any(message.tool_calls for message in self.messages),
             }
         )
-        messages = [
-            {"role": ROLES.get(one.role, one.role), "content": text_of(one.content, f"messages[{index}]")}
-            for index, one in enumerate(self.messages)
-        ]
-        most, logprobs = self.max_completion_tokens or self.max_tokens, num_logprobs(self.logprobs, self.top_logprobs)
+        messages = settled(one.turn(f"messages[{index}]") for index, one in enumerate(self.messages))
+        most, tools = self.max_completion_tokens or self.max_tokens, self.offer().tools
+        num = num_logprobs(self.logprobs, self.top_logprobs)
         return [
-            self.request(messages, max_tokens=most, stop=self.stop, choice=choice, logprobs=logprobs)
+            self.request(messages, max_tokens=most, stop=self.stop, choice=choice, tools=tools, logprobs=num)
             for choice in range(self.n or 1)
         ]
 
@@ -140,21 +169,42 @@ class Shape:
     prefix: str
     whole: str
     chunk: str
-    choice: Callable[[str], dict[str, Any]]
+    choice: Callable[[Answer], dict[str, Any]]
     delta: Callable[[str], dict[str, Any]]
-    opening: dict[str, Any] | None = None
+    opening: Callable[[Piece | Finished], dict[str, Any]] | None = None
     closing: Callable[[], dict[str, Any]] = dict
     logprobs: Callable[[Sequence[SaidPosition], int], dict[str, Any]] = text_logprobs
     """Of some tokens, with as many characters of the text before them."""
+
+
+def _message(answer: Answer) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.calls:
+        calls = [call(f"call_{one.key}", one.name, one.arguments) for one in answer.calls]
+        message |= {"content": answer.text or None, "tool_calls": calls}
+    return {"message": message}
+
+
+def _calls(came: Piece | Finished) -> tuple[CallPart, ...]:
+    return came.calls if isinstance(came, Piece) else ()
+
+
+def _call_delta(answer: Answer, part: CallPart) -> dict[str, Any]:
+    """Who is called is said once, in the first of a call's deltas."""
+    function = {"arguments": part.arguments}
+    if not part.name:
+        return {"delta": {"tool_calls": [{"index": part.index, "function": function}]}}
+    said = call(f"call_{answer.calls[part.index].key}", part.name, part.arguments)
+    return {"delta": {"tool_calls": [{"index": part.index, **said}]}}
 
 
 CHAT = Shape(
     prefix="chatcmpl-",
     whole="chat.completion",
     chunk="chat.completion.chunk",
-    choice=lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
+    choice=_message,
     delta=lambda text: {"delta": {"content": text}},
-    opening={"delta": {"role": "assistant", "content": ""}},
+    opening=lambda came: {"delta": {"role": "assistant", "content": None if _calls(came) else ""}},
     closing=lambda: {"delta": {}},
     logprobs=lambda positions, _: {"content": chat_logprobs(positions), "refusal": None},
 )
@@ -162,7 +212,7 @@ TEXT = Shape(
     prefix="cmpl-",
     whole="text_completion",
     chunk="text_completion",
-    choice=lambda text: {"text": text},
+    choice=lambda answer: {"text": answer.text},
     delta=lambda text: {"text": text},
     closing=lambda: {"text": ""},
 )
@@ -191,12 +241,12 @@ async def completions(request: Request) -> Response:
 
 async def _complete(request: Request, body: Completing, asked: list[GenerateRequest], shape: Shape) -> Response:
     swarm: Swarm = request.app.state.swarm
-    answers = Answers(swarm, asked)
+    answers = Answers(swarm, asked, body.offer().single)
     head = {
         "id": shape.prefix + token_hex(12),
         "object": shape.chunk if body.stream else shape.whole,
         "created": int(datetime.now(UTC).timestamp()),
-        "model": body.model or "default",
+        "model": body.model,
         "system_fingerprint": "dsdnode",
     }
     if body.stream:
@@ -206,13 +256,14 @@ async def _complete(request: Request, body: Completing, asked: list[GenerateRequ
     choices = [
         {
             "index": index,
-            **shape.choice(answer.text),
+            **shape.choice(answer),
             "logprobs": shape.logprobs(answer.logprobs, 0) if answer.request.logprobs >= 0 else None,
             "finish_reason": answer.finish_reason,
         }
         for index, answer in enumerate(answers.each)
     ]
     headers = {"x-dsdnode-route": route} if (route := answers.route()) else {}
+    head["model"] = answers.model(body.model)
     return JSONResponse({**head, "choices": choices, "usage": usage_of(answers)}, headers=headers)
 
 
@@ -224,7 +275,7 @@ async def _chunks(
 
     def chunk(index: int, part: dict[str, Any], reason: str | None = None, logprobs: Any = None, **more: Any) -> bytes:
         choice = {"index": index, **part, "logprobs": logprobs, "finish_reason": reason}
-        return event({**head, "choices": [choice], **none, **more})
+        return event({**head, "model": answers.model(head["model"]), "choices": [choice], **none, **more})
 
     def drafted(piece: Piece) -> dict[str, Any]:
         if not options.include_speculation:
@@ -235,16 +286,19 @@ async def _chunks(
     async with aclosing(answers.events()) as events:
         async for index, came in events:
             if index not in opened and shape.opening is not None:
-                yield chunk(index, shape.opening)
+                yield chunk(index, shape.opening(came))
             opened.add(index)
             if isinstance(came, Piece) and (came.text or came.logprobs):
                 before = len(answers.each[index].text) - len(came.text)
                 told = shape.logprobs(came.logprobs, before) if came.logprobs else None
                 yield chunk(index, shape.delta(came.text), logprobs=told, **drafted(came))
-            elif isinstance(came, Finished):
+            for part in _calls(came):
+                yield chunk(index, _call_delta(answers.each[index], part))
+            if isinstance(came, Finished):
                 yield chunk(index, shape.closing(), answers.each[index].finish_reason)
     if options.include_usage:
-        yield event({**head, "choices": [], "usage": usage_of(answers)})
+        model = answers.model(head["model"])
+        yield event({**head, "model": model, "choices": [], "usage": usage_of(answers)})
     yield DONE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from dsdnode.client.client import Finished, GenerateRequest, Piece
+from dsdnode.client.client import Finished, GenerateRequest, Piece, TextRead
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 
 
@@ -13,6 +13,9 @@ class Swarm(Protocol):
     def generate(
         self, request: GenerateRequest, told: Callable[[str], None] | None = None
     ) -> AsyncGenerator[Piece | Finished, None]:
+        """Raises DsdError."""
+
+    async def read_text(self, request: GenerateRequest) -> TextRead:
         """Raises DsdError."""
 
     async def models(self) -> list[ModelInfo]: ...

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Generic, TypeVar
 
-from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats
+from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats, TextRead
 from dsdnode.errors import DsdError
 from dsdnode.gateway.failures import failure_of
 from dsdnode.gateway.metrics import Metrics
@@ -113,6 +113,9 @@ class Watched:
             self.last = flow if flow.num_tokens else self.last
             first_s = None if flow.first_s is None else flow.first_s - flow.began_s
             self.metrics.over(outcome, first_s, flow.last_s - (flow.first_s or 0.0), flow.num_tokens, flow.stats)
+
+    async def read_text(self, request: GenerateRequest) -> TextRead:
+        return await self.swarm.read_text(request)
 
     async def models(self) -> list[ModelInfo]:
         return await self.swarm.models()

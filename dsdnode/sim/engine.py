@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsdnode.cost import UNKNOWN, CostLine
-from dsdnode.engine.port import Chunk, Lost, Output, ShardInfo, States, Top
+from dsdnode.engine.port import Chunk, Lost, Message, Output, ShardInfo, States, Top
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, EngineLost, Overloaded
 from dsdnode.sim.traces import Trace
+from dsdnode.wire.calls import PLAIN, CallFormat
 
 VOCAB_SIZE = 1 << 15
 WIDTH = 1
@@ -145,8 +146,11 @@ class ScriptedEngine:
     async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
         raise BadInput("simulated replies begin with token ids")
 
-    async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+    async def render(self, messages: Sequence[Message], tools: str = "") -> list[int]:
         raise BadInput("simulated replies begin with token ids")
+
+    async def calls(self) -> CallFormat:
+        return PLAIN
 
     async def vocabulary(self) -> Vocab:
         return _VOCAB

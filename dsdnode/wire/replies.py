@@ -48,8 +48,11 @@ class Generate(Message, frozen=True, tag=30):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, array_like=True):
+    """`more`: a JSON object, what else a chat template may use of it (tool_calls, tool_call_id, name); or nothing."""
+
     role: Annotated[str, Meta(max_length=32)]
     content: Annotated[str, Meta(max_length=1 << 20)]
+    more: Annotated[str, Meta(max_length=1 << 20)] = ""
 
 
 class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
@@ -80,15 +83,34 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
     """So long the client waits for a reply that stands still; 0: as long as the drafter does by itself."""
     shaping: WireShaping = PLAIN
     num_logprobs: NumLogprobs = -1
+    tools: Annotated[str, Meta(max_length=1 << 20)] = ""
+    """JSON of a list, as the chat template is given it; or nothing."""
 
     @property
     def is_shaped(self) -> bool:
         """Does it ask for what only peers with the capability SHAPING do?"""
         return not self.shaping.is_plain or self.num_logprobs >= 0
 
+    @property
+    def needs_tools(self) -> bool:
+        """Is there something of tools in it, which a drafter must know of?"""
+        return bool(self.tools) or any(message.more for message in self.messages)
+
+
+class ReadText(Message, frozen=True, tag=47):
+    """Client to drafter: which ids has this prompt, and which text have these ids? Buffer 0: GenerateBody, as for
+    Generate. Answered by TextRead, or as Generate is where it cannot begin. Nothing is computed, no place is taken.
+    """
+
+
+class TextRead(Message, frozen=True, tag=48):
+    """Buffer 0: the prompt's token ids, int32; buffer 1: their text, UTF-8. Control tokens have none."""
+
 
 class Accepted(Message, frozen=True, tag=31):
     """Drafter to client. Buffer 0: the prompt's token ids, int32: who goes on has the same, or one of the two lies.
+
+    Buffer 1, where the body has tools: msgpack of CallFormat, a map.
 
     `acceptance` is the rule of this reply, asked for or the drafter's own: whoever goes on keeps it.
     """
@@ -164,6 +186,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / draft tokens judged);
     `acceptance_length_mean` counts the judge's own token; `drafted` are all draft tokens sent, the wasted among them.
     `by_position[i]`: (judged, accepted) of the draft tokens i after the last rejection.
+    `stop_text`: which of the request's ended the reply, if one did.
     `wire`: the type in which hidden states travelled; `links_share`: of the passes' time, what they took to be sent.
     """
 
@@ -189,6 +212,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: Annotated[tuple[StageInfo, ...], Meta(max_length=MAX_STAGES)] = ()
     wire: Name = ""
     links_share: Figure | None = None
+    stop_text: Annotated[str, Meta(max_length=256)] = ""
 
 
 class Cancel(Message, frozen=True, tag=34):

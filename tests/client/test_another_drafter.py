@@ -144,9 +144,9 @@ def other_template(member: Member) -> None:
     engine = member.draft
     assert engine is not None
 
-    async def render(messages: Sequence[tuple[str, str]]) -> list[int]:
+    async def render(messages: Sequence[Any], tools: str = "") -> list[int]:
         assert engine is not None
-        return await engine.tokenize("\n".join(f"<{role}> {content}" for role, content in messages))
+        return await engine.tokenize("\n".join(f"<{role}> {content}" for role, content, *_ in messages))
 
     engine.render = render  # type: ignore[method-assign]
 

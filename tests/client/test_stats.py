@@ -43,6 +43,7 @@ TOLD: dict[str, Any] = {
     "pipeline": [{"peer_id": "ab" * 32, "layers": [0, 4]}],
     "wire": "f32",
     "links_share": 0.25,
+    "stop_text": "END",
 }
 """Every key, in the order in which a drafter writes them."""
 STATISTICS = Statistics(

@@ -57,7 +57,7 @@ REQUESTS = (
     _packet(ipc.Load(b"/m.gguf", ipc.EngineOptions()), []),
     _packet(ipc.Copy(0, 1, 2), []),
     _packet(ipc.Tokenize("fünf", True), []),
-    _packet(ipc.Render([("user", "hi"), ("assistant", "yes")]), []),
+    _packet(ipc.Render([("user", "hi", ""), ("assistant", "yes", "{}")], "[]"), []),
 )
 RESPONSES = (
     _packet(*ipc.pack_outputs(_outputs())),

@@ -11,12 +11,14 @@ import httpx
 import msgspec
 import pytest
 
-from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats
+from dsdnode.client.calls import CallReader
+from dsdnode.client.client import Finished, GenerateRequest, Piece, ReplyStats, TextRead
 from dsdnode.errors import DsdError
 from dsdnode.gateway.doors import Rules
 from dsdnode.gateway.server import Gateway
 from dsdnode.node.status import NodeStatus
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
+from dsdnode.wire.calls import PLAIN, CallFormat
 
 MODEL = ModelInfo("demo", "ef" * 32, 8, (Coverage((0, 8), 1, 1),), 1, True, "", True)
 WAIT = object()
@@ -32,7 +34,8 @@ def stats(num_tokens: int, prompt_tokens: int = 12, reused: int = 5) -> ReplySta
 
 @dataclass
 class ScriptedSwarm:
-    """`script`: texts, each a token, or whole Pieces; then an error, WAIT, a Finished, or a reason to end."""
+    """`script`: texts, each a token, or whole Pieces; then an error, WAIT, a Finished, or a reason to end. Calls of
+    tools are written in `calls`."""
 
     script: list[Any] = field(default_factory=lambda: ["Hel", "lo", "stop"])
     asked: list[GenerateRequest] = field(default_factory=list)
@@ -44,12 +47,14 @@ class ScriptedSwarm:
     words: str = ""
     """What it says that each reply waits for, before its first token."""
     others: list[PeerInfo] = field(default_factory=list)
+    calls: CallFormat = PLAIN
 
     async def generate(
         self, request: GenerateRequest, told: Callable[[str], None] | None = None
     ) -> AsyncGenerator[Piece | Finished, None]:
         self.asked.append(request)
         self.began.set()
+        reader = CallReader(self.calls, request.tools) if request.tools else None
         try:
             if told is not None and self.words:
                 told(self.words)
@@ -61,13 +66,32 @@ class ScriptedSwarm:
                 if isinstance(said, Finished):
                     yield said
                     return
-                if said in ("stop", "length", "context"):
+                if isinstance(said, Piece):
+                    yield said
+                    continue
+                is_over = said in ("stop", "length", "context")
+                came: list[Any] = [said]
+                if reader is not None:
+                    came = reader.finish() if is_over else reader.feed(said) or [""]
+                for one in came if reader is not None or not is_over else ():
+                    text, calls = (one, ()) if isinstance(one, str) else ("", (one,))
+                    yield Piece((num,), text, 0, calls=calls)
+                if is_over:
                     yield Finished(said, stats(num))
                     return
-                yield said if isinstance(said, Piece) else Piece((num,), said, 0)
         except (asyncio.CancelledError, GeneratorExit):
             self.left.set()
             raise
+
+    async def read_text(self, request: GenerateRequest) -> TextRead:
+        """A token a character, and the one that begins a conversation."""
+        self.asked.append(request)
+        if isinstance(self.script[0], DsdError):
+            raise self.script[0]
+        if request.prompt_tokens is not None:
+            return TextRead(tuple(request.prompt_tokens), "".join(map(chr, request.prompt_tokens)))
+        said = request.prompt or "".join(["^", *(one["content"] for one in request.messages)])
+        return TextRead(tuple(map(ord, said)), said)
 
     async def models(self) -> list[ModelInfo]:
         return self.known

@@ -129,7 +129,6 @@ DRAFTER: Final = {
     ),
     "drafter-seats": Mutation(DRAFTER_HOST + "_giving", "len(here) < self._max_sessions", "True"),
     "drafter-cells": Mutation(CONVERSATIONS + "_is_full", " or num_positions > self._engine.shard.context_tokens", ""),
-    "resting-client": Mutation(CONVERSATIONS + "leave", "len(mine) > MAX_RESTING_PER_CLIENT", "False"),
     "resting-time": Mutation(CONVERSATIONS + "leave", "call_later(PARKED_S, ", "call_later(9 * PARKED_S, "),
     "slots-back": Mutation(
         CONVERSATIONS + "_free_it", "            self._free.append(conversation.slot)", "            pass"
@@ -139,7 +138,7 @@ DRAFTER: Final = {
         "        except DsdError as error:\n            self._forget(delivery)\n",
         "        except DsdError as error:\n",
     ),
-    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_check", "max(*prompt, *tokens, 0) >= model.vocab_size", "False"),
+    "prompt-vocabulary": Mutation(DRAFTER_HOST + "_check_ids", "max(ids, default=0) >= model.vocab_size", "False"),
     "draft-vocabulary": Mutation("dsdnode.node.drafter.conversations:draft_tokens_of", "token < vocab_size and ", ""),
     "prompt-context": Mutation(DRAFTER_HOST + "_check", "len(prompt) >= model.context_tokens", "False"),
     "client-gone": Mutation(

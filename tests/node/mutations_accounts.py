@@ -62,7 +62,7 @@ ACCOUNTS: Final = {
     "drafter-share": Mutation(DRAFTER_HOST + "_giving", "if over := shares.over(asker, 1):", "if over := ():"),
     "drafter-turn": Mutation(DRAFTER_HOST + "_giving", "longest.since_s + TURN_S >= now", "True"),
     "drafter-texts": Mutation(
-        DRAFTER_HOST + "_generate", "self._prompting.setdefault(account.network, asyncio.Lock())", "asyncio.Lock()"
+        DRAFTER_HOST + "_read", "self._prompting.setdefault(account.network, asyncio.Lock())", "asyncio.Lock()"
     ),
     "drafter-unread": Mutation(DRAFTER_HOST + "_check_length", "if num_bytes > most:", "if False:"),
     "drafter-modest": Mutation(

@@ -11,17 +11,21 @@ TEXT_PROCESS: Final = "dsdnode.engine.text:TextProcess."
 TEXTS: Final = "dsdnode.node.drafter.texts:"
 
 TEXT: Final = {
-    "template-typed": Mutation(
-        "dsdnode.engine.template:ChatTemplate.render", "Written(content)", "Written.by_template(content)"
-    ),
+    "template-typed": Mutation("dsdnode.engine.template:_marked", "Written(content)", "Written.by_template(content)"),
     "template-lost": Mutation("dsdnode.engine.written:_own_of", "bytes(len(text))", r'b"\1" * len(text)'),
     "template-whole": Mutation("dsdnode.engine.template:ChatTemplate._split", "finditer(text, *run)", "finditer(text)"),
     "template-format": Mutation("dsdnode.engine.written:Written._filled", "if 0 in self._own:", "if False:"),
-    "template-refused": Mutation(TEXT_PROCESS + "render", "if self._no_template:", "if False:"),
+    "template-refused": Mutation(TEXT_PROCESS + "_templated", "if self._no_template:", "if False:"),
     "template-blamed": Mutation(
-        TEXT_PROCESS + "render", "self._suspected = str(death)", 'self._no_template = "refused"'
+        TEXT_PROCESS + "_templated", "self._suspected = str(death)", 'self._no_template = "refused"'
     ),
-    "text-twice": Mutation(TEXT_PROCESS + "_ids", "if death.is_spent:", "if True:"),
+    "tools-dropped": Mutation("dsdnode.client.asking:check_tools", "raise Denied(", "Denied("),
+    "tools-typed": Mutation(
+        "dsdnode.engine.template:_marked",
+        "        **turn,\n",
+        "        **{key: Written.by_template(one) if isinstance(one, str) else one for key, one in turn.items()},\n",
+    ),
+    "text-twice": Mutation(TEXT_PROCESS + "_asked", "if death.is_spent:", "if True:"),
     "text-next": Mutation(TEXT_PROCESS + "_try", "            self._link = None\n", ""),
     "text-ids": Mutation("dsdnode.engine.text:_ids_of", "not isinstance(reply, Ids) or len(body) % 4", "False"),
     "text-vocabulary": Mutation("dsdnode.engine.text:_vocab", "starts[-1] != len(body) or ", ""),

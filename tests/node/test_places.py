@@ -262,14 +262,18 @@ def test_a_drafter_s_cache_is_not_promised_twice(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
-def test_one_client_keeps_four_conversations(tmp_path: Path) -> None:
+def test_a_gateway_s_users_keep_their_conversations_and_take_nobody_else_s(tmp_path: Path) -> None:
+    """One client with many users, beside alice: while there is room all rest, then its own go first."""
+
     async def tell(swarm: FakeSwarm) -> None:
-        await ring(swarm)
-        alice, dora = await swarm.client(), swarm.members["dora"]
-        for number in range(6):
+        await ring(swarm, max_sessions=6)
+        alice, gateway, dora = await swarm.client(), await swarm.client(), swarm.members["dora"]
+        await turn(alice, replace(REQUEST, prompt_tokens=PROMPT * 3, max_tokens=20, keep=True))
+        (hers,) = conversations(dora)
+        for number in range(8):
             prompt = tuple((number + 7 * i) % 96 + 1 for i in range(20))
-            await turn(alice, replace(REQUEST, prompt_tokens=prompt, max_tokens=20, keep=True))
-        assert len(conversations(dora)) == 4
+            await turn(gateway, replace(REQUEST, prompt_tokens=prompt, max_tokens=20, keep=True))
+            assert len(conversations(dora)) == min(number + 2, 6) and hers in conversations(dora)
 
     story(tmp_path, tell)
 

@@ -59,7 +59,19 @@ from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.paths import FindPath, Move, Moved, Path, Punch, PunchAt, PunchNow
 from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 from dsdnode.wire.records import pack_contacts, pack_records, sign_record
-from dsdnode.wire.replies import Accepted, Cancel, ChatMessage, Finished, Generate, GenerateBody, Piece, Routed, Waiting
+from dsdnode.wire.replies import (
+    Accepted,
+    Cancel,
+    ChatMessage,
+    Finished,
+    Generate,
+    GenerateBody,
+    Piece,
+    ReadText,
+    Routed,
+    TextRead,
+    Waiting,
+)
 from dsdnode.wire.shaping import WireShaping
 from dsdnode.wire.tensors import pack_states
 from tests.protocol import peers
@@ -123,6 +135,8 @@ def _envelopes() -> list[Envelope]:
         Envelope(Routed(REQUEST, (("ab" * 32, 0, 4), ("cd" * 32, 4, 8)))),
         Envelope(Finished(REQUEST, "stop")),
         Envelope(Cancel(REQUEST)),
+        Envelope(ReadText(), request_id=70002, deadline_ms=10000),
+        Envelope(TextRead(), request_id=70002, reply=True),
         Envelope(Punch("192.0.2.7", (40001, 40002), "tcp://192.0.2.7:29170", False), request_id=8, deadline_ms=6000),
         Envelope(PunchAt("198.51.100.7", (), "", 204.5), request_id=8, reply=True),
         Envelope(PunchNow()),
@@ -192,6 +206,14 @@ def _body(tokens: tuple[int, ...] = (), prompt: tuple[int, ...] = ()) -> Generat
     return msgspec.structs.replace(body, patience_s=45.0) if prompt else body
 
 
+def _with_tools(body: GenerateBody) -> GenerateBody:
+    call = '{"tool_calls":[{"id":"a1b2c3d4e","type":"function","function":{"name":"add","arguments":"{\\"a\\": 2}"}}]}'
+    result = '{"tool_call_id":"a1b2c3d4e","name":"add"}'
+    messages = (*body.messages, ChatMessage("assistant", "", call), ChatMessage("tool", "5", result))
+    tools = '[{"type":"function","function":{"name":"add","description":"","parameters":{"type":"object"}}}]'
+    return msgspec.structs.replace(body, messages=messages, tools=tools)
+
+
 def _stages() -> OpenStages:
     return OpenStages((StagePlace(peers.contact_of("alice"), 0, 16), StagePlace(peers.contact_of("bob"), 16, 32)))
 
@@ -218,6 +240,7 @@ def whole_messages() -> dict[str, Any]:
     counting = msgspec.structs.replace(stages, shaping=shaping, num_prompt=2, num_line=3, num_logprobs=1)
     tokens = SaidToken(5, -0.5, "fü".encode()), SaidToken(6, -0.25, b"nf")
     said = PieceLogprobs(tuple(SaidPosition(one, (one,)) for one in tokens))
+    calling, calls = _with_tools(asked), {"open": "[TOOL_CALLS]", "close": ""}
     told = manifest()
     signed = sign_manifest(peers.identity_of("alice"), told)
     packed = encode_body
@@ -236,6 +259,11 @@ def whole_messages() -> dict[str, Any]:
         _whole("a piece with log-probabilities",
                Envelope(Piece(REQUEST, 0, 1), (pack_tokens([5, 6]), "fünf".encode(), packed(said))),
                ([5, 6], "fünf", said)),
+        _whole("a reply is asked for, in which a tool may be called",
+               Envelope(Generate(REQUEST), (packed(calling),), 10, False, 10000), (calling,)),
+        _whole("accepted, and how its model calls tools",
+               Envelope(Accepted(REQUEST, peers.MODEL_ID), (pack_tokens([1, 2, 3]), packed(calls)), 10, True),
+               ([1, 2, 3], calls)),
         _whole("a piece", Envelope(Piece(REQUEST, 0, 1), (pack_tokens([5, 6]), "fünf".encode())), ([5, 6], "fünf")),
         _whole("the end", Envelope(Finished(REQUEST, "stop"), (packed({"completion_tokens": 2}),)),
                ({"completion_tokens": 2},)),

@@ -2,7 +2,8 @@
 
 When a conversation may go on, it rests when its reply is finished: the stages and the draft engine have the line in
 their caches, and the next prompt, which begins like it, costs only what is new. Resting conversations are in nobody's
-way: they go when a reply needs their slot: the oldest of whoever has most of them.
+way: they go when a reply needs their slot: the oldest of whoever has most of them. So a gateway keeps those of all its
+users while there is room, and takes none of another client's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from dsdnode.wire.messages import session_of
 
 PARKED_S = 300.0
 """So long a conversation rests; its stages are told."""
-MAX_RESTING_PER_CLIENT = 4
 SESSION_RANDOM_BYTES = 8
 MIN_SHARED_TOKENS = 16
 """A chat template's first words are the same in every conversation."""
@@ -195,10 +195,7 @@ class Conversations:
             return self._free_it(conversation)
         self._resting[conversation.session] = conversation
         conversation.timer = asyncio.get_running_loop().call_later(PARKED_S, self._end, conversation)
-        mine = [one for one in self._resting.values() if one.client == conversation.client]
-        if len(mine) > MAX_RESTING_PER_CLIENT:
-            self._end(mine[0])
-        elif len(self._resting) > self._max_resting:
+        if len(self._resting) > self._max_resting:
             self._end(self._next_to_go())
 
     def forget(self, client: bytes | None = None) -> None:

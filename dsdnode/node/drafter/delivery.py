@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 import structlog
+from msgspec import structs
 
 from dsdnode.accounts import Account
 from dsdnode.config import STILL_S
-from dsdnode.engine.tokenizer import Detokenizer, Vocab
+from dsdnode.engine.tokenizer import Detokenizer
 from dsdnode.errors import DsdError, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import ROUTE, Priority
@@ -51,6 +52,7 @@ class Delivery:
         self._rpc = rpc
         self._pings = pings
         self.request = request
+        self._stop_text = ""
         self.failure: DsdError | None = None
         """The client does not take what it is sent, or others need the place; it may resume."""
         self._told_route: tuple[replies.StageInfo, ...] = ()
@@ -75,17 +77,17 @@ class Delivery:
         if self.reply is not None:
             self.reply.cancel(reason)
 
-    def start(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
+    def start(self, reply: Reply, body: replies.GenerateBody, text: Detokenizer, over: Callable[[], None]) -> None:
         """`over` is called before the client is told the end: what it held is free then."""
         self.reply = reply
-        self.task = asyncio.create_task(self._run(reply, body, vocabulary, over), name="serve a reply")
+        self.task = asyncio.create_task(self._run(reply, body, text, over), name="serve a reply")
 
-    async def _run(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab, over: Callable[[], None]) -> None:
+    async def _run(self, reply: Reply, body: replies.GenerateBody, text: Detokenizer, over: Callable[[], None]) -> None:
         watches = [asyncio.create_task(self._watch()), asyncio.create_task(self._explain(reply))]
         reason = ""
         error: DsdError | None = None
         try:
-            reason = await self._stream(reply, body, vocabulary)
+            reason = await self._stream(reply, body, text)
             error = self.failure
         except DsdError as failure:
             log.warning("reply failed", client=short_id(self.client), reason=str(failure))
@@ -106,17 +108,17 @@ class Delivery:
         figures = replies.Statistics(completion_tokens=0)
         try:
             over()
-            figures = reply.statistics()
+            figures = structs.replace(reply.statistics(), stop_text=self._stop_text)
         except Exception:
             log.exception("bug at the end of a reply")
             error = error or DsdError("the drafter failed at the end of the reply; its log says how")
         self._tell(finished(self.request, reason, error), [encode_body(figures)])
 
-    async def _stream(self, reply: Reply, body: replies.GenerateBody, vocabulary: Vocab) -> str:
+    async def _stream(self, reply: Reply, body: replies.GenerateBody, text: Detokenizer) -> str:
         """The reply's reason to end, all of it sent. Raises DsdError."""
-        text, stops, index = vocabulary.detokenizer(), StopFilter(body.stop), len(body.tokens)
+        stops, index = StopFilter(body.stop), len(body.tokens)
         stops.feed(text.feed(body.tokens))  # what the client has seen of it already
-        over = stops.stopped
+        over, self._stop_text = stops.stopped, stops.stop_text
         if over:
             return "stop"
         try:
@@ -125,10 +127,11 @@ class Delivery:
                     self._tell_route(reply)
                     for tokens, num_accepted, logprobs in _by_origin(emit):
                         shown = stops.feed(text.feed(tokens)).encode()
-                        buffers = [pack_tokens(tokens), shown, *([_said(logprobs, vocabulary)] if logprobs else [])]
+                        buffers = [pack_tokens(tokens), shown, *([_said(logprobs, text)] if logprobs else [])]
                         self._tell(replies.Piece(self.request, index, num_accepted), buffers)
                         index += len(tokens)
                     if stops.stopped:
+                        self._stop_text = stops.stop_text
                         reply.cancel("stop")
         except NoPipeline:  # nobody goes on with it (after other errors, whoever does shows what was held back)
             self._tell_rest(index, text, stops)
@@ -194,11 +197,11 @@ def _by_origin(emit: Emit) -> list[tuple[list[int], int, tuple[TokenLogprobs, ..
     return [(list(tokens), num_accepted, told) for tokens, num_accepted, told in (drafted, own) if tokens]
 
 
-def _said(logprobs: Sequence[TokenLogprobs], vocabulary: Vocab) -> bytes:
+def _said(logprobs: Sequence[TokenLogprobs], text: Detokenizer) -> bytes:
     """With the bytes of each token: a client has no tokenizer."""
 
     def said(token: int, logprob: float) -> SaidToken:
-        return SaidToken(token, logprob, vocabulary.bytes_of(token)[:MAX_TOKEN_BYTES])
+        return SaidToken(token, logprob, text.bytes_of(token)[:MAX_TOKEN_BYTES])
 
     positions = [SaidPosition(said(one.token, one.logprob), tuple(said(*pair) for pair in one.top)) for one in logprobs]
     return encode_body(PieceLogprobs(tuple(positions)))
@@ -211,16 +214,19 @@ class StopFilter:
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False
+        self.stop_text = ""
+        """The one that was seen."""
 
     def feed(self, text: str) -> str:
         """The text that is safe to show; after a stop string was seen, nothing more."""
         if self.stopped:
             return ""
         text = self._held + text
-        found = [index for index in (text.find(stop) for stop in self._stops) if index >= 0]
+        found = [(text.find(stop), stop) for stop in self._stops if stop in text]
         if found:
+            at, self.stop_text = min(found)
             self.stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[:at]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -13,7 +13,7 @@ import structlog
 from dsdnode.accounts import TURN_S, Account, Asking, Shares, Turns
 from dsdnode.dht.ids import tokenizer_key
 from dsdnode.engine.port import Text, TextEngine
-from dsdnode.engine.tokenizer import Vocab
+from dsdnode.engine.tokenizer import Detokenizer
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
@@ -31,11 +31,14 @@ from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
-from dsdnode.wire.codec import decode_body
+from dsdnode.wire.codec import MAX_FRAME_BYTES, buffer_at, decode_body, encode_body
 from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)
+
+NO_REQUEST = bytes(16)
+"""In an answer to what is no request for a reply."""
 
 
 class DrafterHost:
@@ -83,6 +86,7 @@ class DrafterHost:
         self._batcher.on_lost(lambda _: self._draft_lost())
         self._engine.on_change(self._draft_changed)
         self._rpc.on_request(replies.Generate, self._generate)
+        self._rpc.on_request(replies.ReadText, self._read_text)
         self._rpc.on_notice(replies.Cancel, self._cancel)
         self._rpc.on_notice(wire.Verdict, lambda peer, m, b: self._to_reply(m.session, Reply.on_verdict, peer, m, b))
         self._rpc.on_notice(wire.Nack, lambda peer, m, _: self._to_reply(m.session, Reply.on_nack, peer, m))
@@ -155,22 +159,43 @@ class DrafterHost:
                 if isinstance(failed, BaseException):
                     raise failed
             assert isinstance(model, Model)
-            reading = await self._texts.of(model)
-            self._check_length(body, model, reading)
-            # One at a time of a network: whoever sends long texts waits for himself.
-            async with self._prompting.setdefault(account.network, asyncio.Lock()):
-                prompt = await self._prompt(body, reading.text)
+            reading, prompt = await self._read(account, body, model)
+            calls = await reading.text.calls() if body.tools else None
             if delivery.cancelled:
                 raise delivery.failure or PeerUnavailable("cancelled before it began")
             options = self._options.reply(body, model, reading.vocabulary, reading.foreign)
-            self._begin(delivery, body, options, prompt, reading.vocabulary)
+            self._begin(delivery, body, options, prompt, reading.vocabulary.detokenizer(calls))
         except DsdError as error:
             self._forget(delivery)
             return finished(message.request, "", error), []
         except BaseException:
             self._forget(delivery)
             raise
-        return replies.Accepted(message.request, model.model_id, options.acceptance), [pack_tokens(prompt)]
+        told = [] if calls is None else [encode_body(calls)]
+        return replies.Accepted(message.request, model.model_id, options.acceptance), [pack_tokens(prompt), *told]
+
+    async def _read_text(
+        self, peer: bytes, message: replies.ReadText, buffers: list[bytes]
+    ) -> tuple[wire.Message, list[bytes]]:
+        """What a prompt comes to, without a place for a reply."""
+        body = decode_body(buffer_at(buffers, 0), replies.GenerateBody)
+        try:
+            model = await self._model(body.model)
+            reading, prompt = await self._read(self._rpc.account_of(peer), body, model)
+            self._check_ids(model, prompt)
+        except DsdError as error:
+            return finished(NO_REQUEST, "", error), []
+        text = reading.vocabulary.detokenizer()
+        said = (text.feed(prompt) + text.finish()).encode()
+        return replies.TextRead(), [pack_tokens(prompt), said[:MAX_FRAME_BYTES]]
+
+    async def _read(self, account: Account, body: replies.GenerateBody, model: Model) -> tuple[Reading, list[int]]:
+        """How the model's texts are read, and the prompt's ids. One at a time of a network: whoever sends long texts
+        waits for himself."""
+        reading = await self._texts.of(model)
+        self._check_length(body, model, reading)
+        async with self._prompting.setdefault(account.network, asyncio.Lock()):
+            return reading, await self._prompt(body, reading.text)
 
     def _giving(self, asker: Account) -> list[Delivery] | None:
         """Whose place a client gets: nobody's, or the newest reply's of whoever has most. None: it gets none."""
@@ -194,7 +219,7 @@ class DrafterHost:
         body: replies.GenerateBody,
         options: ReplyOptions,
         prompt: list[int],
-        vocabulary: Vocab,
+        text: Detokenizer,
     ) -> None:
         self._check(options.model, prompt, body.tokens)
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
@@ -203,7 +228,7 @@ class DrafterHost:
         line = [*prompt, *body.tokens]
         conversation = self._conversations.take(delivery.account, line, num_positions, options)
         reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)
-        delivery.start(reply, body, vocabulary, lambda: self._forget(delivery))
+        delivery.start(reply, body, text, lambda: self._forget(delivery))
         self.on_change()
 
     def _check_share(self, account: Account, num_positions: int) -> None:
@@ -284,7 +309,8 @@ class DrafterHost:
         elif self._engine.quarantined:
             raise PeerUnavailable(self._engine.quarantined)
         elif body.messages:
-            prompt = await text.render([(message.role, message.content) for message in body.messages])
+            messages = [(message.role, message.content, message.more) for message in body.messages]
+            prompt = await text.render(messages, body.tools)
         else:
             prompt = await text.tokenize(body.text, parse_special=True)
         if not prompt:
@@ -308,13 +334,16 @@ class DrafterHost:
 
     def _check(self, model: Model, prompt: list[int], tokens: Sequence[int]) -> None:
         """Raises BadInput. The draft model may have more rows than the target, or fewer."""
-        if max(*prompt, *tokens, 0) >= model.vocab_size:
-            raise BadInput(f"a token id is outside of the vocabulary of {model.vocab_size} that {model.name} has")
+        self._check_ids(model, (*prompt, *tokens))
         if len(prompt) >= model.context_tokens:
             known = f"the context of {model.name} here is {model.context_tokens}"
             raise BadInput(f"the prompt is {len(prompt)} tokens long; {known}")
 
+    def _check_ids(self, model: Model, ids: Sequence[int]) -> None:
+        if max(ids, default=0) >= model.vocab_size:
+            raise BadInput(f"a token id is outside of the vocabulary of {model.vocab_size} that {model.name} has")
+
 
 def _num_bytes(body: replies.GenerateBody) -> int:
-    texts = [body.text, *(message.content for message in body.messages)]
+    texts = [body.text, body.tools, *(text for one in body.messages for text in (one.content, one.more))]
     return sum(len(text.encode("utf-8", "replace")) for text in texts)

@@ -1,0 +1,169 @@
+"""Bob's drafter sends what the model writes; carol's client tells calls of tools from text, wherever it is cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsdnode.client.calls import CallPart, CallReader
+from dsdnode.client.json_scan import ValueScan
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.wire.calls import PLAIN, CallFormat
+from dsdnode.wire.codec import decode_body
+
+PROPERTIES = {"city": {"type": "string"}, "days": {"type": "integer"}}
+TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": PROPERTIES}}},
+    {"type": "function", "function": {"name": "stop", "parameters": {}}},
+]
+BARE = CallFormat(open="", close="", arguments_key="parameters", lead="<|python_tag|>")
+MISTRAL = CallFormat(open="[TOOL_CALLS]", close="")
+NAMED = CallFormat(
+    kind="named", open="<|calls|>", lead="<|call|>functions.", mid="<|args|>", end="<|/call|>", close="<|/calls|>"
+)
+TAGGED = CallFormat(
+    kind="tagged", open="<tool_call>", lead="<function=", mid=">", end="</function>", close="</tool_call>",
+    key_open="<parameter=", key_close=">\n", value_close="\n</parameter>",
+)  # fmt: skip
+ULM: Any
+STOP: Any
+ULM, STOP = ("weather", {"city": 'U"l}m', "days": 3}), ("stop", {})
+Told = list[str | tuple[str, str]]
+
+
+def told(calls: CallFormat, parts: Iterable[str]) -> Told:
+    """Texts, and (name, arguments) of each call."""
+    reader, found = CallReader(calls, TOOLS), Told()
+    said = [one for part in parts for one in reader.feed(part)] + reader.finish()
+    open_call = -1
+    for one in said:
+        before = found[-1] if found else None
+        if isinstance(one, CallPart):
+            if one.index == open_call and isinstance(before, tuple):
+                assert not one.name, "a name is said once"
+                found[-1] = (before[0], before[1] + one.arguments)
+            else:
+                assert one.index == open_call + 1 and one.name
+                found.append((one.name, one.arguments))
+                open_call = one.index
+        elif isinstance(before, str):
+            found[-1] = before + one
+        else:
+            found.append(one)
+    return found
+
+
+def read(found: Told) -> list[Any]:
+    return [one if isinstance(one, str) else (one[0], json.loads(one[1])) for one in found]
+
+
+ARGUMENTS = json.dumps(ULM[1])
+TEXTS: list[tuple[CallFormat, str, list[Any]]] = [
+    (PLAIN, f'Hi.\n<tool_call>\n{{"name": "weather", "arguments": {ARGUMENTS}}}\n</tool_call>', ["Hi.", ULM]),
+    (PLAIN, f'<tool_call>{{"arguments": {ARGUMENTS}, "name": "weather"}}</tool_call>', [ULM]),
+    (PLAIN, f'<tool_call>[{{"name": "weather", "arguments": {ARGUMENTS}}}, {{"name": "stop"}}]', [ULM, STOP]),
+    (PLAIN, '<tool_call>{"name": "stop"}</tool_call>\n<tool_call>{"name": "stop"}</tool_call> ok', [STOP, STOP, " ok"]),
+    (PLAIN, '<tool_call>{"name": "stop", "arguments": "{}"}</tool_call>', [STOP]),
+    (PLAIN, "<tool_call> is <tool_call> twice", ["<tool_call> is <tool_call> twice"]),
+    (PLAIN, '<tool_call>{"name": 5}</tool_call>', ['<tool_call>{"name": 5}</tool_call>']),
+    (PLAIN, "ends with <tool_c", ["ends with <tool_c"]),
+    (PLAIN, " \n ", [" \n "]),
+    (BARE, f'{{"name": "weather", "parameters": {ARGUMENTS}}}', [ULM]),
+    (BARE, f'<|python_tag|>{{"name": "weather", "parameters": {ARGUMENTS}}}; {{"name": "stop"}}', [ULM, STOP]),
+    (BARE, '{"name": "Alice", "parameters": {}}', ['{"name": "Alice", "parameters": {}}']),
+    (BARE, '{"answer": 5} as you asked', ['{"answer": 5} as you asked']),
+    (BARE, "[link](http://x) and <|python", ["[link](http://x) and <|python"]),
+    (MISTRAL, f'[TOOL_CALLS][{{"name": "weather", "arguments": {ARGUMENTS}, "id": "123456789"}}]', [ULM]),
+    (NAMED, f"<|calls|><|call|>functions.weather:0<|args|>{ARGUMENTS}<|/call|>"
+     "<|call|>functions.stop:1<|args|>{}<|/call|><|/calls|>", [ULM, STOP]),
+    (TAGGED, '<tool_call>\n<function=weather>\n<parameter=city>\nU"l}m\n</parameter>\n<parameter=days>\n3\n'
+     "</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=stop>\n</function>\n</tool_call>", [ULM, STOP]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("calls", "text", "wanted"), TEXTS)
+def test_calls_and_texts_wherever_it_is_cut(calls: CallFormat, text: str, wanted: list[Any]) -> None:
+    whole = told(calls, [text])
+    assert read(whole) == wanted
+    for size in (1, 2, 3, 5, 7, 11):
+        assert told(calls, [text[at : at + size] for at in range(0, len(text), size)]) == whole
+
+
+FRAGMENTS = [
+    "<tool_call>",
+    "</tool_call>",
+    "<|calls|>",
+    "<|call|>",
+    '{"name": ',
+    '"stop"',
+    ', "arguments": ',
+    "{}",
+    "}",
+]
+FRAGMENTS += ["{", "[", "]", '"', "\\", "1", " ", "\n", "<", "<function=", "stop>", "</function>", "<parameter=", "é"]
+SHATTERED = st.lists(st.sampled_from(FRAGMENTS), max_size=12)
+
+
+@given(SHATTERED, st.sampled_from([PLAIN, BARE, MISTRAL, NAMED, TAGGED]))
+def test_whatever_a_model_writes(parts: list[str], calls: CallFormat) -> None:
+    """No call is told of that another cut would not show; without one, nothing is lost."""
+    whole = told(calls, ["".join(parts)])
+    assert told(calls, parts) == whole == told(calls, "".join(parts))
+    if all(isinstance(one, str) for one in whole):
+        assert "".join(map(str, whole)) == "".join(parts)
+
+
+MARKS = st.sampled_from(["", " ", "\n", "<", "<a>", "{", "}", '"', "a", "<a> ", "</a>"])
+NAMES = ("open", "close", "lead", "mid", "end", "key_open", "key_close", "value_close", "name_key", "arguments_key")
+
+
+@given(
+    st.sampled_from(["json", "named", "tagged"]),
+    st.fixed_dictionaries(dict.fromkeys(NAMES, MARKS)),
+    st.lists(st.sampled_from(["<", "<a>", "</a>", "{", "}", '"a"', ":", "a", " ", "\n", "stop", "<a> "]), max_size=12),
+)
+def test_a_stranger_says_how_calls_are_written(kind: str, marks: dict[str, str], parts: list[str]) -> None:
+    """Mallory drafts: carol's client gets on with any text by any marks, or takes none of them."""
+    packed = msgspec.msgpack.encode({"kind": kind, **marks})
+    try:
+        calls = decode_body(packed, CallFormat)
+    except PeerMisbehaved:
+        return
+    assert told(calls, parts) is not None
+
+
+@pytest.mark.parametrize("kind", ["named", "tagged"])
+def test_marks_by_which_nothing_ends_are_refused(kind: str) -> None:
+    with pytest.raises(PeerMisbehaved, match="cannot be told apart"):
+        decode_body(msgspec.msgpack.encode({"kind": kind, "open": ""}), CallFormat)
+
+
+def test_a_long_reply_that_is_no_call_is_not_held_back() -> None:
+    reader = CallReader(BARE, TOOLS)
+    assert reader.feed('{"answer": 5') == ['{"answer": 5'], "a JSON answer is shown as it comes"
+    reader = CallReader(NAMED, TOOLS)
+    assert reader.feed("<|calls|>" + "x" * 2000)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), lambda one: st.lists(one) | st.dictionaries(st.text(), one)
+)
+
+
+@given(JSON, st.integers(1, 5))
+def test_where_a_value_ends(value: Any, size: int) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    scan, count = ValueScan(), 0
+    for at in range(0, len(text) + 1, size):
+        end = scan.feed((text + "}")[at : at + size])
+        if end >= 0:
+            assert (count + end, scan.is_broken) == (len(text), False)
+            return
+        count += size
+    raise AssertionError("it has no end")
