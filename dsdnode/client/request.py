@@ -22,6 +22,7 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.numbers import parse_wire
+from dsdnode.wire.replies import Constraint
 from dsdnode.wire.shaping import WireShaping
 
 NEW_SEED_BELOW = 1 << 32
@@ -64,6 +65,8 @@ class GenerateRequest:
     """By token id, what is added to its logit."""
     logprobs: int = -1
     """Also tell each token's log-probability, and those of so many of the most likely ones. -1: do not."""
+    constraint: Constraint | None = None
+    """What the text must be (constraints.py)."""
     ignore_eos: bool = False
     """End tokens do not end the reply."""
     keep: bool = False
@@ -218,6 +221,7 @@ class PendingReply:
             patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
             shaping=_shaping(asked),
             num_logprobs=check_logprobs(asked.logprobs),
+            constraint=asked.constraint,
         )
 
     @property

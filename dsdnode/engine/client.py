@@ -23,6 +23,7 @@ from pathlib import Path
 
 import structlog
 
+from dsdnode.engine.arrays import outputs_of, pack_chunks
 from dsdnode.engine.cage import Protection
 from dsdnode.engine.deaths import Deaths, Rest
 from dsdnode.engine.ipc import (
@@ -38,15 +39,12 @@ from dsdnode.engine.ipc import (
     Response,
     Truncate,
     error_of,
-    outputs_of,
-    pack_chunks,
     sequences_of,
 )
 from dsdnode.engine.link import NoProcess, WorkerLink
 from dsdnode.engine.mapped import MappedFile
 from dsdnode.engine.port import CacheSpoiled, Chunk, Lost, Output, ShardInfo
-from dsdnode.engine.text import TextProcess
-from dsdnode.engine.tokenizer import Vocab
+from dsdnode.engine.text import TextProcess, WithText
 from dsdnode.errors import DsdError, EngineLost, ModelRefused, WorkerDied
 from dsdnode.files import shown
 
@@ -61,7 +59,7 @@ NO_PROCESS_PAUSE_S = 1.0
 WRITTEN = "the model file was written to while it was served"
 
 
-class WorkerEngine:
+class WorkerEngine(WithText):
     """An `Engine` (port.py) in a process of its own."""
 
     def __init__(self, load: Load, load_timeout_s: float, request_timeout_s: float) -> None:
@@ -200,15 +198,6 @@ class WorkerEngine:
         self._file.close()
 
     # --- text (errors: as TextProcess) ----------------------------------------------------------------------------
-
-    async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
-        return await self._tokenizer().tokenize(text, parse_special)
-
-    async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        return await self._tokenizer().render(messages)
-
-    async def vocabulary(self) -> Vocab:
-        return await self._tokenizer().vocabulary()
 
     async def text_file(self) -> bytes:
         return await self._text.text_file()

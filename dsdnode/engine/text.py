@@ -17,11 +17,13 @@ import structlog
 
 from dsdnode.engine.gguf_parts import read_model
 from dsdnode.engine.gguf_text import text_file
+from dsdnode.engine.grammar import GrammarProcess, ProcessGrammar
 from dsdnode.engine.ipc import TEXT_CPU_S, Failed, Ids, LoadText, Packet, Render, Response, Tokenize, Vocabulary
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused
 from dsdnode.files import shown
+from dsdnode.wire.replies import Constraint
 
 if TYPE_CHECKING:  # jinja2, which only the text's own process needs
     from dsdnode.engine.template import Message
@@ -45,6 +47,7 @@ class TextProcess:
         self._vocab: Vocab | None = None
         self._one_by_one = asyncio.Lock()
         self._closed = False
+        self._grammars = GrammarProcess(path, load_timeout_s)
         self._no_template = ""
         """Why the template is not run (any more)."""
         self._suspected = ""
@@ -88,12 +91,17 @@ class TextProcess:
                 self._suspected = str(death)
                 raise BadInput(f"the model's chat template failed at this conversation: {death}") from None
 
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> ProcessGrammar:
+        """As `Text.constrain`; raises also ModelRefused, EngineLost."""
+        return await self._grammars.open(constraint, vocab_size)
+
     @property
     def _vocab_size(self) -> int:
         return len(self._vocab.pieces) if self._vocab is not None else 0
 
     async def close(self) -> None:
         self._closed = True
+        await self._grammars.close()
         link, self._link = self._link, None
         if link is not None:
             await link.close()
@@ -158,6 +166,25 @@ class TextProcess:
     def _lost(self, *_: object) -> None:
         """It died, perhaps of nothing that it was asked: the next request gets another."""
         self._link = None
+
+
+class WithText:
+    """Whoever answers what its text process does."""
+
+    def _tokenizer(self) -> TextProcess:
+        raise NotImplementedError
+
+    async def tokenize(self, text: str, parse_special: bool = False) -> list[int]:
+        return await self._tokenizer().tokenize(text, parse_special)
+
+    async def render(self, messages: Sequence[tuple[str, str]]) -> list[int]:
+        return await self._tokenizer().render(messages)
+
+    async def vocabulary(self) -> Vocab:
+        return await self._tokenizer().vocabulary()
+
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> ProcessGrammar:
+        return await self._tokenizer().constrain(constraint, vocab_size)
 
 
 class _Died(Exception):

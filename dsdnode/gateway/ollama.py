@@ -17,6 +17,7 @@ from dsdnode.client.client import GenerateRequest, Piece
 from dsdnode.gateway.answers import Answers, unless_hung_up
 from dsdnode.gateway.bodies import Sampled, Stops, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import ollama_error
+from dsdnode.gateway.formats import ollama_format
 from dsdnode.gateway.logprobs import chat_logprobs
 from dsdnode.gateway.openai import Message, model_named, num_logprobs, refuse
 from dsdnode.gateway.streams import line, streamed
@@ -45,7 +46,7 @@ class Asked(msgspec.Struct, kw_only=True):
     top_logprobs: TopLogprobs | None = None
 
     def draw(self, messages: list[dict[str, str]] | None = None, prompt: str | None = None) -> GenerateRequest:
-        refuse({"format": bool(self.format), "think": bool(self.think)})
+        refuse({"think": bool(self.think)})
         options = self.options or Options()
         options.model = self.model.removesuffix(":latest")
         most = options.num_predict
@@ -55,6 +56,7 @@ class Asked(msgspec.Struct, kw_only=True):
             max_tokens=most if most and most > 0 else None,
             stop=options.stop,
             logprobs=num_logprobs(self.logprobs, self.top_logprobs),
+            constraint=ollama_format(self.format),
         )
 
 

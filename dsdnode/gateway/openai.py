@@ -22,6 +22,7 @@ from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.gateway.answers import Answers, unless_hung_up
 from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import openai_error
+from dsdnode.gateway.formats import openai_format
 from dsdnode.gateway.logprobs import chat_logprobs, text_logprobs
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.streams import event, streamed
@@ -78,11 +79,9 @@ class ChatBody(Completing, kw_only=True):
     top_logprobs: TopLogprobs | None = None
 
     def requests(self) -> list[GenerateRequest]:
-        kind = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
         others = [one for one in self.modalities or () if one != "text"]
         refuse(
             {
-                f"response_format {kind}": kind not in (None, "text"),
                 "tools": bool(self.tools),
                 "functions": bool(self.functions),
                 f"modalities {others}": bool(others),
@@ -94,10 +93,9 @@ class ChatBody(Completing, kw_only=True):
             for index, one in enumerate(self.messages)
         ]
         most, logprobs = self.max_completion_tokens or self.max_tokens, num_logprobs(self.logprobs, self.top_logprobs)
-        return [
-            self.request(messages, max_tokens=most, stop=self.stop, choice=choice, logprobs=logprobs)
-            for choice in range(self.n or 1)
-        ]
+        constraint = openai_format(self.response_format, "response_format")
+        knobs: dict[str, Any] = {"max_tokens": most, "stop": self.stop, "logprobs": logprobs, "constraint": constraint}
+        return [self.request(messages, choice=choice, **knobs) for choice in range(self.n or 1)]
 
 
 class CompletionBody(Completing, kw_only=True):
