@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +22,7 @@ from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
     from dsdnode.client.client import GenerateRequest, ReplyStats
+    from dsdnode.wire.replies import Constraint
 
 MAX_PROMPT_BYTES = 1 << 20
 MAX_PROMPT_TOKENS = 1 << 20
@@ -31,14 +33,25 @@ MAX_PROMPT_TOKENS = 1 << 20
 @click.option("--system", metavar="TEXT", default="", help="What the model is told before the prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without the model's chat template.")
 @click.option("--prompt-tokens", metavar="1,2,3", help="Token ids in place of a text.")
+@click.option("--json-schema", metavar="SCHEMA", help="Answer in JSON by this schema: its text, or @FILE.")
+@click.option("--regex", metavar="REGEX", help="Answer in a text of which all matches this.")
 @reply_flags.reply_options
 @join_options
 @json_option
 @common_options
-def run(prompt: str | None, system: str, raw: bool, prompt_tokens: str | None, as_json: bool, **flags: Any) -> None:
+def run(
+    prompt: str | None,
+    system: str,
+    raw: bool,
+    prompt_tokens: str | None,
+    json_schema: str | None,
+    regex: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Answer PROMPT once. Without one, or with -, it is read from a pipe. The reply is printed as it comes, or as one
     JSON object."""
-    wanted = reply_flags.take(flags)
+    wanted, constraint = reply_flags.take(flags), _constraint(json_schema, regex)
     settings = load(flags)
     if prompt is not None and prompt_tokens is not None:
         raise BadInput("give a prompt or --prompt-tokens, and not both")
@@ -48,7 +61,30 @@ def run(prompt: str | None, system: str, raw: bool, prompt_tokens: str | None, a
         request = wanted.request(prompt_tokens=_ids(prompt_tokens))
     else:
         request = text_request(wanted, _text(prompt), raw, system)
-    asyncio.run(reply_once(settings, request, as_json))
+    asyncio.run(reply_once(settings, replace(request, constraint=constraint), as_json))
+
+
+def _constraint(json_schema: str | None, regex: str | None) -> Constraint | None:
+    """Raises BadInput."""
+    from dsdnode.client import constraints
+
+    if json_schema is not None and regex is not None:
+        raise BadInput("give --json-schema or --regex, and not both")
+    if regex is not None:
+        return constraints.regex(parse_text(regex, "--regex"))
+    return None if json_schema is None else constraints.json_schema(_schema(json_schema))
+
+
+def _schema(text: str) -> Any:
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise BadInput(f"--json-schema: {text[1:]} cannot be read ({error})") from None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise BadInput(f"--json-schema is no JSON: {error}") from None
 
 
 def _text(prompt: str | None) -> str:

@@ -17,7 +17,7 @@ from dsdnode.client.patience import ASIDE_POSITION_S, ASIDE_S
 from dsdnode.client.request import Finished, PendingReply
 from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import short_id
-from dsdnode.net.port import SHAPING, TOOLS, Priority
+from dsdnode.net.port import MASKS, SHAPING, TOOLS, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
 from dsdnode.swarm.queries import wait_until
@@ -178,7 +178,10 @@ class Askings:
     async def _start(self, pending: PendingReply, asking: Asking, body: bytes) -> None:
         part = asking.part
         if part.body.is_shaped:
-            await self._check_can(asking.drafter)
+            known = "penalties, logit biases and log-probabilities"
+            await self._check_can(asking.drafter, SHAPING, known)
+        if part.body.constraint is not None:
+            await self._check_can(asking.drafter, MASKS, "schemas and grammars that a reply is to keep to")
         if part.body.needs_tools:
             await check_tools(self._rpc, self._pings, asking.drafter)
         answer, buffers = await self._answered(asking.drafter, replies.Generate(asking.request), body)
@@ -222,12 +225,12 @@ class Askings:
         asking.is_over = isinstance(notice, replies.Finished)
         return asking.part.read(notice, payload)
 
-    async def _check_can(self, drafter: bytes) -> None:
+    async def _check_can(self, drafter: bytes, capability: str, known: str) -> None:
         """What it does not know it would leave out, without a word. Raises Denied, PeerUnavailable."""
         await self._pings.ping(drafter)
-        if not self._rpc.transport.can(drafter, SHAPING):
-            known = f"the drafter {short_id(drafter)} knows no penalties, logit biases and log-probabilities"
-            raise Denied(ModelRefused(f"{known}: a newer version of it does"))
+        if not self._rpc.transport.can(drafter, capability):
+            lacks = f"the drafter {short_id(drafter)} knows no {known}"
+            raise Denied(ModelRefused(f"{lacks}: a newer version of it does"))
 
     async def _answered(self, drafter: bytes, message: wire.Message, body: bytes) -> tuple[wire.Message, list[bytes]]:
         """Its answer, which may take a while. Raises PeerUnavailable at once when it does not even answer a ping."""

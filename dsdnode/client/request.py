@@ -25,6 +25,7 @@ from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
 from dsdnode.wire.numbers import parse_wire
+from dsdnode.wire.replies import Constraint
 from dsdnode.wire.shaping import WireShaping
 
 NEW_SEED_BELOW = 1 << 32
@@ -72,6 +73,8 @@ class GenerateRequest:
     """By token id, what is added to its logit."""
     logprobs: int = -1
     """Also tell each token's log-probability, and those of so many of the most likely ones. -1: do not."""
+    constraint: Constraint | None = None
+    """What the text must be (constraints.py)."""
     ignore_eos: bool = False
     """End tokens do not end the reply."""
     keep: bool = False
@@ -229,6 +232,7 @@ class PendingReply:
             shaping=_shaping(asked),
             num_logprobs=check_logprobs(asked.logprobs),
             tools=_json(asked.tools) if asked.tools else "",
+            constraint=asked.constraint,
         )
 
     @property

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import structlog
 
+from dsdnode.engine.arrays import outputs_of, pack_chunks
 from dsdnode.engine.cage import Protection
 from dsdnode.engine.deaths import Deaths, Rest
 from dsdnode.engine.ipc import (
@@ -38,8 +39,6 @@ from dsdnode.engine.ipc import (
     Response,
     Truncate,
     error_of,
-    outputs_of,
-    pack_chunks,
     sequences_of,
 )
 from dsdnode.engine.link import NoProcess, WorkerLink

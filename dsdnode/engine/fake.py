@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b, sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dsdnode.engine.permits import FoundMasks
 from dsdnode.engine.port import (
     Chunk,
     Draws,
@@ -32,6 +33,10 @@ from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, EngineLost, Overloaded, WorkerDied, WorkFailed
 from dsdnode.speculation.sampling import Sampling, draw, noise
 from dsdnode.wire.calls import PLAIN, CallFormat
+from dsdnode.wire.replies import Constraint
+
+if TYPE_CHECKING:
+    from dsdnode.engine.grammars import Grammars
 
 WIDTH: Final = 16
 _SALT: Final = 0x0D5D
@@ -281,8 +286,28 @@ class FakeTextEngine(FakeEngine):
         return PLAIN
 
     async def vocabulary(self) -> Vocab:
-        pieces = [b"", *(chr(32 + token).encode() for token in range(1, self.model.vocab_size))]
-        return Vocab(pieces, frozenset({0}), True)
+        return Vocab(self._pieces, frozenset({0}), True)
+
+    @property
+    def _pieces(self) -> list[bytes]:
+        return [b"", *(chr(32 + token).encode() for token in range(1, self.model.vocab_size))]
+
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> FakeGrammar:
+        from dsdnode.engine.grammars import Grammars
+
+        names = [b"<end>", *([b""] * (self.model.vocab_size - 1))]
+        return FakeGrammar(Grammars(self._pieces, names, [0]), constraint, vocab_size)
+
+
+class FakeGrammar:
+    """A `Grammar` in this process."""
+
+    def __init__(self, grammars: Grammars, constraint: Constraint, vocab_size: int) -> None:
+        self._grammars = grammars
+        self._grammars.open(b"", constraint, vocab_size)
+
+    async def masks(self, tokens: Sequence[int], first: int, again: bool = False) -> FoundMasks:
+        return FoundMasks(*self._grammars.masks(b"", tokens, first, again))
 
 
 def _wake(future: asyncio.Future[None]) -> None:

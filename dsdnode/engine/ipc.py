@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from dsdnode.engine.cage import Protection
-from dsdnode.engine.port import Chunk, Logprobs, Output, ShardInfo, States, Tokens, Top, check_outputs
+from dsdnode.engine.port import ShardInfo
 from dsdnode.errors import BadInput, ModelRefused, Overloaded, PeerMisbehaved, WorkFailed
 from dsdnode.speculation.sampling import Sampling
-from dsdnode.speculation.shaping import Past
 from dsdnode.wire.calls import CallFormat
+from dsdnode.wire.replies import Constraint
 
 SOCKET_BUFFER_BYTES = 1 << 20
 """A hop of hidden states goes through in one piece."""
@@ -33,6 +30,8 @@ MAX_SEQUENCES = 256
 """Of one engine: LLAMA_MAX_SEQ. More of them did not make a decode slower (8 to 128, demo pair)."""
 TEXT_CPU_S = 2.5
 """Of a processor, for one text: 1 MiB, the longest that `run` takes, takes 0.3 to 2 s to tokenize, a usual one 1 ms."""
+GRAMMAR_CPU_S = 2.0
+"""Of a processor, for one grammar, or the masks of one block. llguidance's own limits end most long before that."""
 MAX_BODY_BYTES = 1 << 30
 """A prefill of 8,192 positions at width 16,384 is half of it."""
 
@@ -87,13 +86,15 @@ class Load(Packet, frozen=True, tag=1):
 
 
 class LoadText(Packet, frozen=True, tag=9):
-    """First request to a process that has the file's tokenizer, and no layers. Answered by Vocabulary or Failed."""
+    """First request to a process that has the file's tokenizer, and no layers. Answered by Vocabulary (`grammars`, to
+    one for grammars alone: by Done) or Failed."""
 
     raw_path: bytes
+    grammars: bool = False
 
     @staticmethod
-    def of(path: Path) -> LoadText:
-        return LoadText(os.fsencode(path))
+    def of(path: Path, grammars: bool = False) -> LoadText:
+        return LoadText(os.fsencode(path), grammars)
 
     @property
     def path(self) -> Path:
@@ -121,11 +122,13 @@ class ChunkHeader(msgspec.Struct, frozen=True, array_like=True):
     num_top: int
     num_logprobs: int
     past: PastHeader | None
+    masks: list[Count]
+    """How many bytes each has."""
 
 
 class Forward(Packet, frozen=True, tag=2):
-    """Body: the chunks' inputs; then of each that has a past, the tokens of it, int32. Answered by Outputs or
-    Failed."""
+    """Body: the chunks' inputs; then of each its past's tokens, int32, if it has one, and its masks. Answered by
+    Outputs or Failed."""
 
     chunks: list[ChunkHeader]
     states: bool
@@ -163,6 +166,26 @@ class Render(Packet, frozen=True, tag=8):
 
 class ReadCalls(Packet, frozen=True, tag=10):
     """How the model writes that it calls a tool, by its chat template. Answered by Calls."""
+
+
+class OpenGrammar(Packet, frozen=True, tag=11):
+    """For one reply, named by `key`. Answered by Done or Failed."""
+
+    key: bytes
+    constraint: Constraint
+    vocab_size: Count
+
+
+class UnknownGrammar(ValueError):
+    """It is to be opened (again) first."""
+
+
+class FindMasks(Packet, frozen=True, tag=12):
+    """Body: the reply's tokens, int32. Answered by MasksFound (grammars.py) or Failed."""
+
+    key: bytes
+    first: Count
+    again: bool
 
 
 class Loaded(Packet, frozen=True, tag=20):
@@ -210,6 +233,13 @@ class Calls(Packet, frozen=True, tag=26):
     calls: CallFormat
 
 
+class MasksFound(Packet, frozen=True, tag=27):
+    """Hashes of masks; body: those named by `fresh`, all of the same size."""
+
+    names: list[bytes]
+    fresh: list[bytes]
+
+
 class Failed(Packet, frozen=True, tag=25):
     """`kind` is the name of an error class, one of ERRORS. `sequences`: as CacheSpoiled's."""
 
@@ -227,8 +257,10 @@ def error_of(failed: Failed) -> Exception:
     return ERRORS.get(failed.kind, ValueError)(failed.reason)
 
 
-Request = Load | LoadText | Forward | Copy | Truncate | Release | Tokenize | Render | ReadCalls
-Response = Loaded | Outputs | Done | Ids | Vocabulary | Calls | Failed
+Request = (
+    Load | LoadText | Forward | Copy | Truncate | Release | Tokenize | Render | ReadCalls | OpenGrammar | FindMasks
+)
+Response = Loaded | Outputs | Done | Ids | Vocabulary | Calls | MasksFound | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
@@ -273,133 +305,3 @@ def sequences_of(what: Packet | None) -> tuple[int, ...]:
         case Truncate() | Release():
             return (what.sequence,)
     return ()
-
-
-def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:
-    """All chunks of a batch are fed alike: token ids, or hidden states."""
-    states = any(chunk.inputs.ndim == 2 for chunk in chunks)
-    kind = "<f4" if states else "<i4"
-    headers = [_header_of(chunk) for chunk in chunks]
-    pasts = [array for c in chunks if c.past is not None for array in (c.past.tokens, c.past.then) if array.size]
-    bodies: list[Buffer] = [np.ascontiguousarray(c.inputs, kind).data.cast("B") for c in chunks]
-    bodies += [np.ascontiguousarray(one, "<i4").data.cast("B") for one in pasts]
-    return Forward(headers, states), bodies
-
-
-def _header_of(c: Chunk) -> ChunkHeader:
-    past = None if c.past is None else PastHeader(len(c.past.tokens), c.past.num_prompt, len(c.past.then))
-    drawn = c.num_draws, c.sampling, c.extend, c.runners_up, c.num_top, c.num_logprobs
-    return ChunkHeader(c.sequence, c.position, len(c.inputs), *drawn, past)
-
-
-def unpack_chunks(forward: Forward, body: Buffer, width: int) -> list[Chunk]:
-    """Raises ValueError when the body is not what the header says."""
-    reader = _Reader(body)
-    inputs = [reader.floats(h.count, width) if forward.states else reader.ints(h.count) for h in forward.chunks]
-    chunks = []
-    for h, rows in zip(forward.chunks, inputs, strict=True):
-        drawn = h.num_draws, h.sampling, h.extend, h.runners_up, h.num_top
-        chunks.append(Chunk(h.sequence, h.position, rows, *drawn, _read_past(reader, h.past), h.num_logprobs))
-    reader.end()
-    return chunks
-
-
-def pack_outputs(outputs: list[Output]) -> tuple[Outputs, list[Buffer]]:
-    bodies: list[Buffer] = []
-    for output in outputs:
-        arrays = [output.states, output.tokens, output.probabilities, output.runners_up, output.runner_up_probabilities]
-        if output.top is not None:
-            arrays += [output.top.tokens, output.top.probabilities, output.top.entropies]
-        if output.logprobs is not None:
-            arrays += [output.logprobs.drawn, output.logprobs.tokens, output.logprobs.values]
-        present = [array for array in arrays if array is not None]
-        bodies += [np.ascontiguousarray(array).data.cast("B") for array in present if array.size]
-    header = Outputs(
-        [_count(output) for output in outputs],
-        bool(outputs) and outputs[0].states is not None,
-        outputs[0].compute_s if outputs else 0.0,
-        [output.runners_up is not None for output in outputs],
-        [0 if output.top is None else output.top.tokens.shape[1] for output in outputs],
-        [-1 if output.logprobs is None else output.logprobs.tokens.shape[1] for output in outputs],
-    )
-    return header, bodies
-
-
-def _count(output: Output) -> int:
-    rows = output.tokens if output.states is None else output.states
-    return 0 if rows is None else len(rows)
-
-
-def unpack_outputs(header: Outputs, body: Buffer, width: int) -> list[Output]:
-    """Raises ValueError when the body is not what the header says."""
-    lengths = {len(header.counts), len(header.runners_up), len(header.num_tops), len(header.num_logprobs)}
-    if len(lengths) != 1:
-        raise ValueError("the header does not say of how many outputs it is")
-    reader = _Reader(body)
-    outputs = []
-    columns = header.counts, header.runners_up, header.num_tops, header.num_logprobs
-    for count, runners_up, num_top, num_logprobs in zip(*columns, strict=True):
-        if header.states:
-            outputs.append(Output(reader.floats(count, width), None, None, header.compute_s))
-        else:
-            outputs.append(
-                Output(
-                    None,
-                    reader.ints(count),
-                    reader.floats(count),
-                    header.compute_s,
-                    reader.ints(count) if runners_up else None,
-                    reader.floats(count) if runners_up else None,
-                    _read_top(reader, count, num_top) if num_top else None,
-                    _read_logprobs(reader, count, num_logprobs) if num_logprobs >= 0 else None,
-                )
-            )
-    reader.end()
-    return outputs
-
-
-def outputs_of(reply: Response, body: Buffer, chunks: Sequence[Chunk], shard: ShardInfo) -> list[Output]:
-    """Raises ValueError when this is no answer to these chunks."""
-    if not isinstance(reply, Outputs):
-        raise ValueError(f"{type(reply).__name__} is no answer to Forward")
-    outputs = unpack_outputs(reply, body, shard.width)
-    check_outputs(outputs, chunks, shard)
-    return outputs
-
-
-def _read_top(reader: _Reader, count: int, num_top: int) -> Top:
-    return Top(reader.ints(count, num_top), reader.floats(count, num_top), reader.floats(count))
-
-
-def _read_past(reader: _Reader, header: PastHeader | None) -> Past | None:
-    if header is None:
-        return None
-    return Past(reader.ints(header.num_tokens), header.num_prompt, reader.ints(header.num_then))
-
-
-def _read_logprobs(reader: _Reader, count: int, num: int) -> Logprobs:
-    return Logprobs(reader.floats(count), reader.ints(count, num), reader.floats(count, num))
-
-
-class _Reader:
-    """The arrays of one body, one after the other; every number in it has 4 bytes."""
-
-    def __init__(self, body: Buffer) -> None:
-        self._body = memoryview(body)
-
-    def ints(self, *shape: int) -> Tokens:
-        return np.frombuffer(self._next(shape), "<i4").reshape(shape)
-
-    def floats(self, *shape: int) -> States:
-        return np.frombuffer(self._next(shape), "<f4").reshape(shape)
-
-    def _next(self, shape: tuple[int, ...]) -> memoryview:
-        size = 4 * prod(shape)
-        if size > len(self._body):
-            raise ValueError("the body is too short")
-        part, self._body = self._body[:size], self._body[size:]
-        return part
-
-    def end(self) -> None:
-        if self._body:
-            raise ValueError("the body is too long")

@@ -15,7 +15,7 @@ from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.llama_api import llama_cpp, recent_errors
 from dsdnode.engine.port import Message
 from dsdnode.engine.template import MAX_TEXT_BYTES, ChatTemplate, Control
-from dsdnode.engine.tokenizer import RunCutter
+from dsdnode.engine.tokenizer import MAX_RUN, RunCutter
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.wire.calls import CallFormat
 
@@ -101,6 +101,10 @@ class LlamaVocab:
         Raises BadInput for a text that is too long.
         """
         return self._with_bos(self._tokenize(text, parse_special))
+
+    def tokenize_bytes(self, data: bytes) -> NDArray[np.int32]:
+        """Ids of a text; none of one so long that splitting it might end the process (tokenizer.py)."""
+        return self._tokenize_part(data, False) if len(data) <= MAX_RUN else np.empty(0, np.int32)
 
     def calls(self) -> CallFormat:
         """How the model writes that it calls a tool. Raises ModelRefused, as `render`."""

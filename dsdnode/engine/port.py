@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.engine.permits import Grammar
 from dsdnode.errors import EngineLost, Overloaded, PeerMisbehaved
+from dsdnode.speculation.masks import masked
 from dsdnode.speculation.sampling import Sampling, draw, draw_two, log_probabilities, most_likely, probabilities
 from dsdnode.speculation.shaping import Past, Shaper
 from dsdnode.wire.records import model_id_by
@@ -22,6 +24,7 @@ from dsdnode.wire.records import model_id_by
 if TYPE_CHECKING:
     from dsdnode.engine.tokenizer import Vocab
     from dsdnode.wire.calls import CallFormat
+    from dsdnode.wire.replies import Constraint
 
 Tokens = NDArray[np.int32]
 States = NDArray[np.float32]
@@ -86,6 +89,8 @@ class Chunk:
     """The tokens before the draws, where `sampling.shaping` counts them."""
     num_logprobs: int = -1
     """Also tell each draw's log-probability, and those of so many of the most likely tokens. -1: do not."""
+    masks: tuple[bytes, ...] = ()
+    """Of the first draws, each: tokens that are not in it are not drawn (speculation/masks.py)."""
     owner: bytes = b""
     """Who is to be named should the engine die of it; empty: nobody."""
 
@@ -211,6 +216,10 @@ class Text(Protocol):
     async def vocabulary(self) -> Vocab:
         """Everything that turns ids into text. Raises ModelRefused (no tokenizer)."""
 
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> Grammar:
+        """For one reply, in masks of `vocab_size` tokens. Raises BadInput (what is wrong with it), Overloaded (ask
+        again soon)."""
+
     async def close(self) -> None: ...
 
 
@@ -250,6 +259,8 @@ def _check_draws(chunk: Chunk, shard: ShardInfo) -> None:
         raise ValueError("only the last layers' engine draws")
     if chunk.num_draws and chunk.sampling is None:
         raise ValueError("draws need a sampling")
+    if len(chunk.masks) > chunk.num_draws + chunk.extend:
+        raise ValueError(f"{len(chunk.masks)} masks of {chunk.num_draws + chunk.extend} draws")
     if not 0 <= chunk.num_top <= shard.vocab_size:
         raise ValueError(f"the {chunk.num_top} most likely of {shard.vocab_size} tokens")
     if not -1 <= chunk.num_logprobs <= shard.vocab_size:
@@ -331,6 +342,8 @@ class Draws:
             if self._shaper is None:
                 self._shaper = Shaper(self._sampling.shaping, self.chunk.past or Past(), len(logits))
             logits = self._shaper.shaped(logits)
+        if len(self._chosen) < len(self.chunk.masks):
+            logits = masked(logits, self.chunk.masks[len(self._chosen)])
         if self.chunk.runners_up:
             chosen: tuple[int, ...] = draw_two(logits, position, self._sampling)
         else:

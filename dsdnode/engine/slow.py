@@ -13,9 +13,11 @@ from pathlib import Path
 
 from dsdnode.cost import CostLine
 from dsdnode.engine.cage import Protection
+from dsdnode.engine.permits import Grammar
 from dsdnode.engine.port import Chunk, Lost, Message, Output, ShardInfo, TextEngine
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.wire.calls import CallFormat
+from dsdnode.wire.replies import Constraint
 
 PREFILL_SHARE = 1 / 16
 """Of a draft model's time for a token it draws: what one more position costs that it is only fed."""
@@ -141,6 +143,9 @@ class SlowEngine:
 
     async def calls(self) -> CallFormat:
         return await self._engine.calls()
+
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> Grammar:
+        return await self._engine.constrain(constraint, vocab_size)
 
     async def text_file(self) -> bytes:
         return await self._engine.text_file()

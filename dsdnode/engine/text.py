@@ -17,6 +17,7 @@ import structlog
 
 from dsdnode.engine.gguf_parts import read_model
 from dsdnode.engine.gguf_text import text_file
+from dsdnode.engine.grammar import GrammarProcess, ProcessGrammar
 from dsdnode.engine.ipc import (
     TEXT_CPU_S,
     Calls,
@@ -36,6 +37,7 @@ from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused
 from dsdnode.files import shown
 from dsdnode.wire.calls import CallFormat
+from dsdnode.wire.replies import Constraint
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +60,7 @@ class TextProcess:
         self._vocab: Vocab | None = None
         self._one_by_one = asyncio.Lock()
         self._closed = False
+        self._grammars = GrammarProcess(path, load_timeout_s)
         self._no_template = ""
         """Why the template is not run (any more)."""
         self._calls: CallFormat | None = None
@@ -112,12 +115,17 @@ class TextProcess:
                 self._suspected = str(death)
                 raise BadInput(f"the model's chat template failed at this conversation: {death}") from None
 
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> ProcessGrammar:
+        """As `Text.constrain`; raises also ModelRefused, EngineLost."""
+        return await self._grammars.open(constraint, vocab_size)
+
     @property
     def _vocab_size(self) -> int:
         return len(self._vocab.pieces) if self._vocab is not None else 0
 
     async def close(self) -> None:
         self._closed = True
+        await self._grammars.close()
         link, self._link = self._link, None
         if link is not None:
             await link.close()
@@ -205,6 +213,9 @@ class TextFace:
 
     async def vocabulary(self) -> Vocab:
         return await self._tokenizer().vocabulary()
+
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> ProcessGrammar:
+        return await self._tokenizer().constrain(constraint, vocab_size)
 
 
 class _Died(Exception):

@@ -1,6 +1,7 @@
-"""What the process does that knows a model file's tokenizer and chat template, and none of its layers.
+"""What the processes do that know a model file's tokenizer and chat template, and none of its layers.
 
-A template is a stranger's program, and a text anything at all: whatever they do to this process, the engine is another.
+A template is a stranger's program, so is a grammar, and a text anything at all: whatever they do to this process, the
+engine is another. Grammars have one of their own: masks are waited for in mid-reply, and a long text takes a second.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ from numpy.typing import NDArray
 from dsdnode.engine.cage import Cage
 from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.ipc import (
+    GRAMMAR_CPU_S,
     TEXT_CPU_S,
     Buffer,
     Calls,
+    Done,
+    FindMasks,
     Ids,
+    MasksFound,
+    OpenGrammar,
     Packet,
     ReadCalls,
     Render,
@@ -74,6 +80,41 @@ class TextWorker:
             raise ValueError("there are no layers here")
         except MemoryError:
             raise BadInput("the text takes too much memory") from None
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+class GrammarWorker:
+    """Answers OpenGrammar and FindMasks, each within GRAMMAR_CPU_S, or the process ends by SIGPROF."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ModelRefused (no tokenizer), BadInput (no end token)."""
+        cage = Cage()
+        cage.shut_files(parts_of(path), _memory_bytes())
+        from dsdnode.engine.grammars import Grammars
+        from dsdnode.engine.llama_vocab import load_vocab
+
+        cage.shut_calls()
+        vocab = load_vocab(path)
+        names = [vocab.name(token).encode() for token in range(vocab.size)]
+        ends = vocab.end_tokens()
+        self._grammars = Grammars(vocab.pieces(), names, ends, lambda text: vocab.tokenize_bytes(text).tolist())
+
+    def answer(self, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
+        """Raises DsdError or ValueError; anything else is a bug and ends the process."""
+        signal.setitimer(signal.ITIMER_PROF, GRAMMAR_CPU_S)
+        try:
+            match request:
+                case OpenGrammar():
+                    self._grammars.open(request.key, request.constraint, request.vocab_size)
+                    return Done(), []
+                case FindMasks():
+                    tokens = np.frombuffer(body, "<i4").tolist()
+                    names, fresh = self._grammars.masks(request.key, tokens, request.first, request.again)
+                    return MasksFound(names, [name for name, _ in fresh]), [mask for _, mask in fresh]
+            raise ValueError("there are only grammars here")
+        except MemoryError:
+            raise BadInput("the grammar takes too much memory") from None
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
 

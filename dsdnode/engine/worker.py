@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from dsdnode.engine.arrays import pack_outputs, unpack_chunks
 from dsdnode.engine.cage import Cage
 from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.ipc import (
@@ -33,13 +34,11 @@ from dsdnode.engine.ipc import (
     Request,
     Truncate,
     pack,
-    pack_outputs,
     read_request,
     sizes,
-    unpack_chunks,
 )
 from dsdnode.engine.port import Broken, CacheSpoiled
-from dsdnode.engine.text_worker import TextWorker
+from dsdnode.engine.text_worker import GrammarWorker, TextWorker
 from dsdnode.errors import DsdError, WorkFailed
 
 OUT_OF_MEMORY_SCORE = 500
@@ -92,7 +91,7 @@ class _Worker:
 
 def serve(connection: socket.socket) -> None:
     """Answer requests until the stream ends. Raises whatever is a bug, and ConnectionError."""
-    worker: _Worker | TextWorker | None = None
+    worker: _Worker | TextWorker | GrammarWorker | None = None
     while (received := _receive(connection)) is not None:
         request_id, request, body = received
         try:
@@ -103,6 +102,8 @@ def serve(connection: socket.socket) -> None:
             elif isinstance(request, Load):
                 worker = _Worker(request)
                 reply = worker.loaded()
+            elif isinstance(request, LoadText) and request.grammars:
+                worker, reply = GrammarWorker(request.path), Done()
             elif isinstance(request, LoadText):
                 worker = TextWorker(request.path)
                 reply, bodies = worker.describe()

@@ -11,9 +11,11 @@ import msgspec
 from msgspec import Meta
 from starlette.requests import Request
 
+from dsdnode.client import constraints
 from dsdnode.client.request import NEW_SEED_BELOW, GenerateRequest
 from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD
 from dsdnode.errors import BadInput
+from dsdnode.wire.replies import Constraint
 from dsdnode.wire.shaping import MAX_BIAS, MAX_BIASES, MAX_LOGPROBS, LastTokens, Penalty, Repetition
 
 MAX_BODY_BYTES = 16 << 20
@@ -81,6 +83,8 @@ class Sampled(msgspec.Struct, kw_only=True):
     """The same, as llama.cpp and Ollama call it."""
     repeat_last_n: LastTokens | None = None
     logit_bias: dict[str, Bias] | None = None
+    regex: str | None = None
+    """What all of the text is to match."""
 
     def request(
         self,
@@ -93,6 +97,7 @@ class Sampled(msgspec.Struct, kw_only=True):
         choice: int = 0,
         logprobs: int = -1,
         tools: Sequence[dict[str, Any]] = (),
+        constraint: Constraint | None = None,
     ) -> GenerateRequest:
         """`choice`: the how-manieth of several replies to one request, each with a seed of its own. Raises BadInput."""
         return GenerateRequest(
@@ -119,7 +124,15 @@ class Sampled(msgspec.Struct, kw_only=True):
             repeat_last_n=-1 if self.repeat_last_n is None else self.repeat_last_n,
             logit_bias=self._biases(),
             logprobs=logprobs,
+            constraint=self._constraint(constraint),
         )
+
+    def _constraint(self, other: Constraint | None) -> Constraint | None:
+        if self.regex is None:
+            return other
+        if other is not None:
+            raise BadInput("regex: a reply keeps to a regular expression or to a schema, not to both")
+        return constraints.regex(self.regex)
 
     def _biases(self) -> dict[int, float]:
         told = self.logit_bias or {}

@@ -18,6 +18,7 @@ from dsdnode.client.client import GenerateRequest, Piece
 from dsdnode.gateway.answers import Answers, Call, unless_hung_up
 from dsdnode.gateway.bodies import Sampled, Stops, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import ollama_error
+from dsdnode.gateway.formats import ollama_format
 from dsdnode.gateway.logprobs import chat_logprobs
 from dsdnode.gateway.openai import model_named, num_logprobs, refuse
 from dsdnode.gateway.streams import line, streamed
@@ -52,7 +53,7 @@ class Asked(msgspec.Struct, kw_only=True):
         return Offer()
 
     def draw(self, messages: list[dict[str, Any]] | None = None, prompt: str | None = None) -> GenerateRequest:
-        refuse({"format": bool(self.format), "think": bool(self.think)})
+        refuse({"think": bool(self.think)})
         options = self.options or Options()
         options.model = self.model.removesuffix(":latest")
         most = options.num_predict
@@ -63,6 +64,7 @@ class Asked(msgspec.Struct, kw_only=True):
             stop=options.stop,
             tools=self.offer().tools,
             logprobs=num_logprobs(self.logprobs, self.top_logprobs),
+            constraint=ollama_format(self.format),
         )
 
 

@@ -23,6 +23,7 @@ from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.gateway.answers import Answer, Answers, unless_hung_up
 from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import openai_error
+from dsdnode.gateway.formats import openai_format
 from dsdnode.gateway.logprobs import chat_logprobs, text_logprobs
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.streams import event, streamed
@@ -111,22 +112,19 @@ class ChatBody(Completing, kw_only=True):
         return offer(chat_tools(self.tools), self.tool_choice, self.parallel_tool_calls)
 
     def requests(self) -> list[GenerateRequest]:
-        kind = self.response_format.get("type") if isinstance(self.response_format, dict) else self.response_format
         others = [one for one in self.modalities or () if one != "text"]
         refuse(
             {
-                f"response_format {kind}": kind not in (None, "text"),
                 "functions": bool(self.functions),
                 f"modalities {others}": bool(others),
             }
         )
         messages = settled(one.turn(f"messages[{index}]") for index, one in enumerate(self.messages))
-        most, tools = self.max_completion_tokens or self.max_tokens, self.offer().tools
-        num = num_logprobs(self.logprobs, self.top_logprobs)
-        return [
-            self.request(messages, max_tokens=most, stop=self.stop, choice=choice, tools=tools, logprobs=num)
-            for choice in range(self.n or 1)
-        ]
+        most, num = self.max_completion_tokens or self.max_tokens, num_logprobs(self.logprobs, self.top_logprobs)
+        constraint = openai_format(self.response_format, "response_format")
+        knobs: dict[str, Any] = {"max_tokens": most, "stop": self.stop, "logprobs": num, "constraint": constraint}
+        knobs["tools"] = self.offer().tools
+        return [self.request(messages, choice=choice, **knobs) for choice in range(self.n or 1)]
 
 
 class CompletionBody(Completing, kw_only=True):

@@ -20,6 +20,7 @@ from dsdnode.errors import BadInput
 from dsdnode.gateway.answers import Answers, Call, unless_hung_up
 from dsdnode.gateway.bodies import Sampled, Tokens, TopLogprobs, read, text_of
 from dsdnode.gateway.failures import failure_of, openai_error, words
+from dsdnode.gateway.formats import openai_format
 from dsdnode.gateway.logprobs import chat_logprobs
 from dsdnode.gateway.openai import ROLES, num_logprobs, refuse
 from dsdnode.gateway.streams import event, streamed
@@ -86,13 +87,13 @@ class ResponsesBody(Sampled, kw_only=True):
         """Raises BadInput."""
         if self.previous_response_id or self.conversation:
             raise BadInput("no responses are kept here: send the whole conversation as input, not its id")
-        kind = ((self.text and self.text.format) or {}).get("type", "text")
-        refuse({"background": bool(self.background), f"format {kind}": kind != "text"})
+        refuse({"background": bool(self.background)})
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         wanted = bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
         num = num_logprobs(wanted, self.top_logprobs or None)
+        most, constraint = self.max_output_tokens, openai_format(self.text and self.text.format, "text.format")
         turns, tools = settled([*system, *self._turns()]), self.offer().tools
-        return self.request(turns, max_tokens=self.max_output_tokens, tools=tools, logprobs=num)
+        return self.request(turns, max_tokens=most, tools=tools, logprobs=num, constraint=constraint)
 
     def _turns(self) -> Iterator[dict[str, Any]]:
         if isinstance(self.input, str):
@@ -165,7 +166,7 @@ class Written:
             "top_p": self.body.top_p,
             "max_output_tokens": self.body.max_output_tokens,
             "previous_response_id": None,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": (self.body.text and self.body.text.format) or {"type": "text"}},
             "store": False,
             "usage": self._usage() if ended else None,
         }

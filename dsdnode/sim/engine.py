@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsdnode.cost import UNKNOWN, CostLine
+from dsdnode.engine.permits import Grammar
 from dsdnode.engine.port import Chunk, Lost, Message, Output, ShardInfo, States, Top
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, EngineLost, Overloaded
 from dsdnode.sim.traces import Trace
 from dsdnode.wire.calls import PLAIN, CallFormat
+from dsdnode.wire.replies import Constraint
 
 VOCAB_SIZE = 1 << 15
 WIDTH = 1
@@ -154,6 +156,9 @@ class ScriptedEngine:
 
     async def vocabulary(self) -> Vocab:
         return _VOCAB
+
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> Grammar:
+        raise BadInput("simulated replies have no text to constrain")
 
     # --- the world
 

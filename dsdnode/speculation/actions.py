@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dsdnode.speculation.shaping import Past
 from dsdnode.wire.logprobs import TokenLogprobs
+from dsdnode.wire.masks import LackMasks
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
 MAX_BRANCHES = 4
@@ -72,6 +73,8 @@ class Draft:
     tokens: Tokens
     count: int
     past: Past | None = None
+    before: bytes = b""
+    """The digest of what is before `position`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,8 @@ class RunChunk:
     num_draws: int
     num_top: int = 0
     past: Past | None = None
+    masks: tuple[bytes, ...] = ()
+    """Of each draw, where they are drawn under masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ class ForwardBlock:
 class SendToOwner:
     """`logprobs`, of a Verdict: of the last positions up to the one that it decides; its buffer 0."""
 
-    message: Verdict | Nack | SessionLost
+    message: Verdict | Nack | SessionLost | LackMasks
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 

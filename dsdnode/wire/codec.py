@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.wire import messages, paths, pieces, replies
+from dsdnode.wire import masks, messages, paths, pieces, replies
 
 MAX_HEADER_BYTES = 4 * 1024
 MAX_BUFFERS = 8
@@ -48,7 +48,7 @@ class Envelope:
 def _kinds() -> dict[int, type[messages.Message]]:
     kinds = [
         kind
-        for kind in (vars(messages) | vars(replies) | vars(paths) | vars(pieces)).values()
+        for kind in (vars(messages) | vars(replies) | vars(paths) | vars(pieces) | vars(masks)).values()
         if isinstance(kind, type)
     ]
     concrete = [kind for kind in kinds if issubclass(kind, messages.Message) and kind is not messages.Message]

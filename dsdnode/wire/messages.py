@@ -255,14 +255,14 @@ class OpenStages(msgspec.Struct, frozen=True, array_like=True):
 
     Buffer 2, to the judge, relaxed mode only: bitmap of token ids that must match exactly, least significant bit first.
     Ids beyond its end must match too. Buffer 3, to the judge, where the shaping has a past alone: the last tokens of
-    the line, int32, as many as count. `num_line`: tokens of the line; `num_prompt`: of these, not the reply's own.
-    """
+    the line, int32, as many as count. `num_line`: its tokens; `num_prompt`: of these, the prompt's. `masked`: masks."""
 
     stages: Annotated[tuple[StagePlace, ...], Meta(min_length=1, max_length=MAX_STAGES)]
     shaping: WireShaping = PLAIN
     num_prompt: Position = 0
     num_line: Position = 0
     num_logprobs: NumLogprobs = -1
+    masked: bool = False
 
 
 class JudgeNote(msgspec.Struct, frozen=True, array_like=True):

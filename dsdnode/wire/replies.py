@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,8 @@ MAX_DEPTHS = 64
 
 MAX_PATIENCE_S = 86_400.0
 """A day."""
+MAX_CONSTRAINT = 1 << 16
+"""Characters of a schema, an expression or a grammar."""
 
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 PositiveCount = Annotated[int, Meta(ge=1, le=1 << 40)]
@@ -53,6 +55,14 @@ class ChatMessage(msgspec.Struct, frozen=True, array_like=True):
     role: Annotated[str, Meta(max_length=32)]
     content: Annotated[str, Meta(max_length=1 << 20)]
     more: Annotated[str, Meta(max_length=1 << 20)] = ""
+
+
+class Constraint(msgspec.Struct, frozen=True, array_like=True):
+    """What the text of a reply must be: valid by a JSON schema, matched by a regular expression as a whole, or derived
+    from a grammar in llguidance's variant of Lark."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: Annotated[str, Meta(min_length=1, max_length=MAX_CONSTRAINT)]
 
 
 class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
@@ -85,6 +95,8 @@ class GenerateBody(msgspec.Struct, frozen=True, array_like=True):
     num_logprobs: NumLogprobs = -1
     tools: Annotated[str, Meta(max_length=1 << 20)] = ""
     """JSON of a list, as the chat template is given it; or nothing."""
+    constraint: Constraint | None = None
+    """Only to drafters with the capability `masks`."""
 
     @property
     def is_shaped(self) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from dsdnode.engine import ipc, text
+from dsdnode.engine import arrays, ipc, text
 from dsdnode.engine.port import Chunk, Output, States, Top, check_outputs
 from dsdnode.errors import EngineLost
 from dsdnode.speculation.sampling import Sampling
@@ -25,7 +25,7 @@ def _told(
     packet = ipc.Outputs(counts, states, 0.1, [runners_up] * len(counts), [num_top] * len(counts), [-1] * len(counts))
     response = ipc.read_response(msgspec.msgpack.encode(packet))
     assert isinstance(response, ipc.Outputs)
-    return ipc.unpack_outputs(response, body, WIDTH)
+    return arrays.unpack_outputs(response, body, WIDTH)
 
 
 def test_an_honest_worker_is_read() -> None:

@@ -13,7 +13,7 @@ import msgpack
 import msgspec
 import numpy as np
 
-from dsdnode.engine import gguf, gguf_cut, gguf_header, gguf_tokenizer, ipc
+from dsdnode.engine import arrays, gguf, gguf_cut, gguf_header, gguf_tokenizer, ipc
 from dsdnode.engine.cage import Protection
 from dsdnode.engine.gguf_arch import supported
 from dsdnode.engine.port import Chunk, Output, ShardInfo, Top
@@ -51,18 +51,18 @@ def _packet(packet: ipc.Packet, bodies: list[ipc.Buffer]) -> tuple[Any, bytes]:
 STATES = np.ones((2, WIDTH), np.float32)
 SHARD = ShardInfo("a" * 64, "m", "llama", 0, 2, 2, WIDTH, 8, "b" * 64, 256, 512, 8, True)
 REQUESTS = (
-    _packet(*ipc.pack_chunks(_chunks())),
-    _packet(*ipc.pack_chunks(_chunks())),
-    _packet(*ipc.pack_chunks([Chunk(0, 0, STATES)])),
+    _packet(*arrays.pack_chunks(_chunks())),
+    _packet(*arrays.pack_chunks(_chunks())),
+    _packet(*arrays.pack_chunks([Chunk(0, 0, STATES)])),
     _packet(ipc.Load(b"/m.gguf", ipc.EngineOptions()), []),
     _packet(ipc.Copy(0, 1, 2), []),
     _packet(ipc.Tokenize("fünf", True), []),
     _packet(ipc.Render([("user", "hi", ""), ("assistant", "yes", "{}")], "[]"), []),
 )
 RESPONSES = (
-    _packet(*ipc.pack_outputs(_outputs())),
-    _packet(*ipc.pack_outputs(_outputs())),
-    _packet(*ipc.pack_outputs([Output(STATES, None, None, 0.1)])),
+    _packet(*arrays.pack_outputs(_outputs())),
+    _packet(*arrays.pack_outputs(_outputs())),
+    _packet(*arrays.pack_outputs([Output(STATES, None, None, 0.1)])),
     _packet(ipc.Loaded(SHARD, Protection(("no network",))), []),
     _packet(ipc.Ids(), [b"\1\0\0\0" * 3]),
     _packet(ipc.Failed("BadInput", "why"), []),
@@ -99,7 +99,7 @@ def _read_request(case: Case) -> None:
     header, body = _framed(case)
     request = ipc.read_request(header)
     if isinstance(request, ipc.Forward):
-        chunks = ipc.unpack_chunks(request, body, WIDTH)
+        chunks = arrays.unpack_chunks(request, body, WIDTH)
         assert all(len(chunk.inputs) == told.count for chunk, told in zip(chunks, request.chunks, strict=True))
 
 
@@ -107,7 +107,7 @@ def _read_response(case: Case) -> None:
     header, body = _framed(case)
     response = ipc.read_response(header)
     if isinstance(response, ipc.Outputs):
-        for output, count in zip(ipc.unpack_outputs(response, body, WIDTH), response.counts, strict=True):
+        for output, count in zip(arrays.unpack_outputs(response, body, WIDTH), response.counts, strict=True):
             rows = output.tokens if output.states is None else output.states
             assert rows is not None and len(rows) == count, "not as many rows as were told of"
 
@@ -219,11 +219,11 @@ GGUF = (
 PARSERS = (
     Parser(
         "worker-request", lambda mutator: _frame(mutator, REQUESTS), _read_request, GARBAGE,
-        (ipc.sizes, ipc.unpack_chunks, ipc.read_request), _fits_frame,
+        (ipc.sizes, arrays.unpack_chunks, ipc.read_request), _fits_frame,
     ),
     Parser(
         "worker-response", lambda mutator: _frame(mutator, RESPONSES), _read_response, GARBAGE,
-        (ipc.sizes, ipc.unpack_outputs, ipc._read_top, ipc._Reader, ipc.read_response), _fits_frame,
+        (ipc.sizes, arrays.unpack_outputs, arrays._read_top, arrays._Reader, ipc.read_response), _fits_frame,
     ),
     Parser("gguf", _gguf, _read_gguf, (ModelRefused, BadInput), GGUF, _fits_gguf),
 )  # fmt: skip

@@ -76,8 +76,7 @@ async def test_an_image_was_dropped_in_silence(served: Served, part: dict[str, A
 
 @pytest.mark.parametrize(
     "field",
-    [{"functions": [{}]},
-     {"response_format": {"type": "json_object"}}, {"modalities": ["audio"]}],
+    [{"functions": [{}]}, {"modalities": ["audio"]}],
 )  # fmt: skip
 async def test_what_was_asked_for_and_cannot_be_done_was_dropped_in_silence(
     served: Served, field: dict[str, Any]

@@ -14,6 +14,7 @@ from tests.node.mutations_files import FILES
 from tests.node.mutations_gateway import GATEWAY
 from tests.node.mutations_house import HOUSE
 from tests.node.mutations_local import LOCAL
+from tests.node.mutations_masks import MASKS
 from tests.node.mutations_parts import PARTS
 from tests.node.mutations_relay import RELAY
 from tests.node.mutations_shaping import SHAPING
@@ -97,7 +98,7 @@ DRAFTER: Final = {
         "dsdnode.node.drafter.routes:Routes._open_all", 'number, peer) if judges else b""', "number, places[-1].peer)"
     ),
     "seal-once": Mutation(
-        "dsdnode.speculation.owner.session:SessionMachine.is_sealed", "len(self._line) <= verdict", "verdict"
+        "dsdnode.speculation.owner.session:SessionMachine.decided", "len(self._line) <= verdict", "verdict"
     ),
     "nack-sender": Mutation(REPLY + "on_nack", " and peer == self._route.peers[nack.index]", ""),
     "lost-sender": Mutation(
@@ -242,5 +243,6 @@ GROUPS: Final = (
     WEIGHTS,
     GATEWAY,
     SHAPING,
+    MASKS,
 )
 MUTATIONS: Final[dict[str, Mutation]] = {name: one for group in GROUPS for name, one in group.items()}

@@ -31,7 +31,7 @@ WORKER: Final = {
     ),
     "cage-back-door": Mutation(SECCOMP + "_instructions", "_IF_AT_LEAST, _X32, 0, 1", "_IF_AT_LEAST, _X32, 1, 1"),
     "cage-limits": Mutation(CAGE + "_limit", "resource.setrlimit(limit, (value, value))", "pass"),
-    "worker-answers": Mutation("dsdnode.engine.ipc:outputs_of", "    check_outputs(outputs, chunks, shard)\n", ""),
+    "worker-answers": Mutation("dsdnode.engine.arrays:outputs_of", "    check_outputs(outputs, chunks, shard)\n", ""),
 }
 
 KEYS: Final = {

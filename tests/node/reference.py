@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.port import Chunk
 from dsdnode.speculation import sampling as noise
+from dsdnode.speculation.masks import masked
 from dsdnode.speculation.sampling import Sampling
 
 PREFILL_POSITIONS = 256
@@ -32,15 +33,21 @@ class WholeModel:
         self.engine = LlamaEngine(path, EngineOptions.strict(context_tokens) if strict else usual)
 
     def decode(
-        self, prompt: Sequence[int], sampling: Sampling, max_tokens: int, end_tokens: frozenset[int] = frozenset()
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        max_tokens: int,
+        end_tokens: frozenset[int] = frozenset(),
+        mask: Callable[[Sequence[int]], bytes] | None = None,
     ) -> Alone:
-        """At most `max_tokens`; the end token itself is not among them."""
+        """At most `max_tokens`; the end token itself is not among them. `mask`: of the place behind these tokens."""
         self.engine.release(0)
         tokens: list[int] = []
         margins: list[float] = []
         logits = self._prefill(prompt)
         while len(tokens) < max_tokens:
             position = len(prompt) + len(tokens)
+            logits = logits if mask is None else masked(logits, mask(tokens))
             token = noise.draw(logits, position, sampling)
             if token in end_tokens:
                 break

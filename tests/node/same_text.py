@@ -24,8 +24,9 @@ from typing import Any
 
 from dsdnode.cli.logs import set_up
 from dsdnode.client.client import Finished, GenerateRequest
-from dsdnode.engine.fake import FakeModel, fake_text
+from dsdnode.engine.fake import FakeGrammar, FakeModel, fake_text
 from dsdnode.engine.gguf import cut
+from dsdnode.engine.grammars import Grammars
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.llama_vocab import load_vocab
@@ -35,6 +36,7 @@ from dsdnode.errors import EngineLost
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.sim import loop as jumping
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.wire.replies import Constraint
 from tests.node.exactness import NUM_LAYERS, compare, rendered
 from tests.node.reference import WholeModel
 from tests.sim.village import Place, Village
@@ -59,6 +61,12 @@ class Tally:
     unequal: list[str] = field(default_factory=list)
     num_near_ties: int = 0
     """Of these."""
+
+
+def grammars_of(path: Path) -> Grammars:
+    vocab = load_vocab(path)
+    names = [vocab.name(token).encode() for token in range(vocab.size)]
+    return Grammars(vocab.pieces(), names, vocab.end_tokens(), lambda text: vocab.tokenize_bytes(text).tolist())
 
 
 class RealEngine:
@@ -108,6 +116,9 @@ class RealEngine:
     async def vocabulary(self) -> Vocab:
         vocab = load_vocab(self._path)
         return Vocab(vocab.pieces(), frozenset(vocab.end_tokens()), vocab.has_template)
+
+    async def constrain(self, constraint: Constraint, vocab_size: int) -> FakeGrammar:
+        return FakeGrammar(grammars_of(self._path), constraint, vocab_size)
 
     def _check(self) -> None:
         if self._closed:

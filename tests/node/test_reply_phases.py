@@ -1,4 +1,4 @@
-"""A reply's phases: every line of the table in reply.py is walked by whole replies, and nothing beside it happens."""
+"""A reply's phases: every line of the table in phases.py is walked by whole replies, and nothing beside it happens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.errors import NoPipeline
-from dsdnode.node.drafter.reply import NEXT, Phase, Reply
+from dsdnode.node.drafter.phases import NEXT, Phase
+from dsdnode.node.drafter.reply import Reply
 from tests.node.swarm import FakeSwarm, fake_swarm, tokens_of
 
 REQUEST = GenerateRequest(prompt_tokens=(5, 17, 42), max_tokens=40, seed=3, draft_max=4)

@@ -16,6 +16,7 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire.codec import Envelope, decode, encode, encode_body
 from dsdnode.wire.logprobs import PieceLogprobs, SaidPosition, SaidToken
 from dsdnode.wire.manifests import ManifestFile, ManifestTensor, WeightsManifest, pack_held, sign_manifest
+from dsdnode.wire.masks import LackMasks, Masks
 from dsdnode.wire.messages import (
     PROTOCOL_VERSION,
     Announce,
@@ -140,6 +141,8 @@ def _envelopes() -> list[Envelope]:
         Envelope(Punch("192.0.2.7", (40001, 40002), "tcp://192.0.2.7:29170", False), request_id=8, deadline_ms=6000),
         Envelope(PunchAt("198.51.100.7", (), "", 204.5), request_id=8, reply=True),
         Envelope(PunchNow()),
+        Envelope(Masks(SESSION)),
+        Envelope(LackMasks(SESSION, (bytes(range(8)),))),
         Envelope(FindWeights("ab" * 32), request_id=9, deadline_ms=10000),
         Envelope(HasWeights(), request_id=9, reply=True),
         Envelope(GetWeights("ab" * 32, "blk.4.ffn_up.weight", 1048576, 65536), request_id=10, deadline_ms=30000),

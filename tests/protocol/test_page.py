@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.wire import calls, logprobs, manifests, messages, paths, pieces, records, replies, shaping
+from dsdnode.wire import calls, logprobs, manifests, masks, messages, paths, pieces, records, replies, shaping
 from dsdnode.wire.codec import decode
 from tests.protocol import vectors
 from tests.protocol.limits import LIMITS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text()
 LINES = PAGE.splitlines()
-MODULES = (calls, messages, replies, shaping, logprobs, paths, pieces, records, manifests)
+MODULES = (calls, messages, replies, shaping, logprobs, masks, paths, pieces, records, manifests)
 MAX_LINE = 120
 
 

@@ -13,7 +13,8 @@ import msgspec
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.delivery import Delivery
-from dsdnode.node.drafter.reply import Phase, Reply
+from dsdnode.node.drafter.phases import Phase
+from dsdnode.node.drafter.reply import Reply
 from dsdnode.sim.transport import SimTransport
 from dsdnode.speculation.owner.epochs import OwnEpoch
 from dsdnode.wire import messages as wire

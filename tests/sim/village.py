@@ -31,8 +31,9 @@ from dsdnode.wire.messages import Contact
 CLOCKS_S = (0.0, 0.0, -3600.0, 3600.0, 86_400.0 * 365)
 """Offsets. A daemon's clock is monotonic: what it says is anybody's guess, but it never jumps."""
 _NOTICE = b"\x94\x00\xc2\x00"
-_PROTOCOL_TAGS = frozenset(bytes([tag]) for tag in range(22, 29))
-"""Block, Verdict, Closed, Nack, SessionLost, Close, Park: they may be lost, doubled and mixed up one by one."""
+_PROTOCOL_TAGS = frozenset(bytes([tag]) for tag in (*range(22, 29), 47, 48))
+"""Block, Verdict, Closed, Nack, SessionLost, Close, Park, Masks, LackMasks: they may be lost, doubled and mixed up one
+by one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,8 @@ def tell(machine: StageMachine, event: str) -> object:
             return machine.on_block(2.0, *block(4))
         case "Closed":
             return machine.on_closed(2.0, Closed(SESSION, 0, 1, 0, 5))
+        case "Masks":
+            return machine.on_masks(2.0, {}, ())
         case "run over":
             return machine.on_run_failed(2.0) if machine._running else []
         case "worker died":

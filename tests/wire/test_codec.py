@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.wire import codec, messages, paths, pieces, replies
+from dsdnode.wire import codec, masks, messages, paths, pieces, replies
 from dsdnode.wire.codec import Envelope
 from dsdnode.wire.messages import Announce, Close, Contact, FindNode, Hello, Message, Ping, Pong, Refused
 
@@ -158,6 +158,6 @@ def test_pong_is_not_ping() -> None:
 
 
 def test_no_two_kinds_share_a_tag() -> None:
-    named = vars(messages) | vars(replies) | vars(paths) | vars(pieces)
+    named = vars(messages) | vars(replies) | vars(paths) | vars(pieces) | vars(masks)
     kinds = [kind for kind in named.values() if isinstance(kind, type) and issubclass(kind, Message)]
     assert len(codec._KINDS) == len(kinds) - 1 >= 20

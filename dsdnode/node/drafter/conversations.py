@@ -69,8 +69,16 @@ class DraftSequences:
         now = asyncio.get_running_loop().time()
         return self._batcher.engine.available and not self._batcher.culprits.is_refused(self._session, now)
 
-    def draft(self, action: do.Draft, done: Callable[[Output | DsdError | None], None]) -> None:
-        """A token of the target that the draft model lacks, or takes for something else, is the first one to it."""
+    @property
+    def vocab_size(self) -> int:
+        """The draft model's."""
+        return self._batcher.engine.shard.vocab_size
+
+    def draft(
+        self, action: do.Draft, done: Callable[[Output | DsdError | None], None], masks: tuple[bytes, ...] = ()
+    ) -> None:
+        """A token of the target that the draft model lacks, or takes for something else, is the first one to it.
+        `masks`: of the first draft tokens."""
         sequence = self._sequences[action.sequence]
         if action.source is not None:
             self._batcher.release(sequence)
@@ -78,12 +86,13 @@ class DraftSequences:
         elif action.position < self._lengths[action.sequence]:
             self._batcher.truncate(sequence, action.position)
         self._lengths[action.sequence] = action.position + len(action.tokens) + action.count - 1
-        known = self._batcher.engine.shard.vocab_size
+        known = self.vocab_size
         seen = [token if token < known and token not in self._foreign else 0 for token in action.tokens]
         inputs = np.asarray(seen, np.int32)
         chunk = Chunk(
             sequence, action.position, inputs, 1, self._sampling,
-            extend=action.count - 1, runners_up=True, past=action.past, owner=self._account.owner,
+            extend=action.count - 1, runners_up=True, past=action.past, masks=masks,
+            owner=self._account.owner,
         )  # fmt: skip
         self._batcher.run(chunk, done, owner=self._session, account=self._account)
 

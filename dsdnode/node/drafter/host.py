@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,6 +19,7 @@ from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerUnava
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.batching.batcher import Batcher
+from dsdnode.node.drafter.constrained import constrain
 from dsdnode.node.drafter.conversations import Conversations
 from dsdnode.node.drafter.delivery import Delivery, finished
 from dsdnode.node.drafter.options import Options, ReplyOptions
@@ -32,6 +34,7 @@ from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import MAX_FRAME_BYTES, buffer_at, decode_body, encode_body
+from dsdnode.wire.masks import LackMasks
 from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import ProviderRecord
 
@@ -93,6 +96,7 @@ class DrafterHost:
         self._rpc.on_notice(
             wire.SessionLost, lambda peer, m, _: self._to_reply(m.session, Reply.on_session_lost, peer, m)
         )
+        self._rpc.on_notice(LackMasks, lambda peer, m, _: self._to_reply(m.session, Reply.on_lack_masks, peer, m))
         self._rpc.transport.on_peer_lost(self._peer_lost)
         self._rpc.transport.on_broken(lambda peer, bulk, since_s: self._link_broken(peer))
 
@@ -164,6 +168,8 @@ class DrafterHost:
             if delivery.cancelled:
                 raise delivery.failure or PeerUnavailable("cancelled before it began")
             options = self._options.reply(body, model, reading.vocabulary, reading.foreign)
+            if body.constraint is not None:
+                options = replace(options, grammar=await constrain(reading.text, body, model.vocab_size))
             self._begin(delivery, body, options, prompt, reading.vocabulary.detokenizer(calls))
         except DsdError as error:
             self._forget(delivery)

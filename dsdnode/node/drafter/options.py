@@ -9,6 +9,7 @@ from cachetools import LRUCache
 from msgspec.structs import asdict
 
 from dsdnode.config import NodeConfig
+from dsdnode.engine.permits import Grammar
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput
 from dsdnode.pacing.estimates import Experience
@@ -59,6 +60,8 @@ class ReplyOptions:
     """Ids that say something else to the draft model: it is not shown them, and they are not proposed."""
     shaping: WireShaping = PLAIN
     num_logprobs: int = -1
+    grammar: Grammar | None = None
+    """What the reply may say, where that is constrained."""
 
     @property
     def sampling(self) -> Sampling:
@@ -111,6 +114,8 @@ class Options:
         if largest > room // 2:
             raise BadInput(f"blocks of {largest} hidden states of {model.name} are too large: {room // 2} at most")
         rule = self._rule(body)
+        if body.constraint is not None and body.ignore_eos:
+            raise BadInput("a constrained reply ends where it is complete: ignore_eos does not go with it")
         largest = max((token for token, _ in body.shaping.bias), default=0)
         if largest >= model.vocab_size:
             raise BadInput(f"logit_bias: token {largest}: {model.name} has token ids below {model.vocab_size}")

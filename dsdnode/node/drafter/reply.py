@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from enum import Enum
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
 from dsdnode.config import POSITION_PATIENCE_S
-from dsdnode.engine.port import Output
 from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
-from dsdnode.node.drafter.conversations import Conversation, draft_tokens_of, session_config
+from dsdnode.node.drafter.constrained import Constrained
+from dsdnode.node.drafter.conversations import Conversation, session_config
+from dsdnode.node.drafter.drafting import Drafts, DraftTokens
 from dsdnode.node.drafter.options import ReplyOptions
+from dsdnode.node.drafter.phases import NEXT, Phase
 from dsdnode.node.drafter.route import Route
 from dsdnode.node.drafter.routes import Routes
 from dsdnode.pacing.estimates import with_estimates
@@ -25,6 +26,7 @@ from dsdnode.pacing.suspects import Straggler, StragglerWatch
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.owner.session import SessionMachine
 from dsdnode.wire.codec import printable
+from dsdnode.wire.masks import LackMasks
 from dsdnode.wire.messages import MAX_KILLED, Nack, SessionLost, Verdict
 from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.replies import StageInfo, Statistics
@@ -35,21 +37,6 @@ WATCH_S = 1.0
 """Stages of a reply in progress are pinged so often, and asked where a block is that nobody answers."""
 MAX_FRUITLESS_ROUTES = 16
 """In a row, without a token: something is wrong that another pipeline does not mend."""
-
-
-class Phase(Enum):
-    OPENING = "a pipeline is looked for, or being opened"
-    RUNNING = "blocks go round the pipeline"
-    OVER = "nothing more is sent"
-
-
-NEXT: Final[Mapping[tuple[Phase, str], Phase]] = {
-    (Phase.OPENING, "opened"): Phase.RUNNING,
-    (Phase.OPENING, "route wanted"): Phase.OPENING,
-    (Phase.OPENING, "end"): Phase.OVER,
-    (Phase.RUNNING, "route wanted"): Phase.OPENING,
-    (Phase.RUNNING, "end"): Phase.OVER,
-}
 
 
 class Reply:
@@ -66,19 +53,20 @@ class Reply:
         self._rpc = rpc
         self._routes = routes
         self._options = options
-        self._sequences = conversation.sequences
-        drafting = self._sequences is not None and self._sequences.available
+        self._out: asyncio.Queue[do.Emit | do.Finish | Exception] = asyncio.Queue()
+        self._constrained = Constrained.of(rpc, conversation, options, self._out.put_nowait)
+        self._drafts = Drafts.of(conversation, options, self._constrained, self._drafted, self._out.put_nowait)
+        drafting = self._drafts is not None and self._drafts.available
         config = session_config(conversation, options)
         self._machine = SessionMachine(config, conversation.tokens, options.window, drafter=drafting)
         self.phase = Phase.OPENING
         self._route: Route | None = None  # the one opened last
         self._avoid: dict[bytes, None] = {}
-        self._out: asyncio.Queue[do.Emit | do.Finish | Exception] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._checking: dict[bytes, None] = {}  # their connections have ended
-        self._draft_life = self._num_fruitless = self._num_forgotten = self._num_killed = 0
+        self._num_fruitless = self._num_forgotten = self._num_killed = 0
         self._num_answered, self._progress_s, self._trouble = 0, self._now(), ""
         self._traced: dict[tuple[int, int, int], None] = {}
         """Blocks that were asked for, by route, epoch and end."""
@@ -133,6 +121,8 @@ class Reply:
     def on_verdict(self, peer: bytes, verdict: Verdict, buffers: list[bytes]) -> None:
         judge = self._route.peers[-1] if self._route else b""
         if self._route and (peer == judge or self._machine.is_sealed(verdict, judge)):
+            if self._constrained and not self._constrained.allows(self._machine.decided(verdict), verdict.token):
+                return self.on_peer_lost(judge)
             logprobs = self._options.logprobs_of(buffers) if peer == judge else ()
             self._carry_out(self._machine.on_verdict(self._now(), verdict, logprobs))
             if self._machine.num_answered > self._num_answered:
@@ -144,6 +134,10 @@ class Reply:
     def on_nack(self, peer: bytes, nack: Nack) -> None:
         if self._route and nack.index < len(self._route.peers) and peer == self._route.peers[nack.index]:
             self._carry_out(self._machine.on_nack(self._now(), nack))
+
+    def on_lack_masks(self, peer: bytes, lack: LackMasks) -> None:
+        if self._route and peer == self._route.peers[-1] and self._constrained is not None:
+            self._constrained.tell_again(lack.names)
 
     def on_session_lost(self, peer: bytes, lost: SessionLost) -> None:
         """Of the stage itself, or told by the one before it."""
@@ -211,16 +205,14 @@ class Reply:
             self._carry_out(self._machine.on_peer_lost(self._now(), [slow.index], "straggler"))
 
     def on_drafter_lost(self) -> None:
-        if self._sequences is not None and self._machine.finished is None:
-            self._draft_life += 1
-            self._sequences.release()
+        if self._drafts is not None and self._machine.finished is None:
+            self._drafts.begin_again()
             self._carry_out(self._machine.on_drafter_lost(self._now()))
 
     def on_drafter_back(self) -> None:
         """The engine is; whether it drafts for this reply, too, it says itself."""
-        if self._sequences is not None and self._sequences.available and self._machine.finished is None:
-            self._draft_life += 1
-            self._sequences.release()
+        if self._drafts is not None and self._drafts.available and self._machine.finished is None:
+            self._drafts.begin_again()
             self._carry_out(self._machine.on_drafter_back(self._now()))
 
     # --- actions
@@ -238,11 +230,14 @@ class Reply:
             case do.SendBlock():
                 self._send(action)
             case do.Draft():
-                self._draft(action)
+                assert self._drafts is not None
+                self._drafts.draft(action)
             case do.NeedRoute():
                 self._need_route(action)
             case do.Emit() | do.Finish():
                 self._num_fruitless = self._num_killed = 0
+                if self._constrained is not None and isinstance(action, do.Emit):
+                    self._constrained.commit(action.tokens)
                 self._out.put_nowait(action)
 
     def _send(self, sent: do.SendBlock) -> None:
@@ -253,22 +248,15 @@ class Reply:
             self._rpc.notify(self._route.peers[0], sent.block, buffers, priority=Priority.VERIFY)
         except DsdError as error:
             log.info("block not sent", reason=str(error))  # the pass times out, and another route is asked for
+        if self._constrained is not None:
+            judge = self._route.peers[-1]
+            self._constrained.tell(sent.block, sent.digests, sent.tokens, judge, self._routes.told_masks.of(judge))
 
-    def _draft(self, action: do.Draft) -> None:
-        assert self._sequences is not None
-        life = self._draft_life
-
-        def done(result: Output | DsdError | None) -> None:
-            if life != self._draft_life:
-                return
-            if isinstance(result, Output) and result.tokens is not None:
-                usable = draft_tokens_of(result, self._options.model.vocab_size, self._options.foreign)
-                self._carry_out(self._machine.on_draft(self._now(), usable))
-            else:  # dead or full: go on without
-                log.info("not drafted", reason=str(result))
-                self.on_drafter_lost()
-
-        self._sequences.draft(action, done)
+    def _drafted(self, tokens: DraftTokens | None) -> None:
+        if tokens is None:  # dead or full: go on without
+            self.on_drafter_lost()
+        else:
+            self._carry_out(self._machine.on_draft(self._now(), tokens))
 
     def _need_route(self, action: do.NeedRoute) -> None:
         log.info("route", number=action.route, reason=action.reason)
@@ -370,14 +358,18 @@ class Reply:
                 task.cancel()
         if self._timer is not None:
             self._timer.cancel()
+        if self._constrained is not None:
+            self._constrained.close()
         if self._machine.finished is None:
             self._machine.cancel(self._now(), "error")
         elif self.keep and opened:
             self.conversation.rest(self._machine.carry(), self._machine.tokens)
+            if self._drafts is not None and self._drafts.close():
+                self.conversation.forget_drafts()
             return self._routes.park(self.conversation, self._machine.route)
         self._routes.close(self.conversation)
-        if self._sequences is not None:
-            self._sequences.release()
+        if self._drafts is not None:
+            self._drafts.begin_again()
 
     def _step(self, event: str) -> None:
         self.phase = NEXT.get((self.phase, event), self.phase)

@@ -11,9 +11,10 @@ from cachetools import LRUCache
 from dsdnode.cost import PipelineCost
 from dsdnode.dht.ids import model_key
 from dsdnode.errors import DsdError, NoPipeline
-from dsdnode.net.port import SHAPING, Priority
+from dsdnode.net.port import MASKS, SHAPING, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.attempt import BETTER, Attempt, some_of
+from dsdnode.node.drafter.constrained import ToldJudges
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.node.drafter.route import Loss, Route
@@ -124,6 +125,7 @@ class Routes:
         self.pings = pings
         self.hosts = Hosts(rpc, discovery, pings)
         self.suspects = Suspects()
+        self.told_masks = ToldJudges()
         self._trials = Trials()
         self._slowness = Slowness()
         self._sessions: dict[bytes, dict[bytes, None]] = {}
@@ -321,7 +323,16 @@ class Routes:
         """Each is asked for what it has room for, whatever the others have: they may be others at the next try, and a
         stage that has opened already takes no other terms under the same number."""
         where = tuple(StagePlace(place.contact, place.start, place.end) for place in places)
-        stages = encode_body(OpenStages(where, options.shaping, line.num_prompt, line.num_line, options.num_logprobs))
+        stages = encode_body(
+            OpenStages(
+                where,
+                options.shaping,
+                line.num_prompt,
+                line.num_line,
+                options.num_logprobs,
+                options.grammar is not None,
+            )
+        )
 
         async def ask(index: int, peer: bytes) -> Opened | Refused | DsdError:
             judges = index == len(places) - 1
@@ -333,6 +344,8 @@ class Routes:
             )  # fmt: skip
             if options.is_shaped and not self._rpc.transport.can(peer, SHAPING):
                 return Refused("it does not know penalties, biases and log-probabilities: a newer version does")
+            if judges and options.grammar is not None and not self._rpc.transport.can(peer, MASKS):
+                return Refused("it draws under no masks, which constrained replies take: a newer version does")
             buffers = [stages, digests, *(line.buffers(options.key_tokens) if judges else [])]
             try:
                 answer, _ = await self._rpc.request(

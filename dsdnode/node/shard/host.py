@@ -21,11 +21,12 @@ from dsdnode.node.batching.scheduler import Owner
 from dsdnode.node.shard.neighbours import Neighbours
 from dsdnode.node.shard.owners import Owners
 from dsdnode.node.shard.sessions import Sessions, StageSession
-from dsdnode.node.shard.terms import Asked, BlockBuffers, seen_of
+from dsdnode.node.shard.terms import Asked, BlockBuffers, seen_of, told_by
 from dsdnode.speculation import actions as do
 from dsdnode.speculation import seal
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.logprobs import pack_logprobs
+from dsdnode.wire.masks import Masks
 from dsdnode.wire.messages import (
     MAX_REASON,
     Block,
@@ -83,7 +84,7 @@ class StageHost:
         self._rpc.on_request(Trace, self._trace)
         on = self._rpc.on_notice
         self._hears = [on(Block, self._block), on(Closed, self._closed), on(Close, self._close), on(Park, self._park)]
-        self._hears.append(on(SessionLost, self._next_lost))
+        self._hears += [on(SessionLost, self._next_lost), on(Masks, self._masks)]
         self._hears.append(self._rpc.transport.on_peer_lost(self._peer_lost))
         self._hears.append(self._rpc.transport.on_broken(lambda peer, bulk, since_s: self._link_broken(peer)))
 
@@ -194,6 +195,12 @@ class StageHost:
         session.begun = True
         now, on_block = asyncio.get_running_loop().time(), session.machine.on_block
         self._carry_out(session, on_block(now, message, has.digests, has.tokens, has.states, has.note))
+
+    def _masks(self, peer: bytes, message: Masks, buffers: list[bytes]) -> None:
+        session = self._sessions.get(message.session)
+        if session is not None and peer == session.owner:
+            now = asyncio.get_running_loop().time()
+            self._carry_out(session, session.machine.on_masks(now, *told_by(buffers)))
 
     def _closed(self, peer: bytes, message: Closed, buffers: list[bytes]) -> None:
         session = self._sessions.get(message.session)
@@ -335,7 +342,8 @@ class StageHost:
         most = self._engine.shard.vocab_size
         return Chunk(
             run.sequence, run.position, inputs, run.num_draws, sampling, num_top=min(run.num_top, most), past=run.past,
-            num_logprobs=min(session.asked.body.num_logprobs, most) if run.num_draws else -1, owner=session.owner,
+            num_logprobs=min(session.asked.body.num_logprobs, most) if run.num_draws else -1, masks=run.masks,
+            owner=session.owner,
         )  # fmt: skip
 
     def _done(self, session: StageSession, result: Output | DsdError | None) -> None:

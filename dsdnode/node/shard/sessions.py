@@ -13,6 +13,7 @@ from dsdnode.identity import peer_id
 from dsdnode.node.shard.room import Coming, Room
 from dsdnode.node.shard.terms import Asked
 from dsdnode.speculation.digest import DIGEST_BYTES
+from dsdnode.speculation.masks import Shelves
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Pool, StageLimits
 from dsdnode.speculation.stage.machine import StageMachine
@@ -109,6 +110,7 @@ class Sessions:
 
     def __init__(self, engine: Engine, max_sessions: int) -> None:
         self._engine = engine
+        self._shelves = Shelves(engine.shard.vocab_size)
         self._sessions: dict[bytes, StageSession] = {}
         num_sequences = min(engine.shard.max_sequences, max_sessions * SEQUENCES_PER_SESSION)
         self._free = list(range(num_sequences))
@@ -149,7 +151,7 @@ class Sessions:
             return known
         known.account = account
         if known.is_another_reply(asked):
-            known.machine.on_turn(max_positions, asked.acceptance)
+            known.machine.on_turn(max_positions, asked.acceptance, asked.places(self._shelves.of(account.owner)))
             known.reserved_positions, known.since_s = max_positions, now
         return known
 
@@ -162,6 +164,7 @@ class Sessions:
             max_positions=message.max_positions,
             limits=replace(self._limits, account=account),
             acceptance=asked.acceptance,
+            places=asked.places(self._shelves.of(account.owner)),
         )
         session = StageSession(machine, account, sequences, message.max_positions, asked)
         self._sessions[message.session] = session

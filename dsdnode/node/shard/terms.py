@@ -12,12 +12,14 @@ from dsdnode.engine.port import Output, ShardInfo
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw, KeyTokens, RelaxedRule
 from dsdnode.speculation.actions import Note, States, Tokens
-from dsdnode.speculation.digest import DIGEST_BYTES
+from dsdnode.speculation.digest import DIGEST_BYTES, split
+from dsdnode.speculation.masks import MAX_PLACES, Masks, Places
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.shaping import Shaping
 from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.wire.codec import buffer_at, decode_body
 from dsdnode.wire.logprobs import TokenLogprobs
+from dsdnode.wire.masks import MAX_MASKS, PackedMask
 from dsdnode.wire.messages import Block, JudgeNote, Open, OpenStages, StagePlace
 from dsdnode.wire.numbers import unpack_tokens
 from dsdnode.wire.tensors import unpack_states
@@ -85,7 +87,12 @@ class Asked:
     def terms(self) -> tuple[Any, ...]:
         """What is one reply's: draws, and their fate, are made by these."""
         message, body = self.message, self.body
-        return message.sampling, message.acceptance, message.max_positions, body.shaping, body.num_logprobs
+        drawn = message.sampling, body.shaping, body.num_logprobs, body.masked
+        return *drawn, message.acceptance, message.max_positions
+
+    def places(self, shelf: Masks) -> Places | None:
+        """For a judge that draws under masks. `shelf`: the owner's."""
+        return Places(shelf) if self.judges and self.body.masked else None
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -119,6 +126,17 @@ def _note(data: bytes, *, read: bool) -> Note:
     if len(data) > MAX_NOTE_BYTES:
         raise PeerMisbehaved(f"a note of {len(data)} bytes")
     return Note(data, decode_body(data, JudgeNote).given if read else ())
+
+
+def told_by(buffers: list[bytes]) -> tuple[dict[bytes, bytes], tuple[PackedMask, ...]]:
+    """Of Masks: hashes by digest, and packed masks. Raises PeerMisbehaved."""
+    digests, names = (split(buffer_at(buffers, index)) for index in (0, 1))
+    if len(digests) != len(names) or any(len(one) != DIGEST_BYTES for one in (*digests, *names)):
+        raise PeerMisbehaved("masks of other positions than are named")
+    packed = decode_body(buffer_at(buffers, 2), tuple[PackedMask, ...])
+    if len(digests) > MAX_PLACES or len(packed) > MAX_MASKS:
+        raise PeerMisbehaved(f"masks of {len(digests)} positions, {len(packed)} of them new")
+    return dict(zip(digests, names, strict=True)), packed
 
 
 def seen_of(output: Output) -> tuple[JudgeDraw, ...]:

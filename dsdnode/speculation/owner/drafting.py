@@ -16,6 +16,7 @@ from dsdnode.speculation.shaping import PLAIN, Past, Shaping
 
 _NUM_BINS = 10
 _PRIOR_WEIGHT = 3.0
+MAX_EMPTY = 64
 _MEMORY = 200.0
 """Draft tokens; older ones fade."""
 
@@ -87,12 +88,14 @@ class DraftPlanner:
         self._epochs = epochs
         self._cached = [list(digests) for digests in cached] or [[] for _ in range(num_sequences)]
         """By sequence: digests after each token that it holds."""
-        self._empty: bytes | None = None
-        """For this content the engine had no draft token: not asked twice."""
+        self._empty: dict[bytes, None] = {}
+        """For these contents the engine had no draft token, as for those where a constrained reply is over: not asked
+        twice, nor in turn."""
 
     def died(self) -> None:
         """With its cache; an outstanding Draft will not be answered."""
-        self.alive, self.asked, self._empty = False, None, None
+        self.alive, self.asked = False, None
+        self._empty.clear()
         for cached in self._cached:
             cached.clear()
 
@@ -107,7 +110,7 @@ class DraftPlanner:
     def can_ask(self, epoch: OwnEpoch) -> bool:
         if not self.alive or self.asked is not None:
             return False
-        return self._empty is None or self._empty != self._digest(epoch, self._epochs.end(epoch))
+        return self._digest(epoch, self._epochs.end(epoch)) not in self._empty
 
     def ask(self, now: float, epoch: OwnEpoch, count: int) -> Draft:
         """Forget what was drafted wrong, feed what the engine lacks (the last token at least), draw `count`."""
@@ -118,7 +121,8 @@ class DraftPlanner:
         own = self._cached[epoch.sequence] = cached[:position]
         own += [self._digest(epoch, length) for length in range(position + 1, end + 1)]
         tokens = self._epochs.tokens(epoch, position, end)
-        draft = Draft(epoch.sequence, source, position, tokens, count, self._past(epoch, end))
+        before = self._digest(epoch, position)
+        draft = Draft(epoch.sequence, source, position, tokens, count, self._past(epoch, end), before)
         self.asked = OutstandingDraft(epoch, end, self._digest(epoch, end), draft, now)
         return draft
 
@@ -138,7 +142,10 @@ class DraftPlanner:
         for draft_token in draft_tokens[:-1]:
             digest = self._epochs.digest_after(digest, draft_token.token)
             cached.append(digest)
-        self._empty = None if draft_tokens else asked.digest
+        if not draft_tokens:
+            self._empty[asked.digest] = None
+            if len(self._empty) > MAX_EMPTY:
+                del self._empty[next(iter(self._empty))]
         epoch = asked.epoch if asked.epoch in self._epochs.live else self._epochs.main
         if epoch is None or self._epochs.end(epoch) < asked.start or self._digest(epoch, asked.start) != asked.digest:
             return

@@ -215,11 +215,16 @@ class SessionMachine:
 
         What it decided once it decides no more: said again and again it would pass for a judge at work.
         """
+        digest = self.decided(verdict)
+        key = seal.key_for(self._config.secret, verdict.route, judge)
+        return digest is not None and seal.fits(key, verdict, digest)
+
+    def decided(self, verdict: Verdict) -> bytes | None:
+        """The digest of all that is before the place that it decides; None: it decides none that is open."""
         epoch = self._current(verdict.route, verdict.epoch)
         if epoch is None or not len(self._line) <= verdict.decided <= epoch.sent:
-            return False
-        key = seal.key_for(self._config.secret, verdict.route, judge)
-        return seal.fits(key, verdict, self._epochs.digest_at(epoch, verdict.decided))
+            return None
+        return self._epochs.digest_at(epoch, verdict.decided)
 
     def on_nack(self, now: float, nack: Nack) -> list[SessionAction]:
         epoch = self._current(nack.route, nack.epoch)

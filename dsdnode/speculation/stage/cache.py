@@ -69,7 +69,7 @@ class Fate(Enum):
     DROP = "its epoch is under the floor: the owner has moved on"
     CLOSED = "its epoch is closed, or fell with its parent: the closing verdict again, to the owner; it is not run"
     DUPLICATE = "position < length: what followed from it again (a kept output, the judge's verdict), else NACK(length)"
-    WAIT = "position > length, or no source for a new epoch yet: after the hop timeout NACK(length)"
+    WAIT = "position > length, no source for a new epoch yet, masks lacking: after the hop timeout NACK(length)"
     MISMATCH = "the digest differs: NACK(0), the cache is not what the owner thinks"
     NO_DRAW = "judge: draft tokens alone, and no own draw at position: NACK(position - 1)"
     REJECTED = "judge: draft tokens alone, and the first is known to be wrong: close the epoch, unrun"

@@ -6,13 +6,16 @@ answers NACK(position - 1) and the owner sends that position again as given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw
 from dsdnode.speculation.actions import BroadcastClosed, SendToOwner, Tokens
+from dsdnode.speculation.masks import Places
+from dsdnode.speculation.stage.arrivals import Arrival
 from dsdnode.speculation.stage.cache import Branch
 from dsdnode.wire.logprobs import TokenLogprobs
+from dsdnode.wire.masks import MAX_MASKS, LackMasks
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict
 
 MAX_SEEN = 160
@@ -38,8 +41,35 @@ class Decision:
 
 
 class Judge:
-    def __init__(self, acceptance: AcceptanceRule | None = None) -> None:
+    """Of one reply. `places`: where its tokens are drawn under masks; it knows nothing of them before it is told."""
+
+    def __init__(self, acceptance: AcceptanceRule | None = None, places: Places | None = None) -> None:
         self._acceptance = acceptance or ExactRule()
+        self.places = places
+        self._asked: dict[bytes, None] = {}
+
+    def masks(self, arrival: Arrival) -> tuple[bytes, ...] | None:
+        """Those of a block's draws; none where they are drawn without; None: some have not come yet."""
+        if self.places is None:
+            return ()
+        masks = self.places.of(self._drawn_behind(arrival))
+        return None if masks is None else tuple(masks)
+
+    def to_ask(self, arrivals: Iterable[Arrival]) -> tuple[bytes, ...]:
+        """Masks that these blocks wait for, and that are known by name alone: each is asked for once."""
+        if self.places is None:
+            return ()
+        lacking = [name for one in arrivals for name in self.places.lacking(self._drawn_behind(one))]
+        new = [name for name in dict.fromkeys(lacking) if name not in self._asked][:MAX_MASKS]
+        self._asked = dict.fromkeys([*(name for name in self._asked if name in lacking), *new])
+        return tuple(new)
+
+    def ask_again(self) -> None:
+        """A block has waited in vain: what was asked for it, or the answer, may be lost."""
+        self._asked.clear()
+
+    def _drawn_behind(self, arrival: Arrival) -> Sequence[bytes]:
+        return arrival.digests[len(arrival.digests) - self.num_draws(arrival.block) :]
 
     @property
     def num_top(self) -> int:
@@ -134,6 +164,9 @@ class StageMessages:
 
     def nack(self, block: Block, length: int) -> SendToOwner:
         return SendToOwner(Nack(self.session, self.route, block.epoch, self.index, length))
+
+    def lacking(self, names: tuple[bytes, ...]) -> SendToOwner:
+        return SendToOwner(LackMasks(self.session, names))
 
     def lost(self, reason: str, *, culprit: bool = False) -> SendToOwner:
         return SendToOwner(SessionLost(self.session, self.index, reason, self.route, culprit))

@@ -9,7 +9,7 @@ and closings of another route are dropped: they are of a pipeline that is no mor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from dsdnode.speculation import digest as digest_
@@ -24,18 +24,13 @@ from dsdnode.speculation.actions import (
     Tokens,
     TruncateSequence,
 )
-from dsdnode.speculation.stage.arrivals import (
-    DEFAULT_LIMITS,
-    Arrival,
-    KeptOutputs,
-    StageLimits,
-    WaitingBlocks,
-    arrive,
-)
+from dsdnode.speculation.masks import Places
+from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, KeptOutputs, StageLimits, WaitingBlocks, arrive
 from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
 from dsdnode.speculation.stage.judge import Decision, Judge, StageMessages
 from dsdnode.speculation.stage.known import KnownLine, behind_line
 from dsdnode.speculation.stage.phases import NEXT, Phase
+from dsdnode.wire.masks import PackedMask
 from dsdnode.wire.messages import Block, Closed
 
 LOST_S = 10.0
@@ -56,13 +51,15 @@ class StageMachine:
         max_positions: int,
         limits: StageLimits = DEFAULT_LIMITS,
         acceptance: AcceptanceRule | None = None,
+        places: Places | None = None,
     ) -> None:
-        """`sequences`: empty ones, this session's until Gone; 8 hold all that one hedges. No `acceptance`: exact."""
+        """`sequences`: empty ones, this session's until Gone; 8 hold all that one hedges. No `acceptance`: exact.
+        `places`: as in Judge."""
         assert sequences
         self._messages = StageMessages(session)
         self._max_positions = max_positions
         self._cache = BranchCache(sequences, limits.max_closings)
-        self._judge = Judge(acceptance)
+        self._judge = Judge(acceptance, places)
         self._kept = KeptOutputs(limits)
         self._inbox = WaitingBlocks(limits)
         self._running: tuple[Arrival, Branch, Judge] | None = None
@@ -118,9 +115,9 @@ class StageMachine:
         self._kept.clear()
         self._lease_end_s = now + keep_s
 
-    def on_turn(self, max_positions: int, acceptance: AcceptanceRule) -> None:
+    def on_turn(self, max_positions: int, acceptance: AcceptanceRule, places: Places | None = None) -> None:
         """Another reply comes, with the next on_open: nothing that was drawn for the last one may serve it."""
-        self._max_positions, self._judge, self._renews = max_positions, Judge(acceptance), True
+        self._max_positions, self._judge, self._renews = max_positions, Judge(acceptance, places), True
         self._cache.forget_draws()
 
     def on_block(
@@ -207,6 +204,16 @@ class StageMachine:
         self._cache.close(closed.epoch, Closing(closed.position, closed.token, closed.relaxed, closed.seal))
         return self._go_on(now)
 
+    def on_masks(self, now: float, names: Mapping[bytes, bytes], packed: Iterable[PackedMask]) -> list[StageAction]:
+        """The owner's Masks: `names` by digest (speculation/masks.py). Raises PeerMisbehaved: they are none."""
+        places = self._judge.places
+        if places is None or not self._hears("Masks"):
+            return []
+        places.learn(names)
+        for one in packed:
+            places.masks.keep(one.name, one.packed)
+        return self._go_on(now)
+
     def on_link_broken(self, now: float) -> list[StageAction]:
         """A connection to the next stage has ended, and the stage is there: what went to it of late may be lost."""
         return [*self._kept.since(now - LOST_S)] if self.phase is Phase.OPEN else []
@@ -224,6 +231,8 @@ class StageMachine:
         if self._running:
             return []
         overdue = self._inbox.take_overdue(now)
+        if overdue:
+            self._judge.ask_again()
         return [self._messages.nack(item.block, self._cache.length_for(item.block)) for item in overdue]
 
     def reached(self, epoch: int, end: int) -> int:
@@ -282,7 +291,8 @@ class StageMachine:
                 break
             self._inbox.items.remove(arrival)
             actions += self._deal(now, arrival, fate)
-        return actions
+        lacking = self._judge.to_ask(self._inbox.items) if self._is_last else ()
+        return [*actions, self._messages.lacking(lacking)] if lacking else actions
 
     def _fate(self, arrival: Arrival) -> Fate:
         """What Fate says."""
@@ -292,6 +302,8 @@ class StageMachine:
             return Fate.NO_DRAW
         if fate is Fate.APPEND and self._is_last and self._judge.rejects(branch, block, arrival.draft):
             return Fate.REJECTED
+        if fate is Fate.APPEND and self._is_last and self._judge.masks(arrival) is None:
+            return Fate.WAIT
         return fate
 
     def _closing_of(self, block: Block) -> Closing | None:
@@ -329,7 +341,10 @@ class StageMachine:
         tokens = arrival.tokens if self._messages.index == 0 else None
         num_top = self._judge.num_top if num_draws else 0
         past = self._known.past(branch, block, arrival.draft) if self._known and num_draws else None
-        return [*actions, RunChunk(branch.sequence, block.position, tokens, arrival.states, num_draws, num_top, past)]
+        masks = self._judge.masks(arrival) if num_draws else ()
+        place = branch.sequence, block.position
+        run = RunChunk(*place, tokens, arrival.states, num_draws, num_top, past, masks or ())
+        return [*actions, run]
 
     def _again(self, arrival: Arrival) -> list[StageAction]:
         """A duplicate: what followed from it may have been lost."""

@@ -20,6 +20,7 @@ NEXT: Final[Mapping[tuple[Phase, str], Phase]] = {
     (Phase.OPEN, "Open"): Phase.OPEN,
     (Phase.OPEN, "Block"): Phase.OPEN,
     (Phase.OPEN, "Closed"): Phase.OPEN,
+    (Phase.OPEN, "Masks"): Phase.OPEN,
     (Phase.OPEN, "run over"): Phase.OPEN,
     (Phase.OPEN, "worker died"): Phase.LOST,
     (Phase.OPEN, "Close"): Phase.CLOSING,

@@ -1,0 +1,64 @@
+"""What the text of a reply is asked to be: checked before anybody is bothered with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dsdnode.errors import BadInput
+from dsdnode.wire.replies import MAX_CONSTRAINT, Constraint
+
+MAX_DEPTH = 64
+"""Of a schema."""
+
+
+def json_object() -> Constraint:
+    """Any JSON object."""
+    return json_schema({"type": "object"})
+
+
+def json_schema(schema: Any) -> Constraint:
+    """JSON that is valid by this schema (an object, or a boolean). Raises BadInput: too large, or none.
+
+    What of it is not supported a drafter says.
+    """
+    if not isinstance(schema, dict | bool):
+        raise BadInput(f"a JSON schema is an object, not {type(schema).__name__}")
+    _check_depth(schema)
+    try:
+        text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the JSON schema is no JSON: {error}") from None
+    return _constraint("json_schema", text, "the JSON schema")
+
+
+def regex(text: str) -> Constraint:
+    """All of the text matches this regular expression (without look-around and back references). Raises BadInput."""
+    return _constraint("regex", text, "the regular expression")
+
+
+def lark(text: str) -> Constraint:
+    """The text can be derived from this grammar, in llguidance's variant of Lark. Raises BadInput."""
+    return _constraint("lark", text, "the grammar")
+
+
+def _constraint(kind: Any, text: str, what: str) -> Constraint:
+    if not text:
+        raise BadInput(f"{what} is empty")
+    if len(text) > MAX_CONSTRAINT:
+        raise BadInput(f"{what} is too large: {len(text)} characters, {MAX_CONSTRAINT} at most")
+    return Constraint(kind, text)
+
+
+def _check_depth(schema: Any) -> None:
+    level = [schema]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return
+    raise BadInput(f"the JSON schema is too deep: {MAX_DEPTH} levels at most")

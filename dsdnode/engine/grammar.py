@@ -1,0 +1,182 @@
+"""Grammars of replies in a process of their own (text_worker.py), seen from the daemon.
+
+Many replies ask at once, and each waits for its masks alone. The process remembers nothing that is not told again:
+where it died, a fresh one reads the grammars and takes the tokens so far. Whoever's request it dies of
+is told, the second time: a stranger's schema ends his own reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import structlog
+
+from dsdnode.engine.ipc import (
+    GRAMMAR_CPU_S,
+    Done,
+    Failed,
+    FindMasks,
+    LoadText,
+    MasksFound,
+    OpenGrammar,
+    Response,
+    UnknownGrammar,
+)
+from dsdnode.engine.link import WorkerLink
+from dsdnode.engine.permits import FoundMasks
+from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, WorkerDied
+from dsdnode.files import shown
+from dsdnode.speculation.masks import HASH_BYTES, num_bytes_of
+from dsdnode.wire.replies import Constraint
+
+log = structlog.get_logger(__name__)
+
+ANSWER_S = 5.0
+"""By the clock, on a busy machine, behind others' requests."""
+READY_S = 6.0
+"""A client waits 10 s for an answer: before that it is told to ask again. 262,144 tokens are read in 4 s."""
+MAX_DEATHS = 2
+MAX_TRIES = 4
+T = TypeVar("T")
+_ERRORS: dict[str, type[DsdError]] = {error.__name__: error for error in (BadInput, ModelRefused)}
+
+
+class GrammarProcess:
+    """Started when it is first asked, and again after it died."""
+
+    def __init__(self, path: Path, load_timeout_s: float) -> None:
+        self._path = path
+        self._load_timeout_s = load_timeout_s
+        self._link: WorkerLink | None = None
+        self._starting: asyncio.Task[WorkerLink] | None = None
+        self._closed = False
+
+    async def open(self, constraint: Constraint, vocab_size: int) -> ProcessGrammar:
+        """Raises BadInput, ModelRefused, Overloaded, EngineLost."""
+        try:
+            async with asyncio.timeout(READY_S):
+                await self.up()
+        except TimeoutError:
+            raise Overloaded("the model's tokens are being made ready for grammars; ask again") from None
+        grammar = ProcessGrammar(self, constraint, vocab_size)
+        await grammar.open()
+        return grammar
+
+    async def up(self) -> WorkerLink:
+        """Raises ModelRefused, EngineLost."""
+        link = self._link
+        return link if link is not None else await asyncio.shield(self._start())
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    def _start(self) -> asyncio.Task[WorkerLink]:
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._started(), name="start grammars")
+        return self._starting
+
+    async def _started(self) -> WorkerLink:
+        if self._closed:
+            raise EngineLost("the engine is closed")
+        link = await WorkerLink.spawn(self._lost)
+        try:
+            reply, _ = await link.request(LoadText.of(self._path, grammars=True), timeout_s=self._load_timeout_s)
+            checked(reply, Done)
+        except BaseException:
+            await link.close()
+            raise
+        self._link = link
+        return link
+
+    def _lost(self, reason: str, *_: object) -> None:
+        if self._link is not None:
+            log.warning("grammar process lost", path=shown(self._path), reason=reason)
+        self._link = None
+
+
+class ProcessGrammar:
+    """One reply's."""
+
+    def __init__(self, process: GrammarProcess, constraint: Constraint, vocab_size: int) -> None:
+        self._process = process
+        self._open = OpenGrammar(secrets.token_bytes(16), constraint, vocab_size)
+        self._opened: WorkerLink | None = None
+        """The process that knows it."""
+        self._num_deaths = 0
+
+    async def open(self) -> None:
+        """Raises BadInput, EngineLost."""
+        await self._try(self._opened_on)
+
+    async def masks(self, tokens: Sequence[int], first: int, again: bool = False) -> FoundMasks:
+        """As Grammar.masks."""
+
+        async def ask(link: WorkerLink) -> FoundMasks | None:
+            await self._opened_on(link)
+            question = FindMasks(self._open.key, first, again)
+            ids = np.asarray(tokens, "<i4").tobytes()
+            reply, body = await link.request(question, ids, timeout_s=ANSWER_S)
+            if isinstance(reply, Failed) and reply.kind == UnknownGrammar.__name__:
+                self._opened = None  # others were asked for since
+                return None
+            most, num_bytes = len(tokens) - first + 1, num_bytes_of(self._open.vocab_size)
+            return _found(checked(reply, MasksFound), body, most, num_bytes)
+
+        return await self._try(ask)
+
+    async def _opened_on(self, link: WorkerLink) -> bool:
+        if self._opened is not link:
+            reply, _ = await link.request(self._open, timeout_s=ANSWER_S)
+            checked(reply, Done)
+            self._opened = link
+        return True
+
+    async def _try(self, ask: Callable[[WorkerLink], Awaitable[T | None]]) -> T:
+        for _ in range(MAX_TRIES):
+            link = await self._process.up()
+            try:
+                found = await ask(link)
+            except WorkerDied as death:
+                self._num_deaths += 1
+                if self._num_deaths >= MAX_DEATHS:
+                    raise BadInput(f"the grammar cannot be used: {_words(death)}") from None
+            except EngineLost:  # of another reply's
+                continue
+            else:
+                if found is not None:
+                    return found
+        raise EngineLost("the process that reads grammars does not answer: this machine is too busy")
+
+
+def checked(reply: Response, kind: type[Response]) -> Response:
+    """Raises what the process says, or EngineLost: it says something else."""
+    if isinstance(reply, Failed):
+        raise _ERRORS.get(reply.kind, BadInput)(reply.reason)
+    if not isinstance(reply, kind):
+        raise EngineLost("the process that reads grammars answered what it was not asked")
+    return reply
+
+
+def _found(reply: Response, body: bytes, most: int, num_bytes: int) -> FoundMasks:
+    assert isinstance(reply, MasksFound)
+    names, fresh = reply.names, reply.fresh
+    if len(names) > most or len(fresh) * num_bytes != len(body) or any(len(name) != HASH_BYTES for name in names):
+        raise EngineLost("the process that reads grammars answered what it was not asked")
+    return FoundMasks(names, [(name, body[i * num_bytes : (i + 1) * num_bytes]) for i, name in enumerate(fresh)])
+
+
+def _words(death: WorkerDied) -> str:
+    if "SIGPROF" in str(death):
+        return f"it took more than {GRAMMAR_CPU_S:g} s of a processor"
+    return f"the process that reads it died of it ({death})"

@@ -1,0 +1,40 @@
+"""Guards of constrained replies, taken out: what is drawn under masks, and who says under which."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.node.mutation import Mutation
+
+CONSTRAINED: Final = "dsdnode.node.drafter.constrained:Constrained."
+PURE: Final = "dsdnode.speculation.masks:"
+MACHINE: Final = "dsdnode.speculation.stage.machine:StageMachine."
+
+MASKS: Final = {
+    "masks-drawn": Mutation("dsdnode.engine.port:Draws.take", "len(self._chosen) < len(self.chunk.masks)", "False"),
+    "masks-place": Mutation(
+        CONSTRAINED + "_send", "self._name(place) for place in places", "self._name(places[-1]) for place in places"
+    ),
+    "masks-resumed": Mutation(
+        CONSTRAINED + "of",
+        "conversation.tokens[:num_prompt], conversation.tokens[num_prompt:]",
+        "conversation.tokens, ()",
+    ),
+    "masks-verdict": Mutation(
+        "dsdnode.node.drafter.reply:Reply.on_verdict", "if self._constrained and ", "if False and "
+    ),
+    "masks-sender": Mutation("dsdnode.node.shard.host:StageHost._masks", " and peer == session.owner", ""),
+    "masks-wait": Mutation(MACHINE + "_fate", "self._judge.masks(arrival) is None", "False"),
+    "masks-judge": Mutation(
+        "dsdnode.node.drafter.routes:Routes._open_all", "not self._rpc.transport.can(peer, MASKS)", "False"
+    ),
+    "masks-drafter": Mutation(
+        "dsdnode.client.asking:Askings._start", "if part.body.constraint is not None:", "if False:"
+    ),
+    "masks-name": Mutation(PURE + "Masks.put", " or hash_of(mask) != name", ""),
+    "masks-nothing": Mutation(PURE + "Masks.put", "not allowed(mask, self._vocab_size).any()", "False"),
+    "masks-bomb": Mutation(PURE + "_inflated", "decompress(data, num_bytes + 1)", "decompress(data)"),
+    "masks-kept": Mutation(PURE + "Places.learn", "len(self._names) > MAX_PLACES", "False"),
+    "grammar-blamed": Mutation("dsdnode.engine.grammar:ProcessGrammar._try", "self._num_deaths >= MAX_DEATHS", "False"),
+    "grammar-dead-end": Mutation("dsdnode.engine.grammars:Grammars._mask", "not self._holds(matcher, mask)", "False"),
+}

@@ -1,0 +1,129 @@
+"""Masks travel small, are what they are called, and whoever lacks one knows that."""
+
+import zlib
+from random import Random
+
+import numpy as np
+import pytest
+
+from dsdnode.errors import PeerMisbehaved
+from dsdnode.speculation import masks
+
+VOCAB = 262_144
+
+
+def mask_of(tokens: list[int], vocab_size: int = VOCAB) -> bytes:
+    bits = np.zeros(vocab_size, np.uint8)
+    bits[tokens] = 1
+    return np.packbits(bits, bitorder="little").tobytes()
+
+
+def all_but(tokens: list[int]) -> bytes:
+    return bytes(255 - byte for byte in mask_of(tokens))
+
+
+def test_a_mask_comes_back_whatever_it_is_packed_against() -> None:
+    rng = Random(3)
+    few = [mask_of(sorted(rng.sample(range(VOCAB), size))) for size in (1, 30, 5000, 120_000)]
+    for mask in [*few, all_but([7, 9]), b"\xff" * (VOCAB // 8)]:
+        bases = [(masks.hash_of(other), other) for other in few if other != mask]
+        for packed in (masks.pack(mask), masks.pack(mask, bases)):
+            base = dict(bases).get(masks.base_of(packed) or b"")
+            assert masks.unpack(packed, VOCAB // 8, base) == mask
+
+
+def test_few_tokens_all_but_a_few_and_nearly_the_one_before_are_small() -> None:
+    rng = Random(5)
+    half = sorted(rng.sample(range(VOCAB), VOCAB // 2))
+    inside = mask_of(half)
+    shorter = mask_of(half[1:])
+    assert len(masks.pack(mask_of([3, 70_000, 262_143]))) < 100
+    assert len(masks.pack(all_but([3, 70_000, 262_143]))) < 100
+    assert len(masks.pack(shorter)) > 30_000 > 100 > len(masks.pack(shorter, [(masks.hash_of(inside), inside)]))
+
+
+def test_bits_are_counted_from_the_lowest_and_nothing_is_allowed_behind_them() -> None:
+    mask = mask_of([0, 9], 16)
+    assert mask == b"\x01\x02"
+    assert [token for token in range(40) if masks.allows(mask, token)] == [0, 9]
+    assert np.flatnonzero(masks.allowed(mask, 40)).tolist() == [0, 9]
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"\x00",
+        b"\x07" + zlib.compress(bytes(2)),
+        b"\x00" + zlib.compress(bytes(3)),
+        b"\x00" + zlib.compress(bytes(1)),
+        b"\x00" + zlib.compress(bytes(1 << 20)),
+        b"\x00" + zlib.compress(bytes(2)) + b"more",
+        b"\x00" + zlib.compress(bytes(2))[:-1],
+        b"\x02" + bytes(8) + zlib.compress(bytes(2)),
+    ],
+)
+def test_what_nobody_packed_is_refused(packed: bytes) -> None:
+    with pytest.raises(PeerMisbehaved):
+        masks.unpack(packed, 2)
+
+
+def test_a_megabyte_of_nothing_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Counting:
+        def __init__(self) -> None:
+            self._true = true()
+            self.eof, self.unused_data = True, b""
+
+        def decompress(self, data: bytes, most: int = 0) -> bytes:
+            sizes.append(len(done := self._true.decompress(data, most)))
+            return done
+
+    true = zlib.decompressobj
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    with pytest.raises(PeerMisbehaved):
+        masks.unpack(b"\x00" + zlib.compress(bytes(1 << 20)), 2)
+    assert sizes == [3]
+
+
+def test_a_mask_under_a_false_name_or_that_allows_nothing_is_refused() -> None:
+    known = masks.Masks(16)
+    nothing, one = bytes(2), mask_of([3], 16)
+    with pytest.raises(PeerMisbehaved, match="allows nothing"):
+        known.keep(masks.hash_of(nothing), masks.pack(nothing))
+    with pytest.raises(PeerMisbehaved, match="another one"):
+        known.keep(masks.hash_of(nothing), masks.pack(one))
+    padding_alone = mask_of([13], 16)  # of a vocabulary of 12
+    with pytest.raises(PeerMisbehaved, match="allows nothing"):
+        masks.Masks(12).keep(masks.hash_of(padding_alone), masks.pack(padding_alone))
+
+
+def test_who_lacks_a_mask_or_the_one_it_differs_from_knows_it() -> None:
+    places = masks.Places(masks.Masks(16))
+    one, other = mask_of([1, 2, 3, 8], 16), mask_of([1, 2, 3, 9], 16)
+    names = masks.hash_of(one), masks.hash_of(other)
+    packed = b"\x02" + names[0] + zlib.compress(bytes(a ^ b for a, b in zip(one, other, strict=True)))
+    places.learn({b"digest 1": names[0], b"digest 2": names[1], b"digest 3": masks.ANY})
+    assert places.of([b"digest 1", b"digest 2"]) is None
+    assert places.lacking([b"digest 1", b"digest 2", b"digest 3"]) == list(names)
+    assert not places.masks.keep(names[1], packed)
+    assert places.masks.keep(names[0], masks.pack(one))
+    assert places.masks.keep(names[1], packed)
+    assert places.of([b"digest 2", b"digest 1", b"digest 3"]) == [other, one, b"\xff\xff"]
+    assert places.of([b"digest 2", b"unheard"]) is None
+    assert places.lacking([b"unheard"]) == []
+
+
+def test_what_is_kept_of_one_reply_is_bounded_and_the_last_used_stays() -> None:
+    known = masks.Masks(VOCAB)
+    every = [mask_of([token]) for token in range(200)]
+    for mask in every:
+        assert known.keep(masks.hash_of(mask), masks.pack(mask))
+        assert known.get(masks.hash_of(every[0])) == every[0]
+    kept = [mask for mask in every if masks.hash_of(mask) in known]
+    assert len(kept) * VOCAB // 8 <= masks.MAX_KEPT_BYTES
+    assert kept[0] == every[0] and kept[-1] == every[-1]
+    places = masks.Places(masks.Masks(VOCAB))
+    places.learn({number.to_bytes(8, "big"): masks.ANY for number in range(10_000)})
+    assert len(places.of([(9_999).to_bytes(8, "big")]) or []) == 1 and places.of([bytes(8)]) is None
