@@ -27,6 +27,7 @@ from dsdnode.cli import (
     start,
     streams,
     swarm_keys,
+    volunteering,
 )
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import BadInput, DsdError
@@ -72,7 +73,7 @@ cli.add_command(help_, "help")
 for command in (
     *(start.start, report.stop, report.status, report.peers, models.models, models.pull, invite.invite, doctor.doctor),
     *(chat.chat, run.run, serve.serve, shards.split, about.identity, about.config, about.version),
-    *(demo.demo, sim.sim, bench.bench),
+    *(demo.demo, sim.sim, bench.bench, volunteering.pause, volunteering.resume),
 ):
     cli.add_command(command)
 

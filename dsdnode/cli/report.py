@@ -55,6 +55,7 @@ def status(as_json: bool, **flags: Any) -> None:
         "roles": ", ".join(answer.roles),
         "layers": render.span(answer.layers),
         "known peers": answer.known_peers,
+        "serves": f"nobody new: {answer.resting}" if answer.resting else "",
         "sessions": f"shard {answer.sessions.shard}, drafter {answer.sessions.drafter}",
         "sent": sent_of(answer),
         "protection": "" if answer.protection is None else protection_of(answer.protection),

@@ -18,7 +18,7 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import api, control, fetching, logs, preview, render, streams, swarm_keys
+from dsdnode.cli import api, control, fetching, logs, preview, render, streams, swarm_keys, volunteering
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -259,7 +259,8 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
         return {"draining": True}
 
     asked = {"status": status, "peers": node.peers, "models": node.models, "inviting": node.inviting}
-    return asked | {"situation": situation, "connection": connection, "stop": stop}
+    asked |= {"situation": situation, "connection": connection, "stop": stop}
+    return asked | volunteering.handlers(node)
 
 
 async def _drain(node: Node, drain_s: float) -> None:

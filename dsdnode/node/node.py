@@ -14,7 +14,6 @@ from random import Random
 import msgspec
 import structlog
 
-from dsdnode.addresses import parse_address
 from dsdnode.config import AUTO, NodeConfig, next_life
 from dsdnode.cost import UNKNOWN
 from dsdnode.dht.ids import MODELS_KEY, model_key
@@ -22,10 +21,11 @@ from dsdnode.engine.port import TextEngine
 from dsdnode.errors import DsdError, PeerUnavailable
 from dsdnode.identity import Identity, load_or_create, short_id
 from dsdnode.net.handshake import swarm_names
-from dsdnode.net.places import to_address
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
+from dsdnode.node import telling
+from dsdnode.node.admission import Admission
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.drafter.pairing import texts_of, wait_for_target
@@ -45,7 +45,6 @@ from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.joining import remember, remembered
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.queries import Tasks
-from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, of_one_key, parse_join
 from dsdnode.wire.messages import Contact, Open
 from dsdnode.wire.records import ProviderRecord
@@ -76,6 +75,7 @@ class Node:
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
+        self._admission = Admission()
         self._giving: Giving | None = None
         self._tasks = Tasks()
         self._changed = asyncio.Event()
@@ -156,6 +156,7 @@ class Node:
             max_sessions=1 if self._config.strict else self._config.max_sessions,
             max_lease_s=self._config.timeouts.lease_s,
             look=lambda: self.discovery.find_providers(model_key(engine.shard.model_id)),
+            admission=self._admission,
         )
         if self._organs.scheduler is not None:
             self._stage.batcher.scheduler = self._organs.scheduler()
@@ -238,6 +239,7 @@ class Node:
             rng=self._rng,
             choose=self._organs.choose,
             tuning=self._organs.tuning,
+            admission=self._admission,
         )
         offer.decodes = self._drafter.batcher
         self._drafter.on_change = self._on_change
@@ -275,9 +277,10 @@ class Node:
         contact = self.discovery.contact
         records, now = [], asyncio.get_running_loop().time()
         for role, offer in self._offers.items():
-            if offer.engine.quarantined:
-                continue
             host = hosts[role]
+            is_idle = host is None or not host.num_sessions  # who has a reply in progress looks for us at need
+            if offer.engine.quarantined or (is_idle and self._admission.resting):
+                continue
             record = offer.record(contact, host.num_free_sessions if host else 0, now)
             records.append(msgspec.structs.replace(record, nickname=self._config.name))
         return records
@@ -302,10 +305,7 @@ class Node:
         return self.join
 
     async def inviting(self) -> Inviting:
-        reach = self.discovery.reach
-        joins = tuple(map(format_join, self.discovery.inviting))
-        is_reached = reach.verdict is Verdict.REACHED
-        return Inviting(joins, self._config.swarm_keys, is_reached, in_words(reach, self._transport))
+        return telling.inviting(self._config, self._transport, self.discovery)
 
     @property
     def join_here(self) -> str:
@@ -342,27 +342,25 @@ class Node:
             num_relay_circuits=self._transport.relays.num_circuits if self._transport.relays is not None else 0,
             twin=self._transport.twin,
             reach=in_words(self.discovery.reach, self._transport),
+            resting=self._admission.resting,
         )
 
     def situation(self) -> Situation:
-        host, _ = parse_address(self._config.listen, lowest_port=0)
-        _, port = parse_address(self._transport.here[0])
-        engines = [offer.status() for offer in self._offers.values()]
-        return Situation(
-            listen=to_address(host, port),
-            advertise=self._config.advertise,
-            joins=self._config.joins,
-            reach=self.discovery.checks.info(),
-            troubles=tuple(
-                f"the {one.role}'s engine is not offered: {one.quarantined}" for one in engines if one.quarantined
-            ),
-        )
+        return telling.situation(self._config, self._transport, self.discovery, self._offers.values())
 
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self.discovery, self._pings)
 
     async def models(self) -> list[ModelInfo]:
         return await describe_models(self.discovery, self._pings)
+
+    # --- what its user wants of it
+
+    def rest(self, who: str, why: str) -> None:
+        """Take nothing new while `who` gives a reason: replies in progress go on, and all that is kept stays."""
+        if self._admission.rest(who, why):
+            log.info("paused" if self._admission.resting else "taking replies again", why=self._admission.resting)
+            self.discovery.changed(at_once=True)
 
     # --- its end
 

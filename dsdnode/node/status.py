@@ -107,6 +107,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """That go by way of it, as a relay."""
     reach: str = ""
     """Whether others reach this node, in words."""
+    resting: str = ""
+    """Why it takes no new replies, in words; "": it does."""
 
 
 class Situation(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from dsdnode.engine.tokenizer import Detokenizer
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.admission import Admission
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.drafter.conversations import Conversations
 from dsdnode.node.drafter.delivery import Delivery, finished
@@ -57,6 +58,7 @@ class DrafterHost:
         rng: Random,
         choose: Chooser = choose_pipeline,
         tuning: Tuning = TUNING,
+        admission: Admission | None = None,
     ) -> None:
         """`rng`: of secrets."""
         self._rpc = rpc
@@ -67,6 +69,7 @@ class DrafterHost:
         self._batcher = Batcher(engine)
         self._routes = Routes(rpc, discovery, pings, choose, tuning)
         self._max_sessions = max_sessions
+        self._admission = admission or Admission()
         self._options = options
         own_id, close = peer_id(rpc.transport.contact.public_key), self._routes.close
         self._conversations = Conversations(own_id, engine, self._batcher, close, max_sessions, rng)
@@ -126,7 +129,7 @@ class DrafterHost:
     def num_free_sessions(self) -> int:
         """Who gives way, or does not listen any more, has no place."""
         taken = sum(one.failure is None for one in self._deliveries.values())
-        return 0 if self.draining else max(0, self._max_sessions - taken)
+        return 0 if self.draining or self._admission.resting else max(0, self._max_sessions - taken)
 
     # --- messages
 
@@ -139,6 +142,8 @@ class DrafterHost:
             return wire.Refused("no such reply is in progress for you"), []
         if self.draining:
             return wire.Refused("this drafter is leaving", retry=True), []
+        if (refusal := self._admission.refusal()) is not None:
+            return refusal, []
         account = self._rpc.account_of(peer)
         giving = self._giving(account)
         if giving is None:

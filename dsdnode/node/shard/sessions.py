@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from dsdnode.accounts import Account, Asking, Shares, Turns
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
+from dsdnode.node.admission import Admission
 from dsdnode.node.shard.room import Coming, Room
 from dsdnode.node.shard.terms import Asked
 from dsdnode.speculation.digest import DIGEST_BYTES
@@ -107,8 +108,9 @@ class StageSession:
 class Sessions:
     """Limits: sessions, cache positions, sequences. Who must make room for whom says room.py."""
 
-    def __init__(self, engine: Engine, max_sessions: int) -> None:
+    def __init__(self, engine: Engine, max_sessions: int, admission: Admission | None = None) -> None:
         self._engine = engine
+        self._admission = admission or Admission()
         self._sessions: dict[bytes, StageSession] = {}
         num_sequences = min(engine.shard.max_sequences, max_sessions * SEQUENCES_PER_SESSION)
         self._free = list(range(num_sequences))
@@ -133,7 +135,7 @@ class Sessions:
 
     def num_free(self, now: float) -> int:
         """For whoever may come: who is idle beyond a fair share makes room."""
-        if self.draining or self._engine.quarantined:
+        if self.draining or self._admission.resting or self._engine.quarantined:
             return 0
         return self._room(now, self._sessions.values(), self._coming.values()).num_for_a_newcomer()
 
@@ -207,6 +209,8 @@ class Sessions:
             return Refused("another reply of this session takes a higher route", retry=True)
         if self.draining:
             return Refused("this peer is leaving", retry=True)
+        if (refusal := self._admission.refusal()) is not None:
+            return refusal
         if message.max_positions > shard.context_tokens:
             return Refused(f"{message.max_positions} positions do not fit the cache of {shard.context_tokens}")
         return None
