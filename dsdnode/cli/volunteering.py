@@ -21,11 +21,11 @@ def handlers(node: Node) -> dict[str, control.Handler]:
     """Of the daemon, for the commands here."""
 
     async def pause() -> Any:
-        node.rest(USER, PAUSED)
+        node.volunteering.rest(USER, PAUSED)
         return node.status()
 
     async def resume() -> Any:
-        node.rest(USER, "")
+        node.volunteering.rest(USER, "")
         return node.status()
 
     return {"pause": pause, "resume": resume}

@@ -131,6 +131,8 @@ class Relays:
         self._held: dict[bytes, _Held] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._relay: Relay | None = None
+        self._relayed_bytes = 0
+        """By relays of ours that are no more."""
 
     # --- to be reached
 
@@ -239,7 +241,13 @@ class Relays:
         log.info("a relay for those that others do not reach", port=self._relay.port)
         return True
 
+    @property
+    def relayed_bytes(self) -> int:
+        """For others, since the start."""
+        return self._relayed_bytes + (self._relay.book.num_bytes if self._relay is not None else 0)
+
     async def serve_no_more(self) -> None:
+        self._relayed_bytes = self.relayed_bytes
         relay, self._relay = self._relay, None
         if relay is not None:
             await relay.close()

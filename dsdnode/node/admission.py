@@ -11,8 +11,11 @@ PAUSED = Refused("this peer is paused", retry=True)
 class Admission:
     """`resting`: why nobody new is served, in words for its user; "": everybody is."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_id: bytes = b"") -> None:
+        self._own_id = own_id
         self._reasons: dict[str, str] = {}
+        self.num_begun = 0
+        """Replies of others."""
 
     @property
     def resting(self) -> str:
@@ -26,6 +29,10 @@ class Admission:
         else:
             self._reasons.pop(who, None)
         return before != self._reasons
+
+    def begun(self, peer: bytes) -> None:
+        """It has got a part of a reply here."""
+        self.num_begun += peer != self._own_id
 
     def refusal(self) -> Refused | None:
         """Of something new; what is in progress goes on."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 
 import msgspec
@@ -33,11 +34,13 @@ from dsdnode.node.drafter.texts import Texts
 from dsdnode.node.engines import measure, record_of
 from dsdnode.node.fetching import Nobody, User
 from dsdnode.node.giving import Giving
+from dsdnode.node.ledger import Given
 from dsdnode.node.offers import ASKED, Offer, keep_current, starting
 from dsdnode.node.organs import Organs, organs_of
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.shard.texts import TextGiver
 from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
+from dsdnode.node.volunteering import Volunteering
 from dsdnode.swarm.catalogue import Model, describe_models, describe_peers, models_of
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
@@ -75,7 +78,9 @@ class Node:
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
-        self._admission = Admission()
+        self._admission = Admission(identity.peer_id)
+        renounce = partial(self.discovery.changed, at_once=True)
+        self.volunteering = Volunteering(config, self._admission, renounce, self._count)
         self._giving: Giving | None = None
         self._tasks = Tasks()
         self._changed = asyncio.Event()
@@ -123,6 +128,7 @@ class Node:
             self._tasks.spawn(self._save_peers())
             self._giving = Giving(self._config, self._identity, self.rpc)
             self._giving.start()
+            self.volunteering.start()
         if "shard" in self._offers:
             self._tasks.spawn(self._keep_shard())
 
@@ -343,6 +349,7 @@ class Node:
             twin=self._transport.twin,
             reach=in_words(self.discovery.reach, self._transport),
             resting=self._admission.resting,
+            given=self.volunteering.given(),
         )
 
     def situation(self) -> Situation:
@@ -354,13 +361,9 @@ class Node:
     async def models(self) -> list[ModelInfo]:
         return await describe_models(self.discovery, self._pings)
 
-    # --- what its user wants of it
-
-    def rest(self, who: str, why: str) -> None:
-        """Take nothing new while `who` gives a reason: replies in progress go on, and all that is kept stays."""
-        if self._admission.rest(who, why):
-            log.info("paused" if self._admission.resting else "taking replies again", why=self._admission.resting)
-            self.discovery.changed(at_once=True)
+    def _count(self) -> Given:
+        hosts = [host for host in (self._stage, self._drafter) if host is not None]
+        return telling.given(self.rpc, self._admission, [host.batcher for host in hosts])
 
     # --- its end
 
@@ -374,6 +377,7 @@ class Node:
         if self._giving is not None:
             self._write_peers()
             await self._giving.close()
+        await self.volunteering.close()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()
         for host in (self._drafter, self._stage):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from dsdnode.engine.cage import Protection
+from dsdnode.node.ledger import GivenInAll
 from dsdnode.swarm.info import ReachInfo
 from dsdnode.wire import messages as wire
 from dsdnode.wire import pieces, replies
@@ -109,6 +110,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """Whether others reach this node, in words."""
     resting: str = ""
     """Why it takes no new replies, in words; "": it does."""
+    given: GivenInAll | None = None
+    """What this machine gave; None: no record is kept."""
 
 
 class Situation(msgspec.Struct, frozen=True):

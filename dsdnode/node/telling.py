@@ -8,6 +8,10 @@ from dsdnode.addresses import parse_address
 from dsdnode.config import NodeConfig
 from dsdnode.net.places import to_address
 from dsdnode.net.port import Transport
+from dsdnode.net.rpc import Rpc
+from dsdnode.node.admission import Admission
+from dsdnode.node.batching.batcher import Batcher
+from dsdnode.node.ledger import Given
 from dsdnode.node.offers import Offer
 from dsdnode.node.status import Inviting, Situation
 from dsdnode.swarm.checks import in_words
@@ -35,3 +39,11 @@ def inviting(config: NodeConfig, transport: Transport, discovery: Discovery) -> 
     reach = discovery.reach
     joins = tuple(map(format_join, discovery.inviting))
     return Inviting(joins, config.swarm_keys, reach.verdict is Verdict.REACHED, in_words(reach, transport))
+
+
+def given(rpc: Rpc, admission: Admission, batchers: Iterable[Batcher]) -> Given:
+    """Since the start."""
+    relays = rpc.transport.relays
+    relayed_bytes = relays.relayed_bytes if relays is not None else 0
+    num_tokens = sum(batcher.num_positions for batcher in batchers)
+    return Given(num_tokens, admission.num_begun, rpc.sent_bytes + relayed_bytes, rpc.received_bytes + relayed_bytes)

@@ -24,7 +24,7 @@ def test_sam_pauses_in_mid_reply_and_it_ends_as_if_he_had_not(tmp_path: Path) ->
         sam = await swarm.add("sam", layers=(0, 4))
         events = (await swarm.client()).generate(REQUEST)
         tokens = await some(events, 10)
-        sam.node.rest("user", "a game")
+        sam.node.volunteering.rest("user", "a game")
         assert sam.node.status().resting == "a game"
         async for event in events:
             if isinstance(event, Finished):
@@ -34,7 +34,7 @@ def test_sam_pauses_in_mid_reply_and_it_ends_as_if_he_had_not(tmp_path: Path) ->
         assert tokens == EXPECTED
         await asyncio.sleep(2)
         assert not await offers(dora, sam)
-        sam.node.rest("user", "")
+        sam.node.volunteering.rest("user", "")
         await asyncio.sleep(2)
         assert await offers(dora, sam) == {"shard"}
         assert (await tokens_of(await swarm.client(), REQUEST))[0] == EXPECTED
@@ -49,10 +49,10 @@ def test_a_new_reply_goes_round_a_stage_and_a_drafter_that_have_just_paused(tmp_
         alice = await swarm.client()
         assert (await tokens_of(alice, REQUEST))[0] == EXPECTED
         for paused, other in ((sam, sue), (sue, sam)):
-            other.node.rest("user", "")
+            other.node.volunteering.rest("user", "")
             await asyncio.sleep(2)
-            paused.node.rest("user", "a game")
-            paused.node.rest("user", "a game")
+            paused.node.volunteering.rest("user", "a game")
+            paused.node.volunteering.rest("user", "a game")
             events, begun_s = alice.generate(REQUEST), asyncio.get_running_loop().time()
             tokens = await some(events, 1)
             assert asyncio.get_running_loop().time() < begun_s + 1
@@ -68,7 +68,7 @@ def test_where_everybody_has_paused_alice_is_told(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         sam = await swarm.add("sam", layers=(0, 4), drafts=True)
         alice = await swarm.client(patience_s=5)
-        sam.node.rest("user", "a game")
+        sam.node.volunteering.rest("user", "a game")
         try:
             await tokens_of(alice, REQUEST)
         except DsdError as error:

@@ -128,6 +128,8 @@ class Book:
         self._connections = Credits(limits.connections_burst, limits.connections_per_s)
         self._dials = Credits(limits.dials_burst, limits.dials_per_s)
         self._words = Credits(16, 1)
+        self.num_bytes = 0
+        """Passed on since the start."""
         self._rates = Rates(self.now, limits.bytes_per_s, limits.circuit_bytes_per_s)
 
     def _refuse(self, words: str) -> Overloaded:
@@ -254,6 +256,7 @@ class Book:
         circuit.used_s = now
         circuit.num_bytes += num_bytes
         circuit.answered |= by_callee
+        self.num_bytes += num_bytes
         return self._rates.took(now, circuit.flow, num_bytes)
 
     def is_spent(self, circuit: Circuit) -> bool:

@@ -122,6 +122,10 @@ class DrafterHost:
         self._conversations.forget()
 
     @property
+    def batcher(self) -> Batcher:
+        return self._batcher
+
+    @property
     def num_sessions(self) -> int:
         return len(self._deliveries)
 
@@ -230,6 +234,7 @@ class DrafterHost:
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
         self._check_share(delivery.account, num_positions)
         delivery.num_positions = num_positions
+        self._admission.begun(delivery.client)
         line = [*prompt, *body.tokens]
         conversation = self._conversations.take(delivery.account, line, num_positions, options)
         reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)

@@ -148,11 +148,13 @@ class Sessions:
         if known is None:
             known = self._add(account, asked)
             known.since_s = self._turns.since_s(now, account)
+            self._admission.begun(account.owner)
             return known
         known.account = account
         if known.is_another_reply(asked):
             known.machine.on_turn(max_positions, asked.acceptance)
             known.reserved_positions, known.since_s = max_positions, now
+            self._admission.begun(account.owner)
         return known
 
     def _add(self, account: Account, asked: Asked) -> StageSession:
