@@ -31,8 +31,8 @@ RELAY_BITS_PER_S = 20_000_000
 """Of all that a node relays: what a home's line has to spare, and a few pipelines fill."""
 MIN_RELAY_BITS_PER_S, MAX_RELAY_BITS_PER_S = 1_000_000, 100_000_000_000
 """At less, a few busy circuits wait so long for their turns that their ends give them up."""
-MAX_UPLOAD_BYTES_PER_S = RELAY_BITS_PER_S // 8
-"""For the same reason."""
+MODELS_BYTES_PER_S = RELAY_BITS_PER_S // 8
+"""Of models that are here, to members that fetch them, all together: for the same reason."""
 MAX_JOINS = 64
 MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
@@ -108,8 +108,9 @@ class NodeConfig:
     """Of all models that were fetched; None: as much as the disk has to spare."""
     max_download_bytes_per_s: int | None = None
     """Of models that are fetched."""
-    max_upload_bytes_per_s: int = MAX_UPLOAD_BYTES_PER_S
-    """Of models that are here, to members that fetch them, all together; 0: none."""
+    max_upload_bytes_per_s: int | None = None
+    """Of all that is sent, control messages counted, which never wait; 0: no models are given, and nothing is held;
+    None: models at MODELS_BYTES_PER_S, and nothing else is held."""
     draft_max: int = 8
     """Draft tokens in a round, or in a block of a stream, at most; 0 is plain decoding."""
     window: str = "throughput"
@@ -130,6 +131,17 @@ class NodeConfig:
     emulate: CostLine | None = None
     """For `dsdnode bench`: engines take at least so long a decode, and so much more a position (engine/slow.py)."""
     timeouts: Timeouts = Timeouts()
+
+    @property
+    def models_bytes_per_s(self) -> int:
+        """Of models, to all members together."""
+        return MODELS_BYTES_PER_S if self.max_upload_bytes_per_s is None else self.max_upload_bytes_per_s
+
+    @property
+    def relaying_bits_per_s(self) -> int:
+        """Of all that is relayed, both ways: half of what may be sent is left to replies."""
+        held = 4 * self.max_upload_bytes_per_s if self.max_upload_bytes_per_s else self.relay_bits_per_s
+        return 0 if self.no_relay else min(held, self.relay_bits_per_s)
 
     @property
     def identity_file(self) -> Path:

@@ -122,7 +122,9 @@ node_options = chain(
         help="Draft tokens in a round or block at most, when a request does not say (8; 0: plain decoding).",
     ),
     fetch_options,
-    click.option("--max-upload", metavar="2MB/s", help="Of models, to members that fetch them (2.5MB/s; 0: none)."),
+    click.option(
+        "--max-upload", metavar="2MB/s", help="All that it sends (2.5MB/s of models, else no limit; 0: no models)."
+    ),
     policy_options,
     click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),
     click.option("--name", metavar="NAME", help="A nickname, shown to others by `peers`."),

@@ -82,7 +82,9 @@ class ZmqTransport:
         self._handshake = Handshake(Contact(identity.public_key, addresses), keys, version)
         more = self._gate, self._inbox, self._lost, self._broken
         self._links = Links(self._context, self._names, identity, self._handshake, *more)
-        self._knocks = Knocks(self._links)
+        self._knocks, self.meter = Knocks(self._links), self._links.meter
+        if self.relays is not None:
+            self.relays.meter = self.meter
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
         self.outlook = Outlook(self._links, self._listens, self._relocate) if self._listens[0] else None
@@ -233,16 +235,13 @@ class ZmqTransport:
         return known.contact() if known is not None else None
 
     def can(self, peer: bytes, capability: str) -> bool:
-        known = self._links.book.get(peer)
-        return known is not None and capability in known.capabilities
+        return (known := self._links.book.get(peer)) is not None and capability in known.capabilities
 
     def source_of(self, peer: bytes) -> str:
-        known = self._links.book.get(peer)
-        return "" if known is None else known.source
+        return "" if (known := self._links.book.get(peer)) is None else known.source
 
     def refused_by(self, peer: bytes) -> bool:
-        known = self._links.book.get(peer)
-        return known is not None and known.refused
+        return (known := self._links.book.get(peer)) is not None and known.refused
 
     def leads_nowhere(self, peer: bytes) -> bool:
         known = self._links.book.get(peer)

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 class Giving:
     def __init__(self, config: NodeConfig, identity: Identity, rpc: Rpc) -> None:
-        self._rate = config.max_upload_bytes_per_s
+        self._rate = config.models_bytes_per_s
         self._sharing = Sharing(rpc, self.find, self._rate)
         self._learning: asyncio.Task[None] | None = None
         self._store = Store(config.data_dir)

@@ -72,8 +72,7 @@ class Node:
         self._organs = organs
         self.rpc = Rpc(transport, rng)
         life = next_life(config.identity_file) if organs.disk else 0
-        relay_bits_per_s = 0 if config.no_relay else config.relay_bits_per_s
-        self.discovery = Discovery(self.rpc, identity, rng, life, relay_bits_per_s)
+        self.discovery = Discovery(self.rpc, identity, rng, life, config.relaying_bits_per_s)
         self._pings = Pings(self.rpc)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
@@ -95,6 +94,8 @@ class Node:
         transport = await ZmqTransport.open(
             identity, listen=config.listen, advertise=config.advertise, swarm_keys=config.swarm_keys
         )
+        if config.max_upload_bytes_per_s:
+            transport.meter.hold(asyncio.get_running_loop().time(), config.max_upload_bytes_per_s)
         node = cls(config, identity, transport, organs_of(config, user or Nobody()), secrets.SystemRandom())
         try:
             await node.run(contacts)

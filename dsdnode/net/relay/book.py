@@ -17,6 +17,7 @@ from dsdnode.accounts import MAX_REMEMBERED, Account, Credits, Shares
 from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import Overloaded
 from dsdnode.identity import peer_id, verify
+from dsdnode.net.meter import Meter
 from dsdnode.net.relay.frames import Reserved, to_accept
 from dsdnode.net.relay.rates import Flow, Rates
 
@@ -128,6 +129,7 @@ class Book:
         self._connections = Credits(limits.connections_burst, limits.connections_per_s)
         self._dials = Credits(limits.dials_burst, limits.dials_per_s)
         self._words = Credits(16, 1)
+        self.meter = Meter()
         self.num_bytes = 0
         """Passed on since the start."""
         self._rates = Rates(self.now, limits.bytes_per_s, limits.circuit_bytes_per_s)
@@ -257,6 +259,7 @@ class Book:
         circuit.num_bytes += num_bytes
         circuit.answered |= by_callee
         self.num_bytes += num_bytes
+        self.meter.relayed(now, num_bytes)
         return self._rates.took(now, circuit.flow, num_bytes)
 
     def is_spent(self, circuit: Circuit) -> bool:
