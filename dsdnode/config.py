@@ -52,6 +52,9 @@ STILL_S = 5.0
 MAX_DRAFT = 64
 """Of a window, or a block: draft tokens."""
 
+Hours = tuple[int, int]
+"""Minutes of the day, from and to; the second may be smaller: over midnight."""
+_HOURS = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)\s*-\s*([01]?\d|2[0-4]):([0-5]\d)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:bit(?:/s)?)?", re.IGNORECASE)
 _LISTEN = re.compile(r"(?:(?i:tcp)://)?(\[[^\[\]\s]+\]|[^:/\[\]\s]+):([0-9]{1,5})")
@@ -111,6 +114,12 @@ class NodeConfig:
     max_upload_bytes_per_s: int | None = None
     """Of all that is sent, control messages counted, which never wait; 0: no models are given, and nothing is held;
     None: models at MODELS_BYTES_PER_S, and nothing else is held."""
+    hours: Hours | None = None
+    """When others are served, by this machine's clock; None: always."""
+    on_battery: bool = False
+    """Serve others on battery, too."""
+    on_metered: bool = False
+    """So in a network that is paid for by volume, where the system tells."""
     draft_max: int = 8
     """Draft tokens in a round, or in a block of a stream, at most; 0 is plain decoding."""
     window: str = "throughput"
@@ -261,6 +270,18 @@ def parse_rate(text: str) -> int:
     if not MIN_RELAY_BITS_PER_S <= bits_per_s <= MAX_RELAY_BITS_PER_S:
         raise BadInput(f"{text!r} is not a rate that can be used: 1Mbit/s to 100Gbit/s, or none (--no-relay)")
     return bits_per_s
+
+
+def parse_hours(text: str) -> Hours:
+    """Of "20:00-08:00". Raises BadInput."""
+    match = _HOURS.fullmatch(text.strip())
+    minutes = tuple(int(one) for one in match.groups()) if match else (0, 0, 24, 1)
+    start, end = 60 * minutes[0] + minutes[1], 60 * minutes[2] + minutes[3]
+    if end > 24 * 60:
+        raise BadInput(f"{text!r} are no hours: write from when to when, 20:00-08:00")
+    if start == end % (24 * 60):
+        raise BadInput(f"{text!r} is all day or never: leave --hours out to serve always")
+    return start, end % (24 * 60)
 
 
 def parse_layers(text: str) -> tuple[int, int]:

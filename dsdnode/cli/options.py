@@ -125,6 +125,9 @@ node_options = chain(
     click.option(
         "--max-upload", metavar="2MB/s", help="All that it sends (2.5MB/s of models, else no limit; 0: no models)."
     ),
+    click.option("--hours", metavar="20:00-08:00", help="Serve others then, by this machine's clock (always)."),
+    click.option("--on-battery", is_flag=True, default=None, help="Serve others on battery, too (paused then)."),
+    click.option("--on-metered", is_flag=True, default=None, help="So in a network paid by volume (paused then)."),
     policy_options,
     click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),
     click.option("--name", metavar="NAME", help="A nickname, shown to others by `peers`."),

@@ -79,7 +79,7 @@ class Node:
         self._offers: dict[str, Offer] = {}
         self._admission = Admission(identity.peer_id)
         renounce = partial(self.discovery.changed, at_once=True)
-        self.volunteering = Volunteering(config, self._admission, renounce, self._count)
+        self.volunteering = Volunteering(config, self._admission, renounce, self._count, organs.surroundings)
         self._giving: Giving | None = None
         self._tasks = Tasks()
         self._changed = asyncio.Event()

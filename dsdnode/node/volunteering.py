@@ -9,12 +9,14 @@ from datetime import datetime
 import structlog
 
 from dsdnode.config import NodeConfig
+from dsdnode.node import hours
 from dsdnode.node.admission import Admission
 from dsdnode.node.ledger import Given, GivenInAll, Ledger
+from dsdnode.node.surroundings import Surroundings
 
 LOOK_S = 10.0
 WRITE_EVERY = 6
-"""Looks: a crash costs a minute of the record."""
+"""Looks at the clock: then the record is kept (a crash costs a minute of it), and the surroundings are looked at."""
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +35,11 @@ class Volunteering:
         admission: Admission,
         changed: Callable[[], None],
         count: Callable[[], Given],
+        surroundings: Surroundings | None = None,
         now: Callable[[], datetime] = _now,
     ) -> None:
+        self._hours = config.hours
+        self._surroundings = surroundings
         self._admission = admission
         self._changed = changed
         self._count = count
@@ -45,7 +50,8 @@ class Volunteering:
 
     def start(self) -> None:
         self._ledger.read()
-        self._task = asyncio.create_task(self._look_again(), name="keep the record of what was given")
+        self._look_at_clock()
+        self._task = asyncio.create_task(self._look_again(), name="when to serve, and what was given")
 
     async def close(self) -> None:
         if self._task is not None:
@@ -74,7 +80,14 @@ class Volunteering:
 
     async def _look_again(self) -> None:
         while True:
+            if self._surroundings is not None:
+                for who, why in (await self._surroundings.look()).items():
+                    self.rest(who, why)
             for _ in range(WRITE_EVERY):
+                self._look_at_clock()
                 self._enter()
                 await asyncio.sleep(LOOK_S)
             self._ledger.write()
+
+    def _look_at_clock(self) -> None:
+        self.rest("hours", hours.resting(self._hours, self._now()))

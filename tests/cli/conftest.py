@@ -120,7 +120,17 @@ class Daemon:
 
     def __init__(self, data_dir: Path, *words: str, fake: bool = False, **streams: Any) -> None:
         module = "tests.cli.fake_node" if fake else "dsdnode.cli"
-        command = [sys.executable, "-m", module, "start", "--json", "--listen", "tcp://127.0.0.1:0"]
+        command = [
+            sys.executable,
+            "-m",
+            module,
+            "start",
+            "--json",
+            "--on-battery",
+            "--on-metered",
+            "--listen",
+            "tcp://127.0.0.1:0",
+        ]
         roles = () if "--role" in words else ("--role", "bootstrap")
         self.data_dir = data_dir
         self.process = subprocess.Popen(

@@ -55,6 +55,9 @@ def everything(data_dir: Path, key_file: Path) -> str:
         max_disk = "200GB"
         max_download = "5MB/s"
         max_upload = "0"
+        hours = "22:30-6:00"
+        on_battery = true
+        on_metered = true
         draft_max = 0
         window = "stream:2:16"
         acceptance = "relaxed"
@@ -99,6 +102,9 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         max_disk_bytes=200_000_000_000,
         max_download_bytes_per_s=5_000_000,
         max_upload_bytes_per_s=0,
+        hours=(1350, 360),
+        on_battery=True,
+        on_metered=True,
         draft_max=0,
         window="stream:2:16",
         acceptance="relaxed",
@@ -143,6 +149,9 @@ def test_the_example_files_are_right() -> None:
         ("threshold = true", "a text is expected"),
         ("role = 'relay'", "unknown role relay: choose from drafter, shard, bootstrap"),
         ("max_upload = 'fast'", "is not a rate"),
+        ("hours = 'at night'", "are no hours: write from when to when"),
+        ("hours = '8:00-24:30'", "are no hours"),
+        ("hours = '08:00-8:00'", "all day or never"),
         ("max_download = 0", "nothing would ever be there"),
         ("join = ['192.0.2.1:29170']", "is not a join address"),
         ("swarm_key = '@/no/such/file'", "cannot read the swarm key"),

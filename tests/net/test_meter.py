@@ -1,4 +1,4 @@
-"""A home's line is shared with whoever lives there: what a node sends in bulk keeps to the rate that its user has set."""
+"""A home's line is shared with whoever lives there: what a node sends in bulk keeps to the rate that was set."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_disk_that_takes_nothing_costs_the_record_alone(tmp_path: Path) -> Non
 
 async def test_what_was_given_before_midnight_is_yesterday_s(tmp_path: Path) -> None:
     counted, now = [Given()], [datetime(2026, 11, 30, 23, 59, tzinfo=UTC)]
-    one = Volunteering(NodeConfig(data_dir=tmp_path), Admission(), lambda: None, lambda: counted[0], lambda: now[0])
+    one = Volunteering(NodeConfig(data_dir=tmp_path), Admission(), lambda: None, lambda: counted[0], now=lambda: now[0])
     one.start()
     counted[0] = Given(5, 1, 100, 200)
     assert one.given().today.tokens == 5  # type: ignore[union-attr]
