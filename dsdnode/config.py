@@ -114,6 +114,11 @@ class NodeConfig:
     max_upload_bytes_per_s: int | None = None
     """Of all that is sent, control messages counted, which never wait; 0: no models are given, and nothing is held;
     None: models at MODELS_BYTES_PER_S, and nothing else is held."""
+    allow: tuple[str, ...] = ()
+    """Beginnings of ids of peers that this machine serves, and that may compute what its drafter is asked for; none:
+    of anybody."""
+    block: tuple[str, ...] = ()
+    """Of those that it does not serve, and that may not."""
     hours: Hours | None = None
     """When others are served, by this machine's clock; None: always."""
     on_battery: bool = False

@@ -12,6 +12,7 @@ from typing import Any
 import platformdirs
 
 from dsdnode.cli.codes import Joins, parse_joins
+from dsdnode.cli.peer_lists import ID_DIGITS, SHOWN_DIGITS, read_peers
 from dsdnode.cli.swarm_keys import API_KEY, open_to, read_keys, read_secret
 from dsdnode.config import (
     ACCEPTANCES,
@@ -300,6 +301,8 @@ SETTINGS = (
     Setting("max_disk", "max_disk_bytes", _size, "--max-disk"),
     Setting("max_download", "max_download_bytes_per_s", _download_rate, "--max-download"),
     Setting("max_upload", "max_upload_bytes_per_s", _byte_rate, "--max-upload"),
+    Setting("allow", "allow", lambda raw: read_peers(raw, ID_DIGITS), "--allow"),
+    Setting("block", "block", lambda raw: read_peers(raw, SHOWN_DIGITS), "--block"),
     Setting("hours", "hours", lambda raw: parse_hours(_text(raw)), "--hours"),
     Setting("on_battery", "on_battery", _flag, "--on-battery"),
     Setting("on_metered", "on_metered", _flag, "--on-metered"),

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from dsdnode.cli import api, control, fetching, logs, preview, render, streams, swarm_keys, volunteering
+from dsdnode.cli.connect import of_own
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -198,7 +199,9 @@ async def _riding(node: Node, config: NodeConfig, gateway: Gateway | None) -> As
     async def here() -> Any:
         return node.status()
 
-    client = await Client.connect([node.join_here], config.swarm_keys, config.patience_s)
+    guest = node.volunteering.guest()
+    client = await Client.connect([node.join_here], config.swarm_keys, config.patience_s, identity=guest)
+    client.restrict(of_own(node.join_here, config.allow, config.block))
     try:
         async with api.serving(gateway, client, here):
             yield
@@ -249,7 +252,7 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
 
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
-        return control.Connection(node.join_here, config.swarm_keys)
+        return control.Connection(node.join_here, config.swarm_keys, node.volunteering.guest().seed.hex())
 
     async def situation() -> Any:
         return node.situation()

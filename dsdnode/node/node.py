@@ -20,7 +20,7 @@ from dsdnode.cost import UNKNOWN
 from dsdnode.dht.ids import MODELS_KEY, model_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.errors import DsdError, PeerUnavailable
-from dsdnode.identity import Identity, load_or_create, short_id
+from dsdnode.identity import Identity, PeerChoice, load_or_create, short_id
 from dsdnode.net.handshake import swarm_names
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
@@ -77,7 +77,7 @@ class Node:
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
-        self._admission = Admission(identity.peer_id)
+        self._admission = Admission(identity.peer_id, PeerChoice(config.allow, config.block))
         renounce = partial(self.discovery.changed, at_once=True)
         self.volunteering = Volunteering(config, self._admission, renounce, self._count, organs.surroundings)
         self._giving: Giving | None = None
@@ -127,7 +127,7 @@ class Node:
             self.discovery.provide(self._records)
         if self._organs.disk:
             self._tasks.spawn(self._save_peers())
-            self._giving = Giving(self._config, self._identity, self.rpc)
+            self._giving = Giving(self._config, self._identity, self.rpc, self._admission)
             self._giving.start()
             self.volunteering.start()
         if "shard" in self._offers:

@@ -9,6 +9,7 @@ from datetime import datetime
 import structlog
 
 from dsdnode.config import NodeConfig
+from dsdnode.identity import Identity
 from dsdnode.node import hours
 from dsdnode.node.admission import Admission
 from dsdnode.node.ledger import Given, GivenInAll, Ledger
@@ -65,6 +66,10 @@ class Volunteering:
         if self._admission.rest(who, why):
             log.info("paused" if self._admission.resting else "taking replies again", why=self._admission.resting)
             self._changed()
+
+    def guest(self) -> Identity:
+        """Of a client of this machine's own user: it is served, whoever else is."""
+        return self._admission.guest()
 
     def given(self) -> GivenInAll | None:
         """None: no record is kept."""

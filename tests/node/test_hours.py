@@ -58,9 +58,9 @@ def test_it_rests_and_serves_again_by_itself_unless_its_user_has_paused_it(tmp_p
             now=lambda: at("19:59") + timedelta(seconds=loop.time() - begun_s),
         )
         one.start()
-        assert admission.refusal() is not None
+        assert admission.refusal(b"") is not None
         await asyncio.sleep(90)
-        assert admission.refusal() is None
+        assert admission.refusal(b"") is None
         one.rest("user", "a game")
         await asyncio.sleep(13 * 3600)
         one.rest("user", "")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from dsdnode.client.client import Finished
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import DsdError
+from dsdnode.errors import Overloaded
 from tests.node.swarm import FakeSwarm, Member, tokens_of
 from tests.node.test_drafter_host import EXPECTED, REQUEST, some, story
 
@@ -64,17 +66,25 @@ def test_a_new_reply_goes_round_a_stage_and_a_drafter_that_have_just_paused(tmp_
     story(tmp_path, tell)
 
 
-def test_where_everybody_has_paused_alice_is_told(tmp_path: Path) -> None:
+def test_a_stage_that_has_paused_computes_nothing_more_and_alice_is_told(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
-        sam = await swarm.add("sam", layers=(0, 4), drafts=True)
+        sam = await swarm.add("sam", layers=(0, 4))
+        await swarm.add("dora", drafts=True)
         alice = await swarm.client(patience_s=5)
         sam.node.volunteering.rest("user", "a game")
-        try:
+        with pytest.raises(Overloaded, match="this peer is paused") as told:
             await tokens_of(alice, REQUEST)
-        except DsdError as error:
-            assert "this peer is paused" in str(error)
-            assert "game" not in str(error)
-        else:
-            raise AssertionError("nobody serves")
+        assert "game" not in str(told.value)
+
+    story(tmp_path, tell)
+
+
+def test_a_drafter_that_has_paused_says_so(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        dora = await swarm.add("dora", layers=(0, 4), drafts=True)
+        alice = await swarm.client(patience_s=5)
+        dora.node.volunteering.rest("user", "a game")
+        with pytest.raises(Overloaded, match="this peer is paused"):
+            await tokens_of(alice, REQUEST)
 
     story(tmp_path, tell)

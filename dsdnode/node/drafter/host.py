@@ -67,9 +67,9 @@ class DrafterHost:
         self._engine = engine
         self._texts = texts
         self._batcher = Batcher(engine)
-        self._routes = Routes(rpc, discovery, pings, choose, tuning)
-        self._max_sessions = max_sessions
         self._admission = admission or Admission()
+        self._routes = Routes(rpc, discovery, pings, choose, tuning, self._admission)
+        self._max_sessions = max_sessions
         self._options = options
         own_id, close = peer_id(rpc.transport.contact.public_key), self._routes.close
         self._conversations = Conversations(own_id, engine, self._batcher, close, max_sessions, rng)
@@ -109,10 +109,6 @@ class DrafterHost:
         await self._batcher.close()
 
     @property
-    def batcher(self) -> Batcher:
-        return self._batcher
-
-    @property
     def draining(self) -> bool:
         return self._draining
 
@@ -146,7 +142,7 @@ class DrafterHost:
             return wire.Refused("no such reply is in progress for you"), []
         if self.draining:
             return wire.Refused("this drafter is leaving", retry=True), []
-        if (refusal := self._admission.refusal()) is not None:
+        if (refusal := self._admission.refusal(peer)) is not None:
             return refusal, []
         account = self._rpc.account_of(peer)
         giving = self._giving(account)

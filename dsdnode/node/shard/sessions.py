@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from dsdnode.accounts import Account, Asking, Shares, Turns
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
-from dsdnode.node.admission import Admission
+from dsdnode.node.admission import NOT_YOU, PAUSED, Admission
 from dsdnode.node.shard.room import Coming, Room
 from dsdnode.node.shard.terms import Asked
 from dsdnode.speculation.digest import DIGEST_BYTES
@@ -188,6 +188,8 @@ class Sessions:
         """Why not, in words; None: it may be opened, or opened again, where there is `room_for` it."""
         message, stages = asked.message, asked.stages
         shard, known = self._engine.shard, self._sessions.get(message.session)
+        if not self._admission.serves(owner):
+            return NOT_YOU
         if message.index >= len(stages) or message.model_id != shard.model_id:
             return Refused(f"this peer hosts {shard.model_name}, not the model asked for")
         place = stages[message.index]
@@ -211,8 +213,8 @@ class Sessions:
             return Refused("another reply of this session takes a higher route", retry=True)
         if self.draining:
             return Refused("this peer is leaving", retry=True)
-        if (refusal := self._admission.refusal()) is not None:
-            return refusal
+        if self._admission.resting:
+            return PAUSED
         if message.max_positions > shard.context_tokens:
             return Refused(f"{message.max_positions} positions do not fit the cache of {shard.context_tokens}")
         return None
