@@ -173,7 +173,8 @@ async def serve(
         try:
             async with control.serve(config.data_dir, _handlers(node, config, ending)), _riding(node, config, gateway):
                 url = gateway.url if gateway is not None else ""
-                ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers, url)
+                resting = node.status().resting
+                ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers, url, resting)
                 _print_ready(ready, as_json, config, gateway is not None and gateway.has_key)
                 node.discovery.checks.is_said = not as_json
                 _keep(lent, as_json, config)
@@ -297,6 +298,10 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig, has_key: bool)
     click.echo(f"  roles    {', '.join(ready.roles)}{hosted}")
     click.echo(f"  peer id  {ready.peer_id}")
     click.echo(f"  address  {ready.address}")
+    for line in volunteering.who_may(config):
+        click.echo(line)
+    if ready.resting:
+        click.echo(f"It takes nothing new now: {ready.resting}")
     click.echo(f"On the next machine:\n  {_next(ready.join, config)}")
     click.echo(f"As one word, for a chat or a phone, with other members in it:\n  dsdnode invite{_here(config)}")
     if "bootstrap" not in ready.roles:

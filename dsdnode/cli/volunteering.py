@@ -9,12 +9,24 @@ import click
 
 from dsdnode.cli import control, render
 from dsdnode.cli.options import common_options, json_option, load
+from dsdnode.config import NodeConfig
 from dsdnode.node.status import NodeStatus
 
 if TYPE_CHECKING:
     from dsdnode.node.node import Node
 
 USER, PAUSED = "user", "paused by its user (`dsdnode resume` ends it)"
+
+
+def who_may(config: NodeConfig) -> list[str]:
+    """Use this node, and read what is asked: what its user should know before anybody does."""
+    if config.allow:
+        may = f"Those may use it that --allow names ({len(config.allow)}), and this machine's user."
+    elif config.swarm_keys:
+        may = "Whoever has the swarm's key may use it."
+    else:
+        may = "Anybody who finds it may use it: the swarm is open (--swarm-key @FILE: is not)."
+    return [may, "What you ask, drafters read; who hosts layers can work it out. Relays cannot."]
 
 
 def handlers(node: Node) -> dict[str, control.Handler]:

@@ -35,7 +35,7 @@ def sent_by_class(sent: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, i
 
 class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
     """It serves. `join`: how others find it; `layers` [start, end) of its shard; `api`: where other programs ask, of a
-    gateway."""
+    gateway; `resting`: why it takes nothing new yet."""
 
     peer_id: str
     address: str
@@ -43,6 +43,7 @@ class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
     roles: tuple[str, ...]
     layers: tuple[int, int] | None
     api: str = ""
+    resting: str = ""
 
 
 class Inviting(msgspec.Struct, frozen=True):
