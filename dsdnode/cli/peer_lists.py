@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from dsdnode.config import MAX_FILE_BYTES
 from dsdnode.errors import BadInput
 from dsdnode.identity import peer_id
 from dsdnode.wire.joins import parse_join
@@ -15,7 +16,6 @@ SHOWN_DIGITS = 12
 """As `peers` shows them: enough to shut somebody out; to let somebody in by them, a forger could make a key with the
 same beginning."""
 MAX_PEERS = 1024
-MAX_FILE_BYTES = 1 << 20
 
 
 def read_peers(raw: object, least_digits: int) -> tuple[str, ...]:

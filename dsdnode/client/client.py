@@ -94,8 +94,7 @@ class Client:
         told: Callable[[str], None] | None = None,
         identity: Identity | None = None,
     ) -> Client:
-        """`swarm_keys`: of a private swarm, one or two; `identity`: a new one, if nothing is said. `told` hears in
-        words why nobody has answered yet.
+        """`swarm_keys`: one or two of a private swarm. `told` hears in words why nobody has answered yet.
 
         Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
         """
@@ -113,14 +112,16 @@ class Client:
 
     async def join(self, contacts: Sequence[wire.Contact], told: Callable[[str], None] | None = None) -> None:
         """Raises PeerUnavailable."""
+        self._start()
+        await self._discovery.join(contacts, JOIN_TIMEOUT_S, told)
+
+    def _start(self) -> None:
         self._rpc.transport.on_peer_lost(self._askings.peer_lost)
         self._rpc.start()
         self._discovery.start()
-        await self._discovery.join(contacts, JOIN_TIMEOUT_S, told)
 
     def restrict(self, choice: PeerChoice) -> None:
-        """Ask no other drafters than these."""
-        self._drafters.choice = choice
+        self._drafters.choice = choice  # nobody else is asked
 
     async def close(self) -> None:
         await self._drafters.close()

@@ -59,8 +59,7 @@ class Links:
         self.names = names
         self.identity = identity
         self.handshake = handshake
-        self.resolver = Resolver()
-        self.meter = Meter()
+        self.resolver, self.meter = Resolver(), Meter()
         self.book = PeerBook()
         self.dials = Dials()
         self.called: LRUCache[str, None] = LRUCache(MAX_CALLED)

@@ -10,7 +10,7 @@ import psutil
 
 from dsdnode.config import NodeConfig
 
-ASK_S = 5.0
+ANSWERS_WITHIN_S = 5.0
 _METERED = ("busctl", "--system", "get-property", "org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager",
             "org.freedesktop.NetworkManager", "Metered")  # fmt: skip
 _YES = {b"u 1", b"u 3"}
@@ -55,7 +55,7 @@ async def is_metered() -> bool:
         return False
     assert asked.stdout is not None
     try:
-        async with asyncio.timeout(ASK_S):
+        async with asyncio.timeout(ANSWERS_WITHIN_S):
             answer = await asked.stdout.read(MAX_ANSWER_BYTES)
             await asked.wait()
     except TimeoutError:

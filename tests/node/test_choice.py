@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,8 @@ def test_sam_s_stage_computes_nothing_for_a_drafter_that_he_does_not_serve(tmp_p
     async def tell(swarm: FakeSwarm) -> None:
         mallory = await swarm.add("mallory", drafts=True)
         names = (name(mallory),) if by == "block" else (64 * "a",)
-        sam = await swarm.add("sam", layers=(0, 4), **{by: names})
+        choice: dict[str, Any] = {by: names}
+        sam = await swarm.add("sam", layers=(0, 4), **choice)
         with pytest.raises(NoPipeline, match="does not serve you"):
             await tokens_of(await swarm.client(patience_s=5), REQUEST)
         assert computed(sam) == 0
@@ -75,7 +77,8 @@ def test_eve_s_stage_sees_nothing_of_what_dora_is_asked(tmp_path: Path, by: str)
         bob = await swarm.add("bob", layers=(0, 4))
         alice = await swarm.client()
         names = (name(eve),) if by == "block" else (name(bob), peer_id(alice.rpc.transport.contact.public_key).hex())
-        await swarm.add("dora", drafts=True, **{by: names})
+        choice: dict[str, Any] = {by: names}
+        await swarm.add("dora", drafts=True, **choice)
         for _ in range(3):
             assert (await tokens_of(alice, REQUEST))[0] == EXPECTED
         assert computed(eve) == 0

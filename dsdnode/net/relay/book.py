@@ -114,6 +114,9 @@ class Book:
     """Tokens are drawn from it: outside of tests one that nobody can foretell."""
     now: float
     refusals: Counter[str] = field(default_factory=Counter)
+    meter: Meter = field(default_factory=Meter)
+    num_bytes: int = 0
+    """Passed on since the start."""
     _guests: dict[Hashable, str] = field(default_factory=dict)
     _reserved: dict[bytes, Reservation] = field(default_factory=dict)
     _circuits: dict[bytes, Circuit] = field(default_factory=dict)
@@ -129,9 +132,6 @@ class Book:
         self._connections = Credits(limits.connections_burst, limits.connections_per_s)
         self._dials = Credits(limits.dials_burst, limits.dials_per_s)
         self._words = Credits(16, 1)
-        self.meter = Meter()
-        self.num_bytes = 0
-        """Passed on since the start."""
         self._rates = Rates(self.now, limits.bytes_per_s, limits.circuit_bytes_per_s)
 
     def _refuse(self, words: str) -> Overloaded:
