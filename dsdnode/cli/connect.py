@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+import structlog
+
 from dsdnode.cli import control, render
 from dsdnode.cli.settings import Settings
 from dsdnode.errors import NotRunning, PeerUnavailable
@@ -14,6 +16,8 @@ from dsdnode.wire.joins import parse_join
 
 if TYPE_CHECKING:
     from dsdnode.client.client import Client
+
+log = structlog.get_logger()
 
 
 @contextlib.asynccontextmanager
@@ -57,6 +61,8 @@ async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], I
                 "--join with a code or dsd://HOST:PORT/KEY of somebody's swarm"
             ) from None
         return remembered, settings["swarm_key"], None, True
+    if here.resting:
+        log.warning("the node here takes nothing new, others are asked", why=here.resting)
     identity = Identity(bytes.fromhex(here.identity)) if here.identity else None
     return (here.join,), settings["swarm_key"] or here.swarm_keys, identity, False
 

@@ -37,6 +37,8 @@ class Connection(msgspec.Struct, frozen=True):
     swarm_keys: tuple[str, ...]
     identity: str = ""
     """A seed, in hex, of a peer that it serves, whoever else is served: its own user's client."""
+    resting: str = ""
+    """Why it serves nobody now."""
 
 
 @contextlib.contextmanager

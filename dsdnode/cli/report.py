@@ -56,15 +56,15 @@ def status(as_json: bool, **flags: Any) -> None:
         "roles": ", ".join(answer.roles),
         "layers": render.span(answer.layers),
         "known peers": answer.known_peers,
-        "serves": f"nobody new: {answer.resting}" if answer.resting else "",
-        "gave": given_of(answer.given) if answer.given is not None else "",
+        "new replies": f"none: {answer.resting}" if answer.resting else "taken",
+        **(given_of(answer.given) if answer.given is not None else {}),
         "sessions": f"shard {answer.sessions.shard}, drafter {answer.sessions.drafter}",
         "sent": sent_of(answer),
         "protection": "" if answer.protection is None else protection_of(answer.protection),
     }
     for name, value in lines.items():
         line = f"{name:<12} {render.cell(value)}"
-        click.echo(render.wrapped(line, indent=13) if name in ("reach", "protection", "serves", "gave") else line)
+        click.echo(render.wrapped(line, indent=13) if name in ("reach", "protection", "new replies") else line)
     if answer.twin:
         click.echo(f"{'warning':<12} this identity is in use twice: its key is also at {render.cell(answer.twin)}")
     columns = ("ENGINE OF", "MODEL", "WORKER", "CONTEXT", "MS A BLOCK", "MS A TOKEN")
@@ -87,14 +87,15 @@ def sent_of(status: NodeStatus) -> str:
     return f"{replies}, {num_upkeep} of the swarm's upkeep ({decimal(upkeep_bytes)})"
 
 
-def given_of(given: GivenInAll) -> str:
-    """The record of what this machine gave."""
+def given_of(given: GivenInAll) -> dict[str, str]:
+    """Lines of the record of what this machine gave."""
 
     def told(one: Given) -> str:
+        replies = f"{one.replies} {'reply' if one.replies == 1 else 'replies'}"
         volume = f"{decimal(one.sent_bytes)} up, {decimal(one.received_bytes)} down"
-        return f"{render.count(one.tokens, 'token')} of {one.replies} replies, {volume}"
+        return f"{render.count(one.tokens, 'token')} of {replies}, {volume}"
 
-    return f"today {told(given.today)}; in 30 days {told(given.month)}; in all {told(given.all)}"
+    return {"gave today": told(given.today), "in 30 days": told(given.month), "in all": told(given.all)}
 
 
 def _troubles(engine: EngineStatus) -> list[str]:

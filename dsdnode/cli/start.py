@@ -253,7 +253,8 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
 
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
-        return control.Connection(node.join_here, config.swarm_keys, node.volunteering.guest().seed.hex())
+        guest = node.volunteering.guest().seed.hex()
+        return control.Connection(node.join_here, config.swarm_keys, guest, node.status().resting)
 
     async def situation() -> Any:
         return node.situation()
