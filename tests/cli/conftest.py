@@ -82,7 +82,12 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
     class ScriptedClient:
         @classmethod
         async def connect(
-            cls, joins: Sequence[str], swarm_keys: tuple[str, ...] = (), patience_s: float = 60, told: Any = None
+            cls,
+            joins: Sequence[str],
+            swarm_keys: tuple[str, ...] = (),
+            patience_s: float = 60,
+            told: Any = None,
+            identity: Any = None,
         ) -> ScriptedClient:
             if script.refuses is not None:
                 raise script.refuses
@@ -101,6 +106,9 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
                     os.kill(os.getpid(), signal.SIGINT)
                     await asyncio.Event().wait()
                 yield event
+
+        def restrict(self, choice: Any) -> None:
+            pass
 
         async def peers(self) -> list[PeerInfo]:
             return PEERS
