@@ -36,7 +36,7 @@ PEER = ["peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rt
 def test_ready_status_stop(call: Call, daemon: Start) -> None:
     alice = daemon()
     ready = alice.ready()
-    assert list(ready) == ["event", "peer_id", "address", "join", "roles", "layers", "api"]
+    assert list(ready) == ["event", "peer_id", "address", "join", "roles", "layers", "api", "resting"]
     assert (ready["event"], ready["roles"], ready["layers"]) == ("ready", ["bootstrap"], None)
     assert ready["join"].startswith("dsd://127.0.0.1:")
     status = json.loads(call("status", "--json", "--data-dir", alice.data_dir).out)
