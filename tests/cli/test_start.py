@@ -28,9 +28,12 @@ Call = Callable[..., Result]
 Start = Callable[..., Daemon]
 STATUS = [
     "uptime_s", "peer_id", "name", "address", "join", "roles", "layers", "known_peers", "sent", "sessions", "engines",
-    "protection", "twin", "reach",
+    "protection", "twin", "num_records", "num_relay_circuits", "reach", "resting", "given",
 ]  # fmt: skip
-PEER = ["peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms", "seen_s", "name", "link"]
+PEER = [
+    "peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms",
+    "seen_s", "name", "link", "fixed_ms", "slope_ms", "model_ids", "queue",
+]  # fmt: skip
 
 
 def test_ready_status_stop(call: Call, daemon: Start) -> None:
