@@ -31,8 +31,8 @@ RELAY_BITS_PER_S = 20_000_000
 """Of all that a node relays: what a home's line has to spare, and a few pipelines fill."""
 MIN_RELAY_BITS_PER_S, MAX_RELAY_BITS_PER_S = 1_000_000, 100_000_000_000
 """At less, a few busy circuits wait so long for their turns that their ends give them up."""
-MAX_UPLOAD_BYTES_PER_S = RELAY_BITS_PER_S // 8
-"""For the same reason."""
+MODELS_BYTES_PER_S = RELAY_BITS_PER_S // 8
+"""Of models that are here, to members that fetch them, all together: for the same reason."""
 MAX_JOINS = 64
 MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
@@ -52,6 +52,9 @@ STILL_S = 5.0
 MAX_DRAFT = 64
 """Of a window, or a block: draft tokens."""
 
+Hours = tuple[int, int]
+"""Minutes of the day, from and to; the second may be smaller: over midnight."""
+_HOURS = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)\s*-\s*([01]?\d|2[0-4]):([0-5]\d)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:bit(?:/s)?)?", re.IGNORECASE)
 _LISTEN = re.compile(r"(?:(?i:tcp)://)?(\[[^\[\]\s]+\]|[^:/\[\]\s]+):([0-9]{1,5})")
@@ -108,8 +111,20 @@ class NodeConfig:
     """Of all models that were fetched; None: as much as the disk has to spare."""
     max_download_bytes_per_s: int | None = None
     """Of models that are fetched."""
-    max_upload_bytes_per_s: int = MAX_UPLOAD_BYTES_PER_S
-    """Of models that are here, to members that fetch them, all together; 0: none."""
+    max_upload_bytes_per_s: int | None = None
+    """Of all that is sent, control messages counted, which never wait; 0: no models are given, and nothing is held;
+    None: models at MODELS_BYTES_PER_S, and nothing else is held."""
+    allow: tuple[str, ...] = ()
+    """Beginnings of ids of peers that this machine serves, and that may compute what its drafter is asked for; none:
+    of anybody."""
+    block: tuple[str, ...] = ()
+    """Of those that it does not serve, and that may not."""
+    hours: Hours | None = None
+    """When others are served, by this machine's clock; None: always."""
+    on_battery: bool = False
+    """Serve others on battery, too."""
+    on_metered: bool = False
+    """So in a network that is paid for by volume, where the system tells."""
     draft_max: int = 8
     """Draft tokens in a round, or in a block of a stream, at most; 0 is plain decoding."""
     window: str = "throughput"
@@ -130,6 +145,17 @@ class NodeConfig:
     emulate: CostLine | None = None
     """For `dsdnode bench`: engines take at least so long a decode, and so much more a position (engine/slow.py)."""
     timeouts: Timeouts = Timeouts()
+
+    @property
+    def models_bytes_per_s(self) -> int:
+        """Of models, to all members together."""
+        return MODELS_BYTES_PER_S if self.max_upload_bytes_per_s is None else self.max_upload_bytes_per_s
+
+    @property
+    def relaying_bits_per_s(self) -> int:
+        """Of all that is relayed, both ways: half of what may be sent is left to replies."""
+        held = 4 * self.max_upload_bytes_per_s if self.max_upload_bytes_per_s else self.relay_bits_per_s
+        return 0 if self.no_relay else min(held, self.relay_bits_per_s)
 
     @property
     def identity_file(self) -> Path:
@@ -249,6 +275,18 @@ def parse_rate(text: str) -> int:
     if not MIN_RELAY_BITS_PER_S <= bits_per_s <= MAX_RELAY_BITS_PER_S:
         raise BadInput(f"{text!r} is not a rate that can be used: 1Mbit/s to 100Gbit/s, or none (--no-relay)")
     return bits_per_s
+
+
+def parse_hours(text: str) -> Hours:
+    """Of "20:00-08:00". Raises BadInput."""
+    match = _HOURS.fullmatch(text.strip())
+    minutes = tuple(int(one) for one in match.groups()) if match else (0, 0, 24, 1)
+    start, end = 60 * minutes[0] + minutes[1], 60 * minutes[2] + minutes[3]
+    if end > 24 * 60:
+        raise BadInput(f"{text!r} are no hours: write from when to when, 20:00-08:00")
+    if start == end % (24 * 60):
+        raise BadInput(f"{text!r} is all day or never: leave --hours out to serve always")
+    return start, end % (24 * 60)
 
 
 def parse_layers(text: str) -> tuple[int, int]:

@@ -85,6 +85,22 @@ def short_id(peer: bytes) -> str:
     return peer.hex()[:12]
 
 
+@dataclass(frozen=True, slots=True)
+class PeerChoice:
+    """Peers that one has to do with: those of `allow` (of none: anybody), but those of `block`. Beginnings of ids, in
+    hex."""
+
+    allow: tuple[str, ...] = ()
+    block: tuple[str, ...] = ()
+
+    def takes(self, peer: bytes) -> bool:
+        name = peer.hex()
+        return not name.startswith(self.block) and (not self.allow or name.startswith(self.allow))
+
+
+ANYBODY = PeerChoice()
+
+
 def curve_public_key(public_key: bytes) -> bytes:
     """The X25519 key (32 bytes) of an Ed25519 public key. Raises ValueError if it is no point that a key can have."""
     try:

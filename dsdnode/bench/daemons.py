@@ -40,6 +40,7 @@ class Daemon:
         self.data_dir = data_dir
         self._log = data_dir / "node.log"
         command = [sys.executable, "-m", "dsdnode.cli", "start", "--listen", "tcp://127.0.0.1:0", "--json", "--leash"]
+        command += ["--on-battery", "--on-metered"]  # its user waits for it
         # Stages of one reply take turns, and small models gain nothing from more threads.
         with self._log.open("wb") as log_file:
             self.process = subprocess.Popen(

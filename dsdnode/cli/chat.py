@@ -13,7 +13,7 @@ import click
 
 from dsdnode.cli import connect, render, reply_flags, slash, streams
 from dsdnode.cli.lines import Lines, PipeLines, TerminalLines
-from dsdnode.cli.options import common_options, join_options, load
+from dsdnode.cli.options import common_options, join_options, load, peer_options
 from dsdnode.cli.reply_flags import ReplyFlags
 from dsdnode.cli.settings import Settings
 from dsdnode.cli.slash import ChatState
@@ -31,6 +31,7 @@ GREEN = "\x1b[32m"
 @click.option("--system", metavar="TEXT", default="", help="What the model is told before the conversation.")
 @reply_flags.reply_options
 @join_options
+@peer_options
 @common_options
 def chat(system: str, **flags: Any) -> None:
     """Talk with a model of the swarm. /help lists what else can be typed."""

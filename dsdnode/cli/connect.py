@@ -6,12 +6,18 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+import structlog
+
 from dsdnode.cli import control, render
 from dsdnode.cli.settings import Settings
 from dsdnode.errors import NotRunning, PeerUnavailable
+from dsdnode.identity import Identity, PeerChoice, peer_id
+from dsdnode.wire.joins import parse_join
 
 if TYPE_CHECKING:
     from dsdnode.client.client import Client
+
+log = structlog.get_logger()
 
 
 @contextlib.asynccontextmanager
@@ -19,24 +25,32 @@ async def client(settings: Settings) -> AsyncIterator[Client]:
     """A peer of our own for as long as the context lasts. Raises NotRunning when no swarm is known or answers."""
     from dsdnode.client.client import Client
 
-    joins, swarm_keys, remembered = await _find(settings)
+    joins, swarm_keys, identity, remembered = await _find(settings)
     try:
-        made = await Client.connect(joins, swarm_keys, settings["patience"], render.tell_waiting)
+        made = await Client.connect(joins, swarm_keys, settings["patience"], render.tell_waiting, identity)
     except PeerUnavailable as error:
         if remembered:
             raise NotRunning(f"no node is running here, and the swarm last known does not answer ({error})") from None
         raise
+    choice = PeerChoice(settings["allow"], settings["block"])
+    made.restrict(of_own(joins[0], choice.allow, choice.block) if identity is not None else choice)
     try:
         yield made
     finally:
         await made.close()
 
 
-async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-    """Join strings, swarm keys, and whether they are only remembered."""
+def of_own(join: str, allow: tuple[str, ...], block: tuple[str, ...]) -> PeerChoice:
+    """With this user's own node, which runs here, among them."""
+    own = peer_id(parse_join(join).public_key).hex()
+    return PeerChoice((*allow, own) if allow else (), block)
+
+
+async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], Identity | None, bool]:
+    """Join strings, swarm keys, who we are for the node here, and whether they are only remembered."""
     given: tuple[str, ...] = settings["join"]
     if given:
-        return (*given, *_known(settings, given)), settings["swarm_key"], False
+        return (*given, *_known(settings, given)), settings["swarm_key"], None, False
     try:
         here = await control.ask(settings["data_dir"], "connection", control.Connection)
     except NotRunning:
@@ -46,8 +60,11 @@ async def _find(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...], b
                 "no node is running here and no swarm is known (there is no public one): run `dsdnode start`, or pass "
                 "--join with a code or dsd://HOST:PORT/KEY of somebody's swarm"
             ) from None
-        return remembered, settings["swarm_key"], True
-    return (here.join,), settings["swarm_key"] or here.swarm_keys, False
+        return remembered, settings["swarm_key"], None, True
+    if here.resting:
+        log.warning("the node here takes nothing new, others are asked", why=here.resting)
+    identity = Identity(bytes.fromhex(here.identity)) if here.identity else None
+    return (here.join,), settings["swarm_key"] or here.swarm_keys, identity, False
 
 
 def _remembered(settings: Settings) -> tuple[str, ...]:

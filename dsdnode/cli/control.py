@@ -35,6 +35,10 @@ class Connection(msgspec.Struct, frozen=True):
 
     join: str
     swarm_keys: tuple[str, ...]
+    identity: str = ""
+    """A seed, in hex, of a peer that it serves, whoever else is served: its own user's client."""
+    resting: str = ""
+    """Why it serves nobody now."""
 
 
 @contextlib.contextmanager

@@ -22,11 +22,13 @@ from dsdnode.cli import (
     report,
     run,
     serve,
+    service,
     shards,
     sim,
     start,
     streams,
     swarm_keys,
+    volunteering,
 )
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import BadInput, DsdError
@@ -72,7 +74,7 @@ cli.add_command(help_, "help")
 for command in (
     *(start.start, report.stop, report.status, report.peers, models.models, models.pull, invite.invite, doctor.doctor),
     *(chat.chat, run.run, serve.serve, shards.split, about.identity, about.config, about.version),
-    *(demo.demo, sim.sim, bench.bench),
+    *(demo.demo, sim.sim, bench.bench, volunteering.pause, volunteering.resume, service.service),
 ):
     cli.add_command(command)
 

@@ -73,6 +73,13 @@ fetch_options = chain(
     click.option("--max-disk", metavar="200GB", help="Of all models that were fetched (what the disk has to spare)."),
     click.option("--max-download", metavar="2MB/s", help="While models are fetched (what the line gives)."),
 )
+peer_options = chain(
+    click.option(
+        "--allow", multiple=True, metavar="PEER|@FILE", help="Serve these peers alone, and be served by them alone."
+    ),
+    click.option("--block", multiple=True, metavar="PEER|@FILE", help="Neither serve these, nor be served by them."),
+)
+"""Of `start`: both ways, its drafter's stages too; of `run`, `chat`, `serve`: which drafters are asked."""
 yes_option = click.option("--yes", is_flag=True, help="Fetch without asking.")
 policy_options = chain(
     click.option(
@@ -122,7 +129,13 @@ node_options = chain(
         help="Draft tokens in a round or block at most, when a request does not say (8; 0: plain decoding).",
     ),
     fetch_options,
-    click.option("--max-upload", metavar="2MB/s", help="Of models, to members that fetch them (2.5MB/s; 0: none)."),
+    click.option(
+        "--max-upload", metavar="2MB/s", help="All that it sends (2.5MB/s of models, else no limit; 0: no models)."
+    ),
+    peer_options,
+    click.option("--hours", metavar="20:00-08:00", help="Serve others then, by this machine's clock (always)."),
+    click.option("--on-battery", is_flag=True, default=None, help="Serve others on battery, too (paused then)."),
+    click.option("--on-metered", is_flag=True, default=None, help="So in a network paid by volume (paused then)."),
     policy_options,
     click.option("--strict", is_flag=True, default=None, help="Engine setting with rounding independent of blocks."),
     click.option("--name", metavar="NAME", help="A nickname, shown to others by `peers`."),

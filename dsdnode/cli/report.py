@@ -15,6 +15,7 @@ from dsdnode.cli.options import common_options, join_options, json_option, load
 from dsdnode.cli.settings import Settings
 from dsdnode.engine.cage import Protection
 from dsdnode.errors import NotRunning
+from dsdnode.node.ledger import Given, GivenInAll
 from dsdnode.node.status import EngineStatus, NodeStatus, sent_by_class
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
 
@@ -55,13 +56,15 @@ def status(as_json: bool, **flags: Any) -> None:
         "roles": ", ".join(answer.roles),
         "layers": render.span(answer.layers),
         "known peers": answer.known_peers,
+        "new replies": f"none: {answer.resting}" if answer.resting else "taken",
+        **(given_of(answer.given) if answer.given is not None else {}),
         "sessions": f"shard {answer.sessions.shard}, drafter {answer.sessions.drafter}",
         "sent": sent_of(answer),
         "protection": "" if answer.protection is None else protection_of(answer.protection),
     }
     for name, value in lines.items():
         line = f"{name:<12} {render.cell(value)}"
-        click.echo(render.wrapped(line, indent=13) if name in ("reach", "protection") else line)
+        click.echo(render.wrapped(line, indent=13) if name in ("reach", "protection", "new replies") else line)
     if answer.twin:
         click.echo(f"{'warning':<12} this identity is in use twice: its key is also at {render.cell(answer.twin)}")
     columns = ("ENGINE OF", "MODEL", "WORKER", "CONTEXT", "MS A BLOCK", "MS A TOKEN")
@@ -82,6 +85,17 @@ def sent_of(status: NodeStatus) -> str:
     num_upkeep, upkeep_bytes = map(sum, zip(sums["upkeep"], sums["weights"], strict=True))
     replies = f"{render.count(num, 'message')} of replies ({decimal(num_bytes)})"
     return f"{replies}, {num_upkeep} of the swarm's upkeep ({decimal(upkeep_bytes)})"
+
+
+def given_of(given: GivenInAll) -> dict[str, str]:
+    """Lines of the record of what this machine gave."""
+
+    def told(one: Given) -> str:
+        replies = f"{one.replies} {'reply' if one.replies == 1 else 'replies'}"
+        volume = f"{decimal(one.sent_bytes)} up, {decimal(one.received_bytes)} down"
+        return f"{render.count(one.tokens, 'token')} of {replies}, {volume}"
+
+    return {"gave today": told(given.today), "in 30 days": told(given.month), "in all": told(given.all)}
 
 
 def _troubles(engine: EngineStatus) -> list[str]:

@@ -14,7 +14,7 @@ import msgspec
 
 from dsdnode.cli import connect, render, reply_flags, streams
 from dsdnode.cli.lines import read_all
-from dsdnode.cli.options import common_options, join_options, json_option, load
+from dsdnode.cli.options import common_options, join_options, json_option, load, peer_options
 from dsdnode.cli.settings import Settings
 from dsdnode.cli.wrapping import Wrapping, wrapping
 from dsdnode.config import parse_text
@@ -37,6 +37,7 @@ MAX_PROMPT_TOKENS = 1 << 20
 @click.option("--regex", metavar="REGEX", help="Answer in a text of which all matches this.")
 @reply_flags.reply_options
 @join_options
+@peer_options
 @json_option
 @common_options
 def run(

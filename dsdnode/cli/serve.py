@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dsdnode.cli import api, connect, control, render, streams
-from dsdnode.cli.options import EXIT_INTERRUPTED, common_options, join_options, json_option, load
+from dsdnode.cli.options import EXIT_INTERRUPTED, common_options, join_options, json_option, load, peer_options
 from dsdnode.cli.settings import Settings
 from dsdnode.errors import DsdError
 from dsdnode.node.status import NodeStatus
@@ -19,6 +19,7 @@ from dsdnode.node.status import NodeStatus
 @click.command(epilog="\b\nExample:\n  dsdnode serve --join dsd://192.0.2.7:29170/KEY --api-port 8081")
 @api.api_options
 @join_options
+@peer_options
 @json_option
 @common_options
 def serve(as_json: bool, **flags: Any) -> int:

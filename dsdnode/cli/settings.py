@@ -12,6 +12,7 @@ from typing import Any
 import platformdirs
 
 from dsdnode.cli.codes import Joins, parse_joins
+from dsdnode.cli.peer_lists import ID_DIGITS, SHOWN_DIGITS, read_peers
 from dsdnode.cli.swarm_keys import API_KEY, open_to, read_keys, read_secret
 from dsdnode.config import (
     ACCEPTANCES,
@@ -19,6 +20,7 @@ from dsdnode.config import (
     MAX_SWARM_KEYS,
     NodeConfig,
     parse_byte_rate,
+    parse_hours,
     parse_layers,
     parse_listen,
     parse_rate,
@@ -299,6 +301,11 @@ SETTINGS = (
     Setting("max_disk", "max_disk_bytes", _size, "--max-disk"),
     Setting("max_download", "max_download_bytes_per_s", _download_rate, "--max-download"),
     Setting("max_upload", "max_upload_bytes_per_s", _byte_rate, "--max-upload"),
+    Setting("allow", "allow", lambda raw: read_peers(raw, ID_DIGITS), "--allow"),
+    Setting("block", "block", lambda raw: read_peers(raw, SHOWN_DIGITS), "--block"),
+    Setting("hours", "hours", lambda raw: parse_hours(_text(raw)), "--hours"),
+    Setting("on_battery", "on_battery", _flag, "--on-battery"),
+    Setting("on_metered", "on_metered", _flag, "--on-metered"),
     Setting("draft_max", "draft_max", _integer(0, MAX_DRAFT), "--draft-max"),
     Setting("window", "window", lambda raw: parse_window(_text(raw)), "--window"),
     Setting("acceptance", "acceptance", _choice(*ACCEPTANCES), "--acceptance"),

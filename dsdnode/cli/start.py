@@ -18,7 +18,8 @@ import click
 import msgspec
 import structlog
 
-from dsdnode.cli import api, control, fetching, logs, preview, render, streams, swarm_keys
+from dsdnode.cli import api, control, fetching, logs, preview, render, streams, swarm_keys, volunteering
+from dsdnode.cli.connect import of_own
 from dsdnode.cli.options import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
@@ -172,7 +173,8 @@ async def serve(
         try:
             async with control.serve(config.data_dir, _handlers(node, config, ending)), _riding(node, config, gateway):
                 url = gateway.url if gateway is not None else ""
-                ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers, url)
+                resting = node.status().resting
+                ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers, url, resting)
                 _print_ready(ready, as_json, config, gateway is not None and gateway.has_key)
                 node.discovery.checks.is_said = not as_json
                 _keep(lent, as_json, config)
@@ -198,7 +200,9 @@ async def _riding(node: Node, config: NodeConfig, gateway: Gateway | None) -> As
     async def here() -> Any:
         return node.status()
 
-    client = await Client.connect([node.join_here], config.swarm_keys, config.patience_s)
+    guest = node.volunteering.guest()
+    client = await Client.connect([node.join_here], config.swarm_keys, config.patience_s, identity=guest)
+    client.restrict(of_own(node.join_here, config.allow, config.block))
     try:
         async with api.serving(gateway, client, here):
             yield
@@ -249,7 +253,8 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
 
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
-        return control.Connection(node.join_here, config.swarm_keys)
+        guest = node.volunteering.guest().seed.hex()
+        return control.Connection(node.join_here, config.swarm_keys, guest, node.status().resting)
 
     async def situation() -> Any:
         return node.situation()
@@ -259,7 +264,8 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, contr
         return {"draining": True}
 
     asked = {"status": status, "peers": node.peers, "models": node.models, "inviting": node.inviting}
-    return asked | {"situation": situation, "connection": connection, "stop": stop}
+    asked |= {"situation": situation, "connection": connection, "stop": stop}
+    return asked | volunteering.handlers(node)
 
 
 async def _drain(node: Node, drain_s: float) -> None:
@@ -293,6 +299,10 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig, has_key: bool)
     click.echo(f"  roles    {', '.join(ready.roles)}{hosted}")
     click.echo(f"  peer id  {ready.peer_id}")
     click.echo(f"  address  {ready.address}")
+    for line in volunteering.who_may(config):
+        click.echo(line)
+    if ready.resting:
+        click.echo(f"It takes nothing new now: {ready.resting}")
     click.echo(f"On the next machine:\n  {_next(ready.join, config)}")
     click.echo(f"As one word, for a chat or a phone, with other members in it:\n  dsdnode invite{_here(config)}")
     if "bootstrap" not in ready.roles:

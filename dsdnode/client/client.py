@@ -23,7 +23,7 @@ from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import BadInput, DsdError, ModelRefused, NoPipeline, Overloaded
-from dsdnode.identity import Identity, peer_id, short_id
+from dsdnode.identity import Identity, PeerChoice, peer_id, short_id
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
@@ -92,13 +92,14 @@ class Client:
         swarm_keys: str | tuple[str, ...] = (),
         patience_s: float = DEFAULT_PATIENCE_S,
         told: Callable[[str], None] | None = None,
+        identity: Identity | None = None,
     ) -> Client:
-        """`swarm_keys`: of a private swarm, one or two. `told` hears in words why nobody has answered yet.
+        """`swarm_keys`: one or two of a private swarm. `told` hears in words why nobody has answered yet.
 
         Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
         """
         contacts = of_one_key([parse_join(join) for join in joins], ())
-        identity = Identity.generate()
+        identity = identity or Identity.generate()
         keys = (swarm_keys,) if isinstance(swarm_keys, str) else swarm_keys
         transport = await ZmqTransport.open(identity, swarm_keys=keys)
         client = cls.over(transport, identity, contacts, patience_s=patience_s)
@@ -118,6 +119,9 @@ class Client:
         self._rpc.transport.on_peer_lost(self._askings.peer_lost)
         self._rpc.start()
         self._discovery.start()
+
+    def restrict(self, choice: PeerChoice) -> None:
+        self._drafters.choice = choice  # nobody else is asked
 
     async def close(self) -> None:
         await self._drafters.close()

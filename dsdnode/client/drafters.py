@@ -21,7 +21,7 @@ from dsdnode.client.request import PendingReply
 from dsdnode.client.usual import UsualPass
 from dsdnode.config import STILL_S
 from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
-from dsdnode.identity import MAX_NAMED, short_id
+from dsdnode.identity import ANYBODY, MAX_NAMED, short_id
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.queries import Tasks
@@ -55,6 +55,7 @@ class Drafters:
         """Knows which drafters were silent when they were asked last: they may be in the records for minutes yet."""
         self._rng = rng
         self.joined = joined
+        self.choice = ANYBODY
         self._records = records
         self._known: list[ProviderRecord] = []
         self._looked_s = float("-inf")
@@ -188,6 +189,7 @@ class Drafters:
     def _order(self, pending: PendingReply) -> list[bytes]:
         tokenizer = pending.model.tokenizer_hash
         drafters = [one for one in self._known if one.role == "drafter" and one.tokenizer_hash == tokenizer]
+        drafters = [one for one in drafters if self.choice.takes(one.peer_id)]
         last = self.last if pending.request.keep else b""
         self._networks = {record.peer_id: self._network_of(record) for record in drafters}
         lots = by_lot(drafters, self._network_of, self._rng)

@@ -20,6 +20,7 @@ from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id
 from dsdnode.net.call import Call, Way
 from dsdnode.net.handshake import Handshake
+from dsdnode.net.meter import Meter
 from dsdnode.net.port import BESIDE, LOOK, RELAYED, LinkKind, Priority
 from dsdnode.net.queues import SendQueue
 from dsdnode.net.resolver import Resolver
@@ -47,6 +48,7 @@ class Link:
         """When something came over it last."""
         self.kind = LinkKind.DIRECT
         self.queue = SendQueue()
+        self.meter = Meter()
         self.waits_for: dict[Link, None] = {}
         """Links that were used before it: nothing is sent until all has been taken that was sent over these."""
         self.beside = False
@@ -72,7 +74,7 @@ class Link:
     def send(self, frames: list[bytes], priority: Priority) -> bool:
         """Now if that is possible, else when it is: has it left, with all before it? Raises Overloaded."""
         waits = self.waits_for or self.queue or self._urgent
-        if self.ready and not waits and self._transmit(frames):
+        if self.ready and not waits and self._pass(frames, priority):
             return True
         self.queue.push(frames, priority)
         return False
@@ -82,16 +84,25 @@ class Link:
         self._urgent.append(frames)
         self.flush()
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
+        """Has anything left?"""
         while self.ready and self._urgent:
             if not self._transmit(self._urgent[0]):
-                return
+                return False
             self._urgent.popleft()
-        while self.ready and not self.waits_for and (first := self.queue.first()) is not None:
-            frames, priority = first
-            if not self._transmit(frames):
-                return
-            self.queue.pop(priority)
+        before = len(self.queue)
+        while self.ready and not self.waits_for and (first := self.queue.first()) and self._pass(*first):
+            self.queue.pop(first[1])
+        return len(self.queue) < before
+
+    def _pass(self, frames: list[bytes], priority: Priority) -> bool:
+        """False: not now."""
+        now = asyncio.get_running_loop().time()
+        waits = priority is not Priority.CONTROL and not self.meter.passes(now)
+        if waits or not self._transmit(frames):
+            return False
+        self.meter.took(now, frames)
+        return True
 
     def _transmit(self, frames: list[bytes]) -> bool:
         """False: libzmq's queue is full."""

@@ -19,6 +19,7 @@ from dsdnode.net.call import Way
 from dsdnode.net.dials import Dials
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Inbound, Link
+from dsdnode.net.meter import Meter
 from dsdnode.net.moves import Arrivals, Moves
 from dsdnode.net.peers import Peer, PeerBook
 from dsdnode.net.places import is_gone
@@ -58,7 +59,7 @@ class Links:
         self.names = names
         self.identity = identity
         self.handshake = handshake
-        self.resolver = Resolver()
+        self.resolver, self.meter = Resolver(), Meter()
         self.book = PeerBook()
         self.dials = Dials()
         self.called: LRUCache[str, None] = LRUCache(MAX_CALLED)
@@ -210,6 +211,7 @@ class Links:
         while len(self._dealers) >= MAX_DIALLED:
             self._drop(next(iter(self._dealers)))
         dealer = Dealer(self, peer.id, peer.public_key, bulk, ways)
+        dealer.meter = self.meter
         self.moves.waits(peer, dealer)
         self._dealers[dealer] = peer
         return dealer
@@ -237,7 +239,7 @@ class Links:
         peer.parting += peer.dealers.values()
         peer.dealers = {dealer.bulk: dealer for dealer in dealers}
         for dealer in dealers:
-            dealer.owner = self
+            dealer.owner, dealer.meter = self, self.meter
             self._dealers[dealer] = peer
             self.moves.waits(peer, dealer)
             self.dealer_ready(dealer)
@@ -270,6 +272,7 @@ class Links:
 
     def dealer_ready(self, dealer: Dealer) -> None:
         peer = self._dealers[dealer]
+        self._loop.call_soon(self._retry_soon, dealer)
         if dealer in self._spares:
             if self._is_worse(peer, dealer):
                 self._loop.call_later(LAST_WORD_S, self._choose_spare, peer, dealer)
@@ -297,7 +300,7 @@ class Links:
 
     def inbound_ready(self, inbound: Inbound) -> None:
         """The newest connection of a lane is the one surely alive; what waited for another goes over it."""
-        peer = self.book.meet(inbound.contact.public_key)
+        peer, inbound.meter = self.book.meet(inbound.contact.public_key), self.meter
         if not inbound.beside:
             self._follow(peer, inbound)
         peer.said, peer.why_lost, peer.retry_at = inbound.contact, "", 0.0
@@ -313,6 +316,7 @@ class Links:
                 used.is_stale = True
                 used.queue.move_to(inbound.queue)
                 inbound.flush()
+                self._retry_soon(inbound)
         self._look_at(peer)
 
     def _replaces(self, inbound: Inbound, used: Link) -> bool:
@@ -391,6 +395,6 @@ class Links:
     def _retry(self) -> None:
         self._blocked_timer = None
         links, self._blocked = list(self._blocked), {}
-        for link in links:
-            link.flush()
+        have_sent = {link: link.flush() for link in links}
+        for link in sorted(links, key=have_sent.__getitem__):  # where a meter lets few pass they take turns
             self._retry_soon(link)

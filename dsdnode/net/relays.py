@@ -17,6 +17,7 @@ from dsdnode.errors import BadInput
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.door import Door, leads_here
 from dsdnode.net.handshake import derive_swarm_key
+from dsdnode.net.meter import Meter
 from dsdnode.net.places import is_anywhere, is_gone, to_address
 from dsdnode.net.relay.agent import Agent
 from dsdnode.net.relay.frames import Reserved
@@ -131,6 +132,9 @@ class Relays:
         self._held: dict[bytes, _Held] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._relay: Relay | None = None
+        self.meter = Meter()
+        self._relayed_bytes = 0
+        """By relays of ours that are no more."""
 
     # --- to be reached
 
@@ -236,10 +240,17 @@ class Relays:
         except BadInput as error:
             log.info("no relay for others", reason=str(error))
             return False
+        self._relay.book.meter = self.meter
         log.info("a relay for those that others do not reach", port=self._relay.port)
         return True
 
+    @property
+    def relayed_bytes(self) -> int:
+        """For others, since the start."""
+        return self._relayed_bytes + (self._relay.book.num_bytes if self._relay is not None else 0)
+
     async def serve_no_more(self) -> None:
+        self._relayed_bytes = self.relayed_bytes
         relay, self._relay = self._relay, None
         if relay is not None:
             await relay.close()

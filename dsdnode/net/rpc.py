@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from dsdnode.accounts import Account, Shares
 from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
-from dsdnode.identity import short_id
+from dsdnode.identity import peer_id, short_id
 from dsdnode.net.port import MAX_TURN, Priority, Transport, listed
 from dsdnode.wire.codec import Envelope, decode, encode, printable
 from dsdnode.wire.messages import MAX_REASON, Message, Ping, Pong, Refused
@@ -72,6 +72,9 @@ class Rpc:
         self._num_pending = 0
         self.sent: dict[str, Sent] = {}
         """By the kind of message: what was given to the transport."""
+        self._own_id = peer_id(transport.contact.public_key)
+        self.sent_bytes = self.received_bytes = 0
+        """To and from others, before encryption."""
         self._on_request: dict[type[Message], RequestHandler[Any]] = {}
         self._on_notice: dict[type[Message], list[NoticeHandler[Any]]] = {}
         self._serving: dict[asyncio.Task[None], tuple[Account, Envelope]] = {}
@@ -196,6 +199,8 @@ class Rpc:
         while True:
             for _ in range(MAX_TURN):
                 peer, frames = await self.transport.receive()
+                if peer != self._own_id:
+                    self.received_bytes += sum(map(len, frames))
                 self._dispatch(peer, frames)
             await asyncio.sleep(0)
 
@@ -303,7 +308,10 @@ class Rpc:
         name = type(message).__name__
         sent = self.sent.get(name) or self.sent.setdefault(name, Sent())
         sent.num += 1
-        sent.num_bytes += sum(map(len, frames))
+        num_bytes = sum(map(len, frames))
+        sent.num_bytes += num_bytes
+        if peer != self._own_id:
+            self.sent_bytes += num_bytes
 
     def _peer_lost(self, peer: bytes, why: str) -> None:
         for pending in self._pending.get(peer, {}).values():

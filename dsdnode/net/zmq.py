@@ -23,6 +23,7 @@ from dsdnode.net.interfaces import AddressWatch, Own
 from dsdnode.net.knock import Knocks
 from dsdnode.net.link import Inbound, Link
 from dsdnode.net.links import Links
+from dsdnode.net.meter import Meter
 from dsdnode.net.outlook import Outlook
 from dsdnode.net.paths import Paths
 from dsdnode.net.places import advertised, here_of, is_anywhere
@@ -67,7 +68,7 @@ class ZmqTransport:
         self._router: Router | None = None
         self._zap: ZapServer | None = None
         self._closed = False
-        self._names, self._identity = Names(), identity
+        self._names, self._identity, self.meter = Names(), identity, Meter()
         self.relays: Relays | None = None
         self._follows = ""
         """Where it listens, if what it tells others may change."""
@@ -82,7 +83,7 @@ class ZmqTransport:
         self._handshake = Handshake(Contact(identity.public_key, addresses), keys, version)
         more = self._gate, self._inbox, self._lost, self._broken
         self._links = Links(self._context, self._names, identity, self._handshake, *more)
-        self._knocks = Knocks(self._links)
+        self._knocks, self._links.meter = Knocks(self._links), self.meter
         self._watch = MemoryWatch(memory_limit_bytes, self._drop_fillers, self._too_much_memory)
         self._addresses = AddressWatch(self._moved)
         self.outlook = Outlook(self._links, self._listens, self._relocate) if self._listens[0] else None
@@ -128,6 +129,7 @@ class ZmqTransport:
             self._listens = host, router.port
             more = self._relocate, bool(advertise)
             self.relays = Relays(self._identity, keys, self._listens, self._gate, circuits, *more)
+            self.relays.meter = self.meter
         return addresses, router.port
 
     def _open_router(self, listen: str, circuits: Circuits) -> Router:
@@ -233,16 +235,13 @@ class ZmqTransport:
         return known.contact() if known is not None else None
 
     def can(self, peer: bytes, capability: str) -> bool:
-        known = self._links.book.get(peer)
-        return known is not None and capability in known.capabilities
+        return (known := self._links.book.get(peer)) is not None and capability in known.capabilities
 
     def source_of(self, peer: bytes) -> str:
-        known = self._links.book.get(peer)
-        return "" if known is None else known.source
+        return "" if (known := self._links.book.get(peer)) is None else known.source
 
     def refused_by(self, peer: bytes) -> bool:
-        known = self._links.book.get(peer)
-        return known is not None and known.refused
+        return (known := self._links.book.get(peer)) is not None and known.refused
 
     def leads_nowhere(self, peer: bytes) -> bool:
         known = self._links.book.get(peer)

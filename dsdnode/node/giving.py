@@ -16,6 +16,7 @@ from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.files import replacing
 from dsdnode.identity import Identity
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.admission import Admission
 from dsdnode.weights.holdings import MAX_KEPT_BYTES, Holding, Tensors, hashed, holding, kept
 from dsdnode.weights.sharing import Sharing
 from dsdnode.weights.store import TENSORS, Store
@@ -27,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 
 class Giving:
-    def __init__(self, config: NodeConfig, identity: Identity, rpc: Rpc) -> None:
-        self._rate = config.max_upload_bytes_per_s
-        self._sharing = Sharing(rpc, self.find, self._rate)
+    def __init__(self, config: NodeConfig, identity: Identity, rpc: Rpc, admission: Admission) -> None:
+        self._rate = config.models_bytes_per_s
+        self._sharing = Sharing(rpc, self.find, self._rate, admission.refusal)
         self._learning: asyncio.Task[None] | None = None
         self._store = Store(config.data_dir)
         self._target = config.model

@@ -9,23 +9,24 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 
 import msgspec
 import structlog
 
-from dsdnode.addresses import parse_address
 from dsdnode.config import AUTO, NodeConfig, next_life
 from dsdnode.cost import UNKNOWN
 from dsdnode.dht.ids import MODELS_KEY, model_key
 from dsdnode.engine.port import TextEngine
 from dsdnode.errors import DsdError, PeerUnavailable
-from dsdnode.identity import Identity, load_or_create, short_id
+from dsdnode.identity import Identity, PeerChoice, load_or_create, short_id
 from dsdnode.net.handshake import swarm_names
-from dsdnode.net.places import to_address
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
+from dsdnode.node import telling
+from dsdnode.node.admission import Admission
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.drafter.pairing import texts_of, wait_for_target
@@ -33,11 +34,13 @@ from dsdnode.node.drafter.texts import Texts
 from dsdnode.node.engines import measure, record_of
 from dsdnode.node.fetching import Nobody, User
 from dsdnode.node.giving import Giving
+from dsdnode.node.ledger import Given
 from dsdnode.node.offers import ASKED, Offer, keep_current, starting
 from dsdnode.node.organs import Organs, organs_of
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.shard.texts import TextGiver
 from dsdnode.node.status import Inviting, NodeStatus, Sessions, Situation
+from dsdnode.node.volunteering import Volunteering
 from dsdnode.swarm.catalogue import Model, describe_models, describe_peers, models_of
 from dsdnode.swarm.checks import in_words
 from dsdnode.swarm.discovery import Discovery
@@ -45,7 +48,6 @@ from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.joining import remember, remembered
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.queries import Tasks
-from dsdnode.swarm.reach import Verdict
 from dsdnode.wire.joins import format_join, of_one_key, parse_join
 from dsdnode.wire.messages import Contact, Open
 from dsdnode.wire.records import ProviderRecord
@@ -70,12 +72,14 @@ class Node:
         self._organs = organs
         self.rpc = Rpc(transport, rng)
         life = next_life(config.identity_file) if organs.disk else 0
-        relay_bits_per_s = 0 if config.no_relay else config.relay_bits_per_s
-        self.discovery = Discovery(self.rpc, identity, rng, life, relay_bits_per_s)
+        self.discovery = Discovery(self.rpc, identity, rng, life, config.relaying_bits_per_s)
         self._pings = Pings(self.rpc)
         self._stage: StageHost | None = None
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
+        self._admission = Admission(identity.peer_id, PeerChoice(config.allow, config.block))
+        renounce = partial(self.discovery.changed, at_once=True)
+        self.volunteering = Volunteering(config, self._admission, renounce, self._count, organs.surroundings)
         self._giving: Giving | None = None
         self._tasks = Tasks()
         self._changed = asyncio.Event()
@@ -90,6 +94,8 @@ class Node:
         transport = await ZmqTransport.open(
             identity, listen=config.listen, advertise=config.advertise, swarm_keys=config.swarm_keys
         )
+        if config.max_upload_bytes_per_s:
+            transport.meter.hold(asyncio.get_running_loop().time(), config.max_upload_bytes_per_s)
         node = cls(config, identity, transport, organs_of(config, user or Nobody()), secrets.SystemRandom())
         try:
             await node.run(contacts)
@@ -121,8 +127,9 @@ class Node:
             self.discovery.provide(self._records)
         if self._organs.disk:
             self._tasks.spawn(self._save_peers())
-            self._giving = Giving(self._config, self._identity, self.rpc)
+            self._giving = Giving(self._config, self._identity, self.rpc, self._admission)
             self._giving.start()
+            self.volunteering.start()
         if "shard" in self._offers:
             self._tasks.spawn(self._keep_shard())
 
@@ -156,6 +163,7 @@ class Node:
             max_sessions=1 if self._config.strict else self._config.max_sessions,
             max_lease_s=self._config.timeouts.lease_s,
             look=lambda: self.discovery.find_providers(model_key(engine.shard.model_id)),
+            admission=self._admission,
         )
         if self._organs.scheduler is not None:
             self._stage.batcher.scheduler = self._organs.scheduler()
@@ -238,6 +246,7 @@ class Node:
             rng=self._rng,
             choose=self._organs.choose,
             tuning=self._organs.tuning,
+            admission=self._admission,
         )
         offer.decodes = self._drafter.batcher
         self._drafter.on_change = self._on_change
@@ -275,9 +284,10 @@ class Node:
         contact = self.discovery.contact
         records, now = [], asyncio.get_running_loop().time()
         for role, offer in self._offers.items():
-            if offer.engine.quarantined:
-                continue
             host = hosts[role]
+            is_idle = host is None or not host.num_sessions  # who has a reply in progress looks for us at need
+            if offer.engine.quarantined or (is_idle and self._admission.resting):
+                continue
             record = offer.record(contact, host.num_free_sessions if host else 0, now)
             records.append(msgspec.structs.replace(record, nickname=self._config.name))
         return records
@@ -302,10 +312,7 @@ class Node:
         return self.join
 
     async def inviting(self) -> Inviting:
-        reach = self.discovery.reach
-        joins = tuple(map(format_join, self.discovery.inviting))
-        is_reached = reach.verdict is Verdict.REACHED
-        return Inviting(joins, self._config.swarm_keys, is_reached, in_words(reach, self._transport))
+        return telling.inviting(self._config, self._transport, self.discovery)
 
     @property
     def join_here(self) -> str:
@@ -342,27 +349,22 @@ class Node:
             num_relay_circuits=self._transport.relays.num_circuits if self._transport.relays is not None else 0,
             twin=self._transport.twin,
             reach=in_words(self.discovery.reach, self._transport),
+            resting=self._admission.resting,
+            given=self.volunteering.given(),
         )
 
     def situation(self) -> Situation:
-        host, _ = parse_address(self._config.listen, lowest_port=0)
-        _, port = parse_address(self._transport.here[0])
-        engines = [offer.status() for offer in self._offers.values()]
-        return Situation(
-            listen=to_address(host, port),
-            advertise=self._config.advertise,
-            joins=self._config.joins,
-            reach=self.discovery.checks.info(),
-            troubles=tuple(
-                f"the {one.role}'s engine is not offered: {one.quarantined}" for one in engines if one.quarantined
-            ),
-        )
+        return telling.situation(self._config, self._transport, self.discovery, self._offers.values())
 
     async def peers(self) -> list[PeerInfo]:
         return await describe_peers(self.discovery, self._pings)
 
     async def models(self) -> list[ModelInfo]:
         return await describe_models(self.discovery, self._pings)
+
+    def _count(self) -> Given:
+        hosts = [host for host in (self._stage, self._drafter) if host is not None]
+        return telling.given(self.rpc, self._admission, [host.batcher for host in hosts])
 
     # --- its end
 
@@ -376,6 +378,7 @@ class Node:
         if self._giving is not None:
             self._write_peers()
             await self._giving.close()
+        await self.volunteering.close()
         with contextlib.suppress(DsdError):
             await self.discovery.withdraw()
         for host in (self._drafter, self._stage):

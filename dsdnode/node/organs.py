@@ -15,6 +15,7 @@ from dsdnode.node.engines import Wish, start_draft, start_shard, text_tools
 from dsdnode.node.fetching import User
 from dsdnode.node.proposal import Proposal
 from dsdnode.node.settling import moved, settle, until_needed_elsewhere
+from dsdnode.node.surroundings import Surroundings
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
 from dsdnode.swarm.discovery import Discovery
@@ -46,6 +47,8 @@ class Organs:
     moves: Callable[[Discovery, Pings, ProviderRecord], Awaitable[bool]] | None = None
     """Of such a node's shard, and what it offers: returns True when `shard` is to be called again, for other layers;
     False: it stays for good."""
+    surroundings: Surroundings | None = None
+    """Of the machine, where they may speak against serving others."""
     source: Callable[[str], str] = no_source
     """Of a role's model: where others may fetch it, or ""."""
 
@@ -61,6 +64,7 @@ def organs_of(config: NodeConfig, user: User) -> Organs:
         settle=chosen.settle if is_free else None,
         moves=chosen.moves if is_free and config.layers is None else None,
         source=chosen.source,
+        surroundings=Surroundings(config),
     )
 
 

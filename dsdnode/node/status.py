@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from dsdnode.engine.cage import Protection
+from dsdnode.node.ledger import GivenInAll
 from dsdnode.swarm.info import ReachInfo
 from dsdnode.wire import messages as wire
 from dsdnode.wire import pieces, replies
@@ -34,7 +35,7 @@ def sent_by_class(sent: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, i
 
 class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
     """It serves. `join`: how others find it; `layers` [start, end) of its shard; `api`: where other programs ask, of a
-    gateway."""
+    gateway; `resting`: why it takes nothing new yet."""
 
     peer_id: str
     address: str
@@ -42,6 +43,7 @@ class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
     roles: tuple[str, ...]
     layers: tuple[int, int] | None
     api: str = ""
+    resting: str = ""
 
 
 class Inviting(msgspec.Struct, frozen=True):
@@ -107,6 +109,10 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """That go by way of it, as a relay."""
     reach: str = ""
     """Whether others reach this node, in words."""
+    resting: str = ""
+    """Why it takes no new replies, in words; "": it does."""
+    given: GivenInAll | None = None
+    """What this machine gave; None: no record is kept."""
 
 
 class Situation(msgspec.Struct, frozen=True):

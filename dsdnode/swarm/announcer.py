@@ -107,7 +107,8 @@ class Announcer:
         self._announce_at = min(self._announce_at, max(now, self._announced_at + CHANGE_GAP_S))
 
     def relocated(self, now: float) -> None:
-        """We are reached elsewhere: until it is announced, what others have of us leads nowhere."""
+        """We are reached elsewhere, or serve nobody new: until it is announced, what others have of us leads
+        nowhere."""
         self._announce_at = min(self._announce_at, max(now, self._announced_at + MIN_GAP_S))
 
     def met(self, peer: bytes) -> None:

@@ -210,8 +210,13 @@ class Discovery:
         """Return when what is provided now has been announced once, or could not be in PUBLISH_TIMEOUT_S."""
         await wait_until(self._announcer.done, self._now() + PUBLISH_TIMEOUT_S)
 
-    def changed(self) -> None:
-        self._announcer.changed(self._now())
+    def changed(self, at_once: bool = False) -> None:
+        """`at_once`: what others have of it would send them here in vain."""
+        if at_once:
+            self._announcer.relocated(self._now())
+            self._wake.set()
+        else:
+            self._announcer.changed(self._now())
 
     async def reached_elsewhere(self, known: Sequence[str]) -> None:
         """Until others reach us at an address that is not among those."""

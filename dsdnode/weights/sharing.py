@@ -15,6 +15,7 @@ from dsdnode.net.rpc import Response, Rpc
 from dsdnode.weights.holdings import Holding
 from dsdnode.weights.pace import Pace
 from dsdnode.wire.manifests import pack_held
+from dsdnode.wire.messages import Refused
 from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 
 MAX_WAIT_S = 15.0
@@ -35,10 +36,17 @@ class _Waiting:
 
 
 class Sharing:
-    """`find`: what is here of a model, by its weights hash; it may take its time."""
+    """`find`: what is here of a model, by its weights hash; it may take its time. `refuse`: why a peer gets nothing."""
 
-    def __init__(self, rpc: Rpc, find: Callable[[str], Holding | None], bytes_per_s: float) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        find: Callable[[str], Holding | None],
+        bytes_per_s: float,
+        refuse: Callable[[bytes], Refused | None] = lambda peer: None,
+    ) -> None:
         self._rpc = rpc
+        self._refuse = refuse
         self._find = find
         self._bytes_per_s = bytes_per_s
         self._pace = Pace(bytes_per_s)
@@ -67,11 +75,15 @@ class Sharing:
         return holding
 
     async def _on_find(self, peer: bytes, message: FindWeights, buffers: Sequence[bytes]) -> Response:
+        if (refusal := self._refuse(peer)) is not None:
+            return refusal, []
         holding = self._holding(message.weights_hash)
         await self._turn(peer, len(holding.signed))
         return HasWeights(), [holding.signed, pack_held(holding.held())]
 
     async def _on_get(self, peer: bytes, message: GetWeights, buffers: Sequence[bytes]) -> Response:
+        if (refusal := self._refuse(peer)) is not None:
+            return refusal, []
         holding = self._holding(message.weights_hash)
         place = holding.places.get(message.tensor)
         if place is None or message.offset + message.num_bytes > place.size_bytes:

@@ -82,7 +82,12 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
     class ScriptedClient:
         @classmethod
         async def connect(
-            cls, joins: Sequence[str], swarm_keys: tuple[str, ...] = (), patience_s: float = 60, told: Any = None
+            cls,
+            joins: Sequence[str],
+            swarm_keys: tuple[str, ...] = (),
+            patience_s: float = 60,
+            told: Any = None,
+            identity: Any = None,
         ) -> ScriptedClient:
             if script.refuses is not None:
                 raise script.refuses
@@ -102,6 +107,9 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
                     await asyncio.Event().wait()
                 yield event
 
+        def restrict(self, choice: Any) -> None:
+            pass
+
         async def peers(self) -> list[PeerInfo]:
             return PEERS
 
@@ -120,7 +128,17 @@ class Daemon:
 
     def __init__(self, data_dir: Path, *words: str, fake: bool = False, **streams: Any) -> None:
         module = "tests.cli.fake_node" if fake else "dsdnode.cli"
-        command = [sys.executable, "-m", module, "start", "--json", "--listen", "tcp://127.0.0.1:0"]
+        command = [
+            sys.executable,
+            "-m",
+            module,
+            "start",
+            "--json",
+            "--on-battery",
+            "--on-metered",
+            "--listen",
+            "tcp://127.0.0.1:0",
+        ]
         roles = () if "--role" in words else ("--role", "bootstrap")
         self.data_dir = data_dir
         self.process = subprocess.Popen(

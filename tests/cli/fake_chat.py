@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
 
 from dsdnode.cli.main import main
 from dsdnode.client import client
@@ -45,6 +46,7 @@ class EchoClient:
         swarm_keys: tuple[str, ...] = (),
         patience_s: float = 60,
         told: Callable[[str], None] | None = None,
+        identity: Any = None,
     ) -> EchoClient:
         return cls()
 
@@ -66,6 +68,9 @@ class EchoClient:
 
     async def models(self) -> list[ModelInfo]:
         return MODELS
+
+    def restrict(self, choice: Any) -> None:
+        pass
 
     async def close(self) -> None:
         self.pulse.cancel()

@@ -10,8 +10,9 @@ from dsdnode.cli import connect
 from dsdnode.cli.settings import SETTINGS, resolve, user_file
 from dsdnode.config import NodeConfig, write_joins
 from dsdnode.errors import BadInput
-from dsdnode.identity import Identity
+from dsdnode.identity import Identity, peer_id
 from dsdnode.net.handshake import swarm_names
+from dsdnode.wire.joins import parse_join
 from tests.cli.conftest import JOIN
 
 
@@ -55,6 +56,11 @@ def everything(data_dir: Path, key_file: Path) -> str:
         max_disk = "200GB"
         max_download = "5MB/s"
         max_upload = "0"
+        allow = ["{64 * "A"}", "{JOIN}"]
+        block = "@{data_dir / "blocked"}"
+        hours = "22:30-6:00"
+        on_battery = true
+        on_metered = true
         draft_max = 0
         window = "stream:2:16"
         acceptance = "relaxed"
@@ -77,6 +83,7 @@ def everything(data_dir: Path, key_file: Path) -> str:
 def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path) -> None:
     key_file = write(tmp_path / "swarm.key", "open sesame\nnot this line\n")
     key_file.chmod(0o600)
+    write(tmp_path / "blocked", f"# them:\n{64 * 'b'} # a thief\nABCDEF012345\n")
     file = write(tmp_path / "node.toml", everything(tmp_path, key_file))
     settings = resolve({}, {}, file)
     assert all(settings.values[one.key].source == str(file) for one in SETTINGS)
@@ -99,6 +106,11 @@ def test_every_setting_can_come_from_a_file_and_reaches_the_node(tmp_path: Path)
         max_disk_bytes=200_000_000_000,
         max_download_bytes_per_s=5_000_000,
         max_upload_bytes_per_s=0,
+        allow=(64 * "a", peer_id(parse_join(JOIN).public_key).hex()),
+        block=(64 * "b", "abcdef012345"),
+        hours=(1350, 360),
+        on_battery=True,
+        on_metered=True,
         draft_max=0,
         window="stream:2:16",
         acceptance="relaxed",
@@ -143,6 +155,13 @@ def test_the_example_files_are_right() -> None:
         ("threshold = true", "a text is expected"),
         ("role = 'relay'", "unknown role relay: choose from drafter, shard, bootstrap"),
         ("max_upload = 'fast'", "is not a rate"),
+        ("allow = ['bob']", "is not a peer: write 64 hex digits"),
+        ("allow = ['0123456789ab']", "is not a peer: write 64 hex digits"),
+        ("block = ['01234']", "is not a peer: write 12 to 64 hex digits"),
+        ("block = ['@/nowhere/peers']", "cannot read the list of peers"),
+        ("hours = 'at night'", "are no hours: write from when to when"),
+        ("hours = '8:00-24:30'", "are no hours"),
+        ("hours = '08:00-8:00'", "all day or never"),
         ("max_download = 0", "nothing would ever be there"),
         ("join = ['192.0.2.1:29170']", "is not a join address"),
         ("swarm_key = '@/no/such/file'", "cannot read the swarm key"),
@@ -196,7 +215,7 @@ def test_what_is_remembered_of_a_peer_that_is_joined_by_name_is_tried_beside_it(
     remembered = f"dsd://11.1.1.1:29170/{key}", f"dsd://11.2.2.2:29170/{other}"
     write_joins(tmp_path, remembered, swarm_names(()))
     settings: Any = {"join": (f"dsd://alice.example:29170/{key.upper()}",), "swarm_key": (), "data_dir": tmp_path}
-    joins, _, only_remembered = asyncio.run(connect._find(settings))
+    joins, _, _, only_remembered = asyncio.run(connect._find(settings))
     assert joins == (*settings["join"], remembered[0]) and not only_remembered
     assert (
         asyncio.run(connect._find(settings | {"swarm_key": ("of another swarm, long enough",)}))[0] == settings["join"]

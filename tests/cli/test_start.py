@@ -28,15 +28,18 @@ Call = Callable[..., Result]
 Start = Callable[..., Daemon]
 STATUS = [
     "uptime_s", "peer_id", "name", "address", "join", "roles", "layers", "known_peers", "sent", "sessions", "engines",
-    "protection", "twin", "reach",
+    "protection", "twin", "num_records", "num_relay_circuits", "reach", "resting", "given",
 ]  # fmt: skip
-PEER = ["peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms", "seen_s", "name", "link"]
+PEER = [
+    "peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms",
+    "seen_s", "name", "link", "fixed_ms", "slope_ms", "model_ids", "queue",
+]  # fmt: skip
 
 
 def test_ready_status_stop(call: Call, daemon: Start) -> None:
     alice = daemon()
     ready = alice.ready()
-    assert list(ready) == ["event", "peer_id", "address", "join", "roles", "layers", "api"]
+    assert list(ready) == ["event", "peer_id", "address", "join", "roles", "layers", "api", "resting"]
     assert (ready["event"], ready["roles"], ready["layers"]) == ("ready", ["bootstrap"], None)
     assert ready["join"].startswith("dsd://127.0.0.1:")
     status = json.loads(call("status", "--json", "--data-dir", alice.data_dir).out)

@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.node.mutation import Mutation
 from tests.node.mutations_accounts import ACCOUNTS
+from tests.node.mutations_choice import CHOICE
 from tests.node.mutations_files import FILES
 from tests.node.mutations_gateway import GATEWAY
 from tests.node.mutations_house import HOUSE
@@ -240,6 +241,7 @@ GROUPS: Final = (
     HOUSE,
     RELAY,
     PARTS,
+    CHOICE,
     WEIGHTS,
     GATEWAY,
     SHAPING,

@@ -79,6 +79,7 @@ class Swarm:
         """`within`: what its command begins with (tests/nat/namespaces.py); `command`: that takes the place of ours."""
         data_dir, log = self.folder / name, self.folder / f"{name}.log"
         start = [*within, *command, "start", "--json", "--leash", "--data-dir", str(data_dir)]
+        start += ["--on-battery", "--on-metered"] if command is COMMAND else []
         words = [*start, "--listen", listen, *arguments]
         environment = os.environ | {"NO_COLOR": "1"}
         with log.open("w") as errors:

@@ -12,6 +12,7 @@ from dsdnode.models import demo_target
 from dsdnode.net.memory import MemoryHub
 from dsdnode.net.rpc import Rpc
 from dsdnode.node import giving
+from dsdnode.node.admission import Admission
 from dsdnode.weights import plan
 from dsdnode.weights.holdings import kept
 from dsdnode.weights.store import Store
@@ -25,7 +26,8 @@ async def test_layers_that_come_later_are_given_too(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(giving, "LOOK_AGAIN_S", -1.0)
     identity = Identity(b"alice".ljust(32))
     config = NodeConfig(roles=("shard",), data_dir=tmp_path)
-    own = giving.Giving(config, identity, Rpc(MemoryHub().transport(Contact(identity.public_key, ()))))
+    rpc = Rpc(MemoryHub().transport(Contact(identity.public_key, ())))
+    own = giving.Giving(config, identity, rpc, Admission())
     alice = Alice(Store(tmp_path))
     async with hub_of(demo_target()) as hub:
         few = kept((await alice.pull(hub, layers=(2, 4))).parent)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.node.admission import Admission
 from dsdnode.node.drafter.routes import FOUND_S, Hosts
 from dsdnode.swarm.catalogue import Model, models_of
 from dsdnode.swarm.pings import GRACE_S, PING_TIMEOUT_S, Pings
@@ -22,7 +23,7 @@ class Story:
         self.town = town
         self.alice = town.begin("alice", offers=False)
         self.pings = Pings(self.alice.rpc)
-        self.known = Hosts(self.alice.rpc, self.alice.discovery, self.pings)
+        self.known = Hosts(self.alice.rpc, self.alice.discovery, self.pings, Admission())
         self.model: Model
 
     async def begin(self) -> None:

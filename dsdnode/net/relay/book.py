@@ -17,6 +17,7 @@ from dsdnode.accounts import MAX_REMEMBERED, Account, Credits, Shares
 from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import Overloaded
 from dsdnode.identity import peer_id, verify
+from dsdnode.net.meter import Meter
 from dsdnode.net.relay.frames import Reserved, to_accept
 from dsdnode.net.relay.rates import Flow, Rates
 
@@ -113,6 +114,9 @@ class Book:
     """Tokens are drawn from it: outside of tests one that nobody can foretell."""
     now: float
     refusals: Counter[str] = field(default_factory=Counter)
+    meter: Meter = field(default_factory=Meter)
+    num_bytes: int = 0
+    """Passed on since the start."""
     _guests: dict[Hashable, str] = field(default_factory=dict)
     _reserved: dict[bytes, Reservation] = field(default_factory=dict)
     _circuits: dict[bytes, Circuit] = field(default_factory=dict)
@@ -254,6 +258,8 @@ class Book:
         circuit.used_s = now
         circuit.num_bytes += num_bytes
         circuit.answered |= by_callee
+        self.num_bytes += num_bytes
+        self.meter.relayed(now, num_bytes)
         return self._rates.took(now, circuit.flow, num_bytes)
 
     def is_spent(self, circuit: Circuit) -> bool:

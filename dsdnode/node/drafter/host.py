@@ -18,6 +18,7 @@ from dsdnode.engine.tokenizer import Detokenizer
 from dsdnode.errors import BadInput, DsdError, NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.admission import Admission
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.drafter.constrained import constrain
 from dsdnode.node.drafter.conversations import Conversations
@@ -60,6 +61,7 @@ class DrafterHost:
         rng: Random,
         choose: Chooser = choose_pipeline,
         tuning: Tuning = TUNING,
+        admission: Admission | None = None,
     ) -> None:
         """`rng`: of secrets."""
         self._rpc = rpc
@@ -68,7 +70,8 @@ class DrafterHost:
         self._engine = engine
         self._texts = texts
         self._batcher = Batcher(engine)
-        self._routes = Routes(rpc, discovery, pings, choose, tuning)
+        self._admission = admission or Admission()
+        self._routes = Routes(rpc, discovery, pings, choose, tuning, self._admission)
         self._max_sessions = max_sessions
         self._options = options
         own_id, close = peer_id(rpc.transport.contact.public_key), self._routes.close
@@ -110,10 +113,6 @@ class DrafterHost:
         await self._batcher.close()
 
     @property
-    def batcher(self) -> Batcher:
-        return self._batcher
-
-    @property
     def draining(self) -> bool:
         return self._draining
 
@@ -123,6 +122,10 @@ class DrafterHost:
         self._conversations.forget()
 
     @property
+    def batcher(self) -> Batcher:
+        return self._batcher
+
+    @property
     def num_sessions(self) -> int:
         return len(self._deliveries)
 
@@ -130,7 +133,7 @@ class DrafterHost:
     def num_free_sessions(self) -> int:
         """Who gives way, or does not listen any more, has no place."""
         taken = sum(one.failure is None for one in self._deliveries.values())
-        return 0 if self.draining else max(0, self._max_sessions - taken)
+        return 0 if self.draining or self._admission.resting else max(0, self._max_sessions - taken)
 
     # --- messages
 
@@ -143,6 +146,8 @@ class DrafterHost:
             return wire.Refused("no such reply is in progress for you"), []
         if self.draining:
             return wire.Refused("this drafter is leaving", retry=True), []
+        if (refusal := self._admission.refusal(peer)) is not None:
+            return refusal, []
         account = self._rpc.account_of(peer)
         giving = self._giving(account)
         if giving is None:
@@ -231,6 +236,7 @@ class DrafterHost:
         num_positions = min(options.model.context_tokens, len(prompt) + body.max_tokens)
         self._check_share(delivery.account, num_positions)
         delivery.num_positions = num_positions
+        self._admission.begun(delivery.client)
         line = [*prompt, *body.tokens]
         conversation = self._conversations.take(delivery.account, line, num_positions, options)
         reply = self._by_session[conversation.session] = Reply(self._rpc, self._routes, conversation, options)

@@ -13,6 +13,7 @@ from dsdnode.dht.ids import model_key
 from dsdnode.errors import DsdError, NoPipeline
 from dsdnode.net.port import MASKS, SHAPING, Priority
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.admission import Admission
 from dsdnode.node.drafter.attempt import BETTER, Attempt, some_of
 from dsdnode.node.drafter.constrained import ToldJudges
 from dsdnode.node.drafter.conversations import PARKED_S, Conversation
@@ -63,8 +64,10 @@ FOUND_S = 10.0
 class Hosts:
     """Of models, as the owner of replies sees them."""
 
-    def __init__(self, rpc: Rpc, discovery: Discovery, pings: Pings) -> None:
+    def __init__(self, rpc: Rpc, discovery: Discovery, pings: Pings, admission: Admission) -> None:
+        """`admission`: who may be a stage."""
         self._rpc = rpc
+        self._admission = admission
         self._discovery = discovery
         self._pings = pings
         self._remembered: LRUCache[str, tuple[float, list[ProviderRecord]]] = LRUCache(MAX_MODELS)
@@ -104,6 +107,7 @@ class Hosts:
     async def _look_up(self, model_id: str) -> None:
         found = await self._discovery.find_providers(model_key(model_id))
         shards = [record for record in found if record.role == "shard" and record.model_id == model_id]
+        shards = [record for record in shards if self._admission.trusts(record.peer_id)]
         _, before = self._remembered.get(model_id, (0.0, []))
         self._remembered[model_id] = asyncio.get_running_loop().time(), with_usual_speeds(shards) if shards else before
 
@@ -118,12 +122,13 @@ class Routes:
         pings: Pings,
         choose: Chooser = choose_pipeline,
         tuning: Tuning = TUNING,
+        admission: Admission | None = None,
     ) -> None:
         self._rpc = rpc
         self._choose = choose
         self.tuning = tuning
         self.pings = pings
-        self.hosts = Hosts(rpc, discovery, pings)
+        self.hosts = Hosts(rpc, discovery, pings, admission or Admission())
         self.suspects = Suspects()
         self.told_masks = ToldJudges()
         self._trials = Trials()

@@ -15,6 +15,7 @@ from dsdnode.engine.port import Chunk, Engine, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
+from dsdnode.node.admission import Admission
 from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.batching.culprits import REFUSED
 from dsdnode.node.batching.scheduler import Owner
@@ -62,6 +63,7 @@ class StageHost:
         max_sessions: int,
         max_lease_s: float = MAX_LEASE_S,
         look: Callable[[], Awaitable[object]] | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self._neighbours = Neighbours(rpc.transport, look)
         self._rpc = rpc
@@ -69,7 +71,7 @@ class StageHost:
         self._owners = Owners(rpc.transport, pings, self._owner_gone)
         self._engine = engine
         self._batcher = Batcher(engine)
-        self._sessions = Sessions(engine, max_sessions)
+        self._sessions = Sessions(engine, max_sessions, admission)
         self._max_lease_s = max_lease_s
         self._num_losses = 0
         self._hears: list[Callable[[], None]] = []

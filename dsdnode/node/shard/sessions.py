@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from dsdnode.accounts import Account, Asking, Shares, Turns
 from dsdnode.engine.port import Engine
 from dsdnode.identity import peer_id
+from dsdnode.node.admission import NOT_YOU, PAUSED, Admission
 from dsdnode.node.shard.room import Coming, Room
 from dsdnode.node.shard.terms import Asked
 from dsdnode.speculation.digest import DIGEST_BYTES
@@ -108,9 +109,10 @@ class StageSession:
 class Sessions:
     """Limits: sessions, cache positions, sequences. Who must make room for whom says room.py."""
 
-    def __init__(self, engine: Engine, max_sessions: int) -> None:
+    def __init__(self, engine: Engine, max_sessions: int, admission: Admission | None = None) -> None:
         self._engine = engine
         self._shelves = Shelves(engine.shard.vocab_size)
+        self._admission = admission or Admission()
         self._sessions: dict[bytes, StageSession] = {}
         num_sequences = min(engine.shard.max_sequences, max_sessions * SEQUENCES_PER_SESSION)
         self._free = list(range(num_sequences))
@@ -135,7 +137,7 @@ class Sessions:
 
     def num_free(self, now: float) -> int:
         """For whoever may come: who is idle beyond a fair share makes room."""
-        if self.draining or self._engine.quarantined:
+        if self.draining or self._admission.resting or self._engine.quarantined:
             return 0
         return self._room(now, self._sessions.values(), self._coming.values()).num_for_a_newcomer()
 
@@ -148,11 +150,13 @@ class Sessions:
         if known is None:
             known = self._add(account, asked)
             known.since_s = self._turns.since_s(now, account)
+            self._admission.begun(account.owner)
             return known
         known.account = account
         if known.is_another_reply(asked):
             known.machine.on_turn(max_positions, asked.acceptance, asked.places(self._shelves.of(account.owner)))
             known.reserved_positions, known.since_s = max_positions, now
+            self._admission.begun(account.owner)
         return known
 
     def _add(self, account: Account, asked: Asked) -> StageSession:
@@ -187,6 +191,8 @@ class Sessions:
         """Why not, in words; None: it may be opened, or opened again, where there is `room_for` it."""
         message, stages = asked.message, asked.stages
         shard, known = self._engine.shard, self._sessions.get(message.session)
+        if not self._admission.serves(owner):
+            return NOT_YOU
         if message.index >= len(stages) or message.model_id != shard.model_id:
             return Refused(f"this peer hosts {shard.model_name}, not the model asked for")
         place = stages[message.index]
@@ -210,6 +216,8 @@ class Sessions:
             return Refused("another reply of this session takes a higher route", retry=True)
         if self.draining:
             return Refused("this peer is leaving", retry=True)
+        if self._admission.resting:
+            return PAUSED
         if message.max_positions > shard.context_tokens:
             return Refused(f"{message.max_positions} positions do not fit the cache of {shard.context_tokens}")
         return None

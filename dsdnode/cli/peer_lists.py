@@ -1,0 +1,59 @@
+"""What --allow and --block say: ids of peers, as `dsdnode peers --json` has them, join strings, or a file of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dsdnode.config import MAX_FILE_BYTES
+from dsdnode.errors import BadInput
+from dsdnode.identity import peer_id
+from dsdnode.wire.joins import parse_join
+
+ID_DIGITS = 64
+SHOWN_DIGITS = 12
+"""As `peers` shows them: enough to shut somebody out; to let somebody in by them, a forger could make a key with the
+same beginning."""
+MAX_PEERS = 1024
+
+
+def read_peers(raw: object, least_digits: int) -> tuple[str, ...]:
+    """Beginnings of ids, in hex, at least so long. Raises BadInput."""
+    said = [raw] if isinstance(raw, str) else raw
+    if not isinstance(said, list | tuple) or not all(isinstance(one, str) for one in said):
+        raise BadInput("a list of texts is expected")
+    found = dict.fromkeys(_read(word, least_digits) for text in said for word in _words(text))
+    if len(found) > MAX_PEERS:
+        raise BadInput(f"{len(found)} peers are too many; {MAX_PEERS} at most")
+    return tuple(found)
+
+
+def _words(text: str) -> Iterator[str]:
+    """In a file a line has one or several, and what follows # is for people."""
+    if not text.strip().startswith("@"):
+        for word in text.split():  # a join string may have commas between its hosts
+            yield from (word,) if "/" in word else filter(None, word.split(","))
+        return
+    path = Path(text.strip()[1:]).expanduser()
+    try:
+        with path.open("rb") as file:
+            lines = file.read(MAX_FILE_BYTES).decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise BadInput(f"cannot read the list of peers {path}: {error.strerror or error}") from None
+    except ValueError:
+        raise BadInput(f"the list of peers {path} is not UTF-8 text") from None
+    for line in lines:
+        yield from line.partition("#")[0].split()
+
+
+def _read(word: str, least_digits: int) -> str:
+    if "/" in word:
+        return peer_id(parse_join(word).public_key).hex()
+    if re.fullmatch(rf"[0-9a-fA-F]{{{least_digits},{ID_DIGITS}}}", word) is None:
+        digits = f"{ID_DIGITS}" if least_digits == ID_DIGITS else f"{least_digits} to {ID_DIGITS}"
+        raise BadInput(
+            f"{word!r} is not a peer: write {digits} hex digits of its id (`dsdnode peers --json`), a join string of "
+            "it, or @FILE"
+        )
+    return word.lower()

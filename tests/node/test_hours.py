@@ -1,0 +1,140 @@
+"""A machine serves others at the hours that its user has said, and not while it runs on battery."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from dsdnode.config import NodeConfig, parse_hours
+from dsdnode.node import hours, surroundings, volunteering
+from dsdnode.node.admission import Admission
+from dsdnode.node.ledger import Given
+from dsdnode.node.surroundings import Surroundings
+from dsdnode.node.volunteering import Volunteering
+from tests.node import jumping
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(f"2026-11-30T{text}").replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("said", "serves", "rests"),
+    [
+        ("20:00-08:00", ["20:00", "23:59", "00:00", "07:59"], ["08:00", "12:00", "19:59"]),
+        ("9:30-17:00", ["09:30", "16:59:59"], ["00:00", "09:29:59", "17:00", "23:59"]),
+        ("22:00-24:00", ["22:00", "23:59"], ["00:00", "21:59"]),
+        ("00:00-06:00", ["00:00", "05:59"], ["06:00", "23:59"]),
+    ],
+)
+def test_sam_serves_at_his_hours_over_midnight_too(said: str, serves: list[str], rests: list[str]) -> None:
+    asked = parse_hours(said)
+    assert all(not hours.resting(asked, at(time)) for time in serves)
+    assert all(hours.resting(asked, at(time)) for time in rests)
+    assert not hours.resting(None, at("12:00"))
+
+
+def test_the_end_of_a_pause_is_told() -> None:
+    assert hours.resting((1200, 480), at("12:00")) == "paused until 20:00 (--hours 20:00-08:00)"
+
+
+def test_it_rests_and_serves_again_by_itself_unless_its_user_has_paused_it(tmp_path: Path) -> None:
+    news: list[str] = []
+
+    async def story() -> None:
+        loop, admission = asyncio.get_running_loop(), Admission()
+        begun_s = loop.time()
+        config = NodeConfig(data_dir=tmp_path, hours=(20 * 60, 8 * 60))
+        one = Volunteering(
+            config,
+            admission,
+            lambda: news.append(admission.resting),
+            Given,
+            now=lambda: at("19:59") + timedelta(seconds=loop.time() - begun_s),
+        )
+        one.start()
+        assert admission.refusal(b"") is not None
+        await asyncio.sleep(90)
+        assert admission.refusal(b"") is None
+        one.rest("user", "a game")
+        await asyncio.sleep(13 * 3600)
+        one.rest("user", "")
+        assert admission.resting.startswith("paused until 20:00")
+        await one.close()
+
+    jumping.run(story())
+    assert [words.partition(" (")[0] for words in news] == [
+        "paused until 20:00",
+        "",
+        "a game",
+        "a game; paused until 20:00",
+        "paused until 20:00",
+    ]
+
+
+class Battery:
+    def __init__(self, power_plugged: bool | None) -> None:
+        self.power_plugged = power_plugged
+
+
+@pytest.mark.parametrize(
+    ("battery", "is_metered", "flags", "who"),
+    [
+        (Battery(False), False, {}, "battery"),
+        (Battery(False), False, {"on_battery": True}, ""),
+        (Battery(True), False, {}, ""),
+        (Battery(None), False, {}, ""),
+        (None, False, {}, ""),
+        (None, True, {}, "network"),
+        (None, True, {"on_metered": True}, ""),
+    ],
+)
+async def test_on_battery_and_where_volume_is_paid_for_it_rests_unless_told_not_to(
+    monkeypatch: pytest.MonkeyPatch, battery: Battery | None, is_metered: bool, flags: dict[str, Any], who: str
+) -> None:
+    async def metered() -> bool:
+        return is_metered
+
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: battery, raising=False)
+    monkeypatch.setattr(surroundings, "is_metered", metered)
+    found = await Surroundings(NodeConfig(**flags)).look()
+    assert [one for one, why in found.items() if why] == ([who] if who else [])
+
+
+@pytest.mark.parametrize(("prints", "is_metered"), [("u 1", True), ("u 3", True), ("u 2", False), ("u 4", False)])
+async def test_what_network_manager_says_is_understood(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prints: str, is_metered: bool
+) -> None:
+    busctl = tmp_path / "busctl"
+    busctl.write_text(f"#!/bin/sh\necho '{prints}'\n")
+    busctl.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert await surroundings.is_metered() is is_metered
+    monkeypatch.setenv("PATH", "")
+    assert not await surroundings.is_metered()
+
+
+def test_the_plug_is_pulled_and_put_in_again(tmp_path: Path) -> None:
+    why = [""]
+
+    class Told(Surroundings):
+        async def look(self) -> dict[str, str]:
+            return {"battery": why[0]}
+
+    async def story() -> None:
+        admission = Admission()
+        config = NodeConfig(data_dir=tmp_path)
+        one = Volunteering(config, admission, lambda: None, Given, Told(config))
+        one.start()
+        for words in ("", "on battery", ""):
+            why[0] = words
+            await asyncio.sleep(2 * volunteering.LOOK_S * volunteering.WRITE_EVERY)
+            assert admission.resting == words
+        await one.close()
+
+    jumping.run(story())
