@@ -5,6 +5,7 @@ Import only in a worker process or a test of it: a schema is a stranger's progra
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -21,6 +22,8 @@ from dsdnode.wire.replies import Constraint
 
 MAX_GRAMMARS: Final = 32
 """Replies whose grammars are kept ready; another one's is read anew."""
+MAX_SAVED: Final = 4
+"""Of the last blocks: most drafts fall within the newest, a hedge or a late verdict goes back a few."""
 MAX_LOOKED_AT: Final = 4
 """Tokens of a mask that are tried one by one."""
 MAX_WORDS: Final = 300
@@ -49,10 +52,25 @@ class _Grammar:
     matcher: Any
     what: str
     num_bytes: int
+    begun: Any
+    """As the matcher was at first."""
     line: list[int] = field(default_factory=list)
     """What the matcher has taken."""
+    saved: deque[tuple[list[int], Any]] = field(default_factory=lambda: deque(maxlen=MAX_SAVED))
+    """Lines, and the matcher as it was behind each."""
     given: LRUCache[bytes, None] = field(default_factory=lambda: LRUCache(MAX_KEPT))
     """Hashes of masks that were told."""
+
+    def save(self) -> None:
+        if not any(line == self.line for line, _ in self.saved):
+            self.saved.append((list(self.line), self.matcher.deep_copy()))
+
+    def go_back(self, tokens: Sequence[int]) -> None:
+        """To where these went another way, or before. By copies: rolled back from a list's text (`["`) llguidance may
+        take an object's key (`{"`) for one."""
+        behind = [(line, saved) for line, saved in self.saved if line == list(tokens[: len(line)])]
+        line, saved = max(behind, key=lambda one: len(one[0]), default=([], self.begun))
+        self.line, self.matcher = list(line), saved.deep_copy()
 
 
 class _Tokens:
@@ -117,7 +135,7 @@ class Grammars:
         matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=llguidance.LLParserLimits(**LIMITS))
         if matcher.is_error():
             raise _refused(what, matcher.get_error())
-        grammar = _Grammar(matcher, what, num_bytes_of(vocab_size))
+        grammar = _Grammar(matcher, what, num_bytes_of(vocab_size), matcher.deep_copy())
         self._mask(grammar)
         self._open[key] = grammar
 
@@ -137,6 +155,8 @@ class Grammars:
         told: dict[bytes, bytes] = {}
         if not self._goes_to(grammar, tokens[:first]):
             return names, []
+        if first < len(tokens):
+            grammar.save()
         for length in range(first, len(tokens) + 1):
             mask = self._mask(grammar)
             name = hash_of(mask)
@@ -154,12 +174,9 @@ class Grammars:
         return names, list(told.items())
 
     def _goes_to(self, grammar: _Grammar, tokens: Sequence[int]) -> bool:
-        pairs = enumerate(zip(grammar.line, tokens, strict=False))
-        common = next((index for index, (mine, other) in pairs if mine != other), min(len(grammar.line), len(tokens)))
-        if common < len(grammar.line):
-            grammar.matcher.rollback(len(grammar.line) - common)
-            del grammar.line[common:]
-        return self._takes(grammar, tokens[common:])
+        if grammar.line != list(tokens[: len(grammar.line)]):
+            grammar.go_back(tokens)
+        return self._takes(grammar, tokens[len(grammar.line) :])
 
     def _takes(self, grammar: _Grammar, tokens: Sequence[int]) -> bool:
         taken = grammar.matcher.try_consume_tokens(list(tokens)) if tokens else 0
@@ -187,7 +204,8 @@ class Grammars:
         if int(np.bitwise_count(mask).sum()) > MAX_LOOKED_AT:
             return True
         allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist()
-        goes_on = any(matcher.validate_tokens([token]) == 1 for token in allowed if token not in self._ends)
+        looked = matcher.deep_copy()  # (looking rolls back)
+        goes_on = any(looked.validate_tokens([token]) == 1 for token in allowed if token not in self._ends)
         return goes_on or (bool(allowed) and matcher.is_accepting())
 
 

@@ -85,6 +85,17 @@ def test_masks_depend_on_the_tokens_alone_whatever_was_asked_before() -> None:
         assert [known.get(name) for name in names] == alone[first : last + 1]
 
 
+def test_a_list_that_was_drafted_is_forgotten_when_an_object_stands_there() -> None:
+    """llguidance rolled back would have the key be one of the list's texts: behind it only a comma could stand."""
+    pieces = [b"", *(bytes([byte]) for byte in range(256)), b'["', b'{"', b'":']
+    ours = Grammars(pieces, [b"<end>", *([b""] * (len(pieces) - 1))], [0])
+    ours.open(KEY, schema({"type": "object"}), len(pieces))
+    begun, a, listed, keyed, colon = [1 + byte for byte in b'{"x":[5,'], 1 + ord("a"), 257, 258, 259
+    ours.masks(KEY, [*begun, listed], 0)
+    names, _ = ours.masks(KEY, [*begun, keyed, a, colon], len(begun) + 1)
+    assert len(names) == 3
+
+
 def test_nothing_runs_on_in_white_space() -> None:
     masks = masks_of(schema({"type": "object"}), ids("{" + "\n" + " " * 20))
     assert {b" ", b"\n"} <= allowed(masks[1]) and b" " in allowed(masks[21])

@@ -19,6 +19,8 @@ from dsdnode.engine.gguf_arch import supported
 from dsdnode.engine.port import Chunk, Output, ShardInfo, Top
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.wire.calls import CallFormat
+from dsdnode.wire.replies import Constraint
 from tests.engine.random_models import VARIANTS, write_random_model
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.parser import Case, Parser
@@ -58,6 +60,8 @@ REQUESTS = (
     _packet(ipc.Copy(0, 1, 2), []),
     _packet(ipc.Tokenize("fünf", True), []),
     _packet(ipc.Render([("user", "hi", ""), ("assistant", "yes", "{}")], "[]"), []),
+    _packet(ipc.OpenGrammar(b"k", Constraint("regex", "a+"), 8), []),
+    _packet(ipc.FindMasks(b"k", 1, False), [b"\1\0\0\0" * 3]),
 )
 RESPONSES = (
     _packet(*arrays.pack_outputs(_outputs())),
@@ -65,6 +69,8 @@ RESPONSES = (
     _packet(*arrays.pack_outputs([Output(STATES, None, None, 0.1)])),
     _packet(ipc.Loaded(SHARD, Protection(("no network",))), []),
     _packet(ipc.Ids(), [b"\1\0\0\0" * 3]),
+    _packet(ipc.Calls(CallFormat(open="<tool_call>", close="</tool_call>")), []),
+    _packet(ipc.MasksFound([b"m"], [b"m"]), [b"\7"]),
     _packet(ipc.Failed("BadInput", "why"), []),
 )
 
@@ -76,7 +82,7 @@ def _frame(mutator: Mutator, packets: tuple[tuple[Any, bytes], ...]) -> Case:
     if body and mutator.rng.random() < 0.3:
         body = mutator.scratched(body)
     prefix = ipc.PREFIX.pack(mutator.below(1 << 32), len(header), len(body))
-    return mutator.scratched(prefix) if mutator.rng.random() < 0.08 else prefix, header, body
+    return mutator.scratched(prefix) if mutator.rng.random() < 0.05 else prefix, header, body
 
 
 def _fits_frame(case: Case) -> bool:

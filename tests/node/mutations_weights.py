@@ -30,7 +30,7 @@ WEIGHTS: Final = {
         WEB + "Web._send", "self._tokens.get(origin_of(url))", "next(iter(self._tokens.values()), None)"
     ),
     "token-plain": Mutation(WEB + "check_scheme", "not secret and ", ""),
-    "redirect-plain": Mutation(WEB + "_next", 'urlsplit(target).scheme != "https"', "False"),
+    "redirect-plain": Mutation(WEB + "_next", 'and scheme != "https"', "and False"),
     "manifest-model": Mutation(MANIFESTS, "manifest.weights_hash != weights_hash", "False"),
     "manifest-signature": Mutation(
         MANIFESTS, "not verify(manifest.public_key, _LABEL + signed.payload, signed.signature)", "False"
