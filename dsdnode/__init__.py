@@ -1,7 +1,8 @@
 """dsdnode from a program: ask a swarm for text.
 
     with dsdnode.connect("dsd://HOST:PORT/KEY") as swarm:  # or: async with
-        for piece in swarm.chat([{"role": "user", "content": "What is 12 plus 30?"}]):  # or: async for
+        asked = "Ben has 34 stickers. Mia gives Ben 25 more. How many now?"
+        for piece in swarm.chat([{"role": "user", "content": asked}]):  # or: async for
             print(piece.text, end="")  # Piece after Piece; or an error of those below
 
 `dsdnode start --json` prints the join string. What is not named here may change without notice.
