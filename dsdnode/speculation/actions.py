@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -73,8 +73,8 @@ class Draft:
     tokens: Tokens
     count: int
     past: Past | None = None
-    before: bytes = b""
-    """The digest of what is before `position`."""
+    before: bytes = field(default=b"", compare=False)
+    """The digest of what is before `position`, which says the same as that and `tokens`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.node.shard.sessions import Sessions, StageSession
-from dsdnode.wire import codec, messages, paths, pieces, replies
+from dsdnode.wire import codec, masks, messages, paths, pieces, replies
 from tests.fuzz import campaign
 from tests.fuzz.__main__ import LEAST_SHARE, PARSERS
 from tests.fuzz.campaign import Ledger
@@ -144,6 +144,9 @@ def test_cases_are_lines_of_hex(tmp_path: Path) -> None:
 def test_every_message_kind_is_in_the_wire() -> None:
     """Kinds are found by their module, so that a new one is fuzzed with its first example."""
     named = {
-        one for one in (vars(messages) | vars(replies) | vars(paths) | vars(pieces)).values() if isinstance(one, type)
+        one
+        for module in (messages, replies, paths, pieces, masks)
+        for one in vars(module).values()
+        if isinstance(one, type)
     }
     assert {one for one in named if issubclass(one, messages.Message)} - {messages.Message} == set(kinds())

@@ -116,9 +116,9 @@ class Options:
         rule = self._rule(body)
         if body.constraint is not None and body.ignore_eos:
             raise BadInput("a constrained reply ends where it is complete: ignore_eos does not go with it")
-        largest = max((token for token, _ in body.shaping.bias), default=0)
-        if largest >= model.vocab_size:
-            raise BadInput(f"logit_bias: token {largest}: {model.name} has token ids below {model.vocab_size}")
+        highest = max((token for token, _ in body.shaping.bias), default=0)
+        if highest >= model.vocab_size:
+            raise BadInput(f"logit_bias: token {highest}: {model.name} has token ids below {model.vocab_size}")
         return ReplyOptions(
             model=model,
             asked=body.sampling,
