@@ -17,7 +17,7 @@ from dsdnode.errors import BadInput, PeerUnavailable
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.dials import Teacher
 from dsdnode.net.door import leads_here
-from dsdnode.net.handshake import Handshake, derive_swarm_key, swarm_names
+from dsdnode.net.handshake import CAPABILITIES, Handshake, derive_swarm_key, swarm_names
 from dsdnode.net.house import House
 from dsdnode.net.interfaces import AddressWatch, Own
 from dsdnode.net.knock import Knocks
@@ -231,11 +231,12 @@ class ZmqTransport:
             log.error("this node's identity is in use twice: another process has the same key", where=where)
 
     def contact_of(self, peer: bytes) -> Contact | None:
-        known = self._links.book.get(peer)
-        return known.contact() if known is not None else None
+        return known.contact() if (known := self._links.book.get(peer)) is not None else None
 
     def can(self, peer: bytes, capability: str) -> bool:
-        return (known := self._links.book.get(peer)) is not None and capability in known.capabilities
+        known = self._links.book.get(peer)
+        own = CAPABILITIES if peer == self._identity.peer_id else ()  # one node with several roles
+        return capability in (own if known is None else known.capabilities)
 
     def source_of(self, peer: bytes) -> str:
         return "" if (known := self._links.book.get(peer)) is None else known.source

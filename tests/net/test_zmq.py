@@ -17,6 +17,7 @@ from dsdnode.addresses import parse_address
 from dsdnode.errors import Overloaded, PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net import links
+from dsdnode.net.handshake import CAPABILITIES
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.codec import MAX_FRAME_BYTES
@@ -68,6 +69,13 @@ async def test_alice_who_cannot_be_dialled_is_called_over_her_own_connection(sta
     await alice.ping(BOB.peer_id, timeout_s=5)
     for priority in Priority:
         await bob.request(ALICE.peer_id, Announce(bytes(32)), [bytes(100)], timeout_s=5, priority=priority)
+
+
+async def test_a_node_of_several_roles_knows_what_it_can_do_itself(start: Start) -> None:
+    """A drafter and the shard beside it: nothing greets itself, and yet it is no older version."""
+    alice = await start(b"a")
+    assert all(alice.transport.can(ALICE.peer_id, one) for one in CAPABILITIES)
+    assert not alice.transport.can(BOB.peer_id, CAPABILITIES[0])
 
 
 async def test_both_dial_at_once(start: Start) -> None:
