@@ -22,9 +22,8 @@ from .worlds import results
 
 pytestmark = pytest.mark.slow
 
-NUM_SEEDS = 20
-ROGUE_SEEDS = (7, 22)
-"""Small worlds: between them rogues of every kind get to do what they are there for."""
+NUM_SEEDS = 30
+ROGUE_SEEDS = (7, 20, 22)
 MUTANTS = ("digest", "closed", "engine-lost")
 WITH_A_LIAR = sorted(filter(liars_dice, range(80)), key=is_alone, reverse=True)
 """Where it is alone first: there it may not even disturb."""
@@ -101,6 +100,6 @@ def test_whoever_believes_a_liar_is_noticed(name: str) -> None:
 
 def test_what_is_taken_out_stays_out_in_every_process() -> None:
     """What `--mutate` says of several processes is what one would say."""
-    reds = [result.seed for result in results(4, 2, "anybodys-verdict", 2) if result.violations]
+    reds = [result.seed for result in results(4, 4, "anybodys-verdict", 2) if result.violations]
     with BELIEVING["anybodys-verdict"].applied():
-        assert reds == [seed for seed in (4, 5) if run_world(seed).violations] != []
+        assert reds == [seed for seed in range(4, 8) if run_world(seed).violations] != []

@@ -113,11 +113,7 @@ def test_mutated_frames_only_ever_misbehave(data: st.DataObject) -> None:
 
 @settings(deadline=None)
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers(-1, 1 << 64) | st.floats() | st.text() | st.binary(),
-        st.lists,
-        max_leaves=25,
-    )
+    st.recursive(st.none() | st.booleans() | st.integers(-1, 1 << 64) | st.floats() | st.text() | st.binary(), st.lists)
 )
 def test_well_formed_msgpack_of_other_things_only_ever_misbehaves(value: Any) -> None:
     with contextlib.suppress(PeerMisbehaved, OverflowError):
