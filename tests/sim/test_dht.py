@@ -19,10 +19,10 @@ def test_half_the_town_dies_at_once_and_lookups_still_find(gone: bool) -> None:
 
 
 def test_sybils_beside_a_key_hide_nothing() -> None:
-    result = run(Terms(nodes=40, lookups=60, sybils=20, warm=True))
+    result = run(Terms(nodes=60, lookups=60, sybils=20, warm=True))
     assert result["found"] >= 0.99
 
 
 def test_the_same_town_twice() -> None:
-    one, other = (run(Terms(nodes=24, lookups=24, kill=0.3, warm=True)) for _ in range(2))
+    one, other = (run(Terms(nodes=40, lookups=40, kill=0.3, warm=True)) for _ in range(2))
     assert all(one[key] == other[key] for key in ("found", "took_s", "asked", "messages", "simulated_s"))

@@ -109,7 +109,7 @@ def test_machines_vanish_and_regions_part_and_the_text_is_right() -> None:
     """Each stage has a replica on either side; the users are on this one."""
     regions = ("here", "here", "there", "there")
     shards, drafters = Group("shard", 4, stages=2, regions=regions, fixed_ms=10), Group("drafter", regions=("here",))
-    load = replace(SMALL.load, requests=16, users=4, reply_tokens=100, regions=("here",))
+    load = replace(SMALL.load, requests=30, users=4, reply_tokens=100, regions=("here",))
     calm = replace(SMALL, peers=(shards, drafters), load=load, policies=Policies(draft_max=4, routing="random"))
     parted = replace(calm, partitions=(Partition(("there",), at_s=2, for_s=60),))
     vanishing = replace(calm, peers=(replace(shards, churn=Churn(20, crashes=1, gone=1, away_s=5)), drafters))
