@@ -40,7 +40,7 @@ class Admission:
 
     def begun(self, peer: bytes) -> None:
         """It has got a part of a reply here."""
-        self.num_begun += peer != self._own_id
+        self.num_begun += peer != self._own_id and peer not in self._guests
 
     def guest(self) -> Identity:
         """Of a client of this machine's own user, whoever is served."""

@@ -44,6 +44,9 @@ def test_a_machine_s_own_user_and_itself_are_served_whoever_else_is() -> None:
     guest = admission.guest().peer_id
     assert admission.serves(guest)
     assert not admission.trusts(guest)
+    for peer in (bob, guest, eve):
+        admission.begun(peer)
+    assert admission.num_begun == 1, "of others"
 
 
 @pytest.mark.parametrize("by", ["block", "allow"])
