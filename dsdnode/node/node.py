@@ -81,8 +81,7 @@ class Node:
         renounce = partial(self.discovery.changed, at_once=True)
         self.volunteering = Volunteering(config, self._admission, renounce, self._count, organs.surroundings)
         self._giving: Giving | None = None
-        self._tasks = Tasks()
-        self._changed = asyncio.Event()
+        self._tasks, self._changed = Tasks(), asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
 
     @classmethod
@@ -114,6 +113,8 @@ class Node:
             self.rpc.on_request(Generate, starting)
         self.rpc.start()
         self.discovery.start()
+        if self._organs.disk:
+            self.volunteering.start()  # before any role: whoever knew it yesterday asks at once
         await self._join(contacts)
         if self._organs.settle is not None:
             self._config = await self._organs.settle(self.rpc, self.discovery, self._pings)
@@ -129,7 +130,6 @@ class Node:
             self._tasks.spawn(self._save_peers())
             self._giving = Giving(self._config, self._identity, self.rpc, self._admission)
             self._giving.start()
-            self.volunteering.start()
         if "shard" in self._offers:
             self._tasks.spawn(self._keep_shard())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sys
+from pathlib import Path
 
 import psutil
 
@@ -16,6 +18,7 @@ _METERED = ("busctl", "--system", "get-property", "org.freedesktop.NetworkManage
 _YES = {b"u 1", b"u 3"}
 """NetworkManager's "yes", and "yes, I guess": a phone's hotspot says so of itself."""
 MAX_ANSWER_BYTES = 4096
+SUPPLIES = Path("/sys/class/power_supply")
 
 
 class Surroundings:
@@ -35,9 +38,28 @@ class Surroundings:
 
 def is_on_battery() -> bool:
     """False, too, where the system does not tell."""
-    look = getattr(psutil, "sensors_battery", None)
-    battery = look() if look is not None else None
-    return battery is not None and battery.power_plugged is False
+    if sys.platform != "linux":
+        look = getattr(psutil, "sensors_battery", None)
+        battery = look() if look is not None else None
+        return battery is not None and battery.power_plugged is False
+    return _is_discharging()
+
+
+def _is_discharging() -> bool:
+    """By the kernel's word. A mouse's or a headset's battery discharges, too: its scope is that device."""
+    supplies = list(SUPPLIES.glob("*"))
+    if any(_said(one, "type") != "Battery" and _said(one, "online") == "1" for one in supplies):
+        return False
+    own = (one for one in supplies if _said(one, "type") == "Battery" and _said(one, "scope") != "Device")
+    return any(_said(one, "status") == "Discharging" for one in own)
+
+
+def _said(supply: Path, what: str) -> str:
+    """ "": nothing; its driver may fail, too."""
+    try:
+        return (supply / what).read_text().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 async def is_metered() -> bool:

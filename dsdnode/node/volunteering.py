@@ -14,10 +14,13 @@ from dsdnode.node import hours
 from dsdnode.node.admission import Admission
 from dsdnode.node.ledger import Given, GivenInAll, Ledger
 from dsdnode.node.surroundings import Surroundings
+from dsdnode.swarm.queries import Tasks
 
 LOOK_S = 10.0
+"""At the clock."""
 WRITE_EVERY = 6
-"""Looks at the clock: then the record is kept (a crash costs a minute of it), and the surroundings are looked at."""
+"""Looks at the clock: then the record is written. A crash costs a minute of it."""
+LOOK_AROUND_S = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -47,17 +50,20 @@ class Volunteering:
         self._counted = Given()
         self._now = now
         self._ledger = Ledger(config.data_dir / "given.json")
-        self._task: asyncio.Task[None] | None = None
+        self._keeps = False
+        self._tasks = Tasks()
 
     def start(self) -> None:
         self._ledger.read()
+        self._keeps = True
         self._look_at_clock()
-        self._task = asyncio.create_task(self._look_again(), name="when to serve, and what was given")
+        self._tasks.spawn(self._keep_time())
+        if self._surroundings is not None:
+            self._tasks.spawn(self._look_around(self._surroundings))
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.close()
+        if self._keeps:
             self._enter()
             self._ledger.write()
 
@@ -73,7 +79,7 @@ class Volunteering:
 
     def given(self) -> GivenInAll | None:
         """None: no record is kept."""
-        if self._task is None:
+        if not self._keeps:
             return None
         self._enter()
         return self._ledger.told(self._now().date())
@@ -83,16 +89,19 @@ class Volunteering:
         self._ledger.add(self._now().date(), counted.since(self._counted))
         self._counted = counted
 
-    async def _look_again(self) -> None:
+    async def _keep_time(self) -> None:
         while True:
-            if self._surroundings is not None:
-                for who, why in (await self._surroundings.look()).items():
-                    self.rest(who, why)
             for _ in range(WRITE_EVERY):
+                await asyncio.sleep(LOOK_S)
                 self._look_at_clock()
                 self._enter()
-                await asyncio.sleep(LOOK_S)
             self._ledger.write()
+
+    async def _look_around(self, surroundings: Surroundings) -> None:
+        while True:
+            for who, why in (await surroundings.look()).items():
+                self.rest(who, why)
+            await asyncio.sleep(LOOK_AROUND_S)
 
     def _look_at_clock(self) -> None:
         self.rest("hours", hours.resting(self._hours, self._now()))
