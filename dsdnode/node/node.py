@@ -172,7 +172,7 @@ class Node:
         offer.batcher.cost.expect(offer.measured, weight=0.0)
         self._stage.start()
         if engine.shard.text_hash:
-            TextGiver(self.rpc, engine.shard.text_hash, engine.text_file)
+            TextGiver(self.rpc, engine.shard.text_hash, engine.text_file, self._admission.serves)
 
     async def _keep_shard(self) -> None:
         """What it says of itself is as it is; and where others need other layers more, it changes over."""

@@ -13,6 +13,10 @@ CHOICE: Final = {
     "blocked-drafter": Mutation(
         "dsdnode.node.admission:Admission.refusal", "if not self.serves(peer):", "if False:"
     ),
+    "blocked-reading": Mutation(
+        "dsdnode.node.drafter.host:DrafterHost._read_text", "self._admission.refusal(peer)", "None"
+    ),
+    "blocked-text": Mutation("dsdnode.node.shard.texts:TextGiver._find", "if not self._serves(peer):", "if False:"),
     "blocked-route": Mutation(
         "dsdnode.node.drafter.routes:Hosts._look_up", " if self._admission.trusts(record.peer_id)", ""
     ),

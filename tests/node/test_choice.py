@@ -66,9 +66,12 @@ def test_sam_s_stage_computes_nothing_for_a_drafter_that_he_does_not_serve(tmp_p
 def test_dora_drafts_for_nobody_whom_she_does_not_serve(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         dora = await swarm.add("dora", layers=(0, 4), drafts=True, allow=(64 * "a",))
+        eve = await swarm.client(patience_s=5)
         with pytest.raises(NoPipeline, match="does not serve you"):
-            await tokens_of(await swarm.client(patience_s=5), REQUEST)
+            await tokens_of(eve, REQUEST)
         assert computed(dora) == 0
+        with pytest.raises(NoPipeline, match="does not serve you"):
+            await eve.read_text(REQUEST)
 
     story(tmp_path, tell)
 

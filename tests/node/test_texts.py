@@ -20,6 +20,7 @@ from dsdnode.engine.fake import FakeTextEngine, fake_text
 from dsdnode.engine.pairs import Fit
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import ModelRefused, Overloaded, PeerMisbehaved, PeerUnavailable
+from dsdnode.identity import peer_id
 from dsdnode.node.drafter import pairing
 from dsdnode.node.drafter import texts as module
 from dsdnode.node.drafter.texts import MAX_ASKED, MAX_KEPT, MAX_OPEN, Draft, Reading, Texts
@@ -340,9 +341,9 @@ def test_a_shard_gives_its_own_file_so_often_to_a_network(tmp_path: Path, monkey
             num_reads += 1
             return LONG
 
-        sam, dora, carol = (swarm.stranger(name) for name in ("sam", "dora", "carol"))
+        sam, dora, carol, eve = (swarm.stranger(name) for name in ("sam", "dora", "carol", "eve"))
         own = sha256(LONG).hexdigest()
-        TextGiver(sam, own, read)
+        TextGiver(sam, own, read, lambda peer: peer != peer_id(eve.transport.contact.public_key))
         sources = {dora: "198.51.100.7", carol: "203.0.113.9"}
         for rpc, source in sources.items():
             rpc.transport.source = source  # type: ignore[attr-defined]
@@ -352,6 +353,7 @@ def test_a_shard_gives_its_own_file_so_often_to_a_network(tmp_path: Path, monkey
             return answer if isinstance(answer, Refused) else (answer.num_bytes, zlib.decompress(buffers[0]))
 
         sam_id = next(peer for peer, one in swarm.hub.transports.items() if one is sam.transport)
+        assert "does not serve you" in (await asks(eve, own, 0)).reason
         assert "another text file" in (await asks(dora, "ab" * 32, 0)).reason
         assert "has 3 pieces" in (await asks(dora, own, 3)).reason
         pieces = [await asks(dora, own, number) for number in range(3)]

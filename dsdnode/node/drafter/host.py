@@ -189,6 +189,8 @@ class DrafterHost:
         self, peer: bytes, message: replies.ReadText, buffers: list[bytes]
     ) -> tuple[wire.Message, list[bytes]]:
         """What a prompt comes to, without a place for a reply."""
+        if (refusal := self._admission.refusal(peer)) is not None:
+            return refusal, []
         body = decode_body(buffer_at(buffers, 0), replies.GenerateBody)
         try:
             model = await self._model(body.model)

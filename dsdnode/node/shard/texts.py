@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from cachetools import LRUCache
 
 from dsdnode.net.rpc import Response, Rpc
+from dsdnode.node.admission import NOT_YOU
 from dsdnode.wire.messages import TEXT_PIECE_BYTES, FindText, Refused, TextPiece
 
 HOUR_S = 3600.0
@@ -18,12 +19,19 @@ MAX_NETWORKS = 4096
 
 
 class TextGiver:
-    """`read` gives the file; it is read when somebody asks, and kept as it travels."""
+    """`read` gives the file; it is read when somebody asks, and kept as it travels. `serves`: may a peer have it?"""
 
-    def __init__(self, rpc: Rpc, text_hash: str, read: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        text_hash: str,
+        read: Callable[[], Awaitable[bytes]],
+        serves: Callable[[bytes], bool] = lambda peer: True,
+    ) -> None:
         self._rpc = rpc
         self._hash = text_hash
         self._read = read
+        self._serves = serves
         self._pieces: list[bytes] = []
         self._num_bytes = 0
         self._reading = asyncio.Lock()
@@ -32,6 +40,8 @@ class TextGiver:
         rpc.on_request(FindText, self._find)
 
     async def _find(self, peer: bytes, message: FindText, buffers: list[bytes]) -> Response:
+        if not self._serves(peer):
+            return NOT_YOU, []
         if message.text_hash != self._hash:
             return Refused("the model that is hosted here is read with another text file"), []
         async with self._reading:
