@@ -33,6 +33,8 @@ MIN_RELAY_BITS_PER_S, MAX_RELAY_BITS_PER_S = 1_000_000, 100_000_000_000
 """At less, a few busy circuits wait so long for their turns that their ends give them up."""
 MODELS_BYTES_PER_S = RELAY_BITS_PER_S // 8
 """Of models that are here, to members that fetch them, all together: for the same reason."""
+MIN_UPLOAD_BYTES_PER_S = 10_000
+"""What never waits (pings, verdicts, text, the DHT) takes a few kB of it: at less nothing else would leave."""
 MAX_JOINS = 64
 MAX_SWARM_KEYS = 2
 MAX_FILE_BYTES = 1 << 20
@@ -153,9 +155,10 @@ class NodeConfig:
 
     @property
     def relaying_bits_per_s(self) -> int:
-        """Of all that is relayed, both ways: half of what may be sent is left to replies."""
+        """Of all that is relayed, both ways: half of what may be sent is left to replies. 0: nothing, also where that
+        is too little for a relay."""
         held = 4 * self.max_upload_bytes_per_s if self.max_upload_bytes_per_s else self.relay_bits_per_s
-        return 0 if self.no_relay else min(held, self.relay_bits_per_s)
+        return 0 if self.no_relay or held < MIN_RELAY_BITS_PER_S else min(held, self.relay_bits_per_s)
 
     @property
     def identity_file(self) -> Path:

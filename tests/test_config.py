@@ -114,3 +114,16 @@ def test_rates(text: str, bits_per_s: int) -> None:
 def test_no_rates(text: str) -> None:
     with pytest.raises(BadInput):
         parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("max_upload", "no_relay", "bits_per_s"),
+    [(None, False, 20e6), (0, False, 20e6), (1_000_000, False, 4e6), (100_000_000, False, 20e6), (200_000, False, 0),
+     (1_000_000, True, 0)],
+)  # fmt: skip
+def test_half_of_what_may_be_sent_is_relayed_or_nothing(
+    max_upload: int | None, no_relay: bool, bits_per_s: float
+) -> None:
+    """At less than a relay can do with, circuits that wait for their turns are given up by their ends."""
+    config = NodeConfig(max_upload_bytes_per_s=max_upload, no_relay=no_relay)
+    assert config.relaying_bits_per_s == bits_per_s

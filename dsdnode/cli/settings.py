@@ -18,6 +18,7 @@ from dsdnode.config import (
     ACCEPTANCES,
     MAX_DRAFT,
     MAX_SWARM_KEYS,
+    MIN_UPLOAD_BYTES_PER_S,
     NodeConfig,
     parse_byte_rate,
     parse_hours,
@@ -265,6 +266,16 @@ def _download_rate(raw: object) -> int:
     return rate
 
 
+def _upload_rate(raw: object) -> int:
+    rate = _byte_rate(raw)
+    if 0 < rate < MIN_UPLOAD_BYTES_PER_S:
+        raise BadInput(
+            f"at {rate} bytes a second what never waits would take all of it: {MIN_UPLOAD_BYTES_PER_S // 1000}kB/s at "
+            "least (0 gives no models, and holds nothing)"
+        )
+    return rate
+
+
 def _flag(raw: object) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     value = words.get(raw.lower()) if isinstance(raw, str) else raw
@@ -300,7 +311,7 @@ SETTINGS = (
     Setting("max_memory", "max_memory_bytes", _size, "--max-memory"),
     Setting("max_disk", "max_disk_bytes", _size, "--max-disk"),
     Setting("max_download", "max_download_bytes_per_s", _download_rate, "--max-download"),
-    Setting("max_upload", "max_upload_bytes_per_s", _byte_rate, "--max-upload"),
+    Setting("max_upload", "max_upload_bytes_per_s", _upload_rate, "--max-upload"),
     Setting("allow", "allow", lambda raw: read_peers(raw, ID_DIGITS), "--allow"),
     Setting("block", "block", lambda raw: read_peers(raw, SHOWN_DIGITS), "--block"),
     Setting("hours", "hours", lambda raw: parse_hours(_text(raw)), "--hours"),

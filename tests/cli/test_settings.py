@@ -155,6 +155,7 @@ def test_the_example_files_are_right() -> None:
         ("threshold = true", "a text is expected"),
         ("role = 'relay'", "unknown role relay: choose from drafter, shard, bootstrap"),
         ("max_upload = 'fast'", "is not a rate"),
+        ("max_upload = 2", "at 2 bytes a second what never waits would take all of it: 10kB/s at least"),
         ("allow = ['bob']", "is not a peer: write 64 hex digits"),
         ("allow = ['0123456789ab']", "is not a peer: write 64 hex digits"),
         ("block = ['01234']", "is not a peer: write 12 to 64 hex digits"),
