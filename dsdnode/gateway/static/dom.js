@@ -2,13 +2,18 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** Appends them one by one: as arguments of a call, a hundred thousand of them would be too many. */
+export function put(made, children) {
+  for (const child of children) made.append(child);
+  return made;
+}
+
 function fill(made, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== undefined && child !== null && child !== ""));
-  return made;
+  return put(made, children.flat().filter((child) => child !== undefined && child !== null && child !== ""));
 }
 
 export const el = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);

@@ -5,11 +5,10 @@ import { button, copy, el } from "./dom.js";
 
 const MAX_DEPTH = 6;
 const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]{0,30})/;
-const HEADING = /^(#{1,6})\s+(.*)$/;
+const HEADING = /^(#{1,6})\s(.*)$/s;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
-const ITEM = /^( {0,12})([-*+]|\d{1,9}[.)])\s+(.*)$/;
+const ITEM = /^( {0,12})([-*+]|\d{1,9}[.)])\s(.*)$/s;
 const QUOTE = /^ {0,3}> ?/;
-const TABLE_RULE = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 const STARTS = [FENCE, HEADING, RULE, ITEM, QUOTE];
 
 /** [[kind, lines]], of which each is an element. */
@@ -37,7 +36,7 @@ export function blocks(text) {
     else if (RULE.test(line)) take("rule", () => false);
     else if (QUOTE.test(line)) take("quote", (next) => QUOTE.test(next));
     else if (ITEM.test(line)) take("list", (next) => next.trim() && (ITEM.test(next) || /^\s/.test(next)));
-    else if (line.includes("|") && TABLE_RULE.test(lines[at + 1] ?? "x")) take("table", (next) => next.includes("|"));
+    else if (line.includes("|") && isTableRule(lines[at + 1] ?? "")) take("table", (next) => next.includes("|"));
     else take("text", (next) => next.trim() && !STARTS.some((start) => start.test(next)));
   }
   return found;
@@ -48,10 +47,10 @@ export function block([kind, lines], depth = 0) {
   if (kind === "rule") return el("hr");
   if (kind === "heading") {
     const [, marks, words] = HEADING.exec(lines[0]);
-    return el(`h${Math.min(6, marks.length + 2)}`, {}, ...inline(words));
+    return el(`h${Math.min(6, marks.length + 2)}`, {}, inline(words.trim()));
   }
-  if (depth >= MAX_DEPTH || kind === "text") return el("p", {}, ...inline(lines.join("\n")));
-  if (kind === "quote") return el("blockquote", {}, ...within(lines.map((line) => line.replace(QUOTE, "")), depth));
+  if (depth >= MAX_DEPTH || kind === "text") return el("p", {}, inline(lines.join("\n")));
+  if (kind === "quote") return el("blockquote", {}, within(lines.map((line) => line.replace(QUOTE, "")), depth));
   if (kind === "table") return table(lines);
   return list(lines, depth);
 }
@@ -73,18 +72,20 @@ function list(lines, depth) {
   const items = [];
   for (const line of lines) {
     const item = ITEM.exec(line);
-    if (item && item[1].length <= indent.length + 1) items.push([item[3]]);
+    if (item && item[1].length <= indent.length + 1) items.push([item[3].trimStart()]);
     else items.at(-1).push(line.replace(/^ {1,4}|^\t/, ""));
   }
-  const made = items.map(([first, ...rest]) => el("li", {}, ...inline(first), ...within(rest, depth)));
-  return el(ordered ? "ol" : "ul", ordered ? { start: parseInt(mark, 10) } : {}, ...made);
+  const made = items.map(([first, ...rest]) => el("li", {}, inline(first), within(rest, depth)));
+  return el(ordered ? "ol" : "ul", ordered ? { start: parseInt(mark, 10) } : {}, made);
 }
 
+const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
+const isTableRule = (line) => line.includes("|") && cells(line).every((cell) => /^:?-+:?$/.test(cell));
+
 function table(lines) {
-  const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
-  const row = (line, kind) => el("tr", {}, ...cells(line).map((cell) => el(kind, {}, ...inline(cell))));
+  const row = (line, kind) => el("tr", {}, cells(line).map((cell) => el(kind, {}, inline(cell))));
   const [head, , ...rest] = lines;
-  const made = el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, ...rest.map((line) => row(line, "td"))));
+  const made = el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, rest.map((line) => row(line, "td"))));
   return el("div", { class: "scroll" }, made);
 }
 
@@ -122,12 +123,14 @@ function inline(text, depth = 0) {
       const link = named(text, at);
       if (link) put(at, link.end, anchor(link.href, link.words));
     } else if (mark.startsWith("http")) {
-      const href = mark.replace(/[.,;:!?]+$/, "");
+      let length = mark.length;
+      while (".,;:!?".includes(mark[length - 1])) length--;
+      const href = mark.slice(0, length);
       put(at, at + href.length, anchor(href, href));
     } else if (depth < MAX_DEPTH && opens(text, at, after, mark)) {
       const end = close(mark, after + 1);
       if (end > 0 && text[end - 1].trim()) {
-        put(at, end + mark.length, el(MARKS[mark], {}, ...inline(text.slice(after, end), depth + 1)));
+        put(at, end + mark.length, el(MARKS[mark], {}, inline(text.slice(after, end), depth + 1)));
       }
     }
   }

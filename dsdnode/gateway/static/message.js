@@ -1,6 +1,6 @@
 // One message of a conversation, as it is shown: its text, its figures, and what can be done with it.
 
-import { button, copy, el } from "./dom.js";
+import { button, copy, el, put } from "./dom.js";
 import { block, blocks } from "./markdown.js";
 
 const WHO = { user: "You", assistant: "Swarm" };
@@ -24,8 +24,10 @@ export class MessageView {
     const { role, content, runs } = this.message;
     this.element.classList.toggle("plain", role === "user" || tint);
     if (role === "user") this.body.textContent = content;
-    else if (tint) this.body.replaceChildren(...tinted(content, runs ?? []));
-    else this.draw(content);
+    else if (tint) {
+      this.body.replaceChildren();
+      put(this.body, tinted(content, runs ?? []));
+    } else this.draw(content);
     if (role === "user" || tint) this.shown = [];
   }
 
@@ -37,7 +39,7 @@ export class MessageView {
     while (same < this.shown.length && this.shown[same] === sources[same]) same++;
     if (!this.shown.length) this.body.replaceChildren();
     while (this.body.children.length > same) this.body.lastElementChild.remove();
-    this.body.append(...wanted.slice(same).map((one) => block(one)));
+    put(this.body, wanted.slice(same).map((one) => block(one)));
     this.shown = sources;
   }
 
