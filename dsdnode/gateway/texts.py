@@ -9,7 +9,8 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from dsdnode.client.client import GenerateRequest
+from dsdnode.client.client import GenerateRequest, TextRead
+from dsdnode.gateway.answers import unless_hung_up
 from dsdnode.gateway.bodies import ANY_MODEL, read
 from dsdnode.gateway.openai import refuse
 
@@ -34,16 +35,21 @@ async def tokenize(request: Request) -> Response:
     refuse({"with_pieces": bool(body.with_pieces)})
     if not body.content:
         return JSONResponse({"tokens": []})
-    asked = GenerateRequest(prompt=body.content, model=_model(body.model))
-    return JSONResponse({"tokens": list((await request.app.state.swarm.read_text(asked)).tokens)})
+    found = await _read_text(request, GenerateRequest(prompt=body.content, model=_model(body.model)))
+    return JSONResponse({"tokens": list(found.tokens)})
 
 
 async def detokenize(request: Request) -> Response:
     body = await read(request, DetokenizeBody)
     if not body.tokens:
         return JSONResponse({"content": ""})
-    asked = GenerateRequest(prompt_tokens=body.tokens, model=_model(body.model))
-    return JSONResponse({"content": (await request.app.state.swarm.read_text(asked)).text})
+    found = await _read_text(request, GenerateRequest(prompt_tokens=body.tokens, model=_model(body.model)))
+    return JSONResponse({"content": found.text})
+
+
+async def _read_text(request: Request, asked: GenerateRequest) -> TextRead:
+    """Raises ClientDisconnect, and what the swarm raises."""
+    return await unless_hung_up(request, request.app.state.swarm.read_text(asked))
 
 
 def _model(name: str | None) -> str | None:

@@ -42,6 +42,8 @@ class ScriptedSwarm:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     """A reply was ended before its end."""
     began: asyncio.Event = field(default_factory=asyncio.Event)
+    reads: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has been asked what a prompt comes to."""
     known: list[ModelInfo] = field(default_factory=lambda: [MODEL])
     num_looks: int = 0
     words: str = ""
@@ -86,8 +88,14 @@ class ScriptedSwarm:
     async def read_text(self, request: GenerateRequest) -> TextRead:
         """A token a character, and the one that begins a conversation."""
         self.asked.append(request)
+        self.reads.set()
         if isinstance(self.script[0], DsdError):
             raise self.script[0]
+        if self.script[0] is WAIT:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
         if request.prompt_tokens is not None:
             return TextRead(tuple(request.prompt_tokens), "".join(map(chr, request.prompt_tokens)))
         said = request.prompt or "".join(["^", *(one["content"] for one in request.messages)])

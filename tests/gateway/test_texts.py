@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anthropic
+import pytest
 
 from dsdnode.errors import BadInput
-from tests.gateway.conftest import Served, hello
+from tests.gateway.conftest import WAIT, Served, hello
 
 
 async def test_anthropics_count(served: Served) -> None:
@@ -31,3 +34,13 @@ async def test_llama_servers_tokens(served: Served) -> None:
     assert (await served.http.post("/detokenize", json={"tokens": ids})).json() == {"content": "hi ü"}
     assert (await served.http.post("/tokenize", json={"content": ""})).json() == {"tokens": []}
     assert (await served.http.post("/detokenize", json={"tokens": [-1]})).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/v1/messages/count_tokens"])
+async def test_who_hangs_up_has_nothing_read_any_more(served: Served, path: str) -> None:
+    served.swarm.script = [WAIT]
+    asking = asyncio.create_task(served.http.post(path, json=hello(content="hi", tokens=[1])))
+    await served.swarm.reads.wait()
+    asking.cancel()
+    async with asyncio.timeout(10):
+        await served.swarm.left.wait()
