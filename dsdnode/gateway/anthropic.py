@@ -88,8 +88,9 @@ class Counted(Sampled, kw_only=True):
 
     def offer(self) -> Offer:
         """Raises BadInput."""
-        choice = self.tool_choice if isinstance(self.tool_choice, dict) else {}
-        return offer(anthropic_tools(self.tools), choice or None, not choice.get("disable_parallel_tool_use"))
+        choice = self.tool_choice
+        single = isinstance(choice, dict) and bool(choice.get("disable_parallel_tool_use"))
+        return offer(anthropic_tools(self.tools), choice, not single)
 
     def asked(self) -> GenerateRequest:
         """Raises BadInput."""

@@ -103,6 +103,7 @@ CODES = (
     "no_pipeline",
     "no_swarm",
     "no_peer",
+    "bad_peer",
     "internal_error",
 )
 """Of failures of replies."""

@@ -13,7 +13,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from dsdnode.errors import NoPipeline
+from dsdnode.errors import NoPipeline, PeerMisbehaved
 from dsdnode.gateway.metrics import Metrics
 from dsdnode.node.status import EngineStatus, NodeStatus, Sessions
 from dsdnode.swarm.info import PeerInfo
@@ -44,9 +44,12 @@ async def test_what_replies_came_to_is_counted(served: Served, accept: str) -> N
     await served.http.post("/v1/chat/completions", json=hello())
     served.swarm.script = ["Hel", NoPipeline("nobody hosts layers 4:8")]
     await served.http.post("/v1/messages", json=hello(max_tokens=9, stream=True))
+    served.swarm.script = [PeerMisbehaved("nonsense")]
+    await served.http.post("/v1/messages", json=hello(max_tokens=9))
     seen = await families(served, accept)
     outcomes = values(seen["dsdnode_replies"])
-    assert (outcomes["stop",], outcomes["no_pipeline",], outcomes["cancelled",]) == (1, 1, 0)
+    assert {key: num for (key,), num in outcomes.items() if num} == {"stop": 1, "no_pipeline": 1, "bad_peer": 1}
+    assert outcomes["cancelled",] == 0
     named = {"num_drafts": 2, "num_draft_tokens": 6, "num_accepted_tokens": 4}
     assert all(values(seen[f"dsdnode_spec_decode_{name}"]) == {(): value} for name, value in named.items())
     assert values(seen["dsdnode_generation_tokens"]) == {(): 3}

@@ -184,6 +184,7 @@ async def test_content_was_empty_text_beside_calls(served: Served) -> None:
         ("/v1/chat/completions", {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "name"),
         ("/v1/responses", {"input": "hi", "tools": [{"type": "custom", "name": "patch"}]}, "custom"),
         ("/v1/messages", {"max_tokens": 9, "tools": [{"type": "bash_20250124", "name": "bash"}]}, "bash_20250124"),
+        ("/v1/messages", {"max_tokens": 9, "tools": [{"name": "add"}], "tool_choice": "any"}, "any"),
     ],
 )
 async def test_what_cannot_be_offered_was_dropped_in_silence(
