@@ -75,7 +75,7 @@ After=network-online.target
 
 [Service]
 ExecStart={said}
-WorkingDirectory={shown(folder).replace("%", "%%")}
+WorkingDirectory={_plain(shown(folder)).replace("%", "%%")}
 Restart=on-failure
 RestartSec=5
 # 2, 5: a mistake in the settings or the model; starting again does not mend it.
@@ -91,11 +91,17 @@ WantedBy=default.target
 
 def _quoted(word: str) -> str:
     """As systemd reads a command line: no shell, but its own specifiers and variables."""
-    if any(ord(character) < 32 for character in word):
-        raise BadInput(f"{word!r} cannot stand in a service's file: it has control characters in it")
+    word = _plain(word)
     for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$")):
         word = word.replace(character, escaped)
     return f'"{word}"'
+
+
+def _plain(text: str) -> str:
+    """It, which is to be part of one line. Raises BadInput."""
+    if any(ord(character) < 32 for character in text):
+        raise BadInput(f"{text!r} cannot stand in a service's file: it has control characters in it")
+    return text
 
 
 def agent(command: Sequence[str], folder: Path, log: Path) -> bytes:
@@ -127,7 +133,8 @@ def command_of(words: Sequence[str]) -> tuple[list[str], Settings]:
     settings = resolve({key: value for key, value in flags.items() if key in keys}, {}, flags["config"])
     rest = swarm_keys.without_keys(words)
     if rest != list(words):
-        rest += [word for join in settings["join"] for word in ("--join", join)]
+        joins = [join for join in settings["join"] if not any(join in word for word in rest)]
+        rest += [word for join in joins for word in ("--join", join)]
     for key, flag in (("swarm_key", "--swarm-key"), ("api_key", "--api-key")):
         rest += [word for path in _key_files(settings, key, flag) for word in (flag, f"@{path}")]
     return [sys.executable, "-m", "dsdnode.cli", "start", *rest], settings

@@ -112,7 +112,26 @@ def test_a_code_that_expires_is_replaced_by_whom_it_names_and_its_key_by_a_file(
     assert f'"--join" "dsd://127.0.0.1:29170/{member.public_key.hex()}"' in text
     path = Path(text.partition('"--swarm-key" "@')[2].partition('"')[0])
     assert path.read_text() == "open sesame\n"
+    assert text.count('"--join"') == 1
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_member_that_is_named_beside_a_key_is_named_once(home: Path) -> None:
+    key = home / "key"
+    key.write_text("open sesame and more\n")
+    key.chmod(0o600)
+    assert call(["service", "install", "--join", JOIN, "--swarm-key", f"@{key}"]) == 0
+    assert unit_of(home).read_text().count('"--join"') == 1
+
+
+def test_a_folder_whose_name_is_a_line_of_systemd_s_is_not_written_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = home / "a\nExecStartPre=evil"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert call(["service", "install"]) == 2
+    assert "control characters" in capsys.readouterr().err and not unit_of(home).exists()
 
 
 def test_a_systemd_that_is_not_there_is_told_and_the_file_stays(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
