@@ -53,7 +53,7 @@ def test_on_slow_links_speculation_is_said_to_pay_and_the_swarm_to_beat_a_slow_m
 
 def test_a_draft_model_slower_than_the_ring_gains_nothing() -> None:
     slow = uniform(1, 5, 2, 200, NetworkTerms(latency_ms=1), Pair(layers=6, acceptance=0.3))
-    question = replace(slow, replies=3, reply_tokens=20)
+    question = replace(slow, reply_tokens=20)
     found = answer(question)
     assert found.pays_from_ms is not None and found.pays_from_ms > 10
     assert "gains nothing here" in words(question, found)

@@ -103,6 +103,7 @@ def test_what_is_not_over_in_time_is_reported_as_stuck() -> None:
 def test_a_reply_that_is_over_is_told() -> None:
     result, heard = small()
     assert len(heard) == result.completed == 12
+    assert simulate(SMALL, 1) == result, "what was played before leaves nothing behind"
 
 
 def test_machines_vanish_and_regions_part_and_the_text_is_right() -> None:
