@@ -17,7 +17,7 @@ from dsdnode.cli.lines import read_all
 from dsdnode.cli.options import common_options, join_options, json_option, load, peer_options
 from dsdnode.cli.settings import Settings
 from dsdnode.cli.wrapping import Wrapping, wrapping
-from dsdnode.config import parse_text
+from dsdnode.config import MAX_FILE_BYTES, parse_text
 from dsdnode.errors import BadInput, DsdError
 
 if TYPE_CHECKING:
@@ -77,13 +77,17 @@ def _constraint(json_schema: str | None, regex: str | None) -> Constraint | None
 
 
 def _schema(text: str) -> Any:
+    data = text.encode("utf-8", "surrogateescape")
     if text.startswith("@"):
         try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise BadInput(f"--json-schema: {text[1:]} cannot be read ({error})") from None
+            with Path(text[1:]).expanduser().open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise BadInput(f"--json-schema: {text[1:]} cannot be read: {error.strerror or error}") from None
+        if len(data) > MAX_FILE_BYTES:
+            raise BadInput(f"--json-schema: {text[1:]} has more than {MAX_FILE_BYTES >> 20} MiB")
     try:
-        return msgspec.json.decode(text)
+        return msgspec.json.decode(data.decode("utf-8-sig"))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadInput(f"--json-schema is no JSON: {error}") from None
 

@@ -19,6 +19,7 @@ import pytest
 
 from dsdnode.cli import main
 from dsdnode.errors import DsdError
+from dsdnode.identity import ANYBODY, PeerChoice
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from tests.cli.known import MODELS, PEERS
 
@@ -67,6 +68,7 @@ class Swarm:
     requests: list[Any] = field(default_factory=list)
     joins: Sequence[str] = ()
     swarm_keys: tuple[str, ...] = ()
+    choice: PeerChoice = ANYBODY
     refuses: DsdError | None = None
     closed: int = 0
 
@@ -107,8 +109,8 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
                     await asyncio.Event().wait()
                 yield event
 
-        def restrict(self, choice: Any) -> None:
-            pass
+        def restrict(self, choice: PeerChoice) -> None:
+            script.choice = choice
 
         async def peers(self) -> list[PeerInfo]:
             return PEERS

@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from dsdnode.cli import connect
 from dsdnode.client.client import Finished, Piece
 from dsdnode.config import DEFAULT_THRESHOLD
 from dsdnode.errors import NoPipeline, PeerUnavailable
+from dsdnode.identity import PeerChoice, peer_id
+from dsdnode.wire.joins import parse_join
+from dsdnode.wire.replies import Constraint
 from tests.cli.conftest import CTRL_C, JOIN, ROOT, Result, Swarm, Words
 from tests.cli.known import STATS
 
@@ -53,6 +57,48 @@ def test_every_flag_reaches_the_request(call: Call, swarm: Swarm) -> None:
     asked = swarm.requests[0]
     assert (asked.max_tokens, asked.temperature, asked.top_k, asked.top_p, asked.min_p) == (9, 0.8, 40, 0.9, 0.1)
     assert (asked.seed, asked.draft_max, asked.model, asked.stop) == (3, 0, "demo", ("\n\n", "###"))
+
+
+def test_what_a_text_is_to_be_reaches_the_request(call: Call, swarm: Swarm, tmp_path: Path) -> None:
+    swarm.replies = [REPLY] * 3
+    file = tmp_path / "schema.json"
+    file.write_text('\ufeff{"type": "array"}')
+    for words in (("--json-schema", '{"type": "array"}'), ("--json-schema", f"@{file}"), ("--regex", "[0-9]+")):
+        assert call("run", "hi", "--join", JOIN, *words).code == 0
+    assert [one.constraint for one in swarm.requests] == [
+        Constraint("json_schema", '{"type":"array"}'),
+        Constraint("json_schema", '{"type":"array"}'),
+        Constraint("regex", "[0-9]+"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--json-schema", "{"), "is no JSON"),
+        (("--json-schema", "7"), "a JSON schema is an object"),
+        (("--json-schema", "@/no/such/file"), "cannot be read: No such file"),
+        (("--json-schema", "@/dev/zero"), "has more than 1 MiB"),
+        (("--json-schema", "{}", "--regex", "a"), "and not both"),
+        (("--regex", ""), "is empty"),
+    ],
+)
+def test_what_no_text_can_be_is_said(call: Call, swarm: Swarm, words: tuple[str, ...], says: str) -> None:
+    result = call("run", "hi", "--join", JOIN, *words)
+    assert result.code == 2 and says in result.err and swarm.requests == []
+
+
+def test_whom_alice_blocks_is_not_asked(call: Call, swarm: Swarm) -> None:
+    swarm.replies = [REPLY]
+    assert call("run", "hi", "--join", JOIN, "--block", "0123456789AB", "--allow", 64 * "a").code == 0
+    assert swarm.choice == PeerChoice((64 * "a",), ("0123456789ab",))
+
+
+def test_her_own_node_is_asked_whomever_she_allows() -> None:
+    own = peer_id(parse_join(JOIN).public_key)
+    assert connect.of_own(JOIN, (64 * "a",), ()).takes(own)
+    assert not connect.of_own(JOIN, (64 * "a",), (own.hex(),)).takes(own)
+    assert connect.of_own(JOIN, (), ("ab" * 6,)) == PeerChoice((), ("ab" * 6,)), "anybody else, too"
 
 
 def test_the_policies_reach_the_request(call: Call, swarm: Swarm) -> None:
