@@ -189,7 +189,9 @@ class Drafters:
     def _order(self, pending: PendingReply) -> list[bytes]:
         tokenizer = pending.model.tokenizer_hash
         drafters = [one for one in self._known if one.role == "drafter" and one.tokenizer_hash == tokenizer]
+        num = len(drafters)
         drafters = [one for one in drafters if self.choice.takes(one.peer_id)]
+        pending.num_left_out = num - len(drafters)
         last = self.last if pending.request.keep else b""
         self._networks = {record.peer_id: self._network_of(record) for record in drafters}
         lots = by_lot(drafters, self._network_of, self._rng)
@@ -253,6 +255,8 @@ def no_drafter(pending: PendingReply, failures: Failures) -> DsdError:
     away = [peer for peer, failure in failures.items() if failure.away]
     others = dict.fromkeys(str(failure.error) for failure in failures.values() if not failure.away)
     more = "`dsdnode start --role drafter --model-draft FILE --join ...` adds one"
+    if not failures and (num := pending.num_left_out):
+        return NoPipeline(f"--allow or --block leaves out all drafters of {model} that there are ({num})")
     if not failures:
         return NoPipeline(f"no drafter with the tokenizer of {model} in this swarm: {more}")
     reasons = "; ".join([*([f"waited for {_away(away)}"] if away else []), *others])

@@ -118,6 +118,8 @@ class PendingReply:
     was_full: bool = False
     others: list[bytes] = field(default_factory=list)
     """Drafters to ask beside the one that is asked, in this order."""
+    num_left_out: int = 0
+    """Of those there are, by the user's word (--allow, --block)."""
     num_better: int = 0
     """Of them, and of those that were asked later than the one that goes on, whoever may be better."""
     prompt_tokens: tuple[int, ...] = ()
