@@ -146,7 +146,7 @@ def _block(one: Call, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _ending(answers: Answers) -> dict[str, Any]:
     (answer,) = answers.each
-    if answer.finish_reason == "stop" and answer.stats is not None and answer.stats.stop_text:
+    if answer.finish_reason == "stop" and answer.stats is not None and answer.stats.stop_text in answer.request.stop:
         return {"stop_reason": "stop_sequence", "stop_sequence": answer.stats.stop_text}
     return {"stop_reason": REASONS.get(answer.finish_reason, "end_turn"), "stop_sequence": None}
 

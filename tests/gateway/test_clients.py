@@ -9,9 +9,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
+from dsdnode.client.client import Finished
 from dsdnode.errors import ModelRefused, NoPipeline
-from tests.gateway.conftest import Served
+from tests.gateway.conftest import Served, stats
 
 if TYPE_CHECKING:
     import openai
@@ -83,6 +85,15 @@ async def test_anthropics_messages(served: Served) -> None:
     served.swarm.script = [ModelRefused("no such model")]
     with pytest.raises(anthropic.NotFoundError, match="no such model"):
         await client.messages.create(model="claude", max_tokens=9, messages=HELLO)
+
+
+@pytest.mark.parametrize(("said", "stop"), [("\n\n", "stop_sequence"), ("another", "end_turn"), ("", "end_turn")])
+async def test_anthropics_stop_sequences(served: Served, said: str, stop: str) -> None:
+    """`said`: which of them ended the reply, by the drafter's word; one that was not asked for is not believed."""
+    served.swarm.script = ["Hel", Finished("stop", replace(stats(1), stop_text=said))]
+    body = {"max_tokens": 9, "messages": HELLO, "stop_sequences": ["###", "\n\n"]}
+    told = (await served.http.post("/v1/messages", json=body)).json()
+    assert (told["stop_reason"], told["stop_sequence"]) == (stop, said if stop == "stop_sequence" else None)
 
 
 async def test_ollamas_chat(served: Served) -> None:
