@@ -41,14 +41,12 @@ class Link:
     def __init__(self, peer: bytes, bulk: bool) -> None:
         self.peer = peer
         self.bulk = bulk
-        self.ready = False
-        self.closed = False
+        self.ready = self.closed = False
         self.since_s = asyncio.get_running_loop().time()
         self.heard_s = float("-inf")
         """When something came over it last."""
         self.kind = LinkKind.DIRECT
-        self.queue = SendQueue()
-        self.meter = Meter()
+        self.queue, self.meter = SendQueue(), Meter()
         self.waits_for: dict[Link, None] = {}
         """Links that were used before it: nothing is sent until all has been taken that was sent over these."""
         self.beside = False
@@ -77,6 +75,8 @@ class Link:
         if self.ready and not waits and self._pass(frames, priority):
             return True
         self.queue.push(frames, priority)
+        if priority is Priority.CONTROL:
+            self.flush()  # before bulk that the meter holds
         return False
 
     def say(self, frames: list[bytes]) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from dsdnode.identity import peer_id
+from dsdnode.net.link import Link
 from dsdnode.net.meter import Meter
 from dsdnode.net.port import Priority
 from dsdnode.net.zmq import ZmqTransport
@@ -37,6 +38,29 @@ def test_what_is_relayed_and_what_is_urgent_is_paid_for_by_the_rest() -> None:
     assert not meter.passes(2.7)
     assert meter.passes(2.8)
     assert Meter().passes(0.0)
+
+
+class Wire(Link):
+    """Takes all."""
+
+    def __init__(self) -> None:
+        super().__init__(b"alice", bulk=False)
+        self.ready = True
+        self.sent: list[bytes] = []
+
+    def _transmit(self, frames: list[bytes]) -> bool:
+        self.sent += frames
+        return True
+
+
+async def test_what_is_urgent_leaves_at_once_before_bulk_that_waits() -> None:
+    """It waited for the next look at who waits."""
+    wire, now = Wire(), asyncio.get_running_loop().time()
+    wire.meter.hold(now, RATE)
+    wire.meter.took(now, [bytes(RATE)])
+    assert not wire.send([b"states"], Priority.VERIFY)
+    wire.send([b"verdict"], Priority.CONTROL)
+    assert wire.sent == [b"verdict"]
 
 
 async def test_bob_s_bulk_takes_its_time_to_alice_and_carol_alike_and_a_verdict_does_not_wait_for_it(
