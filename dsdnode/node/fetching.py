@@ -15,7 +15,7 @@ from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.proposal import Proposal
 from dsdnode.node.targets import Target
-from dsdnode.placement.pipelines import Range
+from dsdnode.placement.ranges import Range
 from dsdnode.weights.from_members import prepare
 from dsdnode.weights.members import Member, who_has
 from dsdnode.weights.pull import Progress, Pull, Quote, pulling

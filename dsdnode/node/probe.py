@@ -14,7 +14,7 @@ from dsdnode.engine.gguf_parts import read_model
 from dsdnode.engine.gguf_sample import write_sample
 from dsdnode.errors import DsdError
 from dsdnode.node.engines import measure, start_draft, start_layers
-from dsdnode.placement.pipelines import Range
+from dsdnode.placement.ranges import Range
 
 PROBE_BYTES = 256_000_000
 """Of layers that are run: far more than any cache of a processor, and loaded in a second."""

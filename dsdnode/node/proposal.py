@@ -20,7 +20,8 @@ from dsdnode.node.machine import Machine
 from dsdnode.node.targets import Sources, Target, draft_of, target_of
 from dsdnode.placement.layers import choose_layers
 from dsdnode.placement.parts import Means, Part, as_record, choose_part
-from dsdnode.placement.pipelines import Range, View, is_covered, size
+from dsdnode.placement.pipelines import View
+from dsdnode.placement.ranges import Range, is_covered, size
 from dsdnode.swarm.catalogue import models_of
 from dsdnode.weights.pull import Pull
 from dsdnode.weights.store import size as size_text

@@ -20,7 +20,7 @@ from dsdnode.node.shard.claiming import claim_layers
 from dsdnode.node.targets import Target
 from dsdnode.placement.layers import Fits
 from dsdnode.placement.moving import Holes
-from dsdnode.placement.pipelines import Range
+from dsdnode.placement.ranges import Range
 from dsdnode.swarm.catalogue import survey
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings

@@ -25,7 +25,7 @@ from dsdnode.node.engines import claim_of
 from dsdnode.node.machine import Needs
 from dsdnode.placement.layers import Fits
 from dsdnode.placement.parts import ENOUGH_DRAFTERS, still_serves
-from dsdnode.placement.pipelines import Range
+from dsdnode.placement.ranges import Range
 from dsdnode.swarm.catalogue import models_of
 from dsdnode.weights.pull import Pull
 from dsdnode.weights.store import Store

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from dsdnode.placement.pipelines import Range, ends, missing, num_missing, size
+from dsdnode.placement.ranges import Range, ends, missing, num_hosts, num_missing, size
 from dsdnode.wire.records import ProviderRecord
 
 Fits = Callable[[int, int], bool]
@@ -33,7 +33,8 @@ def choose_layers(records: Sequence[ProviderRecord], num_layers: int, capacity_l
     lacking = missing(hosts, (0, num_layers))
     if lacking:
         return _piece(lacking, capacity_layers, fits)
-    ordered = sorted(_tiling(hosts, num_layers), key=lambda part: (_coverage(hosts, part), hosts[part], part))
+    each = num_hosts(hosts.elements(), num_layers)
+    ordered = sorted(_tiling(hosts, num_layers), key=lambda part: (min(each[slice(*part)]), hosts[part], part))
     weakest = ordered[0]
     if size(weakest) <= capacity_layers:
         return weakest
@@ -90,10 +91,3 @@ def _tiling(hosts: Collection[Range], num_layers: int) -> list[Range]:
         if end in from_back:
             from_back.add(start)
     return [(start, end) for start, end in sorted(hosts) if start in from_front and end in from_back]
-
-
-def _coverage(hosts: Mapping[Range, int], part: Range) -> int:
-    """Peers that host the worst covered layer of `part`."""
-    return min(
-        sum(num for (start, end), num in hosts.items() if start <= layer < end) for layer in range(part[0], part[1])
-    )

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dsdnode.placement.layers import Fits, choose_layers
-from dsdnode.placement.pipelines import Range, missing, size, starts_of
+from dsdnode.placement.ranges import Range, missing, size, starts_of
 from dsdnode.wire.records import ProviderRecord
 
 PATIENCE_S = 180.0

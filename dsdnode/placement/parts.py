@@ -15,12 +15,15 @@ import msgspec
 from dsdnode.cost import CostLine
 from dsdnode.errors import NoPipeline
 from dsdnode.placement.layers import Fits, choose_layers
-from dsdnode.placement.pipelines import Range, View, choose_pipeline, num_missing, size, speed
+from dsdnode.placement.pipelines import View, choose_pipeline, speed
+from dsdnode.placement.ranges import Range, num_hosts, num_missing, size
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
 ENOUGH_DRAFTERS = 2
 """One can go, and replies go on: a further one is worth no bytes on its way."""
+MAX_TRIED = 32
+"""Ranges: those in use first, then the largest. A search for each takes milliseconds, and anybody invents some."""
 GAIN = 1.1
 """A pipeline must be faster by so much, or layers that are hosted by fewer peers count more: records are that exact."""
 
@@ -70,7 +73,7 @@ def _layers(
     lacking = num_missing(ranges, num_layers)
     if lacking:
         return wanted, f"{lacking} of {num_layers} layers are hosted by nobody"
-    least = _replicas(wanted, ranges)
+    least = _replicas(wanted, ranges, num_layers)
     if least > 1:
         faster = _fastest(shards, kind, means, view)
         if faster is not None:
@@ -92,23 +95,26 @@ def _serves(kept: Range, wanted: Range, ranges: Sequence[Range], num_layers: int
     if left != num_missing([*ranges, wanted], num_layers):
         return False
     return num_missing(ranges, num_layers) > left or (
-        kept in ranges and _replicas(kept, ranges) <= _replicas(wanted, ranges) + 1
+        kept in ranges and _replicas(kept, ranges, num_layers) <= _replicas(wanted, ranges, num_layers) + 1
     )
 
 
-def _replicas(part: Range, ranges: Sequence[Range]) -> int:
+def _replicas(part: Range, ranges: Sequence[Range], num_layers: int) -> int:
     """Peers that host the worst covered layer of it."""
-    return min(sum(start <= layer < end for start, end in ranges) for layer in range(*part))
+    return min(num_hosts(ranges, num_layers)[slice(*part)])
 
 
 def _fastest(shards: Sequence[ProviderRecord], kind: ProviderRecord, means: Means, view: View) -> Range | None:
     """The range, cut as it is by others, with which the best pipeline gains most; None: none gains enough."""
     try:
-        best = speed(choose_pipeline(shards, kind.num_layers, view), view) * GAIN
+        now = choose_pipeline(shards, kind.num_layers, view)
     except NoPipeline:
         return None
-    found = None
-    for part in sorted({(one.start, one.end) for one in shards if one.end - one.start <= means.capacity_layers}):
+    best, found = speed(now, view) * GAIN, None
+    used = {(stage.record.start, stage.record.end) for stage in now}
+    parts = {(one.start, one.end) for one in shards if one.end - one.start <= means.capacity_layers}
+    tried = sorted(parts, key=lambda part: (part not in used, -size(part), part))[:MAX_TRIED]
+    for part in sorted(tried):
         own = as_record(kind, means.contact, part, means.layer.times(size(part)))
         with_it = speed(choose_pipeline([*shards, own], kind.num_layers, view), view)
         if with_it > best:

@@ -25,6 +25,7 @@ from dsdnode.errors import NoPipeline
 from dsdnode.pacing.fits import BLOCK_POSITIONS
 from dsdnode.pacing.formulas import stream_speed
 from dsdnode.pacing.tuning import TUNING, Tuning
+from dsdnode.placement.ranges import Range, joined, missing
 from dsdnode.wire.messages import MAX_POSITIONS, Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
@@ -42,8 +43,6 @@ _CHUNK = 1 << 20
 """Pairs of stages looked at together."""
 
 Seconds = NDArray[np.float64]
-Range = tuple[int, int]
-"""Layers [start, end)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,11 +294,6 @@ def _taste(session: bytes, peer: bytes) -> float:
 # --- what makes a pipeline, and what is missing to one ------------------------------------------------------------
 
 
-def is_covered(ranges: Iterable[Range], num_layers: int) -> bool:
-    """Do some of them, end to end, make the whole model?"""
-    return num_layers in ends(ranges)
-
-
 def longest_context(shards: Iterable[ProviderRecord], num_layers: int) -> int:
     """Positions that fit the pipeline with the most room, that of a pipeline being its narrowest stage's; 0: there is
     no pipeline. What one shard says of its own room changes nothing for those who go without it."""
@@ -310,16 +304,11 @@ def longest_context(shards: Iterable[ProviderRecord], num_layers: int) -> int:
     return room.get(num_layers, 0)
 
 
-def num_missing(ranges: Iterable[Range], num_layers: int) -> int:
-    """Layers that the pipeline closest to whole lacks."""
-    return sum(map(size, missing(set(ranges), (0, num_layers))))
-
-
 def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_failed: int) -> str:
     """What is missing of a model of `num_layers` layers, and what to do, in words for the user."""
     covered = {layer for record in usable for layer in range(record.start, record.end)}
     failed = f" ({num_failed} that did just failed)" if num_failed else ""
-    gaps = _runs([layer for layer in range(num_layers) if layer not in covered])
+    gaps = joined((layer, layer + 1) for layer in range(num_layers) if layer not in covered)
     if gaps:
         remedy = "`dsdnode start --role shard --join ...` takes what is missing"
         return f"layers {_spell(gaps)} of {name} are hosted by nobody{failed}: {remedy}"
@@ -331,53 +320,5 @@ def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_f
     )
 
 
-def missing(parts: Collection[Range], span: Range) -> list[Range]:
-    """What must be added to `parts` so that some of them tile `span`: as few layers as possible, then as few stages."""
-    start, end = span
-    starts = starts_of(parts)
-    best: dict[int, tuple[int, int, tuple[int, ...]]] = {start: (0, 0, ())}
-    for position in range(start + 1, end + 1):
-        num, num_steps, layers = best[position - 1]
-        options = [(num + 1, num_steps + 1, (*layers, position - 1))]
-        for first in starts.get(position, ()):
-            if first >= start:
-                num, num_steps, layers = best[first]
-                options.append((num, num_steps + 1, layers))
-        best[position] = min(options)
-    return _runs(best[end][2])
-
-
-def starts_of(ranges: Iterable[Range]) -> dict[int, list[int]]:
-    """Where those begin that end at a layer, by that."""
-    starts: dict[int, list[int]] = {}
-    for start, end in ranges:
-        starts.setdefault(end, []).append(start)
-    return starts
-
-
-def ends(ranges: Iterable[Range]) -> set[int]:
-    """Of what some of them make, end to end, from the first layer on."""
-    ends = {0}
-    for start, end in sorted(ranges):
-        if start in ends:
-            ends.add(end)
-    return ends
-
-
-def _runs(layers: Sequence[int]) -> list[Range]:
-    """Ascending layers as half-open ranges."""
-    runs: list[Range] = []
-    for layer in layers:
-        if runs and runs[-1][1] == layer:
-            runs[-1] = (runs[-1][0], layer + 1)
-        else:
-            runs.append((layer, layer + 1))
-    return runs
-
-
 def _spell(ranges: Sequence[Range]) -> str:
     return ", ".join(f"{start}:{end}" for start, end in ranges)
-
-
-def size(part: Range) -> int:
-    return part[1] - part[0]

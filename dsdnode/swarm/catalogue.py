@@ -15,7 +15,8 @@ import msgspec
 from dsdnode.dht.ids import MODELS_KEY, ip_groups
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import peer_id, short_id
-from dsdnode.placement.pipelines import View, choose_pipeline, is_covered, longest_context, missing
+from dsdnode.placement.pipelines import View, choose_pipeline, longest_context
+from dsdnode.placement.ranges import is_covered, missing
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
 from dsdnode.swarm.newcomer import newcomer
@@ -25,6 +26,8 @@ from dsdnode.wire.records import ProviderRecord
 MIN_PREFIX = 8
 """Of a model's id, as a name for it: shorter ones are found by trying, and so might be a name in use."""
 MAX_SILENT_TOLD = 4
+MAX_ESTIMATES = 16
+"""Models of which is told what a newcomer would bring: those that most answer for. Anybody invents some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +150,13 @@ async def describe_models(discovery: Discovery, pings: Pings) -> list[ModelInfo]
     view = View.of({peer: rtt_s for peer, rtt_s in rtts_s.items() if rtt_s is not None})
     models = models_of(records)
     told = [_told(one, living.get(one.model_id), drafters, silent, seen_s, ways(one)) for one in models]
-    return [
-        msgspec.structs.replace(one, newcomer=newcomer(model.shards, silent, one.drafters, view))
-        for one, model in zip(told, models, strict=True)
-    ]
+    num_answering = [sum(one.answering for one in model.coverage) for model in told]
+    order = sorted(range(len(models)), key=lambda place: -num_answering[place])
+    for place in order[:MAX_ESTIMATES]:
+        found = newcomer(models[place].shards, silent, told[place].drafters, view)
+        told[place] = msgspec.structs.replace(told[place], newcomer=found)
+        await asyncio.sleep(0)  # whoever looks may serve replies, too
+    return told
 
 
 def _told(

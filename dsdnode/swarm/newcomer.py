@@ -11,21 +11,24 @@ import msgspec
 from dsdnode.cost import CostLine
 from dsdnode.errors import NoPipeline
 from dsdnode.placement.parts import Means, as_record, choose_part
-from dsdnode.placement.pipelines import View, choose_pipeline, size, speed, with_usual_speeds
+from dsdnode.placement.pipelines import View, choose_pipeline, speed, with_usual_speeds
+from dsdnode.placement.ranges import size
 from dsdnode.swarm.info import Newcomer
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
 ANYBODY = Contact(bytes(32), ())
-MAX_SHARDS = 256
-"""Of a model: of more hosts the first do for an estimate, and any number of records can be made."""
+MAX_SHARDS = 128
+"""Of a model: where more host it one more is not missed, and any number of records can be made."""
 
 
-def newcomer(shards: Sequence[ProviderRecord], silent: Collection[bytes], drafters: int, view: View) -> Newcomer:
+def newcomer(shards: Sequence[ProviderRecord], silent: Collection[bytes], drafters: int, view: View) -> Newcomer | None:
     """`shards`: records of one model, at least one; those of `silent` peers do not count. It is taken to be as large,
-    and as fast a layer, as is usual among them, and as far as they are."""
+    and as fast a layer, as is usual among them, and as far as they are. None: they are too many for an estimate."""
     kind = msgspec.structs.replace(shards[0], public_key=ANYBODY.public_key)
-    living = with_usual_speeds([one for one in shards if one.peer_id not in silent][:MAX_SHARDS])
+    living = with_usual_speeds([one for one in shards if one.peer_id not in silent])
+    if len(living) > MAX_SHARDS:
+        return None
     usual = living or shards
     layers = max(1, round(median(one.end - one.start for one in usual)))
     layer = CostLine.of_ms(

@@ -12,7 +12,7 @@ from dsdnode.client.client import GenerateRequest
 from dsdnode.dht.ids import model_key
 from dsdnode.engine.fake import fake_text
 from dsdnode.node.shard.claiming import claim_layers
-from dsdnode.placement.pipelines import Range
+from dsdnode.placement.ranges import Range
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.records import ProviderRecord
 from tests.node import jumping

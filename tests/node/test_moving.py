@@ -15,7 +15,7 @@ from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import EngineLost
 from dsdnode.node.settling import until_needed_elsewhere
 from dsdnode.placement.moving import PATIENCE_S, TURN_S
-from dsdnode.placement.pipelines import Range
+from dsdnode.placement.ranges import Range
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import ProviderRecord

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from dsdnode.errors import NoPipeline
 from dsdnode.placement.layers import choose_in_turn, choose_layers
-from dsdnode.placement.pipelines import View, choose_pipeline, is_covered, num_missing
+from dsdnode.placement.pipelines import View, choose_pipeline
+from dsdnode.placement.ranges import is_covered, num_missing
 from dsdnode.wire.records import ProviderRecord
 
 from .offers import shard, swarm

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from dsdnode.placement.moving import PATIENCE_S, TURN_S, Holes, _needed
-from dsdnode.placement.pipelines import Range, num_missing
+from dsdnode.placement.ranges import Range, num_missing
 from dsdnode.wire.records import ProviderRecord
 from tests.placement.offers import replace, swarm
 

@@ -8,7 +8,8 @@ import pytest
 
 from dsdnode.cost import CostLine
 from dsdnode.placement.parts import Means, Part, choose_part, still_serves
-from dsdnode.placement.pipelines import Range, View
+from dsdnode.placement.pipelines import View
+from dsdnode.placement.ranges import Range
 from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 from tests.placement.offers import bytes_of, shard, swarm

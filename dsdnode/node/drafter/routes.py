@@ -22,16 +22,8 @@ from dsdnode.node.drafter.route import Loss, Route
 from dsdnode.node.drafter.telling import ToldLine
 from dsdnode.pacing.suspects import HERE, TRIAL_PASSES, TRIAL_S, Slowness, Suspects, Trials, lost_at
 from dsdnode.pacing.tuning import TUNING, Tuning
-from dsdnode.placement.pipelines import (
-    Chooser,
-    PipelineStage,
-    View,
-    choose_pipeline,
-    is_covered,
-    predict,
-    speed,
-    with_usual_speeds,
-)
+from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline, predict, speed, with_usual_speeds
+from dsdnode.placement.ranges import is_covered
 from dsdnode.speculation import seal
 from dsdnode.swarm.catalogue import Model
 from dsdnode.swarm.discovery import Discovery

@@ -14,7 +14,7 @@ import structlog
 from dsdnode.dht.ids import model_key
 from dsdnode.errors import ModelRefused
 from dsdnode.placement.layers import Fits, choose_in_turn, choose_layers
-from dsdnode.placement.pipelines import Range
+from dsdnode.placement.ranges import Range
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.records import ProviderRecord
 
