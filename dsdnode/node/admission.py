@@ -10,7 +10,8 @@ from dsdnode.wire.messages import Refused
 PAUSED = Refused("this peer is paused", retry=True)
 """Why it is so is nobody else's business."""
 NOT_YOU = Refused("this peer does not serve you")
-MAX_GUESTS = 256
+MAX_GUESTS = 4096
+"""That may come while one that stays, a gateway say, asks nothing. Every `dsdnode run` is one more."""
 
 
 class Admission:
@@ -40,7 +41,7 @@ class Admission:
 
     def begun(self, peer: bytes) -> None:
         """It has got a part of a reply here."""
-        self.num_begun += peer != self._own_id and peer not in self._guests
+        self.num_begun += peer != self._own_id and not self._is_guest(peer)
 
     def guest(self) -> Identity:
         """Of a client of this machine's own user, whoever is served."""
@@ -48,8 +49,12 @@ class Admission:
         self._guests[made.peer_id] = None
         return made
 
+    def _is_guest(self, peer: bytes) -> bool:
+        """If so, it is the one used last from now on."""
+        return peer in self._guests and self._guests[peer] is None
+
     def serves(self, peer: bytes) -> bool:
-        return peer in self._guests or self.trusts(peer)
+        return self._is_guest(peer) or self.trusts(peer)
 
     def trusts(self, peer: bytes) -> bool:
         """May it compute what is asked for here?"""

@@ -10,6 +10,7 @@ import pytest
 from dsdnode.client.client import Finished
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import Identity, PeerChoice, peer_id
+from dsdnode.node import admission as module
 from dsdnode.node.admission import Admission
 from dsdnode.wire.pieces import FindWeights
 from tests.node.swarm import FakeSwarm, Member, tokens_of
@@ -47,6 +48,16 @@ def test_a_machine_s_own_user_and_itself_are_served_whoever_else_is() -> None:
     for peer in (bob, guest, eve):
         admission.begun(peer)
     assert admission.num_begun == 1, "of others"
+
+
+def test_her_gateway_stays_a_guest_however_often_she_chats_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_GUESTS", 4)
+    admission = Admission(b"", PeerChoice(allow=(32 * "ab",)))
+    gateway, first = admission.guest().peer_id, admission.guest().peer_id
+    for _ in range(6):
+        admission.guest()
+        assert admission.serves(gateway)
+    assert not admission.serves(first)
 
 
 @pytest.mark.parametrize("by", ["block", "allow"])
