@@ -14,6 +14,7 @@ GATEWAY: Final = {
     "map-names": Mutation("dsdnode.gateway.map:_words", "printable(text[:MAX_WORDS])", "text"),
     "map-peers": Mutation("dsdnode.gateway.map:swarm", "[:MAX_PEERS]", ""),
     "map-looks": Mutation("dsdnode.gateway.watched:Seen.__call__", "_now() >= self._until_s", "True"),
+    "map-newcomer": Mutation("dsdnode.swarm.newcomer:newcomer", "if len(living) > MAX_SHARDS:", "if False:"),
     "metric-outcomes": Mutation(
         "dsdnode.gateway.metrics:Metrics.over",
         'outcome if outcome in REASONS or outcome in CODES else "other"',
