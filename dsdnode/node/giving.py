@@ -12,7 +12,7 @@ import structlog
 
 from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf import state_of
-from dsdnode.errors import DsdError, ModelRefused
+from dsdnode.errors import DsdError
 from dsdnode.files import replacing
 from dsdnode.identity import Identity
 from dsdnode.net.rpc import Rpc
@@ -98,5 +98,5 @@ class Giving:
             if known is None or len(known.places) < len(tensors.places):
                 try:
                     self._holdings[entry.weights_hash] = holding(tensors, folder, self._identity)
-                except (ModelRefused, DsdError) as error:
+                except DsdError as error:
                     log.info("a model of the store is not given to other members", name=entry.name, reason=str(error))
