@@ -12,15 +12,23 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dsdnode.client.json_scan import ValueScan, arguments_of, is_text, json_of
+from dsdnode.client.json_scan import ValueScan, arguments_of, is_text, json_of, properties_of
 from dsdnode.wire.calls import CallFormat
 
 MAX_HEAD = 1024
-"""Characters in which a name, or a key, must have come."""
+"""Characters in which a name, or a key, must have come; so much is read again where it is no call after all."""
+MAX_STEP = 256
+"""Characters that are read at once: a stranger's text may be one piece, and what is not read yet is gone through again
+at each mark in it."""
+MAX_FALSE = 256
+"""Marks of a reply behind which no call came; from then on all is text."""
+MAX_LEAD = 256
+"""Characters in which `lead` must come."""
 NAME = r"[\w./-]{1,128}"
 SKIPPED = r"[^<\[{|\n]{0,64}?"
 """Beside a name: the number of a call, the type of an argument."""
 _KEY = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"\s*:\s*(?=\S)|(\}))')
+_SOMETHING = re.compile(r"\s*(?=\S)")
 _NEXT_MEMBER = re.compile(r"\s*([,}])")
 _FIRST = re.compile(r"\s*(?:\[\s*(?=\S)|(?=[^\s\[]))")
 _NEXT_CALL = re.compile(r"[\s,;\]`]*(?=[^\s,;\]`])")
@@ -57,9 +65,11 @@ class CallReader:
     def __init__(self, calls: CallFormat, tools: Sequence[Mapping[str, Any]]) -> None:
         """`tools`: {"type": "function", "function": {"name", "parameters"}}."""
         self._calls = calls
-        self._schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
+        functions = [tool["function"] for tool in tools]
+        self._schemas = {one["name"]: properties_of(one.get("parameters")) for one in functions}
+        """Of each tool's arguments."""
         self._arguments = {calls.arguments_key, *_ARGUMENTS}
-        self.num_calls = 0
+        self.num_calls = self._num_false = 0
         self._text = ""
         """What is not read yet."""
         self._held: list[str] | None = None
@@ -72,8 +82,9 @@ class CallReader:
         self._run = self._read()
 
     def feed(self, text: str) -> list[str | CallPart]:
-        self._text += text
-        next(self._run, None)
+        for start in range(0, len(text), MAX_STEP):
+            self._text += text[start : start + MAX_STEP]
+            next(self._run, None)
         return self._taken()
 
     def finish(self) -> list[str | CallPart]:
@@ -104,8 +115,7 @@ class CallReader:
         calls = self._calls
         if not calls.open:
             yield from self._bare()
-            return
-        while True:
+        while calls.open and self._num_false < MAX_FALSE:
             while (at := self._text.find(calls.open)) < 0:
                 keep = 0 if self._last else _overlap(self._text, calls.open)
                 self._say(self._advance(len(self._text) - keep))
@@ -114,11 +124,16 @@ class CallReader:
                 yield
             self._say(self._advance(at))
             yield from self._try(self._advance(len(calls.open)))
+        while True:
+            self._say(self._advance(len(self._text)))
+            if self._last:
+                return
+            yield
 
     def _bare(self) -> Steps:
         """The whole reply is a call, or none of it."""
         lead = self._calls.lead
-        while not self._last and (not self._text.strip() or lead.startswith(self._text.strip())):
+        while not self._last and len(self._text) <= MAX_HEAD and lead.startswith(self._text.strip()):
             yield
         skipped = self._advance(len(self._text) - len(self._text.lstrip()))
         if lead and self._text.startswith(lead):
@@ -127,11 +142,6 @@ class CallReader:
             yield from self._try(skipped)
         else:
             self._say(skipped)
-        while True:
-            self._say(self._advance(len(self._text)))
-            if self._last:
-                return
-            yield
 
     def _try(self, mark: str) -> Steps:
         """Behind `mark`."""
@@ -143,8 +153,10 @@ class CallReader:
         except _Over:
             is_over = True
         if (held := self._unheld()) is not None:
-            self._say(mark)
-            self._text = held + self._text
+            self._num_false += 1
+            again = held if len(held) <= MAX_HEAD else ""
+            self._say(mark + held[len(again) :])
+            self._text = again + self._text
         elif is_over:
             self._text = ""
 
@@ -155,6 +167,8 @@ class CallReader:
     def _say(self, text: str) -> None:
         text = self._space + text
         shown = text.rstrip()
+        if len(text) > len(shown) + MAX_HEAD:
+            shown = text
         self._space = text[len(shown) :]
         if shown:
             self._out.append(shown)
@@ -174,8 +188,8 @@ class CallReader:
 
     def _match(self, pattern: re.Pattern[str]) -> Generator[None, None, re.Match[str]]:
         """Raises _NoCall where it does not come within MAX_HEAD."""
-        while (match := pattern.match(self._text)) is None:
-            if len(self._text) > MAX_HEAD:
+        while (match := pattern.match(self._text, 0, MAX_HEAD)) is None:
+            if len(self._text) >= MAX_HEAD:
                 raise _NoCall
             yield from self._more()
         self._advance(match.end())
@@ -241,7 +255,7 @@ class CallReader:
             if match[2]:
                 break
             key = match[1]
-            if key in self._arguments and name and self._text[:1] == "{":
+            if key in self._arguments and name and not is_given and self._text[:1] == "{":
                 self._call(name)
                 yield from self._value(shown=True)
                 is_given = True
@@ -279,16 +293,21 @@ class CallReader:
     def _head(self) -> Generator[None, None, str]:
         """The name."""
         calls = self._calls
+        most = MAX_LEAD + len(calls.lead)
+        while (at := self._text.find(calls.lead, 0, most)) < 0:
+            if len(self._text) >= most:
+                raise _NoCall
+            yield from self._more()
+        self._advance(at + len(calls.lead))
         mid = re.escape(calls.mid) if calls.mid else r"(?![\w./-])(?=[\s\S])"
-        lead = rf"[\s\S]{{0,256}}?{re.escape(calls.lead)}" if calls.lead else ""
-        match = yield from self._match(re.compile(rf"{lead}\s*({NAME}){SKIPPED}{mid}\s*"))
+        whole = "" if re.match(NAME, calls.mid) else "+"  # no shorter name is tried: none could be followed by `mid`
+        match = yield from self._match(re.compile(rf"\s*+({NAME}{whole}){SKIPPED}{mid}\s*"))
         return match[1]
 
     def _named(self) -> Steps:
         while True:
             name = yield from self._head()
-            while not self._text:
-                yield from self._more()
+            yield from self._match(_SOMETHING)
             if self._text[0] != "{":
                 raise _NoCall
             self._call(name)
@@ -318,7 +337,7 @@ class CallReader:
         while True:
             name = yield from self._head()
             self._call(name)
-            properties = self._schemas.get(name, {}).get("properties") or {}
+            properties = self._schemas.get(name, {})
             separator = "{"
             while (yield from self._found_key()):
                 match = yield from self._match(key)

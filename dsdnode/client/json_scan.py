@@ -84,6 +84,12 @@ class ValueScan:
         return at, not (self._in_string or self._open)
 
 
+def properties_of(schema: Any) -> dict[str, Any]:
+    """The schemas of an object's members, where it is a schema that has any."""
+    found = schema.get("properties") if isinstance(schema, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def is_text(schema: Any) -> bool:
     kind = schema.get("type") if isinstance(schema, dict) else None
     return kind == "string" or (isinstance(kind, list) and "string" in kind)
@@ -93,7 +99,7 @@ def json_of(text: str) -> str:
     """A value that no schema says to be a text: the JSON that it is, or a text nevertheless."""
     try:
         return json.dumps(json.loads(text), ensure_ascii=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return json.dumps(text, ensure_ascii=False)
 
 
@@ -104,5 +110,5 @@ def arguments_of(value: str) -> str:
         if isinstance(read, str):
             value, read = read, json.loads(read)
         return value if isinstance(read, dict) else "{}"
-    except ValueError:
+    except (ValueError, RecursionError):
         return "{}"

@@ -82,6 +82,7 @@ TEXTS: list[tuple[CallFormat, str, list[Any]]] = [
     (MISTRAL, f'[TOOL_CALLS][{{"name": "weather", "arguments": {ARGUMENTS}, "id": "123456789"}}]', [ULM]),
     (NAMED, f"<|calls|><|call|>functions.weather:0<|args|>{ARGUMENTS}<|/call|>"
      "<|call|>functions.stop:1<|args|>{}<|/call|><|/calls|>", [ULM, STOP]),
+    (NAMED, f"<|calls|><|call|>functions.weather<|args|> \n{ARGUMENTS}<|/call|><|/calls|>", [ULM]),
     (TAGGED, '<tool_call>\n<function=weather>\n<parameter=city>\nU"l}m\n</parameter>\n<parameter=days>\n3\n'
      "</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=stop>\n</function>\n</tool_call>", [ULM, STOP]),
 ]  # fmt: skip
@@ -149,6 +150,71 @@ def test_a_long_reply_that_is_no_call_is_not_held_back() -> None:
     assert reader.feed('{"answer": 5') == ['{"answer": 5'], "a JSON answer is shown as it comes"
     reader = CallReader(NAMED, TOOLS)
     assert reader.feed("<|calls|>" + "x" * 2000)
+
+
+HOSTILE = [
+    (NAMED, "<|calls|>"),
+    (NAMED, "<|calls|><|call|>functions." + "a" * 200),
+    (PLAIN, '<tool_call>{"a": ['),
+    (PLAIN, '<tool_call>{"a": "<tool_call>'),
+    (MISTRAL, '[TOOL_CALLS] {"a": [{}], '),
+    (TAGGED, "<tool_call><function="),
+]
+
+
+@pytest.mark.parametrize(("calls", "part"), HOSTILE)
+def test_work_grows_with_a_text_and_no_faster(calls: CallFormat, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallory drafts: her texts, in one piece, would have carol's gateway read them over and over."""
+    true = CallReader._advance
+
+    def looked_at(size: int) -> int:
+        num = 0
+
+        def counted(self: CallReader, count: int) -> str:
+            nonlocal num
+            num += len(self._text)
+            return true(self, count)
+
+        monkeypatch.setattr(CallReader, "_advance", counted)
+        reader, text = CallReader(calls, TOOLS), part * (size // len(part))
+        said = reader.feed(text) + reader.finish()
+        assert all(isinstance(one, str) for one in said) and "".join(map(str, said)) == text
+        return num
+
+    assert looked_at(200_000) < 4 * looked_at(100_000)
+
+
+def test_after_many_marks_that_were_none_all_is_text() -> None:
+    call = '<tool_call>{"name": "stop"}</tool_call>'
+    assert read(told(PLAIN, ["<tool_call> " * 100 + call])) == [("<tool_call> " * 100).rstrip(), STOP]
+    assert told(PLAIN, [text := "<tool_call> " * 300 + call]) == [text]
+
+
+@pytest.mark.parametrize(
+    ("calls", "text", "wanted"),
+    [
+        (PLAIN, '<tool_call>{"name": "stop", "arguments": "%s"}', [STOP]),
+        (
+            TAGGED,
+            "<tool_call><function=weather><parameter=days>\n%s\n</parameter></function>",
+            [("weather", {"days": "[" * 99_999})],
+        ),
+    ],
+)
+def test_what_is_nested_too_deep_to_be_read_is_no_json(calls: CallFormat, text: str, wanted: list[Any]) -> None:
+    assert read(told(calls, [text % ("[" * 99_999)])) == wanted
+
+
+def test_arguments_that_come_twice_are_those_of_one_call() -> None:
+    text = '<tool_call>{"name": "stop", "arguments": {}, "parameters": {"city": "Ulm"}}</tool_call>'
+    assert read(told(PLAIN, [text])) == [STOP]
+
+
+def test_a_tool_whose_schema_makes_no_sense_can_be_called() -> None:
+    tools = [{"type": "function", "function": {"name": "stop", "parameters": {"properties": ["city"]}}}]
+    reader = CallReader(TAGGED, tools)
+    said = reader.feed("<tool_call><function=stop><parameter=city>\nUlm\n</parameter></function></tool_call>")
+    assert said == [CallPart(0, "stop", '{"city": "Ulm"}')]
 
 
 JSON = st.recursive(

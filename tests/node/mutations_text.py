@@ -25,6 +25,8 @@ TEXT: Final = {
         "        **turn,\n",
         "        **{key: Written.by_template(one) if isinstance(one, str) else one for key, one in turn.items()},\n",
     ),
+    "tools-work": Mutation("dsdnode.client.calls:CallReader.feed", "len(text), MAX_STEP)", "len(text), len(text))"),
+    "tools-false": Mutation("dsdnode.client.calls:CallReader._read", "self._num_false < MAX_FALSE", "True"),
     "text-twice": Mutation(TEXT_PROCESS + "_asked", "if death.is_spent:", "if True:"),
     "text-next": Mutation(TEXT_PROCESS + "_try", "            self._link = None\n", ""),
     "text-ids": Mutation("dsdnode.engine.text:_ids_of", "not isinstance(reply, Ids) or len(body) % 4", "False"),
