@@ -108,7 +108,7 @@ class Shape:
             return text
         try:
             return json.loads(text or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
 
 
@@ -266,7 +266,7 @@ def _tagged(body: str, at: int) -> CallFormat | None:
 def _decoded(text: str, start: int) -> tuple[Any, int]:
     try:
         return json.JSONDecoder().raw_decode(text, start)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, 0
 
 

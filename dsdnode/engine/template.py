@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 class _Function(msgspec.Struct):
     name: str
-    arguments: str = ""
+    arguments: str
     """JSON, as it was written."""
 
 
@@ -91,10 +91,10 @@ class ChatTemplate:
         """
         check_messages(messages, tools)
         turns, given = [_turn_of(*message) for message in messages], _tools_of(tools)
-        shape = self.calling[0] if given or any(len(turn) > 2 for turn in turns) else None
-        if shape is not None:
-            turns, given = shape.turns(turns, given), given if shape.shows_tools else None
         try:
+            shape = self.calling[0] if given or any(len(turn) > 2 for turn in turns) else None
+            if shape is not None:
+                turns, given = shape.turns(turns, given), given if shape.shows_tools else None
             text = self._run([_marked(turn) for turn in turns], tools=given)
         except BadInput:
             raise

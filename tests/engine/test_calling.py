@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dsdnode.client.calls import CallPart, CallReader
+from dsdnode.engine import calling
 from dsdnode.engine.calling import TOOLS
 from dsdnode.engine.template import ChatTemplate, Control
 from dsdnode.errors import BadInput
@@ -145,13 +146,31 @@ def test_a_tool_s_words_cannot_become_a_control_token() -> None:
         ([("user", "hi")], "[" * 100_000),
         ([("assistant", "", more(tool_calls=5))], ""),
         ([("assistant", "", more(tool_calls=[{"function": {"name": 5}}]))], ""),
+        ([("assistant", "", more(tool_calls=[{"function": {"name": "stop"}}]))], ""),
         ([("tool", "", more(tool_call_id=5))], ""),
     ],
 )
 def test_what_is_no_tool_is_refused_in_words(messages: list[Any], tools: str) -> None:
-    template = ChatTemplate(REAL["Qwen-Qwen3-0.6B"]["source"], {}, SPECIALS)
-    with pytest.raises(BadInput):
-        template.render(messages, tools)
+    """And does not end the process that everybody's texts are read in."""
+    for name in ("Qwen-Qwen3-0.6B", "google-gemma-2-2b-it"):
+        with pytest.raises(BadInput):
+            ChatTemplate(REAL[name]["source"], {}, SPECIALS).render(messages, tools)
+
+
+@pytest.mark.parametrize("name", ["Qwen-Qwen3-0.6B", "google-gemma-2-2b-it", "mistralai-Mistral-Nemo-Instruct-2407"])
+def test_arguments_that_are_nested_too_deep_are_a_text(name: str) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "stop", "arguments": "[" * 100_000}}
+    said = ChatTemplate(REAL[name]["source"], {}, SPECIALS).render(
+        [("user", "?"), ("assistant", "", more(tool_calls=[call]))]
+    )
+    assert "[" * 100_000 in "".join(map(str, said))
+
+
+def test_a_template_that_a_tool_s_words_lead_astray_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever way: a stranger says them."""
+    monkeypatch.setattr(calling.json, "dumps", lambda *_, **__: 1 / 0)
+    with pytest.raises(BadInput, match="template failed: division by zero"):
+        ChatTemplate("{{ messages[-1].content }}", {}).render([("user", "hi")], '[{"name": "stop"}]')
 
 
 @pytest.mark.parametrize("source", ["{{ tools[0].x.y }}", "{{ 1 / 0 }}", "", "{{ messages[-1].tool_calls }}"])
