@@ -25,14 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsdnode.speculation.shaping import PLAIN, Shaping
+from dsdnode.wire.logprobs import LEAST_LOGPROB
 from dsdnode.wire.messages import MIN_TEMPERATURE
 
 Logits = NDArray[np.float32]
 Words = NDArray[np.uint32]
 Ids = NDArray[np.intp]
 
-LEAST_LOG_PROBABILITY: Final = -9999.0
-"""Of what is impossible: there is no minus infinity in JSON, and this is what OpenAI writes."""
 _MASK64: Final = (1 << 64) - 1
 _M1: Final = np.uint32(0x7FEB352D)
 _M2: Final = np.uint32(0x846CA68B)
@@ -116,7 +115,7 @@ def log_probabilities(logits: Logits, tokens: Sequence[int] | Ids) -> NDArray[np
     """Of each of `tokens` at temperature 1, without filters: logits less the logarithm of all weights' sum."""
     logits, best = _clean(logits)
     values = logits[np.asarray(tokens, np.intp)].astype(np.float64) - float(logits[best]) - np.log(_mass(logits, best))
-    result: NDArray[np.float32] = np.maximum(values, LEAST_LOG_PROBABILITY).astype(np.float32)
+    result: NDArray[np.float32] = np.maximum(values, LEAST_LOGPROB).astype(np.float32)
     return result
 
 

@@ -18,6 +18,11 @@ from dsdnode.wire.shaping import MAX_LOGPROBS
 MAX_TOKEN_BYTES = 256
 """Of one token's bytes; the few that are longer are runs of blanks, and are cut."""
 
+LEAST_LOGPROB = -9999.0
+"""Of what is impossible: there is no minus infinity in JSON, and this is what OpenAI writes."""
+MOST_LOGPROB = 1.0
+"""It is 0 or less, but for rounding."""
+
 Logprob = Annotated[float, Meta(ge=-1e30, le=1e30)]
 TokenBytes = Annotated[bytes, Meta(max_length=MAX_TOKEN_BYTES)]
 
@@ -63,7 +68,8 @@ def unpack_logprobs(data: bytes, num_top: int, vocab_size: int) -> tuple[TokenLo
         raise PeerMisbehaved(f"{len(data)} bytes of log-probabilities, {width} for each token")
     ids = np.frombuffer(data, "<i4", num * width)
     values = np.frombuffer(data, "<f4", num * width, 4 * num * width)
-    if num and not (ids.min() >= 0 and ids.max() < vocab_size and np.isfinite(values).all()):
+    fit = (values >= LEAST_LOGPROB) & (values <= MOST_LOGPROB)
+    if num and not (ids.min() >= 0 and ids.max() < vocab_size and fit.all()):
         raise PeerMisbehaved("log-probabilities of tokens that the model does not have, or that are none")
     both = zip(ids.reshape(num, width).tolist(), values.reshape(num, width).tolist(), strict=True)
     return tuple(TokenLogprobs(row[0], said[0], tuple(zip(row[1:], said[1:], strict=True))) for row, said in both)

@@ -28,8 +28,14 @@ SHAPING: Final = {
     "shaping-drafter": Mutation("dsdnode.client.asking:Askings._start", "if part.body.is_shaped:", "if False:"),
     "shaping-terms": Mutation(TERMS + "Asked.terms", ", body.shaping, body.num_logprobs", ""),
     "logprobs-lacking": Mutation(
-        "dsdnode.speculation.owner.session:SessionMachine.on_verdict", "judged is None or lacking", "judged is None"
+        "dsdnode.speculation.owner.session:SessionMachine._told", "== tokens else None", "== tokens else told"
     ),
+    "logprobs-other": Mutation(
+        "dsdnode.speculation.owner.session:SessionMachine._told",
+        "tuple(one.token for one in told) == tokens",
+        "len(told) == len(tokens)",
+    ),
+    "logprobs-range": Mutation("dsdnode.wire.logprobs:unpack_logprobs", " & (values <= MOST_LOGPROB)", ""),
     "logprobs-judge": Mutation("dsdnode.node.drafter.reply:Reply.on_verdict", " if peer == judge else ()", ""),
     "logprobs-vocabulary": Mutation("dsdnode.wire.logprobs:unpack_logprobs", " and ids.max() < vocab_size", ""),
     "logprobs-tokens": Mutation(

@@ -13,6 +13,7 @@ import pytest
 
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece, ReplyStats
 from dsdnode.errors import BadInput, ModelRefused, NoPipeline
+from dsdnode.identity import peer_id
 from dsdnode.net.memory import MemoryTransport
 from dsdnode.net.port import SHAPING
 from dsdnode.node.drafter.delivery import Delivery
@@ -191,6 +192,33 @@ def test_a_verdict_that_is_lost_costs_no_log_probability(tmp_path: Path, monkeyp
             await Heard(alice, replace(ASKED, window=policy, max_tokens=30)).all()
         assert num_verdicts > 10
         assert num_begun == len(WINDOWS) - 1, "alice had to resume at dora"
+
+    story(tmp_path, tell)
+
+
+def test_a_judge_whose_log_probabilities_are_of_other_tokens_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sue, a judge of mallory's, would have alice take dora for the liar. Ruth takes her place."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        alice = await ring(swarm, ("ruth", (2, 4)))
+        true, sue = StageHost._carry_out, swarm.members["sue"].node.peer_id
+
+        def lying(self: StageHost, session: Any, actions: list[Any]) -> None:
+            if peer_id(self._rpc.transport.contact.public_key) == sue:
+                actions = [
+                    replace(one, logprobs=tuple(replace(row, token=row.token ^ 1) for row in one.logprobs))
+                    if isinstance(one, SendToOwner)
+                    else one
+                    for one in actions
+                ]
+            true(self, session, actions)
+
+        monkeypatch.setattr(StageHost, "_carry_out", lying)
+        for seed in range(3):
+            stats = await Heard(alice, replace(ASKED, keep=False, seed=seed)).all()
+            assert stats.pipeline[-1].peer_id == swarm.members["ruth"].node.peer_id.hex()
 
     story(tmp_path, tell)
 

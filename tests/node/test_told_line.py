@@ -174,7 +174,8 @@ def test_log_probabilities_of_a_verdict_are_of_tokens_that_there_are() -> None:
     data = pack_logprobs(rows)
     assert unpack_logprobs(data, 2, 97) == tuple(rows)
     for wrong in (data[:-4], data + bytes(8), pack_logprobs([TokenLogprobs(97, -1.0, rows[0].top)]),
-                  pack_logprobs([TokenLogprobs(3, float("nan"), rows[0].top)])):  # fmt: skip
+                  *(pack_logprobs([TokenLogprobs(3, value, rows[0].top)])
+                    for value in (float("nan"), float("-inf"), -1e31, 3e38))):  # fmt: skip
         with pytest.raises(PeerMisbehaved):
             unpack_logprobs(wrong, 2, 97)
 

@@ -189,13 +189,14 @@ class SessionMachine:
 
     def on_verdict(self, now: float, verdict: Verdict, logprobs: tuple[TokenLogprobs, ...] = ()) -> list[SessionAction]:
         """Cumulative: it answers every block up to `decided`, and commits when it decides past the line. `logprobs`: of
-        the last positions up to there; where too few came that should, it is as if it had been lost."""
+        the last positions up to there; where too few came that should, or others than of what is to be committed, it
+        is as if it had been lost."""
         epoch = self._current(verdict.route, verdict.epoch)
         if epoch is None or verdict.token >= self._config.vocab_size or verdict.decided > epoch.sent:
             return []
         judged = next((flight for flight in epoch.flights if flight.end >= verdict.decided), None)
-        lacking = self._config.logprobs and len(logprobs) < verdict.decided + 1 - len(self._line)
-        if judged is None or lacking:
+        told = self._told(verdict, epoch, logprobs)
+        if judged is None or told is None:
             return []
         epoch.flights = [flight for flight in epoch.flights if flight.end > verdict.decided]
         self._timer.answered(now, judged.sent_s)
@@ -204,7 +205,6 @@ class SessionMachine:
             self._num_lacking, self._num_judged = 0, verdict.decided
         if verdict.decided < len(self._line):
             return self._go_on(now)
-        told = logprobs[len(logprobs) - (verdict.decided + 1 - len(self._line)) :] if self._config.logprobs else ()
         actions = self._commit(now, verdict, epoch, judged, told)
         if self.finished is None and self._epochs.main is None:
             self._epochs.begin(verdict.epoch, verdict.decided)
@@ -304,6 +304,17 @@ class SessionMachine:
             self.log.sent(action.block.num_draft)
             actions.append(action)
         return actions
+
+    def _told(
+        self, verdict: Verdict, epoch: OwnEpoch, logprobs: tuple[TokenLogprobs, ...]
+    ) -> tuple[TokenLogprobs, ...] | None:
+        """Those of the tokens that it would commit, if they are asked for. None: these are not among them."""
+        position = len(self._line)
+        if not self._config.logprobs or verdict.decided < position:
+            return ()
+        tokens = (*self._epochs.tokens(epoch, position, verdict.decided), verdict.token)
+        told = logprobs[max(0, len(logprobs) - len(tokens)) :]
+        return told if tuple(one.token for one in told) == tokens else None
 
     def _commit(
         self, now: float, verdict: Verdict, epoch: OwnEpoch, judged: Flight, told: tuple[TokenLogprobs, ...]
