@@ -15,15 +15,18 @@ import pytest
 
 from dsdnode.client import constraints
 from dsdnode.client.client import Client, Finished, GenerateRequest, ReplyStats
+from dsdnode.engine.fake import FakeTextEngine
 from dsdnode.errors import BadInput, ModelRefused, NoPipeline
 from dsdnode.net.memory import MemoryTransport
 from dsdnode.net.port import MASKS, Priority
 from dsdnode.node.drafter.constrained import Constrained
+from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.shard.host import StageHost
 from dsdnode.speculation.masks import hash_of, pack
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.masks import Masks as MasksMessage
 from dsdnode.wire.masks import PackedMask
+from dsdnode.wire.replies import Constraint, GenerateBody
 from tests.node.constrained import constrained_reply
 from tests.node.swarm import FakeSwarm
 from tests.node.test_drafter_host import story
@@ -204,6 +207,36 @@ def test_an_older_drafter_is_not_asked(tmp_path: Path, monkeypatch: pytest.Monke
         unable(monkeypatch, swarm, "dora")
         with pytest.raises(ModelRefused, match="knows no schemas"):
             await Heard(alice, ASKED).all()
+
+    story(tmp_path, tell)
+
+
+def test_who_cancels_while_the_schema_is_read_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true, reads, go = FakeTextEngine.constrain, asyncio.Event(), asyncio.Event()
+
+    async def slow(self: FakeTextEngine, *asked: Any) -> Any:
+        reads.set()
+        await go.wait()
+        return await true(self, *asked)
+
+    monkeypatch.setattr(FakeTextEngine, "constrain", slow)
+    begun: list[Constraint | None] = []
+    begin = DrafterHost._begin
+
+    def counted(self: DrafterHost, delivery: Any, body: GenerateBody, *rest: Any) -> None:
+        begun.append(body.constraint)
+        begin(self, delivery, body, *rest)
+
+    monkeypatch.setattr(DrafterHost, "_begin", counted)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        heard = asyncio.ensure_future(Heard(await ring(swarm), ASKED).all())
+        await reads.wait()
+        heard.cancel()
+        await asyncio.sleep(1)
+        go.set()
+        await asyncio.sleep(1)
+        assert not begun and swarm.members["dora"].node.status().sessions.drafter == 0
 
     story(tmp_path, tell)
 

@@ -170,11 +170,11 @@ class DrafterHost:
             assert isinstance(model, Model)
             reading, prompt = await self._read(account, body, model)
             calls = await reading.text.calls() if body.tools else None
-            if delivery.cancelled:
-                raise delivery.failure or PeerUnavailable("cancelled before it began")
             options = self._options.reply(body, model, reading.vocabulary, reading.foreign)
             if body.constraint is not None:
                 options = replace(options, grammar=await constrain(reading.text, body, model.vocab_size))
+            if delivery.cancelled:  # (nothing is awaited from here on)
+                raise delivery.failure or PeerUnavailable("cancelled before it began")
             self._begin(delivery, body, options, prompt, reading.vocabulary.detokenizer(calls))
         except DsdError as error:
             self._forget(delivery)
