@@ -5,6 +5,7 @@ Import only in a worker process or a test of it: a schema is a stranger's progra
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ MAX_GRAMMARS: Final = 32
 MAX_SAVED: Final = 4
 """Of the last blocks: most drafts fall within the newest, a hedge or a late verdict goes back a few."""
 MAX_LOOKED_AT: Final = 4
-"""Tokens of a mask that are tried one by one."""
+"""Tokens of a mask, its first ones, that are tried one by one."""
 MAX_WORDS: Final = 300
 """Of what llguidance says is wrong."""
 WHITESPACE: Final = r"( |\n {0,20})?"
@@ -49,10 +50,11 @@ Tokenize: TypeAlias = Callable[[bytes], list[int]]
 
 @dataclass(slots=True)
 class _Grammar:
-    matcher: Any
+    source: str
     what: str
     num_bytes: int
-    begun: Any
+    matcher: Any = None
+    begun: Any = None
     """As the matcher was at first."""
     line: list[int] = field(default_factory=list)
     """What the matcher has taken."""
@@ -60,6 +62,11 @@ class _Grammar:
     """Lines, and the matcher as it was behind each."""
     given: LRUCache[bytes, None] = field(default_factory=lambda: LRUCache(MAX_KEPT))
     """Hashes of masks that were told."""
+
+    def begin(self, matcher: Any) -> None:
+        self.matcher, self.begun = matcher, matcher.deep_copy()
+        self.line = []
+        self.saved.clear()
 
     def save(self) -> None:
         if not any(line == self.line for line, _ in self.saved):
@@ -132,12 +139,17 @@ class Grammars:
             source = _source(constraint)
         except ValueError as error:
             raise _refused(what, str(error)) from None
-        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=llguidance.LLParserLimits(**LIMITS))
-        if matcher.is_error():
-            raise _refused(what, matcher.get_error())
-        grammar = _Grammar(matcher, what, num_bytes_of(vocab_size), matcher.deep_copy())
+        grammar = _Grammar(source, what, num_bytes_of(vocab_size))
+        self._begin(grammar)
         self._mask(grammar)
         self._open[key] = grammar
+
+    def _begin(self, grammar: _Grammar) -> None:
+        limits = llguidance.LLParserLimits(**LIMITS)
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar.source, log_level=0, limits=limits)
+        if matcher.is_error():
+            raise _refused(grammar.what, matcher.get_error())
+        grammar.begin(matcher)
 
     def masks(
         self, key: bytes, tokens: Sequence[int], first: int, again: bool = False
@@ -145,38 +157,54 @@ class Grammars:
         """The masks of the positions behind the first `first`, `first` + 1, ... of a reply's `tokens`: their hashes,
         and those themselves that were not told before, or (`again`) all.
 
-        It ends before what the grammar does not allow: then there are fewer. Behind an end token anything may stand.
-        Raises UnknownGrammar; BadInput: the grammar leads nowhere, or took too much.
+        It ends before what the grammar does not allow, or what leads nowhere, or takes too much: then there are fewer.
+        Behind an end token anything may stand. Raises UnknownGrammar; BadInput: the first `first` lead nowhere, or took
+        too much.
         """
         grammar: _Grammar | None = self._open.get(key)
         if grammar is None:
             raise UnknownGrammar("no such grammar is open")
         names: list[bytes] = []
         told: dict[bytes, bytes] = {}
-        if not self._goes_to(grammar, tokens[:first]):
-            return names, []
+        mask = self._first(grammar, tokens[:first])
         if first < len(tokens):
             grammar.save()
-        for length in range(first, len(tokens) + 1):
-            mask = self._mask(grammar)
+        for token in (*tokens[first:], None):
+            if mask is None:
+                break
             name = hash_of(mask)
             names.append(name)
             if name not in told and (again or name not in grammar.given):
                 told[name] = mask
             grammar.given[name] = None
-            if length == len(tokens) or not allows(mask, tokens[length]):
+            if token is None or not allows(mask, token):
                 break
-            if tokens[length] in self._ends:
+            if token in self._ends:
                 names.append(ANY)
                 break
-            if not self._takes(grammar, tokens[length : length + 1]):
-                break
+            mask = self._next(grammar, token)
         return names, list(told.items())
 
-    def _goes_to(self, grammar: _Grammar, tokens: Sequence[int]) -> bool:
+    def _first(self, grammar: _Grammar, tokens: Sequence[int]) -> bytes | None:
+        """The mask behind these. None: they are not what is allowed. What was only drafted does not count, though
+        llguidance counts it, of all copies of a matcher together, to what a grammar may take."""
+        with contextlib.suppress(BadInput):
+            if (mask := self._behind(grammar, tokens)) is not None:
+                return mask
+        self._begin(grammar)
+        return self._behind(grammar, tokens)
+
+    def _next(self, grammar: _Grammar, token: int) -> bytes | None:
+        """The mask behind one more. None: nothing can stand there. If it was but drafted no harm is done."""
+        try:
+            return self._mask(grammar) if self._takes(grammar, [token]) else None
+        except BadInput:
+            return None
+
+    def _behind(self, grammar: _Grammar, tokens: Sequence[int]) -> bytes | None:
         if grammar.line != list(tokens[: len(grammar.line)]):
             grammar.go_back(tokens)
-        return self._takes(grammar, tokens[len(grammar.line) :])
+        return self._mask(grammar) if self._takes(grammar, tokens[len(grammar.line) :]) else None
 
     def _takes(self, grammar: _Grammar, tokens: Sequence[int]) -> bool:
         taken = grammar.matcher.try_consume_tokens(list(tokens)) if tokens else 0
@@ -201,9 +229,8 @@ class Grammars:
 
     def _holds(self, matcher: Any, mask: NDArray[np.uint8]) -> bool:
         """Where a text is left that the model has no tokens for, llguidance may offer others in their place."""
-        if int(np.bitwise_count(mask).sum()) > MAX_LOOKED_AT:
-            return True
-        allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist()
+        places = np.flatnonzero(mask)[:MAX_LOOKED_AT].tolist()
+        allowed = [8 * place + bit for place in places for bit in range(8) if mask[place] >> bit & 1][:MAX_LOOKED_AT]
         looked = matcher.deep_copy()  # (looking rolls back)
         goes_on = any(looked.validate_tokens([token]) == 1 for token in allowed if token not in self._ends)
         return goes_on or (bool(allowed) and matcher.is_accepting())

@@ -22,4 +22,4 @@ class Grammar(Protocol):
         """Of the positions behind the first `first`, `first` + 1, ... of the reply's `tokens`; fewer where these are
         not what may be said. `again`: also those masks that were told before.
 
-        Raises BadInput: it leads nowhere, or took too much; EngineLost."""
+        Raises BadInput: the first `first` lead nowhere, or took too much; EngineLost."""

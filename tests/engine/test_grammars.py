@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dsdnode.engine import grammars as module
 from dsdnode.engine.grammars import Grammars
 from dsdnode.engine.ipc import UnknownGrammar
 from dsdnode.errors import BadInput
@@ -136,13 +137,33 @@ def test_a_text_that_the_model_cannot_write_is_a_dead_end_and_no_other_text() ->
     )
     path = [1 + b'"{}:,lightredcolsz'.index(byte) for byte in b'{"c":"light']
     with pytest.raises(BadInput, match="no token"):
-        few.masks(KEY, path, 0)
+        few.masks(KEY, path, len(path))
+    names, _ = few.masks(KEY, path, 0)
+    assert len(names) == len(path), "drafted, it ends before its last token"
+    assert len(few.masks(KEY, path[:5], 5)[0]) == 1, "and nothing is the worse for it"
 
 
 def test_one_that_turns_out_to_be_too_large_ends_in_words() -> None:
     grammars().open(KEY, Constraint("lark", "start: " + " | ".join(f'"a{n}" start' for n in range(3000))), VOCAB)
+    first, _ = grammars().masks(KEY, ids("a17a"), 0)
+    assert 0 < len(first) < 5, "drafted"
     with pytest.raises(BadInput, match=r"grammar .*max is 2000"):
-        grammars().masks(KEY, ids("a17a"), 0)
+        grammars().masks(KEY, ids("a17a"), len(first))
+
+
+def test_what_was_drafted_does_not_count_to_what_a_reply_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob's grammar remembers, of all that it was asked, more than alice's line would have it remember."""
+    monkeypatch.setitem(module.LIMITS, "max_lexer_states", 100)
+    wanted, rng = Constraint("regex", "(x|y)*x(x|y){12}z"), Random(2)
+    line = ids("xyyyyyyyyyyyyyy")
+    grammars().open(KEY, wanted, VOCAB)
+    short = 0
+    for length in range(len(line)):
+        drafted = ids("".join(rng.choice("xy") for _ in range(20)))
+        names, _ = grammars().masks(KEY, [*line[:length], *drafted], length)
+        short += len(names) <= len(drafted)
+        assert names
+    assert short
 
 
 def test_of_many_grammars_those_used_last_stay_open() -> None:

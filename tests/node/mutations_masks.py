@@ -37,4 +37,6 @@ MASKS: Final = {
     "masks-kept": Mutation(PURE + "Places.learn", "len(self._names) > MAX_PLACES", "False"),
     "grammar-blamed": Mutation("dsdnode.engine.grammar:ProcessGrammar._try", "self._num_deaths >= MAX_DEATHS", "False"),
     "grammar-dead-end": Mutation("dsdnode.engine.grammars:Grammars._mask", "not self._holds(matcher, mask)", "False"),
+    "grammar-drafted": Mutation(CONSTRAINED + "_find", "drafted=bool(names)", "drafted=False"),
+    "grammar-counted": Mutation("dsdnode.engine.grammars:Grammars._first", "        self._begin(grammar)\n", ""),
 }

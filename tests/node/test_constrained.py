@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ ASKED = GenerateRequest(
     prompt_tokens=PROMPT, max_tokens=120, temperature=0.8, seed=4, draft_max=8, window="stream:3:8", keep=True,
     constraint=constraints.regex(EXPRESSION),
 )  # fmt: skip
+NUM_DEAD_ENDS = 9
 WINDOWS = ((0, ""), (8, "fixed"), (8, "stream:3:8"), (8, "hedged:2:8:2"))
 
 
@@ -207,6 +209,32 @@ def test_an_older_drafter_is_not_asked(tmp_path: Path, monkeypatch: pytest.Monke
         unable(monkeypatch, swarm, "dora")
         with pytest.raises(ModelRefused, match="knows no schemas"):
             await Heard(alice, ASKED).all()
+
+    story(tmp_path, tell)
+
+
+def test_a_dead_end_is_one_where_the_text_comes_there_and_not_where_a_draft_does(tmp_path: Path) -> None:
+    """Behind an i this model has no token for what follows: plain decoding goes there at some seeds, or ends before."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        alice = await ring(swarm)
+        ends = Counter[bool]()
+        for seed in range(NUM_DEAD_ENDS):
+            asked = replace(ASKED, constraint=constraints.regex("([a-hk-z]|i\u2713){12}"), seed=seed, keep=False)
+            try:
+                await constrained_reply(asked)
+                leads_there = False
+            except BadInput:
+                leads_there = True
+            for window, policy in WINDOWS[1::2]:
+                heard = Heard(alice, replace(asked, draft_max=window, window=policy))
+                if leads_there:
+                    with pytest.raises(BadInput, match="no token of this model"):
+                        await heard.all()
+                else:
+                    await heard.all()
+            ends[leads_there] += 1
+        assert min(ends[True], ends[False]) > 2
 
     story(tmp_path, tell)
 

@@ -65,6 +65,8 @@ class _Node:
     length: int
     name: bytes | None = None
     """Of its mask; None: not known yet."""
+    dead_end: BadInput | None = None
+    """Why nothing can stand behind it."""
 
 
 class Constrained:
@@ -137,6 +139,8 @@ class Constrained:
         node = self._nodes.get(place)
         if node is None or node.name is None:
             return False
+        if node.dead_end is not None:  # plain decoding would have come there, too
+            self._failed(node.dead_end)
         mask = self._masks.get(node.name)
         return mask is None or allows(mask, token)  # forgotten here: where the line goes on the grammar is asked
 
@@ -292,8 +296,11 @@ class Constrained:
         names = await self._ask([*path, *tail], first)
         num = len(names) - len(places)
         if num < 0:
-            raise BadInput("the reply so far is not what its grammar allows")
-        for token in tail[:num]:
+            dead_end = await self._dead_end(path[: first + len(names)], drafted=bool(names))
+            for place in places[len(names) :]:
+                if place in self._nodes:
+                    self._nodes[place].name, self._nodes[place].dead_end = ANY, dead_end
+        for token in tail[: max(0, num)]:
             if places[-1] not in self._nodes:  # the line has gone on meanwhile
                 break
             places.append(self._go_on(places[-1], token))
@@ -301,6 +308,17 @@ class Constrained:
             if place in self._nodes:
                 self._nodes[place].name = name
         return num
+
+    async def _dead_end(self, tokens: list[int], *, drafted: bool) -> BadInput:
+        """Why nothing can stand behind these. What was `drafted` may fall: until it stands it ends no reply. Raises
+        it otherwise."""
+        try:
+            await self._grammar.masks(tokens, len(tokens))
+            raise BadInput("the reply so far is not what its grammar allows")
+        except BadInput as error:
+            if not drafted:
+                raise
+            return error
 
     async def _ask(self, tokens: list[int], first: int) -> list[bytes]:
         """The names of masks, that all are here. Those told before may have been forgotten, or never have come."""
