@@ -1,8 +1,9 @@
 """Grammars of replies in a process of their own (text_worker.py), seen from the daemon.
 
-Many replies ask at once, and each waits for its masks alone. The process remembers nothing that is not told again:
-where it died, a fresh one reads the grammars and takes the tokens so far. Whoever's request it dies of
-is told, the second time: a stranger's schema ends his own reply.
+One request at a time, so that it is known whose the process died of: he is told, the second time, as a stranger's
+schema ends his own reply. That it is silent is nobody's fault: what takes long takes the processor, and is ended for
+that. The process remembers nothing that is not told again: where it died, a fresh one reads the grammars and takes the
+tokens so far.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dsdnode.engine.ipc import (
     Response,
     UnknownGrammar,
 )
-from dsdnode.engine.link import WorkerLink
+from dsdnode.engine.link import SILENT, WorkerLink
 from dsdnode.engine.permits import FoundMasks
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused, Overloaded, WorkerDied
 from dsdnode.files import shown
@@ -37,10 +38,12 @@ from dsdnode.wire.replies import Constraint
 log = structlog.get_logger(__name__)
 
 ANSWER_S = 5.0
-"""By the clock, on a busy machine, behind others' requests."""
+"""By the clock, on a busy machine, perhaps behind one that nobody waits for any more."""
 READY_S = 6.0
 """A client waits 10 s for an answer: before that it is told to ask again. 262,144 tokens are read in 4 s."""
 MAX_DEATHS = 2
+MAX_SILENCES = 2
+"""Of one request; then others may have a machine that is less busy."""
 MAX_TRIES = 4
 T = TypeVar("T")
 _ERRORS: dict[str, type[DsdError]] = {error.__name__: error for error in (BadInput, ModelRefused)}
@@ -55,6 +58,7 @@ class GrammarProcess:
         self._link: WorkerLink | None = None
         self._starting: asyncio.Task[WorkerLink] | None = None
         self._closed = False
+        self.turn = asyncio.Lock()
 
     async def open(self, constraint: Constraint, vocab_size: int) -> ProcessGrammar:
         """Raises BadInput, ModelRefused, Overloaded, EngineLost."""
@@ -143,20 +147,28 @@ class ProcessGrammar:
         return True
 
     async def _try(self, ask: Callable[[WorkerLink], Awaitable[T | None]]) -> T:
+        num_silences = 0
         for _ in range(MAX_TRIES):
-            link = await self._process.up()
-            try:
-                found = await ask(link)
-            except WorkerDied as death:
-                self._num_deaths += 1
-                if self._num_deaths >= MAX_DEATHS:
-                    raise BadInput(f"the grammar cannot be used: {_words(death)}") from None
-            except EngineLost:  # of another reply's
-                continue
-            else:
-                if found is not None:
-                    return found
+            async with self._process.turn:
+                link = await self._process.up()
+                try:
+                    found = await ask(link)
+                except EngineLost as death:
+                    found = None
+                    num_silences += SILENT in str(death)
+                    if isinstance(death, WorkerDied) and SILENT not in str(death):
+                        self._died_of_it(death)
+            if found is not None:
+                return found
+            if num_silences >= MAX_SILENCES:
+                break
         raise EngineLost("the process that reads grammars does not answer: this machine is too busy")
+
+    def _died_of_it(self, death: WorkerDied) -> None:
+        """Raises BadInput: it did so before."""
+        self._num_deaths += 1
+        if self._num_deaths >= MAX_DEATHS:
+            raise BadInput(f"the grammar cannot be used: {_words(death)}") from None
 
 
 def checked(reply: Response, kind: type[Response]) -> Response:

@@ -25,6 +25,8 @@ Reply = tuple[Response, bytes]
 MAX_PENDING = 256
 MAX_STDERR_TAIL_BYTES = 4096
 WORKER_MODULE = "dsdnode.engine.worker"
+SILENT = "did not answer within"
+"""In the words of an error: it was ended because it said nothing in time."""
 EXIT_S = 2.0
 """A worker may take so long to end after its stream ended; then it is killed."""
 
@@ -87,7 +89,7 @@ class WorkerLink(asyncio.Protocol):
             self.kill()
             await self._dead.wait()
             kind = WorkerDied if self._died_of == number else EngineLost
-            raise kind(f"the engine's process did not answer within {timeout_s:g} s") from None
+            raise kind(f"the engine's process {SILENT} {timeout_s:g} s") from None
         finally:
             timer.cancel()
 

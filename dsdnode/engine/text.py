@@ -31,7 +31,7 @@ from dsdnode.engine.ipc import (
     Tokenize,
     Vocabulary,
 )
-from dsdnode.engine.link import WorkerLink
+from dsdnode.engine.link import SILENT, WorkerLink
 from dsdnode.engine.port import Message
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused
@@ -227,7 +227,7 @@ class _Died(Exception):
 
     @property
     def is_silent(self) -> bool:
-        return "did not answer" in str(self)
+        return SILENT in str(self)
 
 
 def _checked(reply: Response) -> Response:

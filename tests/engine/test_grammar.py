@@ -13,7 +13,7 @@ from dsdnode.engine import grammar as module
 from dsdnode.engine.grammar import GrammarProcess
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.llama_vocab import load_vocab
-from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.errors import BadInput, EngineLost, ModelRefused
 from dsdnode.models import demo_draft
 from dsdnode.speculation.masks import allows
 from dsdnode.wire.replies import Constraint
@@ -52,21 +52,43 @@ async def test_a_grammar_in_the_demo_models_tokens_also_after_its_process_was_ki
 async def test_who_asks_for_what_ends_the_process_is_told_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Mallory's schema sends it into an endless loop: here it is stopped."""
+    """Mallory's schema sends it into an endless loop: that ends as it does here."""
     async with process() as one:
         bob, mallory = await one.open(AB, VOCAB), await one.open(AB, VOCAB)
 
-        async def stop(link: WorkerLink) -> bool:
+        async def spend(link: WorkerLink) -> bool:
             os.kill(link.pid, signal.SIGSTOP)
-            with monkeypatch.context() as patch:
-                patch.setattr(module, "ANSWER_S", 0.1)
-                return await ask(link)
+            os.kill(link.pid, signal.SIGPROF)
+            asyncio.get_running_loop().call_soon(os.kill, link.pid, signal.SIGCONT)
+            return await ask(link)
 
         ask = mallory._opened_on
         monkeypatch.setattr(mallory, "_opened", None)
-        with pytest.raises(BadInput, match="cannot be used"):
-            await mallory._try(stop)
+        with pytest.raises(BadInput, match="more than 2 s of a processor"):
+            await mallory._try(spend)
         assert len((await bob.masks([], 0)).names) == 1
+
+
+async def test_that_the_machine_is_busy_is_no_fault_of_alice_s_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """She is told so, and may ask elsewhere; asked again, when there is time, she gets her masks."""
+    async with process() as one:
+        alice, starts = await one.open(AB, VOCAB), 0
+        true = one.up
+
+        async def busy() -> WorkerLink:
+            nonlocal starts
+            starts += 1
+            link = await true()
+            os.kill(link.pid, signal.SIGSTOP)
+            return link
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "ANSWER_S", 0.1)
+            patch.setattr(one, "up", busy)
+            with pytest.raises(EngineLost, match="too busy"):
+                await alice.masks([], 0)
+        assert starts == module.MAX_SILENCES
+        assert len((await alice.masks([], 0)).names) == 1
 
 
 async def test_a_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

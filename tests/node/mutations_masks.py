@@ -35,7 +35,10 @@ MASKS: Final = {
     "masks-nothing": Mutation(PURE + "Masks.put", "not allowed(mask, self._vocab_size).any()", "False"),
     "masks-bomb": Mutation(PURE + "_inflated", "decompress(data, num_bytes + 1)", "decompress(data)"),
     "masks-kept": Mutation(PURE + "Places.learn", "len(self._names) > MAX_PLACES", "False"),
-    "grammar-blamed": Mutation("dsdnode.engine.grammar:ProcessGrammar._try", "self._num_deaths >= MAX_DEATHS", "False"),
+    "grammar-blamed": Mutation(
+        "dsdnode.engine.grammar:ProcessGrammar._died_of_it", "self._num_deaths >= MAX_DEATHS", "False"
+    ),
+    "grammar-busy": Mutation("dsdnode.engine.grammar:ProcessGrammar._try", " and SILENT not in str(death)", ""),
     "grammar-dead-end": Mutation("dsdnode.engine.grammars:Grammars._mask", "not self._holds(matcher, mask)", "False"),
     "grammar-drafted": Mutation(CONSTRAINED + "_find", "drafted=bool(names)", "drafted=False"),
     "grammar-counted": Mutation("dsdnode.engine.grammars:Grammars._first", "        self._begin(grammar)\n", ""),
