@@ -1,7 +1,7 @@
 """Masks: which tokens may stand at a position, one bit a token id, least significant bit of the first byte first.
 
 A mask is named by a hash of its bits. It travels as its difference to another one, or to none or all of the tokens,
-deflated: neighbours "inside a string" differ by a few bits of 262,144. docs/protocol.md, section 11.5.
+deflated: neighbours "inside a string" differ by a few bits of 262,144. docs/protocol.md, section 11.7.
 """
 
 from __future__ import annotations
@@ -169,6 +169,10 @@ class Places:
             self._names[digest] = name
         while len(self._names) > MAX_PLACES:
             del self._names[next(iter(self._names))]
+
+    def forget(self) -> None:
+        """A new route: its owner tells them again, perhaps as those of another reply."""
+        self._names.clear()
 
     def of(self, digests: Sequence[bytes]) -> list[bytes] | None:
         """The masks of the positions behind these; None: some are lacking."""

@@ -1,4 +1,4 @@
-"""What an owner tells the judge of a reply whose tokens are drawn under masks (docs/protocol.md, section 11.5)."""
+"""What an owner tells the judge of a reply whose tokens are drawn under masks (docs/protocol.md, section 11.7)."""
 
 from __future__ import annotations
 

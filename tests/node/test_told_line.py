@@ -15,6 +15,7 @@ from dsdnode.engine.fake import FakeModel
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.shard.terms import MAX_NOTE_BYTES, Asked, BlockBuffers
+from dsdnode.speculation import masks
 from dsdnode.speculation.actions import Note, RunChunk
 from dsdnode.speculation.shaping import Past, Shaper, Shaping
 from dsdnode.speculation.stage.known import KnownLine
@@ -143,6 +144,15 @@ def test_other_penalties_are_another_reply() -> None:
         msgspec.structs.replace(one.body, num_logprobs=3),
     ):
         assert replace(one, body=body).terms != one.terms
+
+
+def test_who_draws_without_masks_takes_nobody_s_shelf() -> None:
+    shelves, one = masks.Shelves(97), asked()
+    alice = shelves.of(b"alice")
+    for number in range(masks.MAX_OWNERS):
+        assert one.places(shelves, bytes([number])) is None
+    found = replace(one, body=msgspec.structs.replace(one.body, masked=True)).places(shelves, b"alice")
+    assert found is not None and found.masks is alice
 
 
 def test_a_lax_drafter_is_exact_where_log_probabilities_are_asked_for() -> None:

@@ -8,6 +8,11 @@ import pytest
 
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation import masks
+from dsdnode.speculation.actions import RunChunk, StageAction
+from dsdnode.speculation.digest import after, first
+from dsdnode.speculation.stage.machine import StageMachine
+from dsdnode.wire.masks import PackedMask
+from dsdnode.wire.messages import Block
 
 VOCAB = 262_144
 
@@ -113,6 +118,29 @@ def test_who_lacks_a_mask_or_the_one_it_differs_from_knows_it() -> None:
     assert places.of([b"digest 2", b"digest 1", b"digest 3"]) == [other, one, b"\xff\xff"]
     assert places.of([b"digest 2", b"unheard"]) is None
     assert places.lacking([b"unheard"]) == []
+
+
+def test_a_new_route_knows_nothing_of_the_masks_before() -> None:
+    """Alice asks the same, to be written by another schema; that her first reply is over carol never heard."""
+    session, secret = b"s" * 16, b"k" * 32
+    carol = StageMachine(session, (0, 1), max_positions=64, places=masks.Places(masks.Masks(16)))
+    empty, behind = first(secret), after(secret, first(secret), 7)
+
+    def asked(route: int, schema: bytes) -> list[StageAction]:
+        """What she does when the block is here, and when its masks are."""
+        block = Block(session, route, 1 + route, 0, 0, 0, 1, 0, 1 + route)
+        assert carol.on_open(0.0, route, 0, 1, 60.0, empty) == 0
+        waits = carol.on_block(0.0, block, empty + behind, (7,), None)
+        return [*waits, *carol.on_masks(0.0, {behind: masks.hash_of(schema)}, [told_of(schema)])]
+
+    def told_of(schema: bytes) -> PackedMask:
+        return PackedMask(masks.hash_of(schema), masks.pack(schema))
+
+    for route, schema in enumerate((mask_of([1], 16), mask_of([2], 16))):
+        (run,) = [one for one in asked(route, schema) if isinstance(one, RunChunk)]
+        assert run.masks == (schema,)
+        carol.on_output(0.0, None, (1,), 0.001)
+        carol._cache.forget()
 
 
 def test_what_is_kept_of_one_reply_is_bounded_and_the_last_used_stays() -> None:

@@ -154,7 +154,7 @@ class Sessions:
             return known
         known.account = account
         if known.is_another_reply(asked):
-            known.machine.on_turn(max_positions, asked.acceptance, asked.places(self._shelves.of(account.owner)))
+            known.machine.on_turn(max_positions, asked.acceptance, asked.places(self._shelves, account.owner))
             known.reserved_positions, known.since_s = max_positions, now
             self._admission.begun(account.owner)
         return known
@@ -168,7 +168,7 @@ class Sessions:
             max_positions=message.max_positions,
             limits=replace(self._limits, account=account),
             acceptance=asked.acceptance,
-            places=asked.places(self._shelves.of(account.owner)),
+            places=asked.places(self._shelves, account.owner),
         )
         session = StageSession(machine, account, sequences, message.max_positions, asked)
         self._sessions[message.session] = session

@@ -13,7 +13,7 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw, KeyTokens, RelaxedRule
 from dsdnode.speculation.actions import Note, States, Tokens
 from dsdnode.speculation.digest import DIGEST_BYTES, split
-from dsdnode.speculation.masks import MAX_PLACES, Masks, Places
+from dsdnode.speculation.masks import MAX_PLACES, Places, Shelves
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.shaping import Shaping
 from dsdnode.speculation.stage.known import KnownLine
@@ -90,9 +90,9 @@ class Asked:
         drawn = message.sampling, body.shaping, body.num_logprobs, body.masked
         return *drawn, message.acceptance, message.max_positions
 
-    def places(self, shelf: Masks) -> Places | None:
-        """For a judge that draws under masks. `shelf`: the owner's."""
-        return Places(shelf) if self.judges and self.body.masked else None
+    def places(self, shelves: Shelves, owner: bytes) -> Places | None:
+        """For a judge that draws under masks."""
+        return Places(shelves.of(owner)) if self.judges and self.body.masked else None
 
     @property
     def place(self) -> tuple[Any, ...]:

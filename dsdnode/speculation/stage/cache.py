@@ -34,7 +34,7 @@ class Branch:
     decided: int = 0
     """Judge: everything before stands."""
     seen: dict[int, JudgeDraw] = field(default_factory=dict)
-    """Judge, relaxed: the draws of the last positions with the distributions behind them."""
+    """Judge: the draws of the last positions, with what was asked for of the distributions behind them."""
     relaxed: tuple[int, ...] = ()
     """Judge: positions where the branch is not what the judge drew."""
     tail: list[int] = field(default_factory=list)

@@ -48,6 +48,12 @@ class Judge:
         self.places = places
         self._asked: dict[bytes, None] = {}
 
+    def begin_route(self) -> None:
+        """What is drawn under masks waits to be told of them anew. (Of a reply's end a stage may not have heard.)"""
+        self._asked.clear()
+        if self.places is not None:
+            self.places.forget()
+
     def masks(self, arrival: Arrival) -> tuple[bytes, ...] | None:
         """Those of a block's draws; none where they are drawn without; None: some have not come yet."""
         if self.places is None:

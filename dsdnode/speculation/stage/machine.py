@@ -98,6 +98,7 @@ class StageMachine:
         if route > self._route:
             self._inbox.items.clear()
             self._kept.clear()
+            self._judge.begin_route()
         if route != self._told or (self.known is None) != (self._known is None):
             self._known, self._told = self.known, route
             self._cache.tell(None if self.known is None else self.known.length)
