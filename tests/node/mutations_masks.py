@@ -35,6 +35,7 @@ MASKS: Final = {
     "masks-nothing": Mutation(PURE + "Masks.put", "not allowed(mask, self._vocab_size).any()", "False"),
     "masks-bomb": Mutation(PURE + "_inflated", "decompress(data, num_bytes + 1)", "decompress(data)"),
     "masks-kept": Mutation(PURE + "Places.learn", "len(self._names) > MAX_PLACES", "False"),
+    "masks-again": Mutation(CONSTRAINED + "tell_again", " + AGAIN_S]", " - AGAIN_S]"),
     "masks-route": Mutation(MACHINE + "on_open", "            self._judge.begin_route()\n", ""),
     "masks-shelf": Mutation(
         "dsdnode.node.shard.terms:Asked.places",

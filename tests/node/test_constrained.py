@@ -139,6 +139,31 @@ def test_masks_that_are_lost_are_asked_for(tmp_path: Path, monkeypatch: pytest.M
     story(tmp_path, tell)
 
 
+def test_a_judge_that_asks_for_masks_all_the_time_gets_them_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sue, a judge of mallory's, would have dora pack and send them, and do nothing else."""
+    true, num_sent, num_asked = Constrained._send_one, 0, 0
+
+    def counted(self: Constrained, head: list[bytes], packed: list[PackedMask]) -> None:
+        nonlocal num_sent, num_asked
+        num_sent += len(packed)
+        true(self, head, packed)
+        names = tuple(one.name for one in packed)
+        if names:
+            for _ in range(50):
+                num_asked += len(names)
+                self.tell_again(names)
+
+    monkeypatch.setattr(Constrained, "_send_one", counted)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await Heard(await ring(swarm), ASKED).all()
+        assert 0 < num_sent < num_asked // 20
+
+    story(tmp_path, tell)
+
+
 def test_a_judge_that_draws_without_masks_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sue, a judge of mallory's: what she says is not committed, and ruth takes her place."""
 

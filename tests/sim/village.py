@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+import msgspec
+
 from dsdnode.client.client import Client
 from dsdnode.config import NodeConfig, Timeouts
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
@@ -26,14 +28,26 @@ from dsdnode.sim.links import LinkSpec, SimLink
 from dsdnode.sim.loop import JumpingLoop, clock
 from dsdnode.sim.network import Network
 from dsdnode.sim.transport import SimTransport
+from dsdnode.wire import messages as wire
+from dsdnode.wire.masks import LackMasks, Masks
 from dsdnode.wire.messages import Contact
 
 CLOCKS_S = (0.0, 0.0, -3600.0, 3600.0, 86_400.0 * 365)
 """Offsets. A daemon's clock is monotonic: what it says is anybody's guess, but it never jumps."""
 _NOTICE = b"\x94\x00\xc2\x00"
-_PROTOCOL_TAGS = frozenset(bytes([tag]) for tag in (*range(22, 29), 47, 48))
-"""Block, Verdict, Closed, Nack, SessionLost, Close, Park, Masks, LackMasks: they may be lost, doubled and mixed up one
-by one."""
+_PROTOCOL = (
+    wire.Block,
+    wire.Verdict,
+    wire.Closed,
+    wire.Nack,
+    wire.SessionLost,
+    wire.Close,
+    wire.Park,
+    Masks,
+    LackMasks,
+)
+"""They may be lost, doubled and mixed up one by one."""
+_PROTOCOL_TAGS = frozenset(msgspec.msgpack.encode(kind.__struct_config__.tag) for kind in _PROTOCOL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ from dsdnode.wire.replies import GenerateBody
 log = structlog.get_logger(__name__)
 
 MAX_NODES, MAX_TOLD, MAX_JUDGES = 4096, 4096, 64
+AGAIN_S = 0.5
+"""A judge is sent the same mask no more often: it asks once a second at most, and to pack one takes a millisecond."""
 Told = LRUCache[bytes, None]
 """Masks that a judge was sent, by their hashes."""
 Failed = Callable[[Exception], None]
@@ -100,8 +102,9 @@ class Constrained:
         self._telling: set[asyncio.Task[None]] = set()
         self._judge = b""
         self._told: Told = LRUCache(MAX_TOLD)
-        self._lost: LRUCache[bytes, None] = LRUCache(MAX_TOLD)
-        """Of these, some that it did not get: now they go as they are, with nothing that another may lack."""
+        self._lost: LRUCache[bytes, float] = LRUCache(MAX_TOLD)
+        """Of these, some that it did not get, and when it last said so: now they go as they are, with nothing that
+        another may lack."""
         self.num_bytes = 0
         """Sent to judges."""
 
@@ -194,10 +197,13 @@ class Constrained:
 
     def tell_again(self, names: Sequence[bytes]) -> None:
         """The judge lacks these."""
-        for name in names:
+        now = asyncio.get_running_loop().time()
+        due = [name for name in names if now >= self._lost.get(name, float("-inf")) + AGAIN_S]
+        for name in due:
             self._told.pop(name, None)
-        self._lost.update(dict.fromkeys(names))
-        self._tell([place for place, node in self._nodes.items() if node.name in names])
+        self._lost.update(dict.fromkeys(due, now))
+        if places := [place for place, node in self._nodes.items() if node.name in due]:
+            self._tell(places)
 
     def _tell(self, places: list[bytes]) -> None:
         if all(map(self._is_found, places)):
