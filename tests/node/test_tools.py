@@ -161,7 +161,7 @@ def test_a_drafter_that_would_drop_them_is_not_asked(play: Any, monkeypatch: pyt
     play(scripted(WRITES), story)
 
 
-def test_what_a_prompt_comes_to(play: Any) -> None:
+def test_what_a_prompt_comes_to(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids and text, without a place, and an error in words."""
 
     async def story(bob: Member, client: Client) -> None:
@@ -172,5 +172,12 @@ def test_what_a_prompt_comes_to(play: Any) -> None:
         assert bob.node.status().sessions.drafter == 0
         with pytest.raises(BadInput):
             await client.read_text(GenerateRequest(prompt_tokens=(4000,)))
+
+        async def endless(*_: object) -> list[int]:
+            return [5] * 1_100_000
+
+        monkeypatch.setattr(bob.draft, "render", endless)
+        with pytest.raises(BadInput, match="1100000 tokens is too long to be told"):
+            await client.read_text(GenerateRequest(messages=[{"role": "user", "content": "hi"}]))
 
     play(scripted(WRITES), story)

@@ -34,7 +34,14 @@ from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
-from dsdnode.wire.codec import MAX_FRAME_BYTES, buffer_at, decode_body, encode_body
+from dsdnode.wire.codec import (
+    MAX_FRAME_BYTES,
+    MAX_HEADER_BYTES,
+    MAX_MESSAGE_BYTES,
+    buffer_at,
+    decode_body,
+    encode_body,
+)
 from dsdnode.wire.masks import LackMasks
 from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import ProviderRecord
@@ -196,11 +203,13 @@ class DrafterHost:
             model = await self._model(body.model)
             reading, prompt = await self._read(self._rpc.account_of(peer), body, model)
             self._check_ids(model, prompt)
+            text = reading.vocabulary.detokenizer()
+            told = [pack_tokens(prompt), (text.feed(prompt) + text.finish()).encode()]
+            if max(map(len, told)) > MAX_FRAME_BYTES or sum(map(len, told)) > MAX_MESSAGE_BYTES - MAX_HEADER_BYTES:
+                raise BadInput(f"a prompt of {len(prompt)} tokens is too long to be told")
         except DsdError as error:
             return finished(NO_REQUEST, "", error), []
-        text = reading.vocabulary.detokenizer()
-        said = (text.feed(prompt) + text.finish()).encode()
-        return replies.TextRead(), [pack_tokens(prompt), said[:MAX_FRAME_BYTES]]
+        return replies.TextRead(), told
 
     async def _read(self, account: Account, body: replies.GenerateBody, model: Model) -> tuple[Reading, list[int]]:
         """How the model's texts are read, and the prompt's ids. One at a time of a network: whoever sends long texts
