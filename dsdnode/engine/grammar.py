@@ -58,6 +58,8 @@ class GrammarProcess:
         self._link: WorkerLink | None = None
         self._starting: asyncio.Task[WorkerLink] | None = None
         self._closed = False
+        self._refused: DsdError | None = None
+        """Why there are no grammars in this file's tokens: it is not read for that again."""
         self.turn = asyncio.Lock()
 
     async def open(self, constraint: Constraint, vocab_size: int) -> ProcessGrammar:
@@ -72,7 +74,9 @@ class GrammarProcess:
         return grammar
 
     async def up(self) -> WorkerLink:
-        """Raises ModelRefused, EngineLost."""
+        """Raises BadInput (no token ends a reply), ModelRefused, EngineLost."""
+        if self._refused is not None:
+            raise self._refused.with_traceback(None)  # else each one that hears of it makes it longer
         link = self._link
         return link if link is not None else await asyncio.shield(self._start())
 
@@ -97,7 +101,9 @@ class GrammarProcess:
         try:
             reply, _ = await link.request(LoadText.of(self._path, grammars=True), timeout_s=self._load_timeout_s)
             checked(reply, Done)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, BadInput | ModelRefused):
+                self._refused = error
             await link.close()
             raise
         self._link = link

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,9 +92,19 @@ async def test_that_the_machine_is_busy_is_no_fault_of_alice_s_grammar(monkeypat
         assert len((await alice.masks([], 0)).names) == 1
 
 
-async def test_a_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+async def test_a_file_without_a_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not read again each time that somebody asks."""
     (tmp_path / "model.gguf").write_bytes(b"no model")
-    one = GrammarProcess(tmp_path / "model.gguf", 60)
-    with pytest.raises(ModelRefused):
-        await one.open(AB, VOCAB)
+    one, true, starts = GrammarProcess(tmp_path / "model.gguf", 60), WorkerLink.spawn, 0
+
+    async def counted(*arguments: Any) -> WorkerLink:
+        nonlocal starts
+        starts += 1
+        return await true(*arguments)
+
+    monkeypatch.setattr(WorkerLink, "spawn", counted)
+    for _ in range(2):
+        with pytest.raises(ModelRefused):
+            await one.open(AB, VOCAB)
+    assert starts == 1
     await one.close()
