@@ -13,6 +13,7 @@ from msgspec import structs
 
 from dsdnode.client.calls import CallPart, CallReader
 from dsdnode.client.losses import Died, Left, OtherPrompt, said
+from dsdnode.client.offering import tools_json
 from dsdnode.client.part import Ended, Part, Piece, Taken, Way, calls_of, ids_of
 from dsdnode.client.patience import Patience
 from dsdnode.client.shaping import check_logprobs, shaping_of
@@ -233,7 +234,7 @@ class PendingReply:
             patience_s=min(self.patience.patience_s, replies.MAX_PATIENCE_S),
             shaping=_shaping(asked),
             num_logprobs=check_logprobs(asked.logprobs),
-            tools=_json(asked.tools) if asked.tools else "",
+            tools=tools_json(asked.tools),
             constraint=asked.constraint,
         )
 
@@ -303,7 +304,7 @@ class PendingReply:
     def _num_bytes(self) -> int:
         asked = self.request
         texts = [text for one in map(_message, asked.messages) for text in (one.content, one.more)]
-        texts += [asked.prompt or "", _json(asked.tools) if asked.tools else ""]
+        texts += [asked.prompt or "", tools_json(asked.tools)]
         return sum(len(text.encode()) for text in texts)
 
     def event(self, part: Part, news: Piece | Ended) -> Piece | Finished:

@@ -161,6 +161,15 @@ def test_a_drafter_that_would_drop_them_is_not_asked(play: Any, monkeypatch: pyt
     play(scripted(WRITES), story)
 
 
+@pytest.mark.parametrize("tool", [{"name": "add"}, {"function": {}}, "add", TOOL | {"at": object()}])
+def test_what_is_no_tool_is_nobody_s_to_call(play: Any, tool: Any) -> None:
+    async def story(bob: Member, client: Client) -> None:
+        with pytest.raises(BadInput, match="tools cannot be used"):
+            await said(client, GenerateRequest(messages=TURNS[:1], tools=[tool]))
+
+    play(scripted(WRITES), story)
+
+
 def test_what_a_prompt_comes_to(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids and text, without a place, and an error in words."""
 
