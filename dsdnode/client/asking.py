@@ -15,7 +15,7 @@ from dsdnode.client.pace import Pace
 from dsdnode.client.part import Ended, Part, Piece, Way
 from dsdnode.client.patience import ASIDE_POSITION_S, ASIDE_S
 from dsdnode.client.request import Finished, PendingReply
-from dsdnode.errors import BadInput, DsdError, ModelRefused, PeerUnavailable
+from dsdnode.errors import DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import short_id
 from dsdnode.net.port import MASKS, SHAPING, TOOLS, Priority
 from dsdnode.net.rpc import Rpc
@@ -119,12 +119,20 @@ class Asking:
         return self.since_s + times * (ASIDE_S + ASIDE_POSITION_S * (taken.num_positions if taken else 0))
 
 
-async def check_tools(rpc: Rpc, pings: Pings, drafter: bytes) -> None:
-    """An older one would drop what is said of tools without a word. Raises Denied."""
-    if not rpc.transport.can(drafter, TOOLS):
+KNOWN = {
+    SHAPING: "penalties, logit biases and log-probabilities",
+    MASKS: "schemas and grammars that a reply is to keep to",
+    TOOLS: "tools",
+}
+
+
+async def check_can(rpc: Rpc, pings: Pings, drafter: bytes, capability: str) -> None:
+    """An older one would leave it out, without a word. Raises Denied, PeerUnavailable."""
+    if not rpc.transport.can(drafter, capability):
         await pings.ping(drafter)  # what it can is known once it is linked
-    if not rpc.transport.can(drafter, TOOLS):
-        raise Denied(BadInput(f"the drafter {short_id(drafter)} is too old to be told of tools: update it"))
+    if not rpc.transport.can(drafter, capability):
+        lacks = f"the drafter {short_id(drafter)} knows no {KNOWN[capability]}"
+        raise Denied(ModelRefused(f"{lacks}: a newer version of it does"))
 
 
 class Askings:
@@ -177,13 +185,8 @@ class Askings:
 
     async def _start(self, pending: PendingReply, asking: Asking, body: bytes) -> None:
         part = asking.part
-        if part.body.is_shaped:
-            known = "penalties, logit biases and log-probabilities"
-            await self._check_can(asking.drafter, SHAPING, known)
-        if part.body.constraint is not None:
-            await self._check_can(asking.drafter, MASKS, "schemas and grammars that a reply is to keep to")
-        if part.body.needs_tools:
-            await check_tools(self._rpc, self._pings, asking.drafter)
+        for capability in part.needs:
+            await check_can(self._rpc, self._pings, asking.drafter, capability)
         answer, buffers = await self._answered(asking.drafter, replies.Generate(asking.request), body)
         part.taken = pending.checked(part, answer, buffers)
         if part.way is Way.OVER and asking.speaks:
@@ -224,13 +227,6 @@ class Askings:
         notice, payload = await self._next(pending, asking)
         asking.is_over = isinstance(notice, replies.Finished)
         return asking.part.read(notice, payload)
-
-    async def _check_can(self, drafter: bytes, capability: str, known: str) -> None:
-        """What it does not know it would leave out, without a word. Raises Denied, PeerUnavailable."""
-        await self._pings.ping(drafter)
-        if not self._rpc.transport.can(drafter, capability):
-            lacks = f"the drafter {short_id(drafter)} knows no {known}"
-            raise Denied(ModelRefused(f"{lacks}: a newer version of it does"))
 
     async def _answered(self, drafter: bytes, message: wire.Message, body: bytes) -> tuple[wire.Message, list[bytes]]:
         """Its answer, which may take a while. Raises PeerUnavailable at once when it does not even answer a ping."""

@@ -10,6 +10,7 @@ from enum import Enum, auto
 from dsdnode.client.calls import CallPart
 from dsdnode.client.losses import Contradiction, Left, OtherPrompt, said
 from dsdnode.errors import PeerMisbehaved
+from dsdnode.net.port import MASKS, SHAPING, TOOLS
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.calls import CallFormat
@@ -105,6 +106,13 @@ class Part:
             self.num_bytes = 0
         else:
             self._again = self.text
+
+    @property
+    def needs(self) -> list[str]:
+        """Capabilities that a drafter must have to do it."""
+        body = self.body
+        asked = {SHAPING: body.is_shaped, MASKS: body.constraint is not None, TOOLS: body.needs_tools}
+        return [capability for capability, is_needed in asked.items() if is_needed]
 
     @property
     def num_again(self) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsdnode.client.asking import ASK_TIMEOUT_S, check_tools
+from dsdnode.client.asking import ASK_TIMEOUT_S, check_can
 from dsdnode.client.drafters import Drafters
 from dsdnode.client.failures import Failures
 from dsdnode.client.losses import LOSSES, said
 from dsdnode.client.part import ids_of
 from dsdnode.client.request import PendingReply
 from dsdnode.errors import DsdError, Overloaded, PeerMisbehaved, PeerUnavailable
-from dsdnode.net.port import Priority
+from dsdnode.net.port import TOOLS, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
@@ -35,7 +35,7 @@ async def read_text(rpc: Rpc, pings: Pings, drafters: Drafters, pending: Pending
     while True:
         drafter = await drafters.next(pending, failures)
         try:
-            await check_tools(rpc, pings, drafter)
+            await check_can(rpc, pings, drafter, TOOLS)
             question = replies.ReadText()
             answer, buffers = await rpc.request(
                 drafter, question, [body], timeout_s=ASK_TIMEOUT_S, priority=Priority.CONTROL

@@ -25,7 +25,7 @@ SHAPING: Final = {
     "shaping-stage": Mutation(
         "dsdnode.node.drafter.routes:Routes._open_all", "not self._rpc.transport.can(peer, SHAPING)", "False"
     ),
-    "shaping-drafter": Mutation("dsdnode.client.asking:Askings._start", "if part.body.is_shaped:", "if False:"),
+    "shaping-drafter": Mutation("dsdnode.client.part:Part.needs", "SHAPING: body.is_shaped", "SHAPING: False"),
     "shaping-terms": Mutation(TERMS + "Asked.terms", ", body.shaping, body.num_logprobs", ""),
     "logprobs-lacking": Mutation(
         "dsdnode.speculation.owner.session:SessionMachine._told", "== tokens else None", "== tokens else told"

@@ -19,7 +19,7 @@ TEXT: Final = {
     "template-blamed": Mutation(
         TEXT_PROCESS + "_templated", "self._suspected = str(death)", 'self._no_template = "refused"'
     ),
-    "tools-dropped": Mutation("dsdnode.client.asking:check_tools", "raise Denied(", "Denied("),
+    "tools-dropped": Mutation("dsdnode.client.part:Part.needs", "TOOLS: body.needs_tools", "TOOLS: False"),
     "tools-typed": Mutation(
         "dsdnode.engine.template:_marked",
         "        **turn,\n",

@@ -15,7 +15,7 @@ from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import FakeModel, FakeTextEngine, Hashes
 from dsdnode.engine.port import Message
 from dsdnode.engine.tokenizer import Vocab
-from dsdnode.errors import BadInput
+from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.net.memory import MemoryTransport
 from dsdnode.wire.calls import CallFormat
 from tests.node import jumping
@@ -154,7 +154,7 @@ def test_a_drafter_that_would_drop_them_is_not_asked(play: Any, monkeypatch: pyt
             GenerateRequest(messages=TURNS[:1], tools=[TOOL], max_tokens=200),
             GenerateRequest(messages=TURNS, max_tokens=200),
         ):
-            with pytest.raises(BadInput, match="too old to be told of tools"):
+            with pytest.raises(ModelRefused, match="knows no tools: a newer version"):
                 await said(client, asked)
         assert (await said(client, GenerateRequest(messages=TURNS[:1], max_tokens=200)))[0] == WRITES
 
