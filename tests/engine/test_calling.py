@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from dsdnode.client.calls import CallPart, CallReader
-from dsdnode.engine import calling
 from dsdnode.engine.calling import TOOLS
 from dsdnode.engine.template import ChatTemplate, Control
 from dsdnode.errors import BadInput
@@ -168,7 +167,7 @@ def test_arguments_that_are_nested_too_deep_are_a_text(name: str) -> None:
 
 def test_a_template_that_a_tool_s_words_lead_astray_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """In whichever way: a stranger says them."""
-    monkeypatch.setattr(calling.json, "dumps", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("dsdnode.engine.calling.json.dumps", lambda *_, **__: 1 / 0)
     with pytest.raises(BadInput, match="template failed: division by zero"):
         ChatTemplate("{{ messages[-1].content }}", {}).render([("user", "hi")], '[{"name": "stop"}]')
 
