@@ -13,7 +13,7 @@ over windows 2 to 12 and off; its weights, and how they were made, are in awc.js
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -130,6 +130,9 @@ class AdaptiveWindow:
     def plan(self) -> Plan:
         return self._plan
 
+    def copying(self, survival: Sequence[float]) -> Plan | None:
+        return None
+
     def on_route(self, costs: PipelineCost) -> None:
         self._last_s = None
 
@@ -199,6 +202,9 @@ class ThresholdWindow:
 
     def plan(self) -> Plan:
         return Plan("rounds", self._window, self._window)
+
+    def copying(self, survival: Sequence[float]) -> Plan | None:
+        return None
 
     def on_route(self, costs: PipelineCost) -> None:
         pass

@@ -229,7 +229,7 @@ class Experience:
 
     def judged(self, event: PassEvent) -> None:
         """All but the pipeline's part: a reply tells that of its own."""
-        self.acceptance.judged(event.depth, event.num_judged, event.num_accepted)
+        self.acceptance.judged(event.depth, event.num_model_judged, event.num_model_accepted)
         self.num_tokens += event.num_committed
         self.plain_ago += event.num_committed
         if event.mode == "hedged" and event.num_judged > event.num_accepted:

@@ -35,10 +35,10 @@ class Policy:
     about: str
 
 
-def _throughput(*allowed: Mode) -> Callable[[Terms], WindowController]:
+def _throughput(*allowed: Mode, copies: bool = True) -> Callable[[Terms], WindowController]:
     def make(terms: Terms) -> WindowController:
         modes = tuple(mode for mode in allowed if terms.hedges or mode != "hedged")
-        return Throughput(terms.draft_max, modes, terms.experience)
+        return Throughput(terms.draft_max, modes, terms.experience, copies=copies)
 
     return make
 
@@ -60,6 +60,8 @@ POLICIES: dict[str, Policy] = {
     "throughput:rounds": Policy(_throughput("plain", "rounds"), "the same, without streams"),
     "throughput:stream": Policy(_throughput("plain", "stream"), "the same, without rounds and hedges"),
     "throughput:hedged": Policy(_throughput("plain", "stream", "hedged"), "the same, without rounds"),
+    "throughput:model": Policy(_throughput(*MODES, copies=False), "the same, without draft tokens that are copied"),
+    "throughput:ngrams": Policy(_throughput("plain"), "the same, of copied draft tokens alone"),
     "awc": Policy(_awc, "rounds of an adaptive window (arXiv 2511.21669)"),
     "threshold": Policy(_threshold, "rounds that grow by one after each that was all right, and else shrink"),
     "fixed": Policy(lambda terms: FixedRounds(terms.draft_max), "rounds of --draft-max"),

@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dsdnode.cost import PipelineCost
+from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.pacing.crowd import Crowd
 from dsdnode.pacing.estimates import Experience, PipelineEstimate
-from dsdnode.pacing.formulas import Cycle, options
+from dsdnode.pacing.formulas import MAX_RUN, Cycle, options
 from dsdnode.pacing.realised import Stopwatch
 from dsdnode.speculation.events import PassEvent
 from dsdnode.speculation.plan import Mode, Plan
 
 MODES: tuple[Mode, ...] = ("plain", "rounds", "stream", "hedged")
+COPYING: tuple[Mode, ...] = ("rounds", "stream")
 FIRST_WINDOW = 8
 """Draft tokens in flight until the first decision, a few tokens later."""
 WORTH_A_DRAFT = 0.98
@@ -57,10 +58,19 @@ class _Excursion:
 
 
 class Throughput:
-    """`modes` that are allowed. `experience`: of earlier replies with this draft model and pipeline."""
+    """`modes` that are allowed. `experience`: of earlier replies with this draft model and pipeline; `copies`: draft
+    tokens that are copied, too."""
 
-    def __init__(self, draft_max: int, modes: Sequence[Mode] = MODES, experience: Experience | None = None) -> None:
+    def __init__(
+        self,
+        draft_max: int,
+        modes: Sequence[Mode] = MODES,
+        experience: Experience | None = None,
+        *,
+        copies: bool = True,
+    ) -> None:
         self._known = Experience() if experience is None else experience
+        self._copies = copies
         self._tuning = self._known.tuning
         self._draft_max = min(draft_max, self._tuning.max_block)
         self._modes: tuple[Mode, ...] = tuple(modes) if draft_max > 0 else ("plain",)
@@ -86,6 +96,20 @@ class Throughput:
     def plan(self) -> Plan:
         return self._plan
 
+    def copying(self, survival: Sequence[float]) -> Plan | None:
+        """The fastest round or stream of them, if it is faster than the plan is without."""
+        if not self._copies or not self._costs.is_known:
+            return None
+        costs, reach = self._costs.costs(), min(self._draft_max, len(survival) - 1)
+        padded = [*survival[: MAX_RUN + 1], *[0.0] * (MAX_RUN + 1 - len(survival))]
+        blocks = sorted({max(1, reach >> halved) for halved in range(4)})
+        free = replace(costs, draft=CostLine(0.0, 0.0))
+        plans = options(free, padded, COPYING, blocks, None, self._costs.jitter.spread, self._tuning)
+        plan, token_s = min(((plan, self._token_s(plan, cycle)) for plan, cycle in plans), key=lambda one: one[1])
+        now = options(costs, self._known.acceptance.survival(), [self._plan.mode], [self._plan.block or 1])
+        others = min(self._token_s(one, cycle) for one, cycle in now)
+        return replace(plan, copied=True) if token_s < WORTH_A_DRAFT * others else None
+
     def on_route(self, costs: PipelineCost) -> None:
         if not self._costs.is_of(costs):
             self._costs = self._known.costs = PipelineEstimate(costs, self._tuning)
@@ -108,6 +132,8 @@ class Throughput:
         self._num_tokens += event.num_committed
         if not self._costs.is_known:
             return
+        if event.copied:
+            return self._watch.forget()  # of a plan for its own draft tokens it tells nothing
         self._watch.on_verdict(event, self._plan, self._costs.costs())
         if self._excursion is not None:
             self._go_on_excursion(self._excursion, event)

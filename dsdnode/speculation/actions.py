@@ -55,6 +55,8 @@ class DraftToken:
     second: int = -1
     """-1: not told."""
     second_probability: float = 0.0
+    copied: bool = False
+    """Not the draft model's: copied from where the tokens before it stood before (owner/ngrams.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from dsdnode.cost import PipelineCost
@@ -12,6 +13,10 @@ from dsdnode.speculation.plan import Plan
 class WindowController(Protocol):
     def plan(self) -> Plan:
         """What to do from now on; asked often, changes only with events."""
+
+    def copying(self, survival: Sequence[float]) -> Plan | None:
+        """How to send draft tokens that are copied and cost no time; None: not at all. `survival` [m]: the chance that
+        the first m of them are right."""
 
     def on_route(self, costs: PipelineCost) -> None:
         """The reply goes by another pipeline from here."""
@@ -34,6 +39,9 @@ class FixedPlan:
 
     def plan(self) -> Plan:
         return self._plan
+
+    def copying(self, survival: Sequence[float]) -> Plan | None:
+        return None
 
     def on_route(self, costs: PipelineCost) -> None:
         pass

@@ -44,6 +44,20 @@ class PassEvent:
     alone: bool = True
     window: int = 0
     mode: str = "plain"
+    copied: bool = False
+    """It was sent under a plan of copied draft tokens."""
+    num_copied: int = 0
+    """Of the judged ones; `num_copied_right` of the accepted ones."""
+    num_copied_right: int = 0
+
+    @property
+    def num_model_judged(self) -> int:
+        """Of the draft model's own."""
+        return self.num_judged - self.num_copied
+
+    @property
+    def num_model_accepted(self) -> int:
+        return self.num_accepted - self.num_copied_right
 
 
 class EventLog:
@@ -95,6 +109,8 @@ class EventLog:
         total.accepted += event.num_accepted
         total.covered += event.covered
         total.relaxed += event.num_relaxed
+        total.copied += event.num_copied
+        total.copied_right += event.num_copied_right
         total.completed += event.num_committed
         if event.num_draft:
             total.drafted_passes += 1
@@ -121,6 +137,8 @@ class EventLog:
             accepted=total.accepted,
             covered=total.covered,
             relaxed=total.relaxed,
+            copied_judged=total.copied,
+            copied_accepted=total.copied_right,
             acceptance_rate=_ratio(total.accepted, total.judged),
             acceptance_length_mean=_ratio(total.drafted_completed, total.drafted_passes),
             wasted_share=_ratio(max(0, total.drafted - total.accepted), total.drafted),
@@ -141,6 +159,8 @@ class Totals:
     accepted: int = 0
     covered: int = 0
     relaxed: int = 0
+    copied: int = 0
+    copied_right: int = 0
     passes: int = 0
     drafted_passes: int = 0
     drafted_completed: int = 0

@@ -30,6 +30,8 @@ class Plan:
     hedges: int = 0
     reason: str = ""
     """For people: why, when the mode has just been changed."""
+    copied: bool = False
+    """Of draft tokens that are there already: none is drafted meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +73,5 @@ class SessionConfig:
     """How its draws are shaped: what they look back at goes with each Draft."""
     logprobs: bool = False
     """A token is not committed without its log-probabilities."""
+    least_match: int = 0
+    """So many tokens have to agree for those that followed them to be proposed again (owner/ngrams.py); 0: none are."""

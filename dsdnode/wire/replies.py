@@ -197,6 +197,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     `tokens_per_second`: of the tokens after the first pass; `plain_tokens_per_second`: plain decoding's, estimated.
     `acceptance_rate` is accepted / judged (alpha of speculation section 2: 1 - rejections / draft tokens judged);
     `acceptance_length_mean` counts the judge's own token; `drafted` are all draft tokens sent, the wasted among them.
+    `copied_judged`, `copied_accepted`: of `judged` and `accepted`, those that were copied from text before (n-grams).
     `by_position[i]`: (judged, accepted) of the draft tokens i after the last rejection.
     `stop_text`: which of the request's ended the reply, if one did.
     `wire`: the type in which hidden states travelled; `links_share`: of the passes' time, what they took to be sent.
@@ -213,6 +214,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     accepted: Count = 0
     covered: Count = 0
     relaxed: Count = 0
+    copied_judged: Count = 0
+    copied_accepted: Count = 0
     acceptance_rate: Figure | None = None
     acceptance_length_mean: Figure | None = None
     wasted_share: Figure | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from dsdnode.cost import PipelineCost
@@ -30,6 +31,14 @@ class Restless:
 
     def plan(self) -> Plan:
         return self._plan
+
+    def copying(self, survival: Sequence[float]) -> Plan | None:
+        rng = self._rng
+        if rng.random() < 0.3:
+            return None
+        block = rng.randint(1, 4)
+        mode = rng.choice(["rounds", "stream"])
+        return Plan(mode, block, block if mode == "rounds" else rng.choice([block, 8, 16]), copied=True)  # type: ignore[arg-type]
 
     def _change(self) -> None:
         if self._rng.random() < self._restlessness:

@@ -24,6 +24,7 @@ from dsdnode.node.batching.batcher import Batcher
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.speculation import actions as do
 from dsdnode.speculation.actions import MAX_BRANCHES
+from dsdnode.speculation.owner.ngrams import LEAST_MATCH
 from dsdnode.speculation.plan import Continuation, SessionConfig
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.wire.messages import session_of
@@ -304,4 +305,5 @@ def session_config(conversation: Conversation, options: ReplyOptions) -> Session
         carried=conversation.carried,
         shaping=options.sampling.shaping,
         logprobs=options.num_logprobs >= 0,
+        least_match=LEAST_MATCH if options.drafted and options.grammar is None else 0,  # it knows no masks
     )

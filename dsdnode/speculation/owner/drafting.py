@@ -2,7 +2,7 @@
 
 It drafts where the next draft token is likeliest to be needed: on the main line, or in a branch of second choices
 beside it (a hedge). The chance of a draft token is the product of the draft's confidences before it, each calibrated by
-what became of such draft tokens so far.
+what became of such draft tokens so far. Other draft tokens are copied (ngrams.py), and calibrated apart.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dsdnode.speculation.actions import Draft, DraftToken, Tokens
 from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
+from dsdnode.speculation.owner.ngrams import NgramIndex
 from dsdnode.speculation.shaping import PLAIN, Past, Shaping
 
 _NUM_BINS = 10
@@ -61,6 +62,8 @@ class Judgement:
     num_judged: int
     num_accepted: int
     confidences: tuple[float, ...]
+    num_copied: int = 0
+    num_copied_right: int = 0
 
 
 class DraftPlanner:
@@ -75,9 +78,10 @@ class DraftPlanner:
         cached: Sequence[Sequence[bytes]] = (),
         shaping: Shaping = PLAIN,
         num_prompt: int = 0,
+        ngrams: NgramIndex | None = None,
     ) -> None:
         """`cached`: by sequence, what the reply before left in it (digests after each token). `num_prompt`: tokens of
-        the line that are not the reply's own."""
+        the line that are not the reply's own. `ngrams`: of the line; None: nothing is copied."""
         self._shaping, self._num_prompt = shaping, num_prompt
         self.alive = alive
         self.asked: OutstandingDraft | None = None
@@ -85,6 +89,13 @@ class DraftPlanner:
         """Of a draft token."""
         self.second = Calibration()
         """Of a second choice, as a share of what the first one leaves, when the first is wrong."""
+        self._copied = Calibration()
+        """Of a copied draft token."""
+        self._drawn_right, self._drawn = 0.0, 0.0
+        """Of the draft engine's own, that were judged."""
+        self._ngrams = ngrams
+        self._declined = b""
+        """With this content there was nothing worth copying."""
         self._epochs = epochs
         self._cached = [list(digests) for digests in cached] or [[] for _ in range(num_sequences)]
         """By sequence: digests after each token that it holds."""
@@ -154,21 +165,52 @@ class DraftPlanner:
             for draft_token in draft_tokens[len(known) :]:
                 self._epochs.extend(epoch, draft_token, self.first(draft_token.probability))
 
+    @property
+    def can_copy(self) -> bool:
+        return self._ngrams is not None
+
+    def copies(self, epoch: OwnEpoch, count: int) -> list[tuple[DraftToken, float]]:
+        """Draft tokens behind its end that are copied, at most `count`, with the chance of each alone; [] where the
+        draft engine's own are likelier."""
+        end = self._digest(epoch, self._epochs.end(epoch))
+        if self._ngrams is None or count <= 0 or end == self._declined:
+            return []
+        drafted = tuple(placed.draft_token.token for placed in epoch.draft_tokens)
+        found = [(one, self._copied(one.probability)) for one in self._ngrams.copied(drafted, count)]
+        if not found or (self.alive and found[0][1] * self._drawn < self._drawn_right):
+            self._declined = end
+            return []
+        return found
+
+    def decline(self, epoch: OwnEpoch) -> None:
+        """What would be copied behind its end is not worth it."""
+        self._declined = self._digest(epoch, self._epochs.end(epoch))
+
     def judge(self, tokens: Tokens) -> Judgement:
         """Compare the main epoch's draft tokens with the `tokens` that are about to be committed, and learn from it."""
         draft_tokens = (
             [item.draft_token for item in self._epochs.main.draft_tokens[: len(tokens)]] if self._epochs.main else []
         )
-        num_accepted, confidences = 0, []
+        num_accepted, confidences, copied = 0, [], []
         for draft_token, token in zip(draft_tokens, tokens, strict=False):
             confidences.append(draft_token.probability)
             right = draft_token.token == token
-            self.first.learn(draft_token.probability, right)
+            self._learn(draft_token, token)
+            copied += [right] * draft_token.copied
             if not right:
-                self.second.learn(share(draft_token), draft_token.second == token)
                 break
             num_accepted += 1
-        return Judgement(len(confidences), num_accepted, tuple(confidences))
+        return Judgement(len(confidences), num_accepted, tuple(confidences), len(copied), sum(copied))
+
+    def _learn(self, draft_token: DraftToken, token: int) -> None:
+        right = draft_token.token == token
+        if draft_token.copied:
+            return self._copied.learn(draft_token.probability, right)
+        fade = 1 - 1 / _MEMORY
+        self._drawn_right, self._drawn = self._drawn_right * fade + right, self._drawn * fade + 1
+        self.first.learn(draft_token.probability, right)
+        if not right:
+            self.second.learn(share(draft_token), draft_token.second == token)
 
     def best_hedge(self, at_least: float) -> tuple[int, float] | None:
         """Which of the main epoch's sent draft tokens to hedge, if its second choice is needed with that chance at

@@ -7,14 +7,18 @@ the window
          allows, a smaller block only when the pipeline is idle or no more will come
 hedged   the same for the main epoch and its hedges; the drafter works where the next draft token is likeliest to be
 needed
+copied   a round or a stream of draft tokens that cost no time, in between, while they last and are worth it
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 from dsdnode.speculation.actions import Draft, SendBlock
+from dsdnode.speculation.controller import WindowController
 from dsdnode.speculation.owner.drafting import DraftPlanner
 from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
 from dsdnode.speculation.owner.prefill import MAX_POSITIONS_IN_FLIGHT, MAX_SINGLES_POSITIONS, Prefill
@@ -23,6 +27,8 @@ from dsdnode.speculation.plan import CALL_S, MIN_CHANCE, Plan
 MAX_FLIGHTS = 32
 """Blocks in flight; a stage lets twice as many wait."""
 MIN_HEDGE_CHANCE = 0.05
+MAX_COPIED = 64
+"""Draft tokens that are looked at for a plan."""
 
 
 @dataclass(slots=True)
@@ -33,6 +39,47 @@ class Flow:
     max_length: int
     call_tokens: int = 2
     """What the draft engine gives in CALL_S, as seen of late."""
+    _copying: Plan | None = None
+
+    def plan(self, window: WindowController) -> Plan:
+        """The controller's, or its other one while copied draft tokens are there: those are put into the main epoch."""
+        plan, main = window.plan(), self.epochs.main
+        if main is None or not self.drafts.can_copy:
+            return plan
+        if not main.draft_tokens:
+            self._copying = None
+        if self._copying is None and self._may_copy(main, plan):
+            self._copying = self._priced(main, window)
+        if self._copying is not None:
+            self._copy(main, self._copying)
+            if not self.epochs.num_unsent(main):
+                self._copying = None  # all of them have left, or were wrong
+        return self._copying or plan
+
+    def _may_copy(self, main: OwnEpoch, plan: Plan) -> bool:
+        """Behind a round's or a given token's verdict; in a stream behind what was drafted."""
+        is_waiting = plan.mode == "rounds" and any(flight.action.block.num_draft for flight in main.flights)
+        return not is_waiting and not self.epochs.num_unsent(main)
+
+    def _priced(self, main: OwnEpoch, window: WindowController) -> Plan | None:
+        found = self.drafts.copies(main, min(MAX_COPIED, self._room - len(main.draft_tokens)))
+        if not found:
+            return None
+        survival = [*accumulate((chance for _, chance in found), mul, initial=1.0)]
+        plan = window.copying(survival)
+        if plan is None:
+            self.drafts.decline(main)
+        return plan
+
+    def _copy(self, main: OwnEpoch, plan: Plan) -> None:
+        """As many as the plan lets leave, and are likely to be needed."""
+        num_more = plan.window - self.epochs.num_unjudged() - self.epochs.num_unsent(main)
+        if plan.mode == "rounds" and main.draft_tokens:
+            return
+        for one, chance in self.drafts.copies(main, min(num_more, self._room - len(main.draft_tokens))):
+            if chance * self.epochs.chance(main) < MIN_CHANCE:
+                return
+            self.epochs.extend(main, one, chance)
 
     def blocks(self, now: float, route: int, plan: Plan) -> Iterator[SendBlock]:
         """Everything that may leave now."""
@@ -46,7 +93,7 @@ class Flow:
     def draft(self, now: float, plan: Plan) -> Draft | None:
         """What to ask of the draft engine now, if anything."""
         main = self.epochs.main
-        if plan.block == 0 or main is None:
+        if plan.block == 0 or plan.copied or main is None:
             return None
         if plan.mode == "rounds":
             count = self._num_lacking(main, plan)
@@ -79,7 +126,7 @@ class Flow:
         return num_given, num_draft
 
     def _is_round_filling(self, epoch: OwnEpoch, num_given: int, num_draft: int, plan: Plan) -> bool:
-        if num_given > 1 or epoch.flights or num_draft >= min(plan.block, self._room):
+        if plan.copied or num_given > 1 or epoch.flights or num_draft >= min(plan.block, self._room):
             return False
         return self.drafts.asked is not None or self.drafts.can_ask(epoch)
 
@@ -91,8 +138,8 @@ class Flow:
         size = min(num_unsent, plan.block, plan.window - self.epochs.num_unjudged())
         if size >= plan.block or self.epochs.num_flights == 0:
             return size
-        is_last = size == num_unsent and not self._is_wanted(epoch, plan) and self.drafts.asked is None
-        return size if is_last else 0
+        is_last = plan.copied or (not self._is_wanted(epoch, plan) and self.drafts.asked is None)
+        return size if is_last and size == num_unsent else 0
 
     # --- drafts ---------------------------------------------------------------------------------------------------
 

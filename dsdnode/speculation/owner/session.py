@@ -30,6 +30,7 @@ from dsdnode.speculation.events import EventLog, PassEvent
 from dsdnode.speculation.owner.drafting import DraftPlanner
 from dsdnode.speculation.owner.epochs import Epochs, Flight, OwnEpoch
 from dsdnode.speculation.owner.flow import Flow
+from dsdnode.speculation.owner.ngrams import NgramIndex
 from dsdnode.speculation.owner.prefill import Prefill
 from dsdnode.speculation.owner.timer import RetransmissionTimer
 from dsdnode.speculation.plan import Continuation, Plan, SessionConfig
@@ -68,6 +69,7 @@ class SessionMachine:
             cached=carried.cached,
             shaping=config.shaping,
             num_prompt=num_prompt,
+            ngrams=NgramIndex(self._line.tokens, config.least_match) if config.least_match else None,
         )
         self._wanted_length = len(prompt) + config.max_tokens
         self._max_length = min(self._wanted_length, config.max_positions)
@@ -288,8 +290,9 @@ class SessionMachine:
         """Send what may be sent, draft what may be drafted."""
         if self.finished or self._routing:
             return []
-        plan = self._window.plan()
-        self.log.planned(now, plan)
+        plan = self._flow.plan(self._window)
+        if not plan.copied:
+            self.log.planned(now, plan)
         if self._epochs.num_flights == 0:
             self._timer.waiting_since_s = now
         actions = self._blocks(now, plan)
@@ -351,6 +354,9 @@ class SessionMachine:
             alone=judged.alone,
             window=judged.plan.window,
             mode=judged.plan.mode,
+            copied=judged.plan.copied,
+            num_copied=outcome.num_copied,
+            num_copied_right=outcome.num_copied_right,
         )
         self._depth = 0 if rejected else self._depth + outcome.num_accepted
         self.log.judged(event)
