@@ -42,6 +42,8 @@ MAX_FILE_BYTES = 1 << 20
 MAX_SWARM_FILE_BYTES = 64 * 1024
 MAX_LIFE_DIGITS = 8
 ACCEPTANCES = ("exact", "relaxed", "deferred")
+NO_DRAFT = "none"
+"""In the place of a draft model."""
 """Rules by which the judge accepts (speculation/acceptance.py); all but the first may change the text, and say so."""
 DEFAULT_THRESHOLD = 0.3
 """Of relaxed acceptance, when nothing is said."""
@@ -98,6 +100,8 @@ class NodeConfig:
     draft_model: Path | None = None
     """Draft model and tokenizer of the role `drafter`."""
     draft_model_source: str = ""
+    no_draft_model: bool = False
+    """A drafter without one: what it proposes is copied from the text (speculation/owner/ngrams.py)."""
     layers: tuple[int, int] | None = None
     """Layers [start, end) of the target that are hosted here; None: those that the swarm needs most."""
     context_tokens: int = 8192

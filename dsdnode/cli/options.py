@@ -114,7 +114,12 @@ node_options = chain(
         metavar="PATH|hf:REPO:QUANT",
         help="Target of a shard: whole GGUF, shard file, or whence it is fetched (bundled demo).",
     ),
-    click.option("-md", "--model-draft", metavar="PATH|hf:REPO:QUANT", help="Draft model of a drafter (bundled demo)."),
+    click.option(
+        "-md",
+        "--model-draft",
+        metavar="PATH|hf:REPO:QUANT|none",
+        help="Draft model of a drafter (bundled demo); none: it copies.",
+    ),
     click.option("--layers", metavar="0:16|0-15", help="Layers to host (those the swarm needs most)."),
     click.option("-c", "--ctx-size", metavar="TOKENS", help="Cache of each engine, shared by its sessions (8192)."),
     click.option("-t", "--threads", metavar="N", help="Threads of each engine (one a physical core)."),

@@ -19,6 +19,7 @@ from dsdnode.config import (
     MAX_DRAFT,
     MAX_SWARM_KEYS,
     MIN_UPLOAD_BYTES_PER_S,
+    NO_DRAFT,
     NodeConfig,
     parse_byte_rate,
     parse_hours,
@@ -74,6 +75,8 @@ class Settings:
 
     def node_config(self) -> NodeConfig:
         pairs = {s.field: self.values[s.key].value for s in SETTINGS if s.field is not None}
+        if pairs["draft_model"] == NO_DRAFT:
+            pairs |= {"draft_model": None, "no_draft_model": True}
         for field_name in ("model", "draft_model"):
             if isinstance(source := pairs[field_name], str):
                 pairs |= {field_name: None, f"{field_name}_source": source}
@@ -214,6 +217,11 @@ def _model(raw: object) -> Path | str:
     return _path(raw)
 
 
+def _draft_model(raw: object) -> Path | str:
+    """As `_model`, or none at all (a file of that name is ./none)."""
+    return NO_DRAFT if raw == NO_DRAFT else _model(raw)
+
+
 def _swarm_keys(raw: object) -> tuple[str, ...]:
     return _few_keys(tuple(map(parse_text, read_keys(raw))))
 
@@ -302,7 +310,7 @@ SETTINGS = (
     Setting("no_relay", "no_relay", _flag, "--no-relay"),
     Setting("relay_rate", "relay_bits_per_s", _rate, "--relay-rate"),
     Setting("model", "model", _model, "--model"),
-    Setting("model_draft", "draft_model", _model, "--model-draft"),
+    Setting("model_draft", "draft_model", _draft_model, "--model-draft"),
     Setting("layers", "layers", lambda raw: parse_layers(_text(raw)), "--layers"),
     Setting("ctx_size", "context_tokens", _integer(16, 1 << 20), "--ctx-size"),
     Setting("threads", "threads", _integer(1, 1024), "--threads"),

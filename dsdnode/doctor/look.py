@@ -96,6 +96,8 @@ def at_files(config: NodeConfig, models: bool = True) -> Files:
     with contextlib.suppress(OSError):
         free_bytes = psutil.disk_usage(str(_nearest(config.data_dir))).free
     paths = {"shard": config.model or demo_target(), "drafter": config.draft_model or demo_draft()}
+    if config.no_draft_model:
+        del paths["drafter"]
     found = [_model(role, path) for role, path in paths.items() if models and {role, AUTO} & set(config.roles)]
     return Files(shown(config.data_dir), trouble, free_bytes, tuple(found))
 

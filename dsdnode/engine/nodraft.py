@@ -9,31 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from dsdnode.engine.calling import CallFormat
-from dsdnode.engine.permits import Constraint, Grammar
+from dsdnode.config import NO_DRAFT
+from dsdnode.engine.permits import Grammar
 from dsdnode.engine.port import Chunk, Lost, Message, Output, ShardInfo
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import EngineLost, ModelRefused
+from dsdnode.wire.calls import CallFormat
+from dsdnode.wire.replies import Constraint
 
-NAME = "none"
-"""Of such a draft model: of `--model-draft`, and in what is shown of the drafter."""
+NO_HASH = "0" * 64
 
 
 class NoDraft:
-    """A TextEngine that is never there."""
+    """A TextEngine that is never available."""
 
     def __init__(self, context_tokens: int, max_sequences: int) -> None:
         """`context_tokens`: that replies here share, `max_sequences`: that they would have."""
         self._shard = ShardInfo(
-            weights_hash="",
-            model_name=NAME,
-            architecture=NAME,
+            weights_hash=NO_HASH,
+            model_name=NO_DRAFT,
+            architecture=NO_DRAFT,
             start=0,
             end=1,
             num_layers=1,
             width=1,
             vocab_size=1,
-            tokenizer_hash="",
+            tokenizer_hash=NO_HASH,
             context_tokens=context_tokens,
             train_context_tokens=context_tokens,
             max_sequences=max_sequences,

@@ -11,13 +11,14 @@ import numpy as np
 import structlog
 
 from dsdnode.config import NodeConfig
-from dsdnode.cost import CostLine
+from dsdnode.cost import UNKNOWN, CostLine
 from dsdnode.engine.client import LOAD_TIMEOUT_S, WorkerEngine
 from dsdnode.engine.gguf import Manifest, cut, fits, read_manifest
 from dsdnode.engine.gguf_header import read_header
 from dsdnode.engine.gguf_parts import read_model, size_bytes_of
 from dsdnode.engine.gguf_tokenizer import tokenizer_hash
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
+from dsdnode.engine.nodraft import NoDraft
 from dsdnode.engine.pairs import Fit, fit
 from dsdnode.engine.port import Chunk, Engine, ShardInfo, TextEngine
 from dsdnode.engine.slow import Pace, SlowEngine
@@ -66,12 +67,12 @@ async def start_draft(config: NodeConfig, path: Path) -> TextEngine:
     return _emulated(config, await _start(config, path, options), drafts=True)
 
 
-def text_tools(draft: Path) -> Draft:
-    """With the tokenizer of the draft model at `draft`."""
+def text_tools(draft: Path | None) -> Draft:
+    """With the tokenizer of the draft model at `draft`; None: there is none, and any tokenizer will do."""
 
     def compared(path: Path) -> tuple[str, Fit]:
         target = read_header(path)
-        return tokenizer_hash(target), fit(read_model(draft), target)
+        return tokenizer_hash(target), Fit() if draft is None else fit(read_model(draft), target)
 
     async def compare(path: Path) -> tuple[str, Fit]:
         return await asyncio.to_thread(compared, path)
@@ -204,6 +205,8 @@ def _shard_file(config: NodeConfig, manifest: Manifest, source: Path, start: int
 
 async def measure(engine: Engine) -> CostLine:
     """The cost line, from a few decodes of two positions and of ten; the first, cold one of each does not count."""
+    if isinstance(engine, NoDraft):
+        return UNKNOWN
     best: list[float] = []
     for num_positions in PROBE_POSITIONS:
         times = [await _probe(engine, num_positions) for _ in range(1 + PROBE_ROUNDS)]

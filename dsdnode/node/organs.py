@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from dsdnode.config import AUTO, NodeConfig
+from dsdnode.engine.nodraft import NoDraft
 from dsdnode.engine.port import Engine, TextEngine
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.net.rpc import Rpc
@@ -18,6 +19,7 @@ from dsdnode.node.settling import moved, settle, until_needed_elsewhere
 from dsdnode.node.surroundings import Surroundings
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.placement.pipelines import Chooser, choose_pipeline
+from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.pings import Pings
 from dsdnode.weights.store import Store
@@ -103,10 +105,12 @@ class _Chosen:
         return True
 
     async def draft(self) -> TextEngine:
+        if self._config.no_draft_model:
+            return NoDraft(self._config.context_tokens, self._config.max_sessions * MAX_BRANCHES)
         return await start_draft(self._config, self._config.draft_model or demo_draft())
 
     def texts(self) -> Draft:
-        return text_tools(self._config.draft_model or demo_draft())
+        return text_tools(None if self._config.no_draft_model else self._config.draft_model or demo_draft())
 
     def source(self, role: str) -> str:
         path = self._config.model if role == "shard" else self._config.draft_model

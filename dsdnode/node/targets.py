@@ -133,6 +133,8 @@ async def draft_of(
     with, while there are few of them."""
     if AUTO not in config.roles and "drafter" not in config.roles:
         return None
+    if config.no_draft_model:
+        return None
     if config.draft_model_source:
         return await _named(config, config.draft_model_source, sources)
     if config.draft_model is not None or AUTO not in config.roles:

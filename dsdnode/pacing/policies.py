@@ -20,11 +20,13 @@ from dsdnode.speculation.plan import Mode, Plan
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a policy is made for. `draft_max`: the largest round, or block of a stream, at least 1; not `hedges`: no
-    branches beside the main line; `experience`: of earlier replies with this draft model."""
+    branches beside the main line; `experience`: of earlier replies with this draft model; not `model`: there is none,
+    and draft tokens can only be copied."""
 
     draft_max: int
     experience: Experience | None = None
     hedges: bool = True
+    model: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Policy:
 
 def _throughput(*allowed: Mode, copies: bool = True) -> Callable[[Terms], WindowController]:
     def make(terms: Terms) -> WindowController:
-        modes = tuple(mode for mode in allowed if terms.hedges or mode != "hedged")
+        modes: tuple[Mode, ...] = tuple(mode for mode in allowed if terms.hedges or mode != "hedged")
+        modes = modes if terms.model else ("plain",)
         return Throughput(terms.draft_max, modes, terms.experience, copies=copies)
 
     return make

@@ -1,10 +1,10 @@
 """Random schedules for the production session and stage machines: `python -m tests.speculation.schedules --seeds 2000`.
 
 Of each kind so many: an owner that streams and hedges, by plans that change at random; one that goes by rounds; whole
-conversations in one session; one that copies draft tokens; networks that lose next to nothing, or much and then nothing. Exit code 1 when a reply was
-wrong or stuck, a stage leaked a sequence, an engine was called wrongly, or work was done for nothing (watch.py). With
-`--mutate NAME` one guard is taken out first (`--mutate all`: each in turn, until a seed is red), and a run that stays
-green is the failure.
+conversations in one session; one that copies draft tokens; networks that lose next to nothing, or much and then
+nothing. Exit code 1 when a reply was wrong or stuck, a stage leaked a sequence, an engine was called wrongly, or work
+was done for nothing (watch.py). With `--mutate NAME` one guard is taken out first (`--mutate all`: each in turn, until
+a seed is red), and a run that stays green is the failure.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from functools import partial
 from itertools import product
 
 from .calm import Calm, Storm
-from .copies import Copying
 from .conversation import conversation
+from .copies import Copying
 from .mutations import MUTATIONS, SECOND_LINES
 from .toy import WrongEngineCall
 from .world import World

@@ -265,7 +265,7 @@ class DrafterHost:
 
     def _least_positions(self, body: replies.GenerateBody) -> int:
         """That its line may grow to, before anything was looked up or read."""
-        num_tokens = len(body.prompt_tokens) or -(-_num_bytes(body) // self._texts.own.vocabulary.longest_bytes)
+        num_tokens = len(body.prompt_tokens) or -(-_num_bytes(body) // self._texts.longest_bytes)
         return min(self._engine.shard.context_tokens, num_tokens + body.max_tokens)
 
     def _forget(self, delivery: Delivery) -> None:

@@ -91,6 +91,8 @@ class Options:
     """Rounding is the same whatever was asked before and however blocks are cut: no branches, and small batches."""
     lease_s: float = 60.0
     patience_s: float = 60.0
+    model_drafts: bool = True
+    """A draft model is there."""
     tuning: Tuning = TUNING
     _experiences: LRUCache[str, Experience] = field(default_factory=lambda: LRUCache(MAX_EXPERIENCES))
     """By model: what replies have learned of its pipelines serves the next ones."""
@@ -100,7 +102,8 @@ class Options:
         exact = config.acceptance == "exact"
         rule = WireAcceptance(config.threshold, config.acceptance == "deferred") if not exact else WireAcceptance()
         lease_s, patience_s = config.timeouts.lease_s, config.patience_s
-        return cls(config.draft_max, config.window, config.wire, rule, config.strict, lease_s, patience_s, tuning)
+        named = config.draft_max, config.window, config.wire, rule, config.strict
+        return cls(*named, lease_s, patience_s, not config.no_draft_model, tuning)
 
     def reply(
         self, body: GenerateBody, model: Model, vocabulary: Vocab, foreign: frozenset[int] = frozenset()
@@ -109,7 +112,8 @@ class Options:
         room = room_of(model.width)
         draft_max = min(self.draft_max if body.draft_max < 0 else body.draft_max, self._max_draft(room))
         experience = self._experiences.setdefault(model.model_id, Experience(self.tuning))
-        window = policy_of(body.window or self.window, Terms(draft_max, experience, hedges=not self.strict))
+        terms = Terms(draft_max, experience, hedges=not self.strict, model=self.model_drafts)
+        window = policy_of(body.window or self.window, terms)
         largest = max(draft_max, window.plan().block)  # a plan for ever knows no draft_max
         if largest > room // 2:
             raise BadInput(f"blocks of {largest} hidden states of {model.name} are too large: {room // 2} at most")

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from dsdnode.dht.ids import ip_groups
+from dsdnode.engine.nodraft import NO_HASH, NoDraft
 from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.net.rpc import Rpc
@@ -30,7 +31,8 @@ async def texts_of(
 ) -> Texts:
     """What a drafter reads with. `models`: that it might draft for; `shard`: of one of them, where it is hosted here.
     Raises ModelRefused for a draft model that fits none of them."""
-    texts = Texts(rpc, Reading(draft, await draft.vocabulary()), draft.shard.tokenizer_hash, tools, folder)
+    own = None if isinstance(draft, NoDraft) else Reading(draft, await draft.vocabulary())
+    texts = Texts(rpc, own, draft.shard.tokenizer_hash, tools, folder)
     if shard is not None:
         texts.know(shard.shard.text_hash, shard.text_file)
     texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models)
@@ -60,6 +62,8 @@ async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model])
                 return model.tokenizer_hash
         reasons.append(f"{model.name} ({model.tokenizer_hash[:12]}{f': {reason}' if reason else ''})")
     more = f" and {len(reasons) - MAX_TOLD} more" if len(reasons) > MAX_TOLD else ""
+    if draft.tokenizer_hash == NO_HASH:
+        raise ModelRefused(f"no tokenizer can be had of {', '.join(reasons[:MAX_TOLD])}{more}")
     raise ModelRefused(
         f"the draft model {draft.model_name} has another tokenizer ({draft.tokenizer_hash[:12]}) than "
         f"{', '.join(reasons[:MAX_TOLD])}{more}. A text must be the same ids to both: name a draft model of the "

@@ -40,6 +40,8 @@ FAILED_S = 10.0
 """So long a file that could not be had is not asked for again."""
 MAX_OPEN = 4
 """Processes that read texts, of 100 MB each."""
+LONGEST_BYTES = 256
+"""Of a token of any vocabulary: runs of blanks are the longest."""
 MAX_KEPT = 16
 """Files on the disk."""
 
@@ -63,11 +65,11 @@ class Draft:
 
 
 class Texts:
-    """Of all models that are drafted for: those of `tokenizer_hash`. `own`: the draft model's, for those without a
-    text file."""
+    """Of all models that are drafted for: those of `tokenizer_hash`. `own`: the draft model's, if there is one, for
+    those without a text file."""
 
     def __init__(
-        self, rpc: Rpc, own: Reading, tokenizer_hash: str, draft: Draft | None = None, folder: Path | None = None
+        self, rpc: Rpc, own: Reading | None, tokenizer_hash: str, draft: Draft | None = None, folder: Path | None = None
     ) -> None:
         self._rpc = rpc
         self.own = own
@@ -84,6 +86,11 @@ class Texts:
         self._closing: set[asyncio.Task[None]] = set()
         self._local: dict[str, Callable[[], Awaitable[bytes]]] = {}
 
+    @property
+    def longest_bytes(self) -> int:
+        """Of a token, as far as is known before a target's text file was read."""
+        return self.own.vocabulary.longest_bytes if self.own is not None else LONGEST_BYTES
+
     def know(self, text_hash: str, read: Callable[[], Awaitable[bytes]]) -> None:
         """This node has that file itself."""
         self._local[text_hash] = read
@@ -92,6 +99,8 @@ class Texts:
         """Raises Overloaded (it is on its way), ModelRefused (they do not fit, or the file is not what the model's
         records say), PeerUnavailable (nobody gives it)."""
         if not model.text_hash or self._draft is None or self._folder is None:
+            if self.own is None:
+                raise ModelRefused(f"the shards of {model.name} have no tokenizer to give, and there is no draft model")
             return self.own
         known: Reading | None = self._open.get(model.text_hash)
         if known is not None:
