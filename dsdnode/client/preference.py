@@ -11,7 +11,7 @@ from cachetools import LRUCache
 
 from dsdnode.accounts import Account, in_turn
 from dsdnode.cost import UNKNOWN
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import NO_HASH, ProviderRecord
 
 SPEED_CLASS = 2.0
 """Times slower than is usual: less than that is as good."""
@@ -62,8 +62,8 @@ def by_preference(
     shunned: Callable[[bytes], int],
     rank: Callable[[bytes], int],
 ) -> list[ProviderRecord]:
-    """In a conversation the `last` one, or the peers that we joined; else those that are not slower than is usual, and
-    of these in the order of `rank`, by what they gave. The order in which they come decides between equals.
+    """In a conversation the `last` one, or the peers that we joined; else those that have a draft model and are not
+    slower than is usual, and of these in the order of `rank`, by what they gave. The order in which they come decides between equals.
 
     Those that are `shunned` (0: not at all) come behind the others, the less the sooner, and before them those that say
     that they are full. Who says that it is fast, or has places for a thousand, is as good as the usual one: anybody can
@@ -72,12 +72,13 @@ def by_preference(
     measured_s = [one.cost.at(1) for one in drafters if one.cost != UNKNOWN]
     usual_s = median_high(measured_s) if measured_s else 0.0
 
-    def key(record: ProviderRecord) -> tuple[int, bool, bool, bool, int, int]:
+    def key(record: ProviderRecord) -> tuple[int, bool, bool, bool, bool, int, int]:
         slower = record.cost.at(1) * (1 + record.queue) / usual_s if usual_s else 1.0
         return (
             shunned(record.peer_id),
             record.peer_id != last,
             record.peer_id not in joined,
+            record.weights_hash == NO_HASH,
             record.free_sessions == 0,
             int(log2(max(1.0, slower)) / log2(SPEED_CLASS)),
             rank(record.peer_id),

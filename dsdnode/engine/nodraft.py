@@ -15,9 +15,8 @@ from dsdnode.engine.port import Chunk, Lost, Message, Output, ShardInfo
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import EngineLost, ModelRefused
 from dsdnode.wire.calls import CallFormat
+from dsdnode.wire.records import NO_HASH
 from dsdnode.wire.replies import Constraint
-
-NO_HASH = "0" * 64
 
 
 class NoDraft:

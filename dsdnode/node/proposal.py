@@ -135,9 +135,9 @@ class _Case:
 
     def _without_layers(self, why: str) -> Part:
         """What is left for it."""
-        if self.draft is not None and self._draft_bytes <= self._memory:
+        if self._fitting_draft is not None:
             return Part(("drafter",), None, f"{why}; a draft model fits")
-        more = f"; a draft model would take {size_text(self._draft_bytes)}" if self.draft else ""
+        more = f"; a draft model would take {size_text(self._bytes_of(self.draft))}" if self.draft else ""
         return Part(("bootstrap",), None, f"{why}{more}: it holds records, and relays for others")
 
     # --- what fits
@@ -147,18 +147,23 @@ class _Case:
         return self.machine.memory_for(self.config.max_memory_bytes)
 
     @property
+    def _fitting_draft(self) -> Target | None:
+        return self.draft if self.draft is not None and self._bytes_of(self.draft) <= self._memory else None
+
+    @property
     def _draft_bytes(self) -> int:
-        """Of memory."""
-        if self.draft is None:
-            return 0
-        return self.draft.needs(self.config.context_tokens).of_layers(self.draft.manifest.num_layers)
+        """Of memory; without a draft model a drafter takes next to none."""
+        return 0 if self._fitting_draft is None else self._bytes_of(self._fitting_draft)
+
+    def _bytes_of(self, draft: Target) -> int:
+        return draft.needs(self.config.context_tokens).of_layers(draft.manifest.num_layers)
 
     def _drafts(self, target: Target) -> bool:
-        """Is there room for the draft model beside a layer, or nobody else who drafts? Layers are what is scarce."""
-        if self.draft is None or self._draft_bytes > self._memory:
-            return False
+        """Is there nobody else who drafts, or room for the draft model beside a layer? Layers are what is scarce."""
+        if not self._drafters(target):
+            return True
         needs = target.needs(self.config.context_tokens)
-        return not self._drafters(target) or needs.of_layers(1) <= self._memory - self._draft_bytes
+        return self._fitting_draft is not None and needs.of_layers(1) <= self._memory - self._draft_bytes
 
     def _capacity(self, target: Target) -> int:
         """Layers that fit beside it."""
@@ -195,7 +200,7 @@ class _Case:
     async def proposal(self, part: Part, timed: bool) -> Proposal:
         records, memory, disk = [], 0, 0
         target = self.target if "shard" in part.roles else None
-        draft = self.draft if "drafter" in part.roles else None
+        draft = self._fitting_draft if "drafter" in part.roles else None
         if target is not None and part.layers is not None:
             memory += target.needs(self.config.context_tokens).of_layers(size(part.layers))
             disk += self._new_bytes(target, part.layers)

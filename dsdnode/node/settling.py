@@ -64,6 +64,7 @@ async def settle(
         model=model or config.model,
         model_source="",
         draft_model=draft or config.draft_model,
+        no_draft_model=proposal.draft is None,
     ), proposal
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import structlog
 
 from dsdnode.dht.ids import ip_groups
-from dsdnode.engine.nodraft import NO_HASH, NoDraft
+from dsdnode.engine.nodraft import NoDraft
 from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.texts import Draft, Reading, Texts
 from dsdnode.swarm.catalogue import Model
+from dsdnode.wire.records import NO_HASH
 
 log = structlog.get_logger(__name__)
 
