@@ -63,7 +63,8 @@ def by_preference(
     rank: Callable[[bytes], int],
 ) -> list[ProviderRecord]:
     """In a conversation the `last` one, or the peers that we joined; else those that have a draft model and are not
-    slower than is usual, and of these in the order of `rank`, by what they gave. The order in which they come decides between equals.
+    slower than is usual, and of these in the order of `rank`, by what they gave. The order in which they come decides
+    between equals.
 
     Those that are `shunned` (0: not at all) come behind the others, the less the sooner, and before them those that say
     that they are full. Who says that it is fast, or has places for a thousand, is as good as the usual one: anybody can

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from dsdnode.client.preference import by_lot, by_preference
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import NO_HASH, ProviderRecord
 from tests.placement.offers import shard
 
 
@@ -48,6 +48,12 @@ def test_what_a_drafter_says_of_itself_puts_it_before_nobody() -> None:
         mallory = drafter(9, **boast)
         assert order(drafter(1), mallory) == [1, 9]
         assert order(drafter(1), drafter(2), mallory) == [1, 2, 9]
+
+
+def test_a_draft_model_comes_before_none() -> None:
+    none, full, usual = drafter(1, weights_hash=NO_HASH), drafter(2, free_sessions=0), drafter(3)
+    assert order(none, full, usual) == [3, 2, 1]
+    assert order(none, usual, joined=(1,)) == [1, 3]
 
 
 def test_a_thousand_drafters_of_one_network_have_one_lot() -> None:

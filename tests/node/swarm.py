@@ -13,6 +13,8 @@ from typing import Any
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.config import DEFAULT_PATIENCE_S, NodeConfig
 from dsdnode.engine.fake import FakeEngine, FakeModel, FakeTextEngine
+from dsdnode.engine.nodraft import NoDraft
+from dsdnode.engine.port import TextEngine
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
 from dsdnode.net.rpc import Rpc
@@ -84,7 +86,9 @@ class FakeSwarm:
             )
             return member.shard
 
-        async def start_draft() -> FakeTextEngine:
+        async def start_draft() -> TextEngine:
+            if options.get("no_draft_model"):
+                return NoDraft(context_tokens, max_sequences=32)
             await asyncio.sleep(drafts_after_s)
             member.draft = FakeTextEngine(draft, cost=self.cost)
             return member.draft

@@ -24,6 +24,8 @@ ALLOWED = {
     "throughput:rounds": ("plain", "rounds"),
     "throughput:stream": ("plain", "stream"),
     "throughput:hedged": ("plain", "stream", "hedged"),
+    "throughput:model": MODES,
+    "throughput:ngrams": ("plain",),
 }
 CPU, GPU = (14.0, 6.0, 5.0), (10.0, 0.3, 3.0)
 

@@ -1,0 +1,103 @@
+"""Dora has no draft model: she reads with sam's tokenizer, and proposes what the text has said before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dsdnode.client.client import GenerateRequest
+from dsdnode.engine.fake import fake_text
+from dsdnode.errors import DsdError
+from dsdnode.node.drafter import pairing
+from tests.node.swarm import TARGET, FakeSwarm, fake_swarm, tokens_of
+from tests.node.test_texts import READS, TALK, prompt_of, said
+
+pytestmark = pytest.mark.usefixtures("quiet")
+TOLD = said(ends=[0])
+SAM_S = replace(TARGET, text=TOLD)
+SAYS = 11
+REPEATS = GenerateRequest(prompt_tokens=(3, 1, 4, 1, 5), max_tokens=60, ignore_eos=True)
+
+
+def story(folder: Path, tell: Callable[[FakeSwarm], Awaitable[None]]) -> None:
+    async def told() -> None:
+        async with fake_swarm(folder) as swarm, asyncio.timeout(60):
+            await tell(swarm)
+
+    asyncio.run(told())
+
+
+async def shards(swarm: FakeSwarm) -> None:
+    await swarm.add("sam", layers=(0, 2), target=SAM_S)
+    await swarm.add("sue", layers=(2, 4), target=SAM_S)
+
+
+def test_a_conversation_is_read_and_answered(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await shards(swarm)
+        await swarm.add("dora", drafts=True, texts=READS, no_draft_model=True)
+        tokens, finished = await tokens_of(await swarm.client(), replace(TALK, ignore_eos=True, draft_max=-1))
+        assert tokens == fake_text(TARGET, await prompt_of(TOLD, tmp_path), 60)
+        assert finished.stats.drafted == 0
+
+    story(tmp_path, tell)
+
+
+def test_what_repeats_itself_takes_fewer_passes(tmp_path: Path) -> None:
+    """A bias that leaves one token: the text is the same as without, and most of it was copied."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await shards(swarm)
+        await swarm.add("dora", drafts=True, texts=READS, no_draft_model=True)
+        client = await swarm.client()
+        asked = replace(REPEATS, logit_bias={SAYS: 100.0})
+        tokens, finished = await tokens_of(client, asked)
+        plain, unaided = await tokens_of(client, replace(asked, draft_max=0))
+        assert tokens == plain == [SAYS] * 60
+        assert finished.stats.copied_accepted == finished.stats.accepted > 30
+        assert finished.stats.passes < unaided.stats.passes / 2
+        assert unaided.stats.copied_judged == 0
+
+    story(tmp_path, tell)
+
+
+def test_dora_came_before_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairing, "LOOK_S", 0.01)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await swarm.add("dora", drafts=True, texts=READS, no_draft_model=True)
+        await shards(swarm)
+        client = await swarm.client()
+        while not any(model.drafters for model in await client.models()):
+            await asyncio.sleep(0.01)
+        tokens, _ = await tokens_of(client, REPEATS)
+        assert tokens == fake_text(TARGET, REPEATS.prompt_tokens, 60)
+
+    story(tmp_path, tell)
+
+
+def test_of_shards_that_give_no_tokenizer_dora_is_told_so(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await swarm.add("sam", layers=(0, 4))
+        with pytest.raises(DsdError, match="no tokenizer can be had of fake"):
+            await swarm.add("dora", drafts=True, texts=READS, no_draft_model=True)
+
+    story(tmp_path, tell)
+
+
+def test_who_has_a_draft_model_is_asked_first(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await shards(swarm)
+        await swarm.add("dora", drafts=True, texts=READS, no_draft_model=True)
+        await swarm.add("dave", drafts=True, texts=READS)
+        client = await swarm.client()
+        client._drafters.joined = ()
+        for _ in range(4):
+            _, finished = await tokens_of(client, replace(REPEATS, draft_max=4, max_tokens=12, window="fixed"))
+            assert finished.stats.drafted > 0
+
+    story(tmp_path, tell)
