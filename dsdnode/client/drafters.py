@@ -254,9 +254,7 @@ def no_drafter(pending: PendingReply, failures: Failures) -> DsdError:
     model = pending.model.name
     away = [peer for peer, failure in failures.items() if failure.away]
     others = dict.fromkeys(str(failure.error) for failure in failures.values() if not failure.away)
-    more = (
-        "`dsdnode start --role drafter --model-draft none --join ...` adds one, and a FILE in that place a faster one"
-    )
+    more = "`dsdnode start --role drafter --model-draft none --join ...` adds one, with FILE for none a faster one"
     if not failures and (num := pending.num_left_out):
         return NoPipeline(f"--allow or --block leaves out all drafters of {model} that there are ({num})")
     if not failures:

@@ -35,7 +35,7 @@ from dsdnode.weights.sources import Remote, RemoteFile, parse_source
 from dsdnode.weights.store import HEADER, Entry, Store, keep_headers, known_headers, size
 from dsdnode.weights.target import Target, kept_bytes
 from dsdnode.weights.web import PATIENT, Denied, Limits, SourceFailed, Web
-from dsdnode.wire.records import weights_hash_of
+from dsdnode.wire.records import NO_HASH, weights_hash_of
 
 FIRST_BYTES = 256 << 10
 """Of a header: all of it, where it has no tokenizer."""
@@ -43,7 +43,6 @@ FAST_BYTES = 4 << 20
 """Up to here twice as much is asked for each time, from here on a quarter more: what lies behind is tensors."""
 MAX_BEGINNING_BYTES = 256 << 20
 """Of a file, in which its header must end."""
-NO_HASH = "0" * 64
 Tell = Callable[[str], None]
 
 

@@ -56,7 +56,7 @@ _SOURCE = r"^(hf:[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.+-]{0
 PinnedSource = Annotated[str, Meta(max_length=MAX_SOURCE, pattern=_SOURCE)]
 """Nothing, or a file of a hub's repository at a commit: that stays as it is, and the hub says its SHA-256."""
 NO_HASH = "0" * 64
-"""Of the draft model of a drafter that has none, and of its tokenizer until it knows for whom it drafts."""
+"""Of a model that nobody has hashed; of the draft model of a drafter that has none, and of that one's tokenizer."""
 Cost = Annotated[float, Meta(ge=0, le=1e6)]
 Count = Annotated[int, Meta(ge=0, le=1 << 30)]
 T = TypeVar("T")

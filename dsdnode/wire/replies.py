@@ -214,8 +214,6 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     accepted: Count = 0
     covered: Count = 0
     relaxed: Count = 0
-    copied_judged: Count = 0
-    copied_accepted: Count = 0
     acceptance_rate: Figure | None = None
     acceptance_length_mean: Figure | None = None
     wasted_share: Figure | None = None
@@ -228,6 +226,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     wire: Name = ""
     links_share: Figure | None = None
     stop_text: Annotated[str, Meta(max_length=256)] = ""
+    copied_judged: Count = 0
+    copied_accepted: Count = 0
 
 
 class Cancel(Message, frozen=True, tag=34):

@@ -44,6 +44,8 @@ TOLD: dict[str, Any] = {
     "wire": "f32",
     "links_share": 0.25,
     "stop_text": "END",
+    "copied_judged": 3,
+    "copied_accepted": 2,
 }
 """Every key, in the order in which a drafter writes them."""
 STATISTICS = Statistics(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dsdnode.client.client import GenerateRequest
+from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import DsdError
 from dsdnode.node.drafter import pairing
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("quiet")
 TOLD = said(ends=[0])
 SAM_S = replace(TARGET, text=TOLD)
 SAYS = 11
-REPEATS = GenerateRequest(prompt_tokens=(3, 1, 4, 1, 5), max_tokens=60, ignore_eos=True)
+PROMPT = (3, 1, 4, 1, 5)
+REPEATS = GenerateRequest(prompt_tokens=PROMPT, max_tokens=60, ignore_eos=True)
 
 
 def story(folder: Path, tell: Callable[[FakeSwarm], Awaitable[None]]) -> None:
@@ -29,6 +30,15 @@ def story(folder: Path, tell: Callable[[FakeSwarm], Awaitable[None]]) -> None:
             await tell(swarm)
 
     asyncio.run(told())
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    while not await holds():
+        pass
+
+
+async def offered(client: Client) -> bool:
+    return any(model.drafters for model in await client.models())
 
 
 async def shards(swarm: FakeSwarm) -> None:
@@ -72,10 +82,9 @@ def test_dora_came_before_everybody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         await swarm.add("dora", drafts=True, texts=READS, no_draft_model=True)
         await shards(swarm)
         client = await swarm.client()
-        while not any(model.drafters for model in await client.models()):
-            await asyncio.sleep(0.01)
+        await until(lambda: offered(client))
         tokens, _ = await tokens_of(client, REPEATS)
-        assert tokens == fake_text(TARGET, REPEATS.prompt_tokens, 60)
+        assert tokens == fake_text(TARGET, PROMPT, 60)
 
     story(tmp_path, tell)
 
