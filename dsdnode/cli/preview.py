@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from dsdnode.cli import fetching, render
-from dsdnode.config import NodeConfig
+from dsdnode.config import NO_DRAFT, NodeConfig
 from dsdnode.errors import BadInput
 from dsdnode.files import shown
 from dsdnode.weights.store import size
@@ -136,7 +136,7 @@ def _preview(sight: Sight, prediction: Prediction | None) -> Preview:
         layers=proposal.layers,
         num_layers=proposal.kind.num_layers if proposal.kind else None,
         file=_file(proposal.target),
-        draft=_file(proposal.draft),
+        draft=NO_DRAFT if proposal.draft is None and "drafter" in proposal.roles else _file(proposal.draft),
         to_fetch=tuple(ToFetch(one.source, one.model, one.licence, one.fetch_bytes) for one in sight.quotes),
         memory_bytes=proposal.memory_bytes,
         free_memory_bytes=machine.free_memory_bytes,
@@ -188,7 +188,8 @@ def _speeds(preview: Preview) -> list[str]:
     if preview.tokens_per_second is None:
         return [f"none yet: {preview.missing}"] if preview.missing else []
     known = "assumed, as the swarm gives no reply now" if preview.acceptance_assumed else "as in its replies now"
-    right = f" ({100 * (preview.acceptance or 0):.0f} % of the draft tokens right, {known})"
+    share = preview.acceptance
+    right = "" if share is None else f" ({100 * share:.0f} % of the draft tokens right, {known})"
     lines = [f"{preview.tokens_per_second:.1f} tokens a second with this node, by simulation{right}"]
     if preview.tokens_per_second_without is not None:
         lines.append(f"{preview.tokens_per_second_without:.1f} without it, by simulation")

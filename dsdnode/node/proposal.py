@@ -26,7 +26,7 @@ from dsdnode.swarm.catalogue import models_of
 from dsdnode.weights.pull import Pull
 from dsdnode.weights.store import size as size_text
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import NO_HASH, ProviderRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +213,9 @@ class _Case:
             kind = draft.kind(self.config, self.contact)
             whole = as_record(kind, self.contact, (0, kind.num_layers), cost)
             records.append(msgspec.structs.replace(whole, role="drafter"))
+        elif "drafter" in part.roles and target is not None:
+            reads = as_record(target.kind(self.config, self.contact), self.contact, (0, 1), UNKNOWN)
+            records.append(msgspec.structs.replace(reads, role="drafter", weights_hash=NO_HASH))
         capacity = self._capacity(target) if target is not None else 0
         return Proposal(
             part.roles, part.why, self._kind(), target, part.layers, capacity, draft, tuple(records), memory, disk

@@ -34,13 +34,15 @@ from dsdnode.swarm.joining import remembered
 from dsdnode.weights.pull import Quote
 from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import NO_HASH, ProviderRecord
 
 TRIALS = 4
 TRIAL_TOKENS = 64
 TRIAL_S = 30.0
 """For all of them: of a swarm that is slower than that, those count that were over by then."""
 PROMPTS_SEED = 29
+PLAIN = ("fixed", 0)
+"""Without a draft model: what is copied hangs on the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,14 @@ class Sight:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """Tokens a second in one reply, asked for at this machine: as measured now, and as simulated without it and with
-    it (None: no reply). `missing`: what a reply lacks with it, in words. `acceptance`: what was reckoned with."""
+    it (None: no reply). `missing`: what a reply lacks with it, in words. `acceptance`: what was reckoned with (None:
+    nobody has a draft model)."""
 
     measured: float | None
     without: float | None
     with_it: float | None
     missing: str
-    acceptance: float
+    acceptance: float | None
     is_assumed: bool
 
 
@@ -145,7 +148,12 @@ def predict(config: NodeConfig, sight: Sight) -> Prediction | None:
     without, _ = case.speed(found.records)
     with_it, missing = case.speed([*found.records, *own])
     measured = statistics.median(trial.tokens_per_second) if trial.tokens_per_second else None
-    return Prediction(measured, without, with_it, missing, pair.acceptance, trial.acceptance is None)
+    acceptance = pair.acceptance if _have_model([*found.records, *own]) else None
+    return Prediction(measured, without, with_it, missing, acceptance, trial.acceptance is None)
+
+
+def _have_model(drafters: Sequence[ProviderRecord]) -> bool:
+    return any(one.role == "drafter" and one.weights_hash != NO_HASH for one in drafters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,6 @@ class _Case:
         except NoPipeline as error:
             return None, str(error)
         question = replace(question, replies=TRIALS, reply_tokens=self.tokens)
-        report = simulate(question.scenario(self.policy), SEED)
+        report = simulate(question.scenario(self.policy if _have_model(drafters) else PLAIN), SEED)
         speeds = report.reply_tokens_per_second
         return (None, next(iter(report.errors), "")) if speeds is None else (speeds.p50, "")

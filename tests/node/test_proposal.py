@@ -17,13 +17,13 @@ from dsdnode.engine.gguf import Manifest, read_manifest
 from dsdnode.engine.gguf_parts import read_model
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.models import demo_draft, demo_target
-from dsdnode.node import probe, targets
+from dsdnode.node import probe, proposal, targets
 from dsdnode.node.engines import claim_of
 from dsdnode.node.machine import Machine
 from dsdnode.node.proposal import Found, Proposal, propose
 from dsdnode.node.targets import Target
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import NO_HASH, ProviderRecord
 
 ROOMY = Machine(free_memory_bytes=8 << 30, free_disk_bytes=1 << 40)
 SOURCE = "hf:alice/demo-GGUF/demo.gguf@" + "c0" * 20
@@ -101,6 +101,22 @@ def test_who_begins_a_swarm_does_all_of_it_with_the_bundled_models(tmp_path: Pat
     assert found.roles == ("drafter", "shard") and found.layers == (0, 8)
     assert found.disk_bytes == 0 and found.memory_bytes > 0
     assert [one.role for one in found.records] == ["shard", "drafter"]
+
+
+def test_who_would_be_the_only_drafter_drafts_without_a_draft_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None fits the model: that is no reason for nobody to be answered."""
+
+    async def none(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(proposal, "draft_of", none)
+    found = proposed(tmp_path)
+    assert found.roles == ("drafter", "shard") and found.layers == (0, 8) and found.draft is None
+    shard, drafter = found.records
+    assert drafter.weights_hash == NO_HASH and drafter.tokenizer_hash == shard.tokenizer_hash
+    assert proposed(tmp_path, member(2, role="drafter")).roles == ("shard",)
 
 
 def test_bob_takes_what_alice_lacks(tmp_path: Path) -> None:
