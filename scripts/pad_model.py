@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from gguf.constants import GGML_QUANT_SIZES
-
 from dsdnode.engine.gguf import MAX_LAYERS
 from dsdnode.engine.gguf_arch import check_count, supported
 from dsdnode.engine.gguf_cut import layers_of
 from dsdnode.engine.gguf_header import ARRAY, STRING, UINT32, Header, Tensor, Value, read_header, tensor_size_bytes
+from dsdnode.engine.gguf_types import GGML_QUANT_SIZES
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.errors import BadInput, DsdError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,38 +10,44 @@ from typing import NoReturn
 
 import click
 
-from dsdnode.cli import (
-    about,
-    bench,
-    chat,
-    demo,
-    doctor,
-    invite,
-    models,
-    render,
-    report,
-    run,
-    serve,
-    service,
-    shards,
-    sim,
-    start,
-    streams,
-    swarm_keys,
-    volunteering,
-)
+from dsdnode.cli import render, streams, swarm_keys
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import check_own, replacing
 
+COMMANDS = {
+    "start": "start",
+    **dict.fromkeys(("stop", "status", "peers"), "report"),
+    **dict.fromkeys(("models", "pull"), "models"),
+    **dict.fromkeys(("identity", "config", "version"), "about"),
+    **dict.fromkeys(("pause", "resume"), "volunteering"),
+    "split": "shards",
+    **{name: name for name in ("invite", "doctor", "chat", "run", "serve", "demo", "sim", "bench", "service")},
+}
+"""Where each command is; a module is imported when its command is asked for, since all of them take half a second."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:  # all of them: which one was meant?
+                self.add_command(getattr(importlib.import_module(f"dsdnode.cli.{COMMANDS[name]}"), name), name)
+        return super().get_command(ctx, cmd_name)
+
 
 def _print_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
     if asked and not context.resilient_parsing:
+        import importlib.metadata
+
         click.echo(f"dsdnode {importlib.metadata.version('dsdnode')}")
         context.exit()
 
 
 @click.group(
+    cls=_Commands,
     epilog="\b\nExample (here, then there):\n  dsdnode start --detach && dsdnode invite\n  dsdnode start --join CODE",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
@@ -69,14 +75,6 @@ def help_(context: click.Context, words: Sequence[str]) -> None:
 
 
 cli.add_command(help_, "help")
-
-
-for command in (
-    *(start.start, report.stop, report.status, report.peers, models.models, models.pull, invite.invite, doctor.doctor),
-    *(chat.chat, run.run, serve.serve, shards.split, about.identity, about.config, about.version),
-    *(demo.demo, sim.sim, bench.bench, volunteering.pause, volunteering.resume, service.service),
-):
-    cli.add_command(command)
 
 
 def call(argv: Sequence[str]) -> int:

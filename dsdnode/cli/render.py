@@ -15,9 +15,6 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import msgspec
 from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
@@ -110,6 +107,10 @@ def _fitting(lines: Sequence[Sequence[str]], most: int) -> list[int]:
 
 
 def _drawn(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, show_header=False)
     for width in widths:
         drawn.add_column(width=width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import plistlib
 import shutil
 import subprocess
 import sys
@@ -106,6 +105,8 @@ def _plain(text: str) -> str:
 
 def agent(command: Sequence[str], folder: Path, log: Path) -> bytes:
     """For launchd."""
+    import plistlib
+
     return plistlib.dumps(
         {
             "Label": "dsdnode",

@@ -16,10 +16,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType
 
 from dsdnode.engine.gguf_arch import ATTENDING, RUNNING, Architecture, check_count
 from dsdnode.engine.gguf_header import ARRAY, BOOL, STRING, UINT32, Header, Tensor, Value
+from dsdnode.engine.gguf_types import GGMLQuantizationType
 from dsdnode.engine.gguf_writer import NewTensor
 from dsdnode.errors import ModelRefused
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
+from dsdnode.engine.gguf_types import GGML_QUANT_SIZES, GGMLQuantizationType
 from dsdnode.errors import ModelRefused
 
 MAX_HEADER_BYTES = 64 << 20

@@ -10,9 +10,9 @@ import io
 from pathlib import Path
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.engine.gguf_header import FLOAT32, STRING, UINT32, Value
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 
 BLOCK = 32

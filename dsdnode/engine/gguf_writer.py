@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType
 
 from dsdnode.engine.gguf_header import (
     ARRAY,
@@ -25,6 +24,7 @@ from dsdnode.engine.gguf_header import (
     padded,
     tensor_size_bytes,
 )
+from dsdnode.engine.gguf_types import GGMLQuantizationType
 from dsdnode.files import replacing
 
 Progress = Callable[[int, int], None]

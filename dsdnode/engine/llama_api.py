@@ -6,6 +6,8 @@ Nothing else imports llama_cpp. Import only in a worker process or a test of it.
 from __future__ import annotations
 
 import ctypes
+import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -17,7 +19,6 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort would otherwise fork
 # Threads that spin at every barrier, on cores that others use too, took 28 s for a block of 4 that takes 5 ms asleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +26,20 @@ __all__ = ["Batch", "Nodes", "ggml", "llama_cpp", "recent_errors"]
 
 log = logging.getLogger(__name__)
 
+
+def _bindings() -> Any:
+    """llama_cpp.llama_cpp alone: what its package imports beside it (chat formats, a server's types) takes longer."""
+    spec = None if "llama_cpp" in sys.modules else importlib.util.find_spec("llama_cpp")
+    if spec is None:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    sys.modules["llama_cpp"] = importlib.util.module_from_spec(spec)  # its folder, and nothing done
+    try:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    finally:
+        del sys.modules["llama_cpp"]  # whoever asks for the whole package gets it
+
+
+llama_cpp = _bindings()
 _SUFFIX = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
 _FOLDER = Path(llama_cpp.__file__).parent / "lib"
 ggml = ctypes.CDLL(str(next(_FOLDER.glob(f"*ggml-base{_SUFFIX}"))))

@@ -14,15 +14,17 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import httpx
 import msgspec
 
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.weights.pace import Pace
 from dsdnode.weights.sources import RemoteFile, check_address
+
+if TYPE_CHECKING:
+    import httpx  # at run time where it is used: few starts of a node fetch anything
 
 MAX_REDIRECTS = 5
 MAX_TRIES = 6
@@ -93,6 +95,8 @@ class Web:
         self._tell = tell
         self.pace = pace
         self._limits = limits
+        import httpx
+
         timeout = httpx.Timeout(limits.stall_s, connect=limits.connect_s)
         self._client = httpx.AsyncClient(timeout=timeout, trust_env=True)
         self._leads_to: dict[str, str] = {}
@@ -265,6 +269,8 @@ class Web:
 
     @asynccontextmanager
     async def _send(self, url: str, headers: Mapping[str, str]) -> AsyncIterator[httpx.Response]:
+        import httpx
+
         token = self._tokens.get(origin_of(url))
         own = {**headers, **({"Authorization": f"Bearer {token}"} if token else {})}
         check_scheme(url, token is not None)
@@ -329,6 +335,8 @@ def _next(url: str, location: str) -> str:
 
 
 def _words(error: httpx.TransportError) -> str:
+    import httpx
+
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

@@ -33,7 +33,8 @@ PATHS = (*MODELS, "data_dir", "identity")
 
 def parameters(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """A command line for each parameter of each command that takes a value; the value is to be added."""
-    for name, command in group.commands.items():
+    for name in group.list_commands(context := click.Context(group)):
+        command = group.get_command(context, name)
         here = (*path, name)
         if isinstance(command, click.Group):
             yield from parameters(command, here)

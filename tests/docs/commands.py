@@ -140,9 +140,10 @@ def dsdnode_refusal(words: Sequence[str], lenient: bool) -> str | None:
         if not rest or rest[0] in ("-h", "--help"):
             return None
         name = rest.pop(0)
-        if name not in command.commands:
+        found = command.get_command(click.Context(command), name)
+        if found is None:
             return f"no such command: {name}"
-        command = command.commands[name]
+        command = found
     try:
         command.make_context(command.name, rest, obj=Invocation())
     except click.exceptions.Exit:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import gguf
 import msgspec
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.engine.gguf_arch import REFUSED, SUPPORTED
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.worker import ALIKE
 from tests.engine.exactness import max_difference
 from tests.engine.random_models import VARIANTS, write_random_model

@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.engine.gguf import cut, fits
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.hybrid import HybridEngine, open_engine
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.port import Chunk

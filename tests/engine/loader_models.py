@@ -13,10 +13,10 @@ from typing import Any
 
 import gguf
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
 from dsdnode.engine import llama_api
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.llama_api import llama_cpp
 from tests.engine.loader_variants import Keys, LoaderVariant
 
@@ -123,7 +123,7 @@ def shapes(architecture: str, keys: Keys) -> dict[str, tuple[int, ...]]:
         found[ggml.ggml_get_name(tensor).decode()] = tuple(reversed(sizes))
 
     callback_type = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-    init = llama_cpp.llama_cpp._lib.llama_model_init_from_user
+    init = llama_cpp._lib.llama_model_init_from_user
     init.restype = ctypes.c_void_p
     init.argtypes = [ctypes.c_void_p, callback_type, ctypes.c_void_p, llama_cpp.llama_model_params]
     params = llama_cpp.llama_model_default_params()

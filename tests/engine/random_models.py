@@ -11,9 +11,9 @@ from typing import Any
 
 import gguf
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from tests.engine.loader_models import VOCAB, quantised, random_blocks, write_loader_model
 from tests.engine.loader_variants import LOADER_VARIANTS, LoaderVariant
 

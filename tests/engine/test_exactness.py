@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.engine.gguf import cut
 from dsdnode.engine.gguf_arch import SUPPORTED
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.llama import LlamaEngine
 from tests.engine.exactness import OPTIONS, Pair, max_difference, ranges, story
 from tests.engine.loader_variants import LOADER_VARIANTS

@@ -8,11 +8,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.engine.gguf import cut, fits, read_manifest
 from dsdnode.engine.gguf_arch import REFUSED
 from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.errors import BadInput, ModelRefused
 from tests.engine.random_models import Variant, make, write_random_model
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf import cut, file_sha256, read_manifest
 from dsdnode.engine.gguf_header import Value, read_header
 from dsdnode.engine.gguf_parts import open_model, parts_of, read_model
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf.constants import GGMLQuantizationType as Type
 
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.hybrid import MAX_KEPT, HybridEngine
 from dsdnode.engine.port import Chunk
 from dsdnode.speculation.sampling import Sampling

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.engine.gguf import cut, read_manifest
 from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.port import Chunk

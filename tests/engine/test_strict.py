@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.engine.client import WorkerEngine
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.port import Chunk
 from dsdnode.speculation.sampling import Sampling

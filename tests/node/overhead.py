@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.cli.logs import set_up
 from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf_header import FLOAT32, STRING, UINT32, Value, read_header
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.models import demo_target
 from dsdnode.node.drafter.reply import Reply

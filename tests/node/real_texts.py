@@ -24,12 +24,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import psutil
-from gguf.constants import GGMLQuantizationType as Type
 
 from dsdnode.cli.logs import set_up
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.port import Chunk, Output

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsdnode.engine.gguf_header import Tensor
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.weights.fetch import PEER, Fetch
 from dsdnode.weights.plan import Block, Copy, Output, Plan
 from dsdnode.weights.target import Target
 
 RIGHT = b"onetwothree!"
-ONE, TWO = Tensor("one", (6,), 24, 0, 6), Tensor("two", (6,), 24, 6, 6)
+ONE, TWO = Tensor("one", (6,), Type.I8, 0, 6), Tensor("two", (6,), Type.I8, 6, 6)
 PLAN = Plan(
     (Output("layers.gguf", 12),), (Copy(0, 12, 0, 0),), (Block(0, 4), Block(4, 8), Block(8, 12)), (ONE, TWO)
 )  # fmt: skip
