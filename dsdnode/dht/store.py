@@ -175,12 +175,13 @@ def _too_much(new: _Held, there: Iterable[_Held], max_pieces: int) -> list[_Held
     for group in (_provider, _address, _network):
         taken: Counter[str | bytes] = Counter()
         again = []
-        for _, came, one in sorted(ranked, key=lambda entry: entry[:2]):
-            again.append((taken[group(one)], came, one))
-            taken[group(one)] += one.num_pieces
+        for _, came, one in sorted(ranked):  # (no two came as the same)
+            name = group(one)
+            again.append((taken[name], came, one))
+            taken[name] += one.num_pieces
         ranked = again
     room, over = max_pieces, []
-    for _, _, one in sorted(ranked, key=lambda entry: entry[:2]):
+    for _, _, one in sorted(ranked):
         room -= one.num_pieces
         if room < 0:
             over.append(one)

@@ -10,6 +10,7 @@ import ast
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -48,16 +49,16 @@ class Mutation:
         inside = "".join(lines[first:end])
         if (num := inside.count(self.was)) != 1:
             raise Rotten(f"{self.where}: {self.was!r} stands there {num} times, not once")
-        changed = "".join(lines[:first]) + inside.replace(self.was, self.becomes) + "".join(lines[end:])
+        left = inside.replace(self.was, self.becomes)
         try:
-            ast.parse(changed)
+            ast.parse(f"if True:\n{left}" if left[:1] == " " else left)  # (a method stands in a class)
         except SyntaxError as error:
             raise Rotten(f"{self.where}: what is left of it is no Python ({error})") from None
-        return changed
+        return "".join(lines[:first]) + left + "".join(lines[end:])
 
     def _span(self, source: str) -> tuple[int, int]:
         """Lines [first, end) of the class or function."""
-        node: ast.AST = ast.parse(source)
+        node: ast.AST = _parsed(source)
         for name in filter(None, self.where.partition(":")[2].split(".")):
             kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
             found = [one for one in ast.iter_child_nodes(node) if isinstance(one, kinds) and one.name == name]
@@ -74,6 +75,12 @@ class Mutation:
         if self.module in sys.modules:
             raise Rotten(f"{self.module} was imported before its guard could be taken out")
         sys.meta_path.insert(0, _Finder(self.module, self.path, self.source()))
+
+
+@lru_cache(maxsize=8)
+def _parsed(source: str) -> ast.Module:
+    """A file has many guards, which stand together in the tables."""
+    return ast.parse(source)
 
 
 class _Loader(SourceFileLoader):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,13 @@ def test_somebody_loses_something_and_a_test_is_named(name: str) -> None:
     guard = GUARDS[name]
     assert guard.out and guard.lost
     path, _, test = guard.test.partition("::")
-    functions = [
-        node.name
-        for node in ast.parse((ROOT / path).read_text()).body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
-    assert test in functions
+    assert test in _functions(path)
+
+
+@cache
+def _functions(path: str) -> list[str]:
+    nodes = ast.parse((ROOT / path).read_text()).body
+    return [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 @pytest.mark.slow
