@@ -1,0 +1,21 @@
+"""The `dsdnode` command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def _import_structlog() -> None:
+    """Without the tracebacks that it has of rich where that is there: to import them, and all the lexers of pygments,
+    takes a fifth of a command's start, and they are never shown, as they tell what variables hold: prompts, keys.
+    """
+    if {"structlog", "rich"} & sys.modules.keys():
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]  # (as the language says that it is not to be found)
+    try:
+        import structlog  # noqa: F401
+    finally:
+        del sys.modules["rich"]
+
+
+_import_structlog()
