@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -18,4 +19,5 @@ def _import_structlog() -> None:
         del sys.modules["rich"]
 
 
+gc.set_threshold(20_000, 20, 50)  # 50,000 objects are imported, and stay: to look for garbage among them is an eighth
 _import_structlog()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import shlex
 import signal
@@ -170,6 +171,7 @@ async def serve(
             raise
         finally:
             ending.starting = None
+        gc.freeze()  # what is here stays; each full collection would stop the loop for 30 ms to find that out
         try:
             async with control.serve(config.data_dir, _handlers(node, config, ending)), _riding(node, config, gateway):
                 url = gateway.url if gateway is not None else ""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from dsdnode.engine.gguf import read_manifest
@@ -143,7 +142,7 @@ class LlamaEngine:
         params.n_seq_max = self._first_spare + self._num_spare(options)
         # n_batch below n_seq_max would trip an assertion in output_reserve
         params.n_batch = params.n_ubatch = max(options.batch_tokens, params.n_seq_max) + self._alike
-        params.n_threads = params.n_threads_batch = options.threads or psutil.cpu_count(logical=False) or 1
+        params.n_threads = params.n_threads_batch = options.threads or _num_cores()
         params.kv_unified = True  # the default permutes rows of several sequences and aborts on partial copies
         params.swa_full = True  # a sliding-window cache could not be rolled back
         enabled, disabled = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -393,3 +392,9 @@ def _load_model(path: Path, options: EngineOptions) -> Any:
     if not model:
         raise ModelRefused(f"{path}: llama.cpp cannot load it: {'; '.join(recent_errors) or 'no reason given'}")
     return model
+
+
+def _num_cores() -> int:
+    import psutil
+
+    return psutil.cpu_count(logical=False) or 1

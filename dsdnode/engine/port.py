@@ -19,7 +19,6 @@ from dsdnode.errors import EngineLost, Overloaded, PeerMisbehaved
 from dsdnode.speculation.masks import masked
 from dsdnode.speculation.sampling import Sampling, draw, draw_two, log_probabilities, most_likely, probabilities
 from dsdnode.speculation.shaping import Past, Shaper
-from dsdnode.wire.records import model_id_by
 
 if TYPE_CHECKING:
     from dsdnode.engine.tokenizer import Vocab
@@ -54,6 +53,8 @@ class ShardInfo:
 
     @property
     def model_id(self) -> str:
+        from dsdnode.wire.records import model_id_by  # not at a worker's start: it asks for none, and needs no keys
+
         return model_id_by(self)
 
     @property

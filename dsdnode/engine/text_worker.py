@@ -6,6 +6,7 @@ engine is another. Grammars have one of their own: masks are waited for in mid-r
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from dsdnode.engine.cage import Cage
@@ -125,4 +125,7 @@ def _ids(tokens: NDArray[np.int32]) -> tuple[Packet, list[Buffer]]:
 
 def _memory_bytes() -> int:
     """0: no limit, on systems that have none."""
-    return psutil.Process().memory_info().data + MEMORY_BYTES if sys.platform == "linux" else 0
+    if sys.platform != "linux":
+        return 0
+    data_pages = int(Path("/proc/self/statm").read_text().split()[5])
+    return data_pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
