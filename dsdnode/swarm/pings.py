@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from cachetools import LRUCache
 
 from dsdnode.errors import DsdError
-from dsdnode.net.rpc import LinkBroken, Rpc
+from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.queries import Tasks, wait_until
 
 PING_TIMEOUT_S = 2.0
@@ -49,10 +49,7 @@ class Pings:
     async def ping(self, peer: bytes, timeout_s: float = PING_TIMEOUT_S) -> float:
         """Round trip in seconds. Raises PeerUnavailable or Overloaded."""
         try:
-            try:
-                rtt_s = await self._rpc.ping(peer, timeout_s=timeout_s)
-            except LinkBroken:  # of its links that one ended
-                rtt_s = await self._rpc.ping(peer, timeout_s=timeout_s)
+            rtt_s = await self._rpc.ping(peer, timeout_s=timeout_s)
         except DsdError:
             self.lost(peer)
             raise

@@ -102,7 +102,7 @@ async def test_when_a_relay_stalls_another_one_is_taken_in_both_lanes(ways: tupl
 async def test_who_waits_by_the_connection_that_is_left_is_told_at_once(ways: tuple[Rpc, Rpc, list[Relay]]) -> None:
     alice, _, (one, _) = ways
     one.passes.clear()
-    waiting = asyncio.ensure_future(alice.ping(BOB.peer_id, timeout_s=60))
+    waiting = asyncio.ensure_future(alice.request(BOB.peer_id, Ping(), timeout_s=60))
     with pytest.raises(PeerUnavailable):
         await alice.ping(BOB.peer_id, timeout_s=0.1)
     with pytest.raises(LinkBroken):

@@ -258,6 +258,14 @@ async def test_ping_and_warm(alice: Rpc, bob: Rpc) -> None:
         await alice.ping(b"nobody", timeout_s=5)
 
 
+async def test_a_ping_is_asked_again_where_a_connection_has_ended(alice: Rpc, bob: Rpc) -> None:
+    """Of several, or of two members with one key: it is not said whether another one carried it."""
+    asked = asyncio.ensure_future(alice.ping(BOB.peer_id, timeout_s=5))
+    await asyncio.sleep(0)
+    alice._broken(BOB.peer_id, False, float("-inf"))
+    assert await asked >= 0
+
+
 async def test_closing_ends_what_waits(alice: Rpc, bob: Rpc) -> None:
     async def never(peer: bytes, message: Announce, buffers: list[bytes]) -> tuple[Message, Sequence[bytes]]:
         await asyncio.Event().wait()
