@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -50,6 +51,7 @@ async def visit(host: Rpc, number: int) -> None:
 
 async def test_who_came_and_went_has_left_nothing(start: Start) -> None:
     bob = await start(b"b")
+    gc.collect()  # what other tests have left open
     num = num_descriptors()
     await visit(bob, 1)
     await back_to(num)
@@ -76,6 +78,7 @@ async def test_links_that_are_cut_and_made_again_are_no_more_than_before(start: 
 
     try:
         await talk()
+        gc.collect()  # what other tests have left open
         num = num_descriptors()
         for _ in range(NUM):
             lost.clear()
@@ -92,6 +95,7 @@ async def test_calls_in_vain_leave_nothing(start: Start) -> None:
     alice = await start(b"a")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
+    gc.collect()  # what other tests have left open
     num = num_descriptors()
     for number in range(NUM):
         somebody = Identity(bytes([100 + number]) * 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import sys
 import threading
@@ -117,6 +118,7 @@ async def test_opening_and_closing_leaks_nothing() -> None:
     # asyncio's own pool may start a worker more when the last has only just ended its work: that is no leak, and with
     # one worker the threads can be counted exactly. A close that never let go of it would block the next one.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+    gc.collect()  # what other tests have left open
     counts = []
     for _ in range(12):
         alice = Rpc(await ZmqTransport.open(ALICE, listen="tcp://127.0.0.1:0"))
