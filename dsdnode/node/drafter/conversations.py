@@ -173,6 +173,7 @@ class Conversations:
         self._batcher = batcher
         self._close = close
         self._rng = rng
+        self._secret = b""
         self._free = list(range(min(max_sessions, engine.shard.max_sequences // MAX_BRANCHES)))
         """Slots of the draft engine: MAX_BRANCHES sequences each."""
         self._max_resting = max_sessions
@@ -186,7 +187,7 @@ class Conversations:
         taken = self._fitting(account.owner, model_id, line) if options.keep else None
         if taken is None:
             session = session_of(self._owner, self._rng.randbytes(SESSION_RANDOM_BYTES))
-            taken = Conversation(account, model_id, session, self._rng.randbytes(32))
+            taken = Conversation(account, model_id, session, self._secret_for(options))
         else:
             self._wake(taken)
         taken.tokens, taken.num_positions, taken.resting = tuple(line), num_positions, False
@@ -197,6 +198,13 @@ class Conversations:
         self._talking[taken.session] = taken
         self._prepare_drafts(taken, options)
         return taken
+
+    def _secret_for(self, options: ReplyOptions) -> bytes:
+        """One for all, so that a stage sees that two lines begin alike, and computes that once. Of a strict reply its
+        own: there rounding may not depend on what others asked."""
+        fresh = self._rng.randbytes(32)
+        self._secret = self._secret or fresh
+        return fresh if options.fixed_chunks else self._secret
 
     def leave(self, conversation: Conversation, *, keep: bool) -> None:
         """Its reply is over; not `keep`: it must not rest, though there were more to come."""

@@ -140,7 +140,11 @@ class StageHost:
         if refusal is not None:
             return refusal, []
         now, lease_s = asyncio.get_running_loop().time(), min(message.lease_s, self._max_lease_s)
+        is_new = self._sessions.get(message.session) is None
         session = self._sessions.admit(now, account, asked)
+        if is_new:
+            lender, digests = self._sessions.lender(session)
+            self._carry_out(session, session.machine.borrow(lender, digests) if len(digests) > 1 else [])
         place = message.route, message.index, len(asked.stages)
         session.machine.known = asked.known
         length = session.machine.on_open(now, *place, lease_s, asked.digests)

@@ -13,6 +13,7 @@ from dsdnode.identity import peer_id
 from dsdnode.node.admission import NOT_YOU, PAUSED, Admission
 from dsdnode.node.shard.room import Coming, Room
 from dsdnode.node.shard.terms import Asked
+from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.digest import DIGEST_BYTES
 from dsdnode.speculation.masks import Shelves
 from dsdnode.speculation.sampling import Sampling
@@ -22,6 +23,8 @@ from dsdnode.wire.messages import MAX_REASON, WIRE_TYPES, Open, Refused, StagePl
 
 SEQUENCES_PER_SESSION = 8
 """A main line and three hedges, and as many that were just left."""
+SHARED_STEP = 64
+"""Tokens."""
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Hidden states of blocks that wait, of all sessions."""
 MAX_KEPT_BYTES = 64 * 1024 * 1024
@@ -173,6 +176,17 @@ class Sessions:
         session = StageSession(machine, account, sequences, message.max_positions, asked)
         self._sessions[message.session] = session
         return session
+
+    def lender(self, session: StageSession) -> tuple[int, list[bytes]]:
+        """Where a new session can begin: a sequence of another one of its owner's, and the digests of what they share.
+
+        In whole steps: an owner serves many people, and whoever could tell how many tokens of his own prompt were known
+        already might guess another one's, token by token.
+        """
+        line = digest_.split(session.asked.digests)
+        others = [one for one in self._sessions.values() if one.owner == session.owner and one is not session]
+        shared, sequence = max((one.machine.lends(line) for one in others), default=(0, 0))
+        return sequence, line[: shared // SHARED_STEP * SHARED_STEP + 1]
 
     def park(self, session: StageSession) -> None:
         session.parked = True

@@ -145,6 +145,22 @@ class BranchCache:
         """How many leading tokens of the line (its digests after 0, 1, 2 ... tokens) are in some branch."""
         return max((_common(branch.digests, line) for branch in self._branches.values()), default=0)
 
+    def lends(self, line: Sequence[bytes], running: Branch | None, position: int) -> tuple[int, int]:
+        """How many leading tokens of a line (its digests) a sequence surely holds, and which: of the branch that is
+        `running`, what it had before, up to `position`."""
+        found = [(0, 0)]
+        for branch in self._branches.values():
+            common = _common(branch.digests, line)
+            found.append((min(common, position) if branch is running else common, branch.sequence))
+        return max(found)
+
+    def borrow(self, lender: int, digests: list[bytes]) -> list[StageAction]:
+        """Begin with a copy of what another session has of the same line. No block is of that branch (0 is no epoch of
+        an owner's), but any that begins there may continue it."""
+        sequence, _ = self._take_sequence(None)
+        self._branches[0] = Branch(0, 0, 0, sequence, digests, runs=((self._new_run(), 0),))
+        return [CopySequence(lender, sequence, len(digests) - 1)]
+
     def fate(self, block: Block, digest: bytes) -> tuple[Fate, Branch | None]:
         """What may be done with a block, and the branch (its own, or the source of it) that it would continue."""
         if block.epoch < self.floor:

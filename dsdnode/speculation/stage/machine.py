@@ -66,9 +66,8 @@ class StageMachine:
         self.known: KnownLine | None = None
         """Set before on_open: what the judge is told, where its draws have a past."""
         self._known: KnownLine | None = None
-        self._told = -1
-        """The route that `_known` is of."""
-        self._num_stages = 0
+        self._told, self._num_stages = -1, 0
+        """`_told`: the route that `_known` is of."""
         self._max_spare_positions = limits.max_spare_positions
         self._lease_s, self._lease_end_s = 0.0, float("inf")
         self._renews = True
@@ -108,6 +107,15 @@ class StageMachine:
         if self._renews:
             self._renews, self.worked_s, self._lease_end_s = False, now, now + lease_s
         return self._cache.matching(digest_.split(digests))
+
+    def lends(self, line: Sequence[bytes]) -> tuple[int, int]:
+        """How many leading tokens of a line (its digests) one of its sequences has, and which."""
+        arrival, branch = self._running[:2] if self._running else (None, None)
+        return (0, 0) if self.is_over else self._cache.lends(line, branch, arrival.block.position if arrival else 0)
+
+    def borrow(self, lender: int, digests: list[bytes]) -> list[StageAction]:
+        """Before the first on_open: begin with what that sequence, another session's, has of the same line."""
+        return self._cache.borrow(lender, digests)
 
     def on_park(self, now: float, keep_s: float) -> None:
         """The reply is over; what is cached of it is kept for so long. Blocks of its route come too late now."""

@@ -1,0 +1,134 @@
+"""Many people, one system prompt, one drafter: what a stage has of a line that begins alike, it computes once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dsdnode.client.client import Client, GenerateRequest
+from dsdnode.client.request import ReplyStats
+from dsdnode.engine.fake import fake_text
+from dsdnode.node.shard.sessions import SHARED_STEP
+from tests.node.swarm import TARGET, FakeSwarm, fake_swarm, tokens_of
+
+pytestmark = pytest.mark.usefixtures("quiet")
+SYSTEM = tuple(7 * index % 89 for index in range(200))
+"""Three whole steps, and some."""
+WHOLE = 200 // SHARED_STEP * SHARED_STEP
+
+
+def story(folder: Path, tell: Callable[[FakeSwarm], Awaitable[None]]) -> None:
+    async def told() -> None:
+        async with fake_swarm(folder) as swarm, asyncio.timeout(60):
+            await swarm.add("sam", layers=(0, 2))
+            await swarm.add("sue", layers=(2, 4))
+            await swarm.add("dora", drafts=True)
+            await tell(swarm)
+
+    asyncio.run(told())
+
+
+def asks(person: int, *, keep: bool = True) -> GenerateRequest:
+    prompt = (*SYSTEM, person, 3, person)
+    return GenerateRequest(prompt_tokens=prompt, max_tokens=30, draft_max=4, ignore_eos=True, keep=keep)
+
+
+async def answer(client: Client, request: GenerateRequest) -> ReplyStats:
+    """It is the text that it would be for one who is alone."""
+    tokens, finished = await tokens_of(client, request)
+    assert tokens == fake_text(TARGET, request.prompt_tokens or (), 30)
+    return finished.stats
+
+
+def positions(swarm: FakeSwarm) -> list[int]:
+    """That each stage has run."""
+    return [member.shard.num_positions_run for member in swarm.members.values() if member.shard is not None]
+
+
+def test_eight_people_have_it_computed_once(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        people = [await swarm.client() for _ in range(8)]
+        first = await answer(people[0], asks(0))
+        assert first.prompt_tokens_reused == 0
+        before = positions(swarm)
+        for person, client in enumerate(people[1:], 1):
+            assert (await answer(client, asks(person))).prompt_tokens_reused == WHOLE
+        for now, then in zip(positions(swarm), before, strict=True):
+            assert now - then < 7 * (len(SYSTEM) + 3 - WHOLE + 30 * 3)
+
+    story(tmp_path, tell)
+
+
+def test_while_the_first_reply_is_still_going_on_the_next_begins_with_it(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, bob = await swarm.client(), await swarm.client()
+        events = alice.generate(replace(asks(0), max_tokens=400))
+        await anext(events)
+        assert (await answer(bob, asks(1))).prompt_tokens_reused == WHOLE
+        await events.aclose()
+
+    story(tmp_path, tell)
+
+
+def test_bob_goes_on_when_alice_is_gone(tmp_path: Path) -> None:
+    """He has a copy, not her cache."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, bob = await swarm.client(), await swarm.client()
+        events = alice.generate(replace(asks(0), max_tokens=400))
+        await anext(events)
+        told = bob.generate(replace(asks(1), max_tokens=60))
+        first = await anext(told)
+        await events.aclose()
+        tokens = [*first.tokens]  # type: ignore[union-attr]
+        async for event in told:
+            tokens += getattr(event, "tokens", ())
+        assert tokens == fake_text(TARGET, (*SYSTEM, 1, 3, 1), 60)
+
+    story(tmp_path, tell)
+
+
+def test_less_than_a_step_is_nobody_else_s_business(tmp_path: Path) -> None:
+    """Else mallory could guess alice's prompt, a token at a time, by what was reused."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, mallory, other = [await swarm.client() for _ in range(3)]
+        secret = SYSTEM[: SHARED_STEP - 1]
+        request = replace(asks(0), prompt_tokens=(*secret, 5, 6, 7))
+        await answer(alice, request)
+        guess = replace(request, prompt_tokens=(*secret[:40], 8, 8, 8))
+        assert (await answer(mallory, guess)).prompt_tokens_reused == 0
+        assert (await answer(other, replace(request, prompt_tokens=(*secret, 9)))).prompt_tokens_reused == 0
+
+    story(tmp_path, tell)
+
+
+def test_two_drafters_share_nothing(tmp_path: Path) -> None:
+    """A stage that is asked by another owner begins anew, whatever that one says that it has."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        dora = swarm.members["dora"]
+        dave = await swarm.add("dave", drafts=True)
+        for drafter, person in ((dora, 0), (dave, 1)):
+            client = await swarm.client()
+            client._drafters.joined = (drafter.node.peer_id,)
+            assert (await answer(client, asks(person))).prompt_tokens_reused == 0
+
+    story(tmp_path, tell)
+
+
+def test_a_stage_that_died_between_lends_nothing_that_it_has_not(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, bob = await swarm.client(), await swarm.client()
+        await answer(alice, asks(0))
+        sue = swarm.members["sue"].shard
+        assert sue is not None
+        sue.die()
+        assert (await answer(bob, asks(1))).prompt_tokens_reused == 0
+        assert (await answer(await swarm.client(), asks(2))).prompt_tokens_reused == WHOLE
+
+    story(tmp_path, tell)
