@@ -14,6 +14,7 @@ from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.fake import fake_text
 from dsdnode.node.drafter import conversations, routes
 from dsdnode.node.drafter.attempt import Attempt
+from dsdnode.node.shard import sessions
 from dsdnode.node.status import Sessions
 from dsdnode.placement.pipelines import View, choose_pipeline
 from dsdnode.speculation.sampling import Sampling
@@ -78,8 +79,11 @@ def counts(swarm: FakeSwarm) -> dict[str, int]:
 @pytest.mark.parametrize("then", [(0.0, 0), (0.8, 0), (0.8, 5)])
 @pytest.mark.parametrize("before", [(0.0, 0), (0.8, 5)])
 def test_the_next_turn_runs_only_what_is_new_whoever_draws(
-    tmp_path: Path, before: tuple[float, int], then: tuple[float, int]
+    tmp_path: Path, before: tuple[float, int], then: tuple[float, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Against somebody's who asks the same for the first time (and is lent nothing: test_shared.py)."""
+    monkeypatch.setattr(sessions, "SHARED_STEP", 1 << 20)
+
     async def tell(swarm: FakeSwarm) -> None:
         await ring(swarm)
         alice = await swarm.client()
@@ -284,6 +288,6 @@ def test_turns_that_come_at_once_do_not_meet(tmp_path: Path) -> None:
         await turn(alice, request(FIRST))
         both = [request((*FIRST, *alone(request(FIRST)), *MORE), temperature=0.8, seed=seed) for seed in (1, 2)]
         reused = await asyncio.gather(*(turn(alice, asked) for asked in both))
-        assert sorted(reused)[0] == 0 and sorted(reused)[1] > len(FIRST)
+        assert sorted(reused)[0] == sessions.SHARED_STEP < sorted(reused)[1], "a copy, in whole steps"
 
     story(tmp_path, tell)

@@ -63,6 +63,24 @@ def test_eight_people_have_it_computed_once(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
+def test_users_of_one_gateway_keep_their_conversations(tmp_path: Path) -> None:
+    """To the drafter they are one client: bob's first words do not take alice's cache away."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        gateway = await swarm.client()
+        said = {}
+        for person in range(4):
+            reused = (await answer(gateway, asks(person))).prompt_tokens_reused
+            assert reused == (WHOLE if person else 0)
+            said[person] = fake_text(TARGET, asks(person).prompt_tokens or (), 30)
+        for person, told in said.items():
+            line = (*(asks(person).prompt_tokens or ()), *told, 5, 5)
+            stats = await answer(gateway, replace(asks(person), prompt_tokens=line))
+            assert stats.prompt_tokens_reused is not None and stats.prompt_tokens_reused >= len(line) - 4
+
+    story(tmp_path, tell)
+
+
 def test_while_the_first_reply_is_still_going_on_the_next_begins_with_it(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         alice, bob = await swarm.client(), await swarm.client()
@@ -84,7 +102,7 @@ def test_bob_goes_on_when_alice_is_gone(tmp_path: Path) -> None:
         told = bob.generate(replace(asks(1), max_tokens=60))
         first = await anext(told)
         await events.aclose()
-        tokens = [*first.tokens]  # type: ignore[union-attr]
+        tokens = [*first.tokens]
         async for event in told:
             tokens += getattr(event, "tokens", ())
         assert tokens == fake_text(TARGET, (*SYSTEM, 1, 3, 1), 60)

@@ -34,6 +34,9 @@ PARKED_S = 300.0
 SESSION_RANDOM_BYTES = 8
 MIN_SHARED_TOKENS = 16
 """A chat template's first words are the same in every conversation."""
+MIN_LENT_TOKENS = 128
+"""A line that parts from a resting one is perhaps another user's, with the same system prompt: while there are places
+it gets its own conversation, whose stages copy what is alike (node/shard/sessions.py), and the other one can go on."""
 
 
 class DraftSequences:
@@ -243,7 +246,11 @@ class Conversations:
         """The resting one whose line the new one follows for the longest way."""
         mine = [one for one in self._resting.values() if (one.client, one.model_id) == (client, model_id)]
         best = max(mine, key=lambda one: _num_shared(one.tokens, line), default=None)
-        return None if best is None or _num_shared(best.tokens, line) < MIN_SHARED_TOKENS else best
+        if best is None or (shared := _num_shared(best.tokens, line)) < MIN_SHARED_TOKENS:
+            return None
+        parts = shared < len(line) and shared < len(best.tokens) - MIN_SHARED_TOKENS
+        is_lent = parts and shared >= MIN_LENT_TOKENS and len(self._resting) < self._max_resting and bool(self._free)
+        return None if is_lent else best
 
     def _is_full(self, conversation: Conversation) -> bool:
         """Is there no slot for one more, or no room in the draft engine's cache?"""
