@@ -42,6 +42,11 @@ STAGE: Final = {
     "block-sender": Mutation(STAGE_HOST + "_block", " or peer != sender", ""),
     "closed-sender": Mutation(STAGE_HOST + "_closed", " and peer == session.peers[-1]", ""),
     "close-sender": Mutation(STAGE_HOST + "_end", " and owner == session.owner", ""),
+    "shared-step": Mutation(SESSIONS + "lender", "shared // SHARED_STEP * SHARED_STEP", "shared"),
+    "shared-running": Mutation(
+        "dsdnode.speculation.stage.cache:BranchCache.lends", "if branch is running else common", "if False else common"
+    ),
+    "shared-strict": Mutation(CONVERSATIONS + "_secret_for", "fresh if options.fixed_chunks else ", ""),
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
     "park-once": Mutation(STAGE_HOST + "_keep", "if session.parked:", "if False:"),
     "next-lost-sender": Mutation(STAGE_HOST + "_next_lost", " and peer == session.after", ""),

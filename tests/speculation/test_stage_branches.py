@@ -128,3 +128,13 @@ def test_what_waits_under_a_floor_is_dropped_unrun(bob: Stage) -> None:
     bob.hold = False
     passed_on = [(action.block.epoch, action.block.position) for action in bob.finish()]
     assert passed_on == [(1, 0), (2, 4)]
+
+
+def test_what_is_still_being_run_is_lent_to_nobody(bob: Stage) -> None:
+    """It may fail. Another session of alice's begins with a copy of the rest, and goes on from there."""
+    line = list(bob_s_digests := digests_of(LINE[:8]))
+    bob.receive(LINE[:4], 0)
+    assert bob.machine.lends(line)[0] == 4
+    bob.engine.holds = True
+    bob.receive(LINE[:8], 4)
+    assert bob.machine.lends(line)[0] == 4 < len(bob_s_digests) - 1
