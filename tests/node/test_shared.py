@@ -139,6 +139,22 @@ def test_two_drafters_share_nothing(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
+def test_a_strict_reply_shares_nothing(tmp_path: Path) -> None:
+    """Its rounding must not depend on what others asked."""
+
+    async def told() -> None:
+        async with fake_swarm(tmp_path) as swarm, asyncio.timeout(60):
+            await swarm.add("sam", layers=(0, 4))
+            await swarm.add("dora", drafts=True, strict=True)
+            alice, bob = await swarm.client(), await swarm.client()
+            events = alice.generate(replace(asks(0), max_tokens=400))
+            await anext(events)
+            assert (await answer(bob, asks(1))).prompt_tokens_reused == 0
+            await events.aclose()
+
+    asyncio.run(told())
+
+
 def test_a_stage_that_died_between_lends_nothing_that_it_has_not(tmp_path: Path) -> None:
     async def tell(swarm: FakeSwarm) -> None:
         alice, bob = await swarm.client(), await swarm.client()

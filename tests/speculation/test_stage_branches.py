@@ -131,10 +131,27 @@ def test_what_waits_under_a_floor_is_dropped_unrun(bob: Stage) -> None:
 
 
 def test_what_is_still_being_run_is_lent_to_nobody(bob: Stage) -> None:
-    """It may fail. Another session of alice's begins with a copy of the rest, and goes on from there."""
-    line = list(bob_s_digests := digests_of(LINE[:8]))
+    """It may fail."""
     bob.receive(LINE[:4], 0)
-    assert bob.machine.lends(line)[0] == 4
-    bob.engine.holds = True
+    bob.hold = True
     bob.receive(LINE[:8], 4)
-    assert bob.machine.lends(line)[0] == 4 < len(bob_s_digests) - 1
+    line = digests_of(LINE)
+    assert bob.machine.lends(line) == (4, 0)
+    bob.finish()
+    assert bob.machine.lends(line) == (8, 0)
+    bob.machine.on_close(0.0)
+    assert bob.machine.lends(line)[0] == 0
+
+
+def test_a_session_that_borrows_goes_on_from_there(bob: Stage) -> None:
+    """Its first block continues the copy, in its place."""
+    digests = digests_of(LINE[:4])
+    bob.engine.run(3, 0, bob._states(LINE[:4]))
+    assert bob.carry_out(bob.machine.borrow(3, digests)) == []
+    assert bob.calls == [CopySequence(3, 0, 4)]
+    assert bob.machine.on_open(0.0, 1, 1, 3, 60.0, b"".join(digests_of(LINE))) == 4
+    (forward,) = bob.receive(LINE[:8], 4, base=4, route=1, floor=1)
+    assert isinstance(forward, ForwardBlock)
+    fresh = Stage(1)
+    (expected,) = fresh.receive(LINE[:8], 0)
+    assert forward.states == expected.states[4:]
