@@ -156,6 +156,15 @@ def _request(rng: Random, village: Village) -> GenerateRequest:
     )
 
 
+def _begun_alike(result: Result, request: GenerateRequest) -> GenerateRequest:
+    """In a third of the worlds most prompts begin with the same system prompt."""
+    dice = Random(f"alike {result.seed}")
+    if dice.random() > 0.33 or request.seed % 4 == 0:
+        return request
+    system = [dice.randrange(1, 17) for _ in range(dice.choice((20, 90, 150)))]
+    return dataclasses.replace(request, prompt_tokens=(*system, *(request.prompt_tokens or ())))
+
+
 def _in_words(dice: Random, request: GenerateRequest) -> GenerateRequest:
     """Three of ten ask so: which ids that makes says a drafter."""
     text, way = words_of(request.prompt_tokens or ()), dice.random()
@@ -186,7 +195,7 @@ class _Ask:
         self.told_s = 0.0
         """When it was asked, or the last token came."""
         number = village.clients.index(client)
-        self._turn(_in_words(Random(f"words {result.seed} {number}"), _request(rng, village)))
+        self._turn(_in_words(Random(f"words {result.seed} {number}"), _begun_alike(result, _request(rng, village))))
 
     def _turn(self, request: GenerateRequest) -> None:
         self.request = request
