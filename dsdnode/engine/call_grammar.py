@@ -26,8 +26,8 @@ WHITESPACE = r"( |\n {0,20})?"
 nothing else."""
 MAX_LENGTH = 10_000
 """Characters that a text may have to have."""
-MAX_LISTED = 16
-"""Calls in one list: some models see no end of it."""
+MAX_MORE = 15
+"""Calls behind the first one, in a list or a section, and such sections: some models see no end of it."""
 SHARED = ("$defs", "definitions")
 """In a schema: what its parts refer to."""
 ANNOTATIONS = ("title", "description", "examples", "default", "deprecated", "$comment")
@@ -94,18 +94,20 @@ class _Writer:
     def written(self) -> str:
         calls, kinds = self._calls, {"json": self._json, "named": self._named, "tagged": self._tagged}
         tail, opened = kinds[calls.kind](), self._mark(calls.open)
-        again = "(WS? block)*" if calls.open and not self._rule.once else ""
+        again = f"(WS? block){{0,{MAX_MORE}}}" if calls.open and not self._rule.once else ""
+        behind = f"tail {again}" + (" | listed" if calls.kind == "json" else "")
         rules = [
-            f"start: {self._start(again)}",
-            f"calls: block {again}",
-            f"block: {_joined(opened, tail) if calls.open else tail}",
+            f"start: {self._start()}",
+            f"calls: {opened} behind",
+            f"behind: {behind}",
+            f"block: {opened} tail",
             f"tail: {tail}",
             *self._rules,
             r"WS: / |\n {0,20}/",
         ]
         return "\n".join([*rules, ""])
 
-    def _start(self, again: str) -> str:
+    def _start(self) -> str:
         """With words before the calls, or in their place, where these need not be: none that a call begins with."""
         mark = self._calls.open
         if not self._rule.free:
@@ -115,7 +117,7 @@ class _Writer:
             return "TEXT? calls?"
         if mark:
             self._rules += [f"TEXT: {_without(mark)}", f"SAID: TEXT {_literal(mark)}"]
-            return f"TEXT | SAID tail {again}"
+            return "TEXT | SAID behind"
         self._rules.append(r"TEXT: /(?s:\s*[^\s\[{].*)/")
         return "TEXT? | calls"
 
@@ -128,10 +130,10 @@ class _Writer:
             said = _literal(json.dumps(function.name, ensure_ascii=False))
             parts = ('"{"', name, '":"', said, '","', arguments, '":"', f"args_{index}", '"}"')
             self._rules += [f"call_{index}: {_joined(*parts)}", f"args_{index}: {self._object(function)}"]
-        more = "" if self._rule.once else f'(WS? "," WS? call){{0,{MAX_LISTED - 1}}}'
-        self._rules += [self._any("call"), "list: " + _joined('"["', f"call {more}", '"]"')]
-        lead = f"({self._mark(calls.lead)} WS?)? " if calls.lead else ""
-        return f"{lead}WS? " + _joined("(call | list)", self._mark(calls.close))
+        more = "" if self._rule.once else f'(WS? "," WS? call){{0,{MAX_MORE}}}'
+        lead, close = f"({self._mark(calls.lead)} WS?)? " if calls.lead else "", self._mark(calls.close)
+        self._rules += [self._any("call"), f"listed: {lead}WS? " + _joined('"["', f"call {more}", '"]"', close)]
+        return f"{lead}WS? " + _joined("call", close)
 
     @property
     def _keys(self) -> tuple[str, str]:
@@ -158,7 +160,7 @@ class _Writer:
         calls = self._calls
         self._rules.append(self._any("call"))
         one = _joined(self._mark(calls.lead) + " call" if calls.lead else "call", self._mark(calls.end))
-        many = f"{one} (WS? {one})*" if calls.lead and not self._rule.once else one
+        many = f"{one} (WS? {one}){{0,{MAX_MORE}}}" if calls.lead and not self._rule.once else one
         closed = self._mark(calls.close) if calls.close != calls.end else ""
         if closed and calls.end:
             return f"WS? {many} (WS? {closed})?"
