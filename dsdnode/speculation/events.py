@@ -111,8 +111,8 @@ class EventLog:
         total.accepted += min(event.num_accepted, num_sent)
         total.covered += event.covered
         total.relaxed += event.num_relaxed
-        total.copied += event.num_copied
-        total.copied_right += event.num_copied_right
+        total.copied += min(event.num_copied, num_judged)
+        total.copied_right += min(event.num_copied_right, event.num_accepted, num_sent)
         total.completed += event.num_committed
         if event.num_draft:
             total.drafted_passes += 1
