@@ -45,7 +45,8 @@ def test_json_is_one_object_with_the_seed(call: Call, swarm: Swarm) -> None:
         '"drafted": 10, "judged": 0, "accepted": 7, "covered": 0, "relaxed": 0, "acceptance_rate": 0.71, '
         '"acceptance_length_mean": 3.6, "wasted_share": null, "passes": 2, "recoveries": 0, "by_position": [], '
         '"plans": [], "plain_tokens_per_second": null, "pipeline": [{"peer_id": "' + "ab" * 32 + '", "layers": [0, 8]}]'
-        ', "wire": "", "links_share": null, "stop_text": "", "acceptance": "exact", "threshold": 0.0, '
+        ', "wire": "", "links_share": null, "stop_text": "", "copied_judged": 0, '
+        '"copied_accepted": 0, "acceptance": "exact", "threshold": 0.0, '
         '"waited_s": 0.25, "was_full": false, "seed": 7}}\n'
     )
 
