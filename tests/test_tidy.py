@@ -45,6 +45,7 @@ FLOORS = {
     "gateway": 10,
     "cli": 11,
     "__init__": 12,
+    "__main__": 12,
 }
 """A room imports what stands lower, and nothing beside it: so a client knows no node. (docs/architecture.md)"""
 PURE = {"accounts", "dht", "speculation", "pacing", "placement"}

@@ -49,7 +49,7 @@ async def converse(settings: Settings, wanted: ReplyFlags, system: str = "", exa
     async with connect.client(settings) as client:
         state = ChatState(client, wanted, system)
         if terminal:
-            click.echo(await _greeting(client) + (f"\ntry: {example}" if example else ""))
+            click.echo(render.fitted(await _greeting(client) + (f"\ntry: {example}" if example else "")))
         while (text := await lines.read()) is not None:
             if not text.strip():
                 continue
@@ -156,4 +156,5 @@ def show(piece: Any, colors: bool, wrap: Wrapping | None) -> None:
 def _footer(line: str) -> None:
     """On a terminal below the reply; otherwise where it does not mix with the text."""
     terminal = sys.stdout.isatty()
+    line = render.fitted(line)
     click.echo(f"{render.DIM}{line}{render.RESET}" if terminal and render.colors() else line, err=not terminal)

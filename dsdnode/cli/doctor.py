@@ -31,10 +31,10 @@ ASKED_S = 3.0
 @json_option
 @common_options
 def doctor(blot: bool, as_json: bool, **flags: Any) -> int:
-    """Say what keeps this machine from taking part, worst first, and the next step.
+    """Say what keeps this machine from taking part.
 
-    A node that runs is asked; else one is tried for some seconds, as `start` with the same options would. Exit code 1:
-    something is broken that you can mend.
+    Worst first, and the next step. A node that runs is asked; else one is tried for some seconds, as `start` with
+    the same options would. Exit code 1: something is broken that you can mend.
     """
     from dsdnode.doctor.blot import blotter_of
     from dsdnode.doctor.findings import findings

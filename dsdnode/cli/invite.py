@@ -37,10 +37,10 @@ HALVES = " ▄▀█"
 @json_option
 @common_options
 def invite(with_swarm_key: bool, expires: str, qr: bool, as_json: bool, **flags: Any) -> None:
-    """Print a code by which others join: one word, for `--join` of any command.
+    """Print a code by which others join.
 
-    It names this node and up to two other members, where they have been reached. Line breaks, quotes and what else a
-    chat program adds do it no harm.
+    It is one word, for `--join` of any command. It names this node and up to two other members, where they have
+    been reached. Line breaks, quotes and what else a chat program adds do it no harm.
     """
     expires_s = _now_s() + parse_span(expires)
     if qr and as_json:

@@ -15,6 +15,8 @@ from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invo
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import check_own, replacing
 
+click.Context.formatter_class = render.HelpFormatter
+
 COMMANDS = {
     "start": "start",
     **dict.fromkeys(("stop", "status", "peers"), "report"),

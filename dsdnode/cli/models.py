@@ -45,10 +45,11 @@ pull_options = chain(
 @click.argument("source", metavar="hf:OWNER/REPO[:QUANT]|https://HOST/FILE.gguf|MODEL")
 @pull_options
 def pull(source: str, **flags: Any) -> None:
-    """Fetch a model, or layers of it alone, into the store; what was begun goes on.
+    """Fetch a model, or layers of it, into the store.
 
-    From a hub, an address, or, by the name that it has in the swarm, from members. With --join, or where a node runs,
-    members that have some of it give it, too. `start --model` takes it from the store.
+    What was begun goes on. From a hub, an address, or, by the name that it has in the swarm, from members. With
+    --join, or where a node runs, members that have some of it give it, too. `start --model` takes it from the
+    store.
     """
     _pull(source, flags)
 
@@ -151,9 +152,10 @@ async def _from_members(
 @common_options
 @click.pass_context
 def models(context: click.Context, /, as_json: bool, **flags: Any) -> None:
-    """List the models of the running node's swarm, or with --join of that one, and how many host each layer.
+    """List the models of the swarm.
 
-    `list`, `add` and `rm` are about those that are on this machine.
+    And how many host each layer: of the running node's swarm, or with --join of that one. `list`, `add` and `rm`
+    are about those that are on this machine.
     """
     if context.invoked_subcommand is not None:
         if as_json or any(flags.values()):

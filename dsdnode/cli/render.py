@@ -19,7 +19,7 @@ from rich.cells import cell_len
 if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
 
-WIDTH = 80
+WIDTH, NARROW, LEAST_WIDTH = 80, 60, 20
 TOLD_WAIT_S = 1.0
 """Of a shorter wait for a place nobody needs to hear."""
 GAP = 2
@@ -44,7 +44,7 @@ def shown(text: str) -> str:
 
 def print_error(error: object) -> None:
     """On stderr; others may have had a hand in its words."""
-    click.echo(f"error: {clean(str(error))}", err=True)
+    click.echo(fitted(f"error: {clean(str(error))}", sys.stderr), err=True)
 
 
 def tell_waiting(words: str) -> None:
@@ -81,8 +81,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], width: int |
     lines = [list(columns), *cells]
     if fitting := _fitting(lines, most):
         return "\n".join(_drawn(lines, fitting))
-    rest = [line[:-1] for line in lines]
-    if len(columns) < 3 or not (fitting := _fitting(rest, most)):
+    rest, widths = [line[:-1] for line in lines], [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    if len(columns) < 3 or widths[-1] < max(widths) or not (fitting := _fitting(rest, most)):
         return "\n\n".join(_block(columns, row, most) for row in cells)
     indent = " " * (fitting[0] + GAP)
     shown = _drawn(rest[:1], fitting)
@@ -131,9 +131,25 @@ def _block(columns: Sequence[str], row: Sequence[str], width: int) -> str:
     return "\n".join(lines)
 
 
+class HelpFormatter(click.HelpFormatter):
+    """Also for a terminal of fewer than 52 columns: click's own lines have 50 at least, and of these a column of names
+    may take 30."""
+
+    share = 3
+    """Of a narrow line, what that column may take."""
+
+    def __init__(self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None) -> None:
+        columns = shutil.get_terminal_size().columns
+        super().__init__(indent_increment, width or max(LEAST_WIDTH, min(columns, max_width or WIDTH) - 2), max_width)
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = GAP) -> None:
+        super().write_dl(rows, min(col_max, self.width // self.share) if self.width < NARROW else col_max, col_spacing)
+
+
 def named(rows: Iterable[tuple[str, str]]) -> str:
     """A name and what is said of it, wrapped where the terminal ends; without a name it belongs to the one above."""
-    formatter = click.HelpFormatter(max_width=shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH)
+    formatter = HelpFormatter(max_width=shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH)
+    formatter.share = 2
     formatter.write_dl([(name, clean(text)) for name, text in rows])
     return formatter.getvalue().rstrip("\n")
 
@@ -142,6 +158,20 @@ def wrapped(text: str, indent: int = 0) -> str:
     """Prose in lines of a terminal; those after the first are indented."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
     return textwrap.fill(cell(text), width, subsequent_indent=" " * indent, **_WORDS)
+
+
+def fitted(text: str, stream: IO[str] | None = None, indent: int = 0) -> str:
+    """Lines that a terminal would break in the middle of words, broken between them; but for those with a word that
+    fits no line. A pipe gets them as they are."""
+    if not (stream or sys.stdout).isatty():
+        return text
+    width, tail = shutil.get_terminal_size().columns, " " * indent
+    return "\n".join(
+        line
+        if max(map(cell_len, line.split(" "))) > width - indent
+        else textwrap.fill(line, width, subsequent_indent=tail, **_WORDS)
+        for line in text.split("\n")
+    )
 
 
 def cell(value: object) -> str:

@@ -37,6 +37,10 @@ def stop(**flags: Any) -> None:
     click.echo("stopped")
 
 
+PROSE = ("reach", "protection", "new replies")
+"""Of `status`: wrapped everywhere."""
+
+
 @click.command(epilog="\b\nExample:\n  dsdnode status --json | jq .sessions")
 @json_option
 @common_options
@@ -64,9 +68,10 @@ def status(as_json: bool, **flags: Any) -> None:
     }
     for name, value in lines.items():
         line = f"{name:<12} {render.cell(value)}"
-        click.echo(render.wrapped(line, indent=13) if name in ("reach", "protection", "new replies") else line)
+        click.echo(render.wrapped(line, indent=13) if name in PROSE else render.fitted(line, indent=13))
     if answer.twin:
-        click.echo(f"{'warning':<12} this identity is in use twice: its key is also at {render.cell(answer.twin)}")
+        words = f"{'warning':<12} this identity is in use twice: its key is also at {render.cell(answer.twin)}"
+        click.echo(render.fitted(words, indent=13))
     columns = ("ENGINE OF", "MODEL", "WORKER", "CONTEXT", "MS A BLOCK", "MS A TOKEN")
     engines = (
         (one.role, one.model, one.worker_pid, one.context_tokens, one.fixed_ms, one.slope_ms) for one in answer.engines
@@ -75,7 +80,7 @@ def status(as_json: bool, **flags: Any) -> None:
         click.echo("\n" + render.table(columns, engines))
     for one in answer.engines:
         for line in _troubles(one):
-            click.echo(render.clean(line))
+            click.echo(render.fitted(render.clean(line)))
 
 
 def sent_of(status: NodeStatus) -> str:
@@ -112,7 +117,9 @@ def _troubles(engine: EngineStatus) -> list[str]:
 @json_option
 @common_options
 def peers(as_json: bool, **flags: Any) -> None:
-    """List the peers that the running node knows, or with --join those of that swarm."""
+    """List the peers of the swarm.
+
+    Those that the running node knows, or with --join those of that swarm."""
     settings = load(flags)
     if flags["join"]:
         answer = asyncio.run(ask_swarm(settings, lambda client: client.peers()))

@@ -183,7 +183,7 @@ def _finish(reply: PrintedReply, seed: int, as_json: bool, error: str | None) ->
     if not reply.text.endswith("\n"):
         click.echo()
     if reply.stats is not None and (reply.stats.threshold or sys.stderr.isatty()):  # relaxed is never silent
-        click.echo(render.stats_line(reply.stats), err=True)
+        click.echo(render.fitted(render.stats_line(reply.stats), sys.stderr), err=True)
     if reply.stats is not None and sys.stderr.isatty() and (word := render.links_word(reply.stats)):
         click.echo(render.wrapped(word), err=True)
     elif reply.stats is None and reply.threshold:

@@ -23,9 +23,10 @@ from dsdnode.node.status import NodeStatus
 @json_option
 @common_options
 def serve(as_json: bool, **flags: Any) -> int:
-    """Serve OpenAI's, Anthropic's and Ollama's APIs for a swarm, on this machine.
+    """Serve a page, and the APIs of other programs.
 
-    No model and no node is needed here: it is a client of the swarm. `start --role gateway` serves them from a node.
+    Those of OpenAI, Anthropic and Ollama, for a swarm, on this machine. No model and no node is needed here: it is
+    a client of the swarm. `start --role gateway` serves them from a node.
     """
     return asyncio.run(_serve(load(flags, log_level="info"), as_json))
 

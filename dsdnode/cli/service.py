@@ -168,7 +168,9 @@ def text_of(words: Sequence[str], keeps: bool) -> bytes:
 
 @click.group(epilog="\b\nExample:\n  dsdnode service install --join CODE --max-upload 2MB/s --hours 20:00-08:00")
 def service() -> None:
-    """Have a node begin when you log in: a unit of your own of systemd (Linux), an agent of launchd (macOS)."""
+    """Have a node begin when you log in.
+
+    As a unit of your own of systemd (Linux), or an agent of launchd (macOS)."""
 
 
 @service.command(

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @click.group(epilog="\b\nExample:\n  dsdnode sim run configs/sim/lan.toml")
 def sim() -> None:
-    """Simulate a swarm: the production node on simulated machines and links, in virtual time."""
+    """Simulate a swarm.
+
+    The production node on simulated machines and links, in virtual time."""
 
 
 @sim.command("run", epilog="\b\nExample:\n  dsdnode sim run configs/sim/wan.toml --seed 7 --json --plot wan.svg")

@@ -71,7 +71,7 @@ async def obey(state: ChatState, line: str) -> Then:
     command = COMMANDS.get(name)
     if command is None:
         close = _close(name, COMMANDS)
-        click.echo(f"there is no /{name}; " + (f"did you mean /{close[0]}?" if close else "/help lists what there is"))
+        click.echo(f"there is no /{name}; " + (f"did you mean /{close[0]}?" if close else "see /help"))
         return Then.GO_ON
     try:
         return await command(state, rest.strip())
@@ -162,6 +162,7 @@ def _figures(stats: ReplyStats) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in structs.asdict(stats).items():
         known = "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+        known = ("yes" if value else "no") if isinstance(value, bool) else known
         first, *more = listed.get(key, [known]) or [""]
         rows += [(key.replace("_", " "), first or "-"), *(("", text) for text in more)]
     return rows
@@ -183,7 +184,8 @@ async def _system(state: ChatState, rest: str) -> Then:
 async def _clear(state: ChatState, rest: str) -> Then:
     num_questions = sum(message["role"] == "user" for message in state.messages)
     state.messages.clear()
-    click.echo(f"forgotten: {num_questions} question{'s' * (num_questions != 1)} and what was answered")
+    told = f"forgotten: {render.count(num_questions, 'question')} and what was answered"
+    click.echo(told if num_questions else "there was nothing to forget")
     return Then.GO_ON
 
 

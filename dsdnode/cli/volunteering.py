@@ -63,7 +63,7 @@ def pause(as_json: bool, **flags: Any) -> None:
 @json_option
 @common_options
 def resume(as_json: bool, **flags: Any) -> None:
-    """Have the running node take replies again after a `dsdnode pause`."""
+    """Have the running node take replies again."""
     status = asyncio.run(control.ask(load(flags)["data_dir"], "resume", NodeStatus))
     if as_json:
         render.print_json(status)

@@ -17,7 +17,7 @@ from dsdnode.client.patience import ASIDE_POSITION_S, ASIDE_S
 from dsdnode.client.request import Finished, PendingReply
 from dsdnode.errors import DsdError, ModelRefused, PeerUnavailable
 from dsdnode.identity import short_id
-from dsdnode.net.port import MASKS, SHAPING, TOOLS, Priority
+from dsdnode.net.port import CALLS, MASKS, SHAPING, TOOLS, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.swarm.pings import PING_TIMEOUT_S, Pings
 from dsdnode.swarm.queries import wait_until
@@ -122,6 +122,7 @@ class Asking:
 KNOWN = {
     SHAPING: "penalties, logit biases and log-probabilities",
     MASKS: "schemas and grammars that a reply is to keep to",
+    CALLS: "replies that must call a tool",
     TOOLS: "tools",
 }
 

@@ -12,8 +12,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dsdnode.client.json_scan import ValueScan, arguments_of, is_text, json_of, properties_of
-from dsdnode.wire.calls import CallFormat
+from dsdnode.client.json_scan import ValueScan, arguments_of, json_of, properties_of
+from dsdnode.wire.calls import CallFormat, is_text
 
 MAX_HEAD = 1024
 """Characters in which a name, or a key, must have come; so much is read again where it is no call after all."""
@@ -301,7 +301,7 @@ class CallReader:
         self._advance(at + len(calls.lead))
         mid = re.escape(calls.mid) if calls.mid else r"(?![\w./-])(?=[\s\S])"
         whole = "" if re.match(NAME, calls.mid) else "+"  # no shorter name is tried: none could be followed by `mid`
-        match = yield from self._match(re.compile(rf"\s*+({NAME}{whole}){SKIPPED}{mid}\s*"))
+        match = yield from self._match(re.compile(rf"\s*+({NAME}{whole}){SKIPPED}\s*{mid}\s*"))
         return match[1]
 
     def _named(self) -> Steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from math import inf
 from random import Random, SystemRandom
 
@@ -231,7 +232,8 @@ class Client:
     async def read_text(self, request: GenerateRequest) -> TextRead:
         """Which ids a prompt has, and which text these have; nothing is computed. Raises as `generate`."""
         model = await self._choose_model(request)
-        pending = PendingReply(request, model, self._rng, Patience(_now(), self._patience_s))
+        asked = replace(request, constraint=None)
+        pending = PendingReply(asked, model, self._rng, Patience(_now(), self._patience_s))
         return await read_text(self._rpc, self._pings, self._drafters, pending)
 
     async def _ask_all(self, pending: PendingReply, failures: Failures) -> AsyncGenerator[Piece | Finished, None]:

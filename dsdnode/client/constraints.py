@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from dsdnode.errors import BadInput
+from dsdnode.wire.calls import CallRule
 from dsdnode.wire.replies import MAX_CONSTRAINT, Constraint
 
 MAX_DEPTH = 64
@@ -40,6 +44,13 @@ def regex(text: str) -> Constraint:
 def lark(text: str) -> Constraint:
     """The text can be derived from this grammar, in llguidance's variant of Lark. Raises BadInput."""
     return _constraint("lark", text, "the grammar")
+
+
+def calls(names: Sequence[str], *, strict: Sequence[str], free: bool = False, once: bool = False) -> Constraint:
+    """The reply calls some of the request's tools: of `names`, those in `strict` with arguments that are valid by their
+    schemas. `free`: or says something, before it calls or in place of it; `once`: one call at most. Raises BadInput."""
+    rule = CallRule(names=tuple(names), strict=tuple(strict), free=free, once=once)
+    return _constraint("calls", msgspec.json.encode(rule).decode(), "the list of tools")
 
 
 def _constraint(kind: Any, text: str, what: str) -> Constraint:

@@ -90,11 +90,6 @@ def properties_of(schema: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def is_text(schema: Any) -> bool:
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    return kind == "string" or (isinstance(kind, list) and "string" in kind)
-
-
 def json_of(text: str) -> str:
     """A value that no schema says to be a text: the JSON that it is, or a text nevertheless."""
     try:

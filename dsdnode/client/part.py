@@ -10,7 +10,7 @@ from enum import Enum, auto
 from dsdnode.client.calls import CallPart
 from dsdnode.client.losses import Contradiction, Left, OtherPrompt, said
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.net.port import MASKS, SHAPING, TOOLS
+from dsdnode.net.port import CALLS, MASKS, SHAPING, TOOLS
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.calls import CallFormat
@@ -111,7 +111,13 @@ class Part:
     def needs(self) -> list[str]:
         """Capabilities that a drafter must have to do it."""
         body = self.body
-        asked = {SHAPING: body.is_shaped, MASKS: body.constraint is not None, TOOLS: body.needs_tools}
+        calls = body.constraint is not None and body.constraint.kind == "calls"
+        asked = {
+            SHAPING: body.is_shaped,
+            MASKS: body.constraint is not None,
+            CALLS: calls,
+            TOOLS: body.needs_tools,
+        }
         return [capability for capability, is_needed in asked.items() if is_needed]
 
     @property

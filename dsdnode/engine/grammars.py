@@ -16,6 +16,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from dsdnode.engine.call_grammar import WHITESPACE
 from dsdnode.engine.ipc import UnknownGrammar
 from dsdnode.errors import BadInput
 from dsdnode.speculation.masks import ANY, MAX_KEPT, allows, hash_of, num_bytes_of
@@ -29,9 +30,6 @@ MAX_LOOKED_AT: Final = 4
 """Tokens of a mask, its first ones, that are tried one by one."""
 MAX_WORDS: Final = 300
 """Of what llguidance says is wrong."""
-WHITESPACE: Final = r"( |\n {0,20})?"
-"""Between the parts of JSON: enough to indent ten levels. Where any number of spaces may stand, some models write
-nothing else."""
 LIMITS: Final[dict[str, Any]] = {
     "initial_lexer_fuel": 1_000_000,
     "max_grammar_size": 100_000,

@@ -98,8 +98,9 @@ class Counted(Sampled, kw_only=True):
         turns = [{"role": "system", "content": system}] if system else []
         for index, one in enumerate(self.messages):
             turns += one.turns(f"messages[{index}]")
-        tools = self.offer().tools
-        return self.request(settled(turns), max_tokens=self.max_tokens, stop=self.stop_sequences, tools=tools)
+        offered = self.offer()
+        knobs: dict[str, Any] = {"tools": offered.tools, "constraint": offered.constraint(None)}
+        return self.request(settled(turns), max_tokens=self.max_tokens, stop=self.stop_sequences, **knobs)
 
 
 class MessagesBody(Counted, kw_only=True):

@@ -131,7 +131,7 @@ class Sampled(msgspec.Struct, kw_only=True):
         if self.regex is None:
             return other
         if other is not None:
-            raise BadInput("regex: a reply keeps to a regular expression or to a schema, not to both")
+            raise BadInput("regex: a reply keeps to a regular expression, to a schema or to its tools, not to several")
         return constraints.regex(self.regex)
 
     def _biases(self) -> dict[int, float]:

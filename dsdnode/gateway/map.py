@@ -109,6 +109,8 @@ def _node(one: NodeStatus) -> dict[str, Any]:
         "layers": one.layers,
         "reach": _words(one.reach),
         "known_peers": one.known_peers,
+        "resting": _words(one.resting),
+        "given": one.given,
         "sessions": one.sessions,
         "sent_messages": sum(num for num, _ in sent),
         "sent_bytes": sum(num_bytes for _, num_bytes in sent),

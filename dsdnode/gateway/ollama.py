@@ -56,15 +56,15 @@ class Asked(msgspec.Struct, kw_only=True):
         refuse({"think": bool(self.think)})
         options = self.options or Options()
         options.model = self.model.removesuffix(":latest")
-        most = options.num_predict
+        most, offered = options.num_predict, self.offer()
         return options.request(
             messages,
             prompt,
             max_tokens=most if most and most > 0 else None,
             stop=options.stop,
-            tools=self.offer().tools,
+            tools=offered.tools,
             logprobs=num_logprobs(self.logprobs, self.top_logprobs),
-            constraint=ollama_format(self.format),
+            constraint=offered.constraint(ollama_format(self.format)),
         )
 
 

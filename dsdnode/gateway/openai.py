@@ -121,9 +121,9 @@ class ChatBody(Completing, kw_only=True):
         )
         messages = settled(one.turn(f"messages[{index}]") for index, one in enumerate(self.messages))
         most, num = self.max_completion_tokens or self.max_tokens, num_logprobs(self.logprobs, self.top_logprobs)
-        constraint = openai_format(self.response_format, "response_format")
-        knobs: dict[str, Any] = {"max_tokens": most, "stop": self.stop, "logprobs": num, "constraint": constraint}
-        knobs["tools"] = self.offer().tools
+        format_, offered = openai_format(self.response_format, "response_format"), self.offer()
+        knobs: dict[str, Any] = {"max_tokens": most, "stop": self.stop, "logprobs": num, "tools": offered.tools}
+        knobs["constraint"] = offered.constraint(format_)
         return [self.request(messages, choice=choice, **knobs) for choice in range(self.n or 1)]
 
 

@@ -91,9 +91,10 @@ class ResponsesBody(Sampled, kw_only=True):
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         wanted = bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
         num = num_logprobs(wanted, self.top_logprobs or None)
-        most, constraint = self.max_output_tokens, openai_format(self.text and self.text.format, "text.format")
-        turns, tools = settled([*system, *self._turns()]), self.offer().tools
-        return self.request(turns, max_tokens=most, tools=tools, logprobs=num, constraint=constraint)
+        offered, format_ = self.offer(), openai_format(self.text and self.text.format, "text.format")
+        knobs: dict[str, Any] = {"tools": offered.tools, "constraint": offered.constraint(format_)}
+        turns = settled([*system, *self._turns()])
+        return self.request(turns, max_tokens=self.max_output_tokens, logprobs=num, **knobs)
 
     def _turns(self) -> Iterator[dict[str, Any]]:
         if isinstance(self.input, str):
@@ -160,8 +161,8 @@ class Written:
             "instructions": self.body.instructions,
             "metadata": self.body.metadata or {},
             "parallel_tool_calls": not self.offer.single,
-            "tool_choice": "auto" if self.offer.tools or not self.body.tools else "none",
-            "tools": [{"type": "function", "strict": False, **one["function"]} for one in self.offer.tools],
+            "tool_choice": self._choice(),
+            "tools": [{"type": "function", "strict": one.strict, **one.tool["function"]} for one in self.offer.asked],
             "temperature": self.body.temperature,
             "top_p": self.body.top_p,
             "max_output_tokens": self.body.max_output_tokens,
@@ -170,6 +171,13 @@ class Written:
             "store": False,
             "usage": self._usage() if ended else None,
         }
+
+    def _choice(self) -> Any:
+        if self.offer.only:
+            return {"type": "function", "name": self.offer.only}
+        if self.offer.must:
+            return "required"
+        return "auto" if self.offer.asked or not self.body.tools else "none"
 
     @property
     def status(self) -> str:

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from dsdnode.client import constraints
 from dsdnode.errors import BadInput
+from dsdnode.wire.replies import Constraint
 
 MAX_TOOLS = 512
-NOT_YET = "is not supported by this server: only auto and none are"
 HOSTED = ("web_search", "web_search_preview", "file_search", "code_interpreter", "image_generation", "tool_search")
 """Tools of OpenAI's own servers, which some programs always offer. Nobody here runs them, so models are not told of
 them; a response lists those that they were told of."""
@@ -35,66 +36,111 @@ class AnthropicTool(msgspec.Struct, kw_only=True):
     name: Name
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
     type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A tool as templates are given it; `strict`: its arguments must be valid by its schema."""
+
+    tool: dict[str, Any]
+    strict: bool
+
+    @property
+    def name(self) -> str:
+        return str(self.tool["function"]["name"])
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
-    """What a model may call. `single`: once in a reply."""
+    """What a model may call. `single`: once in a reply. `must`: it has to; `only`: this one of them."""
 
-    tools: Sequence[dict[str, Any]] = ()
+    asked: Sequence[Asked] = ()
     single: bool = False
+    must: bool = False
+    only: str = ""
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        return [one.tool for one in self.asked]
+
+    def constraint(self, format_: Constraint | None) -> Constraint | None:
+        """What the reply is to be, if its words are to be `format_`: where it must call it says none. Raises
+        BadInput."""
+        names = [self.only] if self.only else [one.name for one in self.asked]
+        if self.must:
+            return constraints.calls(names, strict=names, once=self.single)
+        strict = [one.name for one in self.asked if one.strict]
+        if format_ is not None or not strict:
+            return format_
+        return constraints.calls(names, strict=strict, free=True, once=self.single)
 
 
-def tool(name: str, description: str | None, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+def tool(name: str, description: str | None, parameters: Mapping[str, Any] | None, strict: bool | None = None) -> Asked:
     said = {"name": name, "description": description or "", "parameters": parameters or NO_PARAMETERS}
-    return {"type": "function", "function": said}
+    return Asked({"type": "function", "function": said}, bool(strict))
 
 
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
-def chat_tools(tools: Any) -> list[dict[str, Any]]:
+def chat_tools(tools: Any) -> list[Asked]:
     """OpenAI's chat's, and Ollama's. Raises BadInput."""
     return _each(tools, lambda one: _chat_tool(_as(one, Tool).function))
 
 
-def response_tools(tools: Any) -> list[dict[str, Any]]:
+def response_tools(tools: Any) -> list[Asked]:
     """OpenAI's responses'. Raises BadInput."""
     asked = [one for one in _list(tools) if not _is_hosted(one)]
     return _each(asked, _response_tool)
 
 
-def anthropic_tools(tools: Any) -> list[dict[str, Any]]:
+def anthropic_tools(tools: Any) -> list[Asked]:
     """Raises BadInput."""
     return _each(tools, _anthropic_tool)
 
 
-def offer(tools: Sequence[dict[str, Any]], choice: Any, parallel: bool | None = None) -> Offer:
+def offer(tools: Sequence[Asked], choice: Any, parallel: bool | None = None) -> Offer:
     """`choice`: as any dialect says it. Raises BadInput."""
     kind = choice.get("type") if isinstance(choice, dict) else choice
+    single = parallel is False
     if kind in (None, "auto"):
-        return Offer(tools, parallel is False)
+        return Offer(tools, single)
     if kind == "none":
         return Offer()
-    if kind in ("required", "any", "function", "tool") and not tools:
+    if kind not in ("required", "any", "function", "tool"):
+        raise BadInput(f"tool_choice is auto, none, required or the name of a tool, not {str(kind)[:40]!r}")
+    if not tools:
         raise BadInput("tool_choice wants a call, and there are no tools")
-    raise BadInput(f"tool_choice {str(kind)[:40]!r} {NOT_YET}")
+    only = _named(choice) if kind in ("function", "tool") else ""
+    if only and only not in (one.name for one in tools):
+        raise BadInput(f"tool_choice: no tool named {only[:64]!r} is offered")
+    return Offer(tools, single, must=True, only=only)
 
 
-def _chat_tool(function: Function) -> dict[str, Any]:
-    return tool(function.name, function.description, function.parameters)
+def _named(choice: Any) -> str:
+    """Chat completions have the name in an object of its own. Raises BadInput."""
+    holder = choice.get("function", choice) if isinstance(choice, dict) else choice
+    name = holder.get("name") if isinstance(holder, dict) else None
+    if not isinstance(name, str) or not name:
+        raise BadInput("tool_choice: the tool that is to be called has a name")
+    return name
 
 
-def _response_tool(one: Any) -> dict[str, Any]:
+def _chat_tool(function: Function) -> Asked:
+    return tool(function.name, function.description, function.parameters, function.strict)
+
+
+def _response_tool(one: Any) -> Asked:
     _only_functions(one, ("function",))
     return _chat_tool(_as(one, Function))
 
 
-def _anthropic_tool(one: Any) -> dict[str, Any]:
+def _anthropic_tool(one: Any) -> Asked:
     _only_functions(one, (None, "custom"))
     said = _as(one, AnthropicTool)
-    return tool(said.name, said.description, said.input_schema)
+    return tool(said.name, said.description, said.input_schema, said.strict)
 
 
 def _only_functions(one: Any, kinds: Sequence[str | None]) -> None:
@@ -108,9 +154,9 @@ def _is_hosted(one: Any) -> bool:
     return isinstance(kind, str) and any(kind == name or kind.startswith(f"{name}_2") for name in HOSTED)
 
 
-def _each(tools: Any, read: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
+def _each(tools: Any, read: Callable[[Any], Asked]) -> list[Asked]:
     found = [read(one) for one in _list(tools)]
-    if len({one["function"]["name"] for one in found}) < len(found):
+    if len({one.name for one in found}) < len(found):
         raise BadInput("two tools have the same name")
     return found
 

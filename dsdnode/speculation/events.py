@@ -101,21 +101,23 @@ class EventLog:
         """A block left with so many draft tokens."""
         self._total.drafted += num_draft
 
-    def judged(self, event: PassEvent) -> None:
+    def judged(self, event: PassEvent, num_sent: int) -> None:
+        """`num_sent`: of its draft tokens, those that had been sent. One that had not may equal the judge's own token,
+        from which policies learn; the reply owes nothing to it."""
         self.passes.append(event)
-        total = self._total
+        total, num_judged = self._total, min(event.num_judged, num_sent)
         total.passes += 1
-        total.judged += event.num_judged
-        total.accepted += event.num_accepted
+        total.judged += num_judged
+        total.accepted += min(event.num_accepted, num_sent)
         total.covered += event.covered
         total.relaxed += event.num_relaxed
-        total.copied += event.num_copied
-        total.copied_right += event.num_copied_right
+        total.copied += min(event.num_copied, num_judged)
+        total.copied_right += min(event.num_copied_right, event.num_accepted, num_sent)
         total.completed += event.num_committed
         if event.num_draft:
             total.drafted_passes += 1
             total.drafted_completed += event.num_committed
-        for offset in range(event.num_judged):
+        for offset in range(num_judged):
             counts = self._by_depth[min(event.depth + offset, MAX_DEPTHS - 1)]
             counts[0] += 1
             counts[1] += offset < event.num_accepted

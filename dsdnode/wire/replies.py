@@ -59,9 +59,10 @@ class ChatMessage(msgspec.Struct, frozen=True, array_like=True):
 
 class Constraint(msgspec.Struct, frozen=True, array_like=True):
     """What the text of a reply must be: valid by a JSON schema, matched by a regular expression as a whole, or derived
-    from a grammar in llguidance's variant of Lark."""
+    from a grammar in llguidance's variant of Lark; or calls of tools (`calls`: JSON of CallRule, wire/calls.py; only to
+    drafters with the capability of that name), as the model writes them."""
 
-    kind: Literal["json_schema", "regex", "lark"]
+    kind: Literal["json_schema", "regex", "lark", "calls"]
     text: Annotated[str, Meta(min_length=1, max_length=MAX_CONSTRAINT)]
 
 

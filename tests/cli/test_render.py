@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
 
+import click
 import pytest
 from msgspec.structs import replace
 
-from dsdnode.cli.render import as_json, clean, links_word, span, stats_line, table
+from dsdnode.cli.main import cli
+from dsdnode.cli.render import as_json, clean, fitted, links_word, span, stats_line, table
 from tests.cli.known import STATS
 
 
@@ -41,6 +44,39 @@ def test_a_table_fits_its_terminal_and_cuts_no_address(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     for row in PEERS:
         assert all(word in text for one in row for word in str(one).split())
+
+
+def test_what_stands_below_a_row_is_what_is_wide() -> None:
+    """A lone figure there would be of no column."""
+    text = table(("ENGINE OF", "MODEL", "CONTEXT", "MS A TOKEN"), [("drafter", "dsdnode demo draft", 8192, 0.11)], 30)
+    assert "MS A TOKEN  0.11" in text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_prose_is_broken_between_words_and_what_fits_no_line_is_left_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = "error: no node is running here: start one with `dsdnode start`"
+    assert fitted(words, Terminal()).split("\n") == [words[:37], words[38:]] and fitted(words, io.StringIO()) == words
+    join = f"join         dsd://127.0.0.1:29170/{'ab' * 32}"
+    assert fitted(join, Terminal(), indent=13) == join
+
+
+@pytest.mark.parametrize("columns", [40, 80, 100])
+@pytest.mark.parametrize("name", ["", "run", "start", "peers", "models"])
+def test_help_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, name: str) -> None:
+    """But for a flag's own names, which are not cut."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    command = cli.get_command(click.Context(cli), name) if name else cli
+    assert command is not None
+    context = click.Context(command, info_name=name or "dsdnode", max_content_width=110)
+    lines = command.get_help(context).partition("Example")[0].splitlines()
+    assert [line for line in lines if len(line) > columns and not line.startswith("  -")] == []
+    if not name and columns == 80:
+        assert "..." not in "\n".join(lines[1:]), "what a command is for is said in a line"
 
 
 def test_spans() -> None:

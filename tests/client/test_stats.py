@@ -84,7 +84,7 @@ def test_the_longest_log_is_within_the_limits() -> None:
     log = EventLog(4)
     for i in range(2 * MAX_PLANS):
         log.planned(0.0, Plan("hedged", 1 + i % 64, 64, 2, "why " * 10))
-        log.judged(PassEvent(1, i, 64, 64, 64, 64, 0.0, 1e-9 * i, depth=i))
+        log.judged(PassEvent(1, i, 64, 64, 64, 64, 0.0, 1e-9 * i, depth=i), num_sent=64)
     stats = log.statistics()
     assert (len(stats.plans), len(stats.by_position)) == (MAX_PLANS, MAX_DEPTHS)
     assert decode_body(encode_body(stats), Statistics) == stats

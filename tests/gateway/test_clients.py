@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -82,6 +83,14 @@ async def test_anthropics_messages(served: Served) -> None:
     async with client.messages.stream(model="demo", max_tokens=1, messages=HELLO) as stream:
         assert "".join([text async for text in stream.text_stream]) == "Hel"
         assert (await stream.get_final_message()).stop_reason == "max_tokens"
+    stopped = msgspec.structs.replace(stats(1), stop_text="lo")
+    served.swarm.script = ["Hel", Finished("stop", stopped)]
+    whole = await client.messages.create(model="demo", max_tokens=9, messages=HELLO, stop_sequences=["lo", "x"])
+    assert (whole.stop_reason, whole.stop_sequence) == ("stop_sequence", "lo")
+    assert tuple(served.swarm.asked[-1].stop) == ("lo", "x")
+    async with client.messages.stream(model="demo", max_tokens=9, messages=HELLO, stop_sequences=["lo"]) as stream:
+        final = await stream.get_final_message()
+    assert (final.stop_reason, final.stop_sequence) == ("stop_sequence", "lo")
     served.swarm.script = [ModelRefused("no such model")]
     with pytest.raises(anthropic.NotFoundError, match="no such model"):
         await client.messages.create(model="claude", max_tokens=9, messages=HELLO)

@@ -14,6 +14,7 @@ from dsdnode.gateway.doors import Rules
 from dsdnode.gateway.map import MAX_MODELS, MAX_PEERS
 from dsdnode.net.memory import MemoryTransport
 from dsdnode.net.port import ROUTE
+from dsdnode.node.ledger import Given, GivenInAll
 from dsdnode.swarm.info import Newcomer, PeerInfo
 from dsdnode.wire.replies import StageInfo
 from tests.gateway.conftest import MODEL, WAIT, Served, hello
@@ -29,12 +30,14 @@ async def test_who_is_there_what_lacks_and_what_one_more_would_bring(served: Ser
     newcomer = Newcomer(("drafter", "shard"), (4, 8), "4 of 8 layers are hosted by nobody", None, 12.0)
     served.swarm.known = [msgspec.structs.replace(MODEL, holes=((4, 8),), complete=False, newcomer=newcomer)]
     served.swarm.others = [peer(1, name="bob", link="relayed", slope_ms=0.5, model_ids=(MODEL.model_id,))]
-    served.here = msgspec.structs.replace(NODE, peer_id=f"{1:064x}")
+    gave = GivenInAll(Given(5, 1, 70, 80), Given(6, 2, 90, 95), Given(7, 3, 100, 110))
+    served.here = msgspec.structs.replace(NODE, peer_id=f"{1:064x}", resting="a \x1bgame", given=gave)
     told = (await served.http.get("/swarm")).json()
     (bob,), (model,) = told["peers"], told["models"]
     assert (bob["name"], bob["way"], bob["here"], bob["model_ids"]) == ("bob", "relayed", True, [model["id"]])
     assert model["holes"] == [[4, 8]] and model["newcomer"]["layers"] == [4, 8]
-    assert told["node"]["sessions"]["shard"] == 1
+    assert told["node"]["sessions"]["shard"] == 1 and told["node"]["resting"] == "a ?game"
+    assert [told["node"]["given"][span]["tokens"] for span in ("today", "month", "all")] == [5, 6, 7]
     assert "192.0.2.7" not in str(told), "where peers live is nobody's business on a page"
 
 

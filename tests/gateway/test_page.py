@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from selenium.webdriver.common.keys import Keys
 
 from dsdnode.engine.fake import FakeTextEngine, fake_text
@@ -16,10 +17,12 @@ from dsdnode.gateway.doors import Rules
 from dsdnode.gateway.page import FILES, FOLDER
 from dsdnode.gateway.port import Swarm
 from dsdnode.gateway.server import Gateway
-from dsdnode.node.status import Sessions
+from dsdnode.node.ledger import Given, GivenInAll
+from dsdnode.node.status import NodeStatus, Sessions
 from dsdnode.swarm.info import PeerInfo
 from tests.gateway.chromium import Browser, needs_chromium
 from tests.gateway.conftest import ScriptedSwarm
+from tests.gateway.test_metrics import NODE
 from tests.node.swarm import DRAFT, TARGET, FakeSwarm, fake_swarm
 
 pytestmark = pytest.mark.slow
@@ -39,9 +42,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @contextlib.asynccontextmanager
-async def serving(swarm: Swarm, rules: Rules | None = None) -> AsyncIterator[str]:
+async def serving(swarm: Swarm, rules: Rules | None = None, here: NodeStatus | None = None) -> AsyncIterator[str]:
     gateway = Gateway("127.0.0.1", 0, rules or Rules())
-    running = asyncio.create_task(gateway.run(swarm))
+
+    async def status() -> NodeStatus | None:
+        return here
+
+    running = asyncio.create_task(gateway.run(swarm, status))
     try:
         yield gateway.url
     finally:
@@ -270,6 +277,8 @@ async def test_it_fits_a_phone_by_night(browser: Browser) -> None:
     def story() -> None:
         page.open()
         browser.look(360, 640, dark=True)
+        browser.until(lambda: "none: a <b>game</b>" in str(browser.find("#own").get_attribute("textContent")))
+        assert "1 token of 2 replies, 3.0 kB up, 4 B down" in str(browser.find("#own").get_attribute("textContent"))
         for view in ("chat", "swarm", "node"):
             browser.driver.execute_script(f"location.hash = '{view}'")
             browser.until(browser.find(f"#{view}").is_displayed)
@@ -277,7 +286,8 @@ async def test_it_fits_a_phone_by_night(browser: Browser) -> None:
         back = browser.find("body").value_of_css_property("background-color")
         assert sum(map(int, back.removeprefix("rgba(").split(",")[:3])) < 150
 
-    async with serving(ScriptedSwarm()) as url:
+    gave = GivenInAll(Given(), Given(1, 2, 3000, 4), Given(5, 6, 7, 8))
+    async with serving(ScriptedSwarm(), here=replace(NODE, resting="a <b>game</b>", given=gave)) as url:
         page = Page(browser, url)
         await browser.do(story)
 

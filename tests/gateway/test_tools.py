@@ -10,6 +10,7 @@ import ollama
 import openai
 import pytest
 
+from dsdnode.client import constraints
 from tests.gateway.conftest import Served
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -17,6 +18,13 @@ TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "get_weather", "description": "Of a city.", "parameters": SCHEMA},
 }
+
+
+def named(name: str) -> dict[str, Any]:
+    """As chat completions have it."""
+    return {"type": "function", "function": {"name": name}}
+
+
 ASKED: Any = [{"role": "user", "content": "Rain in Ulm and Bonn?"}]
 CALLING = [
     "I lo",
@@ -153,6 +161,53 @@ async def test_whether_it_may_call(served: Served, asked: dict[str, Any], offere
     assert len(served.swarm.asked[0].tools) == offered and len(choice["message"].get("tool_calls", ())) == num_calls
 
 
+async def test_a_call_was_asked_for_and_text_came(served: Served) -> None:
+    """In each dialect's words; what the reply is to be holds its drafter to it."""
+    other = {"type": "function", "function": {**TOOL["function"], "name": "get_news"}}
+    both: dict[str, Any] = {"tools": [TOOL, other]}
+    flat: dict[str, Any] = {"input": "hi", "tools": [{"type": "function", **one["function"]} for one in both["tools"]]}
+    schemas = [{"name": one["name"], "input_schema": SCHEMA} for one in flat["tools"]]
+    anthropics: dict[str, Any] = {"max_tokens": 99, "tools": schemas}
+    names = ["get_weather", "get_news"]
+    for path, body, choice, expected in (
+        ("chat/completions", both, "required", constraints.calls(names, strict=names)),
+        ("chat/completions", both, named("get_news"), constraints.calls(names[1:], strict=names[1:])),
+        ("responses", flat, "required", constraints.calls(names, strict=names)),
+        ("responses", flat, {"type": "function", "name": "get_news"}, constraints.calls(names[1:], strict=names[1:])),
+        ("messages", anthropics, {"type": "any"}, constraints.calls(names, strict=names)),
+        (
+            "messages", anthropics, {"type": "tool", "name": "get_news", "disable_parallel_tool_use": True},
+            constraints.calls(names[1:], strict=names[1:], once=True),
+        ),
+        (
+            "chat/completions", {**both, "parallel_tool_calls": False, "response_format": {"type": "json_object"}},
+            "required", constraints.calls(names, strict=names, once=True),
+        ),
+    ):  # fmt: skip
+        served.swarm.script = [TWICE[-2], "stop"]
+        answer = await served.http.post(f"/v1/{path}", json={"messages": ASKED, **body, "tool_choice": choice})
+        assert answer.status_code == 200, answer.text
+        asked = served.swarm.asked[-1]
+        assert asked.constraint == expected and len(asked.tools) == 2
+        assert path != "responses" or answer.json()["tool_choice"] == choice
+
+
+async def test_strict_arguments_were_none_that_its_schema_allows(served: Served) -> None:
+    """A schema of the reply's words goes before: then it calls nothing."""
+    strict: dict[str, Any] = {"type": "function", "function": {**TOOL["function"], "strict": True}}
+    for more, expected in (
+        ({}, constraints.calls(["get_weather"], strict=["get_weather"], free=True)),
+        ({"response_format": {"type": "json_object"}}, constraints.json_object()),
+        ({"tool_choice": "none"}, None),
+    ):
+        await served.http.post("/v1/chat/completions", json={"messages": ASKED, "tools": [strict], **more})
+        assert served.swarm.asked[-1].constraint == expected
+    assert served.swarm.asked[0].tools == [TOOL], "templates are told of no such thing"
+    tool = {"name": "get_weather", "strict": True, "input_schema": SCHEMA}
+    await served.http.post("/v1/messages", json={"messages": ASKED, "max_tokens": 9, "tools": [tool]})
+    assert served.swarm.asked[-1].constraint == served.swarm.asked[0].constraint
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -179,12 +234,16 @@ async def test_content_was_empty_text_beside_calls(served: Served) -> None:
 @pytest.mark.parametrize(
     ("path", "asked", "named"),
     [
-        ("/v1/chat/completions", {"tool_choice": "required", "tools": [TOOL]}, "required"),
+        ("/v1/chat/completions", {"tool_choice": "required"}, "no tools"),
+        ("/v1/chat/completions", {"tool_choice": "often", "tools": [TOOL]}, "often"),
+        ("/v1/chat/completions", {"tool_choice": named("get_news"), "tools": [TOOL]}, "get_news"),
+        ("/v1/chat/completions", {"tool_choice": {"type": "function"}, "tools": [TOOL]}, "has a name"),
+        ("/v1/chat/completions", {"tool_choice": "required", "tools": [TOOL], "regex": "a"}, "several"),
         ("/v1/chat/completions", {"tools": [TOOL, TOOL]}, "same name"),
         ("/v1/chat/completions", {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "name"),
         ("/v1/responses", {"input": "hi", "tools": [{"type": "custom", "name": "patch"}]}, "custom"),
         ("/v1/messages", {"max_tokens": 9, "tools": [{"type": "bash_20250124", "name": "bash"}]}, "bash_20250124"),
-        ("/v1/messages", {"max_tokens": 9, "tools": [{"name": "add"}], "tool_choice": "any"}, "any"),
+        ("/v1/messages", {"max_tokens": 9, "tools": [{"name": "add"}], "tool_choice": "some"}, "some"),
     ],
 )
 async def test_what_cannot_be_offered_was_dropped_in_silence(

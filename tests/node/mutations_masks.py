@@ -29,6 +29,11 @@ MASKS: Final = {
         "dsdnode.node.drafter.routes:Routes._open_all", "not self._rpc.transport.can(peer, MASKS)", "False"
     ),
     "masks-drafter": Mutation("dsdnode.client.part:Part.needs", "MASKS: body.constraint is not None", "MASKS: False"),
+    "calls-drafter": Mutation(
+        "dsdnode.client.part:Part.needs",
+        'calls = body.constraint is not None and body.constraint.kind == "calls"',
+        "calls = False",
+    ),
     "masks-name": Mutation(PURE + "Masks.put", " or hash_of(mask) != name", ""),
     "masks-nothing": Mutation(PURE + "Masks.put", "not allowed(mask, self._vocab_size).any()", "False"),
     "masks-bomb": Mutation(PURE + "_inflated", "decompress(data, num_bytes + 1)", "decompress(data)"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+import dsdnode
 from dsdnode.cli import control
 from dsdnode.client.client import Client, Finished, GenerateRequest, Piece
 from dsdnode.config import NodeConfig
@@ -73,6 +77,7 @@ async def serving(daemons: Sequence[Daemon]) -> Daemon:
 async def test_a_reply_goes_on_whoever_dies_as_long_as_somebody_has_its_layers(real: Swarm) -> None:
     """A worker; then of two peers with the same layers the one that serves; then the other."""
     join = real.start_ring(["0:4", "4:8", "4:8"], "--patience", "10")
+    the_readme_is_right(join)
     expected, finished = await reply(join)
     assert finished.stats.recoveries == 0
     await worker_dies(real.daemons["shard0"], join, expected)
@@ -86,6 +91,18 @@ async def test_a_reply_goes_on_whoever_dies_as_long_as_somebody_has_its_layers(r
     assert finished.stats.recoveries >= 1
     [last] = [one for one in replicas if one.process.poll() is None]
     await last_one_dies(last, join)
+
+
+def the_readme_is_right(join: str) -> None:
+    """Carol copies its lines of Python, with her own swarm in them."""
+    page = Path(dsdnode.__file__).parent.parent / "README.md"
+    (program,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    (place,) = re.findall(r"dsd://[^\"]*", program)
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace(place, join)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "34 + 25 = 59" in done.stdout and not done.stderr
 
 
 async def worker_dies(victim: Daemon, join: str, expected: str) -> None:

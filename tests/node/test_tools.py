@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
+from dsdnode.client import constraints
 from dsdnode.client.client import Client, Finished, GenerateRequest
 from dsdnode.engine.fake import FakeModel, FakeTextEngine, Hashes
 from dsdnode.engine.port import Message
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.net.memory import MemoryTransport
+from dsdnode.net.port import CALLS
 from dsdnode.wire.calls import CallFormat
 from tests.node import jumping
 from tests.node.swarm import FakeSwarm, Member, fake_swarm
@@ -166,6 +169,98 @@ def test_what_is_no_tool_is_nobody_s_to_call(play: Any, tool: Any) -> None:
     async def story(bob: Member, client: Client) -> None:
         with pytest.raises(BadInput, match="tools cannot be used"):
             await said(client, GenerateRequest(messages=TURNS[:1], tools=[tool]))
+
+    play(scripted(WRITES), story)
+
+
+ADD: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"enum": [2, 33]}, "b": {"type": "integer", "minimum": 3, "maximum": 5}},
+    "required": ["a", "b"],
+}
+TWO = [
+    {"type": "function", "function": {"name": name, "parameters": ADD}} for name in ("add", "subtract")
+]  # fmt: skip
+
+
+def test_it_calls_where_it_must_whatever_it_would_say(play: Any) -> None:
+    """Carol names the tool, or has the model choose; the text is that of plain decoding, however much bob drafts."""
+    must = constraints.calls(["add", "subtract"], strict=["add", "subtract"])
+    named = constraints.calls(["subtract"], strict=["subtract"], once=True)
+
+    async def story(bob: Member, client: Client) -> None:
+        for rule, names, heat in ((must, ("add", "subtract"), 0.8), (named, ("subtract",), 0.0)):
+            asked = GenerateRequest(
+                messages=TURNS[:1], tools=TWO, max_tokens=400, constraint=rule, temperature=heat, seed=5
+            )
+            plain = await said(client, replace(asked, draft_max=0))
+            text, calls, reason = await said(client, asked)
+            assert (text, calls, reason) == plain and (text, reason) == ("", "stop")
+            assert len(calls) == 1 if rule is named else calls
+            for name, arguments in calls:
+                assert name in names
+                jsonschema.validate(json.loads(arguments), ADD)
+
+    play(scripted("No. No. No.{"), story)  # (which begins a list where it may, and sees no end of it)
+
+
+def test_a_mark_that_is_a_control_token_is_written_where_it_must_be(play: Any) -> None:
+    async def story(bob: Member, client: Client) -> None:
+        bob.draft.written = CallFormat(open="[CALL]", close="")
+        rule = constraints.calls(["add"], strict=["add"], once=True)
+        asked = GenerateRequest(messages=TURNS[:1], tools=TWO, max_tokens=200, constraint=rule)
+        text, calls, reason = await said(client, asked)
+        assert (text, len(calls), reason) == ("", 1, "stop") and calls[0][0] == "add"
+
+    play(scripted("No."), story)
+
+
+def test_strict_arguments_are_valid_and_words_are_as_ever(play: Any) -> None:
+    asked = GenerateRequest(messages=TURNS[:1], tools=TWO, max_tokens=200)
+    asked = replace(asked, constraint=constraints.calls(["add", "subtract"], strict=["add"], free=True))
+
+    async def speaks(bob: Member, client: Client) -> None:
+        assert await said(client, asked) == ("I add.", [], "stop")
+
+    async def slips(bob: Member, client: Client) -> None:
+        text, calls, _ = await said(client, asked)
+        assert text == "I add."
+        assert [name for name, _ in calls] == ["add"]
+        jsonschema.validate(json.loads(calls[0][1]), ADD)
+
+    play(scripted("I add."), speaks)
+    play(scripted('I add.\n<tool_call>{"name": "add", "arguments": {"a": "two"}}</tool_call>'), slips)
+
+
+@pytest.mark.parametrize(
+    ("tools", "names", "words"),
+    [
+        (TWO, ("multiply",), "no tool named 'multiply'"),
+        ([], ("add",), "no tool named 'add'"),
+        ([{"type": "function", "function": {"name": "add", "parameters": {"not": {}}}}], ("add",), "called so: .*not"),
+    ],
+)
+def test_a_call_that_cannot_be_had_is_refused_in_words(play: Any, tools: Any, names: Any, words: str) -> None:
+    async def story(bob: Member, client: Client) -> None:
+        with pytest.raises(BadInput, match=words):
+            rule = constraints.calls(names, strict=names)
+            await said(client, GenerateRequest(messages=TURNS[:1], tools=tools, max_tokens=99, constraint=rule))
+        assert bob.node.status().sessions.drafter == 0
+
+    play(scripted(WRITES), story)
+
+
+def test_a_drafter_that_knows_no_such_rule_is_not_asked_but_counts_tokens(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryTransport, "can", lambda self, peer, what: what != CALLS)
+
+    async def story(bob: Member, client: Client) -> None:
+        rule = constraints.calls(["add"], strict=["add"])
+        asked = GenerateRequest(messages=TURNS[:1], tools=TWO, max_tokens=99, constraint=rule)
+        with pytest.raises(ModelRefused, match="knows no replies that must call a tool"):
+            await said(client, asked)
+        assert (await client.read_text(asked)).tokens[-1] == START
 
     play(scripted(WRITES), story)
 

@@ -28,9 +28,22 @@ def test_draft_tokens_made_during_the_prompt_are_used_if_the_first_was_right(ali
     alice.start()
     assert alice.draft(20, 31, 32, 33) == []
     emit, sent = alice.verdict(3, 20)
-    assert emit == Emit((20,), 1)
+    assert emit == Emit((20,), 0)
     assert sent.tokens == (20, 31, 32, 33)
     assert numbers(sent) == (1, 0, 0, 3, 1, 3)
+
+
+def test_what_was_drafted_and_not_sent_is_none_of_the_accepted(alice: Alice) -> None:
+    """The judge came to it by itself: else more would be accepted than was drafted."""
+    alice.start()
+    alice.draft(20, 31, 32, 33)
+    alice.verdict(3, 20)
+    figures = alice.machine.log.statistics()
+    assert (figures.drafted, figures.judged, figures.accepted, figures.by_position) == (3, 0, 0, ())
+    assert alice.machine.log.passes[-1].num_accepted == 1, "a policy learns from it all the same"
+    alice.verdict(7, 40)
+    figures = alice.machine.log.statistics()
+    assert (figures.drafted, figures.judged, figures.accepted) == (3, 3, 3)
 
 
 def test_all_accepted_the_epoch_goes_on(alice: Alice) -> None:
@@ -95,7 +108,7 @@ def test_max_tokens_cut_and_nothing_is_drafted_beyond() -> None:
     alice.draft(20, 31, 32)
     _, sent = alice.verdict(3, 20)
     assert sent.tokens == (20, 31)
-    assert alice.verdict(5, 32) == [Emit((31, 32), 2), Finish("length")]
+    assert alice.verdict(5, 32) == [Emit((31, 32), 1), Finish("length")]
 
 
 def test_a_full_context_ends_the_reply() -> None:
@@ -254,9 +267,9 @@ def test_the_log_counts_what_run_shows(alice: Alice) -> None:
     alice.verdict(9, 50)
     figures = alice.machine.log.statistics()
     assert (figures.prompt_tokens, figures.completion_tokens, figures.passes) == (3, 7, 3)
-    assert (figures.drafted, figures.accepted, figures.acceptance_rate) == (6, 4, 4 / 6)
+    assert (figures.drafted, figures.accepted, figures.acceptance_rate) == (6, 4, 4 / 5)
     assert figures.acceptance_length_mean == 3.0
-    assert figures.by_position == ((3, 2), (2, 1), (1, 1))
+    assert figures.by_position == ((2, 2), (2, 1), (1, 1))
     assert (figures.time_to_first_token_s, figures.tokens_per_second) == (0.0, 1.5)
     event = alice.machine.log.passes[-1]
     assert (event.position, event.num_draft, event.num_accepted, event.num_committed) == (6, 3, 3, 4)

@@ -55,7 +55,7 @@ def test_the_log_is_bounded_and_its_totals_are_not() -> None:
     assert log.statistics().acceptance_rate is None
     log.start(1.0)
     for i in range(MAX_EVENTS + 10):
-        log.judged(PassEvent(1, i, 3, 2, 1, 2, 0.0, 2.0 + i, num_draft=2))
+        log.judged(PassEvent(1, i, 3, 2, 1, 2, 0.0, 2.0 + i, num_draft=2), num_sent=2)
     assert len(log.passes) == MAX_EVENTS
     figures = log.statistics()
     assert figures.passes == MAX_EVENTS + 10

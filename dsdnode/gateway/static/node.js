@@ -15,6 +15,13 @@ function duration(seconds) {
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }
 
+/** What this machine gave to others, of a day or more. */
+function gave(one) {
+  const replies = `${one.replies} ${one.replies === 1 ? "reply" : "replies"}`;
+  const tokens = `${one.tokens} ${one.tokens === 1 ? "token" : "tokens"}`;
+  return `${tokens} of ${replies}, ${bytes(one.sent_bytes)} up, ${bytes(one.received_bytes)} down`;
+}
+
 /** `node`: as /swarm has it; null: there is none beside the gateway. */
 export function drawNode(node) {
   byId("to-node").hidden = !node;
@@ -29,6 +36,10 @@ export function drawNode(node) {
     Layers: node.layers?.join(":") ?? "",
     Running: `for ${duration(node.uptime_s)}`,
     Reached: node.reach,
+    "New replies": node.resting ? `none: ${node.resting}` : "taken",
+    "Gave today": node.given ? gave(node.given.today) : "",
+    "In 30 days": node.given ? gave(node.given.month) : "",
+    "In all": node.given ? gave(node.given.all) : "",
     "Known peers": String(node.known_peers),
     "Replies in progress": `${node.sessions.drafter} drafted here, ${node.sessions.shard} with a part computed here`,
     Sent: `${node.sent_messages} messages, ${bytes(node.sent_bytes)}`,

@@ -10,11 +10,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 from cachetools import LRUCache
 
+from dsdnode.engine.call_grammar import call_grammar
 from dsdnode.engine.permits import Grammar
 from dsdnode.engine.port import Text
+from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
@@ -24,6 +27,7 @@ from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.actions import Tokens
 from dsdnode.speculation.masks import ANY, MAX_BASES, Masks, allows, pack
 from dsdnode.wire import masks as wire
+from dsdnode.wire.calls import CallRule
 from dsdnode.wire.codec import MAX_BODY_BYTES, encode_body
 from dsdnode.wire.messages import Block
 from dsdnode.wire.replies import GenerateBody
@@ -38,13 +42,30 @@ Told = LRUCache[bytes, None]
 Failed = Callable[[Exception], None]
 
 
-async def constrain(text: Text, body: GenerateBody, vocab_size: int) -> Grammar:
+async def constrain(text: Text, body: GenerateBody, vocab_size: int, vocab: Vocab) -> Grammar:
     """The grammar that a reply asks for, if what it has so far keeps to it. Raises BadInput, Overloaded, EngineLost."""
-    assert body.constraint is not None
-    grammar = await text.constrain(body.constraint, vocab_size)
+    constraint = body.constraint
+    assert constraint is not None
+    try:
+        if constraint.kind == "calls":
+            rule = _rule_of(constraint.text)
+            constraint = call_grammar(await text.calls(), rule, body.tools, vocab.names, vocab.end_tokens)
+        grammar = await text.constrain(constraint, vocab_size)
+    except BadInput as error:
+        if constraint is body.constraint:
+            raise
+        raise BadInput(f"the tools cannot be called so: {error}") from None
     if body.tokens and not (await grammar.masks(body.tokens, len(body.tokens))).names:
         raise BadInput("the reply so far is not what its grammar allows")
     return grammar
+
+
+def _rule_of(text: str) -> CallRule:
+    """Raises BadInput."""
+    try:
+        return msgspec.json.decode(text, type=CallRule)
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"which tools are to be called cannot be read: {error}") from None
 
 
 class ToldJudges:

@@ -179,7 +179,8 @@ class DrafterHost:
             calls = await reading.text.calls() if body.tools else None
             options = self._options.reply(body, model, reading.vocabulary, reading.foreign)
             if body.constraint is not None:
-                options = replace(options, grammar=await constrain(reading.text, body, model.vocab_size))
+                grammar = await constrain(reading.text, body, model.vocab_size, reading.vocabulary)
+                options = replace(options, grammar=grammar)
             if delivery.cancelled:  # (nothing is awaited from here on)
                 raise delivery.failure or PeerUnavailable("cancelled before it began")
             self._begin(delivery, body, options, prompt, reading.vocabulary.detokenizer(calls))

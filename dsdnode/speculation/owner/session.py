@@ -331,6 +331,7 @@ class SessionMachine:
         tokens = tokens[: self._max_length - position]
         stop = next((i for i, token in enumerate(tokens) if token in self._config.end_tokens), len(tokens))
         outcome, main = self._drafts.judge(tokens[:stop]), self._epochs.main
+        num_sent = 0 if main is None else max(0, main.sent - position)
         for token in tokens[:stop]:
             self._epochs.commit(token)
         rejected = outcome.num_judged > outcome.num_accepted
@@ -359,9 +360,10 @@ class SessionMachine:
             num_copied_right=outcome.num_copied_right,
         )
         self._depth = 0 if rejected else self._depth + outcome.num_accepted
-        self.log.judged(event)
+        self.log.judged(event, num_sent)
         self._window.on_verdict(event)
-        actions: list[SessionAction] = [Emit(tokens[:stop], outcome.num_accepted, told[:stop])] if stop else []
+        num_accepted = min(outcome.num_accepted, num_sent)
+        actions: list[SessionAction] = [Emit(tokens[:stop], num_accepted, told[:stop])] if stop else []
         if stop < len(tokens):
             return actions + self._finish("stop")
         return actions + self._finish(self._full) if len(self._line) == self._max_length else actions
