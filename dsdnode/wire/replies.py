@@ -28,6 +28,8 @@ MAX_PLANS = 256
 MAX_DEPTHS = 64
 """Of a reply's statistics: that many changes of plan, the last ones, and places behind a rejection."""
 
+MAX_ROUTED = 55
+"""Stages that fit into a header: each takes 73 bytes of it."""
 MAX_PATIENCE_S = 86_400.0
 """A day."""
 MAX_CONSTRAINT = 1 << 16

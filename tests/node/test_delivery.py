@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from dsdnode.accounts import Account
 from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
+from dsdnode.engine.tokenizer import Detokenizer
 from dsdnode.errors import NoPipeline
+from dsdnode.net.port import Priority
+from dsdnode.node.drafter.delivery import Delivery
+from dsdnode.node.drafter.host import _text_of
+from dsdnode.wire.codec import decode, encode
+from dsdnode.wire.messages import MAX_LAYERS, MAX_STAGES, Message
+from dsdnode.wire.replies import MAX_ROUTED, Routed, StageInfo
 from tests.node import jumping
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm
 
@@ -75,3 +85,36 @@ def test_it_is_shown_once_when_another_drafter_goes_on(tmp_path: Path) -> None:
 def min_id(swarm: FakeSwarm) -> bytes:
     """Of two drafters as good as each other, clients ask this one."""
     return min(swarm.members[name].node.peer_id for name in ("dora", "dan"))
+
+
+def test_a_route_of_as_many_stages_as_there_may_be_is_told() -> None:
+    """As far as a header has room; the reply goes on whatever is shown of it."""
+    sent: list[list[bytes]] = []
+
+    class Told:
+        transport = SimpleNamespace(can=lambda peer, what: True)
+
+        def notify(self, peer: bytes, message: Message, buffers: list[bytes], priority: Priority) -> None:
+            sent.append(encode(message, buffers))
+
+    stages = tuple(StageInfo("f" * 64, (MAX_LAYERS - 1, MAX_LAYERS)) for _ in range(MAX_STAGES))
+
+    async def tell() -> None:
+        delivery = Delivery(Told(), None, Account(b"c" * 32, "net"), b"r" * 16)  # type: ignore[arg-type]
+        delivery._tell_route(SimpleNamespace(pipeline=stages))  # type: ignore[arg-type]
+
+    asyncio.run(tell())
+    routed = decode(sent[0]).message
+    assert isinstance(routed, Routed) and len(routed.stages) == MAX_ROUTED
+
+
+def test_others_are_heard_while_a_long_prompt_is_made_a_text() -> None:
+    async def tell() -> int:
+        num_turns, asked = 0, asyncio.create_task(_text_of([5] * 100_000, Detokenizer([b"a"] * 9)))
+        while not asked.done():
+            num_turns += 1
+            await asyncio.sleep(0)
+        assert await asked == "a" * 100_000
+        return num_turns
+
+    assert asyncio.run(tell()) > 5

@@ -144,7 +144,7 @@ class Delivery:
         stages = reply.pipeline
         if stages != self._told_route and self._rpc.transport.can(self.client, ROUTE):
             self._told_route = stages
-            told = tuple((stage.peer_id, *stage.layers) for stage in stages)
+            told = tuple((stage.peer_id, *stage.layers) for stage in stages[: replies.MAX_ROUTED])
             self._tell(replies.Routed(self.request, told), [])
 
     def _tell_rest(self, index: int, text: Detokenizer, stops: StopFilter) -> None:

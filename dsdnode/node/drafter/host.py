@@ -48,6 +48,8 @@ from dsdnode.wire.records import ProviderRecord
 
 log = structlog.get_logger(__name__)
 
+READ_TOKENS = 16_384
+"""Are made a text at once: that takes a few milliseconds."""
 NO_REQUEST = bytes(16)
 """In an answer to what is no request for a reply."""
 
@@ -204,8 +206,7 @@ class DrafterHost:
             model = await self._model(body.model)
             reading, prompt = await self._read(self._rpc.account_of(peer), body, model)
             self._check_ids(model, prompt)
-            text = reading.vocabulary.detokenizer()
-            told = [pack_tokens(prompt), (text.feed(prompt) + text.finish()).encode()]
+            told = [pack_tokens(prompt), (await _text_of(prompt, reading.vocabulary.detokenizer())).encode()]
             if max(map(len, told)) > MAX_FRAME_BYTES or sum(map(len, told)) > MAX_MESSAGE_BYTES - MAX_HEADER_BYTES:
                 raise BadInput(f"a prompt of {len(prompt)} tokens is too long to be told")
         except DsdError as error:
@@ -358,14 +359,23 @@ class DrafterHost:
 
     def _check(self, model: Model, prompt: list[int], tokens: Sequence[int]) -> None:
         """Raises BadInput. The draft model may have more rows than the target, or fewer."""
-        self._check_ids(model, (*prompt, *tokens))
         if len(prompt) >= model.context_tokens:
             known = f"the context of {model.name} here is {model.context_tokens}"
             raise BadInput(f"the prompt is {len(prompt)} tokens long; {known}")
+        self._check_ids(model, (*prompt, *tokens))
 
     def _check_ids(self, model: Model, ids: Sequence[int]) -> None:
         if max(ids, default=0) >= model.vocab_size:
             raise BadInput(f"a token id is outside of the vocabulary of {model.vocab_size} that {model.name} has")
+
+
+async def _text_of(tokens: list[int], text: Detokenizer) -> str:
+    """A text of a mebibyte may be a million of them: others are heard meanwhile."""
+    parts = list[str]()
+    for start in range(0, len(tokens), READ_TOKENS):
+        parts.append(text.feed(tokens[start : start + READ_TOKENS]))
+        await asyncio.sleep(0)
+    return "".join([*parts, text.finish()])
 
 
 def _num_bytes(body: replies.GenerateBody) -> int:
