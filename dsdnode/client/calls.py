@@ -12,6 +12,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dsdnode.client.call_marks import NAME, overlap, patterns_of
 from dsdnode.client.json_scan import ValueScan, arguments_of, json_of, properties_of
 from dsdnode.wire.calls import CallFormat, is_text
 
@@ -22,11 +23,11 @@ MAX_STEP = 256
 at each mark in it."""
 MAX_FALSE = 256
 """Marks of a reply behind which no call came; from then on all is text."""
+MAX_PARTS = 2048
+"""Calls of a reply, and arguments of these that stand in marks of their own, or other members: each takes ten
+microseconds to be read, however short it is. From then on all is text."""
 MAX_LEAD = 256
 """Characters in which `lead` must come."""
-NAME = r"[\w./-]{1,128}"
-SKIPPED = r"[^<\[{|\n]{0,64}?"
-"""Beside a name: the number of a call, the type of an argument."""
 _KEY = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"\s*:\s*(?=\S)|(\}))')
 _SOMETHING = re.compile(r"\s*(?=\S)")
 _NEXT_MEMBER = re.compile(r"\s*([,}])")
@@ -69,7 +70,7 @@ class CallReader:
         self._schemas = {one["name"]: properties_of(one.get("parameters")) for one in functions}
         """Of each tool's arguments."""
         self._arguments = {calls.arguments_key, *_ARGUMENTS}
-        self.num_calls = self._num_false = 0
+        self.num_calls = self._num_false = self._num_parts = 0
         self._text = ""
         """What is not read yet."""
         self._held: list[str] | None = None
@@ -79,6 +80,7 @@ class CallReader:
         self._out: list[str | CallPart] = []
         self._last = False
         self._steps = {"json": self._json, "named": self._named, "tagged": self._tagged}
+        self._name, self._key, self._key_or_end = patterns_of(calls)
         self._run = self._read()
 
     def feed(self, text: str) -> list[str | CallPart]:
@@ -115,9 +117,9 @@ class CallReader:
         calls = self._calls
         if not calls.open:
             yield from self._bare()
-        while calls.open and self._num_false < MAX_FALSE:
+        while calls.open and self._num_false < MAX_FALSE and self._num_parts < MAX_PARTS:
             while (at := self._text.find(calls.open)) < 0:
-                keep = 0 if self._last else _overlap(self._text, calls.open)
+                keep = 0 if self._last else overlap(self._text, calls.open)
                 self._say(self._advance(len(self._text) - keep))
                 if self._last:
                     return
@@ -196,16 +198,16 @@ class CallReader:
         return match
 
     def _find(self, *marks: str) -> Generator[None, None, str]:
-        """Which of them comes next, and is taken; "": another thing does."""
+        """Which of them comes next, the first of those that may, and is taken; "": another thing does."""
         while True:
             text = self._text.lstrip(_BETWEEN)
             self._advance(len(self._text) - len(text))
-            for mark in marks:
-                if mark and text.startswith(mark):
-                    self._advance(len(mark))
-                    return mark
-            if text and not any(mark.startswith(text) for mark in marks if mark):
+            may_come = [mark for mark in marks if mark and (mark.startswith(text) or text.startswith(mark))]
+            if text and not may_come:
                 return ""
+            if may_come and text.startswith(may_come[0]):
+                self._advance(len(may_come[0]))
+                return may_come[0]
             yield from self._more()
 
     def _value(self, *, shown: bool = False) -> Generator[None, None, str]:
@@ -225,11 +227,17 @@ class CallReader:
             yield from self._more()
 
     def _call(self, name: str) -> None:
-        """From here on it is certain."""
+        """From here on it is certain. Raises _NoCall: there were too many."""
+        self._part()
         self._held = None
         self._space = ""
         self.num_calls += 1
         self._give(name=name)
+
+    def _part(self) -> None:
+        if self._num_parts >= MAX_PARTS:
+            raise _NoCall
+        self._num_parts += 1
 
     def _give(self, *, name: str = "", arguments: str = "") -> None:
         if name or arguments:
@@ -255,6 +263,7 @@ class CallReader:
             if match[2]:
                 break
             key = match[1]
+            self._part()
             if key in self._arguments and name and not is_given and self._text[:1] == "{":
                 self._call(name)
                 yield from self._value(shown=True)
@@ -299,9 +308,7 @@ class CallReader:
                 raise _NoCall
             yield from self._more()
         self._advance(at + len(calls.lead))
-        mid = re.escape(calls.mid) if calls.mid else r"(?![\w./-])(?=[\s\S])"
-        whole = "" if re.match(NAME, calls.mid) else "+"  # no shorter name is tried: none could be followed by `mid`
-        match = yield from self._match(re.compile(rf"\s*+({NAME}{whole}){SKIPPED}\s*{mid}\s*"))
+        match = yield from self._match(self._name)
         return match[1]
 
     def _named(self) -> Steps:
@@ -332,15 +339,13 @@ class CallReader:
     # --- a name, then each argument in a tag of its own
 
     def _tagged(self) -> Steps:
-        calls = self._calls
-        key = re.compile(rf"({SKIPPED}){re.escape(calls.key_close.rstrip())}")
         while True:
             name = yield from self._head()
             self._call(name)
             properties = self._schemas.get(name, {})
             separator = "{"
             while (yield from self._found_key()):
-                match = yield from self._match(key)
+                match = yield from self._match(self._key)
                 known = re.match(r"""[^"'<>=\s]+""", match[1])
                 argument = known[0] if known else match[1].strip()
                 self._give(arguments=f"{separator}{json.dumps(argument, ensure_ascii=False)}: ")
@@ -353,14 +358,13 @@ class CallReader:
     def _found_key(self) -> Generator[None, None, bool]:
         """Another argument, before the call's end?"""
         calls = self._calls
-        ways = "|".join(re.escape(mark) for mark in (calls.key_open, calls.end or calls.close) if mark)
-        found = re.compile(rf"[\s\S]{{0,64}}?(?=({ways}))")
-        while (match := found.match(self._text)) is None:
+        while (match := self._key_or_end.match(self._text)) is None:
             if len(self._text) > MAX_HEAD:
                 return False
             yield from self._more()
-        if match[1] != calls.key_open:
+        if match[1] != calls.key_open or self._num_parts >= MAX_PARTS:
             return False
+        self._part()
         self._advance(match.end() + len(calls.key_open))
         return True
 
@@ -389,8 +393,3 @@ class CallReader:
             yield from self._more()
         self._advance(len(close))
         self._give(arguments='"' if as_text else json_of("".join(parts)))
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `mark`."""
-    return next((size for size in range(min(len(mark) - 1, len(text)), 0, -1) if mark.startswith(text[-size:])), 0)

@@ -8,6 +8,8 @@ from typing import Any
 
 _IN_STRING = re.compile(r'[^"\\]*')
 _BETWEEN = re.compile(r'[^"{}\[\],]*')
+_HALF = re.compile("[\ud800-\udfff]")
+"""Of a character: escapes may name one alone."""
 _CLOSES = {"{": "}", "[": "]"}
 MAX_DEPTH = 256
 
@@ -93,9 +95,9 @@ def properties_of(schema: Any) -> dict[str, Any]:
 def json_of(text: str) -> str:
     """A value that no schema says to be a text: the JSON that it is, or a text nevertheless."""
     try:
-        return json.dumps(json.loads(text), ensure_ascii=False)
+        return _told(json.loads(text))
     except (ValueError, RecursionError):
-        return json.dumps(text, ensure_ascii=False)
+        return _told(text)
 
 
 def arguments_of(value: str) -> str:
@@ -103,7 +105,17 @@ def arguments_of(value: str) -> str:
     try:
         read = json.loads(value)
         if isinstance(read, str):
-            value, read = read, json.loads(read)
+            value, read = _whole(read), json.loads(read)
         return value if isinstance(read, dict) else "{}"
     except (ValueError, RecursionError):
         return "{}"
+
+
+def _told(value: Any) -> str:
+    """As JSON. Raises ValueError: there is no such number in it."""
+    return _whole(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _whole(text: str) -> str:
+    """As UTF-8 can have it."""
+    return _HALF.sub("\ufffd", text)

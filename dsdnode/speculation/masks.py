@@ -110,6 +110,7 @@ class Masks:
     def __init__(self, vocab_size: int) -> None:
         self.num_bytes = num_bytes_of(vocab_size)
         self._vocab_size = vocab_size
+        self._any = b"\xff" * self.num_bytes
         most = min(MAX_KEPT, max(MIN_KEPT, MAX_KEPT_BYTES // self.num_bytes))
         self._kept: LRUCache[bytes, bytes] = LRUCache(most)
 
@@ -119,13 +120,15 @@ class Masks:
     def get(self, name: bytes) -> bytes | None:
         """The mask with that hash; it counts as used."""
         if name == ANY:
-            return b"\xff" * self.num_bytes
+            return self._any
         found: bytes | None = self._kept.get(name)
         return found
 
     def keep(self, name: bytes, packed: bytes) -> bool:
         """False: it cannot be unpacked, for want of another one. Raises PeerMisbehaved: it is not what it is called, or
         allows nothing."""
+        if name in self._kept:
+            return True
         base = base_of(packed)
         known = None if base is None else self._kept.get(base)
         if base is not None and known is None:
@@ -137,9 +140,14 @@ class Masks:
         """Raises PeerMisbehaved: it is not what it is called, or allows nothing."""
         if len(mask) != self.num_bytes or hash_of(mask) != name:
             raise PeerMisbehaved("a mask that is another one than it is called")
-        if not allowed(mask, self._vocab_size).any():
+        if not self._allows_any(mask):
             raise PeerMisbehaved("a mask that allows nothing")
         self._kept[name] = mask
+
+    def _allows_any(self, mask: bytes) -> bool:
+        """Its last byte may have bits behind the vocabulary."""
+        whole, rest = divmod(self._vocab_size, 8)
+        return mask[:whole] != bytes(whole) or (rest > 0 and mask[whole] & (1 << rest) - 1 > 0)
 
 
 class Shelves:

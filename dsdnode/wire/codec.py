@@ -6,7 +6,7 @@ msgpack's, then the types of wire/messages.py, strictly; whatever is left over r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -27,6 +27,9 @@ MAX_DEADLINE_MS = 86_400_000
 MAX_BODY_BYTES = 1024 * 1024
 """Of a buffer that is msgpack."""
 _MAX_BODY_ITEMS = 64 * 1024
+_MAX_CONTAINERS = 32 * 1024
+"""Arrays and maps of a body, all together: PieceLogprobs may have 24,000. A mebibyte of empty ones took half a second
+to be read, most of it Python's, looking through them for garbage."""
 
 T = TypeVar("T")
 
@@ -139,9 +142,12 @@ def _oversize(frames: Sequence[bytes]) -> str:
 def _strict(data: bytes, kind: type[T], max_items: int) -> T:
     """Nothing is allocated for a length that a stranger merely claims: msgpack checks each against these limits."""
     size_bytes = len(data)
+    counted = _counter() if size_bytes > _MAX_CONTAINERS else None  # each takes a byte
     try:
         raw = msgpack.unpackb(
             data,
+            list_hook=counted,
+            object_hook=counted,
             strict_map_key=True,
             max_str_len=size_bytes,
             max_bin_len=size_bytes,
@@ -153,6 +159,19 @@ def _strict(data: bytes, kind: type[T], max_items: int) -> T:
         # TypeError: a list as the key of a map.
         raise PeerMisbehaved(f"malformed msgpack: {error}") from error
     return _convert(raw, kind)
+
+
+def _counter() -> Callable[[Any], Any]:
+    num = 0
+
+    def count(container: Any) -> Any:
+        nonlocal num
+        num += 1
+        if num > _MAX_CONTAINERS:
+            raise ValueError(f"more than {_MAX_CONTAINERS} arrays and maps")
+        return container
+
+    return count
 
 
 def _convert(raw: Any, kind: type[T]) -> T:

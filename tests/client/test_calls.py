@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsdnode.client.calls import CallPart, CallReader
+from dsdnode.client.calls import MAX_PARTS, CallPart, CallReader
 from dsdnode.client.json_scan import ValueScan
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire.calls import PLAIN, CallFormat
@@ -188,6 +188,35 @@ def test_after_many_marks_that_were_none_all_is_text() -> None:
     call = '<tool_call>{"name": "stop"}</tool_call>'
     assert read(told(PLAIN, ["<tool_call> " * 100 + call])) == [("<tool_call> " * 100).rstrip(), STOP]
     assert told(PLAIN, [text := "<tool_call> " * 300 + call]) == [text]
+
+
+def test_after_many_calls_and_arguments_all_is_text() -> None:
+    """Mallory's marks have two characters: each would be a call."""
+    short = CallFormat(kind="tagged", open="<", end="-", key_open="{", key_close="=", value_close="}")
+    for text in ("<a-" * 3000, "<a" + "{b=1}" * 3000 + "-", "<a" + "{b=1}" * 30 + "-" + "<a{b=1}-" * 3000):
+        parts = CallReader(short, TOOLS).feed(text)
+        calls = [one for one in parts if isinstance(one, CallPart)]
+        assert len(calls) + sum(one.arguments.count('": ') for one in calls) <= MAX_PARTS
+        assert isinstance(parts[-1], str) and text.endswith(parts[-1])
+    many = "[TOOL_CALLS][" + '{"name": "stop"}, ' * 3000
+    assert sum(isinstance(one, CallPart) for one in CallReader(MISTRAL, TOOLS).feed(many)) <= MAX_PARTS
+
+
+def test_a_mark_that_begins_like_another_is_waited_for() -> None:
+    calls = msgspec.structs.replace(TAGGED, lead="<")
+    text = "<tool_call><stop></function></tool_call>"
+    assert told(calls, [text]) == told(calls, [*text]) == [("stop", "{}")]
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "[-Infinity]", '"\\ud800"', '{"a": "\\udfff"}', "\\ud800"])
+def test_what_no_json_or_no_utf_8_has_is_told_otherwise(value: str) -> None:
+    """Gateways send it on: one that fails at a number or half a character would fail at the whole reply."""
+    text = f"<tool_call><function=weather><parameter=days>\n{value}\n</parameter></function></tool_call>"
+    [one] = CallReader(TAGGED, TOOLS).feed(text)
+    assert isinstance(one, CallPart) and "days" in msgspec.json.decode(one.arguments.encode())
+    written = json.dumps(f'{{"days": {value}}}' if value[0] in '"{' else "{}").replace("\\\\ud", "\\ud")
+    [one] = CallReader(PLAIN, TOOLS).feed(f'<tool_call>{{"name": "weather", "arguments": {written}}}')
+    assert isinstance(one, CallPart) and isinstance(json.loads(one.arguments.encode()), dict)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ WIRE: Final = {
     "frame-bytes": Mutation(CODEC + "_oversize", "max(map(len, frames)) > MAX_FRAME_BYTES or ", ""),
     "message-bytes": Mutation(CODEC + "_oversize", " or sum(map(len, frames)) > MAX_MESSAGE_BYTES", ""),
     "body-bytes": Mutation(CODEC + "decode_body", "len(buffer) > MAX_BODY_BYTES", "False"),
+    "body-containers": Mutation(CODEC + "_counter", "num > _MAX_CONTAINERS", "False"),
     "header-items": Mutation(CODEC + "_strict", "max_array_len=max_items", "max_array_len=1 << 20"),
     "token-ids": Mutation(
         "dsdnode.wire.numbers:unpack_tokens", "min(tokens) >= 0 and max(tokens) < vocab_size", "True"

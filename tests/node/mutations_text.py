@@ -27,6 +27,7 @@ TEXT: Final = {
     ),
     "tools-work": Mutation("dsdnode.client.calls:CallReader.feed", "len(text), MAX_STEP)", "len(text), len(text))"),
     "tools-false": Mutation("dsdnode.client.calls:CallReader._read", "self._num_false < MAX_FALSE", "True"),
+    "tools-parts": Mutation("dsdnode.client.calls:CallReader._part", "self._num_parts >= MAX_PARTS", "False"),
     "text-twice": Mutation(TEXT_PROCESS + "_asked", "if death.is_spent:", "if True:"),
     "text-next": Mutation(TEXT_PROCESS + "_try", "            self._link = None\n", ""),
     "text-ids": Mutation("dsdnode.engine.text:_ids_of", "not isinstance(reply, Ids) or len(body) % 4", "False"),

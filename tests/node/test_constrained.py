@@ -13,20 +13,25 @@ from random import Random
 from typing import Any
 
 import pytest
+from cachetools import LRUCache
 
 from dsdnode.client import constraints
 from dsdnode.client.client import Client, Finished, GenerateRequest, ReplyStats
 from dsdnode.engine.fake import FakeTextEngine
+from dsdnode.engine.permits import FoundMasks
 from dsdnode.errors import BadInput, ModelRefused, NoPipeline
 from dsdnode.net.memory import MemoryTransport
 from dsdnode.net.port import MASKS, Priority
+from dsdnode.node.drafter import constrained
 from dsdnode.node.drafter.constrained import Constrained
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.shard.host import StageHost
+from dsdnode.speculation.digest import CommittedLine
 from dsdnode.speculation.masks import hash_of, pack
 from dsdnode.wire.codec import encode_body
 from dsdnode.wire.masks import Masks as MasksMessage
 from dsdnode.wire.masks import PackedMask
+from dsdnode.wire.messages import Block
 from dsdnode.wire.replies import Constraint, GenerateBody
 from tests.node.constrained import constrained_reply
 from tests.node.swarm import FakeSwarm
@@ -162,6 +167,46 @@ def test_a_judge_that_asks_for_masks_all_the_time_gets_them_now_and_then(
         assert 0 < num_sent < num_asked // 20
 
     story(tmp_path, tell)
+
+
+def test_a_judge_cannot_lack_what_it_was_never_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sue, a judge of mallory's, makes names up; what she was told is packed for her once."""
+    sent: list[list[bytes]] = []
+
+    class Told:
+        def notify(self, peer: bytes, message: MasksMessage, buffers: list[bytes], priority: Priority) -> None:
+            sent.append(buffers)
+
+    mask, num_packed = bytes([0xFF] * 13), 0
+
+    class Letters:
+        async def masks(self, tokens: Any, first: int, again: bool = False) -> FoundMasks:
+            return FoundMasks([hash_of(mask)], [(hash_of(mask), mask)])
+
+    def counted(one: bytes, bases: Any = ()) -> bytes:
+        nonlocal num_packed
+        num_packed += 1
+        return pack(one, bases)
+
+    monkeypatch.setattr(constrained, "pack", counted)
+
+    async def tell() -> None:
+        alice = Constrained(Told(), Letters(), b"s" * 16, b"k" * 32, PROMPT, 97, print)  # type: ignore[arg-type]
+        block = Block(b"s" * 16, 0, 1, 0, 0, len(PROMPT) - 1, 1, 0, 0)
+        before, end = CommittedLine(b"k" * 32, PROMPT).digests[-2:]
+        alice.tell(block, before + end, PROMPT[-1:], b"sue", LRUCache(9))
+        await asyncio.sleep(0.01)
+        assert len(sent) == 1
+        for _ in range(9):
+            alice.tell_again([bytes([one]) * 8 for one in range(1, 200)])
+        assert len(sent) == 1 and not alice._lost
+        for _ in range(9):
+            alice._lost.clear()
+            alice.tell_again([hash_of(mask)])
+        assert len(sent) == 10 and all(pack(mask) in one[2] for one in sent) and num_packed == 2
+        alice.close()
+
+    asyncio.run(tell())
 
 
 def test_a_judge_that_draws_without_masks_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from dsdnode.client.part import Part, Way
 from dsdnode.engine.fake import FakeModel
 from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.node.drafter.options import Options
+from dsdnode.node.shard import terms
 from dsdnode.node.shard.terms import MAX_NOTE_BYTES, Asked, BlockBuffers
 from dsdnode.speculation import masks
 from dsdnode.speculation.actions import Note, RunChunk
@@ -134,6 +135,19 @@ def test_a_judge_is_told_no_more_tokens_than_the_line_has() -> None:
     for tokens, num_line in (([1] * 6, 5), ([1], 21), ([97], 5)):
         with pytest.raises(PeerMisbehaved):
             asked(tokens, num_line)
+
+
+def test_what_will_be_refused_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallory's Open has more positions than carol has; her Masks are of more positions than she keeps any of."""
+    many = SHARD.context_tokens + 1
+    message = Open(SESSION, 0, 1, SHARD.model_id, SOMEBODY, WireSampling(), many, 60.0, "f32")
+    body = OpenStages((StagePlace(SOMEBODY, 0, 2), StagePlace(SOMEBODY, 2, 4)), WireShaping(presence=1.0), 3, many)
+    monkeypatch.delattr(terms, "unpack_tokens")
+    assert Asked.of(message, [encode_body(body), b"", b"", pack_tokens([1] * many)], SHARD).known is None
+    monkeypatch.delattr(terms, "split")
+    for sizes in ((masks.MAX_PLACES + 1,) * 2, (1, 2)):
+        with pytest.raises(PeerMisbehaved, match="masks of positions"):
+            terms.told_by([bytes(8 * num) for num in sizes] + [encode_body([])])
 
 
 def test_other_penalties_are_another_reply() -> None:

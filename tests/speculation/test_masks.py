@@ -10,6 +10,8 @@ from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation import masks
 from dsdnode.speculation.actions import RunChunk, StageAction
 from dsdnode.speculation.digest import after, first
+from dsdnode.speculation.stage.arrivals import Arrival
+from dsdnode.speculation.stage.judge import Judge
 from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.wire.masks import PackedMask
 from dsdnode.wire.messages import Block
@@ -141,6 +143,39 @@ def test_a_new_route_knows_nothing_of_the_masks_before() -> None:
         assert run.masks == (schema,)
         carol.on_output(0.0, None, (1,), 0.001)
         carol._cache.forget()
+
+
+def test_a_mask_that_is_here_is_not_unpacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallory says the same over and over, which costs her a few bytes each time."""
+    known, one = masks.Masks(VOCAB), mask_of([3])
+    assert known.keep(masks.hash_of(one), masks.pack(one))
+    monkeypatch.delattr(masks, "unpack")
+    assert known.keep(masks.hash_of(one), masks.pack(one)) and known.get(masks.hash_of(one)) == one
+    assert known.get(masks.ANY) is known.get(masks.ANY), "a block of a thousand positions has it once"
+
+
+class Name(bytes):
+    """Counts how often one is compared."""
+
+    num_compared = 0
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Name.num_compared += 1
+        return bytes.__eq__(self, other)
+
+
+def test_what_a_judge_lacks_is_looked_through_once_a_block() -> None:
+    """Mallory, an owner, has named masks of a thousand positions, and tells none of them."""
+    line = [bytes([*divmod(number, 256), 1, 2, 3, 4, 5, 6]) for number in range(1001)]
+    places = masks.Places(masks.Masks(16))
+    places.learn({digest: Name(b"m" * 6 + digest[:2]) for digest in line})
+    judge = Judge(places=places)
+    block = Block(b"s" * 16, 0, 1, 0, 0, 0, 1, 999, 0)
+    arrivals = [Arrival(block, tuple(line), (7,) * 1000, None, 0.0)] * 2
+    asked = [judge.to_ask(arrivals) for _ in range(5)]
+    assert [len(names) for names in asked] == [256, 256, 256, 232, 0] and len(set(sum(asked, ()))) == 1000
+    assert Name.num_compared < 20 * 1000
 
 
 def test_what_is_kept_of_one_reply_is_bounded_and_the_last_used_stays() -> None:

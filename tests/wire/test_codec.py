@@ -147,6 +147,19 @@ def test_bodies() -> None:
         codec.buffer_at([b"a"], 1)
 
 
+def test_a_body_of_nothing_but_empty_lists_is_not_read_to_its_end() -> None:
+    """Each is an object of Python's: a mebibyte of them took longer to be looked through for garbage than to arrive."""
+    most = codec._MAX_CONTAINERS
+    few: list[Any] = [[{}] * 15] * (most // 16 - 1)
+    many: list[Any] = [[{}] * 15] * (most // 16 + 1)
+    padding = [bytes(most)]
+    assert codec.decode_body(codec.encode_body([*few, *padding]), list[Any]) == [*few, *padding]
+    with pytest.raises(PeerMisbehaved, match="arrays and maps"):
+        codec.decode_body(codec.encode_body([*many, *padding]), list[Any])
+    with pytest.raises(PeerMisbehaved, match="arrays and maps"):
+        codec.decode_body(codec.encode_body([many, *padding]), messages.JudgeNote)
+
+
 def test_pong_is_not_ping() -> None:
     pong, ping = Pong(), Ping()
     assert codec.decode(codec.encode(pong)).message == pong

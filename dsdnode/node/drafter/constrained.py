@@ -35,6 +35,8 @@ from dsdnode.wire.replies import GenerateBody
 log = structlog.get_logger(__name__)
 
 MAX_NODES, MAX_TOLD, MAX_JUDGES = 4096, 4096, 64
+MAX_ALONE = 128
+"""Packed masks that are kept: as many as a window's blocks and hedges are drawn under, and more."""
 AGAIN_S = 0.5
 """A judge is sent the same mask no more often: it asks once a second at most, and to pack one takes a millisecond."""
 Told = LRUCache[bytes, None]
@@ -126,6 +128,7 @@ class Constrained:
         self._lost: LRUCache[bytes, float] = LRUCache(MAX_TOLD)
         """Of these, some that it did not get, and when it last said so: now they go as they are, with nothing that
         another may lack."""
+        self._packed_alone: LRUCache[bytes, bytes] = LRUCache(MAX_ALONE)
         self.num_bytes = 0
         """Sent to judges."""
 
@@ -219,7 +222,8 @@ class Constrained:
     def tell_again(self, names: Sequence[bytes]) -> None:
         """The judge lacks these."""
         now = asyncio.get_running_loop().time()
-        due = [name for name in names if now >= self._lost.get(name, float("-inf")) + AGAIN_S]
+        here = {node.name for node in self._nodes.values()}
+        due = {name for name in names if name in here and now >= self._lost.get(name, float("-inf")) + AGAIN_S}
         for name in due:
             self._told.pop(name, None)
         self._lost.update(dict.fromkeys(due, now))
@@ -251,7 +255,7 @@ class Constrained:
             mask = self._masks.get(name)
             if name == ANY or name in self._told or mask is None:
                 continue
-            packed.append(wire.PackedMask(name, pack(mask) if name in self._lost else self._packed(mask)))
+            packed.append(wire.PackedMask(name, self._alone(name, mask) if name in self._lost else self._packed(mask)))
             self._told[name] = None
             if sum(len(one.packed) for one in packed) > MAX_BODY_BYTES // 2:
                 self._send_one([b"", b""], packed)
@@ -265,6 +269,13 @@ class Constrained:
             self._rpc.notify(self._judge, wire.Masks(self._session), buffers, priority=Priority.VERIFY)
         except DsdError as error:
             log.info("masks not sent", reason=str(error))  # the judge asks for them, or for the block
+
+    def _alone(self, name: bytes, mask: bytes) -> bytes:
+        """As it is: a judge may say again and again that it lacks one."""
+        found: bytes | None = self._packed_alone.get(name)
+        if found is None:
+            found = self._packed_alone[name] = pack(mask)
+        return found
 
     def _packed(self, mask: bytes) -> bytes:
         """As its difference from one that the judge was sent of late, if that is less."""

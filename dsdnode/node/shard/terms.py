@@ -47,8 +47,8 @@ class Asked:
         if len(keys) > -(-shard.vocab_size // 8):
             raise PeerMisbehaved("more key tokens than there are tokens")
         asked = cls(message, body, digests, keys)
-        if not (asked.judges and asked.has_note):
-            return asked
+        if not (asked.judges and asked.has_note) or message.max_positions > shard.context_tokens:
+            return asked  # (more positions than there are will be refused: a million of tokens need not be read for it)
         told = buffer_at(buffers, 3)
         if not len(told) // 4 <= body.num_line <= message.max_positions:
             raise PeerMisbehaved("more tokens of the line than it has, or than it may have")
@@ -130,13 +130,13 @@ def _note(data: bytes, *, read: bool) -> Note:
 
 def told_by(buffers: list[bytes]) -> tuple[dict[bytes, bytes], tuple[PackedMask, ...]]:
     """Of Masks: hashes by digest, and packed masks. Raises PeerMisbehaved."""
-    digests, names = (split(buffer_at(buffers, index)) for index in (0, 1))
-    if len(digests) != len(names) or any(len(one) != DIGEST_BYTES for one in (*digests, *names)):
-        raise PeerMisbehaved("masks of other positions than are named")
+    digests, names = (buffer_at(buffers, index) for index in (0, 1))
+    if len(digests) != len(names) or len(digests) % DIGEST_BYTES or len(digests) > DIGEST_BYTES * MAX_PLACES:
+        raise PeerMisbehaved(f"masks of positions told in {len(digests)} bytes, by names of {len(names)}")
     packed = decode_body(buffer_at(buffers, 2), tuple[PackedMask, ...])
-    if len(digests) > MAX_PLACES or len(packed) > MAX_MASKS:
-        raise PeerMisbehaved(f"masks of {len(digests)} positions, {len(packed)} of them new")
-    return dict(zip(digests, names, strict=True)), packed
+    if len(packed) > MAX_MASKS:
+        raise PeerMisbehaved(f"{len(packed)} masks in one message")
+    return dict(zip(split(digests), split(names), strict=True)), packed
 
 
 def seen_of(output: Output) -> tuple[JudgeDraw, ...]:

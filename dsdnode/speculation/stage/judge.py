@@ -65,8 +65,8 @@ class Judge:
         """Masks that these blocks wait for, and that are known by name alone: each is asked for once."""
         if self.places is None:
             return ()
-        lacking = [name for one in arrivals for name in self.places.lacking(self._drawn_behind(one))]
-        new = [name for name in dict.fromkeys(lacking) if name not in self._asked][:MAX_MASKS]
+        lacking = dict.fromkeys(name for one in arrivals for name in self.places.lacking(self._drawn_behind(one)))
+        new = [name for name in lacking if name not in self._asked][:MAX_MASKS]
         self._asked = dict.fromkeys([*(name for name in self._asked if name in lacking), *new])
         return tuple(new)
 
