@@ -24,13 +24,16 @@ from pathlib import Path
 import psutil
 
 from tests.fuzz import (
+    calls,
     clients,
     dht,
     doors,
     drafters,
     engine,
     house,
+    judged,
     machines,
+    owners,
     relays,
     shards,
     text,
@@ -45,9 +48,12 @@ from tests.fuzz.seen import run_seen
 
 PARSERS: dict[str, Parser] = {
     one.name: one
-    for room in (wire, weights, words, engine, text, dht, doors, house, relays, machines, shards, drafters, clients)
+    for room in (
+        wire, weights, words, judged, calls, engine, text, dht, doors, house, relays, machines, owners, shards,
+        drafters, clients,
+    )
     for one in room.PARSERS
-}
+}  # fmt: skip
 FOLDER = Path(".fuzz")
 CORPUS = Path(__file__).parent / "corpus"
 LEAST_SHARE = 0.9

@@ -14,7 +14,9 @@ from dsdnode.engine.fake import FakeModel
 from dsdnode.errors import DsdError
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
-from dsdnode.wire.codec import Envelope, encode_body
+from dsdnode.wire.calls import CallFormat
+from dsdnode.wire.codec import Envelope, decode_body, encode_body
+from dsdnode.wire.logprobs import PieceLogprobs, SaidPosition, SaidToken
 from dsdnode.wire.messages import Refused
 from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.records import ProviderRecord
@@ -25,6 +27,11 @@ from tests.fuzz.shards import seed
 MODEL = FakeModel()
 PATIENCE_S, MAX_TOKENS = 20.0, 6
 PROMPT = (5, 17, 42)
+TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"properties": {"days": {}}}}},)
+FORMATS = (
+    *(CallFormat(),) * 6, CallFormat(open="", close=""), CallFormat(open="[TOOL_CALLS]", close=""), {"kind": "tagged"},
+)  # fmt: skip
+CALLED = ('<tool_call>{"name": "weather", ', '"arguments": {"days": ', "5}}</tool_call>", "so")
 DRAFTERS = ("dora", "dan", "mallory")
 END_S = 400.0
 """A reply of six tokens is over by then, whatever is done to it: each may take as long as the patience lasts and a
@@ -74,6 +81,9 @@ class ClientGame(Game):
         """How often each says again what it has said before."""
         self.drafting: dict[bytes, bytes] = {}
         self.num_given: dict[bytes, int] = {}
+        self.num_said: dict[bytes, int] = {}
+        """Pieces of a call of a tool."""
+        self.num_logprobs: dict[bytes, int] = {}
 
     def _records(self) -> list[ProviderRecord]:
         drafters = DRAFTERS[: self.count]
@@ -91,6 +101,9 @@ class ClientGame(Game):
                 prompt_tokens=PROMPT if rng.random() < 0.6 else None, prompt=None if rng.random() < 0.9 else "why",
                 messages=({"role": "user", "content": "why"},), max_tokens=MAX_TOKENS,
                 threshold=rng.choice((None, None, 0.0, 0.3)), keep=rng.random() < 0.3,
+                tools=TOOLS if rng.random() < 0.3 else (), logprobs=rng.choice((-1, -1, 0, 1)),
+                presence_penalty=rng.choice((0.0, 0.0, 0.5)),
+                constraint=replies.Constraint("regex", "a") if rng.random() < 0.1 else None,
             )  # fmt: skip
             began_s, num_before = self.loop.time(), len(heard)
             try:
@@ -119,6 +132,9 @@ class ClientGame(Game):
                 assert num <= MAX_TOKENS, "more than was asked for"
                 assert num_bytes <= 3 * part.MAX_TOKEN_BYTES * (num + 1), "a book"  # (\ufffd has 3 bytes)
                 assert all(0 <= token < part.MAX_VOCAB for token in event.tokens)
+                assert len(event.logprobs) == (0 if asked.logprobs < 0 else len(event.tokens))
+                assert not event.calls or asked.tools, "calls of no tools"
+                assert len(event.route) <= wire.MAX_STAGES
             else:
                 assert isinstance(event, Finished) and event.reason.isprintable()
                 assert event.stats.completion_tokens == num
@@ -142,10 +158,14 @@ class ClientGame(Game):
         self.num_given[message.request] = rng.choice((0, 0, 0, 1))
         if way < 0.8:
             prompt = PROMPT if rng.random() < 0.9 else rng.choice(((), (1,), (1 << 24,), (5,) * 1000))
-            rule = wire.WireAcceptance(0.3 if rng.random() < 0.2 else 0.0)
+            body = decode_body(envelope.buffers[0], replies.GenerateBody)
+            self.num_logprobs[message.request] = body.num_logprobs
+            rule = body.acceptance or wire.WireAcceptance()
+            rule = rule if rng.random() < 0.9 else wire.WireAcceptance(0.3)
             model_id = MODEL.shard(0, 4).model_id
             answer = replies.Accepted(message.request, model_id, rule)
-            self.answers(who, envelope.request_id, answer, pack_tokens(list(prompt)))
+            told = [encode_body(rng.choice(FORMATS))] if rng.random() < 0.9 else []
+            self.answers(who, envelope.request_id, answer, pack_tokens(list(prompt)), *told)
             self.loop.call_later(rng.choice(GAPS_S), self._talk, who, message.request, 200)
         elif way < 0.9:
             answer = replies.Finished(message.request, "", rng.choice(ERRORS), rng.choice(WORDS))
@@ -159,9 +179,9 @@ class ClientGame(Game):
             return
         rng = self.rng
         gap_s, repeats = rng.choice(GAPS_S), rng.random() < self.habits[who.name] * 0.1
-        say = rng.choice((self._piece, self._piece, self._piece, self._piece, self._piece, self._odd, self._wait))
-        if rng.random() < 0.1:
-            say = rng.choice((self._finish, self._odd, self._lose))
+        say = rng.choice((*(self._piece,) * 5, self._odd, self._wait, self._route))
+        if rng.random() < (0.8 if self.num_given.get(request, 0) >= MAX_TOKENS else 0.1):
+            say = rng.choice((self._finish, self._finish, self._odd, self._lose))
         say(who, request)
         if repeats:
             self._again(who, request, rng.choice((self._piece, self._wait, self._empty, say)), max(gap_s, 0.05))
@@ -175,12 +195,25 @@ class ClientGame(Game):
 
     def _piece(self, who: Person, request: bytes) -> None:
         rng, index = self.rng, self.num_given.get(request, 0)
-        tokens = [rng.choice((1, 5, 96, 97, (1 << 24) - 1)) for _ in range(rng.choice((0, 1, 1, 1, 2, 3)))]
+        tokens = [rng.choice((1, 5, 5, 5, 96, 97, (1 << 24) - 1)) for _ in range(rng.choice((0, 1, 1, 1, 2, 3)))]
         self.num_given[request] = index + len(tokens)
         text = rng.choice((b"", b"so", b"\xff\xfe", b"\x1b[31m", b"x" * 5000))
+        if rng.random() < 0.7:
+            self.num_said[request] = num_said = self.num_said.get(request, -1) + 1
+            text = CALLED[num_said % len(CALLED)].encode()
         accepted = rng.choice((0, 0, len(tokens), 1024))
         index = index if rng.random() < 0.97 else rng.choice((0, index + 1, 1 << 20))
-        self.says(who, replies.Piece(request, index, accepted), pack_tokens(tokens), text)
+        told = [self._logprobs(tokens, self.num_logprobs.get(request, 0))] if rng.random() < 0.9 else []
+        self.says(who, replies.Piece(request, index, accepted), pack_tokens(tokens), text, *told)
+
+    def _logprobs(self, tokens: list[int], num: int) -> bytes:
+        said = [SaidToken(token, -0.5, self.rng.choice((b"so", b"\xff", b""))) for token in tokens]
+        tops = [(one,) * (max(0, num) if self.rng.random() < 0.95 else 2) for one in said]
+        return encode_body(PieceLogprobs(tuple(map(SaidPosition, said, tops))))
+
+    def _route(self, who: Person, request: bytes) -> None:
+        stages = (("ab" * 32, 0, 2), ("cd" * 32, 2, 4), ("cd" * 32, 4, 0))
+        self.says(who, replies.Routed(request, stages * self.rng.choice((0, 1, 19))))
 
     def _empty(self, who: Person, request: bytes) -> None:
         self.says(who, replies.Piece(request, self.num_given.get(request, 0), 0), b"", b"and so on ")

@@ -3,36 +3,72 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+from msgspec import structs
+
 from dsdnode.engine.fake import FakeModel, FakeTextEngine
-from dsdnode.errors import PeerMisbehaved
+from dsdnode.engine.permits import FoundMasks
+from dsdnode.errors import BadInput, PeerMisbehaved
 from dsdnode.identity import peer_id
-from dsdnode.node.drafter import attempt, conversations, delivery, host, options, reply, routes
+from dsdnode.node.drafter import attempt, constrained, conversations, delivery, host, options, reply, routes, telling
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
 from dsdnode.node.drafter.texts import Reading, Texts
+from dsdnode.node.shard.terms import told_by
 from dsdnode.placement import pipelines
+from dsdnode.speculation import masks
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire import replies
 from dsdnode.wire.codec import Envelope, decode, decode_body, encode_body
+from dsdnode.wire.logprobs import PieceLogprobs, TokenLogprobs, pack_logprobs
+from dsdnode.wire.masks import LackMasks, Masks
 from dsdnode.wire.messages import Refused, WireAcceptance
 from dsdnode.wire.numbers import unpack_tokens
 from dsdnode.wire.records import ProviderRecord, RoundTrip
 from tests.fuzz.clients import WORDS, Records, shard_of
 from tests.fuzz.hostile import Game, Person, is_message, person, play
 from tests.fuzz.parser import Parser
-from tests.fuzz.shards import seed
+from tests.fuzz.shards import SHAPINGS, seed
 
 MODEL, DRAFT = FakeModel(), FakeModel(agreement=0.7)
 MAX_SESSIONS, PATIENCE_S, MAX_EVENTS = 2, 20.0, 16
 CLIENTS = ("alice", "bob", "mallory")
 STAGES = {"sam": (0, 2), "sue": (2, 4), "sid": (0, 4), "sal": (0, 2)}
 LONG_S = 1500.0
+_BITS = [np.packbits(np.isin(np.arange(104), one), bitorder="little").tobytes() for one in (range(97), [0, 1, 5])]
+MASK_OF = {masks.hash_of(one): one for one in _BITS}
+NAMES = (*MASK_OF,)
 COSTS = (0.0, 1.0, 12.5, 5e-324, 1e6)
 WINDOWS = ("", "fixed", "throughput", "stream:2:4", "hedged:1:8:2", "no such", "\x1b[2J", "rounds-4")
+
+
+class Grammar:
+    """Texts of small letters, of which every second place has but one."""
+
+    async def masks(self, tokens: Sequence[int], first: int, again: bool = False) -> FoundMasks:
+        places = range(first, len(tokens) + 1)
+        fit = [place for place in places if all(map(self._may_stand, range(place), tokens))]
+        names = [NAMES[place % 2] for place in fit]
+        if not names:
+            raise BadInput("the reply so far is not what its grammar allows")
+        return FoundMasks(names, [(name, MASK_OF[name]) for name in dict.fromkeys(names)])
+
+    def _may_stand(self, place: int, token: int) -> bool:
+        return masks.allows(MASK_OF[NAMES[place % 2]], token)
+
+
+class Engine(FakeTextEngine):
+    """Knows one grammar, which takes no time to read."""
+
+    async def constrain(self, constraint: replies.Constraint, vocab_size: int) -> Any:
+        if constraint.text != "a":
+            raise BadInput("the grammar cannot be used")
+        return Grammar()
 
 
 class DrafterGame(Game):
@@ -48,6 +84,12 @@ class DrafterGame(Game):
         self.given: dict[tuple[bytes, bytes], int] = {}
         """Tokens of each client's request."""
         self.most: dict[tuple[bytes, bytes], int] = {}
+        self.sent: dict[bytes, dict[int, int]] = {}
+        """Of each session the token that was sent last for each position."""
+        self.num_logprobs: dict[bytes, int] = {}
+        """That are asked for with each session's verdicts."""
+        self.masks: dict[bytes, list[bytes]] = {}
+        """Hashes that were told with each session."""
 
     @cached_property
     def records(self) -> list[ProviderRecord]:
@@ -68,7 +110,7 @@ class DrafterGame(Game):
 
     async def story(self) -> None:
         rng = self.rng
-        self.engine = engine = FakeTextEngine(DRAFT, cost=rng.choice((None, lambda num: 0.002 * num)))
+        self.engine = engine = Engine(DRAFT, cost=rng.choice((None, lambda num: 0.002 * num)))
         records: Any = Records(self.transport.id, self._found)
         asked = Options(4, "throughput", "f32", WireAcceptance(), strict=rng.random() < 0.2, patience_s=PATIENCE_S)
         texts = Texts(self.rpc, Reading(engine, await engine.vocabulary()), engine.shard.tokenizer_hash)
@@ -107,19 +149,37 @@ class DrafterGame(Game):
     def _generate(self) -> None:
         rng = self.rng
         who, request = person(rng.choice(CLIENTS)), rng.choice((bytes([rng.randrange(8)]) * 16, rng.randbytes(16)))
-        prompt = rng.choice(((), (5, 17, 42), (5, 17, 42) * 8, (96,), (97,), (1 << 24,)))
-        tokens = rng.choice(((), (), (), (1, 2), (1,) * 12, (97,)))
+        prompt = rng.choice(((), (5, 17, 42), (5, 17, 42) * 8, (96,), (5,) * 9, (97 if rng.random() < 0.3 else 5,)))
+        tokens = rng.choice(((), (), (), (), (), (1, 2), (1,) * 12, (97,)))
         messages = (replies.ChatMessage(rng.choice(("user", "x")), rng.choice(WORDS)),) if rng.random() < 0.3 else ()
         max_tokens = rng.choice((8, 8, 8, 1, 2, 1 << 20 if rng.random() < 0.1 else 12))
         body = replies.GenerateBody(
             messages, rng.choice(("", "why", "x" * 300)), prompt, tokens, MODEL.shard(0, 4).model_id,
             wire.WireSampling(rng.choice((0.0, 0.7, 100.0)), seed=rng.choice((0, (1 << 63) - 1))), max_tokens,
-            rng.choice(((), (), ("so",), (" ", "\x00", "x" * 256))), rng.choice((-1, 0, 4, 64)), rng.choice(WINDOWS),
-            rng.choice(("", "f32", "q8", "x")), rng.choice((None, None, WireAcceptance(0.3, True))),
-            rng.random() < 0.4, rng.random() < 0.2,
+            rng.choice(((), (), ("so",), (" ", "\x00", "x" * 256))), rng.choice((-1, 0, 4, 64)),
+            rng.choice(WINDOWS if rng.random() < 0.2 else WINDOWS[:5]),
+            rng.choice(("", "f32", "q8", "x" if rng.random() < 0.2 else "")),
+            rng.choice((None, None, WireAcceptance(0.3, True))), rng.random() < 0.4, rng.random() < 0.2,
         )  # fmt: skip
+        body = self._with_more(body) if rng.random() < 0.4 else body
+        if rng.random() < 0.1:
+            self.asks(who, replies.ReadText(), encode_body(body))
+            return
         self.requests = [*self.requests[-7:], (who, request)]
         self.asks(who, replies.Generate(request), encode_body(body))
+
+    def _with_more(self, body: replies.GenerateBody) -> replies.GenerateBody:
+        """Shaped, with log-probabilities, tools or a grammar: what goes together, mostly."""
+        rng = self.rng
+        if rng.random() < 0.5:
+            drawn = rng.choice(SHAPINGS), rng.choice((-1, -1, 0, 3, 20))
+            body = structs.replace(body, shaping=drawn[0], num_logprobs=drawn[1], acceptance=None)
+        if rng.random() < 0.5:
+            constraint = replies.Constraint("regex", rng.choice((*("a",) * 8, "no", WORDS[2])))
+            body = structs.replace(body, constraint=constraint, ignore_eos=rng.random() < 0.05, tokens=())
+        if rng.random() < 0.3:
+            body = structs.replace(body, tools=rng.choice(("[]", "{", '[{"function": {"name": "f"}}]')))
+        return body
 
     def said(self, who: Person, frames: list[bytes]) -> None:
         """Of two replies of one name both may be under way: nothing tells them apart."""
@@ -165,6 +225,7 @@ class DrafterGame(Game):
         if isinstance(message, wire.Open) and way < 0.85:
             stages = _stages(envelope)
             self.judges[message.session] = stages
+            self.num_logprobs[message.session] = decode_body(envelope.buffers[0], wire.OpenStages).num_logprobs
             answer = wire.Opened(rng.choice((0, 0, 1, 3, message.max_positions, 1 << 20)))
         if isinstance(message, wire.Trace) and way < 0.85:
             answer = wire.Traced(rng.choice((0, 1, 2)), rng.choice(WORDS))
@@ -176,17 +237,33 @@ class DrafterGame(Game):
         if isinstance(message, wire.Block):
             sent = self.blocks.setdefault(message.session, [])
             sent[:] = [*sent[-5:], message]
+            tokens = unpack_tokens(envelope.buffers[1], message.num_given + message.num_draft, MODEL.vocab_size)
+            self.sent.setdefault(message.session, {}).update(enumerate(tokens, message.position))
             for _ in range(rng.choice((0, 1, 1, 1, 1, 2))):
                 say = self._verdict if rng.random() < 0.93 else self._unasked
                 self.loop.call_later(rng.choice((0, 0.001, 0.02, 0.3, 5.0)), say, message.session)
+        elif isinstance(message, Masks):
+            named, packed = told_by(list(envelope.buffers))
+            assert all(len(one.packed) < 1000 for one in packed)
+            self.masks[message.session] = [*self.masks.get(message.session, ())[-9:], *named.values()]
+            if rng.random() < 0.1:
+                self.says(who, self._lack(message.session))
         elif isinstance(message, replies.Piece):
             self._count(who, message, envelope)
+
+    def _lack(self, session: bytes) -> LackMasks:
+        """What was told, or never."""
+        known = (*self.masks.get(session, ()), bytes(8), b"m" * 8)
+        return LackMasks(session, tuple(self.rng.choice(known) for _ in range(self.rng.choice((1, 2, 256)))))
 
     def _count(self, who: Person, piece: replies.Piece, envelope: Envelope) -> None:
         key = (who.id, piece.request)
         tokens = unpack_tokens(envelope.buffers[0], len(envelope.buffers[0]) // 4, MODEL.vocab_size)
         assert piece.accepted <= len(tokens)
         envelope.buffers[1].decode()
+        if len(envelope.buffers) > 2:
+            told = decode_body(envelope.buffers[2], PieceLogprobs).positions
+            assert tuple(one.said.token for one in told) == tokens, "log-probabilities of other tokens"
         if self.given.get(key, -1) >= 0:
             assert piece.index == self.given[key], "a gap"
             self.given[key] += len(tokens)
@@ -208,7 +285,18 @@ class DrafterGame(Game):
         )  # fmt: skip
         judge = self.judges[session][-1] if rng.random() < 0.95 else rng.choice(self.judges[session])
         if judge in self.people:
-            self.says(self.people[judge], verdict)
+            self.says(self.people[judge], verdict, *self._logprobs(session, verdict))
+
+    def _logprobs(self, session: bytes, verdict: wire.Verdict) -> tuple[bytes, ...]:
+        """Of its token, with as many beside it as were asked for, mostly."""
+        rng, num = self.rng, self.num_logprobs.get(session, -1)
+        if num < 0 or verdict.token >= MODEL.vocab_size or rng.random() < 0.05:
+            return ()
+        num = num if rng.random() < 0.95 else 2
+        top, known = tuple((token, -0.5) for token in range(num)), self.sent[session]
+        tokens = [*(known.get(position, 5) for position in range(max(0, verdict.decided - 9), verdict.decided))]
+        rows = [TokenLogprobs(one, rng.choice((-0.5, 0.0, -9999.0)), top) for one in (*tokens, verdict.token)]
+        return (pack_logprobs(rows),)
 
     def _unasked(self, session: bytes = b"") -> None:
         """What stages and others say of a reply, or of none."""
@@ -222,7 +310,7 @@ class DrafterGame(Game):
             wire.Nack(session, route, epoch, rng.randrange(3), rng.choice((0, 3, 1 << 20))),
             wire.SessionLost(session, rng.randrange(3), rng.choice(WORDS), route, rng.random() < 0.3),
             wire.Closed(session, route, epoch, rng.randrange(8), 1), wire.Block(session, route, 1, 0, 0, 0, 1, 0, 0),
-            wire.Opened(3), replies.Piece(bytes(16), 0, 0),
+            wire.Opened(3), replies.Piece(bytes(16), 0, 0), self._lack(session), self._lack(session),
         ))  # fmt: skip
         if not self.silent:
             self.says(who, message)
@@ -240,5 +328,5 @@ def _stages(envelope: Envelope) -> tuple[bytes, ...]:
     return tuple(peer_id(stage.contact.public_key) for stage in stages)
 
 
-ROOM = (host, reply, routes, attempt, delivery, conversations, options, pipelines)
+ROOM = (host, reply, routes, attempt, constrained, delivery, conversations, options, telling, pipelines)
 PARSERS = (Parser("drafter-host", seed, partial(play, DrafterGame), (), ROOM),)

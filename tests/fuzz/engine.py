@@ -13,12 +13,13 @@ import msgpack
 import msgspec
 import numpy as np
 
-from dsdnode.engine import arrays, gguf, gguf_cut, gguf_header, gguf_tokenizer, ipc
+from dsdnode.engine import arrays, gguf, gguf_cut, gguf_header, gguf_tokenizer, grammar, ipc, text
 from dsdnode.engine.cage import Protection
 from dsdnode.engine.gguf_arch import supported
-from dsdnode.engine.port import Chunk, Output, ShardInfo, Top
-from dsdnode.errors import BadInput, ModelRefused
+from dsdnode.engine.port import Chunk, Logprobs, Output, ShardInfo, Top
+from dsdnode.errors import BadInput, EngineLost, ModelRefused
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.speculation.shaping import Past, Shaping
 from dsdnode.wire.calls import CallFormat
 from dsdnode.wire.replies import Constraint
 from tests.engine.random_models import VARIANTS, write_random_model
@@ -37,13 +38,20 @@ GARBAGE = (ValueError, msgspec.DecodeError)
 
 def _chunks() -> list[Chunk]:
     tokens = np.arange(3, dtype=np.int32)
-    return [Chunk(0, 0, tokens, 1, Sampling(0.7, 40, 0.9, 0.1, 7)), Chunk(1, 5, tokens[:2], 2, Sampling(), 0, True, 2)]
+    shaping = Shaping(0.5, 0.25, 1.25, 64, ((7, -100.0),))
+    past = Past.of([1, 2], 1, [3])
+    return [
+        Chunk(0, 0, tokens, 1, Sampling(0.7, 40, 0.9, 0.1, 7)), Chunk(1, 5, tokens[:2], 2, Sampling(), 0, True, 2),
+        Chunk(2, 5, tokens, 2, Sampling(shaping=shaping), 0, False, 0, past, 1, (b"\7\0", b"\1\0")),
+    ]  # fmt: skip
 
 
 def _outputs() -> list[Output]:
     ints, reals = np.arange(2, dtype=np.int32), np.ones(2, np.float32)
     top = Top(np.ones((2, 3), np.int32), np.ones((2, 3), np.float32), reals)
-    return [Output(None, ints, reals, 0.1), Output(None, ints, reals, 0.1, ints, reals, top)]
+    said = Logprobs(reals, np.ones((2, 3), np.int32), np.ones((2, 3), np.float32))
+    both = Output(None, ints, reals, 0.1, ints, reals, top), Output(None, ints, reals, 0.1, logprobs=said)
+    return [Output(None, ints, reals, 0.1), *both]
 
 
 def _packet(packet: ipc.Packet, bodies: list[ipc.Buffer]) -> tuple[Any, bytes]:
@@ -60,6 +68,8 @@ REQUESTS = (
     _packet(ipc.Copy(0, 1, 2), []),
     _packet(ipc.Tokenize("fünf", True), []),
     _packet(ipc.Render([("user", "hi", ""), ("assistant", "yes", "{}")], "[]"), []),
+    _packet(ipc.LoadText(b"/m.gguf", True), []),
+    _packet(ipc.ReadCalls(), []),
     _packet(ipc.OpenGrammar(b"k", Constraint("regex", "a+"), 8), []),
     _packet(ipc.FindMasks(b"k", 1, False), [b"\1\0\0\0" * 3]),
 )
@@ -116,6 +126,34 @@ def _read_response(case: Case) -> None:
         for output, count in zip(arrays.unpack_outputs(response, body, WIDTH), response.counts, strict=True):
             rows = output.tokens if output.states is None else output.states
             assert rows is not None and len(rows) == count, "not as many rows as were told of"
+
+
+# --- what a process with grammars, or a chat template, answers
+
+MASK_BYTES, MAX_MASKS = 2, 3
+ANSWERS = (
+    ipc.MasksFound([b"n" * 8, b"o" * 8], [b"n" * 8, b"o" * 8]), ipc.MasksFound([b"n" * 8] * 3, [b"n" * 8]),
+    ipc.MasksFound([], []), ipc.Failed("UnknownGrammar", "why"), ipc.Failed("BadInput", "why"), ipc.Done(),
+    ipc.Calls(CallFormat()), ipc.Calls(CallFormat(open="[TOOL_CALLS]", close="")),
+)  # fmt: skip
+
+
+def _answer(mutator: Mutator) -> Case:
+    answer = mutator.any_of(ANSWERS if mutator.rng.random() < 0.5 else ANSWERS[:2])
+    header, _ = _packet(answer, [])
+    if isinstance(answer, ipc.Calls):
+        header[1] = {"kind": "json"} | header[1]
+    body = b"\7\0" * len(getattr(answer, "fresh", ()))
+    return mutator.packed(header), mutator.scratched(body) if mutator.rng.random() < 0.1 else body
+
+
+def _read_answer(case: Case) -> None:
+    told = ipc.read_response(case[0])
+    if isinstance(told, ipc.Calls):
+        text._calls_of(told, case[1])
+    else:
+        found = grammar._found(grammar.checked(told, ipc.MasksFound), case[1], MAX_MASKS, MASK_BYTES)
+        assert len(found.names) <= MAX_MASKS and {len(mask) for _, mask in found.fresh} <= {MASK_BYTES}
 
 
 # --- model files
@@ -225,11 +263,17 @@ GGUF = (
 PARSERS = (
     Parser(
         "worker-request", lambda mutator: _frame(mutator, REQUESTS), _read_request, GARBAGE,
-        (ipc.sizes, arrays.unpack_chunks, ipc.read_request), _fits_frame,
+        (ipc.sizes, arrays.unpack_chunks, arrays._read_past, arrays._Reader, ipc.read_request), _fits_frame,
     ),
     Parser(
         "worker-response", lambda mutator: _frame(mutator, RESPONSES), _read_response, GARBAGE,
-        (ipc.sizes, arrays.unpack_outputs, arrays._read_top, arrays._Reader, ipc.read_response), _fits_frame,
+        (ipc.sizes, arrays.unpack_outputs, arrays._read_top, arrays._read_logprobs, arrays._Reader, ipc.read_response),
+        _fits_frame,
+    ),
+    Parser(
+        "grammar-answer", _answer, _read_answer, (*GARBAGE, EngineLost, BadInput, ModelRefused),
+        (grammar._found, grammar.checked, text._calls_of, ipc.read_response, CallFormat),
+        lambda case: len(case[0]) <= ipc.MAX_HEADER_BYTES,
     ),
     Parser("gguf", _gguf, _read_gguf, (ModelRefused, BadInput), GGUF, _fits_gguf),
 )  # fmt: skip

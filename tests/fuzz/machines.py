@@ -1,11 +1,12 @@
-"""The two machines of a reply, under whatever a stranger may tell them in whatever order.
+"""A stage's machine of a reply, under whatever a hostile owner may tell it in whatever order. (owners.py: the other.)
 
 A case is a seed: the events that it stands for are right in their types, as the wire has checked them, and near enough
-to what makes sense that the machines go on. The stage hears a hostile owner, the owner hostile stages.
+to what makes sense that the machine goes on. Of some replies the judge is told the line's tokens, or masks.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import cache, partial
 from random import Random
@@ -14,26 +15,26 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dsdnode.cost import CostLine, PipelineCost
 from dsdnode.errors import PeerMisbehaved
-from dsdnode.pacing.policies import POLICIES, Terms, policy_of
 from dsdnode.speculation import actions as do
+from dsdnode.speculation import masks
 from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, RelaxedRule
-from dsdnode.speculation.owner import drafting, epochs, flow, prefill, session, timer
-from dsdnode.speculation.owner.session import SessionConfig, SessionMachine
-from dsdnode.speculation.stage import arrivals, judge, machine
+from dsdnode.speculation.shaping import Shaping
+from dsdnode.speculation.stage import arrivals, judge, known, machine
 from dsdnode.speculation.stage import cache as cache_
 from dsdnode.speculation.stage.arrivals import StageLimits
+from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.speculation.stage.machine import StageMachine
-from dsdnode.wire.messages import Block, Closed, Nack, Verdict
+from dsdnode.wire.masks import PackedMask
+from dsdnode.wire.messages import Block, Closed
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.parser import Case, Parser
 from tests.speculation.stages import SESSION, digests_of
 
 VOCABULARY, WIDTH, MAX_EVENTS, LEASE_S, NUM_BRANCHES = 4, 4, 60, 60.0, 3
 POSITIONS = 24
-WINDOWS = (*POLICIES, "stream:2:4", "hedged:1:8:2")
-TIMES_MS = (0.0, 1.0, 5e-324, 86_400_000.0, 12.5)
+SHAPINGS = (Shaping(presence=0.5), Shaping(repetition=1.1, last_tokens=3), Shaping(frequency=0.5, repetition=0.9))
+MASKS = ((masks.ANY, b"\xff"), *((masks.hash_of(bytes([one])), bytes([one])) for one in (1, 2, 5, 15)))
 
 
 @cache
@@ -69,8 +70,11 @@ class HostileOwner:
         rule = RelaxedRule(0.3, deferred=rng.random() < 0.5, key_tokens=KeyTokens(b"")) if rng.random() < 0.4 else None
         limits = StageLimits(max_waiting_blocks=4, max_kept_blocks=4, max_closings=4)
         self.cells = Cells(NUM_BRANCHES)
+        self.judges = self.index == self.num_stages - 1
+        self.places = self._places()
+        self.shaping = rng.choice(SHAPINGS) if rng.random() < 0.3 else None
         self.machine = StageMachine(
-            SESSION, range(NUM_BRANCHES), max_positions=POSITIONS, limits=limits, acceptance=rule
+            SESSION, range(NUM_BRANCHES), max_positions=POSITIONS, limits=limits, acceptance=rule, places=self.places
         )
         self.now, self.route = 0.0, 0
         self.running: do.RunChunk | None = None
@@ -83,17 +87,23 @@ class HostileOwner:
     def play(self) -> None:
         events: tuple[Callable[[], Any], ...] = (
             self._block, self._block, self._block, self._block, self._block, self._output, self._output, self._output,
+            *([self._masks] * 4 if self.places is not None else ()),
             self._closed, self._tick, self._reopen, self._lose, self._fail, self._park, self._close, self._trace,
         )  # fmt: skip
+        num_usual = len(events) - 6
         for _ in range(self.rng.randrange(MAX_EVENTS)):
             self.now += self.rng.choice((0.0, 0.001, 0.001, 0.5, 2.0))
             # Rare ones end most of what came before.
-            place = int(self.rng.random() * (10 if self.rng.random() < 0.9 else len(events)))
+            place = int(self.rng.random() * (num_usual if self.rng.random() < 0.9 else len(events)))
             try:
                 events[place]()
             except PeerMisbehaved:
                 self.num_refused += 1
         self._end()
+
+    def _places(self) -> masks.Places | None:
+        """Of a reply that is drawn under masks."""
+        return masks.Places(masks.Masks(VOCABULARY)) if self.judges and self.rng.random() < 0.3 else None
 
     # --- events
 
@@ -113,7 +123,29 @@ class HostileOwner:
             digests = rng.choice((b"", digests[:-8], digests + digests, bytes(8) + digests[8:]))
         states = None if self.index == 0 else np.zeros((len(tokens), WIDTH), np.float32)
         given = tokens if self.index == 0 else tokens[len(tokens) - num_draft :]
-        self._carry_out(self.machine.on_block(self.now, Block(SESSION, *numbers), digests, given, states))
+        block = Block(SESSION, *numbers)
+        self._carry_out(self.machine.on_block(self.now, block, digests, given, states, self._note(block, line)))
+
+    def _note(self, block: Block, line: tuple[int, ...]) -> do.Note | None:
+        """The given tokens behind what was told, mostly."""
+        if self.shaping is None:
+            return None
+        end = block.position + block.num_given
+        told = line[max(block.position, self.num_told) : end] if self.rng.random() < 0.95 else line[:3]
+        return do.Note(b"a note", told if self.judges else ())
+
+    def _masks(self) -> None:
+        """Of a whole line, mostly; or of some positions, and of what is named alone the masks come later, or never."""
+        rng = self.rng
+        whole, line = rng.random() < 0.7, rng.choice(self.lines)
+        digests = digest_line(line)[0 if whole else rng.randrange(POSITIONS) :]
+        named = [rng.choice(MASKS) for _ in range(POSITIONS + 1 if whole else rng.choice((1, 5)))]
+        names = {digest: name for digest, (name, _) in zip(digests, named, strict=False)}
+        told = [(name, mask) for name, mask in named if name != masks.ANY and (whole or rng.random() < 0.5)]
+        packed = [PackedMask(name, masks.pack(mask)) for name, mask in dict(told).items()]
+        if rng.random() < 0.05:
+            packed.append(PackedMask(rng.choice(MASKS)[0], rng.choice((b"", masks.pack(b"\0"), masks.pack(b"\7")))))
+        self._carry_out(self.machine.on_masks(self.now, names, packed))
 
     def _output(self) -> None:
         """The engine has run what it was asked for, and draws what the line has or anything else."""
@@ -150,17 +182,30 @@ class HostileOwner:
     def _reopen(self) -> None:
         route = max(0, self.route + self.rng.choice((0, 1, 1, -1, 1 << 19)))
         if route > self.route and self.rng.random() < 0.3:
-            self.machine.on_turn(POSITIONS, RelaxedRule(0.3, deferred=False, key_tokens=KeyTokens(b"")))
+            self.places = self._places()
+            rule = RelaxedRule(0.3, deferred=False, key_tokens=KeyTokens(b""))
+            self.machine.on_turn(POSITIONS, rule, self.places)
         self._open(route)
 
     def _open(self, route: int) -> None:
         digests = b"".join(digest_line(self.rng.choice(self.lines))[: self.rng.randrange(POSITIONS)])
         if self.rng.random() < 0.1:
             digests = digests[:-3] + b"x"
+        self._tell_line()
         length = self.machine.on_open(self.now, route, self.index, self.num_stages, LEASE_S, digests)
         if length is not None:
             assert 0 <= length <= POSITIONS, "more than there can be"
             self.route = route
+            if self.places is not None and self.rng.random() < 0.7:
+                with contextlib.suppress(PeerMisbehaved):
+                    self._masks()
+
+    def _tell_line(self) -> None:
+        """The judge's host gives what came with Open to the machine (node/shard/host.py)."""
+        self.num_told = length = self.rng.randrange(8)
+        if self.shaping is not None and self.judges:
+            tokens = np.array(self.lines[0][self.rng.randrange(length + 1) : length], np.int32)
+            self.machine.known = KnownLine(self.shaping, self.rng.randrange(POSITIONS), length, tokens)
 
     def _park(self) -> None:
         self.machine.on_park(self.now, self.rng.choice((1.0, 600.0)))
@@ -188,6 +233,7 @@ class HostileOwner:
             match action:
                 case do.RunChunk():
                     self.running = action
+                    self._check_draws(action)
                 case do.CopySequence():
                     self.cells.copy(action.source, action.target, action.position)
                 case do.TruncateSequence():
@@ -199,6 +245,12 @@ class HostileOwner:
                 case do.Gone():
                     self.gone = True
 
+    def _check_draws(self, run: do.RunChunk) -> None:
+        if self.places is not None:
+            assert len(run.masks) == run.num_draws and all(map(any, run.masks)), "draws without masks"
+        if run.past is not None:
+            assert len(run.past.then) >= run.num_draws - 1, "draws that do not know what is before them"
+
     def _end(self) -> None:
         """Nobody comes any more: it must let go of everything."""
         self.now += 1e5
@@ -208,133 +260,20 @@ class HostileOwner:
         assert not any(self.cells.lengths), "sequences are left"
 
 
-class HostileStages:
-    """Drive one owner's machine with answers to what it sent, mostly; the draft engine is honest."""
-
-    def __init__(self, seed: bytes) -> None:
-        self.rng = rng = Random(seed)
-        self.num_stages, self.now = rng.choice((1, 2, 3)), 0.0
-        self.max_tokens = 12
-        config = SessionConfig(
-            SESSION, b"a secret of alice's", self.max_tokens, POSITIONS * 4, VOCABULARY * 4, frozenset((15,)),
-            relaxed=rng.random() < 0.4, chunk_positions=rng.choice((3, 256)),
-        )  # fmt: skip
-        prompt = tuple(rng.randrange(VOCABULARY) for _ in range(rng.choice((1, 5, 20))))
-        window = policy_of(rng.choice(WINDOWS), Terms(rng.choice((0, 1, 8))))
-        self.machine = SessionMachine(config, prompt, window, drafter=rng.random() < 0.8)
-        self.sent: list[Block] = []
-        self.emitted: list[int] = []
-        self.draft: do.Draft | None = None
-        self.need: do.NeedRoute | None = None
-
-    def play(self) -> None:
-        events: tuple[Callable[[], Any], ...] = (
-            self._go_on, self._go_on, self._go_on, self._verdict, self._verdict, self._verdict, self._verdict,
-            self._nack, self._tick, self._lost,
-        )  # fmt: skip
-        self._carry_out(self.machine.start(self.now))
-        for _ in range(self.rng.randrange(MAX_EVENTS)):
-            self.now += self.rng.choice((0.001, 0.01, 0.3, 3.0))
-            events[int(self.rng.random() * len(events))]()
-        msgspec.json.encode(self.machine.log.statistics())
-        assert self.machine.num_in_flight >= 0 and (self.machine.unanswered is None or self.machine.num_timeouts)
-        assert len(self.emitted) <= self.max_tokens and all(token < VOCABULARY * 4 for token in self.emitted)
-        self._carry_out(self.machine.cancel(self.now, "cancelled"))
-        assert self.machine.finished and self.machine.next_wakeup() is None
-
-    def _go_on(self) -> None:
-        if self.need is not None:
-            route, self.need = self.need.route, None
-            lengths = [self.rng.choice((0, 0, 1, 3, 1 << 20)) for _ in range(self.num_stages)]
-            most = self.rng.choice((None, None, None, 0, 22, POSITIONS * 4))
-            self._carry_out(self.machine.on_route(self.now, route, lengths, self._costs(), max_positions=most))
-        elif self.draft is not None:
-            count, self.draft = self.draft.count, None
-            tokens = tuple(do.DraftToken(self.rng.randrange(16), self.rng.random()) for _ in range(count))
-            self._carry_out(self.machine.on_draft(self.now, tokens))
-
-    def _costs(self) -> PipelineCost | None:
-        if self.rng.random() < 0.3:
-            return None
-        lines = tuple(CostLine(self._time_ms() / 1e3, self._time_ms() / 1e3) for _ in range(self.num_stages))
-        return PipelineCost(lines, self._time_ms() / 1e3)
-
-    def _time_ms(self) -> float:
-        return self.rng.choice(TIMES_MS)
-
-    def _times(self) -> tuple[float, ...]:
-        return tuple(self._time_ms() for _ in range(self.rng.choice((self.num_stages, self.num_stages, 0, 1, 5, 64))))
-
-    def _verdict(self) -> None:
-        if not self.sent:
-            return
-        rng, block = self.rng, self.rng.choice(self.sent[-6:])
-        end = block.position + block.num_given + block.num_draft
-        first = block.position + block.num_given
-        decided = rng.choice((end, end, first, first, block.position, end + 1, 0, rng.randrange(1 << 20)))
-        epoch = block.epoch if rng.random() < 0.95 else rng.randrange(1 << 40)
-        queue = tuple(rng.choice((0, 1, 65536)) for _ in range(rng.choice((self.num_stages, 0, 64))))
-        relaxed = tuple(rng.randrange(1 << 20) for _ in range(rng.choice((0, 0, 1, 200))))
-        token = rng.choice((rng.randrange(16), rng.randrange(14), 16, 1 << 24))
-        verdict = Verdict(SESSION, block.route, epoch, decided, token, self._times(), self._times(), queue, relaxed)
-        self._carry_out(self.machine.on_verdict(self.now, verdict))
-
-    def _nack(self) -> None:
-        if self.sent:
-            block = self.rng.choice(self.sent[-6:])
-            length = self.rng.choice((0, 1, block.position, block.base, 1 << 20))
-            nack = Nack(SESSION, block.route, block.epoch, self.rng.randrange(64), length)
-            self._carry_out(self.machine.on_nack(self.now, nack))
-
-    def _tick(self) -> None:
-        wakeup = self.machine.next_wakeup()
-        if wakeup is not None:
-            self.now = max(self.now, wakeup)
-        self._carry_out(self.machine.tick(self.now))
-
-    def _lost(self) -> None:
-        way, index = self.rng.randrange(6), self.rng.randrange(self.num_stages)
-        if way == 0:
-            self._carry_out(self.machine.on_session_lost(self.now, index))
-        elif way == 1:
-            self._carry_out(self.machine.on_peer_lost(self.now, [index]))
-        elif way == 2:
-            self.draft = None
-            self._carry_out(self.machine.on_drafter_lost(self.now))
-        elif way == 3:
-            self.draft = None
-            self._carry_out(self.machine.on_drafter_back(self.now))
-        elif way == 4:
-            self._carry_out(self.machine.on_link_broken(self.now))
-
-    def _carry_out(self, told: list[do.SessionAction]) -> None:
-        for action in told:
-            match action:
-                case do.SendBlock():
-                    assert len(action.digests) == 8 * (action.block.num_given + action.block.num_draft + 1)
-                    self.sent.append(action.block)
-                case do.NeedRoute():
-                    self.need = action
-                case do.Draft():
-                    assert self.draft is None, "two drafts at once"
-                    self.draft = action
-                case do.Emit():
-                    self.emitted += action.tokens
-                case do.Finish():
-                    self.draft = self.need = None
-
-
-def _seed(mutator: Mutator) -> Case:
+def seed(mutator: Mutator) -> Case:
     return (mutator.rng.randbytes(8),)
 
 
-def _play(world: type[HostileOwner] | type[HostileStages], case: Case) -> None:
+def play(world: Callable[[bytes], Any], case: Case) -> None:
     world(case[0]).play()
 
 
 PARSERS = (
-    Parser("stage-machine", _seed, partial(_play, HostileOwner), (), (machine, arrivals, cache_, judge)),
     Parser(
-        "owner-machine", _seed, partial(_play, HostileStages), (), (session, epochs, flow, drafting, prefill, timer)
+        "stage-machine",
+        seed,
+        partial(play, HostileOwner),
+        (),
+        (machine, arrivals, cache_, judge, known, masks.Masks, masks.Places),
     ),
 )

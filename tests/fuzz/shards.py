@@ -12,13 +12,16 @@ import numpy as np
 
 from dsdnode.engine.fake import WIDTH, FakeEngine, FakeModel
 from dsdnode.engine.port import Chunk, Output
-from dsdnode.node.shard import host, neighbours, room, sessions
+from dsdnode.node.shard import host, neighbours, room, sessions, terms
 from dsdnode.node.shard.host import MAX_PARKED_S, StageHost
+from dsdnode.speculation import masks
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire import messages as wire
 from dsdnode.wire.codec import Envelope, encode_body
+from dsdnode.wire.masks import Masks, PackedMask
 from dsdnode.wire.numbers import pack_tokens
 from dsdnode.wire.replies import Cancel, Generate
+from dsdnode.wire.shaping import WireShaping
 from dsdnode.wire.tensors import pack_states
 from tests.fuzz.hostile import Game, Person, person, play
 from tests.fuzz.machines import digest_line
@@ -30,6 +33,12 @@ MAX_SESSIONS, CONTEXT, LINE, MAX_EVENTS = 3, 256, 24, 40
 LAYERS = ((0, 4), (0, 2), (2, 4), (1, 3))
 OWNERS = ("alice", "bob", "mallory")
 LONG_S = 2 * MAX_PARKED_S + 200
+SHAPINGS = (
+    WireShaping(), WireShaping(bias=((7, -100.0), (96, 1.5), (97, 1.0))), WireShaping(presence=2.0),
+    WireShaping(0.5, -0.5, 1.25, 4), WireShaping(repetition=0.1, last_tokens=0), WireShaping(repetition=10.0),
+)  # fmt: skip
+_BITS = tuple(np.packbits(np.isin(np.arange(104), one), bitorder="little").tobytes() for one in ([3], range(97), [96]))
+MASKS = ((masks.ANY, b""), *((masks.hash_of(one), one) for one in _BITS))
 
 
 @cache
@@ -65,6 +74,8 @@ class ShardGame(Game):
         self.lines = [tuple(rng.randrange(MODEL.vocab_size) for _ in range(LINE)) for _ in range(2)]
         self.lines.append((*self.lines[0][:7], *self.lines[1][7:]))
         self.opens: list[tuple[Person, wire.Open]] = []
+        self.bodies: dict[bytes, wire.OpenStages] = {}
+        """Of each session the last one."""
         self.grants: dict[int, wire.Message] = {}
 
     async def story(self) -> None:
@@ -80,9 +91,9 @@ class ShardGame(Game):
         self.rpc.start()
         events = self._events()
         for _ in range(rng.randrange(MAX_EVENTS)):
-            place = int(rng.random() * (14 if rng.random() < 0.9 else len(events)))
+            place = int(rng.random() * (16 if rng.random() < 0.9 else len(events)))
             events[place]()
-            await asyncio.sleep(rng.choice((0, 0, 0, 0.001, 0.002, 0.5, 2.0, 30.0)))
+            await asyncio.sleep(rng.choice((0, 0, *(0.001, 0.002, 0.01) * 4, 0.5, 2.0, 30.0)))
             assert self.host.num_sessions <= MAX_SESSIONS and self.engine.num_cells <= CONTEXT
             promised = sum(one.reserved_positions for one in self.host._sessions if not one.machine.is_over)
             assert promised <= CONTEXT, "more cells are promised than there are"
@@ -93,7 +104,7 @@ class ShardGame(Game):
     def _events(self) -> tuple[Callable[[], Any], ...]:
         return (
             self._open, self._open, self._open, self._block, self._block, self._block, self._block, self._block,
-            self._block, self._closed, self._trace, self._park, self._close, self._reopen,
+            self._block, self._masks, self._masks, self._closed, self._trace, self._park, self._close, self._reopen,
             self._lost, self._die, self._lose, self._rest, self._drain, self._foreign, self._many,
         )  # fmt: skip
 
@@ -138,8 +149,9 @@ class ShardGame(Game):
         self._say_open(
             who,
             wire.Open(
-                session, rng.choice((0, 0, 1, 2, 1 << 20)), self.index, self.engine.shard.model_id, owner.contact,
-                sampling, rng.choice((20, 20, 60, 100, CONTEXT, 1, 0, 1 << 20)), rng.choice((60.0, 1.0, 5e-324, 3600)),
+                session, rng.choice((0, 0, 0, 0, 1, 2, 1 << 20)), self.index, self.engine.shard.model_id, owner.contact,
+                sampling, rng.choice((24, 24, 24, 24, 60, 100, CONTEXT, 1, 0, 1 << 20)),
+                rng.choice((*(60.0,) * 6, 1.0, 5e-324, 3600)),
                 rng.choice(wire.WIRE_TYPES), rule, rng.choice((b"", b"k" * 16, b"k")),
             ),
         )  # fmt: skip
@@ -159,10 +171,21 @@ class ShardGame(Game):
         rng = self.rng
         stages = self.stages if rng.random() < 0.95 else self.mutator._shape(list(self.stages), rng.randrange(3) % 1)
         stages = tuple(one for one in stages if isinstance(one, wire.StagePlace)) or self.stages
-        digests = b"".join(digest_line(rng.choice(self.lines))[: rng.randrange(LINE)])
-        keys = (b"\xff" * rng.choice((1, 13, 14)),) if rng.random() < 0.2 else ()
-        self.asks(who, message, encode_body(wire.OpenStages(stages)), digests, *keys)
+        line = rng.choice(self.lines)
+        digests = b"".join(digest_line(line)[: rng.randrange(LINE)])
+        keys: tuple[bytes, ...] = (b"\xff" * rng.choice((1, 13, 13, 13, 14)),) if rng.random() < 0.1 else ()
+        body = wire.OpenStages(stages)
+        if rng.random() < 0.4:
+            num_line = rng.choice((0, 3, 8, 8, 8, 20, 1 << 20))
+            drawn = rng.choice(SHAPINGS), rng.randrange(9), num_line, rng.choice((-1, -1, 0, 1, 20)), rng.random() < 0.5
+            body = wire.OpenStages(stages, *drawn)
+            told = pack_tokens(line[: min(num_line, LINE)][rng.randrange(4) :])
+            keys = (*(keys or (b"",)), told) if rng.random() < 0.95 else keys
+        self.asks(who, message, encode_body(body), digests, *keys)
         self.opens = [*self.opens[-7:], (who, message)]
+        self.bodies[message.session] = body
+        if body.masked:
+            self.loop.call_later(0.0005, self._tell_masks, who, message.session, line)
 
     def _block(self) -> None:
         if not self.opens:
@@ -173,16 +196,45 @@ class ShardGame(Game):
         position = rng.choice((0, 0, 0, 3, 5, 8, rng.randrange(LINE - 5)))
         num = rng.choice((1, 2, 3, 5))
         num_draft = rng.randrange(num + 1)
-        message = wire.Block(
-            opened.session, opened.route, epoch, rng.randrange(epoch), min(position, rng.choice((0, 3, 7, position))),
-            position, num - num_draft, num_draft, rng.choice((0, 0, 1, epoch)),
-        )  # fmt: skip
+        places: list[Any] = [
+            rng.randrange(epoch), min(position, rng.choice((0, 3, 7, position))), position, num - num_draft, num_draft,
+            rng.choice((0, 0, 1, epoch)),
+        ]  # fmt: skip
+        if rng.random() < 0.4:  # the first one of a line
+            num, num_draft, position = 5, 2, 0
+            places = [0, 0, 0, 3, 2, 0]
+        message = wire.Block(opened.session, opened.route, epoch, *places)
         tokens = line[position : position + num]
         given = list(tokens if self.before is None else tokens[num - num_draft :])
         digests = b"".join(digest_line(line)[position : position + num + 1])
         states = () if self.before is None else (_states(num, opened.wire, rng.choice((0, 0, 0, 1, 2, 3))),)
         sender = self.before or who
-        self.says(sender if rng.random() < 0.95 else who, message, digests, pack_tokens(given), *states)
+        buffers = [digests, pack_tokens(given), *states, *self._notes(message, line)]
+        self.says(sender if rng.random() < 0.95 else who, message, *buffers)
+
+    def _notes(self, block: wire.Block, line: Sequence[int]) -> tuple[bytes, ...]:
+        """For the judge, where it is to know what is before its draws."""
+        rng, body = self.rng, self.bodies.get(block.session)
+        if body is None or (body.shaping.is_plain and rng.random() < 0.99):
+            return ()
+        first = max(block.position, body.num_line) if rng.random() < 0.95 else 0
+        return (encode_body(wire.JudgeNote(tuple(line[first : block.position + block.num_given]))),)
+
+    def _masks(self) -> None:
+        """Of a line's positions, some of them by name alone."""
+        if about := self._about():
+            rng, (who, opened) = self.rng, about
+            who = who if rng.random() < 0.95 else person(rng.choice(self.names))
+            self._tell_masks(who, opened.session, rng.choice(self.lines))
+
+    def _tell_masks(self, who: Person, session: bytes, line: tuple[int, ...]) -> None:
+        rng = self.rng
+        digests = digest_line(line)[rng.choice((0, 0, 0, rng.randrange(8))) :]
+        named = [rng.choice(MASKS) for _ in digests]
+        packed = [PackedMask(name, masks.pack(mask)) for name, mask in dict(named).items() if mask]
+        packed = packed if rng.random() < 0.8 else packed[1:]
+        names = b"".join(name for name, _ in named)
+        self.says(who, Masks(session), b"".join(digests), names, encode_body(packed))
 
     def _about(self) -> tuple[Person, wire.Open] | None:
         return self.rng.choice(self.opens) if self.opens else None
@@ -253,4 +305,4 @@ def seed(mutator: Mutator) -> Case:
     return (mutator.rng.randbytes(8),)
 
 
-PARSERS = (Parser("shard-host", seed, partial(play, ShardGame), (), (host, sessions, room, neighbours)),)
+PARSERS = (Parser("shard-host", seed, partial(play, ShardGame), (), (host, sessions, room, neighbours, terms)),)

@@ -8,11 +8,14 @@ import pytest
 
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.node.shard.sessions import Sessions, StageSession
+from dsdnode.speculation.actions import RunChunk
 from dsdnode.wire import codec, masks, messages, paths, pieces, replies
 from tests.fuzz import campaign
 from tests.fuzz.__main__ import LEAST_SHARE, PARSERS
 from tests.fuzz.campaign import Ledger
+from tests.fuzz.machines import HostileOwner
 from tests.fuzz.mutate import Mutator
+from tests.fuzz.owners import HostileStages
 from tests.fuzz.parser import Case, Parser
 from tests.fuzz.run import cases_of, line_of, read_cases, run
 from tests.fuzz.seen import run_seen
@@ -133,6 +136,29 @@ def test_a_game_sees_sequences_that_do_not_come_back(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Sessions, "remove", remove)
     report = run(PARSERS["shard-host"], cases_of(PARSERS["shard-host"], 0, 10))
     assert "sequences are left" in "".join(finding.told for finding in report.findings.values())
+
+
+def test_draft_tokens_that_owners_copied_are_judged_and_some_of_them_stand() -> None:
+    """Else nothing would be played of what copies them."""
+    told = []
+    for case in cases_of(PARSERS["owner-machine"], 0, 60):
+        game = HostileStages(case[0])
+        game.play()
+        told.append(game.machine.log.statistics())
+    judged, stand = sum(one.copied_judged for one in told), sum(one.copied_accepted for one in told)
+    assert judged > stand > 0
+
+
+def test_blocks_that_wait_for_masks_and_blocks_with_a_past_are_run() -> None:
+    runs: list[RunChunk] = []
+
+    class Watched(HostileOwner):
+        def _check_draws(self, run: RunChunk) -> None:
+            runs.append(run)
+
+    for case in cases_of(PARSERS["stage-machine"], 0, 100):
+        Watched(case[0]).play()
+    assert any(run.masks for run in runs) and any(run.past is not None and len(run.past.tokens) for run in runs)
 
 
 def test_cases_are_lines_of_hex(tmp_path: Path) -> None:

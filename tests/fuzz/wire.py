@@ -20,6 +20,7 @@ from dsdnode.net.handshake import Handshake
 from dsdnode.speculation.digest import DIGEST_BYTES, split
 from dsdnode.wire import codec, invitations, joins, messages, numbers, records, replies, tensors
 from dsdnode.wire.messages import Contact, Hello, OpenStages, Welcome
+from dsdnode.wire.shaping import WireShaping
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.parser import Case, Parser
 from tests.protocol import examples, peers
@@ -116,15 +117,33 @@ def _fits_body(case: Case) -> bool:
 
 STATISTICS = replies.Statistics(
     completion_tokens=5, prompt_tokens=3, time_to_first_token_s=0.25, drafted=4, judged=3, accepted=2,
-    acceptance_rate=0.5, by_position=((3, 2), (1, 0)), plans=(replies.PlanChange(0, 0.5, "stream", 2, 4, 1, "why"),),
+    acceptance_rate=0.5, copied_judged=2, copied_accepted=1,
+    by_position=((3, 2), (1, 0)), plans=(replies.PlanChange(0, 0.5, "stream", 2, 4, 1, "why"),),
     pipeline=(replies.StageInfo("a" * 64, (0, 4)), replies.StageInfo("b" * 64, (4, 8))),
 )  # fmt: skip
 ASKED, RESUMED = examples._body(), examples._body((5, 6), (1, 2, 3))
+SHAPED = structs.replace(ASKED, shaping=WireShaping(0.5, 0.25, 1.25, 64, ((7, -100.0), (9, 1.5))), num_logprobs=20)
+CONSTRAINED = tuple(
+    structs.replace(ASKED, constraint=one)
+    for one in (
+        replies.Constraint("json_schema", "{}"), replies.Constraint("regex", "a+"),
+        replies.Constraint("lark", "start: /a/"),
+    )
+)  # fmt: skip
 CONTACTS = [peers.contact_of(name) for name in peers.NAMES]
 RECORD = peers.record_of("alice")
+NO_MODEL = structs.replace(
+    RECORD, role="drafter", weights_hash=records.NO_HASH, tokenizer_hash=records.NO_HASH, start=0, end=1, num_layers=1
+)
+"""Of a drafter that only copies."""
+SHAPED_STAGES = structs.replace(
+    examples._stages(), shaping=SHAPED.shaping, num_prompt=2, num_line=3, num_logprobs=1, masked=True
+)
 BODY_TARGETS = (codec.decode_body, codec._strict, codec._convert)
-_open_stages, _parse_stages = _of_kind(OpenStages, examples._stages())
-_generate, _parse_generate = _of_kind(replies.GenerateBody, ASKED, RESUMED)
+_open_stages, _parse_stages = _of_kind(OpenStages, examples._stages(), SHAPED_STAGES)
+_generate, _parse_generate = _of_kind(
+    replies.GenerateBody, ASKED, RESUMED, SHAPED, examples._with_tools(ASKED), *CONSTRAINED
+)
 _statistics, _parse_statistics = _of_kind(replies.Statistics, STATISTICS)
 
 
@@ -151,7 +170,7 @@ def _parse_records(case: Case) -> None:
     assert len(told) <= records.MAX_RECORDS
 
 
-_CONTACTS, _PAYLOAD = _plain(CONTACTS), _plain(RECORD)
+_CONTACTS, _PAYLOADS = _plain(CONTACTS), (_plain(RECORD), _plain(NO_MODEL))
 _SIGNED = records.sign_record(peers.identity_of("alice"), RECORD)
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Unicode's Bidi_Control: they turn round what stands beside them."""
@@ -162,7 +181,7 @@ SIGNED_SHARE = 0.7
 def _record(mutator: Mutator) -> Case:
     if mutator.rng.random() > SIGNED_SHARE:
         return (mutator.packed(msgpack.unpackb(_SIGNED)),)
-    payload = mutator.packed(_PAYLOAD)
+    payload = mutator.packed(mutator.any_of(_PAYLOADS))
     signature = peers.identity_of("alice").sign(records._LABEL + payload)
     return (msgpack.packb([records.RECORD_VERSION, payload, signature]),)
 
