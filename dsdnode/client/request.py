@@ -364,7 +364,7 @@ def _pieces(read: Sequence[str | CallPart], first: Piece) -> list[Piece | Finish
     """`first` has the tokens."""
     pieces: list[Piece | Finished] = []
     for one in read:
-        piece = replace(first, tokens=(), num_accepted=0) if pieces else first
+        piece = replace(first, tokens=(), num_accepted=0, logprobs=()) if pieces else first
         pieces.append(replace(piece, text=one) if isinstance(one, str) else replace(piece, calls=(one,)))
     return pieces
 

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from dsdnode.client.calls import MAX_PARTS, CallPart, CallReader
 from dsdnode.client.json_scan import ValueScan
+from dsdnode.client.part import Piece
+from dsdnode.client.request import _pieces
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.wire.calls import PLAIN, CallFormat
 from dsdnode.wire.codec import decode_body
+from dsdnode.wire.logprobs import SaidPosition, SaidToken
 
 PROPERTIES = {"city": {"type": "string"}, "days": {"type": "integer"}}
 TOOLS: list[dict[str, Any]] = [
@@ -200,6 +203,23 @@ def test_after_many_calls_and_arguments_all_is_text() -> None:
         assert isinstance(parts[-1], str) and text.endswith(parts[-1])
     many = "[TOOL_CALLS][" + '{"name": "stop"}, ' * 3000
     assert sum(isinstance(one, CallPart) for one in CallReader(MISTRAL, TOOLS).feed(many)) <= MAX_PARTS
+
+
+@pytest.mark.parametrize("mid", [">", "args>", " args>", "\n", " ", "", "/"])
+def test_a_name_ends_where_its_mark_begins(mid: str) -> None:
+    """Whatever it begins with; and where it does not come, that is known without trying each way to it."""
+    calls = CallFormat(kind="named", open="<", close="", lead="", mid=mid, end="")
+    text = f"<weather{mid}{ARGUMENTS}"
+    assert read(told(calls, [text])) == read(told(calls, [*text])) == [ULM]
+    text = ("<" + "a" * 128 + " " * 900) * 9 + "."
+    assert told(calls, [text]) == [text]
+
+
+def test_log_probabilities_of_a_piece_are_told_once() -> None:
+    """A text and a call came with one token."""
+    said = (SaidPosition(SaidToken(5, -0.5, b"a")),)
+    pieces = _pieces(["Hi.", CallPart(0, "stop", "{}")], Piece((5,), "", 1, logprobs=said))
+    assert [(one.tokens, one.logprobs) for one in pieces if isinstance(one, Piece)] == [((5,), said), ((), ())]
 
 
 def test_a_mark_that_begins_like_another_is_waited_for() -> None:

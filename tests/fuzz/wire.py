@@ -127,7 +127,7 @@ CONSTRAINED = tuple(
     structs.replace(ASKED, constraint=one)
     for one in (
         replies.Constraint("json_schema", "{}"), replies.Constraint("regex", "a+"),
-        replies.Constraint("lark", "start: /a/"),
+        replies.Constraint("lark", "start: /a/"), replies.Constraint("calls", '{"names": ["f"]}'),
     )
 )  # fmt: skip
 CONTACTS = [peers.contact_of(name) for name in peers.NAMES]
