@@ -146,7 +146,7 @@ def test_draft_tokens_that_owners_copied_are_judged_and_some_of_them_stand() -> 
         game.play()
         told.append(game.machine.log.statistics())
     judged, stand = sum(one.copied_judged for one in told), sum(one.copied_accepted for one in told)
-    assert judged > stand > 0
+    assert judged >= stand > 0
 
 
 def test_blocks_that_wait_for_masks_and_blocks_with_a_past_are_run() -> None:
