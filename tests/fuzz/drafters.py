@@ -152,7 +152,7 @@ class DrafterGame(Game):
         prompt = rng.choice(((), (5, 17, 42), (5, 17, 42) * 8, (96,), (5,) * 9, (97 if rng.random() < 0.3 else 5,)))
         tokens = rng.choice(((), (), (), (), (), (1, 2), (1,) * 12, (97,)))
         messages = (replies.ChatMessage(rng.choice(("user", "x")), rng.choice(WORDS)),) if rng.random() < 0.3 else ()
-        max_tokens = rng.choice((8, 8, 8, 1, 2, 1 << 20 if rng.random() < 0.1 else 12))
+        max_tokens = rng.choice((8, 8, 8, 1, 2, 1 << 20 if rng.random() < 0.02 else 12))
         body = replies.GenerateBody(
             messages, rng.choice(("", "why", "x" * 300)), prompt, tokens, MODEL.shard(0, 4).model_id,
             wire.WireSampling(rng.choice((0.0, 0.7, 100.0)), seed=rng.choice((0, (1 << 63) - 1))), max_tokens,
