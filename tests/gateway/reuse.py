@@ -8,6 +8,7 @@ that none of them is a guess.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import tempfile
@@ -91,6 +92,7 @@ def show(what: str, seen: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     set_up("error", "auto")
     with tempfile.TemporaryDirectory() as folder, swarm(Path(folder)) as made:
         join = made.start_ring(("0:4", "4:8"), "--max-sessions", "10", "--ctx-size", "32768")
