@@ -46,6 +46,7 @@ STAGE: Final = {
     "shared-running": Mutation(
         "dsdnode.speculation.stage.cache:BranchCache.lends", "if branch is running else common", "if False else common"
     ),
+    "shared-way": Mutation(SESSIONS + "lender", " if one.ways == {session.asked.way}", ""),
     "shared-strict": Mutation(CONVERSATIONS + "_secret_for", "fresh if options.fixed_chunks else ", ""),
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
     "park-once": Mutation(STAGE_HOST + "_keep", "if session.parked:", "if False:"),
@@ -129,7 +130,7 @@ DRAFTER: Final = {
         "if not buffers or message.request in {name for _, name in self._deliveries}:",
     ),
     "conversation-client": Mutation(
-        CONVERSATIONS + "_fitting", "(one.client, one.model_id) == (client, model_id)", "one.model_id == model_id"
+        CONVERSATIONS + "_fitting", "(one.client, one.model_id) == (client, ", "(client, one.model_id) == (client, "
     ),
     "half-open": Mutation(
         "dsdnode.node.drafter.routes:Routes.open", "            self.close(conversation, empty)\n", ""

@@ -13,6 +13,7 @@ from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.client.request import ReplyStats
 from dsdnode.engine.fake import fake_text
 from dsdnode.node.shard.sessions import SHARED_STEP
+from dsdnode.speculation import digest
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm, tokens_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -137,6 +138,53 @@ def test_two_drafters_share_nothing(tmp_path: Path) -> None:
             assert (await answer(client, asks(person))).prompt_tokens_reused == 0
 
     story(tmp_path, tell)
+
+
+def test_what_was_rounded_on_its_way_is_not_lent_to_who_wants_it_exact(tmp_path: Path) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, bob, carol = [await swarm.client() for _ in range(3)]
+        await answer(alice, replace(asks(0), wire="q8"))
+        assert (await answer(bob, asks(1))).prompt_tokens_reused == 0
+        assert (await answer(carol, replace(asks(2), wire="q8"))).prompt_tokens_reused == WHOLE
+
+    story(tmp_path, tell)
+
+
+def test_what_came_by_other_stages_is_not_lent(tmp_path: Path) -> None:
+    """Mallory's states were before sue's; bob's route has sid in that place, and nothing of mallory's."""
+
+    async def told() -> None:
+        async with fake_swarm(tmp_path) as swarm, asyncio.timeout(60):
+            await swarm.add("mallory", layers=(0, 2))
+            sue = await swarm.add("sue", layers=(2, 4))
+            await swarm.add("dora", drafts=True)
+            await answer(await swarm.client(), asks(0))
+            await swarm.kill("mallory")
+            await swarm.add("sid", layers=(0, 2))
+            await answer(await swarm.client(), asks(1))
+            assert sue.node._stage is not None
+            sessions = sue.node._stage._sessions
+            of_alice, of_bob = sorted(sessions, key=lambda one: one.since_s)
+            assert of_alice.machine.lends(digest.split(of_bob.asked.digests))[0] == len(SYSTEM)
+            assert len(sessions.lender(of_bob)[1]) == 1, "nothing is common but the beginning"
+
+    asyncio.run(told())
+
+
+def test_an_edited_prompt_that_two_of_would_not_fit_goes_on_where_it_parts(tmp_path: Path) -> None:
+    """Else the lender would have to make room before it has lent anything, and all would be computed again."""
+
+    async def told() -> None:
+        async with fake_swarm(tmp_path) as swarm, asyncio.timeout(60):
+            for name, layers in (("sam", (0, 2)), ("sue", (2, 4))):
+                await swarm.add(name, layers=layers, context_tokens=400)
+            await swarm.add("dora", drafts=True)
+            alice = await swarm.client()
+            await answer(alice, asks(0))
+            stats = await answer(alice, asks(1))
+            assert stats.prompt_tokens_reused is not None and stats.prompt_tokens_reused >= len(SYSTEM)
+
+    asyncio.run(told())
 
 
 def test_a_strict_reply_shares_nothing(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from dsdnode.speculation.actions import MAX_BRANCHES
 from dsdnode.speculation.owner.ngrams import LEAST_MATCH
 from dsdnode.speculation.plan import Continuation, SessionConfig
 from dsdnode.speculation.sampling import Sampling
+from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.messages import session_of
 
 PARKED_S = 300.0
@@ -36,7 +37,8 @@ MIN_SHARED_TOKENS = 16
 """A chat template's first words are the same in every conversation."""
 MIN_LENT_TOKENS = 128
 """A line that parts from a resting one is perhaps another user's, with the same system prompt: while there are places
-it gets its own conversation, whose stages copy what is alike (node/shard/sessions.py), and the other one can go on."""
+and room it gets its own conversation, whose stages copy what is alike (node/shard/sessions.py), and the other one can
+go on."""
 
 
 class DraftSequences:
@@ -187,7 +189,7 @@ class Conversations:
     def take(self, account: Account, line: Sequence[int], num_positions: int, options: ReplyOptions) -> Conversation:
         """A conversation for a reply that follows `line`; perhaps the one of the turn before. `leave` it at the end."""
         model_id = options.model.model_id
-        taken = self._fitting(account.owner, model_id, line) if options.keep else None
+        taken = self._fitting(account.owner, line, num_positions, options.model) if options.keep else None
         if taken is None:
             session = session_of(self._owner, self._rng.randbytes(SESSION_RANDOM_BYTES))
             taken = Conversation(account, model_id, session, self._secret_for(options))
@@ -242,23 +244,28 @@ class Conversations:
         else:
             conversation.sequences = conversation.sequences.follow(options.sampling)
 
-    def _fitting(self, client: bytes, model_id: str, line: Sequence[int]) -> Conversation | None:
+    def _fitting(self, client: bytes, line: Sequence[int], num_positions: int, model: Model) -> Conversation | None:
         """The resting one whose line the new one follows for the longest way."""
-        mine = [one for one in self._resting.values() if (one.client, one.model_id) == (client, model_id)]
+        mine = [one for one in self._resting.values() if (one.client, one.model_id) == (client, model.model_id)]
         best = max(mine, key=lambda one: _num_shared(one.tokens, line), default=None)
         if best is None or (shared := _num_shared(best.tokens, line)) < MIN_SHARED_TOKENS:
             return None
         parts = shared < len(line) and shared < len(best.tokens) - MIN_SHARED_TOKENS
-        is_lent = parts and shared >= MIN_LENT_TOKENS and len(self._resting) < self._max_resting and bool(self._free)
-        return None if is_lent else best
+        places = len(self._resting) < self._max_resting and bool(self._free)
+        most = min(model.context_tokens, self._engine.shard.context_tokens)
+        is_room = self._num_held() + num_positions <= most  # else the lender would have to go before it has lent
+        return None if parts and shared >= MIN_LENT_TOKENS and places and is_room else best
 
     def _is_full(self, conversation: Conversation) -> bool:
         """Is there no slot for one more, or no room in the draft engine's cache?"""
-        talking = [*self._talking.values(), conversation]
-        num_positions = sum(one.num_positions for one in talking)
-        num_positions += sum(len(one.tokens) for one in self._resting.values())
+        num_positions = self._num_held() + conversation.num_positions
         lacks_slot = conversation.slot is None and not self._free
         return lacks_slot or num_positions > self._engine.shard.context_tokens
+
+    def _num_held(self) -> int:
+        """Positions of all that talk, or rest."""
+        talking = sum(one.num_positions for one in self._talking.values())
+        return talking + sum(len(one.tokens) for one in self._resting.values())
 
     def _next_to_go(self) -> Conversation:
         """The oldest that rests of whoever has most of them."""

@@ -48,6 +48,8 @@ class StageSession:
     """A block of the current route has come."""
     since_s: float = 0.0
     """It has its place for this reply."""
+    ways: set[tuple[object, ...]] = field(default_factory=set)
+    """By which hidden states of it have come: one, or two or more."""
     line_positions: int = 0
     """Of the line, when it was opened."""
     num_cells: int = 0
@@ -61,6 +63,7 @@ class StageSession:
     def reopen(self, asked: Asked) -> None:
         self.begun = self.begun and asked.message.route == self.opened.route
         self.asked, self.parked = asked, False
+        self.ways = {*list(self.ways)[:1], asked.way}
         self.sampling = asked.sampling
         self.peers = tuple(peer_id(stage.contact.public_key) for stage in asked.stages)
         self.line_positions = max(0, len(asked.digests) // DIGEST_BYTES - 1)
@@ -180,11 +183,15 @@ class Sessions:
     def lender(self, session: StageSession) -> tuple[int, list[bytes]]:
         """Where a new session can begin: a sequence of another one of its owner's, and the digests of what they share.
 
+        Only of one whose hidden states came through the same stages, in the same wire type: another's may have been
+        wrong, or rounded, and a route without that one must not be, either.
+
         In whole steps: an owner serves many people, and whoever could tell how many tokens of his own prompt were known
         already might guess another one's, token by token.
         """
         line = digest_.split(session.asked.digests)
-        others = [one for one in self._sessions.values() if one.owner == session.owner and one is not session]
+        mine = (one for one in self._sessions.values() if one.owner == session.owner and one is not session)
+        others = [one for one in mine if one.ways == {session.asked.way}]
         shared, sequence = max((one.machine.lends(line) for one in others), default=(0, 0))
         return sequence, line[: shared // SHARED_STEP * SHARED_STEP + 1]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from dsdnode.engine.port import Output, ShardInfo
 from dsdnode.errors import PeerMisbehaved
+from dsdnode.identity import peer_id
 from dsdnode.speculation.acceptance import AcceptanceRule, ExactRule, JudgeDraw, KeyTokens, RelaxedRule
 from dsdnode.speculation.actions import Note, States, Tokens
 from dsdnode.speculation.digest import DIGEST_BYTES, split
@@ -58,6 +59,13 @@ class Asked:
     @property
     def stages(self) -> tuple[StagePlace, ...]:
         return self.body.stages
+
+    @property
+    def way(self) -> tuple[Any, ...]:
+        """By which hidden states come here: what is cached of a line hangs on it."""
+        index = self.message.index
+        before = tuple(peer_id(stage.contact.public_key) for stage in self.stages[:index])
+        return before and (self.message.wire, *before)
 
     @property
     def judges(self) -> bool:
