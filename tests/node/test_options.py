@@ -50,6 +50,14 @@ def test_a_request_goes_before_the_drafter_s_own() -> None:
     assert own.reply(body(patience_s=300.0), model(), VOCABULARY).patience_s == 300
 
 
+def test_a_reply_that_need_not_be_exact_copies_nothing() -> None:
+    """The judge would let stand what was said before wherever it nearly agrees, and the text would go round."""
+    own = options_of()
+    assert own.reply(body(), model(), VOCABULARY).copies
+    assert not own.reply(body(acceptance=WireAcceptance(0.3)), model(), VOCABULARY).copies
+    assert not own.reply(body(draft_max=0), model(), VOCABULARY).copies
+
+
 NAMED = Vocab([b""] * 97, frozenset({0}), True, {"<|end|>": 0, "<|user|>": 1, "<s>": 2, "[": 3, "<|channel|>": 4})
 
 

@@ -327,5 +327,5 @@ def session_config(conversation: Conversation, options: ReplyOptions) -> Session
         carried=conversation.carried,
         shaping=options.sampling.shaping,
         logprobs=options.num_logprobs >= 0,
-        least_match=LEAST_MATCH if options.drafted and options.grammar is None else 0,  # it knows no masks
+        least_match=LEAST_MATCH if options.copies else 0,
     )

@@ -67,6 +67,12 @@ class ReplyOptions:
     def sampling(self) -> Sampling:
         return Sampling(**asdict(self.asked), shaping=Shaping(**asdict(self.shaping)))
 
+    @property
+    def copies(self) -> bool:
+        """May draft tokens be copied? That knows no masks; and where the judge may accept what it did not draw, it
+        would draw a reply towards what was said before."""
+        return self.drafted and self.grammar is None and self.acceptance.threshold == 0
+
     def logprobs_of(self, buffers: list[bytes]) -> tuple[TokenLogprobs, ...]:
         """Of a Verdict. Raises PeerMisbehaved."""
         if self.num_logprobs < 0 or not buffers:

@@ -3,7 +3,7 @@
 Text that is rewritten, quoted, or of a fixed form says again what stands in the prompt or in the reply. So the places
 of every run of LEAST_MATCH tokens of the line are kept; where an epoch ends with such a run, what came behind it is
 proposed, of the place that agrees for the longest way. That takes no model and no time. It cannot change the text: a
-draft token stands only where the judge drew the same one.
+draft token stands only where the judge drew the same one (where it may accept others nothing is copied).
 """
 
 from __future__ import annotations
