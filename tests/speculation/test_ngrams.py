@@ -169,6 +169,14 @@ def test_the_draft_engine_rests_while_copies_are_there() -> None:
     assert [action for action in one.actions if isinstance(action, Draft)]
 
 
+def test_the_draft_engine_reads_the_prompt_while_the_pipeline_does() -> None:
+    """Though the prompt's end is as its beginning, and what follows could be copied."""
+    one = Alice((*SAID, *range(60, 90), *SAID[:5]), drafter=True, least_match=LEAST_MATCH, max_positions=200)
+    one.machine._window = Copying(Plan("stream", 2, 4), ROUND)
+    one.start()
+    assert [action for action in one.actions if isinstance(action, Draft)]
+
+
 def test_the_reply_s_end_is_not_passed() -> None:
     one = alice(PLAIN, ROUND, max_tokens=3)
     (sent,) = blocks(one)

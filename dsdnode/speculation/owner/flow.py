@@ -57,9 +57,11 @@ class Flow:
         return self._copying or plan
 
     def _may_copy(self, main: OwnEpoch, plan: Plan) -> bool:
-        """Behind a round's or a given token's verdict; in a stream behind what was drafted."""
+        """Behind a round's or a given token's verdict; in a stream behind what was drafted. Not before the draft engine
+        was asked to read the prompt, which it does while the pipeline reads it."""
+        is_reading = self.drafts.alive and plan.block > 0 and self.epochs.length - main.sent > 1
         is_waiting = plan.mode == "rounds" and any(flight.action.block.num_draft for flight in main.flights)
-        return not is_waiting and not self.epochs.num_unsent(main)
+        return not is_reading and not is_waiting and not self.epochs.num_unsent(main)
 
     def _priced(self, main: OwnEpoch, window: WindowController) -> Plan | None:
         found = self.drafts.copies(main, min(MAX_COPIED, self._room - len(main.draft_tokens)))
