@@ -10,6 +10,7 @@ from dsdnode.speculation.actions import (
     ForwardBlock,
     ReleaseSequence,
     RunChunk,
+    SendToOwner,
     TruncateSequence,
 )
 from dsdnode.wire.messages import Closed, Nack, Verdict
@@ -141,6 +142,16 @@ def test_what_is_still_being_run_is_lent_to_nobody(bob: Stage) -> None:
     assert bob.machine.lends(line) == (8, 0)
     bob.machine.on_close(0.0)
     assert bob.machine.lends(line)[0] == 0
+
+
+def test_what_a_judge_borrowed_stands_for_a_second_epoch_too() -> None:
+    """The first block was lost; the next epoch begins where that began, as its child."""
+    judge = Stage(2)
+    judge.engine.run(3, 0, judge._states(LINE[:4]))
+    judge.carry_out(judge.machine.borrow(3, digests_of(LINE[:4])))
+    assert judge.machine.on_open(0.0, 1, 2, 3, 60.0, b"".join(digests_of(LINE))) == 4
+    answers = judge.receive(LINE[:8], 4, epoch=2, parent=1, base=4, route=1, floor=2)
+    assert any(isinstance(action, SendToOwner) and isinstance(action.message, Verdict) for action in answers)
 
 
 def test_a_session_that_borrows_goes_on_from_there(bob: Stage) -> None:

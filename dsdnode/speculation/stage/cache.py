@@ -158,8 +158,9 @@ class BranchCache:
         """Begin with a copy of what another session has of the same line. No block is of that branch (0 is no epoch of
         an owner's), but any that begins there may continue it."""
         sequence, _ = self._take_sequence(None)
-        self._branches[0] = Branch(0, 0, 0, sequence, digests, runs=((self._new_run(), 0),))
-        return [CopySequence(lender, sequence, len(digests) - 1)]
+        length, runs = len(digests) - 1, ((self._new_run(), 0),)
+        self._branches[0] = Branch(0, 0, 0, sequence, digests, decided=length, runs=runs)  # the owner's line: it stands
+        return [CopySequence(lender, sequence, length)]
 
     def fate(self, block: Block, digest: bytes) -> tuple[Fate, Branch | None]:
         """What may be done with a block, and the branch (its own, or the source of it) that it would continue."""
