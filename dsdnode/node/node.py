@@ -29,7 +29,7 @@ from dsdnode.node import telling
 from dsdnode.node.admission import Admission
 from dsdnode.node.drafter.host import DrafterHost
 from dsdnode.node.drafter.options import Options
-from dsdnode.node.drafter.pairing import texts_of, wait_for_target
+from dsdnode.node.drafter.pairing import follow_targets, texts_of
 from dsdnode.node.drafter.texts import Texts
 from dsdnode.node.engines import measure, record_of
 from dsdnode.node.fetching import Nobody, User
@@ -259,17 +259,17 @@ class Node:
         models = models_of([here]) if here else await self._targets()
         tools = self._organs.texts() if self._organs.texts is not None else None
         texts = await texts_of(self.rpc, draft, tools, self._config.data_dir / "texts", models, shard)
-        if not models and tools is not None:
-            self._tasks.spawn(self._wait_for_target(texts, draft))
+        if here is None and tools is not None:
+            changed = partial(self._drafts_for, texts)
+            self._tasks.spawn(follow_targets(texts, draft, bool(models), self._targets, changed))
         return texts
 
     async def _targets(self) -> list[Model]:
         return models_of(await self.discovery.find_providers(MODELS_KEY))
 
-    async def _wait_for_target(self, texts: Texts, draft: TextEngine) -> None:
-        if await wait_for_target(texts, draft.shard, self._targets):
-            self._offers["drafter"].tokenizer_hash = texts.tokenizer_hash
-            self.discovery.changed()
+    def _drafts_for(self, texts: Texts) -> None:
+        self._offers["drafter"].tokenizer_hash = texts.tokenizer_hash
+        self.discovery.changed()
 
     def _on_change(self) -> None:
         """A session came or went: the offer says how many more are welcome, and a drain may be over."""

@@ -40,8 +40,8 @@ RECORDS: Final = {
     "model-shape": Mutation("dsdnode.wire.records:model_id_of", " {vocab_size}", ""),
     "tokenizer-names": Mutation(
         "dsdnode.node.drafter.pairing:tokenizer_for",
-        "any(model.tokenizer_hash == draft.tokenizer_hash for model in models)",
-        "{model.name: model for model in models}[models[0].name].tokenizer_hash == draft.tokenizer_hash",
+        "any(model.tokenizer_hash == own for model in models)",
+        "{model.name: model for model in models}[models[0].name].tokenizer_hash == own",
     ),
     "newest-whole": Mutation(
         NEWEST, "record.sequence, {record.role: record}", "record.sequence, {**roles, record.role: record}"

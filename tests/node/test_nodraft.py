@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.engine.fake import fake_text
+from dsdnode.engine.nodraft import NoDraft
 from dsdnode.errors import DsdError
 from dsdnode.node.drafter import pairing
+from dsdnode.swarm.catalogue import Model
+from dsdnode.wire.records import NO_HASH
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm, tokens_of
-from tests.node.test_texts import READS, TALK, prompt_of, said
+from tests.node.test_texts import READS, TALK, Hosts, honest, model_of, prompt_of, said
 
 pytestmark = pytest.mark.usefixtures("quiet")
 TOLD = said(ends=[0])
@@ -108,5 +112,36 @@ def test_who_has_a_draft_model_is_asked_first(tmp_path: Path) -> None:
         for _ in range(4):
             _, finished = await tokens_of(client, replace(REPEATS, draft_max=4, max_tokens=12, window="fixed"))
             assert finished.stats.drafted > 0
+
+    story(tmp_path, tell)
+
+
+def test_without_a_draft_model_a_target_that_is_gone_makes_room_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the first look that misses it. Mallory's, which names no tokenizer, keeps dora from nothing."""
+    for name in ("LOOK_S", "FOLLOW_S"):
+        monkeypatch.setattr(pairing, name, 0.0)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        hashes = [replace(TARGET, padding=number).shard(0, 4).tokenizer_hash for number in (1, 2)]
+        by_hash = {sha256(said(one)).hexdigest(): honest(said(one)) for one in hashes}
+        hosts = Hosts(swarm, tmp_path, lambda asked: by_hash[asked.text_hash](asked))
+        old, new = (replace(model_of(said(one), *hosts.rpcs), tokenizer_hash=one) for one in hashes)
+        mallory_s = replace(old, model_id="m", tokenizer_hash=NO_HASH, text_hash="")
+        looks = [[], [mallory_s, old], [old, new], [new], [old, new], [new], [new], [new]]
+        heard: list[str] = []
+
+        async def look() -> list[Model]:
+            if not looks:
+                raise EOFError
+            return looks.pop(0)
+
+        texts = hosts.texts
+        texts.tokenizer_hash = NO_HASH
+        with pytest.raises(EOFError):
+            draft = NoDraft(4096, 32)
+            await pairing.follow_targets(texts, draft, False, look, lambda: heard.append(texts.tokenizer_hash))
+        assert heard == hashes
 
     story(tmp_path, tell)

@@ -23,6 +23,11 @@ MAX_COMPARED = 8
 """Models whose text files are got for it: some megabytes each."""
 LOOK_S = 20.0
 """Between two looks for a target, where there was none."""
+FOLLOW_S = 60.0
+"""So, where there is one, of a drafter without a draft model: it goes on to another one's tokenizer when the target is
+gone."""
+MAX_MISSED = 3
+"""Looks in a row without it: one look need not find all records."""
 MAX_TOLD = 3
 """Models in an error."""
 
@@ -47,8 +52,9 @@ async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model])
 
     Raises ModelRefused where it fits none of them: a draft model that nobody can use is a mistake, and never silent.
     """
-    if not models or any(model.tokenizer_hash == draft.tokenizer_hash for model in models):
-        return draft.tokenizer_hash
+    own = draft.tokenizer_hash
+    if not models or (own != NO_HASH and any(model.tokenizer_hash == own for model in models)):
+        return own
     reasons = []
     for model in sorted(models, key=_order)[:MAX_COMPARED]:
         reason = ""
@@ -72,13 +78,31 @@ async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model])
     )
 
 
+async def follow_targets(
+    texts: Texts,
+    draft: TextEngine,
+    has_target: bool,
+    look: Callable[[], Awaitable[Sequence[Model]]],
+    changed: Callable[[], None],
+) -> None:
+    """`changed` is called when its tokenizer has become another's: once, of a draft model that had no target."""
+    while isinstance(draft, NoDraft) or not has_target:
+        if await wait_for_target(texts, draft.shard, look):
+            changed()
+        has_target = True
+
+
 async def wait_for_target(texts: Texts, draft: ShardInfo, look: Callable[[], Awaitable[Sequence[Model]]]) -> bool:
-    """Where there was no target at first: until there is one that it fits. Has its tokenizer become another's?"""
-    told = ""
+    """Until there is a target that it fits, where there was none at first, or where it has no draft model and the one
+    that it had is gone. Has its tokenizer become another's?"""
+    told, num_missed = "", 0
     while True:
-        await asyncio.sleep(LOOK_S)
+        has_one = texts.tokenizer_hash != draft.tokenizer_hash
+        await asyncio.sleep(FOLLOW_S if has_one else LOOK_S)
         models = await look()
-        if not models:
+        is_there = any(model.tokenizer_hash == texts.tokenizer_hash for model in models)
+        num_missed = 0 if is_there else num_missed + 1
+        if not models or (has_one and num_missed < MAX_MISSED):
             continue
         try:
             found = await tokenizer_for(texts, draft, models)
