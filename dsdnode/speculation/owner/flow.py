@@ -48,18 +48,16 @@ class Flow:
             return plan
         if not main.draft_tokens:
             self._copying = None
-        if self._copying is None and self._may_copy(main, plan):
+        if self._may_copy(main, self._copying or plan):  # the longer it goes well, the larger blocks are worth
             self._copying = self._priced(main, window)
-        if self._copying is not None:
-            self._copy(main, self._copying)
-            if not self.epochs.num_unsent(main):
-                self._copying = None  # all of them have left, or were wrong
+            if self._copying is not None:
+                self._copy(main, self._copying)
         return self._copying or plan
 
     def _may_copy(self, main: OwnEpoch, plan: Plan) -> bool:
         """Behind a round's or a given token's verdict; in a stream behind what was drafted. Not before the draft engine
         was asked to read the prompt, which it does while the pipeline reads it."""
-        is_reading = self.drafts.alive and plan.block > 0 and self.epochs.length - main.sent > 1
+        is_reading = self.drafts.alive and not plan.copied and plan.block > 0 and self.epochs.length - main.sent > 1
         is_waiting = plan.mode == "rounds" and any(flight.action.block.num_draft for flight in main.flights)
         return not is_reading and not is_waiting and not self.epochs.num_unsent(main)
 

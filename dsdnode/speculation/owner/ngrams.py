@@ -66,5 +66,6 @@ class NgramIndex:
 
 
 def _likely(match: int) -> float:
-    """At first; what becomes of such draft tokens corrects it (drafting.Calibration). Five that agree: .6, ten: .8."""
-    return max(0.5, 1 - 2 / match)
+    """At first; what becomes of such draft tokens corrects it (drafting.Calibration), in few classes, so that a reply
+    learns of each from its first copies."""
+    return 0.65 if match < 8 else 0.85 if match < 16 else 0.95
