@@ -141,12 +141,12 @@ def test_a_game_sees_sequences_that_do_not_come_back(monkeypatch: pytest.MonkeyP
 def test_draft_tokens_that_owners_copied_are_judged_and_some_of_them_stand() -> None:
     """Else nothing would be played of what copies them."""
     told = []
-    for case in cases_of(PARSERS["owner-machine"], 0, 60):
+    for case in cases_of(PARSERS["owner-machine"], 0, 300):
         game = HostileStages(case[0])
         game.play()
         told.append(game.machine.log.statistics())
     judged, stand = sum(one.copied_judged for one in told), sum(one.copied_accepted for one in told)
-    assert judged >= stand > 0
+    assert judged > stand > 0
 
 
 def test_blocks_that_wait_for_masks_and_blocks_with_a_past_are_run() -> None:

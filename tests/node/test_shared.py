@@ -150,6 +150,20 @@ def test_what_was_rounded_on_its_way_is_not_lent_to_who_wants_it_exact(tmp_path:
     story(tmp_path, tell)
 
 
+def test_what_came_by_two_ways_is_lent_to_nobody_however_it_comes_then(tmp_path: Path) -> None:
+    """Alice's conversation goes on in another wire type, and back again, and forth."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        alice = await swarm.client()
+        for wire in ("q8", "f32", "q8"):
+            await answer(alice, replace(asks(0), wire=wire))
+        assert (await answer(await swarm.client(), replace(asks(1), wire="q8"))).prompt_tokens_reused == 0
+        await answer(alice, replace(asks(0), wire="f32"))
+        assert (await answer(await swarm.client(), asks(2))).prompt_tokens_reused == 0
+
+    story(tmp_path, tell)
+
+
 def test_what_came_by_other_stages_is_not_lent(tmp_path: Path) -> None:
     """Mallory's states were before sue's; bob's route has sid in that place, and nothing of mallory's."""
 

@@ -84,7 +84,7 @@ def test_recorded_replies_are_replayed_as_they_were(right: bool, tmp_path: Path)
 
 
 def test_no_swarm_is_faster_than_a_fast_machine() -> None:
-    question = replace(QUICK, alone=5000.0, replies=1, reply_tokens=20)
+    question = replace(QUICK, alone=5000.0)
     found = answer(question)
     assert found.alone_to_ms is None and "no swarm of these machines is faster" in words(question, found)
 

@@ -48,8 +48,8 @@ class StageSession:
     """A block of the current route has come."""
     since_s: float = 0.0
     """It has its place for this reply."""
-    ways: set[tuple[object, ...]] = field(default_factory=set)
-    """By which hidden states of it have come: one, or two or more."""
+    ways: tuple[tuple[object, ...], ...] = ()
+    """By which hidden states of it have come, since it was new: the first two."""
     line_positions: int = 0
     """Of the line, when it was opened."""
     num_cells: int = 0
@@ -63,7 +63,7 @@ class StageSession:
     def reopen(self, asked: Asked) -> None:
         self.begun = self.begun and asked.message.route == self.opened.route
         self.asked, self.parked = asked, False
-        self.ways = {*list(self.ways)[:1], asked.way}
+        self.ways = tuple(dict.fromkeys((*self.ways, asked.way)))[:2]
         self.sampling = asked.sampling
         self.peers = tuple(peer_id(stage.contact.public_key) for stage in asked.stages)
         self.line_positions = max(0, len(asked.digests) // DIGEST_BYTES - 1)
@@ -191,7 +191,7 @@ class Sessions:
         """
         line = digest_.split(session.asked.digests)
         mine = (one for one in self._sessions.values() if one.owner == session.owner and one is not session)
-        others = [one for one in mine if one.ways == {session.asked.way}]
+        others = [one for one in mine if one.ways == (session.asked.way,)]
         shared, sequence = max((one.machine.lends(line) for one in others), default=(0, 0))
         return sequence, line[: shared // SHARED_STEP * SHARED_STEP + 1]
 
