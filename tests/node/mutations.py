@@ -46,7 +46,10 @@ STAGE: Final = {
     "shared-running": Mutation(
         "dsdnode.speculation.stage.cache:BranchCache.lends", "if branch is running else common", "if False else common"
     ),
-    "shared-way": Mutation(SESSIONS + "lender", " if one.ways == (session.asked.way,)", ""),
+    "shared-way": Mutation(SESSIONS + "lender", " if one.asked.way == session.asked.way", ""),
+    "way-anew": Mutation(
+        SESSIONS.replace("Sessions.", "StageSession.") + "comes_another_way", "self.asked.way != asked.way", "False"
+    ),
     "shared-strict": Mutation(CONVERSATIONS + "_secret_for", "fresh if options.fixed_chunks else ", ""),
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
     "park-once": Mutation(STAGE_HOST + "_keep", "if session.parked:", "if False:"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 import msgspec
+import numpy as np
 import pytest
 
 from dsdnode.engine.fake import FakeEngine, FakeModel
+from dsdnode.engine.port import Chunk, Output
 from dsdnode.identity import Identity
 from dsdnode.net.memory import MemoryHub
 from dsdnode.net.rpc import Rpc
@@ -33,6 +36,7 @@ from dsdnode.wire.messages import (
     session_of,
 )
 from dsdnode.wire.numbers import pack_tokens
+from dsdnode.wire.tensors import pack_states
 
 ALICE, SAM = (Identity(Random(name).randbytes(32)) for name in ("alice", "sam"))
 SESSION = session_of(ALICE.peer_id, bytes(8))
@@ -164,6 +168,49 @@ async def test_so_do_the_stages_of_a_route(others: tuple[StagePlace, ...]) -> No
     assert answer == Refused("blocks of this route have come: other terms take a higher one")
     assert isinstance(await reopen(pair, bob), Opened)
     assert isinstance(await reopen(pair, *others, route=1), Opened)
+
+
+async def test_a_run_in_flight_whose_states_came_another_way_ends_for_nobody() -> None:
+    """Alice, who has the first half herself, goes on with states of another type: her line is computed anew."""
+    pair = make_pair(FakeEngine(FakeModel(), 2, 4))
+    runs, let_go, forward = asyncio.Event(), asyncio.Event(), pair.engine.forward
+    verdicts: list[Verdict] = []
+
+    async def slowly(chunks: Sequence[Chunk]) -> list[Output]:
+        runs.set()
+        await let_go.wait()
+        return await forward(chunks)
+
+    async def opens(route: int, wire: str) -> Opened | Refused:
+        stages = StagePlace(pair.alice.transport.contact, 0, 2), StagePlace(pair.rpc.transport.contact, 2, 4)
+        place = SESSION, route, 1, pair.engine.shard.model_id, pair.alice.transport.contact
+        message = Open(*place, WireSampling(), 100, 60.0, wire)
+        answer, _ = await pair.alice.request(
+            pair.peer, message, [encode_body(OpenStages(stages)), bytes(16)], timeout_s=1
+        )
+        assert isinstance(answer, Opened | Refused)
+        return answer
+
+    def sends(route: int, wire: str) -> None:
+        states = pack_states(np.ones((1, pair.engine.shard.width), np.float32), wire)
+        pair.alice.notify(
+            pair.peer, Block(SESSION, route, route + 1, 0, 0, 0, 1, 0, 1), [bytes(16), pack_tokens([]), states]
+        )
+
+    pair.engine.forward = slowly  # type: ignore[method-assign]
+    pair.alice.on_notice(Verdict, lambda peer, message, buffers: verdicts.append(message))
+    async with asyncio.timeout(5):
+        assert await opens(0, "f16") == Opened(0)
+        sends(0, "f16")
+        await runs.wait()
+        assert await opens(1, "f16") == Opened(1), "a higher route alone takes nothing away"
+        assert await opens(2, "f32") == Opened(0)
+        sends(2, "f32")
+        let_go.set()
+        while not verdicts:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert [one.route for one in verdicts] == [2]
+    assert pair.engine.num_cells == 1
 
 
 async def test_an_owner_that_is_gone_holds_no_place(pair: Pair) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import pytest
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.client.request import ReplyStats
 from dsdnode.engine.fake import fake_text
+from dsdnode.engine.port import Chunk, Output
 from dsdnode.node.shard.sessions import SHARED_STEP
+from dsdnode.node.shard.terms import Asked
 from dsdnode.speculation import digest
-from tests.node.swarm import TARGET, FakeSwarm, fake_swarm, tokens_of
+from dsdnode.wire.messages import Refused
+from tests.node.swarm import TARGET, FakeSwarm, Member, fake_swarm, tokens_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 SYSTEM = tuple(7 * index % 89 for index in range(200))
@@ -150,18 +154,78 @@ def test_what_was_rounded_on_its_way_is_not_lent_to_who_wants_it_exact(tmp_path:
     story(tmp_path, tell)
 
 
-def test_what_came_by_two_ways_is_lent_to_nobody_however_it_comes_then(tmp_path: Path) -> None:
-    """Alice's conversation goes on in another wire type, and back again, and forth."""
+def test_what_came_another_way_is_forgotten(tmp_path: Path) -> None:
+    """Alice's conversation goes on in another wire type, and back again: what is kept, and lent, is of the last one."""
 
     async def tell(swarm: FakeSwarm) -> None:
         alice = await swarm.client()
         for wire in ("q8", "f32", "q8"):
-            await answer(alice, replace(asks(0), wire=wire))
-        assert (await answer(await swarm.client(), replace(asks(1), wire="q8"))).prompt_tokens_reused == 0
-        await answer(alice, replace(asks(0), wire="f32"))
-        assert (await answer(await swarm.client(), asks(2))).prompt_tokens_reused == 0
+            assert (await answer(alice, replace(asks(0), wire=wire))).prompt_tokens_reused == 0
+        assert (await answer(await swarm.client(), asks(1))).prompt_tokens_reused == 0
+        assert (await answer(await swarm.client(), replace(asks(2), wire="q8"))).prompt_tokens_reused == WHOLE
 
     story(tmp_path, tell)
+
+
+def spoils(member: Member) -> None:
+    """What it gives for the beginning of a line is wrong."""
+    assert member.shard is not None
+    honest = member.shard.forward
+
+    async def forward(chunks: Sequence[Chunk]) -> list[Output]:
+        outputs = await honest(chunks)
+        spoiled = [None if one.states is None else (one.states + 1) % 16 for one in outputs]
+        pairs = zip(chunks, outputs, spoiled, strict=True)
+        return [one if chunk.position else replace(one, states=wrong) for chunk, one, wrong in pairs]
+
+    member.shard.forward = forward  # type: ignore[method-assign]
+
+
+def test_mallory_spoils_alice_s_text_no_longer_than_she_is_on_the_route(tmp_path: Path) -> None:
+    """Sid, in her place from then on, has a beginning like it of bob's: sue's, that came by mallory, must not stay."""
+
+    async def told() -> None:
+        async with fake_swarm(tmp_path) as swarm, asyncio.timeout(60):
+            spoils(await swarm.add("mallory", layers=(0, 2), max_sessions=1))
+            await swarm.add("sue", layers=(2, 4))
+            await swarm.add("dora", drafts=True)
+            events = (await swarm.client()).generate(replace(asks(0), max_tokens=400))
+            told = [*(await anext(events)).tokens]
+            await swarm.add("sid", layers=(0, 2))
+            await answer(await swarm.client(), asks(1))
+            await swarm.kill("mallory")
+            async for event in events:
+                told += getattr(event, "tokens", None) or ()
+            line = (*(asks(0).prompt_tokens or ()), *told[:-60])
+            assert told[-60:] == fake_text(TARGET, line, 60), "it goes on as an honest route goes on from there"
+
+    asyncio.run(told())
+
+
+def test_who_was_asked_and_had_no_place_has_no_part_in_the_text(tmp_path: Path) -> None:
+    """Mallory serves one conversation and refuses all others: sue, asked at once with her, began as if by her."""
+
+    async def told() -> None:
+        async with fake_swarm(tmp_path) as swarm, asyncio.timeout(60):
+            mallory = await swarm.add("mallory", layers=(0, 2))
+            spoils(mallory)
+            await swarm.add("sue", layers=(2, 4))
+            await swarm.add("dora", drafts=True)
+            async with aclosing((await swarm.client()).generate(replace(asks(0), max_tokens=400))) as events:
+                await anext(events)
+                await swarm.add("sid", layers=(0, 2))
+                assert mallory.node._stage is not None
+                sessions = mallory.node._stage._sessions
+                [alice_s], serves = list(sessions), sessions.refusal
+
+                def refusal(owner: bytes, asked: Asked) -> Refused | None:
+                    return serves(owner, asked) if asked.message.session == alice_s.id else Refused("full", retry=True)
+
+                sessions.refusal = refusal  # type: ignore[method-assign]
+                for person in range(1, 9):
+                    await answer(await swarm.client(), asks(person))
+
+    asyncio.run(told())
 
 
 def test_what_came_by_other_stages_is_not_lent(tmp_path: Path) -> None:

@@ -140,11 +140,14 @@ class StageHost:
         if refusal is not None:
             return refusal, []
         now, lease_s = asyncio.get_running_loop().time(), min(message.lease_s, self._max_lease_s)
-        is_new = self._sessions.get(message.session) is None
+        known = self._sessions.get(message.session)
         session = self._sessions.admit(now, account, asked)
-        if is_new:
+        if known is None:
             lender, digests = self._sessions.lender(session)
             self._carry_out(session, session.machine.borrow(lender, digests) if len(digests) > 1 else [])
+        elif session.comes_another_way(asked):
+            session.num_ways += 1
+            self._carry_out(session, session.machine.on_new_way())
         place = message.route, message.index, len(asked.stages)
         session.machine.known = asked.known
         length = session.machine.on_open(now, *place, lease_s, asked.digests)
@@ -246,9 +249,8 @@ class StageHost:
 
     def _link_broken(self, peer: bytes) -> None:
         now = asyncio.get_running_loop().time()
-        for session in self._sessions:
-            if session.after == peer:
-                self._carry_out(session, session.machine.on_link_broken(now))
+        for session in (one for one in self._sessions if one.after == peer):
+            self._carry_out(session, session.machine.on_link_broken(now))
 
     def _owner_gone(self, owner: bytes) -> None:
         for session in self._sessions:
@@ -329,18 +331,21 @@ class StageHost:
         except Exception:  # or its run would never end, and its place never be free
             log.exception("bug in a run")
             return self._fail(session, "what is to be run cannot be made")
-        num_losses = self._num_losses
+        num_losses, num_ways = self._num_losses, session.num_ways
+
+        def alive() -> bool:  # else the machine may have a new life already
+            return num_losses == self._num_losses and num_ways == session.num_ways
 
         def done(result: Output | DsdError | None) -> None:
-            if num_losses != self._num_losses:
-                return  # the machine has been told, and may have a new life already
+            if not alive():
+                return
             try:
                 self._done(session, result)
             except Exception:
                 log.exception("bug in what follows a run")
                 self._fail(session, "what was run cannot be used")
 
-        self._batcher.run(chunk, done, owner=session.id, account=session.account)
+        self._batcher.run(chunk, done, alive, session.id, session.account)
 
     def _chunk(self, session: StageSession, run: do.RunChunk) -> Chunk:
         inputs = np.asarray(run.tokens, np.int32) if run.states is None else run.states
@@ -364,7 +369,7 @@ class StageHost:
         elif isinstance(result, Overloaded):
             log.warning("a block was not decoded", reason=str(result))
             self._carry_out(session, session.machine.on_run_failed(now))
-        else:  # (None would be of a run that died while it waited: here none does)
+        else:
             self._break(session, str(result), culprit=not isinstance(result, EngineLost))
 
     def _tell(

@@ -48,8 +48,8 @@ class StageSession:
     """A block of the current route has come."""
     since_s: float = 0.0
     """It has its place for this reply."""
-    ways: tuple[tuple[object, ...], ...] = ()
-    """By which hidden states of it have come, since it was new: the first two."""
+    num_ways: int = 1
+    """By which its hidden states have come, one after the other: what is cached is of the last one."""
     line_positions: int = 0
     """Of the line, when it was opened."""
     num_cells: int = 0
@@ -63,7 +63,6 @@ class StageSession:
     def reopen(self, asked: Asked) -> None:
         self.begun = self.begun and asked.message.route == self.opened.route
         self.asked, self.parked = asked, False
-        self.ways = tuple(dict.fromkeys((*self.ways, asked.way)))[:2]
         self.sampling = asked.sampling
         self.peers = tuple(peer_id(stage.contact.public_key) for stage in asked.stages)
         self.line_positions = max(0, len(asked.digests) // DIGEST_BYTES - 1)
@@ -105,6 +104,9 @@ class StageSession:
     def is_another_reply(self, asked: Asked) -> bool:
         """(Its Park may be lost.)"""
         return self.parked or self.asked.terms != asked.terms
+
+    def comes_another_way(self, asked: Asked) -> bool:
+        return self.asked.way != asked.way and asked.message.route >= self.opened.route and not self.machine.is_over
 
     def changes_its_route(self, asked: Asked) -> bool:
         """Until a block has come its owner may still be looking for the other stages. From then on a run may be in
@@ -183,15 +185,15 @@ class Sessions:
     def lender(self, session: StageSession) -> tuple[int, list[bytes]]:
         """Where a new session can begin: a sequence of another one of its owner's, and the digests of what they share.
 
-        Only of one whose hidden states came through the same stages, in the same wire type: another's may have been
-        wrong, or rounded, and a route without that one must not be, either.
+        Only of one whose hidden states come through the same stages, in the same wire type: another's may be wrong, or
+        rounded, and the text of a route must not hang on a stage that is not on it.
 
         In whole steps: an owner serves many people, and whoever could tell how many tokens of his own prompt were known
         already might guess another one's, token by token.
         """
         line = digest_.split(session.asked.digests)
         mine = (one for one in self._sessions.values() if one.owner == session.owner and one is not session)
-        others = [one for one in mine if one.ways == (session.asked.way,)]
+        others = [one for one in mine if one.asked.way == session.asked.way]
         shared, sequence = max((one.machine.lends(line) for one in others), default=(0, 0))
         return sequence, line[: shared // SHARED_STEP * SHARED_STEP + 1]
 

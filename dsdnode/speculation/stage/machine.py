@@ -3,8 +3,8 @@
 A block is looked at only while no run is in flight; what becomes of it says Fate (cache.py), and `_deal` does it. Which
 events a session hears, and what it is then, says NEXT.
 
-Digests are of contents, so a cache survives re-routing, and what was cached for a dropped line may serve again. Blocks
-and closings of another route are dropped: they are of a pipeline that is no more.
+Digests are of contents, so a cache survives re-routing, unless other stages come before this one, and what was cached
+for a dropped line may serve again. Blocks and closings of another route are dropped: their pipeline is no more.
 """
 
 from __future__ import annotations
@@ -12,18 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from dsdnode.speculation import actions as do
 from dsdnode.speculation import digest as digest_
 from dsdnode.speculation.acceptance import AcceptanceRule, JudgeDraw
-from dsdnode.speculation.actions import (
-    ForwardBlock,
-    Gone,
-    Note,
-    RunChunk,
-    StageAction,
-    States,
-    Tokens,
-    TruncateSequence,
-)
+from dsdnode.speculation.actions import Note, StageAction, States, Tokens
 from dsdnode.speculation.masks import Places
 from dsdnode.speculation.stage.arrivals import DEFAULT_LIMITS, Arrival, KeptOutputs, StageLimits, WaitingBlocks, arrive
 from dsdnode.speculation.stage.cache import Branch, BranchCache, Closing, Fate
@@ -117,6 +109,14 @@ class StageMachine:
         """Before the first on_open: begin with what that sequence, another session's, has of the same line."""
         return self._cache.borrow(lender, digests)
 
+    def on_new_way(self) -> list[StageAction]:
+        """Before on_open: other stages come before this one now. What came by the last ones must not serve: all is
+        released, and the run in flight, if there is one, has no on_output."""
+        self._running = None
+        self._kept.clear()
+        self._inbox.items.clear()
+        return self._cache.release()
+
     def on_park(self, now: float, keep_s: float) -> None:
         """The reply is over; what is cached of it is kept for so long. Blocks of its route come too late now."""
         self._messages.route += 1
@@ -187,7 +187,7 @@ class StageMachine:
         del branch.digests[arrival.block.position + 1 :]
         if self._known is not None:
             del branch.tail[max(0, arrival.block.position - self._known.length) :]
-        return [TruncateSequence(branch.sequence, branch.length), *self._go_on(now)]
+        return [do.TruncateSequence(branch.sequence, branch.length), *self._go_on(now)]
 
     def on_engine_lost(
         self, now: float, reason: str = "its worker died", *, culprit: bool = False
@@ -352,7 +352,7 @@ class StageMachine:
         past = self._known.past(branch, block, arrival.draft) if self._known and num_draws else None
         masks = self._judge.masks(arrival) if num_draws else ()
         place = branch.sequence, block.position
-        run = RunChunk(*place, tokens, arrival.states, num_draws, num_top, past, masks or ())
+        run = do.RunChunk(*place, tokens, arrival.states, num_draws, num_top, past, masks or ())
         return [*actions, run]
 
     def _again(self, arrival: Arrival) -> list[StageAction]:
@@ -374,7 +374,7 @@ class StageMachine:
 
     def _forward(self, now: float, arrival: Arrival, block: Block, states: States | None) -> list[StageAction]:
         assert states is not None
-        output = ForwardBlock(block, b"".join(arrival.digests), arrival.draft, states, arrival.note)
+        output = do.ForwardBlock(block, b"".join(arrival.digests), arrival.draft, states, arrival.note)
         self._kept.put(output, now)
         return [output]
 
@@ -397,4 +397,4 @@ class StageMachine:
     def _leave(self) -> list[StageAction]:
         self._inbox.items.clear()
         self._kept.clear()
-        return [*self._cache.release(), Gone()]
+        return [*self._cache.release(), do.Gone()]
