@@ -42,6 +42,15 @@ def test_the_import_is_cheap_and_the_client_comes_when_asked_for() -> None:
 
 
 @pytest.mark.slow
+def test_who_only_asks_waits_for_nothing_that_computes() -> None:
+    """Half of a command's start it would be: numpy, templates, and what a web server or a worker needs."""
+    code = "import sys, dsdnode.cli.chat, dsdnode.cli.run, dsdnode.client.client; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    idle = {"numpy", "llama_cpp", "jinja2", "starlette", "uvicorn", "llguidance", "jsonschema", "pygments"}
+    assert {name for name in idle if f"'{name}'" in done.stdout} == set()
+
+
+@pytest.mark.slow
 def test_a_program_s_output_is_its_own() -> None:
     code = "import dsdnode, structlog; dsdnode.connect; structlog.get_logger('x').info('hello', peer='bob')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dsdnode.engine.ipc import Buffer, ChunkHeader, Forward, Outputs, PastHeader, Response
 from dsdnode.engine.port import Chunk, Logprobs, Output, ShardInfo, States, Tokens, Top, check_outputs
-from dsdnode.speculation.shaping import Past
+from dsdnode.speculation.shaper import Past
 
 
 def pack_chunks(chunks: list[Chunk]) -> tuple[Forward, list[Buffer]]:

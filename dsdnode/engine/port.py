@@ -18,7 +18,7 @@ from dsdnode.engine.permits import Grammar
 from dsdnode.errors import EngineLost, Overloaded, PeerMisbehaved
 from dsdnode.speculation.masks import masked
 from dsdnode.speculation.sampling import Sampling, draw, draw_two, log_probabilities, most_likely, probabilities
-from dsdnode.speculation.shaping import Past, Shaper
+from dsdnode.speculation.shaper import Past, Shaper
 
 if TYPE_CHECKING:
     from dsdnode.engine.tokenizer import Vocab

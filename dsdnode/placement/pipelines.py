@@ -11,7 +11,7 @@ How the search goes, and why, is in docs/theory.md, section 8.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
@@ -25,8 +25,8 @@ from dsdnode.errors import NoPipeline
 from dsdnode.pacing.fits import BLOCK_POSITIONS
 from dsdnode.pacing.formulas import stream_speed
 from dsdnode.pacing.tuning import TUNING, Tuning
-from dsdnode.placement.ranges import Range, joined, missing
-from dsdnode.wire.messages import MAX_POSITIONS, Contact
+from dsdnode.placement.coverage import hosting, why_none
+from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ID_PREFIX_BYTES, ProviderRecord
 
 MAX_BOTTLENECKS = 16
@@ -108,8 +108,7 @@ def choose_pipeline(
     triangle allows; to a stage that is called by way of a relay, as both together: all that it allows. Hidden states
     come to such a stage no faster than its relay lets them. Raises NoPipeline, naming the layers that are missing.
     """
-    shards = [record for record in records if record.role == "shard" and record.num_layers == num_layers]
-    hosted = list({record.peer_id: record for record in sorted(shards, key=_age)}.values())
+    hosted = hosting(records, num_layers)
     usable = [record for record in hosted if record.peer_id not in exclude]
     stages = _Field(sorted(usable, key=lambda record: (record.peer_id, record.start, record.end)), view)
     best = stages.best()
@@ -117,10 +116,6 @@ def choose_pipeline(
         name = model_name or (records[0].model_name if records else "") or "the model"
         raise NoPipeline(why_none(usable, num_layers, name, num_failed=len(hosted) - len(usable)))
     return tuple(PipelineStage(stages.records[index]) for index in best)
-
-
-def _age(record: ProviderRecord) -> tuple[int, int, int]:
-    return record.sequence, record.start, record.end
 
 
 def with_usual_speeds(shards: Sequence[ProviderRecord]) -> list[ProviderRecord]:
@@ -292,33 +287,3 @@ def _taste(session: bytes, peer: bytes) -> float:
 
 
 # --- what makes a pipeline, and what is missing to one ------------------------------------------------------------
-
-
-def longest_context(shards: Iterable[ProviderRecord], num_layers: int) -> int:
-    """Positions that fit the pipeline with the most room, that of a pipeline being its narrowest stage's; 0: there is
-    no pipeline. What one shard says of its own room changes nothing for those who go without it."""
-    room = {0: MAX_POSITIONS}
-    for shard in sorted(shards, key=lambda one: (one.start, one.end)):
-        through = min(room.get(shard.start, 0), shard.context_tokens)
-        room[shard.end] = max(room.get(shard.end, 0), through)
-    return room.get(num_layers, 0)
-
-
-def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_failed: int) -> str:
-    """What is missing of a model of `num_layers` layers, and what to do, in words for the user."""
-    covered = {layer for record in usable for layer in range(record.start, record.end)}
-    failed = f" ({num_failed} that did just failed)" if num_failed else ""
-    gaps = joined((layer, layer + 1) for layer in range(num_layers) if layer not in covered)
-    if gaps:
-        remedy = "`dsdnode start --role shard --join ...` takes what is missing"
-        return f"layers {_spell(gaps)} of {name} are hosted by nobody{failed}: {remedy}"
-    parts = sorted({(record.start, record.end) for record in usable})
-    lacking = missing(parts, (0, num_layers))
-    return (
-        f"layers {_spell(lacking)} of {name} lack a host with just that range{failed}: "
-        f"the ranges offered, {_spell(parts)}, overlap but do not join end to end"
-    )
-
-
-def _spell(ranges: Sequence[Range]) -> str:
-    return ", ".join(f"{start}:{end}" for start, end in ranges)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdnode.speculation.shaping import Past
+from dsdnode.speculation.shaper import Past
 from dsdnode.wire.logprobs import TokenLogprobs
 from dsdnode.wire.masks import LackMasks
 from dsdnode.wire.messages import Block, Closed, Nack, SessionLost, Verdict

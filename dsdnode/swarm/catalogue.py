@@ -13,13 +13,11 @@ from dataclasses import dataclass
 import msgspec
 
 from dsdnode.dht.ids import MODELS_KEY, ip_groups
-from dsdnode.errors import NoPipeline
 from dsdnode.identity import peer_id, short_id
-from dsdnode.placement.pipelines import View, choose_pipeline, longest_context
+from dsdnode.placement.coverage import hosting, longest_context, why_none
 from dsdnode.placement.ranges import is_covered, missing
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import Coverage, ModelInfo, PeerInfo
-from dsdnode.swarm.newcomer import newcomer
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import ProviderRecord
 
@@ -95,11 +93,8 @@ def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
     first, names = offers[0], Counter(record.model_name for record in offers)
     replicas = Counter((record.start, record.end) for record in offers)
     name = min(names, key=lambda name: (-names[name], name))
-    try:
-        choose_pipeline(offers, first.num_layers, View.of({}), model_name=name)
-        lacks = ""
-    except NoPipeline as error:
-        lacks = str(error)
+    shards = hosting(offers, first.num_layers)
+    whole = is_covered(((one.start, one.end) for one in shards), first.num_layers)
     return Model(
         model_id=first.model_id,
         name=name,
@@ -111,7 +106,7 @@ def _model(offers: list[ProviderRecord], drafters: Mapping[str, int]) -> Model:
         context_tokens=longest_context(offers, first.num_layers) or max(record.context_tokens for record in offers),
         coverage=tuple((start, end, count) for (start, end), count in sorted(replicas.items())),
         drafters=drafters.get(first.tokenizer_hash, 0),
-        missing=lacks,
+        missing="" if whole else why_none(shards, first.num_layers, name, num_failed=0),
         shards=tuple(offers),
     )
 
@@ -132,6 +127,9 @@ async def survey(
 
 async def describe_models(discovery: Discovery, pings: Pings) -> list[ModelInfo]:
     """Every model that there are records of; their peers are pinged now."""
+    from dsdnode.placement.pipelines import View  # numpy, which commands that only ask for a reply need not wait for
+    from dsdnode.swarm.newcomer import newcomer
+
     records = await discovery.find_providers(MODELS_KEY)
     rtts_s = await _answers(discovery, pings, records)
     silent = {peer for peer, rtt_s in rtts_s.items() if rtt_s is None}

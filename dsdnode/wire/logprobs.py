@@ -1,14 +1,14 @@
 """Log-probabilities of a reply's tokens, as they travel: from judge to owner as numbers, to the client with the bytes
-of each token, since a client has no tokenizer."""
+of each token, since a client has no tokenizer. (Without numpy, as numbers.py.)"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from dsdnode.errors import PeerMisbehaved
@@ -55,9 +55,10 @@ class PieceLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 def pack_logprobs(rows: Sequence[TokenLogprobs]) -> bytes:
     """Ids int32 [n, 1 + k], then values float32 [n, 1 + k]; all rows have k of the most likely."""
-    ids = [[row.token, *(token for token, _ in row.top)] for row in rows]
-    values = [[row.logprob, *(value for _, value in row.top)] for row in rows]
-    return np.array(ids, "<i4").tobytes() + np.array(values, "<f4").tobytes()
+    said = [pair for row in rows for pair in ((row.token, row.logprob), *row.top)]
+    return struct.pack(f"<{len(said)}i", *(token for token, _ in said)) + struct.pack(
+        f"<{len(said)}f", *(value for _, value in said)
+    )
 
 
 def unpack_logprobs(data: bytes, num_top: int, vocab_size: int) -> tuple[TokenLogprobs, ...]:
@@ -66,10 +67,11 @@ def unpack_logprobs(data: bytes, num_top: int, vocab_size: int) -> tuple[TokenLo
     num, rest = divmod(len(data), 8 * width)
     if rest or num > MAX_BLOCK_POSITIONS + 1:
         raise PeerMisbehaved(f"{len(data)} bytes of log-probabilities, {width} for each token")
-    ids = np.frombuffer(data, "<i4", num * width)
-    values = np.frombuffer(data, "<f4", num * width, 4 * num * width)
-    fit = (values >= LEAST_LOGPROB) & (values <= MOST_LOGPROB)
-    if num and not (ids.min() >= 0 and ids.max() < vocab_size and fit.all()):
+    ids: tuple[int, ...] = struct.unpack_from(f"<{num * width}i", data)
+    values: tuple[float, ...] = struct.unpack_from(f"<{num * width}f", data, 4 * num * width)
+    fit = all(LEAST_LOGPROB <= value <= MOST_LOGPROB for value in values)
+    if num and not (min(ids) >= 0 and max(ids) < vocab_size and fit):
         raise PeerMisbehaved("log-probabilities of tokens that the model does not have, or that are none")
-    both = zip(ids.reshape(num, width).tolist(), values.reshape(num, width).tolist(), strict=True)
-    return tuple(TokenLogprobs(row[0], said[0], tuple(zip(row[1:], said[1:], strict=True))) for row, said in both)
+    pairs = list(zip(ids, values, strict=True))
+    rows = (pairs[first : first + width] for first in range(0, len(pairs), width))
+    return tuple(TokenLogprobs(*row[0], tuple(row[1:])) for row in rows)

@@ -17,7 +17,8 @@ from dsdnode.dht.table import MAX_SPARES
 from dsdnode.errors import DsdError, NoPipeline, PeerMisbehaved
 from dsdnode.pacing.tuning import TUNING
 from dsdnode.placement import layers, pipelines
-from dsdnode.placement.pipelines import View, choose_pipeline, longest_context, predict, speed, with_usual_speeds
+from dsdnode.placement.coverage import longest_context
+from dsdnode.placement.pipelines import View, choose_pipeline, predict, speed, with_usual_speeds
 from dsdnode.swarm import announcer, catalogue, discovery, queries
 from dsdnode.swarm.catalogue import called, models_of
 from dsdnode.swarm.discovery import FIND_TIMEOUT_S, Discovery

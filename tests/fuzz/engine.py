@@ -19,7 +19,8 @@ from dsdnode.engine.gguf_arch import supported
 from dsdnode.engine.port import Chunk, Logprobs, Output, ShardInfo, Top
 from dsdnode.errors import BadInput, EngineLost, ModelRefused
 from dsdnode.speculation.sampling import Sampling
-from dsdnode.speculation.shaping import Past, Shaping
+from dsdnode.speculation.shaper import Past
+from dsdnode.speculation.shaping import Shaping
 from dsdnode.wire.calls import CallFormat
 from dsdnode.wire.replies import Constraint
 from tests.engine.random_models import VARIANTS, write_random_model

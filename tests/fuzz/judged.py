@@ -23,7 +23,7 @@ from dsdnode.node.shard import terms
 from dsdnode.node.shard.terms import Asked, BlockBuffers
 from dsdnode.speculation import masks, shaping
 from dsdnode.speculation.digest import DIGEST_BYTES
-from dsdnode.speculation.shaping import Past, Shaper
+from dsdnode.speculation.shaper import Past, Shaper
 from dsdnode.speculation.stage.cache import Branch
 from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.wire import codec, logprobs, messages, replies

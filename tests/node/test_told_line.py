@@ -18,7 +18,8 @@ from dsdnode.node.shard import terms
 from dsdnode.node.shard.terms import MAX_NOTE_BYTES, Asked, BlockBuffers
 from dsdnode.speculation import masks
 from dsdnode.speculation.actions import Note, RunChunk
-from dsdnode.speculation.shaping import Past, Shaper, Shaping
+from dsdnode.speculation.shaper import Past, Shaper
+from dsdnode.speculation.shaping import Shaping
 from dsdnode.speculation.stage.known import KnownLine
 from dsdnode.speculation.stage.machine import StageMachine
 from dsdnode.wire.codec import encode_body

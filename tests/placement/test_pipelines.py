@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dsdnode.errors import NoPipeline
 from dsdnode.pacing.tuning import TUNING
-from dsdnode.placement.pipelines import View, choose_pipeline, longest_context, predict, speed, with_usual_speeds
+from dsdnode.placement.coverage import longest_context
+from dsdnode.placement.pipelines import View, choose_pipeline, predict, speed, with_usual_speeds
 from dsdnode.wire.records import ProviderRecord
 
 from .offers import bytes_of, replace, shard, swarm, trips

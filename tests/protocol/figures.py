@@ -10,7 +10,8 @@ import numpy as np
 from dsdnode.speculation import digest, seal
 from dsdnode.speculation.acceptance import JudgeDraw, KeyTokens, RelaxedRule, key_tokens
 from dsdnode.speculation.sampling import Sampling, draw, log_probabilities, noise
-from dsdnode.speculation.shaping import Past, Shaper, Shaping
+from dsdnode.speculation.shaper import Past, Shaper
+from dsdnode.speculation.shaping import Shaping
 from dsdnode.wire.logprobs import TokenLogprobs, pack_logprobs
 from dsdnode.wire.messages import WIRE_TYPES, Closed
 from dsdnode.wire.numbers import pack_tokens

@@ -12,7 +12,8 @@ from dsdnode.accounts import Account, in_turn
 from dsdnode.dht.ids import ip_groups
 from dsdnode.errors import DsdError, NoPipeline, Overloaded
 from dsdnode.identity import MAX_NAMED, short_id
-from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline, longest_context, speed
+from dsdnode.placement.coverage import longest_context
+from dsdnode.placement.pipelines import Chooser, PipelineStage, View, choose_pipeline, speed
 from dsdnode.placement.ranges import is_covered
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.messages import Refused

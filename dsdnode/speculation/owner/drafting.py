@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from dsdnode.speculation.actions import Draft, DraftToken, Tokens
 from dsdnode.speculation.owner.epochs import Epochs, OwnEpoch
 from dsdnode.speculation.owner.ngrams import NgramIndex
-from dsdnode.speculation.shaping import PLAIN, Past, Shaping
+from dsdnode.speculation.shaper import Past
+from dsdnode.speculation.shaping import PLAIN, Shaping
 
 _NUM_BINS = 10
 _PRIOR_WEIGHT = 3.0

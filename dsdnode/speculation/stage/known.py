@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation.actions import Note, Tokens
-from dsdnode.speculation.shaping import Past, Shaping
+from dsdnode.speculation.shaper import Past
+from dsdnode.speculation.shaping import Shaping
 from dsdnode.speculation.stage.arrivals import Arrival
 from dsdnode.speculation.stage.cache import Branch
 from dsdnode.wire.messages import Block
