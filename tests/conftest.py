@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as dsdnode does: they cost each process that is started
 gc.disable()  # until all tests are collected, which makes no garbage
 
 # What is logged goes nowhere but into a test's report. With its defaults structlog would colour each traceback, and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 
@@ -19,5 +20,6 @@ def _import_structlog() -> None:
         del sys.modules["rich"]
 
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy, which multiplies nothing large here: threads only cost
 gc.set_threshold(20_000, 20, 50)  # 50,000 objects are imported, and stay: to look for garbage among them is an eighth
 _import_structlog()
