@@ -96,7 +96,7 @@ PLACES = {"sam": ("sam", "sid"), "sue": ("sue", "sol")}
 
 async def test_a_stage_dies_and_nobody_covers_its_layers(swarm: FakeSwarm) -> None:
     await ring(swarm)
-    alice = await swarm.client(patience_s=5.0)
+    alice = await swarm.client(patience_s=2.0)
     tokens: list[int] = []
     with pytest.raises(NoPipeline, match="2:4"):
         async for event in alice.generate(REQUEST):
@@ -152,7 +152,7 @@ async def test_the_drafter_dies_and_another_one_goes_on_with_the_same_text(swarm
 
 async def test_the_last_drafter_dies(swarm: FakeSwarm) -> None:
     await ring(swarm)
-    alice = await swarm.client(patience_s=5.0)
+    alice = await swarm.client(patience_s=2.0)
     with pytest.raises(NoPipeline, match="no drafter is left"):
         await hurt_after(alice, 20, lambda: swarm.kill("dora"))
 

@@ -35,7 +35,7 @@ async def ring(swarm: FakeSwarm) -> Client:
     await swarm.add("dora", drafts=True, patience_s=10.0)
     for name in ("sam", "sid"):
         await swarm.add(name, layers=(0, 4))
-    return await swarm.client(patience_s=5.0)
+    return await swarm.client(patience_s=2.0)
 
 
 async def test_every_line_of_the_table_is_walked(tmp_path: Path, walked: list[Step]) -> None:
