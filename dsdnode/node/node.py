@@ -258,10 +258,10 @@ class Node:
         here = shard and record_of(shard, "shard", UNKNOWN, 0, self.discovery.contact)
         models = models_of([here]) if here else await self._targets()
         tools = self._organs.texts() if self._organs.texts is not None else None
-        texts = await texts_of(self.rpc, draft, tools, self._config.data_dir / "texts", models, shard)
+        texts = await texts_of(self.rpc, self._pings, draft, tools, self._config.data_dir / "texts", models, shard)
         if here is None and tools is not None:
             changed = partial(self._drafts_for, texts)
-            self._tasks.spawn(follow_targets(texts, draft, bool(models), self._targets, changed))
+            self._tasks.spawn(follow_targets(texts, self._pings, draft, bool(models), self._targets, changed))
         return texts
 
     async def _targets(self) -> list[Model]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -120,6 +120,16 @@ async def survey(
     peers = dict.fromkeys(record.peer_id for record in records)
     rtts_s = await asyncio.gather(*(pings.rtt_s(peer, num_pings) for peer in peers))
     return records, {peer: took_s for peer, took_s in zip(peers, rtts_s, strict=True) if took_s is not None}
+
+
+async def preferred(models: Sequence[Model], pings: Pings) -> list[Model]:
+    """By rank, the one to be preferred first; where there is a choice, all that are said to host them are asked."""
+    if len(models) < 2:
+        return list(models)
+    peers = list(dict.fromkeys(shard.peer_id for model in models for shard in model.shards))
+    rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in peers))
+    answering = {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
+    return sorted(models, key=lambda model: model.rank(answering, ()))
 
 
 # --- for people: who of them answers now

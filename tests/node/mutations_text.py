@@ -32,13 +32,20 @@ TEXT: Final = {
     "text-next": Mutation(TEXT_PROCESS + "_try", "            self._link = None\n", ""),
     "text-ids": Mutation("dsdnode.engine.text:_ids_of", "not isinstance(reply, Ids) or len(body) % 4", "False"),
     "text-vocabulary": Mutation("dsdnode.engine.text:_vocab", "starts[-1] != len(body) or ", ""),
-    "text-file-hash": Mutation(TEXTS + "Texts._got", "hashlib.sha256(data).hexdigest() == model.text_hash", "True"),
+    "text-file-hash": Mutation(
+        TEXTS + "Texts._got_from_any", "hashlib.sha256(data).hexdigest() == model.text_hash", "True"
+    ),
     "text-file-kept": Mutation(
         TEXTS + "_is_whole", 'hashlib.file_digest(file, "sha256").hexdigest() == text_hash', "bool(file.read(1))"
     ),
     "text-file-tokenizer": Mutation(TEXTS + "Texts._compared", "tokenizer_hash != model.tokenizer_hash", "False"),
     "text-file-bomb": Mutation(TEXTS + "_unpacked", "decompress(data, num_bytes)", "decompress(data)"),
-    "text-file-asked": Mutation(TEXTS + "Texts._got", "[:MAX_ASKED]", ""),
+    "text-file-asked": Mutation(TEXTS + "Texts._got_from_any", "[:MAX_ASKED]", ""),
+    "text-file-slow": Mutation(TEXTS + "Texts._got_from_any", "asyncio.timeout(GIVEN_S)", "asyncio.timeout(None)"),
+    "text-file-time": Mutation(TEXTS + "Texts._got", "asyncio.timeout(FILE_S)", "asyncio.timeout(None)"),
+    "text-file-rank": Mutation(
+        "dsdnode.node.drafter.pairing:tokenizer_for", "(await preferred(models, pings))", "models"
+    ),
     "text-file-failed": Mutation(TEXTS + "Texts._begin", "_now() < failed_s + FAILED_S", "False"),
     "text-file-model": Mutation(TEXTS + "Texts._opened", "if known is not None:", "if False:"),
     "text-file-disk": Mutation(TEXTS + "_keep", "kept[:-MAX_KEPT]", "()"),

@@ -16,6 +16,7 @@ from dsdnode.engine.nodraft import NoDraft
 from dsdnode.errors import DsdError
 from dsdnode.node.drafter import pairing
 from dsdnode.swarm.catalogue import Model
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import NO_HASH
 from tests.node.swarm import TARGET, FakeSwarm, fake_swarm, tokens_of
 from tests.node.test_texts import READS, TALK, Hosts, honest, model_of, prompt_of, said
@@ -141,7 +142,8 @@ def test_without_a_draft_model_a_target_that_is_gone_makes_room_for_another(
         texts.tokenizer_hash = NO_HASH
         with pytest.raises(EOFError):
             draft = NoDraft(4096, 32)
-            await pairing.follow_targets(texts, draft, False, look, lambda: heard.append(texts.tokenizer_hash))
+            pings = Pings(hosts.dora)
+            await pairing.follow_targets(texts, pings, draft, False, look, lambda: heard.append(texts.tokenizer_hash))
         assert heard == hashes
 
     story(tmp_path, tell)

@@ -27,6 +27,7 @@ from dsdnode.node.drafter.texts import MAX_ASKED, MAX_KEPT, MAX_OPEN, Draft, Rea
 from dsdnode.node.shard import texts as given
 from dsdnode.node.shard.texts import TextGiver
 from dsdnode.swarm.catalogue import Model
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.messages import TEXT_PIECE_BYTES, FindText, Refused, TextPiece
 from tests.node.swarm import DRAFT, TARGET, FakeSwarm, fake_swarm, tokens_of
 from tests.placement.offers import shard
@@ -383,7 +384,7 @@ def test_a_draft_model_waits_for_a_target_that_it_fits(tmp_path: Path, monkeypat
         async def look() -> list[Model]:
             return looks.pop(0)
 
-        assert await pairing.wait_for_target(hosts.texts, DRAFT.shard(0, 4), look)
+        assert await pairing.wait_for_target(hosts.texts, Pings(hosts.dora), DRAFT.shard(0, 4), look)
         assert hosts.texts.tokenizer_hash == other and not looks
 
     story(tmp_path, tell)

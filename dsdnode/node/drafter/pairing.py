@@ -8,13 +8,13 @@ from pathlib import Path
 
 import structlog
 
-from dsdnode.dht.ids import ip_groups
 from dsdnode.engine.nodraft import NoDraft
 from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.texts import Draft, Reading, Texts
-from dsdnode.swarm.catalogue import Model
+from dsdnode.swarm.catalogue import Model, preferred
+from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import NO_HASH
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,13 @@ MAX_TOLD = 3
 
 
 async def texts_of(
-    rpc: Rpc, draft: TextEngine, tools: Draft | None, folder: Path, models: Sequence[Model], shard: Engine | None
+    rpc: Rpc,
+    pings: Pings,
+    draft: TextEngine,
+    tools: Draft | None,
+    folder: Path,
+    models: Sequence[Model],
+    shard: Engine | None,
 ) -> Texts:
     """What a drafter reads with. `models`: that it might draft for; `shard`: of one of them, where it is hosted here.
     Raises ModelRefused for a draft model that fits none of them."""
@@ -41,14 +47,15 @@ async def texts_of(
     texts = Texts(rpc, own, draft.shard.tokenizer_hash, tools, folder)
     if shard is not None:
         texts.know(shard.shard.text_hash, shard.text_file)
-    texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models)
+    texts.tokenizer_hash = await tokenizer_for(texts, draft.shard, models, pings)
     for model in [one for one in models if one.complete and one.tokenizer_hash == texts.tokenizer_hash][:1]:
         texts.begin(model)
     return texts
 
 
-async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model]) -> str:
-    """The tokenizer hash of the models to draft for, of the `models` that there are (none: its own).
+async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model], pings: Pings) -> str:
+    """The tokenizer hash of the models to draft for, of the `models` that there are (none: its own): of those that it
+    fits, the one to be preferred.
 
     Raises ModelRefused where it fits none of them: a draft model that nobody can use is a mistake, and never silent.
     """
@@ -56,7 +63,7 @@ async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model])
     if not models or (own != NO_HASH and any(model.tokenizer_hash == own for model in models)):
         return own
     reasons = []
-    for model in sorted(models, key=_order)[:MAX_COMPARED]:
+    for model in (await preferred(models, pings))[:MAX_COMPARED]:
         reason = ""
         if model.text_hash:
             try:
@@ -80,6 +87,7 @@ async def tokenizer_for(texts: Texts, draft: ShardInfo, models: Sequence[Model])
 
 async def follow_targets(
     texts: Texts,
+    pings: Pings,
     draft: TextEngine,
     has_target: bool,
     look: Callable[[], Awaitable[Sequence[Model]]],
@@ -87,12 +95,14 @@ async def follow_targets(
 ) -> None:
     """`changed` is called when its tokenizer has become another's: once, of a draft model that had no target."""
     while isinstance(draft, NoDraft) or not has_target:
-        if await wait_for_target(texts, draft.shard, look):
+        if await wait_for_target(texts, pings, draft.shard, look):
             changed()
         has_target = True
 
 
-async def wait_for_target(texts: Texts, draft: ShardInfo, look: Callable[[], Awaitable[Sequence[Model]]]) -> bool:
+async def wait_for_target(
+    texts: Texts, pings: Pings, draft: ShardInfo, look: Callable[[], Awaitable[Sequence[Model]]]
+) -> bool:
     """Until there is a target that it fits, where there was none at first, or where it has no draft model and the one
     that it had is gone. Has its tokenizer become another's?"""
     told, num_missed = "", 0
@@ -105,7 +115,7 @@ async def wait_for_target(texts: Texts, draft: ShardInfo, look: Callable[[], Awa
         if not models or (has_one and num_missed < MAX_MISSED):
             continue
         try:
-            found = await tokenizer_for(texts, draft, models)
+            found = await tokenizer_for(texts, draft, models, pings)
         except ModelRefused as error:
             if str(error) != told:
                 told = str(error)
@@ -113,9 +123,3 @@ async def wait_for_target(texts: Texts, draft: ShardInfo, look: Callable[[], Awa
             continue
         changed, texts.tokenizer_hash = found != texts.tokenizer_hash, found
         return changed
-
-
-def _order(model: Model) -> tuple[bool, int, str, str]:
-    """What is whole first, and hosted in the most networks."""
-    networks = {network for shard in model.shards for network in ip_groups(shard.addresses) or ("",)}
-    return not model.complete, -len(networks), model.name, model.model_id

@@ -32,6 +32,11 @@ log = structlog.get_logger(__name__)
 
 PIECE_TIMEOUT_S = 20.0
 """1 MiB at half a megabit a second."""
+GIVEN_S = 120.0
+"""So long one shard may take over all of a file: the largest known, of 16 MiB, packs to some 6 MB, 100 s at half a
+megabit a second. Whoever gives each piece at the last moment would be waited for as many times longer as it likes."""
+FILE_S = 2 * GIVEN_S
+"""And so long all that are asked for it: a drafter's start waits for the files of several models, one by one."""
 MAX_ASKED = 8
 """Shards, for one file."""
 WAIT_S = 6.0
@@ -201,22 +206,33 @@ class Texts:
     async def _got(self, model: Model) -> bytes:
         if model.text_hash in self._local:
             return await self._local[model.text_hash]()
-        own, why = peer_id(self._rpc.transport.contact.public_key), "nobody hosts it"
         try:
-            for peer in _in_turn(model, own)[:MAX_ASKED]:
-                try:
-                    data = await self._got_from(peer, model)
-                except DsdError as error:
-                    if isinstance(error, PeerMisbehaved):
-                        self._rpc.misbehaved(peer, error)
-                    why = str(error)
-                    continue
-                if hashlib.sha256(data).hexdigest() == model.text_hash:
-                    return data
-                self._rpc.misbehaved(peer, "a text file that is another one")
-                why = f"peer {short_id(peer)} gave another file"
+            async with asyncio.timeout(FILE_S):
+                return await self._got_from_any(model)
+        except TimeoutError:
+            raise PeerUnavailable(f"the shards of {model.name} did not give its tokenizer in {FILE_S:.0f} s") from None
         finally:
             self._progress.pop(model.model_id, None)
+
+    async def _got_from_any(self, model: Model) -> bytes:
+        """Raises PeerUnavailable."""
+        own, why = peer_id(self._rpc.transport.contact.public_key), "nobody hosts it"
+        for peer in _in_turn(model, own)[:MAX_ASKED]:
+            try:
+                async with asyncio.timeout(GIVEN_S):
+                    data = await self._got_from(peer, model)
+            except TimeoutError:
+                why = f"peer {short_id(peer)} did not give it in {GIVEN_S:.0f} s"
+                continue
+            except DsdError as error:
+                if isinstance(error, PeerMisbehaved):
+                    self._rpc.misbehaved(peer, error)
+                why = str(error)
+                continue
+            if hashlib.sha256(data).hexdigest() == model.text_hash:
+                return data
+            self._rpc.misbehaved(peer, "a text file that is another one")
+            why = f"peer {short_id(peer)} gave another file"
         raise PeerUnavailable(f"none of its shards gives the tokenizer of {model.name} ({why})")
 
     async def _got_from(self, peer: bytes, model: Model) -> bytes:
