@@ -8,7 +8,7 @@ where it is asked for more. Copies of a whole sequence cost nothing until one of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
 from dsdnode.engine.llama import LlamaEngine, Rows
 from dsdnode.engine.llama_api import llama_cpp
-from dsdnode.engine.port import Chunk, check_sequence
+from dsdnode.engine.port import Chunk, ShardInfo, check_sequence
 
 MAX_SPARE = 32
 """Copies of all sequences: each may take its layers' states, some MB a layer, and llama.cpp has room for all from the
@@ -95,6 +95,9 @@ class HybridEngine(LlamaEngine):
             self._drop(sequence, copy)
 
     # --- how
+
+    def _describe(self) -> ShardInfo:
+        return replace(super()._describe(), is_recurrent=True)
 
     def _num_spare(self, options: EngineOptions) -> int:
         return max(0, min(options.max_sequences, MAX_SPARE, MAX_SEQUENCES - self._first_spare))

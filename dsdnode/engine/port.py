@@ -50,6 +50,9 @@ class ShardInfo:
     can_truncate: bool
     text_hash: str = ""
     """Of the file that its texts are read with (engine/gguf_text.py)."""
+    is_recurrent: bool = False
+    """Its layers have states that run on: what a sequence was at an earlier position is computed anew, perhaps all of
+    it, where it is copied from there (engine/hybrid.py)."""
 
     @property
     def model_id(self) -> str:

@@ -51,6 +51,11 @@ def test_wherever_it_is_cut_back_to_it_goes_on_as_if_nothing_had_been(engine: Hy
         assert np.array_equal(feed(engine, 0, position + 1), straight[position + 1]), position
 
 
+def test_it_says_that_it_is_recurrent(engine: HybridEngine) -> None:
+    """So that no stage lends of it, unasked and uncharged, what would be computed anew."""
+    assert engine.shard.is_recurrent and engine.shard.can_truncate
+
+
 def test_copies_are_few_and_the_sparser_the_older(engine: HybridEngine) -> None:
     for end in range(2, 121, 2):
         feed(engine, 0, end)

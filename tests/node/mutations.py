@@ -46,6 +46,7 @@ STAGE: Final = {
     "shared-running": Mutation(
         "dsdnode.speculation.stage.cache:BranchCache.lends", "if branch is running else common", "if False else common"
     ),
+    "shared-recurrent": Mutation(SESSIONS + "lender", "self._engine.shard.is_recurrent", "False"),
     "shared-way": Mutation(SESSIONS + "lender", " if one.asked.way == session.asked.way", ""),
     "way-anew": Mutation(
         SESSIONS.replace("Sessions.", "StageSession.") + "comes_another_way", "self.asked.way != asked.way", "False"

@@ -12,11 +12,12 @@ import pytest
 
 from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.client.request import ReplyStats
-from dsdnode.engine.fake import fake_text
+from dsdnode.engine.fake import FakeEngine, fake_text
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.node.shard.sessions import SHARED_STEP
 from dsdnode.node.shard.terms import Asked
 from dsdnode.speculation import digest
+from dsdnode.swarm.discovery import Discovery
 from dsdnode.wire.messages import Refused
 from tests.node.swarm import TARGET, FakeSwarm, Member, fake_swarm, tokens_of
 
@@ -245,6 +246,28 @@ def test_what_came_by_other_stages_is_not_lent(tmp_path: Path) -> None:
             of_alice, of_bob = sorted(sessions, key=lambda one: one.since_s)
             assert of_alice.machine.lends(digest.split(of_bob.asked.digests))[0] == len(SYSTEM)
             assert len(sessions.lender(of_bob)[1]) == 1, "nothing is common but the beginning"
+
+    asyncio.run(told())
+
+
+def test_what_would_be_computed_anew_is_not_lent(tmp_path: Path) -> None:
+    """Sam's layers have states that run on. What bob's prompt has in common with alice's is run in his own turns."""
+
+    async def recurrent(discovery: Discovery) -> FakeEngine:
+        engine = FakeEngine(TARGET, 0, 2)
+        engine._shard = replace(engine._shard, is_recurrent=True)
+        return engine
+
+    async def told() -> None:
+        async with fake_swarm(tmp_path) as swarm, asyncio.timeout(60):
+            sam = await swarm.add("sam", layers=(0, 2), shard=recurrent)
+            await swarm.add("sue", layers=(2, 4))
+            await swarm.add("dora", drafts=True)
+            await answer(await swarm.client(), asks(0))
+            assert (await answer(await swarm.client(), asks(1))).prompt_tokens_reused == 0
+            assert sam.node._stage is not None
+            sessions = sam.node._stage._sessions
+            assert [len(sessions.lender(one)[1]) for one in sessions] == [1, 1], "nothing but the beginning"
 
     asyncio.run(told())
 

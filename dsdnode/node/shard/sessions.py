@@ -190,8 +190,12 @@ class Sessions:
 
         In whole steps: an owner serves many people, and whoever could tell how many tokens of his own prompt were known
         already might guess another one's, token by token.
+
+        Not where such a copy is work of its own: nobody's turn it would be, on nobody's account, while all others wait.
         """
         line = digest_.split(session.asked.digests)
+        if self._engine.shard.is_recurrent:
+            return 0, line[:1]
         mine = (one for one in self._sessions.values() if one.owner == session.owner and one is not session)
         others = [one for one in mine if one.asked.way == session.asked.way]
         shared, sequence = max((one.machine.lends(line) for one in others), default=(0, 0))
