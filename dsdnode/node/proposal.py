@@ -130,7 +130,8 @@ class _Case:
         layer = await self._layer_cost(target) if is_whole else UNKNOWN
         means = Means(self.contact, capacity, self._drafts(target), layer)
         view = View.of({**self.rtt_s, kind.peer_id: 0.0})
-        part = choose_part(shards or [kind], len(self._drafters(target)), means, view, target.fits())
+        num_drafters = sum(one.weights_hash != NO_HASH for one in self._drafters(target))
+        part = choose_part(shards or [kind], num_drafters, means, view, target.fits())
         return part if part.layers is not None else self._without_layers(part.why)
 
     def _without_layers(self, why: str) -> Part:
@@ -218,8 +219,27 @@ class _Case:
             records.append(msgspec.structs.replace(reads, role="drafter", weights_hash=NO_HASH))
         capacity = self._capacity(target) if target is not None else 0
         return Proposal(
-            part.roles, part.why, self._kind(), target, part.layers, capacity, draft, tuple(records), memory, disk
+            part.roles,
+            self._why(part, draft),
+            self._kind(),
+            target,
+            part.layers,
+            capacity,
+            draft,
+            tuple(records),
+            memory,
+            disk,
         )
+
+    def _why(self, part: Part, draft: Target | None) -> str:
+        """With a word of a draft model that the user named, where it is left out."""
+        is_named = bool(self.config.draft_model_source) or self.config.draft_model is not None
+        if not is_named or self.draft is None or draft is not None or "bootstrap" in part.roles:
+            return part.why
+        takes = size_text(self._bytes_of(self.draft)) + (" beside a layer" if self._fitting_draft is not None else "")
+        does = "it drafts without one" if "drafter" in part.roles else "it does not draft"
+        left_out = f"the draft model that was named takes {takes}, and {size_text(self._memory)} are free: {does}"
+        return "; ".join(filter(None, (part.why, left_out)))
 
     def _kind(self) -> ProviderRecord | None:
         """Of what it hosts, or else of what it would draft for."""

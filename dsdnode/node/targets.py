@@ -30,7 +30,7 @@ from dsdnode.swarm.catalogue import models_of
 from dsdnode.weights.pull import Pull
 from dsdnode.weights.store import Store
 from dsdnode.wire.messages import Contact
-from dsdnode.wire.records import ProviderRecord
+from dsdnode.wire.records import NO_HASH, ProviderRecord
 
 log = structlog.get_logger(__name__)
 
@@ -143,7 +143,8 @@ async def draft_of(
     bundled = await Target.read(config, demo_draft())
     if bundled.manifest.tokenizer_hash in useful:
         return bundled
-    drafters = [one for one in others if one.role == "drafter" and one.tokenizer_hash in useful]
+    drafting = [one for one in others if one.role == "drafter" and one.tokenizer_hash in useful]
+    drafters = [one for one in drafting if one.weights_hash != NO_HASH]
     for model_id, _ in Counter(one.model_id for one in drafters).most_common(MAX_MODELS):
         theirs = [one for one in drafters if one.model_id == model_id]
         here = await _here(config, model_id, ())

@@ -21,7 +21,7 @@ from dsdnode.wire.messages import Contact
 from dsdnode.wire.records import ProviderRecord
 
 ENOUGH_DRAFTERS = 2
-"""One can go, and replies go on: a further one is worth no bytes on its way."""
+"""With a draft model. One can go, and replies go on: a further one is worth no bytes on its way."""
 MAX_TRIED = 32
 """Ranges: those in use first, then the largest. A search for each takes milliseconds, and anybody invents some."""
 GAIN = 1.1
@@ -52,7 +52,8 @@ class Part:
 
 
 def choose_part(model: Sequence[ProviderRecord], num_drafters: int, means: Means, view: View, fits: Fits) -> Part:
-    """`model`: records of the shards of one model, at least one; those of `means.contact` do not count."""
+    """`model`: records of the shards of one model, at least one; those of `means.contact` do not count.
+    `num_drafters`: that have a draft model for it."""
     shards = [one for one in model if one.public_key != means.contact.public_key]
     drafts = means.drafts and (num_drafters < ENOUGH_DRAFTERS or means.capacity_layers > 0)
     if means.capacity_layers < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,6 +118,44 @@ def test_who_would_be_the_only_drafter_drafts_without_a_draft_model(
     shard, drafter = found.records
     assert drafter.weights_hash == NO_HASH and drafter.tokenizer_hash == shard.tokenizer_hash
     assert proposed(tmp_path, member(2, role="drafter")).roles == ("shard",)
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "others", "roles", "words"),
+    [
+        (245, (), ("drafter", "shard"), r"named takes 227 MB, and 220 MB are free: it drafts without one"),
+        (330, (2,), ("shard",), r"named takes 227 MB beside a layer, and 297 MB are free: it does not draft"),
+        (230, (2,), ("bootstrap",), r"207 MB are free; a draft model would take 227 MB: it holds"),
+    ],
+)
+def test_a_draft_model_that_was_named_is_not_left_out_in_silence(
+    tmp_path: Path, free_mb: int, others: tuple[int, ...], roles: tuple[str, ...], words: str
+) -> None:
+    small = Machine(free_mb * 1_000_000, 1 << 40)
+    drafters = [member(who, role="drafter") for who in others]
+    found = proposed(tmp_path, member(1, (0, 3)), *drafters, machine=small, draft_model=demo_draft())
+    assert found.roles == roles and found.draft is None and re.search(words, found.why)
+    assert "named" not in proposed(tmp_path, member(1, (0, 3)), draft_model=demo_draft()).why
+
+
+def test_who_drafts_without_a_draft_model_is_not_enough(tmp_path: Path) -> None:
+    """Dora has none, dave has one: carol fetches it too. Beside dave and erin she would not."""
+    target = replace(manifest_of(OTHER), tokenizer_hash="77" * 32)
+    draft = replace(target, weights_hash="44" * 32)
+    elsewhere = SOURCE.replace("demo", "draft")
+    hub = Hub({SOURCE: target, elsewhere: draft})
+
+    def drafter(who: int, weights_hash: str, source: str) -> ProviderRecord:
+        record = claim_of(NodeConfig(), draft, Contact(bytes([who]) * 32, (f"tcp://192.0.{who}.1:1",)))
+        return msgspec.structs.replace(record, role="drafter", weights_hash=weights_hash, source=source)
+
+    alice = msgspec.structs.replace(
+        claim_of(NodeConfig(), target, Contact(bytes([1]) * 32, ("tcp://192.0.1.1:1",))), source=SOURCE, end=4
+    )
+    dora, dave, erin = drafter(2, NO_HASH, ""), *(drafter(who, draft.weights_hash, elsewhere) for who in (3, 4))
+    found = proposed(tmp_path, alice, dora, dave, hub=hub)
+    assert found.draft is not None and found.draft.manifest.weights_hash == draft.weights_hash
+    assert proposed(tmp_path, alice, dave, erin, hub=hub).draft is None
 
 
 def test_bob_takes_what_alice_lacks(tmp_path: Path) -> None:
