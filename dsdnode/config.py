@@ -41,9 +41,9 @@ MAX_FILE_BYTES = 1 << 20
 """Of a configuration or a scenario."""
 MAX_SWARM_FILE_BYTES = 64 * 1024
 MAX_LIFE_DIGITS = 8
-ACCEPTANCES = ("exact", "relaxed", "deferred")
 NO_DRAFT = "none"
 """In the place of a draft model."""
+ACCEPTANCES = ("exact", "relaxed", "deferred")
 """Rules by which the judge accepts (speculation/acceptance.py); all but the first may change the text, and say so."""
 DEFAULT_THRESHOLD = 0.3
 """Of relaxed acceptance, when nothing is said."""

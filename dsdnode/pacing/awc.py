@@ -114,6 +114,8 @@ def network_of(raw: dict[str, Any]) -> ResidualNetwork:
 class AdaptiveWindow:
     """Rounds alone; `draft_max` caps the window further; `regressor`: the fitted one, if None."""
 
+    may_copy = False
+
     def __init__(self, draft_max: int, regressor: Regressor | None = None) -> None:
         self._max = min(MAX_WINDOW, draft_max)
         self._regressor = regressor or fitted_window()
@@ -195,6 +197,8 @@ class AdaptiveWindow:
 class ThresholdWindow:
     """Rounds alone, of 1 to 12 tokens, `draft_max` at most: one more after a round in which every draft token was
     right, one less after any other. The steps of one are ours, since theirs are not published. For comparisons."""
+
+    may_copy = False
 
     def __init__(self, draft_max: int) -> None:
         self._max = min(MAX_WINDOW, draft_max)

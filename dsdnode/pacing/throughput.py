@@ -70,7 +70,7 @@ class Throughput:
         copies: bool = True,
     ) -> None:
         self._known = Experience() if experience is None else experience
-        self._copies = copies
+        self.may_copy = copies
         self._tuning = self._known.tuning
         self._draft_max = min(draft_max, self._tuning.max_block)
         self._modes: tuple[Mode, ...] = tuple(modes) if draft_max > 0 else ("plain",)
@@ -98,7 +98,7 @@ class Throughput:
 
     def copying(self, survival: Sequence[float]) -> Plan | None:
         """The fastest round or stream of them, if it is faster than the plan is without."""
-        if not self._copies or not self._costs.is_known:
+        if not self.may_copy or not self._costs.is_known:
             return None
         costs, reach = self._costs.costs(), min(self._draft_max, len(survival) - 1)
         padded = [*survival[: MAX_RUN + 1], *[0.0] * (MAX_RUN + 1 - len(survival))]

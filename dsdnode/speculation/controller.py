@@ -14,6 +14,10 @@ class WindowController(Protocol):
     def plan(self) -> Plan:
         """What to do from now on; asked often, changes only with events."""
 
+    @property
+    def may_copy(self) -> bool:
+        """May `copying` ever be a plan? Else the line is not indexed for it."""
+
     def copying(self, survival: Sequence[float]) -> Plan | None:
         """How to send draft tokens that are copied and cost no time; None: not at all. `survival` [m]: the chance that
         the first m of them are right."""
@@ -33,6 +37,8 @@ class WindowController(Protocol):
 
 class FixedPlan:
     """The same plan for ever."""
+
+    may_copy = False
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

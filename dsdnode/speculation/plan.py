@@ -49,7 +49,8 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """`secret` (16+ random bytes) keys the digests; `session` is its id; `max_positions` caps prompt + reply."""
+    """`secret` (16+ random bytes) keys the digests, perhaps of many sessions; `session` is its id; `max_positions` caps
+    prompt + reply."""
 
     session: bytes
     secret: bytes

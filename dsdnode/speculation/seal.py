@@ -16,7 +16,8 @@ from dsdnode.wire.messages import MAX_SEAL_BYTES, MAX_SEAL_KEY_BYTES, Closed, Ve
 
 def key_for(secret: bytes, route: int, judge: bytes) -> bytes:
     """What the owner gives to this judge (a peer id) on this route, and to nobody else: who judged the route before, or
-    would have judged this one, seals nothing here. `secret`: the session's, which keys the digests as well."""
+    would have judged this one, seals nothing here. `secret`: the one that keys the digests, perhaps of many sessions.
+    """
     place = route.to_bytes(4, "little") + judge
     return blake2b(place, key=secret, person=b"dsdnode seal", digest_size=MAX_SEAL_KEY_BYTES).digest()
 

@@ -37,6 +37,8 @@ COPYING = (Plan("rounds", 4, 4, copied=True), Plan("stream", 2, 8, copied=True),
 class Copying(FixedPlan):
     """Copies whatever is there, mostly, each time by another plan."""
 
+    may_copy = True
+
     def __init__(self, rng: Random) -> None:
         super().__init__(rng.choice(OWN))
         self._rng = rng

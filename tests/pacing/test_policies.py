@@ -121,3 +121,9 @@ def test_one_entry_makes_a_policy_known_to_all(monkeypatch: pytest.MonkeyPatch) 
 def test_the_help_tells_of_every_policy() -> None:
     told = " ".join(CliRunner().invoke(cli, ["run", "--help"]).output.split())
     assert all(name in told for name in POLICIES)
+
+
+def test_those_that_never_copy_say_so() -> None:
+    names = [name for name in (*POLICIES, "stream:2:4") if policy_of(name, Terms(8)).may_copy]
+    assert names == ["throughput", *(f"throughput:{one}" for one in ("rounds", "stream", "hedged", "ngrams"))]
+    assert not policy_of("throughput", Terms(0)).may_copy

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from dsdnode.errors import PeerMisbehaved
+from dsdnode.net.handshake import CAPABILITIES
 from dsdnode.wire import calls, logprobs, manifests, masks, messages, paths, pieces, records, replies, shaping
 from dsdnode.wire.codec import decode
 from tests.protocol import vectors
@@ -55,6 +56,11 @@ def structs() -> dict[str, type[msgspec.Struct]]:
 def tag_of(kind: type[msgspec.Struct]) -> int | None:
     tag = kind.__struct_config__.tag
     return None if tag is None else int(str(tag))
+
+
+def test_what_a_peer_says_that_it_can_do_is_explained() -> None:
+    told, _, of_one_connection = PAGE.partition("**Capabilities** of version")[2].partition("A reference peer")
+    assert of_one_connection and set(re.findall(r"`(\w+)`", told)) == {*CAPABILITIES}
 
 
 def test_the_page_names_what_travels_and_nothing_else() -> None:

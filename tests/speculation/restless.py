@@ -13,6 +13,8 @@ from dsdnode.speculation.plan import Plan
 class Restless:
     """A window controller that changes its mind at random: whatever it plans, the text must be right."""
 
+    may_copy = True
+
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._restlessness = rng.choice([0.0, 0.1, 0.5])

@@ -83,6 +83,8 @@ def test_the_index_grows_with_the_line_and_is_bounded_by_it() -> None:
 class Copying(Steady):
     """A plan for what alice drafts, another for what she copies."""
 
+    may_copy = True
+
     def __init__(self, now: Plan, copying: Plan | None) -> None:
         super().__init__(now)
         self.copies, self.asked = copying, 0
@@ -142,6 +144,15 @@ def test_a_controller_that_will_not_have_it_is_asked_once_for_a_place() -> None:
     assert [sent.tokens for sent in blocks(one)] == [(35,)]
     one.machine.on_link_broken(one.now)
     assert one.machine._window.asked == 1  # type: ignore[attr-defined]
+
+
+def test_where_a_policy_never_copies_the_line_is_not_indexed() -> None:
+    """A long line has many runs: their places would be looked up, and kept, for nobody."""
+    one = Alice(PROMPT, drafter=False, least_match=LEAST_MATCH, chunk_positions=64, max_positions=200)
+    one.start()
+    one.verdict(len(PROMPT), SAID[4])
+    assert one.machine._drafts._ngrams is not None and not one.machine._drafts._ngrams._places
+    assert alice(PLAIN, ROUND).machine._drafts._ngrams._places
 
 
 def test_without_the_setting_nothing_is_copied() -> None:

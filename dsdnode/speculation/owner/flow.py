@@ -44,7 +44,7 @@ class Flow:
     def plan(self, window: WindowController) -> Plan:
         """The controller's, or its other one while copied draft tokens are there: those are put into the main epoch."""
         plan, main = window.plan(), self.epochs.main
-        if main is None or not self.drafts.can_copy:
+        if main is None or not (window.may_copy and self.drafts.can_copy):
             return plan
         if not main.draft_tokens:
             self._copying = None
