@@ -25,8 +25,13 @@ class Call:
     """Of a tool, as far as it has come; `key`: what its id is made of."""
 
     name: str
-    arguments: str = ""
+    pieces: list[str] = field(default_factory=list)
+    """Of its arguments."""
     key: str = field(default_factory=lambda: token_hex(12))
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self.pieces)
 
     def parsed(self) -> dict[str, Any]:
         """Its arguments, for dialects that have no JSON text there; what is none comes under a name of its own."""
@@ -46,7 +51,8 @@ class Answer:
     """A reply, as far as it has come."""
 
     request: GenerateRequest
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    """Of its text: were each one added to those before, a long reply would be copied with every token."""
     calls: list[Call] = field(default_factory=list)
     single: bool = False
     """Of several calls the first is given."""
@@ -56,13 +62,17 @@ class Answer:
     model: str = ""
     stats: ReplyStats | None = None
 
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
     def take(self, event: Piece | Finished) -> Piece | Finished:
         """What of it is to be given. Raises PeerMisbehaved: the reason is a drafter's word, which whoever asks would
         take for a whole reply."""
         if isinstance(event, Piece):
             if self.single:
                 event = replace(event, calls=tuple(part for part in event.calls if part.index == 0))
-            self.text += event.text
+            self.pieces.append(event.text)
             self.model = event.model
             self.num_tokens += len(event.tokens)
             self.logprobs += event.logprobs
@@ -70,7 +80,7 @@ class Answer:
                 if part.index == len(self.calls):
                     self.calls.append(Call(""))
                 self.calls[part.index].name += part.name
-                self.calls[part.index].arguments += part.arguments
+                self.calls[part.index].pieces.append(part.arguments)
         elif event.reason in FINISH:
             self.finish_reason, self.stats = FINISH[event.reason], event.stats
             if self.finish_reason == "stop" and self.calls:

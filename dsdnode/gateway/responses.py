@@ -114,10 +114,15 @@ class ResponsesBody(Sampled, kw_only=True):
 class Item:
     """Of the output: a message, or a call."""
 
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
+    """Of its text."""
     logprobs: list[SaidPosition] = field(default_factory=list)
     call: Call | None = None
     key: str = field(default_factory=lambda: token_hex(12))
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
 
     @property
     def id(self) -> str:
@@ -249,7 +254,7 @@ class Events:
         if came.text or (came.logprobs and not self._written.offer.tools):
             if not self._is_open or items[-1].call is not None:
                 yield from self._begun(Item())
-            items[-1].text += came.text
+            items[-1].pieces.append(came.text)
             items[-1].logprobs += came.logprobs
             told = chat_logprobs(came.logprobs)
             yield self._of_text("response.output_text.delta", delta=came.text, logprobs=told)

@@ -184,20 +184,33 @@ def call(call_id: str, name: str, arguments: str) -> dict[str, Any]:
 def settled(turns: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages as templates like them: system messages at the beginning are one, calls of one turn stand together with
     what was said before them, and a result has the name of what was called."""
-    found: list[dict[str, Any]] = []
+    runs: list[list[dict[str, Any]]] = []
     names: dict[str, str] = {}
     for turn in turns:
-        last = found[-1] if found else None
         for one in turn.get("tool_calls") or ():
             names[one["id"]] = one["function"]["name"]
-        if last is not None and turn["role"] == last["role"] == "system" and len(found) == 1:
-            found[-1] = {**last, "content": f"{last['content']}\n\n{turn['content']}"}
-        elif last is not None and turn["role"] == last["role"] == "assistant" and turn.get("tool_calls"):
-            calls = [*(last.get("tool_calls") or ()), *turn["tool_calls"]]
-            content = "\n".join(text for text in (last["content"], turn["content"]) if text)
-            found[-1] = {**last, "content": content, "tool_calls": calls}
-        elif turn["role"] == "tool" and not turn.get("name"):
-            found.append({**turn, "name": names.get(turn.get("tool_call_id", ""), "")})
+        if turn["role"] == "tool" and not turn.get("name"):
+            turn = {**turn, "name": names.get(turn.get("tool_call_id", ""), "")}
+        if runs and _goes_on(runs[-1], turn, is_first=len(runs) == 1):
+            runs[-1].append(turn)
         else:
-            found.append(turn)
-    return found
+            runs.append([turn])
+    return [_one_of(run) for run in runs]
+
+
+def _goes_on(run: Sequence[dict[str, Any]], turn: dict[str, Any], *, is_first: bool) -> bool:
+    role = run[0]["role"]
+    if turn["role"] != role:
+        return False
+    return is_first if role == "system" else role == "assistant" and bool(turn.get("tool_calls"))
+
+
+def _one_of(run: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Joined at once: a thousand messages, one after the other, would be copied a thousand times."""
+    first = run[0]
+    if len(run) == 1:
+        return first
+    if first["role"] == "system":
+        return {**first, "content": "\n\n".join(turn["content"] for turn in run)}
+    content = "\n".join(turn["content"] for turn in run if turn["content"])
+    return {**first, "content": content, "tool_calls": [one for turn in run for one in turn.get("tool_calls") or ()]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -11,6 +13,7 @@ import openai
 import pytest
 
 from dsdnode.client import constraints
+from dsdnode.gateway.tools import call, settled
 from tests.gateway.conftest import Served
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -43,6 +46,25 @@ BOTH = [("get_weather", {"city": "Ulm"}), ("get_weather", {"city": "Bonn"})]
 def openai_client(served: Served) -> openai.AsyncOpenAI:
     served.swarm.script = TWICE
     return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0)
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_messages_that_become_one_are_joined_when_all_of_them_are_there(role: str) -> None:
+    """A thousand of 8 kB each: whoever joins one after the other copies 4 GB, and all others wait."""
+    said, peaks = "x" * 8192, []
+
+    def told() -> Iterator[dict[str, Any]]:
+        for index in range(1024):
+            asked = {"tool_calls": [call(f"c{index}", "get_weather", "{}")]} if role == "assistant" else {}
+            yield {"role": role, "content": said, **asked}
+        peaks.append(tracemalloc.get_traced_memory()[1])
+
+    tracemalloc.start()
+    (one,) = settled(told())
+    tracemalloc.stop()
+    assert peaks[0] < 2 << 20
+    assert len(one["content"]) == 1024 * 8192 + 1023 * (2 if role == "system" else 1)
+    assert [of["id"] for of in one.get("tool_calls", ())] == [f"c{index}" for index in range(1024) if len(one) > 2]
 
 
 async def test_openais_chat(served: Served, openai_client: openai.AsyncOpenAI) -> None:
