@@ -30,6 +30,15 @@ def shown(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def at_home(said: str) -> Path:
+    """What a user has written, with the home folder that a ~ at its beginning stands for. Raises BadInput."""
+    try:
+        return Path(said).expanduser()
+    except RuntimeError:
+        name = said.partition("/")[0]
+        raise BadInput(f"{said}: there is no home folder {name} here (a file of that name is ./{said})") from None
+
+
 def output(path: Path) -> Path:
     """Where it lands what is written to `path`, links followed. Raises BadInput where no file can be written."""
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,7 +47,7 @@ def doctor(blot: bool, as_json: bool, **flags: Any) -> int:
     facts = asyncio.run(_examine(config))
     found = findings(facts)
     if blot:
-        found = list(blotter_of(facts, str(Path.home())).blot(found))
+        found = list(blotter_of(facts, os.path.expanduser("~")).blot(found))
     is_broken = any(not one.level for one in found)
     if as_json:
         told = [msgspec.structs.asdict(one) | {"level": one.level.name.lower()} for one in found]

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +17,7 @@ from dsdnode.cli.options import chain, common_options, fetch_options, join_optio
 from dsdnode.cli.settings import Settings
 from dsdnode.config import parse_layers
 from dsdnode.errors import BadInput
-from dsdnode.files import shown
+from dsdnode.files import at_home, shown
 from dsdnode.swarm.info import ModelInfo
 from dsdnode.weights.sources import is_source, parse_source
 from dsdnode.weights.store import Entry, Store, size
@@ -203,7 +202,7 @@ def add(model: str, **flags: Any) -> None:
     if flags.pop("layers") or flags.pop("sha256"):
         raise BadInput("of a file that is here `dsdnode split` cuts layers")
     flags.pop("yes")
-    settings, path = load(flags), Path(model).expanduser().absolute()
+    settings, path = load(flags), at_home(model).absolute()
     manifest = read_manifest(path, settings["data_dir"] / "cache")
     part = "" if manifest.first and manifest.last else f"-{manifest.start}-{manifest.end}"
     entry = Entry(

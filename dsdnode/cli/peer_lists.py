@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from dsdnode.config import MAX_FILE_BYTES
 from dsdnode.errors import BadInput
+from dsdnode.files import at_home
 from dsdnode.identity import peer_id
 from dsdnode.wire.joins import parse_join
 
@@ -35,7 +35,7 @@ def _words(text: str) -> Iterator[str]:
         for word in text.split():  # a join string may have commas between its hosts
             yield from (word,) if "/" in word else filter(None, word.split(","))
         return
-    path = Path(text.strip()[1:]).expanduser()
+    path = at_home(text.strip()[1:])
     try:
         with path.open("rb") as file:
             lines = file.read(MAX_FILE_BYTES).decode("utf-8-sig").splitlines()

@@ -16,7 +16,7 @@ from dsdnode.cli import swarm_keys
 from dsdnode.cli.settings import SETTINGS, Settings, resolve
 from dsdnode.cli.start import start
 from dsdnode.errors import BadInput
-from dsdnode.files import check_own, replacing, shown
+from dsdnode.files import at_home, check_own, replacing, shown
 from dsdnode.files import words as in_words
 
 NOT_INSTALLED = 3
@@ -42,14 +42,15 @@ class System:
 def system() -> System:
     """Raises BadInput where there is neither."""
     if sys.platform == "darwin":
-        path, domain = Path.home() / "Library" / "LaunchAgents" / "dsdnode.plist", f"gui/{os.getuid()}"
+        path = at_home("~") / "Library" / "LaunchAgents" / "dsdnode.plist"
+        domain = f"gui/{os.getuid()}"
         begin = (("launchctl", "bootstrap", domain, shown(path)),)
         end = (("launchctl", "bootout", f"{domain}/dsdnode"),)
         look = ("launchctl", "print", f"{domain}/dsdnode")
         return System(path, begin, end, (), look, "It runs while you are logged in.")
     if sys.platform != "linux":
         raise BadInput("services are for systemd (Linux) and launchd (macOS); here, start it by a task of the system")
-    configs = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    configs = os.environ.get("XDG_CONFIG_HOME") or at_home("~/.config")
     path, control = Path(configs) / "systemd" / "user" / "dsdnode.service", ("systemctl", "--user")
     reload = (*control, "daemon-reload")
     return System(
@@ -149,7 +150,7 @@ def _key_files(settings: Settings, key: str, flag: str) -> list[str]:
     said = [value.said] if isinstance(value.said, str) else value.said
     if not all(one.startswith("@") for one in said):
         raise BadInput(f"a secret does not belong into a service's file: write it into one of yours, {flag} @FILE")
-    return [shown(Path(one[1:]).expanduser().absolute()) for one in said]
+    return [shown(at_home(one[1:]).absolute()) for one in said]
 
 
 def text_of(words: Sequence[str], keeps: bool) -> bytes:

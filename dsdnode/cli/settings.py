@@ -33,6 +33,7 @@ from dsdnode.config import (
     read_toml,
 )
 from dsdnode.errors import BadInput
+from dsdnode.files import at_home
 from dsdnode.pacing.policies import parse_window
 from dsdnode.weights.sources import is_source, parse_source
 from dsdnode.wire.messages import MAX_ADDRESSES, WIRE_TYPES
@@ -207,7 +208,7 @@ def _advertise(raw: object) -> tuple[str, ...]:
 
 
 def _path(raw: object) -> Path:
-    return raw if isinstance(raw, Path) else Path(_string(raw)).expanduser()
+    return raw if isinstance(raw, Path) else at_home(_string(raw))
 
 
 def _model(raw: object) -> Path | str:

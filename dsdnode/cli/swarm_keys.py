@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dsdnode.cli import codes
 from dsdnode.errors import BadInput
-from dsdnode.files import replacing
+from dsdnode.files import at_home, replacing
 
 MAX_KEY_CHARACTERS = 1024
 """So a pipe takes any of them at once."""
@@ -54,7 +54,7 @@ def read_secret(said: object, what: str) -> str:
     """Itself, or as `@FILE`, whose first line it is; `what` is for the words. Raises BadInput; never shows it."""
     if not isinstance(said, str):
         raise BadInput("a text is expected")
-    key = _first_line(Path(said[1:]).expanduser(), what) if said.startswith("@") else said.strip()
+    key = _first_line(at_home(said[1:]), what) if said.startswith("@") else said.strip()
     if not key:
         raise BadInput(f"the {what} is empty")
     if len(key) > MAX_KEY_CHARACTERS:
@@ -87,10 +87,9 @@ def warnings_about(said: object, keys: Iterable[str], on_command_line: bool, sec
             f"the {secret.what} on the command line is seen by others on this machine, and kept by the shell: write it "
             f"into a file (chmod 600) and say {secret.flag} @FILE, or set {secret.variable}"
         )
-    for word in words:
-        path = Path(word[1:]).expanduser()
+    for path in [at_home(word[1:]) for word in words if word.startswith("@")]:
         with contextlib.suppress(OSError):
-            if word.startswith("@") and open_to(path, stat.S_IRGRP):
+            if open_to(path, stat.S_IRGRP):
                 found.append(f"the {secret.what} in {path} can be read by its group: chmod 600 {path}")
     if any(len(key) < SHORT_CHARACTERS for key in keys):
         found.append(

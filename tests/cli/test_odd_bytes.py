@@ -67,6 +67,38 @@ def test_every_option_and_argument_of_all_others(
         check(call(*words, odd))
 
 
+HOMELESS = ("~nosuchuser9/x", "@~nosuchuser9/x")
+
+
+@pytest.mark.parametrize("words", [*TALKS, *(one for one in OTHERS if one[0] != "serve")], ids=" ".join)
+def test_a_home_of_nobody(
+    call: Call, swarm: Swarm, home: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """Where it is a path or not (`serve` would begin with some): it is said, if anything is wrong with it."""
+    monkeypatch.chdir(home)
+    for said in HOMELESS:
+        swarm.replies = [[Piece((1,), "hello", 0), Finished("stop", STATS)]]
+        talks = ("--join", JOIN, *(("hello",) if words[0] == "run" and len(words) > 1 else ()))
+        check(call(*words, said, *(talks if words in TALKS else ())))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "hi", "--json-schema", "@~nosuchuser9/x"),
+        ("run", "hi", "--allow", "@~nosuchuser9/x"),
+        ("run", "hi", "--swarm-key", "@~nosuchuser9/x"),
+        ("run", "hi", "--data-dir", "~nosuchuser9/x"),
+        ("service", "install", "--api-key", "@~nosuchuser9/x"),
+        ("models", "add", "~nosuchuser9/x"),
+    ],
+    ids=" ".join,
+)
+def test_whose_home_is_not_here_is_named(call: Call, swarm: Swarm, words: tuple[str, ...]) -> None:
+    result = call(*words)
+    assert result.code == 2 and "there is no home folder ~nosuchuser9 here" in result.err
+
+
 def check(result: Result) -> None:
     assert result.code in (0, 2, 3, 5), result.err
     assert "is a bug" not in result.err and "Traceback" not in result.err and "too long" not in result.err
