@@ -149,7 +149,9 @@ class DrafterGame(Game):
     def _generate(self) -> None:
         rng = self.rng
         who, request = person(rng.choice(CLIENTS)), rng.choice((bytes([rng.randrange(8)]) * 16, rng.randbytes(16)))
-        prompt = rng.choice(((), (5, 17, 42), (5, 17, 42) * 8, (96,), (5,) * 9, (97 if rng.random() < 0.3 else 5,)))
+        drawn = rng.random()
+        odd = 1 << 24 if drawn < 0.1 else 97 if drawn < 0.3 else 5
+        prompt = rng.choice(((), (5, 17, 42), (5, 17, 42) * 8, (96,), (5,) * 9, (odd,)))
         tokens = rng.choice(((), (), (), (), (), (1, 2), (1,) * 12, (97,)))
         messages = (replies.ChatMessage(rng.choice(("user", "x")), rng.choice(WORDS)),) if rng.random() < 0.3 else ()
         max_tokens = rng.choice((8, 8, 8, 1, 2, 1 << 20 if rng.random() < 0.02 else 12))
