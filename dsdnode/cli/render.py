@@ -14,12 +14,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 
 if TYPE_CHECKING:
     from dsdnode.client.request import ReplyStats
 
 WIDTH, NARROW, LEAST_WIDTH = 80, 60, 20
+MOST_NAME, LEAST_TEXT = 30, 10
+"""Of a column of names, and of what is said of them."""
 TOLD_WAIT_S = 1.0
 """Of a shorter wait for a place nobody needs to hear."""
 GAP = 2
@@ -72,6 +74,23 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
+class _Chunk(str):
+    """A word, or the blanks between two, which is as long as it is wide."""
+
+    def __len__(self) -> int:
+        return cell_len(str(self))
+
+
+class _InCells(textwrap.TextWrapper):
+    """Counts cells of the terminal: a sign of Chinese takes two of them, an accent of its own none."""
+
+    def _split(self, text: str) -> list[str]:
+        chunks = super()._split(text)
+        if self.break_long_words:
+            chunks = [part for chunk in chunks for part in chop_cells(chunk, self.width)]
+        return [_Chunk(chunk) for chunk in chunks]
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], width: int | None = None) -> str:
     """Columns aligned by their widest cell. Where a terminal has fewer than `width` cells (None: as it is; a pipe has
     no end) they are folded between words; where that is not enough, what stands last goes below its row, or each row
@@ -87,7 +106,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], width: int |
     indent = " " * (fitting[0] + GAP)
     shown = _drawn(rest[:1], fitting)
     for row in cells:
-        below = textwrap.wrap(row[-1], most, initial_indent=indent, subsequent_indent=indent, **_WORDS)
+        below = _InCells(most, initial_indent=indent, subsequent_indent=indent, **_WORDS).wrap(row[-1])
         shown += [*_drawn([row[:-1]], fitting), *below]
     return "\n".join(shown)
 
@@ -125,7 +144,7 @@ def _drawn(lines: Sequence[Sequence[str]], widths: Sequence[int]) -> list[str]:
 def _block(columns: Sequence[str], row: Sequence[str], width: int) -> str:
     indent = max(map(len, columns)) + GAP
     lines = (
-        textwrap.fill(f"{name:{indent}}{value}", width, subsequent_indent=" " * indent, **_WORDS)
+        _InCells(width, subsequent_indent=" " * indent, **_WORDS).fill(f"{name:{indent}}{value}")
         for name, value in zip(columns, row, strict=True)
     )
     return "\n".join(lines)
@@ -135,29 +154,33 @@ class HelpFormatter(click.HelpFormatter):
     """Also for a terminal of fewer than 52 columns: click's own lines have 50 at least, and of these a column of names
     may take 30."""
 
-    share = 3
-    """Of a narrow line, what that column may take."""
-
     def __init__(self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None) -> None:
         columns = shutil.get_terminal_size().columns
         super().__init__(indent_increment, width or max(LEAST_WIDTH, min(columns, max_width or WIDTH) - 2), max_width)
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = GAP) -> None:
-        super().write_dl(rows, min(col_max, self.width // self.share) if self.width < NARROW else col_max, col_spacing)
+        super().write_dl(rows, min(col_max, self.width // 3) if self.width < NARROW else col_max, col_spacing)
 
 
 def named(rows: Iterable[tuple[str, str]]) -> str:
     """A name and what is said of it, wrapped where the terminal ends; without a name it belongs to the one above."""
-    formatter = HelpFormatter(max_width=shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH)
-    formatter.share = 2
-    formatter.write_dl([(name, clean(text)) for name, text in rows])
-    return formatter.getvalue().rstrip("\n")
+    pairs = [(name, clean(text)) for name, text in rows]
+    width = max(LEAST_WIDTH, (shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH) - 2)
+    most = min(MOST_NAME, width // 2) if width < NARROW else MOST_NAME
+    indent = min(max(len(name) for name, _ in pairs), most) + GAP
+    wrapper = _InCells(max(width - indent - GAP, LEAST_TEXT))
+    lines = []
+    for name, text in pairs:
+        first, *rest = wrapper.wrap(text) or [""]
+        lines += [f"{name:{indent}}{first}"] if len(name) <= indent - GAP else [name, f"{'':{indent}}{first}"]
+        lines += [f"{'':{indent}}{one}" for one in rest]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def wrapped(text: str, indent: int = 0) -> str:
     """Prose in lines of a terminal; those after the first are indented."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
-    return textwrap.fill(cell(text), width, subsequent_indent=" " * indent, **_WORDS)
+    return _InCells(width, subsequent_indent=" " * indent, **_WORDS).fill(cell(text))
 
 
 def fitted(text: str, stream: IO[str] | None = None, indent: int = 0) -> str:
@@ -169,7 +192,7 @@ def fitted(text: str, stream: IO[str] | None = None, indent: int = 0) -> str:
     return "\n".join(
         line
         if max(map(cell_len, line.split(" "))) > width - indent
-        else textwrap.fill(line, width, subsequent_indent=tail, **_WORDS)
+        else _InCells(width, subsequent_indent=tail, **_WORDS).fill(line)
         for line in text.split("\n")
     )
 

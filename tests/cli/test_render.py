@@ -6,9 +6,10 @@ import json
 import click
 import pytest
 from msgspec.structs import replace
+from rich.cells import cell_len
 
 from dsdnode.cli.main import cli
-from dsdnode.cli.render import as_json, clean, fitted, links_word, span, stats_line, table
+from dsdnode.cli.render import as_json, clean, fitted, links_word, named, span, stats_line, table, wrapped
 from tests.cli.known import STATS
 
 
@@ -63,6 +64,29 @@ def test_prose_is_broken_between_words_and_what_fits_no_line_is_left_whole(monke
     assert fitted(words, Terminal()).split("\n") == [words[:37], words[38:]] and fitted(words, io.StringIO()) == words
     join = f"join         dsd://127.0.0.1:29170/{'ab' * 32}"
     assert fitted(join, Terminal(), indent=13) == join
+
+
+SIGNS = ["漢字 " * 14, "漢字" * 40, "e\u0301t\u00e9 " * 30, "👍🏽 ok " * 12]
+
+
+@pytest.mark.parametrize("words", SIGNS, ids=["two cells", "no blanks", "accents", "joined"])
+def test_what_is_wide_is_broken_where_the_terminal_ends(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """Cells count, not characters; what has no blank is left to the terminal, but in a column, where it would go."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stdout", Terminal())
+    drawn = [wrapped(words), fitted(words), table(("A", "B"), [("a", words)], 40), named([("system", words)])]
+    for text in drawn if " " in words else drawn[3:]:
+        widths = [cell_len(line) for line in text.splitlines()]
+        assert max(widths) <= 40 and len(widths) <= cell_len(words) // 20 + 1
+        assert "".join(text.split()).endswith("".join(words.split()))
+
+
+def test_what_has_a_name_stands_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setattr("sys.stdout", Terminal())
+    said = [("a", "one two three four"), ("", "and five"), ("a long name", "six"), ("b", "")]
+    assert named(said).splitlines() == ["a            one two", "             three four", "             and five",
+        "a long name  six", "b"]  # fmt: skip
 
 
 @pytest.mark.parametrize("columns", [40, 80, 100])
