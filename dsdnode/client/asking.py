@@ -275,7 +275,7 @@ class Askings:
         if inbox is not None:
             inbox.put(peer, message, buffers)
 
-    def peer_lost(self, peer: bytes, reason: str) -> None:
+    def peer_lost(self, peer: bytes, reason: str, at_s: float) -> None:
         for request, inbox in self.inboxes.items():
             inbox.put(peer, replies.Cancel(request))
 

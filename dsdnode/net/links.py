@@ -40,8 +40,8 @@ BLOCKED_RETRY_S = 0.005
 
 
 class Links:
-    """All links of one transport. `on_lost(peer, why)` is called when a peer has none any more, `on_broken(peer, bulk,
-    since_s)` when the one that a lane has kept to since then has ended, and there is another; or the one that the peer
+    """All links of one transport. `on_lost(peer, why, at_s)`: a peer had none any more, then. `on_broken(peer, bulk,
+    since_s)`: the one that a lane has kept to since then has ended, and there is another; or the one that the peer
     answers by, whenever it was asked."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Links:
         handshake: Handshake,
         gate: Gate,
         inbox: Inbox,
-        on_lost: Callable[[bytes, str], None],
+        on_lost: Callable[[bytes, str, float], None],
         on_broken: Callable[[bytes, bool, float], None],
     ) -> None:
         self.context = context
@@ -356,7 +356,7 @@ class Links:
         """`other`: one that is there, and not in the book yet."""
         if other is None and not any(peer.links()):
             peer.used.clear()
-            self._loop.call_soon(self._on_lost, peer.id, f"peer {short_id(peer.id)}: {why}")
+            self._loop.call_soon(self._on_lost, peer.id, f"peer {short_id(peer.id)}: {why}", self._loop.time())
             return
         lost = {bulk: since_s for bulk, since_s in peer.used_since_s.items() if peer.used.get(bulk) is link}
         if peer.answers_by(link):

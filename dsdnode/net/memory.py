@@ -50,7 +50,7 @@ class MemoryTransport:
         self._reached: set[bytes] = set()
         self._greets: Contact | None = None
         self.banned: set[bytes] = set()
-        self._lost: list[Callable[[bytes, str], None]] = []
+        self._lost: list[Callable[[bytes, str, float], None]] = []
 
     def greet_as(self, addresses: Sequence[str]) -> None:
         self._greets = Contact(self.contact.public_key, tuple(addresses))
@@ -95,7 +95,7 @@ class MemoryTransport:
     def trouble_with(self, peer: bytes) -> str:
         return ""
 
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> Callable[[], None]:
+    def on_peer_lost(self, callback: Callable[[bytes, str, float], None]) -> Callable[[], None]:
         return listed(self._lost, callback)
 
     def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> Callable[[], None]:
@@ -145,4 +145,4 @@ class MemoryTransport:
         if self._hub.transports.pop(self._id, None) is not None:
             for other in self._hub.transports.values():
                 for callback in list(other._lost):
-                    callback(self._id, "gone")
+                    callback(self._id, "gone", asyncio.get_running_loop().time())

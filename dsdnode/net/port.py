@@ -182,11 +182,12 @@ class Transport(Protocol):
     def trouble_with(self, peer: bytes) -> str:
         """Why a peer cannot be reached just now, in words; empty while there is a link to it, or nothing was tried."""
 
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> Callable[[], None]:
-        """Have `callback(peer, why)` called when the last connection to a peer is gone, or none could be made; to call
-        when that is to end.
+    def on_peer_lost(self, callback: Callable[[bytes, str, float], None]) -> Callable[[], None]:
+        """Have `callback(peer, why, at_s)` called when the last connection to a peer is gone, or none could be made, at
+        this moment of the loop's time; to call when that is to end.
 
-        Messages still queued for it are dropped. It is a hint to look, not a proof of death; the next send dials again.
+        Messages queued for it until then are dropped. It is a hint to look, not a proof of death; the next send dials
+        again, perhaps before this is told.
         """
 
     def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> Callable[[], None]:

@@ -95,7 +95,7 @@ class Rpc:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for peer in list(self._pending):
-            self._peer_lost(peer, "this node is closing")
+            self._peer_lost(peer, "this node is closing", float("inf"))
         await self.transport.close()
 
     # --- asking
@@ -319,9 +319,10 @@ class Rpc:
         if peer != self._own_id:
             self.sent_bytes += num_bytes
 
-    def _peer_lost(self, peer: bytes, why: str) -> None:
+    def _peer_lost(self, peer: bytes, why: str, at_s: float) -> None:
+        """What was asked since goes by another connection."""
         for pending in self._pending.get(peer, {}).values():
-            if not pending.future.done():
+            if pending.sent_s <= at_s and not pending.future.done():
                 pending.future.set_exception(PeerUnavailable(why))
 
     def _broken(self, peer: bytes, bulk: bool, since_s: float) -> None:

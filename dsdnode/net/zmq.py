@@ -60,7 +60,7 @@ class ZmqTransport:
         self._loop = asyncio.get_running_loop()
         self._gate = Gate()
         self._inbox = Inbox()
-        self._callbacks: list[Callable[[bytes, str], None]] = []
+        self._callbacks: list[Callable[[bytes, str, float], None]] = []
         self._on_broken: list[Callable[[bytes, bool, float], None]] = []
         self._on_moved: list[Callable[[], None]] = []
         self._left: dict[bytes, None] = {}
@@ -256,7 +256,7 @@ class ZmqTransport:
             return ""
         return known.why_lost or "; ".join(dict.fromkeys(dealer.why for dealer in known.dealers.values()))
 
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> Callable[[], None]:
+    def on_peer_lost(self, callback: Callable[[bytes, str, float], None]) -> Callable[[], None]:
         return listed(self._callbacks, callback)
 
     def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> Callable[[], None]:
@@ -287,7 +287,7 @@ class ZmqTransport:
         self._links.drop_dealers(known)
         if self._router is not None:
             self._router.forget(peer)
-        self._lost(peer, f"peer {short_id(peer)}: banned here")
+        self._lost(peer, f"peer {short_id(peer)}: banned here", self._loop.time())
 
     # --- what the parts tell
 
@@ -317,10 +317,10 @@ class ZmqTransport:
     def received(self, link: Link, frames: list[bytes]) -> None:
         self._links.received(link, frames)
 
-    def _lost(self, peer: bytes, why: str) -> None:
+    def _lost(self, peer: bytes, why: str, at_s: float) -> None:
         if not self._closed:
             for callback in list(self._callbacks):
-                callback(peer, why)
+                callback(peer, why, at_s)
 
     def doubt(self, peer: bytes) -> None:
         known = self._links.book.get(peer)

@@ -74,7 +74,7 @@ class SimTransport:
         self._banned: dict[bytes, float] = {}
         self._newer: dict[tuple[bytes, bool], SimLink] = {}
         """Made by peers beside those that we have dialled, which are dead without our knowing."""
-        self._lost: list[tuple[contextvars.Context, Callable[[bytes, str], None]]] = []
+        self._lost: list[tuple[contextvars.Context, Callable[[bytes, str, float], None]]] = []
         self._broken: list[tuple[contextvars.Context, Callable[[bytes, bool, float], None]]] = []
         self.num_in_vain = 0
         """Calls that nobody answered."""
@@ -144,7 +144,7 @@ class SimTransport:
     def trouble_with(self, peer: bytes) -> str:
         return ""
 
-    def on_peer_lost(self, callback: Callable[[bytes, str], None]) -> Callable[[], None]:
+    def on_peer_lost(self, callback: Callable[[bytes, str, float], None]) -> Callable[[], None]:
         return listed(self._lost, (contextvars.copy_context(), callback))
 
     def on_broken(self, callback: Callable[[bytes, bool, float], None]) -> Callable[[], None]:
@@ -240,10 +240,13 @@ class SimTransport:
         was_used = self.unlink(link)
         if not self.links_to(peer):
             for context, callback in self._lost:
-                network.loop.at(network.loop.now, context.copy().run, callback, peer, why)
+                network.loop.at(network.loop.now, context.copy().run, self._tell_lost, callback, peer, why)
         elif was_used:
             for broken_context, on_broken in self._broken:
                 network.loop.at(network.loop.now, broken_context.copy().run, self._tell_broken, on_broken, peer, link)
+
+    def _tell_lost(self, callback: Callable[[bytes, str, float], None], peer: bytes, why: str) -> None:
+        callback(peer, why, self._network.loop.time())
 
     def _tell_broken(self, callback: Callable[[bytes, bool, float], None], peer: bytes, link: SimLink) -> None:
         callback(peer, link.bulk, self._network.loop.clocked(link.made_s))

@@ -119,7 +119,7 @@ class Discovery:
         self._rpc.on_request(FindNode, self._on_find_node)
         self._rpc.on_request(FindProviders, self._on_find_providers)
         self._rpc.on_request(Announce, self._on_announce)
-        self._rpc.transport.on_peer_lost(lambda peer, _: self.forget(peer))
+        self._rpc.transport.on_peer_lost(lambda peer, *_: self.forget(peer))
         self._rpc.transport.on_moved(self._moved)
         self._asks_the_house = self._rpc.transport.on_neighbour(self._met)
         self._tasks.spawn(self._keep_house())

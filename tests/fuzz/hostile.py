@@ -153,7 +153,7 @@ class HostileTransport:
 
     def lose(self, peer: bytes) -> None:
         for callback in list(self._lost):
-            callback(peer, "gone")
+            callback(peer, "gone", float("inf"))
 
     def send(self, peer: bytes, frames: list[bytes], priority: Priority) -> None:
         if peer not in self._game.people:

@@ -65,7 +65,7 @@ async def test_links_that_are_cut_and_made_again_are_no_more_than_before(start: 
     proxy.aim(int(bob.transport.contact.addresses[0].rpartition(":")[2]))
     alice.transport.introduce(Contact(BOB.public_key, (f"tcp://127.0.0.1:{proxy.port}",)))
     lost = asyncio.Event()
-    alice.transport.on_peer_lost(lambda peer, why: lost.set())
+    alice.transport.on_peer_lost(lambda peer, why, at_s: lost.set())
 
     async def talk() -> None:
         """On both lanes."""

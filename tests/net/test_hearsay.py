@@ -132,7 +132,7 @@ async def test_who_was_reached_once_is_called_again_whatever_it_costs(start: Sta
     alice.transport.introduce(contact, MALLORY.peer_id)
     await alice.ping(CAROL.peer_id, timeout_s=5)
     gone = asyncio.Event()
-    alice.transport.on_peer_lost(lambda peer, why: gone.set())
+    alice.transport.on_peer_lost(lambda peer, why, at_s: gone.set())
     await carol.close()
     await gone.wait()
     known = inside(alice)._links.book.get(CAROL.peer_id)
@@ -201,7 +201,7 @@ async def test_a_call_to_see_who_answers_disturbs_nobody(start: Start) -> None:
     await bob.ping(ALICE.peer_id, timeout_s=5)
     lost: list[bytes] = []
     for rpc in (alice, bob):
-        rpc.transport.on_peer_lost(lambda peer, why: lost.append(peer))
+        rpc.transport.on_peer_lost(lambda peer, why, at_s: lost.append(peer))
     assert await alice.transport.reach(BOB.peer_id, bob.transport.contact.addresses[0])
     assert alice.transport.sighting(BOB.peer_id).reached == bob.transport.contact.addresses
     await alice.ping(BOB.peer_id, timeout_s=5)
@@ -232,7 +232,7 @@ async def test_an_address_that_answers_no_more_is_not_passed_on(start: Start) ->
     await alice.ping(BOB.peer_id, timeout_s=5)
     assert alice.transport.sighting(BOB.peer_id).reached
     gone = asyncio.Event()
-    alice.transport.on_peer_lost(lambda peer, why: gone.set())
+    alice.transport.on_peer_lost(lambda peer, why, at_s: gone.set())
     await bob.close()
     await gone.wait()
     await unreachable(alice, BOB)

@@ -111,7 +111,7 @@ async def main():
     bob = Rpc(await ZmqTransport.open(Identity(b"b" * 32), listen="tcp://127.0.0.1:0"))
     moved, lost = asyncio.Queue(), asyncio.Queue()
     alice.transport.on_moved(lambda: moved.put_nowait(hosts(alice)))
-    bob.transport.on_peer_lost(lambda peer, why: lost.put_nowait(peer))
+    bob.transport.on_peer_lost(lambda peer, why, at_s: lost.put_nowait(peer))
     alice.start(), bob.start()
     print("begins", hosts(alice))
     ip("addr add 192.168.1.2/24 dev home")

@@ -295,7 +295,7 @@ async def test_a_message_of_endless_frames_does_not_fill_the_memory(
     await alice.ping(BOB.peer_id, timeout_s=5)
     before = process.memory_info().rss
     lost = asyncio.Event()
-    alice.transport.on_peer_lost(lambda peer, why: lost.set())
+    alice.transport.on_peer_lost(lambda peer, why, at_s: lost.set())
     keys = (BOB.curve_public_key, MALLORY.curve_public_key, MALLORY.curve_secret_key)
     flood = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FLOOD, *(z85.encode(key).decode() for key in keys), bob.transport.contact.addresses[0]

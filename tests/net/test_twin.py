@@ -58,7 +58,7 @@ async def test_when_the_copy_ends_bob_talks_to_alice_again(start: Start) -> None
         await one.ping(BOB.peer_id, timeout_s=5)
     assert bob.transport.contact_of(ALICE.peer_id) == copy.transport.contact
     lost: list[str] = []
-    bob.transport.on_peer_lost(lambda peer, why: lost.append(why))
+    bob.transport.on_peer_lost(lambda peer, why, at_s: lost.append(why))
     ended = asyncio.Event()
     copy_ends = bob.transport._links.inbound_ended  # type: ignore[attr-defined]
 

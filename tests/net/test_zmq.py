@@ -21,7 +21,7 @@ from dsdnode.net.handshake import CAPABILITIES
 from dsdnode.net.port import Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.codec import MAX_FRAME_BYTES
-from dsdnode.wire.messages import Announce, Contact, Message, Stored
+from dsdnode.wire.messages import Announce, Contact, Message, Ping, Pong, Stored
 from dsdnode.wire.replies import Cancel
 
 Start = Callable[..., Awaitable[Rpc]]
@@ -34,7 +34,7 @@ async def echo(peer: bytes, message: Announce, buffers: list[bytes]) -> tuple[Me
 
 async def lost(rpc: Rpc) -> asyncio.Future[tuple[bytes, str]]:
     future = asyncio.get_running_loop().create_future()
-    rpc.transport.on_peer_lost(lambda peer, why: None if future.done() else future.set_result((peer, why)))
+    rpc.transport.on_peer_lost(lambda peer, why, at_s: None if future.done() else future.set_result((peer, why)))
     return future
 
 
@@ -95,6 +95,27 @@ async def test_what_waits_for_one_connection_takes_another_that_comes_first(star
         bob.transport.introduce(alice.transport.contact)
         await bob.ping(ALICE.peer_id, timeout_s=5)
         await asked
+
+
+async def test_what_is_asked_while_the_end_of_a_connection_is_told_goes_by_another(start: Start) -> None:
+    """What alice had asked before would never be answered."""
+    alice, bob = await start(b"a"), await start(b"b")
+    alice.transport.introduce(bob.transport.contact)
+    has_heard = asyncio.Event()
+
+    async def never(peer: bytes, message: Announce, buffers: list[bytes]) -> tuple[Message, Sequence[bytes]]:
+        has_heard.set()
+        await asyncio.Event().wait()
+        return Stored(), []
+
+    bob.on_request(Announce, never)
+    before = asyncio.ensure_future(alice.request(BOB.peer_id, Announce(bytes(32)), timeout_s=60))
+    await has_heard.wait()
+    after = asyncio.ensure_future(alice.request(BOB.peer_id, Ping(), timeout_s=60))
+    alice.transport._links.interrupt("this machine is in no network")  # type: ignore[attr-defined]
+    with pytest.raises(PeerUnavailable, match="in no network"):
+        await before
+    assert await after == (Pong(), [])
 
 
 async def test_what_waits_for_a_connection_leaves_by_priority(start: Start) -> None:

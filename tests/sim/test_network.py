@@ -34,7 +34,7 @@ class Pair:
         for name, transport in (("alice", self.alice), ("bob", self.bob)):
             transport.on_peer_lost(partial(self._on_lost, name))
 
-    def _on_lost(self, name: str, peer: bytes, why: str) -> None:
+    def _on_lost(self, name: str, peer: bytes, why: str, at_s: float) -> None:
         self.lost.append((name, self.network.loop.now))
 
     def say(self, text: str, priority: Priority = Priority.CONTROL) -> None:

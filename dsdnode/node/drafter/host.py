@@ -288,7 +288,7 @@ class DrafterHost:
         if delivery is not None:
             delivery.cancel("cancelled")
 
-    def _peer_lost(self, peer: bytes, reason: str) -> None:
+    def _peer_lost(self, peer: bytes, reason: str, at_s: float) -> None:
         self._conversations.forget(peer)
         for delivery in list(self._deliveries.values()):
             if delivery.client == peer:

@@ -243,7 +243,7 @@ class StageHost:
         if session is not None and owner == session.owner:
             self._carry_out(session, session.machine.on_close(asyncio.get_running_loop().time()))
 
-    def _peer_lost(self, peer: bytes, reason: str) -> None:
+    def _peer_lost(self, peer: bytes, reason: str, at_s: float) -> None:
         if any(session.owner == peer for session in self._sessions):
             self._owners.check(peer)
 

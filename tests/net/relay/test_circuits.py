@@ -42,7 +42,7 @@ def through(callee: Callee, alice: Rpc, identity: Identity = BOB) -> None:
 
 def lost(rpc: Rpc) -> asyncio.Future[str]:
     future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    rpc.transport.on_peer_lost(lambda peer, why: None if future.done() else future.set_result(why))
+    rpc.transport.on_peer_lost(lambda peer, why, at_s: None if future.done() else future.set_result(why))
     return future
 
 
