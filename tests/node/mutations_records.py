@@ -68,7 +68,7 @@ RECORDS: Final = {
     ),
     "context-most": Mutation("dsdnode.node.drafter.attempt:Attempt._roomy", "0 < longest <= self._num_tokens", "False"),
     "peer-twice": Mutation(
-        PIPELINES + "choose_pipeline",
+        "dsdnode.placement.coverage:hosting",
         "list({record.peer_id: record for record in sorted(shards, key=_age)}.values())",
         "shards",
     ),

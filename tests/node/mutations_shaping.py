@@ -35,9 +35,9 @@ SHAPING: Final = {
         "tuple(one.token for one in told) == tokens",
         "len(told) == len(tokens)",
     ),
-    "logprobs-range": Mutation("dsdnode.wire.logprobs:unpack_logprobs", " & (values <= MOST_LOGPROB)", ""),
+    "logprobs-range": Mutation("dsdnode.wire.logprobs:unpack_logprobs", " <= MOST_LOGPROB for", " for"),
     "logprobs-judge": Mutation("dsdnode.node.drafter.reply:Reply.on_verdict", " if peer == judge else ()", ""),
-    "logprobs-vocabulary": Mutation("dsdnode.wire.logprobs:unpack_logprobs", " and ids.max() < vocab_size", ""),
+    "logprobs-vocabulary": Mutation("dsdnode.wire.logprobs:unpack_logprobs", " and max(ids) < vocab_size", ""),
     "logprobs-tokens": Mutation(
         "dsdnode.client.part:Part._logprobs", "tuple(one.said.token for one in told) != given", "False"
     ),
