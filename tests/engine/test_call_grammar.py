@@ -5,7 +5,10 @@ Bob's template says how his model writes them; a model that writes at random wha
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import tracemalloc
 from random import Random
 from typing import Any
 
@@ -18,7 +21,7 @@ from dsdnode.engine.grammars import Grammars
 from dsdnode.engine.template import ChatTemplate
 from dsdnode.errors import BadInput
 from dsdnode.speculation.masks import allows
-from dsdnode.wire.calls import PLAIN, CallFormat, CallRule
+from dsdnode.wire.calls import MAX_NAMES, PLAIN, CallFormat, CallRule
 from tests.engine.real_templates import SPECIALS, load
 
 WEATHER: dict[str, Any] = {
@@ -66,6 +69,7 @@ class Model:
         names = [*(b"" for _ in PIECES), b"<end>", *(name.encode() for name in controls)]
         pieces = [*PIECES, b"", *(b"" for _ in controls)]
         self.texts = [*PIECES, b"", *(name.encode() for name in controls)]
+        self.controls = controls
         self.grammars = Grammars(pieces, names, [END])
         made = call_grammar(written, rule, json.dumps(tools), controls, [END])
         self.grammars.open(b"", made, len(pieces))
@@ -87,9 +91,16 @@ class Model:
         names, fresh = self.grammars.masks(b"", tokens, len(tokens), again=True)
         return {token for token in range(len(self.texts)) if allows(dict(fresh)[names[-1]], token)}
 
-    def may_write(self, text: str) -> bool:
-        names, _ = self.grammars.masks(b"", list(text.encode()), 0)
-        return len(names) == len(text.encode()) + 1 and END in self.next(list(text.encode()))
+    def may_write(self, *parts: str, spelled: bool = True) -> bool:
+        """`spelled`: in tokens of a text alone, what a control token is called, too; else that of every second part."""
+        tokens = [one for at, part in enumerate(parts) for one in self.tokens(part, spelled or at % 2 == 1)]
+        names, _ = self.grammars.masks(b"", tokens, 0)
+        return len(names) == len(tokens) + 1 and END in self.next(tokens)
+
+    def tokens(self, text: str, spelled: bool) -> list[int]:
+        pattern = "|".join(map(re.escape, self.controls)) if self.controls and not spelled else "(?!)"
+        parts = re.split(f"({pattern})", text)
+        return [one for at, part in enumerate(parts) for one in ([self.controls[part]] if at % 2 else part.encode())]
 
     def said(self, tokens: list[int]) -> str:
         return b"".join(self.texts[token] for token in tokens).decode("utf-8", "replace")
@@ -131,17 +142,72 @@ def rule(*names: str, **more: Any) -> CallRule:
     return CallRule(names=names, strict=names, **more)
 
 
-@pytest.mark.parametrize("open", ["<tool_call>", ""])
-def test_where_words_may_come_they_are_no_call(open: str) -> None:
-    """Carol's tools are strict, and the model may answer without them: but not with a call that is none of theirs."""
-    model = Model(CallFormat(open=open, close="</tool_call>" if open else ""), rule("clock", free=True), {})
+MARKED = CallFormat(open="<tool_call>", close="</tool_call>")
+LED = CallFormat(open="", close="", lead="<|python_tag|>")
+HALF_MARKED = CallFormat(open="\n<|call|>json", close="</tool_call>")
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (MARKED, ()),
+        (MARKED, ("<tool_call>", "</tool_call>")),
+        (MARKED, ("</tool_call>",)),
+        (HALF_MARKED, ("<|call|>",)),
+        (CallFormat(open="", close=""), ()),
+        (LED, ()),
+        (LED, ("<|python_tag|>",)),
+    ],
+)
+def test_where_words_may_come_they_are_no_call(written: CallFormat, names: tuple[str, ...]) -> None:
+    """Carol's tools are strict, and the model may answer without them: but not with a call that is none of theirs, nor
+    by a mark that is spelled where it has a token for it."""
+    controls = {name: FIRST_CONTROL + at for at, name in enumerate(names)}
+    model = Model(written, rule("clock", free=True), controls)
     call = '{"name": "clock", "arguments": {"utc": true}}'
     wrong = '{"name": "clock", "arguments": {"utc": 5}}'
-    marked, odd = (f"{open}{one}</tool_call>" if open else one for one in (call, wrong))
-    assert model.may_write("It is <tool> 5 {o'clock}.") and model.may_write(marked) and model.may_write("")
-    assert not model.may_write(odd)
-    assert model.may_write(f"I look.\n{marked}")
-    assert not open or not model.may_write(f"I look.\n{odd}")
+    other = '{"name": "get_weather", "arguments": {}}'
+    marks = [f"{written.open}%s{written.close}"] + [f"{written.lead} %s", " %s"] * (not written.open)
+    assert model.may_write("It is <tool> 5 {o'clock}.") and model.may_write("")
+    assert model.may_write(marks[0] % call, spelled=False)
+    for mark in marks:
+        for odd in (wrong, other):
+            assert not model.may_write(mark % odd, spelled=False) and not model.may_write(mark % odd)
+            assert not written.open or not model.may_write(f"I look.{mark % odd}")
+            assert not written.open or not model.may_write(f"I look.{mark % odd}", spelled=False)
+    assert not written.open or model.may_write(f"I look.\n{marks[0] % call}", spelled=False)
+    assert written.open or model.may_write(f"{written.lead}print(5)")
+
+
+@pytest.mark.parametrize("space", ["", *" \t\x0b\x1c\x1f\x85\xa0\u2003\u2028\u3000"])
+def test_where_words_may_come_no_space_hides_a_call(space: str) -> None:
+    """Whatever a reader passes over before one."""
+    for written in (CallFormat(open="", close=""), LED):
+        model = Model(written, rule("clock", free=True), {})
+        for text in (space + "%s", space + written.lead + space + "%s", space + "[" + space + "%s"):
+            odd = text % '{"name": "get_weather", "arguments": {}}'
+            assert not model.may_write(odd), repr(odd)
+
+
+@pytest.mark.parametrize("named", [(), ("</v>",)])
+@pytest.mark.parametrize("close", ["</v>", "\n</v>", " </v>"])
+def test_a_text_ends_where_a_reader_finds_its_end(close: str, named: tuple[str, ...]) -> None:
+    """Nor is that spelled in it, where the model has a token for it."""
+    written = CallFormat(
+        kind="tagged", open="<call>", lead="<f ", mid=">", end="</f>", key_open="<k ", key_close=">", value_close=close
+    )
+    said = {"type": "string", "minLength": 2, "maxLength": 7}
+    schema = {"type": "object", "properties": {"said": said, "to": {"enum": ["x"]}}, "required": ["said"]}
+    tools = [{"type": "function", "function": {"name": "say", "parameters": schema}}]
+    model = Model(written, rule("say"), {name: FIRST_CONTROL + at for at, name in enumerate(named)}, tools)
+    for text in ("ab", "a\n\n", "a\n", "\n", "abcdefg", "abcdefgh", "", "a</v>b", "a\n</v>b"):
+        ended = "\n</v>" if close[0] == "\n" else "</v>"
+        before, behind = "<call><f say><k said>", f'{ended}<k to>"x"{ended}</f></tool_call>'
+        is_right = 2 <= len(text) <= 7 and "</v>" not in text
+        assert model.may_write(before, text, behind, spelled=False) == is_right, text
+        if is_right:
+            told = CallReader(written, tools).feed(before + text + behind)
+            assert told == [CallPart(0, "say", json.dumps({"said": text, "to": "x"}))]
 
 
 def test_a_tool_that_is_not_strict_takes_any_arguments() -> None:
@@ -165,6 +231,8 @@ def test_a_tool_that_is_not_strict_takes_any_arguments() -> None:
         (TAGGED, rule("clock"), {"properties": {"x": {"type": "string", "pattern": "a"}}}, "x: .* held to pattern"),
         (TAGGED, rule("clock"), {"properties": {"a b": {"type": "string"}}}, "argument named 'a b'"),
         (TAGGED, rule("clock"), {"required": ["x"]}, "'x' is required, and no property"),
+        (TAGGED, rule("clock"), {"required": [[]]}, "held to required"),
+        (TAGGED, rule("clock"), {"properties": {"x": {"type": "string", "maxLength": 10_001}}}, "10000 at most"),
     ],
 )
 def test_what_cannot_be_held_to_is_refused_in_words(
@@ -173,3 +241,74 @@ def test_what_cannot_be_held_to_is_refused_in_words(
     tools = [{"type": "function", "function": {"name": "clock", "parameters": parameters}}]
     with pytest.raises(BadInput, match=words):
         Model(written, asked, {}, tools)
+
+
+SATISFIABLE: list[tuple[dict[str, Any], Any]] = [
+    ({"properties": {"a": {"type": "integer"}}, "required": ["a", "b"]}, {"a": 1, "b": 2}),
+    ({"properties": {"a": {"type": "integer"}}, "anyOf": [{"required": ["b"]}]}, {"b": 1}),
+    (
+        {
+            "properties": {"a": {"type": "integer"}},
+            "allOf": [{"properties": {"b": {"type": "integer"}}, "required": ["b"]}],
+        },
+        {"b": 1},
+    ),
+    (
+        {"properties": {"a": {"type": "integer"}}, "$ref": "#/$defs/b", "$defs": {"b": {"required": ["b"]}}},
+        {"a": 1, "b": 2},
+    ),
+]
+
+
+@pytest.mark.parametrize(("parameters", "arguments"), SATISFIABLE)
+def test_what_is_valid_by_a_schema_can_be_written(parameters: dict[str, Any], arguments: Any) -> None:
+    """Carol's tool asks for more than it names."""
+    parameters = {"type": "object", **parameters}
+    jsonschema.validate(arguments, parameters)
+    tools = [{"type": "function", "function": {"name": "clock", "parameters": parameters}}]
+    call = {"name": "clock", "arguments": arguments}
+    assert Model(PLAIN, rule("clock"), {}, tools).may_write(f"<tool_call>{json.dumps(call)}</tool_call>")
+
+
+def test_what_a_plain_schema_does_not_name_is_not_written() -> None:
+    call = '{"name": "clock", "arguments": {"utc": true, "more": 1}}'
+    assert not Model(PLAIN, rule("clock"), {}).may_write(f"<tool_call>{call}</tool_call>")
+
+
+TOOL = '[{"function": {"name": "clock", "parameters": SCHEMA}}]'
+MANY = {f"p{number}": {"type": "integer"} for number in range(400)}
+LARGE: list[tuple[CallFormat, str]] = [
+    (TAGGED, json.dumps({"properties": MANY, "$defs": {"a": {"const": "y" * 200_000}}})),
+    (PLAIN, json.dumps({"properties": MANY, "$defs": {"a": {"const": "y" * 200_000}}})),
+    (TAGGED, json.dumps({"properties": {f"p{number}": {} for number in range(50_000)}})),
+    (PLAIN, '{"enum": [' + "[]," * 300_000 + "1]}"),
+    (PLAIN, '{"enum": [' + "1," * 400_000 + "1]}"),
+    (PLAIN, '{"examples": [' + "[]," * 300_000 + "1]}"),
+]
+
+
+@pytest.mark.parametrize(("written", "parameters"), LARGE)
+def test_what_is_too_large_is_refused_before_it_is_made(written: CallFormat, parameters: str) -> None:
+    """Mallory's tools would be gigabytes in bob's drafter, which is to say that they are too many."""
+    tools = TOOL.replace("SCHEMA", parameters)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match="too large together"):
+            call_grammar(written, rule("clock"), tools, {}, [END])
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(tools) + (1 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tool_that_is_named_often_is_written_once() -> None:
+    once, often = (call_grammar(PLAIN, rule(*["clock"] * num), json.dumps(TOOLS), {}, [END]) for num in (1, MAX_NAMES))
+    assert once == often
+
+
+@pytest.mark.parametrize("depth", [20, 350, 450, 5000])
+@pytest.mark.parametrize("written", [PLAIN, TAGGED])
+def test_however_deep_tools_are_it_is_said_in_words(written: CallFormat, depth: int) -> None:
+    """Mallory's are read in bob's drafter, with a stack that has an end."""
+    nested = '{"properties": {"x": ' + '{"anyOf": [' * depth + "{}" + "]}" * depth + "}}"
+    with pytest.raises(BadInput, match="recursion") if depth > 20 else contextlib.nullcontext():
+        call_grammar(written, rule("clock"), TOOL.replace("SCHEMA", nested), {}, [END])
