@@ -13,7 +13,7 @@ from dsdnode.wire.calls import CallRule
 from dsdnode.wire.replies import MAX_CONSTRAINT, Constraint
 
 MAX_DEPTH = 64
-"""Of a schema."""
+"""Of a schema, and of tools: whoever reads them has a stack with an end."""
 
 
 def json_object() -> Constraint:
@@ -28,7 +28,7 @@ def json_schema(schema: Any) -> Constraint:
     """
     if not isinstance(schema, dict | bool):
         raise BadInput(f"a JSON schema is an object, not {type(schema).__name__}")
-    _check_depth(schema)
+    check_depth(schema, "the JSON schema is")
     try:
         text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
@@ -61,15 +61,16 @@ def _constraint(kind: Any, text: str, what: str) -> Constraint:
     return Constraint(kind, text)
 
 
-def _check_depth(schema: Any) -> None:
-    level = [schema]
+def check_depth(value: Any, what: str) -> None:
+    """Of JSON. Raises BadInput."""
+    level = [value]
     for _ in range(MAX_DEPTH):
         level = [
             inner
             for one in level
-            if isinstance(one, dict | list)
+            if isinstance(one, dict | list | tuple)
             for inner in (one.values() if isinstance(one, dict) else one)
         ]
         if not level:
             return
-    raise BadInput(f"the JSON schema is too deep: {MAX_DEPTH} levels at most")
+    raise BadInput(f"{what} too deep: {MAX_DEPTH} levels at most")

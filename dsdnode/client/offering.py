@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from dsdnode.client.constraints import check_depth
 from dsdnode.errors import BadInput
 
 
@@ -24,6 +25,8 @@ def tools_json(tools: Sequence[Mapping[str, Any]]) -> str:
         return ""
     try:
         msgspec.convert(tools, Sequence[_Tool])
-        return msgspec.json.encode(tools).decode()
+        text = msgspec.json.encode(tools).decode()
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInput(f"the tools cannot be used: {error}") from None
+    check_depth(tools, "the tools are")
+    return text

@@ -8,6 +8,8 @@ from tests.node.mutation import Mutation
 
 TEXT_PROCESS: Final = "dsdnode.engine.text:TextProcess."
 
+WRITER: Final = "dsdnode.engine.call_grammar:_Writer."
+
 TEXTS: Final = "dsdnode.node.drafter.texts:"
 
 TEXT: Final = {
@@ -28,6 +30,11 @@ TEXT: Final = {
     "tools-work": Mutation("dsdnode.client.calls:CallReader.feed", "len(text), MAX_STEP)", "len(text), len(text))"),
     "tools-false": Mutation("dsdnode.client.calls:CallReader._read", "self._num_false < MAX_FALSE", "True"),
     "tools-parts": Mutation("dsdnode.client.calls:CallReader._part", "self._num_parts >= MAX_PARTS", "False"),
+    "calls-spelled": Mutation(WRITER + "_start", "/(?s:.+)/ & {_without(mark)}", "/(?s:.+)/"),
+    "calls-large": Mutation(WRITER + "_check", "num > MAX_CONSTRAINT", "False"),
+    "calls-deep": Mutation(
+        "dsdnode.node.drafter.constrained:_rule_of", "(msgspec.MsgspecError, RecursionError)", "msgspec.MsgspecError"
+    ),
     "text-twice": Mutation(TEXT_PROCESS + "_asked", "if death.is_spent:", "if True:"),
     "text-next": Mutation(TEXT_PROCESS + "_try", "            self._link = None\n", ""),
     "text-ids": Mutation("dsdnode.engine.text:_ids_of", "not isinstance(reply, Ids) or len(body) % 4", "False"),

@@ -21,6 +21,7 @@ from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.net.memory import MemoryTransport
 from dsdnode.net.port import CALLS
 from dsdnode.wire.calls import CallFormat
+from dsdnode.wire.replies import Constraint
 from tests.node import jumping
 from tests.node.swarm import FakeSwarm, Member, fake_swarm
 
@@ -169,6 +170,55 @@ def test_what_is_no_tool_is_nobody_s_to_call(play: Any, tool: Any) -> None:
     async def story(bob: Member, client: Client) -> None:
         with pytest.raises(BadInput, match="tools cannot be used"):
             await said(client, GenerateRequest(messages=TURNS[:1], tools=[tool]))
+
+    play(scripted(WRITES), story)
+
+
+def nested(levels: int) -> Any:
+    return {"anyOf": [nested(levels - 1)]} if levels else {}
+
+
+def test_tools_that_are_too_deep_are_not_asked_for(play: Any) -> None:
+    async def story(bob: Member, client: Client) -> None:
+        tool = {"type": "function", "function": {"name": "add", "parameters": nested(200)}}
+        with pytest.raises(BadInput, match="tools are too deep: 64 levels"):
+            await said(client, GenerateRequest(messages=TURNS[:1], tools=[tool]))
+
+    play(scripted(WRITES), story)
+
+
+ADD_OF = '[{"function": {"name": "add", "parameters": SCHEMA}}]'
+
+
+@pytest.mark.parametrize(
+    ("tools", "rule", "deep", "words"),
+    [
+        (
+            ADD_OF,
+            '{"names": ["add"], "strict": ["add"]}',
+            '{"anyOf": [' * 400 + "{}" + "]}" * 400,
+            "cannot be used: .*recurs",
+        ),
+        (
+            '[{"function": {"name": "add"}}]',
+            '{"names": ["add"], "more": SCHEMA}',
+            "[" * 5000 + "]" * 5000,
+            "cannot be read: .*recurs",
+        ),
+    ],
+)
+def test_what_is_too_deep_for_a_drafter_it_says_in_words(
+    play: Any, monkeypatch: pytest.MonkeyPatch, tools: str, rule: str, deep: str, words: str
+) -> None:
+    """Mallory's client sends it as it is: it is no fault of bob's, for which another drafter would be asked."""
+    tools, rule = (one.replace("SCHEMA", deep) for one in (tools, rule))
+    monkeypatch.setattr("dsdnode.client.request.tools_json", lambda _: tools)
+
+    async def story(bob: Member, client: Client) -> None:
+        with pytest.raises(BadInput, match=words):
+            asked = GenerateRequest(messages=TURNS[:1], max_tokens=99, constraint=Constraint("calls", rule))
+            await said(client, asked)
+        assert bob.node.status().sessions.drafter == 0
 
     play(scripted(WRITES), story)
 

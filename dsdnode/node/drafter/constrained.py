@@ -66,7 +66,7 @@ def _rule_of(text: str) -> CallRule:
     """Raises BadInput."""
     try:
         return msgspec.json.decode(text, type=CallRule)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadInput(f"which tools are to be called cannot be read: {error}") from None
 
 
