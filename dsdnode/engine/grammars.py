@@ -193,10 +193,14 @@ class Grammars:
         return self._behind(grammar, tokens)
 
     def _next(self, grammar: _Grammar, token: int) -> bytes | None:
-        """The mask behind one more. None: nothing can stand there. If it was but drafted no harm is done."""
+        """The mask behind one more. None: nothing can stand there. If it was but drafted no harm is done. Drafts may
+        have used up what a grammar may take here, too."""
+        line = [*grammar.line, token]
         try:
             return self._mask(grammar) if self._takes(grammar, [token]) else None
         except BadInput:
+            with contextlib.suppress(BadInput):
+                return self._first(grammar, line)
             return None
 
     def _behind(self, grammar: _Grammar, tokens: Sequence[int]) -> bytes | None:

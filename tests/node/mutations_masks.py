@@ -52,6 +52,9 @@ MASKS: Final = {
     ),
     "grammar-busy": Mutation("dsdnode.engine.grammar:ProcessGrammar._try", " and SILENT not in str(death)", ""),
     "grammar-dead-end": Mutation("dsdnode.engine.grammars:Grammars._mask", "not self._holds(matcher, mask)", "False"),
-    "grammar-drafted": Mutation(CONSTRAINED + "_find", "drafted=bool(names)", "drafted=False"),
+    "grammar-drafted": Mutation(CONSTRAINED + "_names", "if not names:", "if True:"),
+    "grammar-again": Mutation(
+        CONSTRAINED + "_names", "            names += more", "            return names, BadInput('')"
+    ),
     "grammar-counted": Mutation("dsdnode.engine.grammars:Grammars._first", "        self._begin(grammar)\n", ""),
 }

@@ -195,7 +195,7 @@ def test_a_judge_cannot_lack_what_it_was_never_told(monkeypatch: pytest.MonkeyPa
         block = Block(b"s" * 16, 0, 1, 0, 0, len(PROMPT) - 1, 1, 0, 0)
         before, end = CommittedLine(b"k" * 32, PROMPT).digests[-2:]
         alice.tell(block, before + end, PROMPT[-1:], b"sue", LRUCache(9))
-        await asyncio.sleep(0.01)
+        await asyncio.gather(*alice._telling)
         assert len(sent) == 1
         for _ in range(9):
             alice.tell_again([bytes([one]) * 8 for one in range(1, 200)])
@@ -204,6 +204,33 @@ def test_a_judge_cannot_lack_what_it_was_never_told(monkeypatch: pytest.MonkeyPa
             alice._lost.clear()
             alice.tell_again([hash_of(mask)])
         assert len(sent) == 10 and all(pack(mask) in one[2] for one in sent) and num_packed == 2
+        alice.close()
+
+    asyncio.run(tell())
+
+
+def test_a_grammar_that_was_used_up_by_drafts_is_asked_again() -> None:
+    """It says less than it knows: that is no dead end, which would end alice's reply where plain decoding goes on."""
+    told: list[bytes] = []
+    masks = [bytes([0xFF - length] * 13) for length in range(4)]
+
+    class Told:
+        def notify(self, peer: bytes, message: MasksMessage, buffers: list[bytes], priority: Priority) -> None:
+            told.append(buffers[1])
+
+    class Short:
+        async def masks(self, tokens: Any, first: int, again: bool = False) -> FoundMasks:
+            names = [hash_of(one) for one in masks[first : len(tokens) + 1]][:1]
+            return FoundMasks(names, [(hash_of(one), one) for one in masks])
+
+    async def tell() -> None:
+        alice = Constrained(Told(), Short(), b"s" * 16, b"k" * 32, PROMPT, 97, print)  # type: ignore[arg-type]
+        line = (*PROMPT, 7, 8, 9)
+        block = Block(b"s" * 16, 0, 1, 0, 0, len(PROMPT) - 1, 1, 3, 0)
+        digests = b"".join(CommittedLine(b"k" * 32, line).digests[-5:])
+        alice.tell(block, digests, line[-4:], b"sue", LRUCache(9))
+        await asyncio.gather(*alice._telling)
+        assert told == [b"".join(map(hash_of, masks))]
         alice.close()
 
     asyncio.run(tell())

@@ -331,13 +331,11 @@ class Constrained:
         places = [place]
         for _ in range(len(path) - first):
             places.insert(0, self._nodes[places[0]].parent)
-        names = await self._ask([*path, *tail], first)
+        names, dead_end = await self._names([*path, *tail], first, len(places))
         num = len(names) - len(places)
-        if num < 0:
-            dead_end = await self._dead_end(path[: first + len(names)], drafted=bool(names))
-            for place in places[len(names) :]:
-                if place in self._nodes:
-                    self._nodes[place].name, self._nodes[place].dead_end = ANY, dead_end
+        for place in places[len(names) :]:
+            if place in self._nodes:
+                self._nodes[place].name, self._nodes[place].dead_end = ANY, dead_end
         for token in tail[: max(0, num)]:
             if places[-1] not in self._nodes:  # the line has gone on meanwhile
                 break
@@ -347,16 +345,21 @@ class Constrained:
                 self._nodes[place].name = name
         return num
 
-    async def _dead_end(self, tokens: list[int], *, drafted: bool) -> BadInput:
-        """Why nothing can stand behind these. What was `drafted` may fall: until it stands it ends no reply. Raises
-        it otherwise."""
-        try:
-            await self._grammar.masks(tokens, len(tokens))
-            raise BadInput("the reply so far is not what its grammar allows")
-        except BadInput as error:
-            if not drafted:
-                raise
-            return error
+    async def _names(self, tokens: list[int], first: int, num_wanted: int) -> tuple[list[bytes], BadInput | None]:
+        """As `_ask`; where fewer than `num_wanted` come, also why nothing can stand there. What was drafted may fall:
+        until it stands it ends no reply. Raises BadInput: nothing can stand at the first place."""
+        names = await self._ask(tokens, first)
+        while len(names) < num_wanted:
+            try:
+                more = await self._ask(tokens, first + len(names))
+                if not more:
+                    raise BadInput("the reply so far is not what its grammar allows")
+            except BadInput as error:
+                if not names:
+                    raise
+                return names, error
+            names += more  # (drafts had used up what a grammar may take)
+        return names, None
 
     async def _ask(self, tokens: list[int], first: int) -> list[bytes]:
         """The names of masks, that all are here. Those told before may have been forgotten, or never have come."""
