@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from dsdnode.client.client import GenerateRequest
 from dsdnode.engine.fake import FakeModel, FakeTextEngine, Hashes
 from dsdnode.speculation.masks import masked
@@ -10,7 +12,12 @@ from tests.node.swarm import TARGET
 
 
 async def constrained_reply(request: GenerateRequest, model: FakeModel = TARGET) -> list[int]:
-    """Tokens, the end (0) excluded."""
+    """Tokens, the end (0) excluded. Raises BadInput: it came to a dead end."""
+    return [token async for token in constrained_tokens(request, model)]
+
+
+async def constrained_tokens(request: GenerateRequest, model: FakeModel = TARGET) -> AsyncIterator[int]:
+    """Each as it is drawn."""
     assert request.constraint is not None
     grammar = await FakeTextEngine(model).constrain(request.constraint, model.vocab_size)
     prompt, reply = list(request.prompt_tokens or ()), list[int]()
@@ -23,6 +30,6 @@ async def constrained_reply(request: GenerateRequest, model: FakeModel = TARGET)
         token = draw(masked(model.logits(hashes[-1]), mask), len(prompt) + len(reply), sampling)
         if token == 0:
             break
+        yield token
         reply.append(token)
         hashes = model.step(hashes, 0, model.num_layers, token)
-    return reply

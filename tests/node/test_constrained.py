@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +42,6 @@ ASKED = GenerateRequest(
     prompt_tokens=PROMPT, max_tokens=120, temperature=0.8, seed=4, draft_max=8, window="stream:3:8", keep=True,
     constraint=constraints.regex(EXPRESSION),
 )  # fmt: skip
-NUM_DEAD_ENDS = 9
 WINDOWS = ((0, ""), (8, "fixed"), (8, "stream:3:8"), (8, "hedged:2:8:2"))
 
 
@@ -209,33 +207,6 @@ def test_a_judge_cannot_lack_what_it_was_never_told(monkeypatch: pytest.MonkeyPa
     asyncio.run(tell())
 
 
-def test_a_grammar_that_was_used_up_by_drafts_is_asked_again() -> None:
-    """It says less than it knows: that is no dead end, which would end alice's reply where plain decoding goes on."""
-    told: list[bytes] = []
-    masks = [bytes([0xFF - length] * 13) for length in range(4)]
-
-    class Told:
-        def notify(self, peer: bytes, message: MasksMessage, buffers: list[bytes], priority: Priority) -> None:
-            told.append(buffers[1])
-
-    class Short:
-        async def masks(self, tokens: Any, first: int, again: bool = False) -> FoundMasks:
-            names = [hash_of(one) for one in masks[first : len(tokens) + 1]][:1]
-            return FoundMasks(names, [(hash_of(one), one) for one in masks])
-
-    async def tell() -> None:
-        alice = Constrained(Told(), Short(), b"s" * 16, b"k" * 32, PROMPT, 97, print)  # type: ignore[arg-type]
-        line = (*PROMPT, 7, 8, 9)
-        block = Block(b"s" * 16, 0, 1, 0, 0, len(PROMPT) - 1, 1, 3, 0)
-        digests = b"".join(CommittedLine(b"k" * 32, line).digests[-5:])
-        alice.tell(block, digests, line[-4:], b"sue", LRUCache(9))
-        await asyncio.gather(*alice._telling)
-        assert told == [b"".join(map(hash_of, masks))]
-        alice.close()
-
-    asyncio.run(tell())
-
-
 def test_a_judge_that_draws_without_masks_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sue, a judge of mallory's: what she says is not committed, and ruth takes her place."""
 
@@ -306,32 +277,6 @@ def test_an_older_drafter_is_not_asked(tmp_path: Path, monkeypatch: pytest.Monke
         unable(monkeypatch, swarm, "dora")
         with pytest.raises(ModelRefused, match="knows no schemas"):
             await Heard(alice, ASKED).all()
-
-    story(tmp_path, tell)
-
-
-def test_a_dead_end_is_one_where_the_text_comes_there_and_not_where_a_draft_does(tmp_path: Path) -> None:
-    """Behind an i this model has no token for what follows: plain decoding goes there at some seeds, or ends before."""
-
-    async def tell(swarm: FakeSwarm) -> None:
-        alice = await ring(swarm)
-        ends = Counter[bool]()
-        for seed in range(NUM_DEAD_ENDS):
-            asked = replace(ASKED, constraint=constraints.regex("([a-hk-z]|i\u2713){12}"), seed=seed, keep=False)
-            try:
-                await constrained_reply(asked)
-                leads_there = False
-            except BadInput:
-                leads_there = True
-            for window, policy in WINDOWS[1::2]:
-                heard = Heard(alice, replace(asked, draft_max=window, window=policy))
-                if leads_there:
-                    with pytest.raises(BadInput, match="no token of this model"):
-                        await heard.all()
-                else:
-                    await heard.all()
-            ends[leads_there] += 1
-        assert min(ends[True], ends[False]) > 2
 
     story(tmp_path, tell)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import structlog
@@ -24,7 +24,7 @@ from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.conversations import Conversation
 from dsdnode.node.drafter.options import ReplyOptions
 from dsdnode.speculation import digest as digest_
-from dsdnode.speculation.actions import Tokens
+from dsdnode.speculation.actions import Emit, SessionAction, Tokens
 from dsdnode.speculation.masks import ANY, MAX_BASES, Masks, allows, pack
 from dsdnode.wire import masks as wire
 from dsdnode.wire.calls import CallRule
@@ -90,8 +90,21 @@ class _Node:
     length: int
     name: bytes | None = None
     """Of its mask; None: not known yet."""
-    dead_end: BadInput | None = None
-    """Why nothing can stand behind it."""
+    why: BadInput | None = None
+    """Nothing can stand behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEnd:
+    why: BadInput
+    num_before: int
+    """Draft tokens between the line and it."""
+
+    def told(self, actions: Sequence[SessionAction]) -> list[SessionAction]:
+        """What stands of a verdict that has come there: all but what the judge has drawn behind."""
+        num = self.num_before
+        told = [one for one in actions if isinstance(one, Emit)] if num else []
+        return [replace(one, tokens=one.tokens[:num], logprobs=one.logprobs[:num]) for one in told]
 
 
 class Constrained:
@@ -166,10 +179,13 @@ class Constrained:
         node = self._nodes.get(place)
         if node is None or node.name is None:
             return False
-        if node.dead_end is not None:  # plain decoding would have come there, too
-            self._failed(node.dead_end)
         mask = self._masks.get(node.name)
         return mask is None or allows(mask, token)  # forgotten here: where the line goes on the grammar is asked
+
+    def dead_end(self, place: bytes | None) -> DeadEnd | None:
+        """Can nothing stand there? Plain decoding would have come to it, too, when a verdict does."""
+        node = self._nodes.get(place) if place is not None else None
+        return None if node is None or node.why is None else DeadEnd(node.why, node.length - self._length)
 
     # --- for the draft engine
 
@@ -331,11 +347,11 @@ class Constrained:
         places = [place]
         for _ in range(len(path) - first):
             places.insert(0, self._nodes[places[0]].parent)
-        names, dead_end = await self._names([*path, *tail], first, len(places))
+        names, why = await self._names([*path, *tail], first, len(places))
         num = len(names) - len(places)
         for place in places[len(names) :]:
             if place in self._nodes:
-                self._nodes[place].name, self._nodes[place].dead_end = ANY, dead_end
+                self._nodes[place].name, self._nodes[place].why = ANY, why
         for token in tail[: max(0, num)]:
             if places[-1] not in self._nodes:  # the line has gone on meanwhile
                 break
@@ -346,10 +362,11 @@ class Constrained:
         return num
 
     async def _names(self, tokens: list[int], first: int, num_wanted: int) -> tuple[list[bytes], BadInput | None]:
-        """As `_ask`; where fewer than `num_wanted` come, also why nothing can stand there. What was drafted may fall:
-        until it stands it ends no reply. Raises BadInput: nothing can stand at the first place."""
+        """As `_ask`; where fewer than `num_wanted` come, also why nothing can stand there, if not because an end does
+        before. What was drafted may fall: until it stands it ends no reply. Raises BadInput: nothing can stand at the
+        first place."""
         names = await self._ask(tokens, first)
-        while len(names) < num_wanted:
+        while len(names) < num_wanted and names[-1:] != [ANY]:
             try:
                 more = await self._ask(tokens, first + len(names))
                 if not more:

@@ -121,11 +121,18 @@ class Reply:
     def on_verdict(self, peer: bytes, verdict: Verdict, buffers: list[bytes]) -> None:
         judge = self._route.peers[-1] if self._route else b""
         if self._route and (peer == judge or self._machine.is_sealed(verdict, judge)):
-            if self._constrained and not self._constrained.allows(self._machine.decided(verdict), verdict.token):
+            place = self._machine.decided(verdict)
+            if self._constrained and not self._constrained.allows(place, verdict.token):
                 return self.on_peer_lost(judge)
+            dead_end = self._constrained.dead_end(place) if self._constrained else None
             logprobs = self._options.logprobs_of(buffers) if peer == judge else ()
-            self._carry_out(self._machine.on_verdict(self._now(), verdict, logprobs))
-            if self._machine.num_answered > self._num_answered:
+            actions = self._machine.on_verdict(self._now(), verdict, logprobs)
+            is_taken = self._machine.num_answered > self._num_answered
+            if dead_end is not None and is_taken:
+                self._carry_out(dead_end.told(actions))
+                return self._out.put_nowait(dead_end.why)
+            self._carry_out(actions)
+            if is_taken:
                 self._num_answered = self._machine.num_answered
                 self._stepped()
                 self._routes.passed(self._route)
