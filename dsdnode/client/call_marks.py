@@ -11,6 +11,13 @@ from dsdnode.wire.calls import CallFormat
 
 CHARACTER = r"[\w./-]"
 NAME = rf"{CHARACTER}{{1,128}}"
+KEY = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"\s*:\s*(?=\S)|(\}))')
+"""Of a member, up to its value; or no member, but the end."""
+NEXT_MEMBER = re.compile(r"\s*([,}])")
+SOMETHING = re.compile(r"\s*(?=\S)")
+FIRST = re.compile(r"\s*(?:\[\s*(?=\S)|(?=[^\s\[]))")
+"""What stands before the first call, and before another one, or what follows the last."""
+NEXT_CALL = re.compile(r"[\s,;\]`]*(?=[^\s,;\]`])")
 SKIPPED = r"[^<\[{|\n]{0,64}?"
 """Beside a name: the number of a call, the type of an argument."""
 

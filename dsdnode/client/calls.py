@@ -12,12 +12,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dsdnode.client.call_marks import NAME, overlap, patterns_of
+from dsdnode.client.call_marks import FIRST, KEY, NAME, NEXT_CALL, NEXT_MEMBER, SOMETHING, overlap, patterns_of
+from dsdnode.client.call_text import MAX_HEAD, CallText, NoCall, Over, Steps
 from dsdnode.client.json_scan import ValueScan, arguments_of, json_of, properties_of
 from dsdnode.wire.calls import CallFormat, is_text
 
-MAX_HEAD = 1024
-"""Characters in which a name, or a key, must have come; so much is read again where it is no call after all."""
 MAX_STEP = 256
 """Characters that are read at once: a stranger's text may be one piece, and what is not read yet is gone through again
 at each mark in it."""
@@ -28,19 +27,9 @@ MAX_PARTS = 2048
 microseconds to be read, however short it is. From then on all is text."""
 MAX_LEAD = 256
 """Characters in which `lead` must come."""
-_KEY = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"\s*:\s*(?=\S)|(\}))')
-_SOMETHING = re.compile(r"\s*(?=\S)")
-_NEXT_MEMBER = re.compile(r"\s*([,}])")
-_FIRST = re.compile(r"\s*(?:\[\s*(?=\S)|(?=[^\s\[]))")
-_NEXT_CALL = re.compile(r"[\s,;\]`]*(?=[^\s,;\]`])")
 _ARGUMENTS = ("arguments", "parameters")
 _BESIDE = ("type", "id")
 """Where nothing but JSON marks a call, another member shows that it is none."""
-_BETWEEN = " \t\r\n`"
-"""What may stand before a mark; some fence their JSON."""
-
-Steps = Generator[None, None, None]
-"""Yields where more text is needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,34 +41,22 @@ class CallPart:
     arguments: str = ""
 
 
-class _NoCall(Exception):
-    """It is text."""
-
-
-class _Over(Exception):
-    """The reply is, in the middle of a call."""
-
-
-class CallReader:
+class CallReader(CallText):
     """`feed` what a model writes, `finish` at the end: texts and CallParts come out, in order."""
 
     def __init__(self, calls: CallFormat, tools: Sequence[Mapping[str, Any]]) -> None:
         """`tools`: {"type": "function", "function": {"name", "parameters"}}."""
+        super().__init__()
         self._calls = calls
         functions = [tool["function"] for tool in tools]
         self._schemas = {one["name"]: properties_of(one.get("parameters")) for one in functions}
         """Of each tool's arguments."""
         self._arguments = {calls.arguments_key, *_ARGUMENTS}
         self.num_calls = self._num_false = self._num_parts = 0
-        self._text = ""
-        """What is not read yet."""
-        self._held: list[str] | None = None
-        """What was read of what may be a call; None: it is one, or text."""
         self._space = ""
         """White space, which belongs to a text if one follows."""
         self._out: list[str | CallPart] = []
-        self._last = False
-        self._steps = {"json": self._json, "named": self._named, "tagged": self._tagged}
+        self._one = self._named if calls.kind == "named" else self._tagged
         self._name, self._key, self._key_or_end = patterns_of(calls)
         self._run = self._read()
 
@@ -147,24 +124,20 @@ class CallReader:
 
     def _try(self, mark: str) -> Steps:
         """Behind `mark`."""
-        self._held, is_over = [], False
+        self._held, is_over, num_calls = [], False, self.num_calls
         try:
-            yield from self._steps[self._calls.kind]()
-        except _NoCall:
+            yield from self._json() if self._calls.kind == "json" else self._section()
+        except NoCall:
             pass
-        except _Over:
+        except Over:
             is_over = True
         if (held := self._unheld()) is not None:
             self._num_false += 1
             again = held if len(held) <= MAX_HEAD else ""
-            self._say(mark + held[len(again) :])
+            self._say((mark if self.num_calls == num_calls else "") + held[len(again) :])
             self._text = again + self._text
         elif is_over:
             self._text = ""
-
-    def _unheld(self) -> str | None:
-        held, self._held = self._held, None
-        return None if held is None else "".join(held)
 
     def _say(self, text: str) -> None:
         text = self._space + text
@@ -177,39 +150,6 @@ class CallReader:
 
     # --- what is read
 
-    def _advance(self, count: int) -> str:
-        taken, self._text = self._text[:count], self._text[count:]
-        if self._held is not None:
-            self._held.append(taken)
-        return taken
-
-    def _more(self) -> Steps:
-        if self._last:
-            raise _Over
-        yield
-
-    def _match(self, pattern: re.Pattern[str]) -> Generator[None, None, re.Match[str]]:
-        """Raises _NoCall where it does not come within MAX_HEAD."""
-        while (match := pattern.match(self._text, 0, MAX_HEAD)) is None:
-            if len(self._text) >= MAX_HEAD:
-                raise _NoCall
-            yield from self._more()
-        self._advance(match.end())
-        return match
-
-    def _find(self, *marks: str) -> Generator[None, None, str]:
-        """Which of them comes next, the first of those that may, and is taken; "": another thing does."""
-        while True:
-            text = self._text.lstrip(_BETWEEN)
-            self._advance(len(self._text) - len(text))
-            may_come = [mark for mark in marks if mark and (mark.startswith(text) or text.startswith(mark))]
-            if text and not may_come:
-                return ""
-            if may_come and text.startswith(may_come[0]):
-                self._advance(len(may_come[0]))
-                return may_come[0]
-            yield from self._more()
-
     def _value(self, *, shown: bool = False) -> Generator[None, None, str]:
         """The JSON value that comes next; `shown`: it is the arguments, given as they come."""
         scan, parts = ValueScan(), list[str]()
@@ -221,13 +161,13 @@ class CallReader:
             else:
                 parts.append(part)
             if scan.is_broken:
-                raise _NoCall
+                raise NoCall
             if end >= 0:
                 return "".join(parts).strip()
             yield from self._more()
 
     def _call(self, name: str) -> None:
-        """From here on it is certain. Raises _NoCall: there were too many."""
+        """From here on it is certain. Raises NoCall: there were too many."""
         self._part()
         self._held = None
         self._space = ""
@@ -236,7 +176,7 @@ class CallReader:
 
     def _part(self) -> None:
         if self._num_parts >= MAX_PARTS:
-            raise _NoCall
+            raise NoCall
         self._num_parts += 1
 
     def _give(self, *, name: str = "", arguments: str = "") -> None:
@@ -246,55 +186,69 @@ class CallReader:
     # --- JSON alone
 
     def _json(self) -> Steps:
-        yield from self._match(_FIRST)
+        yield from self._match(FIRST)
         if not self._text.startswith("{"):
-            raise _NoCall
+            raise NoCall
+        yield from self._object()
+        yield from self._match(NEXT_CALL)
         while self._text.startswith("{"):
-            self._advance(1)
-            yield from self._object()
-            yield from self._match(_NEXT_CALL)
+            yield from self._or_text(self._object())
+            yield from self._match(NEXT_CALL)
         yield from self._find(self._calls.close)
 
     def _object(self) -> Steps:
-        """Behind its brace. Keys in any order: the arguments may come before the name."""
-        calls, name, arguments, is_given = self._calls, "", "{}", False
-        while True:
-            match = yield from self._match(_KEY)
-            if match[2]:
-                break
+        """Keys in any order: the arguments may come before the name."""
+        self._advance(1)
+        name, arguments = "", "{}"
+        while not (match := (yield from self._match(KEY)))[2]:
             key = match[1]
             self._part()
-            if key in self._arguments and name and not is_given and self._text[:1] == "{":
+            if key in self._arguments and name and self._text[:1] == "{":
                 self._call(name)
                 yield from self._value(shown=True)
-                is_given = True
-            else:
-                if not calls.open and key not in (calls.name_key, "name", *self._arguments, *_BESIDE):
-                    raise _NoCall
-                value = yield from self._value()
-                if key in (calls.name_key, "name"):
-                    name = self._checked(value)
-                elif key in self._arguments:
-                    arguments = arguments_of(value)
-            match = yield from self._match(_NEXT_MEMBER)
-            if match[1] == "}":
+                return (yield from self._beside())
+            value = yield from self._member(key)
+            if key in (self._calls.name_key, "name"):
+                name = self._checked(value)
+            elif key in self._arguments:
+                arguments = arguments_of(value)
+            if (yield from self._match(NEXT_MEMBER))[1] == "}":
                 break
         if not name:
-            raise _NoCall
-        if not is_given:
-            self._call(name)
-            self._give(arguments=arguments)
+            raise NoCall
+        self._call(name)
+        self._give(arguments=arguments)
+
+    def _member(self, key: str) -> Generator[None, None, str]:
+        """Its value."""
+        if not self._calls.open and key not in (self._calls.name_key, "name", *self._arguments, *_BESIDE):
+            raise NoCall
+        return (yield from self._value())
+
+    def _beside(self) -> Steps:
+        """The arguments of a call: members that say nothing of it."""
+        while (yield from self._match(NEXT_MEMBER))[1] == ",":
+            if (yield from self._or_text(self._one_beside())):
+                return
+
+    def _one_beside(self) -> Generator[None, None, bool]:
+        """True: there is none behind the comma, but the end."""
+        match = yield from self._match(KEY)
+        if not match[2]:
+            self._part()
+            yield from self._member(match[1])
+        return bool(match[2])
 
     def _checked(self, value: str) -> str:
-        """A name. Raises _NoCall; where nothing but JSON marks a call it must be that of a tool."""
+        """A name. Raises NoCall; where nothing but JSON marks a call it must be that of a tool."""
         try:
             name = json.loads(value)
         except ValueError:
-            raise _NoCall from None
+            raise NoCall from None
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise _NoCall
+            raise NoCall
         if not self._calls.open and name not in self._schemas:
-            raise _NoCall
+            raise NoCall
         return name
 
     # --- a name, then the arguments
@@ -305,22 +259,24 @@ class CallReader:
         most = MAX_LEAD + len(calls.lead)
         while (at := self._text.find(calls.lead, 0, most)) < 0:
             if len(self._text) >= most:
-                raise _NoCall
+                raise NoCall
             yield from self._more()
         self._advance(at + len(calls.lead))
         match = yield from self._match(self._name)
         return match[1]
 
     def _named(self) -> Steps:
-        while True:
-            name = yield from self._head()
-            yield from self._match(_SOMETHING)
-            if self._text[0] != "{":
-                raise _NoCall
-            self._call(name)
-            yield from self._value(shown=True)
-            if not (yield from self._another()):
-                return
+        name = yield from self._head()
+        yield from self._match(SOMETHING)
+        if self._text[0] != "{":
+            raise NoCall
+        self._call(name)
+        yield from self._value(shown=True)
+
+    def _section(self) -> Steps:
+        yield from self._one()
+        while (yield from self._another()):
+            yield from self._or_text(self._one())
 
     def _another(self) -> Generator[None, None, bool]:
         """Behind the arguments: does another call of the same section follow?"""
@@ -329,7 +285,7 @@ class CallReader:
             if calls.end:
                 yield from self._find(calls.end)
             found = yield from self._find(calls.close, calls.lead)
-        except _Over:
+        except Over:
             return False
         if found and found == calls.lead:
             self._text = found + self._text
@@ -339,34 +295,34 @@ class CallReader:
     # --- a name, then each argument in a tag of its own
 
     def _tagged(self) -> Steps:
-        while True:
-            name = yield from self._head()
-            self._call(name)
-            properties = self._schemas.get(name, {})
-            separator = "{"
-            while (yield from self._found_key()):
-                match = yield from self._match(self._key)
-                known = re.match(r"""[^"'<>=\s]+""", match[1])
-                argument = known[0] if known else match[1].strip()
-                self._give(arguments=f"{separator}{json.dumps(argument, ensure_ascii=False)}: ")
-                separator = ", "
-                yield from self._tagged_value(properties.get(argument))
-            self._give(arguments="}" if separator != "{" else "{}")
-            if not (yield from self._another()):
-                return
+        name = yield from self._head()
+        self._call(name)
+        properties = self._schemas.get(name, {})
+        separator = "{"
+        while (argument := (yield from self._next_key())) is not None:
+            self._give(arguments=f"{separator}{json.dumps(argument, ensure_ascii=False)}: ")
+            separator = ", "
+            yield from self._tagged_value(properties.get(argument))
+        self._give(arguments="}" if separator != "{" else "{}")
 
-    def _found_key(self) -> Generator[None, None, bool]:
-        """Another argument, before the call's end?"""
+    def _next_key(self) -> Generator[None, None, str | None]:
+        """Of another argument, before the call's end."""
         calls = self._calls
         while (match := self._key_or_end.match(self._text)) is None:
             if len(self._text) > MAX_HEAD:
-                return False
+                return None
             yield from self._more()
         if match[1] != calls.key_open or self._num_parts >= MAX_PARTS:
-            return False
+            return None
         self._part()
-        self._advance(match.end() + len(calls.key_open))
-        return True
+        skipped = self._advance(match.end() + len(calls.key_open))
+        try:
+            said = (yield from self._match(self._key))[1]
+        except NoCall:
+            self._text = skipped + self._text
+            return None
+        known = re.match(r"""[^"'<>=\s]+""", said)
+        return known[0] if known else said.strip()
 
     def _tagged_value(self, schema: Any) -> Steps:
         """A text goes out as it comes, all else when it is whole."""

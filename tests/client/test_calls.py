@@ -88,6 +88,17 @@ TEXTS: list[tuple[CallFormat, str, list[Any]]] = [
     (NAMED, f"<|calls|><|call|>functions.weather<|args|> \n{ARGUMENTS}<|/call|><|/calls|>", [ULM]),
     (TAGGED, '<tool_call>\n<function=weather>\n<parameter=city>\nU"l}m\n</parameter>\n<parameter=days>\n3\n'
      "</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=stop>\n</function>\n</tool_call>", [ULM, STOP]),
+    (MISTRAL, 'So:[TOOL_CALLS][{"name": "stop"}, {"note": "x", "y": 5}] x', ["So:", STOP, '{"note": "x", "y": 5}] x']),
+    (PLAIN, '<tool_call>{"name": "stop"}\n{"name": 5, "a": {}} ok', [STOP, '{"name": 5, "a": {}} ok']),
+    (PLAIN, '<tool_call>{"name": "stop", "arguments": {}, "why": }, 5', [STOP, ' "why": }, 5']),
+    (PLAIN, '<tool_call>{"name": "stop", "arguments": {}, "id": 5,}</tool_call> ok', [STOP, " ok"]),
+    (BARE, '{"name": "stop", "parameters": {}, "why": 5} ok', [STOP, ' "why": 5} ok']),
+    (BARE, '{"name": "stop"}; {"answer": 5} ok', [STOP, '{"answer": 5} ok']),
+    (PLAIN, '<tool_call>[{"name": "stop"}, {"name": "we', [STOP, '{"name": "we']),
+    (NAMED, "<|calls|><|call|>functions.stop<|args|>{}<|/call|><|call|>functions.stop<|args|>5 or 6",
+     [STOP, "<|call|>functions.stop<|args|>5 or 6"]),
+    (TAGGED, "<tool_call><function=stop></function><function=?> or what", [STOP, "<function=?> or what"]),
+    (TAGGED, "<tool_call><function=stop>\n<parameter={}>" + " what" * 300, [STOP, "<parameter={}>" + " what" * 300]),
 ]  # fmt: skip
 
 
@@ -203,6 +214,23 @@ def test_after_many_calls_and_arguments_all_is_text() -> None:
         assert isinstance(parts[-1], str) and text.endswith(parts[-1])
     many = "[TOOL_CALLS][" + '{"name": "stop"}, ' * 3000
     assert sum(isinstance(one, CallPart) for one in CallReader(MISTRAL, TOOLS).feed(many)) <= MAX_PARTS
+
+
+NOTES = '{"note": 1, "name": "stop", "why": "ABC"}, ' * 9
+FULL = [
+    (MISTRAL, '[TOOL_CALLS][' + '{"name": "stop"}, ' * (MAX_PARTS // 2 - 1), NOTES, MAX_PARTS // 2 - 1),
+    (MISTRAL, '[TOOL_CALLS][' + '{"name": "stop"}, ' * (MAX_PARTS // 2), NOTES, MAX_PARTS // 2),
+    (BARE, '[' + '{"name": "stop"}, ' * (MAX_PARTS // 2), '{"name": "stop"}] x', MAX_PARTS // 2),
+    (NAMED, "<|calls|>" + "<|call|>functions.stop<|args|>{}" * MAX_PARTS, "<|call|>functions.a<|args|>{}", MAX_PARTS),
+    (TAGGED, "<tool_call>" + "<function=stop></function>" * MAX_PARTS, "<function=stop></function> x", MAX_PARTS),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("calls", "before", "text", "num"), FULL)
+def test_what_comes_after_so_many_calls_is_text_from_its_beginning(
+    calls: CallFormat, before: str, text: str, num: int
+) -> None:
+    assert read(told(calls, [before + text])) == [STOP] * num + [text.rstrip()]
 
 
 @pytest.mark.parametrize("mid", [">", "args>", " args>", "\n", " ", "", "/"])
