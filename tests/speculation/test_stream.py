@@ -120,6 +120,15 @@ def test_stale_draft_tokens_are_forgotten(alice: Streaming) -> None:
     assert len(alice.sent) == before
 
 
+def test_where_no_token_may_stand_the_engine_has_heard_of_nothing(alice: Streaming) -> None:
+    """As where a constrained reply's line has gone another way: then the engine was not asked, and is fed it later."""
+    in_flight(alice)
+    assert alice.asked is not None and (alice.asked.position, alice.asked.tokens) == (7, (34,))
+    alice.draft_token()
+    alice.verdict(8, 35)
+    assert alice.asked is not None and (alice.asked.position, alice.asked.tokens) == (7, (34, 35))
+
+
 def test_plain_again_when_the_plan_says_so(alice: Streaming) -> None:
     in_flight(alice)
     alice.window.now = Plan("plain", 0, 0)

@@ -155,6 +155,8 @@ class DraftPlanner:
             digest = self._epochs.digest_after(digest, draft_token.token)
             cached.append(digest)
         if not draft_tokens:
+            # Where no token may stand the engine was not even asked: it has what its own sequence had before.
+            del cached[asked.draft.position if asked.draft.source is None else 0 :]
             self._empty[asked.digest] = None
             if len(self._empty) > MAX_EMPTY:
                 del self._empty[next(iter(self._empty))]
