@@ -7,6 +7,7 @@ done to a copy, which is first seen to be of the same connection.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -66,13 +67,16 @@ class Door:
 
 @contextlib.contextmanager
 def _copy(descriptor: int) -> Iterator[socket.socket]:
-    """Raises OSError: there is no such descriptor, or it is no socket's."""
+    """Raises OSError: there is no such descriptor, or it is no longer a connection's between hosts."""
     copy = os.dup(descriptor)
     try:
         found = socket.socket(fileno=copy)
     except OSError:
         os.close(copy)
         raise
+    if found.family not in (socket.AF_INET, socket.AF_INET6):
+        found.close()
+        raise OSError(errno.EBADF, "its number is a local socket's by now")
     with found:
         yield found
 

@@ -164,6 +164,9 @@ def test_what_is_no_connection_is_none_and_leaves_nothing_open() -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     with open(os.devnull) as file:
         assert Door.at(file.fileno()) is None
+    ours, worker_s = socket.socketpair()  # it has taken the number of one that has hung up
+    with ours, worker_s:
+        assert Door.at(ours.fileno()) is None
     assert Door.at(9999) is None
     assert before == (len(os.listdir("/proc/self/fd")) if before else 0)
 
