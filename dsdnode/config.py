@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,16 @@ class NodeConfig:
 
 
 def default_data_dir() -> Path:
-    return Path(platformdirs.user_data_dir("dsdnode", appauthor=False))
+    """Raises BadInput."""
+    return users_folder(platformdirs.user_data_dir)
+
+
+def users_folder(find: Callable[..., str]) -> Path:
+    """Ours, where platformdirs has it. Raises BadInput: a user whom the system does not know has no home."""
+    try:
+        return Path(find("dsdnode", appauthor=False))
+    except RuntimeError:
+        raise BadInput("no home folder of this user is known here: set HOME to one that is his") from None
 
 
 def swarm_file(data_dir: Path) -> Path:
@@ -232,12 +242,21 @@ def next_life(identity_file: Path) -> int:
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """The table of a file; `what` it is, for people. Raises BadInput."""
     try:
+        return tomllib.loads(read_whole(path, what).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not TOML: {error}") from None
+
+
+def read_whole(path: Path, what: str) -> bytes:
+    """All of a file that is to be short; of a longer one the end would go unread. Raises BadInput."""
+    try:
         with path.open("rb") as file:
-            return tomllib.loads(file.read(MAX_FILE_BYTES).decode("utf-8-sig"))
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise BadInput(f"cannot read the {what} {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise BadInput(f"{path} is not TOML: {error}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise BadInput(f"the {what} {path} has more than {MAX_FILE_BYTES >> 20} MiB")
+    return data
 
 
 def parse_text(text: str, what: str = "this") -> str:

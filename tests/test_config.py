@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from dsdnode.cli.peer_lists import read_peers
 from dsdnode.config import (
+    MAX_FILE_BYTES,
     MAX_JOINS,
     NodeConfig,
     parse_layers,
@@ -15,6 +17,7 @@ from dsdnode.config import (
     parse_size,
     parse_threshold,
     read_joins,
+    read_toml,
     swarm_file,
     write_joins,
 )
@@ -100,6 +103,22 @@ def test_members_of_another_swarm_are_not_told(tmp_path: Path) -> None:
     for rubbish in ('{"joins": ["dsd://a"]}', '{"swarms": 1, "joins": ["dsd://a"]}', '{"swarms": [[], "new"]}', "{}"):
         swarm_file(tmp_path).write_text(rubbish)
         assert read_joins(tmp_path, ("new",)) == ()
+
+
+@pytest.mark.parametrize("text", [5000 * "[" + 5000 * "]", 5000 * "{a=", "\0", "\ud800"])
+def test_a_table_that_cannot_be_read_is_refused_in_words(tmp_path: Path, text: str) -> None:
+    (tmp_path / "node.toml").write_bytes(f"x = {text}".encode("utf-8", "surrogatepass"))
+    with pytest.raises(BadInput, match="is not TOML"):
+        read_toml(tmp_path / "node.toml", "configuration")
+
+
+def test_the_end_of_a_long_file_does_not_go_unread(tmp_path: Path) -> None:
+    """Whom alice blocks in its last line would not be blocked."""
+    (tmp_path / "node.toml").write_bytes(b"#" * MAX_FILE_BYTES + b"\nthreads = 4")
+    with pytest.raises(BadInput, match=r"the configuration .* has more than 1 MiB"):
+        read_toml(tmp_path / "node.toml", "configuration")
+    with pytest.raises(BadInput, match=r"the list of peers .* has more than 1 MiB"):
+        read_peers(f"@{tmp_path / 'node.toml'}", 64)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from dsdnode.config import MAX_FILE_BYTES
+from dsdnode.config import read_whole
 from dsdnode.errors import BadInput
 from dsdnode.files import at_home
 from dsdnode.identity import peer_id
@@ -19,11 +19,14 @@ MAX_PEERS = 1024
 
 
 def read_peers(raw: object, least_digits: int) -> tuple[str, ...]:
-    """Beginnings of ids, in hex, at least so long. Raises BadInput."""
+    """Beginnings of ids, in hex, at least so long. Raises BadInput, also where words are said that name nobody: a list
+    that has become empty would let everybody in."""
     said = [raw] if isinstance(raw, str) else raw
     if not isinstance(said, list | tuple) or not all(isinstance(one, str) for one in said):
         raise BadInput("a list of texts is expected")
     found = dict.fromkeys(_read(word, least_digits) for text in said for word in _words(text))
+    if said and not found:
+        raise BadInput("it names no peer at all: leave it out where nobody is meant")
     if len(found) > MAX_PEERS:
         raise BadInput(f"{len(found)} peers are too many; {MAX_PEERS} at most")
     return tuple(found)
@@ -37,10 +40,7 @@ def _words(text: str) -> Iterator[str]:
         return
     path = at_home(text.strip()[1:])
     try:
-        with path.open("rb") as file:
-            lines = file.read(MAX_FILE_BYTES).decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise BadInput(f"cannot read the list of peers {path}: {error.strerror or error}") from None
+        lines = read_whole(path, "list of peers").decode("utf-8-sig").splitlines()
     except ValueError:
         raise BadInput(f"the list of peers {path} is not UTF-8 text") from None
     for line in lines:

@@ -31,6 +31,7 @@ from dsdnode.config import (
     parse_text,
     parse_threshold,
     read_toml,
+    users_folder,
 )
 from dsdnode.errors import BadInput
 from dsdnode.files import at_home
@@ -88,7 +89,7 @@ class Settings:
 
 
 def user_file() -> Path:
-    return Path(platformdirs.user_config_dir("dsdnode", appauthor=False)) / "config.toml"
+    return users_folder(platformdirs.user_config_dir) / "config.toml"
 
 
 def resolve(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | None = None) -> Settings:
@@ -96,10 +97,18 @@ def resolve(flags: Mapping[str, Any], env: Mapping[str, str], config: Path | Non
     layers = [_from_flags(flags), _from_env(env)]
     if config is not None:
         layers.append(_from_file(config))
-    if user_file().is_file():
+    if _is_file(user_file()):
         layers.append(_from_file(user_file()))
     built_in = _built_in()
     return Settings({s.key: next((one[s.key] for one in layers if s.key in one), built_in[s.key]) for s in SETTINGS})
+
+
+def _is_file(path: Path) -> bool:
+    """Raises BadInput where that cannot be known: settings that are not read would be missed."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise BadInput(f"cannot read the configuration {path}: {error.strerror or error}") from None
 
 
 def _from_flags(flags: Mapping[str, Any]) -> dict[str, SettingValue]:

@@ -198,6 +198,23 @@ def test_lists_in_a_variable() -> None:
     assert settings["join"] == (JOIN, other)
 
 
+@pytest.mark.parametrize("key", ["allow", "block"])
+@pytest.mark.parametrize("said", ["", " ", ",", "@"])
+def test_a_list_of_peers_that_names_nobody_is_none(tmp_path: Path, key: str, said: str) -> None:
+    """Alice's list of friends has become empty, or her shell's variable is not set: she does not mean everybody."""
+    (tmp_path / "friends").write_text("# bob has gone away\n\n")
+    word = f"@{tmp_path / 'friends'}" if said == "@" else said
+    for where in ({"flags": {key: (word,)}, "env": {}}, {"flags": {}, "env": {f"DSDNODE_{key.upper()}": word}}):
+        with pytest.raises(BadInput, match=f"(?i){key}: it names no peer at all"):
+            resolve(**where)
+    with pytest.raises(BadInput, match=f"{key}: it names no peer at all"):
+        resolve({}, {}, write(tmp_path / "node.toml", f"{key} = ['{word}']"))
+
+
+def test_no_friend_at_all_is_nothing_said(tmp_path: Path) -> None:
+    assert resolve({"allow": ()}, {}, write(tmp_path / "node.toml", "block = []"))["block"] == ()
+
+
 def test_a_false_in_a_nearer_layer_wins(tmp_path: Path) -> None:
     file = write(tmp_path / "node.toml", "strict = true")
     assert resolve({}, {"DSDNODE_STRICT": "off"}, file)["strict"] is False
