@@ -32,6 +32,8 @@ def shown(path: Path) -> str:
 
 def at_home(said: str) -> Path:
     """What a user has written, with the home folder that a ~ at its beginning stands for. Raises BadInput."""
+    if "\0" in said:
+        raise BadInput(f"{said!r} is no path: it has a NUL in it")
     try:
         return Path(said).expanduser()
     except RuntimeError:

@@ -122,7 +122,10 @@ async def ask(data_dir: Path, command: str, kind: type[T]) -> T:
         raise NotRunning(f"no node is running on {data_dir}: start one with `dsdnode start`") from None
     if not line:
         raise NotRunning(f"the node on {data_dir} has just ended")
-    answer = json.loads(line)
+    try:
+        answer = json.loads(line)
+    except ValueError:  # cut off in the middle
+        raise NotRunning(f"the node on {data_dir} has just ended") from None
     if not answer["ok"]:
         raise DsdError(answer["error"])
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -51,7 +52,7 @@ def _rate(config: NodeConfig) -> float:
 
 def _here(store: Store, path: Path | None, source: str, layers: tuple[int, int] | None) -> Path | None:
     """Where it is on this machine; a path that leads nowhere stays: whoever opens it says that it is missing."""
-    if not source and (path is None or path.exists()):
+    if not source and (path is None or os.path.exists(path)):  # (a name may be too long for Path.exists)
         return path
     known = store.find(source or str(path), layers)
     return path if known is None else store.path_of(known)

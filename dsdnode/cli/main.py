@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ import click
 
 from dsdnode.cli import render, streams, swarm_keys
 from dsdnode.cli.options import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, Invocation
+from dsdnode.config import default_data_dir
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import check_own, replacing
 
@@ -27,6 +30,12 @@ COMMANDS = {
     **{name: name for name in ("invite", "doctor", "chat", "run", "serve", "demo", "sim", "bench", "service")},
 }
 """Where each command is; a module is imported when its command is asked for, since all of them take half a second."""
+
+THE_SYSTEM_S = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM),
+    *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ESTALE),
+)
+"""What it refuses because of rights, disks, memory and names that are the user's: no bug of ours, wherever it comes."""
 
 
 class _Commands(click.Group):
@@ -100,6 +109,9 @@ def call(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever reads has seen enough
         return EXIT_FAILURE
     except Exception as error:
+        if isinstance(error, OSError) and _stands_nowhere(error):
+            render.print_error(BadInput("the folder that this was called in is gone: go to another one (cd)"))
+            return EXIT_USAGE
         return _unexpected(error, invocation)
 
 
@@ -108,8 +120,8 @@ def _unexpected(error: Exception, invocation: Invocation) -> int:
     trace = traceback.format_exc()
     if invocation.verbose:
         click.echo(trace, err=True)
-    path = invocation.data_dir / "crash.log"
     try:
+        path = (invocation.data_dir or default_data_dir()) / "crash.log"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_own(path.parent)
         with replacing(path) as file:
@@ -117,8 +129,21 @@ def _unexpected(error: Exception, invocation: Invocation) -> int:
         where = f"the traceback is in {path}"
     except (OSError, DsdError):
         where = "-v shows the traceback"
-    render.print_error(f"unexpected {type(error).__name__}: {error} (this is a bug; {where})")
+    if isinstance(error, OSError) and error.errno in THE_SYSTEM_S:
+        about = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        render.print_error(f"{about}{error.strerror} ({where})")
+    else:
+        render.print_error(f"unexpected {type(error).__name__}: {error} (this is a bug; {where})")
     return EXIT_FAILURE
+
+
+def _stands_nowhere(error: OSError) -> bool:
+    """A path was to be made whole, and the folder that we were called in has been removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return error.errno == errno.ENOENT and error.filename is None
+    return False
 
 
 def main() -> NoReturn:

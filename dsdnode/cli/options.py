@@ -14,7 +14,7 @@ import structlog
 
 from dsdnode.cli import logs, swarm_keys
 from dsdnode.cli.settings import BUILT_IN, LOG_FORMATS, LOG_LEVELS, Settings, SettingValue, resolve
-from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES, default_data_dir
+from dsdnode.config import ACCEPTANCES, DEFAULT_THRESHOLD, ROLES
 from dsdnode.files import check_own
 from dsdnode.pacing.policies import PLANS, POLICIES
 from dsdnode.wire.messages import WIRE_TYPES
@@ -31,7 +31,8 @@ class Invocation:
 
     argv: list[str] = field(default_factory=list)
     verbose: bool = False
-    data_dir: Path = field(default_factory=default_data_dir)
+    data_dir: Path | None = None
+    """None: the settings are not known yet."""
 
 
 def chain(*decorators: Decorator) -> Decorator:

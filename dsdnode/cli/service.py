@@ -210,7 +210,7 @@ def install(only_print: bool, start_words: tuple[str, ...]) -> int:
 def uninstall() -> int:
     """End the service, and take its file away. Models, identity and settings stay in the data dir."""
     here = system()
-    if not here.path.exists():
+    if not os.path.lexists(here.path):
         click.echo(f"no service is installed ({shown(here.path)} is not there)")
         return 0
     failed = _run_all(here.end)
@@ -227,7 +227,7 @@ def uninstall() -> int:
 def status() -> int:
     """Say whether the service is installed and runs; exit code 3 where it does not."""
     here = system()
-    if not here.path.exists():
+    if not os.path.lexists(here.path):
         click.echo("no service is installed: `dsdnode service install` does it")
         return NOT_INSTALLED
     failed = _run_all((here.look,))

@@ -200,7 +200,7 @@ def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
         parts = parts_of(path)
         identity = state_of(path)
         entry = cache_folder / hashlib.sha256(os.fsencode(identity)).hexdigest() if cache_folder is not None else None
-        if entry is not None and entry.is_file() and _SHA256.fullmatch(known := entry.read_text("ascii", "replace")):
+        if entry is not None and _SHA256.fullmatch(known := _kept(entry)):
             return known
         digest = weights_hash_of([_sha256(part) for part in parts])
     except OSError as error:
@@ -211,6 +211,16 @@ def file_sha256(path: Path, cache_folder: Path | None = None) -> str:
             with replacing(entry) as file:
                 file.write(digest.encode())
     return digest
+
+
+def _kept(entry: Path) -> str:
+    """A cache that cannot be read is none."""
+    if not os.path.isfile(entry):
+        return ""
+    try:
+        return entry.read_text("ascii", "replace")
+    except OSError:
+        return ""
 
 
 def state_of(path: Path) -> str:

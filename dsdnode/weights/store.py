@@ -119,15 +119,23 @@ class Store:
         _write(self.folder / entry.name, entry)
 
     def remove(self, name: str) -> int:
-        """Bytes that are free now. A file that was added in place stays. Raises BadInput."""
+        """Bytes that are free now. A file that was added in place stays, and so does what a link leads to. Raises
+        BadInput, DsdError."""
         known = {one.name for one in self.entries()} | {one.name for one in self.unfinished()}
         if name not in known:
             raise BadInput(f"there is no model {name!r} here; `dsdnode models list` names them")
         freed = 0
         for folder in (self.folder / name, self.partial(name)):
-            freed += _used(folder)
-            with suppress(FileNotFoundError):
-                shutil.rmtree(folder)
+            try:
+                if folder.is_symlink():
+                    folder.unlink()
+                    continue
+                used = _used(folder)
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(folder)
+                freed += used
+            except OSError as error:
+                raise DsdError(f"{folder} cannot be removed: {error.strerror or error}") from None
         return freed
 
     def used(self, name: str) -> int:
@@ -162,10 +170,16 @@ class Store:
         shutil.rmtree(self.partial(name), ignore_errors=True)
 
     def _folders(self, partial: bool = False) -> Iterator[Path]:
-        if self.folder.is_dir():
-            for one in sorted(self.folder.iterdir()):
-                if one.is_dir() and one.name.startswith(PARTIAL) is partial:
-                    yield one
+        """Raises DsdError."""
+        try:
+            found = sorted(self.folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise DsdError(f"{self.folder} cannot be read: {error.strerror or error}") from None
+        for one in found:
+            if os.path.isdir(one) and one.name.startswith(PARTIAL) is partial:
+                yield one
 
 
 def keep_headers(folder: Path, beginnings: Sequence[bytes | bytearray]) -> None:

@@ -75,3 +75,14 @@ async def test_an_answer_that_cannot_be_unpacked_is_given_up_in_words() -> None:
     with pytest.raises(SourceFailed, match=r"unpacked, \d times in a row"):
         await web.json("http://files.example/api")
     await web.close()
+
+
+def test_a_user_without_a_home_has_no_token_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert tokens({}) == {}
