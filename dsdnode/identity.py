@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,9 +141,9 @@ def load_or_create(path: Path) -> Identity:
 
 def load(path: Path) -> Identity:
     """The identity in `path`. Raises BadInput when it is not one, or when others may read it, and OSError."""
-    with path.open("rb") as file:
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # (a pipe would be waited for)
         mode = os.fstat(file.fileno()).st_mode
-        raw = file.read(1024)
+        raw = file.read(1024) if stat.S_ISREG(mode) else b""
     if os.name == "posix" and mode & 0o077:
         raise BadInput(f"the identity file {path} can be read by others: chmod 600 {path}")
     match = re.fullmatch(re.escape(_FILE_HEADER.encode()) + rb"([0-9a-f]{64})\n?", raw)

@@ -89,6 +89,12 @@ def test_a_folder_in_place_of_the_key_is_bad_input(tmp_path: Path) -> None:
         load_or_create(tmp_path)
 
 
+def test_a_pipe_in_place_of_the_key_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "key", 0o600)
+    with pytest.raises(BadInput, match="not an identity file"):
+        load_or_create(tmp_path / "key")
+
+
 @pytest.mark.parametrize(
     "hosts",
     [("10.0.0.1:7000",), ("example.org:1", "[::1]:65535"), ("a:1", "b:2", "c-d.e:3", "[2001:db8::1]:4")],
