@@ -33,7 +33,7 @@ def read_prompts(path: Path | None, num: int, seed: int) -> list[Prompt]:
         return [Prompt(problem.question, problem.result) for problem in problems(SEED + seed, num)]
     try:
         with path.open("rb") as file:
-            found = list(itertools.islice(_parse(file, path), num))
+            found = list(itertools.islice(_parse(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), path), num))
     except OSError as error:
         raise BadInput(f"cannot read the prompts {path}: {error.strerror or error}") from None
     if not found:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import structs
 
@@ -23,7 +24,8 @@ from dsdnode.bench.prompts import Prompt, of_length, read_prompts
 from dsdnode.bench.swarm import Swarm, swarm
 from dsdnode.client.client import Client
 from dsdnode.engine.gguf import read_manifest
-from dsdnode.files import output, words
+from dsdnode.errors import BadInput
+from dsdnode.files import output, replacing, words
 from dsdnode.models import demo_target
 from dsdnode.speculation.sampling import Sampling
 
@@ -60,14 +62,16 @@ def bench(config: BenchConfig, env_prefix: str, ask: Ask, progress: Progress) ->
     steps_per_prompt = 1 + sum(num > 1 for num in config.sessions) / len(prompts)
     progress.begin(round(num_cells * len(config.schemes) * len(prompts) * steps_per_prompt))
     cells: list[Cell] = []
-    with leaving_by_exception(), _record_file(config.record) as record, _folder() as folder:
+    if config.record is not None:
+        _check(config.record)
+    with leaving_by_exception(), _folder() as folder:
         isolate(folder, env_prefix)
         with Emulator(config.seed) as emulator:
             for num_shards in config.shards:
                 progress.cell(f"{num_shards} shards: starting {num_shards + 1} daemons")
                 with swarm(config, num_shards, emulator, folder) as made:
                     run = _Run(config, made, prompts, ask, progress)
-                    cells += run_leaving(run.cells(None if cells else record))
+                    cells += run_leaving(run.cells(None if cells else config.record))
     return cells
 
 
@@ -77,16 +81,11 @@ def _folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@contextmanager
-def _record_file(path: Path | None) -> Iterator[Any]:
-    """Opened before anything is measured: a path that cannot be written is told at once. Raises BadInput."""
-    if path is None:
-        yield None
-        return
-    with words(path):
-        file = output(path).open("w", encoding="utf-8")
-    with file:
-        yield file
+def _check(record: Path) -> None:
+    """A path that cannot be written is told before anything is measured. Raises BadInput."""
+    folder = output(record).parent
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"{record} cannot be written: nothing may be written into {folder}")
 
 
 class _Run:
@@ -105,7 +104,7 @@ class _Run:
         sampling = Sampling(config.temperature, seed=config.seed)
         self._oracle = Oracle(config.model, config.draft_model, sampling, MAX_CONTEXT_TOKENS, config.threads)
 
-    async def cells(self, record: Any) -> list[Cell]:
+    async def cells(self, record: Path | None) -> list[Cell]:
         config = self._config
         cells: list[Cell] = []
         async with self._oracle:
@@ -156,14 +155,16 @@ class _Run:
             ties.append(summary.NearTie(reply.prompt, position, pair, gap))
         return ties
 
-    async def _record(self, measured: Measurements, tokens: Sequence[Sequence[int]], file: Any) -> None:
-        """Traces of the target's own text: the first scheme's replies, plain's."""
+    async def _record(self, measured: Measurements, tokens: Sequence[Sequence[int]], path: Path) -> None:
+        """Traces of the target's own text: the first scheme's replies, plain's. Until all are there, what was recorded
+        before stays."""
+        lines = []
         for reply in measured.replies:
             if reply.scheme == self._config.schemes[0] and reply.tokens:
                 trace = await self._oracle.trace(tokens[reply.prompt], reply.tokens)
-                with words(Path(file.name)):
-                    file.write(json.dumps({"prompt": reply.prompt, **structs.asdict(trace)}) + "\n")
-                    file.flush()
+                lines.append(json.dumps({"prompt": reply.prompt, **structs.asdict(trace)}) + "\n")
+        with words(path), replacing(path) as file:
+            file.write("".join(lines).encode())
 
 
 def _at(tokens: Sequence[int], position: int) -> int | None:

@@ -221,7 +221,10 @@ def _slow_down(text: str | None) -> SlowDown | None:
     parts = text.split(":")
     if len(parts) != 3:
         raise BadInput(f"--slow-down is SHARD:FACTOR:TOKEN, as 2:5:50; not {text!r}")
-    shard, factor, token = (_numbers("--slow-down", part, "/", 0, 1e6)[0] for part in parts)
+    shard, factor, token = (
+        _numbers("--slow-down", part, "/", 0, 1e6, whole)[0]
+        for part, whole in zip(parts, (True, False, True), strict=True)
+    )
     return SlowDown(int(shard), factor, int(token))
 
 

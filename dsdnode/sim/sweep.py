@@ -172,18 +172,29 @@ def read_results(path: Path) -> dict[str, Result]:
     if not output(path).exists():
         return {}
     try:
-        lines = path.read_text().splitlines()
+        text = path.read_text()
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot read the results {path}: {error}") from None
-    results = {}
+    lines, results = text.splitlines(), {}
     for number, line in enumerate(lines, 1):
         try:
             result = Result.of_line(line)
             results[result.key] = result
         except (ValueError, KeyError, TypeError):
-            if number < len(lines):
+            if number < len(lines) or not _is_cut_off(text, line):
                 raise BadInput(f"{path}: line {number} is no result of a sweep: name another file") from None
     return results
+
+
+def _is_cut_off(text: str, last: str) -> bool:
+    """Was a sweep killed as it wrote the last line? Anything else there is somebody's, and would be lost."""
+    if text.endswith("\n") or not last.startswith("{"):
+        return False
+    try:
+        json.loads(last)
+    except ValueError:
+        return True
+    return False
 
 
 def rows_of(results: Sequence[Result]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,16 @@ def test_no_file_and_an_empty_one_are_told(tmp_path: Path) -> None:
 def test_prompts_of_one_length_end_in_their_own_words() -> None:
     made = of_length([[1, 2, 3], [4, 5]], 4)
     assert made == [[5, 1, 2, 3], [2, 3, 4, 5]]
+
+
+def test_a_line_without_an_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """As a device gives it, or a file with a hole in it."""
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(256 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match="line 1: not a JSON object"):
+            read_prompts(tmp_path / "hole", 1, 0)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()

@@ -36,6 +36,8 @@ COMMAND = [sys.executable, "-m", "dsdnode.cli", "bench"]
         (("--wire", "f64"), "no type for hidden states"),
         (("--sessions", "1,0"), "--sessions: '0' is not a whole number"),
         (("--slow-down", "1:5"), "--slow-down is SHARD:FACTOR:TOKEN"),
+        (("--slow-down", "1.5:5:50"), "--slow-down: '1.5' is not a whole number"),
+        (("--slow-down", "1:5:0.5"), "--slow-down: '0.5' is not a whole number"),
         (("--prompts", "/nowhere/at/all"), "cannot read the prompts /nowhere/at/all"),
         (("--record", "/nowhere/at/all"), "there is no folder /nowhere/at"),
         (("--plot", "chart.gif"), "--plot chart.gif: name it .svg"),
@@ -54,6 +56,13 @@ def test_what_cannot_be_measured_is_refused_in_words(
 def test_a_model_that_is_none_is_refused(call: Callable[..., Result], home: Path) -> None:
     (home / "no.gguf").write_bytes(b"no")
     assert call("bench", "-m", home / "no.gguf").code == 5
+
+
+def test_what_was_recorded_before_stays_where_nothing_is_measured(call: Callable[..., Result], home: Path) -> None:
+    (home / "no.gguf").write_bytes(b"no")
+    (home / "trace.jsonl").write_text("yesterday's\n")
+    assert call("bench", "-m", home / "no.gguf", "--record", home / "trace.jsonl").code == 5
+    assert (home / "trace.jsonl").read_text() == "yesterday's\n"
 
 
 @pytest.mark.timeout(300)

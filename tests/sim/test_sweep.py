@@ -102,3 +102,13 @@ def test_another_file_is_not_taken_for_results(tmp_path: Path) -> None:
     path.write_text("milk\nbread\n")
     with pytest.raises(BadInput, match="line 1 is no result"):
         sweep.read_results(path)
+
+
+@pytest.mark.parametrize("text", ["milk\n", "milk", '{"milk": 2}', "[1, 2]", '{"milk": 2\n'])
+def test_a_file_of_one_line_is_not_taken_for_half_a_result(tmp_path: Path, text: str) -> None:
+    """It would be thrown away."""
+    path = tmp_path / "notes.json"
+    path.write_text(text)
+    with pytest.raises(BadInput, match="line 1 is no result"):
+        list(sweep.run([], path, 1, print))
+    assert path.read_text() == text
