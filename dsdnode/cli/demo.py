@@ -34,7 +34,14 @@ EXAMPLE = "Ben has 34 stickers. Mia gives Ben 25 more. How many stickers does Be
 @click.option("--shards", default=3, show_default=True, metavar="N", help="Shard peers to split the demo target over.")
 @click.option("--prompt", metavar="TEXT", help="Answer this once and leave, in place of a chat.")
 @click.option("--serve", is_flag=True, help="Serve a page and other programs' APIs until Ctrl-C, in place of a chat.")
-@click.option("--api-port", default=29180, show_default=True, metavar="PORT", help="Where --serve does (0: any).")
+@click.option(
+    "--api-port",
+    default=29180,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Where --serve does (0: any).",
+)
 @reply_flags.reply_options
 @json_option
 @common_options

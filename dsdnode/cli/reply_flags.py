@@ -164,6 +164,8 @@ def take(flags: dict[str, Any]) -> ReplyFlags:
     taken = ReplyFlags(stop=stops(flags.pop("stop")))
     for name in KNOBS:
         text = flags.pop(name, None)
+        if text == "":  # of a shell's variable that is not set; in a chat's /set it means the default
+            raise BadInput(f"--{name.replace('_', '-')} is empty: say what it is, or leave it out")
         if text is not None:
             taken = taken.with_text(name, text)
     return taken

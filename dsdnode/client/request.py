@@ -191,6 +191,9 @@ class PendingReply:
             parse_window(self.request.window)
         if self.request.wire:
             parse_wire(self.request.wire)
+        asked = self.request.prompt_tokens or (0,)
+        if not 0 <= min(asked) <= max(asked) < self.model.vocab_size:
+            raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")
         try:
             data = encode_body(self._body(way))
             body = decode_body(data, replies.GenerateBody)
@@ -198,7 +201,7 @@ class PendingReply:
             raise BadInput(f"this cannot be asked, as it is not Unicode text: {error}") from None
         except ValueError as error:
             raise BadInput(f"the prompt is too long: {error}") from None
-        except PeerMisbehaved as error:
+        except (PeerMisbehaved, OverflowError) as error:
             raise BadInput(f"this cannot be asked: {error}") from None
         if max(body.prompt_tokens, default=0) >= self.model.vocab_size:
             raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")

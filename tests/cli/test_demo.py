@@ -172,3 +172,9 @@ def test_serve_prints_a_page_and_a_line_of_curl_that_work_until_ctrl_c(home: Pat
         demo.send_signal(signal.SIGINT)
         code = demo.wait(60)
     assert code == 130 and alive(home) == []
+
+
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_is_none_is_refused_before_anything_begins(call: Callable[..., Result], port: str) -> None:
+    refused = call("demo", "--serve", "--api-port", port)
+    assert refused.code == 2 and "--api-port" in refused.err and "0<=x<=65535" in refused.err

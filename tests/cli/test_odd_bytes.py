@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -146,6 +147,13 @@ async def test_a_library_s_user_is_told_too() -> None:
     ):
         with pytest.raises(BadInput, match="not Unicode text"):
             PendingReply(GenerateRequest(**asked), model).begin()
+
+
+@pytest.mark.parametrize("asked", [{"prompt_tokens": [2**99]}, {"prompt_tokens": [-1]}, {"prompt": "x", "seed": 2**99}])
+async def test_numbers_of_any_size_are_refused_in_words(asked: dict[str, Any]) -> None:
+    model = Model("ab" * 32, "demo", 8, 64, 512, "cd" * 32, 4096, (), 1, "")
+    with pytest.raises(BadInput, match=r"cannot be asked|token ids below 512"):
+        PendingReply(GenerateRequest(**asked), model).begin()
 
 
 @pytest.mark.parametrize(

@@ -247,3 +247,11 @@ def test_a_terminal_obeys_neither_a_reply_nor_an_error(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert call("run", "hi", "--join", JOIN).out == f"{shown}\n"
     assert call("chat", "--join", JOIN, stdin="hi\n").out == f"{shown}\n"
+
+
+@pytest.mark.parametrize("flag", ["--model", "--max-tokens", "--temperature", "--seed", "--window", "--wire"])
+def test_a_flag_with_nothing_behind_it_is_no_default(call: Callable[..., Result], swarm: Swarm, flag: str) -> None:
+    """Alice's script says "$SEED", which is not set."""
+    refused = call("run", "hello", "--join", JOIN, flag, "")
+    assert (refused.code, refused.out, swarm.requests) == (2, "", [])
+    assert f"{flag} is empty" in refused.err
