@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ from dsdnode.gateway.failures import Forbidden, Unauthorized, refusal
 OPEN_PATHS = ("/", "/health")
 OPEN_FOLDER = "/page/"
 """They tell nothing of anybody's, and are asked for by who has no key: a browser, a supervisor."""
+DEFAULT_PORTS = {"http": 80, "https": 443}
+"""No browser writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +80,19 @@ def is_loopback(name: str) -> bool:
 
 
 def check_origin(origin: str) -> str:
-    """Raises BadInput."""
+    """Raises BadInput, also for what no browser sends: it would never be let in."""
     if origin == "*":
         return origin
     with contextlib.suppress(ValueError):
         parts = urlsplit(origin)
-        if parts.scheme in ("http", "https") and origin == f"{parts.scheme}://{parts.netloc}" and parts.netloc:
+        port = f":{parts.port}" if parts.port is not None else ""  # (raises beyond 65535)
+        is_host = re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", parts.netloc.removesuffix(port)) is not None
+        is_whole = origin == f"{parts.scheme}://{parts.netloc}" and parts.port != DEFAULT_PORTS.get(parts.scheme)
+        if parts.scheme in DEFAULT_PORTS and is_whole and is_host:
             return origin
-    raise BadInput(f"an origin is http://HOST:PORT or https://HOST, without a path, not {origin[:100]!r}")
+    raise BadInput(
+        f"an origin is http://HOST:PORT or https://HOST as a browser writes it, without a path, not {origin[:100]!r}"
+    )
 
 
 class Doors:

@@ -232,10 +232,22 @@ async def test_an_origin_that_is_none_was_a_bug_of_the_server(served: Served, or
     assert answer.status_code == 403 and served.swarm.asked == []
 
 
-@pytest.mark.parametrize("origin", ["http://[::1", "ftp://x", "https://", "https://x/", "x"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("http://[::1", "ftp://x", "https://", "https://x/", "x"),
+        *("http://*", "https://*.x", "https://x:99999", "https://a b", "https://X", "https://u@x", "https://x:443"),
+        *("https://x\0", "https://x?", "https://x, https://y"),
+    ],
+)
 def test_an_origin_that_no_page_has_is_refused(origin: str) -> None:
     with pytest.raises(BadInput, match="an origin is"):
         check_origin(origin)
+
+
+@pytest.mark.parametrize("origin", ["*", "https://x", "http://x-1.y.z:8080", "http://[::1]:3000", "http://x:443"])
+def test_an_origin_that_a_page_has_is_taken(origin: str) -> None:
+    assert check_origin(origin) == origin
 
 
 @pytest.mark.parametrize("rules", [Rules("a key")])
