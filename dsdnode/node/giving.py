@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ import structlog
 
 from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf import state_of
-from dsdnode.errors import DsdError
+from dsdnode.errors import BadInput, DsdError
 from dsdnode.files import replacing
 from dsdnode.identity import Identity
 from dsdnode.net.rpc import Rpc
@@ -64,14 +65,15 @@ class Giving:
             log.info("the target's file is not given to other members", reason=str(error))
 
     async def _of_target(self, path: Path) -> Tensors:
-        entry = self._cache_folder / f"{hashlib.sha256(state_of(path).encode()).hexdigest()}.tensors"
+        entry = self._cache_folder / f"{hashlib.sha256(os.fsencode(state_of(path))).hexdigest()}.tensors"
         try:
             return msgspec.json.decode(entry.read_bytes()[:MAX_KEPT_BYTES], type=Tensors)
         except (OSError, msgspec.DecodeError):
             tensors = await hashed(path)
-        await asyncio.to_thread(entry.parent.mkdir, parents=True, exist_ok=True)
-        with replacing(entry) as file:
-            file.write(msgspec.json.encode(tensors))
+        with contextlib.suppress(OSError, BadInput, UnicodeEncodeError):  # next time it is hashed again
+            await asyncio.to_thread(entry.parent.mkdir, parents=True, exist_ok=True)
+            with replacing(entry) as file:
+                file.write(msgspec.json.encode(tensors))
         return tensors
 
     def find(self, weights_hash: str) -> Holding | None:

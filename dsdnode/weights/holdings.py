@@ -88,6 +88,8 @@ def holding(tensors: Tensors, folder: Path, identity: Identity) -> Holding:
             tensors.licence,
         )
         return Holding(manifest, sign_manifest(identity, manifest), tensors.places, folder)
+    except UnicodeEncodeError:
+        raise ModelRefused("its file has a name that is not UTF-8: members could not be told it") from None
     except ValueError:
         raise ModelRefused("the model has too many tensors to tell members of") from None
 
