@@ -173,6 +173,8 @@ class LoadTerms:
     def __post_init__(self) -> None:
         if min(self.requests, self.users, self.burst) < 1 or self.clients < 0 or not self.regions:
             raise ValueError("requests, users, burst and regions are at least one, clients not negative")
+        if max(self.users, self.burst, self.clients) > MAX_PEERS:
+            raise ValueError(f"users, burst and clients are at most {MAX_PEERS}")
         if self.rate_per_s <= 0 or self.think_s < 0:
             raise ValueError("rate_per_s is positive, think_s not negative")
         for low, high in (_span(self.prompt_tokens), _span(self.reply_tokens)):

@@ -96,6 +96,8 @@ def read_traces(path: Path) -> RecordedPair:
             lines = file.read(MAX_FILE_BYTES).removeprefix(BOM_UTF8).splitlines()
     except OSError as error:
         raise BadInput(f"cannot read the trace {path}: {error.strerror or error}") from None
+    except ValueError as error:  # of a scenario: a NUL in its path
+        raise BadInput(f"cannot read the trace {str(path)!r}: {error}") from None
     traces = [_parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not any(len(trace) for trace in traces):
         raise BadInput(f"{path}: no recorded reply in it")

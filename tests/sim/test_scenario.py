@@ -30,6 +30,7 @@ def test_those_that_come_along_can_be_read(path: Path) -> None:
         ({"peers": [{"count": 3}]}, "role must be given"),
         ({"peers": [*PEERS, {"role": "boss"}]}, "'boss' is not one of shard, drafter, bootstrap"),
         ({"peers": PEERS, "load": {"prompt_tokens": [9, 3]}}, "prompts and replies"),
+        *(({"peers": PEERS, "load": {key: 10**9}}, "are at most 100000") for key in ("users", "burst", "clients")),
         ({"peers": PEERS, "load": {"arrivals": "rain"}}, "'rain' is not one of poisson, burst, closed"),
         ({"peers": PEERS, "pair": {"acceptance": 1.5}}, "between 0 and 1"),
         ({"peers": PEERS, "policies": {"window": "widest"}}, "'widest' is no window policy"),

@@ -47,3 +47,5 @@ def test_what_is_no_trace_is_refused(line: object, complaint: str, tmp_path: Pat
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot read the trace"):
         read_traces(tmp_path / "none")
+    with pytest.raises(BadInput, match="cannot read the trace"):
+        read_traces(tmp_path / "a\0b")
