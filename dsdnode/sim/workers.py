@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -33,4 +34,13 @@ def num_cores() -> int:
 def _begin() -> None:
     """The terminal's Ctrl-C is for the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end with the parent", daemon=True).start()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LOG_ERRORS))
+
+
+def _end_with_parent() -> None:
+    """Whoever kills it, or ends it with a signal that it does not hear of, means us too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

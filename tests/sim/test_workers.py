@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import Future
 
@@ -11,6 +14,17 @@ import pytest
 from dsdnode.sim.workers import workers
 
 LONGER_THAN_A_TEST_S = 600.0
+SLEEPS = """
+import os, time
+from dsdnode.sim.workers import workers
+
+def sleep(number):
+    os.write(1, b"asleep\\n")
+    time.sleep(600)
+
+with workers(2) as pool:
+    list(pool.map(sleep, range(2)))
+"""
 
 
 def test_ctrl_c_does_not_wait_for_what_is_being_simulated() -> None:
@@ -24,3 +38,12 @@ def test_ctrl_c_does_not_wait_for_what_is_being_simulated() -> None:
     with pytest.raises(KeyboardInterrupt):
         sweep()
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_no_process_outlives_a_command_that_is_killed(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as command:
+        assert command.stdout is not None
+        assert [command.stdout.readline() for _ in range(2)] == [b"asleep\n"] * 2
+        command.send_signal(number)
+        assert command.stdout.read() == b"", "it ends when nobody holds the pipe any more"
