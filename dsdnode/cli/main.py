@@ -32,7 +32,7 @@ COMMANDS = {
 """Where each command is; a module is imported when its command is asked for, since all of them take half a second."""
 
 THE_SYSTEM_S = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM),
     *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.ESTALE),
 )
 """What it refuses because of rights, disks, memory and names that are the user's: no bug of ours, wherever it comes."""
@@ -129,12 +129,23 @@ def _unexpected(error: Exception, invocation: Invocation) -> int:
         where = f"the traceback is in {path}"
     except (OSError, DsdError):
         where = "-v shows the traceback"
-    if isinstance(error, OSError) and error.errno in THE_SYSTEM_S:
-        about = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        render.print_error(f"{about}{error.strerror} ({where})")
+    if words := _the_system_s(error):
+        render.print_error(f"{words} ({where})")
     else:
         render.print_error(f"unexpected {type(error).__name__}: {error} (this is a bug; {where})")
     return EXIT_FAILURE
+
+
+def _the_system_s(error: Exception) -> str:
+    """Its words, where it is what refuses; "": it is not."""
+    if isinstance(error, MemoryError):
+        return os.strerror(errno.ENOMEM)
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "the system allows no more threads, or has no memory for them"
+    if isinstance(error, OSError) and error.errno in THE_SYSTEM_S:
+        about = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{about}{error.strerror}"
+    return ""
 
 
 def _stands_nowhere(error: OSError) -> bool:

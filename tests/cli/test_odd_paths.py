@@ -111,6 +111,13 @@ def test_what_the_system_refuses_is_no_bug(call: Call, swarm: Swarm, home: Path,
     assert result.code == 1 and result.err.startswith(f"error: /disk/x: {os.strerror(number)} (the traceback is in")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_that_there_is_no_room_is_no_bug(call: Call, swarm: Swarm, home: Path, error: Exception) -> None:
+    swarm.replies = [[error]]
+    result = call("run", "hello", "--join", JOIN, "--data-dir", home)
+    assert result.code == 1 and "memory" in result.err and "is a bug" not in result.err
+
+
 def test_a_cache_that_cannot_be_looked_into_is_no_fault_of_the_model() -> None:
     assert file_sha256(demo_target(), Path(f"/{LONG}")) == file_sha256(demo_target())
 
