@@ -23,12 +23,14 @@ from dsdnode.files import shown
 @common_options
 def split(model: Path, layers: str, output: Path, as_json: bool, **flags: Any) -> None:
     """Cut layers out of a GGUF model, exact to the bit. `dsdnode start --model` serves the shard."""
+    from dsdnode.bench.daemons import leaving_by_exception
     from dsdnode.engine.gguf import cut
 
     cache_folder = load(flags)["data_dir"] / "cache"
     start, end = parse_layers(layers)
     files.output(output)  # a large model is hashed before it is cut
-    made = cut(model, start, end, output, _show_progress if sys.stderr.isatty() else None, cache_folder)
+    with leaving_by_exception():  # else half a model would stay beside it
+        made = cut(model, start, end, output, _show_progress if sys.stderr.isatty() else None, cache_folder)
     size_bytes = output.stat().st_size
     if as_json:
         told = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -239,3 +240,33 @@ def test_a_detached_node_logs_into_its_data_dir_and_says_there_why_it_ended(call
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         done = subprocess.run([*words, "--listen", listen], capture_output=True, cwd=ROOT, timeout=60)
     assert done.returncode == 2 and b"is in use" in done.stderr and b"long ago" not in done.stderr
+
+
+# --- what is told to leave
+
+HALF = """
+import os, signal, sys
+from dsdnode.cli.main import main
+from dsdnode.engine import gguf
+from dsdnode.files import replacing
+
+def cut(model, start, end, out, *rest):
+    with replacing(out) as file:
+        file.write(b"half of it")
+        file.flush()
+        os.kill(os.getpid(), NUMBER)
+        signal.pause()
+
+gguf.cut = cut
+NUMBER = int(sys.argv.pop())
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_split_that_is_ended_leaves_no_half(home: Path, number: signal.Signals) -> None:
+    """Of a large model that is a disk full of nothing."""
+    words = ["split", "model.gguf", "--layers", "0:2", "-o", str(home / "part.gguf"), str(int(number))]
+    done = subprocess.run([sys.executable, "-c", HALF, *words], check=False)
+    assert done.returncode == 128 + number
+    assert list(home.iterdir()) == []
