@@ -15,8 +15,9 @@ from starlette.responses import JSONResponse, Response
 from dsdnode.client.client import GenerateRequest, Piece
 from dsdnode.errors import BadInput
 from dsdnode.gateway.answers import Answers, Call, unless_hung_up
-from dsdnode.gateway.bodies import Sampled, StopText, Tokens, read, text_of
+from dsdnode.gateway.bodies import THOUGHTS, Sampled, StopText, Tokens, read, refuse, text_of
 from dsdnode.gateway.failures import anthropic_error
+from dsdnode.gateway.formats import openai_format
 from dsdnode.gateway.streams import event, streamed
 from dsdnode.gateway.tools import Offer, anthropic_tools, call, offer, settled
 
@@ -24,8 +25,10 @@ REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 VOLATILE = "x-anthropic-billing-header:"
 """A line that an agent puts first and changes with every request: with it no conversation would begin like the one
 before it."""
-IGNORED_BLOCKS = ("thinking", "redacted_thinking")
-"""What models have thought before is no part of what they are asked."""
+
+
+class OutputConfig(msgspec.Struct):
+    format: Any = None
 
 
 class Message(msgspec.Struct, kw_only=True):
@@ -38,7 +41,7 @@ class Message(msgspec.Struct, kw_only=True):
         found: dict[str, list[Any]] = {"text": [], "tool_use": [], "tool_result": []}
         for index, block in enumerate(blocks):
             kind = block.get("type") if isinstance(block, dict) else None
-            if kind not in IGNORED_BLOCKS:
+            if kind not in THOUGHTS:
                 read_as = BLOCKS.get(kind) if isinstance(kind, str) else None
                 name, said = (read_as or _text)(block, f"{where}.content[{index}]")
                 found[name].append(said)
@@ -80,11 +83,15 @@ class Counted(Sampled, kw_only=True):
     """What tokens are counted of."""
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=1024)]
-    max_tokens: Tokens = 1
+    max_tokens: Any = None
     system: Any = None
     stop_sequences: Annotated[list[StopText], Meta(max_length=16)] | None = None
     tools: Any = None
     tool_choice: Any = None
+    output_config: OutputConfig | None = None
+    output_format: Any = None
+    """The same as its format, as it was called before."""
+    mcp_servers: Any = None
 
     def offer(self) -> Offer:
         """Raises BadInput."""
@@ -98,8 +105,10 @@ class Counted(Sampled, kw_only=True):
         turns = [{"role": "system", "content": system}] if system else []
         for index, one in enumerate(self.messages):
             turns += one.turns(f"messages[{index}]")
-        offered = self.offer()
-        knobs: dict[str, Any] = {"tools": offered.tools, "constraint": offered.constraint(None)}
+        refuse({"mcp_servers": bool(self.mcp_servers)})
+        said = (self.output_config and self.output_config.format) or self.output_format
+        offered, format_ = self.offer(), openai_format(said, "output_config.format")
+        knobs: dict[str, Any] = {"tools": offered.tools, "constraint": offered.constraint(format_)}
         return self.request(settled(turns), max_tokens=self.max_tokens, stop=self.stop_sequences, **knobs)
 
 
@@ -137,6 +146,7 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """As they would be asked for; nothing is computed."""
     body = await read(request, Counted)
+    body.max_tokens = None
     found = await unless_hung_up(request, request.app.state.swarm.read_text(body.asked()))
     return JSONResponse({"input_tokens": len(found.tokens)})
 

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from dsdnode.errors import BadInput, DsdError
 from dsdnode.gateway import anthropic, ollama, openai, page, responses, texts
 from dsdnode.gateway.doors import Doors, Rules
-from dsdnode.gateway.failures import RETRY_AFTER_S, NotHere, failure_of, refusal
+from dsdnode.gateway.failures import RETRY_AFTER_S, NotHere, NotSo, failure_of, refusal
 from dsdnode.gateway.map import Here
 from dsdnode.gateway.map import swarm as swarm_map
 from dsdnode.gateway.metrics import Metrics, metrics
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 MAX_REASONS = 4
 """Models in a reason: anybody may name as many as he likes to the swarm."""
+EMBEDDINGS = ("/v1/embeddings", "/api/embed", "/api/embeddings")
 HUNG_UP = 499
 """As nginx has it; nobody reads it."""
 
@@ -50,6 +51,8 @@ def make_app(swarm: Swarm, rules: Rules, here: Here | None = None) -> Starlette:
             Route("/api/generate", ollama.generate, methods=["POST"]),
             Route("/api/tags", ollama.tags, methods=["GET"]),
             Route("/api/show", ollama.show, methods=["POST"]),
+            Route("/api/ps", ollama.running, methods=["GET"]),
+            *(Route(path, embeddings, methods=["POST"]) for path in EMBEDDINGS),
             Route("/api/version", ollama.version, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
@@ -58,7 +61,12 @@ def make_app(swarm: Swarm, rules: Rules, here: Here | None = None) -> Starlette:
         ],
         middleware=[
             Middleware(
-                CORSMiddleware, allow_origins=list(rules.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+                CORSMiddleware,
+                allow_origins=list(rules.origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                allow_private_network=True,  # browsers ask so before a public page reaches this machine
+                expose_headers=["retry-after", "x-dsdnode-route"],
             ),
             Middleware(Doors, rules=rules),
         ],
@@ -73,6 +81,10 @@ def make_app(swarm: Swarm, rules: Rules, here: Here | None = None) -> Starlette:
     app.state.swarm = Watched(swarm, app.state.metrics)
     app.state.here = here or _nobody
     return app
+
+
+async def embeddings(request: Request) -> Response:
+    raise BadInput("embeddings: not supported by this server; its models write text")
 
 
 async def health(request: Request) -> Response:
@@ -97,12 +109,12 @@ async def _no_such_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == 405:
-        words = f"{request.method} is not for {path[:100]}"
-    elif error.status_code == 404:
-        words = f"there is no {path[:100]} here"
-    else:
-        return refusal(path, BadInput(error.detail))
-    return refusal(path, NotHere(words))
+        answer = refusal(path, NotSo(f"{request.method} is not for {path[:100]}"))
+        answer.headers.update(error.headers or {})
+        return answer
+    if error.status_code == 404:
+        return refusal(path, NotHere(f"there is no {path[:100]} here"))
+    return refusal(path, BadInput(error.detail))
 
 
 async def _hung_up(request: Request, error: Exception) -> Response:

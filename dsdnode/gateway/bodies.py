@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
@@ -29,15 +31,25 @@ USUAL_TOKENS = 2048
 LEAST_TOP_P = 1e-6
 """Programs say 0 for the likeliest token alone; on the wire it is above that."""
 ANY_MODEL = ("", "default", "auto")
+MAX_HALVES = 1 << 13
+"""Replaced in a body: each costs, and a conversation has a few."""
+THOUGHTS = ("thinking", "redacted_thinking", "reasoning")
+"""Parts and items by their type: what models have thought before is no part of what they are asked."""
+_HALF = rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+_PAIR = rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_HALVES = re.compile(rb"(?P<others>(?:(?:" + _PAIR + rb"|(?!" + _HALF + rb")\\.)[^\\]*+)++)|" + _HALF, re.DOTALL)
+"""Escapes of JSON: a row of others, or one that names half a character alone."""
 
 Temperature = Annotated[float, Meta(ge=0, le=100)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 TopK = Annotated[int, Meta(ge=-1, le=1 << 24)]
-Seed = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Bias = Annotated[float, Meta(ge=-MAX_BIAS, le=MAX_BIAS)]
 TopLogprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 Tokens = Annotated[int, Meta(ge=1)]
-StopText = Annotated[str, Meta(min_length=1, max_length=256)]
+Most = Annotated[int, Meta(ge=-1)]
+"""Of tokens; -1, as llama.cpp and LM Studio have it: as many as are usual."""
+StopText = Annotated[str, Meta(max_length=256)]
+"""An empty one stops nothing: programs send what stands in a field that nobody has filled."""
 Stops = StopText | Annotated[list[StopText], Meta(max_length=16)] | None
 
 T = TypeVar("T")
@@ -45,6 +57,9 @@ T = TypeVar("T")
 
 async def read(request: Request, kind: type[T]) -> T:
     """Raises BadInput, which says where in the body the fault is."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise BadInput(f"content-encoding {encoding[:40]!r}: bodies are read as they are, not compressed")
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
@@ -55,11 +70,38 @@ async def read(request: Request, kind: type[T]) -> T:
     except TimeoutError:
         raise BadInput(f"the request's body had not come after {BODY_S:.0f} s") from None
     try:
-        return msgspec.json.decode(data, type=kind)
+        return _decoded(bytes(data.removeprefix(codecs.BOM_UTF8)), kind)
     except msgspec.ValidationError as error:
         raise BadInput(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"the request's body is not JSON: {error}") from None
+
+
+def _decoded(data: bytes, kind: type[T]) -> T:
+    """Half a character, as programs leave it where they cut a text off, is replaced, as where texts are decoded. Raises
+    what msgspec raises."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        whole = _HALVES.sub(lambda found: found["others"] or rb"\ufffd", data, count=MAX_HALVES)
+        if whole == data:
+            raise
+        return msgspec.json.decode(whole, type=kind)
+
+
+def refuse(asked: dict[str, bool]) -> None:
+    """Raises BadInput, which names what is asked."""
+    if names := [name for name, is_asked in asked.items() if is_asked]:
+        raise BadInput(f"{', '.join(names)}: not supported by this server; leave it out")
+
+
+def most_of(asked: int | None) -> int | None:
+    """Tokens of a reply; None: as many as are usual. Raises BadInput."""
+    if asked == 0:
+        raise BadInput("a reply has at least one token: max_tokens is 1 or more")
+    return None if asked == -1 else asked
 
 
 class Sampled(msgspec.Struct, kw_only=True):
@@ -71,7 +113,8 @@ class Sampled(msgspec.Struct, kw_only=True):
     top_p: Share | None = None
     top_k: TopK | None = None
     min_p: Share | None = None
-    seed: Seed | None = None
+    seed: int | None = None
+    """Of any size: what is above 63 bits is folded."""
     window: str | None = None
     acceptance: str | None = None
     threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
@@ -85,6 +128,14 @@ class Sampled(msgspec.Struct, kw_only=True):
     logit_bias: dict[str, Bias] | None = None
     regex: str | None = None
     """What all of the text is to match."""
+    grammar: Any = None
+    json_schema: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
+    """As llama.cpp and vLLM call it."""
 
     def request(
         self,
@@ -112,7 +163,7 @@ class Sampled(msgspec.Struct, kw_only=True):
             top_p=1.0 if self.top_p is None else max(self.top_p, LEAST_TOP_P),
             min_p=self.min_p or 0.0,
             seed=self._seed(choice),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+            stop=tuple(one for one in ([stop] if isinstance(stop, str) else stop or ()) if one),
             draft_max=self.draft_max,
             window=self.window or "",
             threshold=self._threshold(),
@@ -128,6 +179,8 @@ class Sampled(msgspec.Struct, kw_only=True):
         )
 
     def _constraint(self, other: Constraint | None) -> Constraint | None:
+        if names := [name for name in OTHERS_RULES if getattr(self, name)]:
+            raise BadInput(f"{', '.join(names)}: not known here; response_format and regex hold a reply to a form")
         if self.regex is None:
             return other
         if other is not None:
@@ -158,6 +211,12 @@ class Sampled(msgspec.Struct, kw_only=True):
         return 0.0 if self.acceptance == "exact" else self.threshold or DEFAULT_THRESHOLD
 
 
+OTHERS_RULES = (
+    "grammar", "json_schema", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs",
+)  # fmt: skip
+"""A reply that is not held to one of them would look as if it were."""
+
+
 def text_of(content: Any, where: str) -> str:
     """Of a message's content: a text, parts of which all are texts, or nothing. Raises BadInput naming other parts."""
     if content is None:
@@ -177,4 +236,8 @@ def _part(part: Any, where: str) -> str:
         return text
     if kind == "refusal" and isinstance(part.get("refusal"), str):
         return str(part["refusal"])
+    if kind in THOUGHTS:
+        return ""
+    if kind in ("text", "input_text", "output_text"):
+        raise BadInput(f"{where}: a part of type {kind} has a text")
     raise BadInput(f"{where}: content of type {kind!r} cannot be used: the models here read text alone")

@@ -26,6 +26,11 @@ OPEN_FOLDER = "/page/"
 """They tell nothing of anybody's, and are asked for by who has no key: a browser, a supervisor."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 """No browser writes them."""
+PAGES = (
+    "http", "https", "app", "capacitor", "chrome-extension", "moz-extension", "safari-web-extension", "tauri",
+    "vscode-webview",
+)  # fmt: skip
+"""Schemes of pages: of the web, of browsers' extensions, and of programs that are made of pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,8 @@ def check_origin(origin: str) -> str:
         parts = urlsplit(origin)
         port = f":{parts.port}" if parts.port is not None else ""  # (raises beyond 65535)
         is_host = re.fullmatch(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", parts.netloc.removesuffix(port)) is not None
-        is_whole = origin == f"{parts.scheme}://{parts.netloc}" and parts.port != DEFAULT_PORTS.get(parts.scheme)
-        if parts.scheme in DEFAULT_PORTS and is_whole and is_host:
+        is_whole = origin == f"{parts.scheme}://{parts.netloc}" and parts.port != DEFAULT_PORTS.get(parts.scheme, 0)
+        if parts.scheme in PAGES and is_whole and is_host:
             return origin
     raise BadInput(
         f"an origin is http://HOST:PORT or https://HOST as a browser writes it, without a path, not {origin[:100]!r}"

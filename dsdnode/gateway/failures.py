@@ -34,7 +34,11 @@ class Forbidden(DsdError):
 
 
 class NotHere(DsdError):
-    """There is no such path, or method."""
+    """There is no such path."""
+
+
+class NotSo(DsdError):
+    """The path is asked by another method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ _FAILURES: tuple[tuple[type[Exception], Failure], ...] = (
     (Unauthorized, Failure(401, "authentication_error", "invalid_api_key")),
     (Forbidden, Failure(403, "permission_error", "forbidden")),
     (NotHere, Failure(404, "not_found_error", "not_found")),
+    (NotSo, Failure(405, "invalid_request_error", "method_not_allowed")),
     (ModelRefused, Failure(404, "not_found_error", "model_not_found")),
     (Overloaded, Failure(429, "rate_limit_error", "overloaded", retry=True)),
     (NoPipeline, Failure(503, "api_error", "no_pipeline", retry=True)),

@@ -18,6 +18,8 @@ def openai_format(asked: Any, where: str) -> Constraint | None:
     match kind:
         case "text":
             return None
+        case "json_object" if isinstance(asked.get("schema"), dict):  # as llama.cpp has it
+            return constraints.json_schema(asked["schema"])
         case "json_object":
             return constraints.json_object()
         case "json_schema":

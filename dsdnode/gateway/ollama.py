@@ -1,4 +1,5 @@
-"""Ollama's `POST /api/chat`, `/api/generate`, `/api/show`, `GET /api/tags`, `/api/version`: lines of JSON."""
+"""Ollama's `POST /api/chat`, `/api/generate`, `/api/show`, `GET /api/tags`, `/api/ps`, `/api/version`: lines of
+JSON."""
 
 from __future__ import annotations
 
@@ -16,17 +17,18 @@ from starlette.responses import JSONResponse, Response
 
 from dsdnode.client.client import GenerateRequest, Piece
 from dsdnode.gateway.answers import Answers, Call, unless_hung_up
-from dsdnode.gateway.bodies import Sampled, Stops, TopLogprobs, read, text_of
+from dsdnode.gateway.bodies import Sampled, Stops, TopLogprobs, read, refuse, text_of
 from dsdnode.gateway.failures import ollama_error
 from dsdnode.gateway.formats import ollama_format
 from dsdnode.gateway.logprobs import chat_logprobs
-from dsdnode.gateway.openai import model_named, num_logprobs, refuse
+from dsdnode.gateway.openai import model_named, num_logprobs
 from dsdnode.gateway.streams import line, streamed
 from dsdnode.gateway.tools import Offer, call, chat_tools, offer, settled
 from dsdnode.swarm.info import ModelInfo
 from dsdnode.wire.logprobs import SaidPosition
 
 NDJSON = "application/x-ndjson"
+NEVER = "9999-12-31T23:59:59Z"
 Writes = Callable[[str, Sequence[Call]], dict[str, Any]]
 
 
@@ -70,7 +72,7 @@ class Asked(msgspec.Struct, kw_only=True):
 
 class CalledFunction(msgspec.Struct):
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] | None = None
 
 
 class ToolCall(msgspec.Struct):
@@ -92,7 +94,7 @@ class Message(msgspec.Struct, kw_only=True):
         turn: dict[str, Any] = {"role": self.role, "content": text_of(self.content, where)}
         if self.tool_calls:
             turn["tool_calls"] = [
-                call(one.id or f"{where}.{one.function.name}", one.function.name, _json(one.function.arguments))
+                call(one.id or f"{where}.{one.function.name}", one.function.name, _json(one.function.arguments or {}))
                 for one in self.tool_calls
             ]
         if self.role == "tool":
@@ -105,7 +107,7 @@ def _json(value: Any) -> str:
 
 
 class ChatBody(Asked, kw_only=True):
-    messages: Annotated[list[Message], Meta(max_length=1024)] = []
+    messages: Annotated[list[Message], Meta(max_length=1024)] | None = None
     tools: Any = None
 
     def offer(self) -> Offer:
@@ -120,7 +122,7 @@ class ChatBody(Asked, kw_only=True):
 
 
 class GenerateBody(Asked, kw_only=True):
-    prompt: str = ""
+    prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
     suffix: str | None = None
@@ -219,6 +221,12 @@ async def tags(request: Request) -> Response:
     return JSONResponse({"models": [_tag(one) for one in await request.app.state.swarm.models()]})
 
 
+async def running(request: Request) -> Response:
+    """Those that can be asked for: nothing is loaded for who asks, nor unloaded."""
+    found = [one for one in await request.app.state.swarm.models() if one.complete]
+    return JSONResponse({"models": [{**_tag(one), "expires_at": NEVER, "size_vram": 0} for one in found]})
+
+
 def _tag(one: ModelInfo) -> dict[str, Any]:
     return {
         "name": one.name,
@@ -238,13 +246,13 @@ def _details() -> dict[str, Any]:
 
 
 class ShowBody(msgspec.Struct, kw_only=True):
-    model: str = ""
-    name: str = ""
+    model: str | None = None
+    name: str | None = None
 
 
 async def show(request: Request) -> Response:
     body = await read(request, ShowBody)
-    one = await model_named(request, (body.model or body.name).removesuffix(":latest"))
+    one = await model_named(request, (body.model or body.name or "").removesuffix(":latest"))
     info = {"general.name": one.name, "dsdnode.model_id": one.model_id, "dsdnode.block_count": one.num_layers}
     capabilities = ["completion", "tools"]
     return JSONResponse({"details": _details(), "model_info": info, "capabilities": capabilities, "template": ""})

@@ -21,7 +21,7 @@ from dsdnode.client.calls import CallPart
 from dsdnode.client.client import Finished, GenerateRequest, Piece
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.gateway.answers import Answer, Answers, unless_hung_up
-from dsdnode.gateway.bodies import MAX_CHOICES, Sampled, Stops, Tokens, TopLogprobs, read, text_of
+from dsdnode.gateway.bodies import MAX_CHOICES, Most, Sampled, Stops, TopLogprobs, most_of, read, refuse, text_of
 from dsdnode.gateway.failures import openai_error
 from dsdnode.gateway.formats import openai_format
 from dsdnode.gateway.logprobs import chat_logprobs, text_logprobs
@@ -31,7 +31,7 @@ from dsdnode.gateway.tools import Offer, call, chat_tools, offer, settled
 from dsdnode.swarm.info import ModelInfo
 from dsdnode.wire.logprobs import SaidPosition
 
-ROLES = {"developer": "system"}
+ROLES = {"developer": "system", "function": "tool"}
 """Other names of a role."""
 DONE = b"data: [DONE]\n\n"
 
@@ -48,7 +48,8 @@ class Completing(Sampled, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     stop: Stops = None
-    max_tokens: Tokens | None = None
+    max_tokens: Most | None = None
+    response_format: Any = None
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
 
     def offer(self) -> Offer:
@@ -58,52 +59,55 @@ class Completing(Sampled, kw_only=True):
 
 def num_logprobs(asked: bool | None, top: int | None) -> int:
     """As GenerateRequest.logprobs. Raises BadInput."""
-    if top is not None and not asked:
+    if top and not asked:
         raise BadInput("top_logprobs goes with logprobs: true")
     return (top or 0) if asked else -1
 
 
-def refuse(asked: dict[str, bool]) -> None:
-    if names := [name for name, is_asked in asked.items() if is_asked]:
-        raise BadInput(f"{', '.join(names)}: not supported by this server; leave it out")
-
-
 class CalledFunction(msgspec.Struct):
     name: str
-    arguments: str = "{}"
+    arguments: str | None = None
 
 
 class ToolCall(msgspec.Struct, kw_only=True):
     function: CalledFunction
-    id: str = ""
+    id: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        return call(self.id or "", self.function.name, self.function.arguments or "{}")
 
 
 class Message(msgspec.Struct, kw_only=True):
     role: Annotated[str, Meta(min_length=1, max_length=32)]
     content: Any = None
     tool_calls: list[ToolCall] | None = None
+    function_call: CalledFunction | None = None
+    """A call, as it was said before there were several."""
+    audio: Any = None
     tool_call_id: str | None = None
     name: str | None = None
 
     def turn(self, where: str) -> dict[str, Any]:
         """As it is asked for. Raises BadInput."""
+        refuse({f"{where}.audio": bool(self.audio)})
         turn: dict[str, Any] = {"role": ROLES.get(self.role, self.role), "content": text_of(self.content, where)}
-        if self.tool_calls:
-            turn["tool_calls"] = [call(one.id, one.function.name, one.function.arguments) for one in self.tool_calls]
-        if self.role == "tool":
+        calls = [*(self.tool_calls or ()), *([ToolCall(function=self.function_call)] if self.function_call else ())]
+        if calls:
+            turn["tool_calls"] = [one.told() for one in calls]
+        if turn["role"] == "tool":
             turn |= {"tool_call_id": self.tool_call_id or "", "name": self.name or ""}
         return turn
 
 
 class ChatBody(Completing, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1, max_length=1024)]
-    max_completion_tokens: Tokens | None = None
-    response_format: Any = None
+    max_completion_tokens: Most | None = None
     tools: Any = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     functions: Any = None
     modalities: list[Any] | None = None
+    web_search_options: Any = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
 
@@ -117,10 +121,12 @@ class ChatBody(Completing, kw_only=True):
             {
                 "functions": bool(self.functions),
                 f"modalities {others}": bool(others),
+                "web_search_options": self.web_search_options is not None,
             }
         )
         messages = settled(one.turn(f"messages[{index}]") for index, one in enumerate(self.messages))
-        most, num = self.max_completion_tokens or self.max_tokens, num_logprobs(self.logprobs, self.top_logprobs)
+        most = most_of(self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens)
+        num = num_logprobs(self.logprobs, self.top_logprobs)
         format_, offered = openai_format(self.response_format, "response_format"), self.offer()
         knobs: dict[str, Any] = {"max_tokens": most, "stop": self.stop, "logprobs": num, "tools": offered.tools}
         knobs["constraint"] = offered.constraint(format_)
@@ -135,7 +141,7 @@ class CompletionBody(Completing, kw_only=True):
     logprobs: TopLogprobs | None = None
 
     def requests(self) -> list[GenerateRequest]:
-        refuse({"suffix": bool(self.suffix), "echo": bool(self.echo), "best_of": self.best_of not in (None, 1)})
+        refuse({"suffix": bool(self.suffix), "echo": bool(self.echo), "best_of": self.best_of not in (None, 1, self.n)})
         try:
             prompt = msgspec.convert(self.prompt, str | list[Any])
             many = [prompt] if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int) else prompt
@@ -150,10 +156,11 @@ class CompletionBody(Completing, kw_only=True):
             self.request(
                 prompt=one if isinstance(one, str) else None,
                 prompt_tokens=None if isinstance(one, str) else one,
-                max_tokens=self.max_tokens or 16,
+                max_tokens=16 if self.max_tokens is None else most_of(self.max_tokens),
                 stop=self.stop,
                 choice=choice,
                 logprobs=-1 if self.logprobs is None else self.logprobs,
+                constraint=openai_format(self.response_format, "response_format"),
             )
             for one in prompts
             for choice in range(self.n or 1)
@@ -301,10 +308,15 @@ async def _chunks(
 
 
 async def models(request: Request) -> Response:
-    return JSONResponse({"object": "list", "data": [_model(one) for one in await request.app.state.swarm.models()]})
+    """Pages are Anthropic's: all there are stand on the first."""
+    found = [_model(one) for one in await request.app.state.swarm.models()]
+    ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]} if found else {"first_id": None, "last_id": None}
+    return JSONResponse({"object": "list", "data": found, "has_more": False, **ends})
 
 
 async def one_model(request: Request) -> Response:
+    if not request.path_params["name"]:
+        return await models(request)
     return JSONResponse(_model(await model_named(request, request.path_params["name"])))
 
 
@@ -320,10 +332,15 @@ async def model_named(request: Request, name: str) -> ModelInfo:
 
 
 def _model(one: ModelInfo) -> dict[str, Any]:
+    """As OpenAI's programs read it, and Anthropic's, who ask at the same path."""
     return {
         "id": one.name,
         "object": "model",
         "created": 0,
         "owned_by": "dsdnode",
+        "type": "model",
+        "display_name": one.name,
+        "created_at": "1970-01-01T00:00:00Z",
+        "lifecycle": "active",
         "dsdnode": {"model_id": one.model_id, "complete": one.complete, "missing": one.missing},
     }

@@ -18,11 +18,11 @@ from starlette.responses import JSONResponse, Response
 from dsdnode.client.client import Finished, GenerateRequest, Piece
 from dsdnode.errors import BadInput
 from dsdnode.gateway.answers import Answers, Call, unless_hung_up
-from dsdnode.gateway.bodies import Sampled, Tokens, TopLogprobs, read, text_of
+from dsdnode.gateway.bodies import THOUGHTS, Most, Sampled, TopLogprobs, most_of, read, refuse, text_of
 from dsdnode.gateway.failures import failure_of, openai_error, words
 from dsdnode.gateway.formats import openai_format
 from dsdnode.gateway.logprobs import chat_logprobs
-from dsdnode.gateway.openai import ROLES, num_logprobs, refuse
+from dsdnode.gateway.openai import ROLES, num_logprobs
 from dsdnode.gateway.streams import event, streamed
 from dsdnode.gateway.tools import Offer, call, offer, response_tools, settled
 from dsdnode.wire.logprobs import SaidPosition
@@ -58,19 +58,21 @@ ITEMS: Mapping[str, Callable[[Any, str], dict[str, Any]] | None] = {
     "message": _message,
     "function_call": _function_call,
     "function_call_output": _function_output,
-    "reasoning": None,
+    **dict.fromkeys(THOUGHTS),
 }
-"""By type: as what it is asked; None: what models have thought before is no part of that."""
+"""By type: as what it is asked; None: it is no part of that."""
 
 
 class ResponsesBody(Sampled, kw_only=True):
     input: str | list[Any]
     instructions: str | None = None
-    max_output_tokens: Tokens | None = None
+    max_output_tokens: Most | None = None
     stream: bool | None = None
     previous_response_id: str | None = None
     background: bool | None = None
     conversation: Any = None
+    prompt: Any = None
+    """One that OpenAI keeps, by its id."""
     text: TextOptions | None = None
     tools: Any = None
     tool_choice: Any = None
@@ -87,14 +89,14 @@ class ResponsesBody(Sampled, kw_only=True):
         """Raises BadInput."""
         if self.previous_response_id or self.conversation:
             raise BadInput("no responses are kept here: send the whole conversation as input, not its id")
-        refuse({"background": bool(self.background)})
+        refuse({"background": bool(self.background), "prompt": bool(self.prompt)})
         system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         wanted = bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
         num = num_logprobs(wanted, self.top_logprobs or None)
         offered, format_ = self.offer(), openai_format(self.text and self.text.format, "text.format")
         knobs: dict[str, Any] = {"tools": offered.tools, "constraint": offered.constraint(format_)}
         turns = settled([*system, *self._turns()])
-        return self.request(turns, max_tokens=self.max_output_tokens, logprobs=num, **knobs)
+        return self.request(turns, max_tokens=most_of(self.max_output_tokens), logprobs=num, **knobs)
 
     def _turns(self) -> Iterator[dict[str, Any]]:
         if isinstance(self.input, str):
@@ -103,7 +105,11 @@ class ResponsesBody(Sampled, kw_only=True):
         if not 0 < len(self.input) <= MAX_ITEMS:
             raise BadInput(f"input has {len(self.input)} items: 1 to {MAX_ITEMS} can be answered")
         for index, item in enumerate(self.input):
-            kind = item.get("type", "message") if isinstance(item, dict) else type(item).__name__
+            kind = item.get("type") or "message" if isinstance(item, dict) else type(item).__name__
+            if kind == "item_reference":
+                raise BadInput(
+                    f"input[{index}]: no items are kept here: send the item itself (`store: false`), not its id"
+                )
             if not isinstance(item, dict) or not isinstance(kind, str) or kind not in ITEMS:
                 raise BadInput(f"input[{index}]: an item of type {str(kind)[:40]!r} cannot be used")
             if (turn := ITEMS[kind]) is not None:
@@ -192,7 +198,7 @@ class Written:
         prompt, completion = self.answers.num_prompt_tokens, self.answers.num_completion_tokens
         return {
             "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": self.answers.num_reused},
+            "input_tokens_details": {"cached_tokens": self.answers.num_reused, "cache_write_tokens": 0},
             "output_tokens": completion,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": prompt + completion,

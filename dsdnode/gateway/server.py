@@ -68,6 +68,9 @@ class Connection(H11Protocol):
         self._expect_nothing()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing is wrong: Java's clients offer HTTP/2 with each request, and are answered in HTTP/1.1."""
+
     def _expect(self) -> None:
         self._overdue = self.loop.call_later(HEAD_S, self.transport.close)
 

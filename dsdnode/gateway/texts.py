@@ -11,8 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from dsdnode.client.client import GenerateRequest, TextRead
 from dsdnode.gateway.answers import unless_hung_up
-from dsdnode.gateway.bodies import ANY_MODEL, read
-from dsdnode.gateway.openai import refuse
+from dsdnode.gateway.bodies import ANY_MODEL, read, refuse
 
 TokenId = Annotated[int, Meta(ge=0, le=1 << 24)]
 

@@ -105,18 +105,34 @@ def offer(tools: Sequence[Asked], choice: Any, parallel: bool | None = None) -> 
     """`choice`: as any dialect says it. Raises BadInput."""
     kind = choice.get("type") if isinstance(choice, dict) else choice
     single = parallel is False
+    if kind == "allowed_tools":
+        tools, kind = _allowed(tools, choice)
     if kind in (None, "auto"):
         return Offer(tools, single)
     if kind == "none":
         return Offer()
     if kind not in ("required", "any", "function", "tool"):
-        raise BadInput(f"tool_choice is auto, none, required or the name of a tool, not {str(kind)[:40]!r}")
+        raise BadInput(
+            f"tool_choice is auto, none, required, allowed_tools or the name of a tool, not {str(kind)[:40]!r}"
+        )
     if not tools:
         raise BadInput("tool_choice wants a call, and there are no tools")
     only = _named(choice) if kind in ("function", "tool") else ""
     if only and only not in (one.name for one in tools):
         raise BadInput(f"tool_choice: no tool named {only[:64]!r} is offered")
     return Offer(tools, single, must=True, only=only)
+
+
+def _allowed(tools: Sequence[Asked], choice: dict[str, Any]) -> tuple[list[Asked], str]:
+    """Those of them that may be called, and whether one must be: models are not told of the others. Raises BadInput."""
+    holder = choice.get("allowed_tools", choice)  # chat completions have an object of its own for it
+    mode, listed = (holder.get("mode"), holder.get("tools")) if isinstance(holder, dict) else (None, None)
+    if mode not in ("auto", "required") or not isinstance(listed, list) or not listed:
+        raise BadInput("tool_choice: allowed_tools has a mode, auto or required, and a list of tools")
+    names = {_named(one) for one in listed if not _is_hosted(one)}
+    if unknown := names - {one.name for one in tools}:
+        raise BadInput(f"tool_choice: no tool named {min(unknown)[:64]!r} is offered")
+    return [one for one in tools if one.name in names], mode
 
 
 def _named(choice: Any) -> str:

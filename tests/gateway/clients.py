@@ -36,6 +36,7 @@ TOOLS: Any = [{"type": "function", "function": {"name": name, "parameters": SCHE
 FLAT: Any = [{"type": "function", "strict": True, "name": name, "parameters": SCHEMA} for name in NAMES]
 ANTHROPICS: Any = [{"name": name, "input_schema": SCHEMA} for name in NAMES]
 NAMED: Any = {"type": "function", "function": {"name": "subtract"}}
+ALLOWED: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}
 Features = dict[str, Callable[[], object]]
 
 
@@ -112,6 +113,7 @@ def openai_chat(url: str) -> Features:
         "tools": may,
         "required": lambda: called(calls(ask(tools=TOOLS, tool_choice="required")), *NAMES),
         "named": lambda: called(calls(ask(tools=TOOLS, tool_choice=NAMED, parallel_tool_calls=False)), "subtract"),
+        "allowed": lambda: called(calls(ask(tools=TOOLS, tool_choice=ALLOWED)), "subtract"),
         "required, stream": lambda: called(delta_calls(), *NAMES),
         "errors": fails,
     }
@@ -142,6 +144,7 @@ def openai_responses(url: str) -> Features:
         return last.response
 
     named = {"type": "function", "name": "subtract"}
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [named]}
     form = {"format": {"type": "json_schema", "name": "sum", "schema": SCHEMA}}
     return {
         "chat": lambda: held(ANSWER in ask().output_text, True),
@@ -151,6 +154,7 @@ def openai_responses(url: str) -> Features:
         "tools": may,
         "required": lambda: called(calls(ask(tools=FLAT, tool_choice="required")), *NAMES),
         "named": lambda: called(calls(ask(tools=FLAT, tool_choice=named)), "subtract"),
+        "allowed": lambda: called(calls(ask(tools=FLAT, tool_choice=allowed)), "subtract"),
         "required, stream": lambda: called(calls(streamed(tools=FLAT, tool_choice="required")), *NAMES),
     }
 
@@ -189,12 +193,14 @@ def anthropic_messages(url: str) -> Features:
         offered(text, found, prompt_of(answer.usage), prompt_of(ask().usage))
 
     named = {"type": "tool", "name": "subtract", "disable_parallel_tool_use": True}
+    form = {"format": {"type": "json_schema", "schema": SCHEMA}}
     count = client.messages.count_tokens
     return {
         "chat": lambda: held(ANSWER in ask().content[0].text, True),
         "stream": lambda: held(ANSWER in streamed().content[0].text, True),
         "usage": lambda: held(count(model="default", messages=ASKED).input_tokens, prompt_of(ask().usage)),
         "stop": lambda: held(ask(stop_sequences=["59"]).stop_sequence, "59"),
+        "JSON schema": lambda: called([("add", ask(output_config=form).content[0].text)], "add"),
         "tools": may,
         "required": lambda: called(calls(ask(tools=ANTHROPICS, tool_choice={"type": "any"})), *NAMES),
         "named": lambda: called(calls(ask(tools=ANTHROPICS, tool_choice=named)), "subtract"),

@@ -42,11 +42,13 @@ ERRORS: list[Callable[[], DsdError]] = [
 JSON_POSTS = {
     "/v1/chat/completions": ["messages", "tools", "tool_choice", "stream", "stream_options", "n", "stop", "max_tokens",
                              "max_completion_tokens", "response_format", "logprobs", "logit_bias", "functions",
-                             "modalities", "parallel_tool_calls", "presence_penalty"],
-    "/v1/completions": ["prompt", "suffix", "echo", "best_of", "n", "stop", "stream", "max_tokens"],
+                             "modalities", "parallel_tool_calls", "presence_penalty", "web_search_options",
+                             "grammar", "structured_outputs"],
+    "/v1/completions": ["prompt", "suffix", "echo", "best_of", "n", "stop", "stream", "max_tokens", "response_format"],
     "/v1/responses": ["input", "instructions", "tools", "tool_choice", "text", "stream", "max_output_tokens",
                       "previous_response_id", "metadata", "background", "conversation"],
-    "/v1/messages": ["messages", "system", "tools", "tool_choice", "max_tokens", "stop_sequences", "stream"],
+    "/v1/messages": ["messages", "system", "tools", "tool_choice", "max_tokens", "stop_sequences", "stream",
+                     "output_config", "output_format", "mcp_servers"],
     "/v1/messages/count_tokens": ["messages", "system", "tools", "tool_choice"],
     "/api/chat": ["messages", "tools", "options", "format", "stream", "think"],
     "/api/generate": ["prompt", "system", "raw", "suffix", "images", "options", "format", "stream"],
@@ -56,7 +58,16 @@ JSON_POSTS = {
 }  # fmt: skip
 """Keys of each, beside those that all have."""
 COMMON = ["model", "temperature", "top_p", "top_k", "min_p", "seed", "window", "acceptance", "threshold", "draft_max"]
-GETS = ["/v1/models", "/v1/models/demo", "/v1/models/x%2Fy", "/api/tags", "/api/version", "/health", "/nothing"]
+GETS = [
+    "/v1/models",
+    "/v1/models/demo",
+    "/v1/models/x%2Fy",
+    "/api/tags",
+    "/api/ps",
+    "/api/version",
+    "/health",
+    "/nothing",
+]
 
 
 class Shaped:
@@ -144,7 +155,8 @@ class Shaped:
 
     def _choice(self) -> Any:
         kind = self._rng.choice(["auto", "none", "any", "tool", "function", "required"])
-        return self._rng.choice([kind, {"type": kind, "name": "add"}])
+        allowed = self._holed({"mode": self._rng.choice(["auto", "required"]), "tools": [{"name": "add"}]})
+        return self._rng.choice([kind, {"type": kind, "name": "add"}, {"type": "allowed_tools", **allowed}])
 
 
 @dataclass
