@@ -87,7 +87,7 @@ class _InCells(textwrap.TextWrapper):
     def _split(self, text: str) -> list[str]:
         chunks = super()._split(text)
         if self.break_long_words:
-            chunks = [part for chunk in chunks for part in chop_cells(chunk, self.width)]
+            chunks = [part for chunk in chunks for part in chop_cells(chunk, self.width) or [chunk]]
         return [_Chunk(chunk) for chunk in chunks]
 
 

@@ -24,6 +24,8 @@ KEY = re.compile(r"[^\"'<>=\s\[{|]{1,64}")
 WHITESPACE = r"( |\n {0,20})?"
 """Between the parts of JSON: enough to indent ten levels. Where any number of spaces may stand, some models write
 nothing else."""
+DEEPEST = 64
+"""Levels of a schema: who reads it has a stack with an end."""
 MAX_LENGTH = 10_000
 """Characters that a text may have to have."""
 MAX_MORE = 15
@@ -216,20 +218,22 @@ class _Writer:
         self._check(2 * (said.count(b"[") + said.count(b"{")))  # each has two characters; made, a hundred bytes
         return msgspec.json.decode(said, type=dict[str, Any] | None) or {}
 
-    def _bare(self, schema: Any, *, is_value: bool = False) -> Any:
-        """Without annotations."""
+    def _bare(self, schema: Any, *, is_value: bool = False, depth: int = 1) -> Any:
+        """Without annotations. Raises BadInput."""
         if not isinstance(schema, list | dict):
             return schema
+        if depth > DEEPEST:
+            raise BadInput(f"tools that cannot be used: more than {DEEPEST} levels")
         self._count(len(schema))
         if isinstance(schema, list):
-            return [self._bare(one, is_value=is_value) for one in schema]
+            return [self._bare(one, is_value=is_value, depth=depth + 1) for one in schema]
         found = {}
         for key, value in schema.items():
             if key in NAMED and isinstance(value, dict) and not is_value:
                 self._count(len(value))
-                found[key] = {name: self._bare(one) for name, one in value.items()}
+                found[key] = {name: self._bare(one, depth=depth + 2) for name, one in value.items()}
             elif is_value or key not in ANNOTATIONS:
-                found[key] = self._bare(value, is_value=is_value or key in VALUES)
+                found[key] = self._bare(value, is_value=is_value or key in VALUES, depth=depth + 1)
         return found
 
     def _is_strict(self, function: _Function) -> bool:

@@ -53,6 +53,7 @@ class Answer:
     request: GenerateRequest
     pieces: list[str] = field(default_factory=list)
     """Of its text: were each one added to those before, a long reply would be copied with every token."""
+    num_characters: int = 0
     calls: list[Call] = field(default_factory=list)
     single: bool = False
     """Of several calls the first is given."""
@@ -73,6 +74,7 @@ class Answer:
             if self.single:
                 event = replace(event, calls=tuple(part for part in event.calls if part.index == 0))
             self.pieces.append(event.text)
+            self.num_characters += len(event.text)
             self.model = event.model
             self.num_tokens += len(event.tokens)
             self.logprobs += event.logprobs

@@ -294,7 +294,7 @@ async def _chunks(
                 yield chunk(index, shape.opening(came))
             opened.add(index)
             if isinstance(came, Piece) and (came.text or came.logprobs):
-                before = len(answers.each[index].text) - len(came.text)
+                before = answers.each[index].num_characters - len(came.text)
                 told = shape.logprobs(came.logprobs, before) if came.logprobs else None
                 yield chunk(index, shape.delta(came.text), logprobs=told, **drafted(came))
             for part in _calls(came):

@@ -284,6 +284,3 @@ def _taste(session: bytes, peer: bytes) -> float:
     if not session:
         return 0.0
     return int.from_bytes(hashlib.sha256(session + peer).digest()[:4], "big") / 2**32
-
-
-# --- what makes a pipeline, and what is missing to one ------------------------------------------------------------

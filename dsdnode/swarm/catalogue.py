@@ -58,15 +58,19 @@ class Model:
     def names(self) -> set[str]:
         return {shard.model_name for shard in self.shards}
 
+    def is_whole(self, answering: Collection[bytes]) -> bool:
+        """By those of its hosts alone."""
+        there = ((shard.start, shard.end) for shard in self.shards if shard.peer_id in answering)
+        return is_covered(there, self.num_layers)
+
     def rank(self, answering: Collection[bytes], trusted: Collection[bytes]) -> tuple[bool, int, int, bool, str]:
         """The least is to be preferred, of several that could be meant: what is whole, and hosted in the most networks,
         by the most peers, by one of the `trusted` ones. Only those `answering` count: any number of records can be
         made."""
         living = [shard for shard in self.shards if shard.peer_id in answering]
         networks = {network for shard in living for network in ip_groups(shard.addresses) or ("",)}
-        whole = is_covered(((shard.start, shard.end) for shard in living), self.num_layers)
         joined = any(shard.peer_id in trusted for shard in living)
-        return not whole, -len(networks), -len(living), not joined, self.model_id
+        return not self.is_whole(answering), -len(networks), -len(living), not joined, self.model_id
 
 
 def models_of(records: Iterable[ProviderRecord]) -> list[Model]:
@@ -126,10 +130,20 @@ async def preferred(models: Sequence[Model], pings: Pings) -> list[Model]:
     """By rank, the one to be preferred first; where there is a choice, all that are said to host them are asked."""
     if len(models) < 2:
         return list(models)
+    answering = await _answering(models, pings)
+    return sorted(models, key=lambda model: model.rank(answering, ()))
+
+
+async def is_any_whole(models: Sequence[Model], pings: Pings) -> bool:
+    """By those of their hosts who answer."""
+    answering = await _answering(models, pings)
+    return any(model.is_whole(answering) for model in models)
+
+
+async def _answering(models: Sequence[Model], pings: Pings) -> set[bytes]:
     peers = list(dict.fromkeys(shard.peer_id for model in models for shard in model.shards))
     rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in peers))
-    answering = {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
-    return sorted(models, key=lambda model: model.rank(answering, ()))
+    return {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
 
 
 # --- for people: who of them answers now

@@ -73,10 +73,9 @@ def token(env: Mapping[str, str]) -> str:
     caches = env.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # of nobody: a folder that is not there
     home = Path(env.get("HF_HOME") or Path(caches) / "huggingface")
     try:
-        home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
         with Path(env.get("HF_TOKEN_PATH") or home / "token").open("rb") as file:
             return file.read(MAX_TOKEN_BYTES).decode("ascii", "ignore").strip()
-    except (OSError, RuntimeError):  # (no home is known)
+    except OSError:
         return ""
 
 

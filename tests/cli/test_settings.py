@@ -198,17 +198,24 @@ def test_lists_in_a_variable() -> None:
     assert settings["join"] == (JOIN, other)
 
 
-@pytest.mark.parametrize("key", ["allow", "block"])
 @pytest.mark.parametrize("said", ["", " ", ",", "@"])
-def test_a_list_of_peers_that_names_nobody_is_none(tmp_path: Path, key: str, said: str) -> None:
-    """Alice's list of friends has become empty, or her shell's variable is not set: she does not mean everybody."""
+def test_a_list_of_friends_that_names_nobody_is_none(tmp_path: Path, said: str) -> None:
+    """Alice's list has become empty, or her shell's variable is not set: she does not mean everybody. Of those whom she
+    shuts out it means what it says."""
     (tmp_path / "friends").write_text("# bob has gone away\n\n")
     word = f"@{tmp_path / 'friends'}" if said == "@" else said
-    for where in ({"flags": {key: (word,)}, "env": {}}, {"flags": {}, "env": {f"DSDNODE_{key.upper()}": word}}):
-        with pytest.raises(BadInput, match=f"(?i){key}: it names no peer at all"):
-            resolve(**where)
-    with pytest.raises(BadInput, match=f"{key}: it names no peer at all"):
-        resolve({}, {}, write(tmp_path / "node.toml", f"{key} = ['{word}']"))
+    for key in ("allow", "block"):
+        for flags, env, told in (
+            ({key: (word,)}, {}, ""),
+            ({}, {f"DSDNODE_{key.upper()}": word}, ""),
+            ({}, {}, f"{key} = ['{word}']"),
+        ):
+            file = write(tmp_path / "node.toml", told)
+            if key == "block":
+                assert resolve(flags, env, file)["block"] == ()
+                continue
+            with pytest.raises(BadInput, match=r"(?i)allow: it names no peer at all"):
+                resolve(flags, env, file)
 
 
 def test_no_friend_at_all_is_nothing_said(tmp_path: Path) -> None:

@@ -23,6 +23,6 @@ CHOICE: Final = {
     "blocked-asked": Mutation(
         "dsdnode.client.drafters:Drafters._order", " if self.choice.takes(one.peer_id)", ""
     ),
-    "allow-nobody": Mutation("dsdnode.cli.peer_lists:read_peers", "if said and not found:", "if False:"),
+    "allow-nobody": Mutation("dsdnode.cli.peer_lists:read_peers", "said and not found and not may_be_empty", "False"),
     "paused-new": Mutation("dsdnode.node.shard.sessions:Sessions.refusal", "if self._admission.resting:", "if False:"),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from cachetools import LRUCache
 
 from dsdnode.client import constraints
+from dsdnode.client.client import Client, GenerateRequest
+from dsdnode.client.request import Finished
 from dsdnode.engine.permits import FoundMasks
 from dsdnode.errors import BadInput
 from dsdnode.net.port import Priority
@@ -71,6 +74,34 @@ def test_a_dead_end_is_one_where_the_text_comes_there_and_not_where_a_draft_does
                     await heard.all()
             ends[leads_there] += 1
         assert min(ends[True], ends[False]) > 2
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("eager", [True], indirect=True)
+def test_what_stands_behind_where_alice_wants_it_to_end_is_no_trouble(tmp_path: Path, eager: None) -> None:
+    """One verdict tells her last words, and of the dead end behind them."""
+
+    async def text_of(alice: Client, asked: GenerateRequest) -> tuple[str, str]:
+        text = reason = ""
+        with contextlib.suppress(BadInput):
+            async for event in alice.generate(asked):
+                if isinstance(event, Finished):
+                    reason = event.reason
+                else:
+                    text += event.text
+        return text, reason
+
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, num_there = await ring(swarm), 0
+        for seed in range(NUM_DEAD_ENDS):
+            asked = replace(ASKED, constraint=constraints.regex("([a-hk-z]|i\u2713){12}"), seed=seed, keep=False)
+            plain, reason = await text_of(alice, replace(asked, draft_max=0))
+            for window, policy in WINDOWS[1::2] if not reason else ():
+                num_there += 1
+                ends = replace(asked, draft_max=window, window=policy, stop=(plain[-2:],))
+                assert await text_of(alice, ends) == (plain[: plain.index(plain[-2:])], "stop")
+        assert num_there > 2
 
     story(tmp_path, tell)
 

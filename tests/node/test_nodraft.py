@@ -147,3 +147,27 @@ def test_without_a_draft_model_a_target_that_is_gone_makes_room_for_another(
         assert heard == hashes
 
     story(tmp_path, tell)
+
+
+def test_a_target_whose_records_alone_are_there_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallory renews his, and hosts nothing."""
+    for name in ("LOOK_S", "FOLLOW_S"):
+        monkeypatch.setattr(pairing, name, 0.0)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        hashes = [replace(TARGET, padding=number).shard(0, 4).tokenizer_hash for number in (1, 2)]
+        hosts = Hosts(swarm, tmp_path, honest(said(hashes[1])))
+        mallory = swarm.stranger("mallory")
+        await mallory.close()
+        old = replace(model_of(said(hashes[0]), mallory, name="mallory's"), tokenizer_hash=hashes[0])
+        new = replace(model_of(said(hashes[1]), *hosts.rpcs), tokenizer_hash=hashes[1])
+
+        async def look() -> list[Model]:
+            return [old, new]
+
+        texts = hosts.texts
+        texts.tokenizer_hash = hashes[0]
+        assert await pairing.wait_for_target(texts, Pings(hosts.dora), NoDraft(4096, 32).shard, look)
+        assert texts.tokenizer_hash == hashes[1]
+
+    story(tmp_path, tell)

@@ -15,8 +15,10 @@ from dsdnode.sim.workers import workers
 
 LONGER_THAN_A_TEST_S = 600.0
 SLEEPS = """
-import os, time
+import os, signal, time
 from dsdnode.sim.workers import workers
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
 
 def sleep(number):
     os.write(1, b"asleep\\n")
@@ -44,6 +46,9 @@ def test_ctrl_c_does_not_wait_for_what_is_being_simulated() -> None:
 def test_no_process_outlives_a_command_that_is_killed(number: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as command:
         assert command.stdout is not None
-        assert [command.stdout.readline() for _ in range(2)] == [b"asleep\n"] * 2
-        command.send_signal(number)
-        assert command.stdout.read() == b"", "it ends when nobody holds the pipe any more"
+        try:
+            assert [command.stdout.readline() for _ in range(2)] == [b"asleep\n"] * 2
+            command.send_signal(number)
+            assert command.stdout.read() == b"", "it ends when nobody holds the pipe any more"
+        finally:
+            command.kill()

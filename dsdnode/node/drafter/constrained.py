@@ -104,7 +104,10 @@ class DeadEnd:
         """What stands of a verdict that has come there: all but what the judge has drawn behind."""
         num = self.num_before
         told = [one for one in actions if isinstance(one, Emit)] if num else []
-        return [replace(one, tokens=one.tokens[:num], logprobs=one.logprobs[:num]) for one in told]
+        return [
+            replace(one, tokens=one.tokens[:num], num_accepted=min(one.num_accepted, num), logprobs=one.logprobs[:num])
+            for one in told
+        ]
 
 
 class Constrained:

@@ -52,7 +52,7 @@ class Delivery:
         self._rpc = rpc
         self._pings = pings
         self.request = request
-        self._stop_text = ""
+        self._num_told, self._stop_text = 0, ""
         self.failure: DsdError | None = None
         """The client does not take what it is sent, or others need the place; it may resume."""
         self._told_route: tuple[replies.StageInfo, ...] = ()
@@ -108,7 +108,7 @@ class Delivery:
         figures = replies.Statistics(completion_tokens=0)
         try:
             over()
-            figures = structs.replace(reply.statistics(), stop_text=self._stop_text)
+            figures = structs.replace(reply.statistics(), completion_tokens=self._num_told, stop_text=self._stop_text)
         except Exception:
             log.exception("bug at the end of a reply")
             error = error or DsdError("the drafter failed at the end of the reply; its log says how")
@@ -130,12 +130,17 @@ class Delivery:
                         buffers = [pack_tokens(tokens), shown, *([_said(logprobs, text)] if logprobs else [])]
                         self._tell(replies.Piece(self.request, index, num_accepted), buffers)
                         index += len(tokens)
+                        self._num_told += len(tokens)
                     if stops.stopped:
                         self._stop_text = stops.stop_text
                         reply.cancel("stop")
         except NoPipeline:  # nobody goes on with it (after other errors, whoever does shows what was held back)
             self._tell_rest(index, text, stops)
             raise
+        except DsdError:
+            if not stops.stopped:
+                raise
+            return "stop"  # what went wrong stands behind the end
         self._tell_rest(index, text, stops)
         return reply.reason
 

@@ -13,7 +13,7 @@ from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.texts import Draft, Reading, Texts
-from dsdnode.swarm.catalogue import Model, preferred
+from dsdnode.swarm.catalogue import Model, is_any_whole, preferred
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import NO_HASH
 
@@ -110,7 +110,8 @@ async def wait_for_target(
         has_one = texts.tokenizer_hash != draft.tokenizer_hash
         await asyncio.sleep(FOLLOW_S if has_one else LOOK_S)
         models = await look()
-        is_there = any(model.tokenizer_hash == texts.tokenizer_hash for model in models)
+        targets = [model for model in models if model.tokenizer_hash == texts.tokenizer_hash]
+        is_there = await is_any_whole(targets, pings)  # records alone anybody goes on renewing
         num_missed = 0 if is_there else num_missed + 1
         if not models or (has_one and num_missed < MAX_MISSED):
             continue
