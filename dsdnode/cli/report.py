@@ -98,7 +98,7 @@ def given_of(given: GivenInAll) -> dict[str, str]:
     def told(one: Given) -> str:
         replies = f"{one.replies} {'reply' if one.replies == 1 else 'replies'}"
         volume = f"{decimal(one.sent_bytes)} up, {decimal(one.received_bytes)} down"
-        return f"{render.count(one.tokens, 'token')} of {replies}, {volume}"
+        return f"{replies}, {render.count(one.tokens, 'token')} computed, {volume}"
 
     return {"gave today": told(given.today), "in 30 days": told(given.month), "in all": told(given.all)}
 

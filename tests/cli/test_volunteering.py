@@ -40,9 +40,9 @@ async def test_alice_pauses_and_resumes_her_node_and_may_do_so_twice(tmp_path: P
 def test_the_record_is_told_in_three_lines() -> None:
     one, many = Given(1, 1, 999, 1_000_000), Given(12_345, 20, 10**9, 10**10)
     assert given_of(GivenInAll(one, many, many)) == {
-        "gave today": "1 token of 1 reply, 999 bytes up, 1.0 MB down",
-        "in 30 days": "12345 tokens of 20 replies, 1.0 GB up, 10.0 GB down",
-        "in all": "12345 tokens of 20 replies, 1.0 GB up, 10.0 GB down",
+        "gave today": "1 reply, 1 token computed, 999 bytes up, 1.0 MB down",
+        "in 30 days": "20 replies, 12345 tokens computed, 1.0 GB up, 10.0 GB down",
+        "in all": "20 replies, 12345 tokens computed, 1.0 GB up, 10.0 GB down",
     }
 
 
