@@ -58,6 +58,7 @@ def status(as_json: bool, **flags: Any) -> None:
         "reach": answer.reach,
         "join": answer.join,
         "roles": ", ".join(answer.roles),
+        **({"page, APIs": f"{answer.api}/, {answer.api}/v1"} if answer.api else {}),
         "layers": render.span(answer.layers),
         "known peers": answer.known_peers,
         "new replies": f"none: {answer.resting}" if answer.resting else "taken",

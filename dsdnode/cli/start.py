@@ -173,8 +173,9 @@ async def serve(
             ending.starting = None
         gc.freeze()  # what is here stays; each full collection would stop the loop for 30 ms to find that out
         try:
-            async with control.serve(config.data_dir, _handlers(node, config, ending)), _riding(node, config, gateway):
-                url = gateway.url if gateway is not None else ""
+            url = gateway.url if gateway is not None else ""
+            handlers = _handlers(node, config, ending, url)
+            async with control.serve(config.data_dir, handlers), _riding(node, config, gateway):
                 resting = node.status().resting
                 ready = Ready(node.peer_id.hex(), node.address, node.join, node.roles, node.layers, url, resting)
                 _print_ready(ready, as_json, config, gateway is not None and gateway.has_key)
@@ -249,9 +250,9 @@ def _print_reach(node: Node) -> None:
     click.echo(render.wrapped(f"after {status.uptime_s:.1f} s: {status.reach}"))
 
 
-def _handlers(node: Node, config: NodeConfig, ending: Ending) -> dict[str, control.Handler]:
+def _handlers(node: Node, config: NodeConfig, ending: Ending, api: str) -> dict[str, control.Handler]:
     async def status() -> Any:
-        return node.status()
+        return msgspec.structs.replace(node.status(), api=api)
 
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""

@@ -113,6 +113,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """Why it takes no new replies, in words; "": it does."""
     given: GivenInAll | None = None
     """What this machine gave; None: no record is kept."""
+    api: str = ""
+    """Where other programs ask, and the page is, of a gateway."""
 
 
 class Situation(msgspec.Struct, frozen=True):

@@ -28,7 +28,7 @@ Call = Callable[..., Result]
 Start = Callable[..., Daemon]
 STATUS = [
     "uptime_s", "peer_id", "name", "address", "join", "roles", "layers", "known_peers", "sent", "sessions", "engines",
-    "protection", "twin", "num_records", "num_relay_circuits", "reach", "resting", "given",
+    "protection", "twin", "num_records", "num_relay_circuits", "reach", "resting", "given", "api",
 ]  # fmt: skip
 PEER = [
     "peer_id", "addresses", "roles", "layers", "model", "free_sessions", "rtt_ms",
@@ -55,6 +55,16 @@ def test_ready_status_stop(call: Call, daemon: Start) -> None:
     alice.process.wait(timeout=30)
     assert alice.process.returncode == 0
     assert call("status", "--data-dir", alice.data_dir).code == 3
+
+
+def test_alice_is_told_again_where_her_page_is(call: Call, daemon: Start) -> None:
+    alice = daemon("--role", "bootstrap", "--role", "gateway", "--api-port", "0")
+    url = alice.ready()["api"]
+    assert json.loads(call("status", "--json", "--data-dir", alice.data_dir).out)["api"] == url
+    assert f"page, APIs   {url}/, {url}/v1\n" in call("status", "--data-dir", alice.data_dir).out
+    bob = daemon(name="bob")
+    bob.ready()
+    assert "page, APIs" not in call("status", "--data-dir", bob.data_dir).out
 
 
 def test_alice_keeps_her_identity_and_bob_finds_her(call: Call, daemon: Start) -> None:
