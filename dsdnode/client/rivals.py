@@ -68,13 +68,20 @@ class Rivals:
             if given < least and not self._killed:
                 self._pause_s = max(ASIDE_S, 2 * pause_s)
                 if not pending.others:
-                    others = await self._drafters.others(pending, self._asked)
-                    pending.others = list(filter(self._failures.may_be_better, others))
+                    pending.others = await self._others(giver)
                 if pending.others:
                     drafter = self._drafters.beside(pending, self._asked)
                     self._asked.append(drafter)
                     unseen = pause_s < ASIDE_S  # one more may have come just behind
-                    await self._try(giver, drafter, 1 + (given + unseen) * ASIDE_S / pause_s)
+                    await self._try(giver, drafter, 1 + (given + unseen) * ASIDE_S / pause_s, pause_s)
+
+    async def _others(self, giver: Asking) -> list[bytes]:
+        """Who may be better, each in turn; then all of them again: a stage may have been gone when they had theirs."""
+        others = await self._drafters.others(self._pending, self._asked)
+        if not others:
+            self._asked = [giver.drafter]
+            others = await self._drafters.others(self._pending, self._asked)
+        return list(filter(self._failures.may_be_better, others))
 
     def _first_pause_s(self, giver: Asking) -> float:
         """Sooner in a fast swarm, beside a stranger; but who gave his first token late may be at work with many others,
@@ -87,9 +94,10 @@ class Rivals:
         late_s = self._drafters.late_s(self._pending, BLOCK_POSITIONS)
         return min(ASIDE_S, max(LEAST_PAUSE_S, first_s, token_s, late_s))
 
-    async def _try(self, giver: Asking, drafter: bytes, lead: float) -> None:
+    async def _try(self, giver: Asking, drafter: bytes, lead: float, pause_s: float) -> None:
         """`lead`: so many tokens ahead, of what the user has, is faster: of two that are alike one may be ahead by what
-        a single pass gives."""
+        a single pass gives. For its first token it has as long as was paused, at least: it may have to find out which
+        stages are of no use."""
         log.info("slow drafter", peer=short_id(giver.drafter), asked_beside=short_id(drafter))
         way: Way | None = Way.ASKED
         while way is not None:
@@ -98,7 +106,7 @@ class Rivals:
             except BadInput as refused:  # what is there already is too long to be asked for again
                 log.debug("nobody is asked beside", reason=str(refused))
                 return
-            await self._settle(rival, lead)
+            await self._settle(rival, lead, pause_s)
             if rival.has_begun:
                 giver.inbox.put(giver.drafter, replies.Cancel(giver.request))  # it may be waited for
                 return
@@ -108,16 +116,16 @@ class Rivals:
             giver.rival = None
         self._lost(giver, rival, error)
 
-    async def _settle(self, rival: Asking, lead: float) -> None:
+    async def _settle(self, rival: Asking, lead: float, pause_s: float) -> None:
         """Until it is ahead, has failed, or has had its time."""
         heard, pace = rival.inbox.heard, rival.inbox.pace
         rival.started.add_done_callback(lambda _: heard.set())
-        while not rival.started.done() and asyncio.get_running_loop().time() < _end_s(rival):
+        while not rival.started.done() and asyncio.get_running_loop().time() < _end_s(rival, pause_s):
             ahead = len(rival.part.body.tokens) + pace.num_tokens - len(self._pending.tokens)
             if ahead >= lead or rival.inbox.has_end:
                 rival.ahead.set()
             heard.clear()
-            await wait_until(heard, _end_s(rival))
+            await wait_until(heard, _end_s(rival, pause_s))
 
     def _lost(self, giver: Asking, rival: Asking, error: DsdError | None) -> None:
         now = asyncio.get_running_loop().time()
@@ -131,9 +139,10 @@ class Rivals:
         self._killed |= isinstance(error, Died)
 
 
-def _end_s(rival: Asking) -> float:
+def _end_s(rival: Asking, pause_s: float) -> float:
     """When it has had its time: for the prompt, and, once it gives tokens, for what the other one gave meanwhile."""
     first_s = rival.inbox.pace.first_s
+    most_s = max(rival.aside_s(2), rival.since_s + pause_s)
     if first_s is None:
-        return rival.aside_s(2)
-    return min(rival.aside_s(2), first_s + 2 * ASIDE_S + (first_s - rival.since_s) / 2)
+        return most_s
+    return min(max(most_s, first_s + LEAST_PAUSE_S), first_s + 2 * ASIDE_S + (first_s - rival.since_s) / 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dsdnode.client.pace import MAX_PACES, SLOW, SLOWER, Pace, Paces
 from dsdnode.client.patience import MAX_ASIDE
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.engine.fake import fake_text
+from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body, encode_body
@@ -97,6 +98,27 @@ async def read(alice: Client, request: GenerateRequest = REQUEST) -> tuple[list[
             tokens += event.tokens
             text += event.text
     return tokens, text, now() - began_s, recoveries
+
+
+def test_who_had_too_little_time_is_asked_again_and_has_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bob has to find out first which stages are of no use. He was asked in vain, and there is nobody else."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "bob")
+        stage = next(one.shard for one in swarm.members.values() if one.shard is not None and not one.shard.shard.start)
+        honest = stage.forward
+
+        async def forward(chunks: Sequence[Chunk]) -> list[Output]:
+            await asyncio.sleep(11 if any(chunk.position == 0 for chunk in chunks) else 0)
+            return await honest(chunks)
+
+        monkeypatch.setattr(stage, "forward", forward)
+        await drips(swarm, every_s=1.5)
+        tokens, _, took_s, recoveries = await read(await town(swarm, monkeypatch, "mallory", "bob"))
+        assert (tokens, recoveries) == (EXPECTED, 1)
+        assert took_s < 75, "of mallory alone it takes 90 s"
+
+    story(tmp_path, tell)
 
 
 @pytest.mark.parametrize(("every_s", "first"), [(1.0, 1), (1.9, 3), (1000.0, 5)])
