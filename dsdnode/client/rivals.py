@@ -12,7 +12,7 @@ from dsdnode.client.failures import Failures
 from dsdnode.client.losses import Contradiction, Died, OtherPrompt
 from dsdnode.client.pace import SLOWER
 from dsdnode.client.part import Way
-from dsdnode.client.patience import ASIDE_S
+from dsdnode.client.patience import ASIDE_S, MIN_SHARE_S
 from dsdnode.client.request import PendingReply
 from dsdnode.errors import BadInput, DsdError, Overloaded
 from dsdnode.identity import short_id
@@ -96,8 +96,8 @@ class Rivals:
 
     async def _try(self, giver: Asking, drafter: bytes, lead: float, pause_s: float) -> None:
         """`lead`: so many tokens ahead, of what the user has, is faster: of two that are alike one may be ahead by what
-        a single pass gives. For its first token it has as long as was paused, at least: it may have to find out which
-        stages are of no use."""
+        a single pass gives. For its first token it has as long as was paused, at least (up to MIN_SHARE_S): it may have
+        to find out which stages are of no use."""
         log.info("slow drafter", peer=short_id(giver.drafter), asked_beside=short_id(drafter))
         way: Way | None = Way.ASKED
         while way is not None:
@@ -142,7 +142,7 @@ class Rivals:
 def _end_s(rival: Asking, pause_s: float) -> float:
     """When it has had its time: for the prompt, and, once it gives tokens, for what the other one gave meanwhile."""
     first_s = rival.inbox.pace.first_s
-    most_s = max(rival.aside_s(2), rival.since_s + pause_s)
+    most_s = max(rival.aside_s(2), rival.since_s + min(pause_s, MIN_SHARE_S))
     if first_s is None:
         return most_s
     return min(max(most_s, first_s + LEAST_PAUSE_S), first_s + 2 * ASIDE_S + (first_s - rival.since_s) / 2)
