@@ -28,7 +28,7 @@ from dsdnode.identity import Identity, PeerChoice, peer_id, short_id
 from dsdnode.net.port import Transport
 from dsdnode.net.rpc import Rpc
 from dsdnode.net.zmq import ZmqTransport
-from dsdnode.swarm.catalogue import Model, called, describe_models, describe_peers, models_of, survey
+from dsdnode.swarm.catalogue import Model, called, describe_models, describe_peers, models_of, preferred, survey
 from dsdnode.swarm.discovery import Discovery
 from dsdnode.swarm.info import ModelInfo, PeerInfo
 from dsdnode.swarm.pings import Pings
@@ -41,8 +41,6 @@ __all__ = ["Client", "Finished", "GenerateRequest", "Piece", "ReplyStats", "Text
 log = structlog.get_logger(__name__)
 
 JOIN_TIMEOUT_S = 10.0
-MAX_ASKED_HOSTS = 32
-"""Of one of several models that could be meant: they are asked whether they are there."""
 MAX_FRUITLESS = 256
 MAX_TOLD, ID_DIGITS = 4, 12
 """Of those models, in a warning."""
@@ -189,11 +187,7 @@ class Client:
 
     async def _most_hosted(self, models: Sequence[Model]) -> Model:
         """Any of them could be meant: names are anybody's to give, and so are records."""
-        shards = [shard for model in models for shard in model.shards[:MAX_ASKED_HOSTS]]
-        peers = list(dict.fromkeys(shard.peer_id for shard in shards))
-        rtts_s = await asyncio.gather(*(self._pings.rtt_s(peer) for peer in peers))
-        answering = {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
-        models = sorted(models, key=lambda model: model.rank(answering, self._drafters.joined))
+        models = await preferred(models, self._pings, self._drafters.joined)
         chosen, *others = sorted(models, key=lambda model: model.model_id in self._fruitless)
         log.warning(
             "several models could be meant; choose one with -m NAME, or -m and the beginning of its id",
@@ -326,7 +320,8 @@ class Client:
             return max(last.aside_s(), running[0].aside_s(MAX_ASIDE))
         if last.is_silent:
             return _now()
-        if any(self._drafters.is_trusted(pending.model.model_id, asking.drafter) for asking in running):
+        trusted = any(self._drafters.is_trusted(pending.model.model_id, asking.drafter) for asking in running)
+        if trusted or self._drafters.are_doubted(pending):
             return last.aside_s()
         num_positions = taken.num_positions if taken else pending.usual_positions
         late_s = self._drafters.late_s(pending, num_positions + len(pending.tokens))
@@ -371,10 +366,10 @@ class Client:
         """
         log.info("drafter lost", peer=short_id(drafter), reason=str(error))
         now, patience = _now(), pending.patience
+        if isinstance(error, Left | Died | NoPipeline):
+            self._drafters.left(drafter)
         if not isinstance(error, LOSSES):
             raise error
-        if isinstance(error, Left | Died):
-            self._drafters.left(drafter)
         if isinstance(error, Contradiction):
             self._drafters.left(*failures.givers)  # of the two this one begins the next reply
             self._drafters.contradicted(failures.givers, drafter)

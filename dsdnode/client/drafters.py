@@ -114,8 +114,9 @@ class Drafters:
             if failures.deniers:
                 again = pending.others  # what cannot be done is told at once, however busy the others are
             if fresh:
-                living = await self._pings.race(fresh[:MAX_RACED])
-                silent = [peer for peer in fresh[:MAX_RACED] if self._pings.is_silent(peer)]
+                racers = (self._before_doubts(fresh) or fresh)[:MAX_RACED]
+                living = await self._pings.race(racers)
+                silent = [peer for peer in racers if self._pings.is_silent(peer)]
                 for peer in silent:
                     failures[peer] = Failure(PeerUnavailable(f"{short_id(peer)} does not answer"), MAX_TRIES, away=True)
                 if living:
@@ -160,13 +161,23 @@ class Drafters:
         were asked, who may be one under many names."""
         networks = {self._networks.get(peer) for peer in asked} - {""}
 
-        def key(peer: bytes) -> tuple[bool, bool]:
+        def key(peer: bytes) -> tuple[bool, bool, bool]:
             answered_s = self._pings.answered_at(peer)
-            return answered_s is None or answered_s < since_s, self._networks.get(peer) in networks
+            is_away = answered_s is None or answered_s < since_s
+            return is_away, self._doubts.is_doubted(peer), self._networks.get(peer) in networks
 
         best = min(pending.others, key=key)
         pending.others.remove(best)
         return best
+
+    def _before_doubts(self, order: list[bytes]) -> list[bytes]:
+        """The first of them, up to one that is doubted: that it answers a ping sooner makes it no better."""
+        first = next((index for index, peer in enumerate(order) if self._doubts.is_doubted(peer)), len(order))
+        return [peer for peer in order[:first] if not self._pings.is_silent(peer)]
+
+    def are_doubted(self, pending: PendingReply) -> bool:
+        """Nobody else could be asked beside: a token of theirs may keep everybody else from going on with the reply."""
+        return all(map(self._doubts.is_doubted, pending.others))
 
     def late_s(self, pending: PendingReply, num_positions: int) -> float:
         """After so long a first token is later than is usual in this swarm, of a prompt that is so long."""

@@ -36,6 +36,10 @@ class Doubts:
     def forget(self, giver: bytes) -> None:
         self._contradicted.pop(giver, None)
 
+    def is_doubted(self, giver: bytes) -> bool:
+        """By one of them, at least."""
+        return giver in self._contradicted
+
     def is_caught(self, giver: bytes) -> bool:
         return len(self._contradicted.get(giver, ())) >= ENOUGH
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from dsdnode.cli.render import stats_line
-from dsdnode.client.asking import ASK_TIMEOUT_S
+from dsdnode.client.asking import ASK_TIMEOUT_S, Asking
 from dsdnode.client.client import Finished
 from dsdnode.client.patience import MARGIN_S, MAX_ASIDE
-from dsdnode.client.request import WORDS_EVERY_S
+from dsdnode.client.request import WORDS_EVERY_S, PendingReply
 from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
 from dsdnode.engine.fake import fake_text
 from dsdnode.errors import BadInput, NoPipeline, Overloaded
@@ -96,10 +96,17 @@ def test_drafters_that_are_gone_are_asked_at_once_whether_they_are_there(
         for name in ghosts:
             swarm.hub.cuts.add(frozenset((id_of(alice), swarm.members[name].node.peer_id)))  # type: ignore[attr-defined]
         ask_first(monkeypatch, swarm, *ghosts)
-        listener, began_s = Listener(), now()
+        listener, began_s, asked, ask = Listener(), now(), list[bytes](), alice._askings.ask
+
+        def asks(pending: PendingReply, drafter: bytes) -> Asking:
+            asked.append(drafter)
+            return ask(pending, drafter)
+
+        monkeypatch.setattr(alice._askings, "ask", asks)
         await listener.read(alice)
         assert listener.tokens == EXPECTED
         assert now() - began_s < PING_TIMEOUT_S / 2 + REPLY_S
+        assert asked == [swarm.members["dora"].node.peer_id], "nobody else was asked for the reply"
 
     story(tmp_path, tell)
 

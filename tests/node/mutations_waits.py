@@ -87,7 +87,7 @@ WAITS: Final = {
         "part.taken = pending.checked(part, answer, buffers)",
         "part.taken = pending.checked(part, answer, buffers); pending.take(part.taken)",
     ),
-    "drafters-raced": Mutation(DRAFTERS + "next", "await self._pings.race(fresh[:MAX_RACED])", "fresh"),
+    "drafters-raced": Mutation(DRAFTERS + "next", "await self._pings.race(racers)", "fresh"),
     "drafters-away": Mutation(DRAFTERS + "next", "            if away:", "            if False:"),
     "drafters-end": Mutation(DRAFTERS + "_check", " or pending.patience.is_spent(_now())", ""),
     "drafter-starting": Mutation(
@@ -120,5 +120,8 @@ WAITS: Final = {
     "contradicted": Mutation(CLIENT + "_failed", "self._drafters.left(*failures.givers)", "pass"),
     "contradicted-by-two": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", "> ENOUGH"),
     "contradicted-by-one": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", ">= 1"),
+    "doubted-silent": Mutation(CLIENT + "_failed", "Left | Died | NoPipeline", "Left | Died"),
+    "doubted-near": Mutation("dsdnode.client.drafters:Drafters.next", "(self._before_doubts(fresh) or fresh)", "fresh"),
+    "doubted-quick": Mutation(CLIENT + "_aside_s", "trusted or self._drafters.are_doubted(pending)", "trusted"),
     "answer-lost": Mutation("dsdnode.net.links:Links._ended", "if peer.answers_by(link):", "if False:"),
 }

@@ -1,0 +1,120 @@
+"""Mallory's first token is right, the text beside it is not, and then he is silent: dora cannot go on with that, and of
+two that contradict each other nobody can say who lies. But the next reply is dora's, also where mallory is quicker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsdnode.client.client import Client
+from dsdnode.client.patience import ASIDE_S
+from dsdnode.errors import NoPipeline
+from dsdnode.swarm.pings import MOMENT_S
+from dsdnode.wire import replies
+from dsdnode.wire.codec import decode_body
+from dsdnode.wire.messages import Open, Pong
+from dsdnode.wire.numbers import pack_tokens
+from tests.client.test_another_drafter import ASKED, reply_to
+from tests.client.test_drafters import ask_first
+from tests.client.test_trust import ring
+from tests.node.swarm import FakeSwarm
+from tests.node.test_drafter_host import story
+from tests.node.test_waits import Listener
+
+REQUEST, TEXT = ASKED["text"]
+RIGHT = reply_to(TEXT)
+PATIENCE_S = 20.0
+
+
+async def spoils(swarm: FakeSwarm) -> list[bytes]:
+    """Mallory. Who asks him, each time."""
+    mallory = await swarm.add("mallory", drafts=True)
+    asked: list[bytes] = []
+
+    async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+        if not buffers:
+            return Pong(), []
+        asked.append(peer)
+        num = len(decode_body(buffers[0], replies.GenerateBody).tokens)
+        piece, given = replies.Piece(message.request, num, 0), [pack_tokens(RIGHT[num : num + 1]), b"spam"]
+        asyncio.get_running_loop().call_later(0.1, mallory.node.rpc.notify, peer, piece, given)
+        assert mallory.draft is not None
+        return replies.Accepted(message.request, mallory.draft.shard.model_id), [pack_tokens([9, 9, 9, 9])]
+
+    mallory.node.rpc.on_request(replies.Generate, generate)
+    return asked
+
+
+@contextlib.contextmanager
+def late(swarm: FakeSwarm, seconds: float) -> Iterator[None]:
+    """Whatever is drafted with sam begins later than is usual here."""
+    sam = swarm.members["sam"].node.rpc
+    open_ = sam._on_request[Open]
+
+    async def opens(peer: bytes, message: Open, buffers: list[bytes]) -> Any:
+        await asyncio.sleep(seconds)
+        return await open_(peer, message, buffers)
+
+    sam.on_request(Open, opens)
+    yield
+    sam.on_request(Open, open_)
+
+
+async def spoiled(swarm: FakeSwarm, monkeypatch: pytest.MonkeyPatch) -> tuple[Client, list[bytes]]:
+    """Alice, whose first reply came to nothing; who asks mallory from then on."""
+    await ring(swarm, "dora")
+    asked = await spoils(swarm)
+    alice = await swarm.client()
+    alice._patience_s, alice._drafters.joined = PATIENCE_S, ()
+    ask_first(monkeypatch, swarm, "dora", "mallory")
+    with late(swarm, ASIDE_S - 1), pytest.raises(NoPipeline, match="says nothing"):
+        await Listener().read(alice, REQUEST)
+    assert asked
+    asked.clear()
+    return alice, asked
+
+
+async def is_doras(alice: Client, asked: list[bytes]) -> None:
+    listener = Listener()
+    await listener.read(alice, REQUEST)
+    assert (listener.tokens, asked) == (RIGHT, [])
+
+
+def test_who_is_silent_to_the_end_of_a_reply_does_not_begin_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, asked = await spoiled(swarm, monkeypatch)
+        await is_doras(alice, asked)
+
+    story(tmp_path, tell)
+
+
+def test_dora_is_across_the_world_and_mallory_next_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, asked = await spoiled(swarm, monkeypatch)
+        ping, dora = alice.rpc.ping, swarm.members["dora"].node.peer_id
+
+        async def far(peer: bytes, timeout_s: float) -> float:
+            more_s = 3 * MOMENT_S if peer == dora else 0.0
+            await asyncio.sleep(more_s)
+            return more_s + await ping(peer, timeout_s=timeout_s)
+
+        monkeypatch.setattr(alice.rpc, "ping", far)
+        await is_doras(alice, asked)
+
+    story(tmp_path, tell)
+
+
+def test_dora_takes_longer_than_is_usual_and_mallory_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        alice, asked = await spoiled(swarm, monkeypatch)
+        with late(swarm, ASIDE_S - 1):
+            await is_doras(alice, asked)
+
+    story(tmp_path, tell)
