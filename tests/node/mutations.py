@@ -51,6 +51,7 @@ STAGE: Final = {
     "way-anew": Mutation(
         SESSIONS.replace("Sessions.", "StageSession.") + "comes_another_way", "self.asked.way != asked.way", "False"
     ),
+    "way-dropped": Mutation(STAGE_HOST + "_open", "self._batcher.drop(session.id)", "pass"),
     "shared-strict": Mutation(CONVERSATIONS + "_secret_for", "fresh if options.fixed_chunks else ", ""),
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
     "park-once": Mutation(STAGE_HOST + "_keep", "if session.parked:", "if False:"),

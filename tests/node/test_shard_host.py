@@ -213,6 +213,37 @@ async def test_a_run_in_flight_whose_states_came_another_way_ends_for_nobody() -
     assert pair.engine.num_cells == 1
 
 
+async def test_runs_that_nobody_wants_any_more_hold_no_states() -> None:
+    """While one decode runs mallory opens her session anew again and again, and sends each time what takes memory."""
+    pair = make_pair(FakeEngine(FakeModel(), 2, 4))
+    runs, let_go, forward = asyncio.Event(), asyncio.Event(), pair.engine.forward
+
+    async def slowly(chunks: Sequence[Chunk]) -> list[Output]:
+        runs.set()
+        await let_go.wait()
+        return await forward(chunks)
+
+    pair.engine.forward = slowly  # type: ignore[method-assign]
+    states = np.ones((50, pair.engine.shard.width), np.float32)
+    for route in range(20):
+        wire = ("f16", "f32")[route % 2]
+        stages = StagePlace(pair.alice.transport.contact, 0, 2), StagePlace(pair.rpc.transport.contact, 2, 4)
+        place = SESSION, route, 1, pair.engine.shard.model_id, pair.alice.transport.contact
+        opened = await pair.alice.request(
+            pair.peer, Open(*place, WireSampling(), 100, 60.0, wire), [encode_body(OpenStages(stages)), bytes(16)],
+            timeout_s=1,
+        )  # fmt: skip
+        assert opened[0] == Opened(0)
+        block = Block(SESSION, route, route + 1, 0, 0, 0, 50, 0, 1)
+        pair.alice.notify(pair.peer, block, [bytes(8 * 51), pack_tokens([]), pack_states(states, wire)])
+        if route == 0:
+            await runs.wait()
+        await asyncio.sleep(0)
+    waiting = pair.host.batcher.num_waiting
+    let_go.set()
+    assert waiting <= 3, "what frees the sequence, and the last run"
+
+
 async def test_an_owner_that_is_gone_holds_no_place(pair: Pair) -> None:
     assert isinstance(await pair.open(), Opened)
     assert pair.host.num_sessions == 1

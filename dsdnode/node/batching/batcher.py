@@ -33,6 +33,7 @@ COST_KEEP = 0.98
 class _Cache:
     sequences: tuple[int, ...]
     call: Callable[[], Awaitable[None]]
+    releases: bool = False
 
 
 class Batcher:
@@ -105,7 +106,16 @@ class Batcher:
         self._operation((sequence,), lambda: self.engine.truncate(sequence, position))
 
     def release(self, sequence: int) -> None:
-        self._operation((sequence,), lambda: self.engine.release(sequence))
+        last = next((item for item in reversed(self._waiting) if sequence in item.sequences), None)
+        if not (isinstance(last, _Cache) and last.releases):  # once is enough, however often it is asked for
+            self._push(_Cache((sequence,), lambda: self.engine.release(sequence), releases=True))
+
+    def drop(self, owner: Owner) -> None:
+        """What waits of its runs is not wanted any more: their inputs, which may be large, are held no longer. (What is
+        being decoded goes on.)"""
+        for item in [one for one in self._waiting if isinstance(one, Run) and one.owner == owner]:
+            self._waiting.remove(item)
+            item.finish(None)
 
     def forget(self, owner: Owner) -> None:
         """It is gone: no prompt is cut for its sake. (In the strict setting the cuts are part of the arithmetic.)"""

@@ -147,10 +147,10 @@ class StageHost:
             self._carry_out(session, session.machine.borrow(lender, digests) if len(digests) > 1 else [])
         elif session.comes_another_way(asked):
             session.num_ways += 1
+            self._batcher.drop(session.id)
             self._carry_out(session, session.machine.on_new_way())
-        place = message.route, message.index, len(asked.stages)
         session.machine.known = asked.known
-        length = session.machine.on_open(now, *place, lease_s, asked.digests)
+        length = session.machine.on_open(now, message.route, message.index, len(asked.stages), lease_s, asked.digests)
         if length is None:
             return Refused("an older route of this session, or its end", retry=True), []
         session.reopen(asked)
