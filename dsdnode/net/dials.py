@@ -6,7 +6,9 @@ answers are free; what nobody answers is paid for by who named it, and one alone
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dsdnode.accounts import Credits
 from dsdnode.addresses import Nearness, network, parse_address
@@ -17,6 +19,16 @@ PER_TARGET = 80
 """To one address of the world, or one port nearer by."""
 PER_TEACHER_AND_TARGET = 4
 """Where one peer lives, others of other names do not: one who names forty there has them all called in vain."""
+
+T = TypeVar("T")
+
+
+def first_to_go(links: Collection[T], is_calling: Callable[[T], bool]) -> T:
+    """Of too many links, the least recently used first: the one that makes room for another call. Where half of them
+    are calls that nobody has answered yet, the first of those: whoever names peers that are not there does not take
+    the links to those that are."""
+    calling = [link for link in links if is_calling(link)]
+    return calling[0] if len(calling) >= len(links) / 2 else next(iter(links))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from dsdnode.addresses import is_address, machine_of, nearness, network_of, pars
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.call import Way
-from dsdnode.net.dials import Dials
+from dsdnode.net.dials import Dials, first_to_go
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Inbound, Link
 from dsdnode.net.meter import Meter
@@ -209,7 +209,7 @@ class Links:
 
     def _begin(self, peer: Peer, bulk: bool, ways: Sequence[Way]) -> Dealer:
         while len(self._dealers) >= MAX_DIALLED:
-            self._drop(next(iter(self._dealers)))
+            self._drop(first_to_go(self._dealers, lambda one: not one.ready))
         dealer = Dealer(self, peer.id, peer.public_key, bulk, ways)
         dealer.meter = self.meter
         self.moves.waits(peer, dealer)
@@ -231,7 +231,7 @@ class Links:
     def adopt(self, peer: Peer, dealers: Sequence[Dealer]) -> None:
         """Links that lead straight to a peer: the other ones are left for them."""
         while len(self._dealers) + len(dealers) > MAX_DIALLED:
-            self._drop(next(iter(self._dealers)))
+            self._drop(first_to_go(self._dealers, lambda one: not one.ready))
         for spare in [one for one in self._spares if self._dealers[one] is peer]:
             self._drop(spare)
         others = [link for link in peer.links() if link.is_usable]

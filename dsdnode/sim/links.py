@@ -44,6 +44,8 @@ class SimLink:
     """When it has passed on what it was given last."""
     arrived_s: dict[bytes, float] = field(default_factory=dict)
     broken: bool = False
+    in_vain: bool = False
+    """Nobody will answer the call."""
     made_s: float = 0.0
     ended: dict[bytes, None] = field(default_factory=dict)
     """Peers that have seen its end."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dsdnode.addresses import machine_of, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
+from dsdnode.net.dials import first_to_go
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, MAX_DIALLED, RETRY_S, SILENT_S, Priority, Sighting, listed
 from dsdnode.net.queues import Inbox
 from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, SimRelay, Traffic, arrival_s, size_of
@@ -326,6 +327,7 @@ class SimTransport:
             or target._banned.get(self.id, 0.0) > now
         ):
             self.num_in_vain += 1
+            link.in_vain = True
             refused = target is None and not network.ended.get(peer) and not network.is_cut(self.id, peer)
             later_s = network.round_trip_s(self.id, peer) if refused else ATTEMPT_TIMEOUT_S
             network.loop.at(now + later_s, self._give_up, link)
@@ -346,15 +348,14 @@ class SimTransport:
             self._network.break_link(link, "nobody answers there", 0.0, 0.0)
 
     def _evict(self) -> None:
-        """Close the connection of ours that was dialled longest ago."""
-        for link in list(self._links.values()):
-            if link.caller == self.id:
-                self.unlink(link)
-                peer = self._network.hosts.get(link.callee)
-                if peer is not None:
-                    late_s = self._network.loop.now + self._network.spec(self.id, link.callee).latency_s
-                    self._network.loop.at(late_s, peer.lose, link, "closed")
-                return
+        """Close a connection of ours: of those that are alike the one that was dialled longest ago."""
+        now, ours = self._network.loop.now, [link for link in self._links.values() if link.caller == self.id]
+        link = first_to_go(ours, lambda one: one.in_vain or one.ready_s > now)
+        self.unlink(link)
+        peer = self._network.hosts.get(link.callee)
+        if peer is not None:
+            late_s = now + self._network.spec(self.id, link.callee).latency_s
+            self._network.loop.at(late_s, peer.lose, link, "closed")
 
 
 def _seen(host: SimTransport) -> Sighting:

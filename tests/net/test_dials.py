@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsdnode.addresses import Nearness
-from dsdnode.net.dials import PER_TARGET, PER_TEACHER, PER_TEACHER_AND_TARGET, Dials, Teacher
+from dsdnode.net.dials import PER_TARGET, PER_TEACHER, PER_TEACHER_AND_TARGET, Dials, Teacher, first_to_go
 
 MALLORY, TRUDY, ALICE = (Teacher.seen_at(host, Nearness.WORLD, b"") for host in ("9.1.1.1", "9.2.2.2", "9.3.3.3"))
 
@@ -58,3 +58,9 @@ def test_neighbours_on_one_machine_pay_each_for_itself_and_each_port_is_a_target
     here = [Teacher.seen_at("127.0.0.1", Nearness.HERE, b"%d" % number) for number in range(4)]
     ports = [f"tcp://127.0.0.1:{2000 + number}" for number in range(100)]
     assert [num_allowed(dials, 0.0, one, *ports) for one in here] == [PER_TEACHER] * 4
+
+
+def test_of_too_many_links_calls_go_first_where_they_are_half_of_them() -> None:
+    assert first_to_go(["bob", "carol", "?1", "dave", "?2"], lambda one: one[0] == "?") == "bob"
+    assert first_to_go(["bob", "?1", "carol", "?2"], lambda one: one[0] == "?") == "?1"
+    assert first_to_go(["?1", "?2"], lambda one: one[0] == "?") == "?1"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dsdnode.addresses import parse_address
-from dsdnode.errors import Overloaded, PeerUnavailable
+from dsdnode.errors import DsdError, Overloaded, PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net import links
 from dsdnode.net.handshake import CAPABILITIES
@@ -295,6 +295,25 @@ async def test_of_too_many_links_the_least_used_are_closed(start: Start, monkeyp
             await alice.ping(Identity(name * 32).peer_id, timeout_s=5)
             transport: Any = alice.transport
             assert len(transport._links._dealers) <= 2
+
+
+async def test_calls_that_nobody_answers_take_no_link_from_alice(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mallory's records name forty peers at a port that says nothing; bob is there, and silent just now."""
+    monkeypatch.setattr(links, "MAX_DIALLED", 6)
+    alice, bob = await start(b"a"), await start(b"b")
+    alice.transport.introduce(bob.transport.contact)
+    await alice.ping(BOB.peer_id, timeout_s=5)
+    gone = await lost(bob)
+    mute = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    async with mute:
+        address = f"tcp://127.0.0.1:{mute.sockets[0].getsockname()[1]}"
+        names = [Identity(bytes([number]) * 32) for number in range(100, 140)]
+        for name in names:
+            alice.transport.introduce(Contact(name.public_key, (address,)))
+        pings = (alice.ping(name.peer_id, timeout_s=0.3) for name in names)
+        assert all(isinstance(one, DsdError) for one in await asyncio.gather(*pings, return_exceptions=True))
+        await alice.ping(BOB.peer_id, timeout_s=5)
+    assert not gone.done()
 
 
 async def test_a_banned_peer_is_out(start: Start) -> None:

@@ -37,6 +37,7 @@ DOORS: Final = {
     "calls-both": Mutation("dsdnode.net.dials", "PER_TEACHER_AND_TARGET = 4", "PER_TEACHER_AND_TARGET = 1 << 20"),
     "calls-network": Mutation("dsdnode.net.dials:Teacher.seen_at", "network(host) or host", "peer.hex()"),
     "calls-paid": Mutation("dsdnode.net.links:Links.may_dial", "way.teacher is None", "True"),
+    "calls-first": Mutation("dsdnode.net.dials:first_to_go", "len(calling) >= len(links) / 2", "False"),
     "calls-reached": Mutation(
         "dsdnode.net.peers:Peer.answered", "host=host, relayed", "host=host, teacher=way.teacher, relayed"
     ),
