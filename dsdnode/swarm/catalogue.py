@@ -9,9 +9,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import msgspec
 
+from dsdnode.accounts import Account, in_turn
 from dsdnode.dht.ids import MODELS_KEY, ip_groups
 from dsdnode.identity import peer_id, short_id
 from dsdnode.placement.coverage import hosting, longest_context, why_none
@@ -23,6 +25,8 @@ from dsdnode.wire.records import ProviderRecord
 
 MIN_PREFIX = 8
 """Of a model's id, as a name for it: shorter ones are found by trying, and so might be a name in use."""
+MAX_ASKED_HOSTS = 32
+"""Of one of several models that could be meant: they are asked whether they are there."""
 MAX_SILENT_TOLD = 4
 MAX_ESTIMATES = 16
 """Models of which is told what a newcomer would bring: those that most answer for. Anybody invents some."""
@@ -121,29 +125,32 @@ async def survey(
     """What is offered, and the round trips, s, to those of the peers that answered `num_pings`. Nobody's word alone
     counts: all that hold records of models are asked."""
     records = (await discovery.find_providers(MODELS_KEY, thorough=True))[:max_records]
-    peers = dict.fromkeys(record.peer_id for record in records)
-    rtts_s = await asyncio.gather(*(pings.rtt_s(peer, num_pings) for peer in peers))
-    return records, {peer: took_s for peer, took_s in zip(peers, rtts_s, strict=True) if took_s is not None}
+    return records, await pings.survey([record.peer_id for record in records], num_pings)
 
 
-async def preferred(models: Sequence[Model], pings: Pings) -> list[Model]:
-    """By rank, the one to be preferred first; where there is a choice, all that are said to host them are asked."""
+async def preferred(models: Sequence[Model], pings: Pings, trusted: Collection[bytes] = ()) -> list[Model]:
+    """By rank, the one to be preferred first; where there is a choice, those that are said to host them are asked."""
     if len(models) < 2:
         return list(models)
     answering = await _answering(models, pings)
-    return sorted(models, key=lambda model: model.rank(answering, ()))
+    return sorted(models, key=lambda model: model.rank(answering, trusted))
 
 
-async def is_any_whole(models: Sequence[Model], pings: Pings) -> bool:
-    """By those of their hosts who answer."""
+async def wholly_hosted(models: Sequence[Model], pings: Pings) -> list[Model]:
+    """Those that are whole by those of their hosts who answer."""
     answering = await _answering(models, pings)
-    return any(model.is_whole(answering) for model in models)
+    return [model for model in models if model.is_whole(answering)]
 
 
-async def _answering(models: Sequence[Model], pings: Pings) -> set[bytes]:
-    peers = list(dict.fromkeys(shard.peer_id for model in models for shard in model.shards))
-    rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in peers))
-    return {peer for peer, rtt_s in zip(peers, rtts_s, strict=True) if rtt_s is not None}
+async def _answering(models: Sequence[Model], pings: Pings) -> Collection[bytes]:
+    """Of each model as many are asked as of the others, networks in turn: records cost nothing."""
+    hosts = [_in_turn(model.shards)[:MAX_ASKED_HOSTS] for model in models]
+    turns = zip_longest(*hosts)
+    return await pings.survey([one.peer_id for turn in turns for one in turn if one is not None])
+
+
+def _in_turn(shards: Sequence[ProviderRecord]) -> list[ProviderRecord]:
+    return in_turn(shards, lambda one: Account(one.peer_id, min(ip_groups(one.addresses), default="")))
 
 
 # --- for people: who of them answers now
@@ -223,9 +230,8 @@ def _ago(seen_s: float | None) -> str:
 async def _answers(discovery: Discovery, pings: Pings, records: Iterable[ProviderRecord]) -> dict[bytes, float | None]:
     """Round trips in seconds, by peer; None: no answer. Ourselves we do not ask."""
     peers = dict.fromkeys(record.peer_id for record in records)
-    others = [peer for peer in peers if peer != discovery.own_id]
-    rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in others))
-    return {**dict.fromkeys(peers, 0.0), **dict(zip(others, rtts_s, strict=True))}
+    rtts_s = await pings.survey([peer for peer in peers if peer != discovery.own_id])
+    return {peer: 0.0 if peer == discovery.own_id else rtts_s.get(peer) for peer in peers}
 
 
 def _seen_s(peer: bytes, discovery: Discovery, pings: Pings) -> float | None:
@@ -244,7 +250,7 @@ async def describe_peers(discovery: Discovery, pings: Pings) -> list[PeerInfo]:
         offers.setdefault(record.peer_id, []).append(record)
         contacts.setdefault(record.peer_id, record.contact)
     order = sorted(contacts)
-    rtts_s = await asyncio.gather(*(pings.rtt_s(peer) for peer in order))
+    rtts_s = await pings.survey(order)
     return [
         PeerInfo(
             peer_id=peer.hex(),
@@ -260,7 +266,7 @@ async def describe_peers(discovery: Discovery, pings: Pings) -> list[PeerInfo]:
             model_ids=tuple(dict.fromkeys(record.model_id for record in offers.get(peer, []))),
             **_figures(offers.get(peer, [])),
         )
-        for peer, rtt_s in zip(order, rtts_s, strict=True)
+        for peer, rtt_s in ((peer, rtts_s.get(peer)) for peer in order)
     ]
 
 

@@ -20,6 +20,10 @@ GRACE_S = 1.0
 """So long everybody is waited for, and twice as long as it took those that are enough."""
 MOMENT_S = 0.25
 """A race goes on for so long behind the first: a peer across the world is as good as one next door."""
+AT_ONCE = 32
+"""Of many that are asked. Each that is not linked yet is a call, and of too many calls the first are given up."""
+SURVEY_S = 10.0
+"""Who has not been asked by then is not: records of peers that are not there can be made in any number."""
 MAX_SILENT = 1024
 MAX_ANSWERED = 4096
 
@@ -118,6 +122,26 @@ class Pings:
             await wait_until(changed, ends_s)
         found = {peer: answers.get(peer) for peer in peers}
         return {peer: rtt_s for peer, rtt_s in found.items() if rtt_s is not None}
+
+    async def survey(self, peers: Collection[bytes], num_pings: int = 1) -> dict[bytes, float]:
+        """Round trips in seconds of those that answer; first those are asked that answered before, then the others in
+        the order given, some at once."""
+        loop = asyncio.get_running_loop()
+        ends_s, found = loop.time() + SURVEY_S, dict[bytes, float]()
+        left = iter(sorted(dict.fromkeys(peers), key=lambda peer: peer not in self._answered or self.is_silent(peer)))
+
+        async def ask() -> None:
+            for peer in left:
+                if loop.time() > ends_s:
+                    return
+                rtt_s = await self.rtt_s(peer, num_pings)
+                if rtt_s is not None:
+                    found[peer] = rtt_s
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(ask(), name="ask who is there")
+        return {peer: found[peer] for peer in peers if peer in found}
 
     async def race(self, peers: Sequence[bytes], moment_s: float = MOMENT_S) -> list[bytes]:
         """Those that answer, in the order given: as soon as the first of them does, or a moment after another one did,

@@ -60,6 +60,12 @@ RECORDS: Final = {
     "id-prefix": Mutation(CATALOGUE + "called", "len(name) >= MIN_PREFIX and ", ""),
     "hosts-answering": Mutation(CATALOGUE + "Model.rank", " if shard.peer_id in answering", ""),
     "hosts-networks": Mutation(CATALOGUE + "Model.rank", "-len(networks), ", ""),
+    "hosts-turns": Mutation(CATALOGUE + "_answering", "_in_turn(model.shards)", "model.shards"),
+    "hosts-known": Mutation(
+        "dsdnode.swarm.pings:Pings.survey", "peer not in self._answered or self.is_silent(peer)", "False"
+    ),
+    "hosts-at-once": Mutation("dsdnode.swarm.pings:Pings.survey", "range(AT_ONCE)", "range(len(peers))"),
+    "hosts-time": Mutation("dsdnode.swarm.pings:Pings.survey", "loop.time() > ends_s", "False"),
     "context-least": Mutation(CATALOGUE + "_model", "longest_context(offers, first.num_layers) or max(", "min("),
     "context-route": Mutation(
         ROUTES + "Routes._open_all",

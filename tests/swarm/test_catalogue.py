@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dsdnode.swarm.catalogue import called, describe_models, describe_peers, models_of
+from dsdnode.swarm.catalogue import MAX_ASKED_HOSTS, called, describe_models, describe_peers, models_of, preferred
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import ProviderRecord
 from tests.node import jumping
@@ -104,6 +104,24 @@ def test_of_two_models_of_one_name_the_one_that_is_there_and_most_hosted_comes_f
     for who, weights_hash in ((7, "ab" * 32), (1, "0" * 64)):
         chosen = best(everybody, (bytes_of(who),))
         assert chosen == replace(shard(7, 0, 8), weights_hash=weights_hash).model_id, "whom we joined hosts it"
+
+
+def test_of_a_model_with_hundreds_of_records_some_of_each_network_are_asked() -> None:
+    """Mallory's, which name nobody, do not hide who hosts it."""
+    crowd = [replace(shard(who, 0, 8), addresses=("tcp://9.9.9.9:1",)) for who in range(10, 210)]
+    honest = [replace(shard(who, 0, 8), addresses=(f"tcp://{who}.8.8.8:1",)) for who in (7, 8)]
+    other = replace(shard(3, 0, 8), weights_hash="0" * 64)
+    asked: list[bytes] = []
+
+    class Asked:
+        async def survey(self, peers: list[bytes]) -> dict[bytes, float]:
+            asked.extend(peers)
+            return {peer: 0.1 for peer in peers if peer in (bytes_of(7), bytes_of(8))}
+
+    models = models_of([*crowd, *honest, other])
+    chosen, second = asyncio.run(preferred(models, Asked()))  # type: ignore[arg-type]
+    assert (chosen.model_id, second.model_id) == (ID, other.model_id)
+    assert len(asked) == MAX_ASKED_HOSTS + 1 and asked.index(bytes_of(3)) < 2, "models take turns, too"
 
 
 def test_who_is_gone_is_told_from_who_is_there() -> None:

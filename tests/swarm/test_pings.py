@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.errors import PeerUnavailable
 from dsdnode.node.admission import Admission
 from dsdnode.node.drafter.routes import FOUND_S, Hosts
 from dsdnode.swarm.catalogue import Model, models_of
-from dsdnode.swarm.pings import GRACE_S, PING_TIMEOUT_S, Pings
+from dsdnode.swarm.pings import AT_ONCE, GRACE_S, PING_TIMEOUT_S, SURVEY_S, Pings
 from tests.node import jumping
 from tests.swarm.town import Town
 
@@ -136,3 +137,38 @@ def test_a_lookup_is_not_made_again_at_once() -> None:
         assert loop.time() > began_s
 
     tell(story)
+
+
+class Wire:
+    """Of `there` each answers in a moment; the others never do."""
+
+    def __init__(self, there: set[bytes]) -> None:
+        self.there = there
+        self.num_asked = 0
+        self.num_at_once = self.most_at_once = 0
+
+    async def ping(self, peer: bytes, *, timeout_s: float) -> float:
+        self.num_asked += 1
+        self.num_at_once += 1
+        self.most_at_once = max(self.num_at_once, self.most_at_once)
+        await asyncio.sleep(0.05 if peer in self.there else timeout_s)
+        self.num_at_once -= 1
+        if peer not in self.there:
+            raise PeerUnavailable("nobody answers there")
+        return 0.05
+
+
+def test_mallory_s_thousand_records_are_asked_some_at_once_and_not_for_ever() -> None:
+    """Bob, whom alice knows, has the last record of all."""
+    crowd = [b"m%d" % number for number in range(1000)]
+    wire = Wire({b"bob", b"carol"})
+
+    async def story() -> None:
+        pings, loop = Pings(wire), asyncio.get_running_loop()  # type: ignore[arg-type]
+        assert await pings.survey([b"bob", b"carol", b"dave"]) == {b"bob": 0.05, b"carol": 0.05}
+        began_s = loop.time()
+        assert await pings.survey([*crowd, b"bob"]) == {b"bob": 0.05}
+        assert loop.time() < began_s + SURVEY_S + PING_TIMEOUT_S + 0.1
+        assert wire.most_at_once == AT_ONCE and wire.num_asked < 300
+
+    jumping.run(story())
