@@ -53,6 +53,11 @@ TEXT: Final = {
     "text-file-rank": Mutation(
         "dsdnode.node.drafter.pairing:tokenizer_for", "(await preferred(models, pings))", "models"
     ),
+    "target-outage": Mutation(
+        "dsdnode.node.drafter.pairing:wait_for_target",
+        "await wholly_hosted([one for one in models if one not in targets], pings)",
+        "[one for one in models if one not in targets]",
+    ),
     "text-file-failed": Mutation(TEXTS + "Texts._begin", "_now() < failed_s + FAILED_S", "False"),
     "text-file-model": Mutation(TEXTS + "Texts._opened", "if known is not None:", "if False:"),
     "text-file-disk": Mutation(TEXTS + "_keep", "kept[:-MAX_KEPT]", "()"),

@@ -171,3 +171,41 @@ def test_a_target_whose_records_alone_are_there_is_gone(tmp_path: Path, monkeypa
         assert texts.tokenizer_hash == hashes[1]
 
     story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("is_partly_there", [False, True])
+def test_dora_keeps_her_target_while_nothing_else_can_be_drafted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_partly_there: bool
+) -> None:
+    """Her own network is gone, say; or of another model one half is there."""
+    for name in ("LOOK_S", "FOLLOW_S"):
+        monkeypatch.setattr(pairing, name, 0.0)
+
+    async def tell(swarm: FakeSwarm) -> None:
+        hashes = [replace(TARGET, padding=number).shard(0, 4).tokenizer_hash for number in (1, 2)]
+        hosts = Hosts(swarm, tmp_path, *(honest(said(one)) for one in hashes))
+        mine, other = (
+            replace(model_of(said(one), rpc), tokenizer_hash=one, model_id=name)
+            for one, rpc, name in zip(hashes, hosts.rpcs, "za", strict=True)
+        )
+        if is_partly_there:
+            other = replace(other, num_layers=other.num_layers + 1)
+        texts, looks = hosts.texts, 0
+        for model in (mine, other):
+            await texts.fit(model)  # both files are on the disk, from better days
+        texts.tokenizer_hash = hashes[0]
+        for rpc in hosts.rpcs[: 1 if is_partly_there else 2]:
+            await rpc.close()
+
+        async def look() -> list[Model]:
+            nonlocal looks
+            looks += 1
+            if looks > 2 * pairing.MAX_MISSED:
+                raise EOFError
+            return [mine, other]
+
+        with pytest.raises(EOFError):
+            await pairing.wait_for_target(texts, Pings(hosts.dora), NoDraft(4096, 32).shard, look)
+        assert texts.tokenizer_hash == hashes[0]
+
+    story(tmp_path, tell)

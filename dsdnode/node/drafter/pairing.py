@@ -13,7 +13,7 @@ from dsdnode.engine.port import Engine, ShardInfo, TextEngine
 from dsdnode.errors import DsdError, ModelRefused
 from dsdnode.net.rpc import Rpc
 from dsdnode.node.drafter.texts import Draft, Reading, Texts
-from dsdnode.swarm.catalogue import Model, is_any_whole, preferred
+from dsdnode.swarm.catalogue import Model, preferred, wholly_hosted
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import NO_HASH
 
@@ -111,8 +111,10 @@ async def wait_for_target(
         await asyncio.sleep(FOLLOW_S if has_one else LOOK_S)
         models = await look()
         targets = [model for model in models if model.tokenizer_hash == texts.tokenizer_hash]
-        is_there = await is_any_whole(targets, pings)  # records alone anybody goes on renewing
-        num_missed = 0 if is_there else num_missed + 1
+        if has_one:
+            is_there = await wholly_hosted(targets, pings)  # records alone anybody goes on renewing
+            models = [] if is_there else await wholly_hosted([one for one in models if one not in targets], pings)
+            num_missed = num_missed + 1 if models else 0  # where nobody answers it may be our own network that is gone
         if not models or (has_one and num_missed < MAX_MISSED):
             continue
         try:
