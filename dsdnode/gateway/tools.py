@@ -105,6 +105,8 @@ def offer(tools: Sequence[Asked], choice: Any, parallel: bool | None = None) -> 
     """`choice`: as any dialect says it. Raises BadInput."""
     kind = choice.get("type") if isinstance(choice, dict) else choice
     single = parallel is False
+    if kind in ("allowed_tools", "function", "tool") and not isinstance(choice, dict):
+        raise BadInput(f"tool_choice: {kind} is the type of an object that says which")
     if kind == "allowed_tools":
         tools, kind = _allowed(tools, choice)
     if kind in (None, "auto"):

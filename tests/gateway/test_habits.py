@@ -151,6 +151,11 @@ async def test_what_is_not_offered_cannot_be_allowed(served: Served, allowed: An
     assert words in await refused(served, CHAT, tools=[TOOL], tool_choice=choice)
 
 
+@pytest.mark.parametrize("choice", ["allowed_tools", "function", "tool"])
+async def test_a_choice_that_says_not_which_is_refused_in_words(served: Served, choice: str) -> None:
+    assert "an object that says which" in await refused(served, CHAT, tools=[TOOL], tool_choice=choice)
+
+
 async def test_calls_as_they_were_said_before_there_were_several(served: Served) -> None:
     call = {"name": "get_weather", "arguments": '{"city": "Ulm"}'}
     messages = [
