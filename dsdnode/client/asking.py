@@ -47,6 +47,7 @@ class Inbox:
     """What the drafter of one reply has said. Of others nothing gets in: they could fill it, or pass for its life."""
 
     drafter: bytes
+    since_s: float = field(default_factory=lambda: _now())
     notices: asyncio.Queue[_Notice] = field(default_factory=lambda: asyncio.Queue(MAX_QUEUED_NOTICES))
     pace: Pace = field(default_factory=Pace)
     has_end: bool = False
@@ -277,7 +278,8 @@ class Askings:
 
     def peer_lost(self, peer: bytes, reason: str, at_s: float) -> None:
         for request, inbox in self.inboxes.items():
-            inbox.put(peer, replies.Cancel(request))
+            if inbox.since_s <= at_s:  # (who was asked since goes by another connection)
+                inbox.put(peer, replies.Cancel(request))
 
     def _cancel(self, drafter: bytes, request: bytes) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +14,11 @@ from dsdnode.accounts import Account
 from dsdnode.client.client import Client, GenerateRequest, Piece
 from dsdnode.engine.fake import fake_text
 from dsdnode.engine.tokenizer import Detokenizer
-from dsdnode.errors import NoPipeline
+from dsdnode.errors import DsdError, NoPipeline, PeerUnavailable
 from dsdnode.net.port import Priority
 from dsdnode.node.drafter.delivery import Delivery
 from dsdnode.node.drafter.host import _text_of
+from dsdnode.speculation.actions import Emit
 from dsdnode.wire.codec import decode, encode
 from dsdnode.wire.messages import MAX_LAYERS, MAX_STAGES, Message
 from dsdnode.wire.replies import MAX_ROUTED, Routed, StageInfo
@@ -63,6 +64,34 @@ def test_text_held_back_for_a_stop_string_is_shown_when_no_pipeline_is_left(tmp_
             assert alice.text == TEXT[: len(alice.tokens)]
 
     jumping.run(tell())
+
+
+@pytest.mark.parametrize("error", [NoPipeline, PeerUnavailable])
+def test_what_goes_wrong_behind_the_stop_string_is_no_fault_of_the_reply_s(error: type[DsdError]) -> None:
+    sent: list[str] = []
+
+    class Broken:
+        pipeline = ()
+
+        async def run(self) -> AsyncGenerator[Emit, None]:
+            yield Emit((1, 2, 3), 0)
+            raise error("sam is gone")
+
+        def cancel(self, reason: str) -> None: ...
+
+    class Told:
+        transport = SimpleNamespace(can=lambda peer, what: False)
+
+        def notify(self, peer: bytes, message: Message, buffers: list[bytes], priority: Priority) -> None:
+            sent.append(buffers[1].decode())
+
+    async def tell() -> str:
+        delivery = Delivery(Told(), None, Account(b"c" * 32, "net"), b"r" * 16)  # type: ignore[arg-type]
+        text = SimpleNamespace(feed=lambda tokens: "".join("abc"[token - 1] for token in tokens), finish=lambda: "")
+        body = SimpleNamespace(stop=("bc",), tokens=())
+        return await delivery._stream(Broken(), body, text)  # type: ignore[arg-type]
+
+    assert (asyncio.run(tell()), sent) == ("stop", ["a"])
 
 
 def test_it_is_shown_once_when_another_drafter_goes_on(tmp_path: Path) -> None:

@@ -134,13 +134,12 @@ class Delivery:
                     if stops.stopped:
                         self._stop_text = stops.stop_text
                         reply.cancel("stop")
-        except NoPipeline:  # nobody goes on with it (after other errors, whoever does shows what was held back)
-            self._tell_rest(index, text, stops)
+        except DsdError as error:
+            if stops.stopped:
+                return "stop"  # what went wrong stands behind the end
+            if isinstance(error, NoPipeline):  # else whoever goes on with it shows what was held back
+                self._tell_rest(index, text, stops)
             raise
-        except DsdError:
-            if not stops.stopped:
-                raise
-            return "stop"  # what went wrong stands behind the end
         self._tell_rest(index, text, stops)
         return reply.reason
 
