@@ -15,6 +15,7 @@ settings.load_profile("house")
 
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as dsdnode does: they cost each process that is started
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # engines of tests share the cores: threads would wait for one another
 gc.disable()  # until all tests are collected, which makes no garbage
 
 # What is logged goes nowhere but into a test's report. With its defaults structlog would colour each traceback, and

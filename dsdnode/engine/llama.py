@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdnode.engine.cores import usual_threads
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.gguf_arch import PLAIN, SUPPORTED
 from dsdnode.engine.gguf_parts import parts_of
@@ -142,7 +143,7 @@ class LlamaEngine:
         params.n_seq_max = self._first_spare + self._num_spare(options)
         # n_batch below n_seq_max would trip an assertion in output_reserve
         params.n_batch = params.n_ubatch = max(options.batch_tokens, params.n_seq_max) + self._alike
-        params.n_threads = params.n_threads_batch = options.threads or _num_cores()
+        params.n_threads = params.n_threads_batch = options.threads or usual_threads()
         params.kv_unified = True  # the default permutes rows of several sequences and aborts on partial copies
         params.swa_full = True  # a sliding-window cache could not be rolled back
         enabled, disabled = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -392,9 +393,3 @@ def _load_model(path: Path, options: EngineOptions) -> Any:
     if not model:
         raise ModelRefused(f"{path}: llama.cpp cannot load it: {'; '.join(recent_errors) or 'no reason given'}")
     return model
-
-
-def _num_cores() -> int:
-    import psutil
-
-    return psutil.cpu_count(logical=False) or 1
