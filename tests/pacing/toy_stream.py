@@ -158,7 +158,7 @@ class World:
         own[draft.position :] = draft.tokens
         draft_tokens = []
         for _ in range(draft.count):
-            draft_token = self.draft_token(len(own) - PROMPT, all(token == RIGHT for token in own))
+            draft_token = self.draft_token(len(own) - PROMPT, own.count(RIGHT) == len(own))
             draft_tokens.append(draft_token)
             own.append(draft_token.token)
         own.pop()
@@ -183,9 +183,8 @@ class World:
             self.contents[block.epoch] = self.contents.get(block.parent, [])[: block.base]
         content = self.contents[block.epoch]
         content[block.position :] = action.tokens
-        wrong = next((position for position, token in enumerate(content) if token != RIGHT), len(content))
-        if wrong < len(content):
-            self.wrong_at[block.epoch] = wrong
+        if content.count(RIGHT) < len(content):
+            self.wrong_at[block.epoch] = next(at for at, token in enumerate(content) if token != RIGHT)
         travel = Travel(block, action.tokens)
         self.at(self.hop(0), lambda: self.arrive(0, travel))
 

@@ -94,22 +94,22 @@ class Epochs:
     @property
     def length(self) -> int:
         """Of the line."""
-        return len(self._line)
+        return len(self._line.tokens)
 
     def digest_after(self, digest: bytes, token: int) -> bytes:
         return self._line.after(digest, token)
 
     def end(self, epoch: OwnEpoch) -> int:
         """Length of its content."""
-        return len(self._line) + len(epoch.draft_tokens)
+        return len(self._line.tokens) + len(epoch.draft_tokens)
 
     def digest_at(self, epoch: OwnEpoch, length: int) -> bytes:
         """Of the first `length` tokens of its content."""
-        num_tokens = length - len(self._line)
+        num_tokens = length - len(self._line.tokens)
         return self._line.digests[length] if num_tokens <= 0 else epoch.draft_tokens[num_tokens - 1].digest
 
     def tokens(self, epoch: OwnEpoch, start: int, end: int) -> Tokens:
-        length = len(self._line)
+        length = len(self._line.tokens)
         draft_tokens = epoch.draft_tokens[max(0, start - length) : max(0, end - length)]
         return (*self._line.tokens[start:end], *(item.draft_token.token for item in draft_tokens))
 
@@ -124,16 +124,20 @@ class Epochs:
 
     def num_unsent(self, epoch: OwnEpoch) -> int:
         """Draft tokens not sent."""
-        return self.end(epoch) - max(epoch.sent, len(self._line))
+        return len(epoch.draft_tokens) - max(0, epoch.sent - len(self._line.tokens))
 
     def num_unjudged(self) -> int:
         """Draft tokens sent, in all epochs."""
-        length = len(self._line)
-        return sum(max(0, epoch.sent - max(length, epoch.base)) for epoch in self.live)
+        length, num = len(self._line.tokens), 0
+        for epoch in self.live:
+            behind = epoch.base if epoch.base > length else length
+            if epoch.sent > behind:
+                num += epoch.sent - behind
+        return num
 
     @property
     def num_flights(self) -> int:
-        return sum(len(epoch.flights) for epoch in self.live)
+        return sum([len(epoch.flights) for epoch in self.live])
 
     # --- coming and going -----------------------------------------------------------------------------------------
 

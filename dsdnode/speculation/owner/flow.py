@@ -156,12 +156,10 @@ class Flow:
 
     def _is_wanted(self, epoch: OwnEpoch, plan: Plan) -> bool:
         """May another draft token be drafted at its end?"""
-        num_unsent = sum(self.epochs.num_unsent(other) for other in self.epochs.live)
-        return (
-            len(epoch.draft_tokens) < self._room
-            and num_unsent + self.epochs.num_unjudged() < plan.window + plan.block
-            and self.epochs.chance(epoch) >= MIN_CHANCE
-        )
+        if len(epoch.draft_tokens) >= self._room or self.epochs.chance(epoch) < MIN_CHANCE:
+            return False
+        num_unsent = sum([self.epochs.num_unsent(other) for other in self.epochs.live])
+        return num_unsent + self.epochs.num_unjudged() < plan.window + plan.block
 
     def _most_promising(self, main: OwnEpoch, plan: Plan) -> OwnEpoch | None:
         """The epoch whose next draft token is likeliest to be needed; perhaps a new hedge."""
