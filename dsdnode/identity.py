@@ -23,6 +23,8 @@ from dsdnode.errors import BadInput
 
 LABEL = b"dsdnode "
 """Whatever is signed begins with this, what it is, a version and a newline: no signature serves two purposes."""
+MAX_VERIFIED = 256
+"""Signatures that are remembered, good or not: one record comes from each of the peers that hold it."""
 _FILE_HEADER = "dsdnode identity 1\n"
 
 
@@ -113,6 +115,11 @@ def curve_public_key(public_key: bytes) -> bytes:
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Did the owner of the key sign this labelled message?"""
     _check_label(message)
+    return _is_signed(public_key, message, signature)
+
+
+@functools.lru_cache(MAX_VERIFIED)
+def _is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
     try:
         VerifyKey(public_key).verify(message, signature)
     except (CryptoError, ValueError, TypeError):
