@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unordered import unordered
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dsdnode"
 FLOORS = {
@@ -198,6 +200,12 @@ def banned(source: Source) -> Iterator[str]:
             yield f"{name}: global random numbers"
 
 
+def sets(source: Source) -> Iterator[str]:
+    """The order of a set is another one in each process (tests/unordered.py)."""
+    for line in unordered(source.tree):
+        yield f"line {line}: goes through a set"
+
+
 def sizes(source: Source) -> Iterator[str]:
     if len(source.text.splitlines()) > MAX_FILE_LINES:
         yield f"more than {MAX_FILE_LINES} lines"
@@ -223,7 +231,7 @@ def broken(rule: Rule, files: list[Source]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "rule", [floors, wall, roles, guests, banned, sizes, named_files], ids=lambda rule: rule.__name__
+    "rule", [floors, wall, roles, guests, banned, sets, sizes, named_files], ids=lambda rule: rule.__name__
 )
 def test_the_house_keeps_its_rules(rule: Rule) -> None:
     assert broken(rule, HOUSE) == []
@@ -274,6 +282,18 @@ BAD: list[tuple[Rule, str, str]] = [
     (banned, "net/late.py", "from time import time"),
     (banned, "sim/dice.py", "import random\nrandom.choice([1])"),
     (banned, "sim/dice.py", "from random import choice"),
+    (sets, "dht/odd.py", "def f(a: list[int]) -> list[int]:\n    return [one for one in set(a)]"),
+    (
+        sets,
+        "dht/odd.py",
+        "def f(a: set[int]) -> None:\n    for one in a.difference([1]):\n        print(one)",
+    ),
+    (sets, "dht/odd.py", "def f(a: list[int]) -> str:\n    b = {*a}\n    return ' '.join(map(str, b))"),
+    (
+        sets,
+        "net/odd.py",
+        "class A:\n    def f(self, a: list[int]) -> list[int]:\n        self.b = {*a}\n        return [*self.b]",
+    ),
     (sizes, "cli/long.py", "x = 1\n" * (MAX_FILE_LINES + 1)),
     (sizes, "cli/long.py", "async def f():\n" + "    x = 1\n" * MAX_FUNCTION_LINES),
     (named_files, "cli/old.py", '"""See nowhere.py."""'),

@@ -164,7 +164,7 @@ class Proxy:
         self.counts = Counts()
         self.links: dict[Connection, None] = {}
         self._target_port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._loop = asyncio.get_running_loop()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self._listener.setblocking(False)
@@ -190,8 +190,8 @@ class Proxy:
         with contextlib.suppress(BlockingIOError, ConnectionError):
             near, _ = self._listener.accept()
             task = self._loop.create_task(self._connect(near))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = None
+            task.add_done_callback(self._tasks.pop)
 
     async def _connect(self, near: socket.socket) -> None:
         far = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -221,7 +221,8 @@ class CallReader(CallText):
 
     def _member(self, key: str) -> Generator[None, None, str]:
         """Its value."""
-        if not self._calls.open and key not in (self._calls.name_key, "name", *self._arguments, *_BESIDE):
+        is_known = key in self._arguments or key in (self._calls.name_key, "name", *_BESIDE)
+        if not (self._calls.open or is_known):
             raise NoCall
         return (yield from self._value())
 

@@ -130,7 +130,7 @@ class Relays:
         self.is_last_resort = is_last_resort
         self._loop = asyncio.get_running_loop()
         self._held: dict[bytes, _Held] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], None] = {}
         self._relay: Relay | None = None
         self.meter = Meter()
         self._relayed_bytes = 0
@@ -165,8 +165,8 @@ class Relays:
         if held is None:
             return
         task = self._loop.create_task(held.agent.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._closing[task] = None
+        task.add_done_callback(self._closing.pop)
         if held.addresses:
             self._tell()
 

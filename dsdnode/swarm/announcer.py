@@ -194,7 +194,7 @@ class Announcer:
                 told.setdefault(key, {})[signed[0].role] = signed
         current = frozenset(told)
         for record in self._past.values():
-            for key in set(record_keys(record)) - current:
+            for key in [key for key in record_keys(record) if key not in current]:
                 told.setdefault(key, {})[record.role] = self._signed(record, 0.0)
         self._told = {key: tuple(said.values()) for key, said in told.items()}
         self._past = {(record.role, record.model_id): record for record, _ in offer}

@@ -156,7 +156,7 @@ class Queries:
             if contact.public_key != own.public_key:
                 self._rpc.transport.introduce(contact, teacher)
             elif len(self.elsewhere) < MAX_ELSEWHERE:
-                self.elsewhere.update(dict.fromkeys(set(contact.addresses).difference(own.addresses), teacher))
+                self.elsewhere |= {one: teacher for one in contact.addresses if one not in own.addresses}
 
     def _read(
         self, request: Message, reply: Message, buffers: Sequence[bytes]

@@ -38,7 +38,7 @@ MASKS: Final = {
     "masks-nothing": Mutation(PURE + "Masks.put", "not self._allows_any(mask)", "False"),
     "masks-bomb": Mutation(PURE + "_inflated", "decompress(data, num_bytes + 1)", "decompress(data)"),
     "masks-kept": Mutation(PURE + "Places.learn", "len(self._names) > MAX_PLACES", "False"),
-    "masks-again": Mutation(CONSTRAINED + "tell_again", " + AGAIN_S}", " - AGAIN_S}"),
+    "masks-again": Mutation(CONSTRAINED + "tell_again", " + AGAIN_S]", " - AGAIN_S]"),
     "masks-invented": Mutation(CONSTRAINED + "tell_again", "name in here and ", ""),
     "masks-told": Mutation("dsdnode.node.shard.terms:told_by", " or len(digests) > DIGEST_BYTES * MAX_PLACES", ""),
     "masks-route": Mutation(MACHINE + "on_open", "            self._judge.begin_route()\n", ""),

@@ -93,17 +93,17 @@ class Agent:
         self._swarm_keys = tuple(swarm_keys)
         self._patience = patience or Patience()
         self._loop = asyncio.get_running_loop()
-        self._circuits: set[asyncio.Task[None]] = set()
+        self._circuits: dict[asyncio.Task[None], None] = {}
         self._calls = Credits(CALLS_BURST, CALLS_PER_S)
-        self._runs: set[asyncio.Task[None]] = set()
+        self._runs: dict[asyncio.Task[None], None] = {}
         """The last one, and those that are just ending."""
         self.local = ""
         """The IP address that its connection is made from ("": there is none)."""
 
     def start(self) -> None:
         run = self._loop.create_task(self._run())
-        self._runs.add(run)
-        run.add_done_callback(self._runs.discard)
+        self._runs[run] = None
+        run.add_done_callback(self._runs.pop)
 
     def begin_again(self) -> None:
         """This machine has moved, and nothing comes over its old connections any more: reserve anew, now."""
@@ -183,8 +183,8 @@ class Agent:
         if not self._calls.spend(b"", self._loop.time()) or not self._callee.admits(incoming.host):
             return
         task = self._loop.create_task(self._take(incoming))
-        self._circuits.add(task)
-        task.add_done_callback(self._circuits.discard)
+        self._circuits[task] = None
+        task.add_done_callback(self._circuits.pop)
 
     async def _take(self, incoming: Incoming) -> None:
         """From our call back to the end of the circuit."""

@@ -276,7 +276,7 @@ class Batcher:
         for item, chunk in self._current:
             if chunk.sequence in ran:
                 ends[item.owner] = max(item.end, ends.get(item.owner, 0))
-        for sequence in ran.intersection(self._owners):
+        for sequence in sorted(ran.intersection(self._owners)):
             ends.setdefault(self._owners[sequence], sys.maxsize)
         culprit = self.culprits.mark(ends, _now())
         self._fail_all(EngineLost("the worker process died"))

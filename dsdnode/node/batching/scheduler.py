@@ -170,7 +170,8 @@ class Scheduler:
             return short
         lately = {turn.account.network for turn in self._turns.values() if now - turn.short_s < ACTIVE_S}
         waits = set()
-        for network in {run.account.network for run in order if run not in short and lately - {run.account.network}}:
+        long = [run.account.network for run in order if run.is_long]
+        for network in dict.fromkeys(one for one in long if lately - {one}):
             lets_go_first = network not in self._went_first and any(run.account.network != network for run in short)
             rests = now < self._rests_until_s
             if rests or lets_go_first:

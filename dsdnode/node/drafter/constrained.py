@@ -138,7 +138,7 @@ class Constrained:
             self._end = digest_.after(secret, self._end, token)
         self._nodes = {self._end: _Node(b"", -1, len(prompt))}
         self._finding: dict[bytes, asyncio.Task[int]] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._telling: dict[asyncio.Task[None], None] = {}
         self._judge = b""
         self._told: Told = LRUCache(MAX_TOLD)
         self._lost: LRUCache[bytes, float] = LRUCache(MAX_TOLD)
@@ -242,10 +242,11 @@ class Constrained:
         """The judge lacks these."""
         now = asyncio.get_running_loop().time()
         here = {node.name for node in self._nodes.values()}
-        due = {name for name in names if name in here and now >= self._lost.get(name, float("-inf")) + AGAIN_S}
+        lost = [name for name in names if name in here and now >= self._lost.get(name, float("-inf")) + AGAIN_S]
+        due = dict.fromkeys(lost, now)
         for name in due:
             self._told.pop(name, None)
-        self._lost.update(dict.fromkeys(due, now))
+        self._lost.update(due)
         if places := [place for place, node in self._nodes.items() if node.name in due]:
             self._tell(places)
 
@@ -253,8 +254,8 @@ class Constrained:
         if all(map(self._is_found, places)):
             return self._send(places)
         task = asyncio.create_task(self._tell_found(places), name="find masks")
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._telling[task] = None
+        task.add_done_callback(self._telling.pop)
 
     async def _tell_found(self, places: list[bytes]) -> None:
         try:

@@ -63,7 +63,7 @@ class Reply:
         self._route: Route | None = None  # the one opened last
         self._avoid: dict[bytes, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._opening: asyncio.Task[None] | None = None
         self._checking: dict[bytes, None] = {}  # their connections have ended
         self._num_fruitless = self._num_forgotten = self._num_killed = 0
@@ -176,8 +176,8 @@ class Reply:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     async def _check(self, peer: bytes, route: Route) -> None:
         try:

@@ -88,7 +88,7 @@ class Texts:
         shards that never give it."""
         self._failed: dict[str, tuple[float, DsdError]] = {}
         self._progress: dict[str, str] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], None] = {}
         self._local: dict[str, Callable[[], Awaitable[bytes]]] = {}
 
     @property
@@ -185,8 +185,8 @@ class Texts:
         self._open[model.text_hash] = reading
         for gone in self._open.gone():
             closing = asyncio.create_task(gone.text.close(), name="close texts")
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._closing[closing] = None
+            closing.add_done_callback(self._closing.pop)
         return reading
 
     async def _compared(self, draft: Draft, model: Model, path: Path) -> Fit:
