@@ -14,6 +14,7 @@ FREE = {"all", "any", "frozenset", "len", "max", "min", "set", "sorted", "sum",
         "difference", "difference_update", "intersection", "isdisjoint", "issubset", "issuperset", "union"}  # fmt: skip
 ORDERED = {"enumerate", "extend", "filter", "fromkeys", "gather", "iter", "join", "list", "map", "next", "tuple", "zip"}
 OF_SETS = {"copy", "difference", "intersection", "symmetric_difference", "union"}
+MAKE = {"set", "frozenset"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -23,6 +24,8 @@ def unordered(tree: ast.AST) -> Iterator[int]:
     for function in (node for node in ast.walk(tree) if isinstance(node, Function)):
         nodes = list(ast.walk(function))
         names = _sets_in(nodes, own)
+        if not (names or any(isinstance(node, ast.Set | ast.SetComp) or _called(node) in MAKE for node in nodes)):
+            continue
         free = {one for node in nodes if _called(node) in FREE for one in _arguments(node)}
         for node in nodes:
             if node not in free and any(_is_set(one, names) for one in _gone_through(node)):
