@@ -61,7 +61,7 @@ def status(as_json: bool, **flags: Any) -> None:
         **({"page, APIs": f"{answer.api}/, {answer.api}/v1"} if answer.api else {}),
         "layers": render.span(answer.layers),
         "known peers": answer.known_peers,
-        "new replies": f"none: {answer.resting}" if answer.resting else "taken",
+        "new replies": answer.resting or "taken",
         **(given_of(answer.given) if answer.given is not None else {}),
         "sessions": f"shard {answer.sessions.shard}, drafter {answer.sessions.drafter}",
         "sent": sent_of(answer),

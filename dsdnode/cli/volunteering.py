@@ -10,12 +10,13 @@ import click
 from dsdnode.cli import control, render
 from dsdnode.cli.options import common_options, json_option, load
 from dsdnode.config import NodeConfig
+from dsdnode.node.admission import USER
 from dsdnode.node.status import NodeStatus
 
 if TYPE_CHECKING:
     from dsdnode.node.node import Node
 
-USER, PAUSED = "user", "paused by its user (`dsdnode resume` ends it)"
+PAUSED = "paused by its user (`dsdnode resume` ends it)"
 
 
 def who_may(config: NodeConfig) -> list[str]:

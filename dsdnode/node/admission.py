@@ -10,12 +10,14 @@ from dsdnode.wire.messages import Refused
 PAUSED = Refused("this peer is paused", retry=True)
 """Why it is so is nobody else's business."""
 NOT_YOU = Refused("this peer does not serve you")
+USER = "user"
+"""Who has it rest for everybody, himself too; a clock, or a battery, for others alone."""
 MAX_GUESTS = 4096
 """That may come while one that stays, a gateway say, asks nothing. Every `dsdnode run` is one more."""
 
 
 class Admission:
-    """`resting`: why nobody new is served, in words for its user; "": everybody is."""
+    """`resting`: why nobody else is served anew, in words for its user; "": everybody is."""
 
     def __init__(self, own_id: bytes = b"", choice: PeerChoice = ANYBODY) -> None:
         self._own_id = own_id
@@ -30,6 +32,23 @@ class Admission:
     def resting(self) -> str:
         return "; ".join(self._reasons.values())
 
+    @property
+    def rests(self) -> bool:
+        """For others at least."""
+        return bool(self._reasons)
+
+    def rests_for(self, peer: bytes) -> bool:
+        return self.rests and not (self.rests_for_others and self.is_own(peer))
+
+    @property
+    def rests_for_others(self) -> bool:
+        """And not for its own user."""
+        return self.rests and USER not in self._reasons
+
+    def is_own(self, peer: bytes) -> bool:
+        """This node, or a client of its user."""
+        return peer == self._own_id or self._is_guest(peer)
+
     def rest(self, who: str, why: str) -> bool:
         """What `who` (its user, a clock) says of it now; "": nothing. Is that news?"""
         before = dict(self._reasons)
@@ -41,7 +60,7 @@ class Admission:
 
     def begun(self, peer: bytes) -> None:
         """It has got a part of a reply here."""
-        self.num_begun += peer != self._own_id and not self._is_guest(peer)
+        self.num_begun += not self.is_own(peer)
 
     def guest(self) -> Identity:
         """Of a client of this machine's own user, whoever is served."""
@@ -64,4 +83,4 @@ class Admission:
         """Of something new; what is in progress goes on."""
         if not self.serves(peer):
             return NOT_YOU
-        return PAUSED if self._reasons else None
+        return PAUSED if self.rests_for(peer) else None

@@ -14,7 +14,7 @@ def resting(hours: Hours | None, now: datetime) -> str:
     start, end = hours
     minute = 60 * now.hour + now.minute
     is_open = start <= minute < end if start < end else minute >= start or minute < end
-    return "" if is_open else f"paused until {told(start)} (--hours {told(start)}-{told(end)})"
+    return "" if is_open else f"paused for others until {told(start)} (--hours {told(start)}-{told(end)})"
 
 
 def told(minute: int) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import partial
 from random import Random
 
-import msgspec
 import structlog
 
 from dsdnode.config import AUTO, NodeConfig, next_life
@@ -35,7 +34,7 @@ from dsdnode.node.engines import measure, record_of
 from dsdnode.node.fetching import Nobody, User
 from dsdnode.node.giving import Giving
 from dsdnode.node.ledger import Given
-from dsdnode.node.offers import ASKED, Offer, keep_current, starting
+from dsdnode.node.offers import ASKED, Host, Offer, keep_current, starting, told, told_at_home
 from dsdnode.node.organs import Organs, organs_of
 from dsdnode.node.shard.host import StageHost
 from dsdnode.node.shard.texts import TextGiver
@@ -78,6 +77,7 @@ class Node:
         self._drafter: DrafterHost | None = None
         self._offers: dict[str, Offer] = {}
         self._admission = Admission(identity.peer_id, PeerChoice(config.allow, config.block))
+        self.discovery.keep_back(self._own_records, self._admission.is_own)
         renounce = partial(self.discovery.changed, at_once=True)
         self.volunteering = Volunteering(config, self._admission, renounce, self._count, organs.surroundings)
         self._giving: Giving | None = None
@@ -277,20 +277,19 @@ class Node:
         self.discovery.changed()
 
     def _num_free(self) -> int:
-        return self._stage.num_free_sessions if self._stage else 0
+        return self._stage.num_free_sessions if self._stage and not self._admission.rests else 0
 
     def _records(self) -> list[ProviderRecord]:
-        hosts = {"shard": self._stage, "drafter": self._drafter}
-        contact = self.discovery.contact
-        records, now = [], asyncio.get_running_loop().time()
-        for role, offer in self._offers.items():
-            host = hosts[role]
-            is_idle = host is None or not host.num_sessions  # who has a reply in progress looks for us at need
-            if offer.engine.quarantined or (is_idle and self._admission.resting):
-                continue
-            record = offer.record(contact, host.num_free_sessions if host else 0, now)
-            records.append(msgspec.structs.replace(record, nickname=self._config.name))
-        return records
+        return told(self._offers, self._hosts, self.discovery.contact, self._config.name, rests=self._admission.rests)
+
+    def _own_records(self) -> list[ProviderRecord]:
+        """What this machine's user finds here while it rests for others alone."""
+        found = self._offers if self._admission.rests_for_others else {}
+        return told_at_home(found, self._hosts, self.discovery.contact)
+
+    @property
+    def _hosts(self) -> dict[str, Host | None]:
+        return {"shard": self._stage, "drafter": self._drafter}
 
     # --- what it is
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -39,6 +40,16 @@ ASKED: dict[str, type[Message]] = {"shard": Open, "drafter": Generate}
 """What each role is asked for at first."""
 
 
+class Host(Protocol):
+    """Of one role."""
+
+    @property
+    def num_sessions(self) -> int: ...
+
+    @property
+    def num_free_sessions(self) -> int: ...
+
+
 class Offer:
     """One engine, with the cost line that was measured at the start, before anybody was served."""
 
@@ -64,12 +75,15 @@ class Offer:
 
     def record(self, contact: Contact, free_sessions: int, now: float) -> ProviderRecord:
         """What is to be announced now."""
-        self._said_s = now
-        self._said = record_of(
+        self._said_s, self._said = now, self.described(contact, free_sessions)
+        return self._said
+
+    def described(self, contact: Contact, free_sessions: int) -> ProviderRecord:
+        """As it is now."""
+        record = record_of(
             self.engine, self._role, self.cost, free_sessions, contact, self._queue(), self.round_trips, self._source
         )
-        self._said = msgspec.structs.replace(self._said, tokenizer_hash=self.tokenizer_hash)
-        return self._said
+        return msgspec.structs.replace(record, tokenizer_hash=self.tokenizer_hash)
 
     def outdated(self, now: float, free_sessions: int) -> bool:
         """Does the record that was made last say something that is not so any more? (Sessions become idle unasked.)"""
@@ -110,6 +124,28 @@ class Offer:
             num_decodes=self.decodes.num_decodes if self.decodes else 0,
             num_positions=self.decodes.num_positions if self.decodes else 0,
         )
+
+
+def told(
+    offers: Mapping[str, Offer], hosts: Mapping[str, Host | None], contact: Contact, name: str, *, rests: bool
+) -> list[ProviderRecord]:
+    """What others are told. `rests`: of what is in use alone, and that it has no place."""
+    records, now = [], asyncio.get_running_loop().time()
+    for role, offer in offers.items():
+        host = hosts[role]
+        is_idle = host is None or not host.num_sessions  # who has a reply in progress looks for us at need
+        if offer.engine.quarantined or (is_idle and rests):
+            continue
+        record = offer.record(contact, host.num_free_sessions if host and not rests else 0, now)
+        records.append(msgspec.structs.replace(record, nickname=name))
+    return records
+
+
+def told_at_home(
+    offers: Mapping[str, Offer], hosts: Mapping[str, Host | None], contact: Contact
+) -> list[ProviderRecord]:
+    usable = [(offer, hosts[role]) for role, offer in offers.items() if not offer.engine.quarantined]
+    return [offer.described(contact, host.num_free_sessions) for offer, host in usable if host is not None]
 
 
 async def keep_current(

@@ -31,8 +31,8 @@ class Surroundings:
         battery = not self._config.on_battery and is_on_battery()
         metered = not self._config.on_metered and await is_metered()
         return {
-            "battery": "paused while on battery (--on-battery serves all the same)" if battery else "",
-            "network": "paused while the network is metered (--on-metered serves all the same)" if metered else "",
+            "battery": "paused for others while on battery (--on-battery serves all the same)" if battery else "",
+            "network": "paused for others in a metered network (--on-metered serves all the same)" if metered else "",
         }
 
 

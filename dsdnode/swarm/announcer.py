@@ -76,6 +76,8 @@ class Announcer:
         self._rng = rng
         self._queries = queries
         self._make: RecordFactory = tuple
+        self.make_own: RecordFactory = tuple
+        """What this machine's own user may find here, and nobody else hears of."""
         self.done = asyncio.Event()
         """What was last to be provided has been announced once. (Another event for each thing to provide.)"""
         self._sequence = life << LIFE_BITS
@@ -101,6 +103,11 @@ class Announcer:
         """Announce what `make` returns, now and again; sequence and life of the records are filled in here."""
         self._make, self.done = make, asyncio.Event()
         self._announce_at = self._announced_at + MIN_GAP_S
+
+    def own(self, key: bytes) -> list[Signed]:
+        """Newer than whatever others are told."""
+        records = [record for record in self.make_own() if key in record_keys(record)]
+        return [self._signed(record, MAX_TTL_S, self._sequence + 1) for record in records]
 
     def changed(self, now: float) -> None:
         """The offer is another one: announce it again soon."""
@@ -188,14 +195,14 @@ class Announcer:
         back."""
         self._sequence += 1
         told: dict[bytes, dict[str, Signed]] = {}
-        offer = [self._signed(record, MAX_TTL_S) for record in records]
+        offer = [self._signed(record, MAX_TTL_S, self._sequence) for record in records]
         for signed in offer:
             for key in record_keys(signed[0]):
                 told.setdefault(key, {})[signed[0].role] = signed
         current = frozenset(told)
         for record in self._past.values():
             for key in [key for key in record_keys(record) if key not in current]:
-                told.setdefault(key, {})[record.role] = self._signed(record, 0.0)
+                told.setdefault(key, {})[record.role] = self._signed(record, 0.0, self._sequence)
         self._told = {key: tuple(said.values()) for key, said in told.items()}
         self._past = {(record.role, record.model_id): record for record, _ in offer}
         now = asyncio.get_running_loop().time()
@@ -203,8 +210,8 @@ class Announcer:
             with contextlib.suppress(Overloaded):
                 self._store.put(key, said, now)
 
-    def _signed(self, record: ProviderRecord, ttl_s: float) -> Signed:
-        numbered = msgspec.structs.replace(record, ttl_s=ttl_s, sequence=self._sequence)
+    def _signed(self, record: ProviderRecord, ttl_s: float, sequence: int) -> Signed:
+        numbered = msgspec.structs.replace(record, ttl_s=ttl_s, sequence=sequence)
         return numbered, sign_record(self._identity, numbered)
 
     def _lacking(self, key: bytes) -> list[Contact]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from cachetools import LRUCache
@@ -40,7 +40,7 @@ from dsdnode.wire.messages import (
     Refused,
     Stored,
 )
-from dsdnode.wire.records import Newest, ProviderRecord, open_record, pack_contacts, pack_records
+from dsdnode.wire.records import MAX_RECORDS, Newest, ProviderRecord, open_record, pack_contacts, pack_records
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +73,7 @@ class Discovery:
         self._joining = Joining(
             rpc.transport, self.own_id, self.table, self._queries, self._tasks, rng, self._look_around_now
         )
+        self._is_own: Callable[[bytes], bool] = lambda peer: False
         self._wake = asyncio.Event()
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
@@ -194,12 +195,17 @@ class Discovery:
         newest = Newest(2 * MAX_PROVIDERS)
         newest.add(record for record, _ in self.store.get(key, self._now()))
         newest.add(lookup.records)
+        newest.add(record for record, _ in self._announcer.own(key))
         return [record for record in newest.records if not record.withdrawn]
 
     def provide(self, make: RecordFactory) -> None:
         """Announce the records that `make` returns, on schedule, after `changed`, and to new peers."""
         self._announcer.provide(lambda: self.checks.as_reached(make()))
         self._wake.set()
+
+    def keep_back(self, make: RecordFactory, is_own: Callable[[bytes], bool]) -> None:
+        """Records that are found here alone: by this node itself, and by those peers."""
+        self._announcer.make_own, self._is_own = make, is_own
 
     async def publish(self, record: ProviderRecord) -> None:
         """Provide this record alone, and return when others know."""
@@ -279,6 +285,8 @@ class Discovery:
         contacts = self._closest(message.key, peer)
         held = self.store.get(message.key, self._now())
         records = [data for record, data in held if self._homes.may_show(record, peer)]
+        if self._is_own(peer):
+            records = [*(data for _, data in self._announcer.own(message.key)), *records][:MAX_RECORDS]
         return Providers(), (pack_contacts(contacts), pack_records(records))
 
     async def _on_announce(self, peer: bytes, message: Announce, buffers: Sequence[bytes]) -> Response:

@@ -277,7 +277,7 @@ async def test_it_fits_a_phone_by_night(browser: Browser) -> None:
     def story() -> None:
         page.open()
         browser.look(360, 640, dark=True)
-        browser.until(lambda: "none: a <b>game</b>" in str(browser.find("#own").get_attribute("textContent")))
+        browser.until(lambda: "a <b>game</b>" in str(browser.find("#own").get_attribute("textContent")))
         assert "1 token of 2 replies, 3.0 kB up, 4 B down" in str(browser.find("#own").get_attribute("textContent"))
         for view in ("chat", "swarm", "node"):
             browser.driver.execute_script(f"location.hash = '{view}'")

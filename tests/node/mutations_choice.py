@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.node.mutation import Mutation
 
+ADMISSION = "dsdnode.node.admission:Admission."
 CHOICE: Final = {
     "blocked-stage": Mutation(
         "dsdnode.node.shard.sessions:Sessions.refusal", "if not self._admission.serves(owner):", "if False:"
@@ -24,5 +25,8 @@ CHOICE: Final = {
         "dsdnode.client.drafters:Drafters._order", " if self.choice.takes(one.peer_id)", ""
     ),
     "allow-nobody": Mutation("dsdnode.cli.peer_lists:read_peers", "said and not found and not may_be_empty", "False"),
-    "paused-new": Mutation("dsdnode.node.shard.sessions:Sessions.refusal", "if self._admission.resting:", "if False:"),
+    "paused-new": Mutation("dsdnode.node.shard.sessions:Sessions.refusal", "self._admission.rests_for(owner)", "False"),
+    "paused-own": Mutation(ADMISSION + "rests_for", "and not (", "and not (False and "),
+    "paused-own-user": Mutation(ADMISSION + "rests_for_others", " and USER not in self._reasons", ""),
+    "paused-found": Mutation("dsdnode.swarm.discovery:Discovery._on_find_providers", "self._is_own(peer)", "True"),
 }  # fmt: skip

@@ -104,9 +104,11 @@ class FakeSwarm:
         self.members[name] = member
         return member
 
-    async def client(self, patience_s: float = DEFAULT_PATIENCE_S) -> Client:
-        identity, contact = self._identity(f"client {len(self.clients)}")
-        hidden = Contact(contact.public_key, ())
+    async def client(self, patience_s: float = DEFAULT_PATIENCE_S, guest_of: Member | None = None) -> Client:
+        """`guest_of`: its own user's."""
+        identity, _ = self._identity(f"client {len(self.clients)}")
+        identity = identity if guest_of is None else guest_of.node.volunteering.guest()
+        hidden = Contact(identity.public_key, ())
         contacts = [member.contact for member in self.members.values()]
         client = Client.over(self.hub.transport(hidden), identity, contacts, patience_s=patience_s)
         await client.join(contacts)

@@ -45,7 +45,7 @@ def test_sam_serves_at_his_hours_over_midnight_too(said: str, serves: list[str],
 
 
 def test_the_end_of_a_pause_is_told() -> None:
-    assert hours.resting((1200, 480), at("12:00")) == "paused until 20:00 (--hours 20:00-08:00)"
+    assert hours.resting((1200, 480), at("12:00")) == "paused for others until 20:00 (--hours 20:00-08:00)"
 
 
 def test_it_rests_and_serves_again_by_itself_unless_its_user_has_paused_it(tmp_path: Path) -> None:
@@ -63,22 +63,22 @@ def test_it_rests_and_serves_again_by_itself_unless_its_user_has_paused_it(tmp_p
             now=lambda: at("19:59") + timedelta(seconds=loop.time() - begun_s),
         )
         one.start()
-        assert admission.refusal(b"") is not None
+        assert admission.refusal(b"alice") is not None
         await asyncio.sleep(90)
-        assert admission.refusal(b"") is None
+        assert admission.refusal(b"alice") is None
         one.rest("user", "a game")
         await asyncio.sleep(13 * 3600)
         one.rest("user", "")
-        assert admission.resting.startswith("paused until 20:00")
+        assert admission.resting.startswith("paused for others until 20:00")
         await one.close()
 
     jumping.run(day())
     assert [words.partition(" (")[0] for words in news] == [
-        "paused until 20:00",
+        "paused for others until 20:00",
         "",
         "a game",
-        "a game; paused until 20:00",
-        "paused until 20:00",
+        "a game; paused for others until 20:00",
+        "paused for others until 20:00",
     ]
 
 
@@ -228,4 +228,4 @@ def test_before_its_hours_it_takes_up_its_roles_paused(tmp_path: Path, monkeypat
         await swarm.add("sam", layers=(0, 4), hours=(later, (later + 60) % 1440))
 
     story(tmp_path, tell)
-    assert resting[0].startswith("paused until")
+    assert resting[0].startswith("paused for others until")

@@ -9,7 +9,7 @@ import pytest
 
 from dsdnode.client.client import Finished
 from dsdnode.dht.ids import MODELS_KEY
-from dsdnode.errors import Overloaded
+from dsdnode.errors import NoPipeline, Overloaded
 from tests.node.swarm import FakeSwarm, Member, tokens_of
 from tests.node.test_drafter_host import EXPECTED, REQUEST, some, story
 
@@ -86,5 +86,33 @@ def test_a_drafter_that_has_paused_says_so(tmp_path: Path) -> None:
         dora.node.volunteering.rest("user", "a game")
         with pytest.raises(Overloaded, match="this peer is paused"):
             await tokens_of(alice, REQUEST)
+
+    story(tmp_path, tell)
+
+
+def test_on_battery_a_laptop_serves_its_own_user_and_nobody_else(tmp_path: Path) -> None:
+    """Sam's has a drafter and layers, and others find neither; a game he wants it for himself, and pauses it."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        sam = await swarm.add("sam", layers=(0, 4), drafts=True)
+        other = await swarm.add("other", layers=(4, 8))
+        sam.node.volunteering.rest("battery", "on battery")
+        await asyncio.sleep(5)
+        alice, guest = await swarm.client(patience_s=5), await swarm.client(patience_s=5, guest_of=sam)
+        with pytest.raises((NoPipeline, Overloaded)):
+            await tokens_of(alice, REQUEST)
+        assert not await offers(other, sam)
+        assert (await tokens_of(guest, REQUEST))[0] == EXPECTED
+        assert [one.complete for one in await guest.models()] == [True]
+        assert not await offers(other, sam)
+        sam.node.volunteering.rest("user", "a game")
+        with pytest.raises((NoPipeline, Overloaded)):
+            await tokens_of(guest, REQUEST)
+        sam.node.volunteering.rest("user", "")
+        assert (await tokens_of(guest, REQUEST))[0] == EXPECTED
+        sam.node.volunteering.rest("battery", "")
+        await asyncio.sleep(5)
+        assert await offers(other, sam) == {"shard", "drafter"}
+        assert (await tokens_of(alice, REQUEST))[0] == EXPECTED
 
     story(tmp_path, tell)

@@ -36,7 +36,7 @@ export function drawNode(node) {
     Layers: node.layers?.join(":") ?? "",
     Running: `for ${duration(node.uptime_s)}`,
     Reached: node.reach,
-    "New replies": node.resting ? `none: ${node.resting}` : "taken",
+    "New replies": node.resting || "taken",
     "Gave today": node.given ? gave(node.given.today) : "",
     "In 30 days": node.given ? gave(node.given.month) : "",
     "In all": node.given ? gave(node.given.all) : "",

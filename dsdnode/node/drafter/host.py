@@ -142,7 +142,7 @@ class DrafterHost:
     def num_free_sessions(self) -> int:
         """Who gives way, or does not listen any more, has no place."""
         taken = sum(one.failure is None for one in self._deliveries.values())
-        return 0 if self.draining or self._admission.resting else max(0, self._max_sessions - taken)
+        return 0 if self.draining else max(0, self._max_sessions - taken)
 
     # --- messages
 

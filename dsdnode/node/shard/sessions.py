@@ -145,7 +145,7 @@ class Sessions:
 
     def num_free(self, now: float) -> int:
         """For whoever may come: who is idle beyond a fair share makes room."""
-        if self.draining or self._admission.resting or self._engine.quarantined:
+        if self.draining or self._engine.quarantined:
             return 0
         return self._room(now, self._sessions.values(), self._coming.values()).num_for_a_newcomer()
 
@@ -243,7 +243,7 @@ class Sessions:
             return Refused("another reply of this session takes a higher route", retry=True)
         if self.draining:
             return Refused("this peer is leaving", retry=True)
-        if self._admission.resting:
+        if self._admission.rests_for(owner):
             return PAUSED
         if message.max_positions > shard.context_tokens:
             return Refused(f"{message.max_positions} positions do not fit the cache of {shard.context_tokens}")
