@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,12 @@ class Connection(msgspec.Struct, frozen=True):
     """A seed, in hex, of a peer that it serves, whoever else is served: its own user's client."""
     resting: str = ""
     """Why it serves nobody now."""
+
+
+def endings() -> list[signal.Signals]:
+    """Signals that end what serves: Ctrl-C, `kill`, and the terminal's window that is closed (not under `nohup`)."""
+    hung_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hung_up else [])]
 
 
 @contextlib.contextmanager

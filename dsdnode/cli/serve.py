@@ -46,7 +46,7 @@ async def _serve(settings: Settings, as_json: bool) -> int:
         return None
 
     async with connect.client(settings) as client, api.serving(gateway, client, here) as task:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in control.endings():
             asyncio.get_running_loop().add_signal_handler(number, stop, number)
         if as_json:
             render.print_json({"event": "ready", "api": gateway.url})

@@ -157,7 +157,7 @@ async def serve(
 
     loop = asyncio.get_running_loop()
     ending = Ending()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in control.endings():
         loop.add_signal_handler(number, ending.on_signal, number)
     if leash:
         loop.add_reader(sys.stdin.fileno(), ending.on_input)

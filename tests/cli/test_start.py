@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,29 @@ def test_signals_drain(daemon: Start) -> None:
     alice.ready(), bob.ready()
     assert alice.end(signal.SIGTERM) == 0
     assert bob.end(signal.SIGINT) == 130
+
+
+def test_the_window_of_the_terminal_is_closed(daemon: Start) -> None:
+    """Alice's replies end before the node does, though there is nobody to tell so."""
+    ours, theirs = pty.openpty()
+    at_it: dict[str, Any] = {
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+        "start_new_session": True,
+        "preexec_fn": lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    }
+    alice = daemon(**at_it)
+    os.close(theirs)
+    told = b""
+    while b"ready" not in told:
+        told += os.read(ours, 4096)
+    os.close(ours)
+    assert alice.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_under_nohup_it_stays(ignored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if ignored else signal.SIG_DFL)
+    assert (signal.SIGHUP in control.endings()) is not ignored
 
 
 def test_a_second_signal_kills(daemon: Start) -> None:
