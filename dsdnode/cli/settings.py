@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from dsdnode.cli.peer_lists import ID_DIGITS, SHOWN_DIGITS, read_peers
 from dsdnode.cli.swarm_keys import API_KEY, open_to, read_keys, read_secret
 from dsdnode.config import (
     ACCEPTANCES,
+    AUTO,
+    GATEWAY,
     MAX_DRAFT,
     MAX_SWARM_KEYS,
     MIN_UPLOAD_BYTES_PER_S,
@@ -86,6 +88,13 @@ class Settings:
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key].value
+
+    def check_used(self, roles: Sequence[str]) -> None:
+        """Raises BadInput for a flag that none of its roles looks at. (A file may be for other nodes, too.)"""
+        for key, role in USED_BY.items():
+            source = self.values[key].source
+            if role not in roles and not (AUTO in roles and role != GATEWAY) and source == _BY_KEY[key].flag:
+                raise BadInput(f"{source} is for the role {role}, which this node does not take: add --role {role}")
 
 
 def user_file() -> Path:
@@ -353,3 +362,5 @@ SETTINGS = (
     Setting("log_format", None, _choice(*LOG_FORMATS), "--log-format"),
 )
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
+USED_BY = {"layers": "shard", **dict.fromkeys(("api_host", "api_port", "api_key", "api_origin"), GATEWAY)}
+"""Settings that mean nothing to a node without that role."""

@@ -75,6 +75,7 @@ def start(
     """Start a node. With nothing said it takes the part that brings the swarm most: the one to join, the one that it
     last knew, or one of its own with the bundled demo models."""
     settings = load(flags, log_level="error" if dry_run else "info")
+    settings.check_used(settings["role"])
     config = replace(settings.node_config(), emulate=None if emulate_ms is None else CostLine.of_ms(*emulate_ms))
     lent = settings.values["swarm_key"].lent
     if dry_run:

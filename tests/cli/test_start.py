@@ -168,6 +168,8 @@ NODE = ("start", "--listen", "tcp://127.0.0.1:0", "--role")
         (("drafter", "--model-draft", "nowhere.gguf"), 5, "nowhere.gguf"),
         (("shard", "--max-memory", "1kB"), 5, "--max-memory"),
         (("bootstrap", "--identity", __file__), 2, "identity file"),
+        (("drafter", "--layers", "0:4"), 2, "--layers is for the role shard"),
+        (("shard", "--api-port", "8080"), 2, "add --role gateway"),
     ],
 )
 def test_what_a_node_cannot_start_with(call: Call, words: tuple[str, ...], code: int, says: str) -> None:
