@@ -51,6 +51,10 @@ STAGE: Final = {
     "way-anew": Mutation(
         SESSIONS.replace("Sessions.", "StageSession.") + "comes_another_way", "self.asked.way != asked.way", "False"
     ),
+    "drop-seen": Mutation("dsdnode.node.batching.batcher:Batcher.drop", "self._num_drops += 1", "pass"),
+    "batcher-goes-on": Mutation(
+        "dsdnode.node.batching.batcher:Batcher._serve", "except Exception:", "except EOFError:"
+    ),
     "way-dropped": Mutation(STAGE_HOST + "_open", "self._batcher.drop(session.id)", "pass"),
     "shared-strict": Mutation(CONVERSATIONS + "_secret_for", "fresh if options.fixed_chunks else ", ""),
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),

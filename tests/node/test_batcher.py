@@ -12,6 +12,7 @@ from dsdnode.engine.fake import FakeEngine, FakeModel
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.node.batching.batcher import Batcher
+from dsdnode.node.batching.scheduler import Batch, Run
 from dsdnode.speculation.sampling import Sampling
 
 ALICE, BOB = 0, 1
@@ -197,3 +198,67 @@ async def test_the_order_of_a_sequence_is_kept_when_it_goes_to_another_owner(eng
 
 
 # --- fairness: in virtual time, on an engine with the costs of a CPU volunteer -------------------------------------
+
+
+class Held(Watched):
+    """An operation takes its time, and says in which order all is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[tuple[str, int]] = []
+        self.begun, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def forward(self, chunks: Sequence[Chunk]) -> list[Output]:
+        self.done += [("run", chunk.sequence) for chunk in chunks]
+        return await super().forward(chunks)
+
+    async def release(self, sequence: int) -> None:
+        self.begun.set()
+        await self.let_go.wait()
+
+    async def copy(self, source: int, target: int, position: int) -> None:
+        self.done.append(("copy", source))
+        await super().copy(source, target, position)
+
+
+async def test_what_is_dropped_while_something_is_carried_out_leaves_the_others_in_their_order() -> None:
+    """Alice's run was ready, and carol's copy is to see what bob's run wrote."""
+    engine, dropped, results = Held(), Results(), Results()
+    batcher = Batcher(engine, max_batch_positions=8)
+    batcher.run(chunk(ALICE, 0), dropped, owner=b"alice")
+    batcher.release(9)
+    batcher.run(chunk(BOB, 0), results, owner=b"bob")
+    batcher.copy(BOB, 5, 2)
+    batcher.run(chunk(6, 0), results, owner=b"carol")
+    batcher.start()
+    async with asyncio.timeout(5):
+        await engine.begun.wait()
+        batcher.drop(b"alice")
+        engine.let_go.set()
+        assert all(isinstance(result, Output) for result in await results.wait(2))
+        while batcher.num_waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert dropped.got == [None]
+    assert [what for what in engine.done if what[1] == BOB] == [("run", BOB), ("copy", BOB)]
+    await batcher.close()
+
+
+async def test_after_a_bug_others_are_served(
+    engine: Watched, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, calls = batcher.scheduler.choose, 0
+
+    def choose_badly(ready: Sequence[Run], now: float) -> Batch:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise KeyError("a bug")
+        return choose(ready, now)
+
+    monkeypatch.setattr(batcher.scheduler, "choose", choose_badly)
+    alice, bob = Results(), Results()
+    batcher.run(chunk(ALICE, 0), alice)
+    batcher.start()
+    assert isinstance((await alice.wait(1))[0], EngineLost)
+    batcher.run(chunk(BOB, 0), bob)
+    assert isinstance((await bob.wait(1))[0], Output)

@@ -57,6 +57,8 @@ class Batcher:
         self.num_decodes = 0
         self.num_positions = 0
         """In all of them."""
+        self._num_drops = 0
+        """While an operation is carried out others may change what waits."""
         self._life = 0
         """Of the engine. What was queued in an earlier one speaks of caches that are gone: it must not run in this."""
 
@@ -115,6 +117,7 @@ class Batcher:
         being decoded goes on.)"""
         for item in [one for one in self._waiting if isinstance(one, Run) and one.owner == owner]:
             self._waiting.remove(item)
+            self._num_drops += 1
             item.finish(None)
 
     def forget(self, owner: Owner) -> None:
@@ -154,29 +157,41 @@ class Batcher:
 
     async def _serve(self) -> None:
         while True:
-            if not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
-            ready = await self._ready()
-            if not ready:
-                continue
-            began_s = _now()
-            self._current = self._next_batch(ready, began_s)
-            if not self._current:  # only what is to leave time to others
-                self._wake.clear()
-                await wait_until(self._wake, self.scheduler.wakes_at)
-                continue
-            await self._decode(self._current)
-            now = _now()
-            self.scheduler.took(now, now - began_s)
-            self._current = []
-            self._busy.set(now, len(self._working()))
+            try:
+                await self._serve_next()
+            except Exception:  # or nothing would ever be decoded again
+                log.exception("bug in the batcher")
+                self._current = []
+                for item in [one for one in self._waiting if isinstance(one, Run)]:
+                    self._waiting.remove(item)
+                    item.finish(EngineLost("the queue of the engine failed"))
+                await asyncio.sleep(0)
+
+    async def _serve_next(self) -> None:
+        """A decode, where there is anything to be decoded now."""
+        if not self._waiting:
+            self._wake.clear()
+            await self._wake.wait()
+        ready = await self._ready()
+        if not ready:
+            return
+        began_s = _now()
+        self._current = self._next_batch(ready, began_s)
+        if not self._current:  # only what is to leave time to others
+            self._wake.clear()
+            await wait_until(self._wake, self.scheduler.wakes_at)
+            return
+        await self._decode(self._current)
+        now = _now()
+        self.scheduler.took(now, now - began_s)
+        self._current = []
+        self._busy.set(now, len(self._working()))
 
     async def _ready(self) -> list[Run]:
         """Runs that nothing of their sequences is before; cache operations in that position are carried out."""
         ready: list[Run] = []
         blocked: set[int] = set()
-        index, life = 0, self._life
+        index, state = 0, (self._life, self._num_drops)
         while index < len(self._waiting):
             item = self._waiting[index]
             if not blocked.isdisjoint(item.sequences):
@@ -185,8 +200,8 @@ class Batcher:
             elif isinstance(item, _Cache):
                 del self._waiting[index]
                 await self._operate(item)
-                if life != self._life:  # nothing that was waiting waits any more
-                    ready, index, life = [], 0, self._life
+                if state != (self._life, self._num_drops):  # what was waiting may not wait any more
+                    ready, index, state = [], 0, (self._life, self._num_drops)
                     blocked.clear()
             elif item.num_done == 0 and not item.alive():
                 del self._waiting[index]
