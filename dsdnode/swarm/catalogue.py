@@ -27,6 +27,10 @@ MIN_PREFIX = 8
 """Of a model's id, as a name for it: shorter ones are found by trying, and so might be a name in use."""
 MAX_ASKED_HOSTS = 32
 """Of one of several models that could be meant: they are asked whether they are there."""
+MAX_ASKED_RANGES = 128
+"""Of it: a host of each, where they are more."""
+CHOICE_S, SPARE_S = 3.0, 60.0
+"""A reply waits so long, at most, to know which of several models is there; who was silent is not asked for so long."""
 MAX_SILENT_TOLD = 4
 MAX_ESTIMATES = 16
 """Models of which is told what a newcomer would bring: those that most answer for. Anybody invents some."""
@@ -132,21 +136,34 @@ async def preferred(models: Sequence[Model], pings: Pings, trusted: Collection[b
     """By rank, the one to be preferred first; where there is a choice, those that are said to host them are asked."""
     if len(models) < 2:
         return list(models)
-    answering = await _answering(models, pings)
+    answering = await _answering(models, pings, trusted)
     return sorted(models, key=lambda model: model.rank(answering, trusted))
 
 
 async def wholly_hosted(models: Sequence[Model], pings: Pings) -> list[Model]:
     """Those that are whole by those of their hosts who answer."""
-    answering = await _answering(models, pings)
+    answering = await _answering(models, pings, ())
     return [model for model in models if model.is_whole(answering)]
 
 
-async def _answering(models: Sequence[Model], pings: Pings) -> Collection[bytes]:
-    """Of each model as many are asked as of the others, networks in turn: records cost nothing."""
-    hosts = [_in_turn(model.shards)[:MAX_ASKED_HOSTS] for model in models]
-    turns = zip_longest(*hosts)
-    return await pings.survey([one.peer_id for turn in turns for one in turn if one is not None])
+async def _answering(models: Sequence[Model], pings: Pings, trusted: Collection[bytes]) -> Collection[bytes]:
+    """Models take turns; whoever was silent just now is not asked again."""
+    hosts = [_to_ask(model, pings, trusted) for model in models]
+    peers = [peer for turn in zip_longest(*hosts) for peer in turn if peer is not None]
+    return await pings.survey(peers, within_s=CHOICE_S, spare_s=SPARE_S)
+
+
+def _to_ask(model: Model, pings: Pings, trusted: Collection[bytes]) -> list[bytes]:
+    """Of its hosts those that we know, and some that we do not: ranges take turns, those with the fewest first, and in
+    each its networks. Records cost nothing."""
+    by_range: dict[tuple[int, int], list[ProviderRecord]] = {}
+    for shard in model.shards:
+        by_range.setdefault((shard.start, shard.end), []).append(shard)
+    parts = [_in_turn(shards) for shards in sorted(by_range.values(), key=len)]
+    order = [shard.peer_id for turn in zip_longest(*parts) for shard in turn if shard is not None]
+    known = [peer for peer in order if peer in trusted or pings.has_answered(peer)]
+    most = max(MAX_ASKED_HOSTS, min(len(parts), MAX_ASKED_RANGES))
+    return [*known, *[peer for peer in order if peer not in known][:most]]
 
 
 def _in_turn(shards: Sequence[ProviderRecord]) -> list[ProviderRecord]:

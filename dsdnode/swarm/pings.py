@@ -7,7 +7,8 @@ waiting for its answer would pay for it each time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from cachetools import LRUCache
 
@@ -20,8 +21,9 @@ GRACE_S = 1.0
 """So long everybody is waited for, and twice as long as it took those that are enough."""
 MOMENT_S = 0.25
 """A race goes on for so long behind the first: a peer across the world is as good as one next door."""
-AT_ONCE = 32
-"""Of many that are asked. Each that is not linked yet is a call, and of too many calls the first are given up."""
+AT_ONCE, NEXT_S = 64, 0.5
+"""Of many that are asked; one that has said nothing for so long is waited for, but not by the next one. Each that is
+not linked yet is a call, and of too many calls the first are given up."""
 SURVEY_S = 10.0
 """Who has not been asked by then is not: records of peers that are not there can be made in any number."""
 MAX_SILENT = 1024
@@ -35,8 +37,8 @@ class Pings:
         self._rpc = rpc
         self._tasks = Tasks()
         self._asking: set[bytes] = set()
-        self._silent: LRUCache[bytes, None] = LRUCache(MAX_SILENT)
-        """Peers that did not answer when they were asked last."""
+        self._silent: LRUCache[bytes, float] = LRUCache(MAX_SILENT)
+        """Peers that did not answer when they were asked last; since when."""
         self._answered: LRUCache[bytes, tuple[float, float]] = LRUCache(MAX_ANSWERED)
         """When each answered last, and its round trip then, s."""
 
@@ -48,7 +50,7 @@ class Pings:
 
     def lost(self, peer: bytes) -> None:
         """It did not answer."""
-        self._silent[peer] = None
+        self._silent[peer] = asyncio.get_running_loop().time()
 
     async def ping(self, peer: bytes, timeout_s: float = PING_TIMEOUT_S) -> float:
         """Round trip in seconds. Raises PeerUnavailable or Overloaded."""
@@ -72,6 +74,10 @@ class Pings:
             await self.rtt_s(peer)
         finally:
             self._asking.discard(peer)
+
+    def has_answered(self, peer: bytes) -> bool:
+        """When it was asked last."""
+        return peer in self._answered and peer not in self._silent
 
     def answered_at(self, peer: bytes) -> float | None:
         """When it answered last, on the loop's clock; None: not that we know."""
@@ -123,24 +129,41 @@ class Pings:
         found = {peer: answers.get(peer) for peer in peers}
         return {peer: rtt_s for peer, rtt_s in found.items() if rtt_s is not None}
 
-    async def survey(self, peers: Collection[bytes], num_pings: int = 1) -> dict[bytes, float]:
-        """Round trips in seconds of those that answer; first those are asked that answered before, then the others in
-        the order given, some at once."""
+    async def survey(
+        self, peers: Collection[bytes], num_pings: int = 1, within_s: float = SURVEY_S, spare_s: float = 0.0
+    ) -> dict[bytes, float]:
+        """Round trips in seconds of those that answer, some asked at once: first those that answered before, in the
+        order given, then those that are not known, then those that were silent last, but not in the last `spare_s`.
+        Who is not asked `within_s` is not."""
         loop = asyncio.get_running_loop()
-        ends_s, found = loop.time() + SURVEY_S, dict[bytes, float]()
-        left = iter(sorted(dict.fromkeys(peers), key=lambda peer: peer not in self._answered or self.is_silent(peer)))
+        ends_s, found, calls = loop.time() + within_s, dict[bytes, float](), list[asyncio.Task[None]]()
 
-        async def ask() -> None:
+        async def ask(peer: bytes) -> None:
+            rtt_s = await self.rtt_s(peer, num_pings)
+            if rtt_s is not None:
+                found[peer] = rtt_s
+
+        def rank(peer: bytes) -> int:
+            return 2 if peer in self._silent else peer not in self._answered
+
+        async def ask_in_turn(left: Iterator[bytes]) -> None:
             for peer in left:
                 if loop.time() > ends_s:
                     return
-                rtt_s = await self.rtt_s(peer, num_pings)
-                if rtt_s is not None:
-                    found[peer] = rtt_s
+                calls.append(loop.create_task(ask(peer), name="ask who is there"))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(NEXT_S):
+                        await asyncio.shield(calls[-1])
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
-                group.create_task(ask(), name="ask who is there")
+        begun_s = loop.time()
+        meant = [one for one in dict.fromkeys(peers) if self._silent.get(one, float("-inf")) <= begun_s - spare_s]
+        left = iter(sorted(meant, key=rank))
+        try:
+            await asyncio.gather(*(ask_in_turn(left) for _ in range(AT_ONCE)))
+            await asyncio.gather(*calls)
+        finally:
+            for call in calls:
+                call.cancel()
         return {peer: found[peer] for peer in peers if peer in found}
 
     async def race(self, peers: Sequence[bytes], moment_s: float = MOMENT_S) -> list[bytes]:

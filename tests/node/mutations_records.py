@@ -60,10 +60,12 @@ RECORDS: Final = {
     "id-prefix": Mutation(CATALOGUE + "called", "len(name) >= MIN_PREFIX and ", ""),
     "hosts-answering": Mutation(CATALOGUE + "Model.rank", " if shard.peer_id in answering", ""),
     "hosts-networks": Mutation(CATALOGUE + "Model.rank", "-len(networks), ", ""),
-    "hosts-turns": Mutation(CATALOGUE + "_answering", "_in_turn(model.shards)", "model.shards"),
-    "hosts-known": Mutation(
-        "dsdnode.swarm.pings:Pings.survey", "peer not in self._answered or self.is_silent(peer)", "False"
-    ),
+    "hosts-turns": Mutation(CATALOGUE + "_to_ask", "[_in_turn(shards) for shards in", "[shards for shards in"),
+    "hosts-ranges": Mutation(CATALOGUE + "_to_ask", "sorted(by_range.values(), key=len)", "[list(model.shards)]"),
+    "hosts-met": Mutation(CATALOGUE + "_to_ask", "peer in trusted or pings.has_answered(peer)", "False"),
+    "hosts-spared": Mutation("dsdnode.swarm.pings:Pings.survey", "begun_s - spare_s", "begun_s"),
+    "hosts-next": Mutation("dsdnode.swarm.pings:Pings.survey", "asyncio.timeout(NEXT_S)", "asyncio.timeout(None)"),
+    "hosts-known": Mutation("dsdnode.swarm.pings:Pings.survey", "key=rank", "key=lambda peer: 0"),
     "hosts-at-once": Mutation("dsdnode.swarm.pings:Pings.survey", "range(AT_ONCE)", "range(len(peers))"),
     "hosts-time": Mutation("dsdnode.swarm.pings:Pings.survey", "loop.time() > ends_s", "False"),
     "context-least": Mutation(CATALOGUE + "_model", "longest_context(offers, first.num_layers) or max(", "min("),

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
-from dsdnode.swarm.catalogue import MAX_ASKED_HOSTS, called, describe_models, describe_peers, models_of, preferred
+from dsdnode.swarm.catalogue import (
+    MAX_ASKED_HOSTS,
+    called,
+    describe_models,
+    describe_peers,
+    models_of,
+    preferred,
+    wholly_hosted,
+)
 from dsdnode.swarm.pings import Pings
 from dsdnode.wire.records import ProviderRecord
 from tests.node import jumping
@@ -106,22 +115,49 @@ def test_of_two_models_of_one_name_the_one_that_is_there_and_most_hosted_comes_f
         assert chosen == replace(shard(7, 0, 8), weights_hash=weights_hash).model_id, "whom we joined hosts it"
 
 
+class Asked:
+    """Pings, whose peers answer if they are `there`; some have answered before."""
+
+    def __init__(self, there: Collection[bytes], known: Collection[bytes] = ()) -> None:
+        self.there, self.known = there, known
+        self.asked: list[bytes] = []
+
+    def has_answered(self, peer: bytes) -> bool:
+        return peer in self.known
+
+    async def survey(self, peers: list[bytes], within_s: float, spare_s: float) -> dict[bytes, float]:
+        self.asked += peers
+        return {peer: 0.1 for peer in peers if peer in self.there}
+
+
+CROWD = [replace(shard(who, 0, 8), addresses=("tcp://9.9.9.9:1",)) for who in range(10, 210)]
+"""Mallory's, which name nobody."""
+
+
 def test_of_a_model_with_hundreds_of_records_some_of_each_network_are_asked() -> None:
-    """Mallory's, which name nobody, do not hide who hosts it."""
-    crowd = [replace(shard(who, 0, 8), addresses=("tcp://9.9.9.9:1",)) for who in range(10, 210)]
     honest = [replace(shard(who, 0, 8), addresses=(f"tcp://{who}.8.8.8:1",)) for who in (7, 8)]
     other = replace(shard(3, 0, 8), weights_hash="0" * 64)
-    asked: list[bytes] = []
-
-    class Asked:
-        async def survey(self, peers: list[bytes]) -> dict[bytes, float]:
-            asked.extend(peers)
-            return {peer: 0.1 for peer in peers if peer in (bytes_of(7), bytes_of(8))}
-
-    models = models_of([*crowd, *honest, other])
-    chosen, second = asyncio.run(preferred(models, Asked()))  # type: ignore[arg-type]
+    pings = Asked([bytes_of(7), bytes_of(8)])
+    chosen, second = asyncio.run(preferred(models_of([*CROWD, *honest, other]), pings))  # type: ignore[arg-type]
     assert (chosen.model_id, second.model_id) == (ID, other.model_id)
-    assert len(asked) == MAX_ASKED_HOSTS + 1 and asked.index(bytes_of(3)) < 2, "models take turns, too"
+    assert len(pings.asked) == MAX_ASKED_HOSTS + 1
+    assert pings.asked.index(bytes_of(3)) < 2, "models take turns, too"
+
+
+def test_whom_we_know_is_asked_however_many_records_stand_before_him() -> None:
+    ghosts = [replace(shard(who, 0, 8), addresses=(f"tcp://{who}.9.9.9:1",)) for who in range(10, 210)]
+    [model] = models_of([*ghosts, shard(250, 0, 8)])
+    assert asyncio.run(wholly_hosted([model], Asked([bytes_of(250)], [bytes_of(250)]))) == [model]  # type: ignore[arg-type]
+
+
+def test_a_host_of_each_range_is_asked_at_least() -> None:
+    """Many have the first half, and few the other; or each has one layer."""
+    halves = [*(shard(who, 0, 4) for who in range(10, 50)), shard(60, 4, 8), shard(61, 4, 8)]
+    layers = [replace(shard(who, 0, 1), num_layers=40, start=who - 100, end=who - 99) for who in range(100, 140)]
+    for shards in (halves, layers):
+        [model] = models_of(shards)
+        pings = Asked([one.peer_id for one in shards])
+        assert asyncio.run(wholly_hosted([model], pings)) == [model]  # type: ignore[arg-type]
 
 
 def test_who_is_gone_is_told_from_who_is_there() -> None:
