@@ -25,6 +25,8 @@ LABEL = b"dsdnode "
 """Whatever is signed begins with this, what it is, a version and a newline: no signature serves two purposes."""
 MAX_VERIFIED = 256
 """Signatures that are remembered, good or not: one record comes from each of the peers that hold it."""
+MAX_VERIFIED_BYTES = 4096
+"""Of what was signed. Manifests are larger, and come once."""
 _FILE_HEADER = "dsdnode identity 1\n"
 
 
@@ -115,7 +117,8 @@ def curve_public_key(public_key: bytes) -> bytes:
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Did the owner of the key sign this labelled message?"""
     _check_label(message)
-    return _is_signed(public_key, message, signature)
+    check = _is_signed if len(message) <= MAX_VERIFIED_BYTES else _is_signed.__wrapped__
+    return check(public_key, message, signature)
 
 
 @functools.lru_cache(MAX_VERIFIED)

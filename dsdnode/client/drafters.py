@@ -114,7 +114,7 @@ class Drafters:
             if failures.deniers:
                 again = pending.others  # what cannot be done is told at once, however busy the others are
             if fresh:
-                racers = (self._before_doubts(fresh) or fresh)[:MAX_RACED]
+                racers = self._before_doubts(fresh)[:MAX_RACED]
                 living = await self._pings.race(racers)
                 silent = [peer for peer in racers if self._pings.is_silent(peer)]
                 for peer in silent:
@@ -164,16 +164,17 @@ class Drafters:
         def key(peer: bytes) -> tuple[bool, bool, bool]:
             answered_s = self._pings.answered_at(peer)
             is_away = answered_s is None or answered_s < since_s
-            return is_away, self._doubts.is_doubted(peer), self._networks.get(peer) in networks
+            return is_away, self._networks.get(peer) in networks, self._doubts.is_doubted(peer)
 
         best = min(pending.others, key=key)
         pending.others.remove(best)
         return best
 
     def _before_doubts(self, order: list[bytes]) -> list[bytes]:
-        """The first of them, up to one that is doubted: that it answers a ping sooner makes it no better."""
+        """The first of them, up to one that is doubted: that it answers a ping sooner makes it no better. All, where
+        none of those first ones answered when they were asked last."""
         first = next((index for index, peer in enumerate(order) if self._doubts.is_doubted(peer)), len(order))
-        return [peer for peer in order[:first] if not self._pings.is_silent(peer)]
+        return order[:first] if not all(map(self._pings.is_silent, order[:first])) else order
 
     def are_doubted(self, pending: PendingReply) -> bool:
         """Nobody else could be asked beside: a token of theirs may keep everybody else from going on with the reply."""

@@ -121,7 +121,7 @@ WAITS: Final = {
     "contradicted-by-two": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", "> ENOUGH"),
     "contradicted-by-one": Mutation("dsdnode.client.preference:Doubts.is_caught", ">= ENOUGH", ">= 1"),
     "doubted-silent": Mutation(CLIENT + "_failed", "Left | Died | NoPipeline", "Left | Died"),
-    "doubted-near": Mutation("dsdnode.client.drafters:Drafters.next", "(self._before_doubts(fresh) or fresh)", "fresh"),
+    "doubted-near": Mutation("dsdnode.client.drafters:Drafters.next", "self._before_doubts(fresh)", "fresh"),
     "doubted-quick": Mutation(CLIENT + "_aside_s", "trusted or self._drafters.are_doubted(pending)", "trusted"),
     "answer-lost": Mutation("dsdnode.net.links:Links._ended", "if peer.answers_by(link):", "if False:"),
 }
