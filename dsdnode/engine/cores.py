@@ -12,7 +12,7 @@ def usual_threads(environ: Mapping[str, str] = os.environ) -> int:
     """What OMP_NUM_THREADS says, as to other programs that compute; else one for each physical core, of those that this
     process may use: `taskset`, or a unit's CPUAffinity, may leave it fewer."""
     said = environ.get("OMP_NUM_THREADS", "")
-    if said.isdecimal() and int(said) > 0:
+    if said.isdecimal() and len(said) < 10 and int(said) > 0:
         return min(int(said), MAX_THREADS)
     import psutil  # which takes a worker some time
 

@@ -149,8 +149,8 @@ def _read(connection: socket.socket, count: int) -> bytearray | None:
 
 def _settle_in() -> None:
     """Signals are the daemon's business, which drains first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     if sys.platform == "linux":
         try:

@@ -28,7 +28,7 @@ MIN_PREFIX = 8
 MAX_ASKED_HOSTS = 32
 """Of one of several models that could be meant: they are asked whether they are there."""
 MAX_ASKED_RANGES = 128
-"""Of it: a host of each, where they are more."""
+"""And so many more, of ranges that these lack."""
 CHOICE_S, SPARE_S = 3.0, 60.0
 """A reply waits so long, at most, to know which of several models is there; who was silent is not asked for so long."""
 MAX_SILENT_TOLD = 4
@@ -147,23 +147,25 @@ async def wholly_hosted(models: Sequence[Model], pings: Pings) -> list[Model]:
 
 
 async def _answering(models: Sequence[Model], pings: Pings, trusted: Collection[bytes]) -> Collection[bytes]:
-    """Models take turns; whoever was silent just now is not asked again."""
+    """Models take turns. Whoever was silent just now, and never anything else, is asked where nobody answers."""
     hosts = [_to_ask(model, pings, trusted) for model in models]
     peers = [peer for turn in zip_longest(*hosts) for peer in turn if peer is not None]
-    return await pings.survey(peers, within_s=CHOICE_S, spare_s=SPARE_S)
+    return await pings.survey(peers, within_s=CHOICE_S, spare_s=SPARE_S) or await pings.survey(peers, within_s=CHOICE_S)
 
 
 def _to_ask(model: Model, pings: Pings, trusted: Collection[bytes]) -> list[bytes]:
-    """Of its hosts those that we know, and some that we do not: ranges take turns, those with the fewest first, and in
-    each its networks. Records cost nothing."""
-    by_range: dict[tuple[int, int], list[ProviderRecord]] = {}
-    for shard in model.shards:
-        by_range.setdefault((shard.start, shard.end), []).append(shard)
-    parts = [_in_turn(shards) for shards in sorted(by_range.values(), key=len)]
-    order = [shard.peer_id for turn in zip_longest(*parts) for shard in turn if shard is not None]
-    known = [peer for peer in order if peer in trusted or pings.has_answered(peer)]
-    most = max(MAX_ASKED_HOSTS, min(len(parts), MAX_ASKED_RANGES))
-    return [*known, *[peer for peer in order if peer not in known][:most]]
+    """Some of its hosts, networks in turn, for records cost nothing: whom we know, then others, and then one more of
+    each range that nobody of these has."""
+    order = _in_turn(model.shards)
+    known = [one for one in order if one.peer_id in trusted or pings.has_answered(one.peer_id)]
+    known.sort(key=lambda one: one.peer_id not in trusted)
+    asked = {one.peer_id: one for one in (*known[:MAX_ASKED_HOSTS], *order[:MAX_ASKED_HOSTS])}
+    covered = {(one.start, one.end) for one in asked.values()}
+    lacking: dict[tuple[int, int], ProviderRecord] = {}
+    for one in order:
+        if (one.start, one.end) not in covered:
+            lacking.setdefault((one.start, one.end), one)
+    return [*asked, *[one.peer_id for one in lacking.values()][:MAX_ASKED_RANGES]]
 
 
 def _in_turn(shards: Sequence[ProviderRecord]) -> list[ProviderRecord]:

@@ -7,8 +7,7 @@ waiting for its answer would pay for it each time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cachetools import LRUCache
 
@@ -21,9 +20,8 @@ GRACE_S = 1.0
 """So long everybody is waited for, and twice as long as it took those that are enough."""
 MOMENT_S = 0.25
 """A race goes on for so long behind the first: a peer across the world is as good as one next door."""
-AT_ONCE, NEXT_S = 64, 0.5
-"""Of many that are asked; one that has said nothing for so long is waited for, but not by the next one. Each that is
-not linked yet is a call, and of too many calls the first are given up."""
+AT_ONCE = 64
+"""Of many that are asked. Each that is not linked yet is a call, and of too many calls the first are given up."""
 SURVEY_S = 10.0
 """Who has not been asked by then is not: records of peers that are not there can be made in any number."""
 MAX_SILENT = 1024
@@ -132,38 +130,31 @@ class Pings:
     async def survey(
         self, peers: Collection[bytes], num_pings: int = 1, within_s: float = SURVEY_S, spare_s: float = 0.0
     ) -> dict[bytes, float]:
-        """Round trips in seconds of those that answer, some asked at once: first those that answered before, in the
-        order given, then those that are not known, then those that were silent last, but not in the last `spare_s`.
-        Who is not asked `within_s` is not."""
+        """Round trips in seconds of those that answer, some asked at once: first those that answered when they were
+        asked last, in the order given, then those that are not known, then the others. Whose turn has not come
+        `within_s` is not asked; nor is who was silent in the last `spare_s`, and never anything else."""
         loop = asyncio.get_running_loop()
-        ends_s, found, calls = loop.time() + within_s, dict[bytes, float](), list[asyncio.Task[None]]()
+        begun_s, found = loop.time(), dict[bytes, float]()
 
-        async def ask(peer: bytes) -> None:
-            rtt_s = await self.rtt_s(peer, num_pings)
-            if rtt_s is not None:
-                found[peer] = rtt_s
+        def is_meant(peer: bytes) -> bool:
+            return peer in self._answered or self._silent.get(peer, float("-inf")) <= begun_s - spare_s
 
         def rank(peer: bytes) -> int:
             return 2 if peer in self._silent else peer not in self._answered
 
-        async def ask_in_turn(left: Iterator[bytes]) -> None:
-            for peer in left:
-                if loop.time() > ends_s:
-                    return
-                calls.append(loop.create_task(ask(peer), name="ask who is there"))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(NEXT_S):
-                        await asyncio.shield(calls[-1])
+        left = iter(sorted(filter(is_meant, dict.fromkeys(peers)), key=rank))
 
-        begun_s = loop.time()
-        meant = [one for one in dict.fromkeys(peers) if self._silent.get(one, float("-inf")) <= begun_s - spare_s]
-        left = iter(sorted(meant, key=rank))
-        try:
-            await asyncio.gather(*(ask_in_turn(left) for _ in range(AT_ONCE)))
-            await asyncio.gather(*calls)
-        finally:
-            for call in calls:
-                call.cancel()
+        async def ask_in_turn() -> None:
+            for peer in left:
+                if loop.time() > begun_s + within_s:
+                    return
+                rtt_s = await self.rtt_s(peer, num_pings)
+                if rtt_s is not None:
+                    found[peer] = rtt_s
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(ask_in_turn(), name="ask who is there")
         return {peer: found[peer] for peer in peers if peer in found}
 
     async def race(self, peers: Sequence[bytes], moment_s: float = MOMENT_S) -> list[bytes]:

@@ -98,6 +98,15 @@ async def test_a_worker_is_the_adapter_from_afar(unharmed: WorkerEngine) -> None
     assert one.tokens.tolist() == two.tokens.tolist()
 
 
+@together
+async def test_what_ends_a_daemon_is_the_daemon_s_to_hear(unharmed: WorkerEngine) -> None:
+    """Ctrl-C, and a window that is closed, go to all that a terminal has started."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid_of(unharmed), number)
+        await unharmed.release(0)
+        await unharmed.forward([start_of(0)])
+
+
 async def test_a_middle_shard_takes_and_gives_states(tmp_path: Path) -> None:
     cut(DEMO, 1, read_manifest(DEMO).num_layers, tmp_path / "last.gguf")
     cut(DEMO, 0, 1, tmp_path / "first.gguf")

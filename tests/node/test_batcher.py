@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from dsdnode.engine.fake import FakeEngine, FakeModel
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import DsdError, EngineLost, Overloaded
 from dsdnode.node.batching.batcher import Batcher
-from dsdnode.node.batching.scheduler import Batch, Run
 from dsdnode.speculation.sampling import Sampling
 
 ALICE, BOB = 0, 1
@@ -243,22 +243,39 @@ async def test_what_is_dropped_while_something_is_carried_out_leaves_the_others_
     await batcher.close()
 
 
+@pytest.mark.parametrize("where", ["choose", "took"])
 async def test_after_a_bug_others_are_served(
-    engine: Watched, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+    engine: Watched, batcher: Batcher, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    choose, calls = batcher.scheduler.choose, 0
+    """Before a decode, or amid what follows it."""
+    right, calls = getattr(batcher.scheduler, where), 0
 
-    def choose_badly(ready: Sequence[Run], now: float) -> Batch:
+    def badly(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise KeyError("a bug")
-        return choose(ready, now)
+        return right(*arguments)
 
-    monkeypatch.setattr(batcher.scheduler, "choose", choose_badly)
+    monkeypatch.setattr(batcher.scheduler, where, badly)
     alice, bob = Results(), Results()
     batcher.run(chunk(ALICE, 0), alice)
     batcher.start()
-    assert isinstance((await alice.wait(1))[0], EngineLost)
+    assert isinstance((await alice.wait(1))[0], EngineLost if where == "choose" else Output)
     batcher.run(chunk(BOB, 0), bob)
     assert isinstance((await bob.wait(1))[0], Output)
+
+
+async def test_where_an_engine_gives_too_few_outputs_nobody_waits_for_ever(
+    engine: Watched, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, results = engine.forward, Results()
+
+    async def too_few(chunks: Sequence[Chunk]) -> list[Output]:
+        return (await forward(chunks))[:-1]
+
+    monkeypatch.setattr(engine, "forward", too_few)
+    batcher.run(chunk(ALICE, 0), results)
+    batcher.run(chunk(BOB, 0), results)
+    batcher.start()
+    assert [isinstance(one, EngineLost) for one in await results.wait(2)] in ([False, True], [True, True])

@@ -125,7 +125,7 @@ class Asked:
     def has_answered(self, peer: bytes) -> bool:
         return peer in self.known
 
-    async def survey(self, peers: list[bytes], within_s: float, spare_s: float) -> dict[bytes, float]:
+    async def survey(self, peers: list[bytes], within_s: float, spare_s: float = 0.0) -> dict[bytes, float]:
         self.asked += peers
         return {peer: 0.1 for peer in peers if peer in self.there}
 
@@ -148,6 +148,26 @@ def test_whom_we_know_is_asked_however_many_records_stand_before_him() -> None:
     ghosts = [replace(shard(who, 0, 8), addresses=(f"tcp://{who}.9.9.9:1",)) for who in range(10, 210)]
     [model] = models_of([*ghosts, shard(250, 0, 8)])
     assert asyncio.run(wholly_hosted([model], Asked([bytes_of(250)], [bytes_of(250)]))) == [model]  # type: ignore[arg-type]
+
+
+def test_mallory_s_many_ranges_of_one_network_hide_nobody() -> None:
+    """Nor do her models take the place of one whose hosts missed a single ping."""
+    ranges = [(start, end) for start in range(20) for end in range(start + 1, 21)]
+    ghosts = [
+        replace(shard(100, 0, 1), public_key=b"%32d" % number, num_layers=40, start=start, end=end,
+                addresses=("tcp://9.9.9.9:1",))
+        for number, (start, end) in enumerate(ranges)
+    ]  # fmt: skip
+    honest = [
+        replace(
+            shard(who, 0, 1), num_layers=40, start=20 * half, end=20 * half + 20, addresses=(f"tcp://{who}.8.8.8:1",)
+        )
+        for half in (0, 1)
+        for who in (30 + half, 40 + half, 50 + half)
+    ]
+    [model] = models_of([*ghosts, *honest])
+    there = [one.peer_id for one in honest]
+    assert asyncio.run(wholly_hosted([model], Asked(there))) == [model]  # type: ignore[arg-type]
 
 
 def test_a_host_of_each_range_is_asked_at_least() -> None:

@@ -161,9 +161,11 @@ class Batcher:
                 await self._serve_next()
             except Exception:  # or nothing would ever be decoded again
                 log.exception("bug in the batcher")
-                self._current = []
-                for item in [one for one in self._waiting if isinstance(one, Run)]:
+                current, self._current = self._current, []
+                waiting = [one for one in self._waiting if isinstance(one, Run)]
+                for item in waiting:
                     self._waiting.remove(item)
+                for item in (*waiting, *(one for one, _ in current)):
                     item.finish(EngineLost("the queue of the engine failed"))
                 await asyncio.sleep(0)
 
