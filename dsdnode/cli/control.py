@@ -39,7 +39,7 @@ class Connection(msgspec.Struct, frozen=True):
     identity: str = ""
     """A seed, in hex, of a peer that it serves, whoever else is served: its own user's client."""
     resting: str = ""
-    """Why it serves nobody now."""
+    """Why it does not even serve him now."""
 
 
 def endings() -> list[signal.Signals]:

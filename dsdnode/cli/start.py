@@ -258,7 +258,7 @@ def _handlers(node: Node, config: NodeConfig, ending: Ending, api: str) -> dict[
     async def connection() -> Any:
         """How this user's own `chat` reaches the node's swarm; the socket is readable by nobody else."""
         guest = node.volunteering.guest().seed.hex()
-        return control.Connection(node.join_here, config.swarm_keys, guest, node.status().resting)
+        return control.Connection(node.join_here, config.swarm_keys, guest, node.volunteering.why_not_its_user)
 
     async def situation() -> Any:
         return node.situation()
@@ -306,7 +306,7 @@ def _print_ready(ready: Ready, as_json: bool, config: NodeConfig, has_key: bool)
     for line in volunteering.who_may(config):
         click.echo(line)
     if ready.resting:
-        click.echo(f"It takes nothing new now: {ready.resting}")
+        click.echo(f"Now it is {ready.resting}")
     click.echo(f"On the next machine:\n  {_next(ready.join, config)}")
     click.echo(f"As one word, for a chat or a phone, with other members in it:\n  dsdnode invite{_here(config)}")
     if "bootstrap" not in ready.roles:

@@ -69,4 +69,4 @@ def resume(as_json: bool, **flags: Any) -> None:
     if as_json:
         render.print_json(status)
         return
-    click.echo(f"it still takes nothing new: {status.resting}" if status.resting else "it takes replies again")
+    click.echo(f"it is still {status.resting}" if status.resting else "it takes replies again")

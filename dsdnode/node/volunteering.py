@@ -77,6 +77,11 @@ class Volunteering:
         """Of a client of this machine's own user: it is served, whoever else is."""
         return self._admission.guest()
 
+    @property
+    def why_not_its_user(self) -> str:
+        """Why its own user is not served either, in words; "": he is."""
+        return "" if self._admission.rests_for_others else self._admission.resting
+
     def given(self) -> GivenInAll | None:
         """None: no record is kept."""
         if not self._keeps:

@@ -104,8 +104,10 @@ def test_on_battery_a_laptop_serves_its_own_user_and_nobody_else(tmp_path: Path)
         assert not await offers(other, sam)
         assert (await tokens_of(guest, REQUEST))[0] == EXPECTED
         assert [one.complete for one in await guest.models()] == [True]
+        assert (sam.node.status().resting, str(sam.node.volunteering.why_not_its_user)) == ("on battery", "")
         assert not await offers(other, sam)
         sam.node.volunteering.rest("user", "a game")
+        assert sam.node.volunteering.why_not_its_user == "on battery; a game"
         with pytest.raises((NoPipeline, Overloaded)):
             await tokens_of(guest, REQUEST)
         sam.node.volunteering.rest("user", "")
