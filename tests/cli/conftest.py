@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import json
 import os
@@ -121,6 +122,8 @@ def swarm(monkeypatch: pytest.MonkeyPatch) -> Swarm:
         async def close(self) -> None:
             script.closed += 1
 
+    for simulated in ("live", "load", "preview", "world"):  # which take the real one when they are loaded
+        importlib.import_module(f"dsdnode.sim.{simulated}")
     monkeypatch.setattr("dsdnode.client.client.Client", ScriptedClient)
     return script
 
