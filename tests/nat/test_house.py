@@ -37,7 +37,9 @@ async def test_two_laptops_of_a_house_find_each_other_and_mallory_s_swarm_does_n
         assert alone == [False, False]
         bob = await starts(home.others[1], b"b", KEY)
         assert await bob.discovery.joined_in_the_house()
-        assert bob.discovery.table.is_live(alice.id)
+        async with asyncio.timeout(5):
+            while not bob.discovery.table.is_live(alice.id):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         assert not mallory.discovery.known_peers()
         for one in (alice, mallory, bob):
             await one.close()

@@ -23,8 +23,9 @@ from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Contact
 from tests.net.conftest import SWARM_KEYS
+from tests.net.relay.ends import ROSE
 
-ALICE, BOB, ROSE = (Identity(name * 32) for name in (b"a", b"b", b"r"))
+ALICE, BOB = (Identity(name * 32) for name in (b"a", b"b"))
 OWN = "11.9.9.9"
 """A public address of bob's machine."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.identity import Identity
@@ -12,7 +13,9 @@ from dsdnode.net.relay.frames import Accept, Challenge, Frame, Greet, Incoming, 
 from dsdnode.net.relay.server import Relay
 from dsdnode.wire.messages import Contact
 
-ALICE, BOB, CAROL, MALLORY, ROSE = (Identity(name * 32) for name in (b"a", b"b", b"c", b"m", b"r"))
+ALICE, BOB, CAROL, MALLORY = (Identity(name * 32) for name in (b"a", b"b", b"c", b"m"))
+ROSE = Identity(os.getpid().to_bytes(32, "big"))
+"""Another one in each process: relay and callee say at which port he is called, and tests run side by side."""
 PATIENCE_S = 10.0
 """Of a test that would fail then; nothing takes so long."""
 
