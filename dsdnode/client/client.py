@@ -266,7 +266,7 @@ class Client:
         assert slow.rival is not None
         self._drafters.gave(pending.model.model_id, slow.drafter, 0.0)
         why = f"the drafter {short_id(slow.drafter)} was slower than another one"
-        failures.slow(slow.drafter, Left(why))
+        failures.slow(slow.drafter, Left(why), beaten_by=slow.rival.drafter)
         failures.givers.add(slow.drafter)
         self._drafters.last = slow.rival.drafter
         pending.num_better = sum(map(failures.may_be_better, pending.others))

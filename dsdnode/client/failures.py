@@ -19,11 +19,12 @@ liars in a row are one case in six thousand.)"""
 @dataclass(slots=True)
 class Failure:
     """What came of asking a drafter last; `num`: in a row, without a token in between. `away`: it does not even answer
-    a ping."""
+    a ping. `beaten_by`: whoever was faster, and goes on."""
 
     error: DsdError
     num: int = 1
     away: bool = False
+    beaten_by: bytes = b""
 
     @property
     def final(self) -> bool:
@@ -48,7 +49,8 @@ class Failures(dict[bytes, Failure]):
         """Those that gave tokens before they failed."""
 
     def note(self, drafter: bytes, error: DsdError, num_given: int) -> None:
-        """`num_given`: tokens, since it was asked. Who is left again after a few of them could go on so for hours."""
+        """`num_given`: tokens, since it was asked. Who is left again after a few of them could go on so for hours, and
+        was not faster than another one."""
         known = self.pop(drafter, None)
         is_again = known is not None and isinstance(known.error, Left) and isinstance(error, Left)
         progressed = num_given >= MIN_TOKENS if is_again else num_given > 0
@@ -58,11 +60,19 @@ class Failures(dict[bytes, Failure]):
         self[drafter] = Failure(error, MAX_TRIES if final else num)
         if num_given:
             self.givers.add(drafter)
+        if num_given < MIN_TOKENS:
+            self._forgive(drafter)
 
-    def slow(self, drafter: bytes, error: Left) -> None:
+    def slow(self, drafter: bytes, error: Left, beaten_by: bytes = b"") -> None:
         """Another one is asked in its place: it may be asked once more when nobody else is left."""
         known = self.pop(drafter, None)
-        self[drafter] = Failure(error, 1 if known is None else known.num + 1)
+        self[drafter] = Failure(error, 1 if known is None else known.num + 1, beaten_by=beaten_by)
+
+    def _forgive(self, winner: bytes) -> None:
+        """Those that it has beaten."""
+        for failure in self.values():
+            if failure.beaten_by == winner:
+                failure.num, failure.beaten_by = failure.num - 1, b""
 
     def may_be_better(self, drafter: bytes) -> bool:
         """Than one that gives something: it was not asked yet, or was not at fault."""

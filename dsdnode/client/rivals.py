@@ -67,8 +67,8 @@ class Rivals:
             given = pace.num_tokens - num_before
             if given < least and not self._killed:
                 self._pause_s = max(ASIDE_S, 2 * pause_s)
-                if not pending.others:
-                    pending.others = await self._others(giver)
+                others = pending.others or await self._others(giver)
+                pending.others = list(filter(self._failures.may_be_better, others))
                 if pending.others:
                     drafter = self._drafters.beside(pending, self._asked)
                     self._asked.append(drafter)
@@ -81,7 +81,7 @@ class Rivals:
         if not others:
             self._asked = [giver.drafter]
             others = await self._drafters.others(self._pending, self._asked)
-        return list(filter(self._failures.may_be_better, others))
+        return others
 
     def _first_pause_s(self, giver: Asking) -> float:
         """Sooner in a fast swarm, beside a stranger; but who gave his first token late may be at work with many others,

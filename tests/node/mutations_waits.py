@@ -54,6 +54,8 @@ WAITS: Final = {
     "rival-killed": Mutation(RIVALS + "_lost", "isinstance(error, Died)", "False"),
     "rival-others": Mutation(RIVALS + "_watch", "await self._others(giver)", "[]"),
     "rival-again": Mutation(RIVALS + "_others", "if not others:", "if False:"),
+    "rival-better": Mutation(RIVALS + "_watch", "list(filter(self._failures.may_be_better, others))", "others"),
+    "rival-quits": Mutation("dsdnode.client.failures:Failures.note", "num_given < MIN_TOKENS:", "False:"),
     "rival-reading": Mutation("dsdnode.client.rivals:_end_s", "first_s is None", "True"),
     "paces-kept": Mutation("dsdnode.client.pace:Paces.__init__", "LRUCache(MAX_PACES)", "LRUCache(1 << 30)"),
     "paces-usual": Mutation("dsdnode.client.pace:Paces.least", "max(others) / SLOWER if others else SLOW", "SLOW"),
