@@ -94,7 +94,8 @@ class Settings:
         for key, role in USED_BY.items():
             source = self.values[key].source
             if role not in roles and not (AUTO in roles and role != GATEWAY) and source == _BY_KEY[key].flag:
-                raise BadInput(f"{source} is for the role {role}, which this node does not take: add --role {role}")
+                add = " ".join(f"--role {one}" for one in ([AUTO, role] if AUTO in roles else [role]))
+                raise BadInput(f"{source} is for the role {role}, which this node does not take: add {add}")
 
 
 def user_file() -> Path:

@@ -120,7 +120,8 @@ def _fine_loop() -> asyncio.AbstractEventLoop:
 
 
 class Ending:
-    """What the signals have said: the first drains, the second kills, workers included."""
+    """What the signals have said: the first drains, the second kills, workers included. A window that is closed says it
+    twice: by its shell, and by the system when that has ended."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -128,6 +129,8 @@ class Ending:
         self.starting: asyncio.Task[Node] | None = None
 
     def on_signal(self, number: signal.Signals) -> None:
+        if self.asked.is_set() and number == signal.SIGHUP:
+            return
         if self.asked.is_set():
             _kill(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_FAILURE)
         self.exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else 0

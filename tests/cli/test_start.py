@@ -105,6 +105,16 @@ def test_the_window_of_the_terminal_is_closed(daemon: Start) -> None:
     assert alice.process.wait(30) == 0
 
 
+def test_a_window_that_is_closed_says_so_twice(daemon: Start) -> None:
+    """By its shell, as bash does, and by the system when that has ended."""
+    alice = daemon(fake=True)
+    alice.ready()
+    alice.process.send_signal(signal.SIGHUP)
+    alice.log_until("draining")
+    alice.process.send_signal(signal.SIGHUP)
+    assert alice.end(signal.SIGINT) == 130, "it drains until somebody at a keyboard says more"
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_under_nohup_it_stays(ignored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if ignored else signal.SIG_DFL)
@@ -170,6 +180,7 @@ NODE = ("start", "--listen", "tcp://127.0.0.1:0", "--role")
         (("bootstrap", "--identity", __file__), 2, "identity file"),
         (("drafter", "--layers", "0:4"), 2, "--layers is for the role shard"),
         (("shard", "--api-port", "8080"), 2, "add --role gateway"),
+        (("auto", "--api-port", "8080"), 2, "add --role auto --role gateway"),
     ],
 )
 def test_what_a_node_cannot_start_with(call: Call, words: tuple[str, ...], code: int, says: str) -> None:
