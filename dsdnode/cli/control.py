@@ -24,7 +24,8 @@ MAX_REQUEST_BYTES = 4096
 MAX_ANSWER_BYTES = 16 << 20
 MAX_SOCKET_PATH_BYTES = 100
 """sockaddr_un holds 108 bytes on Linux, 104 elsewhere."""
-REQUEST_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 15.0
+"""Longer than a look at the swarm takes (FIND_TIMEOUT_S, SURVEY_S and a ping), whoever is in it."""
 
 Handler = Callable[[], Awaitable[Any]]
 T = TypeVar("T")

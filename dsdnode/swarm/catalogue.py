@@ -147,16 +147,29 @@ async def wholly_hosted(models: Sequence[Model], pings: Pings) -> list[Model]:
 
 
 async def _answering(models: Sequence[Model], pings: Pings, trusted: Collection[bytes]) -> Collection[bytes]:
-    """Models take turns. Whoever was silent just now, and never anything else, is asked where nobody answers."""
-    hosts = [_to_ask(model, pings, trusted) for model in models]
-    peers = [peer for turn in zip_longest(*hosts) for peer in turn if peer is not None]
-    return await pings.survey(peers, within_s=CHOICE_S, spare_s=SPARE_S) or await pings.survey(peers, within_s=CHOICE_S)
+    """Models take turns, those of hosts that we joined by first; where most of a model's are silent, the rest of them
+    have a turn, too. Whoever was silent just now, and never anything else, is asked where nobody answers."""
+    ends_s = asyncio.get_running_loop().time() + CHOICE_S
+
+    async def ask(hosts: Iterable[Sequence[bytes]], spare_s: float = 0.0) -> dict[bytes, float]:
+        peers = [peer for turn in zip_longest(*hosts) for peer in turn if peer is not None]
+        left_s = ends_s - asyncio.get_running_loop().time()
+        return await pings.survey(peers, within_s=left_s, spare_s=spare_s) if peers and left_s > 0 else {}
+
+    def key(model: Model) -> tuple[bool, bytes]:
+        return all(shard.peer_id not in trusted for shard in model.shards), pings.lot(model.model_id.encode())
+
+    orders = [_in_order(model, pings, trusted) for model in sorted(models, key=key)]
+    answers = await ask((first for first, _ in orders), SPARE_S)
+    more = [rest for first, rest in orders if 2 * sum(peer in answers for peer in first) < len(first)]
+    answers |= await ask(more, SPARE_S)
+    return answers or await ask([first for first, _ in orders])
 
 
-def _to_ask(model: Model, pings: Pings, trusted: Collection[bytes]) -> list[bytes]:
-    """Some of its hosts, networks in turn, for records cost nothing: whom we know, then others, and then one more of
-    each range that nobody of these has."""
-    order = _in_turn(model.shards)
+def _in_order(model: Model, pings: Pings, trusted: Collection[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Some of its hosts, networks in turn and else by lot, for records cost nothing: whom we know, then others, and
+    then one more of each range that nobody of these has. And the others."""
+    order = _in_turn(sorted(model.shards, key=lambda one: pings.lot(one.peer_id)))
     known = [one for one in order if one.peer_id in trusted or pings.has_answered(one.peer_id)]
     known.sort(key=lambda one: one.peer_id not in trusted)
     asked = {one.peer_id: one for one in (*known[:MAX_ASKED_HOSTS], *order[:MAX_ASKED_HOSTS])}
@@ -165,7 +178,9 @@ def _to_ask(model: Model, pings: Pings, trusted: Collection[bytes]) -> list[byte
     for one in order:
         if (one.start, one.end) not in covered:
             lacking.setdefault((one.start, one.end), one)
-    return [*asked, *[one.peer_id for one in lacking.values()][:MAX_ASKED_RANGES]]
+    first = [*asked, *[one.peer_id for one in lacking.values()][:MAX_ASKED_RANGES]]
+    there = frozenset(first)
+    return first, [one.peer_id for one in order if one.peer_id not in there]
 
 
 def _in_turn(shards: Sequence[ProviderRecord]) -> list[ProviderRecord]:

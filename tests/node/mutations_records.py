@@ -60,9 +60,15 @@ RECORDS: Final = {
     "id-prefix": Mutation(CATALOGUE + "called", "len(name) >= MIN_PREFIX and ", ""),
     "hosts-answering": Mutation(CATALOGUE + "Model.rank", " if shard.peer_id in answering", ""),
     "hosts-networks": Mutation(CATALOGUE + "Model.rank", "-len(networks), ", ""),
-    "hosts-turns": Mutation(CATALOGUE + "_to_ask", "_in_turn(model.shards)", "list(model.shards)"),
-    "hosts-ranges": Mutation(CATALOGUE + "_to_ask", "[:MAX_ASKED_RANGES]", "[:0]"),
-    "hosts-met": Mutation(CATALOGUE + "_to_ask", "one.peer_id in trusted or pings.has_answered(one.peer_id)", "False"),
+    "hosts-turns": Mutation(CATALOGUE + "_in_order", "_in_turn(sorted(", "(sorted("),
+    "hosts-lot": Mutation(CATALOGUE + "_in_order", "pings.lot(one.peer_id)", "one.public_key"),
+    "hosts-more": Mutation(CATALOGUE + "_answering", "answers |= await ask(more, SPARE_S)", "pass"),
+    "models-lot": Mutation(CATALOGUE + "_answering", "pings.lot(model.model_id.encode())", "b''"),
+    "models-joined": Mutation(CATALOGUE + "_answering", "shard.peer_id not in trusted", "True"),
+    "hosts-ranges": Mutation(CATALOGUE + "_in_order", "[:MAX_ASKED_RANGES]", "[:0]"),
+    "hosts-met": Mutation(
+        CATALOGUE + "_in_order", "one.peer_id in trusted or pings.has_answered(one.peer_id)", "False"
+    ),
     "hosts-spared": Mutation("dsdnode.swarm.pings:Pings.survey", "begun_s - spare_s", "begun_s"),
     "hosts-missed": Mutation("dsdnode.swarm.pings:Pings.survey", "peer in self._answered or self", "self"),
     "hosts-known": Mutation("dsdnode.swarm.pings:Pings.survey", "key=rank", "key=lambda peer: 0"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Collection
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from dsdnode.swarm.catalogue import (
-    MAX_ASKED_HOSTS,
     called,
     describe_models,
     describe_peers,
@@ -121,33 +121,83 @@ class Asked:
     def __init__(self, there: Collection[bytes], known: Collection[bytes] = ()) -> None:
         self.there, self.known = there, known
         self.asked: list[bytes] = []
+        self.lots: dict[bytes, int] = {}
+        """Of some; the others have none before them."""
 
     def has_answered(self, peer: bytes) -> bool:
         return peer in self.known
 
+    def lot(self, name: bytes) -> bytes:
+        return self.lots.get(name, 0).to_bytes(4, "big") + sha256(name).digest()
+
     async def survey(self, peers: list[bytes], within_s: float, spare_s: float = 0.0) -> dict[bytes, float]:
+        """In two seconds for each 64 of them, if any is silent; no more of them than that leaves time for."""
+        peers = peers[: 64 * (1 + int(within_s / 2))]
+        await asyncio.sleep(2.0 * -(-len(peers) // 64) if set(peers) - set(self.there) else 0.1)
         self.asked += peers
         return {peer: 0.1 for peer in peers if peer in self.there}
 
 
-CROWD = [replace(shard(who, 0, 8), addresses=("tcp://9.9.9.9:1",)) for who in range(10, 210)]
-"""Mallory's, which name nobody."""
+def ghosts(num: int, **what: Any) -> list[ProviderRecord]:
+    """Mallory's: each in a network of its own, by its own word, with a key below everybody's; none of them is there."""
+    shards = [replace(shard(2, *((0, 4) if number % 2 else (4, 8))), **what) for number in range(num)]
+    return [
+        replace(one, public_key=b"%032d" % number, addresses=(f"tcp://{number % 200 + 20}.{number // 200}.1.1:1",))
+        for number, one in enumerate(shards)
+    ]
 
 
 def test_of_a_model_with_hundreds_of_records_some_of_each_network_are_asked() -> None:
+    """Mallory's, in one network, come before all others by lot, too."""
+    crowd = [replace(one, addresses=("tcp://9.9.9.9:1",), start=0, end=8) for one in ghosts(400)]
     honest = [replace(shard(who, 0, 8), addresses=(f"tcp://{who}.8.8.8:1",)) for who in (7, 8)]
     other = replace(shard(3, 0, 8), weights_hash="0" * 64)
     pings = Asked([bytes_of(7), bytes_of(8)])
-    chosen, second = asyncio.run(preferred(models_of([*CROWD, *honest, other]), pings))  # type: ignore[arg-type]
+    pings.lots = dict.fromkeys((one.peer_id for one in honest), 1)
+    chosen, second = jumping.run(preferred(models_of([*crowd, *honest, other]), pings))  # type: ignore[arg-type]
     assert (chosen.model_id, second.model_id) == (ID, other.model_id)
-    assert len(pings.asked) == MAX_ASKED_HOSTS + 1
+    assert len(set(pings.asked)) < 64 * 4
     assert pings.asked.index(bytes_of(3)) < 2, "models take turns, too"
 
 
 def test_whom_we_know_is_asked_however_many_records_stand_before_him() -> None:
     ghosts = [replace(shard(who, 0, 8), addresses=(f"tcp://{who}.9.9.9:1",)) for who in range(10, 210)]
     [model] = models_of([*ghosts, shard(250, 0, 8)])
-    assert asyncio.run(wholly_hosted([model], Asked([bytes_of(250)], [bytes_of(250)]))) == [model]  # type: ignore[arg-type]
+    assert jumping.run(wholly_hosted([model], Asked([bytes_of(250)], [bytes_of(250)]))) == [model]  # type: ignore[arg-type]
+
+
+def prefers(pings: Asked, records: list[ProviderRecord], joined: Collection[bytes] = ()) -> str:
+    first, *_ = jumping.run(preferred(models_of(records), pings, joined))  # type: ignore[arg-type]
+    return first.model_id
+
+
+RIVAL = replace(shard(1, 0, 8), weights_hash="0" * 64, addresses=("tcp://5.5.5.5:1",))
+"""Mallory's model of the same name, which is there."""
+
+
+@pytest.mark.parametrize(("num_ghosts", "num_hosts", "are_last"), [(60, 6, False), (60, 6, True), (400, 40, False)])
+def test_ghosts_beside_the_hosts_of_a_model_do_not_keep_them_from_being_asked(
+    num_ghosts: int, num_hosts: int, are_last: bool
+) -> None:
+    hosts = [
+        replace(shard(100 + who, *((0, 4) if who % 2 else (4, 8))), addresses=(f"tcp://{who + 20}.8.8.8:1",))
+        for who in range(num_hosts)
+    ]
+    pings = Asked([one.peer_id for one in (*hosts, RIVAL)])
+    pings.lots = dict.fromkeys((one.peer_id for one in hosts), int(are_last))
+    assert prefers(pings, [*ghosts(num_ghosts), RIVAL, *hosts]) == ID
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_models_that_mallory_calls_so_do_not_keep_the_one_that_is_there_from_being_asked(is_joined: bool) -> None:
+    """Three hundred of them, with lower ids. Whom alice joined comes before them all."""
+    made = (replace(shard(2, 0, 8), weights_hash=f"{number:064x}") for number in itertools.count())
+    hashes = [one.weights_hash for one in itertools.islice((one for one in made if one.model_id < ID), 300)]
+    fakes = [replace(one, weights_hash=name, start=0, end=8) for one, name in zip(ghosts(300), hashes, strict=True)]
+    records = [*fakes, *HONEST]
+    pings = Asked([one.peer_id for one in HONEST])
+    pings.lots = {one.model_id.encode(): 1 for one in fakes} if not is_joined else {ID.encode(): 1}
+    assert prefers(pings, records, [HONEST[0].peer_id] if is_joined else []) == ID
 
 
 def test_mallory_s_many_ranges_of_one_network_hide_nobody() -> None:
@@ -167,7 +217,7 @@ def test_mallory_s_many_ranges_of_one_network_hide_nobody() -> None:
     ]
     [model] = models_of([*ghosts, *honest])
     there = [one.peer_id for one in honest]
-    assert asyncio.run(wholly_hosted([model], Asked(there))) == [model]  # type: ignore[arg-type]
+    assert jumping.run(wholly_hosted([model], Asked(there))) == [model]  # type: ignore[arg-type]
 
 
 def test_a_host_of_each_range_is_asked_at_least() -> None:
@@ -177,7 +227,7 @@ def test_a_host_of_each_range_is_asked_at_least() -> None:
     for shards in (halves, layers):
         [model] = models_of(shards)
         pings = Asked([one.peer_id for one in shards])
-        assert asyncio.run(wholly_hosted([model], pings)) == [model]  # type: ignore[arg-type]
+        assert jumping.run(wholly_hosted([model], pings)) == [model]  # type: ignore[arg-type]
 
 
 def test_who_is_gone_is_told_from_who_is_there() -> None:
