@@ -93,15 +93,17 @@ class Client:
         told: Callable[[str], None] | None = None,
         identity: Identity | None = None,
     ) -> Client:
-        """`swarm_keys`: one or two of a private swarm. `told` hears in words why nobody has answered yet.
+        """`swarm_keys`: one or two of a private swarm. `told` hears in words why nobody has answered yet. `identity`:
+        of a guest of the first of `joins`, our own user's node.
 
         Raises BadInput (malformed join string), PeerUnavailable (none of them answers, or refuses us).
         """
         contacts = of_one_key([parse_join(join) for join in joins], ())
-        identity = identity or Identity.generate()
+        own = identity or Identity.generate()
         keys = (swarm_keys,) if isinstance(swarm_keys, str) else swarm_keys
-        transport = await ZmqTransport.open(identity, swarm_keys=keys)
-        client = cls.over(transport, identity, contacts, patience_s=patience_s)
+        transport = await ZmqTransport.open(own, swarm_keys=keys)
+        client = cls.over(transport, own, contacts, patience_s=patience_s)
+        client._discovery.home = contacts[0] if identity is not None else None
         try:
             await client.join(contacts, told)
         except BaseException:

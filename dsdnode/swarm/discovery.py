@@ -18,7 +18,7 @@ from dsdnode.dht.ids import K, node_id
 from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
-from dsdnode.errors import BadInput, PeerMisbehaved, PeerUnavailable
+from dsdnode.errors import BadInput, DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, short_id
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm import joining
@@ -74,6 +74,9 @@ class Discovery:
             rpc.transport, self.own_id, self.table, self._queries, self._tasks, rng, self._look_around_now
         )
         self._is_own: Callable[[bytes], bool] = lambda peer: False
+        self.home: Contact | None = None
+        """Our own user's node, where we are his client: it tells us what it tells nobody else (keep_back), and is
+        asked each time, for it may be far from a key."""
         self._wake = asyncio.Event()
         self._look_around_at = float("inf")
         self._looked_around_at = float("-inf")
@@ -191,12 +194,25 @@ class Discovery:
         Peers that are slow to answer are waited for only where nobody else knew of a provider, or if `thorough`: the
         others may not know of all. When time is up: what has been found so far.
         """
-        lookup = await self._queries.lookup(key, FindProviders(key), FIND_TIMEOUT_S, settle=not thorough)
+        looking = self._queries.lookup(key, FindProviders(key), FIND_TIMEOUT_S, settle=not thorough)
+        at_home: list[ProviderRecord] = []
+        if self.home is None:
+            lookup = await looking
+        else:
+            lookup, at_home = await asyncio.gather(looking, self._found_at_home(self.home, key))
         newest = Newest(2 * MAX_PROVIDERS)
         newest.add(record for record, _ in self.store.get(key, self._now()))
         newest.add(lookup.records)
+        newest.add(at_home)
         newest.add(record for record, _ in self._announcer.own(key))
         return [record for record in newest.records if not record.withdrawn]
+
+    async def _found_at_home(self, home: Contact, key: bytes) -> list[ProviderRecord]:
+        try:
+            return await self._queries.records(home, key)
+        except DsdError as error:
+            log.debug("our own node does not say what it offers us", reason=str(error))
+            return []
 
     def provide(self, make: RecordFactory) -> None:
         """Announce the records that `make` returns, on schedule, after `changed`, and to new peers."""

@@ -113,6 +113,14 @@ class Queries:
             for other in contacts:
                 self._tasks.spawn(self.ping(other))
 
+    async def records(self, contact: Contact, key: bytes) -> list[ProviderRecord]:
+        """What one peer says is known under `key`. Raises DsdError."""
+        request = FindProviders(key)
+        reply, buffers = await self.request(contact, request)
+        contacts, records = self._read(request, reply, buffers)
+        self._hear(node_id(contact), contacts, records)
+        return records
+
     async def ping(self, contact: Contact) -> None:
         with contextlib.suppress(DsdError):
             await self.request(contact, Ping())

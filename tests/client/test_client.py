@@ -14,13 +14,17 @@ from dsdnode.dht.ids import MODELS_KEY
 from dsdnode.errors import NoPipeline
 from dsdnode.identity import Identity
 from dsdnode.net.port import Priority
+from dsdnode.net.zmq import ZmqTransport
+from dsdnode.wire.joins import format_join
 from dsdnode.wire.messages import Contact, Refused
 from dsdnode.wire.records import sign_record
 from dsdnode.wire.replies import Generate
 from tests.node import jumping
+from tests.swarm.test_joining import Member
 from tests.swarm.town import Refusing, Town
 
 SLOW_S = 1.0
+NODE = Identity(b"n" * 32)
 
 
 class Slow(Refusing):
@@ -91,3 +95,16 @@ def test_alice_asks_all_whom_she_was_to_join_before_she_hears_that_there_is_no_m
                 await client.close()
 
     jumping.run(story())
+
+
+async def test_a_guest_asks_the_node_that_he_is_a_guest_of() -> None:
+    """And nobody else has one that he asks each time."""
+    node = Member(NODE, await ZmqTransport.open(NODE, listen="tcp://127.0.0.1:0"))
+    try:
+        for identity, home in ((Identity(b"a" * 32), node.contact.public_key), (None, None)):
+            client = await Client.connect([format_join(node.contact)], identity=identity)
+            asks = client._discovery.home
+            assert (asks and asks.public_key) == home
+            await client.close()
+    finally:
+        await node.close()

@@ -29,4 +29,6 @@ CHOICE: Final = {
     "paused-own": Mutation(ADMISSION + "rests_for", "and not (", "and not (False and "),
     "paused-own-user": Mutation(ADMISSION + "rests_for_others", " and USER not in self._reasons", ""),
     "paused-found": Mutation("dsdnode.swarm.discovery:Discovery._on_find_providers", "self._is_own(peer)", "True"),
+    "paused-far": Mutation("dsdnode.swarm.discovery:Discovery.find_providers", "self.home is None", "True"),
+    "paused-home": Mutation("dsdnode.client.client:Client.connect", "contacts[0] if identity is not None else", ""),
 }  # fmt: skip

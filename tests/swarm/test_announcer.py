@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
 
-from dsdnode.dht.ids import MODELS_KEY, model_key
+from dsdnode.dht.ids import MODELS_KEY, K, model_key
+from dsdnode.dht.table import Table
 from dsdnode.net.rpc import Response
 from dsdnode.swarm.announcer import ANNOUNCE_EVERY_S
 from dsdnode.wire.messages import Announce, Refused
@@ -153,5 +155,29 @@ def test_who_never_takes_an_offer_is_not_told_without_pause() -> None:
             bob.discovery.provide(lambda: [bob.offer()])
             await asyncio.sleep(ANNOUNCE_EVERY_S * 0.9)
             assert told.count(MODELS_KEY) < 10
+
+    jumping.run(story())
+
+
+def test_what_sam_s_node_keeps_for_him_he_finds_however_far_it_is_from_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody near the key names it, once he knows others; and mallory asks it in vain."""
+    closest = Table.closest
+
+    async def story() -> None:
+        async with Town() as town:
+            node = town.begin("sam's node", offers=False)
+            others = [town.begin(name, "sam's node") for name in ("alice", "bob")]
+            sam, mallory = (town.begin(name, "sam's node", offers=False, dialable=False) for name in ("sam", "mallory"))
+            node.discovery.keep_back(lambda: [node.offer()], lambda peer: peer == sam.id)
+            sam.discovery.home = mallory.discovery.home = town.contact("sam's node")
+            await asyncio.sleep(10)
+            far: dict[str, Any] = {"exclude": (node.id,)}
+            monkeypatch.setattr(Table, "closest", lambda self, target, num=K, **_: closest(self, target, num, **far))
+            public = {other.id for other in others}
+            for _ in range(2):
+                assert await sam.found() == {*public, node.id}
+                assert await mallory.found() == public
+            town.silent.add(node.id)
+            assert await sam.found() == public, "its node is away: others are there"
 
     jumping.run(story())
