@@ -23,6 +23,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import dsdnode
+from dsdnode.cli.logs import set_up
 from dsdnode.client.client import Client, GenerateRequest
 from tests.node import processes
 
@@ -80,7 +81,8 @@ def ask(join: str, folder: Path, prompt: str) -> tuple[float, float]:
 
 
 async def talk(join: str) -> None:
-    """Prints when the second quarter of a long reply began and when the third ended."""
+    """Prints when the second quarter of a long reply began and when the third ended, and nothing else."""
+    set_up("warning", "auto")
     client = await Client.connect([join])
     messages = [{"role": "user", "content": PROMPTS[0]}]
     request = GenerateRequest(messages=messages, max_tokens=STEADY_TOKENS, ignore_eos=True)
