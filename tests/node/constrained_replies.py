@@ -2,9 +2,10 @@
 
 Each reply goes through a whole swarm in virtual time that differs in all but the prompt, the schema and the seed: the
 window (0 to 16) or a plan that changes at random, with hedges; cuts of the layers, machines, links; notices that are
-lost, doubled and late; and in most runs a stage or a drafter that is killed in mid-reply. Every text must be the one of
-plain decoding under the same masks, and every one that ends by itself valid by its schema. With fake engines, or
-(--real) with the demo pair on llama.cpp. What is in FILE is not run again.
+lost, doubled and late; draft tokens that are copied, rightly and wrongly; and in most runs a stage or a drafter that is
+killed in mid-reply. Every text must be the one of plain decoding under the same masks, and every one that ends by
+itself valid by its schema. With fake engines, or (--real) with the demo pair on llama.cpp. What is in FILE is not run
+again.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import jsonschema
 import msgspec
@@ -35,6 +38,8 @@ from dsdnode.errors import DsdError
 from dsdnode.models import demo_target
 from dsdnode.models.problems import problems
 from dsdnode.sim import loop as jumping
+from dsdnode.speculation.actions import DraftToken, Tokens
+from dsdnode.speculation.owner import session
 from dsdnode.speculation.sampling import Sampling
 from tests.node.constrained import constrained_reply
 from tests.node.exactness import NUM_LAYERS, compare, rendered
@@ -105,6 +110,8 @@ class Run:
     num_tokens: int = 0
     recoveries: int = 0
     drafted: int = 0
+    copied: int = 0
+    """That were judged."""
     equal: bool = False
     valid: bool = False
     text: str = ""
@@ -116,6 +123,31 @@ class Run:
     @property
     def is_right(self) -> bool:
         return self.equal and (self.valid or self.end != "stop") and self.end in ("stop", "length")
+
+
+class Knowing:
+    """In the place of the n-gram index: what the reply will say, but for some errors, which a grammar allows or not."""
+
+    def __init__(self, line: Sequence[int], ask: Ask, vocab_size: int) -> None:
+        """`line`: the owner's, as it grows."""
+        self._line, self._right, self._vocab_size = line, ask.alone, vocab_size
+        self._num_prompt = len(ask.request.prompt_tokens or ())
+        self._rng = Random(f"copies {ask.number}")
+        self._rate = self._rng.choice([0.3, 0.7, 0.9, 1.0])
+
+    def copied(self, drafted: Tokens, count: int) -> tuple[DraftToken, ...]:
+        rng, start = self._rng, len(self._line) + len(drafted) - self._num_prompt
+        wrong = [rng.randrange(self._vocab_size) for _ in range(min(count, rng.choice([0, 0, 1, 2, 5, 12])))]
+        tokens = zip_longest(wrong, self._right[start : start + len(wrong)])
+        chosen = (one if right is None or rng.random() >= self._rate else right for one, right in tokens)
+        return tuple(DraftToken(token, rng.choice([0.6, 0.9]), copied=True) for token in chosen)
+
+
+@contextlib.contextmanager
+def knowing(ask: Ask, vocab_size: int) -> Iterator[None]:
+    """Its draft tokens are copied from what it will say."""
+    with patch.object(session, "NgramIndex", lambda line, _: Knowing(line, ask, vocab_size)):
+        yield
 
 
 def two_drafters(village: Village, places: list[Place]) -> list[Place]:
@@ -180,7 +212,7 @@ async def play(make: Callable[[Random], Village], rng: Random, asks: Sequence[As
                 await asyncio.sleep(SETTLE_S)
             village.network.rough = rough(village.rng)
             try:
-                with restless(ask.number, share=0.5):
+                with restless(ask.number, share=0.5), knowing(ask, village.model.vocab_size):
                     runs.append(await answered(village, ask, vocab))
             except DsdError as error:
                 runs.append(Run(ask.number, ask.schema, end=repr(error)))
@@ -205,7 +237,7 @@ async def answered(village: Village, ask: Ask, vocab: Vocab) -> Run:
     assert isinstance(event, Finished)
     text = vocab.detokenizer().feed(tokens)
     equal, valid = list(tokens) == list(ask.alone), is_valid(text, SCHEMAS[ask.schema])
-    figures = len(tokens), event.stats.recoveries, event.stats.drafted
+    figures = len(tokens), event.stats.recoveries, event.stats.drafted, event.stats.copied_judged
     place = ask.number, ask.schema, asked.draft_max or 0, asked.temperature, ask.kill if not kill else ""
     run = Run(*place, event.reason, *figures, equal, valid)
     return run if equal and valid else replace(run, text=text, tokens=tuple(tokens))
@@ -296,7 +328,8 @@ def told(runs: Sequence[Run]) -> list[str]:
         f"invalid {sum(not run.valid for run in ended)}, not the text of plain decoding "
         f"{sum(not run.equal for run in runs)} (near-ties: {sum(run.near_tie for run in runs)}), "
         f"without an end {sum(run.end not in ('stop', 'length') for run in runs)}",
-        f"{sum(run.num_tokens for run in runs)} tokens, {sum(run.drafted for run in runs)} drafted; "
+        f"{sum(run.num_tokens for run in runs)} tokens, {sum(run.drafted for run in runs)} drafted, "
+        f"{sum(run.copied for run in runs)} copied and judged; "
         f"{sum(run.recoveries for run in runs)} recoveries; killed: {dict(killed)}",
         "windows: " + ", ".join(f"{window}: {n}" for window, n in sorted(Counter(run.window for run in runs).items())),
         *(f"wrong: {run}" for run in wrong[:10]),

@@ -69,9 +69,9 @@ class ReplyOptions:
 
     @property
     def copies(self) -> bool:
-        """May draft tokens be copied? That knows no masks; and where the judge may accept what it did not draw, it
-        would draw a reply towards what was said before."""
-        return self.drafted and self.grammar is None and self.acceptance.threshold == 0
+        """May draft tokens be copied? Where the judge may accept what it did not draw, that would draw a reply towards
+        what was said before."""
+        return self.drafted and self.acceptance.threshold == 0
 
     def logprobs_of(self, buffers: list[bytes]) -> tuple[TokenLogprobs, ...]:
         """Of a Verdict. Raises PeerMisbehaved."""
