@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from dsdnode.engine.dates import NAMED, VALUES, dated
 from dsdnode.errors import BadInput
 from dsdnode.wire.calls import CallFormat, CallRule, is_text
 from dsdnode.wire.replies import MAX_CONSTRAINT, Constraint
@@ -34,10 +35,6 @@ SHARED = ("$defs", "definitions")
 """In a schema: what its parts refer to."""
 ANNOTATIONS = ("title", "description", "examples", "default", "deprecated", "$comment")
 """Of a schema: they say nothing of what is valid, and most of its bytes are theirs."""
-NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-"""In a schema: schemas by names, which may be those of keywords."""
-VALUES = ("enum", "const")
-"""In a schema: values, which may look like schemas."""
 TEXT_KEYWORDS = ("type", "enum", "const", "minLength", "maxLength", "$schema", "x-guidance", *ANNOTATIONS)
 """That a text which is written as it is can be held to."""
 CLOSED_KEYWORDS = frozenset(("type", "properties", "required", "maxProperties", "$schema", "$id", *SHARED))
@@ -219,7 +216,7 @@ class _Writer:
         return msgspec.json.decode(said, type=dict[str, Any] | None) or {}
 
     def _bare(self, schema: Any, *, is_value: bool = False, depth: int = 1) -> Any:
-        """Without annotations. Raises BadInput."""
+        """Without annotations, with the calendar. Raises BadInput."""
         if not isinstance(schema, list | dict):
             return schema
         if depth > DEEPEST:
@@ -234,7 +231,7 @@ class _Writer:
                 found[key] = {name: self._bare(one, depth=depth + 2) for name, one in value.items()}
             elif is_value or key not in ANNOTATIONS:
                 found[key] = self._bare(value, is_value=is_value or key in VALUES, depth=depth + 1)
-        return found
+        return found if is_value else dated(found)
 
     def _is_strict(self, function: _Function) -> bool:
         return function.name in self._strict

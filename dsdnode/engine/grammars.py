@@ -6,6 +6,7 @@ Import only in a worker process or a test of it: a schema is a stranger's progra
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from dsdnode.engine.call_grammar import WHITESPACE
+from dsdnode.engine.dates import with_calendar
 from dsdnode.engine.ipc import UnknownGrammar
 from dsdnode.errors import BadInput
 from dsdnode.speculation.masks import ANY, MAX_KEPT, allows, hash_of, num_bytes_of
@@ -240,14 +242,17 @@ class Grammars:
 
 def _source(constraint: Constraint) -> str:
     """Raises ValueError."""
+    text = constraint.text
     match constraint.kind:
         case "json_schema":
             options: Any = {"whitespace_pattern": WHITESPACE}
-            return str(llguidance.LLMatcher.grammar_from_json_schema(constraint.text, overrides=options))
+            with contextlib.suppress(ValueError, RecursionError):  # llguidance says what is wrong with it
+                text = json.dumps(with_calendar(json.loads(text)), ensure_ascii=False)
+            return str(llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options))
         case "regex":
-            return str(llguidance.LLMatcher.grammar_from_regex(constraint.text))
+            return str(llguidance.LLMatcher.grammar_from_regex(text))
         case _:
-            return str(llguidance.LLMatcher.grammar_from_lark(constraint.text))
+            return str(llguidance.LLMatcher.grammar_from_lark(text))
 
 
 def _refused(what: str, why: str) -> BadInput:
