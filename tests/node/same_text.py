@@ -26,11 +26,13 @@ from dsdnode.cli.logs import set_up
 from dsdnode.client.client import Finished, GenerateRequest
 from dsdnode.engine.fake import FakeGrammar, FakeModel, fake_text
 from dsdnode.engine.gguf import cut
+from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_text import text_file
 from dsdnode.engine.grammars import Grammars
 from dsdnode.engine.ipc import EngineOptions
 from dsdnode.engine.llama import LlamaEngine
 from dsdnode.engine.llama_vocab import load_vocab
-from dsdnode.engine.port import Chunk, Output, ShardInfo
+from dsdnode.engine.port import Chunk, Engine, Output, ShardInfo
 from dsdnode.engine.tokenizer import Vocab
 from dsdnode.errors import EngineLost
 from dsdnode.models import demo_draft, demo_target
@@ -108,6 +110,9 @@ class RealEngine:
         self._check()
         self._llama.release(sequence)
 
+    async def text_file(self) -> bytes:
+        return text_file(read_header(self._path))
+
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -135,7 +140,8 @@ class RealVillage(Village):
         path = self.folder / f"{start}-{end}.gguf"
         if not path.exists():
             cut(demo_target(), start, end, path)
-        return RealEngine(path, place)
+        engine: Engine = RealEngine(path, place)
+        return engine
 
     def draft_engine(self, place: Place) -> Any:
         return RealEngine(demo_draft(), place)
