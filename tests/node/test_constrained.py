@@ -207,6 +207,40 @@ def test_a_judge_cannot_lack_what_it_was_never_told(monkeypatch: pytest.MonkeyPa
     asyncio.run(tell())
 
 
+def test_what_was_copied_and_may_not_stand_is_not_asked_about_twice() -> None:
+    """A grammar that is asked what may stand behind it is read anew."""
+    mask, asked, failed = bytes([0xFF, *([0] * 12)]), list[tuple[list[int], int]](), list[Exception]()
+
+    class Ignore:
+        def notify(self, *_: Any, **__: Any) -> None:
+            """Nobody listens."""
+
+    class FirstEight:
+        async def masks(self, tokens: Any, first: int, again: bool = False) -> FoundMasks:
+            asked.append((tokens, first))
+            num = next((index for index, token in enumerate(tokens[first:]) if token > 7), len(tokens) - first)
+            return FoundMasks([hash_of(mask)] * (num + 1), [(hash_of(mask), mask)])
+
+    async def tell() -> None:
+        alice = Constrained(Ignore(), FirstEight(), b"s" * 16, b"k" * 32, PROMPT, 97, failed.append)  # type: ignore[arg-type]
+        copied = (5, 3, 50, 51)
+        block = Block(b"s" * 16, 0, 1, 0, 0, len(PROMPT) - 1, 1, len(copied), 0)
+        digests = CommittedLine(b"k" * 32, (*PROMPT, *copied)).digests[-len(copied) - 2 :]
+        alice.tell(block, b"".join(digests), (PROMPT[-1], *copied), b"sue", LRUCache(9))
+        await asyncio.gather(*alice._telling)
+        assert asked == [(list(copied), 0)] and not failed
+        assert [alice.allows(digests[index + 1], token) for index, token in enumerate(copied)] == [
+            True,
+            True,
+            False,
+            True,
+        ]
+        assert alice.dead_end(digests[4]) is not None, "behind it nothing can stand"
+        alice.close()
+
+    asyncio.run(tell())
+
+
 def test_a_judge_that_draws_without_masks_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sue, a judge of mallory's: what she says is not committed, and ruth takes her place."""
 

@@ -371,6 +371,8 @@ class Constrained:
         first place."""
         names = await self._ask(tokens, first)
         while len(names) < num_wanted and names[-1:] != [ANY]:
+            if names and not self._may_stand(names[-1], tokens[first + len(names) - 1]):
+                return names, BadInput("the reply so far is not what its grammar allows")
             try:
                 more = await self._ask(tokens, first + len(names))
                 if not more:
@@ -381,6 +383,10 @@ class Constrained:
                 return names, error
             names += more  # (drafts had used up what a grammar may take)
         return names, None
+
+    def _may_stand(self, name: bytes, token: int) -> bool:
+        mask = self._masks.get(name)
+        return mask is None or allows(mask, token)
 
     async def _ask(self, tokens: list[int], first: int) -> list[bytes]:
         """The names of masks, that all are here. Those told before may have been forgotten, or never have come."""
