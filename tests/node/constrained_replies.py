@@ -51,6 +51,7 @@ from tests.sim.world import restless
 MODEL = FakeModel(num_layers=4, vocab_size=400)
 """Whose tokens are characters, up to Latin Extended-A; there is no space."""
 NEAR_TIE = 0.1
+"""Logits: branches and copies change the order of cells in a cache, and move them by up to so much (same_text.py)."""
 IN_A_VILLAGE = 20
 
 
@@ -314,7 +315,8 @@ class RealRuns:
 
     def judged(self, run: Run) -> Run:
         tie = None if run.equal else compare(self._alone[run.number], run.tokens)
-        return replace(run, equal=True, near_tie=True) if tie is not None and tie[1] < NEAR_TIE else run
+        is_near = tie is not None and tie[1] * (run.temperature or 1.0) < NEAR_TIE
+        return replace(run, equal=True, near_tie=True) if is_near else run
 
 
 def told(runs: Sequence[Run]) -> list[str]:
