@@ -12,7 +12,7 @@ from random import SystemRandom
 
 import structlog
 
-from dsdnode.addresses import LOWEST_PORT, Nearness, family, nearness, parse_address
+from dsdnode.addresses import LOWEST_PORT, Nearness, family, is_address, nearness, parse_address
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.door import Door, leads_here
@@ -194,8 +194,11 @@ class Relays:
             return
         if terms.port < LOWEST_PORT:
             return self.unreserved(relay, f"its port {terms.port} is one that nobody calls")
+        addresses = tuple(filter(is_address, (to_address(host, terms.port) for host in held.hosts)))
+        if not addresses:
+            return self.unreserved(relay, "it is nowhere where others could call")
         held.bytes_per_s = float(terms.bytes_per_s)
-        held.addresses = tuple(to_address(host, terms.port) for host in held.hosts)
+        held.addresses = addresses
         log.info("a relay passes callers on to this node", relay=short_id(peer), addresses=held.addresses)
         self._tell()
 

@@ -174,6 +174,18 @@ async def test_a_port_of_a_machine_s_services_is_not_told(rose: Contact, bob: Rp
     assert bob.transport.contact == own and held.held == {}
 
 
+async def test_an_address_where_nobody_can_call_is_not_told(rose: Contact, bob: Rpc) -> None:
+    """Mallory's relay says that it is there: bob's house would be kept no more, with that among his addresses."""
+    own, held = bob.transport.contact, bob.transport.relays
+    assert held is not None
+    held._held[ROSE.peer_id].hosts = ("2a11:1::1%x", "11.1.1.1")
+    held.reserved(rose, Reserved(29172, 3600, 16, 1, 1))
+    assert held.given == ("tcp://11.1.1.1:29172",)
+    held._held[ROSE.peer_id].hosts = ("2a11:1::1%x",)
+    held.reserved(rose, Reserved(29172, 3600, 16, 1, 1))
+    assert bob.transport.contact == own and held.held == {}
+
+
 @pytest.mark.parametrize("hung_up_at_once", [False, True])
 async def test_a_greeting_of_a_connection_that_is_over_is_nobodys(bob: Rpc, hung_up_at_once: bool) -> None:
     """Where it came from nobody can tell: it may have been a circuit. And its end has been told already."""
