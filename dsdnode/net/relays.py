@@ -24,6 +24,7 @@ from dsdnode.net.relay.frames import Reserved
 from dsdnode.net.relay.server import Relay, limits_of
 from dsdnode.net.zap import Gate
 from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import MAX_RELAY_BYTES_PER_S
 
 RETURN_S = 4.0
 """After a move, for a relay to be reached from where we are now: until then we may well be called where we were."""
@@ -194,10 +195,12 @@ class Relays:
             return
         if terms.port < LOWEST_PORT:
             return self.unreserved(relay, f"its port {terms.port} is one that nobody calls")
+        if not terms.bytes_per_s:
+            return self.unreserved(relay, "it lets nothing through")
         addresses = tuple(filter(is_address, (to_address(host, terms.port) for host in held.hosts)))
         if not addresses:
             return self.unreserved(relay, "it is nowhere where others could call")
-        held.bytes_per_s = float(terms.bytes_per_s)
+        held.bytes_per_s = min(float(terms.bytes_per_s), MAX_RELAY_BYTES_PER_S)
         held.addresses = addresses
         log.info("a relay passes callers on to this node", relay=short_id(peer), addresses=held.addresses)
         self._tell()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from dsdnode.accounts import Account
@@ -22,6 +23,7 @@ from dsdnode.net.zap import CONNECTIONS_BURST, Gate
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import ProviderRecord, open_record, sign_record
 from tests.net.conftest import SWARM_KEYS
 from tests.net.relay.ends import ROSE
 
@@ -184,6 +186,26 @@ async def test_an_address_where_nobody_can_call_is_not_told(rose: Contact, bob: 
     held._held[ROSE.peer_id].hosts = ("2a11:1::1%x",)
     held.reserved(rose, Reserved(29172, 3600, 16, 1, 1))
     assert bob.transport.contact == own and held.held == {}
+
+
+async def test_mallory_s_relay_that_promises_too_much_does_not_keep_bob_from_being_found(
+    rose: Contact, bob: Rpc
+) -> None:
+    held = bob.transport.relays
+    assert held is not None
+    held.reserved(rose, Reserved(29172, 3600, 16, 1 << 53, 1))
+    where, names, rate = bob.transport.contact.addresses, ("ab" * 32, "fake", "demo"), bob.transport.relay_bytes_per_s
+    record = ProviderRecord(BOB.public_key, where, "shard", *names, 0, 4, 8, "cd" * 32, 8, 8, 8, 1)
+    record = msgspec.structs.replace(record, relay_bytes_per_s=rate)
+    assert open_record(sign_record(BOB, record)).relay_bytes_per_s == 1e12
+
+
+async def test_a_relay_that_lets_nothing_through_is_none(rose: Contact, bob: Rpc) -> None:
+    """With 0 bob's record would say that nobody needs a relay to call him."""
+    held = bob.transport.relays
+    assert held is not None
+    held.reserved(rose, Reserved(29172, 3600, 16, 0, 1))
+    assert held.given == () and held.bytes_per_s == 0.0 and held.held == {}
 
 
 @pytest.mark.parametrize("hung_up_at_once", [False, True])

@@ -86,6 +86,12 @@ RELAY: Final = {
     "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
     "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),
     "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
+    "relayed-most": Mutation(
+        RELAYS + "reserved",
+        "min(float(terms.bytes_per_s), MAX_RELAY_BYTES_PER_S)",
+        "float(terms.bytes_per_s)",
+    ),
+    "relayed-nothing": Mutation(RELAYS + "reserved", "if not terms.bytes_per_s:", "if False:"),
     "relayed-address": Mutation(RELAYS + "reserved", "filter(is_address, (", "iter(("),
     "relaying-own": Mutation(RELAYING + "_own_hosts", "is_ip(host) and leads_here(host)", "True"),
     "relaying-cut-off": Mutation(RELAYING + "_is_fit", "not self._reach.is_cut_off and ", ""),
