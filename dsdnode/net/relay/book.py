@@ -212,22 +212,26 @@ class Book:
         vain = self._vain.get(caller.address)
         if vain is not None and now < vain.until_s:
             raise self._refuse("too many circuits from this address were of no use: wait a minute")
-        circuits = list(self._circuits.values())
-        if sum(one.callee.peer == reservation.peer for one in circuits) >= self.limits.circuits_per_callee:
-            raise self._refuse("this peer has as many circuits as it may have")
-        if sum(one.caller.address == caller.address for one in circuits) >= self.limits.circuits_per_caller:
+        limits, circuits = self.limits, list(self._circuits.values())
+        to_callee = [one for one in circuits if one.callee.peer == reservation.peer]
+        if sum(one.caller.address == caller.address for one in circuits) >= limits.circuits_per_caller:
             raise self._refuse("this address has as many circuits as it may have")
-        ended = [self._gives_way(caller, circuits)] if len(circuits) >= self.limits.circuits else []
+        ended: list[Circuit] = []
+        if len(to_callee) >= limits.circuits_per_callee:
+            words = "this peer has as many circuits as it may have"
+            ended.append(self._gives_way(caller, to_callee, limits.circuits_per_callee, words))
+        elif len(circuits) >= limits.circuits:
+            ended.append(self._gives_way(caller, circuits, limits.circuits, "all circuits are taken"))
         circuit = Circuit(self.rng.randbytes(16), caller, reservation, self._rates.open(now, caller), now, now)
         self._circuits[circuit.token] = self._by_flow[circuit.flow] = circuit
         return circuit, ended
 
-    def _gives_way(self, asker: Account, circuits: Iterable[Circuit]) -> Circuit:
-        """The newest one of whoever has more than a fair share."""
+    def _gives_way(self, asker: Account, circuits: Iterable[Circuit], most: int, words: str) -> Circuit:
+        """Of these, which are all that there may be: the newest one of whoever has more than a fair share."""
         newest = {one.caller: one for one in circuits}
-        heaviest = Shares(self.limits.circuits, ((one.caller, 1.0) for one in circuits)).over(asker, 1.0)
+        heaviest = Shares(most, ((one.caller, 1.0) for one in circuits)).over(asker, 1.0)
         if not heaviest:
-            raise self._refuse("all circuits are taken")
+            raise self._refuse(words)
         return newest[heaviest[0]]
 
     def accept(self, now: float, relay_key: bytes, token: bytes, signature: bytes) -> Circuit | None:
