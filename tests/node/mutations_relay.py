@@ -38,6 +38,7 @@ RELAY: Final = {
     "relay-house": Mutation(BOOK + "dial", "machine_of(host)", "host"),
     "relay-dials": Mutation(BOOK + "dial", "not self._dials.spend(caller.address, now)", "False"),
     "relay-vain": Mutation(BOOK + "dial", "now < vain.until_s", "False"),
+    "relay-vain-callee": Mutation("dsdnode.net.relay.book:_way", "callee.peer", 'b""'),
     "relay-vain-memory": Mutation(BOOK[:-1], "lambda: LRUCache(MAX_REMEMBERED)", "lambda: LRUCache(1 << 20)"),
     "relay-reservations": Mutation(BOOK + "reserve", "len(others) >= self.limits.reservations:", "False:"),
     "relay-reservations-address": Mutation(BOOK + "reserve", ">= self.limits.reservations_per_caller", "> 9999"),

@@ -202,7 +202,17 @@ def test_who_calls_in_vain_five_times_waits_a_minute() -> None:
         call(68)
     dialled(book, 68, host="198.51.100.2")
     call(70)
-    assert book.refusals == {"too many circuits from this address were of no use: wait a minute": 1}
+    assert book.refusals == {"too many circuits from this address to this peer were of no use: wait a minute": 1}
+
+
+def test_callees_of_mallory_s_that_answer_nobody_keep_alice_from_nobody_else() -> None:
+    """She finds their names in the table of the DHT, and cannot know whose they are."""
+    book = book_of()
+    reserved(book)
+    for number in range(5):
+        reserved(book, somebody(number))
+        book.end(number + 5, dialled(book, number, callee=somebody(number)))
+    dialled(book, 10)
 
 
 def test_what_is_remembered_of_callers_is_bounded() -> None:
