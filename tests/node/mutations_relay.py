@@ -55,7 +55,7 @@ RELAY: Final = {
     "relay-admits": Mutation(AGENT + "_called", " or not self._callee.admits(incoming.host)", ""),
     "relay-taken": Mutation(AGENT + "_called", " or len(self._circuits) >= MAX_TAKEN", ""),
     "relay-calls": Mutation(AGENT + "_called", 'not self._calls.spend(b"", self._loop.time()) or ', ""),
-    "relay-host": Mutation(AGENT + "_called", "not is_ip(incoming.host) or ", ""),
+    "relay-host": Mutation(AGENT + "_called", "not is_plain_ip(incoming.host) or ", ""),
     "relay-moved": Mutation("dsdnode.net.relay.server:Relay._reserve", "if one.peer == reservation.peer:", "if False:"),
     "relay-stays": Mutation(RELAYS + "unreserved", " or self._loop.time() < held.keep_until_s", ""),
     "reach-moved": Mutation("dsdnode.swarm.reach:Reach.moved", "self._forget_all_but(given)", "pass"),

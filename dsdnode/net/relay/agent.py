@@ -17,9 +17,9 @@ from typing import Protocol
 import structlog
 
 from dsdnode.accounts import Credits
-from dsdnode.addresses import is_ip
 from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity
+from dsdnode.net.places import is_plain_ip
 from dsdnode.net.relay import frames
 from dsdnode.net.relay.book import Limits
 from dsdnode.net.relay.calls import Call, Splice, granted, held
@@ -179,7 +179,7 @@ class Agent:
     # --- circuits
 
     def _called(self, incoming: Incoming) -> None:
-        if not is_ip(incoming.host) or len(self._circuits) >= MAX_TAKEN:
+        if not is_plain_ip(incoming.host) or len(self._circuits) >= MAX_TAKEN:
             return
         if not self._calls.spend(b"", self._loop.time()) or not self._callee.admits(incoming.host):
             return
