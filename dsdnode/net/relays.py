@@ -183,6 +183,8 @@ class Relays:
         where it was before, if it can be (server.py). Did any?"""
         until_s = self._loop.time() + RETURN_S if is_anywhere(hosts) else float("inf")
         gone = [held for held in self._held.values() if not held.agent.local or is_gone(held.agent.local, hosts)]
+        for held in self._held.values():  # one that is back before we hear of it was told to wait without end, perhaps
+            held.keep_until_s = min(held.keep_until_s, until_s)
         for held in gone:
             held.keep_until_s = until_s
             held.agent.begin_again()
@@ -193,6 +195,7 @@ class Relays:
         held = self._held.get(peer)
         if held is None:  # left meanwhile
             return
+        held.keep_until_s = float("-inf")
         if terms.port < LOWEST_PORT:
             return self.unreserved(relay, f"its port {terms.port} is one that nobody calls")
         if not terms.bytes_per_s:

@@ -156,6 +156,25 @@ async def test_a_relay_that_is_not_reached_from_where_bob_is_now_is_left(
     assert relays.given == () and relays.held == {}
 
 
+@pytest.mark.parametrize("is_reserved", [False, True])
+async def test_a_relay_that_dies_after_bob_is_back_is_left_though_he_heard_of_his_new_address_late(
+    rose: Contact, bob: Rpc, monkeypatch: pytest.MonkeyPatch, is_reserved: bool
+) -> None:
+    """His agent has called it from there before the watch of his addresses told of any."""
+    relays, _ = bob.transport.relays, await relayed(bob)
+    assert relays is not None
+    monkeypatch.setattr("dsdnode.net.relays.RETURN_S", 9999.0 if is_reserved else 0.0)
+    agent = relays._held[ROSE.peer_id].agent
+    agent.local = HOME
+    relays.moved([])
+    agent.local = OFFICE
+    if is_reserved:
+        relays.reserved(rose, Reserved(29172, 3600, 16, 1, 1))
+    assert not relays.moved([OFFICE])
+    relays.unreserved(rose, "the relay does not answer")
+    assert relays.given == () and relays.held == {}
+
+
 async def test_what_bob_s_user_has_said_comes_before_what_a_relay_gives(rose: Contact) -> None:
     said = tuple(f"tcp://192.0.2.{number}:29170" for number in range(4))
     rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0", advertise=said, swarm_keys=SWARM_KEYS))

@@ -58,6 +58,8 @@ RELAY: Final = {
     "relay-host": Mutation(AGENT + "_called", "not is_plain_ip(incoming.host) or ", ""),
     "relay-moved": Mutation("dsdnode.net.relay.server:Relay._reserve", "if one.peer == reservation.peer:", "if False:"),
     "relay-stays": Mutation(RELAYS + "unreserved", " or self._loop.time() < held.keep_until_s", ""),
+    "relay-back": Mutation(RELAYS + "reserved", 'held.keep_until_s = float("-inf")', "pass"),
+    "relay-back-late": Mutation(RELAYS + "moved", "min(held.keep_until_s, until_s)", "held.keep_until_s"),
     "reach-moved": Mutation("dsdnode.swarm.reach:Reach.moved", "self._forget_all_but(given)", "pass"),
     "doubt-often": Mutation("dsdnode.net.links:Links.doubt", "now < peer.doubted_s + DOUBT_EVERY_S or ", ""),
     "relay-talk": Mutation(AGENT + "_stay", "for _ in range(MAX_FRAMES):", "while True:"),
