@@ -219,7 +219,7 @@ class Paths:
         return all(found)
 
     def poke(self, peer: bytes, host: str) -> None:
-        known, address = self._links.book.get(peer), f"tcp://{host}:{POKED_PORT}"
+        known, address = self._links.book.get(peer), to_address(host, POKED_PORT)
         if known is not None and self.may_call(peer, host, ()) and self._is_paid(known, address):
             poke(host, POKED_PORT)
 

@@ -9,7 +9,16 @@ from collections.abc import Collection, Sequence
 
 import structlog
 
-from dsdnode.addresses import ANY_HOST, LOWEST_PORT, Nearness, check_reachable, is_ip, nearness, parse_address
+from dsdnode.addresses import (
+    ANY_HOST,
+    LOWEST_PORT,
+    Nearness,
+    check_reachable,
+    is_address,
+    is_ip,
+    nearness,
+    parse_address,
+)
 from dsdnode.errors import BadInput
 from dsdnode.net.interfaces import Own, own_addresses
 from dsdnode.wire.messages import MAX_ADDRESSES
@@ -54,6 +63,11 @@ def here_of(listen: str, port: int, addresses: Sequence[str]) -> tuple[str, ...]
 
 def to_address(host: str, port: int) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def is_plain_ip(host: str) -> bool:
+    """Is this an IP address that can be called at a port? One with a zone is none."""
+    return is_ip(host) and is_address(to_address(host, LOWEST_PORT))
 
 
 def hosts_to_tell(any_host: str) -> tuple[str, ...]:

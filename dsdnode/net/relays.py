@@ -12,7 +12,7 @@ from random import SystemRandom
 
 import structlog
 
-from dsdnode.addresses import LOWEST_PORT, Nearness, family, nearness, parse_address
+from dsdnode.addresses import LOWEST_PORT, Nearness, family, is_address, nearness, parse_address
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity, peer_id, short_id
 from dsdnode.net.door import Door, leads_here
@@ -24,6 +24,7 @@ from dsdnode.net.relay.frames import Reserved
 from dsdnode.net.relay.server import Relay, limits_of
 from dsdnode.net.zap import Gate
 from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import MAX_RELAY_BYTES_PER_S
 
 RETURN_S = 4.0
 """After a move, for a relay to be reached from where we are now: until then we may well be called where we were."""
@@ -182,6 +183,8 @@ class Relays:
         where it was before, if it can be (server.py). Did any?"""
         until_s = self._loop.time() + RETURN_S if is_anywhere(hosts) else float("inf")
         gone = [held for held in self._held.values() if not held.agent.local or is_gone(held.agent.local, hosts)]
+        for held in self._held.values():  # one that is back before we hear of it was told to wait without end, perhaps
+            held.keep_until_s = min(held.keep_until_s, until_s)
         for held in gone:
             held.keep_until_s = until_s
             held.agent.begin_again()
@@ -192,10 +195,16 @@ class Relays:
         held = self._held.get(peer)
         if held is None:  # left meanwhile
             return
+        held.keep_until_s = float("-inf")
         if terms.port < LOWEST_PORT:
             return self.unreserved(relay, f"its port {terms.port} is one that nobody calls")
-        held.bytes_per_s = float(terms.bytes_per_s)
-        held.addresses = tuple(to_address(host, terms.port) for host in held.hosts)
+        if not terms.bytes_per_s:
+            return self.unreserved(relay, "it lets nothing through")
+        addresses = tuple(filter(is_address, (to_address(host, terms.port) for host in held.hosts)))
+        if not addresses:
+            return self.unreserved(relay, "it is nowhere where others could call")
+        held.bytes_per_s = min(float(terms.bytes_per_s), MAX_RELAY_BYTES_PER_S)
+        held.addresses = addresses
         log.info("a relay passes callers on to this node", relay=short_id(peer), addresses=held.addresses)
         self._tell()
 

@@ -351,20 +351,26 @@ class Discovery:
     # --- keeping house --------------------------------------------------------------------------------------------
 
     async def _keep_house(self) -> None:
+        chores = self.store.expire, self._joining.tick, self._ping, self._look_around, self.checks.tick, self._announce
         while True:
             now = self._now()
-            self.store.expire(now)
-            self._joining.tick(now)
-            for contact in self.table.due(now):
-                self._tasks.spawn(self._queries.ping(contact))
-            self._look_around(now)
-            self.checks.tick(now)
-            if self._queries.elsewhere and self._joining.is_in:
-                self._tasks.spawn(self._look_for_twin())
-            if self._announcer.due(now):
-                self._tasks.spawn(self._announcer.tick(now))
+            for chore in chores:
+                try:
+                    chore(now)
+                except Exception:  # or a bug in one of them would end all others, for good
+                    log.exception("bug in keeping house")
             self._wake.clear()
             await wait_until(self._wake, now + TICK_S)
+
+    def _ping(self, now: float) -> None:
+        for contact in self.table.due(now):
+            self._tasks.spawn(self._queries.ping(contact))
+
+    def _announce(self, now: float) -> None:
+        if self._queries.elsewhere and self._joining.is_in:
+            self._tasks.spawn(self._look_for_twin())
+        if self._announcer.due(now):
+            self._tasks.spawn(self._announcer.tick(now))
 
     def _look_around_now(self) -> None:
         self._look_around_at = self._now()

@@ -20,7 +20,7 @@ from dsdnode.dht.table import Table
 from dsdnode.errors import DsdError
 from dsdnode.identity import short_id
 from dsdnode.net.door import leads_here
-from dsdnode.net.places import to_address
+from dsdnode.net.places import is_plain_ip, to_address
 from dsdnode.net.port import RELAY
 from dsdnode.net.relays import Relays
 from dsdnode.net.rpc import Response, Rpc
@@ -210,7 +210,7 @@ class Relaying:
         cut off. Others will call there, and say what came of it."""
         if not self._reach.is_far:
             return [host]
-        far = [one for one in (host, *said) if is_ip(one) and nearness(one) is Nearness.WORLD]
+        far = [one for one in (host, *said) if is_plain_ip(one) and nearness(one) is Nearness.WORLD]
         called = [next((one for one in far if family(one) == which), "") for which in self._reach.cut_off]
         return sorted(filter(None, called), key=lambda one: one != host)
 

@@ -42,6 +42,8 @@ MAX_TTL_S = 600.0
 MAX_RECORDS = 512
 """Records in one reply."""
 MAX_ROUND_TRIPS = 16
+MAX_RELAY_BYTES_PER_S = 1e12
+"""What a relay says beyond that is told as so much."""
 ID_PREFIX_BYTES = 4
 _LABEL = LABEL + b"provider record 1\n"
 
@@ -166,7 +168,7 @@ class ProviderRecord(msgspec.Struct, frozen=True, array_like=True):
     settled: bool = True
     sequence: Annotated[int, Meta(ge=0, lt=1 << 62)] = 0
     ttl_s: Annotated[float, Meta(ge=0, le=MAX_TTL_S)] = MAX_TTL_S
-    relay_bytes_per_s: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    relay_bytes_per_s: Annotated[float, Meta(ge=0, le=MAX_RELAY_BYTES_PER_S)] = 0.0
     text_hash: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     nickname: Nickname = ""
     source: PinnedSource = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from dsdnode.accounts import Account
@@ -22,6 +23,7 @@ from dsdnode.net.zap import CONNECTIONS_BURST, Gate
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Contact
+from dsdnode.wire.records import ProviderRecord, open_record, sign_record
 from tests.net.conftest import SWARM_KEYS
 from tests.net.relay.ends import ROSE
 
@@ -154,6 +156,25 @@ async def test_a_relay_that_is_not_reached_from_where_bob_is_now_is_left(
     assert relays.given == () and relays.held == {}
 
 
+@pytest.mark.parametrize("is_reserved", [False, True])
+async def test_a_relay_that_dies_after_bob_is_back_is_left_though_he_heard_of_his_new_address_late(
+    rose: Contact, bob: Rpc, monkeypatch: pytest.MonkeyPatch, is_reserved: bool
+) -> None:
+    """His agent has called it from there before the watch of his addresses told of any."""
+    relays, _ = bob.transport.relays, await relayed(bob)
+    assert relays is not None
+    monkeypatch.setattr("dsdnode.net.relays.RETURN_S", 9999.0 if is_reserved else 0.0)
+    agent = relays._held[ROSE.peer_id].agent
+    agent.local = HOME
+    relays.moved([])
+    agent.local = OFFICE
+    if is_reserved:
+        relays.reserved(rose, Reserved(29172, 3600, 16, 1, 1))
+    assert not relays.moved([OFFICE])
+    relays.unreserved(rose, "the relay does not answer")
+    assert relays.given == () and relays.held == {}
+
+
 async def test_what_bob_s_user_has_said_comes_before_what_a_relay_gives(rose: Contact) -> None:
     said = tuple(f"tcp://192.0.2.{number}:29170" for number in range(4))
     rpc = Rpc(await ZmqTransport.open(BOB, listen="tcp://0.0.0.0:0", advertise=said, swarm_keys=SWARM_KEYS))
@@ -172,6 +193,38 @@ async def test_a_port_of_a_machine_s_services_is_not_told(rose: Contact, bob: Rp
     assert held is not None
     held.reserved(rose, Reserved(22, 3600, 16, 1, 1))
     assert bob.transport.contact == own and held.held == {}
+
+
+async def test_an_address_where_nobody_can_call_is_not_told(rose: Contact, bob: Rpc) -> None:
+    """Mallory's relay says that it is there: bob's house would be kept no more, with that among his addresses."""
+    own, held = bob.transport.contact, bob.transport.relays
+    assert held is not None
+    held._held[ROSE.peer_id].hosts = ("2a11:1::1%x", "11.1.1.1")
+    held.reserved(rose, Reserved(29172, 3600, 16, 1, 1))
+    assert held.given == ("tcp://11.1.1.1:29172",)
+    held._held[ROSE.peer_id].hosts = ("2a11:1::1%x",)
+    held.reserved(rose, Reserved(29172, 3600, 16, 1, 1))
+    assert bob.transport.contact == own and held.held == {}
+
+
+async def test_mallory_s_relay_that_promises_too_much_does_not_keep_bob_from_being_found(
+    rose: Contact, bob: Rpc
+) -> None:
+    held = bob.transport.relays
+    assert held is not None
+    held.reserved(rose, Reserved(29172, 3600, 16, 1 << 53, 1))
+    where, names, rate = bob.transport.contact.addresses, ("ab" * 32, "fake", "demo"), bob.transport.relay_bytes_per_s
+    record = ProviderRecord(BOB.public_key, where, "shard", *names, 0, 4, 8, "cd" * 32, 8, 8, 8, 1)
+    record = msgspec.structs.replace(record, relay_bytes_per_s=rate)
+    assert open_record(sign_record(BOB, record)).relay_bytes_per_s == 1e12
+
+
+async def test_a_relay_that_lets_nothing_through_is_none(rose: Contact, bob: Rpc) -> None:
+    """With 0 bob's record would say that nobody needs a relay to call him."""
+    held = bob.transport.relays
+    assert held is not None
+    held.reserved(rose, Reserved(29172, 3600, 16, 0, 1))
+    assert held.given == () and held.bytes_per_s == 0.0 and held.held == {}
 
 
 @pytest.mark.parametrize("hung_up_at_once", [False, True])

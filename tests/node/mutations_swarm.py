@@ -88,6 +88,7 @@ DHT: Final = {
         "dsdnode.dht.lookup:Lookup._closest_set", "any([counts.get(group, 0) >= MAX_PER_GROUP", "any([False"
     ),
     "table-leave": Mutation(DISCOVERY + "_heard_from", "self.table.leave(peer, self._now())", "pass"),
+    "house-kept": Mutation(DISCOVERY + "_keep_house", "except Exception:", "except OSError:"),
     "called-all-the-same": Mutation("dsdnode.swarm.checks:Checks.is_callable", " or self._rpc.transport.is_called", ""),
     "lookup-asked": Mutation("dsdnode.dht.lookup:Lookup.next", "self._num_asked >= MAX_ASKED or ", ""),
     "silence-forgiven": Mutation("dsdnode.swarm.pings:Pings.ping", "        self._silent.pop(peer, None)\n", ""),

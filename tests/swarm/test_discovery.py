@@ -8,6 +8,7 @@ from collections import Counter
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from dsdnode.dht import store as store_module
 from dsdnode.dht.ids import MODELS_KEY, model_key, node_id
@@ -99,6 +100,26 @@ def test_two_islands_grow_together_when_the_link_between_them_comes_up() -> None
             await asyncio.sleep(5)
             for member in town.members.values():
                 assert len(await member.found()) == 7
+
+    jumping.run(story())
+
+
+def test_a_bug_in_one_of_bobs_chores_ends_none_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever mallory may have said to him that makes one: he is found, and finds others."""
+
+    def bug(now: float) -> bool:
+        raise ValueError("nobody has thought of that")
+
+    async def story() -> None:
+        async with Town() as town:
+            alice = town.begin("alice")
+            bob = town.begin("bob", "alice")
+            with monkeypatch.context() as patch, capture_logs() as logs:
+                patch.setattr(bob.discovery.reach, "due", bug)
+                await asyncio.sleep(5)
+            assert await alice.found() == {alice.id, bob.id} == await bob.found()
+            bugs = [one["event"] for one in logs if one["log_level"] == "error"]
+            assert set(bugs) == {"bug in keeping house"} and 15 <= len(bugs) <= 40, "and he does nothing else"
 
     jumping.run(story())
 

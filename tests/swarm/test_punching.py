@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from dsdnode.net.holes import Hole, guessed
+from dsdnode.net.holes import POKED_PORT, Hole, guessed
 from dsdnode.net.nat import Kind, Nat
 from dsdnode.net.paths import Paths
+from dsdnode.net.places import to_address
 from dsdnode.net.port import LinkKind
 from dsdnode.swarm import punching
 from dsdnode.swarm.punching import MAX_MET, PUNCHES_BURST, Punching, _Met
@@ -169,3 +170,16 @@ async def test_a_lane_without_the_other_is_given_up(
     bob.rpc.notify(alice.id, PunchNow())
     await alice.rpc.ping(bob.id, timeout_s=PATIENCE_S)
     assert alice.kind_to(bob) is LinkKind.RELAYED
+
+
+@pytest.mark.parametrize("host", [HOST, "2a11:7::7"])
+async def test_alice_makes_her_router_let_bob_in_where_nobody_can_tell_his_ports(
+    alice: Peer, bob: Peer, detour: Detour, holes: list[Hole], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    poked: list[str] = []
+    monkeypatch.setattr("dsdnode.net.paths.poke", lambda host, port: poked.append(to_address(host, port)))
+    await linked(alice, bob)
+    assert isinstance(await ask(bob, alice, host, ports=()), PunchAt)
+    bob.rpc.notify(alice.id, PunchNow())
+    await until(lambda: bool(poked))
+    assert poked == [to_address(host, POKED_PORT)]

@@ -261,6 +261,14 @@ async def test_of_the_relay_s_addresses_bob_keeps_those_of_the_family_in_which_h
     assert bob.hosts == ["[2a11:1::1]:41000"]
 
 
+async def test_of_mallory_s_relay_bob_tells_no_address_that_has_a_zone() -> None:
+    """It means something on one machine alone, if at all, and nobody can call there."""
+    bob = Bob(LAN, _11_1_1_1=RelayAt(41000, ("2a11:1::1%x", "2a11:1::2")))
+    bob.hears("carol's")
+    await bob.ticks(2)
+    assert bob.hosts == ["11.1.1.1:41000", "[2a11:1::2]:41000"]
+
+
 async def test_an_address_of_a_relay_that_is_called_in_vain_makes_room_for_its_other_one() -> None:
     bob = Bob(LAN, _11_1_1_1=BOTH)
     bob.hears("carol's")

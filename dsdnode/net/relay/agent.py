@@ -17,9 +17,9 @@ from typing import Protocol
 import structlog
 
 from dsdnode.accounts import Credits
-from dsdnode.addresses import is_ip
 from dsdnode.errors import PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity
+from dsdnode.net.places import is_plain_ip
 from dsdnode.net.relay import frames
 from dsdnode.net.relay.book import Limits
 from dsdnode.net.relay.calls import Call, Splice, granted, held
@@ -31,8 +31,9 @@ MAX_MISSED = 2
 """Pings in a row without an answer: then the relay is dead."""
 MAX_FRAMES = 256
 """From one ping to the next: a relay that says more than that of itself is left."""
-MAX_TAKEN = 64
-"""Circuits of one relay at once, those that are called back for included, whatever it says."""
+MAX_TAKEN = 72
+"""Circuits of one relay at once, those that are called back for included, whatever it says. A few more than it has of
+one callee: one that it has ended for another's sake is still there for a moment."""
 CALLS_BURST, CALLS_PER_S = 32.0, 8.0
 """That a relay may tell of. All of them come to the router from 127.0.0.1, which it gives 32 a second (zap.py): so with
 three relays that lie there is still something left for who is there in truth."""
@@ -178,7 +179,7 @@ class Agent:
     # --- circuits
 
     def _called(self, incoming: Incoming) -> None:
-        if not is_ip(incoming.host) or len(self._circuits) >= MAX_TAKEN:
+        if not is_plain_ip(incoming.host) or len(self._circuits) >= MAX_TAKEN:
             return
         if not self._calls.spend(b"", self._loop.time()) or not self._callee.admits(incoming.host):
             return

@@ -59,7 +59,7 @@ class Limits:
     idle_s: float = 120.0
     circuit_s: float = 3600.0
     unanswered: int = 5
-    """Circuits of one caller in a row that were of no use; then it waits."""
+    """Circuits of one caller to one callee in a row that were of no use; then it waits before it calls that one."""
     unanswered_pause_s: float = 60.0
 
 
@@ -101,7 +101,8 @@ class Circuit:
 
 @dataclass(slots=True)
 class _Vain:
-    """Of one caller: circuits in a row that nobody answered, and until when it must wait."""
+    """Of one caller and callee: circuits in a row that were not answered, and until when the caller must wait. Others
+    are called all the same: a callee that answers nobody cannot keep anybody from them."""
 
     num: int = 0
     until_s: float = 0.0
@@ -121,7 +122,7 @@ class Book:
     _reserved: dict[bytes, Reservation] = field(default_factory=dict)
     _circuits: dict[bytes, Circuit] = field(default_factory=dict)
     _by_flow: dict[Flow, Circuit] = field(default_factory=dict)
-    _vain: LRUCache[str, _Vain] = field(default_factory=lambda: LRUCache(MAX_REMEMBERED))
+    _vain: LRUCache[tuple[str, bytes], _Vain] = field(default_factory=lambda: LRUCache(MAX_REMEMBERED))
     _connections: Credits = field(init=False)
     _dials: Credits = field(init=False)
     _words: Credits = field(init=False)
@@ -209,25 +210,29 @@ class Book:
         caller = Account(b"", network_of(host), machine_of(host))
         if not self._dials.spend(caller.address, now):
             raise self._refuse("too many circuits asked for from this address")
-        vain = self._vain.get(caller.address)
+        vain = self._vain.get(_way(caller, reservation))
         if vain is not None and now < vain.until_s:
-            raise self._refuse("too many circuits from this address were of no use: wait a minute")
-        circuits = list(self._circuits.values())
-        if sum(one.callee.peer == reservation.peer for one in circuits) >= self.limits.circuits_per_callee:
-            raise self._refuse("this peer has as many circuits as it may have")
-        if sum(one.caller.address == caller.address for one in circuits) >= self.limits.circuits_per_caller:
+            raise self._refuse("too many circuits from this address to this peer were of no use: wait a minute")
+        limits, circuits = self.limits, list(self._circuits.values())
+        to_callee = [one for one in circuits if one.callee.peer == reservation.peer]
+        if sum(one.caller.address == caller.address for one in circuits) >= limits.circuits_per_caller:
             raise self._refuse("this address has as many circuits as it may have")
-        ended = [self._gives_way(caller, circuits)] if len(circuits) >= self.limits.circuits else []
+        ended: list[Circuit] = []
+        if len(to_callee) >= limits.circuits_per_callee:
+            words = "this peer has as many circuits as it may have"
+            ended.append(self._gives_way(caller, to_callee, limits.circuits_per_callee, words))
+        elif len(circuits) >= limits.circuits:
+            ended.append(self._gives_way(caller, circuits, limits.circuits, "all circuits are taken"))
         circuit = Circuit(self.rng.randbytes(16), caller, reservation, self._rates.open(now, caller), now, now)
         self._circuits[circuit.token] = self._by_flow[circuit.flow] = circuit
         return circuit, ended
 
-    def _gives_way(self, asker: Account, circuits: Iterable[Circuit]) -> Circuit:
-        """The newest one of whoever has more than a fair share."""
+    def _gives_way(self, asker: Account, circuits: Iterable[Circuit], most: int, words: str) -> Circuit:
+        """Of these, which are all that there may be: the newest one of whoever has more than a fair share."""
         newest = {one.caller: one for one in circuits}
-        heaviest = Shares(self.limits.circuits, ((one.caller, 1.0) for one in circuits)).over(asker, 1.0)
+        heaviest = Shares(most, ((one.caller, 1.0) for one in circuits)).over(asker, 1.0)
         if not heaviest:
-            raise self._refuse("all circuits are taken")
+            raise self._refuse(words)
         return newest[heaviest[0]]
 
     def accept(self, now: float, relay_key: bytes, token: bytes, signature: bytes) -> Circuit | None:
@@ -246,7 +251,7 @@ class Book:
             return
         del self._by_flow[circuit.flow]
         self._rates.close(circuit.flow)
-        vain = self._vain.setdefault(circuit.caller.address, _Vain())
+        vain = self._vain.setdefault(_way(circuit.caller, circuit.callee), _Vain())
         vain.num = 0 if circuit.answered else vain.num + 1
         if vain.num >= self.limits.unanswered:
             vain.num, vain.until_s = 0, now + self.limits.unanswered_pause_s
@@ -292,3 +297,7 @@ class Book:
 
     def waiting_for(self, reservation: Reservation) -> list[Circuit]:
         return [one for one in self.circuits_to(reservation) if not one.accepted]
+
+
+def _way(caller: Account, callee: Reservation) -> tuple[str, bytes]:
+    return caller.address, callee.peer

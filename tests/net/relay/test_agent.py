@@ -129,7 +129,8 @@ async def test_whatever_a_relay_says_bob_takes_so_many_circuits(
 ) -> None:
     monkeypatch.setattr(f"dsdnode.net.relay.agent.{limit}", 2)
     monkeypatch.setattr("dsdnode.net.relay.agent.CALLS_PER_S", 1e-6)
-    flood = pack(Incoming(bytes(16), "a house with a garden"))
+    nowhere = ("a house with a garden", "2606:4700::1%x", "2606:4700::1%\0")
+    flood = b"".join(pack(Incoming(bytes(16), host)) for host in nowhere)
     flood += b"".join(pack(Incoming(bytes([number]) * 16, "192.0.2.1")) for number in range(8))
     rose = Rose(CHALLENGE, TERMS + flood + pack(No("enough")))
     await rose.open()

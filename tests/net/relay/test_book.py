@@ -85,11 +85,28 @@ def test_one_callee_has_sixteen_circuits() -> None:
     reserved(book, CAROL)
     one, *others = [dialled(book, host=host) for host, _ in zip(hosts(), range(16), strict=False)]
     with pytest.raises(Overloaded, match="this peer has as many circuits as it may have"):
-        dialled(book, host="192.0.2.1")
-    dialled(book, host="192.0.2.1", callee=CAROL)
+        dialled(book, host="198.51.100.77")
+    dialled(book, host="198.51.100.77", callee=CAROL)
     book.end(1, one)
-    dialled(book, host="192.0.2.1")
+    dialled(book, host="198.51.100.77")
     assert len(others) == 15
+
+
+def test_when_all_circuits_to_bob_are_taken_who_has_most_makes_room_for_another_network() -> None:
+    """One house of mallory's, whose computers have addresses of their own. What she has elsewhere is no matter."""
+    book = book_of(circuits_per_callee=4)
+    bobs, _ = reserved(book), reserved(book, CAROL)
+    elsewhere = [dialled(book, host=f"2001:db8:1:{number}::1", callee=CAROL) for number in range(3)]
+    taken = [dialled(book, number, host=f"2001:db8:1:{number % 2}::1") for number in range(4)]
+    for _ in range(2):
+        circuit, ended = book.dial(5, HER, bobs)
+        assert len(ended) == 1 and ended[0] in taken and circuit.callee is bobs
+        book.end(5, ended[0])
+    with pytest.raises(Overloaded, match="this peer has as many circuits as it may have"):
+        dialled(book, 6)
+    with pytest.raises(Overloaded, match="this peer has as many circuits as it may have"):
+        dialled(book, 6, host="2001:db8:1:2::1")
+    assert len(book.circuits_to(bobs)) == 4 and set(elsewhere) <= set(book._circuits.values())
 
 
 def test_when_all_circuits_are_taken_who_has_most_makes_room_for_another_network() -> None:
@@ -185,7 +202,17 @@ def test_who_calls_in_vain_five_times_waits_a_minute() -> None:
         call(68)
     dialled(book, 68, host="198.51.100.2")
     call(70)
-    assert book.refusals == {"too many circuits from this address were of no use: wait a minute": 1}
+    assert book.refusals == {"too many circuits from this address to this peer were of no use: wait a minute": 1}
+
+
+def test_callees_of_mallory_s_that_answer_nobody_keep_alice_from_nobody_else() -> None:
+    """She finds their names in the table of the DHT, and cannot know whose they are."""
+    book = book_of()
+    reserved(book)
+    for number in range(5):
+        reserved(book, somebody(number))
+        book.end(number + 5, dialled(book, number, callee=somebody(number)))
+    dialled(book, 10)
 
 
 def test_what_is_remembered_of_callers_is_bounded() -> None:
