@@ -59,6 +59,13 @@ class Way:
 
     source_port: int = 0
     """Of ours, that it is called from (0: any)."""
+    hearsay: bool = False
+    """Others have named it, though it may be at no cost by now."""
+
+    @property
+    def by_user(self) -> bool:
+        """Has our own named it?"""
+        return self.teacher is None and not self.hearsay
 
     @property
     def endpoint(self) -> str:

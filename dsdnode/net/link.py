@@ -295,7 +295,7 @@ class Dealer(Link):
         why, ips = f"{host} cannot be found", list[str]()
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-                found = await self.owner.resolver.hosts(host)
+                found = await self.owner.resolver.hosts(host, named.by_user)
         except TimeoutError:
             why = f"no name server has said in {RESOLVE_TIMEOUT_S:g} s where {host} is"
         except (OSError, UnicodeError):

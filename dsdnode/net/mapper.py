@@ -42,6 +42,10 @@ class PortMapper:
         self._router, self._announce_port = router, announce_port
         self._loop = asyncio.get_running_loop()
         self._mapping: Mapping | None = None
+        self._asked_as: tuple[tuple[str, int], str] | None = None
+        self._nonce = b""
+        """By which a router knows, until the lease is over, whose the mapping is: it says no to another one. Kept while
+        the router and our own address there are the same (`_asked_as`), whatever else changes on this machine."""
         self._sock: socket.socket | None = None
         self._announcements: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -76,7 +80,9 @@ class PortMapper:
         except OSError as error:
             return self._settle(f"the router at {router[0]} cannot be asked: {error.strerror or error}")
         own_ip = self._sock.getsockname()[0]
-        self._mapping = Mapping(Request(own_ip, self._port, secrets.token_bytes(NONCE_BYTES)), self._loop.time())
+        if self._asked_as != (router, own_ip):
+            self._asked_as, self._nonce = (router, own_ip), secrets.token_bytes(NONCE_BYTES)
+        self._mapping = Mapping(Request(own_ip, self._port, self._nonce), self._loop.time())
         self._announcements = self._hear_announcements(own_ip)
         self._go_on()
 

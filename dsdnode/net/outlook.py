@@ -257,9 +257,11 @@ class Outlook:
                 await view.open((self._listens[0], port), known.public_key)
         except (OSError, TimeoutError) as error:
             log.debug("not looked at", host=place.host, reason=str(error))
-        finally:
-            if not view.seen:
-                view.close()
+        except BaseException:  # we have moved, perhaps just when it was answered
+            view.close()
+            raise
+        if not view.seen:
+            view.close()
         return view if view.seen else None
 
     def _view_ended(self, view: View) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsdnode.addresses import Nearness, check_reachable, may_name, nearness, network
 from dsdnode.identity import curve_public_key, peer_id
@@ -102,7 +102,8 @@ class Peer:
         best: dict[str, Way] = {}
         for way in (*ways, *self.reached.values()):
             best.setdefault(way.address, self.reached.get(way.address, way))
-        return list(best.values())[:MAX_ADDRESSES]
+        own = self.given.addresses if self.given is not None else ()
+        return [replace(way, hearsay=way.address not in own) for way in best.values()][:MAX_ADDRESSES]
 
     def answered(self, way: Way, host: str, relayed: bool = False) -> None:
         """A call of ours led to it; `host`: the IP address."""

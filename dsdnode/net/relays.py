@@ -15,6 +15,7 @@ import structlog
 from dsdnode.addresses import LOWEST_PORT, Nearness, family, is_address, nearness, parse_address
 from dsdnode.errors import BadInput
 from dsdnode.identity import Identity, peer_id, short_id
+from dsdnode.net.behind import Behind
 from dsdnode.net.door import Door, leads_here
 from dsdnode.net.handshake import derive_swarm_key
 from dsdnode.net.meter import Meter
@@ -108,7 +109,7 @@ class _Held:
 
 
 class Relays:
-    """`changed` is called when there are other addresses in `given`. Implements Callee (relay/agent.py)."""
+    """`changed` is called when there are other addresses in `given`. Implements After (behind.py)."""
 
     def __init__(
         self,
@@ -157,7 +158,8 @@ class Relays:
     def reserve(self, relay: Contact, hosts: Sequence[str]) -> None:
         """`relay`: where we ask it; `hosts`: its IP addresses where others are to call us."""
         keys = tuple(map(derive_swarm_key, self._swarm_keys))
-        agent = Agent(self, self._identity, relay, ("127.0.0.1", self._port), SystemRandom(), swarm_keys=keys)
+        callee = Behind(self, self._gate, peer_id(relay.public_key))
+        agent = Agent(callee, self._identity, relay, ("127.0.0.1", self._port), SystemRandom(), swarm_keys=keys)
         self._held[peer_id(relay.public_key)] = _Held(agent, tuple(hosts))
         agent.start()
 
@@ -219,9 +221,6 @@ class Relays:
     def _tell(self) -> None:
         if self._changed is not None:
             self._changed()
-
-    def admits(self, host: str) -> bool:
-        return self._gate.admits_circuit(self._loop.time(), host)
 
     def spliced(self, port: int, host: str) -> None:
         self._circuits.begin(port, host)

@@ -7,32 +7,40 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 
 MAX_ASKED = 4
 """At once; more names wait."""
+MAX_TOLD = 2
+"""Of them names that others have told: whoever tells many of a silent server's does not hold up those of our user."""
 
 
 class Resolver:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._slots = asyncio.Semaphore(MAX_ASKED)
-        self._asked: dict[str, asyncio.Future[list[str]]] = {}
-        """Names under way: whoever asks again shares the answer, and takes no other thread."""
+        self._slots, self._told = asyncio.Semaphore(MAX_ASKED), asyncio.Semaphore(MAX_TOLD)
+        self._asked: dict[str, tuple[asyncio.Future[list[str]], Callable[[], None]]] = {}
+        """Names under way, and what gives their slots back: whoever asks again shares the answer, and takes no other
+        thread."""
 
-    async def hosts(self, name: str) -> list[str]:
-        """In the order in which they are to be tried. Raises OSError (nobody's name) or UnicodeError. Has no end of its
-        own: whoever gives it up leaves it to its thread, which keeps its slot."""
+    async def hosts(self, name: str, by_user: bool = True) -> list[str]:
+        """In the order in which they are to be tried. `by_user`: our own has named it, nobody else. Raises OSError
+        (nobody's name) or UnicodeError. Has no end of its own: whoever gives it up leaves it to its thread, which keeps
+        its slot."""
         if name not in self._asked:
-            await self._slots.acquire()
-            if name in self._asked:  # by somebody else, meanwhile
-                self._slots.release()
-            else:
-                self._begin(name)
-        return await asyncio.shield(self._asked[name])
+            slots = (self._slots,) if by_user else (self._told, self._slots)
+            with contextlib.ExitStack() as taken:
+                for slot in slots:
+                    await slot.acquire()
+                    taken.callback(slot.release)
+                if name not in self._asked:  # nor by somebody else, meanwhile
+                    self._begin(name, taken.pop_all().close)
+        return await asyncio.shield(self._asked[name][0])
 
-    def _begin(self, name: str) -> None:
-        """Raises OSError."""
-        answer = self._asked[name] = self._loop.create_future()
+    def _begin(self, name: str, leave: Callable[[], None]) -> None:
+        """`leave`: gives its slots back. Raises OSError."""
+        answer: asyncio.Future[list[str]] = self._loop.create_future()
+        self._asked[name] = answer, leave
         try:
             threading.Thread(target=self._ask, args=(name, answer), name="resolver", daemon=True).start()
         except RuntimeError as error:  # no more threads
@@ -40,8 +48,8 @@ class Resolver:
             raise OSError(str(error)) from error
 
     def _over(self, name: str) -> None:
-        del self._asked[name]
-        self._slots.release()
+        _, leave = self._asked.pop(name)
+        leave()
 
     def _ask(self, name: str, answer: asyncio.Future[list[str]]) -> None:
         """In a thread."""

@@ -36,8 +36,9 @@ log = structlog.get_logger(__name__)
 class RouterOwner(Protocol):
     """What a router asks of, and tells, its transport."""
 
-    def greeted(self, hello: Hello, curve_key: bytes, host: str) -> Welcome | Refused:
-        """The answer to a caller from there that proved to own this X25519 key."""
+    def greeted(self, hello: Hello, curve_key: bytes, host: str, circuit: int) -> Welcome | Refused:
+        """The answer to a caller from there that proved to own this X25519 key; `circuit`: the port of ours that it
+        comes from by way of a relay (0: it needs none)."""
 
     def inbound_ready(self, inbound: Inbound, curve_key: bytes) -> None: ...
 
@@ -216,7 +217,7 @@ class Router:
             return  # over already: nobody can tell where it came from, nor would tell us of its end
         host = door.caller
         curve_key, peer = bytes.fromhex(user), peer_id(hello.contact.public_key)
-        answer = self._owner.greeted(hello, curve_key, host)
+        answer = self._owner.greeted(hello, curve_key, host, door.port if self._circuits.has(door) else 0)
         if isinstance(answer, Welcome) and not self.lobby.admits(self._source(host, peer)):
             answer = Refused("this peer has as many connections as it can have", retry=True)
         hang_up = partial(self._close, descriptor)

@@ -219,6 +219,8 @@ class Pump:
                 return self.poke()
         except zmq.Again:
             pass
+        except zmq.ContextTerminated:  # nothing will ever be read from it again
+            return self.stop()
         except Exception:
             if not self._closed:
                 self.poke()

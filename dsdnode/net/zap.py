@@ -33,6 +33,11 @@ class Gate:
         self._banned: LRUCache[bytes, float] = LRUCache(MAX_REMEMBERED)
         self._known: LRUCache[bytes, None] = LRUCache(MAX_REMEMBERED)
         self._credits = Credits(CONNECTIONS_BURST, CONNECTIONS_PER_S)
+        self._circuits = Credits(CONNECTIONS_BURST, CONNECTIONS_PER_S)
+        """Of those who come by way of a relay, by the relay and whom it names: it may name anybody, and makes him pay
+        for no more than what comes by itself."""
+        self._spliced: LRUCache[int, tuple[bytes, str]] = LRUCache(MAX_REMEMBERED)
+        """Which of these it is, by the local port of a circuit's end."""
         self._locked_until = 0.0
         self._locked_networks: LRUCache[str, float] = LRUCache(MAX_REMEMBERED)
 
@@ -44,19 +49,26 @@ class Gate:
             return "full"
         return "" if self._credits.spend(_group(address), now) else "too many connections from this address"
 
-    def admits_circuit(self, now: float, address: str) -> bool:
-        """May somebody come in from there by way of a relay? To `admit`, whoever does comes from this machine."""
+    def admits_circuit(self, now: float, relay: bytes, address: str) -> bool:
+        """May somebody come in from there by way of this relay? To `admit`, whoever does comes from this machine."""
         if now < self._locked_networks.get(network_of(address), 0.0):
             return False
-        return self._credits.spend(_group(address), now)
+        return self._circuits.spend((relay, _group(address)), now)
+
+    def comes_by(self, port: int, relay: bytes, address: str) -> None:
+        """Whoever comes from this port of ours was admitted so."""
+        self._spliced[port] = relay, _group(address)
 
     def know(self, key: bytes) -> None:
         """This key completed a HELLO: it comes in also when strangers may not."""
         self._known[key] = None
 
-    def refused(self, now: float, address: str) -> None:
-        """A greeting from there was answered by no."""
-        self._credits.charge(_group(address), now, REFUSAL_COST)
+    def refused(self, now: float, address: str, circuit: int = 0) -> None:
+        """A greeting from there was answered by no. `circuit`: the port of ours, if it came by way of a relay."""
+        if circuit:
+            self._circuits.charge(self._spliced.get(circuit, (b"", _group(address))), now, REFUSAL_COST)
+        else:
+            self._credits.charge(_group(address), now, REFUSAL_COST)
 
     def ban(self, now: float, key: bytes, duration_s: float) -> None:
         self._banned[key] = now + duration_s

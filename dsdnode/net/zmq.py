@@ -291,7 +291,7 @@ class ZmqTransport:
 
     # --- what the parts tell
 
-    def greeted(self, hello: Hello, curve_key: bytes, host: str) -> Welcome | Refused:
+    def greeted(self, hello: Hello, curve_key: bytes, host: str, circuit: int) -> Welcome | Refused:
         answer = self._handshake.answer(hello, curve_key)
         if isinstance(answer, Welcome) and hello.contact.public_key == self.contact.public_key:
             answer = Refused("this identity is in use here")
@@ -300,7 +300,7 @@ class ZmqTransport:
         if self._gate.is_banned(self._loop.time(), curve_key):
             answer = Refused("banned here")
         if isinstance(answer, Refused):
-            self._gate.refused(self._loop.time(), host)
+            self._gate.refused(self._loop.time(), host, circuit)
             log.info("greeting refused", peer=short_id(peer_id(hello.contact.public_key)), reason=answer.reason)
         return answer
 

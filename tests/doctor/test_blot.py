@@ -43,3 +43,45 @@ def test_what_strangers_say_is_blotted_too() -> None:
 def test_times_versions_and_words_stay() -> None:
     text = "at 12:30, version 1.2.3, 5.5 s, abcdef, port 29170, ::, tcp://[::]:29170, fe80::1, 10.0.0.1 and eth0: x"
     assert blotter_of(ALICE, HOME).text(text) == text
+
+
+def test_what_a_card_and_a_house_are_known_by_is_blotted() -> None:
+    own = "fd3c:9a12:77fe:0:2e0:4cff:fe68:1"
+    names = ("enx00e04c680001", "wlxaabbccddeeff", "enp0s20f0u1", "eno1", "wlp3s0", "wlpeter", "ens1f0np0", "wlan0")
+    interfaces = tuple(Interface(name, True, ("192.168.1.5", own)) for name in names)
+    facts = replace(WELL, machine=replace(MACHINE, interfaces=interfaces))
+    blotter = blotter_of(facts, HOME)
+    says = " ".join(one.says for one in blotter.blot(findings(facts)))
+    for secret in ("00e04c", "aabbcc", "peter", "9a12", "4cff"):
+        assert secret not in says, says
+    for name in ("enp0s20f0u1", "eno1", "wlp3s0", "ens1f0np0", "wlan0"):
+        assert name in says, "a system's own"
+    blotter = blotter_of(facts, HOME)
+    assert blotter.text(f"fe80::1 {own} fe80::2e0:4cff:fe68:1 [{own}]:5, fd3c:9a12:77fe::1") == (
+        "fe80::1 address-1 address-2 [address-1]:5, address-3"
+    )
+
+
+def test_a_host_called_by_a_word_is_blotted_where_a_host_stands_and_nowhere_else() -> None:
+    for answer in (Answer.SILENT, Answer.REFUSED, Answer.UNKNOWN_NAME, Answer.NO_RESOLVER, Answer.NO_WAY):
+        bob = replace(BOB, greeted=False, tried=(Tried("tcp://node:29170", answer),))
+        facts = replace(WELL, members=(bob,))
+        said = [one.says for one in blotter_of(facts, HOME).blot(findings(facts))]
+        assert any(one.startswith("No node is running here.") for one in said)
+        (of_bob,) = [one for one in said if "Member" in one]
+        assert "host-1" in of_bob and "node" not in of_bob, of_bob
+    whys = "node cannot be found; no name server has said yet where node is; tcp://node:1 and dsd://node:1/x, a node: 5"
+    assert blotter_of(facts, HOME).text(whys) == (
+        "host-1 cannot be found; no name server has said yet where host-1 is; tcp://host-1:1 and dsd://host-1:1/x, "
+        "a node: 5"
+    )
+
+
+def test_who_lives_at_the_root_of_all_folders_has_others_blotted_all_the_same() -> None:
+    """A service's user, say; and a model that lies there."""
+    model = replace(ALICE.files.models[0], path="/big.gguf")
+    facts = replace(ALICE, files=replace(ALICE.files, models=(model,)))
+    blotter = blotter_of(facts, "/")
+    text = "refused: tcp://mallory.example:9, /x and tcp://[::]:29170 (down)."
+    assert blotter.text(text) == "refused: tcp://other-host-1:9, /x and tcp://[::]:29170 (down)."
+    assert blotter_of(facts, "/home/alice/").text("in /home/alice/x") == "in ~/x"

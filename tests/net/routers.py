@@ -28,6 +28,8 @@ class FakeRouter:
     taken: set[int] = field(default_factory=set)
     ports: dict[int, int] = field(default_factory=dict)
     """Outside ports by inside ports."""
+    nonces: dict[int, bytes] = field(default_factory=dict)
+    """By inside ports: whose each mapping is, by PCP. Who has another one is told that it is not authorized."""
     heard: list[bytes] = field(default_factory=list)
     garble: Any = None
 
@@ -42,13 +44,16 @@ class FakeRouter:
         if "PCP" not in self.speaks:
             return struct.pack(">BBHI", 0, 128 + data[1], 1, self.epoch_s) if "NAT-PMP" in self.speaks else None
         asked_s = struct.unpack(">I", data[4:8])[0]
-        head = struct.pack(
-            ">BBBBII12x", 2, 128 + data[1], 0, self.result, self.lifetime_s if asked_s else 0, self.epoch_s
-        )
+        nonce, protocol, inside, outside, _ = struct.unpack(">12sB3xHH16s", (data + bytes(60))[24:60])
+        is_anothers = data[1] != 0 and inside in self.ports and self.nonces.get(inside, nonce) != nonce
+        result = self.result or (2 if is_anothers else 0)
+        lifetime_s = self.lifetime_s if asked_s else 0
+        head = struct.pack(">BBBBII12x", 2, 128 + data[1], 0, result, lifetime_s, self.epoch_s)
         if data[1] == 0:
             return head
-        nonce, protocol, inside, outside, _ = struct.unpack(">12sB3xHH16s", data[24:60])
-        outside = self._map(inside, outside, asked_s)
+        if not is_anothers:
+            self.nonces[inside] = nonce
+            outside = self._map(inside, outside, asked_s)
         ip = ipaddress.IPv6Address("::ffff:" + self.public_ip).packed
         return head + struct.pack(">12sB3xHH16s", nonce, protocol, inside, outside, ip)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 from dsdnode.addresses import Nearness
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity, peer_id
+from dsdnode.net.call import Way
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET, Teacher
-from dsdnode.net.resolver import Resolver
+from dsdnode.net.resolver import MAX_ASKED, Resolver
 from dsdnode.net.rpc import Rpc
 from dsdnode.wire.messages import Contact
 
@@ -89,7 +91,7 @@ async def test_nor_by_a_name_that_leads_here(start: Start, monkeypatch: pytest.M
     async with victim() as (address, calls):
         port = int(address.rpartition(":")[2])
 
-        async def hosts(_: Resolver, name: str) -> list[str]:
+        async def hosts(_: Resolver, name: str, by_user: bool) -> list[str]:
             return ["127.0.0.1"]
 
         monkeypatch.setattr(Resolver, "hosts", hosts)
@@ -99,6 +101,42 @@ async def test_nor_by_a_name_that_leads_here(start: Start, monkeypatch: pytest.M
         alice.transport.introduce(Contact(CAROL.public_key, (f"tcp://mallory.example:{port}",)))  # alice herself
         await unreachable(alice, CAROL)
         assert calls != []
+
+
+async def test_names_that_mallory_has_alice_look_up_do_not_hold_up_what_alice_s_user_has_named(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their name server is silent. She tells of others', of her own, and of one that has led to her before."""
+    alice, _ = await acquainted(start)
+    bob, told = await start(b"b"), threading.Event()
+
+    def of_loopback(name: str, *_: object, **__: object) -> list[Any]:
+        if name != "bob.example":
+            told.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", of_loopback)
+    known = inside(alice)._links.book.get(MALLORY.peer_id)
+    for number in range(MAX_ASKED):
+        known.answered(Way(f"tcp://then{number}.mallory.example:29170", Nearness.WORLD), "127.0.0.1")
+    known.said = Contact(MALLORY.public_key, ("tcp://said.mallory.example:29170",))
+    assert [way.by_user for way in known.ways()] == [False] * (MAX_ASKED + 1)
+    calls = [asyncio.create_task(alice.transport.reach(MALLORY.peer_id, "tcp://said.mallory.example:29170"))]
+    for number in range(MAX_ASKED):
+        name = Identity((1000 + number).to_bytes(32, "big"))
+        address = f"tcp://told{number}.mallory.example:29170"
+        alice.transport.introduce(Contact(name.public_key, (address,)), MALLORY.peer_id)
+        calls.append(asyncio.create_task(alice.transport.reach(name.peer_id, address)))
+    try:
+        await asyncio.sleep(0)
+        port = bob.transport.contact.addresses[0].rpartition(":")[2]
+        alice.transport.introduce(Contact(BOB.public_key, (f"tcp://bob.example:{port}",)))
+        await alice.ping(BOB.peer_id, timeout_s=2.5)
+        (way,) = inside(alice)._links.book.get(BOB.peer_id).ways()[:1]
+        assert way.host == "127.0.0.1" and way.by_user, "nor later, when he was reached"
+    finally:
+        told.set()
+    await asyncio.gather(*calls)
 
 
 async def test_on_one_machine_neighbours_name_each_other(start: Start) -> None:

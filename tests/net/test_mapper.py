@@ -155,6 +155,24 @@ async def test_in_another_network_there_is_another_router() -> None:
         assert alice.changes == [HERS, HERS]
 
 
+async def test_the_router_that_holds_alice_s_port_knows_her_again_when_something_else_has_changed() -> None:
+    """A temporary address of IPv6, say: she asks anew, as who she was. Another router does not hear of that."""
+    first, second = FakeRouter(speaks=("PCP",)), FakeRouter(speaks=("PCP",))
+    async with at_home(first) as (alice, server):
+        other = await RouterSocket.open(second)
+        for where in (server, server, other, server):
+            alice.mapper._router = where.address
+            alice.mapper.stop()
+            alice.mapper.start()
+            if where is server and second.heard:
+                first.ports.clear()  # the lease is over by now
+            assert await alice.mapper.settled() is not None, alice.mapper.why_not
+        await alice.mapper.close()
+        other.close()
+    asked = [list(dict.fromkeys(data[24:36] for data in one.heard if data[1])) for one in (first, second)]
+    assert [len(one) for one in asked] == [2, 1] and len({*asked[0], *asked[1]}) == 3
+
+
 def test_the_gateway_is_that_of_the_nearest_default_route() -> None:
     head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
     lan = "eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"

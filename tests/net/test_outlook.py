@@ -15,7 +15,7 @@ from dsdnode.dht.ids import node_id
 from dsdnode.net import listener, views
 from dsdnode.net import outlook as outlooks
 from dsdnode.net.call import Way
-from dsdnode.net.link import Inbound
+from dsdnode.net.link import Dealer, Inbound
 from dsdnode.net.listener import CAN_SHARE
 from dsdnode.net.nat import Kind, Nat
 from dsdnode.net.outlook import DETOUR_S, MAX_LOOKS, Outlook
@@ -23,7 +23,7 @@ from dsdnode.net.peers import Peer
 from dsdnode.net.port import OBSERVE, SEEN, LinkKind, Priority
 from dsdnode.net.router import Router
 from dsdnode.net.rpc import Rpc
-from dsdnode.net.views import Place, seen_in
+from dsdnode.net.views import Place, View, seen_in
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Contact, Ping
@@ -171,6 +171,26 @@ async def test_in_another_network_nothing_is_known_any_more(alice: Alice) -> Non
     alice.outlook.moved()
     assert alice.outlook.nat == Nat() and not alice.outlook._views
     assert (await alice.looks("bob", "carol")).address == alice.address, "by the same port, at once"
+
+
+async def test_when_alice_moves_just_as_bob_answers_her_call_to_be_looked_at_is_hung_up(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same turn: who called is cancelled, and never sees the answer."""
+    views_made, ready = list[View](), View.dealer_ready
+
+    def dealer_ready(self: View, dealer: Dealer) -> None:
+        views_made.append(self)
+        ready(self, dealer)
+        alice.outlook.moved()
+
+    monkeypatch.setattr(View, "dealer_ready", dealer_ready)
+    with pytest.raises(asyncio.CancelledError):
+        await alice.looks("bob")
+    (view,) = views_made
+    assert view.seen and view._dealer is not None and view._dealer.closed and not alice.outlook._views
+    monkeypatch.setattr(View, "dealer_ready", ready)
+    assert (await alice.looks("bob", "carol")).address == alice.address
 
 
 async def test_where_ports_are_not_shared_nothing_is_known(alice: Alice, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,16 +10,18 @@ import pytest
 
 from dsdnode.accounts import Account
 from dsdnode.addresses import Nearness
+from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import Identity
 from dsdnode.net import relays
+from dsdnode.net.behind import Behind
 from dsdnode.net.door import Door
 from dsdnode.net.handshake import Handshake
 from dsdnode.net.relay.frames import Incoming, Reserved
 from dsdnode.net.relay.server import Relay
-from dsdnode.net.relays import Circuits
+from dsdnode.net.relays import Circuits, Relays
 from dsdnode.net.router import Router
 from dsdnode.net.rpc import Rpc
-from dsdnode.net.zap import CONNECTIONS_BURST, Gate
+from dsdnode.net.zap import CONNECTIONS_BURST, REFUSAL_COST, Gate
 from dsdnode.net.zmq import ZmqTransport
 from dsdnode.wire.codec import encode
 from dsdnode.wire.messages import Contact
@@ -255,10 +257,31 @@ async def test_a_circuit_is_remembered_for_a_while_after_its_end(monkeypatch: py
 
 
 async def test_a_flood_by_way_of_a_relay_uses_up_its_own_network_and_nobody_elses(bob: Rpc) -> None:
-    admits, gate = bob.transport.relays.admits, bob.transport._gate  # type: ignore
+    gate = bob.transport._gate  # type: ignore[attr-defined]
+    held = bob.transport.relays
+    assert isinstance(held, Relays)
+    admits = Behind(held, gate, ROSE.peer_id).admits
     num = sum(admits("11.7.7.7") for _ in range(2 * CONNECTIONS_BURST))
     assert CONNECTIONS_BURST <= num < CONNECTIONS_BURST + 9
     assert admits("11.7.8.8")
     gate.lock(asyncio.get_running_loop().time(), "11.7.8.0/24")
     assert not admits("11.7.8.8") and admits("11.7.9.9")
-    assert Gate().admits_circuit(0.0, "")
+    assert Gate().admits_circuit(0.0, ROSE.peer_id, "")
+
+
+async def test_whose_greeting_is_refused_by_way_of_a_relay_pays_there_alone(
+    monkeypatch: pytest.MonkeyPatch, rose: Contact, bob: Rpc
+) -> None:
+    """That mallory calls from alice's address says rose, and nobody else. What alice has left is all that there is."""
+    monkeypatch.setattr("dsdnode.net.relay.server.Incoming", lambda token, host: Incoming(token, "11.7.7.7"))
+    gate: Gate = bob.transport._gate  # type: ignore[attr-defined]
+    given, mallory = await relayed(bob), Rpc(await ZmqTransport.open(Identity(b"m" * 32), swarm_keys=("f" * 32,)))
+    mallory.start()
+    mallory.transport.introduce(Contact(BOB.public_key, (given,)))
+    before = asyncio.get_running_loop().time()
+    with pytest.raises(PeerUnavailable):
+        await mallory.ping(BOB.peer_id, timeout_s=5)
+    left = gate._circuits.left((ROSE.peer_id, "11.7.7.7"), before)
+    assert len(gate._circuits) == 1 and CONNECTIONS_BURST - 2 * REFUSAL_COST < left <= CONNECTIONS_BURST - REFUSAL_COST
+    assert gate._credits.left("11.7.7.7", before) == CONNECTIONS_BURST
+    await mallory.close()

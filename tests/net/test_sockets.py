@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -69,3 +70,31 @@ async def test_a_bug_in_a_handler_does_not_deafen_the_socket(pair: Pair) -> None
         await done.wait()
     assert heard == [b"bug", b"fine"] and len(bugs) == 1
     pump.close()
+
+
+async def test_a_socket_that_nobody_has_closed_when_all_ends_is_not_read_again_and_again() -> None:
+    context = open_context()
+    here, loop, bugs = context.socket(zmq.PAIR), asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda loop, context: bugs.append(context["exception"]))
+    num_taken = 0
+
+    def take() -> None:
+        nonlocal num_taken
+        num_taken += 1
+        here.recv(zmq.NOBLOCK)
+
+    pump = Pump(here, take)
+    ending = threading.Thread(target=context.term)
+    ending.start()
+    try:
+        async with asyncio.timeout(5):
+            while not pump._closed and not bugs:  # noqa: ASYNC110 (nobody tells of it)
+                await asyncio.sleep(0.001)
+        before = num_taken
+        pump.poke()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert num_taken == before and not bugs
+    finally:
+        pump.close()
+        ending.join()

@@ -103,7 +103,7 @@ async def test_a_callee_without_the_key_is_not_believed(start: Start) -> None:
     inside(mallory)._handshake = replace(inside(mallory)._handshake, swarm_keys=(b"guess",))
     transport = inside(mallory)
     answer = transport._handshake.answer
-    transport.greeted = lambda hello, curve_key, host: answer(replace_proof(hello), curve_key)
+    transport.greeted = lambda hello, curve_key, *_: answer(replace_proof(hello), curve_key)
     alice = await start(b"a", swarm_keys=("ours",))
     assert "does not know the swarm key" in await refused(alice, mallory.transport.contact)
 

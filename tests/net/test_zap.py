@@ -59,6 +59,23 @@ def test_a_refused_greeting_costs_its_address_as_much_as_eight_connections() -> 
     assert gate.admit(1.0, "10.0.0.1", ALICE) == "", "and that is over in a second"
 
 
+def test_a_relay_that_lies_about_alice_takes_nothing_from_calls_of_her_own() -> None:
+    """Mallory's relay makes the circuits itself, as many as it may, and greets wrongly in each."""
+    gate, mallory, rose = Gate(), b"m" * 32, b"r" * 32
+    num, now = 0, 0.0
+    for number in range(8 * 60):
+        now = number / 8
+        if gate.admits_circuit(now, mallory, "11.7.7.7"):
+            num += 1
+            gate.comes_by(4000 + number, mallory, "11.7.7.7")
+            gate.refused(now, "11.7.7.7", 4000 + number)
+    assert num < CONNECTIONS_BURST, "it has nothing left"
+    assert gate.admits_circuit(now, rose, "11.7.7.7") and gate.admits_circuit(now, mallory, "11.7.8.8")
+    assert all(gate.admit(now, "11.7.7.7", ALICE) == "" for _ in range(CONNECTIONS_BURST))
+    gate.refused(now, "11.7.7.7", 9)  # a circuit that is not remembered
+    assert gate.admit(now + 1 / CONNECTIONS_PER_S, "11.7.7.7", ALICE) == ""
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (zap, accounts):
         monkeypatch.setattr(module, "MAX_REMEMBERED", 3)
@@ -67,5 +84,8 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         gate.know(b"%d" % index)
         gate.ban(0.0, b"%d" % index, 1.0)
         gate.admit(0.0, f"10.0.0.{index}", ALICE)
+        gate.admits_circuit(0.0, MALLORY, f"10.0.0.{index}")
+        gate.comes_by(4000 + index, MALLORY, f"10.0.0.{index}")
     assert len(gate._known) == len(gate._banned) == len(gate._credits) == 3
+    assert len(gate._circuits) == len(gate._spliced) == 3
     assert gate.admit(0.5, "10.0.1.1", b"9") == "banned"

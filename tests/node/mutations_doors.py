@@ -26,6 +26,9 @@ DOORS: Final = {
     "named-nearer": Mutation("dsdnode.net.peers:Peer.hear", " if may_name(teacher.near, address)", ""),
     "said-nearer": Mutation("dsdnode.net.peers:Peer.ways", " if may_name(near, one)", ""),
     "resolved-nearer": Mutation("dsdnode.net.link:_is_far_enough", "near is not None and near >= least", "True"),
+    "resolved-told": Mutation("dsdnode.net.resolver:Resolver.hosts", "(self._told, self._slots)", "(self._slots,)"),
+    "resolved-reached": Mutation("dsdnode.net.peers:Peer.ways", "hearsay=way.address not in own", "hearsay=False"),
+    "resolved-by-user": Mutation("dsdnode.net.link:Dealer._resolve", "hosts(host, named.by_user)", "hosts(host)"),
     "low-ports": Mutation(
         "dsdnode.addresses:may_name", "parse_address(address, LOWEST_PORT)", "parse_address(address)"
     ),

@@ -7,6 +7,7 @@ from typing import Final
 from tests.node.mutation import Mutation
 
 MAPPING: Final = "dsdnode.net.mapping:"
+MAPPER: Final = "dsdnode.net.mapper:PortMapper."
 KNOCKS: Final = "dsdnode.net.knock:Knocks."
 VISITS: Final = "dsdnode.swarm.visits:"
 BEACON: Final = "dsdnode.net.beacon:Neighbours."
@@ -16,8 +17,10 @@ HOUSE: Final = {
     "router-lease": Mutation(MAPPING + "Mapping._answered", "min(answer.lifetime_s, LEASE_S)", "answer.lifetime_s"),
     "router-news": Mutation(MAPPING + "Mapping._hear_clock", "max(now, self._began + AGAIN_S)", "now"),
     "router-nonce": Mutation("dsdnode.net.pcp:Request._read_pcp", "(nonce, protocol, inside) != ", "() == "),
+    "router-same": Mutation(MAPPER + "start", "if self._asked_as != (router, own_ip):", "if True:"),
+    "router-other": Mutation(MAPPER + "start", "self._asked_as != (router, own_ip)", "not self._nonce"),
     "router-unasked": Mutation(MAPPING + "Mapping.heard", "if not self._attempt:", "if False:"),
-    "router-sender": Mutation("dsdnode.net.mapper:PortMapper._announced", "sender[0] == router", "True"),
+    "router-sender": Mutation(MAPPER + "_announced", "sender[0] == router", "True"),
     "beacon-swarm": Mutation(BEACON + "hear", "tag not in self._tags or ", ""),
     "beacon-near": Mutation(BEACON + "hear", " or not self._is_near(host)", ""),
     "beacon-size": Mutation(BEACON + "hear", " <= MAX_DATAGRAM_BYTES", ""),

@@ -57,10 +57,16 @@ KEYS: Final = {
 
 BLOT: Final = "dsdnode.doctor.blot:"
 POSTED: Final = {
-    "blot-address": Mutation(BLOT + "Blotter._ip", " and nearness(text) is Nearness.WORLD", " and False"),
+    "blot-address": Mutation(BLOT + "Blotter._ip", "nearness(text) is Nearness.WORLD or ", ""),
     "blot-key": Mutation(BLOT + "Blotter.text", 'self._as("key", match[0].lower())', "match[0]"),
-    "blot-path": Mutation(BLOT + "blotter_of", '{home: "~", facts.files.data_dir: "DATA_DIR"}', "dict[str, str]()"),
+    "blot-path": Mutation(
+        BLOT + "blotter_of", '{home.rstrip("/"): "~", facts.files.data_dir: "DATA_DIR"}', "dict[str, str]()"
+    ),
     "blot-host": Mutation(BLOT + "Blotter.text", "_HOST.sub(lambda match: self._host(match[0]), text)", "text"),
+    "blot-house": Mutation(BLOT + "_is_one_house_s", "ip in _OWN_NETWORKS or ", ""),
+    "blot-card": Mutation(BLOT + "_is_one_house_s", r'ip.packed[11:13] == b"\xff\xfe"', "False"),
+    "blot-card-name": Mutation(BLOT[:-1], "|[ops]\\d{1,8}(", "|[opsx]\\w{1,12}("),
+    "blot-root": Mutation(BLOT + "blotter_of", 'if text not in ("", "/", ".")', "if text"),
 }
 
 LOCAL: Final[dict[str, Mutation]] = WORKER | KEYS | POSTED

@@ -12,6 +12,8 @@ SERVER: Final = "dsdnode.net.relay.server:Relay."
 CONNECTION: Final = "dsdnode.net.relay.connection:Connection."
 RATES: Final = "dsdnode.net.relay.rates:Rates."
 AGENT: Final = "dsdnode.net.relay.agent:Agent."
+BEHIND: Final = "dsdnode.net.behind:Behind."
+GATE: Final = "dsdnode.net.zap:Gate."
 CIRCUITS: Final = "dsdnode.net.relays:Circuits."
 RELAYING: Final = "dsdnode.swarm.relaying:Relaying."
 RELAYS: Final = "dsdnode.net.relays:Relays."
@@ -87,8 +89,14 @@ RELAY: Final = {
     "punch-relayed": Mutation(PUNCHING + "_on_punch", "paths.kind(peer) is not LinkKind.RELAYED", "False"),
     "punch-one": Mutation(PUNCHING + "_on_punch", "met.asked is not message", "False"),
     "circuit-parted": Mutation(CIRCUITS + "end", "call_later(PARTED_S, ", "call_later(0.0, "),
-    "circuit-flood": Mutation(RELAYS + "admits", "self._gate.admits_circuit(self._loop.time(), host)", "True"),
-    "circuit-locked": Mutation("dsdnode.net.zap:Gate.admits_circuit", "if now <", "if False and now <"),
+    "circuit-flood": Mutation(
+        BEHIND + "admits", "self._gate.admits_circuit(self._loop.time(), self._relay, host)", "True"
+    ),
+    "circuit-relay": Mutation(GATE + "admits_circuit", "(relay, _group(address))", '(b"", _group(address))'),
+    "circuit-refused": Mutation(GATE + "refused", "if circuit:", "if False:"),
+    "circuit-spliced": Mutation(BEHIND + "spliced", "self._gate.comes_by(port, self._relay, host)", "pass"),
+    "circuit-named": Mutation("dsdnode.net.router:Router._greet", "door.port if self._circuits.has(door) else 0", "0"),
+    "circuit-locked": Mutation(GATE + "admits_circuit", "if now <", "if False and now <"),
     "relayed-port": Mutation(RELAYS + "reserved", "if terms.port < LOWEST_PORT:", "if False:"),
     "relayed-most": Mutation(
         RELAYS + "reserved",

@@ -148,7 +148,7 @@ async def test_what_is_plainly_in_vain_is_not_waited_for(begin: Begin) -> None:
 async def test_a_silent_name_server_is_waited_for_three_seconds_and_not_where_an_address_is_known(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silent(self: Resolver, name: str) -> list[str]:
+    async def silent(self: Resolver, name: str, by_user: bool) -> list[str]:
         await asyncio.Event().wait()
         return []
 
