@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+
+from cachetools import LRUCache
 
 from dsdnode.addresses import may_name
 from dsdnode.identity import peer_id
 from dsdnode.net.call import Way
 from dsdnode.net.dials import Teacher
+from dsdnode.net.handshake import Handshake
 from dsdnode.net.link import Dealer, Link
 from dsdnode.net.links import Links
 from dsdnode.net.peers import Peer
@@ -18,6 +21,9 @@ from dsdnode.wire.messages import Contact, Hello
 
 MAX_KNOCKS = 64
 """At once; more wait."""
+MAX_NONCES = 1024
+"""Of greetings of our own key. Who carries one to us may hold it for GREETING_S (lobby.py); of those that others
+have us make, 32 begin a second."""
 
 
 class Knocks:
@@ -26,8 +32,8 @@ class Knocks:
     def __init__(self, links: Links) -> None:
         self._links = links
         self._slots = asyncio.Semaphore(MAX_KNOCKS)
-        self._calling: dict[Dealer, bool] = {}
-        """Calls under way, and whether we have heard them ourselves."""
+        self._own: LRUCache[bytes, _Knock] = LRUCache(MAX_NONCES)
+        """Greetings to whoever has our own key, by nonce; also of calls that are over."""
 
     async def reach(self, peer: Peer, address: str, anew: bool = False) -> bool:
         """Call at an address of the peer that has not answered yet; `anew`: or did, if no link leads there now. Was it
@@ -38,7 +44,7 @@ class Knocks:
         if way is None:
             return False
         dealer, _ = await self._call(peer.public_key, way, peer)
-        return bool(dealer.proven or dealer.failed)
+        return bool(dealer.answering or dealer.failed)
 
     async def visit(self, contact: Contact, teacher: Teacher) -> None:
         """Call whoever has that key, so that he sees us come. Nothing is learned, and it is no link."""
@@ -58,43 +64,61 @@ class Knocks:
         return [way.address for way, is_twin in zip(ways, are_twins, strict=True) if is_twin]
 
     async def is_twin(self, way: Way) -> bool:
-        """Does somebody else answer there who has our own key, whatever he says?"""
-        dealer, is_ours = await self._call(self._links.identity.public_key, way, None)
-        return bool(dealer.proven) and not is_ours
+        """Does somebody else answer there who has our own key, whatever he says? (Whoever says nothing may be a wire
+        that leads to ourselves, and loses our greeting.)"""
+        dealer, knock = await self._call(self._links.identity.public_key, way, None)
+        return bool(dealer.answering) and not knock.is_ours
 
     def is_ours(self, hello: Hello) -> bool:
         """Has one of these calls led to ourselves? Then it is no twin's."""
-        caller = next((dealer for dealer in self._calling if dealer.nonce == hello.nonce), None)
-        if caller is not None:
-            self._calling[caller] = True
-        return caller is not None
+        knock = self._own.get(hello.nonce)
+        if knock is not None:
+            knock.is_ours = True
+        return knock is not None
 
-    async def _call(self, public_key: bytes, way: Way, peer: Peer | None) -> tuple[Dealer, bool]:
-        """What came of it, and whether we have called ourselves."""
+    async def _call(self, public_key: bytes, way: Way, peer: Peer | None) -> tuple[Dealer, _Knock]:
+        """What came of it."""
         async with self._slots:
-            knock = _Knock(self._links, peer)
+            knock = _Knock(self._links, peer, self._own if public_key == self._links.identity.public_key else {})
             dealer = Dealer(knock, peer_id(public_key), public_key, False, [way])
-            self._calling[dealer] = False
             try:
                 await knock.over
             finally:
                 self._links.settle(peer, dealer)
                 dealer.close()
-                is_ours = self._calling.pop(dealer)
-            return dealer, is_ours
+            return dealer, knock
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Noting(Handshake):
+    """Says what is to be known again when we hear it ourselves."""
+
+    note: Callable[[bytes], None] = field(kw_only=True)
+
+    def hello(self, callee: bytes, bulk: bool, attempt: int = 0) -> Hello:
+        hello = Handshake.hello(self, callee, bulk, attempt)
+        self.note(hello.nonce)
+        return hello
 
 
 class _Knock:
     """Implements DealerOwner for one call; `over`: it was answered, or cannot be."""
 
-    def __init__(self, links: Links, peer: Peer | None) -> None:
-        """`peer` None: whoever answers has our own key, or is to say nothing."""
+    def __init__(self, links: Links, peer: Peer | None, said: MutableMapping[bytes, _Knock]) -> None:
+        """`peer` None: whoever answers has our own key, or is to say nothing. `said`: takes the nonces of greetings."""
         self._hear = links.received if peer is not None else None
         self.context, self.names, self.resolver = links.context, links.names, links.resolver
         self.identity, own = links.identity, links.handshake
-        self.handshake = replace(own, capabilities=(*own.capabilities, LOOK))  # else it is talked to
+        look = (*own.capabilities, LOOK)  # else it is talked to
+        self.handshake: Handshake = _Noting(own.contact, own.swarm_keys, own.version, look, own.named, note=self._note)
+        self._said = said
         self.may_dial = links.may_dial
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.is_ours = False
+        """We have heard the greeting ourselves."""
+
+    def _note(self, nonce: bytes) -> None:
+        self._said[nonce] = self
 
     def received(self, link: Link, frames: list[bytes]) -> None:
         """The newest of our links is the one that a peer answers by."""
