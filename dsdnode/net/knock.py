@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 
+from dsdnode.accounts import Account, Shares
 from dsdnode.addresses import may_name
 from dsdnode.identity import peer_id
 from dsdnode.net.call import Way
@@ -20,7 +22,10 @@ from dsdnode.net.port import LOOK
 from dsdnode.wire.messages import Contact, Hello
 
 MAX_KNOCKS = 64
-"""At once; more wait."""
+"""At once; more wait, and of these who has fewest under way goes first."""
+LASTING_S = 1.0
+"""A call that has lasted so long gives way to one of somebody who has less than a share of them. By way of a relay an
+answer takes 0.6 s; who proves his key and does not answer then holds a call for 5 s, and longer."""
 MAX_NONCES = 1024
 """Of greetings of our own key. Who carries one to us may hold it for GREETING_S (lobby.py); of those that others
 have us make, 32 begin a second."""
@@ -31,7 +36,10 @@ class Knocks:
 
     def __init__(self, links: Links) -> None:
         self._links = links
-        self._slots = asyncio.Semaphore(MAX_KNOCKS)
+        self._waiting: dict[_Place, None] = {}
+        self._held: dict[_Place, None] = {}
+        """Calls under way, the first begun first."""
+        self._timer: asyncio.TimerHandle | None = None
         self._own: LRUCache[bytes, _Knock] = LRUCache(MAX_NONCES)
         """Greetings to whoever has our own key, by nonce; also of calls that are over."""
 
@@ -77,9 +85,14 @@ class Knocks:
         return knock is not None
 
     async def _call(self, public_key: bytes, way: Way, peer: Peer | None) -> tuple[Dealer, _Knock]:
-        """What came of it."""
-        async with self._slots:
-            knock = _Knock(self._links, peer, self._own if public_key == self._links.identity.public_key else {})
+        """What came of it, when there is room for it: on the account of who has named the address, or lives there."""
+        by = way.teacher or (peer.as_teacher if peer is not None else None)
+        knock = _Knock(self._links, peer, self._own if public_key == self._links.identity.public_key else {})
+        place = _Place(Account(b"", by.account if by is not None else ""), knock)
+        self._waiting[place] = None
+        try:
+            self._begin()
+            await place.turn.wait()
             dealer = Dealer(knock, peer_id(public_key), public_key, False, [way])
             try:
                 await knock.over
@@ -87,6 +100,48 @@ class Knocks:
                 self._links.settle(peer, dealer)
                 dealer.close()
             return dealer, knock
+        finally:
+            self._waiting.pop(place, None)
+            self._held.pop(place, None)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Those for which there is room."""
+        now = asyncio.get_running_loop().time()
+        while self._waiting:
+            num_held = Counter(one.account for one in self._held)
+            place = min(self._waiting, key=lambda one: num_held[one.account])
+            if len(self._held) >= MAX_KNOCKS and not self._make_room(place.account, now):
+                return
+            del self._waiting[place]
+            self._held[place] = None
+            place.begun_s = now
+            place.turn.set()
+
+    def _make_room(self, asker: Account, now: float) -> bool:
+        """End a call of somebody who has more than a share of them, while this one has less. False: not yet."""
+        over = Shares(MAX_KNOCKS, ((one.account, 1) for one in self._held)).over(asker, 1)
+        giving = [one for one in self._held if one.account in over]
+        lasting = [one for one in giving if now >= one.begun_s + LASTING_S]
+        if lasting:
+            place = min(lasting, key=lambda one: over.index(one.account))
+            del self._held[place]
+            place.knock.end()
+        elif giving:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_at(giving[0].begun_s + LASTING_S, self._begin)
+        return bool(lasting)
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Of one call, among all that there are at once."""
+
+    account: Account
+    knock: _Knock
+    begun_s: float = 0.0
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -126,11 +181,11 @@ class _Knock:
             self._hear(link, frames)
 
     def dealer_ready(self, dealer: Dealer) -> None:
-        self._end()
+        self.end()
 
     def dealer_ended(self, dealer: Dealer, was_ready: bool, why: str) -> None:
-        self._end()
+        self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         if not self.over.done():
             self.over.set_result(None)

@@ -46,6 +46,13 @@ HOUSE: Final = {
     "visit-account": Mutation(KNOCKS + "visit", "teacher.near, teacher)", "teacher.near)"),
     "visit-near": Mutation(KNOCKS + "visit", "may_name(teacher.near, address)", "True"),
     "visit-link": Mutation("dsdnode.net.knock:_Knock.__init__", ", LOOK)", ",)"),
+    "knock-price": Mutation(
+        "dsdnode.net.link:Dealer.call_proven",
+        "if self._call is None:",
+        "self.answering.append(call.way)\n        if self._call is None:",
+    ),
+    "knock-turn": Mutation(KNOCKS + "_begin", "num_held[one.account]", "0"),
+    "knock-share": Mutation(KNOCKS + "_begin", "not self._make_room(place.account, now)", "True"),
     "calls-of-one": Mutation("dsdnode.swarm.homes:Homes.call_soon", " and len(calls.under_way) < MAX_CALLED", ""),
     "hasty-most": Mutation("dsdnode.swarm.reach:Reach.heard", " and self._num_hasty < MAX_HASTY", ""),
     "open-called": Mutation("dsdnode.net.outlook:Outlook.called_by", " and host not in self._links.called", ""),
