@@ -53,6 +53,7 @@ HOUSE: Final = {
     ),
     "knock-turn": Mutation(KNOCKS + "_begin", "num_held[one.account]", "0"),
     "knock-share": Mutation(KNOCKS + "_begin", "not self._make_room(place.account, now)", "True"),
+    "calls-of-place": Mutation("dsdnode.swarm.homes:Homes._has_room", "num_there < MAX_OF_A_PLACE and ", ""),
     "calls-of-one": Mutation("dsdnode.swarm.homes:Homes.call_soon", " and len(calls.under_way) < MAX_CALLED", ""),
     "hasty-most": Mutation("dsdnode.swarm.reach:Reach.heard", " and self._num_hasty < MAX_HASTY", ""),
     "open-called": Mutation("dsdnode.net.outlook:Outlook.called_by", " and host not in self._links.called", ""),
