@@ -32,6 +32,8 @@ MAX_CONTACT_BYTES = 700
 ASK_AFTER_S = (0.0, 1.0, 3.0)
 """Wireless networks lose some of what is said to all, and nobody says it again for us."""
 MAX_NEIGHBOURS = 256
+NEWS_S = 60.0
+"""What was said so long ago is news when it is said again: its sender may have been forgotten since."""
 BURST, PER_S = 24, 0.5
 """Heard of one machine at a time, and a second: a daemon that comes asks three times, by two ways and by two keys."""
 BURST_OF_ALL, PER_S_OF_ALL = 128, 16
@@ -58,8 +60,9 @@ class Neighbours:
         self.networks: tuple[str, ...] = ()
         """Those that we are in. From beyond them nothing is heard."""
         self._tags = tuple(map(tag_of, swarm_names))
-        self._known: LRUCache[tuple[bytes, str], None] = LRUCache(MAX_NEIGHBOURS)
-        """Contacts, and where they were heard: who is in the house twice is reached by one way perhaps."""
+        self._known: LRUCache[tuple[bytes, str], float] = LRUCache(MAX_NEIGHBOURS)
+        """Contacts and where they were heard, and when that was news: who is in the house twice is reached by one way
+        perhaps."""
         self._credits = Credits(BURST, PER_S)
         self._credits_of_all = Credits(BURST_OF_ALL, PER_S_OF_ALL)
 
@@ -87,7 +90,7 @@ class Neighbours:
         if not self._credits.spend(host, now) or not self._credits_of_all.spend("", now):
             return b"", b""
         answer = _HEAD + _ANSWER + tag + self.contact if kind == _QUESTION and self.contact else b""
-        return answer, contact if self._is_news(contact, host) else b""
+        return answer, contact if self._is_news(now, contact, host) else b""
 
     def forget(self) -> None:
         """We are in another house."""
@@ -100,10 +103,10 @@ class Neighbours:
             return False
         return any(ip in ipaddress.ip_network(network) for network in self.networks)
 
-    def _is_news(self, contact: bytes, host: str) -> bool:
-        if not contact or (contact, host) in self._known:
+    def _is_news(self, now: float, contact: bytes, host: str) -> bool:
+        if not contact or now < self._known.get((contact, host), float("-inf")) + NEWS_S:
             return False
-        self._known[contact, host] = None
+        self._known[contact, host] = now
         return True
 
 

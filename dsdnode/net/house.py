@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from dsdnode.addresses import parse_address
+from dsdnode.addresses import Nearness, may_name, parse_address
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.net.beacon import Beacon, Neighbours
 from dsdnode.net.mapper import PortMapper
@@ -70,12 +70,14 @@ class House:
         self._changed()
 
     def _hear(self, data: bytes, host: str) -> None:
-        """Somebody of our swarm, by his own word: he is called where he was heard, and nowhere else."""
+        """Somebody of our swarm, by his own word: he is called where he was heard, and nowhere else; at no port of a
+        machine's services, for anybody of the house may write his name on it."""
         try:
             contact = decode_body(data, Contact)
-            heard = tuple(one for one in contact.addresses if parse_address(one)[0] == host)
-        except (PeerMisbehaved, ValueError):
+        except PeerMisbehaved:
             return
+        may_be = [one for one in contact.addresses if may_name(Nearness.CABLE, one)]
+        heard = tuple(one for one in may_be if parse_address(one)[0] == host)
         if heard:
             for callback in self._met:
                 callback(Contact(contact.public_key, heard))

@@ -215,8 +215,8 @@ class Dealer(Link):
         self._timer: asyncio.TimerHandle | None = None
         self.failed: list[str] = []
         """Addresses, as they were told, where the peer did not answer."""
-        self.proven: list[Way] = []
-        """Where whoever answered had the peer's key, whatever was said then."""
+        self.answering: list[Way] = []
+        """Where whoever has the peer's key was, when he answered the greeting: whatever he said."""
         self._start()
 
     @property
@@ -327,7 +327,6 @@ class Dealer(Link):
     # --- the calls (implements Caller)
 
     def call_proven(self, call: Call) -> None:
-        self.proven.append(call.way)
         if self._call is None:
             self._greet(call)
 
@@ -365,11 +364,12 @@ class Dealer(Link):
         self._is_known = True
         try:
             answer = decode(raw).message
+            if not isinstance(answer, Welcome | Refused):
+                raise PeerMisbehaved("it did not answer the greeting")
+            self.answering = [one.way for one in self._calls if one.is_proven]
             if isinstance(answer, Refused):
                 self.refused = self._is_known = not answer.retry
                 raise PeerUnavailable(printable(answer.reason))
-            if not isinstance(answer, Welcome):
-                raise PeerMisbehaved("it did not answer the greeting")
             self.owner.handshake.check(answer, hello, self._public_key)
         except (PeerUnavailable, PeerMisbehaved) as error:
             if self.refused and self._attempt + 1 < self.owner.handshake.num_greetings:

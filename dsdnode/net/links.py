@@ -265,7 +265,7 @@ class Links:
             if dealer.ready:
                 host, _ = parse_address(dealer.way.address)
                 peer.answered(dealer.way, host, relayed=RELAYED in dealer.capabilities)
-        told = [(way.teacher, address) for way in dealer.proven for address in (way.address, way.told)]
+        told = [(way.teacher, address) for way in dealer.answering for address in (way.address, way.told)]
         for teacher, address in dict.fromkeys(told):
             if teacher is not None:
                 self.dials.answered(self._loop.time(), teacher, address)

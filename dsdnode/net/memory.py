@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dsdnode.addresses import machine_of, network_of
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
+from dsdnode.net.dials import Teacher
 from dsdnode.net.port import Priority, Sighting, listed
 from dsdnode.net.queues import Inbox
 from dsdnode.wire.messages import Contact
@@ -55,7 +56,7 @@ class MemoryTransport:
     def greet_as(self, addresses: Sequence[str]) -> None:
         self._greets = Contact(self.contact.public_key, tuple(addresses))
 
-    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
+    def introduce(self, contact: Contact, teacher: bytes | Teacher | None = None) -> None:
         self._contacts[peer_id(contact.public_key)] = contact
 
     def sighting(self, peer: bytes) -> Sighting:

@@ -12,6 +12,7 @@ from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dsdnode.addresses import Nearness
+from dsdnode.net.dials import Teacher
 from dsdnode.wire.messages import Contact
 
 if TYPE_CHECKING:
@@ -136,12 +137,12 @@ class Transport(Protocol):
     def greet_as(self, addresses: Sequence[str]) -> None:
         """Name these of our addresses in greetings from now on (until then: all of them)."""
 
-    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
+    def introduce(self, contact: Contact, teacher: bytes | Teacher | None = None) -> None:
         """Remember where a peer can be dialled; nothing is sent.
 
-        `teacher`: the peer that says so. It has us call nothing nearer than itself, no port of a machine's services,
-        and only so many addresses a minute where nobody answers; and what is known already stays known. None: our own
-        user, or ourselves.
+        `teacher`: the peer that says so, or how it counts. It has us call nothing nearer than itself, no port of a
+        machine's services, and only so many addresses a minute where nobody answers; and what is known already stays
+        known. None: our own user, or ourselves.
         """
 
     def sighting(self, peer: bytes) -> Sighting: ...

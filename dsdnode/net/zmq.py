@@ -186,7 +186,7 @@ class ZmqTransport:
     def greet_as(self, addresses: Sequence[str]) -> None:
         self._handshake = self._links.handshake = replace(self._handshake, named=tuple(addresses))
 
-    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
+    def introduce(self, contact: Contact, teacher: bytes | Teacher | None = None) -> None:
         if contact.public_key == self.contact.public_key or not contact.addresses:
             return
         try:
@@ -194,7 +194,7 @@ class ZmqTransport:
         except ValueError:
             return  # a key that nobody can have
         if teacher is not None:
-            if peer.hear(contact, self._as_teacher(teacher)):
+            if peer.hear(contact, teacher if isinstance(teacher, Teacher) else self._as_teacher(teacher)):
                 peer.retry_at = 0.0
         elif peer.given != contact:
             peer.given, peer.retry_at = contact, 0.0

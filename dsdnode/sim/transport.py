@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dsdnode.addresses import machine_of, network_of, parse_address
 from dsdnode.errors import PeerUnavailable
 from dsdnode.identity import peer_id
-from dsdnode.net.dials import first_to_go
+from dsdnode.net.dials import Teacher, first_to_go
 from dsdnode.net.port import ATTEMPT_TIMEOUT_S, MAX_DIALLED, RETRY_S, SILENT_S, Priority, Sighting, listed
 from dsdnode.net.queues import Inbox
 from dsdnode.sim.links import HANDSHAKE_ROUND_TRIPS, SimLink, SimRelay, Traffic, arrival_s, size_of
@@ -96,7 +96,7 @@ class SimTransport:
     def greet_as(self, addresses: Sequence[str]) -> None:
         self._greets = Contact(self.contact.public_key, tuple(addresses))
 
-    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
+    def introduce(self, contact: Contact, teacher: bytes | Teacher | None = None) -> None:
         peer = peer_id(contact.public_key)
         if contact.addresses and peer != self.id and not self.links_to(peer):
             self._contacts[peer] = contact

@@ -19,7 +19,7 @@ from dsdnode.dht.lookup import MAX_PROVIDERS
 from dsdnode.dht.store import Store
 from dsdnode.dht.table import Table
 from dsdnode.errors import BadInput, DsdError, PeerMisbehaved, PeerUnavailable
-from dsdnode.identity import Identity, short_id
+from dsdnode.identity import Identity
 from dsdnode.net.rpc import Response, Rpc
 from dsdnode.swarm import joining
 from dsdnode.swarm.announcer import Announcer, RecordFactory
@@ -331,13 +331,9 @@ class Discovery:
         self._homes.heard(contact, reached)
 
     def _met(self, neighbour: Contact) -> None:
-        """In our own house: joined, as if our user had named it, while there are not too many of them."""
-        peer = node_id(neighbour)
-        if peer == self.own_id or peer in self._joining or self._joining.is_full:
-            return
-        log.info("somebody of this swarm is in the same house", peer=short_id(peer), address=neighbour.addresses[0])
-        self._joining.add(neighbour)
-        self._wake.set()
+        """In our own house, by its own word: joined, while there are not too many of them."""
+        if node_id(neighbour) != self.own_id and self._joining.meet(neighbour):
+            self._wake.set()
 
     def _moved(self) -> None:
         """This machine has other addresses: others hear of it, and those that we joined by are called again."""

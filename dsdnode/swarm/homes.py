@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cachetools import LRUCache
 
-from dsdnode.addresses import may_name
+from dsdnode.addresses import Nearness, may_name, nearness, network
 from dsdnode.dht.ids import is_dialable, node_id
 from dsdnode.dht.store import MAX_TOTAL
 from dsdnode.net.port import Transport
@@ -23,6 +23,8 @@ from dsdnode.wire.records import ProviderRecord
 MAX_VERIFYING = 64
 """Peers that are called at once, each at so many of the addresses that it claims:"""
 MAX_CALLED = 2 * MAX_ADDRESSES
+MAX_OF_A_PLACE = 16
+"""Of those peers so many of one network, or of one machine nearby: names are free."""
 MAX_CLAIMED = 4096
 VERIFY_AGAIN_S, MOST_AGAIN_S = 30.0, 960.0
 CONFIRM_S = 1800.0
@@ -48,6 +50,8 @@ class _Called:
 class _Calls:
     """Of one peer: the addresses that are being called, and what is set when one of these calls has ended."""
 
+    place: str = ""
+    """Where it was seen to be; "": nobody knows, or on this machine."""
     under_way: dict[str, None] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -83,11 +87,12 @@ class Homes:
         """Have the peer called where it claims to be and has not answered, unless that was done just now. `anew`: it
         has answered at others, or may not answer any more; so it is called wherever no connection leads."""
         peer = node_id(contact)
-        if (peer not in self._calling and len(self._calling) >= MAX_VERIFYING) or not (anew or is_dialable(contact)):
+        place = _place(self._transport.source_of(peer))
+        if (peer not in self._calling and not self._has_room(place)) or not (anew or is_dialable(contact)):
             return
         answering = self._transport.sighting(peer).reached
         for address in dict.fromkeys((*contact.addresses, *answering)) if anew else contact.addresses:
-            calls = self._calling.get(peer) or _Calls()
+            calls = self._calling.get(peer) or _Calls(place)
             last = self._claimed.get((peer, address)) or _Called(float("-inf"))
             is_due = _now() >= last.at_s + (VERIFY_AGAIN_S if anew else last.pause_s)
             is_new = address not in calls.under_way and (anew or address not in answering)
@@ -96,6 +101,11 @@ class Homes:
                 calls.under_way[address] = None
                 self._claimed[peer, address] = _Called(_now(), min(2 * last.pause_s, MOST_AGAIN_S))
                 self._tasks.spawn(self._call(contact, address, anew, calls))
+
+    def _has_room(self, place: str) -> bool:
+        """For calls of one more peer that is there."""
+        num_there = sum(calls.place == place for calls in self._calling.values()) if place else 0
+        return num_there < MAX_OF_A_PLACE and len(self._calling) < MAX_VERIFYING
 
     def heard(self, contact: Contact, reached: Collection[str]) -> None:
         """A peer has spoken, and has answered at `reached`: what it claims besides is called soon; the rest now and
@@ -187,6 +197,10 @@ class Homes:
             calls.news.set()
         if self._answers(peer, address):
             await self._answered(contact)
+
+
+def _place(source: str) -> str:
+    return "" if nearness(source) in (None, Nearness.HERE) else network(source) or source
 
 
 def _now() -> float:

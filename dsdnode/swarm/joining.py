@@ -12,12 +12,13 @@ from pathlib import Path
 
 import structlog
 
-from dsdnode.addresses import parse_address
+from dsdnode.addresses import Nearness, nearness, parse_address
 from dsdnode.config import read_joins, write_joins
 from dsdnode.dht.ids import node_id
 from dsdnode.dht.table import Table
 from dsdnode.errors import BadInput, DsdError, PeerUnavailable
 from dsdnode.identity import MAX_NAMED, short_id
+from dsdnode.net.dials import Teacher
 from dsdnode.net.port import Transport
 from dsdnode.swarm.queries import Queries, Tasks, wait_until
 from dsdnode.wire.joins import format_join, parse_join
@@ -32,6 +33,10 @@ MAX_RETRY_S = 30.0
 RETRY_SHARE = 1 / 60
 """Back-off of a join: this share of the time spent trying so far."""
 MAX_JOINED = 64
+MAX_OF_A_HOST = 8
+"""Neighbours that are heard at one address: daemons of one machine."""
+UNHEARD_S = 300.0
+"""A neighbour that has not answered for so long is called again when it is heard again."""
 STARTING_S = 1.5
 """So long a peer that is plainly not there is called again: it may be just starting, as we are."""
 LOOK_S = 0.25
@@ -66,6 +71,10 @@ class _Join:
     contact: Contact
     since: float
     next_at: float
+    teacher: Teacher | None = None
+    """Of a neighbour: whoever said in the house that it is there, by its address. None: our user has named it."""
+    again: bool = False
+    """It was heard while it was called: call it once more."""
     busy: bool = False
     spare: bool = False
     """It answered, and the table has no room for it: all is well, and it is no news."""
@@ -99,13 +108,6 @@ class Joining:
         """Somebody of the swarm has answered."""
         self._news = asyncio.Event()
 
-    def __contains__(self, peer: bytes) -> bool:
-        return peer in self._joins
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._joins) >= MAX_JOINED
-
     @property
     def is_in(self) -> bool:
         return self._is_in
@@ -113,6 +115,41 @@ class Joining:
     def add(self, contact: Contact) -> None:
         now = _now()
         self._joins.setdefault(node_id(contact), _Join(contact, now, now))
+
+    def meet(self, neighbour: Contact) -> bool:
+        """Somebody says in our house that it is there; all its addresses are of one host. Is it called now? Not where
+        there are too many that answer, or it does.
+
+        Its word is not our user's: its host pays for calls that nobody answers.
+        """
+        peer, now = node_id(neighbour), _now()
+        host, _ = parse_address(neighbour.addresses[0])
+        near = nearness(host)
+        teacher = Teacher(Nearness.WORLD if near is None else near, f"heard at {host}")
+        join = self._joins.get(peer)
+        if self._table.is_live(peer) or (join is None and not self._make_room(teacher)):
+            return False
+        if join is None:
+            log.info("somebody of this swarm is in the same house", peer=short_id(peer), address=neighbour.addresses[0])
+            join = self._joins[peer] = _Join(neighbour, now, now, teacher)
+        elif join.teacher is not None:
+            join.contact, join.teacher = neighbour, teacher
+        self._transport.introduce(neighbour, teacher)
+        join.next_at, join.again = now, join.busy
+        return True
+
+    def _make_room(self, teacher: Teacher) -> bool:
+        """For another neighbour that is heard at that host: in the place of one that does not answer, if need be; the
+        one that never did, and is here for longest, goes first."""
+        met = {peer: join for peer, join in self._joins.items() if join.teacher is not None}
+        here = [peer for peer, join in met.items() if join.teacher == teacher]
+        if len(here) < MAX_OF_A_HOST and len(self._joins) < MAX_JOINED:
+            return True
+        among = here if len(here) >= MAX_OF_A_HOST else met
+        silent = [peer for peer in among if not self._table.is_live(peer)]
+        if silent:
+            del self._joins[min(silent, key=lambda peer: (met[peer].answered, met[peer].since))]
+        return bool(silent)
 
     def come_in(self) -> None:
         """A peer of this swarm has answered."""
@@ -179,16 +216,18 @@ class Joining:
     # --- calling them
 
     def tick(self, now: float) -> None:
-        for peer, join in self._joins.items():
+        for peer, join in list(self._joins.items()):
             if self._table.is_live(peer):
                 join.since = now
+            elif join.teacher is not None and now >= join.since + UNHEARD_S:
+                del self._joins[peer]
             elif now >= join.next_at and not join.busy:
                 join.busy = True
                 self._tasks.spawn(self._dial(join))
 
     async def _dial(self, join: _Join) -> None:
         peer, was_spare, join.spare = node_id(join.contact), join.spare, False
-        self._transport.introduce(join.contact)
+        self._transport.introduce(join.contact, join.teacher)
         try:
             await self._queries.find_node(join.contact, self._own_id)
             join.answered = True
@@ -204,9 +243,9 @@ class Joining:
         finally:
             now = _now()
             delay_s = min(max((now - join.since) * RETRY_SHARE, MIN_RETRY_S), MAX_RETRY_S)
-            delay_s = MAX_RETRY_S if join.spare else delay_s
+            delay_s = MAX_RETRY_S if join.spare else 0.0 if join.again else delay_s
             join.next_at = now + delay_s * self._rng.uniform(0.75, 1.25)
-            join.busy = False
+            join.busy = join.again = False
 
 
 def _now() -> float:

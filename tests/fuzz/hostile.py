@@ -19,6 +19,7 @@ import structlog
 from dsdnode.addresses import Nearness, may_name
 from dsdnode.errors import DsdError, PeerMisbehaved, PeerUnavailable
 from dsdnode.identity import Identity, peer_id
+from dsdnode.net.dials import Teacher
 from dsdnode.net.port import Priority, Sighting, listed
 from dsdnode.net.queues import Inbox
 from dsdnode.net.rpc import Rpc
@@ -99,7 +100,7 @@ class HostileTransport:
 
     def greet_as(self, addresses: Sequence[str]) -> None: ...
 
-    def introduce(self, contact: Contact, teacher: bytes | None = None) -> None:
+    def introduce(self, contact: Contact, teacher: bytes | Teacher | None = None) -> None:
         self._known.setdefault(peer_id(contact.public_key), contact)
 
     def sighting(self, peer: bytes) -> Sighting:

@@ -18,6 +18,7 @@ from dsdnode.net.beacon import (
     MAX_CONTACT_BYTES,
     MAX_DATAGRAM_BYTES,
     MAX_NEIGHBOURS,
+    NEWS_S,
     Beacon,
     Neighbours,
     tag_of,
@@ -49,6 +50,7 @@ def test_who_asks_is_heard_and_answered() -> None:
     assert alice.hear(0.1, question, BOBS) == (answer, b""), "no news; the answer may have been lost"
     assert alice.hear(0.2, question, "192.168.1.12") == (answer, BOB), "the same by another way"
     assert alice.hear(0.3, alice.questions()[0], ALICES) == NOTHING, "she hears herself"
+    assert alice.hear(NEWS_S, question, BOBS) == (answer, BOB), "she may have given him up since"
 
 
 def test_who_cannot_be_called_asks_all_the_same() -> None:

@@ -68,7 +68,8 @@ async def test_who_is_heard_in_the_house_is_called_there_and_nowhere_else(router
     alice = house.House(29170, Contact(ALICE.public_key, ("tcp://192.0.2.1:29170",)), ("open",), lambda: None)
     alice.on_neighbour(met.append)
     here, elsewhere = "tcp://192.0.2.7:29170", "tcp://192.0.2.8:29170"
-    for addresses in ((elsewhere, here), (elsewhere,), ("http://x",), ()):
+    printer = tuple(f"tcp://192.0.2.7:{port}" for port in (631, 515, 80, 23))
+    for addresses in ((elsewhere, here), (elsewhere,), ("http://x",), (), printer):
         alice._hear(encode_body(Contact(BOB.public_key, addresses)), "192.0.2.7")
     for junk in (b"", b"\xc1", encode_body(["x"]), bytes(700)):
         alice._hear(junk, "192.0.2.7")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
+from dsdnode.addresses import parse_address
 from dsdnode.identity import Identity
 from dsdnode.net.rpc import Rpc
 
@@ -48,6 +50,65 @@ async def test_a_stranger_cannot_have_her_call_anywhere_by_saying_she_is_there(s
     mallory_id = mallory.transport.contact.public_key
     await alice.transport.look_for_twin(dict.fromkeys(places(copy), mallory_id))  # whom she has never seen
     assert alice.transport.twin == copy.transport.twin == ""
+
+
+class Wire:
+    """At a port of mallory's, which leads to alice's own: all of the handshake passes, and what follows waits for
+    `released`. `answered`: alice's port has said something after that."""
+
+    def __init__(self, alice: Rpc) -> None:
+        self._port = parse_address(alice.transport.contact.addresses[0])[1]
+        self.released, self.answered = asyncio.Event(), asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        yield f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._tasks.append(asyncio.create_task(self._back(far_reader, writer)))
+        self._tasks.append(asyncio.create_task(self._there(reader, far_writer)))
+
+    async def _back(self, far_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await far_reader.read(1 << 16):
+            if self.released.is_set():
+                self.answered.set()
+            writer.write(piece)
+
+    async def _there(self, reader: asyncio.StreamReader, far_writer: asyncio.StreamWriter) -> None:
+        """ZMTP 3.1: 64 bytes, and frames; of the first byte of these bit 1 is for a long one, bit 2 for a command."""
+        with suppress(asyncio.IncompleteReadError):
+            for _ in range(64):  # either waits for a part of the other's
+                far_writer.write(await reader.readexactly(1))
+            while True:
+                [flags] = await reader.readexactly(1)
+                length = await reader.readexactly(8 if flags & 2 else 1)
+                body = await reader.readexactly(int.from_bytes(length, "big"))
+                if not flags & 4:
+                    await self.released.wait()
+                far_writer.write(bytes((flags,)) + length + body)
+        await self.answered.wait()  # the far end stays open
+
+
+async def test_a_wire_of_mallory_s_that_leads_to_alice_herself_is_no_twin(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Her own key is proven there, and her greeting is lost; or it comes when she has hung up."""
+    monkeypatch.setattr("dsdnode.net.call.ATTEMPT_TIMEOUT_S", 0.5)
+    alice = await start(b"a")
+    wire = Wire(alice)
+    async with wire.begin() as where, asyncio.timeout(10):
+        await alice.transport.look_for_twin({where: None})
+        assert alice.transport.twin == ""
+        wire.released.set()
+        await wire.answered.wait()
+        assert alice.transport.twin == ""
 
 
 async def test_when_the_copy_ends_bob_talks_to_alice_again(start: Start) -> None:

@@ -70,7 +70,11 @@ DOORS: Final = {
         "dsdnode.node.shard.neighbours:Neighbours._look_around", " and now >= self._looked_s + LOOK_AGAIN_S", ""
     ),
     "twin-told": Mutation("dsdnode.net.zmq:ZmqTransport.greeted", "if not self._knocks.is_ours(hello):", "if False:"),
-    "twin-ourselves": Mutation("dsdnode.net.knock:Knocks.is_twin", " and not is_ours", ""),
+    "twin-ourselves": Mutation("dsdnode.net.knock:Knocks.is_twin", " and not knock.is_ours", ""),
+    "twin-mute": Mutation("dsdnode.net.knock:Knocks.is_twin", "bool(dealer.answering)", "True"),
+    "twin-late": Mutation(
+        "dsdnode.net.knock:Knocks.is_ours", "return knock is not None", "return bool(knock) and not knock.over.done()"
+    ),
     "twin-named": Mutation(
         "dsdnode.swarm.discovery:Discovery._closest", " or not here.issuperset(contact.addresses)", ""
     ),

@@ -11,6 +11,7 @@ MAPPER: Final = "dsdnode.net.mapper:PortMapper."
 KNOCKS: Final = "dsdnode.net.knock:Knocks."
 VISITS: Final = "dsdnode.swarm.visits:"
 BEACON: Final = "dsdnode.net.beacon:Neighbours."
+JOINING: Final = "dsdnode.swarm.joining:Joining."
 HOUSE: Final = {
     "router-address": Mutation(MAPPING + "_what_is_wrong", "nearness(host) is not Nearness.WORLD", "False"),
     "router-port": Mutation(MAPPING + "_what_is_wrong", "answer.port < LOWEST_PORT", "False"),
@@ -27,6 +28,15 @@ HOUSE: Final = {
     "beacon-machine": Mutation(BEACON + "hear", "not self._credits.spend(host, now) or ", ""),
     "beacon-all": Mutation(BEACON + "hear", ' or not self._credits_of_all.spend("", now)', ""),
     "beacon-memory": Mutation(BEACON + "__init__", "LRUCache(MAX_NEIGHBOURS)", "LRUCache(1 << 20)"),
+    "beacon-service": Mutation(
+        "dsdnode.net.house:House._hear", "may_name(Nearness.CABLE, one)", 'one.startswith("tcp:")'
+    ),
+    "met-price": Mutation(JOINING + "meet", "introduce(neighbour, teacher)", "introduce(neighbour)"),
+    "met-machine": Mutation(JOINING + "_make_room", "len(here) < MAX_OF_A_HOST and ", ""),
+    "met-room": Mutation(JOINING + "_make_room", "if not self._table.is_live(peer)", "if False"),
+    "met-named": Mutation(JOINING + "_make_room", " if join.teacher is not None", ""),
+    "met-gone": Mutation(JOINING + "tick", " and now >= join.since + UNHEARD_S", " and False"),
+    "met-moved": Mutation(JOINING + "meet", "self._table.is_live(peer) or (join is None and ", "join or ("),
     "look-said": Mutation("dsdnode.net.router:Router._take", "if not inbound.is_look", "if True"),
     "look-heard": Mutation("dsdnode.net.views:View.received", "self.close()", "return"),
     "seen-agreed": Mutation("dsdnode.net.nat:judged", "said.total() < 2", "not said"),
@@ -39,6 +49,14 @@ HOUSE: Final = {
     "visit-account": Mutation(KNOCKS + "visit", "teacher.near, teacher)", "teacher.near)"),
     "visit-near": Mutation(KNOCKS + "visit", "may_name(teacher.near, address)", "True"),
     "visit-link": Mutation("dsdnode.net.knock:_Knock.__init__", ", LOOK)", ",)"),
+    "knock-price": Mutation(
+        "dsdnode.net.link:Dealer.call_proven",
+        "if self._call is None:",
+        "self.answering.append(call.way)\n        if self._call is None:",
+    ),
+    "knock-turn": Mutation(KNOCKS + "_begin", "num_held[one.account]", "0"),
+    "knock-share": Mutation(KNOCKS + "_begin", "not self._make_room(place.account, now)", "True"),
+    "calls-of-place": Mutation("dsdnode.swarm.homes:Homes._has_room", "num_there < MAX_OF_A_PLACE and ", ""),
     "calls-of-one": Mutation("dsdnode.swarm.homes:Homes.call_soon", " and len(calls.under_way) < MAX_CALLED", ""),
     "hasty-most": Mutation("dsdnode.swarm.reach:Reach.heard", " and self._num_hasty < MAX_HASTY", ""),
     "open-called": Mutation("dsdnode.net.outlook:Outlook.called_by", " and host not in self._links.called", ""),

@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from dsdnode.dht.ids import MODELS_KEY
+from dsdnode.dht.ids import MODELS_KEY, node_id
 from dsdnode.dht.store import record_keys
 from dsdnode.errors import DsdError
 from dsdnode.identity import Identity
 from dsdnode.net.dials import PER_TEACHER_AND_TARGET
 from dsdnode.net.port import Sighting
 from dsdnode.swarm.catalogue import describe_models, describe_peers
-from dsdnode.swarm.homes import MAX_CALLED, Homes
+from dsdnode.swarm.homes import MAX_CALLED, MAX_OF_A_PLACE, MAX_VERIFYING, Homes
 from dsdnode.swarm.pings import Pings
 from dsdnode.swarm.queries import Tasks
 from dsdnode.wire.messages import Announce, Contact
@@ -162,6 +162,10 @@ class Slow:
         self.called, self.reached = list[str](), list[str]()
         self.going_on = asyncio.Event()
         self.is_allowed = True
+        self.sources: dict[bytes, str] = {}
+
+    def source_of(self, peer: bytes) -> str:
+        return self.sources.get(peer, "")
 
     def sighting(self, peer: bytes) -> Sighting:
         return Sighting(tuple(self.reached))
@@ -198,6 +202,20 @@ async def test_who_claims_one_address_more_while_the_others_are_called_has_that_
     bob.going_on.set()
     await homes.called(Contact(CAROL, (SILENT, OPEN)), 60.0)
     assert not homes.busy
+
+
+@pytest.mark.parametrize("host", ["11.1.1.{}", "192.168.1.66"], ids=["of a network", "of a machine in the house"])
+async def test_mallory_s_many_names_do_not_keep_carol_from_being_called(host: str) -> None:
+    bob, carol = Slow(), Contact(CAROL, (OPEN,))
+    homes = homes_of(bob)
+    bob.sources[node_id(carol)] = "192.168.1.67"
+    for number in range(2, 2 + MAX_VERIFYING):
+        name = Contact(mallory(number).public_key, (SILENT,))
+        bob.sources[node_id(name)] = host.format(number)
+        homes.call_soon(name)
+    await asyncio.wait_for(homes.called(carol, 60.0), 5)
+    assert bob.called == [*[SILENT] * MAX_OF_A_PLACE, OPEN]
+    bob.going_on.set()
 
 
 async def test_who_is_reached_somewhere_does_not_wait_for_silence_and_hears_of_it_later(
