@@ -48,6 +48,15 @@ WEIGHTS: Final = {
         "True",
     ),
     "weights-changed": Mutation(WEB + "Web._check_unchanged", "if changed or ", "if False and "),
+    "drip-headers": Mutation(WEB + "Web._answer", "asyncio.timeout(self._limits.headers_s)", "asyncio.timeout(None)"),
+    "drip-body": Mutation(WEB + "Web._moving", "num_bytes < LEAST_BYTES_PER_S * waited_s", "False"),
+    "drip-chunk": Mutation(WEB + "Web._moving", "asyncio.timeout(self._limits.stall_s)", "asyncio.timeout(None)"),
+    "drip-json": Mutation(WEB + "Web._json", "asyncio.timeout(self._limits.json_s)", "asyncio.timeout(None)"),
+    "answer-packed": Mutation(WEB + "Web._open", "if is_packed(answer.headers):", "if False:"),
+    "answer-deep": Mutation(WEB + "Web._json", "(msgspec.DecodeError, RecursionError)", "msgspec.DecodeError"),
+    "answer-host": Mutation(WEB + "Web._answer", "(httpx.InvalidURL, UnicodeError)", "httpx.InvalidURL"),
+    "answer-later": Mutation("dsdnode.weights.answers:retry_after_s", ", OverflowError", ""),
+    "lead-broken": Mutation(WEB + "Web._pause", "        self._leads_to.pop(url, None)\n", ""),
     "token-origin": Mutation(
         WEB + "Web._send", "self._tokens.get(origin_of(url))", "next(iter(self._tokens.values()), None)"
     ),
