@@ -20,7 +20,7 @@ from dsdnode.errors import BadInput
 from dsdnode.files import at_home, shown
 from dsdnode.swarm.info import ModelInfo
 from dsdnode.weights.sources import is_source, parse_source
-from dsdnode.weights.store import Entry, Store, size
+from dsdnode.weights.store import PARTIAL, Entry, Store, size
 
 if TYPE_CHECKING:
     from dsdnode.client.client import Client
@@ -203,10 +203,13 @@ def add(model: str, **flags: Any) -> None:
         raise BadInput("of a file that is here `dsdnode split` cuts layers")
     flags.pop("yes")
     settings, path = load(flags), at_home(model).absolute()
+    if shown(path) != str(path):
+        raise BadInput(f"{shown(path)}: its name is not UTF-8, so the store cannot keep it: rename it")
     manifest = read_manifest(path, settings["data_dir"] / "cache")
     part = "" if manifest.first and manifest.last else f"-{manifest.start}-{manifest.end}"
+    stem = stem_of(path).lstrip(PARTIAL) or "model"
     entry = Entry(
-        name=f"{stem_of(path)}{part if part not in stem_of(path) else ''}-{manifest.weights_hash[:8]}",
+        name=f"{stem}{part if part not in stem else ''}-{manifest.weights_hash[:8]}",
         source=shown(path),
         asked=shown(path),
         model=manifest.model_name,

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from urllib.parse import urlsplit
 
+from dsdnode.weights.fetch import PEER
 from dsdnode.weights.plan import file_starts
 from dsdnode.weights.sources import Remote
 from dsdnode.weights.web import Denied, SourceFailed, Web
@@ -54,13 +55,12 @@ class FromHub:
 
 
 class FromHeaders:
-    """What came when the header was looked for, and is behind it."""
+    """What came when the header was looked for, and is behind it: from the source, or from members."""
 
-    name = "read before"
     num_lanes = 1
-    is_peer = False
 
-    def __init__(self, remote: Remote, beginnings: Sequence[bytes]) -> None:
+    def __init__(self, remote: Remote, beginnings: Sequence[bytes], is_peer: bool) -> None:
+        self.name, self.is_peer = f"{PEER * is_peer}read before", is_peer
         self._beginnings = beginnings
         self._starts = file_starts([file.size_bytes for file in remote.files])
 

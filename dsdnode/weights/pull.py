@@ -32,7 +32,7 @@ from dsdnode.weights.pace import Pace
 from dsdnode.weights.plan import file_starts, plan_files, plan_layers
 from dsdnode.weights.providers import FromHeaders, FromHub
 from dsdnode.weights.sources import Remote, RemoteFile, parse_source
-from dsdnode.weights.store import HEADER, Entry, Store, keep_headers, known_headers, size
+from dsdnode.weights.store import HEADER, Entry, Store, clear, forget_headers, keep_headers, known_headers, size
 from dsdnode.weights.target import Target, kept_bytes
 from dsdnode.weights.web import PATIENT, Denied, Limits, SourceFailed, Web
 from dsdnode.wire.records import NO_HASH, weights_hash_of
@@ -150,11 +150,8 @@ class Pull:
         name = name_of(remote, layers)
         is_known = store.find(name, None) is not None
         folder = store.folder / name if is_known else store.partial(name)
-        header, beginnings = await _header(web, remote, folder, keep and not is_known)
-        whole = manifest_of(header, known or weights_hash or NO_HASH, Path(remote.files[0].name))
-        return cls(
-            store, Looked(remote, header, beginnings, whole), asked, layers, FromHub(web, remote, beginnings), web.pace
-        )
+        looked = await _looked(web, remote, folder, keep and not is_known, known or weights_hash or NO_HASH)
+        return cls(store, looked, asked, layers, FromHub(web, remote, looked.beginnings), web.pace)
 
     def part(self, layers: tuple[int, int] | None) -> Pull:
         """Of the same model other layers, or all of it. Raises BadInput, ModelRefused."""
@@ -201,8 +198,16 @@ class Pull:
                 f"{self.remote.host} says no SHA-256 of {self.remote.files[0].name}, so nobody could tell whose layers "
                 "these are: give it (--sha256), or pull the whole model"
             )
-        self._store.check_room(self.plan.disk_bytes - self._store.used(self.name))
-        folder = self._store.begin(self._entry())
+        with self._store.held(self.name) as folder:
+            if (known := self.known) is not None:  # somebody else was faster
+                clear(folder)
+                return self._store.path_of(known)
+            return await self._run(folder, tell, progress, rpc, members)
+
+    async def _run(
+        self, folder: Path, tell: Tell, progress: Progress, rpc: Rpc | None, members: Sequence[Member]
+    ) -> Path:
+        self._store.begin(self._entry())
         keep_headers(folder, self._looked.beginnings)
         target = Target(folder, self.plan)
         try:
@@ -213,7 +218,7 @@ class Pull:
             self._checked = self._by_what(target, members)
             target.sync()
         except WrongBytes:
-            self._store.forget(self.name)
+            clear(folder)
             raise
         finally:
             target.close()
@@ -238,7 +243,8 @@ class Pull:
         sizes = [file.size_bytes for file in self.remote.files]
         peers = [] if rpc is None else [FromMember(rpc, one, hashes, self.header, sizes, self._pace) for one in members]
         own = [] if self._source is None else [self._source]
-        await fetch.run([FromHeaders(self.remote, self._looked.beginnings), *peers, *own], hashes)
+        read_before = FromHeaders(self.remote, self._looked.beginnings, is_peer=self._source is None)
+        await fetch.run([read_before, *peers, *own], hashes)
         if not self.plan.is_whole or await self._is_right(target):
             return
         tell("the file has not the SHA-256 that was said of it: all of it is fetched again, once")
@@ -314,9 +320,27 @@ def name_of(remote: Remote, layers: tuple[int, int] | None) -> str:
     return f"{stem_of(Path(remote.files[0].name))}{part}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
-async def _header(web: Web, remote: Remote, folder: Path, keep: bool) -> tuple[Header, list[bytes]]:
-    """Of all files as one, and the beginning of each. What a pull before has left in `folder` is not fetched again."""
-    beginnings, headers = known_headers(folder, len(remote.files)), []
+async def _looked(web: Web, remote: Remote, folder: Path, keep: bool, weights_hash: str) -> Looked:
+    """What a pull before has left in `folder` is not fetched again, if it is of use: somebody else than the hub may
+    have answered then, whose network wants a login first, say. Raises ModelRefused, SourceFailed, SourceChanged."""
+    beginnings = known_headers(folder, len(remote.files), str(remote.source))
+    while True:
+        is_new = not any(beginnings)
+        try:
+            header = await _header(web, remote, folder, keep, beginnings)
+            whole = manifest_of(header, weights_hash, Path(remote.files[0].name))
+            return Looked(remote, header, list(map(bytes, beginnings)), whole)
+        except ModelRefused:
+            if keep:
+                forget_headers(folder)
+            if is_new:
+                raise
+        beginnings = [bytearray() for _ in remote.files]
+
+
+async def _header(web: Web, remote: Remote, folder: Path, keep: bool, beginnings: list[bytearray]) -> Header:
+    """Of all files as one; `beginnings`, of each, grow until it is in them."""
+    headers = []
     for index, file in enumerate(remote.files):
         header = None
         while header is None:
@@ -324,8 +348,7 @@ async def _header(web: Web, remote: Remote, folder: Path, keep: bool) -> tuple[H
             if keep:
                 keep_headers(folder, beginnings)
         headers.append(header)
-    path = Path(remote.files[0].name)
-    return join_parts(path, [Path(file.name) for file in remote.files], headers), list(map(bytes, beginnings))
+    return join_parts(Path(remote.files[0].name), [Path(file.name) for file in remote.files], headers)
 
 
 async def _grown(web: Web, file: RemoteFile, beginning: bytearray) -> Header | None:

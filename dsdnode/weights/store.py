@@ -1,15 +1,19 @@
 """The models of this user that are here: a folder each, below `models` in the data dir.
 
 A folder gets its name when all in it is whole; until then it begins with a dot, and a pull of the same goes on in it.
+Whoever fetches into it, or removes it, holds the lock of its journal; who takes such locks, or asks who has them, holds
+that of all for a moment.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -22,6 +26,7 @@ HEADER = "header-"
 TENSORS = "tensors.json"
 """Of what was pulled: which tensors are here, with their hashes (holdings.py)."""
 PARTIAL = "."
+LOCK = ".lock"
 RESERVE_BYTES = 256 << 20
 """Of the disk is left to others: a machine whose disk is full does nothing more."""
 MAX_ENTRY_BYTES = 1 << 20
@@ -47,8 +52,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
+    """Where its header alone was looked at, or all else is lost, nobody knows what was asked for."""
+
     name: str
-    layers: tuple[int, int]
+    layers: tuple[int, int] | None
     asked: str
     size_bytes: int
     """On the disk by now."""
@@ -65,16 +72,17 @@ class Store:
     def unfinished(self) -> list[Unfinished]:
         found: list[Unfinished] = []
         for folder in self._folders(partial=True):
-            began = _read(folder / ENTRY)
+            name, began = folder.name.removeprefix(PARTIAL), _read(folder / ENTRY)
             if began is not None:
-                name, layers = began.name, began.layers
-                found.append(Unfinished(name=name, asked=began.asked, layers=layers, size_bytes=_used(folder)))
+                found.append(Unfinished(name=name, asked=began.asked, layers=began.layers, size_bytes=_used(folder)))
+            elif (folder / JOURNAL).exists() or any(folder.glob(f"{HEADER}*")):
+                found.append(Unfinished(name=name, asked="", layers=None, size_bytes=_used(folder)))
         return found
 
     def find(self, asked: str, layers: tuple[int, int] | None) -> Entry | None:
         """What was fetched from this source, as it was written or by its name; without layers the whole model, or the
-        only part of it."""
-        meant = [one for one in self.entries() if asked in (one.asked, one.source, one.name)]
+        only part of it. Not what somebody has deleted by hand."""
+        meant = [one for one in self.entries() if asked in (one.asked, one.source, one.name) and self._is_here(one)]
         if layers is not None:
             meant = [one for one in meant if one.layers in (layers, (0, one.num_layers))]
             return min(meant, key=lambda one: one.layers != layers, default=None)
@@ -92,17 +100,45 @@ class Store:
         """Of its first file."""
         return self.folder / entry.name / entry.files[0]
 
+    def _is_here(self, entry: Entry) -> bool:
+        """Of one that was added in place its reader says what is wrong."""
+        folder = self.folder / entry.name
+        return all(os.path.isabs(file) or (folder / file).exists() for file in entry.files)
+
     def partial(self, name: str) -> Path:
         return self.folder / f"{PARTIAL}{name}"
 
+    @contextmanager
+    def held(self, name: str) -> Iterator[Path]:
+        """The folder in which it is fetched; nobody else touches it meanwhile. Raises BadInput: another has it."""
+        folder = self.partial(name)
+        with ExitStack() as opened:
+            with _told(folder), self._alone():
+                opened.enter_context(_locked(folder))
+            yield folder
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """For moments: nobody takes a lock of a model, or looks who has it."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.folder / LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def begin(self, entry: Entry) -> Path:
-        """The folder in which it is fetched. Raises BadInput."""
+        """The folder in which it is fetched, by who holds it: there is room, and it is his. Of another source nothing
+        is believed that the model is read from. Raises BadInput, DsdError (no room)."""
         folder = self.partial(entry.name)
-        _write(folder, entry)
+        with _told(folder), self._alone():
+            self._check_room(entry)
+            before = _read(folder / ENTRY)
+            if before is not None and before.source != entry.source:
+                forget_headers(folder)
+            _write(folder, entry)
         return folder
 
     def finish(self, entry: Entry) -> Path:
-        """All of it is there: it gets its name in one step. Raises BadInput."""
+        """All of it is there: it gets its name in one step, while who fetched it holds it. Raises BadInput."""
         folder, final = self.partial(entry.name), self.folder / entry.name
         _write(folder, entry)
         try:
@@ -120,22 +156,23 @@ class Store:
 
     def remove(self, name: str) -> int:
         """Bytes that are free now. A file that was added in place stays, and so does what a link leads to. Raises
-        BadInput, DsdError."""
+        BadInput (it is being fetched, say), DsdError."""
         known = {one.name for one in self.entries()} | {one.name for one in self.unfinished()}
         if name not in known:
             raise BadInput(f"there is no model {name!r} here; `dsdnode models list` names them")
-        freed = 0
-        for folder in (self.folder / name, self.partial(name)):
-            try:
-                if folder.is_symlink():
-                    folder.unlink()
-                    continue
-                used = _used(folder)
-                with suppress(FileNotFoundError):
-                    shutil.rmtree(folder)
-                freed += used
-            except OSError as error:
-                raise DsdError(f"{folder} cannot be removed: {error.strerror or error}") from None
+        freed, partial = 0, self.partial(name)
+        with ExitStack() as opened:
+            if partial.is_dir():
+                opened.enter_context(self.held(name))
+            for folder in (self.folder / name, partial):
+                with _told(folder, "removed"):
+                    if folder.is_symlink():
+                        folder.unlink()
+                        continue
+                    used = _used(folder)
+                    with suppress(FileNotFoundError):
+                        shutil.rmtree(folder) if folder != partial else clear(folder)
+                    freed += used
         return freed
 
     def used(self, name: str) -> int:
@@ -152,12 +189,18 @@ class Store:
             free = min(free, self._max_bytes - sum(map(_used, self.all_folders())))
         return max(0, free)
 
-    def check_room(self, needed_bytes: int) -> None:
-        """Raises DsdError, before anything is fetched in vain."""
-        free = self.free_bytes()
+    def _check_room(self, entry: Entry) -> None:
+        """Raises DsdError, before anything is fetched in vain. What others fetch just now will take what it takes."""
+        needed_bytes, taken_bytes = entry.size_bytes - self.used(entry.name), 0
+        for folder in self._folders(partial=True):
+            other = _read(folder / ENTRY)
+            if other is not None and folder != self.partial(entry.name) and _is_held(folder):
+                taken_bytes += max(0, other.size_bytes - _used(folder))
+        free = max(0, self.free_bytes() - taken_bytes)
         if needed_bytes <= free:
             return
         limit = "" if self._max_bytes is None else f", --max-disk allows {size(self._max_bytes)}"
+        limit += f", {size(taken_bytes)} are for what is being fetched" if taken_bytes else ""
         largest = sorted(self.entries(), key=lambda one: -one.size_bytes)[:3]
         hint = f"; `dsdnode models rm {largest[0].name}` frees {size(largest[0].size_bytes)}" if largest else ""
         raise DsdError(f"{size(needed_bytes)} are needed on the disk, and {size(free)} are left{limit}{hint}")
@@ -166,8 +209,10 @@ class Store:
         return [*self._folders(), *self._folders(partial=True)]
 
     def forget(self, name: str) -> None:
-        """What was fetched of it and is not whole."""
-        shutil.rmtree(self.partial(name), ignore_errors=True)
+        """What was fetched of it and is not whole; what somebody else fetches just now is his."""
+        if self.partial(name).is_dir():
+            with suppress(DsdError, OSError), self.held(name) as folder:
+                clear(folder)
 
     def _folders(self, partial: bool = False) -> Iterator[Path]:
         """Raises DsdError."""
@@ -182,23 +227,43 @@ class Store:
                 yield one
 
 
+def clear(folder: Path) -> None:
+    """Remove a folder that is held. The lock goes last: who comes meanwhile has to wait for it. Raises OSError."""
+    for one in folder.iterdir():
+        if one.is_dir() and not one.is_symlink():
+            shutil.rmtree(one)
+        elif one.name != JOURNAL:
+            one.unlink()
+    (folder / JOURNAL).unlink(missing_ok=True)
+    with suppress(OSError):  # somebody has just begun anew
+        folder.rmdir()
+
+
 def keep_headers(folder: Path, beginnings: Sequence[bytes | bytearray]) -> None:
     """What was read of the beginnings of a model's files. Raises BadInput, DsdError."""
-    try:
+    with _told(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for index, beginning in enumerate(beginnings):
             path = folder / f"{HEADER}{index}"
-            if not path.exists() or path.stat().st_size != len(beginning):
+            if not path.is_file() or path.read_bytes() != beginning:
                 with replacing(path) as file:
                     file.write(beginning)
-    except OSError as error:
-        raise DsdError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
-def known_headers(folder: Path, num_files: int) -> list[bytearray]:
-    """Empty where nothing is known."""
+def known_headers(folder: Path, num_files: int, source: str) -> list[bytearray]:
+    """Empty where nothing is known. What another source gave (members, say) is not this one's word."""
+    entry = _read(folder / ENTRY)
+    if entry is not None and entry.source != source:
+        return [bytearray() for _ in range(num_files)]
     paths = [folder / f"{HEADER}{index}" for index in range(num_files)]
     return [bytearray(path.read_bytes() if path.is_file() else b"") for path in paths]
+
+
+def forget_headers(folder: Path) -> None:
+    """They were wrong. Raises DsdError."""
+    with _told(folder):
+        for path in folder.glob(f"{HEADER}*"):
+            path.unlink(missing_ok=True)
 
 
 def size(num_bytes: int) -> str:
@@ -218,6 +283,30 @@ def _used(folder: Path, but: str = "/") -> int:
     return used
 
 
+def _locked(folder: Path) -> BinaryIO:
+    """Its journal, locked. Raises BadInput (somebody else has it), OSError."""
+    while True:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileNotFoundError), ExitStack() as opened:  # somebody has just removed it, or is done
+            file = opened.enter_context((folder / JOURNAL).open("ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BadInput(f"another process is fetching {folder.name.removeprefix(PARTIAL)} already") from None
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(folder / JOURNAL)):
+                opened.pop_all()
+                return file
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False
+
+
 def _read(path: Path) -> Entry | None:
     try:
         with path.open("rb") as file:
@@ -227,9 +316,16 @@ def _read(path: Path) -> Entry | None:
 
 
 def _write(folder: Path, entry: Entry) -> None:
-    try:
+    with _told(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with replacing(folder / ENTRY) as file:
             file.write(msgspec.json.format(msgspec.json.encode(entry)))
+
+
+@contextmanager
+def _told(folder: Path, done: str = "written") -> Iterator[None]:
+    """What the disk says is the user's."""
+    try:
+        yield
     except OSError as error:
-        raise DsdError(f"{folder} cannot be written: {error.strerror or error}") from None
+        raise DsdError(f"{folder} cannot be {done}: {error.strerror or error}") from None

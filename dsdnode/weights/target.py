@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dsdnode.engine.gguf_header import Tensor
-from dsdnode.errors import BadInput, DsdError
+from dsdnode.errors import DsdError
 from dsdnode.weights.plan import Block, Copy, Plan
 from dsdnode.weights.store import JOURNAL
 
@@ -31,10 +30,10 @@ class DiskTrouble(DsdError):
 
 
 class Target:
-    """In a folder of its own, by one process at a time."""
+    """In a folder of its own, by who holds it (store.py)."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
-        """Raises BadInput: it cannot be written, or another process is at it."""
+        """Raises DiskTrouble: it cannot be written."""
         self._plan = plan
         self._folder = folder
         self.suppliers: dict[int, str] = {}
@@ -44,10 +43,6 @@ class Target:
         with ExitStack() as opened, _told(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._journal = opened.enter_context((folder / JOURNAL).open("a+b", buffering=0))
-            try:
-                fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise BadInput(f"another process is fetching {folder.name.strip('.')} already") from None
             self._files = [opened.enter_context(_opened(folder / output.name)) for output in plan.outputs]
             self._lay_out()
             self._close = opened.pop_all()

@@ -7,12 +7,10 @@ and ends in words. A token is sent to the one host that it is for, never after a
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -20,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from dsdnode.errors import BadInput, DsdError
+from dsdnode.weights.answers import is_packed, retry_after_s, sha256_in, total_bytes
 from dsdnode.weights.pace import Pace
 from dsdnode.weights.sources import RemoteFile, check_address
 
@@ -38,7 +37,6 @@ MAX_SKIPPED_BYTES = 64 << 20
 """Of the answer of a server that sends a whole file where a range was asked for."""
 MAX_JSON_BYTES = 16 << 20
 """Of what is not a model: a repository's list of files."""
-BODY_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
@@ -50,7 +48,14 @@ class Limits:
     stall_s: float = 20.0
     """Without a byte; then it is asked for anew."""
     pause_s: float = 1.0
-    """Before a second try, and twice as long before each further one."""
+    """Before a second try, and twice as long before each further one; longer where the server asks for it."""
+    json_s: float = 120.0
+    """For all of what is not a model."""
+
+    @property
+    def headers_s(self) -> float:
+        """For all headers of an answer, and what it takes to get there."""
+        return self.connect_s + self.stall_s
 
 
 PATIENT = Limits()
@@ -74,9 +79,9 @@ class Denied(Exception):
 
 
 class _Again(Exception):
-    """It may be better the next time, after `wait_s` if that is said."""
+    """It may be better the next time, after `wait_s` at the earliest."""
 
-    def __init__(self, words: str, wait_s: float | None = None) -> None:
+    def __init__(self, words: str, wait_s: float = 0.0) -> None:
         super().__init__(words)
         self.wait_s = wait_s
 
@@ -91,14 +96,12 @@ class Web:
         pace: Pace,
         limits: Limits = PATIENT,
     ) -> None:
+        """Raises BadInput: the environment wants what cannot be."""
         self._tokens = dict(tokens)
         self._tell = tell
         self.pace = pace
         self._limits = limits
-        import httpx
-
-        timeout = httpx.Timeout(limits.stall_s, connect=limits.connect_s)
-        self._client = httpx.AsyncClient(timeout=timeout, trust_env=True)
+        self._client = _client(limits)
         self._leads_to: dict[str, str] = {}
         """By the address of a file: where it was found last, which may expire."""
         self.num_bytes = 0
@@ -111,43 +114,46 @@ class Web:
 
     async def json(self, url: str) -> Any:
         """Raises SourceFailed, Denied."""
-        return await self._patiently(lambda: self._json(url), urlsplit(url).hostname or url)
+        return await self._patiently(lambda: self._json(url), url)
 
     async def _json(self, url: str) -> Any:
-        async with self._open(url, {}) as answer:
-            if answer.status_code != 200:
-                self._complain(answer)
-            body = bytearray()
-            async for chunk in answer.aiter_bytes(BODY_BYTES):
-                body += chunk
-                if len(body) > MAX_JSON_BYTES:
-                    raise SourceFailed(f"{url} answers with more than {MAX_JSON_BYTES >> 20} MiB")
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.json_s), self._open(url, {}) as answer:
+                if answer.status_code != 200:
+                    self._complain(answer)
+                async for chunk in self._moving(answer):
+                    body += chunk
+                    if len(body) > MAX_JSON_BYTES:
+                        raise SourceFailed(f"{url} answers with more than {MAX_JSON_BYTES >> 20} MiB")
+        except TimeoutError:
+            raise SourceFailed(f"{url} does not answer within {self._limits.json_s:g} s") from None
         try:
             return msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise SourceFailed(f"{url} does not answer with JSON: is it a hub?") from None
 
     async def look(self, url: str, name: str) -> RemoteFile:
         """What a server says of the file at an address. Raises SourceFailed, Denied."""
-        return await self._patiently(lambda: self._look(url, name), urlsplit(url).hostname or url)
+        return await self._patiently(lambda: self._look(url, name), url)
 
     async def _look(self, url: str, name: str) -> RemoteFile:
         first: dict[str, str] = {}
         async with self._open(url, {"Range": "bytes=0-0"}, first) as answer:
             if answer.status_code not in (200, 206):
                 self._complain(answer)
-            size_bytes = _total(answer)
+            size_bytes = total_bytes(answer.status_code, answer.headers)
             if size_bytes is None:
                 raise SourceFailed(f"{urlsplit(url).hostname} does not say how large {name} is")
             sha256 = first.get("x-linked-etag") or ""
-            return RemoteFile(name, url, size_bytes, _sha256(sha256), answer.headers.get("etag", ""))
+            return RemoteFile(name, url, size_bytes, sha256_in(sha256), answer.headers.get("etag", ""))
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]], host: str) -> T:
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], url: str) -> T:
         for tries in range(1, MAX_TRIES + 1):
             try:
                 return await ask()
             except _Again as trouble:
-                await self._pause(trouble, tries, host)
+                await self._pause(trouble, tries, url)
         raise AssertionError
 
     # --- what is large
@@ -168,22 +174,23 @@ class Web:
             except _Again as trouble:
                 tries = 1 if start - asked_at >= WORTH_BYTES else tries + 1
                 asked_at = start
-                await self._pause(trouble, tries, urlsplit(file.url).hostname or "")
+                await self._pause(trouble, tries, file.url)
 
-    async def _pause(self, trouble: _Again, tries: int, host: str) -> None:
+    async def _pause(self, trouble: _Again, tries: int, url: str) -> None:
+        """Then the address itself is asked again: by now it may lead to where all is well."""
+        self._leads_to.pop(url, None)
+        host = urlsplit(url).hostname
         if tries >= MAX_TRIES:
             raise SourceFailed(f"{host}: {trouble}, {tries} times in a row") from None
-        wait_s = self._limits.pause_s * 2 ** (tries - 1) if trouble.wait_s is None else trouble.wait_s
+        wait_s = max(trouble.wait_s, self._limits.pause_s * 2 ** (tries - 1))
         if wait_s > MAX_WAIT_S:
             raise SourceFailed(f"{host}: {trouble}; it wants to be asked again in {wait_s / 60:.0f} min") from None
-        if tries > 1 or wait_s >= self._limits.pause_s:
-            self._tell(f"{host}: {trouble}; again in {wait_s:.0f} s")
+        self._tell(f"{host}: {trouble}; again in {wait_s:.0f} s")
         await asyncio.sleep(wait_s)
 
     async def _read_once(self, file: RemoteFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         first: dict[str, str] = {}
-        async with self._open(file.url, headers, first) as answer:
+        async with self._open(file.url, {"Range": f"bytes={start}-{end - 1}"}, first) as answer:
             self._check_unchanged(file, first, answer)
             skip = self._check_range(file, answer, start)
             async for chunk in self._moving(answer):
@@ -197,12 +204,17 @@ class Web:
                     return
 
     async def _moving(self, answer: httpx.Response) -> AsyncGenerator[bytes, None]:
-        """Its bytes. What comes a byte at a time never stalls, and keeps a place of those that would give more."""
+        """Its bytes. What comes a byte at a time, or says for ever how much will come, never stalls, and keeps a place
+        of those that would give more."""
         clock = asyncio.get_running_loop().time
         num_bytes, waited_s, chunks = 0, 0.0, answer.aiter_raw()
         while True:
             began_s = clock()
-            chunk = await anext(chunks, b"")
+            try:
+                async with asyncio.timeout(self._limits.stall_s):
+                    chunk = await anext(chunks, b"")
+            except TimeoutError:
+                raise _Again(f"nothing came for {self._limits.stall_s:g} s") from None
             if not chunk:
                 return
             num_bytes, waited_s = num_bytes + len(chunk), waited_s + clock() - began_s
@@ -215,8 +227,8 @@ class Web:
     def _check_unchanged(self, file: RemoteFile, first: Mapping[str, str], answer: httpx.Response) -> None:
         if answer.status_code not in (200, 206, 416):
             return  # it is not about the file, nor is its tag
-        said = _sha256(first.get("x-linked-etag", ""))
-        total = _total(answer)
+        said = sha256_in(first.get("x-linked-etag", ""))
+        total = total_bytes(answer.status_code, answer.headers)
         etag = answer.headers.get("etag", "")
         changed = (said and file.sha256 and said != file.sha256) or answer.status_code == 416
         if changed or (total is not None and total != file.size_bytes) or (file.etag and etag and etag != file.etag):
@@ -226,8 +238,6 @@ class Web:
 
     def _check_range(self, file: RemoteFile, answer: httpx.Response, start: int) -> int:
         """Bytes to pass over before the range that was asked for."""
-        if answer.headers.get("content-encoding", "identity") != "identity":
-            raise SourceFailed(f"{urlsplit(file.url).hostname} sends {file.name} packed, though it was not asked to")
         if answer.status_code == 206:
             if not answer.headers.get("content-range", "").startswith(f"bytes {start}-"):
                 raise _Again("it sent another range than was asked for")
@@ -261,8 +271,11 @@ class Web:
                         del self._leads_to[url]
                     at = self._leads_to.get(url, url)  # it has expired: ask again where to go
                     continue
-                if at != url and answer.status_code in (200, 206):
-                    self._leads_to[url] = at
+                if answer.status_code in (200, 206):
+                    if is_packed(answer.headers):
+                        raise SourceFailed(f"{urlsplit(at).hostname} sends packed what was not asked for so: {url}")
+                    if at != url:
+                        self._leads_to[url] = at
                 yield answer
                 return
         raise SourceFailed(f"{url} leads on to other addresses without end")
@@ -272,21 +285,35 @@ class Web:
         import httpx
 
         token = self._tokens.get(origin_of(url))
-        own = {**headers, **({"Authorization": f"Bearer {token}"} if token else {})}
+        own = {**headers, "Accept-Encoding": "identity", **({"Authorization": f"Bearer {token}"} if token else {})}
         check_scheme(url, token is not None)
+        limits = self._limits
         try:
-            async with self._client.stream("GET", url, headers=own) as answer:
+            answer = await self._answer(url, own)
+            try:
                 yield answer
+            finally:
+                await answer.aclose()
         except httpx.TimeoutException as error:
             slow = "no answer" if isinstance(error, httpx.ConnectTimeout) else "nothing came"
-            limit_s = self._limits.connect_s if isinstance(error, httpx.ConnectTimeout) else self._limits.stall_s
+            limit_s = limits.connect_s if isinstance(error, httpx.ConnectTimeout) else limits.stall_s
             raise _Again(f"{slow} for {limit_s:g} s") from None
         except httpx.TransportError as error:
             raise _Again(_words(error)) from None
-        except httpx.DecodingError:
-            raise _Again("its answer is packed, and cannot be unpacked") from None
-        except (httpx.InvalidURL, httpx.StreamError) as error:
+        except httpx.StreamError as error:
             raise SourceFailed(f"{urlsplit(url).hostname}: {error}") from None
+
+    async def _answer(self, url: str, headers: Mapping[str, str]) -> httpx.Response:
+        """Its headers; its body is still to come."""
+        import httpx
+
+        try:
+            async with asyncio.timeout(self._limits.headers_s):
+                return await self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
+        except TimeoutError:
+            raise _Again(f"no answer for {self._limits.headers_s:g} s") from None
+        except (httpx.InvalidURL, UnicodeError):  # (httpx looks at a Location, too)
+            raise SourceFailed(f"{urlsplit(url).hostname} is no address of the web, or leads to none") from None
 
     def _complain(self, answer: httpx.Response) -> None:
         """Raises what follows from a status that is no success."""
@@ -295,8 +322,25 @@ class Web:
             raise Denied(status, answer.headers.get("x-error-code", ""))
         if status == 429 or status >= 500:
             what = "it says that we ask too much" if status == 429 else f"it fails ({status})"
-            raise _Again(what, _retry_after_s(answer.headers.get("retry-after", "")))
+            raise _Again(what, retry_after_s(answer.headers))
         raise SourceFailed(f"{answer.request.url.host} answers {status}")
+
+
+def _client(limits: Limits) -> httpx.AsyncClient:
+    """By proxies and certificates of the environment. Raises BadInput."""
+    import httpx
+
+    try:
+        return httpx.AsyncClient(timeout=httpx.Timeout(limits.stall_s, connect=limits.connect_s), trust_env=True)
+    except ImportError:
+        raise BadInput(
+            "the environment names a SOCKS proxy, which is not spoken here (ALL_PROXY, HTTPS_PROXY)"
+        ) from None
+    except (httpx.InvalidURL, OSError, ValueError) as error:
+        raise BadInput(
+            "the environment names a proxy or certificates that cannot be used (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY, "
+            f"SSL_CERT_FILE, SSL_CERT_DIR): {error}"
+        ) from None
 
 
 def origin_of(url: str) -> str:
@@ -345,28 +389,3 @@ def _words(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.RemoteProtocolError):
         return "its answer ended early"
     return f"it cannot be reached ({error})" if isinstance(error, httpx.ConnectError) else f"the link broke ({error})"
-
-
-def _total(answer: httpx.Response) -> int | None:
-    """Size of the whole file, as a 200 or a 206 says it."""
-    text = answer.headers.get("content-length", "")
-    if answer.status_code == 206:
-        text = answer.headers.get("content-range", "").rpartition("/")[2]
-    elif answer.status_code != 200:
-        return None
-    return int(text) if text.isdecimal() and len(text) < 19 else None
-
-
-def _sha256(etag: str) -> str:
-    etag = etag.removeprefix("W/").strip('"').lower()
-    return etag if len(etag) == 64 and set(etag) <= set("0123456789abcdef") else ""
-
-
-def _retry_after_s(text: str) -> float | None:
-    if text.isdecimal() and len(text) < 9:
-        return float(text)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -94,6 +95,39 @@ def test_what_cannot_be_is_said(
     data = () if words[1] == "--json" else ("--data-dir", str(tmp_path))
     result = call(*words, *data)
     assert result.code == code and said in result.err and "Traceback" not in result.err
+
+
+def test_a_model_whose_name_the_store_cannot_have(call: Call, tmp_path: Path) -> None:
+    """One is not UTF-8; one begins with a dot, as what is not whole does; and one is nothing but that."""
+    data, odd = ("--data-dir", str(tmp_path / "data")), tmp_path / os.fsdecode(b"caf\xe9.gguf")
+    for path in (odd, tmp_path / ".hidden.gguf", tmp_path / "...gguf"):
+        path.symlink_to(demo_target())
+    refused = call("models", "add", str(odd), *data)
+    assert refused.code == 2 and "caf\\xe9.gguf: its name is not UTF-8" in refused.err
+    assert call("models", "add", str(tmp_path / ".hidden.gguf"), *data).code == 0
+    assert call("models", "add", str(tmp_path / "...gguf"), *data).code == 0
+    listed = json.loads(call("models", "list", "--json", *data).out)
+    assert [one["name"] for one in listed["models"]] == ["hidden-888fd418", "model-888fd418"]
+    assert listed["unfinished"] == []
+
+
+def test_what_is_left_of_a_pull_that_nobody_agreed_to(call: Call, hub: Hub, tmp_path: Path) -> None:
+    """A header was kept; it is listed, and can be removed."""
+    data = ("--data-dir", str(tmp_path))
+    assert call("pull", SOURCE, "--layers", "2:5", *data).code == 2
+    listed = call("models", "list", *data)
+    assert listed.code == 0 and "demo-target-2-5-d011edef" in listed.out and "so far" in listed.out
+    assert call("models", "rm", "demo-target-2-5-d011edef", *data).code == 0
+    assert "none here" in call("models", "list", *data).out
+
+
+@pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere")])
+def test_an_environment_that_cannot_be_is_no_bug(
+    name: str, value: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    result = call("pull", SOURCE, "--yes", "--data-dir", str(tmp_path))
+    assert result.code == 2 and "the environment names" in result.err
 
 
 def test_start_takes_its_model_from_the_hub_or_from_the_store(hub: Hub, tmp_path: Path) -> None:

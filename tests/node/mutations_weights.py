@@ -10,6 +10,7 @@ FETCH: Final = "dsdnode.weights.fetch:Fetch."
 PULL: Final = "dsdnode.weights.pull:Pull."
 WEB: Final = "dsdnode.weights.web:"
 SHARING: Final = "dsdnode.weights.sharing:Sharing."
+STORE: Final = "dsdnode.weights.store:"
 MANIFESTS: Final = "dsdnode.wire.manifests:open_manifest"
 
 WEIGHTS: Final = {
@@ -19,13 +20,43 @@ WEIGHTS: Final = {
     "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
     "weights-file": Mutation(PULL + "_fetch", "not self.plan.is_whole or await self._is_right(target)", "True"),
     "weights-meant": Mutation(PULL + "prepare", "weights_hash and known and known != weights_hash", "False"),
-    "weights-gated": Mutation(PULL + "run", "not self.remote.restricted", "True"),
+    "weights-gated": Mutation(PULL + "_run", "not self.remote.restricted", "True"),
+    "header-source": Mutation(
+        STORE + "known_headers", "entry is not None and entry.source != source", "entry is not None and False"
+    ),
+    "header-behind": Mutation(PULL + "_fetch", "is_peer=self._source is None", "is_peer=False"),
+    "header-killed": Mutation(
+        STORE + "Store.begin", "before is not None and before.source != entry.source", "before is not None and False"
+    ),
+    "header-wrong": Mutation("dsdnode.weights.pull:_looked", "            if is_new:\n", "            if True:\n"),
+    "store-removed": Mutation(
+        STORE + "Store.remove", "                opened.enter_context(self.held(name))\n", "                pass\n"
+    ),
+    "store-forgotten": Mutation(
+        STORE + "Store.forget", ", self.held(name) as folder:", ":\n                folder = self.partial(name)"
+    ),
+    "store-same": Mutation(
+        STORE + "_locked", "os.path.samestat(os.fstat(file.fileno()), os.stat(folder / JOURNAL))", "True"
+    ),
+    "store-late": Mutation(PULL + "run", "(known := self.known) is not None", "(known := self.known) and False"),
+    "store-room": Mutation(
+        STORE + "Store._check_room", "taken_bytes += max(0, other.size_bytes - _used(folder))", "pass"
+    ),
     "weights-journal": Mutation(
         "dsdnode.weights.target:Target.recall",
         "self._digest(self._plan.blocks[index]).hex().encode() == digest",
         "True",
     ),
     "weights-changed": Mutation(WEB + "Web._check_unchanged", "if changed or ", "if False and "),
+    "drip-headers": Mutation(WEB + "Web._answer", "asyncio.timeout(self._limits.headers_s)", "asyncio.timeout(None)"),
+    "drip-body": Mutation(WEB + "Web._moving", "num_bytes < LEAST_BYTES_PER_S * waited_s", "False"),
+    "drip-chunk": Mutation(WEB + "Web._moving", "asyncio.timeout(self._limits.stall_s)", "asyncio.timeout(None)"),
+    "drip-json": Mutation(WEB + "Web._json", "asyncio.timeout(self._limits.json_s)", "asyncio.timeout(None)"),
+    "answer-packed": Mutation(WEB + "Web._open", "if is_packed(answer.headers):", "if False:"),
+    "answer-deep": Mutation(WEB + "Web._json", "(msgspec.DecodeError, RecursionError)", "msgspec.DecodeError"),
+    "answer-host": Mutation(WEB + "Web._answer", "(httpx.InvalidURL, UnicodeError)", "httpx.InvalidURL"),
+    "answer-later": Mutation("dsdnode.weights.answers:retry_after_s", ", OverflowError", ""),
+    "lead-broken": Mutation(WEB + "Web._pause", "        self._leads_to.pop(url, None)\n", ""),
     "token-origin": Mutation(
         WEB + "Web._send", "self._tokens.get(origin_of(url))", "next(iter(self._tokens.values()), None)"
     ),

@@ -24,7 +24,7 @@ from dsdnode.weights import plan
 from dsdnode.weights.hub import tokens
 from dsdnode.weights.pull import Pull, WrongBytes, pulling
 from dsdnode.weights.store import Store
-from dsdnode.weights.target import DiskTrouble, Target
+from dsdnode.weights.target import DiskTrouble
 from dsdnode.weights.web import Limits, SourceChanged, SourceFailed, _next
 from tests.engine.test_gguf_parts import split
 from tests.weights.hub import REPO, Asked, Fault, Hub, hub_of
@@ -359,10 +359,11 @@ async def test_a_pull_that_is_killed_goes_on(hub: Hub, tmp_path: Path) -> None:
 
 async def test_two_do_not_write_one_file(alice: Alice, hub: Hub) -> None:
     async with alice.pulling(hub) as one, alice.pulling(hub) as other:
-        target = Target(alice.store.begin(one._entry()), one.plan)
-        with pytest.raises(BadInput, match="another process is fetching demo-target-d011edef already"):
+        with (
+            alice.store.held(one.name),
+            pytest.raises(BadInput, match="another process is fetching demo-target-d011edef already"),
+        ):
             await other.run(print, alice)
-        target.close()
 
 
 def test_a_token_goes_over_no_plain_connection() -> None:
