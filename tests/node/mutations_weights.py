@@ -37,10 +37,14 @@ WEIGHTS: Final = {
     ),
     "manifests-agree": Mutation("dsdnode.weights.members:agreed", " if name not in disputed", ""),
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
-    "weights-waiting": Mutation(SHARING + "_turn", "ahead + num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"),
+    "weights-waiting": Mutation(
+        SHARING + "_turn", "ahead + waiting.num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"
+    ),
+    "weights-gone": Mutation(SHARING + "_turn", "            self._waiting.pop(waiting, None)\n", "            pass\n"),
+    "weights-least": Mutation(SHARING + "_turn", "max(num_bytes, LEAST_BYTES)", "num_bytes"),
     "weights-turns": Mutation(
         SHARING + "_give_turns",
         "min(self._waiting, key=lambda one: [self._served.get(key, -1) for key in _levels(one.account)])",
-        "self._waiting[0]",
+        "next(iter(self._waiting))",
     ),
 }
