@@ -1,23 +1,26 @@
 """A model that members have, and no source that is known: all of it comes from them.
 
 The files' hashes in a manifest must be those that the model's id is made of, so a whole model that comes is right. Of
-layers alone a manifest is all there is: whoever said that he hashed the whole file is believed.
+layers alone a manifest is all there is: whoever said that he hashed the whole file is believed. What the id does not
+say is the files' sizes and names: a size must be one that the tensors in it have, and names are made anew where they
+would not do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 from dsdnode.engine.gguf import manifest_of
-from dsdnode.engine.gguf_header import Header, parse_header
+from dsdnode.engine.gguf_header import DEFAULT_ALIGNMENT_BYTES, Header, padded, parse_header
 from dsdnode.engine.gguf_parts import join_parts
 from dsdnode.errors import DsdError, ModelRefused, PeerMisbehaved
 from dsdnode.net.rpc import Rpc
 from dsdnode.weights.fetch import PEER
-from dsdnode.weights.holdings import BEGINNING
+from dsdnode.weights.holdings import BEGINNING, plain_names
 from dsdnode.weights.members import Member, agreed, get
 from dsdnode.weights.pace import Pace
 from dsdnode.weights.pull import MAX_BEGINNING_BYTES, Looked, Pull, Tell
@@ -39,24 +42,38 @@ async def prepare(
     if not members:
         raise ModelRefused("no member gives this model, and no source of it is known")
     said = max(members, key=lambda one: one.manifest.whole).manifest
-    files = tuple(RemoteFile(one.name, "", one.size_bytes, one.sha256.hex()) for one in said.files)
+    names = plain_names([file.name for file in said.files])
+    hashes, _ = agreed(members)
+    beginnings = [await _beginning(rpc, members, name, index, hashes, tell) for index, name in enumerate(names)]
+    headers = [await _header(members, name, index, beginnings[index]) for index, name in enumerate(names)]
+    files = tuple(
+        RemoteFile(header.name, "", header.size_bytes, file.sha256.hex())
+        for header, file in zip(headers, said.files, strict=True)
+    )
     source = f"{PEER.strip()}s"
     remote = Remote(Source(url=f"{source}:{weights_hash[:12]}"), files, said.licence)
-    hashes, _ = agreed(members)
-    beginnings, headers = [], []
-    for index, file in enumerate(files):
-        beginning, header = await _beginning(rpc, members, file, index, hashes, tell)
-        beginnings.append(beginning)
-        headers.append(header)
-    path = Path(files[0].name)
-    header = join_parts(path, [Path(file.name) for file in files], headers)
+    path = Path(names[0])
+    header = join_parts(path, [Path(name) for name in names], headers)
     whole = manifest_of(header, weights_hash, path)
     return Pull(store, Looked(remote, header, beginnings, whole), str(remote.source), layers, None, Pace(bytes_per_s))
 
 
+async def _header(members: list[Member], name: str, index: int, beginning: bytes) -> Header:
+    """Of the sizes that are said of a file, the one that goes with its tensors as files are written: all of them
+    padded, else the least that holds them. Raises ModelRefused."""
+    sizes = {member.manifest.files[index].size_bytes for member in members}
+    header = await asyncio.to_thread(parse_header, beginning, name, max(sizes))
+    if header is None:
+        raise ModelRefused(f"{name}: its header does not end before its tensors begin")
+    end = max((tensor.offset + tensor.size_bytes for tensor in header.tensors.values()), default=len(beginning))
+    whole = padded(end, header.count("general.alignment", DEFAULT_ALIGNMENT_BYTES))
+    fitting = [size_bytes for size_bytes in sizes if size_bytes >= end]
+    return replace(header, size_bytes=min(fitting, key=lambda size_bytes: (size_bytes != whole, size_bytes)))
+
+
 async def _beginning(
-    rpc: Rpc, members: list[Member], file: RemoteFile, index: int, hashes: dict[str, str], tell: Tell
-) -> tuple[bytes, Header]:
+    rpc: Rpc, members: list[Member], file: str, index: int, hashes: dict[str, str], tell: Tell
+) -> bytes:
     name = BEGINNING.format(index)
     for member in members:
         size_bytes = next((one.size_bytes for one in member.manifest.tensors if one.name == name), 0)
@@ -73,7 +90,5 @@ async def _beginning(
         except DsdError as error:
             tell(f"{PEER}{member.name} is left: {error}")
             continue
-        header = await asyncio.to_thread(parse_header, bytes(data), file.name, file.size_bytes)
-        if header is not None:
-            return bytes(data), header
-    raise ModelRefused(f"no member gives the beginning of {file.name}")
+        return bytes(data)
+    raise ModelRefused(f"no member gives the beginning of {file}")

@@ -36,6 +36,26 @@ WEIGHTS: Final = {
         MANIFESTS, "not verify(manifest.public_key, _LABEL + signed.payload, signed.signature)", "False"
     ),
     "manifests-agree": Mutation("dsdnode.weights.members:agreed", " if name not in disputed", ""),
+    "manifest-size": Mutation(
+        "dsdnode.weights.from_members:_header",
+        "min(fitting, key=lambda size_bytes: (size_bytes != whole, size_bytes))",
+        "max(fitting)",
+    ),
+    "manifest-names": Mutation(
+        "dsdnode.weights.from_members:prepare",
+        "plain_names([file.name for file in said.files])",
+        "[file.name for file in said.files]",
+    ),
+    "manifest-plain": Mutation(
+        "dsdnode.weights.holdings:holding",
+        "plain_names([name for name, _, _ in tensors.files])",
+        "[name for name, _, _ in tensors.files]",
+    ),
+    "manifest-own": Mutation(
+        "dsdnode.weights.holdings:holding", "open_manifest(signed, tensors.weights_hash), signed,", "manifest, signed,"
+    ),
+    "plan-tail": Mutation("dsdnode.weights.plan:plan_files", "    _check_tails(remote, header, starts)\n", ""),
+    "plan-blocks": Mutation("dsdnode.weights.plan:_blocks", " > MAX_BLOCKS:", " > 1 << 60:"),
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
     "weights-waiting": Mutation(
         SHARING + "_turn", "ahead + waiting.num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import structlog
 
 from dsdnode.config import NodeConfig
 from dsdnode.identity import Identity
@@ -43,12 +42,13 @@ async def test_layers_that_come_later_are_given_too(tmp_path: Path, monkeypatch:
     assert sum(held.held()) == len(more.places) > len(few.places)
 
 
-async def test_why_a_model_is_not_given_whose_name_no_message_can_bear(tmp_path: Path) -> None:
+async def test_a_model_is_given_whose_name_no_message_can_bear(tmp_path: Path) -> None:
     model = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.gguf"))
     shutil.copyfile(demo_target(), model)  # (a link is known by what it leads to)
     identity = Identity(b"alice".ljust(32))
     rpc = Rpc(MemoryHub().transport(Contact(identity.public_key, ())))
     own = giving.Giving(NodeConfig(model=model, data_dir=tmp_path), identity, rpc, Admission())
-    with structlog.testing.capture_logs() as told:
-        await own._learn()
-    assert [one["reason"] for one in told] == ["its file has a name that is not UTF-8: members could not be told it"]
+    await own._learn()
+    (held,) = own._holdings.values()
+    assert [file.name for file in held.manifest.files] == ["caf_.gguf"]
+    assert held.read("#0", 0, 4) == b"GGUF"

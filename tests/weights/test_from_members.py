@@ -1,0 +1,134 @@
+"""Alice has no hub: what a model is she hears from members, of whom bob is honest and mallory is not."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dsdnode.engine.gguf import read_manifest
+from dsdnode.engine.gguf_header import read_header
+from dsdnode.errors import ModelRefused
+from dsdnode.models import demo_target
+from dsdnode.weights import from_members, plan
+from dsdnode.weights.holdings import Tensors, hashed, plain_names
+from dsdnode.weights.members import Member
+from dsdnode.weights.plan import plan_files
+from dsdnode.weights.pull import Pull
+from dsdnode.weights.sources import Remote, RemoteFile, Source
+from dsdnode.weights.store import Store
+from tests.engine.test_gguf_parts import split
+from tests.weights.test_members import Town
+from tests.weights.test_pull import BLOCK_BYTES, Alice
+
+
+@pytest.fixture
+def alice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alice:
+    monkeypatch.setattr(plan, "BLOCK_BYTES", BLOCK_BYTES)
+    return Alice(Store(tmp_path / "alice"))
+
+
+async def town_of(path: Path) -> Town:
+    return Town(await hashed(path))
+
+
+async def prepared(alice: Alice, town: Town, members: list[Member]) -> Pull:
+    return await from_members.prepare(
+        alice.store, town.alice.rpc, members, None, town.model.weights_hash, alice.said.append
+    )
+
+
+async def pulled(alice: Alice, town: Town, members: list[Member]) -> Path:
+    one = await prepared(alice, town, members)
+    return await one.run(alice.said.append, alice, town.alice.rpc, members)
+
+
+def of_size(model: Tensors, size_bytes: int) -> Tensors:
+    ((name, _, sha256),) = model.files
+    return msgspec.structs.replace(model, files=((name, size_bytes, sha256),))
+
+
+@pytest.mark.parametrize("size_bytes", [1 << 50, (1 << 59) + 1, 3_500_000, 4_000_000, 20, 0])
+async def test_a_size_that_mallory_made_up_is_not_believed(size_bytes: int, alice: Alice) -> None:
+    town = await town_of(demo_target())
+    mallory, bob = town.giver("mallory", of_size(town.model, size_bytes)), town.giver("bob")
+    path = await pulled(alice, town, await town.who_has(mallory, bob))
+    assert path.read_bytes() == demo_target().read_bytes()
+    await town.close(mallory, bob, town.alice)
+
+
+async def test_a_size_of_a_petabyte_is_refused_before_it_is_planned(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "MAX_BLOCKS", 1 << 60)  # this alone would hold it, too
+    monkeypatch.setattr(plan, "BLOCK_BYTES", 1 << 40)
+    town = await town_of(demo_target())
+    mallory = town.giver("mallory", of_size(town.model, 1 << 50))
+    with pytest.raises(ModelRefused, match="bytes behind its last tensor, by its size"):
+        await prepared(alice, town, await town.who_has(mallory))
+    await town.close(mallory, town.alice)
+
+
+def test_a_model_with_more_blocks_than_any_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server at an address that alice was given may have it, with tensors of its own."""
+    file = RemoteFile("model.gguf", "", demo_target().stat().st_size)
+    remote, header = Remote(Source(url="https://mallory.example/model.gguf"), (file,)), read_header(demo_target())
+    assert plan_files(remote, header).size_bytes == file.size_bytes
+    monkeypatch.setattr(plan, "MAX_BLOCKS", 4)
+    with pytest.raises(ModelRefused, match="no model is so large"):
+        plan_files(remote, header)
+
+
+async def test_a_model_in_parts_is_found_whatever_mallory_calls_its_files(alice: Alice, tmp_path: Path) -> None:
+    town = await town_of(split(demo_target(), tmp_path, [20, 20])[0])
+    mallory = town.giver("mallory")
+    (one,) = await town.who_has(mallory)
+    files = tuple(msgspec.structs.replace(file, name=f"x{index}.gguf") for index, file in enumerate(one.manifest.files))
+    members = [replace(one, manifest=msgspec.structs.replace(one.manifest, files=files))]
+    path = await pulled(alice, town, members)
+    assert read_manifest(path).weights_hash == town.model.weights_hash
+    await town.close(mallory, town.alice)
+
+
+@pytest.mark.parametrize(
+    ("names", "plain"),
+    [
+        (["demo-target.gguf"], ["demo-target.gguf"]),
+        (["model (1).gguf"], ["model _1_.gguf"]),
+        (["modèle.gguf"], ["mod_le.gguf"]),
+        (["model.GGUF"], ["model.gguf"]),
+        (["sha256-4c27e0f5"], ["sha256-4c27e0f5.gguf"]),
+        ([".gguf"], ["gguf.gguf"]),
+        (["one-00001-of-00003.gguf"], ["one.gguf"]),
+        (["x" * 250], ["x" * 200 + ".gguf"]),
+        (["x0.gguf", "x1.gguf"], ["x0-00001-of-00002.gguf", "x0-00002-of-00002.gguf"]),
+        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]),
+    ],
+)
+def test_plain_names(names: list[str], plain: list[str]) -> None:
+    assert plain_names(names) == plain
+
+
+@pytest.mark.parametrize("name", ["model (1).gguf", "modèle.gguf", "sha256-4c27e0f5", "model.GGUF"])
+async def test_bob_is_no_liar_for_what_his_file_is_called(name: str, alice: Alice, tmp_path: Path) -> None:
+    shutil.copyfile(demo_target(), tmp_path / name)
+    town = await town_of(tmp_path / name)
+    bob = town.giver("bob", msgspec.structs.replace(town.model, licence="Licence © Bob"))
+    members = await town.who_has(bob)
+    assert [one.manifest.licence for one in members] == ["Licence ? Bob"]
+    path = await pulled(alice, town, members)
+    assert path.read_bytes() == demo_target().read_bytes()
+    await town.close(bob, town.alice)
+
+
+async def test_bob_says_nothing_of_a_model_that_nobody_would_hear_of() -> None:
+    """Of more tensors than a manifest may have, say: whoever read it would take him for a liar."""
+    town = await town_of(demo_target())
+    place = town.model.places["#0"]
+    places = {**town.model.places, **{f"tensor {number}": place for number in range(8192)}}
+    with pytest.raises(ModelRefused, match="members could not be told of it"):
+        town.giver("bob", msgspec.structs.replace(town.model, places=places))
+    await town.close(town.alice)
