@@ -56,6 +56,7 @@ WEIGHTS: Final = {
     ),
     "plan-tail": Mutation("dsdnode.weights.plan:plan_files", "    _check_tails(remote, header, starts)\n", ""),
     "plan-blocks": Mutation("dsdnode.weights.plan:_blocks", " > MAX_BLOCKS:", " > 1 << 60:"),
+    "plan-beginning": Mutation("dsdnode.weights.plan:plan_files", "((start, first), (first, end))", "((start, end),)"),
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
     "weights-waiting": Mutation(
         SHARING + "_turn", "ahead + waiting.num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,21 @@ import msgspec
 import pytest
 
 from dsdnode.engine.gguf import read_manifest
-from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_header import Header, Tensor, read_header
+from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.errors import ModelRefused
 from dsdnode.models import demo_target
 from dsdnode.weights import from_members, plan
-from dsdnode.weights.holdings import Tensors, hashed, plain_names
-from dsdnode.weights.members import Member
+from dsdnode.weights.holdings import Tensors, hashed, holding, plain_names
+from dsdnode.weights.members import FromMember, Member
+from dsdnode.weights.pace import Pace
 from dsdnode.weights.plan import plan_files
 from dsdnode.weights.pull import Pull
 from dsdnode.weights.sources import Remote, RemoteFile, Source
 from dsdnode.weights.store import Store
+from dsdnode.wire.manifests import pack_held
+from dsdnode.wire.messages import Message
+from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 from tests.engine.test_gguf_parts import split
 from tests.weights.test_members import Town
 from tests.weights.test_pull import BLOCK_BYTES, Alice
@@ -132,3 +138,37 @@ async def test_bob_says_nothing_of_a_model_that_nobody_would_hear_of() -> None:
     with pytest.raises(ModelRefused, match="members could not be told of it"):
         town.giver("bob", msgspec.structs.replace(town.model, places=places))
     await town.close(town.alice)
+
+
+async def test_what_is_before_the_tensors_is_asked_for_once(alice: Alice) -> None:
+    """Mallory gives it as it is when it is hashed, and otherwise when nobody would look at it again."""
+    town = await town_of(demo_target())
+    mallory, asked = town.peer("mallory"), Counter[str]()
+    own = holding(town.model, Path(), mallory.identity)
+
+    async def find(peer: bytes, message: FindWeights, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        return HasWeights(), [own.signed, pack_held(own.held())]
+
+    async def get(peer: bytes, message: GetWeights, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        data = own.read(message.tensor, message.offset, message.num_bytes)
+        asked[message.tensor] += 1
+        return Weights(), [bytes(len(data)) if message.tensor == "#0" and asked["#0"] > 1 else data]
+
+    mallory.rpc.on_request(FindWeights, find)
+    mallory.rpc.on_request(GetWeights, get)
+    path = await pulled(alice, town, await town.who_has(mallory))
+    assert path.read_bytes() == demo_target().read_bytes() and asked["#0"] == 1
+    await town.close(mallory, town.alice)
+
+
+async def test_padding_that_is_alone_in_the_last_block_is_anybody_s() -> None:
+    town = await town_of(demo_target())
+    bob = town.giver("bob")
+    (member,) = await town.who_has(bob)
+    tensors = {name: Tensor(name, (size,), Type.I8, at, size) for name, at, size in (("one", 32, 30), ("two", 96, 6))}
+    header, one = Header("m.gguf", {}, tensors, 64), replace(member, tensors=frozenset({"two"}))
+    giver = FromMember(town.alice.rpc, one, ["two"], header, [64, 64], Pace())
+    assert giver.has(62, 64) and giver.has(102, 128) and giver.has(96, 128)
+    assert not giver.has(61, 64) and not giver.has(32, 64) and not giver.has(64, 96) and not giver.has(64, 128)
+    assert [piece async for piece in giver.read(62, 64)] == [bytes(2)]
+    await town.close(bob, town.alice)
