@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from bisect import bisect_left, bisect_right
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -17,7 +19,7 @@ from dsdnode.weights.web import SourceFailed
 PEER = "peer "
 """Names of peers begin so, here and in journals."""
 FIRST_BLOCKS, RUN_BLOCKS = 4, 64
-"""Of one request: the first one, and the largest."""
+"""Of one request: the first one to a source (to a peer it is one block), and the largest."""
 RUN_S = 2.0
 """As much as comes in so long is asked for at once: at the end nobody waits longer for the slowest. (With 16 MiB each,
 four requests to a hub of 2 MB/s kept a member of 50 MB/s waiting for half a minute.)"""
@@ -62,6 +64,8 @@ class Fetch:
         self.distrusted = False
         self._denied: dict[str, str] = {}
         """Tensors whose bytes from a source itself were not as the hashes say, and what their hash was."""
+        self._proven: set[str] = set()
+        """Peers that have given wrong bytes, beyond doubt."""
 
     async def run(self, providers: Sequence[Provider], hashes: Mapping[str, str]) -> None:
         """Until all is there. `hashes`: SHA-256 in hex, of those tensors of which it is known.
@@ -95,7 +99,7 @@ class Fetch:
 
     async def _lane(self, provider: Provider) -> None:
         """One request at a time. It ends when nothing can be missing any more that this one has."""
-        loop, num_blocks = asyncio.get_running_loop(), FIRST_BLOCKS
+        loop, num_blocks = asyncio.get_running_loop(), 1 if provider.is_peer else FIRST_BLOCKS
         while provider in self._providers:
             run = self._claim(provider, num_blocks)
             if run:
@@ -155,13 +159,13 @@ class Fetch:
             async for chunk in chunks:
                 buffer += chunk
                 while index < run.stop and len(buffer) >= (size_bytes := blocks[index].size_bytes):
+                    if provider not in self._providers:
+                        return
                     self._target.write(index, bytes(buffer[:size_bytes]), provider.name)
                     del buffer[:size_bytes]
                     self._progress(provider.name, size_bytes)
                     await self._check(self._tensors_in(index))
                     index += 1
-                if provider not in self._providers:
-                    return
 
     def _tensors_in(self, index: int) -> list[Tensor]:
         """Those of which something lies in this block."""
@@ -184,23 +188,81 @@ class Fetch:
     async def _hash(self, tensor: Tensor) -> None:
         name = tensor.name
         self._checking[name] = False
+        odd: list[int] = []
         try:
             digest = await self._target.sha256_of(tensor)
+            is_wrong = self._hashes.get(name, digest) != digest
+            if is_wrong:
+                odd = await self._odd(tensor)
         finally:
             was_dropped = self._checking.pop(name)
         if was_dropped:  # other bytes than these may be there by now, or come yet
             return
         self.found[name] = digest
-        if self._hashes.get(name, digest) != digest:
-            self._is_wrong(tensor, digest)
+        if is_wrong:
+            self._is_wrong(tensor, digest, odd)
 
-    def _is_wrong(self, tensor: Tensor, digest: str) -> None:
-        """Leave the peers that have given of it, and fetch it elsewhere. What the source itself says twice, stands:
-        a manifest is a stranger's word."""
+    async def _odd(self, tensor: Tensor) -> list[int]:
+        """By whose blocks a tensor is wrong that several peers have given of: one after the other is asked for all of
+        it, until one gives it right. Whoever does not is left, and none of the others. Empty: nobody can tell."""
+        givers = {index: self._target.suppliers.get(index, "") for index in self._plan.blocks_of(tensor)}
+        names = set(givers.values())
+        if self._proven.isdisjoint(names) and len(names) > 1 and all(name.startswith(PEER) for name in names):
+            num_given = Counter(self._target.suppliers.values())
+            for provider in sorted(self._providers, key=lambda one: -num_given[one.name]):  # the quickest first
+                if provider in self._providers and provider.is_peer:
+                    odd = await self._compared(provider, tensor)
+                    if odd is not None:
+                        return odd
+        return [index for index, name in givers.items() if name in self._proven]
+
+    async def _compared(self, provider: Provider, tensor: Tensor) -> list[int] | None:
+        """With what this one gives of it; None: it does not, or that is wrong."""
+        if not provider.has(tensor.offset, tensor.offset + tensor.size_bytes):
+            return None
+        try:
+            digest, odd = await self._alone(provider, tensor)
+        except DiskTrouble:
+            raise
+        except DsdError as error:
+            self._leave(provider, str(error))
+            return None
+        if digest == self._hashes.get(tensor.name):
+            return odd
+        self._prove([provider.name], tensor)
+        return None
+
+    async def _alone(self, provider: Provider, tensor: Tensor) -> tuple[str, list[int]]:
+        """The SHA-256 of what it gives of a tensor, and the blocks in which other bytes are there."""
+        start, end = tensor.offset, tensor.offset + tensor.size_bytes
+        digest, buffer, odd = hashlib.sha256(), bytearray(), list[int]()
+        blocks = deque((index, self._plan.blocks[index]) for index in self._plan.blocks_of(tensor))
+        async with aclosing(provider.read(start, end)) as chunks:
+            async for chunk in chunks:
+                digest.update(chunk)
+                buffer += chunk
+                while blocks and len(buffer) >= (num_bytes := min(end, blocks[0][1].end) - start):
+                    if not self._target.holds(start, bytes(buffer[:num_bytes])):
+                        odd.append(blocks[0][0])
+                    del buffer[:num_bytes]
+                    start = blocks.popleft()[1].end
+        return digest.hexdigest(), odd
+
+    def _prove(self, names: Sequence[str], tensor: Tensor) -> None:
+        self._proven.update(names)
+        self._leave_all(names, f"gave wrong bytes of {tensor.name}")
+
+    def _is_wrong(self, tensor: Tensor, digest: str, odd: Sequence[int]) -> None:
+        """Leave the peers that have given of it, if `odd` does not tell which of them, and fetch it elsewhere. What the
+        source itself says twice, stands: a manifest is a stranger's word."""
+        if odd:
+            self._prove(sorted({self._target.suppliers[index] for index in odd}), tensor)
+            self.drop(odd)
+            return
         givers = {self._target.suppliers[index] for index in self._plan.blocks_of(tensor)}
         peers = sorted(name for name in givers if name.startswith(PEER))
         if peers:
-            self._leave_all(peers, f"gave wrong bytes of {tensor.name}")
+            self._prove(peers, tensor)
         elif self._denied.get(tensor.name) == digest:
             self._tell(f"the source's own bytes of {tensor.name}, fetched twice, are not what the manifest says")
             self._distrust()

@@ -15,8 +15,17 @@ MANIFESTS: Final = "dsdnode.wire.manifests:open_manifest"
 WEIGHTS: Final = {
     "weights-tensor": Mutation(FETCH + "_hash", "self._hashes.get(name, digest) != digest", "False"),
     "weights-dropped": Mutation(FETCH + "_hash", "if was_dropped:", "if False:"),
+    "weights-liar": Mutation(
+        FETCH + "_hash", "                odd = await self._odd(tensor)\n", "                pass\n"
+    ),
+    "weights-proven": Mutation(
+        FETCH + "_is_wrong",
+        "sorted({self._target.suppliers[index] for index in odd})",
+        "[one.name for one in self._providers if one.is_peer]",
+    ),
     "weights-doubt": Mutation(FETCH + "run", "        self.drop(self._doubtful())\n", ""),
     "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
+    "weights-left": Mutation(FETCH + "_fetch", "if provider not in self._providers:", "if False:"),
     "weights-file": Mutation(PULL + "_fetch", "not self.plan.is_whole or await self._is_right(target)", "True"),
     "weights-meant": Mutation(PULL + "prepare", "weights_hash and known and known != weights_hash", "False"),
     "weights-gated": Mutation(PULL + "run", "not self.remote.restricted", "True"),

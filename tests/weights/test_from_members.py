@@ -27,7 +27,7 @@ from dsdnode.wire.manifests import pack_held
 from dsdnode.wire.messages import Message
 from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 from tests.engine.test_gguf_parts import split
-from tests.weights.test_members import Town
+from tests.weights.test_members import Mallory, Town
 from tests.weights.test_pull import BLOCK_BYTES, Alice
 
 
@@ -172,3 +172,13 @@ async def test_padding_that_is_alone_in_the_last_block_is_anybody_s() -> None:
     assert not giver.has(61, 64) and not giver.has(32, 64) and not giver.has(64, 96) and not giver.has(64, 128)
     assert [piece async for piece in giver.read(62, 64)] == [bytes(2)]
     await town.close(bob, town.alice)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+async def test_mallory_keeps_nobody_from_what_bob_gives(every: int, alice: Alice) -> None:
+    town = await town_of(demo_target())
+    bob, mallory = town.giver("bob"), Mallory(town, every)
+    path = await pulled(alice, town, await town.who_has(bob, mallory.peer))
+    assert path.read_bytes() == demo_target().read_bytes() and alice.steps[bob.name] > 0
+    assert f"{mallory.peer.name} is left: gave wrong bytes of" in alice.words and bob.name not in alice.words
+    await town.close(bob, mallory.peer, town.alice)
