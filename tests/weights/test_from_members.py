@@ -5,18 +5,22 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.gguf_header import Header, Tensor, read_header
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.errors import ModelRefused
 from dsdnode.models import demo_target
+from dsdnode.node.fetching import Hubs, Nobody
+from dsdnode.node.targets import Target as NodeTarget
 from dsdnode.weights import from_members, plan
-from dsdnode.weights.holdings import Tensors, hashed, holding, plain_names
+from dsdnode.weights.holdings import Place, Tensors, hashed, holding, plain_names
 from dsdnode.weights.members import FromMember, Member
 from dsdnode.weights.pace import Pace
 from dsdnode.weights.plan import plan_files
@@ -182,3 +186,59 @@ async def test_mallory_keeps_nobody_from_what_bob_gives(every: int, alice: Alice
     assert path.read_bytes() == demo_target().read_bytes() and alice.steps[bob.name] > 0
     assert f"{mallory.peer.name} is left: gave wrong bytes of" in alice.words and bob.name not in alice.words
     await town.close(bob, mallory.peer, town.alice)
+
+
+async def test_who_lets_the_beginning_drip_is_left_and_alice_is_told(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory says that it is large, too; where she says the same as bob she comes before him all the same."""
+    monkeypatch.setattr(from_members, "MAX_PIECE_BYTES", 32 << 10)
+    monkeypatch.setattr(from_members, "SLACK_S", 0.0)
+    monkeypatch.setattr(from_members, "LEAST_BYTES_PER_S", 1 << 40)  # any wait at all is too long
+    town = await town_of(demo_target())
+    place = town.model.places["#0"]
+    eve = msgspec.structs.replace(town.model, places={**town.model.places, "#0": replaced(place, 256 << 20)})
+    mallory, large = town.giver("mallory"), town.giver("eve", eve)
+    with pytest.raises(ModelRefused, match="no member gives the beginning of demo-target"):
+        await prepared(alice, town, await town.who_has(large, mallory))
+    first, second = (word for word in alice.said if "is left" in word)
+    assert first.startswith(f"{mallory.name} is left: gave 33 kB in 0 s") and second.startswith(large.name)
+    assert any("33 kB of 268 MB before the tensors are here" in word for word in alice.said)
+    await town.close(mallory, large, town.alice)
+
+
+def replaced(place: Place, size_bytes: int) -> Place:
+    return msgspec.structs.replace(place, size_bytes=size_bytes)
+
+
+class Rates:
+    """What each pace was told to take."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken = Counter[float]()
+        rates = self
+
+        class Told(Pace):
+            def __init__(self, bytes_per_s: float = inf) -> None:
+                super().__init__()
+                self._told_bytes_per_s = bytes_per_s
+
+            async def take(self, num_bytes: int) -> None:
+                rates.taken[self._told_bytes_per_s] += num_bytes
+
+        monkeypatch.setattr(from_members, "Pace", Told)
+
+
+async def test_no_more_is_taken_of_members_alone_than_alice_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town, rates = await town_of(demo_target()), Rates(monkeypatch)
+    bob = town.giver("bob")
+    config = NodeConfig(data_dir=tmp_path, max_download_bytes_per_s=100_000)
+    async with Hubs(config, Nobody(), town.alice.rpc) as hubs:
+        one = await hubs.among([bob.identity.peer_id], town.model.weights_hash)
+        path = await hubs.fetch(NodeTarget.at(one), None)
+    assert path.read_bytes() == demo_target().read_bytes()
+    of_tensors = sum(tensor.size_bytes for tensor in read_header(path).tensors.values())
+    assert rates.taken == {100_000: of_tensors + town.model.places["#0"].size_bytes}
+    await town.close(bob, town.alice)
