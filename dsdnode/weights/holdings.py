@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,10 @@ MAX_KEPT_BYTES = 8 << 20
 MAX_NAME_CHARACTERS = 205
 BEGINNING = "#{}"
 """What is before the tensors of a file, by the file's number."""
+
+
+State = tuple[int, int, int]
+"""Of a file: another one as soon as it is written to."""
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
@@ -63,22 +69,30 @@ class Holding:
     signed: bytes
     places: Mapping[str, Place]
     folder: Path
+    states: Mapping[str, State]
+    """Of each file, since when what is said of it holds."""
 
     def held(self) -> list[bool]:
         return [tensor.name in self.places for tensor in self.manifest.tensors]
 
     def read(self, tensor: str, offset: int, num_bytes: int) -> bytes:
-        """Raises OSError; fewer bytes where the file has become shorter."""
+        """Raises OSError, also for a file that was written to; fewer bytes where it has become shorter."""
         place = self.places[tensor]
         with (self.folder / place.file).open("rb") as file:
+            if _state(os.fstat(file.fileno())) != self.states.get(place.file):
+                raise OSError(errno.ESTALE, "it has changed since it was hashed")
             return os.pread(file.fileno(), num_bytes, place.offset + offset)
+
+    @property
+    def is_as_it_was(self) -> bool:
+        return self.states == _states(self.folder, self.places)
 
 
 def holding(tensors: Tensors, folder: Path, identity: Identity) -> Holding:
     """Raises ModelRefused: others would not read what we say of it, and think ill of us."""
     if tensors.signed:
         manifest = open_manifest(tensors.signed, tensors.weights_hash)
-        return Holding(manifest, tensors.signed, tensors.places, folder)
+        return Holding(manifest, tensors.signed, tensors.places, folder, _states(folder, tensors.places))
     names = plain_names([name for name, _, _ in tensors.files])
     files = zip(names, tensors.files, strict=True)
     try:
@@ -92,9 +106,23 @@ def holding(tensors: Tensors, folder: Path, identity: Identity) -> Holding:
             re.sub(r"[^ -~]", "?", tensors.licence)[:64],
         )
         signed = sign_manifest(identity, manifest)
-        return Holding(open_manifest(signed, tensors.weights_hash), signed, tensors.places, folder)
+        manifest = open_manifest(signed, tensors.weights_hash)
+        return Holding(manifest, signed, tensors.places, folder, _states(folder, tensors.places))
     except (ValueError, PeerMisbehaved) as error:
         raise ModelRefused(f"members could not be told of it: {error}") from None
+
+
+def _states(folder: Path, places: Mapping[str, Place]) -> dict[str, State]:
+    """A file that is not there has none."""
+    states: dict[str, State] = {}
+    for file in {place.file for place in places.values()}:
+        with suppress(OSError):
+            states[file] = _state((folder / file).stat())
+    return states
+
+
+def _state(status: os.stat_result) -> State:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def plain_names(names: Sequence[str]) -> list[str]:

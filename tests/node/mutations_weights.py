@@ -73,6 +73,9 @@ WEIGHTS: Final = {
     ),
     "members-rate": Mutation("dsdnode.node.fetching:Hubs.among", "tell, self._bytes_per_s)", "tell)"),
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
+    "weights-removed": Mutation("dsdnode.node.giving:Giving._look", " if name in here and one.is_as_it_was", ""),
+    "weights-written": Mutation("dsdnode.weights.holdings:Holding.read", " != self.states.get(place.file)", " is None"),
+    "weights-meanwhile": Mutation("dsdnode.node.giving:Giving._of_target", "state_of(path) != state", "False"),
     "weights-waiting": Mutation(
         SHARING + "_turn", "ahead + waiting.num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"
     ),
