@@ -7,7 +7,8 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from dsdnode.engine.gguf_header import Tensor
@@ -23,6 +24,8 @@ FIRST_BLOCKS, RUN_BLOCKS = 4, 64
 RUN_S = 2.0
 """As much as comes in so long is asked for at once: at the end nobody waits longer for the slowest. (With 16 MiB each,
 four requests to a hub of 2 MB/s kept a member of 50 MB/s waiting for half a minute.)"""
+LATE_S = 2 * RUN_S
+"""Whoever has nothing else to do fetches what was asked of another one so long ago: the first to give it counts."""
 
 
 class Provider(Protocol):
@@ -36,6 +39,15 @@ class Provider(Protocol):
 
     def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """Raises DsdError: it is of no more use."""
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    """Blocks that are being fetched, by one request."""
+
+    provider: Provider
+    blocks: range
+    began_s: float
 
 
 class Fetch:
@@ -54,7 +66,10 @@ class Fetch:
         """Of the tensors that are there."""
         self._tell = tell
         self._progress = progress
-        self._claimed: set[int] = set()
+        self._lanes: list[asyncio.Task[None]] = []
+        self._runs: dict[_Run, None] = {}
+        self._claimed: Counter[int] = Counter()
+        """In how many of them a block is."""
         self._first = 0
         """No block before this one is missing."""
         self._changed = asyncio.Condition()
@@ -78,8 +93,7 @@ class Fetch:
         lanes = [self._lane(provider) for provider in self._providers for _ in range(provider.num_lanes)]
         try:
             async with asyncio.TaskGroup() as group:
-                for lane in lanes:
-                    group.create_task(lane)
+                self._lanes = [group.create_task(lane) for lane in lanes]
         except* DsdError as errors:
             raise errors.exceptions[0] from None
         if not self._is_done:
@@ -98,39 +112,54 @@ class Fetch:
         return len(self._target.suppliers) == len(self._plan.blocks) and not self._checking
 
     async def _lane(self, provider: Provider) -> None:
-        """One request at a time. It ends when nothing can be missing any more that this one has."""
+        """One request at a time. It ends when nothing can be missing any more that this one has; when all is there it
+        ends the others, who may still be waited for."""
         loop, num_blocks = asyncio.get_running_loop(), 1 if provider.is_peer else FIRST_BLOCKS
-        while provider in self._providers:
-            run = self._claim(provider, num_blocks)
-            if run:
+        while provider in self._providers and not self._is_done:
+            blocks = self._next(provider, num_blocks) or self._late(provider, loop.time())
+            if blocks:
                 began_s = loop.time()
-                await self._fetch_run(provider, run)
+                await self._fetch_run(_Run(provider, blocks, began_s))
                 took_s = loop.time() - began_s
-                num_blocks = max(1, min(2 * len(run), RUN_BLOCKS, int(len(run) * RUN_S / max(took_s, 1e-3))))
-            elif self._claimed or self._checking:  # it may come back
-                async with self._changed:
-                    await self._changed.wait()
+                num_blocks = max(1, min(2 * len(blocks), RUN_BLOCKS, int(len(blocks) * RUN_S / max(took_s, 1e-3))))
+            elif self._runs or self._checking:  # it may come back
+                await self._change(provider, loop.time())
             else:
                 break
+        if self._is_done:
+            for lane in self._lanes:
+                if lane is not asyncio.current_task():
+                    lane.cancel()
         await self._wake()
 
-    async def _fetch_run(self, provider: Provider, run: range) -> None:
+    async def _change(self, provider: Provider, now_s: float) -> None:
+        """Wait for one, or until something is late."""
+        due_s = [run.began_s + LATE_S - now_s for run in self._runs if run.provider is not provider]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min((one for one in due_s if one > 0), default=None)), self._changed:
+                await self._changed.wait()
+
+    async def _fetch_run(self, run: _Run) -> None:
+        provider = run.provider
+        self._runs[run] = None
+        self._claimed.update(run.blocks)
         try:
-            await self._fetch(provider, run)
+            await self._fetch(provider, run.blocks)
         except DiskTrouble:
             raise
         except DsdError as error:
             self._failure = error
             self._leave(provider, str(error))
         finally:
-            self._claimed.difference_update(run)
+            del self._runs[run]
+            self._claimed -= Counter(run.blocks)  # (what is 0 goes)
             await self._wake()
 
     async def _wake(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    def _claim(self, provider: Provider, num_blocks: int) -> range:
+    def _next(self, provider: Provider, num_blocks: int) -> range:
         """The next blocks that nobody has or fetches, one behind the other."""
         blocks = self._plan.blocks
         while self._first in self._target.suppliers:
@@ -144,8 +173,19 @@ class Fetch:
                     and self._is_free(provider, end)
                 ):
                     end += 1
-                self._claimed.update(range(first, end))
                 return range(first, end)
+        return range(0)
+
+    def _late(self, provider: Provider, now_s: float) -> range:
+        """The last block of what another one has been giving for too long, if nobody else has taken that over."""
+        for run in self._runs:
+            if run.provider is provider or now_s < run.began_s + LATE_S:
+                continue
+            for index in reversed(run.blocks):
+                block = self._plan.blocks[index]
+                is_missing = index not in self._target.suppliers and self._claimed[index] == 1
+                if is_missing and provider.has(block.start, block.end):
+                    return range(index, index + 1)
         return range(0)
 
     def _is_free(self, provider: Provider, index: int) -> bool:
@@ -159,7 +199,7 @@ class Fetch:
             async for chunk in chunks:
                 buffer += chunk
                 while index < run.stop and len(buffer) >= (size_bytes := blocks[index].size_bytes):
-                    if provider not in self._providers:
+                    if provider not in self._providers or index in self._target.suppliers:
                         return
                     self._target.write(index, bytes(buffer[:size_bytes]), provider.name)
                     del buffer[:size_bytes]

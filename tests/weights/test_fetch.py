@@ -12,6 +12,7 @@ import pytest
 
 from dsdnode.engine.gguf_header import Tensor
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
+from dsdnode.weights import fetch as fetch_module
 from dsdnode.weights.fetch import PEER, Fetch
 from dsdnode.weights.plan import Block, Copy, Output, Plan
 from dsdnode.weights.target import Target
@@ -131,3 +132,47 @@ async def test_nothing_is_taken_of_what_comes_after_all_members_were_left(tmp_pa
     finally:
         target.close()
     assert fetch.distrusted and (tmp_path / "layers.gguf").read_bytes() == RIGHT
+
+
+async def test_a_member_that_drips_holds_up_nothing_that_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory lets alice wait for ever for two of the three blocks."""
+    monkeypatch.setattr(fetch_module, "LATE_S", 0.0)
+    now, never = asyncio.Event(), asyncio.Event()
+    now.set()
+    mallory = Giver(PEER + "mallory", RIGHT, 0, 12, never, num_lanes=2)
+    hub = Giver("hub.example", RIGHT, 0, 12, now, is_peer=False)
+    assert await fetched(tmp_path, [mallory, hub]) == []
+
+
+async def test_what_comes_late_from_one_and_before_from_another_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bob's block comes when the hub has given it, too, and only then eve gives the last one."""
+    monkeypatch.setattr(fetch_module, "LATE_S", 0.0)
+    now, late, last = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    now.set()
+
+    class Bob(Giver):
+        async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+            await late.wait()
+            last.set()
+            yield b"????"
+
+    def step(source: str, num_bytes: int) -> None:
+        steps.append((source, num_bytes))
+        if len(steps) == 2:
+            late.set()
+
+    steps: list[tuple[str, int]] = []
+    bob, eve = Bob(PEER + "bob", RIGHT, 0, 4, now), Giver(PEER + "eve", RIGHT, 8, 12, last)
+    target = Target(tmp_path, PLAN)
+    try:
+        async with asyncio.timeout(10):
+            hub = InTurn("hub.example", RIGHT, 0, 8, now, is_peer=False)
+            await Fetch(PLAN, target, print, step).run([bob, eve, hub], HASHES)
+    finally:
+        target.close()
+    assert (tmp_path / "layers.gguf").read_bytes() == RIGHT
+    assert steps == [("hub.example", 4), ("hub.example", 4), ("peer eve", 4)]
