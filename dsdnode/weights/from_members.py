@@ -68,13 +68,14 @@ async def prepare(
 async def _header(members: list[Member], name: str, index: int, beginning: bytes) -> Header:
     """Of the sizes that are said of a file, the one that goes with its tensors as files are written: all of them
     padded, else the least that holds them. Raises ModelRefused."""
-    sizes = {member.manifest.files[index].size_bytes for member in members}
-    header = await asyncio.to_thread(parse_header, beginning, name, max(sizes))
+    sizes = sorted(member.manifest.files[index].size_bytes for member in members)
+    header = await asyncio.to_thread(parse_header, beginning, name, sizes[-1])
     if header is None:
         raise ModelRefused(f"{name}: its header does not end before its tensors begin")
-    end = max((tensor.offset + tensor.size_bytes for tensor in header.tensors.values()), default=len(beginning))
-    whole = padded(end, header.count("general.alignment", DEFAULT_ALIGNMENT_BYTES))
-    fitting = [size_bytes for size_bytes in sizes if size_bytes >= end]
+    whole = end = max((one.offset + one.size_bytes for one in header.tensors.values()), default=len(beginning))
+    if header.tensors:
+        whole = padded(end, header.count("general.alignment", DEFAULT_ALIGNMENT_BYTES))
+    fitting = [size_bytes for size_bytes in sizes if size_bytes >= end] or sizes[-1:]
     return replace(header, size_bytes=min(fitting, key=lambda size_bytes: (size_bytes != whole, size_bytes)))
 
 

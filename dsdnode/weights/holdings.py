@@ -115,7 +115,7 @@ def holding(tensors: Tensors, folder: Path, identity: Identity) -> Holding:
 def _states(folder: Path, places: Mapping[str, Place]) -> dict[str, State]:
     """A file that is not there has none."""
     states: dict[str, State] = {}
-    for file in {place.file for place in places.values()}:
+    for file in dict.fromkeys(place.file for place in places.values()):
         with suppress(OSError):
             states[file] = _state((folder / file).stat())
     return states

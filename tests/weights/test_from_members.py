@@ -242,3 +242,17 @@ async def test_no_more_is_taken_of_members_alone_than_alice_allows(
     of_tensors = sum(tensor.size_bytes for tensor in read_header(path).tensors.values())
     assert rates.taken == {100_000: of_tensors + town.model.places["#0"].size_bytes}
     await town.close(bob, town.alice)
+
+
+@pytest.mark.parametrize("more_bytes", [16, 1 << 40])
+async def test_a_part_without_tensors_is_as_large_as_what_is_before_them(
+    more_bytes: int, alice: Alice, tmp_path: Path
+) -> None:
+    """Mallory says that something is behind it."""
+    town = await town_of(split(demo_target(), tmp_path, [0, 20, 20])[0])
+    (name, size_bytes, sha256), *others = town.model.files
+    files = ((name, size_bytes + more_bytes, sha256), *others)
+    mallory, bob = town.giver("mallory", msgspec.structs.replace(town.model, files=files)), town.giver("bob")
+    path = await pulled(alice, town, await town.who_has(mallory, bob))
+    assert read_manifest(path).weights_hash == town.model.weights_hash
+    await town.close(mallory, bob, town.alice)
