@@ -63,7 +63,7 @@ WEIGHTS: Final = {
         "[name for name, _, _ in tensors.files]",
     ),
     "manifest-own": Mutation(
-        "dsdnode.weights.holdings:holding", "open_manifest(signed, tensors.weights_hash), signed,", "manifest, signed,"
+        "dsdnode.weights.holdings:holding", "open_manifest(signed, tensors.weights_hash)", "manifest"
     ),
     "plan-tail": Mutation("dsdnode.weights.plan:plan_files", "    _check_tails(remote, header, starts)\n", ""),
     "plan-blocks": Mutation("dsdnode.weights.plan:_blocks", " > MAX_BLOCKS:", " > 1 << 60:"),
