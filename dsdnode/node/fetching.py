@@ -112,7 +112,8 @@ class Hubs:
         members = await self._members(weights_hash)
         if self._rpc is None or not members:
             raise ModelRefused("no member gives bytes of it")
-        return await prepare(self._store, self._rpc, members, None, weights_hash, self._user.tell)
+        tell = self._user.tell
+        return await prepare(self._store, self._rpc, members, None, weights_hash, tell, self._bytes_per_s)
 
     async def look(self, source: str, weights_hash: str, peers: Sequence[bytes] = ()) -> Pull:
         if peers:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from bisect import bisect_left, bisect_right
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from dsdnode.engine.gguf_header import Tensor
@@ -17,10 +20,12 @@ from dsdnode.weights.web import SourceFailed
 PEER = "peer "
 """Names of peers begin so, here and in journals."""
 FIRST_BLOCKS, RUN_BLOCKS = 4, 64
-"""Of one request: the first one, and the largest."""
+"""Of one request: the first one to a source (to a peer it is one block), and the largest."""
 RUN_S = 2.0
 """As much as comes in so long is asked for at once: at the end nobody waits longer for the slowest. (With 16 MiB each,
 four requests to a hub of 2 MB/s kept a member of 50 MB/s waiting for half a minute.)"""
+LATE_S = 2 * RUN_S
+"""Whoever has nothing else to do fetches what was asked of another one so long ago: the first to give it counts."""
 
 
 class Provider(Protocol):
@@ -34,6 +39,15 @@ class Provider(Protocol):
 
     def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """Raises DsdError: it is of no more use."""
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    """Blocks that are being fetched, by one request."""
+
+    provider: Provider
+    blocks: range
+    began_s: float
 
 
 class Fetch:
@@ -52,7 +66,10 @@ class Fetch:
         """Of the tensors that are there."""
         self._tell = tell
         self._progress = progress
-        self._claimed: set[int] = set()
+        self._lanes: list[asyncio.Task[None]] = []
+        self._runs: dict[_Run, None] = {}
+        self._claimed: Counter[int] = Counter()
+        """In how many of them a block is."""
         self._first = 0
         """No block before this one is missing."""
         self._changed = asyncio.Condition()
@@ -62,6 +79,8 @@ class Fetch:
         self.distrusted = False
         self._denied: dict[str, str] = {}
         """Tensors whose bytes from a source itself were not as the hashes say, and what their hash was."""
+        self._proven: set[str] = set()
+        """Peers that have given wrong bytes, beyond doubt."""
 
     async def run(self, providers: Sequence[Provider], hashes: Mapping[str, str]) -> None:
         """Until all is there. `hashes`: SHA-256 in hex, of those tensors of which it is known.
@@ -74,8 +93,7 @@ class Fetch:
         lanes = [self._lane(provider) for provider in self._providers for _ in range(provider.num_lanes)]
         try:
             async with asyncio.TaskGroup() as group:
-                for lane in lanes:
-                    group.create_task(lane)
+                self._lanes = [group.create_task(lane) for lane in lanes]
         except* DsdError as errors:
             raise errors.exceptions[0] from None
         if not self._is_done:
@@ -94,39 +112,54 @@ class Fetch:
         return len(self._target.suppliers) == len(self._plan.blocks) and not self._checking
 
     async def _lane(self, provider: Provider) -> None:
-        """One request at a time. It ends when nothing can be missing any more that this one has."""
-        loop, num_blocks = asyncio.get_running_loop(), FIRST_BLOCKS
-        while provider in self._providers:
-            run = self._claim(provider, num_blocks)
-            if run:
+        """One request at a time. It ends when nothing can be missing any more that this one has; when all is there it
+        ends the others, who may still be waited for."""
+        loop, num_blocks = asyncio.get_running_loop(), 1 if provider.is_peer else FIRST_BLOCKS
+        while provider in self._providers and not self._is_done:
+            blocks = self._next(provider, num_blocks) or self._late(provider, loop.time())
+            if blocks:
                 began_s = loop.time()
-                await self._fetch_run(provider, run)
+                await self._fetch_run(_Run(provider, blocks, began_s))
                 took_s = loop.time() - began_s
-                num_blocks = max(1, min(2 * len(run), RUN_BLOCKS, int(len(run) * RUN_S / max(took_s, 1e-3))))
-            elif self._claimed or self._checking:  # it may come back
-                async with self._changed:
-                    await self._changed.wait()
+                num_blocks = max(1, min(2 * len(blocks), RUN_BLOCKS, int(len(blocks) * RUN_S / max(took_s, 1e-3))))
+            elif self._runs or self._checking:  # it may come back
+                await self._change(provider, loop.time())
             else:
                 break
+        if self._is_done:
+            for lane in self._lanes:
+                if lane is not asyncio.current_task():
+                    lane.cancel()
         await self._wake()
 
-    async def _fetch_run(self, provider: Provider, run: range) -> None:
+    async def _change(self, provider: Provider, now_s: float) -> None:
+        """Wait for one, or until something is late."""
+        due_s = [run.began_s + LATE_S - now_s for run in self._runs if run.provider is not provider]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min((one for one in due_s if one > 0), default=None)), self._changed:
+                await self._changed.wait()
+
+    async def _fetch_run(self, run: _Run) -> None:
+        provider = run.provider
+        self._runs[run] = None
+        self._claimed.update(run.blocks)
         try:
-            await self._fetch(provider, run)
+            await self._fetch(provider, run.blocks)
         except DiskTrouble:
             raise
         except DsdError as error:
             self._failure = error
             self._leave(provider, str(error))
         finally:
-            self._claimed.difference_update(run)
+            del self._runs[run]
+            self._claimed -= Counter(run.blocks)  # (what is 0 goes)
             await self._wake()
 
     async def _wake(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    def _claim(self, provider: Provider, num_blocks: int) -> range:
+    def _next(self, provider: Provider, num_blocks: int) -> range:
         """The next blocks that nobody has or fetches, one behind the other."""
         blocks = self._plan.blocks
         while self._first in self._target.suppliers:
@@ -140,8 +173,19 @@ class Fetch:
                     and self._is_free(provider, end)
                 ):
                     end += 1
-                self._claimed.update(range(first, end))
                 return range(first, end)
+        return range(0)
+
+    def _late(self, provider: Provider, now_s: float) -> range:
+        """The last block of what another one has been giving for too long, if nobody else has taken that over."""
+        for run in self._runs:
+            if run.provider is provider or now_s < run.began_s + LATE_S:
+                continue
+            for index in reversed(run.blocks):
+                block = self._plan.blocks[index]
+                is_missing = index not in self._target.suppliers and self._claimed[index] == 1
+                if is_missing and provider.has(block.start, block.end):
+                    return range(index, index + 1)
         return range(0)
 
     def _is_free(self, provider: Provider, index: int) -> bool:
@@ -155,13 +199,13 @@ class Fetch:
             async for chunk in chunks:
                 buffer += chunk
                 while index < run.stop and len(buffer) >= (size_bytes := blocks[index].size_bytes):
+                    if provider not in self._providers or index in self._target.suppliers:
+                        return
                     self._target.write(index, bytes(buffer[:size_bytes]), provider.name)
                     del buffer[:size_bytes]
                     self._progress(provider.name, size_bytes)
                     await self._check(self._tensors_in(index))
                     index += 1
-                if provider not in self._providers:
-                    return
 
     def _tensors_in(self, index: int) -> list[Tensor]:
         """Those of which something lies in this block."""
@@ -184,23 +228,81 @@ class Fetch:
     async def _hash(self, tensor: Tensor) -> None:
         name = tensor.name
         self._checking[name] = False
+        odd: list[int] = []
         try:
             digest = await self._target.sha256_of(tensor)
+            is_wrong = self._hashes.get(name, digest) != digest
+            if is_wrong:
+                odd = await self._odd(tensor)
         finally:
             was_dropped = self._checking.pop(name)
         if was_dropped:  # other bytes than these may be there by now, or come yet
             return
         self.found[name] = digest
-        if self._hashes.get(name, digest) != digest:
-            self._is_wrong(tensor, digest)
+        if is_wrong:
+            self._is_wrong(tensor, digest, odd)
 
-    def _is_wrong(self, tensor: Tensor, digest: str) -> None:
-        """Leave the peers that have given of it, and fetch it elsewhere. What the source itself says twice, stands:
-        a manifest is a stranger's word."""
+    async def _odd(self, tensor: Tensor) -> list[int]:
+        """By whose blocks a tensor is wrong that several peers have given of: one after the other is asked for all of
+        it, until one gives it right. Whoever does not is left, and none of the others. Empty: nobody can tell."""
+        givers = {index: self._target.suppliers.get(index, "") for index in self._plan.blocks_of(tensor)}
+        names = set(givers.values())
+        if self._proven.isdisjoint(names) and len(names) > 1 and all(name.startswith(PEER) for name in names):
+            num_given = Counter(self._target.suppliers.values())
+            for provider in sorted(self._providers, key=lambda one: -num_given[one.name]):  # the quickest first
+                if provider in self._providers and provider.is_peer:
+                    odd = await self._compared(provider, tensor)
+                    if odd is not None:
+                        return odd
+        return [index for index, name in givers.items() if name in self._proven]
+
+    async def _compared(self, provider: Provider, tensor: Tensor) -> list[int] | None:
+        """With what this one gives of it; None: it does not, or that is wrong."""
+        if not provider.has(tensor.offset, tensor.offset + tensor.size_bytes):
+            return None
+        try:
+            digest, odd = await self._alone(provider, tensor)
+        except DiskTrouble:
+            raise
+        except DsdError as error:
+            self._leave(provider, str(error))
+            return None
+        if digest == self._hashes.get(tensor.name):
+            return odd
+        self._prove([provider.name], tensor)
+        return None
+
+    async def _alone(self, provider: Provider, tensor: Tensor) -> tuple[str, list[int]]:
+        """The SHA-256 of what it gives of a tensor, and the blocks in which other bytes are there."""
+        start, end = tensor.offset, tensor.offset + tensor.size_bytes
+        digest, buffer, odd = hashlib.sha256(), bytearray(), list[int]()
+        blocks = deque((index, self._plan.blocks[index]) for index in self._plan.blocks_of(tensor))
+        async with aclosing(provider.read(start, end)) as chunks:
+            async for chunk in chunks:
+                digest.update(chunk)
+                buffer += chunk
+                while blocks and len(buffer) >= (num_bytes := min(end, blocks[0][1].end) - start):
+                    if not self._target.holds(start, bytes(buffer[:num_bytes])):
+                        odd.append(blocks[0][0])
+                    del buffer[:num_bytes]
+                    start = blocks.popleft()[1].end
+        return digest.hexdigest(), odd
+
+    def _prove(self, names: Sequence[str], tensor: Tensor) -> None:
+        self._proven.update(names)
+        self._leave_all(names, f"gave wrong bytes of {tensor.name}")
+
+    def _is_wrong(self, tensor: Tensor, digest: str, odd: Sequence[int]) -> None:
+        """Leave the peers that have given of it, if `odd` does not tell which of them, and fetch it elsewhere. What the
+        source itself says twice, stands: a manifest is a stranger's word."""
+        if odd:
+            self._prove(sorted({self._target.suppliers[index] for index in odd}), tensor)
+            self.drop(odd)
+            return
         givers = {self._target.suppliers[index] for index in self._plan.blocks_of(tensor)}
         peers = sorted(name for name in givers if name.startswith(PEER))
         if peers:
-            self._leave_all(peers, f"gave wrong bytes of {tensor.name}")
+            self._prove(peers, tensor)
         elif self._denied.get(tensor.name) == digest:
             self._tell(f"the source's own bytes of {tensor.name}, fetched twice, are not what the manifest says")
             self._distrust()

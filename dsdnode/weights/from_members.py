@@ -1,29 +1,37 @@
 """A model that members have, and no source that is known: all of it comes from them.
 
 The files' hashes in a manifest must be those that the model's id is made of, so a whole model that comes is right. Of
-layers alone a manifest is all there is: whoever said that he hashed the whole file is believed.
+layers alone a manifest is all there is: whoever said that he hashed the whole file is believed. What the id does not
+say is the files' sizes and names: a size must be one that the tensors in it have, and names are made anew where they
+would not do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 from dsdnode.engine.gguf import manifest_of
-from dsdnode.engine.gguf_header import Header, parse_header
+from dsdnode.engine.gguf_header import DEFAULT_ALIGNMENT_BYTES, Header, padded, parse_header
 from dsdnode.engine.gguf_parts import join_parts
-from dsdnode.errors import DsdError, ModelRefused, PeerMisbehaved
+from dsdnode.errors import DsdError, ModelRefused, PeerMisbehaved, PeerUnavailable
 from dsdnode.net.rpc import Rpc
 from dsdnode.weights.fetch import PEER
-from dsdnode.weights.holdings import BEGINNING
+from dsdnode.weights.holdings import BEGINNING, plain_names
 from dsdnode.weights.members import Member, agreed, get
 from dsdnode.weights.pace import Pace
 from dsdnode.weights.pull import MAX_BEGINNING_BYTES, Looked, Pull, Tell
 from dsdnode.weights.sources import Remote, RemoteFile, Source
-from dsdnode.weights.store import Store
+from dsdnode.weights.store import Store, size
 from dsdnode.wire.pieces import MAX_PIECE_BYTES, GetWeights
+
+SLACK_S, MOST_S = 20.0, 600.0
+LEAST_BYTES_PER_S = 50_000
+"""Of a member that gives what lies before the tensors, 10 MB or so, after so much slack, and at
+most in so long: else another one is asked."""
 
 
 async def prepare(
@@ -39,41 +47,89 @@ async def prepare(
     if not members:
         raise ModelRefused("no member gives this model, and no source of it is known")
     said = max(members, key=lambda one: one.manifest.whole).manifest
-    files = tuple(RemoteFile(one.name, "", one.size_bytes, one.sha256.hex()) for one in said.files)
+    names = plain_names([file.name for file in said.files])
+    hashes, _ = agreed(members)
+    pace = Pace(bytes_per_s)
+    asked = _Beginnings(rpc, members, hashes, pace, tell)
+    beginnings = [await asked.of(name, index) for index, name in enumerate(names)]
+    headers = [await _header(members, name, index, beginnings[index]) for index, name in enumerate(names)]
+    files = tuple(
+        RemoteFile(header.name, "", header.size_bytes, file.sha256.hex())
+        for header, file in zip(headers, said.files, strict=True)
+    )
     source = f"{PEER.strip()}s"
     remote = Remote(Source(url=f"{source}:{weights_hash[:12]}"), files, said.licence)
-    hashes, _ = agreed(members)
-    beginnings, headers = [], []
-    for index, file in enumerate(files):
-        beginning, header = await _beginning(rpc, members, file, index, hashes, tell)
-        beginnings.append(beginning)
-        headers.append(header)
-    path = Path(files[0].name)
-    header = join_parts(path, [Path(file.name) for file in files], headers)
+    path = Path(names[0])
+    header = join_parts(path, [Path(name) for name in names], headers)
     whole = manifest_of(header, weights_hash, path)
-    return Pull(store, Looked(remote, header, beginnings, whole), str(remote.source), layers, None, Pace(bytes_per_s))
+    return Pull(store, Looked(remote, header, beginnings, whole), str(remote.source), layers, None, pace)
 
 
-async def _beginning(
-    rpc: Rpc, members: list[Member], file: RemoteFile, index: int, hashes: dict[str, str], tell: Tell
-) -> tuple[bytes, Header]:
-    name = BEGINNING.format(index)
-    for member in members:
-        size_bytes = next((one.size_bytes for one in member.manifest.tensors if one.name == name), 0)
-        if name not in hashes or name not in member.tensors or not 0 < size_bytes <= MAX_BEGINNING_BYTES:
-            continue
-        try:
-            data = bytearray()
-            while len(data) < size_bytes:
-                num_bytes = min(MAX_PIECE_BYTES, size_bytes - len(data))
-                wanted = GetWeights(member.manifest.weights_hash, name, len(data), num_bytes)
-                data += await get(rpc, member.peer, wanted)
-            if hashlib.sha256(data).hexdigest() != hashes[name]:
-                raise PeerMisbehaved(f"gave wrong bytes of {name}")
-        except DsdError as error:
-            tell(f"{PEER}{member.name} is left: {error}")
-            continue
-        header = await asyncio.to_thread(parse_header, bytes(data), file.name, file.size_bytes)
-        if header is not None:
-            return bytes(data), header
-    raise ModelRefused(f"no member gives the beginning of {file.name}")
+async def _header(members: list[Member], name: str, index: int, beginning: bytes) -> Header:
+    """Of the sizes that are said of a file, the one that goes with its tensors as files are written: all of them
+    padded, else the least that holds them. Raises ModelRefused."""
+    sizes = sorted(member.manifest.files[index].size_bytes for member in members)
+    header = await asyncio.to_thread(parse_header, beginning, name, sizes[-1])
+    if header is None:
+        raise ModelRefused(f"{name}: its header does not end before its tensors begin")
+    whole = end = max((one.offset + one.size_bytes for one in header.tensors.values()), default=len(beginning))
+    if header.tensors:
+        whole = padded(end, header.count("general.alignment", DEFAULT_ALIGNMENT_BYTES))
+    fitting = [size_bytes for size_bytes in sizes if size_bytes >= end] or sizes[-1:]
+    return replace(header, size_bytes=min(fitting, key=lambda size_bytes: (size_bytes != whole, size_bytes)))
+
+
+class _Beginnings:
+    """Of a model's files, what lies before the tensors: from one member after the other, until it is right."""
+
+    def __init__(self, rpc: Rpc, members: list[Member], hashes: dict[str, str], pace: Pace, tell: Tell) -> None:
+        self._rpc = rpc
+        self._members = members
+        self._hashes = hashes
+        self._pace = pace
+        self._tell = tell
+
+    async def of(self, file: str, index: int) -> bytes:
+        """Raises ModelRefused."""
+        name = BEGINNING.format(index)
+        for size_bytes, member in self._givers(name):
+            try:
+                data = await self._all(member, name, size_bytes)
+                if hashlib.sha256(data).hexdigest() != self._hashes[name]:
+                    raise PeerMisbehaved(f"gave wrong bytes of {name}")
+            except DsdError as error:
+                self._tell(f"{PEER}{member.name} is left: {error}")
+                continue
+            return data
+        raise ModelRefused(f"no member gives the beginning of {file}")
+
+    def _givers(self, name: str) -> list[tuple[int, Member]]:
+        """With the size that each says, the least one first: one is right at most, and the largest takes longest."""
+        said = [
+            (tensor.size_bytes, member)
+            for member in self._members
+            for tensor in member.manifest.tensors
+            if tensor.name == name and name in self._hashes and name in member.tensors
+        ]
+        return sorted((one for one in said if 0 < one[0] <= MAX_BEGINNING_BYTES), key=lambda one: one[0])
+
+    async def _all(self, member: Member, name: str, size_bytes: int) -> bytes:
+        """Raises DsdError, also where too little comes for the time that it takes."""
+        data, loop = bytearray(), asyncio.get_running_loop()
+        waited_s = told_s = 0.0
+        while len(data) < size_bytes:
+            num_bytes = min(MAX_PIECE_BYTES, size_bytes - len(data))
+            await self._pace.take(num_bytes)
+            began_s = loop.time()
+            data += await get(
+                self._rpc, member.peer, GetWeights(member.manifest.weights_hash, name, len(data), num_bytes)
+            )
+            waited_s += loop.time() - began_s
+            if len(data) == size_bytes or waited_s <= SLACK_S:
+                continue
+            if waited_s > told_s + SLACK_S:
+                told_s = waited_s
+                self._tell(f"{PEER}{member.name}: {size(len(data))} of {size(size_bytes)} before the tensors are here")
+            if waited_s > MOST_S or len(data) < (waited_s - SLACK_S) * LEAST_BYTES_PER_S:
+                raise PeerUnavailable(f"gave {size(len(data))} in {waited_s:.0f} s, and others may be quicker")
+        return bytes(data)

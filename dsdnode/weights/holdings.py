@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +16,8 @@ import msgspec
 
 from dsdnode.engine.gguf import WEIGHTS_KEY
 from dsdnode.engine.gguf_header import Header, read_header
-from dsdnode.engine.gguf_parts import join_parts, parts_of
-from dsdnode.errors import ModelRefused
+from dsdnode.engine.gguf_parts import join_parts, parts_of, stem_of
+from dsdnode.errors import ModelRefused, PeerMisbehaved
 from dsdnode.files import replacing, words
 from dsdnode.identity import Identity
 from dsdnode.weights.store import TENSORS
@@ -23,8 +26,13 @@ from dsdnode.wire.records import weights_hash_of
 
 READ_BYTES = 4 << 20
 MAX_KEPT_BYTES = 8 << 20
+MAX_NAME_CHARACTERS = 205
 BEGINNING = "#{}"
 """What is before the tensors of a file, by the file's number."""
+
+
+State = tuple[int, int, int]
+"""Of a file: another one as soon as it is written to."""
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
@@ -61,37 +69,68 @@ class Holding:
     signed: bytes
     places: Mapping[str, Place]
     folder: Path
+    states: Mapping[str, State]
+    """Of each file, since when what is said of it holds."""
 
     def held(self) -> list[bool]:
         return [tensor.name in self.places for tensor in self.manifest.tensors]
 
     def read(self, tensor: str, offset: int, num_bytes: int) -> bytes:
-        """Raises OSError; fewer bytes where the file has become shorter."""
+        """Raises OSError, also for a file that was written to; fewer bytes where it has become shorter."""
         place = self.places[tensor]
         with (self.folder / place.file).open("rb") as file:
+            if _state(os.fstat(file.fileno())) != self.states.get(place.file):
+                raise OSError(errno.ESTALE, "it has changed since it was hashed")
             return os.pread(file.fileno(), num_bytes, place.offset + offset)
+
+    @property
+    def is_as_it_was(self) -> bool:
+        return self.states == _states(self.folder, self.places)
 
 
 def holding(tensors: Tensors, folder: Path, identity: Identity) -> Holding:
-    """Raises ModelRefused: there are too many tensors to tell of."""
+    """Raises ModelRefused: others would not read what we say of it, and think ill of us."""
     if tensors.signed:
         manifest = open_manifest(tensors.signed, tensors.weights_hash)
-        return Holding(manifest, tensors.signed, tensors.places, folder)
+        return Holding(manifest, tensors.signed, tensors.places, folder, _states(folder, tensors.places))
+    names = plain_names([name for name, _, _ in tensors.files])
+    files = zip(names, tensors.files, strict=True)
     try:
         manifest = WeightsManifest(
             identity.public_key,
-            tuple(ManifestFile(name, size, bytes.fromhex(sha256)) for name, size, sha256 in tensors.files),
+            tuple(ManifestFile(name, size, bytes.fromhex(sha256)) for name, (_, size, sha256) in files),
             tuple(
                 ManifestTensor(name, one.size_bytes, bytes.fromhex(one.sha256)) for name, one in tensors.places.items()
             ),
             tensors.whole,
-            tensors.licence,
+            re.sub(r"[^ -~]", "?", tensors.licence)[:64],
         )
-        return Holding(manifest, sign_manifest(identity, manifest), tensors.places, folder)
-    except UnicodeEncodeError:
-        raise ModelRefused("its file has a name that is not UTF-8: members could not be told it") from None
-    except ValueError:
-        raise ModelRefused("the model has too many tensors to tell members of") from None
+        signed = sign_manifest(identity, manifest)
+        manifest = open_manifest(signed, tensors.weights_hash)
+        return Holding(manifest, signed, tensors.places, folder, _states(folder, tensors.places))
+    except (ValueError, PeerMisbehaved) as error:
+        raise ModelRefused(f"members could not be told of it: {error}") from None
+
+
+def _states(folder: Path, places: Mapping[str, Place]) -> dict[str, State]:
+    """A file that is not there has none."""
+    states: dict[str, State] = {}
+    for file in dict.fromkeys(place.file for place in places.values()):
+        with suppress(OSError):
+            states[file] = _state((folder / file).stat())
+    return states
+
+
+def _state(status: os.stat_result) -> State:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def plain_names(names: Sequence[str]) -> list[str]:
+    """What the files of a model are called among members: as a manifest may say it, and so that `start` finds all parts
+    of the first one. Names that are so stay as they are."""
+    ends = [".gguf"] if len(names) == 1 else [f"-{one + 1:05d}-of-{len(names):05d}.gguf" for one in range(len(names))]
+    stem = re.sub(r"[^A-Za-z0-9_.+ -]", "_", stem_of(Path(names[0])))[: MAX_NAME_CHARACTERS - len(ends[0])]
+    return [(stem.lstrip(".+ -") or "model") + end for end in ends]
 
 
 def keep(folder: Path, tensors: Tensors) -> None:

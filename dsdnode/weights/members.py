@@ -18,7 +18,6 @@ from dsdnode.identity import peer_id, short_id
 from dsdnode.net.port import WEIGHTS, Priority
 from dsdnode.net.rpc import Rpc
 from dsdnode.weights.fetch import PEER
-from dsdnode.weights.holdings import BEGINNING
 from dsdnode.weights.pace import Pace
 from dsdnode.weights.plan import file_starts
 from dsdnode.wire.manifests import WeightsManifest, open_manifest, unpack_held
@@ -101,7 +100,8 @@ def agreed(members: Sequence[Member]) -> tuple[dict[str, str], list[str]]:
 
 
 class FromMember:
-    """The tensors of a model that a member has, of those whose hash is agreed on."""
+    """The tensors of a model that a member has, of those whose hash is agreed on. What is before a file's tensors is in
+    hand when these are asked for: it would be hashed by nobody again."""
 
     num_lanes = NUM_LANES
     is_peer = True
@@ -116,16 +116,20 @@ class FromMember:
         self._pace = pace
         known = member.tensors & set(hashes)
         places = [(one.offset, one.size_bytes, one.name) for one in header.tensors.values() if one.name in known]
-        starts = file_starts(sizes)
-        for index, start in enumerate(starts[:-1]):
-            if (name := BEGINNING.format(index)) in known:
-                places.append((start, beginning_of(header, start, starts[index + 1]), name))
         self._places = sorted(places)
         self._starts = [place[0] for place in self._places]
         self._gap_bytes = header.count("general.alignment", DEFAULT_ALIGNMENT_BYTES)
+        self._tails: dict[int, int] = {}
+        """By a file's end: that of its last tensor."""
+        ends = file_starts(sizes)[1:]
+        for tensor in header.tensors.values():
+            file_end, end = ends[bisect_right(ends, tensor.offset)], tensor.offset + tensor.size_bytes
+            self._tails[file_end] = max(self._tails.get(file_end, 0), end)
 
     def has(self, start: int, end: int) -> bool:
-        """But for what lies between tensors, which is zeros."""
+        """But for what lies between tensors, and behind the last one, which is zeros."""
+        if end - start < self._gap_bytes and self._tails.get(end, end) <= start:
+            return True
         at = start
         for offset, size_bytes, _ in self._within(start, end):
             if offset - at >= self._gap_bytes:

@@ -9,19 +9,26 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from dsdnode.engine.gguf import Manifest, plan_shard
 from dsdnode.engine.gguf_header import Header, Tensor
 from dsdnode.engine.gguf_parts import stem_of
 from dsdnode.engine.gguf_writer import head, offsets_of
+from dsdnode.errors import ModelRefused
 from dsdnode.weights.sources import Remote
 
 BLOCK_BYTES = 256 << 10
 """What is fetched again, at most, of each connection that a kill ends. (Each costs 0.3 ms, and 60 bytes of journal.)"""
 GAP_BYTES = 64 * 1024
 """So few bytes between two tensors are fetched too: asking twice takes longer."""
+MAX_BLOCKS = 1 << 23
+"""2 TiB of a model, twice the largest one. They take a gigabyte of memory, and a stranger may have said how many."""
+MAX_TAIL_BYTES = 1 << 20
+"""Of a file, behind its last tensor: more than any padding."""
+MAX_EMPTY_BYTES = 256 << 20
+"""Of a file without tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +108,17 @@ def file_starts(sizes: Sequence[int]) -> list[int]:
 
 
 def plan_files(remote: Remote, header: Header) -> Plan:
-    """All files as they are."""
+    """All files as they are. No block goes on from what lies before a file's tensors into them: that is in hand, and
+    was hashed. Raises ModelRefused."""
     starts = file_starts([file.size_bytes for file in remote.files])
-    copies = [Copy(starts[one], starts[one + 1], one, 0) for one in range(len(remote.files))]
+    _check_tails(remote, header, starts)
+    copies: list[Copy] = []
+    for index, (start, end) in enumerate(pairwise(starts)):
+        first = min((one.offset for one in header.tensors.values() if start <= one.offset < end), default=end)
+        copies += [Copy(low, high, index, low - start) for low, high in ((start, first), (first, end)) if low < high]
     outputs = tuple(Output(file.name, file.size_bytes) for file in remote.files)
-    return Plan(
-        outputs, tuple(copies), tuple(_blocks(copies, starts)), _in_order(header.tensors.values()), is_whole=True
-    )
+    blocks = tuple(_blocks([(copy.start, copy.end) for copy in copies]))
+    return Plan(outputs, tuple(copies), blocks, _in_order(header.tensors.values()), is_whole=True)
 
 
 def plan_layers(remote: Remote, header: Header, whole: Manifest, start: int, end: int) -> Plan:
@@ -127,15 +138,30 @@ def plan_layers(remote: Remote, header: Header, whole: Manifest, start: int, end
     output = Output(f"{stem_of(Path(remote.files[0].name))}-{start}-{end}.gguf", size_bytes, beginning, literals)
     needed = {one.source.name: one.source for one in tensors if one.source is not None}
     starts = file_starts([file.size_bytes for file in remote.files])
-    return Plan((output,), tuple(copies), tuple(_blocks(copies, starts)), _in_order(needed.values()))
+    return Plan((output,), tuple(copies), tuple(_blocks(_runs(copies, starts))), _in_order(needed.values()))
+
+
+def _check_tails(remote: Remote, header: Header, starts: Sequence[int]) -> None:
+    """That a file has the size that is said of it, nothing proves before all of it is there. Raises ModelRefused."""
+    ends: dict[int, int] = {}
+    for tensor in header.tensors.values():
+        index = bisect_right(starts, tensor.offset) - 1
+        ends[index] = max(ends.get(index, 0), tensor.offset + tensor.size_bytes)
+    for index, file in enumerate(remote.files):
+        end, most = (ends[index], MAX_TAIL_BYTES) if index in ends else (starts[index], MAX_EMPTY_BYTES)
+        if starts[index + 1] - end > most:
+            raise ModelRefused(
+                f"{file.name}: would have {starts[index + 1] - end} bytes behind its last tensor, by its size; at most "
+                f"{most} are believed"
+            )
 
 
 def _in_order(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return tuple(sorted(tensors, key=lambda tensor: tensor.offset))
 
 
-def _blocks(copies: Sequence[Copy], starts: Sequence[int]) -> Iterator[Block]:
-    """Runs of copies with little between them, in pieces, none of which goes on into another file."""
+def _runs(copies: Sequence[Copy], starts: Sequence[int]) -> list[tuple[int, int]]:
+    """Copies with little between them, none of which goes on into another file."""
     runs: list[tuple[int, int]] = []
     for copy in copies:
         same_file = runs and bisect_right(starts, copy.start) == bisect_right(starts, runs[-1][0])
@@ -143,6 +169,13 @@ def _blocks(copies: Sequence[Copy], starts: Sequence[int]) -> Iterator[Block]:
             runs[-1] = runs[-1][0], max(runs[-1][1], copy.end)
         else:
             runs.append((copy.start, copy.end))
+    return runs
+
+
+def _blocks(runs: Sequence[tuple[int, int]]) -> Iterator[Block]:
+    """Raises ModelRefused."""
+    if (num_blocks := sum(-(-(end - start) // BLOCK_BYTES) for start, end in runs)) > MAX_BLOCKS:
+        raise ModelRefused(f"{num_blocks * BLOCK_BYTES >> 40} TiB would have to be fetched: no model is so large")
     for start, end in runs:
         for at in range(start, end, BLOCK_BYTES):
             yield Block(at, min(at + BLOCK_BYTES, end))

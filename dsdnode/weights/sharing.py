@@ -20,6 +20,8 @@ from dsdnode.wire.pieces import FindWeights, GetWeights, HasWeights, Weights
 
 MAX_WAIT_S = 15.0
 """Who would wait longer for his turn is told to come later."""
+LEAST_BYTES = 16 << 10
+"""A question counts as so many: of one byte it is as much work."""
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +52,8 @@ class Sharing:
         self._find = find
         self._bytes_per_s = bytes_per_s
         self._pace = Pace(bytes_per_s)
-        self._waiting: list[_Waiting] = []
+        self._waiting: dict[_Waiting, None] = {}
+        """In the order in which they came. They are few: so many as are served at once (rpc.py)."""
         self._served: LRUCache[Hashable, int] = LRUCache(MAX_REMEMBERED)
         """By network, address and owner: the number of the piece that it got last."""
         self._num_pieces = 0
@@ -100,13 +103,19 @@ class Sharing:
 
     async def _turn(self, peer: bytes, num_bytes: int) -> None:
         """Raises Overloaded."""
-        waiting = _Waiting(self._rpc.account_of(peer), num_bytes)
+        waiting = _Waiting(self._rpc.account_of(peer), max(num_bytes, LEAST_BYTES))
         ahead = sum(one.num_bytes for one in self._waiting if one.account == waiting.account)
-        if ahead + num_bytes > self._bytes_per_s * MAX_WAIT_S:
+        if ahead and ahead + waiting.num_bytes > self._bytes_per_s * MAX_WAIT_S:
             raise Overloaded("so much was asked for already that it would take too long")
-        self._waiting.append(waiting)
+        self._waiting[waiting] = None
         self._asked.set()
-        await waiting.turn
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                await waiting.turn
+        except TimeoutError:
+            raise Overloaded("others were in turn for too long") from None
+        finally:  # whoever asked may have gone
+            self._waiting.pop(waiting, None)
 
     async def _give_turns(self) -> None:
         """Networks take turns, in each its addresses, at each of these its owners: who had one longest ago."""
@@ -115,13 +124,14 @@ class Sharing:
                 self._asked.clear()
                 await self._asked.wait()
             chosen = min(self._waiting, key=lambda one: [self._served.get(key, -1) for key in _levels(one.account)])
-            self._waiting.remove(chosen)
+            del self._waiting[chosen]
             if chosen.turn.done():  # nobody waits for it any more
                 continue
             self._num_pieces += 1
             self._served.update(dict.fromkeys(_levels(chosen.account), self._num_pieces))
             chosen.turn.set_result(None)
             await self._pace.take(chosen.num_bytes)
+            await asyncio.sleep(0)
 
 
 def _levels(account: Account) -> tuple[Hashable, ...]:

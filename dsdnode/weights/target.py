@@ -100,6 +100,13 @@ class Target:
                 await asyncio.sleep(0)
         return digest.hexdigest()
 
+    def holds(self, start: int, data: bytes) -> bool:
+        """Is on the disk what these bytes of the source are, from `start` on?"""
+        return all(
+            b"".join(self._read(copy)) == data[copy.start - start : copy.end - start]
+            for copy in self._plan.within(start, start + len(data))
+        )
+
     async def sha256_of_file(self, output: int) -> str:
         digest = hashlib.sha256()
         for part in self._read(Copy(0, self._plan.outputs[output].size_bytes, output, 0)):

@@ -16,8 +16,19 @@ MANIFESTS: Final = "dsdnode.wire.manifests:open_manifest"
 WEIGHTS: Final = {
     "weights-tensor": Mutation(FETCH + "_hash", "self._hashes.get(name, digest) != digest", "False"),
     "weights-dropped": Mutation(FETCH + "_hash", "if was_dropped:", "if False:"),
+    "weights-liar": Mutation(
+        FETCH + "_hash", "                odd = await self._odd(tensor)\n", "                pass\n"
+    ),
+    "weights-proven": Mutation(
+        FETCH + "_is_wrong",
+        "sorted({self._target.suppliers[index] for index in odd})",
+        "[one.name for one in self._providers if one.is_peer]",
+    ),
     "weights-doubt": Mutation(FETCH + "run", "        self.drop(self._doubtful())\n", ""),
     "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
+    "weights-left": Mutation(FETCH + "_fetch", "provider not in self._providers or ", ""),
+    "weights-late": Mutation(FETCH + "_late", "now_s < run.began_s + LATE_S", "True"),
+    "weights-twice": Mutation(FETCH + "_fetch", " or index in self._target.suppliers", ""),
     "weights-file": Mutation(PULL + "_fetch", "not self.plan.is_whole or await self._is_right(target)", "True"),
     "weights-meant": Mutation(PULL + "prepare", "weights_hash and known and known != weights_hash", "False"),
     "weights-gated": Mutation(PULL + "_run", "not self.remote.restricted", "True"),
@@ -67,11 +78,45 @@ WEIGHTS: Final = {
         MANIFESTS, "not verify(manifest.public_key, _LABEL + signed.payload, signed.signature)", "False"
     ),
     "manifests-agree": Mutation("dsdnode.weights.members:agreed", " if name not in disputed", ""),
+    "manifest-size": Mutation(
+        "dsdnode.weights.from_members:_header",
+        "min(fitting, key=lambda size_bytes: (size_bytes != whole, size_bytes))",
+        "max(fitting)",
+    ),
+    "manifest-names": Mutation(
+        "dsdnode.weights.from_members:prepare",
+        "plain_names([file.name for file in said.files])",
+        "[file.name for file in said.files]",
+    ),
+    "manifest-plain": Mutation(
+        "dsdnode.weights.holdings:holding",
+        "plain_names([name for name, _, _ in tensors.files])",
+        "[name for name, _, _ in tensors.files]",
+    ),
+    "manifest-own": Mutation(
+        "dsdnode.weights.holdings:holding", "open_manifest(signed, tensors.weights_hash)", "manifest"
+    ),
+    "plan-tail": Mutation("dsdnode.weights.plan:plan_files", "    _check_tails(remote, header, starts)\n", ""),
+    "plan-blocks": Mutation("dsdnode.weights.plan:_blocks", " > MAX_BLOCKS:", " > 1 << 60:"),
+    "plan-beginning": Mutation("dsdnode.weights.plan:plan_files", "((start, first), (first, end))", "((start, end),)"),
+    "beginning-drips": Mutation(
+        "dsdnode.weights.from_members:_Beginnings._all",
+        "if waited_s > MOST_S or len(data) < (waited_s - SLACK_S) * LEAST_BYTES_PER_S:",
+        "if False:",
+    ),
+    "members-rate": Mutation("dsdnode.node.fetching:Hubs.among", "tell, self._bytes_per_s)", "tell)"),
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
-    "weights-waiting": Mutation(SHARING + "_turn", "ahead + num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"),
+    "weights-removed": Mutation("dsdnode.node.giving:Giving._look", " if name in here and one.is_as_it_was", ""),
+    "weights-written": Mutation("dsdnode.weights.holdings:Holding.read", " != self.states.get(place.file)", " is None"),
+    "weights-meanwhile": Mutation("dsdnode.node.giving:Giving._of_target", "state_of(path) != state", "False"),
+    "weights-waiting": Mutation(
+        SHARING + "_turn", "ahead + waiting.num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"
+    ),
+    "weights-gone": Mutation(SHARING + "_turn", "            self._waiting.pop(waiting, None)\n", "            pass\n"),
+    "weights-least": Mutation(SHARING + "_turn", "max(num_bytes, LEAST_BYTES)", "num_bytes"),
     "weights-turns": Mutation(
         SHARING + "_give_turns",
         "min(self._waiting, key=lambda one: [self._served.get(key, -1) for key in _levels(one.account)])",
-        "self._waiting[0]",
+        "next(iter(self._waiting))",
     ),
 }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from dsdnode.engine.gguf_header import Tensor
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
+from dsdnode.weights import fetch as fetch_module
 from dsdnode.weights.fetch import PEER, Fetch
 from dsdnode.weights.plan import Block, Copy, Output, Plan
 from dsdnode.weights.target import Target
@@ -61,22 +64,115 @@ class SlowToHash(Target):
 
 
 async def test_a_block_that_is_dropped_while_its_tensor_is_hashed_is_hashed_again(tmp_path: Path) -> None:
-    """Carol gives the first two blocks. While the first tensor is hashed, mallory gives a wrong third block, and the
-    middle one, where both tensors lie, comes again: from eve, who has other bytes for the end of the first."""
+    """Carol and mallory give the first two blocks. While the first tensor is hashed, dave gives the third one, and what
+    mallory gave of the second tensor proves wrong. The middle block, where both lie, comes again: from eve, who has
+    other bytes for the end of the first."""
     now = asyncio.Event()
     now.set()
     target = SlowToHash(tmp_path, PLAN)
     target.dropped, target.hashes_one = asyncio.Event(), asyncio.Event()
-    carol = Giver(PEER + "carol", RIGHT, 0, 8, now)
-    mallory = Giver(PEER + "mallory", b"onetwothrEE!", 8, 12, target.hashes_one)
-    eve = Giver(PEER + "eve", b"onetWOthree!", 4, 12, now)
+    carol = Giver(PEER + "carol", RIGHT, 0, 4, now)
+    mallory = Giver(PEER + "mallory", b"onetwoTHree!", 4, 8, now)
+    dave = Giver(PEER + "dave", RIGHT, 6, 12, target.hashes_one)
+    eve = Giver(PEER + "eve", b"onetWOthree!", 4, 8, now)
     hub = Giver("hub.example", RIGHT, 0, 12, now, is_peer=False)
     left: list[str] = []
     fetch = Fetch(PLAN, target, left.append, lambda source, num_bytes: None)
     try:
         async with asyncio.timeout(10):
-            await fetch.run([carol, mallory, eve, hub], HASHES)
+            await fetch.run([carol, mallory, dave, eve, hub], HASHES)
     finally:
         target.close()
     assert (tmp_path / "layers.gguf").read_bytes() == RIGHT
     assert fetch.found == HASHES
+
+
+class InTurn(Giver):
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        await asyncio.sleep(0)
+        yield self.data[start:end]
+
+
+async def fetched(folder: Path, givers: Sequence[Giver]) -> list[str]:
+    """What was told, when all is there and right."""
+    target, said = Target(folder, PLAN), list[str]()
+    fetch = Fetch(PLAN, target, said.append, lambda source, num_bytes: None)
+    try:
+        async with asyncio.timeout(10):
+            await fetch.run(givers, HASHES)
+    finally:
+        target.close()
+    assert (folder / "layers.gguf").read_bytes() == RIGHT and fetch.found == HASHES
+    return said
+
+
+@pytest.mark.parametrize("names", [("bob", "mallory"), ("mallory", "bob")])
+async def test_who_is_honest_is_not_left_for_what_another_gave(names: tuple[str, str], tmp_path: Path) -> None:
+    """Bob and mallory, one after the other, give a block each, and there is nobody else."""
+    now = asyncio.Event()
+    now.set()
+    data = {"bob": RIGHT, "mallory": b"oneTwothrEe!"}
+    givers = [InTurn(PEER + name, data[name], 0, 12, now, num_lanes=2) for name in names]
+    said = await fetched(tmp_path, givers)
+    assert said in ([f"peer mallory is left: gave wrong bytes of {name}"] for name in ("one", "two"))
+
+
+async def test_nothing_is_taken_of_what_comes_after_all_members_were_left(tmp_path: Path) -> None:
+    """Mallory has said a hash that the hub gives the lie; what she was asked for before comes then, and nothing would
+    tell that it is wrong."""
+    now, distrusted = asyncio.Event(), asyncio.Event()
+    now.set()
+    mallory = Giver(PEER + "mallory", b"oneTwothree!", 0, 4, distrusted)
+    hub = Giver("hub.example", RIGHT, 0, 12, now, is_peer=False)
+    target = Target(tmp_path, PLAN)
+    fetch = Fetch(PLAN, target, lambda words: distrusted.set() if "twice" in words else None, lambda name, size: None)
+    try:
+        async with asyncio.timeout(10):
+            await fetch.run([mallory, hub], HASHES | {"two": "00" * 32})
+    finally:
+        target.close()
+    assert fetch.distrusted and (tmp_path / "layers.gguf").read_bytes() == RIGHT
+
+
+async def test_a_member_that_drips_holds_up_nothing_that_others_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory lets alice wait for ever for two of the three blocks."""
+    monkeypatch.setattr(fetch_module, "LATE_S", 0.0)
+    now, never = asyncio.Event(), asyncio.Event()
+    now.set()
+    mallory = Giver(PEER + "mallory", RIGHT, 0, 12, never, num_lanes=2)
+    hub = Giver("hub.example", RIGHT, 0, 12, now, is_peer=False)
+    assert await fetched(tmp_path, [mallory, hub]) == []
+
+
+async def test_what_comes_late_from_one_and_before_from_another_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bob's block comes when the hub has given it, too, and only then eve gives the last one."""
+    monkeypatch.setattr(fetch_module, "LATE_S", 0.0)
+    now, late, last = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    now.set()
+
+    class Bob(Giver):
+        async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+            await late.wait()
+            last.set()
+            yield b"????"
+
+    def step(source: str, num_bytes: int) -> None:
+        steps.append((source, num_bytes))
+        if len(steps) == 2:
+            late.set()
+
+    steps: list[tuple[str, int]] = []
+    bob, eve = Bob(PEER + "bob", RIGHT, 0, 4, now), Giver(PEER + "eve", RIGHT, 8, 12, last)
+    target = Target(tmp_path, PLAN)
+    try:
+        async with asyncio.timeout(10):
+            hub = InTurn("hub.example", RIGHT, 0, 8, now, is_peer=False)
+            await Fetch(PLAN, target, print, step).run([bob, eve, hub], HASHES)
+    finally:
+        target.close()
+    assert (tmp_path / "layers.gguf").read_bytes() == RIGHT
+    assert steps == [("hub.example", 4), ("hub.example", 4), ("peer eve", 4)]

@@ -297,7 +297,7 @@ async def test_a_full_disk_loses_nothing(alice: Alice, hub: Hub, monkeypatch: py
     assert [one.name for one in alice.store.unfinished()] == ["demo-target-d011edef"]
     path = await alice.pull(hub)
     assert path.read_bytes() == demo_target().read_bytes()
-    assert alice.steps["before"] == BLOCK_BYTES * 20
+    assert BLOCK_BYTES * 19 < alice.steps["before"] <= BLOCK_BYTES * 20
 
 
 async def test_too_little_room_is_said_before(alice: Alice, hub: Hub, tmp_path: Path) -> None:
