@@ -122,7 +122,7 @@ def test_a_grammar_that_was_used_up_by_drafts_is_asked_again() -> None:
 
     async def tell() -> None:
         alice = Constrained(Told(), Short(), b"s" * 16, b"k" * 32, PROMPT, 97, print)  # type: ignore[arg-type]
-        line = (*PROMPT, 7, 8, 9)
+        line = (*PROMPT, 7, 15, 23)
         block = Block(b"s" * 16, 0, 1, 0, 0, len(PROMPT) - 1, 1, 3, 0)
         digests = b"".join(CommittedLine(b"k" * 32, line).digests[-5:])
         alice.tell(block, digests, line[-4:], b"sue", LRUCache(9))
