@@ -15,7 +15,7 @@ from dsdnode.identity import Identity
 from dsdnode.net import relays
 from dsdnode.net.behind import Behind
 from dsdnode.net.door import Door
-from dsdnode.net.handshake import Handshake
+from dsdnode.net.handshake import Handshake, derive_swarm_key
 from dsdnode.net.relay.frames import Incoming, Reserved
 from dsdnode.net.relay.server import Relay
 from dsdnode.net.relays import Circuits, Relays
@@ -235,7 +235,8 @@ async def test_a_greeting_of_a_connection_that_is_over_is_nobodys(bob: Rpc, hung
     router = router_of(bob)
     if hung_up_at_once:
         router._doors[9999] = Door(9999, "", "127.0.0.1", 1), 0.0
-    hello = Handshake(Contact(ALICE.public_key, ())).hello(BOB.public_key, bulk=False)
+    keys = tuple(map(derive_swarm_key, SWARM_KEYS))
+    hello = Handshake(Contact(ALICE.public_key, ()), keys).hello(BOB.public_key, bulk=False)
     router._greet(b"alice", ALICE.curve_public_key.hex(), 9999, encode(hello))
     assert not router._by_routing_id and bob.transport.sighting(ALICE.peer_id).near is Nearness.WORLD
 
