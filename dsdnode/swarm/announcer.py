@@ -257,7 +257,8 @@ class Announcer:
 
     def _count_on_rival(self, buffers: Sequence[bytes], mine: Sequence[bytes]) -> None:
         """A holder keeps something else of ours, as new as this: of an earlier life. Announce something newer soon."""
-        rivals = [open_record(buffer) for buffer in buffers[:MAX_ROLES] if buffer not in mine]
+        shown = [open_record(buffer) for buffer in buffers[:MAX_ROLES] if buffer not in mine]
+        rivals = [record for record in shown if record.public_key == self._identity.public_key]
         self._count_on(rivals)
         if any(rival.sequence >= open_record(mine[0]).sequence for rival in rivals):
             self._outdone = True
