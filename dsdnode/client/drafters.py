@@ -65,7 +65,7 @@ class Drafters:
         comes last."""
         self._num_left = 0
         self._networks: dict[bytes, str] = {}
-        """Of those that were found last."""
+        """Of those that were found last, whichever model they draft for: replies of several may be under way."""
         self.paces = Paces()
         self._doubts = Doubts()
         self.last = b""
@@ -200,15 +200,18 @@ class Drafters:
 
     def _order(self, pending: PendingReply) -> list[bytes]:
         tokenizer = pending.model.tokenizer_hash
-        drafters = [one for one in self._known if one.role == "drafter" and one.tokenizer_hash == tokenizer]
+        drafters = [one for one in self._known if one.role == "drafter"]
+        self._networks = {record.peer_id: self._network_of(record) for record in drafters}
+        drafters = [one for one in drafters if one.tokenizer_hash == tokenizer]
         num = len(drafters)
         drafters = [one for one in drafters if self.choice.takes(one.peer_id)]
         pending.num_left_out = num - len(drafters)
         last = self.last if pending.request.keep else b""
-        self._networks = {record.peer_id: self._network_of(record) for record in drafters}
         lots = by_lot(drafters, self._network_of, self._rng)
         rank = partial(self.paces.rank, pending.model.model_id)
-        return [record.peer_id for record in by_preference(lots, last, self.joined, self._shunned, rank)]
+        return [
+            record.peer_id for record in by_preference(lots, last, self.joined, self._shunned, rank, self._network_of)
+        ]
 
     def _network_of(self, record: ProviderRecord) -> str:
         """Where it is seen, or else would be dialled."""

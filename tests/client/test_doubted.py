@@ -7,13 +7,19 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from dsdnode.accounts import Account
 from dsdnode.client.client import Client
+from dsdnode.client.drafters import Drafters
 from dsdnode.client.patience import ASIDE_S
 from dsdnode.errors import NoPipeline
+from dsdnode.identity import Identity
 from dsdnode.swarm.pings import MOMENT_S
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
@@ -25,6 +31,7 @@ from tests.client.test_trust import ring
 from tests.node.swarm import FakeSwarm
 from tests.node.test_drafter_host import story
 from tests.node.test_waits import Listener
+from tests.wire.test_records import OFFER
 
 REQUEST, TEXT = ASKED["text"]
 RIGHT = reply_to(TEXT)
@@ -118,3 +125,26 @@ def test_dora_takes_longer_than_is_usual_and_mallory_does_not(tmp_path: Path, mo
             await is_doras(alice, asked)
 
     story(tmp_path, tell)
+
+
+def test_mallory_s_two_names_are_one_also_while_replies_of_another_model_are_asked_for() -> None:
+    """Both contradict dora; each model has drafters of its own."""
+    names = [Identity(name.encode().ljust(32)) for name in ("dora", "mallory", "max", "theirs")]
+    dora, mallory, max_, _ = (name.peer_id for name in names)
+    hers, theirs = "cd" * 32, "ef" * 32
+    records = [
+        structs.replace(OFFER, public_key=name.public_key, role="drafter", tokenizer_hash=tokenizer)
+        for name, tokenizer in zip(names, (hers, hers, hers, theirs), strict=True)
+    ]
+    rpc: Any = SimpleNamespace(account_of=lambda peer: Account(peer, peer.hex() if peer == dora else "mallory's"))
+    pings: Any = SimpleNamespace(is_silent=lambda peer: False)
+    nobody: Any = None
+    drafters = Drafters(rpc, pings, Random(1), (), nobody)
+    drafters._known = records
+    for tokenizer in (hers, theirs):
+        model: Any = SimpleNamespace(tokenizer_hash=tokenizer, model_id=tokenizer)
+        pending: Any = SimpleNamespace(model=model, request=REQUEST)
+        drafters._order(pending)
+    for by in (mallory, max_):
+        drafters.contradicted([dora], by)
+    assert drafters._doubts.is_doubted(dora) and not drafters._doubts.is_caught(dora)
