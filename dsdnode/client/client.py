@@ -251,7 +251,7 @@ class Client:
                 winner = asking.rival
                 self._beaten(pending, failures, asking)
             except DsdError as error:
-                self._failed(pending, failures, asking.drafter, error, others=bool(pending.others))
+                self._failed(pending, failures, asking, error, others=True, beside=False)
             finally:
                 rivals.stop(asking, winner)
                 self._askings.leave(asking)
@@ -294,12 +294,12 @@ class Client:
                     if isinstance(error, OtherPrompt) and self._in_another_way(pending, running, asking):
                         continue
                     running.remove(asking)
-                    self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
+                    others, beside = bool(pending.others), bool(running)
+                    self._failed(pending, failures, asking, error, others=others, beside=beside)
                     if running and failures[asking.drafter].again:
                         pending.others.append(asking.drafter)  # those that run may give nothing
-                if (
-                    not done and pending.others and _now() >= self._aside_s(pending, running)
-                ):  # what it took may be long
+                # (What it took may be long.)
+                if not done and pending.others and _now() >= self._aside_s(pending, running):
                     await self._go_aside(pending, failures, running)
         finally:
             for asking in running:
@@ -360,14 +360,15 @@ class Client:
         return await self._drafters.next(pending, failures)
 
     def _failed(
-        self, pending: PendingReply, failures: Failures, drafter: bytes, error: DsdError, *, others: bool
+        self, pending: PendingReply, failures: Failures, asked: Asking, error: DsdError, *, others: bool, beside: bool
     ) -> None:
-        """Others may do better. Raises the error, or NoPipeline, where it is the end.
+        """`others` may do better; it was asked `beside` one that has time of its own. Raises the error, or NoPipeline,
+        where it is the end.
 
         What one drafter says of the whole reply is not believed before all others say so, too, or MAX_DENIALS of them.
         """
-        log.info("drafter lost", peer=short_id(drafter), reason=str(error))
-        now, patience = _now(), pending.patience
+        log.info("drafter lost", peer=short_id(asked.drafter), reason=str(error))
+        drafter, now, patience = asked.drafter, _now(), pending.patience
         if isinstance(error, Left | Died | NoPipeline):
             self._drafters.left(drafter)
         if not isinstance(error, LOSSES):
@@ -379,6 +380,8 @@ class Client:
             self._pings.lost(drafter)
         failures.note(drafter, error, pending.num_given)
         pending.was_full |= isinstance(error, Overloaded) and not pending.tokens
+        if beside and not patience.is_over(now) and len(failures.deniers) < MAX_DENIALS:
+            return  # a prompt may be long
         if isinstance(error, Overloaded) and patience.is_spent(now):
             raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
         denied = isinstance(error, Denied)

@@ -10,19 +10,20 @@ from typing import Any
 
 import pytest
 
+from dsdnode.client.client import GenerateRequest
 from dsdnode.client.failures import MAX_TRIES, Failures
 from dsdnode.client.losses import Left
 from dsdnode.client.pace import MIN_TOKENS
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.engine.port import Chunk, Output
-from dsdnode.errors import PeerUnavailable
+from dsdnode.errors import Overloaded, PeerUnavailable
 from dsdnode.net.rpc import LinkBroken
 from dsdnode.wire import replies
 from dsdnode.wire.messages import Open, Pong, Refused
 from dsdnode.wire.numbers import pack_tokens
 from tests.client.test_drafters import BAD_ONE_S, ask_first, says_no
-from tests.client.test_slow_drafters import drips
+from tests.client.test_slow_drafters import drips, read, town
 from tests.client.test_trust import ring
 from tests.node.mallory import EXPECTED, PROMPT, REQUEST
 from tests.node.swarm import FakeSwarm, Member
@@ -215,6 +216,62 @@ def test_who_gives_a_few_tokens_whenever_he_is_asked_does_not_keep_a_reply_that_
         await listener.read(alice)
         assert listener.tokens == EXPECTED
         assert len(asked) == 2, "beside dora, too"
+
+    story(tmp_path, tell)
+
+
+def test_who_says_no_just_when_another_is_asked_beside_him_does_not_end_the_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory began it, and gives no more; there is nobody but bob."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "bob")
+        await drips(swarm, every_s=1000.0, first=5)
+        alice = await town(swarm, monkeypatch, "mallory", "bob")
+        bob, mallory = (swarm.members[name].node.rpc for name in ("bob", "mallory"))
+        honest = bob._on_request[replies.Generate]
+
+        async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+            first, *_ = alice._askings.inboxes
+            if first != message.request:
+                mallory.notify(peer, replies.Finished(first, "", "BadInput", "mallory says so"), [])
+            return await honest(peer, message, buffers)
+
+        bob.on_request(replies.Generate, generate)
+        tokens, *_, recoveries = await read(alice)
+        assert (tokens, recoveries) == (EXPECTED, 1)
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("error", ["Overloaded", "BadInput"])
+def test_who_reads_a_long_prompt_has_its_time_whatever_one_says_that_is_asked_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """It takes dora longer than alice waits for a token."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora", "dan")
+        swarm.members["dan"].node.rpc.on_request(replies.Generate, says_no(error))
+        alice, listener = await town(swarm, monkeypatch, "dora", "dan"), Listener()
+        await listener.read(alice, GenerateRequest(prompt_tokens=tuple([7] * 1300), max_tokens=4))
+        assert (len(listener.tokens), listener.reason) == (4, "length")
+
+    story(tmp_path, tell, cost=lambda num: 0.06 * num)
+
+
+def test_who_never_has_time_to_read_a_prompt_is_waited_for_as_long_as_for_a_reply(tmp_path: Path) -> None:
+    async def busy(peer: bytes, message: replies.ReadText, buffers: list[bytes]) -> Any:
+        return Refused("dora is busy", retry=True), []
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        alice = await swarm.client()
+        swarm.members["dora"].node.rpc.on_request(replies.ReadText, busy)
+        async with asyncio.timeout(DEFAULT_PATIENCE_S + 4):
+            with pytest.raises(Overloaded, match="dora is busy"):
+                await alice.read_text(REQUEST)
 
     story(tmp_path, tell)
 
