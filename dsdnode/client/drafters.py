@@ -107,8 +107,7 @@ class Drafters:
         while True:
             order = self._usable(pending, failures)
             fresh = [peer for peer in order if peer not in failures]
-            tried = {self._networks.get(peer) for peer in failures} - {""}
-            fresh.sort(key=lambda peer: peer not in self.joined and self._networks[peer] in tried)
+            self._put_off(fresh, failures)
             again = [peer for peer in failures if peer in order and not failures[peer].final]
             pending.others = [peer for peer in again if failures[peer].again]
             if failures.deniers:
@@ -169,6 +168,19 @@ class Drafters:
         best = min(pending.others, key=key)
         pending.others.remove(best)
         return best
+
+    def _put_off(self, fresh: list[bytes], failures: Failures) -> None:
+        """Of strangers those of networks that were tried; and once some did not answer, who has never answered a call
+        of ours: records of nobody can be made in any number."""
+        tried = {self._networks.get(peer) for peer in failures} - {""}
+        is_dark = any(failure.away for failure in failures.values())
+
+        def key(peer: bytes) -> tuple[bool, bool]:
+            if peer in self.joined:
+                return False, False
+            return self._networks[peer] in tried, is_dark and not self._rpc.transport.sighting(peer).reached
+
+        fresh.sort(key=key)
 
     def _before_doubts(self, order: list[bytes]) -> list[bytes]:
         """The first of them, up to one that is doubted: that it answers a ping sooner makes it no better. All, where

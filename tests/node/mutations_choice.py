@@ -33,6 +33,9 @@ CHOICE: Final = {
         "dsdnode.client.drafters:Drafters._order", "for record in drafters}",
         "for record in drafters if record.tokenizer_hash == tokenizer}",
     ),
+    "made-up-drafters": Mutation(
+        "dsdnode.client.drafters:Drafters._put_off", "is_dark and not self._rpc.transport.sighting(peer).reached", "False"
+    ),
     "denied-giving": Mutation("dsdnode.client.client:Client._ask_all", "others=True", "others=bool(pending.others)"),
     "denied-reading": Mutation(
         "dsdnode.client.client:Client._failed", "if beside and not patience.is_over(now)", "if False"
