@@ -122,16 +122,19 @@ class Drafters:
                     others = [peer for peer in fresh if peer != living[0] and peer not in silent]
                     pending.others = [*others, *pending.others]
                     return living[0]
+                if pending.patience.is_over(_now()):
+                    raise no_drafter(pending, failures)
+                self._say(pending, _waits(pending, failures))
                 continue
             if again:
                 found = await self._again(pending, failures, again)
                 if found is not None:
                     return found
                 continue
-            away = [peer for peer, failure in failures.items() if failure.away]
-            self._check(pending, failures, waits=bool(away) or not thorough)
+            away = any(failure.away for failure in failures.values())
+            self._check(pending, failures, waits=away or not thorough)
             if away:
-                self._say(pending, f"waiting for {_away(away)} of {pending.model.name}")
+                self._say(pending, _waits(pending, failures))
                 await self._wait(failures, AWAY_PAUSE_S)
             else:
                 thorough = True
@@ -288,6 +291,11 @@ def no_drafter(pending: PendingReply, failures: Failures) -> DsdError:
         return NoPipeline(f"no drafter with the tokenizer of {model} in this swarm: {more}")
     reasons = "; ".join([*([f"waited for {_away(away)}"] if away else []), *others])
     return NoPipeline(f"no drafter is left for {model} ({reasons}): ask again later ({more})")
+
+
+def _waits(pending: PendingReply, failures: Failures) -> str:
+    away = [peer for peer, failure in failures.items() if failure.away]
+    return f"waiting for {_away(away)} of {pending.model.name}"
 
 
 def _away(away: list[bytes]) -> str:
