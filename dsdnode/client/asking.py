@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -222,17 +222,23 @@ class Askings:
         if asking.part.way is Way.OVER and not asking.speaks:
             pending.hear(OVER_AGAIN)
         asking.speaks = True
-        for news in asking.early:
-            yield pending.event(asking.part, news)
-        while not asking.is_over:
-            try:
-                news = await self._read(pending, asking)
-            except DsdError:
-                if not asking.is_beaten:
-                    raise
-            if asking.is_beaten:  # from here to the rival's first token nothing else may be added
-                return
-            yield pending.event(asking.part, news)
+        early = iter(asking.early)
+        while (news := next(early, None)) is not None or not asking.is_over:
+            if news is None:
+                try:
+                    news = await self._read(pending, asking)
+                except DsdError:
+                    if not asking.is_beaten:
+                        raise
+                if asking.is_beaten:  # from here to the rival's first token nothing else may be added
+                    return
+            assert news is not None
+            if isinstance(news, Ended) and pending.rest is not None:
+                yield pending.event(asking.part, pending.rest)
+            if isinstance(news, Piece) and news is asking.part.rest:  # whoever goes on after an error has that, too
+                pending.rest = replace(news, model=pending.model.name)
+            else:
+                yield pending.event(asking.part, news)
 
     async def _read(self, pending: PendingReply, asking: Asking) -> Piece | Ended:
         """What is new in the drafter's next notice."""

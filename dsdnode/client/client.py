@@ -219,6 +219,8 @@ class Client:
                     for one in pending.read(event):
                         yield one
         except DsdError as error:
+            for one in pending.read(pending.rest) if pending.rest else ():
+                yield one
             by_peers = bool(failures) or not isinstance(error, BadInput)  # else it can be asked of no model
             if by_peers and not pending.tokens:
                 self._fruitless[model.model_id] = None

@@ -93,6 +93,8 @@ class Part:
     taken: Taken | None = None
     drafter: bytes = b""
     route: tuple[StageInfo, ...] = ()
+    rest: Piece | None = None
+    """Without tokens, its last: text that was held back until the end."""
     _num_here: int = field(init=False)
     """Of the reply's tokens with what this drafter gave."""
     _again: str = ""
@@ -165,7 +167,9 @@ class Part:
         threshold = self.taken.acceptance.threshold if self.taken else 0.0
         num_accepted, rest = max(0, piece.accepted - len(known)), given[len(known) :]
         logprobs = self._logprobs(given, buffers)[len(known) :]
-        return Piece(rest, news, num_accepted, threshold, self.drafter, self.route, logprobs)
+        told = Piece(rest, news, num_accepted, threshold, self.drafter, self.route, logprobs)
+        self.rest = None if given else told
+        return told
 
     def _logprobs(self, given: tuple[int, ...], buffers: Sequence[bytes]) -> tuple[SaidPosition, ...]:
         num = self.body.num_logprobs

@@ -129,6 +129,8 @@ class PendingReply:
     """What is asked for; once a drafter has accepted, its rule: a reply has one."""
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
+    rest: Piece | None = None
+    """Text that was held back until the end of what a drafter gave last."""
     died: set[bytes] = field(default_factory=set)
     """Drafters that said, without a token in between, that their engines died of it or could not do it."""
     _num_before: int = 0
@@ -286,7 +288,7 @@ class PendingReply:
 
     def take(self, taken: Taken) -> None:
         """Whoever goes on goes on from this; its drafter gives the next token."""
-        self.acceptance = taken.acceptance
+        self.acceptance, self.rest = taken.acceptance, None
         if self._reader is None and taken.calls is not None:
             self._reader = CallReader(taken.calls, self.request.tools)
         self._num_before = len(self.tokens)

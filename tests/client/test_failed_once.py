@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from dsdnode.client.client import GenerateRequest
+from dsdnode.client.client import GenerateRequest, Piece
 from dsdnode.client.failures import MAX_TRIES, Failures
 from dsdnode.client.losses import Left
 from dsdnode.client.pace import MIN_TOKENS
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.engine.port import Chunk, Output
-from dsdnode.errors import Overloaded, PeerUnavailable
+from dsdnode.errors import NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.net.rpc import LinkBroken
 from dsdnode.wire import replies
-from dsdnode.wire.messages import Open, Pong, Refused
+from dsdnode.wire.messages import Message, Open, Pong, Refused
 from dsdnode.wire.numbers import pack_tokens
+from tests.client.test_another_drafter import shown
 from tests.client.test_drafters import BAD_ONE_S, ask_first, says_no
 from tests.client.test_slow_drafters import drips, read, town
 from tests.client.test_trust import ring
@@ -241,6 +242,40 @@ def test_who_says_no_just_when_another_is_asked_beside_him_does_not_end_the_repl
         bob.on_request(replies.Generate, generate)
         tokens, *_, recoveries = await read(alice)
         assert (tokens, recoveries) == (EXPECTED, 1)
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("others", [["dan"], []])
+def test_what_dora_held_back_until_she_found_nobody_to_go_on_with_is_shown_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str]
+) -> None:
+    """It may begin a stop text. Dan says it again with what comes next; and where there is no dan it is the end."""
+    shown_before, held_back = shown(EXPECTED[:5])[:-1], shown(EXPECTED[:5])[-1:]
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, *others)
+        dora = await swarm.add("dora", drafts=True)
+
+        async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+            says: list[tuple[Message, list[bytes]]] = [
+                (replies.Piece(message.request, 0, 0), [pack_tokens(EXPECTED[:5]), shown_before.encode()]),
+                (replies.Piece(message.request, 5, 0), [b"", held_back.encode()]),
+                (replies.Finished(message.request, "", "NoPipeline", "sam is gone"), []),
+            ]
+            for notice, buffers in says:
+                asyncio.get_running_loop().call_later(0.1, dora.node.rpc.notify, peer, notice, buffers)
+            assert dora.draft is not None
+            return replies.Accepted(message.request, dora.draft.shard.model_id), [pack_tokens(list(PROMPT))]
+
+        dora.node.rpc.on_request(replies.Generate, generate)
+        alice, texts, words = await town(swarm, monkeypatch, "dora", *others), list[str](), ""
+        try:
+            async for event in alice.generate(replace(REQUEST, stop=(held_back + "never",))):
+                texts += [event.text] if isinstance(event, Piece) else []
+        except NoPipeline as error:
+            words = str(error)
+        assert ("".join(texts), words) == ((shown(EXPECTED), "") if others else (shown(EXPECTED[:5]), "sam is gone"))
 
     story(tmp_path, tell)
 
