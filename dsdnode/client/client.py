@@ -162,11 +162,12 @@ class Client:
         return await survey(self._discovery, self._pings, max_records, num_pings)
 
     async def _records(self, max_age_s: float = 0.0, *, thorough: bool = False) -> list[ProviderRecord]:
-        loop = asyncio.get_running_loop()
         found_s, records = self._found
-        if thorough or not records or loop.time() > found_s + max_age_s:
-            records = await self._discovery.find_providers(MODELS_KEY, thorough=thorough)
-            self._found = loop.time(), records
+        if thorough or not records or _now() > found_s + max_age_s:
+            found = await self._discovery.find_providers(MODELS_KEY, thorough=thorough)
+            if found or len(self._discovery.table):  # else nobody answers: our own network may be gone
+                records = found
+            self._found = _now(), records
         return records
 
     async def _choose_model(self, request: GenerateRequest) -> Model:
@@ -300,9 +301,8 @@ class Client:
                     self._failed(pending, failures, asking, error, others=others, beside=beside)
                     if running and failures[asking.drafter].again:
                         pending.others.append(asking.drafter)  # those that run may give nothing
-                # (What it took may be long.)
                 if not done and pending.others and _now() >= self._aside_s(pending, running):
-                    await self._go_aside(pending, failures, running)
+                    await self._go_aside(pending, failures, running)  # (what it took may be long)
         finally:
             for asking in running:
                 self._askings.leave(asking)

@@ -26,7 +26,7 @@ from tests.client.test_another_drafter import shown
 from tests.client.test_drafters import BAD_ONE_S, ask_first, says_no
 from tests.client.test_slow_drafters import drips, read, town
 from tests.client.test_trust import ring
-from tests.node.mallory import EXPECTED, PROMPT, REQUEST
+from tests.node.mallory import EXPECTED, PROMPT, REQUEST, id_of
 from tests.node.swarm import FakeSwarm, Member
 from tests.node.test_drafter_host import some, story
 from tests.node.test_waits import Listener, lies, nothing, now
@@ -325,6 +325,27 @@ def test_of_those_that_were_left_the_last_one_is_asked_last(tmp_path: Path) -> N
             await listener.read(alice)
             assert listener.tokens == EXPECTED
         assert len(asked) == 1
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("name", [None, "fake"])
+def test_a_swarm_that_alice_was_in_is_waited_for_while_her_own_network_is_gone(
+    tmp_path: Path, name: str | None
+) -> None:
+    """Nobody answers her. That says nothing of which models there are."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        alice, cuts = await swarm.client(), swarm.hub.cuts  # type: ignore[attr-defined]
+        await Listener().read(alice)
+        cuts.update(frozenset((id_of(alice), member.node.peer_id)) for member in swarm.members.values())
+        with pytest.raises(NoPipeline, match="does not answer"):
+            await Listener().read(alice, replace(REQUEST, model=name))
+        asyncio.get_running_loop().call_later(20, cuts.clear)
+        listener = Listener()
+        await listener.read(alice, replace(REQUEST, model=name))
+        assert listener.tokens == EXPECTED and "does not answer" in listener.words[0]
 
     story(tmp_path, tell)
 

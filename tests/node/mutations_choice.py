@@ -38,6 +38,7 @@ CHOICE: Final = {
     ),
     "made-up-alone": Mutation("dsdnode.client.drafters:Drafters.next", "pending.patience.is_over(_now())", "False"),
     "denied-giving": Mutation("dsdnode.client.client:Client._ask_all", "others=True", "others=bool(pending.others)"),
+    "own-network": Mutation("dsdnode.client.client:Client._records", "found or len(self._discovery.table)", "True"),
     "held-back": Mutation("dsdnode.client.asking:Askings.follow", "news is asking.part.rest", "False"),
     "denied-reading": Mutation(
         "dsdnode.client.client:Client._failed", "if beside and not patience.is_over(now)", "if False"
