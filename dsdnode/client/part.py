@@ -93,6 +93,8 @@ class Part:
     taken: Taken | None = None
     drafter: bytes = b""
     route: tuple[StageInfo, ...] = ()
+    vocab_size: int = MAX_VOCAB
+    """Nobody could go on with a token beyond it."""
     rest: Piece | None = None
     """Without tokens, its last: text that was held back until the end."""
     _num_here: int = field(init=False)
@@ -153,7 +155,7 @@ class Part:
     def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
         if piece.index != self._num_here:
             raise PeerMisbehaved(f"the drafter's stream has a gap at token {self._num_here}")
-        given, text = ids_of(buffers), buffer_at(buffers, 1)
+        given, text = ids_of(buffers, self.vocab_size), buffer_at(buffers, 1)
         num_tokens, num_bytes = self._num_here + len(given), self.num_bytes + len(text)
         if self._had_rest or num_tokens > self.body.max_tokens:
             raise Left("the drafter goes on after the end of the reply")
@@ -197,6 +199,7 @@ def calls_of(buffers: Sequence[bytes]) -> CallFormat:
     return decode_body(buffer_at(buffers, 1), CallFormat)
 
 
-def ids_of(buffers: Sequence[bytes]) -> tuple[int, ...]:
+def ids_of(buffers: Sequence[bytes], vocab_size: int = MAX_VOCAB) -> tuple[int, ...]:
+    """Raises PeerMisbehaved."""
     ids = buffer_at(buffers, 0)
-    return unpack_tokens(ids, len(ids) // 4, MAX_VOCAB)
+    return unpack_tokens(ids, len(ids) // 4, vocab_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -27,8 +27,9 @@ from dsdnode.wire.messages import Open, Pong
 from dsdnode.wire.numbers import pack_tokens
 from tests.client.test_another_drafter import ASKED, reply_to
 from tests.client.test_drafters import ask_first
+from tests.client.test_slow_drafters import drips, read, town
 from tests.client.test_trust import ring
-from tests.node.swarm import FakeSwarm
+from tests.node.swarm import TARGET, FakeSwarm
 from tests.node.test_drafter_host import story
 from tests.node.test_waits import Listener
 from tests.wire.test_records import OFFER
@@ -123,6 +124,22 @@ def test_dora_takes_longer_than_is_usual_and_mallory_does_not(tmp_path: Path, mo
         alice, asked = await spoiled(swarm, monkeypatch)
         with late(swarm, ASIDE_S - 1):
             await is_doras(alice, asked)
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"), [((), lambda token: TARGET.vocab_size), ((TARGET.vocab_size,), lambda token: (token + 1) % 97)]
+)
+def test_what_is_no_token_of_the_model_binds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: tuple[int, ...], says: Callable[[int], int]
+) -> None:
+    """Nobody could go on with it: mallory's first token was the last."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        await drips(swarm, every_s=1000.0, prompt=prompt, lies=says)
+        assert (await read(await town(swarm, monkeypatch, "mallory", "dora"), REQUEST))[0] == RIGHT
 
     story(tmp_path, tell)
 

@@ -38,6 +38,7 @@ CHOICE: Final = {
     ),
     "made-up-alone": Mutation("dsdnode.client.drafters:Drafters.next", "pending.patience.is_over(_now())", "False"),
     "denied-giving": Mutation("dsdnode.client.client:Client._ask_all", "others=True", "others=bool(pending.others)"),
+    "no-token": Mutation("dsdnode.client.request:PendingReply.begin", "=self.model.vocab_size", "=1 << 24"),
     "own-network": Mutation("dsdnode.client.client:Client._records", "found or len(self._discovery.table)", "True"),
     "held-back": Mutation("dsdnode.client.asking:Askings.follow", "news is asking.part.rest", "False"),
     "denied-reading": Mutation(
