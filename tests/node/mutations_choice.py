@@ -34,7 +34,8 @@ CHOICE: Final = {
         "for record in drafters if record.tokenizer_hash == tokenizer}",
     ),
     "made-up-drafters": Mutation(
-        "dsdnode.client.drafters:Drafters._put_off", "is_dark and not self._rpc.transport.sighting(peer).reached", "False"
+        "dsdnode.client.drafters:Drafters._put_off",
+        "is_dark and not self._rpc.transport.sighting(peer).reached", "False",
     ),
     "made-up-alone": Mutation("dsdnode.client.drafters:Drafters.next", "pending.patience.is_over(_now())", "False"),
     "denied-giving": Mutation("dsdnode.client.client:Client._ask_all", "others=True", "others=bool(pending.others)"),
