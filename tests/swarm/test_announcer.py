@@ -159,21 +159,26 @@ def test_who_never_takes_an_offer_is_not_told_without_pause() -> None:
     jumping.run(story())
 
 
-def test_a_holder_that_shows_its_own_offer_outdoes_nobody() -> None:
-    """Mallory holds bob's, he would have to say it again each second, for ever."""
+@pytest.mark.parametrize("whose", ["mallory", "bob"])
+def test_a_holder_that_shows_another_offer_outdoes_nobody(whose: str) -> None:
+    """Mallory holds bob's: he would say them again each second, for ever, if he believed that hers is a later one of
+    his, or that his own of another model belongs there."""
 
     async def story() -> None:
         async with Town() as town:
             bob, mallory = town.begin("bob", offers=False), town.begin("mallory", "bob", offers=False)
             await asyncio.sleep(5)
-            shown, told = sign_record(mallory.identity, replace(mallory.offer(), sequence=1 << 61)), []
+            hers, told = sign_record(mallory.identity, replace(mallory.offer(), sequence=1 << 61)), []
+            his: dict[bytes, bytes] = {}
 
             async def shows(peer: bytes, message: Announce, buffers: list[bytes]) -> Response:
                 told.append(message.key)
-                return Stored(), [shown]
+                his[message.key] = buffers[0]
+                return Stored(), [hers] if whose == "mallory" else list(his.values())[:2]
 
             mallory.rpc.on_request(Announce, shows)
-            bob.discovery.provide(lambda: [bob.offer()])
+            drafts = replace(bob.offer(weights_hash="ef" * 32), role="drafter")
+            bob.discovery.provide(lambda: [bob.offer(), drafts])
             await asyncio.sleep(ANNOUNCE_EVERY_S * 0.9)
             assert told.count(MODELS_KEY) == 1
 
