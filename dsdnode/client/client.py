@@ -171,10 +171,10 @@ class Client:
         return records
 
     async def _choose_model(self, request: GenerateRequest) -> Model:
-        models, name = models_of(await self._records()), request.model
+        models, name = models_of(self._drafters.allowed(await self._records())), request.model
         if not called(models, name) if name is not None else not models:  # who answered first may not know of all
             await self._discovery.joined_all(JOIN_TIMEOUT_S)
-            models = models_of(await self._records(thorough=True))
+            models = models_of(self._drafters.allowed(await self._records(thorough=True)))
         if name is not None:
             meant = called(models, name)
             if not meant:

@@ -74,6 +74,10 @@ class Drafters:
     async def close(self) -> None:
         await self._tasks.close()
 
+    def allowed(self, records: Iterable[ProviderRecord]) -> list[ProviderRecord]:
+        """Without drafters that are not to be asked: a model that they alone draft for is not the one that is meant."""
+        return [one for one in records if one.role != "drafter" or self.choice.takes(one.peer_id)]
+
     def left(self, *drafters: bytes) -> None:
         self._num_left += 1
         self._left.update(dict.fromkeys(drafters, self._num_left))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -15,11 +16,12 @@ import pytest
 from msgspec import structs
 
 from dsdnode.accounts import Account
-from dsdnode.client.client import Client
+from dsdnode.client.client import Client, GenerateRequest
 from dsdnode.client.drafters import Drafters
 from dsdnode.client.patience import ASIDE_S
+from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.errors import NoPipeline
-from dsdnode.identity import Identity
+from dsdnode.identity import Identity, PeerChoice
 from dsdnode.swarm.pings import MOMENT_S
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
@@ -29,7 +31,8 @@ from tests.client.test_another_drafter import ASKED, reply_to
 from tests.client.test_drafters import ask_first
 from tests.client.test_slow_drafters import drips, read, town
 from tests.client.test_trust import ring
-from tests.node.swarm import TARGET, FakeSwarm
+from tests.node.mallory import EXPECTED, PROMPT
+from tests.node.swarm import DRAFT, TARGET, FakeSwarm
 from tests.node.test_drafter_host import story
 from tests.node.test_waits import Listener
 from tests.wire.test_records import OFFER
@@ -140,6 +143,22 @@ def test_what_is_no_token_of_the_model_binds_nobody(
         await ring(swarm, "dora")
         await drips(swarm, every_s=1000.0, prompt=prompt, lies=says)
         assert (await read(await town(swarm, monkeypatch, "mallory", "dora"), REQUEST))[0] == RIGHT
+
+    story(tmp_path, tell)
+
+
+def test_the_model_that_is_meant_is_one_that_a_drafter_may_be_asked_for(tmp_path: Path) -> None:
+    """Of two models, each with a drafter of its own, alice names none, but whom she asks."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        other = FakeModel(vocab_size=90, num_layers=2)
+        await swarm.add("bob", drafts=True, layers=(0, 2), target=other, draft=replace(DRAFT, vocab_size=90))
+        alice = await swarm.client()
+        alice._drafters.joined = ()
+        for name, right in (("bob", fake_text(other, PROMPT, 60)), ("dora", EXPECTED)):
+            alice.restrict(PeerChoice(allow=(swarm.members[name].node.peer_id.hex(),)))
+            assert (await read(alice, GenerateRequest(prompt_tokens=PROMPT, max_tokens=8)))[0] == right[:8]
 
     story(tmp_path, tell)
 

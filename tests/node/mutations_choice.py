@@ -47,6 +47,9 @@ CHOICE: Final = {
     ),
     "reading-busy": Mutation("dsdnode.client.reading:read_text", "pending.patience.is_spent(", "False and now("),
     "unread-bytes": Mutation("dsdnode.client.asking:Inbox.put", " and num_bytes <= MAX_QUEUED_BYTES", ""),
+    "allowed-model": Mutation(
+        "dsdnode.client.drafters:Drafters.allowed", ' if one.role != "drafter" or self.choice.takes(one.peer_id)', ""
+    ),
     "allow-nobody": Mutation("dsdnode.cli.peer_lists:read_peers", "said and not found and not may_be_empty", "False"),
     "paused-new": Mutation("dsdnode.node.shard.sessions:Sessions.refusal", "self._admission.rests_for(owner)", "False"),
     "paused-own": Mutation(ADMISSION + "rests_for", "and not (", "and not (False and "),
