@@ -226,11 +226,13 @@ class Drafters:
         drafters = [one for one in drafters if self.choice.takes(one.peer_id)]
         pending.num_left_out = num - len(drafters)
         last = self.last if pending.request.keep else b""
-        lots = by_lot(drafters, self._network_of, self._rng)
+
+        def network_of(record: ProviderRecord) -> str:
+            return self._networks[record.peer_id]
+
+        lots = by_lot(drafters, network_of, self._rng)
         rank = partial(self.paces.rank, pending.model.model_id)
-        return [
-            record.peer_id for record in by_preference(lots, last, self.joined, self._shunned, rank, self._network_of)
-        ]
+        return [one.peer_id for one in by_preference(lots, last, self.joined, self._shunned, rank, network_of)]
 
     def _network_of(self, record: ProviderRecord) -> str:
         """Where it is seen, or else would be dialled."""
