@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -37,6 +37,8 @@ first token: a machine that vanishes says nothing, and everybody may be on it.""
 LATE, LEAST_LATE_S = 3.0, 0.1
 """Times that its last answer took: an answer that takes longer is late."""
 MAX_QUEUED_NOTICES = 4096
+MAX_QUEUED_BYTES = 8 * 1024 * 1024
+"""Of one reply, until they are read: what a drafter likes to send while its reader pauses, or another one is ahead."""
 OVER_AGAIN = "the drafter before named another prompt: this one does the reply over again"
 
 _Notice = tuple[wire.Message, Sequence[bytes]]
@@ -53,6 +55,7 @@ class Inbox:
     has_end: bool = False
     """Of the reply, among what was put in."""
     heard: asyncio.Event = field(default_factory=asyncio.Event)
+    _num_bytes: int = 0
 
     def put(self, peer: bytes, message: wire.Message, buffers: Sequence[bytes] = ()) -> None:
         """What does not fit is lost: a gap is seen by its index."""
@@ -62,8 +65,15 @@ class Inbox:
             self.pace.heard(_now(), sum(map(len, buffers[:1])) // 4)
         self.has_end |= isinstance(message, replies.Finished)
         self.heard.set()
-        if not self.notices.full():
+        num_bytes = self._num_bytes + sum(map(len, buffers))
+        if not self.notices.full() and num_bytes <= MAX_QUEUED_BYTES:
+            self._num_bytes = num_bytes
             self.notices.put_nowait((message, buffers))
+
+    async def get(self) -> _Notice:
+        message, buffers = await self.notices.get()
+        self._num_bytes -= sum(map(len, buffers))
+        return message, buffers
 
 
 @dataclass(slots=True, eq=False)
@@ -212,17 +222,23 @@ class Askings:
         if asking.part.way is Way.OVER and not asking.speaks:
             pending.hear(OVER_AGAIN)
         asking.speaks = True
-        for news in asking.early:
-            yield pending.event(asking.part, news)
-        while not asking.is_over:
-            try:
-                news = await self._read(pending, asking)
-            except DsdError:
-                if not asking.is_beaten:
-                    raise
-            if asking.is_beaten:  # from here to the rival's first token nothing else may be added
-                return
-            yield pending.event(asking.part, news)
+        early = iter(asking.early)
+        while (news := next(early, None)) is not None or not asking.is_over:
+            if news is None:
+                try:
+                    news = await self._read(pending, asking)
+                except DsdError:
+                    if not asking.is_beaten:
+                        raise
+                if asking.is_beaten:  # from here to the rival's first token nothing else may be added
+                    return
+            assert news is not None
+            if isinstance(news, Ended) and pending.rest is not None:
+                yield pending.event(asking.part, pending.rest)
+            if isinstance(news, Piece) and news is asking.part.rest:  # whoever goes on after an error has that, too
+                pending.rest = replace(news, model=pending.model.name)
+            else:
+                yield pending.event(asking.part, news)
 
     async def _read(self, pending: PendingReply, asking: Asking) -> Piece | Ended:
         """What is new in the drafter's next notice."""
@@ -247,7 +263,7 @@ class Askings:
         while True:
             try:
                 async with asyncio.timeout(min(SILENCE_S, pending.patience.left_s(_now()))):
-                    message, buffers = await inbox.notices.get()
+                    message, buffers = await inbox.get()
             except TimeoutError:
                 pending.check(asking.drafter, asking.speaks)
                 await self._check(asking)

@@ -162,18 +162,19 @@ class Client:
         return await survey(self._discovery, self._pings, max_records, num_pings)
 
     async def _records(self, max_age_s: float = 0.0, *, thorough: bool = False) -> list[ProviderRecord]:
-        loop = asyncio.get_running_loop()
         found_s, records = self._found
-        if thorough or not records or loop.time() > found_s + max_age_s:
-            records = await self._discovery.find_providers(MODELS_KEY, thorough=thorough)
-            self._found = loop.time(), records
+        if thorough or not records or _now() > found_s + max_age_s:
+            found = await self._discovery.find_providers(MODELS_KEY, thorough=thorough)
+            if found or len(self._discovery.table):  # else nobody answers: our own network may be gone
+                records = found
+            self._found = _now(), records
         return records
 
     async def _choose_model(self, request: GenerateRequest) -> Model:
-        models, name = models_of(await self._records()), request.model
+        models, name = models_of(self._drafters.allowed(await self._records())), request.model
         if not called(models, name) if name is not None else not models:  # who answered first may not know of all
             await self._discovery.joined_all(JOIN_TIMEOUT_S)
-            models = models_of(await self._records(thorough=True))
+            models = models_of(self._drafters.allowed(await self._records(thorough=True)))
         if name is not None:
             meant = called(models, name)
             if not meant:
@@ -219,6 +220,8 @@ class Client:
                     for one in pending.read(event):
                         yield one
         except DsdError as error:
+            for one in pending.read(pending.rest) if pending.rest else ():
+                yield one
             by_peers = bool(failures) or not isinstance(error, BadInput)  # else it can be asked of no model
             if by_peers and not pending.tokens:
                 self._fruitless[model.model_id] = None
@@ -251,7 +254,7 @@ class Client:
                 winner = asking.rival
                 self._beaten(pending, failures, asking)
             except DsdError as error:
-                self._failed(pending, failures, asking.drafter, error, others=bool(pending.others))
+                self._failed(pending, failures, asking, error, others=True, beside=False)
             finally:
                 rivals.stop(asking, winner)
                 self._askings.leave(asking)
@@ -294,13 +297,12 @@ class Client:
                     if isinstance(error, OtherPrompt) and self._in_another_way(pending, running, asking):
                         continue
                     running.remove(asking)
-                    self._failed(pending, failures, asking.drafter, error, others=bool(running or pending.others))
+                    others, beside = bool(pending.others), bool(running)
+                    self._failed(pending, failures, asking, error, others=others, beside=beside)
                     if running and failures[asking.drafter].again:
                         pending.others.append(asking.drafter)  # those that run may give nothing
-                if (
-                    not done and pending.others and _now() >= self._aside_s(pending, running)
-                ):  # what it took may be long
-                    await self._go_aside(pending, failures, running)
+                if not done and pending.others and _now() >= self._aside_s(pending, running):
+                    await self._go_aside(pending, failures, running)  # (what it took may be long)
         finally:
             for asking in running:
                 self._askings.leave(asking)
@@ -360,14 +362,15 @@ class Client:
         return await self._drafters.next(pending, failures)
 
     def _failed(
-        self, pending: PendingReply, failures: Failures, drafter: bytes, error: DsdError, *, others: bool
+        self, pending: PendingReply, failures: Failures, asked: Asking, error: DsdError, *, others: bool, beside: bool
     ) -> None:
-        """Others may do better. Raises the error, or NoPipeline, where it is the end.
+        """`others` may do better; it was asked `beside` one that has time of its own. Raises the error, or NoPipeline,
+        where it is the end.
 
         What one drafter says of the whole reply is not believed before all others say so, too, or MAX_DENIALS of them.
         """
-        log.info("drafter lost", peer=short_id(drafter), reason=str(error))
-        now, patience = _now(), pending.patience
+        log.info("drafter lost", peer=short_id(asked.drafter), reason=str(error))
+        drafter, now, patience = asked.drafter, _now(), pending.patience
         if isinstance(error, Left | Died | NoPipeline):
             self._drafters.left(drafter)
         if not isinstance(error, LOSSES):
@@ -379,6 +382,8 @@ class Client:
             self._pings.lost(drafter)
         failures.note(drafter, error, pending.num_given)
         pending.was_full |= isinstance(error, Overloaded) and not pending.tokens
+        if beside and not patience.is_over(now) and len(failures.deniers) < MAX_DENIALS:
+            return  # a prompt may be long
         if isinstance(error, Overloaded) and patience.is_spent(now):
             raise Overloaded(f"no place at the drafter {short_id(drafter)} in {patience.still_s(now):.0f} s ({error})")
         denied = isinstance(error, Denied)

@@ -65,7 +65,7 @@ class Drafters:
         comes last."""
         self._num_left = 0
         self._networks: dict[bytes, str] = {}
-        """Of those that were found last."""
+        """Of those that were found last, whichever model they draft for: replies of several may be under way."""
         self.paces = Paces()
         self._doubts = Doubts()
         self.last = b""
@@ -73,6 +73,10 @@ class Drafters:
 
     async def close(self) -> None:
         await self._tasks.close()
+
+    def allowed(self, records: Iterable[ProviderRecord]) -> list[ProviderRecord]:
+        """Without drafters that are not to be asked: a model that they alone draft for is not the one that is meant."""
+        return [one for one in records if one.role != "drafter" or self.choice.takes(one.peer_id)]
 
     def left(self, *drafters: bytes) -> None:
         self._num_left += 1
@@ -107,8 +111,7 @@ class Drafters:
         while True:
             order = self._usable(pending, failures)
             fresh = [peer for peer in order if peer not in failures]
-            tried = {self._networks.get(peer) for peer in failures} - {""}
-            fresh.sort(key=lambda peer: peer not in self.joined and self._networks[peer] in tried)
+            self._put_off(fresh, failures)
             again = [peer for peer in failures if peer in order and not failures[peer].final]
             pending.others = [peer for peer in again if failures[peer].again]
             if failures.deniers:
@@ -123,16 +126,19 @@ class Drafters:
                     others = [peer for peer in fresh if peer != living[0] and peer not in silent]
                     pending.others = [*others, *pending.others]
                     return living[0]
+                if pending.patience.is_over(_now()):
+                    raise no_drafter(pending, failures)
+                self._say(pending, _waits(pending, failures))
                 continue
             if again:
                 found = await self._again(pending, failures, again)
                 if found is not None:
                     return found
                 continue
-            away = [peer for peer, failure in failures.items() if failure.away]
-            self._check(pending, failures, waits=bool(away) or not thorough)
+            away = any(failure.away for failure in failures.values())
+            self._check(pending, failures, waits=away or not thorough)
             if away:
-                self._say(pending, f"waiting for {_away(away)} of {pending.model.name}")
+                self._say(pending, _waits(pending, failures))
                 await self._wait(failures, AWAY_PAUSE_S)
             else:
                 thorough = True
@@ -170,6 +176,19 @@ class Drafters:
         pending.others.remove(best)
         return best
 
+    def _put_off(self, fresh: list[bytes], failures: Failures) -> None:
+        """Of strangers those of networks that were tried; and once some did not answer, who has never answered a call
+        of ours: records of nobody can be made in any number."""
+        tried = {self._networks.get(peer) for peer in failures} - {""}
+        is_dark = any(failure.away for failure in failures.values())
+
+        def key(peer: bytes) -> tuple[bool, bool]:
+            if peer in self.joined:
+                return False, False
+            return self._networks[peer] in tried, is_dark and not self._rpc.transport.sighting(peer).reached
+
+        fresh.sort(key=key)
+
     def _before_doubts(self, order: list[bytes]) -> list[bytes]:
         """The first of them, up to one that is doubted: that it answers a ping sooner makes it no better. All, where
         none of those first ones answered when they were asked last."""
@@ -200,15 +219,20 @@ class Drafters:
 
     def _order(self, pending: PendingReply) -> list[bytes]:
         tokenizer = pending.model.tokenizer_hash
-        drafters = [one for one in self._known if one.role == "drafter" and one.tokenizer_hash == tokenizer]
+        drafters = [one for one in self._known if one.role == "drafter"]
+        self._networks = {record.peer_id: self._network_of(record) for record in drafters}
+        drafters = [one for one in drafters if one.tokenizer_hash == tokenizer]
         num = len(drafters)
         drafters = [one for one in drafters if self.choice.takes(one.peer_id)]
         pending.num_left_out = num - len(drafters)
         last = self.last if pending.request.keep else b""
-        self._networks = {record.peer_id: self._network_of(record) for record in drafters}
-        lots = by_lot(drafters, self._network_of, self._rng)
+
+        def network_of(record: ProviderRecord) -> str:
+            return self._networks[record.peer_id]
+
+        lots = by_lot(drafters, network_of, self._rng)
         rank = partial(self.paces.rank, pending.model.model_id)
-        return [record.peer_id for record in by_preference(lots, last, self.joined, self._shunned, rank)]
+        return [one.peer_id for one in by_preference(lots, last, self.joined, self._shunned, rank, network_of)]
 
     def _network_of(self, record: ProviderRecord) -> str:
         """Where it is seen, or else would be dialled."""
@@ -273,6 +297,11 @@ def no_drafter(pending: PendingReply, failures: Failures) -> DsdError:
         return NoPipeline(f"no drafter with the tokenizer of {model} in this swarm: {more}")
     reasons = "; ".join([*([f"waited for {_away(away)}"] if away else []), *others])
     return NoPipeline(f"no drafter is left for {model} ({reasons}): ask again later ({more})")
+
+
+def _waits(pending: PendingReply, failures: Failures) -> str:
+    away = [peer for peer, failure in failures.items() if failure.away]
+    return f"waiting for {_away(away)} of {pending.model.name}"
 
 
 def _away(away: list[bytes]) -> str:

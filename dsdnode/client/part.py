@@ -93,6 +93,10 @@ class Part:
     taken: Taken | None = None
     drafter: bytes = b""
     route: tuple[StageInfo, ...] = ()
+    vocab_size: int = MAX_VOCAB
+    """Nobody could go on with a token beyond it."""
+    rest: Piece | None = None
+    """Without tokens, its last: text that was held back until the end."""
     _num_here: int = field(init=False)
     """Of the reply's tokens with what this drafter gave."""
     _again: str = ""
@@ -151,7 +155,7 @@ class Part:
     def _piece(self, piece: replies.Piece, buffers: Sequence[bytes]) -> Piece:
         if piece.index != self._num_here:
             raise PeerMisbehaved(f"the drafter's stream has a gap at token {self._num_here}")
-        given, text = ids_of(buffers), buffer_at(buffers, 1)
+        given, text = ids_of(buffers, self.vocab_size), buffer_at(buffers, 1)
         num_tokens, num_bytes = self._num_here + len(given), self.num_bytes + len(text)
         if self._had_rest or num_tokens > self.body.max_tokens:
             raise Left("the drafter goes on after the end of the reply")
@@ -165,7 +169,9 @@ class Part:
         threshold = self.taken.acceptance.threshold if self.taken else 0.0
         num_accepted, rest = max(0, piece.accepted - len(known)), given[len(known) :]
         logprobs = self._logprobs(given, buffers)[len(known) :]
-        return Piece(rest, news, num_accepted, threshold, self.drafter, self.route, logprobs)
+        told = Piece(rest, news, num_accepted, threshold, self.drafter, self.route, logprobs)
+        self.rest = None if given else told
+        return told
 
     def _logprobs(self, given: tuple[int, ...], buffers: Sequence[bytes]) -> tuple[SaidPosition, ...]:
         num = self.body.num_logprobs
@@ -193,6 +199,7 @@ def calls_of(buffers: Sequence[bytes]) -> CallFormat:
     return decode_body(buffer_at(buffers, 1), CallFormat)
 
 
-def ids_of(buffers: Sequence[bytes]) -> tuple[int, ...]:
+def ids_of(buffers: Sequence[bytes], vocab_size: int = MAX_VOCAB) -> tuple[int, ...]:
+    """Raises PeerMisbehaved."""
     ids = buffer_at(buffers, 0)
-    return unpack_tokens(ids, len(ids) // 4, MAX_VOCAB)
+    return unpack_tokens(ids, len(ids) // 4, vocab_size)

@@ -15,7 +15,8 @@ from dsdnode.wire.records import NO_HASH, ProviderRecord
 
 SPEED_CLASS = 2.0
 """Times slower than is usual: less than that is as good."""
-
+MAX_CLASS = 64
+"""Who says that he takes next to no time makes others slower than any number."""
 
 MAX_DOUBTED = 256
 ENOUGH = 2
@@ -65,6 +66,7 @@ def by_preference(
     joined: Collection[bytes],
     shunned: Callable[[bytes], int],
     rank: Callable[[bytes], int],
+    network_of: Callable[[ProviderRecord], str] = lambda record: "",
 ) -> list[ProviderRecord]:
     """In a conversation the `last` one, or the peers that we joined; else those that have a draft model and are not
     slower than is usual, and of these in the order of `rank`, by what they gave. The order in which they come decides
@@ -72,10 +74,13 @@ def by_preference(
 
     Those that are `shunned` (0: not at all) come behind the others, the less the sooner, and before them those that say
     that they are full. Who says that it is fast, or has places for a thousand, is as good as the usual one: anybody can
-    say so.
+    say so. What is usual is the middle network's, as names cost nothing.
     """
-    measured_s = [one.cost.at(1) for one in drafters if one.cost != UNKNOWN]
-    usual_s = median_high(measured_s) if measured_s else 0.0
+    measured_s: dict[str, list[float]] = {}
+    for one in drafters:
+        if one.cost != UNKNOWN:
+            measured_s.setdefault(network_of(one), []).append(one.cost.at(1))
+    usual_s = median_high(map(median_high, measured_s.values())) if measured_s else 0.0
 
     def key(record: ProviderRecord) -> tuple[int, bool, bool, bool, bool, int, int]:
         slower = record.cost.at(1) * (1 + record.queue) / usual_s if usual_s else 1.0
@@ -85,7 +90,7 @@ def by_preference(
             record.peer_id not in joined,
             record.weights_hash == NO_HASH,
             record.free_sessions == 0,
-            int(log2(max(1.0, slower)) / log2(SPEED_CLASS)),
+            int(min(MAX_CLASS, log2(max(1.0, slower)) / log2(SPEED_CLASS))),
             rank(record.peer_id),
         )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsdnode.client.asking import ASK_TIMEOUT_S, check_can
-from dsdnode.client.drafters import Drafters
+from dsdnode.client.drafters import Drafters, no_drafter
 from dsdnode.client.failures import Failures
 from dsdnode.client.losses import LOSSES, said
 from dsdnode.client.part import ids_of
@@ -29,7 +30,8 @@ class TextRead:
 
 
 async def read_text(rpc: Rpc, pings: Pings, drafters: Drafters, pending: PendingReply) -> TextRead:
-    """Raises NoPipeline (nobody says it), or what the first that said so has against it."""
+    """Raises NoPipeline (nobody says it), Overloaded (nobody has time for it), or what the first that said so has
+    against it."""
     failures = Failures()
     _, body = pending.begin()
     while True:
@@ -43,6 +45,8 @@ async def read_text(rpc: Rpc, pings: Pings, drafters: Drafters, pending: Pending
             return _read(answer, buffers)
         except LOSSES as error:
             failures.note(drafter, error, 0)
+            if pending.patience.is_spent(asyncio.get_running_loop().time()):
+                raise (error if isinstance(error, Overloaded) else no_drafter(pending, failures)) from None
 
 
 def _read(answer: wire.Message, buffers: Sequence[bytes]) -> TextRead:

@@ -129,6 +129,8 @@ class PendingReply:
     """What is asked for; once a drafter has accepted, its rule: a reply has one."""
     tokens: list[int] = field(default_factory=list)
     num_resumed: int = 0
+    rest: Piece | None = None
+    """Text that was held back until the end of what a drafter gave last."""
     died: set[bytes] = field(default_factory=set)
     """Drafters that said, without a token in between, that their engines died of it or could not do it."""
     _num_before: int = 0
@@ -205,7 +207,8 @@ class PendingReply:
             raise BadInput(f"this cannot be asked: {error}") from None
         if max(body.prompt_tokens, default=0) >= self.model.vocab_size:
             raise BadInput(f"{self.model.name} has token ids below {self.model.vocab_size}")
-        return Part(self.rng.randbytes(16), body, way, tuple(self.tokens), self.text, self._text_bytes), data
+        here = tuple(self.tokens), self.text, self._text_bytes
+        return Part(self.rng.randbytes(16), body, way, *here, vocab_size=self.model.vocab_size), data
 
     def way_after(self, way: Way) -> Way | None:
         """How to ask a drafter that takes another prompt for the one that was asked for.
@@ -227,7 +230,7 @@ class PendingReply:
             model=self.model.model_id,
             sampling=_sampling(asked),
             max_tokens=asked.max_tokens,
-            stop=tuple(asked.stop),
+            stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop),
             draft_max=-1 if asked.draft_max is None else asked.draft_max,
             window=asked.window,
             wire=asked.wire,
@@ -273,7 +276,7 @@ class PendingReply:
             raise PeerMisbehaved(f"{type(answer).__name__} is no answer to Generate")
         if self.acceptance not in (None, answer.acceptance):
             raise PeerMisbehaved("the drafter accepts by another rule than was asked for")
-        prompt, named = ids_of(buffers), part.body.prompt_tokens
+        prompt, named = ids_of(buffers, part.vocab_size), part.body.prompt_tokens
         if named and prompt != named:
             raise PeerMisbehaved("the drafter answers another prompt than was asked")
         goes_on = part.tokens and not named
@@ -286,7 +289,7 @@ class PendingReply:
 
     def take(self, taken: Taken) -> None:
         """Whoever goes on goes on from this; its drafter gives the next token."""
-        self.acceptance = taken.acceptance
+        self.acceptance, self.rest = taken.acceptance, None
         if self._reader is None and taken.calls is not None:
             self._reader = CallReader(taken.calls, self.request.tools)
         self._num_before = len(self.tokens)

@@ -240,7 +240,7 @@ class Announcer:
             try:
                 answer, buffers = await self._queries.request(contact, Announce(key), mine)
                 if isinstance(answer, Stored):
-                    self._count_on_rival(buffers, mine)
+                    self._count_on_rival(key, buffers, mine)
                 else:
                     raise Overloaded(f"it answers {type(answer).__name__}")
             except DsdError as error:
@@ -255,9 +255,12 @@ class Announcer:
                 if not record.withdrawn and len(self._past) < MAX_PAST:
                     self._past.setdefault((record.role, record.model_id), record)
 
-    def _count_on_rival(self, buffers: Sequence[bytes], mine: Sequence[bytes]) -> None:
-        """A holder keeps something else of ours, as new as this: of an earlier life. Announce something newer soon."""
-        rivals = [open_record(buffer) for buffer in buffers[:MAX_ROLES] if buffer not in mine]
+    def _count_on_rival(self, key: bytes, buffers: Sequence[bytes], mine: Sequence[bytes]) -> None:
+        """A holder keeps something else of ours under that key, as new as this: of an earlier life. Announce something
+        newer soon."""
+        shown = [open_record(buffer) for buffer in buffers[:MAX_ROLES] if buffer not in mine]
+        own = [record for record in shown if record.public_key == self._identity.public_key]
+        rivals = [record for record in own if key in record_keys(record)]
         self._count_on(rivals)
         if any(rival.sequence >= open_record(mine[0]).sequence for rival in rivals):
             self._outdone = True

@@ -5,15 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from dsdnode.client.client import Client
+from dsdnode.accounts import Account
+from dsdnode.client.client import Client, GenerateRequest
+from dsdnode.client.drafters import Drafters
 from dsdnode.client.patience import ASIDE_S
+from dsdnode.engine.fake import FakeModel, fake_text
 from dsdnode.errors import NoPipeline
+from dsdnode.identity import Identity, PeerChoice
 from dsdnode.swarm.pings import MOMENT_S
 from dsdnode.wire import replies
 from dsdnode.wire.codec import decode_body
@@ -21,10 +29,13 @@ from dsdnode.wire.messages import Open, Pong
 from dsdnode.wire.numbers import pack_tokens
 from tests.client.test_another_drafter import ASKED, reply_to
 from tests.client.test_drafters import ask_first
+from tests.client.test_slow_drafters import drips, read, town
 from tests.client.test_trust import ring
-from tests.node.swarm import FakeSwarm
+from tests.node.mallory import EXPECTED, PROMPT
+from tests.node.swarm import DRAFT, TARGET, FakeSwarm
 from tests.node.test_drafter_host import story
 from tests.node.test_waits import Listener
+from tests.wire.test_records import OFFER
 
 REQUEST, TEXT = ASKED["text"]
 RIGHT = reply_to(TEXT)
@@ -118,3 +129,58 @@ def test_dora_takes_longer_than_is_usual_and_mallory_does_not(tmp_path: Path, mo
             await is_doras(alice, asked)
 
     story(tmp_path, tell)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"), [((), lambda token: TARGET.vocab_size), ((TARGET.vocab_size,), lambda token: (token + 1) % 97)]
+)
+def test_what_is_no_token_of_the_model_binds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: tuple[int, ...], says: Callable[[int], int]
+) -> None:
+    """Nobody could go on with it: mallory's first token was the last."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        await drips(swarm, every_s=1000.0, prompt=prompt, lies=says)
+        assert (await read(await town(swarm, monkeypatch, "mallory", "dora"), REQUEST))[0] == RIGHT
+
+    story(tmp_path, tell)
+
+
+def test_the_model_that_is_meant_is_one_that_a_drafter_may_be_asked_for(tmp_path: Path) -> None:
+    """Of two models, each with a drafter of its own, alice names none, but whom she asks."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        other = FakeModel(vocab_size=90, num_layers=2)
+        await swarm.add("bob", drafts=True, layers=(0, 2), target=other, draft=replace(DRAFT, vocab_size=90))
+        alice = await swarm.client()
+        alice._drafters.joined = ()
+        for name, right in (("bob", fake_text(other, PROMPT, 60)), ("dora", EXPECTED)):
+            alice.restrict(PeerChoice(allow=(swarm.members[name].node.peer_id.hex(),)))
+            assert (await read(alice, GenerateRequest(prompt_tokens=PROMPT, max_tokens=8)))[0] == right[:8]
+
+    story(tmp_path, tell)
+
+
+def test_mallory_s_two_names_are_one_also_while_replies_of_another_model_are_asked_for() -> None:
+    """Both contradict dora; each model has drafters of its own."""
+    names = [Identity(name.encode().ljust(32)) for name in ("dora", "mallory", "max", "theirs")]
+    dora, mallory, max_, _ = (name.peer_id for name in names)
+    hers, theirs = "cd" * 32, "ef" * 32
+    records = [
+        structs.replace(OFFER, public_key=name.public_key, role="drafter", tokenizer_hash=tokenizer)
+        for name, tokenizer in zip(names, (hers, hers, hers, theirs), strict=True)
+    ]
+    rpc: Any = SimpleNamespace(account_of=lambda peer: Account(peer, peer.hex() if peer == dora else "mallory's"))
+    pings: Any = SimpleNamespace(is_silent=lambda peer: False)
+    nobody: Any = None
+    drafters = Drafters(rpc, pings, Random(1), (), nobody)
+    drafters._known = records
+    for tokenizer in (hers, theirs):
+        model: Any = SimpleNamespace(tokenizer_hash=tokenizer, model_id=tokenizer)
+        pending: Any = SimpleNamespace(model=model, request=REQUEST)
+        drafters._order(pending)
+    for by in (mallory, max_):
+        drafters.contradicted([dora], by)
+    assert drafters._doubts.is_doubted(dora) and not drafters._doubts.is_caught(dora)

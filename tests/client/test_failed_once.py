@@ -10,21 +10,23 @@ from typing import Any
 
 import pytest
 
+from dsdnode.client.client import GenerateRequest, Piece
 from dsdnode.client.failures import MAX_TRIES, Failures
 from dsdnode.client.losses import Left
 from dsdnode.client.pace import MIN_TOKENS
 from dsdnode.client.rivals import Rivals
 from dsdnode.config import DEFAULT_PATIENCE_S
 from dsdnode.engine.port import Chunk, Output
-from dsdnode.errors import PeerUnavailable
+from dsdnode.errors import NoPipeline, Overloaded, PeerUnavailable
 from dsdnode.net.rpc import LinkBroken
 from dsdnode.wire import replies
-from dsdnode.wire.messages import Open, Pong, Refused
+from dsdnode.wire.messages import Message, Open, Pong, Refused
 from dsdnode.wire.numbers import pack_tokens
+from tests.client.test_another_drafter import shown
 from tests.client.test_drafters import BAD_ONE_S, ask_first, says_no
-from tests.client.test_slow_drafters import drips
+from tests.client.test_slow_drafters import drips, read, town
 from tests.client.test_trust import ring
-from tests.node.mallory import EXPECTED, PROMPT, REQUEST
+from tests.node.mallory import EXPECTED, PROMPT, REQUEST, id_of
 from tests.node.swarm import FakeSwarm, Member
 from tests.node.test_drafter_host import some, story
 from tests.node.test_waits import Listener, lies, nothing, now
@@ -219,6 +221,96 @@ def test_who_gives_a_few_tokens_whenever_he_is_asked_does_not_keep_a_reply_that_
     story(tmp_path, tell)
 
 
+def test_who_says_no_just_when_another_is_asked_beside_him_does_not_end_the_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory began it, and gives no more; there is nobody but bob."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "bob")
+        await drips(swarm, every_s=1000.0, first=5)
+        alice = await town(swarm, monkeypatch, "mallory", "bob")
+        bob, mallory = (swarm.members[name].node.rpc for name in ("bob", "mallory"))
+        honest = bob._on_request[replies.Generate]
+
+        async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+            first, *_ = alice._askings.inboxes
+            if first != message.request:
+                mallory.notify(peer, replies.Finished(first, "", "BadInput", "mallory says so"), [])
+            return await honest(peer, message, buffers)
+
+        bob.on_request(replies.Generate, generate)
+        tokens, *_, recoveries = await read(alice)
+        assert (tokens, recoveries) == (EXPECTED, 1)
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("others", [["dan"], []])
+def test_what_dora_held_back_until_she_found_nobody_to_go_on_with_is_shown_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str]
+) -> None:
+    """It may begin a stop text. Dan says it again with what comes next; and where there is no dan it is the end."""
+    shown_before, held_back = shown(EXPECTED[:5])[:-1], shown(EXPECTED[:5])[-1:]
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, *others)
+        dora = await swarm.add("dora", drafts=True)
+
+        async def generate(peer: bytes, message: replies.Generate, buffers: list[bytes]) -> Any:
+            says: list[tuple[Message, list[bytes]]] = [
+                (replies.Piece(message.request, 0, 0), [pack_tokens(EXPECTED[:5]), shown_before.encode()]),
+                (replies.Piece(message.request, 5, 0), [b"", held_back.encode()]),
+                (replies.Finished(message.request, "", "NoPipeline", "sam is gone"), []),
+            ]
+            for notice, buffers in says:
+                asyncio.get_running_loop().call_later(0.1, dora.node.rpc.notify, peer, notice, buffers)
+            assert dora.draft is not None
+            return replies.Accepted(message.request, dora.draft.shard.model_id), [pack_tokens(list(PROMPT))]
+
+        dora.node.rpc.on_request(replies.Generate, generate)
+        alice, texts, words = await town(swarm, monkeypatch, "dora", *others), list[str](), ""
+        try:
+            async for event in alice.generate(replace(REQUEST, stop=(held_back + "never",))):
+                texts += [event.text] if isinstance(event, Piece) else []
+        except NoPipeline as error:
+            words = str(error)
+        assert ("".join(texts), words) == ((shown(EXPECTED), "") if others else (shown(EXPECTED[:5]), "sam is gone"))
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("error", ["Overloaded", "BadInput"])
+def test_who_reads_a_long_prompt_has_its_time_whatever_one_says_that_is_asked_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """It takes dora longer than alice waits for a token."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora", "dan")
+        swarm.members["dan"].node.rpc.on_request(replies.Generate, says_no(error))
+        alice, listener = await town(swarm, monkeypatch, "dora", "dan"), Listener()
+        await listener.read(alice, GenerateRequest(prompt_tokens=tuple([7] * 1300), max_tokens=4))
+        assert (len(listener.tokens), listener.reason) == (4, "length")
+
+    story(tmp_path, tell, cost=lambda num: 0.06 * num)
+
+
+def test_who_never_has_time_to_read_a_prompt_is_waited_for_as_long_as_for_a_reply(tmp_path: Path) -> None:
+    async def busy(peer: bytes, message: replies.ReadText, buffers: list[bytes]) -> Any:
+        return Refused("dora is busy", retry=True), []
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        alice = await swarm.client()
+        swarm.members["dora"].node.rpc.on_request(replies.ReadText, busy)
+        async with asyncio.timeout(DEFAULT_PATIENCE_S + 4):
+            with pytest.raises(Overloaded, match="dora is busy"):
+                await alice.read_text(REQUEST)
+
+    story(tmp_path, tell)
+
+
 def test_of_those_that_were_left_the_last_one_is_asked_last(tmp_path: Path) -> None:
     """Dora was left once, for a moment without a token; mallory gives none at all, and alice joined him."""
 
@@ -233,6 +325,27 @@ def test_of_those_that_were_left_the_last_one_is_asked_last(tmp_path: Path) -> N
             await listener.read(alice)
             assert listener.tokens == EXPECTED
         assert len(asked) == 1
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize("name", [None, "fake"])
+def test_a_swarm_that_alice_was_in_is_waited_for_while_her_own_network_is_gone(
+    tmp_path: Path, name: str | None
+) -> None:
+    """Nobody answers her. That says nothing of which models there are."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        alice, cuts = await swarm.client(), swarm.hub.cuts  # type: ignore[attr-defined]
+        await Listener().read(alice)
+        cuts.update(frozenset((id_of(alice), member.node.peer_id)) for member in swarm.members.values())
+        with pytest.raises(NoPipeline, match="does not answer"):
+            await Listener().read(alice, replace(REQUEST, model=name))
+        asyncio.get_running_loop().call_later(20, cuts.clear)
+        listener = Listener()
+        await listener.read(alice, replace(REQUEST, model=name))
+        assert listener.tokens == EXPECTED and "does not answer" in listener.words[0]
 
     story(tmp_path, tell)
 

@@ -12,9 +12,11 @@ import pytest
 from msgspec import structs
 
 from dsdnode.client.client import Client
-from dsdnode.client.patience import ASIDE_S
+from dsdnode.client.patience import ASIDE_S, MARGIN_S
 from dsdnode.client.usual import LEAST_S, MANY, ROUNDS, UsualPass
-from dsdnode.errors import PeerUnavailable
+from dsdnode.config import DEFAULT_PATIENCE_S, STILL_S
+from dsdnode.errors import NoPipeline, PeerUnavailable
+from dsdnode.identity import Identity
 from dsdnode.swarm.pings import PING_TIMEOUT_S
 from dsdnode.wire import replies
 from dsdnode.wire.records import ProviderRecord
@@ -156,6 +158,64 @@ def test_the_next_one_is_of_another_network(tmp_path: Path, monkeypatch: pytest.
         assert (listener.tokens, [len(one) for one in asked]) == (EXPECTED, [1, 0, 0])
 
     story(tmp_path, tell, cost=lambda num: FAST_S)
+
+
+async def made_up(swarm: FakeSwarm, monkeypatch: pytest.MonkeyPatch, num: int, others: bool = True) -> Client:
+    """Alice, where mallory has made up so many drafters, each in another network, where no call is ever answered."""
+    alice = await stranger(swarm, monkeypatch)
+    await asyncio.sleep(5)
+    nobody = [Identity(b"%32d" % number) for number in range(num)]
+    names = frozenset(one.peer_id for one in nobody)
+    records, ping = alice._drafters._records, alice._rpc.ping
+
+    async def more(max_age_s: float = 0.0, *, thorough: bool = False) -> list[ProviderRecord]:
+        [dora] = [one for one in await records(thorough=thorough) if one.role == "drafter"]
+        places = [(f"tcp://20.{number >> 8}.{number & 255}.1:4000",) for number in range(num)]
+        boasts = [
+            structs.replace(dora, public_key=one.public_key, addresses=place)
+            for one, place in zip(nobody, places, strict=True)
+        ]
+        return [*boasts, *([dora] if others else [])]
+
+    async def into_the_dark(peer: bytes, *, timeout_s: float) -> float:
+        if peer not in names:
+            return await ping(peer, timeout_s=timeout_s)
+        await asyncio.sleep(timeout_s)
+        raise PeerUnavailable("no answer")
+
+    monkeypatch.setattr(alice._drafters, "_records", more)
+    monkeypatch.setattr(alice._rpc, "ping", into_the_dark)
+    monkeypatch.setattr("dsdnode.client.drafters.by_lot", lambda drafters, *_: drafters)
+    return alice
+
+
+def test_of_records_of_nobody_a_handful_is_tried_and_then_who_has_answered_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        alice = await made_up(swarm, monkeypatch, 100)
+        listener, began_s = Listener(), now()
+        await listener.read(alice)
+        assert listener.tokens == EXPECTED
+        assert now() - began_s < 2 * PING_TIMEOUT_S
+
+    story(tmp_path, tell)
+
+
+def test_where_there_are_records_of_nobody_alone_alice_hears_so_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm, "dora")
+        alice = await made_up(swarm, monkeypatch, 640, others=False)
+        listener, began_s = Listener(), now()
+        with pytest.raises(NoPipeline, match="do not answer"):
+            await listener.read(alice)
+        assert now() - began_s < DEFAULT_PATIENCE_S + MARGIN_S + 2 * PING_TIMEOUT_S
+        assert "do not answer" in listener.words[0] and listener.first_word_s - began_s < 2 * STILL_S
+
+    story(tmp_path, tell)
 
 
 def test_who_has_vanished_since_he_was_looked_for_is_not_asked_beside(

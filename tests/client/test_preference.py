@@ -21,6 +21,7 @@ def order(
     joined: tuple[int, ...] = (),
     silent: tuple[int, ...] = (),
     ranks: dict[int, int] | None = None,
+    neighbours: tuple[int, ...] = (),
 ) -> list[int]:
     """Who, first to last."""
     names = {one.peer_id: one.public_key[0] for one in drafters}
@@ -31,6 +32,7 @@ def order(
         [peers[who] for who in joined],
         lambda peer: names[peer] in silent,
         lambda peer: (ranks or {}).get(names[peer], 1),
+        lambda one: "" if one.public_key[0] in neighbours else one.peer_id.hex(),
     )
     return [names[one.peer_id] for one in found]
 
@@ -48,6 +50,18 @@ def test_what_a_drafter_says_of_itself_puts_it_before_nobody() -> None:
         mallory = drafter(9, **boast)
         assert order(drafter(1), mallory) == [1, 9]
         assert order(drafter(1), drafter(2), mallory) == [1, 2, 9]
+
+
+def test_a_crowd_that_boasts_in_one_network_makes_nobody_slow() -> None:
+    crowd = tuple(range(10, 20))
+    boasters = [drafter(who, fixed_ms=1e-3, slope_ms=0.0) for who in crowd]
+    assert order(drafter(1), *boasters, drafter(2), drafter(3), neighbours=crowd) == [1, *crowd, 2, 3]
+
+
+def test_next_to_no_time_is_a_time() -> None:
+    """What the others take is so many times as much that no number says it."""
+    boasters = [drafter(who, fixed_ms=1e-310, slope_ms=0.0) for who in (7, 8, 9)]
+    assert order(drafter(1), *boasters) == [7, 8, 9, 1]
 
 
 def test_a_draft_model_comes_before_none() -> None:

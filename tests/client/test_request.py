@@ -136,3 +136,8 @@ async def test_a_reply_that_another_drafter_goes_on_with_keeps_its_rule() -> Non
     assert body.acceptance == WireAcceptance(0.2)
     with pytest.raises(PeerMisbehaved, match="another rule"):
         pending.checked(part, replies.Accepted(part.request, "ab" * 32), prompt)
+
+
+async def test_one_stop_text_is_not_taken_for_its_letters() -> None:
+    pending = PendingReply(asked(stop="end"), Model("ab" * 32, "fake", 4, 16, 97, "cd" * 32, 4096, (), 1, ""))
+    assert pending.begin()[0].body.stop == ("end",)

@@ -163,11 +163,12 @@ def test_why_it_ended_is_shown_so_too(tmp_path: Path) -> None:
     story(tmp_path, tell)
 
 
-def test_a_drafter_cannot_fill_the_memory_of_a_client_that_does_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("limit", "each"), [("MAX_QUEUED_NOTICES", 1), ("MAX_QUEUED_BYTES", 5)])
+def test_a_drafter_cannot_fill_the_memory_of_a_client_that_does_not_read(tmp_path: Path, limit: str, each: int) -> None:
     most = 50
 
     async def tell(swarm: FakeSwarm, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(asking, "MAX_QUEUED_NOTICES", most)
+        patch.setattr(asking, limit, most * each)
         says = [(replies.Piece(bytes(16), index, 0), [pack_tokens([1]), b"!"]) for index in range(4 * most)]
         alice = await asked_of(swarm, says)
         events = alice.generate(GenerateRequest(prompt_tokens=PROMPT, max_tokens=500))
@@ -201,7 +202,7 @@ def test_a_drafter_that_sends_text_without_end_is_left(tmp_path: Path, num_befor
         says = [(replies.Piece(bytes(16), index, 0), [pack_tokens([1]), b"!"]) for index in range(num_before)]
         says += [(replies.Piece(bytes(16), num_before, 0), [b"", b"and so on, "])] * 300
         alice, texts = await asked_of(swarm, says), list[str]()
-        with pytest.raises(NoPipeline):
+        with pytest.raises(NoPipeline, match="gap" if num_before else "after the end of the reply"):
             async for event in alice.generate(REQUEST):
                 assert isinstance(event, Piece)
                 texts += [event.text] if not event.tokens else []

@@ -24,6 +24,32 @@ CHOICE: Final = {
     "blocked-asked": Mutation(
         "dsdnode.client.drafters:Drafters._order", " if self.choice.takes(one.peer_id)", ""
     ),
+    "boasters-network": Mutation(
+        "dsdnode.client.preference:by_preference", "measured_s.setdefault(network_of(one), [])",
+        'measured_s.setdefault("", [])',
+    ),
+    "boasters-slowness": Mutation("dsdnode.client.preference:by_preference", "min(MAX_CLASS, ", "max(0, "),
+    "doubted-models": Mutation(
+        "dsdnode.client.drafters:Drafters._order", "for record in drafters}",
+        "for record in drafters if record.tokenizer_hash == tokenizer}",
+    ),
+    "made-up-drafters": Mutation(
+        "dsdnode.client.drafters:Drafters._put_off",
+        "is_dark and not self._rpc.transport.sighting(peer).reached", "False",
+    ),
+    "made-up-alone": Mutation("dsdnode.client.drafters:Drafters.next", "pending.patience.is_over(_now())", "False"),
+    "denied-giving": Mutation("dsdnode.client.client:Client._ask_all", "others=True", "others=bool(pending.others)"),
+    "no-token": Mutation("dsdnode.client.request:PendingReply.begin", "=self.model.vocab_size", "=1 << 24"),
+    "own-network": Mutation("dsdnode.client.client:Client._records", "found or len(self._discovery.table)", "True"),
+    "held-back": Mutation("dsdnode.client.asking:Askings.follow", "news is asking.part.rest", "False"),
+    "denied-reading": Mutation(
+        "dsdnode.client.client:Client._failed", "if beside and not patience.is_over(now)", "if False"
+    ),
+    "reading-busy": Mutation("dsdnode.client.reading:read_text", "pending.patience.is_spent(", "False and now("),
+    "unread-bytes": Mutation("dsdnode.client.asking:Inbox.put", " and num_bytes <= MAX_QUEUED_BYTES", ""),
+    "allowed-model": Mutation(
+        "dsdnode.client.drafters:Drafters.allowed", ' if one.role != "drafter" or self.choice.takes(one.peer_id)', ""
+    ),
     "allow-nobody": Mutation("dsdnode.cli.peer_lists:read_peers", "said and not found and not may_be_empty", "False"),
     "paused-new": Mutation("dsdnode.node.shard.sessions:Sessions.refusal", "self._admission.rests_for(owner)", "False"),
     "paused-own": Mutation(ADMISSION + "rests_for", "and not (", "and not (False and "),

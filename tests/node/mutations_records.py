@@ -56,6 +56,10 @@ RECORDS: Final = {
     ),
     "life-counted": Mutation(ANNOUNCER + "__init__", "life << LIFE_BITS", "0"),
     "outdone": Mutation(ANNOUNCER + "_announce", "if not self._outdone:", "if True:"),
+    "outdone-by-others": Mutation(
+        ANNOUNCER + "_count_on_rival", "if record.public_key == self._identity.public_key", "if True"
+    ),
+    "outdone-elsewhere": Mutation(ANNOUNCER + "_count_on_rival", "if key in record_keys(record)", "if True"),
     "id-first": Mutation(CATALOGUE + "called", "return by_id or ", "return "),
     "id-prefix": Mutation(CATALOGUE + "called", "len(name) >= MIN_PREFIX and ", ""),
     "hosts-answering": Mutation(CATALOGUE + "Model.rank", " if shard.peer_id in answering", ""),

@@ -12,8 +12,8 @@ from dsdnode.dht.ids import MODELS_KEY, K, model_key
 from dsdnode.dht.table import Table
 from dsdnode.net.rpc import Response
 from dsdnode.swarm.announcer import ANNOUNCE_EVERY_S
-from dsdnode.wire.messages import Announce, Refused
-from dsdnode.wire.records import MAX_TTL_S
+from dsdnode.wire.messages import Announce, Refused, Stored
+from dsdnode.wire.records import MAX_TTL_S, sign_record
 from tests.node import jumping
 from tests.swarm.town import Member, Town, demo_id
 
@@ -155,6 +155,32 @@ def test_who_never_takes_an_offer_is_not_told_without_pause() -> None:
             bob.discovery.provide(lambda: [bob.offer()])
             await asyncio.sleep(ANNOUNCE_EVERY_S * 0.9)
             assert told.count(MODELS_KEY) < 10
+
+    jumping.run(story())
+
+
+@pytest.mark.parametrize("whose", ["mallory", "bob"])
+def test_a_holder_that_shows_another_offer_outdoes_nobody(whose: str) -> None:
+    """Mallory holds bob's: he would say them again each second, for ever, if he believed that hers is a later one of
+    his, or that his own of another model belongs there."""
+
+    async def story() -> None:
+        async with Town() as town:
+            bob, mallory = town.begin("bob", offers=False), town.begin("mallory", "bob", offers=False)
+            await asyncio.sleep(5)
+            hers, told = sign_record(mallory.identity, replace(mallory.offer(), sequence=1 << 61)), []
+            his: dict[bytes, bytes] = {}
+
+            async def shows(peer: bytes, message: Announce, buffers: list[bytes]) -> Response:
+                told.append(message.key)
+                his[message.key] = buffers[0]
+                return Stored(), [hers] if whose == "mallory" else list(his.values())[:2]
+
+            mallory.rpc.on_request(Announce, shows)
+            drafts = replace(bob.offer(weights_hash="ef" * 32), role="drafter")
+            bob.discovery.provide(lambda: [bob.offer(), drafts])
+            await asyncio.sleep(ANNOUNCE_EVERY_S * 0.9)
+            assert told.count(MODELS_KEY) == 1
 
     jumping.run(story())
 
