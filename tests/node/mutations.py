@@ -85,6 +85,7 @@ STAGE: Final = {
 
 KEPT: Final = {
     "block-positions": Mutation(ARRIVALS + "arrive", " <= max_positions - num_positions", ""),
+    "block-drafts": Mutation(ARRIVALS + "arrive", "and block.num_draft <= MAX_DRAFT", ""),
     "block-digests": Mutation(ARRIVALS + "arrive", "and len(digests) == DIGEST_BYTES * (num_positions + 1)", ""),
     "block-tokens": Mutation(
         ARRIVALS + "arrive", "and len(tokens) == (num_positions if first else block.num_draft)", ""
