@@ -55,6 +55,8 @@ from dsdnode.wire.replies import Generate
 log = structlog.get_logger(__name__)
 
 SAVE_PEERS_S = 30.0
+AGAIN_S = 300.0
+"""After so long layers that could not be hosted are tried again: there may be room for them by then."""
 
 
 class Node:
@@ -191,11 +193,7 @@ class Node:
             finally:
                 keeping.cancel()
                 await asyncio.gather(keeping, return_exceptions=True)
-            try:
-                await self._change_over(offer)
-            except DsdError as error:
-                log.error("these layers cannot be hosted", reason=str(error))
-                return
+            await self._change_over(offer)
 
     async def _change_over(self, left: Offer) -> None:
         """Replies in progress end first, or go on elsewhere."""
@@ -211,13 +209,15 @@ class Node:
             if stage is not None:
                 await stage.close()
             await left.engine.close()
-        try:
-            await self._start_shard()
-        except DsdError:
-            failed = self._offers.pop("shard", None)
-            if failed is not None:  # the engine was there, and could not be measured
-                await failed.engine.close()
-            raise
+        while "shard" not in self._offers:
+            try:
+                await self._start_shard()
+            except DsdError as error:
+                log.error("these layers cannot be hosted", reason=str(error), again_in_s=AGAIN_S)
+                failed = self._offers.pop("shard", None)
+                if failed is not None:  # the engine was there, and could not be measured
+                    await failed.engine.close()
+                await asyncio.sleep(AGAIN_S)
         if self._organs.offers:
             self.discovery.provide(self._records)
 

@@ -20,6 +20,9 @@ from dsdnode.errors import PeerMisbehaved
 HASH_BYTES: Final = 8
 ANY: Final = bytes(HASH_BYTES)
 """In the place of a mask's hash: any token may stand there."""
+MAX_VOCAB_SIZE: Final = 1 << 20
+"""Of a model whose replies are constrained: four times the largest known. Anybody's record may say a thousand times as
+much, and each mask would take its drafter seconds."""
 MAX_KEPT_BYTES: Final = 4 << 20
 MAX_KEPT: Final = 1024
 MIN_KEPT: Final = 96

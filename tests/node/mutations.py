@@ -60,6 +60,7 @@ STAGE: Final = {
     "park-sender": Mutation(STAGE_HOST + "_keep", " or owner != session.owner", ""),
     "park-once": Mutation(STAGE_HOST + "_keep", "if session.parked:", "if False:"),
     "next-lost-sender": Mutation(STAGE_HOST + "_next_lost", " and peer == session.after", ""),
+    "next-lost-culprit": Mutation(STAGE_HOST + "_next_lost", "replace(message, culprit=False)", "message"),
     "session-name": Mutation(SESSIONS + "refusal", " or not is_session_of(owner, message.session)", ""),
     "session-owner": Mutation(SESSIONS + "refusal", "known is not None and known.owner != owner", "False"),
     "open-owner": Mutation(SESSIONS + "refusal", "peer_id(message.owner.public_key) != owner or ", ""),
@@ -84,6 +85,7 @@ STAGE: Final = {
 
 KEPT: Final = {
     "block-positions": Mutation(ARRIVALS + "arrive", " <= max_positions - num_positions", ""),
+    "block-drafts": Mutation(ARRIVALS + "arrive", "and block.num_draft <= MAX_DRAFT", ""),
     "block-digests": Mutation(ARRIVALS + "arrive", "and len(digests) == DIGEST_BYTES * (num_positions + 1)", ""),
     "block-tokens": Mutation(
         ARRIVALS + "arrive", "and len(tokens) == (num_positions if first else block.num_draft)", ""
@@ -119,8 +121,8 @@ DRAFTER: Final = {
     "nack-sender": Mutation(REPLY + "on_nack", " and peer == self._route.peers[nack.index]", ""),
     "lost-sender": Mutation(
         REPLY + "on_session_lost",
-        "if self._route and peer in self._route.peers and lost",
-        "peer = self._route.peers[lost.index] if self._route else peer\n        if self._route and lost",
+        "if is_open and self._route and peer in self._route.peers:",
+        "peer = self._route.peers[lost.index] if self._route else peer\n        if is_open and self._route:",
     ),
     "lost-route": Mutation(REPLY + "on_session_lost", " and lost.route == self._machine.route", ""),
     "cancel-sender": Mutation(
@@ -175,6 +177,7 @@ CULPRITS: Final = {
     "suspects-alone": Mutation(BATCHER + "_apart", "if self.culprits.is_marked(run.owner, now)", "if False"),
     "suspects-forgiven": Mutation(BATCHER + "_decoded", "self.culprits.passed(item.owner, item.end)", "pass"),
     "reply-killed": Mutation(REPLY + "_may_go_on", "self._num_killed < MAX_KILLED", "True"),
+    "killed-early": Mutation(REPLY + "on_session_lost", "self.phase is Phase.RUNNING and ", ""),
     "reply-forgiven": Mutation(REPLY + "_act", "self._num_fruitless = self._num_killed = 0", "self._num_fruitless = 0"),
     "draft-killed": Mutation(
         "dsdnode.node.drafter.conversations:DraftSequences.available",

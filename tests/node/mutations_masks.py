@@ -37,6 +37,7 @@ MASKS: Final = {
     "masks-name": Mutation(PURE + "Masks.put", " or hash_of(mask) != name", ""),
     "masks-nothing": Mutation(PURE + "Masks.put", "not self._allows_any(mask)", "False"),
     "masks-bomb": Mutation(PURE + "_inflated", "decompress(data, num_bytes + 1)", "decompress(data)"),
+    "masks-vocab": Mutation("dsdnode.node.drafter.options:Options.reply", "model.vocab_size > MAX_VOCAB_SIZE", "False"),
     "masks-kept": Mutation(PURE + "Places.learn", "len(self._names) > MAX_PLACES", "False"),
     "masks-again": Mutation(CONSTRAINED + "tell_again", " + AGAIN_S]", " - AGAIN_S]"),
     "masks-invented": Mutation(CONSTRAINED + "tell_again", "name in here and ", ""),

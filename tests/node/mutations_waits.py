@@ -23,6 +23,7 @@ WAITS: Final = {
     ),
     "hosts-asked": Mutation("dsdnode.node.drafter.attempt:some_of", "[:MAX_ASKED]", ""),
     "hosts-network": Mutation("dsdnode.node.drafter.attempt:some_of", "in_turn(order, _account)", "order"),
+    "hosts-named": Mutation("dsdnode.node.drafter.routes:Hosts._look_up", "if known:", "if True:"),
     "lost-link": Mutation(REPLY + "_look_for_losses", "self._routes.suspect(route, loss)", "pass"),
     "lost-left": Mutation(REPLY + "_look_for_losses", "else asked_before or loss.trouble", "else False"),
     "lost-computing": Mutation(REPLY + "_look_for_losses", "if loss.computing", "if False"),
@@ -30,6 +31,9 @@ WAITS: Final = {
     "lost-nack": Mutation(REPLY + "_blame", 'action.reason in ("nack", "timeout")', "False"),
     "lost-judged": Mutation(
         "dsdnode.speculation.owner.session:SessionMachine.on_nack", "nack.length < self._num_judged", "False"
+    ),
+    "judge-repeats": Mutation(
+        "dsdnode.speculation.owner.session:SessionMachine.on_verdict", "len(left) == len(epoch.flights)", "False"
     ),
     "lost-often": Mutation("dsdnode.pacing.suspects:Suspects.note", "1 + self.links", "1 + 0 * self.links"),
     "pair-twice": Mutation("dsdnode.pacing.suspects:Suspects.peers", " or len(known) > 1", ""),

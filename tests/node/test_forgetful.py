@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from dsdnode.client.client import Client
 from dsdnode.client.patience import MARGIN_S, Patience
 from dsdnode.config import DEFAULT_PATIENCE_S, POSITION_PATIENCE_S
 from dsdnode.engine.fake import fake_text
 from dsdnode.wire import replies
-from dsdnode.wire.messages import Block, Message, Nack, Refused, SessionLost, Trace
+from dsdnode.wire.messages import Block, Message, Nack, Refused, SessionLost, Trace, Verdict
 from dsdnode.wire.numbers import pack_tokens
-from tests.node.mallory import EXPECTED, PROMPT, REQUEST, ring
+from tests.node.mallory import EXPECTED, PROMPT, REQUEST, ring, sessions_at
 from tests.node.swarm import TARGET, FakeSwarm, Member
 from tests.node.test_drafter_host import all_free, story
-from tests.node.test_waits import SHORT_S, Listener, lying, took_s
+from tests.node.test_waits import SHORT_S, Listener, lying, now, took_s
 
 Says = Callable[[Block, int], Message | None]
 
@@ -103,6 +104,68 @@ def test_two_that_never_know_the_reply_and_one_that_does(tmp_path: Path) -> None
             listener = Listener()
             await listener.read(alice)
             assert (listener.tokens, listener.reason) == (EXPECTED, "length")
+
+    story(tmp_path, tell)
+
+
+BRIEF = replace(REQUEST, max_tokens=8)
+
+
+async def asks_until(alice: Client, met: Collection[object]) -> Listener:
+    """Alike stages are chosen by lot: the reply of the first time that alice meets mallory."""
+    while True:
+        listener = Listener()
+        await listener.read(alice, BRIEF)
+        assert (listener.tokens, listener.reason) == (EXPECTED[:8], "length")
+        if met:
+            return listener
+
+
+def test_a_judge_who_only_repeats_what_is_known_is_no_judge_at_work(tmp_path: Path) -> None:
+    """Mallory says every moment that nothing is decided yet."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        mallory = await swarm.add("mallory", layers=(2, 4))
+        says: list[asyncio.Task[None]] = []
+
+        async def repeat(owner: bytes, block: Block) -> None:
+            while True:
+                mallory.node.rpc.notify(owner, Verdict(block.session, block.route, block.epoch, 0, 1))
+                await asyncio.sleep(0.3)
+
+        def heard(peer: bytes, block: Block, buffers: list[bytes]) -> None:
+            [session] = sessions_at(mallory)
+            says.append(asyncio.create_task(repeat(session.owner, block)))
+
+        mallory.node.rpc._on_notice[Block] = [heard]
+        began_s = now()
+        assert (await asks_until(await swarm.client(), says)).words
+        assert now() - began_s < SHORT_S
+        for task in says:
+            task.cancel()
+
+    story(tmp_path, tell)
+
+
+@pytest.mark.parametrize(("place", "listener"), [(0, "dora"), (1, "dora"), (1, "sam")])
+def test_one_stage_does_not_end_a_reply_with_its_deaths(tmp_path: Path, place: int, listener: str) -> None:
+    """Mallory says that her engine has died of it, on this route and on those to come; or has her neighbour say so."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        mallory = await swarm.add("mallory", layers=[(0, 2), (2, 4)][place])
+        told: list[SessionLost] = []
+
+        def heard(peer: bytes, block: Block, buffers: list[bytes]) -> None:
+            for route in range(block.route, block.route + 3):
+                told.append(SessionLost(block.session, place, "it died", route, culprit=True))
+                mallory.node.rpc.notify(swarm.members[listener].node.peer_id, told[-1])
+
+        mallory.node.rpc._on_notice[Block] = [heard]
+        alice = await swarm.client()
+        assert not (await asks_until(alice, told)).words
+        assert not (await asks_until(alice, told)).words
 
     story(tmp_path, tell)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,23 @@ import msgspec
 import pytest
 
 from dsdnode.engine.nodraft import NoDraft
-from dsdnode.errors import PeerUnavailable
+from dsdnode.errors import NoPipeline, PeerUnavailable
 from dsdnode.identity import peer_id
 from dsdnode.node.drafter import pairing
+from dsdnode.node.drafter.routes import MAX_MODELS
 from dsdnode.node.drafter.texts import FILE_S, PIECE_TIMEOUT_S, _in_turn
 from dsdnode.swarm.pings import Pings
-from dsdnode.wire.messages import MAX_TEXT_PIECES, TEXT_PIECE_BYTES, FindText, TextPiece
+from dsdnode.wire.codec import encode_body
+from dsdnode.wire.messages import MAX_TEXT_PIECES, TEXT_PIECE_BYTES, FindText, TextPiece, WireSampling
 from dsdnode.wire.records import NO_HASH
+from dsdnode.wire.replies import Generate, GenerateBody
 from tests.node import jumping
+from tests.node.mallory import REQUEST, Mallory, rest, ring
 from tests.node.swarm import FakeSwarm, fake_swarm
+from tests.node.test_drafter_host import some
+from tests.node.test_drafter_host import story as in_virtual_time
 from tests.node.test_texts import LIES, LONG, OWN, Hosts, honest, model_of, said, story
+from tests.node.test_waits import cut
 from tests.placement.offers import shard
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -116,3 +125,29 @@ def test_without_a_draft_model_dora_reads_with_what_most_who_answer_host(tmp_pat
         assert await pairing.tokenizer_for(hosts.texts, NoDraft(4096, 32).shard, models, pings) == OWN
 
     story(tmp_path, tell)
+
+
+def test_models_that_nobody_offers_push_none_out_of_dora_s_memory(tmp_path: Path) -> None:
+    """Alice's judge has gone silent, and she waits for it. Mallory asks for one invented model after the other."""
+
+    async def tell(swarm: FakeSwarm) -> None:
+        await ring(swarm)
+        dora, alice, mallory = swarm.members["dora"], await swarm.client(), Mallory(swarm)
+        alice._patience_s = 3.0
+        events = alice.generate(REQUEST)
+        await some(events, 3)
+        reply = asyncio.create_task(rest(events, []))
+        cut(swarm, dora, swarm.members["sue"])
+        numbers = count()
+        while not reply.done():
+            name, number = f"{next(numbers):064x}", next(numbers)
+            body = GenerateBody((), "", (1,), (), name, WireSampling(), 5, (), -1)
+            with suppress(PeerUnavailable):
+                await mallory.asks(dora, Generate(number.to_bytes(16, "big")), encode_body(body))
+        with pytest.raises(NoPipeline, match="does not answer"):
+            await reply
+        assert next(numbers) > 2 * MAX_MODELS
+        assert dora.node._drafter is not None
+        assert len(dora.node._drafter._routes.hosts._remembered) == 1
+
+    in_virtual_time(tmp_path, tell)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Event
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from dsdnode.client.client import GenerateRequest
 from dsdnode.engine.fake import FakeEngine, fake_text
 from dsdnode.engine.port import Chunk, Output
 from dsdnode.errors import EngineLost
+from dsdnode.node.node import AGAIN_S
 from dsdnode.node.settling import until_needed_elsewhere
 from dsdnode.placement.moving import PATIENCE_S, TURN_S
 from dsdnode.placement.ranges import Range
@@ -100,7 +101,9 @@ class Unmeasured(FakeEngine):
         raise EngineLost("it died")
 
 
-async def told(swarm: FakeSwarm, first: FakeEngine, then: type[FakeEngine]) -> tuple[Member, list[FakeEngine], Event]:
+async def told(
+    swarm: FakeSwarm, first: FakeEngine, then: Callable[..., FakeEngine]
+) -> tuple[Member, list[FakeEngine], Event]:
     """Sam, who is to leave the engine `first` for one of another kind when that is set; all that he has had."""
     engines, leaves = list[FakeEngine](), Event()
 
@@ -137,13 +140,20 @@ def test_who_is_closed_while_replies_are_still_ending_leaves_no_engine_behind(tm
     jumping.run(story())
 
 
-def test_layers_that_cannot_be_hosted_after_all_are_not_offered(tmp_path: Path) -> None:
+def test_layers_that_cannot_be_hosted_are_not_offered_and_tried_again_later(tmp_path: Path) -> None:
+    """Sam has not said no for good: a program that took all of his memory ends."""
+    kind: list[type[FakeEngine]] = [Unmeasured]
+
     async def story() -> None:
         async with fake_swarm(tmp_path) as swarm:
-            sam, engines, leaves = await told(swarm, FakeEngine(TARGET, 0, 4), Unmeasured)
+            sam, engines, leaves = await told(swarm, FakeEngine(TARGET, 0, 4), lambda *shard: kind[0](*shard))
             leaves.set()
             await asyncio.sleep(60)
             assert [one.quarantined for one in engines] == ["closed", "closed"]
-            assert sam.node.layers is None and not sam.node._records()
+            assert not sam.node._records()
+            kind[0] = FakeEngine
+            await asyncio.sleep(AGAIN_S)
+            assert sam.node.layers == (2, 4)
+            assert [(one.start, one.end) for one in sam.node._records()] == [(2, 4)]
 
     jumping.run(story())

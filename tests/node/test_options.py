@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from dsdnode.errors import BadInput
 from dsdnode.node.drafter.options import MAX_EXPERIENCES, Options
 from dsdnode.pacing.policies import POLICIES, Terms
 from dsdnode.speculation.controller import FixedRounds
+from dsdnode.speculation.masks import MAX_VOCAB_SIZE
 from dsdnode.swarm.catalogue import Model
 from dsdnode.wire.codec import MAX_FRAME_BYTES
 from dsdnode.wire.messages import WireAcceptance, WireSampling
-from dsdnode.wire.replies import GenerateBody
+from dsdnode.wire.replies import Constraint, GenerateBody
 
 
 def options_of(**config: Any) -> Options:
@@ -48,6 +50,15 @@ def test_a_request_goes_before_the_drafter_s_own() -> None:
     assert own.reply(body(window="stream:2:16"), model(), VOCABULARY).window.plan().mode == "stream"
     assert own.reply(body(), model(), VOCABULARY).patience_s == own.patience_s
     assert own.reply(body(patience_s=300.0), model(), VOCABULARY).patience_s == 300
+
+
+def test_a_model_of_more_tokens_than_any_has_is_asked_for_free_text_alone() -> None:
+    """Mallory's record says that hers has a thousand million, and that it is read as bob's."""
+    own, json = options_of(), Constraint("json_schema", "{}")
+    bobs, mallorys = (replace(model(), vocab_size=num) for num in (MAX_VOCAB_SIZE, 1 << 30))
+    assert own.reply(body(constraint=json), bobs, VOCABULARY) and own.reply(body(), mallorys, VOCABULARY)
+    with pytest.raises(BadInput, match="1073741824 tokens: too many"):
+        own.reply(body(constraint=json), mallorys, VOCABULARY)
 
 
 def test_a_reply_that_need_not_be_exact_copies_nothing() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from dsdnode.accounts import Account
+from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation.actions import ForwardBlock
-from dsdnode.speculation.stage.arrivals import Arrival, KeptOutputs, Pool, StageLimits, WaitingBlocks
+from dsdnode.speculation.stage.arrivals import Arrival, KeptOutputs, Pool, StageLimits, WaitingBlocks, arrive
 from dsdnode.speculation.stage.cache import BranchCache, Closing
 from dsdnode.wire.messages import Block
 
@@ -18,6 +20,19 @@ def arrival(position: int, num_positions: int = 10) -> Arrival:
     block = Block(bytes(16), 0, 1, 0, 0, position, num_positions, 0, 0)
     states = np.zeros((num_positions, WIDTH), np.float32)
     return Arrival(block, (b"",) * (num_positions + 1), (), states, 0.0)
+
+
+@pytest.mark.parametrize(("num_given", "num_draft"), [(0, 65), (1, 1000), (961, 64), (1024, 1)])
+def test_one_block_is_no_more_than_any_owner_sends(num_given: int, num_draft: int) -> None:
+    """Bob's judge runs all that mallory drafted at once, and alice waits: for 64 draft tokens, not for a thousand."""
+
+    def comes(num_given: int, num_draft: int) -> Arrival:
+        block, num = Block(bytes(16), 0, 1, 0, 0, 0, num_given, num_draft, 0), num_given + num_draft
+        return arrive(0.0, block, bytes(8 * (num + 1)), (7,) * num, None, first=True, max_positions=4096)
+
+    assert comes(960, 64).num_positions == comes(1024, 0).num_positions == 1024
+    with pytest.raises(PeerMisbehaved):
+        comes(num_given, num_draft)
 
 
 def test_alice_and_bob_share_the_room_for_waiting_blocks() -> None:

@@ -16,6 +16,7 @@ from dsdnode.pacing.estimates import Experience
 from dsdnode.pacing.policies import Terms, policy_of
 from dsdnode.pacing.tuning import TUNING, Tuning
 from dsdnode.speculation.controller import WindowController
+from dsdnode.speculation.masks import MAX_VOCAB_SIZE
 from dsdnode.speculation.owner.prefill import MAX_SINGLES_POSITIONS
 from dsdnode.speculation.sampling import Sampling
 from dsdnode.speculation.shaping import Shaping
@@ -126,6 +127,8 @@ class Options:
         rule = self._rule(body)
         if body.constraint is not None and body.ignore_eos:
             raise BadInput("a constrained reply ends where it is complete: ignore_eos does not go with it")
+        if body.constraint is not None and model.vocab_size > MAX_VOCAB_SIZE:
+            raise BadInput(f"{model.name} says that it has {model.vocab_size} tokens: too many to constrain it")
         highest = max((token for token, _ in body.shaping.bias), default=0)
         if highest >= model.vocab_size:
             raise BadInput(f"logit_bias: token {highest}: {model.name} has token ids below {model.vocab_size}")

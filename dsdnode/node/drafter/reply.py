@@ -147,8 +147,9 @@ class Reply:
             self._constrained.tell_again(lack.names)
 
     def on_session_lost(self, peer: bytes, lost: SessionLost) -> None:
-        """Of the stage itself, or told by the one before it."""
-        if self._route and peer in self._route.peers and lost.route == self._machine.route:
+        """Of the stage itself, or told by the one before it; on a route that is not open nothing is lost."""
+        is_open = self.phase is Phase.RUNNING and lost.route == self._machine.route
+        if is_open and self._route and peer in self._route.peers:
             log.info("session lost", peer=short_id(peer), reason=lost.reason, culprit=lost.culprit)
             if lost.culprit and not self._may_go_on(peer, lost.reason):
                 return

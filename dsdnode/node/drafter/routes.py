@@ -78,9 +78,7 @@ class Hosts:
 
         `fresh`: by a lookup of now; `avoid`: peers without which the others should make the whole model.
         """
-        if fresh or target.model_id not in self._remembered:
-            await self._look_up(target.model_id)
-        _, known = self._remembered[target.model_id]
+        known = await (self._look_up(target.model_id) if fresh else self.known(target.model_id))
         records = some_of(
             known, self._discovery.own_id, lambda peer: self._pings.answered_at(peer) is not None, self._pings.is_silent
         )
@@ -92,16 +90,21 @@ class Hosts:
         rtt_s = await self._pings.round_trips(dict.fromkeys(one.peer_id for one in records), enough)
         return [record for record in records if record.peer_id in rtt_s], rtt_s
 
-    def known(self, model_id: str) -> list[ProviderRecord]:
+    async def known(self, model_id: str) -> list[ProviderRecord]:
         """Shards of the model that were found last, whether they answer or not."""
-        return self._remembered[model_id][1]
+        _, known = self._remembered.get(model_id, (0.0, None))
+        return await self._look_up(model_id) if known is None else known
 
-    async def _look_up(self, model_id: str) -> None:
+    async def _look_up(self, model_id: str) -> list[ProviderRecord]:
+        """A name that leads to nobody is not remembered: anybody can ask for any."""
         found = await self._discovery.find_providers(model_key(model_id))
         shards = [record for record in found if record.role == "shard" and record.model_id == model_id]
         shards = [record for record in shards if self._admission.trusts(record.peer_id)]
         _, before = self._remembered.get(model_id, (0.0, []))
-        self._remembered[model_id] = asyncio.get_running_loop().time(), with_usual_speeds(shards) if shards else before
+        known = with_usual_speeds(shards) if shards else before
+        if known:
+            self._remembered[model_id] = asyncio.get_running_loop().time(), known
+        return known
 
 
 class Routes:
@@ -164,7 +167,7 @@ class Routes:
                 places = choose(model, records, view, conversation.holders, strangers)
             except NoPipeline as error:
                 if fresh:
-                    known = self.hosts.known(model.model_id)
+                    known = await self.hosts.known(model.model_id)
                     attempt.check(error, model, records, known, late=_now() > deadline_s)
                     told(attempt.waits_for(model, records, known))
                     await asyncio.sleep(_pause_s(session, attempt.num))

@@ -257,10 +257,10 @@ class StageHost:
             self._end(owner, session.id)
 
     def _next_lost(self, peer: bytes, message: SessionLost, buffers: list[bytes]) -> None:
-        """The stage after us was restarted and knows no owner to tell: we do."""
+        """The stage after us was restarted and knows no owner to tell: we do. It cannot know what of."""
         session = self._sessions.get(message.session)
         if session is not None and peer == session.after:
-            self._tell(session.owner, message)
+            self._tell(session.owner, replace(message, culprit=False))
 
     def _engine_lost(self, culprit: Owner | None) -> None:
         self._num_losses += 1

@@ -200,7 +200,10 @@ class SessionMachine:
         told = self._told(verdict, epoch, logprobs)
         if judged is None or told is None:
             return []
-        epoch.flights = [flight for flight in epoch.flights if flight.end > verdict.decided]
+        left = [flight for flight in epoch.flights if flight.end > verdict.decided]
+        if len(left) == len(epoch.flights) and verdict.decided < len(self._line):
+            return []  # it answers nothing: said again and again, it would pass for a judge at work
+        epoch.flights = left
         self._timer.answered(now, judged.sent_s)
         self._num_nacks, self._last_nack = 0, None
         if verdict.decided > self._num_judged:

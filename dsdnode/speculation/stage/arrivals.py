@@ -8,10 +8,11 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from dsdnode.accounts import NOBODY, Account, Shares
+from dsdnode.config import MAX_DRAFT
 from dsdnode.errors import PeerMisbehaved
 from dsdnode.speculation.actions import ForwardBlock, Note, States, Tokens
 from dsdnode.speculation.digest import DIGEST_BYTES, split
-from dsdnode.wire.messages import Block
+from dsdnode.wire.messages import MAX_BLOCK_POSITIONS, Block
 
 
 class Pool:
@@ -104,10 +105,12 @@ class Arrival:
 def arrive(
     now: float, block: Block, digests: bytes, tokens: Tokens, states: States | None, *, first: bool, max_positions: int
 ) -> Arrival:
-    """Raises PeerMisbehaved unless numbers and buffers fit together."""
+    """Raises PeerMisbehaved unless numbers and buffers fit together. There may be no more draft tokens than any owner
+    sends: all of a block's are judged in one decode, for which the others wait."""
     num_positions = block.num_given + block.num_draft
     fits = (
-        num_positions > 0
+        0 < num_positions <= MAX_BLOCK_POSITIONS
+        and block.num_draft <= MAX_DRAFT
         and block.base <= block.position <= max_positions - num_positions
         and block.parent < block.epoch
         and block.floor <= block.epoch
