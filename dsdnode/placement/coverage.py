@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dsdnode.placement.ranges import Range, joined, missing
+from dsdnode.placement.ranges import Range, missing
 from dsdnode.wire.messages import MAX_POSITIONS
 from dsdnode.wire.records import ProviderRecord
 
@@ -34,9 +34,11 @@ def longest_context(shards: Iterable[ProviderRecord], num_layers: int) -> int:
 
 def why_none(usable: Sequence[ProviderRecord], num_layers: int, name: str, num_failed: int) -> str:
     """What is missing of a model of `num_layers` layers, and what to do, in words for the user."""
-    covered = {layer for record in usable for layer in range(record.start, record.end)}
     failed = f" ({num_failed} that did just failed)" if num_failed else ""
-    gaps = joined((layer, layer + 1) for layer in range(num_layers) if layer not in covered)
+    gaps, reached = list[Range](), 0
+    for start, end in [*sorted((record.start, record.end) for record in usable), (num_layers, num_layers)]:
+        gaps += [(reached, start)] if start > reached else []
+        reached = max(reached, end)
     if gaps:
         remedy = "`dsdnode start --role shard --join ...` takes what is missing"
         return f"layers {_spell(gaps)} of {name} are hosted by nobody{failed}: {remedy}"

@@ -56,10 +56,11 @@ def choose_in_turn(
     """
     taken = [record for record in others if record.settled]
     claims = sorted([own, *(record for record in others if not record.settled)], key=lambda record: record.peer_id)
-    for index, claim in enumerate(claims):
+    free = {claim.peer_id: claim for claim in claims if not any(_overlap(claim, one) for one in taken)}
+    for claim in claims:
         span = (claim.start, claim.end)
-        known = [*taken, *(later for later in claims[index + 1 :] if not any(_overlap(later, one) for one in taken))]
-        if any(_overlap(claim, record) for record in taken):
+        if free.pop(claim.peer_id, None) is None:
+            known = [*taken, *free.values()]
             instead = choose_layers(known, own.num_layers, capacity_layers if claim is own else size(span), fits)
             ranges = [(record.start, record.end) for record in known]
             lacking = num_missing([*ranges, span], own.num_layers)
@@ -67,7 +68,8 @@ def choose_in_turn(
                 span = instead
         if claim is own:
             return span
-        taken.append(msgspec.structs.replace(claim, start=span[0], end=span[1]))
+        taken.append(moved := msgspec.structs.replace(claim, start=span[0], end=span[1]))
+        free = {peer: later for peer, later in free.items() if not _overlap(later, moved)}
     raise AssertionError("own is among the claims")
 
 
