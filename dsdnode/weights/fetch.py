@@ -24,6 +24,8 @@ FIRST_BLOCKS, RUN_BLOCKS = 4, 64
 RUN_S = 2.0
 """As much as comes in so long is asked for at once: at the end nobody waits longer for the slowest. (With 16 MiB each,
 four requests to a hub of 2 MB/s kept a member of 50 MB/s waiting for half a minute.)"""
+MAX_LOOKED_BLOCKS = 4096
+"""One after the other; then whatever else this process does has its turn."""
 LATE_S = 2 * RUN_S
 """Whoever has nothing else to do fetches what was asked of another one so long ago: the first to give it counts."""
 
@@ -70,8 +72,9 @@ class Fetch:
         self._runs: dict[_Run, None] = {}
         self._claimed: Counter[int] = Counter()
         """In how many of them a block is."""
-        self._first = 0
-        """No block before this one is missing."""
+        self._looked: dict[str, int] = {}
+        """By provider: none of the blocks before this one can be asked of it, as long as none comes back. (Were each
+        looked at anew whenever something has come, that would take most of the time, of members that have others.)"""
         self._changed = asyncio.Condition()
         self._failure: DsdError | None = None
         self._checking: dict[str, bool] = {}
@@ -87,7 +90,7 @@ class Fetch:
 
         Raises the last provider's DsdError, and what the disk says.
         """
-        self._providers, self._hashes = list(providers), dict(hashes)
+        self._providers, self._hashes, self._looked = list(providers), dict(hashes), {}
         self.drop(self._doubtful())
         await self._check(self._plan.tensors)
         lanes = [self._lane(provider) for provider in self._providers for _ in range(provider.num_lanes)]
@@ -116,13 +119,17 @@ class Fetch:
         ends the others, who may still be waited for."""
         loop, num_blocks = asyncio.get_running_loop(), 1 if provider.is_peer else FIRST_BLOCKS
         while provider in self._providers and not self._is_done:
-            blocks = self._next(provider, num_blocks) or self._late(provider, loop.time())
+            blocks = self._next(provider, num_blocks)
+            if not blocks and self._has_more(provider):
+                await asyncio.sleep(0)
+                continue
+            blocks = blocks or self._late(provider, loop.time())
             if blocks:
                 began_s = loop.time()
                 await self._fetch_run(_Run(provider, blocks, began_s))
                 took_s = loop.time() - began_s
                 num_blocks = max(1, min(2 * len(blocks), RUN_BLOCKS, int(len(blocks) * RUN_S / max(took_s, 1e-3))))
-            elif self._runs or self._checking:  # it may come back
+            elif self._runs or self._checking or any(map(self._has_more, self._providers)):  # it may come back
                 await self._change(provider, loop.time())
             else:
                 break
@@ -153,28 +160,36 @@ class Fetch:
         finally:
             del self._runs[run]
             self._claimed -= Counter(run.blocks)  # (what is 0 goes)
+            self._look_again(index for index in run.blocks if index not in self._target.suppliers)
             await self._wake()
 
     async def _wake(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
+    def _has_more(self, provider: Provider) -> bool:
+        """There are blocks that were not looked at."""
+        return self._looked.get(provider.name, 0) < len(self._plan.blocks)
+
+    def _look_again(self, indices: Iterable[int]) -> None:
+        """These blocks may be asked of anybody once more."""
+        first = min(indices, default=len(self._plan.blocks))
+        self._looked = {name: min(looked, first) for name, looked in self._looked.items()}
+
     def _next(self, provider: Provider, num_blocks: int) -> range:
-        """The next blocks that nobody has or fetches, one behind the other."""
-        blocks = self._plan.blocks
-        while self._first in self._target.suppliers:
-            self._first += 1
-        for first in range(self._first, len(blocks)):
-            if self._is_free(provider, first):
-                end = first + 1
-                while (
-                    end < min(len(blocks), first + num_blocks)
-                    and blocks[end].start == blocks[end - 1].end
-                    and self._is_free(provider, end)
-                ):
-                    end += 1
-                return range(first, end)
-        return range(0)
+        """The next blocks that nobody has or fetches, one behind the other. Empty: none was found so far."""
+        blocks, first = self._plan.blocks, self._looked.get(provider.name, 0)
+        until = min(len(blocks), first + MAX_LOOKED_BLOCKS)
+        while first < until and not self._is_free(provider, first):
+            first += 1
+        self._looked[provider.name] = end = first
+        while (
+            end < min(until, first + num_blocks)
+            and (end == first or blocks[end].start == blocks[end - 1].end)
+            and self._is_free(provider, end)
+        ):
+            end += 1
+        return range(first, end)
 
     def _late(self, provider: Provider, now_s: float) -> range:
         """The last block of what another one has been giving for too long, if nobody else has taken that over."""
@@ -223,7 +238,7 @@ class Fetch:
         """It is whole, and nobody has hashed it, or does."""
         if tensor.name in self.found or tensor.name in self._checking:
             return False
-        return all(index in self._target.suppliers for index in self._plan.blocks_of(tensor))
+        return all(index in self._target.suppliers for index in reversed(self._plan.blocks_of(tensor)))
 
     async def _hash(self, tensor: Tensor) -> None:
         name = tensor.name
@@ -320,12 +335,12 @@ class Fetch:
         given = [index for index, name in self._target.suppliers.items() if name.startswith(PEER)]
         self.drop(given)
 
-    def drop(self, indices: Iterable[int]) -> None:
+    def drop(self, indices: Sequence[int]) -> None:
         """These blocks were not right."""
+        self._look_again(indices)
         for index in indices:
             self._progress(self._target.suppliers[index], -self._plan.blocks[index].size_bytes)
             self._target.drop(index)
-            self._first = min(self._first, index)
             for tensor in self._tensors_in(index):
                 self.found.pop(tensor.name, None)
                 if tensor.name in self._checking:

@@ -29,6 +29,7 @@ WEIGHTS: Final = {
     "weights-left": Mutation(FETCH + "_fetch", "provider not in self._providers or ", ""),
     "weights-late": Mutation(FETCH + "_late", "now_s < run.began_s + LATE_S", "True"),
     "weights-twice": Mutation(FETCH + "_fetch", " or index in self._target.suppliers", ""),
+    "weights-again": Mutation(FETCH + "drop", "        self._look_again(indices)\n", ""),
     "weights-file": Mutation(PULL + "_fetch", "not self.plan.is_whole or await self._is_right(target)", "True"),
     "weights-meant": Mutation(PULL + "prepare", "weights_hash and known and known != weights_hash", "False"),
     "weights-gated": Mutation(PULL + "_run", "not self.remote.restricted", "True"),
@@ -97,7 +98,7 @@ WEIGHTS: Final = {
         "dsdnode.weights.holdings:holding", "open_manifest(signed, tensors.weights_hash)", "manifest"
     ),
     "plan-tail": Mutation("dsdnode.weights.plan:plan_files", "    _check_tails(remote, header, starts)\n", ""),
-    "plan-blocks": Mutation("dsdnode.weights.plan:_blocks", " > MAX_BLOCKS:", " > 1 << 60:"),
+    "plan-blocks": Mutation("dsdnode.weights.plan:Blocks.__init__", " > MAX_BLOCKS:", " > 1 << 60:"),
     "plan-beginning": Mutation("dsdnode.weights.plan:plan_files", "((start, first), (first, end))", "((start, end),)"),
     "beginning-drips": Mutation(
         "dsdnode.weights.from_members:_Beginnings._all",

@@ -14,13 +14,13 @@ from dsdnode.engine.gguf_header import Tensor
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.weights import fetch as fetch_module
 from dsdnode.weights.fetch import PEER, Fetch
-from dsdnode.weights.plan import Block, Copy, Output, Plan
+from dsdnode.weights.plan import Blocks, Copy, Output, Plan
 from dsdnode.weights.target import Target
 
 RIGHT = b"onetwothree!"
 ONE, TWO = Tensor("one", (6,), Type.I8, 0, 6), Tensor("two", (6,), Type.I8, 6, 6)
 PLAN = Plan(
-    (Output("layers.gguf", 12),), (Copy(0, 12, 0, 0),), (Block(0, 4), Block(4, 8), Block(8, 12)), (ONE, TWO)
+    (Output("layers.gguf", 12),), (Copy(0, 12, 0, 0),), Blocks([(0, 4), (4, 8), (8, 12)]), (ONE, TWO)
 )  # fmt: skip
 HASHES = {one.name: hashlib.sha256(RIGHT[one.offset : one.offset + one.size_bytes]).hexdigest() for one in (ONE, TWO)}
 
@@ -176,3 +176,40 @@ async def test_what_comes_late_from_one_and_before_from_another_counts_once(
         target.close()
     assert (tmp_path / "layers.gguf").read_bytes() == RIGHT
     assert steps == [("hub.example", 4), ("hub.example", 4), ("peer eve", 4)]
+
+
+class Asked(Giver):
+    num_asked = 0
+
+    def has(self, start: int, end: int) -> bool:
+        self.num_asked += 1
+        return super().has(start, end)
+
+
+async def test_who_has_other_layers_is_not_asked_about_each_block_over_and_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 3,000 blocks bob has the last two, one tensor. Mallory gives them wrongly when all else is there."""
+    monkeypatch.setattr(fetch_module, "MAX_LOOKED_BLOCKS", 64)
+    data, end, now, rest = bytes(range(250)) * 12, 3000, asyncio.Event(), asyncio.Event()
+    now.set()
+    last = Tensor("last", (2,), Type.I8, end - 2, 2)
+    blocks = Blocks([(at, at + 1) for at in range(end)])
+    target = Target(tmp_path, Plan((Output("layers.gguf", end),), (Copy(0, end, 0, 0),), blocks, (last,)))
+    mallory = Giver(PEER + "mallory", bytes(end), end - 2, end, rest, num_lanes=2)
+    bob = Asked(PEER + "bob", data, end - 2, end, now, num_lanes=2)
+    hub = InTurn("hub.example", data, 0, end - 2, now, is_peer=False)
+
+    def step(source: str, num_bytes: int) -> None:
+        if len(target.suppliers) == end - 2:
+            rest.set()
+
+    try:
+        async with asyncio.timeout(10):
+            await Fetch(target._plan, target, print, step).run(
+                [mallory, bob, hub], {"last": hashlib.sha256(data[-2:]).hexdigest()}
+            )
+    finally:
+        target.close()
+    assert (tmp_path / "layers.gguf").read_bytes() == data and target.suppliers[end - 2] == bob.name
+    assert bob.num_asked < 2 * end
