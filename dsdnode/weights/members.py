@@ -54,10 +54,16 @@ class Member:
 
 
 async def who_has(rpc: Rpc, peers: Iterable[bytes], weights_hash: str) -> list[Member]:
-    """Ask so many of them at once; who does not answer rightly is left out."""
+    """Ask so many of them at once; who does not answer rightly is left out.
+
+    Of a model in parts anybody could say that it is one file, of just this hash; nobody can say of one file that it is
+    parts. So who says the most files is right.
+    """
     able = [peer for peer in dict.fromkeys(peers)][:MAX_ASKED]
     answers = await asyncio.gather(*(_ask(rpc, peer, weights_hash) for peer in able))
-    return [one for one in answers if one is not None]
+    members = [one for one in answers if one is not None]
+    num_files = max((len(one.manifest.files) for one in members), default=0)
+    return [one for one in members if len(one.manifest.files) == num_files]
 
 
 async def _ask(rpc: Rpc, peer: bytes, weights_hash: str) -> Member | None:

@@ -84,6 +84,9 @@ WEIGHTS: Final = {
         "min(fitting, key=lambda size_bytes: (size_bytes != whole, size_bytes))",
         "max(fitting)",
     ),
+    "manifest-parts": Mutation(
+        "dsdnode.weights.members:who_has", "if len(one.manifest.files) == num_files", "if num_files"
+    ),
     "manifest-names": Mutation(
         "dsdnode.weights.from_members:prepare",
         "plain_names([file.name for file in said.files])",

@@ -103,6 +103,19 @@ async def test_a_model_in_parts_is_found_whatever_mallory_calls_its_files(alice:
     await town.close(mallory, town.alice)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_model_in_parts_is_not_one_file_because_mallory_says_so(
+    whole: bool, alice: Alice, tmp_path: Path
+) -> None:
+    """One file would have the model's hash, if only it were that of the parts' hashes."""
+    town = await town_of(split(demo_target(), tmp_path, [20, 20])[0])
+    lie = msgspec.structs.replace(town.model, files=(("m.gguf", 3_200_000, town.model.weights_hash),), whole=whole)
+    mallory, bob = town.giver("mallory", lie), town.giver("bob")
+    path = await pulled(alice, town, await town.who_has(mallory, bob))
+    assert read_manifest(path).weights_hash == town.model.weights_hash
+    await town.close(mallory, bob, town.alice)
+
+
 @pytest.mark.parametrize(
     ("names", "plain"),
     [
