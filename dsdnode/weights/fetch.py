@@ -28,6 +28,9 @@ MAX_LOOKED_BLOCKS = 4096
 """One after the other; then whatever else this process does has its turn."""
 LATE_S = 2 * RUN_S
 """Whoever has nothing else to do fetches what was asked of another one so long ago: the first to give it counts."""
+COMPARE_S = 30.0
+"""And twice a member's share of the time that as much took so far: whoever is asked for all of a tensor that is wrong
+has so long. Who lied of it may have given most of all, and let others wait now."""
 
 
 class Provider(Protocol):
@@ -84,6 +87,9 @@ class Fetch:
         """Tensors whose bytes from a source itself were not as the hashes say, and what their hash was."""
         self._proven: set[str] = set()
         """Peers that have given wrong bytes, beyond doubt."""
+        self._began_s = 0.0
+        self._came_bytes = 0
+        """Since then."""
 
     async def run(self, providers: Sequence[Provider], hashes: Mapping[str, str]) -> None:
         """Until all is there. `hashes`: SHA-256 in hex, of those tensors of which it is known.
@@ -91,6 +97,7 @@ class Fetch:
         Raises the last provider's DsdError, and what the disk says.
         """
         self._providers, self._hashes, self._looked = list(providers), dict(hashes), {}
+        self._began_s, self._came_bytes = asyncio.get_running_loop().time(), 0
         self.drop(self._doubtful())
         await self._check(self._plan.tensors)
         lanes = [self._lane(provider) for provider in self._providers for _ in range(provider.num_lanes)]
@@ -219,6 +226,7 @@ class Fetch:
                     self._target.write(index, bytes(buffer[:size_bytes]), provider.name)
                     del buffer[:size_bytes]
                     self._progress(provider.name, size_bytes)
+                    self._came_bytes += size_bytes
                     await self._check(self._tensors_in(index))
                     index += 1
 
@@ -258,17 +266,22 @@ class Fetch:
             self._is_wrong(tensor, digest, odd)
 
     async def _odd(self, tensor: Tensor) -> list[int]:
-        """By whose blocks a tensor is wrong that several peers have given of: one after the other is asked for all of
-        it, until one gives it right. Whoever does not is left, and none of the others. Empty: nobody can tell."""
+        """By whose blocks a tensor is wrong that several have given of, members among them: one after the other is
+        asked for all of it, the source first, until one gives it right. Empty: nobody can tell, or the source says
+        that the hash is wrong."""
         givers = {index: self._target.suppliers.get(index, "") for index in self._plan.blocks_of(tensor)}
         names = set(givers.values())
-        if self._proven.isdisjoint(names) and len(names) > 1 and all(name.startswith(PEER) for name in names):
+        if self._proven.isdisjoint(names) and len(names) > 1 and any(name.startswith(PEER) for name in names):
             num_given = Counter(self._target.suppliers.values())
-            for provider in sorted(self._providers, key=lambda one: -num_given[one.name]):  # the quickest first
-                if provider in self._providers and provider.is_peer:
+            for provider in sorted(
+                self._providers, key=lambda one: (one.is_peer, -num_given[one.name])
+            ):  # the quickest
+                if provider in self._providers:
                     odd = await self._compared(provider, tensor)
                     if odd is not None:
                         return odd
+                    if not provider.is_peer and tensor.name in self._denied:
+                        return []
         return [index for index, name in givers.items() if name in self._proven]
 
     async def _compared(self, provider: Provider, tensor: Tensor) -> list[int] | None:
@@ -276,16 +289,29 @@ class Fetch:
         if not provider.has(tensor.offset, tensor.offset + tensor.size_bytes):
             return None
         try:
-            digest, odd = await self._alone(provider, tensor)
+            async with asyncio.timeout(self._patience_s(tensor) if provider.is_peer else None):
+                digest, odd = await self._alone(provider, tensor)
         except DiskTrouble:
             raise
+        except TimeoutError:
+            return None
         except DsdError as error:
+            self._failure = error
             self._leave(provider, str(error))
             return None
         if digest == self._hashes.get(tensor.name):
             return odd
-        self._prove([provider.name], tensor)
+        if provider.is_peer:
+            self._prove([provider.name], tensor)
+        else:
+            self._denied[tensor.name] = digest
         return None
+
+    def _patience_s(self, tensor: Tensor) -> float | None:
+        if not self._came_bytes:
+            return None
+        took_s = asyncio.get_running_loop().time() - self._began_s
+        return COMPARE_S + 2 * len(self._providers) * took_s * tensor.size_bytes / self._came_bytes
 
     async def _alone(self, provider: Provider, tensor: Tensor) -> tuple[str, list[int]]:
         """The SHA-256 of what it gives of a tensor, and the blocks in which other bytes are there."""
@@ -310,8 +336,9 @@ class Fetch:
     def _is_wrong(self, tensor: Tensor, digest: str, odd: Sequence[int]) -> None:
         """Leave the peers that have given of it, if `odd` does not tell which of them, and fetch it elsewhere. What the
         source itself says twice, stands: a manifest is a stranger's word."""
-        if odd:
-            self._prove(sorted({self._target.suppliers[index] for index in odd}), tensor)
+        if odd:  # (what the source gave once, and now otherwise, is fetched again)
+            odd_givers = {self._target.suppliers[index] for index in odd}
+            self._prove(sorted(name for name in odd_givers if name.startswith(PEER)), tensor)
             self.drop(odd)
             return
         givers = {self._target.suppliers[index] for index in self._plan.blocks_of(tensor)}

@@ -21,9 +21,11 @@ WEIGHTS: Final = {
     ),
     "weights-proven": Mutation(
         FETCH + "_is_wrong",
-        "sorted({self._target.suppliers[index] for index in odd})",
+        "sorted(name for name in odd_givers if name.startswith(PEER))",
         "[one.name for one in self._providers if one.is_peer]",
     ),
+    "weights-beside": Mutation(FETCH + "_odd", "any(name.startswith(PEER) for", "all(name.startswith(PEER) for"),
+    "weights-compared": Mutation(FETCH + "_compared", "self._patience_s(tensor) if provider.is_peer else None", "None"),
     "weights-doubt": Mutation(FETCH + "run", "        self.drop(self._doubtful())\n", ""),
     "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
     "weights-left": Mutation(FETCH + "_fetch", "provider not in self._providers or ", ""),

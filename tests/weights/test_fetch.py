@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -93,16 +93,17 @@ class InTurn(Giver):
         yield self.data[start:end]
 
 
-async def fetched(folder: Path, givers: Sequence[Giver]) -> list[str]:
+async def fetched(folder: Path, givers: Sequence[Giver], plan: Plan = PLAN) -> list[str]:
     """What was told, when all is there and right."""
-    target, said = Target(folder, PLAN), list[str]()
-    fetch = Fetch(PLAN, target, said.append, lambda source, num_bytes: None)
+    hashes = {one.name: hashlib.sha256(RIGHT[one.offset :][: one.size_bytes]).hexdigest() for one in plan.tensors}
+    target, said = Target(folder, plan), list[str]()
+    fetch = Fetch(plan, target, said.append, lambda source, num_bytes: None)
     try:
         async with asyncio.timeout(10):
-            await fetch.run(givers, HASHES)
+            await fetch.run(givers, hashes)
     finally:
         target.close()
-    assert (folder / "layers.gguf").read_bytes() == RIGHT and fetch.found == HASHES
+    assert (folder / "layers.gguf").read_bytes() == RIGHT and fetch.found == hashes
     return said
 
 
@@ -115,6 +116,28 @@ async def test_who_is_honest_is_not_left_for_what_another_gave(names: tuple[str,
     givers = [InTurn(PEER + name, data[name], 0, 12, now, num_lanes=2) for name in names]
     said = await fetched(tmp_path, givers)
     assert said in ([f"peer mallory is left: gave wrong bytes of {name}"] for name in ("one", "two"))
+
+
+class Dripping(InTurn):
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        if end - start > 4:
+            await asyncio.Event().wait()
+        async for piece in super().read(start, end):
+            yield piece
+
+
+@pytest.mark.parametrize("third", ["hub.example", PEER + "carol"])
+async def test_who_lied_of_a_block_lets_nobody_wait_for_all_of_the_tensor(
+    third: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory, bob, and the hub or carol give a block each; asked for all three, mallory gives nothing."""
+    monkeypatch.setattr(fetch_module, "COMPARE_S", 0.05)
+    now = asyncio.Event()
+    all_of_it = replace(PLAN, tensors=(Tensor("all", (12,), Type.I8, 0, 12),))
+    mallory, bob = Dripping(PEER + "mallory", b"oneTwothree!", 0, 12, now), InTurn(PEER + "bob", RIGHT, 0, 12, now)
+    last = InTurn(third, RIGHT, 0, 12, now, is_peer=third.startswith(PEER), num_lanes=2)
+    said = await fetched(tmp_path, [mallory, bob, last], all_of_it)
+    assert said == ["peer mallory is left: gave wrong bytes of all"]
 
 
 async def test_nothing_is_taken_of_what_comes_after_all_members_were_left(tmp_path: Path) -> None:
