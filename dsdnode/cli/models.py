@@ -233,8 +233,10 @@ def add(model: str, **flags: Any) -> None:
 @common_options
 def rm(name: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Remove models that were fetched, or what is there of one; of one that was added the file stays."""
-    store = Store(load(flags)["data_dir"])
-    freed = [(one, store.remove(one)) for one in name]
+    store, names = Store(load(flags)["data_dir"]), tuple(dict.fromkeys(name))
+    for one in names:
+        store.check_removable(one)
+    freed = [(one, store.remove(one)) for one in names]
     if as_json:
         render.print_json({"removed": [{"name": one, "freed_bytes": num_bytes} for one, num_bytes in freed]})
         return

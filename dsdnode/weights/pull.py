@@ -180,7 +180,7 @@ class Pull:
             fetch_bytes=self.plan.size_bytes - kept_bytes(folder, self.plan),
             whole_bytes=self.remote.size_bytes,
             disk_bytes=self.plan.disk_bytes,
-            disk_free_bytes=self._store.free_bytes(),
+            disk_free_bytes=self._store.free_bytes(self.name),
             weights_hash="" if manifest.weights_hash == NO_HASH else manifest.weights_hash,
             model_id="" if manifest.weights_hash == NO_HASH else manifest.model_id,
         )
@@ -216,7 +216,7 @@ class Pull:
             fetch = Fetch(self.plan, target, tell, progress.step)
             await self._fetch(fetch, target, tell, progress, rpc, members)
             self._checked = self._by_what(target, members)
-            target.sync()
+            await asyncio.to_thread(target.sync)
         except WrongBytes:
             clear(folder)
             raise

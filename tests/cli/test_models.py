@@ -121,6 +121,21 @@ def test_what_is_left_of_a_pull_that_nobody_agreed_to(call: Call, hub: Hub, tmp_
     assert "none here" in call("models", "list", *data).out
 
 
+def test_all_that_takes_room_in_the_store_is_listed_and_can_be_removed(call: Call, tmp_path: Path) -> None:
+    """Alice has renamed a folder, and another one has lost what was said of it, with her lights."""
+    data, folder = ("--data-dir", str(tmp_path)), tmp_path / "models"
+    assert call("models", "add", str(demo_target()), *data).code == 0
+    (folder / "demo-target-888fd418").rename(folder / "mine")
+    (folder / "lost").mkdir()
+    (folder / "lost" / "model.gguf").write_bytes(bytes(100_000))
+    listed = call("models", "list", *data).out
+    assert [line.split()[0] for line in listed.splitlines()] == ["NAME", "mine", "lost"]
+    mistyped = call("models", "rm", "mine", "lots", *data)
+    assert mistyped.code == 2 and "no model 'lots' here" in mistyped.err and (folder / "mine").exists()
+    assert "102 kB are free again" in call("models", "rm", "mine", "lost", "lost", *data).out
+    assert "none here" in call("models", "list", *data).out and not (folder / "mine").exists()
+
+
 @pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere")])
 def test_an_environment_that_cannot_be_is_no_bug(
     name: str, value: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,8 +54,9 @@ WEIGHTS: Final = {
     ),
     "store-late": Mutation(PULL + "run", "(known := self.known) is not None", "(known := self.known) and False"),
     "store-room": Mutation(
-        STORE + "Store._check_room", "taken_bytes += max(0, other.size_bytes - _used(folder))", "pass"
+        STORE + "Store._taken_bytes", "taken_bytes += max(0, other.size_bytes - _used(folder))", "pass"
     ),
+    "store-synced": Mutation(STORE + "Store.finish", "                _sync(one)\n", "                pass\n"),
     "weights-journal": Mutation(
         "dsdnode.weights.target:Target.recall",
         "self._digest(self._plan.blocks[index]).hex().encode() == digest",

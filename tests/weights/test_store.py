@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import shutil
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,24 @@ async def test_headers_alone_are_listed_and_can_be_removed(alice: Alice, hub: Hu
     assert alice.store.unfinished() == [] and not alice.store.partial(NAME).exists()
 
 
+async def test_what_has_its_name_is_on_the_disk(alice: Alice, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alice's lights go out as her pull is done. What takes long to be written holds up nothing else that she does."""
+    synced, named = dict[int, bool](), list[set[int]]()
+    main = threading.get_ident()
+
+    def sync(file: int) -> None:
+        synced.setdefault(os.fstat(file).st_ino, threading.get_ident() == main)
+
+    def rename(source: Path, target: Path) -> None:
+        named.append({one.stat().st_ino for one in (*source.iterdir(), source)} - synced.keys())
+        source.replace(target)
+
+    monkeypatch.setattr("os.fsync", sync)
+    monkeypatch.setattr("os.rename", rename)
+    path = await alice.pull(hub)
+    assert named == [set()] and not synced[path.stat().st_ino] and path.parent.parent.stat().st_ino in synced
+
+
 # --- several at once
 
 
@@ -243,6 +263,7 @@ async def test_two_at_once_keep_to_the_room_of_both(alice: Alice, again: Alice, 
         gate = Gate(one)
         first = asyncio.create_task(one.run(alice.said.append, alice))
         await gate.until_reached()
+        assert other.quote().disk_free_bytes < 2_000_000
         with pytest.raises(DsdError, match=r"MB are needed on the disk, .* are for what is being fetched"):
             await other.run(again.said.append, again)
         gate.open()
