@@ -19,11 +19,12 @@ from dsdnode.engine.gguf_header import DEFAULT_ALIGNMENT_BYTES, Header, padded, 
 from dsdnode.engine.gguf_parts import join_parts
 from dsdnode.errors import DsdError, ModelRefused, PeerMisbehaved, PeerUnavailable
 from dsdnode.net.rpc import Rpc
+from dsdnode.weights.beginnings import MAX_BEGINNING_BYTES, Looked
 from dsdnode.weights.fetch import PEER
 from dsdnode.weights.holdings import BEGINNING, plain_names
 from dsdnode.weights.members import Member, agreed, get
 from dsdnode.weights.pace import Pace
-from dsdnode.weights.pull import MAX_BEGINNING_BYTES, Looked, Pull, Tell
+from dsdnode.weights.pull import Pull, Tell
 from dsdnode.weights.sources import Remote, RemoteFile, Source
 from dsdnode.weights.store import Store, size
 from dsdnode.wire.pieces import MAX_PIECE_BYTES, GetWeights

@@ -31,6 +31,10 @@ class FromHub:
         self._beginnings = beginnings
         self._starts = file_starts([file.size_bytes for file in remote.files])
 
+    def forget(self) -> None:
+        """What came before is asked for again, too."""
+        self._beginnings = [b""] * len(self._files)
+
     def has(self, start: int, end: int) -> bool:
         return True
 

@@ -32,7 +32,7 @@ WEIGHTS: Final = {
     "weights-late": Mutation(FETCH + "_late", "now_s < run.began_s + LATE_S", "True"),
     "weights-twice": Mutation(FETCH + "_fetch", " or index in self._target.suppliers", ""),
     "weights-again": Mutation(FETCH + "drop", "        self._look_again(indices)\n", ""),
-    "weights-file": Mutation(PULL + "_fetch", "not self.plan.is_whole or await self._is_right(target)", "True"),
+    "weights-file": Mutation(PULL + "_wrong", "if weights_hash == self.manifest.weights_hash:", "if True:"),
     "weights-meant": Mutation(PULL + "prepare", "weights_hash and known and known != weights_hash", "False"),
     "weights-gated": Mutation(PULL + "_run", "not self.remote.restricted", "True"),
     "header-source": Mutation(
@@ -42,7 +42,7 @@ WEIGHTS: Final = {
     "header-killed": Mutation(
         STORE + "Store.begin", "before is not None and before.source != entry.source", "before is not None and False"
     ),
-    "header-wrong": Mutation("dsdnode.weights.pull:_looked", "            if is_new:\n", "            if True:\n"),
+    "header-wrong": Mutation("dsdnode.weights.beginnings:look", "            if is_new:\n", "            if True:\n"),
     "store-removed": Mutation(
         STORE + "Store.remove", "                opened.enter_context(self.held(name))\n", "                pass\n"
     ),

@@ -15,17 +15,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from dsdnode.engine.gguf import cut
+from dsdnode.engine.gguf import cut, read_manifest
 from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_parts import open_model
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.models import demo_target
 from dsdnode.weights import from_members, plan
-from dsdnode.weights.holdings import hashed
+from dsdnode.weights.holdings import hashed, kept
 from dsdnode.weights.pull import Pull
 from dsdnode.weights.sharing import NotHere
 from dsdnode.weights.store import JOURNAL, Store
 from dsdnode.wire.messages import Message
 from dsdnode.wire.pieces import GetWeights
+from tests.engine.test_gguf_parts import split
 from tests.weights.hub import Asked, Hub, hub_of
 from tests.weights.test_members import Town
 from tests.weights.test_pull import BLOCK_BYTES, Alice, once, some
@@ -171,6 +173,41 @@ async def test_what_has_its_name_is_on_the_disk(alice: Alice, hub: Hub, monkeypa
     monkeypatch.setattr("os.rename", rename)
     path = await alice.pull(hub)
     assert named == [set()] and not synced[path.stat().st_ino] and path.parent.parent.stat().st_ino in synced
+
+
+# --- what came wrong
+
+
+async def test_wrong_bytes_before_the_tensors_come_again_too(alice: Alice, hub: Hub) -> None:
+    """They are read before anything else is, and say of a token what it is not. Others hear what is right by then."""
+
+    def misspelt(asked: Asked) -> None:
+        asked.body = demo_target().read_bytes()[asked.start : asked.end].replace(b"<|", b"<!")
+
+    hub.faults = [once(0, misspelt)]
+    path = await alice.pull(hub)
+    assert path.read_bytes() == demo_target().read_bytes() and hub.sent_bytes > 1.5 * path.stat().st_size
+    (again, there), [entry] = (await hashed(demo_target()), kept(path.parent)), alice.store.entries()
+    assert there is not None and there.places["#0"].sha256 == again.places["#0"].sha256
+    assert (path.parent / there.places["#0"].file).read_bytes() == path.read_bytes()[: again.places["#0"].size_bytes]
+    assert entry.model_id == read_manifest(demo_target()).model_id
+
+
+async def test_of_five_parts_the_wrong_one_is_fetched_again(alice: Alice, tmp_path: Path) -> None:
+    parts = split(demo_target(), tmp_path, [0, 3, 20, 9])
+    async with hub_of(*parts) as hub:
+
+        def once_wrong(asked: Asked) -> None:
+            if "00003-of" in asked.path and asked.start:
+                hub.faults.clear()
+                asked.body = bytes(asked.num_bytes)
+
+        hub.faults = [once_wrong]
+        path = await alice.pull(hub)
+        with open_model(path) as one:
+            assert one.read() == b"".join(part.read_bytes() for part in parts)
+        assert "bob-00003-of-00005.gguf: not with the SHA-256" in alice.words
+        assert hub.sent_bytes <= sum(part.stat().st_size for part in (*parts, parts[2]))
 
 
 # --- several at once
