@@ -108,9 +108,10 @@ WEIGHTS: Final = {
     "plan-beginning": Mutation("dsdnode.weights.plan:plan_files", "((start, first), (first, end))", "((start, end),)"),
     "beginning-drips": Mutation(
         "dsdnode.weights.from_members:_Beginnings._all",
-        "if waited_s > MOST_S or len(data) < (waited_s - SLACK_S) * LEAST_BYTES_PER_S:",
+        "if waited_s > MOST_S or came_bytes < (waited_s - SLACK_S) * least_bytes_per_s:",
         "if False:",
     ),
+    "beginning-left": Mutation("dsdnode.weights.from_members:_Beginnings.of", "self._left.add(member.peer)", "pass"),
     "members-rate": Mutation("dsdnode.node.fetching:Hubs.among", "tell, self._bytes_per_s)", "tell)"),
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
     "weights-removed": Mutation("dsdnode.node.giving:Giving._look", " if name in here and one.is_as_it_was", ""),

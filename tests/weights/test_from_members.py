@@ -201,23 +201,41 @@ async def test_mallory_keeps_nobody_from_what_bob_gives(every: int, alice: Alice
     await town.close(bob, mallory.peer, town.alice)
 
 
-async def test_who_lets_the_beginning_drip_is_left_and_alice_is_told(
+async def test_who_lets_the_beginning_drip_is_asked_last_and_alice_is_told(
     alice: Alice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mallory says that it is large, too; where she says the same as bob she comes before him all the same."""
-    monkeypatch.setattr(from_members, "MAX_PIECE_BYTES", 32 << 10)
+    """Eve says that it is large, too. Mallory goes on where she was, as nobody else gives it; but not for ever."""
+    monkeypatch.setattr(from_members, "MAX_PIECE_BYTES", 16 << 10)
     monkeypatch.setattr(from_members, "SLACK_S", 0.0)
     monkeypatch.setattr(from_members, "LEAST_BYTES_PER_S", 1 << 40)  # any wait at all is too long
     town = await town_of(demo_target())
     place = town.model.places["#0"]
     eve = msgspec.structs.replace(town.model, places={**town.model.places, "#0": replaced(place, 256 << 20)})
     mallory, large = town.giver("mallory"), town.giver("eve", eve)
+    assert await prepared(alice, town, await town.who_has(large, mallory))
+    first, second = (word for word in alice.said if "is slow" in word)
+    assert first.startswith(f"{mallory.name} is slow: it gave 16 kB in 0 s") and second.startswith(large.name)
+    assert any("16 kB of 268 MB before the tensors are here" in word for word in alice.said)
+    assert mallory.sharing is not None and mallory.sharing.given_bytes == place.size_bytes
+    monkeypatch.setattr(from_members, "MOST_S", 0.0)
     with pytest.raises(ModelRefused, match="no member gives the beginning of demo-target"):
         await prepared(alice, town, await town.who_has(large, mallory))
-    first, second = (word for word in alice.said if "is left" in word)
-    assert first.startswith(f"{mallory.name} is left: gave 33 kB in 0 s") and second.startswith(large.name)
-    assert any("33 kB of 268 MB before the tensors are here" in word for word in alice.said)
     await town.close(mallory, large, town.alice)
+
+
+async def test_who_gave_a_wrong_beginning_is_not_asked_for_the_next(alice: Alice, tmp_path: Path) -> None:
+    town = await town_of(split(demo_target(), tmp_path, [20, 20])[0])
+    mallory, bob, asked = Mallory(town), town.giver("bob"), list[str]()
+    give = mallory._get
+
+    async def note(peer: bytes, message: GetWeights, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        asked.append(message.tensor)
+        return await give(peer, message, buffers)
+
+    mallory.peer.rpc.on_request(GetWeights, note)
+    assert await prepared(alice, town, await town.who_has(mallory.peer, bob))
+    assert asked == ["#0"] and alice.words.count("is left: gave wrong bytes of #0") == 1
+    await town.close(mallory.peer, bob, town.alice)
 
 
 def replaced(place: Place, size_bytes: int) -> Place:
