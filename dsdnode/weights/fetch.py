@@ -199,13 +199,13 @@ class Fetch:
         return range(first, end)
 
     def _late(self, provider: Provider, now_s: float) -> range:
-        """The last block of what another one has been giving for too long, if nobody else has taken that over."""
-        for run in self._runs:
-            if run.provider is provider or now_s < run.began_s + LATE_S:
-                continue
+        """The last block of what another one has been giving for too long, if so has whoever took that over."""
+        late = [run for run in self._runs if run.provider is not provider and now_s >= run.began_s + LATE_S]
+        taken = {index for run in self._runs if run not in late for index in run.blocks}
+        for run in late:
             for index in reversed(run.blocks):
                 block = self._plan.blocks[index]
-                is_missing = index not in self._target.suppliers and self._claimed[index] == 1
+                is_missing = index not in self._target.suppliers and index not in taken
                 if is_missing and provider.has(block.start, block.end):
                     return range(index, index + 1)
         return range(0)

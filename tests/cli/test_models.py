@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from dsdnode.cli import fetching
+from dsdnode.cli import fetching, models
+from dsdnode.client.client import Client
 from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf import read_manifest
-from dsdnode.errors import BadInput
+from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.weights.store import Store
 from tests.cli.conftest import Result
@@ -95,6 +97,16 @@ def test_what_cannot_be_is_said(
     data = () if words[1] == "--json" else ("--data-dir", str(tmp_path))
     result = call(*words, *data)
     assert result.code == code and said in result.err and "Traceback" not in result.err
+
+
+async def test_a_model_of_the_swarm_with_another_hash_than_alice_says_is_not_fetched(tmp_path: Path) -> None:
+    class Bobs:
+        async def hosts(self, named: str) -> tuple[str, list[bytes]]:
+            return "ab" * 32, []
+
+    wanted, bob = models._Wanted("model", None, "AC" * 32, dry_run=False, yes=True), cast(Client, Bobs())
+    with pytest.raises(ModelRefused, match="model is another model here: its SHA-256 is abababababab"):
+        await models._from_members(bob, wanted, Store(tmp_path), print, 1e9)
 
 
 def test_a_model_whose_name_the_store_cannot_have(call: Call, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ WEIGHTS: Final = {
     "weights-doubt": Mutation(FETCH + "run", "        self.drop(self._doubtful())\n", ""),
     "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
     "weights-left": Mutation(FETCH + "_fetch", "provider not in self._providers or ", ""),
-    "weights-late": Mutation(FETCH + "_late", "now_s < run.began_s + LATE_S", "True"),
+    "weights-late": Mutation(FETCH + "_late", "now_s >= run.began_s + LATE_S", "False"),
     "weights-twice": Mutation(FETCH + "_fetch", " or index in self._target.suppliers", ""),
     "weights-again": Mutation(FETCH + "drop", "        self._look_again(indices)\n", ""),
     "weights-file": Mutation(PULL + "_wrong", "if weights_hash == self.manifest.weights_hash:", "if True:"),
@@ -116,6 +116,7 @@ WEIGHTS: Final = {
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
     "weights-removed": Mutation("dsdnode.node.giving:Giving._look", " if name in here and one.is_as_it_was", ""),
     "weights-written": Mutation("dsdnode.weights.holdings:Holding.read", " != self.states.get(place.file)", " is None"),
+    "weights-since": Mutation("dsdnode.node.giving:Giving._read_again", "changed_ns > written_ns", "False"),
     "weights-meanwhile": Mutation("dsdnode.node.giving:Giving._of_target", "state_of(path) != state", "False"),
     "weights-waiting": Mutation(
         SHARING + "_turn", "ahead + waiting.num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"

@@ -160,13 +160,14 @@ async def test_nothing_is_taken_of_what_comes_after_all_members_were_left(tmp_pa
 async def test_a_member_that_drips_holds_up_nothing_that_others_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mallory lets alice wait for ever for two of the three blocks."""
+    """Mallory lets alice wait for ever for two of the three blocks, and so does eve, who takes one over."""
     monkeypatch.setattr(fetch_module, "LATE_S", 0.0)
     now, never = asyncio.Event(), asyncio.Event()
     now.set()
     mallory = Giver(PEER + "mallory", RIGHT, 0, 12, never, num_lanes=2)
     hub = Giver("hub.example", RIGHT, 0, 12, now, is_peer=False)
-    assert await fetched(tmp_path, [mallory, hub]) == []
+    eve = Giver(PEER + "eve", RIGHT, 4, 8, never)
+    assert await fetched(tmp_path, [mallory, eve, hub]) == []
 
 
 async def test_what_comes_late_from_one_and_before_from_another_counts_once(
