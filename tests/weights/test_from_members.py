@@ -15,11 +15,12 @@ from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.gguf_header import Header, Tensor, read_header
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
-from dsdnode.errors import ModelRefused
+from dsdnode.errors import ModelRefused, Overloaded
 from dsdnode.models import demo_target
 from dsdnode.node.fetching import Hubs, Nobody
 from dsdnode.node.targets import Target as NodeTarget
 from dsdnode.weights import from_members, plan
+from dsdnode.weights import members as members_module
 from dsdnode.weights.holdings import Place, Tensors, hashed, holding, plain_names
 from dsdnode.weights.members import FromMember, Member
 from dsdnode.weights.pace import Pace
@@ -240,6 +241,29 @@ async def test_who_gave_a_wrong_beginning_is_not_asked_for_the_next(alice: Alice
 
 def replaced(place: Place, size_bytes: int) -> Place:
     return msgspec.structs.replace(place, size_bytes=size_bytes)
+
+
+async def test_a_slow_line_that_has_room_for_little_at_once_is_not_left(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bob has nothing left for who has asked for more than he can send soon."""
+    monkeypatch.setattr(members_module, "LATER_S", 0.0)
+    monkeypatch.setattr(members_module, "LEAST_PIECE_BYTES", 4096)
+    town = await town_of(demo_target())
+    bob, room_bytes = town.giver("bob"), town.model.places["#0"].size_bytes
+    assert bob.sharing is not None
+    give = bob.sharing._on_get
+
+    async def give_little(peer: bytes, message: GetWeights, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        if message.num_bytes > room_bytes:
+            raise Overloaded("so much was asked for already that it would take too long")
+        answer, data = await give(peer, message, buffers)
+        return answer, list(data)
+
+    bob.rpc.on_request(GetWeights, give_little)
+    path = await pulled(alice, town, await town.who_has(bob))
+    assert path.read_bytes() == demo_target().read_bytes() and alice.said == []
+    await town.close(bob, town.alice)
 
 
 class Rates:
