@@ -53,7 +53,9 @@ async def prepare(
         raise ModelRefused("no member gives this model, and no source of it is known")
     said = max(members, key=lambda one: one.manifest.whole).manifest
     names = plain_names([file.name for file in said.files])
-    hashes, _ = agreed(members)
+    hashes, disputes = agreed(members)
+    for words in disputes:
+        tell(words)
     pace = Pace(bytes_per_s)
     asked = _Beginnings(rpc, members, hashes, pace, tell)
     beginnings = [await asked.of(name, index) for index, name in enumerate(names)]

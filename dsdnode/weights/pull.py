@@ -228,7 +228,7 @@ class Pull:
         members: Sequence[Member],
     ) -> None:
         hashes, disputes = agreed(members)
-        for words in disputes:
+        for words in disputes if self._source is not None else []:  # (else it was told before)
             tell(words)
         sizes = [file.size_bytes for file in self.remote.files]
         peers = [] if rpc is None else [FromMember(rpc, one, hashes, self.header, sizes, self._pace) for one in members]

@@ -224,6 +224,16 @@ async def test_who_lets_the_beginning_drip_is_asked_last_and_alice_is_told(
     await town.close(mallory, large, town.alice)
 
 
+async def test_who_contradicts_whom_is_said_where_nobody_is_believed(alice: Alice) -> None:
+    town = await town_of(demo_target())
+    places = {**town.model.places, "#0": msgspec.structs.replace(town.model.places["#0"], sha256="00" * 32)}
+    mallory, bob = town.giver("mallory", msgspec.structs.replace(town.model, places=places)), town.giver("bob")
+    with pytest.raises(ModelRefused, match="no member gives the beginning of demo-target"):
+        await prepared(alice, town, await town.who_has(mallory, bob))
+    assert "say different hashes of #0: it is not taken from members" in alice.words
+    await town.close(mallory, bob, town.alice)
+
+
 async def test_who_gave_a_wrong_beginning_is_not_asked_for_the_next(alice: Alice, tmp_path: Path) -> None:
     town = await town_of(split(demo_target(), tmp_path, [20, 20])[0])
     mallory, bob, asked = Mallory(town), town.giver("bob"), list[str]()
