@@ -37,7 +37,7 @@ class Looked:
 async def look(web: Web, remote: Remote, folder: Path, keep: bool, weights_hash: str) -> Looked:
     """What a pull before has left in `folder` is not fetched again, if it is of use: somebody else than the hub may
     have answered then, whose network wants a login first, say. Raises ModelRefused, SourceFailed, SourceChanged."""
-    beginnings = known_headers(folder, len(remote.files), str(remote.source))
+    beginnings = known_headers(folder, len(remote.files), remote.given_by)
     while True:
         is_new = not any(beginnings)
         try:
@@ -60,7 +60,7 @@ async def _header(web: Web, remote: Remote, folder: Path, keep: bool, beginnings
         while header is None:
             header = await _grown(web, file, beginnings[index])
             if keep:
-                keep_headers(folder, beginnings)
+                keep_headers(folder, beginnings, remote.given_by)
         headers.append(header)
     return join_parts(Path(remote.files[0].name), [Path(file.name) for file in remote.files], headers)
 

@@ -110,11 +110,14 @@ class Fetch:
             raise self._failure or SourceFailed("nobody is left who has what is missing")
 
     def _doubtful(self) -> list[int]:
-        """What members gave, in a pull before this one, of tensors whose hash nobody tells this time."""
+        """What members gave, in a pull before this one, of tensors whose hash nobody tells this time; and of layers,
+        which nothing tells at the end, what another source gave of such."""
+        sources = {one.name for one in self._providers if not one.is_peer}
         return [
             index
             for index, name in self._target.suppliers.items()
-            if name.startswith(PEER) and any(one.name not in self._hashes for one in self._tensors_in(index))
+            if name.startswith(PEER) or (name not in sources and not self._plan.is_whole)
+            if any(one.name not in self._hashes for one in self._tensors_in(index))
         ]
 
     @property

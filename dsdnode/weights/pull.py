@@ -195,7 +195,7 @@ class Pull:
         self, folder: Path, tell: Tell, progress: Progress, rpc: Rpc | None, members: Sequence[Member]
     ) -> Path:
         self._store.begin(self._entry())
-        keep_headers(folder, self._looked.beginnings)
+        keep_headers(folder, self._looked.beginnings, self.remote.given_by)
         target = Target(folder, self.plan)
         try:
             if (kept := kept_bytes(folder, self.plan)) > TOLD_BYTES:
@@ -204,7 +204,7 @@ class Pull:
             progress.begin(self.plan.size_bytes, sum(self.plan.blocks[one].size_bytes for one in target.suppliers))
             fetch = Fetch(self.plan, target, tell, progress.step)
             await self._fetch(fetch, target, tell, progress, rpc, members)
-            keep_headers(folder, self._looked.beginnings)
+            keep_headers(folder, self._looked.beginnings, self.remote.given_by)
             self._checked = self._by_what(target, members)
             await asyncio.to_thread(target.sync)
         except WrongBytes:
@@ -275,10 +275,12 @@ class Pull:
         if self.plan.is_whole:
             known = self._looked.remote.weights_hash or self._looked.whole.weights_hash != NO_HASH
             return "by the SHA-256 of the whole file" if known else "by nobody: its source says no SHA-256"
-        own = [f"as {self.remote.host} gave it"] * any(not one.startswith(PEER) for one in target.suppliers.values())
+        is_own = self._source is not None and any(not one.startswith(PEER) for one in target.suppliers.values())
+        own = [f"as {self.remote.host} gave it"] * is_own
         makers = sorted({short_id(peer_id(one.manifest.public_key)) for one in members if one.manifest.whole})
         signed = f"by the hashes of tensors that {' and '.join(makers[:MAX_NAMED]) or 'members'} signed"
-        return "; ".join([*own, *[signed] * any(one.startswith(PEER) for one in target.suppliers.values())])
+        is_signed = self._source is None or any(one.startswith(PEER) for one in target.suppliers.values())
+        return "; ".join([*own, *[signed] * is_signed])
 
     def _tensors(self, found: Mapping[str, str], members: Sequence[Member]) -> Tensors:
         """What is here now, for others."""

@@ -23,6 +23,8 @@ from dsdnode.files import replacing
 ENTRY = "model.json"
 JOURNAL = "journal"
 HEADER = "header-"
+SOURCE = "source"
+"""Of the headers beside it: of what, and who gave them."""
 TENSORS = "tensors.json"
 """Of what was pulled: which tensors are here, with their hashes (holdings.py)."""
 PARTIAL = "."
@@ -260,24 +262,36 @@ def clear(folder: Path) -> None:
         folder.rmdir()
 
 
-def keep_headers(folder: Path, beginnings: Sequence[bytes | bytearray]) -> None:
+def keep_headers(folder: Path, beginnings: Sequence[bytes | bytearray], source: str) -> None:
     """What was read of the beginnings of a model's files. Raises BadInput, DsdError."""
     with _told(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for index, beginning in enumerate(beginnings):
-            path = folder / f"{HEADER}{index}"
-            if not path.is_file() or path.read_bytes() != beginning:
+        if not _is_of(folder, source):
+            forget_headers(folder)
+        for path, data in ((folder / SOURCE, source.encode()), *_headers(folder, beginnings)):
+            if not path.is_file() or path.read_bytes() != data:
                 with replacing(path) as file:
-                    file.write(beginning)
+                    file.write(data)
+
+
+def _headers(folder: Path, beginnings: Sequence[bytes | bytearray]) -> Iterator[tuple[Path, bytes | bytearray]]:
+    for index, beginning in enumerate(beginnings):
+        yield folder / f"{HEADER}{index}", beginning
+
+
+def _is_of(folder: Path, source: str) -> bool:
+    try:
+        return (folder / SOURCE).read_bytes() == source.encode()
+    except OSError:
+        return False
 
 
 def known_headers(folder: Path, num_files: int, source: str) -> list[bytearray]:
-    """Empty where nothing is known. What another source gave (members, say) is not this one's word."""
-    entry = _read(folder)
-    if entry is not None and entry.source != source:
-        return [bytearray() for _ in range(num_files)]
-    paths = [folder / f"{HEADER}{index}" for index in range(num_files)]
-    return [bytearray(path.read_bytes() if path.is_file() else b"") for path in paths]
+    """Empty where nothing is known. What another source gave (members, or a mirror, say) is not this one's word."""
+    known = [bytearray() for _ in range(num_files)]
+    for path, beginning in _headers(folder, known) if _is_of(folder, source) else ():
+        beginning += path.read_bytes() if path.is_file() else b""
+    return known
 
 
 def forget_headers(folder: Path) -> None:

@@ -27,6 +27,7 @@ WEIGHTS: Final = {
     "weights-beside": Mutation(FETCH + "_odd", "any(name.startswith(PEER) for", "all(name.startswith(PEER) for"),
     "weights-compared": Mutation(FETCH + "_compared", "self._patience_s(tensor) if provider.is_peer else None", "None"),
     "weights-doubt": Mutation(FETCH + "run", "        self.drop(self._doubtful())\n", ""),
+    "weights-mirror": Mutation(FETCH + "_doubtful", " or (name not in sources and not self._plan.is_whole)", ""),
     "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
     "weights-left": Mutation(FETCH + "_fetch", "provider not in self._providers or ", ""),
     "weights-late": Mutation(FETCH + "_late", "now_s >= run.began_s + LATE_S", "False"),
@@ -36,7 +37,7 @@ WEIGHTS: Final = {
     "weights-meant": Mutation(PULL + "prepare", "weights_hash and known and known != weights_hash", "False"),
     "weights-gated": Mutation(PULL + "_run", "not self.remote.restricted", "True"),
     "header-source": Mutation(
-        STORE + "known_headers", "entry is not None and entry.source != source", "entry is not None and False"
+        STORE + "_is_of", "return (folder / SOURCE).read_bytes() == source.encode()", "return source != ''"
     ),
     "header-behind": Mutation(PULL + "_fetch", "is_peer=self._source is None", "is_peer=False"),
     "header-killed": Mutation(

@@ -115,6 +115,26 @@ async def test_nor_is_what_lies_behind_it(alice: Alice, hub: Hub, tmp_path: Path
     await town.close(bob, town.alice)
 
 
+async def test_nor_are_layers_that_another_hub_gave(alice: Alice, hub: Hub, tmp_path: Path) -> None:
+    """Alice turns to a mirror, mallory's; it fails before all is there, and no hash tells what layers are, or their
+    header."""
+
+    def hers(asked: Asked) -> None:
+        asked.status = 400 if asked.number > 2 else 0
+        asked.body = bytes(asked.num_bytes) if asked.number else lie[asked.start : asked.end]
+
+    lie = with_another_epsilon(tmp_path).read_bytes()
+    async with hub_of(demo_target()) as mirror:
+        mirror.faults, mirror.host = [hers], "localhost"
+        with pytest.raises(DsdError, match="answers 400"):
+            await alice.pull(mirror, layers=(3, 5))
+    assert alice.steps["localhost"] > 0
+    path = await alice.pull(hub, layers=(3, 5))
+    cut(demo_target(), 3, 5, tmp_path / "cut.gguf")
+    assert path.read_bytes() == (tmp_path / "cut.gguf").read_bytes()
+    assert alice.store.entries()[0].checked == "as 127.0.0.1 gave it"
+
+
 async def test_a_pull_that_is_killed_as_it_begins_leaves_no_header_of_another_source(alice: Alice, hub: Hub) -> None:
     async with alice.pulling(hub) as one:
         entry = one._entry()
