@@ -112,6 +112,8 @@ class _Beginnings:
                         raise PeerMisbehaved(f"gave wrong bytes of {name}")
                 except _Slow as slow:
                     self._tell(f"{PEER}{member.name} is slow: {slow}")
+                    if len(data) > LEAST_BYTES_PER_S * MOST_S:  # quick at first, and then it fills the memory
+                        data.clear()
                 except DsdError as error:
                     self._tell(f"{PEER}{member.name} is left: {error}")
                     self._left.add(member.peer)

@@ -112,6 +112,7 @@ WEIGHTS: Final = {
         "if waited_s > MOST_S or came_bytes < (waited_s - SLACK_S) * least_bytes_per_s:",
         "if False:",
     ),
+    "beginning-kept": Mutation("dsdnode.weights.from_members:_Beginnings.of", "data.clear()", "pass"),
     "beginning-left": Mutation("dsdnode.weights.from_members:_Beginnings.of", "self._left.add(member.peer)", "pass"),
     "members-rate": Mutation("dsdnode.node.fetching:Hubs.among", "tell, self._bytes_per_s)", "tell)"),
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),

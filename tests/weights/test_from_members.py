@@ -234,6 +234,28 @@ async def test_who_contradicts_whom_is_said_where_nobody_is_believed(alice: Alic
     await town.close(mallory, bob, town.alice)
 
 
+async def test_of_a_large_beginning_that_stops_coming_nothing_is_kept(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eve gives much of what she says to be 256 MiB, and then nothing: she may have many friends."""
+    monkeypatch.setattr(from_members, "SLACK_S", 0.0)
+    monkeypatch.setattr(from_members, "MOST_S", 0.0)
+    monkeypatch.setattr(from_members, "MAX_PIECE_BYTES", 16 << 10)
+    town, offsets = await town_of(demo_target()), list[int]()
+    place = replaced(town.model.places["#0"], 256 << 20)
+    eve = town.giver("eve", msgspec.structs.replace(town.model, places={**town.model.places, "#0": place}))
+
+    async def give(peer: bytes, message: GetWeights, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        offsets.append(message.offset)
+        return Weights(), [bytes(message.num_bytes)]
+
+    eve.rpc.on_request(GetWeights, give)
+    with pytest.raises(ModelRefused, match="no member gives the beginning of demo-target"):
+        await prepared(alice, town, await town.who_has(eve))
+    assert offsets == [0, 0]
+    await town.close(eve, town.alice)
+
+
 async def test_who_gave_a_wrong_beginning_is_not_asked_for_the_next(alice: Alice, tmp_path: Path) -> None:
     town = await town_of(split(demo_target(), tmp_path, [20, 20])[0])
     mallory, bob, asked = Mallory(town), town.giver("bob"), list[str]()
