@@ -192,10 +192,10 @@ class Store:
 
     def free_bytes(self, name: str) -> int:
         """That a pull of this name may take: of the disk, and of what the user allows, but for what others fetch."""
-        if not self.folder.is_dir():
-            return self._free_bytes()
-        with _told(self.folder), self._alone():
-            return max(0, self._free_bytes() - self._taken_bytes(name))
+        if self.folder.is_dir():
+            with suppress(OSError), self._alone():  # (nothing can be written here: nobody fetches)
+                return max(0, self._free_bytes() - self._taken_bytes(name))
+        return self._free_bytes()
 
     def _free_bytes(self) -> int:
         at = self.folder
