@@ -16,7 +16,7 @@ from dsdnode.cli import connect, control, fetching, render, report
 from dsdnode.cli.options import chain, common_options, fetch_options, join_options, json_option, load, yes_option
 from dsdnode.cli.settings import Settings
 from dsdnode.config import parse_layers
-from dsdnode.errors import BadInput
+from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.files import at_home, shown
 from dsdnode.swarm.info import ModelInfo
 from dsdnode.weights.sources import is_source, parse_source
@@ -138,6 +138,8 @@ async def _from_members(
     from dsdnode.weights.members import who_has
 
     weights_hash, hosts = await client.hosts(wanted.source)
+    if wanted.weights_hash not in ("", weights_hash):
+        raise ModelRefused(f"{wanted.source} is another model here: its SHA-256 is {weights_hash[:12]}")
     members = await who_has(client.rpc, hosts, weights_hash)
     return await prepare(store, client.rpc, members, wanted.layers, weights_hash, tell, rate), members
 
@@ -233,8 +235,10 @@ def add(model: str, **flags: Any) -> None:
 @common_options
 def rm(name: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Remove models that were fetched, or what is there of one; of one that was added the file stays."""
-    store = Store(load(flags)["data_dir"])
-    freed = [(one, store.remove(one)) for one in name]
+    store, names = Store(load(flags)["data_dir"]), tuple(dict.fromkeys(name))
+    for one in names:
+        store.check_removable(one)
+    freed = [(one, store.remove(one)) for one in names]
     if as_json:
         render.print_json({"removed": [{"name": one, "freed_bytes": num_bytes} for one, num_bytes in freed]})
         return

@@ -44,7 +44,7 @@ class Giving:
         self._holdings: dict[str, Holding] = {}
         """The most of each model, by weights hash."""
         self._looked_s = float("-inf")
-        self._read: dict[str, float] = {}
+        self._read: dict[str, int] = {}
         """When what is said of a folder of the store was written that was read last: it may be long."""
 
     def start(self) -> None:
@@ -102,7 +102,7 @@ class Giving:
             self._own = None
         for entry in here.values():
             self._read_again(entry)
-        self._read = {name: written_s for name, written_s in self._read.items() if name in here}
+        self._read = {name: written_ns for name, written_ns in self._read.items() if name in here}
         self._holdings = {}
         for one in [*self._stored.values(), *([] if self._own is None else [self._own])]:
             known = self._holdings.get(one.manifest.weights_hash)
@@ -111,17 +111,20 @@ class Giving:
 
     def _read_again(self, entry: Entry) -> None:
         """What is said of a model of the store, if that was written meanwhile."""
-        folder = self._store.folder / entry.name
+        folder, written_ns = self._store.folder / entry.name, 0
         with contextlib.suppress(OSError):
-            written_s = (folder / TENSORS).stat().st_mtime
-            if self._read.get(entry.name) == written_s:
+            written_ns = (folder / TENSORS).stat().st_mtime_ns
+            if self._read.get(entry.name) == written_ns:
                 return
-            self._read[entry.name] = written_s
+            self._read[entry.name] = written_ns
         self._stored.pop(entry.name, None)
         tensors = kept(folder)
         if tensors is None or tensors.weights_hash != entry.weights_hash:
             return
         try:
-            self._stored[entry.name] = holding(tensors, folder, self._identity)
+            one = holding(tensors, folder, self._identity)
+            if any(changed_ns > written_ns for _, _, changed_ns in one.states.values()):
+                raise ModelRefused("it was written to since it was fetched")
+            self._stored[entry.name] = one
         except DsdError as error:
             log.info("a model of the store is not given to other members", name=entry.name, reason=str(error))

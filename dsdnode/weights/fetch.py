@@ -24,8 +24,13 @@ FIRST_BLOCKS, RUN_BLOCKS = 4, 64
 RUN_S = 2.0
 """As much as comes in so long is asked for at once: at the end nobody waits longer for the slowest. (With 16 MiB each,
 four requests to a hub of 2 MB/s kept a member of 50 MB/s waiting for half a minute.)"""
+MAX_LOOKED_BLOCKS = 4096
+"""One after the other; then whatever else this process does has its turn."""
 LATE_S = 2 * RUN_S
 """Whoever has nothing else to do fetches what was asked of another one so long ago: the first to give it counts."""
+COMPARE_S = 30.0
+"""And twice a member's share of the time that as much took so far: whoever is asked for all of a tensor that is wrong
+has so long. Who lied of it may have given most of all, and let others wait now."""
 
 
 class Provider(Protocol):
@@ -70,8 +75,9 @@ class Fetch:
         self._runs: dict[_Run, None] = {}
         self._claimed: Counter[int] = Counter()
         """In how many of them a block is."""
-        self._first = 0
-        """No block before this one is missing."""
+        self._looked: dict[str, int] = {}
+        """By provider: none of the blocks before this one can be asked of it, as long as none comes back. (Were each
+        looked at anew whenever something has come, that would take most of the time, of members that have others.)"""
         self._changed = asyncio.Condition()
         self._failure: DsdError | None = None
         self._checking: dict[str, bool] = {}
@@ -81,13 +87,17 @@ class Fetch:
         """Tensors whose bytes from a source itself were not as the hashes say, and what their hash was."""
         self._proven: set[str] = set()
         """Peers that have given wrong bytes, beyond doubt."""
+        self._began_s = 0.0
+        self._came_bytes = 0
+        """Since then."""
 
     async def run(self, providers: Sequence[Provider], hashes: Mapping[str, str]) -> None:
         """Until all is there. `hashes`: SHA-256 in hex, of those tensors of which it is known.
 
         Raises the last provider's DsdError, and what the disk says.
         """
-        self._providers, self._hashes = list(providers), dict(hashes)
+        self._providers, self._hashes, self._looked = list(providers), dict(hashes), {}
+        self._began_s, self._came_bytes = asyncio.get_running_loop().time(), 0
         self.drop(self._doubtful())
         await self._check(self._plan.tensors)
         lanes = [self._lane(provider) for provider in self._providers for _ in range(provider.num_lanes)]
@@ -100,11 +110,14 @@ class Fetch:
             raise self._failure or SourceFailed("nobody is left who has what is missing")
 
     def _doubtful(self) -> list[int]:
-        """What members gave, in a pull before this one, of tensors whose hash nobody tells this time."""
+        """What members gave, in a pull before this one, of tensors whose hash nobody tells this time; and of layers,
+        which nothing tells at the end, what another source gave of such."""
+        sources = {one.name for one in self._providers if not one.is_peer}
         return [
             index
             for index, name in self._target.suppliers.items()
-            if name.startswith(PEER) and any(one.name not in self._hashes for one in self._tensors_in(index))
+            if name.startswith(PEER) or (name not in sources and not self._plan.is_whole)
+            if any(one.name not in self._hashes for one in self._tensors_in(index))
         ]
 
     @property
@@ -116,13 +129,17 @@ class Fetch:
         ends the others, who may still be waited for."""
         loop, num_blocks = asyncio.get_running_loop(), 1 if provider.is_peer else FIRST_BLOCKS
         while provider in self._providers and not self._is_done:
-            blocks = self._next(provider, num_blocks) or self._late(provider, loop.time())
+            blocks = self._next(provider, num_blocks)
+            if not blocks and self._has_more(provider):
+                await asyncio.sleep(0)
+                continue
+            blocks = blocks or self._late(provider, loop.time())
             if blocks:
                 began_s = loop.time()
                 await self._fetch_run(_Run(provider, blocks, began_s))
                 took_s = loop.time() - began_s
                 num_blocks = max(1, min(2 * len(blocks), RUN_BLOCKS, int(len(blocks) * RUN_S / max(took_s, 1e-3))))
-            elif self._runs or self._checking:  # it may come back
+            elif self._runs or self._checking or any(map(self._has_more, self._providers)):  # it may come back
                 await self._change(provider, loop.time())
             else:
                 break
@@ -153,37 +170,45 @@ class Fetch:
         finally:
             del self._runs[run]
             self._claimed -= Counter(run.blocks)  # (what is 0 goes)
+            self._look_again(index for index in run.blocks if index not in self._target.suppliers)
             await self._wake()
 
     async def _wake(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
+    def _has_more(self, provider: Provider) -> bool:
+        """There are blocks that were not looked at."""
+        return self._looked.get(provider.name, 0) < len(self._plan.blocks)
+
+    def _look_again(self, indices: Iterable[int]) -> None:
+        """These blocks may be asked of anybody once more."""
+        first = min(indices, default=len(self._plan.blocks))
+        self._looked = {name: min(looked, first) for name, looked in self._looked.items()}
+
     def _next(self, provider: Provider, num_blocks: int) -> range:
-        """The next blocks that nobody has or fetches, one behind the other."""
-        blocks = self._plan.blocks
-        while self._first in self._target.suppliers:
-            self._first += 1
-        for first in range(self._first, len(blocks)):
-            if self._is_free(provider, first):
-                end = first + 1
-                while (
-                    end < min(len(blocks), first + num_blocks)
-                    and blocks[end].start == blocks[end - 1].end
-                    and self._is_free(provider, end)
-                ):
-                    end += 1
-                return range(first, end)
-        return range(0)
+        """The next blocks that nobody has or fetches, one behind the other. Empty: none was found so far."""
+        blocks, first = self._plan.blocks, self._looked.get(provider.name, 0)
+        until = min(len(blocks), first + MAX_LOOKED_BLOCKS)
+        while first < until and not self._is_free(provider, first):
+            first += 1
+        self._looked[provider.name] = end = first
+        while (
+            end < min(until, first + num_blocks)
+            and (end == first or blocks[end].start == blocks[end - 1].end)
+            and self._is_free(provider, end)
+        ):
+            end += 1
+        return range(first, end)
 
     def _late(self, provider: Provider, now_s: float) -> range:
-        """The last block of what another one has been giving for too long, if nobody else has taken that over."""
-        for run in self._runs:
-            if run.provider is provider or now_s < run.began_s + LATE_S:
-                continue
+        """The last block of what another one has been giving for too long, if so has whoever took that over."""
+        late = [run for run in self._runs if run.provider is not provider and now_s >= run.began_s + LATE_S]
+        taken = {index for run in self._runs if run not in late for index in run.blocks}
+        for run in late:
             for index in reversed(run.blocks):
                 block = self._plan.blocks[index]
-                is_missing = index not in self._target.suppliers and self._claimed[index] == 1
+                is_missing = index not in self._target.suppliers and index not in taken
                 if is_missing and provider.has(block.start, block.end):
                     return range(index, index + 1)
         return range(0)
@@ -204,6 +229,7 @@ class Fetch:
                     self._target.write(index, bytes(buffer[:size_bytes]), provider.name)
                     del buffer[:size_bytes]
                     self._progress(provider.name, size_bytes)
+                    self._came_bytes += size_bytes
                     await self._check(self._tensors_in(index))
                     index += 1
 
@@ -223,7 +249,7 @@ class Fetch:
         """It is whole, and nobody has hashed it, or does."""
         if tensor.name in self.found or tensor.name in self._checking:
             return False
-        return all(index in self._target.suppliers for index in self._plan.blocks_of(tensor))
+        return all(index in self._target.suppliers for index in reversed(self._plan.blocks_of(tensor)))
 
     async def _hash(self, tensor: Tensor) -> None:
         name = tensor.name
@@ -243,17 +269,22 @@ class Fetch:
             self._is_wrong(tensor, digest, odd)
 
     async def _odd(self, tensor: Tensor) -> list[int]:
-        """By whose blocks a tensor is wrong that several peers have given of: one after the other is asked for all of
-        it, until one gives it right. Whoever does not is left, and none of the others. Empty: nobody can tell."""
+        """By whose blocks a tensor is wrong that several have given of, members among them: one after the other is
+        asked for all of it, the source first, until one gives it right. Empty: nobody can tell, or the source says
+        that the hash is wrong."""
         givers = {index: self._target.suppliers.get(index, "") for index in self._plan.blocks_of(tensor)}
         names = set(givers.values())
-        if self._proven.isdisjoint(names) and len(names) > 1 and all(name.startswith(PEER) for name in names):
+        if self._proven.isdisjoint(names) and len(names) > 1 and any(name.startswith(PEER) for name in names):
             num_given = Counter(self._target.suppliers.values())
-            for provider in sorted(self._providers, key=lambda one: -num_given[one.name]):  # the quickest first
-                if provider in self._providers and provider.is_peer:
+            for provider in sorted(
+                self._providers, key=lambda one: (one.is_peer, -num_given[one.name])
+            ):  # the quickest
+                if provider in self._providers:
                     odd = await self._compared(provider, tensor)
                     if odd is not None:
                         return odd
+                    if not provider.is_peer and tensor.name in self._denied:
+                        return []
         return [index for index, name in givers.items() if name in self._proven]
 
     async def _compared(self, provider: Provider, tensor: Tensor) -> list[int] | None:
@@ -261,16 +292,29 @@ class Fetch:
         if not provider.has(tensor.offset, tensor.offset + tensor.size_bytes):
             return None
         try:
-            digest, odd = await self._alone(provider, tensor)
+            async with asyncio.timeout(self._patience_s(tensor) if provider.is_peer else None):
+                digest, odd = await self._alone(provider, tensor)
         except DiskTrouble:
             raise
+        except TimeoutError:
+            return None
         except DsdError as error:
+            self._failure = error
             self._leave(provider, str(error))
             return None
         if digest == self._hashes.get(tensor.name):
             return odd
-        self._prove([provider.name], tensor)
+        if provider.is_peer:
+            self._prove([provider.name], tensor)
+        else:
+            self._denied[tensor.name] = digest
         return None
+
+    def _patience_s(self, tensor: Tensor) -> float | None:
+        if not self._came_bytes:
+            return None
+        took_s = asyncio.get_running_loop().time() - self._began_s
+        return COMPARE_S + 2 * len(self._providers) * took_s * tensor.size_bytes / self._came_bytes
 
     async def _alone(self, provider: Provider, tensor: Tensor) -> tuple[str, list[int]]:
         """The SHA-256 of what it gives of a tensor, and the blocks in which other bytes are there."""
@@ -295,8 +339,9 @@ class Fetch:
     def _is_wrong(self, tensor: Tensor, digest: str, odd: Sequence[int]) -> None:
         """Leave the peers that have given of it, if `odd` does not tell which of them, and fetch it elsewhere. What the
         source itself says twice, stands: a manifest is a stranger's word."""
-        if odd:
-            self._prove(sorted({self._target.suppliers[index] for index in odd}), tensor)
+        if odd:  # (what the source gave once, and now otherwise, is fetched again)
+            odd_givers = {self._target.suppliers[index] for index in odd}
+            self._prove(sorted(name for name in odd_givers if name.startswith(PEER)), tensor)
             self.drop(odd)
             return
         givers = {self._target.suppliers[index] for index in self._plan.blocks_of(tensor)}
@@ -320,12 +365,12 @@ class Fetch:
         given = [index for index, name in self._target.suppliers.items() if name.startswith(PEER)]
         self.drop(given)
 
-    def drop(self, indices: Iterable[int]) -> None:
+    def drop(self, indices: Sequence[int]) -> None:
         """These blocks were not right."""
+        self._look_again(indices)
         for index in indices:
             self._progress(self._target.suppliers[index], -self._plan.blocks[index].size_bytes)
             self._target.drop(index)
-            self._first = min(self._first, index)
             for tensor in self._tensors_in(index):
                 self.found.pop(tensor.name, None)
                 if tensor.name in self._checking:

@@ -19,19 +19,24 @@ from dsdnode.engine.gguf_header import DEFAULT_ALIGNMENT_BYTES, Header, padded, 
 from dsdnode.engine.gguf_parts import join_parts
 from dsdnode.errors import DsdError, ModelRefused, PeerMisbehaved, PeerUnavailable
 from dsdnode.net.rpc import Rpc
+from dsdnode.weights.beginnings import MAX_BEGINNING_BYTES, Looked
 from dsdnode.weights.fetch import PEER
 from dsdnode.weights.holdings import BEGINNING, plain_names
 from dsdnode.weights.members import Member, agreed, get
 from dsdnode.weights.pace import Pace
-from dsdnode.weights.pull import MAX_BEGINNING_BYTES, Looked, Pull, Tell
+from dsdnode.weights.pull import Pull, Tell
 from dsdnode.weights.sources import Remote, RemoteFile, Source
 from dsdnode.weights.store import Store, size
 from dsdnode.wire.pieces import MAX_PIECE_BYTES, GetWeights
 
 SLACK_S, MOST_S = 20.0, 600.0
 LEAST_BYTES_PER_S = 50_000
-"""Of a member that gives what lies before the tensors, 10 MB or so, after so much slack, and at
-most in so long: else another one is asked."""
+"""Of a member that gives what lies before the tensors, 10 MB or so, after so much slack: else others are asked first,
+and it goes on where nobody else has given it. It is waited for so long at most, each time."""
+
+
+class _Slow(PeerUnavailable):
+    """Others may be quicker."""
 
 
 async def prepare(
@@ -48,7 +53,9 @@ async def prepare(
         raise ModelRefused("no member gives this model, and no source of it is known")
     said = max(members, key=lambda one: one.manifest.whole).manifest
     names = plain_names([file.name for file in said.files])
-    hashes, _ = agreed(members)
+    hashes, disputes = agreed(members)
+    for words in disputes:
+        tell(words)
     pace = Pace(bytes_per_s)
     asked = _Beginnings(rpc, members, hashes, pace, tell)
     beginnings = [await asked.of(name, index) for index, name in enumerate(names)]
@@ -88,19 +95,28 @@ class _Beginnings:
         self._hashes = hashes
         self._pace = pace
         self._tell = tell
+        self._left: set[bytes] = set()
+        """Who gave nothing, or wrong bytes, of one file is not asked for the next."""
 
     async def of(self, file: str, index: int) -> bytes:
         """Raises ModelRefused."""
         name = BEGINNING.format(index)
-        for size_bytes, member in self._givers(name):
-            try:
-                data = await self._all(member, name, size_bytes)
-                if hashlib.sha256(data).hexdigest() != self._hashes[name]:
-                    raise PeerMisbehaved(f"gave wrong bytes of {name}")
-            except DsdError as error:
-                self._tell(f"{PEER}{member.name} is left: {error}")
-                continue
-            return data
+        givers = [(size_bytes, member, bytearray()) for size_bytes, member in self._givers(name)]
+        for least_bytes_per_s in (LEAST_BYTES_PER_S, 0):
+            for size_bytes, member, data in sorted(givers, key=lambda one: -len(one[2])):
+                try:
+                    if member.peer not in self._left:
+                        await self._all(member, name, size_bytes, data, least_bytes_per_s)
+                        if hashlib.sha256(data).hexdigest() == self._hashes[name]:
+                            return bytes(data)
+                        raise PeerMisbehaved(f"gave wrong bytes of {name}")
+                except _Slow as slow:
+                    self._tell(f"{PEER}{member.name} is slow: {slow}")
+                    if len(data) > LEAST_BYTES_PER_S * MOST_S:  # quick at first, and then it fills the memory
+                        data.clear()
+                except DsdError as error:
+                    self._tell(f"{PEER}{member.name} is left: {error}")
+                    self._left.add(member.peer)
         raise ModelRefused(f"no member gives the beginning of {file}")
 
     def _givers(self, name: str) -> list[tuple[int, Member]]:
@@ -113,9 +129,9 @@ class _Beginnings:
         ]
         return sorted((one for one in said if 0 < one[0] <= MAX_BEGINNING_BYTES), key=lambda one: one[0])
 
-    async def _all(self, member: Member, name: str, size_bytes: int) -> bytes:
-        """Raises DsdError, also where too little comes for the time that it takes."""
-        data, loop = bytearray(), asyncio.get_running_loop()
+    async def _all(self, member: Member, name: str, size_bytes: int, data: bytearray, least_bytes_per_s: float) -> None:
+        """Until all is in `data`. Raises DsdError, and _Slow where too little comes for the time that it takes."""
+        loop, had_bytes = asyncio.get_running_loop(), len(data)
         waited_s = told_s = 0.0
         while len(data) < size_bytes:
             num_bytes = min(MAX_PIECE_BYTES, size_bytes - len(data))
@@ -130,6 +146,6 @@ class _Beginnings:
             if waited_s > told_s + SLACK_S:
                 told_s = waited_s
                 self._tell(f"{PEER}{member.name}: {size(len(data))} of {size(size_bytes)} before the tensors are here")
-            if waited_s > MOST_S or len(data) < (waited_s - SLACK_S) * LEAST_BYTES_PER_S:
-                raise PeerUnavailable(f"gave {size(len(data))} in {waited_s:.0f} s, and others may be quicker")
-        return bytes(data)
+            came_bytes = len(data) - had_bytes
+            if waited_s > MOST_S or came_bytes < (waited_s - SLACK_S) * least_bytes_per_s:
+                raise _Slow(f"it gave {size(came_bytes)} in {waited_s:.0f} s, and others may be quicker")

@@ -31,7 +31,10 @@ MAX_ASKED = 16
 MAX_LATER = 5
 LATER_S = 1.0
 """Before a member that has no room is asked again; twice as long each time."""
+NO_ROOM = "has no room for us"
 NUM_LANES = 2
+LEAST_PIECE_BYTES = 64 << 10
+"""Is asked for at once of a member that has no room for more."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,16 @@ class Member:
 
 
 async def who_has(rpc: Rpc, peers: Iterable[bytes], weights_hash: str) -> list[Member]:
-    """Ask so many of them at once; who does not answer rightly is left out."""
+    """Ask so many of them at once; who does not answer rightly is left out.
+
+    Of a model in parts anybody could say that it is one file, of just this hash; nobody can say of one file that it is
+    parts. So who says the most files is right.
+    """
     able = [peer for peer in dict.fromkeys(peers)][:MAX_ASKED]
     answers = await asyncio.gather(*(_ask(rpc, peer, weights_hash) for peer in able))
-    return [one for one in answers if one is not None]
+    members = [one for one in answers if one is not None]
+    num_files = max((len(one.manifest.files) for one in members), default=0)
+    return [one for one in members if len(one.manifest.files) == num_files]
 
 
 async def _ask(rpc: Rpc, peer: bytes, weights_hash: str) -> Member | None:
@@ -114,6 +123,7 @@ class FromMember:
         self._rpc = rpc
         self._member = member
         self._pace = pace
+        self._piece_bytes = MAX_PIECE_BYTES
         known = member.tensors & set(hashes)
         places = [(one.offset, one.size_bytes, one.name) for one in header.tensors.values() if one.name in known]
         self._places = sorted(places)
@@ -150,27 +160,47 @@ class FromMember:
                 start = offset
             stop = min(end, offset + size_bytes)
             while start < stop:
-                num_bytes = min(MAX_PIECE_BYTES, stop - start)
-                wanted = GetWeights(self._member.manifest.weights_hash, name, start - offset, num_bytes)
-                await self._pace.take(num_bytes)
-                yield await get(self._rpc, self._member.peer, wanted)
-                start += num_bytes
+                piece = await self._piece(name, start - offset, stop - start)
+                yield piece
+                start += len(piece)
         if start < end:
             yield bytes(end - start)
+
+    async def _piece(self, name: str, offset: int, most_bytes: int) -> bytes:
+        """Half as much is asked for each time that it has no room, and twice as much when it had some: of a member with
+        a slow line two large pieces take longer than it lets anybody wait."""
+        weights_hash = self._member.manifest.weights_hash
+        for attempt in range(MAX_LATER):
+            num_bytes = min(self._piece_bytes, most_bytes)
+            data = await _given(self._rpc, self._member.peer, GetWeights(weights_hash, name, offset, num_bytes))
+            if data is not None:
+                self._piece_bytes = min(2 * self._piece_bytes, MAX_PIECE_BYTES)
+                await self._pace.take(num_bytes)
+                return data
+            self._piece_bytes = max(num_bytes // 2, LEAST_PIECE_BYTES)
+            await asyncio.sleep(LATER_S * 2**attempt)
+        raise PeerUnavailable(NO_ROOM)
 
 
 async def get(rpc: Rpc, peer: bytes, message: GetWeights) -> bytes:
     """Just what was asked for. Raises PeerUnavailable, PeerMisbehaved."""
     for attempt in range(MAX_LATER):
-        answer, buffers = await rpc.request(peer, message, timeout_s=GET_S, priority=Priority.BULK)
-        if isinstance(answer, Weights) and [len(one) for one in buffers] == [message.num_bytes]:
-            return buffers[0]
-        if not isinstance(answer, Refused):
-            raise PeerMisbehaved("gave other bytes than it was asked for")
-        if not answer.retry:
-            raise PeerUnavailable(answer.reason)
+        if (data := await _given(rpc, peer, message)) is not None:
+            return data
         await asyncio.sleep(LATER_S * 2**attempt)
-    raise PeerUnavailable("has no room for us")
+    raise PeerUnavailable(NO_ROOM)
+
+
+async def _given(rpc: Rpc, peer: bytes, message: GetWeights) -> bytes | None:
+    """None: there is no room for us just now. Raises PeerUnavailable, PeerMisbehaved."""
+    answer, buffers = await rpc.request(peer, message, timeout_s=GET_S, priority=Priority.BULK)
+    if isinstance(answer, Weights) and [len(one) for one in buffers] == [message.num_bytes]:
+        return buffers[0]
+    if not isinstance(answer, Refused):
+        raise PeerMisbehaved("gave other bytes than it was asked for")
+    if not answer.retry:
+        raise PeerUnavailable(answer.reason)
+    return None
 
 
 def beginning_of(header: Header, start: int, end: int) -> int:

@@ -24,7 +24,7 @@ BLOCK_BYTES = 256 << 10
 GAP_BYTES = 64 * 1024
 """So few bytes between two tensors are fetched too: asking twice takes longer."""
 MAX_BLOCKS = 1 << 23
-"""2 TiB of a model, twice the largest one. They take a gigabyte of memory, and a stranger may have said how many."""
+"""2 TiB of a model, twice the largest one: a stranger may have said how many."""
 MAX_TAIL_BYTES = 1 << 20
 """Of a file, behind its last tensor: more than any padding."""
 MAX_EMPTY_BYTES = 256 << 20
@@ -64,6 +64,41 @@ class Block:
         return self.end - self.start
 
 
+class Blocks:
+    """The blocks of runs of bytes, in their order. They are made when they are asked for: a large model has millions.
+
+    Raises ModelRefused: too many.
+    """
+
+    def __init__(self, runs: Sequence[tuple[int, int]]) -> None:
+        self._runs = runs
+        self._block_bytes = BLOCK_BYTES
+        self._starts = [start for start, _ in runs]
+        self._firsts = list(accumulate((-(-(end - start) // BLOCK_BYTES) for start, end in runs), initial=0))
+        if len(self) > MAX_BLOCKS:
+            raise ModelRefused(f"{len(self) * BLOCK_BYTES >> 40} TiB would have to be fetched: no model is so large")
+
+    def __len__(self) -> int:
+        return self._firsts[-1]
+
+    def __getitem__(self, index: int) -> Block:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        run = bisect_right(self._firsts, index) - 1
+        start, end = self._runs[run]
+        at = start + (index - self._firsts[run]) * self._block_bytes
+        return Block(at, min(at + self._block_bytes, end))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(end - start for start, end in self._runs)
+
+    def index_at(self, at: int) -> int:
+        """Of the block that has this byte, which is in one of the runs."""
+        run = bisect_right(self._starts, at) - 1
+        return self._firsts[run] + (at - self._starts[run]) // self._block_bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`copies` by their `start`: two are of the same bytes (embeddings that are the head, too), or of none in common.
@@ -71,7 +106,7 @@ class Plan:
 
     outputs: tuple[Output, ...]
     copies: tuple[Copy, ...]
-    blocks: tuple[Block, ...]
+    blocks: Blocks
     tensors: tuple[Tensor, ...]
     is_whole: bool = False
     """The files as they are."""
@@ -79,7 +114,7 @@ class Plan:
     @property
     def size_bytes(self) -> int:
         """To be fetched."""
-        return sum(block.size_bytes for block in self.blocks)
+        return self.blocks.size_bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -97,9 +132,8 @@ class Plan:
 
     def blocks_of(self, tensor: Tensor) -> range:
         """Indices of the blocks in which it lies."""
-        first = bisect_right(self.blocks, tensor.offset, key=lambda block: block.start) - 1
-        last = bisect_right(self.blocks, tensor.offset + tensor.size_bytes - 1, key=lambda block: block.start)
-        return range(first, last)
+        last = self.blocks.index_at(tensor.offset + tensor.size_bytes - 1)
+        return range(self.blocks.index_at(tensor.offset), last + 1)
 
 
 def file_starts(sizes: Sequence[int]) -> list[int]:
@@ -117,7 +151,7 @@ def plan_files(remote: Remote, header: Header) -> Plan:
         first = min((one.offset for one in header.tensors.values() if start <= one.offset < end), default=end)
         copies += [Copy(low, high, index, low - start) for low, high in ((start, first), (first, end)) if low < high]
     outputs = tuple(Output(file.name, file.size_bytes) for file in remote.files)
-    blocks = tuple(_blocks([(copy.start, copy.end) for copy in copies]))
+    blocks = Blocks([(copy.start, copy.end) for copy in copies])
     return Plan(outputs, tuple(copies), blocks, _in_order(header.tensors.values()), is_whole=True)
 
 
@@ -138,7 +172,7 @@ def plan_layers(remote: Remote, header: Header, whole: Manifest, start: int, end
     output = Output(f"{stem_of(Path(remote.files[0].name))}-{start}-{end}.gguf", size_bytes, beginning, literals)
     needed = {one.source.name: one.source for one in tensors if one.source is not None}
     starts = file_starts([file.size_bytes for file in remote.files])
-    return Plan((output,), tuple(copies), tuple(_blocks(_runs(copies, starts))), _in_order(needed.values()))
+    return Plan((output,), tuple(copies), Blocks(_runs(copies, starts)), _in_order(needed.values()))
 
 
 def _check_tails(remote: Remote, header: Header, starts: Sequence[int]) -> None:
@@ -170,12 +204,3 @@ def _runs(copies: Sequence[Copy], starts: Sequence[int]) -> list[tuple[int, int]
         else:
             runs.append((copy.start, copy.end))
     return runs
-
-
-def _blocks(runs: Sequence[tuple[int, int]]) -> Iterator[Block]:
-    """Raises ModelRefused."""
-    if (num_blocks := sum(-(-(end - start) // BLOCK_BYTES) for start, end in runs)) > MAX_BLOCKS:
-        raise ModelRefused(f"{num_blocks * BLOCK_BYTES >> 40} TiB would have to be fetched: no model is so large")
-    for start, end in runs:
-        for at in range(start, end, BLOCK_BYTES):
-            yield Block(at, min(at + BLOCK_BYTES, end))

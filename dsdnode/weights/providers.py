@@ -31,6 +31,10 @@ class FromHub:
         self._beginnings = beginnings
         self._starts = file_starts([file.size_bytes for file in remote.files])
 
+    def forget(self) -> None:
+        """What came before is asked for again, too."""
+        self._beginnings = [b""] * len(self._files)
+
     def has(self, start: int, end: int) -> bool:
         return True
 
@@ -60,7 +64,7 @@ class FromHeaders:
     num_lanes = 1
 
     def __init__(self, remote: Remote, beginnings: Sequence[bytes], is_peer: bool) -> None:
-        self.name, self.is_peer = f"{PEER * is_peer}read before", is_peer
+        self.name, self.is_peer = f"{PEER if is_peer else f'{remote.host}, '}read before", is_peer
         self._beginnings = beginnings
         self._starts = file_starts([file.size_bytes for file in remote.files])
 

@@ -10,39 +10,36 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from dsdnode.engine.gguf import Manifest, check_whole, manifest_of, read_manifest
-from dsdnode.engine.gguf_header import Header, parse_header
-from dsdnode.engine.gguf_parts import join_parts, stem_of
+from dsdnode.engine.gguf import check_whole, manifest_of, read_manifest
+from dsdnode.engine.gguf_parts import read_model, stem_of
 from dsdnode.errors import ModelRefused
 from dsdnode.identity import MAX_NAMED, peer_id, short_id
 from dsdnode.net.rpc import Rpc
-from dsdnode.weights.fetch import PEER, Fetch, Provider
+from dsdnode.weights.beginnings import Looked, look
+from dsdnode.weights.fetch import PEER, Fetch
 from dsdnode.weights.holdings import BEGINNING, Place, Tensors, keep
 from dsdnode.weights.hub import resolve, tokens
 from dsdnode.weights.members import FromMember, Member, agreed, beginning_of
 from dsdnode.weights.pace import Pace
 from dsdnode.weights.plan import file_starts, plan_files, plan_layers
 from dsdnode.weights.providers import FromHeaders, FromHub
-from dsdnode.weights.sources import Remote, RemoteFile, parse_source
-from dsdnode.weights.store import HEADER, Entry, Store, clear, forget_headers, keep_headers, known_headers, size
+from dsdnode.weights.sources import Remote, parse_source
+from dsdnode.weights.store import HEADER, Entry, Store, clear, keep_headers, size
 from dsdnode.weights.target import Target, kept_bytes
-from dsdnode.weights.web import PATIENT, Denied, Limits, SourceFailed, Web
+from dsdnode.weights.web import PATIENT, Limits, Web
 from dsdnode.wire.records import NO_HASH, weights_hash_of
 
-FIRST_BYTES = 256 << 10
-"""Of a header: all of it, where it has no tokenizer."""
-FAST_BYTES = 4 << 20
-"""Up to here twice as much is asked for each time, from here on a quarter more: what lies behind is tensors."""
-MAX_BEGINNING_BYTES = 256 << 20
-"""Of a file, in which its header must end."""
+TOLD_BYTES = 4 << 30
+"""So many are hashed for long: it is said before."""
 Tell = Callable[[str], None]
 
 
@@ -82,16 +79,6 @@ class Quote:
     """Both empty where nobody says them before the file is here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """What is known of a model before it is fetched: the beginnings of its files are in hand."""
-
-    remote: Remote
-    header: Header
-    beginnings: list[bytes]
-    whole: Manifest
-
-
 class Pull:
     """`await Pull.prepare(...)`, then `quote()`, then `await run(...)`."""
 
@@ -101,7 +88,7 @@ class Pull:
         looked: Looked,
         asked: str,
         layers: tuple[int, int] | None,
-        source: Provider | None,
+        source: FromHub | None,
         pace: Pace,
     ) -> None:
         """`source`: None where members alone have it; `pace`: of what members give.
@@ -150,7 +137,7 @@ class Pull:
         name = name_of(remote, layers)
         is_known = store.find(name, None) is not None
         folder = store.folder / name if is_known else store.partial(name)
-        looked = await _looked(web, remote, folder, keep and not is_known, known or weights_hash or NO_HASH)
+        looked = await look(web, remote, folder, keep and not is_known, known or weights_hash or NO_HASH)
         return cls(store, looked, asked, layers, FromHub(web, remote, looked.beginnings), web.pace)
 
     def part(self, layers: tuple[int, int] | None) -> Pull:
@@ -180,7 +167,7 @@ class Pull:
             fetch_bytes=self.plan.size_bytes - kept_bytes(folder, self.plan),
             whole_bytes=self.remote.size_bytes,
             disk_bytes=self.plan.disk_bytes,
-            disk_free_bytes=self._store.free_bytes(),
+            disk_free_bytes=self._store.free_bytes(self.name),
             weights_hash="" if manifest.weights_hash == NO_HASH else manifest.weights_hash,
             model_id="" if manifest.weights_hash == NO_HASH else manifest.model_id,
         )
@@ -208,21 +195,24 @@ class Pull:
         self, folder: Path, tell: Tell, progress: Progress, rpc: Rpc | None, members: Sequence[Member]
     ) -> Path:
         self._store.begin(self._entry())
-        keep_headers(folder, self._looked.beginnings)
+        keep_headers(folder, self._looked.beginnings, self.remote.given_by)
         target = Target(folder, self.plan)
         try:
+            if (kept := kept_bytes(folder, self.plan)) > TOLD_BYTES:
+                tell(f"{size(kept)} are here already; they are hashed, to see that they are right")
             await target.recall()
             progress.begin(self.plan.size_bytes, sum(self.plan.blocks[one].size_bytes for one in target.suppliers))
             fetch = Fetch(self.plan, target, tell, progress.step)
             await self._fetch(fetch, target, tell, progress, rpc, members)
+            keep_headers(folder, self._looked.beginnings, self.remote.given_by)
             self._checked = self._by_what(target, members)
-            target.sync()
+            await asyncio.to_thread(target.sync)
         except WrongBytes:
             clear(folder)
             raise
         finally:
             target.close()
-        if not self.remote.restricted:  # else it is not ours to hand on
+        if not self.remote.restricted and len(fetch.found) == len(self.plan.tensors):  # else it is not ours to hand on
             keep(folder, self._tensors(fetch.found, [] if fetch.distrusted else members))
         if not self.plan.is_whole:
             read_manifest(folder / self.plan.outputs[0].name)  # it is what `start` will take
@@ -238,33 +228,59 @@ class Pull:
         members: Sequence[Member],
     ) -> None:
         hashes, disputes = agreed(members)
-        for words in disputes:
+        for words in disputes if self._source is not None else []:  # (else it was told before)
             tell(words)
         sizes = [file.size_bytes for file in self.remote.files]
         peers = [] if rpc is None else [FromMember(rpc, one, hashes, self.header, sizes, self._pace) for one in members]
         own = [] if self._source is None else [self._source]
         read_before = FromHeaders(self.remote, self._looked.beginnings, is_peer=self._source is None)
         await fetch.run([read_before, *peers, *own], hashes)
-        if not self.plan.is_whole or await self._is_right(target):
-            return
-        tell("the file has not the SHA-256 that was said of it: all of it is fetched again, once")
-        fetch.drop(list(target.suppliers))
-        await fetch.run(own or peers, {} if own else hashes)
-        if not await self._is_right(target):
-            raise WrongBytes(
-                f"{self.remote.host or 'the swarm'} has given {self.remote.files[0].name} twice, and never with the "
-                "SHA-256 that was said of it; it is not kept"
+        wrong = await self._wrong(target, tell)
+        if wrong and self._source is not None:
+            names = " and ".join(self.remote.files[index].name for index in wrong[:MAX_NAMED])
+            tell(f"{names}: not with the SHA-256 that was said of it, so all of it is fetched again, once")
+            await self._fetch_again(fetch, target, self._source, wrong)
+            wrong = await self._wrong(target, tell)
+            if not wrong:
+                await self._look_again(fetch, target)
+        if wrong:
+            name = self.remote.files[wrong[0]].name
+            given = (
+                f"{self.remote.host} has given {name} twice" if own else f"members have given {name} as they signed it"
             )
+            raise WrongBytes(f"{given}, and never with the SHA-256 that was said of it; it is not kept")
+
+    async def _fetch_again(self, fetch: Fetch, target: Target, source: FromHub, wrong: Sequence[int]) -> None:
+        """These files, and what lies before their tensors, too."""
+        starts = file_starts([file.size_bytes for file in self.remote.files])
+        blocks = self.plan.blocks
+        fetch.drop([one for one in target.suppliers if bisect_right(starts, blocks[one].start) - 1 in wrong])
+        source.forget()
+        await fetch.run([source], dict(fetch.found))
+
+    async def _look_again(self, fetch: Fetch, target: Target) -> None:
+        """What lies before the tensors may be what was wrong: now it is right."""
+        starts = file_starts([file.size_bytes for file in self.remote.files])
+        path = self._store.partial(self.name) / self.plan.outputs[0].name
+        header = await asyncio.to_thread(read_model, path)
+        sizes = [beginning_of(header, start, end) for start, end in pairwise(starts)]
+        beginnings = [target.beginning(index, size_bytes) for index, size_bytes in enumerate(sizes)]
+        if header.tensors != self.header.tensors:
+            fetch.found.clear()  # of other places
+        self.header, self.manifest = header, manifest_of(header, self.manifest.weights_hash, path)
+        self._looked = Looked(self.remote, header, beginnings, self.manifest)
 
     def _by_what(self, target: Target, members: Sequence[Member]) -> str:
         """Its bytes are known to be right, in words."""
         if self.plan.is_whole:
             known = self._looked.remote.weights_hash or self._looked.whole.weights_hash != NO_HASH
             return "by the SHA-256 of the whole file" if known else "by nobody: its source says no SHA-256"
-        own = [f"as {self.remote.host} gave it"] * any(not one.startswith(PEER) for one in target.suppliers.values())
+        is_own = self._source is not None and any(not one.startswith(PEER) for one in target.suppliers.values())
+        own = [f"as {self.remote.host} gave it"] * is_own
         makers = sorted({short_id(peer_id(one.manifest.public_key)) for one in members if one.manifest.whole})
         signed = f"by the hashes of tensors that {' and '.join(makers[:MAX_NAMED]) or 'members'} signed"
-        return "; ".join([*own, *[signed] * any(one.startswith(PEER) for one in target.suppliers.values())])
+        is_signed = self._source is None or any(one.startswith(PEER) for one in target.suppliers.values())
+        return "; ".join([*own, *[signed] * is_signed])
 
     def _tensors(self, found: Mapping[str, str], members: Sequence[Member]) -> Tensors:
         """What is here now, for others."""
@@ -286,14 +302,21 @@ class Pull:
             files=files, places=places, whole=whole, licence=self.remote.licence, signed=b"" if whole else signed
         )
 
-    async def _is_right(self, target: Target) -> bool:
+    async def _wrong(self, target: Target, tell: Tell) -> list[int]:
+        """Of a whole model: the numbers of the files that are not as was said; all, where nothing was said of each."""
+        if not self.plan.is_whole:
+            return []
+        if self.remote.size_bytes > TOLD_BYTES:
+            tell("all of it is here; it is hashed, to see that it is right")
         found = [await target.sha256_of_file(index) for index in range(len(self.remote.files))]
         weights_hash = weights_hash_of(found)
         if self.manifest.weights_hash == NO_HASH:
             self.manifest = replace(self.manifest, weights_hash=weights_hash)
             files = (replace(file, sha256=sha256) for file, sha256 in zip(self.remote.files, found, strict=True))
             self.remote = replace(self.remote, files=tuple(files))
-        return weights_hash == self.manifest.weights_hash
+        if weights_hash == self.manifest.weights_hash:
+            return []
+        return [index for index, file in enumerate(self.remote.files) if file.sha256 != found[index]]
 
     def _entry(self) -> Entry:
         manifest = self.manifest
@@ -318,56 +341,6 @@ def name_of(remote: Remote, layers: tuple[int, int] | None) -> str:
     said = "\n".join(file.sha256 or f"{file.url} {file.size_bytes} {file.etag}" for file in remote.files)
     part = "" if layers is None else f"-{layers[0]}-{layers[1]}"
     return f"{stem_of(Path(remote.files[0].name))}{part}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
-
-
-async def _looked(web: Web, remote: Remote, folder: Path, keep: bool, weights_hash: str) -> Looked:
-    """What a pull before has left in `folder` is not fetched again, if it is of use: somebody else than the hub may
-    have answered then, whose network wants a login first, say. Raises ModelRefused, SourceFailed, SourceChanged."""
-    beginnings = known_headers(folder, len(remote.files), str(remote.source))
-    while True:
-        is_new = not any(beginnings)
-        try:
-            header = await _header(web, remote, folder, keep, beginnings)
-            whole = manifest_of(header, weights_hash, Path(remote.files[0].name))
-            return Looked(remote, header, list(map(bytes, beginnings)), whole)
-        except ModelRefused:
-            if keep:
-                forget_headers(folder)
-            if is_new:
-                raise
-        beginnings = [bytearray() for _ in remote.files]
-
-
-async def _header(web: Web, remote: Remote, folder: Path, keep: bool, beginnings: list[bytearray]) -> Header:
-    """Of all files as one; `beginnings`, of each, grow until it is in them."""
-    headers = []
-    for index, file in enumerate(remote.files):
-        header = None
-        while header is None:
-            header = await _grown(web, file, beginnings[index])
-            if keep:
-                keep_headers(folder, beginnings)
-        headers.append(header)
-    return join_parts(Path(remote.files[0].name), [Path(file.name) for file in remote.files], headers)
-
-
-async def _grown(web: Web, file: RemoteFile, beginning: bytearray) -> Header | None:
-    """Fetch more of the beginning of a file, if need be; its header, if that is all in it now."""
-    if beginning:
-        header = await asyncio.to_thread(parse_header, bytes(beginning), file.name, file.size_bytes)
-        if header is not None:
-            return header
-    had = len(beginning)
-    if had >= min(file.size_bytes, MAX_BEGINNING_BYTES):
-        raise ModelRefused(f"{file.name}: its header does not end within {size(had)}")
-    wanted = max(FIRST_BYTES, 2 * had if had < FAST_BYTES else had + had // 4)
-    try:
-        async with aclosing(web.read(file, had, min(wanted, file.size_bytes))) as chunks:
-            async for chunk in chunks:
-                beginning += chunk
-    except Denied as denied:
-        raise SourceFailed(f"{urlsplit(file.url).hostname} does not give {file.name}: it says {denied}") from None
-    return None
 
 
 @asynccontextmanager

@@ -67,6 +67,11 @@ class Remote:
         return urlsplit(self.files[0].url).hostname or ""  # (members have no address)
 
     @property
+    def given_by(self) -> str:
+        """What it is, and of whom."""
+        return f"{self.source} of {self.host or 'members'}"
+
+    @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.files)
 

@@ -23,6 +23,8 @@ from dsdnode.files import replacing
 ENTRY = "model.json"
 JOURNAL = "journal"
 HEADER = "header-"
+SOURCE = "source"
+"""Of the headers beside it: of what, and who gave them."""
 TENSORS = "tensors.json"
 """Of what was pulled: which tensors are here, with their hashes (holdings.py)."""
 PARTIAL = "."
@@ -67,12 +69,14 @@ class Store:
         self._max_bytes = max_bytes
 
     def entries(self) -> list[Entry]:
-        return [entry for folder in self._folders() if (entry := _read(folder / ENTRY)) is not None]
+        return [entry for folder in self._folders() if (entry := _read(folder)) is not None]
 
     def unfinished(self) -> list[Unfinished]:
-        found: list[Unfinished] = []
+        """And what has lost what was said of it: it takes room, and can be removed."""
+        lost = [one for one in self._folders() if _read(one) is None]
+        found = [Unfinished(name=one.name, asked="", layers=None, size_bytes=_used(one)) for one in lost]
         for folder in self._folders(partial=True):
-            name, began = folder.name.removeprefix(PARTIAL), _read(folder / ENTRY)
+            name, began = folder.name.removeprefix(PARTIAL), _read(folder)
             if began is not None:
                 found.append(Unfinished(name=name, asked=began.asked, layers=began.layers, size_bytes=_used(folder)))
             elif (folder / JOURNAL).exists() or any(folder.glob(f"{HEADER}*")):
@@ -91,10 +95,15 @@ class Store:
 
     def named(self, name: str) -> Entry:
         """Raises BadInput."""
-        entry = _read(self.folder / name / ENTRY)
+        entry = _read(self.folder / name)
         if entry is None:
-            raise BadInput(f"there is no model {name!r} here; `dsdnode models list` names them")
+            raise _none(name)
         return entry
+
+    def check_removable(self, name: str) -> None:
+        """Raises BadInput: there is nothing of this name."""
+        if name not in {one.name for one in self.entries()} | {one.name for one in self.unfinished()}:
+            raise _none(name)
 
     def path_of(self, entry: Entry) -> Path:
         """Of its first file."""
@@ -131,20 +140,24 @@ class Store:
         folder = self.partial(entry.name)
         with _told(folder), self._alone():
             self._check_room(entry)
-            before = _read(folder / ENTRY)
+            before = _read(folder)
             if before is not None and before.source != entry.source:
                 forget_headers(folder)
             _write(folder, entry)
         return folder
 
     def finish(self, entry: Entry) -> Path:
-        """All of it is there: it gets its name in one step, while who fetched it holds it. Raises BadInput."""
+        """All of it is there: it gets its name in one step, while who fetched it holds it; after a loss of power, too,
+        nothing of that name lacks anything. Raises DsdError."""
         folder, final = self.partial(entry.name), self.folder / entry.name
         _write(folder, entry)
         try:
+            for one in (*folder.iterdir(), folder):
+                _sync(one)
             if final.exists():
                 shutil.rmtree(final)
             os.rename(folder, final)
+            _sync(self.folder)
             (final / JOURNAL).unlink(missing_ok=True)
         except OSError as error:
             raise DsdError(f"{final} cannot be made: {error.strerror or error}") from None
@@ -157,9 +170,7 @@ class Store:
     def remove(self, name: str) -> int:
         """Bytes that are free now. A file that was added in place stays, and so does what a link leads to. Raises
         BadInput (it is being fetched, say), DsdError."""
-        known = {one.name for one in self.entries()} | {one.name for one in self.unfinished()}
-        if name not in known:
-            raise BadInput(f"there is no model {name!r} here; `dsdnode models list` names them")
+        self.check_removable(name)
         freed, partial = 0, self.partial(name)
         with ExitStack() as opened:
             if partial.is_dir():
@@ -179,8 +190,14 @@ class Store:
         """By what is there of its files, in bytes on the disk."""
         return _used(self.partial(name), but=HEADER)
 
-    def free_bytes(self) -> int:
-        """That a pull may take: of the disk, and of what the user allows."""
+    def free_bytes(self, name: str) -> int:
+        """That a pull of this name may take: of the disk, and of what the user allows, but for what others fetch."""
+        if self.folder.is_dir():
+            with suppress(OSError), self._alone():  # (nothing can be written here: nobody fetches)
+                return max(0, self._free_bytes() - self._taken_bytes(name))
+        return self._free_bytes()
+
+    def _free_bytes(self) -> int:
         at = self.folder
         while not at.exists():
             at = at.parent
@@ -189,20 +206,26 @@ class Store:
             free = min(free, self._max_bytes - sum(map(_used, self.all_folders())))
         return max(0, free)
 
-    def _check_room(self, entry: Entry) -> None:
-        """Raises DsdError, before anything is fetched in vain. What others fetch just now will take what it takes."""
-        needed_bytes, taken_bytes = entry.size_bytes - self.used(entry.name), 0
+    def _taken_bytes(self, but: str) -> int:
+        """By what others fetch just now, and is not there yet."""
+        taken_bytes = 0
         for folder in self._folders(partial=True):
-            other = _read(folder / ENTRY)
-            if other is not None and folder != self.partial(entry.name) and _is_held(folder):
+            other = _read(folder)
+            if other is not None and other.name != but and _is_held(folder):
                 taken_bytes += max(0, other.size_bytes - _used(folder))
-        free = max(0, self.free_bytes() - taken_bytes)
+        return taken_bytes
+
+    def _check_room(self, entry: Entry) -> None:
+        """Raises DsdError, before anything is fetched in vain."""
+        needed_bytes, taken_bytes = entry.size_bytes - self.used(entry.name), self._taken_bytes(entry.name)
+        free = max(0, self._free_bytes() - taken_bytes)
         if needed_bytes <= free:
             return
         limit = "" if self._max_bytes is None else f", --max-disk allows {size(self._max_bytes)}"
         limit += f", {size(taken_bytes)} are for what is being fetched" if taken_bytes else ""
-        largest = sorted(self.entries(), key=lambda one: -one.size_bytes)[:3]
-        hint = f"; `dsdnode models rm {largest[0].name}` frees {size(largest[0].size_bytes)}" if largest else ""
+        own = [one for one in self.entries() if not any(map(os.path.isabs, one.files))]
+        most = max(own, key=lambda one: one.size_bytes, default=None)
+        hint = f"; `dsdnode models rm {most.name}` frees {size(most.size_bytes)}" if most else ""
         raise DsdError(f"{size(needed_bytes)} are needed on the disk, and {size(free)} are left{limit}{hint}")
 
     def all_folders(self) -> list[Path]:
@@ -239,24 +262,36 @@ def clear(folder: Path) -> None:
         folder.rmdir()
 
 
-def keep_headers(folder: Path, beginnings: Sequence[bytes | bytearray]) -> None:
+def keep_headers(folder: Path, beginnings: Sequence[bytes | bytearray], source: str) -> None:
     """What was read of the beginnings of a model's files. Raises BadInput, DsdError."""
     with _told(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for index, beginning in enumerate(beginnings):
-            path = folder / f"{HEADER}{index}"
-            if not path.is_file() or path.read_bytes() != beginning:
+        if not _is_of(folder, source):
+            forget_headers(folder)
+        for path, data in ((folder / SOURCE, source.encode()), *_headers(folder, beginnings)):
+            if not path.is_file() or path.read_bytes() != data:
                 with replacing(path) as file:
-                    file.write(beginning)
+                    file.write(data)
+
+
+def _headers(folder: Path, beginnings: Sequence[bytes | bytearray]) -> Iterator[tuple[Path, bytes | bytearray]]:
+    for index, beginning in enumerate(beginnings):
+        yield folder / f"{HEADER}{index}", beginning
+
+
+def _is_of(folder: Path, source: str) -> bool:
+    try:
+        return (folder / SOURCE).read_bytes() == source.encode()
+    except OSError:
+        return False
 
 
 def known_headers(folder: Path, num_files: int, source: str) -> list[bytearray]:
-    """Empty where nothing is known. What another source gave (members, say) is not this one's word."""
-    entry = _read(folder / ENTRY)
-    if entry is not None and entry.source != source:
-        return [bytearray() for _ in range(num_files)]
-    paths = [folder / f"{HEADER}{index}" for index in range(num_files)]
-    return [bytearray(path.read_bytes() if path.is_file() else b"") for path in paths]
+    """Empty where nothing is known. What another source gave (members, or a mirror, say) is not this one's word."""
+    known = [bytearray() for _ in range(num_files)]
+    for path, beginning in _headers(folder, known) if _is_of(folder, source) else ():
+        beginning += path.read_bytes() if path.is_file() else b""
+    return known
 
 
 def forget_headers(folder: Path) -> None:
@@ -283,6 +318,15 @@ def _used(folder: Path, but: str = "/") -> int:
     return used
 
 
+def _sync(path: Path) -> None:
+    """A file, or a folder. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _locked(folder: Path) -> BinaryIO:
     """Its journal, locked. Raises BadInput (somebody else has it), OSError."""
     while True:
@@ -307,12 +351,18 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
-def _read(path: Path) -> Entry | None:
+def _none(name: str) -> BadInput:
+    return BadInput(f"there is no model {name!r} here; `dsdnode models list` names them")
+
+
+def _read(folder: Path) -> Entry | None:
+    """Under the name that the folder has now."""
     try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(MAX_ENTRY_BYTES), type=Entry)
+        with (folder / ENTRY).open("rb") as file:
+            entry = msgspec.json.decode(file.read(MAX_ENTRY_BYTES), type=Entry)
     except (OSError, msgspec.DecodeError):
         return None
+    return msgspec.structs.replace(entry, name=folder.name.removeprefix(PARTIAL))
 
 
 def _write(folder: Path, entry: Entry) -> None:

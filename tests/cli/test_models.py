@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from dsdnode.cli import fetching
+from dsdnode.cli import fetching, models
+from dsdnode.client.client import Client
 from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf import read_manifest
-from dsdnode.errors import BadInput
+from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.models import demo_draft, demo_target
 from dsdnode.weights.store import Store
 from tests.cli.conftest import Result
@@ -97,6 +99,16 @@ def test_what_cannot_be_is_said(
     assert result.code == code and said in result.err and "Traceback" not in result.err
 
 
+async def test_a_model_of_the_swarm_with_another_hash_than_alice_says_is_not_fetched(tmp_path: Path) -> None:
+    class Bobs:
+        async def hosts(self, named: str) -> tuple[str, list[bytes]]:
+            return "ab" * 32, []
+
+    wanted, bob = models._Wanted("model", None, "AC" * 32, dry_run=False, yes=True), cast(Client, Bobs())
+    with pytest.raises(ModelRefused, match="model is another model here: its SHA-256 is abababababab"):
+        await models._from_members(bob, wanted, Store(tmp_path), print, 1e9)
+
+
 def test_a_model_whose_name_the_store_cannot_have(call: Call, tmp_path: Path) -> None:
     """One is not UTF-8; one begins with a dot, as what is not whole does; and one is nothing but that."""
     data, odd = ("--data-dir", str(tmp_path / "data")), tmp_path / os.fsdecode(b"caf\xe9.gguf")
@@ -119,6 +131,21 @@ def test_what_is_left_of_a_pull_that_nobody_agreed_to(call: Call, hub: Hub, tmp_
     assert listed.code == 0 and "demo-target-2-5-d011edef" in listed.out and "so far" in listed.out
     assert call("models", "rm", "demo-target-2-5-d011edef", *data).code == 0
     assert "none here" in call("models", "list", *data).out
+
+
+def test_all_that_takes_room_in_the_store_is_listed_and_can_be_removed(call: Call, tmp_path: Path) -> None:
+    """Alice has renamed a folder, and another one has lost what was said of it, with her lights."""
+    data, folder = ("--data-dir", str(tmp_path)), tmp_path / "models"
+    assert call("models", "add", str(demo_target()), *data).code == 0
+    (folder / "demo-target-888fd418").rename(folder / "mine")
+    (folder / "lost").mkdir()
+    (folder / "lost" / "model.gguf").write_bytes(bytes(100_000))
+    listed = call("models", "list", *data).out
+    assert [line.split()[0] for line in listed.splitlines()] == ["NAME", "mine", "lost"]
+    mistyped = call("models", "rm", "mine", "lots", *data)
+    assert mistyped.code == 2 and "no model 'lots' here" in mistyped.err and (folder / "mine").exists()
+    assert "102 kB are free again" in call("models", "rm", "mine", "lost", "lost", *data).out
+    assert "none here" in call("models", "list", *data).out and not (folder / "mine").exists()
 
 
 @pytest.mark.parametrize(("name", "value"), [("ALL_PROXY", "socks5://127.0.0.1:1"), ("SSL_CERT_FILE", "/nowhere")])

@@ -21,25 +21,29 @@ WEIGHTS: Final = {
     ),
     "weights-proven": Mutation(
         FETCH + "_is_wrong",
-        "sorted({self._target.suppliers[index] for index in odd})",
+        "sorted(name for name in odd_givers if name.startswith(PEER))",
         "[one.name for one in self._providers if one.is_peer]",
     ),
+    "weights-beside": Mutation(FETCH + "_odd", "any(name.startswith(PEER) for", "all(name.startswith(PEER) for"),
+    "weights-compared": Mutation(FETCH + "_compared", "self._patience_s(tensor) if provider.is_peer else None", "None"),
     "weights-doubt": Mutation(FETCH + "run", "        self.drop(self._doubtful())\n", ""),
+    "weights-mirror": Mutation(FETCH + "_doubtful", " or (name not in sources and not self._plan.is_whole)", ""),
     "weights-source": Mutation(FETCH + "_is_wrong", "            self._distrust()\n", ""),
     "weights-left": Mutation(FETCH + "_fetch", "provider not in self._providers or ", ""),
-    "weights-late": Mutation(FETCH + "_late", "now_s < run.began_s + LATE_S", "True"),
+    "weights-late": Mutation(FETCH + "_late", "now_s >= run.began_s + LATE_S", "False"),
     "weights-twice": Mutation(FETCH + "_fetch", " or index in self._target.suppliers", ""),
-    "weights-file": Mutation(PULL + "_fetch", "not self.plan.is_whole or await self._is_right(target)", "True"),
+    "weights-again": Mutation(FETCH + "drop", "        self._look_again(indices)\n", ""),
+    "weights-file": Mutation(PULL + "_wrong", "if weights_hash == self.manifest.weights_hash:", "if True:"),
     "weights-meant": Mutation(PULL + "prepare", "weights_hash and known and known != weights_hash", "False"),
     "weights-gated": Mutation(PULL + "_run", "not self.remote.restricted", "True"),
     "header-source": Mutation(
-        STORE + "known_headers", "entry is not None and entry.source != source", "entry is not None and False"
+        STORE + "_is_of", "return (folder / SOURCE).read_bytes() == source.encode()", "return source != ''"
     ),
     "header-behind": Mutation(PULL + "_fetch", "is_peer=self._source is None", "is_peer=False"),
     "header-killed": Mutation(
         STORE + "Store.begin", "before is not None and before.source != entry.source", "before is not None and False"
     ),
-    "header-wrong": Mutation("dsdnode.weights.pull:_looked", "            if is_new:\n", "            if True:\n"),
+    "header-wrong": Mutation("dsdnode.weights.beginnings:look", "            if is_new:\n", "            if True:\n"),
     "store-removed": Mutation(
         STORE + "Store.remove", "                opened.enter_context(self.held(name))\n", "                pass\n"
     ),
@@ -51,8 +55,9 @@ WEIGHTS: Final = {
     ),
     "store-late": Mutation(PULL + "run", "(known := self.known) is not None", "(known := self.known) and False"),
     "store-room": Mutation(
-        STORE + "Store._check_room", "taken_bytes += max(0, other.size_bytes - _used(folder))", "pass"
+        STORE + "Store._taken_bytes", "taken_bytes += max(0, other.size_bytes - _used(folder))", "pass"
     ),
+    "store-synced": Mutation(STORE + "Store.finish", "                _sync(one)\n", "                pass\n"),
     "weights-journal": Mutation(
         "dsdnode.weights.target:Target.recall",
         "self._digest(self._plan.blocks[index]).hex().encode() == digest",
@@ -83,6 +88,9 @@ WEIGHTS: Final = {
         "min(fitting, key=lambda size_bytes: (size_bytes != whole, size_bytes))",
         "max(fitting)",
     ),
+    "manifest-parts": Mutation(
+        "dsdnode.weights.members:who_has", "if len(one.manifest.files) == num_files", "if num_files"
+    ),
     "manifest-names": Mutation(
         "dsdnode.weights.from_members:prepare",
         "plain_names([file.name for file in said.files])",
@@ -97,17 +105,20 @@ WEIGHTS: Final = {
         "dsdnode.weights.holdings:holding", "open_manifest(signed, tensors.weights_hash)", "manifest"
     ),
     "plan-tail": Mutation("dsdnode.weights.plan:plan_files", "    _check_tails(remote, header, starts)\n", ""),
-    "plan-blocks": Mutation("dsdnode.weights.plan:_blocks", " > MAX_BLOCKS:", " > 1 << 60:"),
+    "plan-blocks": Mutation("dsdnode.weights.plan:Blocks.__init__", " > MAX_BLOCKS:", " > 1 << 60:"),
     "plan-beginning": Mutation("dsdnode.weights.plan:plan_files", "((start, first), (first, end))", "((start, end),)"),
     "beginning-drips": Mutation(
         "dsdnode.weights.from_members:_Beginnings._all",
-        "if waited_s > MOST_S or len(data) < (waited_s - SLACK_S) * LEAST_BYTES_PER_S:",
+        "if waited_s > MOST_S or came_bytes < (waited_s - SLACK_S) * least_bytes_per_s:",
         "if False:",
     ),
+    "beginning-kept": Mutation("dsdnode.weights.from_members:_Beginnings.of", "data.clear()", "pass"),
+    "beginning-left": Mutation("dsdnode.weights.from_members:_Beginnings.of", "self._left.add(member.peer)", "pass"),
     "members-rate": Mutation("dsdnode.node.fetching:Hubs.among", "tell, self._bytes_per_s)", "tell)"),
     "weights-bounds": Mutation(SHARING + "_on_get", " or message.offset + message.num_bytes > place.size_bytes", ""),
     "weights-removed": Mutation("dsdnode.node.giving:Giving._look", " if name in here and one.is_as_it_was", ""),
     "weights-written": Mutation("dsdnode.weights.holdings:Holding.read", " != self.states.get(place.file)", " is None"),
+    "weights-since": Mutation("dsdnode.node.giving:Giving._read_again", "changed_ns > written_ns", "False"),
     "weights-meanwhile": Mutation("dsdnode.node.giving:Giving._of_target", "state_of(path) != state", "False"),
     "weights-waiting": Mutation(
         SHARING + "_turn", "ahead + waiting.num_bytes > self._bytes_per_s * MAX_WAIT_S", "False"

@@ -17,7 +17,7 @@ from dsdnode.node import giving
 from dsdnode.node.admission import Admission
 from dsdnode.weights import plan
 from dsdnode.weights.holdings import Tensors, hashed, kept
-from dsdnode.weights.store import Store
+from dsdnode.weights.store import TENSORS, Store
 from dsdnode.wire.messages import Contact
 from tests.weights.hub import hub_of
 from tests.weights.test_pull import BLOCK_BYTES, Alice
@@ -75,6 +75,21 @@ async def test_what_alice_has_removed_she_does_not_say_that_she_has(
     held = own.find(whole.weights_hash)
     assert few is not None and held is not None and held.places == few.places
     assert len(held.read("blk.0.attn_q.weight", 0, 1000)) == 1000
+
+
+async def test_nor_what_she_wrote_to_while_her_node_was_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(giving, "LOOK_AGAIN_S", -1.0)
+    identity = Identity(b"alice".ljust(32))
+    rpc = Rpc(MemoryHub().transport(Contact(identity.public_key, ())))
+    async with hub_of(demo_target()) as hub:
+        path = await Alice(Store(tmp_path)).pull(hub)
+    tensors = kept(path.parent)
+    assert tensors is not None
+    config = NodeConfig(roles=("shard",), data_dir=tmp_path)
+    assert giving.Giving(config, identity, rpc, Admission()).find(tensors.weights_hash) is not None
+    written_ns = (path.parent / TENSORS).stat().st_mtime_ns
+    os.utime(path, ns=(written_ns, written_ns + 10**9))
+    assert giving.Giving(config, identity, rpc, Admission()).find(tensors.weights_hash) is None
 
 
 async def test_a_file_that_alice_writes_to_is_given_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

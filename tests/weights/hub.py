@@ -57,6 +57,7 @@ class Hub:
         """Of requests for bytes: each fault is asked for all of them."""
         self.asked: list[Asked] = []
         self.link_uses = 1_000_000
+        self.host = "127.0.0.1"
         self.token = ""
         self.gated = False
         self.is_gated_now = False
@@ -73,7 +74,7 @@ class Hub:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._servers[0].sockets[0].getsockname()[1]}"
+        return f"http://{self.host}:{self._servers[0].sockets[0].getsockname()[1]}"
 
     @property
     def bytes_address(self) -> str:

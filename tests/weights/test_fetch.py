@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,13 @@ from dsdnode.engine.gguf_header import Tensor
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
 from dsdnode.weights import fetch as fetch_module
 from dsdnode.weights.fetch import PEER, Fetch
-from dsdnode.weights.plan import Block, Copy, Output, Plan
+from dsdnode.weights.plan import Blocks, Copy, Output, Plan
 from dsdnode.weights.target import Target
 
 RIGHT = b"onetwothree!"
 ONE, TWO = Tensor("one", (6,), Type.I8, 0, 6), Tensor("two", (6,), Type.I8, 6, 6)
 PLAN = Plan(
-    (Output("layers.gguf", 12),), (Copy(0, 12, 0, 0),), (Block(0, 4), Block(4, 8), Block(8, 12)), (ONE, TWO)
+    (Output("layers.gguf", 12),), (Copy(0, 12, 0, 0),), Blocks([(0, 4), (4, 8), (8, 12)]), (ONE, TWO)
 )  # fmt: skip
 HASHES = {one.name: hashlib.sha256(RIGHT[one.offset : one.offset + one.size_bytes]).hexdigest() for one in (ONE, TWO)}
 
@@ -93,16 +93,17 @@ class InTurn(Giver):
         yield self.data[start:end]
 
 
-async def fetched(folder: Path, givers: Sequence[Giver]) -> list[str]:
+async def fetched(folder: Path, givers: Sequence[Giver], plan: Plan = PLAN) -> list[str]:
     """What was told, when all is there and right."""
-    target, said = Target(folder, PLAN), list[str]()
-    fetch = Fetch(PLAN, target, said.append, lambda source, num_bytes: None)
+    hashes = {one.name: hashlib.sha256(RIGHT[one.offset :][: one.size_bytes]).hexdigest() for one in plan.tensors}
+    target, said = Target(folder, plan), list[str]()
+    fetch = Fetch(plan, target, said.append, lambda source, num_bytes: None)
     try:
         async with asyncio.timeout(10):
-            await fetch.run(givers, HASHES)
+            await fetch.run(givers, hashes)
     finally:
         target.close()
-    assert (folder / "layers.gguf").read_bytes() == RIGHT and fetch.found == HASHES
+    assert (folder / "layers.gguf").read_bytes() == RIGHT and fetch.found == hashes
     return said
 
 
@@ -115,6 +116,28 @@ async def test_who_is_honest_is_not_left_for_what_another_gave(names: tuple[str,
     givers = [InTurn(PEER + name, data[name], 0, 12, now, num_lanes=2) for name in names]
     said = await fetched(tmp_path, givers)
     assert said in ([f"peer mallory is left: gave wrong bytes of {name}"] for name in ("one", "two"))
+
+
+class Dripping(InTurn):
+    async def read(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        if end - start > 4:
+            await asyncio.Event().wait()
+        async for piece in super().read(start, end):
+            yield piece
+
+
+@pytest.mark.parametrize("third", ["hub.example", PEER + "carol"])
+async def test_who_lied_of_a_block_lets_nobody_wait_for_all_of_the_tensor(
+    third: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mallory, bob, and the hub or carol give a block each; asked for all three, mallory gives nothing."""
+    monkeypatch.setattr(fetch_module, "COMPARE_S", 0.05)
+    now = asyncio.Event()
+    all_of_it = replace(PLAN, tensors=(Tensor("all", (12,), Type.I8, 0, 12),))
+    mallory, bob = Dripping(PEER + "mallory", b"oneTwothree!", 0, 12, now), InTurn(PEER + "bob", RIGHT, 0, 12, now)
+    last = InTurn(third, RIGHT, 0, 12, now, is_peer=third.startswith(PEER), num_lanes=2)
+    said = await fetched(tmp_path, [mallory, bob, last], all_of_it)
+    assert said == ["peer mallory is left: gave wrong bytes of all"]
 
 
 async def test_nothing_is_taken_of_what_comes_after_all_members_were_left(tmp_path: Path) -> None:
@@ -137,13 +160,14 @@ async def test_nothing_is_taken_of_what_comes_after_all_members_were_left(tmp_pa
 async def test_a_member_that_drips_holds_up_nothing_that_others_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mallory lets alice wait for ever for two of the three blocks."""
+    """Mallory lets alice wait for ever for two of the three blocks, and so does eve, who takes one over."""
     monkeypatch.setattr(fetch_module, "LATE_S", 0.0)
     now, never = asyncio.Event(), asyncio.Event()
     now.set()
     mallory = Giver(PEER + "mallory", RIGHT, 0, 12, never, num_lanes=2)
     hub = Giver("hub.example", RIGHT, 0, 12, now, is_peer=False)
-    assert await fetched(tmp_path, [mallory, hub]) == []
+    eve = Giver(PEER + "eve", RIGHT, 4, 8, never)
+    assert await fetched(tmp_path, [mallory, eve, hub]) == []
 
 
 async def test_what_comes_late_from_one_and_before_from_another_counts_once(
@@ -176,3 +200,40 @@ async def test_what_comes_late_from_one_and_before_from_another_counts_once(
         target.close()
     assert (tmp_path / "layers.gguf").read_bytes() == RIGHT
     assert steps == [("hub.example", 4), ("hub.example", 4), ("peer eve", 4)]
+
+
+class Asked(Giver):
+    num_asked = 0
+
+    def has(self, start: int, end: int) -> bool:
+        self.num_asked += 1
+        return super().has(start, end)
+
+
+async def test_who_has_other_layers_is_not_asked_about_each_block_over_and_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 3,000 blocks bob has the last two, one tensor. Mallory gives them wrongly when all else is there."""
+    monkeypatch.setattr(fetch_module, "MAX_LOOKED_BLOCKS", 64)
+    data, end, now, rest = bytes(range(250)) * 12, 3000, asyncio.Event(), asyncio.Event()
+    now.set()
+    last = Tensor("last", (2,), Type.I8, end - 2, 2)
+    blocks = Blocks([(at, at + 1) for at in range(end)])
+    target = Target(tmp_path, Plan((Output("layers.gguf", end),), (Copy(0, end, 0, 0),), blocks, (last,)))
+    mallory = Giver(PEER + "mallory", bytes(end), end - 2, end, rest, num_lanes=2)
+    bob = Asked(PEER + "bob", data, end - 2, end, now, num_lanes=2)
+    hub = InTurn("hub.example", data, 0, end - 2, now, is_peer=False)
+
+    def step(source: str, num_bytes: int) -> None:
+        if len(target.suppliers) == end - 2:
+            rest.set()
+
+    try:
+        async with asyncio.timeout(10):
+            await Fetch(target._plan, target, print, step).run(
+                [mallory, bob, hub], {"last": hashlib.sha256(data[-2:]).hexdigest()}
+            )
+    finally:
+        target.close()
+    assert (tmp_path / "layers.gguf").read_bytes() == data and target.suppliers[end - 2] == bob.name
+    assert bob.num_asked < 2 * end

@@ -15,11 +15,12 @@ from dsdnode.config import NodeConfig
 from dsdnode.engine.gguf import read_manifest
 from dsdnode.engine.gguf_header import Header, Tensor, read_header
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
-from dsdnode.errors import ModelRefused
+from dsdnode.errors import ModelRefused, Overloaded
 from dsdnode.models import demo_target
 from dsdnode.node.fetching import Hubs, Nobody
 from dsdnode.node.targets import Target as NodeTarget
 from dsdnode.weights import from_members, plan
+from dsdnode.weights import members as members_module
 from dsdnode.weights.holdings import Place, Tensors, hashed, holding, plain_names
 from dsdnode.weights.members import FromMember, Member
 from dsdnode.weights.pace import Pace
@@ -101,6 +102,19 @@ async def test_a_model_in_parts_is_found_whatever_mallory_calls_its_files(alice:
     path = await pulled(alice, town, members)
     assert read_manifest(path).weights_hash == town.model.weights_hash
     await town.close(mallory, town.alice)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_model_in_parts_is_not_one_file_because_mallory_says_so(
+    whole: bool, alice: Alice, tmp_path: Path
+) -> None:
+    """One file would have the model's hash, if only it were that of the parts' hashes."""
+    town = await town_of(split(demo_target(), tmp_path, [20, 20])[0])
+    lie = msgspec.structs.replace(town.model, files=(("m.gguf", 3_200_000, town.model.weights_hash),), whole=whole)
+    mallory, bob = town.giver("mallory", lie), town.giver("bob")
+    path = await pulled(alice, town, await town.who_has(mallory, bob))
+    assert read_manifest(path).weights_hash == town.model.weights_hash
+    await town.close(mallory, bob, town.alice)
 
 
 @pytest.mark.parametrize(
@@ -188,27 +202,100 @@ async def test_mallory_keeps_nobody_from_what_bob_gives(every: int, alice: Alice
     await town.close(bob, mallory.peer, town.alice)
 
 
-async def test_who_lets_the_beginning_drip_is_left_and_alice_is_told(
+async def test_who_lets_the_beginning_drip_is_asked_last_and_alice_is_told(
     alice: Alice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mallory says that it is large, too; where she says the same as bob she comes before him all the same."""
-    monkeypatch.setattr(from_members, "MAX_PIECE_BYTES", 32 << 10)
+    """Eve says that it is large, too. Mallory goes on where she was, as nobody else gives it; but not for ever."""
+    monkeypatch.setattr(from_members, "MAX_PIECE_BYTES", 16 << 10)
     monkeypatch.setattr(from_members, "SLACK_S", 0.0)
     monkeypatch.setattr(from_members, "LEAST_BYTES_PER_S", 1 << 40)  # any wait at all is too long
     town = await town_of(demo_target())
     place = town.model.places["#0"]
     eve = msgspec.structs.replace(town.model, places={**town.model.places, "#0": replaced(place, 256 << 20)})
     mallory, large = town.giver("mallory"), town.giver("eve", eve)
+    assert await prepared(alice, town, await town.who_has(large, mallory))
+    first, second = (word for word in alice.said if "is slow" in word)
+    assert first.startswith(f"{mallory.name} is slow: it gave 16 kB in 0 s") and second.startswith(large.name)
+    assert any("16 kB of 268 MB before the tensors are here" in word for word in alice.said)
+    assert mallory.sharing is not None and mallory.sharing.given_bytes == place.size_bytes
+    monkeypatch.setattr(from_members, "MOST_S", 0.0)
     with pytest.raises(ModelRefused, match="no member gives the beginning of demo-target"):
         await prepared(alice, town, await town.who_has(large, mallory))
-    first, second = (word for word in alice.said if "is left" in word)
-    assert first.startswith(f"{mallory.name} is left: gave 33 kB in 0 s") and second.startswith(large.name)
-    assert any("33 kB of 268 MB before the tensors are here" in word for word in alice.said)
     await town.close(mallory, large, town.alice)
+
+
+async def test_who_contradicts_whom_is_said_where_nobody_is_believed(alice: Alice) -> None:
+    town = await town_of(demo_target())
+    places = {**town.model.places, "#0": msgspec.structs.replace(town.model.places["#0"], sha256="00" * 32)}
+    mallory, bob = town.giver("mallory", msgspec.structs.replace(town.model, places=places)), town.giver("bob")
+    with pytest.raises(ModelRefused, match="no member gives the beginning of demo-target"):
+        await prepared(alice, town, await town.who_has(mallory, bob))
+    assert "say different hashes of #0: it is not taken from members" in alice.words
+    await town.close(mallory, bob, town.alice)
+
+
+async def test_of_a_large_beginning_that_stops_coming_nothing_is_kept(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eve gives much of what she says to be 256 MiB, and then nothing: she may have many friends."""
+    monkeypatch.setattr(from_members, "SLACK_S", 0.0)
+    monkeypatch.setattr(from_members, "MOST_S", 0.0)
+    monkeypatch.setattr(from_members, "MAX_PIECE_BYTES", 16 << 10)
+    town, offsets = await town_of(demo_target()), list[int]()
+    place = replaced(town.model.places["#0"], 256 << 20)
+    eve = town.giver("eve", msgspec.structs.replace(town.model, places={**town.model.places, "#0": place}))
+
+    async def give(peer: bytes, message: GetWeights, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        offsets.append(message.offset)
+        return Weights(), [bytes(message.num_bytes)]
+
+    eve.rpc.on_request(GetWeights, give)
+    with pytest.raises(ModelRefused, match="no member gives the beginning of demo-target"):
+        await prepared(alice, town, await town.who_has(eve))
+    assert offsets == [0, 0]
+    await town.close(eve, town.alice)
+
+
+async def test_who_gave_a_wrong_beginning_is_not_asked_for_the_next(alice: Alice, tmp_path: Path) -> None:
+    town = await town_of(split(demo_target(), tmp_path, [20, 20])[0])
+    mallory, bob, asked = Mallory(town), town.giver("bob"), list[str]()
+    give = mallory._get
+
+    async def note(peer: bytes, message: GetWeights, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        asked.append(message.tensor)
+        return await give(peer, message, buffers)
+
+    mallory.peer.rpc.on_request(GetWeights, note)
+    assert await prepared(alice, town, await town.who_has(mallory.peer, bob))
+    assert asked == ["#0"] and alice.words.count("is left: gave wrong bytes of #0") == 1
+    await town.close(mallory.peer, bob, town.alice)
 
 
 def replaced(place: Place, size_bytes: int) -> Place:
     return msgspec.structs.replace(place, size_bytes=size_bytes)
+
+
+async def test_a_slow_line_that_has_room_for_little_at_once_is_not_left(
+    alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bob has nothing left for who has asked for more than he can send soon."""
+    monkeypatch.setattr(members_module, "LATER_S", 0.0)
+    monkeypatch.setattr(members_module, "LEAST_PIECE_BYTES", 4096)
+    town = await town_of(demo_target())
+    bob, room_bytes = town.giver("bob"), town.model.places["#0"].size_bytes
+    assert bob.sharing is not None
+    give = bob.sharing._on_get
+
+    async def give_little(peer: bytes, message: GetWeights, buffers: list[bytes]) -> tuple[Message, list[bytes]]:
+        if message.num_bytes > room_bytes:
+            raise Overloaded("so much was asked for already that it would take too long")
+        answer, data = await give(peer, message, buffers)
+        return answer, list(data)
+
+    bob.rpc.on_request(GetWeights, give_little)
+    path = await pulled(alice, town, await town.who_has(bob))
+    assert path.read_bytes() == demo_target().read_bytes() and alice.said == []
+    await town.close(bob, town.alice)
 
 
 class Rates:

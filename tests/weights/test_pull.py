@@ -21,6 +21,7 @@ from dsdnode.engine.gguf_parts import open_model
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.models import demo_target
 from dsdnode.weights import plan
+from dsdnode.weights import pull as pull_module
 from dsdnode.weights.hub import tokens
 from dsdnode.weights.pull import Pull, WrongBytes, pulling
 from dsdnode.weights.store import Store
@@ -254,7 +255,7 @@ async def test_wrong_bytes_of_a_whole_file_are_found(alice: Alice, hub: Hub) -> 
     hub.faults = [once(2, flipped)]
     path = await alice.pull(hub)
     assert path.read_bytes() == demo_target().read_bytes()
-    assert "the file has not the SHA-256 that was said of it" in alice.words
+    assert "demo-target.gguf: not with the SHA-256 that was said of it" in alice.words
 
 
 async def test_a_hub_that_always_gives_wrong_bytes_is_not_believed(alice: Alice, hub: Hub) -> None:
@@ -295,7 +296,9 @@ async def test_a_full_disk_loses_nothing(alice: Alice, hub: Hub, monkeypatch: py
         await alice.pull(hub)
     monkeypatch.setattr(os, "pwrite", pwrite)
     assert [one.name for one in alice.store.unfinished()] == ["demo-target-d011edef"]
+    monkeypatch.setattr(pull_module, "TOLD_BYTES", 0)
     path = await alice.pull(hub)
+    assert [word.partition(";")[0] for word in alice.said] == ["1.3 MB are here already", "all of it is here"]
     assert path.read_bytes() == demo_target().read_bytes()
     assert BLOCK_BYTES * 19 < alice.steps["before"] <= BLOCK_BYTES * 20
 

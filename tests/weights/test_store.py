@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import shutil
 import struct
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from dsdnode.engine.gguf import cut
+from dsdnode.engine.gguf import cut, read_manifest
 from dsdnode.engine.gguf_header import read_header
+from dsdnode.engine.gguf_parts import open_model
 from dsdnode.errors import BadInput, DsdError, ModelRefused
 from dsdnode.models import demo_target
 from dsdnode.weights import from_members, plan
-from dsdnode.weights.holdings import hashed
+from dsdnode.weights.holdings import hashed, kept
 from dsdnode.weights.pull import Pull
 from dsdnode.weights.sharing import NotHere
 from dsdnode.weights.store import JOURNAL, Store
 from dsdnode.wire.messages import Message
 from dsdnode.wire.pieces import GetWeights
+from tests.engine.test_gguf_parts import split
 from tests.weights.hub import Asked, Hub, hub_of
 from tests.weights.test_members import Town
 from tests.weights.test_pull import BLOCK_BYTES, Alice, once, some
@@ -111,6 +115,26 @@ async def test_nor_is_what_lies_behind_it(alice: Alice, hub: Hub, tmp_path: Path
     await town.close(bob, town.alice)
 
 
+async def test_nor_are_layers_that_another_hub_gave(alice: Alice, hub: Hub, tmp_path: Path) -> None:
+    """Alice turns to a mirror, mallory's; it fails before all is there, and no hash tells what layers are, or their
+    header."""
+
+    def hers(asked: Asked) -> None:
+        asked.status = 400 if asked.number > 2 else 0
+        asked.body = bytes(asked.num_bytes) if asked.number else lie[asked.start : asked.end]
+
+    lie = with_another_epsilon(tmp_path).read_bytes()
+    async with hub_of(demo_target()) as mirror:
+        mirror.faults, mirror.host = [hers], "localhost"
+        with pytest.raises(DsdError, match="answers 400"):
+            await alice.pull(mirror, layers=(3, 5))
+    assert alice.steps["localhost"] > 0
+    path = await alice.pull(hub, layers=(3, 5))
+    cut(demo_target(), 3, 5, tmp_path / "cut.gguf")
+    assert path.read_bytes() == (tmp_path / "cut.gguf").read_bytes()
+    assert alice.store.entries()[0].checked == "as 127.0.0.1 gave it"
+
+
 async def test_a_pull_that_is_killed_as_it_begins_leaves_no_header_of_another_source(alice: Alice, hub: Hub) -> None:
     async with alice.pulling(hub) as one:
         entry = one._entry()
@@ -151,6 +175,59 @@ async def test_headers_alone_are_listed_and_can_be_removed(alice: Alice, hub: Hu
     assert (left.name, left.layers, left.asked) == (NAME, None, "") and left.size_bytes > 0
     assert alice.store.remove(NAME) == left.size_bytes
     assert alice.store.unfinished() == [] and not alice.store.partial(NAME).exists()
+
+
+async def test_what_has_its_name_is_on_the_disk(alice: Alice, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alice's lights go out as her pull is done. What takes long to be written holds up nothing else that she does."""
+    synced, named = dict[int, bool](), list[set[int]]()
+    main = threading.get_ident()
+
+    def sync(file: int) -> None:
+        synced.setdefault(os.fstat(file).st_ino, threading.get_ident() == main)
+
+    def rename(source: Path, target: Path) -> None:
+        named.append({one.stat().st_ino for one in (*source.iterdir(), source)} - synced.keys())
+        source.replace(target)
+
+    monkeypatch.setattr("os.fsync", sync)
+    monkeypatch.setattr("os.rename", rename)
+    path = await alice.pull(hub)
+    assert named == [set()] and not synced[path.stat().st_ino] and path.parent.parent.stat().st_ino in synced
+
+
+# --- what came wrong
+
+
+async def test_wrong_bytes_before_the_tensors_come_again_too(alice: Alice, hub: Hub) -> None:
+    """They are read before anything else is, and say of a token what it is not. Others hear what is right by then."""
+
+    def misspelt(asked: Asked) -> None:
+        asked.body = demo_target().read_bytes()[asked.start : asked.end].replace(b"<|", b"<!")
+
+    hub.faults = [once(0, misspelt)]
+    path = await alice.pull(hub)
+    assert path.read_bytes() == demo_target().read_bytes() and hub.sent_bytes > 1.5 * path.stat().st_size
+    (again, there), [entry] = (await hashed(demo_target()), kept(path.parent)), alice.store.entries()
+    assert there is not None and there.places["#0"].sha256 == again.places["#0"].sha256
+    assert (path.parent / there.places["#0"].file).read_bytes() == path.read_bytes()[: again.places["#0"].size_bytes]
+    assert entry.model_id == read_manifest(demo_target()).model_id
+
+
+async def test_of_five_parts_the_wrong_one_is_fetched_again(alice: Alice, tmp_path: Path) -> None:
+    parts = split(demo_target(), tmp_path, [0, 3, 20, 9])
+    async with hub_of(*parts) as hub:
+
+        def once_wrong(asked: Asked) -> None:
+            if "00003-of" in asked.path and asked.start:
+                hub.faults.clear()
+                asked.body = bytes(asked.num_bytes)
+
+        hub.faults = [once_wrong]
+        path = await alice.pull(hub)
+        with open_model(path) as one:
+            assert one.read() == b"".join(part.read_bytes() for part in parts)
+        assert "bob-00003-of-00005.gguf: not with the SHA-256" in alice.words
+        assert hub.sent_bytes <= sum(part.stat().st_size for part in (*parts, parts[2]))
 
 
 # --- several at once
@@ -243,6 +320,7 @@ async def test_two_at_once_keep_to_the_room_of_both(alice: Alice, again: Alice, 
         gate = Gate(one)
         first = asyncio.create_task(one.run(alice.said.append, alice))
         await gate.until_reached()
+        assert other.quote().disk_free_bytes < 2_000_000
         with pytest.raises(DsdError, match=r"MB are needed on the disk, .* are for what is being fetched"):
             await other.run(again.said.append, again)
         gate.open()
