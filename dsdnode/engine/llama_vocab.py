@@ -88,7 +88,13 @@ class LlamaVocab:
 
     def end_tokens(self) -> list[int]:
         """Ids after which a reply is over, ascending."""
-        return [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
+        ends = [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
+        return [token for token in ends if not self._is_made_up(token)]
+
+    def _is_made_up(self, end_token: int) -> bool:
+        """Where a file names no EOS, llama.cpp takes one by its number: a comma, say, would end replies."""
+        is_eos = end_token == int(llama_cpp.llama_vocab_eos(self._vocab)) != self._named.get("eos_token")
+        return is_eos and not self._attributes(end_token) & _CONTROL
 
     def pieces(self) -> list[bytes]:
         """The bytes of every token; control tokens have none."""
@@ -152,8 +158,7 @@ class LlamaVocab:
     def _cutter(self) -> RunCutter:
         """Knows every token that is found in a text as a whole, before it is split."""
         whole = _UNKNOWN | _CONTROL | _USER_DEFINED
-        attributes = (int(llama_cpp.llama_vocab_get_attr(self._vocab, token)) for token in range(self.size))
-        return RunCutter(self.name(token) for token, attribute in enumerate(attributes) if attribute & whole)
+        return RunCutter(self.name(token) for token in range(self.size) if self._attributes(token) & whole)
 
     @cached_property
     def _controls(self) -> dict[str, Control]:
@@ -163,10 +168,13 @@ class LlamaVocab:
         """Control tokens by the text that names them."""
         controls = {}
         for token in range(self.size):
-            attributes = int(llama_cpp.llama_vocab_get_attr(self._vocab, token))
+            attributes = self._attributes(token)
             if attributes & _CONTROL:
                 controls[self.name(token)] = Control(token, bool(attributes & _LSTRIP), bool(attributes & _RSTRIP))
         return controls
+
+    def _attributes(self, token: int) -> int:
+        return int(llama_cpp.llama_vocab_get_attr(self._vocab, token))
 
     def name(self, token: int) -> str:
         """What templates call the token; of a control token nothing else is known. Empty for no token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.engine.gguf import cut
-from dsdnode.engine.gguf_header import STRING, Value, read_header
-from dsdnode.engine.gguf_writer import NewTensor, write_gguf
+from dsdnode.engine.gguf_header import STRING, UINT32, Value, read_header
+from dsdnode.engine.gguf_writer import head
 from dsdnode.engine.llama_vocab import LlamaVocab, load_vocab
 from dsdnode.engine.tokenizer import MAX_RUN, Detokenizer, RunCutter
 from dsdnode.errors import ModelRefused
@@ -68,6 +69,18 @@ def test_conversation_of_the_demo_model(vocab: LlamaVocab) -> None:
     assert pieces[end] == b""
 
 
+@pytest.mark.parametrize("said", [None, Value(UINT32, 99_999), Value(UINT32, 0xFFFFFFFF)])
+def test_a_file_that_names_no_end_has_no_other_one_than_its_control_tokens(said: Value | None, tmp_path: Path) -> None:
+    """llama.cpp takes token 11 then, and Bob's reply would be over at the apostrophe of "Let's"."""
+    words = load_vocab(with_text(tmp_path / "text.gguf", {"eos_token_id": said, "eot_token_id": said}))
+    assert words.name(11) == "'" and [words.name(token) for token in words.end_tokens()] == ["<|endoftext|>", "<|end|>"]
+
+
+def test_a_file_may_name_any_token_for_its_end(tmp_path: Path) -> None:
+    words = load_vocab(with_text(tmp_path / "text.gguf", {"eos_token_id": Value(UINT32, 11)}))
+    assert 11 in words.end_tokens()
+
+
 def test_a_shard_has_no_text(tmp_path: Path) -> None:
     cut(DEMO, 0, 1, tmp_path / "first.gguf")
     with pytest.raises(ModelRefused, match="no tokenizer"):
@@ -99,18 +112,17 @@ def test_a_usual_text_is_one_part_and_a_token_is_not_cut() -> None:
     assert "".join(RunCutter([huge]).cut(huge + huge)) == huge + huge
 
 
-def with_splitting(pre: str, path: Path) -> Path:
-    """The demo draft, its text split as another vocabulary is."""
-    header = read_header(DEMO)
-    with DEMO.open("rb") as file:
-        tensors = [NewTensor(one.name, one.shape, one.type, source=one) for one in header.tensors.values()]
-        write_gguf(path, header.metadata | {"tokenizer.ggml.pre": Value(STRING, pre)}, tensors, file)
+def with_text(path: Path, changes: Mapping[str, Value | None]) -> Path:
+    """The demo draft's tokenizer and template, of which these keys (None: none) are otherwise."""
+    said = {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
+    metadata = read_header(DEMO).metadata | {key: value for key, value in said.items() if value is not None}
+    path.write_bytes(head({key: value for key, value in metadata.items() if said.get(key, value) is not None}, []))
     return path
 
 
 @pytest.mark.parametrize("pre", ["default", "llama-bpe", "qwen2", "deepseek-coder", "gpt-4o", "bloom", "chameleon"])
 def test_a_cut_between_words_changes_no_ids(pre: str, tmp_path: Path) -> None:
-    words = load_vocab(with_splitting(pre, tmp_path / "model.gguf"))
+    words = load_vocab(with_text(tmp_path / "text.gguf", {"pre": Value(STRING, pre)}))
     text = "Über 12 Wörter, don't you think so?\n\n  Noch eins: e\u0301te\u0301 ist 夏 im Süden und лето там же. " * 200
     assert len(RunCutter([]).cut(text)) > 5
     whole = words._tokenize_part(text.encode(), False)
