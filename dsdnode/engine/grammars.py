@@ -139,7 +139,7 @@ class Grammars:
         what = _KINDS[constraint.kind]
         try:
             source = _source(constraint)
-        except ValueError as error:
+        except (ValueError, BadInput) as error:
             raise _refused(what, str(error)) from None
         if self._is_full():  # some keep a hundred times what others do, and who goes on has his opened anew
             self._open.clear()
@@ -245,7 +245,7 @@ class Grammars:
 
 
 def _source(constraint: Constraint) -> str:
-    """Raises ValueError."""
+    """Raises ValueError, BadInput."""
     text = constraint.text
     match constraint.kind:
         case "json_schema":
