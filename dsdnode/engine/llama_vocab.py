@@ -23,6 +23,9 @@ _TYPE_NONE, _TYPE_BPE = 0, 2
 """llama_vocab_type"""
 _UNKNOWN, _CONTROL, _USER_DEFINED, _LSTRIP, _RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 """llama_token_attr"""
+_ORDINARY = 1 << 2 | _USER_DEFINED
+"""Also of those that llama.cpp has made control tokens."""
+_STRUCK_OUT = "</s>"
 _PIECE_BYTES = 1024
 _SPECIALS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator"}
 _SPECIALS |= {"pad_token": "padding", "mask_token": "mask"}
@@ -88,13 +91,25 @@ class LlamaVocab:
 
     def end_tokens(self) -> list[int]:
         """Ids after which a reply is over, ascending."""
-        ends = [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
-        return [token for token in ends if not self._is_made_up(token)]
+        return [token for token in self._taken_for_ends if token not in self._no_ends]
+
+    @cached_property
+    def _taken_for_ends(self) -> list[int]:
+        """By llama.cpp."""
+        return [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
+
+    @cached_property
+    def _no_ends(self) -> frozenset[int]:
+        """Those that the file does not mark as such."""
+        return frozenset(filter(self._is_made_up, self._taken_for_ends))
 
     def _is_made_up(self, end_token: int) -> bool:
-        """Where a file names no EOS, llama.cpp takes one by its number: a comma, say, would end replies."""
-        is_eos = end_token == int(llama_cpp.llama_vocab_eos(self._vocab)) != self._named.get("eos_token")
-        return is_eos and not self._attributes(end_token) & _CONTROL
+        """Where a file names no EOS, llama.cpp takes one by its number: a comma, say. By its text it takes HTML's mark
+        behind what is struck out, which is a word among others in Gemma's files."""
+        attributes = self._attributes(end_token)
+        if end_token == int(llama_cpp.llama_vocab_eos(self._vocab)):
+            return end_token != self._named.get("eos_token") and not attributes & _CONTROL
+        return self.name(end_token) == _STRUCK_OUT and bool(attributes & _ORDINARY)
 
     def pieces(self) -> list[bytes]:
         """The bytes of every token; control tokens have none."""
@@ -183,8 +198,9 @@ class LlamaVocab:
         return bytes(llama_cpp.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
 
     def _piece(self, token: int, buffer: Any) -> bytes:
-        count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False))
+        is_shown = token in self._no_ends
+        count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, is_shown))
         if count < 0:
             buffer = ctypes.create_string_buffer(-count)
-            count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False))
+            count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, is_shown))
         return bytes(buffer[:count])

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsdnode.engine.gguf import cut
-from dsdnode.engine.gguf_header import STRING, UINT32, Value, read_header
+from dsdnode.engine.gguf_header import ARRAY, INT32, STRING, UINT32, Value, read_header
 from dsdnode.engine.gguf_writer import head
 from dsdnode.engine.llama_vocab import LlamaVocab, load_vocab
 from dsdnode.engine.tokenizer import MAX_RUN, Detokenizer, RunCutter
@@ -20,6 +21,7 @@ from dsdnode.errors import ModelRefused
 pytestmark = pytest.mark.slow
 
 TYPED = st.lists(st.sampled_from(["<", "|", "<|", "end", "|>", "<|end|>", " ", "é", "</s>"]), max_size=8).map("".join)
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
 
 
@@ -79,6 +81,21 @@ def test_a_file_that_names_no_end_has_no_other_one_than_its_control_tokens(said:
 def test_a_file_may_name_any_token_for_its_end(tmp_path: Path) -> None:
     words = load_vocab(with_text(tmp_path / "text.gguf", {"eos_token_id": Value(UINT32, 11)}))
     assert 11 in words.end_tokens()
+
+
+@pytest.mark.parametrize(("kind", "is_end"), [(USER_DEFINED, False), (NORMAL, False), (CONTROL, True)])
+def test_html_s_strike_ends_no_reply_where_it_is_a_word(kind: int, is_end: bool, tmp_path: Path) -> None:
+    """Gemma's files have it beside </u> and </sub>; elsewhere it is the end."""
+    said = read_header(DEMO).metadata
+    tokens, types = said["tokenizer.ggml.tokens"].data, said["tokenizer.ggml.token_type"].data
+    assert isinstance(tokens, tuple) and isinstance(types, np.ndarray)
+    other = {
+        "tokens": Value(ARRAY, (*tokens[:-1], b"</s>"), STRING),
+        "token_type": Value(ARRAY, np.append(types[:-1], kind).astype("<i4"), INT32),
+    }
+    words, last = load_vocab(with_text(tmp_path / "text.gguf", other)), len(tokens) - 1
+    assert (last in words.end_tokens()) == is_end
+    assert words.pieces()[last] == (b"" if is_end else b"</s>")
 
 
 def test_a_shard_has_no_text(tmp_path: Path) -> None:
