@@ -15,7 +15,7 @@ from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.llama_api import llama_cpp, recent_errors
 from dsdnode.engine.port import Message
 from dsdnode.engine.template import MAX_TEXT_BYTES, ChatTemplate, Control
-from dsdnode.engine.tokenizer import MAX_RUN, RunCutter
+from dsdnode.engine.tokenizer import MAX_RUN, LineCutter, RunCutter
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.wire.calls import CallFormat
 
@@ -87,7 +87,7 @@ class LlamaVocab:
 
     def prepare(self) -> None:
         """What the first text would wait for: of 262,144 tokens, seconds on a busy machine."""
-        _ = self._controls, self._cutter if self._has_regex else None
+        _ = self._controls, self._cutter
 
     def end_tokens(self) -> list[int]:
         """Ids after which a reply is over, ascending."""
@@ -155,8 +155,7 @@ class LlamaVocab:
     def _tokenize(self, text: str, parse_special: bool) -> NDArray[np.int32]:
         if len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
             raise BadInput(f"the text is longer than {MAX_TEXT_BYTES} bytes")
-        parts = self._cutter.cut(text) if self._has_regex else [text]
-        ids = [self._tokenize_part(part.encode("utf-8", "replace"), parse_special) for part in parts]
+        ids = [self._tokenize_part(part.encode("utf-8", "replace"), parse_special) for part in self._cutter.cut(text)]
         return np.concatenate(ids) if ids else np.empty(0, np.int32)
 
     def _tokenize_part(self, data: bytes, parse_special: bool) -> NDArray[np.int32]:
@@ -170,10 +169,11 @@ class LlamaVocab:
         raise BadInput("the text cannot be tokenized")
 
     @cached_property
-    def _cutter(self) -> RunCutter:
+    def _cutter(self) -> RunCutter | LineCutter:
         """Knows every token that is found in a text as a whole, before it is split."""
         whole = _UNKNOWN | _CONTROL | _USER_DEFINED
-        return RunCutter(self.name(token) for token in range(self.size) if self._attributes(token) & whole)
+        texts = (self.name(token) for token in range(self.size) if self._attributes(token) & whole)
+        return RunCutter(texts) if self._has_regex else LineCutter(texts)
 
     @cached_property
     def _controls(self) -> dict[str, Control]:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsdnode.engine import tokenizer as module
 from dsdnode.engine.gguf import cut
-from dsdnode.engine.gguf_header import ARRAY, INT32, STRING, UINT32, Value, read_header
+from dsdnode.engine.gguf_header import ARRAY, FLOAT32, INT32, STRING, UINT32, Value, read_header
 from dsdnode.engine.gguf_writer import head
 from dsdnode.engine.llama_vocab import LlamaVocab, load_vocab
-from dsdnode.engine.tokenizer import MAX_RUN, Detokenizer, RunCutter
+from dsdnode.engine.tokenizer import MAX_RUN, Detokenizer, LineCutter, RunCutter
 from dsdnode.errors import ModelRefused
 
 pytestmark = pytest.mark.slow
 
 TYPED = st.lists(st.sampled_from(["<", "|", "<|", "end", "|>", "<|end|>", " ", "é", "</s>"]), max_size=8).map("".join)
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
+NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6
+LLAMA = {"general.architecture": Value(STRING, "llama")}
 DEMO = Path(__file__).parents[2] / "dsdnode" / "models" / "demo-draft.gguf"
 
 
@@ -44,6 +47,11 @@ def test_invalid_bytes_are_replaced_as_a_whole_text_would_be(pieces: list[bytes]
 @pytest.fixture(scope="module")
 def vocab() -> LlamaVocab:
     return load_vocab(DEMO)
+
+
+@pytest.fixture(scope="module")
+def spm(tmp_path_factory: pytest.TempPathFactory) -> LlamaVocab:
+    return scored(tmp_path_factory.mktemp("spm") / "text.gguf", ["\n", "\n\n", "<b>", "<"])
 
 
 @settings(max_examples=50)
@@ -144,3 +152,51 @@ def test_a_cut_between_words_changes_no_ids(pre: str, tmp_path: Path) -> None:
     assert len(RunCutter([]).cut(text)) > 5
     whole = words._tokenize_part(text.encode(), False)
     assert words.tokenize(text, False).tolist() == whole.tolist()
+
+
+def scored(path: Path, whole: Sequence[str]) -> LlamaVocab:
+    """A tokenizer that merges by scores, with tokens that are found as a whole."""
+    merged = [b"\xe2\x96\x81", b"a", b"\xe2\x96\x81a", b"aa", b"aaa"]
+    tokens = (b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % byte for byte in range(256)), *merged)
+    types = [2, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * len(merged), *[USER_DEFINED] * len(whole)]
+    tokens = (*tokens, *(text.encode() for text in whole))
+    said = {
+        "model": Value(STRING, "llama"),
+        "tokens": Value(ARRAY, tokens, STRING),
+        "token_type": Value(ARRAY, np.array(types, "<i4"), INT32),
+        "scores": Value(ARRAY, -np.arange(len(tokens), dtype="<f4"), FLOAT32),
+    }
+    path.write_bytes(head({f"tokenizer.ggml.{key}": value for key, value in said.items()} | LLAMA, []))
+    return load_vocab(path)
+
+
+LINES = st.lists(st.sampled_from(["a", "aa", " ", "\n", "\n\n\n", "<b>", "<", "\r\n", "é"]), max_size=60).map("".join)
+
+
+@settings(max_examples=30)
+@given(text=LINES)
+def test_a_cut_before_line_feeds_changes_no_ids(spm: LlamaVocab, text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_PART", 4)
+        assert "".join(spm._cutter.cut(text)) == text
+        assert spm.tokenize(text, False).tolist() == [1, *spm._tokenize_part(text.encode(), False)]
+
+
+def test_where_line_feeds_are_tokens_a_long_text_is_read_in_parts(spm: LlamaVocab) -> None:
+    """As Gemma's are: a program of 160 KB took it four seconds, and was refused for that."""
+    true, lengths = spm._tokenize_part, list[int]()
+
+    def measured(data: bytes, parse_special: bool) -> Any:
+        lengths.append(len(data))
+        return true(data, parse_special)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spm, "_tokenize_part", measured)
+        spm.tokenize("aaa a\n" * 10_000, False)
+    assert sum(lengths) == 60_000 and max(lengths) < 1100
+    assert max(map(len, RunCutter(["\n", "<b>"]).cut("1,2,3\n" * 10_000))) < 1100
+
+
+@pytest.mark.parametrize("whole", [["<b>"], ["\n\n"], ["\n", "a\n"], ["\n", "\n\n", "\n<b>\n"]])
+def test_where_a_token_may_lie_across_a_line_feed_nothing_is_cut(whole: list[str]) -> None:
+    assert LineCutter(whole).cut("line\n" * 1000) == ["line\n" * 1000]
