@@ -44,8 +44,8 @@ class LlamaEngine:
         if not 0 < options.max_sequences <= MAX_SEQUENCES:
             raise ModelRefused(f"{options.max_sequences} sequences: llama.cpp allows 1 to {MAX_SEQUENCES}")
         self._manifest = manifest
-        self._max_sequences = options.max_sequences
         self._alike = options.alike
+        self._max_sequences = min(options.max_sequences, MAX_SEQUENCES - self._alike)
         self._model = _load_model(path, options)
         self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
         architecture = SUPPORTED.get(manifest.architecture, PLAIN)
