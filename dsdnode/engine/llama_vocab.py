@@ -172,7 +172,9 @@ class LlamaVocab:
     def _cutter(self) -> RunCutter | LineCutter:
         """Knows every token that is found in a text as a whole, before it is split."""
         whole = _UNKNOWN | _CONTROL | _USER_DEFINED
-        texts = (self.name(token) for token in range(self.size) if self._attributes(token) & whole)
+        kinds = ((self.name(token), self._attributes(token)) for token in range(self.size))
+        # (A line feed that is a control token is found in some texts alone.)
+        texts = (text for text, kind in kinds if kind & (_USER_DEFINED if text == "\n" else whole))
         return RunCutter(texts) if self._has_regex else LineCutter(texts)
 
     @cached_property

@@ -154,11 +154,11 @@ def test_a_cut_between_words_changes_no_ids(pre: str, tmp_path: Path) -> None:
     assert words.tokenize(text, False).tolist() == whole.tolist()
 
 
-def scored(path: Path, whole: Sequence[str]) -> LlamaVocab:
-    """A tokenizer that merges by scores, with tokens that are found as a whole."""
+def scored(path: Path, whole: Sequence[str], kind: int = USER_DEFINED) -> LlamaVocab:
+    """A tokenizer that merges by scores, with tokens of that kind that are found as a whole."""
     merged = [b"\xe2\x96\x81", b"a", b"\xe2\x96\x81a", b"aa", b"aaa"]
     tokens = (b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % byte for byte in range(256)), *merged)
-    types = [2, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * len(merged), *[USER_DEFINED] * len(whole)]
+    types = [2, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * len(merged), *[kind] * len(whole)]
     tokens = (*tokens, *(text.encode() for text in whole))
     said = {
         "model": Value(STRING, "llama"),
@@ -200,3 +200,7 @@ def test_where_line_feeds_are_tokens_a_long_text_is_read_in_parts(spm: LlamaVoca
 @pytest.mark.parametrize("whole", [["<b>"], ["\n\n"], ["\n", "a\n"], ["\n", "\n\n", "\n<b>\n"]])
 def test_where_a_token_may_lie_across_a_line_feed_nothing_is_cut(whole: list[str]) -> None:
     assert LineCutter(whole).cut("line\n" * 1000) == ["line\n" * 1000]
+
+
+def test_nor_where_a_line_feed_is_a_control_token(tmp_path: Path) -> None:
+    assert len(scored(tmp_path / "text.gguf", ["\n"], CONTROL)._cutter.cut("line\n" * 1000)) == 1
