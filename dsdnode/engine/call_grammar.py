@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dsdnode.engine.dates import NAMED, VALUES, dated
+from dsdnode.engine.dates import NAMED, VALUES, check_number, dated
 from dsdnode.errors import BadInput
 from dsdnode.wire.calls import CallFormat, CallRule, is_text
 from dsdnode.wire.replies import MAX_CONSTRAINT, Constraint
@@ -218,6 +218,8 @@ class _Writer:
     def _bare(self, schema: Any, *, is_value: bool = False, depth: int = 1) -> Any:
         """Without annotations, with the calendar. Raises BadInput."""
         if not isinstance(schema, list | dict):
+            if is_value:
+                check_number(schema)
             return schema
         if depth > DEEPEST:
             raise BadInput(f"tools that cannot be used: more than {DEEPEST} levels")

@@ -107,6 +107,8 @@ def manifest_of(header: Header, weights_hash: str, path: Path) -> Manifest:
         raise ModelRefused(f"{path}: says it holds layers {start}:{end} of {num_layers} in {held} blocks")
     if not manifest.width:
         raise ModelRefused(f"{path}: its hidden states are 0 wide")
+    if not manifest.train_context_tokens:
+        raise ModelRefused(f"{path}: says that it was made for texts of 0 tokens, so no prompt would fit it")
     if not _SHA256.fullmatch(manifest.weights_hash) or not _SHA256.fullmatch(manifest.tokenizer_hash):
         raise ModelRefused(f"{path}: its model or tokenizer id is not a SHA-256")
     if not _WORD.fullmatch(architecture):

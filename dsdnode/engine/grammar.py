@@ -1,9 +1,9 @@
 """Grammars of replies in a process of their own (text_worker.py), seen from the daemon.
 
 One request at a time, so that it is known whose the process died of: he is told, the second time, as a stranger's
-schema ends his own reply. That it is silent is nobody's fault: what takes long takes the processor, and is ended for
-that. The process remembers nothing that is not told again: where it died, a fresh one reads the grammars and takes the
-tokens so far.
+schema ends his own reply; of what took too long at once. That it is silent is nobody's fault: what takes long takes the
+processor, and is ended for that. The process remembers nothing that is not told again: where it died, a fresh one reads
+the grammars and takes the tokens so far.
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ ANSWER_S = 5.0
 READY_S = 6.0
 """A client waits 10 s for an answer: before that it is told to ask again. 262,144 tokens are read in 4 s."""
 MAX_DEATHS = 2
+"""Of one request, where each may be another one's fault."""
 MAX_SILENCES = 2
 """Of one request; then others may have a machine that is less busy."""
 MAX_TRIES = 4
+SPENT = "SIGPROF"
+"""By which it ends when it took too long (text_worker.py)."""
 T = TypeVar("T")
 _ERRORS: dict[str, type[DsdError]] = {error.__name__: error for error in (BadInput, ModelRefused)}
 
@@ -123,7 +126,6 @@ class ProcessGrammar:
         self._open = OpenGrammar(secrets.token_bytes(16), constraint, vocab_size)
         self._opened: WorkerLink | None = None
         """The process that knows it."""
-        self._num_deaths = 0
 
     async def open(self) -> None:
         """Raises BadInput, EngineLost."""
@@ -153,7 +155,7 @@ class ProcessGrammar:
         return True
 
     async def _try(self, ask: Callable[[WorkerLink], Awaitable[T | None]]) -> T:
-        num_silences = 0
+        num_silences = num_deaths = 0
         for _ in range(MAX_TRIES):
             async with self._process.turn:
                 link = await self._process.up()
@@ -163,18 +165,19 @@ class ProcessGrammar:
                     found = None
                     num_silences += SILENT in str(death)
                     if isinstance(death, WorkerDied) and SILENT not in str(death):
-                        self._died_of_it(death)
+                        num_deaths += 1
+                        _check_blame(death, num_deaths)
             if found is not None:
                 return found
             if num_silences >= MAX_SILENCES:
                 break
         raise EngineLost("the process that reads grammars does not answer: this machine is too busy")
 
-    def _died_of_it(self, death: WorkerDied) -> None:
-        """Raises BadInput: it did so before."""
-        self._num_deaths += 1
-        if self._num_deaths >= MAX_DEATHS:
-            raise BadInput(f"the grammar cannot be used: {_words(death)}") from None
+
+def _check_blame(death: WorkerDied, num_deaths: int) -> None:
+    """Raises BadInput: the process died of it before, or took too long, which nothing but its work counts for."""
+    if num_deaths >= MAX_DEATHS or SPENT in str(death):
+        raise BadInput(f"the grammar cannot be used: {_words(death)}") from None
 
 
 def checked(reply: Response, kind: type[Response]) -> Response:
@@ -195,6 +198,6 @@ def _found(reply: Response, body: bytes, most: int, num_bytes: int) -> FoundMask
 
 
 def _words(death: WorkerDied) -> str:
-    if "SIGPROF" in str(death):
+    if SPENT in str(death):
         return f"it took more than {GRAMMAR_CPU_S:g} s of a processor"
     return f"the process that reads it died of it ({death})"

@@ -122,14 +122,16 @@ class Grammars:
         names: Sequence[bytes],
         end_tokens: Sequence[int],
         tokenize: Tokenize | None = None,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         """`pieces`: the bytes of every token; `names`: what those without are called; `tokenize`: how the model cuts a
-        text, perhaps with something before it. Raises BadInput: nothing ends a reply."""
+        text, perhaps with something before it; `is_full`: is memory short? Raises BadInput: nothing ends a reply."""
         if not end_tokens:
             raise BadInput("this model has no token that ends a reply, so no reply could keep to a grammar")
         wrapped = llguidance.TokenizerWrapper(_Tokens(pieces, names, end_tokens, tokenize))
         self._tokenizer = llguidance.LLTokenizer(wrapped, n_vocab=len(pieces), eos_token=list(end_tokens))
         self._ends = frozenset(end_tokens)
+        self._is_full = is_full
         self._open: LRUCache[bytes, _Grammar] = LRUCache(MAX_GRAMMARS)
 
     def open(self, key: bytes, constraint: Constraint, vocab_size: int) -> None:
@@ -137,8 +139,10 @@ class Grammars:
         what = _KINDS[constraint.kind]
         try:
             source = _source(constraint)
-        except ValueError as error:
+        except (ValueError, BadInput) as error:
             raise _refused(what, str(error)) from None
+        if self._is_full():  # some keep a hundred times what others do, and who goes on has his opened anew
+            self._open.clear()
         grammar = _Grammar(source, what, num_bytes_of(vocab_size))
         self._begin(grammar)
         self._mask(grammar)
@@ -241,7 +245,7 @@ class Grammars:
 
 
 def _source(constraint: Constraint) -> str:
-    """Raises ValueError."""
+    """Raises ValueError, BadInput."""
     text = constraint.text
     match constraint.kind:
         case "json_schema":

@@ -44,8 +44,8 @@ class LlamaEngine:
         if not 0 < options.max_sequences <= MAX_SEQUENCES:
             raise ModelRefused(f"{options.max_sequences} sequences: llama.cpp allows 1 to {MAX_SEQUENCES}")
         self._manifest = manifest
-        self._max_sequences = options.max_sequences
         self._alike = options.alike
+        self._max_sequences = min(options.max_sequences, MAX_SEQUENCES - self._alike)
         self._model = _load_model(path, options)
         self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
         architecture = SUPPORTED.get(manifest.architecture, PLAIN)
@@ -57,7 +57,8 @@ class LlamaEngine:
         )
         self._context = self._new_context(options)
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._context_tokens = int(llama_cpp.llama_n_ctx(self._context)) - self._alike * _CELLS
+        num_cells = int(llama_cpp.llama_n_ctx(self._context))
+        self._context_tokens = min(self._cells(options.context_tokens), num_cells - self._alike)
         self._batch_tokens = int(llama_cpp.llama_n_batch(self._context)) - self._alike
         self._batch = Batch(self._batch_tokens + self._alike, 0 if self._fed_tokens else manifest.width)
         self._lengths: dict[int, int] = {}
@@ -139,7 +140,7 @@ class LlamaEngine:
 
     def _new_context(self, options: EngineOptions) -> Any:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self._cells(options.context_tokens) + self._alike * _CELLS
+        params.n_ctx = self._cells(options.context_tokens + self._alike)
         params.n_seq_max = self._first_spare + self._num_spare(options)
         # n_batch below n_seq_max would trip an assertion in output_reserve
         params.n_batch = params.n_ubatch = max(options.batch_tokens, params.n_seq_max) + self._alike

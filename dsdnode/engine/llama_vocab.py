@@ -15,7 +15,7 @@ from dsdnode.engine.gguf_parts import parts_of
 from dsdnode.engine.llama_api import llama_cpp, recent_errors
 from dsdnode.engine.port import Message
 from dsdnode.engine.template import MAX_TEXT_BYTES, ChatTemplate, Control
-from dsdnode.engine.tokenizer import MAX_RUN, RunCutter
+from dsdnode.engine.tokenizer import MAX_RUN, LineCutter, RunCutter
 from dsdnode.errors import BadInput, ModelRefused
 from dsdnode.wire.calls import CallFormat
 
@@ -23,6 +23,9 @@ _TYPE_NONE, _TYPE_BPE = 0, 2
 """llama_vocab_type"""
 _UNKNOWN, _CONTROL, _USER_DEFINED, _LSTRIP, _RSTRIP = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 """llama_token_attr"""
+_ORDINARY = 1 << 2 | _USER_DEFINED
+"""Also of those that llama.cpp has made control tokens."""
+_STRUCK_OUT = "</s>"
 _PIECE_BYTES = 1024
 _SPECIALS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator"}
 _SPECIALS |= {"pad_token": "padding", "mask_token": "mask"}
@@ -84,11 +87,29 @@ class LlamaVocab:
 
     def prepare(self) -> None:
         """What the first text would wait for: of 262,144 tokens, seconds on a busy machine."""
-        _ = self._controls, self._cutter if self._has_regex else None
+        _ = self._controls, self._cutter
 
     def end_tokens(self) -> list[int]:
         """Ids after which a reply is over, ascending."""
+        return [token for token in self._taken_for_ends if token not in self._no_ends]
+
+    @cached_property
+    def _taken_for_ends(self) -> list[int]:
+        """By llama.cpp."""
         return [token for token in range(self.size) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
+
+    @cached_property
+    def _no_ends(self) -> frozenset[int]:
+        """Those that the file does not mark as such."""
+        return frozenset(filter(self._is_made_up, self._taken_for_ends))
+
+    def _is_made_up(self, end_token: int) -> bool:
+        """Where a file names no EOS, llama.cpp takes one by its number: a comma, say. By its text it takes HTML's mark
+        behind what is struck out, which is a word among others in Gemma's files."""
+        attributes = self._attributes(end_token)
+        if end_token == int(llama_cpp.llama_vocab_eos(self._vocab)):
+            return end_token != self._named.get("eos_token") and not attributes & _CONTROL
+        return self.name(end_token) == _STRUCK_OUT and bool(attributes & _ORDINARY)
 
     def pieces(self) -> list[bytes]:
         """The bytes of every token; control tokens have none."""
@@ -134,8 +155,7 @@ class LlamaVocab:
     def _tokenize(self, text: str, parse_special: bool) -> NDArray[np.int32]:
         if len(text.encode("utf-8", "replace")) > MAX_TEXT_BYTES:
             raise BadInput(f"the text is longer than {MAX_TEXT_BYTES} bytes")
-        parts = self._cutter.cut(text) if self._has_regex else [text]
-        ids = [self._tokenize_part(part.encode("utf-8", "replace"), parse_special) for part in parts]
+        ids = [self._tokenize_part(part.encode("utf-8", "replace"), parse_special) for part in self._cutter.cut(text)]
         return np.concatenate(ids) if ids else np.empty(0, np.int32)
 
     def _tokenize_part(self, data: bytes, parse_special: bool) -> NDArray[np.int32]:
@@ -149,11 +169,13 @@ class LlamaVocab:
         raise BadInput("the text cannot be tokenized")
 
     @cached_property
-    def _cutter(self) -> RunCutter:
+    def _cutter(self) -> RunCutter | LineCutter:
         """Knows every token that is found in a text as a whole, before it is split."""
         whole = _UNKNOWN | _CONTROL | _USER_DEFINED
-        attributes = (int(llama_cpp.llama_vocab_get_attr(self._vocab, token)) for token in range(self.size))
-        return RunCutter(self.name(token) for token, attribute in enumerate(attributes) if attribute & whole)
+        kinds = ((self.name(token), self._attributes(token)) for token in range(self.size))
+        # (A line feed that is a control token is found in some texts alone.)
+        texts = (text for text, kind in kinds if kind & (_USER_DEFINED if text == "\n" else whole))
+        return RunCutter(texts) if self._has_regex else LineCutter(texts)
 
     @cached_property
     def _controls(self) -> dict[str, Control]:
@@ -163,10 +185,13 @@ class LlamaVocab:
         """Control tokens by the text that names them."""
         controls = {}
         for token in range(self.size):
-            attributes = int(llama_cpp.llama_vocab_get_attr(self._vocab, token))
+            attributes = self._attributes(token)
             if attributes & _CONTROL:
                 controls[self.name(token)] = Control(token, bool(attributes & _LSTRIP), bool(attributes & _RSTRIP))
         return controls
+
+    def _attributes(self, token: int) -> int:
+        return int(llama_cpp.llama_vocab_get_attr(self._vocab, token))
 
     def name(self, token: int) -> str:
         """What templates call the token; of a control token nothing else is known. Empty for no token."""
@@ -175,8 +200,9 @@ class LlamaVocab:
         return bytes(llama_cpp.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
 
     def _piece(self, token: int, buffer: Any) -> bytes:
-        count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False))
+        is_shown = token in self._no_ends
+        count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, is_shown))
         if count < 0:
             buffer = ctypes.create_string_buffer(-count)
-            count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False))
+            count = int(llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, is_shown))
         return bytes(buffer[:count])

@@ -7,6 +7,7 @@ is, and the template sees just these: it may split, strip, compare and replace a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.filters import do_join
 from jinja2.nodes import EvalContext
 from jinja2.parser import Parser
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 
@@ -189,6 +191,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, optimized=False)
         self.globals |= {"raise_exception": _refuse, "strftime_now": _strftime_now, "namespace": _Namespace}
         self.filters |= {"tojson": _to_json, "join": _join}
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Of a namespace, or a loop, nothing is denied but what begins with an underscore. Some templates look back
+        from each message at all before it: to examine that each time took seconds."""
+        if type(obj) in (_Namespace, LoopContext) and not attribute.startswith("_"):
+            with contextlib.suppress(AttributeError):
+                return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapper = super().wrap_str_format(value)

@@ -57,6 +57,8 @@ class TextProcess:
         self._path = path
         self._load_timeout_s = load_timeout_s
         self._link: WorkerLink | None = None
+        self._newest: WorkerLink | None = None
+        """It may still be loading."""
         self._vocab: Vocab | None = None
         self._one_by_one = asyncio.Lock()
         self._closed = False
@@ -126,9 +128,9 @@ class TextProcess:
     async def close(self) -> None:
         self._closed = True
         await self._grammars.close()
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+        self._link = None
+        if self._newest is not None:
+            await self._newest.close()
 
     async def _try_template(self) -> None:
         """Was it the conversation, or is it the template?"""
@@ -176,10 +178,10 @@ class TextProcess:
         return found
 
     async def _start(self) -> WorkerLink:
-        if self._closed:
-            raise EngineLost("the engine is closed")
-        link = await WorkerLink.spawn(self._lost)
+        link = self._newest = await WorkerLink.spawn(self._lost)
         try:
+            if self._closed:
+                raise EngineLost("the engine is closed")
             reply, body = await link.request(LoadText.of(self._path), timeout_s=self._load_timeout_s)
             vocab = _vocab(_checked(reply), body)
         except BaseException:

@@ -89,16 +89,22 @@ class GrammarWorker:
 
     def __init__(self, path: Path) -> None:
         """Raises ModelRefused (no tokenizer), BadInput (no end token)."""
-        cage = Cage()
-        cage.shut_files(parts_of(path), _memory_bytes())
+        cage, most_bytes = Cage(), _memory_bytes()
+        cage.shut_files(parts_of(path), most_bytes)
         from dsdnode.engine.grammars import Grammars
         from dsdnode.engine.llama_vocab import load_vocab
 
         cage.shut_calls()
         vocab = load_vocab(path)
         names = [vocab.name(token).encode() for token in range(vocab.size)]
-        ends = vocab.end_tokens()
-        self._grammars = Grammars(vocab.pieces(), names, ends, lambda text: vocab.tokenize_bytes(text).tolist())
+        self._grammars = Grammars(
+            vocab.pieces(),
+            names,
+            vocab.end_tokens(),
+            lambda text: vocab.tokenize_bytes(text).tolist(),
+            lambda: 0 < half_bytes < _data_bytes(),
+        )
+        half_bytes = (_data_bytes() + most_bytes) // 2
 
     def answer(self, request: Request, body: Buffer) -> tuple[Packet, list[Buffer]]:
         """Raises DsdError or ValueError; anything else is a bug and ends the process."""
@@ -125,7 +131,11 @@ def _ids(tokens: NDArray[np.int32]) -> tuple[Packet, list[Buffer]]:
 
 def _memory_bytes() -> int:
     """0: no limit, on systems that have none."""
+    return _data_bytes() + MEMORY_BYTES if sys.platform == "linux" else 0
+
+
+def _data_bytes() -> int:
+    """That this process has; 0 where the system does not tell."""
     if sys.platform != "linux":
         return 0
-    data_pages = int(Path("/proc/self/statm").read_text().split()[5])
-    return data_pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
+    return int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")

@@ -133,10 +133,11 @@ def test_a_forged_shard_is_refused(old: bytes, new: bytes, tmp_path: Path) -> No
         read_manifest(shard)
 
 
-def test_a_model_without_hidden_states_is_none() -> None:
-    """Whoever offers it would have others divide by that."""
+@pytest.mark.parametrize(("name", "words"), [("embedding_length", "0 wide"), ("context_length", "0 tokens")])
+def test_a_model_without_hidden_states_or_room_for_a_text_is_none(name: str, words: str) -> None:
+    """Whoever offers it would have others divide by that, or be asked in vain."""
     header = read_model(demo_target())
-    width = f"{header.text('general.architecture')}.embedding_length"
-    said = header.metadata | {width: replace(header.metadata[width], data=0)}
-    with pytest.raises(ModelRefused, match="0 wide"):
+    key = f"{header.text('general.architecture')}.{name}"
+    said = header.metadata | {key: replace(header.metadata[key], data=0)}
+    with pytest.raises(ModelRefused, match=words):
         manifest_of(replace(header, metadata=said), "5e" * 32, demo_target())

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from dsdnode.engine import grammar as module
-from dsdnode.engine.grammar import GrammarProcess
+from dsdnode.engine.grammar import GrammarProcess, ProcessGrammar
+from dsdnode.engine.ipc import Done, MasksFound, OpenGrammar
 from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.llama_vocab import load_vocab
-from dsdnode.errors import BadInput, EngineLost, ModelRefused
+from dsdnode.errors import BadInput, EngineLost, ModelRefused, WorkerDied
 from dsdnode.models import demo_draft
 from dsdnode.speculation.masks import allows
 from dsdnode.wire.replies import Constraint
@@ -68,6 +69,41 @@ async def test_who_asks_for_what_ends_the_process_is_told_and_the_others_go_on(
         with pytest.raises(BadInput, match="more than 2 s of a processor"):
             await mallory._try(spend)
         assert len((await bob.masks([], 0)).names) == 1
+
+
+class Lives:
+    """Of processes, one after the other, as a link and as what starts them: what comes of each question after masks."""
+
+    def __init__(self, *answers: MasksFound | WorkerDied) -> None:
+        self.turn, self.answers = asyncio.Lock(), list(answers)
+
+    async def up(self) -> Any:
+        return self
+
+    async def request(self, packet: Any, *_: object, timeout_s: float) -> tuple[Done | MasksFound, bytes]:
+        if isinstance(packet, OpenGrammar):
+            return Done(), b""
+        answer = self.answers.pop(0)
+        if isinstance(answer, WorkerDied):
+            raise answer
+        return answer, b""
+
+
+FOUND, KILLED = MasksFound([], []), WorkerDied("the engine's process was ended by SIGKILL")
+SPENT = WorkerDied("the engine's process was ended by SIGPROF")
+
+
+async def test_a_reply_goes_on_however_often_the_process_dies_in_it() -> None:
+    """Of memory that others have taken, say; of what mallory asked for twice, or what took too long, she is told."""
+    lives: Any = Lives(KILLED, FOUND, KILLED, FOUND, KILLED, FOUND)
+    alice = ProcessGrammar(lives, AB, VOCAB)
+    for _ in range(3):
+        assert (await alice.masks([], 0)).names == []
+    for words, *deaths in (("died of it", KILLED, KILLED), ("more than 2 s of a processor", SPENT)):
+        lives.answers = [*deaths, FOUND]
+        with pytest.raises(BadInput, match=words):
+            await ProcessGrammar(lives, AB, VOCAB).masks([], 0)
+        assert lives.answers == [FOUND]
 
 
 async def test_that_the_machine_is_busy_is_no_fault_of_alice_s_grammar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,3 +178,15 @@ def test_of_many_grammars_those_used_last_stay_open() -> None:
     assert grammars().masks(bytes([39]), [], 0)[0]
     with pytest.raises(UnknownGrammar):
         grammars().masks(bytes([0]), [], 0)
+
+
+def test_where_memory_is_short_all_are_forgotten_before_another_one_is_read() -> None:
+    """Mallory's keep a hundred times what others do: the process would end in the middle of bob's reply."""
+    is_full = False
+    ours = Grammars([b"", b"a"], [b"<end>", b""], [0], is_full=lambda: is_full)
+    ours.open(b"mallory", Constraint("regex", "a*"), 2)
+    is_full = True
+    ours.open(b"bob", Constraint("regex", "a"), 2)
+    assert ours.masks(b"bob", [1], 0)[0]
+    with pytest.raises(UnknownGrammar):
+        ours.masks(b"mallory", [], 0)

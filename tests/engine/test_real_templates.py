@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import pytest
+from jinja2.sandbox import SandboxedEnvironment
 
 from dsdnode.engine import template
 from dsdnode.engine.template import ChatTemplate, Control
@@ -40,6 +42,22 @@ def test_a_real_template_gives_what_transformers_gives(name: str) -> None:
                 continue
             text = "".join(NAMES[piece] if isinstance(piece, int) else piece for piece in pieces)
             assert text == expected[conversation], conversation
+
+
+def test_a_template_that_looks_back_of_each_message_is_done_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 4's, of alice's long conversation: to examine what it looks at grew with the square of that."""
+    num_examined = 0
+
+    def counted(*arguments: Any) -> bool:
+        nonlocal num_examined
+        num_examined += 1
+        return is_safe(*arguments)
+
+    is_safe = SandboxedEnvironment.is_safe_attribute
+    monkeypatch.setattr(SandboxedEnvironment, "is_safe_attribute", counted)
+    gemma = ChatTemplate(REAL["google-gemma-4-31B-it"]["source"], CONTROLS, SPECIALS)
+    gemma.render([("user", "And?"), ("assistant", "So.")] * 50)
+    assert num_examined < 10 * 100
 
 
 def test_there_are_enough_of_them() -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf_types import GGMLQuantizationType as Type
-from dsdnode.engine.ipc import EngineOptions
+from dsdnode.engine.ipc import MAX_SEQUENCES, EngineOptions
+from dsdnode.engine.llama import LlamaEngine, Rows
 from dsdnode.engine.port import Chunk
+from dsdnode.models import demo_draft
 from dsdnode.speculation.sampling import Sampling
 from tests.engine.loader_models import VOCAB
 from tests.engine.random_models import make
@@ -52,3 +54,26 @@ async def test_blocks_of_all_sizes_give_the_same_to_the_last_bit(name: str, kind
     assert await probabilities(model, STRICT, BLOCKS) == await probabilities(model, STRICT, singles)
     usual = replace(STRICT, alike=False)
     assert await probabilities(model, usual, BLOCKS) != await probabilities(model, usual, singles)
+
+
+def test_the_row_of_nothing_changes_no_rotation(tmp_path: Path) -> None:
+    """Phi 3 rotates otherwise in contexts beyond those that it was made for first: alice's strict stages gave another
+    text than bob's whole model."""
+    model, rows = make(tmp_path, "phi3", 2), list[Rows]()
+    for alike in (False, True):
+        engine = LlamaEngine(model, replace(STRICT, alike=alike))
+        rows += engine.decode([Chunk(0, 0, TEXT, len(TEXT), Sampling())])
+        assert engine.shard.context_tokens == 256 - alike
+        engine.close()
+    assert np.abs(rows[0] - rows[1]).max() < 1e-3
+
+
+def test_the_row_of_nothing_takes_one_of_the_sequences_that_llama_cpp_has() -> None:
+    """Bob starts with --strict, and room for as many replies as there may be."""
+    engine = LlamaEngine(demo_draft(), EngineOptions.strict(256, MAX_SEQUENCES))
+    try:
+        assert engine.shard.max_sequences == MAX_SEQUENCES - 1
+        [output] = engine.forward([Chunk(MAX_SEQUENCES - 2, 0, TEXT[:1] % 9, 1, Sampling())])
+        assert output.tokens is not None
+    finally:
+        engine.close()

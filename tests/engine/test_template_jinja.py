@@ -36,6 +36,8 @@ EXPRESSIONS = [
     f"{C}[::2]", f"3 * {C}", f"{C} ~ 1 ~ none ~ true", f"{C} and 'y' or 'n'", f"not {C}", f"{{'k': {C}}}", f"[{C}, 1]",
     f"({C},)", f"{{{C}: 1}}[{C}]", f"{{'</s>': 1}}.get({C}, 0)", f"dict(a={C}).items() | list",
     f"range({C} | length) | list", f"cycler('a', {C}).next()", f"namespace(a={C}).a", "messages | tojson", "messages",
+    f"namespace(a='{{}}'.format, b={C}).a({C})", f"namespace(a={C}).b", f"namespace(a={C})._Namespace__attrs",
+    f"namespace(items={C}).items", f"namespace(a={C}).__class__",
     "messages | map(attribute='content') | list", "messages | groupby('content') | list | length",
     "messages | selectattr('content', 'equalto', '</s>') | list | length", "messages[0].values() | list",
     "messages[0].get('nope', 'd')", "dict(messages[0], role='x') | tojson", "messages + messages | length",
@@ -46,6 +48,7 @@ EXPRESSIONS = [
 ]  # fmt: skip
 STATEMENTS = [
     f"{{% for x in {C} %}}{{{{ loop.index }}}}{{{{ x }}}}{{{{ loop.previtem | default('') }}}}{{% endfor %}}",
+    f"{{% for x in {C} %}}{{{{ loop.cycle('a', x) }}}}{{{{ loop.nope }}}}{{{{ loop._iterable }}}}{{% endfor %}}",
     f"{{% for a in {C}.split('|') recursive %}}{{{{ a }}}}{{% else %}}none{{% endfor %}}",
     f"{{% with y = {C} %}}{{{{ y[::-1] }}}}{{% endwith %}}",
     f"{{% macro m(a, b='</s>') %}}{{{{ a ~ b ~ varargs ~ kwargs }}}}{{% endmacro %}}{{{{ m({C}, 1, 2, z=3) }}}}",

@@ -18,6 +18,7 @@ from dsdnode.engine.client import WorkerEngine
 from dsdnode.engine.gguf_header import ARRAY, STRING, Value, read_header
 from dsdnode.engine.gguf_writer import NewTensor, write_gguf
 from dsdnode.engine.ipc import TEXT_CPU_S, EngineOptions
+from dsdnode.engine.link import WorkerLink
 from dsdnode.engine.port import Chunk
 from dsdnode.engine.text import TextProcess
 from dsdnode.errors import BadInput, DsdError, EngineLost, ModelRefused
@@ -191,6 +192,25 @@ async def test_another_process_takes_the_place_of_one_that_is_gone(tmp_path: Pat
         demo_with(tmp_path / "model.gguf", renamed="<|user|>")
         assert "another tokenizer" in await words(text.tokenize("hello", False), ModelRefused)
     assert "closed" in await words(text.tokenize("hello", False), EngineLost)
+
+
+async def test_none_comes_up_behind_a_node_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alice stops hers while its texts are being made ready, before there is a process and after that."""
+    spawn, spawned, loading = WorkerLink.spawn, list[WorkerLink](), asyncio.Event()
+
+    async def slow(*arguments: Any) -> WorkerLink:
+        spawned.append(await spawn(*arguments))
+        loading.set()
+        return spawned[-1]
+
+    monkeypatch.setattr(WorkerLink, "spawn", slow)
+    for wait in (loading.wait, lambda: asyncio.sleep(0)):
+        text = TextProcess(DEMO, 60)
+        asked = asyncio.create_task(text.tokenize("hi", False))
+        await wait()
+        await text.close()
+        await words(asked, EngineLost)
+    assert len(spawned) == 2 and not any(psutil.pid_exists(link.pid) for link in spawned)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -48,9 +48,10 @@ MASKS: Final = {
         "        return Places(shelves.of(owner)) if",
         "        shelf = shelves.of(owner)\n        return Places(shelf) if",
     ),
-    "grammar-blamed": Mutation(
-        "dsdnode.engine.grammar:ProcessGrammar._died_of_it", "self._num_deaths >= MAX_DEATHS", "False"
-    ),
+    "grammar-blamed": Mutation("dsdnode.engine.grammar:_check_blame", "num_deaths >= MAX_DEATHS or ", ""),
+    "grammar-spent": Mutation("dsdnode.engine.grammar:_check_blame", " or SPENT in str(death)", ""),
+    "grammar-full": Mutation("dsdnode.engine.grammars:Grammars.open", "self._is_full()", "False"),
+    "grammar-number": Mutation("dsdnode.engine.dates:_within", "        _check_numbers(value)\n", ""),
     "grammar-busy": Mutation("dsdnode.engine.grammar:ProcessGrammar._try", " and SILENT not in str(death)", ""),
     "grammar-dead-end": Mutation("dsdnode.engine.grammars:Grammars._mask", "not self._holds(matcher, mask)", "False"),
     "grammar-drafted": Mutation(CONSTRAINED + "_names", "if not names:", "if True:"),
