@@ -16,7 +16,7 @@ import platformdirs
 from dsdnode.addresses import parse_address, read_host
 from dsdnode.cost import CostLine
 from dsdnode.errors import BadInput
-from dsdnode.files import replacing
+from dsdnode.files import reading, replacing
 from dsdnode.wire.messages import MAX_LAYERS
 
 AUTO = "auto"
@@ -250,7 +250,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 def read_whole(path: Path, what: str) -> bytes:
     """All of a file that is to be short; of a longer one the end would go unread. Raises BadInput."""
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise BadInput(f"cannot read the {what} {path}: {error.strerror or error}") from None

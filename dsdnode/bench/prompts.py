@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsdnode.errors import BadInput
+from dsdnode.files import reading
 from dsdnode.models.problems import final_answer, problems
 
 KEYS = ("question", "prompt")
@@ -32,7 +33,7 @@ def read_prompts(path: Path | None, num: int, seed: int) -> list[Prompt]:
     if path is None:
         return [Prompt(problem.question, problem.result) for problem in problems(SEED + seed, num)]
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             found = list(itertools.islice(_parse(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), path), num))
     except OSError as error:
         raise BadInput(f"cannot read the prompts {path}: {error.strerror or error}") from None

@@ -18,7 +18,7 @@ from dsdnode.cli.settings import Settings
 from dsdnode.cli.wrapping import Wrapping, wrapping
 from dsdnode.config import MAX_FILE_BYTES, parse_text
 from dsdnode.errors import BadInput, DsdError
-from dsdnode.files import at_home
+from dsdnode.files import at_home, reading
 
 if TYPE_CHECKING:
     from dsdnode.client.client import GenerateRequest, ReplyStats
@@ -80,7 +80,7 @@ def _schema(text: str) -> Any:
     data = text.encode("utf-8", "surrogateescape")
     if text.startswith("@"):
         try:
-            with at_home(text[1:]).open("rb") as file:
+            with reading(at_home(text[1:])) as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except OSError as error:
             raise BadInput(f"--json-schema: {text[1:]} cannot be read: {error.strerror or error}") from None

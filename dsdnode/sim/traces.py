@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 
 from dsdnode.errors import BadInput
+from dsdnode.files import reading
 
 MAX_FILE_BYTES = 256 << 20
 
@@ -92,7 +93,7 @@ Pair = SyntheticPair | RecordedPair
 def read_traces(path: Path) -> RecordedPair:
     """Raises BadInput."""
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             lines = file.read(MAX_FILE_BYTES).removeprefix(BOM_UTF8).splitlines()
     except OSError as error:
         raise BadInput(f"cannot read the trace {path}: {error.strerror or error}") from None
