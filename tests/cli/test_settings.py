@@ -209,6 +209,7 @@ def test_a_list_of_friends_that_names_nobody_is_none(tmp_path: Path, said: str) 
             ({key: (word,)}, {}, ""),
             ({}, {f"DSDNODE_{key.upper()}": word}, ""),
             ({}, {}, f"{key} = ['{word}']"),
+            ({}, {}, f"{key} = []"),
         ):
             file = write(tmp_path / "node.toml", told)
             if key == "block":
