@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -116,7 +117,7 @@ def text_request(wanted: reply_flags.ReplyFlags, text: str, raw: bool, system: s
 
 def _ids(text: str) -> list[int]:
     parts = text.replace(",", " ").split()
-    if not parts or len(parts) > MAX_PROMPT_TOKENS or not all(part.isascii() and part.isdigit() for part in parts):
+    if not parts or len(parts) > MAX_PROMPT_TOKENS or not all(re.fullmatch("[0-9]{1,19}", part) for part in parts):
         raise BadInput(f"--prompt-tokens is a list of token ids like 1,2,3, not {text[:40]!r}")
     return [int(part) for part in parts]
 

@@ -128,7 +128,7 @@ def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ("--stage-ms", _MS, 14.0, "A stage takes so long for a block ..."),
         ("--stage-slope-ms", _MS, 6.0, "... and so long for each position in it."),
         ("--draft-ms", _MS, 5.0, "The drafter takes so long for a token."),
-        ("--state-bytes", click.IntRange(0), 8192, "Hidden states of a position (width x 2 in f16)."),
+        ("--state-bytes", click.IntRange(0, 1 << 30), 8192, "Hidden states of a position (width x 2 in f16)."),
         ("--layers", click.IntRange(1, 4096), 32, "Of the model."),
     )
     for name, kind, default, text in reversed(options):

@@ -82,6 +82,7 @@ SPLIT = ("-o", "out.gguf", "--layers")
         (("run",), 2, "give a prompt"),
         (("run", "x", "--prompt-tokens", "1"), 2, "not both"),
         (("run", "--prompt-tokens", "1,two"), 2, "token ids like 1,2,3"),
+        (("run", "--prompt-tokens", 5000 * "9"), 2, "token ids like 1,2,3"),
         (("run", " "), 2, "the prompt is empty"),
         (("run", "x", "--temperature", "hot"), 2, "temperature is a number from 0 to 100, not 'hot'"),
         (("run", "x", "--top-p", "0"), 2, "top_p is a number"),
