@@ -25,7 +25,7 @@ MAX_MS = 60_000.0
 
 
 @click.command(
-    epilog="\b\nExample:\n  dsdnode bench --shards 4 --latency-ms 50 --stage-ms 10 --draft-ms 3 --plot speeds.svg"
+    epilog="\b\nExample:\n  dsdnode bench --shards 4 --latency-ms 50 --stage-ms 10 --plot speeds.svg"
 )
 @click.option(
     "--schemes",

@@ -59,7 +59,7 @@ def sim_run(scenario: Path, seed: int, plot: Path | None, as_json: bool, **flags
 @sim.command(
     "sweep",
     epilog="\b\nExample:\n  dsdnode sim sweep configs/sim/lan.toml --set links.latency_ms=1,10,50"
-    " --set policies.window=fixed,throughput --out results.jsonl",
+    " \\\n    --set policies.window=fixed,throughput --out results.jsonl",
 )
 @click.argument("scenario", type=click.Path(path_type=Path))
 @click.option(
@@ -138,7 +138,7 @@ def _swarm_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @sim.command(
     "plan",
-    epilog="\b\nExample:\n  dsdnode sim plan --stages 4 --latency-ms 30 --stage-ms 10 --stage-slope-ms 2 --alone 3"
+    epilog="\b\nExample:\n  dsdnode sim plan --stages 4 --latency-ms 30 --stage-ms 10 --alone 3"
     "\n  dsdnode sim plan --join dsd://192.0.2.7:29170/KEY --my-draft-ms 6",
 )
 @_swarm_options

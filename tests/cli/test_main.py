@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from dsdnode.cli.report import protection_of
 from dsdnode.engine.cage import Protection
 from dsdnode.errors import DsdError, EngineLost, ModelRefused, NoPipeline, NotRunning, PeerUnavailable
 from dsdnode.models import demo_target
-from tests.cli.conftest import JOIN, Result, Swarm
+from tests.cli.conftest import JOIN, ROOT, Result, Swarm
 
 Call = Callable[..., Result]
 
@@ -35,7 +39,7 @@ def test_every_help_ends_with_an_example(call: Call, path: tuple[str, ...]) -> N
     assert result.code == 0
     example = result.out.rstrip().partition("Example")[2]
     assert "dsdnode" in example or "scripts/demo" in example
-    assert len(example.splitlines()) <= 3
+    assert len(example.splitlines()) <= 3 and max(map(len, result.out.splitlines())) <= 80
 
 
 def truncated(home: Path) -> Path:
@@ -203,6 +207,14 @@ def test_the_entry_point_exits_with_the_code(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == 2
+
+
+def test_ctrl_c_before_all_is_imported_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "platformdirs.py").write_text("import os\nos.kill(os.getpid(), 2)\n")  # in the midst of it
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "dsdnode.cli", "status"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_what_a_system_leaves_out_of_the_cage_is_said() -> None:
