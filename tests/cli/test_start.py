@@ -222,6 +222,15 @@ def test_a_detached_start_that_fails_says_why(home: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_detached_start_that_can_log_nothing_says_why(home: Path) -> None:
+    """The disk is full: no key can be made, and nothing be said of it."""
+    full = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh")
+    command = [*full, sys.executable, "-m", "dsdnode.cli", *NODE, "bootstrap", "--detach", "--data-dir", home / "d"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {home / 'd' / 'node.log'} cannot be written: File too large\n"
+
+
 def test_a_bug_in_the_daemon_is_not_the_askers(call: Call, daemon: Start) -> None:
     alice = daemon(fake=True)
     alice.ready()
