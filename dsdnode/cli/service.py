@@ -127,7 +127,7 @@ def command_of(words: Sequence[str]) -> tuple[list[str], Settings]:
 
     Raises BadInput; and click's errors, as `start` itself would.
     """
-    flags = start.make_context("start", list(words)).params
+    flags = start.make_context("dsdnode start", list(words)).params
     said = [name for name in NOT_IN_A_SERVICE if flags[name]]
     if said:
         raise BadInput(f"a service runs in the foreground and answers nobody: leave --{said[0].replace('_', '-')} out")

@@ -145,6 +145,14 @@ async def test_a_daemon_that_dies_as_it_answers_has_just_ended(tmp_path: Path, m
                 await control.ask(tmp_path, "status", dict[str, int])
 
 
+def test_whether_a_file_can_be_read_says_whoever_opens_it(
+    call: Call, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not click, which would call a model that alice may not read wrong usage."""
+    monkeypatch.setattr("os.access", lambda *asked, **how: False)
+    assert call("split", demo_target(), "--layers", "0:1", "-o", home / "part.gguf").code == 0
+
+
 # --- pipes: a shell's <(...) is one, and so is what somebody has forgotten in a folder
 
 READERS = {
