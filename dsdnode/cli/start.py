@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 MAX_READY_BYTES = 64 * 1024
 REACHED_S = 10.0
 """So long it may take to be reached, by way of a relay perhaps, before anything is said of it."""
+QUIET_S = 10.0
+"""So long a detached start may take before a word: models are loaded, members called."""
 log = structlog.get_logger()
 
 
@@ -339,6 +342,8 @@ def _detach(argv: list[str], config: NodeConfig, as_json: bool, lent: Sequence[s
         )
     assert child.stdout is not None
     try:
+        if not select.select([child.stdout], [], [], QUIET_S)[0]:
+            click.echo(f"not ready yet; what it does is in {shown(path)}, and Ctrl-C ends it", err=True)
         line = child.stdout.readline(MAX_READY_BYTES)
     except KeyboardInterrupt:
         child.terminate()
