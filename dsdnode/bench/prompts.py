@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from codecs import BOM_UTF8
@@ -61,7 +62,14 @@ def _parse(lines: Iterator[bytes], path: Path) -> Iterator[Prompt]:
 def _result(row: dict[str, object]) -> int | None:
     """GSM8K's answers end in `#### 42`."""
     answer = row.get("answer")
-    return final_answer("answer is " + answer.rpartition("####")[2].strip()) if isinstance(answer, str) else None
+    return answer_of("answer is " + answer.rpartition("####")[2].strip()) if isinstance(answer, str) else None
+
+
+def answer_of(text: str) -> int | None:
+    """As `final_answer`; None also for a number of thousands of digits, which Python reads none of."""
+    with contextlib.suppress(ValueError):
+        return final_answer(text)
+    return None
 
 
 def of_length(prompts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
