@@ -28,7 +28,7 @@ MAX_SOCKET_PATH_BYTES = 100
 """sockaddr_un holds 108 bytes on Linux, 104 elsewhere."""
 REQUEST_TIMEOUT_S = 15.0
 """Longer than a look at the swarm takes (FIND_TIMEOUT_S, SURVEY_S and a ping), whoever is in it."""
-TOLD_S, POLL_S = 2.0, 0.05
+TOLD_S, POLL_S, NUM_TRIES = 2.0, 0.05, 3
 GONE_WITHIN_S = 60.0
 """Of a node that was told to end: twice as long as it drains."""
 
@@ -64,18 +64,36 @@ def hold(data_dir: Path) -> Iterator[None]:
     except OSError as error:
         why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
         raise BadInput(f"cannot use {data_dir} as data dir: {why}") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _take(file):
         os.close(file)
         raise DsdError(
             f"a node is already running on {data_dir} (`dsdnode status`); `dsdnode stop` ends it, "
             "another --data-dir gives a second one its own place"
-        ) from None
+        )
     try:
         yield
     finally:
         os.close(file)
+
+
+def _take(lock: int) -> bool:
+    """More than once: commands touch the lock for a moment, to know whether a daemon has it."""
+    for _ in range(NUM_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def is_held(data_dir: Path) -> bool:
+    """Is there a daemon, though it may not answer yet, or no more?"""
+    try:
+        with open(data_dir / "lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    return False
 
 
 def wait_until_gone(data_dir: Path, tell: Callable[[str], None]) -> None:
@@ -147,6 +165,9 @@ async def ask(data_dir: Path, command: str, kind: type[T]) -> T:
     except TimeoutError:
         raise DsdError(f"the node on {data_dir} does not answer; its log may say why") from None
     except OSError:
+        if is_held(data_dir):
+            words = "is starting, or ending, and does not answer yet: its log says how far it is"
+            raise NotRunning(f"the node on {data_dir} {words}") from None
         raise NotRunning(f"no node is running on {data_dir}: start one with `dsdnode start`") from None
     if not line:
         raise NotRunning(f"the node on {data_dir} has just ended")

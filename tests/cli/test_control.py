@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dsdnode.cli import control
-from dsdnode.errors import BadInput, DsdError
+from dsdnode.errors import BadInput, DsdError, NotRunning
+from tests.cli.conftest import Result
 
 
 async def test_alice_s_daemon_answers_alice_and_its_door_is_shut_to_all_others(tmp_path: Path) -> None:
@@ -72,3 +75,23 @@ async def test_what_stands_in_a_daemon_s_place_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"control\.sock cannot be written"):
         async with control.serve(tmp_path, {}):
             pass
+
+
+def test_a_node_that_starts_is_not_told_to_be_started(call: Callable[..., Result], tmp_path: Path) -> None:
+    """It loads a large model for minutes."""
+    with control.hold(tmp_path):
+        for command in (("status",), ("stop",), ("run", "hello")):
+            refused = call(*command, "--data-dir", tmp_path)
+            assert refused.code == NotRunning.exit_code
+            assert "is starting, or ending, and does not answer yet" in refused.err
+    assert "start one with `dsdnode start`" in call("status", "--data-dir", tmp_path).err
+
+
+def test_whoever_asks_for_a_node_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with control.hold(tmp_path):
+        pass
+    with (tmp_path / "lock").open() as asked:
+        fcntl.flock(asked, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda for_s: asked.close())
+        with control.hold(tmp_path):
+            assert control.is_held(tmp_path)
