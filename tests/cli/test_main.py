@@ -100,6 +100,7 @@ SPLIT = ("-o", "out.gguf", "--layers")
         (("stop",), 3, "start one with `dsdnode start`"),
         (("demo", "--shards", "99"), 2, "--shards 1 to "),
         (("demo", "--json"), 2, "--json goes with --prompt"),
+        (("demo", "--api-port", "0"), 2, "--api-port goes with --serve"),
     ],
 )
 def test_bad_input_gets_a_line_and_its_exit_code(
